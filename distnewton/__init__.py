@@ -1,0 +1,1 @@
+"""Distributed Newton methods for neural networks on MPI."""

@@ -1,0 +1,89 @@
+"""The errors a user can meet, each with the exit code that a job script can act on.
+
+An error is *agreed* when every rank raises it with the same text (configuration, or a verdict that
+:func:`distnewton.parallel.collectives.Communicator.agree` has formed); rank 0 then prints it once and
+all ranks leave in step. Any other error may be known to one rank only, and ends the whole job.
+"""
+
+from __future__ import annotations
+
+
+class DistNewtonError(Exception):
+    """Base of all errors that come with advice instead of a traceback.
+
+    Parameters
+    ----------
+    message : str
+        What was expected, what came, and what to do.
+    agreed : bool
+        Whether every rank raises this same error.
+    """
+
+    exit_code = 70
+
+    def __init__(self, message: str, *, agreed: bool = False) -> None:
+        super().__init__(message)
+        self.agreed = agreed
+
+
+class UsageError(DistNewtonError):
+    """The command line is wrong."""
+
+    exit_code = 2
+
+
+class NumericalError(DistNewtonError):
+    """The computation cannot go on: a non-finite objective, or a curvature that is not positive."""
+
+    exit_code = 3
+
+
+class DataError(DistNewtonError):
+    """The content of a data or model file is not what it should be."""
+
+    exit_code = 65
+
+
+class MissingInputError(DistNewtonError):
+    """An input does not exist or cannot be read."""
+
+    exit_code = 66
+
+
+class CreateError(DistNewtonError):
+    """An output cannot be created."""
+
+    exit_code = 73
+
+
+class WriteError(DistNewtonError):
+    """Writing an output failed."""
+
+    exit_code = 74
+
+
+class ConfigError(DistNewtonError):
+    """The configuration, or the way the program was launched, is wrong."""
+
+    exit_code = 78
+
+
+class MissingExtraError(ConfigError):
+    """An optional dependency is asked for but not installed.
+
+    Parameters
+    ----------
+    purpose : str
+        What needs it.
+    extra : str
+        The extra of this package that brings it.
+    """
+
+    def __init__(self, purpose: str, extra: str) -> None:
+        super().__init__(f"{purpose} needs an optional package; install it with: pip install 'distnewton[{extra}]'")
+
+
+EXIT_CODES: dict[int, type[DistNewtonError]] = {
+    kind.exit_code: kind
+    for kind in (UsageError, NumericalError, DataError, MissingInputError, CreateError, WriteError, ConfigError)
+}
