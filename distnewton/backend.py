@@ -1,0 +1,74 @@
+"""The array library behind one object, so that the numerical code names no library.
+
+:class:`Backend` is numpy on the CPU. What the method needs beyond the common array functions (products with sparse
+features, inner products in float64, batched matrix-vector products) is gathered here, because these are the
+operations in which array libraries differ.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Arrays of one floating-point type.
+
+    Attributes
+    ----------
+    dtype : numpy.dtype
+        float32 or float64; inner products and sums of losses are accumulated in float64 in both.
+    """
+
+    dtype: np.dtype[Any]
+
+    @classmethod
+    def of(cls, dtype: str) -> Backend:
+        """Backend of a dtype given by name."""
+        return cls(np.dtype(dtype))
+
+    def empty(self, *shape: int) -> Array:
+        """Uninitialised array."""
+        return np.empty(shape, self.dtype)
+
+    def zeros(self, *shape: int) -> Array:
+        """Array of zeros."""
+        return np.zeros(shape, self.dtype)
+
+    def asarray(self, values: Any) -> Array:
+        """Array of this backend's dtype with the given values."""
+        return np.asarray(values, self.dtype)
+
+    def dot(self, x: Array, y: Array) -> float:
+        """Inner product of two vectors, accumulated in float64."""
+        if x.dtype == np.float64:
+            return float(x @ y)
+        return float(np.einsum("i,i->", x, y, dtype=np.float64))
+
+    def product(self, Z: Any, W: Array, out: Array) -> Array:
+        """Product ``Z @ W`` into ``out``; Z may be sparse."""
+        if isinstance(Z, np.ndarray):
+            return np.matmul(Z, W, out=out)
+        out[...] = Z @ W
+        return out
+
+    def transposed_product(self, Z: Any, T: Array, out: Array) -> Array:
+        """Product ``Z.T @ T`` into ``out``; Z may be sparse."""
+        if isinstance(Z, np.ndarray):
+            return np.matmul(Z.T, T, out=out)
+        out[...] = Z.T @ T
+        return out
+
+    def batched_matvec(self, D: Array, P: Array, out: Array) -> Array:
+        """Products of a matrix and a vector a sample: (n, k, m) times (n, m) into (n, k)."""
+        return np.matvec(D, P, out=out)
+
+    def batched_vecmat(self, U: Array, D: Array, out: Array) -> Array:
+        """Products of a vector and a matrix a sample: (n, k) times (n, k, m) into (n, m)."""
+        return np.vecmat(U, D, out=out)

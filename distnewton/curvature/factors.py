@@ -1,0 +1,141 @@
+r"""Jacobian factors D^m = dz^L / dS^m of a rank's own output group, stored as compactly as each layer allows.
+
+With a linear output D^L = I, and D^{L-1}[s, k, t] = W^L[t, k] act'(S^{L-1}[s, t]) is a product of two small arrays:
+neither is stored in full. Below that D has shape (|S|, n_out, n_group). All three offer the two contractions from
+which J v and J^T u of a block are made (Khatri-Rao structure; the explicit Jacobian of [DNM] without forming it).
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from distnewton.backend import Array, Backend
+
+
+ALL = slice(None)
+
+
+class JacobianFactor(Protocol):
+    """D of one layer and output group, for a set of samples."""
+
+    def contract(self, P: Array, out: Array) -> None:
+        """Add D . P to ``out``: change of the outputs for a change P of the pre-activations.
+
+        Parameters
+        ----------
+        P : Array of shape (n, n_group)
+            May be overwritten.
+        out : Array of shape (n, n_out)
+            Added to.
+        """
+        ...
+
+    def expand(self, U: Array, out: Array) -> None:
+        """Write U . D into ``out``: the adjoint of :meth:`contract`.
+
+        Parameters
+        ----------
+        U : Array of shape (n, n_out)
+            Cotangents of the outputs.
+        out : Array of shape (n, n_group)
+            Overwritten.
+        """
+        ...
+
+    def dense(self, rows: slice = ALL) -> Array:
+        """The factor of some samples in full, of shape (n, n_out, n_group)."""
+        ...
+
+
+class IdentityFactor:
+    """D^L = I restricted to the columns of one group of outputs.
+
+    Parameters
+    ----------
+    columns : tuple of int
+        Half-open range of the group's outputs.
+    n_samples, n_out : int
+        Shape of the whole output.
+    backend : Backend
+        Gives the dtype of :meth:`dense`.
+    """
+
+    def __init__(self, columns: tuple[int, int], n_samples: int, n_out: int, backend: Backend) -> None:
+        self._columns = slice(*columns)
+        self._shape = n_samples, n_out
+        self._backend = backend
+
+    def contract(self, P: Array, out: Array) -> None:
+        """Add D . P to ``out``."""
+        out[:, self._columns] += P
+
+    def expand(self, U: Array, out: Array) -> None:
+        """Write U . D into ``out``."""
+        out[...] = U[:, self._columns]
+
+    def dense(self, rows: slice = ALL) -> Array:
+        """The factor of some samples in full, of shape (n, n_out, n_group)."""
+        n, n_out = self._shape
+        unit = self._backend.asarray(np.eye(n_out)[:, self._columns])
+        return np.broadcast_to(unit, (n, *unit.shape))[rows]
+
+
+class ScaledFactor:
+    """D[s, k, t] = weights[t, k] derivative[s, t], kept as its two parts.
+
+    Parameters
+    ----------
+    derivative : Array of shape (n, n_group)
+        act' of the group's pre-activations.
+    weights : Array of shape (n_group, n_out)
+        Weights of the output layer that leave this group.
+    """
+
+    def __init__(self, derivative: Array, weights: Array) -> None:
+        self._derivative = derivative
+        self._weights = weights
+
+    def contract(self, P: Array, out: Array) -> None:
+        """Add D . P to ``out``; overwrites P."""
+        P *= self._derivative
+        out += P @ self._weights
+
+    def expand(self, U: Array, out: Array) -> None:
+        """Write U . D into ``out``."""
+        np.matmul(U, self._weights.T, out=out)
+        out *= self._derivative
+
+    def dense(self, rows: slice = ALL) -> Array:
+        """The factor of some samples in full, of shape (n, n_out, n_group)."""
+        return self._derivative[rows, None, :] * self._weights.T
+
+
+class StoredFactor:
+    """D kept in full.
+
+    Parameters
+    ----------
+    D : Array of shape (n, n_out, n_group)
+        The factor.
+    backend : Backend
+        Provides the batched products.
+    """
+
+    def __init__(self, D: Array, backend: Backend) -> None:
+        self._D = D
+        self._backend = backend
+        self._q = backend.empty(*D.shape[:2])
+
+    def contract(self, P: Array, out: Array) -> None:
+        """Add D . P to ``out``."""
+        out += self._backend.batched_matvec(self._D, P, self._q)
+
+    def expand(self, U: Array, out: Array) -> None:
+        """Write U . D into ``out``."""
+        self._backend.batched_vecmat(U, self._D, out)
+
+    def dense(self, rows: slice = ALL) -> Array:
+        """The factor of some samples in full, of shape (n, n_out, n_group)."""
+        return self._D[rows]

@@ -1,0 +1,66 @@
+r"""The damped subsampled Gauss-Newton matrix as operators on this rank's variables.
+
+.. math:: G_S + \lambda I, \qquad G_S = I/C + |S|^{-1} \sum_{i \in S} J_i^T B_i J_i \qquad\text{[DNM]}
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distnewton.backend import Array
+from distnewton.curvature.jacobian import Jacobian
+from distnewton.network.losses import LossHessian
+
+
+class BlockGaussNewton:
+    r"""This rank's diagonal block of the damped Gauss-Newton matrix, or the block of some of its layers.
+
+    .. math:: (G_{pp} + \lambda I) v = (1/C + \lambda) v + |S|^{-1} J_p^T B J_p v
+
+    Parameters
+    ----------
+    jacobian : Jacobian
+        This rank's columns of J on the subsample.
+    loss_hessian : LossHessian
+        B of the samples.
+    shift : float
+        1/C + lambda.
+    layers : sequence of int or None
+        Own layers whose variables the block couples; all by default. Entries of other layers stay zero.
+
+    Notes
+    -----
+    No communication.
+    """
+
+    def __init__(
+        self,
+        jacobian: Jacobian,
+        loss_hessian: LossHessian,
+        shift: float,
+        layers: Sequence[int] | None = None,
+    ) -> None:
+        self._jacobian, self._loss_hessian, self._shift = jacobian, loss_hessian, shift
+        self._layers = jacobian.layers if layers is None else list(layers)
+        self._product = jacobian.backend.zeros(jacobian.layout.n_params)
+
+    def matvec(self, v: Array) -> Array:
+        """Multiply the block onto a vector.
+
+        Parameters
+        ----------
+        v : Array of shape (n_params_local,)
+            Zero outside the block's layers.
+
+        Returns
+        -------
+        Array of shape (n_params_local,)
+            Overwritten by the next call.
+        """
+        U = self._loss_hessian.matvec(self._jacobian.matvec(v, self._layers))
+        U /= max(1, self._jacobian.n_samples)
+        self._jacobian.rmatvec(U, self._product, self._layers)
+        for layer in self._layers:
+            part = self._jacobian.layout.slices[layer]
+            self._product[part] += self._shift * v[part]
+        return self._product

@@ -1,0 +1,74 @@
+"""Where each block of a rank's variables lies in its flat vector."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from distnewton.backend import Array
+from distnewton.parallel.partition import Block
+
+
+@dataclass(frozen=True)
+class BlockView:
+    """A block's part of a flat vector.
+
+    Attributes
+    ----------
+    W : Array of shape (n_in_local, n_out_local)
+    b : Array of shape (n_out_local,), or None where another rank owns the bias
+    """
+
+    W: Array
+    b: Array | None
+
+
+class ParameterLayout:
+    """Flat vector of a rank's variables: block by block, each the rows of W and then, where owned, of b.
+
+    Parameters
+    ----------
+    blocks : mapping of int to Block
+        This rank's blocks by layer, ascending.
+
+    Attributes
+    ----------
+    n_params : int
+        Length of the flat vector; directions, gradients and CG work on it as a whole.
+    """
+
+    def __init__(self, blocks: Mapping[int, Block]) -> None:
+        self.blocks = dict(blocks)
+        self.slices: dict[int, slice] = {}
+        start = 0
+        for layer, block in self.blocks.items():
+            self.slices[layer] = slice(start, start + block.n_params)
+            start += block.n_params
+        self.n_params = start
+
+    def views(self, flat: Array) -> dict[int, BlockView]:
+        """Views of a flat vector, by layer.
+
+        Parameters
+        ----------
+        flat : Array of shape (n_params,)
+            A vector of this rank's variables.
+
+        Returns
+        -------
+        dict of int to BlockView
+            Writing to a view writes to ``flat``.
+
+        Raises
+        ------
+        ValueError
+            If ``flat`` has another shape.
+        """
+        if flat.shape != (self.n_params,):
+            raise ValueError(f"expected a vector of this rank's {self.n_params} variables, got shape {flat.shape}")
+        views = {}
+        for layer, block in self.blocks.items():
+            n_in, n_out = block.shape
+            rows = flat[self.slices[layer]].reshape(n_in + block.owns_bias, n_out)
+            views[layer] = BlockView(rows[:n_in], rows[n_in] if block.owns_bias else None)
+        return views

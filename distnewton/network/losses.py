@@ -1,0 +1,187 @@
+r"""Losses of one sample, their gradients and Hessians B in the output z.
+
+================  =================================  =================  =====================
+name              loss                               gradient           B v
+================  =================================  =================  =====================
+squared           ||z - y||^2                        2 (z - y)          2 v
+cross_entropy     log sum exp z - z_y                p - e_y            p * v - p (p^T v)
+logistic          log(1 + exp z) - y z, one output   p - y              p (1 - p) v
+================  =================================  =================  =====================
+
+with p = softmax(z), or the logistic function of z. Squared loss as in [DNM], without the factor 1/2.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+
+from distnewton.backend import Array
+
+
+class LossHessian(Protocol):
+    """The matrices B^i of a set of samples."""
+
+    def matvec(self, V: Array) -> Array:
+        """Multiply B of each sample onto a vector of outputs.
+
+        Parameters
+        ----------
+        V : Array of shape (n, n_out)
+            A vector a sample.
+
+        Returns
+        -------
+        Array of shape (n, n_out)
+        """
+        ...
+
+
+class Loss(Protocol):
+    """A convex loss of the network's outputs and the targets."""
+
+    def value(self, Z: Array, targets: Array) -> float:
+        """Sum of the losses of the samples, in float64.
+
+        Parameters
+        ----------
+        Z : Array of shape (n, n_out)
+            Outputs.
+        targets : Array of shape (n,) or (n, n_out)
+            Class indices, labels 0 and 1, or numbers, by the loss.
+
+        Returns
+        -------
+        float
+        """
+        ...
+
+    def gradient(self, Z: Array, targets: Array) -> Array:
+        """Gradient of each sample's loss in its outputs, of shape (n, n_out)."""
+        ...
+
+    def hessian(self, Z: Array, targets: Array) -> LossHessian:
+        """Hessians of the samples' losses in their outputs."""
+        ...
+
+
+class ScaledIdentity:
+    """B = c I."""
+
+    def __init__(self, factor: float) -> None:
+        self._factor = factor
+
+    def matvec(self, V: Array) -> Array:
+        """Multiply B of each sample onto a vector of outputs."""
+        return self._factor * V
+
+
+class SoftmaxHessian:
+    """B = diag(p) - p p^T."""
+
+    def __init__(self, p: Array) -> None:
+        self._p = p
+
+    def matvec(self, V: Array) -> Array:
+        """Multiply B of each sample onto a vector of outputs."""
+        weighted = self._p * V
+        weighted -= self._p * weighted.sum(axis=1, keepdims=True)
+        return weighted
+
+
+class Diagonal:
+    """B = diag(c), a column of factors."""
+
+    def __init__(self, diagonal: Array) -> None:
+        self._diagonal = diagonal
+
+    def matvec(self, V: Array) -> Array:
+        """Multiply B of each sample onto a vector of outputs."""
+        return self._diagonal * V
+
+
+class Squared:
+    """Sum of squared errors; integer targets are class indices and stand for unit vectors."""
+
+    def _error(self, Z: Array, targets: Array) -> Array:
+        if targets.dtype.kind == "i":
+            error = Z.copy()
+            error[np.arange(len(Z)), targets] -= 1
+            return error
+        return Z - targets.reshape(Z.shape)
+
+    def value(self, Z: Array, targets: Array) -> float:
+        """Sum of the losses of the samples, in float64."""
+        error = self._error(Z, targets).astype(np.float64, copy=False)
+        return float(np.vdot(error, error))
+
+    def gradient(self, Z: Array, targets: Array) -> Array:
+        """Gradient of each sample's loss in its outputs, of shape (n, n_out)."""
+        error = self._error(Z, targets)
+        error *= 2
+        return error
+
+    def hessian(self, Z: Array, targets: Array) -> LossHessian:
+        """Hessians of the samples' losses in their outputs."""
+        return ScaledIdentity(2.0)
+
+
+class CrossEntropy:
+    """Softmax cross-entropy on logits; targets are class indices."""
+
+    def value(self, Z: Array, targets: Array) -> float:
+        """Sum of the losses of the samples, in float64."""
+        shifted = Z.astype(np.float64)
+        shifted -= shifted.max(axis=1, keepdims=True)
+        chosen = shifted[np.arange(len(Z)), targets]
+        return float(np.log(np.exp(shifted, out=shifted).sum(axis=1)).sum() - chosen.sum())
+
+    def gradient(self, Z: Array, targets: Array) -> Array:
+        """Gradient of each sample's loss in its outputs, of shape (n, n_out)."""
+        p = softmax(Z)
+        p[np.arange(len(Z)), targets] -= 1
+        return p
+
+    def hessian(self, Z: Array, targets: Array) -> LossHessian:
+        """Hessians of the samples' losses in their outputs."""
+        return SoftmaxHessian(softmax(Z))
+
+
+class Logistic:
+    """Logistic loss of one output; targets are 0 and 1."""
+
+    def value(self, Z: Array, targets: Array) -> float:
+        """Sum of the losses of the samples, in float64."""
+        z = Z[:, 0].astype(np.float64)
+        return float((np.logaddexp(z, 0.0) - targets * z).sum())
+
+    def gradient(self, Z: Array, targets: Array) -> Array:
+        """Gradient of each sample's loss in its outputs, of shape (n, n_out)."""
+        p = logistic(Z)
+        p[:, 0] -= targets
+        return p
+
+    def hessian(self, Z: Array, targets: Array) -> LossHessian:
+        """Hessians of the samples' losses in their outputs."""
+        p = logistic(Z)
+        return Diagonal(p * (1 - p))
+
+
+def softmax(Z: Array) -> Array:
+    """Row-wise softmax of logits."""
+    p = Z - Z.max(axis=1, keepdims=True)
+    np.exp(p, out=p)
+    p /= p.sum(axis=1, keepdims=True)
+    return p
+
+
+def logistic(Z: Array) -> Array:
+    """Logistic function, element-wise and without overflow."""
+    p = np.tanh(0.5 * Z)
+    p += 1
+    p *= 0.5
+    return p
+
+
+LOSSES: dict[str, Loss] = {"squared": Squared(), "cross_entropy": CrossEntropy(), "logistic": Logistic()}

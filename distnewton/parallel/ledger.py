@@ -1,0 +1,83 @@
+"""What each phase of an iteration cost: seconds, seconds waited in MPI, bytes and messages sent."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+PHASES = ("gradient", "jacobian", "direction", "combination", "line_search", "evaluation", "other")
+
+
+@dataclass
+class PhaseCost:
+    """Cost of one phase on this rank.
+
+    Attributes
+    ----------
+    seconds : float
+        Elapsed time, waiting included.
+    wait_seconds : float
+        Time inside MPI calls: waiting for others and transfer.
+    sent_bytes : float
+        Bytes this rank sends by the cost model of :func:`allreduce_bytes`.
+    n_messages : int
+        MPI calls that move data.
+    """
+
+    seconds: float = 0.0
+    wait_seconds: float = 0.0
+    sent_bytes: float = 0.0
+    n_messages: int = 0
+
+
+@dataclass
+class Ledger:
+    """Costs by phase since the last :meth:`take`; one a rank, shared by all its communicators."""
+
+    costs: dict[str, PhaseCost] = field(default_factory=dict)
+    current: str = "other"
+
+    def __post_init__(self) -> None:
+        self.take()
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Charge what happens inside to a phase of :data:`PHASES`; phases do not nest in time.
+
+        Parameters
+        ----------
+        name : str
+            One of :data:`PHASES`.
+
+        Yields
+        ------
+        None
+        """
+        outer, self.current = self.current, name
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            elapsed = time.perf_counter() - start
+            self.costs[name].seconds += elapsed
+            self.costs[outer].seconds -= elapsed if outer != "other" else 0.0
+            self.current = outer
+
+    def charge(self, sent_bytes: float, wait_seconds: float) -> None:
+        """Add one message to the current phase."""
+        cost = self.costs[self.current]
+        cost.sent_bytes += sent_bytes
+        cost.wait_seconds += wait_seconds
+        cost.n_messages += 1
+
+    def take(self) -> dict[str, PhaseCost]:
+        """Return the costs so far and start anew."""
+        taken, self.costs = self.costs, {name: PhaseCost() for name in PHASES}
+        return taken
+
+
+def allreduce_bytes(n_bytes: int, n_ranks: int) -> float:
+    """Bytes a rank must send to sum ``n_bytes`` over ``n_ranks`` so that all have the result: 2 (p - 1) / p."""
+    return 2.0 * (n_ranks - 1) / n_ranks * n_bytes

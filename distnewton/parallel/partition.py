@@ -1,0 +1,240 @@
+r"""Who owns what: pure arithmetic on the split of every layer's neurons, without MPI.
+
+``splits = [P_0, ..., P_L]`` cuts the neurons of layer m (the features for m = 0) into P_m contiguous groups.
+Layer m then has P_{m-1} x P_m blocks; block (i, j) is the weight matrix restricted to input group i and output
+group j, and the bias of group j belongs to block (0, j). Blocks are laid out with alternating orientation,
+
+.. math:: \mathrm{rank}(m; i, j) = \begin{cases} i P_m + j & m \text{ odd} \\ j P_{m-1} + i & m \text{ even} \end{cases}
+
+so that on a process grid of a x b (splits a, b, a, b, ...) the ranks that hold group j of layer m after its sum are
+exactly the ranks that need it as input of layer m + 1. This generalises the partition of [DNM].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from distnewton.errors import ConfigError
+
+
+def bounds(n: int, n_parts: int, i_part: int) -> tuple[int, int]:
+    """Half-open range of the indices of one part when ``n`` items are cut as ``numpy.array_split`` cuts.
+
+    Parameters
+    ----------
+    n : int
+        Number of items.
+    n_parts : int
+        Number of contiguous parts; parts may be empty.
+    i_part : int
+        Which part, from 0.
+
+    Returns
+    -------
+    tuple of int
+        First index and one past the last.
+    """
+    size, n_larger = divmod(n, n_parts)
+    start = i_part * size + min(i_part, n_larger)
+    return start, start + size + (i_part < n_larger)
+
+
+@dataclass(frozen=True)
+class Block:
+    """Block (i, j) of the weights of one layer: input group i, output group j.
+
+    Attributes
+    ----------
+    layer : int
+        Number of the layer, from 1.
+    i, j : int
+        Input and output group.
+    inputs, outputs : tuple of int
+        Half-open ranges of global neuron (or feature) indices.
+    """
+
+    layer: int
+    i: int
+    j: int
+    inputs: tuple[int, int]
+    outputs: tuple[int, int]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """Shape of the weight block, ``(n_in_local, n_out_local)``."""
+        return self.inputs[1] - self.inputs[0], self.outputs[1] - self.outputs[0]
+
+    @property
+    def owns_bias(self) -> bool:
+        """Whether the bias of the output group belongs to this block."""
+        return self.i == 0
+
+    @property
+    def n_params(self) -> int:
+        """Number of variables, bias included."""
+        n_in, n_out = self.shape
+        return (n_in + self.owns_bias) * n_out
+
+
+@dataclass(frozen=True)
+class Partition:
+    """The split of a network over ranks.
+
+    Attributes
+    ----------
+    widths : tuple of int
+        Neurons of layers 0..L; ``widths[0]`` counts the features.
+    splits : tuple of int
+        Number of groups of layers 0..L.
+    """
+
+    widths: tuple[int, ...]
+    splits: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.widths) < 2:
+            raise ConfigError(f"a network needs at least an input and an output width, got {list(self.widths)}")
+        if len(self.splits) != len(self.widths):
+            raise ConfigError(
+                f"splits needs one number per width ({len(self.widths)} for widths {list(self.widths)}), "
+                f"got {len(self.splits)}: {list(self.splits)}"
+            )
+        if min(self.splits) < 1 or min(self.widths) < 1:
+            raise ConfigError(f"widths and splits must be positive, got {list(self.widths)} and {list(self.splits)}")
+
+    @property
+    def n_layers(self) -> int:
+        """Number of layers with weights, L."""
+        return len(self.widths) - 1
+
+    def grid_shape(self, layer: int) -> tuple[int, int]:
+        """Number of input and of output groups of a layer, ``(P_{m-1}, P_m)``."""
+        return self.splits[layer - 1], self.splits[layer]
+
+    @cached_property
+    def n_ranks(self) -> int:
+        """Number of ranks the splits ask for: the largest number of blocks in a layer."""
+        return max(a * b for a, b in map(self.grid_shape, range(1, self.n_layers + 1)))
+
+    def group(self, layer: int, j: int) -> tuple[int, int]:
+        """Half-open range of the neurons of group j of a layer (0 for features)."""
+        return bounds(self.widths[layer], self.splits[layer], j)
+
+    def owner(self, layer: int, i: int, j: int) -> int:
+        """Rank that owns block (i, j) of a layer."""
+        n_i, n_j = self.grid_shape(layer)
+        return i * n_j + j if layer % 2 else j * n_i + i
+
+    def block(self, layer: int, rank: int) -> Block | None:
+        """Block of a layer that a rank owns, or None where it owns none.
+
+        Parameters
+        ----------
+        layer : int
+            Number of the layer, from 1.
+        rank : int
+            Any rank, owned by this process or not.
+
+        Returns
+        -------
+        Block or None
+        """
+        n_i, n_j = self.grid_shape(layer)
+        if rank >= n_i * n_j:
+            return None
+        i, j = divmod(rank, n_j) if layer % 2 else divmod(rank, n_i)[::-1]
+        return Block(layer, i, j, self.group(layer - 1, i), self.group(layer, j))
+
+    def blocks(self, rank: int) -> list[Block]:
+        """All blocks of a rank, at most one a layer, by layer."""
+        owned = (self.block(layer, rank) for layer in range(1, self.n_layers + 1))
+        return [block for block in owned if block is not None]
+
+    def boundary(self, layer: int, j: int) -> tuple[int, ...]:
+        """Ranks that share group j of a layer: owners of (m; ., j) and of (m + 1; j, .), sorted.
+
+        They sum the partial pre-activations of the group forward and the partial cotangents backward. The output
+        boundary spans all ranks, since everyone holds the outputs, the loss and the labels.
+
+        Parameters
+        ----------
+        layer : int
+            0 (the features) to L.
+        j : int
+            Group of that layer.
+
+        Returns
+        -------
+        tuple of int
+        """
+        if layer == self.n_layers:
+            return tuple(range(self.n_ranks))
+        below = {self.owner(layer, i, j) for i in range(self.splits[layer - 1])} if layer else set()
+        above = {self.owner(layer + 1, j, k) for k in range(self.splits[layer + 1])}
+        return tuple(sorted(below | above))
+
+    def n_params(self, rank: int) -> int:
+        """Number of variables a rank owns."""
+        return sum(block.n_params for block in self.blocks(rank))
+
+    def idle_ranks(self) -> list[int]:
+        """Ranks that own no variable, because there are more groups than neurons or features."""
+        return [rank for rank in range(self.n_ranks) if self.n_params(rank) == 0]
+
+
+def divisors(n: int) -> list[int]:
+    """Divisors of a positive number, ascending."""
+    return [k for k in range(1, n + 1) if n % k == 0]
+
+
+def regular_splits(n_ranks: int, n_layers: int) -> list[tuple[int, ...]]:
+    """All alternating splits a, b, a, b, ... with a b = ``n_ranks``: on them no rank is idle by construction.
+
+    Parameters
+    ----------
+    n_ranks : int
+        Number of ranks.
+    n_layers : int
+        Number of layers with weights.
+
+    Returns
+    -------
+    list of tuple of int
+        Each of length ``n_layers + 1``.
+    """
+    return [
+        tuple((a, n_ranks // a)[m % 2] for m in range(n_layers + 1)) for a in divisors(n_ranks)
+    ]
+
+
+def check_rank_count(partition: Partition, n_ranks: int) -> None:
+    """Refuse splits that do not use exactly the ranks there are.
+
+    Parameters
+    ----------
+    partition : Partition
+        The split of the network.
+    n_ranks : int
+        Number of ranks that were started.
+
+    Raises
+    ------
+    ConfigError
+        If the largest layer has another number of blocks; valid splits are listed.
+    """
+    if partition.n_ranks == n_ranks:
+        return
+    valid = ", ".join("-".join(map(str, s)) for s in regular_splits(n_ranks, partition.n_layers))
+    raise ConfigError(
+        f"partition.splits = {list(partition.splits)} needs {partition.n_ranks} ranks "
+        f"(the largest product of neighbours), but {n_ranks} were started. "
+        f"Splits that fit {n_ranks} ranks are, for example: {valid}; or use splits = \"auto\"",
+        agreed=True,
+    )
+
+
+def as_splits(values: Sequence[int]) -> tuple[int, ...]:
+    """Splits as a tuple of plain ints."""
+    return tuple(int(value) for value in values)

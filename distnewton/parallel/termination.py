@@ -1,0 +1,54 @@
+"""When the direction phase may end although some ranks have not finished."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from distnewton.backend import Array
+
+
+class Board(Protocol):
+    """Where ranks say without blocking that they have finished, and see how many have."""
+
+    def begin(self, phase_number: int) -> None: ...  # noqa: D102
+    def announce(self) -> None: ...  # noqa: D102
+    def n_finished(self) -> int: ...  # noqa: D102
+    def end(self, finished_ranks: list[int]) -> None: ...  # noqa: D102
+
+
+class EarlyTermination:
+    """The rule of early termination: enough ranks have met their own stopping rule.
+
+    Parameters
+    ----------
+    board : Board or None
+        Shared by the ranks; None never ends a phase early, which makes runs repeat bit for bit.
+    threshold : int
+        Number of finished ranks that is enough.
+    """
+
+    def __init__(self, board: Board | None, threshold: int = 1) -> None:
+        self._board, self._threshold = board, threshold
+
+    def begin(self, phase_number: int) -> None:
+        """Open a direction phase; numbers only grow."""
+        if self._board is not None:
+            self._board.begin(phase_number)
+
+    def announce(self) -> None:
+        """Say that this rank has finished; does not block."""
+        if self._board is not None:
+            self._board.announce()
+
+    def enough_finished(self) -> bool:
+        """Whether enough ranks are known to have finished; does not block."""
+        return self._board is not None and self._board.n_finished() >= self._threshold
+
+    def end(self, finished_ranks: list[int]) -> None:
+        """Close the phase, after a collective from which every rank knows who announced."""
+        if self._board is not None:
+            self._board.end(finished_ranks)
+
+
+NEVER = EarlyTermination(None)
+"""Every rank runs to its own stopping rule."""

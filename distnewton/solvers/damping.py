@@ -1,0 +1,63 @@
+"""Levenberg-Marquardt damping: lambda follows how well the quadratic model predicted the decrease."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+
+@dataclass
+class LevenbergMarquardt:
+    """Damping lambda and the rule that changes it (DESIGN section 5; constants of simpleNN).
+
+    Attributes
+    ----------
+    value : float
+        Current lambda.
+    drop, boost : float
+        Factors after a good and after a bad prediction.
+    good, bad : float
+        A reduction ratio above ``good`` drops, below ``bad`` boosts.
+    """
+
+    value: float
+    drop: float = 2.0 / 3.0
+    boost: float = 1.5
+    good: float = 0.75
+    bad: float = 0.25
+
+    def update(self, reduction_ratio: float) -> None:
+        """Adapt lambda to the reduction ratio of an accepted step."""
+        if reduction_ratio > self.good:
+            self.value *= self.drop
+        elif reduction_ratio < self.bad or math.isnan(reduction_ratio):
+            self.value *= self.boost
+
+    def reject(self) -> None:
+        """Raise lambda after a direction that led nowhere."""
+        self.value *= self.boost
+
+
+def reduction_ratio(actual: float, slope: float, curvature: float, step_size: float) -> float:
+    r"""Actual over predicted change of the objective at the accepted step.
+
+    .. math:: \rho = \frac{f(\theta + \alpha d) - f(\theta)}{\alpha g^T d + \alpha^2 d^T G d / 2}
+
+    Parameters
+    ----------
+    actual : float
+        f(theta + alpha d) - f(theta).
+    slope : float
+        g^T d.
+    curvature : float
+        d^T G d with the undamped Gauss-Newton matrix.
+    step_size : float
+        Accepted alpha.
+
+    Returns
+    -------
+    float
+        NaN where the model predicts no change at all.
+    """
+    predicted = step_size * slope + 0.5 * step_size**2 * curvature
+    return actual / predicted if predicted != 0.0 else math.nan

@@ -1,0 +1,68 @@
+"""What a task is judged by: accuracy, AUC, RMSE and R2."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from distnewton.backend import Array
+
+TASKS = ("classification", "binary", "regression")
+
+
+def task_metrics(task: str, outputs: Array, targets: Array) -> dict[str, float]:
+    """Metrics of a task.
+
+    Parameters
+    ----------
+    task : str
+        One of :data:`TASKS`.
+    outputs : Array of shape (n, n_out)
+        Outputs of the network: logits, or predictions.
+    targets : Array
+        Class indices (classification; negative for labels unknown to the model), 0 and 1 (binary), or numbers.
+
+    Returns
+    -------
+    dict of str to float
+        ``accuracy``; ``accuracy`` and ``auc``; or ``rmse`` and ``r2``. AUC and R2 are NaN where undefined.
+    """
+    if task == "classification":
+        return {"accuracy": float(np.mean(outputs.argmax(axis=1) == targets))}
+    if task == "binary":
+        scores = outputs[:, 0]
+        return {"accuracy": float(np.mean((scores > 0) == (targets > 0))), "auc": auc(scores, targets > 0)}
+    error = outputs.astype(np.float64) - targets.reshape(outputs.shape)
+    deviation = targets.reshape(outputs.shape) - targets.reshape(outputs.shape).mean(axis=0)
+    total = float(np.vdot(deviation, deviation))
+    return {
+        "rmse": math.sqrt(float(np.mean(error**2))),
+        "r2": 1.0 - float(np.vdot(error, error)) / total if total else math.nan,
+    }
+
+
+def auc(scores: Array, positive: Array) -> float:
+    """Area under the ROC curve: the share of (positive, negative) pairs ranked rightly, ties counting half.
+
+    Parameters
+    ----------
+    scores : Array of shape (n,)
+        Larger means more likely positive.
+    positive : Array of bool of shape (n,)
+        The truth.
+
+    Returns
+    -------
+    float
+        NaN with one class only.
+    """
+    n_positive = int(positive.sum())
+    n_pairs = n_positive * (len(scores) - n_positive)
+    if n_pairs == 0:
+        return math.nan
+    _, group, counts = np.unique(scores, return_inverse=True, return_counts=True)
+    last = np.cumsum(counts)
+    mean_rank = last - (counts - 1) / 2.0
+    rank_sum = float(mean_rank[group][positive].sum())
+    return (rank_sum - n_positive * (n_positive + 1) / 2.0) / n_pairs

@@ -1,0 +1,187 @@
+r"""The regularised objective over all samples, in chunks, and what its evaluation leaves for the next step.
+
+.. math:: f(\theta) = \frac{\theta^T\theta}{2C} + \frac1l \sum_i \xi(z^{L,i}; y^i)
+
+Samples are permuted once, by the seed, when training starts; a subsample is then a contiguous range, so that neither
+chunks nor the subsample are ever copied. It is evaluated last, and its activations serve the Jacobian.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distnewton.backend import Array
+from distnewton.data.rows import row_range
+from distnewton.network.losses import Loss
+from distnewton.network.network import Activations, PartitionedNetwork
+
+MAX_CHUNK_ROWS = 4096
+"""More samples at once would leave the caches without making matrix products faster."""
+
+
+def subsample_size(n_samples: int, fraction: float, minimum: int = 1) -> int:
+    """Number of samples in the curvature subsample: a fraction, rounded up, within 1 and all."""
+    return min(n_samples, max(minimum, int(np.ceil(fraction * n_samples))))
+
+
+def subsample_range(n_samples: int, size: int, seed: int, iteration: int) -> tuple[int, int]:
+    """Range of the permuted samples that serves for curvature in an iteration.
+
+    Consecutive iterations take disjoint ranges; each pass over the samples starts at another random offset, so
+    that passes cut the samples differently. A function of (seed, iteration) only.
+
+    Parameters
+    ----------
+    n_samples, size : int
+        Number of samples, and of those in a subsample.
+    seed, iteration : int
+        Seed of the run and iteration from 0.
+
+    Returns
+    -------
+    tuple of int
+        Half-open range.
+    """
+    n_offsets = min(size, n_samples - size + 1)
+    per_pass = max(1, (n_samples - n_offsets + 1) // size)
+    i_pass, k = divmod(iteration, per_pass)
+    offset = int(np.random.Generator(np.random.Philox(key=seed, counter=[0, 1, 0, i_pass])).integers(n_offsets))
+    start = offset + k * size
+    return start, start + size
+
+
+def chunk_ranges(n_samples: int, last: tuple[int, int], n_rows: int) -> list[tuple[int, int]]:
+    """Cut the samples into ranges of at most ``n_rows``, with the range ``last`` whole and at the end."""
+    ranges = []
+    for start, stop in ((0, last[0]), (last[1], n_samples)):
+        n_chunks = -(-(stop - start) // n_rows)
+        edges = np.linspace(start, stop, n_chunks + 1, dtype=int) if n_chunks else []
+        ranges += [(int(a), int(b)) for a, b in zip(edges, edges[1:], strict=False)]
+    return [*ranges, last]
+
+
+@dataclass
+class Evaluation:
+    """The loss at a point, and the activations that were kept.
+
+    Attributes
+    ----------
+    params : Array of shape (n_params_local,)
+        The point.
+    loss : float
+        Mean loss of the samples.
+    chunks : list of tuple
+        Sample range and activations, or None where they did not fit in memory; the subsample is the last.
+    """
+
+    params: Array
+    loss: float
+    chunks: list[tuple[tuple[int, int], Activations | None]]
+
+    @property
+    def subsample(self) -> tuple[tuple[int, int], Activations]:
+        """Range and activations of the curvature subsample."""
+        samples, activations = self.chunks[-1]
+        if activations is None:
+            raise RuntimeError("the activations of the subsample are always kept")
+        return samples, activations
+
+
+class Objective:
+    """Loss over this rank's features and all samples, plus regularisation.
+
+    Parameters
+    ----------
+    network : PartitionedNetwork
+        The network on its grid.
+    loss : Loss
+        Loss of one sample.
+    X : Array or csr_array of shape (n_samples, n_features_local)
+        Features this rank holds, already permuted.
+    targets : Array
+        Targets of all samples, replicated, permuted alike.
+    regularization : float
+        1/C.
+    memory_bytes : float
+        What the activations of a rank may occupy. Chunks and what is kept of an evaluation follow from it.
+    """
+
+    def __init__(
+        self,
+        network: PartitionedNetwork,
+        loss: Loss,
+        X: Any,
+        targets: Array,
+        regularization: float,
+        memory_bytes: float,
+    ) -> None:
+        self.network, self.loss, self.X, self.targets = network, loss, X, targets
+        self.regularization = regularization
+        self.n_samples = len(targets)
+        # the same number of rows on all ranks, since chunks are summed together: the widest rank decides
+        widths = [network.grid.group_width(m, j) for m in range(1, network.n_layers) for j in network.grid.groups(m)]
+        width = network.grid.comm.allgather(np.array([float(sum(widths) + 2 * network.n_out)])).max()
+        rows = memory_bytes / (width * network.backend.dtype.itemsize)
+        self._n_rows_kept = int(rows / 2)
+        self.chunk_rows = int(max(1, min(MAX_CHUNK_ROWS, rows / 4)))
+
+    def evaluate(self, params: Array, last: tuple[int, int]) -> Evaluation:
+        """Loss of all samples, keeping activations as far as memory allows.
+
+        Parameters
+        ----------
+        params : Array of shape (n_params_local,)
+            The point; kept, not copied.
+        last : tuple of int
+            Range evaluated last and always kept: the subsample of the step that starts here.
+
+        Returns
+        -------
+        Evaluation
+
+        Notes
+        -----
+        Collective, as :meth:`PartitionedNetwork.forward` a chunk, and one sum of a number.
+        """
+        ranges = chunk_ranges(self.n_samples, last, self.chunk_rows)
+        n_kept = last[1] - last[0]
+        chunks: list[tuple[tuple[int, int], Activations | None]] = []
+        total = 0.0
+        for samples in ranges:
+            activations = self.network.forward(params, row_range(self.X, *samples))
+            # everyone holds the outputs, but one rank's sum is everyone's, so that decisions never differ
+            if self.network.grid.rank == 0:
+                total += self.loss.value(activations.output, self.targets[slice(*samples)])
+            keep = samples == last or n_kept + samples[1] - samples[0] <= self._n_rows_kept
+            n_kept += (samples[1] - samples[0]) * (keep and samples != last)
+            chunks.append((samples, activations if keep else None))
+        (total,) = self.network.grid.comm.sum_scalars(total)
+        return Evaluation(params, total / self.n_samples, chunks)
+
+    def gradient(self, evaluation: Evaluation) -> Array:
+        """This rank's block of the gradient of the objective; shape (n_params_local,).
+
+        Parameters
+        ----------
+        evaluation : Evaluation
+            Of the point; chunks that were not kept are computed again.
+
+        Returns
+        -------
+        Array of shape (n_params_local,)
+
+        Notes
+        -----
+        Collective, as :meth:`PartitionedNetwork.add_gradient` a chunk.
+        """
+        total = self.network.backend.zeros(self.network.layout.n_params)
+        for samples, kept in evaluation.chunks:
+            activations = kept or self.network.forward(evaluation.params, row_range(self.X, *samples))
+            cotangent = self.loss.gradient(activations.output, self.targets[slice(*samples)])
+            cotangent /= self.n_samples
+            self.network.add_gradient(evaluation.params, activations, cotangent, total)
+        total += self.regularization * evaluation.params
+        return total

@@ -1,0 +1,127 @@
+"""The record of one iteration: what happened, on which rank, and what it cost."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from distnewton.directions.base import DirectionResult
+from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.ledger import PHASES, PhaseCost
+
+
+@dataclass
+class DirectionRecord:
+    """How the direction was found, by rank.
+
+    Attributes
+    ----------
+    method : str
+        Name of the direction.
+    inner_iterations : list of int
+        CG steps of each rank.
+    residuals : list of float
+        Relative residual each rank ended with.
+    finished_ranks : list of int
+        Ranks that met their own stopping rule; with early termination the others were stopped.
+    stopped_early : bool
+        Whether any rank was stopped.
+    seconds : list of float
+        Seconds each rank spent in the direction phase.
+    """
+
+    method: str
+    inner_iterations: list[int]
+    residuals: list[float]
+    finished_ranks: list[int]
+    stopped_early: bool
+    seconds: list[float]
+
+
+@dataclass
+class IterationRecord:
+    """One line of ``metrics.jsonl``; iteration 0 is the start.
+
+    Attributes
+    ----------
+    iteration : int
+        Number of the iteration.
+    elapsed_seconds : float
+        Since training started, evaluation of the test set included.
+    objective, loss : float
+        f and the mean loss at the end of the iteration.
+    gradient_norm : float or None
+        ||grad f|| where the iteration started.
+    damping : float
+        lambda that the iteration used.
+    reduction_ratio : float or None
+        Actual over predicted decrease.
+    step_size : float
+        Accepted alpha; 0 when the direction was rejected.
+    line_search_trials : int
+        Evaluations in the line search.
+    betas : list of float
+        Coefficients of this direction and the last in the combination.
+    note : str
+        Why a direction was rejected, else empty.
+    direction : DirectionRecord or None
+        How the direction was found.
+    seconds : dict of str to float
+        By phase, the slowest rank's; ``wait`` is the mean over ranks of the time inside MPI.
+    wait_seconds : list of float
+        Time inside MPI by rank.
+    sent_bytes : dict of str to float
+        By phase, over all ranks.
+    train, test : dict of str to float
+        The task's metrics at the end of the iteration.
+    """
+
+    iteration: int
+    elapsed_seconds: float
+    objective: float
+    loss: float
+    gradient_norm: float | None = None
+    damping: float = 0.0
+    reduction_ratio: float | None = None
+    step_size: float = 0.0
+    line_search_trials: int = 0
+    betas: list[float] = field(default_factory=list)
+    note: str = ""
+    direction: DirectionRecord | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    wait_seconds: list[float] = field(default_factory=list)
+    sent_bytes: dict[str, float] = field(default_factory=dict)
+    train: dict[str, float] = field(default_factory=dict)
+    test: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as plain, JSON-able values."""
+        return asdict(self)
+
+
+def gather_direction(comm: Communicator, method: str, result: DirectionResult, seconds: float) -> DirectionRecord:
+    """Tell all ranks how each found its part of the direction (collective, one small sum)."""
+    mine = np.array([result.inner_iterations, result.residual, result.finished, seconds], dtype=np.float64)
+    steps, residuals, finished, times = comm.allgather(mine).T
+    return DirectionRecord(
+        method,
+        [int(n) for n in steps],
+        [float(r) for r in residuals],
+        [int(rank) for rank in np.flatnonzero(finished)],
+        bool((finished == 0).any()),
+        [float(t) for t in times],
+    )
+
+
+def gather_costs(
+    comm: Communicator, costs: dict[str, PhaseCost]
+) -> tuple[dict[str, float], list[float], dict[str, float]]:
+    """Seconds by phase, waiting by rank and bytes by phase over all ranks (collective, one small sum)."""
+    mine = np.array([[costs[p].seconds, costs[p].wait_seconds, costs[p].sent_bytes] for p in PHASES])
+    table = comm.allgather(mine.ravel()).reshape(comm.size, len(PHASES), 3)
+    wait = table[:, :, 1].sum(axis=1)
+    seconds = dict(zip(PHASES, table[:, :, 0].max(axis=0).tolist(), strict=True))
+    seconds["wait"] = float(wait.mean())
+    return seconds, wait.tolist(), dict(zip(PHASES, table[:, :, 2].sum(axis=0).tolist(), strict=True))

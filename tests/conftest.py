@@ -1,0 +1,29 @@
+"""Shared fixtures: hypothesis profile, communicators, small problems."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+from hypothesis import settings
+
+# ranks draw the same examples; nothing depends on the speed of the machine
+settings.register_profile("ranks", derandomize=True, database=None, deadline=None, max_examples=30)
+settings.load_profile("ranks")
+
+os.environ.setdefault("DISTNEWTON_CHECK", "1")
+
+
+@pytest.fixture
+def world():
+    """All ranks of the launcher; serial without one."""
+    from distnewton.parallel.collectives import Communicator
+
+    if not any(name in os.environ for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE", "PMIX_RANK")):
+        yield Communicator()
+        return
+    from mpi4py import MPI
+
+    comm = Communicator(MPI.COMM_WORLD).duplicate()
+    yield comm
+    comm.free()

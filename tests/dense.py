@@ -1,0 +1,160 @@
+"""Independent float64 derivations: a serial network written with plain formulas, derivatives by complex steps.
+
+Nothing here uses the package's numerical code. Parameters are one vector theta: for each layer the rows of W, then b.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+STEP = 1e-30
+
+ACTIVATIONS = {
+    "sigmoid": lambda s: 1 / (1 + np.exp(-s)),
+    "tanh": np.tanh,
+    "relu": lambda s: np.where(s.real > 0, s, 0),
+    "softplus": lambda s: np.log(1 + np.exp(s)),
+    "identity": lambda s: s,
+}
+
+
+def sample_loss(name, z, y):
+    """Loss of one sample from its outputs z (complex allowed) and target y."""
+    if name == "squared":
+        y = np.eye(len(z))[y] if isinstance(y, (int, np.integer)) else np.atleast_1d(y)
+        return sum((z - y) ** 2)
+    if name == "cross_entropy":
+        return np.log(sum(np.exp(z))) - z[y]
+    return np.log(1 + np.exp(z[0])) - y * z[0]
+
+
+class DenseProblem:
+    """The regularised objective of a fully connected network on all data, by loops over samples."""
+
+    def __init__(self, widths, activation, loss, X, y, C):
+        self.widths, self.act, self.loss = list(widths), ACTIVATIONS[activation], loss
+        self.X, self.y, self.C = np.asarray(X, float), y, C
+        self.sizes = [(a + 1) * b for a, b in zip(widths, widths[1:], strict=False)]
+        self.starts = np.cumsum([0, *self.sizes])
+        self.n_params = int(self.starts[-1])
+
+    def matrices(self, theta):
+        """(W, b) of each layer."""
+        out = []
+        for m, (a, b) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
+            part = theta[self.starts[m] : self.starts[m + 1]]
+            out.append((part[: a * b].reshape(a, b), part[a * b :]))
+        return out
+
+    def vector(self, matrices):
+        return np.concatenate([np.concatenate([W.ravel(), b]) for W, b in matrices])
+
+    def index(self, layer, inputs, outputs, with_bias):
+        """Positions in theta of a block of a layer (from 1), in the order of the block's own flat vector."""
+        a, b = self.widths[layer - 1], self.widths[layer]
+        position = self.starts[layer - 1] + np.arange((a + 1) * b).reshape(a + 1, b)
+        rows = [*range(*inputs), *([a] if with_bias else [])]
+        return position[np.ix_(rows, range(*outputs))].ravel()
+
+    def outputs(self, theta, rows=None):
+        z = self.X if rows is None else self.X[rows]
+        matrices = self.matrices(theta)
+        for m, (W, b) in enumerate(matrices):
+            s = z @ W + b
+            z = self.act(s) if m < len(matrices) - 1 else s
+        return z
+
+    def mean_loss(self, theta, rows=None):
+        rows = range(len(self.X)) if rows is None else rows
+        z = self.outputs(theta, list(rows))
+        return sum(sample_loss(self.loss, z[k], self.y[i]) for k, i in enumerate(rows)) / len(rows)
+
+    def value(self, theta):
+        return self.mean_loss(theta) + theta @ theta / (2 * self.C)
+
+    def _derivative(self, f, theta):
+        """Columns of df/dtheta by complex steps: exact to rounding."""
+        columns = []
+        for k in range(len(theta)):
+            moved = theta.astype(complex)
+            moved[k] += 1j * STEP
+            columns.append(np.imag(f(moved)) / STEP)
+        return np.stack(columns, axis=-1)
+
+    def gradient(self, theta):
+        return self._derivative(self.value, theta)
+
+    def jacobian(self, theta, rows):
+        """dz/dtheta of shape (n, n_out, n_params)."""
+        return self._derivative(lambda t: self.outputs(t, rows), theta)
+
+    def loss_hessians(self, theta, rows):
+        """B of each sample, by differentiating the loss gradient (central differences of complex-step gradients)."""
+        z = self.outputs(theta, rows)
+        n_out, h = z.shape[1], 1e-5
+        B = np.zeros((len(rows), n_out, n_out))
+        for k, i in enumerate(rows):
+            def gradient(at, i=i):
+                return self._derivative(lambda v: sample_loss(self.loss, v, self.y[i]), at)
+
+            for c in range(n_out):
+                e = np.eye(n_out)[c] * h
+                B[k, :, c] = (gradient(z[k] + e) - gradient(z[k] - e)) / (2 * h)
+        return B
+
+    def analytic_loss_hessians(self, theta, rows):
+        """B of each sample by its formula, where finite differences would limit the accuracy of a long run."""
+        z = self.outputs(theta, rows)
+        if self.loss == "squared":
+            return np.stack([2 * np.eye(z.shape[1])] * len(rows))
+        if self.loss == "cross_entropy":
+            p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+            return np.stack([np.diag(q) - np.outer(q, q) for q in p])
+        p = 1 / (1 + np.exp(-z))
+        return (p * (1 - p))[:, :, None]
+
+    def gauss_newton(self, theta, rows):
+        """I/C + mean of J^T B J, as a matrix."""
+        J = self.jacobian(theta, rows)
+        B = self.analytic_loss_hessians(theta, rows)
+        G = sum(j.T @ b @ j for j, b in zip(J, B, strict=True)) / len(rows)
+        return G + np.eye(len(theta)) / self.C
+
+
+def krylov_minimiser(A, b, k):
+    """Minimiser of x^T A x / 2 - b^T x over span(b, A b, ..., A^{k-1} b): what k steps of CG give."""
+    Q = np.zeros((len(b), 0))
+    for _ in range(k):
+        v = b if Q.shape[1] == 0 else A @ Q[:, -1]
+        for _ in range(2):
+            v = v - Q @ (Q.T @ v)
+        if np.linalg.norm(v) < 1e-13 * np.linalg.norm(b):
+            break
+        Q = np.column_stack([Q, v / np.linalg.norm(v)])
+    return Q @ np.linalg.solve(Q.T @ A @ Q, Q.T @ b)
+
+
+def history(problem, theta, blocks, subsamples, *, cg_steps, damping=1.0, combine=True):
+    """Objective after each iteration of the method with given blocks (lists of positions in theta).
+
+    A second derivation of the whole loop of DESIGN sections 4 and 5, with dense matrices.
+    """
+    value, previous, values = problem.value(theta), None, []
+    for rows in subsamples:
+        g, G = problem.gradient(theta), problem.gauss_newton(theta, rows)
+        d = np.zeros_like(theta)
+        for index in blocks:
+            A = G[np.ix_(index, index)] + damping * np.eye(len(index))
+            d[index] = krylov_minimiser(A, -g[index], cg_steps)
+        basis = np.column_stack([d, previous]) if combine and previous is not None else d[:, None]
+        A = basis.T @ (G @ basis) + damping * basis.T @ basis
+        d = basis @ np.linalg.solve(A, -basis.T @ g)
+        alpha = 1.0
+        while problem.value(theta + alpha * d) > value + 1e-4 * alpha * g @ d:
+            alpha /= 2
+        new = problem.value(theta + alpha * d)
+        rho = (new - value) / (alpha * g @ d + alpha**2 * d @ G @ d / 2)
+        damping *= 2 / 3 if rho > 0.75 else 3 / 2 if rho < 0.25 else 1
+        theta, value, previous = theta + alpha * d, new, d
+        values.append(value)
+    return np.array(values)

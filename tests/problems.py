@@ -1,0 +1,86 @@
+"""Small partitioned problems for tests, and the way between a rank's blocks and whole vectors."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from dense import DenseProblem
+
+from distnewton.backend import Backend
+from distnewton.network.losses import LOSSES
+from distnewton.network.network import PartitionedNetwork
+from distnewton.parallel.grid import ProcessGrid
+from distnewton.parallel.partition import Partition
+from distnewton.training.objective import Objective
+
+
+def alternating(n_ranks, n_layers):
+    """All alternating factorisations of a rank count, and the unequal splits 1-..-1-n-1 that leave ranks idle."""
+    splits = [
+        tuple((a, n_ranks // a)[m % 2] for m in range(n_layers + 1)) for a in range(1, n_ranks + 1) if n_ranks % a == 0
+    ]
+    uneven = tuple(n_ranks if m == n_layers - 1 else 1 for m in range(n_layers + 1))
+    return list(dict.fromkeys([*splits, uneven]))
+
+
+@dataclass
+class Case:
+    """A problem twice: on the grid, and dense."""
+
+    grid: ProcessGrid
+    network: PartitionedNetwork
+    objective: Objective
+    dense: DenseProblem
+    theta: np.ndarray
+
+    @property
+    def params(self):
+        return self.theta[self.own_index]
+
+    @property
+    def own_index(self):
+        return self.index_of(self.grid.rank)
+
+    def index_of(self, rank, by_layer=False):
+        parts = [self.dense.index(b.layer, b.inputs, b.outputs, b.owns_bias) for b in self.grid.partition.blocks(rank)]
+        return parts if by_layer else np.concatenate([np.zeros(0, int), *parts])
+
+    def whole(self, local):
+        """A vector over all variables from the blocks of the ranks."""
+        full = np.zeros(self.dense.n_params)
+        full[self.own_index] = local
+        return self.grid.comm.sum_inplace(full)
+
+    def agree(self, condition):
+        """Collective verdict: true when it holds on every rank."""
+        return not self.grid.comm.any(not condition)
+
+
+def make_targets(rng, loss, n, n_out):
+    if loss == "cross_entropy":
+        return rng.integers(n_out, size=n)
+    if loss == "logistic":
+        return rng.integers(2, size=n).astype(float)
+    return rng.standard_normal((n, n_out))
+
+
+def make_case(
+    comm, widths, splits, *, activation="tanh", loss="squared", n=9, C=5.0, seed=0, memory=1e9, sparse=False
+):
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, widths[0]))
+    if sparse:
+        X *= rng.random(X.shape) < 0.4
+    y = make_targets(rng, loss, n, widths[-1])
+    dense = DenseProblem(widths, activation, loss, X, y, C)
+    theta = 0.7 * rng.standard_normal(dense.n_params)
+    grid = ProcessGrid(comm, Partition(tuple(widths), tuple(splits)))
+    network = PartitionedNetwork(grid, activation, Backend.of("float64"))
+    X_local = X[:, slice(*grid.feature_range())].copy()
+    if sparse:
+        from scipy.sparse import csr_array
+
+        X_local = csr_array(X_local)
+    objective = Objective(network, LOSSES[loss], X_local, y, 1 / C, memory)
+    return Case(grid, network, objective, dense, theta)
