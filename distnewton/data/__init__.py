@@ -1,1 +1,1 @@
-
+"""Data: sources and formats, labels, scaling."""

@@ -1,0 +1,277 @@
+"""Delimited text: a column a feature, one column with the labels."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from distnewton.data.description import Description
+from distnewton.data.fields import (
+    DELIMITER,
+    EXPONENT,
+    NEWLINE,
+    POINT,
+    byte_classes,
+    cut,
+    neighbour_table,
+    numbers_at,
+)
+from distnewton.data.labels import join_labels
+from distnewton.data.layout import BLANK_RUN, MISSING, Layout, has_sample, split_line
+from distnewton.data.libsvm_lines import show
+from distnewton.data.numbers import finite_number
+from distnewton.data.streams import BYTE_ORDER_MARK, count_lines, line_blocks, read_head
+from distnewton.errors import DataError
+
+if TYPE_CHECKING:
+    from distnewton.data.description import Labels
+
+_FIELD_ENDS = (DELIMITER, NEWLINE)
+_TABLE = neighbour_table(
+    filled=[
+        *((left, right) for left in _FIELD_ENDS for right in (*_FIELD_ENDS, POINT, EXPONENT)),
+        *((POINT, right) for right in (*_FIELD_ENDS, EXPONENT)),
+        *((EXPONENT, right) for right in _FIELD_ENDS),
+    ],
+    empty=[
+        (NEWLINE, NEWLINE),
+        *((left, POINT) for left in _FIELD_ENDS),
+        *((POINT, right) for right in (*_FIELD_ENDS, EXPONENT)),
+    ],
+)
+
+
+@dataclass
+class DelimitedSource:
+    """A text file with a sample on each line.
+
+    Attributes
+    ----------
+    path : Path
+        An existing file, plain or compressed.
+    layout : Layout
+        How its lines are divided.
+    n_features : int or None
+        Number of features asked for.
+    ignore_extra : bool
+        Whether features beyond that are left out instead of refused.
+    """
+
+    path: Path
+    layout: Layout
+    n_features: int | None = None
+    ignore_extra: bool = False
+    _text_labels: bool = field(default=False, init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        found = self.layout.n_columns - 1
+        wanted = self.n_features if self.n_features is not None else found
+        if wanted > found or (wanted < found and not self.ignore_extra):
+            raise DataError(
+                f"{self.path}:1: has {found} feature columns, expected {wanted}; check that it belongs to "
+                "the same data"
+                + ("" if wanted > found else ", or use ignore_extra_features to leave the last ones out")
+            )
+        self.n_kept = wanted
+        self._classes = byte_classes(self.layout.delimiter)
+
+    @property
+    def name(self) -> str:
+        """Path as given."""
+        return str(self.path)
+
+    def describe(self) -> Description:
+        """Check the whole file in one streaming pass.
+
+        Returns
+        -------
+        Description
+
+        Raises
+        ------
+        DataError
+            With file and line, for a missing value, a text where a number belongs, or a line of another
+            length.
+        """
+        labels: list[Labels] = []
+        n_nonzeros = n_samples = 0
+        for block_labels, features in self._blocks():
+            labels.append(block_labels)
+            n_samples += len(features)
+            n_nonzeros += int(np.count_nonzero(features[:, : self.n_kept]))
+        if not n_samples:
+            raise DataError(f"{self.path}: no samples (only a header or comments)")
+        n_dropped = self.layout.n_columns - 1 - self.n_kept
+        notes = []
+        if read_head(self.path).startswith(BYTE_ORDER_MARK):
+            notes.append("a byte-order mark at the beginning was skipped")
+        if n_dropped:
+            notes.append(
+                f"the last {n_dropped} feature columns, beyond the {self.n_kept} expected, were ignored"
+            )
+        return Description(
+            self.name,
+            "csv",
+            n_samples,
+            self.n_kept,
+            n_nonzeros,
+            False,
+            join_labels(labels),
+            n_dropped * n_samples,
+            notes,
+        )
+
+    def read(self, start: int, stop: int, dtype: DTypeLike = "float64") -> NDArray[Any]:
+        """Read a range of features.
+
+        Parameters
+        ----------
+        start, stop : int
+            Half-open range of features, counted from 0 without the label column.
+        dtype : dtype
+            Of the result.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, stop - start)
+        """
+        if not 0 <= start <= stop <= self.n_kept:
+            raise ValueError(f"features {start} to {stop} asked for, {self.name} has {self.n_kept}")
+        pieces = [features[:, start:stop].astype(dtype) for _, features in self._blocks()]
+        return np.concatenate(pieces) if pieces else np.zeros((0, stop - start), dtype=dtype)
+
+    def locate(self, i_sample: int) -> str:
+        """``file:line`` of a sample.
+
+        Parameters
+        ----------
+        i_sample : int
+            Number of the sample from 0.
+
+        Returns
+        -------
+        str
+        """
+        n_samples = -int(self.layout.has_header)
+        i_line = 0
+        for block in line_blocks(self.path):
+            for line in block.split(b"\n")[:-1]:
+                i_line += 1
+                n_samples += has_sample(line)
+                if n_samples > i_sample:
+                    return f"{self.name}:{i_line}"
+        return f"{self.name}: sample {i_sample + 1}"
+
+    def _blocks(self) -> Iterator[tuple[Labels, NDArray[np.float64]]]:
+        """Yield labels and features, (n_lines, n_columns - 1), of block after block."""
+        first_line, skip_header = 1, self.layout.has_header
+        for block in line_blocks(self.path):
+            n_lines = count_lines(block)
+            if skip_header:
+                block, n_skipped = _without_header(block)
+                first_line, n_lines, skip_header = first_line + n_skipped, n_lines - n_skipped, not n_skipped
+            found = self._fast_rows(block)
+            yield self._slow_rows(block, first_line) if found is None else found
+            first_line += n_lines
+
+    def _fast_rows(self, block: bytes) -> tuple[Labels, NDArray[np.float64]] | None:
+        """Return labels and features of lines of numbers; None where lines must be looked at one by one."""
+        delimiter, i_label, n_columns = self.layout.delimiter, self.layout.i_label, self.layout.n_columns
+        if delimiter == BLANK_RUN:
+            block = b"\n".join([b" ".join(line.split()) for line in block.split(b"\n")])
+        elif b"\r" in block:
+            block = block.replace(b"\r\n", b"\n")
+        texts: list[bytes] = []
+        if self._text_labels:
+            if b'"' in block or b"#" in block or i_label not in (0, n_columns - 1):
+                return None
+            mark = re.escape(delimiter)
+            pattern = (
+                rb"^[^%b\n]*(?=%b)" % (mark, mark) if i_label == 0 else rb"(?<=%b)[^%b\n]*$" % (mark, mark)
+            )
+            found = re.findall(pattern, block, flags=re.MULTILINE)
+            texts = [text.strip() for text in found]
+            block = re.sub(pattern, b"0", block, flags=re.MULTILINE)
+        fields = cut(block, self._classes, _TABLE)
+        if fields is None:
+            return None
+        opens = np.flatnonzero((fields.kinds[:-1] == DELIMITER) | (fields.kinds[:-1] == NEWLINE))
+        blank_lines = fields.lengths()[opens] == 0
+        blank_lines &= fields.kinds[opens + 1] == NEWLINE
+        opens = opens[~blank_lines]
+        values = None if opens.size % n_columns else numbers_at(fields, opens)
+        if values is None or (fields.kinds[opens[::n_columns]] != NEWLINE).any() or (
+            np.count_nonzero(fields.kinds[opens] == NEWLINE) * n_columns != len(opens)
+        ):  # fmt: skip
+            return None
+        table = values.reshape(-1, n_columns)
+        features = np.delete(table, i_label, axis=1)
+        if not texts:
+            return table[:, i_label].copy(), features
+        return (_label_array(texts), features) if all(texts) else None
+
+    def _slow_rows(self, block: bytes, first_line: int) -> tuple[Labels, NDArray[np.float64]]:
+        """Return labels and features line by line, with a precise message for what is wrong."""
+        labels, rows = [], []
+        for i_line, line in enumerate(block.split(b"\n"), first_line):
+            if has_sample(line):
+                label, row = self._row(line, f"{self.name}:{i_line}")
+                labels.append(label)
+                rows.append(row)
+        found = _label_array(labels)
+        self._text_labels |= found.dtype.kind == "U"
+        return found, np.array(rows, dtype=np.float64).reshape(len(rows), self.layout.n_columns - 1)
+
+    def _row(self, line: bytes, where: str) -> tuple[bytes, list[float]]:
+        """Return label and features of a line."""
+        layout = self.layout
+        parts = split_line(line, layout.delimiter)
+        if len(parts) != layout.n_columns:
+            raise DataError(
+                f"{where}: expected {layout.n_columns} columns as in the first line, got {len(parts)}"
+            )
+        label = parts.pop(layout.i_label)
+        if label.lower() in MISSING:
+            raise DataError(f"{where}: label {show(label)} is missing; remove this sample or give it a label")
+        names = layout.names[: layout.i_label] + layout.names[layout.i_label + 1 :]
+        return label, [_value(part, f"{where}: {name}") for part, name in zip(parts, names, strict=True)]
+
+
+def _value(part: bytes, where: str) -> float:
+    """Return number in a field."""
+    value = finite_number(part)
+    if value is not None:
+        return value
+    if part.lower() in MISSING:
+        raise DataError(f"{where}: value {show(part)} is missing; fill it in or remove this sample")
+    raise DataError(
+        f"{where}: {show(part)} is not a finite decimal number; write categories as numbers, or choose "
+        "another label column with label_column"
+    )
+
+
+def _label_array(texts: list[bytes]) -> Labels:
+    """Return labels as numbers where all are, else as text; each distinct one is converted once."""
+    values = {text: finite_number(text) for text in set(texts)}
+    if all(value is not None for value in values.values()):
+        return np.array([values[text] for text in texts], dtype=np.float64)
+    names = {
+        text: np.array([text.decode("utf-8", "backslashreplace")] if value is None else [value])
+        for text, value in values.items()
+    }
+    return join_labels([names[text] for text in texts] + [np.zeros(0, dtype=np.str_)])
+
+
+def _without_header(block: bytes) -> tuple[bytes, int]:
+    """Return block behind its first line that is neither blank nor a comment, and how many lines went."""
+    lines = block.split(b"\n")
+    for i, line in enumerate(lines):
+        if has_sample(line):
+            return b"\n".join(lines[i + 1 :]), i + 1
+    return block, 0

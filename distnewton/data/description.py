@@ -1,0 +1,101 @@
+"""What a data source says about itself, and the protocol that every source follows."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol, TypeAlias
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import DTypeLike, NDArray
+    from scipy import sparse
+
+    Features: TypeAlias = NDArray[Any] | sparse.csr_array
+    Labels: TypeAlias = NDArray[np.float64] | NDArray[np.str_]
+
+
+@dataclass
+class Description:
+    """Size, labels and peculiarities of a data set, found in one strict pass.
+
+    Attributes
+    ----------
+    name : str
+        Path or name of the data, as it appears in messages.
+    format : str
+        ``libsvm``, ``csv``, ``npy``, ``npz``, ``idx`` or ``bundled``.
+    n_samples, n_features : int
+        Size of the whole data set; ``n_features`` is the number asked for where one was given.
+    n_nonzeros : int
+        Values that the file stores for these features. Sparse: explicit zeros count. Dense: values that are
+        not 0.
+    sparse_format : bool
+        Whether :meth:`DataSource.read` returns ``scipy.sparse.csr_array``.
+    labels : ndarray of shape (n_samples,)
+        float64 when all labels are numbers, else str; (n_samples, n_targets) float64 for an npz file with
+        targets.
+    n_ignored_values : int
+        Stored values left out because their feature is beyond ``n_features``.
+    notes : list of str
+        What a user should be told once, such as an ignored ``qid:``.
+    """
+
+    name: str
+    format: str
+    n_samples: int
+    n_features: int
+    n_nonzeros: int
+    sparse_format: bool
+    labels: Labels
+    n_ignored_values: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+class DataSource(Protocol):
+    """Data of which any range of features can be read without holding the rest."""
+
+    @property
+    def name(self) -> str:
+        """Path or name, as it appears in messages."""
+
+    def describe(self) -> Description:
+        """Check all of the data in one streaming pass; meant for one rank.
+
+        Returns
+        -------
+        Description
+
+        Raises
+        ------
+        DataError
+            If anything in the data is not as it should be.
+        """
+
+    def read(self, start: int, stop: int, dtype: DTypeLike = "float64") -> Features:
+        """Read the features ``start <= feature < stop`` of all samples; meant for every rank.
+
+        Parameters
+        ----------
+        start, stop : int
+            Half-open range of features, counted from 0.
+        dtype : dtype
+            A float dtype.
+
+        Returns
+        -------
+        ndarray or csr_array of shape (n_samples, stop - start)
+            C-contiguous, or CSR when the format is sparse.
+        """
+
+    def locate(self, i_sample: int) -> str:
+        """Where a sample stands, as ``file:line`` for text formats; reads the file anew, for error messages.
+
+        Parameters
+        ----------
+        i_sample : int
+            Number of the sample from 0.
+
+        Returns
+        -------
+        str
+        """

@@ -1,0 +1,294 @@
+r"""Scaling of features, fitted and applied by each rank to its own columns.
+
+Per column, :math:`x' = (x - \mathrm{offset}) \cdot \mathrm{factor}`:
+
+- ``minmax``: offset is the middle of the column's range, factor the inverse of half of it: x' in [-1, 1];
+- ``standard``: offset is the mean, factor the inverse of the standard deviation (divisor n_samples).
+
+Per row, x' = x / ||x||: ``unit_rows``, and ``log1p_unit_rows`` on log(1 + x). The squares of a row are summed
+over the ranks that share it, which the caller does between :func:`row_square_sums` and :func:`scale_rows`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distnewton.errors import ConfigError, DataError
+
+if TYPE_CHECKING:
+    from distnewton.data.description import Features
+
+Kind = Literal["none", "minmax", "standard", "unit_rows", "log1p_unit_rows"]
+KINDS: tuple[str, ...] = get_args(Kind)
+_COLUMN_KINDS = ("minmax", "standard")
+_ROW_KINDS = ("unit_rows", "log1p_unit_rows")
+_BLOCK_VALUES = 1 << 16
+
+
+@dataclass(frozen=True)
+class ColumnScaling:
+    """Scaling of a range of columns.
+
+    Attributes
+    ----------
+    kind : str
+        One of ``none, minmax, standard, unit_rows, log1p_unit_rows``.
+    offset, factor : ndarray of float64 of shape (n_columns,)
+        0 and 1 for the kinds that scale no columns. The factor of a constant column is 0.
+    """
+
+    kind: str
+    offset: NDArray[np.float64]
+    factor: NDArray[np.float64]
+
+    @property
+    def n_constant(self) -> int:
+        """Number of constant columns, which become 0."""
+        return int(np.count_nonzero(self.factor == 0))
+
+    @property
+    def scales_rows(self) -> bool:
+        """Whether rows are to be divided by their norms after :meth:`apply`."""
+        return self.kind in _ROW_KINDS
+
+    def apply(self, X_local: Features) -> None:
+        """Scale columns in place, in blocks of rows.
+
+        Parameters
+        ----------
+        X_local : ndarray or csr_array of shape (n_samples, n_columns)
+            Of a float dtype. Arithmetic is in float64, results are rounded to the dtype.
+
+        Raises
+        ------
+        ConfigError
+            If a sparse matrix would fill up.
+        DataError
+            If a logarithm is asked for and a value is negative.
+        """
+        values = _values(X_local)
+        if values.dtype.kind != "f":
+            raise ValueError(f"X_local must have a float dtype to be scaled in place, got {values.dtype}")
+        if X_local.shape[1] != len(self.factor):
+            raise ValueError(f"X_local has {X_local.shape[1]} columns, this scaling has {len(self.factor)}")
+        if self.kind == "log1p_unit_rows":
+            _log1p(values)
+        elif self.kind in _COLUMN_KINDS:
+            _refuse_sparse(self.kind, X_local)
+            for block in _row_blocks(values):
+                np.subtract(block, self.offset, out=block, casting="same_kind")
+                np.multiply(block, self.factor, out=block, casting="same_kind")
+
+    def columns(self, start: int, stop: int) -> ColumnScaling:
+        """Scaling of a range of these columns.
+
+        Parameters
+        ----------
+        start, stop : int
+            Half-open range.
+
+        Returns
+        -------
+        ColumnScaling
+        """
+        return ColumnScaling(self.kind, self.offset[start:stop], self.factor[start:stop])
+
+    @staticmethod
+    def join(parts: Sequence[ColumnScaling]) -> ColumnScaling:
+        """Scaling of all columns from those of consecutive ranges.
+
+        Parameters
+        ----------
+        parts : sequence of ColumnScaling
+            Of one kind, in the order of their columns.
+
+        Returns
+        -------
+        ColumnScaling
+        """
+        kinds = {part.kind for part in parts}
+        if len(kinds) != 1:
+            raise ValueError(f"parts must be of one kind, got {sorted(kinds)}")
+        offset = np.concatenate([part.offset for part in parts])
+        return ColumnScaling(kinds.pop(), offset, np.concatenate([part.factor for part in parts]))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return scaling as plain values for JSON; floats survive the round trip exactly."""
+        values: dict[str, Any] = {"kind": self.kind, "n_columns": len(self.factor)}
+        if self.kind in _COLUMN_KINDS:
+            values |= {"offset": self.offset.tolist(), "factor": self.factor.tolist()}
+        return values
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> ColumnScaling:
+        """Undo :meth:`to_dict`."""
+        identity = _identity(values["kind"], values["n_columns"])
+        if identity.kind not in _COLUMN_KINDS:
+            return identity
+        return cls(
+            identity.kind, np.array(values["offset"], np.float64), np.array(values["factor"], np.float64)
+        )
+
+
+def fit_scaling(kind: str, X_local: Features) -> ColumnScaling:
+    """Fit a scaling to the columns of training data.
+
+    Parameters
+    ----------
+    kind : {"none", "minmax", "standard", "unit_rows", "log1p_unit_rows"}
+        What to do.
+    X_local : ndarray or csr_array of shape (n_samples, n_columns)
+        This rank's columns, all samples.
+
+    Returns
+    -------
+    ColumnScaling
+
+    Raises
+    ------
+    ConfigError
+        If there is no such kind, or it would fill a sparse matrix.
+    DataError
+        If the values are too large to be scaled.
+    """
+    if kind not in KINDS:
+        raise ConfigError(f"scale must be one of {', '.join(KINDS)}, got {kind!r}")
+    if kind not in _COLUMN_KINDS or not X_local.shape[1]:
+        return _identity(kind, X_local.shape[1])
+    X = _refuse_sparse(kind, X_local)
+    if not len(X):
+        raise DataError(f"scale = {kind} cannot be fitted: there are no samples")
+    low = X.min(axis=0).astype(np.float64)
+    half_range = X.max(axis=0).astype(np.float64) / 2 - low / 2
+    with np.errstate(all="ignore"):
+        if kind == "minmax":
+            offset, size = low + half_range, half_range
+        else:
+            offset = X.mean(axis=0, dtype=np.float64)
+            size = _deviation(X, offset, half_range)
+        factor = 1 / size
+    # a range so small that its inverse overflows is that of a constant column
+    factor[(half_range == 0) | np.isinf(factor)] = 0
+    if not (np.isfinite(offset).all() and np.isfinite(factor).all()):
+        raise DataError(
+            f"scale = {kind} cannot be fitted: values are too large or not finite; check the data"
+        )
+    return ColumnScaling(kind, offset, factor)
+
+
+def _deviation(
+    X: NDArray[Any], mean: NDArray[np.float64], half_range: NDArray[np.float64]
+) -> NDArray[np.float64]:
+    """Return standard deviation, in units of the range so that squares do not overflow."""
+    total = np.zeros(X.shape[1])
+    for block in _row_blocks(X):
+        part = (block - mean) / half_range
+        total += np.square(part, out=part).sum(axis=0)
+    return half_range * np.sqrt(total / len(X))
+
+
+def _identity(kind: str, n_columns: int) -> ColumnScaling:
+    """Return scaling that leaves columns alone."""
+    return ColumnScaling(kind, np.zeros(n_columns), np.ones(n_columns))
+
+
+def row_square_sums(X_local: Features) -> NDArray[np.float64]:
+    """Return sums of squares over this rank's part of each row.
+
+    Parameters
+    ----------
+    X_local : ndarray or csr_array of shape (n_samples, n_columns)
+        This rank's columns.
+
+    Returns
+    -------
+    ndarray of float64 of shape (n_samples,)
+        To be summed over the ranks that hold the other columns.
+    """
+    if isinstance(X_local, np.ndarray):
+        parts = [np.einsum("ij,ij->i", block, block, dtype=np.float64) for block in _row_blocks(X_local)]
+        return np.concatenate(parts) if parts else np.zeros(0)
+    sums = np.zeros(X_local.shape[0])
+    filled = np.flatnonzero(np.diff(X_local.indptr))
+    if filled.size:
+        squares = np.square(X_local.data, dtype=np.float64)
+        sums[filled] = np.add.reduceat(squares, X_local.indptr[filled])
+    return sums
+
+
+def row_factors(square_sums: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Inverse norms of rows; 1 for rows of zeros.
+
+    Parameters
+    ----------
+    square_sums : ndarray of float64 of shape (n_samples,)
+        Summed over all columns.
+
+    Returns
+    -------
+    ndarray of float64 of shape (n_samples,)
+    """
+    return 1 / np.sqrt(np.where(square_sums > 0, square_sums, 1.0))
+
+
+def scale_rows(X_local: Features, factors: NDArray[np.float64]) -> None:
+    """Multiply each row by its factor, in place.
+
+    Parameters
+    ----------
+    X_local : ndarray or csr_array of shape (n_samples, n_columns)
+        Of a float dtype.
+    factors : ndarray of float64 of shape (n_samples,)
+        From :func:`row_factors`.
+    """
+    if isinstance(X_local, np.ndarray):
+        n_rows = _rows_of_block(X_local)
+        for i in range(0, len(X_local), n_rows):
+            block = X_local[i : i + n_rows]
+            np.multiply(block, factors[i : i + n_rows, None], out=block, casting="same_kind")
+        return
+    per_value = np.repeat(factors, np.diff(X_local.indptr))
+    np.multiply(X_local.data, per_value, out=X_local.data, casting="same_kind")
+
+
+def _values(X_local: Features) -> NDArray[Any]:
+    """Return stored values, dense or sparse."""
+    return X_local if isinstance(X_local, np.ndarray) else X_local.data
+
+
+def _rows_of_block(X: NDArray[Any]) -> int:
+    """Return rows that make a block small next to the matrix."""
+    return max(1, _BLOCK_VALUES // max(1, int(X.shape[1])))
+
+
+def _row_blocks(X: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """Return views of consecutive rows."""
+    n_rows = _rows_of_block(X)
+    return (X[i : i + n_rows] for i in range(0, len(X), n_rows))
+
+
+def _log1p(values: NDArray[Any]) -> None:
+    """log(1 + x) in place."""
+    lowest = values.min(initial=0)
+    if lowest < 0:
+        raise DataError(
+            f"scale = log1p_unit_rows is for counts, but a value is {lowest:g}; use scale = unit_rows, or "
+            "minmax or "
+            "standard for dense data"
+        )
+    np.log1p(values, out=values)
+
+
+def _refuse_sparse(kind: str, X_local: Features) -> NDArray[Any]:
+    """Return matrix, if it is dense."""
+    if isinstance(X_local, np.ndarray):
+        return X_local
+    raise ConfigError(
+        f"scale = {kind} shifts columns, which would fill a sparse matrix with nonzeros; "
+        "use scale = unit_rows, log1p_unit_rows for counts, or none"
+    )

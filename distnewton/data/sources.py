@@ -1,0 +1,109 @@
+"""One door to all data: a name or a path becomes a source of features and labels."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distnewton.data.array_source import ArraySource, array_parts
+from distnewton.data.bundled import BUNDLED, BundledSource, split_name
+from distnewton.data.delimited import DelimitedSource
+from distnewton.data.description import DataSource, Description
+from distnewton.data.layout import find_layout
+from distnewton.data.libsvm import LibsvmSource
+from distnewton.data.libsvm_lines import MAX_INDEX, Rules
+from distnewton.data.sniff import FORMATS, content_format
+from distnewton.data.streams import find_file
+from distnewton.errors import ConfigError
+
+__all__ = ["BUNDLED", "FORMATS", "DataSource", "Description", "open_data"]
+
+
+def open_data(
+    name_or_path: str | Path,
+    *,
+    data_dir: str | Path | None = None,
+    format: str = "auto",
+    label_column: int | str | None = None,
+    header: bool | str = "auto",
+    n_features: int | None = None,
+    zero_based: bool = False,
+    ignore_extra_features: bool = False,
+    sort_indices: bool = False,
+) -> DataSource:
+    """Open a data set; only the beginning of its file is read.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        Name of a bundled set (``digits, iris, wine, breast_cancer, diabetes``, each also with ``:train`` or
+        ``:test``; write ``./digits`` for a file of that name), or a file, plain or compressed by gzip, bzip2
+        or xz under any suffix. For npy and IDX two files may be given as ``features,labels``; else the labels
+        of ``X.npy`` are in ``X_labels.npy``, ``X_y.npy`` or ``y.npy`` (``y_train.npy`` for ``X_train.npy``),
+        those of ``...images-idx3-ubyte`` in ``...labels-idx1-ubyte``. npz files hold arrays ``X`` and ``y``.
+    data_dir : str or Path, optional
+        Folder of relative paths; the working directory when not given.
+    format : {"auto", "libsvm", "csv", "npy", "npz", "idx"}
+        ``auto`` decides by content; ``csv`` is any text with commas, tabs, semicolons or blanks between
+        fields.
+    label_column : int or str, optional
+        csv: column of the labels, by number from 0 (negative: from the end) or by name; by default the one
+        named label, target, class or y, else the last. npy and npz: column of the array, by number.
+    header : bool or "auto"
+        csv: whether the first line names the columns; ``auto``: it does when none of its fields is a number.
+    n_features : int, optional
+        Number of features the caller expects. LIBSVM files may mention fewer; other formats must have as
+        many.
+    zero_based : bool
+        LIBSVM: whether indices count from 0.
+    ignore_extra_features : bool
+        Leave out features beyond `n_features` and count them, instead of refusing them.
+    sort_indices : bool
+        LIBSVM: put the indices of a row in order instead of refusing it; slow.
+
+    Returns
+    -------
+    DataSource
+
+    Raises
+    ------
+    ConfigError
+        If an option does not fit.
+    """
+    if header not in (True, False, "auto"):
+        raise ConfigError(f"header must be true, false or auto, got {header!r}")
+    if n_features is not None and n_features < 1:
+        raise ConfigError(f"n_features must be at least 1, got {n_features}")
+    bundled = split_name(str(name_or_path))
+    if bundled:
+        return BundledSource(*bundled, n_features, ignore_extra_features)
+    path, labels_path = _find_files(str(name_or_path), data_dir)
+    found = content_format(path, format)
+    if found == "libsvm":
+        limit = None if n_features is None else min(n_features, MAX_INDEX)
+        return LibsvmSource(
+            path, Rules(str(path), int(not zero_based), limit, ignore_extra_features, sort_indices)
+        )
+    if found == "csv":
+        return DelimitedSource(
+            path, find_layout(path, header, label_column), n_features, ignore_extra_features
+        )
+    column = _column_number(label_column)
+    features, labels, column = array_parts(path, found, labels_path, column)
+    return ArraySource(features, found, labels, column, n_features, ignore_extra_features)
+
+
+def _find_files(name: str, data_dir: str | Path | None) -> tuple[Path, Path | None]:
+    """Return the file, and that of the labels where two are given."""
+    features, comma, labels = name.partition(",")
+    folder = Path(data_dir or ".")
+    if comma and not (folder / Path(name).expanduser()).exists():
+        return find_file(features.strip(), data_dir), find_file(labels.strip(), data_dir)
+    return find_file(name, data_dir), None
+
+
+def _column_number(label_column: int | str | None) -> int | None:
+    """Return the label column of an array."""
+    try:
+        return None if label_column is None else int(label_column)
+    except ValueError:
+        raise ConfigError(f"label_column must be a number for arrays, got {label_column!r}") from None

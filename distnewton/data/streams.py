@@ -1,0 +1,236 @@
+"""Bytes of a file in blocks of whole lines, decompressed on the way."""
+
+from __future__ import annotations
+
+import bz2
+import difflib
+import gzip
+import lzma
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, cast
+
+import numpy as np
+
+from distnewton.errors import DataError, MissingInputError
+
+BLOCK_BYTES = 1 << 17
+BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+_HEAD_BYTES = 1 << 16
+
+
+def find_file(path: str | Path, data_dir: str | Path | None = None) -> Path:
+    """Path of an existing, readable file.
+
+    Parameters
+    ----------
+    path : str or Path
+        Absolute, or relative to `data_dir`.
+    data_dir : str or Path, optional
+        Folder of relative paths; the working directory when not given.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such file (the nearest name is given), or it is a folder, or it may not be read.
+    """
+    full = Path(data_dir or ".") / Path(path).expanduser()
+    try:
+        if full.is_dir():
+            raise MissingInputError(f"data file {full}: is a folder, expected a file")
+        with full.open("rb"):
+            return full
+    except FileNotFoundError:
+        raise MissingInputError(_missing_text(full)) from None
+    except OSError as error:
+        raise MissingInputError(f"data file {full}: cannot be read ({error.strerror})") from None
+
+
+def _missing_text(full: Path) -> str:
+    """Return message for a file that does not exist."""
+    text = f"data file {full}: does not exist (working directory {Path.cwd()})"
+    if not full.parent.is_dir():
+        return f"{text}; there is no folder {full.parent} either"
+    names = [entry.name for entry in full.parent.iterdir()]
+    close = difflib.get_close_matches(full.name, names, n=1, cutoff=0.4)
+    return text + (f"; did you mean {full.parent / close[0]}?" if close else "")
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """Open a file through the decompressor that its first bytes ask for, whatever its suffix."""
+    raw = path.open("rb")
+    magic = raw.read(6)
+    raw.seek(0)
+    if magic.startswith(b"\x1f\x8b"):
+        return cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
+    if magic.startswith(b"BZh"):
+        return cast("IO[bytes]", bz2.BZ2File(raw))
+    if magic.startswith(b"\xfd7zXZ"):
+        return cast("IO[bytes]", lzma.LZMAFile(raw))
+    return raw
+
+
+def is_compressed(path: Path) -> bool:
+    """Return whether the first bytes are those of gzip, bzip2 or xz."""
+    with path.open("rb") as raw:
+        return raw.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
+
+
+class ByteStream:
+    """Sequential reader of a possibly compressed file that counts bytes and names what is broken.
+
+    Parameters
+    ----------
+    path : Path
+        The file, for messages.
+    stream : IO[bytes]
+        Where the bytes come from.
+    """
+
+    def __init__(self, path: Path | str, stream: IO[bytes]) -> None:
+        self.path = path
+        self.read_bytes = 0
+        self._stream = stream
+
+    def read(self, n_bytes: int) -> bytes:
+        """At most `n_bytes` bytes; empty at the end.
+
+        Parameters
+        ----------
+        n_bytes : int
+            Most bytes wanted.
+
+        Returns
+        -------
+        bytes
+
+        Raises
+        ------
+        DataError
+            If the compressed data end early or are damaged.
+        MissingInputError
+            If the operating system cannot read on.
+        """
+        try:
+            data = self._stream.read(n_bytes)
+        except EOFError:
+            raise DataError(
+                f"{self.path}: compressed file is cut short, its end is missing after {self.read_bytes} "
+                "bytes of "
+                "content; copy or download it again"
+            ) from None
+        except (zipfile.BadZipFile, lzma.LZMAError, zlib.error, OSError, ValueError) as error:
+            if isinstance(error, OSError) and error.errno is not None:
+                raise MissingInputError(f"{self.path}: cannot be read ({error.strerror})") from None
+            raise DataError(
+                f"{self.path}: compressed file is damaged after {self.read_bytes} bytes of content "
+                f"({error}); "
+                "copy or download it again"
+            ) from None
+        self.read_bytes += len(data)
+        return data
+
+    def read_exactly(self, n_bytes: int) -> bytes:
+        """Exactly `n_bytes` bytes.
+
+        Parameters
+        ----------
+        n_bytes : int
+            How many.
+
+        Returns
+        -------
+        bytes
+
+        Raises
+        ------
+        DataError
+            If the file ends before.
+        """
+        parts, missing = [], n_bytes
+        while missing:
+            part = self.read(missing)
+            if not part:
+                raise DataError(
+                    f"{self.path}: file is cut short: it ends after {self.read_bytes} bytes of content, "
+                    f"{missing} bytes too early; copy or download it again"
+                )
+            parts.append(part)
+            missing -= len(part)
+        return b"".join(parts)
+
+    def skip(self, n_bytes: int) -> None:
+        """Read and forget `n_bytes` bytes."""
+        while n_bytes:
+            n_bytes -= len(self.read_exactly(min(n_bytes, BLOCK_BYTES)))
+
+
+@contextmanager
+def open_stream(path: Path) -> Iterator[ByteStream]:
+    """Open a file for reading, decompressed by content.
+
+    Parameters
+    ----------
+    path : Path
+        An existing file.
+
+    Yields
+    ------
+    ByteStream
+    """
+    stream = _opened(path)
+    # closing a decompressor leaves a file object that was handed to it open
+    raw = getattr(stream, "fileobj", None) or getattr(stream, "_fp", None)
+    try:
+        yield ByteStream(path, stream)
+    finally:
+        stream.close()
+        if raw is not None:
+            raw.close()
+
+
+def read_head(path: Path) -> bytes:
+    """Return first bytes of the content, at most 64 KiB."""
+    with open_stream(path) as stream:
+        return stream.read(_HEAD_BYTES)
+
+
+def count_lines(block: bytes) -> int:
+    """Count newlines, some times faster than ``bytes.count``."""
+    return int(np.count_nonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n")))
+
+
+def line_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
+    """Content of a text file in blocks of whole lines.
+
+    Parameters
+    ----------
+    path : Path
+        An existing file, compressed or not.
+    block_bytes : int
+        Size of a block, about; a longer line makes a longer block.
+
+    Yields
+    ------
+    bytes
+        Ends with a newline, which is added to the last line where it is missing. No byte-order mark.
+    """
+    with open_stream(path) as stream:
+        data = stream.read(block_bytes).removeprefix(BYTE_ORDER_MARK)
+        pending: list[bytes] = []
+        while data:
+            cut = data.rfind(b"\n") + 1
+            if cut:
+                yield b"".join([*pending, data[:cut]])
+                pending = []
+            pending.append(data[cut:])
+            data = stream.read(block_bytes)
+        if rest := b"".join(pending):
+            yield rest + b"\n"

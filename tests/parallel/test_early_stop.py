@@ -1,0 +1,308 @@
+"""Early termination: what ranks say is heard, in its own phase only, and nobody ever waits."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from distnewton.parallel import early_stop
+from distnewton.parallel.early_stop import FinishBoard, stop_threshold
+
+LAYOUTS = ["shared", "messages", "pairs", "auto"]
+"""``pairs``: as if every two ranks had a node, so that both transports are in use."""
+
+
+@pytest.fixture
+def comm():
+    from mpi4py import MPI
+
+    comm = MPI.COMM_WORLD.Dup()
+    yield comm
+    comm.Free()
+
+
+@pytest.fixture(params=LAYOUTS)
+def board(request, comm, monkeypatch):
+    layout = request.param
+    if layout == "pairs":
+        monkeypatch.setattr(early_stop, "_split_by_node", lambda comm: comm.Split(comm.Get_rank() // 2))
+    if layout == "shared" and n_nodes(comm) > 1:
+        pytest.skip("several nodes")
+    board = FinishBoard(comm, "auto" if layout == "pairs" else layout)
+    yield board
+    comm.Barrier()
+    board.free()
+
+
+def n_nodes(comm):
+    node = early_stop._split_by_node(comm)
+    first = int(node.Get_rank() == 0)
+    node.Free()
+    return comm.allreduce(first)
+
+
+def verdict(comm, ok):
+    """A check that all ranks pass or fail together."""
+    failed = [rank for rank, good in enumerate(comm.allgather(bool(ok))) if not good]
+    assert not failed, f"failed on ranks {failed}"
+
+
+def who(comm, announced):
+    """The collective after a phase."""
+    return np.flatnonzero(comm.allgather(bool(announced))).tolist()
+
+
+def raises(kind, call):
+    try:
+        call()
+    except kind:
+        return True
+    return False
+
+
+@pytest.mark.parametrize(
+    ("n_solving", "fraction", "expected"),
+    [(1, 0.5, 1), (4, 0.5, 2), (5, 0.5, 3), (3, 1e-9, 1), (7, 1.0, 7), (100, 0.07, 7), (3, 0.1, 1), (10, 0.71, 8)],
+)
+def test_threshold(n_solving, fraction, expected):
+    assert stop_threshold(n_solving, fraction) == expected
+
+
+@pytest.mark.parametrize("fraction", [0.0, -1.0, 1.01, float("nan")])
+def test_threshold_refuses_fractions(fraction):
+    with pytest.raises(ValueError, match="finish_fraction must be above 0 and at most 1, got"):
+        stop_threshold(4, fraction)
+
+
+def test_threshold_refuses_nobody():
+    with pytest.raises(ValueError, match="n_solving must be at least 1, got 0"):
+        stop_threshold(0, 0.5)
+
+
+def test_alone_needs_no_mpi():
+    code = """
+import sys
+from distnewton.parallel.early_stop import FinishBoard
+board = FinishBoard(None)
+for phase in (0, 1, 5):
+    board.begin(phase)
+    assert board.n_finished() == 0
+    if phase != 1:
+        board.announce()
+    assert board.n_finished() == int(phase != 1)
+    board.end([0] if phase != 1 else [])
+assert (board.transport, board.n_messages_sent, board.sent_bytes) == ("shared", 0, 0)
+board.free()
+assert "mpi4py.MPI" not in sys.modules
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
+
+
+def test_misuse_is_an_error():
+    with pytest.raises(ValueError, match="transport must be one of auto, shared, messages, got 'pigeon'"):
+        FinishBoard(None, "pigeon")
+    board = FinishBoard()
+    with pytest.raises(RuntimeError, match="outside of a phase"):
+        board.announce()
+    with pytest.raises(ValueError, match="phase_number must be larger than -1, got -1"):
+        board.begin(-1)
+    board.begin(3)
+    with pytest.raises(RuntimeError, match="phase 4 begins, but phase 3 was not ended"):
+        board.begin(4)
+    with pytest.raises(RuntimeError, match=r"end\(\[0\]\) on rank 0, which did not announce in phase 3$"):
+        board.end([0])
+    board.announce()
+    with pytest.raises(RuntimeError, match="which announced in phase 3$"):
+        board.end([])
+    board.end([0])
+    with pytest.raises(RuntimeError, match="already ended"):
+        board.end([0])
+    with pytest.raises(ValueError, match="phase_number must be larger than 3, got 3"):
+        board.begin(3)
+
+
+@pytest.mark.mpi(min_size=1)
+def test_all_are_heard_without_a_collective(comm, board):
+    board.begin(7)
+    board.announce()
+    while board.n_finished() < comm.size:
+        pass
+    board.end(range(comm.size))
+    verdict(comm, True)
+
+
+@pytest.mark.mpi(min_size=1)
+def test_saying_it_twice_is_saying_it_once(comm, board):
+    before = board.n_messages_sent
+    board.begin(0)
+    if comm.rank == 0:
+        for _ in range(3):
+            board.announce()
+    board.end(who(comm, comm.rank == 0))
+    sent = board.n_messages_sent - before
+    n_peers = {"shared": 0, "messages": comm.size - 1}.get(board.transport, comm.size - 2)
+    verdict(comm, sent == (n_peers if comm.rank == 0 else 0))
+    verdict(comm, board.sent_bytes == 8 * board.n_messages_sent)
+
+
+@pytest.mark.mpi(min_size=1)
+def test_many_phases_leave_nothing_behind(comm, board):
+    rng, own = np.random.default_rng(0), np.random.default_rng(comm.rank)
+    last = np.full(comm.size, -1)
+    opened, n_announced = board.n_messages_sent, 0
+    good = True
+    for phase in range(200):
+        finishers = np.flatnonzero(rng.random(comm.size) < rng.choice([0.0, 0.3, 1.0]))
+        last[finishers] = phase
+        board.begin(phase)
+        counts = [board.n_finished() for _ in range(own.integers(3))]
+        if comm.rank in finishers:
+            board.announce()
+            n_announced += 1
+        counts += [board.n_finished() for _ in range(own.integers(3))]
+        finished = who(comm, comm.rank in finishers)
+        good &= finished == finishers.tolist()
+        counts.append(board.n_finished())
+        if own.random() < 0.2:
+            time.sleep(0.001)  # the others may be in the next phase
+        board.end(finished)
+        if phase % 2:
+            comm.Barrier()
+            counts.append(board.n_finished())
+            good &= counts[-1] == len(finishers)
+            comm.Barrier()
+        good &= counts == sorted(counts) and counts[-1] <= len(finishers)
+    verdict(comm, good)
+    if board._mailbox is not None:
+        board._mailbox.receive()
+        peers = sorted(board._mailbox._peers)
+        good = np.array_equal(board._mailbox.heard[peers], last[peers])
+        good &= board.n_messages_sent == opened + n_announced * len(peers)
+    verdict(comm, good)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_own_messages_only(comm, board):
+    received, successor, predecessor = np.zeros(1), (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
+    board.begin(0)
+    request = comm.Isend(np.array([float(comm.rank)]), successor)
+    board.announce()
+    board.n_finished()
+    comm.Recv(received, predecessor)
+    request.Wait()
+    board.end(who(comm, True))
+    verdict(comm, received[0] == predecessor)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_nobody_waits_for_a_rank_that_computes(comm, board, tmp_path):
+    """The others leave their computation only after rank 0 has said and asked: if it needed them, this would hang."""
+    sign = Path(comm.bcast(str(tmp_path / "rank_0_went_on")))
+    a = np.ones((100, 100))
+    board.begin(0)
+    comm.Barrier()
+    if comm.rank == 0:
+        board.announce()
+        counts = [board.n_finished() for _ in range(1000)]
+        sign.touch()
+    else:
+        while not sign.exists():
+            a @ a
+        counts = [1]
+    board.end(who(comm, comm.rank == 0))
+    verdict(comm, set(counts) == {1})
+
+
+@pytest.mark.mpi(min_size=2)
+def test_a_slow_rank_stops_after_the_step_it_is_in(comm, board):
+    """Order of events: no question asked after enough had said that they finished is answered with no."""
+    if n_nodes(comm) > 1 and len(set(comm.allgather(os.uname().nodename))) > 1:
+        pytest.skip("the clocks of several machines")
+    rounds, threshold = 6, stop_threshold(comm.size, 0.5)
+    a = np.ones((200, 200))
+    n_gemm = 25 if comm.rank == comm.size - 1 else 5  # the last rank is five times slower
+    missed = []
+    for phase in range(rounds):
+        finishes_after = phase + 1 + comm.rank if comm.rank < threshold else 10**6
+        said, asked = np.inf, []
+        board.begin(phase)
+        comm.Barrier()
+        for step in range(1, 10**6):
+            for _ in range(n_gemm):
+                a @ a
+            if step == finishes_after:
+                board.announce()
+                said = time.perf_counter()
+                break
+            asked.append(time.perf_counter())
+            if board.n_finished() >= threshold:
+                asked.pop()
+                break
+        enough = sorted(comm.allgather(said))[threshold - 1]
+        missed.append(sum(start > enough for start in asked))
+        board.end(who(comm, said < np.inf))
+    if board.transport == "shared":
+        verdict(comm, sum(missed) == 0)
+    else:  # a message may be on its way for a moment, but not as a rule: that is what Iprobe would do
+        verdict(comm, max(missed) <= 1 and 2 * sum(missed) < rounds)
+
+
+@pytest.mark.mpi(min_size=2)
+def test_shared_memory_leaves_no_file(comm, tmp_path, monkeypatch):
+    if n_nodes(comm) > 1:
+        pytest.skip("several nodes")
+    folder = comm.bcast(str(tmp_path))
+    monkeypatch.setattr(early_stop, "_shared_folder", lambda: folder)
+    board = FinishBoard(comm)
+    verdict(comm, board.transport == "shared")
+    comm.Barrier()
+    verdict(comm, not os.listdir(folder))
+    board.begin(0)
+    board.announce()
+    while board.n_finished() < comm.size:
+        pass
+    board.end(range(comm.size))
+    board.free()
+
+
+@pytest.mark.mpi(min_size=2)
+@pytest.mark.parametrize("where", ["nowhere", "one rank"])
+def test_messages_where_memory_cannot_be_shared(comm, monkeypatch, where):
+    if n_nodes(comm) > 1:
+        pytest.skip("several nodes")
+    map_table = early_stop._map_table
+    if where == "nowhere":
+        monkeypatch.setattr(early_stop, "_shared_folder", lambda: "/no/such/folder")
+    elif comm.rank == comm.size - 1:
+        monkeypatch.setattr(early_stop, "_map_table", lambda node: (None, map_table(node)[1]))
+    verdict(comm, raises(RuntimeError, lambda: FinishBoard(comm, "shared")))
+    board = FinishBoard(comm)
+    verdict(comm, board.transport == "messages")
+    board.begin(0)
+    board.announce()
+    while board.n_finished() < comm.size:
+        pass
+    board.end(range(comm.size))
+    board.free()
+
+
+@pytest.mark.mpi(min_size=3)
+def test_shared_alone_refuses_several_nodes(comm, monkeypatch):
+    monkeypatch.setattr(early_stop, "_split_by_node", lambda comm: comm.Split(comm.Get_rank() // 2))
+    verdict(comm, raises(ValueError, lambda: FinishBoard(comm, "shared")))
+
+
+@pytest.mark.mpi(min_size=1)
+def test_wrong_lists_are_refused_before_anyone_waits(comm, board):
+    board.begin(0)
+    if comm.rank == 0:
+        board.announce()
+    others = list(range(1, comm.size))
+    verdict(comm, raises(RuntimeError, lambda: board.end(others)))
+    board.end([0])
