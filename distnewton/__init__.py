@@ -1,1 +1,65 @@
-"""Distributed Newton methods for neural networks on MPI."""
+"""Distributed Newton methods for neural networks on MPI.
+
+Training
+    :func:`train`, :class:`Result`, :class:`RunSummary`, :class:`IterationRecord`
+Settings
+    :class:`Config`, :func:`make_config`, :func:`load_config`
+Data
+    :class:`ArraySource`, :func:`open_data`
+Models
+    :class:`Model`, :func:`load_model`
+Errors
+    :class:`DistNewtonError`
+
+Names are imported at first use: importing the package starts no MPI and loads no library.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distnewton.config import Config, load_config, make_config
+    from distnewton.data.memory import ArraySource
+    from distnewton.data.sources import open_data
+    from distnewton.errors import DistNewtonError
+    from distnewton.training.model import Model, load_model
+    from distnewton.training.records import IterationRecord
+    from distnewton.training.session import Result, RunSummary, train
+
+_HOMES = {
+    "train": "distnewton.training.session",
+    "Result": "distnewton.training.session",
+    "RunSummary": "distnewton.training.session",
+    "IterationRecord": "distnewton.training.records",
+    "Config": "distnewton.config",
+    "make_config": "distnewton.config",
+    "load_config": "distnewton.config",
+    "ArraySource": "distnewton.data.memory",
+    "open_data": "distnewton.data.sources",
+    "Model": "distnewton.training.model",
+    "load_model": "distnewton.training.model",
+    "DistNewtonError": "distnewton.errors",
+}
+
+__all__ = [
+    "ArraySource",
+    "Config",
+    "DistNewtonError",
+    "IterationRecord",
+    "Model",
+    "Result",
+    "RunSummary",
+    "load_config",
+    "load_model",
+    "make_config",
+    "open_data",
+    "train",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOMES:
+        return getattr(import_module(_HOMES[name]), name)
+    raise AttributeError(f"module 'distnewton' has no attribute {name!r}")

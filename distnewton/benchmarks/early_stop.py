@@ -3,7 +3,7 @@
 Run as ``mpirun -n 4 python -m distnewton.benchmarks.early_stop``; rank 0 prints a table. Compared are
 
 * ``counter``: a counter in a window of the last rank, read and raised by one-sided calls;
-* ``probed``: messages, looked for by ``Iprobe``;
+* ``probed``: messages, looked for by a single ``Iprobe``;
 * ``messages`` and ``shared``: :class:`~distnewton.parallel.early_stop.FinishBoard` with one transport.
 
 For a network on one machine, keep MPI from using shared memory: ``MPIR_CVAR_NOLOCAL=1`` (MPICH) or
@@ -17,6 +17,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 from threadpoolctl import threadpool_limits
 
 from distnewton.parallel.early_stop import FinishBoard
@@ -165,7 +166,7 @@ def measure_idle(comm: Intracomm, board: Board) -> tuple[float, float]:
     return float(announce), float(poll)
 
 
-def measure_busy(comm: Intracomm, board: Board, gemm: Callable[[], None]) -> np.ndarray:
+def measure_busy(comm: Intracomm, board: Board, gemm: Callable[[], None]) -> NDArray[np.float64]:
     """Let rank 0 announce while the others compute and ask between two GEMMs.
 
     Parameters
@@ -247,7 +248,7 @@ def main() -> None:
     lines = [
         f"{' '.join(version.split())}, {comm.Get_size()} ranks, rank 0 announces",
         "         | others idle, median |          others in GEMMs of 20 ms: median / largest",
-        "         | announce |     poll |          announce |      longest poll | noticed after     | polls missed",
+        "         | announce |     poll |          announce |      longest poll |     noticed after | missed",
     ]
     with threadpool_limits(1):
         gemm = make_gemm(GEMM_SECONDS)

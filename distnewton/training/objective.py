@@ -75,11 +75,17 @@ class Evaluation:
         Mean loss of the samples.
     chunks : list of tuple
         Sample range and activations, or None where they did not fit in memory; the subsample is the last.
+    outputs : Array of shape (n_samples, n_out)
+        Outputs of all samples, replicated.
+    targets : Array
+        Their targets, in the same order.
     """
 
     params: Array
     loss: float
     chunks: list[tuple[tuple[int, int], Activations | None]]
+    outputs: Array
+    targets: Array
 
     @property
     def subsample(self) -> tuple[tuple[int, int], Activations]:
@@ -149,9 +155,11 @@ class Objective:
         ranges = chunk_ranges(self.n_samples, last, self.chunk_rows)
         n_kept = last[1] - last[0]
         chunks: list[tuple[tuple[int, int], Activations | None]] = []
+        outputs = self.network.backend.empty(self.n_samples, self.network.n_out)
         total = 0.0
         for samples in ranges:
             activations = self.network.forward(params, row_range(self.X, *samples))
+            outputs[slice(*samples)] = activations.output
             # everyone holds the outputs, but one rank's sum is everyone's, so that decisions never differ
             if self.network.grid.rank == 0:
                 total += self.loss.value(activations.output, self.targets[slice(*samples)])
@@ -159,7 +167,7 @@ class Objective:
             n_kept += (samples[1] - samples[0]) * (keep and samples != last)
             chunks.append((samples, activations if keep else None))
         (total,) = self.network.grid.comm.sum_scalars(total)
-        return Evaluation(params, total / self.n_samples, chunks)
+        return Evaluation(params, total / self.n_samples, chunks, outputs, self.targets)
 
     def gradient(self, evaluation: Evaluation) -> Array:
         """This rank's block of the gradient of the objective; shape (n_params_local,).

@@ -1,0 +1,221 @@
+"""What each command of the command line does."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distnewton.config import Config, load_config, make_config, to_toml
+from distnewton.errors import CreateError, DistNewtonError, MissingExtraError, WriteError
+from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.launch import world_communicator
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from distnewton.data.description import DataSource
+    from distnewton.training.records import IterationRecord
+    from distnewton.training.run_folder import RunFolder
+    from distnewton.training.session import RunSummary
+
+DATA_VARIABLE = "DISTNEWTON_DATA"
+
+
+def train(options: argparse.Namespace) -> int:
+    """Train as configured; rank 0 reads the recipe and its view is everyone's."""
+    from distnewton.reporting.progress import Progress
+    from distnewton.training import session
+
+    comm = world_communicator()
+    config = _shared_config(comm, options)
+    if options.print_config:
+        _say(comm, to_toml(config))
+        return 0
+    console, folder = _console(), None
+    with comm.agreeing():
+        folder = _make_folder(config, options.recipe) if comm.rank == 0 else None
+    progress = Progress(console) if comm.rank == 0 else None
+    observers: list[Any] = [_FolderWriter(folder)] if folder else []
+    if progress and not options.quiet:
+        observers.insert(0, progress)
+    result = session.train(config, comm, observers=observers)
+    path = folder.path if folder else Path()
+    with comm.agreeing():
+        if folder is not None:
+            folder.close()
+    try:
+        result.model.save(path / "model.safetensors")
+    except OSError as error:
+        raise WriteError(f"cannot write the model to {path}: {error.strerror or error}") from None
+    if progress and folder:
+        _draw(folder.path, console)
+        if not options.quiet:
+            progress.finish(result)
+            _say(comm, f"run folder: {folder.path}")
+    result.model.grid.free()
+    return 0
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Print the metrics of a model on data."""
+    comm = world_communicator()
+    model, opener = _load(comm, options)
+    metrics = model.evaluate(opener)
+    unseen = metrics.pop("unseen_labels")
+    if unseen:
+        _warn(comm, f"labels the model does not know count as wrong: {_counts(unseen)}")
+    for name, value in metrics.items():
+        _say(comm, f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}")
+    model.grid.free()
+    return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Write the predicted labels, a line a sample, in input order."""
+    comm = world_communicator()
+    model, opener = _load(comm, options)
+    labels = model.predict(opener)
+    with comm.agreeing():
+        if comm.rank == 0:
+            text = "".join(f"{label}\n" for label in labels)
+            if options.out:
+                _write(Path(options.out), text)
+            else:
+                sys.stdout.write(text)
+    model.grid.free()
+    return 0
+
+
+def info(options: argparse.Namespace) -> int:
+    """Say what a run was and how it went, without MPI."""
+    from distnewton.parallel.launch import launched_rank
+    from distnewton.reporting.run_info import describe_run
+
+    if launched_rank() == 0:
+        console = _console()
+        for line in describe_run(Path(options.run)):
+            console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+    return 0
+
+
+class _FolderWriter:
+    """Observer that writes the run folder, on rank 0."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self._folder = folder
+
+    def start(self, summary: RunSummary) -> None:
+        from distnewton.training.run_folder import environment
+
+        facts = environment(
+            summary.n_ranks, summary.n_threads, summary.mpi_library, summary.hosts, summary.partition.splits
+        )
+        self._folder.start(summary.config, facts)
+
+    def iteration(self, record: IterationRecord) -> None:
+        self._folder.iteration(record)
+
+
+def _shared_config(comm: Communicator, options: argparse.Namespace) -> Config:
+    """The configuration of rank 0, on all ranks: a file that differs on one host changes nothing."""
+    tree: dict[str, Any] = {}
+    with comm.agreeing():
+        if comm.rank == 0:
+            tree = load_config(options.recipe, _overrides(options)).model_dump()
+    return make_config(comm.broadcast_json(tree))
+
+
+def _overrides(options: argparse.Namespace) -> list[str]:
+    """Settings given as flags, the more specific last."""
+    settings = []
+    if os.environ.get(DATA_VARIABLE) and not options.data_dir:
+        settings.append(f"data.directory={os.environ[DATA_VARIABLE]!r}")
+    settings += [f"{key}={value}" for key, value in vars(options).items() if "." in key and value is not None]
+    settings += options.set
+    settings += [f"data.directory={options.data_dir!r}"] if options.data_dir else []
+    return settings + ([f"run.directory={options.run_dir!r}"] if options.run_dir else [])
+
+
+def _make_folder(config: Config, recipe: str | None) -> RunFolder:
+    """Create the run folder; a free name under runs/ where none is given."""
+    from distnewton.training.run_folder import RunFolder, next_folder
+
+    name = Path(recipe).stem if recipe else "run"
+    path = Path(config.run.directory) if config.run.directory else next_folder(name)
+    return RunFolder(path, overwrite=config.run.overwrite)
+
+
+def _draw(path: Path, console: Console) -> None:
+    """Draw the picture; a missing extra or a failure to draw never spoils a finished run."""
+    from distnewton.reporting.picture import save_convergence
+    from distnewton.training.run_folder import PICTURE_FILE, read_metrics
+
+    try:
+        save_convergence(list(read_metrics(path)), path / PICTURE_FILE, path.name)
+    except (MissingExtraError, OSError) as error:
+        console.print(f"no picture: {error}", highlight=False, markup=False, emoji=False)
+
+
+def _load(comm: Communicator, options: argparse.Namespace) -> tuple[Any, Callable[[], DataSource]]:
+    """The model, and how its data is opened: as the training data was."""
+    from distnewton.data.sources import open_data
+    from distnewton.training.model import load_model
+
+    model = load_model(options.run, comm)
+    data = make_config({}).data
+    run = Path(options.run)
+    with comm.agreeing():
+        if comm.rank == 0 and (run / "config.toml").is_file():
+            data = load_config(run / "config.toml").data
+    settings = comm.broadcast_json(data.model_dump())
+    directory = options.data_dir or os.environ.get(DATA_VARIABLE) or settings["directory"] or None
+    # a path that exists as it is typed is that file: the folder of the recipe is for the names of the recipe
+    directory = None if Path(options.data).exists() else directory
+
+    def opener() -> DataSource:
+        return open_data(
+            options.data,
+            data_dir=directory,
+            format=settings["format"],
+            label_column=settings["label_column"],
+            n_features=model.architecture.widths[0],
+            zero_based=settings["zero_based"],
+            ignore_extra_features=True,
+        )
+
+    return model, opener
+
+
+def _write(path: Path, text: str) -> None:
+    """Write a file of results."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        kind: type[DistNewtonError] = WriteError if path.parent.is_dir() else CreateError
+        raise kind(f"cannot write {path}: {error.strerror or error}") from None
+
+
+def _console() -> Console:
+    """Where results are shown; wide enough for a line an iteration where there is no terminal."""
+    from rich.console import Console
+
+    return Console(width=None if sys.stdout.isatty() else 120)
+
+
+def _counts(unseen: dict[str, int]) -> str:
+    return ", ".join(f"'{label}' ({n})" for label, n in unseen.items())
+
+
+def _say(comm: Communicator, text: str) -> None:
+    if comm.rank == 0:
+        print(text)
+
+
+def _warn(comm: Communicator, text: str) -> None:
+    if comm.rank == 0:
+        print(f"note: {text}", file=sys.stderr)

@@ -1,0 +1,143 @@
+"""The command ``distnewton``: train, evaluate, predict, info. The same with and without mpirun."""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import os
+import sys
+from collections.abc import Callable, Sequence
+from typing import NoReturn
+
+from distnewton.errors import UsageError
+from distnewton.parallel.launch import launched_rank, run_guarded
+
+_DESCRIPTION = "Train neural networks with distributed Newton methods on MPI ranks that each own a part of the features."
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser whose errors are ours: one message, exit code 2, on rank 0 only."""
+
+    def error(self, message: str) -> NoReturn:
+        raise UsageError(f"{message}\ntry: {self.prog} --help", agreed=True)
+
+    def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        if message and launched_rank() == 0:
+            sys.stdout.write(message)
+        raise SystemExit(status)
+
+    def print_help(self, file: object = None) -> None:
+        if launched_rank() == 0:
+            sys.stdout.write(self.format_help())
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line; settings of the configuration are its flags, too."""
+    parser = _Parser(prog="distnewton", description=_DESCRIPTION)
+    parser.add_argument("--version", action="store_true", help="show the version")
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    train = commands.add_parser(
+        "train",
+        help="train a network",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Every setting of a recipe is a flag, too: --method.subsample 0.1 is --set method.subsample=0.1.",
+    )
+    train.add_argument("recipe", nargs="?", help="TOML file with the settings; all can be given as flags")
+    train.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting; wins over the recipe")
+    train.add_argument("--run-dir", metavar="DIR", help="run folder (run.directory)")
+    train.add_argument("--data-dir", metavar="DIR", help="folder of relative data paths (data.directory)")
+    train.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
+    train.add_argument("--quiet", action="store_true", help="show warnings and errors only")
+    _add_setting_flags(train)
+    for name, text in (("evaluate", "metrics of a trained model on data"), ("predict", "write the predicted labels")):
+        command = commands.add_parser(name, help=text)
+        command.add_argument("run", metavar="RUN", help="run folder, or model file")
+        command.add_argument("data", metavar="DATA", help="data file, or a bundled set such as digits:test")
+        command.add_argument("--data-dir", metavar="DIR", help="folder of relative data paths")
+        if name == "predict":
+            command.add_argument("--out", metavar="FILE", help="file for the labels, a line a sample; else standard output")
+    info = commands.add_parser("info", help="what a run was and how it went")
+    info.add_argument("run", metavar="RUN", help="run folder")
+    return parser
+
+
+def _add_setting_flags(parser: argparse.ArgumentParser) -> None:
+    """One flag a setting, from the configuration's own fields."""
+    from distnewton.config import Config
+
+    for section, field in Config.model_fields.items():
+        group = parser.add_argument_group(f"[{section}]")
+        table = field.annotation
+        for key, setting in table.model_fields.items():  # type: ignore[union-attr]
+            text = (setting.description or "").replace("%", "%%")
+            group.add_argument(f"--{section}.{key}", dest=f"{section}.{key}", metavar="VALUE", help=text)
+
+
+def parse(arguments: Sequence[str]) -> argparse.Namespace:
+    """Parse a command line.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Without the program's name.
+
+    Returns
+    -------
+    argparse.Namespace
+
+    Raises
+    ------
+    UsageError
+        With the nearest known flag for an unknown one.
+    """
+    parser = build_parser()
+    known, unknown = parser.parse_known_args(arguments)
+    if unknown:
+        flags = [f for f in _all_flags(parser, known.command) if f.startswith("--")]
+        near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1, cutoff=0.5)
+        hint = f"; did you mean {near[0]}?" if near else ""
+        raise UsageError(f"unknown argument {unknown[0]}{hint}", agreed=True)
+    return known
+
+
+def _all_flags(parser: argparse.ArgumentParser, command: str | None) -> list[str]:
+    """Flags of the program and of one of its commands."""
+    flags = [flag for action in parser._actions for flag in action.option_strings]
+    for action in parser._actions:
+        if isinstance(action, argparse._SubParsersAction) and command in action.choices:
+            flags += [flag for inner in action.choices[command]._actions for flag in inner.option_strings]
+    return flags
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run a command line and return its exit code."""
+    from distnewton.cli import commands
+
+    options = parse(sys.argv[1:] if arguments is None else arguments)
+    if options.version:
+        from importlib.metadata import version
+
+        if launched_rank() == 0:
+            print("distnewton", version("distnewton"))
+        return 0
+    known: dict[str | None, Callable[[argparse.Namespace], int]] = {
+        "train": commands.train,
+        "evaluate": commands.evaluate,
+        "predict": commands.predict,
+        "info": commands.info,
+    }
+    if options.command not in known:
+        build_parser().print_help()
+        return 2
+    return known[options.command](options)
+
+
+def console() -> NoReturn:
+    """Entry point of the ``distnewton`` script: a failure on any rank ends the whole job."""
+    code = run_guarded(main)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # the reader of our output has left, say `| head`: nothing is wrong, but Python would complain at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    sys.exit(code)

@@ -1,0 +1,66 @@
+"""Arrays that are already in memory, as a data source for the Python interface."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from distnewton.data.description import Description, Features
+from distnewton.errors import DataError
+
+
+class ArraySource:
+    """Features and labels that the caller holds.
+
+    Parameters
+    ----------
+    X : array-like or scipy sparse array of shape (n_samples, n_features)
+        Finite numbers. Under MPI every rank passes the same whole array, of which it then copies its columns.
+    y : array-like of shape (n_samples,) or (n_samples, n_targets)
+        Numbers or texts.
+    name : str
+        As it appears in messages.
+
+    Raises
+    ------
+    DataError
+        If shapes do not fit, or a number is not finite.
+    """
+
+    def __init__(self, X: Any, y: Any, *, name: str = "data") -> None:
+        self.name = name
+        self._sparse = hasattr(X, "tocsr")
+        self._X = X.tocsr() if self._sparse else np.asarray(X)
+        self._y = np.asarray(y)
+        if self._X.ndim != 2 or self._y.ndim not in (1, 2) or len(self._y) != self._X.shape[0]:
+            raise DataError(
+                f"{name}: expected X of shape (n_samples, n_features) and as many labels, "
+                f"got shapes {self._X.shape} and {self._y.shape}"
+            )
+        if self._y.dtype.kind not in "US":
+            self._y = self._y.astype(np.str_ if self._y.dtype.kind == "O" else np.float64)
+
+    def describe(self) -> Description:
+        """Size and labels; refuses numbers that are not finite."""
+        values = self._X.data if self._sparse else self._X
+        if not np.isfinite(values).all():
+            raise DataError(f"{self.name}: X holds NaN or infinite values; remove or impute them")
+        n_samples, n_features = self._X.shape
+        if n_samples == 0 or n_features == 0:
+            raise DataError(f"{self.name}: no samples or no features, got shape {self._X.shape}")
+        n_nonzeros = int(self._X.nnz if self._sparse else np.count_nonzero(self._X))
+        return Description(self.name, "memory", n_samples, n_features, n_nonzeros, self._sparse, self._y)
+
+    def read(self, start: int, stop: int, dtype: Any = "float64") -> Features:
+        """Copy of some columns."""
+        columns = self._X[:, start:stop]
+        if self._sparse:
+            from scipy.sparse import csr_array
+
+            return csr_array(columns, dtype=dtype, copy=True)
+        return np.array(columns, dtype=dtype, order="C")
+
+    def locate(self, i_sample: int) -> str:
+        """Name a sample in a message."""
+        return f"{self.name}: sample {i_sample}"

@@ -1,0 +1,247 @@
+"""A data set over the ranks of a grid: described by one rank, read by each in its own columns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distnewton.backend import Array
+from distnewton.data.description import DataSource, Description
+from distnewton.data.labels import LabelMapping, regression_targets
+from distnewton.data.scaling import ColumnScaling, fit_scaling, row_factors, row_square_sums, scale_rows
+from distnewton.errors import ConfigError, DataError
+from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.faults import faults
+from distnewton.parallel.grid import ProcessGrid
+
+DENSE_FROM = 0.25
+"""Share of stored values from which sparse text is kept as a dense array: it is then smaller and far faster."""
+
+
+def open_and_describe(comm: Communicator, open_source: Callable[[], DataSource]) -> tuple[DataSource, Description]:
+    """Open a data set on every rank, check it on one, tell all what it is.
+
+    Parameters
+    ----------
+    comm : Communicator
+        All ranks.
+    open_source : callable
+        Opens the data; may fail on some ranks only.
+
+    Returns
+    -------
+    tuple of DataSource and Description
+
+    Raises
+    ------
+    DistNewtonError
+        On every rank alike, whoever found the fault.
+
+    Notes
+    -----
+    Collective.
+    """
+    with comm.agreeing():
+        source = open_source()
+    description: Description | None = None
+    with comm.agreeing():
+        description = source.describe() if comm.rank == 0 else None
+    labels = comm.broadcast_array(None if description is None else description.labels)
+    head = None if description is None else {**vars(description), "labels": None}
+    return source, Description(**{**comm.broadcast_json(head), "labels": labels})
+
+
+def keep_dense(description: Description) -> bool:
+    """Whether features are held as a dense array."""
+    n_values = description.n_samples * description.n_features
+    return not description.sparse_format or description.n_nonzeros >= DENSE_FROM * n_values
+
+
+def read_features(grid: ProcessGrid, source: DataSource, n_samples: int, dtype: Any, *, dense: bool) -> Any:
+    """This rank's columns of all samples; none on ranks without a block in layer 1.
+
+    Parameters
+    ----------
+    grid : ProcessGrid
+        Who owns which features.
+    source : DataSource
+        The data.
+    n_samples : int
+        As described.
+    dtype : dtype
+        float32 or float64.
+    dense : bool
+        Whether sparse formats become dense arrays.
+
+    Returns
+    -------
+    Array or csr_array of shape (n_samples, n_features_local)
+
+    Notes
+    -----
+    Collective in its agreement on errors.
+    """
+    start, stop = grid.feature_range()
+    X = np.zeros((n_samples, 0), dtype)
+    with grid.comm.agreeing():
+        faults.at("data")
+        if stop > start:
+            X = source.read(start, stop, dtype)
+            X = X if isinstance(X, np.ndarray) or not dense else X.toarray()
+            if X.shape[0] != n_samples:
+                raise DataError(f"{source.name} changed while it was read: {X.shape[0]} samples, then {n_samples}")
+    return X
+
+
+def apply_scaling(grid: ProcessGrid, scaling: ColumnScaling, X: Any) -> None:
+    """Scale this rank's columns in place (collective where rows are scaled: one sum of n_samples numbers)."""
+    with grid.comm.agreeing():
+        scaling.apply(X)
+    if scaling.scales_rows:
+        # each feature group counts once, however many ranks hold it
+        sums = row_square_sums(X) if grid.first_of_feature_group() else np.zeros(X.shape[0])
+        scale_rows(X, row_factors(grid.sum_all(sums)))
+
+
+def fit_and_apply(grid: ProcessGrid, kind: str, X: Any) -> ColumnScaling:
+    """Fit a scaling to this rank's columns and apply it in place (collective)."""
+    scaling = fit_scaling("none", X)
+    with grid.comm.agreeing():
+        scaling = fit_scaling(kind, X)
+    apply_scaling(grid, scaling, X)
+    return scaling
+
+
+def gather_scaling(grid: ProcessGrid, scaling: ColumnScaling) -> ColumnScaling:
+    """The scaling of all features, on every rank (collective: one sum of 2 n_features numbers)."""
+    whole = np.zeros((2, grid.partition.widths[0]))
+    if grid.first_of_feature_group():
+        whole[:, slice(*grid.feature_range())] = scaling.offset, scaling.factor
+    grid.sum_all(whole)
+    return ColumnScaling(scaling.kind, *whole)
+
+
+@dataclass(frozen=True)
+class Task:
+    """What the labels mean to the network.
+
+    Attributes
+    ----------
+    name : str
+        ``classification``, ``binary`` or ``regression``.
+    classes : LabelMapping or None
+        The user's labels; None for regression.
+    n_out : int
+        Outputs the network needs.
+    """
+
+    name: str
+    classes: LabelMapping | None
+    n_out: int
+
+    @classmethod
+    def fit(cls, name: str, description: Description, source: DataSource) -> Task:
+        """Read the task off the training labels.
+
+        Parameters
+        ----------
+        name : str
+            ``classification``, ``binary`` or ``regression``.
+        description : Description
+            Of the training data.
+        source : DataSource
+            Locates samples for messages.
+
+        Returns
+        -------
+        Task
+
+        Raises
+        ------
+        DataError
+            If the labels do not suit the task.
+        """
+        if name == "regression":
+            return cls(name, None, regression_targets(description.labels, source.locate, name=source.name).shape[1])
+        classes = LabelMapping.fit(description.labels, name=source.name)
+        if name == "binary" and classes.n_classes != 2:
+            raise DataError(
+                f"{source.name}: the logistic loss separates two classes, found {classes.n_classes}; "
+                "use network.loss = cross_entropy"
+            )
+        return cls(name, classes, 1 if name == "binary" else classes.n_classes)
+
+    def targets(self, description: Description, source: DataSource) -> Array:
+        """Targets of a data set's samples in the form the loss takes.
+
+        Parameters
+        ----------
+        description : Description
+            Of the data set.
+        source : DataSource
+            Locates samples for messages.
+
+        Returns
+        -------
+        Array
+            Class indices (-1 where unknown), 0.0 and 1.0 (-1.0 where unknown), or numbers (n_samples, n_out).
+        """
+        if self.classes is None:
+            targets = regression_targets(description.labels, source.locate, name=source.name)
+            if targets.shape[1] != self.n_out:
+                raise DataError(f"{source.name}: {targets.shape[1]} targets a sample, the model has {self.n_out} outputs")
+            return targets
+        indices = self.classes.encode(description.labels)
+        return indices if self.name == "classification" else indices.astype(np.float64)
+
+    def labels(self, outputs: Array) -> list[str]:
+        """The user's own labels, or numbers, that outputs of the network predict.
+
+        Parameters
+        ----------
+        outputs : Array of shape (n, n_out)
+            Outputs of the network.
+
+        Returns
+        -------
+        list of str
+            A line a sample; several regression targets are separated by a blank.
+        """
+        if self.classes is None:
+            return [" ".join(f"{value:.9g}" for value in row) for row in outputs]
+        indices = outputs.argmax(axis=1) if self.name == "classification" else (outputs[:, 0] > 0).astype(np.int64)
+        return self.classes.decode(indices)
+
+
+def resolve_widths(layers: list[int | str], n_features: int, n_out: int) -> tuple[int, ...]:
+    """Widths of the network, with ``auto`` ends taken from the data.
+
+    Parameters
+    ----------
+    layers : list of int or "auto"
+        As configured.
+    n_features, n_out : int
+        What the data has and the task needs.
+
+    Returns
+    -------
+    tuple of int
+
+    Raises
+    ------
+    ConfigError
+        If given ends differ from the data.
+    """
+    problems = []
+    widths = list(layers)
+    for end, n, what in ((0, n_features, "features"), (-1, n_out, "outputs (classes, or targets)")):
+        if widths[end] == "auto":
+            widths[end] = n
+        elif widths[end] != n:
+            problems.append(f"network.layers = {layers}: the data has {n} {what}, not {widths[end]}")
+    if problems:
+        raise ConfigError("\n".join([*problems, 'write "auto" to take the width from the data']), agreed=True)
+    return tuple(int(width) for width in widths)

@@ -1,0 +1,90 @@
+"""Splits by themselves: the factorisation with the least predicted time for forward, gradient and products.
+
+A simple alpha-beta model with round rates: what matters is the order of the candidates, not the seconds. Splits may
+differ from layer to layer, so that a narrow output layer cuts its input rows over all ranks and nobody idles there.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from distnewton.parallel.partition import divisors
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Round figures of one core and of memory that ranks share.
+
+    Attributes
+    ----------
+    flops : float
+        Matrix products, operations a second.
+    bandwidth : float
+        Between ranks, bytes a second.
+    seconds_per_nonzero, seconds_per_nonzero_column : float
+        Sparse products: to fetch a value, and for each output column it is multiplied into.
+    seconds_per_feature : float
+        To stream a dense feature value from memory.
+    """
+
+    flops: float = 7e10
+    bandwidth: float = 5e9
+    seconds_per_nonzero: float = 5e-9
+    seconds_per_nonzero_column: float = 7e-10
+    seconds_per_feature: float = 4e-10
+
+
+def auto_splits(widths: Sequence[int], n_ranks: int, *, density: float | None = None) -> tuple[int, ...]:
+    """Splits with the least predicted time a sample on a number of ranks.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Neurons of layers 0..L.
+    n_ranks : int
+        Ranks to use; the largest product of neighbouring splits is exactly this.
+    density : float or None
+        Share of non-zeros of sparse features; None for dense.
+
+    Returns
+    -------
+    tuple of int
+        Of length L + 1.
+    """
+    rates, choices, L = Rates(), divisors(n_ranks), len(widths) - 1
+    # dynamic programming over layers; a state is the last two splits and whether all ranks have been used
+    best: dict[tuple[int, int, bool], tuple[float, tuple[int, ...]]] = {}
+    for a in choices:
+        for b in (b for b in choices if a * b <= n_ranks):
+            cost = _block_seconds(rates, widths, 1, a, b, density)
+            best[a, b, a * b == n_ranks] = (cost, (a, b))
+    for m in range(2, L + 1):
+        following: dict[tuple[int, int, bool], tuple[float, tuple[int, ...]]] = {}
+        for (a, b, full), (cost, splits) in best.items():
+            for c in (c for c in choices if b * c <= n_ranks):
+                total = cost + _block_seconds(rates, widths, m, b, c, None)
+                total += _sum_seconds(rates, widths[m - 1], b, max(a, c))
+                state = b, c, full or b * c == n_ranks
+                if state not in following or (total, (*splits, c)) < following[state]:
+                    following[state] = (total, (*splits, c))
+        best = following
+    return min(value for (_, _, full), value in best.items() if full)[1]
+
+
+def _block_seconds(rates: Rates, widths: Sequence[int], m: int, a: int, b: int, density: float | None) -> float:
+    """Seconds a sample in the largest block of a layer: forward and gradient, and half as much for products."""
+    n_in, n_out = math.ceil(widths[m - 1] / a), math.ceil(widths[m] / b)
+    if density is not None:
+        n_values = density * n_in
+        return 4.5 * n_values * (rates.seconds_per_nonzero + rates.seconds_per_nonzero_column * n_out)
+    streaming = 3 * n_in * rates.seconds_per_feature if m == 1 else 0.0
+    return 9.0 * n_in * n_out / rates.flops + streaming
+
+
+def _sum_seconds(rates: Rates, width: int, n_groups: int, n_members: int) -> float:
+    """Seconds a sample to sum a group of neurons over its boundary, forward and backward."""
+    if n_members == 1:
+        return 0.0
+    return 2 * 4 * math.ceil(width / n_groups) * 2 * (n_members - 1) / n_members / rates.bandwidth

@@ -1,0 +1,56 @@
+"""The convergence picture of a run."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from distnewton.errors import MissingExtraError
+
+_MAIN_METRICS = ("auc", "accuracy", "rmse")
+
+
+def save_convergence(records: Sequence[dict[str, Any]], path: Path, title: str) -> None:
+    """Draw objective and metric of a run against iterations and seconds.
+
+    Parameters
+    ----------
+    records : sequence of dict
+        Lines of ``metrics.jsonl``.
+    path : Path
+        PNG or SVG file to write.
+    title : str
+        Above the picture.
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    """
+    try:
+        from matplotlib.backends.backend_agg import FigureCanvasAgg
+        from matplotlib.figure import Figure
+    except ImportError:
+        raise MissingExtraError("the convergence picture", "plot") from None
+    figure = Figure(figsize=(9, 6.4), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots(2, 2, sharex="col", sharey="row")
+    metric = next((name for name in _MAIN_METRICS if name in records[0]["train"]), "accuracy")
+    for column, (key, label) in enumerate((("iteration", "iteration"), ("elapsed_seconds", "seconds"))):
+        x = [record[key] for record in records]
+        top, bottom = axes[0, column], axes[1, column]
+        top.semilogy(x, [record["objective"] for record in records], color="#1b4f8a", label="objective")
+        for name, style, colour in (("train", "--", "#8a8a8a"), ("test", "-", "#c4501b")):
+            values = [record[name].get(metric) for record in records]
+            if any(value is not None for value in values):
+                bottom.plot(x, [float("nan") if v is None else v for v in values], style, color=colour, label=name)
+        bottom.set_xlabel(label)
+        for axis in (top, bottom):
+            axis.grid(alpha=0.25)
+            axis.spines[["top", "right"]].set_visible(False)
+    axes[0, 0].set_ylabel("objective")
+    axes[1, 0].set_ylabel(metric.upper() if metric in ("auc", "rmse") else metric)
+    axes[1, 0].legend(frameon=False)
+    figure.suptitle(title)
+    figure.savefig(path, dpi=130)

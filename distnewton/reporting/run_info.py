@@ -1,0 +1,68 @@
+"""A run folder in a few lines."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+from distnewton.config import load_config
+from distnewton.errors import DataError, MissingInputError
+from distnewton.training.model import MODEL_FILE, read_header
+from distnewton.training.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, read_metrics
+
+
+def describe_run(path: Path) -> Iterator[str]:
+    """What a run was and how it went.
+
+    Parameters
+    ----------
+    path : Path
+        Run folder.
+
+    Yields
+    ------
+    str
+        A line of text.
+
+    Raises
+    ------
+    MissingInputError
+        If this is no run folder.
+    """
+    if not (path / CONFIG_FILE).is_file():
+        raise MissingInputError(f"{path} is not a run folder: it holds no {CONFIG_FILE}", agreed=True)
+    config = load_config(path / CONFIG_FILE)
+    facts = _environment(path)
+    records = list(read_metrics(path))
+    yield f"run        {path}"
+    yield f"data       {config.data.train}" + (f", test {config.data.test}" if config.data.test else "")
+    yield f"network    {'-'.join(map(str, config.network.layers))}, {config.network.activation}, {config.network.loss}"
+    yield f"ranks      {facts['ranks']} x {facts['threads_per_rank']} threads, splits {'-'.join(map(str, facts['splits']))}"
+    yield f"method     {config.method.direction}, subsample {config.method.subsample:g}, seed {config.run.seed}"
+    yield f"versions   distnewton {facts['packages']['distnewton']}, Python {facts['python']}, {facts['mpi_library'] or 'no MPI'}"
+    if records:
+        first, last = records[0], records[-1]
+        yield f"iterations {last['iteration']} of {config.run.iterations} in {last['elapsed_seconds']:.2f} s"
+        yield f"objective  {first['objective']:.6g} -> {last['objective']:.6g}"
+        for name in ("train", "test"):
+            if last[name]:
+                yield f"{name:<10} " + ", ".join(f"{k} {v:.4f}" for k, v in last[name].items() if v is not None)
+    yield f"model      {_model(path)}"
+
+
+def _environment(path: Path) -> dict[str, object]:
+    """What the run's numbers depended on."""
+    try:
+        facts: dict[str, object] = json.loads((path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise DataError(f"{path / ENVIRONMENT_FILE} cannot be read: {error}", agreed=True) from None
+    return facts
+
+
+def _model(path: Path) -> str:
+    """Whether there is a model, and of which widths."""
+    file = path / MODEL_FILE
+    if not file.is_file():
+        return "none: the run has not finished"
+    return f"{file} ({'-'.join(map(str, read_header(file)['widths']))})"

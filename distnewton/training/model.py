@@ -1,0 +1,316 @@
+"""A trained network on a grid: predict, evaluate, save as the equal torch.nn.Sequential, load on any grid."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distnewton.backend import Array, Backend
+from distnewton.data.description import DataSource, Description
+from distnewton.data.labels import LabelMapping
+from distnewton.data.partitioned import Task, apply_scaling, gather_scaling, open_and_describe, read_features
+from distnewton.data.rows import row_range
+from distnewton.data.scaling import ColumnScaling
+from distnewton.errors import DataError, MissingInputError
+from distnewton.network.network import PartitionedNetwork
+from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.grid import ProcessGrid
+from distnewton.parallel.partition import Block, Partition
+from distnewton.parallel.planning import auto_splits
+from distnewton.training.metrics import task_metrics
+
+FORMAT_VERSION = 1
+MODEL_FILE = "model.safetensors"
+_KEY = "distnewton"
+_CHUNK_ROWS = 4096
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a model is, apart from its weights.
+
+    Attributes
+    ----------
+    widths : tuple of int
+        Neurons of layers 0..L.
+    activation : str
+        Hidden activation.
+    task : Task
+        What the outputs mean.
+    dense : bool
+        Whether features of sparse formats are held as dense arrays.
+    dtype : str
+        Of the weights.
+    """
+
+    widths: tuple[int, ...]
+    activation: str
+    task: Task
+    dense: bool
+    dtype: str
+
+
+class Model:
+    """A network with its weights and input scaling, spread over the ranks of a grid.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        What the model is.
+    network : PartitionedNetwork
+        Laid out on a grid.
+    params : Array of shape (n_params_local,)
+        This rank's variables.
+    scaling : ColumnScaling
+        Of this rank's features.
+
+    Notes
+    -----
+    All methods are collective over the grid.
+    """
+
+    def __init__(
+        self, architecture: Architecture, network: PartitionedNetwork, params: Array, scaling: ColumnScaling
+    ) -> None:
+        self.architecture, self.network, self.params, self.scaling = architecture, network, params, scaling
+
+    @property
+    def grid(self) -> ProcessGrid:
+        """The ranks."""
+        return self.network.grid
+
+    def features(self, source: DataSource, description: Description) -> Any:
+        """This rank's columns of a data set, scaled; shape (n_samples, n_features_local)."""
+        X = read_features(
+            self.grid, source, description.n_samples, self.network.backend.dtype, dense=self.architecture.dense
+        )
+        apply_scaling(self.grid, self.scaling, X)
+        return X
+
+    def outputs_of(self, X: Any) -> Array:
+        """Outputs for features that are already scaled, replicated; shape (n_samples, n_out)."""
+        return network_outputs(self.network, self.params, X)
+
+    def outputs(self, open_source: Callable[[], DataSource]) -> tuple[Array, DataSource, Description]:
+        """Outputs for a data set, replicated.
+
+        Parameters
+        ----------
+        open_source : callable
+            Opens the data with this model's number of features.
+
+        Returns
+        -------
+        tuple of Array of shape (n_samples, n_out), DataSource and Description
+        """
+        source, description = open_and_describe(self.grid.comm, open_source)
+        n_features = self.architecture.widths[0]
+        if description.n_features != n_features:
+            raise DataError(
+                f"{source.name} has {description.n_features} features, the model {n_features}", agreed=True
+            )
+        return self.outputs_of(self.features(source, description)), source, description
+
+    def evaluate(self, open_source: Callable[[], DataSource]) -> dict[str, Any]:
+        """Metrics on a data set, with the number of samples and of labels unknown to the model.
+
+        Parameters
+        ----------
+        open_source : callable
+            Opens the data with this model's number of features.
+
+        Returns
+        -------
+        dict
+            ``n_samples``, ``unseen_labels`` and the task's metrics.
+        """
+        outputs, source, description = self.outputs(open_source)
+        task = self.architecture.task
+        targets = task.targets(description, source)
+        unseen = task.classes.unseen(description.labels) if task.classes is not None else {}
+        return {
+            "n_samples": description.n_samples,
+            "unseen_labels": unseen,
+            **task_metrics(task.name, outputs, targets),
+        }
+
+    def predict(self, open_source: Callable[[], DataSource]) -> list[str]:
+        """The user's own label of each sample, in input order."""
+        outputs, _, _ = self.outputs(open_source)
+        return self.architecture.task.labels(outputs)
+
+    def weights(self) -> dict[str, Array] | None:
+        """All weights on rank 0 under the keys, and in the shapes, of the equal torch.nn.Sequential.
+
+        Returns
+        -------
+        dict of str to Array, or None on other ranks
+            ``0.weight`` of shape (n_out, n_in), ``0.bias``, ``2.weight``, ...: odd entries are activations.
+
+        Notes
+        -----
+        Collective: each block travels once, to rank 0, which must hold the whole network.
+        """
+        partition, views = self.grid.partition, self.network.layout.views(self.params)
+        tensors: dict[str, Array] = {}
+        for m in range(1, partition.n_layers + 1):
+            blocks = [partition.block(m, rank) for rank in range(self.grid.size)]
+            shapes = [(0, 0) if b is None else (b.shape[0] + b.owns_bias, b.shape[1]) for b in blocks]
+            own = self.network.backend.empty(*shapes[self.grid.rank])
+            if m in views:
+                own[: len(views[m].W)] = views[m].W
+                bias = views[m].b
+                if bias is not None:
+                    own[-1] = bias
+            parts = self.grid.comm.gather_array(own, shapes)
+            if parts is not None:
+                tensors |= _assemble(self.network.backend, partition.widths, m, blocks, parts)
+        return tensors if self.grid.rank == 0 else None
+
+    def save(self, path: str | Path) -> None:
+        """Write the model file from rank 0, whole or not at all (collective)."""
+        tensors = self.weights()
+        scaling = gather_scaling(self.grid, self.scaling)
+        if tensors is None:
+            return
+        from safetensors.numpy import save_file
+
+        a = self.architecture
+        header = {
+            "format_version": FORMAT_VERSION,
+            "widths": a.widths,
+            "activation": a.activation,
+            "task": a.task.name,
+            "classes": None if a.task.classes is None else a.task.classes.to_dict(),
+            "scaling": scaling.to_dict(),
+            "dense": a.dense,
+            "dtype": a.dtype,
+        }
+        part = Path(f"{path}.part")
+        save_file(tensors, part, metadata={_KEY: json.dumps(header)})
+        os.replace(part, path)
+
+
+def network_outputs(network: PartitionedNetwork, params: Array, X: Any) -> Array:
+    """Outputs for scaled features, a chunk of samples at a time; replicated, of shape (n_samples, n_out)."""
+    outputs = network.backend.empty(X.shape[0], network.n_out)
+    for start in range(0, X.shape[0], _CHUNK_ROWS):
+        rows = start, min(X.shape[0], start + _CHUNK_ROWS)
+        outputs[slice(*rows)] = network.forward(params, row_range(X, *rows)).output
+    return outputs
+
+
+def load_model(path: str | Path, comm: Communicator | None = None) -> Model:
+    """Load a model file, or the one of a run folder, onto any number of ranks.
+
+    Parameters
+    ----------
+    path : path
+        Run folder or file.
+    comm : Communicator or None
+        The ranks; None is this process alone.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such file.
+    DataError
+        If it is not a model of this package, or from a newer version.
+
+    Notes
+    -----
+    Collective. Each rank reads only the slices of its own blocks.
+    """
+    comm = comm or Communicator()
+    file = Path(path) / MODEL_FILE if Path(path).is_dir() else Path(path)
+    with comm.agreeing():
+        header = read_header(file)
+    classes = None if header["classes"] is None else LabelMapping.from_dict(header["classes"])
+    widths = tuple(header["widths"])
+    task = Task(header["task"], classes, widths[-1])
+    architecture = Architecture(widths, header["activation"], task, header["dense"], header["dtype"])
+    grid = ProcessGrid(comm, Partition(widths, auto_splits(widths, comm.size)))
+    network = PartitionedNetwork(grid, architecture.activation, Backend.of(architecture.dtype))
+    params = network.backend.zeros(network.layout.n_params)
+    with comm.agreeing():
+        _read_blocks(file, network, params)
+    scaling = ColumnScaling.from_dict(header["scaling"]).columns(*grid.feature_range())
+    return Model(architecture, network, params, scaling)
+
+
+def read_header(file: Path) -> dict[str, Any]:
+    """Architecture and scaling from a model file's metadata.
+
+    Parameters
+    ----------
+    file : Path
+        A model file.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such file.
+    DataError
+        If it is not a model of this package, or from a newer version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        raise MissingInputError(f"there is no model file {file}; train first, or name a run folder that holds {MODEL_FILE}")
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            text = (tensors.metadata() or {}).get(_KEY)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{file} is not a readable safetensors file: {error}") from None
+    if text is None:
+        raise DataError(f"{file} is a safetensors file, but not a model that distnewton wrote")
+    header: dict[str, Any] = json.loads(text)
+    if header["format_version"] > FORMAT_VERSION:
+        raise DataError(
+            f"{file} has format {header['format_version']}, this version reads up to {FORMAT_VERSION}: "
+            "update distnewton"
+        )
+    return header
+
+
+def _assemble(
+    backend: Backend, widths: tuple[int, ...], m: int, blocks: list[Block | None], parts: list[Array]
+) -> dict[str, Array]:
+    """Weight (n_out, n_in) and bias of a layer from its blocks."""
+    W, b = backend.empty(widths[m - 1], widths[m]), backend.empty(widths[m])
+    for block, part in zip(blocks, parts, strict=True):
+        if block is not None:
+            W[slice(*block.inputs), slice(*block.outputs)] = part[: block.shape[0]]
+            if block.owns_bias:
+                b[slice(*block.outputs)] = part[-1]
+    return {f"{2 * (m - 1)}.weight": np.ascontiguousarray(W.T), f"{2 * (m - 1)}.bias": b}
+
+
+def _read_blocks(file: Path, network: PartitionedNetwork, params: Array) -> None:
+    """Fill this rank's variables from the slices of a model file."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            for m, view in network.layout.views(params).items():
+                block, name = network.layout.blocks[m], 2 * (m - 1)
+                rows, columns = slice(*block.outputs), slice(*block.inputs)
+                view.W[...] = tensors.get_slice(f"{name}.weight")[rows, columns].T
+                if view.b is not None:
+                    view.b[...] = tensors.get_slice(f"{name}.bias")[rows]
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(f"{file} does not hold the weights its header promises: {error}") from None

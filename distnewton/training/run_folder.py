@@ -1,0 +1,180 @@
+"""The folder a run leaves: configuration, environment, a line an iteration, the model."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import sys
+from collections.abc import Iterator
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, TextIO
+
+from distnewton.config import Config, to_toml
+from distnewton.errors import CreateError, DataError, MissingInputError, WriteError
+from distnewton.training.model import MODEL_FILE
+from distnewton.training.records import IterationRecord
+
+CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.toml", "environment.json", "metrics.jsonl"
+PICTURE_FILE = "convergence.png"
+OWN_FILES = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, PICTURE_FILE)
+_PACKAGES = ("distnewton", "numpy", "scipy", "mpi4py", "safetensors", "pydantic")
+
+
+class RunFolder:
+    """A run's folder while it is written; on rank 0 only.
+
+    Parameters
+    ----------
+    path : Path
+        The folder; made with its parents.
+    overwrite : bool
+        Whether the files of an earlier run there are replaced.
+
+    Raises
+    ------
+    CreateError
+        If it cannot be made, or holds an earlier run.
+    """
+
+    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
+        self.path = path
+        self._metrics: TextIO | None = None
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            present = [name for name in OWN_FILES if (path / name).exists()]
+            if present and not overwrite:
+                raise CreateError(
+                    f"{path} holds an earlier run ({', '.join(present)}): choose another --run-dir, "
+                    "or allow it with --set run.overwrite=true"
+                )
+            for name in present:
+                (path / name).unlink()
+        except OSError as error:
+            raise CreateError(f"cannot create the run folder {path}: {error.strerror or error}") from None
+
+    def start(self, config: Config, environment: dict[str, Any]) -> None:
+        """Write what is known before training."""
+        self._write(CONFIG_FILE, to_toml(config))
+        self._write(ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
+        try:
+            self._metrics = (self.path / METRICS_FILE).open("w", encoding="utf-8")
+        except OSError as error:
+            raise WriteError(f"cannot write {self.path / METRICS_FILE}: {error.strerror or error}") from None
+
+    def iteration(self, record: IterationRecord) -> None:
+        """Append the line of an iteration; it is on disk at once."""
+        if self._metrics is None:
+            raise RuntimeError("start() comes before iteration()")
+        try:
+            self._metrics.write(json.dumps(finite(record.as_dict()), allow_nan=False) + "\n")
+            self._metrics.flush()
+        except OSError as error:
+            raise WriteError(f"cannot write {self.path / METRICS_FILE}: {error.strerror or error}") from None
+
+    def close(self) -> None:
+        """Close the metrics."""
+        if self._metrics is not None:
+            self._metrics.close()
+
+    def _write(self, name: str, text: str) -> None:
+        try:
+            (self.path / name).write_text(text, encoding="utf-8")
+        except OSError as error:
+            raise WriteError(f"cannot write {self.path / name}: {error.strerror or error}") from None
+
+
+def next_folder(name: str) -> Path:
+    """The first of runs/NAME-001, runs/NAME-002, ... that does not exist."""
+    number = 1
+    while (path := Path("runs") / f"{name}-{number:03d}").exists():
+        number += 1
+    return path
+
+
+def environment(ranks: int, threads: int, mpi_library: str, hosts: list[str], splits: tuple[int, ...]) -> dict[str, Any]:
+    """What a run's numbers depend on besides its configuration.
+
+    Parameters
+    ----------
+    ranks, threads : int
+        Ranks, and BLAS threads of each.
+    mpi_library : str
+        Version text of the MPI library; empty without MPI.
+    hosts : list of str
+        Host name of each rank.
+    splits : tuple of int
+        Resolved splits.
+
+    Returns
+    -------
+    dict
+    """
+    from threadpoolctl import threadpool_info
+
+    blas = [
+        {key: info.get(key) for key in ("internal_api", "version", "architecture", "threading_layer")}
+        for info in threadpool_info()
+        if info.get("user_api") == "blas"
+    ]
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "mpi_library": mpi_library,
+        "ranks": ranks,
+        "hosts": hosts,
+        "threads_per_rank": threads,
+        "blas": blas,
+        "splits": list(splits),
+        "slurm": {k: v for k, v in os.environ.items() if k in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_JOB_NODELIST")},
+    }
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Records of a run, as written.
+
+    Parameters
+    ----------
+    path : Path
+        Run folder.
+
+    Yields
+    ------
+    dict
+        A line of ``metrics.jsonl``.
+
+    Raises
+    ------
+    MissingInputError
+        If the folder holds no metrics.
+    DataError
+        If a line is damaged.
+    """
+    file = path / METRICS_FILE
+    if not file.is_file():
+        raise MissingInputError(f"{path} is not a run folder: it holds no {METRICS_FILE}")
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{file}:{number}: not a record: {error}") from None
+
+
+def finite(value: Any) -> Any:
+    """The same value with None for numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: finite(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
