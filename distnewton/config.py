@@ -15,7 +15,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
 
 from distnewton.errors import ConfigError, MissingInputError
@@ -38,6 +38,35 @@ def _dashes_to_list(value: object) -> object:
 
 Width = Annotated[int, Field(ge=1)] | Literal["auto"]
 Split = Annotated[int, Field(ge=1)]
+
+
+def regularization_constant(C: float | str, n_samples: int) -> float:
+    """C as a number, for a number l of training samples.
+
+    Parameters
+    ----------
+    C : float or str
+        A number, or a multiple of l such as ``"0.01 l"``.
+    n_samples : int
+        l.
+
+    Returns
+    -------
+    float
+        inf means no regularisation.
+
+    Raises
+    ------
+    ValueError
+        If C is neither a positive number nor a positive multiple of l.
+    """
+    if isinstance(C, str) and (match := re.fullmatch(r"\s*((?:[0-9.]+(?:[eE][+-]?[0-9]+)?)?)\s*\*?\s*l\s*", C)):
+        number = float(match[1] or 1) * n_samples if match[1].count(".") < 2 else 0.0
+    else:
+        number = 0.0 if isinstance(C, str) else C
+    if not number > 0:
+        raise ValueError(f'must be a positive number, inf, or a multiple of l such as "0.01 l", got {C!r}')
+    return number
 
 
 class Section(BaseModel):
@@ -94,7 +123,7 @@ class MethodConfig(Section):
     blocks: Literal["rank", "layer"] = Field("rank", description="whether a rank's block couples its layers")
     C: float | str = Field("l", description='regularisation theta^2 / (2C): a number, inf, or a multiple of l as "0.01 l"')
     subsample: float = Field(0.05, gt=0.0, le=1.0, description="share of the samples whose curvature is used")
-    subsample_min: int = Field(200, ge=1, description="but at least so many samples, as far as there are")
+    subsample_min: int = Field(512, ge=1, description="but at least so many samples, as far as there are")
     cg_tolerance: float = Field(0.1, ge=0.0, lt=1.0, description="relative residual at which CG stops")
     cg_max: int = Field(30, ge=1, description="most CG steps")
     cg_min: int = Field(3, ge=1, description="fewest CG steps")
@@ -108,35 +137,21 @@ class MethodConfig(Section):
     sufficient_decrease: float = Field(1e-4, gt=0.0, lt=1.0, description="eta of the line search")
     line_search_max: int = Field(20, ge=1, description="most trials of the line search")
 
+    @field_validator("C")
+    @classmethod
+    def _is_constant(cls, C: float | str) -> float | str:
+        regularization_constant(C, 1)
+        return C
+
     @model_validator(mode="after")
-    def _check(self) -> MethodConfig:
+    def _steps_fit(self) -> MethodConfig:
         if self.cg_min > self.cg_max:
             raise ValueError(f"cg_min = {self.cg_min} must not exceed cg_max = {self.cg_max}")
-        self.regularization(1)
         return self
 
     def regularization(self, n_samples: int) -> float:
-        """1/C for a number of training samples.
-
-        Parameters
-        ----------
-        n_samples : int
-            l.
-
-        Returns
-        -------
-        float
-
-        Raises
-        ------
-        ValueError
-            If C is neither a positive number nor a positive multiple of l.
-        """
-        C: float | None = self.C if not isinstance(self.C, str) else None
-        if isinstance(self.C, str) and (match := re.fullmatch(r"\s*([0-9.eE+-]*)\s*\*?\s*l\s*", self.C)):
-            C = float(match[1] or 1) * n_samples
-        if C is None or not C > 0:
-            raise ValueError(f'C must be a positive number, inf, or a multiple of l such as "0.01 l", got {self.C!r}')
+        """1/C for a number l of training samples."""
+        C = regularization_constant(self.C, n_samples)
         return 0.0 if math.isinf(C) else 1.0 / C
 
 
