@@ -86,15 +86,23 @@ limit=(timeout --foreground --kill-after=20 "${DISTNEWTON_TEST_LIMIT:-900}")
 logs_of_all=$repository/build/test-logs
 n_passed=0 n_failed=0 n_skipped=0 report=
 
-# Print pytest's output without pytest-mpi's description of the MPI library, and keep all of it in a file.
+# Print pytest's output and keep all of it in a file; not printed are pytest-mpi's description of the MPI library, and
+# pytest's own frames in the stacks of a test that hangs or crashes.
 show() {
-  local line hidden=false
+  local line hidden=false in_frame=false
   while IFS= read -r line || [ -n "$line" ]; do
     printf '%s\n' "$line" >&3
     case $line in
       =*" MPI Information "*=) hidden=true ;;
-      =*" short test summary info "*= | [0-9]*" in "*s | "no tests ran in "* | =*" warnings summary "*=) hidden=false ;;
+      =*" short test summary info "*= | =*" warnings summary "*=) hidden=false ;;
+      [0-9]*" in "*s | "no tests ran in "* | =*" in "*s*=) hidden=false ;;
+      '  File "'*/_pytest/* | '  File "'*/pluggy/* | '  File "'*/pytest/__main__.py* | '  File "<frozen runpy>"'*)
+        in_frame=true
+        continue
+        ;;
+      "    "*) if $in_frame; then continue; fi ;;
     esac
+    in_frame=false
     $hidden || printf '%s\n' "$line"
   done 3>"$1"
 }
@@ -103,7 +111,8 @@ show() {
 count() {
   local name=$1 code=$2 line summary= found passed=0 failed=0 skipped=0
   while IFS= read -r line; do
-    case $line in [0-9]*" in "*s* | *"no tests ran in "*) summary=$line ;; esac
+    line=${line#"${line%%[!= ]*}"} # with -v it stands between signs of equality
+    case $line in [0-9]*" in "*s* | "no tests ran in "*) summary=${line%%" ="*} ;; esac
   done <"$3"
   for found in passed failed error errors skipped; do
     [[ $summary =~ ([0-9]+)\ $found(,|\ ) ]] || continue
@@ -117,7 +126,7 @@ count() {
     failed=1
     summary="FAILED (exit code $code); ${summary:-no closing line of pytest}"
   fi
-  [ "$code" != 5 ] || summary="no tests here${summary#no tests ran}"
+  [ "$code" != 5 ] || summary="no tests here"
   n_passed=$((n_passed + passed)) n_failed=$((n_failed + failed)) n_skipped=$((n_skipped + skipped))
   report="$report  $name: $summary"$'\n'
 }
@@ -153,7 +162,7 @@ verdict() {
     [ "$code" != 0 ] || code=1
     if [ "$rank" != 0 ] && [ -s "$logs/rank-$rank.log" ]; then
       say "-- rank $rank of $n (exit code: $rank_code)" >&2
-      tail -n 60 "$logs/rank-$rank.log" >&2
+      show /dev/null <"$logs/rank-$rank.log" >&2
     fi
   done
   if [ "$n_empty" -eq "$n" ] && [ "$code" = 0 ]; then code=5; fi

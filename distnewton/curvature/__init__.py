@@ -1,1 +1,1 @@
-
+"""Jacobian factors and Gauss-Newton operators."""

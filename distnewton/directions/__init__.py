@@ -1,1 +1,1 @@
-
+"""One file a direction, one protocol."""

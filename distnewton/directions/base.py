@@ -33,7 +33,15 @@ class DirectionResult:
 
 
 class Direction(Protocol):
-    """A method for the direction. To add one, write a file with such a class and name it in the registry."""
+    """A method for the direction. To add one, write a file with such a class and name it in the registry.
+
+    Attributes
+    ----------
+    stops_early : bool
+        Whether ranks solve apart from each other, so that early termination applies.
+    """
+
+    stops_early: bool
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
         """Find this rank's block of a direction.
@@ -43,8 +51,8 @@ class Direction(Protocol):
         problem : Linearization
             The model around the current point.
         termination : EarlyTermination
-            Where a rank says that it has finished and asks whether enough have. Methods that communicate in every
-            step need not use it.
+            Where a rank says that it has finished and asks whether enough have; methods in which all ranks do the
+            same steps leave it alone.
 
         Returns
         -------

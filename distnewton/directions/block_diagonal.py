@@ -23,6 +23,8 @@ class BlockDiagonal:
         Stopping rule of CG, and what a block is.
     """
 
+    stops_early = True
+
     def __init__(self, options: DirectionOptions) -> None:
         self._options = options
 

@@ -30,6 +30,8 @@ class GaussNewton:
         Stopping rule of CG.
     """
 
+    stops_early = False
+
     def __init__(self, options: DirectionOptions) -> None:
         self._options = options
 

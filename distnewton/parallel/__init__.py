@@ -1,1 +1,1 @@
-
+"""Ranks: who owns what, communication, early termination, the launch."""

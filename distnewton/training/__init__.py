@@ -1,1 +1,1 @@
-
+"""The outer loop and what surrounds it: objective, records, model, run folder, session."""

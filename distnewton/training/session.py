@@ -22,7 +22,7 @@ from distnewton.data.partitioned import (
 )
 from distnewton.data.rows import permute_rows
 from distnewton.data.sources import open_data
-from distnewton.directions.base import DirectionOptions
+from distnewton.directions.base import Direction, DirectionOptions
 from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import ConfigError, DataError
 from distnewton.network.losses import LOSSES
@@ -184,17 +184,18 @@ class _Session:
         objective = self._read_training_data()
         self._read_test_data()
         params = self.network.initial_params(config.run.seed, config.network.init)
-        termination, board = self._termination()
+        method = config.method
+        direction = DIRECTIONS[method.direction](
+            DirectionOptions(method.cg_tolerance, method.cg_max, method.cg_min, method.blocks)
+        )
+        termination, board = self._termination(direction)
         summary = self._summary("" if board is None else board.transport)
         for observer in observers:
             observer.start(summary)
-        method = config.method
         trainer = Trainer(
             objective,
             params,
-            DIRECTIONS[method.direction](
-                DirectionOptions(method.cg_tolerance, method.cg_max, method.cg_min, method.blocks)
-            ),
+            direction,
             method.direction,
             LevenbergMarquardt(method.damping, method.drop, method.boost),
             StepOptions(
@@ -307,14 +308,14 @@ class _Session:
         outputs = network_outputs(self.network, params, self.X_test)
         return train, task_metrics(self.task.name, outputs, self.y_test)
 
-    def _termination(self) -> tuple[EarlyTermination, FinishBoard | None]:
+    def _termination(self, direction: Direction) -> tuple[EarlyTermination, FinishBoard | None]:
         """Early termination among the ranks that have something to solve."""
-        if self.config.run.deterministic or self.comm.size == 1:
+        if self.config.run.deterministic or self.comm.size == 1 or not direction.stops_early:
             return NEVER, None
         # ranks without variables have finished before they start: they announce, but do not count
         n_idle = len(self.grid.partition.idle_ranks())
         threshold = n_idle + stop_threshold(self.comm.size - n_idle, self.config.method.finish_fraction)
-        board = FinishBoard(self.comm.mpi)
+        board = FinishBoard(self.grid.comm.mpi)
         return EarlyTermination(board, threshold), board
 
     def _summary(self, transport: str) -> RunSummary:

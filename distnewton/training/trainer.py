@@ -97,8 +97,7 @@ class Trainer:
         self._grid = objective.network.grid
         self._ledger = self._grid.ledger
         self._previous: Array | None = None
-        self._n_accepted = 0
-        self._n_rejected = 0
+        self._n_directions = self._n_accepted = self._n_rejected = 0
 
     def iterations(self, n_iterations: int) -> Iterator[IterationRecord]:
         """Train; each iteration yields its record.
@@ -137,7 +136,7 @@ class Trainer:
     def _iterate(self, k: int) -> IterationRecord:
         """One iteration: the method's steps in their order."""
         gradient_norm, problem = self._linearize()
-        found, direction_record = self._find_direction(problem, k)
+        found, direction_record = self._find_direction(problem)
         combined = self._combine(problem, found)
         search = self._search(combined)
         record = IterationRecord(k, 0.0, search.value, 0.0, gradient_norm, self._damping.value)
@@ -170,9 +169,10 @@ class Trainer:
         regularization = self.objective.regularization
         return norm, Linearization(gradient, jacobian, hessian, regularization, self._damping.value, self._grid)
 
-    def _find_direction(self, problem: Linearization, k: int) -> tuple[Array, DirectionRecord]:
+    def _find_direction(self, problem: Linearization) -> tuple[Array, DirectionRecord]:
         """Solve for the direction; ranks that finished, and those that were stopped, are recorded."""
-        self._termination.begin(k)
+        self._n_directions += 1
+        self._termination.begin(self._n_directions)
         with self._ledger.phase("direction"):
             start = time.perf_counter()
             result: DirectionResult = self._direction.solve(problem, self._termination)
