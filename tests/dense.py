@@ -5,6 +5,8 @@ Nothing here uses the package's numerical code. Parameters are one vector theta:
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import numpy as np
 
 STEP = 1e-30
@@ -34,14 +36,14 @@ class DenseProblem:
     def __init__(self, widths, activation, loss, X, y, C):
         self.widths, self.act, self.loss = list(widths), ACTIVATIONS[activation], loss
         self.X, self.y, self.C = np.asarray(X, float), y, C
-        self.sizes = [(a + 1) * b for a, b in zip(widths, widths[1:], strict=False)]
+        self.sizes = [(a + 1) * b for a, b in pairwise(widths)]
         self.starts = np.cumsum([0, *self.sizes])
         self.n_params = int(self.starts[-1])
 
     def matrices(self, theta):
         """(W, b) of each layer."""
         out = []
-        for m, (a, b) in enumerate(zip(self.widths, self.widths[1:], strict=False)):
+        for m, (a, b) in enumerate(pairwise(self.widths)):
             part = theta[self.starts[m] : self.starts[m + 1]]
             out.append((part[: a * b].reshape(a, b), part[a * b :]))
         return out
@@ -154,7 +156,7 @@ def history(problem, theta, blocks, subsamples, *, cg_steps, damping=1.0, combin
             alpha /= 2
         new = problem.value(theta + alpha * d)
         rho = (new - value) / (alpha * g @ d + alpha**2 * d @ G @ d / 2)
-        damping *= 2 / 3 if rho > 0.75 else 3 / 2 if rho < 0.25 else 1
+        damping *= 2 / 3 if rho > 0.5 else 3 / 2 if rho < 0.25 else 1
         theta, value, previous = theta + alpha * d, new, d
         values.append(value)
     return np.array(values)

@@ -184,7 +184,7 @@ class PlainNewton:
         ):
             step_size /= 2
         rho = (trial[0] - value) / (step_size * slope + step_size**2 * curvature / 2)
-        self.damping *= 2 / 3 if rho > 0.75 else 1.5 if rho < 0.25 else 1
+        self.damping *= 2 / 3 if rho > 0.5 else 1.5 if rho < 0.25 else 1
         self.theta, self.previous, self.state = self.theta + step_size * d, d, trial
         self.iteration += 1
         self.objectives.append(trial[0])

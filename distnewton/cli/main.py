@@ -43,7 +43,9 @@ def build_parser() -> argparse.ArgumentParser:
         epilog="Every setting of a recipe is a flag, too: --method.subsample 0.1 is --set method.subsample=0.1.",
     )
     train.add_argument("recipe", nargs="?", help="TOML file with the settings; all can be given as flags")
-    train.add_argument("--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting; wins over the recipe")
+    train.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting; wins over the recipe"
+    )
     train.add_argument("--run-dir", metavar="DIR", help="run folder (run.directory)")
     train.add_argument("--data-dir", metavar="DIR", help="folder of relative data paths (data.directory)")
     train.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
@@ -55,7 +57,9 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("data", metavar="DATA", help="data file, or a bundled set such as digits:test")
         command.add_argument("--data-dir", metavar="DIR", help="folder of relative data paths")
         if name == "predict":
-            command.add_argument("--out", metavar="FILE", help="file for the labels, a line a sample; else standard output")
+            command.add_argument(
+                "--out", metavar="FILE", help="file for the labels, a line a sample; else standard output"
+            )
     info = commands.add_parser("info", help="what a run was and how it went")
     info.add_argument("run", metavar="RUN", help="run folder")
     return parser

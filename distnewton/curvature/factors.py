@@ -13,7 +13,6 @@ import numpy as np
 
 from distnewton.backend import Array, Backend
 
-
 ALL = slice(None)
 
 

@@ -9,6 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from distnewton.backend import Array, Backend
 from distnewton.curvature.factors import IdentityFactor, JacobianFactor, ScaledFactor, StoredFactor
 from distnewton.network.layout import BlockView, ParameterLayout
@@ -151,7 +153,8 @@ def _output_factor(network: PartitionedNetwork, activations: Activations) -> dic
     block = network.grid.blocks.get(network.n_layers)
     if block is None:
         return {}
-    return {block.j: IdentityFactor(block.outputs, *activations.output.shape, network.backend)}
+    n, n_out = activations.output.shape
+    return {block.j: IdentityFactor(block.outputs, n, n_out, network.backend)}
 
 
 def _last_hidden_factors(
@@ -194,7 +197,7 @@ def _hidden_factors(
 
 
 def _derivative(network: PartitionedNetwork, Z: Array) -> Array:
-    """act' where the activation is Z."""
+    """Derivative of the activation where its value is Z."""
     ones = network.backend.empty(*Z.shape)
     ones[...] = 1
     return network.activation.multiply_derivative(ones, Z)
@@ -210,4 +213,4 @@ def _propagate(factor: JacobianFactor, W: Array, out: Array) -> None:
     for start in range(0, n, n_rows):
         rows = slice(start, start + n_rows)
         D = factor.dense(rows)
-        out[rows] = (D.reshape(-1, D.shape[2]) @ W.T).reshape(-1, n_out, n_group)
+        np.matmul(D.reshape(-1, D.shape[2]), W.T, out=out[rows].reshape(-1, n_group))

@@ -31,7 +31,7 @@ class ArraySource:
     def __init__(self, X: Any, y: Any, *, name: str = "data") -> None:
         self.name = name
         self._sparse = hasattr(X, "tocsr")
-        self._X = X.tocsr() if self._sparse else np.asarray(X)
+        self._X: Any = X.tocsr() if self._sparse else np.asarray(X)
         self._y = np.asarray(y)
         if self._X.ndim != 2 or self._y.ndim not in (1, 2) or len(self._y) != self._X.shape[0]:
             raise DataError(

@@ -85,7 +85,7 @@ def read_features(grid: ProcessGrid, source: DataSource, n_samples: int, dtype: 
     Collective in its agreement on errors.
     """
     start, stop = grid.feature_range()
-    X = np.zeros((n_samples, 0), dtype)
+    X: Any = np.zeros((n_samples, 0), dtype)
     with grid.comm.agreeing():
         faults.at("data")
         if stop > start:
@@ -192,7 +192,9 @@ class Task:
         if self.classes is None:
             targets = regression_targets(description.labels, source.locate, name=source.name)
             if targets.shape[1] != self.n_out:
-                raise DataError(f"{source.name}: {targets.shape[1]} targets a sample, the model has {self.n_out} outputs")
+                raise DataError(
+                    f"{source.name}: {targets.shape[1]} targets a sample, the model has {self.n_out} outputs"
+                )
             return targets
         indices = self.classes.encode(description.labels)
         return indices if self.name == "classification" else indices.astype(np.float64)

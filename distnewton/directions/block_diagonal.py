@@ -9,8 +9,8 @@ from distnewton.backend import Array
 from distnewton.curvature.gauss_newton import BlockGaussNewton
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions.base import DirectionOptions, DirectionResult
-from distnewton.parallel.termination import EarlyTermination
 from distnewton.parallel.faults import faults
+from distnewton.parallel.termination import EarlyTermination
 from distnewton.solvers.conjugate_gradient import ConjugateGradient
 
 

@@ -16,8 +16,8 @@ import numpy as np
 from distnewton.backend import Array
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions.base import DirectionOptions, DirectionResult
-from distnewton.parallel.termination import EarlyTermination
 from distnewton.parallel.faults import faults
+from distnewton.parallel.termination import EarlyTermination
 from distnewton.solvers.conjugate_gradient import check_curvature
 
 

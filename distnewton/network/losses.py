@@ -178,7 +178,7 @@ def softmax(Z: Array) -> Array:
 
 def logistic(Z: Array) -> Array:
     """Logistic function, element-wise and without overflow."""
-    p = np.tanh(0.5 * Z)
+    p: Array = np.tanh(0.5 * Z)
     p += 1
     p *= 0.5
     return p

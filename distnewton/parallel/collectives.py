@@ -112,7 +112,7 @@ class Communicator:
 
     def sum_scalars(self, *values: float) -> list[float]:
         """Sum a few float64 numbers over the ranks; bitwise the same on all of them."""
-        return self.sum_inplace(np.array(values, dtype=np.float64)).tolist()
+        return [float(value) for value in self.sum_inplace(np.array(values, dtype=np.float64))]
 
     def any(self, flag: bool) -> bool:
         """Whether the flag is set on any rank (flags are reduced, since MPI's MAX and MIN drop NaN)."""
@@ -229,7 +229,7 @@ class Communicator:
         for rank in np.flatnonzero(codes):
             text = self.broadcast_json(str(error) if rank == self.rank else None, int(rank))
             messages.setdefault(text, []).append(int(rank))
-        several = 1 < self.size and any(len(ranks) < self.size for ranks in messages.values())
+        several = self.size > 1 and any(len(ranks) < self.size for ranks in messages.values())
         lines = [f"{text} (rank {_ranges(ranks)})" if several else text for text, ranks in messages.items()]
         kind = EXIT_CODES.get(int(codes[np.flatnonzero(codes)[0]]), DistNewtonError)
         return kind("\n".join(lines), agreed=True)
@@ -244,7 +244,9 @@ class Communicator:
         extremes = np.array([mine, -mine], dtype=np.int64)
         self.mpi.Allreduce(MPI.IN_PLACE, extremes, op=MPI.MAX)
         if extremes[0] != -extremes[1]:
-            raise RuntimeError(f"ranks are in different collectives: rank {self.rank} is in number {self._n_calls}, {call}")
+            raise RuntimeError(
+                f"ranks are in different collectives: rank {self.rank} is in number {self._n_calls}, {call}"
+            )
 
 
 def _ranges(ranks: Sequence[int]) -> str:

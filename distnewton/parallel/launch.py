@@ -99,7 +99,8 @@ def _abort(message: str, code: int) -> int:
     rank, size = launched_rank(), launched_size()
     if rank:
         time.sleep(_HEAD_START)
-    _print(f"distnewton: rank {rank} of {size} on {os.uname().nodename} failed: {message}" if size > 1 else f"distnewton: {message}")
+    who = f"rank {rank} of {size} on {os.uname().nodename} failed: " if size > 1 else ""
+    _print(f"distnewton: {who}{message}")
     mpi: Any = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1:
         mpi.COMM_WORLD.Abort(code)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
-
-from distnewton.backend import Array
 
 
 class Board(Protocol):
@@ -13,7 +12,7 @@ class Board(Protocol):
     def begin(self, phase_number: int) -> None: ...  # noqa: D102
     def announce(self) -> None: ...  # noqa: D102
     def n_finished(self) -> int: ...  # noqa: D102
-    def end(self, finished_ranks: list[int]) -> None: ...  # noqa: D102
+    def end(self, finished_ranks: Sequence[int]) -> None: ...  # noqa: D102
 
 
 class EarlyTermination:
@@ -44,7 +43,7 @@ class EarlyTermination:
         """Whether enough ranks are known to have finished; does not block."""
         return self._board is not None and self._board.n_finished() >= self._threshold
 
-    def end(self, finished_ranks: list[int]) -> None:
+    def end(self, finished_ranks: Sequence[int]) -> None:
         """Close the phase, after a collective from which every rank knows who announced."""
         if self._board is not None:
             self._board.end(finished_ranks)

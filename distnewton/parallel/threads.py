@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
+
 from distnewton.parallel.collectives import Communicator
 
 
@@ -20,12 +22,11 @@ def threads_per_rank(comm: Communicator) -> int:
     int
         At least 1. Ranks bound to the same cores share them.
     """
-    cores = frozenset(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else frozenset(range(os.cpu_count() or 1))
+    # not every system knows affinity masks
+    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     if comm.mpi is None or comm.size == 1:
         return len(cores)
     from mpi4py import MPI
-
-    import numpy as np
 
     node = comm.mpi.Split_type(MPI.COMM_TYPE_SHARED)
     n_cores = (max(cores) // 64 + 1) * 64

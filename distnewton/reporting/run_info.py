@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from distnewton.config import load_config
 from distnewton.errors import DataError, MissingInputError
@@ -38,9 +39,10 @@ def describe_run(path: Path) -> Iterator[str]:
     yield f"run        {path}"
     yield f"data       {config.data.train}" + (f", test {config.data.test}" if config.data.test else "")
     yield f"network    {'-'.join(map(str, config.network.layers))}, {config.network.activation}, {config.network.loss}"
-    yield f"ranks      {facts['ranks']} x {facts['threads_per_rank']} threads, splits {'-'.join(map(str, facts['splits']))}"
+    splits, mpi = "-".join(map(str, facts["splits"])), facts["mpi_library"] or "no MPI"
+    yield f"ranks      {facts['ranks']} x {facts['threads_per_rank']} threads, splits {splits}"
     yield f"method     {config.method.direction}, subsample {config.method.subsample:g}, seed {config.run.seed}"
-    yield f"versions   distnewton {facts['packages']['distnewton']}, Python {facts['python']}, {facts['mpi_library'] or 'no MPI'}"
+    yield f"versions   distnewton {facts['packages']['distnewton']}, Python {facts['python']}, {mpi}"
     if records:
         first, last = records[0], records[-1]
         yield f"iterations {last['iteration']} of {config.run.iterations} in {last['elapsed_seconds']:.2f} s"
@@ -51,10 +53,10 @@ def describe_run(path: Path) -> Iterator[str]:
     yield f"model      {_model(path)}"
 
 
-def _environment(path: Path) -> dict[str, object]:
+def _environment(path: Path) -> dict[str, Any]:
     """What the run's numbers depended on."""
     try:
-        facts: dict[str, object] = json.loads((path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+        facts: dict[str, Any] = json.loads((path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
         raise DataError(f"{path / ENVIRONMENT_FILE} cannot be read: {error}", agreed=True) from None
     return facts

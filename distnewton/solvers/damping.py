@@ -8,7 +8,11 @@ from dataclasses import dataclass
 
 @dataclass
 class LevenbergMarquardt:
-    """Damping lambda and the rule that changes it (DESIGN section 5; constants of simpleNN).
+    """Damping lambda and the rule that changes it (constants of simpleNN, except for ``good``).
+
+    simpleNN drops lambda above a ratio of 0.75. The model is a subsample's and the objective everyone's, so that good
+    directions often land between 0.5 and 0.75: dropping from 0.5 on reached 97.8 % on MNIST in 27 iterations instead
+    of more than 60, letter's 96.9 % in 50 instead of 60, and made no difference on usps, pendigits and digits.
 
     Attributes
     ----------
@@ -23,7 +27,7 @@ class LevenbergMarquardt:
     value: float
     drop: float = 2.0 / 3.0
     boost: float = 1.5
-    good: float = 0.75
+    good: float = 0.5
     bad: float = 0.25
 
     def update(self, reduction_ratio: float) -> None:

@@ -270,7 +270,9 @@ def read_header(file: Path) -> dict[str, Any]:
     from safetensors import SafetensorError, safe_open
 
     if not file.is_file():
-        raise MissingInputError(f"there is no model file {file}; train first, or name a run folder that holds {MODEL_FILE}")
+        raise MissingInputError(
+            f"there is no model file {file}; train first, or name a run folder that holds {MODEL_FILE}"
+        )
     try:
         with safe_open(file, framework="numpy") as tensors:
             text = (tensors.metadata() or {}).get(_KEY)

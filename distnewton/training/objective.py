@@ -9,6 +9,7 @@ chunks nor the subsample are ever copied. It is evaluated last, and its activati
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -58,8 +59,8 @@ def chunk_ranges(n_samples: int, last: tuple[int, int], n_rows: int) -> list[tup
     ranges = []
     for start, stop in ((0, last[0]), (last[1], n_samples)):
         n_chunks = -(-(stop - start) // n_rows)
-        edges = np.linspace(start, stop, n_chunks + 1, dtype=int) if n_chunks else []
-        ranges += [(int(a), int(b)) for a, b in zip(edges, edges[1:], strict=False)]
+        if n_chunks:
+            ranges += list(pairwise(np.linspace(start, stop, n_chunks + 1, dtype=int).tolist()))
     return [*ranges, last]
 
 

@@ -94,7 +94,9 @@ def next_folder(name: str) -> Path:
     return path
 
 
-def environment(ranks: int, threads: int, mpi_library: str, hosts: list[str], splits: tuple[int, ...]) -> dict[str, Any]:
+def environment(
+    ranks: int, threads: int, mpi_library: str, hosts: list[str], splits: tuple[int, ...]
+) -> dict[str, Any]:
     """What a run's numbers depend on besides its configuration.
 
     Parameters

@@ -227,8 +227,6 @@ class _Session:
         self.source, self.train = open_and_describe(self.comm, self._opener(self._train_data, data.train, None))
         with self.comm.agreeing():
             self.task = Task.fit(self.config.task, self.train, self.source)
-            if self.config.network.loss == "squared" and self.task.name == "binary":
-                raise ConfigError("data.task = binary goes with network.loss = logistic")
         self.test: Description | None = None
         if self._test_data is not None or data.test:
             opener = self._opener(self._test_data, data.test, self.train.n_features)
@@ -334,7 +332,7 @@ class _Session:
         if unseen:
             shown = ", ".join(f"'{label}' ({n})" for label, n in unseen.items())
             notes.append(f"test labels that never occur in training count as wrong: {shown}")
-        names = [self.comm.broadcast_json(platform.node() if r == self.comm.rank else None, r) for r in range(self.comm.size)]
+        hosts = [self.comm.broadcast_json(platform.node(), rank) for rank in range(self.comm.size)]
         return RunSummary(
             self.config,
             self.train,
@@ -344,7 +342,7 @@ class _Session:
             self.comm.size,
             self.n_threads,
             _mpi_library(self.comm),
-            names,
+            hosts,
             transport,
             notes,
         )

@@ -78,9 +78,13 @@ def test_loss_hessian_is_the_derivative_of_the_loss_gradient(world, loss):
 
 
 @pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize(("direction", "blocks"), [("block_diagonal", "rank"), ("block_diagonal", "layer"), ("gauss_newton", "rank")])
+@pytest.mark.parametrize(
+    ("direction", "blocks"), [("block_diagonal", "rank"), ("block_diagonal", "layer"), ("gauss_newton", "rank")]
+)
 @pytest.mark.parametrize(("widths", "activation", "loss"), NETWORKS[:4])
-def test_five_iterations_equal_a_dense_derivation_of_the_method(world, widths, activation, loss, direction, blocks, sparse):
+def test_five_iterations_equal_a_dense_derivation_of_the_method(
+    world, widths, activation, loss, direction, blocks, sparse
+):
     for splits in grids(world, widths):
         case = make_case(world, widths, splits, activation=activation, loss=loss, n=12, sparse=sparse)
         with case.grid:
