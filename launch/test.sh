@@ -67,7 +67,9 @@ while [ $# -gt 0 ]; do
 done
 check_mpi
 $serial || $parallel || usage_error "--serial-only and --mpi-only exclude each other"
-case $rank_counts in *[!0-9\ ]*) usage_error "--ranks is a list of numbers such as \"1 2 3\", got '$rank_counts'" ;; esac
+case $rank_counts in
+  *[!0-9\ ]*) usage_error "--ranks is a list of numbers such as \"1 2 3\", got '$rank_counts'" ;;
+esac
 for n in $rank_counts; do
   case $n in 0*) usage_error "--ranks is a list of numbers from 1, got '$rank_counts'" ;; esac
 done

@@ -1,7 +1,7 @@
 """Peak memory that reading its own features costs a rank.
 
-``python -m distnewton.benchmarks.data_memory FILE`` reads the first of 1, 2, 4 and 8 parts of the features in a fresh process
-each, and prints how far the process's peak memory rose above what the interpreter and libraries already took.
+``python -m distnewton.benchmarks.data_memory FILE`` reads the first of 1, 2, 4 and 8 parts of the features in a
+fresh process each, and prints how far its peak memory rose above what the interpreter and libraries already took.
 """
 
 from __future__ import annotations

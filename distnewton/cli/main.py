@@ -12,7 +12,7 @@ from typing import NoReturn
 from distnewton.errors import UsageError
 from distnewton.parallel.launch import launched_rank, run_guarded
 
-_DESCRIPTION = "Train neural networks with distributed Newton methods on MPI ranks that each own a part of the features."
+_DESCRIPTION = "Train neural networks with distributed Newton methods; each MPI rank owns a part of the features."
 
 
 class _Parser(argparse.ArgumentParser):

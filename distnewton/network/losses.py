@@ -170,7 +170,7 @@ class Logistic:
 
 def softmax(Z: Array) -> Array:
     """Row-wise softmax of logits."""
-    p = Z - Z.max(axis=1, keepdims=True)
+    p: Array = Z - Z.max(axis=1, keepdims=True)
     np.exp(p, out=p)
     p /= p.sum(axis=1, keepdims=True)
     return p
