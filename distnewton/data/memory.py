@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distnewton.data.description import Description, Features
+from distnewton.data.description import Description
 from distnewton.errors import DataError
+
+if TYPE_CHECKING:
+    from distnewton.data.description import Features
 
 
 class ArraySource:
