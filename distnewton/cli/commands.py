@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -96,9 +97,8 @@ def info(options: argparse.Namespace) -> int:
     from distnewton.reporting.run_info import describe_run
 
     if launched_rank() == 0:
-        console = _console()
         for line in describe_run(Path(options.run)):
-            console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+            print(line)
     return 0
 
 
@@ -133,11 +133,11 @@ def _overrides(options: argparse.Namespace) -> list[str]:
     """Settings given as flags, the more specific last."""
     settings = []
     if os.environ.get(DATA_VARIABLE) and not options.data_dir:
-        settings.append(f"data.directory={os.environ[DATA_VARIABLE]!r}")
+        settings.append(f"data.directory={json.dumps(os.environ[DATA_VARIABLE])}")
     settings += [f"{key}={value}" for key, value in vars(options).items() if "." in key and value is not None]
     settings += options.set
-    settings += [f"data.directory={options.data_dir!r}"] if options.data_dir else []
-    return settings + ([f"run.directory={options.run_dir!r}"] if options.run_dir else [])
+    settings += [f"data.directory={json.dumps(options.data_dir)}"] if options.data_dir else []
+    return settings + ([f"run.directory={json.dumps(options.run_dir)}"] if options.run_dir else [])
 
 
 def _make_folder(config: Config, recipe: str | None) -> RunFolder:

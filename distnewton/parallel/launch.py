@@ -88,6 +88,9 @@ def run_guarded(main: Callable[[], int]) -> int:
     except SystemExit as error:
         code = error.code if isinstance(error.code, int) else 1 if error.code else 0
         return 0 if code == 0 else _abort(f"SystemExit({error.code!r})", code)
+    except BrokenPipeError:
+        # the reader of our output has left, say `| head`: nothing to tell, but nothing left to do either
+        return _abort("", 1)
     except KeyboardInterrupt:
         return _abort("interrupted", 130)
     except BaseException as error:  # every failure, of whichever kind, must end the job
@@ -100,7 +103,8 @@ def _abort(message: str, code: int) -> int:
     if rank:
         time.sleep(_HEAD_START)
     who = f"rank {rank} of {size} on {os.uname().nodename} failed: " if size > 1 else ""
-    _print(f"distnewton: {who}{message}")
+    if message:
+        _print(f"distnewton: {who}{message}")
     mpi: Any = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1:
         mpi.COMM_WORLD.Abort(code)

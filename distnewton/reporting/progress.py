@@ -83,7 +83,7 @@ class Progress:
         return f"{value:.4g}" if self._metric == "rmse" else f"{100 * value:.2f}%"
 
     def _print(self, line: str) -> None:
-        self._console.print(line, highlight=False, markup=False, emoji=False, soft_wrap=True)
+        print(line, file=self._console.file, flush=True)
 
 
 def _summary_rows(result: Result) -> list[tuple[str, str]]:

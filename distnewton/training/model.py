@@ -310,8 +310,11 @@ def _read_blocks(file: Path, network: PartitionedNetwork, params: Array) -> None
         with safe_open(file, framework="numpy") as tensors:
             for m, view in network.layout.views(params).items():
                 block, name = network.layout.blocks[m], 2 * (m - 1)
+                if block.n_params == 0:
+                    continue
                 rows, columns = slice(*block.outputs), slice(*block.inputs)
-                view.W[...] = tensors.get_slice(f"{name}.weight")[rows, columns].T
+                if view.W.size:
+                    view.W[...] = tensors.get_slice(f"{name}.weight")[rows, columns].T
                 if view.b is not None:
                     view.b[...] = tensors.get_slice(f"{name}.bias")[rows]
     except (SafetensorError, OSError, ValueError) as error:
