@@ -213,7 +213,7 @@ def test_a_file_unreadable_on_one_rank_is_an_error_on_all(world):
 def test_subsamples_are_disjoint_within_a_pass_and_cover_evenly():
     n, size = 103, 10
     ranges = [subsample_range(n, size, 5, k) for k in range(400)]
-    assert all(0 <= a and b <= n and b - a == size for a, b in ranges)
+    assert all(a >= 0 and b <= n and b - a == size for a, b in ranges)
     per_pass = (n - size + 1) // size
     for start in range(0, 400 - per_pass, per_pass):
         rows = [i for a, b in ranges[start : start + per_pass] for i in range(a, b)]
