@@ -47,7 +47,9 @@ def test_errors(settings, message):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize(("C", "value"), [(3.0, 3.0), ("l", 200.0), ("0.01 l", 2.0), ("0.01*l", 2.0), (math.inf, math.inf)])
+@pytest.mark.parametrize(
+    ("C", "value"), [(3.0, 3.0), ("l", 200.0), ("0.01 l", 2.0), ("0.01*l", 2.0), (math.inf, math.inf)]
+)
 def test_regularization_constants(C, value):
     assert regularization_constant(C, 200) == pytest.approx(value)
     assert make_config({"method": {"C": C}}).method.regularization(200) == pytest.approx(1 / value)
@@ -55,7 +57,8 @@ def test_regularization_constants(C, value):
 
 def test_flags_win_over_the_file_and_the_resolved_file_repeats_the_run(tmp_path):
     path = tmp_path / "recipe ü.toml"
-    path.write_text('\ufeff[network]\nlayers = [3, 4, 2]\n[method]\nC = inf\nsubsample = 0.5\n[data]\nlabel_column = "y"\n', "utf-8")
+    text = '[network]\nlayers = [3, 4, 2]\n[method]\nC = inf\nsubsample = 0.5\n[data]\nlabel_column = "y"\n'
+    path.write_text("\ufeff" + text, "utf-8")
     config = load_config(path, ["method.subsample=0.25", "partition.splits=2-2-2", "network.activation=relu"])
     assert config.method.subsample == 0.25
     assert config.partition.splits == [2, 2, 2]

@@ -32,7 +32,9 @@ def test_activations_do_not_overflow(name, dtype):
     assert np.isfinite(ACTIVATIONS[name].multiply_derivative(np.ones_like(Z), Z)).all()
 
 
-@pytest.mark.parametrize(("name", "targets"), [("cross_entropy", [0, 2]), ("squared", [0, 2]), ("logistic", [0.0, 1.0])])
+@pytest.mark.parametrize(
+    ("name", "targets"), [("cross_entropy", [0, 2]), ("squared", [0, 2]), ("logistic", [0.0, 1.0])]
+)
 def test_losses_and_gradients(name, targets):
     Z = np.random.default_rng(0).standard_normal((2, 1 if name == "logistic" else 3))
     y, loss = np.array(targets), LOSSES[name]

@@ -51,7 +51,7 @@ def test_stopping_rule():
 
 def test_non_positive_curvature_is_an_error():
     cg = solver(-np.eye(3), np.ones(3))
-    with pytest.raises(NumericalError, match="curvature -3 at step 1.*float64"):
+    with pytest.raises(NumericalError, match=r"curvature -3 at step 1.*float64"):
         cg.step()
     with pytest.raises(NumericalError, match="curvature nan"):
         solver(np.full((2, 2), np.nan), np.ones(2)).step()

@@ -180,7 +180,7 @@ def test_bad_models_and_data_are_refused_on_all_ranks(world, folder):
                 (folder / name).write_bytes(content)
     world.barrier()
     for name in broken:
-        with pytest.raises(DataError, match="not a readable safetensors file|not a model that distnewton wrote"):
+        with pytest.raises(DataError, match=r"not a readable safetensors file|not a model that distnewton wrote"):
             distnewton.load_model(folder / name, world)
     X[3, 2] = np.nan
     with pytest.raises(DataError, match="NaN or infinite"):
