@@ -25,6 +25,8 @@ from distnewton.parallel.partition import Block, Partition
 from distnewton.parallel.planning import auto_splits
 from distnewton.training.metrics import task_metrics
 
+Data = DataSource | Callable[[], DataSource]
+
 FORMAT_VERSION = 1
 MODEL_FILE = "model.safetensors"
 _KEY = "distnewton"
@@ -97,40 +99,42 @@ class Model:
         """Outputs for features that are already scaled, replicated; shape (n_samples, n_out)."""
         return network_outputs(self.network, self.params, X)
 
-    def outputs(self, open_source: Callable[[], DataSource]) -> tuple[Array, DataSource, Description]:
+    def outputs(self, data: Data) -> tuple[Array, DataSource, Description]:
         """Outputs for a data set, replicated.
 
         Parameters
         ----------
-        open_source : callable
-            Opens the data with this model's number of features.
+        data : DataSource or callable
+            The data, or what opens it with this model's number of features.
 
         Returns
         -------
         tuple of Array of shape (n_samples, n_out), DataSource and Description
         """
-        source, description = open_and_describe(self.grid.comm, open_source)
+        source, description = open_and_describe(self.grid.comm, data if callable(data) else lambda: data)
         n_features = self.architecture.widths[0]
         if description.n_features != n_features:
             raise DataError(
-                f"{source.name} has {description.n_features} features, the model {n_features}", agreed=True
+                f"{source.name} has {description.n_features} features, the model {n_features}; tables have a label "
+                "column here, too, whatever it holds",
+                agreed=True,
             )
         return self.outputs_of(self.features(source, description)), source, description
 
-    def evaluate(self, open_source: Callable[[], DataSource]) -> dict[str, Any]:
+    def evaluate(self, data: Data) -> dict[str, Any]:
         """Metrics on a data set, with the number of samples and of labels unknown to the model.
 
         Parameters
         ----------
-        open_source : callable
-            Opens the data with this model's number of features.
+        data : DataSource or callable
+            The data, or what opens it with this model's number of features.
 
         Returns
         -------
         dict
             ``n_samples``, ``unseen_labels`` and the task's metrics.
         """
-        outputs, source, description = self.outputs(open_source)
+        outputs, source, description = self.outputs(data)
         task = self.architecture.task
         targets = task.targets(description, source)
         unseen = task.classes.unseen(description.labels) if task.classes is not None else {}
@@ -140,9 +144,9 @@ class Model:
             **task_metrics(task.name, outputs, targets),
         }
 
-    def predict(self, open_source: Callable[[], DataSource]) -> list[str]:
+    def predict(self, data: Data) -> list[str]:
         """The user's own label of each sample, in input order."""
-        outputs, _, _ = self.outputs(open_source)
+        outputs, _, _ = self.outputs(data)
         return self.architecture.task.labels(outputs)
 
     def weights(self) -> dict[str, Array] | None:

@@ -123,8 +123,8 @@ def test_models_load_on_any_number_of_ranks(world, folder, kind):
     result.model.save(path)
     world.barrier()
     new = distnewton.ArraySource(X[:40], labels[:40])
-    mine = result.model.predict(lambda: new)
-    alone = distnewton.load_model(path).predict(lambda: new)
+    mine = result.model.predict(new)
+    alone = distnewton.load_model(path).predict(new)
     together = distnewton.load_model(path, world)
     assert alone == mine == together.predict(lambda: new)
     assert set(alone) <= {"10", "-3", "7"}
