@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from distnewton.backend import Array
 from distnewton.parallel.partition import Block
 
 
-@dataclass(frozen=True)
-class BlockView:
+class BlockView(NamedTuple):
     """A block's part of a flat vector.
 
     Attributes
@@ -45,6 +44,11 @@ class ParameterLayout:
             self.slices[layer] = slice(start, start + block.n_params)
             start += block.n_params
         self.n_params = start
+        # views are made several times a CG step: their shapes are worked out once
+        self._shapes = [
+            (m, self.slices[m], (block.shape[0] + block.owns_bias, block.shape[1]), block.shape[0], block.owns_bias)
+            for m, block in self.blocks.items()
+        ]
 
     def views(self, flat: Array) -> dict[int, BlockView]:
         """Views of a flat vector, by layer.
@@ -67,8 +71,7 @@ class ParameterLayout:
         if flat.shape != (self.n_params,):
             raise ValueError(f"expected a vector of this rank's {self.n_params} variables, got shape {flat.shape}")
         views = {}
-        for layer, block in self.blocks.items():
-            n_in, n_out = block.shape
-            rows = flat[self.slices[layer]].reshape(n_in + block.owns_bias, n_out)
-            views[layer] = BlockView(rows[:n_in], rows[n_in] if block.owns_bias else None)
+        for layer, part, shape, n_in, owns_bias in self._shapes:
+            rows = flat[part].reshape(shape)
+            views[layer] = BlockView(rows[:n_in], rows[n_in]) if owns_bias else BlockView(rows, None)
         return views

@@ -9,7 +9,6 @@ chunks nor the subsample are ever copied. It is evaluated last, and its activati
 from __future__ import annotations
 
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from distnewton.backend import Array
 from distnewton.data.rows import row_range
 from distnewton.network.losses import Loss
 from distnewton.network.network import Activations, PartitionedNetwork
+from distnewton.parallel.partition import bounds
 
 MAX_CHUNK_ROWS = 4096
 """More samples at once would leave the caches without making matrix products faster."""
@@ -59,8 +59,8 @@ def chunk_ranges(n_samples: int, last: tuple[int, int], n_rows: int) -> list[tup
     ranges = []
     for start, stop in ((0, last[0]), (last[1], n_samples)):
         n_chunks = -(-(stop - start) // n_rows)
-        if n_chunks:
-            ranges += list(pairwise(np.linspace(start, stop, n_chunks + 1, dtype=int).tolist()))
+        parts = (bounds(stop - start, n_chunks, i) for i in range(n_chunks))
+        ranges += [(start + a, start + b) for a, b in parts]
     return [*ranges, last]
 
 
