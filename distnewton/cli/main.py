@@ -39,6 +39,7 @@ def build_parser() -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train",
         help="train a network",
+        usage="distnewton train [RECIPE] [--run-dir DIR] [--data-dir DIR] [--SECTION.KEY VALUE ...]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Every setting of a recipe is a flag, too: --method.subsample 0.1 is --set method.subsample=0.1.",
     )
@@ -73,7 +74,8 @@ def _add_setting_flags(parser: argparse.ArgumentParser) -> None:
         group = parser.add_argument_group(f"[{section}]")
         table = field.annotation
         for key, setting in table.model_fields.items():  # type: ignore[union-attr]
-            text = (setting.description or "").replace("%", "%%")
+            default = "" if setting.default in ("", None) else f" (default {setting.default})"
+            text = f"{setting.description}{default}".replace("%", "%%")
             group.add_argument(f"--{section}.{key}", dest=f"{section}.{key}", metavar="VALUE", help=text)
 
 

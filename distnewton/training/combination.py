@@ -68,7 +68,7 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
 
     Notes
     -----
-    Collective: one sum over all ranks, in float64.
+    Collective: two sums over all ranks, in float64: one of k |S| n_L numbers and a few dot products, one of k^2.
     """
     k = len(directions)
     dot = problem.backend.dot
@@ -84,6 +84,8 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
     slopes, params_dots, gram = scalars[:k], scalars[k : 2 * k], scalars[2 * k :].reshape(k, k)
     BJd = [problem.loss_hessian.matvec(q) for q in Jd]
     products = np.array([[np.vdot(p, q) for q in BJd] for p in Jd]) / problem.n_samples
+    # the step hangs on these few numbers: processors of different kinds round differently, so one rank's are everyone's
+    products = problem.grid.sum_all(products if problem.grid.rank == 0 else 0 * products)
     G = products + problem.regularization * gram
     betas = minimise(G + problem.damping * gram, slopes) if scale else np.eye(k)[0]
     direction = float(betas[0]) * directions[0]
@@ -120,6 +122,9 @@ def minimise(A: Array, slopes: Array) -> Array:
     if len(slopes) == 2:
         determinant = A[0, 0] * A[1, 1] - A[0, 1] * A[1, 0]
         if determinant > _NEARLY_PARALLEL * A[0, 0] * A[1, 1]:
-            return -np.linalg.solve(A, slopes)
+            betas[0] = A[0, 1] * slopes[1] - A[1, 1] * slopes[0]
+            betas[1] = A[1, 0] * slopes[0] - A[0, 0] * slopes[1]
+            betas /= determinant
+            return betas
     betas[0] = -slopes[0] / A[0, 0]
     return betas
