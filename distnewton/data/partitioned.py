@@ -11,7 +11,7 @@ import numpy as np
 from distnewton.backend import Array
 from distnewton.data.description import DataSource, Description
 from distnewton.data.labels import LabelMapping, regression_targets
-from distnewton.data.scaling import ColumnScaling, fit_scaling, row_factors, row_square_sums, scale_rows
+from distnewton.data.scaling import ColumnScaling, fit_scaling, row_factors, row_square_sums, scale_rows, value_range
 from distnewton.errors import ConfigError, DataError
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.faults import faults
@@ -109,8 +109,11 @@ def apply_scaling(grid: ProcessGrid, scaling: ColumnScaling, X: Any) -> None:
 def fit_and_apply(grid: ProcessGrid, kind: str, X: Any) -> ColumnScaling:
     """Fit a scaling to this rank's columns and apply it in place (collective)."""
     scaling = fit_scaling("none", X)
+    # extremes by stacking, not by MPI's MIN and MAX, which would drop a NaN
+    ranges = grid.comm.allgather(np.array(value_range(X)))
+    joint = float(ranges[:, 0].min()), float(ranges[:, 1].max())
     with grid.comm.agreeing():
-        scaling = fit_scaling(kind, X)
+        scaling = fit_scaling(kind, X, joint)
     apply_scaling(grid, scaling, X)
     return scaling
 

@@ -3,6 +3,8 @@ r"""Scaling of features, fitted and applied by each rank to its own columns.
 Per column, :math:`x' = (x - \mathrm{offset}) \cdot \mathrm{factor}`:
 
 - ``minmax``: offset is the middle of the column's range, factor the inverse of half of it: x' in [-1, 1];
+- ``minmax_joint``: the same with the range of all columns together, as for the pixels of images, where a column
+  that hardly varies should not be blown up;
 - ``standard``: offset is the mean, factor the inverse of the standard deviation (divisor n_samples).
 
 Per row, x' = x / ||x||: ``unit_rows``, and ``log1p_unit_rows`` on log(1 + x). The squares of a row are summed
@@ -23,9 +25,9 @@ from distnewton.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from distnewton.data.description import Features
 
-Kind = Literal["none", "minmax", "standard", "unit_rows", "log1p_unit_rows"]
+Kind = Literal["none", "minmax", "minmax_joint", "standard", "unit_rows", "log1p_unit_rows"]
 KINDS: tuple[str, ...] = get_args(Kind)
-_COLUMN_KINDS = ("minmax", "standard")
+_COLUMN_KINDS = ("minmax", "minmax_joint", "standard")
 _ROW_KINDS = ("unit_rows", "log1p_unit_rows")
 _BLOCK_VALUES = 1 << 16
 
@@ -135,15 +137,17 @@ class ColumnScaling:
         )
 
 
-def fit_scaling(kind: str, X_local: Features) -> ColumnScaling:
+def fit_scaling(kind: str, X_local: Features, joint_range: tuple[float, float] | None = None) -> ColumnScaling:
     """Fit a scaling to the columns of training data.
 
     Parameters
     ----------
-    kind : {"none", "minmax", "standard", "unit_rows", "log1p_unit_rows"}
+    kind : {"none", "minmax", "minmax_joint", "standard", "unit_rows", "log1p_unit_rows"}
         What to do.
     X_local : ndarray or csr_array of shape (n_samples, n_columns)
         This rank's columns, all samples.
+    joint_range : tuple of float or None
+        Smallest and largest value of all columns of all ranks, for ``minmax_joint``; by default of these columns.
 
     Returns
     -------
@@ -163,10 +167,14 @@ def fit_scaling(kind: str, X_local: Features) -> ColumnScaling:
     X = _refuse_sparse(kind, X_local)
     if not len(X):
         raise DataError(f"scale = {kind} cannot be fitted: there are no samples")
-    low = X.min(axis=0).astype(np.float64)
-    half_range = X.max(axis=0).astype(np.float64) / 2 - low / 2
+    if kind == "minmax_joint":
+        lowest, highest = value_range(X) if joint_range is None else joint_range
+        low, high = np.full(X.shape[1], lowest), np.full(X.shape[1], highest)
+    else:
+        low, high = X.min(axis=0).astype(np.float64), X.max(axis=0).astype(np.float64)
+    half_range = high / 2 - low / 2
     with np.errstate(all="ignore"):
-        if kind == "minmax":
+        if kind != "standard":
             offset, size = low + half_range, half_range
         else:
             offset = X.mean(axis=0, dtype=np.float64)
@@ -179,6 +187,12 @@ def fit_scaling(kind: str, X_local: Features) -> ColumnScaling:
             f"scale = {kind} cannot be fitted: values are too large or not finite; check the data"
         )
     return ColumnScaling(kind, offset, factor)
+
+
+def value_range(X_local: Features) -> tuple[float, float]:
+    """Smallest and largest value that is held; infinite the wrong way round where there is none."""
+    values = _values(X_local)
+    return (float(values.min()), float(values.max())) if values.size else (np.inf, -np.inf)
 
 
 def _deviation(

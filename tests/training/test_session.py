@@ -113,7 +113,7 @@ def test_more_ranks_than_neurons_run_and_say_so(world):
     assert told == (world.size > 3)
 
 
-@pytest.mark.parametrize("kind", ["none", "minmax", "standard", "unit_rows"])
+@pytest.mark.parametrize("kind", ["none", "minmax", "minmax_joint", "standard", "unit_rows"])
 def test_models_load_on_any_number_of_ranks(world, folder, kind):
     X, y = blobs()
     labels = np.array([10, -3, 7])[y]
@@ -144,7 +144,10 @@ def plain_outputs(path, X):
     assert list(tensors) == ["0.bias", "0.weight", "2.bias", "2.weight", "4.bias", "4.weight"]
     with safe_open(path, framework="numpy") as file:
         scaling = json.loads(file.metadata()["distnewton"])["scaling"]
-    if scaling["kind"] in ("minmax", "standard"):
+    if scaling["kind"] == "minmax_joint":
+        assert len(set(scaling["offset"])) == len(set(scaling["factor"])) == 1
+        assert np.abs((blobs()[0] - scaling["offset"]) * scaling["factor"]).max() == pytest.approx(1)
+    if scaling["kind"] in ("minmax", "minmax_joint", "standard"):
         X = (X - scaling["offset"]) * scaling["factor"]
     elif scaling["kind"] == "unit_rows":
         X = X / np.linalg.norm(X, axis=1, keepdims=True)
