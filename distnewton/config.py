@@ -12,6 +12,7 @@ import math
 import re
 import tomllib
 from collections.abc import Mapping, Sequence
+from datetime import date, time
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -39,6 +40,8 @@ def _dashes_to_list(value: object) -> object:
 Width = Annotated[int, Field(ge=1)] | Literal["auto"]
 Split = Annotated[int, Field(ge=1)]
 
+_MULTIPLE_OF_L = r"\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)?\s*\*?\s*l\s*"
+
 
 def regularization_constant(C: float | str, n_samples: int) -> float:
     """C as a number, for a number l of training samples.
@@ -60,8 +63,8 @@ def regularization_constant(C: float | str, n_samples: int) -> float:
     ValueError
         If C is neither a positive number nor a positive multiple of l.
     """
-    if isinstance(C, str) and (match := re.fullmatch(r"\s*((?:[0-9.]+(?:[eE][+-]?[0-9]+)?)?)\s*\*?\s*l\s*", C)):
-        number = float(match[1] or 1) * n_samples if match[1].count(".") < 2 else 0.0
+    if isinstance(C, str) and (match := re.fullmatch(_MULTIPLE_OF_L, C)):
+        number = float(match[1] or 1) * n_samples
     else:
         number = 0.0 if isinstance(C, str) else C
     if not number > 0:
@@ -136,9 +139,9 @@ class MethodConfig(Section):
     finish_fraction: float = Field(
         0.5, gt=0.0, le=1.0, description="share of finished ranks that ends the direction phase"
     )
-    damping: float = Field(1.0, ge=0.0, description="first lambda")
+    damping: float = Field(1.0, ge=0.0, allow_inf_nan=False, description="first lambda")
     drop: float = Field(2.0 / 3.0, gt=0.0, le=1.0, description="factor of lambda after a good prediction")
-    boost: float = Field(1.5, ge=1.0, description="factor of lambda after a bad one")
+    boost: float = Field(1.5, ge=1.0, allow_inf_nan=False, description="factor of lambda after a bad one")
     combine: Literal["previous", "scale", "none"] = Field(
         "previous", description="combine the direction with the last one, only scale it, or take it as it is"
     )
@@ -172,7 +175,9 @@ class RunConfig(Section):
     device: Literal["cpu"] = Field("cpu", description="only cpu so far")
     deterministic: bool = Field(False, description="no early termination, so that runs repeat bit for bit")
     threads: int = Field(0, ge=0, description="BLAS threads a rank; 0: cores divided by the ranks that share them")
-    memory_mb: float = Field(1024.0, gt=0.0, description="megabytes a rank may fill with activations")
+    memory_mb: float = Field(
+        1024.0, gt=0.0, allow_inf_nan=False, description="megabytes a rank may fill with activations"
+    )
     directory: str = Field("", description="run folder; empty: runs/NAME-NUMBER is made")
     overwrite: bool = Field(False, description="replace the files of an earlier run in that folder")
 
@@ -276,9 +281,11 @@ def load_config(path: str | Path | None = None, overrides: Sequence[str] = ()) -
 def parse_value(text: str) -> Any:
     """A value in TOML's notation, or the text itself where it is not TOML."""
     try:
-        return tomllib.loads(f"value = {text}")["value"]
+        value = tomllib.loads(f"value = {text}")["value"]
     except tomllib.TOMLDecodeError:
         return text.strip()
+    # no setting is a date, but the widths 1024-10-10 look like one
+    return text.strip() if isinstance(value, date | time) else value
 
 
 def to_toml(config: Config) -> str:
@@ -290,8 +297,8 @@ def to_toml(config: Config) -> str:
 
 
 def _toml(value: Any) -> str:
-    """One value; TOML's basic strings, numbers, booleans and arrays are JSON's, except for inf."""
-    return "inf" if value == math.inf else json.dumps(value, ensure_ascii=False)
+    """One value; TOML's basic strings, numbers, booleans and arrays are JSON's, except for inf and the DEL sign."""
+    return "inf" if value == math.inf else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
 def _describe(details: ErrorDetails) -> list[str]:

@@ -48,10 +48,7 @@ def train(options: argparse.Namespace) -> int:
     with comm.agreeing():
         if folder is not None:
             folder.close()
-    try:
-        result.model.save(path / "model.safetensors")
-    except OSError as error:
-        raise WriteError(f"cannot write the model to {path}: {error.strerror or error}") from None
+    result.model.save(path / "model.safetensors")
     if progress and folder:
         _draw(folder.path, console)
         if not options.quiet:

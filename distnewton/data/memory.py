@@ -28,7 +28,7 @@ class ArraySource:
     Raises
     ------
     DataError
-        If shapes do not fit, or a number is not finite.
+        If shapes do not fit, or something is not a finite number.
     """
 
     def __init__(self, X: Any, y: Any, *, name: str = "data") -> None:
@@ -41,6 +41,8 @@ class ArraySource:
                 f"{name}: expected X of shape (n_samples, n_features) and as many labels, "
                 f"got shapes {self._X.shape} and {self._y.shape}"
             )
+        if self._X.dtype.kind not in "biuf":
+            raise DataError(f"{name}: X must hold real numbers, got an array of {self._X.dtype}")
         if self._y.dtype.kind not in "US":
             self._y = self._y.astype(np.str_ if self._y.dtype.kind == "O" else np.float64)
 

@@ -169,7 +169,11 @@ class Task:
         """
         if name == "regression":
             return cls(name, None, regression_targets(description.labels, source.locate, name=source.name).shape[1])
-        classes = LabelMapping.fit(description.labels, name=source.name)
+        labels = description.labels
+        if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+            i_sample = int(np.argwhere(~np.isfinite(labels))[0][0])
+            raise DataError(f"{source.locate(i_sample)}: a label is NaN or infinite, which is no class")
+        classes = LabelMapping.fit(labels, name=source.name)
         if name == "binary" and classes.n_classes != 2:
             raise DataError(
                 f"{source.name}: the logistic loss separates two classes, found {classes.n_classes}; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,8 @@ from distnewton.data.labels import LabelMapping
 from distnewton.data.partitioned import Task, apply_scaling, gather_scaling, open_and_describe, read_features
 from distnewton.data.rows import row_range
 from distnewton.data.scaling import ColumnScaling
-from distnewton.errors import DataError, MissingInputError
+from distnewton.errors import DataError, MissingInputError, WriteError
+from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
@@ -30,6 +32,7 @@ Data = DataSource | Callable[[], DataSource]
 FORMAT_VERSION = 1
 MODEL_FILE = "model.safetensors"
 _KEY = "distnewton"
+_HEADER_KEYS = {"widths", "activation", "task", "classes", "scaling", "dense", "dtype"}
 _CHUNK_ROWS = 4096
 
 
@@ -135,8 +138,9 @@ class Model:
             ``n_samples``, ``unseen_labels`` and the task's metrics.
         """
         outputs, source, description = self.outputs(data)
-        task = self.architecture.task
-        targets = task.targets(description, source)
+        task, targets = self.architecture.task, np.zeros(0)
+        with self.grid.comm.agreeing():
+            targets = task.targets(description, source)
         unseen = task.classes.unseen(description.labels) if task.classes is not None else {}
         return {
             "n_samples": description.n_samples,
@@ -178,11 +182,31 @@ class Model:
         return tensors if self.grid.rank == 0 else None
 
     def save(self, path: str | Path) -> None:
-        """Write the model file from rank 0, whole or not at all (collective)."""
+        """Write the model file from rank 0, whole or not at all.
+
+        Parameters
+        ----------
+        path : path
+            The file, in a folder that exists.
+
+        Raises
+        ------
+        WriteError
+            If it cannot be written.
+
+        Notes
+        -----
+        Collective: on return the file is there for all ranks.
+        """
         tensors = self.weights()
         scaling = gather_scaling(self.grid, self.scaling)
-        if tensors is None:
-            return
+        with self.grid.comm.agreeing():
+            if tensors is not None:
+                self._write(Path(path), tensors, scaling)
+
+    def _write(self, path: Path, tensors: dict[str, Array], scaling: ColumnScaling) -> None:
+        """Write the model file, on one rank."""
+        from safetensors import SafetensorError
         from safetensors.numpy import save_file
 
         a = self.architecture
@@ -197,8 +221,13 @@ class Model:
             "dtype": a.dtype,
         }
         part = Path(f"{path}.part")
-        save_file(tensors, part, metadata={_KEY: json.dumps(header)})
-        os.replace(part, path)
+        try:
+            save_file(tensors, part, metadata={_KEY: json.dumps(header)})
+            os.replace(part, path)
+        except (SafetensorError, OSError) as error:
+            with suppress(OSError):
+                part.unlink()
+            raise WriteError(f"cannot write the model to {path}: {error}") from None
 
 
 def network_outputs(network: PartitionedNetwork, params: Array, X: Any) -> Array:
@@ -284,12 +313,17 @@ def read_header(file: Path) -> dict[str, Any]:
         raise DataError(f"{file} is not a readable safetensors file: {error}") from None
     if text is None:
         raise DataError(f"{file} is a safetensors file, but not a model that distnewton wrote")
-    header: dict[str, Any] = json.loads(text)
-    if header["format_version"] > FORMAT_VERSION:
-        raise DataError(
-            f"{file} has format {header['format_version']}, this version reads up to {FORMAT_VERSION}: "
-            "update distnewton"
-        )
+    try:
+        header: dict[str, Any] = json.loads(text)
+        version = int(header["format_version"])
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{file} has a damaged header: it names no format version") from None
+    if version > FORMAT_VERSION:
+        raise DataError(f"{file} has format {version}, this version reads up to {FORMAT_VERSION}: update distnewton")
+    if missing := sorted(_HEADER_KEYS - header.keys()):
+        raise DataError(f"{file} has a damaged header: {', '.join(missing)} missing")
+    if header["activation"] not in ACTIVATIONS:
+        raise DataError(f"{file} has an unknown activation: {header['activation']!r}")
     return header
 
 
@@ -317,9 +351,13 @@ def _read_blocks(file: Path, network: PartitionedNetwork, params: Array) -> None
                 if block.n_params == 0:
                     continue
                 rows, columns = slice(*block.outputs), slice(*block.inputs)
+                weight, bias = tensors.get_slice(f"{name}.weight"), tensors.get_slice(f"{name}.bias")
+                n_in, n_out = network.grid.partition.widths[m - 1 : m + 1]
+                if (weight.get_shape(), bias.get_shape()) != ([n_out, n_in], [n_out]):
+                    raise ValueError(f"layer {m} has shapes {weight.get_shape()} and {bias.get_shape()}")
                 if view.W.size:
-                    view.W[...] = tensors.get_slice(f"{name}.weight")[rows, columns].T
+                    view.W[...] = weight[rows, columns].T
                 if view.b is not None:
-                    view.b[...] = tensors.get_slice(f"{name}.bias")[rows]
+                    view.b[...] = bias[rows]
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{file} does not hold the weights its header promises: {error}") from None
