@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
+import tempfile
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -27,3 +30,13 @@ def world():
     comm = Communicator(MPI.COMM_WORLD).duplicate()
     yield comm
     comm.free()
+
+
+@pytest.fixture
+def folder(world):
+    """A folder that all ranks share, removed by rank 0 when all have left the test."""
+    path = Path(world.broadcast_json(tempfile.mkdtemp() if world.rank == 0 else None))
+    yield path
+    world.barrier()
+    if world.rank == 0:
+        shutil.rmtree(path)

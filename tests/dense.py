@@ -139,7 +139,7 @@ def krylov_minimiser(A, b, k):
 def history(problem, theta, blocks, subsamples, *, cg_steps, damping=1.0, combine=True):
     """Objective after each iteration of the method with given blocks (lists of positions in theta).
 
-    A second derivation of the whole loop of DESIGN sections 4 and 5, with dense matrices.
+    A second derivation of the whole loop, with dense matrices.
     """
     value, previous, values = problem.value(theta), None, []
     for rows in subsamples:

@@ -49,7 +49,7 @@ def serial_network(widths: tuple[int, ...], dtype: str) -> PartitionedNetwork:
 
 
 def product_flops(widths: tuple[int, ...], n: int) -> float:
-    """Operations of a Gauss-Newton product on factors Z and D: 4 n n_m (n_{m-1} + n_L) a layer (PAPERS 1.6)."""
+    """Operations of a Gauss-Newton product on factors Z and D: 4 n n_m (n_{m-1} + n_L) a layer."""
     return float(sum(4 * n * b * (a + widths[-1]) for a, b in pairwise(widths)))
 
 

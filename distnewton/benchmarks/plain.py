@@ -150,7 +150,7 @@ class PlainNewton:
         return out
 
     def step(self) -> None:
-        """One iteration, as DESIGN section 6."""
+        """One iteration, in the order of the trainer."""
         if self.state is None:
             self.state = self.evaluate(self.theta, 0)
         value, chunks = self.state

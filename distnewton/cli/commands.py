@@ -159,9 +159,13 @@ def _draw(path: Path, console: Console) -> None:
 
 def _load(comm: Communicator, options: argparse.Namespace) -> tuple[Any, Callable[[], DataSource]]:
     """The model, and how its data is opened: as the training data was."""
+    from threadpoolctl import threadpool_limits
+
     from distnewton.data.sources import open_data
+    from distnewton.parallel.threads import threads_per_rank
     from distnewton.training.model import load_model
 
+    threadpool_limits(threads_per_rank(comm), user_api="blas")
     model = load_model(options.run, comm)
     data = make_config({}).data
     run = Path(options.run)

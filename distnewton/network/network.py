@@ -2,7 +2,7 @@
 
 A rank at layer m computes with its block (i, j): the partial pre-activation Z_i W_ij, summed over boundary (m, j),
 and backward the partial cotangent delta_j W_ij^T, summed over boundary (m - 1, i). The two sums are adjoint and are
-the only communication of function, gradient and Jacobian (DESIGN section 2; [DNM] section on function and gradient).
+the only communication of function, gradient and Jacobian ([DNM]).
 """
 
 from __future__ import annotations

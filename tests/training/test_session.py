@@ -1,18 +1,12 @@
-"""Whole runs from a configuration: tasks, grids, repeatability, models on other grids."""
+"""Whole runs from a configuration: tasks, grids, repeatability, refusals."""
 
 from __future__ import annotations
-
-import json
-import os
-import tempfile
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 import distnewton
-from distnewton.data.rows import permute_rows, row_range
-from distnewton.errors import ConfigError, DataError, MissingInputError
+from distnewton.errors import ConfigError, DataError, DistNewtonError
 from distnewton.training.metrics import auc, task_metrics
 from distnewton.training.objective import chunk_ranges, subsample_range, subsample_size
 
@@ -37,21 +31,14 @@ def settings(**tables):
     return distnewton.make_config(base)
 
 
+def sparse_half(X):
+    from scipy.sparse import csr_array
+
+    return csr_array(np.where(X > 2.5, X, 0))
+
+
 def objectives(result):
     return [record.objective for record in result.history]
-
-
-@pytest.fixture
-def folder(world):
-    """A folder that all ranks share, removed by rank 0."""
-    path = tempfile.mkdtemp() if world.rank == 0 else None
-    path = Path(world.broadcast_json(path))
-    yield path
-    world.barrier()
-    if world.rank == 0:
-        for file in path.iterdir():
-            file.unlink()
-        os.rmdir(path)
 
 
 @pytest.mark.parametrize(
@@ -71,35 +58,74 @@ def test_every_task_learns(world, loss, metric, bar, direction):
     result.model.grid.free()
 
 
-def test_gauss_newton_has_the_same_history_on_every_number_of_ranks(world):
+BUNDLED = [
+    ({"train": "digits:train", "test": "digits:test", "scale": "minmax"}, "cross_entropy", "accuracy", 0.9),
+    ({"train": "breast_cancer", "scale": "standard"}, "logistic", "auc", 0.95),
+    ({"train": "diabetes", "scale": "standard"}, "squared", "r2", 0.4),
+]
+
+
+@pytest.mark.parametrize(("data", "loss", "metric", "bar"), BUNDLED, ids=lambda value: str(value)[:24])
+def test_bundled_data_are_learnt(world, data, loss, metric, bar):
+    pytest.importorskip("sklearn")
+    layers = [64, 32, 10] if metric == "accuracy" else ["auto", 6, "auto"]
+    config = distnewton.make_config({
+        "data": data,
+        "network": {"layers": layers, "loss": loss},
+        "run": {"iterations": 10, "threads": 1},
+    })
+    result = distnewton.train(config, world)
+    first, last = ((record.test or record.train)[metric] for record in (result.history[0], result.last))
+    told = [result.summary.hosts, objectives(result), first, last]
+    same = told == world.broadcast_json(told)
+    assert not world.any(not same)
+    assert result.last.objective < result.history[0].objective
+    assert last > max(bar, first)
+    assert result.summary.partition.widths[0] == result.summary.train.n_features
+    assert len(result.summary.hosts) == world.size
+    result.model.grid.free()
+
+
+@pytest.mark.parametrize("scale", ["none", "standard"])
+def test_gauss_newton_has_the_same_history_on_every_number_of_ranks(world, scale):
     X, y = blobs()
-    config = settings(method={"direction": "gauss_newton", "cg_tolerance": 0.0, "cg_max": 5})
-    alone = distnewton.train(config, None, train_data=distnewton.ArraySource(X, y))
-    together = distnewton.train(config, world, train_data=distnewton.ArraySource(X, y))
-    np.testing.assert_allclose(objectives(together), objectives(alone), rtol=1e-10)
+    tables = {"method": {"direction": "gauss_newton", "cg_tolerance": 0.0, "cg_max": 5}, "data": {"scale": scale}}
+    source = distnewton.ArraySource(X, y)
+    alone = distnewton.train(settings(**tables), None, train_data=source)
+    together = distnewton.train(settings(**tables), world, train_data=source, test_data=source)
+    np.testing.assert_allclose(objectives(together), objectives(alone), rtol=1e-8)
     together.model.grid.free()
 
 
-def test_deterministic_runs_repeat_bit_for_bit_and_sparse_equals_dense(world):
+def test_deterministic_runs_repeat_bit_for_bit(world):
+    source = distnewton.ArraySource(*blobs())
+    first, second = (distnewton.train(settings(), world, train_data=source) for _ in range(2))
+    same = bool(np.array_equal(first.model.params, second.model.params))
+    assert not world.any(not same)
+    assert objectives(first) == objectives(second)
+    assert not any(record.direction.stopped_early for record in first.history[1:])
+    other = distnewton.train(settings(run={"seed": 1}), world, train_data=source)
+    assert objectives(other)[0] != objectives(first)[0]
+
+
+def test_sparse_features_give_the_dense_run(world):
     from scipy.sparse import csr_array
 
     X, y = blobs()
     X[np.abs(X) < 1.9] = 0
-    first, second = (distnewton.train(settings(), world, train_data=distnewton.ArraySource(X, y)) for _ in range(2))
-    assert objectives(first) == objectives(second)
-    sparse = csr_array(X)
-    assert sparse.nnz < 0.8 * X.size
     wide = np.hstack([X, np.zeros((len(X), 30))])
-    dense_run = distnewton.train(settings(), world, train_data=distnewton.ArraySource(wide, y))
-    sparse_run = distnewton.train(settings(), world, train_data=distnewton.ArraySource(csr_array(wide), y))
-    assert not sparse_run.model.architecture.dense
-    np.testing.assert_allclose(objectives(sparse_run), objectives(dense_run), rtol=1e-10)
+    runs = [
+        distnewton.train(settings(), world, train_data=distnewton.ArraySource(kind(wide), y), test_data=sample)
+        for kind, sample in ((np.array, None), (csr_array, distnewton.ArraySource(csr_array(wide[:9]), y[:9])))
+    ]
+    assert [run.model.architecture.dense for run in runs] == [True, False]
+    np.testing.assert_allclose(objectives(runs[1]), objectives(runs[0]), rtol=1e-10)
 
 
 def test_small_memory_gives_the_same_run(world):
-    X, y = blobs()
-    large = distnewton.train(settings(), world, train_data=distnewton.ArraySource(X, y))
-    small = distnewton.train(settings(run={"memory_mb": 0.005}), world, train_data=distnewton.ArraySource(X, y))
+    source = distnewton.ArraySource(*blobs())
+    large = distnewton.train(settings(), world, train_data=source)
+    small = distnewton.train(settings(run={"memory_mb": 0.005}), world, train_data=source)
     np.testing.assert_allclose(objectives(small), objectives(large), rtol=1e-10)
 
 
@@ -113,104 +139,96 @@ def test_more_ranks_than_neurons_run_and_say_so(world):
     assert told == (world.size > 3)
 
 
-@pytest.mark.parametrize("kind", ["none", "minmax", "minmax_joint", "standard", "unit_rows"])
-def test_models_load_on_any_number_of_ranks(world, folder, kind):
-    X, y = blobs()
-    labels = np.array([10, -3, 7])[y]
-    config = settings(data={"scale": kind}, run={"iterations": 4})
-    result = distnewton.train(config, world, train_data=distnewton.ArraySource(X, labels))
-    path = folder / f"{kind}.safetensors"
-    result.model.save(path)
-    world.barrier()
-    new = distnewton.ArraySource(X[:40], labels[:40])
-    mine = result.model.predict(new)
-    alone = distnewton.load_model(path).predict(new)
-    together = distnewton.load_model(path, world)
-    assert alone == mine == together.predict(lambda: new)
-    assert set(alone) <= {"10", "-3", "7"}
-    outputs, _, _ = together.outputs(lambda: new)
-    np.testing.assert_allclose(outputs, plain_outputs(path, X[:40]), rtol=1e-10, atol=1e-12)
-    metrics = together.evaluate(lambda: distnewton.ArraySource(X[:5], [10, -3, 7, 99, 99]))
-    assert metrics["unseen_labels"] == {"99": 2}
-    world.barrier()
-
-
-def plain_outputs(path, X):
-    """Outputs computed from the file alone, as torch.nn.Sequential would."""
-    from safetensors import safe_open
-    from safetensors.numpy import load_file
-
-    tensors = load_file(path)
-    assert list(tensors) == ["0.bias", "0.weight", "2.bias", "2.weight", "4.bias", "4.weight"]
-    with safe_open(path, framework="numpy") as file:
-        scaling = json.loads(file.metadata()["distnewton"])["scaling"]
-    if scaling["kind"] == "minmax_joint":
-        assert len(set(scaling["offset"])) == len(set(scaling["factor"])) == 1
-        assert np.abs((blobs()[0] - scaling["offset"]) * scaling["factor"]).max() == pytest.approx(1)
-    if scaling["kind"] in ("minmax", "minmax_joint", "standard"):
-        X = (X - scaling["offset"]) * scaling["factor"]
-    elif scaling["kind"] == "unit_rows":
-        X = X / np.linalg.norm(X, axis=1, keepdims=True)
-    for k in (0, 2, 4):
-        X = X @ tensors[f"{k}.weight"].T + tensors[f"{k}.bias"]
-        X = np.tanh(X) if k < 4 else X
-    return X
+@pytest.mark.parametrize("direction", ["block_diagonal", "gauss_newton"])
+def test_more_ranks_than_features_change_nothing(world, direction):
+    X, y = blobs(n_features=1, n_classes=2)
+    method = {"direction": direction, "cg_tolerance": 0.0, "cg_max": 4}
+    config = settings(partition={"splits": [world.size, 1, world.size, 1]}, method=method)
+    result = distnewton.train(config, world, train_data=distnewton.ArraySource(X, y))
+    assert result.last.objective < result.history[0].objective
+    if direction == "gauss_newton":
+        serial = settings(partition={"splits": [1, 1, 1, 1]}, method=method)
+        alone = distnewton.train(serial, None, train_data=distnewton.ArraySource(X, y))
+        np.testing.assert_allclose(objectives(result), objectives(alone), rtol=1e-8)
 
 
 def test_zero_iterations_give_the_initial_model(world):
     X, y = blobs()
-    result = distnewton.train(settings(run={"iterations": 0}), world, train_data=distnewton.ArraySource(X, y))
+    seen = []
+    result = distnewton.train(
+        settings(run={"iterations": 0}), world, train_data=distnewton.ArraySource(X, y), observers=[Recorder(seen)]
+    )
     assert [record.iteration for record in result.history] == [0]
+    assert seen == ["start", 0]
+    initial = result.model.network.initial_params(0, "he")
+    same = bool(np.array_equal(result.model.params, initial))
+    assert not world.any(not same)
 
 
-def test_bad_models_and_data_are_refused_on_all_ranks(world, folder):
+class Recorder:
+    """Observer that notes what it is told."""
+
+    def __init__(self, seen):
+        self._seen = seen
+
+    def start(self, summary):
+        assert summary.partition.widths == (7, 8, 5, 3)
+        self._seen.append("start")
+
+    def iteration(self, record):
+        self._seen.append(record.iteration)
+
+
+def with_nan(X):
+    return np.where(np.arange(X.size).reshape(X.shape) == 9, np.nan, X)
+
+
+REFUSED = [
+    ({"network": {"layers": [9, 3, 3]}}, None, None, ConfigError, "the data has 7 features, not 9"),
+    ({"network": {"layers": [7, 3, 4]}}, None, None, ConfigError, "the data has 3 outputs (classes, or targets), not 4"),
+    ({"network": {"loss": "logistic"}}, None, None, DataError, "separates two classes, found 3"),
+    ({}, with_nan, None, DataError, "NaN or infinite"),
+    ({}, lambda X: X * 1j, None, DataError, "X must hold real numbers, got an array of complex128"),
+    ({}, lambda X: X[1:], None, DataError, "got shapes (149, 7) and (150,)"),
+    ({}, None, lambda y: np.where(y == 1, np.nan, y), DataError, "a label is NaN or infinite"),
+    ({}, None, lambda y: 0 * y, DataError, "needs two classes, found only '0'"),
+    ({"network": {"loss": "squared"}}, None, lambda y: np.array(["a"] * len(y)), DataError, "is not a finite number"),
+    ({"partition": {"splits": [7, 5, 1, 1]}}, None, None, ConfigError, "needs 35 ranks"),
+    ({"data": {"scale": "standard"}}, sparse_half, None, ConfigError, "sparse"),
+]
+
+
+@pytest.mark.parametrize(("tables", "change_X", "change_y", "kind", "message"), REFUSED, ids=[r[-1] for r in REFUSED])
+def test_what_does_not_fit_is_refused_on_all_ranks(world, tables, change_X, change_y, kind, message):
     X, y = blobs()
-    with pytest.raises(ConfigError, match="the data has 7 features, not 9") as caught:
-        distnewton.train(settings(network={"layers": [9, 3, 3]}), world, train_data=distnewton.ArraySource(X, y))
-    assert caught.value.agreed
-    with pytest.raises(DataError, match="separates two classes, found 3"):
-        distnewton.train(settings(network={"loss": "logistic"}), world, train_data=distnewton.ArraySource(X, y))
-    with pytest.raises(MissingInputError, match="there is no model file"):
-        distnewton.load_model(folder / "none", world)
-    broken = {"pickle": b"\x80\x04N.", "empty": b"", "foreign": None}
-    if world.rank == 0:
-        from safetensors.numpy import save_file
-
-        for name, content in broken.items():
-            if content is None:
-                save_file({"a": np.zeros(2)}, folder / name)
-            else:
-                (folder / name).write_bytes(content)
-    world.barrier()
-    for name in broken:
-        with pytest.raises(DataError, match=r"not a readable safetensors file|not a model that distnewton wrote"):
-            distnewton.load_model(folder / name, world)
-    X[3, 2] = np.nan
-    with pytest.raises(DataError, match="NaN or infinite"):
-        distnewton.train(settings(), world, train_data=distnewton.ArraySource(X, y))
+    X, y = X if change_X is None else change_X(X), y if change_y is None else change_y(y)
+    try:
+        distnewton.train(settings(**tables), world, train_data=distnewton.ArraySource(X, y))
+        found = None
+    except DistNewtonError as error:
+        found = error
+    good = type(found) is kind and message in str(found)
+    assert not world.any(not good), found
 
 
-class OneRankFails(distnewton.ArraySource):
-    """Data whose reading fails on the last rank that holds features."""
-
-    def __init__(self, X, y, rank):
-        super().__init__(X, y)
-        self._fails = rank
-
-    def read(self, start, stop, dtype="float64"):
-        if self._fails:
-            raise MissingInputError("features.txt: permission denied")
-        return super().read(start, stop, dtype)
-
-
-def test_a_file_unreadable_on_one_rank_is_an_error_on_all(world):
+def test_test_data_of_another_width_are_refused(world):
     X, y = blobs()
-    last = world.size - 1
-    config = settings(partition={"splits": [world.size, 1, world.size, 1]})
-    with pytest.raises(MissingInputError, match="permission denied") as caught:
-        distnewton.train(config, world, train_data=OneRankFails(X, y, world.rank == last))
-    assert caught.value.agreed
-    assert world.size == 1 or f"(rank {last})" in str(caught.value)
+    wide = distnewton.ArraySource(np.hstack([X, X]), y, name="wide")
+    with pytest.raises(DataError, match="wide has 14 features, data 7"):
+        distnewton.train(settings(), world, train_data=distnewton.ArraySource(X, y), test_data=wide)
+
+
+def test_no_data_is_told(world):
+    with pytest.raises(ConfigError, match=r"data\.train is not set"):
+        distnewton.train(settings(), world)
+
+
+def test_unknown_test_labels_are_noted(world):
+    X, y = blobs()
+    test = distnewton.ArraySource(X[:3], [0, 8, 8])
+    result = distnewton.train(settings(run={"iterations": 0}), world, train_data=distnewton.ArraySource(X, y),
+                              test_data=test)  # fmt: skip
+    assert "test labels that never occur in training count as wrong: '8' (2)" in result.summary.notes
 
 
 def test_subsamples_are_disjoint_within_a_pass_and_cover_evenly():
@@ -232,19 +250,6 @@ def test_chunks_cover_all_samples_with_the_subsample_last():
         assert ranges[-1] == last
         assert sorted(i for a, b in ranges for i in range(a, b)) == list(range(20))
         assert max(b - a for a, b in ranges[:-1] or [last]) <= 6 or ranges == [last]
-
-
-def test_rows_of_sparse_features_are_views():
-    from scipy.sparse import random_array
-
-    X = random_array((20, 9), density=0.3, format="csr", rng=np.random.default_rng(0))
-    part = row_range(X, 4, 11)
-    assert np.array_equal(part.toarray(), X.toarray()[4:11])
-    assert np.shares_memory(part.data, X.data)
-    order = np.random.default_rng(1).permutation(20)
-    dense = X.toarray()
-    assert np.array_equal(permute_rows(X, order).toarray(), dense[order])
-    assert np.array_equal(permute_rows(dense.copy(), order), dense[order])
 
 
 def test_metrics_equal_scikit_learns():
