@@ -8,6 +8,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import sys
 import time
@@ -51,7 +52,13 @@ class FaultInjector:
         if not text:
             return
         spec = dict(part.partition("=")[::2] for part in text.split())
-        if spec.get("at") not in POINTS or spec.get("kind") not in KINDS or not spec.get("rank", "").isdigit():
+        if (
+            spec.get("at") not in POINTS
+            or spec.get("kind") not in KINDS
+            or not spec.get("rank", "").isdigit()
+            or not spec.get("skip", "0").isdigit()
+            or not re.fullmatch(r"[0-9]+\.?[0-9]*", spec.get("factor", "2"))
+        ):
             raise ConfigError(
                 f"{VARIABLE}={text!r} is not understood: expected rank=N at=({'|'.join(POINTS)}) "
                 f"kind=({'|'.join(KINDS)}) [factor=F] [skip=N]",

@@ -6,6 +6,7 @@ import os
 import sys
 import time
 import traceback
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -44,7 +45,10 @@ def world_communicator() -> Communicator:
     if n_launched == 1 and not any(os.environ.get(name) for name in _SIZE_VARIABLES):
         return Communicator()
     try:
-        from mpi4py import MPI
+        with warnings.catch_warnings():
+            # mpi4py warns on every rank of a launcher of another MPI, which is explained below, once
+            warnings.simplefilter("ignore", RuntimeWarning)
+            from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
         raise ConfigError(
             f"started under an MPI launcher, but no MPI library could be loaded ({error}); install one with "

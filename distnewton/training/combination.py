@@ -3,8 +3,8 @@ r"""The step's direction from this iteration's and the last one's.
 .. math:: \min_\beta\; q(\beta_1 \bar d + \beta_2 d_{prev}), \qquad q(d) = g^T d + \tfrac12 d^T (G_S + \lambda I) d
 
 A 2 x 2 system with the full matrix, not the block-diagonal one: block directions overshoot, and this scalar is what
-makes them work (on random networks q after beta_1 recovered 73 to 96 % of the exact decrease). One sum of 2 |S| n_L numbers and a
-few dot products over all ranks.
+makes them work (on random networks q after beta_1 recovered 73 to 96 % of the exact decrease). One sum of 2 |S| n_L
+numbers and a few dot products over all ranks.
 """
 
 from __future__ import annotations

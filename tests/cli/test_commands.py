@@ -9,10 +9,15 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 BIN = Path(sys.executable).parent
 MPIRUN = str(BIN / "mpirun") if (BIN / "mpirun").exists() else shutil.which("mpirun")
+KEYS = {
+    "iteration", "elapsed_seconds", "objective", "loss", "gradient_norm", "damping", "reduction_ratio", "step_size",
+    "line_search_trials", "direction", "seconds", "sent_bytes", "train", "test",
+}  # fmt: skip
 PHASES = {"gradient", "jacobian", "direction", "combination", "line_search", "wait"}
 
 launches = [
@@ -45,9 +50,27 @@ def distnewton(*arguments, n_ranks=0, check=False, limit=100, **environment):
     return done
 
 
-def digits(folder, *more, iterations=6):
+def digits(folder, *more, iterations):
     return ["train", "--data.train=digits:train", "--data.test=digits:test", "--network.layers=64-24-16-10",
             "--data.scale=minmax", f"--run.iterations={iterations}", "--run-dir", folder, *more]  # fmt: skip
+
+
+def small(folder, *more, iterations=2):
+    return ["train", "--data.train=small.csv", "--network.layers=auto-6-auto", f"--run.iterations={iterations}",
+            "--run-dir", folder, *more]  # fmt: skip
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A working folder with a small data set, so that nothing has to load scikit-learn."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    y = rng.integers(3, size=90)
+    X = 3 * rng.standard_normal((3, 7))[y] + rng.standard_normal((90, 7))
+    names = np.array(["red", "green", "blue"])[y]
+    lines = [",".join([*(f"{value:.6f}" for value in row), name]) for row, name in zip(X, names, strict=True)]
+    Path("small.csv").write_text("\n".join(lines) + "\n")
+    return tmp_path
 
 
 @pytest.fixture(scope="module")
@@ -58,96 +81,179 @@ def run(tmp_path_factory):
     return folder, done
 
 
+@pytest.fixture(scope="module")
+def test_file(tmp_path_factory):
+    """The test digits as a file, and their labels."""
+    from distnewton.data.sources import open_data
+
+    source = open_data("digits:test")
+    truth = [str(int(label)) for label in source.describe().labels]
+    path = tmp_path_factory.mktemp("data") / "test digits.csv"
+    rows = (",".join(map(repr, row)) for row in source.read(0, 64).tolist())
+    path.write_text("".join(f"{row},{label}\n" for row, label in zip(rows, truth, strict=True)))
+    return path, truth
+
+
+def records_of(folder):
+    return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
 def test_training_shows_and_leaves_what_is_promised(run):
     folder, done = run
     assert "test accuracy" in done.stdout
     assert "\r" not in done.stdout
-    records = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert "\x1b" not in done.stdout
+    assert done.stderr == ""
+    records = records_of(folder)
     assert [record["iteration"] for record in records] == list(range(13))
+    assert all(record.keys() >= KEYS for record in records)
     last = records[-1]
+    assert set(last["direction"]) >= {"method", "inner_iterations", "finished_ranks", "stopped_early"}
     assert set(last["seconds"]) >= PHASES
     assert set(last["sent_bytes"]) >= PHASES - {"wait"}
     assert last["sent_bytes"]["direction"] == 0.0
     assert last["sent_bytes"]["gradient"] > 0.0
     assert len(last["direction"]["inner_iterations"]) == 4
     assert last["test"]["accuracy"] > 0.85
+    assert records[0]["objective"] > last["objective"]
     facts = json.loads((folder / "environment.json").read_text())
     assert (facts["ranks"], len(facts["hosts"]), len(facts["splits"])) == (4, 4, 4)
-    assert {path.name for path in folder.iterdir()} >= {"config.toml", "model.safetensors"}
+    assert facts["mpi_library"]
+    assert facts["blas"]
+    names = {path.name for path in folder.iterdir()}
+    assert names - {"convergence.png"} == {"config.toml", "environment.json", "metrics.jsonl", "model.safetensors"}
 
 
-def test_evaluate_predict_and_info_agree_on_any_number_of_ranks(run, tmp_path):
+def test_training_on_one_process_learns_as_well(tmp_path):
+    pytest.importorskip("sklearn")
+    done = distnewton(*digits(tmp_path / "run", "--quiet", iterations=10), check=True)
+    assert (done.stdout, done.stderr) == ("", "")
+    records = records_of(tmp_path / "run")
+    assert records[-1]["test"]["accuracy"] > 0.85
+    assert sum(records[-1]["sent_bytes"].values()) == 0.0
+    assert json.loads((tmp_path / "run/environment.json").read_text())["mpi_library"] == ""
+
+
+def test_evaluate_predict_and_info_agree_on_any_number_of_ranks(run, test_file, tmp_path):
     folder, _ = run
-    answers = [distnewton("evaluate", folder, "digits:test", n_ranks=n, check=True).stdout for n in (0, 3)]
+    path, truth = test_file
+    answers = [distnewton("evaluate", folder, path, n_ranks=n, check=True).stdout for n in (0, 3)]
     assert answers[0] == answers[1]
     accuracy = float(answers[0].split("accuracy")[1])
-    out = tmp_path / "labels.txt"
-    distnewton("predict", folder, "digits:test", "--out", out, n_ranks=2, check=True)
-    from distnewton.data.sources import open_data
-
-    truth = [str(int(label)) for label in open_data("digits:test").describe().labels]
+    assert accuracy == pytest.approx(records_of(folder)[-1]["test"]["accuracy"], abs=1e-6)
+    out = tmp_path / "new" / "labels.txt"
+    assert distnewton("predict", folder, path, "--out", out, n_ranks=2, check=True).stdout == ""
     predicted = out.read_text().splitlines()
     assert len(predicted) == len(truth)
     share = sum(a == b for a, b in zip(truth, predicted, strict=True)) / len(truth)
     assert share == pytest.approx(accuracy, abs=1e-6)
-    assert distnewton("predict", folder, "digits:test", check=True).stdout.splitlines() == predicted
-    assert "iterations 12 of 12" in distnewton("info", folder, check=True).stdout
+    model = folder / "model.safetensors"
+    assert distnewton("predict", model, path, check=True).stdout.splitlines() == predicted
+    told = distnewton("info", folder, n_ranks=2, check=True).stdout
+    assert told.count("iterations 12 of 12") == 1
+    assert "64-24-16-10" in told
+    assert f"test       accuracy {accuracy:.4f}" in told
 
 
-def test_the_resolved_configuration_repeats_the_run(run, tmp_path):
-    folder, _ = run
-    again = ["--run-dir", tmp_path / "again", "--run.deterministic", "true"]
-    distnewton("train", folder / "config.toml", *again, check=True)
-    distnewton("train", folder / "config.toml", *again, "--run.overwrite=true", check=True)
-    printed = distnewton("train", folder / "config.toml", "--print-config", "--method.cg_max", "7", check=True).stdout
+def test_the_resolved_configuration_repeats_the_run(place):
+    # block_diagonal on the same splits, without early termination: the same numbers
+    distnewton(*small("first", "--run.deterministic=true", "--quiet"), n_ranks=2, check=True)
+    repeat = ["train", "first/config.toml", "--run-dir", "second", "--quiet"]
+    for more in ([], ["--run.overwrite=true"]):
+        distnewton(*repeat, *more, n_ranks=2, check=True)
+    objectives = [[r["objective"] for r in records_of(place / name)] for name in ("first", "second")]
+    assert objectives[0] == objectives[1]
+    printed = distnewton("train", "first/config.toml", "--print-config", "--method.cg_max", "7", check=True).stdout
     assert "cg_max = 7" in printed
-    assert 'train = "digits:train"' in printed
+    assert 'train = "small.csv"' in printed
+    assert "deterministic = true" in printed
+
+
+def test_data_folders_and_free_run_folders(place):
+    (place / "elsewhere").mkdir()
+    (place / "small.csv").rename(place / "elsewhere/set.csv")
+    for _ in range(2):
+        distnewton("train", "--data.train=set.csv", "--run.iterations=0", "--quiet", check=True,
+                   DISTNEWTON_DATA="elsewhere")  # fmt: skip
+    assert sorted(path.name for path in (place / "runs").iterdir()) == ["run-001", "run-002"]
+    assert (place / "runs/run-002/model.safetensors").is_file()
+    assert "n_samples 90" in distnewton("evaluate", "runs/run-001", "set.csv", check=True).stdout
+
+
+@pytest.mark.parametrize(("arguments", "words"), [
+    (["--help"], ["usage: distnewton", "evaluate", "predict"]),
+    (["train", "--help"], ["--method.subsample", "--run-dir"]),
+    (["--version"], ["distnewton 0."]),
+])  # fmt: skip
+def test_help_and_version_are_shown_once(arguments, words):
+    done = distnewton(*arguments, n_ranks=2, check=True)
+    assert all(word in done.stdout for word in words)
+    assert done.stdout.count(words[0]) == 1
+    assert done.stderr == ""
 
 
 ERRORS = [
-    (["train", "--data.train=nothing.libsvm", "--run-dir", "R"], 66, "nothing.libsvm"),
-    (["train", "--data.train=digits", "--method.cgmax=3"], 2, "did you mean --method.cg_max?"),
-    (["train", "--data.train=digits", "--set", "method.cg_mx=3", "--run.dtype=float16"], 78, "did you mean cg_max?"),
-    (["train", "none.toml"], 66, "cannot read the recipe none.toml"),
-    (["train", "--data.train=bad.libsvm", "--run-dir", "R"], 65, "bad.libsvm:2"),
-    (["train", "--data.train=digits", "--partition.splits=2-9-1", "--run-dir", "R"], 78, "needs 18 ranks"),
-    (["train", "--data.train=digits", "--network.layers=63-5-10", "--run-dir", "R"], 78, "64 features, not 63"),
-    (["train", "--data.train=digits", "--run-dir", "FULL"], 73, "holds an earlier run"),
-    (["evaluate", "nowhere", "digits:test"], 66, "there is no model file nowhere"),
-    (["nonsense"], 2, "invalid choice: 'nonsense'"),
+    (["train", "--data.train=nothing.libsvm", "--run-dir", "R"], 66, ["nothing.libsvm"]),
+    (["train", "--data.train=digits", "--method.cgmax=3"], 2, ["did you mean --method.cg_max?"]),
+    (
+        ["train", "--data.train=small.csv", "--set", "method.cg_mx=3", "--run.dtype=float16", "--method.C=-1"],
+        78,
+        ["did you mean cg_max?", "got 'float16'", "method.C: must be a positive number", "errors:"],
+    ),
+    (["train", "none.toml"], 66, ["cannot read the recipe none.toml"]),
+    (["train", "--data.train=bad.libsvm", "--run-dir", "R"], 65, ["bad.libsvm:2"]),
+    (small("R", "--partition.splits=2-9-1"), 78, ["needs 18 ranks", "Splits that fit"]),
+    (small("R", "--network.layers=8-5-3"), 78, ["the data has 7 features, not 8"]),
+    (small("FULL"), 73, ["FULL holds an earlier run"]),
+    (["evaluate", "nowhere", "digits:test"], 66, ["there is no model file nowhere"]),
+    (["nonsense"], 2, ["invalid choice: 'nonsense'"]),
 ]
 
 
-@pytest.mark.parametrize(("arguments", "code", "message"), ERRORS)
-@pytest.mark.parametrize("n_ranks", [0, 3])
-def test_errors_are_one_message_and_a_code(tmp_path, monkeypatch, arguments, code, message, n_ranks):
-    monkeypatch.chdir(tmp_path)
+@pytest.mark.parametrize(
+    ("n_ranks", "arguments", "code", "messages"),
+    [(4, *case) for case in ERRORS] + [(0, *case) for case in ERRORS[1::3]],
+    ids=lambda value: value[0] if isinstance(value, list) else str(value),
+)
+def test_errors_are_one_message_and_a_code(place, n_ranks, arguments, code, messages):
     Path("bad.libsvm").write_text("1 1:2 3:4\n2 1:nan\n")
     Path("FULL").mkdir()
     Path("FULL/metrics.jsonl").write_text("")
     done = distnewton(*arguments, n_ranks=n_ranks)
     assert done.returncode == code, done.stderr
-    assert done.stderr.count(message) == 1
+    assert [done.stderr.count(message) for message in messages] == [1] * len(messages), done.stderr
     assert "Traceback" not in done.stderr
+    assert " failed: " not in done.stderr
+    assert Path("FULL/metrics.jsonl").read_text() == ""
 
 
-@pytest.mark.parametrize("at", ["data", "cg"])
-@pytest.mark.parametrize(("kind", "codes"), [("raise", {70}), ("exit", {3}), ("kill", {9, 137})])
-@pytest.mark.parametrize("rank", [0, 2])
-def test_a_failing_rank_ends_the_job(tmp_path, at, kind, codes, rank):
-    done = distnewton(
-        *digits(tmp_path / "run", iterations=50), n_ranks=3, DISTNEWTON_FAULT=f"rank={rank} at={at} kind={kind}"
-    )
-    assert done.returncode in codes, done.stderr
+def test_info_and_models_of_something_else(place):
+    done = distnewton("info", ".", n_ranks=2)
+    assert (done.returncode, done.stderr.count("is not a run folder: it holds no config.toml")) == (66, 1)
+    Path("model.safetensors").write_bytes(b"\x80\x04N.")
+    done = distnewton("predict", ".", "small.csv", n_ranks=3)
+    assert (done.returncode, done.stderr.count("is not a readable safetensors file")) == (65, 1)
+
+
+CODES = {"raise": {70}, "exit": {3}, "kill": {9, 137}}
+
+
+@pytest.mark.parametrize(("rank", "at", "kind"), [
+    (0, "data", "raise"), (2, "data", "exit"), (2, "data", "kill"), (0, "data", "kill"),
+    (0, "cg", "exit"), (2, "cg", "raise"), (0, "cg", "kill"), (2, "cg", "kill"), (0, "cg", "raise"),
+])  # fmt: skip
+def test_a_failing_rank_ends_the_job(place, rank, at, kind):
+    fault = f"rank={rank} at={at} kind={kind}"
+    done = distnewton(*small("R", iterations=500), n_ranks=3, limit=60, DISTNEWTON_FAULT=fault)
+    assert done.returncode in CODES[kind], done.stderr
     if kind != "kill":
-        assert done.stderr.count(f"rank {rank} of 3") == 1
+        assert done.stderr.count(f"distnewton: rank {rank} of 3") == 1
         assert done.stderr.count(" failed: ") == 1
+    if kind == "raise":
+        assert done.stderr.count(f"InjectedFaultError: injected at {at}") == 1
 
 
-def test_processes_that_mpi_does_not_connect_are_explained():
-    # as under another MPI's launcher: it announces eight processes, but MPI gives each a world of its own
-    done = distnewton("train", "--data.train=digits", OMPI_COMM_WORLD_SIZE="8", OMPI_COMM_WORLD_RANK="0", limit=60)
-    if "Open MPI" in done.stderr:
-        pytest.skip("this Open MPI refuses to start under a pretended launcher")
+def test_a_fault_that_is_not_understood_is_told_once(place):
+    done = distnewton(*small("R"), n_ranks=3, DISTNEWTON_FAULT="rank=1 at=cg kind=stop")
     assert done.returncode == 78
-    assert "started 8 processes, but each is alone" in done.stderr
+    assert done.stderr.count("is not understood") == 1
