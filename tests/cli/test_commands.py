@@ -182,7 +182,7 @@ def test_data_folders_and_free_run_folders(place):
 
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--help"], ["usage: distnewton", "evaluate", "predict"]),
-    (["train", "--help"], ["--method.subsample", "--run-dir"]),
+    (["train", "--help"], ["usage: distnewton train", "--method.subsample", "--run-dir"]),
     (["--version"], ["distnewton 0."]),
 ])  # fmt: skip
 def test_help_and_version_are_shown_once(arguments, words):
