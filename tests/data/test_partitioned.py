@@ -103,10 +103,11 @@ def test_scaling_equals_that_of_the_whole(world, kind):
             own, again = X[:, columns].copy(), X[:, columns].copy()
             fitted = fit_and_apply(grid, kind, own)
             apply_scaling(grid, fitted, again)
-            good = np.allclose(own, whole[:, columns], rtol=1e-14, atol=1e-15) and np.array_equal(own, again)
+            good = np.allclose(own, whole[:, columns], rtol=1e-13, atol=1e-14) and np.array_equal(own, again)
             gathered = gather_scaling(grid, fitted)
-            good = good and np.array_equal(gathered.offset, expected.offset)
-            good = good and np.array_equal(gathered.factor, expected.factor)
+            # to rounding: numpy adds a single column in another order than several
+            good = good and np.allclose(gathered.offset, expected.offset, rtol=1e-13, atol=1e-14)
+            good = good and np.allclose(gathered.factor, expected.factor, rtol=1e-13, atol=0)
             good = good and gathered.kind == expected.kind == kind
             assert not grid.comm.any(not good)
 
