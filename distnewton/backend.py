@@ -48,7 +48,7 @@ class Backend:
     def dot(self, x: Array, y: Array) -> float:
         """Inner product of two vectors, accumulated in float64."""
         if x.dtype == np.float64:
-            return float(x @ y)
+            return float(np.vdot(x, y))
         return float(np.einsum("i,i->", x, y, dtype=np.float64))
 
     def product(self, Z: Any, W: Array, out: Array) -> Array:

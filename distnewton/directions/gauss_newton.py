@@ -18,7 +18,7 @@ from distnewton.curvature.linearization import Linearization
 from distnewton.directions.base import DirectionOptions, DirectionResult
 from distnewton.parallel.faults import faults
 from distnewton.parallel.termination import EarlyTermination
-from distnewton.solvers.conjugate_gradient import check_curvature
+from distnewton.solvers.conjugate_gradient import check_curvature, rounding_floor
 
 
 class GaussNewton:
@@ -42,10 +42,10 @@ class GaussNewton:
         r = -problem.gradient
         p, s = r.copy(), x.copy()
         w, rr, rAr = _product(problem, r)
-        target = options.cg_tolerance * math.sqrt(rr)
+        target, floor = options.cg_tolerance * math.sqrt(rr), rounding_floor(r, rr)
         rr_start, beta, alpha, n_steps = rr, 0.0, math.inf, 0
         faults.start("cg")
-        while n_steps < options.cg_max and rr > 0.0:
+        while n_steps < options.cg_max and rr > floor:
             if n_steps >= options.cg_min and math.sqrt(rr) <= target:
                 break
             alpha = rr / check_curvature(rAr - beta * rr / alpha, n_steps)

@@ -180,7 +180,9 @@ class Communicator:
             return [array]
         if self.rank != root:
             if array.size:
+                start = time.perf_counter()
                 self.mpi.Send(np.ascontiguousarray(array), dest=root, tag=1)
+                self.ledger.charge(array.nbytes, time.perf_counter() - start)
             return None
         parts = [np.empty(shape, dtype=array.dtype) for shape in shapes]
         for source, part in enumerate(parts):

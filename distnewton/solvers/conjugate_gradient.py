@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 
+import numpy as np
+
 from distnewton.backend import Array
 from distnewton.errors import NumericalError
 
@@ -56,6 +58,7 @@ class ConjugateGradient:
         self._rr = dot(b, b)
         self._b_norm = math.sqrt(self._rr)
         self._target = tolerance * self._b_norm
+        self._floor = rounding_floor(b, self._rr)
         self.n_steps = 0
 
     @property
@@ -70,8 +73,8 @@ class ConjugateGradient:
 
     @property
     def finished(self) -> bool:
-        """Whether the stopping rule is met: the residual, the limit of steps, or nothing left to solve."""
-        if self.n_steps >= self.max_steps or self._rr == 0.0:
+        """Whether the stopping rule is met: the residual, the limit of steps, or nothing left but rounding."""
+        if self.n_steps >= self.max_steps or self._rr <= self._floor:
             return True
         return self.n_steps >= self.min_steps and self.residual_norm <= self._target
 
@@ -92,6 +95,23 @@ class ConjugateGradient:
         self._p += self._r
         self._rr = rr
         self.n_steps += 1
+
+
+def rounding_floor(b: Array, squared_norm: float) -> float:
+    """Squared norm of a residual that is rounding only: its direction means nothing, nor does the curvature along it.
+
+    Parameters
+    ----------
+    b : Array of shape (n,)
+        Right-hand side, or this rank's part of it; its dtype counts.
+    squared_norm : float
+        b^T b, over all ranks.
+
+    Returns
+    -------
+    float
+    """
+    return float(np.finfo(b.dtype).eps) ** 2 * squared_norm
 
 
 def check_curvature(curvature: float, n_steps: int) -> float:

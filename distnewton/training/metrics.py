@@ -33,8 +33,9 @@ def task_metrics(task: str, outputs: Array, targets: Array) -> dict[str, float]:
     if task == "binary":
         scores = outputs[:, 0]
         return {"accuracy": float(np.mean((scores > 0) == (targets > 0))), "auc": auc(scores, targets > 0)}
-    error = outputs.astype(np.float64) - targets.reshape(outputs.shape)
-    deviation = targets.reshape(outputs.shape) - targets.reshape(outputs.shape).mean(axis=0)
+    truth = targets.reshape(outputs.shape).astype(np.float64)
+    error = outputs - truth
+    deviation = truth - truth.mean(axis=0)
     total = float(np.vdot(deviation, deviation))
     return {
         "rmse": math.sqrt(float(np.mean(error**2))),

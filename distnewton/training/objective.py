@@ -22,6 +22,9 @@ from distnewton.parallel.partition import bounds
 MAX_CHUNK_ROWS = 4096
 """More samples at once would leave the caches without making matrix products faster."""
 
+_QUIET = np.errstate(over="ignore", invalid="ignore")
+"""A trial step may overflow: that is a value that the line search refuses, and nothing to warn of on every rank."""
+
 
 def subsample_size(n_samples: int, fraction: float, minimum: int = 1) -> int:
     """Number of samples in the curvature subsample: a fraction, rounded up, within 1 and all."""
@@ -135,6 +138,7 @@ class Objective:
         self._n_rows_kept = int(rows / 2)
         self.chunk_rows = int(max(1, min(MAX_CHUNK_ROWS, rows / 4)))
 
+    @_QUIET
     def evaluate(self, params: Array, last: tuple[int, int]) -> Evaluation:
         """Loss of all samples, keeping activations as far as memory allows.
 
@@ -170,6 +174,7 @@ class Objective:
         (total,) = self.network.grid.comm.sum_scalars(total)
         return Evaluation(params, total / self.n_samples, chunks, outputs, self.targets)
 
+    @_QUIET
     def gradient(self, evaluation: Evaluation) -> Array:
         """This rank's block of the gradient of the objective; shape (n_params_local,).
 
