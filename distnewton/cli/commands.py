@@ -122,7 +122,10 @@ def _shared_config(comm: Communicator, options: argparse.Namespace) -> Config:
     tree: dict[str, Any] = {}
     with comm.agreeing():
         if comm.rank == 0:
-            tree = load_config(options.recipe, _overrides(options)).model_dump()
+            notes: list[str] = []
+            tree = load_config(options.recipe, _overrides(options), notes).model_dump()
+            for note in notes:
+                _warn(comm, note)
     return make_config(comm.broadcast_json(tree))
 
 

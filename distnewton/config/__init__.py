@@ -1,0 +1,21 @@
+"""The configuration of a run: sections, the options of each method, and reading and writing of the whole tree."""
+
+from distnewton.config.method import MethodConfig, StageConfig, StageOptions, regularization_constant
+from distnewton.config.sections import DataConfig, NetworkConfig, PartitionConfig, RunConfig
+from distnewton.config.tree import Config, load_config, make_config, parse_value, to_toml
+
+__all__ = [
+    "Config",
+    "DataConfig",
+    "MethodConfig",
+    "NetworkConfig",
+    "PartitionConfig",
+    "RunConfig",
+    "StageConfig",
+    "StageOptions",
+    "load_config",
+    "make_config",
+    "parse_value",
+    "regularization_constant",
+    "to_toml",
+]

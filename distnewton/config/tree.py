@@ -1,0 +1,210 @@
+"""The configuration of a run: one checked tree, whether it comes from a TOML file, from flags or from Python.
+
+Defaults are simpleNN's where it has them; others say where they come from. Every error of a configuration is
+reported at once, and unknown keys come with the nearest known one.
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import math
+import re
+import tomllib
+from collections.abc import Mapping, Sequence
+from datetime import date, time
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic_core import ErrorDetails
+
+from distnewton.config.method import PRESETS, MethodConfig, StageConfig, StageOptions, used_options
+from distnewton.config.sections import (
+    TASK_OF_LOSS,
+    DataConfig,
+    NetworkConfig,
+    PartitionConfig,
+    RunConfig,
+    Section,
+)
+from distnewton.errors import ConfigError, MissingInputError
+
+
+class Config(Section):
+    """A whole run."""
+
+    data: DataConfig = Field(default_factory=DataConfig)
+    network: NetworkConfig = Field(default_factory=NetworkConfig)
+    partition: PartitionConfig = Field(default_factory=PartitionConfig)
+    method: MethodConfig = Field(default_factory=MethodConfig)
+    run: RunConfig = Field(default_factory=RunConfig)
+
+    @model_validator(mode="after")
+    def _sections_fit(self) -> Config:
+        problems = []
+        splits, layers, loss, task = self.partition.splits, self.network.layers, self.network.loss, self.data.task
+        if splits != "auto" and len(splits) != len(layers):
+            problems.append(f"partition.splits has {len(splits)} numbers for {len(layers)} widths of network.layers")
+        fitting = {"squared": ["regression", "classification"]}.get(loss, [TASK_OF_LOSS[loss]])
+        if task not in ("auto", *fitting):
+            problems.append(f"network.loss = {loss} fits data.task = {' or '.join(fitting)}, not {task}")
+        if loss == "logistic" and layers[-1] not in (1, "auto"):
+            problems.append(f"network.loss = logistic needs one output, network.layers ends in {layers[-1]}")
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    @property
+    def task(self) -> str:
+        """The task, derived from the loss where it is ``auto``."""
+        return TASK_OF_LOSS[self.network.loss] if self.data.task == "auto" else self.data.task
+
+
+def make_config(tree: Mapping[str, Any]) -> Config:
+    """Check a tree of settings.
+
+    Parameters
+    ----------
+    tree : mapping
+        Tables ``data``, ``network``, ``partition``, ``method``, ``run``; what is missing takes its default.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    ConfigError
+        With every error of the tree, a line each.
+    """
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        lines = [line for details in error.errors() for line in _describe(details)]
+        text = "\n".join(f"  {line}" for line in dict.fromkeys(lines))
+        raise ConfigError(f"the configuration has errors:\n{text}") from None
+
+
+def load_config(
+    path: str | Path | None = None, overrides: Sequence[str] = (), notes: list[str] | None = None
+) -> Config:
+    """Read a TOML file and apply settings given as ``section.key=value``, which win.
+
+    A setting that chooses another direction leaves out those options of the file's ``[method]`` that the direction
+    does not use: they were meant for the file's own.
+
+    Parameters
+    ----------
+    path : path or None
+        The file; None starts from the defaults.
+    overrides : sequence of str
+        Values in TOML's notation; what is not TOML counts as text, so that ``network.loss=squared`` needs no quotes.
+    notes : list of str or None
+        Takes a line on each option left out.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    MissingInputError
+        If the file cannot be read.
+    ConfigError
+        If it is not TOML, or with every error of the settings.
+    """
+    tree: dict[str, Any] = {}
+    if path is not None:
+        try:
+            tree = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+        except OSError as error:
+            raise MissingInputError(f"cannot read the recipe {path}: {error.strerror or error}") from None
+        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+            raise ConfigError(f"{path} is not a TOML file: {error}") from None
+    given = tree.get("method", {})
+    file_options = set(given) if isinstance(given, dict) else set()
+    for text in overrides:
+        key, equals, value = text.partition("=")
+        section, dot, name = key.strip().partition(".")
+        if not (equals and dot and name):
+            raise ConfigError(f"a setting is written section.key=value, got {text!r}")
+        table = tree.setdefault(section, {})
+        if not isinstance(table, dict):
+            raise ConfigError(f"{section} must be a table of settings, got {table!r}")
+        table[name] = parse_value(value)
+    if "method" in tree and isinstance(tree["method"], dict):
+        chosen = {text.partition("=")[0].strip().removeprefix("method.") for text in overrides}
+        _leave_out(tree["method"], file_options, chosen, [] if notes is None else notes)
+    return make_config(tree)
+
+
+def _leave_out(method: dict[str, Any], file_options: set[str], chosen: set[str], notes: list[str]) -> None:
+    """Remove options of a file that are of no use to the direction that a setting chose instead of the file's."""
+    choices = {"direction", "solver", "preconditioner", "proposal"}
+    if not chosen & choices:
+        return
+    full = {name: field.default for name, field in StageOptions.model_fields.items() if name in choices}
+    full |= {key: value for key, value in PRESETS.get(str(method.get("direction")), {}).items() if key in choices}
+    full |= {key: value for key, value in method.items() if key in choices}
+    used = used_options(*(str(full[name]) for name in ("direction", "solver", "preconditioner", "proposal")))
+    for key in sorted((file_options - chosen - used) & set(StageOptions.model_fields)):
+        del method[key]
+        notes.append(f"method.{key} of the recipe is left out: direction = {full['direction']} does not use it")
+
+
+def parse_value(text: str) -> Any:
+    """A value in TOML's notation, or the text itself where it is not TOML."""
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        return text.strip()
+    # no setting is a date, but the widths 1024-10-10 look like one
+    return text.strip() if isinstance(value, date | time) else value
+
+
+def to_toml(config: Config) -> str:
+    """The resolved configuration as TOML: reading it back gives the same run."""
+    lines = []
+    for section, table in config.model_dump().items():
+        lines += [f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in table.items() if value is not None), ""]
+    return "\n".join(lines)
+
+
+def _toml(value: Any) -> str:
+    """One value; TOML's basic strings, numbers and booleans are JSON's, except for inf and the DEL sign."""
+    if isinstance(value, dict):
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+    if isinstance(value, list):
+        return "[" + ", ".join(map(_toml, value)) + "]"
+    return "inf" if value == math.inf else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _describe(details: ErrorDetails) -> list[str]:
+    """One error as lines: the key, what is wrong, what came."""
+    parts = [str(part) for part in details["loc"]]
+    key = ".".join(part for part in parts if re.fullmatch(r"[A-Za-z_]\w*|\d+", part) and part not in _UNION_TAGS)
+    if details["type"] == "extra_forbidden":
+        known = _known_keys(parts[:-1])
+        near = difflib.get_close_matches(parts[-1], known, n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        return [f"{key}: unknown key; {hint}"]
+    if details["type"] == "value_error":
+        return [f"{key}: {line}".removeprefix(": ") for line in str(details["ctx"]["error"]).splitlines()]
+    message = details["msg"][0].lower() + details["msg"][1:]
+    return [f"{key}: {message}, got {details['input']!r}"]
+
+
+_UNION_TAGS = ("int", "str", "float")
+"""What pydantic appends to the place of an error in a union: the type it tried, which is no key of the tree."""
+
+
+def _known_keys(path: Sequence[str]) -> list[str]:
+    """Keys of the tree or of one of its tables."""
+    if not path:
+        return list(Config.model_fields)
+    if list(path[:2]) == ["method", "schedule"]:
+        return list(StageConfig.model_fields)
+    section = Config.model_fields[path[0]].annotation
+    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+
