@@ -12,6 +12,9 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.linalg import lapack
+
+from distnewton.errors import NumericalError
 
 Array = NDArray[Any]
 
@@ -72,3 +75,69 @@ class Backend:
     def batched_vecmat(self, U: Array, D: Array, out: Array) -> Array:
         """Products of a vector and a matrix a sample: (n, k) times (n, k, m) into (n, m)."""
         return np.vecmat(U, D, out=out)
+
+    def inverse(self, A: Array) -> Array:
+        """Inverse of a symmetric positive definite matrix by Cholesky; what float32 cannot factorise, float64 may.
+
+        Parameters
+        ----------
+        A : Array of shape (n, n)
+            Kept.
+
+        Returns
+        -------
+        Array of shape (n, n)
+
+        Raises
+        ------
+        NumericalError
+            If the matrix is not positive definite in float64 either.
+        """
+        for dtype in dict.fromkeys((self.dtype, np.dtype(np.float64))):
+            potrf, potri = _lapack("potrf", dtype), _lapack("potri", dtype)
+            factor, failed = potrf(A.astype(dtype), lower=True, overwrite_a=True, clean=False)
+            if not failed:
+                lower, failed = potri(factor, lower=True, overwrite_c=True)
+            if not failed:
+                inverse = np.tril(lower)
+                inverse += np.tril(lower, -1).T
+                return self.asarray(inverse)
+        raise NumericalError(
+            "a damped curvature factor is not positive definite: the statistics overflowed, or the damping is too "
+            "small for the precision; raise method.damping or scale the data ([data] scale)"
+        )
+
+    def solve(self, A: Array, b: Array) -> Array:
+        """Solution of A x = b for a symmetric positive definite matrix, by Cholesky as in :meth:`inverse`.
+
+        Parameters
+        ----------
+        A : Array of shape (n, n)
+            Kept.
+        b : Array of shape (n,)
+            Right-hand side.
+
+        Returns
+        -------
+        Array of shape (n,)
+
+        Raises
+        ------
+        NumericalError
+            If the matrix is not positive definite in float64 either.
+        """
+        for dtype in dict.fromkeys((self.dtype, np.dtype(np.float64))):
+            potrf, potrs = _lapack("potrf", dtype), _lapack("potrs", dtype)
+            factor, failed = potrf(A.astype(dtype), lower=True, overwrite_a=True, clean=False)
+            if not failed:
+                x, failed = potrs(factor, b.astype(dtype), lower=True)
+                return self.asarray(x)
+        raise NumericalError(
+            "the damped matrix in sample space is not positive definite: a value overflowed, or the damping is too "
+            "small for the precision; raise method.damping or use float64 ([run] dtype)"
+        )
+
+
+def _lapack(name: str, dtype: np.dtype[Any]) -> Any:
+    """LAPACK's function of a name and real dtype."""
+    return getattr(lapack, ("s" if dtype == np.float32 else "d") + name)

@@ -8,11 +8,17 @@ import numpy as np
 from dense import DenseProblem
 
 from distnewton.backend import Backend
+from distnewton.curvature.linearization import CurvatureSample, Linearization
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition
+from distnewton.parallel.termination import NEVER
+from distnewton.solvers.damping import LevenbergMarquardt
+from distnewton.training.newton import NewtonStep, StepOptions
 from distnewton.training.objective import Objective
+from distnewton.training.stages import FullBatch
+from distnewton.training.trainer import Trainer
 
 
 def alternating(n_ranks, n_layers):
@@ -84,3 +90,23 @@ def make_case(
         X_local = csr_array(X_local)
     objective = Objective(network, LOSSES[loss], X_local, y, 1 / C, memory)
     return Case(grid, network, objective, dense, theta)
+
+
+def linearization(case, rows, *, damping=0.5, sketch=0, rooted=False, curvature=True, seed=0):
+    """The model at the case's point, with the curvature of a range of samples."""
+    evaluation = case.objective.evaluate(case.params, rows)
+    gradient = case.objective.gradient(evaluation)
+    targets = case.objective.targets[slice(*rows)]
+    generator = np.random.default_rng(seed)
+    activations = evaluation.subsample[1]
+    sample = CurvatureSample(case.network, case.params, activations, case.objective.loss, targets, generator)
+    if curvature:
+        sample.linearize(sketch, rooted=rooted)
+    return Linearization(gradient, sample, 1 / case.dense.C, damping, case.grid)
+
+
+def newton_trainer(case, direction, *, subsample=0.5, seed=0, termination=NEVER, damping=1.0, **options):
+    """Newton iterations on a case, without metrics."""
+    newton = NewtonStep(direction, "test", LevenbergMarquardt(damping), StepOptions(seed=seed, **options), termination)
+    stage = FullBatch(case.objective, newton, subsample, 1, seed)
+    return Trainer(case.objective, case.params.copy(), [(stage, 0)], lambda params, evaluation: ({}, {}))

@@ -25,8 +25,10 @@ from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition
 from distnewton.solvers.damping import LevenbergMarquardt
+from distnewton.training.newton import NewtonStep, StepOptions
 from distnewton.training.objective import Objective
-from distnewton.training.trainer import StepOptions, Trainer
+from distnewton.training.stages import FullBatch
+from distnewton.training.trainer import Trainer
 
 Task = Callable[[], Any]
 
@@ -86,13 +88,12 @@ def benchmark_overhead(widths: tuple[int, ...], n: int, dtype: str, n_iterations
     y = (X @ rng.standard_normal((widths[0], widths[-1]))).argmax(axis=1)
     params = network.initial_params(0, "he")
     objective = Objective(network, LOSSES["cross_entropy"], X, y, 1 / n, 4e9)
+    direction = BlockDiagonal(DirectionOptions(0.0, cg_steps, 1))
+    newton = NewtonStep(direction, "block_diagonal", LevenbergMarquardt(1.0), StepOptions())
     trainer = Trainer(
         objective,
         params.copy(),
-        BlockDiagonal(DirectionOptions(0.0, cg_steps, 1)),
-        "block_diagonal",
-        LevenbergMarquardt(1.0),
-        StepOptions(0.05, 1, "previous", 1e-4, 20, 0),
+        [(FullBatch(objective, newton, subsample=0.05, subsample_min=1, seed=0), n_iterations + 1)],
         lambda params, evaluation: ({}, {}),
     )
     plain = PlainNewton(X, y, widths, params.copy(), int(np.ceil(0.05 * n)), cg_steps)

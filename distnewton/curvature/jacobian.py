@@ -32,7 +32,7 @@ class Jacobian:
     layout : ParameterLayout
         Where the blocks lie in a flat vector.
     n_samples, n_out : int
-        Shape of J v.
+        Shape of J v; with roots their number stands for that of the outputs.
     backend : Backend
         Array library and dtype.
     """
@@ -109,8 +109,10 @@ class Jacobian:
         return out
 
 
-def linearize(network: PartitionedNetwork, params: Array, activations: Activations) -> Jacobian:
-    """Jacobian of this rank at the point and samples of a forward pass.
+def linearize(
+    network: PartitionedNetwork, params: Array, activations: Activations, roots: Array | None = None
+) -> Jacobian:
+    """Jacobian of this rank at the point and samples of a forward pass, or some combinations of its rows.
 
     Parameters
     ----------
@@ -120,6 +122,10 @@ def linearize(network: PartitionedNetwork, params: Array, activations: Activatio
         This rank's variables.
     activations : Activations
         Of these variables on the curvature subsample.
+    roots : Array of shape (n, k, n_out) or None
+        Cotangents of the outputs, replicated: the result is then their products R J with J, of k rows a sample, all of
+        whose factors are stored. With roots of the loss Hessian, sum_a c_a c_a^T = B, the Gauss-Newton matrix is
+        (R J)^T (R J); random ones make the output sketch.
 
     Returns
     -------
@@ -127,34 +133,40 @@ def linearize(network: PartitionedNetwork, params: Array, activations: Activatio
 
     Notes
     -----
-    Collective: for the last hidden layer a sum of (group width, n_out) numbers over its boundaries, for each layer
-    below it one of (n, n_out, group width).
+    Collective. Without roots, for the last hidden layer a sum of (group width, n_out) numbers over its boundaries;
+    for each layer below it, and with roots for that one, too, one of (n, k, group width), where k is n_out without.
     """
     blocks, L = network.grid.blocks, network.n_layers
     views = network.layout.views(params)
+    n_rows = network.n_out if roots is None else roots.shape[1]
     factors: dict[int, JacobianFactor] = {}
     for m in range(L, 0, -1):
         above = factors.get(m + 1)
         if m == L:
-            made = _output_factor(network, activations)
-        elif m == L - 1:
+            made = _output_factor(network, activations, roots)
+        elif m == L - 1 and roots is None:
             made = _last_hidden_factors(network, views, activations)
         else:
-            made = _hidden_factors(network, views, activations, m, above)
+            made = _hidden_factors(network, views, activations, m, above, n_rows)
         if m in blocks:
             factors[m] = made[blocks[m].j]
     inputs = {m: activations.groups[m - 1, blocks[m].i] for m in factors}
-    n, n_out = activations.output.shape
-    return Jacobian(inputs, dict(sorted(factors.items())), network.layout, n, n_out, network.backend)
+    n = len(activations.output)
+    return Jacobian(inputs, dict(sorted(factors.items())), network.layout, n, n_rows, network.backend)
 
 
-def _output_factor(network: PartitionedNetwork, activations: Activations) -> dict[int, JacobianFactor]:
-    """D^L = I on the outputs of the own block, by group."""
+def _output_factor(
+    network: PartitionedNetwork, activations: Activations, roots: Array | None
+) -> dict[int, JacobianFactor]:
+    """D^L, which is I or the roots, on the outputs of the own block, by group."""
     block = network.grid.blocks.get(network.n_layers)
     if block is None:
         return {}
     n, n_out = activations.output.shape
-    return {block.j: IdentityFactor(block.outputs, n, n_out, network.backend)}
+    if roots is None:
+        return {block.j: IdentityFactor(block.outputs, n, n_out, network.backend)}
+    own = np.ascontiguousarray(network.backend.asarray(roots)[:, :, slice(*block.outputs)])
+    return {block.j: StoredFactor(own, network.backend)}
 
 
 def _last_hidden_factors(
@@ -179,13 +191,14 @@ def _hidden_factors(
     activations: Activations,
     m: int,
     factor_above: JacobianFactor | None,
+    n_rows: int,
 ) -> dict[int, JacobianFactor]:
-    """D^m of the groups on whose boundary this rank stands, one step of the recursion below the last hidden layer."""
+    """D^m of the groups on whose boundary this rank stands, one step of the recursion down."""
     grid = network.grid
     above = grid.blocks.get(m + 1)
     made: dict[int, JacobianFactor] = {}
     for i in grid.groups(m):
-        D = network.backend.empty(*activations.output.shape, grid.group_width(m, i))
+        D = network.backend.empty(len(activations.output), n_rows, grid.group_width(m, i))
         if above is not None and above.i == i and factor_above is not None:
             _propagate(factor_above, views[m + 1].W, D)
         else:

@@ -2,12 +2,212 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
 
 from distnewton.backend import Array, Backend
-from distnewton.curvature.jacobian import Jacobian
-from distnewton.network.losses import LossHessian
+from distnewton.curvature.jacobian import Jacobian, linearize
+from distnewton.network.layout import ParameterLayout
+from distnewton.network.losses import Loss, LossHessian, ScaledIdentity
+from distnewton.network.network import Activations, PartitionedNetwork
 from distnewton.parallel.grid import ProcessGrid
+
+
+class CurvatureSample:
+    """The samples whose curvature counts, with what a direction may ask about them.
+
+    Parameters
+    ----------
+    network : PartitionedNetwork
+        The network.
+    params : Array of shape (n_params_local,)
+        The point.
+    activations : Activations
+        Of the point on these samples.
+    loss : Loss
+        Loss of a sample.
+    targets : Array
+        Targets of these samples, replicated.
+    generator : numpy.random.Generator or None
+        For random cotangents, the same state on all ranks; only methods that draw need it.
+    deltas : dict of int to Array or None
+        Cotangents of the own output groups for the gradients of the samples' losses, where they are known already.
+
+    Attributes
+    ----------
+    n_samples : int
+        Number of samples, at least 1.
+    """
+
+    def __init__(
+        self,
+        network: PartitionedNetwork,
+        params: Array,
+        activations: Activations,
+        loss: Loss,
+        targets: Array,
+        generator: np.random.Generator | None = None,
+        deltas: dict[int, Array] | None = None,
+    ) -> None:
+        self._network, self._params, self._activations = network, params, activations
+        self._loss, self._targets = loss, targets
+        self._generator, self._deltas = generator, deltas
+        self._jacobian: Jacobian | None = None
+        self._hessian: LossHessian | None = None
+        self._rooted = False
+        self.n_samples = max(1, len(activations.output))
+
+    @property
+    def backend(self) -> Backend:
+        """Array library and dtype."""
+        return self._network.backend
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """Where the blocks lie in a flat vector."""
+        return self._network.layout
+
+    @property
+    def inputs(self) -> Mapping[int, Any]:
+        """Z^{m-1} of the input group of each own block, by layer."""
+        groups = self._activations.groups
+        return {m: groups[m - 1, block.i] for m, block in self._network.grid.blocks.items()}
+
+    def linearize(self, sketch: int = 0, *, rooted: bool = False) -> None:
+        """Compute the Jacobian: of all outputs, of exact roots of the loss Hessian, or of random ones.
+
+        Parameters
+        ----------
+        sketch : int
+            Random cotangents a sample; 0, or at least the number of outputs: no sketch.
+        rooted : bool
+            Whether directions need B = I, as the sketch has it anyway.
+
+        Notes
+        -----
+        Collective, as :func:`~distnewton.curvature.jacobian.linearize`.
+        """
+        n, n_out = self._activations.output.shape
+        hessian = self._loss.hessian(self._activations.output, self._targets)
+        roots = None
+        if 0 < sketch < n_out:
+            roots = hessian.roots(sketch, self._draws())
+        elif rooted:
+            roots = hessian.roots(n_out, None)
+        self._rooted = roots is not None
+        self._jacobian = linearize(self._network, self._params, self._activations, roots)
+        self._hessian = hessian if roots is None else ScaledIdentity(1.0, n, roots.shape[1])
+
+    @property
+    def jacobian(self) -> Jacobian:
+        """This rank's columns of J, or of R J with roots R."""
+        if self._jacobian is None:
+            raise RuntimeError("linearize the sample first: directions say by `curvature` what they need")
+        return self._jacobian
+
+    @property
+    def loss_hessian(self) -> LossHessian:
+        """B of the rows of the Jacobian: the identity with roots."""
+        if self._hessian is None:
+            raise RuntimeError("linearize the sample first: directions say by `curvature` what they need")
+        return self._hessian
+
+    def loss_cotangents(self) -> dict[int, Array]:
+        """Cotangents of the own output groups for the gradient of each sample's loss (the empirical Fisher's).
+
+        Returns
+        -------
+        dict of int to Array
+            By layer, of shape (n, n_out_local).
+
+        Notes
+        -----
+        Collective where neither the Jacobian of all outputs nor the gradient's own backward pass has them already.
+        """
+        if self._deltas is None:
+            self._deltas = self._backpropagate(self._loss.gradient(self._activations.output, self._targets))
+        return self._deltas
+
+    def random_cotangents(self) -> dict[int, Array]:
+        """Cotangents of the own output groups for random outputs c with E[c c^T] = B (the Fisher's, or [DNM]'s G).
+
+        Returns
+        -------
+        dict of int to Array
+            By layer, of shape (n, n_out_local).
+
+        Notes
+        -----
+        Collective where there is no Jacobian: a backward pass.
+        """
+        if self._jacobian is not None and self._rooted:
+            # a random sign for each stored row: its square has the same mean as the sum of the rows' squares
+            n, k = self._jacobian.n_samples, self._jacobian.n_out
+            return self._expand(2.0 * self._draws().integers(2, size=(n, k)) - 1.0)
+        hessian = self._loss.hessian(self._activations.output, self._targets)
+        c = hessian.roots(1, self._draws())[:, 0, :]
+        return self._backpropagate(self.backend.asarray(c))
+
+    def products(self, directions: Sequence[Array], scalars: Sequence[float]) -> tuple[list[Array], Array, LossHessian]:
+        """J d of some directions, and sums of some numbers, over all ranks.
+
+        A sketch knows less of a direction that was found with it than of others, so J d is then taken by forward
+        differentiation, exactly.
+
+        Parameters
+        ----------
+        directions : sequence of Array of shape (n_params_local,)
+            This rank's blocks of the directions.
+        scalars : sequence of float
+            Numbers to sum over the ranks.
+
+        Returns
+        -------
+        list of Array of shape (n, n_out)
+            J d in float64, replicated.
+        Array of shape (len(scalars),)
+            The sums.
+        LossHessian
+            B of the rows of J d.
+
+        Notes
+        -----
+        Collective: one sum of k |S| n_out numbers where the Jacobian is known for all outputs, else a forward pass a
+        direction.
+        """
+        grid = self._network.grid
+        if self._jacobian is None or self._rooted:
+            hessian = self._loss.hessian(self._activations.output, self._targets)
+            tangents = [self._network.tangent(self._params, self._activations, d) for d in directions]
+            return [t.astype(np.float64) for t in tangents], grid.sum_all(np.array(scalars, dtype=float)), hessian
+        parts = [self._jacobian.matvec(d).astype(np.float64) for d in directions]
+        message = grid.sum_all(np.concatenate([*(q.ravel() for q in parts), np.array(scalars, dtype=float)]))
+        n = parts[0].size
+        sums = [message[a * n : (a + 1) * n].reshape(parts[0].shape) for a in range(len(parts))]
+        return sums, message[len(parts) * n :], self.loss_hessian
+
+    def _backpropagate(self, U: Array) -> dict[int, Array]:
+        """Cotangents of the own output groups for cotangents U of the outputs."""
+        if self._jacobian is not None and not self._rooted:
+            return self._expand(U)
+        return self._network.backpropagate(self._params, self._activations, U)
+
+    def _expand(self, U: Array) -> dict[int, Array]:
+        """Cotangents of the own output groups from the Jacobian's factors; no communication."""
+        jacobian = self.jacobian
+        made = {}
+        for m, factor in jacobian.factors.items():
+            made[m] = self.backend.empty(jacobian.n_samples, self.layout.blocks[m].shape[1])
+            factor.expand(self.backend.asarray(U), made[m])
+        return made
+
+    def _draws(self) -> np.random.Generator:
+        if self._generator is None:
+            raise RuntimeError("this sample was given no random numbers")
+        return self._generator
 
 
 @dataclass(frozen=True)
@@ -19,11 +219,9 @@ class Linearization:
     Attributes
     ----------
     gradient : Array of shape (n_params_local,)
-        This rank's block of grad f, over all samples.
-    jacobian : Jacobian
-        This rank's columns of J on the curvature subsample.
-    loss_hessian : LossHessian
-        B of the subsample, replicated.
+        This rank's block of grad f, over all samples or over a mini-batch.
+    sample : CurvatureSample
+        Samples of the curvature.
     regularization : float
         1/C.
     damping : float
@@ -33,16 +231,30 @@ class Linearization:
     """
 
     gradient: Array
-    jacobian: Jacobian
-    loss_hessian: LossHessian
+    sample: CurvatureSample
     regularization: float
     damping: float
     grid: ProcessGrid
 
     @property
+    def jacobian(self) -> Jacobian:
+        """This rank's columns of J on the curvature sample."""
+        return self.sample.jacobian
+
+    @property
+    def loss_hessian(self) -> LossHessian:
+        """B of the rows of the Jacobian."""
+        return self.sample.loss_hessian
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """Where the blocks lie in a flat vector."""
+        return self.sample.layout
+
+    @property
     def backend(self) -> Backend:
         """Array library and dtype."""
-        return self.jacobian.backend
+        return self.sample.backend
 
     @property
     def shift(self) -> float:
@@ -51,5 +263,5 @@ class Linearization:
 
     @property
     def n_samples(self) -> int:
-        """Size of the subsample, at least 1."""
-        return max(1, self.jacobian.n_samples)
+        """Size of the curvature sample, at least 1."""
+        return self.sample.n_samples

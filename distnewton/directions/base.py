@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Literal, Protocol
 
 from distnewton.backend import Array
 from distnewton.curvature.linearization import Linearization
 from distnewton.parallel.termination import EarlyTermination
+
+Curvature = Literal["none", "cotangents", "jacobian", "roots"]
 
 
 @dataclass(frozen=True)
@@ -27,9 +30,9 @@ class DirectionResult:
     """
 
     direction: Array
-    inner_iterations: int
-    finished: bool
-    residual: float
+    inner_iterations: int = 0
+    finished: bool = True
+    residual: float = 0.0
 
 
 class Direction(Protocol):
@@ -39,9 +42,17 @@ class Direction(Protocol):
     ----------
     stops_early : bool
         Whether ranks solve apart from each other, so that early termination applies.
+    curvature : str
+        What it reads of the curvature sample: ``none`` (the gradient only), ``cotangents`` (of single outputs or of
+        the loss), ``jacobian`` (of all outputs, or of a sketch), ``roots`` (the same with B = I).
+    averages_gradient : bool
+        Whether momentum, in steps of a learning rate, averages the gradient before the direction is taken rather than
+        the directions.
     """
 
     stops_early: bool
+    curvature: Curvature
+    averages_gradient: bool
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
         """Find this rank's block of a direction.
@@ -63,7 +74,7 @@ class Direction(Protocol):
 
 @dataclass(frozen=True)
 class DirectionOptions:
-    """Settings that directions share.
+    """Settings that directions share; each reads its own.
 
     Attributes
     ----------
@@ -73,9 +84,62 @@ class DirectionOptions:
         Limits of CG steps.
     blocks : str
         ``rank``: a rank's block couples the layers it holds; ``layer``: cut by layer, [DNM]'s own diagonalisation.
+    cg_stop : str
+        ``residual``, or ``progress``: Martens' rule, too.
+    warm_start : float
+        CG starts from this multiple of the last solution.
+    preconditioner : str
+        Name of the preconditioner of CG.
+    statistics_decay : float
+        Decay of the moving averages of curvature factors.
+    statistics_period, inverse_period : int
+        Steps from one update of the factors, and from one factorisation, to the next.
+    mini_blocks : str
+        ``layer`` or ``neuron``: what a mini-block of the Fisher matrix covers.
+    beta1, beta2, epsilon : float
+        Adam's.
+    groups, proposal : str
+        Grouped Newton: what shares a step length, and whose direction is scaled.
+    internal_damping, rate_momentum : float
+        Grouped Newton: cubic damping, and share of the last step lengths kept.
+    rate_period : int
+        Grouped Newton: steps from one set of step lengths to the next.
+    negative_rates : bool
+        Grouped Newton: whether negative step lengths are kept.
     """
 
-    cg_tolerance: float
-    cg_max: int
-    cg_min: int
+    cg_tolerance: float = 0.1
+    cg_max: int = 30
+    cg_min: int = 3
     blocks: str = "rank"
+    cg_stop: str = "residual"
+    warm_start: float = 0.0
+    preconditioner: str = "none"
+    statistics_decay: float = 0.95
+    statistics_period: int = 1
+    inverse_period: int = 1
+    mini_blocks: str = "layer"
+    beta1: float = 0.9
+    beta2: float = 0.999
+    epsilon: float = 1e-8
+    groups: str = "tensor"
+    proposal: str = "sgd"
+    internal_damping: float = 10.0
+    rate_momentum: float = 0.5
+    rate_period: int = 10
+    negative_rates: bool = False
+
+    @property
+    def cg_progress(self) -> float:
+        """Relative progress a step at which CG stops, 0 for the residual's rule alone."""
+        return 5e-4 if self.cg_stop == "progress" else 0.0
+
+
+def relative(residual_norm: float, b_norm: float) -> float:
+    """Residual over right-hand side, 0 where that is zero."""
+    return residual_norm / b_norm if b_norm else 0.0
+
+
+def norm(squared: float) -> float:
+    """Root of a squared norm that rounding may have made negative."""
+    return math.sqrt(max(squared, 0.0))

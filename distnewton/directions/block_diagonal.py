@@ -8,9 +8,10 @@ from __future__ import annotations
 from distnewton.backend import Array
 from distnewton.curvature.gauss_newton import BlockGaussNewton
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.base import DirectionOptions, DirectionResult
+from distnewton.directions.base import Curvature, DirectionOptions, DirectionResult
 from distnewton.parallel.faults import faults
 from distnewton.parallel.termination import EarlyTermination
+from distnewton.preconditioners.base import Preconditioner
 from distnewton.solvers.conjugate_gradient import ConjugateGradient
 
 
@@ -21,15 +22,23 @@ class BlockDiagonal:
     ----------
     options : DirectionOptions
         Stopping rule of CG, and what a block is.
+    preconditioner : Preconditioner or None
+        Of CG.
     """
 
     stops_early = True
+    curvature: Curvature = "jacobian"
+    averages_gradient = False
 
-    def __init__(self, options: DirectionOptions) -> None:
+    def __init__(self, options: DirectionOptions, preconditioner: Preconditioner | None = None) -> None:
         self._options = options
+        self._preconditioner = preconditioner
+        self._last: Array | None = None
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
         """Solve with this rank's block; the only messages are those of early termination."""
+        if self._preconditioner is not None:
+            self._preconditioner.update(problem)
         solvers = self._solvers(problem)
         n_steps = 0
         faults.start("cg")
@@ -44,40 +53,44 @@ class BlockDiagonal:
         finished = all(cg.finished for cg in solvers)
         if finished:
             termination.announce()
-        direction = problem.backend.zeros(problem.jacobian.layout.n_params)
+        direction = problem.backend.zeros(problem.layout.n_params)
         for cg in solvers:
             direction += cg.x
+        if self._options.warm_start:
+            self._last = direction
         residual = max((cg.relative_residual for cg in solvers), default=0.0)
         return DirectionResult(direction, n_steps, finished, residual)
 
     def _solvers(self, problem: Linearization) -> list[ConjugateGradient]:
         """One CG a block; blocks without variables have none."""
-        jacobian = problem.jacobian
-        by_layer = self._options.blocks == "layer"
-        blocks = [[m] for m in jacobian.layers] if by_layer else [jacobian.layers]
+        jacobian, options = problem.jacobian, self._options
+        blocks = [[m] for m in jacobian.layers] if options.blocks == "layer" else [jacobian.layers]
         made = []
         for layers in blocks:
-            b = self._restrict(problem, layers)
-            if not any(jacobian.layout.blocks[m].n_params for m in layers):
+            if not any(problem.layout.blocks[m].n_params for m in layers):
                 continue
             matrix = BlockGaussNewton(jacobian, problem.loss_hessian, problem.shift, layers)
+            start = None if self._last is None else self._restrict(problem, self._last, layers, options.warm_start)
             made.append(
                 ConjugateGradient(
                     matrix.matvec,
-                    b,
+                    self._restrict(problem, problem.gradient, layers, -1.0),
                     problem.backend.dot,
-                    tolerance=self._options.cg_tolerance,
-                    max_steps=self._options.cg_max,
-                    min_steps=self._options.cg_min,
+                    tolerance=options.cg_tolerance,
+                    max_steps=options.cg_max,
+                    min_steps=options.cg_min,
+                    precondition=None if self._preconditioner is None else self._preconditioner.restricted(layers),
+                    start=start,
+                    progress=options.cg_progress,
                 )
             )
         return made
 
     @staticmethod
-    def _restrict(problem: Linearization, layers: list[int]) -> Array:
-        """Minus the gradient in some layers, zero in the others."""
-        b = problem.backend.zeros(problem.jacobian.layout.n_params)
+    def _restrict(problem: Linearization, v: Array, layers: list[int], factor: float) -> Array:
+        """A multiple of a vector in some layers, zero in the others."""
+        b = problem.backend.zeros(problem.layout.n_params)
         for m in layers:
-            part = problem.jacobian.layout.slices[m]
-            b[part] = -problem.gradient[part]
+            part = problem.layout.slices[m]
+            b[part] = factor * v[part]
         return b

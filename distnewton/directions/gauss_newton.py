@@ -2,23 +2,25 @@ r"""The full subsampled Gauss-Newton direction by CG over all ranks, one fused s
 
 .. math:: (G_S + \lambda I)\, d = -g
 
-The product needs J r summed over ranks; r^T r rides in the same message, and r^T (G + lambda I) r then follows from
-J r without another (Chronopoulos and Gear's form of CG), so a step synchronises once, which is optimal short of
-s-step methods.
+With z = M^{-1} r the product needs J z summed over ranks; r^T r, r^T z and z^T z ride in the same message, and
+z^T (G + lambda I) z then follows from J z without another (Chronopoulos and Gear's form of CG), so a step synchronises
+once, which is optimal short of s-step methods. Preconditioners are block-diagonal over ranks and send nothing.
 """
 
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 
 from distnewton.backend import Array
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.base import DirectionOptions, DirectionResult
+from distnewton.directions.base import Curvature, DirectionOptions, DirectionResult
 from distnewton.parallel.faults import faults
 from distnewton.parallel.termination import EarlyTermination
-from distnewton.solvers.conjugate_gradient import check_curvature, rounding_floor
+from distnewton.preconditioners.base import Preconditioner
+from distnewton.solvers.conjugate_gradient import Progress, check_curvature, rounding_floor
 
 
 class GaussNewton:
@@ -28,53 +30,91 @@ class GaussNewton:
     ----------
     options : DirectionOptions
         Stopping rule of CG.
+    preconditioner : Preconditioner or None
+        Of CG. All but ``none`` and ``diagonal`` depend on the grid, as their blocks are the ranks'.
     """
 
     stops_early = False
+    curvature: Curvature = "jacobian"
+    averages_gradient = False
 
-    def __init__(self, options: DirectionOptions) -> None:
+    def __init__(self, options: DirectionOptions, preconditioner: Preconditioner | None = None) -> None:
         self._options = options
+        self._preconditioner = preconditioner
+        self._last: Array | None = None
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
         """Solve together; all ranks do the same steps, so nobody is waited for or stopped early."""
         options = self._options
-        x = problem.backend.zeros(problem.jacobian.layout.n_params)
-        r = -problem.gradient
-        p, s = r.copy(), x.copy()
-        w, rr, rAr = _product(problem, r)
-        target, floor = options.cg_tolerance * math.sqrt(rr), rounding_floor(r, rr)
-        rr_start, beta, alpha, n_steps = rr, 0.0, math.inf, 0
+        if self._preconditioner is not None:
+            self._preconditioner.update(problem)
+        x, r, phi, bb = self._start(problem)
+        z = self._precondition(r)
+        p, s = z.copy(), 0 * x
+        step = _product(problem, r, z)
+        bb = step.rr if bb is None else bb
+        target, floor = options.cg_tolerance * math.sqrt(bb), rounding_floor(r, bb)
+        progress = Progress(options.cg_progress, phi)
+        beta, alpha, n_steps = 0.0, math.inf, 0
         faults.start("cg")
-        while n_steps < options.cg_max and rr > floor:
-            if n_steps >= options.cg_min and math.sqrt(rr) <= target:
+        while n_steps < options.cg_max and step.rr > floor:
+            if n_steps >= options.cg_min and (math.sqrt(step.rr) <= target or progress.exhausted):
                 break
-            alpha = rr / check_curvature(rAr - beta * rr / alpha, n_steps)
+            alpha = step.rz / check_curvature(step.curvature - beta * step.rz / alpha, n_steps)
             p *= beta
-            p += r
+            p += z
             s *= beta
-            s += w
+            s += step.Az
             x += alpha * p
             r -= alpha * s
-            previous = rr
-            w, rr, rAr = _product(problem, r)
-            beta = rr / previous
+            progress.step(0.5 * alpha * step.rz)
+            previous = step.rz
+            z = self._precondition(r)
+            step = _product(problem, r, z)
+            beta = step.rz / previous
             n_steps += 1
             faults.at("cg")
-        residual = math.sqrt(rr / rr_start) if rr_start else 0.0
-        return DirectionResult(x, n_steps, True, residual)
+        if options.warm_start:
+            self._last = x
+        return DirectionResult(x, n_steps, True, math.sqrt(step.rr / bb) if bb else 0.0)
+
+    def _start(self, problem: Linearization) -> tuple[Array, Array, float, float | None]:
+        """First iterate, its residual, the model there, and b^T b where it is not the residual's."""
+        b = -problem.gradient
+        if self._last is None:
+            return problem.backend.zeros(len(b)), b, 0.0, None
+        x = self._options.warm_start * self._last
+        r = b - _product(problem, x, x).Az
+        dot = problem.backend.dot
+        xr, xb, bb = problem.grid.comm.sum_scalars(dot(x, r), dot(x, b), dot(b, b))
+        return x, r, -0.5 * (xr + xb), bb
+
+    def _precondition(self, r: Array) -> Array:
+        return r if self._preconditioner is None else self._preconditioner.apply(r)
 
 
-def _product(problem: Linearization, r: Array) -> tuple[Array, float, float]:
-    """(G + lambda I) r, r^T r and r^T (G + lambda I) r with one sum over all ranks."""
-    jacobian = problem.jacobian
-    q = jacobian.matvec(r)
-    message = np.append(q.ravel().astype(np.float64), problem.backend.dot(r, r))
-    problem.grid.sum_all(message)
-    rr = float(message[-1])
-    Jr = message[:-1].reshape(q.shape)
-    U = problem.loss_hessian.matvec(Jr)
+@dataclass(frozen=True)
+class _Product:
+    """(G + lambda I) z and the inner products of a step, over all ranks; the curvature is z^T (G + lambda I) z."""
+
+    Az: Array
+    rr: float
+    rz: float
+    curvature: float
+
+
+def _product(problem: Linearization, r: Array, z: Array) -> _Product:
+    """One Gauss-Newton product with one sum over all ranks."""
+    jacobian, dot = problem.jacobian, problem.backend.dot
+    q = jacobian.matvec(z)
+    rr = dot(r, r)
+    scalars = [rr, rr, rr] if z is r else [rr, dot(r, z), dot(z, z)]
+    message = problem.grid.sum_all(np.append(q.ravel().astype(np.float64), scalars))
+    rr, rz, zz = (float(value) for value in message[-3:])
+    Jz = message[:-3].reshape(q.shape)
+    U = problem.loss_hessian.matvec(Jz)
     U /= problem.n_samples
-    rAr = float(np.vdot(Jr, U)) + problem.shift * rr
-    product = jacobian.rmatvec(problem.backend.asarray(U), problem.backend.empty(len(r)))
-    product += problem.shift * r
-    return product, rr, rAr
+    curvature = float(np.vdot(Jz, U)) + problem.shift * zz
+    product = jacobian.rmatvec(problem.backend.asarray(U), problem.backend.empty(len(z)))
+    product += problem.shift * z
+    return _Product(product, rr, rz, curvature)

@@ -75,3 +75,17 @@ class ParameterLayout:
             rows = flat[part].reshape(shape)
             views[layer] = BlockView(rows[:n_in], rows[n_in]) if owns_bias else BlockView(rows, None)
         return views
+
+    def matrices(self, flat: Array) -> dict[int, Array]:
+        """Views of a flat vector, by layer, as the rows of W and, where owned, of b below them.
+
+        Parameters
+        ----------
+        flat : Array of shape (n_params,)
+            A vector of this rank's variables.
+
+        Returns
+        -------
+        dict of int to Array of shape (n_in_local + owns_bias, n_out_local)
+        """
+        return {layer: flat[part].reshape(shape) for layer, part, shape, _, _ in self._shapes}

@@ -13,6 +13,7 @@ with p = softmax(z), or the logistic function of z. Squared loss as in [DNM], wi
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import numpy as np
@@ -34,6 +35,30 @@ class LossHessian(Protocol):
         Returns
         -------
         Array of shape (n, n_out)
+        """
+        ...
+
+    def roots(self, n_roots: int, generator: np.random.Generator | None) -> Array:
+        r"""Cotangents c_1 .. c_k of each sample with B = sum_a c_a c_a^T, exactly or in expectation.
+
+        ==============  ==============================================  =======================================
+        loss            exact, k = n_out                                random, any k (the output sketch)
+        ==============  ==============================================  =======================================
+        squared         sqrt(2) e_a                                     sqrt(2 / k) times random signs
+        cross_entropy   sqrt(p_a) (p - e_a)                             (p - e_y') / sqrt(k), y' drawn from p
+        logistic        sqrt(p (1 - p))                                 sqrt(p (1 - p) / k) times random signs
+        ==============  ==============================================  =======================================
+
+        Parameters
+        ----------
+        n_roots : int
+            k, for random ones.
+        generator : numpy.random.Generator or None
+            The same state on all ranks; None asks for the exact roots.
+
+        Returns
+        -------
+        Array of shape (n, k, n_out)
         """
         ...
 
@@ -67,14 +92,29 @@ class Loss(Protocol):
 
 
 class ScaledIdentity:
-    """B = c I."""
+    """B = c I of each sample.
 
-    def __init__(self, factor: float) -> None:
-        self._factor = factor
+    Parameters
+    ----------
+    factor : float
+        c.
+    n_samples, n_out : int
+        Shape of the outputs.
+    """
+
+    def __init__(self, factor: float, n_samples: int, n_out: int) -> None:
+        self._factor, self._shape = factor, (n_samples, n_out)
 
     def matvec(self, V: Array) -> Array:
         """Multiply B of each sample onto a vector of outputs."""
         return self._factor * V
+
+    def roots(self, n_roots: int, generator: np.random.Generator | None) -> Array:
+        """Cotangents whose squares add up to B, of shape (n, k, n_out)."""
+        n, n_out = self._shape
+        if generator is None:
+            return np.broadcast_to(math.sqrt(self._factor) * np.eye(n_out), (n, n_out, n_out))
+        return math.sqrt(self._factor / n_roots) * _signs(generator, n, n_roots, n_out)
 
 
 class SoftmaxHessian:
@@ -89,6 +129,23 @@ class SoftmaxHessian:
         weighted -= self._p * weighted.sum(axis=1, keepdims=True)
         return weighted
 
+    def roots(self, n_roots: int, generator: np.random.Generator | None) -> Array:
+        """Cotangents whose squares add up to B, of shape (n, k, n_out)."""
+        n, n_out = self._p.shape
+        if generator is None:
+            exact: Array = np.sqrt(self._p)[:, :, None] * (self._p[:, None, :] - np.eye(n_out, dtype=self._p.dtype))
+            return exact
+        thresholds = np.cumsum(self._p, axis=1, dtype=np.float64)
+        # the sum of p is 1 up to rounding only: scaled, a number below 1 always falls on a class
+        drawn = generator.random((n, n_roots)) * thresholds[:, -1:]
+        labels = np.empty((n, n_roots), dtype=np.intp)
+        for a in range(n_roots):
+            labels[:, a] = (thresholds <= drawn[:, a, None]).sum(axis=1)
+        C: Array = np.repeat(self._p[:, None, :], n_roots, axis=1)
+        C[np.arange(n)[:, None], np.arange(n_roots), labels] -= 1
+        C /= math.sqrt(n_roots)
+        return C
+
 
 class Diagonal:
     """B = diag(c), a column of factors."""
@@ -99,6 +156,22 @@ class Diagonal:
     def matvec(self, V: Array) -> Array:
         """Multiply B of each sample onto a vector of outputs."""
         return self._diagonal * V
+
+    def roots(self, n_roots: int, generator: np.random.Generator | None) -> Array:
+        """Cotangents whose squares add up to B, of shape (n, k, n_out)."""
+        root: Array = np.sqrt(self._diagonal)
+        n, n_out = root.shape
+        roots = np.eye(n_out, dtype=root.dtype) if generator is None else _signs(generator, n, n_roots, n_out)
+        made: Array = root[:, None, :] * roots
+        if generator is not None:
+            made /= math.sqrt(n_roots)
+        return made
+
+
+def _signs(generator: np.random.Generator, *shape: int) -> Array:
+    """Random signs."""
+    signs: Array = 2.0 * generator.integers(2, size=shape) - 1.0
+    return signs
 
 
 class Squared:
@@ -124,7 +197,7 @@ class Squared:
 
     def hessian(self, Z: Array, targets: Array) -> LossHessian:
         """Hessians of the samples' losses in their outputs."""
-        return ScaledIdentity(2.0)
+        return ScaledIdentity(2.0, *Z.shape)
 
 
 class CrossEntropy:

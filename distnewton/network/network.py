@@ -141,23 +141,128 @@ class PartitionedNetwork:
         -----
         Collective: a sum of (n, group width) numbers over the boundary of each hidden group.
         """
-        views, sums = self.layout.views(params), self.layout.views(out)
+        self.add_products(activations, self.backpropagate(params, activations, cotangent), out)
+
+    def backpropagate(self, params: Array, activations: Activations, cotangent: Array) -> dict[int, Array]:
+        """Cotangents of the pre-activations of this rank's own output groups.
+
+        Parameters
+        ----------
+        params : Array of shape (n_params_local,)
+            This rank's variables.
+        activations : Activations
+            Of the same variables.
+        cotangent : Array of shape (n, n_out)
+            Cotangent of the outputs, replicated.
+
+        Returns
+        -------
+        dict of int to Array
+            delta^m_j of each own layer, of shape (n, n_out_local).
+
+        Notes
+        -----
+        Collective: a sum of (n, group width) numbers over the boundary of each hidden group.
+        """
+        views = self.layout.views(params)
         deltas: dict[tuple[int, int], Array] = {}
+        own: dict[int, Array] = {}
         for m in range(self.n_layers, 0, -1):
             block = self.grid.blocks.get(m)
             if block is not None:
-                delta = cotangent[:, slice(*block.outputs)] if m == self.n_layers else deltas[m, block.j]
-                Z = activations.groups[m - 1, block.i]
-                product = self.backend.empty(*block.shape)
-                sums[m].W[...] += self.backend.transposed_product(Z, delta, product)
-                bias = sums[m].b
-                if bias is not None:
-                    bias += delta.sum(axis=0)
+                own[m] = cotangent[:, slice(*block.outputs)] if m == self.n_layers else deltas[m, block.j]
             for i in self.grid.groups(m - 1) if m > 1 else ():
                 E = self.backend.empty(len(cotangent), self.grid.group_width(m - 1, i))
                 if block is not None and block.i == i:
-                    self.backend.product(delta, views[m].W.T, E)
+                    self.backend.product(own[m], views[m].W.T, E)
                 else:
                     E[...] = 0
                 self.grid.sum_boundary(m - 1, i, E)
                 deltas[m - 1, i] = self.activation.multiply_derivative(E, activations.groups[m - 1, i])
+        return own
+
+    def add_products(self, activations: Activations, deltas: dict[int, Array], out: Array) -> None:
+        """Add Z^T delta of each own block to a flat vector: the gradient from its two factors; no communication.
+
+        Parameters
+        ----------
+        activations : Activations
+            Of some samples.
+        deltas : dict of int to Array
+            Cotangents of the own output groups there, as of :meth:`backpropagate`.
+        out : Array of shape (n_params_local,)
+            Added to.
+        """
+        sums = self.layout.views(out)
+        for m, delta in deltas.items():
+            block = self.grid.blocks[m]
+            product = self.backend.empty(*block.shape)
+            sums[m].W[...] += self.backend.transposed_product(activations.groups[m - 1, block.i], delta, product)
+            bias = sums[m].b
+            if bias is not None:
+                bias += delta.sum(axis=0)
+
+    def tangent(self, params: Array, activations: Activations, direction: Array) -> Array:
+        r"""Change of the outputs along a direction, J v, by forward differentiation (the R-operator).
+
+        .. math:: \dot S^m = \dot Z^{m-1} W^m + Z^{m-1} V^m + v_b, \qquad \dot Z^m = \dot S^m * act'(S^m)
+
+        It needs no Jacobian, at the price of a forward pass with its messages.
+
+        Parameters
+        ----------
+        params : Array of shape (n_params_local,)
+            This rank's variables.
+        activations : Activations
+            Of the same variables.
+        direction : Array of shape (n_params_local,)
+            This rank's block of v.
+
+        Returns
+        -------
+        Array of shape (n, n_out)
+            J v, summed over all ranks, replicated.
+
+        Notes
+        -----
+        Collective, as :meth:`forward`.
+        """
+        views, changes = self.layout.views(params), self.layout.views(direction)
+        n = len(activations.output)
+        tangents: dict[tuple[int, int], Array] = {}
+        for m in range(1, self.n_layers):
+            for j in self.grid.groups(m):
+                S = self.backend.empty(n, self.grid.group_width(m, j))
+                self._partial_tangent(m, j, views, changes, activations, tangents, S)
+                self.grid.sum_boundary(m, j, S)
+                tangents[m, j] = self.activation.multiply_derivative(S, activations.groups[m, j])
+        output = self.backend.zeros(n, self.n_out)
+        block = self.grid.blocks.get(self.n_layers)
+        if block is not None:
+            S = self.backend.empty(n, block.shape[1])
+            self._partial_tangent(self.n_layers, block.j, views, changes, activations, tangents, S)
+            output[:, slice(*block.outputs)] = S
+        return self.grid.sum_all(output)
+
+    def _partial_tangent(
+        self,
+        m: int,
+        j: int,
+        views: dict[int, BlockView],
+        changes: dict[int, BlockView],
+        activations: Activations,
+        tangents: dict[tuple[int, int], Array],
+        S: Array,
+    ) -> None:
+        """Write this rank's part of the change of the pre-activations of group j of layer m, zero without one."""
+        block = self.grid.blocks.get(m)
+        if block is None or block.j != j:
+            S[...] = 0
+            return
+        self.backend.product(activations.groups[m - 1, block.i], changes[m].W, S)
+        below = tangents.get((m - 1, block.i))
+        if below is not None:
+            S += self.backend.product(below, views[m].W, self.backend.empty(*S.shape))
+        bias = changes[m].b
+        if bias is not None:
+            S += bias

@@ -14,11 +14,44 @@ from distnewton.backend import Array
 from distnewton.errors import NumericalError
 
 
-class ConjugateGradient:
-    r"""CG from zero for a symmetric positive definite system A x = b.
+class Progress:
+    r"""Martens' stopping rule of CG [HF]: the quadratic model hardly improves any more.
 
-    .. math:: \alpha = \frac{r^T r}{p^T A p}, \quad x \mathrel{+}= \alpha p, \quad r \mathrel{-}= \alpha A p,
-        \quad p = r + \frac{r_+^T r_+}{r^T r} p
+    .. math:: \phi_i < 0 \;\text{and}\; (\phi_i - \phi_{i-k}) / \phi_i < k \epsilon, \qquad k = \max(10, i / 10)
+
+    with :math:`\phi(x) = x^T A x / 2 - b^T x`.
+
+    Parameters
+    ----------
+    epsilon : float
+        Relative progress a step; 0 never stops.
+    start : float
+        phi of the starting point.
+    """
+
+    def __init__(self, epsilon: float, start: float = 0.0) -> None:
+        self._epsilon = epsilon
+        self._values = [start]
+
+    def step(self, decrease: float) -> None:
+        """Record a step: alpha r^T z / 2 is what it takes off phi."""
+        self._values.append(self._values[-1] - decrease)
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether the rule is met."""
+        i = len(self._values) - 1
+        k = max(10, math.ceil(0.1 * i))
+        if self._epsilon == 0.0 or i <= k or self._values[i] >= 0.0:
+            return False
+        return (self._values[i] - self._values[i - k]) / self._values[i] < k * self._epsilon
+
+
+class ConjugateGradient:
+    r"""Preconditioned CG for a symmetric positive definite system A x = b.
+
+    .. math:: \alpha = \frac{r^T z}{p^T A p}, \quad x \mathrel{+}= \alpha p, \quad r \mathrel{-}= \alpha A p,
+        \quad z = M^{-1} r, \quad p = z + \frac{r_+^T z_+}{r^T z} p
 
     Parameters
     ----------
@@ -32,6 +65,12 @@ class ConjugateGradient:
         Relative residual ||r|| / ||b|| at which the system counts as solved.
     max_steps, min_steps : int
         At most and at least so many steps.
+    precondition : callable or None
+        r -> M^{-1} r, a new array; None is the identity.
+    start : Array of shape (n,) or None
+        First iterate; None is zero, which saves a product.
+    progress : float
+        epsilon of Martens' rule; 0 leaves it out.
 
     Attributes
     ----------
@@ -50,15 +89,28 @@ class ConjugateGradient:
         tolerance: float,
         max_steps: int,
         min_steps: int = 1,
+        precondition: Callable[[Array], Array] | None = None,
+        start: Array | None = None,
+        progress: float = 0.0,
     ) -> None:
-        self._matvec, self._dot = matvec, dot
+        self._matvec, self._dot, self._precondition = matvec, dot, precondition
         self.max_steps, self.min_steps = max_steps, min_steps
         self.x = b * 0
-        self._r, self._p = b.copy(), b.copy()
-        self._rr = dot(b, b)
-        self._b_norm = math.sqrt(self._rr)
+        self._r = b.copy()
+        phi = 0.0
+        if start is not None:
+            self.x += start
+            self._r -= matvec(start)
+            phi = -0.5 * (dot(start, self._r) + dot(start, b))
+        bb = dot(b, b)
+        self._b_norm = math.sqrt(bb)
         self._target = tolerance * self._b_norm
-        self._floor = rounding_floor(b, self._rr)
+        self._floor = rounding_floor(b, bb)
+        self._rr = bb if start is None else dot(self._r, self._r)
+        z = self._r if precondition is None else precondition(self._r)
+        self._rz = self._rr if precondition is None else dot(self._r, z)
+        self._p = z.copy()
+        self._progress = Progress(progress, phi)
         self.n_steps = 0
 
     @property
@@ -76,7 +128,9 @@ class ConjugateGradient:
         """Whether the stopping rule is met: the residual, the limit of steps, or nothing left but rounding."""
         if self.n_steps >= self.max_steps or self._rr <= self._floor:
             return True
-        return self.n_steps >= self.min_steps and self.residual_norm <= self._target
+        if self.n_steps < self.min_steps:
+            return False
+        return self.residual_norm <= self._target or self._progress.exhausted
 
     def step(self) -> None:
         """Advance by one step.
@@ -87,13 +141,19 @@ class ConjugateGradient:
             If p^T A p is not positive: with G + lambda I that cannot be.
         """
         Ap = self._matvec(self._p)
-        alpha = self._rr / check_curvature(self._dot(self._p, Ap), self.n_steps)
+        alpha = self._rz / check_curvature(self._dot(self._p, Ap), self.n_steps)
         self.x += alpha * self._p
         self._r -= alpha * Ap
-        rr = self._dot(self._r, self._r)
-        self._p *= rr / self._rr
-        self._p += self._r
-        self._rr = rr
+        self._progress.step(0.5 * alpha * self._rz)
+        self._rr = self._dot(self._r, self._r)
+        if self._precondition is None:
+            z, rz = self._r, self._rr
+        else:
+            z = self._precondition(self._r)
+            rz = self._dot(self._r, z)
+        self._p *= rz / self._rz
+        self._p += z
+        self._rz = rz
         self.n_steps += 1
 
 

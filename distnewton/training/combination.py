@@ -68,21 +68,16 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
 
     Notes
     -----
-    Collective: two sums over all ranks, in float64: one of k |S| n_L numbers and a few dot products, one of k^2.
+    Collective: :meth:`CurvatureSample.products`, and a sum of k^2 numbers in float64.
     """
     k = len(directions)
     dot = problem.backend.dot
     local_dots = [dot(problem.gradient, d) for d in directions]
     local_dots += [dot(params, d) for d in directions]
     local_dots += [dot(directions[a], directions[b]) for a in range(k) for b in range(k)]
-    Jd = [problem.jacobian.matvec(d).astype(np.float64) for d in directions]
-    message = np.concatenate([*(q.ravel() for q in Jd), np.array(local_dots)])
-    problem.grid.sum_all(message)
-    n = Jd[0].size
-    Jd = [message[a * n : (a + 1) * n].reshape(Jd[0].shape) for a in range(k)]
-    scalars = message[k * n :]
+    Jd, scalars, hessian = problem.sample.products(directions, local_dots)
     slopes, params_dots, gram = scalars[:k], scalars[k : 2 * k], scalars[2 * k :].reshape(k, k)
-    BJd = [problem.loss_hessian.matvec(q) for q in Jd]
+    BJd = [hessian.matvec(q) for q in Jd]
     products = np.array([[np.vdot(p, q) for q in BJd] for p in Jd]) / problem.n_samples
     # the step hangs on these few numbers: processors of different kinds round differently, so one rank's are everyone's
     products = problem.grid.sum_all(products if problem.grid.rank == 0 else 0 * products)

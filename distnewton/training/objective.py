@@ -8,6 +8,7 @@ chunks nor the subsample are ever copied. It is evaluated last, and its activati
 
 from __future__ import annotations
 
+import copy
 from dataclasses import dataclass
 from typing import Any
 
@@ -57,14 +58,14 @@ def subsample_range(n_samples: int, size: int, seed: int, iteration: int) -> tup
     return start, start + size
 
 
-def chunk_ranges(n_samples: int, last: tuple[int, int], n_rows: int) -> list[tuple[int, int]]:
-    """Cut the samples into ranges of at most ``n_rows``, with the range ``last`` whole and at the end."""
+def chunk_ranges(n_samples: int, last: tuple[int, int] | None, n_rows: int) -> list[tuple[int, int]]:
+    """Cut the samples into ranges of at most ``n_rows``; the range ``last``, if any, is whole and at the end."""
     ranges = []
-    for start, stop in ((0, last[0]), (last[1], n_samples)):
+    for start, stop in ((0, last[0]), (last[1], n_samples)) if last else ((0, n_samples),):
         n_chunks = -(-(stop - start) // n_rows)
         parts = (bounds(stop - start, n_chunks, i) for i in range(n_chunks))
         ranges += [(start + a, start + b) for a, b in parts]
-    return [*ranges, last]
+    return [*ranges, last] if last else ranges
 
 
 @dataclass
@@ -78,7 +79,7 @@ class Evaluation:
     loss : float
         Mean loss of the samples.
     chunks : list of tuple
-        Sample range and activations, or None where they did not fit in memory; the subsample is the last.
+        Sample range and activations, or None where they were not kept; the subsample is the last.
     outputs : Array of shape (n_samples, n_out)
         Outputs of all samples, replicated.
     targets : Array
@@ -138,16 +139,32 @@ class Objective:
         self._n_rows_kept = int(rows / 2)
         self.chunk_rows = int(max(1, min(MAX_CHUNK_ROWS, rows / 4)))
 
+    def batch(self, rows: Array) -> Objective:
+        """The same objective on some of the samples only; 1/C is that of the whole.
+
+        Parameters
+        ----------
+        rows : Array of shape (n,)
+            Indices of samples, the same on all ranks.
+
+        Returns
+        -------
+        Objective
+        """
+        part = copy.copy(self)
+        part.X, part.targets, part.n_samples = self.X[rows], self.targets[rows], len(rows)
+        return part
+
     @_QUIET
-    def evaluate(self, params: Array, last: tuple[int, int]) -> Evaluation:
+    def evaluate(self, params: Array, last: tuple[int, int] | None) -> Evaluation:
         """Loss of all samples, keeping activations as far as memory allows.
 
         Parameters
         ----------
         params : Array of shape (n_params_local,)
             The point; kept, not copied.
-        last : tuple of int
-            Range evaluated last and always kept: the subsample of the step that starts here.
+        last : tuple of int or None
+            Range evaluated last and always kept: the subsample of the step that starts here. None keeps nothing.
 
         Returns
         -------
@@ -158,7 +175,7 @@ class Objective:
         Collective, as :meth:`PartitionedNetwork.forward` a chunk, and one sum of a number.
         """
         ranges = chunk_ranges(self.n_samples, last, self.chunk_rows)
-        n_kept = last[1] - last[0]
+        n_kept = last[1] - last[0] if last else self._n_rows_kept
         chunks: list[tuple[tuple[int, int], Activations | None]] = []
         outputs = self.network.backend.empty(self.n_samples, self.network.n_out)
         total = 0.0

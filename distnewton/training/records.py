@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -39,6 +40,21 @@ class DirectionRecord:
     stopped_early: bool
     seconds: list[float]
 
+    @staticmethod
+    def sum(records: Sequence[DirectionRecord]) -> DirectionRecord | None:
+        """Several steps as one: CG steps and seconds add up, a rank finished if it always did."""
+        if not records:
+            return None
+        n_ranks = range(len(records[0].seconds))
+        return DirectionRecord(
+            records[-1].method,
+            [sum(r.inner_iterations[rank] for r in records) for rank in n_ranks],
+            [max(r.residuals[rank] for r in records) for rank in n_ranks],
+            [rank for rank in n_ranks if all(rank in r.finished_ranks for r in records)],
+            any(r.stopped_early for r in records),
+            [sum(r.seconds[rank] for r in records) for rank in n_ranks],
+        )
+
 
 @dataclass
 class IterationRecord:
@@ -62,6 +78,8 @@ class IterationRecord:
         Accepted alpha; 0 when the direction was rejected.
     line_search_trials : int
         Evaluations in the line search.
+    steps : int
+        Steps of the iteration: 1, or mini-batches.
     betas : list of float
         Coefficients of this direction and the last in the combination.
     note : str
@@ -87,6 +105,7 @@ class IterationRecord:
     reduction_ratio: float | None = None
     step_size: float = 0.0
     line_search_trials: int = 0
+    steps: int = 1
     betas: list[float] = field(default_factory=list)
     note: str = ""
     direction: DirectionRecord | None = None

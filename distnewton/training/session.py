@@ -22,25 +22,21 @@ from distnewton.data.partitioned import (
 )
 from distnewton.data.rows import permute_rows
 from distnewton.data.sources import open_data
-from distnewton.directions.base import Direction, DirectionOptions
-from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import ConfigError, DataError
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.collectives import Communicator
-from distnewton.parallel.early_stop import FinishBoard, stop_threshold
 from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition, as_splits
 from distnewton.parallel.planning import auto_splits
-from distnewton.parallel.termination import NEVER, EarlyTermination
 from distnewton.parallel.threads import threads_per_rank
-from distnewton.solvers.damping import LevenbergMarquardt
 from distnewton.training.metrics import task_metrics
 from distnewton.training.model import Architecture, Model, network_outputs
 from distnewton.training.objective import Evaluation, Objective
 from distnewton.training.records import IterationRecord
-from distnewton.training.trainer import StepOptions, Trainer
+from distnewton.training.schedule import Schedule, check_memory
+from distnewton.training.trainer import Trainer
 
 OpenSource = Callable[[], DataSource]
 
@@ -184,38 +180,23 @@ class _Session:
         objective = self._read_training_data()
         self._read_test_data()
         params = self.network.initial_params(config.run.seed, config.network.init)
-        method = config.method
-        direction = DIRECTIONS[method.direction](
-            DirectionOptions(method.cg_tolerance, method.cg_max, method.cg_min, method.blocks)
+        schedule = Schedule(
+            config.method,
+            objective,
+            config.run.iterations,
+            config.run.seed,
+            deterministic=config.run.deterministic,
         )
-        termination, board = self._termination(direction)
-        summary = self._summary("" if board is None else board.transport)
+        summary = self._summary(schedule.transport)
         for observer in observers:
             observer.start(summary)
-        trainer = Trainer(
-            objective,
-            params,
-            direction,
-            method.direction,
-            LevenbergMarquardt(method.damping, method.drop, method.boost),
-            StepOptions(
-                method.subsample,
-                method.subsample_min,
-                method.combine,
-                method.sufficient_decrease,
-                method.line_search_max,
-                config.run.seed,
-            ),
-            self._metrics,
-            termination,
-        )
+        trainer = Trainer(objective, params, schedule.stages, self._metrics)
         history = []
         for record in trainer.iterations(config.run.iterations):
             history.append(record)
             for observer in observers:
                 observer.iteration(record)
-        if board is not None:
-            board.free()
+        schedule.free()
         model = Model(self.architecture, self.network, trainer.params, self.scaling)
         return Result(model, history, summary)
 
@@ -262,8 +243,11 @@ class _Session:
             splits = auto_splits(widths, self.comm.size, density=density)
         else:
             splits = as_splits(config.partition.splits)
-        self.grid = ProcessGrid(self.comm, Partition(widths, splits))
         backend = Backend.of(config.run.dtype)
+        check_memory(
+            config.method, self.train.n_samples, self.task.n_out, backend.dtype.itemsize, config.run.memory_mb
+        )
+        self.grid = ProcessGrid(self.comm, Partition(widths, splits))
         self.network = PartitionedNetwork(self.grid, config.network.activation, backend)
         self.architecture = Architecture(widths, config.network.activation, self.task, self.dense, config.run.dtype)
 
@@ -305,16 +289,6 @@ class _Session:
             return train, {}
         outputs = network_outputs(self.network, params, self.X_test)
         return train, task_metrics(self.task.name, outputs, self.y_test)
-
-    def _termination(self, direction: Direction) -> tuple[EarlyTermination, FinishBoard | None]:
-        """Early termination among the ranks that have something to solve."""
-        if self.config.run.deterministic or self.comm.size == 1 or not direction.stops_early:
-            return NEVER, None
-        # ranks without variables have finished before they start: they announce, but do not count
-        n_idle = len(self.grid.partition.idle_ranks())
-        threshold = n_idle + stop_threshold(self.comm.size - n_idle, self.config.method.finish_fraction)
-        board = FinishBoard(self.grid.comm.mpi)
-        return EarlyTermination(board, threshold), board
 
     def _summary(self, transport: str) -> RunSummary:
         """What the run is about, with the notes of its data and partition."""

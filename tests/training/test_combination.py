@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from problems import alternating, make_case
+from problems import alternating, linearization, make_case
 
-from distnewton.curvature.jacobian import linearize
-from distnewton.curvature.linearization import Linearization
 from distnewton.training.combination import combine, minimise
 
 
@@ -27,16 +25,14 @@ def test_degenerate_directions_do_not_blow_up():
 
 
 @pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("sketch", [0, 1])
 @pytest.mark.parametrize("scale", [True, False])
-def test_combination_equals_the_dense_model_on_every_grid(world, scale):
+def test_combination_equals_the_dense_model_on_every_grid(world, scale, sketch):
+    # also for a sketch: along its own direction the model is the exact one
     for splits in alternating(world.size, 3):
         case = make_case(world, (5, 4, 3, 2), splits, loss="cross_entropy")
         with case.grid:
-            evaluation = case.objective.evaluate(case.params, (2, 7))
-            gradient = case.objective.gradient(evaluation)
-            jacobian = linearize(case.network, case.params, evaluation.subsample[1])
-            hessian = case.objective.loss.hessian(evaluation.subsample[1].output, case.objective.targets[2:7])
-            problem = Linearization(gradient, jacobian, hessian, 1 / case.dense.C, 0.3, case.grid)
+            problem = linearization(case, (2, 7), damping=0.3, sketch=sketch)
             rng = np.random.default_rng(3)
             d = rng.standard_normal((2, case.dense.n_params))
             found = combine(problem, case.params, [v[case.own_index] for v in d], scale=scale)

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from problems import alternating, make_case
+from problems import alternating, linearization, make_case, newton_trainer
 
 from distnewton.curvature.jacobian import linearize
-from distnewton.curvature.linearization import Linearization
 from distnewton.directions.base import DirectionOptions, DirectionResult
 from distnewton.directions.block_diagonal import BlockDiagonal
 from distnewton.directions.gauss_newton import GaussNewton
@@ -16,8 +15,6 @@ from distnewton.parallel.early_stop import FinishBoard
 from distnewton.parallel.faults import faults
 from distnewton.parallel.ledger import allreduce_bytes
 from distnewton.parallel.termination import NEVER, EarlyTermination
-from distnewton.solvers.damping import LevenbergMarquardt
-from distnewton.training.trainer import StepOptions, Trainer
 
 pytestmark = pytest.mark.mpi(min_size=1)
 
@@ -35,14 +32,6 @@ class CountingComm:
         if callable(attribute):
             self.calls.append(name)
         return attribute
-
-
-def linearization(case):
-    evaluation = case.objective.evaluate(case.params, (0, 6))
-    gradient = case.objective.gradient(evaluation)
-    jacobian = linearize(case.network, case.params, evaluation.subsample[1])
-    hessian = case.objective.loss.hessian(evaluation.subsample[1].output, case.objective.targets[:6])
-    return Linearization(gradient, jacobian, hessian, 1 / case.dense.C, 0.5, case.grid)
 
 
 def count_calls(grid):
@@ -65,7 +54,7 @@ def restore(grid):
 def test_block_directions_make_no_mpi_call(world, transport):
     case = make_case(world, WIDTHS, alternating(world.size, 3)[-2 if world.size > 1 else 0])
     with case.grid:
-        problem = linearization(case)
+        problem = linearization(case, (0, 6))
         board = FinishBoard(case.grid.comm.mpi, transport)
         sent = board.n_messages_sent
         case.grid.ledger.take()
@@ -89,13 +78,13 @@ def test_gauss_newton_sums_once_a_step(world):
     for splits in alternating(world.size, 3):
         case = make_case(world, WIDTHS, splits)
         with case.grid:
-            problem = linearization(case)
+            problem = linearization(case, (0, 6))
             case.grid.ledger.take()
             with case.grid.ledger.phase("direction"):
                 result = GaussNewton(DirectionOptions(0.0, 3, 1)).solve(problem, NEVER)
             cost = case.grid.ledger.take()["direction"]
             assert result.inner_iterations == 3
-            one = allreduce_bytes(8 * (6 * 3 + 1), world.size) if world.size > 1 else 0.0
+            one = allreduce_bytes(8 * (6 * 3 + 3), world.size) if world.size > 1 else 0.0
             assert cost.n_messages == (4 if world.size > 1 else 0)
             assert cost.sent_bytes == pytest.approx(4 * one)
 
@@ -123,19 +112,6 @@ def test_bytes_of_gradient_and_jacobian_follow_the_model(world):
             assert not world.any(abs(costs["jacobian"].sent_bytes - jacobian) > 1e-9)
 
 
-def make_trainer(case, direction, termination=NEVER):
-    return Trainer(
-        case.objective,
-        case.params.copy(),
-        direction,
-        "test",
-        LevenbergMarquardt(1.0),
-        StepOptions(0.5, 1, "previous", 1e-4, 20, seed=0),
-        lambda params, evaluation: ({}, {}),
-        termination,
-    )
-
-
 @pytest.mark.mpi(min_size=2)
 def test_a_slow_rank_is_stopped_when_enough_have_finished(world):
     slow = world.size - 1
@@ -146,7 +122,7 @@ def test_a_slow_rank_is_stopped_when_enough_have_finished(world):
         # the slow rank would need hundreds of steps, the others stop at their second
         options = DirectionOptions(1e-14, 200 if world.rank == slow else 2, 1)
         board = FinishBoard(case.grid.comm.mpi)
-        trainer = make_trainer(case, BlockDiagonal(options), EarlyTermination(board, world.size - 1))
+        trainer = newton_trainer(case, BlockDiagonal(options), termination=EarlyTermination(board, world.size - 1))
         records = list(trainer.iterations(6))
         faults.arm(world.rank, "")
         assert records[-1].objective < 0.9 * records[0].objective
@@ -163,7 +139,8 @@ def test_a_slow_rank_is_stopped_when_enough_have_finished(world):
 class Uphill:
     """A direction in which the objective grows."""
 
-    stops_early = False
+    stops_early = averages_gradient = False
+    curvature = "jacobian"
 
     def solve(self, problem, termination):
         return DirectionResult(problem.gradient.copy(), 0, True, 0.0)
@@ -172,8 +149,7 @@ class Uphill:
 def test_a_rejected_direction_raises_damping_and_is_recorded(world):
     case = make_case(world, WIDTHS, (1, world.size, 1, 1))
     with case.grid:
-        trainer = make_trainer(case, Uphill())
-        trainer._options = StepOptions(0.5, 1, "none", 1e-4, 20, seed=0)
+        trainer = newton_trainer(case, Uphill(), combine="none")
         records = list(trainer.iterations(3))
         assert [r.note for r in records[1:]] == ["no descent direction"] * 3
         assert [r.step_size for r in records[1:]] == [0.0] * 3

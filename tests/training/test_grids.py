@@ -5,15 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from dense import history
-from problems import alternating, make_case
+from problems import alternating, make_case, newton_trainer
 
 from distnewton.curvature.gauss_newton import BlockGaussNewton
 from distnewton.curvature.jacobian import linearize
 from distnewton.directions.base import DirectionOptions
 from distnewton.directions.registry import DIRECTIONS
-from distnewton.solvers.damping import LevenbergMarquardt
 from distnewton.training.objective import subsample_range
-from distnewton.training.trainer import StepOptions, Trainer
 
 pytestmark = pytest.mark.mpi(min_size=1)
 
@@ -90,15 +88,7 @@ def test_five_iterations_equal_a_dense_derivation_of_the_method(
         with case.grid:
             steps = 4
             options = DirectionOptions(cg_tolerance=0.0, cg_max=steps, cg_min=1, blocks=blocks)
-            trainer = Trainer(
-                case.objective,
-                case.params.copy(),
-                DIRECTIONS[direction](options),
-                direction,
-                LevenbergMarquardt(1.0),
-                StepOptions(0.5, 1, "previous", 1e-4, 20, seed=3),
-                lambda params, evaluation: ({}, {}),
-            )
+            trainer = newton_trainer(case, DIRECTIONS[direction](options), seed=3)
             records = list(trainer.iterations(5))
             if direction == "gauss_newton":
                 dense_blocks = [np.arange(case.dense.n_params)]

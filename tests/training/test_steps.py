@@ -6,14 +6,13 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from problems import alternating, make_case
+from problems import alternating, make_case, newton_trainer
 
 from distnewton.directions.base import DirectionOptions, DirectionResult
 from distnewton.directions.gauss_newton import GaussNewton
 from distnewton.errors import NumericalError
-from distnewton.solvers.damping import LevenbergMarquardt
 from distnewton.training.objective import subsample_range
-from distnewton.training.trainer import MAX_REJECTIONS, StepOptions, Trainer
+from distnewton.training.stages import MAX_REJECTIONS
 
 pytestmark = pytest.mark.mpi(min_size=1)
 
@@ -23,7 +22,8 @@ WIDTHS = (6, 5, 4, 3)
 class Scripted:
     """A direction that is a multiple of the gradient, each iteration as it is told; keeps the problems it saw."""
 
-    stops_early = False
+    stops_early = averages_gradient = False
+    curvature = "jacobian"
 
     def __init__(self, *factors):
         self._factors, self.problems = list(factors), []
@@ -35,16 +35,7 @@ class Scripted:
 
 
 def make_trainer(case, direction, combine="none", **options):
-    options = {"sufficient_decrease": 1e-4, "line_search_max": 8} | options
-    return Trainer(
-        case.objective,
-        case.params.copy(),
-        direction,
-        "scripted",
-        LevenbergMarquardt(1.0),
-        StepOptions(0.5, 1, combine, seed=0, **options),
-        lambda params, evaluation: ({}, {}),
-    )
+    return newton_trainer(case, direction, combine=combine, **({"line_search_max": 8} | options))
 
 
 def test_a_rejected_direction_costs_the_last_one_and_no_new_gradient(world):

@@ -1,0 +1,144 @@
+r"""The exact direction through sample space (Woodbury's identity), over all ranks or for each rank's own block.
+
+.. math:: d = -\frac1\mu \Big( g - J^T (J J^T + \mu |S| I)^{-1} J g \Big), \qquad \mu = \lambda + 1/C
+
+with J the Jacobian's rows times roots of B, of N = |S| n_out rows (|S| k with a sketch of k). J J^T needs no J: it is
+a sum over blocks of Hadamard products of Gram matrices (of the inputs, plus 1 for the bias, and of D), so over ranks
+one sum of N^2 + N numbers, with J g riding along. What [EGN] (arXiv 2405.14402) does with an explicit J; the form here
+holds for any gradient, also one of more samples than S and with weight decay.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from distnewton.backend import Array
+from distnewton.curvature.jacobian import Jacobian
+from distnewton.curvature.linearization import Linearization
+from distnewton.directions.base import Curvature, DirectionResult, relative
+from distnewton.errors import ConfigError, NumericalError
+from distnewton.parallel.termination import EarlyTermination
+
+_CHUNK_SIZE = 1 << 22
+"""Numbers of a Gram matrix that are made at a time."""
+_N_COPIES = 3
+"""Matrices of N x N that live at once: K, its factor, and one more in float64 where float32 cannot factorise."""
+
+
+def check_dual_memory(n_samples: int, n_rows: int, itemsize: int, memory_mb: float) -> None:
+    """Refuse a system in sample space that does not fit, and say by how much.
+
+    Parameters
+    ----------
+    n_samples, n_rows : int
+        |S|, and rows of the Jacobian a sample: the number of outputs, or of random cotangents.
+    itemsize : int
+        Bytes of a number.
+    memory_mb : float
+        What a rank may use.
+
+    Raises
+    ------
+    ConfigError
+        With the sizes that would fit.
+    """
+    n = n_samples * n_rows
+    needed = _N_COPIES * n**2 * itemsize / 2**20
+    if needed <= memory_mb:
+        return
+    fitting = int((memory_mb * 2**20 / itemsize / _N_COPIES) ** 0.5)
+    raise ConfigError(
+        f"the dual direction solves for {n_samples} samples x {n_rows} rows = {n:,} unknowns: {needed:,.0f} MB a rank, "
+        f"{needed / memory_mb:.1f} times run.memory_mb = {memory_mb:g}, which allows {fitting:,}; take at most "
+        f"{fitting // n_rows} samples (method.subsample and subsample_min, or batch), fewer rows (method.sketch = "
+        f"{max(1, fitting // n_samples)}), more memory (run.memory_mb = {needed:.0f}), or direction = gauss_newton",
+        agreed=True,
+    )
+
+
+class Dual:
+    """The exact direction of the full matrix, or of each rank's own block.
+
+    Parameters
+    ----------
+    local : bool
+        Whether each rank solves with its own block, without communication.
+    blocks : str
+        With ``local``: ``rank``, or ``layer`` to cut the block by layer.
+    """
+
+    stops_early = False
+    curvature: Curvature = "roots"
+    averages_gradient = False
+
+    def __init__(self, *, local: bool, blocks: str = "rank") -> None:
+        self._local, self._by_layer = local, local and blocks == "layer"
+
+    def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
+        """Form J J^T, factorise it on every rank, and go back to the variables; at most one sum over all ranks."""
+        if not problem.shift > 0.0:
+            raise NumericalError(
+                "the dual direction needs method.damping > 0 or a finite method.C: without either the matrix is "
+                "singular",
+                agreed=True,
+            )
+        jacobian = problem.jacobian
+        direction = -problem.gradient
+        residual = 0.0
+        for layers in [[m] for m in jacobian.layers] if self._by_layer else [jacobian.layers]:
+            if self._local and not any(problem.layout.blocks[m].n_params for m in layers):
+                continue
+            K, Jg = sample_space_system(jacobian, problem.gradient, layers)
+            if not self._local:
+                message = problem.grid.sum_all(np.concatenate([K.ravel(), Jg]))
+                K, Jg = message[: K.size].reshape(K.shape), message[K.size :]
+            K.flat[:: len(K) + 1] += problem.shift * problem.n_samples
+            y = problem.backend.solve(K, Jg)
+            residual = max(residual, relative(float(np.linalg.norm(K @ y - Jg)), float(np.linalg.norm(Jg))))
+            correction = problem.backend.zeros(problem.layout.n_params)
+            direction += jacobian.rmatvec(y.reshape(jacobian.n_samples, -1), correction, layers)
+        direction /= problem.shift
+        return DirectionResult(direction, 0, True, residual)
+
+
+def sample_space_system(jacobian: Jacobian, gradient: Array, layers: Iterable[int]) -> tuple[Array, Array]:
+    """This rank's part of J J^T and J g, from the Gram matrices of its blocks.
+
+    Parameters
+    ----------
+    jacobian : Jacobian
+        This rank's columns, of k rows a sample.
+    gradient : Array of shape (n_params_local,)
+        g.
+    layers : iterable of int
+        Own layers that take part.
+
+    Returns
+    -------
+    Array of shape (n k, n k)
+        Sum over blocks of (Z Z^T + [bias]) * (D D^T), the first repeated over the rows of a sample.
+    Array of shape (n k,)
+        J g.
+    """
+    n, k = jacobian.n_samples, jacobian.n_out
+    layers = list(layers)
+    K = jacobian.backend.zeros(n * k, n * k)
+    for m in layers:
+        block = jacobian.layout.blocks[m]
+        if not block.n_params:
+            continue
+        Z = jacobian.inputs[m]
+        gram = Z @ Z.T
+        gram = gram if isinstance(gram, np.ndarray) else gram.toarray()
+        if block.owns_bias:
+            gram = gram + 1
+        D = np.ascontiguousarray(jacobian.factors[m].dense().reshape(n * k, -1))
+        n_rows = max(1, _CHUNK_SIZE // max(1, n * k * k))
+        for start in range(0, n, n_rows):
+            stop = min(start + n_rows, n)
+            products = (D[start * k : stop * k] @ D.T).reshape(stop - start, k, n, k)
+            products *= gram[start:stop, None, :, None]
+            K[start * k : stop * k] += products.reshape(-1, n * k)
+    return K, jacobian.matvec(gradient, layers).ravel()

@@ -1,0 +1,107 @@
+"""What a preconditioner is: a matrix close to this rank's block of G + lambda I, whose inverse is cheap to apply."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+from distnewton.backend import Array
+from distnewton.curvature.linearization import Linearization
+from distnewton.network.layout import ParameterLayout
+
+
+@dataclass(frozen=True)
+class FactorOptions:
+    """How curvature factors are averaged and how often they are renewed.
+
+    Attributes
+    ----------
+    decay : float
+        Decay of the moving averages; the first updates are weighted as if the average had no start.
+    statistics_period, inverse_period : int
+        Calls from one update of the averages, and from one factorisation, to the next.
+    mini_blocks : str
+        ``layer`` or ``neuron``, for the mini-block Fisher matrix.
+    """
+
+    decay: float = 0.95
+    statistics_period: int = 1
+    inverse_period: int = 1
+    mini_blocks: str = "layer"
+
+
+class Preconditioner(ABC):
+    """An approximation of a rank's block of G + lambda I, block-diagonal over its layers.
+
+    Parameters
+    ----------
+    options : FactorOptions
+        Averages and periods.
+    """
+
+    def __init__(self, options: FactorOptions) -> None:
+        self._options = options
+        self._n_calls = self._n_updates = 0
+        self._layout: ParameterLayout | None = None
+
+    def update(self, problem: Linearization) -> None:
+        """Follow the curvature of a new point, as often as the periods say.
+
+        Parameters
+        ----------
+        problem : Linearization
+            The model; its damping and 1/C are what the inverse is damped with.
+
+        Notes
+        -----
+        Collective where cotangents have to be propagated backward for it.
+        """
+        self._layout = problem.layout
+        if self._n_calls % self._options.statistics_period == 0:
+            self._n_updates += 1
+            # a plain mean at first, so that the zero start does not count
+            self._accumulate(problem, max(1.0 - self._options.decay, 1.0 / self._n_updates))
+        if self._n_calls % self._options.inverse_period == 0:
+            self._invert(problem.shift)
+        self._n_calls += 1
+
+    def apply(self, v: Array, layers: Iterable[int] | None = None) -> Array:
+        """Multiply the inverse onto a vector; no communication.
+
+        Parameters
+        ----------
+        v : Array of shape (n_params_local,)
+            A vector of this rank's variables.
+        layers : iterable of int or None
+            Own layers that take part, all by default; entries of others are zero in the result.
+
+        Returns
+        -------
+        Array of shape (n_params_local,)
+            A new array.
+        """
+        if self._layout is None:
+            raise RuntimeError("update the preconditioner before it is applied")
+        out = v * 0
+        blocks, results = self._layout.matrices(v), self._layout.matrices(out)
+        for m in blocks if layers is None else layers:
+            if blocks[m].size:
+                self._apply_layer(m, blocks[m], results[m])
+        return out
+
+    def restricted(self, layers: list[int]) -> Callable[[Array], Array]:
+        """:meth:`apply` on some layers."""
+        return lambda v: self.apply(v, layers)
+
+    @abstractmethod
+    def _accumulate(self, problem: Linearization, weight: float) -> None:
+        """Move the averages by a weight towards the statistics of this sample."""
+
+    @abstractmethod
+    def _invert(self, shift: float) -> None:
+        """Factorise the averages, with ``shift`` on the diagonal."""
+
+    @abstractmethod
+    def _apply_layer(self, layer: int, V: Array, out: Array) -> None:
+        """Write the inverse times the block V of one layer, of shape (n_in + owns_bias, n_out), into ``out``."""

@@ -1,0 +1,70 @@
+r"""Kronecker factors of each own block (K-FAC, arXiv 1503.05671), with the Gauss-Newton matrix's cotangents.
+
+.. math:: G_{pp}\big|_{m} \approx A \otimes D, \qquad A = E[\bar z \bar z^T], \quad D = E[\delta \delta^T]
+
+where z is the input of the block (with a 1 where it owns the bias) and delta the cotangent of its pre-activations for
+a random output cotangent c with E[c c^T] = B (for cross-entropy: labels drawn from the model). The damping is split by
+pi^2 = (tr A / dim A) / (tr D / dim D) into A + pi sqrt(s) I and D + sqrt(s) / pi I, with s = lambda + 1/C. A rank's
+block has its own factors, of its own inputs and outputs: nothing is communicated.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from distnewton.backend import Array, Backend
+from distnewton.curvature.linearization import Linearization
+from distnewton.preconditioners.base import FactorOptions, Preconditioner
+from distnewton.preconditioners.moments import apply_left, blend, inverted, second_moments, shifted
+
+
+class KroneckerFactors(Preconditioner):
+    """K-FAC on the blocks of this rank.
+
+    Parameters
+    ----------
+    options : FactorOptions
+        Averages and periods.
+    """
+
+    def __init__(self, options: FactorOptions) -> None:
+        super().__init__(options)
+        self._inputs: dict[int, Array] = {}
+        self._outputs: dict[int, Array] = {}
+        self._inverses: dict[int, tuple[Array, Array]] = {}
+        self._backend: Backend | None = None
+
+    def _accumulate(self, problem: Linearization, weight: float) -> None:
+        self._backend = problem.backend
+        deltas = problem.sample.random_cotangents()
+        for m, Z in problem.sample.inputs.items():
+            block = problem.layout.blocks[m]
+            A = second_moments(problem.backend, Z, block.owns_bias)
+            D = deltas[m].T @ deltas[m]
+            D /= problem.n_samples
+            self._inputs[m] = blend(self._inputs.get(m), A, weight)
+            self._outputs[m] = blend(self._outputs.get(m), D, weight)
+
+    def _invert(self, shift: float) -> None:
+        assert self._backend is not None  # noqa: S101  (statistics come before inverses)
+        for m, A in self._inputs.items():
+            D = self._outputs[m]
+            if not (A.size and D.size):
+                continue
+            scale = math.sqrt(_mean_diagonal(A) / _mean_diagonal(D)) if _mean_diagonal(A) and _mean_diagonal(D) else 1.0
+            root = math.sqrt(shift)
+            self._inverses[m] = (
+                inverted(self._backend, shifted(A, scale * root)),
+                inverted(self._backend, shifted(D, root / scale)),
+            )
+
+    def _apply_layer(self, layer: int, V: Array, out: Array) -> None:
+        A, D = self._inverses[layer]
+        np.matmul(apply_left(A, V), D, out=out)
+
+
+def _mean_diagonal(A: Array) -> float:
+    """Trace over dimension; of a diagonal, its mean."""
+    return float((A if A.ndim == 1 else A.diagonal()).mean(dtype=np.float64))

@@ -1,0 +1,89 @@
+"""Second moments of a block's inputs, in full or, where the block is too wide for that, their diagonal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from distnewton.backend import Array, Backend
+
+MAX_WIDTH = 4096
+"""Beyond so many inputs a factor keeps its diagonal only: 4096 squared float32 numbers are 64 MiB a block, and
+factorising them takes seconds. Wide sparse data have such first layers."""
+
+
+def is_wide(n_inputs: int) -> bool:
+    """Whether a factor over so many inputs is kept as its diagonal."""
+    return n_inputs > MAX_WIDTH
+
+
+def second_moments(backend: Backend, Z: Any, owns_bias: bool, weights: Array | None = None) -> Array:
+    r"""Mean of w z z^T over samples, with z = (inputs, 1) where the block owns the bias.
+
+    Parameters
+    ----------
+    backend : Backend
+        Array library and dtype.
+    Z : Array or csr_array of shape (n, n_in)
+        Inputs.
+    owns_bias : bool
+        Whether a 1 is appended.
+    weights : Array of shape (n,) or None
+        w; 1 by default.
+
+    Returns
+    -------
+    Array of shape (k, k), or (k,) for wide blocks
+        k = n_in + owns_bias; the diagonal for :func:`is_wide`.
+    """
+    n, n_in = Z.shape
+    k = n_in + owns_bias
+    dense = isinstance(Z, np.ndarray)
+    w = np.ones(n, backend.dtype) if weights is None else weights
+    if is_wide(n_in):
+        moments = backend.empty(k)
+        moments[:n_in] = w @ (Z * Z) if dense else Z.multiply(Z).T @ w
+        if owns_bias:
+            moments[n_in] = w.sum()
+        moments /= max(1, n)
+        return moments
+    moments = backend.empty(k, k)
+    weighted = Z if weights is None else (Z * weights[:, None] if dense else Z.multiply(weights[:, None]).tocsr())
+    product = Z.T @ weighted
+    moments[:n_in, :n_in] = product if dense else product.toarray()
+    if owns_bias:
+        moments[n_in, :n_in] = Z.T @ w
+        moments[:n_in, n_in] = moments[n_in, :n_in]
+        moments[n_in, n_in] = w.sum()
+    moments /= max(1, n)
+    return moments
+
+
+def shifted(moments: Array, shift: float) -> Array:
+    """A copy with a number added to the diagonal."""
+    made = moments.copy()
+    if made.ndim == 1:
+        made += shift
+    else:
+        made.flat[:: len(made) + 1] += shift
+    return made
+
+
+def inverted(backend: Backend, moments: Array) -> Array:
+    """Inverse of a positive definite matrix, or of each number of a diagonal."""
+    return 1 / moments if moments.ndim == 1 else backend.inverse(moments)
+
+
+def apply_left(inverse: Array, V: Array) -> Array:
+    """Product of an inverse, full or diagonal, with a block of shape (k, n_out)."""
+    return inverse[:, None] * V if inverse.ndim == 1 else inverse @ V
+
+
+def blend(average: Array | None, sample: Array, weight: float) -> Array:
+    """Moving average: (1 - weight) of the old, weight of the new; the new alone where there is no old."""
+    if average is None:
+        return sample
+    average *= 1.0 - weight
+    average += weight * sample
+    return average

@@ -1,0 +1,56 @@
+"""Mini-batches: a fresh order of all samples for each pass, a function of (seed, pass) alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from distnewton.backend import Array
+from distnewton.parallel.partition import bounds
+
+
+class Batches:
+    """Rows of each mini-batch; the same on all ranks and grids.
+
+    Parameters
+    ----------
+    n_samples : int
+        Number of samples.
+    size : int
+        At most so many in a batch. A pass is cut into batches of equal size, up to one sample, so that no small last
+        batch counts as much as the others.
+    seed : int
+        Of the orders.
+
+    Attributes
+    ----------
+    per_pass : int
+        Batches of a pass.
+    """
+
+    def __init__(self, n_samples: int, size: int, seed: int) -> None:
+        self._n_samples, self._seed = n_samples, seed
+        self.per_pass = max(1, -(-n_samples // size))
+        self._pass, self._order = -1, np.empty(0, np.intp)
+
+    def rows(self, step: int) -> Array:
+        """Indices of the samples of a step, from 0 on.
+
+        Parameters
+        ----------
+        step : int
+            Number of the batch since the start.
+
+        Returns
+        -------
+        Array of int
+        """
+        i_pass, i = divmod(step, self.per_pass)
+        if i_pass != self._pass:
+            generator = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, 3, 0, i_pass]))
+            self._pass, self._order = i_pass, generator.permutation(self._n_samples)
+        return self._order[slice(*bounds(self._n_samples, self.per_pass, i))]
+
+
+def draws(seed: int, stage: int, step: int) -> np.random.Generator:
+    """Random numbers for the cotangents of one step: a function of the three, the same on all ranks."""
+    return np.random.Generator(np.random.Philox(key=seed, counter=[0, 4, stage, step]))

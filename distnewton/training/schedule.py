@@ -1,0 +1,156 @@
+"""Stages from their configuration."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import fields
+
+from distnewton.config.method import FULL_BATCH, MethodConfig, StageOptions
+from distnewton.directions.base import Direction, DirectionOptions
+from distnewton.directions.dual import check_dual_memory
+from distnewton.directions.registry import DIRECTIONS
+from distnewton.parallel.early_stop import FinishBoard, stop_threshold
+from distnewton.parallel.grid import ProcessGrid
+from distnewton.parallel.termination import NEVER, EarlyTermination
+from distnewton.solvers.damping import LevenbergMarquardt
+from distnewton.training.batches import Batches
+from distnewton.training.newton import NewtonStep, StepOptions
+from distnewton.training.objective import Objective, subsample_size
+from distnewton.training.stages import BatchNewton, FullBatch, RateOptions, RateSteps, Stage
+
+
+class Schedule:
+    """The stages of a run and what they hold open.
+
+    Parameters
+    ----------
+    method : MethodConfig
+        The stages: those of its schedule, then itself.
+    objective : Objective
+        What is minimised.
+    n_iterations : int
+        Iterations of the whole run.
+    seed : int
+        Of the run.
+    deterministic : bool
+        Whether early termination is off.
+
+    Attributes
+    ----------
+    stages : list of (Stage, int)
+        With the iterations of each.
+
+    Notes
+    -----
+    Construction is collective where a direction ends early: ranks then share a board.
+    """
+
+    def __init__(
+        self, method: MethodConfig, objective: Objective, n_iterations: int, seed: int, *, deterministic: bool
+    ) -> None:
+        self._objective, self._seed, self._deterministic = objective, seed, deterministic
+        self._boards: list[FinishBoard] = []
+        self.stages: list[tuple[Stage, int]] = []
+        remaining = n_iterations
+        for options in method.schedule:
+            n = min(options.iterations, remaining)
+            self.stages.append((self._stage(options, n), n))
+            remaining -= n
+        self.stages.append((self._stage(method, remaining), remaining))
+
+    @property
+    def transport(self) -> str:
+        """How ranks tell each other that they have finished; empty without early termination."""
+        return self._boards[0].transport if self._boards else ""
+
+    def free(self) -> None:
+        """Free the boards (collective)."""
+        for board in self._boards:
+            board.free()
+
+    def _stage(self, options: StageOptions, n_iterations: int) -> Stage:
+        """A stage from its options."""
+        objective, seed = self._objective, self._seed
+        if options.direction in FULL_BATCH:
+            newton = self._newton(options, options.direction)
+            return FullBatch(objective, newton, options.subsample, options.subsample_min, seed)
+        batches = Batches(objective.n_samples, options.batch, seed)
+        if options.direction == "sgn":
+            return BatchNewton(objective, self._newton(options, options.solver), batches, options.steps)
+        rates = RateOptions(
+            options.learning_rate,
+            options.rate_decay,
+            n_iterations * (options.steps or batches.per_pass),
+            0.0 if "momentum" not in options.used() else options.momentum,
+            options.average,
+            options.kl_clip if "kl_clip" in options.used() else math.inf,
+            options.damping if "damping" in options.used() else 0.0,
+            seed,
+            len(self.stages),
+        )
+        direction = _direction(options, options.direction)
+        return RateSteps(objective, direction, options.direction, batches, options.steps, rates)
+
+    def _newton(self, options: StageOptions, method: str) -> NewtonStep:
+        """Newton steps with a direction."""
+        direction = _direction(options, method)
+        name = method if method == options.direction else f"{options.direction}/{method}"
+        return NewtonStep(
+            direction,
+            name,
+            LevenbergMarquardt(options.damping, options.drop, options.boost),
+            StepOptions(
+                options.combine,
+                options.sufficient_decrease,
+                options.line_search_max,
+                options.sketch,
+                self._seed,
+                len(self.stages),
+            ),
+            self._termination(direction, options.finish_fraction),
+        )
+
+    def _termination(self, direction: Direction, finish_fraction: float) -> EarlyTermination:
+        """Early termination among the ranks that have something to solve."""
+        grid: ProcessGrid = self._objective.network.grid
+        if self._deterministic or grid.size == 1 or not direction.stops_early:
+            return NEVER
+        # ranks without variables have finished before they start: they announce, but do not count
+        n_idle = len(grid.partition.idle_ranks())
+        self._boards.append(FinishBoard(grid.comm.mpi))
+        return EarlyTermination(self._boards[-1], n_idle + stop_threshold(grid.size - n_idle, finish_fraction))
+
+
+def check_memory(method: MethodConfig, n_samples: int, n_out: int, itemsize: int, memory_mb: float) -> None:
+    """Refuse stages whose systems do not fit, before any data is read.
+
+    Parameters
+    ----------
+    method : MethodConfig
+        The stages.
+    n_samples, n_out : int
+        Of the training data.
+    itemsize : int
+        Bytes of a number.
+    memory_mb : float
+        What a rank may use.
+
+    Raises
+    ------
+    ConfigError
+        If a dual direction's matrix is too large; says by how much, and what would fit.
+    """
+    for options in (*method.schedule, method):
+        solver = options.solver if options.direction == "sgn" else options.direction
+        if solver in {"dual", "block_dual"}:
+            size = subsample_size(n_samples, options.subsample, options.subsample_min)
+            if options.direction == "sgn":
+                size = min(n_samples, options.batch)
+            check_dual_memory(size, min(options.sketch or n_out, n_out), itemsize, memory_mb)
+
+
+def _direction(options: StageOptions, method: str) -> Direction:
+    """A direction with the options it shares with others."""
+    return DIRECTIONS[method](
+        DirectionOptions(**{field.name: getattr(options, field.name) for field in fields(DirectionOptions)})
+    )
