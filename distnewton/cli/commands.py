@@ -6,12 +6,12 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distnewton.config import Config, load_config, make_config, to_toml
-from distnewton.errors import CreateError, DistNewtonError, MissingExtraError, WriteError
+from distnewton.config import Config, apply_settings, load_config, make_config, read_settings, to_toml
+from distnewton.errors import ConfigError, CreateError, DistNewtonError, MissingExtraError, WriteError
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.launch import world_communicator
 
@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from distnewton.data.description import DataSource
+    from distnewton.reporting.comparison import Comparison
+    from distnewton.training.comparison import Entry
     from distnewton.training.records import IterationRecord
     from distnewton.training.run_folder import RunFolder
     from distnewton.training.session import RunSummary
@@ -56,6 +58,89 @@ def train(options: argparse.Namespace) -> int:
             _say(comm, f"run folder: {folder.path}")
     result.model.grid.free()
     return 0
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Train with several directions; the table is written anew after each, so that a job that is cut leaves some."""
+    from distnewton.reporting.comparison import Comparison
+    from distnewton.training.comparison import Entry, run_entries
+    from distnewton.training.session import Session
+
+    comm = world_communicator()
+    trees = _shared_entries(comm, options)
+    entries = [Entry(method, name, make_config(tree)) for method, name, tree in trees]
+    with comm.agreeing():
+        writers = _entry_folders(entries, options) if comm.rank == 0 else {}
+    path = writers[entries[0].name].folder.path.parent if writers else Path()
+    session = Session(entries[0].config, comm)
+    comparison = Comparison(session.summary(entries[0].config), options.seconds, _levels(options.levels))
+    observers = {name: [writer] for name, writer in writers.items()}
+    for trial in run_entries(session, entries, observers):
+        comparison.trials.append(trial)
+        with comm.agreeing():
+            if comm.rank == 0:
+                writers[trial.entry.name].folder.close()
+                _write(path / "comparison.md", comparison.markdown())
+        _say(comm, f"[{len(comparison.trials)}/{len(entries)}] {comparison.line(trial)}")
+    if comm.rank == 0:
+        _show_comparison(comparison, path)
+    session.grid.free()
+    return 0
+
+
+def _shared_entries(comm: Communicator, options: argparse.Namespace) -> list[list[Any]]:
+    """The runs as rank 0 reads them, on all ranks."""
+    from distnewton.training.comparison import make_entries
+
+    found: dict[str, Any] = {}
+    with comm.agreeing():
+        if comm.rank == 0:
+            if not options.seconds > 0.0:
+                raise ConfigError(f"--seconds must be positive, got {options.seconds:g}")
+            _levels(options.levels)
+            settings = _overrides(options)
+            tree = apply_settings(read_settings(options.recipe), settings)
+            methods = [name.strip() for name in options.directions.split(",") if name.strip()]
+            limited = any(setting.startswith("run.iterations=") for setting in settings)
+            limit = make_config({"run": tree.get("run", {})}).run.iterations if limited else None
+            notes: list[str] = []
+            entries = make_entries(tree, methods, options.seconds, limit, notes)
+            for note in dict.fromkeys(notes):
+                _warn(comm, note)
+            found["entries"] = [[entry.method, entry.name, entry.config.model_dump()] for entry in entries]
+    shared: list[list[Any]] = comm.broadcast_json(found)["entries"]
+    return shared
+
+
+def _levels(text: str | None) -> list[float]:
+    """Metrics whose times are asked for."""
+    try:
+        return [float(part) for part in (text or "").split(",") if part.strip()]
+    except ValueError:
+        raise ConfigError(f"--levels takes numbers, as 0.95,0.97, got {text!r}", agreed=True) from None
+
+
+def _entry_folders(entries: Sequence[Entry], options: argparse.Namespace) -> dict[str, _FolderWriter]:
+    """A run folder for each run, inside the comparison's."""
+    from distnewton.training.run_folder import RunFolder, next_folder
+
+    recipe = Path(options.recipe).stem if options.recipe else "run"
+    path = Path(options.run_dir) if options.run_dir else next_folder(f"compare-{recipe}")
+    overwrite = entries[0].config.run.overwrite
+    return {entry.name: _FolderWriter(RunFolder(path / entry.folder, overwrite=overwrite)) for entry in entries}
+
+
+def _show_comparison(comparison: Comparison, path: Path) -> None:
+    """Table, verdicts and picture; a missing extra or a failure to draw never spoils finished runs."""
+    console = _console(160)
+    console.print(comparison.table())
+    for line in comparison.remarks():
+        console.print(line, highlight=False, markup=False, emoji=False)
+    try:
+        comparison.save_picture(path / "comparison.png")
+    except (MissingExtraError, OSError) as error:
+        console.print(f"no picture: {error}", highlight=False, markup=False, emoji=False)
+    print(f"comparison: {path / 'comparison.md'}")
 
 
 def evaluate(options: argparse.Namespace) -> int:
@@ -103,7 +188,7 @@ class _FolderWriter:
     """Observer that writes the run folder, on rank 0."""
 
     def __init__(self, folder: RunFolder) -> None:
-        self._folder = folder
+        self.folder = folder
 
     def start(self, summary: RunSummary) -> None:
         from distnewton.training.run_folder import environment
@@ -111,10 +196,10 @@ class _FolderWriter:
         facts = environment(
             summary.n_ranks, summary.n_threads, summary.mpi_library, summary.hosts, summary.partition.splits
         )
-        self._folder.start(summary.config, facts)
+        self.folder.start(summary.config, facts)
 
     def iteration(self, record: IterationRecord) -> None:
-        self._folder.iteration(record)
+        self.folder.iteration(record)
 
 
 def _shared_config(comm: Communicator, options: argparse.Namespace) -> Config:
@@ -204,11 +289,11 @@ def _write(path: Path, text: str) -> None:
         raise kind(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def _console() -> Console:
-    """Where results are shown; wide enough for a line an iteration where there is no terminal."""
+def _console(width: int = 120) -> Console:
+    """Where results are shown; wide enough for a line an iteration, or for a table, where there is no terminal."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else 120)
+    return Console(width=None if sys.stdout.isatty() else width)
 
 
 def _counts(unseen: dict[str, int]) -> str:

@@ -1,4 +1,4 @@
-"""The command ``distnewton``: train, evaluate, predict, info. The same with and without mpirun."""
+"""The command ``distnewton``: train, compare, evaluate, predict, info. The same with and without mpirun."""
 
 from __future__ import annotations
 
@@ -43,15 +43,24 @@ def build_parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Every setting of a recipe is a flag, too: --method.subsample 0.1 is --set method.subsample=0.1.",
     )
-    train.add_argument("recipe", nargs="?", help="TOML file with the settings; all can be given as flags")
-    train.add_argument(
-        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting; wins over the recipe"
-    )
-    train.add_argument("--run-dir", metavar="DIR", help="run folder (run.directory)")
-    train.add_argument("--data-dir", metavar="DIR", help="folder of relative data paths (data.directory)")
     train.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
     train.add_argument("--quiet", action="store_true", help="show warnings and errors only")
-    _add_setting_flags(train)
+    _add_settings(train)
+    compare = commands.add_parser(
+        "compare",
+        help="train with several directions and compare them",
+        usage="distnewton compare [RECIPE] --directions NAME,NAME,... [--seconds N] [--SECTION.KEY VALUE ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Leaves comparison.md, comparison.png and a run folder a run. sgd and adam get three learning rates.",
+    )
+    compare.add_argument(
+        "--directions", required=True, metavar="NAMES", help="directions, or recipes whose [method] is meant, by commas"
+    )
+    compare.add_argument("--seconds", type=float, default=60.0, metavar="N", help="training of each run (default 60)")
+    compare.add_argument(
+        "--levels", metavar="VALUES", help="metrics whose times are asked for, as 0.95,0.97 (default: usual ones)"
+    )
+    _add_settings(compare)
     for name, text in (("evaluate", "metrics of a trained model on data"), ("predict", "write the predicted labels")):
         command = commands.add_parser(name, help=text)
         command.add_argument("run", metavar="RUN", help="run folder, or model file")
@@ -66,10 +75,16 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
-def _add_setting_flags(parser: argparse.ArgumentParser) -> None:
-    """One flag a setting, from the configuration's own fields."""
+def _add_settings(parser: argparse.ArgumentParser) -> None:
+    """The recipe, and one flag a setting, from the configuration's own fields."""
     from distnewton.config import Config
 
+    parser.add_argument("recipe", nargs="?", help="TOML file with the settings; all can be given as flags")
+    parser.add_argument(
+        "--set", action="append", default=[], metavar="SECTION.KEY=VALUE", help="a setting; wins over the recipe"
+    )
+    parser.add_argument("--run-dir", metavar="DIR", help="run folder (run.directory)")
+    parser.add_argument("--data-dir", metavar="DIR", help="folder of relative data paths (data.directory)")
     for section, field in Config.model_fields.items():
         group = parser.add_argument_group(f"[{section}]")
         table = field.annotation
@@ -128,6 +143,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     known: dict[str | None, Callable[[argparse.Namespace], int]] = {
         "train": commands.train,
+        "compare": commands.compare,
         "evaluate": commands.evaluate,
         "predict": commands.predict,
         "info": commands.info,

@@ -2,7 +2,16 @@
 
 from distnewton.config.method import MethodConfig, StageConfig, StageOptions, regularization_constant
 from distnewton.config.sections import DataConfig, NetworkConfig, PartitionConfig, RunConfig
-from distnewton.config.tree import Config, load_config, make_config, parse_value, to_toml
+from distnewton.config.tree import (
+    Config,
+    apply_settings,
+    choose_direction,
+    load_config,
+    make_config,
+    parse_value,
+    read_settings,
+    to_toml,
+)
 
 __all__ = [
     "Config",
@@ -13,9 +22,12 @@ __all__ = [
     "RunConfig",
     "StageConfig",
     "StageOptions",
+    "apply_settings",
+    "choose_direction",
     "load_config",
     "make_config",
     "parse_value",
+    "read_settings",
     "regularization_constant",
     "to_toml",
 ]

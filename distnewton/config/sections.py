@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from typing import Annotated, Literal
 
@@ -79,7 +80,10 @@ class PartitionConfig(Section):
 class RunConfig(Section):
     """``[run]``: how long, how precisely, and where to."""
 
-    iterations: int = Field(100, ge=0, description="Newton iterations; 0 writes the initial model")
+    iterations: int = Field(100, ge=0, description="most iterations; 0 writes the initial model")
+    seconds: float = Field(
+        math.inf, gt=0.0, description="training ends with the iteration that reaches so many, evaluation left out"
+    )
     seed: int = Field(0, ge=0, lt=2**63, description="of initial weights and subsamples")
     dtype: Literal["float32", "float64"] = Field("float32", description="of arrays; sums are accumulated in float64")
     device: Literal["cpu"] = Field("cpu", description="only cpu so far")

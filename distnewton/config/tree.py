@@ -91,8 +91,8 @@ def load_config(
 ) -> Config:
     """Read a TOML file and apply settings given as ``section.key=value``, which win.
 
-    A setting that chooses another direction leaves out those options of the file's ``[method]`` that the direction
-    does not use: they were meant for the file's own.
+    A setting that chooses another direction leaves out the options of the file's ``[method]`` that were meant for the
+    file's own (:func:`choose_direction`).
 
     Parameters
     ----------
@@ -114,17 +114,64 @@ def load_config(
     ConfigError
         If it is not TOML, or with every error of the settings.
     """
-    tree: dict[str, Any] = {}
-    if path is not None:
-        try:
-            tree = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-        except OSError as error:
-            raise MissingInputError(f"cannot read the recipe {path}: {error.strerror or error}") from None
-        except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-            raise ConfigError(f"{path} is not a TOML file: {error}") from None
-    given = tree.get("method", {})
-    file_options = set(given) if isinstance(given, dict) else set()
-    for text in overrides:
+    tree = read_settings(path)
+    given = apply_settings({}, overrides)
+    chosen = given.get("method")
+    if isinstance(chosen, dict) and isinstance(tree.get("method", {}), dict):
+        tree["method"] = choose_direction(tree.get("method", {}), chosen, [] if notes is None else notes)
+    return make_config(apply_settings(tree, overrides))
+
+
+def read_settings(path: str | Path | None) -> dict[str, Any]:
+    """The tree of a TOML file, not yet checked.
+
+    Parameters
+    ----------
+    path : path or None
+        The file; None is an empty tree.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    MissingInputError
+        If the file cannot be read.
+    ConfigError
+        If it is not TOML.
+    """
+    if path is None:
+        return {}
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+    except OSError as error:
+        raise MissingInputError(f"cannot read the recipe {path}: {error.strerror or error}") from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not a TOML file: {error}") from None
+
+
+def apply_settings(tree: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:
+    """Set ``section.key=value`` in a tree.
+
+    Parameters
+    ----------
+    tree : dict
+        Changed in place.
+    settings : sequence of str
+        Values in TOML's notation, or text.
+
+    Returns
+    -------
+    dict
+        The tree.
+
+    Raises
+    ------
+    ConfigError
+        If a setting is not written so, or its section is no table.
+    """
+    for text in settings:
         key, equals, value = text.partition("=")
         section, dot, name = key.strip().partition(".")
         if not (equals and dot and name):
@@ -133,24 +180,46 @@ def load_config(
         if not isinstance(table, dict):
             raise ConfigError(f"{section} must be a table of settings, got {table!r}")
         table[name] = parse_value(value)
-    if "method" in tree and isinstance(tree["method"], dict):
-        chosen = {text.partition("=")[0].strip().removeprefix("method.") for text in overrides}
-        _leave_out(tree["method"], file_options, chosen, [] if notes is None else notes)
-    return make_config(tree)
+    return tree
 
 
-def _leave_out(method: dict[str, Any], file_options: set[str], chosen: set[str], notes: list[str]) -> None:
-    """Remove options of a file that are of no use to the direction that a setting chose instead of the file's."""
-    choices = {"direction", "solver", "preconditioner", "proposal"}
-    if not chosen & choices:
-        return
-    full = {name: field.default for name, field in StageOptions.model_fields.items() if name in choices}
-    full |= {key: value for key, value in PRESETS.get(str(method.get("direction")), {}).items() if key in choices}
-    full |= {key: value for key, value in method.items() if key in choices}
-    used = used_options(*(str(full[name]) for name in ("direction", "solver", "preconditioner", "proposal")))
-    for key in sorted((file_options - chosen - used) & set(StageOptions.model_fields)):
-        del method[key]
-        notes.append(f"method.{key} of the recipe is left out: direction = {full['direction']} does not use it")
+def choose_direction(method: Mapping[str, Any], chosen: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
+    """The options of a ``[method]`` that still hold when other settings choose another direction.
+
+    Parameters
+    ----------
+    method : mapping
+        The table.
+    chosen : mapping
+        Settings that win over it.
+    notes : list of str
+        Takes a line on each option left out: those without effect with the chosen direction, and those whose defaults
+        differ between the two, such as a damping or a learning rate.
+
+    Returns
+    -------
+    dict
+    """
+    if not {"direction", "solver", "preconditioner", "proposal"} & set(chosen):
+        return dict(method)
+    before, after = _defaults(method), _defaults({**method, **chosen})
+    kept = {}
+    for key, value in method.items():
+        if key not in before or key in chosen or (key in after and before[key] == after[key]):
+            kept[key] = value
+        else:
+            notes.append(f"method.{key} of the recipe is left out: it was not meant for {after['direction']}")
+    return kept
+
+
+def _defaults(method: Mapping[str, Any]) -> dict[str, Any]:
+    """Options with an effect in a ``[method]`` of this direction, with their defaults."""
+    names = ("direction", "solver", "preconditioner", "proposal")
+    defaults = {name: field.default for name, field in StageOptions.model_fields.items()}
+    defaults |= PRESETS.get(str(method.get("direction", defaults["direction"])), {})
+    choices = {name: method.get(name, defaults[name]) for name in names}
+    used = used_options(*(str(choices[name]) for name in names))
+    return {name: value for name, value in {**defaults, **choices}.items() if name in used}
 
 
 def parse_value(text: str) -> Any:

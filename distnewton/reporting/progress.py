@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distnewton.training.metrics import MAIN_METRIC
 from distnewton.training.records import IterationRecord
 from distnewton.training.session import Result, RunSummary
 
@@ -11,7 +12,6 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 _COLUMNS = ("iter", "objective", "|grad|", "lambda", "rho", "step", "CG", "stopped", "train", "test", "seconds", "wait")
-_MAIN_METRIC = {"classification": "accuracy", "binary": "auc", "regression": "rmse"}
 
 
 class Progress:
@@ -30,7 +30,7 @@ class Progress:
     def start(self, summary: RunSummary) -> None:
         """Show what is about to run."""
         data, partition, config = summary.train, summary.partition, summary.config
-        self._metric = _MAIN_METRIC[summary.task.name]
+        self._metric = MAIN_METRIC[summary.task.name]
         test = f", test {summary.test.n_samples:,}" if summary.test else ""
         n_params = sum((a + 1) * b for a, b in zip(partition.widths, partition.widths[1:], strict=False))
         layers, splits = "-".join(map(str, partition.widths)), "-".join(map(str, partition.splits))

@@ -9,6 +9,9 @@ import numpy as np
 from distnewton.backend import Array
 
 TASKS = ("classification", "binary", "regression")
+MAIN_METRIC = {"classification": "accuracy", "binary": "auc", "regression": "rmse"}
+"""The metric that a task is judged by where there is room for one."""
+LOWER_IS_BETTER = frozenset({"rmse"})
 
 
 def task_metrics(task: str, outputs: Array, targets: Array) -> dict[str, float]:

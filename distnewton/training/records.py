@@ -65,7 +65,9 @@ class IterationRecord:
     iteration : int
         Number of the iteration.
     elapsed_seconds : float
-        Since training started, evaluation of the test set included.
+        Since training started, on the slowest rank.
+    training_seconds : float
+        The same without evaluation: metrics, and objectives that the method itself does not need.
     objective, loss : float
         f and the mean loss at the end of the iteration.
     gradient_norm : float or None
@@ -89,7 +91,7 @@ class IterationRecord:
     seconds : dict of str to float
         By phase, the slowest rank's; ``wait`` is the mean over ranks of the time inside MPI.
     wait_seconds : list of float
-        Time inside MPI by rank.
+        Time inside MPI by rank, evaluation left out.
     sent_bytes : dict of str to float
         By phase, over all ranks.
     train, test : dict of str to float
@@ -100,6 +102,7 @@ class IterationRecord:
     elapsed_seconds: float
     objective: float
     loss: float
+    training_seconds: float = 0.0
     gradient_norm: float | None = None
     damping: float = 0.0
     reduction_ratio: float | None = None
@@ -135,12 +138,28 @@ def gather_direction(comm: Communicator, method: str, result: DirectionResult, s
 
 
 def gather_costs(
-    comm: Communicator, costs: dict[str, PhaseCost]
-) -> tuple[dict[str, float], list[float], dict[str, float]]:
-    """Seconds by phase, waiting by rank and bytes by phase over all ranks (collective, one small sum)."""
-    mine = np.array([[costs[p].seconds, costs[p].wait_seconds, costs[p].sent_bytes] for p in PHASES])
-    table = comm.allgather(mine.ravel()).reshape(comm.size, len(PHASES), 3)
-    wait = table[:, :, 1].sum(axis=1)
-    seconds = dict(zip(PHASES, table[:, :, 0].max(axis=0).tolist(), strict=True))
-    seconds["wait"] = float(wait.mean())
-    return seconds, wait.tolist(), dict(zip(PHASES, table[:, :, 2].sum(axis=0).tolist(), strict=True))
+    comm: Communicator, record: IterationRecord, costs: dict[str, PhaseCost], elapsed: float, evaluation: float
+) -> None:
+    """Fill in what an iteration cost on all ranks (collective, one small sum).
+
+    Parameters
+    ----------
+    comm : Communicator
+        The ranks.
+    record : IterationRecord
+        Takes seconds, waiting and bytes; the same on all ranks.
+    costs : dict of str to PhaseCost
+        Of this rank, by phase.
+    elapsed, evaluation : float
+        Seconds since the start, and those of them that went into evaluation, on this rank.
+    """
+    by_phase = [[costs[p].seconds, costs[p].wait_seconds, costs[p].sent_bytes] for p in PHASES]
+    mine = np.array([elapsed, elapsed - evaluation, *np.ravel(by_phase)])
+    everyone = comm.allgather(mine)
+    record.elapsed_seconds, record.training_seconds = (float(t) for t in everyone[:, :2].max(axis=0))
+    table = everyone[:, 2:].reshape(comm.size, len(PHASES), 3)
+    wait = table[:, [p != "evaluation" for p in PHASES], 1].sum(axis=1)
+    record.seconds = dict(zip(PHASES, table[:, :, 0].max(axis=0).tolist(), strict=True))
+    record.seconds["wait"] = float(wait.mean())
+    record.wait_seconds = wait.tolist()
+    record.sent_bytes = dict(zip(PHASES, table[:, :, 2].sum(axis=0).tolist(), strict=True))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -22,7 +23,7 @@ from distnewton.data.partitioned import (
 )
 from distnewton.data.rows import permute_rows
 from distnewton.data.sources import open_data
-from distnewton.errors import ConfigError, DataError
+from distnewton.errors import ConfigError, DataError, DistNewtonError
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.collectives import Communicator
@@ -150,71 +151,136 @@ def train(
     -----
     Collective over ``comm``.
     """
-    from threadpoolctl import threadpool_limits
-
-    world = comm if isinstance(comm, Communicator) else Communicator(comm)
-    n_threads = config.run.threads or threads_per_rank(world)
-    faults.arm(world.rank)
-    with threadpool_limits(n_threads, user_api="blas"):
-        return _Session(config, world, n_threads, train_data, test_data).run(observers)
+    session = Session(config, comm, train_data=train_data, test_data=test_data)
+    return session.train(config, observers=observers)
 
 
-class _Session:
-    """The steps from a configuration to a trained model; each leaves what the next needs."""
+class Session:
+    """The data, grid and network of a configuration, on which one method after the other can be trained.
+
+    Parameters
+    ----------
+    config : Config
+        What is trained on what.
+    comm : mpi4py.MPI.Intracomm, Communicator or None
+        The ranks; None is this process alone, without MPI.
+    train_data, test_data : DataSource or None
+        Data in memory; by default what ``config.data`` names.
+
+    Raises
+    ------
+    DistNewtonError
+        If the configuration or the data is at fault.
+
+    Notes
+    -----
+    Collective over ``comm``, as all methods.
+    """
 
     def __init__(
         self,
         config: Config,
-        comm: Communicator,
-        n_threads: int,
-        train_data: DataSource | None,
-        test_data: DataSource | None,
+        comm: Any = None,
+        *,
+        train_data: DataSource | None = None,
+        test_data: DataSource | None = None,
     ) -> None:
-        self.config, self.comm, self.n_threads = config, comm, n_threads
+        self.config = config
+        self.comm = comm if isinstance(comm, Communicator) else Communicator(comm)
+        self.n_threads = config.run.threads or threads_per_rank(self.comm)
         self._train_data, self._test_data = train_data, test_data
+        faults.arm(self.comm.rank)
+        with self._thread_limit():
+            self._describe()
+            self._lay_out()
+            self.objective = self._read_training_data()
+            self._read_test_data()
 
-    def run(self, observers: Sequence[Observer]) -> Result:
-        config = self.config
-        self._describe()
-        self._lay_out()
-        objective = self._read_training_data()
-        self._read_test_data()
-        params = self.network.initial_params(config.run.seed, config.network.init)
-        schedule = Schedule(
+    def train(self, config: Config, *, observers: Sequence[Observer] = ()) -> Result:
+        """Train from the configuration's start.
+
+        Parameters
+        ----------
+        config : Config
+            The session's own, or one with another ``[method]`` and another length of the run.
+        observers : sequence of Observer
+            Told of the start and of each iteration, on every rank.
+
+        Returns
+        -------
+        Result
+
+        Raises
+        ------
+        DistNewtonError
+            With advice; on every rank alike where it is marked as agreed.
+        """
+        length = {"iterations": self.config.run.iterations, "seconds": self.config.run.seconds}
+        same = {"method": self.config.method, "run": config.run.model_copy(update=length)}
+        if config.model_copy(update=same) != self.config or config.method.C != self.config.method.C:
+            raise ConfigError("runs of a session differ in [method], apart from C, and in their length", agreed=True)
+        self._check_memory(config)
+        with self._thread_limit():
+            params = self.network.initial_params(config.run.seed, config.network.init)
+            schedule = Schedule(
+                config.method,
+                self.objective,
+                config.run.iterations,
+                config.run.seed,
+                deterministic=config.run.deterministic,
+            )
+            try:
+                summary = self.summary(config, schedule.transport)
+                for observer in observers:
+                    observer.start(summary)
+                trainer = Trainer(self.objective, params, schedule.stages, self._metrics)
+                history = []
+                for record in trainer.iterations(config.run.iterations, config.run.seconds):
+                    history.append(record)
+                    for observer in observers:
+                        observer.iteration(record)
+            except DistNewtonError as error:
+                # freeing is collective: only where every rank gets here
+                if error.agreed:
+                    schedule.free()
+                raise
+            schedule.free()
+            model = Model(self.architecture, self.network, trainer.params, self.scaling)
+            return Result(model, history, summary)
+
+    def _thread_limit(self) -> AbstractContextManager[Any]:
+        """BLAS threads of this rank, inside the context."""
+        from threadpoolctl import threadpool_limits
+
+        limit: AbstractContextManager[Any] = threadpool_limits(self.n_threads, user_api="blas")
+        return limit
+
+    def _check_memory(self, config: Config) -> None:
+        """Refuse a method whose systems do not fit."""
+        check_memory(
             config.method,
-            objective,
-            config.run.iterations,
-            config.run.seed,
-            deterministic=config.run.deterministic,
+            self.train_set.n_samples,
+            self.task.n_out,
+            np.dtype(config.run.dtype).itemsize,
+            config.run.memory_mb,
         )
-        summary = self._summary(schedule.transport)
-        for observer in observers:
-            observer.start(summary)
-        trainer = Trainer(objective, params, schedule.stages, self._metrics)
-        history = []
-        for record in trainer.iterations(config.run.iterations):
-            history.append(record)
-            for observer in observers:
-                observer.iteration(record)
-        schedule.free()
-        model = Model(self.architecture, self.network, trainer.params, self.scaling)
-        return Result(model, history, summary)
 
     def _describe(self) -> None:
         """Open and check the data; every rank learns its size and labels."""
         data = self.config.data
         if self._train_data is None and not data.train:
             raise ConfigError("data.train is not set: name a file, or a bundled set such as digits:train", agreed=True)
-        self.source, self.train = open_and_describe(self.comm, self._opener(self._train_data, data.train, None))
+        self.source, self.train_set = open_and_describe(self.comm, self._opener(self._train_data, data.train, None))
         with self.comm.agreeing():
-            self.task = Task.fit(self.config.task, self.train, self.source)
-        self.test: Description | None = None
+            self.task = Task.fit(self.config.task, self.train_set, self.source)
+        self.test_set: Description | None = None
         if self._test_data is not None or data.test:
-            opener = self._opener(self._test_data, data.test, self.train.n_features)
-            self.test_source, self.test = open_and_describe(self.comm, opener)
-            if self.test.n_features != self.train.n_features:
+            opener = self._opener(self._test_data, data.test, self.train_set.n_features)
+            self.test_source, self.test_set = open_and_describe(self.comm, opener)
+            if self.test_set.n_features != self.train_set.n_features:
                 raise DataError(
-                    f"{self.test.name} has {self.test.n_features} features, {self.train.name} {self.train.n_features}",
+                    f"{self.test_set.name} has {self.test_set.n_features} features, {self.train_set.name} "
+                    f"{self.train_set.n_features}",
                     agreed=True,
                 )
 
@@ -236,17 +302,16 @@ class _Session:
     def _lay_out(self) -> None:
         """Partition the network over the ranks."""
         config = self.config
-        widths = resolve_widths(list(config.network.layers), self.train.n_features, self.task.n_out)
-        self.dense = keep_dense(self.train)
+        widths = resolve_widths(list(config.network.layers), self.train_set.n_features, self.task.n_out)
+        self.dense = keep_dense(self.train_set)
         if config.partition.splits == "auto":
-            density = None if self.dense else self.train.n_nonzeros / (self.train.n_samples * self.train.n_features)
+            n_values = self.train_set.n_samples * self.train_set.n_features
+            density = None if self.dense else self.train_set.n_nonzeros / n_values
             splits = auto_splits(widths, self.comm.size, density=density)
         else:
             splits = as_splits(config.partition.splits)
         backend = Backend.of(config.run.dtype)
-        check_memory(
-            config.method, self.train.n_samples, self.task.n_out, backend.dtype.itemsize, config.run.memory_mb
-        )
+        self._check_memory(config)
         self.grid = ProcessGrid(self.comm, Partition(widths, splits))
         self.network = PartitionedNetwork(self.grid, config.network.activation, backend)
         self.architecture = Architecture(widths, config.network.activation, self.task, self.dense, config.run.dtype)
@@ -254,12 +319,12 @@ class _Session:
     def _read_training_data(self) -> Objective:
         """Read this rank's columns, scale them, and put the samples in the order of the run."""
         config, dtype = self.config, self.network.backend.dtype
-        X = read_features(self.grid, self.source, self.train.n_samples, dtype, dense=self.dense)
+        X = read_features(self.grid, self.source, self.train_set.n_samples, dtype, dense=self.dense)
         self.scaling = fit_and_apply(self.grid, config.data.scale, X)
         order = np.random.Generator(np.random.Philox(key=config.run.seed, counter=[0, 2, 0, 0]))
-        permutation = order.permutation(self.train.n_samples)
-        targets = self._as_targets(self.task.targets(self.train, self.source))[permutation]
-        regularization = config.method.regularization(self.train.n_samples)
+        permutation = order.permutation(self.train_set.n_samples)
+        targets = self._as_targets(self.task.targets(self.train_set, self.source))[permutation]
+        regularization = config.method.regularization(self.train_set.n_samples)
         return Objective(
             self.network,
             LOSSES[config.network.loss],
@@ -271,12 +336,12 @@ class _Session:
 
     def _read_test_data(self) -> None:
         """Read and scale this rank's columns of the test set."""
-        if self.test is None:
+        if self.test_set is None:
             return
         model = Model(self.architecture, self.network, self.network.backend.zeros(0), self.scaling)
-        self.X_test = model.features(self.test_source, self.test)
+        self.X_test = model.features(self.test_source, self.test_set)
         with self.comm.agreeing():
-            self.y_test = self.task.targets(self.test, self.test_source)
+            self.y_test = self.task.targets(self.test_set, self.test_source)
 
     def _as_targets(self, targets: Array) -> Array:
         """Targets as the loss takes them: class indices stay integers."""
@@ -285,32 +350,45 @@ class _Session:
     def _metrics(self, params: Array, evaluation: Evaluation) -> tuple[dict[str, float], dict[str, float]]:
         """The task's metrics on both sets, from the evaluation's outputs and a pass over the test set."""
         train = task_metrics(self.task.name, evaluation.outputs, evaluation.targets)
-        if self.test is None:
+        if self.test_set is None:
             return train, {}
         outputs = network_outputs(self.network, params, self.X_test)
         return train, task_metrics(self.task.name, outputs, self.y_test)
 
-    def _summary(self, transport: str) -> RunSummary:
-        """What the run is about, with the notes of its data and partition."""
-        notes = [*self.train.notes, *(self.test.notes if self.test else [])]
+    def summary(self, config: Config, transport: str = "") -> RunSummary:
+        """What a run is about, with the notes of its data and partition (collective).
+
+        Parameters
+        ----------
+        config : Config
+            The run.
+        transport : str
+            How ranks tell each other that they have finished.
+
+        Returns
+        -------
+        RunSummary
+        """
+        notes = [*self.train_set.notes, *(self.test_set.notes if self.test_set else [])]
         idle = self.grid.partition.idle_ranks()
         if idle:
             notes.append(f"{len(idle)} of {self.comm.size} ranks own no variable: more ranks than these layers can use")
         if self.scaling.n_constant and self.comm.size == 1:
             notes.append(f"{self.scaling.n_constant} features are constant and are scaled to 0")
-        if self.test and self.test.n_ignored_values:
+        if self.test_set and self.test_set.n_ignored_values:
             notes.append(
-                f"{self.test.name}: ignored {self.test.n_ignored_values} values of features beyond the training data's"
+                f"{self.test_set.name}: ignored {self.test_set.n_ignored_values} values of features that the training "
+                "data does not have"
             )
-        unseen = self.task.classes.unseen(self.test.labels) if self.test and self.task.classes else {}
+        unseen = self.task.classes.unseen(self.test_set.labels) if self.test_set and self.task.classes else {}
         if unseen:
             shown = ", ".join(f"'{label}' ({n})" for label, n in unseen.items())
             notes.append(f"test labels that never occur in training count as wrong: {shown}")
         hosts = [self.comm.broadcast_json(platform.node(), rank) for rank in range(self.comm.size)]
         return RunSummary(
-            self.config,
-            self.train,
-            self.test,
+            config,
+            self.train_set,
+            self.test_set,
             self.task,
             self.grid.partition,
             self.comm.size,

@@ -44,13 +44,15 @@ class Trainer:
         self._comm = objective.network.grid.comm
         self._ledger = objective.network.grid.ledger
 
-    def iterations(self, n_iterations: int) -> Iterator[IterationRecord]:
+    def iterations(self, n_iterations: int, seconds: float = math.inf) -> Iterator[IterationRecord]:
         """Train; each iteration yields its record.
 
         Parameters
         ----------
         n_iterations : int
             At most so many; fewer when no direction leads down any more.
+        seconds : float
+            Training ends with the iteration in which ``training_seconds`` reach this.
 
         Yields
         ------
@@ -62,6 +64,7 @@ class Trainer:
         Collective over the grid.
         """
         self._ledger.take()
+        self._evaluation_seconds = 0.0
         start = time.perf_counter()
         stage, remaining = self._schedule[0]
         stage.start(self.params, None)
@@ -85,13 +88,14 @@ class Trainer:
             record.objective, record.loss = stage.value, stage.evaluation.loss
             self.params = stage.evaluation.params
             yield self._finish(record, stage.evaluation, start)
-            if stage.exhausted:
+            if stage.exhausted or record.training_seconds >= seconds:
                 return
 
     def _finish(self, record: IterationRecord, evaluation: Evaluation, start: float) -> IterationRecord:
         """Measure the metrics and gather what the iteration cost on all ranks."""
         with self._ledger.phase("evaluation"):
             record.train, record.test = self._metrics(self.params, evaluation)
-        record.elapsed_seconds = time.perf_counter() - start
-        record.seconds, record.wait_seconds, record.sent_bytes = gather_costs(self._comm, self._ledger.take())
+        costs = self._ledger.take()
+        self._evaluation_seconds += costs["evaluation"].seconds
+        gather_costs(self._comm, record, costs, time.perf_counter() - start, self._evaluation_seconds)
         return record
