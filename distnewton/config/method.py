@@ -38,8 +38,11 @@ ProposalName = Literal["sgd", "adam", "kfac", "mini_block_fisher"]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "sgn": {"batch": 1024, "cg_max": 10, "damping": 0.1},
-    "kfac": {"batch": 256, "learning_rate": 0.1, "damping": 0.003, "average": 0.98, "inverse_period": 20},
-    "mini_block_fisher": {"batch": 256, "learning_rate": 0.1, "damping": 0.01, "inverse_period": 20},
+    "kfac": {"batch": 256, "damping": 0.003, "average": 0.98, "inverse_period": 20},
+    "mini_block_fisher": {
+        "batch": 256, "learning_rate": 0.05, "damping": 0.1, "average": 0.98, "inverse_period": 20,
+        "kl_clip": math.inf,
+    },
     "grouped_newton": {"batch": 256, "learning_rate": 0.1},
     "sgd": {"batch": 128, "learning_rate": 0.1},
     "adam": {"batch": 128, "learning_rate": 1e-3},
@@ -102,7 +105,7 @@ class StageOptions(Section):
     )
     momentum: float = Field(0.9, ge=0.0, lt=1.0, description="share of the last step kept")
     average: float = Field(0.0, ge=0.0, lt=1.0, description="decay of the average of the iterates; 0: the last iterate")
-    kl_clip: float = Field(0.01, gt=0.0, description="bound on the step's length in the metric; inf: none")
+    kl_clip: float = Field(0.001, gt=0.0, description="bound on the step's length in the metric; inf: none")
     beta1: float = Field(0.9, ge=0.0, lt=1.0, description="adam: decay of the mean gradient")
     beta2: float = Field(0.999, ge=0.0, lt=1.0, description="adam: decay of the mean squared gradient")
     epsilon: float = Field(1e-8, gt=0.0, description="adam: added to the root of the mean square")

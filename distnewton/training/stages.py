@@ -197,7 +197,8 @@ class RateOptions:
     average : float
         Decay of the average of the iterates; 0: the last iterate is the result.
     kl_clip : float
-        Bound kappa on alpha^2 d^T P d, the length of a step in the metric of its preconditioner; inf: none.
+        Bound kappa on alpha_0^2 d^T P d, the squared length of a step in the metric of its preconditioner before the
+        decay of alpha; inf: none.
     damping : float
         lambda of the preconditioner.
     seed, stage : int
@@ -225,9 +226,10 @@ class RateSteps(_MiniBatch):
     r"""Steps of a learning rate along a direction on mini-batches.
 
     .. math:: v = \mu v + \nu d, \qquad \theta \mathrel{+}= \alpha v, \qquad
-        \nu = \min\big(1, \sqrt{\kappa / (\alpha^2 |d^T g|)}\big)
+        \nu = \min\big(1, \sqrt{\kappa / (\alpha_0^2 |d^T g|)}\big)
 
-    or, for directions that average the gradient, d of the averaged gradient. The evaluated point, and the result, is
+    or, for directions that average the gradient, theta += alpha nu d with d and g of the averaged gradient. |d^T g| is
+    d^T P d, the squared length of d in the metric of its preconditioner. The evaluated point, and the result, is
     the average of the iterates where that is asked for (its first steps weighted as if it had no start).
 
     Parameters
@@ -298,7 +300,7 @@ class RateSteps(_MiniBatch):
                 steered = self._velocity
             problem = Linearization(steered, sample, self._objective.regularization, options.damping, grid)
             result = self._direction.solve(problem, NEVER)
-            self._move(gradient, result.direction)
+            self._move(steered, result.direction)
         self._t += 1
         return gradient, result
 
@@ -320,15 +322,16 @@ class RateSteps(_MiniBatch):
         )
         return gradient, sample
 
-    def _move(self, gradient: Array, direction: Array) -> None:
-        """Step along the direction, clipped and with momentum; follow with the average of the iterates."""
+    def _move(self, steered: Array, direction: Array) -> None:
+        """Step along the direction of a gradient, clipped and with momentum; follow with the iterates' average."""
         options = self._options
         rate = options.rate(self._t)
         nu = 1.0
         if math.isfinite(options.kl_clip) and rate > 0.0:
             comm, dot = self._objective.network.grid.comm, self._objective.network.backend.dot
-            (slope,) = comm.sum_scalars(dot(gradient, direction))
-            nu = min(1.0, math.sqrt(options.kl_clip / max(rate**2 * abs(slope), 1e-300)))
+            (slope,) = comm.sum_scalars(dot(steered, direction))
+            # by the rate before its decay: a clip that undid the decay would keep the noise of the batches for ever
+            nu = min(1.0, math.sqrt(options.kl_clip / max(options.learning_rate**2 * abs(slope), 1e-300)))
         if options.momentum and not self._direction.averages_gradient:
             self._velocity *= options.momentum
             self._velocity += direction if nu == 1.0 else nu * direction
