@@ -143,6 +143,16 @@ class StageOptions(Section):
         """Names of the options that have an effect with this direction, solver and preconditioner."""
         return used_options(self.direction, self.solver, self.preconditioner, self.proposal)
 
+    @property
+    def title(self) -> str:
+        """The method in a few words."""
+        words = [f"{self.direction} ({self.solver})" if self.direction == "sgn" else self.direction]
+        used = self.used()
+        words += [f"subsample {self.subsample:g}"] if "subsample" in used else [f"batches of {self.batch}"]
+        words += [f"sketch {self.sketch}"] if "sketch" in used and self.sketch else []
+        words += [f"preconditioner {self.preconditioner}"] if self.preconditioner != "none" else []
+        return ", ".join([*words, f"rate {self.learning_rate:g}"] if "learning_rate" in used else words)
+
     def _no_effect(self, name: str) -> str:
         """Message for an option that another direction would use."""
         chosen = f"direction = {self.direction}"
@@ -221,6 +231,12 @@ class MethodConfig(StageOptions):
     schedule: Annotated[list[StageConfig], BeforeValidator(_stages)] = Field(
         [], description="stages before this direction takes over, as kfac:20,sgn:5 (direction:iterations)"
     )
+
+    @property
+    def title(self) -> str:
+        """The stages in a few words each."""
+        stages = [f"{stage.title}, for {stage.iterations} iterations" for stage in self.schedule]
+        return "; then ".join([*stages, super().title])
 
     @field_validator("C")
     @classmethod

@@ -40,7 +40,7 @@ class Progress:
             f"network  {layers}, {config.network.activation}, {config.network.loss}: {n_params:,} variables",
             f"ranks    {summary.n_ranks}, splits {splits}, {summary.n_threads} BLAS thread(s) each"
             + (f", {summary.mpi_library}" if summary.mpi_library else ""),
-            f"method   {config.method.direction}, subsample {config.method.subsample:g}, {config.run.dtype}"
+            f"method   {config.method.title}; {config.run.dtype}"
             + (f", early termination by {summary.transport}" if summary.transport else ""),
         ]
         for line in [*lines, *(f"note     {note}" for note in summary.notes)]:

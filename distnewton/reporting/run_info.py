@@ -41,7 +41,7 @@ def describe_run(path: Path) -> Iterator[str]:
     yield f"network    {'-'.join(map(str, config.network.layers))}, {config.network.activation}, {config.network.loss}"
     splits, mpi = "-".join(map(str, facts["splits"])), facts["mpi_library"] or "no MPI"
     yield f"ranks      {facts['ranks']} x {facts['threads_per_rank']} threads, splits {splits}"
-    yield f"method     {config.method.direction}, subsample {config.method.subsample:g}, seed {config.run.seed}"
+    yield f"method     {config.method.title}; seed {config.run.seed}"
     yield f"versions   distnewton {facts['packages']['distnewton']}, Python {facts['python']}, {mpi}"
     if records:
         first, last = records[0], records[-1]
@@ -66,5 +66,5 @@ def _model(path: Path) -> str:
     """Whether there is a model, and of which widths."""
     file = path / MODEL_FILE
     if not file.is_file():
-        return "none: the run has not finished"
+        return "none: the run has not finished, or is one of a comparison"
     return f"{file} ({'-'.join(map(str, read_header(file)['widths']))})"

@@ -15,8 +15,8 @@ import pytest
 BIN = Path(sys.executable).parent
 MPIRUN = str(BIN / "mpirun") if (BIN / "mpirun").exists() else shutil.which("mpirun")
 KEYS = {
-    "iteration", "elapsed_seconds", "objective", "loss", "gradient_norm", "damping", "reduction_ratio", "step_size",
-    "line_search_trials", "direction", "seconds", "sent_bytes", "train", "test",
+    "iteration", "elapsed_seconds", "training_seconds", "objective", "loss", "gradient_norm", "damping",
+    "reduction_ratio", "step_size", "line_search_trials", "direction", "seconds", "sent_bytes", "train", "test",
 }  # fmt: skip
 PHASES = {"gradient", "jacobian", "direction", "combination", "line_search", "wait"}
 
@@ -257,3 +257,40 @@ def test_a_fault_that_is_not_understood_is_told_once(place):
     done = distnewton(*small("R"), n_ranks=3, DISTNEWTON_FAULT="rank=1 at=cg kind=stop")
     assert done.returncode == 78
     assert done.stderr.count("is not understood") == 1
+
+
+def test_compare_leaves_a_table_a_picture_and_a_folder_a_run(place):
+    names = "gauss_newton,kfac,adam"
+    common = ["--data.train=small.csv", "--network.layers=auto-6-auto", "--seconds", "0.2", "--run-dir", "both"]
+    done = distnewton("compare", "--directions", names, *common, "--method.damping=0.9", n_ranks=2, check=True)
+    assert "note: method.damping of the recipe is left out: it was not meant for kfac" in done.stderr
+    assert "[5/5] adam 0.003" in done.stdout
+    table = (place / "both" / "comparison.md").read_text()
+    assert table.count("| gauss_newton |") == table.count("| kfac |") == 1
+    assert "adam: best of 3 learning rates" in table
+    assert (place / "both" / "comparison.png").stat().st_size > 10_000
+    for name in ("gauss_newton", "kfac", "adam-0.0003", "adam-0.001", "adam-0.003"):
+        lines = (place / "both" / name / "metrics.jsonl").read_text().splitlines()
+        assert json.loads(lines[-1])["training_seconds"] >= 0.2
+        assert len(lines) > 2
+    assert 'direction = "adam"' in (place / "both" / "adam-0.003" / "config.toml").read_text()
+    again = distnewton("compare", "--directions", names, *common)
+    assert again.returncode == 73
+    assert "both/gauss_newton holds an earlier run" in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["--directions", "adams"], 78, "unknown direction 'adams': known are block_diagonal"),
+        (["--directions", "adam", "--seconds", "0"], 78, "--seconds must be positive, got 0"),
+        (["--directions", "adam", "--levels", "high"], 78, "--levels takes numbers, as 0.95,0.97, got 'high'"),
+        (["--directions", "none.toml"], 66, "cannot read the recipe none.toml"),
+        ([], 2, "the following arguments are required: --directions"),
+    ],
+)
+def test_compare_refuses(place, arguments, code, message):
+    done = distnewton("compare", "--data.train=small.csv", *arguments)
+    assert done.returncode == code
+    assert message in done.stderr
+    assert not list(place.glob("runs/*"))
