@@ -207,7 +207,7 @@ def used_options(direction: str, solver: str, preconditioner: str, proposal: str
     if direction in {"kfac", "mini_block_fisher"}:
         names |= {"kl_clip"}
     if method in FULL_BATCH:
-        names |= {"sketch"}
+        names |= {"sketch", "damping"}
     if method in {"block_diagonal", "block_dual"}:
         names |= {"blocks"}
     if method == "block_diagonal" and direction != "grouped_newton":
