@@ -244,7 +244,9 @@ class CrossEntropy:
         """Third cumulant of the change under p, summed over the samples."""
         p = softmax(Z.astype(np.float64))
         centred = V - (p * V).sum(axis=1, keepdims=True)
-        return float((p * centred**3).sum())
+        # products: a power would take ten times as long
+        p *= centred
+        return float(np.vdot(p, centred * centred))
 
 
 class Logistic:
@@ -268,8 +270,8 @@ class Logistic:
 
     def third(self, Z: Array, targets: Array, V: Array) -> float:
         """Sum of p (1 - p) (1 - 2 p) v^3."""
-        p = logistic(Z.astype(np.float64))
-        return float((p * (1 - p) * (1 - 2 * p) * V.astype(np.float64) ** 3).sum())
+        p, v = logistic(Z.astype(np.float64)), V.astype(np.float64)
+        return float((p * (1 - p) * (1 - 2 * p) * v * v * v).sum())
 
 
 def softmax(Z: Array) -> Array:
