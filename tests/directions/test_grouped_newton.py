@@ -66,7 +66,7 @@ def test_the_step_is_the_dense_one_on_every_grid(world, kind, proposal):
             assert found.note == ""
 
 
-@pytest.mark.parametrize(("proposal", "kind"), zip(PROPOSALS, 2 * GROUPS, strict=True))
+@pytest.mark.parametrize(("proposal", "kind"), list(zip(PROPOSALS, 2 * GROUPS, strict=True)))
 def test_each_proposal_is_scaled_by_group_and_keeps_its_state(world, proposal, kind):
     # both with the same numbers of calls: moments and warm starts must not see the scaling
     for splits in alternating(world.size, 2):
@@ -209,7 +209,7 @@ def blobs(n=120, n_features=6, n_classes=3):
     return 2 * rng.standard_normal((n_classes, n_features))[y] + rng.standard_normal((n, n_features)), y
 
 
-@pytest.mark.parametrize(("proposal", "dtype"), zip(PROPOSALS, 4 * ["float32", "float64"], strict=True))
+@pytest.mark.parametrize(("proposal", "dtype"), list(zip(PROPOSALS, 4 * ["float32", "float64"], strict=True)))
 def test_runs_from_the_configuration_learn(world, proposal, dtype):
     X, y = blobs()
     config = distnewton.make_config({
