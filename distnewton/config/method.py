@@ -34,7 +34,9 @@ DirectionName = Literal[
 SolverName = Literal["block_diagonal", "gauss_newton", "dual", "block_dual", "kfac", "mini_block_fisher"]
 PreconditionerName = Literal["none", "diagonal", "kfac", "mini_block_fisher"]
 GroupsName = Literal["tensor", "kind", "rank", "all"]
-ProposalName = Literal["sgd", "adam", "kfac", "mini_block_fisher"]
+ProposalName = Literal[
+    "sgd", "adam", "kfac", "mini_block_fisher", "block_diagonal", "gauss_newton", "dual", "block_dual"
+]
 
 PRESETS: dict[str, dict[str, Any]] = {
     "sgn": {"batch": 1024, "cg_max": 10, "damping": 0.1},
@@ -48,6 +50,17 @@ PRESETS: dict[str, dict[str, Any]] = {
     "adam": {"batch": 128, "learning_rate": 1e-3},
 }
 """What a direction's options are where they differ from those of :class:`StageConfig`."""
+_OF_PROPOSALS = ("damping", "cg_max", "inverse_period")
+"""Presets that come along with a proposal of grouped_newton."""
+
+
+def _preset(direction: str, proposal: str) -> dict[str, Any]:
+    """A direction's preset; what serves Newton steps on mini-batches serves proposals made of them."""
+    preset = PRESETS.get(direction, {})
+    if direction != "grouped_newton":
+        return preset
+    proposed = PRESETS.get("sgn" if proposal in FULL_BATCH else proposal, {})
+    return preset | {key: proposed[key] for key in _OF_PROPOSALS if key in proposed}
 
 
 def _stages(value: object) -> object:
@@ -121,7 +134,8 @@ class StageOptions(Section):
     def _fill_presets(cls, tree: Any) -> Any:
         if not isinstance(tree, dict):
             return tree
-        filled = PRESETS.get(str(tree.get("direction")), {}) | tree
+        proposal = str(tree.get("proposal", cls.model_fields["proposal"].default))
+        filled = _preset(str(tree.get("direction")), proposal) | tree
         # a preset of an option that this solver has no use for would be refused like a given one
         used = used_options(*(str(filled.get(name, cls.model_fields[name].default)) for name in _CHOICES))
         return {key: value for key, value in filled.items() if key in tree or key in used}
@@ -133,8 +147,6 @@ class StageOptions(Section):
         problems = [self._no_effect(name) for name in useless]
         if "cg_min" in self.used() and self.cg_min > self.cg_max:
             problems.append(f"cg_min = {self.cg_min} must not exceed cg_max = {self.cg_max}")
-        if self.direction in {"grouped_newton"} and self.proposal == "adam" and "momentum" in self.model_fields_set:
-            problems.append("momentum has no effect with proposal = adam, which has beta1")
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -158,7 +170,10 @@ class StageOptions(Section):
         chosen = f"direction = {self.direction}"
         if self.direction == "sgn" and name in used_options("sgn", "block_diagonal", "kfac", ""):
             chosen += f", solver = {self.solver}, preconditioner = {self.preconditioner}"
-        users = [d for d in DIRECTION_NAMES if any(name in used_options(d, s, "kfac", "adam") for s in _SOLVERS)]
+        if self.direction == "grouped_newton" and name in _options_of("grouped_newton"):
+            chosen += f", proposal = {self.proposal}"
+            chosen += f", preconditioner = {self.preconditioner}" if "preconditioner" in self.used() else ""
+        users = [d for d in DIRECTION_NAMES if name in _options_of(d)]
         return f"{name} has no effect with {chosen}; it is for {', '.join(users)}"
 
     @model_serializer(mode="wrap")
@@ -168,7 +183,14 @@ class StageOptions(Section):
 
 
 _SOLVERS = (*FULL_BATCH, "kfac", "mini_block_fisher")
+_PROPOSALS = (*_SOLVERS, "sgd", "adam")
 _CHOICES = ("direction", "solver", "preconditioner", "proposal")
+
+
+def _options_of(direction: str) -> frozenset[str]:
+    """Options that a direction uses with some solver, preconditioner or proposal."""
+    methods = _PROPOSALS if direction == "grouped_newton" else _SOLVERS
+    return frozenset().union(*(used_options(direction, s, "mini_block_fisher", s) for s in methods))
 
 
 def used_options(direction: str, solver: str, preconditioner: str, proposal: str) -> frozenset[str]:
@@ -192,15 +214,16 @@ def used_options(direction: str, solver: str, preconditioner: str, proposal: str
         names |= {"damping", "drop", "boost", "combine", "sufficient_decrease", "line_search_max"}
     else:
         names |= {"learning_rate", "rate_decay", "average"}
-    if direction in RATE and method != "adam":
+    # proposals with curvature or moments of their own are scaled by group as they come
+    if direction in RATE and method != "adam" and (direction == method or method == "sgd"):
         names |= {"momentum"}
     if direction in {"kfac", "mini_block_fisher"}:
         names |= {"kl_clip"}
     if method in FULL_BATCH:
-        names |= {"sketch"}
+        names |= {"sketch", "damping"}
     if method in {"block_diagonal", "block_dual"}:
         names |= {"blocks"}
-    if method == "block_diagonal":
+    if method == "block_diagonal" and direction != "grouped_newton":
         names |= {"finish_fraction"}
     if method in {"block_diagonal", "gauss_newton"}:
         names |= {"preconditioner", "cg_tolerance", "cg_max", "cg_min", "cg_stop", "warm_start"}

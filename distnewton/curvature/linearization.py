@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array, Backend
+from distnewton.curvature.grouped import ParameterGroups, Summary, summarise
 from distnewton.curvature.jacobian import Jacobian, linearize
 from distnewton.network.layout import ParameterLayout
 from distnewton.network.losses import Loss, LossHessian, ScaledIdentity
@@ -188,6 +189,39 @@ class CurvatureSample:
         n = parts[0].size
         sums = [message[a * n : (a + 1) * n].reshape(parts[0].shape) for a in range(len(parts))]
         return sums, message[len(parts) * n :], self.loss_hessian
+
+    def summarise(self, direction: Array, groups: ParameterGroups, regularization: float) -> Summary:
+        """First, second and third derivatives of these samples' objective along the groups of a direction.
+
+        Parameters
+        ----------
+        direction : Array of shape (n_params_local,)
+            This rank's block.
+        groups : ParameterGroups
+            What belongs together.
+        regularization : float
+            1/C.
+
+        Returns
+        -------
+        Summary
+            Of the mean loss of these samples and the regularisation; replicated.
+
+        Notes
+        -----
+        Collective, as :func:`~distnewton.curvature.grouped.summarise` and :meth:`loss_cotangents`.
+        """
+        return summarise(
+            self._network,
+            self._params,
+            self._activations,
+            self._loss,
+            self._targets,
+            self.loss_cotangents(),
+            direction,
+            groups,
+            regularization,
+        )
 
     def _backpropagate(self, U: Array) -> dict[int, Array]:
         """Cotangents of the own output groups for cotangents U of the outputs."""

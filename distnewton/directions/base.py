@@ -27,12 +27,15 @@ class DirectionResult:
         Whether this rank met its own stopping rule; False when it was stopped because enough others had.
     residual : float
         Relative residual of the system this rank solved; over its blocks the largest.
+    note : str
+        What went wrong and was mended, the same on all ranks; else empty.
     """
 
     direction: Array
     inner_iterations: int = 0
     finished: bool = True
     residual: float = 0.0
+    note: str = ""
 
 
 class Direction(Protocol):

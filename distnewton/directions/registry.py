@@ -9,6 +9,7 @@ from distnewton.directions.block_diagonal import BlockDiagonal
 from distnewton.directions.dual import Dual
 from distnewton.directions.first_order import Adam, SteepestDescent
 from distnewton.directions.gauss_newton import GaussNewton
+from distnewton.directions.grouped_newton import GroupedNewton, GroupOptions
 from distnewton.directions.preconditioned import PreconditionedGradient
 from distnewton.preconditioners.base import FactorOptions, Preconditioner
 from distnewton.preconditioners.registry import PRECONDITIONERS
@@ -22,6 +23,7 @@ DIRECTIONS: dict[str, Callable[[DirectionOptions], Direction]] = {
     "mini_block_fisher": lambda o: PreconditionedGradient(
         PRECONDITIONERS["mini_block_fisher"](_factor_options(o)), averages_gradient=True
     ),
+    "grouped_newton": lambda o: _grouped_newton(o),
     "sgd": lambda o: SteepestDescent(),
     "adam": lambda o: Adam(o.beta1, o.beta2, o.epsilon),
 }
@@ -30,6 +32,21 @@ DIRECTIONS: dict[str, Callable[[DirectionOptions], Direction]] = {
 
 def _preconditioner(name: str, options: DirectionOptions) -> Preconditioner | None:
     return None if name == "none" else PRECONDITIONERS[name](_factor_options(options))
+
+
+def _grouped_newton(options: DirectionOptions) -> Direction:
+    """Any other direction, scaled by group; the momentum of plain gradients is part of the proposal, as in [GN3]."""
+    return GroupedNewton(
+        DIRECTIONS[options.proposal](options),
+        GroupOptions(
+            options.groups,
+            options.internal_damping,
+            options.rate_period,
+            options.rate_momentum,
+            options.negative_rates,
+        ),
+        averages_gradient=options.proposal == "sgd",
+    )
 
 
 def _factor_options(options: DirectionOptions) -> FactorOptions:

@@ -32,6 +32,24 @@ class Activation(Protocol):
         """
         ...
 
+    def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
+        """Second and third derivative, each over the first, at the point whose activation is ``Z``.
+
+        Higher derivatives always meet a cotangent that has been multiplied by the first one already, and the ratios
+        are finite where it vanishes.
+
+        Parameters
+        ----------
+        Z : Array
+            Activations.
+
+        Returns
+        -------
+        tuple of Array
+            Of the shape of ``Z``.
+        """
+        ...
+
 
 class Sigmoid:
     """1 / (1 + exp(-s)); derivative z (1 - z)."""
@@ -50,6 +68,10 @@ class Sigmoid:
         E *= Z * (1.0 - Z)
         return E
 
+    def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
+        """Second and third derivative over the first: 1 - 2 z and 1 - 6 z (1 - z)."""
+        return 1.0 - 2.0 * Z, 1.0 - 6.0 * Z * (1.0 - Z)
+
 
 class Tanh:
     """tanh(s); derivative 1 - z^2."""
@@ -62,6 +84,10 @@ class Tanh:
         """Multiply ``E`` by 1 - z^2, in place."""
         E *= 1.0 - Z * Z
         return E
+
+    def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
+        """Second and third derivative over the first: -2 z and 6 z^2 - 2."""
+        return -2.0 * Z, 6.0 * Z * Z - 2.0
 
 
 class Relu:
@@ -76,6 +102,10 @@ class Relu:
         E *= Z > 0.0
         return E
 
+    def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
+        """Zeros: the kink, where there is no second derivative, is left out."""
+        return np.zeros_like(Z), np.zeros_like(Z)
+
 
 class Softplus:
     """log(1 + exp(s)); derivative 1 - exp(-z)."""
@@ -89,6 +119,11 @@ class Softplus:
         E *= -np.expm1(-Z)
         return E
 
+    def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
+        """Second and third derivative over the first: q and q (2 q - 1) with q = exp(-z)."""
+        q: Array = np.exp(-Z)
+        return q, q * (2.0 * q - 1.0)
+
 
 class Identity:
     """s itself; derivative 1."""
@@ -100,6 +135,10 @@ class Identity:
     def multiply_derivative(self, E: Array, Z: Array) -> Array:
         """Return ``E`` unchanged."""
         return E
+
+    def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
+        """Zeros."""
+        return np.zeros_like(Z), np.zeros_like(Z)
 
 
 ACTIVATIONS: dict[str, Activation] = {

@@ -1,12 +1,12 @@
 r"""Losses of one sample, their gradients and Hessians B in the output z.
 
-================  =================================  =================  =====================
-name              loss                               gradient           B v
-================  =================================  =================  =====================
-squared           ||z - y||^2                        2 (z - y)          2 v
-cross_entropy     log sum exp z - z_y                p - e_y            p * v - p (p^T v)
-logistic          log(1 + exp z) - y z, one output   p - y              p (1 - p) v
-================  =================================  =================  =====================
+================  =================================  =================  =====================  ========================
+name              loss                               gradient           B v                    third derivative along v
+================  =================================  =================  =====================  ========================
+squared           ||z - y||^2                        2 (z - y)          2 v                    0
+cross_entropy     log sum exp z - z_y                p - e_y            p * v - p (p^T v)      p^T (v - p^T v)^3
+logistic          log(1 + exp z) - y z, one output   p - y              p (1 - p) v            p (1 - p) (1 - 2 p) v^3
+================  =================================  =================  =====================  ========================
 
 with p = softmax(z), or the logistic function of z. Squared loss as in [DNM], without the factor 1/2.
 """
@@ -88,6 +88,22 @@ class Loss(Protocol):
 
     def hessian(self, Z: Array, targets: Array) -> LossHessian:
         """Hessians of the samples' losses in their outputs."""
+        ...
+
+    def third(self, Z: Array, targets: Array, V: Array) -> float:
+        """Third derivative of the sum of the samples' losses along a change of the outputs, in float64.
+
+        Parameters
+        ----------
+        Z, V : Array of shape (n, n_out)
+            Outputs, and their change.
+        targets : Array of shape (n,) or (n, n_out)
+            As for :meth:`value`.
+
+        Returns
+        -------
+        float
+        """
         ...
 
 
@@ -199,6 +215,10 @@ class Squared:
         """Hessians of the samples' losses in their outputs."""
         return ScaledIdentity(2.0, *Z.shape)
 
+    def third(self, Z: Array, targets: Array, V: Array) -> float:
+        """Zero: the loss is quadratic."""
+        return 0.0
+
 
 class CrossEntropy:
     """Softmax cross-entropy on logits; targets are class indices."""
@@ -220,6 +240,14 @@ class CrossEntropy:
         """Hessians of the samples' losses in their outputs."""
         return SoftmaxHessian(softmax(Z))
 
+    def third(self, Z: Array, targets: Array, V: Array) -> float:
+        """Third cumulant of the change under p, summed over the samples."""
+        p = softmax(Z.astype(np.float64))
+        centred = V - (p * V).sum(axis=1, keepdims=True)
+        # products: a power would take ten times as long
+        p *= centred
+        return float(np.vdot(p, centred * centred))
+
 
 class Logistic:
     """Logistic loss of one output; targets are 0 and 1."""
@@ -239,6 +267,11 @@ class Logistic:
         """Hessians of the samples' losses in their outputs."""
         p = logistic(Z)
         return Diagonal(p * (1 - p))
+
+    def third(self, Z: Array, targets: Array, V: Array) -> float:
+        """Sum of p (1 - p) (1 - 2 p) v^3."""
+        p, v = logistic(Z.astype(np.float64)), V.astype(np.float64)
+        return float((p * (1 - p) * (1 - 2 * p) * v * v * v).sum())
 
 
 def softmax(Z: Array) -> Array:

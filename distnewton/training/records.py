@@ -85,7 +85,7 @@ class IterationRecord:
     betas : list of float
         Coefficients of this direction and the last in the combination.
     note : str
-        Why a direction was rejected, else empty.
+        Why a direction was rejected or mended, else empty.
     direction : DirectionRecord or None
         How the direction was found.
     seconds : dict of str to float

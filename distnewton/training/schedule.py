@@ -87,6 +87,7 @@ class Schedule:
             options.damping if "damping" in options.used() else 0.0,
             seed,
             len(self.stages),
+            options.sketch if "sketch" in options.used() else 0,
         )
         direction = _direction(options, options.direction)
         return RateSteps(objective, direction, options.direction, batches, options.steps, rates)
@@ -141,10 +142,10 @@ def check_memory(method: MethodConfig, n_samples: int, n_out: int, itemsize: int
         If a dual direction's matrix is too large; says by how much, and what would fit.
     """
     for options in (*method.schedule, method):
-        solver = options.solver if options.direction == "sgn" else options.direction
+        solver = {"sgn": options.solver, "grouped_newton": options.proposal}.get(options.direction, options.direction)
         if solver in {"dual", "block_dual"}:
             size = subsample_size(n_samples, options.subsample, options.subsample_min)
-            if options.direction == "sgn":
+            if options.direction != solver:
                 size = min(n_samples, options.batch)
             check_dual_memory(size, min(options.sketch or n_out, n_out), itemsize, memory_mb)
 

@@ -203,6 +203,8 @@ class RateOptions:
         lambda of the preconditioner.
     seed, stage : int
         Of random cotangents, and the number of the stage.
+    sketch : int
+        Random cotangents a sample, for directions that use a Jacobian; 0: all outputs.
     """
 
     learning_rate: float
@@ -214,6 +216,7 @@ class RateOptions:
     damping: float = 0.0
     seed: int = 0
     stage: int = 0
+    sketch: int = 0
 
     def rate(self, step: int) -> float:
         """Step length of a step, from 0 on."""
@@ -269,8 +272,11 @@ class RateSteps(_MiniBatch):
 
     def iterate(self, record: IterationRecord) -> None:
         """Steps on the next batches, then the objective and the gradient's norm for the record."""
+        notes = []
         for _ in range(self._n_steps):
             gradient, result = self._step()
+            notes += [result.note] if result.note else []
+        record.note = f"{len(notes)} of {self._n_steps} batches: {notes[-1]}" if notes else ""
         grid = self._objective.network.grid
         (squared,) = grid.comm.sum_scalars(self._objective.network.backend.dot(gradient, gradient))
         record.gradient_norm = math.sqrt(squared) if squared >= 0 else None
@@ -290,7 +296,10 @@ class RateSteps(_MiniBatch):
         options = self._options
         with self._ledger.phase("gradient"):
             faults.at("gradient")
-            gradient, sample = self._linearize()
+            gradient, sample = self._evaluate_batch()
+        if self._direction.curvature in {"jacobian", "roots"}:
+            with self._ledger.phase("jacobian"):
+                sample.linearize(options.sketch, rooted=self._direction.curvature == "roots")
         with self._ledger.phase("direction"):
             grid = self._objective.network.grid
             steered = gradient
@@ -304,7 +313,7 @@ class RateSteps(_MiniBatch):
         self._t += 1
         return gradient, result
 
-    def _linearize(self) -> tuple[Array, CurvatureSample]:
+    def _evaluate_batch(self) -> tuple[Array, CurvatureSample]:
         """Gradient of the batch, and its samples for the curvature, which share the backward pass."""
         objective, network = self._objective, self._objective.network
         rows = self._batches.rows(self._t)
