@@ -54,13 +54,13 @@ _OF_PROPOSALS = ("damping", "cg_max", "inverse_period")
 """Presets that come along with a proposal of grouped_newton."""
 
 
-def _preset(direction: str, proposal: str) -> dict[str, Any]:
+def preset(direction: str, proposal: str) -> dict[str, Any]:
     """A direction's preset; what serves Newton steps on mini-batches serves proposals made of them."""
-    preset = PRESETS.get(direction, {})
+    own = PRESETS.get(direction, {})
     if direction != "grouped_newton":
-        return preset
+        return own
     proposed = PRESETS.get("sgn" if proposal in FULL_BATCH else proposal, {})
-    return preset | {key: proposed[key] for key in _OF_PROPOSALS if key in proposed}
+    return own | {key: proposed[key] for key in _OF_PROPOSALS if key in proposed}
 
 
 def _stages(value: object) -> object:
@@ -135,7 +135,7 @@ class StageOptions(Section):
         if not isinstance(tree, dict):
             return tree
         proposal = str(tree.get("proposal", cls.model_fields["proposal"].default))
-        filled = _preset(str(tree.get("direction")), proposal) | tree
+        filled = preset(str(tree.get("direction")), proposal) | tree
         # a preset of an option that this solver has no use for would be refused like a given one
         used = used_options(*(str(filled.get(name, cls.model_fields[name].default)) for name in _CHOICES))
         return {key: value for key, value in filled.items() if key in tree or key in used}

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from distnewton.config.method import PRESETS, MethodConfig, StageConfig, StageOptions, used_options
+from distnewton.config.method import MethodConfig, StageConfig, StageOptions, preset, used_options
 from distnewton.config.sections import (
     TASK_OF_LOSS,
     DataConfig,
@@ -216,8 +216,8 @@ def _defaults(method: Mapping[str, Any]) -> dict[str, Any]:
     """Options with an effect in a ``[method]`` of this direction, with their defaults."""
     names = ("direction", "solver", "preconditioner", "proposal")
     defaults = {name: field.default for name, field in StageOptions.model_fields.items()}
-    defaults |= PRESETS.get(str(method.get("direction", defaults["direction"])), {})
     choices = {name: method.get(name, defaults[name]) for name in names}
+    defaults |= preset(str(choices["direction"]), str(choices["proposal"]))
     used = used_options(*(str(choices[name]) for name in names))
     return {name: value for name, value in {**defaults, **choices}.items() if name in used}
 
