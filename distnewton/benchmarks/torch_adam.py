@@ -1,7 +1,7 @@
 """Adam of PyTorch on the same data, start, batches and regularisation, for comparison with a table of ``compare``.
 
-``python -m distnewton.benchmarks.torch_adam RECIPE [SECTION.KEY=VALUE ...]`` (without mpirun; ``run.threads`` counts for
-PyTorch, ``run.seconds`` for each rate). Prints seconds to each level of accuracy, evaluation left out. Needs
+``python -m distnewton.benchmarks.torch_adam RECIPE [SECTION.KEY=VALUE ...]`` (without mpirun; ``run.threads`` counts
+for PyTorch, ``run.seconds`` for each rate). Prints seconds to each level of accuracy, evaluation left out. Needs
 ``pip install torch``.
 """
 
@@ -47,7 +47,8 @@ def train(torch: Any, session: Session, rate: float, seconds: float) -> tuple[di
     optimizer = torch.optim.Adam(network.parameters(), lr=rate, weight_decay=objective.regularization)
     batches = Batches(objective.n_samples, BATCH, seed)
     loss = torch.nn.CrossEntropyLoss()
-    spent, best, step, reached = 0.0, 0.0, 0, {}
+    reached: dict[float, float] = {}
+    spent, best, step = 0.0, 0.0, 0
     while spent < seconds:
         start = time.perf_counter()
         for _ in range(batches.per_pass):
