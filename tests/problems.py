@@ -110,3 +110,9 @@ def newton_trainer(case, direction, *, subsample=0.5, seed=0, termination=NEVER,
     newton = NewtonStep(direction, "test", LevenbergMarquardt(damping), StepOptions(seed=seed, **options), termination)
     stage = FullBatch(case.objective, newton, subsample, 1, seed)
     return Trainer(case.objective, case.params.copy(), [(stage, 0)], lambda params, evaluation: ({}, {}))
+
+
+def dense_system(case, rows, damping):
+    """G + lambda I and -g of the same model, as a matrix and a vector."""
+    G = case.dense.gauss_newton(case.theta, list(range(*rows)))
+    return G + damping * np.eye(len(G)), -case.dense.gradient(case.theta)
