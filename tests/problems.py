@@ -112,7 +112,12 @@ def newton_trainer(case, direction, *, subsample=0.5, seed=0, termination=NEVER,
     return Trainer(case.objective, case.params.copy(), [(stage, 0)], lambda params, evaluation: ({}, {}))
 
 
-def dense_system(case, rows, damping):
-    """G + lambda I and -g of the same model, as a matrix and a vector."""
-    G = case.dense.gauss_newton(case.theta, list(range(*rows)))
+def dense_system(case, rows, damping, roots=None):
+    """G + lambda I and -g of the same model, as a matrix and a vector; with roots they stand for B."""
+    rows = list(range(*rows))
+    if roots is None:
+        G = case.dense.gauss_newton(case.theta, rows)
+    else:
+        R = np.einsum("sak,skp->sap", roots, case.dense.jacobian(case.theta, rows)).reshape(-1, case.dense.n_params)
+        G = R.T @ R / len(rows) + np.eye(case.dense.n_params) / case.dense.C
     return G + damping * np.eye(len(G)), -case.dense.gradient(case.theta)

@@ -9,6 +9,7 @@ from scipy.linalg import invpascal, lapack, pascal
 from distnewton.backend import Backend
 from distnewton.errors import NumericalError
 
+
 def reversed_pascal(n):
     """An ill-conditioned matrix of integers and its inverse; reversed, elimination leaves the integers."""
     return (np.ascontiguousarray(M[::-1, ::-1]).astype(float) for M in (pascal(n), invpascal(n)))

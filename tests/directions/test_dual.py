@@ -24,9 +24,9 @@ pytestmark = pytest.mark.mpi(min_size=1)
 WIDTHS = (5, 4, 3, 2)
 NETWORKS = [(WIDTHS, "squared"), ((4, 3, 5, 3), "cross_entropy"), ((3, 4, 2, 1), "logistic"), ((3, 2), "squared")]
 MODELS = [
-    ((0, 9), 0.5, 5.0),  # all samples
-    ((2, 7), 0.01, np.inf),  # more samples in the gradient than in the curvature
-    ((3, 4), 0.0, 5.0),  # one sample, and weight decay for all damping
+    ((0, 9), 0.5, 5.0, False),  # all samples
+    ((2, 7), 0.01, np.inf, True),  # more samples in the gradient than in the curvature; sparse features
+    ((3, 4), 0.0, 5.0, False),  # one sample, and weight decay for all damping
 ]
 
 
@@ -34,8 +34,7 @@ def solve(name, problem, blocks="rank"):
     return DIRECTIONS[name](DirectionOptions(blocks=blocks)).solve(problem, NEVER)
 
 
-@pytest.mark.parametrize("sparse", [False, True])
-@pytest.mark.parametrize(("rows", "damping", "C"), MODELS)
+@pytest.mark.parametrize(("rows", "damping", "C", "sparse"), MODELS)
 @pytest.mark.parametrize(("widths", "loss"), NETWORKS)
 def test_dual_equals_the_dense_solve(world, widths, loss, rows, damping, C, sparse):
     for splits in alternating(world.size, len(widths) - 1):
@@ -49,11 +48,10 @@ def test_dual_equals_the_dense_solve(world, widths, loss, rows, damping, C, spar
             assert case.agree(result.finished and result.inner_iterations == 0 and result.residual < 1e-10)
 
 
-@pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("blocks", ["rank", "layer"])
-@pytest.mark.parametrize(("rows", "damping", "C"), MODELS)
+@pytest.mark.parametrize(("rows", "damping", "C", "sparse"), MODELS)
 @pytest.mark.parametrize(("widths", "loss"), NETWORKS)
-def test_block_dual_equals_dense_solves_by_block(world, widths, loss, rows, damping, C, blocks, sparse):
+def test_block_dual_equals_dense_solves_by_block(world, widths, loss, rows, damping, C, sparse, blocks):
     for splits in alternating(world.size, len(widths) - 1):
         case = make_case(world, widths, splits, loss=loss, C=C, sparse=sparse)
         with case.grid:
