@@ -137,9 +137,19 @@ class DenseProblem:
         return signs * np.sqrt(np.einsum("saa->sa", B) / k)[:, None, :]
 
     def exact_roots(self, theta, rows):
-        """Roots of B of shape (n, n_out, n_out): with sum_a c_a c_a^T = B: scaled eigenvectors."""
-        values, vectors = np.linalg.eigh(self.analytic_loss_hessians(theta, rows))
-        return np.swapaxes(vectors * np.sqrt(np.maximum(values, 0))[:, None, :], 1, 2)
+        """Roots of B of shape (n, n_out, n_out) with sum_a c_a c_a^T = B, one for each class or output."""
+        if self.loss != "cross_entropy":
+            return np.sqrt(self.analytic_loss_hessians(theta, rows))
+        z = self.outputs(theta, rows)
+        p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+        return np.stack([[np.sqrt(q[a]) * (q - e) for a, e in enumerate(np.eye(len(q)))] for q in p])
+
+    def loss_gradients(self, theta, rows):
+        """Gradient of each sample's loss in its outputs."""
+        z = self.outputs(theta, rows)
+        return np.stack([
+            self._derivative(lambda v, i=i: sample_loss(self.loss, v, self.y[i]), z[k]) for k, i in enumerate(rows)
+        ])
 
     def deltas(self, theta, rows, cotangents):
         """Cotangents of the pre-activations of each layer, by number: those of a bias are the same."""
