@@ -265,6 +265,8 @@ class RateSteps(_MiniBatch):
         """Take over a point."""
         super().start(params.copy(), known)
 
+    # training that diverges is told below, once, and not by warnings of every rank
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def iterate(self, record: IterationRecord) -> None:
         """Steps on the next batches, then the objective and the gradient's norm for the record."""
         for _ in range(self._n_steps):
