@@ -204,3 +204,12 @@ def test_progress_means_nothing_while_the_model_is_positive():
     progress.step(101.0)
     # negative at last, but only just arrived there
     assert not progress.exhausted
+
+
+def test_the_rule_of_progress_waits_for_more_than_ten_steps():
+    progress = Progress(0.1, start=-100.0)
+    for _ in range(10):
+        progress.step(0.0)
+        assert not progress.exhausted
+    progress.step(0.0)
+    assert progress.exhausted
