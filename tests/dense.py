@@ -5,6 +5,7 @@ Nothing here uses the package's numerical code. Parameters are one vector theta:
 
 from __future__ import annotations
 
+from functools import wraps
 from itertools import pairwise
 
 import numpy as np
@@ -30,6 +31,23 @@ def sample_loss(name, z, y):
     return np.log(1 + np.exp(z[0])) - y * z[0]
 
 
+def remembered(method):
+    """Keep what was derived of a problem at a point: every grid asks for the same."""
+    memory = {}
+
+    @wraps(method)
+    def recall(self, theta, rows=None):
+        key = (*self.key, theta.tobytes(), None if rows is None else tuple(rows))
+        if key not in memory:
+            if len(memory) == 200:
+                memory.clear()
+            memory[key] = method(self, theta, rows)
+            memory[key].flags.writeable = False
+        return memory[key]
+
+    return recall
+
+
 class DenseProblem:
     """The regularised objective of a fully connected network on all data, by loops over samples."""
 
@@ -39,6 +57,7 @@ class DenseProblem:
         self.sizes = [(a + 1) * b for a, b in pairwise(widths)]
         self.starts = np.cumsum([0, *self.sizes])
         self.n_params = int(self.starts[-1])
+        self.key = (*widths, activation, loss, C, self.X.tobytes(), np.asarray(y).tobytes())
 
     def matrices(self, theta):
         """(W, b) of each layer."""
@@ -90,9 +109,11 @@ class DenseProblem:
             columns.append(np.imag(f(moved)) / STEP)
         return np.stack(columns, axis=-1)
 
+    @remembered
     def gradient(self, theta, rows=None):
         return self._derivative(lambda t: self.value(t, rows), theta)
 
+    @remembered
     def jacobian(self, theta, rows):
         """dz/dtheta of shape (n, n_out, n_params)."""
         return self._derivative(lambda t: self.outputs(t, rows), theta)
@@ -144,6 +165,7 @@ class DenseProblem:
         p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
         return np.stack([[np.sqrt(q[a]) * (q - e) for a, e in enumerate(np.eye(len(q)))] for q in p])
 
+    @remembered
     def loss_gradients(self, theta, rows):
         """Gradient of each sample's loss in its outputs."""
         z = self.outputs(theta, rows)
