@@ -5,6 +5,7 @@ Nothing here uses the package's numerical code. Parameters are one vector theta:
 
 from __future__ import annotations
 
+from functools import wraps
 from itertools import pairwise
 
 import numpy as np
@@ -30,6 +31,23 @@ def sample_loss(name, z, y):
     return np.log(1 + np.exp(z[0])) - y * z[0]
 
 
+def remembered(method):
+    """Keep what was derived of a problem at a point: every grid asks for the same."""
+    memory = {}
+
+    @wraps(method)
+    def recall(self, theta, rows=None):
+        key = (*self.key, theta.tobytes(), None if rows is None else tuple(rows))
+        if key not in memory:
+            if len(memory) == 200:
+                memory.clear()
+            memory[key] = method(self, theta, rows)
+            memory[key].flags.writeable = False
+        return memory[key]
+
+    return recall
+
+
 class DenseProblem:
     """The regularised objective of a fully connected network on all data, by loops over samples."""
 
@@ -39,6 +57,7 @@ class DenseProblem:
         self.sizes = [(a + 1) * b for a, b in pairwise(widths)]
         self.starts = np.cumsum([0, *self.sizes])
         self.n_params = int(self.starts[-1])
+        self.key = (*widths, activation, loss, C, self.X.tobytes(), np.asarray(y).tobytes())
 
     def matrices(self, theta):
         """(W, b) of each layer."""
@@ -58,6 +77,13 @@ class DenseProblem:
         rows = [*range(*inputs), *([a] if with_bias else [])]
         return position[np.ix_(rows, range(*outputs))].ravel()
 
+    def layer_inputs(self, theta, rows):
+        """Z^{m-1} of each layer m, by number."""
+        inputs = {1: self.X[rows]}
+        for m, (W, b) in enumerate(self.matrices(theta)[:-1], start=1):
+            inputs[m + 1] = self.act(inputs[m] @ W + b)
+        return inputs
+
     def outputs(self, theta, rows=None):
         z = self.X if rows is None else self.X[rows]
         matrices = self.matrices(theta)
@@ -71,8 +97,8 @@ class DenseProblem:
         z = self.outputs(theta, list(rows))
         return sum(sample_loss(self.loss, z[k], self.y[i]) for k, i in enumerate(rows)) / len(rows)
 
-    def value(self, theta):
-        return self.mean_loss(theta) + theta @ theta / (2 * self.C)
+    def value(self, theta, rows=None):
+        return self.mean_loss(theta, rows) + theta @ theta / (2 * self.C)
 
     def _derivative(self, f, theta):
         """Columns of df/dtheta by complex steps: exact to rounding."""
@@ -83,9 +109,11 @@ class DenseProblem:
             columns.append(np.imag(f(moved)) / STEP)
         return np.stack(columns, axis=-1)
 
-    def gradient(self, theta):
-        return self._derivative(self.value, theta)
+    @remembered
+    def gradient(self, theta, rows=None):
+        return self._derivative(lambda t: self.value(t, rows), theta)
 
+    @remembered
     def jacobian(self, theta, rows):
         """dz/dtheta of shape (n, n_out, n_params)."""
         return self._derivative(lambda t: self.outputs(t, rows), theta)
@@ -115,6 +143,41 @@ class DenseProblem:
         p = 1 / (1 + np.exp(-z))
         return (p * (1 - p))[:, :, None]
 
+    def random_roots(self, theta, rows, k, generator):
+        """Random cotangents of shape (n, k, n_out) with E[sum_a c_a c_a^T] = B."""
+        z = self.outputs(theta, rows)
+        n, n_out = z.shape
+        if self.loss == "cross_entropy":
+            drawn = generator.random((n, k))
+            p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+            labels = [[int(np.searchsorted(np.cumsum(p[s]), u, side="right")) for u in drawn[s]] for s in range(n)]
+            return np.stack([p[s] - np.eye(n_out)[labels[s]] for s in range(n)]) / np.sqrt(k)
+        signs = 2.0 * generator.integers(2, size=(n, k, n_out)) - 1
+        B = self.analytic_loss_hessians(theta, rows)
+        # diagonal for the other losses
+        return signs * np.sqrt(np.einsum("saa->sa", B) / k)[:, None, :]
+
+    def exact_roots(self, theta, rows):
+        """Roots of B of shape (n, n_out, n_out) with sum_a c_a c_a^T = B, one for each class or output."""
+        if self.loss != "cross_entropy":
+            return np.sqrt(self.analytic_loss_hessians(theta, rows))
+        z = self.outputs(theta, rows)
+        p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
+        return np.stack([[np.sqrt(q[a]) * (q - e) for a, e in enumerate(np.eye(len(q)))] for q in p])
+
+    @remembered
+    def loss_gradients(self, theta, rows):
+        """Gradient of each sample's loss in its outputs."""
+        z = self.outputs(theta, rows)
+        return np.stack([
+            self._derivative(lambda v, i=i: sample_loss(self.loss, v, self.y[i]), z[k]) for k, i in enumerate(rows)
+        ])
+
+    def deltas(self, theta, rows, cotangents):
+        """Cotangents of the pre-activations of each layer, by number: those of a bias are the same."""
+        product = np.einsum("sk,skp->sp", cotangents, self.jacobian(theta, rows))
+        return {m: product[:, self.starts[m] - b : self.starts[m]] for m, b in enumerate(self.widths) if m > 0}
+
     def gauss_newton(self, theta, rows):
         """I/C + mean of J^T B J, as a matrix."""
         J = self.jacobian(theta, rows)
@@ -136,14 +199,17 @@ def krylov_minimiser(A, b, k):
     return Q @ np.linalg.solve(Q.T @ A @ Q, Q.T @ b)
 
 
-def history(problem, theta, blocks, subsamples, *, cg_steps, damping=1.0, combine=True):
+def history(problem, theta, blocks, subsamples, *, cg_steps, damping=1.0, combine=True, batches=False):
     """Objective after each iteration of the method with given blocks (lists of positions in theta).
 
-    A second derivation of the whole loop, with dense matrices.
+    A second derivation of the whole loop, with dense matrices. With ``batches`` a step knows the samples of its
+    subsample only: their gradient, curvature and values.
     """
-    value, previous, values = problem.value(theta), None, []
+    previous, values = None, []
     for rows in subsamples:
-        g, G = problem.gradient(theta), problem.gauss_newton(theta, rows)
+        samples = rows if batches else None
+        value = problem.value(theta, samples)
+        g, G = problem.gradient(theta, samples), problem.gauss_newton(theta, rows)
         d = np.zeros_like(theta)
         for index in blocks:
             A = G[np.ix_(index, index)] + damping * np.eye(len(index))
@@ -152,11 +218,11 @@ def history(problem, theta, blocks, subsamples, *, cg_steps, damping=1.0, combin
         A = basis.T @ (G @ basis) + damping * basis.T @ basis
         d = basis @ np.linalg.solve(A, -basis.T @ g)
         alpha = 1.0
-        while problem.value(theta + alpha * d) > value + 1e-4 * alpha * g @ d:
+        while problem.value(theta + alpha * d, samples) > value + 1e-4 * alpha * g @ d:
             alpha /= 2
-        new = problem.value(theta + alpha * d)
+        new = problem.value(theta + alpha * d, samples)
         rho = (new - value) / (alpha * g @ d + alpha**2 * d @ G @ d / 2)
         damping *= 2 / 3 if rho > 0.5 else 3 / 2 if rho < 0.25 else 1
-        theta, value, previous = theta + alpha * d, new, d
-        values.append(value)
+        theta, previous = theta + alpha * d, d
+        values.append(problem.value(theta))
     return np.array(values)

@@ -15,9 +15,10 @@ from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition
 from distnewton.parallel.termination import NEVER
 from distnewton.solvers.damping import LevenbergMarquardt
+from distnewton.training.batches import Batches
 from distnewton.training.newton import NewtonStep, StepOptions
 from distnewton.training.objective import Objective
-from distnewton.training.stages import FullBatch
+from distnewton.training.stages import BatchNewton, FullBatch, RateOptions, RateSteps
 from distnewton.training.trainer import Trainer
 
 
@@ -110,3 +111,31 @@ def newton_trainer(case, direction, *, subsample=0.5, seed=0, termination=NEVER,
     newton = NewtonStep(direction, "test", LevenbergMarquardt(damping), StepOptions(seed=seed, **options), termination)
     stage = FullBatch(case.objective, newton, subsample, 1, seed)
     return Trainer(case.objective, case.params.copy(), [(stage, 0)], lambda params, evaluation: ({}, {}))
+
+
+def dense_system(case, rows, damping, roots=None):
+    """G + lambda I and -g of the same model, as a matrix and a vector; with roots they stand for B."""
+    rows = list(range(*rows))
+    if roots is None:
+        G = case.dense.gauss_newton(case.theta, rows)
+    else:
+        R = np.einsum("sak,skp->sap", roots, case.dense.jacobian(case.theta, rows)).reshape(-1, case.dense.n_params)
+        G = R.T @ R / len(rows) + np.eye(case.dense.n_params) / case.dense.C
+    return G + damping * np.eye(len(G)), -case.dense.gradient(case.theta)
+
+
+def stage_trainer(case, *stages):
+    """Stages with their iterations, one after the other, without metrics."""
+    return Trainer(case.objective, case.params.copy(), stages, lambda params, evaluation: ({}, {}))
+
+
+def rate_stage(case, direction, *, batch=4, steps=0, seed=0, **options):
+    """Steps of a learning rate on mini-batches."""
+    batches = Batches(case.objective.n_samples, batch, seed)
+    return RateSteps(case.objective, direction, "test", batches, steps, RateOptions(**options))
+
+
+def batch_newton(case, direction, *, batch=4, steps=0, seed=0, damping=1.0, **options):
+    """Newton steps on mini-batches."""
+    newton = NewtonStep(direction, "test", LevenbergMarquardt(damping), StepOptions(seed=seed, **options))
+    return BatchNewton(case.objective, newton, Batches(case.objective.n_samples, batch, seed), steps)

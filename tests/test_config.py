@@ -147,3 +147,171 @@ def test_unreadable_recipes(tmp_path):
         load_config(tmp_path / "flat.toml")
     with pytest.raises(ConfigError, match="method must be a table of settings, got 3"):
         load_config(tmp_path / "flat.toml", ["method.C=1"])
+
+
+def method_error(method):
+    with pytest.raises(ConfigError) as caught:
+        make_config({"method": method})
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("method", "option", "users"),
+    [
+        ({"direction": "adam", "sketch": 2}, "sketch", "dual"),
+        ({"direction": "adam", "momentum": 0.5}, "momentum", "sgd"),
+        ({"direction": "adam", "kl_clip": 0.1}, "kl_clip", "kfac"),
+        ({"direction": "sgd", "damping": 0.1}, "damping", "kfac"),
+        ({"direction": "sgd", "beta1": 0.9}, "beta1", "adam"),
+        ({"direction": "sgd", "subsample": 0.1}, "subsample", "block_diagonal"),
+        ({"direction": "sgd", "combine": "scale"}, "combine", "sgn"),
+        ({"direction": "kfac", "cg_max": 3}, "cg_max", "gauss_newton"),
+        ({"direction": "kfac", "preconditioner": "diagonal"}, "preconditioner", "block_diagonal"),
+        ({"direction": "kfac", "mini_blocks": "neuron"}, "mini_blocks", "mini_block_fisher"),
+        ({"direction": "mini_block_fisher", "line_search_max": 3}, "line_search_max", "dual"),
+        ({"direction": "dual", "learning_rate": 0.1}, "learning_rate", "sgd"),
+        ({"direction": "dual", "cg_tolerance": 0.1}, "cg_tolerance", "gauss_newton"),
+        ({"direction": "dual", "blocks": "layer"}, "blocks", "block_dual"),
+        ({"direction": "dual", "batch": 5}, "batch", "sgn"),
+        ({"direction": "block_dual", "warm_start": 0.5}, "warm_start", "block_diagonal"),
+        ({"direction": "gauss_newton", "finish_fraction": 0.5}, "finish_fraction", "block_diagonal"),
+        ({"direction": "gauss_newton", "blocks": "layer"}, "blocks", "block_diagonal"),
+        ({"direction": "gauss_newton", "solver": "dual"}, "solver", "sgn"),
+        ({"direction": "gauss_newton", "statistics_decay": 0.5}, "statistics_decay", "kfac"),
+        ({"direction": "block_diagonal", "preconditioner": "diagonal", "inverse_period": 5}, "inverse_period", "kfac"),
+        ({"direction": "block_diagonal", "preconditioner": "kfac", "mini_blocks": "neuron"}, "mini_blocks",
+         "mini_block_fisher"),
+        ({"steps": 3}, "steps", "sgd"),
+        ({"direction": "sgn", "subsample_min": 5}, "subsample_min", "dual"),
+        ({"direction": "sgn", "learning_rate": 0.1}, "learning_rate", "adam"),
+        ({"direction": "sgn", "solver": "kfac", "sketch": 2}, "sketch", "sgn"),
+        ({"direction": "sgn", "solver": "dual", "cg_stop": "progress"}, "cg_stop", "sgn"),
+        ({"direction": "sgn", "statistics_period": 2}, "statistics_period", "sgn"),
+    ],
+    ids=str,
+)
+def test_an_option_without_effect_is_refused_by_name(method, option, users):
+    text = method_error(method)
+    assert f"{option} has no effect with direction = {method.get('direction', 'block_diagonal')}" in text
+    assert users in text.partition("it is for ")[2].split(", ")
+    if method.get("direction") == "sgn" and option in {"sketch", "cg_stop", "statistics_period"}:
+        assert f"solver = {method.get('solver', 'block_diagonal')}" in text
+    # of the options of the same table only that one
+    assert text.count("has no effect") == 1
+
+
+def test_useless_options_of_all_stages_are_told():
+    text = method_error({"schedule": [
+        {"direction": "sgd", "iterations": 2, "damping": 1.0, "cg_max": 3},
+        {"direction": "dual", "iterations": 2, "batch": 4},
+    ]})  # fmt: skip
+    for part in (
+        "method.schedule.0: damping has no effect with direction = sgd",
+        "method.schedule.0: cg_max has no effect with direction = sgd",
+        "method.schedule.1: batch has no effect with direction = dual",
+    ):
+        assert part in text
+
+
+DEFAULTS = [
+    ({}, {"cg_max": 30, "damping": 1.0, "subsample": 0.05}),
+    ({"direction": "sgn"}, {"cg_max": 10, "damping": 0.1, "batch": 1024, "solver": "block_diagonal"}),
+    ({"direction": "sgn", "solver": "dual"}, {"damping": 0.1, "batch": 1024}),
+    ({"direction": "sgn", "cg_max": 7}, {"cg_max": 7, "batch": 1024}),
+    ({"direction": "kfac"}, {"batch": 256, "learning_rate": 0.1, "damping": 0.003, "average": 0.98,
+                             "inverse_period": 20, "momentum": 0.9}),
+    ({"direction": "kfac", "damping": 1.0}, {"damping": 1.0, "average": 0.98}),
+    ({"direction": "mini_block_fisher"}, {"batch": 256, "damping": 0.01, "inverse_period": 20, "average": 0.0}),
+    ({"direction": "sgd"}, {"batch": 128, "learning_rate": 0.1, "momentum": 0.9}),
+    ({"direction": "adam"}, {"batch": 128, "learning_rate": 0.001, "beta1": 0.9, "beta2": 0.999}),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("method", "defaults"), DEFAULTS, ids=str)
+def test_each_direction_has_its_own_defaults(method, defaults):
+    made = make_config({"method": method}).method
+    assert {name: getattr(made, name) for name in defaults} == defaults
+    # in a stage, too
+    stage = make_config({"method": {"schedule": [method | {"iterations": 2}]}}).method.schedule[0]
+    assert {name: getattr(stage, name) for name in defaults} == defaults
+
+
+def test_a_schedule_as_text_means_stages_with_their_defaults():
+    for text in ("kfac:20, sgn:5", "kfac:20,sgn:5,", "kfac : 20,sgn: 5"):
+        made = load_config(None, [f"method.schedule={text}", "method.direction=dual"]).method
+        assert [(s.direction, s.iterations, s.batch) for s in made.schedule] == [("kfac", 20, 256), ("sgn", 5, 1024)]
+        assert made.direction == "dual"
+    assert load_config(None, ["method.schedule="]).method.schedule == []
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("kfac", "a stage is written DIRECTION:ITERATIONS, as kfac:20, got 'kfac'"),
+        ("kfac:20,sgd:x", "got 'sgd:x'"),
+        ("kfac:-1", "got 'kfac:-1'"),
+        ("kfak:3", "method.schedule.0.direction"),
+        ("sgd:2,adam:0", "method.schedule.1.iterations: input should be greater than or equal to 1, got 0"),
+    ],
+)
+def test_schedules_that_are_none(text, message):
+    with pytest.raises(ConfigError) as caught:
+        load_config(None, [f"method.schedule={text}"])
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "method",
+    [
+        *[{"direction": name} for name in ("block_diagonal", "gauss_newton", "dual", "block_dual", "sgn", "kfac",
+                                           "mini_block_fisher", "sgd", "adam")],
+        *[{"direction": "sgn", "solver": name} for name in ("gauss_newton", "dual", "kfac", "mini_block_fisher")],
+        {"direction": "kfac", "kl_clip": math.inf, "average": 0.0, "rate_decay": "cosine"},
+        {"direction": "gauss_newton", "preconditioner": "mini_block_fisher", "mini_blocks": "neuron", "sketch": 4},
+        {"direction": "dual", "C": math.inf, "schedule": "kfac:20,sgn:5"},
+        {"schedule": [{"direction": "sgd", "learning_rate": 0.5, "iterations": 3}, {"sketch": 2, "iterations": 1}]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_the_resolved_method_repeats_the_run_and_names_only_what_it_uses(tmp_path, method):
+    config = make_config({"method": method})
+    (tmp_path / "config.toml").write_text(to_toml(config), "utf-8")
+    again = load_config(tmp_path / "config.toml")
+    assert again == config
+    assert to_toml(again) == to_toml(config)
+    written = set(config.model_dump()["method"])
+    assert ("learning_rate" in written) == (method.get("direction") in {"kfac", "mini_block_fisher", "sgd", "adam"})
+    assert ("drop" in written) != ("learning_rate" in written)
+    assert set(method) <= written
+
+
+def test_a_direction_on_the_command_line_leaves_out_what_the_recipe_said_of_another(tmp_path):
+    path, notes = tmp_path / "recipe.toml", []
+    path.write_text('[method]\ndirection = "gauss_newton"\ncg_max = 9\nsketch = 2\nC = 3.0\n', "utf-8")
+    method = load_config(path, ["method.direction=dual"], notes).method
+    assert (method.direction, method.sketch, method.C) == ("dual", 2, 3.0)
+    assert notes == ["method.cg_max of the recipe is left out: direction = dual does not use it"]
+    notes = []
+    method = load_config(path, ["method.direction=adam", "method.batch=7"], notes).method
+    assert (method.direction, method.batch, method.C) == ("adam", 7, 3.0)
+    assert [note.split()[0] for note in notes] == ["method.cg_max", "method.sketch"]
+    # without another direction a useless option stays an error, and so does one that a flag gives
+    notes = []
+    assert load_config(path, ["method.cg_max=4"], notes).method.cg_max == 4
+    for flags in (["method.learning_rate=0.1"], ["method.direction=dual", "method.cg_max=3"]):
+        with pytest.raises(ConfigError, match="has no effect with direction"):
+            load_config(path, flags, notes)
+    assert notes == []
+
+
+def test_another_solver_or_preconditioner_leaves_out_its_options_too(tmp_path):
+    path, notes = tmp_path / "recipe.toml", []
+    path.write_text('[method]\ndirection = "sgn"\ncg_max = 9\npreconditioner = "kfac"\nstatistics_decay = 0.5\n')
+    method = load_config(path, ["method.preconditioner=none"], notes).method
+    assert (method.cg_max, method.preconditioner) == (9, "none")
+    assert [note.split()[0] for note in notes] == ["method.statistics_decay"]
+    notes = []
+    assert load_config(path, ["method.solver=dual"], notes).method.solver == "dual"
+    assert [note.split()[0] for note in notes] == [
+        "method.cg_max", "method.preconditioner", "method.statistics_decay"
+    ]  # fmt: skip

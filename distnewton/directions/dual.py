@@ -10,6 +10,7 @@ holds for any gradient, also one of more samples than S and with weight decay.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 
 import numpy as np
@@ -49,11 +50,15 @@ def check_dual_memory(n_samples: int, n_rows: int, itemsize: int, memory_mb: flo
     if needed <= memory_mb:
         return
     fitting = int((memory_mb * 2**20 / itemsize / _N_COPIES) ** 0.5)
+    ways = [f"more memory (run.memory_mb = {math.ceil(needed)})", "or direction = gauss_newton"]
+    if fitting >= n_samples:
+        ways.insert(0, f"fewer rows (method.sketch = {fitting // n_samples})")
+    if fitting >= n_rows:
+        ways.insert(0, f"at most {fitting // n_rows} samples (method.subsample and subsample_min, or batch)")
     raise ConfigError(
         f"the dual direction solves for {n_samples} samples x {n_rows} rows = {n:,} unknowns: {needed:,.0f} MB a rank, "
-        f"{needed / memory_mb:.1f} times run.memory_mb = {memory_mb:g}, which allows {fitting:,}; take at most "
-        f"{fitting // n_rows} samples (method.subsample and subsample_min, or batch), fewer rows (method.sketch = "
-        f"{max(1, fitting // n_samples)}), more memory (run.memory_mb = {needed:.0f}), or direction = gauss_newton",
+        f"{needed / memory_mb:.1f} times run.memory_mb = {memory_mb:g}, which allows {fitting:,}; take "
+        f"{', '.join(ways)}",
         agreed=True,
     )
 

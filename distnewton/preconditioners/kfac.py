@@ -53,7 +53,10 @@ class KroneckerFactors(Preconditioner):
             D = self._outputs[m]
             if not (A.size and D.size):
                 continue
-            scale = math.sqrt(_mean_diagonal(A) / _mean_diagonal(D)) if _mean_diagonal(A) and _mean_diagonal(D) else 1.0
+            mean = _mean_diagonal(D)
+            ratio = _mean_diagonal(A) / mean if mean else 0.0
+            # factors of zeros, or that overflowed as training diverges, have no balance to keep
+            scale = math.sqrt(ratio) if 0.0 < ratio < math.inf else 1.0
             root = math.sqrt(shift)
             self._inverses[m] = (
                 inverted(self._backend, shifted(A, scale * root)),

@@ -45,7 +45,7 @@ class MiniBlockFisher(Preconditioner):
             else:
                 columns = list(np.ascontiguousarray(squares.T))
             fresh = [second_moments(problem.backend, Z, owns_bias, column) for column in columns]
-            old = self._averages.get(m, fresh)
+            old: list[Array] | list[None] = self._averages.get(m) or [None] * len(fresh)
             self._averages[m] = [blend(a, f, weight) for a, f in zip(old, fresh, strict=True)]
 
     def _invert(self, shift: float) -> None:

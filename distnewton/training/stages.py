@@ -267,9 +267,12 @@ class RateSteps(_MiniBatch):
         self._mean = zeros(objective.network.layout.n_params) if options.average else None
 
     def start(self, params: Array, known: Evaluation | None) -> None:
-        """Take over a point."""
-        super().start(params.copy(), known)
+        """Take over a point; the iterates move in place, what was evaluated stays."""
+        super().start(params, known)
+        self._params = params.copy()
 
+    # training that diverges is told below, once, and not by warnings of every rank
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def iterate(self, record: IterationRecord) -> None:
         """Steps on the next batches, then the objective and the gradient's norm for the record."""
         notes = []

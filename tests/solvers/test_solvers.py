@@ -9,7 +9,7 @@ import pytest
 from dense import krylov_minimiser
 
 from distnewton.errors import NumericalError
-from distnewton.solvers.conjugate_gradient import ConjugateGradient
+from distnewton.solvers.conjugate_gradient import ConjugateGradient, Progress
 from distnewton.solvers.damping import LevenbergMarquardt, reduction_ratio
 from distnewton.solvers.line_search import backtrack
 
@@ -96,3 +96,120 @@ def test_ratio_is_one_where_the_model_is_exact():
     # f(a) = -2 a + 3 a^2: slope -2, curvature 6
     assert reduction_ratio(-2 * 0.25 + 3 * 0.0625, -2.0, 6.0, 0.25) == pytest.approx(1.0)
     assert math.isnan(reduction_ratio(0.0, 0.0, 0.0, 1.0))
+
+
+def run(cg):
+    """Steps to the end, and the iterate after each, the start included."""
+    iterates = [cg.x.copy()]
+    while not cg.finished:
+        cg.step()
+        iterates.append(cg.x.copy())
+    return iterates
+
+
+def test_preconditioned_cg_minimises_over_its_own_krylov_space():
+    A, b, M = spd(9), np.random.default_rng(1).standard_normal(9), spd(9, seed=2)
+    root = np.linalg.cholesky(np.linalg.inv(M))
+    precondition = np.linalg.inv(M).dot
+    for k in (1, 2, 4):
+        cg = solver(A, b, max_steps=k, precondition=precondition)
+        run(cg)
+        # CG on root^T A root, in the variables root^-1 x
+        expected = root @ krylov_minimiser(root.T @ A @ root, root.T @ b, k)
+        np.testing.assert_allclose(cg.x, expected, rtol=0, atol=1e-11)
+        assert cg.residual_norm == pytest.approx(np.linalg.norm(b - A @ cg.x), rel=1e-8)
+
+
+@pytest.mark.parametrize("start", [None, np.linspace(-2.0, 3.0, 9)], ids=["cold", "warm"])
+@pytest.mark.parametrize("M", [None, spd(9, seed=2)], ids=["plain", "preconditioned"])
+def test_cg_reaches_the_solution_from_anywhere_with_any_preconditioner(M, start):
+    A, b = spd(9), np.random.default_rng(1).standard_normal(9)
+    kept = b.copy()
+    precondition = None if M is None else np.linalg.inv(M).dot
+    cg = solver(A, b, tolerance=1e-12, precondition=precondition, start=start)
+    run(cg)
+    np.testing.assert_allclose(cg.x, np.linalg.solve(A, b), rtol=0, atol=1e-10)
+    assert cg.n_steps <= 15
+    assert np.array_equal(b, kept)
+
+
+def test_a_perfect_preconditioner_takes_one_step():
+    A, b = spd(9), np.ones(9)
+    cg = solver(A, b, tolerance=1e-10, precondition=np.linalg.inv(A).dot)
+    run(cg)
+    assert cg.n_steps == 1
+
+
+def test_a_start_at_the_solution_takes_no_step_once_steps_are_not_forced():
+    A, b = spd(9), np.ones(9)
+    start = np.linalg.solve(A, b)
+    assert solver(A, b, tolerance=1e-8, min_steps=0, start=start).finished
+    assert not solver(A, b, tolerance=1e-8, min_steps=0, start=0.9 * start).finished
+    cg = solver(A, b, tolerance=0.11, min_steps=0, start=0.9 * start)
+    assert cg.relative_residual == pytest.approx(0.1)
+    assert cg.finished
+    assert np.array_equal(start, np.linalg.solve(A, b))
+
+
+def progress_system(n=120):
+    """Eigenvalues over four decades: the model creeps on for long."""
+    rng = np.random.default_rng(0)
+    Q = np.linalg.qr(rng.standard_normal((n, n)))[0]
+    return (Q * np.logspace(-2, 2, n)) @ Q.T, rng.standard_normal(n)
+
+
+@pytest.mark.parametrize("M", [None, np.diag(np.linspace(1.0, 5.0, 120))], ids=["plain", "preconditioned"])
+@pytest.mark.parametrize("warm", [False, True])
+@pytest.mark.parametrize("epsilon", [5e-4, 5e-2])
+def test_martens_rule_stops_at_its_step(epsilon, warm, M):
+    A, b = progress_system()
+    start = np.random.default_rng(3).standard_normal(len(b)) if warm else None
+    precondition = None if M is None else np.linalg.inv(M).dot
+    options = {"max_steps": 300, "precondition": precondition, "start": start}
+    points = run(solver(A, b, **options))
+    phi = [0.5 * x @ A @ x - b @ x for x in points]
+    met = []
+    for i in range(1, len(phi)):
+        k = max(10, math.ceil(i / 10))
+        if i > k and phi[i] < 0 and (phi[i] - phi[i - k]) / phi[i] < k * epsilon:
+            met.append(i)
+    stopped = solver(A, b, progress=epsilon, **options)
+    run(stopped)
+    assert stopped.n_steps == met[0]
+    assert 10 < met[0] < 300
+    later = solver(A, b, progress=epsilon, min_steps=met[0] + 5, **options)
+    run(later)
+    assert later.n_steps == min(i for i in met if i >= met[0] + 5)
+
+
+def test_far_steps_of_martens_rule_look_back_a_tenth():
+    progress = Progress(1e-3)
+    for _ in range(200):
+        progress.step(1.0)
+        # k steps are k / i of phi_i = -i
+        assert not progress.exhausted
+    n_still = 0
+    while not progress.exhausted:
+        progress.step(0.0)
+        n_still += 1
+    # 200 - (i - k) < 0.2 k with k = i / 10 = 22, rounded up; k = 10 would end after 9
+    assert n_still == 18
+
+
+def test_progress_means_nothing_while_the_model_is_positive():
+    progress = Progress(0.1, start=100.0)
+    for _ in range(50):
+        progress.step(0.0)
+    assert not progress.exhausted
+    progress.step(101.0)
+    # negative at last, but only just arrived there
+    assert not progress.exhausted
+
+
+def test_the_rule_of_progress_waits_for_more_than_ten_steps():
+    progress = Progress(0.1, start=-100.0)
+    for _ in range(10):
+        progress.step(0.0)
+        assert not progress.exhausted
+    progress.step(0.0)
+    assert progress.exhausted
