@@ -221,7 +221,7 @@ DEFAULTS = [
     ({"direction": "kfac"}, {"batch": 256, "learning_rate": 0.1, "damping": 0.003, "average": 0.98,
                              "inverse_period": 20, "momentum": 0.9}),
     ({"direction": "kfac", "damping": 1.0}, {"damping": 1.0, "average": 0.98}),
-    ({"direction": "mini_block_fisher"}, {"batch": 256, "damping": 0.01, "inverse_period": 20, "average": 0.0}),
+    ({"direction": "mini_block_fisher"}, {"batch": 256, "damping": 0.003, "kl_clip": 0.003, "average": 0.98}),
     ({"direction": "sgd"}, {"batch": 128, "learning_rate": 0.1, "momentum": 0.9}),
     ({"direction": "adam"}, {"batch": 128, "learning_rate": 0.001, "beta1": 0.9, "beta2": 0.999}),
 ]  # fmt: skip
@@ -290,7 +290,7 @@ def test_a_direction_on_the_command_line_leaves_out_what_the_recipe_said_of_anot
     path.write_text('[method]\ndirection = "gauss_newton"\ncg_max = 9\nsketch = 2\nC = 3.0\n', "utf-8")
     method = load_config(path, ["method.direction=dual"], notes).method
     assert (method.direction, method.sketch, method.C) == ("dual", 2, 3.0)
-    assert notes == ["method.cg_max of the recipe is left out: direction = dual does not use it"]
+    assert notes == ["method.cg_max of the recipe is left out: it was not meant for dual"]
     notes = []
     method = load_config(path, ["method.direction=adam", "method.batch=7"], notes).method
     assert (method.direction, method.batch, method.C) == ("adam", 7, 3.0)

@@ -47,7 +47,9 @@ def sgd(case, rate, momentum=0.0, averaging=False, kl_clip=math.inf):
             d = -0.5 * velocity
         else:
             d = -g
-        nu = min(1.0, math.sqrt(kl_clip / (alpha**2 * abs(d @ g)))) if alpha else 1.0
+        # the length in the metric of the preconditioner, by the rate before its decay
+        slope = abs(d @ (velocity if averaging else g))
+        nu = min(1.0, math.sqrt(kl_clip / (rate(0) ** 2 * slope)))
         if not averaging:
             velocity = momentum * velocity + nu * d
         theta = theta + alpha * (nu * d if averaging else velocity)
@@ -82,6 +84,15 @@ def test_momentum_and_clipping_equal_a_plain_loop(world, widths, loss, averaging
             last = gradients(case)(iterates[4], 5)
             assert records[2].gradient_norm == pytest.approx(np.linalg.norm(last), rel=1e-10)
             assert (records[2].steps, records[2].step_size) == (3, 0.05)
+
+
+def test_clipping_does_not_undo_the_decay_of_the_rate(world):
+    case = make_case(world, (5, 4, 3), alternating(world.size, 2)[0], n=N, C=3.0)
+    with case.grid:
+        options = {"learning_rate": 0.05, "kl_clip": 1e-4, "rate_decay": "linear", "horizon": N_STEPS}
+        _, found = trained(case, SteepestDescent(), **options)
+        iterates = sgd(case, lambda t: 0.05 * (1 - t / N_STEPS), kl_clip=1e-4)
+        np.testing.assert_allclose(found, iterates[-1], rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize(("widths", "loss"), NETWORKS)
