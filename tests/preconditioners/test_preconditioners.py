@@ -72,7 +72,9 @@ def dense_inverse(case, kind, made, shift, max_width=99):
             ]
         if kind == "kfac":
             A, D = factors
-            pi = np.sqrt((np.trace(A) / len(A)) / (np.trace(D) / len(D)))
+            # the zeros of sparse features, say, have no balance to keep
+            balanced = np.trace(A) > 0 and np.trace(D) > 0
+            pi = np.sqrt((np.trace(A) / len(A)) / (np.trace(D) / len(D))) if balanced else 1.0
             A = A + pi * np.sqrt(shift) * np.eye(len(A))
             D = D + np.sqrt(shift) / pi * np.eye(len(D))
             parts.append(np.kron(np.linalg.inv(A), np.linalg.inv(D)))

@@ -225,7 +225,8 @@ LEARNING = [
 def test_every_direction_learns_in_float32(world, method):
     result = run(world, method, iterations=12, dtype="float32")
     assert result.last.train["accuracy"] > 0.85
-    assert result.last.objective < 0.7 * result.history[0].objective
+    # a rate may trade regularisation for loss, the more the more blocks there are
+    assert result.last.loss < 0.5 * result.history[0].loss
     solver = method.get("solver", "block_diagonal")
     name = f"sgn/{solver}" if method["direction"] == "sgn" else method["direction"]
     assert {record.direction.method for record in result.history[1:]} == {name}
