@@ -343,7 +343,7 @@ class RateSteps(_MiniBatch):
             comm, dot = self._objective.network.grid.comm, self._objective.network.backend.dot
             (slope,) = comm.sum_scalars(dot(steered, direction))
             # by the rate before its decay: a clip that undid the decay would keep the noise of the batches for ever
-            nu = min(1.0, math.sqrt(options.kl_clip / max(options.learning_rate**2 * abs(slope), 1e-300)))
+            nu = min(1.0, math.sqrt(options.kl_clip / max(abs(slope), 1e-300)) / options.learning_rate)
         if options.momentum and not self._direction.averages_gradient:
             self._velocity *= options.momentum
             self._velocity += direction if nu == 1.0 else nu * direction
