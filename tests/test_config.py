@@ -218,10 +218,10 @@ DEFAULTS = [
     ({"direction": "sgn"}, {"cg_max": 10, "damping": 0.1, "batch": 1024, "solver": "block_diagonal"}),
     ({"direction": "sgn", "solver": "dual"}, {"damping": 0.1, "batch": 1024}),
     ({"direction": "sgn", "cg_max": 7}, {"cg_max": 7, "batch": 1024}),
-    ({"direction": "kfac"}, {"batch": 256, "learning_rate": 0.1, "damping": 0.003, "average": 0.98,
+    ({"direction": "kfac"}, {"batch": 256, "learning_rate": 0.1, "damping": 0.01, "average": 0.98,
                              "inverse_period": 20, "momentum": 0.9}),
     ({"direction": "kfac", "damping": 1.0}, {"damping": 1.0, "average": 0.98}),
-    ({"direction": "mini_block_fisher"}, {"batch": 256, "damping": 0.003, "kl_clip": 0.003, "average": 0.98}),
+    ({"direction": "mini_block_fisher"}, {"batch": 256, "damping": 0.01, "kl_clip": 0.001, "average": 0.98}),
     ({"direction": "sgd"}, {"batch": 128, "learning_rate": 0.1, "momentum": 0.9}),
     ({"direction": "adam"}, {"batch": 128, "learning_rate": 0.001, "beta1": 0.9, "beta2": 0.999}),
 ]  # fmt: skip

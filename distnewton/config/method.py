@@ -40,15 +40,9 @@ ProposalName = Literal[
 
 PRESETS: dict[str, dict[str, Any]] = {
     "sgn": {"batch": 1024, "cg_max": 10, "damping": 0.1},
-    "kfac": {
-        "batch": 256, "damping": 0.003, "average": 0.98, "statistics_period": 4, "inverse_period": 20,
-    },
-    "mini_block_fisher": {
-        "batch": 256, "damping": 0.003, "average": 0.98, "statistics_period": 4, "inverse_period": 20,
-        "kl_clip": 0.003,
-    },
-    "grouped_newton": {"batch": 256, "learning_rate": 0.1},
-    "sgd": {"batch": 128, "learning_rate": 0.1},
+    "kfac": {"damping": 0.01, "average": 0.98, "statistics_period": 4, "inverse_period": 20},
+    "mini_block_fisher": {"damping": 0.01, "average": 0.98, "statistics_period": 4, "inverse_period": 20},
+    "sgd": {"batch": 128},
     "adam": {"batch": 128, "learning_rate": 1e-3},
 }
 """What a direction's options are where they differ from those of :class:`StageConfig`."""

@@ -249,7 +249,7 @@ def test_the_options_of_the_proposal_count():
 
 def test_presets_come_with_the_proposal():
     assert (config().learning_rate, config().batch) == (0.1, 256)
-    assert (config("proposal=kfac").damping, config("proposal=kfac").inverse_period) == (0.003, 20)
+    assert (config("proposal=kfac").damping, config("proposal=kfac").inverse_period) == (0.01, 20)
     assert (config("proposal=kfac").average, config("proposal=adam").learning_rate) == (0.0, 0.1)
     assert (config("proposal=gauss_newton").damping, config("proposal=gauss_newton").cg_max) == (0.1, 10)
     assert config("proposal=gauss_newton", "damping=2").damping == 2.0
