@@ -186,7 +186,7 @@ def method_error(method):
         ({"direction": "sgn", "learning_rate": 0.1}, "learning_rate", "adam"),
         ({"direction": "sgn", "solver": "kfac", "sketch": 2}, "sketch", "sgn"),
         ({"direction": "sgn", "solver": "dual", "cg_stop": "progress"}, "cg_stop", "sgn"),
-        ({"direction": "sgn", "statistics_period": 2}, "statistics_period", "sgn"),
+        ({"direction": "sgn", "preconditioner": "none", "statistics_period": 2}, "statistics_period", "sgn"),
     ],
     ids=str,
 )
@@ -215,9 +215,10 @@ def test_useless_options_of_all_stages_are_told():
 
 DEFAULTS = [
     ({}, {"cg_max": 30, "damping": 1.0, "subsample": 0.05}),
-    ({"direction": "sgn"}, {"cg_max": 10, "damping": 0.1, "batch": 1024, "solver": "block_diagonal"}),
-    ({"direction": "sgn", "solver": "dual"}, {"damping": 0.1, "batch": 1024}),
-    ({"direction": "sgn", "cg_max": 7}, {"cg_max": 7, "batch": 1024}),
+    ({"direction": "sgn"}, {"cg_max": 2, "damping": 0.01, "batch": 512, "solver": "block_diagonal",
+                            "preconditioner": "kfac", "sketch": 2}),
+    ({"direction": "sgn", "solver": "dual"}, {"damping": 0.01, "batch": 512, "preconditioner": "none"}),
+    ({"direction": "sgn", "cg_max": 7}, {"cg_max": 7, "batch": 512}),
     ({"direction": "kfac"}, {"batch": 256, "learning_rate": 0.1, "damping": 0.01, "average": 0.98,
                              "inverse_period": 20, "momentum": 0.9}),
     ({"direction": "kfac", "damping": 1.0}, {"damping": 1.0, "average": 0.98}),
@@ -239,7 +240,7 @@ def test_each_direction_has_its_own_defaults(method, defaults):
 def test_a_schedule_as_text_means_stages_with_their_defaults():
     for text in ("kfac:20, sgn:5", "kfac:20,sgn:5,", "kfac : 20,sgn: 5"):
         made = load_config(None, [f"method.schedule={text}", "method.direction=dual"]).method
-        assert [(s.direction, s.iterations, s.batch) for s in made.schedule] == [("kfac", 20, 256), ("sgn", 5, 1024)]
+        assert [(s.direction, s.iterations, s.batch) for s in made.schedule] == [("kfac", 20, 256), ("sgn", 5, 512)]
         assert made.direction == "dual"
     assert load_config(None, ["method.schedule="]).method.schedule == []
 

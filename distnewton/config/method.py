@@ -39,15 +39,20 @@ ProposalName = Literal[
 ]
 
 PRESETS: dict[str, dict[str, Any]] = {
-    "sgn": {"batch": 1024, "cg_max": 10, "damping": 0.1},
+    "sgn": {
+        "batch": 512, "sketch": 2, "cg_max": 2, "cg_min": 1, "damping": 0.01, "preconditioner": "kfac",
+        "statistics_period": 2, "inverse_period": 5,
+    },
     "kfac": {"damping": 0.01, "average": 0.98, "statistics_period": 4, "inverse_period": 20},
     "mini_block_fisher": {"damping": 0.01, "average": 0.98, "statistics_period": 4, "inverse_period": 20},
     "sgd": {"batch": 128},
     "adam": {"batch": 128, "learning_rate": 1e-3},
 }
 """What a direction's options are where they differ from those of :class:`StageConfig`."""
-_OF_PROPOSALS = ("damping", "cg_max", "inverse_period")
+_OF_PROPOSALS = ("damping", "statistics_period", "inverse_period")
 """Presets that come along with a proposal of grouped_newton."""
+_OF_NEWTON_PROPOSALS = {"damping": 0.1, "cg_max": 10}
+"""Presets of proposals that solve with the curvature of each batch."""
 
 
 def preset(direction: str, proposal: str) -> dict[str, Any]:
@@ -55,8 +60,9 @@ def preset(direction: str, proposal: str) -> dict[str, Any]:
     own = PRESETS.get(direction, {})
     if direction != "grouped_newton":
         return own
-    proposed = PRESETS.get("sgn" if proposal in FULL_BATCH else proposal, {})
-    return own | {key: proposed[key] for key in _OF_PROPOSALS if key in proposed}
+    if proposal in FULL_BATCH:
+        return own | _OF_NEWTON_PROPOSALS
+    return own | {key: value for key, value in PRESETS.get(proposal, {}).items() if key in _OF_PROPOSALS}
 
 
 def _stages(value: object) -> object:
@@ -82,7 +88,11 @@ class StageOptions(Section):
     subsample_min: int = Field(512, ge=1, description="but at least so many samples, as far as there are")
     batch: int = Field(256, ge=1, description="samples of a mini-batch")
     steps: int = Field(0, ge=0, description="mini-batches of an iteration; 0: as many as there are (a pass)")
-    sketch: int = Field(0, ge=0, description="random output cotangents a sample in place of all outputs; 0: all, exact")
+    sketch: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        "auto",
+        description="random output cotangents a sample in place of all outputs; 0: all, exact; auto: all, or for more "
+        "than 64 outputs as many as cost as much as the gradient (dual: all)",
+    )
     preconditioner: PreconditionerName = Field("none", description="preconditioner of CG")
     cg_tolerance: float = Field(0.1, ge=0.0, lt=1.0, description="relative residual at which CG stops")
     cg_max: int = Field(30, ge=1, description="most CG steps")
@@ -157,7 +167,7 @@ class StageOptions(Section):
         words = [f"{self.direction} ({self.solver})" if self.direction == "sgn" else self.direction]
         used = self.used()
         words += [f"subsample {self.subsample:g}"] if "subsample" in used else [f"batches of {self.batch}"]
-        words += [f"sketch {self.sketch}"] if "sketch" in used and self.sketch else []
+        words += [f"sketch {self.sketch}"] if "sketch" in used and self.sketch not in (0, "auto") else []
         words += [f"preconditioner {self.preconditioner}"] if self.preconditioner != "none" else []
         return ", ".join([*words, f"rate {self.learning_rate:g}"] if "learning_rate" in used else words)
 

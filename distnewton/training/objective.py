@@ -131,7 +131,7 @@ class Objective:
     ) -> None:
         self.network, self.loss, self.X, self.targets = network, loss, X, targets
         self.regularization = regularization
-        self.n_samples = len(targets)
+        self.n_samples, self.memory_bytes = len(targets), memory_bytes
         # the same number of rows on all ranks, since chunks are summed together: the widest rank decides
         widths = [network.grid.group_width(m, j) for m in range(1, network.n_layers) for j in network.grid.groups(m)]
         width = network.grid.comm.allgather(np.array([float(sum(widths) + 2 * network.n_out)])).max()

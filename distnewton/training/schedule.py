@@ -6,6 +6,7 @@ import math
 from dataclasses import fields
 
 from distnewton.config.method import FULL_BATCH, MethodConfig, StageOptions
+from distnewton.curvature.sketch import auto_sketch
 from distnewton.directions.base import Direction, DirectionOptions
 from distnewton.directions.dual import check_dual_memory
 from distnewton.directions.registry import DIRECTIONS
@@ -39,6 +40,8 @@ class Schedule:
     ----------
     stages : list of (Stage, int)
         With the iterations of each.
+    notes : list of str
+        What the user should know.
 
     Notes
     -----
@@ -50,6 +53,7 @@ class Schedule:
     ) -> None:
         self._objective, self._seed, self._deterministic = objective, seed, deterministic
         self._boards: list[FinishBoard] = []
+        self.notes: list[str] = []
         self.stages: list[tuple[Stage, int]] = []
         remaining = n_iterations
         for options in method.schedule:
@@ -87,7 +91,7 @@ class Schedule:
             options.damping if "damping" in options.used() else 0.0,
             seed,
             len(self.stages),
-            options.sketch if "sketch" in options.used() else 0,
+            self._sketch(options, options.proposal),
         )
         direction = _direction(options, options.direction)
         return RateSteps(objective, direction, options.direction, batches, options.steps, rates)
@@ -104,12 +108,35 @@ class Schedule:
                 options.combine,
                 options.sufficient_decrease,
                 options.line_search_max,
-                options.sketch,
+                self._sketch(options, method),
                 self._seed,
                 len(self.stages),
             ),
             self._termination(direction, options.finish_fraction),
         )
+
+    def _sketch(self, options: StageOptions, method: str) -> int:
+        """Random cotangents a sample, 0 for all outputs."""
+        if "sketch" not in options.used():
+            return 0
+        if options.sketch != "auto":
+            return options.sketch
+        if method in {"dual", "block_dual"}:
+            return 0
+        objective = self._objective
+        n_curvature = min(objective.n_samples, options.batch)
+        n_gradient = n_curvature
+        if options.direction in FULL_BATCH:
+            n_gradient = objective.n_samples
+            n_curvature = subsample_size(n_gradient, options.subsample, options.subsample_min)
+        network = objective.network
+        partition, itemsize = network.grid.partition, network.backend.dtype.itemsize
+        k = auto_sketch(partition, n_gradient, n_curvature, itemsize, objective.memory_bytes)
+        if k:
+            self.notes.append(
+                f"{method}: {k} random cotangents a sample stand for {network.n_out} outputs (method.sketch = 0: all)"
+            )
+        return k
 
     def _termination(self, direction: Direction, finish_fraction: float) -> EarlyTermination:
         """Early termination among the ranks that have something to solve."""
@@ -147,7 +174,8 @@ def check_memory(method: MethodConfig, n_samples: int, n_out: int, itemsize: int
             size = subsample_size(n_samples, options.subsample, options.subsample_min)
             if options.direction != solver:
                 size = min(n_samples, options.batch)
-            check_dual_memory(size, min(options.sketch or n_out, n_out), itemsize, memory_mb)
+            n_rows = 0 if options.sketch == "auto" else options.sketch
+            check_dual_memory(size, min(n_rows or n_out, n_out), itemsize, memory_mb)
 
 
 def _direction(options: StageOptions, method: str) -> Direction:

@@ -230,7 +230,7 @@ class Session:
                 deterministic=config.run.deterministic,
             )
             try:
-                summary = self.summary(config, schedule.transport)
+                summary = self.summary(config, schedule.transport, schedule.notes)
                 for observer in observers:
                     observer.start(summary)
                 trainer = Trainer(self.objective, params, schedule.stages, self._metrics)
@@ -355,7 +355,7 @@ class Session:
         outputs = network_outputs(self.network, params, self.X_test)
         return train, task_metrics(self.task.name, outputs, self.y_test)
 
-    def summary(self, config: Config, transport: str = "") -> RunSummary:
+    def summary(self, config: Config, transport: str = "", notes: Sequence[str] = ()) -> RunSummary:
         """What a run is about, with the notes of its data and partition (collective).
 
         Parameters
@@ -364,12 +364,14 @@ class Session:
             The run.
         transport : str
             How ranks tell each other that they have finished.
+        notes : sequence of str
+            Of the method.
 
         Returns
         -------
         RunSummary
         """
-        notes = [*self.train_set.notes, *(self.test_set.notes if self.test_set else [])]
+        notes = [*notes, *self.train_set.notes, *(self.test_set.notes if self.test_set else [])]
         idle = self.grid.partition.idle_ranks()
         if idle:
             notes.append(f"{len(idle)} of {self.comm.size} ranks own no variable: more ranks than these layers can use")

@@ -6,11 +6,14 @@ import numpy as np
 import pytest
 from problems import alternating, dense_system, linearization, make_case, newton_trainer
 
+import distnewton
 from distnewton.curvature.gauss_newton import BlockGaussNewton
+from distnewton.curvature.sketch import auto_sketch
 from distnewton.directions.base import DirectionOptions
 from distnewton.directions.registry import DIRECTIONS
 from distnewton.network.losses import LOSSES
 from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.partition import Partition
 from distnewton.parallel.termination import NEVER
 from distnewton.training.batches import draws
 
@@ -153,3 +156,31 @@ def test_draws_are_a_function_of_seed_stage_and_step():
     np.testing.assert_array_equal(draws(3, 1, 7).random(4), first)
     for other in [(4, 1, 7), (3, 2, 7), (3, 1, 8)]:
         assert not np.isclose(draws(*other).random(4), first).any()
+
+
+def test_few_outputs_are_exact_and_many_cost_no_more_than_the_gradient():
+    def partition(n_out):
+        return Partition((16, 300, 300, n_out), (1, 2, 1, 2))
+
+    assert auto_sketch(partition(64), 15000, 750, 4, 1e9) == 0
+    assert auto_sketch(partition(676), 15000, 750, 4, 1e9) == 60
+    assert auto_sketch(partition(65), 15000, 600, 4, 1e9) == 0
+    # a rank's own outputs are 150, 300 and 338 wide
+    assert auto_sketch(partition(676), 15000, 750, 4, 750 * 788 * 4 * 20.5) == 20
+    assert auto_sketch(partition(676), 15000, 750, 4, 1e3) == 8
+    assert auto_sketch(partition(676), 500, 500, 8, 1e9) == 8
+
+
+def test_many_outputs_are_sketched_and_the_run_says_so(world):
+    rng = np.random.default_rng(0)
+    source = distnewton.ArraySource(rng.standard_normal((140, 5)), np.arange(140) % 70)
+    tree = {"network": {"layers": ["auto", 4, 6, "auto"]}, "run": {"iterations": 2, "threads": 1, "dtype": "float64"}}
+    method = {"direction": "gauss_newton", "subsample_min": 70}
+    auto = distnewton.train(distnewton.make_config({**tree, "method": method}), world, train_data=source)
+    assert "gauss_newton: 8 random cotangents a sample stand for 70 outputs" in auto.summary.notes[0]
+    given, exact = (
+        distnewton.train(distnewton.make_config({**tree, "method": method | {"sketch": k}}), world, train_data=source)
+        for k in (8, 0)
+    )
+    assert [r.objective for r in given.history] == [r.objective for r in auto.history]
+    assert exact.last.objective != auto.last.objective

@@ -31,7 +31,7 @@ def test_each_direction_takes_the_options_meant_for_it():
     methods = {entry.name: entry.config.method for entry in entries}
     assert (methods["block_diagonal"].subsample, methods["block_diagonal"].damping) == (0.3, 0.7)
     assert (methods["gauss_newton"].subsample, methods["gauss_newton"].damping) == (0.3, 0.7)
-    assert (methods["kfac"].damping, methods["sgn"].damping) == (0.01, 0.1)
+    assert (methods["kfac"].damping, methods["sgn"].damping) == (0.01, 0.01)
     assert {method.C for method in methods.values()} == {"0.1 l"}
     assert {entry.config.run.seconds for entry in entries} == {5.0}
     assert {entry.config.run.iterations for entry in entries} == {UNLIMITED}

@@ -280,7 +280,8 @@ def test_a_rate_that_diverges_ends_the_run_with_advice(world, direction, dtype):
 
 def test_a_dual_system_too_large_is_refused_before_the_run_and_its_advice_followed_runs(world):
     limits = {"iterations": 1, "dtype": "float64", "threads": 1, "memory_mb": 0.5}
-    for method in ({"direction": "dual", "subsample_min": 90}, {"direction": "sgn", "solver": "dual", "batch": 90}):
+    dual_sgn = {"direction": "sgn", "solver": "dual", "sketch": 0}
+    for method in ({"direction": "dual", "subsample_min": 90}, {**dual_sgn, "batch": 90}):
         with pytest.raises(ConfigError, match=r"90 samples x 3 rows = 270 unknowns.*at most 49 samples") as caught:
             run(world, method, run=limits)
         assert caught.value.agreed
@@ -289,7 +290,7 @@ def test_a_dual_system_too_large_is_refused_before_the_run_and_its_advice_follow
     for method in (
         {"direction": "dual", "subsample_min": 49},
         {"direction": "dual", "subsample_min": 90, "sketch": 1},
-        {"direction": "sgn", "solver": "dual", "batch": 49},
+        {**dual_sgn, "batch": 49},
     ):
         assert len(run(world, method, run=limits).history) == 2
     with pytest.raises(ConfigError, match="49 samples"):
