@@ -192,7 +192,7 @@ SAME_ON_EVERY_GRID = [
     {"direction": "dual", "subsample_min": 20, "sketch": 1},
     {"direction": "gauss_newton", "subsample_min": 20, "preconditioner": "diagonal", "warm_start": 0.5},
     {"direction": "gauss_newton", "subsample_min": 20, "cg_stop": "progress", "cg_tolerance": 0.0},
-    {"direction": "sgn", "solver": "gauss_newton", "batch": 30},
+    {"direction": "sgn", "solver": "gauss_newton", "preconditioner": "none", "batch": 30},
     {"direction": "sgn", "solver": "gauss_newton", "batch": 30, "preconditioner": "diagonal", "sketch": 2},
     {"direction": "sgn", "solver": "dual", "batch": 30},
 ]
