@@ -90,8 +90,8 @@ class StageOptions(Section):
     steps: int = Field(0, ge=0, description="mini-batches of an iteration; 0: as many as there are (a pass)")
     sketch: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         "auto",
-        description="random output cotangents a sample in place of all outputs; 0: all, exact; auto: all, or for more "
-        "than 64 outputs as many as cost as much as the gradient (dual: all)",
+        description="random output cotangents a sample in place of all outputs; 0: all, exact; auto: all of up "
+        "to 64 outputs, else 16 (dual: all)",
     )
     preconditioner: PreconditionerName = Field("none", description="preconditioner of CG")
     cg_tolerance: float = Field(0.1, ge=0.0, lt=1.0, description="relative residual at which CG stops")

@@ -123,15 +123,11 @@ class Schedule:
             return options.sketch
         if method in {"dual", "block_dual"}:
             return 0
-        objective = self._objective
-        n_curvature = min(objective.n_samples, options.batch)
-        n_gradient = n_curvature
+        objective, network = self._objective, self._objective.network
+        n = min(objective.n_samples, options.batch)
         if options.direction in FULL_BATCH:
-            n_gradient = objective.n_samples
-            n_curvature = subsample_size(n_gradient, options.subsample, options.subsample_min)
-        network = objective.network
-        partition, itemsize = network.grid.partition, network.backend.dtype.itemsize
-        k = auto_sketch(partition, n_gradient, n_curvature, itemsize, objective.memory_bytes)
+            n = subsample_size(objective.n_samples, options.subsample, options.subsample_min)
+        k = auto_sketch(network.grid.partition, n, network.backend.dtype.itemsize, objective.memory_bytes)
         if k:
             self.notes.append(
                 f"{method}: {k} random cotangents a sample stand for {network.n_out} outputs (method.sketch = 0: all)"
