@@ -203,8 +203,16 @@ class Comparison:
         lines += [*(_markdown_row(row) for row in self.rows()), "", *(f"- {line}" for line in self.remarks()), ""]
         return "\n".join(lines)
 
+    def _curve(self) -> tuple[str, Callable[[IterationRecord], float]]:
+        """What is drawn of the metric: itself, or what it lacks of 1."""
+        if self.scale.metric in LOWER_IS_BETTER:
+            return self.scale.title, self.scale.of
+        return f"1 - {self.scale.title}", lambda record: 1.0 - self.scale.of(record)
+
     def save_picture(self, path: Path) -> None:
         """Draw metric and objective of the best run of each method against seconds and iterations.
+
+        Accuracy and AUC are drawn as what they lack of 1, on a logarithmic scale: that is where methods differ.
 
         Parameters
         ----------
@@ -225,7 +233,7 @@ class Comparison:
         FigureCanvasAgg(figure)
         axes = figure.subplots(2, 2, sharex="col", sharey="row")
         values: list[tuple[str, Callable[[IterationRecord], float]]] = [
-            (self.scale.title, self.scale.of),
+            self._curve(),
             ("objective", lambda record: record.objective),
         ]
         places: list[tuple[str, Callable[[IterationRecord], float]]] = [
@@ -246,14 +254,14 @@ class Comparison:
                         label=trial.entry.name,
                         linewidth=1.3,
                     )
+                axis.set_yscale("log")
+                # time zero has no logarithm: linear up to a hundredth of the run
+                axis.set_xscale("symlog", linthresh=1.0 if column else self._seconds / 100)
                 if row:
-                    axis.set_yscale("log")
                     axis.set_xlabel(x_label)
-                if column:
-                    axis.set_xscale("symlog")
                 axis.grid(alpha=0.25)
                 axis.spines[["top", "right"]].set_visible(False)
-        axes[0, 0].legend(frameon=False, fontsize="small")
+        axes[0, 1].legend(frameon=False, fontsize="small")
         figure.suptitle("; ".join(self.header()[:2]), fontsize="small")
         figure.savefig(path, dpi=130)
 
