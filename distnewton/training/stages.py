@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 
 import numpy as np
@@ -263,6 +264,7 @@ class RateSteps(_MiniBatch):
         super().__init__(objective, batches, n_steps)
         self._direction, self._method, self._options = direction, method, options
         zeros: Callable[[int], Array] = objective.network.backend.zeros
+        self._direction_seconds = 0.0
         self._velocity = zeros(objective.network.layout.n_params)
         self._mean = zeros(objective.network.layout.n_params) if options.average else None
 
@@ -275,16 +277,24 @@ class RateSteps(_MiniBatch):
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def iterate(self, record: IterationRecord) -> None:
         """Steps on the next batches, then the objective and the gradient's norm for the record."""
-        notes = []
+        results: list[DirectionResult] = []
+        self._direction_seconds = 0.0
         for _ in range(self._n_steps):
             gradient, result = self._step()
-            notes += [result.note] if result.note else []
+            # what counts of it, without its vector
+            results.append(replace(result, direction=np.empty(0)))
+        notes = [result.note for result in results if result.note]
         record.note = f"{len(notes)} of {self._n_steps} batches: {notes[-1]}" if notes else ""
         grid = self._objective.network.grid
         (squared,) = grid.comm.sum_scalars(self._objective.network.backend.dot(gradient, gradient))
         record.gradient_norm = math.sqrt(squared) if squared >= 0 else None
         record.damping = self._options.damping
-        record.direction = gather_direction(grid.comm, self._method, result, 0.0)
+        whole = replace(
+            results[-1],
+            inner_iterations=sum(result.inner_iterations for result in results),
+            residual=max(result.residual for result in results),
+        )
+        record.direction = gather_direction(grid.comm, self._method, whole, self._direction_seconds)
         record.step_size, record.steps = self._options.rate(self._t - 1), self._n_steps
         self._evaluate(self._current())
         if not math.isfinite(self.value):
@@ -311,7 +321,9 @@ class RateSteps(_MiniBatch):
                 self._velocity += gradient
                 steered = self._velocity
             problem = Linearization(steered, sample, self._objective.regularization, options.damping, grid)
+            start = time.perf_counter()
             result = self._direction.solve(problem, NEVER)
+            self._direction_seconds += time.perf_counter() - start
             self._move(steered, result.direction)
         self._t += 1
         return gradient, result

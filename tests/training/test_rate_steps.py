@@ -84,6 +84,7 @@ def test_momentum_and_clipping_equal_a_plain_loop(world, widths, loss, averaging
             last = gradients(case)(iterates[4], 5)
             assert records[2].gradient_norm == pytest.approx(np.linalg.norm(last), rel=1e-10)
             assert (records[2].steps, records[2].step_size) == (3, 0.05)
+            assert all(seconds > 0 for seconds in records[2].direction.seconds)
 
 
 def test_clipping_does_not_undo_the_decay_of_the_rate(world):
@@ -194,3 +195,18 @@ def test_divergence_is_told_by_all_ranks_with_advice(world, kind, activation):
         with pytest.raises(NumericalError, match=r"diverged.*method\.learning_rate \(now 1e\+200\)") as caught:
             list(stage_trainer(case, (stage, 40)).iterations(40))
         assert caught.value.agreed
+
+
+def test_the_record_adds_up_the_steps_of_an_iteration(world):
+    case = make_case(world, (5, 4, 3), alternating(world.size, 2)[0], n=N, C=3.0)
+    with case.grid:
+        steps = iter([2, 3, 4, 1, 1, 1])
+
+        class Counting(SteepestDescent):
+            def solve(self, problem, termination):
+                n = next(steps)
+                return DirectionResult(-problem.gradient, n, True, 0.1 * n)
+
+        records, _ = trained(case, Counting(), learning_rate=0.01)
+        assert [r.direction.inner_iterations[0] for r in records[1:]] == [9, 3]
+        assert [r.direction.residuals[0] for r in records[1:]] == pytest.approx([0.4, 0.1])
