@@ -30,33 +30,35 @@ class MiniBlockFisher(Preconditioner):
 
     def __init__(self, options: FactorOptions) -> None:
         super().__init__(options)
-        self._averages: dict[int, list[Array]] = {}
-        self._inverses: dict[int, list[Array]] = {}
+        # by layer, one mini-block after the other along the first axis
+        self._averages: dict[int, Array] = {}
+        self._inverses: dict[int, Array] = {}
         self._backend: Backend | None = None
 
     def _accumulate(self, problem: Linearization, weight: float) -> None:
         self._backend = problem.backend
         deltas = problem.sample.loss_cotangents()
         for m, Z in problem.sample.inputs.items():
+            block = problem.layout.blocks[m]
+            if not block.n_params:
+                continue
             squares = deltas[m] * deltas[m]
-            owns_bias = problem.layout.blocks[m].owns_bias
             if self._options.mini_blocks == "layer":
-                columns = [squares.mean(axis=1)] if squares.shape[1] else []
-            else:
-                columns = list(np.ascontiguousarray(squares.T))
-            fresh = [second_moments(problem.backend, Z, owns_bias, column) for column in columns]
-            old: list[Array] | list[None] = self._averages.get(m) or [None] * len(fresh)
-            self._averages[m] = [blend(a, f, weight) for a, f in zip(old, fresh, strict=True)]
+                squares = squares.mean(axis=1, keepdims=True)
+            columns = np.ascontiguousarray(squares.T)
+            fresh = np.stack([second_moments(problem.backend, Z, block.owns_bias, column) for column in columns])
+            self._averages[m] = blend(self._averages.get(m), fresh, weight)
 
     def _invert(self, shift: float) -> None:
         assert self._backend is not None  # noqa: S101  (statistics come before inverses)
         for m, averages in self._averages.items():
-            self._inverses[m] = [inverted(self._backend, shifted(F, shift)) for F in averages if F.size]
+            self._inverses[m] = np.stack([inverted(self._backend, shifted(F, shift)) for F in averages])
 
     def _apply_layer(self, layer: int, V: Array, out: Array) -> None:
         inverses = self._inverses[layer]
         if self._options.mini_blocks == "layer":
             out[...] = apply_left(inverses[0], V)
-            return
-        for j, inverse in enumerate(inverses):
-            out[:, j] = inverse * V[:, j] if inverse.ndim == 1 else inverse @ V[:, j]
+        elif inverses.ndim == 2:
+            np.multiply(inverses.T, V, out=out)
+        else:
+            out[...] = np.matvec(inverses, V.T).T
