@@ -17,6 +17,8 @@ _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
 _HEAD_START = 0.3
 """Seconds that other ranks leave to rank 0, so that of one fault on all ranks one message is printed."""
+_FORWARDING = 0.1
+"""Seconds that the launcher has to forward the message before the abort: on a loaded machine it was once lost."""
 
 
 def launched_size() -> int:
@@ -111,6 +113,7 @@ def _abort(message: str, code: int) -> int:
         _print(f"distnewton: {who}{message}")
     mpi: Any = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1:
+        time.sleep(_FORWARDING)
         mpi.COMM_WORLD.Abort(code)
     return code
 
