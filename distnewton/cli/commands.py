@@ -6,7 +6,8 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,8 @@ def train(options: argparse.Namespace) -> int:
     observers: list[Any] = [_FolderWriter(folder)] if folder else []
     if progress and not options.quiet:
         observers.insert(0, progress)
-    result = session.train(config, comm, observers=observers)
+    with _discarding([folder] if folder else []):
+        result = session.train(config, comm, observers=observers)
     path = folder.path if folder else Path()
     with comm.agreeing():
         if folder is not None:
@@ -72,16 +74,17 @@ def compare(options: argparse.Namespace) -> int:
     with comm.agreeing():
         writers = _entry_folders(entries, options) if comm.rank == 0 else {}
     path = writers[entries[0].name].folder.path.parent if writers else Path()
-    session = Session(entries[0].config, comm)
-    comparison = Comparison(session.summary(entries[0].config), options.seconds, _levels(options.levels))
-    observers = {name: [writer] for name, writer in writers.items()}
-    for trial in run_entries(session, entries, observers):
-        comparison.trials.append(trial)
-        with comm.agreeing():
-            if comm.rank == 0:
-                writers[trial.entry.name].folder.close()
-                _write(path / "comparison.md", comparison.markdown())
-        _say(comm, f"[{len(comparison.trials)}/{len(entries)}] {comparison.line(trial)}")
+    with _discarding([writer.folder for writer in writers.values()]):
+        session = Session(entries[0].config, comm)
+        comparison = Comparison(session.summary(entries[0].config), options.seconds, _levels(options.levels))
+        observers = {name: [writer] for name, writer in writers.items()}
+        for trial in run_entries(session, entries, observers):
+            comparison.trials.append(trial)
+            with comm.agreeing():
+                if comm.rank == 0:
+                    writers[trial.entry.name].folder.close()
+                    _write(path / "comparison.md", comparison.markdown())
+            _say(comm, f"[{len(comparison.trials)}/{len(entries)}] {comparison.line(trial)}")
     if comm.rank == 0:
         _show_comparison(comparison, path)
     session.grid.free()
@@ -182,6 +185,18 @@ def info(options: argparse.Namespace) -> int:
         for line in describe_run(Path(options.run)):
             print(line)
     return 0
+
+
+@contextmanager
+def _discarding(folders: Sequence[RunFolder]) -> Iterator[None]:
+    """Remove the folders of runs that an error kept from beginning."""
+    try:
+        yield
+    except DistNewtonError:
+        # the first one made the folder around them
+        for folder in reversed(folders):
+            folder.discard()
+        raise
 
 
 class _FolderWriter:

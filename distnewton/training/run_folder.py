@@ -42,6 +42,7 @@ class RunFolder:
     def __init__(self, path: Path, *, overwrite: bool = False) -> None:
         self.path = path
         self._metrics: TextIO | None = None
+        self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
         try:
             path.mkdir(parents=True, exist_ok=True)
             present = [name for name in OWN_FILES if (path / name).exists()]
@@ -73,6 +74,12 @@ class RunFolder:
             self._metrics.flush()
         except OSError as error:
             raise WriteError(f"cannot write {self.path / METRICS_FILE}: {error.strerror or error}") from None
+
+    def discard(self) -> None:
+        """Remove the folders that were made for this run and hold nothing: one that never began leaves none."""
+        for path in self._made:
+            if path.is_dir() and not any(path.iterdir()):
+                path.rmdir()
 
     def close(self) -> None:
         """Close the metrics."""

@@ -295,3 +295,15 @@ def test_compare_refuses(place, arguments, code, message):
     assert done.returncode == code
     assert message in done.stderr
     assert not list(place.glob("runs/*"))
+
+
+def test_a_run_that_never_begins_leaves_no_folder(place):
+    for arguments in (["train"], ["compare", "--directions", "kfac,adam"]):
+        done = distnewton(*arguments, "--data.train=none.csv", n_ranks=2)
+        assert done.returncode == 66
+        assert not (place / "runs").exists()
+    (place / "mine").mkdir()
+    (place / "mine" / "notes.txt").write_text("kept")
+    done = distnewton("train", "--data.train=none.csv", "--run-dir", "mine")
+    assert done.returncode == 66
+    assert (place / "mine" / "notes.txt").exists()
