@@ -40,8 +40,8 @@ ProposalName = Literal[
 
 PRESETS: dict[str, dict[str, Any]] = {
     "sgn": {
-        "batch": 512, "sketch": 2, "cg_max": 2, "cg_min": 1, "damping": 0.01, "preconditioner": "kfac",
-        "statistics_period": 2, "inverse_period": 5,
+        "batch": 512, "sketch": 2, "cg_max": 2, "cg_min": 1, "damping": 0.01, "damping_min": 1e-4,
+        "preconditioner": "kfac", "statistics_period": 2, "inverse_period": 5,
     },
     "kfac": {"damping": 0.01, "average": 0.98, "statistics_period": 4, "inverse_period": 20},
     "mini_block_fisher": {"damping": 0.01, "average": 0.98, "statistics_period": 4, "inverse_period": 20},
@@ -107,6 +107,7 @@ class StageOptions(Section):
     damping: float = Field(1.0, ge=0.0, allow_inf_nan=False, description="lambda; the first where it adapts")
     drop: float = Field(2.0 / 3.0, gt=0.0, le=1.0, description="factor of lambda after a good prediction")
     boost: float = Field(1.5, ge=1.0, allow_inf_nan=False, description="factor of lambda after a bad one")
+    damping_min: float = Field(0.0, ge=0.0, allow_inf_nan=False, description="lambda does not drop below this")
     combine: Literal["previous", "scale", "none"] = Field(
         "previous", description="combine the direction with the last one, only scale it, or take it as it is"
     )
@@ -217,7 +218,7 @@ def used_options(direction: str, solver: str, preconditioner: str, proposal: str
     if direction == "sgn":
         names |= {"solver"}
     if direction in (*FULL_BATCH, "sgn"):
-        names |= {"damping", "drop", "boost", "combine", "sufficient_decrease", "line_search_max"}
+        names |= {"damping", "drop", "boost", "damping_min", "combine", "sufficient_decrease", "line_search_max"}
     else:
         names |= {"learning_rate", "rate_decay", "average"}
     # proposals with curvature or moments of their own are scaled by group as they come

@@ -22,6 +22,9 @@ class LevenbergMarquardt:
         Factors after a good and after a bad prediction.
     good, bad : float
         A reduction ratio above ``good`` drops, below ``bad`` boosts.
+    minimum : float
+        lambda does not drop below this. Mini-batches need it ([SGN] has rho_min, too): where gradient, curvature and
+        objective are those of the same few samples the prediction is always good, and lambda would fall to nothing.
     """
 
     value: float
@@ -29,11 +32,13 @@ class LevenbergMarquardt:
     boost: float = 1.5
     good: float = 0.5
     bad: float = 0.25
+    minimum: float = 0.0
 
     def update(self, reduction_ratio: float) -> None:
         """Adapt lambda to the reduction ratio of an accepted step."""
         if reduction_ratio > self.good:
-            self.value *= self.drop
+            # a first lambda below the minimum stays where it is
+            self.value = max(self.value * self.drop, min(self.value, self.minimum))
         elif reduction_ratio < self.bad or math.isnan(reduction_ratio):
             self.value *= self.boost
 

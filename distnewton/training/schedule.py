@@ -103,7 +103,7 @@ class Schedule:
         return NewtonStep(
             direction,
             name,
-            LevenbergMarquardt(options.damping, options.drop, options.boost),
+            LevenbergMarquardt(options.damping, options.drop, options.boost, minimum=options.damping_min),
             StepOptions(
                 options.combine,
                 options.sufficient_decrease,

@@ -79,6 +79,20 @@ def test_search_without_descent_ends():
     assert (result.step_size, result.value, result.trials, result.state) == (0.0, 1.0, 5, None)
 
 
+def test_damping_stops_at_its_minimum_but_is_not_raised_to_it():
+    damping = LevenbergMarquardt(1.0, drop=0.5, minimum=0.3)
+    values = []
+    for ratio in (0.9, 0.9, 0.9, 0.1):
+        damping.update(ratio)
+        values.append(damping.value)
+    assert values == [0.5, 0.3, 0.3, pytest.approx(0.45)]
+    below = LevenbergMarquardt(0.1, minimum=0.3)
+    below.update(0.9)
+    assert below.value == 0.1
+    below.reject()
+    assert below.value == pytest.approx(0.15)
+
+
 def test_damping_follows_the_ratio():
     damping = LevenbergMarquardt(1.0)
     damping.update(0.9)
