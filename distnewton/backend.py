@@ -93,19 +93,16 @@ class Backend:
         NumericalError
             If the matrix is not positive definite in float64 either.
         """
-        for dtype in dict.fromkeys((self.dtype, np.dtype(np.float64))):
-            potrf, potri = _lapack("potrf", dtype), _lapack("potri", dtype)
-            factor, failed = potrf(A.astype(dtype), lower=True, overwrite_a=True, clean=False)
-            if not failed:
-                lower, failed = potri(factor, lower=True, overwrite_c=True)
-            if not failed:
-                inverse = np.tril(lower)
-                inverse += np.tril(lower, -1).T
-                return self.asarray(inverse)
-        raise NumericalError(
+        factor = self._cholesky(
+            A,
             "a damped curvature factor is not positive definite: the statistics overflowed, or the damping is too "
-            "small for the precision; raise method.damping or scale the data ([data] scale)"
+            "small for the precision; raise method.damping or scale the data ([data] scale)",
         )
+        # a Cholesky factor has no zero on its diagonal, so that this cannot fail
+        lower, _ = _lapack("potri", factor.dtype)(factor, lower=True, overwrite_c=True)
+        inverse = np.tril(lower)
+        inverse += np.tril(lower, -1).T
+        return self.asarray(inverse)
 
     def solve(self, A: Array, b: Array) -> Array:
         """Solution of A x = b for a symmetric positive definite matrix, by Cholesky as in :meth:`inverse`.
@@ -126,16 +123,22 @@ class Backend:
         NumericalError
             If the matrix is not positive definite in float64 either.
         """
-        for dtype in dict.fromkeys((self.dtype, np.dtype(np.float64))):
-            potrf, potrs = _lapack("potrf", dtype), _lapack("potrs", dtype)
-            factor, failed = potrf(A.astype(dtype), lower=True, overwrite_a=True, clean=False)
-            if not failed:
-                x, failed = potrs(factor, b.astype(dtype), lower=True)
-                return self.asarray(x)
-        raise NumericalError(
+        factor = self._cholesky(
+            A,
             "the damped matrix in sample space is not positive definite: a value overflowed, or the damping is too "
-            "small for the precision; raise method.damping or use float64 ([run] dtype)"
+            "small for the precision; raise method.damping or use float64 ([run] dtype)",
         )
+        x, _ = _lapack("potrs", factor.dtype)(factor, b.astype(factor.dtype), lower=True)
+        return self.asarray(x)
+
+    def _cholesky(self, A: Array, advice: str) -> Array:
+        """Lower Cholesky factor, in the first of this dtype and float64 that can; the upper triangle is not cleared."""
+        for dtype in dict.fromkeys((self.dtype, np.dtype(np.float64))):
+            factor, failed = _lapack("potrf", dtype)(A.astype(dtype), lower=True, overwrite_a=True, clean=False)
+            if not failed:
+                lower: Array = factor
+                return lower
+        raise NumericalError(advice)
 
 
 def _lapack(name: str, dtype: np.dtype[Any]) -> Any:

@@ -139,10 +139,8 @@ def _show_comparison(comparison: Comparison, path: Path) -> None:
     console.print(comparison.table())
     for line in comparison.remarks():
         console.print(line, highlight=False, markup=False, emoji=False)
-    try:
+    with _picture_if_possible(console):
         comparison.save_picture(path / "comparison.png")
-    except (MissingExtraError, OSError) as error:
-        console.print(f"no picture: {error}", highlight=False, markup=False, emoji=False)
     print(f"comparison: {path / 'comparison.md'}")
 
 
@@ -254,8 +252,15 @@ def _draw(path: Path, console: Console) -> None:
     from distnewton.reporting.picture import save_convergence
     from distnewton.training.run_folder import PICTURE_FILE, read_metrics
 
-    try:
+    with _picture_if_possible(console):
         save_convergence(list(read_metrics(path)), path / PICTURE_FILE, path.name)
+
+
+@contextmanager
+def _picture_if_possible(console: Console) -> Iterator[None]:
+    """Tell of a picture that cannot be drawn or written, and go on."""
+    try:
+        yield
     except (MissingExtraError, OSError) as error:
         console.print(f"no picture: {error}", highlight=False, markup=False, emoji=False)
 

@@ -144,7 +144,7 @@ class StageOptions(Section):
         proposal = str(tree.get("proposal", cls.model_fields["proposal"].default))
         filled = preset(str(tree.get("direction")), proposal) | tree
         # a preset of an option that this solver has no use for would be refused like a given one
-        used = used_options(*(str(filled.get(name, cls.model_fields[name].default)) for name in _CHOICES))
+        used = used_options(*(str(filled.get(name, cls.model_fields[name].default)) for name in CHOICES))
         return {key: value for key, value in filled.items() if key in tree or key in used}
 
     @model_validator(mode="after")
@@ -161,6 +161,11 @@ class StageOptions(Section):
     def used(self) -> frozenset[str]:
         """Names of the options that have an effect with this direction, solver and preconditioner."""
         return used_options(self.direction, self.solver, self.preconditioner, self.proposal)
+
+    @property
+    def inner_direction(self) -> str:
+        """The direction of each step: sgn's solver, grouped_newton's proposal, else the direction itself."""
+        return inner_direction(self.direction, self.solver, self.proposal)
 
     @property
     def title(self) -> str:
@@ -191,13 +196,19 @@ class StageOptions(Section):
 
 _SOLVERS = (*FULL_BATCH, "kfac", "mini_block_fisher")
 _PROPOSALS = (*_SOLVERS, "sgd", "adam")
-_CHOICES = ("direction", "solver", "preconditioner", "proposal")
+CHOICES = ("direction", "solver", "preconditioner", "proposal")
+"""Options on which it depends which others have an effect."""
 
 
 def _options_of(direction: str) -> frozenset[str]:
     """Options that a direction uses with some solver, preconditioner or proposal."""
     methods = _PROPOSALS if direction == "grouped_newton" else _SOLVERS
     return frozenset().union(*(used_options(direction, s, "mini_block_fisher", s) for s in methods))
+
+
+def inner_direction(direction: str, solver: str, proposal: str) -> str:
+    """The direction of each step: sgn's solver, grouped_newton's proposal, else the direction itself."""
+    return {"sgn": solver, "grouped_newton": proposal}.get(direction, direction)
 
 
 def used_options(direction: str, solver: str, preconditioner: str, proposal: str) -> frozenset[str]:
@@ -213,7 +224,7 @@ def used_options(direction: str, solver: str, preconditioner: str, proposal: str
     frozenset of str
     """
     names = {"direction"}
-    method = {"sgn": solver, "grouped_newton": proposal}.get(direction, direction)
+    method = inner_direction(direction, solver, proposal)
     names |= {"subsample", "subsample_min"} if direction in FULL_BATCH else {"batch", "steps"}
     if direction == "sgn":
         names |= {"solver"}

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from distnewton.config.method import MethodConfig, StageConfig, StageOptions, preset, used_options
+from distnewton.config.method import CHOICES, MethodConfig, StageConfig, StageOptions, preset, used_options
 from distnewton.config.sections import (
     TASK_OF_LOSS,
     DataConfig,
@@ -200,7 +200,7 @@ def choose_direction(method: Mapping[str, Any], chosen: Mapping[str, Any], notes
     -------
     dict
     """
-    if not {"direction", "solver", "preconditioner", "proposal"} & set(chosen):
+    if not set(CHOICES) & set(chosen):
         return dict(method)
     before, after = _defaults(method), _defaults({**method, **chosen})
     kept = {}
@@ -214,11 +214,10 @@ def choose_direction(method: Mapping[str, Any], chosen: Mapping[str, Any], notes
 
 def _defaults(method: Mapping[str, Any]) -> dict[str, Any]:
     """Options with an effect in a ``[method]`` of this direction, with their defaults."""
-    names = ("direction", "solver", "preconditioner", "proposal")
     defaults = {name: field.default for name, field in StageOptions.model_fields.items()}
-    choices = {name: method.get(name, defaults[name]) for name in names}
+    choices = {name: method.get(name, defaults[name]) for name in CHOICES}
     defaults |= preset(str(choices["direction"]), str(choices["proposal"]))
-    used = used_options(*(str(choices[name]) for name in names))
+    used = used_options(*(str(choices[name]) for name in CHOICES))
     return {name: value for name, value in {**defaults, **choices}.items() if name in used}
 
 

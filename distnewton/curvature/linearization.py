@@ -12,7 +12,7 @@ from distnewton.backend import Array, Backend
 from distnewton.curvature.grouped import ParameterGroups, Summary, summarise
 from distnewton.curvature.jacobian import Jacobian, linearize
 from distnewton.network.layout import ParameterLayout
-from distnewton.network.losses import Loss, LossHessian, ScaledIdentity
+from distnewton.network.losses import Loss, LossHessian, ScaledIdentity, random_signs
 from distnewton.network.network import Activations, PartitionedNetwork
 from distnewton.parallel.grid import ProcessGrid
 
@@ -147,7 +147,7 @@ class CurvatureSample:
         if self._jacobian is not None and self._rooted:
             # a random sign for each stored row: its square has the same mean as the sum of the rows' squares
             n, k = self._jacobian.n_samples, self._jacobian.n_out
-            return self._expand(2.0 * self._draws().integers(2, size=(n, k)) - 1.0)
+            return self._expand(random_signs(self._draws(), n, k))
         hessian = self._loss.hessian(self._activations.output, self._targets)
         c = hessian.roots(1, self._draws())[:, 0, :]
         return self._backpropagate(self.backend.asarray(c))

@@ -130,7 +130,7 @@ class ScaledIdentity:
         n, n_out = self._shape
         if generator is None:
             return np.broadcast_to(math.sqrt(self._factor) * np.eye(n_out), (n, n_out, n_out))
-        return math.sqrt(self._factor / n_roots) * _signs(generator, n, n_roots, n_out)
+        return math.sqrt(self._factor / n_roots) * random_signs(generator, n, n_roots, n_out)
 
 
 class SoftmaxHessian:
@@ -177,14 +177,14 @@ class Diagonal:
         """Cotangents whose squares add up to B, of shape (n, k, n_out)."""
         root: Array = np.sqrt(self._diagonal)
         n, n_out = root.shape
-        roots = np.eye(n_out, dtype=root.dtype) if generator is None else _signs(generator, n, n_roots, n_out)
+        roots = np.eye(n_out, dtype=root.dtype) if generator is None else random_signs(generator, n, n_roots, n_out)
         made: Array = root[:, None, :] * roots
         if generator is not None:
             made /= math.sqrt(n_roots)
         return made
 
 
-def _signs(generator: np.random.Generator, *shape: int) -> Array:
+def random_signs(generator: np.random.Generator, *shape: int) -> Array:
     """Random signs."""
     signs: Array = 2.0 * generator.integers(2, size=shape) - 1.0
     return signs

@@ -7,6 +7,7 @@ the only communication of function, gradient and Jacobian ([DNM]).
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -94,7 +95,7 @@ class PartitionedNetwork:
                 self._partial_forward(m, j, views, result, S)
                 self.grid.sum_boundary(m, j, S)
                 result.groups[m, j] = self.activation.apply(S)
-        result.output = self._output(views, result, n)
+        result.output = self._output(n, lambda m, j, S: self._partial_forward(m, j, views, result, S))
         return result
 
     def _partial_forward(
@@ -110,13 +111,13 @@ class PartitionedNetwork:
         if bias is not None:
             S += bias
 
-    def _output(self, views: dict[int, BlockView], activations: Activations, n: int) -> Array:
-        """Sum the partial outputs over all ranks: everyone holds them."""
+    def _output(self, n: int, write_partial: Callable[[int, int, Array], None]) -> Array:
+        """Sum the partial outputs, or their changes, over all ranks: everyone holds them."""
         output = self.backend.zeros(n, self.n_out)
         block = self.grid.blocks.get(self.n_layers)
         if block is not None:
             S = self.backend.empty(n, block.shape[1])
-            self._partial_forward(self.n_layers, block.j, views, activations, S)
+            write_partial(self.n_layers, block.j, S)
             output[:, slice(*block.outputs)] = S
         return self.grid.sum_all(output)
 
@@ -236,13 +237,9 @@ class PartitionedNetwork:
                 self._partial_tangent(m, j, views, changes, activations, tangents, S)
                 self.grid.sum_boundary(m, j, S)
                 tangents[m, j] = self.activation.multiply_derivative(S, activations.groups[m, j])
-        output = self.backend.zeros(n, self.n_out)
-        block = self.grid.blocks.get(self.n_layers)
-        if block is not None:
-            S = self.backend.empty(n, block.shape[1])
-            self._partial_tangent(self.n_layers, block.j, views, changes, activations, tangents, S)
-            output[:, slice(*block.outputs)] = S
-        return self.grid.sum_all(output)
+        return self._output(
+            n, lambda m, j, S: self._partial_tangent(m, j, views, changes, activations, tangents, S)
+        )
 
     def _partial_tangent(
         self,
@@ -255,14 +252,8 @@ class PartitionedNetwork:
         S: Array,
     ) -> None:
         """Write this rank's part of the change of the pre-activations of group j of layer m, zero without one."""
+        self._partial_forward(m, j, changes, activations, S)
         block = self.grid.blocks.get(m)
-        if block is None or block.j != j:
-            S[...] = 0
-            return
-        self.backend.product(activations.groups[m - 1, block.i], changes[m].W, S)
-        below = tangents.get((m - 1, block.i))
+        below = tangents.get((m - 1, block.i)) if block is not None and block.j == j else None
         if below is not None:
             S += self.backend.product(below, views[m].W, self.backend.empty(*S.shape))
-        bias = changes[m].b
-        if bias is not None:
-            S += bias

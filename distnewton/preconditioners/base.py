@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from distnewton.backend import Array
+from distnewton.backend import Array, Backend
 from distnewton.curvature.linearization import Linearization
 from distnewton.network.layout import ParameterLayout
 
@@ -63,7 +63,7 @@ class Preconditioner(ABC):
             # a plain mean at first, so that the zero start does not count
             self._accumulate(problem, max(1.0 - self._options.decay, 1.0 / self._n_updates))
         if self._n_calls % self._options.inverse_period == 0:
-            self._invert(problem.shift)
+            self._invert(problem.backend, problem.shift)
         self._n_calls += 1
 
     def apply(self, v: Array, layers: Iterable[int] | None = None) -> Array:
@@ -99,7 +99,7 @@ class Preconditioner(ABC):
         """Move the averages by a weight towards the statistics of this sample."""
 
     @abstractmethod
-    def _invert(self, shift: float) -> None:
+    def _invert(self, backend: Backend, shift: float) -> None:
         """Factorise the averages, with ``shift`` on the diagonal."""
 
     @abstractmethod

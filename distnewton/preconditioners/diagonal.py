@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from distnewton.backend import Array
+from distnewton.backend import Array, Backend
 from distnewton.curvature.linearization import Linearization
 from distnewton.preconditioners.base import FactorOptions, Preconditioner
+from distnewton.preconditioners.moments import blend
 
 
 class Diagonal(Preconditioner):
@@ -40,10 +41,9 @@ class Diagonal(Preconditioner):
             if owns_bias:
                 fresh[n_in] = squares.sum(axis=0)
             fresh /= problem.n_samples
-            old = self._averages.get(m)
-            self._averages[m] = fresh if old is None else old * (1.0 - weight) + weight * fresh
+            self._averages[m] = blend(self._averages.get(m), fresh, weight)
 
-    def _invert(self, shift: float) -> None:
+    def _invert(self, backend: Backend, shift: float) -> None:
         self._inverses = {m: 1.0 / (average + shift) for m, average in self._averages.items()}
 
     def _apply_layer(self, layer: int, V: Array, out: Array) -> None:

@@ -34,10 +34,8 @@ class KroneckerFactors(Preconditioner):
         self._inputs: dict[int, Array] = {}
         self._outputs: dict[int, Array] = {}
         self._inverses: dict[int, tuple[Array, Array]] = {}
-        self._backend: Backend | None = None
 
     def _accumulate(self, problem: Linearization, weight: float) -> None:
-        self._backend = problem.backend
         deltas = problem.sample.random_cotangents()
         for m, Z in problem.sample.inputs.items():
             block = problem.layout.blocks[m]
@@ -47,8 +45,7 @@ class KroneckerFactors(Preconditioner):
             self._inputs[m] = blend(self._inputs.get(m), A, weight)
             self._outputs[m] = blend(self._outputs.get(m), D, weight)
 
-    def _invert(self, shift: float) -> None:
-        assert self._backend is not None  # noqa: S101  (statistics come before inverses)
+    def _invert(self, backend: Backend, shift: float) -> None:
         for m, A in self._inputs.items():
             D = self._outputs[m]
             if not (A.size and D.size):
@@ -59,8 +56,8 @@ class KroneckerFactors(Preconditioner):
             scale = math.sqrt(ratio) if 0.0 < ratio < math.inf else 1.0
             root = math.sqrt(shift)
             self._inverses[m] = (
-                inverted(self._backend, shifted(A, scale * root)),
-                inverted(self._backend, shifted(D, root / scale)),
+                inverted(backend, shifted(A, scale * root)),
+                inverted(backend, shifted(D, root / scale)),
             )
 
     def _apply_layer(self, layer: int, V: Array, out: Array) -> None:

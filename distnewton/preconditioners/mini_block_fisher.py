@@ -33,10 +33,8 @@ class MiniBlockFisher(Preconditioner):
         # by layer, one mini-block after the other along the first axis
         self._averages: dict[int, Array] = {}
         self._inverses: dict[int, Array] = {}
-        self._backend: Backend | None = None
 
     def _accumulate(self, problem: Linearization, weight: float) -> None:
-        self._backend = problem.backend
         deltas = problem.sample.loss_cotangents()
         for m, Z in problem.sample.inputs.items():
             block = problem.layout.blocks[m]
@@ -49,10 +47,9 @@ class MiniBlockFisher(Preconditioner):
             fresh = np.stack([second_moments(problem.backend, Z, block.owns_bias, column) for column in columns])
             self._averages[m] = blend(self._averages.get(m), fresh, weight)
 
-    def _invert(self, shift: float) -> None:
-        assert self._backend is not None  # noqa: S101  (statistics come before inverses)
+    def _invert(self, backend: Backend, shift: float) -> None:
         for m, averages in self._averages.items():
-            self._inverses[m] = np.stack([inverted(self._backend, shifted(F, shift)) for F in averages])
+            self._inverses[m] = np.stack([inverted(backend, shifted(F, shift)) for F in averages])
 
     def _apply_layer(self, layer: int, V: Array, out: Array) -> None:
         inverses = self._inverses[layer]

@@ -6,9 +6,9 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from distnewton.errors import MissingExtraError
+from distnewton.reporting.figure import four_panels
 from distnewton.training.comparison import Trial
 from distnewton.training.metrics import LOWER_IS_BETTER, MAIN_METRIC
 from distnewton.training.records import IterationRecord
@@ -95,12 +95,12 @@ class Comparison:
         methods = dict.fromkeys(trial.entry.method for trial in self.trials)
         return [min((t for t in self.trials if t.entry.method == m), key=self._rank) for m in methods]
 
-    def _rank(self, trial: Trial) -> tuple[Any, ...]:
+    def _rank(self, trial: Trial) -> tuple[float, ...]:
         times = [self.scale.seconds_to(trial, level) for level in reversed(self.levels)]
         best = self.scale.best(trial)
         if math.isnan(best):
-            return *[(math.inf,)] * len(times), math.inf
-        return *((t,) for t in times), best if self.scale.metric in LOWER_IS_BETTER else -best
+            return *times, math.inf
+        return *times, best if self.scale.metric in LOWER_IS_BETTER else -best
 
     def header(self) -> list[str]:
         """What was compared, a line each."""
@@ -224,14 +224,8 @@ class Comparison:
         MissingExtraError
             If matplotlib is not installed.
         """
-        try:
-            from matplotlib.backends.backend_agg import FigureCanvasAgg
-            from matplotlib.figure import Figure
-        except ImportError:
-            raise MissingExtraError("the picture of the comparison", "plot") from None
-        figure = Figure(figsize=(11, 7.4), layout="constrained")
-        FigureCanvasAgg(figure)
-        axes = figure.subplots(2, 2, sharex="col", sharey="row")
+        figure, axes = four_panels("the picture of the comparison", 11, 7.4)
+        shown = [trial for trial in self.best_trials() if trial.history]
         values: list[tuple[str, Callable[[IterationRecord], float]]] = [
             self._curve(),
             ("objective", lambda record: record.objective),
@@ -244,7 +238,7 @@ class Comparison:
             axes[row, 0].set_ylabel(y_label)
             for column, (x_label, x) in enumerate(places):
                 axis = axes[row, column]
-                for i, trial in enumerate(t for t in self.best_trials() if t.history):
+                for i, trial in enumerate(shown):
                     style = ("-", "--", ":")[i // 10 % 3]
                     axis.plot(
                         [x(record) for record in trial.history],
@@ -259,8 +253,6 @@ class Comparison:
                 axis.set_xscale("symlog", linthresh=1.0 if column else self._seconds / 100)
                 if row:
                     axis.set_xlabel(x_label)
-                axis.grid(alpha=0.25)
-                axis.spines[["top", "right"]].set_visible(False)
         axes[0, 1].legend(frameon=False, fontsize="small")
         figure.suptitle("; ".join(self.header()[:2]), fontsize="small")
         figure.savefig(path, dpi=130)

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from distnewton.errors import MissingExtraError
+from distnewton.reporting.figure import four_panels
 
 _MAIN_METRICS = ("auc", "accuracy", "rmse")
 
@@ -28,14 +28,7 @@ def save_convergence(records: Sequence[dict[str, Any]], path: Path, title: str) 
     MissingExtraError
         If matplotlib is not installed.
     """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("the convergence picture", "plot") from None
-    figure = Figure(figsize=(9, 6.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    axes = figure.subplots(2, 2, sharex="col", sharey="row")
+    figure, axes = four_panels("the convergence picture", 9, 6.4)
     metric = next((name for name in _MAIN_METRICS if name in records[0]["train"]), "accuracy")
     for column, (key, label) in enumerate((("iteration", "iteration"), ("elapsed_seconds", "seconds"))):
         x = [record[key] for record in records]
@@ -46,9 +39,6 @@ def save_convergence(records: Sequence[dict[str, Any]], path: Path, title: str) 
             if any(value is not None for value in values):
                 bottom.plot(x, [float("nan") if v is None else v for v in values], style, color=colour, label=name)
         bottom.set_xlabel(label)
-        for axis in (top, bottom):
-            axis.grid(alpha=0.25)
-            axis.spines[["top", "right"]].set_visible(False)
     axes[0, 0].set_ylabel("objective")
     axes[1, 0].set_ylabel(metric.upper() if metric in ("auc", "rmse") else metric)
     axes[1, 0].legend(frameon=False)

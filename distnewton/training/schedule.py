@@ -19,6 +19,9 @@ from distnewton.training.newton import NewtonStep, StepOptions
 from distnewton.training.objective import Objective, subsample_size
 from distnewton.training.stages import BatchNewton, FullBatch, RateOptions, RateSteps, Stage
 
+_DUAL = frozenset({"dual", "block_dual"})
+"""Directions that solve in sample space."""
+
 
 class Schedule:
     """The stages of a run and what they hold open.
@@ -76,28 +79,28 @@ class Schedule:
         """A stage from its options."""
         objective, seed = self._objective, self._seed
         if options.direction in FULL_BATCH:
-            newton = self._newton(options, options.direction)
-            return FullBatch(objective, newton, options.subsample, options.subsample_min, seed)
+            return FullBatch(objective, self._newton(options), options.subsample, options.subsample_min, seed)
         batches = Batches(objective.n_samples, options.batch, seed)
         if options.direction == "sgn":
-            return BatchNewton(objective, self._newton(options, options.solver), batches, options.steps)
+            return BatchNewton(objective, self._newton(options), batches, options.steps)
         rates = RateOptions(
             options.learning_rate,
             options.rate_decay,
             n_iterations * (options.steps or batches.per_pass),
-            0.0 if "momentum" not in options.used() else options.momentum,
+            options.momentum if "momentum" in options.used() else 0.0,
             options.average,
             options.kl_clip if "kl_clip" in options.used() else math.inf,
             options.damping if "damping" in options.used() else 0.0,
             seed,
             len(self.stages),
-            self._sketch(options, options.proposal),
+            self._sketch(options),
         )
         direction = _direction(options, options.direction)
         return RateSteps(objective, direction, options.direction, batches, options.steps, rates)
 
-    def _newton(self, options: StageOptions, method: str) -> NewtonStep:
+    def _newton(self, options: StageOptions) -> NewtonStep:
         """Newton steps with a direction."""
+        method = options.inner_direction
         direction = _direction(options, method)
         name = method if method == options.direction else f"{options.direction}/{method}"
         return NewtonStep(
@@ -108,29 +111,28 @@ class Schedule:
                 options.combine,
                 options.sufficient_decrease,
                 options.line_search_max,
-                self._sketch(options, method),
+                self._sketch(options),
                 self._seed,
                 len(self.stages),
             ),
             self._termination(direction, options.finish_fraction),
         )
 
-    def _sketch(self, options: StageOptions, method: str) -> int:
+    def _sketch(self, options: StageOptions) -> int:
         """Random cotangents a sample, 0 for all outputs."""
         if "sketch" not in options.used():
             return 0
         if options.sketch != "auto":
             return options.sketch
-        if method in {"dual", "block_dual"}:
+        if options.inner_direction in _DUAL:
             return 0
         objective, network = self._objective, self._objective.network
-        n = min(objective.n_samples, options.batch)
-        if options.direction in FULL_BATCH:
-            n = subsample_size(objective.n_samples, options.subsample, options.subsample_min)
+        n = _n_curvature(options, objective.n_samples)
         k = auto_sketch(network.grid.partition, n, network.backend.dtype.itemsize, objective.memory_bytes)
         if k:
             self.notes.append(
-                f"{method}: {k} random cotangents a sample stand for {network.n_out} outputs (method.sketch = 0: all)"
+                f"{options.inner_direction}: {k} random cotangents a sample stand for {network.n_out} outputs "
+                "(method.sketch = 0: all)"
             )
         return k
 
@@ -165,13 +167,17 @@ def check_memory(method: MethodConfig, n_samples: int, n_out: int, itemsize: int
         If a dual direction's matrix is too large; says by how much, and what would fit.
     """
     for options in (*method.schedule, method):
-        solver = {"sgn": options.solver, "grouped_newton": options.proposal}.get(options.direction, options.direction)
-        if solver in {"dual", "block_dual"}:
-            size = subsample_size(n_samples, options.subsample, options.subsample_min)
-            if options.direction != solver:
-                size = min(n_samples, options.batch)
+        if options.inner_direction in _DUAL:
+            size = _n_curvature(options, n_samples)
             n_rows = 0 if options.sketch == "auto" else options.sketch
             check_dual_memory(size, min(n_rows or n_out, n_out), itemsize, memory_mb)
+
+
+def _n_curvature(options: StageOptions, n_samples: int) -> int:
+    """Samples whose curvature a step uses, of so many: the subsample, or the mini-batch."""
+    if options.direction in FULL_BATCH:
+        return subsample_size(n_samples, options.subsample, options.subsample_min)
+    return min(n_samples, options.batch)
 
 
 def _direction(options: StageOptions, method: str) -> Direction:
