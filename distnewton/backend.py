@@ -18,6 +18,11 @@ from distnewton.errors import NumericalError
 
 Array = NDArray[Any]
 
+_FACTOR_ADVICE = (
+    "a damped curvature factor is not positive definite: the statistics overflowed, or the damping is too small for "
+    "the precision; raise method.damping or scale the data ([data] scale)"
+)
+
 
 @dataclass(frozen=True)
 class Backend:
@@ -43,6 +48,10 @@ class Backend:
     def zeros(self, *shape: int) -> Array:
         """Array of zeros."""
         return np.zeros(shape, self.dtype)
+
+    def small_integers(self, *shape: int) -> Array:
+        """Uninitialised array of numbers from 0 to 255."""
+        return np.empty(shape, np.uint8)
 
     def asarray(self, values: Any) -> Array:
         """Array of this backend's dtype with the given values."""
@@ -76,6 +85,28 @@ class Backend:
         """Products of a vector and a matrix a sample: (n, k) times (n, k, m) into (n, m)."""
         return np.vecmat(U, D, out=out)
 
+    def windows(self, images: Array, size: tuple[int, int], stride: tuple[int, int]) -> Array:
+        """View of the windows that slide over images, without a copy.
+
+        Parameters
+        ----------
+        images : Array of shape (n, height, width, channels)
+            Any memory layout.
+        size, stride : tuple of int
+            Vertical, then horizontal.
+
+        Returns
+        -------
+        Array of shape (n, height_out, width_out, *size, channels)
+            Read-only.
+        """
+        (kh, kw), (sh, sw) = size, stride
+        n, h, w, c = images.shape
+        d0, d1, d2, d3 = images.strides
+        shape = n, (h - kh) // sh + 1, (w - kw) // sw + 1, kh, kw, c
+        strides = d0, d1 * sh, d2 * sw, d1, d2, d3
+        return np.lib.stride_tricks.as_strided(images, shape, strides, writeable=False)
+
     def inverse(self, A: Array) -> Array:
         """Inverse of a symmetric positive definite matrix by Cholesky; what float32 cannot factorise, float64 may.
 
@@ -93,16 +124,39 @@ class Backend:
         NumericalError
             If the matrix is not positive definite in float64 either.
         """
-        factor = self._cholesky(
-            A,
-            "a damped curvature factor is not positive definite: the statistics overflowed, or the damping is too "
-            "small for the precision; raise method.damping or scale the data ([data] scale)",
-        )
+        factor = self._cholesky(A, _FACTOR_ADVICE)
         # a Cholesky factor has no zero on its diagonal, so that this cannot fail
         lower, _ = _lapack("potri", factor.dtype)(factor, lower=True, overwrite_c=True)
         inverse = np.tril(lower)
         inverse += np.tril(lower, -1).T
         return self.asarray(inverse)
+
+    def inverses(self, A: Array) -> Array:
+        """Inverses of many small symmetric positive definite matrices by Cholesky, in float64.
+
+        Parameters
+        ----------
+        A : Array of shape (..., n, n)
+            Kept.
+
+        Returns
+        -------
+        Array of shape (..., n, n)
+            NaN where numbers have overflowed: training that diverges is told by its objective, on all ranks alike.
+
+        Raises
+        ------
+        NumericalError
+            If one of them is not positive definite.
+        """
+        if not np.isfinite(A).all():
+            return np.full_like(A, np.nan)
+        try:
+            factors = np.linalg.cholesky(A.astype(np.float64))
+        except np.linalg.LinAlgError:
+            raise NumericalError(_FACTOR_ADVICE) from None
+        roots = np.linalg.inv(factors)
+        return self.asarray(np.matrix_transpose(roots) @ roots)
 
     def solve(self, A: Array, b: Array) -> Array:
         """Solution of A x = b for a symmetric positive definite matrix, by Cholesky as in :meth:`inverse`.

@@ -54,6 +54,7 @@ class DenseProblem:
     def __init__(self, widths, activation, loss, X, y, C):
         self.widths, self.act, self.loss = list(widths), ACTIVATIONS[activation], loss
         self.X, self.y, self.C = np.asarray(X, float), y, C
+        self.n_rows = list(widths[:-1])
         self.sizes = [(a + 1) * b for a, b in pairwise(widths)]
         self.starts = np.cumsum([0, *self.sizes])
         self.n_params = int(self.starts[-1])
@@ -72,9 +73,9 @@ class DenseProblem:
 
     def index(self, layer, inputs, outputs, with_bias):
         """Positions in theta of a block of a layer (from 1), in the order of the block's own flat vector."""
-        a, b = self.widths[layer - 1], self.widths[layer]
+        a, b = self.n_rows[layer - 1], self.widths[layer]
         position = self.starts[layer - 1] + np.arange((a + 1) * b).reshape(a + 1, b)
-        rows = [*range(*inputs), *([a] if with_bias else [])]
+        rows = [*inputs, *([a] if with_bias else [])]
         return position[np.ix_(rows, range(*outputs))].ravel()
 
     def layer_inputs(self, theta, rows):

@@ -19,8 +19,8 @@ def positions(case, kind):
     dense, L = case.dense, len(case.dense.widths) - 1
     weights, biases = [], []
     for m in range(1, L + 1):
-        a, b = dense.widths[m - 1 : m + 1]
-        whole = dense.index(m, (0, a), (0, b), True)
+        a, b = dense.n_rows[m - 1], dense.widths[m]
+        whole = dense.index(m, range(a), (0, b), True)
         weights.append(whole[: a * b])
         biases.append(whole[a * b :])
     if kind == "tensor":

@@ -50,7 +50,7 @@ class Case:
         return self.index_of(self.grid.rank)
 
     def index_of(self, rank, by_layer=False):
-        parts = [self.dense.index(b.layer, b.inputs, b.outputs, b.owns_bias) for b in self.grid.partition.blocks(rank)]
+        parts = [self.dense.index(b.layer, b.rows, b.outputs, b.owns_bias) for b in self.grid.partition.blocks(rank)]
         return parts if by_layer else np.concatenate([np.zeros(0, int), *parts])
 
     def whole(self, local):

@@ -1,7 +1,9 @@
 r"""Jacobian factors D^m = dz^L / dS^m of a rank's own output group, stored as compactly as each layer allows.
 
 With a linear output D^L = I, and D^{L-1}[s, k, t] = W^L[t, k] act'(S^{L-1}[s, t]) is a product of two small arrays:
-neither is stored in full. Below that D has shape (|S|, n_out, n_group). All three offer the two contractions from
+neither is stored in full. Below that D has shape (|S|, n_out, n_group), where n_group counts the values that are
+activated: of images with max pooling only those it has chosen. Where average pooling follows, D is stored for the
+averages. All offer the two contractions from
 which J v and J^T u of a block are made (Khatri-Rao structure; the explicit Jacobian of [DNM] without forming it).
 """
 
@@ -12,6 +14,7 @@ from typing import Protocol
 import numpy as np
 
 from distnewton.backend import Array, Backend
+from distnewton.network.pooling import AveragePooling
 
 ALL = slice(None)
 
@@ -138,3 +141,49 @@ class StoredFactor:
     def dense(self, rows: slice = ALL) -> Array:
         """The factor of some samples in full, of shape (n, n_out, n_group)."""
         return self._D[rows]
+
+
+class AveragedFactor:
+    """D in front of average pooling, from the one behind it.
+
+    Parameters
+    ----------
+    factor : JacobianFactor
+        Of the averages.
+    derivative : Array of shape (n, n_group)
+        act' of the group's pre-activations.
+    pooling : AveragePooling
+        Which pixels a mean is made of.
+    n_averages : int
+        Averages of the group.
+    backend : Backend
+        Makes arrays.
+    """
+
+    def __init__(
+        self, factor: JacobianFactor, derivative: Array, pooling: AveragePooling, n_averages: int, backend: Backend
+    ) -> None:
+        self._factor, self._derivative, self._pooling = factor, derivative, pooling
+        self._averages, self._backend = backend.empty(len(derivative), n_averages), backend
+
+    def contract(self, P: Array, out: Array) -> None:
+        """Add D . P to ``out``; overwrites P."""
+        P *= self._derivative
+        self._pooling.average(P, self._averages)
+        self._factor.contract(self._averages, out)
+
+    def expand(self, U: Array, out: Array) -> None:
+        """Write U . D into ``out``."""
+        self._factor.expand(U, self._averages)
+        self._pooling.spread(self._averages, out)
+        out *= self._derivative
+
+    def dense(self, rows: slice = ALL) -> Array:
+        """The factor of some samples in full, of shape (n, n_out, n_group)."""
+        E, derivative = self._factor.dense(rows), self._derivative[rows]
+        n, n_out, n_averages = E.shape
+        D = self._backend.empty(n * n_out, derivative.shape[1])
+        self._pooling.spread(E.reshape(n * n_out, n_averages), D)
+        D = D.reshape(n, n_out, derivative.shape[1])
+        D *= derivative[:, None, :]
+        return D

@@ -32,12 +32,15 @@ from dataclasses import dataclass
 import numpy as np
 
 from distnewton.backend import Array
+from distnewton.network.layers import add_bias
 from distnewton.network.layout import ParameterLayout
 from distnewton.network.losses import Loss
 from distnewton.network.network import Activations, PartitionedNetwork
 from distnewton.parallel.partition import Partition, bounds
 
 GROUPS = ("tensor", "kind", "rank", "all")
+_MAX_CURVES = 1 << 26
+"""Numbers of a boundary that live at a time: more samples are taken in several rounds."""
 _CHUNK_SIZE = 1 << 16
 """Numbers that are widened to float64 at a time: they stay in cache."""
 
@@ -174,46 +177,81 @@ def summarise(
     Notes
     -----
     Collective: a forward pass with 2 S_m times the numbers, where S_m counts the groups with variables up to layer m,
-    and a sum of S_L (S_L + 2) numbers. With all of them in memory a boundary holds 2 S_m n times its width.
+    and a sum of S_L (S_L + 2) numbers. A boundary holds 2 S_m numbers for each of its values and of the samples taken
+    at a time.
     """
-    curves = _Curves(network, params, activations, deltas, direction, groups)
-    for m in range(1, network.n_layers):
-        curves.pass_layer(m)
-    curves.finish(loss, targets)
-    curves.regularize(regularization)
-    return curves.summary()
+    sums = _Sums(network, params, direction, groups)
+    n = len(activations.output)
+    step = max(1, _MAX_CURVES // (2 * groups.n_groups * _widest(network)))
+    for start in range(0, n, step):
+        rows = slice(start, min(start + step, n))
+        part = {m: delta[rows] for m, delta in deltas.items()}
+        here = activations if step >= n else activations.rows(rows.start, rows.stop)
+        curves = _Curves(sums, here, part)
+        for m in range(1, network.n_layers):
+            curves.pass_layer(m)
+        curves.finish(loss, targets[rows])
+    return sums.summary(n, regularization)
 
 
-class _Curves:
-    """The outputs as curves along each group: the forward pass, and this rank's share of all sums.
+class _Sums:
+    """This rank's share of all sums over samples, of groups in the order of their first layers.
 
-    Groups are kept in the order of their first layers, so that those that matter at a layer come first.
+    Those that matter at a layer then come first.
     """
 
     def __init__(
-        self,
-        network: PartitionedNetwork,
-        params: Array,
-        activations: Activations,
-        deltas: dict[int, Array],
-        direction: Array,
-        groups: ParameterGroups,
+        self, network: PartitionedNetwork, params: Array, direction: Array, groups: ParameterGroups
     ) -> None:
-        self._network, self._grid, self._backend = network, network.grid, network.backend
-        self._activations, self._deltas, self._groups = activations, deltas, groups
-        self._weights, self._changes = network.layout.views(params), network.layout.views(direction)
+        self.network, self.groups = network, groups
+        self.weights, self.changes = network.layout.views(params), network.layout.views(direction)
         first, L = groups.first_layers, network.n_layers
-        self._order = sorted((s for s in range(groups.n_groups) if first[s] <= L), key=lambda s: first[s])
-        position = {s: a for a, s in enumerate(self._order)}
-        self._of_weights = {m: position[s] for m, s in groups.weights.items()}
-        self._of_biases = {m: position[s] for m, s in groups.biases.items()}
-        self._n_active = [sum(first[s] <= m for s in self._order) for m in range(L + 1)]
+        self.order = sorted((s for s in range(groups.n_groups) if first[s] <= L), key=lambda s: first[s])
+        position = {s: a for a, s in enumerate(self.order)}
+        self.of_weights = {m: position[s] for m, s in groups.weights.items()}
+        self.of_biases = {m: position[s] for m, s in groups.biases.items()}
+        self.n_active = [sum(first[s] <= m for s in self.order) for m in range(L + 1)]
+        size = len(self.order)
+        self.slopes, self.third = np.zeros(size), np.zeros(size)
+        self.hessian, self.mixed = np.zeros((size, size)), np.zeros((size, size))
+
+    def summary(self, n: int, regularization: float) -> Summary:
+        """Mean over n samples with the regularisation, summed over the ranks, in the order of the groups."""
+        for sums in (self.slopes, self.hessian, self.mixed, self.third):
+            sums /= n
+        self._regularize(regularization)
+        size, order = len(self.order), np.array(self.order, dtype=np.intp)
+        hessian = 0.5 * (self.hessian + self.hessian.T) + self.mixed + self.mixed.T
+        message = self.network.grid.sum_all(np.concatenate([self.slopes, self.third, hessian.ravel()]))
+        n_groups = self.groups.n_groups
+        made = Summary(np.zeros(n_groups), np.zeros((n_groups, n_groups)), np.zeros(n_groups))
+        made.gradient[order], made.third[order] = message[:size], message[size : 2 * size]
+        made.hessian[np.ix_(order, order)] = message[2 * size :].reshape(size, size)
+        return made
+
+    def _regularize(self, regularization: float) -> None:
+        """Add the derivatives of theta^T theta / (2 C), of this rank's own variables."""
+        dot = self.network.backend.dot
+        for m, U in self.changes.items():
+            params = self.weights[m]
+            pairs = [(self.of_weights.get(m), U.W, params.W), (self.of_biases.get(m), U.b, params.b)]
+            for s, change, value in pairs:
+                if s is None or change is None or value is None:
+                    continue
+                self.slopes[s] += regularization * dot(change.ravel(), value.ravel())
+                self.hessian[s, s] += regularization * dot(change.ravel(), change.ravel())
+
+
+class _Curves:
+    """The outputs on some samples as curves along each group: the forward pass, and what it adds to the sums."""
+
+    def __init__(self, sums: _Sums, activations: Activations, deltas: dict[int, Array]) -> None:
+        network = sums.network
+        self._sums, self._network, self._grid, self._backend = sums, network, network.grid, network.backend
+        self._activations, self._deltas = activations, deltas
         self._n = len(activations.output)
         # derivatives of the activations of the layer below, by group of neurons, each (2, n_active, n, width)
         self._below: dict[int, Array] = {}
-        size = len(self._order)
-        self._slopes, self._third = np.zeros(size), np.zeros(size)
-        self._hessian, self._mixed = np.zeros((size, size)), np.zeros((size, size))
 
     def pass_layer(self, m: int) -> None:
         """Carry both derivatives through a hidden layer, on all boundaries where this rank stands."""
@@ -221,43 +259,51 @@ class _Curves:
         block = grid.blocks.get(m)
         here: dict[int, Array] = {}
         for j in grid.groups(m):
-            T = self._backend.zeros(2, self._n_active[m], self._n, grid.group_width(m, j))
+            T = self._backend.zeros(2, self._sums.n_active[m], self._n, self._network.n_elements(m, j))
             own = block is not None and block.j == j
             if own:
                 self._add_partial(m, T)
             grid.sum_boundary(m, j, T)
-            second, third = activation.derivative_ratios(self._activations.groups[m, j])
+            activated = self._activations.elements(m, j)
+            second, third = activation.derivative_ratios(activated)
             if own:
                 self._collect(m, T, second, third)
             T[1] += second * (T[0] * T[0])
-            here[j] = activation.multiply_derivative(T, self._activations.groups[m, j])
+            here[j] = self._network.average(m, j, activation.multiply_derivative(T, activated))
         self._below = here
 
     def _add_partial(self, m: int, T: Array) -> None:
         """Write this rank's part of S_s and S_ss into zeros, and collect what its own weights contribute."""
-        block, U = self._grid.blocks[m], self._changes[m]
-        n_below = self._n_active[m - 1]
+        sums, block, layer = self._sums, self._grid.blocks[m], self._network.layers[m]
+        U, W, n_below = sums.changes[m], sums.weights[m].W, sums.n_active[m - 1]
+        winners = self._activations.winners.get((m, block.j))
         below = self._below.get(block.i) if n_below else None
         if below is not None:
-            np.matmul(below, self._weights[m].W, out=T[:, :n_below])
-        if m in self._of_weights:
-            s = self._of_weights[m]
-            change = self._backend.empty(*T.shape[2:])
-            T[0, s] += self._backend.product(self._activations.groups[m - 1, block.i], U.W, change)
+            for order in range(2):
+                for s in range(n_below):
+                    layer.elements(below[order, s], W, None, winners, T[order, s])
+        if m in sums.of_weights:
+            s = sums.of_weights[m]
+            inputs, change = self._activations.groups[m - 1, block.i], self._backend.empty(*T.shape[2:])
+            layer.elements(inputs, U.W, None, winners, change)
+            T[0, s] += change
             if below is not None:
-                self._collect_mixed(s, below, self._deltas[m] @ U.W.T)
+                Q = self._backend.empty(*below.shape[2:])
+                layer.input_cotangent(self._deltas[m], U.W, winners, Q)
+                self._collect_mixed(s, below, Q)
                 if s < n_below:
-                    T[1, s] += 2.0 * self._backend.product(below[0, s], U.W, change)
-        if U.b is not None and m in self._of_biases:
-            T[0, self._of_biases[m]] += U.b
+                    layer.elements(below[0, s], U.W, None, winners, change)
+                    T[1, s] += 2.0 * change
+        if U.b is not None and m in sums.of_biases:
+            add_bias(T[0, sums.of_biases[m]], U.b)
 
     def _collect_mixed(self, t: int, below: Array, Q: Array) -> None:
         """Add <delta, Z_s V_t> for all s, and 3 <delta, Z_tt V_t>, with Q = delta V_t^T."""
-        q = np.ascontiguousarray(Q).ravel()
+        q = Q.ravel()
         for s in range(below.shape[1]):
-            self._mixed[s, t] += self._backend.dot(below[0, s].ravel(), q)
+            self._sums.mixed[s, t] += self._backend.dot(below[0, s].ravel(), q)
         if t < below.shape[1]:
-            self._third[t] += 3.0 * self._backend.dot(below[1, t].ravel(), q)
+            self._sums.third[t] += 3.0 * self._backend.dot(below[1, t].ravel(), q)
 
     def _collect(self, m: int, T: Array, second: Array, third: Array) -> None:
         """Add the terms of the activations' higher derivatives; owners of blocks above one another share the samples.
@@ -266,9 +312,9 @@ class _Curves:
         ----------
         m : int
             A hidden layer of which this rank owns a block.
-        T : Array of shape (2, n_active, n, n_out_local)
+        T : Array of shape (2, n_active, n, n_elements of the group)
             S_s and S_ss of its output group.
-        second, third : Array of shape (n, n_out_local)
+        second, third : Array of shape (n, n_elements of the group)
             a''/a' and a'''/a'.
         """
         start, stop = bounds(self._n, self._grid.partition.grid_shape(m)[0], self._grid.blocks[m].i)
@@ -280,21 +326,22 @@ class _Curves:
             c, e = (delta * second[rows]).ravel(), (delta * third[rows]).ravel()
             S, SS = T[:, :, rows].astype(np.float64).reshape(2, n_active, -1)
             weighted = S * c
-            self._hessian[:n_active, :n_active] += weighted @ S.T
+            self._sums.hessian[:n_active, :n_active] += weighted @ S.T
             # 3 c S_ss + e S_s^2, in place of a third power, which would cost ten times as much
             SS *= 3.0 * c
             weighted = S * S
             weighted *= e
             SS += weighted
-            self._third[:n_active] += np.vecdot(S, SS)
+            self._sums.third[:n_active] += np.vecdot(S, SS)
 
     def finish(self, loss: Loss, targets: Array) -> None:
         """Sum the derivatives of the outputs, and add the terms of the loss; ranks share the samples."""
         L, grid = self._network.n_layers, self._grid
-        outputs = self._backend.zeros(2, len(self._order), self._n, self._network.n_out)
+        sums, n_groups = self._sums, len(self._sums.order)
+        outputs = self._backend.zeros(2, n_groups, self._n, self._network.n_out)
         block = grid.blocks.get(L)
         if block is not None:
-            T = self._backend.zeros(2, len(self._order), self._n, block.shape[1])
+            T = self._backend.zeros(2, n_groups, self._n, block.shape[1])
             self._add_partial(L, T)
             outputs[..., slice(*block.outputs)] = T
         grid.sum_all(outputs)
@@ -304,31 +351,15 @@ class _Curves:
         gradient, hessian = loss.gradient(Z, y), loss.hessian(Z, y)
         for s, z in enumerate(first):
             Bz = hessian.matvec(z)
-            self._slopes[s] += np.vdot(gradient, z)
-            self._hessian[s] += np.tensordot(first, Bz, axes=2)
-            self._third[s] += 3.0 * np.vdot(Bz, second[s]) + loss.third(Z, y, z)
-        for sums in (self._slopes, self._hessian, self._mixed, self._third):
-            sums /= self._n
+            sums.slopes[s] += np.vdot(gradient, z)
+            sums.hessian[s] += np.tensordot(first, Bz, axes=2)
+            sums.third[s] += 3.0 * np.vdot(Bz, second[s]) + loss.third(Z, y, z)
 
-    def regularize(self, regularization: float) -> None:
-        """Add the derivatives of theta^T theta / (2 C), of this rank's own variables."""
-        dot = self._backend.dot
-        for m, U in self._changes.items():
-            params = self._weights[m]
-            pairs = [(self._of_weights.get(m), U.W, params.W), (self._of_biases.get(m), U.b, params.b)]
-            for s, change, value in pairs:
-                if s is None or change is None or value is None:
-                    continue
-                self._slopes[s] += regularization * dot(change.ravel(), value.ravel())
-                self._hessian[s, s] += regularization * dot(change.ravel(), change.ravel())
 
-    def summary(self) -> Summary:
-        """Sum over the ranks, in the order of the groups."""
-        size, order = len(self._order), np.array(self._order, dtype=np.intp)
-        hessian = 0.5 * (self._hessian + self._hessian.T) + self._mixed + self._mixed.T
-        message = self._grid.sum_all(np.concatenate([self._slopes, self._third, hessian.ravel()]))
-        n_groups = self._groups.n_groups
-        made = Summary(np.zeros(n_groups), np.zeros((n_groups, n_groups)), np.zeros(n_groups))
-        made.gradient[order], made.third[order] = message[:size], message[size : 2 * size]
-        made.hessian[np.ix_(order, order)] = message[2 * size :].reshape(size, size)
-        return made
+def _widest(network: PartitionedNetwork) -> int:
+    """Most values a sample of any group, the same on all ranks."""
+    partition = network.grid.partition
+    return max(
+        max(layer.n_elements, layer.n_values) * -(-layer.n_out // n_groups)
+        for layer, n_groups in zip(network.shape.layers, partition.splits[1:], strict=True)
+    )

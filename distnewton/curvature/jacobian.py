@@ -7,17 +7,43 @@ r"""The Jacobian of the outputs on the curvature subsample: one backward pass, t
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from distnewton.backend import Array, Backend
-from distnewton.curvature.factors import IdentityFactor, JacobianFactor, ScaledFactor, StoredFactor
+from distnewton.curvature.factors import AveragedFactor, IdentityFactor, JacobianFactor, ScaledFactor, StoredFactor
+from distnewton.network.layers import Layer, sum_units
 from distnewton.network.layout import BlockView, ParameterLayout
 from distnewton.network.network import Activations, PartitionedNetwork
 
 _CHUNK_SIZE = 1 << 20
 """Numbers of D that the backward recursion expands at a time."""
+MESSAGE_SIZE = 1 << 22
+"""Numbers of D that are summed over a boundary at a time."""
+
+
+@dataclass(frozen=True)
+class JacobianPart:
+    """What the columns of a block are made of.
+
+    Attributes
+    ----------
+    layer : Layer
+        The weight layer.
+    inputs : Array or csr_array of shape (n, n_values_below)
+        Z^{m-1} of the block's input group.
+    factor : JacobianFactor
+        D^m of the block's output group.
+    winners : Array of uint8 or None
+        What max pooling has chosen in the output group, where there is one.
+    """
+
+    layer: Layer
+    inputs: Any
+    factor: JacobianFactor
+    winners: Array | None = None
 
 
 class Jacobian:
@@ -25,10 +51,8 @@ class Jacobian:
 
     Parameters
     ----------
-    inputs : dict of int to Array or csr_array
-        Z^{m-1} of the own block's input group, by layer, each of shape (n, n_in_local).
-    factors : dict of int to JacobianFactor
-        D^m of the own block's output group, by layer.
+    parts : dict of int to JacobianPart
+        Of each own block, by layer.
     layout : ParameterLayout
         Where the blocks lie in a flat vector.
     n_samples, n_out : int
@@ -39,23 +63,25 @@ class Jacobian:
 
     def __init__(
         self,
-        inputs: dict[int, Any],
-        factors: dict[int, JacobianFactor],
+        parts: dict[int, JacobianPart],
         layout: ParameterLayout,
         n_samples: int,
         n_out: int,
         backend: Backend,
     ) -> None:
-        self.inputs, self.factors = inputs, factors
+        self.parts = parts
         self.layout, self.backend = layout, backend
         self.n_samples, self.n_out = n_samples, n_out
         # one work array a layer, reused by every product: fresh ones would cost page faults at each CG step
-        self._work = {layer: backend.empty(n_samples, layout.blocks[layer].shape[1]) for layer in factors}
+        self._work = {
+            m: backend.empty(n_samples, layout.blocks[m].shape[1] * part.layer.shape.n_elements)
+            for m, part in parts.items()
+        }
 
     @property
     def layers(self) -> list[int]:
         """Layers of which this rank owns a block."""
-        return list(self.factors)
+        return list(self.parts)
 
     def matvec(self, v: Array, layers: Iterable[int] | None = None) -> Array:
         """This rank's part of J v.
@@ -75,11 +101,9 @@ class Jacobian:
         views = self.layout.views(v)
         q = self.backend.zeros(self.n_samples, self.n_out)
         for layer in self.layers if layers is None else layers:
-            P = self.backend.product(self.inputs[layer], views[layer].W, self._work[layer])
-            bias = views[layer].b
-            if bias is not None:
-                P += bias
-            self.factors[layer].contract(P, q)
+            part, P = self.parts[layer], self._work[layer]
+            part.layer.elements(part.inputs, views[layer].W, views[layer].b, part.winners, P)
+            part.factor.contract(P, q)
         return q
 
     def rmatvec(self, U: Array, out: Array, layers: Iterable[int] | None = None) -> Array:
@@ -100,12 +124,12 @@ class Jacobian:
         """
         views = self.layout.views(out)
         for layer in self.layers if layers is None else layers:
-            T = self._work[layer]
-            self.factors[layer].expand(U, T)
-            self.backend.transposed_product(self.inputs[layer], T, views[layer].W)
+            part, T = self.parts[layer], self._work[layer]
+            part.factor.expand(U, T)
+            part.layer.weight_product(part.inputs, T, part.winners, views[layer].W)
             bias = views[layer].b
             if bias is not None:
-                T.sum(axis=0, out=bias)
+                sum_units(T, bias)
         return out
 
 
@@ -133,26 +157,26 @@ def linearize(
 
     Notes
     -----
-    Collective. Without roots, for the last hidden layer a sum of (group width, n_out) numbers over its boundaries;
-    for each layer below it, and with roots for that one, too, one of (n, k, group width), where k is n_out without.
+    Collective. Without roots, for the last hidden layer a sum of (values of the group, n_out) numbers over its
+    boundaries; for each layer below it, and with roots for that one, too, one of (n, k, values of the group), some
+    samples at a time, where k is n_out without.
     """
     blocks, L = network.grid.blocks, network.n_layers
     views = network.layout.views(params)
     n_rows = network.n_out if roots is None else roots.shape[1]
-    factors: dict[int, JacobianFactor] = {}
+    parts: dict[int, JacobianPart] = {}
     for m in range(L, 0, -1):
-        above = factors.get(m + 1)
         if m == L:
             made = _output_factor(network, activations, roots)
         elif m == L - 1 and roots is None:
             made = _last_hidden_factors(network, views, activations)
         else:
-            made = _hidden_factors(network, views, activations, m, above, n_rows)
+            made = _hidden_factors(network, views, activations, m, parts.get(m + 1), n_rows)
         if m in blocks:
-            factors[m] = made[blocks[m].j]
-    inputs = {m: activations.groups[m - 1, blocks[m].i] for m in factors}
-    n = len(activations.output)
-    return Jacobian(inputs, dict(sorted(factors.items())), network.layout, n, n_rows, network.backend)
+            i, j = blocks[m].i, blocks[m].j
+            winners = activations.winners.get((m, j))
+            parts[m] = JacobianPart(network.layers[m], activations.groups[m - 1, i], made[j], winners)
+    return Jacobian(dict(sorted(parts.items())), network.layout, len(activations.output), n_rows, network.backend)
 
 
 def _output_factor(
@@ -177,11 +201,12 @@ def _last_hidden_factors(
     above = grid.blocks.get(L)
     made: dict[int, JacobianFactor] = {}
     for i in grid.groups(L - 1):
-        weights = network.backend.zeros(grid.group_width(L - 1, i), network.n_out)
+        weights = network.backend.zeros(network.n_values(L - 1, i), network.n_out)
         if above is not None and above.i == i:
             weights[:, slice(*above.outputs)] = views[L].W
         grid.sum_boundary(L - 1, i, weights)
-        made[i] = ScaledFactor(_derivative(network, activations.groups[L - 1, i]), weights)
+        weights = network.spread(L - 1, i, weights.T).T
+        made[i] = ScaledFactor(_derivative(network, activations.elements(L - 1, i)), weights)
     return made
 
 
@@ -190,23 +215,40 @@ def _hidden_factors(
     views: dict[int, BlockView],
     activations: Activations,
     m: int,
-    factor_above: JacobianFactor | None,
+    above: JacobianPart | None,
     n_rows: int,
 ) -> dict[int, JacobianFactor]:
     """D^m of the groups on whose boundary this rank stands, one step of the recursion down."""
     grid = network.grid
-    above = grid.blocks.get(m + 1)
+    block = grid.blocks.get(m + 1)
     made: dict[int, JacobianFactor] = {}
     for i in grid.groups(m):
-        D = network.backend.empty(len(activations.output), n_rows, grid.group_width(m, i))
-        if above is not None and above.i == i and factor_above is not None:
-            _propagate(factor_above, views[m + 1].W, D)
+        D = network.backend.empty(len(activations.output), n_rows, network.n_values(m, i))
+        own = above if block is not None and block.i == i else None
+        elements, pooling = activations.elements(m, i), network.layers[m].average_pooling
+        # some samples at a time: no second array of this size, neither here nor inside MPI
+        for rows in _sample_chunks(D):
+            if own is None:
+                D[rows] = 0
+            else:
+                _propagate(own, views[m + 1].W, rows, D[rows])
+            grid.sum_boundary(m, i, D[rows])
+            if pooling is None:
+                network.activation.multiply_derivative(D[rows], elements[rows][:, None, :])
+        factor = StoredFactor(D, network.backend)
+        if pooling is None:
+            made[i] = factor
         else:
-            D[...] = 0
-        grid.sum_boundary(m, i, D)
-        network.activation.multiply_derivative(D, activations.groups[m, i][:, None, :])
-        made[i] = StoredFactor(D, network.backend)
+            derivative = _derivative(network, elements)
+            made[i] = AveragedFactor(factor, derivative, pooling, network.n_values(m, i), network.backend)
     return made
+
+
+def _sample_chunks(D: Array) -> list[slice]:
+    """Samples that are propagated and summed together, the same on all ranks of a boundary."""
+    n, n_rows, n_group = D.shape
+    step = max(1, MESSAGE_SIZE // max(1, n_rows * n_group))
+    return [slice(start, min(start + step, n)) for start in range(0, n, step)] or [slice(0, n)]
 
 
 def _derivative(network: PartitionedNetwork, Z: Array) -> Array:
@@ -216,14 +258,18 @@ def _derivative(network: PartitionedNetwork, Z: Array) -> Array:
     return network.activation.multiply_derivative(ones, Z)
 
 
-def _propagate(factor: JacobianFactor, W: Array, out: Array) -> None:
-    """Write D W^T into ``out``, a chunk of samples at a time: D may be kept as two small parts."""
+def _propagate(above: JacobianPart, W: Array, rows: slice, out: Array) -> None:
+    """Write D W^T of some samples into ``out``, a chunk at a time: D may be kept as two small parts."""
     n, n_out, n_group = out.shape
     if out.size == 0 or W.size == 0:
         out[...] = 0
         return
-    n_rows = max(1, _CHUNK_SIZE // max(1, n_out * len(W.T)))
-    for start in range(0, n, n_rows):
-        rows = slice(start, start + n_rows)
-        D = factor.dense(rows)
-        np.matmul(D.reshape(-1, D.shape[2]), W.T, out=out[rows].reshape(-1, n_group))
+    step = max(1, _CHUNK_SIZE // max(1, n_out * W.shape[1] * above.layer.shape.n_elements))
+    for start in range(0, n, step):
+        stop = min(start + step, n)
+        samples = slice(rows.start + start, rows.start + stop)
+        D = above.factor.dense(samples)
+        winners = None if above.winners is None else above.winners[samples]
+        above.layer.input_cotangent(
+            D.reshape(-1, D.shape[2]), W, winners, out[start:stop].reshape((stop - start) * n_out, n_group)
+        )

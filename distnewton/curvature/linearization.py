@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +11,11 @@ import numpy as np
 from distnewton.backend import Array, Backend
 from distnewton.curvature.grouped import ParameterGroups, Summary, summarise
 from distnewton.curvature.jacobian import Jacobian, linearize
+from distnewton.network.layers import Unfolded
 from distnewton.network.layout import ParameterLayout
 from distnewton.network.losses import Loss, LossHessian, ScaledIdentity, random_signs
 from distnewton.network.network import Activations, PartitionedNetwork
+from distnewton.network.shapes import LayerShape
 from distnewton.parallel.grid import ProcessGrid
 
 
@@ -77,6 +79,27 @@ class CurvatureSample:
         groups = self._activations.groups
         return {m: groups[m - 1, block.i] for m, block in self._network.grid.blocks.items()}
 
+    def unfold(self, m: int, delta: Array) -> Iterator[Unfolded]:
+        """Inputs and cotangents of an own layer by places, some samples at a time.
+
+        Parameters
+        ----------
+        m : int
+            An own layer.
+        delta : Array of shape (n, n_elements of the own output group)
+            Cotangents of what is activated there.
+
+        Yields
+        ------
+        Unfolded
+        """
+        winners = self._activations.winners.get((m, self._network.grid.blocks[m].j))
+        yield from self._network.layers[m].unfold(self.inputs[m], delta, winners)
+
+    def shape(self, m: int) -> LayerShape:
+        """Units, kernel and pooling of a layer."""
+        return self._network.shape.layers[m - 1]
+
     def linearize(self, sketch: int = 0, *, rooted: bool = False) -> None:
         """Compute the Jacobian: of all outputs, of exact roots of the loss Hessian, or of random ones.
 
@@ -122,7 +145,7 @@ class CurvatureSample:
         Returns
         -------
         dict of int to Array
-            By layer, of shape (n, n_out_local).
+            By layer, of shape (n, n_elements of the group).
 
         Notes
         -----
@@ -138,7 +161,7 @@ class CurvatureSample:
         Returns
         -------
         dict of int to Array
-            By layer, of shape (n, n_out_local).
+            By layer, of shape (n, n_elements of the group).
 
         Notes
         -----
@@ -233,9 +256,10 @@ class CurvatureSample:
         """Cotangents of the own output groups from the Jacobian's factors; no communication."""
         jacobian = self.jacobian
         made = {}
-        for m, factor in jacobian.factors.items():
-            made[m] = self.backend.empty(jacobian.n_samples, self.layout.blocks[m].shape[1])
-            factor.expand(self.backend.asarray(U), made[m])
+        for m, part in jacobian.parts.items():
+            n_elements = self.layout.blocks[m].shape[1] * part.layer.shape.n_elements
+            made[m] = self.backend.empty(jacobian.n_samples, n_elements)
+            part.factor.expand(self.backend.asarray(U), made[m])
         return made
 
     def _draws(self) -> np.random.Generator:

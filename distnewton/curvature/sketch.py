@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.partition import Partition
 
 FEW_OUTPUTS = 64
@@ -14,13 +15,17 @@ there. More rows are the safer of two equals: they are less noisy."""
 _FEWEST = 4
 
 
-def auto_sketch(partition: Partition, n_curvature: int, itemsize: int, memory_bytes: float) -> int:
-    """Random cotangents a sample, 0 for all outputs.
+def auto_sketch(
+    shape: NetworkShape, partition: Partition, n_curvature: int, itemsize: int, memory_bytes: float
+) -> int:
+    """Random cotangents a sample, 0 for all outputs; the same on all ranks.
 
     Parameters
     ----------
+    shape : NetworkShape
+        Layers.
     partition : Partition
-        Widths, and who owns what.
+        Who owns what.
     n_curvature : int
         Samples of the curvature.
     itemsize : int
@@ -31,10 +36,19 @@ def auto_sketch(partition: Partition, n_curvature: int, itemsize: int, memory_by
     Returns
     -------
     int
-        For more than :data:`FEW_OUTPUTS` outputs :data:`ENOUGH`, or as many as memory holds if that is less.
+        0 for up to :data:`FEW_OUTPUTS` outputs, and for images as long as memory holds all rows, which are as large as
+        the images of each layer; else :data:`ENOUGH`, or as many as memory holds if that is less.
     """
-    if partition.widths[-1] <= FEW_OUTPUTS:
+    fitting = int(memory_bytes / (max(1, n_curvature) * widest_row(shape, partition) * itemsize))
+    if partition.widths[-1] <= (FEW_OUTPUTS if shape.image_shape is None else min(FEW_OUTPUTS, fitting)):
         return 0
-    widths = [sum(block.shape[1] for block in partition.blocks(rank)) for rank in range(partition.n_ranks)]
-    fitting = int(memory_bytes / (max(1, n_curvature) * max(1, *widths) * itemsize))
     return max(_FEWEST, min(ENOUGH, fitting))
+
+
+def widest_row(shape: NetworkShape, partition: Partition) -> int:
+    """Numbers of a row of the Jacobian's factors, of a sample, on the rank with most of them."""
+    sizes = [
+        sum(block.shape[1] * shape.layers[block.layer - 1].n_values for block in partition.blocks(rank))
+        for rank in range(partition.n_ranks)
+    ]
+    return max(1, *sizes)

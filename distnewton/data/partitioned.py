@@ -120,7 +120,7 @@ def fit_and_apply(grid: ProcessGrid, kind: str, X: Any) -> ColumnScaling:
 
 def gather_scaling(grid: ProcessGrid, scaling: ColumnScaling) -> ColumnScaling:
     """The scaling of all features, on every rank (collective: one sum of 2 n_features numbers)."""
-    whole = np.zeros((2, grid.partition.widths[0]))
+    whole = np.zeros((2, grid.partition.n_features))
     if grid.first_of_feature_group():
         whole[:, slice(*grid.feature_range())] = scaling.offset, scaling.factor
     grid.sum_all(whole)

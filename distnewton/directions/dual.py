@@ -11,15 +11,16 @@ holds for any gradient, also one of more samples than S and with weight decay.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 import numpy as np
 
-from distnewton.backend import Array
-from distnewton.curvature.jacobian import Jacobian
+from distnewton.backend import Array, Backend
+from distnewton.curvature.jacobian import Jacobian, JacobianPart
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions.base import Curvature, DirectionResult, relative
 from distnewton.errors import ConfigError, NumericalError
+from distnewton.network.layers import sample_gradients
 from distnewton.parallel.termination import EarlyTermination
 
 _CHUNK_SIZE = 1 << 22
@@ -123,7 +124,8 @@ def sample_space_system(jacobian: Jacobian, gradient: Array, layers: Iterable[in
     Returns
     -------
     Array of shape (n k, n k)
-        Sum over blocks of (Z Z^T + [bias]) * (D D^T), the first repeated over the rows of a sample.
+        Sum over dense blocks of (Z Z^T + [bias]) * (D D^T), the first repeated over the rows of a sample, and over
+        convolutions of products of explicit columns.
     Array of shape (n k,)
         J g.
     """
@@ -134,16 +136,68 @@ def sample_space_system(jacobian: Jacobian, gradient: Array, layers: Iterable[in
         block = jacobian.layout.blocks[m]
         if not block.n_params:
             continue
-        Z = jacobian.inputs[m]
-        gram = Z @ Z.T
-        gram = gram if isinstance(gram, np.ndarray) else gram.toarray()
-        if block.owns_bias:
-            gram = gram + 1
-        D = np.ascontiguousarray(jacobian.factors[m].dense().reshape(n * k, -1))
-        n_rows = max(1, _CHUNK_SIZE // max(1, n * k * k))
-        for start in range(0, n, n_rows):
-            stop = min(start + n_rows, n)
-            products = (D[start * k : stop * k] @ D.T).reshape(stop - start, k, n, k)
-            products *= gram[start:stop, None, :, None]
-            K[start * k : stop * k] += products.reshape(-1, n * k)
+        part = jacobian.parts[m]
+        if part.layer.shape.kernel is None:
+            _add_gram(K, part, n, k, owns_bias=block.owns_bias)
+        else:
+            for columns in explicit_columns(part, jacobian.backend, k, block.shape[1], owns_bias=block.owns_bias):
+                K += columns @ columns.T
     return K, jacobian.matvec(gradient, layers).ravel()
+
+
+def _add_gram(K: Array, part: JacobianPart, n: int, k: int, *, owns_bias: bool) -> None:
+    """Add J J^T of a dense block: a Hadamard product of two Gram matrices."""
+    Z = part.inputs
+    gram = Z @ Z.T
+    gram = gram if isinstance(gram, np.ndarray) else gram.toarray()
+    if owns_bias:
+        gram = gram + 1
+    D = np.ascontiguousarray(part.factor.dense().reshape(n * k, -1))
+    n_rows = max(1, _CHUNK_SIZE // max(1, n * k * k))
+    for start in range(0, n, n_rows):
+        stop = min(start + n_rows, n)
+        products = (D[start * k : stop * k] @ D.T).reshape(stop - start, k, n, k)
+        products *= gram[start:stop, None, :, None]
+        K[start * k : stop * k] += products.reshape(-1, n * k)
+
+
+def explicit_columns(
+    part: JacobianPart, backend: Backend, k: int, n_out: int, *, owns_bias: bool
+) -> Iterator[Array]:
+    """Columns of J of a convolution, some output channels at a time.
+
+    Its places couple all pairs of samples, so that a product of Gram matrices would cost more than J itself.
+
+    Parameters
+    ----------
+    part : JacobianPart
+        The block's.
+    backend : Backend
+        Makes arrays.
+    k, n_out : int
+        Rows of a sample, and output channels of the block.
+    owns_bias : bool
+        Whether the biases' columns are part of it.
+
+    Yields
+    ------
+    Array of shape (n k, (n_in_local + owns_bias) n_channels)
+    """
+    D = part.factor.dense()
+    n, n_elements = len(D), part.layer.shape.n_elements
+    n_rows = len(part.inputs[0]) // math.prod(part.layer.shape.image_in) * part.layer.shape.rows_per_unit + owns_bias
+    D = D.reshape(n, k, n_elements, n_out)
+    winners = None if part.winners is None else part.winners.reshape(n, n_elements, n_out)
+    step = max(1, _CHUNK_SIZE // max(1, n * k * n_rows))
+    for start in range(0, n_out, step):
+        units = slice(start, min(start + step, n_out))
+        n_units = units.stop - units.start
+        chosen = None if winners is None else np.ascontiguousarray(winners[:, :, units]).reshape(n, -1)
+        columns = backend.empty(n, k, n_rows, n_units)
+        for a in range(k):
+            delta = np.ascontiguousarray(D[:, a, :, units]).reshape(n, -1)
+            for piece in part.layer.unfold(part.inputs, delta, chosen):
+                columns[piece.rows, a, : n_rows - owns_bias] = sample_gradients(piece)
+                if owns_bias:
+                    columns[piece.rows, a, -1] = piece.deltas.sum(axis=1)
+        yield columns.reshape(n * k, n_rows * n_units)

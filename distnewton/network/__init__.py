@@ -1,1 +1,1 @@
-"""Fully connected layers on a process grid."""
+"""Dense and convolutional layers on a process grid."""

@@ -6,7 +6,8 @@ import numpy as np
 
 from distnewton.backend import Array, Backend
 from distnewton.network.layout import ParameterLayout
-from distnewton.parallel.partition import Block, Partition
+from distnewton.network.shapes import NetworkShape
+from distnewton.parallel.partition import Block
 
 SCHEMES = ("glorot", "he", "lecun")
 
@@ -24,7 +25,7 @@ def standard_deviation(scheme: str, n_in: int, n_out: int) -> float:
     scheme : str
         ``glorot``: sqrt(2 / (n_in + n_out)); ``he``: sqrt(2 / n_in), simpleNN's; ``lecun``: sqrt(1 / n_in).
     n_in, n_out : int
-        Widths of the whole layer, never of a block.
+        Inputs of a unit and outputs of an input in the whole layer, never in a block; a kernel counts all its pixels.
 
     Returns
     -------
@@ -34,28 +35,25 @@ def standard_deviation(scheme: str, n_in: int, n_out: int) -> float:
     return float(np.sqrt(variance))
 
 
-def initial_block(block: Block, widths: tuple[int, ...], seed: int, scheme: str) -> Array:
+def initial_block(block: Block, shape: NetworkShape, seed: int, scheme: str) -> Array:
     """Initial weights of one block, of shape (n_in_local, n_out_local), float64."""
-    n_in, n_out = widths[block.layer - 1], widths[block.layer]
-    scale = standard_deviation(scheme, n_in, n_out)
+    layer = shape.layers[block.layer - 1]
     W = np.empty(block.shape)
-    for k, row in enumerate(range(*block.inputs)):
-        W[k] = row_generator(seed, block.layer, row).standard_normal(n_out)[slice(*block.outputs)]
-    W *= scale
+    for k, row in enumerate(block.rows.tolist()):
+        W[k] = row_generator(seed, block.layer, row).standard_normal(layer.n_out)[slice(*block.outputs)]
+    W *= standard_deviation(scheme, *layer.fans)
     return W
 
 
-def initial_params(
-    layout: ParameterLayout, partition: Partition, backend: Backend, seed: int, scheme: str
-) -> Array:
+def initial_params(layout: ParameterLayout, shape: NetworkShape, backend: Backend, seed: int, scheme: str) -> Array:
     """Initial variables of a rank: normal weights, zero biases.
 
     Parameters
     ----------
     layout : ParameterLayout
         This rank's blocks.
-    partition : Partition
-        Gives the widths of the whole network.
+    shape : NetworkShape
+        All layers.
     backend : Backend
         Gives the dtype; numbers are drawn in float64.
     seed : int
@@ -69,5 +67,5 @@ def initial_params(
     """
     flat = backend.zeros(layout.n_params)
     for layer, view in layout.views(flat).items():
-        view.W[...] = initial_block(layout.blocks[layer], partition.widths, seed, scheme)
+        view.W[...] = initial_block(layout.blocks[layer], shape, seed, scheme)
     return flat

@@ -1,8 +1,9 @@
-"""A fully connected network cut into blocks: forward, backward and their two communications.
+"""A network cut into blocks: forward, backward and their two communications.
 
 A rank at layer m computes with its block (i, j): the partial pre-activation Z_i W_ij, summed over boundary (m, j),
 and backward the partial cotangent delta_j W_ij^T, summed over boundary (m - 1, i). The two sums are adjoint and are
-the only communication of function, gradient and Jacobian ([DNM]).
+the only communication of function, gradient and Jacobian ([DNM]). Convolutions are cut by channels in the same way;
+activation, pooling and flattening belong to a channel and send nothing.
 """
 
 from __future__ import annotations
@@ -14,7 +15,9 @@ from typing import Any
 from distnewton.backend import Array, Backend
 from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.initialization import initial_params
+from distnewton.network.layers import Layer, add_bias, make_layer, sum_units
 from distnewton.network.layout import BlockView, ParameterLayout
+from distnewton.network.shapes import NetworkShape, dense_shape
 from distnewton.parallel.grid import ProcessGrid
 
 
@@ -25,23 +28,35 @@ class Activations:
     Attributes
     ----------
     groups : dict of (int, int) to Array
-        Activations by (layer, group), each of shape (n, group width): the features of this rank at (0, i) (dense or
-        sparse) and the hidden groups on whose boundary it stands.
+        Outputs of layers by (layer, group), each of shape (n, values of the group): the features of this rank at
+        (0, i) (dense or sparse) and the hidden groups on whose boundary it stands. Images have their channels last.
+    activated : dict of (int, int) to Array
+        Activations in front of average pooling, where there is one; elsewhere they are the outputs.
+    winners : dict of (int, int) to Array of uint8
+        What max pooling has chosen, where there is one.
     output : Array of shape (n, n_out)
         Outputs of the whole network, replicated.
     """
 
     groups: dict[tuple[int, int], Any] = field(default_factory=dict)
+    activated: dict[tuple[int, int], Array] = field(default_factory=dict)
+    winners: dict[tuple[int, int], Array] = field(default_factory=dict)
     output: Any = None
 
     def rows(self, start: int, stop: int) -> Activations:
         """Views of some of the samples."""
-        groups = {key: Z[start:stop] for key, Z in self.groups.items()}
-        return Activations(groups, self.output[start:stop])
+        groups, activated, winners = (
+            {key: Z[start:stop] for key, Z in whole.items()} for whole in (self.groups, self.activated, self.winners)
+        )
+        return Activations(groups, activated, winners, self.output[start:stop])
+
+    def elements(self, m: int, j: int) -> Array:
+        """Values of a group right behind the activation, of shape (n, n_elements of the group)."""
+        return self.activated[m, j] if (m, j) in self.activated else self.groups[m, j]
 
 
 class PartitionedNetwork:
-    """Fully connected layers on a process grid; weights are passed in, as one flat vector a rank.
+    """Layers on a process grid; weights are passed in, as one flat vector a rank.
 
     Parameters
     ----------
@@ -51,19 +66,67 @@ class PartitionedNetwork:
         Name of the hidden activation; the output is linear.
     backend : Backend
         Array library and dtype.
+    shape : NetworkShape or None
+        Layers of the grid's partition; by default they are fully connected.
     """
 
-    def __init__(self, grid: ProcessGrid, activation: str, backend: Backend) -> None:
+    def __init__(
+        self, grid: ProcessGrid, activation: str, backend: Backend, shape: NetworkShape | None = None
+    ) -> None:
         self.grid = grid
         self.backend = backend
         self.activation = ACTIVATIONS[activation]
+        self.shape = shape or dense_shape(grid.partition.widths)
+        if (self.shape.widths, self.shape.rows_per_unit) != (grid.partition.widths, grid.partition.all_rows_per_unit):
+            raise ValueError(f"the grid was made for other layers than {self.shape}")
+        self.layers: dict[int, Layer] = {m: make_layer(s, backend) for m, s in enumerate(self.shape.layers, start=1)}
         self.layout = ParameterLayout(grid.blocks)
         self.n_layers = grid.partition.n_layers
         self.n_out = grid.partition.widths[-1]
 
     def initial_params(self, seed: int, scheme: str) -> Array:
         """Initial variables of this rank, the same on every grid; shape (n_params_local,)."""
-        return initial_params(self.layout, self.grid.partition, self.backend, seed, scheme)
+        return initial_params(self.layout, self.shape, self.backend, seed, scheme)
+
+    def n_values(self, m: int, j: int) -> int:
+        """Values of a group in a layer's output."""
+        return self.shape.layers[m - 1].n_values * self.grid.group_width(m, j)
+
+    def n_elements(self, m: int, j: int) -> int:
+        """Values of a group to which a layer's activation is applied."""
+        return self.shape.layers[m - 1].n_elements * self.grid.group_width(m, j)
+
+    @property
+    def n_kept(self) -> float:
+        """Numbers a sample that the activations of a forward pass keep on this rank, features left out."""
+        total = float(self.n_out)
+        for m in range(1, self.n_layers):
+            layer = self.layers[m]
+            for j in self.grid.groups(m):
+                total += self.n_values(m, j)
+                total += self.n_elements(m, j) if layer.average_pooling is not None else 0
+                total += self.n_values(m, j) / self.backend.dtype.itemsize if layer.max_pooling is not None else 0
+        return total
+
+    def arrange(self, X: Any) -> Any:
+        """Put the pixels of images in this package's order, in place: channels last.
+
+        Parameters
+        ----------
+        X : Array or csr_array of shape (n, n_features_local)
+            Features in the data's order: channel, row, column. Tables stay as they are.
+
+        Returns
+        -------
+        Array or csr_array
+        """
+        n_pixels = self.shape.features_per_unit
+        n_channels = X.shape[1] // n_pixels
+        if n_pixels > 1 and n_channels > 1:
+            for start in range(0, len(X), _ROWS_AT_ONCE):
+                part = X[start : start + _ROWS_AT_ONCE]
+                part[...] = part.reshape(-1, n_channels, n_pixels).transpose(0, 2, 1).reshape(len(part), -1)
+        return X
 
     def forward(self, params: Array, X: Any) -> Activations:
         """Activations and outputs of some samples.
@@ -73,7 +136,7 @@ class PartitionedNetwork:
         params : Array of shape (n_params_local,)
             This rank's variables.
         X : Array or csr_array of shape (n, n_features_local)
-            This rank's features; n is the same on all ranks.
+            This rank's features, images arranged; n is the same on all ranks.
 
         Returns
         -------
@@ -81,8 +144,8 @@ class PartitionedNetwork:
 
         Notes
         -----
-        Collective: a sum of (n, group width) numbers over the boundary of each hidden group, one of (n, n_out) over
-        all ranks.
+        Collective: a sum of (n, pre-activations of a group) numbers over the boundary of each hidden group, some
+        samples at a time where they are images, and one of (n, n_out) over all ranks.
         """
         views = self.layout.views(params)
         n = X.shape[0]
@@ -91,33 +154,60 @@ class PartitionedNetwork:
             result.groups[0, self.grid.blocks[1].i] = X
         for m in range(1, self.n_layers):
             for j in self.grid.groups(m):
-                S = self.backend.empty(n, self.grid.group_width(m, j))
-                self._partial_forward(m, j, views, result, S)
-                self.grid.sum_boundary(m, j, S)
-                result.groups[m, j] = self.activation.apply(S)
-        result.output = self._output(n, lambda m, j, S: self._partial_forward(m, j, views, result, S))
+                self._forward_group(m, j, views, result, n)
+        result.output = self._output(n, lambda j, S: self._partial_forward(self.n_layers, j, views, result, None, S))
         return result
 
+    def _forward_group(self, m: int, j: int, views: dict[int, BlockView], result: Activations, n: int) -> None:
+        """Outputs of a hidden group, with what pooling has to remember."""
+        layer, n_units = self.layers[m], self.grid.group_width(m, j)
+        Z = result.groups[m, j] = self.backend.empty(n, self.n_values(m, j))
+        if layer.max_pooling is not None:
+            result.winners[m, j] = self.backend.small_integers(*Z.shape)
+        elif layer.average_pooling is not None:
+            result.activated[m, j] = self.backend.empty(n, self.n_elements(m, j))
+        chunks = layer.sample_chunks(n, n_units)
+        for rows in chunks:
+            if layer.max_pooling is not None:
+                S = self.backend.empty(rows.stop - rows.start, layer.shape.n_linear * n_units)
+            else:
+                S = result.elements(m, j)[rows]
+            self._partial_forward(m, j, views, result, rows if len(chunks) > 1 else None, S)
+            self.grid.sum_boundary(m, j, S)
+            if layer.max_pooling is not None:
+                layer.max_pooling.choose(S, Z[rows], result.winners[m, j][rows])
+                S = Z[rows]
+            self.activation.apply(S)
+            if layer.average_pooling is not None:
+                layer.average_pooling.average(S, Z[rows])
+
     def _partial_forward(
-        self, m: int, j: int, views: dict[int, BlockView], activations: Activations, S: Array
+        self,
+        m: int,
+        j: int,
+        views: dict[int, BlockView],
+        activations: Activations,
+        rows: slice | None,
+        S: Array,
     ) -> None:
         """Write this rank's part of the pre-activations of group j of layer m, zero where it owns none."""
         block = self.grid.blocks.get(m)
         if block is None or block.j != j:
             S[...] = 0
             return
-        self.backend.product(activations.groups[m - 1, block.i], views[m].W, S)
+        Z = activations.groups[m - 1, block.i]
+        self.layers[m].linear(Z if rows is None else Z[rows], views[m].W, S)
         bias = views[m].b
         if bias is not None:
-            S += bias
+            add_bias(S, bias)
 
-    def _output(self, n: int, write_partial: Callable[[int, int, Array], None]) -> Array:
+    def _output(self, n: int, write_partial: Callable[[int, Array], None]) -> Array:
         """Sum the partial outputs, or their changes, over all ranks: everyone holds them."""
         output = self.backend.zeros(n, self.n_out)
         block = self.grid.blocks.get(self.n_layers)
         if block is not None:
             S = self.backend.empty(n, block.shape[1])
-            write_partial(self.n_layers, block.j, S)
+            write_partial(block.j, S)
             output[:, slice(*block.outputs)] = S
         return self.grid.sum_all(output)
 
@@ -140,12 +230,14 @@ class PartitionedNetwork:
 
         Notes
         -----
-        Collective: a sum of (n, group width) numbers over the boundary of each hidden group.
+        Collective: a sum of (n, values of the group) numbers over the boundary of each hidden group.
         """
         self.add_products(activations, self.backpropagate(params, activations, cotangent), out)
 
     def backpropagate(self, params: Array, activations: Activations, cotangent: Array) -> dict[int, Array]:
-        """Cotangents of the pre-activations of this rank's own output groups.
+        """Cotangents of what is activated, of this rank's own output groups.
+
+        Those are the pre-activations, and behind a convolution with max pooling the chosen ones.
 
         Parameters
         ----------
@@ -159,11 +251,11 @@ class PartitionedNetwork:
         Returns
         -------
         dict of int to Array
-            delta^m_j of each own layer, of shape (n, n_out_local).
+            delta^m_j of each own layer, of shape (n, n_elements of the group).
 
         Notes
         -----
-        Collective: a sum of (n, group width) numbers over the boundary of each hidden group.
+        Collective: a sum of (n, values of the group) numbers over the boundary of each hidden group.
         """
         views = self.layout.views(params)
         deltas: dict[tuple[int, int], Array] = {}
@@ -173,14 +265,35 @@ class PartitionedNetwork:
             if block is not None:
                 own[m] = cotangent[:, slice(*block.outputs)] if m == self.n_layers else deltas[m, block.j]
             for i in self.grid.groups(m - 1) if m > 1 else ():
-                E = self.backend.empty(len(cotangent), self.grid.group_width(m - 1, i))
+                E = self.backend.empty(len(cotangent), self.n_values(m - 1, i))
                 if block is not None and block.i == i:
-                    self.backend.product(own[m], views[m].W.T, E)
+                    winners = activations.winners.get((m, block.j))
+                    self.layers[m].input_cotangent(own[m], views[m].W, winners, E)
                 else:
                     E[...] = 0
                 self.grid.sum_boundary(m - 1, i, E)
-                deltas[m - 1, i] = self.activation.multiply_derivative(E, activations.groups[m - 1, i])
+                deltas[m - 1, i] = self.activation.multiply_derivative(
+                    self.spread(m - 1, i, E), activations.elements(m - 1, i)
+                )
         return own
+
+    def spread(self, m: int, j: int, E: Array) -> Array:
+        """Cotangents right behind the activation from those of a group's output: the adjoint of average pooling."""
+        pooling = self.layers[m].average_pooling
+        if pooling is None:
+            return E
+        made = self.backend.empty(*E.shape[:-1], self.n_elements(m, j))
+        pooling.spread(_as_matrix(E), _as_matrix(made))
+        return made
+
+    def average(self, m: int, j: int, A: Array) -> Array:
+        """Values of a group's output, or their changes, from those right behind the activation."""
+        pooling = self.layers[m].average_pooling
+        if pooling is None:
+            return A
+        made = self.backend.empty(*A.shape[:-1], self.n_values(m, j))
+        pooling.average(_as_matrix(A), _as_matrix(made))
+        return made
 
     def add_products(self, activations: Activations, deltas: dict[int, Array], out: Array) -> None:
         """Add Z^T delta of each own block to a flat vector: the gradient from its two factors; no communication.
@@ -198,10 +311,14 @@ class PartitionedNetwork:
         for m, delta in deltas.items():
             block = self.grid.blocks[m]
             product = self.backend.empty(*block.shape)
-            sums[m].W[...] += self.backend.transposed_product(activations.groups[m - 1, block.i], delta, product)
+            winners = activations.winners.get((m, block.j))
+            self.layers[m].weight_product(activations.groups[m - 1, block.i], delta, winners, product)
+            sums[m].W[...] += product
             bias = sums[m].b
             if bias is not None:
-                bias += delta.sum(axis=0)
+                total = self.backend.empty(len(bias))
+                sum_units(delta, total)
+                bias += total
 
     def tangent(self, params: Array, activations: Activations, direction: Array) -> Array:
         r"""Change of the outputs along a direction, J v, by forward differentiation (the R-operator).
@@ -233,12 +350,13 @@ class PartitionedNetwork:
         tangents: dict[tuple[int, int], Array] = {}
         for m in range(1, self.n_layers):
             for j in self.grid.groups(m):
-                S = self.backend.empty(n, self.grid.group_width(m, j))
-                self._partial_tangent(m, j, views, changes, activations, tangents, S)
-                self.grid.sum_boundary(m, j, S)
-                tangents[m, j] = self.activation.multiply_derivative(S, activations.groups[m, j])
+                P = self.backend.empty(n, self.n_elements(m, j))
+                self._partial_tangent(m, j, views, changes, activations, tangents, P)
+                self.grid.sum_boundary(m, j, P)
+                self.activation.multiply_derivative(P, activations.elements(m, j))
+                tangents[m, j] = self.average(m, j, P)
         return self._output(
-            n, lambda m, j, S: self._partial_tangent(m, j, views, changes, activations, tangents, S)
+            n, lambda j, S: self._partial_tangent(self.n_layers, j, views, changes, activations, tangents, S)
         )
 
     def _partial_tangent(
@@ -249,11 +367,29 @@ class PartitionedNetwork:
         changes: dict[int, BlockView],
         activations: Activations,
         tangents: dict[tuple[int, int], Array],
-        S: Array,
+        P: Array,
     ) -> None:
-        """Write this rank's part of the change of the pre-activations of group j of layer m, zero without one."""
-        self._partial_forward(m, j, changes, activations, S)
+        """Write this rank's part of the change of what is activated in group j of layer m, zero without one."""
         block = self.grid.blocks.get(m)
-        below = tangents.get((m - 1, block.i)) if block is not None and block.j == j else None
+        if block is None or block.j != j:
+            P[...] = 0
+            return
+        layer, winners = self.layers[m], activations.winners.get((m, j))
+        layer.elements(activations.groups[m - 1, block.i], changes[m].W, changes[m].b, winners, P)
+        below = tangents.get((m - 1, block.i))
         if below is not None:
-            S += self.backend.product(below, views[m].W, self.backend.empty(*S.shape))
+            moved = self.backend.empty(*P.shape)
+            layer.elements(below, views[m].W, None, winners, moved)
+            P += moved
+
+
+_ROWS_AT_ONCE = 1024
+"""Samples whose pixels are put in order at a time."""
+
+
+def _as_matrix(A: Array) -> Array:
+    """View with all axes but the last as one."""
+    n_rows = 1
+    for n in A.shape[:-1]:
+        n_rows *= n
+    return A.reshape(n_rows, A.shape[-1])

@@ -61,7 +61,7 @@ class ProcessGrid:
         return [j for m, j in self._boundaries if m == layer]
 
     def group_width(self, layer: int, j: int) -> int:
-        """Number of neurons in a group."""
+        """Number of units in a group: neurons, or channels."""
         start, stop = self.partition.group(layer, j)
         return stop - start
 
@@ -89,8 +89,8 @@ class ProcessGrid:
 
     def feature_range(self) -> tuple[int, int]:
         """Half-open range of the features this rank holds; empty without a block in layer 1."""
-        block = self.blocks.get(1)
-        return (0, 0) if block is None else block.inputs
+        block, size = self.blocks.get(1), self.partition.features_per_unit
+        return (0, 0) if block is None else (block.inputs[0] * size, block.inputs[1] * size)
 
     def first_of_feature_group(self) -> bool:
         """Whether this rank speaks for its feature group, where each group is to count once."""

@@ -8,6 +8,9 @@ group j, and the bias of group j belongs to block (0, j). Blocks are laid out wi
 
 so that on a process grid of a x b (splits a, b, a, b, ...) the ranks that hold group j of layer m after its sum are
 exactly the ranks that need it as input of layer m + 1. This generalises the partition of [DNM].
+
+What is cut are *units*: neurons, or the channels of images. An input channel feeds several rows of a weight matrix, a
+row for each position of its kernel (or, where images are flattened, for each pixel); a block holds them all.
 """
 
 from __future__ import annotations
@@ -15,6 +18,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
 
 from distnewton.errors import ConfigError
 
@@ -52,7 +58,9 @@ class Block:
     i, j : int
         Input and output group.
     inputs, outputs : tuple of int
-        Half-open ranges of global neuron (or feature) indices.
+        Half-open ranges of global units: features, neurons or channels.
+    rows_per_unit : int
+        Rows of the weight matrix for each input unit.
     """
 
     layer: int
@@ -60,11 +68,22 @@ class Block:
     j: int
     inputs: tuple[int, int]
     outputs: tuple[int, int]
+    rows_per_unit: int = 1
 
     @property
     def shape(self) -> tuple[int, int]:
-        """Shape of the weight block, ``(n_in_local, n_out_local)``."""
-        return self.inputs[1] - self.inputs[0], self.outputs[1] - self.outputs[0]
+        """Shape of the weight block, ``(n_in_local, n_out_local)``, all rows of the input units counted."""
+        return (self.inputs[1] - self.inputs[0]) * self.rows_per_unit, self.outputs[1] - self.outputs[0]
+
+    @property
+    def rows(self) -> NDArray[np.int64]:
+        """Global rows of the weight matrix, in the block's own order; shape (n_in_local,).
+
+        Globally the rows of a unit lie together, as in torch's layers. In a block position comes first and unit last,
+        as the values of its images do, whose channels lie together.
+        """
+        units = np.arange(*self.inputs)[None, :] * self.rows_per_unit
+        return (units + np.arange(self.rows_per_unit)[:, None]).ravel()
 
     @property
     def owns_bias(self) -> bool:
@@ -85,13 +104,19 @@ class Partition:
     Attributes
     ----------
     widths : tuple of int
-        Neurons of layers 0..L; ``widths[0]`` counts the features.
+        Units of layers 0..L: neurons, or channels; ``widths[0]`` counts the features, or the channels of the images.
     splits : tuple of int
         Number of groups of layers 0..L.
+    rows_per_unit : tuple of int
+        Rows of the weight matrix for each input unit, of layers 1..L; empty: 1 each.
+    features_per_unit : int
+        Features of an input unit: 1, or the pixels of a channel.
     """
 
     widths: tuple[int, ...]
     splits: tuple[int, ...]
+    rows_per_unit: tuple[int, ...] = ()
+    features_per_unit: int = 1
 
     def __post_init__(self) -> None:
         if len(self.widths) < 2:
@@ -103,6 +128,18 @@ class Partition:
             )
         if min(self.splits) < 1 or min(self.widths) < 1:
             raise ConfigError(f"widths and splits must be positive, got {list(self.widths)} and {list(self.splits)}")
+        if self.rows_per_unit and len(self.rows_per_unit) != self.n_layers:
+            raise ValueError(f"expected rows per unit of {self.n_layers} layers, got {self.rows_per_unit}")
+
+    @property
+    def all_rows_per_unit(self) -> tuple[int, ...]:
+        """Rows of the weight matrix for each input unit, of layers 1..L."""
+        return self.rows_per_unit or (1,) * self.n_layers
+
+    @property
+    def n_features(self) -> int:
+        """Number of features of a sample."""
+        return self.widths[0] * self.features_per_unit
 
     @property
     def n_layers(self) -> int:
@@ -119,7 +156,7 @@ class Partition:
         return max(a * b for a, b in map(self.grid_shape, range(1, self.n_layers + 1)))
 
     def group(self, layer: int, j: int) -> tuple[int, int]:
-        """Half-open range of the neurons of group j of a layer (0 for features)."""
+        """Half-open range of the units of group j of a layer (0 for features)."""
         return bounds(self.widths[layer], self.splits[layer], j)
 
     def owner(self, layer: int, i: int, j: int) -> int:
@@ -145,7 +182,8 @@ class Partition:
         if rank >= n_i * n_j:
             return None
         i, j = divmod(rank, n_j) if layer % 2 else divmod(rank, n_i)[::-1]
-        return Block(layer, i, j, self.group(layer - 1, i), self.group(layer, j))
+        n_rows = self.all_rows_per_unit[layer - 1]
+        return Block(layer, i, j, self.group(layer - 1, i), self.group(layer, j), n_rows)
 
     def blocks(self, rank: int) -> list[Block]:
         """All blocks of a rank, at most one a layer, by layer."""

@@ -3,7 +3,7 @@ r"""An estimate of the diagonal of G + lambda I (Jacobi's preconditioner), the s
 .. math:: \lambda + 1/C + E\Big[|S|^{-1} \sum_{i \in S} (J_i^T c_i)_a^2\Big], \qquad E[c_i c_i^T] = B_i
 
 With one random cotangent c a sample the square of weight (a, t) is z_a^2 delta_t^2, so that all of them are one matrix
-product of squares, without communication where there is a Jacobian.
+product of squares, without communication where there is a Jacobian. A kernel's is the square of a sum over its places.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import numpy as np
 
 from distnewton.backend import Array, Backend
 from distnewton.curvature.linearization import Linearization
+from distnewton.network.layers import Unfolded, sample_gradients
 from distnewton.preconditioners.base import FactorOptions, Preconditioner
 from distnewton.preconditioners.moments import blend
 
@@ -32,14 +33,14 @@ class Diagonal(Preconditioner):
 
     def _accumulate(self, problem: Linearization, weight: float) -> None:
         deltas = problem.sample.random_cotangents()
-        for m, Z in problem.sample.inputs.items():
-            squares = deltas[m] * deltas[m]
-            owns_bias = problem.layout.blocks[m].owns_bias
-            n_in = Z.shape[1]
-            fresh = problem.backend.empty(n_in + owns_bias, squares.shape[1])
-            fresh[:n_in] = Z.T**2 @ squares if isinstance(Z, np.ndarray) else Z.multiply(Z).T @ squares
-            if owns_bias:
-                fresh[n_in] = squares.sum(axis=0)
+        for m in problem.sample.inputs:
+            block = problem.layout.blocks[m]
+            n_in, n_out = block.shape
+            fresh = problem.backend.zeros(n_in + block.owns_bias, n_out)
+            for part in problem.sample.unfold(m, deltas[m]):
+                fresh[:n_in] += square_sums(part)
+                if block.owns_bias:
+                    fresh[n_in] += (part.deltas.sum(axis=1) ** 2).sum(axis=0)
             fresh /= problem.n_samples
             self._averages[m] = blend(self._averages.get(m), fresh, weight)
 
@@ -48,3 +49,16 @@ class Diagonal(Preconditioner):
 
     def _apply_layer(self, layer: int, V: Array, out: Array) -> None:
         np.multiply(V, self._inverses[layer], out=out)
+
+
+def square_sums(part: Unfolded) -> Array:
+    """Sum over samples of the squares of their gradients in the weights; shape (n_in_local, n_out_local)."""
+    Z, delta = part.inputs, part.deltas
+    if delta.shape[1] == 1:
+        squares = delta[:, 0] * delta[:, 0]
+        product: Array = Z[:, 0].T ** 2 @ squares if isinstance(Z, np.ndarray) else Z.multiply(Z).T @ squares
+        return product
+    gradients = sample_gradients(part)
+    gradients *= gradients
+    total: Array = gradients.sum(axis=0)
+    return total

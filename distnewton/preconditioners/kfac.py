@@ -6,6 +6,9 @@ where z is the input of the block (with a 1 where it owns the bias) and delta th
 a random output cotangent c with E[c c^T] = B (for cross-entropy: labels drawn from the model). The damping is split by
 pi^2 = (tr A / dim A) / (tr D / dim D) into A + pi sqrt(s) I and D + sqrt(s) / pi I, with s = lambda + 1/C. A rank's
 block has its own factors, of its own inputs and outputs: nothing is communicated.
+
+In a convolution (KFC, arXiv 1602.01407) A sums over the places of the kernel and D is their mean: places are taken as
+alike, and their cotangents as uncorrelated.
 """
 
 from __future__ import annotations
@@ -37,11 +40,8 @@ class KroneckerFactors(Preconditioner):
 
     def _accumulate(self, problem: Linearization, weight: float) -> None:
         deltas = problem.sample.random_cotangents()
-        for m, Z in problem.sample.inputs.items():
-            block = problem.layout.blocks[m]
-            A = second_moments(problem.backend, Z, block.owns_bias)
-            D = deltas[m].T @ deltas[m]
-            D /= problem.n_samples
+        for m in problem.sample.inputs:
+            A, D = _factors(problem, m, deltas[m])
             self._inputs[m] = blend(self._inputs.get(m), A, weight)
             self._outputs[m] = blend(self._outputs.get(m), D, weight)
 
@@ -63,6 +63,25 @@ class KroneckerFactors(Preconditioner):
     def _apply_layer(self, layer: int, V: Array, out: Array) -> None:
         A, D = self._inverses[layer]
         np.matmul(apply_left(A, V), D, out=out)
+
+
+def _factors(problem: Linearization, m: int, delta: Array) -> tuple[Array, Array]:
+    """A and D of an own layer."""
+    backend, owns_bias = problem.backend, problem.layout.blocks[m].owns_bias
+    A: Array | None = None
+    n_out = problem.layout.blocks[m].shape[1]
+    D = backend.zeros(n_out, n_out)
+    for part in problem.sample.unfold(m, delta):
+        rows = part.deltas.reshape(part.deltas.shape[0] * part.deltas.shape[1], n_out)
+        inputs = part.inputs.reshape(len(rows), part.inputs.shape[-1]) if part.inputs.ndim == 3 else part.inputs
+        moments = second_moments(backend, inputs, owns_bias)
+        A = moments if A is None else A + moments
+        D += rows.T @ rows
+    if A is None:
+        raise RuntimeError("a curvature sample has at least one sample")
+    A /= problem.n_samples
+    D /= problem.n_samples * problem.sample.shape(m).n_linear
+    return A, D
 
 
 def _mean_diagonal(A: Array) -> float:

@@ -6,21 +6,30 @@ A mini-block covers the inputs of one output neuron j:
 
 with z the block's inputs (and a 1 where it owns the bias) and delta the gradient of a sample's own loss in the
 pre-activations: true labels, none drawn. ``neuron`` keeps F_j for each neuron; ``layer`` shares their mean, which
-stands for all neurons of a block at the price of one matrix.
+stands for all neurons of a block at the price of one matrix. In a convolution a mini-block is a kernel, the weights
+from one channel to another, with g the gradient of a sample's own loss in them, summed over the kernel's places:
+
+.. math:: F_{ij} = E[g_{ij} g_{ij}^T]
+
+and a bias is a block of its own. Samples' own gradients rather than that of the batch: the paper, of which we know the
+abstract only, leaves this open, and so F is a mean over samples for both kinds of layers.
 """
 
 from __future__ import annotations
+
+from typing import Any
 
 import numpy as np
 
 from distnewton.backend import Array, Backend
 from distnewton.curvature.linearization import Linearization
+from distnewton.network.layers import sample_gradients
 from distnewton.preconditioners.base import FactorOptions, Preconditioner
 from distnewton.preconditioners.moments import apply_left, blend, inverted, second_moments, shifted
 
 
 class MiniBlockFisher(Preconditioner):
-    """Mini-blocks over the inputs of each output neuron, or one shared by the neurons of a block.
+    """Mini-blocks over the inputs of each output neuron, or one shared by the neurons of a block; over each kernel.
 
     Parameters
     ----------
@@ -33,6 +42,9 @@ class MiniBlockFisher(Preconditioner):
         # by layer, one mini-block after the other along the first axis
         self._averages: dict[int, Array] = {}
         self._inverses: dict[int, Array] = {}
+        # of convolutions, whose biases are blocks of their own
+        self._bias_averages: dict[int, Array] = {}
+        self._bias_inverses: dict[int, Array] = {}
 
     def _accumulate(self, problem: Linearization, weight: float) -> None:
         deltas = problem.sample.loss_cotangents()
@@ -40,20 +52,53 @@ class MiniBlockFisher(Preconditioner):
             block = problem.layout.blocks[m]
             if not block.n_params:
                 continue
-            squares = deltas[m] * deltas[m]
-            if self._options.mini_blocks == "layer":
-                squares = squares.mean(axis=1, keepdims=True)
-            columns = np.ascontiguousarray(squares.T)
-            fresh = np.stack([second_moments(problem.backend, Z, block.owns_bias, column) for column in columns])
+            if problem.sample.shape(m).kernel is not None:
+                fresh, squares = self._kernel_moments(problem, m, deltas[m])
+                squares /= problem.n_samples
+                self._bias_averages[m] = blend(self._bias_averages.get(m), squares, weight)
+            else:
+                fresh = self._neuron_moments(problem, Z, deltas[m], owns_bias=block.owns_bias)
+            fresh /= problem.n_samples
             self._averages[m] = blend(self._averages.get(m), fresh, weight)
+
+    def _neuron_moments(self, problem: Linearization, Z: Any, delta: Array, *, owns_bias: bool) -> Array:
+        """Sums of delta_j^2 z z^T, or of their mean over the neurons."""
+        squares = delta * delta
+        if self._options.mini_blocks == "layer":
+            squares = squares.mean(axis=1, keepdims=True)
+        columns = np.ascontiguousarray(squares.T)
+        return np.stack([second_moments(problem.backend, Z, owns_bias, column) for column in columns])
+
+    def _kernel_moments(self, problem: Linearization, m: int, delta: Array) -> tuple[Array, Array]:
+        """Sums of g g^T for each kernel, of shape (n_in, n_out, r, r) in channels and pixels, and of bias squares."""
+        (n_rows, n_out), r = problem.layout.blocks[m].shape, problem.sample.shape(m).rows_per_unit
+        n_in = n_rows // r
+        moments, squares = problem.backend.zeros(n_in, n_out, r, r), problem.backend.zeros(n_out)
+        for part in problem.sample.unfold(m, delta):
+            gradients = sample_gradients(part).reshape(len(part.deltas), r, n_in, n_out)
+            by_kernel = np.ascontiguousarray(gradients.transpose(2, 3, 1, 0))
+            moments += by_kernel @ by_kernel.transpose(0, 1, 3, 2)
+            squares += (part.deltas.sum(axis=1) ** 2).sum(axis=0)
+        return moments, squares
 
     def _invert(self, backend: Backend, shift: float) -> None:
         for m, averages in self._averages.items():
-            self._inverses[m] = np.stack([inverted(backend, shifted(F, shift)) for F in averages])
+            if m in self._bias_averages:
+                identity = np.eye(averages.shape[-1], dtype=averages.dtype)
+                self._inverses[m] = backend.inverses(averages + shift * identity)
+                self._bias_inverses[m] = 1 / (self._bias_averages[m] + shift)
+            else:
+                self._inverses[m] = np.stack([inverted(backend, shifted(F, shift)) for F in averages])
 
     def _apply_layer(self, layer: int, V: Array, out: Array) -> None:
         inverses = self._inverses[layer]
-        if self._options.mini_blocks == "layer":
+        if layer in self._bias_inverses:
+            n_in, n_out, r, _ = inverses.shape
+            kernels = V[: n_in * r].reshape(r, n_in, n_out).transpose(1, 2, 0)
+            out[: n_in * r] = np.matvec(inverses, kernels).transpose(2, 0, 1).reshape(n_in * r, n_out)
+            # the bias, where the block owns it
+            out[n_in * r :] = V[n_in * r :] * self._bias_inverses[layer]
+        elif self._options.mini_blocks == "layer":
             out[...] = apply_left(inverses[0], V)
         elif inverses.ndim == 2:
             np.multiply(inverses.T, V, out=out)

@@ -19,14 +19,14 @@ def is_wide(n_inputs: int) -> bool:
 
 
 def second_moments(backend: Backend, Z: Any, owns_bias: bool, weights: Array | None = None) -> Array:
-    r"""Mean of w z z^T over samples, with z = (inputs, 1) where the block owns the bias.
+    r"""Sum of w z z^T over rows, with z = (inputs, 1) where the block owns the bias.
 
     Parameters
     ----------
     backend : Backend
         Array library and dtype.
     Z : Array or csr_array of shape (n, n_in)
-        Inputs.
+        Inputs: a row a sample, or a place of the kernel.
     owns_bias : bool
         Whether a 1 is appended.
     weights : Array of shape (n,) or None
@@ -46,7 +46,6 @@ def second_moments(backend: Backend, Z: Any, owns_bias: bool, weights: Array | N
         moments[:n_in] = w @ (Z * Z) if dense else Z.multiply(Z).T @ w
         if owns_bias:
             moments[n_in] = w.sum()
-        moments /= max(1, n)
         return moments
     moments = backend.empty(k, k)
     weighted = Z if weights is None else (Z * weights[:, None] if dense else Z.multiply(weights[:, None]).tocsr())
@@ -56,7 +55,6 @@ def second_moments(backend: Backend, Z: Any, owns_bias: bool, weights: Array | N
         moments[n_in, :n_in] = Z.T @ w
         moments[:n_in, n_in] = moments[n_in, :n_in]
         moments[n_in, n_in] = w.sum()
-    moments /= max(1, n)
     return moments
 
 

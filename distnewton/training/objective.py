@@ -133,8 +133,7 @@ class Objective:
         self.regularization = regularization
         self.n_samples, self.memory_bytes = len(targets), memory_bytes
         # the same number of rows on all ranks, since chunks are summed together: the widest rank decides
-        widths = [network.grid.group_width(m, j) for m in range(1, network.n_layers) for j in network.grid.groups(m)]
-        width = network.grid.comm.allgather(np.array([float(sum(widths) + 2 * network.n_out)])).max()
+        width = network.grid.comm.allgather(np.array([network.n_kept + network.n_out])).max()
         rows = memory_bytes / (width * network.backend.dtype.itemsize)
         self._n_rows_kept = int(rows / 2)
         self.chunk_rows = int(max(1, min(MAX_CHUNK_ROWS, rows / 4)))

@@ -128,8 +128,9 @@ class Schedule:
             return 0
         objective, network = self._objective, self._objective.network
         n = _n_curvature(options, objective.n_samples)
-        k = auto_sketch(network.grid.partition, n, network.backend.dtype.itemsize, objective.memory_bytes)
-        if k:
+        itemsize = network.backend.dtype.itemsize
+        k = auto_sketch(network.shape, network.grid.partition, n, itemsize, objective.memory_bytes)
+        if 0 < k < network.n_out:
             self.notes.append(
                 f"{options.inner_direction}: {k} random cotangents a sample stand for {network.n_out} outputs "
                 "(method.sketch = 0: all)"

@@ -12,6 +12,7 @@ from distnewton.curvature.sketch import auto_sketch
 from distnewton.directions.base import DirectionOptions
 from distnewton.directions.registry import DIRECTIONS
 from distnewton.network.losses import LOSSES
+from distnewton.network.shapes import dense_shape
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.partition import Partition
 from distnewton.parallel.termination import NEVER
@@ -162,11 +163,14 @@ def test_few_outputs_are_exact_and_the_rows_of_many_are_limited():
     def partition(n_out):
         return Partition((16, 300, 300, n_out), (1, 2, 1, 2))
 
-    assert auto_sketch(partition(64), 750, 4, 1e9) == 0
-    assert auto_sketch(partition(65), 750, 4, 1e9) == 16
+    def rows(n_out, n, itemsize, memory):
+        return auto_sketch(dense_shape((16, 300, 300, n_out)), partition(n_out), n, itemsize, memory)
+
+    assert rows(64, 750, 4, 1e9) == 0
+    assert rows(65, 750, 4, 1e9) == 16
     # a rank's own outputs are 150, 300 and 338 wide
-    assert auto_sketch(partition(676), 750, 4, 750 * 788 * 4 * 10.5) == 10
-    assert auto_sketch(partition(676), 750, 4, 1e3) == 4
+    assert rows(676, 750, 4, 750 * 788 * 4 * 10.5) == 10
+    assert rows(676, 750, 4, 1e3) == 4
 
 
 def test_many_outputs_are_sketched_and_the_run_says_so(world):

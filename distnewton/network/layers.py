@@ -1,0 +1,311 @@
+r"""What a rank computes with its block of a weight layer: products with the weights, their adjoints, and the pooling.
+
+All values of a group of units are rows of a matrix, (n, values of the group); images have their channels last, so that
+a convolution is one matrix product with the patches of all samples (im2col, [CNN]):
+
+.. math:: S = \phi(Z) W, \qquad dZ = \phi^T(\delta W^T), \qquad dW = \phi(Z)^T \delta
+
+where phi gathers the kernel's window at each place and its adjoint adds up what each pixel gave. Patches are made for
+some samples at a time and never kept. Cotangents delta belong to the values that are activated: where max pooling
+chooses, those of the chosen ones.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from distnewton.backend import Array, Backend
+from distnewton.network.pooling import AveragePooling, MaxPooling
+from distnewton.network.shapes import LayerShape
+
+PATCH_SIZE = 1 << 18
+"""Numbers of the patches that are gathered at a time: they stay in the cache between gathering and product."""
+LINEAR_SIZE = 1 << 22
+"""Pre-activations of a group that live at a time before they are pooled: a message of 16 MiB in float32."""
+
+
+class Unfolded(NamedTuple):
+    """Inputs and cotangents of some samples, a row for each place of the kernel.
+
+    Attributes
+    ----------
+    rows : slice
+        The samples.
+    inputs : Array of shape (n, n_places, n_in_local), or csr_array of shape (n, n_in_local) with one place
+        What the weights are multiplied with.
+    deltas : Array of shape (n, n_places, n_out_local)
+        Cotangents of the products.
+    """
+
+    rows: slice
+    inputs: Any
+    deltas: Array
+
+
+class Layer(ABC):
+    """A weight layer; blocks of it are passed in.
+
+    Parameters
+    ----------
+    shape : LayerShape
+        Units, kernel and pooling.
+    backend : Backend
+        Array library and dtype.
+    """
+
+    def __init__(self, shape: LayerShape, backend: Backend) -> None:
+        self.shape, self.backend = shape, backend
+        pooling = shape.pooling
+        self.max_pooling = self.average_pooling = None
+        if pooling is not None and pooling.kind == "max":
+            self.max_pooling = MaxPooling(pooling.window, shape.image)
+        elif pooling is not None:
+            self.average_pooling = AveragePooling(pooling.window, shape.image)
+
+    @property
+    def pooled(self) -> bool:
+        """Whether pooling follows."""
+        return self.shape.pooling is not None
+
+    def sample_chunks(self, n: int, n_units: int) -> list[slice]:
+        """Samples whose pre-activations are summed together; the same on all ranks of a boundary."""
+        size = max(1, LINEAR_SIZE // max(1, n_units * self.shape.n_linear))
+        return [slice(start, min(start + size, n)) for start in range(0, n, size)] or [slice(0, n)]
+
+    @abstractmethod
+    def linear(self, Z: Any, W: Array, out: Array) -> None:
+        """Write the products with a weight block, of shape (n, n_linear * n_out_local)."""
+
+    @abstractmethod
+    def elements(self, Z: Any, W: Array, b: Array | None, winners: Array | None, out: Array) -> None:
+        """Write the products plus bias at the places that are activated.
+
+        Parameters
+        ----------
+        Z : Array or csr_array of shape (n, n_values_below)
+            Inputs.
+        W : Array of shape (n_in_local, n_out_local)
+            Weights, or their change.
+        b : Array of shape (n_out_local,) or None
+            Bias, or its change.
+        winners : Array of uint8 or None
+            Choice of max pooling, where there is one.
+        out : Array of shape (n, n_elements * n_out_local)
+            Overwritten.
+        """
+
+    @abstractmethod
+    def input_cotangent(self, delta: Array, W: Array, winners: Array | None, out: Array) -> None:
+        """Write the cotangents of the inputs, the adjoint of :meth:`elements` in Z.
+
+        Parameters
+        ----------
+        delta : Array of shape (k n, n_elements * n_out_local)
+            Cotangents of the activated values, k of each sample.
+        W : Array of shape (n_in_local, n_out_local)
+            Weights.
+        winners : Array of uint8 or None
+            Choice of max pooling of the n samples, where there is one.
+        out : Array of shape (k n, n_values_below)
+            Overwritten.
+        """
+
+    @abstractmethod
+    def weight_product(self, Z: Any, delta: Array, winners: Array | None, out: Array) -> None:
+        """Write the sum over samples and places of inputs times cotangents: the adjoint of :meth:`elements` in W.
+
+        Parameters
+        ----------
+        Z : Array or csr_array of shape (n, n_values_below)
+            Inputs.
+        delta : Array of shape (n, n_elements * n_out_local)
+            Cotangents.
+        winners : Array of uint8 or None
+            Choice of max pooling, where there is one.
+        out : Array of shape (n_in_local, n_out_local)
+            Overwritten.
+        """
+
+    @abstractmethod
+    def unfold(self, Z: Any, delta: Array, winners: Array | None) -> Iterator[Unfolded]:
+        """The factors of :meth:`weight_product`, some samples at a time, for sums over samples of other kinds."""
+
+
+class DenseLayer(Layer):
+    """Fully connected units; images below are flattened, which is no work at all."""
+
+    def sample_chunks(self, n: int, n_units: int) -> list[slice]:
+        """All samples at once."""
+        return [slice(0, n)]
+
+    def linear(self, Z: Any, W: Array, out: Array) -> None:
+        """Write Z W."""
+        self.backend.product(Z, W, out)
+
+    def elements(self, Z: Any, W: Array, b: Array | None, winners: Array | None, out: Array) -> None:
+        """Write Z W + b."""
+        self.backend.product(Z, W, out)
+        if b is not None:
+            add_bias(out, b)
+
+    def input_cotangent(self, delta: Array, W: Array, winners: Array | None, out: Array) -> None:
+        """Write delta W^T."""
+        self.backend.product(delta, W.T, out)
+
+    def weight_product(self, Z: Any, delta: Array, winners: Array | None, out: Array) -> None:
+        """Write Z^T delta."""
+        self.backend.transposed_product(Z, delta, out)
+
+    def unfold(self, Z: Any, delta: Array, winners: Array | None) -> Iterator[Unfolded]:
+        """All samples at once, with one place each."""
+        inputs = Z[:, None, :] if isinstance(Z, np.ndarray) else Z
+        yield Unfolded(slice(0, Z.shape[0]), inputs, delta[:, None, :])
+
+
+class ConvolutionLayer(Layer):
+    """Kernels that slide over images."""
+
+    def linear(self, Z: Any, W: Array, out: Array) -> None:
+        """Write phi(Z) W."""
+        for rows, patches in self._patches(Z):
+            np.matmul(patches, W, out=out[rows].reshape(len(patches), W.shape[1]))
+
+    def elements(self, Z: Any, W: Array, b: Array | None, winners: Array | None, out: Array) -> None:
+        """Write phi(Z) W + b, or what max pooling chooses of it."""
+        n_out, n_linear = W.shape[1], self.shape.n_linear
+        for rows, patches in self._patches(Z):
+            if self.max_pooling is None or winners is None:
+                np.matmul(patches, W, out=out[rows].reshape(len(patches), n_out))
+            else:
+                S = np.matmul(patches, W).reshape(rows.stop - rows.start, n_linear * n_out)
+                self.max_pooling.gather(S, winners[rows], out[rows])
+        if b is not None:
+            add_bias(out, b)
+
+    def input_cotangent(self, delta: Array, W: Array, winners: Array | None, out: Array) -> None:
+        """Write phi^T(delta W^T)."""
+        n, size = len(delta), self._chunk_size(len(W))
+        n_samples = n if winners is None else len(winners)
+        k = n // max(1, n_samples)
+        step = max(1, size // k)
+        for start in range(0, n_samples, step):
+            stop = min(start + step, n_samples)
+            rows = slice(start * k, stop * k)
+            S = self._linear_cotangent(delta[rows], None if winners is None else winners[start:stop])
+            columns = S.reshape(len(S) * self.shape.n_linear, W.shape[1]) @ W.T
+            self._fold(columns, out[rows])
+
+    def weight_product(self, Z: Any, delta: Array, winners: Array | None, out: Array) -> None:
+        """Write phi(Z)^T delta, summed over samples and places."""
+        out[...] = 0
+        for rows, patches in self._patches(Z):
+            S = self._linear_cotangent(delta[rows], None if winners is None else winners[rows])
+            out += patches.T @ S.reshape(len(patches), out.shape[1])
+
+    def unfold(self, Z: Any, delta: Array, winners: Array | None) -> Iterator[Unfolded]:
+        """Patches and cotangents of some samples at a time."""
+        n_places = self.shape.n_linear
+        for rows, patches in self._patches(Z):
+            S = self._linear_cotangent(delta[rows], None if winners is None else winners[rows])
+            n, n_out = rows.stop - rows.start, delta.shape[1] // max(1, self.shape.n_elements)
+            yield Unfolded(rows, patches.reshape(n, n_places, patches.shape[1]), S.reshape(n, n_places, n_out))
+
+    def _linear_cotangent(self, delta: Array, winners: Array | None) -> Array:
+        """Cotangents of all pre-activations from those of the chosen ones."""
+        if self.max_pooling is None or winners is None:
+            return delta
+        n_units = delta.shape[1] // max(1, self.shape.n_elements)
+        S = self.backend.empty(len(delta), self.shape.n_linear * n_units)
+        self.max_pooling.scatter(delta, winners, S)
+        return S
+
+    def _chunk_size(self, n_rows: int) -> int:
+        """Samples whose patches, of so many rows of weights, are made at a time."""
+        return max(1, PATCH_SIZE // max(1, self.shape.n_linear * n_rows))
+
+    def _patches(self, Z: Array) -> Iterator[tuple[slice, Array]]:
+        """Patches of some samples at a time, of shape (n n_linear, n_in_local): pixel of the kernel, then channel."""
+        kernel, (h, w) = self._kernel, self.shape.image_in
+        n_channels = Z.shape[1] // (h * w)
+        n_rows = n_channels * kernel.n_positions
+        step = self._chunk_size(n_rows)
+        for start in range(0, len(Z), step):
+            rows = slice(start, min(start + step, len(Z)))
+            images = self._padded(Z[rows].reshape(-1, h, w, n_channels))
+            windows = self.backend.windows(images, kernel.size, kernel.stride)
+            yield rows, self._gather(windows)
+
+    def _gather(self, windows: Array) -> Array:
+        """Copy windows of shape (n, h, w, kh, kw, c) into the rows of a matrix."""
+        # with few channels the runs that lie together are short, and a copy by columns is faster: a product takes the
+        # transpose as it is
+        n_places, n_rows = int(np.prod(windows.shape[:3])), int(np.prod(windows.shape[3:]))
+        if windows.shape[5] >= 8:
+            return np.ascontiguousarray(windows).reshape(n_places, n_rows)
+        columns = np.ascontiguousarray(windows.transpose(3, 4, 5, 0, 1, 2))
+        return columns.reshape(n_rows, n_places).T
+
+    def _padded(self, images: Array) -> Array:
+        """Images with zeros around them."""
+        (ph, pw), (h, w) = self._kernel.padding, images.shape[1:3]
+        if not (ph or pw):
+            return images
+        padded = self.backend.zeros(len(images), h + 2 * ph, w + 2 * pw, images.shape[3])
+        padded[:, ph : ph + h, pw : pw + w] = images
+        return padded
+
+    def _fold(self, columns: Array, out: Array) -> None:
+        """Add up what the patches hold of each pixel: the adjoint of gathering, with padding cut off."""
+        kernel, (h, w), (oh, ow) = self._kernel, self.shape.image_in, self.shape.image
+        (kh, kw), (sh, sw), (ph, pw) = kernel.size, kernel.stride, kernel.padding
+        n_channels = columns.shape[1] // kernel.n_positions
+        parts = columns.reshape(len(out), oh, ow, kh, kw, n_channels)
+        images = self.backend.zeros(len(out), h + 2 * ph, w + 2 * pw, n_channels)
+        for y in range(kh):
+            for x in range(kw):
+                rows, cols = slice(y, y + sh * (oh - 1) + 1, sh), slice(x, x + sw * (ow - 1) + 1, sw)
+                images[:, rows, cols] += parts[:, :, :, y, x]
+        out.reshape(len(out), h, w, n_channels)[...] = images[:, ph : ph + h, pw : pw + w]
+
+    @property
+    def _kernel(self) -> Any:
+        return self.shape.kernel
+
+
+def add_bias(S: Array, b: Array) -> None:
+    """Add a number of each unit to all its values, in place."""
+    if b.size:
+        S.reshape(S.size // len(b), len(b))[...] += b
+
+
+def sum_units(delta: Array, out: Array) -> None:
+    """Write the sums over samples and places of each unit's values: the adjoint of :func:`add_bias`."""
+    if out.size:
+        delta.reshape(delta.size // len(out), len(out)).sum(axis=0, out=out)
+
+
+def sample_gradients(part: Unfolded) -> Array:
+    """Each sample's own product of inputs and cotangents, of shape (n, n_in_local, n_out_local)."""
+    products: Array = np.matmul(part.inputs.transpose(0, 2, 1), part.deltas)
+    return products
+
+
+def make_layer(shape: LayerShape, backend: Backend) -> Layer:
+    """Layer of a shape.
+
+    Parameters
+    ----------
+    shape : LayerShape
+        Dense or convolutional.
+    backend : Backend
+        Array library and dtype.
+
+    Returns
+    -------
+    Layer
+    """
+    return DenseLayer(shape, backend) if shape.kernel is None else ConvolutionLayer(shape, backend)
