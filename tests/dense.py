@@ -194,7 +194,7 @@ def krylov_minimiser(A, b, k):
         v = b if Q.shape[1] == 0 else A @ Q[:, -1]
         for _ in range(2):
             v = v - Q @ (Q.T @ v)
-        if np.linalg.norm(v) < 1e-13 * np.linalg.norm(b):
+        if np.linalg.norm(v) <= 1e-13 * np.linalg.norm(b):
             break
         Q = np.column_stack([Q, v / np.linalg.norm(v)])
     return Q @ np.linalg.solve(Q.T @ A @ Q, Q.T @ b)

@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+from convolutional import ConvolutionalProblem
 from dense import DenseProblem
 
 from distnewton.backend import Backend
 from distnewton.curvature.linearization import CurvatureSample, Linearization
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
+from distnewton.network.shapes import convolutional_shape
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition
 from distnewton.parallel.termination import NEVER
@@ -89,6 +91,23 @@ def make_case(
         from scipy.sparse import csr_array
 
         X_local = csr_array(X_local)
+    objective = Objective(network, LOSSES[loss], X_local, y, 1 / C, memory)
+    return Case(grid, network, objective, dense, theta)
+
+
+def make_image_case(
+    comm, image_shape, convs, hidden, n_out, splits, *, activation="tanh", loss="squared", n=7, C=5.0, seed=0, memory=1e9
+):
+    """A convolutional problem on the grid, and dense."""
+    rng = np.random.default_rng(seed)
+    X = rng.standard_normal((n, int(np.prod(image_shape))))
+    y = make_targets(rng, loss, n, n_out)
+    dense = ConvolutionalProblem(image_shape, convs, hidden, n_out, activation, loss, X, y, C)
+    theta = 0.5 * rng.standard_normal(dense.n_params)
+    shape = convolutional_shape(image_shape, dense.tables())
+    grid = ProcessGrid(comm, Partition(shape.widths, tuple(splits), shape.rows_per_unit, shape.features_per_unit))
+    network = PartitionedNetwork(grid, activation, Backend.of("float64"), shape)
+    X_local = network.arrange(X[:, slice(*grid.feature_range())].copy())
     objective = Objective(network, LOSSES[loss], X_local, y, 1 / C, memory)
     return Case(grid, network, objective, dense, theta)
 

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+
+from distnewton.config.layers import AnyTable, DenseTable, LayerTable, Size, tables_problem
 
 ActivationName = Literal["sigmoid", "tanh", "relu", "softplus", "identity"]
 LossName = Literal["squared", "cross_entropy", "logistic"]
@@ -22,6 +24,12 @@ def _dashes_to_list(value: object) -> object:
     if isinstance(value, str) and re.fullmatch(r"\w+(-\w+)+", value):
         return [int(part) if part.isdigit() else part for part in value.split("-")]
     return value
+
+
+def _kind_of_layers(value: object) -> str:
+    """Whether a list of layers holds tables or widths."""
+    tables = isinstance(value, list) and any(isinstance(layer, dict | LayerTable) for layer in value)
+    return "tables" if tables else "widths"
 
 
 Width = Annotated[int, Field(ge=1)] | Literal["auto"]
@@ -47,25 +55,54 @@ class DataConfig(Section):
     n_features: Annotated[int, Field(ge=1)] | None = Field(
         None, description="number of features, if not what the file shows"
     )
+    n_train: Annotated[int, Field(ge=1)] | None = Field(
+        None, description="train on so many samples only, drawn by run.seed; by default on all"
+    )
     zero_based: bool = Field(False, description="LIBSVM: whether indices start at 0")
 
 
 class NetworkConfig(Section):
-    """``[network]``: fully connected layers."""
+    """``[network]``: fully connected layers, or layers on images."""
 
-    layers: Annotated[list[Width], BeforeValidator(_dashes_to_list), Field(min_length=2)] = Field(
+    layers: Annotated[
+        Annotated[list[AnyTable], Field(min_length=1), Tag("tables")]
+        | Annotated[list[Width], Field(min_length=2), Tag("widths")],
+        Discriminator(_kind_of_layers),
+        BeforeValidator(_dashes_to_list),
+    ] = Field(
         ["auto", 100, "auto"],
-        description='widths from features to outputs, as 16-300-300-26; "auto" first or last takes the data\'s',
+        description='widths from features to outputs, as 16-300-300-26; "auto" first or last takes the data\'s. For '
+        'images a list of tables: {type = "conv", channels, kernel, stride, padding}, {type = "max_pool" or '
+        '"avg_pool", size, stride}, {type = "flatten"}, {type = "dense", width}',
+    )
+    input: Literal["auto"] | Annotated[list[Size], Field(min_length=3, max_length=3)] = Field(
+        "auto", description="channels, height, width of images, where the data does not say so itself"
     )
     activation: ActivationName = Field("tanh", description="hidden activation; outputs are linear")
     loss: LossName = Field("cross_entropy", description="loss of a sample")
     init: Literal["glorot", "he", "lecun"] = Field("he", description="variance of the initial weights")
 
     @model_validator(mode="after")
-    def _auto_only_at_the_ends(self) -> NetworkConfig:
-        if "auto" in self.layers[1:-1]:
+    def _layers_fit(self) -> NetworkConfig:
+        if isinstance(self.layers[0], LayerTable):
+            if problem := tables_problem(self.layers):
+                raise ValueError(problem)
+        elif "auto" in self.layers[1:-1]:
             raise ValueError(f"only the first and the last of layers may be \"auto\", got {self.layers}")
+        elif self.input != "auto":
+            raise ValueError("input is for layers on images, but layers is a list of widths")
         return self
+
+    @property
+    def listed(self) -> list[Any]:
+        """Widths, or layer tables as plain dictionaries."""
+        return [layer.model_dump() if isinstance(layer, LayerTable) else layer for layer in self.layers]
+
+    @property
+    def last_width(self) -> int | str:
+        """Outputs, or ``auto``."""
+        last = self.layers[-1]
+        return last.width if isinstance(last, DenseTable) else last
 
 
 class PartitionConfig(Section):

@@ -19,6 +19,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
+from distnewton.config.layers import LAYER_TABLES, LayerTable, number_of_weight_layers
 from distnewton.config.method import CHOICES, MethodConfig, StageConfig, StageOptions, preset, used_options
 from distnewton.config.sections import (
     TASK_OF_LOSS,
@@ -44,13 +45,18 @@ class Config(Section):
     def _sections_fit(self) -> Config:
         problems = []
         splits, layers, loss, task = self.partition.splits, self.network.layers, self.network.loss, self.data.task
-        if splits != "auto" and len(splits) != len(layers):
-            problems.append(f"partition.splits has {len(splits)} numbers for {len(layers)} widths of network.layers")
+        n_splits = number_of_weight_layers(layers) + 1
+        if splits != "auto" and len(splits) != n_splits:
+            what = "widths of network.layers"
+            if isinstance(layers[0], LayerTable):
+                what = "groups of channels or neurons: those of the input images, and of each conv and dense layer"
+            problems.append(f"partition.splits has {len(splits)} numbers for {n_splits} {what}")
         fitting = {"squared": ["regression", "classification"]}.get(loss, [TASK_OF_LOSS[loss]])
         if task not in ("auto", *fitting):
             problems.append(f"network.loss = {loss} fits data.task = {' or '.join(fitting)}, not {task}")
-        if loss == "logistic" and layers[-1] not in (1, "auto"):
-            problems.append(f"network.loss = logistic needs one output, network.layers ends in {layers[-1]}")
+        last = self.network.last_width
+        if loss == "logistic" and last not in (1, "auto"):
+            problems.append(f"network.loss = logistic needs one output, network.layers ends in {last}")
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -242,7 +248,7 @@ def to_toml(config: Config) -> str:
 def _toml(value: Any) -> str:
     """One value; TOML's basic strings, numbers and booleans are JSON's, except for inf and the DEL sign."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items()) + "}"
+        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items() if item is not None) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return "inf" if value == math.inf else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
@@ -263,7 +269,7 @@ def _describe(details: ErrorDetails) -> list[str]:
     return [f"{key}: {message}, got {details['input']!r}"]
 
 
-_UNION_TAGS = ("int", "str", "float")
+_UNION_TAGS = ("int", "str", "float", "tables", "widths", *LAYER_TABLES)
 """What pydantic appends to the place of an error in a union: the type it tried, which is no key of the tree."""
 
 
@@ -273,6 +279,8 @@ def _known_keys(path: Sequence[str]) -> list[str]:
         return list(Config.model_fields)
     if list(path[:2]) == ["method", "schedule"]:
         return list(StageConfig.model_fields)
+    if list(path[:2]) == ["network", "layers"]:
+        return [name for tag in path if tag in LAYER_TABLES for name in LAYER_TABLES[tag].model_fields]
     section = Config.model_fields[path[0]].annotation
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
 

@@ -192,10 +192,10 @@ def explicit_columns(
     for start in range(0, n_out, step):
         units = slice(start, min(start + step, n_out))
         n_units = units.stop - units.start
-        chosen = None if winners is None else np.ascontiguousarray(winners[:, :, units]).reshape(n, -1)
+        chosen = None if winners is None else winners[:, :, units].reshape(n, n_elements * n_units)
         columns = backend.empty(n, k, n_rows, n_units)
         for a in range(k):
-            delta = np.ascontiguousarray(D[:, a, :, units]).reshape(n, -1)
+            delta = D[:, a, :, units].reshape(n, n_elements * n_units)
             for piece in part.layer.unfold(part.inputs, delta, chosen):
                 columns[piece.rows, a, : n_rows - owns_bias] = sample_gradients(piece)
                 if owns_bias:

@@ -235,7 +235,7 @@ class ConvolutionLayer(Layer):
         step = self._chunk_size(n_rows)
         for start in range(0, len(Z), step):
             rows = slice(start, min(start + step, len(Z)))
-            images = self._padded(Z[rows].reshape(-1, h, w, n_channels))
+            images = self._padded(Z[rows].reshape(rows.stop - start, h, w, n_channels))
             windows = self.backend.windows(images, kernel.size, kernel.stride)
             yield rows, self._gather(windows)
 

@@ -1,0 +1,163 @@
+"""An independent convolutional network: plain loops over pixels of the kernel, float64 and complex.
+
+Parameters are one vector theta: for each layer the rows of its weight matrix, then the biases. Rows are in torch's order
+(channel, row, column of the kernel), and of a dense layer behind images (channel, row, column of the image).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from dense import ACTIVATIONS, STEP, DenseProblem
+
+
+@dataclass(frozen=True)
+class Conv:
+    """A convolution with its pooling: kind, size and stride, or None."""
+
+    channels: int
+    kernel: tuple[int, int]
+    stride: tuple[int, int] = (1, 1)
+    padding: tuple[int, int] = (0, 0)
+    pool: tuple[str, tuple[int, int], tuple[int, int]] | None = None
+
+    def tables(self):
+        """What a configuration says of it."""
+        tables = [{
+            "type": "conv", "channels": self.channels, "kernel": list(self.kernel), "stride": list(self.stride),
+            "padding": list(self.padding),
+        }]  # fmt: skip
+        if self.pool is not None:
+            kind, size, stride = self.pool
+            tables.append({"type": kind, "size": list(size), "stride": list(stride)})
+        return tables
+
+
+def convolve(z, W, b, conv):
+    """Pre-activations (n, channels, h, w) of images (n, c, h, w), with W of shape (c kh kw, channels)."""
+    n, c, h, w = z.shape
+    (kh, kw), (sh, sw), (ph, pw) = conv.kernel, conv.stride, conv.padding
+    padded = np.zeros((n, c, h + 2 * ph, w + 2 * pw), np.result_type(z, W))
+    padded[:, :, ph : ph + h, pw : pw + w] = z
+    oh, ow = (h + 2 * ph - kh) // sh + 1, (w + 2 * pw - kw) // sw + 1
+    kernels = W.reshape(c, kh, kw, conv.channels)
+    s = np.zeros((n, conv.channels, oh, ow), np.result_type(z, W)) + b[:, None, None]
+    for y in range(oh):
+        for x in range(ow):
+            window = padded[:, :, y * sh : y * sh + kh, x * sw : x * sw + kw]
+            s[:, :, y, x] += np.tensordot(window, kernels, axes=([1, 2, 3], [0, 1, 2]))
+    return s
+
+
+def pool(z, kind, size, stride, known=None):
+    """Pooled images; max pooling chooses by the real part, the first on ties, or by that of ``known``."""
+    n, c, h, w = z.shape
+    known = z if known is None else known
+    oh, ow = (h - size[0]) // stride[0] + 1, (w - size[1]) // stride[1] + 1
+    out = np.zeros((n, c, oh, ow), z.dtype)
+    for y in range(oh):
+        for x in range(ow):
+            top, left = y * stride[0], x * stride[1]
+            part = slice(top, top + size[0]), slice(left, left + size[1])
+            window = z[:, :, *part].reshape(n, c, -1)
+            if kind == "avg_pool":
+                out[:, :, y, x] = window.mean(axis=2)
+            else:
+                chosen = known[:, :, *part].reshape(n, c, -1).real.argmax(axis=2)
+                out[:, :, y, x] = np.take_along_axis(window, chosen[:, :, None], axis=2)[:, :, 0]
+    return out
+
+
+class ConvolutionalProblem(DenseProblem):
+    """The regularised objective of a convolutional network; ``hidden`` are widths of dense layers behind it."""
+
+    def __init__(self, image_shape, convs, hidden, n_out, activation, loss, X, y, C):
+        self.image_shape, self.convs = tuple(image_shape), list(convs)
+        self.widths = [image_shape[0], *(conv.channels for conv in convs), *hidden, n_out]
+        self.act, self.loss = ACTIVATIONS[activation], loss
+        self.X, self.y, self.C = np.asarray(X, float), y, C
+        self.n_rows = [c * k for c, k in zip(self.widths[:-1], self._rows_per_unit(), strict=True)]
+        self.sizes = [(a + 1) * b for a, b in zip(self.n_rows, self.widths[1:], strict=True)]
+        self.starts = np.cumsum([0, *self.sizes])
+        self.n_params = int(self.starts[-1])
+        self.key = (image_shape, tuple(convs), *hidden, activation, loss, C, self.X.tobytes(), np.asarray(y).tobytes())
+
+    def _rows_per_unit(self):
+        rows, (h, w) = [], self.image_shape[1:]
+        for conv in self.convs:
+            rows.append(conv.kernel[0] * conv.kernel[1])
+            z = convolve(np.zeros((1, 1, h, w)), np.zeros((rows[-1], conv.channels)), np.zeros(conv.channels), conv)
+            h, w = (z if conv.pool is None else pool(z, *conv.pool)).shape[2:]
+        return [*rows, h * w, *[1] * (len(self.widths) - len(self.convs) - 2)]
+
+    def tables(self):
+        """What a configuration says of the layers."""
+        convs = [table for conv in self.convs for table in conv.tables()]
+        return [*convs, *({"type": "dense", "width": width} for width in self.widths[len(self.convs) + 1 :])]
+
+    def matrices(self, theta):
+        out = []
+        for m, (a, b) in enumerate(zip(self.n_rows, self.widths[1:], strict=True)):
+            part = theta[self.starts[m] : self.starts[m + 1]]
+            out.append((part[: a * b].reshape(a, b), part[a * b :]))
+        return out
+
+    def outputs(self, theta, rows=None):
+        return self.forward(theta, rows)[0]
+
+    chosen_at = None
+    """A point whose choices max pooling keeps, so that the objective is smooth around it."""
+
+    def forward(self, theta, rows=None, offsets=None):
+        """Outputs, and the input of each layer by number; ``offsets`` by layer are added to its pre-activations."""
+        at, self.chosen_at = self.chosen_at, None
+        known = self.forward(at, rows)[2] if at is not None else {}
+        self.chosen_at, unpooled = at, {}
+        z = (self.X if rows is None else self.X[rows]).reshape(-1, *self.image_shape)
+        matrices, inputs, offsets = self.matrices(theta), {}, offsets or {}
+        for m, ((W, b), conv) in enumerate(zip(matrices, self.convs, strict=False), start=1):
+            inputs[m] = z
+            z = unpooled[m] = self.act(convolve(z, W, b, conv) + offsets.get(m, 0))
+            z = z if conv.pool is None else pool(z, *conv.pool, known=known.get(m))
+        z = z.reshape(len(z), -1)
+        for m, (W, b) in enumerate(matrices[len(self.convs) :], start=len(self.convs) + 1):
+            inputs[m] = z
+            s = z @ W + b + offsets.get(m, 0)
+            z = self.act(s) if m < len(matrices) else s
+        return z, inputs, unpooled
+
+    def places(self, theta, rows, cotangents):
+        """By layer: inputs (n, places, rows of W), and cotangents (n, places, channels) of the pre-activations."""
+        inputs = self.forward(theta, rows)[1]
+        made = {}
+        for m, z in inputs.items():
+            conv = self.convs[m - 1] if m <= len(self.convs) else None
+            unfolded = z[:, None, :] if conv is None else unfold(z, conv)
+            image = (self.widths[m],) if conv is None else convolution_image(z, conv)
+            shape = (len(rows), *image)
+
+            def moved(offset, m=m, shape=shape):
+                return self.forward(theta, rows, {m: offset.reshape(shape)})[0]
+
+            gradients = np.zeros((len(rows), int(np.prod(image))))
+            for k in range(gradients.shape[1]):
+                offset = np.zeros((len(rows), gradients.shape[1]), complex)
+                offset[:, k] = 1j * STEP
+                gradients[:, k] = np.einsum("sa,sa->s", cotangents, np.imag(moved(offset)) / STEP)
+            made[m] = unfolded, gradients.reshape(len(rows), self.widths[m], -1).transpose(0, 2, 1)
+        return made
+
+
+def convolution_image(z, conv):
+    """Channels, height and width of the pre-activations."""
+    size = zip(z.shape[2:], conv.kernel, conv.stride, conv.padding, strict=True)
+    return (conv.channels, *((n + 2 * p - k) // s + 1 for n, k, s, p in size))
+
+
+def unfold(z, conv):
+    """Inputs of each place, (n, places, c kh kw), by convolving with unit kernels."""
+    n_rows = z.shape[1] * conv.kernel[0] * conv.kernel[1]
+    units = Conv(n_rows, conv.kernel, conv.stride, conv.padding)
+    s = convolve(z, np.eye(n_rows), np.zeros(n_rows), units)
+    return s.reshape(len(z), n_rows, -1).transpose(0, 2, 1)
