@@ -124,8 +124,15 @@ class ArraySource:
             )
         return Description(
             self.name, self.format, n_samples, len(self._columns), n_nonzeros, False, self._read_labels(),
-            self._n_dropped * n_samples, notes,
+            self._n_dropped * n_samples, notes, self._image_shape(),
         )  # fmt: skip
+
+    def _image_shape(self) -> tuple[int, int, int] | None:
+        """Return (channels, height, width) of an array with 3 or 4 axes, channels first, none of it left out."""
+        shape = self.array.shape
+        if len(self._columns) != self.array.table_shape[1] or len(shape) not in (3, 4):
+            return None
+        return (shape[1] if len(shape) == 4 else 1), shape[-2], shape[-1]
 
     def _read_labels(self) -> Labels:
         """Return labels as float64 or str; of several columns only if they are targets."""
