@@ -217,7 +217,8 @@ def array_parts(
         names = {"x": "X", "y": "y"} | {name.lower(): name for name in sorted(arrays, reverse=True)}
         wanted = ["x"] if label_column is not None else ["x", "y"]
         if any(names[key] not in arrays for key in wanted):
-            raise DataError(f"{path}: expected arrays X and y, got {', '.join(sorted(arrays)) or 'none'}")
+            advice = "" if arrays else "; images are read from folders and tar archives, not from zip"
+            raise DataError(f"{path}: expected arrays X and y, got {', '.join(sorted(arrays)) or 'none'}{advice}")
         return arrays[names["x"]], None if label_column is not None else arrays[names["y"]], label_column
     features = open_npy(path) if found == "npy" else open_idx(path)
     if label_column is not None and found == "npy":
