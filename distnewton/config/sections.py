@@ -14,7 +14,7 @@ ActivationName = Literal["sigmoid", "tanh", "relu", "softplus", "identity"]
 LossName = Literal["squared", "cross_entropy", "logistic"]
 TaskName = Literal["auto", "classification", "binary", "regression"]
 ScaleName = Literal["none", "minmax", "minmax_joint", "standard", "unit_rows", "log1p_unit_rows"]
-FormatName = Literal["auto", "libsvm", "csv", "npy", "npz", "idx"]
+FormatName = Literal["auto", "libsvm", "csv", "npy", "npz", "idx", "images"]
 
 TASK_OF_LOSS = {"cross_entropy": "classification", "logistic": "binary", "squared": "regression"}
 
@@ -45,7 +45,9 @@ class Section(BaseModel):
 class DataConfig(Section):
     """``[data]``: what to train and test on."""
 
-    train: str = Field("", description="training data: a file, or a bundled set such as digits:train")
+    train: str = Field(
+        "", description="training data: file, images as FOLDER or ARCHIVE:FOLDER, or a bundled set such as digits:train"
+    )
     test: str = Field("", description="test data; without it only training metrics are shown")
     directory: str = Field("", description="folder of relative paths; else DISTNEWTON_DATA, else the working folder")
     format: FormatName = Field("auto", description="file format; auto looks at the content")

@@ -124,8 +124,15 @@ class ArraySource:
             )
         return Description(
             self.name, self.format, n_samples, len(self._columns), n_nonzeros, False, self._read_labels(),
-            self._n_dropped * n_samples, notes,
+            self._n_dropped * n_samples, notes, self._image_shape(),
         )  # fmt: skip
+
+    def _image_shape(self) -> tuple[int, int, int] | None:
+        """Return (channels, height, width) of an array with 3 or 4 axes, channels first, none of it left out."""
+        shape = self.array.shape
+        if len(self._columns) != self.array.table_shape[1] or len(shape) not in (3, 4):
+            return None
+        return (shape[1] if len(shape) == 4 else 1), shape[-2], shape[-1]
 
     def _read_labels(self) -> Labels:
         """Return labels as float64 or str; of several columns only if they are targets."""
@@ -210,7 +217,8 @@ def array_parts(
         names = {"x": "X", "y": "y"} | {name.lower(): name for name in sorted(arrays, reverse=True)}
         wanted = ["x"] if label_column is not None else ["x", "y"]
         if any(names[key] not in arrays for key in wanted):
-            raise DataError(f"{path}: expected arrays X and y, got {', '.join(sorted(arrays)) or 'none'}")
+            advice = "" if arrays else "; images are read from folders and tar archives, not from zip"
+            raise DataError(f"{path}: expected arrays X and y, got {', '.join(sorted(arrays)) or 'none'}{advice}")
         return arrays[names["x"]], None if label_column is not None else arrays[names["y"]], label_column
     features = open_npy(path) if found == "npy" else open_idx(path)
     if label_column is not None and found == "npy":

@@ -102,7 +102,8 @@ class BundledSource:
         """
         X, y = self._arrays
         n_nonzeros = int(np.count_nonzero(X))
-        return Description(self.name, "bundled", len(X), X.shape[1], n_nonzeros, False, y)
+        image_shape = (1, 8, 8) if self.base == "digits" and X.shape[1] == 64 else None
+        return Description(self.name, "bundled", len(X), X.shape[1], n_nonzeros, False, y, image_shape=image_shape)
 
     def read(self, start: int, stop: int, dtype: DTypeLike = "float64") -> NDArray[Any]:
         """Return a range of features.

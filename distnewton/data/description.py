@@ -23,7 +23,7 @@ class Description:
     name : str
         Path or name of the data, as it appears in messages.
     format : str
-        ``libsvm``, ``csv``, ``npy``, ``npz``, ``idx`` or ``bundled``.
+        ``libsvm``, ``csv``, ``npy``, ``npz``, ``idx``, ``images``, ``bundled`` or ``memory``.
     n_samples, n_features : int
         Size of the whole data set; ``n_features`` is the number asked for where one was given.
     n_nonzeros : int
@@ -38,6 +38,9 @@ class Description:
         Stored values left out because their feature is beyond ``n_features``.
     notes : list of str
         What a user should be told once, such as an ignored ``qid:``.
+    image_shape : tuple of int or None
+        ``(channels, height, width)`` where samples are images: their features are the values in the order (channel,
+        row, column), ``n_features`` in number. None for tables, and where columns are left out.
     """
 
     name: str
@@ -49,6 +52,7 @@ class Description:
     labels: Labels
     n_ignored_values: int = 0
     notes: list[str] = field(default_factory=list)
+    image_shape: tuple[int, int, int] | None = None
 
 
 class DataSource(Protocol):

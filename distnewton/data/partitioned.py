@@ -51,7 +51,11 @@ def open_and_describe(comm: Communicator, open_source: Callable[[], DataSource])
         description = source.describe() if comm.rank == 0 else None
     labels = comm.broadcast_array(None if description is None else description.labels)
     head = None if description is None else {**vars(description), "labels": None}
-    return source, Description(**{**comm.broadcast_json(head), "labels": labels})
+    found = Description(**{**comm.broadcast_json(head), "labels": labels})
+    if found.image_shape is not None:  # JSON has lists alone
+        channels, height, width = found.image_shape
+        found.image_shape = (channels, height, width)
+    return source, found
 
 
 def keep_dense(description: Description) -> bool:

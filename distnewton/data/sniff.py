@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from distnewton.data.streams import BYTE_ORDER_MARK, read_head
 from distnewton.errors import ConfigError, DataError
 
-Format = Literal["libsvm", "csv", "npy", "npz", "idx"]
+Format = Literal["libsvm", "csv", "npy", "npz", "idx", "images"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
 _FOREIGN = {
@@ -27,7 +27,10 @@ _FOREIGN = {
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _PAIR = re.compile(rb"(?:^|[ \t])[^ \t,;\"']*:[^ \t]*")
 _IDX_TYPES = (0x08, 0x09, 0x0B, 0x0C, 0x0D, 0x0E)
-_READABLE = "readable are LIBSVM text, delimited text, npy, npz with arrays X and y, and IDX"
+_READABLE = (
+    "readable are LIBSVM text, delimited text, npy, npz with arrays X and y, IDX, and folders or tar archives with "
+    "images in class folders"
+)
 
 
 def content_format(path: Path, wanted: str = "auto") -> Format:
@@ -36,14 +39,14 @@ def content_format(path: Path, wanted: str = "auto") -> Format:
     Parameters
     ----------
     path : Path
-        An existing file, compressed or not.
+        An existing file, compressed or not, or a folder.
     wanted : str
         One of the formats, which then is only checked against content that it certainly is not; or ``auto``.
 
     Returns
     -------
     str
-        ``libsvm``, ``csv``, ``npy``, ``npz`` or ``idx``.
+        ``libsvm``, ``csv``, ``npy``, ``npz``, ``idx``, or ``images`` for a folder or a tar archive.
 
     Raises
     ------
@@ -54,8 +57,8 @@ def content_format(path: Path, wanted: str = "auto") -> Format:
     """
     if wanted not in ("auto", *FORMATS):
         raise ConfigError(f"format must be auto, {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, got {wanted!r}")
-    head = read_head(path)
-    found = _binary_format(head)
+    head = b"" if path.is_dir() else read_head(path)
+    found = "images" if path.is_dir() else _binary_format(head)
     if found is None:
         _refuse_foreign(path, head)
         if wanted in ("libsvm", "csv"):
@@ -74,6 +77,8 @@ def _binary_format(head: bytes) -> Format | None:
         return "npz"
     if len(head) >= 8 and head[:2] == b"\0\0" and head[2] in _IDX_TYPES and 1 <= head[3] <= 8:
         return "idx"
+    if head[257:262] == b"ustar":
+        return "images"
     return None
 
 

@@ -8,6 +8,7 @@ from distnewton.data.array_source import ArraySource, array_parts
 from distnewton.data.bundled import BUNDLED, BundledSource, split_name
 from distnewton.data.delimited import DelimitedSource
 from distnewton.data.description import DataSource, Description
+from distnewton.data.images import ImageSource
 from distnewton.data.layout import find_layout
 from distnewton.data.libsvm import LibsvmSource
 from distnewton.data.libsvm_lines import MAX_INDEX, Rules
@@ -40,11 +41,14 @@ def open_data(
         or xz under any suffix. For npy and IDX two files may be given as ``features,labels``; else the labels
         of ``X.npy`` are in ``X_labels.npy``, ``X_y.npy`` or ``y.npy`` (``y_train.npy`` for ``X_train.npy``),
         those of ``...images-idx3-ubyte`` in ``...labels-idx1-ubyte``. npz files hold arrays ``X`` and ``y``.
+        Arrays of shape ``(n_samples, height, width)`` or ``(n_samples, channels, height, width)`` are images. A
+        folder, or a tar archive under any suffix, holds images as ``CLASS/FILE``; ``PATH:FOLDER``, say
+        ``cifar10.tar.xz:train``, takes those below a folder in it.
     data_dir : str or Path, optional
         Folder of relative paths; the working directory when not given.
-    format : {"auto", "libsvm", "csv", "npy", "npz", "idx"}
+    format : {"auto", "libsvm", "csv", "npy", "npz", "idx", "images"}
         ``auto`` decides by content; ``csv`` is any text with commas, tabs, semicolons or blanks between
-        fields.
+        fields; ``images`` needs the extra of that name.
     label_column : int or str, optional
         csv: column of the labels, by number from 0 (negative: from the end) or by name; by default the one
         named label, target, class or y, else the last. npy and npz: column of the array, by number.
@@ -56,7 +60,7 @@ def open_data(
     zero_based : bool
         LIBSVM: whether indices count from 0.
     ignore_extra_features : bool
-        Leave out features beyond `n_features` and count them, instead of refusing them.
+        Leave out features beyond `n_features` and count them, instead of refusing them; not those of image files.
     sort_indices : bool
         LIBSVM: put the indices of a row in order instead of refusing it; slow.
 
@@ -68,6 +72,10 @@ def open_data(
     ------
     ConfigError
         If an option does not fit.
+    MissingInputError
+        If there is no such file.
+    DataError
+        If the beginning of the file is in no format that can be read.
     """
     if header not in (True, False, "auto"):
         raise ConfigError(f"header must be true, false or auto, got {header!r}")
@@ -76,8 +84,15 @@ def open_data(
     bundled = split_name(str(name_or_path))
     if bundled:
         return BundledSource(*bundled, n_features, ignore_extra_features)
-    path, labels_path = _find_files(str(name_or_path), data_dir)
+    name, subfolder = _split_subfolder(str(name_or_path), data_dir)
+    path, labels_path = _find_files(name, data_dir, folders=format in ("auto", "images"))
     found = content_format(path, format)
+    if found == "images":
+        if labels_path is not None or label_column is not None:
+            raise ConfigError(f"{path}: labels of images are their folders; give neither label_column nor other labels")
+        return ImageSource(path, subfolder, n_features)
+    if subfolder:
+        raise ConfigError(f"{path}: is {found}; only a folder or archive of images has folders such as :{subfolder}")
     if found == "libsvm":
         limit = None if n_features is None else min(n_features, MAX_INDEX)
         return LibsvmSource(
@@ -92,13 +107,25 @@ def open_data(
     return ArraySource(features, found, labels, column, n_features, ignore_extra_features)
 
 
-def _find_files(name: str, data_dir: str | Path | None) -> tuple[Path, Path | None]:
+def _split_subfolder(name: str, data_dir: str | Path | None) -> tuple[str, str]:
+    """Return path and folder of ``PATH:FOLDER``; a file whose own name has a colon is that file."""
+    base, _, subfolder = name.rpartition(":")
+    if not base or not subfolder or subfolder.startswith("/") or _exists(name, data_dir):
+        return name, ""
+    return base, subfolder
+
+
+def _exists(name: str, data_dir: str | Path | None) -> bool:
+    """Return whether there is a file or folder of that name."""
+    return (Path(data_dir or ".") / Path(name).expanduser()).exists()
+
+
+def _find_files(name: str, data_dir: str | Path | None, *, folders: bool) -> tuple[Path, Path | None]:
     """Return the file, and that of the labels where two are given."""
     features, comma, labels = name.partition(",")
-    folder = Path(data_dir or ".")
-    if comma and not (folder / Path(name).expanduser()).exists():
-        return find_file(features.strip(), data_dir), find_file(labels.strip(), data_dir)
-    return find_file(name, data_dir), None
+    if comma and not _exists(name, data_dir):
+        return find_file(features.strip(), data_dir, folders=folders), find_file(labels.strip(), data_dir)
+    return find_file(name, data_dir, folders=folders), None
 
 
 def _column_number(label_column: int | str | None) -> int | None:

@@ -64,10 +64,21 @@ class StoredArray:
             Where the part begins.
         part : ndarray of shape (n_rows_of_part, n_columns_of_part)
             As stored; whole rows, or whole columns in Fortran order.
+
+        Notes
+        -----
+        The columns are the values of a sample in C order. Of more than two axes in Fortran order the file holds them
+        in another order, so they come one by one.
         """
         n_rows, n_columns = self.table_shape
-        for i, part in self._lines(*((n_columns, n_rows) if self.fortran_order else (n_rows, n_columns))):
-            yield (0, i, part.T) if self.fortran_order else (i, 0, part)
+        if not self.fortran_order:
+            yield from ((i, 0, part) for i, part in self._lines(n_rows, n_columns))
+        elif len(self.shape) == 2:
+            yield from ((0, i, part.T) for i, part in self._lines(n_columns, n_rows))
+        else:
+            columns = np.arange(n_columns).reshape(self.shape[1:]).ravel(order="F").tolist()
+            for i, part in self._lines(n_columns, n_rows):
+                yield from ((0, columns[i + k], line[:, np.newaxis]) for k, line in enumerate(part))
 
     def _lines(self, n_lines: int, line_length: int) -> Iterator[tuple[int, NDArray[Any]]]:
         """Yield blocks of rows of a C-ordered table."""

@@ -22,7 +22,7 @@ BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 _HEAD_BYTES = 1 << 16
 
 
-def find_file(path: str | Path, data_dir: str | Path | None = None) -> Path:
+def find_file(path: str | Path, data_dir: str | Path | None = None, *, folders: bool = False) -> Path:
     """Path of an existing, readable file.
 
     Parameters
@@ -31,6 +31,8 @@ def find_file(path: str | Path, data_dir: str | Path | None = None) -> Path:
         Absolute, or relative to `data_dir`.
     data_dir : str or Path, optional
         Folder of relative paths; the working directory when not given.
+    folders : bool
+        Whether it may be a folder.
 
     Returns
     -------
@@ -39,11 +41,14 @@ def find_file(path: str | Path, data_dir: str | Path | None = None) -> Path:
     Raises
     ------
     MissingInputError
-        If there is no such file (the nearest name is given), or it is a folder, or it may not be read.
+        If there is no such file (the nearest name is given), or it is a folder where it may not be one, or it may
+        not be read.
     """
     full = Path(data_dir or ".") / Path(path).expanduser()
     try:
         if full.is_dir():
+            if folders:
+                return full
             raise MissingInputError(f"data file {full}: is a folder, expected a file")
         with full.open("rb"):
             return full

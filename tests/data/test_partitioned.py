@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -163,6 +165,20 @@ def test_the_description_of_rank_0_is_everyones(world, labels):
     good = good and (found.name, found.n_samples, found.n_features, found.n_nonzeros) == ("of rank 0", 11, 9, 99)
     assert not world.any(not good)
     assert source.name == f"of rank {world.rank}"
+
+
+class Pictures(ArraySource):
+    """Data of rank 0 that are images."""
+
+    def describe(self):
+        return replace(super().describe(), image_shape=(1, 3, 3))
+
+
+@mpi
+@pytest.mark.parametrize(("kind", "image_shape"), [(Pictures, (1, 3, 3)), (ArraySource, None)])
+def test_the_image_shape_is_told_as_a_tuple(world, kind, image_shape):
+    _, found = open_and_describe(world, lambda: kind(features(), np.zeros(11)))
+    assert not world.any(found.image_shape != image_shape or not isinstance(found.image_shape, type(image_shape)))
 
 
 def test_dense_from_a_quarter_of_stored_values():

@@ -135,7 +135,9 @@ def dense_sources(tmp_path):
     (tmp_path / "t-labels-idx1-ubyte.gz").write_bytes(
         gzip.compress(idx(np.array([0, 1, 1, 2], dtype=np.uint8)))
     )
-    yield open_data("t-images-idx3-ubyte", data_dir=tmp_path), pixels.reshape(4, 6)
+    idx_source = open_data("t-images-idx3-ubyte", data_dir=tmp_path)
+    assert idx_source.describe().image_shape == (1, 2, 3)
+    yield idx_source, pixels.reshape(4, 6)
     (tmp_path / "other").write_bytes(gzip.compress(idx(pixels)))
     yield open_data("other, t-labels-idx1-ubyte.gz", data_dir=tmp_path), pixels.reshape(4, 6)
 
@@ -158,6 +160,31 @@ def test_arrays(tmp_path, block_bytes, monkeypatch):
                 part = source.read(start, stop)
                 assert part.flags.c_contiguous
                 np.testing.assert_array_equal(part, expected[:, start:stop])
+
+
+@pytest.mark.parametrize("order", ["C", "F"])
+@pytest.mark.parametrize(("shape", "image_shape"), [
+    ((4, 6), None), ((4, 2, 3), (1, 2, 3)), ((4, 3, 5, 2), (3, 5, 2)), ((4, 2, 1, 3, 2), None),
+])  # fmt: skip
+def test_arrays_of_images(tmp_path, shape, image_shape, order):
+    pixels = np.arange(np.prod(shape), dtype=np.uint8).reshape(shape)
+    flat = pixels.reshape(4, -1)
+    np.savez(tmp_path / "d.npz", X=np.asarray(pixels, order=order), y=np.zeros(4))
+    np.save(tmp_path / "X.npy", np.asarray(pixels, order=order))
+    np.save(tmp_path / "y.npy", np.zeros(4))
+    for name in ("d.npz", "X.npy"):
+        source = open_data(name, data_dir=tmp_path)
+        description = source.describe()
+        assert description.image_shape == image_shape
+        assert description.n_nonzeros == flat.size - 1
+        np.testing.assert_array_equal(source.read(0, flat.shape[1]), flat)
+        np.testing.assert_array_equal(source.read(1, 4), flat[:, 1:4])
+        fewer = open_data(name, data_dir=tmp_path, n_features=5, ignore_extra_features=True)
+        assert fewer.describe().image_shape is None
+        np.testing.assert_array_equal(fewer.read(0, 5), flat[:, :5])
+    inside = open_data("X.npy", data_dir=tmp_path, label_column=0)
+    assert inside.describe().image_shape is None
+    np.testing.assert_array_equal(inside.read(0, 2), flat[:, 1:3])
 
 
 def test_array_targets_and_errors(tmp_path):
@@ -203,6 +230,9 @@ def test_bundled(name):
     both = np.vstack([train.read(0, d), test.read(0, d)])
     np.testing.assert_array_equal(np.sort(both, axis=0), np.sort(whole.read(0, d), axis=0))
     np.testing.assert_array_equal(train.read(1, 3), train.read(0, d)[:, 1:3])
+    assert whole.describe().image_shape == train.describe().image_shape == ((1, 8, 8) if name == "digits" else None)
+    cut = open_data(name, n_features=d - 1, ignore_extra_features=True)
+    assert cut.describe().image_shape is None
     with pytest.raises(ConfigError, match=f"{name}:train and {name}:test"):
         open_data(f"{name}:valid")
 
@@ -231,7 +261,7 @@ def test_finding_files(tmp_path):
     with pytest.raises(MissingInputError, match="there is no folder"):
         open_data("x/y", data_dir=tmp_path)
     with pytest.raises(MissingInputError, match="is a folder"):
-        open_data(tmp_path)
+        open_data(tmp_path, format="csv")
 
 
 @pytest.mark.parametrize(
