@@ -1,7 +1,7 @@
 """An independent convolutional network: plain loops over pixels of the kernel, float64 and complex.
 
-Parameters are one vector theta: for each layer the rows of its weight matrix, then the biases. Rows are in torch's order
-(channel, row, column of the kernel), and of a dense layer behind images (channel, row, column of the image).
+Parameters are one vector theta: for each layer the rows of its weight matrix, then the biases. Rows are in torch's
+order (channel, row, column of the kernel), and of a dense layer behind images (channel, row, column of the image).
 """
 
 from __future__ import annotations

@@ -96,7 +96,19 @@ def make_case(
 
 
 def make_image_case(
-    comm, image_shape, convs, hidden, n_out, splits, *, activation="tanh", loss="squared", n=7, C=5.0, seed=0, memory=1e9
+    comm,
+    image_shape,
+    convs,
+    hidden,
+    n_out,
+    splits,
+    *,
+    activation="tanh",
+    loss="squared",
+    n=7,
+    C=5.0,
+    seed=0,
+    memory=1e9,
 ):
     """A convolutional problem on the grid, and dense."""
     rng = np.random.default_rng(seed)

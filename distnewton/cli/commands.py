@@ -291,7 +291,7 @@ def _load(comm: Communicator, options: argparse.Namespace) -> tuple[Any, Callabl
             data_dir=directory,
             format=settings["format"],
             label_column=settings["label_column"],
-            n_features=model.architecture.widths[0],
+            n_features=model.grid.partition.n_features,
             zero_based=settings["zero_based"],
             ignore_extra_features=True,
         )

@@ -34,6 +34,7 @@ def _kind_of_layers(value: object) -> str:
 
 Width = Annotated[int, Field(ge=1)] | Literal["auto"]
 Split = Annotated[int, Field(ge=1)]
+_DEFAULT_LAYERS: list[int | Literal["auto"]] = ["auto", 100, "auto"]
 
 
 class Section(BaseModel):
@@ -66,13 +67,14 @@ class DataConfig(Section):
 class NetworkConfig(Section):
     """``[network]``: fully connected layers, or layers on images."""
 
+    # either a list of tables or one of widths; which one is decided first, so that errors are told of one kind only
     layers: Annotated[
         Annotated[list[AnyTable], Field(min_length=1), Tag("tables")]
         | Annotated[list[Width], Field(min_length=2), Tag("widths")],
         Discriminator(_kind_of_layers),
         BeforeValidator(_dashes_to_list),
     ] = Field(
-        ["auto", 100, "auto"],
+        _DEFAULT_LAYERS,
         description='widths from features to outputs, as 16-300-300-26; "auto" first or last takes the data\'s. For '
         'images a list of tables: {type = "conv", channels, kernel, stride, padding}, {type = "max_pool" or '
         '"avg_pool", size, stride}, {type = "flatten"}, {type = "dense", width}',
@@ -103,8 +105,9 @@ class NetworkConfig(Section):
     @property
     def last_width(self) -> int | str:
         """Outputs, or ``auto``."""
-        last = self.layers[-1]
-        return last.width if isinstance(last, DenseTable) else last
+        last: Any = self.layers[-1]
+        width: int | str = last.width if isinstance(last, DenseTable) else last
+        return width
 
 
 class PartitionConfig(Section):

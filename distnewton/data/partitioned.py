@@ -12,7 +12,7 @@ from distnewton.backend import Array
 from distnewton.data.description import DataSource, Description
 from distnewton.data.labels import LabelMapping, regression_targets
 from distnewton.data.scaling import ColumnScaling, fit_scaling, row_factors, row_square_sums, scale_rows, value_range
-from distnewton.errors import ConfigError, DataError
+from distnewton.errors import DataError
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
@@ -227,34 +227,3 @@ class Task:
             return [" ".join(f"{value:.9g}" for value in row) for row in outputs]
         indices = outputs.argmax(axis=1) if self.name == "classification" else (outputs[:, 0] > 0).astype(np.int64)
         return self.classes.decode(indices)
-
-
-def resolve_widths(layers: list[int | str], n_features: int, n_out: int) -> tuple[int, ...]:
-    """Widths of the network, with ``auto`` ends taken from the data.
-
-    Parameters
-    ----------
-    layers : list of int or "auto"
-        As configured.
-    n_features, n_out : int
-        What the data has and the task needs.
-
-    Returns
-    -------
-    tuple of int
-
-    Raises
-    ------
-    ConfigError
-        If given ends differ from the data.
-    """
-    problems = []
-    widths = list(layers)
-    for end, n, what in ((0, n_features, "features"), (-1, n_out, "outputs (classes, or targets)")):
-        if widths[end] == "auto":
-            widths[end] = n
-        elif widths[end] != n:
-            problems.append(f"network.layers = {layers}: the data has {n} {what}, not {widths[end]}")
-    if problems:
-        raise ConfigError("\n".join([*problems, 'write "auto" to take the width from the data']), agreed=True)
-    return tuple(int(width) for width in widths)

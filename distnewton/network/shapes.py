@@ -13,6 +13,8 @@ from itertools import pairwise
 from typing import Any
 
 from distnewton.errors import ConfigError
+from distnewton.parallel.partition import Partition, as_splits
+from distnewton.parallel.planning import LayerCost
 
 Pair = tuple[int, int]
 ONE: Pair = (1, 1)
@@ -164,6 +166,21 @@ class NetworkShape:
         return sum((layer.n_in * layer.rows_per_unit + 1) * layer.n_out for layer in self.layers)
 
     @property
+    def costs(self) -> list[LayerCost]:
+        """What each layer costs, for the choice of splits."""
+        made = []
+        for layer in self.layers:
+            # a dense layer multiplies the rows of a unit once, a convolution at every place
+            products = layer.rows_per_unit * layer.n_linear
+            gathered = 0 if layer.kernel is None else products
+            made.append(LayerCost(layer.n_in, layer.n_out, products, gathered, layer.n_linear, layer.n_values))
+        return made
+
+    def partition(self, splits: Sequence[int]) -> Partition:
+        """These layers cut into so many groups of units each."""
+        return Partition(self.widths, as_splits(splits), self.rows_per_unit, self.features_per_unit)
+
+    @property
     def modules(self) -> list[int]:
         """Number of each layer's weights in the equal torch.nn.Sequential, with activations, pooling and Flatten."""
         numbers, following = [], 0
@@ -247,6 +264,9 @@ def convolutional_shape(image_shape: Sequence[int], tables: Sequence[Mapping[str
             image = layers[-1].image_out
     if not flat or tables[-1]["type"] != "dense":
         raise ConfigError("network.layers must end in a dense layer: it holds the outputs", agreed=True)
+    if layers[0].kernel is None:
+        # without convolutions images are rows of numbers from the start
+        return dense_shape([layers[0].n_in * layers[0].rows_per_unit, *(layer.n_out for layer in layers)])
     return NetworkShape(tuple(layers), tuple(dict(table) for table in tables))
 
 
@@ -300,6 +320,8 @@ def resolve_shape(
     """
     if not isinstance(listed[0], Mapping):
         return dense_shape(_resolve_widths(list(listed), n_features, n_out))
+    if image_shape is None and not any(table["type"] == "conv" for table in listed):
+        image_shape = n_features, 1, 1
     if image_shape is None:
         raise ConfigError(
             f"network.layers has layers for images, but the data is a table of {n_features} features: say how they "
@@ -309,8 +331,8 @@ def resolve_shape(
     channels, height, width = image_shape
     if channels * height * width != n_features:
         raise ConfigError(
-            f"network.input = {list(image_shape)} makes {channels * height * width} values, the data has {n_features} "
-            "features",
+            f"network.input = {list(image_shape)} makes {channels * height * width} values, but the data has "
+            f"{n_features} features",
             agreed=True,
         )
     last = dict(listed[-1])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from distnewton.parallel.partition import divisors
 
@@ -36,13 +37,42 @@ class Rates:
     seconds_per_feature: float = 4e-10
 
 
-def auto_splits(widths: Sequence[int], n_ranks: int, *, density: float | None = None) -> tuple[int, ...]:
+@dataclass(frozen=True)
+class LayerCost:
+    """What a layer costs a sample, by its units.
+
+    Attributes
+    ----------
+    n_in, n_out : int
+        Units below and above.
+    products : int
+        Multiplications for a pair of units: the pixels of a kernel times its places; 1 between neurons.
+    gathered : int
+        Numbers that are copied before the products for an input unit: those of the patches; 0 between neurons.
+    forward, backward : int
+        Numbers of an output unit in a message forward, and backward.
+    """
+
+    n_in: int
+    n_out: int
+    products: int = 1
+    gathered: int = 0
+    forward: int = 1
+    backward: int = 1
+
+
+def dense_costs(widths: Sequence[int]) -> list[LayerCost]:
+    """Costs of fully connected layers."""
+    return [LayerCost(a, b) for a, b in pairwise(widths)]
+
+
+def auto_splits(layers: Sequence[LayerCost], n_ranks: int, *, density: float | None = None) -> tuple[int, ...]:
     """Splits with the least predicted time a sample on a number of ranks.
 
     Parameters
     ----------
-    widths : sequence of int
-        Neurons of layers 0..L.
+    layers : sequence of LayerCost
+        Layers 1..L.
     n_ranks : int
         Ranks to use; the largest product of neighbouring splits is exactly this.
     density : float or None
@@ -53,19 +83,20 @@ def auto_splits(widths: Sequence[int], n_ranks: int, *, density: float | None = 
     tuple of int
         Of length L + 1.
     """
-    rates, choices, L = Rates(), divisors(n_ranks), len(widths) - 1
+    rates, choices = Rates(), divisors(n_ranks)
     # dynamic programming over layers; a state is the last two splits and whether all ranks have been used
     best: dict[tuple[int, int, bool], tuple[float, tuple[int, ...]]] = {}
     for a in choices:
         for b in (b for b in choices if a * b <= n_ranks):
-            cost = _block_seconds(rates, widths, 1, a, b, density)
+            cost = _block_seconds(rates, layers[0], a, b, density)
+            cost += 3 * math.ceil(layers[0].n_in / a) * rates.seconds_per_feature if density is None else 0.0
             best[a, b, a * b == n_ranks] = (cost, (a, b))
-    for m in range(2, L + 1):
+    for below, layer in pairwise(layers):
         following: dict[tuple[int, int, bool], tuple[float, tuple[int, ...]]] = {}
         for (a, b, full), (cost, splits) in best.items():
             for c in (c for c in choices if b * c <= n_ranks):
-                total = cost + _block_seconds(rates, widths, m, b, c, None)
-                total += _sum_seconds(rates, widths[m - 1], b, max(a, c))
+                total = cost + _block_seconds(rates, layer, b, c, None)
+                total += _sum_seconds(rates, below, b, max(a, c))
                 state = b, c, full or b * c == n_ranks
                 if state not in following or (total, (*splits, c)) < following[state]:
                     following[state] = (total, (*splits, c))
@@ -73,18 +104,20 @@ def auto_splits(widths: Sequence[int], n_ranks: int, *, density: float | None = 
     return min(value for (_, _, full), value in best.items() if full)[1]
 
 
-def _block_seconds(rates: Rates, widths: Sequence[int], m: int, a: int, b: int, density: float | None) -> float:
+def _block_seconds(rates: Rates, layer: LayerCost, a: int, b: int, density: float | None) -> float:
     """Seconds a sample in the largest block of a layer: forward and gradient, and half as much for products."""
-    n_in, n_out = math.ceil(widths[m - 1] / a), math.ceil(widths[m] / b)
+    n_in, n_out = math.ceil(layer.n_in / a), math.ceil(layer.n_out / b)
     if density is not None:
         n_values = density * n_in
         return 4.5 * n_values * (rates.seconds_per_nonzero + rates.seconds_per_nonzero_column * n_out)
-    streaming = 3 * n_in * rates.seconds_per_feature if m == 1 else 0.0
-    return 9.0 * n_in * n_out / rates.flops + streaming
+    # patches are made forward, for the gradient, and added up backward
+    gathering = 4 * n_in * layer.gathered * rates.seconds_per_feature
+    return 9.0 * n_in * n_out * layer.products / rates.flops + gathering
 
 
-def _sum_seconds(rates: Rates, width: int, n_groups: int, n_members: int) -> float:
-    """Seconds a sample to sum a group of neurons over its boundary, forward and backward."""
+def _sum_seconds(rates: Rates, layer: LayerCost, n_groups: int, n_members: int) -> float:
+    """Seconds a sample to sum a group of units over its boundary, forward and backward."""
     if n_members == 1:
         return 0.0
-    return 2 * 4 * math.ceil(width / n_groups) * 2 * (n_members - 1) / n_members / rates.bandwidth
+    n_numbers = math.ceil(layer.n_out / n_groups) * (layer.forward + layer.backward)
+    return 4 * n_numbers * 2 * (n_members - 1) / n_members / rates.bandwidth

@@ -108,8 +108,8 @@ class Comparison:
         test = f", {s.test.n_samples:,} test samples" if s.test else ""
         network, partition = s.config.network, s.partition
         return [
-            f"data: {s.train.name}, {s.train.n_samples:,} samples{test}",
-            f"network: {'-'.join(map(str, partition.widths))}, {network.activation}, {network.loss}, "
+            f"data: {s.train.name}, {s.config.data.n_train or s.train.n_samples:,} samples{test}",
+            f"network: {s.shape}, {network.activation}, {network.loss}, "
             f"C = {s.config.method.C}, {s.config.run.dtype}, seed {s.config.run.seed}",
             f"ranks: {s.n_ranks} with {s.n_threads} BLAS thread(s) each, splits {'-'.join(map(str, partition.splits))}"
             + (f", {s.mpi_library}" if s.mpi_library else ""),

@@ -32,12 +32,14 @@ class Progress:
         data, partition, config = summary.train, summary.partition, summary.config
         self._metric = MAIN_METRIC[summary.task.name]
         test = f", test {summary.test.n_samples:,}" if summary.test else ""
-        n_params = sum((a + 1) * b for a, b in zip(partition.widths, partition.widths[1:], strict=False))
-        layers, splits = "-".join(map(str, partition.widths)), "-".join(map(str, partition.splits))
+        splits = "-".join(map(str, partition.splits))
         kind = "sparse" if data.n_nonzeros and data.sparse_format else "dense"
+        n_train = f"{config.data.n_train:,} of " if config.data.n_train else ""
         lines = [
-            f"data     {data.name}: {data.n_samples:,} samples{test}, {data.n_features:,} features ({kind} file)",
-            f"network  {layers}, {config.network.activation}, {config.network.loss}: {n_params:,} variables",
+            f"data     {data.name}: {n_train}{data.n_samples:,} samples{test}, "
+            f"{data.n_features:,} features ({kind} file)",
+            f"network  {summary.shape}, {config.network.activation}, {config.network.loss}: "
+            f"{summary.shape.n_params:,} variables",
             f"ranks    {summary.n_ranks}, splits {splits}, {summary.n_threads} BLAS thread(s) each"
             + (f", {summary.mpi_library}" if summary.mpi_library else ""),
             f"method   {config.method.title}; {config.run.dtype}"

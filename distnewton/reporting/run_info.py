@@ -9,7 +9,7 @@ from typing import Any
 
 from distnewton.config import load_config
 from distnewton.errors import DataError, MissingInputError
-from distnewton.training.model import MODEL_FILE, read_header
+from distnewton.training.model import MODEL_FILE, read_header, read_shape
 from distnewton.training.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, read_metrics
 
 
@@ -63,8 +63,8 @@ def _environment(path: Path) -> dict[str, Any]:
 
 
 def _model(path: Path) -> str:
-    """Whether there is a model, and of which widths."""
+    """Whether there is a model, and of which layers."""
     file = path / MODEL_FILE
     if not file.is_file():
         return "none: the run has not finished, or is one of a comparison"
-    return f"{file} ({'-'.join(map(str, read_header(file)['widths']))})"
+    return f"{file} ({read_shape(read_header(file))})"

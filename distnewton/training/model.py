@@ -21,18 +21,21 @@ from distnewton.data.scaling import ColumnScaling
 from distnewton.errors import DataError, MissingInputError, WriteError
 from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.network import PartitionedNetwork
+from distnewton.network.shapes import LayerShape, NetworkShape, convolutional_shape, dense_shape
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
-from distnewton.parallel.partition import Block, Partition
+from distnewton.parallel.partition import Block
 from distnewton.parallel.planning import auto_splits
 from distnewton.training.metrics import task_metrics
 
 Data = DataSource | Callable[[], DataSource]
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+"""1: fully connected networks, by their widths. 2: networks on images, by layer tables; others are still written as 1,
+so that older versions read them."""
 MODEL_FILE = "model.safetensors"
 _KEY = "distnewton"
-_HEADER_KEYS = {"widths", "activation", "task", "classes", "scaling", "dense", "dtype"}
+_HEADER_KEYS = {"activation", "task", "classes", "scaling", "dense", "dtype"}
 _CHUNK_ROWS = 4096
 
 
@@ -42,8 +45,8 @@ class Architecture:
 
     Attributes
     ----------
-    widths : tuple of int
-        Neurons of layers 0..L.
+    shape : NetworkShape
+        Layers.
     activation : str
         Hidden activation.
     task : Task
@@ -54,7 +57,7 @@ class Architecture:
         Of the weights.
     """
 
-    widths: tuple[int, ...]
+    shape: NetworkShape
     activation: str
     task: Task
     dense: bool
@@ -91,12 +94,12 @@ class Model:
         return self.network.grid
 
     def features(self, source: DataSource, description: Description) -> Any:
-        """This rank's columns of a data set, scaled; shape (n_samples, n_features_local)."""
+        """This rank's columns of a data set, scaled and arranged; shape (n_samples, n_features_local)."""
         X = read_features(
             self.grid, source, description.n_samples, self.network.backend.dtype, dense=self.architecture.dense
         )
         apply_scaling(self.grid, self.scaling, X)
-        return X
+        return self.network.arrange(X)
 
     def outputs_of(self, X: Any) -> Array:
         """Outputs for features that are already scaled, replicated; shape (n_samples, n_out)."""
@@ -115,7 +118,7 @@ class Model:
         tuple of Array of shape (n_samples, n_out), DataSource and Description
         """
         source, description = open_and_describe(self.grid.comm, data if callable(data) else lambda: data)
-        n_features = self.architecture.widths[0]
+        n_features = self.grid.partition.n_features
         if description.n_features != n_features:
             raise DataError(
                 f"{source.name} has {description.n_features} features, the model {n_features}; tables have a label "
@@ -159,7 +162,8 @@ class Model:
         Returns
         -------
         dict of str to Array, or None on other ranks
-            ``0.weight`` of shape (n_out, n_in), ``0.bias``, ``2.weight``, ...: odd entries are activations.
+            ``0.weight`` of shape (n_out, n_in) or (n_out, n_in, height, width), ``0.bias``, ``2.weight``, ...: numbers
+            left out are activations, pooling and Flatten.
 
         Notes
         -----
@@ -178,7 +182,7 @@ class Model:
                     own[-1] = bias
             parts = self.grid.comm.gather_array(own, shapes)
             if parts is not None:
-                tensors |= _assemble(self.network.backend, partition.widths, m, blocks, parts)
+                tensors |= _assemble(self.network, m, blocks, parts)
         return tensors if self.grid.rank == 0 else None
 
     def save(self, path: str | Path) -> None:
@@ -211,8 +215,7 @@ class Model:
 
         a = self.architecture
         header = {
-            "format_version": FORMAT_VERSION,
-            "widths": a.widths,
+            **_shape_header(a.shape),
             "activation": a.activation,
             "task": a.task.name,
             "classes": None if a.task.classes is None else a.task.classes.to_dict(),
@@ -269,11 +272,11 @@ def load_model(path: str | Path, comm: Communicator | None = None) -> Model:
     with comm.agreeing():
         header = read_header(file)
     classes = None if header["classes"] is None else LabelMapping.from_dict(header["classes"])
-    widths = tuple(header["widths"])
-    task = Task(header["task"], classes, widths[-1])
-    architecture = Architecture(widths, header["activation"], task, header["dense"], header["dtype"])
-    grid = ProcessGrid(comm, Partition(widths, auto_splits(widths, comm.size)))
-    network = PartitionedNetwork(grid, architecture.activation, Backend.of(architecture.dtype))
+    shape = read_shape(header)
+    task = Task(header["task"], classes, shape.widths[-1])
+    architecture = Architecture(shape, header["activation"], task, header["dense"], header["dtype"])
+    grid = ProcessGrid(comm, shape.partition(auto_splits(shape.costs, comm.size)))
+    network = PartitionedNetwork(grid, architecture.activation, Backend.of(architecture.dtype), shape)
     params = network.backend.zeros(network.layout.n_params)
     with comm.agreeing():
         _read_blocks(file, network, params)
@@ -320,24 +323,59 @@ def read_header(file: Path) -> dict[str, Any]:
         raise DataError(f"{file} has a damaged header: it names no format version") from None
     if version > FORMAT_VERSION:
         raise DataError(f"{file} has format {version}, this version reads up to {FORMAT_VERSION}: update distnewton")
-    if missing := sorted(_HEADER_KEYS - header.keys()):
+    keys = _HEADER_KEYS | ({"widths"} if version == 1 else {"input", "layers"})
+    if missing := sorted(keys - header.keys()):
         raise DataError(f"{file} has a damaged header: {', '.join(missing)} missing")
     if header["activation"] not in ACTIVATIONS:
         raise DataError(f"{file} has an unknown activation: {header['activation']!r}")
     return header
 
 
+def _shape_header(shape: NetworkShape) -> dict[str, Any]:
+    """Version and layers, as a model file's header holds them."""
+    if shape.image_shape is None:
+        return {"format_version": 1, "widths": shape.widths}
+    return {"format_version": FORMAT_VERSION, "input": shape.image_shape, "layers": shape.listed}
+
+
+def read_shape(header: dict[str, Any]) -> NetworkShape:
+    """Layers of a model file's header.
+
+    Parameters
+    ----------
+    header : dict
+        As of :func:`read_header`.
+
+    Returns
+    -------
+    NetworkShape
+    """
+    if "widths" in header:
+        return dense_shape(header["widths"])
+    return convolutional_shape(header["input"], header["layers"])
+
+
 def _assemble(
-    backend: Backend, widths: tuple[int, ...], m: int, blocks: list[Block | None], parts: list[Array]
+    network: PartitionedNetwork, m: int, blocks: list[Block | None], parts: list[Array]
 ) -> dict[str, Array]:
-    """Weight (n_out, n_in) and bias of a layer from its blocks."""
-    W, b = backend.empty(widths[m - 1], widths[m]), backend.empty(widths[m])
+    """Weight and bias of a layer from its blocks, in torch's shapes."""
+    layer, backend = network.shape.layers[m - 1], network.backend
+    W, b = backend.empty(layer.n_in * layer.rows_per_unit, layer.n_out), backend.empty(layer.n_out)
     for block, part in zip(blocks, parts, strict=True):
         if block is not None:
-            W[slice(*block.inputs), slice(*block.outputs)] = part[: block.shape[0]]
+            W[block.rows, slice(*block.outputs)] = part[: block.shape[0]]
             if block.owns_bias:
                 b[slice(*block.outputs)] = part[-1]
-    return {f"{2 * (m - 1)}.weight": np.ascontiguousarray(W.T), f"{2 * (m - 1)}.bias": b}
+    number = network.shape.modules[m - 1]
+    weight = np.ascontiguousarray(W.T).reshape(_weight_shape(layer))
+    return {f"{number}.weight": weight, f"{number}.bias": b}
+
+
+def _weight_shape(layer: LayerShape) -> list[int]:
+    """Shape of a weight as torch has it."""
+    if layer.kernel is None:
+        return [layer.n_out, layer.n_in * layer.rows_per_unit]
+    return [layer.n_out, layer.n_in, *layer.kernel.size]
 
 
 def _read_blocks(file: Path, network: PartitionedNetwork, params: Array) -> None:
@@ -347,17 +385,19 @@ def _read_blocks(file: Path, network: PartitionedNetwork, params: Array) -> None
     try:
         with safe_open(file, framework="numpy") as tensors:
             for m, view in network.layout.views(params).items():
-                block, name = network.layout.blocks[m], 2 * (m - 1)
+                block, layer, name = network.layout.blocks[m], network.shape.layers[m - 1], network.shape.modules[m - 1]
                 if block.n_params == 0:
                     continue
-                rows, columns = slice(*block.outputs), slice(*block.inputs)
                 weight, bias = tensors.get_slice(f"{name}.weight"), tensors.get_slice(f"{name}.bias")
-                n_in, n_out = network.grid.partition.widths[m - 1 : m + 1]
-                if (weight.get_shape(), bias.get_shape()) != ([n_out, n_in], [n_out]):
+                if (weight.get_shape(), bias.get_shape()) != (_weight_shape(layer), [layer.n_out]):
                     raise ValueError(f"layer {m} has shapes {weight.get_shape()} and {bias.get_shape()}")
                 if view.W.size:
-                    view.W[...] = weight[rows, columns].T
+                    # of a flattened image the pixels of a channel lie together, too
+                    n_rows = layer.rows_per_unit
+                    first, last = block.inputs if layer.kernel else (n_rows * k for k in block.inputs)
+                    part = weight[slice(*block.outputs), first:last].reshape(block.shape[1], -1, n_rows)
+                    view.W[...] = part.transpose(2, 1, 0).reshape(block.shape)
                 if view.b is not None:
-                    view.b[...] = bias[rows]
+                    view.b[...] = bias[slice(*block.outputs)]
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{file} does not hold the weights its header promises: {error}") from None

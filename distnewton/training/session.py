@@ -19,13 +19,13 @@ from distnewton.data.partitioned import (
     keep_dense,
     open_and_describe,
     read_features,
-    resolve_widths,
 )
 from distnewton.data.rows import permute_rows
 from distnewton.data.sources import open_data
 from distnewton.errors import ConfigError, DataError, DistNewtonError
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
+from distnewton.network.shapes import NetworkShape, resolve_shape
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
@@ -54,8 +54,10 @@ class RunSummary:
         Of the data sets; ``test`` is None without one.
     task : Task
         Task and classes.
+    shape : NetworkShape
+        Layers, resolved.
     partition : Partition
-        Widths and splits, resolved.
+        Units and splits, resolved.
     n_ranks, n_threads : int
         Ranks, and BLAS threads of each.
     mpi_library : str
@@ -72,6 +74,7 @@ class RunSummary:
     train: Description
     test: Description | None
     task: Task
+    shape: NetworkShape
     partition: Partition
     n_ranks: int
     n_threads: int
@@ -259,7 +262,7 @@ class Session:
         """Refuse a method whose systems do not fit."""
         check_memory(
             config.method,
-            self.train_set.n_samples,
+            self.n_train,
             self.task.n_out,
             np.dtype(config.run.dtype).itemsize,
             config.run.memory_mb,
@@ -273,6 +276,11 @@ class Session:
         self.source, self.train_set = open_and_describe(self.comm, self._opener(self._train_data, data.train, None))
         with self.comm.agreeing():
             self.task = Task.fit(self.config.task, self.train_set, self.source)
+        if self.n_train > self.train_set.n_samples:
+            raise ConfigError(
+                f"data.n_train = {self.n_train}, but {self.train_set.name} has {self.train_set.n_samples} samples",
+                agreed=True,
+            )
         self.test_set: Description | None = None
         if self._test_data is not None or data.test:
             opener = self._opener(self._test_data, data.test, self.train_set.n_features)
@@ -302,35 +310,49 @@ class Session:
     def _lay_out(self) -> None:
         """Partition the network over the ranks."""
         config = self.config
-        widths = resolve_widths(list(config.network.layers), self.train_set.n_features, self.task.n_out)
-        self.dense = keep_dense(self.train_set)
+        given = config.network.input
+        image_shape = self.train_set.image_shape if given == "auto" else tuple(given)
+        listed = config.network.listed
+        shape = resolve_shape(listed, self.train_set.n_features, image_shape, self.task.n_out)
+        # patches are gathered from dense images
+        self.dense = keep_dense(self.train_set) or shape.image_shape is not None
         if config.partition.splits == "auto":
             n_values = self.train_set.n_samples * self.train_set.n_features
             density = None if self.dense else self.train_set.n_nonzeros / n_values
-            splits = auto_splits(widths, self.comm.size, density=density)
+            splits = auto_splits(shape.costs, self.comm.size, density=density)
         else:
             splits = as_splits(config.partition.splits)
         backend = Backend.of(config.run.dtype)
         self._check_memory(config)
-        self.grid = ProcessGrid(self.comm, Partition(widths, splits))
-        self.network = PartitionedNetwork(self.grid, config.network.activation, backend)
-        self.architecture = Architecture(widths, config.network.activation, self.task, self.dense, config.run.dtype)
+        self.grid = ProcessGrid(self.comm, shape.partition(splits))
+        self.network = PartitionedNetwork(self.grid, config.network.activation, backend, shape)
+        self.architecture = Architecture(shape, config.network.activation, self.task, self.dense, config.run.dtype)
+
+    @property
+    def n_train(self) -> int:
+        """Samples that are trained on."""
+        return self.config.data.n_train or self.train_set.n_samples
 
     def _read_training_data(self) -> Objective:
         """Read this rank's columns, scale them, and put the samples in the order of the run."""
         config, dtype = self.config, self.network.backend.dtype
         X = read_features(self.grid, self.source, self.train_set.n_samples, dtype, dense=self.dense)
-        self.scaling = fit_and_apply(self.grid, config.data.scale, X)
         order = np.random.Generator(np.random.Philox(key=config.run.seed, counter=[0, 2, 0, 0]))
         permutation = order.permutation(self.train_set.n_samples)
-        targets = self._as_targets(self.task.targets(self.train_set, self.source))[permutation]
-        regularization = config.method.regularization(self.train_set.n_samples)
+        targets = self._as_targets(self.task.targets(self.train_set, self.source))
+        if self.n_train < len(permutation):
+            # a new array, which frees the samples left out
+            X, targets = X[permutation[: self.n_train]], targets[permutation[: self.n_train]]
+            self.scaling = fit_and_apply(self.grid, config.data.scale, X)
+        else:
+            self.scaling = fit_and_apply(self.grid, config.data.scale, X)
+            X, targets = permute_rows(X, permutation), targets[permutation]
         return Objective(
             self.network,
             LOSSES[config.network.loss],
-            permute_rows(X, permutation),
+            self.network.arrange(X),
             targets,
-            regularization,
+            config.method.regularization(self.n_train),
             config.run.memory_mb * 2**20,
         )
 
@@ -392,6 +414,7 @@ class Session:
             self.train_set,
             self.test_set,
             self.task,
+            self.network.shape,
             self.grid.partition,
             self.comm.size,
             self.n_threads,

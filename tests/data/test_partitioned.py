@@ -17,7 +17,6 @@ from distnewton.data.partitioned import (
     keep_dense,
     open_and_describe,
     read_features,
-    resolve_widths,
 )
 from distnewton.data.rows import permute_rows, row_range
 from distnewton.data.scaling import KINDS, fit_scaling
@@ -191,25 +190,6 @@ def test_dense_from_a_quarter_of_stored_values():
         kinds[n] = keep_dense(ArraySource(csr_array(X), np.zeros(3)).describe())
         assert keep_dense(ArraySource(X, np.zeros(3)).describe())
     assert kinds == {2: False, 3: True}
-
-
-@pytest.mark.parametrize(("layers", "widths"), [
-    (["auto", 5, "auto"], (9, 5, 3)), ([9, 5, 3], (9, 5, 3)), (["auto", 3], (9, 3)), ([9, 1, 1, "auto"], (9, 1, 1, 3)),
-])  # fmt: skip
-def test_widths_follow_the_data(layers, widths):
-    assert resolve_widths(layers, 9, 3) == widths
-
-
-@pytest.mark.parametrize(("layers", "parts"), [
-    ([8, 5, "auto"], ["[8, 5, 'auto']: the data has 9 features, not 8"]),
-    (["auto", 5, 4], ["the data has 3 outputs (classes, or targets), not 4"]),
-    ([8, 4], ["the data has 9 features, not 8", "the data has 3 outputs (classes, or targets), not 4"]),
-])  # fmt: skip
-def test_widths_that_differ_from_the_data_are_all_told(layers, parts):
-    with pytest.raises(ConfigError) as caught:
-        resolve_widths(layers, 9, 3)
-    assert caught.value.agreed
-    assert all(part in str(caught.value) for part in [*parts, 'write "auto"'])
 
 
 def task_of(name, labels):
