@@ -52,7 +52,7 @@ def test_every_error_is_told_at_once_with_the_nearest_key():
         (["data.train=3"], "data.train: input should be a valid string, got 3"),
         (["network.layers=5"], "network.layers: input should be a valid list, got 5"),
         (["network.layers=5-x-2"], "network.layers.1"),
-        (["network.layers=[4]"], "network.layers: value should have at least 2 items"),
+        (["network.layers=[4]"], "network.layers: list should have at least 2 items"),
         (["partition.splits=2-0-2"], "partition.splits.1: input should be greater than or equal to 1, got 0"),
         (["network.loss=cross_entropy", "data.task=regression"], "fits data.task = classification, not regression"),
         (["method.direktion=x"], "method.direktion: unknown key; did you mean direction?"),

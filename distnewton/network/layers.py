@@ -24,8 +24,8 @@ from distnewton.network.shapes import LayerShape
 
 PATCH_SIZE = 1 << 18
 """Numbers of the patches that are gathered at a time: they stay in the cache between gathering and product."""
-LINEAR_SIZE = 1 << 22
-"""Pre-activations of a group that live at a time before they are pooled: a message of 16 MiB in float32."""
+LINEAR_SIZE = 1 << 20
+"""Pre-activations of a group that live at a time before they are pooled: a message of 4 MiB in float32."""
 
 
 class Unfolded(NamedTuple):

@@ -92,7 +92,10 @@ class MaxPooling:
                 places[...] = 0
                 continue
             np.greater(view, largest, out=larger)
-            np.copyto(places, place, where=larger)
+            # later places are larger numbers; arithmetic is ten times as fast as copies under a mask
+            numbers = larger.view(np.uint8)
+            numbers *= np.uint8(place)
+            np.maximum(places, numbers, out=places)
             np.maximum(largest, view, out=largest)
 
     def gather(self, P: Array, winners: Array, out: Array) -> None:
@@ -109,8 +112,10 @@ class MaxPooling:
         """
         n = len(winners)
         places, chosen = self._views.split_out(winners, n), self._views.split_out(out, n)
+        share = np.empty_like(chosen)
+        chosen[...] = 0
         for place, view in enumerate(self._views.of(self._views.split(P, n))):
-            np.copyto(chosen, view, where=places == place)
+            chosen += np.multiply(view, places == place, out=share)
 
     def scatter(self, delta: Array, winners: Array, out: Array) -> None:
         """Write cotangents to the chosen places, zero elsewhere: the adjoint of :meth:`gather`.

@@ -86,7 +86,9 @@ def auto_splits(layers: Sequence[LayerCost], n_ranks: int, *, density: float | N
     rates, choices = Rates(), divisors(n_ranks)
     # dynamic programming over layers; a state is the last two splits and whether all ranks have been used
     best: dict[tuple[int, int, bool], tuple[float, tuple[int, ...]]] = {}
-    for a in choices:
+    # cutting the few channels of an image would put the largest pre-activations of all into messages
+    few_channels = layers[0].gathered > 0 and layers[0].n_in < n_ranks
+    for a in choices[:1] if few_channels else choices:
         for b in (b for b in choices if a * b <= n_ranks):
             cost = _block_seconds(rates, layers[0], a, b, density)
             cost += 3 * math.ceil(layers[0].n_in / a) * rates.seconds_per_feature if density is None else 0.0
