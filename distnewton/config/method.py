@@ -93,6 +93,11 @@ class StageOptions(Section):
         description="random output cotangents a sample in place of all outputs; 0: all, exact; auto: all of up "
         "to 64 outputs, else 16 (dual: all)",
     )
+    jacobian: Literal["stored", "recomputed"] = Field(
+        "stored",
+        description="gauss_newton: keep the Jacobian's factors, or pass forward and backward at each CG step instead: "
+        "no memory for them, but messages and time",
+    )
     preconditioner: PreconditionerName = Field("none", description="preconditioner of CG")
     cg_tolerance: float = Field(0.1, ge=0.0, lt=1.0, description="relative residual at which CG stops")
     cg_max: int = Field(30, ge=1, description="most CG steps")
@@ -154,6 +159,8 @@ class StageOptions(Section):
         problems = [self._no_effect(name) for name in useless]
         if "cg_min" in self.used() and self.cg_min > self.cg_max:
             problems.append(f"cg_min = {self.cg_min} must not exceed cg_max = {self.cg_max}")
+        if self.jacobian == "recomputed" and self.sketch not in ("auto", 0):
+            problems.append("sketch has no effect with jacobian = recomputed, which is exact")
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -245,6 +252,8 @@ def used_options(direction: str, solver: str, preconditioner: str, proposal: str
         names |= {"finish_fraction"}
     if method in {"block_diagonal", "gauss_newton"}:
         names |= {"preconditioner", "cg_tolerance", "cg_max", "cg_min", "cg_stop", "warm_start"}
+    if method == "gauss_newton":
+        names |= {"jacobian"}
     factored = {method} | ({preconditioner} if "preconditioner" in names else set())
     if factored & {"kfac", "mini_block_fisher"}:
         names |= {"damping", "statistics_decay", "statistics_period", "inverse_period"}

@@ -13,7 +13,7 @@ from distnewton.config.layers import AnyTable, DenseTable, LayerTable, Size, tab
 ActivationName = Literal["sigmoid", "tanh", "relu", "softplus", "identity"]
 LossName = Literal["squared", "cross_entropy", "logistic"]
 TaskName = Literal["auto", "classification", "binary", "regression"]
-ScaleName = Literal["none", "minmax", "minmax_joint", "standard", "unit_rows", "log1p_unit_rows"]
+ScaleName = Literal["none", "minmax", "minmax_joint", "center", "standard", "unit_rows", "log1p_unit_rows"]
 FormatName = Literal["auto", "libsvm", "csv", "npy", "npz", "idx", "images"]
 
 TASK_OF_LOSS = {"cross_entropy": "classification", "logistic": "binary", "squared": "regression"}

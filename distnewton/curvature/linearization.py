@@ -134,10 +134,62 @@ class CurvatureSample:
 
     @property
     def loss_hessian(self) -> LossHessian:
-        """B of the rows of the Jacobian: the identity with roots."""
+        """B of the rows of the Jacobian, the identity with roots; of all outputs where there is none."""
         if self._hessian is None:
-            raise RuntimeError("linearize the sample first: directions say by `curvature` what they need")
+            self._hessian = self._loss.hessian(self._activations.output, self._targets)
         return self._hessian
+
+    def product(self, v: Array, scalars: Sequence[float]) -> tuple[Array, Array]:
+        """J v, or R J v with roots, and sums of some numbers, over all ranks.
+
+        Parameters
+        ----------
+        v : Array of shape (n_params_local,)
+            This rank's block.
+        scalars : sequence of float
+            Numbers to sum over the ranks.
+
+        Returns
+        -------
+        Array of shape (n, n_out), or (n, k)
+            In float64, replicated.
+        Array of shape (len(scalars),)
+            The sums.
+
+        Notes
+        -----
+        Collective: one sum where there is a Jacobian, else a forward pass.
+        """
+        grid = self._network.grid
+        if self._jacobian is None:
+            tangent = self._network.tangent(self._params, self._activations, v)
+            return tangent.astype(np.float64), grid.sum_all(np.array(scalars, dtype=float))
+        q = self._jacobian.matvec(v)
+        message = grid.sum_all(np.append(q.ravel().astype(np.float64), scalars))
+        return message[: q.size].reshape(q.shape), message[q.size :]
+
+    def transposed_product(self, U: Array) -> Array:
+        """This rank's block of J^T u, or of its like with roots.
+
+        Parameters
+        ----------
+        U : Array of shape (n, n_out), or (n, k)
+            Cotangents of the rows.
+
+        Returns
+        -------
+        Array of shape (n_params_local,)
+            A new array.
+
+        Notes
+        -----
+        Collective where there is no Jacobian: a backward pass.
+        """
+        if self._jacobian is not None:
+            return self._jacobian.rmatvec(U, self.backend.empty(self.layout.n_params))
+        made = self.backend.zeros(self.layout.n_params)
+        self._network.add_gradient(self._params, self._activations, U, made)
+        return made
 
     def loss_cotangents(self) -> dict[int, Array]:
         """Cotangents of the own output groups for the gradient of each sample's loss (the empirical Fisher's).

@@ -5,6 +5,8 @@ Per column, :math:`x' = (x - \mathrm{offset}) \cdot \mathrm{factor}`:
 - ``minmax``: offset is the middle of the column's range, factor the inverse of half of it: x' in [-1, 1];
 - ``minmax_joint``: the same with the range of all columns together, as for the pixels of images, where a column
   that hardly varies should not be blown up;
+- ``center``: offset is the mean, factor the inverse of half of the range of all columns together, as simpleNN has
+  images: the mean image is subtracted, and all pixels keep their proportions;
 - ``standard``: offset is the mean, factor the inverse of the standard deviation (divisor n_samples).
 
 Per row, x' = x / ||x||: ``unit_rows``, and ``log1p_unit_rows`` on log(1 + x). The squares of a row are summed
@@ -25,9 +27,10 @@ from distnewton.errors import ConfigError, DataError
 if TYPE_CHECKING:
     from distnewton.data.description import Features
 
-Kind = Literal["none", "minmax", "minmax_joint", "standard", "unit_rows", "log1p_unit_rows"]
+Kind = Literal["none", "minmax", "minmax_joint", "center", "standard", "unit_rows", "log1p_unit_rows"]
 KINDS: tuple[str, ...] = get_args(Kind)
-_COLUMN_KINDS = ("minmax", "minmax_joint", "standard")
+_COLUMN_KINDS = ("minmax", "minmax_joint", "center", "standard")
+_JOINT_KINDS = ("minmax_joint", "center")
 _ROW_KINDS = ("unit_rows", "log1p_unit_rows")
 _BLOCK_VALUES = 1 << 16
 
@@ -39,7 +42,7 @@ class ColumnScaling:
     Attributes
     ----------
     kind : str
-        One of ``none, minmax, standard, unit_rows, log1p_unit_rows``.
+        One of :data:`KINDS`.
     offset, factor : ndarray of float64 of shape (n_columns,)
         0 and 1 for the kinds that scale no columns. The factor of a constant column is 0.
     """
@@ -142,12 +145,13 @@ def fit_scaling(kind: str, X_local: Features, joint_range: tuple[float, float] |
 
     Parameters
     ----------
-    kind : {"none", "minmax", "minmax_joint", "standard", "unit_rows", "log1p_unit_rows"}
+    kind : {"none", "minmax", "minmax_joint", "center", "standard", "unit_rows", "log1p_unit_rows"}
         What to do.
     X_local : ndarray or csr_array of shape (n_samples, n_columns)
         This rank's columns, all samples.
     joint_range : tuple of float or None
-        Smallest and largest value of all columns of all ranks, for ``minmax_joint``; by default of these columns.
+        Smallest and largest value of all columns of all ranks, for ``minmax_joint`` and ``center``; by default of
+        these columns.
 
     Returns
     -------
@@ -167,18 +171,18 @@ def fit_scaling(kind: str, X_local: Features, joint_range: tuple[float, float] |
     X = _refuse_sparse(kind, X_local)
     if not len(X):
         raise DataError(f"scale = {kind} cannot be fitted: there are no samples")
-    if kind == "minmax_joint":
+    if kind in _JOINT_KINDS:
         lowest, highest = value_range(X) if joint_range is None else joint_range
         low, high = np.full(X.shape[1], lowest), np.full(X.shape[1], highest)
     else:
         low, high = X.min(axis=0).astype(np.float64), X.max(axis=0).astype(np.float64)
     half_range = high / 2 - low / 2
     with np.errstate(all="ignore"):
-        if kind != "standard":
+        if kind in ("minmax", "minmax_joint"):
             offset, size = low + half_range, half_range
         else:
             offset = X.mean(axis=0, dtype=np.float64)
-            size = _deviation(X, offset, half_range)
+            size = half_range if kind == "center" else _deviation(X, offset, half_range)
         factor = 1 / size
     # a range so small that its inverse overflows is that of a constant column
     factor[(half_range == 0) | np.isinf(factor)] = 0

@@ -91,6 +91,8 @@ class DirectionOptions:
         ``residual``, or ``progress``: Martens' rule, too.
     warm_start : float
         CG starts from this multiple of the last solution.
+    jacobian : str
+        ``stored``, or ``recomputed`` at each CG step of the full system.
     preconditioner : str
         Name of the preconditioner of CG.
     statistics_decay : float
@@ -117,6 +119,7 @@ class DirectionOptions:
     blocks: str = "rank"
     cg_stop: str = "residual"
     warm_start: float = 0.0
+    jacobian: str = "stored"
     preconditioner: str = "none"
     statistics_decay: float = 0.95
     statistics_period: int = 1

@@ -5,6 +5,10 @@ r"""The full subsampled Gauss-Newton direction by CG over all ranks, one fused s
 With z = M^{-1} r the product needs J z summed over ranks; r^T r, r^T z and z^T z ride in the same message, and
 z^T (G + lambda I) z then follows from J z without another (Chronopoulos and Gear's form of CG), so a step synchronises
 once, which is optimal short of s-step methods. Preconditioners are block-diagonal over ranks and send nothing.
+
+Where the Jacobian does not fit, as with images, its products can be recomputed: J z by a forward pass (the
+R-operator) and
+J^T u by a backward pass, with the messages of both.
 """
 
 from __future__ import annotations
@@ -35,10 +39,10 @@ class GaussNewton:
     """
 
     stops_early = False
-    curvature: Curvature = "jacobian"
     averages_gradient = False
 
     def __init__(self, options: DirectionOptions, preconditioner: Preconditioner | None = None) -> None:
+        self.curvature: Curvature = "jacobian" if options.jacobian == "stored" else "cotangents"
         self._options = options
         self._preconditioner = preconditioner
         self._last: Array | None = None
@@ -105,16 +109,14 @@ class _Product:
 
 def _product(problem: Linearization, r: Array, z: Array) -> _Product:
     """One Gauss-Newton product with one sum over all ranks."""
-    jacobian, dot = problem.jacobian, problem.backend.dot
-    q = jacobian.matvec(z)
+    sample, dot = problem.sample, problem.backend.dot
     rr = dot(r, r)
     scalars = [rr, rr, rr] if z is r else [rr, dot(r, z), dot(z, z)]
-    message = problem.grid.sum_all(np.append(q.ravel().astype(np.float64), scalars))
-    rr, rz, zz = (float(value) for value in message[-3:])
-    Jz = message[:-3].reshape(q.shape)
+    Jz, sums = sample.product(z, scalars)
+    rr, rz, zz = (float(value) for value in sums)
     U = problem.loss_hessian.matvec(Jz)
     U /= problem.n_samples
     curvature = float(np.vdot(Jz, U)) + problem.shift * zz
-    product = jacobian.rmatvec(problem.backend.asarray(U), problem.backend.empty(len(z)))
+    product = sample.transposed_product(problem.backend.asarray(U))
     product += problem.shift * z
     return _Product(product, rr, rz, curvature)

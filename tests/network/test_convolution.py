@@ -178,6 +178,20 @@ def test_runs_follow_the_dense_history(world, name, direction):
         np.testing.assert_allclose(values, expected, rtol=1e-8)
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_recomputed_jacobian_gives_the_same_direction(world, name):
+    for case in cases(world, name):
+        stored, recomputed = (
+            case.whole(
+                DIRECTIONS["gauss_newton"](DirectionOptions(cg_tolerance=1e-13, cg_max=6, cg_min=6, jacobian=kind))
+                .solve(linearization(case, ROWS, curvature=kind == "stored"), NEVER)
+                .direction
+            )
+            for kind in ("stored", "recomputed")
+        )
+        np.testing.assert_allclose(recomputed, stored, rtol=0, atol=1e-9 * np.linalg.norm(stored))
+
+
 @pytest.mark.parametrize("kind", GROUPS)
 @pytest.mark.parametrize("name", NETWORKS)
 def test_derivatives_along_groups(world, name, kind, monkeypatch):
