@@ -118,6 +118,13 @@ class Objective:
         1/C.
     memory_bytes : float
         What the activations of a rank may occupy. Chunks and what is kept of an evaluation follow from it.
+
+    Attributes
+    ----------
+    n_rows_kept : int
+        Samples whose activations an evaluation keeps, so that the gradient need not pass forward again.
+    chunk_rows : int
+        Samples that pass at a time.
     """
 
     def __init__(
@@ -135,7 +142,7 @@ class Objective:
         # the same number of rows on all ranks, since chunks are summed together: the widest rank decides
         width = network.grid.comm.allgather(np.array([network.n_kept + network.n_out])).max()
         rows = memory_bytes / (width * network.backend.dtype.itemsize)
-        self._n_rows_kept = int(rows / 2)
+        self.n_rows_kept = int(rows / 2)
         self.chunk_rows = int(max(1, min(MAX_CHUNK_ROWS, rows / 4)))
 
     def batch(self, rows: Array) -> Objective:
@@ -174,7 +181,7 @@ class Objective:
         Collective, as :meth:`PartitionedNetwork.forward` a chunk, and one sum of a number.
         """
         ranges = chunk_ranges(self.n_samples, last, self.chunk_rows)
-        n_kept = last[1] - last[0] if last else self._n_rows_kept
+        n_kept = last[1] - last[0] if last else self.n_rows_kept
         chunks: list[tuple[tuple[int, int], Activations | None]] = []
         outputs = self.network.backend.empty(self.n_samples, self.network.n_out)
         total = 0.0
@@ -184,7 +191,7 @@ class Objective:
             # everyone holds the outputs, but one rank's sum is everyone's, so that decisions never differ
             if self.network.grid.rank == 0:
                 total += self.loss.value(activations.output, self.targets[slice(*samples)])
-            keep = samples == last or n_kept + samples[1] - samples[0] <= self._n_rows_kept
+            keep = samples == last or n_kept + samples[1] - samples[0] <= self.n_rows_kept
             n_kept += (samples[1] - samples[0]) * (keep and samples != last)
             chunks.append((samples, activations if keep else None))
         (total,) = self.network.grid.comm.sum_scalars(total)
