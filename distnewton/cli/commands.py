@@ -283,7 +283,8 @@ def _load(comm: Communicator, options: argparse.Namespace) -> tuple[Any, Callabl
     settings = comm.broadcast_json(data.model_dump())
     directory = options.data_dir or os.environ.get(DATA_VARIABLE) or settings["directory"] or None
     # a path that exists as it is typed is that file: the folder of the recipe is for the names of the recipe
-    directory = None if Path(options.data).exists() else directory
+    typed = options.data, options.data.rpartition(":")[0], options.data.partition(",")[0]
+    directory = None if any(path and Path(path).exists() for path in typed) else directory
 
     def opener() -> DataSource:
         return open_data(

@@ -18,8 +18,9 @@ class ArraySource:
 
     Parameters
     ----------
-    X : array-like or scipy sparse array of shape (n_samples, n_features)
-        Finite numbers. Under MPI every rank passes the same whole array, of which it then copies its columns.
+    X : array-like of shape (n_samples, n_features), or scipy sparse array
+        Finite numbers; images as (n_samples, height, width) or (n_samples, channels, height, width). Under MPI every
+        rank passes the same whole array, of which it then copies its columns.
     y : array-like of shape (n_samples,) or (n_samples, n_targets)
         Numbers or texts.
     name : str
@@ -36,9 +37,14 @@ class ArraySource:
         self._sparse = hasattr(X, "tocsr")
         self._X: Any = X.tocsr() if self._sparse else np.asarray(X)
         self._y = np.asarray(y)
+        self._image_shape: tuple[int, int, int] | None = None
+        if self._X.ndim in (3, 4):
+            channels, height, width = self._X.shape[1:] if self._X.ndim == 4 else (1, *self._X.shape[1:])
+            self._image_shape = channels, height, width
+            self._X = self._X.reshape(len(self._X), channels * height * width)
         if self._X.ndim != 2 or self._y.ndim not in (1, 2) or len(self._y) != self._X.shape[0]:
             raise DataError(
-                f"{name}: expected X of shape (n_samples, n_features) and as many labels, "
+                f"{name}: expected X of shape (n_samples, n_features), or images, and as many labels, "
                 f"got shapes {self._X.shape} and {self._y.shape}"
             )
         if self._X.dtype.kind not in "biuf":
@@ -55,7 +61,9 @@ class ArraySource:
         if n_samples == 0 or n_features == 0:
             raise DataError(f"{self.name}: no samples or no features, got shape {self._X.shape}")
         n_nonzeros = int(self._X.nnz if self._sparse else np.count_nonzero(self._X))
-        return Description(self.name, "memory", n_samples, n_features, n_nonzeros, self._sparse, self._y)
+        return Description(
+            self.name, "memory", n_samples, n_features, n_nonzeros, self._sparse, self._y, image_shape=self._image_shape
+        )
 
     def read(self, start: int, stop: int, dtype: Any = "float64") -> Features:
         """Copy of some columns."""

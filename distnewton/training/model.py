@@ -125,6 +125,8 @@ class Model:
                 "column here, too, whatever it holds",
                 agreed=True,
             )
+        if (problem := image_problem(self.network.shape, description)) is not None:
+            raise DataError(problem, agreed=True)
         return self.outputs_of(self.features(source, description)), source, description
 
     def evaluate(self, data: Data) -> dict[str, Any]:
@@ -231,6 +233,26 @@ class Model:
             with suppress(OSError):
                 part.unlink()
             raise WriteError(f"cannot write the model to {path}: {error}") from None
+
+
+def image_problem(shape: NetworkShape, description: Description) -> str | None:
+    """What is wrong where a network on images gets images of another shape; a table has none to compare.
+
+    Parameters
+    ----------
+    shape : NetworkShape
+        The network's layers.
+    description : Description
+        Of a data set with as many features.
+
+    Returns
+    -------
+    str or None
+    """
+    wanted, found = shape.image_shape, description.image_shape
+    if None in (wanted, found) or wanted == found:
+        return None
+    return f"{description.name} has images of {found} (channels, height, width), the network takes {wanted}"
 
 
 def network_outputs(network: PartitionedNetwork, params: Array, X: Any) -> Array:

@@ -33,7 +33,7 @@ from distnewton.parallel.partition import Partition, as_splits
 from distnewton.parallel.planning import auto_splits
 from distnewton.parallel.threads import threads_per_rank
 from distnewton.training.metrics import task_metrics
-from distnewton.training.model import Architecture, Model, network_outputs
+from distnewton.training.model import Architecture, Model, image_problem, network_outputs
 from distnewton.training.objective import Evaluation, Objective
 from distnewton.training.records import IterationRecord
 from distnewton.training.schedule import Schedule, check_memory
@@ -314,6 +314,9 @@ class Session:
         image_shape = self.train_set.image_shape if given == "auto" else tuple(given)
         listed = config.network.listed
         shape = resolve_shape(listed, self.train_set.n_features, image_shape, self.task.n_out)
+        for described in (self.train_set, self.test_set):
+            if described is not None and (problem := image_problem(shape, described)) is not None:
+                raise DataError(problem, agreed=True)
         # patches are gathered from dense images
         self.dense = keep_dense(self.train_set) or shape.image_shape is not None
         if config.partition.splits == "auto":

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import distnewton
-from distnewton.errors import ConfigError
+from distnewton.errors import ConfigError, DataError
 
 pytestmark = pytest.mark.mpi(min_size=1)
 
@@ -143,6 +143,35 @@ def test_a_part_of_the_samples(world):
     with pytest.raises(ConfigError, match=r"data\.n_train = 61, but .* has 60 samples") as caught:
         trained(world, configuration(data={"n_train": 61}))
     assert caught.value.agreed
+
+
+def test_arrays_of_images_need_no_network_input(world):
+    X, y = images()
+    config = configuration(iterations=1).model_dump()
+    config["network"]["input"] = "auto"
+    config = distnewton.make_config(config)
+    result = distnewton.train(config, world, train_data=distnewton.ArraySource(X.reshape(-1, *IMAGE), y))
+    assert result.summary.shape.image_shape == IMAGE
+    flat = trained(world, configuration(iterations=1))
+    assert result.last.objective == flat.last.objective
+    with pytest.raises(ConfigError, match=r"the data is a table of 144 features: .* network\.input"):
+        distnewton.train(config, world, train_data=distnewton.ArraySource(X, y))
+
+
+def test_images_of_another_shape_are_refused(world):
+    X, y = images()
+    turned = distnewton.ArraySource(X.reshape(-1, 2, 8, 9), y, name="turned")
+    model = trained(world, configuration(iterations=0)).model
+    message = r"turned has images of \(2, 8, 9\) .* the network takes \(2, 9, 8\)"
+    with pytest.raises(DataError, match=message) as caught:
+        model.outputs(turned)
+    assert caught.value.agreed
+    with pytest.raises(DataError, match=message):
+        distnewton.train(configuration(), world, train_data=turned)
+    with pytest.raises(DataError, match=message):
+        distnewton.train(
+            configuration(), world, train_data=distnewton.ArraySource(X, y), test_data=turned
+        )
 
 
 def test_splits_of_another_length_are_told_in_channels():
