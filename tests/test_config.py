@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import tomllib
 
 import pytest
 
@@ -316,3 +317,44 @@ def test_another_solver_or_preconditioner_leaves_out_its_options_too(tmp_path):
     assert [note.split()[0] for note in notes] == [
         "method.cg_max", "method.preconditioner", "method.statistics_decay"
     ]  # fmt: skip
+
+
+CONV = {"type": "conv", "channels": 8, "kernel": [3, 2], "padding": 1}
+DENSE = {"type": "dense", "width": "auto"}
+
+
+def test_layer_tables_survive_the_way_through_toml():
+    tree = {"network": {"layers": [CONV, {"type": "max_pool", "size": 2}, DENSE], "input": "1-28-28"}}
+    config = make_config(tree | {"partition": {"splits": [1, 2, 1]}})
+    assert make_config(tomllib.loads(to_toml(config))) == config
+    assert config.network.input == [1, 28, 28]
+    assert config.network.title == "conv 8 3x2 1, max_pool 2, dense auto"
+    assert make_config({}).network.title == "auto-100-auto"
+
+
+@pytest.mark.parametrize(("network", "parts"), [
+    ({"layers": [{**CONV, "kernal": 3, "channels": 0}, DENSE]},
+     ["network.layers.0.kernal: unknown key; did you mean kernel?", "network.layers.0.channels: input should be gre"]),
+    ({"layers": [{"type": "pool", "size": 2}, DENSE]}, ["network.layers.0: ", "'conv', 'max_pool', 'avg_pool', 'fl"]),
+    ({"layers": [{"type": "max_pool", "size": 17}, DENSE]}, ["network.layers.0.size: input should be less than or eq"]),
+    ({"layers": [CONV, 10]}, ["network.layers.1: input should be a valid dictionary"]),
+    ({"layers": [CONV]}, ["must end in a dense layer"]),
+    ({"layers": [DENSE, DENSE]}, ['only the width of the last of layers may be "auto"']),
+    ({"layers": [4, 3], "input": [1, 2, 2]}, ["input is for layers on images"]),
+    ({"layers": [CONV, DENSE], "input": [1, 2]}, ["network.input: "]),
+    ({"layers": [CONV, {"type": "dense", "width": 3}], "loss": "logistic"}, ["needs one output", "ends in 3"]),
+])  # fmt: skip
+def test_errors_of_layer_tables(network, parts):
+    with pytest.raises(ConfigError) as caught:
+        make_config({"network": network})
+    assert all(part in str(caught.value) for part in parts), str(caught.value)
+
+
+def test_a_recomputed_jacobian_is_for_the_full_direction_without_sketch():
+    assert make_config({"method": {"direction": "gauss_newton", "jacobian": "recomputed"}}).method.jacobian
+    for method, part in [
+        ({"jacobian": "recomputed"}, "jacobian has no effect with direction = block_diagonal"),
+        ({"direction": "gauss_newton", "jacobian": "recomputed", "sketch": 2}, "sketch has no effect with jacobian"),
+    ]:
+        with pytest.raises(ConfigError, match=part):
+            make_config({"method": method})

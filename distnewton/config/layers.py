@@ -16,6 +16,13 @@ class LayerTable(BaseModel):
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
 
+    @property
+    def title(self) -> str:
+        """The layer in a few words: its kind, and the sizes that are given."""
+        values = (value for key, value in self.model_dump(exclude_defaults=True).items() if key != "type")
+        texts = ("x".join(map(str, value)) if isinstance(value, list) else str(value) for value in values)
+        return " ".join([str(self.model_dump()["type"]), *texts])
+
 
 class ConvolutionTable(LayerTable):
     """A convolution with bias, then the activation; pairs are vertical, horizontal."""

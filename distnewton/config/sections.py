@@ -79,8 +79,10 @@ class NetworkConfig(Section):
         'images a list of tables: {type = "conv", channels, kernel, stride, padding}, {type = "max_pool" or '
         '"avg_pool", size, stride}, {type = "flatten"}, {type = "dense", width}',
     )
-    input: Literal["auto"] | Annotated[list[Size], Field(min_length=3, max_length=3)] = Field(
-        "auto", description="channels, height, width of images, where the data does not say so itself"
+    input: Annotated[
+        Literal["auto"] | Annotated[list[Size], Field(min_length=3, max_length=3)], BeforeValidator(_dashes_to_list)
+    ] = Field(
+        "auto", description="channels, height, width of images, as 1-28-28, where the data does not say so itself"
     )
     activation: ActivationName = Field("tanh", description="hidden activation; outputs are linear")
     loss: LossName = Field("cross_entropy", description="loss of a sample")
@@ -101,6 +103,13 @@ class NetworkConfig(Section):
     def listed(self) -> list[Any]:
         """Widths, or layer tables as plain dictionaries."""
         return [layer.model_dump() if isinstance(layer, LayerTable) else layer for layer in self.layers]
+
+    @property
+    def title(self) -> str:
+        """The layers in a line, ``auto`` left as it is."""
+        if isinstance(self.layers[0], LayerTable):
+            return ", ".join(layer.title for layer in self.layers if isinstance(layer, LayerTable))
+        return "-".join(map(str, self.layers))
 
     @property
     def last_width(self) -> int | str:

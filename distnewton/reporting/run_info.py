@@ -38,7 +38,7 @@ def describe_run(path: Path) -> Iterator[str]:
     records = list(read_metrics(path))
     yield f"run        {path}"
     yield f"data       {config.data.train}" + (f", test {config.data.test}" if config.data.test else "")
-    yield f"network    {'-'.join(map(str, config.network.layers))}, {config.network.activation}, {config.network.loss}"
+    yield f"network    {config.network.title}, {config.network.activation}, {config.network.loss}"
     splits, mpi = "-".join(map(str, facts["splits"])), facts["mpi_library"] or "no MPI"
     yield f"ranks      {facts['ranks']} x {facts['threads_per_rank']} threads, splits {splits}"
     yield f"method     {config.method.title}; seed {config.run.seed}"
