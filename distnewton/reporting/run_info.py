@@ -9,7 +9,7 @@ from typing import Any
 
 from distnewton.config import load_config
 from distnewton.errors import DataError, MissingInputError
-from distnewton.training.model import MODEL_FILE, read_header, read_shape
+from distnewton.training.model_file import MODEL_FILE, read_header, read_shape
 from distnewton.training.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, read_metrics
 
 

@@ -14,7 +14,7 @@ from typing import Any, TextIO
 
 from distnewton.config import Config, to_toml
 from distnewton.errors import CreateError, DataError, MissingInputError, WriteError
-from distnewton.training.model import MODEL_FILE
+from distnewton.training.model_file import MODEL_FILE
 from distnewton.training.records import IterationRecord
 
 CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.toml", "environment.json", "metrics.jsonl"

@@ -9,7 +9,7 @@ import pytest
 
 import distnewton
 from distnewton.errors import DataError, DistNewtonError, MissingInputError, WriteError
-from distnewton.training.model import FORMAT_VERSION
+from distnewton.training.model_file import FORMAT_VERSION
 
 pytestmark = pytest.mark.mpi(min_size=1)
 

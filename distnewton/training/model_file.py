@@ -1,0 +1,216 @@
+"""The model file: weights under the keys of the equal torch.nn.Sequential, everything else as JSON in its metadata."""
+
+from __future__ import annotations
+
+import json
+import os
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distnewton.backend import Array
+from distnewton.errors import DataError, MissingInputError, WriteError
+from distnewton.network.activations import ACTIVATIONS
+from distnewton.network.network import PartitionedNetwork
+from distnewton.network.shapes import LayerShape, NetworkShape, convolutional_shape, dense_shape
+from distnewton.parallel.partition import Block
+
+FORMAT_VERSION = 2
+"""1: fully connected networks, by their widths. 2: networks on images, by layer tables; others are still written as 1,
+so that older versions read them."""
+MODEL_FILE = "model.safetensors"
+_KEY = "distnewton"
+_HEADER_KEYS = {"activation", "task", "classes", "scaling", "dense", "dtype"}
+
+
+def write_model(path: Path, tensors: dict[str, Array], header: dict[str, Any]) -> None:
+    """Write a model file, whole or not at all.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    tensors : dict of str to Array
+        Weights.
+    header : dict
+        What else a model is.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be written.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    part = Path(f"{path}.part")
+    try:
+        save_file(tensors, part, metadata={_KEY: json.dumps(header)})
+        os.replace(part, path)
+    except (SafetensorError, OSError) as error:
+        with suppress(OSError):
+            part.unlink()
+        raise WriteError(f"cannot write the model to {path}: {error}") from None
+
+
+def read_header(file: Path) -> dict[str, Any]:
+    """Architecture and scaling from a model file's metadata.
+
+    Parameters
+    ----------
+    file : Path
+        A model file.
+
+    Returns
+    -------
+    dict
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such file.
+    DataError
+        If it is not a model of this package, or from a newer version.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    if not file.is_file():
+        raise MissingInputError(
+            f"there is no model file {file}; train first, or name a run folder that holds {MODEL_FILE}"
+        )
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            text = (tensors.metadata() or {}).get(_KEY)
+    except (SafetensorError, OSError) as error:
+        raise DataError(f"{file} is not a readable safetensors file: {error}") from None
+    if text is None:
+        raise DataError(f"{file} is a safetensors file, but not a model that distnewton wrote")
+    try:
+        header: dict[str, Any] = json.loads(text)
+        version = int(header["format_version"])
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{file} has a damaged header: it names no format version") from None
+    if version > FORMAT_VERSION:
+        raise DataError(f"{file} has format {version}, this version reads up to {FORMAT_VERSION}: update distnewton")
+    keys = _HEADER_KEYS | ({"widths"} if version == 1 else {"input", "layers"})
+    if missing := sorted(keys - header.keys()):
+        raise DataError(f"{file} has a damaged header: {', '.join(missing)} missing")
+    if header["activation"] not in ACTIVATIONS:
+        raise DataError(f"{file} has an unknown activation: {header['activation']!r}")
+    return header
+
+
+def shape_header(shape: NetworkShape) -> dict[str, Any]:
+    """Version and layers, as a model file's header holds them.
+
+    Parameters
+    ----------
+    shape : NetworkShape
+        Layers.
+
+    Returns
+    -------
+    dict
+    """
+    if shape.image_shape is None:
+        return {"format_version": 1, "widths": shape.widths}
+    return {"format_version": FORMAT_VERSION, "input": shape.image_shape, "layers": shape.listed}
+
+
+def read_shape(header: dict[str, Any]) -> NetworkShape:
+    """Layers of a model file's header.
+
+    Parameters
+    ----------
+    header : dict
+        As of :func:`read_header`.
+
+    Returns
+    -------
+    NetworkShape
+    """
+    if "widths" in header:
+        return dense_shape(header["widths"])
+    return convolutional_shape(header["input"], header["layers"])
+
+
+def assemble(
+    network: PartitionedNetwork, m: int, blocks: list[Block | None], parts: list[Array]
+) -> dict[str, Array]:
+    """Weight and bias of a layer from its blocks, in torch's shapes.
+
+    Parameters
+    ----------
+    network : PartitionedNetwork
+        Its layers.
+    m : int
+        Number of the layer.
+    blocks : list of Block or None
+        Of each rank.
+    parts : list of Array
+        Each block's rows of W and, where owned, of b.
+
+    Returns
+    -------
+    dict of str to Array
+        By the names of the equal torch.nn.Sequential.
+    """
+    layer, backend = network.shape.layers[m - 1], network.backend
+    W, b = backend.empty(layer.n_in * layer.rows_per_unit, layer.n_out), backend.empty(layer.n_out)
+    for block, part in zip(blocks, parts, strict=True):
+        if block is not None:
+            W[block.rows, slice(*block.outputs)] = part[: block.shape[0]]
+            if block.owns_bias:
+                b[slice(*block.outputs)] = part[-1]
+    number = network.shape.modules[m - 1]
+    weight = np.ascontiguousarray(W.T).reshape(_weight_shape(layer))
+    return {f"{number}.weight": weight, f"{number}.bias": b}
+
+
+def _weight_shape(layer: LayerShape) -> list[int]:
+    """Shape of a weight as torch has it."""
+    if layer.kernel is None:
+        return [layer.n_out, layer.n_in * layer.rows_per_unit]
+    return [layer.n_out, layer.n_in, *layer.kernel.size]
+
+
+def read_blocks(file: Path, network: PartitionedNetwork, params: Array) -> None:
+    """Fill this rank's variables from the slices of a model file.
+
+    Parameters
+    ----------
+    file : Path
+        A model file of this network.
+    network : PartitionedNetwork
+        Laid out on a grid.
+    params : Array of shape (n_params_local,)
+        Overwritten.
+
+    Raises
+    ------
+    DataError
+        If the file holds other weights than its header promises.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            for m, view in network.layout.views(params).items():
+                block, layer, name = network.layout.blocks[m], network.shape.layers[m - 1], network.shape.modules[m - 1]
+                if block.n_params == 0:
+                    continue
+                weight, bias = tensors.get_slice(f"{name}.weight"), tensors.get_slice(f"{name}.bias")
+                if (weight.get_shape(), bias.get_shape()) != (_weight_shape(layer), [layer.n_out]):
+                    raise ValueError(f"layer {m} has shapes {weight.get_shape()} and {bias.get_shape()}")
+                if view.W.size:
+                    # of a flattened image the pixels of a channel lie together, too
+                    n_rows = layer.rows_per_unit
+                    first, last = block.inputs if layer.kernel else (n_rows * k for k in block.inputs)
+                    part = weight[slice(*block.outputs), first:last].reshape(block.shape[1], -1, n_rows)
+                    view.W[...] = part.transpose(2, 1, 0).reshape(block.shape)
+                if view.b is not None:
+                    view.b[...] = bias[slice(*block.outputs)]
+    except (SafetensorError, OSError, ValueError) as error:
+        raise DataError(f"{file} does not hold the weights its header promises: {error}") from None
