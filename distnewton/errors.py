@@ -7,6 +7,9 @@ all ranks leave in step. Any other error may be known to one rank only, and ends
 
 from __future__ import annotations
 
+STOPPED_EARLY, HANGS = 75, 76
+"""Exit codes that are no errors of the input: stopped by the clock, and ended by the watchdog."""
+
 
 class DistNewtonError(Exception):
     """Base of all errors that come with advice instead of a traceback.

@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distnewton.config import Config, apply_settings, load_config, make_config, read_settings, to_toml
-from distnewton.errors import ConfigError, CreateError, DistNewtonError, MissingExtraError, WriteError
+from distnewton.errors import STOPPED_EARLY, ConfigError, CreateError, DistNewtonError, MissingExtraError, WriteError
 from distnewton.parallel.collectives import Communicator
-from distnewton.parallel.launch import world_communicator
+from distnewton.parallel.failures import failures
+from distnewton.parallel.launch import guard, world_communicator
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -24,31 +25,38 @@ if TYPE_CHECKING:
     from distnewton.training.comparison import Entry
     from distnewton.training.records import IterationRecord
     from distnewton.training.run_folder import RunFolder
-    from distnewton.training.session import RunSummary
+    from distnewton.training.session import Result, RunSummary
 
 DATA_VARIABLE = "DISTNEWTON_DATA"
 
 
 def train(options: argparse.Namespace) -> int:
     """Train as configured; rank 0 reads the recipe and its view is everyone's."""
+    from distnewton.cluster.job import is_waiting
+    from distnewton.parallel.deadline import Clock
     from distnewton.reporting.progress import Progress
     from distnewton.training import session
 
+    if options.run_dir and is_waiting(Path(options.run_dir)):
+        # a job's own folder: what fails before its recipe is read is kept there, too
+        failures.folder = Path(options.run_dir)
     comm = world_communicator()
     config = _shared_config(comm, options)
     if options.print_config:
-        _say(comm, to_toml(config))
+        say(comm, to_toml(config))
         return 0
+    guard(comm, config.run.hang_seconds)
     console, folder = _console(), None
     with comm.agreeing():
         folder = _make_folder(config, options.recipe) if comm.rank == 0 else None
+    path = Path(comm.broadcast_json(str(folder.path.absolute()) if folder else ""))
+    failures.folder = path
     progress = Progress(console) if comm.rank == 0 else None
-    observers: list[Any] = [_FolderWriter(folder)] if folder else []
+    observers: list[Any] = [_Bookmark(), *([_FolderWriter(folder)] if folder else [])]
     if progress and not options.quiet:
         observers.insert(0, progress)
     with _discarding([folder] if folder else []):
-        result = session.train(config, comm, observers=observers)
-    path = folder.path if folder else Path()
+        result = session.train(config, comm, observers=observers, clock=Clock(comm, config.run.max_seconds))
     with comm.agreeing():
         if folder is not None:
             folder.close()
@@ -57,9 +65,28 @@ def train(options: argparse.Namespace) -> int:
         _draw(folder.path, console)
         if not options.quiet:
             progress.finish(result)
-            _say(comm, f"run folder: {folder.path}")
+            say(comm, f"run folder: {folder.path}")
     result.model.grid.free()
-    return 0
+    return _end(comm, result, config, path)
+
+
+def _end(comm: Communicator, result: Result, config: Config, path: Path) -> int:
+    """Say how training ended; code 75 asks the job script to queue the run again."""
+    # what a run goes on from is to be saved before the clock's deadline by whoever sets Clock.save_seconds; so far that
+    # is the model alone, and a run that is queued again begins anew
+    from distnewton.training.run_folder import write_end
+
+    code = STOPPED_EARLY if result.stopped else 0
+    if result.stopped:
+        _tell_once(
+            comm,
+            f"stopped by the clock after iteration {result.last.iteration} of {config.run.iterations}, before the time "
+            f"limit; the model is saved, exit code {code} asks for another try",
+        )
+    with comm.agreeing():
+        if comm.rank == 0:
+            write_end(path, code)
+    return code
 
 
 def compare(options: argparse.Namespace) -> int:
@@ -84,7 +111,7 @@ def compare(options: argparse.Namespace) -> int:
                 if comm.rank == 0:
                     writers[trial.entry.name].folder.close()
                     _write(path / "comparison.md", comparison.markdown())
-            _say(comm, f"[{len(comparison.trials)}/{len(entries)}] {comparison.line(trial)}")
+            say(comm, f"[{len(comparison.trials)}/{len(entries)}] {comparison.line(trial)}")
     if comm.rank == 0:
         _show_comparison(comparison, path)
     session.grid.free()
@@ -101,7 +128,7 @@ def _shared_entries(comm: Communicator, options: argparse.Namespace) -> list[lis
             if not options.seconds > 0.0:
                 raise ConfigError(f"--seconds must be positive, got {options.seconds:g}")
             _levels(options.levels)
-            settings = _overrides(options)
+            settings = overrides(options)
             tree = apply_settings(read_settings(options.recipe), settings)
             methods = [name.strip() for name in options.directions.split(",") if name.strip()]
             limited = any(setting.startswith("run.iterations=") for setting in settings)
@@ -129,8 +156,10 @@ def _entry_folders(entries: Sequence[Entry], options: argparse.Namespace) -> dic
 
     recipe = Path(options.recipe).stem if options.recipe else "run"
     path = Path(options.run_dir) if options.run_dir else next_folder(f"compare-{recipe}")
-    overwrite = entries[0].config.run.overwrite
-    return {entry.name: _FolderWriter(RunFolder(path / entry.folder, overwrite=overwrite)) for entry in entries}
+    around = [] if options.run_dir else [path, path.parent]
+    more: dict[str, Any] = {"overwrite": entries[0].config.run.overwrite}
+    folders = [RunFolder(path / entry.folder, made=around if i == 0 else [], **more) for i, entry in enumerate(entries)]
+    return {entry.name: _FolderWriter(folder) for entry, folder in zip(entries, folders, strict=True)}
 
 
 def _show_comparison(comparison: Comparison, path: Path) -> None:
@@ -153,7 +182,7 @@ def evaluate(options: argparse.Namespace) -> int:
     if unseen:
         _warn(comm, f"labels the model does not know count as wrong: {_counts(unseen)}")
     for name, value in metrics.items():
-        _say(comm, f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}")
+        say(comm, f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}")
     model.grid.free()
     return 0
 
@@ -197,6 +226,16 @@ def _discarding(folders: Sequence[RunFolder]) -> Iterator[None]:
         raise
 
 
+class _Bookmark:
+    """Observer that notes how far the run is, on every rank, for the report of a failure."""
+
+    def start(self, summary: RunSummary) -> None:
+        pass
+
+    def iteration(self, record: IterationRecord) -> None:
+        failures.iteration = record.iteration
+
+
 class _FolderWriter:
     """Observer that writes the run folder, on rank 0."""
 
@@ -221,13 +260,13 @@ def _shared_config(comm: Communicator, options: argparse.Namespace) -> Config:
     with comm.agreeing():
         if comm.rank == 0:
             notes: list[str] = []
-            tree = load_config(options.recipe, _overrides(options), notes).model_dump()
+            tree = load_config(options.recipe, overrides(options), notes).model_dump()
             for note in notes:
                 _warn(comm, note)
     return make_config(comm.broadcast_json(tree))
 
 
-def _overrides(options: argparse.Namespace) -> list[str]:
+def overrides(options: argparse.Namespace) -> list[str]:
     """Settings given as flags, the more specific last."""
     settings = []
     if os.environ.get(DATA_VARIABLE) and not options.data_dir:
@@ -240,11 +279,12 @@ def _overrides(options: argparse.Namespace) -> list[str]:
 
 def _make_folder(config: Config, recipe: str | None) -> RunFolder:
     """Create the run folder; a free name under runs/ where none is given."""
-    from distnewton.training.run_folder import RunFolder, next_folder
+    from distnewton.training.run_folder import RunFolder
 
     name = Path(recipe).stem if recipe else "run"
-    path = Path(config.run.directory) if config.run.directory else next_folder(name)
-    return RunFolder(path, overwrite=config.run.overwrite)
+    if not config.run.directory:
+        return RunFolder.under_free_name(name)
+    return RunFolder(Path(config.run.directory), overwrite=config.run.overwrite)
 
 
 def _draw(path: Path, console: Console) -> None:
@@ -269,6 +309,7 @@ def _load(comm: Communicator, options: argparse.Namespace) -> tuple[Any, Callabl
     """The model, and how its data is opened: as the training data was."""
     from threadpoolctl import threadpool_limits
 
+    from distnewton.data.same_files import check_same_file
     from distnewton.data.sources import open_data
     from distnewton.parallel.threads import threads_per_rank
     from distnewton.training.model import load_model
@@ -280,11 +321,13 @@ def _load(comm: Communicator, options: argparse.Namespace) -> tuple[Any, Callabl
     with comm.agreeing():
         if comm.rank == 0 and (run / "config.toml").is_file():
             data = load_config(run / "config.toml").data
-    settings = comm.broadcast_json(data.model_dump())
-    directory = options.data_dir or os.environ.get(DATA_VARIABLE) or settings["directory"] or None
+    directory = options.data_dir or os.environ.get(DATA_VARIABLE) or data.directory or None
     # a path that exists as it is typed is that file: the folder of the recipe is for the names of the recipe
     typed = options.data, options.data.rpartition(":")[0], options.data.partition(",")[0]
     directory = None if any(path and Path(path).exists() for path in typed) else directory
+    # what rank 0 sees counts for all
+    settings, directory = comm.broadcast_json([data.model_dump(), directory])
+    check_same_file(comm, options.data, directory)
 
     def opener() -> DataSource:
         return open_data(
@@ -321,9 +364,15 @@ def _counts(unseen: dict[str, int]) -> str:
     return ", ".join(f"'{label}' ({n})" for label, n in unseen.items())
 
 
-def _say(comm: Communicator, text: str) -> None:
+def say(comm: Communicator, text: str) -> None:
+    """Print a line on rank 0, at once: a job that is ended loses what waits in a buffer."""
     if comm.rank == 0:
-        print(text)
+        print(text, flush=True)
+
+
+def _tell_once(comm: Communicator, text: str) -> None:
+    if comm.rank == 0:
+        print(f"distnewton: {text}", file=sys.stderr, flush=True)
 
 
 def _warn(comm: Communicator, text: str) -> None:

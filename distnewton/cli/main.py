@@ -1,4 +1,4 @@
-"""The command ``distnewton``: train, compare, evaluate, predict, info. The same with and without mpirun."""
+"""The command ``distnewton``: train, compare, evaluate, predict, info, submit, doctor; with and without mpirun."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import argparse
 import difflib
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
-from typing import NoReturn
+from typing import Any, NoReturn
 
 from distnewton.errors import UsageError
 from distnewton.parallel.launch import launched_rank, run_guarded
@@ -72,7 +73,36 @@ def build_parser() -> argparse.ArgumentParser:
             )
     info = commands.add_parser("info", help="what a run was and how it went")
     info.add_argument("run", metavar="RUN", help="run folder")
+    _add_cluster_commands(commands)
     return parser
+
+
+def _add_cluster_commands(commands: Any) -> None:
+    """``submit`` and ``doctor``."""
+    submit = commands.add_parser(
+        "submit",
+        help="train on a cluster: write the job file and queue it",
+        usage="distnewton submit [RECIPE] --cluster FILE [--ranks N] [--dry-run] [--SECTION.KEY VALUE ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Writes job.sh and job.toml into the run folder. Without Slurm the job runs here and now.",
+    )
+    submit.add_argument("--cluster", required=True, metavar="FILE", help="cluster file (see cluster_configs/README.md)")
+    submit.add_argument("--ranks", type=_count, metavar="N", help="MPI ranks (default: all that the cluster file has)")
+    submit.add_argument("--hosts", metavar="LIST", help="hosts by commas, instead of the cluster file's")
+    submit.add_argument("--dry-run", action="store_true", help="show the job file and write nothing")
+    _add_settings(submit)
+    doctor = commands.add_parser("doctor", help="find what is wrong with MPI, threads, GPUs, folders, versions")
+    doctor.add_argument("recipe", nargs="?", help="TOML file to compare over the ranks")
+    doctor.add_argument("--cluster", metavar="FILE", help="cluster file to compare with, or for what --bench measures")
+    doctor.add_argument("--run-dir", metavar="DIR", help="folder in which runs are to be (default runs)")
+    doctor.add_argument("--bench", action="store_true", help="measure messages and products (20 s)")
+
+
+def _count(text: str) -> int:
+    """A number from 1."""
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"expected a number from 1, got {text!r}")
+    return int(text)
 
 
 def _add_settings(parser: argparse.ArgumentParser) -> None:
@@ -132,7 +162,7 @@ def _all_flags(parser: argparse.ArgumentParser, command: str | None) -> list[str
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
-    from distnewton.cli import commands
+    from distnewton.cli import cluster_commands, commands
 
     options = parse(sys.argv[1:] if arguments is None else arguments)
     if options.version:
@@ -147,6 +177,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": commands.evaluate,
         "predict": commands.predict,
         "info": commands.info,
+        "submit": cluster_commands.submit,
+        "doctor": cluster_commands.doctor,
     }
     if options.command not in known:
         build_parser().print_help()
@@ -156,6 +188,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def console() -> NoReturn:
     """Entry point of the ``distnewton`` script: a failure on any rank ends the whole job."""
+    if launched_rank() != 0 and not sys.warnoptions:
+        # rank 0 warns for all; a rank that fails is heard all the same
+        warnings.simplefilter("ignore")
     code = run_guarded(main)
     try:
         sys.stdout.flush()

@@ -143,5 +143,13 @@ class RunConfig(Section):
     memory_mb: float = Field(
         1024.0, gt=0.0, allow_inf_nan=False, description="megabytes a rank may fill with activations"
     )
+    max_seconds: float = Field(
+        math.inf, gt=0.0, description="the whole command stops before so many seconds, with exit code 75, as it does "
+        "before the end of a Slurm job"
+    )  # fmt: skip
+    hang_seconds: float = Field(
+        600.0, ge=0.0, allow_inf_nan=False, description="a rank that waits so long for others ends the job with exit "
+        "code 76 and says who is missing; 3 times as long while files are read or written; 0: never"
+    )  # fmt: skip
     directory: str = Field("", description="run folder; empty: runs/NAME-NUMBER is made")
     overwrite: bool = Field(False, description="replace the files of an earlier run in that folder")

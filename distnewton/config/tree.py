@@ -87,9 +87,7 @@ def make_config(tree: Mapping[str, Any]) -> Config:
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
-        lines = [line for details in error.errors() for line in _describe(details)]
-        text = "\n".join(f"  {line}" for line in dict.fromkeys(lines))
-        raise ConfigError(f"the configuration has errors:\n{text}") from None
+        raise ConfigError(f"the configuration has errors:\n{describe_errors(error, Config)}") from None
 
 
 def load_config(
@@ -254,12 +252,30 @@ def _toml(value: Any) -> str:
     return "inf" if value == math.inf else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
 
 
-def _describe(details: ErrorDetails) -> list[str]:
+def describe_errors(error: ValidationError, model: type[BaseModel]) -> str:
+    """Every error of a checked tree, a line each, with the nearest known key for an unknown one.
+
+    Parameters
+    ----------
+    error : ValidationError
+        Of the check.
+    model : type of BaseModel
+        What the tree should be.
+
+    Returns
+    -------
+    str
+    """
+    lines = [line for details in error.errors() for line in _describe(details, model)]
+    return "\n".join(f"  {line}" for line in dict.fromkeys(lines))
+
+
+def _describe(details: ErrorDetails, model: type[BaseModel]) -> list[str]:
     """One error as lines: the key, what is wrong, what came."""
     parts = [str(part) for part in details["loc"]]
     key = ".".join(part for part in parts if re.fullmatch(r"[A-Za-z_]\w*|\d+", part) and part not in _UNION_TAGS)
     if details["type"] == "extra_forbidden":
-        known = _known_keys(parts[:-1])
+        known = _known_keys(parts[:-1], model)
         near = difflib.get_close_matches(parts[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
         return [f"{key}: unknown key; {hint}"]
@@ -273,14 +289,14 @@ _UNION_TAGS = ("int", "str", "float", "tables", "widths", *LAYER_TABLES)
 """What pydantic appends to the place of an error in a union: the type it tried, which is no key of the tree."""
 
 
-def _known_keys(path: Sequence[str]) -> list[str]:
+def _known_keys(path: Sequence[str], model: type[BaseModel]) -> list[str]:
     """Keys of the tree or of one of its tables."""
     if not path:
-        return list(Config.model_fields)
+        return list(model.model_fields)
     if list(path[:2]) == ["method", "schedule"]:
         return list(StageConfig.model_fields)
     if list(path[:2]) == ["network", "layers"]:
         return [name for tag in path if tag in LAYER_TABLES for name in LAYER_TABLES[tag].model_fields]
-    section = Config.model_fields[path[0]].annotation
+    section = model.model_fields[path[0]].annotation
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
 

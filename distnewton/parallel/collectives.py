@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from distnewton.errors import EXIT_CODES, DistNewtonError
 from distnewton.parallel.ledger import Ledger, allreduce_bytes
+from distnewton.parallel.watchdog import watchdog
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
@@ -55,7 +56,8 @@ class Communicator:
 
     def duplicate(self) -> Communicator:
         """Duplicate the group, so that its messages never meet another's (collective)."""
-        copy = None if self.mpi is None else self.mpi.Dup()
+        with watchdog.inside("duplicate"):
+            copy = None if self.mpi is None else self.mpi.Dup()
         return Communicator(copy, self.ledger, owned=True)
 
     def subgroup(self, ranks: Sequence[int]) -> Communicator:
@@ -75,7 +77,8 @@ class Communicator:
         world = self.mpi.Get_group()
         group = world.Incl(list(ranks))
         try:
-            return Communicator(self.mpi.Create_group(group), self.ledger, owned=True)
+            with watchdog.inside("subgroup"):
+                return Communicator(self.mpi.Create_group(group), self.ledger, owned=True)
         finally:
             group.Free()
             world.Free()
@@ -83,7 +86,8 @@ class Communicator:
     def free(self) -> None:
         """Free what MPI allocated (collective)."""
         if self._owned and self.mpi is not None:
-            self.mpi.Free()
+            with watchdog.inside("free"):
+                self.mpi.Free()
         self.mpi, self._owned = None, False
 
     def sum_inplace(self, array: Array) -> Array:
@@ -106,7 +110,8 @@ class Communicator:
         if self._checked:
             self._compare(("sum", str(array.dtype), array.size))
         start = time.perf_counter()
-        self.mpi.Allreduce(MPI.IN_PLACE, array, op=MPI.SUM)
+        with watchdog.inside("sum"):
+            self.mpi.Allreduce(MPI.IN_PLACE, array, op=MPI.SUM)
         self.ledger.charge(allreduce_bytes(array.nbytes, self.size), time.perf_counter() - start)
         return array
 
@@ -139,18 +144,30 @@ class Communicator:
         if self.mpi is None or self.size == 1:
             return data or b""
         length = np.array([len(data) if self.rank == root and data is not None else 0], dtype=np.int64)
-        self.mpi.Bcast(length, root=root)
+        with watchdog.inside("broadcast"):
+            self.mpi.Bcast(length, root=root)
         buffer = np.empty(int(length[0]), dtype=np.uint8)
         if self.rank == root and data is not None:
             buffer[:] = np.frombuffer(data, dtype=np.uint8)
         start = time.perf_counter()
-        self.mpi.Bcast(buffer, root=root)
+        with watchdog.inside("broadcast"):
+            self.mpi.Bcast(buffer, root=root)
         self.ledger.charge(buffer.nbytes * (self.size - 1) / self.size, time.perf_counter() - start)
         return buffer.tobytes()
 
     def broadcast_json(self, value: Any = None, root: int = 0) -> Any:
         """Send a JSON-able value from one rank to all."""
         return json.loads(self.broadcast_bytes(json.dumps(value).encode() if self.rank == root else None, root))
+
+    def allgather_json(self, value: Any) -> list[Any]:
+        """Collect a JSON-able value of every rank on all ranks, by rank."""
+        mine = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
+        lengths = self.allgather(np.array([float(mine.size)]))[:, 0].astype(int)
+        ends = np.cumsum(lengths)
+        buffer = np.zeros(int(ends[-1]), dtype=np.uint8)
+        buffer[ends[self.rank] - mine.size : ends[self.rank]] = mine
+        self.sum_inplace(buffer)
+        return [json.loads(buffer[end - n : end].tobytes()) for n, end in zip(lengths, ends, strict=True)]
 
     def broadcast_array(self, array: Array | None, root: int = 0) -> Array:
         """Send an array of numbers or of fixed-width text from one rank to all; shape and dtype travel along."""
@@ -181,7 +198,8 @@ class Communicator:
         if self.rank != root:
             if array.size:
                 start = time.perf_counter()
-                self.mpi.Send(np.ascontiguousarray(array), dest=root, tag=1)
+                with watchdog.inside("gather"):
+                    self.mpi.Send(np.ascontiguousarray(array), dest=root, tag=1)
                 self.ledger.charge(array.nbytes, time.perf_counter() - start)
             return None
         parts = [np.empty(shape, dtype=array.dtype) for shape in shapes]
@@ -189,13 +207,15 @@ class Communicator:
             if source == root:
                 part[...] = array
             elif part.size:
-                self.mpi.Recv(part, source=source, tag=1)
+                with watchdog.inside(f"gather from rank {source}"):
+                    self.mpi.Recv(part, source=source, tag=1)
         return parts
 
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.mpi is not None:
-            self.mpi.Barrier()
+            with watchdog.inside("barrier"):
+                self.mpi.Barrier()
 
     @contextmanager
     def agreeing(self) -> Iterator[None]:
@@ -244,7 +264,8 @@ class Communicator:
         self._n_calls += 1
         mine = zlib.crc32(repr((self._n_calls, *call)).encode())
         extremes = np.array([mine, -mine], dtype=np.int64)
-        self.mpi.Allreduce(MPI.IN_PLACE, extremes, op=MPI.MAX)
+        with watchdog.inside(f"check before {call[0]}"):
+            self.mpi.Allreduce(MPI.IN_PLACE, extremes, op=MPI.MAX)
         if extremes[0] != -extremes[1]:
             raise RuntimeError(
                 f"ranks are in different collectives: rank {self.rank} is in number {self._n_calls}, {call}"

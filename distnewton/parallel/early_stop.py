@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from distnewton.parallel.watchdog import watchdog
+
 if TYPE_CHECKING:
     from mpi4py.MPI import Comm, Intracomm
 
@@ -205,7 +207,8 @@ class FinishBoard:
             )
         self._is_open = False
         if self._mailbox is not None:
-            self._mailbox.drain(finished_ranks, self._phase)
+            with watchdog.inside("end of the direction phase"):
+                self._mailbox.drain(finished_ranks, self._phase)
 
     def free(self) -> None:
         """Free what MPI allocated; collective, outside of a phase."""

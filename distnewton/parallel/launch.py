@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import sys
 import time
 import traceback
@@ -12,9 +13,19 @@ from typing import Any
 
 from distnewton.errors import ConfigError, DistNewtonError
 from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.failures import failures
+from distnewton.parallel.reachability import own_addresses
+from distnewton.parallel.watchdog import watchdog
 
 _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+_LOCAL_RANK_VARIABLES = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
+_SIGNS = {
+    "Open MPI": ("OMPI_COMM_WORLD_SIZE",),
+    "MPICH": ("HYDI_CONTROL_FD", "MPI_LOCALNRANKS"),
+}
+"""Variables that only the mpirun of one kind of MPI sets; srun, which starts ranks of both, sets none of them."""
+ANY_LAUNCHER = "DISTNEWTON_ANY_LAUNCHER"
 _HEAD_START = 0.3
 """Seconds that other ranks leave to rank 0, so that of one fault on all ranks one message is printed."""
 _FORWARDING = 0.1
@@ -23,7 +34,8 @@ _FORWARDING = 0.1
 
 def launched_size() -> int:
     """Number of processes the launcher says it started; 1 without a launcher."""
-    return max((int(os.environ[name]) for name in _SIZE_VARIABLES if os.environ.get(name, "").isdigit()), default=1)
+    # in a Slurm job mpirun starts a helper on each node by srun, and Slurm counts these: mpirun's number goes first
+    return next((int(os.environ[name]) for name in _SIZE_VARIABLES if os.environ.get(name, "").isdigit()), 1)
 
 
 def launched_rank() -> int:
@@ -31,8 +43,26 @@ def launched_rank() -> int:
     return next((int(os.environ[name]) for name in _RANK_VARIABLES if os.environ.get(name, "").isdigit()), 0)
 
 
+def local_rank() -> int:
+    """This process's number on its node as the launcher gives it; 0 without a launcher."""
+    return next((int(os.environ[name]) for name in _LOCAL_RANK_VARIABLES if os.environ.get(name, "").isdigit()), 0)
+
+
+def launcher_kind() -> str:
+    """``Open MPI`` or ``MPICH`` (or one of its descendants), whose mpirun started this; else ``Slurm`` or nothing."""
+    found = next((kind for kind, names in _SIGNS.items() if any(name in os.environ for name in names)), "")
+    return found or ("Slurm" if "SLURM_STEP_ID" in os.environ else "")
+
+
+def library_kind(version: str) -> str:
+    """``Open MPI`` or ``MPICH`` from the version text of an MPI library; empty for others."""
+    if "Open MPI" in version:
+        return "Open MPI"
+    return "MPICH" if any(name in version for name in ("MPICH", "Intel(R) MPI", "MVAPICH")) else ""
+
+
 def world_communicator() -> Communicator:
-    """All processes of the launch; starts MPI only under a launcher.
+    """All processes of the launch; starts MPI only under a launcher, and then the watchdog.
 
     Returns
     -------
@@ -46,7 +76,43 @@ def world_communicator() -> Communicator:
     n_launched = launched_size()
     if n_launched == 1 and not any(os.environ.get(name) for name in _SIZE_VARIABLES):
         return Communicator()
+    MPI = _load_mpi()
+    comm = Communicator(MPI.COMM_WORLD)
+    if comm.size == 1 and n_launched > 1:
+        raise ConfigError(
+            f"{_alone(n_launched, library_version(MPI.Get_library_version()))}; start with the mpirun of the same "
+            "installation (in a virtual environment: its bin/mpirun), or with an srun whose --mpi option this library "
+            "supports (srun --mpi=list shows what there is)",
+            agreed=True,
+        )
+    failures.ledger = comm.ledger
+    if comm.size > 1:
+        watchdog.start(comm.rank, _abort)
+    return comm
+
+
+def guard(comm: Communicator, hang_seconds: float) -> None:
+    """Set the watchdog's limit, and let it learn which hosts answer (collective).
+
+    Parameters
+    ----------
+    comm : Communicator
+        All ranks.
+    hang_seconds : float
+        See ``run.hang_seconds``.
+    """
+    watchdog.limit = hang_seconds
+    if comm.size > 1 and hang_seconds:
+        views = comm.allgather_json([platform.node(), own_addresses()])
+        watchdog.meet([host for host, _ in views], [addresses for _, addresses in views])
+
+
+def _load_mpi() -> Any:
+    """mpi4py's module with MPI running, unless the library would abort under this launcher."""
     try:
+        import mpi4py
+
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
         with warnings.catch_warnings():
             # mpi4py warns on every rank of a launcher of another MPI, which is explained below, once
             warnings.simplefilter("ignore", RuntimeWarning)
@@ -57,16 +123,32 @@ def world_communicator() -> Communicator:
             "pip install 'distnewton[mpich]', or load the module of your site's MPI",
             agreed=True,
         ) from None
-    comm = Communicator(MPI.COMM_WORLD)
-    if comm.size == 1 and n_launched > 1:
+    if MPI.Is_initialized():
+        return MPI
+    version = library_version(MPI.Get_library_version())
+    launcher, library = launcher_kind(), library_kind(version)
+    # MPICH ends the process, without advice, inside MPI_Init under the launcher of Open MPI
+    if launcher in _SIGNS and library and launcher != library and not os.environ.get(ANY_LAUNCHER):
         raise ConfigError(
-            f"the launcher started {n_launched} processes, but each is alone (\"rank 0 of 1\"): the launcher and the "
-            f"MPI library differ. The library is {MPI.Get_library_version().splitlines()[0].strip()}; start with the "
-            "mpirun of the same installation (in a virtual environment: its bin/mpirun), or with an srun "
-            "whose --mpi option this library supports",
+            f"{_alone(launched_size(), version)}, the launcher is {launcher}'s; start with the mpirun of the "
+            "library's installation (in a virtual environment: its bin/mpirun), load one MPI module only, or name the "
+            f"launcher's library with MPI4PY_LIBMPI=/path/to/libmpi.so ({ANY_LAUNCHER}=1 goes on all the same)",
             agreed=True,
         )
-    return comm
+    MPI.Init_thread(MPI.THREAD_MULTIPLE)
+    return MPI
+
+
+def _alone(n: int, library: str) -> str:
+    return (
+        f'the launcher started {n} processes, but each is alone ("rank 0 of 1"): the launcher and the MPI library '
+        f"differ. The library is {library}"
+    )
+
+
+def library_version(text: str) -> str:
+    """Name and version of an MPI library from its description."""
+    return " ".join(text.splitlines()[0].replace("\0", "").partition(",")[0].split())
 
 
 def run_guarded(main: Callable[[], int]) -> int:
@@ -88,7 +170,7 @@ def run_guarded(main: Callable[[], int]) -> int:
     except DistNewtonError as error:
         if error.agreed or launched_size() == 1:
             if launched_rank() == 0:
-                _print(f"distnewton: {error}")
+                _tell(0, f"distnewton: {error}", error.exit_code)
             return error.exit_code
         return _abort(f"{error}", error.exit_code)
     except SystemExit as error:
@@ -110,12 +192,20 @@ def _abort(message: str, code: int) -> int:
         time.sleep(_HEAD_START)
     who = f"rank {rank} of {size} on {os.uname().nodename} failed: " if size > 1 else ""
     if message:
-        _print(f"distnewton: {who}{message}")
+        _tell(rank, f"distnewton: {who}{message}", code)
     mpi: Any = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1:
         time.sleep(_FORWARDING)
         mpi.COMM_WORLD.Abort(code)
     return code
+
+
+def _tell(rank: int, text: str, code: int) -> None:
+    """Print a failure, and keep it in the run folder."""
+    _print(text)
+    problem = failures.write(rank, code, text)
+    if problem:
+        _print(problem)
 
 
 def _print(text: str) -> None:

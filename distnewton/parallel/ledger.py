@@ -38,6 +38,7 @@ class Ledger:
 
     costs: dict[str, PhaseCost] = field(default_factory=dict)
     current: str = "other"
+    failed: str = ""  # the innermost phase that an exception has left, for the report of it
 
     def __post_init__(self) -> None:
         self.take()
@@ -55,10 +56,13 @@ class Ledger:
         ------
         None
         """
-        outer, self.current = self.current, name
+        outer, self.current, self.failed = self.current, name, ""
         start = time.perf_counter()
         try:
             yield
+        except BaseException:
+            self.failed = self.failed or name
+            raise
         finally:
             elapsed = time.perf_counter() - start
             self.costs[name].seconds += elapsed

@@ -7,6 +7,7 @@ import os
 import numpy as np
 
 from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.watchdog import watchdog
 
 
 def threads_per_rank(comm: Communicator) -> int:
@@ -28,12 +29,13 @@ def threads_per_rank(comm: Communicator) -> int:
         return len(cores)
     from mpi4py import MPI
 
-    node = comm.mpi.Split_type(MPI.COMM_TYPE_SHARED)
     n_cores = (max(cores) // 64 + 1) * 64
     width = np.array([n_cores], dtype=np.int64)
-    node.Allreduce(MPI.IN_PLACE, width, op=MPI.MAX)
-    users = np.zeros(int(width[0]), dtype=np.int64)
-    users[list(cores)] = 1
-    node.Allreduce(MPI.IN_PLACE, users, op=MPI.SUM)
-    node.Free()
+    with watchdog.inside("share cores"):
+        node = comm.mpi.Split_type(MPI.COMM_TYPE_SHARED)
+        node.Allreduce(MPI.IN_PLACE, width, op=MPI.MAX)
+        users = np.zeros(int(width[0]), dtype=np.int64)
+        users[list(cores)] = 1
+        node.Allreduce(MPI.IN_PLACE, users, op=MPI.SUM)
+        node.Free()
     return max(1, int(sum(1.0 / users[core] for core in cores)))

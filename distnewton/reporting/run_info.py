@@ -9,6 +9,7 @@ from typing import Any
 
 from distnewton.config import load_config
 from distnewton.errors import DataError, MissingInputError
+from distnewton.parallel.failures import read_first
 from distnewton.training.model_file import MODEL_FILE, read_header, read_shape
 from distnewton.training.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, read_metrics
 
@@ -50,6 +51,9 @@ def describe_run(path: Path) -> Iterator[str]:
         for name in ("train", "test"):
             if last[name]:
                 yield f"{name:<10} " + ", ".join(f"{k} {v:.4f}" for k, v in last[name].items() if v is not None)
+    first_failure = read_first(path)
+    if first_failure:
+        yield f"failed     {first_failure['time']}, exit code {first_failure['exit_code']}: {first_failure['message']}"
     yield f"model      {_model(path)}"
 
 

@@ -21,6 +21,7 @@ from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.planning import auto_splits
+from distnewton.parallel.watchdog import watchdog
 from distnewton.training.metrics import task_metrics
 from distnewton.training.model_file import (
     MODEL_FILE,
@@ -204,7 +205,7 @@ class Model:
         """
         tensors = self.weights()
         scaling = gather_scaling(self.grid, self.scaling)
-        with self.grid.comm.agreeing():
+        with watchdog.patient(), self.grid.comm.agreeing():
             if tensors is not None:
                 self._write(Path(path), tensors, scaling)
 

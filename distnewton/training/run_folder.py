@@ -1,4 +1,8 @@
-"""The folder a run leaves: configuration, environment, a line an iteration, the model."""
+"""The folder a run leaves: configuration, environment, a line an iteration, the model.
+
+Many jobs may begin at the same time on one file system: a name is taken by making its folder, and a folder by making
+its metrics file, both of which the file system lets only one process do.
+"""
 
 from __future__ import annotations
 
@@ -7,19 +11,21 @@ import math
 import os
 import platform
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, TextIO
 
 from distnewton.config import Config, to_toml
 from distnewton.errors import CreateError, DataError, MissingInputError, WriteError
+from distnewton.parallel.failures import forget
 from distnewton.training.model_file import MODEL_FILE
 from distnewton.training.records import IterationRecord
 
 CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.toml", "environment.json", "metrics.jsonl"
-PICTURE_FILE = "convergence.png"
-OWN_FILES = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, PICTURE_FILE)
+PICTURE_FILE, END_FILE = "convergence.png", "end.json"
+OWN_FILES = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, PICTURE_FILE, END_FILE)
+_ATTEMPTS = 20
 _PACKAGES = ("distnewton", "numpy", "scipy", "mpi4py", "safetensors", "pydantic")
 
 
@@ -32,29 +38,49 @@ class RunFolder:
         The folder; made with its parents.
     overwrite : bool
         Whether the files of an earlier run there are replaced.
+    made : sequence of Path
+        Folders around it that were made for this run, the innermost first.
 
     Raises
     ------
     CreateError
-        If it cannot be made, or holds an earlier run.
+        If it cannot be made, or holds another run, be it one that begins at the same moment.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool = False) -> None:
+    def __init__(self, path: Path, *, overwrite: bool = False, made: Sequence[Path] = ()) -> None:
         self.path = path
         self._metrics: TextIO | None = None
         self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        self._made += made
         try:
-            path.mkdir(parents=True, exist_ok=True)
-            present = [name for name in OWN_FILES if (path / name).exists()]
-            if present and not overwrite:
-                raise CreateError(
-                    f"{path} holds an earlier run ({', '.join(present)}): choose another --run-dir, "
-                    "or allow it with --set run.overwrite=true"
-                )
-            for name in present:
-                (path / name).unlink()
+            self._claim(overwrite)
         except OSError as error:
             raise CreateError(f"cannot create the run folder {path}: {error.strerror or error}") from None
+
+    @classmethod
+    def under_free_name(cls, name: str) -> RunFolder:
+        """Take the first of runs/NAME-001, runs/NAME-002, ... that nobody has."""
+        path = next_folder(name)
+        return cls(path, made=[path, path.parent])
+
+    def _claim(self, overwrite: bool) -> None:
+        """Make the folder and the metrics file in it, which says whose it is."""
+        _make(self.path)
+        present = [name for name in OWN_FILES if (self.path / name).exists()]
+        if present and not overwrite:
+            raise CreateError(
+                f"{self.path} holds an earlier run ({', '.join(present)}): choose another --run-dir, "
+                "or allow it with --set run.overwrite=true"
+            )
+        for name in present:
+            (self.path / name).unlink(missing_ok=True)
+        forget(self.path)
+        try:
+            (self.path / METRICS_FILE).open("x").close()
+        except FileExistsError:
+            raise CreateError(
+                f"{self.path} was taken by another run that begins at the same moment: choose another --run-dir"
+            ) from None
 
     def start(self, config: Config, environment: dict[str, Any]) -> None:
         """Write what is known before training."""
@@ -76,10 +102,16 @@ class RunFolder:
             raise WriteError(f"cannot write {self.path / METRICS_FILE}: {error.strerror or error}") from None
 
     def discard(self) -> None:
-        """Remove the folders that were made for this run and hold nothing: one that never began leaves none."""
+        """Give up a run that never began: its claim goes, and so do the folders made for it that hold nothing."""
+        metrics = self.path / METRICS_FILE
+        if metrics.is_file() and metrics.stat().st_size == 0:
+            metrics.unlink()
         for path in self._made:
-            if path.is_dir() and not any(path.iterdir()):
+            try:
                 path.rmdir()
+            except OSError:
+                # something is in it, say another run that begins beside this one
+                return
 
     def close(self) -> None:
         """Close the metrics."""
@@ -93,12 +125,62 @@ class RunFolder:
             raise WriteError(f"cannot write {self.path / name}: {error.strerror or error}") from None
 
 
-def next_folder(name: str) -> Path:
-    """The first of runs/NAME-001, runs/NAME-002, ... that does not exist."""
+def free_name(name: str) -> Path:
+    """The folder that :func:`next_folder` would make now."""
     number = 1
     while (path := Path("runs") / f"{name}-{number:03d}").exists():
         number += 1
     return path
+
+
+def next_folder(name: str) -> Path:
+    """Make the first of runs/NAME-001, runs/NAME-002, ... that does not exist.
+
+    Parameters
+    ----------
+    name : str
+        Of the recipe.
+
+    Returns
+    -------
+    Path
+        The folder, this process's own however many ask at the same time.
+
+    Raises
+    ------
+    CreateError
+        If folders cannot be made here.
+    """
+    number = 1
+    while True:
+        path = Path("runs") / f"{name}-{number:03d}"
+        try:
+            _make(path.parent)
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+        except FileNotFoundError:
+            # a run that was given up has just removed runs/
+            continue
+        except OSError as error:
+            raise CreateError(f"cannot create the run folder {path}: {error.strerror or error}") from None
+        else:
+            return path
+
+
+def _make(path: Path) -> None:
+    """Make a folder and its parents, while others make and remove some of them."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, FileNotFoundError):
+            # also when a folder that was there is removed at this moment
+            if path.exists() and not path.is_dir():
+                raise CreateError(f"cannot create the run folder {path}: there is a file of that name") from None
+            if attempt + 1 == _ATTEMPTS:
+                raise
+        else:
+            return
 
 
 def environment(
@@ -140,6 +222,27 @@ def environment(
         "splits": list(splits),
         "slurm": {k: v for k, v in os.environ.items() if k in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_JOB_NODELIST")},
     }
+
+
+def write_end(path: Path, exit_code: int) -> None:
+    """Leave the exit code of a run that ended in order: launchers lose codes, and one has returned 0 for a lost host.
+
+    Parameters
+    ----------
+    path : Path
+        Run folder.
+    exit_code : int
+        0, or that of a run stopped by the clock.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be written.
+    """
+    try:
+        (path / END_FILE).write_text(json.dumps({"exit_code": exit_code}) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise WriteError(f"cannot write {path / END_FILE}: {error.strerror or error}") from None
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:

@@ -21,17 +21,20 @@ from distnewton.data.partitioned import (
     read_features,
 )
 from distnewton.data.rows import permute_rows
+from distnewton.data.same_files import check_same_file
 from distnewton.data.sources import open_data
 from distnewton.errors import ConfigError, DataError, DistNewtonError
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import NetworkShape, resolve_shape
 from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.deadline import Clock
 from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition, as_splits
 from distnewton.parallel.planning import auto_splits
 from distnewton.parallel.threads import threads_per_rank
+from distnewton.parallel.watchdog import watchdog
 from distnewton.training.metrics import task_metrics
 from distnewton.training.model import Architecture, Model, image_problem, network_outputs
 from distnewton.training.objective import Evaluation, Objective
@@ -108,11 +111,14 @@ class Result:
         Record of each iteration, the start included.
     summary : RunSummary
         What the run was about.
+    stopped : bool
+        Whether the clock ended it before its last iteration.
     """
 
     model: Model
     history: list[IterationRecord]
     summary: RunSummary
+    stopped: bool = False
 
     @property
     def last(self) -> IterationRecord:
@@ -127,6 +133,7 @@ def train(
     train_data: DataSource | None = None,
     test_data: DataSource | None = None,
     observers: Sequence[Observer] = (),
+    clock: Clock | None = None,
 ) -> Result:
     """Train a network as configured.
 
@@ -140,6 +147,8 @@ def train(
         Data in memory, say :class:`~distnewton.data.memory.ArraySource`; by default what ``config.data`` names.
     observers : sequence of Observer
         Told of the start and of each iteration, on every rank.
+    clock : Clock or None
+        When to stop before the last iteration; None for never.
 
     Returns
     -------
@@ -155,7 +164,7 @@ def train(
     Collective over ``comm``.
     """
     session = Session(config, comm, train_data=train_data, test_data=test_data)
-    return session.train(config, observers=observers)
+    return session.train(config, observers=observers, clock=clock)
 
 
 class Session:
@@ -193,13 +202,15 @@ class Session:
         self.n_threads = config.run.threads or threads_per_rank(self.comm)
         self._train_data, self._test_data = train_data, test_data
         faults.arm(self.comm.rank)
-        with self._thread_limit():
+        with self._thread_limit(), watchdog.patient():
             self._describe()
             self._lay_out()
             self.objective = self._read_training_data()
             self._read_test_data()
 
-    def train(self, config: Config, *, observers: Sequence[Observer] = ()) -> Result:
+    def train(
+        self, config: Config, *, observers: Sequence[Observer] = (), clock: Clock | None = None
+    ) -> Result:
         """Train from the configuration's start.
 
         Parameters
@@ -208,6 +219,8 @@ class Session:
             The session's own, or one with another ``[method]`` and another length of the run.
         observers : sequence of Observer
             Told of the start and of each iteration, on every rank.
+        clock : Clock or None
+            When to stop before the last iteration; None for never.
 
         Returns
         -------
@@ -238,7 +251,8 @@ class Session:
                     observer.start(summary)
                 trainer = Trainer(self.objective, params, schedule.stages, self._metrics)
                 history = []
-                for record in trainer.iterations(config.run.iterations, config.run.seconds):
+                must_stop = clock.must_stop if clock else None
+                for record in trainer.iterations(config.run.iterations, config.run.seconds, must_stop):
                     history.append(record)
                     for observer in observers:
                         observer.iteration(record)
@@ -249,7 +263,7 @@ class Session:
                 raise
             schedule.free()
             model = Model(self.architecture, self.network, trainer.params, self.scaling)
-            return Result(model, history, summary)
+            return Result(model, history, summary, trainer.stopped)
 
     def _thread_limit(self) -> AbstractContextManager[Any]:
         """BLAS threads of this rank, inside the context."""
@@ -273,6 +287,9 @@ class Session:
         data = self.config.data
         if self._train_data is None and not data.train:
             raise ConfigError("data.train is not set: name a file, or a bundled set such as digits:train", agreed=True)
+        for given, name in ((self._train_data, data.train), (self._test_data, data.test)):
+            if given is None and name:
+                check_same_file(self.comm, name, data.directory or None)
         self.source, self.train_set = open_and_describe(self.comm, self._opener(self._train_data, data.train, None))
         with self.comm.agreeing():
             self.task = Task.fit(self.config.task, self.train_set, self.source)
@@ -411,7 +428,7 @@ class Session:
         if unseen:
             shown = ", ".join(f"'{label}' ({n})" for label, n in unseen.items())
             notes.append(f"test labels that never occur in training count as wrong: {shown}")
-        hosts = [self.comm.broadcast_json(platform.node(), rank) for rank in range(self.comm.size)]
+        hosts = self.comm.allgather_json(platform.node())
         return RunSummary(
             config,
             self.train_set,

@@ -34,6 +34,8 @@ class Trainer:
     ----------
     params : Array of shape (n_params_local,)
         Current point.
+    stopped : bool
+        Whether the clock ended the last :meth:`iterations`.
     """
 
     def __init__(
@@ -43,8 +45,11 @@ class Trainer:
         self._schedule, self._metrics = list(schedule), metrics
         self._comm = objective.network.grid.comm
         self._ledger = objective.network.grid.ledger
+        self.stopped = False
 
-    def iterations(self, n_iterations: int, seconds: float = math.inf) -> Iterator[IterationRecord]:
+    def iterations(
+        self, n_iterations: int, seconds: float = math.inf, must_stop: Callable[[], bool] | None = None
+    ) -> Iterator[IterationRecord]:
         """Train; each iteration yields its record.
 
         Parameters
@@ -53,6 +58,8 @@ class Trainer:
             At most so many; fewer when no direction leads down any more.
         seconds : float
             Training ends with the iteration in which ``training_seconds`` reach this.
+        must_stop : callable or None
+            Asked before each iteration whether there is time for it; the same answer on all ranks.
 
         Yields
         ------
@@ -77,6 +84,9 @@ class Trainer:
         yield self._finish(IterationRecord(0, 0.0, stage.value, stage.evaluation.loss), stage.evaluation, start)
         i_stage = 0
         for k in range(1, n_iterations + 1):
+            if must_stop is not None and must_stop():
+                self.stopped = True
+                return
             while remaining == 0 and i_stage + 1 < len(self._schedule):
                 i_stage += 1
                 known = stage.evaluation

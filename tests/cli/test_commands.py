@@ -121,7 +121,9 @@ def test_training_shows_and_leaves_what_is_promised(run):
     assert facts["mpi_library"]
     assert facts["blas"]
     names = {path.name for path in folder.iterdir()}
-    assert names - {"convergence.png"} == {"config.toml", "environment.json", "metrics.jsonl", "model.safetensors"}
+    assert names - {"convergence.png"} == {
+        "config.toml", "end.json", "environment.json", "metrics.jsonl", "model.safetensors",
+    }  # fmt: skip
 
 
 def test_training_on_one_process_learns_as_well(tmp_path):

@@ -1,0 +1,105 @@
+"""What the commands ``submit`` and ``doctor`` do."""
+
+from __future__ import annotations
+
+import argparse
+import platform
+import sys
+from pathlib import Path
+
+from distnewton.cli.commands import overrides, say
+from distnewton.cluster.description import Cluster, load_cluster
+from distnewton.config import load_config
+from distnewton.errors import ConfigError
+from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.launch import guard, launched_rank, launched_size
+
+
+def submit(options: argparse.Namespace) -> int:
+    """Write the job file of a run and start it: in the queue of Slurm, or here."""
+    from distnewton.cluster.job_text import job_text
+    from distnewton.cluster.submit import Submission, queue, run_here
+
+    if launched_size() > 1:
+        raise ConfigError("submit is called without mpirun: the job that it writes starts the ranks", agreed=True)
+    cluster = load_cluster(options.cluster)
+    notes: list[str] = []
+    config = load_config(options.recipe, overrides(options), notes)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    hosts = tuple(host.strip() for host in (options.hosts or "").split(",") if host.strip())
+    name = Path(options.recipe).stem if options.recipe else "run"
+    submission = Submission(config, _with_hosts(cluster, hosts), name, options.ranks, hosts)
+    if options.dry_run:
+        folder = submission.folder()
+        sys.stdout.write(job_text(submission.job(folder)))
+        print(f"dry run: would be written to {folder}/job.sh", file=sys.stderr)
+        return 0
+    job_file = submission.write()
+    if cluster.launch.scheduler == "none":
+        return run_here(job_file)
+    number = queue(job_file)
+    print(f"job {number} is queued; run folder: {job_file.parent}")
+    print(f"its output will be in {job_file.parent}/job-{number}.out")
+    return 0
+
+
+def _with_hosts(cluster: Cluster, hosts: tuple[str, ...]) -> Cluster:
+    """The cluster with other hosts, checked as if they stood in its file."""
+    if not hosts:
+        return cluster
+    launch = {**cluster.launch.model_dump(), "hosts": list(hosts), "hostfile": ""}
+    try:
+        return Cluster.model_validate({**cluster.model_dump(), "launch": launch})
+    except ValueError as error:
+        raise ConfigError(f"--hosts {','.join(hosts)}: {error}", agreed=True) from None
+
+
+def doctor(options: argparse.Namespace) -> int:
+    """Look for what breaks runs; with --bench, also how fast ranks compute and talk."""
+    from distnewton.cluster.doctor.examine import connect, examine
+
+    comm, findings = connect()
+    if findings and launched_rank() != 0:
+        # each is alone in its world; what is wrong is the same for all
+        return 78
+    guard(comm, 120.0)
+    cluster: Cluster | None = None
+    threads = 0
+    with comm.agreeing():
+        cluster = load_cluster(options.cluster) if options.cluster and Path(options.cluster).exists() else None
+        if options.cluster and cluster is None and not options.bench:
+            load_cluster(options.cluster)
+    with comm.agreeing():
+        # a recipe that differs on another host is a finding, and not an error
+        threads = load_config(options.recipe).run.threads if options.recipe and comm.rank == 0 else 0
+    threads = comm.broadcast_json(threads)
+    folder = Path(comm.broadcast_json(options.run_dir or "runs"))
+    findings += examine(comm, folder, cluster, options.recipe, threads)
+    for finding in findings:
+        for line in finding.lines():
+            say(comm, line)
+    if options.bench:
+        _bench(comm, options.cluster)
+    return 78 if any(finding.level == "problem" for finding in findings) else 0
+
+
+def _bench(comm: Communicator, cluster_file: str | None) -> None:
+    """Measure, show, and write into the cluster file."""
+    from threadpoolctl import threadpool_limits
+
+    from distnewton.cluster.doctor.bench import measure
+    from distnewton.cluster.tables import write_measured
+    from distnewton.parallel.threads import threads_per_rank
+
+    with threadpool_limits(threads_per_rank(comm), user_api="blas"):
+        tables = measure(comm)
+    for table, values in tables.items():
+        for key, value in values.items():
+            say(comm, f"bench    {table}.{key} = {value:.4g}")
+    hosts = comm.allgather_json(platform.node())
+    with comm.agreeing():
+        if comm.rank == 0 and cluster_file:
+            launch = {"nodes": len(set(hosts)), "ranks_per_node": max(map(hosts.count, hosts))}
+            write_measured(Path(cluster_file), Path(cluster_file).stem, launch, tables)
+    say(comm, f"written into {cluster_file}" if cluster_file else "--cluster FILE writes these values into a file")

@@ -1,0 +1,114 @@
+"""Rates of a cluster in twenty seconds: messages between ranks, matrix products, sparse products."""
+
+from __future__ import annotations
+
+import platform
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.watchdog import watchdog
+
+SECONDS = 3.0
+"""Of each measurement; there are at most seven."""
+_BIG = 1 << 22
+_ROWS = 1024
+
+
+def measure(comm: Communicator, seconds: float = SECONDS) -> dict[str, dict[str, float]]:
+    """Measure with all ranks at work.
+
+    Parameters
+    ----------
+    comm : Communicator
+        All ranks.
+    seconds : float
+        Of each measurement.
+
+    Returns
+    -------
+    dict of str to dict
+        Tables ``network`` and ``compute`` of a cluster file; without what there is not, such as a second node.
+
+    Notes
+    -----
+    Collective. Latency and bandwidth are of rank 0 and one partner while the others wait; rates are the mean of ranks
+    that all compute at the same time, as in a run.
+    """
+    hosts = comm.allgather_json(platform.node())
+    near = next((rank for rank in range(1, comm.size) if hosts[rank] == hosts[0]), None)
+    far = next((rank for rank in range(1, comm.size) if hosts[rank] != hosts[0]), None)
+    network = {}
+    for prefix, partner in (("node_", near), ("", far)):
+        if partner is not None:
+            latency = _ping_pong(comm, partner, 8, seconds)
+            network[f"{prefix}latency_us"] = 1e6 * latency
+            network[f"{prefix}bandwidth_gb_s"] = _BIG / _ping_pong(comm, partner, _BIG, seconds) / 1e9
+    compute = {f"{dtype}_gflop_s": _mean(comm, _matrix_rate(dtype, seconds)) for dtype in ("float32", "float64")}
+    compute["sparse_gflop_s"] = _mean(comm, _sparse_rate(seconds))
+    return {"network": network, "compute": compute}
+
+
+def _ping_pong(comm: Communicator, partner: int, n_bytes: int, seconds: float) -> float:
+    """Seconds of one way of a message, the median over rounds; the same on all ranks."""
+    assert comm.mpi is not None  # noqa: S101  (there is a partner)
+    buffer, times, begin = np.zeros(n_bytes, dtype=np.uint8), [0.0], time.perf_counter()
+    comm.barrier()
+    if comm.rank in (0, partner):
+        other = partner if comm.rank == 0 else 0
+        times = []
+        with watchdog.inside("ping-pong"):
+            go = np.ones(1, dtype=np.uint8)
+            while go[0]:
+                start = time.perf_counter()
+                if comm.rank == 0:
+                    comm.mpi.Send(buffer, other)
+                    comm.mpi.Recv(buffer, other)
+                else:
+                    comm.mpi.Recv(buffer, other)
+                    comm.mpi.Send(buffer, other)
+                times.append((time.perf_counter() - start) / 2)
+                if len(times) % 50 == 0:
+                    go[0] = time.perf_counter() - begin < seconds
+                    comm.mpi.Send(go, other) if comm.rank == 0 else comm.mpi.Recv(go, other)
+    comm.barrier()
+    return float(comm.broadcast_json(float(np.median(times))))
+
+
+def _matrix_rate(dtype: str, seconds: float) -> float:
+    """GFLOP/s of a square matrix product with the threads of this rank."""
+    rng = np.random.default_rng(0)
+    A, B = (rng.standard_normal((_ROWS, _ROWS)).astype(dtype) for _ in range(2))
+    C = np.empty_like(A)
+    return 2.0 * _ROWS**3 / _median_seconds(lambda: np.matmul(A, B, out=C), seconds) / 1e9
+
+
+def _sparse_rate(seconds: float) -> float:
+    """GFLOP/s of sparse features times dense weights: 10,000 rows of 100 values among 50,000 columns, 64 outputs."""
+    from scipy.sparse import csr_array
+
+    rng = np.random.default_rng(0)
+    n, width, per_row, n_out = 10_000, 50_000, 100, 64
+    columns = rng.integers(width, size=n * per_row).astype(np.int32)
+    values = rng.standard_normal(n * per_row).astype(np.float32)
+    X = csr_array((values, columns, np.arange(0, n * per_row + 1, per_row, dtype=np.int32)), shape=(n, width))
+    W = rng.standard_normal((width, n_out)).astype(np.float32)
+    return 2.0 * n * per_row * n_out / _median_seconds(lambda: X @ W, seconds) / 1e9
+
+
+def _median_seconds(work: Callable[[], Any], seconds: float) -> float:
+    times: list[float] = []
+    work()
+    begin = time.perf_counter()
+    while not times or time.perf_counter() - begin < seconds:
+        start = time.perf_counter()
+        work()
+        times.append(time.perf_counter() - start)
+    return float(np.median(times))
+
+
+def _mean(comm: Communicator, value: float) -> float:
+    return comm.sum_scalars(value)[0] / comm.size

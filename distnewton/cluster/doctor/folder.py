@@ -1,0 +1,112 @@
+"""Whether the run folder is one folder for all ranks: seen, writable, with an atomic rename and with room."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+from pathlib import Path
+
+from distnewton.cluster.doctor.findings import Finding, ok, problem
+from distnewton.parallel.collectives import Communicator
+
+ROOM_BYTES = 2**30
+"""Three models of 90 million variables in float32."""
+
+
+def check_folder(comm: Communicator, path: Path) -> list[Finding]:
+    """Try the folder from every rank.
+
+    Parameters
+    ----------
+    comm : Communicator
+        All ranks.
+    path : Path
+        Folder in which runs are to be; made where it is missing, and removed again.
+
+    Returns
+    -------
+    list of Finding
+        The same on all ranks.
+
+    Notes
+    -----
+    Collective.
+    """
+    token = comm.broadcast_json(secrets.token_hex(8) if comm.rank == 0 else None)
+    probe, made, trouble = path / f".distnewton-doctor-{token}", _missing(path) if comm.rank == 0 else [], ""
+    if comm.rank == 0:
+        try:
+            probe.mkdir(parents=True)
+            (probe / "token").write_text(token, encoding="utf-8")
+        except OSError as error:
+            trouble = f"cannot be written: {error.strerror or error}"
+    troubles = comm.allgather_json(trouble)
+    if not any(troubles):
+        troubles = comm.allgather_json(_try(probe, token, comm.rank))
+        seen = len(list(probe.glob("rank-*.txt"))) if comm.rank == 0 else 0
+        comm.barrier()
+        free = _free_bytes(path) if comm.rank == 0 else 0
+    else:
+        seen, free = comm.size, ROOM_BYTES
+    if comm.rank == 0:
+        _clean(probe, made)
+    seen, free = comm.broadcast_json([seen, free])
+    hosts = comm.allgather_json(platform.node())
+    return _judge(path, troubles, hosts, seen, free)
+
+
+def _judge(path: Path, troubles: list[str], hosts: list[str], seen: int, free: int) -> list[Finding]:
+    bad = {rank: trouble for rank, trouble in enumerate(troubles) if trouble}
+    if bad:
+        kinds = dict.fromkeys(bad.values())
+        parts = [f"{kind} ({', '.join(f'{hosts[r]}, rank {r}' for r in bad if bad[r] == kind)})" for kind in kinds]
+        return [problem("folder", f"{path.absolute()}: {'; '.join(parts)}",
+                        "choose a --run-dir on a file system that all nodes mount, and that you may write")]
+    if seen < len(hosts):
+        return [problem("folder", f"{path.absolute()}: rank 0 sees the files of {seen} of {len(hosts)} ranks",
+                        "it is another folder on some hosts: choose a --run-dir on a shared file system")]
+    if free < ROOM_BYTES:
+        return [problem("folder", f"{path.absolute()} has {free / 1e6:.0f} MB left",
+                        "free some space, or choose a --run-dir on another file system")]
+    return [ok("folder", f"{path.absolute()} is seen and written by all ranks, {free / 1e9:.1f} GB free")]
+
+
+def _try(probe: Path, token: str, rank: int) -> str:
+    """What keeps this rank from reading, writing and renaming; empty if nothing does."""
+    try:
+        if (probe / "token").read_text(encoding="utf-8") != token:
+            return "holds another content"
+    except FileNotFoundError:
+        return "is not the folder that rank 0 sees"
+    except OSError as error:
+        return f"cannot be read: {error.strerror or error}"
+    try:
+        part = probe / f"rank-{rank}.part"
+        part.write_text(token, encoding="utf-8")
+        os.replace(part, probe / f"rank-{rank}.txt")
+    except OSError as error:
+        return f"cannot be written: {error.strerror or error}"
+    return ""
+
+
+def _missing(path: Path) -> list[Path]:
+    return [folder for folder in (path, *path.parents) if not folder.exists()]
+
+
+def _free_bytes(path: Path) -> int:
+    while not path.exists():
+        path = path.parent
+    found = os.statvfs(path)
+    return found.f_bavail * found.f_frsize
+
+
+def _clean(probe: Path, made: list[Path]) -> None:
+    """Remove the probe, and the folders that were made for it and are empty."""
+    if probe.is_dir():
+        for file in probe.iterdir():
+            file.unlink()
+        probe.rmdir()
+    for folder in made:
+        if folder.is_dir() and not any(folder.iterdir()):
+            folder.rmdir()

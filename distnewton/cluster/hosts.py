@@ -1,0 +1,89 @@
+"""Hosts of an mpirun: one notation for the host files of all MPIs."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from distnewton.errors import ConfigError, MissingInputError
+
+_LINE = re.compile(r"([A-Za-z0-9][A-Za-z0-9_.-]*)(?:\s*:\s*(\d+)|(?:\s+(?:slots|max_slots|max-slots)\s*=\s*\d+)*)\s*")
+_SLOTS = re.compile(r"\bslots\s*=\s*(\d+)")
+
+
+def read_hostfile(path: Path, ranks_per_node: int) -> dict[str, int]:
+    """Ranks by host from a host file.
+
+    Parameters
+    ----------
+    path : Path
+        A host a line: ``h0``, ``h0 slots=4`` (Open MPI's) or ``h0:4`` (MPICH's); # begins a comment.
+    ranks_per_node : int
+        Of hosts without a number.
+
+    Returns
+    -------
+    dict of str to int
+        In the order of the file.
+
+    Raises
+    ------
+    MissingInputError
+        If it cannot be read.
+    ConfigError
+        With file and line of what is no host, or if there is none.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise MissingInputError(f"cannot read the host file {path}: {error.strerror or error}", agreed=True) from None
+    hosts: dict[str, int] = {}
+    for number, line in enumerate(lines, 1):
+        text = line.partition("#")[0].strip()
+        if not text:
+            continue
+        found = _LINE.fullmatch(text)
+        if not found:
+            wanted = '"host", "host slots=4" or "host:4"'
+            raise ConfigError(f"{path}:{number}: expected {wanted}, got {text!r}", agreed=True)
+        slots = _SLOTS.search(text)
+        count = int(slots[1]) if slots else int(found[2] or ranks_per_node)
+        hosts[found[1]] = hosts.get(found[1], 0) + count
+    if not hosts:
+        raise ConfigError(f"{path} names no host", agreed=True)
+    return hosts
+
+
+def share_ranks(hosts: dict[str, int], n_ranks: int | None) -> dict[str, int]:
+    """Ranks on each host for a number of ranks, filling the hosts in their order; all slots where none is asked for.
+
+    Parameters
+    ----------
+    hosts : dict of str to int
+        Most ranks by host.
+    n_ranks : int or None
+        Ranks to start.
+
+    Returns
+    -------
+    dict of str to int
+        Hosts in use, with their ranks.
+
+    Raises
+    ------
+    ConfigError
+        If there is no room for them.
+    """
+    room = sum(hosts.values())
+    left = room if n_ranks is None else n_ranks
+    if left > room:
+        raise ConfigError(
+            f"{left} ranks for {room} places on {len(hosts)} hosts: name more hosts, or raise launch.ranks_per_node",
+            agreed=True,
+        )
+    used: dict[str, int] = {}
+    for host, places in hosts.items():
+        if left:
+            used[host] = min(places, left)
+            left -= used[host]
+    return used

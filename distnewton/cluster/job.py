@@ -1,0 +1,56 @@
+"""A job: what is to be started where, and the names of its files."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distnewton.cluster.description import Cluster
+from distnewton.training.run_folder import METRICS_FILE
+
+JOB_FILE, JOB_CONFIG, OUTPUT_FILE = "job.sh", "job.toml", "job-%j.out"
+AGAIN = ("--set", "run.overwrite=true")
+"""What a run that is queued again adds to its command: it begins anew. With checkpoints this asks to resume."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """A job to be written.
+
+    Attributes
+    ----------
+    cluster : Cluster
+        Where it runs.
+    name : str
+        For the queue.
+    folder, directory, programs : Path
+        Run folder, working folder, and folder of python and distnewton; absolute.
+    n_ranks : int
+        Ranks.
+    hosts : dict of str to int
+        Ranks by host, for an mpirun over hosts; else empty.
+    """
+
+    cluster: Cluster
+    name: str
+    folder: Path
+    directory: Path
+    programs: Path
+    n_ranks: int
+    hosts: dict[str, int] = field(default_factory=dict)
+
+    @property
+    def n_nodes(self) -> int:
+        """Nodes of the job."""
+        return len(self.hosts) or math.ceil(self.n_ranks / self.cluster.launch.ranks_per_node)
+
+    @property
+    def ranks_per_node(self) -> int:
+        """Ranks on a full node of the job."""
+        return max(self.hosts.values()) if self.hosts else min(self.n_ranks, self.cluster.launch.ranks_per_node)
+
+
+def is_waiting(folder: Path) -> bool:
+    """Whether a folder was made for a job that has not begun to train."""
+    return (folder / JOB_FILE).is_file() and not (folder / METRICS_FILE).exists()

@@ -1,0 +1,138 @@
+"""The job file: a shell script that sets up modules, threads, GPUs, folder, starts the ranks, and asks for more time.
+
+The same text serves ``sbatch`` and ``bash``; every Slurm line comes from the cluster file or from the numbers of ranks.
+"""
+
+from __future__ import annotations
+
+import shlex
+
+from distnewton.cluster.job import JOB_FILE, OUTPUT_FILE, Job
+from distnewton.cluster.launchers import THREAD_VARIABLES, launch_lines
+from distnewton.errors import STOPPED_EARLY, ConfigError
+
+
+def job_text(job: Job) -> str:
+    """The job file.
+
+    Parameters
+    ----------
+    job : Job
+        What to start where.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ConfigError
+        If the ranks do not fit the cluster.
+    """
+    cluster = job.cluster
+    if cluster.gpu.per_node and job.ranks_per_node > cluster.gpu.per_node:
+        raise ConfigError(
+            f"{job.ranks_per_node} ranks on a node for its {cluster.gpu.per_node} GPUs: lower launch.ranks_per_node of "
+            "the cluster file to the number of GPUs",
+            agreed=True,
+        )
+    lines = ["#!/bin/bash", *_title(job), *(f"#SBATCH {option}" for option in slurm_options(job)), ""]
+    if cluster.gpu.per_node:
+        lines += [*_GPU_OF_A_RANK, ""]
+    lines += [*_environment(job), "", *launch_lines(job), ""]
+    return "\n".join([*lines, *_end(job)]) + "\n"
+
+
+def slurm_options(job: Job) -> list[str]:
+    """Options of sbatch, as on its command line.
+
+    Parameters
+    ----------
+    job : Job
+        What to start where.
+
+    Returns
+    -------
+    list of str
+        Empty without Slurm.
+    """
+    launch, slurm, gpu = job.cluster.launch, job.cluster.slurm, job.cluster.gpu
+    if launch.scheduler != "slurm":
+        return []
+    sizes: dict[str, object] = {"nodes": job.n_nodes, "ntasks": job.n_ranks, "ntasks-per-node": job.ranks_per_node}
+    if launch.threads_per_rank:
+        sizes["cpus-per-task"] = launch.threads_per_rank
+    if gpu.per_node and not (slurm.gres or slurm.gpus_per_node or slurm.gpus_per_task):
+        sizes["gpus-per-node"] = gpu.per_node
+    table = slurm.model_dump(exclude={"extra", "omit", "requeues"})
+    given = {key.replace("_", "-"): value for key, value in table.items()}
+    options = [f"--job-name={job.name}", *(f"--{key}={value}" for key, value in sizes.items() if key not in slurm.omit)]
+    options += [f"--{key}" if value is True else f"--{key}={value}" for key, value in given.items() if value]
+    # sbatch reads a pattern in the name of the output file, in which a percent sign of the folder counts twice
+    options += [f"--output={str(job.folder).replace('%', '%%')}/{OUTPUT_FILE}", "--open-mode=append"]
+    options += ["--requeue" if slurm.requeues else "--no-requeue", *slurm.extra]
+    return [_quoted_option(option) for option in options]
+
+
+def _quoted_option(option: str) -> str:
+    """An option on an #SBATCH line: quotes there keep blanks together."""
+    return f'"{option}"' if " " in option or "#" in option else option
+
+
+def _title(job: Job) -> list[str]:
+    threads = job.cluster.launch.threads_per_rank
+    each = f"{_count(threads, 'thread')} each" if threads else "threads as the cores allow"
+    how = "sbatch" if job.cluster.launch.scheduler == "slurm" else "bash"
+    sizes = f"{_count(job.n_ranks, 'rank')} on {_count(job.n_nodes, 'node')}, {each}"
+    return [
+        f"# Written by distnewton submit for the cluster {job.cluster.name}: {sizes}.",
+        f"# Start again: {how} {shlex.quote(str(job.folder / JOB_FILE))}",
+    ]
+
+
+def _count(n: int, thing: str) -> str:
+    return f"{n} {thing}{'s' * (n != 1)}"
+
+
+_GPU_OF_A_RANK = [
+    "# One rank, started by the launcher below: it sees one GPU, chosen by its number on the node.",
+    'if [ "${1:-}" = --rank ]; then',
+    "  shift",
+    "  k=${OMPI_COMM_WORLD_LOCAL_RANK:-${MPI_LOCALRANKID:-${SLURM_LOCALID:-0}}}",
+    '  IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((GPUS_PER_NODE - 1)))}"',
+    '  export CUDA_VISIBLE_DEVICES=${gpus[$((k % ${#gpus[@]}))]}',
+    '  exec "$@"',
+    "fi",
+]
+
+
+def _environment(job: Job) -> list[str]:
+    """Modules, folders and variables, whatever the shell had from which the job was submitted."""
+    environment, launch = job.cluster.environment, job.cluster.launch
+    lines = [f"run={shlex.quote(str(job.folder))}", f"cd {shlex.quote(str(job.directory))} || exit 66"]
+    lines += [f"module load {module} || exit 78" for module in environment.modules]
+    lines += [*environment.setup, f"export PATH={shlex.quote(str(job.programs))}:$PATH"]
+    # one line an iteration: no colours, no carriage returns
+    variables = {"TERM": "dumb", "PYTHONUNBUFFERED": "1"}
+    if launch.threads_per_rank:
+        variables |= dict.fromkeys(THREAD_VARIABLES, str(launch.threads_per_rank))
+    if job.cluster.gpu.per_node:
+        variables["GPUS_PER_NODE"] = str(job.cluster.gpu.per_node)
+    variables |= environment.variables
+    return lines + [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+
+
+def _end(job: Job) -> list[str]:
+    """Take the exit code, and queue the job again where it was stopped by the clock."""
+    requeues = job.cluster.slurm.requeues
+    if not requeues:
+        return ["exit $code"]
+    return [
+        "# stopped by the clock before the time limit: Slurm starts this file again, as job and run of the same name",
+        f'if [ "$code" -eq {STOPPED_EARLY} ] && [ "$tries" -lt {requeues} ]; then',
+        f'  echo "distnewton: queued again ($((tries + 1)) of at most {requeues})"',
+        '  scontrol requeue "$SLURM_JOB_ID" && sleep 60',
+        "fi",
+        f'[ "$code" -ne {STOPPED_EARLY} ] || echo "distnewton: not queued again (slurm.requeues = {requeues})"',
+        "exit $code",
+    ]

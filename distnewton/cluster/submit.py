@@ -1,0 +1,182 @@
+"""From a recipe and a cluster file to a job: the run folder with its job file, and the queue."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+from distnewton.cluster.description import Cluster
+from distnewton.cluster.hosts import read_hostfile, share_ranks
+from distnewton.cluster.job import JOB_CONFIG, JOB_FILE, Job
+from distnewton.cluster.job_text import job_text
+from distnewton.config import Config, to_toml
+from distnewton.errors import ConfigError, CreateError, WriteError
+from distnewton.parallel.partition import Partition, check_rank_count
+from distnewton.training.run_folder import METRICS_FILE, free_name, next_folder
+
+
+@dataclass(frozen=True)
+class Submission:
+    """What is asked for.
+
+    Attributes
+    ----------
+    config : Config
+        The run.
+    cluster : Cluster
+        Where.
+    name : str
+        Of the job, and of the run folder where none is given.
+    n_ranks : int or None
+        Ranks; None for all that the cluster file describes.
+    hosts : tuple of str
+        Instead of the cluster file's.
+    """
+
+    config: Config
+    cluster: Cluster
+    name: str
+    n_ranks: int | None = None
+    hosts: tuple[str, ...] = ()
+
+    def job(self, folder: Path) -> Job:
+        """The job in a run folder.
+
+        Parameters
+        ----------
+        folder : Path
+            Run folder.
+
+        Returns
+        -------
+        Job
+
+        Raises
+        ------
+        ConfigError
+            If ranks, hosts and splits do not fit each other.
+        """
+        launch, environment = self.cluster.launch, self.cluster.environment
+        hosts: dict[str, int] = {}
+        if self.hosts or launch.hosts:
+            hosts = dict.fromkeys(self.hosts or launch.hosts, launch.ranks_per_node)
+        elif launch.hostfile:
+            hosts = read_hostfile(Path(launch.hostfile), launch.ranks_per_node)
+        if hosts:
+            hosts = share_ranks(hosts, self.n_ranks)
+        n_ranks = sum(hosts.values()) or self.n_ranks or launch.nodes * launch.ranks_per_node
+        if launch.launcher == "none" and n_ranks > 1:
+            raise ConfigError(f'{n_ranks} ranks need a launcher, and launch.launcher is "none"', agreed=True)
+        self._check_splits(n_ranks)
+        return Job(
+            self.cluster,
+            self.name,
+            folder.absolute(),
+            Path(environment.directory or Path.cwd()),
+            Path(environment.programs or Path(sys.executable).parent),
+            n_ranks,
+            hosts,
+        )
+
+    def _check_splits(self, n_ranks: int) -> None:
+        """Refuse before the queue what would be refused after it."""
+        splits = self.config.partition.splits
+        if splits != "auto":
+            # the widths do not count here, and may not be known yet
+            check_rank_count(Partition(tuple(splits), tuple(splits)), n_ranks)
+
+    def resolved(self) -> Config:
+        """The run's configuration with what the cluster file decides."""
+        threads = self.config.run.threads or self.cluster.launch.threads_per_rank
+        changes = {"threads": threads, "directory": "", "overwrite": False}
+        return self.config.model_copy(update={"run": self.config.run.model_copy(update=changes)})
+
+    def folder(self) -> Path:
+        """The run folder, not made yet: the configuration's, or the first free name."""
+        return Path(self.config.run.directory) if self.config.run.directory else free_name(self.name)
+
+    def write(self) -> Path:
+        """Make the run folder with job file and configuration.
+
+        Returns
+        -------
+        Path
+            The job file.
+
+        Raises
+        ------
+        CreateError
+            If the folder cannot be made, or holds a run or a job.
+        WriteError
+            If a file cannot be written.
+        """
+        given = self.config.run.directory
+        job_text(self.job(self.folder()))  # what does not fit is told before a folder is made
+        folder = Path(given) if given else next_folder(self.name)
+        present = [name for name in (JOB_FILE, METRICS_FILE) if (folder / name).exists()]
+        if present and not self.config.run.overwrite:
+            raise CreateError(
+                f"{folder} holds an earlier run or job ({', '.join(present)}): choose another --run-dir, or allow it "
+                "with --set run.overwrite=true",
+                agreed=True,
+            )
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            text = f"cannot create the run folder {folder}: {error.strerror or error}"
+            raise CreateError(text, agreed=True) from None
+        try:
+            for name in present:
+                (folder / name).unlink()
+            (folder / JOB_CONFIG).write_text(to_toml(self.resolved()), encoding="utf-8")
+            (folder / JOB_FILE).write_text(job_text(self.job(folder)), encoding="utf-8")
+            (folder / JOB_FILE).chmod(0o755)
+        except OSError as error:
+            raise WriteError(f"cannot write into {folder}: {error.strerror or error}", agreed=True) from None
+        return folder / JOB_FILE
+
+
+def queue(job_file: Path) -> str:
+    """Hand a job file to Slurm.
+
+    Parameters
+    ----------
+    job_file : Path
+        As written by :meth:`Submission.write`.
+
+    Returns
+    -------
+    str
+        Number of the job.
+
+    Raises
+    ------
+    ConfigError
+        If there is no sbatch here, or it refuses the job; its own words are in the message.
+    """
+    if not shutil.which("sbatch"):
+        raise ConfigError(
+            f"there is no sbatch in PATH: on a host that has it: sbatch {job_file.absolute()}; without Slurm take "
+            'a cluster file whose launch.scheduler is "none"',
+            agreed=True,
+        )
+    command = ["sbatch", "--parsable", str(job_file)]
+    asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+    if asked.returncode:
+        raise ConfigError(
+            f"sbatch refused {job_file}: {asked.stderr.strip() or asked.stdout.strip()}; each Slurm line is from the "
+            "table [slurm] of the cluster file",
+            agreed=True,
+        )
+    # "number;cluster" where there are several clusters
+    return asked.stdout.strip().partition(";")[0]
+
+
+def run_here(job_file: Path) -> int:
+    """Run a job file on this machine and return its exit code; its output goes where ours goes."""
+    sys.stdout.flush()
+    bash = shutil.which("bash") or "/bin/bash"
+    return subprocess.run([bash, str(job_file)], stdin=subprocess.DEVNULL, check=False).returncode  # noqa: S603

@@ -1,0 +1,117 @@
+"""Starts a launcher and sees to it that the job ends, with the exit code that the run itself left.
+
+``python -m distnewton.cluster.supervise RUN_FOLDER -- mpirun ...``. Two things were met with a host that was cut off:
+Open MPI's mpirun waits for it for ever after all other ranks have been aborted, or notices by itself and returns 0.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Sequence
+from pathlib import Path
+
+from distnewton.errors import EXIT_CODES
+from distnewton.parallel.failures import ERRORS_FOLDER, FIRST_FILE, read_first
+from distnewton.training.run_folder import END_FILE
+
+GRACE_SECONDS = 5.0
+"""Time for the launcher to end the other ranks after a failure was written."""
+LOST = 70
+_POLL_SECONDS = 0.5
+_FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+
+
+def supervise(folder: Path, command: Sequence[str]) -> int:
+    """Run a launcher to its end.
+
+    Parameters
+    ----------
+    folder : Path
+        Run folder of what is started.
+    command : sequence of str
+        Launcher and program.
+
+    Returns
+    -------
+    int
+        The run's exit code; the launcher's where the run left none, and 70 where that claims success.
+    """
+    files = folder / END_FILE, folder / ERRORS_FOLDER / FIRST_FILE
+    before = [_stamp(file) for file in files]
+
+    def left() -> list[bool]:
+        return [_stamp(file) not in ("", stamp) for file, stamp in zip(files, before, strict=True)]
+
+    try:
+        # its own session: what it started can be ended with it
+        launcher = subprocess.Popen(command, start_new_session=True)  # noqa: S603
+    except OSError as error:
+        print(f"distnewton: cannot start {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
+        return 78
+    for number in _FORWARDED:
+        signal.signal(number, lambda received, _: launcher.send_signal(received))
+    failed_at = 0.0
+    while (code := _ended(launcher)) is None:
+        failed_at = failed_at or (time.monotonic() if left()[1] else 0.0)
+        if failed_at and time.monotonic() - failed_at > GRACE_SECONDS:
+            _say(f"{command[0]} did not end {GRACE_SECONDS:.0f} s after the run failed, and is ended")
+            os.killpg(launcher.pid, signal.SIGKILL)
+            code = launcher.wait()
+            break
+    ended, failed = left()
+    return _verdict(folder, ended, failed, 128 - code if code < 0 else code)
+
+
+def _stamp(file: Path) -> str:
+    """Tells one writing of a file from another; the clocks of hosts are not compared."""
+    try:
+        found = file.stat()
+    except FileNotFoundError:
+        return ""
+    return f"{found.st_ino} {found.st_mtime_ns}"
+
+
+def _ended(launcher: subprocess.Popen[bytes]) -> int | None:
+    try:
+        return launcher.wait(timeout=_POLL_SECONDS)
+    except subprocess.TimeoutExpired:
+        return None
+
+
+def _verdict(folder: Path, ended: bool, failed: bool, code: int) -> int:
+    """What the run left counts more than what the launcher returns."""
+    first = read_first(folder) if failed else None
+    if first is not None:
+        failure: int = first["exit_code"]
+        return failure
+    if ended:
+        end: int = json.loads((folder / END_FILE).read_text(encoding="utf-8"))["exit_code"]
+        # an error after the end, say while MPI shuts down, is still one
+        return end or code
+    if code == 0:
+        _say(f"the launcher returned 0, but the run did not end: no new {END_FILE} in {folder}. A host may be lost")
+        return LOST
+    if code not in EXIT_CODES and code != LOST:
+        _say(f"the launcher ended with code {code}, and no rank said why")
+    return code
+
+
+def _say(text: str) -> None:
+    print(f"distnewton: {text}", file=sys.stderr, flush=True)
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Command line: RUN_FOLDER -- LAUNCHER ..."""
+    if len(arguments) < 3 or arguments[1] != "--":
+        _say("usage: python -m distnewton.cluster.supervise RUN_FOLDER -- LAUNCHER ...")
+        return 2
+    return supervise(Path(arguments[0]), arguments[2:])
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

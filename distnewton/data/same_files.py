@@ -1,0 +1,74 @@
+"""Data files must be the same on all hosts: one that differs would change the numbers without a word."""
+
+from __future__ import annotations
+
+import platform
+import zlib
+from pathlib import Path
+
+from distnewton.data.bundled import split_name
+from distnewton.errors import DataError
+from distnewton.parallel.collectives import Communicator
+
+_SAMPLE = 65536
+"""Bytes compared at the beginning, in the middle and at the end: a whole file would be read twice."""
+
+
+def check_same_file(comm: Communicator, name: str, data_dir: str | None) -> None:
+    """Compare size and samples of a data file over the ranks.
+
+    Parameters
+    ----------
+    comm : Communicator
+        All ranks.
+    name : str
+        A data set as :func:`~distnewton.data.sources.open_data` takes it; sets bundled with a package are not compared.
+    data_dir : str or None
+        Folder of relative paths.
+
+    Raises
+    ------
+    DataError
+        On every rank alike, with the hosts whose file is not rank 0's.
+
+    Notes
+    -----
+    Collective.
+    """
+    if comm.size == 1 or split_name(name):
+        return
+    views = comm.allgather_json([*_fingerprint(_path(name, data_dir)), platform.node()])
+    if any(size < 0 for size, _, _ in views):
+        # who opens the data says which rank cannot
+        return
+    others = sorted({f"{host} ({size:,} bytes)" for size, crc, host in views if [size, crc] != views[0][:2]})
+    if others:
+        raise DataError(
+            f"{name} is another file on {', '.join(others)} than on rank 0's host {views[0][2]} ({views[0][0]:,} "
+            "bytes): put the data where all hosts see the same file, or copy it anew",
+            agreed=True,
+        )
+
+
+def _path(name: str, data_dir: str | None) -> Path:
+    """The file or folder of a name: ``features,labels`` are two files, ``folder:part`` is a part of a folder."""
+    folder = Path(data_dir or ".")
+    names = name, name.rpartition(":")[0], name.partition(",")[0].strip()
+    paths = [folder / Path(part).expanduser() for part in names if part]
+    return next((path for path in paths if path.exists()), paths[0])
+
+
+def _fingerprint(path: Path) -> tuple[int, int]:
+    """Size, and a checksum of samples; of a folder those of its list of names; a negative size if it cannot be read."""
+    try:
+        if path.is_dir():
+            names = sorted(entry.name for entry in path.iterdir())
+            return len(names), zlib.crc32("\n".join(names).encode(errors="surrogateescape"))
+        size, checksum = path.stat().st_size, 0
+        with path.open("rb") as file:
+            for start in (0, max(0, size // 2 - _SAMPLE // 2), max(0, size - _SAMPLE)):
+                file.seek(start)
+                checksum = zlib.crc32(file.read(_SAMPLE), checksum)
+    except OSError:
+        return -1, 0
+    return size, checksum

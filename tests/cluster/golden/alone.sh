@@ -1,0 +1,19 @@
+#!/bin/bash
+# Written by distnewton submit for the cluster alone: 1 rank on 1 node, threads as the cores allow.
+# Start again: bash '/home/me/runs/letter 100%/job.sh'
+
+run='/home/me/runs/letter 100%'
+cd /home/me || exit 66
+export PATH=/home/me/env/bin:$PATH
+export TERM=dumb
+export PYTHONUNBUFFERED=1
+
+distnewton=$(command -v distnewton) || { echo 'no distnewton in PATH' >&2; exit 78; }
+tries=${SLURM_RESTART_COUNT:-0}
+again=()
+[ "$tries" -eq 0 ] || again=(--set run.overwrite=true)
+python -m distnewton.cluster.supervise "$run" -- \
+  "$distnewton" train "$run/job.toml" --run-dir "$run" ${again[@]+"${again[@]}"}
+code=$?
+
+exit $code

@@ -1,0 +1,121 @@
+"""Training over four hosts with addresses of their own: it works, and a host that is cut off ends the job in time."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from launched import AS_ROOT, is_open_mpi, launches, small_data
+from network_hosts import NetworkHosts, why_not
+
+REASON = why_not()
+pytestmark = [*launches, pytest.mark.skipif(bool(REASON), reason=REASON), pytest.mark.timeout(200)]
+HANG_SECONDS = 4
+
+
+@pytest.fixture
+def hosts(tmp_path):
+    with NetworkHosts(4, tmp_path) as made:
+        yield made
+
+
+def cluster_file(folder, hosts):
+    """The cluster of the four hosts; MPI may not find out that they share a memory."""
+    options = ["--mca", "pml", "ob1", "--mca", "btl", "tcp,self", "--allow-run-as-root"] if is_open_mpi() else []
+    file = folder / "four.toml"
+    file.write_text(f"""
+name = "four"
+[launch]
+hosts = {json.dumps(hosts.addresses)}
+threads_per_rank = 1
+agent = "{hosts.agent}"
+interface = "e0"
+options = {json.dumps(options)}
+[environment]
+variables = {{UCX_TLS = "tcp,self", UCX_NET_DEVICES = "e0"}}
+""")
+    return file
+
+
+def submit(folder, hosts, *more):
+    """Start training on host 0, over all of them."""
+    data, cluster = small_data(folder), cluster_file(folder, hosts)
+    command = [
+        sys.executable, "-m", "distnewton.cli", "submit", "--cluster", cluster, "--run-dir", folder / "run",
+        f"--data.train={data}", "--network.layers=auto-6-auto", *more,
+    ]  # fmt: skip
+    with (folder / "output").open("w") as output:
+        return subprocess.Popen(
+            hosts.command(0, [str(word) for word in command]), stdout=output, stderr=output, stdin=subprocess.DEVNULL,
+            env=os.environ | AS_ROOT, cwd=folder,
+        )  # fmt: skip
+
+
+def wait_for(process, limit, folder):
+    try:
+        return process.wait(timeout=limit)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        pytest.fail(f"still running after {limit} s: {(folder / 'output').read_text()[-2000:]}")
+
+
+def test_training_over_four_hosts(hosts, tmp_path):
+    code = wait_for(submit(tmp_path, hosts, "--run.iterations=5"), 90, tmp_path)
+    assert code == 0, (tmp_path / "output").read_text()
+    facts = json.loads((tmp_path / "run/environment.json").read_text())
+    assert facts["hosts"] == ["h0", "h1", "h2", "h3"]
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 6
+
+
+@pytest.mark.parametrize("k", [2, 0])
+def test_a_host_that_is_cut_off_ends_the_job_and_is_named(hosts, tmp_path, k):
+    process = submit(tmp_path, hosts, "--run.iterations=1000000", f"--run.hang_seconds={HANG_SECONDS}",
+                     "--method.direction=sgd", "--network.layers=auto-40-30-auto")  # fmt: skip
+    metrics = tmp_path / "run/metrics.jsonl"
+    end = time.monotonic() + 60
+    while not metrics.exists() or metrics.read_text().count("\n") < 5:
+        assert process.poll() is None, (tmp_path / "output").read_text()
+        assert time.monotonic() < end, (tmp_path / "output").read_text()
+        time.sleep(0.1)
+    # the hosts asked each other in the background when the run began
+    time.sleep(1.0)
+    hosts.cut(k)
+    begin = time.monotonic()
+    code = wait_for(process, 60, tmp_path)
+    seconds = time.monotonic() - begin
+    text = (tmp_path / "output").read_text()
+    assert code == 76, text
+    # the message comes within 3 s of the watchdog's limit (hosts are asked), the end of a launcher that hangs 6 s later
+    assert seconds < HANG_SECONDS + 12, text
+    first = json.loads((tmp_path / "run/errors/first.json").read_text())
+    name = "The host h2 (rank 2) answered when the run began" if k == 2 else "h0 is cut off, or all others are"
+    assert name in first["message"]
+    assert first["exit_code"] == 76
+    assert text.count(name) == 1
+    assert {path.name for path in (tmp_path / "run/errors").glob("hang-rank-*.txt")} >= {"hang-rank-0000.txt"}
+    print(f"host {k} cut off: job ended after {seconds:.1f} s (hang_seconds = {HANG_SECONDS})")
+
+
+def test_one_file_that_differs_changes_nothing_or_is_named(hosts, tmp_path):
+    # rank 0 reads the recipe: another one on another host is never opened
+    (tmp_path / "there").mkdir()
+    data = small_data(tmp_path)
+    (tmp_path / "there" / "small.csv").write_text(data.read_text().replace("1", "2", 1))
+    agent = Path(hosts.agent)
+    # host 2 sees another file in place of the data
+    mount = f"mount --bind {tmp_path / 'there' / 'small.csv'} {data}; "
+    agent.write_text(agent.read_text().replace("unshare --uts", "unshare --uts --mount").replace(
+        'bash -c "hostname', 'bash -c "' + f'[ $k != 2 ] || {{ {mount} }}; ' + "hostname"))  # fmt: skip
+    cluster = cluster_file(tmp_path, hosts)
+    command = [sys.executable, "-m", "distnewton.cli", "submit", "--cluster", str(cluster), "--run-dir",
+               str(tmp_path / "run"), f"--data.train={data}", "--network.layers=auto-6-auto"]  # fmt: skip
+    done = subprocess.run(hosts.command(0, command), capture_output=True, text=True, timeout=90, check=False,
+                          stdin=subprocess.DEVNULL, env=os.environ | AS_ROOT, cwd=tmp_path)  # fmt: skip
+    assert done.returncode == 65, done.stderr
+    assert "is another file on h2" in done.stderr
+    assert done.stderr.count("put the data where all hosts see the same file") == 1

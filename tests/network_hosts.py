@@ -1,0 +1,97 @@
+"""Hosts of their own address and name on one machine: network namespaces on a bridge (needs root and iproute2)."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+AGENT = """#!/bin/bash
+# Starts a command on a host as ssh would: agent [-x] HOST COMMAND...; the last number of an address is the host's.
+while [[ $1 == -* ]]; do shift; done
+host=$1; shift
+k=$(( ${host##*.} - 1 ))
+exec ip netns exec PREFIX$k unshare --uts bash -c "hostname PREFIX$k; $*"
+"""
+
+
+def why_not() -> str:
+    """What keeps this machine from having such hosts; empty if nothing does."""
+    if not hasattr(os, "geteuid") or os.geteuid() != 0:
+        return "network namespaces need root"
+    if not shutil.which("ip"):
+        return "network namespaces need the command ip (Debian package iproute2)"
+    name = f"dnx{os.getpid()}"
+    made = subprocess.run(["ip", "netns", "add", name], capture_output=True, text=True, timeout=20, check=False)
+    if made.returncode:
+        return f"this machine allows no network namespaces: {made.stderr.strip()}"
+    _ip("netns", "del", name)
+    return ""
+
+
+class NetworkHosts:
+    """A bridge and hosts h0, h1, ... with addresses 10.77.0.1, ...; a context.
+
+    Parameters
+    ----------
+    n : int
+        How many.
+    folder : Path
+        Where the agent is written.
+    """
+
+    def __init__(self, n: int, folder: Path) -> None:
+        self.n, self.prefix, self.bridge = n, "h", "dnbr0"
+        self.addresses = [f"10.77.0.{k + 1}" for k in range(n)]
+        self.agent = folder / "agent"
+        self.agent.write_text(AGENT.replace("PREFIX", self.prefix))
+        self.agent.chmod(0o755)
+
+    def __enter__(self) -> NetworkHosts:
+        self._remove()
+        _ip("link", "add", self.bridge, "type", "bridge")
+        _ip("link", "set", self.bridge, "up")
+        for k in range(self.n):
+            host, outer = f"{self.prefix}{k}", f"dnv{k}"
+            _ip("netns", "add", host)
+            _ip("link", "add", outer, "type", "veth", "peer", "name", "e0", "netns", host)
+            _ip("link", "set", outer, "master", self.bridge, "up")
+            _ip("-n", host, "addr", "add", f"{self.addresses[k]}/24", "dev", "e0")
+            _ip("-n", host, "link", "set", "e0", "up")
+            _ip("-n", host, "link", "set", "lo", "up")
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._remove()
+
+    def cut(self, k: int) -> None:
+        """Cut a host off the others."""
+        _ip("link", "set", f"dnv{k}", "down")
+
+    def command(self, k: int, command: list[str]) -> list[str]:
+        """A command as it is started on a host."""
+        quoted = " ".join("'" + word.replace("'", "'\\''") + "'" for word in command)
+        name = f"{self.prefix}{k}"
+        return ["ip", "netns", "exec", name, "unshare", "--uts", "bash", "-c", f"hostname {name}; exec {quoted}"]
+
+    def kill(self) -> None:
+        """End what still runs on the hosts."""
+        for k in range(self.n):
+            listed = subprocess.run(
+                ["ip", "netns", "pids", f"{self.prefix}{k}"], capture_output=True, text=True, timeout=20, check=False
+            )
+            for pid in listed.stdout.split():
+                subprocess.run(["kill", "-9", pid], capture_output=True, timeout=20, check=False)
+
+    def _remove(self) -> None:
+        """Remove hosts and bridge, also those that a test that was ended has left."""
+        self.kill()
+        for k in range(self.n):
+            _ip("netns", "del", f"{self.prefix}{k}", check=False)
+            _ip("link", "del", f"dnv{k}", check=False)
+        _ip("link", "del", self.bridge, check=False)
+
+
+def _ip(*words: str, check: bool = True) -> None:
+    subprocess.run(["ip", *words], capture_output=True, timeout=20, check=check)
