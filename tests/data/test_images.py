@@ -208,7 +208,10 @@ def test_each_rank_reads_its_channels(world, folder, kind):
     world.barrier()
     expected = np.stack([pixels(name).ravel() for name in SORTED])
     source, found = open_and_describe(world, lambda: open_data("set", data_dir=folder))
-    with ProcessGrid(world, Partition((45, 4), (min(world.size, 3), 1))) as grid:
+    # as many groups of channels as the ranks allow, each read by the ranks of its column of the grid
+    n_groups = max(n for n in (1, 2, 3) if world.size % n == 0)
+    splits = (n_groups, world.size // n_groups)
+    with ProcessGrid(world, Partition((3, world.size), splits, features_per_unit=HEIGHT * WIDTH)) as grid:
         own = read_features(grid, source, 5, np.float32, dense=True)
         start, stop = grid.feature_range()
         good = np.array_equal(own, expected[:, start:stop]) and found.image_shape == (3, HEIGHT, WIDTH)
