@@ -74,4 +74,5 @@ def backtrack(
         if math.isfinite(trial_value) and trial_value <= value + sufficient_decrease * step_size * slope:
             return LineSearchResult(step_size, trial_value, trial, state)
         step_size *= shrink
+        del state  # as large as the point's own: never two trials at once
     return LineSearchResult(0.0, value, max_trials, None)

@@ -1,4 +1,4 @@
-"""What a Newton iteration holds on a rank, part by part: the sum bounds its peak."""
+"""What a Newton iteration holds on a rank, part by part: the sum is its peak."""
 
 from __future__ import annotations
 
@@ -44,15 +44,19 @@ def iteration_memory(objective: Objective, n_curvature: int, n_rows: int, n_test
     stored = {m: block.shape[1] * shape.layers[m - 1].n_values for m, block in network.grid.blocks.items()}
     # neither the identity of the output layer nor, without roots, the factor below it is stored
     full = sum(size for m, size in stored.items() if m < network.n_layers - (n_rows == network.n_out))
-    kept = 2 * min(n, max(objective.n_rows_kept, n_curvature))
+    kept = min(n, max(objective.n_rows_kept, n_curvature))
     passing = min(n, objective.chunk_rows)
+    jacobian = n_curvature * (n_rows * full + sum(own.values()))
+    # the gradient's: there is neither a trial nor a Jacobian then; a chunk that is not kept passes once more
+    cotangents = passing * (2 * max(own.values(), default=0) + network.n_kept * (kept < n))
+    beyond = max(0, cotangents - kept * network.n_kept - jacobian)
     numbers = {
         "variables": _N_VECTORS * network.layout.n_params,
-        "activations": kept * network.n_kept,
+        "activations": 2 * kept * network.n_kept,
         "outputs": 3 * (n + n_test) * network.n_out,
-        "jacobian": n_curvature * (n_rows * full + sum(own.values())),
-        # a chunk's activations and two layers' cotangents; pre-activations, patches and their products
-        "work": passing * (network.n_kept + 2 * max(own.values(), default=0)) + 2 * LINEAR_SIZE + 4 * PATCH_SIZE,
+        "jacobian": jacobian,
+        # a chunk that is not kept; pre-activations, patches and their products
+        "work": passing * network.n_kept * (kept < n) + 2 * LINEAR_SIZE + 4 * PATCH_SIZE + beyond,
     }
     return {"features": _bytes_of(objective.X) * (1 + n_test / n)} | {
         name: float(itemsize * count) for name, count in numbers.items()

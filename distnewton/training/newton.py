@@ -131,6 +131,7 @@ class NewtonStep:
         network, options = objective.network, self._options
         grid = network.grid
         if self._linearized is None or self._linearized[0] is not evaluation:
+            self._linearized = None  # its Jacobian is freed before there is another
             faults.at("gradient")
             with grid.ledger.phase("gradient"):
                 gradient = objective.gradient(evaluation)

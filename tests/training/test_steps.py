@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from itertools import pairwise
 
 import numpy as np
@@ -11,7 +12,7 @@ from problems import alternating, make_case, newton_trainer
 from distnewton.directions.base import DirectionOptions, DirectionResult
 from distnewton.directions.gauss_newton import GaussNewton
 from distnewton.errors import NumericalError
-from distnewton.training.objective import subsample_range
+from distnewton.training.objective import Evaluation, Objective, subsample_range
 from distnewton.training.stages import MAX_REJECTIONS
 
 pytestmark = pytest.mark.mpi(min_size=1)
@@ -36,6 +37,47 @@ class Scripted:
 
 def make_trainer(case, direction, combine="none", **options):
     return newton_trainer(case, direction, combine=combine, **({"line_search_max": 8} | options))
+
+
+class LongThenWeak(Scripted):
+    """Steps far too long at first, so that trials follow one another; knows its last Jacobian by a weak reference."""
+
+    def __init__(self):
+        super().__init__(-300.0, -300.0, -0.1)
+        self.jacobians = []
+
+    def solve(self, problem, termination):
+        self.jacobians.append(weakref.ref(problem.jacobian))
+        result = super().solve(problem, termination)
+        self.problems[-1] = None
+        return result
+
+
+def test_a_step_holds_two_points_and_one_jacobian_at_most(world, monkeypatch):
+    alive, most = weakref.WeakSet(), []
+
+    def evaluate(objective, params, last, inner=Objective.evaluate):
+        evaluation = inner(objective, params, last)
+        alive.add(evaluation)
+        most.append(len(alive))
+        return evaluation
+
+    def gradient(objective, evaluation, inner=Objective.gradient):
+        living.append(sum(reference() is not None for reference in direction.jacobians))
+        return inner(objective, evaluation)
+
+    monkeypatch.setattr(Evaluation, "__hash__", object.__hash__)
+    monkeypatch.setattr(Objective, "evaluate", evaluate)
+    monkeypatch.setattr(Objective, "gradient", gradient)
+    for splits in alternating(world.size, 3):
+        case = make_case(world, WIDTHS, splits, n=20)
+        with case.grid:
+            direction, living = LongThenWeak(), []
+            records = list(make_trainer(case, direction, line_search_max=20).iterations(3))[1:]
+            assert records[0].line_search_trials > 2
+            assert [r.note for r in records] == ["", "", ""]
+            assert case.agree(max(most) == 2)
+            assert case.agree(living == [0, 0, 0])
 
 
 def test_a_rejected_direction_costs_the_last_one_and_no_new_gradient(world):
