@@ -72,6 +72,33 @@ def test_training_over_four_hosts(hosts, tmp_path):
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 6
 
 
+def test_the_launch_script_over_four_hosts(hosts, tmp_path):
+    stamp = Path(sys.prefix) / "distnewton.stamp"
+    if not stamp.is_file():
+        pytest.skip("the scripts in launch/ did not make this environment, and would install into it")
+    script = Path(__file__).parents[2] / "launch/hosts.sh"
+    command = [
+        script, "--hosts", ",".join(hosts.addresses[:3]), "--cluster", cluster_file(tmp_path, hosts), "--agent",
+        hosts.agent, "--mpi", "openmpi" if is_open_mpi() else "mpich", "--", "--run-dir", tmp_path / "run",
+        "--run.iterations=3",
+    ]  # fmt: skip
+    env = os.environ | AS_ROOT | {"DISTNEWTON_VENV": sys.prefix}
+
+    def run(words):
+        words = hosts.command(0, [str(word) for word in words])
+        return subprocess.run(words, capture_output=True, text=True, timeout=150, check=False,
+                              stdin=subprocess.DEVNULL, env=env, cwd=tmp_path)  # fmt: skip
+
+    done = run(command)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert json.loads((tmp_path / "run/environment.json").read_text())["hosts"] == ["h0", "h1", "h2"]
+    assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 4
+    # a host that does not answer is named before mpirun starts anything
+    done = run([*command[:1], "--hosts", f"{hosts.addresses[0]},10.77.0.9", *command[3:]])
+    assert done.returncode == 1
+    assert done.stderr.count("host 10.77.0.9 was not reached by") == 1, done.stderr
+
+
 @pytest.mark.parametrize("k", [2, 0])
 def test_a_host_that_is_cut_off_ends_the_job_and_is_named(hosts, tmp_path, k):
     process = submit(tmp_path, hosts, "--run.iterations=1000000", f"--run.hang_seconds={HANG_SECONDS}",
