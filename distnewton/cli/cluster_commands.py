@@ -10,7 +10,7 @@ from pathlib import Path
 from distnewton.cli.commands import overrides, say
 from distnewton.cluster.description import Cluster, load_cluster
 from distnewton.config import load_config
-from distnewton.errors import ConfigError
+from distnewton.errors import ConfigError, CreateError
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.launch import guard, launched_rank, launched_size
 
@@ -70,6 +70,8 @@ def doctor(options: argparse.Namespace) -> int:
         cluster = load_cluster(options.cluster) if options.cluster and Path(options.cluster).exists() else None
         if options.cluster and cluster is None and not options.bench:
             load_cluster(options.cluster)
+        if options.bench and options.cluster and not Path(options.cluster).absolute().parent.is_dir():
+            raise CreateError(f"cannot write the cluster file {options.cluster}: there is no such folder")
     with comm.agreeing():
         # a recipe that differs on another host is a finding, and not an error
         threads = load_config(options.recipe).run.threads if options.recipe and comm.rank == 0 else 0

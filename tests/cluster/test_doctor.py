@@ -243,6 +243,9 @@ def test_wrong_cluster_files_are_told_once(tmp_path):
     assert done.stderr.count("did you mean name?") == 1
     done = run([*mpirun(2), *distnewton("doctor", "--cluster", tmp_path / "none.toml")])
     assert (done.returncode, done.stderr.count("cannot read the cluster file")) == (66, 1)
+    # told before anything is measured
+    done = run([*mpirun(2), *distnewton("doctor", "--bench", "--cluster", tmp_path / "no/c.toml")])
+    assert (done.returncode, done.stderr.count("there is no such folder"), done.stdout) == (73, 1, "")
 
 
 def test_the_launcher_is_the_one_beside_python():
