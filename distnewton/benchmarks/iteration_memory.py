@@ -16,7 +16,9 @@ from mpi4py import MPI
 from distnewton.config import load_config
 from distnewton.curvature.sketch import auto_sketch
 from distnewton.parallel.collectives import Communicator
-from distnewton.training.memory import iteration_memory
+from distnewton.planning.memory import iteration_memory
+from distnewton.planning.messages import widest_kept
+from distnewton.planning.problem import Problem, Share
 from distnewton.training.objective import subsample_size
 from distnewton.training.session import Session
 
@@ -37,7 +39,13 @@ def main() -> None:
     itemsize = network.backend.dtype.itemsize
     rows = auto_sketch(network.shape, network.grid.partition, n, itemsize, objective.memory_bytes)
     rows = (rows if method.sketch == "auto" else method.sketch) or network.n_out
-    parts = iteration_memory(objective, n, rows, session.test_set.n_samples if session.test_set else 0)
+    partition, n_test = network.grid.partition, session.test_set.n_samples if session.test_set else 0
+    sizes = objective.n_samples, n, min(rows, network.n_out), itemsize, objective.memory_bytes
+    X, recomputed = objective.X, method.inner_direction == "gauss_newton" and method.jacobian == "recomputed"
+    nonzeros = None if isinstance(X, np.ndarray) else session.train_set.n_nonzeros / session.train_set.n_samples
+    problem = Problem(network.shape, *sizes, n_test, recomputed=recomputed, nonzeros=nonzeros)
+    shares = [Share(network.shape, partition, rank) for rank in range(partition.n_ranks)]
+    parts = iteration_memory(problem, shares[session.comm.rank], widest_kept(problem, shares))
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     session.train(config)
     figures = np.array([resident("VmHWM") - before, sum(parts.values()), *parts.values()]) / 2**20

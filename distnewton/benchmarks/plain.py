@@ -11,7 +11,8 @@ from itertools import pairwise
 import numpy as np
 
 from distnewton.backend import Array
-from distnewton.training.objective import MAX_CHUNK_ROWS, chunk_ranges, subsample_range
+from distnewton.planning.chunks import MAX_CHUNK_ROWS, chunk_ranges
+from distnewton.training.objective import subsample_range
 
 
 def _forward(weights: list[Array], X: Array) -> list[Array]:

@@ -82,6 +82,6 @@ class Ledger:
         return taken
 
 
-def allreduce_bytes(n_bytes: int, n_ranks: int) -> float:
+def allreduce_bytes(n_bytes: float, n_ranks: int) -> float:
     """Bytes a rank must send to sum ``n_bytes`` over ``n_ranks`` so that all have the result: 2 (p - 1) / p."""
     return 2.0 * (n_ranks - 1) / n_ranks * n_bytes

@@ -22,6 +22,7 @@ from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.planning import auto_splits
 from distnewton.parallel.watchdog import watchdog
+from distnewton.planning.chunks import MAX_CHUNK_ROWS
 from distnewton.training.metrics import task_metrics
 from distnewton.training.model_file import (
     MODEL_FILE,
@@ -35,7 +36,6 @@ from distnewton.training.model_file import (
 
 Data = DataSource | Callable[[], DataSource]
 
-_CHUNK_ROWS = 4096
 
 
 @dataclass(frozen=True)
@@ -247,8 +247,8 @@ def image_problem(shape: NetworkShape, description: Description) -> str | None:
 def network_outputs(network: PartitionedNetwork, params: Array, X: Any) -> Array:
     """Outputs for scaled features, a chunk of samples at a time; replicated, of shape (n_samples, n_out)."""
     outputs = network.backend.empty(X.shape[0], network.n_out)
-    for start in range(0, X.shape[0], _CHUNK_ROWS):
-        rows = start, min(X.shape[0], start + _CHUNK_ROWS)
+    for start in range(0, X.shape[0], MAX_CHUNK_ROWS):
+        rows = start, min(X.shape[0], start + MAX_CHUNK_ROWS)
         outputs[slice(*rows)] = network.forward(params, row_range(X, *rows)).output
     return outputs
 

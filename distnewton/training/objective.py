@@ -18,10 +18,7 @@ from distnewton.backend import Array
 from distnewton.data.rows import row_range
 from distnewton.network.losses import Loss
 from distnewton.network.network import Activations, PartitionedNetwork
-from distnewton.parallel.partition import bounds
-
-MAX_CHUNK_ROWS = 4096
-"""More samples at once would leave the caches without making matrix products faster."""
+from distnewton.planning.chunks import chunk_ranges, rows_kept
 
 _QUIET = np.errstate(over="ignore", invalid="ignore")
 """A trial step may overflow: that is a value that the line search refuses, and nothing to warn of on every rank."""
@@ -56,16 +53,6 @@ def subsample_range(n_samples: int, size: int, seed: int, iteration: int) -> tup
     offset = int(np.random.Generator(np.random.Philox(key=seed, counter=[0, 1, 0, i_pass])).integers(n_offsets))
     start = offset + k * size
     return start, start + size
-
-
-def chunk_ranges(n_samples: int, last: tuple[int, int] | None, n_rows: int) -> list[tuple[int, int]]:
-    """Cut the samples into ranges of at most ``n_rows``; the range ``last``, if any, is whole and at the end."""
-    ranges = []
-    for start, stop in ((0, last[0]), (last[1], n_samples)) if last else ((0, n_samples),):
-        n_chunks = -(-(stop - start) // n_rows)
-        parts = (bounds(stop - start, n_chunks, i) for i in range(n_chunks))
-        ranges += [(start + a, start + b) for a, b in parts]
-    return [*ranges, last] if last else ranges
 
 
 @dataclass
@@ -141,9 +128,7 @@ class Objective:
         self.n_samples, self.memory_bytes = len(targets), memory_bytes
         # the same number of rows on all ranks, since chunks are summed together: the widest rank decides
         width = network.grid.comm.allgather(np.array([network.n_kept + network.n_out])).max()
-        rows = memory_bytes / (width * network.backend.dtype.itemsize)
-        self.n_rows_kept = int(rows / 2)
-        self.chunk_rows = int(max(1, min(MAX_CHUNK_ROWS, rows / 4)))
+        self.n_rows_kept, self.chunk_rows = rows_kept(width, network.backend.dtype.itemsize, memory_bytes)
 
     def batch(self, rows: Array) -> Objective:
         """The same objective on some of the samples only; 1/C is that of the whole.

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problems import alternating, make_case
 
-from distnewton.training.objective import chunk_ranges, subsample_range, subsample_size
+from distnewton.planning.chunks import chunk_ranges
+from distnewton.training.objective import subsample_range, subsample_size
 
 WIDTHS = (5, 4, 3, 2)
 

@@ -7,8 +7,9 @@ import pytest
 
 import distnewton
 from distnewton.errors import ConfigError, DataError, DistNewtonError
+from distnewton.planning.chunks import chunk_ranges
 from distnewton.training.metrics import auc, task_metrics
-from distnewton.training.objective import chunk_ranges, subsample_range, subsample_size
+from distnewton.training.objective import subsample_range, subsample_size
 
 pytestmark = pytest.mark.mpi(min_size=1)
 

@@ -8,7 +8,9 @@ from problems import alternating, make_case, make_image_case
 
 from distnewton.curvature.factors import AveragedFactor, StoredFactor
 from distnewton.curvature.jacobian import linearize
-from distnewton.training.memory import iteration_memory
+from distnewton.planning.memory import iteration_memory
+from distnewton.planning.messages import widest_kept
+from distnewton.planning.problem import Problem, Share
 
 pytestmark = pytest.mark.mpi(min_size=1)
 
@@ -45,7 +47,14 @@ def test_activations_and_jacobian_hold_what_is_predicted(world):
         jacobian = linearize(network, case.params, activations)
         used = sum(stored(part.factor) for part in jacobian.parts.values())
         used += sum(array.nbytes for array in jacobian._work.values())
-        parts = iteration_memory(case.objective, n, network.n_out)
+        partition = case.grid.partition
+        shares = [Share(network.shape, partition, rank) for rank in range(partition.n_ranks)]
+        share = shares[case.grid.rank]
+        assert case.agree(share.n_kept(8) == network.n_kept)
+        assert case.agree(share.n_params == network.layout.n_params)
+        sizes = case.objective.n_samples, n, network.n_out
+        problem = Problem(network.shape, *sizes, itemsize=8, memory_bytes=case.objective.memory_bytes)
+        parts = iteration_memory(problem, share, widest_kept(problem, shares))
         assert case.agree(parts["jacobian"] == used)
         assert case.agree(parts["features"] == case.objective.X.nbytes)
         assert case.agree(parts["outputs"] == 3 * evaluation.outputs.nbytes)

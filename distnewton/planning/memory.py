@@ -1,0 +1,76 @@
+"""What an iteration holds on a rank, part by part: the sum is its peak."""
+
+from __future__ import annotations
+
+from distnewton.network.layers import LINEAR_SIZE, PATCH_SIZE
+from distnewton.planning.chunks import rows_kept
+from distnewton.planning.problem import Problem, Share
+
+N_VECTORS = 12
+"""Vectors of a rank's variables at once: the point and its trial, gradient, directions, and those of CG."""
+_SPARSE_VALUE = 4
+"""Bytes of the column number of a non-zero."""
+
+
+def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, float]:
+    """Bytes that iterations with the gradient of all samples hold on a rank, by part.
+
+    Parameters
+    ----------
+    problem : Problem
+        What an iteration works on.
+    share : Share
+        Of the rank.
+    width : float
+        Of :func:`~distnewton.planning.messages.widest_kept`.
+
+    Returns
+    -------
+    dict of str to float
+        ``features`` of training and test, ``variables``, ``activations`` of a point and of a trial, ``outputs`` of all
+        samples, ``jacobian`` with the work arrays of its products, and ``work``: what passes forward and backward hold
+        of the samples they are at.
+
+    Notes
+    -----
+    The interpreter and its libraries are not counted, nor are buffers inside MPI.
+    """
+    n, itemsize = problem.n_samples, problem.itemsize
+    n_rows_kept, chunk_rows = rows_kept(width, itemsize, problem.memory_bytes)
+    n_kept = share.n_kept(itemsize)
+    own = {m: block.shape[1] * share.layer(m).n_elements for m, block in share.blocks.items()}
+    stored = {m: block.shape[1] * share.layer(m).n_values for m, block in share.blocks.items()}
+    # neither the identity of the output layer nor, without roots, the factor below it is stored
+    full = sum(size for m, size in stored.items() if m < share.n_layers - (not problem.sketched))
+    kept = min(n, max(n_rows_kept, problem.n_curvature))
+    passing = min(n, chunk_rows)
+    jacobian = 0 if problem.recomputed else problem.n_curvature * (problem.n_rows * full + sum(own.values()))
+    # the gradient's: there is neither a trial nor a Jacobian then; a chunk that is not kept passes once more
+    cotangents = passing * (2 * max(own.values(), default=0) + n_kept * (kept < n))
+    beyond = max(0.0, cotangents - kept * n_kept - jacobian)
+    buffers = 2 * LINEAR_SIZE + 4 * PATCH_SIZE if problem.shape.image_shape is not None else 0
+    numbers = {
+        "variables": N_VECTORS * share.n_params,
+        "activations": 2 * kept * n_kept,
+        "outputs": 3 * (n + problem.n_test) * problem.n_out,
+        "jacobian": jacobian,
+        # a chunk that is not kept; pre-activations, patches and their products
+        "work": passing * n_kept * (kept < n) + buffers + beyond,
+    }
+    return {"features": features_bytes(problem, share)} | {
+        name: float(itemsize * count) for name, count in numbers.items()
+    }
+
+
+def features_bytes(problem: Problem, share: Share) -> float:
+    """Bytes of a rank's features of training and test."""
+    block = share.blocks.get(1)
+    if block is None:
+        return 0.0
+    per_unit = share.partition.features_per_unit
+    n_features = (block.inputs[1] - block.inputs[0]) * per_unit
+    n = problem.n_samples + problem.n_test
+    if problem.nonzeros is None:
+        return float(n * n_features * problem.itemsize)
+    share_of_all = n_features / (share.partition.widths[0] * per_unit)
+    return n * (problem.nonzeros * share_of_all * (problem.itemsize + _SPARSE_VALUE) + _SPARSE_VALUE)

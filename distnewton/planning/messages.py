@@ -1,0 +1,200 @@
+"""Which messages a rank sends in each phase of an iteration: sizes, partners and numbers, as they are counted."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from distnewton.curvature.jacobian import MESSAGE_SIZE
+from distnewton.network.layers import LINEAR_SIZE
+from distnewton.parallel.ledger import PHASES, allreduce_bytes
+from distnewton.planning.chunks import MAX_CHUNK_ROWS, chunk_ranges, rows_kept
+from distnewton.planning.problem import MODELLED, Group, Problem, Share
+
+_SCALAR = 8
+_RECORDED = 2 + 3 * len(PHASES)
+"""Numbers that each rank tells of an iteration."""
+_FOUND = 4
+"""Numbers that each rank tells of its direction."""
+
+
+@dataclass(frozen=True)
+class Message:
+    """Sums of the same size over the same ranks.
+
+    Attributes
+    ----------
+    n_bytes : float
+        Of all of them together.
+    n_calls : int
+        How many.
+    n_ranks : int
+        Who takes part.
+    first, last : int
+        Lowest and highest rank.
+    """
+
+    n_bytes: float
+    n_calls: int
+    n_ranks: int
+    first: int
+    last: int
+
+    @property
+    def sent_bytes(self) -> float:
+        """Bytes that a rank sends."""
+        return allreduce_bytes(self.n_bytes, self.n_ranks)
+
+
+Traffic = dict[str, list[Message]]
+
+
+def widest_kept(problem: Problem, shares: list[Share]) -> float:
+    """Numbers a sample that activations keep, outputs twice, on the rank with most of them."""
+    return max(share.n_kept(problem.itemsize) for share in shares) + problem.n_out
+
+
+class Messages:
+    """Messages of a rank.
+
+    Parameters
+    ----------
+    problem : Problem
+        What an iteration works on.
+    share : Share
+        Of the rank.
+    width : float
+        Of :func:`widest_kept`.
+    subsample : tuple of int or None
+        Where the curvature's samples lie, which cut the chunks of the others; in the middle where nobody says.
+    """
+
+    def __init__(
+        self, problem: Problem, share: Share, width: float, subsample: tuple[int, int] | None = None
+    ) -> None:
+        if problem.direction not in MODELLED:
+            raise ValueError(f"{problem.direction} is not modelled")
+        self._problem, self._share = problem, share
+        self._n_ranks = share.partition.n_ranks
+        start = (problem.n_samples - problem.n_curvature) // 2
+        self._subsample = subsample or (start, start + problem.n_curvature)
+        self._rows_kept, self._chunk_rows = rows_kept(width, problem.itemsize, problem.memory_bytes)
+
+    def by_phase(self) -> Traffic:
+        """Messages of one iteration in the middle of a run, by phase.
+
+        Returns
+        -------
+        dict of str to list of Message
+            Phases of :data:`~distnewton.parallel.ledger.PHASES`; groups without units and single ranks send none.
+        """
+        problem = self._problem
+        found = {
+            "gradient": [*self._gradient(), self._over_all(_SCALAR)],
+            "jacobian": [] if problem.recomputed else list(self._jacobian()),
+            "direction": list(self._direction()),
+            "combination": list(self._combination()),
+            "line_search": [self._over_all(_SCALAR), *self._line_search()],
+            "evaluation": list(self._evaluation()),
+            "other": [self._over_all(_RECORDED * self._n_ranks * _SCALAR)],
+        }
+        return {phase: [m for m in found[phase] if m.n_ranks > 1 and m.n_bytes] for phase in PHASES}
+
+    @property
+    def chunks(self) -> list[tuple[int, bool]]:
+        """Samples of each chunk of an evaluation, and whether their activations are kept."""
+        size = self._problem.n_curvature
+        ranges = chunk_ranges(self._problem.n_samples, self._subsample, self._chunk_rows)
+        made, kept = [], size
+        for start, stop in ranges[:-1]:
+            n = stop - start
+            keep = kept + n <= self._rows_kept
+            kept += n * keep
+            made.append((n, keep))
+        return [*made, (size, True)]
+
+    def _over_all(self, n_bytes: float, n_calls: int = 1) -> Message:
+        return Message(n_bytes, n_calls, self._n_ranks, 0, self._n_ranks - 1)
+
+    @staticmethod
+    def _over(group: Group, n_bytes: float, n_calls: int = 1) -> Message:
+        return Message(n_bytes, n_calls, group.n_ranks, group.first, group.last)
+
+    def _forward(self, n: int) -> Iterator[Message]:
+        """A forward pass of some samples."""
+        for m, groups in self._share.groups.items():
+            layer = self._share.layer(m)
+            for group in groups:
+                size = group.n_units * layer.n_linear
+                at_once = n if layer.kernel is None else max(1, LINEAR_SIZE // max(1, size))
+                yield self._over(group, n * size * self._problem.itemsize, -(-n // at_once))
+        yield self._over_all(n * self._problem.n_out * self._problem.itemsize)
+
+    def _backward(self, n: int) -> Iterator[Message]:
+        """A backward pass of some samples."""
+        for m, groups in self._share.groups.items():
+            for group in groups:
+                yield self._over(group, n * group.n_units * self._share.layer(m).n_values * self._problem.itemsize)
+
+    def _tangent(self, n: int) -> Iterator[Message]:
+        """Forward differentiation on some samples."""
+        for m, groups in self._share.groups.items():
+            for group in groups:
+                yield self._over(group, n * group.n_units * self._share.layer(m).n_elements * self._problem.itemsize)
+        yield self._over_all(n * self._problem.n_out * self._problem.itemsize)
+
+    def _gradient(self) -> Iterator[Message]:
+        for n, kept in self.chunks:
+            if not kept:
+                yield from self._forward(n)
+            yield from self._backward(n)
+
+    def _jacobian(self) -> Iterator[Message]:
+        problem, last = self._problem, self._share.n_layers - 1
+        for m, groups in self._share.groups.items():
+            for group in groups:
+                size = group.n_units * self._share.layer(m).n_values
+                if m == last and not problem.sketched:
+                    yield self._over(group, size * problem.n_out * problem.itemsize)
+                    continue
+                at_once = max(1, MESSAGE_SIZE // max(1, problem.n_rows * size))
+                n_bytes = problem.n_curvature * problem.n_rows * size * problem.itemsize
+                yield self._over(group, n_bytes, -(-problem.n_curvature // at_once))
+
+    def _direction(self) -> Iterator[Message]:
+        problem = self._problem
+        if problem.direction == "block_diagonal":
+            return
+        # one product before the first step; a warm start has one more, and a sum of its own
+        n_products = problem.n_steps + 1 + problem.warm
+        n_numbers = problem.n_curvature * problem.n_rows
+        if problem.recomputed:
+            for _ in range(n_products):
+                yield from self._tangent(problem.n_curvature)
+                yield from self._backward(problem.n_curvature)
+            n_numbers = 0
+        yield self._over_all(n_products * (n_numbers + 3) * _SCALAR, n_products)
+        if problem.warm:
+            yield self._over_all(3 * _SCALAR)
+
+    def _combination(self) -> Iterator[Message]:
+        problem, k = self._problem, self._problem.n_directions
+        yield self._over_all(_FOUND * self._n_ranks * _SCALAR)
+        n_numbers = k * problem.n_curvature * problem.n_out
+        if problem.recomputed or problem.sketched:
+            for _ in range(k):
+                yield from self._tangent(problem.n_curvature)
+            n_numbers = 0
+        yield self._over_all((n_numbers + 2 * k + k * k) * _SCALAR)
+        yield self._over_all(k * k * _SCALAR)
+
+    def _line_search(self) -> Iterator[Message]:
+        for _ in range(self._problem.n_trials):
+            for n, _kept in self.chunks:
+                yield from self._forward(n)
+            yield self._over_all(_SCALAR)
+
+    def _evaluation(self) -> Iterator[Message]:
+        n_test = self._problem.n_test
+        for start in range(0, n_test, MAX_CHUNK_ROWS):
+            yield from self._forward(min(MAX_CHUNK_ROWS, n_test - start))

@@ -1,0 +1,154 @@
+"""A training problem in numbers, and what of it falls to a rank: arithmetic, without data and without MPI."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+
+from distnewton.network.shapes import LayerShape, NetworkShape
+from distnewton.parallel.partition import Block, Partition
+
+MODELLED = ("gauss_newton", "block_diagonal")
+"""Directions whose iterations are modelled."""
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What an iteration works on.
+
+    Attributes
+    ----------
+    shape : NetworkShape
+        Layers.
+    n_samples, n_test : int
+        Samples of training and test.
+    n_curvature : int
+        Samples of the curvature.
+    n_rows : int
+        Rows of the Jacobian a sample: outputs, or random cotangents.
+    itemsize : int
+        Bytes of a number.
+    memory_bytes : float
+        What a rank may keep of an evaluation.
+    direction : str
+        One of :data:`MODELLED`.
+    n_steps : int
+        CG steps of a direction.
+    n_trials : int
+        Points that the line search tries.
+    n_directions : int
+        Directions that are combined: 2 with the last one, else 1.
+    warm : bool
+        Whether CG starts from a multiple of the last direction.
+    recomputed : bool
+        Whether products pass through the network instead of a stored Jacobian.
+    nonzeros : float or None
+        Of a sample with sparse features; None for dense.
+    """
+
+    shape: NetworkShape
+    n_samples: int
+    n_curvature: int
+    n_rows: int
+    itemsize: int = 4
+    memory_bytes: float = 2.0**30
+    n_test: int = 0
+    direction: str = "gauss_newton"
+    n_steps: int = 30
+    n_trials: int = 1
+    n_directions: int = 2
+    warm: bool = False
+    recomputed: bool = False
+    nonzeros: float | None = None
+
+    @property
+    def n_out(self) -> int:
+        """Outputs."""
+        return self.shape.widths[-1]
+
+    @property
+    def sketched(self) -> bool:
+        """Whether rows of the Jacobian are random combinations of the outputs."""
+        return self.n_rows < self.n_out
+
+
+@dataclass(frozen=True)
+class Group:
+    """A group of a hidden layer on whose boundary a rank stands.
+
+    Attributes
+    ----------
+    n_units : int
+        Neurons, or channels.
+    first, last, n_ranks : int
+        Lowest and highest rank of the boundary, and their number.
+    """
+
+    n_units: int
+    first: int
+    last: int
+    n_ranks: int
+
+
+class Share:
+    """What a rank has of a network.
+
+    Parameters
+    ----------
+    shape : NetworkShape
+        Layers.
+    partition : Partition
+        Who owns what.
+    rank : int
+        Whose share.
+
+    Attributes
+    ----------
+    blocks : dict of int to Block
+        By layer.
+    groups : dict of int to list of Group
+        By hidden layer.
+    """
+
+    def __init__(self, shape: NetworkShape, partition: Partition, rank: int) -> None:
+        self.shape, self.partition, self.rank = shape, partition, rank
+        self.blocks: dict[int, Block] = {block.layer: block for block in partition.blocks(rank)}
+        self.groups: dict[int, list[Group]] = {
+            m: [self._group(m, j) for j in self._numbers(m)] for m in range(1, partition.n_layers)
+        }
+
+    def _numbers(self, m: int) -> list[int]:
+        """Groups of a layer that are made of this rank's products, or that it needs as inputs."""
+        numbers = {self.blocks[m].j} if m in self.blocks else set()
+        return sorted(numbers | ({self.blocks[m + 1].i} if m + 1 in self.blocks else set()))
+
+    def _group(self, m: int, j: int) -> Group:
+        ranks = self.partition.boundary(m, j)
+        start, stop = self.partition.group(m, j)
+        return Group(stop - start, ranks[0], ranks[-1], len(ranks))
+
+    def layer(self, m: int) -> LayerShape:
+        """Shape of a layer."""
+        return self.shape.layers[m - 1]
+
+    @property
+    def n_layers(self) -> int:
+        """Number of weight layers."""
+        return self.partition.n_layers
+
+    @cached_property
+    def n_params(self) -> int:
+        """Variables this rank owns."""
+        return sum(block.n_params for block in self.blocks.values())
+
+    def n_kept(self, itemsize: int) -> float:
+        """Numbers a sample that the activations of a forward pass keep, features left out."""
+        total = float(self.partition.widths[-1])
+        for m, groups in self.groups.items():
+            layer = self.layer(m)
+            kind = layer.pooling.kind if layer.pooling else ""
+            for group in groups:
+                total += group.n_units * layer.n_values
+                total += group.n_units * layer.n_elements if kind == "average" else 0
+                total += group.n_units * layer.n_values / itemsize if kind == "max" else 0
+        return total

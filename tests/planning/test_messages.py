@@ -1,0 +1,116 @@
+"""The formula of bytes and messages against what the program counts, on every grid, phase by phase."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from convolutional import Conv
+from problems import alternating, make_case, make_image_case, newton_trainer
+
+from distnewton.directions.base import DirectionOptions
+from distnewton.directions.block_diagonal import BlockDiagonal
+from distnewton.directions.gauss_newton import GaussNewton
+from distnewton.parallel.ledger import PHASES, Ledger
+from distnewton.planning.messages import Messages, widest_kept
+from distnewton.planning.problem import Problem, Share
+from distnewton.training.objective import subsample_range
+
+pytestmark = pytest.mark.mpi(min_size=1)
+
+ITERATIONS = 3
+
+
+class CountedMessages:
+    """What this rank's ledger held after each iteration."""
+
+    def __init__(self, monkeypatch):
+        self.taken = []
+
+        def take(ledger, inner=Ledger.take):
+            costs = inner(ledger)
+            self.taken.append({phase: [cost.sent_bytes, cost.n_messages] for phase, cost in costs.items()})
+            return costs
+
+        monkeypatch.setattr(Ledger, "take", take)
+
+
+def check(case, monkeypatch, direction, *, combine="previous", **given):
+    """Compare bytes and numbers of messages of each iteration from the second on, on each rank."""
+    counted = CountedMessages(monkeypatch)
+    options = {"combine": combine, "line_search_max": 20, "sketch": given.get("sketch", 0)}
+    records = list(newton_trainer(case, direction, subsample=0.4, **options).iterations(ITERATIONS))
+    counts = counted.taken[-ITERATIONS:]
+    network, partition = case.network, case.grid.partition
+    shares = [Share(network.shape, partition, rank) for rank in range(partition.n_ranks)]
+    n, wrong = case.objective.n_samples, []
+    for k in range(2, ITERATIONS + 1):
+        record, before = records[k], records[k - 1]
+        assert not record.note
+        problem = Problem(
+            network.shape,
+            n_samples=n,
+            n_curvature=int(np.ceil(0.4 * n)),
+            n_rows=given.get("sketch", 0) or network.n_out,
+            itemsize=8,
+            memory_bytes=case.objective.memory_bytes,
+            direction="gauss_newton" if isinstance(direction, GaussNewton) else "block_diagonal",
+            n_steps=record.direction.inner_iterations[0],
+            n_trials=record.line_search_trials,
+            n_directions=1 + (combine == "previous" and not before.note),
+            warm=given.get("warm", False),
+            recomputed=given.get("recomputed", False),
+        )
+        # the next point's subsample is the line search's
+        ranges = (subsample_range(n, problem.n_curvature, 0, i) for i in (k - 1, k))
+        own, width = shares[case.grid.rank], widest_kept(problem, shares)
+        here, there = (Messages(problem, own, width, rows).by_phase() for rows in ranges)
+        for phase in PHASES:
+            messages = there[phase] if phase == "line_search" else here[phase]
+            expected = [sum(m.sent_bytes for m in messages), sum(m.n_calls for m in messages)]
+            found = counts[k - 1][phase]
+            same = found[0] == pytest.approx(expected[0], rel=1e-12) and found[1] == expected[1]
+            if not same:
+                wrong.append((k, phase, found, expected))
+    assert case.agree(not wrong), wrong
+    monkeypatch.undo()
+
+
+def solver(kind, **options):
+    return (GaussNewton if kind == "gauss_newton" else BlockDiagonal)(DirectionOptions(cg_max=5, **options))
+
+
+@pytest.mark.parametrize("kind", ["gauss_newton", "block_diagonal"])
+@pytest.mark.parametrize("combine", ["previous", "none"])
+def test_dense_networks(world, monkeypatch, kind, combine):
+    for widths in ((6, 5, 4, 3), (7, 3)):
+        for splits in alternating(world.size, len(widths) - 1):
+            case = make_case(world, widths, splits, n=30)
+            with case.grid:
+                check(case, monkeypatch, solver(kind), combine=combine)
+
+
+@pytest.mark.parametrize("given", [{"warm": True}, {"recomputed": True}, {"sketch": 2}])
+def test_ways_to_multiply(world, monkeypatch, given):
+    options = {"warm_start": 0.5} if "warm" in given else {}
+    options |= {"jacobian": "recomputed"} if "recomputed" in given else {}
+    for splits in alternating(world.size, 3):
+        case = make_case(world, (6, 5, 4, 3), splits, n=30)
+        with case.grid:
+            check(case, monkeypatch, solver("gauss_newton", **options), **given)
+
+
+def test_samples_in_chunks_that_are_not_all_kept(world, monkeypatch):
+    for splits in alternating(world.size, 3):
+        case = make_case(world, (6, 5, 4, 3), splits, n=400, memory=40_000)
+        with case.grid:
+            check(case, monkeypatch, solver("gauss_newton"))
+
+
+@pytest.mark.parametrize("pool", [None, ("max_pool", (2, 2), (2, 2)), ("avg_pool", (2, 2), (2, 2))])
+def test_images(world, monkeypatch, pool):
+    for splits in alternating(world.size, 3):
+        convs = [Conv(4, (3, 3), padding=(1, 1), pool=pool), Conv(3, (2, 2))]
+        case = make_image_case(world, (2, 6, 6), convs, (), 3, splits, n=20)
+        with case.grid:
+            check(case, monkeypatch, solver("gauss_newton"))
+            check(case, monkeypatch, solver("gauss_newton", jacobian="recomputed"), recomputed=True)
