@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import math
 import os
 import sys
 import warnings
@@ -74,6 +75,7 @@ def build_parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what a run was and how it went")
     info.add_argument("run", metavar="RUN", help="run folder")
     _add_cluster_commands(commands)
+    _add_plan(commands)
     return parser
 
 
@@ -96,6 +98,43 @@ def _add_cluster_commands(commands: Any) -> None:
     doctor.add_argument("--cluster", metavar="FILE", help="cluster file to compare with, or for what --bench measures")
     doctor.add_argument("--run-dir", metavar="DIR", help="folder in which runs are to be (default runs)")
     doctor.add_argument("--bench", action="store_true", help="measure messages and products (20 s)")
+
+
+def _add_plan(commands: Any) -> None:
+    """``plan``."""
+    plan = commands.add_parser(
+        "plan",
+        help="memory, messages and seconds of a run before there is a job",
+        usage="distnewton plan [RECIPE] [--cluster FILE] [--ranks N] [--samples N ...] [--SECTION.KEY VALUE ...]",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        epilog="Without --samples, --features and --outputs the data of the recipe is read for its size.",
+    )
+    plan.add_argument("--cluster", metavar="FILE", help="cluster file with rates (doctor --bench measures them)")
+    plan.add_argument("--ranks", type=_count, metavar="N", help="MPI ranks (default: all that the cluster file has)")
+    for name, text in (
+        ("samples", "training samples"),
+        ("features", "features"),
+        ("outputs", "classes, or targets"),
+        ("test-samples", "test samples"),
+        ("cg-steps", "CG steps of a direction (default method.cg_max)"),
+    ):
+        plan.add_argument(f"--{name}", type=_count, metavar="N", help=text)
+    plan.add_argument("--trials", type=_count, default=1, metavar="N", help="points of a line search (default 1)")
+    plan.add_argument("--nonzeros", type=_positive, metavar="X", help="non-zeros of a sample, of sparse features")
+    plan.add_argument("--memory-gb", type=_positive, metavar="X", help="memory of a rank: how wide may the network be?")
+    plan.add_argument("--json", action="store_true", help="print all figures as JSON")
+    _add_settings(plan)
+
+
+def _positive(text: str) -> float:
+    """A number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0.0 < value < math.inf:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
 
 
 def _count(text: str) -> int:
@@ -162,7 +201,7 @@ def _all_flags(parser: argparse.ArgumentParser, command: str | None) -> list[str
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
-    from distnewton.cli import cluster_commands, commands
+    from distnewton.cli import cluster_commands, commands, plan_command
 
     options = parse(sys.argv[1:] if arguments is None else arguments)
     if options.version:
@@ -179,6 +218,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "info": commands.info,
         "submit": cluster_commands.submit,
         "doctor": cluster_commands.doctor,
+        "plan": plan_command.plan,
     }
     if options.command not in known:
         build_parser().print_help()

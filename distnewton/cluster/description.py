@@ -125,6 +125,9 @@ class ComputeTable(Section):
     float32_gflop_s: Rate | None = None
     float64_gflop_s: Rate | None = None
     sparse_gflop_s: Rate | None = None
+    memory_gb_s: Rate | None = None
+    exponentials_g_s: Rate | None = None
+    memory_gb: Rate | None = None
 
 
 class Cluster(Section):

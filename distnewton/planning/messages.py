@@ -118,7 +118,7 @@ class Messages:
 
     @staticmethod
     def _over(group: Group, n_bytes: float, n_calls: int = 1) -> Message:
-        return Message(n_bytes, n_calls, group.n_ranks, group.first, group.last)
+        return Message(n_bytes, n_calls, len(group.ranks), group.ranks[0], group.ranks[-1])
 
     def _forward(self, n: int) -> Iterator[Message]:
         """A forward pass of some samples."""

@@ -44,6 +44,8 @@ class Problem:
         Whether products pass through the network instead of a stored Jacobian.
     nonzeros : float or None
         Of a sample with sparse features; None for dense.
+    activation : str
+        Of the hidden layers.
     """
 
     shape: NetworkShape
@@ -60,6 +62,7 @@ class Problem:
     warm: bool = False
     recomputed: bool = False
     nonzeros: float | None = None
+    activation: str = "relu"
 
     @property
     def n_out(self) -> int:
@@ -72,22 +75,26 @@ class Problem:
         return self.n_rows < self.n_out
 
 
-@dataclass(frozen=True)
 class Group:
     """A group of a hidden layer on whose boundary a rank stands.
 
-    Attributes
+    Parameters
     ----------
-    n_units : int
-        Neurons, or channels.
-    first, last, n_ranks : int
-        Lowest and highest rank of the boundary, and their number.
+    partition : Partition
+        Who owns what.
+    layer, j : int
+        Which group.
     """
 
-    n_units: int
-    first: int
-    last: int
-    n_ranks: int
+    def __init__(self, partition: Partition, layer: int, j: int) -> None:
+        self._partition, self._layer, self._j = partition, layer, j
+        start, stop = partition.group(layer, j)
+        self.n_units = stop - start
+
+    @cached_property
+    def ranks(self) -> tuple[int, ...]:
+        """Ranks of the boundary, ascending."""
+        return self._partition.boundary(self._layer, self._j)
 
 
 class Share:
@@ -114,18 +121,13 @@ class Share:
         self.shape, self.partition, self.rank = shape, partition, rank
         self.blocks: dict[int, Block] = {block.layer: block for block in partition.blocks(rank)}
         self.groups: dict[int, list[Group]] = {
-            m: [self._group(m, j) for j in self._numbers(m)] for m in range(1, partition.n_layers)
+            m: [Group(partition, m, j) for j in self._numbers(m)] for m in range(1, partition.n_layers)
         }
 
     def _numbers(self, m: int) -> list[int]:
         """Groups of a layer that are made of this rank's products, or that it needs as inputs."""
         numbers = {self.blocks[m].j} if m in self.blocks else set()
         return sorted(numbers | ({self.blocks[m + 1].i} if m + 1 in self.blocks else set()))
-
-    def _group(self, m: int, j: int) -> Group:
-        ranks = self.partition.boundary(m, j)
-        start, stop = self.partition.group(m, j)
-        return Group(stop - start, ranks[0], ranks[-1], len(ranks))
 
     def layer(self, m: int) -> LayerShape:
         """Shape of a layer."""

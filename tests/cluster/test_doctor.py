@@ -234,6 +234,9 @@ def test_bench_measures_and_writes_a_cluster_file(tmp_path):
     assert 0.001 < cluster.network.node_bandwidth_gb_s < 1e3
     assert cluster.compute.float32_gflop_s > cluster.compute.float64_gflop_s / 2 > 0
     assert cluster.compute.sparse_gflop_s > 0
+    assert 0.1 < cluster.compute.memory_gb_s < 1e4
+    assert 1e-3 < cluster.compute.exponentials_g_s < 1e3
+    assert cluster.compute.memory_gb > 0.1
 
 
 def test_wrong_cluster_files_are_told_once(tmp_path):

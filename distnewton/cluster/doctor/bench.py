@@ -1,7 +1,8 @@
-"""Rates of a cluster in twenty seconds: messages between ranks, matrix products, sparse products."""
+"""Rates of a cluster in twenty seconds: messages between ranks, products, memory, exponentials."""
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from collections.abc import Callable
@@ -12,8 +13,8 @@ import numpy as np
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.watchdog import watchdog
 
-SECONDS = 3.0
-"""Of each measurement; there are at most seven."""
+SECONDS = 2.2
+"""Of each measurement; there are at most nine."""
 _BIG = 1 << 22
 _ROWS = 1024
 
@@ -49,6 +50,10 @@ def measure(comm: Communicator, seconds: float = SECONDS) -> dict[str, dict[str,
             network[f"{prefix}bandwidth_gb_s"] = _BIG / _ping_pong(comm, partner, _BIG, seconds) / 1e9
     compute = {f"{dtype}_gflop_s": _mean(comm, _matrix_rate(dtype, seconds)) for dtype in ("float32", "float64")}
     compute["sparse_gflop_s"] = _mean(comm, _sparse_rate(seconds))
+    compute["memory_gb_s"] = _mean(comm, _memory_rate(seconds))
+    compute["exponentials_g_s"] = _mean(comm, _exponential_rate(seconds))
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    compute["memory_gb"] = total / max(map(hosts.count, hosts)) / 1e9
     return {"network": network, "compute": compute}
 
 
@@ -97,6 +102,18 @@ def _sparse_rate(seconds: float) -> float:
     X = csr_array((values, columns, np.arange(0, n * per_row + 1, per_row, dtype=np.int32)), shape=(n, width))
     W = rng.standard_normal((width, n_out)).astype(np.float32)
     return 2.0 * n * per_row * n_out / _median_seconds(lambda: X @ W, seconds) / 1e9
+
+
+def _memory_rate(seconds: float) -> float:
+    """GB/s between a core and memory: two arrays beyond the caches are read, one is written."""
+    a, b = np.ones(_BIG), np.ones(_BIG)
+    return 3.0 * a.nbytes / _median_seconds(lambda: np.add(a, b, out=a), seconds) / 1e9
+
+
+def _exponential_rate(seconds: float) -> float:
+    """10^9 exponentials a second, in float32, with the threads of numpy: one."""
+    values, out = np.linspace(-5.0, 5.0, _ROWS * 64, dtype=np.float32), np.empty(_ROWS * 64, dtype=np.float32)
+    return values.size / _median_seconds(lambda: np.exp(values, out=out), seconds) / 1e9
 
 
 def _median_seconds(work: Callable[[], Any], seconds: float) -> float:

@@ -1,0 +1,132 @@
+"""What the command ``plan`` does: cost and memory of a run before there is a job, without data and without MPI."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from typing import TYPE_CHECKING, NamedTuple
+
+from distnewton.cli.commands import overrides
+from distnewton.cluster.description import load_cluster
+from distnewton.cluster.rates import cluster_rates
+from distnewton.config import Config, load_config
+from distnewton.errors import ConfigError
+from distnewton.parallel.launch import launched_size
+
+if TYPE_CHECKING:
+    from distnewton.data.description import DataSource
+    from distnewton.planning.plan import Plan
+    from distnewton.planning.problem import Problem
+
+
+def plan(options: argparse.Namespace) -> int:
+    """Show every way to split the network over a number of ranks, the best in detail, and what limits it."""
+    from distnewton.parallel.partition import check_rank_count
+    from distnewton.planning.plan import largest, make_plan, make_plans
+    from distnewton.reporting.plan_tables import as_dict, print_plans
+
+    if launched_size() > 1:
+        raise ConfigError("plan is called without mpirun: --ranks says how many there would be", agreed=True)
+    notes: list[str] = []
+    config = load_config(options.recipe, overrides(options), notes)
+    cluster = load_cluster(options.cluster) if options.cluster else None
+    rates, missing = cluster_rates(cluster, config.run.dtype)
+    if cluster is None:
+        notes.append("no --cluster: round figures of a core and of one memory stand for rates")
+    elif missing:
+        notes.append(f"{options.cluster} has no {', '.join(missing)}: round figures; doctor --bench measures them")
+    n_ranks = options.ranks or (cluster.launch.nodes * cluster.launch.ranks_per_node if cluster else 1)
+    problem = _problem(config, options, notes)
+    sketch = None if config.method.sketch == "auto" else int(config.method.sketch)
+    splits = config.partition.splits
+    if splits != "auto":
+        check_rank_count(problem.shape.partition(splits), n_ranks)
+
+    def plans_of(problem: Problem) -> list[Plan]:
+        if splits == "auto":
+            return make_plans(problem, n_ranks, rates, sketch=sketch)
+        return [make_plan(problem, splits, rates, sketch=sketch)]
+
+    plans = plans_of(problem)
+    memory_gb = options.memory_gb or (cluster.compute.memory_gb if cluster else None)
+    widest = largest(problem, memory_gb * 1e9, plans_of) if memory_gb else None
+    if options.json:
+        json.dump([as_dict(plan) for plan in plans], sys.stdout, indent=1)
+        print()
+        return 0
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    print_plans(plans, n_ranks, memory_gb, widest)
+    return 0
+
+
+class _Found(NamedTuple):
+    """What the data says."""
+
+    n_samples: int
+    n_features: int
+    n_out: int
+    n_test: int
+    nonzeros: float | None
+    image_shape: tuple[int, ...] | None
+
+
+def _describe(config: Config) -> _Found:
+    """Read the data for its size."""
+    from distnewton.data.partitioned import Task, keep_dense
+    from distnewton.data.sources import open_data
+
+    data = config.data
+    if not data.train:
+        raise ConfigError(
+            "a plan needs to know the data: --samples, --features and --outputs, or data.train, whose file is read",
+            agreed=True,
+        )
+
+    def opened(name: str, n_features: int | None) -> DataSource:
+        return open_data(
+            name,
+            data_dir=data.directory or None,
+            format=data.format,
+            label_column=data.label_column,
+            n_features=n_features,
+            zero_based=data.zero_based,
+            ignore_extra_features=n_features is not data.n_features,
+        )
+
+    source = opened(data.train, data.n_features)
+    train = source.describe()
+    n_out = Task.fit(config.task, train, source).n_out
+    n_test = opened(data.test, train.n_features).describe().n_samples if data.test else 0
+    nonzeros = None if keep_dense(train) else train.n_nonzeros / train.n_samples
+    n_samples = data.n_train or train.n_samples
+    return _Found(n_samples, train.n_features, n_out, n_test, nonzeros, train.image_shape)
+
+
+def _problem(config: Config, options: argparse.Namespace, notes: list[str]) -> Problem:
+    """The problem, from flags and the recipe as far as they say it, else from the data."""
+    from distnewton.network.shapes import resolve_shape
+    from distnewton.training.planned import planned_problem
+
+    listed, given = config.network.listed, config.network.input
+    n_features, n_out = options.features, options.outputs
+    if isinstance(listed[0], int):
+        n_features = n_features or listed[0]
+    if given != "auto":
+        n_features = n_features or int(given[0]) * int(given[1]) * int(given[2])
+    if config.network.last_width != "auto":
+        n_out = n_out or int(config.network.last_width)
+    image = None if given == "auto" else tuple(given)
+    n_samples, n_test, nonzeros = options.samples or config.data.n_train, options.test_samples or 0, options.nonzeros
+    if not (n_samples and n_features and n_out):
+        found = _describe(config)
+        n_samples, n_out = n_samples or found.n_samples, n_out or found.n_out
+        n_features = n_features or found.n_features
+        n_test = found.n_test if options.test_samples is None else options.test_samples
+        nonzeros, image = nonzeros or found.nonzeros, image or found.image_shape
+    shape = resolve_shape(listed, n_features, image, n_out)
+    notes += [f"stages before {config.method.direction} are left out"] if config.method.schedule else []
+    return planned_problem(
+        config, shape, n_samples, n_test=n_test, nonzeros=nonzeros, n_steps=options.cg_steps, n_trials=options.trials
+    )

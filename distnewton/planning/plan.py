@@ -1,0 +1,262 @@
+"""An iteration on a number of ranks, predicted: for each way to split the network, and the best of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+from distnewton.curvature.sketch import auto_sketch
+from distnewton.network.shapes import LayerShape, NetworkShape, dense_shape
+from distnewton.parallel.partition import Partition, regular_splits
+from distnewton.parallel.planning import auto_splits
+from distnewton.planning.memory import iteration_memory
+from distnewton.planning.messages import Messages, widest_kept
+from distnewton.planning.problem import Problem, Share
+from distnewton.planning.rates import Rates
+from distnewton.planning.work import Work
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """A phase of an iteration on the rank with most to do.
+
+    Attributes
+    ----------
+    compute, latency, transfer : float
+        Seconds of its own work, of the latencies of its messages, and of their bytes.
+    sent_bytes : float
+        Bytes it sends.
+    n_messages : int
+        Sums it takes part in.
+    """
+
+    compute: float
+    latency: float
+    transfer: float
+    sent_bytes: float
+    n_messages: int
+
+    @property
+    def seconds(self) -> float:
+        """All of them: nothing overlaps."""
+        return self.compute + self.latency + self.transfer
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What an iteration costs with certain splits.
+
+    Attributes
+    ----------
+    problem : Problem
+        What it works on.
+    partition : Partition
+        Who owns what.
+    phases : dict of str to Forecast
+        By phase.
+    memory : dict of str to float
+        Bytes on a rank, by part.
+    n_idle : int
+        Ranks without variables.
+    """
+
+    problem: Problem
+    partition: Partition
+    phases: dict[str, Forecast]
+    memory: dict[str, float]
+    n_idle: int
+
+    @property
+    def splits(self) -> tuple[int, ...]:
+        """Groups of each layer."""
+        return self.partition.splits
+
+    @property
+    def seconds(self) -> float:
+        """Of an iteration, evaluation included."""
+        return sum(phase.seconds for phase in self.phases.values())
+
+    @property
+    def memory_bytes(self) -> float:
+        """Of a rank."""
+        return sum(self.memory.values())
+
+    @property
+    def sent_bytes(self) -> float:
+        """Of a rank in an iteration."""
+        return sum(phase.sent_bytes for phase in self.phases.values())
+
+    @property
+    def n_messages(self) -> int:
+        """Sums in an iteration."""
+        return sum(phase.n_messages for phase in self.phases.values())
+
+    def total(self, part: str) -> float:
+        """Seconds of an iteration in ``compute``, ``latency`` or ``transfer``."""
+        return float(sum(getattr(phase, part) for phase in self.phases.values()))
+
+    def limits(self) -> str:
+        """What limits, in a sentence."""
+        totals = {part: self.total(part) for part in ("compute", "latency", "transfer")}
+        part = max(totals, key=lambda name: totals[name])
+        phase = max(self.phases, key=lambda name: getattr(self.phases[name], part))
+        named = {
+            "compute": "computing: more ranks would help",
+            "latency": "latency: blocks are so small that messages are mostly waiting; fewer ranks lose little",
+            "transfer": "bytes between ranks: wider layers, fewer ranks or a faster network would help",
+        }[part]
+        within = getattr(self.phases[phase], part) / max(1e-300, totals[part])
+        share = totals[part] / max(1e-300, self.seconds)
+        text = f"{share:.0%} of an iteration is {named} ({within:.0%} of it in the phase {phase})"
+        if self.n_idle:
+            text += f"; {self.n_idle} of {self.partition.n_ranks} ranks own nothing: the layers are narrower than that"
+        return text
+
+
+def make_plan(problem: Problem, splits: Sequence[int], rates: Rates, *, sketch: int | None = None) -> Plan:
+    """Predict an iteration with certain splits.
+
+    Parameters
+    ----------
+    problem : Problem
+        What it works on.
+    splits : sequence of int
+        Groups of layers 0..L.
+    rates : Rates
+        How fast ranks are.
+    sketch : int or None
+        Random cotangents a sample, 0 for all outputs; None chooses as a run does.
+
+    Returns
+    -------
+    Plan
+    """
+    partition = problem.shape.partition(splits)
+    if sketch is None:
+        sizes = problem.n_curvature, problem.itemsize, problem.memory_bytes
+        sketch = auto_sketch(problem.shape, partition, *sizes)
+    problem = replace(problem, n_rows=min(sketch or problem.n_out, problem.n_out))
+    shares = [Share(problem.shape, partition, rank) for rank in range(partition.n_ranks)]
+    width = widest_kept(problem, shares)
+    busiest = max(shares, key=lambda share: (share.n_kept(problem.itemsize), share.n_params))
+    messages = Messages(problem, busiest, width)
+    compute = Work(problem, busiest, rates, messages.chunks).by_phase()
+    phases = {}
+    for phase, sent in messages.by_phase().items():
+        times = [rates.transfer(message) for message in sent]
+        phases[phase] = Forecast(
+            compute[phase],
+            sum(latency for latency, _ in times),
+            sum(transfer for _, transfer in times),
+            sum(message.sent_bytes for message in sent),
+            sum(message.n_calls for message in sent),
+        )
+    n_idle = sum(share.n_params == 0 for share in shares)
+    return Plan(problem, partition, phases, iteration_memory(problem, busiest, width), n_idle)
+
+
+def candidates(shape: NetworkShape, n_ranks: int, *, density: float | None = None) -> list[tuple[int, ...]]:
+    """Splits worth a look: all regular grids, and the one that suits each layer.
+
+    Parameters
+    ----------
+    shape : NetworkShape
+        Layers.
+    n_ranks : int
+        Ranks.
+    density : float or None
+        Share of non-zeros of sparse features; None for dense.
+
+    Returns
+    -------
+    list of tuple of int
+    """
+    fitting = auto_splits(shape.costs, n_ranks, density=density)
+    return list(dict.fromkeys([fitting, *regular_splits(n_ranks, len(shape.layers))]))
+
+
+def make_plans(problem: Problem, n_ranks: int, rates: Rates, *, sketch: int | None = None) -> list[Plan]:
+    """Plans of all candidates, the fastest first; among equals the one of fewer bytes.
+
+    Parameters
+    ----------
+    problem, rates, sketch
+        As of :func:`make_plan`.
+    n_ranks : int
+        Ranks.
+
+    Returns
+    -------
+    list of Plan
+    """
+    density = None if problem.nonzeros is None else problem.nonzeros / max(1, problem.shape.widths[0])
+    made = [make_plan(problem, s, rates, sketch=sketch) for s in candidates(problem.shape, n_ranks, density=density)]
+    return sorted(made, key=lambda plan: (plan.seconds, plan.sent_bytes))
+
+
+def widened(shape: NetworkShape, factor: float) -> NetworkShape:
+    """A network whose hidden layers have so many times the units.
+
+    Parameters
+    ----------
+    shape : NetworkShape
+        Layers.
+    factor : float
+        From 0 on; no layer becomes narrower than one unit.
+
+    Returns
+    -------
+    NetworkShape
+        Inputs and outputs stay.
+    """
+    widths = [shape.widths[0], *(max(1, round(factor * n)) for n in shape.widths[1:-1]), shape.widths[-1]]
+    if shape.image_shape is None:
+        return dense_shape(widths)
+    layers = [
+        LayerShape(n_in, n_out, layer.image_in, layer.kernel, layer.pooling)
+        for n_in, n_out, layer in zip(widths, widths[1:], shape.layers, strict=False)
+    ]
+    return NetworkShape(tuple(layers), shape.listed)
+
+
+def largest(problem: Problem, memory_bytes: float, plans: Callable[[Problem], Sequence[Plan]]) -> Plan | None:
+    """The plan with the widest hidden layers whose memory fits a rank.
+
+    Parameters
+    ----------
+    problem : Problem
+        Its network is widened, or narrowed, all hidden layers alike.
+    memory_bytes : float
+        Of a rank.
+    plans : callable
+        Problem -> its plans, the fastest first.
+
+    Returns
+    -------
+    Plan or None
+        The fastest that fits; None where nothing fits, or where no layer is hidden.
+    """
+    if len(problem.shape.layers) < 2:
+        return None
+
+    def fits(factor: float) -> Plan | None:
+        made = plans(replace(problem, shape=widened(problem.shape, factor)))
+        return next((plan for plan in made if plan.memory_bytes <= memory_bytes), None)
+
+    low, high, found = 0.0, 1.0, fits(0.0)
+    if found is None:
+        return None
+    while (plan := fits(high)) is not None and high < _WIDEST:
+        low, high, found = high, 2 * high, plan
+    while high - low > 0.01 * high:
+        middle = 0.5 * (low + high)
+        plan = fits(middle)
+        if plan is None:
+            high = middle
+        else:
+            low, found = middle, plan
+    return found
+
+
+_WIDEST = 2.0**20
+"""Factor beyond which nobody asks."""

@@ -1,0 +1,58 @@
+"""How fast ranks compute and talk: the alpha-beta model of messages, and a roofline for products."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+from distnewton.planning.messages import Message
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Rates of a rank while all ranks are at work.
+
+    Attributes
+    ----------
+    products : float
+        Dense matrix products, operations a second.
+    sparse_products : float
+        Sparse ones.
+    memory : float
+        Bytes a second that pass between a core and memory.
+    functions : float
+        Exponentials a second.
+    latency, bandwidth : float
+        Seconds of an empty message, and bytes a second, between ranks of one node.
+    far_latency, far_bandwidth : float
+        The same between nodes; the bandwidth is a node's, which its ranks share.
+    ranks_per_node : int
+        Consecutive ranks on a node.
+    """
+
+    products: float = 7e10
+    sparse_products: float = 2e9
+    memory: float = 1e10
+    functions: float = 3e8
+    latency: float = 2e-6
+    bandwidth: float = 5e9
+    far_latency: float = 2e-6
+    far_bandwidth: float = 1e10
+    ranks_per_node: int = 1 << 30
+
+    def product(self, m: float, k: float, n: float, itemsize: int) -> float:
+        """Seconds of a product of m x k and k x n: its operations, or its memory where a side is short."""
+        return max(2.0 * m * k * n / self.products, self.stream(itemsize * (m * k + k * n + m * n)))
+
+    def stream(self, n_bytes: float) -> float:
+        """Seconds to move bytes through memory."""
+        return n_bytes / self.memory
+
+    def transfer(self, message: Message) -> tuple[float, float]:
+        """Seconds of a message's sums: those of its latencies, and those of its bytes."""
+        hops = math.ceil(math.log2(message.n_ranks)) * message.n_calls
+        if message.first // self.ranks_per_node == message.last // self.ranks_per_node:
+            return hops * self.latency, message.sent_bytes / self.bandwidth
+        # the ranks of a node stand on like boundaries at the same time
+        sharing = min(self.ranks_per_node, message.n_ranks)
+        return hops * self.far_latency, message.sent_bytes * sharing / self.far_bandwidth

@@ -1,0 +1,62 @@
+"""The command plan: from flags, from data, as JSON, and what it refuses."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from distnewton.cli.main import main
+from distnewton.errors import ConfigError, DistNewtonError, MissingInputError
+
+FLAGS = ["plan", "--network.layers=784-200-100-10", "--samples=6000"]
+
+
+def test_every_factorisation_and_the_recommended_splits(capsys):
+    assert main([*FLAGS, "--ranks=4", "--memory-gb=1"]) == 0
+    out, err = capsys.readouterr()
+    for word in ("2-2-2-2", "1-4-1-4", "4-1-4-1", "recommended: --partition.splits", "what limits:", "messages",
+                 "jacobian", "line_search", "largest network of this kind that fits 1 GB a rank: 784-"):  # fmt: skip
+        assert word in out
+    assert err.count("note: no --cluster") == 1
+
+
+def test_as_json(capsys):
+    assert main([*FLAGS, "--ranks=6", "--json", "--method.direction=gauss_newton", "--cg-steps=7"]) == 0
+    plans = json.loads(capsys.readouterr().out)
+    assert [plan["n_ranks"] for plan in plans] == [6] * len(plans)
+    assert len(plans) >= 4
+    best = plans[0]
+    assert best["seconds"] == pytest.approx(sum(phase["seconds"] for phase in best["phases"].values()))
+    # 7 steps need 8 products, a message each
+    assert best["phases"]["direction"]["n_messages"] == 8
+
+
+def test_from_data(capsys):
+    assert main(["plan", "--data.train=digits:train", "--network.layers=auto-32-auto", "--ranks=2"]) == 0
+    assert "64-32-10: " in capsys.readouterr().out
+
+
+def test_chosen_splits_only(capsys):
+    assert main([*FLAGS, "--ranks=4", "--partition.splits=4-1-4-1"]) == 0
+    out = capsys.readouterr().out
+    assert "recommended: --partition.splits 4-1-4-1" in out
+    assert "2-2-2-2" not in out
+
+
+@pytest.mark.parametrize(
+    ("more", "kind", "text"),
+    [
+        (["--ranks=4", "--partition.splits=2-1-2-1"], ConfigError, "Splits that fit 4 ranks"),
+        (["--method.direction=sgd"], ConfigError, "there is no model of sgd yet"),
+        (["--cluster=none.toml"], MissingInputError, "cannot read the cluster file none.toml"),
+    ],
+)
+def test_what_is_refused(more, kind, text):
+    with pytest.raises(kind, match=text):
+        main([*FLAGS, *more])
+
+
+def test_without_data_and_flags_it_says_what_it_needs():
+    with pytest.raises(DistNewtonError, match="--samples, --features and --outputs"):
+        main(["plan", "--network.layers=auto-20-auto"])

@@ -1,0 +1,135 @@
+"""Plans: what they add up to, how they change with ranks and rates, and the widest network that fits."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from distnewton.cluster.description import Cluster
+from distnewton.cluster.rates import cluster_rates
+from distnewton.network.shapes import convolutional_shape, dense_shape
+from distnewton.parallel.partition import Partition
+from distnewton.planning.memory import iteration_memory
+from distnewton.planning.messages import Message, widest_kept
+from distnewton.planning.plan import candidates, largest, make_plan, make_plans, widened
+from distnewton.planning.problem import Problem, Share
+from distnewton.planning.rates import Rates
+
+RATES = Rates(products=1e11, memory=1e10, latency=1e-6, bandwidth=4e9, far_latency=1e-5, far_bandwidth=1e9)
+PROBLEM = Problem(dense_shape((784, 512, 256, 10)), 60_000, 3_000, 10)
+CONV = {"type": "conv", "channels": 8, "kernel": 3, "stride": 1, "padding": 1}
+IMAGES = convolutional_shape((3, 8, 8), [CONV, {"type": "max_pool", "size": 2, "stride": None},
+                                         {"type": "dense", "width": 10}])  # fmt: skip
+
+
+def test_one_rank_sends_nothing_and_computes_all():
+    plan = make_plan(PROBLEM, (1, 1, 1, 1), RATES)
+    assert plan.sent_bytes == plan.n_messages == plan.total("latency") == plan.total("transfer") == 0
+    assert plan.seconds == plan.total("compute") > 0
+    # at least its operations: forward and backward over all samples, and the products of CG
+    n_weights = 784 * 512 + 512 * 256 + 256 * 10
+    operations = 2 * n_weights * (60_000 * 2 + 31 * 3_000 * 2)
+    assert operations / 1e11 < plan.seconds < 4 * operations / 1e11
+
+
+@pytest.mark.parametrize("shape", [PROBLEM.shape, IMAGES], ids=["dense", "images"])
+@pytest.mark.parametrize("direction", ["gauss_newton", "block_diagonal"])
+@pytest.mark.parametrize("n_ranks", [2, 6, 16])
+def test_ranks_share_the_work(shape, direction, n_ranks):
+    problem = replace(PROBLEM, shape=shape, direction=direction)
+    whole = make_plan(problem, (1,) * len(shape.widths), RATES)
+    for splits in candidates(shape, n_ranks):
+        plan = make_plan(problem, splits, RATES)
+        assert plan.partition.n_ranks == n_ranks
+        assert whole.total("compute") / n_ranks * 0.5 < plan.total("compute") < whole.total("compute")
+        assert plan.sent_bytes > 0
+        # no message while block-diagonal systems are solved
+        assert (plan.phases["direction"].n_messages == 0) == (direction == "block_diagonal")
+
+
+def test_the_fastest_splits_come_first_and_all_are_there():
+    plans = make_plans(PROBLEM, 12, RATES)
+    assert [plan.seconds for plan in plans] == sorted(plan.seconds for plan in plans)
+    assert {(12, 1, 12, 1), (1, 12, 1, 12), (3, 4, 3, 4), (4, 3, 4, 3)} <= {plan.splits for plan in plans}
+
+
+def test_the_rank_with_most_to_keep_is_the_one_planned_for():
+    # the rank at (2; 1, .) stands on two groups of layer 1
+    splits, shape = (1, 3, 2, 1), dense_shape((20, 31, 17, 4))
+    problem = Problem(shape, 200, 40, 4)
+    plan = make_plan(problem, splits, RATES)
+    partition = Partition(shape.widths, splits)
+    shares = [Share(shape, partition, rank) for rank in range(partition.n_ranks)]
+    width = widest_kept(problem, shares)
+    kept = [iteration_memory(problem, share, width)["activations"] for share in shares]
+    assert plan.memory["activations"] == max(kept) > min(kept)
+
+
+def test_messages_between_nodes_are_slower_and_share_the_card():
+    rates = replace(RATES, ranks_per_node=4)
+    near, far = Message(4e6, 2, 4, 0, 3), Message(4e6, 2, 4, 0, 12)
+    assert rates.transfer(near) == pytest.approx((2 * 2 * 1e-6, 1.5 * 4e6 / 4e9))
+    assert rates.transfer(far) == pytest.approx((2 * 2 * 1e-5, 1.5 * 4e6 * 4 / 1e9))
+
+
+def test_what_limits_is_named():
+    slow_network = replace(RATES, bandwidth=1e6)
+    late = replace(RATES, latency=1.0)
+    assert "bytes between ranks" in make_plan(PROBLEM, (2, 2, 2, 2), slow_network).limits()
+    assert "latency" in make_plan(PROBLEM, (2, 2, 2, 2), late).limits()
+    assert "computing" in make_plan(PROBLEM, (1, 1, 1, 1), RATES).limits()
+    narrow = make_plan(replace(PROBLEM, shape=dense_shape((4, 2, 2))), (1, 8, 1), RATES)
+    assert "6 of 8 ranks own nothing" in narrow.limits()
+
+
+@pytest.mark.parametrize("shape", [PROBLEM.shape, IMAGES], ids=["dense", "images"])
+@pytest.mark.parametrize("limit", [3e8, 2e9])
+def test_the_widest_network_fits_and_a_wider_one_does_not(shape, limit):
+    problem = replace(PROBLEM, shape=shape)
+
+    def plans(given):
+        return make_plans(given, 4, RATES)
+
+    found = largest(problem, limit, plans)
+    assert 0.7 * limit < found.memory_bytes <= limit
+    wider = replace(problem, shape=widened(found.problem.shape, 1.03))
+    assert all(plan.memory_bytes > limit for plan in plans(wider))
+    assert found.problem.shape.widths[0] == shape.widths[0]
+    assert largest(problem, 1e5, plans) is None
+
+
+def test_thousands_of_ranks_and_a_billion_variables():
+    problem = replace(PROBLEM, shape=dense_shape((20_000, 20_000, 20_000, 10_000, 10)), n_samples=1_000_000)
+    assert problem.shape.n_params > 1e9
+    plan = make_plan(problem, (64,) * 5, RATES)
+    assert plan.partition.n_ranks == 4096
+    one = make_plan(problem, (1,) * 5, RATES)
+    assert 0.8 < one.total("compute") / 4096 / plan.total("compute") <= 1.0
+
+
+def test_sparse_features_cost_by_their_values():
+    dense = make_plan(PROBLEM, (2, 1, 2, 1), RATES)
+    few, many = (make_plan(replace(PROBLEM, nonzeros=z), (2, 1, 2, 1), RATES) for z in (10, 100))
+    assert few.memory["features"] < many.memory["features"] < dense.memory["features"]
+    assert few.phases["gradient"].compute < many.phases["gradient"].compute
+
+
+def test_a_cluster_file_gives_the_rates_and_says_what_is_missing():
+    text = {"name": "x", "compute": {"float32_gflop_s": 80.0, "memory_gb_s": 12.0}, "network": {"node_latency_us": 3.0}}
+    rates, missing = cluster_rates(Cluster.model_validate(text), "float32")
+    assert (rates.products, rates.memory, rates.latency) == (8e10, 12e9, pytest.approx(3e-6))
+    assert missing == ["compute.sparse_gflop_s", "compute.exponentials_g_s", "network.node_bandwidth_gb_s"]
+    assert rates.ranks_per_node > 1e6
+    text |= {"launch": {"nodes": 2, "ranks_per_node": 8}}
+    rates, missing = cluster_rates(Cluster.model_validate(text), "float64")
+    assert rates.ranks_per_node == 8
+    assert missing[0] == "compute.float64_gflop_s"
+    assert missing[-2:] == ["network.latency_us", "network.bandwidth_gb_s"]
+
+
+def test_candidates_are_valid():
+    for n_ranks, widths in itertools.product((1, 7, 12), ((5, 4), (784, 300, 10))):
+        for splits in candidates(dense_shape(widths), n_ranks):
+            assert Partition(widths, splits).n_ranks == n_ranks
