@@ -76,6 +76,7 @@ def build_parser() -> argparse.ArgumentParser:
     info.add_argument("run", metavar="RUN", help="run folder")
     _add_cluster_commands(commands)
     _add_plan(commands)
+    _add_bench(commands)
     return parser
 
 
@@ -124,6 +125,39 @@ def _add_plan(commands: Any) -> None:
     plan.add_argument("--memory-gb", type=_positive, metavar="X", help="memory of a rank: how wide may the network be?")
     plan.add_argument("--json", action="store_true", help="print all figures as JSON")
     _add_settings(plan)
+
+
+def _add_bench(commands: Any) -> None:
+    """``bench``."""
+    bench = commands.add_parser(
+        "bench",
+        help="rates of the kernels, scaling studies, a slow rank",
+        usage="distnewton bench kernels | scaling RECIPE | straggler RECIPE [--ranks 1,2,4] [--SECTION.KEY VALUE ...]",
+    )
+    bench.add_argument("what", choices=("kernels", "scaling", "straggler"))
+    bench.add_argument("--cluster", metavar="FILE", help="cluster file: how runs start, and rates for predictions")
+    bench.add_argument("--ranks", type=_counts, metavar="LIST", help="numbers of ranks (default 1,2)")
+    bench.add_argument("--nodes", type=_counts, metavar="LIST", help="numbers of nodes of the cluster file instead")
+    bench.add_argument("--kind", default="strong", metavar="K", help="strong (default), weak-weights or weak-samples")
+    for name, default, text in (
+        ("repeats", 5, "runs of each point"),
+        ("warmup", 2, "iterations of a run that do not count"),
+        ("iterations", 7, "iterations of a run that count"),
+    ):
+        bench.add_argument(f"--{name}", type=_count, default=default, metavar="N", help=f"{text} (default {default})")
+    bench.add_argument(
+        "--tolerance", type=_positive, default=1e-3, metavar="X",
+        help="points whose objective differs by more are refused (relative, default 0.001)",
+    )  # fmt: skip
+    bench.add_argument("--factor", type=_positive, default=5.0, metavar="X", help="how much slower (default 5)")
+    bench.add_argument("--collect", action="store_true", help="run nothing; collect the runs of --run-dir")
+    bench.add_argument("--dry-run", action="store_true", help="write the job files and start nothing")
+    _add_settings(bench)
+
+
+def _counts(text: str) -> list[int]:
+    """Numbers from 1, by commas."""
+    return [_count(part.strip()) for part in text.split(",")]
 
 
 def _positive(text: str) -> float:
@@ -201,7 +235,7 @@ def _all_flags(parser: argparse.ArgumentParser, command: str | None) -> list[str
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
-    from distnewton.cli import cluster_commands, commands, plan_command
+    from distnewton.cli import bench_commands, cluster_commands, commands, plan_command
 
     options = parse(sys.argv[1:] if arguments is None else arguments)
     if options.version:
@@ -219,6 +253,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "submit": cluster_commands.submit,
         "doctor": cluster_commands.doctor,
         "plan": plan_command.plan,
+        "bench": bench_commands.bench,
     }
     if options.command not in known:
         build_parser().print_help()

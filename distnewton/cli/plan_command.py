@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 from distnewton.cli.commands import overrides
 from distnewton.cluster.description import load_cluster
@@ -15,7 +15,6 @@ from distnewton.errors import ConfigError
 from distnewton.parallel.launch import launched_size
 
 if TYPE_CHECKING:
-    from distnewton.data.description import DataSource
     from distnewton.planning.plan import Plan
     from distnewton.planning.problem import Problem
 
@@ -61,53 +60,10 @@ def plan(options: argparse.Namespace) -> int:
     return 0
 
 
-class _Found(NamedTuple):
-    """What the data says."""
-
-    n_samples: int
-    n_features: int
-    n_out: int
-    n_test: int
-    nonzeros: float | None
-    image_shape: tuple[int, ...] | None
-
-
-def _describe(config: Config) -> _Found:
-    """Read the data for its size."""
-    from distnewton.data.partitioned import Task, keep_dense
-    from distnewton.data.sources import open_data
-
-    data = config.data
-    if not data.train:
-        raise ConfigError(
-            "a plan needs to know the data: --samples, --features and --outputs, or data.train, whose file is read",
-            agreed=True,
-        )
-
-    def opened(name: str, n_features: int | None) -> DataSource:
-        return open_data(
-            name,
-            data_dir=data.directory or None,
-            format=data.format,
-            label_column=data.label_column,
-            n_features=n_features,
-            zero_based=data.zero_based,
-            ignore_extra_features=n_features is not data.n_features,
-        )
-
-    source = opened(data.train, data.n_features)
-    train = source.describe()
-    n_out = Task.fit(config.task, train, source).n_out
-    n_test = opened(data.test, train.n_features).describe().n_samples if data.test else 0
-    nonzeros = None if keep_dense(train) else train.n_nonzeros / train.n_samples
-    n_samples = data.n_train or train.n_samples
-    return _Found(n_samples, train.n_features, n_out, n_test, nonzeros, train.image_shape)
-
-
 def _problem(config: Config, options: argparse.Namespace, notes: list[str]) -> Problem:
     """The problem, from flags and the recipe as far as they say it, else from the data."""
     from distnewton.network.shapes import resolve_shape
-    from distnewton.training.planned import planned_problem
+    from distnewton.training.planned import describe_data, planned_problem
 
     listed, given = config.network.listed, config.network.input
     n_features, n_out = options.features, options.outputs
@@ -120,7 +76,7 @@ def _problem(config: Config, options: argparse.Namespace, notes: list[str]) -> P
     image = None if given == "auto" else tuple(given)
     n_samples, n_test, nonzeros = options.samples or config.data.n_train, options.test_samples or 0, options.nonzeros
     if not (n_samples and n_features and n_out):
-        found = _describe(config)
+        found = describe_data(config)
         n_samples, n_out = n_samples or found.n_samples, n_out or found.n_out
         n_features = n_features or found.n_features
         n_test = found.n_test if options.test_samples is None else options.test_samples

@@ -1,14 +1,86 @@
-"""The problem of a configuration in numbers, for plans."""
+"""The problem of a configuration in numbers, for plans and studies."""
 
 from __future__ import annotations
+
+from typing import NamedTuple
 
 import numpy as np
 
 from distnewton.config import Config
+from distnewton.data.description import DataSource
+from distnewton.data.partitioned import Task, keep_dense
+from distnewton.data.sources import open_data
 from distnewton.errors import ConfigError
 from distnewton.network.shapes import NetworkShape
 from distnewton.planning.problem import MODELLED, Problem
 from distnewton.training.objective import subsample_size
+
+
+class DataSize(NamedTuple):
+    """What the data of a run says.
+
+    Attributes
+    ----------
+    n_samples, n_test : int
+        Samples of training and test.
+    n_features, n_out : int
+        Features, and outputs that the task needs.
+    nonzeros : float or None
+        Of a sample with sparse features; None for dense.
+    image_shape : tuple of int or None
+        Channels, height and width of images.
+    """
+
+    n_samples: int
+    n_features: int
+    n_out: int
+    n_test: int
+    nonzeros: float | None
+    image_shape: tuple[int, ...] | None
+
+
+def describe_data(config: Config) -> DataSize:
+    """Read the data for its size, on one process.
+
+    Parameters
+    ----------
+    config : Config
+        The run.
+
+    Returns
+    -------
+    DataSize
+
+    Raises
+    ------
+    DistNewtonError
+        If there is no data, or it is at fault.
+    """
+    data = config.data
+    if not data.train:
+        raise ConfigError(
+            "a plan needs to know the data: --samples, --features and --outputs, or data.train, whose file is read",
+            agreed=True,
+        )
+
+    def opened(name: str, n_features: int | None) -> DataSource:
+        return open_data(
+            name,
+            data_dir=data.directory or None,
+            format=data.format,
+            label_column=data.label_column,
+            n_features=n_features,
+            zero_based=data.zero_based,
+            ignore_extra_features=n_features is not data.n_features,
+        )
+
+    source = opened(data.train, data.n_features)
+    train = source.describe()
+    n_out = Task.fit(config.task, train, source).n_out
+    n_test = opened(data.test, train.n_features).describe().n_samples if data.test else 0
+    nonzeros = None if keep_dense(train) else train.n_nonzeros / train.n_samples
+    n_samples = data.n_train or train.n_samples
+    return DataSize(n_samples, train.n_features, n_out, n_test, nonzeros, train.image_shape)
 
 
 def planned_problem(

@@ -1,0 +1,196 @@
+"""What the command ``bench`` does: rates of the kernels, scaling studies, and a rank that is slow."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import sys
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distnewton.cli.commands import overrides
+from distnewton.cluster.description import Cluster, LaunchTable, load_cluster
+from distnewton.config import Config, apply_settings, load_config, make_config
+from distnewton.errors import ConfigError, MissingExtraError, WriteError
+from distnewton.parallel.launch import launched_size
+
+if TYPE_CHECKING:
+    from distnewton.study.points import Study
+
+DEFAULT_RATES = "no --cluster: no prediction; distnewton doctor --bench writes the rates of this machine into a file"
+
+
+def bench(options: argparse.Namespace) -> int:
+    """Run one of the benchmarks."""
+    if launched_size() > 1:
+        raise ConfigError("bench is called without mpirun: it starts the ranks itself", agreed=True)
+    if options.what == "kernels":
+        from distnewton.benchmarks.kernels import main
+
+        main()
+        return 0
+    return _straggler(options) if options.what == "straggler" else _scaling(options)
+
+
+def _scaling(options: argparse.Namespace) -> int:
+    """Make the runs of a study that are missing, then collect all."""
+    from distnewton.study.points import KINDS, Study, check_ranks, read_study
+
+    root = Path(options.run_dir or "scaling")
+    cluster = _cluster(options)
+    if options.collect:
+        return _collect(read_study(root), root, options, cluster)
+    if options.kind not in KINDS:
+        raise ConfigError(f"--kind is {', '.join(KINDS)}, got {options.kind!r}", agreed=True)
+    per_node = cluster.launch.ranks_per_node
+    ranks = [n * per_node for n in options.nodes] if options.nodes else options.ranks
+    ranks = check_ranks(ranks or [1, 2])
+    config = _point_config(options, {})
+    from distnewton.network.shapes import resolve_shape
+    from distnewton.training.planned import describe_data
+
+    data = describe_data(config)
+    image = data.image_shape if config.network.input == "auto" else tuple(config.network.input)
+    shape = resolve_shape(config.network.listed, data.n_features, image, data.n_out)
+    n = data.n_samples * ranks[0] // ranks[-1] if options.kind == "weak-samples" else data.n_samples
+    study = Study(options.kind, ranks, options.repeats, options.warmup, options.iterations, n)
+    _make_runs(study, root, options, cluster, {n: study.settings(shape, n) for n in ranks})
+    if cluster.launch.scheduler != "none" or options.dry_run:
+        print(f"when the jobs have ended: distnewton bench scaling RECIPE --collect --run-dir {root}")
+        return 0
+    return _collect(study, root, options, cluster)
+
+
+def _make_runs(
+    study: Study, root: Path, options: argparse.Namespace, cluster: Cluster, settings: dict[int, dict[str, Any]]
+) -> None:
+    """Start or queue every run; repeats take turns, so that a slow spell of the machine meets all points."""
+    from distnewton.cluster.submit import Submission, queue, run_here
+
+    study.write(root)
+    for repeat in range(1, study.n_repeats + 1):
+        for n_ranks in study.ranks:
+            folder = study.folder(root, n_ranks, repeat)
+            changes = {**settings[n_ranks], "run": {**settings[n_ranks]["run"], "directory": str(folder)}}
+            config = _point_config(options, changes)
+            job_file = Submission(config, cluster, f"scaling-{n_ranks}", n_ranks).write()
+            if options.dry_run:
+                print(f"dry run: {job_file}")
+            elif cluster.launch.scheduler == "none":
+                _run(job_file, run_here)
+            else:
+                print(f"{job_file}: job {queue(job_file)}")
+
+
+def _run(job_file: Path, run_here: Any) -> None:
+    """Run a job here, its output beside it."""
+    output = job_file.with_name("output.txt")
+    sys.stdout.flush()
+    saved = os.dup(1)
+    try:
+        with output.open("w", encoding="utf-8") as file:
+            os.dup2(file.fileno(), 1)
+            code = run_here(job_file)
+    finally:
+        os.dup2(saved, 1)
+        os.close(saved)
+    if code:
+        raise ConfigError(f"{job_file} ended with exit code {code}; its output is in {output}", agreed=True)
+    print(f"{job_file.parent}: done")
+
+
+def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Cluster) -> int:
+    """Read what has ended, and write the table, the lines and the picture."""
+    from distnewton.cluster.rates import cluster_rates
+    from distnewton.reporting.scaling import as_lines, markdown, save_picture
+    from distnewton.study.measured import collect
+    from distnewton.study.prediction import predict
+    from distnewton.training.planned import describe_data
+
+    points, missing = collect(study, root, options.tolerance)
+    if not points:
+        raise ConfigError(f"no run of {root} has ended:\n" + "\n".join(missing[:10]), agreed=True)
+    plans = []
+    if options.cluster:
+        first = study.folder(root, points[0].n_ranks, 1) / "config.toml"
+        config = load_config(str(first))
+        plans = predict(study, config, describe_data(config), points, cluster_rates(cluster, config.run.dtype)[0])
+    else:
+        print(f"note: {DEFAULT_RATES}", file=sys.stderr)
+    table = markdown(study, points, plans, missing)
+    try:
+        (root / "scaling.md").write_text(table, encoding="utf-8")
+        lines = "".join(json.dumps(line) + "\n" for line in as_lines(study, points, plans))
+        (root / "scaling.jsonl").write_text(lines, encoding="utf-8")
+    except OSError as error:
+        raise WriteError(f"cannot write into {root}: {error.strerror or error}", agreed=True) from None
+    print(table)
+    caption = f"{platform.node()}, {platform.machine()}, distnewton {version('distnewton')}"
+    try:
+        save_picture(study, points, plans, root / "scaling.png", caption)
+        print(f"picture: {root / 'scaling.png'}")
+    except MissingExtraError as error:
+        print(f"no picture: {error}", file=sys.stderr)
+    return 0
+
+
+def _straggler(options: argparse.Namespace) -> int:
+    """One rank slowed in its CG steps: iterations with and without early termination against undisturbed ones."""
+    import numpy as np
+
+    from distnewton.cluster.submit import Submission, run_here
+    from distnewton.training.run_folder import read_metrics
+
+    root, cluster = Path(options.run_dir or "straggler"), _cluster(options)
+    n_ranks = max(options.ranks or [2])
+    fault = f"rank={n_ranks - 1} at=cg kind=slow factor={options.factor:g}"
+    slowed = {**cluster.environment.variables, "DISTNEWTON_FAULT": fault}
+    disturbed = cluster.model_copy(
+        update={"environment": cluster.environment.model_copy(update={"variables": slowed})}
+    )
+    trials = {
+        "undisturbed": (cluster, False),
+        "slowed, early termination": (disturbed, False),
+        "slowed, all waited for": (disturbed, True),
+    }
+    times: dict[str, list[float]] = {name: [] for name in trials}
+    phases: dict[str, list[float]] = {name: [] for name in trials}
+    for repeat in range(1, options.repeats + 1):
+        for number, (name, (where, deterministic)) in enumerate(trials.items(), start=1):
+            folder = root / f"{number}-{name.replace(', ', '-').replace(' ', '-')}" / f"repeat-{repeat:02d}"
+            run = {"iterations": options.warmup + options.iterations, "deterministic": deterministic}
+            config = _point_config(options, {"run": {**run, "directory": str(folder)}})
+            _run(Submission(config, where, "straggler", n_ranks).write(), run_here)
+            records = list(read_metrics(folder))
+            times[name] += list(np.diff([record["training_seconds"] for record in records])[options.warmup :])
+            phases[name] += [record["seconds"]["direction"] for record in records[options.warmup + 1 :]]
+    base = float(np.median(times["undisturbed"]))
+    print(f"{n_ranks} ranks, the last one {options.factor:g} times slower in its CG steps; median of iterations:")
+    for name in trials:
+        median, direction = float(np.median(times[name])), float(np.median(phases[name]))
+        print(f"  {name:28} {median:.4g} s ({median / base:.2f} x), direction {direction:.4g} s")
+    return 0
+
+
+def _cluster(options: argparse.Namespace) -> Cluster:
+    """The cluster file; without one, this machine with as many ranks as are asked for."""
+    if options.cluster:
+        return load_cluster(options.cluster)
+    most = max([*(options.ranks or []), *(options.nodes or []), 2])
+    return Cluster(name="here", launch=LaunchTable(ranks_per_node=most, threads_per_rank=1))
+
+
+def _point_config(options: argparse.Namespace, changes: dict[str, Any]) -> Config:
+    """The recipe and the flags, with a point's own settings over them."""
+    from distnewton.config import read_settings
+
+    given = [s for s in overrides(options) if not s.startswith("run.directory=")]
+    tree = apply_settings(read_settings(options.recipe), given)
+    # points with other numbers of threads would be compared as if they were ranks
+    changes = {**changes, "run": {"threads": tree.get("run", {}).get("threads", 0) or 1, **changes.get("run", {})}}
+    for table, values in changes.items():
+        tree[table] = {**tree.get(table, {}), **values}
+    return make_config(tree)

@@ -1,0 +1,1 @@
+"""Scaling studies: runs on several numbers of ranks, made, collected, and held against the model."""

@@ -1,0 +1,173 @@
+"""What the runs of a study took: medians with intervals, efficiency, and points that do not count."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distnewton.parallel.ledger import PHASES
+from distnewton.study.points import Study
+from distnewton.training.run_folder import ENVIRONMENT_FILE, read_metrics
+
+_RESAMPLES = 2000
+_BASIC = [phase for phase in PHASES if phase != "evaluation"]
+
+
+@dataclass
+class Point:
+    """Runs on a number of ranks.
+
+    Attributes
+    ----------
+    n_ranks, n_hosts, n_threads : int
+        Ranks, hosts, and BLAS threads of a rank.
+    seconds : float
+        Of an iteration, evaluation left out: the median over all that count of all runs.
+    low, high : float
+        95 % bootstrap interval of the median.
+    wait : float
+        Seconds of an iteration that ranks are inside MPI, waiting and transfer: the median of the ranks' mean.
+    phases : dict of str to float
+        Median seconds of the slowest rank by phase.
+    sent_bytes : float
+        Bytes of an iteration over all ranks, the median.
+    n_steps, n_trials : float
+        CG steps and line-search trials of an iteration, the mean.
+    objective : float
+        After the last iteration.
+    splits : list of int
+        Groups of each layer.
+    n_runs : int
+        Runs that are there.
+    refused : str
+        Why the point does not count; empty if it does.
+    """
+
+    n_ranks: int
+    n_hosts: int
+    n_threads: int
+    seconds: float
+    low: float
+    high: float
+    wait: float
+    phases: dict[str, float]
+    sent_bytes: float
+    n_steps: float
+    n_trials: float
+    objective: float
+    splits: list[int]
+    n_runs: int
+    refused: str = ""
+
+
+def collect(study: Study, root: Path, tolerance: float) -> tuple[list[Point], list[str]]:
+    """Read the runs that have ended.
+
+    Parameters
+    ----------
+    study : Study
+        What was run.
+    root : Path
+        Where.
+    tolerance : float
+        Relative difference of objectives at which runs of the same problem count as the same.
+
+    Returns
+    -------
+    list of Point
+        By rank count; empty where nothing has ended.
+    list of str
+        What is missing.
+    """
+    points, missing = [], []
+    n_expected = study.n_warmup + study.n_measured + 1
+    for n_ranks in study.ranks:
+        runs = []
+        for repeat in range(1, study.n_repeats + 1):
+            folder = study.folder(root, n_ranks, repeat)
+            records = list(read_metrics(folder)) if folder.is_dir() else []
+            if len(records) < n_expected:
+                missing.append(f"{folder.relative_to(root)}: {len(records)} of {n_expected} records")
+            else:
+                facts = json.loads((folder / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+                runs.append((records, facts))
+        if runs:
+            points.append(_point(study, n_ranks, runs))
+    if points and study.kind == "strong":
+        _refuse_other_objectives(points, tolerance)
+    return points, missing
+
+
+def _point(study: Study, n_ranks: int, runs: list[tuple[list[dict[str, Any]], dict[str, Any]]]) -> Point:
+    times: list[float] = []
+    counted: list[dict[str, Any]] = []
+    for records, _ in runs:
+        ends = [record["training_seconds"] for record in records]
+        times += list(np.diff(ends)[study.n_warmup :])
+        counted += records[study.n_warmup + 1 :]
+    low, high = bootstrap_interval(times)
+    facts = runs[0][1]
+    return Point(
+        n_ranks,
+        len(set(facts["hosts"])),
+        int(facts["threads_per_rank"]),
+        float(np.median(times)),
+        low,
+        high,
+        float(np.median([np.mean(record["wait_seconds"]) for record in counted])),
+        {phase: float(np.median([record["seconds"][phase] for record in counted])) for phase in _BASIC},
+        float(np.median([sum(record["sent_bytes"][phase] for phase in _BASIC) for record in counted])),
+        float(np.mean([np.mean(record["direction"]["inner_iterations"]) for record in counted if record["direction"]])),
+        float(np.mean([record["line_search_trials"] for record in counted])),
+        float(counted[-1]["objective"]),
+        list(facts["splits"]),
+        len(runs),
+    )
+
+
+def bootstrap_interval(times: Sequence[float]) -> tuple[float, float]:
+    """95 % interval of the median, by resampling; the same for the same times."""
+    values = np.asarray(times)
+    drawn = np.random.default_rng(0).choice(values, size=(_RESAMPLES, len(values)))
+    low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
+    return float(low), float(high)
+
+
+def _refuse_other_objectives(points: list[Point], tolerance: float) -> None:
+    """Points that did not do the same work do not count."""
+    base = points[0].objective
+    for point in points[1:]:
+        difference = abs(point.objective - base) / max(abs(base), 1e-300)
+        if not difference <= tolerance:
+            point.refused = (
+                f"its objective is {point.objective:.6g}, that of {points[0].n_ranks} ranks {base:.6g}: not the same "
+                "work (gauss_newton is the same on every grid, block directions are not)"
+            )
+
+
+def efficiency(study: Study, points: Sequence[Point], seconds: float, n_ranks: int) -> float:
+    """Parallel efficiency against the point with the fewest ranks.
+
+    Parameters
+    ----------
+    study : Study
+        Strong or weak.
+    points : sequence of Point
+        The first is the base.
+    seconds : float
+        Of an iteration.
+    n_ranks : int
+        Ranks that take them.
+
+    Returns
+    -------
+    float
+        T_b b / (T p), or T_b / T where the work grows with the ranks.
+    """
+    base = points[0]
+    return base.seconds / seconds * (base.n_ranks / n_ranks if study.kind == "strong" else 1.0)

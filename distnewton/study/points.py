@@ -1,0 +1,173 @@
+"""The runs of a study: which settings each has, and where it lies."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from distnewton.errors import ConfigError, DataError, MissingInputError, WriteError
+from distnewton.network.shapes import NetworkShape
+from distnewton.planning.plan import widened
+
+STUDY_FILE = "study.json"
+KINDS = ("strong", "weak-weights", "weak-samples")
+"""The same problem on more ranks; hidden layers, or samples, that grow with them."""
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is run.
+
+    Attributes
+    ----------
+    kind : str
+        One of :data:`KINDS`.
+    ranks : list of int
+        Numbers of ranks, ascending.
+    n_repeats : int
+        Runs of each.
+    n_warmup, n_measured : int
+        Iterations of a run that do not count, and those that do.
+    n_samples : int
+        Of the problem on the fewest ranks.
+    """
+
+    kind: str
+    ranks: list[int]
+    n_repeats: int
+    n_warmup: int
+    n_measured: int
+    n_samples: int
+
+    def folder(self, root: Path, n_ranks: int, repeat: int) -> Path:
+        """Run folder of a point."""
+        return root / f"ranks-{n_ranks:04d}" / f"repeat-{repeat:02d}"
+
+    def settings(self, shape: NetworkShape, n_ranks: int) -> dict[str, Any]:
+        """Settings of a point, over those of the recipe.
+
+        Parameters
+        ----------
+        shape : NetworkShape
+            Of the problem on the fewest ranks.
+        n_ranks : int
+            Ranks of the point.
+
+        Returns
+        -------
+        dict
+            By table and key.
+        """
+        run = {"iterations": self.n_warmup + self.n_measured, "deterministic": True}
+        changes: dict[str, Any] = {"run": run}
+        if self.kind == "weak-samples":
+            changes["data"] = {"n_train": self.n_samples * n_ranks // self.ranks[0]}
+        if self.kind == "weak-weights" and n_ranks > self.ranks[0]:
+            grown = grow(shape, n_ranks / self.ranks[0])
+            changes["network"] = {"layers": list(grown.widths)}
+        return changes
+
+    def write(self, root: Path) -> None:
+        """Keep the study beside its runs.
+
+        Parameters
+        ----------
+        root : Path
+            Folder of the study; made where it is missing.
+
+        Raises
+        ------
+        WriteError
+            If it cannot be written.
+        """
+        try:
+            root.mkdir(parents=True, exist_ok=True)
+            (root / STUDY_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise WriteError(f"cannot write the study {root}: {error.strerror or error}", agreed=True) from None
+
+
+def read_study(root: Path) -> Study:
+    """The study of a folder.
+
+    Parameters
+    ----------
+    root : Path
+        Folder of the study.
+
+    Returns
+    -------
+    Study
+
+    Raises
+    ------
+    MissingInputError
+        If there is none.
+    DataError
+        If its file is damaged.
+    """
+    try:
+        return Study(**json.loads((root / STUDY_FILE).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        raise MissingInputError(f"{root} holds no study ({STUDY_FILE})", agreed=True) from None
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{root / STUDY_FILE} is damaged: {error}", agreed=True) from None
+
+
+def check_ranks(ranks: Sequence[int]) -> list[int]:
+    """Numbers of ranks in order.
+
+    Parameters
+    ----------
+    ranks : sequence of int
+        As given.
+
+    Returns
+    -------
+    list of int
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer than two.
+    """
+    found = sorted(set(ranks))
+    if len(found) < 2:
+        raise ConfigError(f"a study compares at least two numbers of ranks, got {list(ranks)}", agreed=True)
+    return found
+
+
+def grow(shape: NetworkShape, factor: float) -> NetworkShape:
+    """The network with so many times the variables, its hidden layers all widened alike.
+
+    Parameters
+    ----------
+    shape : NetworkShape
+        Layers.
+    factor : float
+        At least 1.
+
+    Returns
+    -------
+    NetworkShape
+
+    Raises
+    ------
+    ConfigError
+        For networks that cannot be widened: without hidden layers, or of images.
+    """
+    if len(shape.layers) < 2 or shape.image_shape is not None:
+        text = "weak-weights widens hidden layers of neurons; take weak-samples for this network"
+        raise ConfigError(text, agreed=True)
+    low, high = 1.0, factor
+    while high - low > 1e-4:
+        middle = math.sqrt(low * high)
+        if widened(shape, middle).n_params < factor * shape.n_params:
+            low = middle
+        else:
+            high = middle
+    return widened(shape, high)

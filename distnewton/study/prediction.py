@@ -1,0 +1,53 @@
+"""The model's prediction for the points of a study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from distnewton.config import Config
+from distnewton.network.shapes import resolve_shape
+from distnewton.planning.plan import Plan, make_plan
+from distnewton.planning.rates import Rates
+from distnewton.study.measured import Point
+from distnewton.study.points import Study, grow
+from distnewton.training.planned import DataSize, planned_problem
+
+
+def predict(study: Study, config: Config, data: DataSize, points: Sequence[Point], rates: Rates) -> list[Plan]:
+    """Plans of the points that were measured, with their splits, CG steps and trials.
+
+    Parameters
+    ----------
+    study : Study
+        What was run.
+    config : Config
+        Of the point with the fewest ranks.
+    data : DataSize
+        Of its data.
+    points : sequence of Point
+        What was measured.
+    rates : Rates
+        Of the machines.
+
+    Returns
+    -------
+    list of Plan
+        One a point.
+    """
+    image = data.image_shape if config.network.input == "auto" else tuple(config.network.input)
+    shape = resolve_shape(config.network.listed, data.n_features, image, data.n_out)
+    sketch = None if config.method.sketch == "auto" else int(config.method.sketch)
+    plans = []
+    for point in points:
+        growth = point.n_ranks / study.ranks[0]
+        n = data.n_samples * point.n_ranks // study.ranks[0] if study.kind == "weak-samples" else data.n_samples
+        problem = planned_problem(
+            config,
+            grow(shape, growth) if study.kind == "weak-weights" and growth > 1 else shape,
+            n,
+            nonzeros=data.nonzeros,
+            n_steps=max(1, round(point.n_steps)),
+            n_trials=max(1, round(point.n_trials)),
+        )
+        plans.append(make_plan(problem, point.splits, rates, sketch=sketch))
+    return plans
