@@ -73,7 +73,7 @@ class Work:
         n_in, n_out = self._share.blocks[m].shape
         if m == 1 and problem.nonzeros is not None:
             nonzeros = n * problem.nonzeros * n_in / max(1, self._share.partition.widths[0])
-            return 2.0 * nonzeros * n_out / self._rates.sparse_products
+            return self._rates.sparse_product(nonzeros, n_out)
         places = n * layer.n_linear
         gathered = 0.0 if layer.kernel is None else self._stream(2 * places * n_in)
         rows, inner = (n_in, places) if transposed else (places, n_in)

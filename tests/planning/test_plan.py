@@ -116,6 +116,12 @@ def test_sparse_features_cost_by_their_values():
     assert few.phases["gradient"].compute < many.phases["gradient"].compute
 
 
+def test_sparse_products_are_paid_by_value_and_by_column():
+    assert RATES.sparse_product(1e6, 64) == pytest.approx(2e6 * 64 / RATES.sparse_products)
+    # with one column nearly all is fetching: two ranks that cut the columns hardly gain
+    assert RATES.sparse_product(1e6, 1) > 0.8 * RATES.sparse_product(1e6, 2)
+
+
 def test_a_cluster_file_gives_the_rates_and_says_what_is_missing():
     text = {"name": "x", "compute": {"float32_gflop_s": 80.0, "memory_gb_s": 12.0}, "network": {"node_latency_us": 3.0}}
     rates, missing = cluster_rates(Cluster.model_validate(text), "float32")
