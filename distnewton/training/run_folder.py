@@ -7,7 +7,6 @@ its metrics file, both of which the file system lets only one process do.
 from __future__ import annotations
 
 import json
-import math
 import os
 import platform
 import sys
@@ -20,7 +19,7 @@ from distnewton.config import Config, to_toml
 from distnewton.errors import CreateError, DataError, MissingInputError, WriteError
 from distnewton.parallel.failures import forget
 from distnewton.training.model_file import MODEL_FILE
-from distnewton.training.records import IterationRecord
+from distnewton.training.records import IterationRecord, plain
 
 CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.toml", "environment.json", "metrics.jsonl"
 PICTURE_FILE, END_FILE = "convergence.png", "end.json"
@@ -96,7 +95,7 @@ class RunFolder:
         if self._metrics is None:
             raise RuntimeError("start() comes before iteration()")
         try:
-            self._metrics.write(json.dumps(finite(record.as_dict()), allow_nan=False) + "\n")
+            self._metrics.write(json.dumps(plain(record.as_dict()), allow_nan=False) + "\n")
             self._metrics.flush()
         except OSError as error:
             raise WriteError(f"cannot write {self.path / METRICS_FILE}: {error.strerror or error}") from None
@@ -274,15 +273,6 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
                 raise DataError(f"{file}:{number}: not a record: {error}") from None
-
-
-def finite(value: Any) -> Any:
-    """The same value with None for numbers that JSON does not know."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _version(package: str) -> str:
