@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -226,3 +227,6 @@ def clear(folder: Path) -> None:
         if found.manifest is not None:
             discard(found.path)
     remove_leftovers(folder)
+    with suppress(OSError):
+        # what is not ours stays, and the folder with it
+        folder.rmdir()

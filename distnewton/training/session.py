@@ -275,6 +275,8 @@ class Session:
                 summary = self.summary(config, schedule.transport, notes)
                 history = [keeper.record] if keeper and keeper.record else []
                 summary.resumed = history[0].iteration if history else None
+                if summary.resumed is not None and summary.resumed >= config.run.iterations:
+                    summary.notes.append(f"nothing is left of {config.run.iterations} iterations: raise run.iterations")
                 for observer in observers:
                     observer.start(summary)
                 must_stop = clock.must_stop if clock else None

@@ -28,11 +28,9 @@ case $("$mpirun" --version 2>&1) in
   *) options=(-ppn 16) ;;
 esac
 tries=${SLURM_RESTART_COUNT:-0}
-again=()
-[ "$tries" -eq 0 ] || again=(--set run.overwrite=true)
 python -m distnewton.cluster.supervise "$run" -- \
   "$mpirun" "${options[@]}" -n 32 \
-  "$distnewton" train "$run/job.toml" --run-dir "$run" ${again[@]+"${again[@]}"}
+  "$distnewton" train "$run/job.toml" --run-dir "$run" --resume=auto
 code=$?
 
 exit $code

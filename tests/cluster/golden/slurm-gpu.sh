@@ -34,11 +34,9 @@ export GPUS_PER_NODE=4
 
 distnewton=$(command -v distnewton) || { echo 'no distnewton in PATH' >&2; exit 78; }
 tries=${SLURM_RESTART_COUNT:-0}
-again=()
-[ "$tries" -eq 0 ] || again=(--set run.overwrite=true)
 python -m distnewton.cluster.supervise "$run" -- \
   srun --ntasks=4 --kill-on-bad-exit=1 --cpus-per-task=8 --mpi=pmix bash "$run/job.sh" --rank \
-  "$distnewton" train "$run/job.toml" --run-dir "$run" ${again[@]+"${again[@]}"}
+  "$distnewton" train "$run/job.toml" --run-dir "$run" --resume=auto
 code=$?
 
 exit $code
