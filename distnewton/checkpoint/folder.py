@@ -65,7 +65,7 @@ def list_checkpoints(folder: Path) -> list[Found]:
     """
     try:
         named = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
         raise MissingInputError(f"cannot look into {folder}: {error.strerror or error}") from None
@@ -149,7 +149,8 @@ def is_ours(part: Path) -> bool:
     """Whether an unfinished folder is a real one and holds nothing but files of a checkpoint."""
     if part.is_symlink() or not part.is_dir():
         return False
-    return all(_OUR_FILES.fullmatch(entry.name) and entry.is_file(follow_symlinks=False) for entry in os.scandir(part))
+    with os.scandir(part) as entries:
+        return all(_OUR_FILES.fullmatch(entry.name) and entry.is_file(follow_symlinks=False) for entry in entries)
 
 
 def remove(path: Path) -> None:
