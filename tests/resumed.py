@@ -44,7 +44,11 @@ def settings(method, iterations=6, **tables):
 
 def facts(record):
     """What of a record is not time."""
-    values = record.as_dict()
+    return untimed(record.as_dict())
+
+
+def untimed(values):
+    """The same of a line of metrics.jsonl."""
     direction = dict(values["direction"] or {}, seconds=None)
     timed = ("elapsed_seconds", "training_seconds", "seconds", "wait_seconds")
     return {name: value for name, value in values.items() if name not in timed} | {"direction": direction}

@@ -159,8 +159,8 @@ class CheckpointKeeper:
         free, needed = shutil.disk_usage(folder).free, N_FREE * self._settings.n_bytes
         if free < needed:
             raise WriteError(
-                f"{folder}: {free / 2**20:,.0f} MB are free, and {N_FREE} checkpoints of this run need "
-                f"{needed / 2**20:,.0f} MB; free some space, choose another --run-dir, or do without "
+                f"{folder}: {free / 1e6:,.3g} MB are free, and {N_FREE} checkpoints of this run need "
+                f"{needed / 1e6:,.3g} MB; free some space, choose another --run-dir, or do without "
                 "(run.keep_checkpoints = 0)"
             )
         return next_sequence(found)
