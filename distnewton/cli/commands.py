@@ -282,7 +282,7 @@ def _shared_config(comm: Communicator, options: argparse.Namespace) -> Config:
     with comm.agreeing():
         if comm.rank == 0:
             notes: list[str] = []
-            tree = load_config(options.recipe, overrides(options), notes).model_dump()
+            tree = load_config(_recipe(options), overrides(options), notes).model_dump()
             for note in notes:
                 _warn(comm, note)
     return make_config(comm.broadcast_json(tree))
@@ -300,7 +300,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
 
 
 def settle_resumption(options: argparse.Namespace) -> Resume:
-    """Whether the run goes on; a run folder named there is ``--run-dir``, and its configuration the recipe by default.
+    """Whether the run goes on; a run folder named there is ``--run-dir``.
 
     Parameters
     ----------
@@ -327,11 +327,28 @@ def settle_resumption(options: argparse.Namespace) -> Resume:
         if options.run_dir and Path(options.run_dir).absolute() != run.absolute():
             raise UsageError(f"--resume {run} and --run-dir {options.run_dir} are two folders", agreed=True)
         options.run_dir = str(run)
-    if not options.recipe:
-        if not options.run_dir:
-            raise UsageError("--resume needs a run folder: --resume RUN, or --run-dir RUN", agreed=True)
-        options.recipe = str(Path(options.run_dir) / "config.toml")
+    if not (options.recipe or options.run_dir):
+        raise UsageError("--resume needs a run folder: --resume RUN, or --run-dir RUN", agreed=True)
     return True
+
+
+def _recipe(options: argparse.Namespace) -> str | None:
+    """The recipe that was named, or the configuration of the run that goes on; on rank 0."""
+    from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, has_checkpoints
+    from distnewton.training.run_folder import CONFIG_FILE
+
+    named: str | None = options.recipe
+    if named or options.command != "train" or options.resume is None or not options.run_dir:
+        return named
+    run = Path(options.run_dir)
+    if has_checkpoints(run / CHECKPOINTS_FOLDER):
+        return str(run / CONFIG_FILE)
+    if options.resume == "auto":
+        return None
+    raise MissingInputError(
+        f"there is no checkpoint in {run / CHECKPOINTS_FOLDER} to go on from; --resume=auto begins anew where there "
+        "is none"
+    )
 
 
 def _make_folder(config: Config, recipe: str | None, resume: Resume = False) -> RunFolder:
