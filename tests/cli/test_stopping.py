@@ -61,7 +61,7 @@ STOPS = [("launcher", "SIGUSR1"), ("rank", "SIGUSR1"), ("rank", "SIGTERM"), ("la
 @pytest.mark.parametrize(("whom", "name"), STOPS)
 def test_a_signal_to_the_launcher_or_to_any_rank_stops_with_a_checkpoint(place, whom, name):
     code, seconds, text = signalled(place, [*mpirun(3), *distnewton("train", *ENDLESS)], whom, getattr(signal, name))
-    assert seconds < 10
+    assert seconds < 30
     if is_open_mpi() and (whom, name) == ("launcher", "SIGTERM"):
         # it kills the ranks before they can save
         assert code not in (0, 75)
