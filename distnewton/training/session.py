@@ -24,7 +24,7 @@ from distnewton.data.partitioned import (
 from distnewton.data.rows import permute_rows
 from distnewton.data.same_files import check_same_file
 from distnewton.data.sources import open_data
-from distnewton.errors import ConfigError, DataError, DistNewtonError
+from distnewton.errors import ConfigError, DataError, DistNewtonError, NumericalError
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import NetworkShape, resolve_shape
@@ -259,6 +259,7 @@ class Session:
         if config.model_copy(update=same) != self.config or config.method.C != self.config.method.C:
             raise ConfigError("runs of a session differ in [method], apart from C, and in their length", agreed=True)
         self._check_memory(config)
+        keeper: CheckpointKeeper | None = None
         with self._thread_limit():
             params = self.network.initial_params(config.run.seed, config.network.init)
             schedule = Schedule(
@@ -292,6 +293,9 @@ class Session:
                 # freeing is collective: only where every rank gets here
                 if error.agreed:
                     schedule.free()
+                if isinstance(error, NumericalError) and keeper and keeper.path:
+                    text = f"{error}\nthe last checkpoint is {keeper.path}"
+                    raise NumericalError(text, agreed=error.agreed) from None
                 raise
             schedule.free()
             model = Model(self.architecture, self.network, trainer.params, self.scaling)
