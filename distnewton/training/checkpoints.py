@@ -154,15 +154,16 @@ class CheckpointKeeper:
         found = list_checkpoints(folder)
         if not self._run and any(one.manifest is not None for one in found):
             raise CreateError(f"{folder} holds the checkpoints of another run: resume it, or choose another folder")
-        make_home(folder)
         notes += remove_leftovers(folder)
-        free, needed = shutil.disk_usage(folder).free, N_FREE * self._settings.n_bytes
+        disk = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+        free, needed = shutil.disk_usage(disk).free, N_FREE * self._settings.n_bytes
         if free < needed:
             raise WriteError(
                 f"{folder}: {free / 1e6:,.3g} MB are free, and {N_FREE} checkpoints of this run need "
                 f"{needed / 1e6:,.3g} MB; free some space, choose another --run-dir, or do without "
                 "(run.keep_checkpoints = 0)"
             )
+        make_home(folder)
         return next_sequence(found)
 
     def _restore(self, resume: Resume) -> list[str]:

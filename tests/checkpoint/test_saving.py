@@ -107,6 +107,7 @@ def test_too_little_room_is_told_before_training(world, folder, monkeypatch):
     with pytest.raises(WriteError, match=r"0.001 MB are free, and 3 checkpoints .*run.keep_checkpoints = 0"):
         train(world, folder / "c", observers=[Told(told)])
     assert told == []
+    assert not (folder / "c").exists()
     train(world, folder / "c", run={"keep_checkpoints": 0})
     assert not (folder / "c").exists()
 
