@@ -56,7 +56,7 @@ def communicators(monkeypatch):
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 @pytest.mark.parametrize("direction", ["sgn", "kfac"])
 def test_a_thousand_iterations_leave_memory_and_files_as_they_were(world, folder, direction, communicators):
     before = set(communicators)
@@ -69,7 +69,8 @@ def test_a_thousand_iterations_leave_memory_and_files_as_they_were(world, folder
     if world.rank == 0:
         print(f"\n{direction}, {world.size} ranks: {first / 1e6:.2f} MB after 200 iterations, {last / 1e6:.2f} after "
               f"1000; {set(meter.files)} open files")  # fmt: skip
-    assert not world.any(last > 1.01 * first), meter.memory
+    # Python takes memory a MiB at a time, and this small process has only a hundred of them
+    assert not world.any(last > 1.01 * first + 2 * 2**20), meter.memory
     assert not world.any(len(set(meter.files[1:])) > 1), meter.files
     free(result)
     assert not world.any(communicators != before)
