@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distnewton.config import Config, apply_settings, load_config, make_config, read_settings, to_toml
-from distnewton.errors import STOPPED_EARLY, ConfigError, CreateError, DistNewtonError, MissingExtraError, WriteError
+from distnewton.errors import (
+    STOPPED_EARLY,
+    ConfigError,
+    CreateError,
+    DistNewtonError,
+    MissingExtraError,
+    MissingInputError,
+    UsageError,
+    WriteError,
+)
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.failures import failures
 from distnewton.parallel.launch import guard, world_communicator
@@ -22,6 +31,7 @@ if TYPE_CHECKING:
 
     from distnewton.data.description import DataSource
     from distnewton.reporting.comparison import Comparison
+    from distnewton.training.checkpoints import Resume
     from distnewton.training.comparison import Entry
     from distnewton.training.records import IterationRecord
     from distnewton.training.run_folder import RunFolder
@@ -32,11 +42,14 @@ DATA_VARIABLE = "DISTNEWTON_DATA"
 
 def train(options: argparse.Namespace) -> int:
     """Train as configured; rank 0 reads the recipe and its view is everyone's."""
+    from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER
     from distnewton.cluster.job import is_waiting
     from distnewton.parallel.deadline import Clock
+    from distnewton.parallel.signals import StopSignals
     from distnewton.reporting.progress import Progress
     from distnewton.training import session
 
+    resume = settle_resumption(options)
     if options.run_dir and is_waiting(Path(options.run_dir)):
         # a job's own folder: what fails before its recipe is read is kept there, too
         failures.folder = Path(options.run_dir)
@@ -48,15 +61,19 @@ def train(options: argparse.Namespace) -> int:
     guard(comm, config.run.hang_seconds)
     console, folder = _console(), None
     with comm.agreeing():
-        folder = _make_folder(config, options.recipe) if comm.rank == 0 else None
+        folder = _make_folder(config, options.recipe, resume) if comm.rank == 0 else None
     path = Path(comm.broadcast_json(str(folder.path.absolute()) if folder else ""))
     failures.folder = path
     progress = Progress(console) if comm.rank == 0 else None
     observers: list[Any] = [_Bookmark(), *([_FolderWriter(folder)] if folder else [])]
     if progress and not options.quiet:
         observers.insert(0, progress)
-    with _discarding([folder] if folder else []):
-        result = session.train(config, comm, observers=observers, clock=Clock(comm, config.run.max_seconds))
+    with _discarding([folder] if folder else []), StopSignals() as signals:
+        clock = Clock(comm, config.run.max_seconds, signals)
+        checkpoints = path / CHECKPOINTS_FOLDER
+        result = session.train(
+            config, comm, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume
+        )
     with comm.agreeing():
         if folder is not None:
             folder.close()
@@ -72,16 +89,18 @@ def train(options: argparse.Namespace) -> int:
 
 def _end(comm: Communicator, result: Result, config: Config, path: Path) -> int:
     """Say how training ended; code 75 asks the job script to queue the run again."""
-    # what a run goes on from is to be saved before the clock's deadline by whoever sets Clock.save_seconds; so far that
-    # is the model alone, and a run that is queued again begins anew
+    from distnewton.parallel.deadline import Stop
     from distnewton.training.run_folder import write_end
 
     code = STOPPED_EARLY if result.stopped else 0
     if result.stopped:
+        why = "by the clock" if result.stopped is Stop.CLOCK else "by a signal"
+        saved = "a checkpoint and the model are" if result.checkpoint else "the model is"
+        how = f"; distnewton train --resume {path} goes on" if result.checkpoint else ""
         _tell_once(
             comm,
-            f"stopped by the clock after iteration {result.last.iteration} of {config.run.iterations}, before the time "
-            f"limit; the model is saved, exit code {code} asks for another try",
+            f"stopped {why} after iteration {result.last.iteration} of {config.run.iterations}; {saved} saved, exit "
+            f"code {code}{how}",
         )
     with comm.agreeing():
         if comm.rank == 0:
@@ -248,10 +267,13 @@ class _FolderWriter:
         facts = environment(
             summary.n_ranks, summary.n_threads, summary.mpi_library, summary.hosts, summary.partition.splits
         )
-        self.folder.start(summary.config, facts)
+        self.folder.start(summary.config, {**facts, "resumed_from": summary.resumed}, summary.resumed)
 
     def iteration(self, record: IterationRecord) -> None:
         self.folder.iteration(record)
+
+    def sync(self) -> None:
+        self.folder.sync()
 
 
 def _shared_config(comm: Communicator, options: argparse.Namespace) -> Config:
@@ -260,7 +282,7 @@ def _shared_config(comm: Communicator, options: argparse.Namespace) -> Config:
     with comm.agreeing():
         if comm.rank == 0:
             notes: list[str] = []
-            tree = load_config(options.recipe, overrides(options), notes).model_dump()
+            tree = load_config(_recipe(options), overrides(options), notes).model_dump()
             for note in notes:
                 _warn(comm, note)
     return make_config(comm.broadcast_json(tree))
@@ -277,13 +299,78 @@ def overrides(options: argparse.Namespace) -> list[str]:
     return settings + ([f"run.directory={json.dumps(options.run_dir)}"] if options.run_dir else [])
 
 
-def _make_folder(config: Config, recipe: str | None) -> RunFolder:
-    """Create the run folder; a free name under runs/ where none is given."""
+def settle_resumption(options: argparse.Namespace) -> Resume:
+    """Whether the run goes on; a run folder named there is ``--run-dir``.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Of the command; changed.
+
+    Returns
+    -------
+    bool or "auto"
+
+    Raises
+    ------
+    UsageError
+        If it is not said, or contradictorily, which run goes on.
+    """
+    if options.resume is None:
+        return False
+    if options.resume == "auto":
+        return "auto"
+    if options.resume:
+        run = Path(options.resume)
+        if run.suffix == ".toml":
+            raise UsageError(f"--resume takes a run folder, not {run}: put the recipe before --resume", agreed=True)
+        if options.run_dir and Path(options.run_dir).absolute() != run.absolute():
+            raise UsageError(f"--resume {run} and --run-dir {options.run_dir} are two folders", agreed=True)
+        options.run_dir = str(run)
+    if not (options.recipe or options.run_dir):
+        raise UsageError("--resume needs a run folder: --resume RUN, or --run-dir RUN", agreed=True)
+    return True
+
+
+def _recipe(options: argparse.Namespace) -> str | None:
+    """The recipe that was named, or the configuration of the run that goes on; on rank 0."""
+    from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, has_checkpoints
+    from distnewton.training.run_folder import CONFIG_FILE
+
+    named: str | None = options.recipe
+    if named or options.command != "train" or options.resume is None or not options.run_dir:
+        return named
+    run = Path(options.run_dir)
+    if has_checkpoints(run / CHECKPOINTS_FOLDER):
+        return str(run / CONFIG_FILE)
+    if options.resume == "auto":
+        return None
+    raise MissingInputError(
+        f"there is no checkpoint in {run / CHECKPOINTS_FOLDER} to go on from; --resume=auto begins anew where there "
+        "is none"
+    )
+
+
+def _make_folder(config: Config, recipe: str | None, resume: Resume = False) -> RunFolder:
+    """Create the run folder, or open that of a run that goes on; a free name under runs/ where none is given."""
+    from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, has_checkpoints
     from distnewton.training.run_folder import RunFolder
 
     name = Path(recipe).stem if recipe else "run"
     if not config.run.directory:
+        if resume is True:
+            raise UsageError("--resume needs a run folder: --run-dir, or run.directory in the recipe", agreed=True)
         return RunFolder.under_free_name(name)
+    path = Path(config.run.directory)
+    if resume and has_checkpoints(path / CHECKPOINTS_FOLDER):
+        return RunFolder(path, resume=True)
+    if resume is True:
+        raise MissingInputError(
+            f"there is no checkpoint in {path / CHECKPOINTS_FOLDER} to go on from; --resume=auto begins anew where "
+            "there is none"
+        )
+    if resume:
+        return RunFolder(path, overwrite=True)
     return RunFolder(Path(config.run.directory), overwrite=config.run.overwrite)
 
 

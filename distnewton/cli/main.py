@@ -41,11 +41,19 @@ def build_parser() -> argparse.ArgumentParser:
     train = commands.add_parser(
         "train",
         help="train a network",
-        usage="distnewton train [RECIPE] [--run-dir DIR] [--data-dir DIR] [--SECTION.KEY VALUE ...]",
+        usage="distnewton train [RECIPE] [--resume [RUN]] [--run-dir DIR] [--data-dir DIR] [--SECTION.KEY VALUE ...]",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog="Every setting of a recipe is a flag, too: --method.subsample 0.1 is --set method.subsample=0.1.",
     )
     train.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
+    train.add_argument(
+        "--resume",
+        nargs="?",
+        const="",
+        metavar="RUN",
+        help="go on from the newest checkpoint of a run folder (RUN, or --run-dir), by default with its own settings; "
+        "--resume=auto begins anew where there is none",
+    )
     train.add_argument("--quiet", action="store_true", help="show warnings and errors only")
     _add_settings(train)
     compare = commands.add_parser(

@@ -10,8 +10,8 @@ from distnewton.cluster.description import Cluster
 from distnewton.training.run_folder import METRICS_FILE
 
 JOB_FILE, JOB_CONFIG, OUTPUT_FILE = "job.sh", "job.toml", "job-%j.out"
-AGAIN = ("--set", "run.overwrite=true")
-"""What a run that is queued again adds to its command: it begins anew. With checkpoints this asks to resume."""
+GO_ON = "--resume=auto"
+"""What the run of a job adds to its command, so that one that is queued again goes on."""
 
 
 @dataclass(frozen=True)

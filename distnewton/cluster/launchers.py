@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 
-from distnewton.cluster.job import AGAIN, JOB_CONFIG, JOB_FILE, Job
+from distnewton.cluster.job import GO_ON, JOB_CONFIG, JOB_FILE, Job
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -35,9 +35,8 @@ def launch_lines(job: Job) -> list[str]:
         command = []
     if job.cluster.gpu.per_node:
         command += ["bash", f'"$run/{JOB_FILE}"', "--rank"]
-    lines += ["tries=${SLURM_RESTART_COUNT:-0}", "again=()"]
-    lines += [f'[ "$tries" -eq 0 ] || again=({" ".join(AGAIN)})']
-    train = f'"$distnewton" train "$run/{JOB_CONFIG}" --run-dir "$run" ${{again[@]+"${{again[@]}}"}}'
+    lines += ["tries=${SLURM_RESTART_COUNT:-0}"]
+    train = f'"$distnewton" train "$run/{JOB_CONFIG}" --run-dir "$run" {GO_ON}'
     parts = ['python -m distnewton.cluster.supervise "$run" --', " ".join(command), train]
     return [*lines, " \\\n  ".join(part for part in parts if part), "code=$?"]
 

@@ -15,7 +15,7 @@ from distnewton.cluster.job_text import job_text
 from distnewton.config import Config, to_toml
 from distnewton.errors import ConfigError, CreateError, WriteError
 from distnewton.parallel.partition import Partition, check_rank_count
-from distnewton.training.run_folder import METRICS_FILE, free_name, next_folder
+from distnewton.training.run_folder import clear_run, files_of_run, free_name, next_folder
 
 
 @dataclass(frozen=True)
@@ -116,7 +116,7 @@ class Submission:
         given = self.config.run.directory
         job_text(self.job(self.folder()))  # what does not fit is told before a folder is made
         folder = Path(given) if given else next_folder(self.name)
-        present = [name for name in (JOB_FILE, METRICS_FILE) if (folder / name).exists()]
+        present = [name for name in (JOB_FILE,) if (folder / name).exists()] + files_of_run(folder)
         if present and not self.config.run.overwrite:
             raise CreateError(
                 f"{folder} holds an earlier run or job ({', '.join(present)}): choose another --run-dir, or allow it "
@@ -129,8 +129,7 @@ class Submission:
             text = f"cannot create the run folder {folder}: {error.strerror or error}"
             raise CreateError(text, agreed=True) from None
         try:
-            for name in present:
-                (folder / name).unlink()
+            clear_run(folder)
             (folder / JOB_CONFIG).write_text(to_toml(self.resolved()), encoding="utf-8")
             (folder / JOB_FILE).write_text(job_text(self.job(folder)), encoding="utf-8")
             (folder / JOB_FILE).chmod(0o755)

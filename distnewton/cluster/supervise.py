@@ -24,6 +24,8 @@ GRACE_SECONDS = 5.0
 LOST = 70
 _POLL_SECONDS = 0.5
 _FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
+_SOFT = {int(signal.SIGTERM): int(signal.SIGUSR1)}
+"""What is forwarded first instead: Open MPI's mpirun kills the ranks on SIGTERM, SIGUSR1 both launchers hand on."""
 
 
 def supervise(folder: Path, command: Sequence[str]) -> int:
@@ -53,8 +55,9 @@ def supervise(folder: Path, command: Sequence[str]) -> int:
     except OSError as error:
         print(f"distnewton: cannot start {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
         return 78
+    soft: dict[int, int] = dict(_SOFT)
     for number in _FORWARDED:
-        signal.signal(number, lambda received, _: launcher.send_signal(received))
+        signal.signal(number, lambda received, _: launcher.send_signal(soft.pop(received, received)))
     failed_at = 0.0
     while (code := _ended(launcher)) is None:
         failed_at = failed_at or (time.monotonic() if left()[1] else 0.0)

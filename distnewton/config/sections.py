@@ -151,5 +151,10 @@ class RunConfig(Section):
         600.0, ge=0.0, allow_inf_nan=False, description="a rank that waits so long for others ends the job with exit "
         "code 76 and says who is missing; 3 times as long while files are read or written; 0: never"
     )  # fmt: skip
+    checkpoint_minutes: float = Field(
+        10.0, ge=0.0, description="a checkpoint is saved so often, but in at most 1 % of the time; inf: only when the "
+        "run ends or is stopped; 0: after each iteration, whatever it costs"
+    )  # fmt: skip
+    keep_checkpoints: int = Field(3, ge=0, description="so many of the last stay, and the best; 0: none are saved")
     directory: str = Field("", description="run folder; empty: runs/NAME-NUMBER is made")
     overwrite: bool = Field(False, description="replace the files of an earlier run in that folder")

@@ -118,7 +118,7 @@ class CurvatureSample:
         hessian = self._loss.hessian(self._activations.output, self._targets)
         roots = None
         if 0 < sketch < n_out:
-            roots = hessian.roots(sketch, self._draws())
+            roots = hessian.roots(sketch, self.generator)
         elif rooted:
             roots = hessian.roots(n_out, None)
         self._rooted = roots is not None
@@ -222,9 +222,9 @@ class CurvatureSample:
         if self._jacobian is not None and self._rooted:
             # a random sign for each stored row: its square has the same mean as the sum of the rows' squares
             n, k = self._jacobian.n_samples, self._jacobian.n_out
-            return self._expand(random_signs(self._draws(), n, k))
+            return self._expand(random_signs(self.generator, n, k))
         hessian = self._loss.hessian(self._activations.output, self._targets)
-        c = hessian.roots(1, self._draws())[:, 0, :]
+        c = hessian.roots(1, self.generator)[:, 0, :]
         return self._backpropagate(self.backend.asarray(c))
 
     def products(self, directions: Sequence[Array], scalars: Sequence[float]) -> tuple[list[Array], Array, LossHessian]:
@@ -314,7 +314,9 @@ class CurvatureSample:
             part.factor.expand(self.backend.asarray(U), made[m])
         return made
 
-    def _draws(self) -> np.random.Generator:
+    @property
+    def generator(self) -> np.random.Generator:
+        """Random numbers of this sample; they go on from call to call."""
         if self._generator is None:
             raise RuntimeError("this sample was given no random numbers")
         return self._generator

@@ -7,8 +7,11 @@ from dataclasses import dataclass
 from typing import Literal, Protocol
 
 from distnewton.backend import Array
+from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
+from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.termination import EarlyTermination
+from distnewton.preconditioners.base import Preconditioner
 
 Curvature = Literal["none", "cotangents", "jacobian", "roots"]
 
@@ -73,6 +76,33 @@ class Direction(Protocol):
         DirectionResult
         """
         ...
+
+    def state(self) -> State:
+        """What it carries from one call to the next; no copies are made."""
+        ...
+
+    def restore(self, state: State, layout: ParameterLayout) -> None:
+        """Take over a state of a new object with the same options, perhaps from another grid.
+
+        Parameters
+        ----------
+        state : State
+            As of :meth:`state`; without factors where they belong to other blocks.
+        layout : ParameterLayout
+            This rank's blocks.
+        """
+        ...
+
+
+class Stateless:
+    """What directions have in common that carry nothing from one call to the next."""
+
+    def state(self) -> State:
+        """Nothing."""
+        return State()
+
+    def restore(self, state: State, layout: ParameterLayout) -> None:
+        """Nothing to take over."""
 
 
 @dataclass(frozen=True)
@@ -149,3 +179,18 @@ def relative(residual_norm: float, b_norm: float) -> float:
 def norm(squared: float) -> float:
     """Root of a squared norm that rounding may have made negative."""
     return math.sqrt(max(squared, 0.0))
+
+
+def state_of_cg(last: Array | None, preconditioner: Preconditioner | None) -> State:
+    """What directions by CG carry on: their last solution and their preconditioner."""
+    return State(
+        vectors={} if last is None else {"last": last},
+        parts={} if preconditioner is None else {"preconditioner": preconditioner.state()},
+    )
+
+
+def restore_cg_state(state: State, layout: ParameterLayout, preconditioner: Preconditioner | None) -> Array | None:
+    """Undo :func:`state_of_cg`; returns the last solution."""
+    if preconditioner is not None:
+        preconditioner.restore(state.parts["preconditioner"], layout)
+    return state.vectors.get("last")

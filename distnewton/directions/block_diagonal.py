@@ -6,9 +6,17 @@ r"""The direction of [DNM]: every rank solves with its own diagonal block, witho
 from __future__ import annotations
 
 from distnewton.backend import Array
+from distnewton.checkpoint.state import State
 from distnewton.curvature.gauss_newton import BlockGaussNewton
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.base import Curvature, DirectionOptions, DirectionResult
+from distnewton.directions.base import (
+    Curvature,
+    DirectionOptions,
+    DirectionResult,
+    restore_cg_state,
+    state_of_cg,
+)
+from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.faults import faults
 from distnewton.parallel.termination import EarlyTermination
 from distnewton.preconditioners.base import Preconditioner
@@ -60,6 +68,14 @@ class BlockDiagonal:
             self._last = direction
         residual = max((cg.relative_residual for cg in solvers), default=0.0)
         return DirectionResult(direction, n_steps, finished, residual)
+
+    def state(self) -> State:
+        """The last solution, with a warm start, and the preconditioner."""
+        return state_of_cg(self._last, self._preconditioner)
+
+    def restore(self, state: State, layout: ParameterLayout) -> None:
+        """Take over the last solution and the preconditioner."""
+        self._last = restore_cg_state(state, layout, self._preconditioner)
 
     def _solvers(self, problem: Linearization) -> list[ConjugateGradient]:
         """One CG a block; blocks without variables have none."""

@@ -18,7 +18,7 @@ import numpy as np
 from distnewton.backend import Array, Backend
 from distnewton.curvature.jacobian import Jacobian, JacobianPart
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.base import Curvature, DirectionResult, relative
+from distnewton.directions.base import Curvature, DirectionResult, Stateless, relative
 from distnewton.errors import ConfigError, NumericalError
 from distnewton.network.layers import sample_gradients
 from distnewton.parallel.termination import EarlyTermination
@@ -64,7 +64,7 @@ def check_dual_memory(n_samples: int, n_rows: int, itemsize: int, memory_mb: flo
     )
 
 
-class Dual:
+class Dual(Stateless):
     """The exact direction of the full matrix, or of each rank's own block.
 
     Parameters

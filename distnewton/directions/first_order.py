@@ -5,12 +5,14 @@ from __future__ import annotations
 import numpy as np
 
 from distnewton.backend import Array
+from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.base import Curvature, DirectionResult
+from distnewton.directions.base import Curvature, DirectionResult, Stateless
+from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.termination import EarlyTermination
 
 
-class SteepestDescent:
+class SteepestDescent(Stateless):
     """d = -g; momentum is the step rule's."""
 
     stops_early = False
@@ -65,3 +67,15 @@ class Adam:
         np.divide(self._mean, work, out=work)
         work *= -root / (1.0 - self._beta1**self._n_steps)
         return DirectionResult(work)
+
+    def state(self) -> State:
+        """Both averages and the number of steps in them."""
+        if self._mean is None or self._square is None:
+            return State()
+        return State({"n_steps": self._n_steps}, {"mean": self._mean, "square": self._square})
+
+    def restore(self, state: State, layout: ParameterLayout) -> None:
+        """Take over the averages."""
+        if state.vectors:
+            self._n_steps = state.numbers["n_steps"]
+            self._mean, self._square = state.vectors["mean"], state.vectors["square"]

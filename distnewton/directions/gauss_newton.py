@@ -19,8 +19,16 @@ from dataclasses import dataclass
 import numpy as np
 
 from distnewton.backend import Array
+from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.base import Curvature, DirectionOptions, DirectionResult
+from distnewton.directions.base import (
+    Curvature,
+    DirectionOptions,
+    DirectionResult,
+    restore_cg_state,
+    state_of_cg,
+)
+from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.faults import faults
 from distnewton.parallel.termination import EarlyTermination
 from distnewton.preconditioners.base import Preconditioner
@@ -81,6 +89,14 @@ class GaussNewton:
         if options.warm_start:
             self._last = x
         return DirectionResult(x, n_steps, True, math.sqrt(step.rr / bb) if bb else 0.0)
+
+    def state(self) -> State:
+        """The last solution, with a warm start, and the preconditioner."""
+        return state_of_cg(self._last, self._preconditioner)
+
+    def restore(self, state: State, layout: ParameterLayout) -> None:
+        """Take over the last solution and the preconditioner."""
+        self._last = restore_cg_state(state, layout, self._preconditioner)
 
     def _start(self, problem: Linearization) -> tuple[Array, Array, float, float | None]:
         """First iterate, its residual, the model there, and b^T b where it is not the residual's."""

@@ -14,9 +14,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from distnewton.backend import Array
+from distnewton.checkpoint.state import State
 from distnewton.curvature.grouped import ParameterGroups
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions.base import Curvature, Direction, DirectionResult
+from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.termination import EarlyTermination
 from distnewton.solvers.anisotropic import step_sizes
 
@@ -93,6 +95,19 @@ class GroupedNewton:
         sizes = self.step_sizes
         factors = np.zeros(self._groups.n_groups) if sizes is None else sizes
         return replace(found, direction=self._groups.scaled(problem.layout, factors, found.direction), note=note)
+
+    def state(self) -> State:
+        """The averaged step sizes, and the proposal's state."""
+        sizes = None if self._average is None else self._average.tolist()
+        return State({"n_calls": self._n_calls, "step_sizes": sizes}, parts={"proposal": self._proposal.state()})
+
+    def restore(self, state: State, layout: ParameterLayout) -> None:
+        """Take over the step sizes, unless a group is a rank and the ranks are others: they are then found anew."""
+        self._proposal.restore(state.parts["proposal"], layout)
+        sizes = state.numbers["step_sizes"]
+        if sizes is None or (self._options.groups == "rank" and not state.same_blocks):
+            return
+        self._n_calls, self._average = state.numbers["n_calls"], np.array(sizes)
 
     def _renew(self, problem: Linearization, groups: ParameterGroups, direction: Array) -> str:
         """Move the average towards the step sizes of this sample; returns a note where there are none."""

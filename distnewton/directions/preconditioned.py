@@ -5,8 +5,10 @@ r"""The gradient times an inverse that is cheap to apply: ``kfac`` and ``mini_bl
 
 from __future__ import annotations
 
+from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions.base import Curvature, DirectionResult
+from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.termination import EarlyTermination
 from distnewton.preconditioners.base import Preconditioner
 
@@ -35,3 +37,11 @@ class PreconditionedGradient:
         direction = self._preconditioner.apply(problem.gradient)
         direction *= -1
         return DirectionResult(direction)
+
+    def state(self) -> State:
+        """The preconditioner's."""
+        return State(parts={"preconditioner": self._preconditioner.state()})
+
+    def restore(self, state: State, layout: ParameterLayout) -> None:
+        """Take over the preconditioner's."""
+        self._preconditioner.restore(state.parts["preconditioner"], layout)

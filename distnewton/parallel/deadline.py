@@ -1,4 +1,4 @@
-"""Stopping by the clock: before the time that the user gave, or before the batch system ends the job.
+"""Stopping in time: before the time that the user gave or the batch system ends the job, or when a signal asks for it.
 
 Signals of batch systems differ from site to site, and not every launcher hands them on; the clock works everywhere.
 """
@@ -10,8 +10,10 @@ import os
 import re
 import subprocess
 import time
+from enum import IntEnum
 
 from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.signals import StopSignals
 
 STARTED = time.monotonic()
 """About when the process began: this module is imported with the command line."""
@@ -19,8 +21,14 @@ JOB_MARGIN = 30.0
 """Seconds before the end of a Slurm job that are left to its last output and to its epilog."""
 
 
+class Stop(IntEnum):
+    """Whether a run is to stop before its last iteration, and why."""
+
+    NO, CLOCK, SIGNAL = range(3)
+
+
 class Clock:
-    """When a run has to stop, agreed on by all ranks.
+    """When a run has to stop.
 
     Parameters
     ----------
@@ -28,19 +36,23 @@ class Clock:
         All ranks.
     max_seconds : float
         Of the whole command, from its start on; inf for no limit.
+    signals : StopSignals or None
+        Signals that stop the run, too.
 
     Attributes
     ----------
     save_seconds : float
-        What the last save took, on rank 0; whoever saves what a run goes on from sets it, and room for two is kept.
+        What the last save took, or the next may take; room for two is kept.
 
     Notes
     -----
     Construction is collective.
     """
 
-    def __init__(self, comm: Communicator, max_seconds: float = math.inf) -> None:
-        self._comm, self.save_seconds = comm, 0.0
+    def __init__(
+        self, comm: Communicator, max_seconds: float = math.inf, signals: StopSignals | None = None
+    ) -> None:
+        self._comm, self._signals, self.save_seconds = comm, signals, 0.0
         left = math.inf
         if comm.rank == 0:
             left = min(max_seconds - (time.monotonic() - STARTED), job_seconds_left() - JOB_MARGIN)
@@ -48,21 +60,30 @@ class Clock:
         self._deadline = time.monotonic() + left
         self._last, self._longest = 0.0, 0.0
 
-    def must_stop(self) -> bool:
-        """Whether another iteration may not end in time; asked before each (collective, one number).
+    def must_stop(self) -> Stop:
+        """Whether another iteration may not end in time, or a signal has come; asked after each.
 
         Returns
         -------
-        bool
-            The same on all ranks: rank 0's clock decides. The longest iteration so far is what the next one may take.
+        Stop
+            Of this rank: the clock is rank 0's, and a signal may have reached one rank only. The longest iteration so
+            far is what the next one may take.
         """
+        if self._signals is not None and self._signals.received:
+            return Stop.SIGNAL
         if self._deadline == math.inf:
-            return False
+            return Stop.NO
         now = time.monotonic()
         self._longest = max(self._longest, now - self._last) if self._last else 0.0
         self._last = now
         room = 1.5 * self._longest + 2.0 * self.save_seconds
-        return self._comm.any(self._comm.rank == 0 and now + room > self._deadline)
+        return Stop.CLOCK if self._comm.rank == 0 and now + room > self._deadline else Stop.NO
+
+    def saved(self, seconds: float) -> None:
+        """Note what a save took: room for two like it is kept, and it is no part of an iteration."""
+        self.save_seconds = seconds
+        if self._last:
+            self._last += seconds
 
 
 def job_seconds_left() -> float:

@@ -16,7 +16,13 @@ import time
 from distnewton.errors import ConfigError
 
 VARIABLE = "DISTNEWTON_FAULT"
-POINTS = ("data", "gradient", "cg", "line_search")
+CHECKPOINT_POINTS = (
+    *(f"checkpoint_write.{point}" for point in (
+        "before_part", "mid_part", "before_fsync", "before_manifest", "before_rename", "after_rename"
+    )),
+    "checkpoint_read",
+)  # fmt: skip
+POINTS = ("data", "gradient", "cg", "line_search", *CHECKPOINT_POINTS)
 KINDS = ("slow", "raise", "exit", "kill")
 
 

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from distnewton.backend import Array, Backend
+from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
 from distnewton.network.layout import ParameterLayout
 
@@ -93,6 +94,34 @@ class Preconditioner(ABC):
     def restricted(self, layers: list[int]) -> Callable[[Array], Array]:
         """:meth:`apply` on some layers."""
         return lambda v: self.apply(v, layers)
+
+    def state(self) -> State:
+        """Averages, inverses, and the calls that they have seen."""
+        state = State({"n_calls": self._n_calls, "n_updates": self._n_updates})
+        if self._n_calls:
+            self._save(state)
+        return state
+
+    def restore(self, state: State, layout: ParameterLayout) -> None:
+        """Take over averages and inverses; those that belong to other blocks are made anew at the next update.
+
+        Parameters
+        ----------
+        state : State
+            As of :meth:`state`.
+        layout : ParameterLayout
+            This rank's blocks.
+        """
+        if state.numbers["n_calls"] and self._load(state, layout):
+            self._n_calls, self._n_updates = state.numbers["n_calls"], state.numbers["n_updates"]
+
+    @abstractmethod
+    def _save(self, state: State) -> None:
+        """Add averages and inverses to a state."""
+
+    @abstractmethod
+    def _load(self, state: State, layout: ParameterLayout) -> bool:
+        """Take over averages and inverses; False where they belong to other blocks, on all ranks alike."""
 
     @abstractmethod
     def _accumulate(self, problem: Linearization, weight: float) -> None:

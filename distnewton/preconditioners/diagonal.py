@@ -11,8 +11,10 @@ from __future__ import annotations
 import numpy as np
 
 from distnewton.backend import Array, Backend
+from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
 from distnewton.network.layers import Unfolded, sample_gradients
+from distnewton.network.layout import ParameterLayout
 from distnewton.preconditioners.base import FactorOptions, Preconditioner
 from distnewton.preconditioners.moments import blend
 
@@ -30,6 +32,15 @@ class Diagonal(Preconditioner):
         super().__init__(options)
         self._averages: dict[int, Array] = {}
         self._inverses: dict[int, Array] = {}
+
+    def _save(self, state: State) -> None:
+        # a number for each variable: the same on every grid
+        state.vectors |= {"averages": _flat(self._averages), "inverses": _flat(self._inverses)}
+
+    def _load(self, state: State, layout: ParameterLayout) -> bool:
+        self._averages = layout.matrices(state.vectors["averages"])
+        self._inverses = layout.matrices(state.vectors["inverses"])
+        return True
 
     def _accumulate(self, problem: Linearization, weight: float) -> None:
         deltas = problem.sample.random_cotangents()
@@ -49,6 +60,11 @@ class Diagonal(Preconditioner):
 
     def _apply_layer(self, layer: int, V: Array, out: Array) -> None:
         np.multiply(V, self._inverses[layer], out=out)
+
+
+def _flat(by_layer: dict[int, Array]) -> Array:
+    """Blocks of all own layers as one vector."""
+    return np.concatenate([A.ravel() for A in by_layer.values()]) if by_layer else np.zeros(0)
 
 
 def square_sums(part: Unfolded) -> Array:

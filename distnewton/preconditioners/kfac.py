@@ -18,7 +18,9 @@ import math
 import numpy as np
 
 from distnewton.backend import Array, Backend
+from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
+from distnewton.network.layout import ParameterLayout
 from distnewton.preconditioners.base import FactorOptions, Preconditioner
 from distnewton.preconditioners.moments import apply_left, blend, inverted, second_moments, shifted
 
@@ -37,6 +39,23 @@ class KroneckerFactors(Preconditioner):
         self._inputs: dict[int, Array] = {}
         self._outputs: dict[int, Array] = {}
         self._inverses: dict[int, tuple[Array, Array]] = {}
+
+    def _save(self, state: State) -> None:
+        state.factors |= {
+            "inputs": self._inputs,
+            "outputs": self._outputs,
+            "inverse_inputs": {m: A for m, (A, _) in self._inverses.items()},
+            "inverse_outputs": {m: D for m, (_, D) in self._inverses.items()},
+        }
+
+    def _load(self, state: State, layout: ParameterLayout) -> bool:
+        if not state.same_blocks:
+            return False
+        factors = state.factors
+        self._inputs, self._outputs = factors["inputs"], factors["outputs"]
+        inverses = factors["inverse_inputs"]
+        self._inverses = {m: (A, factors["inverse_outputs"][m]) for m, A in inverses.items()}
+        return True
 
     def _accumulate(self, problem: Linearization, weight: float) -> None:
         deltas = problem.sample.random_cotangents()

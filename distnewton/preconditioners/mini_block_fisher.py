@@ -22,8 +22,10 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array, Backend
+from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
 from distnewton.network.layers import sample_gradients
+from distnewton.network.layout import ParameterLayout
 from distnewton.preconditioners.base import FactorOptions, Preconditioner
 from distnewton.preconditioners.moments import apply_left, blend, inverted, second_moments, shifted
 
@@ -45,6 +47,22 @@ class MiniBlockFisher(Preconditioner):
         # of convolutions, whose biases are blocks of their own
         self._bias_averages: dict[int, Array] = {}
         self._bias_inverses: dict[int, Array] = {}
+
+    def _save(self, state: State) -> None:
+        state.factors |= {
+            "averages": self._averages,
+            "inverses": self._inverses,
+            "bias_averages": self._bias_averages,
+            "bias_inverses": self._bias_inverses,
+        }
+
+    def _load(self, state: State, layout: ParameterLayout) -> bool:
+        if not state.same_blocks:
+            return False
+        factors = state.factors
+        self._averages, self._inverses = factors["averages"], factors["inverses"]
+        self._bias_averages, self._bias_inverses = factors["bias_averages"], factors["bias_inverses"]
+        return True
 
     def _accumulate(self, problem: Linearization, weight: float) -> None:
         deltas = problem.sample.loss_cotangents()

@@ -93,7 +93,7 @@ def _summary_rows(result: Result) -> list[tuple[str, str]]:
     last, start = result.last, result.history[0]
     n = len(result.history) - 1
     rows = [
-        ("iterations", str(n)),
+        ("iterations", str(last.iteration)),
         ("seconds", f"{last.elapsed_seconds:.2f}"),
         ("objective", f"{start.objective:.6g} -> {last.objective:.6g}"),
     ]

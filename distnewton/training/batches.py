@@ -54,3 +54,18 @@ class Batches:
 def draws(seed: int, stage: int, step: int) -> np.random.Generator:
     """Random numbers for the cotangents of one step: a function of the three, the same on all ranks."""
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, 4, stage, step]))
+
+
+def draw_state(generator: np.random.Generator) -> list[int]:
+    """Where the numbers of :func:`draws` have got to."""
+    state = generator.bit_generator.state
+    counter, buffer = state["state"]["counter"].tolist(), state["buffer"].tolist()
+    return [*counter, *buffer, state["buffer_pos"], state["has_uint32"], state["uinteger"]]
+
+
+def set_draw_state(generator: np.random.Generator, drawn: list[int]) -> None:
+    """Go on from :func:`draw_state`, with the same seed."""
+    state = generator.bit_generator.state
+    state["state"]["counter"][:], state["buffer"][:] = drawn[:4], drawn[4:8]
+    names = ("buffer_pos", "has_uint32", "uinteger")
+    generator.bit_generator.state = {**state, **dict(zip(names, drawn[8:], strict=True))}

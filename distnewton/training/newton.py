@@ -7,15 +7,17 @@ import time
 from dataclasses import dataclass
 
 from distnewton.backend import Array
+from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import CurvatureSample, Linearization
 from distnewton.directions.base import Direction, DirectionResult
 from distnewton.errors import NumericalError
+from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.termination import NEVER, EarlyTermination
 from distnewton.solvers.damping import LevenbergMarquardt, reduction_ratio
 from distnewton.solvers.line_search import LineSearchResult, backtrack
-from distnewton.training.batches import draws
+from distnewton.training.batches import draw_state, draws, set_draw_state
 from distnewton.training.combination import Combination, combine
 from distnewton.training.objective import Evaluation, Objective
 from distnewton.training.records import DirectionRecord, IterationRecord, gather_direction
@@ -83,6 +85,7 @@ class NewtonStep:
         self._damping, self._options, self._termination = damping, options, termination
         self._previous: Array | None = None
         self._linearized: tuple[Evaluation, Array, float, CurvatureSample] | None = None
+        self._drawn: list[int] | None = None
         self._n_directions = self._n_points = self.n_rejected = 0
 
     def step(
@@ -126,6 +129,40 @@ class NewtonStep:
         record.line_search_trials, record.step_size = search.trials, search.step_size
         return self._accept(search, value, combined, record)
 
+    def state(self, evaluation: Evaluation) -> State:
+        """What the next step needs, be it from a point whose directions were rejected so far.
+
+        Parameters
+        ----------
+        evaluation : Evaluation
+            Of the point that the next step starts from, where it is the one that was linearised.
+
+        Returns
+        -------
+        State
+        """
+        drawn = None
+        if self._linearized is not None and self._linearized[0] is evaluation:
+            drawn = draw_state(self._linearized[3].generator)
+        numbers = {"damping": self._damping.value, "n_points": self._n_points, "n_rejected": self.n_rejected}
+        previous = {} if self._previous is None else {"previous": self._previous}
+        return State({**numbers, "drawn": drawn}, previous, parts={"direction": self._direction.state()})
+
+    def restore(self, state: State, layout: ParameterLayout) -> None:
+        """Take over a state.
+
+        Parameters
+        ----------
+        state : State
+            As of :meth:`state`.
+        layout : ParameterLayout
+            This rank's blocks.
+        """
+        self._damping.value = state.numbers["damping"]
+        self._n_points, self.n_rejected = state.numbers["n_points"], state.numbers["n_rejected"]
+        self._drawn, self._previous = state.numbers["drawn"], state.vectors.get("previous")
+        self._direction.restore(state.parts["direction"], layout)
+
     def _linearize(self, objective: Objective, evaluation: Evaluation) -> tuple[float, Linearization]:
         """Gradient and curvature sample here; computed once a point, however many directions are tried."""
         network, options = objective.network, self._options
@@ -144,10 +181,15 @@ class NewtonStep:
             with grid.ledger.phase("jacobian"):
                 samples, activations = evaluation.subsample
                 targets = objective.targets[slice(*samples)]
+                # a point that was linearised before the checkpoint keeps its number and goes on drawing where it was
+                self._n_points -= self._drawn is not None
                 generator = draws(options.seed, options.stage, self._n_points)
                 sample = CurvatureSample(network, evaluation.params, activations, objective.loss, targets, generator)
                 if self._direction.curvature in {"jacobian", "roots"}:
                     sample.linearize(options.sketch, rooted=self._direction.curvature == "roots")
+                if self._drawn is not None:
+                    set_draw_state(generator, self._drawn)
+                    self._drawn = None
             self._n_points += 1
             self._linearized = evaluation, gradient, math.sqrt(squared), sample
         _, gradient, norm, sample = self._linearized

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 
 from distnewton.directions.base import DirectionResult
 from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.deadline import Stop
 from distnewton.parallel.ledger import PHASES, PhaseCost
 
 
@@ -138,9 +140,14 @@ def gather_direction(comm: Communicator, method: str, result: DirectionResult, s
 
 
 def gather_costs(
-    comm: Communicator, record: IterationRecord, costs: dict[str, PhaseCost], elapsed: float, evaluation: float
-) -> None:
-    """Fill in what an iteration cost on all ranks (collective, one small sum).
+    comm: Communicator,
+    record: IterationRecord,
+    costs: dict[str, PhaseCost],
+    elapsed: float,
+    evaluation: float,
+    stop: Stop = Stop.NO,
+) -> Stop:
+    """Fill in what an iteration cost on all ranks, and agree on whether to stop (collective, one small sum).
 
     Parameters
     ----------
@@ -152,14 +159,42 @@ def gather_costs(
         Of this rank, by phase.
     elapsed, evaluation : float
         Seconds since the start, and those of them that went into evaluation, on this rank.
+    stop : Stop
+        Whether this rank wants to stop, and why: it rides in a sum that is made anyway.
+
+    Returns
+    -------
+    Stop
+        Whether any rank wants to; the same on all.
     """
     by_phase = [[costs[p].seconds, costs[p].wait_seconds, costs[p].sent_bytes] for p in PHASES]
-    mine = np.array([elapsed, elapsed - evaluation, *np.ravel(by_phase)])
+    mine = np.array([elapsed, elapsed - evaluation, *np.ravel(by_phase), stop])
     everyone = comm.allgather(mine)
     record.elapsed_seconds, record.training_seconds = (float(t) for t in everyone[:, :2].max(axis=0))
-    table = everyone[:, 2:].reshape(comm.size, len(PHASES), 3)
+    table = everyone[:, 2:-1].reshape(comm.size, len(PHASES), 3)
     wait = table[:, [p != "evaluation" for p in PHASES], 1].sum(axis=1)
     record.seconds = dict(zip(PHASES, table[:, :, 0].max(axis=0).tolist(), strict=True))
     record.seconds["wait"] = float(wait.mean())
     record.wait_seconds = wait.tolist()
     record.sent_bytes = dict(zip(PHASES, table[:, :, 2].sum(axis=0).tolist(), strict=True))
+    return Stop(int(everyone[:, -1].max()))
+
+
+def plain(value: Any) -> Any:
+    """The same value with None for numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def record_from_dict(values: dict[str, Any]) -> IterationRecord:
+    """Undo :meth:`IterationRecord.as_dict`, also where JSON has lost what is not finite."""
+    direction = values["direction"]
+    record = IterationRecord(**{**values, "direction": None if direction is None else DirectionRecord(**direction)})
+    record.train, record.test = (
+        {name: math.nan if value is None else value for name, value in metrics.items()}
+        for metrics in (record.train, record.test)
+    )
+    return record

@@ -6,26 +6,30 @@ its metrics file, both of which the file system lets only one process do.
 
 from __future__ import annotations
 
+import errno
+import fcntl
 import json
-import math
 import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, Literal, TextIO
 
+from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, clear, has_checkpoints
 from distnewton.config import Config, to_toml
 from distnewton.errors import CreateError, DataError, MissingInputError, WriteError
 from distnewton.parallel.failures import forget
 from distnewton.training.model_file import MODEL_FILE
-from distnewton.training.records import IterationRecord
+from distnewton.training.records import IterationRecord, plain
 
 CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.toml", "environment.json", "metrics.jsonl"
 PICTURE_FILE, END_FILE = "convergence.png", "end.json"
 OWN_FILES = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, PICTURE_FILE, END_FILE)
 _ATTEMPTS = 20
+_NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
+"""What file systems say that lock no files."""
 _PACKAGES = ("distnewton", "numpy", "scipy", "mpi4py", "safetensors", "pydantic")
 
 
@@ -37,23 +41,30 @@ class RunFolder:
     path : Path
         The folder; made with its parents.
     overwrite : bool
-        Whether the files of an earlier run there are replaced.
+        Whether the files of an earlier run there, its checkpoints included, are replaced.
+    resume : bool
+        Whether the earlier run there goes on.
     made : sequence of Path
         Folders around it that were made for this run, the innermost first.
 
     Raises
     ------
     CreateError
-        If it cannot be made, or holds another run, be it one that begins at the same moment.
+        If it cannot be made, or holds another run, be it one that begins or goes on at the same moment.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool = False, made: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, path: Path, *, overwrite: bool = False, resume: bool = False, made: Sequence[Path] = ()
+    ) -> None:
         self.path = path
         self._metrics: TextIO | None = None
         self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
         self._made += made
         try:
-            self._claim(overwrite)
+            if resume:
+                self._open_metrics("a")
+            else:
+                self._claim(overwrite)
         except OSError as error:
             raise CreateError(f"cannot create the run folder {path}: {error.strerror or error}") from None
 
@@ -66,43 +77,96 @@ class RunFolder:
     def _claim(self, overwrite: bool) -> None:
         """Make the folder and the metrics file in it, which says whose it is."""
         _make(self.path)
-        present = [name for name in OWN_FILES if (self.path / name).exists()]
+        present = files_of_run(self.path)
         if present and not overwrite:
             raise CreateError(
-                f"{self.path} holds an earlier run ({', '.join(present)}): choose another --run-dir, "
-                "or allow it with --set run.overwrite=true"
+                f"{self.path} holds an earlier run ({', '.join(present)}): choose another --run-dir, go on with it by "
+                "--resume, or replace it with --set run.overwrite=true"
             )
-        for name in present:
-            (self.path / name).unlink(missing_ok=True)
+        if present:
+            self._open_metrics("a")
+            # nobody trains it now; what is removed next is not what another run makes at this moment
+            self.close()
+            clear_run(self.path)
         forget(self.path)
         try:
-            (self.path / METRICS_FILE).open("x").close()
+            self._open_metrics("x")
         except FileExistsError:
             raise CreateError(
                 f"{self.path} was taken by another run that begins at the same moment: choose another --run-dir"
             ) from None
 
-    def start(self, config: Config, environment: dict[str, Any]) -> None:
-        """Write what is known before training."""
+    def _open_metrics(self, mode: Literal["a", "x"]) -> None:
+        """Open the metrics, and keep other processes from the run as long as this one has them open."""
+        file = self.path / METRICS_FILE
+        self._metrics = file.open(mode, encoding="utf-8")
+        # whoever held the lock may have put another file in the place of the one that was opened
+        if not _lock(self._metrics) or os.fstat(self._metrics.fileno()).st_ino != file.stat().st_ino:
+            self.close()
+            raise CreateError(f"{self.path}: another process trains this run at this moment")
+
+    def start(self, config: Config, environment: dict[str, Any], resumed: int | None = None) -> None:
+        """Write what is known before training.
+
+        Parameters
+        ----------
+        config : Config
+            The run.
+        environment : dict
+            As of :func:`environment`.
+        resumed : int or None
+            Iteration that the run goes on from: records behind it are dropped.
+        """
         self._write(CONFIG_FILE, to_toml(config))
         self._write(ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
+        if resumed is not None:
+            self._drop_records_behind(resumed)
+            forget(self.path)
+            (self.path / END_FILE).unlink(missing_ok=True)
+
+    def _drop_records_behind(self, iteration: int) -> None:
+        """Leave each iteration up to a checkpoint's once in the metrics."""
+        if self._metrics is None:
+            raise RuntimeError("a run that goes on has its metrics open")
+        file, part = self.path / METRICS_FILE, self.path / f"{METRICS_FILE}.part"
+        present = file.read_text(encoding="utf-8", errors="replace")
+        kept = keep_records(present, iteration)
+        if kept == present:
+            return
         try:
-            self._metrics = (self.path / METRICS_FILE).open("w", encoding="utf-8")
+            made = part.open("w", encoding="utf-8")
+            # locked before it has its name, and the old one is let go after that
+            _lock(made)
+            made.write(kept)
+            made.flush()
+            os.fsync(made.fileno())
+            part.replace(file)
+            self.close()
+            self._metrics = made
         except OSError as error:
-            raise WriteError(f"cannot write {self.path / METRICS_FILE}: {error.strerror or error}") from None
+            raise WriteError(f"cannot write {file}: {error.strerror or error}") from None
+
+    def sync(self) -> None:
+        """Bring the metrics to disk."""
+        if self._metrics is not None:
+            try:
+                os.fsync(self._metrics.fileno())
+            except OSError as error:
+                raise WriteError(f"cannot write {self.path / METRICS_FILE}: {error.strerror or error}") from None
 
     def iteration(self, record: IterationRecord) -> None:
         """Append the line of an iteration; it is on disk at once."""
         if self._metrics is None:
-            raise RuntimeError("start() comes before iteration()")
+            raise RuntimeError("the run folder was closed")
         try:
-            self._metrics.write(json.dumps(finite(record.as_dict()), allow_nan=False) + "\n")
+            self._metrics.write(json.dumps(plain(record.as_dict()), allow_nan=False) + "\n")
             self._metrics.flush()
         except OSError as error:
             raise WriteError(f"cannot write {self.path / METRICS_FILE}: {error.strerror or error}") from None
 
     def discard(self) -> None:
         """Give up a run that never began: its claim goes, and so do the folders made for it that hold nothing."""
+        self.close()
         metrics = self.path / METRICS_FILE
         if metrics.is_file() and metrics.stat().st_size == 0:
             metrics.unlink()
@@ -117,12 +181,78 @@ class RunFolder:
         """Close the metrics."""
         if self._metrics is not None:
             self._metrics.close()
+            self._metrics = None
 
     def _write(self, name: str, text: str) -> None:
+        part = self.path / f"{name}.part"
         try:
-            (self.path / name).write_text(text, encoding="utf-8")
+            part.write_text(text, encoding="utf-8")
+            part.replace(self.path / name)
         except OSError as error:
             raise WriteError(f"cannot write {self.path / name}: {error.strerror or error}") from None
+
+
+def _lock(file: TextIO) -> bool:
+    """Lock a file for as long as it is open; False where another process has it. Some file systems lock nothing."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
+def files_of_run(path: Path) -> list[str]:
+    """Names of what a run has left in a folder."""
+    present = [name for name in OWN_FILES if (path / name).exists()]
+    return present + [CHECKPOINTS_FOLDER] * has_checkpoints(path / CHECKPOINTS_FOLDER)
+
+
+def clear_run(path: Path) -> None:
+    """Remove what a run has left in a folder, and nothing else.
+
+    Parameters
+    ----------
+    path : Path
+        Run folder.
+
+    Raises
+    ------
+    WriteError
+        If a checkpoint cannot be removed.
+    """
+    for name in OWN_FILES:
+        (path / name).unlink(missing_ok=True)
+    clear(path / CHECKPOINTS_FOLDER)
+    forget(path)
+
+
+def keep_records(text: str, iteration: int) -> str:
+    """Lines of metrics up to an iteration, each iteration once, in order; a torn last line is dropped.
+
+    Parameters
+    ----------
+    text : str
+        Content of ``metrics.jsonl``.
+    iteration : int
+        The last that is kept.
+
+    Returns
+    -------
+    str
+    """
+    kept: dict[int, str] = {}
+    for line in text.splitlines():
+        try:
+            number = json.loads(line)["iteration"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if isinstance(number, int) and number <= iteration:
+            # after a run that had gone on from an older checkpoint the later line is the one that counts
+            kept[number] = line
+    return "".join(f"{kept[number]}\n" for number in sorted(kept))
 
 
 def free_name(name: str) -> Path:
@@ -274,15 +404,6 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
                 raise DataError(f"{file}:{number}: not a record: {error}") from None
-
-
-def finite(value: Any) -> Any:
-    """The same value with None for numbers that JSON does not know."""
-    if isinstance(value, dict):
-        return {key: finite(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _version(package: str) -> str:

@@ -6,6 +6,7 @@ import platform
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
@@ -23,18 +24,20 @@ from distnewton.data.partitioned import (
 from distnewton.data.rows import permute_rows
 from distnewton.data.same_files import check_same_file
 from distnewton.data.sources import open_data
-from distnewton.errors import ConfigError, DataError, DistNewtonError
+from distnewton.errors import ConfigError, DataError, DistNewtonError, NumericalError
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import NetworkShape, resolve_shape
 from distnewton.parallel.collectives import Communicator
-from distnewton.parallel.deadline import Clock
+from distnewton.parallel.deadline import Clock, Stop
 from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition, as_splits
 from distnewton.parallel.planning import auto_splits
 from distnewton.parallel.threads import threads_per_rank
 from distnewton.parallel.watchdog import watchdog
+from distnewton.training.checkpoints import CheckpointKeeper, KeeperSettings, Resume
+from distnewton.training.identity import run_identity, state_bytes
 from distnewton.training.metrics import task_metrics
 from distnewton.training.model import Architecture, Model, image_problem, network_outputs
 from distnewton.training.objective import Evaluation, Objective
@@ -69,6 +72,8 @@ class RunSummary:
         Host of each rank.
     transport : str
         How ranks tell each other that they have finished; empty without early termination.
+    resumed : int or None
+        Iteration of the checkpoint that the run goes on from.
     notes : list of str
         What the user should know: idle ranks, constant features, peculiarities of the files.
     """
@@ -84,6 +89,7 @@ class RunSummary:
     mpi_library: str
     hosts: list[str]
     transport: str = ""
+    resumed: int | None = None
     notes: list[str] = field(default_factory=list)
 
 
@@ -108,17 +114,20 @@ class Result:
     model : Model
         The trained network.
     history : list of IterationRecord
-        Record of each iteration, the start included.
+        Record of each iteration, the start included; of a run that was resumed from its checkpoint's on.
     summary : RunSummary
         What the run was about.
-    stopped : bool
-        Whether the clock ended it before its last iteration.
+    stopped : Stop
+        What ended it before its last iteration, if anything: the clock, or a signal.
+    checkpoint : Path or None
+        The last that was saved, or that it went on from; None where there is none.
     """
 
     model: Model
     history: list[IterationRecord]
     summary: RunSummary
-    stopped: bool = False
+    stopped: Stop = Stop.NO
+    checkpoint: Path | None = None
 
     @property
     def last(self) -> IterationRecord:
@@ -134,6 +143,8 @@ def train(
     test_data: DataSource | None = None,
     observers: Sequence[Observer] = (),
     clock: Clock | None = None,
+    checkpoints: str | Path | None = None,
+    resume: Resume = False,
 ) -> Result:
     """Train a network as configured.
 
@@ -149,6 +160,10 @@ def train(
         Told of the start and of each iteration, on every rank.
     clock : Clock or None
         When to stop before the last iteration; None for never.
+    checkpoints : path or None
+        Folder in which all ranks save, and from which a run goes on; None saves nothing.
+    resume : bool or "auto"
+        Go on from the newest checkpoint there; with ``"auto"`` begin anew where there is none.
 
     Returns
     -------
@@ -164,7 +179,7 @@ def train(
     Collective over ``comm``.
     """
     session = Session(config, comm, train_data=train_data, test_data=test_data)
-    return session.train(config, observers=observers, clock=clock)
+    return session.train(config, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume)
 
 
 class Session:
@@ -209,9 +224,15 @@ class Session:
             self._read_test_data()
 
     def train(
-        self, config: Config, *, observers: Sequence[Observer] = (), clock: Clock | None = None
+        self,
+        config: Config,
+        *,
+        observers: Sequence[Observer] = (),
+        clock: Clock | None = None,
+        checkpoints: str | Path | None = None,
+        resume: Resume = False,
     ) -> Result:
-        """Train from the configuration's start.
+        """Train from the configuration's start, or from a checkpoint.
 
         Parameters
         ----------
@@ -221,6 +242,8 @@ class Session:
             Told of the start and of each iteration, on every rank.
         clock : Clock or None
             When to stop before the last iteration; None for never.
+        checkpoints, resume : path or None, bool or "auto"
+            As of :func:`train`.
 
         Returns
         -------
@@ -236,6 +259,7 @@ class Session:
         if config.model_copy(update=same) != self.config or config.method.C != self.config.method.C:
             raise ConfigError("runs of a session differ in [method], apart from C, and in their length", agreed=True)
         self._check_memory(config)
+        keeper: CheckpointKeeper | None = None
         with self._thread_limit():
             params = self.network.initial_params(config.run.seed, config.network.init)
             schedule = Schedule(
@@ -246,24 +270,62 @@ class Session:
                 deterministic=config.run.deterministic,
             )
             try:
-                summary = self.summary(config, schedule.transport, schedule.notes)
+                trainer = Trainer(self.objective, params, schedule.stages, self._metrics)
+                keeper = self._keeper(config, trainer, checkpoints, resume, clock)
+                notes = [*schedule.notes, *(keeper.begin(resume, observers) if keeper else [])]
+                summary = self.summary(config, schedule.transport, notes)
+                history = [keeper.record] if keeper and keeper.record else []
+                summary.resumed = history[0].iteration if history else None
+                if summary.resumed is not None and summary.resumed >= config.run.iterations:
+                    summary.notes.append(f"nothing is left of {config.run.iterations} iterations: raise run.iterations")
                 for observer in observers:
                     observer.start(summary)
-                trainer = Trainer(self.objective, params, schedule.stages, self._metrics)
-                history = []
                 must_stop = clock.must_stop if clock else None
                 for record in trainer.iterations(config.run.iterations, config.run.seconds, must_stop):
                     history.append(record)
                     for observer in observers:
                         observer.iteration(record)
+                    if keeper:
+                        keeper.follow(record)
+                if keeper:
+                    keeper.finish()
             except DistNewtonError as error:
                 # freeing is collective: only where every rank gets here
                 if error.agreed:
                     schedule.free()
+                if isinstance(error, NumericalError) and keeper and keeper.path:
+                    text = f"{error}\nthe last checkpoint is {keeper.path}"
+                    raise NumericalError(text, agreed=error.agreed) from None
                 raise
             schedule.free()
             model = Model(self.architecture, self.network, trainer.params, self.scaling)
-            return Result(model, history, summary, trainer.stopped)
+            return Result(model, history, summary, trainer.stopped, keeper.path if keeper else None)
+
+    def _keeper(
+        self,
+        config: Config,
+        trainer: Trainer,
+        checkpoints: str | Path | None,
+        resume: Resume,
+        clock: Clock | None,
+    ) -> CheckpointKeeper | None:
+        """Who saves and resumes; None where there is no folder for it."""
+        if checkpoints is None:
+            if resume:
+                raise ConfigError("resume needs checkpoints: the folder to go on from", agreed=True)
+            return None
+        identity = run_identity(config, self.architecture, self.train_set.n_features, self.n_train)
+        settings = KeeperSettings(
+            Path(checkpoints),
+            config.run.keep_checkpoints,
+            60.0 * config.run.checkpoint_minutes,
+            state_bytes(
+                config.method, self.network.shape, self.grid.partition, self.network.backend.dtype.itemsize
+            ),
+            self.task.name,
+            identity,
+        )
+        return CheckpointKeeper(settings, self.network, trainer, clock)
 
     def _thread_limit(self) -> AbstractContextManager[Any]:
         """BLAS threads of this rank, inside the context."""
@@ -441,7 +503,7 @@ class Session:
             _mpi_library(self.comm),
             hosts,
             transport,
-            notes,
+            notes=notes,
         )
 
 

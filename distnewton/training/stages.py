@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from distnewton.backend import Array
+from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import CurvatureSample, Linearization
 from distnewton.directions.base import Direction, DirectionResult
 from distnewton.errors import NumericalError
@@ -50,6 +51,14 @@ class Stage(Protocol):
 
     def iterate(self, record: IterationRecord) -> None:
         """Do one iteration and fill its record; collective."""
+        ...
+
+    def state(self) -> State:
+        """What the next iteration needs besides the point."""
+        ...
+
+    def restore(self, params: Array, state: State) -> None:
+        """Begin at a point with a state; collective."""
         ...
 
 
@@ -94,6 +103,19 @@ class FullBatch:
         if accepted is not None:
             self.evaluation, self.value = accepted
             self._n_accepted += 1
+
+    def state(self) -> State:
+        """The number of the subsample, the objective as it was summed up, and the method's own."""
+        numbers = {"n_accepted": self._n_accepted, "value": self.value}
+        return State(numbers, parts={"newton": self._newton.state(self.evaluation)})
+
+    def restore(self, params: Array, state: State) -> None:
+        """Evaluate the point as the accepted trial was."""
+        self._n_accepted = state.numbers["n_accepted"]
+        self._newton.restore(state.parts["newton"], self._objective.network.layout)
+        with self._objective.network.grid.ledger.phase("gradient"):
+            self.evaluation = self._objective.evaluate(params, self._range(self._n_accepted))
+        self.value = state.numbers["value"]
 
     def _range(self, i: int) -> tuple[int, int]:
         """Sample range of the i-th subsample."""
@@ -168,6 +190,16 @@ class BatchNewton(_MiniBatch):
         record.direction = DirectionRecord.sum(directions)
         record.note = f"{len(notes)} of {self._n_steps} batches rejected" if notes else ""
         self._evaluate(self._params)
+
+    def state(self) -> State:
+        """The number of the batch, and the method's own."""
+        return State({"t": self._t}, parts={"newton": self._newton.state(self.evaluation)})
+
+    def restore(self, params: Array, state: State) -> None:
+        """Begin at a point with the next batch."""
+        self.start(params, None)
+        self._t = state.numbers["t"]
+        self._newton.restore(state.parts["newton"], self._objective.network.layout)
 
     def _step(self, record: IterationRecord) -> None:
         objective = self._objective.batch(self._batches.rows(self._t))
@@ -272,6 +304,22 @@ class RateSteps(_MiniBatch):
         """Take over a point; the iterates move in place, what was evaluated stays."""
         super().start(params, known)
         self._params = params.copy()
+
+    def state(self) -> State:
+        """The number of the batch, momentum, the iterate where its average counts, and the direction's own."""
+        vectors = {"velocity": self._velocity} if self._options.momentum else {}
+        if self._mean is not None:
+            vectors |= {"mean": self._mean, "iterate": self._params}
+        return State({"t": self._t}, vectors, parts={"direction": self._direction.state()})
+
+    def restore(self, params: Array, state: State) -> None:
+        """Begin at a point with the next batch."""
+        self.start(params, None)
+        self._t = state.numbers["t"]
+        self._velocity = state.vectors.get("velocity", self._velocity)
+        if self._mean is not None:
+            self._mean, self._params = state.vectors["mean"], state.vectors["iterate"]
+        self._direction.restore(state.parts["direction"], self._objective.network.layout)
 
     # training that diverges is told below, once, and not by warnings of every rank
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")

@@ -7,11 +7,15 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from distnewton.backend import Array
-from distnewton.errors import NumericalError
+from distnewton.checkpoint.state import State
+from distnewton.errors import DataError, NumericalError
+from distnewton.parallel.deadline import Stop
 from distnewton.training.objective import Evaluation, Objective
 from distnewton.training.records import IterationRecord, gather_costs
 from distnewton.training.stages import Stage
 
+_SAME_LOSS = {"float32": (1e-3, 1e-6), "float64": (1e-6, 1e-12)}
+"""Relative and absolute difference of a loss that is computed again, on whatever grid, by dtype."""
 Metrics = Callable[[Array, Evaluation], tuple[dict[str, float], dict[str, float]]]
 """(params, evaluation) -> metrics of the training and of the test set; collective."""
 
@@ -34,8 +38,8 @@ class Trainer:
     ----------
     params : Array of shape (n_params_local,)
         Current point.
-    stopped : bool
-        Whether the clock ended the last :meth:`iterations`.
+    stopped : Stop
+        What ended the last :meth:`iterations` before its end, if anything.
     """
 
     def __init__(
@@ -45,10 +49,14 @@ class Trainer:
         self._schedule, self._metrics = list(schedule), metrics
         self._comm = objective.network.grid.comm
         self._ledger = objective.network.grid.ledger
-        self.stopped = False
+        self.stopped = Stop.NO
+        # the current stage, and its iterations so far; of the whole run, also before it was resumed
+        self._i_stage = self._n_done = self._iteration = 0
+        self._elapsed = self._evaluation_seconds = 0.0
+        self._resumed = False
 
     def iterations(
-        self, n_iterations: int, seconds: float = math.inf, must_stop: Callable[[], bool] | None = None
+        self, n_iterations: int, seconds: float = math.inf, must_stop: Callable[[], Stop] | None = None
     ) -> Iterator[IterationRecord]:
         """Train; each iteration yields its record.
 
@@ -59,53 +67,108 @@ class Trainer:
         seconds : float
             Training ends with the iteration in which ``training_seconds`` reach this.
         must_stop : callable or None
-            Asked before each iteration whether there is time for it; the same answer on all ranks.
+            Asked on each rank after each iteration whether to stop; one rank that wants to is enough.
 
         Yields
         ------
         IterationRecord
-            First of the start (iteration 0), then of each iteration; the same on all ranks.
+            First of the start (iteration 0) unless the run was resumed, then of each iteration; the same on all ranks.
 
         Notes
         -----
         Collective over the grid.
         """
         self._ledger.take()
-        self._evaluation_seconds = 0.0
-        start = time.perf_counter()
-        stage, remaining = self._schedule[0]
-        stage.start(self.params, None)
-        if not math.isfinite(stage.value):
-            raise NumericalError(
-                f"the objective is {stage.value} at the start: the data or the initial weights overflow; scale the "
-                "data ([data] scale) or use float64 ([run] dtype)",
-                agreed=True,
-            )
-        yield self._finish(IterationRecord(0, 0.0, stage.value, stage.evaluation.loss), stage.evaluation, start)
-        i_stage = 0
-        for k in range(1, n_iterations + 1):
-            if must_stop is not None and must_stop():
-                self.stopped = True
+        start = time.perf_counter() - self._elapsed
+        stage, n = self._schedule[self._i_stage]
+        if not self._resumed:
+            stage.start(self.params, None)
+            if not math.isfinite(stage.value):
+                raise NumericalError(
+                    f"the objective is {stage.value} at the start: the data or the initial weights overflow; scale the "
+                    "data ([data] scale) or use float64 ([run] dtype)",
+                    agreed=True,
+                )
+            record = IterationRecord(0, 0.0, stage.value, stage.evaluation.loss)
+            yield self._finish(record, stage.evaluation, start, must_stop)
+        elif stage.exhausted or self._elapsed - self._evaluation_seconds >= seconds:
+            return
+        for k in range(self._iteration + 1, n_iterations + 1):
+            if self.stopped:
                 return
-            while remaining == 0 and i_stage + 1 < len(self._schedule):
-                i_stage += 1
+            # what records, observers and checkpoints have sent is no cost of the method
+            self._ledger.take()
+            while self._n_done >= n and self._i_stage + 1 < len(self._schedule):
+                self._i_stage, self._n_done = self._i_stage + 1, 0
                 known = stage.evaluation
-                stage, remaining = self._schedule[i_stage]
+                stage, n = self._schedule[self._i_stage]
                 stage.start(self.params, known)
             record = IterationRecord(k, 0.0, stage.value, stage.evaluation.loss)
             stage.iterate(record)
-            remaining -= 1
+            self._n_done += 1
+            self._iteration = k
             record.objective, record.loss = stage.value, stage.evaluation.loss
             self.params = stage.evaluation.params
-            yield self._finish(record, stage.evaluation, start)
+            yield self._finish(record, stage.evaluation, start, must_stop)
             if stage.exhausted or record.training_seconds >= seconds:
                 return
 
-    def _finish(self, record: IterationRecord, evaluation: Evaluation, start: float) -> IterationRecord:
-        """Measure the metrics and gather what the iteration cost on all ranks."""
+    def state(self) -> State:
+        """What the next iteration needs: the point, where the schedule stands, and the state of its stage."""
+        stage, _ = self._schedule[self._i_stage]
+        numbers = {
+            "iteration": self._iteration,
+            "stage": self._i_stage,
+            "iterations_of_stage": self._n_done,
+            "loss": stage.evaluation.loss,
+            "elapsed_seconds": self._elapsed,
+            "evaluation_seconds": self._evaluation_seconds,
+        }
+        return State(numbers, {"params": self.params}, parts={"stage": stage.state()})
+
+    def restore(self, state: State) -> None:
+        """Go on from a state instead of from the start.
+
+        Parameters
+        ----------
+        state : State
+            As of :meth:`state`, perhaps from another grid.
+
+        Raises
+        ------
+        DataError
+            If the loss there is another one: then the data are not those that were trained on.
+
+        Notes
+        -----
+        Collective over the grid.
+        """
+        numbers = state.numbers
+        self._iteration, self._resumed = numbers["iteration"], True
+        self._i_stage, self._n_done = numbers["stage"], numbers["iterations_of_stage"]
+        self._elapsed, self._evaluation_seconds = numbers["elapsed_seconds"], numbers["evaluation_seconds"]
+        self.params = state.vectors["params"]
+        stage, _ = self._schedule[self._i_stage]
+        stage.restore(self.params, state.parts["stage"])
+        loss, known = stage.evaluation.loss, numbers["loss"]
+        relative, absolute = _SAME_LOSS[str(self.params.dtype)]
+        if not math.isclose(loss, known, rel_tol=relative, abs_tol=absolute):
+            raise DataError(
+                f"the loss at the checkpoint's variables was {known:.9g} and is {loss:.9g} on these data: values or "
+                "labels, or their order, have changed since",
+                agreed=True,
+            )
+
+    def _finish(
+        self, record: IterationRecord, evaluation: Evaluation, start: float, must_stop: Callable[[], Stop] | None
+    ) -> IterationRecord:
+        """Measure the metrics, gather what the iteration cost on all ranks, and whether one of them wants to stop."""
         with self._ledger.phase("evaluation"):
             record.train, record.test = self._metrics(self.params, evaluation)
         costs = self._ledger.take()
         self._evaluation_seconds += costs["evaluation"].seconds
-        gather_costs(self._comm, record, costs, time.perf_counter() - start, self._evaluation_seconds)
+        stop = must_stop() if must_stop else Stop.NO
+        elapsed = time.perf_counter() - start
+        self.stopped = gather_costs(self._comm, record, costs, elapsed, self._evaluation_seconds, stop)
+        self._elapsed = record.elapsed_seconds
         return record

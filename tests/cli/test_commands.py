@@ -122,7 +122,7 @@ def test_training_shows_and_leaves_what_is_promised(run):
     assert facts["blas"]
     names = {path.name for path in folder.iterdir()}
     assert names - {"convergence.png"} == {
-        "config.toml", "end.json", "environment.json", "metrics.jsonl", "model.safetensors",
+        "checkpoints", "config.toml", "end.json", "environment.json", "metrics.jsonl", "model.safetensors",
     }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 
+import numpy as np
 import pytest
 
 from distnewton.parallel import reachability
@@ -146,6 +147,30 @@ def test_the_clock_leaves_room_for_an_iteration_and_two_saves(monkeypatch):
         monkeypatch.setattr("distnewton.parallel.deadline.time.monotonic", lambda elapsed=elapsed: now + elapsed)
         clock.save_seconds = save
         assert clock.must_stop() == stops, elapsed
+
+
+@pytest.mark.parametrize("seed", range(50))
+def test_the_clock_leaves_time_for_two_saves_and_stops_no_two_iterations_early(monkeypatch, seed):
+    random = np.random.default_rng(seed)
+    for name in ("SLURM_JOB_ID", "SLURM_JOB_END_TIME"):
+        monkeypatch.delenv(name, raising=False)
+    now = [1000.0]
+    monkeypatch.setattr("distnewton.parallel.deadline.STARTED", now[0])
+    monkeypatch.setattr("distnewton.parallel.deadline.time.monotonic", lambda: now[0])
+    clock, shortest, n = Clock(Communicator(), 20.0), random.uniform(0.1, 1.0), 0
+    saving = random.uniform(0.0, 0.5)
+    clock.saved(saving)
+    longest = 0.0
+    while not clock.must_stop():
+        # iterations that differ by up to a half of the longest
+        taken = shortest * random.uniform(1.0, 1.5)
+        longest, n = max(longest, taken), n + 1
+        now[0] += taken
+        if n % 5 == 0:
+            now[0] += saving
+            clock.saved(saving)
+    assert now[0] + saving <= 1020.0
+    assert now[0] + 1.5 * longest + 2 * saving > 1020.0
 
 
 def test_announcing_a_collective_is_cheap():

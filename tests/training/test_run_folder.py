@@ -29,6 +29,7 @@ def take(folder, barrier, queue, mode):
             else:
                 run = RunFolder.under_free_name("given-up")
                 run.discard()
+            run.close()
             outcomes.append(str(run.path))
         except CreateError as error:
             known = "holds an earlier run" in str(error) or "taken by another" in str(error)
@@ -101,7 +102,7 @@ def test_an_earlier_run_stays_unless_it_may_go(tmp_path, monkeypatch):
     with pytest.raises(CreateError, match=r"holds an earlier run \(metrics.jsonl\)"):
         RunFolder(tmp_path)
     assert (tmp_path / METRICS_FILE).read_text() == "{}\n"
-    RunFolder(tmp_path, overwrite=True)
+    RunFolder(tmp_path, overwrite=True).close()
     assert (tmp_path / METRICS_FILE).read_text() == ""
     assert read_first(tmp_path) is None
 

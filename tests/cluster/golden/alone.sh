@@ -10,10 +10,8 @@ export PYTHONUNBUFFERED=1
 
 distnewton=$(command -v distnewton) || { echo 'no distnewton in PATH' >&2; exit 78; }
 tries=${SLURM_RESTART_COUNT:-0}
-again=()
-[ "$tries" -eq 0 ] || again=(--set run.overwrite=true)
 python -m distnewton.cluster.supervise "$run" -- \
-  "$distnewton" train "$run/job.toml" --run-dir "$run" ${again[@]+"${again[@]}"}
+  "$distnewton" train "$run/job.toml" --run-dir "$run" --resume=auto
 code=$?
 
 exit $code

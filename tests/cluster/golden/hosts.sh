@@ -15,11 +15,9 @@ case $("$mpirun" --version 2>&1) in
   *) options=(-hosts a.site:4,b.site:2) ;;
 esac
 tries=${SLURM_RESTART_COUNT:-0}
-again=()
-[ "$tries" -eq 0 ] || again=(--set run.overwrite=true)
 python -m distnewton.cluster.supervise "$run" -- \
   "$mpirun" "${options[@]}" -n 6 \
-  "$distnewton" train "$run/job.toml" --run-dir "$run" ${again[@]+"${again[@]}"}
+  "$distnewton" train "$run/job.toml" --run-dir "$run" --resume=auto
 code=$?
 
 exit $code

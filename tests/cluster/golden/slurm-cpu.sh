@@ -10,7 +10,7 @@
 #SBATCH --mem-per-cpu=2000M
 #SBATCH "--output=/home/me/runs/letter 100%%/job-%j.out"
 #SBATCH --open-mode=append
-#SBATCH --no-requeue
+#SBATCH --requeue
 
 run='/home/me/runs/letter 100%'
 cd /home/me || exit 66
@@ -28,11 +28,15 @@ case $("$mpirun" --version 2>&1) in
   *) options=(-ppn 16) ;;
 esac
 tries=${SLURM_RESTART_COUNT:-0}
-again=()
-[ "$tries" -eq 0 ] || again=(--set run.overwrite=true)
 python -m distnewton.cluster.supervise "$run" -- \
   "$mpirun" "${options[@]}" -n 32 \
-  "$distnewton" train "$run/job.toml" --run-dir "$run" ${again[@]+"${again[@]}"}
+  "$distnewton" train "$run/job.toml" --run-dir "$run" --resume=auto
 code=$?
 
+# stopped by the clock before the time limit: Slurm starts this file again, as job and run of the same name
+if [ "$code" -eq 75 ] && [ "$tries" -lt 5 ]; then
+  echo "distnewton: queued again ($((tries + 1)) of at most 5)"
+  scontrol requeue "$SLURM_JOB_ID" && sleep 60
+fi
+[ "$code" -ne 75 ] || echo "distnewton: not queued again (slurm.requeues = 5)"
 exit $code

@@ -11,7 +11,7 @@
 #SBATCH --mem=0
 #SBATCH "--output=/home/me/runs/letter 100%%/job-%j.out"
 #SBATCH --open-mode=append
-#SBATCH --no-requeue
+#SBATCH --requeue
 
 # One rank, started by the launcher below: it sees one GPU, chosen by its number on the node.
 if [ "${1:-}" = --rank ]; then
@@ -34,11 +34,15 @@ export GPUS_PER_NODE=4
 
 distnewton=$(command -v distnewton) || { echo 'no distnewton in PATH' >&2; exit 78; }
 tries=${SLURM_RESTART_COUNT:-0}
-again=()
-[ "$tries" -eq 0 ] || again=(--set run.overwrite=true)
 python -m distnewton.cluster.supervise "$run" -- \
   srun --ntasks=4 --kill-on-bad-exit=1 --cpus-per-task=8 --mpi=pmix bash "$run/job.sh" --rank \
-  "$distnewton" train "$run/job.toml" --run-dir "$run" ${again[@]+"${again[@]}"}
+  "$distnewton" train "$run/job.toml" --run-dir "$run" --resume=auto
 code=$?
 
+# stopped by the clock before the time limit: Slurm starts this file again, as job and run of the same name
+if [ "$code" -eq 75 ] && [ "$tries" -lt 5 ]; then
+  echo "distnewton: queued again ($((tries + 1)) of at most 5)"
+  scontrol requeue "$SLURM_JOB_ID" && sleep 60
+fi
+[ "$code" -ne 75 ] || echo "distnewton: not queued again (slurm.requeues = 5)"
 exit $code

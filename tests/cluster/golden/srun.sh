@@ -17,11 +17,9 @@ export PYTHONUNBUFFERED=1
 
 distnewton=$(command -v distnewton) || { echo 'no distnewton in PATH' >&2; exit 78; }
 tries=${SLURM_RESTART_COUNT:-0}
-again=()
-[ "$tries" -eq 0 ] || again=(--set run.overwrite=true)
 python -m distnewton.cluster.supervise "$run" -- \
   srun --ntasks=12 --kill-on-bad-exit=1 --mpi=pmix \
-  "$distnewton" train "$run/job.toml" --run-dir "$run" ${again[@]+"${again[@]}"}
+  "$distnewton" train "$run/job.toml" --run-dir "$run" --resume=auto
 code=$?
 
 exit $code

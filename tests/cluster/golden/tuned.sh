@@ -44,11 +44,9 @@ distnewton=$(command -v distnewton) || { echo 'no distnewton in PATH' >&2; exit 
 mpirun=$(command -v mpirun) || { echo 'no mpirun in PATH: load the module of an MPI' >&2; exit 78; }
 options=(--map-by ppr:2:node)
 tries=${SLURM_RESTART_COUNT:-0}
-again=()
-[ "$tries" -eq 0 ] || again=(--set run.overwrite=true)
 python -m distnewton.cluster.supervise "$run" -- \
   "$mpirun" "${options[@]}" -n 4 bash "$run/job.sh" --rank \
-  "$distnewton" train "$run/job.toml" --run-dir "$run" ${again[@]+"${again[@]}"}
+  "$distnewton" train "$run/job.toml" --run-dir "$run" --resume=auto
 code=$?
 
 # stopped by the clock before the time limit: Slurm starts this file again, as job and run of the same name

@@ -1,0 +1,1 @@
+"""Checkpoints: what a run goes on from, written by the owners of the variables, readable on any grid."""

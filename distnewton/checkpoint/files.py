@@ -1,0 +1,163 @@
+"""Files that are on disk when their function returns, with the hash of what was meant to be in them.
+
+The hash is of the bytes handed to the system, not of the file read back: what goes wrong on the way to the disk is then
+found when the file is read, rather than taken for its content.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from distnewton.backend import Array
+from distnewton.errors import WriteError
+from distnewton.parallel.faults import faults
+
+_PIECE = 1 << 24
+"""Bytes written at a time."""
+_TYPES = {"float32": "F32", "float64": "F64"}
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
+"""What file systems say that cannot, or need not, write folders to disk."""
+
+
+@dataclass(frozen=True)
+class Written:
+    """A file as it was written.
+
+    Attributes
+    ----------
+    name : str
+        Without its folder.
+    n_bytes : int
+        Its size.
+    sha256 : str
+        Hash of its content, in hexadecimal digits.
+    """
+
+    name: str
+    n_bytes: int
+    sha256: str
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Array]) -> Written:
+    """Write a new safetensors file, without a copy of the arrays in memory.
+
+    Parameters
+    ----------
+    path : Path
+        The file, which must not exist.
+    tensors : mapping of str to Array
+        C-contiguous, float32 or float64.
+
+    Returns
+    -------
+    Written
+
+    Raises
+    ------
+    WriteError
+        If it cannot be written.
+    """
+    head, start = {}, 0
+    for name, tensor in tensors.items():
+        end = start + tensor.nbytes
+        kind = _TYPES[str(tensor.dtype)]
+        head[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
+        start = end
+    text = json.dumps(head).encode()
+    # the data begin at a multiple of 8 bytes
+    text += b" " * (-len(text) % 8)
+    return _write(path, [len(text).to_bytes(8, "little") + text, *tensors.values()], "before_part")
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a new small file."""
+    _write(path, [text.encode()], "before_manifest")
+
+
+def _write(path: Path, contents: Iterable[bytes | Array], point: str) -> Written:
+    """Write, hash and sync pieces one after the other."""
+    digest, n_bytes = hashlib.sha256(), 0
+    try:
+        faults.at(f"checkpoint_write.{point}")
+        with path.open("xb", buffering=0) as file:
+            for content in contents:
+                whole = memoryview(content) if isinstance(content, bytes) else content.reshape(-1).view(np.uint8).data
+                for first in range(0, len(whole), _PIECE):
+                    piece = whole[first : first + _PIECE]
+                    put(file.fileno(), piece)
+                    digest.update(piece)
+                    n_bytes += len(piece)
+                    faults.at("checkpoint_write.mid_part")
+            faults.at("checkpoint_write.before_fsync")
+            os.fsync(file.fileno())
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {_reason(error)}") from None
+    return Written(path.name, n_bytes, digest.hexdigest())
+
+
+def put(file: int, data: memoryview) -> None:
+    """Write all of some bytes to a file descriptor: a single call may write less, and the next then says why."""
+    while data:
+        data = data[os.write(file, data) :]
+
+
+def make_folder(path: Path) -> None:
+    """Make a folder; its parents, too.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be made.
+    """
+    try:
+        path.mkdir(parents=True)
+    except OSError as error:
+        raise WriteError(f"cannot make the folder {path}: {_reason(error)}") from None
+
+
+def publish(part: Path, final: Path) -> None:
+    """Give a complete folder its name, so that it is there as a whole or not at all, also after a loss of power.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be renamed.
+    """
+    try:
+        sync_folder(part)
+        faults.at("checkpoint_write.before_rename")
+        part.rename(final)
+        faults.at("checkpoint_write.after_rename")
+        sync_folder(final.parent)
+    except OSError as error:
+        raise WriteError(f"cannot rename {part} to {final.name}: {_reason(error)}") from None
+
+
+def sync_folder(path: Path) -> None:
+    """Bring the names in a folder to disk."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(folder)
+
+
+def _reason(error: OSError) -> str:
+    """Why, with advice where there is some."""
+    text = error.strerror or str(error)
+    if error.errno == errno.ENOENT:
+        return f"{text}; is the run folder on a file system that all hosts share?"
+    if error.errno in (errno.ENOSPC, errno.EDQUOT):
+        return f"{text}: free some space and go on with --resume"
+    return text

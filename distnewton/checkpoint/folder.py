@@ -1,0 +1,233 @@
+"""The folder of a run's checkpoints: which are there, which is the newest, which are kept. On rank 0 only.
+
+Names say the iteration (``step-000120``); what counts is the manifest inside. Nothing is removed but checkpoints of the
+same run whose manifest is intact, and folders ``*.part`` that hold nothing but files such as we write.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from distnewton.checkpoint.manifest import MANIFEST_FILE, MAX_BYTES, PART_NAME, Manifest, NewerFormatError, parse
+from distnewton.errors import DataError, MissingInputError, WriteError
+
+CHECKPOINTS_FOLDER = "checkpoints"
+_NAME = re.compile(r"step-(\d{6,})(?:-(\d+))?")
+_PART_SUFFIX = ".part"
+_OUR_FILES = re.compile(rf"{PART_NAME}|{re.escape(MANIFEST_FILE)}")
+
+
+@dataclass(frozen=True)
+class Found:
+    """A folder with the name of a checkpoint.
+
+    Attributes
+    ----------
+    path : Path
+        The folder.
+    manifest : Manifest or None
+        None where it is damaged.
+    problem : str
+        What is wrong with the manifest, else empty.
+    newer : bool
+        Whether a newer version wrote it.
+    """
+
+    path: Path
+    manifest: Manifest | None = None
+    problem: str = ""
+    newer: bool = False
+
+
+def list_checkpoints(folder: Path) -> list[Found]:
+    """Everything with the name of a checkpoint, the newest first, those without a valid manifest before all others.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the checkpoints; it need not exist.
+
+    Returns
+    -------
+    list of Found
+
+    Raises
+    ------
+    MissingInputError
+        If it cannot be looked into.
+    """
+    try:
+        named = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+    except (FileNotFoundError, NotADirectoryError):
+        return []
+    except OSError as error:
+        raise MissingInputError(f"cannot look into {folder}: {error.strerror or error}") from None
+    found = [_look(path) for path in named]
+    found.sort(key=lambda one: (one.manifest is None, one.manifest.sequence if one.manifest else 0, one.path.name))
+    return found[::-1]
+
+
+def _look(path: Path) -> Found:
+    file = path / MANIFEST_FILE
+    try:
+        with file.open("rb") as content:
+            manifest = parse(content.read(MAX_BYTES + 1), f"{path.name}/{MANIFEST_FILE}")
+    except OSError as error:
+        return Found(path, None, f"{path.name}/{MANIFEST_FILE}: {error.strerror or error}")
+    except NewerFormatError as error:
+        return Found(path, None, str(error), newer=True)
+    except DataError as error:
+        return Found(path, None, str(error))
+    match = _NAME.fullmatch(path.name)
+    if match is None or int(match[1]) != manifest.iteration:
+        return Found(path, None, f"{path.name} holds the manifest of iteration {manifest.iteration}")
+    return Found(path, manifest)
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Whether anything has the name of a checkpoint, damaged or not."""
+    return bool(list_checkpoints(folder))
+
+
+def free_name(folder: Path, iteration: int) -> Path:
+    """Name for a checkpoint; one that is taken, say by a damaged one, stays whose it is."""
+    path, number = folder / f"step-{iteration:06d}", 2
+    while path.exists():
+        path = folder / f"step-{iteration:06d}-{number}"
+        number += 1
+    return path
+
+
+def part_of(path: Path) -> Path:
+    """Where a checkpoint is until it is complete."""
+    return path.with_name(path.name + _PART_SUFFIX)
+
+
+def next_sequence(found: Sequence[Found]) -> int:
+    """Number of the next checkpoint: higher than that of any there is, those that cannot be read counted in."""
+    known = [f.manifest.sequence for f in found if f.manifest is not None]
+    return max(known, default=0) + 1 + len(found) - len(known)
+
+
+def remove_leftovers(folder: Path) -> list[str]:
+    """Remove what runs that were killed left unfinished.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the checkpoints, of this run alone.
+
+    Returns
+    -------
+    list of str
+        Notes on folders that hold something else, and are left.
+
+    Raises
+    ------
+    WriteError
+        If one cannot be removed.
+    """
+    notes = []
+    for path in sorted(folder.glob(f"step-*{_PART_SUFFIX}")):
+        if not _NAME.fullmatch(path.name.removesuffix(_PART_SUFFIX)):
+            continue
+        if is_ours(path):
+            remove(path)
+        else:
+            notes.append(f"{path} is left: it holds files that no checkpoint has")
+    return notes
+
+
+def is_ours(part: Path) -> bool:
+    """Whether an unfinished folder is a real one and holds nothing but files of a checkpoint."""
+    if part.is_symlink() or not part.is_dir():
+        return False
+    with os.scandir(part) as entries:
+        return all(_OUR_FILES.fullmatch(entry.name) and entry.is_file(follow_symlinks=False) for entry in entries)
+
+
+def remove(path: Path) -> None:
+    """Remove a folder that is ours.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be removed.
+    """
+    try:
+        shutil.rmtree(path)
+    except OSError as error:
+        raise WriteError(f"cannot remove {path}: {error.strerror or error}") from None
+
+
+def prune(folder: Path, run: str, n_keep: int, *, lower_is_better: bool) -> None:
+    """Remove a run's checkpoints but for the last ones and the best.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the checkpoints.
+    run : str
+        Whose.
+    n_keep : int
+        How many of the last ones stay.
+    lower_is_better : bool
+        Of the metric.
+
+    Raises
+    ------
+    WriteError
+        If one cannot be removed.
+    """
+    own = [f for f in list_checkpoints(folder) if f.manifest is not None and f.manifest.run == run]
+    best = _best(own, lower_is_better=lower_is_better)
+    for found in own[n_keep:]:
+        if found is not best:
+            discard(found.path)
+
+
+def discard(path: Path) -> None:
+    """Remove a checkpoint; one that is cut in this is an unfinished one.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be removed.
+    """
+    part = part_of(path)
+    try:
+        path.rename(part)
+    except OSError as error:
+        raise WriteError(f"cannot remove the checkpoint {path}: {error.strerror or error}") from None
+    remove(part)
+
+
+def _best(found: Sequence[Found], *, lower_is_better: bool) -> Found | None:
+    """The checkpoint with the best metric, of equal ones the newest."""
+    sign = -1.0 if lower_is_better else 1.0
+    scored = [(f.manifest.metric, f) for f in found if f.manifest is not None and f.manifest.metric is not None]
+    return max(scored, key=lambda pair: sign * pair[0], default=(math.nan, None))[1]
+
+
+def clear(folder: Path) -> None:
+    """Remove the checkpoints of a run that is to be replaced, as far as they are provably such.
+
+    Raises
+    ------
+    WriteError
+        If one cannot be removed.
+    """
+    for found in list_checkpoints(folder):
+        if found.manifest is not None:
+            discard(found.path)
+    remove_leftovers(folder)
+    with suppress(OSError):
+        # what is not ours stays, and the folder with it
+        folder.rmdir()

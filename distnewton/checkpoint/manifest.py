@@ -1,0 +1,196 @@
+"""The manifest: what a checkpoint is, written last; without a valid one a folder is no checkpoint.
+
+It is JSON in one canonical form, with the hash of itself: any changed byte shows. Every later format keeps
+``format_version``, ``writer``, the canonical form and the hash, so that a newer checkpoint is told from a damaged one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from importlib.metadata import version
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from distnewton.errors import DataError
+
+FORMAT_VERSION = 1
+MANIFEST_FILE = "manifest.json"
+MAX_BYTES = 10_000_000
+"""Of a manifest: nothing larger is read or written."""
+PART_NAME = r"part-\d{4,}\.safetensors"
+
+_Count = Annotated[int, Field(ge=0)]
+_Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+_StateName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class NewerFormatError(DataError):
+    """A manifest of a format that this version does not know."""
+
+
+class _Table(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class Part(_Table):
+    """A file of the checkpoint: the blocks of one rank.
+
+    Attributes
+    ----------
+    name : str
+        Without folder; names of another form are refused, so that nothing outside is ever opened.
+    n_bytes : int
+        Size.
+    sha256 : str
+        Hash of the file.
+    blocks : list of list of int
+        Block table in global units: layer, first and past the last input, first and past the last output.
+    """
+
+    name: Annotated[str, Field(pattern=f"^{PART_NAME}$")]
+    n_bytes: _Count
+    sha256: _Hash
+    blocks: list[Annotated[list[_Count], Field(min_length=5, max_length=5)]]
+
+
+class StateTree(_Table):
+    """Numbers of a state, and names of its arrays; see :class:`~distnewton.checkpoint.state.State`."""
+
+    numbers: dict[str, Any]
+    vectors: list[_StateName]
+    factors: list[_StateName]
+    parts: dict[_StateName, StateTree]
+
+
+class Manifest(_Table):
+    """What a checkpoint is.
+
+    Attributes
+    ----------
+    format_version, writer : int, str
+        Format, and who wrote it.
+    run : str
+        Of which run, through all its resumptions.
+    sequence : int
+        Number of the checkpoint in its run: the highest is the newest.
+    iteration : int
+        Iterations done; the history has one record more.
+    saved_at : str
+        When.
+    identity : dict
+        What must be the same where a run goes on: network, data, method, seed and dtype.
+    config_sha256 : str
+        Hash of the identity.
+    dtype : str
+        Of the variables.
+    widths, splits, rows_per_unit : list of int
+        Global shapes, and how they were cut.
+    parts : list of Part
+        Files, by rank.
+    state : StateTree
+        Solver state other than arrays.
+    record : dict
+        Record of the iteration, as in ``metrics.jsonl``.
+    metric : float or None
+        What the task is judged by at this point.
+    """
+
+    format_version: int
+    writer: str
+    run: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    sequence: _Count
+    iteration: _Count
+    saved_at: str
+    identity: dict[str, Any]
+    config_sha256: _Hash
+    dtype: str
+    widths: list[int]
+    splits: list[int]
+    rows_per_unit: list[int]
+    parts: list[Part]
+    state: StateTree
+    record: dict[str, Any]
+    metric: float | None
+
+
+def writer() -> str:
+    """This program and its version."""
+    return f"distnewton {version('distnewton')}"
+
+
+def identity_hash(identity: dict[str, Any]) -> str:
+    """Hash of what must be the same where a run goes on."""
+    return hashlib.sha256(_canonical(identity)).hexdigest()
+
+
+def render(manifest: Manifest) -> str:
+    """Text of a manifest, in the one form that is read; refused where it is larger than what is read."""
+    text = _with_hash(manifest.model_dump())
+    if len(text) > MAX_BYTES:
+        raise DataError(f"the manifest of a checkpoint has {len(text):,} bytes, {MAX_BYTES:,} are allowed: too many "
+                        "ranks or labels")  # fmt: skip
+    return text.decode()
+
+
+def parse(data: bytes, name: str) -> Manifest:
+    """Read a manifest and find every damage to it.
+
+    Parameters
+    ----------
+    data : bytes
+        Content of the file.
+    name : str
+        Its name, for messages.
+
+    Returns
+    -------
+    Manifest
+
+    Raises
+    ------
+    NewerFormatError
+        If a newer version wrote it.
+    DataError
+        If it is damaged, or none of ours.
+    """
+    if len(data) > MAX_BYTES:
+        raise DataError(f"{name} has more than {MAX_BYTES:,} bytes")
+    try:
+        found = json.loads(data)
+        intact = isinstance(found, dict) and _with_hash({k: v for k, v in found.items() if k != "sha256"}) == data
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name} is damaged: {_short(error)}") from None
+    if not intact:
+        raise DataError(f"{name} is damaged: its hash is not that of its content")
+    del found["sha256"]
+    number = found.get("format_version")
+    if isinstance(number, int) and number > FORMAT_VERSION:
+        raise NewerFormatError(
+            f"{name} is of format {number}, written by {found.get('writer')!r}; this is {writer()}, which reads up to "
+            f"format {FORMAT_VERSION}: update distnewton"
+        )
+    try:
+        manifest = Manifest.model_validate(found)
+    except (ValidationError, RecursionError) as error:
+        raise DataError(f"{name} is not a manifest of distnewton: {_short(error)}") from None
+    if len({part.name for part in manifest.parts}) < len(manifest.parts):
+        raise DataError(f"{name} names a part twice")
+    return manifest
+
+
+def _with_hash(values: dict[str, Any]) -> bytes:
+    """Canonical text with the hash of the values in it."""
+    digest = hashlib.sha256(_canonical(values)).hexdigest()
+    return _canonical({**values, "sha256": digest})
+
+
+def _canonical(values: dict[str, Any]) -> bytes:
+    return (json.dumps(values, sort_keys=True, indent=1, allow_nan=False, ensure_ascii=True) + "\n").encode()
+
+
+def _short(error: Exception) -> str:
+    """An error's text in a line."""
+    return re.sub(r"\s+", " ", str(error))[:200]

@@ -1,0 +1,199 @@
+"""Reading a checkpoint: the newest whose every file is as it was written, by any number of ranks on any grid."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+from collections.abc import Callable
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distnewton.checkpoint.blocks import GetSlice, VectorReader, read_factors
+from distnewton.checkpoint.folder import list_checkpoints
+from distnewton.checkpoint.manifest import MANIFEST_FILE, PART_NAME, Manifest, Part, StateTree, parse
+from distnewton.checkpoint.state import State
+from distnewton.errors import DataError, MissingInputError
+from distnewton.network.layout import ParameterLayout
+from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.faults import faults
+from distnewton.parallel.grid import ProcessGrid
+from distnewton.parallel.watchdog import watchdog
+
+
+def choose_checkpoint(folder: Path, comm: Communicator) -> tuple[Path, Manifest, list[str]]:
+    """The newest checkpoint that is undamaged to the last bit; damaged ones are named and skipped.
+
+    Parameters
+    ----------
+    folder : Path
+        Of a run's checkpoints.
+    comm : Communicator
+        All ranks, which share the work of reading the files.
+
+    Returns
+    -------
+    Path
+        The checkpoint.
+    Manifest
+        Its manifest.
+    list of str
+        What is wrong with those that were skipped.
+
+    Raises
+    ------
+    MissingInputError
+        If there is none.
+    DataError
+        If all are damaged, or one is from a newer version.
+
+    Notes
+    -----
+    Collective.
+    """
+    notes: list[str] = []
+    with watchdog.patient():
+        for name, text in _candidates(folder, comm, notes):
+            manifest = parse(text.encode(), name)
+            problems = _verify(folder / name, manifest, comm)
+            if not problems:
+                return folder / name, manifest, notes
+            notes += problems
+    if notes:
+        raise DataError(f"{folder} holds no undamaged checkpoint:\n" + "\n".join(f"  {n}" for n in notes), agreed=True)
+    raise MissingInputError(
+        f"there is no checkpoint in {folder} to go on from; --resume=auto begins anew where there is none", agreed=True
+    )
+
+
+def _candidates(folder: Path, comm: Communicator, notes: list[str]) -> list[tuple[str, str]]:
+    """Names and manifests as rank 0 sees them, the newest first; damaged ones go into the notes."""
+    seen: list[Any] = []
+    with comm.agreeing():
+        if comm.rank == 0:
+            for one in list_checkpoints(folder):
+                if one.newer:
+                    raise DataError(one.problem)
+                text = "" if one.manifest is None else (one.path / MANIFEST_FILE).read_text(encoding="utf-8")
+                seen.append([one.path.name, text, one.problem])
+    seen = comm.broadcast_json(seen)
+    notes += [problem for _, _, problem in seen if problem]
+    return [(name, text) for name, text, problem in seen if not problem]
+
+
+def _verify(path: Path, manifest: Manifest, comm: Communicator) -> list[str]:
+    """What is wrong with the parts of a checkpoint: each rank reads its share of them, once."""
+    problems = []
+    for part in manifest.parts[comm.rank :: comm.size]:
+        if problem := _problem_of(path, part):
+            problems.append(problem)
+    if comm.rank == 0:
+        known = {part.name for part in manifest.parts}
+        others = sorted({name for name in _names(path) if re.fullmatch(PART_NAME, name)} - known)
+        problems += [f"{path.name}/{name} is a part that the manifest does not know" for name in others]
+    return [problem for by_rank in comm.allgather_json(problems) for problem in by_rank]
+
+
+def _names(path: Path) -> list[str]:
+    try:
+        return os.listdir(path)
+    except OSError:
+        # its parts cannot be read either, which is told
+        return []
+
+
+def _problem_of(path: Path, part: Part) -> str:
+    """How a part differs from what the manifest says of it; empty if not at all."""
+    file, name = path / part.name, f"{path.name}/{part.name}"
+    try:
+        with file.open("rb") as content:
+            size = os.fstat(content.fileno()).st_size
+            if size != part.n_bytes:
+                return f"{name} has {size:,} bytes, not {part.n_bytes:,}"
+            digest = hashlib.file_digest(content, "sha256").hexdigest()
+    except OSError as error:
+        return f"{name}: {error.strerror or error}"
+    return "" if digest == part.sha256 else f"{name} is damaged: its hash is not that of the manifest"
+
+
+def read_state(path: Path, manifest: Manifest, grid: ProcessGrid, layout: ParameterLayout) -> State:
+    """This rank's state, from the slices of the parts that overlap its blocks.
+
+    Parameters
+    ----------
+    path : Path
+        A checkpoint that was chosen, of a network with these shapes.
+    manifest : Manifest
+        Its manifest.
+    grid : ProcessGrid
+        The ranks, as many and with whatever splits.
+    layout : ParameterLayout
+        This rank's blocks.
+
+    Returns
+    -------
+    State
+        Without factors where the splits differ.
+
+    Raises
+    ------
+    DataError
+        If the parts do not hold what the manifest promises.
+
+    Notes
+    -----
+    Collective.
+    """
+    same_blocks = tuple(manifest.splits) == grid.partition.splits
+    state = State()
+    with watchdog.patient(), grid.comm.agreeing(), ExitStack() as opened:
+        faults.at("checkpoint_read")
+        parts = _Parts(path, manifest, opened)
+        reader = VectorReader(layout, np.dtype(manifest.dtype), [part.blocks for part in manifest.parts])
+        try:
+            state = _build(manifest.state, "", reader, parts, grid.rank if same_blocks else None)
+        except parts.errors as error:
+            raise DataError(f"{path} does not hold what its manifest promises: {error}") from None
+    return state
+
+
+def _build(tree: StateTree, prefix: str, reader: VectorReader, parts: _Parts, rank: int | None) -> State:
+    """A state and those inside; ``rank`` is the part whose factors are read, None for none."""
+    vectors = {name: reader.read(f"{prefix}{name}", parts.tensors) for name in tree.vectors}
+    factors = {}
+    if rank is not None and tree.factors:
+        names, tensors = parts.names(rank), parts.tensors(rank)
+        factors = {name: read_factors(f"{prefix}{name}", names, tensors) for name in tree.factors}
+    inside = {name: _build(part, f"{prefix}{name}/", reader, parts, rank) for name, part in tree.parts.items()}
+    return State(dict(tree.numbers), vectors, factors, inside, same_blocks=rank is not None)
+
+
+class _Parts:
+    """Parts of a checkpoint, each opened when it is first asked for."""
+
+    def __init__(self, path: Path, manifest: Manifest, opened: ExitStack) -> None:
+        from safetensors import SafetensorError
+
+        self.errors: tuple[type[Exception], ...] = (SafetensorError, OSError, ValueError)
+        self._path, self._manifest, self._opened = path, manifest, opened
+        self._files: dict[int, Any] = {}
+
+    def _file(self, i_part: int) -> Any:
+        from safetensors import safe_open
+
+        if i_part not in self._files:
+            name = self._path / self._manifest.parts[i_part].name
+            self._files[i_part] = self._opened.enter_context(safe_open(name, framework="numpy"))
+        return self._files[i_part]
+
+    def tensors(self, i_part: int) -> GetSlice:
+        """Name of a tensor of a part to its slices."""
+        get_slice: Callable[[str], Any] = self._file(i_part).get_slice
+        return get_slice
+
+    def names(self, i_part: int) -> dict[str, str]:
+        """Names of a part's tensors without the mark of their order, to their names."""
+        return {name.removesuffix(".T"): name for name in self._file(i_part).keys()}  # noqa: SIM118

@@ -1,0 +1,73 @@
+"""What a method carries from one iteration to the next, in the three kinds that a checkpoint stores."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from distnewton.backend import Array
+
+Tree = Mapping[str, Any]
+"""Numbers and parts of a state as JSON has them."""
+
+
+@dataclass
+class State:
+    """State of an object, with that of the objects inside it as parts.
+
+    Attributes
+    ----------
+    numbers : dict
+        JSON-able values, the same on all ranks.
+    vectors : dict of str to Array of shape (n_params_local,)
+        A number for each variable, stored by global index: any grid gets back its own blocks.
+    factors : dict of str to dict of int to Array
+        By own layer, of whatever shape: they belong to these very blocks, and are left out where blocks differ.
+    parts : dict of str to State
+        Of the objects inside.
+    same_blocks : bool
+        Of a state that was read: whether it comes from the same blocks, so that its factors are there.
+    """
+
+    numbers: dict[str, Any] = field(default_factory=dict)
+    vectors: dict[str, Array] = field(default_factory=dict)
+    factors: dict[str, dict[int, Array]] = field(default_factory=dict)
+    parts: dict[str, State] = field(default_factory=dict)
+    same_blocks: bool = True
+
+    def walk(self, prefix: str = "") -> Iterator[tuple[str, State]]:
+        """This state and those inside, with the prefix of their names: ``stage/newton/``."""
+        yield prefix, self
+        for name, part in self.parts.items():
+            yield from part.walk(f"{prefix}{name}/")
+
+    def tree(self) -> dict[str, Any]:
+        """Numbers, and names of what else there is, of this state and those inside."""
+        return {
+            "numbers": self.numbers,
+            "vectors": sorted(self.vectors),
+            "factors": sorted(self.factors),
+            "parts": {name: part.tree() for name, part in self.parts.items()},
+        }
+
+    def n_bytes(self) -> int:
+        """Bytes of this rank's arrays."""
+        arrays = (a for _, s in self.walk() for a in (*s.vectors.values(), *_values(s.factors)))
+        return sum(a.nbytes for a in arrays)
+
+    def not_finite(self) -> str:
+        """Name of an array that holds NaN or infinity, empty if there is none."""
+        for prefix, state in self.walk():
+            named = [*state.vectors.items(), *((name, a) for name, by in state.factors.items() for a in by.values())]
+            for name, array in named:
+                if not np.isfinite(array).all():
+                    return f"{prefix}{name}"
+        return ""
+
+
+def _values(factors: dict[str, dict[int, Array]]) -> Iterator[Array]:
+    for by_layer in factors.values():
+        yield from by_layer.values()

@@ -1,0 +1,173 @@
+"""Writing a checkpoint: every owner its part, rank 0 the manifest last, and all of it or nothing under its name."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distnewton.checkpoint.blocks import block_table, tensors_of
+from distnewton.checkpoint.files import Written, make_folder, publish, sync_folder, write_tensors, write_text
+from distnewton.checkpoint.folder import free_name, is_ours, part_of, remove
+from distnewton.checkpoint.manifest import (
+    FORMAT_VERSION,
+    MANIFEST_FILE,
+    Manifest,
+    Part,
+    StateTree,
+    identity_hash,
+    render,
+    writer,
+)
+from distnewton.checkpoint.state import State
+from distnewton.errors import DistNewtonError, NumericalError, WriteError
+from distnewton.network.layout import ParameterLayout
+from distnewton.parallel.grid import ProcessGrid
+from distnewton.parallel.watchdog import watchdog
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a manifest says besides the state; the same on all ranks.
+
+    Attributes
+    ----------
+    run, sequence, iteration : str, int, int
+        Which run, the number of the checkpoint in it, and iterations done.
+    identity : mapping
+        What must be the same where the run goes on.
+    dtype : str
+        Of the variables.
+    record : mapping
+        Of the iteration.
+    metric : float or None
+        What the task is judged by.
+    """
+
+    run: str
+    sequence: int
+    iteration: int
+    identity: Mapping[str, Any]
+    dtype: str
+    record: Mapping[str, Any]
+    metric: float | None
+
+
+def write_checkpoint(folder: Path, grid: ProcessGrid, layout: ParameterLayout, state: State, facts: Facts) -> Path:
+    """Write a checkpoint of all ranks.
+
+    Parameters
+    ----------
+    folder : Path
+        Of the run's checkpoints.
+    grid : ProcessGrid
+        The ranks.
+    layout : ParameterLayout
+        This rank's blocks.
+    state : State
+        This rank's.
+    facts : Facts
+        What else the manifest says.
+
+    Returns
+    -------
+    Path
+        The checkpoint.
+
+    Raises
+    ------
+    NumericalError
+        If anything in the state is not finite; nothing is written then.
+    WriteError
+        If a rank cannot write; what there was before is untouched, what was begun is removed or named.
+
+    Notes
+    -----
+    Collective. When it returns, the checkpoint is on disk under its name.
+    """
+    comm = grid.comm
+    with comm.agreeing():
+        if name := state.not_finite():
+            raise NumericalError(f"{name} is not finite after iteration {facts.iteration}: no checkpoint is made of it")
+    path = Path(comm.broadcast_json(str(free_name(folder, facts.iteration)) if grid.rank == 0 else ""))
+    part = part_of(path)
+    with watchdog.patient():
+        try:
+            _write(part, path, grid, layout, state, facts)
+        except DistNewtonError as error:
+            left = ""
+            if grid.rank == 0 and part.is_dir():
+                left = f"; {part} is left" if not is_ours(part) else _removed(part)
+            raise type(error)(f"{error}{comm.broadcast_json(left)}", agreed=True) from None
+    return path
+
+
+def _removed(part: Path) -> str:
+    """Remove what was begun; returns what to say where that fails, too."""
+    try:
+        remove(part)
+    except WriteError as error:
+        return f"; {error}"
+    return ""
+
+
+def _write(
+    part: Path, path: Path, grid: ProcessGrid, layout: ParameterLayout, state: State, facts: Facts
+) -> None:
+    """Folder, parts, manifest, name: each step begins when the one before has succeeded on all ranks."""
+    comm = grid.comm
+    written: Written | None = None
+    with comm.agreeing():
+        if grid.rank == 0:
+            if part.is_dir() and is_ours(part):
+                remove(part)
+            make_folder(part)
+    with comm.agreeing():
+        written = write_tensors(part / f"part-{grid.rank:04d}.safetensors", tensors_of(state, layout))
+    mine = (written.name, written.n_bytes, written.sha256) if written else None
+    listed = comm.allgather_json([mine, block_table(layout)])
+    with comm.agreeing():
+        if grid.rank == 0:
+            parts = [Part(name=n, n_bytes=size, sha256=h, blocks=table) for (n, size, h), table in listed]
+            write_text(part / MANIFEST_FILE, render(_manifest(grid, state, facts, parts)))
+            publish(part, path)
+
+
+def _manifest(grid: ProcessGrid, state: State, facts: Facts, parts: list[Part]) -> Manifest:
+    partition = grid.partition
+    return Manifest(
+        format_version=FORMAT_VERSION,
+        writer=writer(),
+        run=facts.run,
+        sequence=facts.sequence,
+        iteration=facts.iteration,
+        saved_at=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        identity=dict(facts.identity),
+        config_sha256=identity_hash(dict(facts.identity)),
+        dtype=facts.dtype,
+        widths=list(partition.widths),
+        splits=list(partition.splits),
+        rows_per_unit=list(partition.all_rows_per_unit),
+        parts=parts,
+        state=StateTree.model_validate(state.tree()),
+        record=dict(facts.record),
+        metric=facts.metric,
+    )
+
+
+def make_home(folder: Path) -> None:
+    """Make the folder of checkpoints, and bring its name to disk.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be made.
+    """
+    if not folder.is_dir():
+        make_folder(folder)
+        try:
+            sync_folder(folder.parent)
+        except OSError as error:
+            raise WriteError(f"cannot write {folder.parent}: {error.strerror or error}") from None

@@ -1,0 +1,102 @@
+"""A thousand iterations: memory, open files and communicators stay what they were."""
+
+from __future__ import annotations
+
+import gc
+import os
+
+import psutil
+import pytest
+from resumed import StopAfter, blobs, free, settings
+
+import distnewton
+from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.watchdog import watchdog
+
+pytestmark = pytest.mark.mpi(min_size=1)
+
+
+class Meter:
+    """Memory and open files of this process every hundred iterations; empties the records that a result keeps."""
+
+    def __init__(self):
+        self.memory, self.files, self._last = [], [], None
+
+    def start(self, summary):
+        self._process = psutil.Process()
+
+    def iteration(self, record):
+        if self._last is not None:
+            vars(self._last).update(dict.fromkeys(set(vars(self._last)) - {"iteration"}))
+        self._last = record
+        if record.iteration % 100 == 0:
+            gc.collect()
+            self.memory.append(self._process.memory_info().rss)
+            self.files.append(len(os.listdir("/proc/self/fd")))
+
+
+@pytest.fixture
+def communicators(monkeypatch):
+    """Communicators that were made and not freed."""
+    alive = set()
+    make, end = Communicator.__init__, Communicator.free
+
+    def made(self, comm=None, ledger=None, *, owned=False):
+        make(self, comm, ledger, owned=owned)
+        if owned:
+            alive.add(id(self))
+
+    def freed(self):
+        alive.discard(id(self))
+        end(self)
+
+    monkeypatch.setattr(Communicator, "__init__", made)
+    monkeypatch.setattr(Communicator, "free", freed)
+    return alive
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("direction", ["sgn", "kfac"])
+def test_a_thousand_iterations_leave_memory_and_files_as_they_were(world, folder, direction, communicators):
+    before = set(communicators)
+    config = settings({"direction": direction}, iterations=1000, run={"checkpoint_minutes": 0.0})
+    meter = Meter()
+    source = distnewton.ArraySource(*blobs())
+    result = distnewton.train(config, world, train_data=source, observers=[meter], checkpoints=folder / "c")
+    assert result.last.iteration == 1000
+    first, last = meter.memory[2], meter.memory[-1]
+    if world.rank == 0:
+        print(f"\n{direction}, {world.size} ranks: {first / 1e6:.2f} MB after 200 iterations, {last / 1e6:.2f} after "
+              f"1000; {set(meter.files)} open files")  # fmt: skip
+    # Python takes memory a MiB at a time, and this small process has only a hundred of them
+    assert not world.any(last > 1.01 * first + 2 * 2**20), meter.memory
+    assert not world.any(len(set(meter.files[1:])) > 1), meter.files
+    free(result)
+    assert not world.any(communicators != before)
+
+
+def test_resumed_and_stopped_runs_free_their_communicators_and_files(world, folder, communicators):
+    source = distnewton.ArraySource(*blobs())
+    config = settings({"direction": "block_diagonal"}, iterations=4)
+    before, files = set(communicators), []
+    for _ in range(4):
+        result = distnewton.train(
+            config, world, train_data=source, clock=StopAfter(1, world), checkpoints=folder / "c", resume="auto"
+        )
+        free(result)
+        files.append(len(os.listdir("/proc/self/fd")))
+    assert result.last.iteration == 4
+    assert not world.any(communicators != before)
+    assert not world.any(files[1:] != files[:1] * 3), files
+
+
+def test_asking_whether_to_stop_sends_nothing(world):
+    source = distnewton.ArraySource(*blobs())
+    config = settings({"direction": "block_diagonal"}, iterations=3)
+    numbers = []
+    for clock in (None, StopAfter(100, world)):
+        start = watchdog.number
+        free(distnewton.train(config, world, train_data=source, clock=clock))
+        numbers.append(watchdog.number - start)
+    assert numbers[0] == numbers[1]
