@@ -15,6 +15,7 @@ from distnewton.config import Config, apply_settings, load_config, make_config, 
 from distnewton.errors import STOPPED_EARLY, ConfigError, CreateError, DistNewtonError, MissingExtraError, WriteError
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.failures import failures
+from distnewton.parallel.faults import faults
 from distnewton.parallel.launch import guard, world_communicator
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ def train(options: argparse.Namespace) -> int:
     """Train as configured; rank 0 reads the recipe and its view is everyone's."""
     from distnewton.cluster.job import is_waiting
     from distnewton.parallel.deadline import Clock
+    from distnewton.parallel.shared_folder import check_visible
     from distnewton.reporting.progress import Progress
     from distnewton.training import session
 
@@ -45,17 +47,20 @@ def train(options: argparse.Namespace) -> int:
     if options.print_config:
         say(comm, to_toml(config))
         return 0
-    guard(comm, config.run.hang_seconds)
+    guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
+    with comm.agreeing():
+        faults.at("config")
     console, folder = _console(), None
     with comm.agreeing():
         folder = _make_folder(config, options.recipe) if comm.rank == 0 else None
     path = Path(comm.broadcast_json(str(folder.path.absolute()) if folder else ""))
     failures.folder = path
     progress = Progress(console) if comm.rank == 0 else None
-    observers: list[Any] = [_Bookmark(), *([_FolderWriter(folder)] if folder else [])]
+    observers: list[Any] = [_FolderWriter(folder)] if folder else []
     if progress and not options.quiet:
         observers.insert(0, progress)
     with _discarding([folder] if folder else []):
+        check_visible(comm, path)
         result = session.train(config, comm, observers=observers, clock=Clock(comm, config.run.max_seconds))
     with comm.agreeing():
         if folder is not None:
@@ -98,6 +103,8 @@ def compare(options: argparse.Namespace) -> int:
     comm = world_communicator()
     trees = _shared_entries(comm, options)
     entries = [Entry(method, name, make_config(tree)) for method, name, tree in trees]
+    run = entries[0].config.run
+    guard(comm, run.hang_seconds, run.warn_seconds, checked=run.checked)
     with comm.agreeing():
         writers = _entry_folders(entries, options) if comm.rank == 0 else {}
     path = writers[entries[0].name].folder.path.parent if writers else Path()
@@ -224,16 +231,6 @@ def _discarding(folders: Sequence[RunFolder]) -> Iterator[None]:
         for folder in reversed(folders):
             folder.discard()
         raise
-
-
-class _Bookmark:
-    """Observer that notes how far the run is, on every rank, for the report of a failure."""
-
-    def start(self, summary: RunSummary) -> None:
-        pass
-
-    def iteration(self, record: IterationRecord) -> None:
-        failures.iteration = record.iteration
 
 
 class _FolderWriter:

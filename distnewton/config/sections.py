@@ -151,5 +151,15 @@ class RunConfig(Section):
         600.0, ge=0.0, allow_inf_nan=False, description="a rank that waits so long for others ends the job with exit "
         "code 76 and says who is missing; 3 times as long while files are read or written; 0: never"
     )  # fmt: skip
+    warn_seconds: float = Field(
+        60.0, ge=0.0, allow_inf_nan=False, description="a rank that waits so long for others says so; 0: never"
+    )
+    checked: bool = Field(
+        False, description="compare every message between all ranks over them before it is sent, to find bugs; also "
+        "with DISTNEWTON_CHECK=1"
+    )  # fmt: skip
+    memory_check: bool = Field(
+        True, description="refuse to start when the predicted memory is more than the hosts have free"
+    )
     directory: str = Field("", description="run folder; empty: runs/NAME-NUMBER is made")
     overwrite: bool = Field(False, description="replace the files of an earlier run in that folder")

@@ -12,7 +12,7 @@ from distnewton.backend import Array
 from distnewton.data.description import DataSource, Description
 from distnewton.data.labels import LabelMapping, regression_targets
 from distnewton.data.scaling import ColumnScaling, fit_scaling, row_factors, row_square_sums, scale_rows, value_range
-from distnewton.errors import DataError
+from distnewton.errors import DataError, MissingInputError
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
@@ -91,12 +91,15 @@ def read_features(grid: ProcessGrid, source: DataSource, n_samples: int, dtype: 
     start, stop = grid.feature_range()
     X: Any = np.zeros((n_samples, 0), dtype)
     with grid.comm.agreeing():
-        faults.at("data")
-        if stop > start:
-            X = source.read(start, stop, dtype)
-            X = X if isinstance(X, np.ndarray) or not dense else X.toarray()
-            if X.shape[0] != n_samples:
-                raise DataError(f"{source.name} changed while it was read: {X.shape[0]} samples, then {n_samples}")
+        try:
+            if stop > start:
+                X = source.read(start, stop, dtype)
+                X = X if isinstance(X, np.ndarray) or not dense else X.toarray()
+            faults.at("data", X)
+        except OSError as error:
+            raise MissingInputError(f"{source.name}: cannot be read ({error.strerror or error})") from None
+        if X.shape[0] != n_samples:
+            raise DataError(f"{source.name} changed while it was read: {X.shape[0]} samples, then {n_samples}")
     return X
 
 

@@ -31,6 +31,7 @@ from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.deadline import Clock
 from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
+from distnewton.parallel.launch import guard
 from distnewton.parallel.partition import Partition, as_splits
 from distnewton.parallel.planning import auto_splits
 from distnewton.parallel.threads import threads_per_rank
@@ -39,6 +40,7 @@ from distnewton.training.metrics import task_metrics
 from distnewton.training.model import Architecture, Model, image_problem, network_outputs
 from distnewton.training.objective import Evaluation, Objective
 from distnewton.training.records import IterationRecord
+from distnewton.training.same_config import check_same_config
 from distnewton.training.schedule import Schedule, check_memory
 from distnewton.training.trainer import Trainer
 
@@ -202,6 +204,10 @@ class Session:
         self.n_threads = config.run.threads or threads_per_rank(self.comm)
         self._train_data, self._test_data = train_data, test_data
         faults.arm(self.comm.rank)
+        if not isinstance(comm, Communicator):
+            # a program of its own: the command line has done so
+            guard(self.comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
+        check_same_config(self.comm, config)
         with self._thread_limit(), watchdog.patient():
             self._describe()
             self._lay_out()
@@ -238,6 +244,7 @@ class Session:
         self._check_memory(config)
         with self._thread_limit():
             params = self.network.initial_params(config.run.seed, config.network.init)
+            faults.at("init", params)
             schedule = Schedule(
                 config.method,
                 self.objective,
@@ -357,6 +364,8 @@ class Session:
         """Read this rank's columns, scale them, and put the samples in the order of the run."""
         config, dtype = self.config, self.network.backend.dtype
         X = read_features(self.grid, self.source, self.train_set.n_samples, dtype, dense=self.dense)
+        with self.comm.agreeing():
+            faults.at("allocate")
         order = np.random.Generator(np.random.Philox(key=config.run.seed, counter=[0, 2, 0, 0]))
         permutation = order.permutation(self.train_set.n_samples)
         targets = self._as_targets(self.task.targets(self.train_set, self.source))

@@ -7,10 +7,11 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 
 from distnewton.backend import Array
-from distnewton.errors import NumericalError
+from distnewton.parallel.failures import failures
 from distnewton.training.objective import Evaluation, Objective
 from distnewton.training.records import IterationRecord, gather_costs
 from distnewton.training.stages import Stage
+from distnewton.training.verdicts import not_finite
 
 Metrics = Callable[[Array, Evaluation], tuple[dict[str, float], dict[str, float]]]
 """(params, evaluation) -> metrics of the training and of the test set; collective."""
@@ -71,16 +72,13 @@ class Trainer:
         Collective over the grid.
         """
         self._ledger.take()
+        failures.iteration = None
         self._evaluation_seconds = 0.0
         start = time.perf_counter()
         stage, remaining = self._schedule[0]
         stage.start(self.params, None)
         if not math.isfinite(stage.value):
-            raise NumericalError(
-                f"the objective is {stage.value} at the start: the data or the initial weights overflow; scale the "
-                "data ([data] scale) or use float64 ([run] dtype)",
-                agreed=True,
-            )
+            raise not_finite(f"the objective at the start ({stage.value})", self.objective, stage.evaluation)
         yield self._finish(IterationRecord(0, 0.0, stage.value, stage.evaluation.loss), stage.evaluation, start)
         i_stage = 0
         for k in range(1, n_iterations + 1):
@@ -108,4 +106,5 @@ class Trainer:
         costs = self._ledger.take()
         self._evaluation_seconds += costs["evaluation"].seconds
         gather_costs(self._comm, record, costs, time.perf_counter() - start, self._evaluation_seconds)
+        failures.iteration = record.iteration
         return record
