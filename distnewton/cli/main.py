@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import difflib
+import faulthandler
 import os
 import sys
 import warnings
@@ -191,6 +192,8 @@ def console() -> NoReturn:
     if launched_rank() != 0 and not sys.warnoptions:
         # rank 0 warns for all; a rank that fails is heard all the same
         warnings.simplefilter("ignore")
+    # a crash inside a library shows where it was called
+    faulthandler.enable(all_threads=False)
     code = run_guarded(main)
     try:
         sys.stdout.flush()

@@ -171,8 +171,8 @@ def _first(array: Array, limit: float = np.inf) -> tuple[tuple[int, ...], str] |
     """Index and value of the first number that is not finite, or not below a limit."""
     for start in range(0, len(array), _ROWS_AT_ONCE):
         part = array[start : start + _ROWS_AT_ONCE]
-        # NaN is not below anything
-        fine = np.abs(part) < limit
+        # NaN is not below anything; in float64, since the limit does not fit float32
+        fine = np.isfinite(part) if limit == np.inf else np.abs(part.astype(np.float64)) < limit
         if not fine.all():
             index = tuple(int(i) for i in np.unravel_index(int(np.argmin(fine)), fine.shape))
             value = float(part[index])

@@ -13,7 +13,7 @@ from collections.abc import Callable
 from typing import Any
 
 from distnewton.errors import ConfigError, DistNewtonError, NoMemoryError
-from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.collectives import CHECK_VARIABLE, Communicator
 from distnewton.parallel.failures import ERRORS_FOLDER, failures
 from distnewton.parallel.faults import faults
 from distnewton.parallel.reachability import own_addresses
@@ -207,8 +207,11 @@ def run_guarded(main: Callable[[], int]) -> int:
     except MemoryError as error:
         return _abort(str(NoMemoryError(str(error))), NoMemoryError.exit_code, _traceback(error))
     except BaseException as error:  # every failure, of whichever kind, must end the job
-        cause = traceback.format_exception_only(error)[-1].rstrip()
-        return _abort(f"{cause}\nthis is a bug in distnewton", 70, _traceback(error))
+        cause = "".join(traceback.format_exception_only(error)).rstrip()
+        bug = "this is a bug in distnewton"
+        if type(error).__module__.startswith("mpi4py"):
+            bug = f"a message between ranks failed; {CHECK_VARIABLE}=1 tells whether the ranks differ in what they send"
+        return _abort(f"{cause}\n{bug}", 70, _traceback(error))
 
 
 def _traceback(error: BaseException) -> str:
@@ -240,7 +243,7 @@ def _context(trace: str) -> str:
     if failures.phase not in (None, "other") or failures.iteration is not None:
         last = f", last collective {call['name']}" if (call := failures.waits().get("collective")) else ""
         lines.append(f"  iteration {failures.current_iteration}, phase {failures.phase}{last}")
-    shown = trace.splitlines()
+    shown = [line for line in trace.splitlines() if line.strip(" ^~")]
     if len(shown) > _MAX_LINES:
         shown = ["  ...", *shown[1 - _MAX_LINES :]]
     lines += shown

@@ -32,6 +32,7 @@ _OTHERS = 0.5
 """Seconds that ranks in the same hang have to write where they are, before one of them says who is missing."""
 _HEAD_START = 3.0
 """Seconds that other ranks leave to rank 0, which asks all hosts whether they answer."""
+_OWN = Path(__file__).parent
 _RECENT = 64
 _SHOWN = 8
 """Collectives that are remembered, and of those the ones that a report holds."""
@@ -263,7 +264,7 @@ def calling_place(frame: FrameType | None) -> str:
     """
     while frame is not None:
         file = Path(frame.f_code.co_filename)
-        if file.parent.name != "parallel" and "mpi4py" not in file.parts and file.name != "contextlib.py":
+        if file.parent != _OWN and "mpi4py" not in file.parts and file.name != "contextlib.py":
             return f"{file.name}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back
     return ""

@@ -78,7 +78,7 @@ class Trainer:
         stage, remaining = self._schedule[0]
         stage.start(self.params, None)
         if not math.isfinite(stage.value):
-            raise not_finite(f"the objective at the start ({stage.value})", self.objective, stage.evaluation)
+            raise not_finite("the objective", self.objective, stage.evaluation)
         yield self._finish(IterationRecord(0, 0.0, stage.value, stage.evaluation.loss), stage.evaluation, start)
         i_stage = 0
         for k in range(1, n_iterations + 1):

@@ -68,8 +68,9 @@ def not_finite(
     given = {name: vector for name, vector in vectors.items() if vector is not None}
     place = first_finding(objective.network, evaluation.params, objective.X, kept, factors, given)
     place = place or "in none of the arrays that are kept"
+    when = f"in iteration {failures.current_iteration}" if failures.current_iteration else "at the start"
     return NumericalError(
-        f"{what} is not finite in iteration {failures.current_iteration}. First found: {place}. Try to {_ADVICE}",
+        f"{what} is not finite {when}. First found: {place}. Try to {_ADVICE}",
         agreed=True,
     )
 
