@@ -334,6 +334,7 @@ def _load(comm: Communicator, options: argparse.Namespace) -> tuple[Any, Callabl
             label_column=settings["label_column"],
             n_features=model.grid.partition.n_features,
             zero_based=settings["zero_based"],
+            sort_indices=settings["sort_indices"],
             ignore_extra_features=True,
         )
 

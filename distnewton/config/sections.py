@@ -62,6 +62,7 @@ class DataConfig(Section):
         None, description="train on so many samples only, drawn by run.seed; by default on all"
     )
     zero_based: bool = Field(False, description="LIBSVM: whether indices start at 0")
+    sort_indices: bool = Field(False, description="LIBSVM: put indices that are out of order in order; slow")
 
 
 class NetworkConfig(Section):

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from distnewton.network.layers import LINEAR_SIZE, PATCH_SIZE
+from distnewton.network.network import PartitionedNetwork
 from distnewton.training.objective import Objective
 
 _N_VECTORS = 12
@@ -38,14 +39,47 @@ def iteration_memory(objective: Objective, n_curvature: int, n_rows: int, n_test
     -----
     The interpreter and its libraries are not counted, nor are buffers inside MPI.
     """
-    network = objective.network
-    itemsize, shape, n = network.backend.dtype.itemsize, network.shape, objective.n_samples
+    features = _bytes_of(objective.X)
+    return memory_parts(
+        objective.network, objective.n_samples, objective.n_rows_kept, objective.chunk_rows, features, n_curvature,
+        n_rows, n_test,
+    )  # fmt: skip
+
+
+def memory_parts(
+    network: PartitionedNetwork,
+    n: int,
+    n_rows_kept: int,
+    chunk_rows: int,
+    features: float,
+    n_curvature: int,
+    n_rows: int,
+    n_test: int,
+) -> dict[str, float]:
+    """The same from sizes alone, for a network that may only be planned.
+
+    Parameters
+    ----------
+    network : PartitionedNetwork
+        The network; its grid need not have a communicator.
+    n, n_rows_kept, chunk_rows : int
+        Samples, those whose activations are kept, and those that pass at a time.
+    features : float
+        Bytes of the training features.
+    n_curvature, n_rows, n_test : int
+        As of :func:`iteration_memory`.
+
+    Returns
+    -------
+    dict of str to float
+    """
+    itemsize, shape = network.backend.dtype.itemsize, network.shape
     own = {m: block.shape[1] * shape.layers[m - 1].n_elements for m, block in network.grid.blocks.items()}
     stored = {m: block.shape[1] * shape.layers[m - 1].n_values for m, block in network.grid.blocks.items()}
     # neither the identity of the output layer nor, without roots, the factor below it is stored
     full = sum(size for m, size in stored.items() if m < network.n_layers - (n_rows == network.n_out))
-    kept = 2 * min(n, max(objective.n_rows_kept, n_curvature))
-    passing = min(n, objective.chunk_rows)
+    kept = 2 * min(n, max(n_rows_kept, n_curvature))
+    passing = min(n, chunk_rows)
     numbers = {
         "variables": _N_VECTORS * network.layout.n_params,
         "activations": kept * network.n_kept,
@@ -54,7 +88,7 @@ def iteration_memory(objective: Objective, n_curvature: int, n_rows: int, n_test
         # a chunk's activations and two layers' cotangents; pre-activations, patches and their products
         "work": passing * (network.n_kept + 2 * max(own.values(), default=0)) + 2 * LINEAR_SIZE + 4 * PATCH_SIZE,
     }
-    return {"features": _bytes_of(objective.X) * (1 + n_test / n)} | {
+    return {"features": features * (1 + n_test / n)} | {
         name: float(itemsize * count) for name, count in numbers.items()
     }
 

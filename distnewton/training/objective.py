@@ -59,6 +59,12 @@ def subsample_range(n_samples: int, size: int, seed: int, iteration: int) -> tup
     return start, start + size
 
 
+def rows_in_memory(memory_bytes: float, row_bytes: float) -> tuple[int, int]:
+    """Samples whose activations are kept, and samples that pass at a time, in the memory of the widest rank."""
+    rows = memory_bytes / row_bytes
+    return int(rows / 2), int(max(1, min(MAX_CHUNK_ROWS, rows / 4)))
+
+
 def chunk_ranges(n_samples: int, last: tuple[int, int] | None, n_rows: int) -> list[tuple[int, int]]:
     """Cut the samples into ranges of at most ``n_rows``; the range ``last``, if any, is whole and at the end."""
     ranges = []
@@ -142,9 +148,7 @@ class Objective:
         self.n_samples, self.memory_bytes = len(targets), memory_bytes
         # the same number of rows on all ranks, since chunks are summed together: the widest rank decides
         width = network.grid.comm.allgather(np.array([network.n_kept + network.n_out])).max()
-        rows = memory_bytes / (width * network.backend.dtype.itemsize)
-        self.n_rows_kept = int(rows / 2)
-        self.chunk_rows = int(max(1, min(MAX_CHUNK_ROWS, rows / 4)))
+        self.n_rows_kept, self.chunk_rows = rows_in_memory(memory_bytes, width * network.backend.dtype.itemsize)
 
     def batch(self, rows: Array) -> Objective:
         """The same objective on some of the samples only; 1/C is that of the whole.

@@ -36,6 +36,7 @@ from distnewton.parallel.partition import Partition, as_splits
 from distnewton.parallel.planning import auto_splits
 from distnewton.parallel.threads import threads_per_rank
 from distnewton.parallel.watchdog import watchdog
+from distnewton.training.memory_check import Problem, check_memory_fits
 from distnewton.training.metrics import task_metrics
 from distnewton.training.model import Architecture, Model, image_problem, network_outputs
 from distnewton.training.objective import Evaluation, Objective
@@ -329,6 +330,7 @@ class Session:
             n_features=n_features or data.n_features,
             zero_based=data.zero_based,
             ignore_extra_features=n_features is not None,
+            sort_indices=data.sort_indices,
         )
 
     def _lay_out(self) -> None:
@@ -352,6 +354,10 @@ class Session:
         backend = Backend.of(config.run.dtype)
         self._check_memory(config)
         self.grid = ProcessGrid(self.comm, shape.partition(splits))
+        if config.run.memory_check:
+            n_test = self.test_set.n_samples if self.test_set is not None else 0
+            sizes = Problem(config, shape, self.train_set, n_test, self.dense)
+            check_memory_fits(self.comm, sizes, self.grid.partition)
         self.network = PartitionedNetwork(self.grid, config.network.activation, backend, shape)
         self.architecture = Architecture(shape, config.network.activation, self.task, self.dense, config.run.dtype)
 
@@ -426,8 +432,15 @@ class Session:
         idle = self.grid.partition.idle_ranks()
         if idle:
             notes.append(f"{len(idle)} of {self.comm.size} ranks own no variable: more ranks than these layers can use")
-        if self.scaling.n_constant and self.comm.size == 1:
-            notes.append(f"{self.scaling.n_constant} features are constant and are scaled to 0")
+        (n_constant,) = self.comm.sum_scalars(self.scaling.n_constant * self.grid.first_of_feature_group())
+        if n_constant:
+            notes.append(f"{n_constant:.0f} features are constant and are scaled to 0")
+        if self.task.classes is not None and any(isinstance(label, str) for label in self.task.classes.classes):
+            named = [f"{k} = {label}" for k, label in enumerate(self.task.classes.classes)]
+            more = f", ... ({len(named)} in all)" if len(named) > 10 else ""
+            notes.append(f"classes: {', '.join(named[:10])}{more}")
+        if self.config.method.subsample_min > self.n_train:
+            notes.append(f"method.subsample_min is more than the {self.n_train} samples there are: all are used")
         if self.test_set and self.test_set.n_ignored_values:
             notes.append(
                 f"{self.test_set.name}: ignored {self.test_set.n_ignored_values} values of features that the training "

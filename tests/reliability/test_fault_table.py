@@ -156,7 +156,7 @@ def test_a_model_that_cannot_be_written(tmp_path, kind, code):
 def test_data_that_one_rank_may_not_read(tmp_path):
     done, _ = start(tmp_path, "rank=1 at=data kind=eacces", n_ranks=2)
     assert done.returncode == 66, done.stderr
-    assert done.stderr.count("small.csv: cannot be read (Permission denied) (rank 1)") == 1
+    assert done.stderr.count(f"small.csv: cannot be read on {os.uname().nodename} (Permission denied) (rank 1)") == 1
     assert not (tmp_path / "R").exists()
 
 
