@@ -62,9 +62,6 @@ def train(options: argparse.Namespace) -> int:
     with _discarding([folder] if folder else []):
         check_visible(comm, path)
         result = session.train(config, comm, observers=observers, clock=Clock(comm, config.run.max_seconds))
-    with comm.agreeing():
-        if folder is not None:
-            folder.close()
     result.model.save(path / "model.safetensors")
     if progress and folder:
         _draw(folder.path, console)
@@ -72,7 +69,10 @@ def train(options: argparse.Namespace) -> int:
             progress.finish(result)
             say(comm, f"run folder: {folder.path}")
     result.model.grid.free()
-    return _end(comm, result, config, path)
+    code = _end(comm, result, config, path)
+    if folder:
+        folder.close()
+    return code
 
 
 def _end(comm: Communicator, result: Result, config: Config, path: Path) -> int:
@@ -217,6 +217,17 @@ def info(options: argparse.Namespace) -> int:
 
     if launched_rank() == 0:
         for line in describe_run(Path(options.run)):
+            print(line)
+    return 0
+
+
+def why(options: argparse.Namespace) -> int:
+    """Say why a run failed, without MPI."""
+    from distnewton.parallel.launch import launched_rank
+    from distnewton.reporting.why import explain_failure
+
+    if launched_rank() == 0:
+        for line in explain_failure(Path(options.run)):
             print(line)
     return 0
 

@@ -1,4 +1,4 @@
-"""The command ``distnewton``: train, compare, evaluate, predict, info, submit, doctor; with and without mpirun."""
+"""The command ``distnewton``: train, compare, evaluate, predict, info, why, submit, doctor; with and without mpirun."""
 
 from __future__ import annotations
 
@@ -74,6 +74,8 @@ def build_parser() -> argparse.ArgumentParser:
             )
     info = commands.add_parser("info", help="what a run was and how it went")
     info.add_argument("run", metavar="RUN", help="run folder")
+    why = commands.add_parser("why", help="why a run failed: the first cause, and the rank that hung")
+    why.add_argument("run", metavar="RUN", help="run folder")
     _add_cluster_commands(commands)
     return parser
 
@@ -178,6 +180,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": commands.evaluate,
         "predict": commands.predict,
         "info": commands.info,
+        "why": commands.why,
         "submit": cluster_commands.submit,
         "doctor": cluster_commands.doctor,
     }

@@ -64,7 +64,7 @@ class FaultInjector:
         self._spec: dict[str, str] = {}
         self._passes = 0
         self._last = 0.0
-        self._text = ""
+        self._environment = ""
         self.pending = ""
 
     def arm(self, rank: int, text: str | None = None) -> None:
@@ -84,9 +84,10 @@ class FaultInjector:
         """
         if text is None:
             text = os.environ.get(VARIABLE, "")
-            if text == self._text:
+            if text == self._environment:
                 return
-        self._text, self._spec, self._passes, self.pending = text, {}, 0, ""
+            self._environment = text
+        self._spec, self._passes, self.pending = {}, 0, ""
         if not text:
             return
         spec = dict(part.partition("=")[::2] for part in text.split())

@@ -208,9 +208,10 @@ class Model:
         """
         tensors = self.weights()
         scaling = gather_scaling(self.grid, self.scaling)
-        with watchdog.patient(), self.grid.comm.agreeing():
+        with self.grid.comm.agreeing():
             if not (np.isfinite(self.params).all() and np.isfinite([self.scaling.offset, self.scaling.factor]).all()):
                 raise NumericalError(f"the model holds numbers that are not finite, and is not saved to {path}")
+        with watchdog.patient(), self.grid.comm.agreeing():
             try:
                 faults.at("finalise")
             except OSError as error:

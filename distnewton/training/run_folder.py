@@ -19,6 +19,7 @@ from typing import Any, TextIO
 from distnewton.config import Config, to_toml
 from distnewton.errors import CreateError, DataError, MissingInputError, WriteError
 from distnewton.parallel.failures import forget
+from distnewton.training.folder_lock import FolderLock
 from distnewton.training.model_file import MODEL_FILE
 from distnewton.training.records import IterationRecord
 
@@ -66,8 +67,12 @@ class RunFolder:
     def _claim(self, overwrite: bool) -> None:
         """Make the folder and the metrics file in it, which says whose it is."""
         _make(self.path)
+        self._lock = FolderLock(self.path)
         present = [name for name in OWN_FILES if (self.path / name).exists()]
-        if present and not overwrite:
+        # a run that was killed before it began leaves an empty file, and no lock
+        begun = present != [METRICS_FILE] or (self.path / METRICS_FILE).stat().st_size > 0
+        if present and begun and not overwrite:
+            self._lock.release()
             raise CreateError(
                 f"{self.path} holds an earlier run ({', '.join(present)}): choose another --run-dir, "
                 "or allow it with --set run.overwrite=true"
@@ -106,6 +111,7 @@ class RunFolder:
         metrics = self.path / METRICS_FILE
         if metrics.is_file() and metrics.stat().st_size == 0:
             metrics.unlink()
+        self._lock.release()
         for path in self._made:
             try:
                 path.rmdir()
@@ -117,6 +123,7 @@ class RunFolder:
         """Close the metrics."""
         if self._metrics is not None:
             self._metrics.close()
+        self._lock.release()
 
     def _write(self, name: str, text: str) -> None:
         try:
@@ -274,6 +281,15 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
                 yield json.loads(line)
             except json.JSONDecodeError as error:
                 raise DataError(f"{file}:{number}: not a record: {error}") from None
+
+
+def hosts_of(path: Path) -> list[str]:
+    """Host of each rank of a run; empty where the run did not begin."""
+    try:
+        hosts: list[str] = json.loads((path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))["hosts"]
+    except FileNotFoundError:
+        return []
+    return hosts
 
 
 def finite(value: Any) -> Any:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from distnewton.backend import Array
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions.base import Direction, DirectionResult
@@ -92,7 +94,9 @@ def solve(direction: Direction, problem: Linearization, termination: EarlyTermin
     DirectionResult
     """
     try:
-        return direction.solve(problem, termination)
+        # told by the verdict, once, and not by warnings of every rank
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return direction.solve(problem, termination)
     except NumericalError as error:
         if not (error.agreed or direction.stops_early):
             raise
