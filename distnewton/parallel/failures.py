@@ -131,7 +131,7 @@ failures = Failures()
 
 def replace(file: Path, report: dict[str, Any]) -> None:
     """Write a report whole: readers see all of it or nothing."""
-    part = file.with_suffix(".part")
+    part = file.with_suffix(f".part-{platform.node()}-{os.getpid()}")
     part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     os.replace(part, file)
 
@@ -159,6 +159,6 @@ def read_first(folder: Path) -> dict[str, Any] | None:
 def forget(folder: Path) -> None:
     """Remove the failures of an earlier run from a folder that is to be used again."""
     errors = folder / ERRORS_FOLDER
-    for pattern in ("rank-*.json", "hang-rank-*", "waiting.json", FIRST_FILE):
+    for pattern in ("rank-*", "hang-rank-*", "waiting.*", FIRST_FILE):
         for file in errors.glob(pattern):
             file.unlink(missing_ok=True)

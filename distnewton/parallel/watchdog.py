@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import faulthandler
 import json
+import os
 import platform
 import sys
 import threading
@@ -189,28 +190,37 @@ class Watchdog:
     def _warn(self, waited: float) -> None:
         """Say that this rank waits, unless another has said so."""
         report = {**failures.facts(), "rank": self._rank}
-        if self._first_to_warn(report):
+        try:
+            first = self._first_to_warn(report)
+        except OSError:
+            # better said by several than by nobody
+            first = True
+        if first:
             limit = f"; the job ends after {self.limit:g} s of it" if self.limit else ""
             self._say(f"rank {self._rank} on {platform.node()} has waited {waited:.0f} s in {where(report)}{limit}")
 
     def _first_to_warn(self, report: dict[str, Any]) -> bool:
-        file = failures.meeting_place() / "waiting.json"
+        place = failures.meeting_place()
+        own, file = place / f"waiting.rank-{self._rank:04d}", place / "waiting.json"
+        replace(own, report)
         try:
+            # only one rank gets the name
+            os.link(own, file)
+        except FileExistsError:
             before = json.loads(file.read_text(encoding="utf-8"))
-            keys = "launch", "finished_iteration"
-            if all(before.get(key) == report[key] for key in keys) and before["rank"] != self._rank:
+            if all(before.get(key) == report[key] for key in ("launch", "finished_iteration")):
                 return False
-        except (FileNotFoundError, ValueError):
-            # nobody yet, or another rank writes at this moment: then both speak
-            pass
-        replace(file, report)
+            os.replace(own, file)
+        own.unlink(missing_ok=True)
         return True
 
     def _go_on(self) -> int:
         """Take the warning back; returns the number of the collective that is warned of: none."""
-        file = failures.meeting_place() / "waiting.json"
+        place = failures.meeting_place()
+        (place / f"waiting.rank-{self._rank:04d}").unlink(missing_ok=True)
+        file = place / "waiting.json"
         if file.exists() and json.loads(file.read_text(encoding="utf-8")).get("rank") == self._rank:
-            file.unlink()
+            file.unlink(missing_ok=True)
             self._say(f"rank {self._rank} goes on")
         return 0
 
