@@ -69,9 +69,7 @@ class RunFolder:
         _make(self.path)
         self._lock = FolderLock(self.path)
         present = [name for name in OWN_FILES if (self.path / name).exists()]
-        # a run that was killed before it began leaves an empty file, and no lock
-        begun = present != [METRICS_FILE] or (self.path / METRICS_FILE).stat().st_size > 0
-        if present and begun and not overwrite:
+        if present and not overwrite:
             self._lock.release()
             raise CreateError(
                 f"{self.path} holds an earlier run ({', '.join(present)}): choose another --run-dir, "
