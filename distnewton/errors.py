@@ -71,6 +71,22 @@ class ConfigError(DistNewtonError):
     exit_code = 78
 
 
+class NoMemoryError(ConfigError):
+    """A rank could not allocate memory.
+
+    Parameters
+    ----------
+    detail : str
+        What Python or numpy said.
+    """
+
+    def __init__(self, detail: str = "") -> None:
+        super().__init__(
+            f"out of memory{f' ({detail})' if detail else ''}: use more ranks or hosts, a smaller run.memory_mb, "
+            "method.subsample or method.sketch, or float32"
+        )
+
+
 class MissingExtraError(ConfigError):
     """An optional dependency is asked for but not installed.
 

@@ -63,7 +63,7 @@ def doctor(options: argparse.Namespace) -> int:
     if findings and launched_rank() != 0:
         # each is alone in its world; what is wrong is the same for all
         return 78
-    guard(comm, 120.0)
+    guard(comm, 120.0, 30.0)
     cluster: Cluster | None = None
     threads = 0
     with comm.agreeing():

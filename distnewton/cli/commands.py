@@ -24,6 +24,7 @@ from distnewton.errors import (
 )
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.failures import failures
+from distnewton.parallel.faults import faults
 from distnewton.parallel.launch import guard, world_communicator
 
 if TYPE_CHECKING:
@@ -45,6 +46,7 @@ def train(options: argparse.Namespace) -> int:
     from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER
     from distnewton.cluster.job import is_waiting
     from distnewton.parallel.deadline import Clock
+    from distnewton.parallel.shared_folder import check_visible
     from distnewton.parallel.signals import StopSignals
     from distnewton.reporting.progress import Progress
     from distnewton.training import session
@@ -58,25 +60,25 @@ def train(options: argparse.Namespace) -> int:
     if options.print_config:
         say(comm, to_toml(config))
         return 0
-    guard(comm, config.run.hang_seconds)
+    guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
+    with comm.agreeing():
+        faults.at("config")
     console, folder = _console(), None
     with comm.agreeing():
         folder = _make_folder(config, options.recipe, resume) if comm.rank == 0 else None
     path = Path(comm.broadcast_json(str(folder.path.absolute()) if folder else ""))
     failures.folder = path
     progress = Progress(console) if comm.rank == 0 else None
-    observers: list[Any] = [_Bookmark(), *([_FolderWriter(folder)] if folder else [])]
+    observers: list[Any] = [_FolderWriter(folder)] if folder else []
     if progress and not options.quiet:
         observers.insert(0, progress)
     with _discarding([folder] if folder else []), StopSignals() as signals:
+        check_visible(comm, path)
         clock = Clock(comm, config.run.max_seconds, signals)
         checkpoints = path / CHECKPOINTS_FOLDER
         result = session.train(
             config, comm, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume
         )
-    with comm.agreeing():
-        if folder is not None:
-            folder.close()
     result.model.save(path / "model.safetensors")
     if progress and folder:
         _draw(folder.path, console)
@@ -84,7 +86,10 @@ def train(options: argparse.Namespace) -> int:
             progress.finish(result)
             say(comm, f"run folder: {folder.path}")
     result.model.grid.free()
-    return _end(comm, result, config, path)
+    code = _end(comm, result, config, path)
+    if folder:
+        folder.close()
+    return code
 
 
 def _end(comm: Communicator, result: Result, config: Config, path: Path) -> int:
@@ -117,6 +122,8 @@ def compare(options: argparse.Namespace) -> int:
     comm = world_communicator()
     trees = _shared_entries(comm, options)
     entries = [Entry(method, name, make_config(tree)) for method, name, tree in trees]
+    run = entries[0].config.run
+    guard(comm, run.hang_seconds, run.warn_seconds, checked=run.checked)
     with comm.agreeing():
         writers = _entry_folders(entries, options) if comm.rank == 0 else {}
     path = writers[entries[0].name].folder.path.parent if writers else Path()
@@ -233,6 +240,17 @@ def info(options: argparse.Namespace) -> int:
     return 0
 
 
+def why(options: argparse.Namespace) -> int:
+    """Say why a run failed, without MPI."""
+    from distnewton.parallel.launch import launched_rank
+    from distnewton.reporting.why import explain_failure
+
+    if launched_rank() == 0:
+        for line in explain_failure(Path(options.run)):
+            print(line)
+    return 0
+
+
 @contextmanager
 def _discarding(folders: Sequence[RunFolder]) -> Iterator[None]:
     """Remove the folders of runs that an error kept from beginning."""
@@ -243,16 +261,6 @@ def _discarding(folders: Sequence[RunFolder]) -> Iterator[None]:
         for folder in reversed(folders):
             folder.discard()
         raise
-
-
-class _Bookmark:
-    """Observer that notes how far the run is, on every rank, for the report of a failure."""
-
-    def start(self, summary: RunSummary) -> None:
-        pass
-
-    def iteration(self, record: IterationRecord) -> None:
-        failures.iteration = record.iteration
 
 
 class _FolderWriter:
@@ -424,6 +432,7 @@ def _load(comm: Communicator, options: argparse.Namespace) -> tuple[Any, Callabl
             label_column=settings["label_column"],
             n_features=model.grid.partition.n_features,
             zero_based=settings["zero_based"],
+            sort_indices=settings["sort_indices"],
             ignore_extra_features=True,
         )
 

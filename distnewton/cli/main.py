@@ -1,9 +1,10 @@
-"""The command ``distnewton``: train, compare, evaluate, predict, info, submit, doctor; with and without mpirun."""
+"""The command ``distnewton``: train, compare, evaluate, predict, info, why, submit, doctor; with and without mpirun."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import faulthandler
 import math
 import os
 import sys
@@ -82,6 +83,8 @@ def build_parser() -> argparse.ArgumentParser:
             )
     info = commands.add_parser("info", help="what a run was and how it went")
     info.add_argument("run", metavar="RUN", help="run folder")
+    why = commands.add_parser("why", help="why a run failed: the first cause, and the rank that hung")
+    why.add_argument("run", metavar="RUN", help="run folder")
     _add_cluster_commands(commands)
     _add_plan(commands)
     _add_bench(commands)
@@ -258,6 +261,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "evaluate": commands.evaluate,
         "predict": commands.predict,
         "info": commands.info,
+        "why": commands.why,
         "submit": cluster_commands.submit,
         "doctor": cluster_commands.doctor,
         "plan": plan_command.plan,
@@ -274,6 +278,8 @@ def console() -> NoReturn:
     if launched_rank() != 0 and not sys.warnoptions:
         # rank 0 warns for all; a rank that fails is heard all the same
         warnings.simplefilter("ignore")
+    # a crash inside a library shows where it was called
+    faulthandler.enable(all_threads=False)
     code = run_guarded(main)
     try:
         sys.stdout.flush()

@@ -62,6 +62,7 @@ class DataConfig(Section):
         None, description="train on so many samples only, drawn by run.seed; by default on all"
     )
     zero_based: bool = Field(False, description="LIBSVM: whether indices start at 0")
+    sort_indices: bool = Field(False, description="LIBSVM: put indices that are out of order in order; slow")
 
 
 class NetworkConfig(Section):
@@ -156,5 +157,15 @@ class RunConfig(Section):
         "run ends or is stopped; 0: after each iteration, whatever it costs"
     )  # fmt: skip
     keep_checkpoints: int = Field(3, ge=0, description="so many of the last stay, and the best; 0: none are saved")
+    warn_seconds: float = Field(
+        60.0, ge=0.0, allow_inf_nan=False, description="a rank that waits so long for others says so; 0: never"
+    )
+    checked: bool = Field(
+        False, description="compare every message between all ranks over them before it is sent, to find bugs; also "
+        "with DISTNEWTON_CHECK=1"
+    )  # fmt: skip
+    memory_check: bool = Field(
+        True, description="refuse to start when the predicted memory is more than the hosts have free"
+    )
     directory: str = Field("", description="run folder; empty: runs/NAME-NUMBER is made")
     overwrite: bool = Field(False, description="replace the files of an earlier run in that folder")

@@ -50,6 +50,10 @@ class JacobianFactor(Protocol):
         """The factor of some samples in full, of shape (n, n_out, n_group)."""
         ...
 
+    def arrays(self) -> list[Array]:
+        """What is stored, its first axis the samples'."""
+        ...
+
 
 class IdentityFactor:
     """D^L = I restricted to the columns of one group of outputs.
@@ -83,6 +87,10 @@ class IdentityFactor:
         unit = self._backend.asarray(np.eye(n_out)[:, self._columns])
         return np.broadcast_to(unit, (n, *unit.shape))[rows]
 
+    def arrays(self) -> list[Array]:
+        """What is stored, its first axis the samples'."""
+        return []
+
 
 class ScaledFactor:
     """D[s, k, t] = weights[t, k] derivative[s, t], kept as its two parts.
@@ -113,6 +121,10 @@ class ScaledFactor:
         """The factor of some samples in full, of shape (n, n_out, n_group)."""
         return self._derivative[rows, None, :] * self._weights.T
 
+    def arrays(self) -> list[Array]:
+        """What is stored, its first axis the samples'."""
+        return [self._derivative]
+
 
 class StoredFactor:
     """D kept in full.
@@ -141,6 +153,10 @@ class StoredFactor:
     def dense(self, rows: slice = ALL) -> Array:
         """The factor of some samples in full, of shape (n, n_out, n_group)."""
         return self._D[rows]
+
+    def arrays(self) -> list[Array]:
+        """What is stored, its first axis the samples'."""
+        return [self._D]
 
 
 class AveragedFactor:
@@ -187,3 +203,7 @@ class AveragedFactor:
         D = D.reshape(n, n_out, derivative.shape[1])
         D *= derivative[:, None, :]
         return D
+
+    def arrays(self) -> list[Array]:
+        """What is stored, its first axis the samples'."""
+        return [*self._factor.arrays(), self._derivative]

@@ -78,6 +78,10 @@ class Jacobian:
             for m, part in parts.items()
         }
 
+    def arrays(self) -> list[Array]:
+        """What is stored of D, layer by layer."""
+        return [array for part in self.parts.values() for array in part.factor.arrays()]
+
     @property
     def layers(self) -> list[int]:
         """Layers of which this rank owns a block."""

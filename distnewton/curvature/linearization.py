@@ -126,6 +126,11 @@ class CurvatureSample:
         self._hessian = hessian if roots is None else ScaledIdentity(1.0, n, roots.shape[1])
 
     @property
+    def has_jacobian(self) -> bool:
+        """Whether the sample was linearized."""
+        return self._jacobian is not None
+
+    @property
     def jacobian(self) -> Jacobian:
         """This rank's columns of J, or of R J with roots R."""
         if self._jacobian is None:

@@ -276,9 +276,8 @@ class LineParser:
         number = int(index) if len(index.lstrip(b"0")) <= 19 else 10**19
         if number < rules.first_index:
             raise DataError(
-                f"{where}: index 0, but indices start at 1; use --zero-based (zero_based = true) if this "
-                "file "
-                "counts its features from 0"
+                f"{where}: index 0, but indices start at 1; use --data.zero_based=true if this file counts "
+                "its features from 0"
             )
         if number > rules.last_index:
             raise DataError(
@@ -288,7 +287,7 @@ class LineParser:
         if feature >= rules.limit and not rules.ignore_extra:
             raise DataError(
                 f"{where}: index {number} is beyond the {rules.n_features} features expected; "
-                "use --n-features to raise that number, or ignore_extra_features to leave such values out"
+                "raise data.n_features, or leave it out"
             )
         return feature
 
@@ -303,6 +302,7 @@ class LineParser:
                 raise DataError(f"{where}: index {b} appears twice; a feature has one value in a sample")
             if a > b:
                 raise DataError(
-                    f"{where}: index {b} after {a}: indices must increase; use --sort to put them in order"
+                    f"{where}: index {b} after {a}: indices must increase; use --data.sort_indices=true to put them in "
+                    "order"
                 )
         return pairs

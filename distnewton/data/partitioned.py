@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -12,11 +13,12 @@ from distnewton.backend import Array
 from distnewton.data.description import DataSource, Description
 from distnewton.data.labels import LabelMapping, regression_targets
 from distnewton.data.scaling import ColumnScaling, fit_scaling, row_factors, row_square_sums, scale_rows, value_range
-from distnewton.errors import DataError
+from distnewton.errors import DataError, MissingInputError, NumericalError
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
 
+_ROWS_AT_ONCE = 4096
 DENSE_FROM = 0.25
 """Share of stored values from which sparse text is kept as a dense array: it is then smaller and far faster."""
 
@@ -91,12 +93,18 @@ def read_features(grid: ProcessGrid, source: DataSource, n_samples: int, dtype: 
     start, stop = grid.feature_range()
     X: Any = np.zeros((n_samples, 0), dtype)
     with grid.comm.agreeing():
-        faults.at("data")
-        if stop > start:
-            X = source.read(start, stop, dtype)
-            X = X if isinstance(X, np.ndarray) or not dense else X.toarray()
-            if X.shape[0] != n_samples:
-                raise DataError(f"{source.name} changed while it was read: {X.shape[0]} samples, then {n_samples}")
+        try:
+            if stop > start:
+                # what overflows here is found by check_range
+                with np.errstate(over="ignore"):
+                    X = source.read(start, stop, dtype)
+                X = X if isinstance(X, np.ndarray) or not dense else X.toarray()
+            faults.at("data", X)
+        except OSError as error:
+            where = f" on {platform.node()}" if grid.size > 1 else ""
+            raise MissingInputError(f"{source.name}: cannot be read{where} ({error.strerror or error})") from None
+        if X.shape[0] != n_samples:
+            raise DataError(f"{source.name} changed while it was read: {X.shape[0]} samples, then {n_samples}")
     return X
 
 
@@ -118,8 +126,55 @@ def fit_and_apply(grid: ProcessGrid, kind: str, X: Any) -> ColumnScaling:
     joint = float(ranges[:, 0].min()), float(ranges[:, 1].max())
     with grid.comm.agreeing():
         scaling = fit_scaling(kind, X, joint)
-    apply_scaling(grid, scaling, X)
+    # products that overflow are found by the check
+    with np.errstate(over="ignore", invalid="ignore"):
+        apply_scaling(grid, scaling, X)
+    check_range(grid, X)
     return scaling
+
+
+def check_range(grid: ProcessGrid, X: Any) -> None:
+    """Refuse features whose squares are beyond their dtype, or that are not finite (collective).
+
+    Parameters
+    ----------
+    grid : ProcessGrid
+        Who owns which features.
+    X : Array or csr_array of shape (n_samples, n_features_local)
+        This rank's columns, scaled.
+
+    Raises
+    ------
+    NumericalError
+        On every rank alike, with the lowest of such features, its value and rank, and the range of the others.
+    """
+    limit = float(np.sqrt(np.finfo(X.dtype).max))
+    found: tuple[int, float] | None = None
+    low, high = np.inf, -np.inf
+    numbers, step = (X, _ROWS_AT_ONCE) if isinstance(X, np.ndarray) else (X.data, _ROWS_AT_ONCE * 64)
+    for start in range(0, len(numbers) if numbers.size else 0, step):
+        part = numbers[start : start + step]
+        fine = np.abs(part) <= limit
+        if fine.all():
+            low, high = min(low, float(part.min())), max(high, float(part.max()))
+            continue
+        i = int(np.argmin(fine))
+        column = i % part.shape[1] if part.ndim == 2 else int(X.indices[start + i])
+        found = found or (grid.feature_range()[0] + column, float(part.flat[i]))
+        rest = part[fine]
+        if rest.size:
+            low, high = min(low, float(rest.min())), max(high, float(rest.max()))
+    if not grid.comm.any(found is not None):
+        return
+    views = grid.comm.allgather_json([found, min(low, 1e308), max(high, -1e308)])
+    (feature, value), rank = min((view[0], rank) for rank, view in enumerate(views) if view[0] is not None)
+    _, low, high = views[rank]
+    others = f"; its other values are from {low:.3g} to {high:.3g}" if low <= high else ""
+    raise NumericalError(
+        f"feature {feature} (from 0, on rank {rank}) is {value:.3g}, which overflows in layer 1{others}: scale the "
+        "data ([data] scale = standard), repair it, or use float64 ([run] dtype)",
+        agreed=True,
+    )
 
 
 def gather_scaling(grid: ProcessGrid, scaling: ColumnScaling) -> ColumnScaling:

@@ -32,6 +32,8 @@ class DirectionResult:
         Relative residual of the system this rank solved; over its blocks the largest.
     note : str
         What went wrong and was mended, the same on all ranks; else empty.
+    failure : str
+        Why this rank has no direction; else empty.
     """
 
     direction: Array
@@ -39,6 +41,7 @@ class DirectionResult:
     finished: bool = True
     residual: float = 0.0
     note: str = ""
+    failure: str = ""
 
 
 class Direction(Protocol):

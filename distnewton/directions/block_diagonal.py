@@ -55,7 +55,7 @@ class BlockDiagonal:
                 if not cg.finished:
                     cg.step()
             n_steps += 1
-            faults.at("cg")
+            faults.at("cg", *(cg.x for cg in solvers))
             if n_steps >= self._options.cg_min and termination.enough_finished():
                 break
         finished = all(cg.finished for cg in solvers)

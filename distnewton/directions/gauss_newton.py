@@ -72,7 +72,8 @@ class GaussNewton:
         while n_steps < options.cg_max and step.rr > floor:
             if n_steps >= options.cg_min and (math.sqrt(step.rr) <= target or progress.exhausted):
                 break
-            alpha = step.rz / check_curvature(step.curvature - beta * step.rz / alpha, n_steps)
+            # from sums over all ranks, so that all refuse it alike
+            alpha = step.rz / check_curvature(step.curvature - beta * step.rz / alpha, n_steps, agreed=True)
             p *= beta
             p += z
             s *= beta
@@ -85,7 +86,7 @@ class GaussNewton:
             step = _product(problem, r, z)
             beta = step.rz / previous
             n_steps += 1
-            faults.at("cg")
+            faults.at("cg", x)
         if options.warm_start:
             self._last = x
         return DirectionResult(x, n_steps, True, math.sqrt(step.rr / bb) if bb else 0.0)

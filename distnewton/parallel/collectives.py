@@ -8,8 +8,10 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import time
 import zlib
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -17,14 +19,23 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distnewton.errors import EXIT_CODES, DistNewtonError
+from distnewton.errors import EXIT_CODES, DistNewtonError, NoMemoryError
+from distnewton.parallel.faults import faults
+from distnewton.parallel.hangs import ranges
 from distnewton.parallel.ledger import Ledger, allreduce_bytes
-from distnewton.parallel.watchdog import watchdog
+from distnewton.parallel.watchdog import Watchdog, calling_place, watchdog
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
 
 Array = NDArray[Any]
+CHECK_VARIABLE = "DISTNEWTON_CHECK"
+_VIEW_BYTES = 256
+"""Length of a rank's view of a collective, cut or filled up, in a message of checked mode."""
+
+
+class CollectiveMismatchError(RuntimeError):
+    """Ranks are about to make different collectives: a bug that would hang them, or give wrong numbers."""
 
 
 class Communicator:
@@ -38,27 +49,61 @@ class Communicator:
         Where costs are charged; a new one by default.
     owned : bool
         Whether :meth:`free` frees the MPI communicator.
+    name : str
+        The group in messages and reports, the same on all of its ranks.
+    members : sequence of int or None
+        Ranks of the world in this group; by default all.
 
-    Notes
-    -----
-    With ``DISTNEWTON_CHECK=1`` in the environment every sum first compares operation, dtype and count over the ranks,
-    because MPI libraries may return wrong numbers silently where counts differ.
+    Attributes
+    ----------
+    checked : bool
+        Whether every collective first compares its number, name, operation, dtype, count, phase and calling line over
+        the ranks, because MPI libraries may return wrong numbers silently where counts differ. On with
+        ``DISTNEWTON_CHECK=1`` in the environment; groups made from this one take it over.
+    n_calls : int
+        Collectives so far.
     """
 
-    def __init__(self, comm: Intracomm | None = None, ledger: Ledger | None = None, *, owned: bool = False) -> None:
+    def __init__(
+        self,
+        comm: Intracomm | None = None,
+        ledger: Ledger | None = None,
+        *,
+        owned: bool = False,
+        name: str = "world",
+        members: Sequence[int] | None = None,
+    ) -> None:
         self.mpi = comm
         self.ledger = Ledger() if ledger is None else ledger
         self.rank = 0 if comm is None else comm.Get_rank()
         self.size = 1 if comm is None else comm.Get_size()
+        self.name, self.members = name, list(range(self.size)) if members is None else list(members)
+        self._who = f"rank {ranges(self.members)}"
         self._owned = owned
-        self._checked = os.environ.get("DISTNEWTON_CHECK", "0") == "1"
-        self._n_calls = 0
+        self.checked = os.environ.get(CHECK_VARIABLE, "0") == "1"
+        self.n_calls = self._n_copies = 0
+
+    def _derived(self, comm: Intracomm | None, name: str, members: Sequence[int]) -> Communicator:
+        """A communicator made from this one."""
+        made = Communicator(comm, self.ledger, owned=True, name=f"{self.name}/{name}", members=members)
+        made.checked = self.checked
+        return made
+
+    def _inside(self, name: str, count: int = 0, dtype: object = "") -> Watchdog:
+        """Number, check and announce a collective, as a context."""
+        self.n_calls += 1
+        if self.checked:
+            self._compare(name, count, str(dtype))
+        return watchdog.inside(name, count, self.name, self._who, self.n_calls)
 
     def duplicate(self) -> Communicator:
         """Duplicate the group, so that its messages never meet another's (collective)."""
-        with watchdog.inside("duplicate"):
-            copy = None if self.mpi is None else self.mpi.Dup()
-        return Communicator(copy, self.ledger, owned=True)
+        self._n_copies += 1
+        copy = None
+        if self.mpi is not None:
+            with self._inside("duplicate"):
+                copy = self.mpi.Dup()
+        return self._derived(copy, str(self._n_copies), self.members)
 
     def subgroup(self, ranks: Sequence[int]) -> Communicator:
         """Communicator of some ranks (collective over those ranks only).
@@ -72,13 +117,15 @@ class Communicator:
         -------
         Communicator
         """
+        members = [self.members[rank] for rank in ranks]
         if self.mpi is None or len(ranks) == 1:
-            return Communicator(None, self.ledger)
+            return self._derived(None, ranges(ranks), members)
         world = self.mpi.Get_group()
         group = world.Incl(list(ranks))
         try:
-            with watchdog.inside("subgroup"):
-                return Communicator(self.mpi.Create_group(group), self.ledger, owned=True)
+            # numbered apart: not all ranks of this group take part
+            with watchdog.inside("subgroup", 0, f"{self.name}/{ranges(ranks)}", f"rank {ranges(members)}"):
+                return self._derived(self.mpi.Create_group(group), ranges(ranks), members)
         finally:
             group.Free()
             world.Free()
@@ -86,7 +133,7 @@ class Communicator:
     def free(self) -> None:
         """Free what MPI allocated (collective)."""
         if self._owned and self.mpi is not None:
-            with watchdog.inside("free"):
+            with self._inside("free"):
                 self.mpi.Free()
         self.mpi, self._owned = None, False
 
@@ -107,11 +154,15 @@ class Communicator:
             return array
         from mpi4py import MPI
 
-        if self._checked:
-            self._compare(("sum", str(array.dtype), array.size))
+        summed = array
+        if faults.pending:
+            if faults.take_pending() == "skip-collective":
+                return array
+            summed = np.zeros(array.size + 1, array.dtype)
+        inside = self._inside("sum", summed.size, summed.dtype)
         start = time.perf_counter()
-        with watchdog.inside("sum"):
-            self.mpi.Allreduce(MPI.IN_PLACE, array, op=MPI.SUM)
+        with inside:
+            self.mpi.Allreduce(MPI.IN_PLACE, summed, op=MPI.SUM)
         self.ledger.charge(allreduce_bytes(array.nbytes, self.size), time.perf_counter() - start)
         return array
 
@@ -144,13 +195,14 @@ class Communicator:
         if self.mpi is None or self.size == 1:
             return data or b""
         length = np.array([len(data) if self.rank == root and data is not None else 0], dtype=np.int64)
-        with watchdog.inside("broadcast"):
+        with self._inside(f"broadcast of a length from rank {root}", 1, length.dtype):
             self.mpi.Bcast(length, root=root)
         buffer = np.empty(int(length[0]), dtype=np.uint8)
         if self.rank == root and data is not None:
             buffer[:] = np.frombuffer(data, dtype=np.uint8)
+        inside = self._inside(f"broadcast from rank {root}", buffer.size, buffer.dtype)
         start = time.perf_counter()
-        with watchdog.inside("broadcast"):
+        with inside:
             self.mpi.Bcast(buffer, root=root)
         self.ledger.charge(buffer.nbytes * (self.size - 1) / self.size, time.perf_counter() - start)
         return buffer.tobytes()
@@ -195,10 +247,15 @@ class Communicator:
         """
         if self.mpi is None or self.size == 1:
             return [array]
+        # numbered and checked once for all: the messages themselves are between two ranks
+        self.n_calls += 1
+        if self.checked:
+            self._compare(f"gather on rank {root}", 0, str(array.dtype))
+        whole = 0, self.name, self._who, self.n_calls
         if self.rank != root:
             if array.size:
                 start = time.perf_counter()
-                with watchdog.inside("gather"):
+                with watchdog.inside(f"gather on rank {root}", *whole):
                     self.mpi.Send(np.ascontiguousarray(array), dest=root, tag=1)
                 self.ledger.charge(array.nbytes, time.perf_counter() - start)
             return None
@@ -207,14 +264,14 @@ class Communicator:
             if source == root:
                 part[...] = array
             elif part.size:
-                with watchdog.inside(f"gather from rank {source}"):
+                with watchdog.inside(f"gather from rank {source}", *whole):
                     self.mpi.Recv(part, source=source, tag=1)
         return parts
 
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.mpi is not None:
-            with watchdog.inside("barrier"):
+            with self._inside("barrier"):
                 self.mpi.Barrier()
 
     @contextmanager
@@ -232,14 +289,16 @@ class Communicator:
 
         Notes
         -----
-        Collective on exit; the work inside must not communicate. Only :class:`DistNewtonError` takes this path:
-        anything else is a bug, leaves at once and ends the job.
+        Collective on exit; the work inside must not communicate. Only :class:`DistNewtonError` and MemoryError take
+        this path: anything else is a bug, leaves at once and ends the job.
         """
         error: DistNewtonError | None = None
         try:
             yield
         except DistNewtonError as caught:
             error = caught
+        except MemoryError as caught:
+            error = NoMemoryError(str(caught))
         if not self.any(error is not None):
             return
         raise self._joint_error(error)
@@ -252,32 +311,30 @@ class Communicator:
             text = self.broadcast_json(str(error) if rank == self.rank else None, int(rank))
             messages.setdefault(text, []).append(int(rank))
         several = self.size > 1 and any(len(ranks) < self.size for ranks in messages.values())
-        lines = [f"{text} (rank {_ranges(ranks)})" if several else text for text, ranks in messages.items()]
+        lines = [f"{text} (rank {ranges(ranks)})" if several else text for text, ranks in messages.items()]
         kind = EXIT_CODES.get(int(codes[np.flatnonzero(codes)[0]]), DistNewtonError)
         return kind("\n".join(lines), agreed=True)
 
-    def _compare(self, call: tuple[str, str, int]) -> None:
+    def _compare(self, name: str, count: int, dtype: str) -> None:
         """Stop when the ranks are not about to make the same call."""
+        if self.mpi is None:
+            return
         from mpi4py import MPI
 
-        assert self.mpi is not None  # noqa: S101  (only called with MPI)
-        self._n_calls += 1
-        mine = zlib.crc32(repr((self._n_calls, *call)).encode())
+        what = f"{name} of {count} {dtype}" if count else name
+        view = f"number {self.n_calls}, {what}, at {calling_place(sys._getframe(1))}, phase {self.ledger.current}"
+        mine = zlib.crc32(view.encode())
         extremes = np.array([mine, -mine], dtype=np.int64)
-        with watchdog.inside(f"check before {call[0]}"):
+        with watchdog.inside(f"check before {name}", count, self.name, self._who, self.n_calls):
             self.mpi.Allreduce(MPI.IN_PLACE, extremes, op=MPI.MAX)
-        if extremes[0] != -extremes[1]:
-            raise RuntimeError(
-                f"ranks are in different collectives: rank {self.rank} is in number {self._n_calls}, {call}"
-            )
-
-
-def _ranges(ranks: Sequence[int]) -> str:
-    """Ranks as short text: ``0-3, 7``."""
-    runs: list[list[int]] = []
-    for rank in ranks:
-        if runs and rank == runs[-1][1] + 1:
-            runs[-1][1] = rank
-        else:
-            runs.append([rank, rank])
-    return ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in runs)
+            if extremes[0] == -extremes[1]:
+                return
+            views = np.zeros((self.size, _VIEW_BYTES), dtype=np.uint8)
+            text = view.encode()[:_VIEW_BYTES]
+            views[self.rank, : len(text)] = np.frombuffer(text, dtype=np.uint8)
+            self.mpi.Allreduce(MPI.IN_PLACE, views, op=MPI.SUM)
+        ranks_by_view: dict[str, list[int]] = defaultdict(list)
+        for rank, row in zip(self.members, views, strict=True):
+            ranks_by_view[row.tobytes().rstrip(b"\0").decode(errors="replace")].append(rank)
+        lines = [f"  rank {ranges(ranks)}: {text}" for text, ranks in ranks_by_view.items()]
+        raise CollectiveMismatchError("ranks are about to make different collectives:\n" + "\n".join(lines))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import secrets
 import sys
 import time
 import traceback
@@ -11,9 +12,10 @@ import warnings
 from collections.abc import Callable
 from typing import Any
 
-from distnewton.errors import ConfigError, DistNewtonError
-from distnewton.parallel.collectives import Communicator
-from distnewton.parallel.failures import failures
+from distnewton.errors import ConfigError, DistNewtonError, NoMemoryError
+from distnewton.parallel.collectives import CHECK_VARIABLE, Communicator
+from distnewton.parallel.failures import ERRORS_FOLDER, failures
+from distnewton.parallel.faults import faults
 from distnewton.parallel.reachability import own_addresses
 from distnewton.parallel.watchdog import watchdog
 
@@ -26,8 +28,13 @@ _SIGNS = {
 }
 """Variables that only the mpirun of one kind of MPI sets; srun, which starts ranks of both, sets none of them."""
 ANY_LAUNCHER = "DISTNEWTON_ANY_LAUNCHER"
-_HEAD_START = 0.3
-"""Seconds that other ranks leave to rank 0, so that of one fault on all ranks one message is printed."""
+_HEAD_START, _LAST_START = 0.3, 1.5
+"""Seconds that each rank leaves to the one before it, and at most, so that of one fault on all ranks one message is
+printed where no run folder tells who was first."""
+_CONSEQUENCES = 2.0
+"""Seconds that a rank which failed later waits for the first one to end the job."""
+_MAX_LINES = 20
+"""Lines of a traceback that are printed; the run folder has all."""
 _FORWARDING = 0.1
 """Seconds that the launcher has to forward the message before the abort: on a loaded machine it was once lost."""
 
@@ -75,7 +82,10 @@ def world_communicator() -> Communicator:
     """
     n_launched = launched_size()
     if n_launched == 1 and not any(os.environ.get(name) for name in _SIZE_VARIABLES):
-        return Communicator()
+        alone = Communicator()
+        failures.ledger = alone.ledger
+        faults.arm(0)
+        return alone
     MPI = _load_mpi()
     comm = Communicator(MPI.COMM_WORLD)
     if comm.size == 1 and n_launched > 1:
@@ -85,23 +95,35 @@ def world_communicator() -> Communicator:
             "supports (srun --mpi=list shows what there is)",
             agreed=True,
         )
-    failures.ledger = comm.ledger
-    if comm.size > 1:
-        watchdog.start(comm.rank, _abort)
+    _watch(comm)
+    faults.arm(comm.rank)
     return comm
 
 
-def guard(comm: Communicator, hang_seconds: float) -> None:
-    """Set the watchdog's limit, and let it learn which hosts answer (collective).
+def _watch(comm: Communicator) -> None:
+    """Let this process know its launch, and start the watchdog (collective)."""
+    failures.ledger = comm.ledger
+    if comm.size > 1:
+        watchdog.start(comm.rank, _abort)
+    failures.launch = comm.broadcast_json(secrets.token_hex(8))
+
+
+def guard(comm: Communicator, hang_seconds: float, warn_seconds: float, *, checked: bool = False) -> None:
+    """Set the watchdog's limits and the checked mode, and let it learn which hosts answer (collective).
 
     Parameters
     ----------
     comm : Communicator
-        All ranks.
-    hang_seconds : float
-        See ``run.hang_seconds``.
+        All ranks of the launch, or those on which a program calls :func:`distnewton.train` by itself.
+    hang_seconds, warn_seconds : float
+        See ``run.hang_seconds`` and ``run.warn_seconds``.
+    checked : bool
+        Whether collectives are compared over the ranks; else the environment decides.
     """
-    watchdog.limit = hang_seconds
+    if not failures.launch:
+        _watch(comm)
+    watchdog.limit, watchdog.warn_seconds = hang_seconds, warn_seconds
+    comm.checked |= checked
     if comm.size > 1 and hang_seconds:
         views = comm.allgather_json([platform.node(), own_addresses()])
         watchdog.meet([host for host, _ in views], [addresses for _, addresses in views])
@@ -170,7 +192,8 @@ def run_guarded(main: Callable[[], int]) -> int:
     except DistNewtonError as error:
         if error.agreed or launched_size() == 1:
             if launched_rank() == 0:
-                _tell(0, f"distnewton: {error}", error.exit_code)
+                _, problem = failures.write(0, error.exit_code, str(error))
+                _print(f"distnewton: {error}" + (f"\n{problem}" if problem else ""))
             return error.exit_code
         return _abort(f"{error}", error.exit_code)
     except SystemExit as error:
@@ -181,18 +204,32 @@ def run_guarded(main: Callable[[], int]) -> int:
         return _abort("", 1)
     except KeyboardInterrupt:
         return _abort("interrupted", 130)
+    except MemoryError as error:
+        return _abort(str(NoMemoryError(str(error))), NoMemoryError.exit_code, _traceback(error))
     except BaseException as error:  # every failure, of whichever kind, must end the job
-        return _abort("".join(traceback.format_exception(error)).rstrip() + "\nthis is a bug in distnewton", 70)
+        cause = "".join(traceback.format_exception_only(error)).rstrip()
+        bug = "this is a bug in distnewton"
+        if type(error).__module__.startswith("mpi4py"):
+            bug = f"a message between ranks failed; {CHECK_VARIABLE}=1 tells whether the ranks differ in what they send"
+        return _abort(f"{cause}\n{bug}", 70, _traceback(error))
 
 
-def _abort(message: str, code: int) -> int:
-    """Print this rank's failure and end the whole job."""
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_tb(error.__traceback__)).rstrip()
+
+
+def _abort(message: str, code: int, trace: str = "") -> int:
+    """Print this rank's failure, if it is the first, and end the whole job."""
     rank, size = launched_rank(), launched_size()
-    if rank:
-        time.sleep(_HEAD_START)
-    who = f"rank {rank} of {size} on {os.uname().nodename} failed: " if size > 1 else ""
-    if message:
-        _tell(rank, f"distnewton: {who}{message}", code)
+    later, problem = failures.write(rank, code, message, trace)
+    if later:
+        # the cause is told by another rank, which ends the job
+        time.sleep(_CONSEQUENCES)
+    elif message:
+        if failures.errors() is None:
+            time.sleep(min(_HEAD_START * rank, _LAST_START))
+        who = f"rank {rank} of {size} on {platform.node()} failed: " if size > 1 else ""
+        _print(f"distnewton: {who}{message}{_context(trace)}" + (f"\n{problem}" if problem else ""))
     mpi: Any = sys.modules.get("mpi4py.MPI")
     if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1:
         time.sleep(_FORWARDING)
@@ -200,12 +237,20 @@ def _abort(message: str, code: int) -> int:
     return code
 
 
-def _tell(rank: int, text: str, code: int) -> None:
-    """Print a failure, and keep it in the run folder."""
-    _print(text)
-    problem = failures.write(rank, code, text)
-    if problem:
-        _print(problem)
+def _context(trace: str) -> str:
+    """When and where in the run, the end of the traceback, and the run folder; in at most 25 lines."""
+    lines = []
+    if failures.phase not in (None, "other") or failures.iteration is not None:
+        last = f", last collective {call['name']}" if (call := failures.waits().get("collective")) else ""
+        lines.append(f"  iteration {failures.current_iteration}, phase {failures.phase}{last}")
+    shown = [line for line in trace.splitlines() if line.strip(" ^~")]
+    if len(shown) > _MAX_LINES:
+        shown = ["  ...", *shown[1 - _MAX_LINES :]]
+    lines += shown
+    errors = failures.errors()
+    if errors is not None:
+        lines.append(f"  run folder: {errors.parent} ({ERRORS_FOLDER}/ has the whole report)")
+    return "".join(f"\n{line}" for line in lines)
 
 
 def _print(text: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from distnewton.reporting.stragglers import Stragglers
 from distnewton.training.metrics import MAIN_METRIC
 from distnewton.training.records import IterationRecord
 from distnewton.training.session import Result, RunSummary
@@ -26,11 +27,13 @@ class Progress:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._metric = ""
+        self._stragglers = Stragglers([])
 
     def start(self, summary: RunSummary) -> None:
         """Show what is about to run."""
         data, partition, config = summary.train, summary.partition, summary.config
         self._metric = MAIN_METRIC[summary.task.name]
+        self._stragglers = Stragglers(summary.hosts)
         test = f", test {summary.test.n_samples:,}" if summary.test else ""
         splits = "-".join(map(str, partition.splits))
         kind = "sparse" if data.n_nonzeros and data.sparse_format else "dense"
@@ -68,6 +71,9 @@ class Progress:
         ]
         note = f"  {record.note}" if record.note else ""
         self._print(f"{record.iteration:>5} {record.objective:>12.6g} " + " ".join(f"{c:>8}" for c in cells) + note)
+        slow = self._stragglers.look(record)
+        if slow:
+            self._print(f"note     {slow}")
 
     def finish(self, result: Result) -> None:
         """Show the table of the run."""

@@ -15,10 +15,11 @@ from distnewton.data.labels import LabelMapping
 from distnewton.data.partitioned import Task, apply_scaling, gather_scaling, open_and_describe, read_features
 from distnewton.data.rows import row_range
 from distnewton.data.scaling import ColumnScaling
-from distnewton.errors import DataError
+from distnewton.errors import DataError, NumericalError, WriteError
 from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.planning import auto_splits
 from distnewton.parallel.watchdog import watchdog
@@ -198,6 +199,8 @@ class Model:
         ------
         WriteError
             If it cannot be written.
+        NumericalError
+            If a weight or a scaling is not finite: such a file would look like a model.
 
         Notes
         -----
@@ -205,7 +208,14 @@ class Model:
         """
         tensors = self.weights()
         scaling = gather_scaling(self.grid, self.scaling)
+        with self.grid.comm.agreeing():
+            if not (np.isfinite(self.params).all() and np.isfinite([self.scaling.offset, self.scaling.factor]).all()):
+                raise NumericalError(f"the model holds numbers that are not finite, and is not saved to {path}")
         with watchdog.patient(), self.grid.comm.agreeing():
+            try:
+                faults.at("finalise")
+            except OSError as error:
+                raise WriteError(f"cannot write the model to {path}: {error.strerror}") from None
             if tensors is not None:
                 self._write(Path(path), tensors, scaling)
 

@@ -84,7 +84,7 @@ def read_header(file: Path) -> dict[str, Any]:
         with safe_open(file, framework="numpy") as tensors:
             text = (tensors.metadata() or {}).get(_KEY)
     except (SafetensorError, OSError) as error:
-        raise DataError(f"{file} is not a readable safetensors file: {error}") from None
+        raise DataError(f"{file} is not a readable safetensors file{_look(file)}: {error}") from None
     if text is None:
         raise DataError(f"{file} is a safetensors file, but not a model that distnewton wrote")
     try:
@@ -100,6 +100,17 @@ def read_header(file: Path) -> dict[str, Any]:
     if header["activation"] not in ACTIVATIONS:
         raise DataError(f"{file} has an unknown activation: {header['activation']!r}")
     return header
+
+
+def _look(file: Path) -> str:
+    """What a file that is no model looks like."""
+    with file.open("rb") as content:
+        head = content.read(8)
+    if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
+        return ", but a pickle, which is never loaded since it can run any code"
+    if head.startswith(b"PK\x03\x04"):
+        return ", but a torch file or another zip archive, which is never loaded since it can run any code"
+    return ""
 
 
 def shape_header(shape: NetworkShape) -> dict[str, Any]:

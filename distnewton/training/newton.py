@@ -10,7 +10,6 @@ from distnewton.backend import Array
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import CurvatureSample, Linearization
 from distnewton.directions.base import Direction, DirectionResult
-from distnewton.errors import NumericalError
 from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
@@ -21,6 +20,7 @@ from distnewton.training.batches import draw_state, draws, set_draw_state
 from distnewton.training.combination import Combination, combine
 from distnewton.training.objective import Evaluation, Objective
 from distnewton.training.records import DirectionRecord, IterationRecord, gather_direction
+from distnewton.training.verdicts import Retries, not_finite, solve
 
 
 @dataclass(frozen=True)
@@ -120,10 +120,16 @@ class NewtonStep:
         -----
         Collective over the grid.
         """
-        record.damping = self._damping.value
-        record.gradient_norm, problem = self._linearize(objective, evaluation)
-        found, record.direction = self._find_direction(objective.network.grid, problem)
-        combined = self._combine(objective.network.grid, problem, evaluation.params, found)
+        retries = Retries(self._damping)
+        while True:
+            record.damping = self._damping.value
+            record.gradient_norm, problem = self._linearize(objective, evaluation)
+            found, record.direction = self._find_direction(objective.network.grid, problem)
+            if not record.direction.failed_ranks:
+                combined = self._combine(objective.network.grid, problem, evaluation.params, found.direction)
+                if math.isfinite(combined.slope + combined.curvature):
+                    break
+            record.note = retries.retry(objective, evaluation, problem, found, record.direction)
         search = self._search(objective, evaluation.params, value, last, combined)
         record.betas = list(combined.betas)
         record.line_search_trials, record.step_size = search.trials, search.step_size
@@ -169,15 +175,12 @@ class NewtonStep:
         grid = network.grid
         if self._linearized is None or self._linearized[0] is not evaluation:
             self._linearized = None  # its Jacobian is freed before there is another
-            faults.at("gradient")
             with grid.ledger.phase("gradient"):
                 gradient = objective.gradient(evaluation)
+                faults.at("gradient", gradient)
                 (squared,) = grid.comm.sum_scalars(network.backend.dot(gradient, gradient))
-            if not math.isfinite(squared):
-                raise NumericalError(
-                    "the gradient is not finite: scale the data ([data] scale) or use float64 ([run] dtype)",
-                    agreed=True,
-                )
+                if not math.isfinite(squared):
+                    raise not_finite("the gradient", objective, evaluation, gradient=gradient)
             with grid.ledger.phase("jacobian"):
                 samples, activations = evaluation.subsample
                 targets = objective.targets[slice(*samples)]
@@ -187,6 +190,7 @@ class NewtonStep:
                 sample = CurvatureSample(network, evaluation.params, activations, objective.loss, targets, generator)
                 if self._direction.curvature in {"jacobian", "roots"}:
                     sample.linearize(options.sketch, rooted=self._direction.curvature == "roots")
+                    faults.at("jacobian", *sample.jacobian.arrays())
                 if self._drawn is not None:
                     set_draw_state(generator, self._drawn)
                     self._drawn = None
@@ -195,18 +199,18 @@ class NewtonStep:
         _, gradient, norm, sample = self._linearized
         return norm, Linearization(gradient, sample, objective.regularization, self._damping.value, grid)
 
-    def _find_direction(self, grid: ProcessGrid, problem: Linearization) -> tuple[Array, DirectionRecord]:
+    def _find_direction(self, grid: ProcessGrid, problem: Linearization) -> tuple[DirectionResult, DirectionRecord]:
         """Solve for the direction; ranks that finished, and those that were stopped, are recorded."""
         self._n_directions += 1
         self._termination.begin(self._n_directions)
         with grid.ledger.phase("direction"):
             start = time.perf_counter()
-            result: DirectionResult = self._direction.solve(problem, self._termination)
+            result = solve(self._direction, problem, self._termination)
             seconds = time.perf_counter() - start
         with grid.ledger.phase("combination"):
             record = gather_direction(grid.comm, self._method, result, seconds)
         self._termination.end(record.finished_ranks)
-        return result.direction, record
+        return result, record
 
     def _combine(self, grid: ProcessGrid, problem: Linearization, params: Array, direction: Array) -> Combination:
         """Scale the direction and mix in the last one, where that is asked for."""
@@ -220,9 +224,9 @@ class NewtonStep:
         self, objective: Objective, params: Array, value: float, last: tuple[int, int], combined: Combination
     ) -> LineSearchResult[Evaluation]:
         """Backtrack along the direction; an accepted trial is the next point's evaluation."""
-        faults.at("line_search")
         ledger = objective.network.grid.ledger
         with ledger.phase("line_search"):
+            faults.at("line_search")
             start = regularizer(objective, params)
 
             def evaluate(alpha: float) -> tuple[float, Evaluation]:

@@ -18,6 +18,7 @@ from distnewton.backend import Array
 from distnewton.data.rows import row_range
 from distnewton.network.losses import Loss
 from distnewton.network.network import Activations, PartitionedNetwork
+from distnewton.parallel.faults import faults
 from distnewton.planning.chunks import chunk_ranges, rows_kept
 
 _QUIET = np.errstate(over="ignore", invalid="ignore")
@@ -172,6 +173,7 @@ class Objective:
         total = 0.0
         for samples in ranges:
             activations = self.network.forward(params, row_range(self.X, *samples))
+            faults.at("forward", *(Z for key, Z in activations.groups.items() if key[0]), activations.output)
             outputs[slice(*samples)] = activations.output
             # everyone holds the outputs, but one rank's sum is everyone's, so that decisions never differ
             if self.network.grid.rank == 0:

@@ -33,6 +33,8 @@ class DirectionRecord:
         Whether any rank was stopped.
     seconds : list of float
         Seconds each rank spent in the direction phase.
+    failed_ranks : list of int
+        Ranks that found no direction, or one that is not finite; with any, it is not taken.
     """
 
     method: str
@@ -41,6 +43,7 @@ class DirectionRecord:
     finished_ranks: list[int]
     stopped_early: bool
     seconds: list[float]
+    failed_ranks: list[int] = field(default_factory=list)
 
     @staticmethod
     def sum(records: Sequence[DirectionRecord]) -> DirectionRecord | None:
@@ -55,6 +58,7 @@ class DirectionRecord:
             [rank for rank in n_ranks if all(rank in r.finished_ranks for r in records)],
             any(r.stopped_early for r in records),
             [sum(r.seconds[rank] for r in records) for rank in n_ranks],
+            [rank for rank in n_ranks if any(rank in r.failed_ranks for r in records)],
         )
 
 
@@ -127,8 +131,11 @@ class IterationRecord:
 
 def gather_direction(comm: Communicator, method: str, result: DirectionResult, seconds: float) -> DirectionRecord:
     """Tell all ranks how each found its part of the direction (collective, one small sum)."""
-    mine = np.array([result.inner_iterations, result.residual, result.finished, seconds], dtype=np.float64)
-    steps, residuals, finished, times = comm.allgather(mine).T
+    squared = float(np.einsum("i,i->", result.direction, result.direction, dtype=np.float64))
+    failed = bool(result.failure) or not math.isfinite(result.residual + squared)
+    residual = result.residual if math.isfinite(result.residual) else 0.0
+    mine = np.array([result.inner_iterations, residual, result.finished, seconds, failed], dtype=np.float64)
+    steps, residuals, finished, times, failures = comm.allgather(mine).T
     return DirectionRecord(
         method,
         [int(n) for n in steps],
@@ -136,6 +143,7 @@ def gather_direction(comm: Communicator, method: str, result: DirectionResult, s
         [int(rank) for rank in np.flatnonzero(finished)],
         bool((finished == 0).any()),
         [float(t) for t in times],
+        [int(rank) for rank in np.flatnonzero(failures)],
     )
 
 

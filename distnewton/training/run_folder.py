@@ -406,6 +406,15 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
                 raise DataError(f"{file}:{number}: not a record: {error}") from None
 
 
+def hosts_of(path: Path) -> list[str]:
+    """Host of each rank of a run; empty where the run did not begin."""
+    try:
+        hosts: list[str] = json.loads((path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))["hosts"]
+    except FileNotFoundError:
+        return []
+    return hosts
+
+
 def _version(package: str) -> str:
     try:
         return version(package)

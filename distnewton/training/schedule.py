@@ -10,8 +10,10 @@ from distnewton.curvature.sketch import auto_sketch
 from distnewton.directions.base import Direction, DirectionOptions
 from distnewton.directions.dual import check_dual_memory
 from distnewton.directions.registry import DIRECTIONS
+from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.early_stop import FinishBoard, stop_threshold
 from distnewton.parallel.grid import ProcessGrid
+from distnewton.parallel.partition import Partition
 from distnewton.parallel.termination import NEVER, EarlyTermination
 from distnewton.solvers.damping import LevenbergMarquardt
 from distnewton.training.batches import Batches
@@ -172,6 +174,39 @@ def check_memory(method: MethodConfig, n_samples: int, n_out: int, itemsize: int
             size = _n_curvature(options, n_samples)
             n_rows = 0 if options.sketch == "auto" else options.sketch
             check_dual_memory(size, min(n_rows or n_out, n_out), itemsize, memory_mb)
+
+
+def curvature_rows(
+    options: StageOptions, shape: NetworkShape, partition: Partition, n_samples: int, itemsize: int, memory: float
+) -> tuple[int, int]:
+    """Samples whose curvature a stage uses, and rows of its Jacobian a sample; no rows where it stores none.
+
+    Parameters
+    ----------
+    options : StageOptions
+        The stage.
+    shape : NetworkShape
+        Layers.
+    partition : Partition
+        Who owns what.
+    n_samples, itemsize : int
+        Of the training data, and bytes of a number.
+    memory : float
+        Bytes a rank may fill.
+
+    Returns
+    -------
+    tuple of int
+    """
+    n = _n_curvature(options, n_samples)
+    if _direction(options, options.inner_direction).curvature not in {"jacobian", "roots"}:
+        return n, 0
+    n_out, sketch = shape.widths[-1], options.sketch if "sketch" in options.used() else 0
+    if sketch == "auto":
+        sketch = 0
+        if options.inner_direction not in _DUAL:
+            sketch = auto_sketch(shape, partition, n, itemsize, memory)
+    return n, sketch if 0 < sketch < n_out else n_out
 
 
 def _n_curvature(options: StageOptions, n_samples: int) -> int:

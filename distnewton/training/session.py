@@ -32,16 +32,19 @@ from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.deadline import Clock, Stop
 from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
+from distnewton.parallel.launch import guard
 from distnewton.parallel.partition import Partition, as_splits
 from distnewton.parallel.planning import auto_splits
 from distnewton.parallel.threads import threads_per_rank
 from distnewton.parallel.watchdog import watchdog
 from distnewton.training.checkpoints import CheckpointKeeper, KeeperSettings, Resume
 from distnewton.training.identity import run_identity, state_bytes
+from distnewton.training.memory_check import PlannedRun, check_memory_fits
 from distnewton.training.metrics import task_metrics
 from distnewton.training.model import Architecture, Model, image_problem, network_outputs
 from distnewton.training.objective import Evaluation, Objective
 from distnewton.training.records import IterationRecord
+from distnewton.training.same_config import check_same_config
 from distnewton.training.schedule import Schedule, check_memory
 from distnewton.training.trainer import Trainer
 
@@ -217,6 +220,10 @@ class Session:
         self.n_threads = config.run.threads or threads_per_rank(self.comm)
         self._train_data, self._test_data = train_data, test_data
         faults.arm(self.comm.rank)
+        if not isinstance(comm, Communicator):
+            # a program of its own: the command line has done so
+            guard(self.comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
+        check_same_config(self.comm, config)
         with self._thread_limit(), watchdog.patient():
             self._describe()
             self._lay_out()
@@ -262,6 +269,7 @@ class Session:
         keeper: CheckpointKeeper | None = None
         with self._thread_limit():
             params = self.network.initial_params(config.run.seed, config.network.init)
+            faults.at("init", params)
             schedule = Schedule(
                 config.method,
                 self.objective,
@@ -384,6 +392,7 @@ class Session:
             n_features=n_features or data.n_features,
             zero_based=data.zero_based,
             ignore_extra_features=n_features is not None,
+            sort_indices=data.sort_indices,
         )
 
     def _lay_out(self) -> None:
@@ -407,6 +416,10 @@ class Session:
         backend = Backend.of(config.run.dtype)
         self._check_memory(config)
         self.grid = ProcessGrid(self.comm, shape.partition(splits))
+        if config.run.memory_check:
+            n_test = self.test_set.n_samples if self.test_set is not None else 0
+            sizes = PlannedRun(config, shape, self.train_set, n_test, self.dense)
+            check_memory_fits(self.comm, sizes, self.grid.partition)
         self.network = PartitionedNetwork(self.grid, config.network.activation, backend, shape)
         self.architecture = Architecture(shape, config.network.activation, self.task, self.dense, config.run.dtype)
 
@@ -419,6 +432,8 @@ class Session:
         """Read this rank's columns, scale them, and put the samples in the order of the run."""
         config, dtype = self.config, self.network.backend.dtype
         X = read_features(self.grid, self.source, self.train_set.n_samples, dtype, dense=self.dense)
+        with self.comm.agreeing():
+            faults.at("allocate")
         order = np.random.Generator(np.random.Philox(key=config.run.seed, counter=[0, 2, 0, 0]))
         permutation = order.permutation(self.train_set.n_samples)
         targets = self._as_targets(self.task.targets(self.train_set, self.source))
@@ -479,8 +494,15 @@ class Session:
         idle = self.grid.partition.idle_ranks()
         if idle:
             notes.append(f"{len(idle)} of {self.comm.size} ranks own no variable: more ranks than these layers can use")
-        if self.scaling.n_constant and self.comm.size == 1:
-            notes.append(f"{self.scaling.n_constant} features are constant and are scaled to 0")
+        (n_constant,) = self.comm.sum_scalars(self.scaling.n_constant * self.grid.first_of_feature_group())
+        if n_constant:
+            notes.append(f"{n_constant:.0f} features are constant and are scaled to 0")
+        if self.task.classes is not None and any(isinstance(label, str) for label in self.task.classes.classes):
+            named = [f"{k} = {label}" for k, label in enumerate(self.task.classes.classes)]
+            more = f", ... ({len(named)} in all)" if len(named) > 10 else ""
+            notes.append(f"classes: {', '.join(named[:10])}{more}")
+        if self.config.method.subsample_min > self.n_train:
+            notes.append(f"method.subsample_min is more than the {self.n_train} samples there are: all are used")
         if self.test_set and self.test_set.n_ignored_values:
             notes.append(
                 f"{self.test_set.name}: ignored {self.test_set.n_ignored_values} values of features that the training "

@@ -356,11 +356,12 @@ class RateSteps(_MiniBatch):
         """One mini-batch; returns the gradient and the direction."""
         options = self._options
         with self._ledger.phase("gradient"):
-            faults.at("gradient")
             gradient, sample = self._evaluate_batch()
+            faults.at("gradient", gradient)
         if self._direction.curvature in {"jacobian", "roots"}:
             with self._ledger.phase("jacobian"):
                 sample.linearize(options.sketch, rooted=self._direction.curvature == "roots")
+                faults.at("jacobian", *sample.jacobian.arrays())
         with self._ledger.phase("direction"):
             grid = self._objective.network.grid
             steered = gradient

@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterator, Sequence
 
 from distnewton.backend import Array
 from distnewton.checkpoint.state import State
-from distnewton.errors import DataError, NumericalError
+from distnewton.errors import DataError
 from distnewton.parallel.deadline import Stop
+from distnewton.parallel.failures import failures
 from distnewton.training.objective import Evaluation, Objective
 from distnewton.training.records import IterationRecord, gather_costs
 from distnewton.training.stages import Stage
+from distnewton.training.verdicts import not_finite
 
 _SAME_LOSS = {"float32": (1e-3, 1e-6), "float64": (1e-6, 1e-12)}
 """Relative and absolute difference of a loss that is computed again, on whatever grid, by dtype."""
@@ -79,16 +81,13 @@ class Trainer:
         Collective over the grid.
         """
         self._ledger.take()
+        failures.iteration = self._iteration if self._resumed else None
         start = time.perf_counter() - self._elapsed
         stage, n = self._schedule[self._i_stage]
         if not self._resumed:
             stage.start(self.params, None)
             if not math.isfinite(stage.value):
-                raise NumericalError(
-                    f"the objective is {stage.value} at the start: the data or the initial weights overflow; scale the "
-                    "data ([data] scale) or use float64 ([run] dtype)",
-                    agreed=True,
-                )
+                raise not_finite("the objective", self.objective, stage.evaluation)
             record = IterationRecord(0, 0.0, stage.value, stage.evaluation.loss)
             yield self._finish(record, stage.evaluation, start, must_stop)
         elif stage.exhausted or self._elapsed - self._evaluation_seconds >= seconds:
@@ -171,4 +170,5 @@ class Trainer:
         elapsed = time.perf_counter() - start
         self.stopped = gather_costs(self._comm, record, costs, elapsed, self._evaluation_seconds, stop)
         self._elapsed = record.elapsed_seconds
+        failures.iteration = record.iteration
         return record

@@ -256,7 +256,7 @@ def test_a_failing_rank_ends_the_job(place, rank, at, kind):
 
 
 def test_a_fault_that_is_not_understood_is_told_once(place):
-    done = distnewton(*small("R"), n_ranks=3, DISTNEWTON_FAULT="rank=1 at=cg kind=stop")
+    done = distnewton(*small("R"), n_ranks=3, DISTNEWTON_FAULT="rank=1 at=cg kind=halt")
     assert done.returncode == 78
     assert done.stderr.count("is not understood") == 1
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from distnewton.errors import ConfigError, DataError
-from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.collectives import CollectiveMismatchError, Communicator
 from distnewton.parallel.ledger import allreduce_bytes
 
 pytestmark = pytest.mark.mpi(min_size=1)
@@ -69,17 +69,82 @@ def test_bytes_are_counted_by_the_formula(world):
     assert allreduce_bytes(8000, 4) == 12000.0
 
 
+def view_of(error, rank):
+    (line,) = [line for line in str(error).splitlines() if line.startswith(f"  rank {rank}:")]
+    return line
+
+
+def different(comm, kind):
+    """Make collectives that do not fit on the last rank."""
+    odd = comm.rank == comm.size - 1
+    a, b = np.zeros(10), np.zeros(10)
+    comm.barrier()
+    if kind == "count":
+        comm.sum_inplace(np.zeros(11 if odd else 10))
+    elif kind == "dtype":
+        comm.sum_inplace(np.zeros(10, np.float32 if odd else np.float64))
+    elif kind == "kind":
+        if odd:
+            comm.barrier()
+        comm.sum_inplace(a)
+    elif kind == "skip":
+        if not odd:
+            comm.sum_inplace(a)
+        comm.broadcast_json(1)
+    elif kind == "order":
+        # of the same size: only the line tells them apart
+        if odd:
+            comm.sum_inplace(b)
+            comm.sum_inplace(a)
+        else:
+            comm.sum_inplace(a)
+            comm.sum_inplace(b)
+
+
+EXPECTED = {
+    "count": ("sum of 10 float64", "sum of 11 float64"),
+    "dtype": ("sum of 10 float64", "sum of 10 float32"),
+    "kind": ("number 2, sum of 10 float64", "number 2, barrier"),
+    "skip": ("number 2, sum of 10 float64", "number 2, broadcast of a length from rank 0 of 1 int64"),
+    "order": ("sum of 10 float64, at test_collectives.py:", "sum of 10 float64, at test_collectives.py:"),
+}
+
+
 @pytest.mark.mpi(min_size=2)
-def test_checked_mode_refuses_sums_of_different_arrays(world):
+@pytest.mark.parametrize("kind", EXPECTED)
+def test_checked_mode_names_both_views(world, kind):
     # a communicator of its own: the numbers of calls differ afterwards
     comm = world.duplicate()
-    raised = False
+    comm.checked = True
+    error = None
     try:
-        comm._compare(("sum", "float64", 10 if comm.rank == 0 else 11))
-    except RuntimeError as error:
-        raised = "different collectives" in str(error)
-    assert not world.any(not raised)
+        different(comm, kind)
+    except CollectiveMismatchError as caught:
+        error = caught
+    last = world.size - 1
+    views = [view_of(error, "0" if last == 1 else f"0-{last - 1}"), view_of(error, last)] if error else []
+    right = bool(views) and all(part in view for part, view in zip(EXPECTED[kind], views, strict=True))
+    right = right and views[0].split(": ", 1)[1] != views[1].split(": ", 1)[1]
+    assert not world.any(not right), error
+    comm.mpi.Free()
+
+
+def test_groups_take_over_the_checked_mode(world):
+    comm = world.duplicate()
+    comm.checked = True
+    copy = comm.duplicate()
+    part = comm.subgroup([comm.rank])
+    assert not world.any(not (copy.checked and part.checked))
+    assert part.members == [world.rank]
+    copy.free()
     comm.free()
+
+
+def test_memory_that_one_rank_lacks_is_everyones_error(world):
+    with pytest.raises(ConfigError, match="out of memory") as caught, world.agreeing():  # noqa: PT012
+        if world.rank == world.size - 1:
+            raise MemoryError("Unable to allocate")
+    assert caught.value.agreed
 
 
 def test_serial_needs_no_mpi():

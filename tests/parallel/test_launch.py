@@ -108,8 +108,23 @@ def test_failures_become_one_message_and_a_code(capsys, error, code, text):
 def test_a_bug_shows_its_traceback(capsys):
     assert run_guarded(raising(ZeroDivisionError("oops"))) == 70
     text = capsys.readouterr().err
-    assert text.count("Traceback") == 1
-    assert "ZeroDivisionError: oops\nthis is a bug in distnewton" in text
+    assert text.count("ZeroDivisionError: oops\nthis is a bug in distnewton\n  File ") == 1
+    assert 'in main\n    raise error' in text
+
+
+def test_a_long_traceback_is_cut_and_memory_is_no_bug(capsys):
+    def deep(n):
+        if n == 0:
+            raise MemoryError("Unable to allocate 9 GiB")
+        # each frame differs, so that Python does not fold them
+        (deep if n % 2 else lambda k: deep(k))(n - 1)
+
+    assert run_guarded(lambda: deep(60)) == 78
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0].startswith("distnewton: out of memory (Unable to allocate 9 GiB): use more ranks")
+    assert lines[1] == "  ..."
+    assert "raise MemoryError" in lines[-1]
+    assert len(lines) <= 30
 
 
 @pytest.mark.parametrize("agreed", [False, True])
@@ -142,8 +157,9 @@ def test_faults_hit_the_rank_and_the_pass_they_name():
 
 
 @pytest.mark.parametrize("text", [
-    "rank=0 at=nowhere kind=raise", "rank=0 at=cg kind=stop", "rank=x at=cg kind=raise", "kind=raise at=cg", "nonsense",
-    "rank=0 at=cg kind=raise skip=few", "rank=0 at=cg kind=slow factor=much",
+    "rank=0 at=nowhere kind=raise", "rank=0 at=cg kind=halt", "rank=x at=cg kind=raise", "kind=raise at=cg", "nonsense",
+    "rank=0 at=cg kind=raise what=1", "rank=0 at=cg kind=raise skip=few",
+    "rank=0 at=cg kind=slow factor=much",
 ])  # fmt: skip
 def test_faults_that_are_not_understood_are_refused_on_every_rank(text):
     for rank in (0, 5):

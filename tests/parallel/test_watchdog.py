@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import socket
 import threading
 import time
@@ -40,13 +41,13 @@ def bark(monkeypatch, tmp_path):
 def test_a_rank_that_waits_too_long_ends_the_job_and_says_who_is_missing(bark, tmp_path):
     dog, said, ended = bark
     (tmp_path / "errors").mkdir()
-    report = {"rank": 0, "collective": 1, "name": "sum"}
+    report = {"rank": 0, "launch": "", "collective": {"group": "", "members": "", "call": 1, "name": "sum"}}
     (tmp_path / "errors" / "hang-rank-0000.json").write_text(json.dumps(report))
-    with dog.inside("sum"):
+    with dog.inside("sum", 0, "world", "rank 0-2", 7):
         assert ended.wait(10)
     ((message, code),) = said
     assert code == 76
-    assert "in collective 1 (sum, phase " in message
+    assert re.match(r"waited 0 s in sum \(call 7 of rank 0-2.*\) for other ranks \(run.hang_seconds = 0.3\)", message)
     assert "Not in any collective is rank 2 on h2" in message
     stacks = (tmp_path / "errors" / "hang-rank-0001.txt").read_text()
     assert "test_a_rank_that_waits_too_long" in stacks
@@ -93,20 +94,25 @@ def test_a_refused_connection_is_an_answer():
 
 def test_of_many_failures_the_first_is_kept(tmp_path):
     first, second = Failures(), Failures()
-    assert first.write(0, 70, "nowhere to write to") == ""
+    assert first.write(0, 70, "nowhere to write to") == (False, "")
     first.folder = second.folder = tmp_path
+    first.launch = second.launch = "one"
     first.iteration = 12
-    assert second.write(3, 65, "the first") == ""
-    assert first.write(0, 70, "its consequence") == ""
+    assert second.write(3, 65, "the first") == (False, "")
+    assert first.write(0, 70, "its consequence") == (True, "")
     found = read_first(tmp_path)
     assert (found["rank"], found["exit_code"], found["message"]) == (3, 65, "the first")
     assert found["host"]
     assert json.loads((tmp_path / "errors/rank-0000.json").read_text())["finished_iteration"] == 12
+    # what an earlier launch has left keeps nobody quiet
+    first.launch = "another"
+    assert first.write(1, 70, "later") == (False, "")
+    assert read_first(tmp_path)["message"] == "later"
     forget(tmp_path)
     assert read_first(tmp_path) is None
     (tmp_path / "errors").rmdir()
     (tmp_path / "errors").write_text("in the way")
-    assert "could not be kept" in first.write(0, 70, "again")
+    assert "could not be kept" in first.write(0, 70, "again")[1]
 
 
 @pytest.mark.parametrize(("text", "seconds"), [

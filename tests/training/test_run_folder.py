@@ -117,3 +117,14 @@ def test_free_names_are_those_that_are_taken_next(tmp_path, monkeypatch):
     Path("runs").write_text("")
     with pytest.raises(CreateError, match="cannot create the run folder"):
         next_folder("x")
+
+
+def test_a_folder_that_is_being_written_is_not_overwritten(tmp_path):
+    first = RunFolder(tmp_path / "run")
+    (tmp_path / "run/metrics.jsonl").write_text("{}\n")
+    with pytest.raises(CreateError, match="is taken by another run, which writes it at this moment"):
+        RunFolder(tmp_path / "run", overwrite=True)
+    assert (tmp_path / "run/metrics.jsonl").read_text() == "{}\n"
+    first.close()
+    RunFolder(tmp_path / "run", overwrite=True).discard()
+    assert not (tmp_path / "run/metrics.jsonl").exists()

@@ -1,0 +1,193 @@
+"""Where numbers that are not finite come from: the first place, in the order of the computation, over all ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from distnewton.backend import Array
+from distnewton.network.network import Activations, PartitionedNetwork
+
+_ROWS_AT_ONCE = 4096
+TOO_LARGE = 1e150
+"""Magnitude whose square, summed, leaves the range of float64."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A number that is not finite, or too large.
+
+    Attributes
+    ----------
+    stage, layer : int
+        Order of the computation: features, weights, activations, Jacobian, gradient, direction; and the layer.
+    what : str
+        The array and the place in it, with global indices from 0.
+    value : str
+        ``NaN``, ``inf``, or the number.
+    low, high : float
+        Least and largest finite number that goes into the layer.
+    """
+
+    stage: int
+    layer: int
+    what: str
+    value: str
+    low: float
+    high: float
+
+
+def first_finding(
+    network: PartitionedNetwork,
+    params: Array,
+    X: Any,
+    activations: Sequence[Activations] = (),
+    factors: dict[int, list[Array]] | None = None,
+    vectors: dict[str, Array] | None = None,
+) -> str:
+    """Name the first array in which something is not finite.
+
+    Parameters
+    ----------
+    network : PartitionedNetwork
+        The network on its grid.
+    params : Array of shape (n_params_local,)
+        Variables.
+    X : Array or csr_array of shape (n, n_features_local)
+        Features.
+    activations : sequence of Activations
+        What is kept of forward passes.
+    factors : dict of int to list of Array
+        Jacobian factors of own layers, the values of a group last.
+    vectors : dict of str to Array of shape (n_params_local,)
+        Gradient or direction by name, which come after all of these.
+
+    Returns
+    -------
+    str
+        The same on all ranks, and empty where all is finite.
+
+    Notes
+    -----
+    Collective: one gather of short texts.
+    """
+    found = next(_findings(network, params, X, activations, factors or {}, vectors or {}), None)
+    views = network.grid.comm.allgather_json(None if found is None else asdict(found))
+    known = [(view["stage"], view["layer"], rank, view) for rank, view in enumerate(views) if view is not None]
+    if not known:
+        return ""
+    _, _, rank, view = min(known, key=lambda item: item[:3])
+    inputs = "no finite numbers" if view["low"] > view["high"] else f"{view['low']:.3g} to {view['high']:.3g}"
+    return f"{view['value']} in {view['what']}, on rank {rank}; finite inputs there are {inputs}"
+
+
+def _findings(
+    network: PartitionedNetwork,
+    params: Array,
+    X: Any,
+    activations: Sequence[Activations],
+    factors: dict[int, list[Array]],
+    vectors: dict[str, Array],
+) -> Iterator[Finding]:
+    """This rank's findings in the order of the computation."""
+    grid, blocks = network.grid, network.grid.blocks
+    ranges = {m: _range([a.groups[m - 1, b.i] for a in activations] if m > 1 else [X]) for m, b in blocks.items()}
+    place = _feature(network, X)
+    if place is not None:
+        yield Finding(0, 0, place[0], place[1], *_range([X]))
+    yield from _in_vector(network, params, "the weights", 1, ranges)
+    for m in range(1, network.n_layers + 1):
+        for j in grid.groups(m) if m < network.n_layers else [0]:
+            for kept in activations:
+                Z = kept.groups[m, j] if m < network.n_layers else kept.output
+                bad = _first(Z)
+                if bad is not None:
+                    unit = _unit(network, m, j, bad[0][-1])
+                    group = f", group {j}" if m < network.n_layers else ""
+                    what = f"the activations of layer {m}{group}, unit {unit}, sample {bad[0][0]} of its chunk"
+                    yield Finding(2, m, what, bad[1], *ranges.get(m, (1.0, -1.0)))
+    for m in sorted(factors, reverse=True):
+        for array in factors[m]:
+            bad = _first(array)
+            if bad is not None:
+                b = blocks[m]
+                what = f"the Jacobian of layer {m}, block ({b.i}, {b.j}), unit {_unit(network, m, b.j, bad[0][-1])}"
+                yield Finding(3, network.n_layers - m, what, bad[1], *ranges[m])
+    for stage, (name, vector) in enumerate(vectors.items(), start=4):
+        yield from _in_vector(network, vector, name, stage, ranges, limit=TOO_LARGE)
+
+
+def _in_vector(
+    network: PartitionedNetwork,
+    vector: Array,
+    name: str,
+    stage: int,
+    ranges: dict[int, tuple[float, float]],
+    limit: float = np.inf,
+) -> Iterator[Finding]:
+    """Findings in a vector of this rank's variables."""
+    for m, matrix in network.layout.matrices(vector).items():
+        bad = _first(matrix, limit)
+        if bad is None:
+            continue
+        block, (row, column) = network.grid.blocks[m], bad[0]
+        target = block.outputs[0] + column
+        source = f"from input {block.rows[row]}" if row < block.shape[0] else "of the bias"
+        what = f"{name} of layer {m}, block ({block.i}, {block.j}), {source} to unit {target}"
+        yield Finding(stage, m, what, bad[1], *ranges[m])
+
+
+def _feature(network: PartitionedNetwork, X: Any) -> tuple[str, str] | None:
+    """The first feature that is not finite, and its value."""
+    start, _ = network.grid.feature_range()
+    if isinstance(X, np.ndarray):
+        bad = _first(X)
+        if bad is None:
+            return None
+        (row, column), value = bad
+        # pixels lie with their channels last
+        n_pixels = network.shape.features_per_unit
+        pixel, channel = divmod(column, X.shape[1] // n_pixels)
+        return f"the features: feature {start + channel * n_pixels + pixel}, sample {row} in the run's order", value
+    bad = _first(X.data)
+    if bad is None:
+        return None
+    position = bad[0][0]
+    row = int(np.searchsorted(X.indptr, position, side="right")) - 1
+    return f"the features: feature {start + X.indices[position]}, sample {row} in the run's order", bad[1]
+
+
+def _unit(network: PartitionedNetwork, m: int, j: int, column: int) -> int:
+    """Global unit of a column of a group's values; of the output all columns are in their place."""
+    if m == network.n_layers:
+        return column
+    return network.grid.partition.group(m, j)[0] + column % network.grid.group_width(m, j)
+
+
+def _first(array: Array, limit: float = np.inf) -> tuple[tuple[int, ...], str] | None:
+    """Index and value of the first number that is not finite, or not below a limit."""
+    for start in range(0, len(array), _ROWS_AT_ONCE):
+        part = array[start : start + _ROWS_AT_ONCE]
+        # NaN is not below anything; in float64, since the limit does not fit float32
+        fine = np.isfinite(part) if limit == np.inf else np.abs(part.astype(np.float64)) < limit
+        if not fine.all():
+            index = tuple(int(i) for i in np.unravel_index(int(np.argmin(fine)), fine.shape))
+            value = float(part[index])
+            return (start + index[0], *index[1:]), "NaN" if np.isnan(value) else f"{value:.3g}"
+    return None
+
+
+def _range(arrays: Sequence[Any]) -> tuple[float, float]:
+    """Least and largest finite number; the wrong way round where there is none."""
+    low, high = np.inf, -np.inf
+    for array in arrays:
+        numbers = array if isinstance(array, np.ndarray) else array.data
+        for start in range(0, len(numbers), _ROWS_AT_ONCE):
+            part = numbers[start : start + _ROWS_AT_ONCE]
+            part = part[np.isfinite(part)]
+            if part.size:
+                low, high = min(low, float(part.min())), max(high, float(part.max()))
+    return (low, high) if low <= high else (1.0, -1.0)

@@ -1,0 +1,69 @@
+"""Memory that this host, or the job's share of it, still has."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from pathlib import Path
+
+_ROOT = Path("/")
+
+
+def free_memory(root: Path = _ROOT) -> float:
+    """Bytes that processes here can still take: of the host, and within the limits of their control groups.
+
+    Parameters
+    ----------
+    root : Path
+        Of the file system; another one for tests.
+
+    Returns
+    -------
+    float
+        inf on systems that do not say.
+    """
+    return min([_available(root), *_left_in_groups(root)])
+
+
+def _available(root: Path) -> float:
+    """What Linux calls MemAvailable: free, or used by caches that can go."""
+    try:
+        lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return math.inf
+    sizes = [float(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")]
+    return sizes[0] if sizes else math.inf
+
+
+def _left_in_groups(root: Path) -> Iterator[float]:
+    """What each limited control group of this process, and of those around it, has left."""
+    try:
+        lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers == "":
+            base, limit, used, cache = root / "sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"
+        elif "memory" in controllers.split(","):
+            base, cache = root / "sys/fs/cgroup/memory", "total_inactive_file"
+            limit, used = "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        group = base / path.lstrip("/")
+        while True:
+            yield _left(group, limit, used, cache)
+            if group == base or base not in group.parents:
+                break
+            group = group.parent
+
+
+def _left(group: Path, limit: str, used: str, cache: str) -> float:
+    """Limit less use of one group, file caches that can go not counted; inf without a limit."""
+    try:
+        most, now = (group / limit).read_text().strip(), float((group / used).read_text())
+        stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
+    except (OSError, ValueError):
+        # the group of a container may have another path inside
+        return math.inf
+    return math.inf if most == "max" else float(most) - now + float(stat.get(cache, 0))

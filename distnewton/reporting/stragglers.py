@@ -1,0 +1,70 @@
+"""Naming a rank that is slower than the others, from what every rank's record already holds."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distnewton.training.records import IterationRecord
+
+_FACTOR = 1.5
+"""Slower than the median of the others by this, over all iterations looked at."""
+_N_ITERATIONS = 3
+_LEAST_SECONDS = 0.05
+"""A rank must lose so many seconds over these iterations: less is the noise of short runs."""
+
+
+class Stragglers:
+    """Looks at the last iterations for a rank that is slow.
+
+    Two signs count: the time a rank is at work, waiting left out, and the time of a CG step, because a slow rank whose
+    direction is ended early works no longer than the others. Each rank is named once.
+
+    Parameters
+    ----------
+    hosts : list of str
+        Host of each rank.
+    """
+
+    def __init__(self, hosts: list[str]) -> None:
+        self._hosts = hosts
+        self._elapsed = 0.0
+        self._recent: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
+        self._named: set[int] = set()
+
+    def look(self, record: IterationRecord) -> str:
+        """Take in an iteration.
+
+        Parameters
+        ----------
+        record : IterationRecord
+            Of the iteration.
+
+        Returns
+        -------
+        str
+            Who is slow, by how much; empty where nobody is, or who was named before.
+        """
+        seconds, self._elapsed = record.training_seconds - self._elapsed, record.training_seconds
+        direction, n_ranks = record.direction, len(record.wait_seconds)
+        if direction is None or n_ranks < 2:
+            return ""
+        work = seconds - np.array(record.wait_seconds)
+        steps = np.array(direction.inner_iterations, dtype=float)
+        # what the fastest need for the steps of all ranks, so that early termination does not hide a slow one
+        pace = np.divide(direction.seconds, steps, out=np.zeros(n_ranks), where=steps > 0) * steps.max()
+        self._recent = [*self._recent[1 - _N_ITERATIONS :], (work, pace)]
+        if len(self._recent) < _N_ITERATIONS:
+            return ""
+        for kind in (0, 1):
+            table = np.array([pair[kind] for pair in self._recent])
+            rank = int(table.sum(axis=0).argmax())
+            others = np.median(np.delete(table, rank, axis=1), axis=1)
+            slow = (table[:, rank] > _FACTOR * others).all() and (others > 0).all()
+            lost = float((table[:, rank] - others).sum())
+            if slow and lost > _LEAST_SECONDS and rank not in self._named:
+                self._named.add(rank)
+                factor = table[:, rank].sum() / others.sum()
+                what = "its CG steps take" if kind else "it works"
+                return f"rank {rank} on {self._hosts[rank]} is slow: {what} {factor:.1f} times as long as the others"
+        return ""

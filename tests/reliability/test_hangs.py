@@ -1,0 +1,140 @@
+"""Hangs: a rank that stops or is elsewhere is found, named and ends the job, from the command and from Python."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+
+import pytest
+from launched import distnewton, launches, mpirun, run, small_data
+
+from distnewton.errors import DataError, MissingInputError
+from distnewton.parallel.hangs import describe_hang, odd_ranks, ranges
+from distnewton.reporting.why import explain_failure
+
+N_RANKS = 3
+LIMIT = 2.0
+
+PROGRAM = """
+import sys
+import numpy as np
+from mpi4py import MPI
+import distnewton
+from distnewton.parallel.collectives import Communicator
+config = distnewton.make_config({"network": {"layers": ["auto", 6, "auto"]},
+    "run": {"iterations": 50, "hang_seconds": 2.0, "warn_seconds": 0.5}})
+rng = np.random.default_rng(0)
+y = rng.integers(3, size=60)
+X = rng.standard_normal((60, 7)) + y[:, None]
+distnewton.train(config, MPI.COMM_WORLD, train_data=distnewton.ArraySource(X, y))
+"""
+
+
+def train(folder, fault, *more, n_ranks=N_RANKS, check="0"):
+    small_data(folder)
+    command = distnewton(
+        "train", "--data.train=small.csv", "--network.layers=auto-6-auto", "--run.iterations=50", "--run-dir=R",
+        "--quiet", f"--run.hang_seconds={LIMIT}", "--run.warn_seconds=0.7", *more,
+    )  # fmt: skip
+    start = time.monotonic()
+    done = run([*mpirun(n_ranks), *command], cwd=folder, DISTNEWTON_FAULT=fault, DISTNEWTON_CHECK=check)
+    return done, time.monotonic() - start
+
+
+def why(folder):
+    done = run(distnewton("why", "R"), cwd=folder)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+STOPPED = [(0, "cg"), (N_RANKS - 1, "gradient")]
+
+
+@pytest.mark.parametrize(("rank", "at"), STOPPED)
+def test_a_rank_that_is_stopped_is_named(tmp_path, rank, at):
+    done, _ = train(tmp_path, f"rank={rank} at={at} iter=3 kind=stop")
+    assert done.returncode == 76, done.stderr
+    assert done.stderr.count(f"Not in any collective is rank {rank} on ") == 1, done.stderr
+    # one rank warns, and one tells of the end
+    assert done.stderr.count("s of it") == 1
+    assert done.stderr.count(" failed: waited ") == 1
+    told = why(tmp_path)
+    assert f"Not in any collective is rank {rank} on " in told
+    assert "exit code 76" in told
+    assert "after iteration 2" in told
+    assert len(list((tmp_path / "R/errors").glob("hang-rank-*.txt"))) == N_RANKS - 1
+
+
+WRONG = [("skip-collective", "line_search", 1), ("wrong-count", "gradient", 0), ("skip-collective", "gradient", 2)]
+
+
+@pytest.mark.parametrize(("kind", "at", "rank"), WRONG)
+def test_the_checked_mode_names_the_rank_that_is_elsewhere(tmp_path, kind, at, rank):
+    done, _ = train(tmp_path, f"rank={rank} at={at} iter=2 kind={kind}", "--run.checked=true")
+    assert done.returncode == 70, done.stderr
+    assert done.stderr.count("ranks are about to make different collectives:\n  rank ") == 1
+    assert f"\n  rank {rank}: number " in done.stderr
+    others = ranges([r for r in range(N_RANKS) if r != rank])
+    assert f"\n  rank {others}: number " in done.stderr
+
+
+def test_training_from_python_is_watched(tmp_path):
+    (tmp_path / "program.py").write_text(PROGRAM)
+    fault = "rank=1 at=cg iter=3 kind=stop"
+    done = run([*mpirun(2), sys.executable, "program.py"], cwd=tmp_path, DISTNEWTON_FAULT=fault)
+    assert done.returncode == 76, done.stderr
+    assert "Not in any collective is rank 1 on " in done.stderr
+
+
+def test_a_short_wait_is_warned_of_and_taken_back(tmp_path):
+    done, _ = train(tmp_path, "rank=1 at=gradient iter=2 kind=sleep seconds=1.2", "--run.iterations=4")
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(" s in sum of ") == 1, done.stderr
+    assert done.stderr.count("goes on") == 1
+
+
+def call(group, number, name="sum"):
+    return {"phase": None, "collective": {"group": group, "call": number, "name": name, "members": f"rank of {group}"}}
+
+
+def test_the_odd_rank_among_those_that_wait():
+    hosts = ["h"] * 4
+    assert odd_ranks({r: call("world", 5 + (r == 2)) for r in range(4)}) == [2]
+    # as many on either side: the one that has gone further left something out
+    assert odd_ranks({0: call("world", 5), 1: call("world", 6)}) == [1]
+    assert odd_ranks({r: call("world", 5) for r in range(4)}) == []
+    assert odd_ranks({0: call("a", 5), 1: call("a", 5), 2: call("a", 5), 3: call("b", 9)}) == [3]
+    assert odd_ranks({0: call("a", 5), 1: call("a", 5), 2: call("b", 5), 3: call("b", 9)}) != [0]
+    assert "Not in any collective is rank 1 on h, 3 on h" in describe_hang({0: call("w", 1), 2: call("w", 1)}, hosts)
+    assert describe_hang({r: call("w", 1) for r in range(4)}, hosts).startswith("All ranks wait in the same collective")
+    text = describe_hang({r: call("w", 1 + (r == 3), "barrier") for r in range(4)}, hosts)
+    assert "Elsewhere than the others is rank 3" in text
+    assert "  rank 0-2: barrier (call 1 of rank of w)" in text
+
+
+def test_why_of_a_failure_and_of_runs_without_one(tmp_path):
+    train(tmp_path, "rank=1 at=cg iter=2 kind=raise", n_ranks=2)
+    told = why(tmp_path)
+    assert "cause      rank 1 on " in told
+    assert "after iteration 1, phase direction, exit code 70" in told
+    assert "InjectedFaultError: injected at cg" in told
+
+    def again():
+        return "\n".join(explain_failure(tmp_path / "R"))
+
+    (tmp_path / "R/errors/first.json").unlink()
+    assert "none was written after iteration 1: the run goes on, or a process or host was ended" in again()
+    (tmp_path / "R/end.json").write_text(json.dumps({"exit_code": 75}))
+    assert "in order, exit code 75" in again()
+    (tmp_path / "R/errors/first.json").write_text("{}")
+    with pytest.raises(DataError, match="is damaged"):
+        again()
+    with pytest.raises(MissingInputError, match="is not a run folder"):
+        list(explain_failure(tmp_path / "none"))
+
+
+for name, function in list(globals().items()):
+    if name.startswith("test_") and name != "test_the_odd_rank_among_those_that_wait":
+        for mark in launches:
+            mark(function)
