@@ -1,4 +1,4 @@
-"""The command ``distnewton``: train, compare, evaluate, predict, info, submit, doctor; with and without mpirun."""
+"""The command ``distnewton``: train, compare, evaluate, predict, info, report, convert, submit, doctor."""
 
 from __future__ import annotations
 
@@ -10,6 +10,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from distnewton.cli.data_commands import add_convert
+from distnewton.cli.report_commands import add_report
 from distnewton.errors import UsageError
 from distnewton.parallel.launch import launched_rank, run_guarded
 
@@ -74,6 +76,8 @@ def build_parser() -> argparse.ArgumentParser:
     info = commands.add_parser("info", help="what a run was and how it went")
     info.add_argument("run", metavar="RUN", help="run folder")
     _add_cluster_commands(commands)
+    add_convert(commands)
+    add_report(commands)
     return parser
 
 
@@ -162,7 +166,7 @@ def _all_flags(parser: argparse.ArgumentParser, command: str | None) -> list[str
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
-    from distnewton.cli import cluster_commands, commands
+    from distnewton.cli import cluster_commands, commands, data_commands, report_commands
 
     options = parse(sys.argv[1:] if arguments is None else arguments)
     if options.version:
@@ -179,6 +183,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "info": commands.info,
         "submit": cluster_commands.submit,
         "doctor": cluster_commands.doctor,
+        "convert": data_commands.convert,
+        "report": report_commands.report,
     }
     if options.command not in known:
         build_parser().print_help()
