@@ -48,6 +48,11 @@ def build_parser() -> argparse.ArgumentParser:
     )
     train.add_argument("--print-config", action="store_true", help="show the resolved configuration and stop")
     train.add_argument("--quiet", action="store_true", help="show warnings and errors only")
+    train.add_argument(
+        "--progress", choices=("auto", "bar", "lines"), default="auto",
+        help="a bar that moves, or a line an iteration; auto: a bar where the output ends on a terminal",
+    )
+    train.add_argument("--tensorboard", action="store_true", help="write events to RUN/tensorboard, too")
     _add_settings(train)
     compare = commands.add_parser(
         "compare",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from pathlib import Path
 from typing import Any
 
 
@@ -14,5 +15,14 @@ def add_report(commands: Any) -> None:
 
 
 def report(options: argparse.Namespace) -> int:
-    """Write the page, without MPI."""
-    raise NotImplementedError
+    """Write the page, without MPI, on the first rank alone."""
+    from distnewton.parallel.launch import launched_rank
+    from distnewton.reporting.report import write_report
+    from distnewton.training.run_folder import REPORT_FILE
+
+    if launched_rank() == 0:
+        runs = [Path(run) for run in options.runs]
+        target = Path(options.out) if options.out else runs[0] / REPORT_FILE
+        write_report(runs, target)
+        print(f"report: {target}")
+    return 0

@@ -169,7 +169,9 @@ def read_manifest(folder: Path) -> Manifest:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise DataError(f"{path}: is too large for a manifest; convert the data again")
         tree: Any = json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
+    except (FileNotFoundError, NotADirectoryError):
+        if not folder.exists():
+            raise MissingInputError(f"store {folder}: does not exist") from None
         raise DataError(
             f"{folder}: is no whole store: it has no {MANIFEST_FILE}, which is written last; convert the data again"
         ) from None

@@ -29,6 +29,8 @@ class DirectionResult:
         Relative residual of the system this rank solved; over its blocks the largest.
     note : str
         What went wrong and was mended, the same on all ranks; else empty.
+    step_sizes : tuple of float
+        Step sizes of the groups, the same on all ranks, of directions that have some.
     """
 
     direction: Array
@@ -36,6 +38,7 @@ class DirectionResult:
     finished: bool = True
     residual: float = 0.0
     note: str = ""
+    step_sizes: tuple[float, ...] = ()
 
 
 class Direction(Protocol):

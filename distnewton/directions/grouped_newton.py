@@ -92,7 +92,8 @@ class GroupedNewton:
         self._n_calls += 1
         sizes = self.step_sizes
         factors = np.zeros(self._groups.n_groups) if sizes is None else sizes
-        return replace(found, direction=self._groups.scaled(problem.layout, factors, found.direction), note=note)
+        direction = self._groups.scaled(problem.layout, factors, found.direction)
+        return replace(found, direction=direction, note=note, step_sizes=tuple(factors.tolist()))
 
     def _renew(self, problem: Linearization, groups: ParameterGroups, direction: Array) -> str:
         """Move the average towards the step sizes of this sample; returns a note where there are none."""

@@ -38,6 +38,7 @@ from distnewton.parallel.watchdog import watchdog
 from distnewton.training.metrics import task_metrics
 from distnewton.training.model import Architecture, Model, image_problem, network_outputs
 from distnewton.training.objective import Evaluation, Objective
+from distnewton.training.predictions import summarize
 from distnewton.training.records import IterationRecord
 from distnewton.training.schedule import Schedule, check_memory
 from distnewton.training.trainer import Trainer
@@ -113,12 +114,15 @@ class Result:
         What the run was about.
     stopped : bool
         Whether the clock ended it before its last iteration.
+    predictions : dict
+        How the model did at the end, on the test set where there is one: :func:`~.predictions.summarize`.
     """
 
     model: Model
     history: list[IterationRecord]
     summary: RunSummary
     stopped: bool = False
+    predictions: dict[str, Any] = field(default_factory=dict)
 
     @property
     def last(self) -> IterationRecord:
@@ -263,7 +267,8 @@ class Session:
                 raise
             schedule.free()
             model = Model(self.architecture, self.network, trainer.params, self.scaling)
-            return Result(model, history, summary, trainer.stopped)
+            predictions = summarize(self.task, *self._last_outputs)
+            return Result(model, history, summary, trainer.stopped, predictions)
 
     def _thread_limit(self) -> AbstractContextManager[Any]:
         """BLAS threads of this rank, inside the context."""
@@ -393,8 +398,10 @@ class Session:
         """The task's metrics on both sets, from the evaluation's outputs and a pass over the test set."""
         train = task_metrics(self.task.name, evaluation.outputs, evaluation.targets)
         if self.test_set is None:
+            self._last_outputs = "train", evaluation.outputs, evaluation.targets
             return train, {}
         outputs = network_outputs(self.network, params, self.X_test)
+        self._last_outputs = "test", outputs, self.y_test
         return train, task_metrics(self.task.name, outputs, self.y_test)
 
     def summary(self, config: Config, transport: str = "", notes: Sequence[str] = ()) -> RunSummary:
