@@ -86,6 +86,8 @@ class StoreWriter:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             self.part.mkdir()
         except FileExistsError:
+            if not self.target.parent.is_dir():
+                raise CreateError(f"cannot create {self.part}: {self.target.parent} is a file") from None
             raise CreateError(
                 f"{self.part}: exists: another conversion is at work, or one was cut off; if none is at work, remove "
                 "that folder or use --overwrite"

@@ -27,7 +27,8 @@ def test_what_it_says_and_leaves(place, capsys):
     assert "as float64, to the last bit, in 1 blocks" in lines[1]
     assert lines[2].startswith("verified: out/store")
     assert lines[3] == "store: out/store"
-    np.testing.assert_array_equal(open_data("out/store").read(0, 3).toarray(), [[0.25, 0, 7], [0, 1e-3, 0], [0, 0, 0.1]])
+    rows = [[0.25, 0, 7], [0, 1e-3, 0], [0, 0, 0.1]]
+    np.testing.assert_array_equal(open_data("out/store").read(0, 3).toarray(), rows)
     with pytest.raises(CreateError, match="--overwrite replaces it"):
         main(["convert", "data.txt", "out/store"])
     assert main(["convert", "data.txt", "out/store", "--overwrite", "--dtype", "float32"]) == 0
