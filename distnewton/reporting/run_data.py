@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,7 +24,7 @@ from distnewton.training.run_folder import (
     PREDICTIONS_FILE,
 )
 
-Value = TypeVar("Value", bound=BaseModel)
+COMPARISON_FILE = "comparison.md"
 
 
 class _Read(BaseModel):
@@ -189,7 +189,8 @@ def read_run(path: Path, name: str) -> Run:
     end = _optional(path / END_FILE, json.loads)
     if end == {"exit_code": 75}:
         remarks.append(f"stopped by the clock after iteration {lines[-1].iteration if lines else 0}")
-    elif end is None and not failure:
+    elif end is None and not failure and not (path.parent / COMPARISON_FILE).is_file():
+        # the runs of a comparison have no end of their own
         remarks.append("has not ended, or was cut off")
     environment = _optional(path / ENVIRONMENT_FILE, Environment.model_validate_json)
     predictions = _optional(path / PREDICTIONS_FILE, Predictions.model_validate_json)

@@ -452,3 +452,25 @@ def test_training_from_a_store_is_training_from_its_text(world, folder):
         runs.append([(record.objective, record.gradient_norm) for record in result.history])
         result.model.grid.free()
     assert not world.any(runs[0] != runs[1] or len(runs[0]) != 4)
+
+
+@mpi
+def test_a_store_that_differs_on_a_host_is_told(world, folder):
+    from distnewton.data.same_files import check_same_file
+
+    # as if each rank had a disk of its own
+    mine = folder / str(world.rank)
+    mine.mkdir()
+    last = world.rank == world.size - 1
+    convert(open_data(text(mine, libsvm_text(seed=int(last)))), mine / "store", files=[])
+    if world.size == 1:
+        check_same_file(world, "store", str(mine))
+        return
+    with pytest.raises(DataError, match="store is another file on"):
+        check_same_file(world, "store", str(mine))
+    alike = folder / "alike"
+    if world.rank == 0:
+        alike.mkdir()
+        convert(open_data(text(alike, libsvm_text())), alike / "store", files=[])
+    world.barrier()
+    check_same_file(world, "store", str(alike))

@@ -177,6 +177,9 @@ def test_runs_that_did_not_end_well(tmp_path):
     assert "the last line of metrics.jsonl is cut off" in found.text
     (path / "end.json").write_text('{"exit_code": 75}')
     assert "stopped by the clock after iteration 3" in page_of(path).text
+    compared = made_run(tmp_path / "compared" / "kfac", end=False)
+    (compared.parent / "comparison.md").write_text("")
+    assert "has not ended" not in page_of(compared).text
     empty = made_run(tmp_path / "empty", records=[], end=False)
     assert "nothing was recorded" in page_of(empty).text
     nothing = made_run(tmp_path / "nan", records=[record(0, objective=None, train={"accuracy": None}, direction=None)])
