@@ -15,7 +15,8 @@ from distnewton.data.libsvm import LibsvmSource
 from distnewton.data.libsvm_lines import Rows
 from distnewton.data.store import StoreSource
 from distnewton.data.store_format import Manifest, SourceFile
-from distnewton.data.store_writer import BLOCK_VALUES, DenseRows, SparseRows, StoreWriter
+from distnewton.data.store_rows import BLOCK_VALUES, DenseRows, SparseRows
+from distnewton.data.store_writer import StoreWriter
 from distnewton.errors import ConfigError, DataError
 
 GROUP_BYTES = 1 << 28

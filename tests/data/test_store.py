@@ -20,7 +20,8 @@ from distnewton.data.convert import convert
 from distnewton.data.sources import open_data, source_files
 from distnewton.data.store import StoreSource
 from distnewton.data.store_format import FEATURES_FILE, LABELS_FILE, MANIFEST_FILE
-from distnewton.data.store_writer import DenseRows, SparseRows, StoreWriter, by_columns
+from distnewton.data.store_rows import DenseRows, SparseRows
+from distnewton.data.store_writer import StoreWriter, by_columns
 from distnewton.errors import ConfigError, CreateError, DataError, WriteError
 
 mpi = pytest.mark.mpi(min_size=1)
