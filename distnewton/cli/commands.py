@@ -32,6 +32,8 @@ if TYPE_CHECKING:
 
     from distnewton.data.description import DataSource
     from distnewton.reporting.comparison import Comparison
+    from distnewton.reporting.progress import Progress
+    from distnewton.reporting.tensorboard import TensorBoard
     from distnewton.training.checkpoints import Resume
     from distnewton.training.comparison import Entry
     from distnewton.training.records import IterationRecord
@@ -49,6 +51,7 @@ def train(options: argparse.Namespace) -> int:
     from distnewton.parallel.shared_folder import check_visible
     from distnewton.parallel.signals import StopSignals
     from distnewton.reporting.progress import Progress
+    from distnewton.reporting.terminal import ends_on_terminal
     from distnewton.training import session
 
     resume = settle_resumption(options)
@@ -63,12 +66,13 @@ def train(options: argparse.Namespace) -> int:
     guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
     with comm.agreeing():
         faults.at("config")
-    console, folder = _console(), None
+    live = options.progress == "bar" or (options.progress == "auto" and ends_on_terminal())
+    console, folder = _console(watched=live or None), None
     with comm.agreeing():
         folder = _make_folder(config, options.recipe, resume) if comm.rank == 0 else None
     path = Path(comm.broadcast_json(str(folder.path.absolute()) if folder else ""))
     failures.folder = path
-    progress = Progress(console) if comm.rank == 0 else None
+    progress = Progress(console, live=live) if comm.rank == 0 else None
     observers: list[Any] = [_FolderWriter(folder)] if folder else []
     if progress and not options.quiet:
         observers.insert(0, progress)
@@ -76,9 +80,13 @@ def train(options: argparse.Namespace) -> int:
         check_visible(comm, path)
         clock = Clock(comm, config.run.max_seconds, signals)
         checkpoints = path / CHECKPOINTS_FOLDER
-        result = session.train(
-            config, comm, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume
-        )
+        with _closing(progress, *_tensorboard(comm, options, path, observers)):
+            result = session.train(
+                config, comm, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume
+            )
+    with comm.agreeing():
+        if folder is not None:
+            folder.predictions(result.predictions)
     result.model.save(path / "model.safetensors")
     if progress and folder:
         _draw(folder.path, console)
@@ -90,6 +98,32 @@ def train(options: argparse.Namespace) -> int:
     if folder:
         folder.close()
     return code
+
+
+def _tensorboard(
+    comm: Communicator, options: argparse.Namespace, path: Path, observers: list[Any]
+) -> list[TensorBoard]:
+    """Add what writes events for TensorBoard, on rank 0, where that is asked for."""
+    writers: list[TensorBoard] = []
+    if options.tensorboard:
+        with comm.agreeing():
+            if comm.rank == 0:
+                from distnewton.reporting.tensorboard import TensorBoard
+
+                writers.append(TensorBoard(path))
+    observers += writers
+    return writers
+
+
+@contextmanager
+def _closing(*followers: Progress | TensorBoard | None) -> Iterator[None]:
+    """Close what follows a run, however it ends."""
+    try:
+        yield
+    finally:
+        for follower in followers:
+            if follower is not None:
+                follower.close()
 
 
 def _end(comm: Communicator, result: Result, config: Config, path: Path) -> int:
@@ -270,11 +304,12 @@ class _FolderWriter:
         self.folder = folder
 
     def start(self, summary: RunSummary) -> None:
-        from distnewton.training.run_folder import environment
+        from distnewton.training.run_folder import environment, partition_facts
 
         facts = environment(
             summary.n_ranks, summary.n_threads, summary.mpi_library, summary.hosts, summary.partition.splits
         )
+        facts |= partition_facts(str(summary.shape), summary.partition)
         self.folder.start(summary.config, {**facts, "resumed_from": summary.resumed}, summary.resumed)
 
     def iteration(self, record: IterationRecord) -> None:
@@ -449,11 +484,15 @@ def _write(path: Path, text: str) -> None:
         raise kind(f"cannot write {path}: {error.strerror or error}") from None
 
 
-def _console(width: int = 120) -> Console:
+def _console(width: int = 120, *, watched: bool | None = None) -> Console:
     """Where results are shown; wide enough for a line an iteration, or for a table, where there is no terminal."""
     from rich.console import Console
 
-    return Console(width=None if sys.stdout.isatty() else width)
+    from distnewton.reporting.terminal import ends_on_terminal
+
+    # Open MPI gives ranks a terminal, whose other end may be a file
+    watched = ends_on_terminal() if watched is None else watched
+    return Console(width=None if sys.stdout.isatty() else width, force_terminal=watched)
 
 
 def _counts(unseen: dict[str, int]) -> str:

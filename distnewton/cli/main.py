@@ -1,4 +1,4 @@
-"""The command ``distnewton``: train, compare, evaluate, predict, info, why, submit, doctor; with and without mpirun."""
+"""The command ``distnewton``: parsing, and what each of its commands is called with; with and without mpirun."""
 
 from __future__ import annotations
 
@@ -12,6 +12,8 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
+from distnewton.cli.data_commands import add_convert
+from distnewton.cli.report_commands import add_report
 from distnewton.errors import UsageError
 from distnewton.parallel.launch import launched_rank, run_guarded
 
@@ -56,6 +58,11 @@ def build_parser() -> argparse.ArgumentParser:
         "--resume=auto begins anew where there is none",
     )
     train.add_argument("--quiet", action="store_true", help="show warnings and errors only")
+    train.add_argument(
+        "--progress", choices=("auto", "bar", "lines"), default="auto",
+        help="a bar that moves, or a line an iteration; auto: a bar where the output ends on a terminal",
+    )
+    train.add_argument("--tensorboard", action="store_true", help="write events to RUN/tensorboard, too")
     _add_settings(train)
     compare = commands.add_parser(
         "compare",
@@ -88,6 +95,8 @@ def build_parser() -> argparse.ArgumentParser:
     _add_cluster_commands(commands)
     _add_plan(commands)
     _add_bench(commands)
+    add_convert(commands)
+    add_report(commands)
     return parser
 
 
@@ -246,7 +255,14 @@ def _all_flags(parser: argparse.ArgumentParser, command: str | None) -> list[str
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
-    from distnewton.cli import bench_commands, cluster_commands, commands, plan_command
+    from distnewton.cli import (
+        bench_commands,
+        cluster_commands,
+        commands,
+        data_commands,
+        plan_command,
+        report_commands,
+    )
 
     options = parse(sys.argv[1:] if arguments is None else arguments)
     if options.version:
@@ -266,6 +282,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "doctor": cluster_commands.doctor,
         "plan": plan_command.plan,
         "bench": bench_commands.bench,
+        "convert": data_commands.convert,
+        "report": report_commands.report,
     }
     if options.command not in known:
         build_parser().print_help()

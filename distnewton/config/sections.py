@@ -14,7 +14,7 @@ ActivationName = Literal["sigmoid", "tanh", "relu", "softplus", "identity"]
 LossName = Literal["squared", "cross_entropy", "logistic"]
 TaskName = Literal["auto", "classification", "binary", "regression"]
 ScaleName = Literal["none", "minmax", "minmax_joint", "center", "standard", "unit_rows", "log1p_unit_rows"]
-FormatName = Literal["auto", "libsvm", "csv", "npy", "npz", "idx", "images"]
+FormatName = Literal["auto", "libsvm", "csv", "npy", "npz", "idx", "images", "hdf5", "parquet", "store"]
 
 TASK_OF_LOSS = {"cross_entropy": "classification", "logistic": "binary", "squared": "regression"}
 

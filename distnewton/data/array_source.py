@@ -1,4 +1,4 @@
-"""Data sets in npy, npz and IDX files."""
+"""Data sets in npy, npz, IDX and HDF5 files."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from distnewton.data.description import Description
+from distnewton.data.hdf5 import Hdf5Array
 from distnewton.data.sniff import content_format
 from distnewton.data.stored_arrays import StoredArray, open_idx, open_npy, open_npz
 from distnewton.errors import ConfigError, DataError
@@ -27,11 +28,11 @@ class ArraySource:
 
     Attributes
     ----------
-    array : StoredArray
+    array : StoredArray or Hdf5Array
         Features.
     format : str
-        ``npy``, ``npz`` or ``idx``.
-    labels : StoredArray or None
+        ``npy``, ``npz``, ``idx`` or ``hdf5``.
+    labels : StoredArray or Hdf5Array or None
         Labels; None where they are a column of the features' array.
     label_column : int or None
         That column.
@@ -41,9 +42,9 @@ class ArraySource:
         Whether features beyond that are left out instead of refused.
     """
 
-    array: StoredArray
+    array: StoredArray | Hdf5Array
     format: str
-    labels: StoredArray | None
+    labels: StoredArray | Hdf5Array | None
     label_column: int | None = None
     n_features: int | None = None
     ignore_extra: bool = False

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -99,12 +99,27 @@ class DelimitedSource:
             With file and line, for a missing value, a text where a number belongs, or a line of another
             length.
         """
+        return self.scan(lambda _: None)
+
+    def scan(self, take: Callable[[NDArray[np.float64]], None]) -> Description:
+        """Do what `describe` does, and hand over the features on the way.
+
+        Parameters
+        ----------
+        take : callable
+            Called with the features, (n, n_features), of block after block.
+
+        Returns
+        -------
+        Description
+        """
         labels: list[Labels] = []
         n_nonzeros = n_samples = 0
         for block_labels, features in self._blocks():
             labels.append(block_labels)
             n_samples += len(features)
             n_nonzeros += int(np.count_nonzero(features[:, : self.n_kept]))
+            take(features[:, : self.n_kept])
         if not n_samples:
             raise DataError(f"{self.path}: no samples (only a header or comments)")
         n_dropped = self.layout.n_columns - 1 - self.n_kept

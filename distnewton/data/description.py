@@ -23,7 +23,8 @@ class Description:
     name : str
         Path or name of the data, as it appears in messages.
     format : str
-        ``libsvm``, ``csv``, ``npy``, ``npz``, ``idx``, ``images``, ``bundled`` or ``memory``.
+        ``libsvm``, ``csv``, ``npy``, ``npz``, ``idx``, ``images``, ``hdf5``, ``parquet``, ``store``, ``bundled`` or
+        ``memory``.
     n_samples, n_features : int
         Size of the whole data set; ``n_features`` is the number asked for where one was given.
     n_nonzeros : int

@@ -104,11 +104,32 @@ def find_layout(path: Path, header: bool | str, label_column: int | str | None) 
         if named
         else [f"column {i + 1}" for i in range(len(first))]
     )
-    return Layout(delimiter, named, names, _label_index(path, names, named, label_column))
+    return Layout(delimiter, named, names, label_index(path, names, named, label_column))
 
 
-def _label_index(path: Path, names: list[str], named: bool, label_column: int | str | None) -> int:
-    """Return number of the label column."""
+def label_index(path: Path, names: list[str], named: bool, label_column: int | str | None) -> int:
+    """Number of the label column.
+
+    Parameters
+    ----------
+    path : Path
+        File, for messages.
+    names : list of str
+        Of all columns.
+    named : bool
+        Whether they are the file's own.
+    label_column : int, str or None
+        As for :func:`find_layout`.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ConfigError
+        If there is no such column.
+    """
     n_columns = len(names)
     if label_column is None:
         lower = [name.lower() for name in names]

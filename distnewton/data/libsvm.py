@@ -102,6 +102,20 @@ class LibsvmSource:
         DataError
             With file and line, for anything that LIBSVM files do not hold.
         """
+        return self.scan(lambda _: None)
+
+    def scan(self, take: Callable[[Rows], None]) -> Description:
+        """Do what `describe` does, and hand over the samples on the way.
+
+        Parameters
+        ----------
+        take : callable
+            Called with the samples of block after block.
+
+        Returns
+        -------
+        Description
+        """
         labels: list[Labels] = []
         n_stored = n_features = n_extra = 0
         seen: dict[str, None] = {}
@@ -113,6 +127,7 @@ class LibsvmSource:
             n_extra += rows.n_extra
             n_features = max(n_features, rows.n_features)
             _note_block(block, seen)
+            take(rows)
         joined = self._require_samples(join_labels(labels))
         if n_extra:
             seen[f"{n_extra} values of features beyond the {self.rules.n_features} expected were ignored"] = (

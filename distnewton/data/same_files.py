@@ -7,6 +7,7 @@ import zlib
 from pathlib import Path
 
 from distnewton.data.bundled import split_name
+from distnewton.data.store_format import MANIFEST_FILE
 from distnewton.errors import DataError
 from distnewton.parallel.collectives import Communicator
 
@@ -55,7 +56,9 @@ def _path(name: str, data_dir: str | None) -> Path:
     folder = Path(data_dir or ".")
     names = name, name.rpartition(":")[0], name.partition(",")[0].strip()
     paths = [folder / Path(part).expanduser() for part in names if part]
-    return next((path for path in paths if path.exists()), paths[0])
+    found = next((path for path in paths if path.exists()), paths[0])
+    # a store's manifest has the checksums of all that is in it
+    return found / MANIFEST_FILE if (found / MANIFEST_FILE).is_file() else found
 
 
 def _fingerprint(path: Path) -> tuple[int, int]:

@@ -6,18 +6,17 @@ import re
 from pathlib import Path
 from typing import Literal, get_args
 
+from distnewton.data.store_format import FEATURES_FILE, MANIFEST_FILE
 from distnewton.data.streams import BYTE_ORDER_MARK, read_head
 from distnewton.errors import ConfigError, DataError
 
-Format = Literal["libsvm", "csv", "npy", "npz", "idx", "images"]
+Format = Literal["libsvm", "csv", "npy", "npz", "idx", "images", "hdf5", "parquet", "store"]
 FORMATS: tuple[str, ...] = get_args(Format)
 
 _FOREIGN = {
     b"%PDF": "a PDF document",
     b"\x89PNG": "a PNG image",
     b"\xff\xd8\xff": "a JPEG image",
-    b"\x89HDF": "an HDF5 file",
-    b"PAR1": "a Parquet file",
     b"MATLAB 5.0 MAT": "a MATLAB file",
     b"\x28\xb5\x2f\xfd": "zstd-compressed (not supported; compress with gzip, bzip2 or xz instead)",
     b"7z\xbc\xaf": "a 7-Zip archive",
@@ -28,8 +27,8 @@ _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _PAIR = re.compile(rb"(?:^|[ \t])[^ \t,;\"']*:[^ \t]*")
 _IDX_TYPES = (0x08, 0x09, 0x0B, 0x0C, 0x0D, 0x0E)
 _READABLE = (
-    "readable are LIBSVM text, delimited text, npy, npz with arrays X and y, IDX, and folders or tar archives with "
-    "images in class folders"
+    "readable are LIBSVM text, delimited text, npy, npz with arrays X and y, IDX, HDF5, Parquet, stores of distnewton "
+    "convert, and folders or tar archives with images in class folders"
 )
 
 
@@ -46,7 +45,8 @@ def content_format(path: Path, wanted: str = "auto") -> Format:
     Returns
     -------
     str
-        ``libsvm``, ``csv``, ``npy``, ``npz``, ``idx``, or ``images`` for a folder or a tar archive.
+        ``libsvm``, ``csv``, ``npy``, ``npz``, ``idx``, ``hdf5``, ``parquet``, ``store`` for a folder that ``distnewton
+        convert`` has written, or ``images`` for another folder or a tar archive.
 
     Raises
     ------
@@ -58,7 +58,7 @@ def content_format(path: Path, wanted: str = "auto") -> Format:
     if wanted not in ("auto", *FORMATS):
         raise ConfigError(f"format must be auto, {', '.join(FORMATS[:-1])} or {FORMATS[-1]}, got {wanted!r}")
     head = b"" if path.is_dir() else read_head(path)
-    found = "images" if path.is_dir() else _binary_format(head)
+    found = _folder_format(path) if path.is_dir() else _binary_format(head)
     if found is None:
         _refuse_foreign(path, head)
         if wanted in ("libsvm", "csv"):
@@ -67,6 +67,11 @@ def content_format(path: Path, wanted: str = "auto") -> Format:
     if wanted not in ("auto", found):
         raise DataError(f"{path}: is {found}, not {wanted} as asked for; use format = {found} or auto")
     return found
+
+
+def _folder_format(path: Path) -> Format:
+    """Return format of a folder; one without its manifest is a store all the same, which then says so."""
+    return "store" if any((path / name).exists() for name in (MANIFEST_FILE, FEATURES_FILE)) else "images"
 
 
 def _binary_format(head: bytes) -> Format | None:
@@ -79,6 +84,10 @@ def _binary_format(head: bytes) -> Format | None:
         return "idx"
     if head[257:262] == b"ustar":
         return "images"
+    if head.startswith(b"\x89HDF\r\n\x1a\n"):
+        return "hdf5"
+    if head.startswith(b"PAR1"):
+        return "parquet"
     return None
 
 

@@ -8,11 +8,14 @@ from distnewton.data.array_source import ArraySource, array_parts
 from distnewton.data.bundled import BUNDLED, BundledSource, split_name
 from distnewton.data.delimited import DelimitedSource
 from distnewton.data.description import DataSource, Description
+from distnewton.data.hdf5 import open_hdf5
 from distnewton.data.images import ImageSource
 from distnewton.data.layout import find_layout
 from distnewton.data.libsvm import LibsvmSource
 from distnewton.data.libsvm_lines import MAX_INDEX, Rules
+from distnewton.data.parquet import ParquetSource
 from distnewton.data.sniff import FORMATS, content_format
+from distnewton.data.store import StoreSource
 from distnewton.data.streams import find_file
 from distnewton.errors import ConfigError
 
@@ -43,15 +46,17 @@ def open_data(
         those of ``...images-idx3-ubyte`` in ``...labels-idx1-ubyte``. npz files hold arrays ``X`` and ``y``.
         Arrays of shape ``(n_samples, height, width)`` or ``(n_samples, channels, height, width)`` are images. A
         folder, or a tar archive under any suffix, holds images as ``CLASS/FILE``; ``PATH:FOLDER``, say
-        ``cifar10.tar.xz:train``, takes those below a folder in it.
+        ``cifar10.tar.xz:train``, takes those below a folder in it. Of HDF5 files the data sets ``X`` and ``y`` are
+        taken, or those of ``FILE:FEATURES,LABELS``. A folder that ``distnewton convert`` wrote is read as what it
+        was made from.
     data_dir : str or Path, optional
         Folder of relative paths; the working directory when not given.
-    format : {"auto", "libsvm", "csv", "npy", "npz", "idx", "images"}
+    format : {"auto", "libsvm", "csv", "npy", "npz", "idx", "images", "hdf5", "parquet", "store"}
         ``auto`` decides by content; ``csv`` is any text with commas, tabs, semicolons or blanks between
-        fields; ``images`` needs the extra of that name.
+        fields; ``images``, ``hdf5`` and ``parquet`` need the extras of these names.
     label_column : int or str, optional
-        csv: column of the labels, by number from 0 (negative: from the end) or by name; by default the one
-        named label, target, class or y, else the last. npy and npz: column of the array, by number.
+        csv and parquet: column of the labels, by number from 0 (negative: from the end) or by name; by default the
+        one named label, target, class or y, else the last. npy, npz and hdf5: column of the array, by number.
     header : bool or "auto"
         csv: whether the first line names the columns; ``auto``: it does when none of its fields is a number.
     n_features : int, optional
@@ -85,14 +90,24 @@ def open_data(
     if bundled:
         return BundledSource(*bundled, n_features, ignore_extra_features)
     name, subfolder = _split_subfolder(str(name_or_path), data_dir)
-    path, labels_path = _find_files(name, data_dir, folders=format in ("auto", "images"))
+    path, labels_path = _find_files(name, data_dir, folders=format in ("auto", "images", "store"))
     found = content_format(path, format)
     if found == "images":
         if labels_path is not None or label_column is not None:
             raise ConfigError(f"{path}: labels of images are their folders; give neither label_column nor other labels")
         return ImageSource(path, subfolder, n_features)
+    if found == "hdf5":
+        column = _column_number(label_column)
+        features, labels = open_hdf5(path, subfolder, with_labels=column is None)
+        return ArraySource(features, found, labels, column, n_features, ignore_extra_features)
     if subfolder:
         raise ConfigError(f"{path}: is {found}; only a folder or archive of images has folders such as :{subfolder}")
+    if found == "store":
+        if labels_path is not None or label_column is not None:
+            raise ConfigError(f"{path}: labels of a store are in it; give label_column to distnewton convert")
+        return StoreSource(path, n_features, ignore_extra_features)
+    if found == "parquet":
+        return ParquetSource(path, label_column, n_features, ignore_extra_features)
     if found == "libsvm":
         limit = None if n_features is None else min(n_features, MAX_INDEX)
         return LibsvmSource(
@@ -102,9 +117,29 @@ def open_data(
         return DelimitedSource(
             path, find_layout(path, header, label_column), n_features, ignore_extra_features
         )
-    column = _column_number(label_column)
-    features, labels, column = array_parts(path, found, labels_path, column)
-    return ArraySource(features, found, labels, column, n_features, ignore_extra_features)
+    array, array_labels, column = array_parts(path, found, labels_path, _column_number(label_column))
+    return ArraySource(array, found, array_labels, column, n_features, ignore_extra_features)
+
+
+def source_files(name_or_path: str | Path, data_dir: str | Path | None = None) -> list[Path]:
+    """Files that a name of :func:`open_data` stands for; none for a bundled set, or a folder.
+
+    Parameters
+    ----------
+    name_or_path : str or Path
+        As for :func:`open_data`.
+    data_dir : str or Path, optional
+        Folder of relative paths.
+
+    Returns
+    -------
+    list of Path
+    """
+    if split_name(str(name_or_path)):
+        return []
+    name, _ = _split_subfolder(str(name_or_path), data_dir)
+    paths = _find_files(name, data_dir, folders=True)
+    return [path for path in paths if path is not None and path.is_file()]
 
 
 def _split_subfolder(name: str, data_dir: str | Path | None) -> tuple[str, str]:

@@ -34,6 +34,8 @@ class DirectionResult:
         What went wrong and was mended, the same on all ranks; else empty.
     failure : str
         Why this rank has no direction; else empty.
+    step_sizes : tuple of float
+        Step sizes of the groups, the same on all ranks, of directions that have some.
     """
 
     direction: Array
@@ -42,6 +44,7 @@ class DirectionResult:
     residual: float = 0.0
     note: str = ""
     failure: str = ""
+    step_sizes: tuple[float, ...] = ()
 
 
 class Direction(Protocol):

@@ -94,7 +94,8 @@ class GroupedNewton:
         self._n_calls += 1
         sizes = self.step_sizes
         factors = np.zeros(self._groups.n_groups) if sizes is None else sizes
-        return replace(found, direction=self._groups.scaled(problem.layout, factors, found.direction), note=note)
+        direction = self._groups.scaled(problem.layout, factors, found.direction)
+        return replace(found, direction=direction, note=note, step_sizes=tuple(factors.tolist()))
 
     def state(self) -> State:
         """The averaged step sizes, and the proposal's state."""

@@ -1,38 +1,53 @@
-"""What a run shows: a header, a line an iteration, a table at the end; on rank 0 only."""
+"""What a run shows: a header, a line an iteration or a live one, a table at the end; on rank 0 only."""
 
 from __future__ import annotations
 
+import itertools
+import statistics
+import time
 from typing import TYPE_CHECKING
 
+from distnewton.config import Config
+from distnewton.reporting.slowest import slowest_rank
 from distnewton.reporting.stragglers import Stragglers
 from distnewton.training.metrics import MAIN_METRIC
 from distnewton.training.records import IterationRecord
 from distnewton.training.session import Result, RunSummary
 
 if TYPE_CHECKING:
-    from rich.console import Console
+    from rich.console import Console, RenderableType
+    from rich.live import Live
 
-_COLUMNS = ("iter", "objective", "|grad|", "lambda", "rho", "step", "CG", "stopped", "train", "test", "seconds", "wait")
+_COLUMNS = (
+    "iter", "objective", "|grad|", "lambda", "rho", "step", "CG", "stopped", "train", "test", "seconds", "wait", "left",
+)  # fmt: skip
+_LAST = 10
+"""Iterations from which the time left is estimated."""
 
 
 class Progress:
-    """Follows a run on the terminal, or in a batch job's log: plain lines, no carriage returns.
+    """Follows a run: on a terminal a live bar, in a batch job's log plain lines without carriage returns.
 
     Parameters
     ----------
     console : rich.console.Console
         Where to; colours only if it is a terminal.
+    live : bool
+        Whether a bar moves in place of a line an iteration.
     """
 
-    def __init__(self, console: Console) -> None:
-        self._console = console
+    def __init__(self, console: Console, *, live: bool = False) -> None:
+        self._console, self._is_live = console, live
         self._metric = ""
+        self._times: list[float] = []
+        self._live: Live | None = None
+        self._record: IterationRecord | None = None
         self._stragglers = Stragglers([])
 
     def start(self, summary: RunSummary) -> None:
         """Show what is about to run."""
         data, partition, config = summary.train, summary.partition, summary.config
-        self._metric = MAIN_METRIC[summary.task.name]
+        self._metric, self._config = MAIN_METRIC[summary.task.name], config
         self._stragglers = Stragglers(summary.hosts)
         test = f", test {summary.test.n_samples:,}" if summary.test else ""
         splits = "-".join(map(str, partition.splits))
@@ -50,24 +65,34 @@ class Progress:
         ]
         for line in [*lines, *(f"note     {note}" for note in summary.notes)]:
             self._print(line)
-        self._print(f"{_COLUMNS[0]:>5} {_COLUMNS[1]:>12} " + " ".join(f"{name:>8}" for name in _COLUMNS[2:]))
+        if self._is_live:
+            self._begin_live()
+        else:
+            self._print(f"{_COLUMNS[0]:>5} {_COLUMNS[1]:>12} " + " ".join(f"{name:>8}" for name in _COLUMNS[2:]))
 
     def iteration(self, record: IterationRecord) -> None:
-        """Show one line."""
+        """Show the iteration."""
+        self._record, self._shown_at = record, time.monotonic()
+        self._times.append(record.elapsed_seconds)
+        if self._live is not None:
+            if record.note:
+                self._console.print(f"iteration {record.iteration}: {record.note}", highlight=False, markup=False)
+            self._live.refresh()
+            return
         direction = record.direction
-        steps = f"{min(direction.inner_iterations)}-{max(direction.inner_iterations)}" if direction else ""
         stopped = f"{len(direction.inner_iterations) - len(direction.finished_ranks)}" if direction else ""
         cells = [
             _number(record.gradient_norm, ".2e"),
             _number(record.damping if direction else None, ".2e"),
             _number(record.reduction_ratio, ".2f"),
             _number(record.step_size if direction else None, "g"),
-            steps,
+            _steps(record),
             stopped,
             self._format(record.train),
             self._format(record.test),
             f"{record.elapsed_seconds:.2f}",
             f"{record.seconds.get('wait', 0.0):.3f}",
+            _clock(self._left()),
         ]
         note = f"  {record.note}" if record.note else ""
         self._print(f"{record.iteration:>5} {record.objective:>12.6g} " + " ".join(f"{c:>8}" for c in cells) + note)
@@ -76,13 +101,90 @@ class Progress:
             self._print(f"note     {slow}")
 
     def finish(self, result: Result) -> None:
-        """Show the table of the run."""
+        """Show the table of the run, and the rank that the others waited for."""
         from rich.table import Table
 
+        self.close()
         table = Table(title="run", show_header=False, title_justify="left")
         for name, value in _summary_rows(result):
             table.add_row(name, value)
         self._console.print(table)
+        slowest = slowest_rank([r.compute_seconds for r in result.history], result.last.training_seconds)
+        if slowest is not None:
+            self._print(f"note     {slowest.text(result.summary.hosts)}")
+
+    def close(self) -> None:
+        """End the live bar, after an error, too."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def _begin_live(self) -> None:
+        from rich.live import Live
+
+        self._shown_at = time.monotonic()
+        # twice a second: the thread that draws takes time from this rank, for which the others would wait
+        self._live = Live(get_renderable=self._bar, console=self._console, refresh_per_second=2, transient=True)
+        self._live.start()
+        # a job that is ended by MPI cannot bring the cursor back
+        self._console.show_cursor(True)
+
+    def _bar(self) -> RenderableType:
+        """The live bar: how far, and the figures of the last iteration."""
+        from rich.console import Group
+        from rich.progress_bar import ProgressBar
+        from rich.table import Table
+        from rich.text import Text
+
+        record, config = self._record, self._config
+        if record is None:
+            return Text("the start is evaluated")
+        since = time.monotonic() - self._shown_at
+        left = self._left()
+        line = Table.grid(padding=(0, 1))
+        done = self._share_done(record)
+        line.add_row(
+            Text(f"iteration {record.iteration}/{config.run.iterations}"),
+            ProgressBar(total=1.0, completed=done, width=30),
+            Text(f"{_clock(record.elapsed_seconds + since)} gone"),
+            Text("" if left is None else f"about {_clock(max(0.0, left - since))} left"),
+        )
+        return Group(line, Text(" · ".join(self._figures(record)), overflow="ellipsis", no_wrap=True))
+
+    def _figures(self, record: IterationRecord) -> list[str]:
+        """Figures of an iteration in the live bar, the more important first."""
+        figures = [f"objective {record.objective:.5g}"]
+        for name, metrics in (("test", record.test), ("train", record.train)):
+            if text := self._format(metrics):
+                figures.append(f"{name} {self._metric} {text}")
+                break
+        if record.gradient_norm is not None:
+            figures.append(f"|grad| {record.gradient_norm:.2e}")
+        if record.direction is not None:
+            figures += [f"lambda {record.damping:.2g}", f"CG {_steps(record)}"]
+        compute = sum(record.compute_seconds) / max(1, len(record.compute_seconds))
+        figures.append(f"compute {compute:.2f} s")
+        if len(record.compute_seconds) > 1:
+            figures.append(f"wait {record.seconds.get('wait', 0.0):.2f} s")
+        return figures
+
+    def _share_done(self, record: IterationRecord) -> float:
+        run: Config = self._config
+        limits = [record.iteration / max(1, run.run.iterations), record.training_seconds / run.run.seconds]
+        return min(1.0, max(limits))
+
+    def _left(self) -> float | None:
+        """Seconds to the last iteration, or to the limit that comes before; None at the start."""
+        record, run = self._record, self._config.run
+        if record is None or record.iteration == 0:
+            return None
+        recent = self._times[-_LAST - 1 :]
+        typical = statistics.median(b - a for a, b in itertools.pairwise(recent))
+        return min(
+            typical * (run.iterations - record.iteration),
+            max(0.0, run.seconds - record.training_seconds),
+            max(0.0, run.max_seconds - record.elapsed_seconds),
+        )
 
     def _format(self, metrics: dict[str, float]) -> str:
         value = metrics.get(self._metric)
@@ -115,6 +217,23 @@ def _summary_rows(result: Result) -> list[tuple[str, str]]:
             ("directions ended early", f"{stopped} of {n}"),
         ]
     return rows
+
+
+def _steps(record: IterationRecord) -> str:
+    """CG steps of the ranks: one number, or the least and the most."""
+    if record.direction is None:
+        return ""
+    least, most = min(record.direction.inner_iterations), max(record.direction.inner_iterations)
+    return f"{least}-{most}"
+
+
+def _clock(seconds: float | None) -> str:
+    """Seconds as people read them: 0:07, 12:30, 3:04:05."""
+    if seconds is None:
+        return ""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 def _number(value: float | None, spec: str) -> str:

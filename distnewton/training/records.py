@@ -35,6 +35,8 @@ class DirectionRecord:
         Seconds each rank spent in the direction phase.
     failed_ranks : list of int
         Ranks that found no direction, or one that is not finite; with any, it is not taken.
+    step_sizes : list of float
+        Step sizes of the groups of ``grouped_newton``, those of the last step; else empty.
     """
 
     method: str
@@ -44,6 +46,7 @@ class DirectionRecord:
     stopped_early: bool
     seconds: list[float]
     failed_ranks: list[int] = field(default_factory=list)
+    step_sizes: list[float] = field(default_factory=list)
 
     @staticmethod
     def sum(records: Sequence[DirectionRecord]) -> DirectionRecord | None:
@@ -59,6 +62,7 @@ class DirectionRecord:
             any(r.stopped_early for r in records),
             [sum(r.seconds[rank] for r in records) for rank in n_ranks],
             [rank for rank in n_ranks if any(rank in r.failed_ranks for r in records)],
+            records[-1].step_sizes,
         )
 
 
@@ -98,6 +102,8 @@ class IterationRecord:
         By phase, the slowest rank's; ``wait`` is the mean over ranks of the time inside MPI.
     wait_seconds : list of float
         Time inside MPI by rank, evaluation left out.
+    compute_seconds : list of float
+        Time in the phases of the method outside of MPI by rank: what a slow rank makes the others wait for.
     sent_bytes : dict of str to float
         By phase, over all ranks.
     train, test : dict of str to float
@@ -120,6 +126,7 @@ class IterationRecord:
     direction: DirectionRecord | None = None
     seconds: dict[str, float] = field(default_factory=dict)
     wait_seconds: list[float] = field(default_factory=list)
+    compute_seconds: list[float] = field(default_factory=list)
     sent_bytes: dict[str, float] = field(default_factory=dict)
     train: dict[str, float] = field(default_factory=dict)
     test: dict[str, float] = field(default_factory=dict)
@@ -144,6 +151,7 @@ def gather_direction(comm: Communicator, method: str, result: DirectionResult, s
         bool((finished == 0).any()),
         [float(t) for t in times],
         [int(rank) for rank in np.flatnonzero(failures)],
+        list(result.step_sizes),
     )
 
 
@@ -180,10 +188,13 @@ def gather_costs(
     everyone = comm.allgather(mine)
     record.elapsed_seconds, record.training_seconds = (float(t) for t in everyone[:, :2].max(axis=0))
     table = everyone[:, 2:-1].reshape(comm.size, len(PHASES), 3)
-    wait = table[:, [p != "evaluation" for p in PHASES], 1].sum(axis=1)
+    method = [p != "evaluation" for p in PHASES]
+    wait = table[:, method, 1].sum(axis=1)
     record.seconds = dict(zip(PHASES, table[:, :, 0].max(axis=0).tolist(), strict=True))
     record.seconds["wait"] = float(wait.mean())
     record.wait_seconds = wait.tolist()
+    timed = [p not in {"evaluation", "other"} for p in PHASES]
+    record.compute_seconds = np.maximum(table[:, timed, 0] - table[:, timed, 1], 0.0).sum(axis=1).tolist()
     record.sent_bytes = dict(zip(PHASES, table[:, :, 2].sum(axis=0).tolist(), strict=True))
     return Stop(int(everyone[:, -1].max()))
 

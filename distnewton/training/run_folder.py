@@ -21,12 +21,16 @@ from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, clear, has_checkpoi
 from distnewton.config import Config, to_toml
 from distnewton.errors import CreateError, DataError, MissingInputError, WriteError
 from distnewton.parallel.failures import forget
+from distnewton.parallel.partition import Partition
 from distnewton.training.model_file import MODEL_FILE
 from distnewton.training.records import IterationRecord, plain
 
 CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.toml", "environment.json", "metrics.jsonl"
-PICTURE_FILE, END_FILE = "convergence.png", "end.json"
-OWN_FILES = (CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, PICTURE_FILE, END_FILE)
+PICTURE_FILE, END_FILE, PREDICTIONS_FILE = "convergence.png", "end.json", "predictions.json"
+REPORT_FILE = "report.html"
+OWN_FILES = (
+    CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, PICTURE_FILE, END_FILE, PREDICTIONS_FILE, REPORT_FILE,
+)  # fmt: skip
 _ATTEMPTS = 20
 _NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 """What file systems say that lock no files."""
@@ -163,6 +167,10 @@ class RunFolder:
             self._metrics.flush()
         except OSError as error:
             raise WriteError(f"cannot write {self.path / METRICS_FILE}: {error.strerror or error}") from None
+
+    def predictions(self, summary: dict[str, Any]) -> None:
+        """Write how the model did at the end of the run (:mod:`~distnewton.training.predictions`)."""
+        self._write(PREDICTIONS_FILE, json.dumps(plain(summary), allow_nan=False) + "\n")
 
     def discard(self) -> None:
         """Give up a run that never began: its claim goes, and so do the folders made for it that hold nothing."""
@@ -351,6 +359,31 @@ def environment(
         "blas": blas,
         "splits": list(splits),
         "slurm": {k: v for k, v in os.environ.items() if k in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_JOB_NODELIST")},
+    }
+
+
+def partition_facts(network: str, partition: Partition) -> dict[str, Any]:
+    """Who owned what, for ``environment.json``.
+
+    Parameters
+    ----------
+    network : str
+        Layers, resolved.
+    partition : Partition
+        Units and splits, resolved.
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        "network": network,
+        "partition": {
+            "widths": list(partition.widths),
+            "splits": list(partition.splits),
+            "rows_per_unit": list(partition.rows_per_unit),
+            "features_per_unit": partition.features_per_unit,
+        },
     }
 
 

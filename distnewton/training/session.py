@@ -43,6 +43,7 @@ from distnewton.training.memory_check import PlannedRun, check_memory_fits
 from distnewton.training.metrics import task_metrics
 from distnewton.training.model import Architecture, Model, image_problem, network_outputs
 from distnewton.training.objective import Evaluation, Objective
+from distnewton.training.predictions import summarize
 from distnewton.training.records import IterationRecord
 from distnewton.training.same_config import check_same_config
 from distnewton.training.schedule import Schedule, check_memory
@@ -124,6 +125,8 @@ class Result:
         What ended it before its last iteration, if anything: the clock, or a signal.
     checkpoint : Path or None
         The last that was saved, or that it went on from; None where there is none.
+    predictions : dict
+        How the model did at the end, on the test set where there is one: :func:`~.predictions.summarize`.
     """
 
     model: Model
@@ -131,6 +134,7 @@ class Result:
     summary: RunSummary
     stopped: Stop = Stop.NO
     checkpoint: Path | None = None
+    predictions: dict[str, Any] = field(default_factory=dict)
 
     @property
     def last(self) -> IterationRecord:
@@ -267,6 +271,7 @@ class Session:
             raise ConfigError("runs of a session differ in [method], apart from C, and in their length", agreed=True)
         self._check_memory(config)
         keeper: CheckpointKeeper | None = None
+        self._last_outputs: tuple[str, Array, Array] | None = None
         with self._thread_limit():
             params = self.network.initial_params(config.run.seed, config.network.init)
             faults.at("init", params)
@@ -307,7 +312,11 @@ class Session:
                 raise
             schedule.free()
             model = Model(self.architecture, self.network, trainer.params, self.scaling)
-            return Result(model, history, summary, trainer.stopped, keeper.path if keeper else None)
+            if self._last_outputs is None:
+                # nothing was left to do: the point is a checkpoint's
+                self._metrics(trainer.params, trainer.evaluation)
+            predictions: dict[str, Any] = summarize(self.task, *self._last_outputs) if self._last_outputs else {}
+            return Result(model, history, summary, trainer.stopped, keeper.path if keeper else None, predictions)
 
     def _keeper(
         self,
@@ -470,8 +479,10 @@ class Session:
         """The task's metrics on both sets, from the evaluation's outputs and a pass over the test set."""
         train = task_metrics(self.task.name, evaluation.outputs, evaluation.targets)
         if self.test_set is None:
+            self._last_outputs = "train", evaluation.outputs, evaluation.targets
             return train, {}
         outputs = network_outputs(self.network, params, self.X_test)
+        self._last_outputs = "test", outputs, self.y_test
         return train, task_metrics(self.task.name, outputs, self.y_test)
 
     def summary(self, config: Config, transport: str = "", notes: Sequence[str] = ()) -> RunSummary:

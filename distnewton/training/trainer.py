@@ -112,6 +112,11 @@ class Trainer:
             if stage.exhausted or record.training_seconds >= seconds:
                 return
 
+    @property
+    def evaluation(self) -> Evaluation:
+        """Of the current point."""
+        return self._schedule[self._i_stage][0].evaluation
+
     def state(self) -> State:
         """What the next iteration needs: the point, where the schedule stands, and the state of its stage."""
         stage, _ = self._schedule[self._i_stage]

@@ -123,6 +123,7 @@ def test_training_shows_and_leaves_what_is_promised(run):
     names = {path.name for path in folder.iterdir()}
     assert names - {"convergence.png"} == {
         "checkpoints", "config.toml", "end.json", "environment.json", "metrics.jsonl", "model.safetensors",
+        "predictions.json",
     }  # fmt: skip
 
 

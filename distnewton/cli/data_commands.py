@@ -1,0 +1,128 @@
+"""What the command ``convert`` does."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distnewton.cli.commands import DATA_VARIABLE
+from distnewton.errors import ConfigError
+from distnewton.parallel.launch import launched_size
+
+if TYPE_CHECKING:
+    from distnewton.data.convert import OnProgress
+    from distnewton.data.store_format import Manifest
+
+_MEGABYTE = 1e6
+_SECONDS_APART = 0.2
+
+
+def add_convert(commands: Any) -> None:
+    """Add the command line of ``convert``."""
+    convert = commands.add_parser(
+        "convert",
+        help="write data as a store, of which each rank reads only its features",
+        usage="distnewton convert SOURCE TARGET [option ...], or distnewton convert STORE --verify",
+    )
+    convert.add_argument("source", metavar="SOURCE", help="data as train takes them; with --verify alone, a store")
+    convert.add_argument("target", metavar="TARGET", nargs="?", help="folder to make")
+    convert.add_argument("--data-dir", metavar="DIR", help=f"folder of a relative SOURCE (default: {DATA_VARIABLE})")
+    convert.add_argument("--format", default="auto", help="format of the source (default: by its content)")
+    convert.add_argument("--label-column", metavar="COLUMN", help="label column, by number from 0 or by name")
+    convert.add_argument("--n-features", type=int, metavar="N", help="features, if more than the file shows")
+    convert.add_argument("--zero-based", action="store_true", help="LIBSVM: indices start at 0")
+    convert.add_argument(
+        "--dtype", choices=("exact", "float32"), default="exact",
+        help="exact: every number as the text has it (default); float32: rounded, at most half as large",
+    )  # fmt: skip
+    convert.add_argument("--overwrite", action="store_true", help="replace a store of that name")
+    convert.add_argument("--verify", action="store_true", help="read all again and compare the checksums")
+
+
+def convert(options: argparse.Namespace) -> int:
+    """Convert a data set, or check a store, in this process alone."""
+    from distnewton.data import convert as conversion
+    from distnewton.data.sources import open_data, source_files
+    from distnewton.data.store import StoreSource
+
+    if launched_size() > 1:
+        raise ConfigError("convert is called without mpirun: one process reads the text", agreed=True)
+    if options.target is None:
+        if not options.verify:
+            raise ConfigError("convert needs a TARGET, the folder to make; a store alone is checked with --verify")
+        _verify(StoreSource(Path(options.source)))
+        return 0
+    directory = options.data_dir or os.environ.get(DATA_VARIABLE) or None
+    if Path(options.source).exists():
+        # a path that exists as it is typed is that file
+        directory = None
+    source = open_data(
+        options.source,
+        data_dir=directory,
+        format=options.format,
+        label_column=options.label_column,
+        n_features=options.n_features,
+        zero_based=options.zero_based,
+    )
+    start = time.perf_counter()
+    with _progress() as on_progress:
+        manifest = conversion.convert(
+            source,
+            Path(options.target),
+            files=source_files(options.source, directory),
+            float32=options.dtype == "float32",
+            overwrite=options.overwrite,
+            on_progress=on_progress,
+        )
+    for line in _told(manifest, time.perf_counter() - start):
+        print(line)
+    if options.verify:
+        _verify(StoreSource(Path(options.target)))
+    print(f"store: {options.target}")
+    return 0
+
+
+def _told(manifest: Manifest, seconds: float) -> Iterator[str]:
+    """What was converted."""
+    kind = f"sparse, {manifest.n_nonzeros:,} values" if manifest.sparse else "dense"
+    yield f"{manifest.name}: {manifest.n_samples:,} samples, {manifest.n_features:,} features ({kind})"
+    for note in manifest.notes:
+        yield f"note: {note}"
+    types = ", ".join(dict.fromkeys(block.dtype for block in manifest.blocks))
+    how = "rounded to float32" if manifest.rounded_to_float32 else "to the last bit"
+    size = manifest.features_bytes / _MEGABYTE
+    yield f"{size:.1f} MB as {types}, {how}, in {len(manifest.blocks)} blocks; {seconds:.1f} s"
+
+
+def _verify(store: Any) -> None:
+    """Compare a store with its checksums."""
+    n_bytes = sum(store.verify())
+    print(f"verified: {store.name}, {n_bytes / _MEGABYTE:.1f} MB are what was written")
+
+
+@contextmanager
+def _progress() -> Iterator[OnProgress]:
+    """A line that follows the conversion on a terminal; nothing in a log."""
+    if not sys.stdout.isatty():
+        yield lambda *_: None
+        return
+    from rich.console import Console
+
+    started = told = time.perf_counter()
+    with Console().status("converting") as status:
+
+        def on_progress(n_samples: int, n_bytes: int) -> None:
+            nonlocal told
+            now = time.perf_counter()
+            if now - told >= _SECONDS_APART:
+                told = now
+                rate = n_samples / (now - started)
+                status.update(f"converting: {n_samples:,} samples ({rate:,.0f}/s), {n_bytes / _MEGABYTE:,.0f} MB")
+
+        yield on_progress

@@ -1,0 +1,224 @@
+"""Parquet files: a column a feature, one column with the labels; a rank reads only its own columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from distnewton.data.description import Description
+from distnewton.data.labels import join_labels
+from distnewton.data.layout import label_index
+from distnewton.data.streams import is_compressed
+from distnewton.errors import DataError, MissingExtraError, MissingInputError
+
+if TYPE_CHECKING:
+    from distnewton.data.description import Labels
+
+_BATCH_VALUES = 1 << 20
+
+
+@dataclass
+class ParquetSource:
+    """A Parquet file with numbers in all columns but that of the labels.
+
+    Attributes
+    ----------
+    path : Path
+        An existing file.
+    label_column : int, str or None
+        Column with the labels, by number from 0 (negative: from the end) or by name; None takes the one named
+        ``label``, ``target``, ``class`` or ``y``, and the last one where none is.
+    n_features : int or None
+        Number of features asked for.
+    ignore_extra : bool
+        Whether features beyond that are left out instead of refused.
+    """
+
+    path: Path
+    label_column: int | str | None = None
+    n_features: int | None = None
+    ignore_extra: bool = False
+    _names: list[str] = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        if is_compressed(self.path):
+            raise DataError(f"{self.path}: is a compressed Parquet file; decompress it first")
+        file = self._open()
+        schema = file.schema_arrow
+        self._n_samples = file.metadata.num_rows
+        names = list(schema.names)
+        if len(names) < 2 or len(set(names)) < len(names):
+            raise DataError(f"{self.path}: expected a label and features, of different names, got columns {names[:20]}")
+        i_label = label_index(self.path, names, True, self.label_column)
+        self._label = names.pop(i_label)
+        for name in names:
+            kind = schema.field(name).type
+            if not _is_number(kind):
+                raise DataError(
+                    f"{self.path}: column {name} is of type {kind}, no numbers; write categories as numbers, or choose "
+                    "another label column with label_column"
+                )
+        wanted = len(names) if self.n_features is None else self.n_features
+        if wanted > len(names) or (wanted < len(names) and not self.ignore_extra):
+            raise DataError(
+                f"{self.path}: has {len(names)} feature columns, expected {wanted}; check that it belongs to the same "
+                "data" + ("" if wanted > len(names) else ", or use ignore_extra_features to leave the last ones out")
+            )
+        if not self._n_samples:
+            raise DataError(f"{self.path}: no samples (the table has no row)")
+        self._n_dropped, self._names = len(names) - wanted, names[:wanted]
+
+    @property
+    def name(self) -> str:
+        """Path as given."""
+        return str(self.path)
+
+    def describe(self) -> Description:
+        """Check all values in one streaming pass.
+
+        Returns
+        -------
+        Description
+
+        Raises
+        ------
+        DataError
+            With the column and the row of a value that is missing or not finite.
+        """
+        labels: list[Labels] = []
+        n_nonzeros = 0
+        for row, columns in self._batches([*self._names, self._label]):
+            for name in self._names:
+                values = self._numbers(columns[name], name, row)
+                wrong = np.flatnonzero(~np.isfinite(values))
+                if wrong.size:
+                    raise DataError(
+                        f"{self.locate(row + int(wrong[0]))}: column {name}: {values[wrong[0]]} is not a finite "
+                        "number; repair the value or remove the sample"
+                    )
+                n_nonzeros += int(np.count_nonzero(values))
+            labels.append(self._labels(columns[self._label], row))
+        notes = []
+        if self._n_dropped:
+            kept = len(self._names)
+            notes.append(f"the last {self._n_dropped} feature columns, beyond the {kept} expected, were ignored")
+        return Description(
+            self.name, "parquet", self._n_samples, len(self._names), n_nonzeros, False, join_labels(labels),
+            self._n_dropped * self._n_samples, notes,
+        )  # fmt: skip
+
+    def read(self, start: int, stop: int, dtype: DTypeLike = "float64") -> NDArray[Any]:
+        """Read a range of features; other columns stay on the disk.
+
+        Parameters
+        ----------
+        start, stop : int
+            Half-open range of features, counted from 0 without the label column.
+        dtype : dtype
+            Of the result; whole numbers and booleans become floats.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, stop - start)
+        """
+        if not 0 <= start <= stop <= len(self._names):
+            raise ValueError(f"features {start} to {stop} asked for, {self.name} has {len(self._names)}")
+        names = self._names[start:stop]
+        result = np.empty((self._n_samples, len(names)), dtype=dtype)
+        if names:
+            for row, columns in self._batches(names):
+                for i, name in enumerate(names):
+                    values = self._numbers(columns[name], name, row)
+                    result[row : row + len(values), i] = values
+        return result
+
+    def locate(self, i_sample: int) -> str:
+        """``file: row i``, counted from 1.
+
+        Parameters
+        ----------
+        i_sample : int
+            Number of the sample from 0.
+
+        Returns
+        -------
+        str
+        """
+        return f"{self.name}: row {i_sample + 1}"
+
+    def _open(self) -> Any:
+        """The file, with its metadata read."""
+        try:
+            import pyarrow as pa
+            from pyarrow import parquet
+        except ImportError:
+            raise MissingExtraError(f"reading {self.path} (Parquet)", "parquet") from None
+        try:
+            return parquet.ParquetFile(self.path, memory_map=False)
+        except pa.ArrowException as error:
+            raise DataError(f"{self.path}: Parquet file is cut short or damaged ({error}); copy it again") from None
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
+
+    def _batches(self, names: list[str]) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield first row and columns by name, of bounded size."""
+        import pyarrow as pa
+
+        row = 0
+        try:
+            size = max(1, _BATCH_VALUES // len(names))
+            for batch in self._open().iter_batches(batch_size=size, columns=names, use_threads=False):
+                yield row, {name: batch.column(name) for name in names}
+                row += batch.num_rows
+        except pa.ArrowException as error:
+            raise DataError(f"{self.path}: Parquet file is damaged ({error}); copy or download it again") from None
+        except OSError as error:
+            raise _unreadable(self.path, error) from None
+
+    def _numbers(self, column: Any, name: str, row: int) -> NDArray[Any]:
+        """Numbers of a column; a missing one is an error."""
+        if column.null_count:
+            first = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+            raise DataError(
+                f"{self.locate(row + first)}: column {name}: value is missing; fill it in or remove this sample"
+            )
+        values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+        return values.astype(np.float64) if values.dtype.kind != "f" or values.dtype.itemsize < 4 else values
+
+    def _labels(self, column: Any, row: int) -> Labels:
+        """Labels of a batch as float64 or text."""
+        import pyarrow as pa
+
+        if pa.types.is_dictionary(column.type):
+            column = column.dictionary_decode()
+        if _is_number(column.type):
+            labels: Labels = self._numbers(column, self._label, row).astype(np.float64)
+            wrong = np.flatnonzero(~np.isfinite(labels))
+            if wrong.size:
+                raise DataError(f"{self.locate(row + int(wrong[0]))}: label is not a finite number")
+            return labels
+        if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
+            raise DataError(f"{self.path}: labels (column {self._label}) must be numbers or text, got {column.type}")
+        if column.null_count:
+            first = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
+            raise DataError(f"{self.locate(row + first)}: label is missing; remove this sample or give it a label")
+        return np.array(column.to_pylist(), dtype=np.str_)
+
+
+def _unreadable(path: Path, error: OSError) -> DataError | MissingInputError:
+    """What an operating system's error means; pyarrow uses the same class for damaged content."""
+    if error.errno:
+        return MissingInputError(f"{path}: cannot be read ({error.strerror})")
+    return DataError(f"{path}: Parquet file is damaged ({error}); copy or download it again")
+
+
+def _is_number(kind: Any) -> bool:
+    """Whether a column's type is one of numbers or booleans."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind))

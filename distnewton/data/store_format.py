@@ -1,0 +1,237 @@
+"""The format of a store: a folder with a manifest, the labels, and the features in blocks ordered by columns.
+
+================  =====================================================================================================
+``store.json``    the manifest, written last: sizes, source, blocks, checksums (:class:`Manifest`)
+``labels.npy``    float64 or text, of shape (n_samples,), or float64 of (n_samples, n_targets)
+``features.bin``  the blocks one behind the other, little-endian
+================  =====================================================================================================
+
+A *dense* block holds a range of columns for a range of samples, column by column: the array (n_columns, n_rows) in C
+order. A *sparse* block holds all that a range of samples stores: four arrays, ``columns`` (uint32, those that occur,
+ascending), ``starts`` (uint32, of n_columns + 1), ``rows`` (uint16, the sample counted from the block's first) and
+``values``. A rank's features lie together in both, so it reads one range of each block and nothing else. The values
+of a block have the narrowest type that loses nothing: uint8, float32 or float64. Blocks begin at multiples of 8.
+
+Why blocks of samples: text is read once and memory stays that of a block; a whole file in column order would need a
+second pass over the disk. Rows of a block are numbers below 65,536, which take 2 bytes, and the way back to rows,
+which the networks need, stays in the processor's cache.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from distnewton.errors import DataError, MissingInputError
+
+FORMAT_NAME, VERSION = "distnewton store", 1
+MANIFEST_FILE, LABELS_FILE, FEATURES_FILE = "store.json", "labels.npy", "features.bin"
+OWN_FILES = (MANIFEST_FILE, LABELS_FILE, FEATURES_FILE)
+MAX_ROWS = 1 << 16
+ALIGNMENT = 8
+ITEMSIZES = {"uint8": 1, "float32": 4, "float64": 8}
+_MAX_MANIFEST_BYTES = 1 << 28
+
+Count = Annotated[int, Field(ge=0)]
+Positive = Annotated[int, Field(ge=1)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+ValueType = Literal["uint8", "float32", "float64"]
+
+
+class _Table(BaseModel):
+    """A part of the manifest: unknown keys and other types are errors."""
+
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class DenseBlock(_Table):
+    """Columns ``first_column`` and on of the samples ``first_row`` and on, column by column."""
+
+    first_row: Count
+    n_rows: Annotated[int, Field(ge=1, le=MAX_ROWS)]
+    first_column: Count
+    n_columns: Positive
+    dtype: ValueType
+    offset: Count
+    sha256: Digest
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes in the file, without what fills up to the next block."""
+        return self.n_rows * self.n_columns * ITEMSIZES[self.dtype]
+
+
+class SparseBlock(_Table):
+    """What the samples ``first_row`` and on store: ``n_values`` numbers in ``n_columns`` columns that occur."""
+
+    first_row: Count
+    n_rows: Annotated[int, Field(ge=1, le=MAX_ROWS)]
+    n_columns: Count
+    n_values: Annotated[int, Field(ge=0, lt=2**32)]
+    dtype: ValueType
+    offset: Count
+    sha256: Digest
+
+    @property
+    def n_bytes(self) -> int:
+        """Bytes in the file, without what fills up to the next block."""
+        return 4 * (2 * self.n_columns + 1) + self.n_values * (2 + ITEMSIZES[self.dtype])
+
+
+class StoredFile(_Table):
+    """A file of the store."""
+
+    n_bytes: Count
+    sha256: Digest
+
+
+class SourceFile(_Table):
+    """A file that was converted."""
+
+    name: str
+    n_bytes: Count
+    sha256: Digest
+
+
+class Manifest(_Table):
+    """What a store holds; the fields of :class:`~distnewton.data.description.Description` mean the same here."""
+
+    name: str
+    source_format: str
+    source_files: list[SourceFile]
+    writer: str
+    n_samples: Positive
+    n_features: Positive
+    n_nonzeros: Count
+    sparse: bool
+    n_ignored_values: Count
+    notes: list[str]
+    image_shape: Annotated[list[Positive], Field(min_length=3, max_length=3)] | None
+    rounded_to_float32: bool
+    labels: StoredFile
+    features_bytes: Count
+    dense_blocks: list[DenseBlock]
+    sparse_blocks: list[SparseBlock]
+
+    @property
+    def blocks(self) -> list[DenseBlock | SparseBlock]:
+        """All blocks, in the order of the file."""
+        return [*self.dense_blocks, *self.sparse_blocks]
+
+
+def padded(n_bytes: int) -> int:
+    """Bytes that a block takes, up to where the next one begins."""
+    return -(-n_bytes // ALIGNMENT) * ALIGNMENT
+
+
+def manifest_text(manifest: Manifest) -> str:
+    """Manifest as it is written, with its own checksum.
+
+    Parameters
+    ----------
+    manifest : Manifest
+        Of a whole store.
+
+    Returns
+    -------
+    str
+    """
+    content = manifest.model_dump()
+    head = {"format": FORMAT_NAME, "version": VERSION, "checksum": _checksum(content)}
+    return json.dumps({**head, "content": content}, indent=1) + "\n"
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """Read and check the manifest of a store.
+
+    Parameters
+    ----------
+    folder : Path
+        The store.
+
+    Returns
+    -------
+    Manifest
+
+    Raises
+    ------
+    MissingInputError
+        If it cannot be read.
+    DataError
+        If this is no whole store, or one of a newer version, or its manifest contradicts itself.
+    """
+    path = folder / MANIFEST_FILE
+    try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise DataError(f"{path}: is too large for a manifest; convert the data again")
+        tree: Any = json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        if not folder.exists():
+            raise MissingInputError(f"store {folder}: does not exist") from None
+        raise DataError(
+            f"{folder}: is no whole store: it has no {MANIFEST_FILE}, which is written last; convert the data again"
+        ) from None
+    except OSError as error:
+        raise MissingInputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise DataError(f"{path}: is no manifest of a store ({error}); convert the data again") from None
+    if not isinstance(tree, dict) or tree.get("format") != FORMAT_NAME or not isinstance(tree.get("version"), int):
+        raise DataError(f"{path}: is no manifest of a store: its format is not {FORMAT_NAME!r}")
+    if tree["version"] > VERSION:
+        raise DataError(
+            f"{path}: is a store of version {tree['version']}, this program reads up to {VERSION}; update distnewton"
+        )
+    if set(tree) != {"format", "version", "checksum", "content"} or tree["checksum"] != _checksum(tree["content"]):
+        raise DataError(f"{path}: was changed or damaged: its checksum is another; convert the data again")
+    try:
+        manifest = Manifest.model_validate(tree["content"])
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path}: {where}: {first['msg']}; convert the data again") from None
+    if problem := _problem(manifest):
+        raise DataError(f"{path}: {problem}; convert the data again")
+    return manifest
+
+
+def _checksum(content: Any) -> str:
+    return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+
+
+def _problem(manifest: Manifest) -> str:
+    """What the manifest says that cannot be; empty if nothing."""
+    offset = 0
+    for block in manifest.blocks:
+        if block.offset != offset:
+            return f"a block begins at byte {block.offset}, the one before ends at {offset}"
+        offset += padded(block.n_bytes)
+    if offset != manifest.features_bytes:
+        return f"the blocks take {offset} bytes, the features {manifest.features_bytes}"
+    if manifest.sparse:
+        if manifest.dense_blocks:
+            return "sparse features have dense blocks"
+        if sum(block.n_values for block in manifest.sparse_blocks) != manifest.n_nonzeros:
+            return "the blocks do not hold as many values as the store"
+        return _gap([(block.first_row, block.n_rows) for block in manifest.sparse_blocks], manifest.n_samples)
+    if manifest.sparse_blocks:
+        return "dense features have sparse blocks"
+    groups = dict.fromkeys((block.first_column, block.n_columns) for block in manifest.dense_blocks)
+    rows_of: dict[tuple[int, int], list[tuple[int, int]]] = {group: [] for group in groups}
+    for block in manifest.dense_blocks:
+        rows_of[block.first_column, block.n_columns].append((block.first_row, block.n_rows))
+    gaps = (_gap(rows, manifest.n_samples) for rows in rows_of.values())
+    return _gap(list(groups), manifest.n_features) or next((gap for gap in gaps if gap), "")
+
+
+def _gap(ranges: list[tuple[int, int]], n: int) -> str:
+    """Say where ranges (first, length) do not follow each other from 0 to n; empty if they do."""
+    at = 0
+    for first, length in ranges:
+        if first != at:
+            return f"a block begins at {first}, expected {at}"
+        at += length
+    return "" if at == n else f"the blocks reach to {at} of {n}"

@@ -1,0 +1,259 @@
+"""What a run folder holds, read and checked for a report; a run that is at work or was cut off has less."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from distnewton.config import Config, load_config
+from distnewton.errors import DataError, MissingInputError
+from distnewton.parallel.failures import read_first
+from distnewton.parallel.partition import Partition
+from distnewton.reporting.slowest import Slowest, slowest_rank
+from distnewton.training.metrics import MAIN_METRIC
+from distnewton.training.run_folder import (
+    CONFIG_FILE,
+    END_FILE,
+    ENVIRONMENT_FILE,
+    METRICS_FILE,
+    PREDICTIONS_FILE,
+)
+
+COMPARISON_FILE = "comparison.md"
+
+
+class _Read(BaseModel):
+    """What is used of a file; what else is there does not matter."""
+
+    model_config = ConfigDict(extra="ignore", frozen=True)
+
+
+class Found(_Read):
+    """How a direction was found."""
+
+    inner_iterations: list[int]
+    finished_ranks: list[int]
+    stopped_early: bool
+    step_sizes: list[float | None] = []
+
+
+class Line(_Read):
+    """A line of ``metrics.jsonl``."""
+
+    iteration: int
+    elapsed_seconds: float
+    training_seconds: float
+    objective: float | None
+    gradient_norm: float | None = None
+    damping: float | None = None
+    reduction_ratio: float | None = None
+    step_size: float | None = None
+    note: str = ""
+    direction: Found | None = None
+    seconds: dict[str, float] = {}
+    wait_seconds: list[float] = []
+    compute_seconds: list[float] = []
+    sent_bytes: dict[str, float] = {}
+    train: dict[str, float | None] = {}
+    test: dict[str, float | None] = {}
+
+
+class Parts(_Read):
+    """Who owned what."""
+
+    widths: list[int]
+    splits: list[int]
+    rows_per_unit: list[int]
+    features_per_unit: int
+
+
+class Environment(_Read):
+    """What the run's numbers depended on."""
+
+    python: str = ""
+    platform: str = ""
+    packages: dict[str, str] = {}
+    mpi_library: str = ""
+    ranks: int = 1
+    hosts: list[str] = []
+    threads_per_rank: int = 1
+    splits: list[int] = []
+    network: str = ""
+    partition: Parts | None = None
+    slurm: dict[str, str] = {}
+
+
+class Predictions(_Read):
+    """How the model did at the end: see :mod:`distnewton.training.predictions`."""
+
+    set: str
+    task: str
+    n_samples: int
+    classes: list[str] = []
+    n_right: list[int] = []
+    n_of: list[int] = []
+    n_unknown: int = 0
+    confusion: list[list[int]] = []
+    mistaken: list[tuple[int, int, int]] = []
+    targets: list[float] = []
+    predictions: list[float | None] = []
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run, as far as it is recorded.
+
+    Attributes
+    ----------
+    name : str
+        To tell it from the others of the report.
+    path : Path
+        Its folder.
+    config : Config
+        Its settings.
+    config_text : str
+        The same as they were written.
+    lines : list of Line
+        Iterations, the start first; may be empty.
+    environment : Environment
+        Where it ran.
+    predictions : Predictions or None
+        None before its end, and of runs of a comparison.
+    remarks : list of str
+        How it ended, where that is not as wished.
+    """
+
+    name: str
+    path: Path
+    config: Config
+    config_text: str
+    lines: list[Line]
+    environment: Environment
+    predictions: Predictions | None
+    remarks: list[str] = field(default_factory=list)
+
+    @property
+    def metric(self) -> str:
+        """The metric that its task is judged by."""
+        return MAIN_METRIC[self.config.task]
+
+    @property
+    def partition(self) -> Partition | None:
+        """Who owned what; None for runs of older versions."""
+        parts = self.environment.partition
+        if parts is None:
+            return None
+        return Partition(tuple(parts.widths), tuple(parts.splits), tuple(parts.rows_per_unit), parts.features_per_unit)
+
+    @property
+    def slowest(self) -> Slowest | None:
+        """The rank for which the others waited more than 20 % of the time."""
+        seconds = self.lines[-1].training_seconds if self.lines else 0.0
+        return slowest_rank([line.compute_seconds for line in self.lines], seconds)
+
+
+def read_run(path: Path, name: str) -> Run:
+    """Read a run folder.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    name : str
+        To tell it from others.
+
+    Returns
+    -------
+    Run
+
+    Raises
+    ------
+    MissingInputError
+        If it is no run folder.
+    DataError
+        If a file of it is damaged.
+    """
+    if not (path / CONFIG_FILE).is_file():
+        raise MissingInputError(f"{path} is not a run folder: it holds no {CONFIG_FILE}", agreed=True)
+    remarks: list[str] = []
+    lines = _lines(path / METRICS_FILE, remarks)
+    config = load_config(path / CONFIG_FILE)
+    failure = read_first(path)
+    if failure:
+        remarks.append(f"failed with exit code {failure.get('exit_code')}: {failure.get('message')}")
+    end = _optional(path / END_FILE, json.loads)
+    if end == {"exit_code": 75}:
+        remarks.append(f"stopped by the clock after iteration {lines[-1].iteration if lines else 0}")
+    elif end is None and not failure and not (path.parent / COMPARISON_FILE).is_file():
+        # the runs of a comparison have no end of their own
+        remarks.append("has not ended, or was cut off")
+    environment = _optional(path / ENVIRONMENT_FILE, Environment.model_validate_json)
+    predictions = _optional(path / PREDICTIONS_FILE, Predictions.model_validate_json)
+    if predictions is not None:
+        _check(path / PREDICTIONS_FILE, predictions)
+    text = (path / CONFIG_FILE).read_text(encoding="utf-8")
+    return Run(name, path, config, text, lines, environment or Environment(), predictions, remarks)
+
+
+def _lines(path: Path, remarks: list[str]) -> list[Line]:
+    """Iterations; the last line of a run that was cut off may be half a line."""
+    try:
+        texts = path.read_text(encoding="utf-8").split("\n")
+    except FileNotFoundError:
+        raise MissingInputError(f"{path.parent} is not a run folder: it holds no {METRICS_FILE}", agreed=True) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{path} cannot be read: {error}", agreed=True) from None
+    if texts.pop():
+        remarks.append(f"the last line of {METRICS_FILE} is cut off and was left out")
+    lines = []
+    for number, text in enumerate(texts, 1):
+        try:
+            lines.append(Line.model_validate_json(text))
+        except ValidationError as error:
+            first = error.errors()[0]
+            where = ".".join(map(str, first["loc"])) or "line"
+            raise DataError(f"{path}:{number}: not a record: {where}: {first['msg']}", agreed=True) from None
+    return lines
+
+
+def _optional(path: Path, parse: Callable[[str], Any]) -> Any:
+    """Content of a file that may be missing."""
+    try:
+        return parse(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}", agreed=True) from None
+
+
+def _check(path: Path, found: Predictions) -> None:
+    """Refuse counts that do not belong to the classes."""
+    k = len(found.classes)
+    right = len(found.n_right) == len(found.n_of) == k and len(found.targets) == len(found.predictions)
+    right = right and (not found.confusion or [len(row) for row in found.confusion] == [k] * k)
+    if not right or any(not (0 <= i < k and 0 <= j < k) for i, j, _ in found.mistaken):
+        raise DataError(f"{path}: counts and classes do not fit together", agreed=True)
+
+
+def read_runs(paths: list[Path]) -> list[Run]:
+    """Read run folders, each under a name of its own: the ends of their paths that differ.
+
+    Parameters
+    ----------
+    paths : list of Path
+        Run folders.
+
+    Returns
+    -------
+    list of Run
+    """
+    parts = [path.absolute().parts for path in paths]
+    depth = 1
+    while depth < max(map(len, parts)) and len({part[-depth:] for part in parts}) < len(set(parts)):
+        depth += 1
+    return [read_run(path, "/".join(part[-depth:])) for path, part in zip(paths, parts, strict=True)]

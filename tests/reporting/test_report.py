@@ -1,0 +1,355 @@
+"""The report: what it shows, that it is well-formed and loads nothing, that files cannot smuggle anything into it."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from xml.etree import ElementTree
+
+import numpy as np
+import pytest
+from launched import distnewton, launches, mpirun, run, small_data
+
+import distnewton as package
+from distnewton.config import make_config, to_toml
+from distnewton.data.labels import LabelMapping
+from distnewton.data.partitioned import Task
+from distnewton.errors import CreateError, DataError, MissingInputError
+from distnewton.parallel.partition import Partition
+from distnewton.reporting.report import report_page, write_report
+from distnewton.reporting.run_data import read_runs
+from distnewton.reporting.svg import Axis, Curve, chart, label, linear_ticks
+from distnewton.reporting.svg_maps import heat_map, process_grid
+from distnewton.training.predictions import MAX_CLASSES, MAX_POINTS, summarize
+from distnewton.training.run_folder import partition_facts
+
+EVIL = "</pre><script>alert(1)</script><img src=http://evil/x onerror=alert(1)>\"'&"
+VOID = {"meta", "br", "img", "link", "input"}
+
+
+class Page(HTMLParser):
+    """Tags of a page, whether they are closed in order, and its text."""
+
+    def __init__(self, text):
+        super().__init__()
+        self.open, self.tags, self.attributes, self.words = [], set(), [], []
+        self.feed(text)
+        self.close()
+        assert not self.open
+
+    def handle_starttag(self, tag, attributes):
+        self.tags.add(tag)
+        self.attributes += attributes
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_startendtag(self, tag, attributes):
+        self.tags.add(tag)
+        self.attributes += attributes
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] != "style":
+            self.words.append(data)
+
+    @property
+    def text(self):
+        return " ".join(self.words)
+
+
+def record(k, n_ranks=4, slow=1.0, **more):
+    compute = [1.0 if rank else slow for rank in range(n_ranks)]
+    direction = {"method": "block_diagonal", "inner_iterations": [3 + k + r for r in range(n_ranks)], "residuals": [],
+                 "finished_ranks": [0], "stopped_early": n_ranks > 1, "seconds": [], "step_sizes": []}  # fmt: skip
+    return {
+        "iteration": k, "elapsed_seconds": 2.5 * k, "training_seconds": 2.0 * k, "objective": 3.0 / (k + 1),
+        "loss": 1.0, "gradient_norm": 0.5 if k else None, "damping": 0.5**k, "reduction_ratio": 0.9, "step_size": 1.0,
+        "note": "", "direction": direction if k else None, "seconds": {"gradient": 1.0, "direction": 0.5, "wait": 0.1},
+        "wait_seconds": [2.0 - c for c in compute], "compute_seconds": compute,
+        "sent_bytes": {"gradient": 1e6, "evaluation": 5e6}, "train": {"accuracy": 0.5 + 0.1 * k}, "test": {},
+    } | more  # fmt: skip
+
+
+def made_run(path, n=4, n_ranks=4, records=None, predictions=None, end=True, **environment):
+    path.mkdir(parents=True)
+    config = make_config({"data": {"train": "some data.csv"}, "run": {"iterations": 3}})
+    (path / "config.toml").write_text(to_toml(config))
+    partition = Partition((6, 5, 3), (2, 2, 2))
+    facts = {"python": "3", "platform": "here", "packages": {"numpy": "2"}, "mpi_library": "MPI", "ranks": n_ranks,
+             "hosts": ["a", "a", "b", "b"][:n_ranks], "threads_per_rank": 1, "splits": [2, 2, 2], "blas": [],
+             "slurm": {}} | partition_facts("6-5-3", partition) | environment  # fmt: skip
+    (path / "environment.json").write_text(json.dumps(facts))
+    lines = [record(k, n_ranks) for k in range(n)] if records is None else records
+    (path / "metrics.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    if predictions:
+        (path / "predictions.json").write_text(json.dumps(predictions))
+    if end:
+        (path / "end.json").write_text('{"exit_code": 0}\n')
+    return path
+
+
+CONFUSION = {"set": "test", "task": "classification", "n_samples": 9, "classes": ["red", "green", "blue"],
+             "n_right": [3, 1, 2], "n_of": [3, 3, 3], "n_unknown": 0,
+             "confusion": [[3, 0, 0], [2, 1, 0], [1, 0, 2]]}  # fmt: skip
+
+
+def page_of(*paths):
+    return Page(report_page(read_runs(list(paths))))
+
+
+def test_a_page_shows_all_there_is(tmp_path):
+    found = page_of(made_run(tmp_path / "one", predictions=CONFUSION))
+    for words in (
+        "Run one", "objective against seconds of training", "accuracy against iterations", "seconds by phase",
+        "megabytes sent", "damping lambda", "step size alpha", "CG steps by rank", "blocks of the weight matrices",
+        "rank 3", "confusion matrix", "Most frequent mistakes", "some data.csv", "config.toml", "block_diagonal",
+    ):  # fmt: skip
+        assert words in found.text, words
+    assert "is the slowest:" not in found.text
+    assert "has not ended" not in found.text
+    # the table of the run: sent without evaluation, MB
+    assert " 4.0 MB " in found.text
+    assert "green taken for red: 2 of 3 samples" in found.text
+
+
+def test_nothing_is_loaded_and_nothing_runs(tmp_path):
+    text = report_page(read_runs([made_run(tmp_path / "one", predictions=CONFUSION)]))
+    found = Page(text)
+    assert found.tags.isdisjoint({"script", "img", "link", "iframe", "object", "use", "image", "foreignObject"})
+    assert not [name for name, _ in found.attributes if name in ("src", "href", "xlink:href") or name.startswith("on")]
+    assert "http" not in text.replace("http-equiv", "")
+    assert "url(" not in text
+    assert "@import" not in text
+    assert "prefers-color-scheme: dark" in text
+    for picture in re.findall(r"<svg.*?</svg>", text, re.DOTALL):
+        ElementTree.fromstring(picture)  # well-formed as XML, too
+
+
+def test_what_comes_from_files_is_escaped(tmp_path):
+    evil_confusion = CONFUSION | {"classes": [EVIL, "b", "c"]}
+    lines = [record(k, note=EVIL) for k in range(3)]
+    path = made_run(
+        tmp_path / "a<b>&", records=lines, predictions=evil_confusion, hosts=[EVIL, "b", "c", "d"], mpi_library=EVIL,
+        packages={EVIL: EVIL}, network=EVIL, slurm={EVIL: EVIL},
+    )  # fmt: skip
+    other = made_run(tmp_path / EVIL.replace("/", "|"))
+    config = make_config({"data": {"train": EVIL}, "run": {"iterations": 3}})
+    (path / "config.toml").write_text(to_toml(config))
+    for pages in ([path], [path, other]):
+        found = page_of(*pages)
+        assert found.tags.isdisjoint({"script", "img", "b"})
+        assert EVIL in found.text
+        assert not [name for name, _ in found.attributes if name.startswith("on")]
+
+
+def test_several_runs_are_overlaid(tmp_path):
+    one, two = made_run(tmp_path / "x" / "run"), made_run(tmp_path / "y" / "run", n=7)
+    runs = read_runs([one, two])
+    assert [found.name for found in runs] == ["x/run", "y/run"]
+    found = page_of(one, two)
+    assert "2 runs" in found.text
+    assert found.text.count("x/run") > 5
+    # curves of both, told apart by their colour
+    objective = next(p for p in re.findall(r"<svg.*?</svg>", report_page(runs), re.DOTALL) if "objective against" in p)
+    assert 'class="c0"' in objective
+    assert 'class="c1"' in objective
+
+
+def test_the_slowest_rank_is_named(tmp_path):
+    lines = [record(k, slow=1.6) for k in range(4)]
+    found = page_of(made_run(tmp_path / "slow", records=lines))
+    assert "rank 0 on a is the slowest: it computes 1.6 times as long as the others" in found.text
+    lines = [record(k, slow=1.2) for k in range(4)]
+    assert "is the slowest:" not in page_of(made_run(tmp_path / "even", records=lines)).text
+
+
+def test_runs_that_did_not_end_well(tmp_path):
+    path = made_run(tmp_path / "cut", end=False)
+    with (path / "metrics.jsonl").open("a") as file:
+        file.write('{"iteration": 4, "elap')
+    found = page_of(path)
+    assert "has not ended, or was cut off" in found.text
+    assert "the last line of metrics.jsonl is cut off" in found.text
+    (path / "end.json").write_text('{"exit_code": 75}')
+    assert "stopped by the clock after iteration 3" in page_of(path).text
+    compared = made_run(tmp_path / "compared" / "kfac", end=False)
+    (compared.parent / "comparison.md").write_text("")
+    assert "has not ended" not in page_of(compared).text
+    empty = made_run(tmp_path / "empty", records=[], end=False)
+    assert "nothing was recorded" in page_of(empty).text
+    nothing = made_run(tmp_path / "nan", records=[record(0, objective=None, train={"accuracy": None}, direction=None)])
+    page_of(nothing)
+
+
+def test_runs_of_older_versions(tmp_path):
+    lines = [record(k) for k in range(3)]
+    for line in lines:
+        del line["compute_seconds"]
+        if line["direction"]:
+            del line["direction"]["step_sizes"]
+    path = made_run(tmp_path / "old", records=lines)
+    facts = json.loads((path / "environment.json").read_text())
+    (path / "environment.json").write_text(json.dumps({k: v for k, v in facts.items() if k != "partition"}))
+    found = page_of(path)
+    assert "CG steps by rank" in found.text
+    assert "Who owns what" not in found.text
+
+
+def test_damaged_folders(tmp_path):
+    with pytest.raises(MissingInputError, match=r"is not a run folder: it holds no config\.toml"):
+        read_runs([tmp_path])
+    path = made_run(tmp_path / "run", predictions=CONFUSION)
+    whole = (path / "metrics.jsonl").read_text()
+    (path / "metrics.jsonl").write_text(whole.replace('"iteration": 2', '"iteration": "two"'))
+    with pytest.raises(DataError, match=r"metrics\.jsonl:3: not a record: iteration: Input should be a valid integer"):
+        read_runs([path])
+    (path / "metrics.jsonl").write_text(whole)
+    (path / "predictions.json").write_text(json.dumps(CONFUSION | {"confusion": [[1, 2]]}))
+    with pytest.raises(DataError, match="counts and classes do not fit together"):
+        read_runs([path])
+    (path / "predictions.json").write_text("[")
+    with pytest.raises(DataError, match=r"predictions\.json cannot be read"):
+        read_runs([path])
+    (path / "predictions.json").unlink()
+    with pytest.raises(CreateError, match="cannot create"):
+        write_report([path], path / "config.toml" / "report.html")
+    (path / "metrics.jsonl").unlink()
+    with pytest.raises(MissingInputError, match=r"it holds no metrics\.jsonl"):
+        read_runs([path])
+
+
+def test_summaries_of_predictions_against_loops():
+    rng = np.random.default_rng(0)
+    for k in (3, MAX_CLASSES + 5):
+        classes = LabelMapping(tuple(range(k)))
+        outputs, targets = rng.standard_normal((500, k)), rng.integers(-1, k, 500)
+        found = summarize(Task("classification", classes, k), "test", outputs, targets)
+        counts = np.zeros((k, k), int)
+        for output, target in zip(outputs, targets, strict=True):
+            if target >= 0:
+                counts[target, int(np.argmax(output))] += 1
+        assert found["n_right"] == np.diag(counts).tolist()
+        assert found["n_of"] == counts.sum(axis=1).tolist()
+        assert found["n_unknown"] == int((targets < 0).sum())
+        if k == 3:
+            assert found["confusion"] == counts.tolist()
+        else:
+            wrong = counts - np.diag(np.diag(counts))
+            assert [n for *_, n in found["mistaken"]] == sorted(wrong.ravel().tolist())[::-1][:40]
+            assert all(counts[i, j] == n and i != j for i, j, n in found["mistaken"])
+        json.dumps(found)
+    task, outputs = Task("binary", LabelMapping((-1, 1)), 1), np.array([[1.0], [-2], [3]])
+    binary = summarize(task, "train", outputs, np.array([1.0, 1, 0]))
+    assert binary["confusion"] == [[0, 1], [1, 1]]
+    x = rng.standard_normal((5000, 1))
+    numbers = summarize(Task("regression", None, 1), "test", x + 1, x)
+    assert len(numbers["targets"]) == MAX_POINTS
+    np.testing.assert_allclose(np.array(numbers["predictions"]) - numbers["targets"], 1.0)
+    assert numbers["targets"][0] == x[0, 0]
+    assert numbers["targets"][-1] == x[-1, 0]
+
+
+@pytest.mark.parametrize(("low", "high"), [(0, 1), (0, 30), (-3, 1e6), (0.97, 0.99), (1e-9, 3e-9)])
+def test_ticks_are_round_and_inside(low, high):
+    ticks = linear_ticks(low, high)
+    assert 3 <= len(ticks) <= 7
+    assert all(low - 1e-9 * abs(high) <= tick <= high * (1 + 1e-9) for tick in ticks)
+    steps = np.diff(ticks)
+    np.testing.assert_allclose(steps, steps[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("span", [(-3, 4), (0, 1), (0.2, 0.4), (-8.3, -0.1), (0.01, 0.02)])
+def test_logarithmic_ticks_are_inside(span):
+    axis = Axis(*span, 0.0, 100.0, log=True)
+    assert all(-1e-6 <= axis(tick) <= 100 + 1e-6 for tick in axis.ticks())
+    assert len(axis.ticks()) <= 9
+
+
+@pytest.mark.parametrize(("value", "shown"), [
+    (0, "0"), (0.5, "0.5"), (1234.5, "1,234"), (2e-7, "2e-7"), (1.5e8, "1.5e8"), (-0.001, "-0.001"), (20, "20"),
+])  # fmt: skip
+def test_numbers_are_short(value, shown):
+    assert label(value) == shown
+
+
+def test_curves_break_where_nothing_was_measured():
+    picture = chart("t", "x", [Curve("", [0, 1, 2, 3, 4], [1.0, 2.0, None, 3.0, float("nan")])])
+    assert picture.count('fill="none"') == 2
+    assert chart("t", "x", [Curve("", [0, 1], [None, None])]) == ""
+    assert chart("t", "x", [Curve("", [0], [-1.0])], log=True) == ""
+    many = chart("t", "x", [Curve("", list(range(5000)), [1.0] * 5000)])
+    assert many.count(" L") < 1000
+
+
+def test_a_heat_map_keeps_its_order_and_empty_cells():
+    root = ElementTree.fromstring(
+        heat_map("t", [[1.0, None], [4.0, 2.0]], ["a", "b"], ["c", "d"], row_label="r", column_label="s", number="{:g}")
+    )
+    cells = [e for e in root.iter("rect") if e.find("title") is not None]
+    assert [e.find("title").text for e in cells] == ["r a, s c: 1", "r b, s c: 4", "r b, s d: 2"]
+    strength = [float(e.get("fill-opacity")) for e in cells]
+    assert strength[1] == 1.0
+    assert strength[0] < strength[2] < strength[1]
+
+
+def test_the_grid_names_the_owner_of_every_block():
+    partition = Partition((7, 5, 3), (2, 3, 2))
+    root = ElementTree.fromstring(process_grid("t", partition, ["host"] * 6))
+    tips = [e.find("title").text for e in root.iter("rect")]
+    expected = [
+        f"layer {m}, block ({i}, {j}): rank {partition.owner(m, i, j)}"
+        for m in (1, 2) for i in range(partition.splits[m - 1]) for j in range(partition.splits[m])
+    ]  # fmt: skip
+    assert [tip.split(",")[0] + "," + ",".join(tip.split(",")[1:3]) for tip in tips] == expected
+
+
+@pytest.mark.skipif(shutil.which("chromium") is None, reason="no chromium to render the page with")
+def test_a_browser_finds_no_fault(tmp_path):
+    write_report([made_run(tmp_path / "one", predictions=CONFUSION)], tmp_path / "page.html")
+    done = subprocess.run(
+        ["chromium", "--headless=new", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path / 'chrome'}",
+         "--enable-logging=stderr", "--v=0", "--dump-dom", f"file://{tmp_path / 'page.html'}"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout.count("<svg") > 8
+    assert "CONSOLE" not in done.stderr
+
+
+@pytest.mark.parametrize("n_ranks", [1, 3])
+@pytest.mark.launches
+@pytest.mark.skipif(launches[1].args[0], reason="no mpirun")
+def test_the_command_reports_real_runs(tmp_path, n_ranks):
+    data = small_data(tmp_path)
+    start = mpirun(n_ranks) if n_ranks > 1 else []
+    folder = tmp_path / "run"
+    done = run([*start, *distnewton("train", "--data.train", data, "--network.layers", "auto-6-auto",
+               "--run.iterations", 3, "--run-dir", folder)])  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder / "predictions.json").read_text())
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert sum(found["n_right"]) / 90 == pytest.approx(last["train"]["accuracy"])
+    assert len(last["compute_seconds"]) == n_ranks
+    done = run(distnewton("report", folder))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"report: {folder / 'report.html'}\n"
+    shown = Page((folder / "report.html").read_text())
+    assert "confusion matrix" in shown.text
+    assert "Who owns what" in shown.text
+    failed = run(distnewton("report", tmp_path))
+    assert (failed.returncode, "is not a run folder" in failed.stderr) == (66, True)
+
+
+def test_predictions_come_with_the_result():
+    rng = np.random.default_rng(0)
+    source = package.ArraySource(rng.standard_normal((40, 3)), rng.standard_normal(40))
+    config = make_config({"network": {"layers": ["auto", 4, "auto"], "loss": "squared"}, "run": {"iterations": 2}})
+    result = package.train(config, train_data=source, test_data=source)
+    found = result.predictions
+    residuals = np.array(found["predictions"]) - np.array(found["targets"])
+    assert found["set"] == "test"
+    assert np.sqrt(np.mean(residuals**2)) == pytest.approx(result.last.test["rmse"], rel=1e-5)
