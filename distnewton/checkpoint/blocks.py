@@ -50,8 +50,6 @@ def tensors_of(state: State, layout: ParameterLayout) -> dict[str, Array]:
                     made[f"{prefix}{name}/{m}/b"] = np.ascontiguousarray(view.b)
         for name, by_layer in part.factors.items():
             for m, array in by_layer.items():
-                if not array.size:
-                    continue
                 # the order in memory decides how products round, and a run is to go on bit for bit
                 columns = array.flags.f_contiguous and not array.flags.c_contiguous
                 made[f"{prefix}{name}/{m}" + ".T" * columns] = np.ascontiguousarray(array.T if columns else array)
@@ -131,7 +129,7 @@ class VectorReader:
         return flat
 
 
-def read_factors(name: str, names: Mapping[str, str], get_slice: GetSlice) -> dict[int, Array]:
+def read_factors(name: str, names: Mapping[str, str], get_tensor: Callable[[str], Array]) -> dict[int, Array]:
     """Factors of this rank's own part, by layer.
 
     Parameters
@@ -140,8 +138,8 @@ def read_factors(name: str, names: Mapping[str, str], get_slice: GetSlice) -> di
         With its prefix.
     names : mapping of str to str
         Names of the tensors without the mark of their order, to their names in the part.
-    get_slice : callable
-        Tensors of the part.
+    get_tensor : callable
+        Name of a tensor of the part to it, whole: slices of tensors without elements are errors.
 
     Returns
     -------
@@ -151,7 +149,7 @@ def read_factors(name: str, names: Mapping[str, str], get_slice: GetSlice) -> di
     for short, full in names.items():
         prefix, _, layer = short.rpartition("/")
         if prefix == name and layer.isdigit():
-            array = get_slice(full)[...]
+            array = get_tensor(full)
             found[int(layer)] = array.T if full.endswith(".T") else array
     return dict(sorted(found.items()))
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from distnewton.backend import Array
 from distnewton.checkpoint.blocks import GetSlice, VectorReader, read_factors
 from distnewton.checkpoint.folder import list_checkpoints
 from distnewton.checkpoint.manifest import MANIFEST_FILE, PART_NAME, Manifest, Part, StateTree, parse
@@ -165,7 +166,7 @@ def _build(tree: StateTree, prefix: str, reader: VectorReader, parts: _Parts, ra
     vectors = {name: reader.read(f"{prefix}{name}", parts.tensors) for name in tree.vectors}
     factors = {}
     if rank is not None and tree.factors:
-        names, tensors = parts.names(rank), parts.tensors(rank)
+        names, tensors = parts.names(rank), parts.whole(rank)
         factors = {name: read_factors(f"{prefix}{name}", names, tensors) for name in tree.factors}
     inside = {name: _build(part, f"{prefix}{name}/", reader, parts, rank) for name, part in tree.parts.items()}
     return State(dict(tree.numbers), vectors, factors, inside, same_blocks=rank is not None)
@@ -193,6 +194,11 @@ class _Parts:
         """Name of a tensor of a part to its slices."""
         get_slice: Callable[[str], Any] = self._file(i_part).get_slice
         return get_slice
+
+    def whole(self, i_part: int) -> Callable[[str], Array]:
+        """Name of a tensor of a part to it."""
+        get_tensor: Callable[[str], Array] = self._file(i_part).get_tensor
+        return get_tensor
 
     def names(self, i_part: int) -> dict[str, str]:
         """Names of a part's tensors without the mark of their order, to their names."""
