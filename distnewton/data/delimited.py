@@ -246,7 +246,7 @@ class DelimitedSource:
     def _row(self, line: bytes, where: str) -> tuple[bytes, list[float]]:
         """Return label and features of a line."""
         layout = self.layout
-        parts = split_line(line, layout.delimiter)
+        parts = split_line(line, layout.delimiter, where)
         if len(parts) != layout.n_columns:
             raise DataError(
                 f"{where}: expected {layout.n_columns} columns as in the first line, got {len(parts)}"

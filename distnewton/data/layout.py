@@ -44,7 +44,7 @@ class Layout:
         return len(self.names)
 
 
-def split_line(line: bytes, delimiter: bytes) -> list[bytes]:
+def split_line(line: bytes, delimiter: bytes, where: str) -> list[bytes]:
     """Fields of a line without blanks and quotes around them.
 
     Parameters
@@ -53,14 +53,24 @@ def split_line(line: bytes, delimiter: bytes) -> list[bytes]:
         Without its newline.
     delimiter : bytes
         As in :class:`Layout`.
+    where : str
+        The line, for messages.
 
     Returns
     -------
     list of bytes
+
+    Raises
+    ------
+    DataError
+        If quotes do not belong together, or a carriage return stands inside of the line.
     """
     if b'"' in line:
         text = line.decode("utf-8", "surrogateescape").strip("\r")
-        rows = list(csv.reader([text], delimiter=delimiter.decode(), skipinitialspace=True))
+        try:
+            rows = list(csv.reader([text], delimiter=delimiter.decode(), skipinitialspace=True))
+        except csv.Error as error:
+            raise DataError(f"{where}: cannot be cut into fields: {error}") from None
         return [part.strip().encode("utf-8", "surrogateescape") for row in rows for part in row]
     return line.split() if delimiter == BLANK_RUN else [part.strip() for part in line.split(delimiter)]
 
@@ -93,7 +103,7 @@ def find_layout(path: Path, header: bool | str, label_column: int | str | None) 
     if not lines:
         raise DataError(f"{path}: no samples (the file is empty or holds only comments)")
     delimiter = next((d for d in (b",", b"\t", b";") if d in lines[0].strip()), BLANK_RUN)
-    first = split_line(lines[0], delimiter)
+    first = split_line(lines[0], delimiter, str(path))
     if len(first) < 2:
         raise DataError(
             f"{path}:1: expected a label and at least one feature, got one column: {show(lines[0])}"

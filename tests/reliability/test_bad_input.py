@@ -103,6 +103,7 @@ ROWS = [
          settings=["--data.format=libsvm"]),
     data("8 binary", b"\x01\x02\0\0\xff" * 40, 65, f"{L}:1: looks like binary data"),
     data("8 PNG", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, 65, f"{L}: looks like a PNG image"),
+    data("8 line end inside", b'1,2,"a"\n3,4,b\rc"\n', 65, "bad.libsvm:2: cannot be cut into fields"),
     # 9: cut short
     data("9 gzip", compressed(gzip), 65, f"{L}: compressed file is cut short", "bytes of content"),
     data("9 bzip2", compressed(bz2), 65, f"{L}: compressed file is cut short", "bytes of content"),
