@@ -17,6 +17,14 @@ settings.load_profile("ranks")
 os.environ.setdefault("DISTNEWTON_CHECK", "1")
 
 
+@pytest.fixture(autouse=True)
+def _own_failures():
+    """What another test left in the process's record of its run is no part of a test's messages."""
+    from distnewton.parallel.failures import Failures, failures
+
+    vars(failures).update(vars(Failures()))
+
+
 @pytest.fixture
 def world():
     """All ranks of the launcher; serial without one."""

@@ -174,11 +174,10 @@ class Progress:
         return min(1.0, max(limits))
 
     def _left(self) -> float | None:
-        """Seconds to the last iteration, or to the limit that comes before; None at the start."""
-        record, run = self._record, self._config.run
-        if record is None or record.iteration == 0:
+        """Seconds to the last iteration, or to the limit that comes before; None before there are two records."""
+        record, run, recent = self._record, self._config.run, self._times[-_LAST - 1 :]
+        if record is None or len(recent) < 2:
             return None
-        recent = self._times[-_LAST - 1 :]
         typical = statistics.median(b - a for a, b in itertools.pairwise(recent))
         return min(
             typical * (run.iterations - record.iteration),
