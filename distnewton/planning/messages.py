@@ -12,9 +12,7 @@ from distnewton.planning.chunks import MAX_CHUNK_ROWS, chunk_ranges, rows_kept
 from distnewton.planning.problem import MODELLED, Group, Problem, Share
 
 _SCALAR = 8
-_RECORDED = 2 + 3 * len(PHASES)
-"""Numbers that each rank tells of an iteration."""
-_FOUND = 4
+_FOUND = 5
 """Numbers that each rank tells of its direction."""
 
 
@@ -86,7 +84,8 @@ class Messages:
         Returns
         -------
         dict of str to list of Message
-            Phases of :data:`~distnewton.parallel.ledger.PHASES`; groups without units and single ranks send none.
+            Phases of :data:`~distnewton.parallel.ledger.PHASES`; groups without units and single ranks send none. What
+            the record of an iteration sends is left out, as the program leaves it out.
         """
         problem = self._problem
         found = {
@@ -96,9 +95,8 @@ class Messages:
             "combination": list(self._combination()),
             "line_search": [self._over_all(_SCALAR), *self._line_search()],
             "evaluation": list(self._evaluation()),
-            "other": [self._over_all(_RECORDED * self._n_ranks * _SCALAR)],
         }
-        return {phase: [m for m in found[phase] if m.n_ranks > 1 and m.n_bytes] for phase in PHASES}
+        return {phase: [m for m in found.get(phase, []) if m.n_ranks > 1 and m.n_bytes] for phase in PHASES}
 
     @property
     def chunks(self) -> list[tuple[int, bool]]:

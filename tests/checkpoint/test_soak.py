@@ -41,8 +41,8 @@ def communicators(monkeypatch):
     alive = set()
     make, end = Communicator.__init__, Communicator.free
 
-    def made(self, comm=None, ledger=None, *, owned=False):
-        make(self, comm, ledger, owned=owned)
+    def made(self, comm=None, ledger=None, *, owned=False, **more):
+        make(self, comm, ledger, owned=owned, **more)
         if owned:
             alive.add(id(self))
 
