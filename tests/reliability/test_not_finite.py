@@ -22,7 +22,7 @@ pytestmark = pytest.mark.mpi(min_size=1)
 # point -> (iteration of the fault, of the verdict, what the message says), with numbers that stay: no retry helps
 STOPS = {
     "data": (None, None, r"feature \d+ \(from 0, on rank {rank}\) is {value}, which overflows in layer 1"),
-    "init": (None, 0, r"objective is not finite at the start\. First found: {value} in the weights of layer [12], block"),
+    "init": (None, 0, r"objective is not finite at the start\. First found: {value} in the weights of layer [12]"),
     "forward": (0, 1, r"gradient is not finite in iteration 1\. First found: {value} in the activations of layer 1, "),
     "gradient": (2, 2, r"gradient is not finite in iteration 2\. First found: {value} in the gradient of layer [12], "),
     "jacobian": (2, 2, r"direction.* is not finite in iteration 2\. First found: {value} in the Jacobian of layer "),
