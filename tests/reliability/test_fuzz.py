@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 import tracemalloc
 import warnings
+from contextlib import suppress
 
 import numpy as np
 import pytest
 
+from distnewton.checkpoint.manifest import FORMAT_VERSION, Manifest, Part, StateTree, _with_hash, parse, render
 from distnewton.config import apply_settings, load_config, make_config, to_toml
 from distnewton.data.sources import open_data
 from distnewton.errors import DistNewtonError
@@ -70,9 +73,39 @@ def model():
     return save({"0.weight": np.zeros((2, 2), np.float32)}, {"distnewton": header})
 
 
+def manifest():
+    part = Part(name="part-0000.safetensors", n_bytes=5, sha256="0" * 64, blocks=[[1, 0, 2, 0, 2]])
+    state = StateTree(numbers={"iteration": 3}, vectors=["params"], factors=[], parts={})
+    made = Manifest(
+        format_version=FORMAT_VERSION, writer="x", run="0" * 16, sequence=1, iteration=3, saved_at="now",
+        identity={"network": {"layers": [2, 2]}}, config_sha256="0" * 64, dtype="float32", widths=[2, 2], splits=[1, 1],
+        rows_per_unit=[1], parts=[part], state=state, record={"iteration": 3}, metric=0.5,
+    )  # fmt: skip
+    return render(made).encode()
+
+
+def read_manifest(path):
+    parse(path.read_bytes(), "manifest")
+
+
+def read_sealed_manifest(path):
+    """The same with the hash of what the damage has left, where that is JSON: the fields themselves are at fault."""
+    text = path.read_bytes()
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        found = None
+    if isinstance(found, dict):
+        # NaN and inf have no canonical form: no hash fits them
+        with suppress(ValueError):
+            text = _with_hash({key: value for key, value in found.items() if key != "sha256"})
+    parse(text, "manifest")
+
+
 KINDS = {
     "libsvm": (LIBSVM, read), "table": (TABLE, read), "recipe": (RECIPE, configure), "setting": (RECIPE, override),
-    "model": (model(), read_header),
+    "model": (model(), read_header), "manifest": (manifest(), read_manifest),
+    "sealed manifest": (manifest(), read_sealed_manifest),
 }  # fmt: skip
 
 
