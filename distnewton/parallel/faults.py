@@ -10,7 +10,7 @@ point of :data:`POINTS`, ``kind`` what happens there:
 ``enospc, eacces``                 OSError of a full disk, of a missing permission
 ``nan, inf``                       one of the numbers that are at hand at the point is overwritten
 ``skip-collective, wrong-count``   the next sum over ranks is left out, or made with one number too many
-``slow, sleep``                    repeated work takes ``factor`` times as long; a pause of ``seconds``
+``slow, sleep``                    CG steps take ``factor`` times as long; a pause of ``seconds`` anywhere
 =================================  =====================================================================================
 
 ``iter=N`` waits for iteration N (0 is the start), ``skip=N`` lets the first N passes go by. All but ``slow`` happen
@@ -105,6 +105,12 @@ class FaultInjector:
             raise ConfigError(
                 f"{VARIABLE}={text!r} is not understood: expected rank=N at=({'|'.join(POINTS)}) "
                 f"kind=({'|'.join(KINDS)}) [iter=N] [skip=N] [factor=F] [seconds=S]",
+                agreed=True,
+            )
+        if kind == "slow" and point != "cg":
+            raise ConfigError(
+                f"{VARIABLE}={text!r}: only the steps of cg are timed to be slowed; kind=sleep seconds=S holds a rank "
+                "up elsewhere",
                 agreed=True,
             )
         if kind in ("nan", "inf") and point not in WITH_NUMBERS:

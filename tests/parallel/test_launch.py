@@ -156,6 +156,11 @@ def test_faults_hit_the_rank_and_the_pass_they_name():
     faults.at("data")
 
 
+def test_only_cg_can_be_slowed():
+    with pytest.raises(ConfigError, match="kind=sleep seconds=S holds a rank up elsewhere"):
+        FaultInjector().arm(0, "rank=0 at=gradient kind=slow factor=3")
+
+
 @pytest.mark.parametrize("text", [
     "rank=0 at=nowhere kind=raise", "rank=0 at=cg kind=halt", "rank=x at=cg kind=raise", "kind=raise at=cg", "nonsense",
     "rank=0 at=cg kind=raise what=1", "rank=0 at=cg kind=raise skip=few",
