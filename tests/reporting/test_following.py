@@ -51,6 +51,12 @@ def test_a_log_has_a_plain_line_an_iteration():
     assert lines[first + 4].split()[-1] == "0:00"
 
 
+@pytest.fixture(autouse=True)
+def _capable_terminal(monkeypatch):
+    """Rich draws no bar on what calls itself a dumb terminal, as logs of batch systems and of CI do."""
+    monkeypatch.setenv("TERM", "xterm")
+
+
 def test_a_terminal_has_a_bar_with_the_figures():
     out = io.StringIO()
     progress = Progress(Console(file=out, width=150, force_terminal=True), live=True)
