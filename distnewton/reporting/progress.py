@@ -109,7 +109,7 @@ class Progress:
         for name, value in _summary_rows(result):
             table.add_row(name, value)
         self._console.print(table)
-        slowest = slowest_rank([r.compute_seconds for r in result.history], result.last.training_seconds)
+        slowest = slowest_rank(result.history)
         if slowest is not None:
             self._print(f"note     {slowest.text(result.summary.hosts)}")
 

@@ -153,8 +153,7 @@ class Run:
     @property
     def slowest(self) -> Slowest | None:
         """The rank for which the others waited more than 20 % of the time."""
-        seconds = self.lines[-1].training_seconds if self.lines else 0.0
-        return slowest_rank([line.compute_seconds for line in self.lines], seconds)
+        return slowest_rank(self.lines)
 
 
 def read_run(path: Path, name: str) -> Run:

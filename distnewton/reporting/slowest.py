@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import median
+from typing import Protocol
 
 THRESHOLD = 0.2
 """Share of the training time from which on a rank is named."""
@@ -42,28 +43,40 @@ class Slowest:
         )
 
 
-def slowest_rank(compute_seconds: Sequence[Sequence[float]], training_seconds: float) -> Slowest | None:
+class Timed(Protocol):
+    """What the record of an iteration says of time."""
+
+    @property
+    def compute_seconds(self) -> list[float]: ...  # noqa: D102
+
+    @property
+    def training_seconds(self) -> float: ...  # noqa: D102
+
+
+def slowest_rank(records: Sequence[Timed]) -> Slowest | None:
     """The rank that costs more than 20 % of the time.
 
     Parameters
     ----------
-    compute_seconds : sequence of sequence of float
-        By iteration and rank, as recorded.
-    training_seconds : float
-        Of these iterations.
+    records : sequence of Timed
+        Of a run's iterations. Where it went on with another number of ranks, the last ones count.
 
     Returns
     -------
     Slowest or None
         None where no rank costs so much, with one rank, or where nothing was recorded.
     """
-    rows = [row for row in compute_seconds if row]
-    if not rows or len(rows[0]) < 2 or training_seconds <= 0.0:
+    n_ranks = len(records[-1].compute_seconds) if records else 0
+    first = len(records)
+    while first and len(records[first - 1].compute_seconds) == n_ranks:
+        first -= 1
+    seconds = records[-1].training_seconds - (records[first - 1].training_seconds if first else 0.0) if records else 0.0
+    if n_ranks < 2 or seconds <= 0.0:
         return None
-    totals = [sum(column) for column in zip(*rows, strict=True)]
-    rank = max(range(len(totals)), key=totals.__getitem__)
+    totals = [sum(column) for column in zip(*(r.compute_seconds for r in records[first:]), strict=True)]
+    rank = max(range(n_ranks), key=totals.__getitem__)
     others = median(total for i, total in enumerate(totals) if i != rank)
     lost = totals[rank] - others
-    if lost < THRESHOLD * training_seconds or lost < _LEAST_SECONDS:
+    if lost < THRESHOLD * seconds or lost < _LEAST_SECONDS:
         return None
-    return Slowest(rank, lost, min(1.0, lost / training_seconds), totals[rank] / max(others, 1e-9))
+    return Slowest(rank, lost, min(1.0, lost / seconds), totals[rank] / max(others, 1e-9))

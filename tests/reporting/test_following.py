@@ -109,18 +109,26 @@ def test_clocks(seconds, shown):
     assert _clock(seconds) == shown
 
 
+def timed(rows, seconds, since=0.0):
+    """Records that share so many seconds of training."""
+    return [record(k, since + seconds * k / len(rows), row) for k, row in enumerate(rows, start=1)]
+
+
 def test_a_rank_that_costs_more_than_a_fifth_is_named():
     rows = [[1.0, 2.0, 1.0, 1.1]] * 3
-    found = slowest_rank(rows, 6.6)
+    found = slowest_rank(timed(rows, 6.6))
     assert (found.rank, round(found.ratio, 2)) == (1, 2.0)
     assert found.share == pytest.approx(3.0 / 6.6)
     assert "rank 1 on b is the slowest" in found.text(["a", "b", "a", "b"])
     assert "rank 1 is the slowest" in found.text(["a"] * 4)
-    assert slowest_rank([[1.0, 1.2, 1.0]] * 3, 3.9) is None
-    assert slowest_rank([[0.001, 0.002]] * 3, 0.009) is None
-    assert slowest_rank([[5.0]] * 3, 15.0) is None
-    assert slowest_rank([[]] * 3, 15.0) is None
-    assert slowest_rank([], 0.0) is None
+    assert slowest_rank(timed([[1.0, 1.2, 1.0]] * 3, 3.9)) is None
+    assert slowest_rank(timed([[0.001, 0.002]] * 3, 0.009)) is None
+    assert slowest_rank(timed([[5.0]] * 3, 15.0)) is None
+    assert slowest_rank(timed([[]] * 3, 15.0)) is None
+    assert slowest_rank([]) is None
+    # a run that went on with other ranks: only the last ones are compared, by their own time
+    found = slowest_rank([*timed([[9.0, 1.0]] * 4, 100.0), *timed([[1.0, 1.0, 2.0]] * 2, 4.0, since=100.0)])
+    assert (found.rank, found.share) == (2, pytest.approx(0.5))
 
 
 @mpi
@@ -254,7 +262,7 @@ def test_a_planted_slow_rank_is_named_within_three_iterations(world, monkeypatch
     progress = Progress(Console(file=out, width=120))
     result = package.train(make_config({"run": {"iterations": 3}}), comm, train_data=source, observers=[progress])
     progress.finish(result)
-    found = slowest_rank([r.compute_seconds for r in result.history], result.last.training_seconds)
+    found = slowest_rank(result.history)
     result.model.grid.free()
     named = found is not None and found.rank == last and f"rank {last} is the slowest" in out.getvalue()
     assert not world.any(named != (world.size > 1)), [r.compute_seconds for r in result.history]

@@ -168,6 +168,13 @@ def test_the_slowest_rank_is_named(tmp_path):
     assert "is the slowest:" not in page_of(made_run(tmp_path / "even", records=lines)).text
 
 
+def test_a_run_that_went_on_with_other_ranks(tmp_path):
+    lines = [record(k, n_ranks=2) for k in range(4)] + [record(k, slow=1.6) for k in range(4, 8)]
+    found = page_of(made_run(tmp_path / "grown", records=lines))
+    assert "CG steps by rank" in found.text
+    assert "rank 0 on a is the slowest: it computes 1.6 times as long" in found.text
+
+
 def test_runs_that_did_not_end_well(tmp_path):
     path = made_run(tmp_path / "cut", end=False)
     with (path / "metrics.jsonl").open("a") as file:
