@@ -207,9 +207,11 @@ def _summary_rows(result: Result) -> list[tuple[str, str]]:
     for name, metrics in (("train", last.train), ("test", last.test)):
         rows += [(f"{name} {key}", f"{value:.4f}") for key, value in metrics.items()]
     if n and result.summary.n_ranks > 1:
-        wait = sum(sum(r.wait_seconds) for r in result.history) / result.summary.n_ranks
-        sent = sum(sum(r.sent_bytes.values()) for r in result.history)
-        stopped = sum(r.direction.stopped_early for r in result.history if r.direction)
+        # the record of the checkpoint that a run goes on from was another launch's
+        own = result.history if result.summary.resumed is None else result.history[1:]
+        wait = sum(sum(r.wait_seconds) for r in own) / result.summary.n_ranks
+        sent = sum(sum(r.sent_bytes.values()) for r in own)
+        stopped = sum(r.direction.stopped_early for r in own if r.direction)
         rows += [
             ("waiting in MPI", f"{wait:.2f} s a rank"),
             ("sent by all ranks", f"{sent / 1e6:.1f} MB"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import time
@@ -125,3 +126,20 @@ def test_one_process_at_a_time_trains_a_run(place):
         finally:
             job.terminate()
         assert job.wait(30) == 75
+
+
+def test_a_run_that_went_on_with_other_ranks_is_told_of_by_all_commands(place):
+    begun = run([*mpirun(2), *distnewton("train", "--data.train=small.csv", "--network.layers=auto-6-auto",
+                                         "--run.iterations=2", "--run-dir", "R")])  # fmt: skip
+    assert begun.returncode == 0, begun.stderr
+    done = run([*mpirun(3), *distnewton("train", "--resume", "R", "--run.iterations=5")])
+    assert done.returncode == 0, done.stderr
+    assert "goes on from iteration 2" in done.stdout
+    ended = re.search(r"directions ended early\W+(\d+) of (\d+)", done.stdout)
+    assert ended
+    assert int(ended[1]) <= int(ended[2]) == 3
+    for command in (["info", "R"], ["report", "R"], ["evaluate", "R", "small.csv"]):
+        told = run(distnewton(*command))
+        assert told.returncode == 0, told.stderr
+    lines = (place / "R/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in lines] == [*range(6)]
