@@ -25,6 +25,9 @@ class LevenbergMarquardt:
     minimum : float
         lambda does not drop below this. Mini-batches need it ([SGN] has rho_min, too): where gradient, curvature and
         objective are those of the same few samples the prediction is always good, and lambda would fall to nothing.
+    maximum : float
+        lambda is not raised above this: a step no longer changes the variables there, and where batch after batch is
+        rejected, as at a minimum, lambda would overflow.
     """
 
     value: float
@@ -33,6 +36,7 @@ class LevenbergMarquardt:
     good: float = 0.5
     bad: float = 0.25
     minimum: float = 0.0
+    maximum: float = 1e12
 
     def update(self, reduction_ratio: float) -> None:
         """Adapt lambda to the reduction ratio of an accepted step."""
@@ -40,11 +44,11 @@ class LevenbergMarquardt:
             # a first lambda below the minimum stays where it is
             self.value = max(self.value * self.drop, min(self.value, self.minimum))
         elif reduction_ratio < self.bad or math.isnan(reduction_ratio):
-            self.value *= self.boost
+            self.reject()
 
     def reject(self) -> None:
         """Raise lambda after a direction that led nowhere."""
-        self.value *= self.boost
+        self.value = min(self.value * self.boost, max(self.value, self.maximum))
 
 
 def reduction_ratio(actual: float, slope: float, curvature: float, step_size: float) -> float:

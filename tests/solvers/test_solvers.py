@@ -93,6 +93,19 @@ def test_damping_stops_at_its_minimum_but_is_not_raised_to_it():
     assert below.value == pytest.approx(0.15)
 
 
+def test_damping_is_bounded_where_everything_is_rejected():
+    damping = LevenbergMarquardt(1.0)
+    for _ in range(1000):
+        damping.reject()
+    assert damping.value == 1e12
+    damping.update(-1.0)
+    assert damping.value == 1e12
+    # what a user begins with is not taken down
+    high = LevenbergMarquardt(1e15)
+    high.reject()
+    assert high.value == 1e15
+
+
 def test_damping_follows_the_ratio():
     damping = LevenbergMarquardt(1.0)
     damping.update(0.9)
