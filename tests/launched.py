@@ -42,6 +42,14 @@ def run(command, *, limit=100, cwd=None, **environment):
     )  # fmt: skip
 
 
+def start(command, **environment):
+    """Start a command."""
+    return subprocess.Popen(
+        list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
+        env=os.environ | AS_ROOT | {"TERM": "dumb"} | environment,
+    )  # fmt: skip
+
+
 def distnewton(*arguments):
     """The command."""
     return [sys.executable, "-m", "distnewton.cli", *map(str, arguments)]

@@ -12,7 +12,7 @@ from distnewton.cluster.description import Cluster, load_cluster
 from distnewton.config import load_config
 from distnewton.errors import ConfigError, CreateError
 from distnewton.parallel.collectives import Communicator
-from distnewton.parallel.launch import guard, launched_rank, launched_size
+from distnewton.parallel.launch import guard, launched_rank, launched_size, leave_after_first
 
 
 def submit(options: argparse.Namespace) -> int:
@@ -61,7 +61,8 @@ def doctor(options: argparse.Namespace) -> int:
 
     comm, findings = connect()
     if findings and launched_rank() != 0:
-        # each is alone in its world; what is wrong is the same for all
+        # each is alone in its world; what is wrong is the same for all, and the first rank goes on looking
+        leave_after_first(10.0)
         return 78
     guard(comm, 120.0, 30.0)
     cluster: Cluster | None = None

@@ -33,6 +33,8 @@ _HEAD_START, _LAST_START = 0.3, 1.5
 printed where no run folder tells who was first."""
 _CONSEQUENCES = 2.0
 """Seconds that a rank which failed later waits for the first one to end the job."""
+_FIRST = 1.5
+"""Seconds that ranks which MPI does not connect leave to the first one, whose message the launcher would cut off."""
 _MAX_LINES = 20
 """Lines of a traceback that are printed; the run folder has all."""
 _FORWARDING = 0.1
@@ -194,6 +196,8 @@ def run_guarded(main: Callable[[], int]) -> int:
             if launched_rank() == 0:
                 _, problem = failures.write(0, error.exit_code, str(error))
                 _print(f"distnewton: {error}" + (f"\n{problem}" if problem else ""))
+            elif not _connected():
+                leave_after_first()
             return error.exit_code
         return _abort(f"{error}", error.exit_code)
     except SystemExit as error:
@@ -214,6 +218,27 @@ def run_guarded(main: Callable[[], int]) -> int:
         return _abort(f"{cause}\n{bug}", 70, _traceback(error))
 
 
+def leave_after_first(seconds: float = _FIRST) -> None:
+    """Wait before this rank exits, where MPI connects no ranks and the first one speaks for all.
+
+    A launcher ends the job at the first exit code that is not 0: that of a silent rank must not come first.
+
+    Parameters
+    ----------
+    seconds : float
+        How long the first rank may need. It is no delay under launchers that end the job as the first rank exits.
+    """
+    time.sleep(seconds)
+
+
+def _connected() -> bool:
+    """Whether MPI runs and connects this process with others."""
+    mpi: Any = sys.modules.get("mpi4py.MPI")
+    return bool(
+        mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1
+    )
+
+
 def _traceback(error: BaseException) -> str:
     return "".join(traceback.format_tb(error.__traceback__)).rstrip()
 
@@ -230,10 +255,9 @@ def _abort(message: str, code: int, trace: str = "") -> int:
             time.sleep(min(_HEAD_START * rank, _LAST_START))
         who = f"rank {rank} of {size} on {platform.node()} failed: " if size > 1 else ""
         _print(f"distnewton: {who}{message}{_context(trace)}" + (f"\n{problem}" if problem else ""))
-    mpi: Any = sys.modules.get("mpi4py.MPI")
-    if mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1:
+    if _connected():
         time.sleep(_FORWARDING)
-        mpi.COMM_WORLD.Abort(code)
+        sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(code)
     return code
 
 

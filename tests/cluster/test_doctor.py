@@ -6,11 +6,12 @@ import os
 import shutil
 import subprocess
 import sys
+import time
 import venv
 from pathlib import Path
 
 import pytest
-from launched import AS_ROOT, MPIRUN, distnewton, is_open_mpi, launches, mpirun, run
+from launched import AS_ROOT, MPIRUN, distnewton, is_open_mpi, launches, mpirun, run, start
 
 pytestmark = launches
 root = pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="mounting over a folder needs root")
@@ -75,6 +76,22 @@ def test_1_processes_that_mpi_does_not_connect(tmp_path):
     done = run(distnewton("doctor", "--run-dir", tmp_path), **step)
     expect(done, "launch", "PROBLEM", "the launcher started 4 processes, but each is alone", "srun --mpi=list")
     assert done.returncode == 78
+
+
+@pytest.mark.parametrize("command", ["doctor", "train"])
+def test_1_a_silent_rank_leaves_after_the_one_that_speaks(command, tmp_path):
+    # the launcher ends the job at the first exit code that is not 0
+    step = {"SLURM_STEP_NUM_TASKS": "2", "SLURM_STEP_ID": "0"}
+    more = ["--run-dir", tmp_path] if command == "doctor" else []
+    started = time.monotonic()
+    ranks = [start(distnewton(command, *more), SLURM_PROCID=str(rank), **step) for rank in range(2)]
+    out, err = ranks[0].communicate(timeout=60)
+    first = time.monotonic() - started
+    assert "each is alone" in out + err
+    assert ranks[1].poll() is None, f"left before the first rank, which took {first:.1f} s"
+    out, err = ranks[1].communicate(timeout=60)
+    assert ranks[1].returncode == 78
+    assert "alone" not in out + err
 
 
 def make_distribution(folder, name, version):
