@@ -38,6 +38,7 @@ from distnewton.parallel.planning import auto_splits
 from distnewton.parallel.threads import threads_per_rank
 from distnewton.parallel.watchdog import watchdog
 from distnewton.training.checkpoints import CheckpointKeeper, KeeperSettings, Resume
+from distnewton.training.history import History
 from distnewton.training.identity import run_identity, state_bytes
 from distnewton.training.memory_check import PlannedRun, check_memory_fits
 from distnewton.training.metrics import task_metrics
@@ -117,8 +118,8 @@ class Result:
     ----------
     model : Model
         The trained network.
-    history : list of IterationRecord
-        Record of each iteration, the start included; of a run that was resumed from its checkpoint's on.
+    history : History
+        Record of each iteration, the start included; of a run that was resumed from its checkpoint's on. A sequence.
     summary : RunSummary
         What the run was about.
     stopped : Stop
@@ -130,7 +131,7 @@ class Result:
     """
 
     model: Model
-    history: list[IterationRecord]
+    history: History
     summary: RunSummary
     stopped: Stop = Stop.NO
     checkpoint: Path | None = None
@@ -287,7 +288,7 @@ class Session:
                 keeper = self._keeper(config, trainer, checkpoints, resume, clock)
                 notes = [*schedule.notes, *(keeper.begin(resume, observers) if keeper else [])]
                 summary = self.summary(config, schedule.transport, notes)
-                history = [keeper.record] if keeper and keeper.record else []
+                history = History([keeper.record] if keeper and keeper.record else [])
                 summary.resumed = history[0].iteration if history else None
                 if summary.resumed is not None and summary.resumed >= config.run.iterations:
                     summary.notes.append(f"nothing is left of {config.run.iterations} iterations: raise run.iterations")
