@@ -150,7 +150,7 @@ def read_state(path: Path, manifest: Manifest, grid: ProcessGrid, layout: Parame
     """
     same_blocks = tuple(manifest.splits) == grid.partition.splits
     state = State()
-    with watchdog.patient(), grid.comm.agreeing(), ExitStack() as opened:
+    with watchdog.patient(), grid.world.agreeing(), ExitStack() as opened:
         faults.at("checkpoint_read")
         parts = _Parts(path, manifest, opened)
         reader = VectorReader(layout, np.dtype(manifest.dtype), [part.blocks for part in manifest.parts])

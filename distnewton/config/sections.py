@@ -126,7 +126,9 @@ class PartitionConfig(Section):
     splits: Annotated[Literal["auto"] | list[Split], BeforeValidator(_dashes_to_list)] = Field(
         "auto", description="groups of each layer's neurons, as 2-2-2-2; auto plans them"
     )
-    replicas: Literal[1] = Field(1, description="copies of the grid over samples; only 1 so far")
+    replicas: int = Field(
+        1, ge=1, description="copies of the grid, each with its share of the samples; splits are those of a copy"
+    )
 
 
 class RunConfig(Section):

@@ -146,6 +146,7 @@ def summarise(
     direction: Array,
     groups: ParameterGroups,
     regularization: float,
+    n_samples: int,
 ) -> Summary:
     """Derivatives of the mean loss of some samples, plus regularisation, along the groups of a direction.
 
@@ -169,6 +170,8 @@ def summarise(
         What belongs together.
     regularization : float
         1/C.
+    n_samples : int
+        Over which the mean is taken: those of all replicas.
 
     Returns
     -------
@@ -191,7 +194,7 @@ def summarise(
         for m in range(1, network.n_layers):
             curves.pass_layer(m)
         curves.finish(loss, targets[rows])
-    return sums.summary(n, regularization)
+    return sums.summary(n_samples, regularization)
 
 
 class _Sums:
@@ -216,13 +219,14 @@ class _Sums:
         self.hessian, self.mixed = np.zeros((size, size)), np.zeros((size, size))
 
     def summary(self, n: int, regularization: float) -> Summary:
-        """Mean over n samples with the regularisation, summed over the ranks, in the order of the groups."""
+        """Mean over n samples with the regularisation, summed over all ranks, in the order of the groups."""
         for sums in (self.slopes, self.hessian, self.mixed, self.third):
             sums /= n
-        self._regularize(regularization)
+        if self.network.grid.replica == 0:
+            self._regularize(regularization)
         size, order = len(self.order), np.array(self.order, dtype=np.intp)
         hessian = 0.5 * (self.hessian + self.hessian.T) + self.mixed + self.mixed.T
-        message = self.network.grid.sum_all(np.concatenate([self.slopes, self.third, hessian.ravel()]))
+        message = self.network.grid.world.sum_inplace(np.concatenate([self.slopes, self.third, hessian.ravel()]))
         n_groups = self.groups.n_groups
         made = Summary(np.zeros(n_groups), np.zeros((n_groups, n_groups)), np.zeros(n_groups))
         made.gradient[order], made.third[order] = message[:size], message[size : 2 * size]

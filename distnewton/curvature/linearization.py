@@ -17,6 +17,7 @@ from distnewton.network.losses import Loss, LossHessian, ScaledIdentity, random_
 from distnewton.network.network import Activations, PartitionedNetwork
 from distnewton.network.shapes import LayerShape
 from distnewton.parallel.grid import ProcessGrid
+from distnewton.parallel.replicas import Draws, OwnDraws, SampleShare
 
 
 class CurvatureSample:
@@ -38,11 +39,15 @@ class CurvatureSample:
         For random cotangents, the same state on all ranks; only methods that draw need it.
     deltas : dict of int to Array or None
         Cotangents of the own output groups for the gradients of the samples' losses, where they are known already.
+    share : SampleShare or None
+        Which samples of all replicas' these are; by default they are all there are.
 
     Attributes
     ----------
     n_samples : int
-        Number of samples, at least 1.
+        Number of samples over all replicas, at least 1.
+    share : SampleShare
+        Which of them are this replica's.
     """
 
     def __init__(
@@ -54,6 +59,7 @@ class CurvatureSample:
         targets: Array,
         generator: np.random.Generator | None = None,
         deltas: dict[int, Array] | None = None,
+        share: SampleShare | None = None,
     ) -> None:
         self._network, self._params, self._activations = network, params, activations
         self._loss, self._targets = loss, targets
@@ -61,7 +67,8 @@ class CurvatureSample:
         self._jacobian: Jacobian | None = None
         self._hessian: LossHessian | None = None
         self._rooted = False
-        self.n_samples = max(1, len(activations.output))
+        self.share = share or SampleShare(len(activations.output))
+        self.n_samples = max(1, self.share.n_samples)
 
     @property
     def backend(self) -> Backend:
@@ -118,7 +125,7 @@ class CurvatureSample:
         hessian = self._loss.hessian(self._activations.output, self._targets)
         roots = None
         if 0 < sketch < n_out:
-            roots = hessian.roots(sketch, self.generator)
+            roots = hessian.roots(sketch, self.draws)
         elif rooted:
             roots = hessian.roots(n_out, None)
         self._rooted = roots is not None
@@ -145,7 +152,7 @@ class CurvatureSample:
         return self._hessian
 
     def product(self, v: Array, scalars: Sequence[float]) -> tuple[Array, Array]:
-        """J v, or R J v with roots, and sums of some numbers, over all ranks.
+        """J v, or R J v with roots, and sums of some numbers, over the ranks of a replica.
 
         Parameters
         ----------
@@ -174,7 +181,7 @@ class CurvatureSample:
         return message[: q.size].reshape(q.shape), message[q.size :]
 
     def transposed_product(self, U: Array) -> Array:
-        """This rank's block of J^T u, or of its like with roots.
+        """This rank's block of J^T u over the samples of all replicas, or of its like with roots.
 
         Parameters
         ----------
@@ -188,13 +195,14 @@ class CurvatureSample:
 
         Notes
         -----
-        Collective where there is no Jacobian: a backward pass.
+        Collective where there is no Jacobian: a backward pass. With replicas a sum over them.
         """
         if self._jacobian is not None:
-            return self._jacobian.rmatvec(U, self.backend.empty(self.layout.n_params))
-        made = self.backend.zeros(self.layout.n_params)
-        self._network.add_gradient(self._params, self._activations, U, made)
-        return made
+            made = self._jacobian.rmatvec(U, self.backend.empty(self.layout.n_params))
+        else:
+            made = self.backend.zeros(self.layout.n_params)
+            self._network.add_gradient(self._params, self._activations, U, made)
+        return self._network.grid.sum_over_replicas(made)
 
     def loss_cotangents(self) -> dict[int, Array]:
         """Cotangents of the own output groups for the gradient of each sample's loss (the empirical Fisher's).
@@ -227,13 +235,13 @@ class CurvatureSample:
         if self._jacobian is not None and self._rooted:
             # a random sign for each stored row: its square has the same mean as the sum of the rows' squares
             n, k = self._jacobian.n_samples, self._jacobian.n_out
-            return self._expand(random_signs(self.generator, n, k))
+            return self._expand(random_signs(self.draws, n, k))
         hessian = self._loss.hessian(self._activations.output, self._targets)
-        c = hessian.roots(1, self.generator)[:, 0, :]
+        c = hessian.roots(1, self.draws)[:, 0, :]
         return self._backpropagate(self.backend.asarray(c))
 
     def products(self, directions: Sequence[Array], scalars: Sequence[float]) -> tuple[list[Array], Array, LossHessian]:
-        """J d of some directions, and sums of some numbers, over all ranks.
+        """J d of some directions, and sums of some numbers, over the ranks of a replica.
 
         A sketch knows less of a direction that was found with it than of others, so J d is then taken by forward
         differentiation, exactly.
@@ -301,6 +309,7 @@ class CurvatureSample:
             direction,
             groups,
             regularization,
+            self.n_samples,
         )
 
     def _backpropagate(self, U: Array) -> dict[int, Array]:
@@ -318,6 +327,11 @@ class CurvatureSample:
             made[m] = self.backend.empty(jacobian.n_samples, n_elements)
             part.factor.expand(self.backend.asarray(U), made[m])
         return made
+
+    @property
+    def draws(self) -> Draws:
+        """The random numbers of this replica's samples."""
+        return self.generator if self.share.whole else OwnDraws(self.generator, self.share)
 
     @property
     def generator(self) -> np.random.Generator:
@@ -378,7 +392,11 @@ class Linearization:
         """1/C + lambda, the multiple of the identity in the damped matrix."""
         return self.regularization + self.damping
 
+    def sum_samples(self, array: Array) -> Array:
+        """Sum over the replicas, in place, what this one's samples make of a rank's own blocks (collective)."""
+        return self.grid.sum_over_replicas(array)
+
     @property
     def n_samples(self) -> int:
-        """Size of the curvature sample, at least 1."""
+        """Size of the curvature sample over all replicas, at least 1."""
         return self.sample.n_samples

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from distnewton.data.chosen import Chosen
 from distnewton.data.description import Description
 from distnewton.data.hdf5 import Hdf5Array
 from distnewton.data.sniff import content_format
@@ -153,7 +154,7 @@ class ArraySource:
                 raise DataError(f"{self.labels.name}: label of sample {wrong[0] + 1} is not a finite number")
         return values[:, 0] if shape[1] == 1 else values
 
-    def read(self, start: int, stop: int, dtype: DTypeLike = "float64") -> NDArray[Any]:
+    def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> NDArray[Any]:
         """Read a range of features; integers become floats of the same value (pixels 0..255 stay so).
 
         Parameters
@@ -162,6 +163,8 @@ class ArraySource:
             Half-open range of features, counted from 0 without a label column.
         dtype : dtype
             Of the result.
+        rows : Array of int or None
+            Samples wanted, ascending; all by default.
 
         Returns
         -------
@@ -169,7 +172,7 @@ class ArraySource:
         """
         if not 0 <= start <= stop <= len(self._columns):
             raise ValueError(f"features {start} to {stop} asked for, {self.name} has {len(self._columns)}")
-        return self.array.read_columns(self._columns[start:stop], dtype)
+        return self.array.read_columns(self._columns[start:stop], dtype, rows)
 
     def locate(self, i_sample: int) -> str:
         """``file: sample i``, counted from 1.

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from distnewton.data.chosen import Chosen, ChosenRows
 from distnewton.data.description import Description
 from distnewton.errors import ConfigError, DataError, MissingExtraError
 
@@ -105,7 +106,7 @@ class BundledSource:
         image_shape = (1, 8, 8) if self.base == "digits" and X.shape[1] == 64 else None
         return Description(self.name, "bundled", len(X), X.shape[1], n_nonzeros, False, y, image_shape=image_shape)
 
-    def read(self, start: int, stop: int, dtype: DTypeLike = "float64") -> NDArray[Any]:
+    def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> NDArray[Any]:
         """Return a range of features.
 
         Parameters
@@ -114,12 +115,14 @@ class BundledSource:
             Half-open range of features, counted from 0.
         dtype : dtype
             Of the result.
+        rows : Array of int or None
+            Samples wanted, ascending; all by default.
 
         Returns
         -------
         ndarray of shape (n_samples, stop - start)
         """
-        X = self._arrays[0]
+        X = ChosenRows(rows).apply(self._arrays[0])
         if not 0 <= start <= stop <= X.shape[1]:
             raise ValueError(f"features {start} to {stop} asked for, {self.name} has {X.shape[1]}")
         return np.array(X[:, start:stop], dtype=dtype, order="C")

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from distnewton.data.chosen import Chosen, ChosenRows
 from distnewton.data.description import Description
 from distnewton.data.fields import (
     DELIMITER,
@@ -142,7 +143,7 @@ class DelimitedSource:
             notes,
         )
 
-    def read(self, start: int, stop: int, dtype: DTypeLike = "float64") -> NDArray[Any]:
+    def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> NDArray[Any]:
         """Read a range of features.
 
         Parameters
@@ -151,6 +152,8 @@ class DelimitedSource:
             Half-open range of features, counted from 0 without the label column.
         dtype : dtype
             Of the result.
+        rows : Array of int or None
+            Samples wanted, ascending; all by default.
 
         Returns
         -------
@@ -158,7 +161,11 @@ class DelimitedSource:
         """
         if not 0 <= start <= stop <= self.n_kept:
             raise ValueError(f"features {start} to {stop} asked for, {self.name} has {self.n_kept}")
-        pieces = [features[:, start:stop].astype(dtype) for _, features in self._blocks()]
+        wanted, n_samples, pieces = ChosenRows(rows), 0, []
+        for _, features in self._blocks():
+            _, chosen = wanted.of(n_samples, len(features))
+            n_samples += len(features)
+            pieces.append(features[chosen, start:stop].astype(dtype))
         return np.concatenate(pieces) if pieces else np.zeros((0, stop - start), dtype=dtype)
 
     def locate(self, i_sample: int) -> str:

@@ -10,6 +10,8 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
     from scipy import sparse
 
+    from distnewton.data.chosen import Chosen
+
     Features: TypeAlias = NDArray[Any] | sparse.csr_array
     Labels: TypeAlias = NDArray[np.float64] | NDArray[np.str_]
 
@@ -76,8 +78,8 @@ class DataSource(Protocol):
             If anything in the data is not as it should be.
         """
 
-    def read(self, start: int, stop: int, dtype: DTypeLike = "float64") -> Features:
-        """Read the features ``start <= feature < stop`` of all samples; meant for every rank.
+    def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> Features:
+        """Read the features ``start <= feature < stop`` of samples; meant for every rank.
 
         Parameters
         ----------
@@ -85,10 +87,12 @@ class DataSource(Protocol):
             Half-open range of features, counted from 0.
         dtype : dtype
             A float dtype.
+        rows : Array of int or None
+            Ascending numbers of the samples wanted; all by default.
 
         Returns
         -------
-        ndarray or csr_array of shape (n_samples, stop - start)
+        ndarray or csr_array of shape (n_samples, stop - start), or (len(rows), stop - start)
             C-contiguous, or CSR when the format is sparse.
         """
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from distnewton.data.chosen import Chosen, ChosenRows
 from distnewton.data.streams import is_compressed
 from distnewton.errors import ConfigError, DataError, MissingExtraError, MissingInputError
 
@@ -64,7 +65,9 @@ class Hdf5Array:
             for i in range(0, n_rows, height):
                 yield i, 0, file[self.key][i : i + height].reshape(-1, n_columns)
 
-    def read_columns(self, columns: NDArray[np.int64], dtype: DTypeLike) -> NDArray[Any]:
+    def read_columns(
+        self, columns: NDArray[np.int64], dtype: DTypeLike, rows: Chosen | None = None
+    ) -> NDArray[Any]:
         """Return some columns of all samples; of a table with two axes, nothing else is read.
 
         Parameters
@@ -73,25 +76,29 @@ class Hdf5Array:
             Which, ascending.
         dtype : dtype
             Of the result; text stays text.
+        rows : Array of int or None
+            Samples wanted, ascending; all by default.
 
         Returns
         -------
         ndarray of shape (n_samples, n_columns_wanted)
         """
-        n_rows = self.shape[0]
+        n_rows, wanted = self.shape[0], ChosenRows(rows)
         with _open(self.path) as file, self._damage_named():
             if self.dtype.kind == "U":
                 texts = file[self.key].asstr(errors="strict")[...].astype(np.str_)
-                return np.asarray(texts).reshape(n_rows, -1)[:, columns]
-            result = np.empty((n_rows, len(columns)), dtype=dtype)
+                return np.asarray(wanted.apply(np.asarray(texts).reshape(n_rows, -1)[:, columns]))
+            result = np.empty((wanted.count(n_rows), len(columns)), dtype=dtype)
             if not result.size:
                 return result
             start, stop = int(columns[0]), int(columns[-1]) + 1
             height = max(1, _BLOCK_BYTES // ((stop - start) * self.dtype.itemsize))
             for i in range(0, n_rows, height):
-                rows = slice(i, min(i + height, n_rows))
-                part = file[self.key][rows, start:stop] if len(self.shape) == 2 else self._flat(file, rows, start, stop)
-                result[rows] = part if stop - start == len(columns) else part[:, columns - start]
+                block = slice(i, min(i + height, n_rows))
+                place, chosen = wanted.of(i, block.stop - i)
+                flat = len(self.shape) != 2
+                part = self._flat(file, block, start, stop) if flat else file[self.key][block, start:stop]
+                result[place] = (part if stop - start == len(columns) else part[:, columns - start])[chosen]
             return result
 
     def _flat(self, file: Any, rows: slice, start: int, stop: int) -> NDArray[Any]:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from distnewton.data.chosen import Chosen, ChosenRows
 from distnewton.data.description import Description
 from distnewton.data.image_tree import ImageTree
 from distnewton.data.pictures import MODES, decode, require_pillow
@@ -116,7 +117,7 @@ class ImageSource:
             self._numbers = tree.ordered()
         return self._numbers
 
-    def read(self, start: int, stop: int, dtype: DTypeLike = "float64") -> NDArray[Any]:
+    def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> NDArray[Any]:
         """Read a range of features; each image is decoded once and written to its row.
 
         Parameters
@@ -125,6 +126,8 @@ class ImageSource:
             Half-open range of features, counted from 0.
         dtype : dtype
             Of the result.
+        rows : Array of int or None
+            Samples wanted, ascending; all by default.
 
         Returns
         -------
@@ -137,14 +140,16 @@ class ImageSource:
         """
         numbers, kept = self._sample_numbers(), self._kept
         self._kept = None
-        result = np.empty((len(numbers), stop - start), dtype=dtype)
+        wanted = ChosenRows(rows)
+        result = np.empty((wanted.count(len(numbers)), stop - start), dtype=dtype)
         n_read = 0
         for path, image in kept.items() if kept is not None else self._decoded(ImageTree(self.path, self.subfolder)):
             if not 0 <= start <= stop <= image.size:
                 raise ValueError(f"features {start} to {stop} asked for, {self.name} has {image.size}")
             if path not in numbers:
                 raise DataError(f"{self.name} changed while it was read: {path} is new")
-            result[numbers[path]] = image.reshape(-1)[start:stop]
+            place, chosen = wanted.of(numbers[path], 1)
+            result[place] = image.reshape(1, -1)[chosen, start:stop]
             n_read += 1
         if n_read != len(numbers):
             raise DataError(f"{self.name} changed while it was read: {len(numbers)} images, then {n_read}")

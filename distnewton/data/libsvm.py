@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from distnewton.data import libsvm_numpy
+from distnewton.data.chosen import Chosen, ChosenRows, chosen_values
 from distnewton.data.description import Description
 from distnewton.data.labels import join_labels
 from distnewton.data.libsvm_lines import MAX_INDEX, LineParser, Rows, Rules, parse_label
@@ -138,7 +139,7 @@ class LibsvmSource:
             self.name, "libsvm", len(joined), n_features, n_stored, True, joined, n_extra, list(seen)
         )
 
-    def read(self, start: int, stop: int, dtype: DTypeLike = "float64") -> sparse.csr_array:
+    def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> sparse.csr_array:
         """Read a range of features; what the file never mentions is 0.
 
         Memory is that of the result, twice while its pieces are joined, and a few blocks of text. Numbers
@@ -150,6 +151,8 @@ class LibsvmSource:
             Half-open range of features, counted from 0.
         dtype : dtype
             Of the values; the file's numbers are rounded to float64 first.
+        rows : Array of int or None
+            Samples wanted, ascending; all by default.
 
         Returns
         -------
@@ -158,10 +161,13 @@ class LibsvmSource:
         """
         if not 0 <= start <= stop:
             raise ValueError(f"start and stop must satisfy 0 <= start <= stop, got {start} and {stop}")
-        pieces = [
-            (rows.lengths.astype(np.int32), rows.indices, rows.values.astype(dtype, copy=False))
-            for _, rows in self._rows(start, stop)
-        ]
+        wanted, n_samples, pieces = ChosenRows(rows), 0, []
+        for _, block in self._rows(start, stop):
+            _, chosen = wanted.of(n_samples, len(block.lengths))
+            n_samples += len(block.lengths)
+            values = chosen_values(block.lengths, chosen)
+            lengths = block.lengths[chosen].astype(np.int32)
+            pieces.append((lengths, block.indices[values], block.values[values].astype(dtype, copy=False)))
         return _join_rows(pieces, stop - start, np.dtype(dtype))
 
     def locate(self, i_sample: int) -> str:

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from distnewton.data.chosen import Chosen, ChosenRows
 from distnewton.data.description import Description
 from distnewton.errors import DataError
 
@@ -65,9 +66,9 @@ class ArraySource:
             self.name, "memory", n_samples, n_features, n_nonzeros, self._sparse, self._y, image_shape=self._image_shape
         )
 
-    def read(self, start: int, stop: int, dtype: Any = "float64") -> Features:
+    def read(self, start: int, stop: int, dtype: Any = "float64", rows: Chosen | None = None) -> Features:
         """Copy of some columns."""
-        columns = self._X[:, start:stop]
+        columns = ChosenRows(rows).apply(self._X)[:, start:stop]
         if self._sparse:
             from scipy.sparse import csr_array
 

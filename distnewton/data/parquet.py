@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from distnewton.data.chosen import Chosen, ChosenRows
 from distnewton.data.description import Description
 from distnewton.data.labels import join_labels
 from distnewton.data.layout import label_index
@@ -112,7 +113,7 @@ class ParquetSource:
             self._n_dropped * self._n_samples, notes,
         )  # fmt: skip
 
-    def read(self, start: int, stop: int, dtype: DTypeLike = "float64") -> NDArray[Any]:
+    def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> NDArray[Any]:
         """Read a range of features; other columns stay on the disk.
 
         Parameters
@@ -121,6 +122,8 @@ class ParquetSource:
             Half-open range of features, counted from 0 without the label column.
         dtype : dtype
             Of the result; whole numbers and booleans become floats.
+        rows : Array of int or None
+            Samples wanted, ascending; all by default.
 
         Returns
         -------
@@ -129,12 +132,14 @@ class ParquetSource:
         if not 0 <= start <= stop <= len(self._names):
             raise ValueError(f"features {start} to {stop} asked for, {self.name} has {len(self._names)}")
         names = self._names[start:stop]
-        result = np.empty((self._n_samples, len(names)), dtype=dtype)
+        wanted = ChosenRows(rows)
+        result = np.empty((wanted.count(self._n_samples), len(names)), dtype=dtype)
         if names:
             for row, columns in self._batches(names):
                 for i, name in enumerate(names):
                     values = self._numbers(columns[name], name, row)
-                    result[row : row + len(values), i] = values
+                    place, chosen = wanted.of(row, len(values))
+                    result[place, i] = values[chosen]
         return result
 
     def locate(self, i_sample: int) -> str:

@@ -10,9 +10,19 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array
+from distnewton.data.chosen import Chosen
 from distnewton.data.description import DataSource, Description
 from distnewton.data.labels import LabelMapping, regression_targets
-from distnewton.data.scaling import ColumnScaling, fit_scaling, row_factors, row_square_sums, scale_rows, value_range
+from distnewton.data.scaling import (
+    ColumnScaling,
+    ColumnStatistics,
+    fit_scaling,
+    fits_columns,
+    row_factors,
+    row_square_sums,
+    scale_rows,
+    value_range,
+)
 from distnewton.errors import DataError, MissingInputError, NumericalError
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.faults import faults
@@ -66,8 +76,10 @@ def keep_dense(description: Description) -> bool:
     return not description.sparse_format or description.n_nonzeros >= DENSE_FROM * n_values
 
 
-def read_features(grid: ProcessGrid, source: DataSource, n_samples: int, dtype: Any, *, dense: bool) -> Any:
-    """This rank's columns of all samples; none on ranks without a block in layer 1.
+def read_features(
+    grid: ProcessGrid, source: DataSource, n_samples: int, dtype: Any, rows: Chosen | None = None, *, dense: bool
+) -> Any:
+    """This rank's columns of samples; none on ranks without a block in layer 1.
 
     Parameters
     ----------
@@ -79,38 +91,41 @@ def read_features(grid: ProcessGrid, source: DataSource, n_samples: int, dtype: 
         As described.
     dtype : dtype
         float32 or float64.
+    rows : Array of int or None
+        Ascending numbers of the samples wanted; all by default.
     dense : bool
         Whether sparse formats become dense arrays.
 
     Returns
     -------
-    Array or csr_array of shape (n_samples, n_features_local)
+    Array or csr_array of shape (n_samples, n_features_local), or (len(rows), n_features_local)
 
     Notes
     -----
     Collective in its agreement on errors.
     """
     start, stop = grid.feature_range()
-    X: Any = np.zeros((n_samples, 0), dtype)
-    with grid.comm.agreeing():
+    n = n_samples if rows is None else len(rows)
+    X: Any = np.zeros((n, 0), dtype)
+    with grid.world.agreeing():
         try:
             if stop > start:
                 # what overflows here is found by check_range
                 with np.errstate(over="ignore"):
-                    X = source.read(start, stop, dtype)
+                    X = source.read(start, stop, dtype, rows)
                 X = X if isinstance(X, np.ndarray) or not dense else X.toarray()
             faults.at("data", X)
         except OSError as error:
-            where = f" on {platform.node()}" if grid.size > 1 else ""
+            where = f" on {platform.node()}" if grid.world.size > 1 else ""
             raise MissingInputError(f"{source.name}: cannot be read{where} ({error.strerror or error})") from None
-        if X.shape[0] != n_samples:
-            raise DataError(f"{source.name} changed while it was read: {X.shape[0]} samples, then {n_samples}")
+        if X.shape[0] != n:
+            raise DataError(f"{source.name} changed while it was read: {X.shape[0]} samples, then {n}")
     return X
 
 
 def apply_scaling(grid: ProcessGrid, scaling: ColumnScaling, X: Any) -> None:
-    """Scale this rank's columns in place (collective where rows are scaled: one sum of n_samples numbers)."""
-    with grid.comm.agreeing():
+    """Scale this rank's columns in place (collective where rows are scaled: one sum of a number a sample)."""
+    with grid.world.agreeing():
         scaling.apply(X)
     if scaling.scales_rows:
         # each feature group counts once, however many ranks hold it
@@ -122,10 +137,11 @@ def fit_and_apply(grid: ProcessGrid, kind: str, X: Any) -> ColumnScaling:
     """Fit a scaling to this rank's columns and apply it in place (collective)."""
     scaling = fit_scaling("none", X)
     # extremes by stacking, not by MPI's MIN and MAX, which would drop a NaN
-    ranges = grid.comm.allgather(np.array(value_range(X)))
+    ranges = grid.world.allgather(np.array(value_range(X)))
     joint = float(ranges[:, 0].min()), float(ranges[:, 1].max())
-    with grid.comm.agreeing():
-        scaling = fit_scaling(kind, X, joint)
+    statistics = ColumnStatistics(kind, X, grid.stack_replicas) if fits_columns(kind, X) else None
+    with grid.world.agreeing():
+        scaling = fit_scaling(kind, X, joint, statistics)
     # products that overflow are found by the check
     with np.errstate(over="ignore", invalid="ignore"):
         apply_scaling(grid, scaling, X)
@@ -164,9 +180,9 @@ def check_range(grid: ProcessGrid, X: Any) -> None:
         rest = part[fine]
         if rest.size:
             low, high = min(low, float(rest.min())), max(high, float(rest.max()))
-    if not grid.comm.any(found is not None):
+    if not grid.world.any(found is not None):
         return
-    views = grid.comm.allgather_json([found, min(low, 1e308), max(high, -1e308)])
+    views = grid.world.allgather_json([found, min(low, 1e308), max(high, -1e308)])
     (feature, value), rank = min((view[0], rank) for rank, view in enumerate(views) if view[0] is not None)
     _, low, high = views[rank]
     others = f"; its other values are from {low:.3g} to {high:.3g}" if low <= high else ""

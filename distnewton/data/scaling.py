@@ -15,7 +15,7 @@ over the ranks that share it, which the caller does between :func:`row_square_su
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
@@ -33,6 +33,7 @@ _COLUMN_KINDS = ("minmax", "minmax_joint", "center", "standard")
 _JOINT_KINDS = ("minmax_joint", "center")
 _ROW_KINDS = ("unit_rows", "log1p_unit_rows")
 _BLOCK_VALUES = 1 << 16
+Stack = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 @dataclass(frozen=True)
@@ -140,7 +141,53 @@ class ColumnScaling:
         )
 
 
-def fit_scaling(kind: str, X_local: Features, joint_range: tuple[float, float] | None = None) -> ColumnScaling:
+class ColumnStatistics:
+    """Extremes, mean and spread of this rank's columns, over the samples of all replicas of the grid.
+
+    Parameters
+    ----------
+    kind : str
+        Scaling that they are for.
+    X : ndarray of shape (n_samples, n_columns)
+        Own columns and samples, at least one.
+    stack : callable or None
+        Stacks a float64 array of each replica along a new first axis (collective over them); by default there is one.
+
+    Attributes
+    ----------
+    low, high, half_range, mean, deviation : ndarray of float64 of shape (n_columns,)
+        ``mean`` for ``center`` and ``standard`` only, ``deviation`` for ``standard``; else zeros.
+    """
+
+    def __init__(self, kind: str, X: NDArray[Any], stack: Stack | None = None) -> None:
+        stack = stack or (lambda array: array[None])
+        # columns that overflow are refused below, with a message
+        with np.errstate(all="ignore"):
+            extremes = stack(np.array([X.min(axis=0), X.max(axis=0)], np.float64))
+            self.low, self.high = extremes[:, 0].min(axis=0), extremes[:, 1].max(axis=0)
+            self.half_range = self.high / 2 - self.low / 2
+            self.mean = self.deviation = np.zeros(X.shape[1])
+            if kind not in ("center", "standard"):
+                return
+            counts = stack(np.array([float(len(X))]))
+            means = stack(X.mean(axis=0, dtype=np.float64))
+            self.mean = means[0] if len(means) == 1 else (counts * means).sum(axis=0) / counts.sum()
+            if kind == "standard":
+                squares = stack(_square_sums(X, self.mean, self.half_range)).sum(axis=0)
+                self.deviation = self.half_range * np.sqrt(squares / counts.sum())
+
+
+def fits_columns(kind: str, X_local: Features) -> bool:
+    """Whether a scaling needs statistics of these columns, and can have them."""
+    return kind in _COLUMN_KINDS and isinstance(X_local, np.ndarray) and min(X_local.shape) > 0
+
+
+def fit_scaling(
+    kind: str,
+    X_local: Features,
+    joint_range: tuple[float, float] | None = None,
+    statistics: ColumnStatistics | None = None,
+) -> ColumnScaling:
     """Fit a scaling to the columns of training data.
 
     Parameters
@@ -152,6 +199,8 @@ def fit_scaling(kind: str, X_local: Features, joint_range: tuple[float, float] |
     joint_range : tuple of float or None
         Smallest and largest value of all columns of all ranks, for ``minmax_joint`` and ``center``; by default of
         these columns.
+    statistics : ColumnStatistics or None
+        Of these columns; by default of these samples alone.
 
     Returns
     -------
@@ -171,18 +220,17 @@ def fit_scaling(kind: str, X_local: Features, joint_range: tuple[float, float] |
     X = _refuse_sparse(kind, X_local)
     if not len(X):
         raise DataError(f"scale = {kind} cannot be fitted: there are no samples")
-    if kind in _JOINT_KINDS:
-        lowest, highest = value_range(X) if joint_range is None else joint_range
-        low, high = np.full(X.shape[1], lowest), np.full(X.shape[1], highest)
-    else:
-        low, high = X.min(axis=0).astype(np.float64), X.max(axis=0).astype(np.float64)
-    half_range = high / 2 - low / 2
+    found = statistics or ColumnStatistics(kind, X)
     with np.errstate(all="ignore"):
+        low, half_range = found.low, found.half_range
+        if kind in _JOINT_KINDS:
+            lowest, highest = value_range(X) if joint_range is None else joint_range
+            low = np.full(X.shape[1], lowest)
+            half_range = np.full(X.shape[1], highest) / 2 - low / 2
         if kind in ("minmax", "minmax_joint"):
             offset, size = low + half_range, half_range
         else:
-            offset = X.mean(axis=0, dtype=np.float64)
-            size = half_range if kind == "center" else _deviation(X, offset, half_range)
+            offset, size = found.mean, half_range if kind == "center" else found.deviation
         factor = 1 / size
     # a range so small that its inverse overflows is that of a constant column
     factor[(half_range == 0) | np.isinf(factor)] = 0
@@ -199,15 +247,15 @@ def value_range(X_local: Features) -> tuple[float, float]:
     return (float(values.min()), float(values.max())) if values.size else (np.inf, -np.inf)
 
 
-def _deviation(
+def _square_sums(
     X: NDArray[Any], mean: NDArray[np.float64], half_range: NDArray[np.float64]
 ) -> NDArray[np.float64]:
-    """Return standard deviation, in units of the range so that squares do not overflow."""
+    """Return sums of squared deviations, in units of the range so that squares do not overflow."""
     total = np.zeros(X.shape[1])
     for block in _row_blocks(X):
         part = (block - mean) / half_range
         total += np.square(part, out=part).sum(axis=0)
-    return half_range * np.sqrt(total / len(X))
+    return total
 
 
 def _identity(kind: str, n_columns: int) -> ColumnScaling:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from distnewton.data.chosen import Chosen, ChosenRows
 from distnewton.data.description import Description
 from distnewton.data.store_format import (
     FEATURES_FILE,
@@ -137,7 +138,7 @@ class StoreSource:
             raise DataError(f"{path}: holds other labels than the store says; convert the data again")
         return labels
 
-    def read(self, start: int, stop: int, dtype: DTypeLike = "float64") -> Features:
+    def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> Features:
         """Read a range of features; of each block only what lies in it.
 
         Parameters
@@ -146,6 +147,8 @@ class StoreSource:
             Half-open range of features, counted from 0.
         dtype : dtype
             Of the values.
+        rows : Array of int or None
+            Samples wanted, ascending; all by default.
 
         Returns
         -------
@@ -156,11 +159,14 @@ class StoreSource:
             raise ValueError(f"features {start} to {stop} asked for, {self.name} has {self._n_kept}")
         with self._opened() as file:
             if self.manifest.sparse:
-                return self._read_sparse(file, start, stop, np.dtype(dtype))
-            result = np.empty((self.manifest.n_samples, stop - start), dtype=dtype)
+                return self._read_sparse(file, start, stop, np.dtype(dtype), ChosenRows(rows))
+            wanted = ChosenRows(rows)
+            result = np.empty((wanted.count(self.manifest.n_samples), stop - start), dtype=dtype)
             for row, column, part in self._dense_parts(file, start, stop):
                 at = column - start
-                target = result[row : row + part.shape[1], at : at + len(part)]
+                place, chosen = wanted.of(row, part.shape[1])
+                part = part[:, chosen]
+                target = result[place, at : at + len(part)]
                 # a strip at a time: rows of the result and columns of the block stay in the cache together
                 for i in range(0, part.shape[1], _STRIP):
                     target[i : i + _STRIP] = part[:, i : i + _STRIP].T
@@ -260,7 +266,9 @@ class StoreSource:
             raise DataError(f"{self.path / FEATURES_FILE}: was damaged near byte {begin}; convert the data again")
         return np.array(columns[i:j]), starts - first, first, last
 
-    def _read_sparse(self, file: BinaryIO, start: int, stop: int, dtype: np.dtype[Any]) -> sparse.csr_array:
+    def _read_sparse(
+        self, file: BinaryIO, start: int, stop: int, dtype: np.dtype[Any], wanted: ChosenRows
+    ) -> sparse.csr_array:
         """Join what the blocks hold in a range of columns to rows."""
         from scipy import sparse
 
@@ -268,11 +276,11 @@ class StoreSource:
         found = [self._ranges(file, block, start, stop) for block in blocks]
         n_values = sum(last - first for _, _, first, last in found)
         index_type = np.int32 if max(n_values, stop - start) <= _MAX_INT32 else np.int64
-        pointers = np.zeros(self.manifest.n_samples + 1, index_type)
+        n_samples = wanted.count(self.manifest.n_samples)
+        pointers = np.zeros(n_samples + 1, index_type)
         indices, values = np.empty(n_values, index_type), np.empty(n_values, dtype)
         at = 0
         for block, (columns, starts, first, last) in zip(blocks, found, strict=True):
-            end = at + last - first
             offset = block.offset + 4 * (2 * block.n_columns + 1)
             data = self._numbers(file, offset + first * ITEMSIZES[block.dtype], block.dtype, last - first)
             offset += block.n_values * ITEMSIZES[block.dtype]
@@ -284,10 +292,15 @@ class StoreSource:
             by_column.data, by_column.indices = data.astype(dtype, copy=False), rows.astype(np.int32)
             by_column.indptr = starts.astype(np.int32)
             turned = by_column.tocsr()
-            pointers[block.first_row + 1 : block.first_row + block.n_rows + 1] = at + turned.indptr[1:]
+            place, chosen = wanted.of(block.first_row, block.n_rows)
+            turned = turned if isinstance(chosen, slice) else turned[chosen]
+            end = at + turned.nnz
+            pointers[place.start + 1 : place.stop + 1] = at + turned.indptr[1:]
             np.take(columns.astype(index_type) - start, turned.indices, out=indices[at:end], mode="clip")
             values[at:end] = turned.data
             at = end
-        matrix = sparse.csr_array((values, indices, pointers), shape=(self.manifest.n_samples, stop - start))
+        if at < n_values:
+            values, indices = values[:at].copy(), indices[:at].copy()
+        matrix = sparse.csr_array((values, indices, pointers), shape=(n_samples, stop - start))
         matrix.has_canonical_format = True  # by columns, which ascend; spares scipy a scan of all indices
         return matrix

@@ -13,6 +13,7 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from distnewton.data.chosen import Chosen, ChosenRows
 from distnewton.data.streams import BLOCK_BYTES, ByteStream, is_compressed, open_stream
 from distnewton.errors import DataError
 
@@ -109,7 +110,9 @@ class StoredArray:
             )
         return np.memmap(path, dtype=self.dtype, mode="r", offset=self.offset, shape=shape)
 
-    def read_columns(self, columns: NDArray[np.int64], dtype: DTypeLike) -> NDArray[Any]:
+    def read_columns(
+        self, columns: NDArray[np.int64], dtype: DTypeLike, rows: Chosen | None = None
+    ) -> NDArray[Any]:
         """Return some columns of all samples.
 
         Parameters
@@ -118,15 +121,19 @@ class StoredArray:
             Which, ascending.
         dtype : dtype
             Of the result.
+        rows : Array of int or None
+            Samples wanted, ascending; all by default.
 
         Returns
         -------
         ndarray of shape (n_samples, n_columns_wanted)
         """
-        result = np.empty((self.table_shape[0], len(columns)), dtype=dtype)
+        wanted = ChosenRows(rows)
+        result = np.empty((wanted.count(self.table_shape[0]), len(columns)), dtype=dtype)
         for i_row, i_column, part in self.blocks():
             first, last = np.searchsorted(columns, [i_column, i_column + part.shape[1]])
-            result[i_row : i_row + len(part), first:last] = part[:, columns[first:last] - i_column]
+            place, chosen = wanted.of(i_row, len(part))
+            result[place, first:last] = part[chosen][:, columns[first:last] - i_column]
         return result
 
 

@@ -54,6 +54,8 @@ class Direction(Protocol):
     ----------
     stops_early : bool
         Whether ranks solve apart from each other, so that early termination applies.
+    apart : bool
+        Whether each replica of the grid finds a direction of its own, with its own samples.
     curvature : str
         What it reads of the curvature sample: ``none`` (the gradient only), ``cotangents`` (of single outputs or of
         the loss), ``jacobian`` (of all outputs, or of a sketch), ``roots`` (the same with B = I).
@@ -63,6 +65,7 @@ class Direction(Protocol):
     """
 
     stops_early: bool
+    apart: bool
     curvature: Curvature
     averages_gradient: bool
 
@@ -83,6 +86,16 @@ class Direction(Protocol):
         """
         ...
 
+    def take_mean(self, direction: Array) -> None:
+        """Learn the mean over replicas of what :meth:`solve` has returned, where each found a direction of its own.
+
+        Parameters
+        ----------
+        direction : Array of shape (n_params_local,)
+            The step's direction.
+        """
+        ...
+
     def state(self) -> State:
         """What it carries from one call to the next; no copies are made."""
         ...
@@ -98,6 +111,15 @@ class Direction(Protocol):
             This rank's blocks.
         """
         ...
+
+
+class Together:
+    """What directions have in common of which all replicas of the grid find the same."""
+
+    apart = False
+
+    def take_mean(self, direction: Array) -> None:
+        """Nothing to learn: the direction is everyone's."""
 
 
 class Stateless:

@@ -1,6 +1,9 @@
 r"""The direction of [DNM]: every rank solves with its own diagonal block, without communication.
 
 .. math:: (G_{pp} + \lambda I)\, d_p = -g_p
+
+Of replicas of the grid each solves with its own share of the subsample, still without communication; the step takes the
+mean of their directions.
 """
 
 from __future__ import annotations
@@ -34,7 +37,7 @@ class BlockDiagonal:
         Of CG.
     """
 
-    stops_early = True
+    stops_early = apart = True
     curvature: Curvature = "jacobian"
     averages_gradient = False
 
@@ -68,6 +71,11 @@ class BlockDiagonal:
             self._last = direction
         residual = max((cg.relative_residual for cg in solvers), default=0.0)
         return DirectionResult(direction, n_steps, finished, residual)
+
+    def take_mean(self, direction: Array) -> None:
+        """Start the next CG from the mean of what the replicas have found."""
+        if self._options.warm_start:
+            self._last = direction
 
     def state(self) -> State:
         """The last solution, with a warm start, and the preconditioner."""

@@ -6,12 +6,17 @@ with J the Jacobian's rows times roots of B, of N = |S| n_out rows (|S| k with a
 a sum over blocks of Hadamard products of Gram matrices (of the inputs, plus 1 for the bias, and of D), so over ranks
 one sum of N^2 + N numbers, with J g riding along. What [EGN] (arXiv 2405.14402) does with an explicit J; the form here
 holds for any gradient, also one of more samples than S and with weight decay.
+
+Of replicas of the grid each makes the rows of J J^T of its own samples, for which it needs the others' inputs and
+factors; the rows are then gathered, so that all solve the same system. ``block_dual`` solves with each replica's own
+samples, and the step takes the mean.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 
@@ -21,6 +26,8 @@ from distnewton.curvature.linearization import Linearization
 from distnewton.directions.base import Curvature, DirectionResult, Stateless, relative
 from distnewton.errors import ConfigError, NumericalError
 from distnewton.network.layers import sample_gradients
+from distnewton.parallel.grid import ProcessGrid
+from distnewton.parallel.replicas import SampleShare
 from distnewton.parallel.termination import EarlyTermination
 
 _CHUNK_SIZE = 1 << 22
@@ -81,9 +88,13 @@ class Dual(Stateless):
 
     def __init__(self, *, local: bool, blocks: str = "rank") -> None:
         self._local, self._by_layer = local, local and blocks == "layer"
+        self.apart = local
+
+    def take_mean(self, direction: Array) -> None:
+        """Nothing to learn: no solution is carried on."""
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
-        """Form J J^T, factorise it on every rank, and go back to the variables; at most one sum over all ranks."""
+        """Form J J^T, factorise it on every rank, and go back to the variables; at most one sum over a replica."""
         if not problem.shift > 0.0:
             raise NumericalError(
                 "the dual direction needs method.damping > 0 or a finite method.C: without either the matrix is "
@@ -96,20 +107,75 @@ class Dual(Stateless):
         for layers in [[m] for m in jacobian.layers] if self._by_layer else [jacobian.layers]:
             if self._local and not any(problem.layout.blocks[m].n_params for m in layers):
                 continue
-            K, Jg = sample_space_system(jacobian, problem.gradient, layers)
-            if not self._local:
-                message = problem.grid.sum_all(np.concatenate([K.ravel(), Jg]))
-                K, Jg = message[: K.size].reshape(K.shape), message[K.size :]
-            K.flat[:: len(K) + 1] += problem.shift * problem.n_samples
+            K, Jg = self._system(problem, layers)
+            n_samples = problem.sample.share.n_own if self._local else problem.n_samples
+            K.flat[:: len(K) + 1] += problem.shift * n_samples
             y = problem.backend.solve(K, Jg)
             residual = max(residual, relative(float(np.linalg.norm(K @ y - Jg)), float(np.linalg.norm(Jg))))
             correction = problem.backend.zeros(problem.layout.n_params)
-            direction += jacobian.rmatvec(y.reshape(jacobian.n_samples, -1), correction, layers)
+            rows = y.reshape(n_samples, -1)
+            own = rows if self._local else rows[problem.sample.share.own]
+            jacobian.rmatvec(np.ascontiguousarray(own), correction, layers)
+            direction += correction if self._local else problem.grid.sum_over_replicas(correction)
         direction /= problem.shift
         return DirectionResult(direction, 0, True, residual)
 
 
-def sample_space_system(jacobian: Jacobian, gradient: Array, layers: Iterable[int]) -> tuple[Array, Array]:
+    def _system(self, problem: Linearization, layers: list[int]) -> tuple[Array, Array]:
+        """J J^T and J g: of own samples and blocks, or of all."""
+        jacobian, grid, share = problem.jacobian, problem.grid, problem.sample.share
+        apart = self._local or grid.n_replicas == 1
+        K, Jg = sample_space_system(jacobian, problem.gradient, layers, None if apart else SamplesOfAll(grid, share))
+        if self._local:
+            return K, Jg
+        message = grid.sum_all(np.concatenate([K.ravel(), Jg]))
+        K, Jg = message[: K.size].reshape(K.shape), message[K.size :]
+        if grid.n_replicas == 1:
+            return K, Jg
+        k = jacobian.n_out
+        whole = grid.gather_samples(np.concatenate([K, Jg[:, None]], axis=1).reshape(share.n_own, k, -1), share)
+        whole = whole.reshape(share.n_samples * k, -1)
+        return np.ascontiguousarray(whole[:, :-1]), np.ascontiguousarray(whole[:, -1])
+
+
+class SamplesOfAll:
+    """What replicas hold of all samples, from what each holds of its own.
+
+    Parameters
+    ----------
+    grid : ProcessGrid
+        The ranks.
+    share : SampleShare
+        Which samples are this replica's.
+    """
+
+    def __init__(self, grid: ProcessGrid, share: SampleShare) -> None:
+        self._grid, self._share = grid, share
+        self.n_samples = share.n_samples
+
+    def rows(self, array: Any, k: int = 1) -> Any:
+        """Rows of all samples, from k of each own sample; dense or sparse (collective over the replicas)."""
+        if not isinstance(array, np.ndarray):
+            return self._sparse_rows(array)
+        by_sample = array.reshape(self._share.n_own, k * array.shape[1])
+        return self._grid.gather_samples(by_sample, self._share).reshape(self.n_samples * k, array.shape[1])
+
+    def _sparse_rows(self, X: Any) -> Any:
+        lengths = self._grid.gather_samples(np.diff(X.indptr).astype(np.int64), self._share)
+        starts = np.concatenate([[0], np.cumsum(lengths)])
+        # where the values of own samples lie among those of all
+        own = np.repeat(starts[:-1][self._share.own], np.diff(X.indptr))
+        own += np.arange(len(own)) - np.repeat(X.indptr[:-1], np.diff(X.indptr))
+        values, columns = np.zeros(starts[-1], X.dtype), np.zeros(starts[-1], np.int64)
+        values[own], columns[own] = X.data, X.indices
+        self._grid.sum_over_replicas(values)
+        self._grid.sum_over_replicas(columns)
+        return type(X)((values, columns, starts), shape=(self.n_samples, X.shape[1]))
+
+
+def sample_space_system(
+    jacobian: Jacobian, gradient: Array, layers: Iterable[int], every: SamplesOfAll | None = None
+) -> tuple[Array, Array]:
     """This rank's part of J J^T and J g, from the Gram matrices of its blocks.
 
     Parameters
@@ -120,43 +186,52 @@ def sample_space_system(jacobian: Jacobian, gradient: Array, layers: Iterable[in
         g.
     layers : iterable of int
         Own layers that take part.
+    every : SamplesOfAll or None
+        Gives the samples of all replicas, whose products with the own ones are the rows of J J^T; by default the own
+        samples are all.
 
     Returns
     -------
-    Array of shape (n k, n k)
+    Array of shape (n_own k, n k)
         Sum over dense blocks of (Z Z^T + [bias]) * (D D^T), the first repeated over the rows of a sample, and over
         convolutions of products of explicit columns.
-    Array of shape (n k,)
+    Array of shape (n_own k,)
         J g.
+
+    Notes
+    -----
+    Collective over the replicas, where there are several.
     """
     n, k = jacobian.n_samples, jacobian.n_out
     layers = list(layers)
-    K = jacobian.backend.zeros(n * k, n * k)
+    K = jacobian.backend.zeros(n * k, (every.n_samples if every else n) * k)
     for m in layers:
         block = jacobian.layout.blocks[m]
         if not block.n_params:
             continue
         part = jacobian.parts[m]
         if part.layer.shape.kernel is None:
-            _add_gram(K, part, n, k, owns_bias=block.owns_bias)
+            _add_gram(K, part, k, every, owns_bias=block.owns_bias)
         else:
             for columns in explicit_columns(part, jacobian.backend, k, block.shape[1], owns_bias=block.owns_bias):
-                K += columns @ columns.T
+                K += columns @ (every.rows(columns, k) if every else columns).T
     return K, jacobian.matvec(gradient, layers).ravel()
 
 
-def _add_gram(K: Array, part: JacobianPart, n: int, k: int, *, owns_bias: bool) -> None:
+def _add_gram(K: Array, part: JacobianPart, k: int, every: SamplesOfAll | None, *, owns_bias: bool) -> None:
     """Add J J^T of a dense block: a Hadamard product of two Gram matrices."""
     Z = part.inputs
-    gram = Z @ Z.T
+    n_own, n = Z.shape[0], K.shape[1] // k
+    gram = Z @ (every.rows(Z) if every else Z).T
     gram = gram if isinstance(gram, np.ndarray) else gram.toarray()
     if owns_bias:
         gram = gram + 1
-    D = np.ascontiguousarray(part.factor.dense().reshape(n * k, -1))
+    D = np.ascontiguousarray(part.factor.dense().reshape(n_own * k, -1))
+    D_of_all = every.rows(D, k) if every else D
     n_rows = max(1, _CHUNK_SIZE // max(1, n * k * k))
-    for start in range(0, n, n_rows):
-        stop = min(start + n_rows, n)
-        products = (D[start * k : stop * k] @ D.T).reshape(stop - start, k, n, k)
+    for start in range(0, n_own, n_rows):
+        stop = min(start + n_rows, n_own)
+        products = (D[start * k : stop * k] @ D_of_all.T).reshape(stop - start, k, n, k)
         products *= gram[start:stop, None, :, None]
         K[start * k : stop * k] += products.reshape(-1, n * k)
 

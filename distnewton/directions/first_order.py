@@ -7,12 +7,12 @@ import numpy as np
 from distnewton.backend import Array
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.base import Curvature, DirectionResult, Stateless
+from distnewton.directions.base import Curvature, DirectionResult, Stateless, Together
 from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.termination import EarlyTermination
 
 
-class SteepestDescent(Stateless):
+class SteepestDescent(Stateless, Together):
     """d = -g; momentum is the step rule's."""
 
     stops_early = False
@@ -24,7 +24,7 @@ class SteepestDescent(Stateless):
         return DirectionResult(-problem.gradient)
 
 
-class Adam:
+class Adam(Together):
     r"""Adam (arXiv 1412.6980, algorithm 1), with the bias corrections of the step count.
 
     .. math:: m = \beta_1 m + (1 - \beta_1) g, \quad v = \beta_2 v + (1 - \beta_2) g^2, \quad

@@ -9,6 +9,8 @@ once, which is optimal short of s-step methods. Preconditioners are block-diagon
 Where the Jacobian does not fit, as with images, its products can be recomputed: J z by a forward pass (the
 R-operator) and
 J^T u by a backward pass, with the messages of both.
+
+Of replicas of the grid each multiplies with its samples; their products are summed, so that the matrix is the same.
 """
 
 from __future__ import annotations
@@ -25,6 +27,7 @@ from distnewton.directions.base import (
     Curvature,
     DirectionOptions,
     DirectionResult,
+    Together,
     restore_cg_state,
     state_of_cg,
 )
@@ -35,7 +38,7 @@ from distnewton.preconditioners.base import Preconditioner
 from distnewton.solvers.conjugate_gradient import Progress, check_curvature, rounding_floor
 
 
-class GaussNewton:
+class GaussNewton(Together):
     """CG on the full system; the same trajectory on every grid.
 
     Parameters
@@ -107,7 +110,7 @@ class GaussNewton:
         x = self._options.warm_start * self._last
         r = b - _product(problem, x, x).Az
         dot = problem.backend.dot
-        xr, xb, bb = problem.grid.comm.sum_scalars(dot(x, r), dot(x, b), dot(b, b))
+        xr, xb, bb = problem.grid.sum_of_variables(dot(x, r), dot(x, b), dot(b, b))
         return x, r, -0.5 * (xr + xb), bb
 
     def _precondition(self, r: Array) -> Array:
@@ -125,15 +128,24 @@ class _Product:
 
 
 def _product(problem: Linearization, r: Array, z: Array) -> _Product:
-    """One Gauss-Newton product with one sum over all ranks."""
+    """One Gauss-Newton product with one sum over the ranks of a replica, and over replicas one of a rank's variables."""
     sample, dot = problem.sample, problem.backend.dot
     rr = dot(r, r)
     scalars = [rr, rr, rr] if z is r else [rr, dot(r, z), dot(z, z)]
     Jz, sums = sample.product(z, scalars)
-    rr, rz, zz = (float(value) for value in sums)
     U = problem.loss_hessian.matvec(Jz)
     U /= problem.n_samples
-    curvature = float(np.vdot(Jz, U)) + problem.shift * zz
+    zGz, rr, rz, zz = _numbers(problem, float(np.vdot(Jz, U)), sums)
+    curvature = zGz + problem.shift * zz
     product = sample.transposed_product(problem.backend.asarray(U))
     product += problem.shift * z
     return _Product(product, rr, rz, curvature)
+
+
+def _numbers(problem: Linearization, of_samples: float, of_variables: Array) -> list[float]:
+    """z^T G z over the samples of all replicas, and the inner products, which the first replica knows for all."""
+    numbers = np.array([of_samples, *of_variables])
+    if problem.grid.n_replicas > 1:
+        numbers[1:] *= problem.grid.replica == 0
+        problem.grid.sum_of_samples(numbers)
+    return [float(number) for number in numbers]

@@ -17,7 +17,7 @@ from distnewton.backend import Array
 from distnewton.checkpoint.state import State
 from distnewton.curvature.grouped import ParameterGroups
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.base import Curvature, Direction, DirectionResult
+from distnewton.directions.base import Curvature, Direction, DirectionResult, Together
 from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.termination import EarlyTermination
 from distnewton.solvers.anisotropic import step_sizes
@@ -51,7 +51,7 @@ class GroupOptions:
     negative: bool = False
 
 
-class GroupedNewton:
+class GroupedNewton(Together):
     """A proposal scaled by group; where no step sizes are found, the last ones stay.
 
     Parameters
@@ -85,6 +85,9 @@ class GroupedNewton:
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
         """Ask for the proposal, renew the step sizes where it is time, and scale; no step before any are found."""
         found = self._proposal.solve(problem, termination)
+        if self._proposal.apart and problem.grid.n_replicas > 1:
+            found = replace(found, direction=problem.grid.mean_over_replicas(found.direction))
+            self._proposal.take_mean(found.direction)
         if self._groups is None:
             self._groups = ParameterGroups(self._options.groups, problem.grid.partition, problem.grid.rank)
         note = ""
@@ -116,10 +119,10 @@ class GroupedNewton:
         summary = problem.sample.summarise(-direction, groups, problem.regularization)
         eta = step_sizes(summary.hessian, summary.gradient, summary.third, self._options.internal_damping)
         message = np.zeros(1 + groups.n_groups)
-        if problem.grid.rank == 0 and eta is not None:
+        if problem.grid.world.rank == 0 and eta is not None:
             message[0], message[1:] = 1.0, eta
         # processors of different kinds round differently, even whether there is a solution: rank 0's are everyone's
-        problem.grid.sum_all(message)
+        problem.grid.world.sum_inplace(message)
         if not message[0]:
             return NO_STEP_SIZES
         if self._average is None:

@@ -75,7 +75,7 @@ def first_finding(
     Collective: one gather of short texts.
     """
     found = next(_findings(network, params, X, activations, factors or {}, vectors or {}), None)
-    views = network.grid.comm.allgather_json(None if found is None else asdict(found))
+    views = network.grid.world.allgather_json(None if found is None else asdict(found))
     known = [(view["stage"], view["layer"], rank, view) for rank, view in enumerate(views) if view is not None]
     if not known:
         return ""

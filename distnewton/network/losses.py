@@ -19,6 +19,7 @@ from typing import Protocol
 import numpy as np
 
 from distnewton.backend import Array
+from distnewton.parallel.replicas import Draws
 
 
 class LossHessian(Protocol):
@@ -38,7 +39,7 @@ class LossHessian(Protocol):
         """
         ...
 
-    def roots(self, n_roots: int, generator: np.random.Generator | None) -> Array:
+    def roots(self, n_roots: int, generator: Draws | None) -> Array:
         r"""Cotangents c_1 .. c_k of each sample with B = sum_a c_a c_a^T, exactly or in expectation.
 
         ==============  ==============================================  =======================================
@@ -53,7 +54,7 @@ class LossHessian(Protocol):
         ----------
         n_roots : int
             k, for random ones.
-        generator : numpy.random.Generator or None
+        generator : Draws or None
             The same state on all ranks; None asks for the exact roots.
 
         Returns
@@ -125,7 +126,7 @@ class ScaledIdentity:
         """Multiply B of each sample onto a vector of outputs."""
         return self._factor * V
 
-    def roots(self, n_roots: int, generator: np.random.Generator | None) -> Array:
+    def roots(self, n_roots: int, generator: Draws | None) -> Array:
         """Cotangents whose squares add up to B, of shape (n, k, n_out)."""
         n, n_out = self._shape
         if generator is None:
@@ -145,7 +146,7 @@ class SoftmaxHessian:
         weighted -= self._p * weighted.sum(axis=1, keepdims=True)
         return weighted
 
-    def roots(self, n_roots: int, generator: np.random.Generator | None) -> Array:
+    def roots(self, n_roots: int, generator: Draws | None) -> Array:
         """Cotangents whose squares add up to B, of shape (n, k, n_out)."""
         n, n_out = self._p.shape
         if generator is None:
@@ -173,7 +174,7 @@ class Diagonal:
         """Multiply B of each sample onto a vector of outputs."""
         return self._diagonal * V
 
-    def roots(self, n_roots: int, generator: np.random.Generator | None) -> Array:
+    def roots(self, n_roots: int, generator: Draws | None) -> Array:
         """Cotangents whose squares add up to B, of shape (n, k, n_out)."""
         root: Array = np.sqrt(self._diagonal)
         n, n_out = root.shape
@@ -184,7 +185,7 @@ class Diagonal:
         return made
 
 
-def random_signs(generator: np.random.Generator, *shape: int) -> Array:
+def random_signs(generator: Draws, *shape: int) -> Array:
     """Random signs."""
     signs: Array = 2.0 * generator.integers(2, size=shape) - 1.0
     return signs

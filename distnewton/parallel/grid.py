@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from types import TracebackType
 
+import numpy as np
+
 from distnewton.parallel.collectives import Array, Communicator
 from distnewton.parallel.partition import Block, Partition, check_rank_count
+from distnewton.parallel.replicas import SampleShare, ranks_of_a_grid
 
 
 class ProcessGrid:
@@ -14,9 +17,12 @@ class ProcessGrid:
     Parameters
     ----------
     comm : Communicator
-        All ranks of the grid; duplicated, and freed with the grid.
+        All ranks; duplicated, and freed with the grid.
     partition : Partition
-        Who owns what; must ask for exactly ``comm.size`` ranks.
+        Who owns what; must ask for exactly ``comm.size / n_replicas`` ranks.
+    n_replicas : int
+        Copies of the grid, each with its share of the samples: rank r is rank r mod n of replica r // n, where n counts
+        the ranks of a copy. Ranks of a copy are neighbours, since they talk most.
 
     Raises
     ------
@@ -25,6 +31,12 @@ class ProcessGrid:
 
     Attributes
     ----------
+    world : Communicator
+        All ranks of all replicas.
+    comm : Communicator
+        The ranks of this replica; ``rank`` and ``size`` are its.
+    n_replicas, replica : int
+        How many there are, and which is this rank's.
     blocks : dict of int to Block
         This rank's block by layer; layers in which it owns none are absent.
 
@@ -34,11 +46,16 @@ class ProcessGrid:
     a x b grid there are only a row and a column communicator.
     """
 
-    def __init__(self, comm: Communicator, partition: Partition) -> None:
-        check_rank_count(partition, comm.size)
+    def __init__(self, comm: Communicator, partition: Partition, n_replicas: int = 1) -> None:
+        n = ranks_of_a_grid(comm.size, n_replicas)
+        check_rank_count(partition, n, n_replicas)
         self.partition = partition
-        self.comm = comm.duplicate()
-        self.rank, self.size = comm.rank, comm.size
+        self.world = comm.duplicate()
+        self.n_replicas, self.replica = n_replicas, comm.rank // n
+        first = self.replica * n
+        self.comm = self.world if n_replicas == 1 else self.world.subgroup(range(first, first + n))
+        self._alike = self.world.subgroup(range(comm.rank % n, comm.size, n)) if n_replicas > 1 else None
+        self.rank, self.size = self.comm.rank, self.comm.size
         self.ledger = comm.ledger
         self.blocks: dict[int, Block] = {block.layer: block for block in partition.blocks(self.rank)}
         self._by_ranks: dict[tuple[int, ...], Communicator] = {}
@@ -87,6 +104,86 @@ class ProcessGrid:
         """Sum an array over all ranks, in place: the output boundary."""
         return self.comm.sum_inplace(array)
 
+    def sum_over_replicas(self, array: Array) -> Array:
+        """Sum an array of this rank's own variables over the replicas, in place; nothing with one replica.
+
+        Parameters
+        ----------
+        array : Array
+            What this replica's samples make of the variables, or of what a rank holds of them.
+
+        Returns
+        -------
+        Array
+        """
+        return array if self._alike is None else self._alike.sum_inplace(array)
+
+    def mean_over_replicas(self, array: Array) -> Array:
+        """Mean of an array of this rank's own variables over the replicas; a new array."""
+        mean = self.sum_over_replicas(array.copy())
+        mean /= self.n_replicas
+        return mean
+
+    def sum_of_variables(self, *values: float) -> list[float]:
+        """Sum numbers that each rank has of its own variables, which are the same in all replicas.
+
+        Parameters
+        ----------
+        *values : float
+            Dot products, say.
+
+        Returns
+        -------
+        list of float
+            Bitwise the same on all ranks of all replicas.
+        """
+        return self.world.sum_scalars(*(value if self.replica == 0 else 0.0 for value in values))
+
+    def sum_of_samples(self, array: Array) -> Array:
+        """Sum over the replicas what all ranks of one have alike of their samples, in place.
+
+        Parameters
+        ----------
+        array : Array of float64
+            A few numbers. Of each replica its first rank's count, so that processors that round differently cannot
+            disagree.
+
+        Returns
+        -------
+        Array
+            Bitwise the same on all ranks of all replicas.
+        """
+        if self.rank:
+            array[...] = 0
+        return self.world.sum_inplace(array)
+
+    def gather_samples(self, array: Array, share: SampleShare) -> Array:
+        """Rows of all samples from those of each replica.
+
+        Parameters
+        ----------
+        array : Array of shape (n_own, ...)
+            This replica's rows.
+        share : SampleShare
+            Whose they are.
+
+        Returns
+        -------
+        Array of shape (n_samples, ...)
+            In the order of all samples; the array itself with one replica.
+        """
+        if self._alike is None:
+            return array
+        whole = np.zeros((share.n_samples, *array.shape[1:]), array.dtype)
+        whole[share.own] = array
+        return self._alike.sum_inplace(whole)
+
+    def stack_replicas(self, array: Array) -> Array:
+        """A small float64 array of each replica, stacked along a new first axis."""
+        if self._alike is None:
+            return array[None]
+        return self._alike.allgather(array.ravel()).reshape(self.n_replicas, *array.shape)
+
     def feature_range(self) -> tuple[int, int]:
         """Half-open range of the features this rank holds; empty without a block in layer 1."""
         block, size = self.blocks.get(1), self.partition.features_per_unit
@@ -102,7 +199,10 @@ class ProcessGrid:
         for ranks, comm in self._by_ranks.items():
             if len(ranks) < self.size:
                 comm.free()
-        self.comm.free()
+        if self._alike is not None:
+            self._alike.free()
+            self.comm.free()
+        self.world.free()
 
     def __enter__(self) -> ProcessGrid:
         return self

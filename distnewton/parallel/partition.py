@@ -247,7 +247,7 @@ def regular_splits(n_ranks: int, n_layers: int) -> list[tuple[int, ...]]:
     ]
 
 
-def check_rank_count(partition: Partition, n_ranks: int) -> None:
+def check_rank_count(partition: Partition, n_ranks: int, n_replicas: int = 1) -> None:
     """Refuse splits that do not use exactly the ranks there are.
 
     Parameters
@@ -255,7 +255,9 @@ def check_rank_count(partition: Partition, n_ranks: int) -> None:
     partition : Partition
         The split of the network.
     n_ranks : int
-        Number of ranks that were started.
+        Number of ranks that were started, of one replica of the grid.
+    n_replicas : int
+        Replicas that they belong to, for the message.
 
     Raises
     ------
@@ -264,10 +266,11 @@ def check_rank_count(partition: Partition, n_ranks: int) -> None:
     """
     if partition.n_ranks == n_ranks:
         return
+    each = f" for each of {n_replicas} replicas" if n_replicas > 1 else ""
     valid = ", ".join("-".join(map(str, s)) for s in regular_splits(n_ranks, partition.n_layers))
     raise ConfigError(
         f"partition.splits = {list(partition.splits)} needs {partition.n_ranks} ranks "
-        f"(the largest product of neighbours), but {n_ranks} were started. "
+        f"(the largest product of neighbours), but {n_ranks} were started{each}. "
         f"Splits that fit {n_ranks} ranks are, for example: {valid}; or use splits = \"auto\"",
         agreed=True,
     )

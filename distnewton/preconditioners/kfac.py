@@ -22,7 +22,7 @@ from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
 from distnewton.network.layout import ParameterLayout
 from distnewton.preconditioners.base import FactorOptions, Preconditioner
-from distnewton.preconditioners.moments import apply_left, blend, inverted, second_moments, shifted
+from distnewton.preconditioners.moments import apply_left, blend, inverted, is_wide, second_moments, shifted
 
 
 class KroneckerFactors(Preconditioner):
@@ -97,8 +97,12 @@ def _factors(problem: Linearization, m: int, delta: Array) -> tuple[Array, Array
         A = moments if A is None else A + moments
         D += rows.T @ rows
     if A is None:
-        raise RuntimeError("a curvature sample has at least one sample")
+        # a replica of the grid may have none of a mini-batch's samples
+        n = problem.layout.blocks[m].shape[0]
+        A = backend.zeros(n + owns_bias) if is_wide(n) else backend.zeros(n + owns_bias, n + owns_bias)
+    problem.sum_samples(A)
     A /= problem.n_samples
+    problem.sum_samples(D)
     D /= problem.n_samples * problem.sample.shape(m).n_linear
     return A, D
 

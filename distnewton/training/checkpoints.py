@@ -100,7 +100,7 @@ class CheckpointKeeper:
         self, settings: KeeperSettings, network: PartitionedNetwork, trainer: Trainer, clock: Clock | None
     ) -> None:
         self._settings, self._network, self._trainer, self._clock = settings, network, trainer, clock
-        self._comm = network.grid.comm
+        self._comm = network.grid.world
         self._run, self._sequence = "", 0
         self._sync: list[Callable[[], None]] = []
         self._last: IterationRecord | None = None

@@ -15,6 +15,7 @@ import numpy as np
 
 from distnewton.backend import Array
 from distnewton.curvature.linearization import Linearization
+from distnewton.parallel.grid import ProcessGrid
 
 _NEARLY_PARALLEL = 1e-10
 """Relative determinant below which the two directions count as one."""
@@ -68,7 +69,8 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
 
     Notes
     -----
-    Collective: :meth:`CurvatureSample.products`, and a sum of k^2 numbers in float64.
+    Collective: :meth:`CurvatureSample.products`, and a sum over all ranks of k^2 numbers in float64, with replicas of
+    2 k + k^2 more.
     """
     k = len(directions)
     dot = problem.backend.dot
@@ -76,11 +78,10 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
     local_dots += [dot(params, d) for d in directions]
     local_dots += [dot(directions[a], directions[b]) for a in range(k) for b in range(k)]
     Jd, scalars, hessian = problem.sample.products(directions, local_dots)
-    slopes, params_dots, gram = scalars[:k], scalars[k : 2 * k], scalars[2 * k :].reshape(k, k)
     BJd = [hessian.matvec(q) for q in Jd]
     products = np.array([[np.vdot(p, q) for q in BJd] for p in Jd]) / problem.n_samples
-    # the step hangs on these few numbers: processors of different kinds round differently, so one rank's are everyone's
-    products = problem.grid.sum_all(products if problem.grid.rank == 0 else 0 * products)
+    products, scalars = _summed(problem.grid, products, scalars)
+    slopes, params_dots, gram = scalars[:k], scalars[k : 2 * k], scalars[2 * k :].reshape(k, k)
     G = products + problem.regularization * gram
     betas = minimise(G + problem.damping * gram, slopes) if scale else np.eye(k)[0]
     direction = float(betas[0]) * directions[0]
@@ -94,6 +95,32 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
         squared_norm=float(betas @ gram @ betas),
         params_dot=float(betas @ params_dots),
     )
+
+
+def _summed(grid: ProcessGrid, products: Array, scalars: Array) -> tuple[Array, Array]:
+    """Numbers of samples summed over the replicas, and numbers of variables, of which each replica has the sums.
+
+    The step hangs on these few numbers: processors of different kinds round differently, so one rank's are everyone's.
+
+    Parameters
+    ----------
+    grid : ProcessGrid
+        The ranks.
+    products : Array of shape (k, k)
+        Of this replica's samples.
+    scalars : Array
+        Sums over the ranks of this replica.
+
+    Returns
+    -------
+    tuple of Array
+        The same on all ranks.
+    """
+    if grid.n_replicas == 1:
+        return grid.sum_of_samples(products), scalars
+    mine = scalars if grid.replica == 0 else 0 * scalars
+    message = grid.sum_of_samples(np.concatenate([products.ravel(), mine]))
+    return message[: products.size].reshape(products.shape), message[products.size :]
 
 
 def minimise(A: Array, slopes: Array) -> Array:

@@ -53,21 +53,23 @@ class PlannedRun:
     dense: bool
 
     def parts(self, partition: Partition, rank: int) -> dict[str, float]:
-        """Bytes that a rank of a partition would hold, by part."""
+        """Bytes that a rank of a grid would hold, by part."""
         config, itemsize = self.config, np.dtype(self.config.run.dtype).itemsize
+        R = config.partition.replicas
         n_samples, memory = config.data.n_train or self.train.n_samples, config.run.memory_mb * 2**20
         nonzeros = None if self.dense else self.train.n_nonzeros / self.train.n_samples
         shares = [Share(self.shape, partition, r) for r in range(partition.n_ranks)]
         worst: dict[str, float] = {}
         for options in (*config.method.schedule, config.method):
-            n, n_rows = curvature_rows(options, self.shape, partition, n_samples, itemsize, memory)
-            problem = Problem(self.shape, n_samples, n, n_rows, itemsize, memory, self.n_test, nonzeros=nonzeros)
+            n, n_rows = curvature_rows(options, self.shape, partition, n_samples, itemsize, memory, R)
+            own, n_test = -(-n_samples // R), -(-self.n_test // R)
+            problem = Problem(self.shape, own, n, n_rows, itemsize, memory, n_test, nonzeros=nonzeros)
             found = iteration_memory(problem, shares[rank], widest_kept(problem, shares))
             worst = max(worst, found, key=lambda parts: sum(parts.values()))
         return worst
 
     def smallest(self, n_ranks: int, limit: float) -> int | None:
-        """Least number of ranks, from one that is too few on, with at most so many bytes a rank."""
+        """Least number of ranks of a grid, from one that is too few on, with at most so many bytes a rank."""
 
         def fits(n: int) -> bool:
             partition = self.shape.partition(auto_splits(self.shape.costs, n))
@@ -105,7 +107,8 @@ def check_memory_fits(comm: Communicator, run: PlannedRun, partition: Partition)
     -----
     Collective: one gather of short texts.
     """
-    parts = run.parts(partition, comm.rank)
+    n_replicas = run.config.partition.replicas
+    parts = run.parts(partition, comm.rank % partition.n_ranks)
     views = comm.allgather_json([platform.node(), min(free_memory(), 2.0**62), parts])
     needed: dict[str, float] = defaultdict(float)
     free: dict[str, float] = {}
@@ -127,11 +130,12 @@ def check_memory_fits(comm: Communicator, run: PlannedRun, partition: Partition)
     host = max(tight, key=lambda name: needed[name] / free[name])
     a_host = math.ceil(comm.size / len(free))
     limit = SHARE * min(free.values()) / a_host
-    n = run.smallest(comm.size, limit)
-    if n is None:
+    smallest = run.smallest(partition.n_ranks, limit)
+    if smallest is None:
         largest = max(names, key=lambda name: parts[name])
         way = f"no number of ranks up to {_MOST_RANKS} would fit with {a_host} a host; most goes into {largest}"
     else:
+        n = smallest * n_replicas
         way = f"{n} ranks would fit, {a_host} on each of {math.ceil(n / a_host)} hosts with as much memory as these"
     raise ConfigError(
         f"the run needs {needed[host] / 1e9:.2f} GB on {host}, which has {free[host] / 1e9:.2f} GB free:\n"

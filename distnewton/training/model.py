@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array, Backend
+from distnewton.data.chosen import Chosen
 from distnewton.data.description import DataSource, Description
 from distnewton.data.labels import LabelMapping
 from distnewton.data.partitioned import Task, apply_scaling, gather_scaling, open_and_describe, read_features
@@ -93,11 +94,24 @@ class Model:
         """The ranks."""
         return self.network.grid
 
-    def features(self, source: DataSource, description: Description) -> Any:
-        """This rank's columns of a data set, scaled and arranged; shape (n_samples, n_features_local)."""
-        X = read_features(
-            self.grid, source, description.n_samples, self.network.backend.dtype, dense=self.architecture.dense
-        )
+    def features(self, source: DataSource, description: Description, rows: Chosen | None = None) -> Any:
+        """This rank's columns of a data set, scaled and arranged.
+
+        Parameters
+        ----------
+        source : DataSource
+            The data.
+        description : Description
+            Of it.
+        rows : Array of int or None
+            Ascending numbers of the samples wanted; all by default.
+
+        Returns
+        -------
+        Array or csr_array of shape (n_samples, n_features_local), or (len(rows), n_features_local)
+        """
+        dtype, dense = self.network.backend.dtype, self.architecture.dense
+        X = read_features(self.grid, source, description.n_samples, dtype, rows, dense=dense)
         apply_scaling(self.grid, self.scaling, X)
         return self.network.arrange(X)
 
@@ -117,7 +131,7 @@ class Model:
         -------
         tuple of Array of shape (n_samples, n_out), DataSource and Description
         """
-        source, description = open_and_describe(self.grid.comm, data if callable(data) else lambda: data)
+        source, description = open_and_describe(self.grid.world, data if callable(data) else lambda: data)
         n_features = self.grid.partition.n_features
         if description.n_features != n_features:
             raise DataError(
@@ -144,7 +158,7 @@ class Model:
         """
         outputs, source, description = self.outputs(data)
         task, targets = self.architecture.task, np.zeros(0)
-        with self.grid.comm.agreeing():
+        with self.grid.world.agreeing():
             targets = task.targets(description, source)
         unseen = task.classes.unseen(description.labels) if task.classes is not None else {}
         return {
@@ -172,6 +186,8 @@ class Model:
         Collective: each block travels once, to rank 0, which must hold the whole network.
         """
         partition, views = self.grid.partition, self.network.layout.views(self.params)
+        if self.grid.replica:
+            return None  # the first replica has all of them
         tensors: dict[str, Array] = {}
         for m in range(1, partition.n_layers + 1):
             blocks = [partition.block(m, rank) for rank in range(self.grid.size)]
@@ -208,10 +224,10 @@ class Model:
         """
         tensors = self.weights()
         scaling = gather_scaling(self.grid, self.scaling)
-        with self.grid.comm.agreeing():
+        with self.grid.world.agreeing():
             if not (np.isfinite(self.params).all() and np.isfinite([self.scaling.offset, self.scaling.factor]).all()):
                 raise NumericalError(f"the model holds numbers that are not finite, and is not saved to {path}")
-        with watchdog.patient(), self.grid.comm.agreeing():
+        with watchdog.patient(), self.grid.world.agreeing():
             try:
                 faults.at("finalise")
             except OSError as error:

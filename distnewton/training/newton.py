@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from distnewton.backend import Array
 from distnewton.checkpoint.state import State
@@ -178,7 +178,7 @@ class NewtonStep:
             with grid.ledger.phase("gradient"):
                 gradient = objective.gradient(evaluation)
                 faults.at("gradient", gradient)
-                (squared,) = grid.comm.sum_scalars(network.backend.dot(gradient, gradient))
+                (squared,) = grid.sum_of_variables(network.backend.dot(gradient, gradient))
                 if not math.isfinite(squared):
                     raise not_finite("the gradient", objective, evaluation, gradient=gradient)
             with grid.ledger.phase("jacobian"):
@@ -187,7 +187,9 @@ class NewtonStep:
                 # a point that was linearised before the checkpoint keeps its number and goes on drawing where it was
                 self._n_points -= self._drawn is not None
                 generator = draws(options.seed, options.stage, self._n_points)
-                sample = CurvatureSample(network, evaluation.params, activations, objective.loss, targets, generator)
+                sample = CurvatureSample(
+                    network, evaluation.params, activations, objective.loss, targets, generator, share=evaluation.share
+                )
                 if self._direction.curvature in {"jacobian", "roots"}:
                     sample.linearize(options.sketch, rooted=self._direction.curvature == "roots")
                     faults.at("jacobian", *sample.jacobian.arrays())
@@ -208,8 +210,11 @@ class NewtonStep:
             result = solve(self._direction, problem, self._termination)
             seconds = time.perf_counter() - start
         with grid.ledger.phase("combination"):
-            record = gather_direction(grid.comm, self._method, result, seconds)
-        self._termination.end(record.finished_ranks)
+            record = gather_direction(grid.world, self._method, result, seconds)
+            self._termination.end(record.finished_ranks)
+            if self._direction.apart and grid.n_replicas > 1 and not record.failed_ranks:
+                result = replace(result, direction=grid.mean_over_replicas(result.direction))
+                self._direction.take_mean(result.direction)
         return result, record
 
     def _combine(self, grid: ProcessGrid, problem: Linearization, params: Array, direction: Array) -> Combination:
@@ -262,5 +267,5 @@ class NewtonStep:
 
 def regularizer(objective: Objective, params: Array) -> float:
     """theta^T theta / (2C) (collective, one number)."""
-    (squared,) = objective.network.grid.comm.sum_scalars(objective.network.backend.dot(params, params))
+    (squared,) = objective.network.grid.sum_of_variables(objective.network.backend.dot(params, params))
     return 0.5 * objective.regularization * squared

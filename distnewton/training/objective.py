@@ -3,7 +3,8 @@ r"""The regularised objective over all samples, in chunks, and what its evaluati
 .. math:: f(\theta) = \frac{\theta^T\theta}{2C} + \frac1l \sum_i \xi(z^{L,i}; y^i)
 
 Samples are permuted once, by the seed, when training starts; a subsample is then a contiguous range, so that neither
-chunks nor the subsample are ever copied. It is evaluated last, and its activations serve the Jacobian.
+chunks nor the subsample are ever copied. It is evaluated last, and its activations serve the Jacobian. Of replicas of
+the grid each has its share of the samples; loss and gradient are summed over them.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from distnewton.data.rows import row_range
 from distnewton.network.losses import Loss
 from distnewton.network.network import Activations, PartitionedNetwork
 from distnewton.parallel.faults import faults
+from distnewton.parallel.replicas import SampleShare
 from distnewton.planning.chunks import chunk_ranges, rows_kept
 
 _QUIET = np.errstate(over="ignore", invalid="ignore")
@@ -65,13 +67,15 @@ class Evaluation:
     params : Array of shape (n_params_local,)
         The point.
     loss : float
-        Mean loss of the samples.
+        Mean loss of the samples, over all replicas.
     chunks : list of tuple
-        Sample range and activations, or None where they were not kept; the subsample is the last.
-    outputs : Array of shape (n_samples, n_out)
-        Outputs of all samples, replicated.
+        Range of this replica's samples, and activations, or None where they were not kept; the subsample is the last.
+    outputs : Array of shape (n_own, n_out)
+        Outputs of this replica's samples, the same on all its ranks.
     targets : Array
         Their targets, in the same order.
+    share : SampleShare
+        Which samples of the subsample are this replica's.
     """
 
     params: Array
@@ -79,10 +83,11 @@ class Evaluation:
     chunks: list[tuple[tuple[int, int], Activations | None]]
     outputs: Array
     targets: Array
+    share: SampleShare
 
     @property
     def subsample(self) -> tuple[tuple[int, int], Activations]:
-        """Range and activations of the curvature subsample."""
+        """Range of this replica's samples, and activations, of the curvature subsample."""
         samples, activations = self.chunks[-1]
         if activations is None:
             raise RuntimeError("the activations of the subsample are always kept")
@@ -98,17 +103,21 @@ class Objective:
         The network on its grid.
     loss : Loss
         Loss of one sample.
-    X : Array or csr_array of shape (n_samples, n_features_local)
-        Features this rank holds, already permuted.
+    X : Array or csr_array of shape (n_own, n_features_local)
+        Features this rank holds of its replica's samples, already permuted.
     targets : Array
-        Targets of all samples, replicated, permuted alike.
+        Targets of these samples, the same on all ranks of the replica, permuted alike.
     regularization : float
         1/C.
     memory_bytes : float
         What the activations of a rank may occupy. Chunks and what is kept of an evaluation follow from it.
+    share : SampleShare or None
+        Which samples are this replica's; by default it holds all.
 
     Attributes
     ----------
+    n_samples : int
+        All samples, over the replicas.
     n_rows_kept : int
         Samples whose activations an evaluation keeps, so that the gradient need not pass forward again.
     chunk_rows : int
@@ -123,10 +132,12 @@ class Objective:
         targets: Array,
         regularization: float,
         memory_bytes: float,
+        share: SampleShare | None = None,
     ) -> None:
         self.network, self.loss, self.X, self.targets = network, loss, X, targets
         self.regularization = regularization
-        self.n_samples, self.memory_bytes = len(targets), memory_bytes
+        self.share = share or SampleShare(len(targets))
+        self.n_samples, self.memory_bytes = self.share.n_samples, memory_bytes
         # the same number of rows on all ranks, since chunks are summed together: the widest rank decides
         width = network.grid.comm.allgather(np.array([network.n_kept + network.n_out])).max()
         self.n_rows_kept, self.chunk_rows = rows_kept(width, network.backend.dtype.itemsize, memory_bytes)
@@ -137,14 +148,15 @@ class Objective:
         Parameters
         ----------
         rows : Array of shape (n,)
-            Indices of samples, the same on all ranks.
+            Positions of samples among all, the same on all ranks.
 
         Returns
         -------
         Objective
         """
         part = copy.copy(self)
-        part.X, part.targets, part.n_samples = self.X[rows], self.targets[rows], len(rows)
+        own, part.share = self.share.choose(rows)
+        part.X, part.targets, part.n_samples = self.X[own], self.targets[own], len(rows)
         return part
 
     @_QUIET
@@ -156,7 +168,8 @@ class Objective:
         params : Array of shape (n_params_local,)
             The point; kept, not copied.
         last : tuple of int or None
-            Range evaluated last and always kept: the subsample of the step that starts here. None keeps nothing.
+            Range of all samples evaluated last and always kept: the subsample of the step that starts here. None keeps
+            nothing.
 
         Returns
         -------
@@ -164,25 +177,27 @@ class Objective:
 
         Notes
         -----
-        Collective, as :meth:`PartitionedNetwork.forward` a chunk, and one sum of a number.
+        Collective, as :meth:`PartitionedNetwork.forward` a chunk, and one sum of a number over all ranks.
         """
-        ranges = chunk_ranges(self.n_samples, last, self.chunk_rows)
+        share = self.share.part(*(last or (0, self.n_samples)))
+        last = self.share.within(*last) if last else None
+        ranges = chunk_ranges(self.share.n_own, last, self.chunk_rows)
         n_kept = last[1] - last[0] if last else self.n_rows_kept
         chunks: list[tuple[tuple[int, int], Activations | None]] = []
-        outputs = self.network.backend.empty(self.n_samples, self.network.n_out)
+        outputs = self.network.backend.empty(self.share.n_own, self.network.n_out)
         total = 0.0
         for samples in ranges:
             activations = self.network.forward(params, row_range(self.X, *samples))
             faults.at("forward", *(Z for key, Z in activations.groups.items() if key[0]), activations.output)
             outputs[slice(*samples)] = activations.output
-            # everyone holds the outputs, but one rank's sum is everyone's, so that decisions never differ
+            # all of a replica hold the outputs, but one rank's sum is everyone's, so that decisions never differ
             if self.network.grid.rank == 0:
                 total += self.loss.value(activations.output, self.targets[slice(*samples)])
             keep = samples == last or n_kept + samples[1] - samples[0] <= self.n_rows_kept
             n_kept += (samples[1] - samples[0]) * (keep and samples != last)
             chunks.append((samples, activations if keep else None))
-        (total,) = self.network.grid.comm.sum_scalars(total)
-        return Evaluation(params, total / self.n_samples, chunks, outputs, self.targets)
+        (total,) = self.network.grid.world.sum_scalars(total)
+        return Evaluation(params, total / self.n_samples, chunks, outputs, self.targets, share)
 
     @_QUIET
     def gradient(self, evaluation: Evaluation) -> Array:
@@ -199,7 +214,7 @@ class Objective:
 
         Notes
         -----
-        Collective, as :meth:`PartitionedNetwork.add_gradient` a chunk.
+        Collective, as :meth:`PartitionedNetwork.add_gradient` a chunk, and a sum over the replicas.
         """
         total = self.network.backend.zeros(self.network.layout.n_params)
         for samples, kept in evaluation.chunks:
@@ -207,5 +222,6 @@ class Objective:
             cotangent = self.loss.gradient(activations.output, self.targets[slice(*samples)])
             cotangent /= self.n_samples
             self.network.add_gradient(evaluation.params, activations, cotangent, total)
+        self.network.grid.sum_over_replicas(total)
         total += self.regularization * evaluation.params
         return total

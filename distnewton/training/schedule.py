@@ -10,6 +10,7 @@ from distnewton.curvature.sketch import auto_sketch
 from distnewton.directions.base import Direction, DirectionOptions
 from distnewton.directions.dual import check_dual_memory
 from distnewton.directions.registry import DIRECTIONS
+from distnewton.errors import ConfigError
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.early_stop import FinishBoard, stop_threshold
 from distnewton.parallel.grid import ProcessGrid
@@ -129,7 +130,7 @@ class Schedule:
         if options.inner_direction in _DUAL:
             return 0
         objective, network = self._objective, self._objective.network
-        n = _n_curvature(options, objective.n_samples)
+        n = -(-_n_curvature(options, objective.n_samples) // network.grid.n_replicas)
         itemsize = network.backend.dtype.itemsize
         k = auto_sketch(network.shape, network.grid.partition, n, itemsize, objective.memory_bytes)
         if 0 < k < network.n_out:
@@ -142,12 +143,12 @@ class Schedule:
     def _termination(self, direction: Direction, finish_fraction: float) -> EarlyTermination:
         """Early termination among the ranks that have something to solve."""
         grid: ProcessGrid = self._objective.network.grid
-        if self._deterministic or grid.size == 1 or not direction.stops_early:
+        if self._deterministic or grid.world.size == 1 or not direction.stops_early:
             return NEVER
         # ranks without variables have finished before they start: they announce, but do not count
-        n_idle = len(grid.partition.idle_ranks())
-        self._boards.append(FinishBoard(grid.comm.mpi))
-        return EarlyTermination(self._boards[-1], n_idle + stop_threshold(grid.size - n_idle, finish_fraction))
+        n_idle = len(grid.partition.idle_ranks()) * grid.n_replicas
+        self._boards.append(FinishBoard(grid.world.mpi))
+        return EarlyTermination(self._boards[-1], n_idle + stop_threshold(grid.world.size - n_idle, finish_fraction))
 
 
 def check_memory(method: MethodConfig, n_samples: int, n_out: int, itemsize: int, memory_mb: float) -> None:
@@ -176,10 +177,46 @@ def check_memory(method: MethodConfig, n_samples: int, n_out: int, itemsize: int
             check_dual_memory(size, min(n_rows or n_out, n_out), itemsize, memory_mb)
 
 
+def check_samples(method: MethodConfig, n_samples: int, n_replicas: int) -> None:
+    """Refuse replicas of the grid without a sample to find a direction from.
+
+    Parameters
+    ----------
+    method : MethodConfig
+        The stages.
+    n_samples : int
+        Of the training data.
+    n_replicas : int
+        Copies of the grid.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer samples than replicas, or fewer in the curvature of a direction that each finds apart.
+    """
+    fewest = n_samples, "samples"
+    for options in (*method.schedule, method):
+        if _direction(options, options.inner_direction).apart:
+            n = _n_curvature(options, n_samples)
+            fewest = min(fewest, (n, f"sample{'s' if n > 1 else ''} in the curvature of {options.inner_direction}"))
+    if fewest[0] < n_replicas:
+        raise ConfigError(
+            f"{fewest[0]} {fewest[1]} cannot be shared by {n_replicas} replicas of the grid: lower "
+            "partition.replicas, or raise method.subsample, subsample_min or batch",
+            agreed=True,
+        )
+
+
 def curvature_rows(
-    options: StageOptions, shape: NetworkShape, partition: Partition, n_samples: int, itemsize: int, memory: float
+    options: StageOptions,
+    shape: NetworkShape,
+    partition: Partition,
+    n_samples: int,
+    itemsize: int,
+    memory: float,
+    n_replicas: int = 1,
 ) -> tuple[int, int]:
-    """Samples whose curvature a stage uses, and rows of its Jacobian a sample; no rows where it stores none.
+    """Samples whose curvature a replica uses in a stage, and rows of its Jacobian a sample; 0 where it stores none.
 
     Parameters
     ----------
@@ -193,12 +230,14 @@ def curvature_rows(
         Of the training data, and bytes of a number.
     memory : float
         Bytes a rank may fill.
+    n_replicas : int
+        Copies of the grid that share the samples.
 
     Returns
     -------
     tuple of int
     """
-    n = _n_curvature(options, n_samples)
+    n = -(-_n_curvature(options, n_samples) // n_replicas)
     if _direction(options, options.inner_direction).curvature not in {"jacobian", "roots"}:
         return n, 0
     n_out, sketch = shape.widths[-1], options.sketch if "sketch" in options.used() else 0

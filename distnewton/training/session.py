@@ -35,6 +35,7 @@ from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.launch import guard
 from distnewton.parallel.partition import Partition, as_splits
 from distnewton.parallel.planning import auto_splits
+from distnewton.parallel.replicas import SampleShare, ranks_of_a_grid
 from distnewton.parallel.threads import threads_per_rank
 from distnewton.parallel.watchdog import watchdog
 from distnewton.training.checkpoints import CheckpointKeeper, KeeperSettings, Resume
@@ -47,7 +48,7 @@ from distnewton.training.objective import Evaluation, Objective
 from distnewton.training.predictions import summarize
 from distnewton.training.records import IterationRecord
 from distnewton.training.same_config import check_same_config
-from distnewton.training.schedule import Schedule, check_memory
+from distnewton.training.schedule import Schedule, check_memory, check_samples
 from distnewton.training.trainer import Trainer
 
 OpenSource = Callable[[], DataSource]
@@ -70,7 +71,9 @@ class RunSummary:
     partition : Partition
         Units and splits, resolved.
     n_ranks, n_threads : int
-        Ranks, and BLAS threads of each.
+        Ranks of all replicas, and BLAS threads of each.
+    n_replicas : int
+        Copies of the grid of the partition, each with its share of the samples.
     mpi_library : str
         Version text of the MPI library, empty without MPI.
     hosts : list of str
@@ -93,6 +96,7 @@ class RunSummary:
     n_threads: int
     mpi_library: str
     hosts: list[str]
+    n_replicas: int = 1
     transport: str = ""
     resumed: int | None = None
     notes: list[str] = field(default_factory=list)
@@ -272,7 +276,7 @@ class Session:
             raise ConfigError("runs of a session differ in [method], apart from C, and in their length", agreed=True)
         self._check_memory(config)
         keeper: CheckpointKeeper | None = None
-        self._last_outputs: tuple[str, Array, Array] | None = None
+        self._last_outputs: tuple[str, Array, Array, SampleShare] | None = None
         with self._thread_limit():
             params = self.network.initial_params(config.run.seed, config.network.init)
             faults.at("init", params)
@@ -316,8 +320,8 @@ class Session:
             if self._last_outputs is None:
                 # nothing was left to do: the point is a checkpoint's
                 self._metrics(trainer.params, trainer.evaluation)
-            predictions: dict[str, Any] = summarize(self.task, *self._last_outputs) if self._last_outputs else {}
-            return Result(model, history, summary, trainer.stopped, keeper.path if keeper else None, predictions)
+            path = keeper.path if keeper else None
+            return Result(model, history, summary, trainer.stopped, path, self._predictions())
 
     def _keeper(
         self,
@@ -417,15 +421,19 @@ class Session:
                 raise DataError(problem, agreed=True)
         # patches are gathered from dense images
         self.dense = keep_dense(self.train_set) or shape.image_shape is not None
+        n_replicas = config.partition.replicas
+        n_ranks = ranks_of_a_grid(self.comm.size, n_replicas)
         if config.partition.splits == "auto":
             n_values = self.train_set.n_samples * self.train_set.n_features
             density = None if self.dense else self.train_set.n_nonzeros / n_values
-            splits = auto_splits(shape.costs, self.comm.size, density=density)
+            splits = auto_splits(shape.costs, n_ranks, density=density)
         else:
             splits = as_splits(config.partition.splits)
         backend = Backend.of(config.run.dtype)
         self._check_memory(config)
-        self.grid = ProcessGrid(self.comm, shape.partition(splits))
+        check_samples(config.method, self.n_train, n_replicas)
+        self.grid = ProcessGrid(self.comm, shape.partition(splits), n_replicas)
+        self.share = SampleShare(self.n_train, n_replicas, self.grid.replica)
         if config.run.memory_check:
             n_test = self.test_set.n_samples if self.test_set is not None else 0
             sizes = PlannedRun(config, shape, self.train_set, n_test, self.dense)
@@ -441,26 +449,24 @@ class Session:
     def _read_training_data(self) -> Objective:
         """Read this rank's columns, scale them, and put the samples in the order of the run."""
         config, dtype = self.config, self.network.backend.dtype
-        X = read_features(self.grid, self.source, self.train_set.n_samples, dtype, dense=self.dense)
+        generator = np.random.Generator(np.random.Philox(key=config.run.seed, counter=[0, 2, 0, 0]))
+        order = generator.permutation(self.train_set.n_samples)[: self.n_train]
+        rows = order[self.share.own]
+        wanted = None if len(rows) == self.train_set.n_samples else np.sort(rows)
+        X = read_features(self.grid, self.source, self.train_set.n_samples, dtype, wanted, dense=self.dense)
         with self.comm.agreeing():
             faults.at("allocate")
-        order = np.random.Generator(np.random.Philox(key=config.run.seed, counter=[0, 2, 0, 0]))
-        permutation = order.permutation(self.train_set.n_samples)
-        targets = self._as_targets(self.task.targets(self.train_set, self.source))
-        if self.n_train < len(permutation):
-            # a new array, which frees the samples left out
-            X, targets = X[permutation[: self.n_train]], targets[permutation[: self.n_train]]
-            self.scaling = fit_and_apply(self.grid, config.data.scale, X)
-        else:
-            self.scaling = fit_and_apply(self.grid, config.data.scale, X)
-            X, targets = permute_rows(X, permutation), targets[permutation]
+        self.scaling = fit_and_apply(self.grid, config.data.scale, X)
+        X = permute_rows(X, np.argsort(np.argsort(rows)))
+        self.y_train = self._as_targets(self.task.targets(self.train_set, self.source))[order]
         return Objective(
             self.network,
             LOSSES[config.network.loss],
             self.network.arrange(X),
-            targets,
+            self.y_train[self.share.own],
             config.method.regularization(self.n_train),
             config.run.memory_mb * 2**20,
+            self.share,
         )
 
     def _read_test_data(self) -> None:
@@ -468,7 +474,9 @@ class Session:
         if self.test_set is None:
             return
         model = Model(self.architecture, self.network, self.network.backend.zeros(0), self.scaling)
-        self.X_test = model.features(self.test_source, self.test_set)
+        self.test_share = SampleShare(self.test_set.n_samples, self.grid.n_replicas, self.grid.replica)
+        rows = None if self.test_share.whole else np.arange(self.test_set.n_samples)[self.test_share.own]
+        self.X_test = model.features(self.test_source, self.test_set, rows)
         with self.comm.agreeing():
             self.y_test = self.task.targets(self.test_set, self.test_source)
 
@@ -478,13 +486,27 @@ class Session:
 
     def _metrics(self, params: Array, evaluation: Evaluation) -> tuple[dict[str, float], dict[str, float]]:
         """The task's metrics on both sets, from the evaluation's outputs and a pass over the test set."""
-        train = task_metrics(self.task.name, evaluation.outputs, evaluation.targets)
+        train = self._judged(evaluation.outputs, self.y_train, self.share)
         if self.test_set is None:
-            self._last_outputs = "train", evaluation.outputs, evaluation.targets
+            self._last_outputs = "train", evaluation.outputs, self.y_train, self.share
             return train, {}
         outputs = network_outputs(self.network, params, self.X_test)
-        self._last_outputs = "test", outputs, self.y_test
-        return train, task_metrics(self.task.name, outputs, self.y_test)
+        self._last_outputs = "test", outputs, self.y_test, self.test_share
+        return train, self._judged(outputs, self.y_test, self.test_share)
+
+    def _judged(self, outputs: Array, targets: Array, share: SampleShare) -> dict[str, float]:
+        """The task's metrics, from the outputs of this replica's samples and the targets of all."""
+        if share.whole or self.task.name != "classification":
+            return task_metrics(self.task.name, self.grid.gather_samples(outputs, share), targets)
+        n_right = np.array([float(np.count_nonzero(outputs.argmax(axis=1) == targets[share.own]))])
+        return {"accuracy": float(self.grid.sum_of_samples(n_right)[0]) / share.n_samples}
+
+    def _predictions(self) -> dict[str, Any]:
+        """How the model did on the set that was evaluated last."""
+        if self._last_outputs is None:
+            return {}
+        which, outputs, targets, share = self._last_outputs
+        return summarize(self.task, which, self.grid.gather_samples(outputs, share), targets)
 
     def summary(self, config: Config, transport: str = "", notes: Sequence[str] = ()) -> RunSummary:
         """What a run is about, with the notes of its data and partition (collective).
@@ -505,8 +527,11 @@ class Session:
         notes = [*notes, *self.train_set.notes, *(self.test_set.notes if self.test_set else [])]
         idle = self.grid.partition.idle_ranks()
         if idle:
-            notes.append(f"{len(idle)} of {self.comm.size} ranks own no variable: more ranks than these layers can use")
-        (n_constant,) = self.comm.sum_scalars(self.scaling.n_constant * self.grid.first_of_feature_group())
+            notes.append(
+                f"{len(idle) * self.grid.n_replicas} of {self.comm.size} ranks own no variable: more ranks than these "
+                "layers can use"
+            )
+        (n_constant,) = self.grid.sum_of_variables(self.scaling.n_constant * self.grid.first_of_feature_group())
         if n_constant:
             notes.append(f"{n_constant:.0f} features are constant and are scaled to 0")
         if self.task.classes is not None and any(isinstance(label, str) for label in self.task.classes.classes):
@@ -536,6 +561,7 @@ class Session:
             self.n_threads,
             _mpi_library(self.comm),
             hosts,
+            self.grid.n_replicas,
             transport,
             notes=notes,
         )

@@ -334,7 +334,7 @@ class RateSteps(_MiniBatch):
         notes = [result.note for result in results if result.note]
         record.note = f"{len(notes)} of {self._n_steps} batches: {notes[-1]}" if notes else ""
         grid = self._objective.network.grid
-        (squared,) = grid.comm.sum_scalars(self._objective.network.backend.dot(gradient, gradient))
+        (squared,) = grid.sum_of_variables(self._objective.network.backend.dot(gradient, gradient))
         record.gradient_norm = math.sqrt(squared) if squared >= 0 else None
         record.damping = self._options.damping
         whole = replace(
@@ -342,7 +342,7 @@ class RateSteps(_MiniBatch):
             inner_iterations=sum(result.inner_iterations for result in results),
             residual=max(result.residual for result in results),
         )
-        record.direction = gather_direction(grid.comm, self._method, whole, self._direction_seconds)
+        record.direction = gather_direction(grid.world, self._method, whole, self._direction_seconds)
         record.step_size, record.steps = self._options.rate(self._t - 1), self._n_steps
         self._evaluate(self._current())
         if not math.isfinite(self.value):
@@ -380,18 +380,19 @@ class RateSteps(_MiniBatch):
     def _evaluate_batch(self) -> tuple[Array, CurvatureSample]:
         """Gradient of the batch, and its samples for the curvature, which share the backward pass."""
         objective, network = self._objective, self._objective.network
-        rows = self._batches.rows(self._t)
+        rows, share = objective.share.choose(self._batches.rows(self._t))
         targets = objective.targets[rows]
         activations = network.forward(self._params, objective.X[rows])
         cotangent = objective.loss.gradient(activations.output, targets)
         deltas = network.backpropagate(self._params, activations, cotangent)
         gradient = network.backend.zeros(network.layout.n_params)
         network.add_products(activations, deltas, gradient)
-        gradient /= len(rows)
+        network.grid.sum_over_replicas(gradient)
+        gradient /= share.n_samples
         gradient += objective.regularization * self._params
         generator = draws(self._options.seed, self._options.stage, self._t)
         sample = CurvatureSample(
-            network, self._params, activations, objective.loss, targets, generator, deltas
+            network, self._params, activations, objective.loss, targets, generator, deltas, share
         )
         return gradient, sample
 
@@ -401,8 +402,8 @@ class RateSteps(_MiniBatch):
         rate = options.rate(self._t)
         nu = 1.0
         if math.isfinite(options.kl_clip) and rate > 0.0:
-            comm, dot = self._objective.network.grid.comm, self._objective.network.backend.dot
-            (slope,) = comm.sum_scalars(dot(steered, direction))
+            grid, dot = self._objective.network.grid, self._objective.network.backend.dot
+            (slope,) = grid.sum_of_variables(dot(steered, direction))
             # by the rate before its decay: a clip that undid the decay would keep the noise of the batches for ever
             nu = min(1.0, math.sqrt(options.kl_clip / max(abs(slope), 1e-300)) / options.learning_rate)
         if options.momentum and not self._direction.averages_gradient:

@@ -49,7 +49,7 @@ class Trainer:
     ) -> None:
         self.objective, self.params = objective, params
         self._schedule, self._metrics = list(schedule), metrics
-        self._comm = objective.network.grid.comm
+        self._comm = objective.network.grid.world
         self._ledger = objective.network.grid.ledger
         self.stopped = Stop.NO
         # the current stage, and its iterations so far; of the whole run, also before it was resumed

@@ -164,7 +164,7 @@ class Retries:
         found: DirectionResult,
         failed_ranks: Sequence[int],
     ) -> NumericalError:
-        texts = objective.network.grid.comm.allgather_json(found.failure)
+        texts = objective.network.grid.world.allgather_json(found.failure)
         causes = "".join(f"\n  {text}" for text in dict.fromkeys(filter(None, texts)))
         who = f" of rank {ranges(failed_ranks)}" if failed_ranks else ""
         error = not_finite(f"the direction{who}", objective, evaluation, problem.gradient, found.direction, problem)

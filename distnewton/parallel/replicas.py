@@ -1,0 +1,157 @@
+"""Which samples a replica of the process grid holds: every R-th of the order of the run, so that ranges stay ranges."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distnewton.errors import ConfigError
+
+Indices = NDArray[np.intp]
+
+
+class SampleShare:
+    """The samples of one replica among all, or among those of a subsample or a mini-batch.
+
+    Replica q of R holds the positions p with p mod R = q. Of any range of all samples it thus holds a range of its own,
+    and of any set of them about one in R; samples of a step are the same whatever R is.
+
+    Parameters
+    ----------
+    n_samples : int
+        All samples.
+    n_replicas, replica : int
+        R and q.
+    own : Array of int or None
+        Ascending positions that this replica holds instead, of a subset.
+
+    Attributes
+    ----------
+    n_samples : int
+        All samples, over the replicas.
+    n_own : int
+        This replica's.
+    """
+
+    def __init__(self, n_samples: int, n_replicas: int = 1, replica: int = 0, own: Indices | None = None) -> None:
+        self.n_samples, self._n_replicas, self._replica = n_samples, n_replicas, replica
+        self._own = own
+        self.n_own = len(range(replica, n_samples, n_replicas)) if own is None else len(own)
+
+    @property
+    def whole(self) -> bool:
+        """Whether this replica holds all samples: there is only one."""
+        return self._n_replicas == 1
+
+    @property
+    def own(self) -> Indices | slice:
+        """Positions of this replica's samples among all, ascending."""
+        return slice(self._replica, None, self._n_replicas) if self._own is None else self._own
+
+    def within(self, start: int, stop: int) -> tuple[int, int]:
+        """This replica's own range of samples in a range of all.
+
+        Parameters
+        ----------
+        start, stop : int
+            Half-open range of all samples.
+
+        Returns
+        -------
+        tuple of int
+            Half-open range of the samples that this replica holds.
+        """
+        if self._own is not None:
+            first, last = np.searchsorted(self._own, [start, stop])
+            return int(first), int(last)
+        first, last = (-(-(p - self._replica) // self._n_replicas) for p in (start, stop))
+        return max(0, first), max(0, last)
+
+    def part(self, start: int, stop: int) -> SampleShare:
+        """The share of a range of all samples, their positions counted from its start."""
+        if self.whole:
+            return SampleShare(stop - start)
+        if self._own is not None:
+            first, last = self.within(start, stop)
+            return SampleShare(stop - start, self._n_replicas, self._replica, self._own[first:last] - start)
+        return SampleShare(stop - start, self._n_replicas, (self._replica - start) % self._n_replicas)
+
+    def choose(self, rows: Indices) -> tuple[Indices, SampleShare]:
+        """This replica's samples among some, say of a mini-batch.
+
+        Parameters
+        ----------
+        rows : Array of int
+            Positions among all samples.
+
+        Returns
+        -------
+        Array of int
+            Those that this replica holds, as numbers of its own samples.
+        SampleShare
+            Of the chosen samples.
+        """
+        if self.whole:
+            return rows, SampleShare(len(rows))
+        if self._own is not None:
+            raise ValueError("samples are chosen from all, not from a subset")
+        own = np.flatnonzero(rows % self._n_replicas == self._replica)
+        return rows[own] // self._n_replicas, SampleShare(len(rows), self._n_replicas, self._replica, own)
+
+
+class OwnDraws:
+    """Numbers drawn for all samples, of which a replica sees its own ones': the same however many replicas there are.
+
+    Parameters
+    ----------
+    generator : numpy.random.Generator
+        The same state on all ranks.
+    share : SampleShare
+        Which samples are this replica's.
+    """
+
+    def __init__(self, generator: np.random.Generator, share: SampleShare) -> None:
+        self._generator, self._share = generator, share
+
+    def random(self, size: tuple[int, ...]) -> NDArray[np.float64]:
+        """Numbers in [0, 1), of shape (n_own, ...)."""
+        return self._generator.random((self._share.n_samples, *size[1:]))[self._share.own]
+
+    def integers(self, high: int, *, size: tuple[int, ...]) -> NDArray[np.int64]:
+        """Whole numbers below a limit, of shape (n_own, ...)."""
+        return self._generator.integers(high, size=(self._share.n_samples, *size[1:]))[self._share.own]
+
+
+Draws = np.random.Generator | OwnDraws
+"""Where random numbers of samples come from."""
+
+
+def ranks_of_a_grid(n_ranks: int, n_replicas: int) -> int:
+    """Ranks of each replica of the grid.
+
+    Parameters
+    ----------
+    n_ranks : int
+        All ranks.
+    n_replicas : int
+        Replicas asked for.
+
+    Returns
+    -------
+    int
+
+    Raises
+    ------
+    ConfigError
+        If they do not fit; the numbers that do are listed.
+    """
+    if n_ranks % n_replicas == 0:
+        return n_ranks // n_replicas
+    fitting: Sequence[int] = [r for r in range(1, n_ranks + 1) if n_ranks % r == 0]
+    raise ConfigError(
+        f"partition.replicas = {n_replicas} does not divide the {n_ranks} ranks that were started; these do: "
+        f"{', '.join(map(str, fitting))}",
+        agreed=True,
+    )
