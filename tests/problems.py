@@ -15,6 +15,7 @@ from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import convolutional_shape
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition
+from distnewton.parallel.replicas import SampleShare
 from distnewton.parallel.termination import NEVER
 from distnewton.solvers.damping import LevenbergMarquardt
 from distnewton.training.batches import Batches
@@ -63,7 +64,7 @@ class Case:
 
     def agree(self, condition):
         """Collective verdict: true when it holds on every rank."""
-        return not self.grid.comm.any(not condition)
+        return not self.grid.world.any(not condition)
 
 
 def make_targets(rng, loss, n, n_out):
@@ -75,8 +76,9 @@ def make_targets(rng, loss, n, n_out):
 
 
 def make_case(
-    comm, widths, splits, *, activation="tanh", loss="squared", n=9, C=5.0, seed=0, memory=1e9, sparse=False
-):
+    comm, widths, splits, *, activation="tanh", loss="squared", n=9, C=5.0, seed=0, memory=1e9, sparse=False,
+    n_replicas=1,
+):  # fmt: skip
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((n, widths[0]))
     if sparse:
@@ -84,14 +86,15 @@ def make_case(
     y = make_targets(rng, loss, n, widths[-1])
     dense = DenseProblem(widths, activation, loss, X, y, C)
     theta = 0.7 * rng.standard_normal(dense.n_params)
-    grid = ProcessGrid(comm, Partition(tuple(widths), tuple(splits)))
+    grid = ProcessGrid(comm, Partition(tuple(widths), tuple(splits)), n_replicas)
     network = PartitionedNetwork(grid, activation, Backend.of("float64"))
-    X_local = X[:, slice(*grid.feature_range())].copy()
+    share = SampleShare(n, n_replicas, grid.replica)
+    X_local = X[share.own, slice(*grid.feature_range())].copy()
     if sparse:
         from scipy.sparse import csr_array
 
         X_local = csr_array(X_local)
-    objective = Objective(network, LOSSES[loss], X_local, y, 1 / C, memory)
+    objective = Objective(network, LOSSES[loss], X_local, y[share.own], 1 / C, memory, share)
     return Case(grid, network, objective, dense, theta)
 
 

@@ -38,7 +38,6 @@ def test_every_error_is_told_at_once_with_the_nearest_key():
         (["method.cg_min=50"], "cg_min = 50 must not exceed cg_max = 30"),
         (["method.C=nan"], "method.C: must be a positive number"),
         (["method.C=1.2.3 l"], "method.C: must be a positive number"),
-        (["partition.replicas=2"], "partition.replicas"),
         (["nodot=3"], "written section.key=value, got 'nodot=3'"),
         (["method.C=0"], "method.C: must be a positive number"),
         (["method.C=0 l"], "method.C: must be a positive number"),

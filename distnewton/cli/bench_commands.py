@@ -56,7 +56,8 @@ def _scaling(options: argparse.Namespace) -> int:
     image = data.image_shape if config.network.input == "auto" else tuple(config.network.input)
     shape = resolve_shape(config.network.listed, data.n_features, image, data.n_out)
     n = data.n_samples * ranks[0] // ranks[-1] if options.kind == "weak-samples" else data.n_samples
-    study = Study(options.kind, ranks, options.repeats, options.warmup, options.iterations, n)
+    n_replicas = config.partition.replicas if options.grow == "replicas" else 0
+    study = Study(options.kind, ranks, options.repeats, options.warmup, options.iterations, n, n_replicas)
     _make_runs(study, root, options, cluster, {n: study.settings(shape, n) for n in ranks})
     if cluster.launch.scheduler != "none" or options.dry_run:
         print(f"when the jobs have ended: distnewton bench scaling RECIPE --collect --run-dir {root}")

@@ -307,7 +307,12 @@ class _FolderWriter:
         from distnewton.training.run_folder import environment, partition_facts
 
         facts = environment(
-            summary.n_ranks, summary.n_threads, summary.mpi_library, summary.hosts, summary.partition.splits
+            summary.n_ranks,
+            summary.n_threads,
+            summary.mpi_library,
+            summary.hosts,
+            summary.partition.splits,
+            summary.n_replicas,
         )
         facts |= partition_facts(str(summary.shape), summary.partition)
         self.folder.start(summary.config, {**facts, "resumed_from": summary.resumed}, summary.resumed)

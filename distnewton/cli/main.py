@@ -158,6 +158,10 @@ def _add_bench(commands: Any) -> None:
     bench.add_argument("--cluster", metavar="FILE", help="cluster file: how runs start, and rates for predictions")
     bench.add_argument("--ranks", type=_counts, metavar="LIST", help="numbers of ranks (default 1,2)")
     bench.add_argument("--nodes", type=_counts, metavar="LIST", help="numbers of nodes of the cluster file instead")
+    bench.add_argument(
+        "--grow", default="grid", choices=("grid", "replicas"), help="what grows with the ranks: the grid (default), "
+        "or the replicas of it, each with its share of the samples"
+    )  # fmt: skip
     bench.add_argument("--kind", default="strong", metavar="K", help="strong (default), weak-weights or weak-samples")
     for name, default, text in (
         ("repeats", 5, "runs of each point"),

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def plan(options: argparse.Namespace) -> int:
     """Show every way to split the network over a number of ranks, the best in detail, and what limits it."""
     from distnewton.parallel.partition import check_rank_count
+    from distnewton.parallel.replicas import ranks_of_a_grid
     from distnewton.planning.plan import largest, make_plan, make_plans
     from distnewton.reporting.plan_tables import as_dict, print_plans
 
@@ -38,14 +39,15 @@ def plan(options: argparse.Namespace) -> int:
     n_ranks = options.ranks or (cluster.launch.nodes * cluster.launch.ranks_per_node if cluster else 1)
     problem = _problem(config, options, notes)
     sketch = None if config.method.sketch == "auto" else int(config.method.sketch)
-    splits = config.partition.splits
+    splits, n_replicas = config.partition.splits, config.partition.replicas
+    n_of_grid = ranks_of_a_grid(n_ranks, n_replicas)
     if splits != "auto":
-        check_rank_count(problem.shape.partition(splits), n_ranks)
+        check_rank_count(problem.shape.partition(splits), n_of_grid, n_replicas)
 
     def plans_of(problem: Problem) -> list[Plan]:
         if splits == "auto":
-            return make_plans(problem, n_ranks, rates, sketch=sketch)
-        return [make_plan(problem, splits, rates, sketch=sketch)]
+            return make_plans(problem, n_ranks, rates, sketch=sketch, n_replicas=n_replicas)
+        return [make_plan(problem, splits, rates, sketch=sketch, n_replicas=n_replicas)]
 
     plans = plans_of(problem)
     memory_gb = options.memory_gb or (cluster.compute.memory_gb if cluster else None)

@@ -128,7 +128,7 @@ class _Product:
 
 
 def _product(problem: Linearization, r: Array, z: Array) -> _Product:
-    """One Gauss-Newton product with one sum over the ranks of a replica, and over replicas one of a rank's variables."""
+    """One Gauss-Newton product with one sum over the ranks of a replica; over replicas one of a rank's variables."""
     sample, dot = problem.sample, problem.backend.dot
     rr = dot(r, r)
     scalars = [rr, rr, rr] if z is r else [rr, dot(r, z), dot(z, z)]

@@ -276,6 +276,12 @@ def check_rank_count(partition: Partition, n_ranks: int, n_replicas: int = 1) ->
     )
 
 
+def splits_title(splits: Sequence[int], n_replicas: int = 1) -> str:
+    """Splits as they are shown and written: ``2-1-2``, or ``3 x 2-1-2`` with three replicas of the grid."""
+    text = "-".join(map(str, splits))
+    return text if n_replicas == 1 else f"{n_replicas} x {text}"
+
+
 def as_splits(values: Sequence[int]) -> tuple[int, ...]:
     """Splits as a tuple of plain ints."""
     return tuple(int(value) for value in values)

@@ -74,6 +74,7 @@ class Messages:
             raise ValueError(f"{problem.direction} is not modelled")
         self._problem, self._share = problem, share
         self._n_ranks = share.partition.n_ranks
+        self._n_world = self._n_ranks * problem.n_replicas
         start = (problem.n_samples - problem.n_curvature) // 2
         self._subsample = subsample or (start, start + problem.n_curvature)
         self._rows_kept, self._chunk_rows = rows_kept(width, problem.itemsize, problem.memory_bytes)
@@ -89,11 +90,11 @@ class Messages:
         """
         problem = self._problem
         found = {
-            "gradient": [*self._gradient(), self._over_all(_SCALAR)],
+            "gradient": [*self._gradient(), self._over_replicas(), self._over_world(_SCALAR)],
             "jacobian": [] if problem.recomputed else list(self._jacobian()),
             "direction": list(self._direction()),
             "combination": list(self._combination()),
-            "line_search": [self._over_all(_SCALAR), *self._line_search()],
+            "line_search": [self._over_world(_SCALAR), *self._line_search()],
             "evaluation": list(self._evaluation()),
         }
         return {phase: [m for m in found.get(phase, []) if m.n_ranks > 1 and m.n_bytes] for phase in PHASES}
@@ -113,6 +114,17 @@ class Messages:
 
     def _over_all(self, n_bytes: float, n_calls: int = 1) -> Message:
         return Message(n_bytes, n_calls, self._n_ranks, 0, self._n_ranks - 1)
+
+    def _over_world(self, n_bytes: float) -> Message:
+        """A sum over all ranks of all replicas."""
+        return Message(n_bytes, 1, self._n_world, 0, self._n_world - 1)
+
+    def _over_replicas(self, n_calls: int = 1) -> Message:
+        """A sum of this rank's variables over the replicas."""
+        n_bytes = n_calls * self._share.n_params * self._problem.itemsize
+        first = self._share.rank
+        last = first + (self._problem.n_replicas - 1) * self._n_ranks
+        return Message(n_bytes, n_calls, self._problem.n_replicas, first, last)
 
     @staticmethod
     def _over(group: Group, n_bytes: float, n_calls: int = 1) -> Message:
@@ -172,27 +184,37 @@ class Messages:
                 yield from self._backward(problem.n_curvature)
             n_numbers = 0
         yield self._over_all(n_products * (n_numbers + 3) * _SCALAR, n_products)
+        if problem.n_replicas > 1:
+            yield self._over_replicas(n_products)
+            for _ in range(n_products):
+                yield self._over_world(4 * _SCALAR)
         if problem.warm:
-            yield self._over_all(3 * _SCALAR)
+            yield self._over_world(3 * _SCALAR)
 
     def _combination(self) -> Iterator[Message]:
         problem, k = self._problem, self._problem.n_directions
-        yield self._over_all(_FOUND * self._n_ranks * _SCALAR)
+        yield self._over_world(_FOUND * self._n_world * _SCALAR)
+        if problem.direction == "block_diagonal":
+            yield self._over_replicas()
         n_numbers = k * problem.n_curvature * problem.n_out
         if problem.recomputed or problem.sketched:
             for _ in range(k):
                 yield from self._tangent(problem.n_curvature)
             n_numbers = 0
         yield self._over_all((n_numbers + 2 * k + k * k) * _SCALAR)
-        yield self._over_all(k * k * _SCALAR)
+        yield self._over_world((k * k + (2 * k + k * k) * (problem.n_replicas > 1)) * _SCALAR)
 
     def _line_search(self) -> Iterator[Message]:
         for _ in range(self._problem.n_trials):
             for n, _kept in self.chunks:
                 yield from self._forward(n)
-            yield self._over_all(_SCALAR)
+            yield self._over_world(_SCALAR)
 
     def _evaluation(self) -> Iterator[Message]:
         n_test = self._problem.n_test
+        if self._problem.n_replicas > 1:
+            # of classes; the metrics of other tasks need the outputs of all samples
+            for _ in range(1 + (n_test > 0)):
+                yield self._over_world(_SCALAR)
         for start in range(0, n_test, MAX_CHUNK_ROWS):
             yield from self._forward(min(MAX_CHUNK_ROWS, n_test - start))

@@ -7,8 +7,9 @@ from dataclasses import dataclass, replace
 
 from distnewton.curvature.sketch import auto_sketch
 from distnewton.network.shapes import LayerShape, NetworkShape, dense_shape
-from distnewton.parallel.partition import Partition, regular_splits
+from distnewton.parallel.partition import Partition, regular_splits, splits_title
 from distnewton.parallel.planning import auto_splits
+from distnewton.parallel.replicas import ranks_of_a_grid
 from distnewton.planning.memory import iteration_memory
 from distnewton.planning.messages import Messages, widest_kept
 from distnewton.planning.problem import Problem, Share
@@ -51,13 +52,13 @@ class Plan:
     problem : Problem
         What it works on.
     partition : Partition
-        Who owns what.
+        Who owns what, of each replica of the grid.
     phases : dict of str to Forecast
         By phase.
     memory : dict of str to float
         Bytes on a rank, by part.
     n_idle : int
-        Ranks without variables.
+        Ranks without variables, of all replicas.
     """
 
     problem: Problem
@@ -70,6 +71,21 @@ class Plan:
     def splits(self) -> tuple[int, ...]:
         """Groups of each layer."""
         return self.partition.splits
+
+    @property
+    def n_replicas(self) -> int:
+        """Copies of the grid."""
+        return self.problem.n_replicas
+
+    @property
+    def n_ranks(self) -> int:
+        """Ranks of all replicas."""
+        return self.n_replicas * self.partition.n_ranks
+
+    @property
+    def title(self) -> str:
+        """Splits, and replicas where there are several: ``2 x 4-1-4``."""
+        return splits_title(self.splits, self.n_replicas)
 
     @property
     def seconds(self) -> float:
@@ -109,29 +125,33 @@ class Plan:
         share = totals[part] / max(1e-300, self.seconds)
         text = f"{share:.0%} of an iteration is {named} ({within:.0%} of it in the phase {phase})"
         if self.n_idle:
-            text += f"; {self.n_idle} of {self.partition.n_ranks} ranks own nothing: the layers are narrower than that"
+            text += f"; {self.n_idle} of {self.n_ranks} ranks own nothing: the layers are narrower than that"
         return text
 
 
-def make_plan(problem: Problem, splits: Sequence[int], rates: Rates, *, sketch: int | None = None) -> Plan:
+def make_plan(
+    problem: Problem, splits: Sequence[int], rates: Rates, *, sketch: int | None = None, n_replicas: int = 1
+) -> Plan:
     """Predict an iteration with certain splits.
 
     Parameters
     ----------
     problem : Problem
-        What it works on.
+        What it works on, all samples.
     splits : sequence of int
-        Groups of layers 0..L.
+        Groups of layers 0..L, of each replica of the grid.
     rates : Rates
         How fast ranks are.
     sketch : int or None
         Random cotangents a sample, 0 for all outputs; None chooses as a run does.
+    n_replicas : int
+        Copies of the grid, each with its share of the samples.
 
     Returns
     -------
     Plan
     """
-    partition = problem.shape.partition(splits)
+    partition, problem = problem.shape.partition(splits), problem.shared(n_replicas)
     if sketch is None:
         sizes = problem.n_curvature, problem.itemsize, problem.memory_bytes
         sketch = auto_sketch(problem.shape, partition, *sizes)
@@ -151,7 +171,7 @@ def make_plan(problem: Problem, splits: Sequence[int], rates: Rates, *, sketch: 
             sum(message.sent_bytes for message in sent),
             sum(message.n_calls for message in sent),
         )
-    n_idle = sum(share.n_params == 0 for share in shares)
+    n_idle = n_replicas * sum(share.n_params == 0 for share in shares)
     return Plan(problem, partition, phases, iteration_memory(problem, busiest, width), n_idle)
 
 
@@ -175,22 +195,28 @@ def candidates(shape: NetworkShape, n_ranks: int, *, density: float | None = Non
     return list(dict.fromkeys([fitting, *regular_splits(n_ranks, len(shape.layers))]))
 
 
-def make_plans(problem: Problem, n_ranks: int, rates: Rates, *, sketch: int | None = None) -> list[Plan]:
+def make_plans(
+    problem: Problem, n_ranks: int, rates: Rates, *, sketch: int | None = None, n_replicas: int = 1
+) -> list[Plan]:
     """Plans of all candidates, the fastest first; among equals the one of fewer bytes.
 
     Parameters
     ----------
-    problem, rates, sketch
+    problem, rates, sketch, n_replicas
         As of :func:`make_plan`.
     n_ranks : int
-        Ranks.
+        Ranks of all replicas.
 
     Returns
     -------
     list of Plan
     """
     density = None if problem.nonzeros is None else problem.nonzeros / max(1, problem.shape.widths[0])
-    made = [make_plan(problem, s, rates, sketch=sketch) for s in candidates(problem.shape, n_ranks, density=density)]
+    n = ranks_of_a_grid(n_ranks, n_replicas)
+    made = [
+        make_plan(problem, splits, rates, sketch=sketch, n_replicas=n_replicas)
+        for splits in candidates(problem.shape, n, density=density)
+    ]
     return sorted(made, key=lambda plan: (plan.seconds, plan.sent_bytes))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 from distnewton.network.shapes import LayerShape, NetworkShape
@@ -14,16 +14,16 @@ MODELLED = ("gauss_newton", "block_diagonal")
 
 @dataclass(frozen=True)
 class Problem:
-    """What an iteration works on.
+    """What an iteration works on, or one replica of the grid in it.
 
     Attributes
     ----------
     shape : NetworkShape
         Layers.
     n_samples, n_test : int
-        Samples of training and test.
+        Samples of training and test, of the replica with most of them.
     n_curvature : int
-        Samples of the curvature.
+        Samples of the curvature, likewise.
     n_rows : int
         Rows of the Jacobian a sample: outputs, or random cotangents.
     itemsize : int
@@ -46,6 +46,8 @@ class Problem:
         Of a sample with sparse features; None for dense.
     activation : str
         Of the hidden layers.
+    n_replicas : int
+        Copies of the grid that share the samples.
     """
 
     shape: NetworkShape
@@ -63,6 +65,15 @@ class Problem:
     recomputed: bool = False
     nonzeros: float | None = None
     activation: str = "relu"
+    n_replicas: int = 1
+
+    def shared(self, n_replicas: int) -> Problem:
+        """What falls to a replica of the grid where so many share the samples of this problem."""
+        sizes = (self.n_samples, self.n_test, self.n_curvature)
+        n_samples, n_test, n_curvature = (-(-size // n_replicas) for size in sizes)
+        return replace(
+            self, n_samples=n_samples, n_test=n_test, n_curvature=n_curvature, n_replicas=self.n_replicas * n_replicas
+        )
 
     @property
     def n_out(self) -> int:

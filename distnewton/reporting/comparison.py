@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distnewton.parallel.partition import splits_title
 from distnewton.reporting.figure import four_panels
 from distnewton.training.comparison import Trial
 from distnewton.training.metrics import LOWER_IS_BETTER, MAIN_METRIC
@@ -111,7 +112,8 @@ class Comparison:
             f"data: {s.train.name}, {s.config.data.n_train or s.train.n_samples:,} samples{test}",
             f"network: {s.shape}, {network.activation}, {network.loss}, "
             f"C = {s.config.method.C}, {s.config.run.dtype}, seed {s.config.run.seed}",
-            f"ranks: {s.n_ranks} with {s.n_threads} BLAS thread(s) each, splits {'-'.join(map(str, partition.splits))}"
+            f"ranks: {s.n_ranks} with {s.n_threads} BLAS thread(s) each, "
+            f"splits {splits_title(partition.splits, s.n_replicas)}"
             + (f", {s.mpi_library}" if s.mpi_library else ""),
             f"{self._seconds:g} seconds of training a run, evaluation left out; times are those of the slowest rank",
         ]

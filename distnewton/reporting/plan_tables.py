@@ -18,7 +18,8 @@ def as_dict(plan: Plan) -> dict[str, Any]:
     """A plan as plain, JSON-able values: seconds and bytes of the rank with most to do."""
     return {
         "splits": list(plan.splits),
-        "n_ranks": plan.partition.n_ranks,
+        "replicas": plan.n_replicas,
+        "n_ranks": plan.n_ranks,
         "widths": list(plan.partition.widths),
         "n_params": plan.problem.shape.n_params,
         "seconds": plan.seconds,
@@ -46,14 +47,16 @@ def print_plans(plans: Sequence[Plan], n_ranks: int, memory_gb: float | None, wi
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 150)
-    best, problem = plans[0], plans[0].problem
+    best = plans[0]
+    problem, n_replicas = best.problem, best.n_replicas
 
     def say(text: str) -> None:
         console.print(text, highlight=False, markup=False, emoji=False)
 
     rows = f"{problem.n_rows} random rows" if problem.sketched else f"{problem.n_rows} rows"
+    each = f" in each of {n_replicas} replicas" if n_replicas > 1 else ""
     say(
-        f"{problem.shape}: {problem.shape.n_params:,} variables, {problem.n_samples:,} samples, "
+        f"{problem.shape}: {problem.shape.n_params:,} variables, {problem.n_samples:,} samples{each}, "
         f"{problem.n_curvature:,} of curvature ({rows} each), {problem.direction} with {problem.n_steps} CG steps, "
         f"{problem.n_trials} trial{'s' * (problem.n_trials > 1)}, on {n_ranks:,} rank{'s' * (n_ranks > 1)}"
     )
@@ -109,7 +112,7 @@ def _fill(
         table.add_column(name, justify="right")
     for plan in plans[:_SHOWN]:
         cells = [_number(factor * value) for value in values(plan)]
-        table.add_row("-".join(map(str, plan.splits)), *cells, *([more[1](plan)] if more else []))
+        table.add_row(plan.title, *cells, *([more[1](plan)] if more else []))
 
 
 def _number(value: float) -> str:

@@ -8,6 +8,7 @@ import time
 from typing import TYPE_CHECKING
 
 from distnewton.config import Config
+from distnewton.parallel.partition import splits_title
 from distnewton.reporting.slowest import slowest_rank
 from distnewton.reporting.stragglers import Stragglers
 from distnewton.training.metrics import MAIN_METRIC
@@ -50,7 +51,7 @@ class Progress:
         self._metric, self._config = MAIN_METRIC[summary.task.name], config
         self._stragglers = Stragglers(summary.hosts)
         test = f", test {summary.test.n_samples:,}" if summary.test else ""
-        splits = "-".join(map(str, partition.splits))
+        splits = splits_title(partition.splits, summary.n_replicas)
         kind = "sparse" if data.n_nonzeros and data.sparse_format else "dense"
         n_train = f"{config.data.n_train:,} of " if config.data.n_train else ""
         lines = [

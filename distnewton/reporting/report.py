@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from distnewton.errors import CreateError, WriteError
+from distnewton.parallel.partition import splits_title
 from distnewton.reporting import report_pictures as pictures
 from distnewton.reporting.run_data import Predictions, Run, read_runs
 from distnewton.reporting.style import STYLE
@@ -80,7 +81,7 @@ def _summary(runs: Sequence[Run]) -> str:
 
 def _summary_row(run: Run, metrics: Sequence[str]) -> list[str]:
     facts, n = run.environment, max(0, len(run.lines) - 1)
-    row = [run.name, run.config.method.title, f"{facts.ranks}", "-".join(map(str, facts.splits)) or "?"]
+    row = [run.name, run.config.method.title, f"{facts.ranks}", splits_title(facts.splits, facts.replicas) or "?"]
     if not run.lines:
         return [*row, "none", *[""] * (2 + 2 * len(metrics) + 3)]
     last = run.lines[-1]
@@ -126,6 +127,7 @@ def _owners(run: Run) -> str:
     if partition is None:
         return ""
     rows = []
+    # ranks of further replicas of the grid own the same, with other samples
     for rank in range(partition.n_ranks):
         blocks = partition.blocks(rank)
         first = next((block for block in blocks if block.layer == 1), None)

@@ -174,7 +174,10 @@ def grid(run: Run) -> str:
         return ""
     hosts = run.environment.hosts
     about = [f"host {hosts[rank]}" if rank < len(hosts) else "" for rank in range(partition.n_ranks)]
-    return process_grid("blocks of the weight matrices: inputs downwards, outputs across", partition, about)
+    title = "blocks of the weight matrices: inputs downwards, outputs across"
+    if (n := run.environment.replicas) > 1:
+        title += f" (the first of {n} replicas, which differ in their samples)"
+    return process_grid(title, partition, about)
 
 
 def predictions(found: Predictions) -> list[str]:

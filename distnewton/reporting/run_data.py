@@ -83,6 +83,7 @@ class Environment(_Read):
     hosts: list[str] = []
     threads_per_rank: int = 1
     splits: list[int] = []
+    replicas: int = 1
     network: str = ""
     partition: Parts | None = None
     slurm: dict[str, str] = {}

@@ -10,6 +10,7 @@ from typing import Any
 from distnewton.config import load_config
 from distnewton.errors import DataError, MissingInputError
 from distnewton.parallel.failures import read_first
+from distnewton.parallel.partition import splits_title
 from distnewton.training.model_file import MODEL_FILE, read_header, read_shape
 from distnewton.training.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, read_metrics
 
@@ -40,7 +41,8 @@ def describe_run(path: Path) -> Iterator[str]:
     yield f"run        {path}"
     yield f"data       {config.data.train}" + (f", test {config.data.test}" if config.data.test else "")
     yield f"network    {config.network.title}, {config.network.activation}, {config.network.loss}"
-    splits, mpi = "-".join(map(str, facts["splits"])), facts["mpi_library"] or "no MPI"
+    splits = splits_title(facts["splits"], facts.get("replicas", 1))
+    mpi = facts["mpi_library"] or "no MPI"
     yield f"ranks      {facts['ranks']} x {facts['threads_per_rank']} threads, splits {splits}"
     yield f"method     {config.method.title}; seed {config.run.seed}"
     yield f"versions   distnewton {facts['packages']['distnewton']}, Python {facts['python']}, {mpi}"

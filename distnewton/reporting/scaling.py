@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distnewton.errors import MissingExtraError
+from distnewton.parallel.partition import splits_title
 from distnewton.planning.plan import Plan
 from distnewton.study.measured import Point, efficiency
 from distnewton.study.points import Study
@@ -59,7 +60,7 @@ def markdown(study: Study, points: Sequence[Point], plans: Sequence[Plan], missi
     for i, point in enumerate(points):
         share = efficiency(study, points, point.seconds, point.n_ranks)
         cells = [
-            f"{point.n_ranks}", f"{point.n_hosts}", f"{point.n_threads}", "-".join(map(str, point.splits)),
+            f"{point.n_ranks}", f"{point.n_hosts}", f"{point.n_threads}", splits_title(point.splits, point.n_replicas),
             f"{point.seconds:.4g}", f"{point.low:.4g} to {point.high:.4g}",
             "refused" if point.refused else f"{share:.1%}",
             f"{point.wait / point.seconds:.1%}", f"{point.sent_bytes / 1e6:.3g}", f"{point.objective:.6g}",

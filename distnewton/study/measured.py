@@ -46,6 +46,8 @@ class Point:
         Runs that are there.
     refused : str
         Why the point does not count; empty if it does.
+    n_replicas : int
+        Copies of the grid.
     """
 
     n_ranks: int
@@ -63,6 +65,7 @@ class Point:
     splits: list[int]
     n_runs: int
     refused: str = ""
+    n_replicas: int = 1
 
 
 def collect(study: Study, root: Path, tolerance: float) -> tuple[list[Point], list[str]]:
@@ -127,6 +130,7 @@ def _point(study: Study, n_ranks: int, runs: list[tuple[list[dict[str, Any]], di
         float(counted[-1]["objective"]),
         list(facts["splits"]),
         len(runs),
+        n_replicas=int(facts.get("replicas", 1)),
     )
 
 

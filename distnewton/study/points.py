@@ -34,6 +34,8 @@ class Study:
         Iterations of a run that do not count, and those that do.
     n_samples : int
         Of the problem on the fewest ranks.
+    n_replicas : int
+        Replicas of the grid on the fewest ranks, where they grow with the ranks; 0 where the grid grows.
     """
 
     kind: str
@@ -42,6 +44,7 @@ class Study:
     n_warmup: int
     n_measured: int
     n_samples: int
+    n_replicas: int = 0
 
     def folder(self, root: Path, n_ranks: int, repeat: int) -> Path:
         """Run folder of a point."""
@@ -64,6 +67,8 @@ class Study:
         """
         run = {"iterations": self.n_warmup + self.n_measured, "deterministic": True}
         changes: dict[str, Any] = {"run": run}
+        if self.n_replicas:
+            changes["partition"] = {"replicas": self.n_replicas * n_ranks // self.ranks[0]}
         if self.kind == "weak-samples":
             changes["data"] = {"n_train": self.n_samples * n_ranks // self.ranks[0]}
         if self.kind == "weak-weights" and n_ranks > self.ranks[0]:

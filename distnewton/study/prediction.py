@@ -49,5 +49,5 @@ def predict(study: Study, config: Config, data: DataSize, points: Sequence[Point
             n_steps=max(1, round(point.n_steps)),
             n_trials=max(1, round(point.n_trials)),
         )
-        plans.append(make_plan(problem, point.splits, rates, sketch=sketch))
+        plans.append(make_plan(problem, point.splits, rates, sketch=sketch, n_replicas=point.n_replicas))
     return plans

@@ -322,7 +322,7 @@ def _make(path: Path) -> None:
 
 
 def environment(
-    ranks: int, threads: int, mpi_library: str, hosts: list[str], splits: tuple[int, ...]
+    ranks: int, threads: int, mpi_library: str, hosts: list[str], splits: tuple[int, ...], replicas: int = 1
 ) -> dict[str, Any]:
     """What a run's numbers depend on besides its configuration.
 
@@ -335,7 +335,9 @@ def environment(
     hosts : list of str
         Host name of each rank.
     splits : tuple of int
-        Resolved splits.
+        Resolved splits, of each replica of the grid.
+    replicas : int
+        Copies of the grid.
 
     Returns
     -------
@@ -358,6 +360,7 @@ def environment(
         "threads_per_rank": threads,
         "blas": blas,
         "splits": list(splits),
+        "replicas": replicas,
         "slurm": {k: v for k, v in os.environ.items() if k in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_JOB_NODELIST")},
     }
 

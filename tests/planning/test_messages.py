@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from convolutional import Conv
@@ -11,6 +13,7 @@ from distnewton.directions.base import DirectionOptions
 from distnewton.directions.block_diagonal import BlockDiagonal
 from distnewton.directions.gauss_newton import GaussNewton
 from distnewton.parallel.ledger import PHASES, Ledger
+from distnewton.parallel.partition import divisors
 from distnewton.planning.messages import Messages, widest_kept
 from distnewton.planning.problem import Problem, Share
 from distnewton.training.objective import subsample_range
@@ -43,7 +46,7 @@ def check(case, monkeypatch, direction, *, combine="previous", **given):
     counts = counted.taken[1::2]
     network, partition = case.network, case.grid.partition
     shares = [Share(network.shape, partition, rank) for rank in range(partition.n_ranks)]
-    n, wrong = case.objective.n_samples, []
+    n, wrong, share = case.objective.n_samples, [], case.objective.share
     for k in range(2, ITERATIONS + 1):
         record, before = records[k], records[k - 1]
         assert not record.note
@@ -60,12 +63,16 @@ def check(case, monkeypatch, direction, *, combine="previous", **given):
             n_directions=1 + (combine == "previous" and not before.note),
             warm=given.get("warm", False),
             recomputed=given.get("recomputed", False),
+            n_replicas=case.grid.n_replicas,
         )
         # the next point's subsample is the line search's
-        ranges = (subsample_range(n, problem.n_curvature, 0, i) for i in (k - 1, k))
+        ranges = [share.within(*subsample_range(n, problem.n_curvature, 0, i)) for i in (k - 1, k)]
         own, width = shares[case.grid.rank], widest_kept(problem, shares)
-        here, there = (Messages(problem, own, width, rows).by_phase() for rows in ranges)
-        for phase in PHASES:
+        # replicas may differ by a sample
+        problems = [replace(problem, n_samples=share.n_own, n_curvature=stop - start) for start, stop in ranges]
+        here, there = (Messages(p, own, width, rows).by_phase() for p, rows in zip(problems, ranges, strict=True))
+        # nothing is measured here, for which replicas would have to add up
+        for phase in set(PHASES) - {"evaluation"}:
             messages = there[phase] if phase == "line_search" else here[phase]
             expected = [sum(m.sent_bytes for m in messages), sum(m.n_calls for m in messages)]
             found = counts[k][phase]
@@ -88,6 +95,20 @@ def test_dense_networks(world, monkeypatch, kind, combine):
             case = make_case(world, widths, splits, n=30)
             with case.grid:
                 check(case, monkeypatch, solver(kind), combine=combine)
+
+
+@pytest.mark.parametrize("kind", ["gauss_newton", "block_diagonal"])
+@pytest.mark.parametrize("given", [{}, {"warm": True}, {"recomputed": True}, {"sketch": 2}])
+def test_replicas(world, monkeypatch, kind, given):
+    if kind == "block_diagonal" and given.keys() & {"warm", "recomputed"}:
+        pytest.skip("sends nothing more")
+    options = {"warm_start": 0.5} if "warm" in given else {}
+    options |= {"jacobian": "recomputed"} if "recomputed" in given else {}
+    for n_replicas in divisors(world.size)[1:]:
+        for splits in alternating(world.size // n_replicas, 3):
+            case = make_case(world, (6, 5, 4, 3), splits, n=31, n_replicas=n_replicas)
+            with case.grid:
+                check(case, monkeypatch, solver(kind, **options), **given)
 
 
 @pytest.mark.parametrize("given", [{"warm": True}, {"recomputed": True}, {"sketch": 2}])
