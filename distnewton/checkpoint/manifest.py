@@ -88,6 +88,8 @@ class Manifest(_Table):
         Of the variables.
     widths, splits, rows_per_unit : list of int
         Global shapes, and how they were cut.
+    speeds : list of float
+        In proportion to what, where ranks were not alike.
     parts : list of Part
         Files, by rank.
     state : StateTree
@@ -109,6 +111,7 @@ class Manifest(_Table):
     dtype: str
     widths: list[int]
     splits: list[int]
+    speeds: list[float] = []
     rows_per_unit: list[int]
     parts: list[Part]
     state: StateTree

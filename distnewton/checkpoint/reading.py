@@ -137,7 +137,7 @@ def read_state(path: Path, manifest: Manifest, grid: ProcessGrid, layout: Parame
     Returns
     -------
     State
-        Without factors where the splits differ.
+        Without factors where the splits, or the speeds that they follow, differ.
 
     Raises
     ------
@@ -148,7 +148,8 @@ def read_state(path: Path, manifest: Manifest, grid: ProcessGrid, layout: Parame
     -----
     Collective.
     """
-    same_blocks = tuple(manifest.splits) == grid.partition.splits
+    cut = tuple(manifest.splits), tuple(manifest.speeds)
+    same_blocks = cut == (grid.partition.splits, grid.partition.speeds)
     state = State()
     with watchdog.patient(), grid.world.agreeing(), ExitStack() as opened:
         faults.at("checkpoint_read")

@@ -151,6 +151,7 @@ def _manifest(grid: ProcessGrid, state: State, facts: Facts, parts: list[Part]) 
         dtype=facts.dtype,
         widths=list(partition.widths),
         splits=list(partition.splits),
+        speeds=list(partition.speeds),
         rows_per_unit=list(partition.all_rows_per_unit),
         parts=parts,
         state=StateTree.model_validate(state.tree()),

@@ -23,6 +23,7 @@ def plan(options: argparse.Namespace) -> int:
     """Show every way to split the network over a number of ranks, the best in detail, and what limits it."""
     from distnewton.parallel.partition import check_rank_count
     from distnewton.parallel.replicas import ranks_of_a_grid
+    from distnewton.parallel.speeds import speeds_of_grid
     from distnewton.planning.plan import largest, make_plan, make_plans
     from distnewton.reporting.plan_tables import as_dict, print_plans
 
@@ -41,13 +42,17 @@ def plan(options: argparse.Namespace) -> int:
     sketch = None if config.method.sketch == "auto" else int(config.method.sketch)
     splits, n_replicas = config.partition.splits, config.partition.replicas
     n_of_grid = ranks_of_a_grid(n_ranks, n_replicas)
+    if config.partition.speeds == "measured":
+        raise ConfigError("a plan measures nothing: give partition.speeds as a list, one a rank", agreed=True)
+    given = [] if config.partition.speeds == "equal" else config.partition.speeds
+    speeds = speeds_of_grid(given, n_of_grid, n_replicas) if given else []
     if splits != "auto":
         check_rank_count(problem.shape.partition(splits), n_of_grid, n_replicas)
 
     def plans_of(problem: Problem) -> list[Plan]:
         if splits == "auto":
-            return make_plans(problem, n_ranks, rates, sketch=sketch, n_replicas=n_replicas)
-        return [make_plan(problem, splits, rates, sketch=sketch, n_replicas=n_replicas)]
+            return make_plans(problem, n_ranks, rates, sketch=sketch, n_replicas=n_replicas, speeds=speeds)
+        return [make_plan(problem, splits, rates, sketch=sketch, n_replicas=n_replicas, speeds=speeds)]
 
     plans = plans_of(problem)
     memory_gb = options.memory_gb or (cluster.compute.memory_gb if cluster else None)

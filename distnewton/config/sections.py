@@ -26,6 +26,13 @@ def _dashes_to_list(value: object) -> object:
     return value
 
 
+def _commas_to_numbers(value: object) -> object:
+    """Read ``1,1,0.5`` as a list of numbers, as a command line has it."""
+    if isinstance(value, str) and re.fullmatch(r"[\d.]+(,[\d.]+)+", value):
+        return [float(part) for part in value.split(",")]
+    return [float(number) if type(number) is int else number for number in value] if isinstance(value, list) else value
+
+
 def _kind_of_layers(value: object) -> str:
     """Whether a list of layers holds tables or widths."""
     tables = isinstance(value, list) and any(isinstance(layer, dict | LayerTable) for layer in value)
@@ -126,6 +133,13 @@ class PartitionConfig(Section):
     splits: Annotated[Literal["auto"] | list[Split], BeforeValidator(_dashes_to_list)] = Field(
         "auto", description="groups of each layer's neurons, as 2-2-2-2; auto plans them"
     )
+    speeds: Annotated[
+        Literal["equal", "measured"] | Annotated[list[Annotated[float, Field(gt=0.0)]], Field(min_length=1)],
+        BeforeValidator(_commas_to_numbers),
+    ] = Field(
+        "equal", description="relative speed of each rank, as 1,1,0.5,1: blocks are in proportion; measured: by a "
+        "product of matrices on all ranks at the start"
+    )  # fmt: skip
     replicas: int = Field(
         1, ge=1, description="copies of the grid, each with its share of the samples; splits are those of a copy"
     )

@@ -176,9 +176,10 @@ class NetworkShape:
             made.append(LayerCost(layer.n_in, layer.n_out, products, gathered, layer.n_linear, layer.n_values))
         return made
 
-    def partition(self, splits: Sequence[int]) -> Partition:
-        """These layers cut into so many groups of units each."""
-        return Partition(self.widths, as_splits(splits), self.rows_per_unit, self.features_per_unit)
+    def partition(self, splits: Sequence[int], speeds: Sequence[float] = ()) -> Partition:
+        """These layers cut into so many groups of units each; in proportion to the speeds of ranks, if these differ."""
+        speeds = () if len(set(speeds)) <= 1 else tuple(speeds)
+        return Partition(self.widths, as_splits(splits), self.rows_per_unit, self.features_per_unit, speeds)
 
     @property
     def modules(self) -> list[int]:

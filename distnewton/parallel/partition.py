@@ -15,9 +15,11 @@ row for each position of its kernel (or, where images are flattened, for each pi
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from statistics import fmean
 
 import numpy as np
 from numpy.typing import NDArray
@@ -45,6 +47,29 @@ def bounds(n: int, n_parts: int, i_part: int) -> tuple[int, int]:
     size, n_larger = divmod(n, n_parts)
     start = i_part * size + min(i_part, n_larger)
     return start, start + size + (i_part < n_larger)
+
+
+def weighted_bounds(n: int, weights: Sequence[float], i_part: int) -> tuple[int, int]:
+    """Half-open range of the indices of one part when ``n`` items are cut in proportion to weights.
+
+    Parameters
+    ----------
+    n : int
+        Number of items.
+    weights : sequence of float
+        Of the parts, not negative, not all 0.
+    i_part : int
+        Which part, from 0.
+
+    Returns
+    -------
+    tuple of int
+        First index and one past the last: each limit is the nearest to its exact place, so that no part is off by more
+        than an item.
+    """
+    total = math.fsum(weights)
+    first, last = (round(n * (math.fsum(weights[:k]) / total)) for k in (i_part, i_part + 1))
+    return first, last
 
 
 @dataclass(frozen=True)
@@ -111,12 +136,16 @@ class Partition:
         Rows of the weight matrix for each input unit, of layers 1..L; empty: 1 each.
     features_per_unit : int
         Features of an input unit: 1, or the pixels of a channel.
+    speeds : tuple of float
+        Relative speed of each rank; empty: all alike. A group of units is then as large as its ranks are fast in the
+        mean, so that where a layer is cut in one direction only, each rank's block is in proportion to its speed.
     """
 
     widths: tuple[int, ...]
     splits: tuple[int, ...]
     rows_per_unit: tuple[int, ...] = ()
     features_per_unit: int = 1
+    speeds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
         if len(self.widths) < 2:
@@ -130,6 +159,13 @@ class Partition:
             raise ConfigError(f"widths and splits must be positive, got {list(self.widths)} and {list(self.splits)}")
         if self.rows_per_unit and len(self.rows_per_unit) != self.n_layers:
             raise ValueError(f"expected rows per unit of {self.n_layers} layers, got {self.rows_per_unit}")
+        if self.speeds and len(self.speeds) != self.n_ranks:
+            raise ConfigError(
+                f"partition.speeds has {len(self.speeds)} numbers, splits {splits_title(self.splits)} need "
+                f"{self.n_ranks} ranks: one a rank"
+            )
+        if any(not 0.0 < speed < math.inf for speed in self.speeds):
+            raise ConfigError(f"partition.speeds must be positive, got {list(self.speeds)}")
 
     @property
     def all_rows_per_unit(self) -> tuple[int, ...]:
@@ -157,7 +193,17 @@ class Partition:
 
     def group(self, layer: int, j: int) -> tuple[int, int]:
         """Half-open range of the units of group j of a layer (0 for features)."""
-        return bounds(self.widths[layer], self.splits[layer], j)
+        if not self.speeds:
+            return bounds(self.widths[layer], self.splits[layer], j)
+        return weighted_bounds(self.widths[layer], self._weights[layer], j)
+
+    @cached_property
+    def _weights(self) -> list[list[float]]:
+        """Mean speed of the ranks with rows or columns of each group, by layer."""
+        return [
+            [fmean(self.speeds[rank] for rank in self._holders(m, j)) for j in range(n_groups)]
+            for m, n_groups in enumerate(self.splits)
+        ]
 
     def owner(self, layer: int, i: int, j: int) -> int:
         """Rank that owns block (i, j) of a layer."""
@@ -207,10 +253,14 @@ class Partition:
         -------
         tuple of int
         """
-        if layer == self.n_layers:
-            return tuple(range(self.n_ranks))
+        return tuple(range(self.n_ranks)) if layer == self.n_layers else self._holders(layer, j)
+
+    def _holders(self, layer: int, j: int) -> tuple[int, ...]:
+        """Owners of blocks (m; ., j) and (m + 1; j, .), sorted."""
         below = {self.owner(layer, i, j) for i in range(self.splits[layer - 1])} if layer else set()
-        above = {self.owner(layer + 1, j, k) for k in range(self.splits[layer + 1])}
+        above = set()
+        if layer < self.n_layers:
+            above = {self.owner(layer + 1, j, k) for k in range(self.splits[layer + 1])}
         return tuple(sorted(below | above))
 
     def n_params(self, rank: int) -> int:

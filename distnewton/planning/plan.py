@@ -130,7 +130,13 @@ class Plan:
 
 
 def make_plan(
-    problem: Problem, splits: Sequence[int], rates: Rates, *, sketch: int | None = None, n_replicas: int = 1
+    problem: Problem,
+    splits: Sequence[int],
+    rates: Rates,
+    *,
+    sketch: int | None = None,
+    n_replicas: int = 1,
+    speeds: Sequence[float] = (),
 ) -> Plan:
     """Predict an iteration with certain splits.
 
@@ -146,12 +152,14 @@ def make_plan(
         Random cotangents a sample, 0 for all outputs; None chooses as a run does.
     n_replicas : int
         Copies of the grid, each with its share of the samples.
+    speeds : sequence of float
+        Relative speed of each rank of a grid; empty: all have the rates. Blocks are in proportion.
 
     Returns
     -------
     Plan
     """
-    partition, problem = problem.shape.partition(splits), problem.shared(n_replicas)
+    partition, problem = problem.shape.partition(splits, speeds), problem.shared(n_replicas)
     if sketch is None:
         sizes = problem.n_curvature, problem.itemsize, problem.memory_bytes
         sketch = auto_sketch(problem.shape, partition, *sizes)
@@ -160,7 +168,7 @@ def make_plan(
     width = widest_kept(problem, shares)
     busiest = max(shares, key=lambda share: (share.n_kept(problem.itemsize), share.n_params))
     messages = Messages(problem, busiest, width)
-    compute = Work(problem, busiest, rates, messages.chunks).by_phase()
+    compute = _slowest_work(problem, shares, busiest, rates, messages)
     phases = {}
     for phase, sent in messages.by_phase().items():
         times = [rates.transfer(message) for message in sent]
@@ -173,6 +181,20 @@ def make_plan(
         )
     n_idle = n_replicas * sum(share.n_params == 0 for share in shares)
     return Plan(problem, partition, phases, iteration_memory(problem, busiest, width), n_idle)
+
+
+def _slowest_work(
+    problem: Problem, shares: list[Share], busiest: Share, rates: Rates, messages: Messages
+) -> dict[str, float]:
+    """Seconds of own work by phase, of the rank for which the others wait."""
+    speeds = shares[0].partition.speeds
+    if not speeds:
+        return Work(problem, busiest, rates, messages.chunks).by_phase()
+    slowest: dict[str, float] = {}
+    for share in shares:
+        for phase, seconds in Work(problem, share, rates, messages.chunks).by_phase().items():
+            slowest[phase] = max(slowest.get(phase, 0.0), seconds / speeds[share.rank])
+    return slowest
 
 
 def candidates(shape: NetworkShape, n_ranks: int, *, density: float | None = None) -> list[tuple[int, ...]]:
@@ -196,13 +218,19 @@ def candidates(shape: NetworkShape, n_ranks: int, *, density: float | None = Non
 
 
 def make_plans(
-    problem: Problem, n_ranks: int, rates: Rates, *, sketch: int | None = None, n_replicas: int = 1
+    problem: Problem,
+    n_ranks: int,
+    rates: Rates,
+    *,
+    sketch: int | None = None,
+    n_replicas: int = 1,
+    speeds: Sequence[float] = (),
 ) -> list[Plan]:
     """Plans of all candidates, the fastest first; among equals the one of fewer bytes.
 
     Parameters
     ----------
-    problem, rates, sketch, n_replicas
+    problem, rates, sketch, n_replicas, speeds
         As of :func:`make_plan`.
     n_ranks : int
         Ranks of all replicas.
@@ -214,7 +242,7 @@ def make_plans(
     density = None if problem.nonzeros is None else problem.nonzeros / max(1, problem.shape.widths[0])
     n = ranks_of_a_grid(n_ranks, n_replicas)
     made = [
-        make_plan(problem, splits, rates, sketch=sketch, n_replicas=n_replicas)
+        make_plan(problem, splits, rates, sketch=sketch, n_replicas=n_replicas, speeds=speeds)
         for splits in candidates(problem.shape, n, density=density)
     ]
     return sorted(made, key=lambda plan: (plan.seconds, plan.sent_bytes))

@@ -70,6 +70,7 @@ class Parts(_Read):
     splits: list[int]
     rows_per_unit: list[int]
     features_per_unit: int
+    speeds: list[float] = []
 
 
 class Environment(_Read):
@@ -149,7 +150,8 @@ class Run:
         parts = self.environment.partition
         if parts is None:
             return None
-        return Partition(tuple(parts.widths), tuple(parts.splits), tuple(parts.rows_per_unit), parts.features_per_unit)
+        cut = tuple(parts.widths), tuple(parts.splits), tuple(parts.rows_per_unit)
+        return Partition(*cut, parts.features_per_unit, tuple(parts.speeds))
 
     @property
     def slowest(self) -> Slowest | None:

@@ -18,6 +18,7 @@ from distnewton.checkpoint.writing import Facts, make_home, write_checkpoint
 from distnewton.errors import CreateError, DataError, MissingInputError, WriteError
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.deadline import Clock
+from distnewton.parallel.partition import splits_title
 from distnewton.training.identity import differences
 from distnewton.training.metrics import LOWER_IS_BETTER, MAIN_METRIC
 from distnewton.training.records import IterationRecord, plain, record_from_dict
@@ -182,10 +183,11 @@ class CheckpointKeeper:
         self._last, self._saved_iteration = self.record, self.record.iteration
         self._saved_at = self.record.elapsed_seconds
         notes = [f"a damaged checkpoint is skipped: {problem}" for problem in problems]
-        now, then = self._network.grid.partition.splits, tuple(manifest.splits)
+        partition = self._network.grid.partition
+        now, then = (partition.splits, partition.speeds), (tuple(manifest.splits), tuple(manifest.speeds))
         notes.append(f"goes on from iteration {manifest.iteration} ({path.name} of {manifest.saved_at})")
         if now != then:
-            shown = "-".join(map(str, then))
+            shown = splits_title(manifest.splits) + (" and other speeds" if now[1] != then[1] else "")
             notes.append(f"saved with splits {shown}: what belongs to a rank's own blocks begins anew")
         return notes
 

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from distnewton.config import Config
+from distnewton.config.method import FULL_BATCH
 from distnewton.data.description import DataSource
 from distnewton.data.partitioned import Task, keep_dense
 from distnewton.data.sources import open_data
 from distnewton.errors import ConfigError
 from distnewton.network.shapes import NetworkShape
+from distnewton.planning.plan import make_plans
 from distnewton.planning.problem import MODELLED, Problem
+from distnewton.planning.rates import Rates
 from distnewton.training.objective import subsample_size
 
 
@@ -142,3 +146,37 @@ def planned_problem(
         nonzeros,
         config.network.activation,
     )
+
+
+def uneven_splits(
+    config: Config, shape: NetworkShape, n_samples: int, speeds: Sequence[float], *, nonzeros: float | None = None
+) -> tuple[int, ...]:
+    """The splits with which ranks of unequal speed take the least time by the model, with round rates.
+
+    Parameters
+    ----------
+    config : Config
+        The run. Steps on mini-batches count as a Newton step with few products on a batch.
+    shape : NetworkShape
+        Layers, resolved.
+    n_samples : int
+        Of training.
+    speeds : sequence of float
+        Of the ranks of a grid.
+    nonzeros : float or None
+        Of a sample with sparse features; None for dense.
+
+    Returns
+    -------
+    tuple of int
+    """
+    method = config.method
+    if method.direction in MODELLED:
+        problem = planned_problem(config, shape, n_samples, nonzeros=nonzeros)
+    else:
+        size = min(n_samples, method.batch) if method.direction not in FULL_BATCH else n_samples
+        problem = Problem(
+            shape, size, size, shape.widths[-1], np.dtype(config.run.dtype).itemsize,
+            config.run.memory_mb * 2.0**20, direction="block_diagonal", n_steps=2, nonzeros=nonzeros,
+        )  # fmt: skip
+    return make_plans(problem.shared(config.partition.replicas), len(speeds), Rates(), speeds=speeds)[0].splits

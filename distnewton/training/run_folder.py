@@ -384,6 +384,7 @@ def partition_facts(network: str, partition: Partition) -> dict[str, Any]:
         "partition": {
             "widths": list(partition.widths),
             "splits": list(partition.splits),
+            "speeds": list(partition.speeds),
             "rows_per_unit": list(partition.rows_per_unit),
             "features_per_unit": partition.features_per_unit,
         },

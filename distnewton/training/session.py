@@ -36,6 +36,7 @@ from distnewton.parallel.launch import guard
 from distnewton.parallel.partition import Partition, as_splits
 from distnewton.parallel.planning import auto_splits
 from distnewton.parallel.replicas import SampleShare, ranks_of_a_grid
+from distnewton.parallel.speeds import measured_speeds, speeds_of_grid
 from distnewton.parallel.threads import threads_per_rank
 from distnewton.parallel.watchdog import watchdog
 from distnewton.training.checkpoints import CheckpointKeeper, KeeperSettings, Resume
@@ -45,6 +46,7 @@ from distnewton.training.memory_check import PlannedRun, check_memory_fits
 from distnewton.training.metrics import task_metrics
 from distnewton.training.model import Architecture, Model, image_problem, network_outputs
 from distnewton.training.objective import Evaluation, Objective
+from distnewton.training.planned import uneven_splits
 from distnewton.training.predictions import summarize
 from distnewton.training.records import IterationRecord
 from distnewton.training.same_config import check_same_config
@@ -423,16 +425,19 @@ class Session:
         self.dense = keep_dense(self.train_set) or shape.image_shape is not None
         n_replicas = config.partition.replicas
         n_ranks = ranks_of_a_grid(self.comm.size, n_replicas)
-        if config.partition.splits == "auto":
+        speeds = self._speeds(n_ranks, n_replicas)
+        if config.partition.splits != "auto":
+            splits = as_splits(config.partition.splits)
+        elif len(set(speeds)) > 1:
+            splits = uneven_splits(config, shape, self.n_train, speeds, nonzeros=self._nonzeros)
+        else:
             n_values = self.train_set.n_samples * self.train_set.n_features
             density = None if self.dense else self.train_set.n_nonzeros / n_values
             splits = auto_splits(shape.costs, n_ranks, density=density)
-        else:
-            splits = as_splits(config.partition.splits)
         backend = Backend.of(config.run.dtype)
         self._check_memory(config)
         check_samples(config.method, self.n_train, n_replicas)
-        self.grid = ProcessGrid(self.comm, shape.partition(splits), n_replicas)
+        self.grid = ProcessGrid(self.comm, shape.partition(splits, speeds), n_replicas)
         self.share = SampleShare(self.n_train, n_replicas, self.grid.replica)
         if config.run.memory_check:
             n_test = self.test_set.n_samples if self.test_set is not None else 0
@@ -440,6 +445,18 @@ class Session:
             check_memory_fits(self.comm, sizes, self.grid.partition)
         self.network = PartitionedNetwork(self.grid, config.network.activation, backend, shape)
         self.architecture = Architecture(shape, config.network.activation, self.task, self.dense, config.run.dtype)
+
+    def _speeds(self, n_ranks: int, n_replicas: int) -> list[float]:
+        """Relative speeds of the ranks of a grid, measured where that is asked for; empty where all are alike."""
+        given = self.config.partition.speeds
+        if given == "equal":
+            return []
+        return speeds_of_grid(measured_speeds(self.comm) if given == "measured" else given, n_ranks, n_replicas)
+
+    @property
+    def _nonzeros(self) -> float | None:
+        """Of a sample with sparse features; None where they are held dense."""
+        return None if self.dense else self.train_set.n_nonzeros / self.train_set.n_samples
 
     @property
     def n_train(self) -> int:
