@@ -112,7 +112,8 @@ def read_features(
             if stop > start:
                 # what overflows here is found by check_range
                 with np.errstate(over="ignore"):
-                    X = source.read(start, stop, dtype, rows)
+                    # a source of someone's own that knows no choice of samples serves where all are wanted
+                    X = source.read(start, stop, dtype) if rows is None else source.read(start, stop, dtype, rows)
                 X = X if isinstance(X, np.ndarray) or not dense else X.toarray()
             faults.at("data", X)
         except OSError as error:
