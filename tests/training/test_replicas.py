@@ -141,16 +141,18 @@ def test_the_step_takes_the_mean_of_what_replicas_find_apart(world):
     np.testing.assert_allclose(result.model.params, params + step, rtol=1e-9, atol=1e-11)
 
 
-@pytest.mark.parametrize("scale", ["none", "minmax", "minmax_joint", "center", "standard", "unit_rows"])
-@pytest.mark.parametrize("loss", ["cross_entropy", "logistic", "squared"])
-def test_scaling_metrics_and_targets_are_those_of_all_samples(world, scale, loss):
+@pytest.mark.parametrize(("loss", "scale"), [
+    ("cross_entropy", "minmax"), ("cross_entropy", "minmax_joint"), ("cross_entropy", "center"),
+    ("cross_entropy", "standard"), ("logistic", "unit_rows"), ("squared", "standard"),
+])  # fmt: skip
+def test_scaling_metrics_and_targets_are_those_of_all_samples(world, loss, scale):
     X, y = blobs(n=37, n_classes=2)
     X[:, 2] = 7.0
     y = y if loss != "squared" else X @ np.arange(6.0)
     method = {"direction": "gauss_newton", "subsample": 0.5}
     tables = {"network": {"layers": ["auto", 3, "auto"], "loss": loss}, "data": {"scale": scale, "n_train": 31}}
     alone = run(None, method, (X, y), (X[::3], y[::3]), **tables)
-    for partition in partitions(world.size, 2):
+    for partition in partitions(world.size, 2)[-2:]:
         found = run(world, method, (X, y), (X[::3], y[::3]), partition, **tables)
         np.testing.assert_allclose(numbers(found), numbers(alone), rtol=1e-8, atol=1e-10, err_msg=str(partition))
         assert found.summary.notes == alone.summary.notes
