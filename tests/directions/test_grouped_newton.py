@@ -176,7 +176,7 @@ def test_rank_zero_decides_for_all(world, monkeypatch):
 class Noting:
     """A direction that has something to say at every other call."""
 
-    stops_early = averages_gradient = False
+    stops_early = averages_gradient = apart = False
 
     def __init__(self, curvature):
         self.curvature, self.n_rows = curvature, []

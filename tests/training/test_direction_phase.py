@@ -139,7 +139,7 @@ def test_a_slow_rank_is_stopped_when_enough_have_finished(world):
 class Uphill:
     """A direction in which the objective grows."""
 
-    stops_early = averages_gradient = False
+    stops_early = averages_gradient = apart = False
     curvature = "jacobian"
 
     def solve(self, problem, termination):

@@ -56,7 +56,7 @@ def test_newton_steps_on_batches_equal_a_dense_derivation(world, widths, loss, n
 class Watching:
     """A direction that keeps the problems it saw."""
 
-    stops_early = averages_gradient = False
+    stops_early = averages_gradient = apart = False
     curvature = "jacobian"
 
     def __init__(self, direction):
@@ -87,7 +87,7 @@ def test_gradient_and_curvature_are_of_the_same_batch(world):
 class Uphill:
     """A direction in which the objective grows."""
 
-    stops_early = averages_gradient = False
+    stops_early = averages_gradient = apart = False
     curvature = "none"
 
     def solve(self, problem, termination):

@@ -23,7 +23,7 @@ WIDTHS = (6, 5, 4, 3)
 class Scripted:
     """A direction that is a multiple of the gradient, each iteration as it is told; keeps the problems it saw."""
 
-    stops_early = averages_gradient = False
+    stops_early = averages_gradient = apart = False
     curvature = "jacobian"
 
     def __init__(self, *factors):
