@@ -77,7 +77,7 @@ def make_targets(rng, loss, n, n_out):
 
 def make_case(
     comm, widths, splits, *, activation="tanh", loss="squared", n=9, C=5.0, seed=0, memory=1e9, sparse=False,
-    n_replicas=1,
+    n_replicas=1, n_pieces=1,
 ):  # fmt: skip
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((n, widths[0]))
@@ -87,7 +87,7 @@ def make_case(
     dense = DenseProblem(widths, activation, loss, X, y, C)
     theta = 0.7 * rng.standard_normal(dense.n_params)
     grid = ProcessGrid(comm, Partition(tuple(widths), tuple(splits)), n_replicas)
-    network = PartitionedNetwork(grid, activation, Backend.of("float64"))
+    network = PartitionedNetwork(grid, activation, Backend.of("float64"), n_pieces=n_pieces)
     share = SampleShare(n, n_replicas, grid.replica)
     X_local = X[share.own, slice(*grid.feature_range())].copy()
     if sparse:

@@ -160,6 +160,10 @@ class RunConfig(Section):
     memory_mb: float = Field(
         1024.0, gt=0.0, allow_inf_nan=False, description="megabytes a rank may fill with activations"
     )
+    overlap: int = Field(
+        1, ge=1, description="pieces in which the samples of a pass take turns, so that the sums of one travel while "
+        "the next is multiplied: 2 to 4 on slow networks; 1: none. Networks on images pass as one"
+    )  # fmt: skip
     max_seconds: float = Field(
         math.inf, gt=0.0, description="the whole command stops before so many seconds, with exit code 75, as it does "
         "before the end of a Slurm job"

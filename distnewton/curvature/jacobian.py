@@ -6,7 +6,7 @@ r"""The Jacobian of the outputs on the curvature subsample: one backward pass, t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from distnewton.backend import Array, Backend
 from distnewton.curvature.factors import AveragedFactor, IdentityFactor, JacobianFactor, ScaledFactor, StoredFactor
 from distnewton.network.layers import Layer, sum_units
 from distnewton.network.layout import BlockView, ParameterLayout
-from distnewton.network.network import Activations, PartitionedNetwork
+from distnewton.network.network import Activations, PartitionedNetwork, take_turns
 
 _CHUNK_SIZE = 1 << 20
 """Numbers of D that the backward recursion expands at a time."""
@@ -230,29 +230,83 @@ def _hidden_factors(
         D = network.backend.empty(len(activations.output), n_rows, network.n_values(m, i))
         own = above if block is not None and block.i == i else None
         elements, pooling = activations.elements(m, i), network.layers[m].average_pooling
+        derivative = elements if pooling is None else None
         # some samples at a time: no second array of this size, neither here nor inside MPI
-        for rows in _sample_chunks(D):
-            if own is None:
-                D[rows] = 0
-            else:
-                _propagate(own, views[m + 1].W, rows, D[rows])
-            grid.sum_boundary(m, i, D[rows])
-            if pooling is None:
-                network.activation.multiply_derivative(D[rows], elements[rows][:, None, :])
+        works = [
+            _pass_down(network, (m, i), own, views, rows, D, derivative) for rows in _sample_chunks(D, network.n_pieces)
+        ]
+        if network.n_pieces > 1:
+            take_turns(works)
+        else:
+            for work in works:
+                take_turns([work])
         factor = StoredFactor(D, network.backend)
         if pooling is None:
             made[i] = factor
         else:
-            derivative = _derivative(network, elements)
-            made[i] = AveragedFactor(factor, derivative, pooling, network.n_values(m, i), network.backend)
+            slopes = _derivative(network, elements)
+            made[i] = AveragedFactor(factor, slopes, pooling, network.n_values(m, i), network.backend)
     return made
 
 
-def _sample_chunks(D: Array) -> list[slice]:
+def _pass_down(
+    network: PartitionedNetwork,
+    group: tuple[int, int],
+    own: JacobianPart | None,
+    views: dict[int, BlockView],
+    rows: slice,
+    D: Array,
+    elements: Array | None,
+) -> Iterator[None]:
+    """Factors of some samples in a group of a layer; others are let in while their sum travels.
+
+    Parameters
+    ----------
+    network : PartitionedNetwork
+        The network.
+    group : tuple of int
+        Layer m, and the number of the group.
+    own : JacobianPart or None
+        The block above, where this rank owns one over the group.
+    views : dict of int to BlockView
+        Weights.
+    rows : slice
+        The samples.
+    D : Array of shape (n, n_rows, n_group)
+        Written.
+    elements : Array or None
+        Activations, whose derivative is multiplied in; None where that comes later.
+
+    Yields
+    ------
+    None
+        Once.
+    """
+    m, i = group
+    if own is None:
+        D[rows] = 0
+    else:
+        _propagate(own, views[m + 1].W, rows, D[rows])
+    pending = network.grid.start_boundary(m, i, D[rows]) if network.n_pieces > 1 else None
+    if pending is None:
+        network.grid.sum_boundary(m, i, D[rows])
+    yield
+    if pending is not None:
+        pending.wait()
+    if elements is not None:
+        network.activation.multiply_derivative(D[rows], elements[rows][:, None, :])
+
+
+def _sample_chunks(D: Array, n_pieces: int) -> list[slice]:
     """Samples that are propagated and summed together, the same on all ranks of a boundary."""
     n, n_rows, n_group = D.shape
-    step = max(1, MESSAGE_SIZE // max(1, n_rows * n_group))
+    step = rows_at_once(n, n_rows * n_group, n_pieces)
     return [slice(start, min(start + step, n)) for start in range(0, n, step)] or [slice(0, n)]
+
+
+def rows_at_once(n: int, row: int, n_pieces: int) -> int:
+    """Samples whose factors are summed together, of rows of so many numbers."""
+    return max(1, min(MESSAGE_SIZE // max(1, row), -(-n // n_pieces)))
 
 
 def _derivative(network: PartitionedNetwork, Z: Array) -> Array:

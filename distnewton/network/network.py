@@ -8,7 +8,7 @@ activation, pooling and flattening belong to a channel and send nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -19,6 +19,7 @@ from distnewton.network.layers import Layer, add_bias, make_layer, sum_units
 from distnewton.network.layout import BlockView, ParameterLayout
 from distnewton.network.shapes import NetworkShape, dense_shape
 from distnewton.parallel.grid import ProcessGrid
+from distnewton.parallel.partition import bounds
 
 
 @dataclass
@@ -68,10 +69,18 @@ class PartitionedNetwork:
         Array library and dtype.
     shape : NetworkShape or None
         Layers of the grid's partition; by default they are fully connected.
+    n_pieces : int
+        Pieces in which the samples of a pass take turns, so that the sums of one travel while the next is multiplied.
+        Networks on images pass as one.
     """
 
     def __init__(
-        self, grid: ProcessGrid, activation: str, backend: Backend, shape: NetworkShape | None = None
+        self,
+        grid: ProcessGrid,
+        activation: str,
+        backend: Backend,
+        shape: NetworkShape | None = None,
+        n_pieces: int = 1,
     ) -> None:
         self.grid = grid
         self.backend = backend
@@ -83,6 +92,7 @@ class PartitionedNetwork:
         self.layout = ParameterLayout(grid.blocks)
         self.n_layers = grid.partition.n_layers
         self.n_out = grid.partition.widths[-1]
+        self.n_pieces = n_pieces if self.shape.image_shape is None and grid.size > 1 else 1
 
     def initial_params(self, seed: int, scheme: str) -> Array:
         """Initial variables of this rank, the same on every grid; shape (n_params_local,)."""
@@ -152,11 +162,43 @@ class PartitionedNetwork:
         result = Activations()
         if 1 in self.grid.blocks:
             result.groups[0, self.grid.blocks[1].i] = X
+        if self.n_pieces > 1:
+            self._forward_in_turns(views, result, n)
+            return result
         for m in range(1, self.n_layers):
             for j in self.grid.groups(m):
                 self._forward_group(m, j, views, result, n)
         result.output = self._output(n, lambda j, S: self._partial_forward(self.n_layers, j, views, result, None, S))
         return result
+
+    def _forward_in_turns(self, views: dict[int, BlockView], result: Activations, n: int) -> None:
+        """Outputs of all layers, pieces of the samples taking turns."""
+        for m in range(1, self.n_layers):
+            for j in self.grid.groups(m):
+                result.groups[m, j] = self.backend.empty(n, self.n_values(m, j))
+        result.output = self.backend.zeros(n, self.n_out)
+        take_turns([self._forward_piece(views, result, rows) for rows in pieces(n, self.n_pieces)])
+
+    def _forward_piece(self, views: dict[int, BlockView], result: Activations, rows: slice) -> Iterator[None]:
+        """Outputs of some samples, layer by layer; others are let in while sums travel."""
+        for m in range(1, self.n_layers):
+            begun = []
+            for j in self.grid.groups(m):
+                S = result.groups[m, j][rows]
+                self._partial_forward(m, j, views, result, rows, S)
+                begun.append((S, self.grid.start_boundary(m, j, S)))
+            yield
+            for S, pending in begun:
+                pending.wait()
+                self.activation.apply(S)
+        block = self.grid.blocks.get(self.n_layers)
+        if block is not None:
+            S = self.backend.empty(rows.stop - rows.start, block.shape[1])
+            self._partial_forward(self.n_layers, block.j, views, result, rows, S)
+            result.output[rows, slice(*block.outputs)] = S
+        last = self.grid.start_all(result.output[rows])
+        yield
+        last.wait()
 
     def _forward_group(self, m: int, j: int, views: dict[int, BlockView], result: Activations, n: int) -> None:
         """Outputs of a hidden group, with what pooling has to remember."""
@@ -258,6 +300,8 @@ class PartitionedNetwork:
         Collective: a sum of (n, values of the group) numbers over the boundary of each hidden group.
         """
         views = self.layout.views(params)
+        if self.n_pieces > 1:
+            return self._backpropagate_in_turns(views, activations, cotangent)
         deltas: dict[tuple[int, int], Array] = {}
         own: dict[int, Array] = {}
         for m in range(self.n_layers, 0, -1):
@@ -276,6 +320,46 @@ class PartitionedNetwork:
                     self.spread(m - 1, i, E), activations.elements(m - 1, i)
                 )
         return own
+
+    def _backpropagate_in_turns(
+        self, views: dict[int, BlockView], activations: Activations, cotangent: Array
+    ) -> dict[int, Array]:
+        """Cotangents of own output groups, pieces of the samples taking turns."""
+        n = len(cotangent)
+        deltas = {
+            (m, j): self.backend.empty(n, self.n_values(m, j))
+            for m in range(1, self.n_layers) for j in self.grid.groups(m)
+        }  # fmt: skip
+        own = {
+            m: cotangent[:, slice(*block.outputs)] if m == self.n_layers else deltas[m, block.j]
+            for m, block in self.grid.blocks.items()
+        }
+        turns = [self._backward_piece(views, activations, own, deltas, rows) for rows in pieces(n, self.n_pieces)]
+        take_turns(turns)
+        return own
+
+    def _backward_piece(
+        self,
+        views: dict[int, BlockView],
+        activations: Activations,
+        own: dict[int, Array],
+        deltas: dict[tuple[int, int], Array],
+        rows: slice,
+    ) -> Iterator[None]:
+        """Cotangents of some samples, layer by layer downwards; others are let in while sums travel."""
+        for m in range(self.n_layers, 1, -1):
+            block, begun = self.grid.blocks.get(m), []
+            for i in self.grid.groups(m - 1):
+                E = deltas[m - 1, i][rows]
+                if block is not None and block.i == i:
+                    self.layers[m].input_cotangent(own[m][rows], views[m].W, None, E)
+                else:
+                    E[...] = 0
+                begun.append((i, E, self.grid.start_boundary(m - 1, i, E)))
+            yield
+            for i, E, pending in begun:
+                pending.wait()
+                self.activation.multiply_derivative(E, activations.elements(m - 1, i)[rows])
 
     def spread(self, m: int, j: int, E: Array) -> Array:
         """Cotangents right behind the activation from those of a group's output: the adjoint of average pooling."""
@@ -383,6 +467,20 @@ class PartitionedNetwork:
             P += moved
 
 
+def pieces(n: int, n_pieces: int) -> list[slice]:
+    """Samples in pieces of nearly equal size, none empty, unless there is no sample."""
+    limits = [bounds(n, n_pieces, i) for i in range(n_pieces)]
+    return [slice(*limit) for limit in limits if limit[0] < limit[1]] or [slice(0, 0)]
+
+
+def take_turns(works: Sequence[Iterator[None]]) -> None:
+    """Go on with each work up to its next pause, one after the other, until all have ended."""
+    left = list(works)
+    while left:
+        left = [work for work in left if next(work, _ENDED) is not _ENDED]
+
+
+_ENDED = object()
 _ROWS_AT_ONCE = 1024
 """Samples whose pixels are put in order at a time."""
 

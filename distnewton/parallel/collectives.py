@@ -38,6 +38,29 @@ class CollectiveMismatchError(RuntimeError):
     """Ranks are about to make different collectives: a bug that would hang them, or give wrong numbers."""
 
 
+class PendingSum:
+    """A sum that was begun and travels.
+
+    Parameters
+    ----------
+    comm : Communicator
+        The ranks.
+    request : mpi4py.MPI.Request or None
+        None where there is nothing to wait for.
+    n_call : int
+        Number of the call that began it.
+    """
+
+    def __init__(self, comm: Communicator, request: Any, n_call: int = 0) -> None:
+        self._comm, self._request, self._n_call = comm, request, n_call
+
+    def wait(self) -> None:
+        """Return when the array holds the sum."""
+        if self._request is not None:
+            self._comm.finish_sum(self._request, self._n_call)
+            self._request = None
+
+
 class Communicator:
     """Collective operations on arrays over a group of ranks.
 
@@ -165,6 +188,42 @@ class Communicator:
             self.mpi.Allreduce(MPI.IN_PLACE, summed, op=MPI.SUM)
         self.ledger.charge(allreduce_bytes(array.nbytes, self.size), time.perf_counter() - start)
         return array
+
+    def start_sum(self, array: Array) -> PendingSum:
+        """Begin to sum an array over the ranks, in place; other work may be done until its end is waited for.
+
+        Parameters
+        ----------
+        array : Array
+            As of :meth:`sum_inplace`; neither to be read nor written before :meth:`PendingSum.wait`.
+
+        Returns
+        -------
+        PendingSum
+
+        Notes
+        -----
+        All ranks begin their sums in the same order.
+        """
+        if self.mpi is None or self.size == 1 or array.size == 0:
+            return PendingSum(self, None)
+        if faults.pending:
+            self.sum_inplace(array)
+            return PendingSum(self, None)
+        from mpi4py import MPI
+
+        start = time.perf_counter()
+        with self._inside("start of a sum", array.size, array.dtype):
+            request = self.mpi.Iallreduce(MPI.IN_PLACE, array, op=MPI.SUM)
+        self.ledger.charge(allreduce_bytes(array.nbytes, self.size), time.perf_counter() - start)
+        return PendingSum(self, request, self.n_calls)
+
+    def finish_sum(self, request: Any, n_call: int) -> None:
+        """Wait for the end of a sum that was begun; see :class:`PendingSum`."""
+        start = time.perf_counter()
+        with watchdog.inside("sum", 0, self.name, self._who, n_call):
+            request.Wait()
+        self.ledger.wait(time.perf_counter() - start)
 
     def sum_scalars(self, *values: float) -> list[float]:
         """Sum a few float64 numbers over the ranks; bitwise the same on all of them."""

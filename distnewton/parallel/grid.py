@@ -6,7 +6,7 @@ from types import TracebackType
 
 import numpy as np
 
-from distnewton.parallel.collectives import Array, Communicator
+from distnewton.parallel.collectives import Array, Communicator, PendingSum
 from distnewton.parallel.partition import Block, Partition, check_rank_count
 from distnewton.parallel.replicas import SampleShare, ranks_of_a_grid
 
@@ -99,6 +99,14 @@ class ProcessGrid:
         Array
         """
         return self._boundaries[layer, j].sum_inplace(array)
+
+    def start_boundary(self, layer: int, j: int, array: Array) -> PendingSum:
+        """Begin what :meth:`sum_boundary` does; the same order on all ranks."""
+        return self._boundaries[layer, j].start_sum(array)
+
+    def start_all(self, array: Array) -> PendingSum:
+        """Begin what :meth:`sum_all` does."""
+        return self.comm.start_sum(array)
 
     def sum_all(self, array: Array) -> Array:
         """Sum an array over all ranks, in place: the output boundary."""

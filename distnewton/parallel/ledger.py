@@ -76,6 +76,10 @@ class Ledger:
         cost.wait_seconds += wait_seconds
         cost.n_messages += 1
 
+    def wait(self, seconds: float) -> None:
+        """Add to the waiting of the current phase, for a message that is charged already."""
+        self.costs[self.current].wait_seconds += seconds
+
     def take(self) -> dict[str, PhaseCost]:
         """Return the costs so far and start anew."""
         taken, self.costs = self.costs, {name: PhaseCost() for name in PHASES}

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from distnewton.curvature.jacobian import MESSAGE_SIZE
+from distnewton.curvature.jacobian import rows_at_once
 from distnewton.network.layers import LINEAR_SIZE
 from distnewton.parallel.ledger import PHASES, allreduce_bytes
 from distnewton.planning.chunks import MAX_CHUNK_ROWS, chunk_ranges, rows_kept
@@ -77,6 +77,7 @@ class Messages:
         self._n_world = self._n_ranks * problem.n_replicas
         start = (problem.n_samples - problem.n_curvature) // 2
         self._subsample = subsample or (start, start + problem.n_curvature)
+        self._n_pieces = 1 if problem.shape.image_shape is not None else problem.n_pieces
         self._rows_kept, self._chunk_rows = rows_kept(width, problem.itemsize, problem.memory_bytes)
 
     def by_phase(self) -> Traffic:
@@ -137,14 +138,20 @@ class Messages:
             for group in groups:
                 size = group.n_units * layer.n_linear
                 at_once = n if layer.kernel is None else max(1, LINEAR_SIZE // max(1, size))
-                yield self._over(group, n * size * self._problem.itemsize, -(-n // at_once))
-        yield self._over_all(n * self._problem.n_out * self._problem.itemsize)
+                n_calls = -(-n // at_once) if layer.kernel is not None else self._pieces(n)
+                yield self._over(group, n * size * self._problem.itemsize, n_calls)
+        yield self._over_all(n * self._problem.n_out * self._problem.itemsize, self._pieces(n))
+
+    def _pieces(self, n: int) -> int:
+        """Messages in which the samples of a pass are summed."""
+        return max(1, min(n, self._n_pieces))
 
     def _backward(self, n: int) -> Iterator[Message]:
         """A backward pass of some samples."""
         for m, groups in self._share.groups.items():
             for group in groups:
-                yield self._over(group, n * group.n_units * self._share.layer(m).n_values * self._problem.itemsize)
+                n_bytes = n * group.n_units * self._share.layer(m).n_values * self._problem.itemsize
+                yield self._over(group, n_bytes, self._pieces(n))
 
     def _tangent(self, n: int) -> Iterator[Message]:
         """Forward differentiation on some samples."""
@@ -167,7 +174,7 @@ class Messages:
                 if m == last and not problem.sketched:
                     yield self._over(group, size * problem.n_out * problem.itemsize)
                     continue
-                at_once = max(1, MESSAGE_SIZE // max(1, problem.n_rows * size))
+                at_once = rows_at_once(problem.n_curvature, problem.n_rows * size, self._n_pieces)
                 n_bytes = problem.n_curvature * problem.n_rows * size * problem.itemsize
                 yield self._over(group, n_bytes, -(-problem.n_curvature // at_once))
 

@@ -48,6 +48,8 @@ class Problem:
         Of the hidden layers.
     n_replicas : int
         Copies of the grid that share the samples.
+    n_pieces : int
+        Pieces in which the samples of a pass take turns; of images always 1.
     """
 
     shape: NetworkShape
@@ -66,6 +68,7 @@ class Problem:
     nonzeros: float | None = None
     activation: str = "relu"
     n_replicas: int = 1
+    n_pieces: int = 1
 
     def shared(self, n_replicas: int) -> Problem:
         """What falls to a replica of the grid where so many share the samples of this problem."""

@@ -145,6 +145,7 @@ def planned_problem(
         "jacobian" in method.used() and method.jacobian == "recomputed",
         nonzeros,
         config.network.activation,
+        n_pieces=config.run.overlap,
     )
 
 

@@ -443,7 +443,7 @@ class Session:
             n_test = self.test_set.n_samples if self.test_set is not None else 0
             sizes = PlannedRun(config, shape, self.train_set, n_test, self.dense)
             check_memory_fits(self.comm, sizes, self.grid.partition)
-        self.network = PartitionedNetwork(self.grid, config.network.activation, backend, shape)
+        self.network = PartitionedNetwork(self.grid, config.network.activation, backend, shape, config.run.overlap)
         self.architecture = Architecture(shape, config.network.activation, self.task, self.dense, config.run.dtype)
 
     def _speeds(self, n_ranks: int, n_replicas: int) -> list[float]:

@@ -64,6 +64,7 @@ def check(case, monkeypatch, direction, *, combine="previous", **given):
             warm=given.get("warm", False),
             recomputed=given.get("recomputed", False),
             n_replicas=case.grid.n_replicas,
+            n_pieces=case.network.n_pieces,
         )
         # the next point's subsample is the line search's
         ranges = [share.within(*subsample_range(n, problem.n_curvature, 0, i)) for i in (k - 1, k)]
@@ -95,6 +96,15 @@ def test_dense_networks(world, monkeypatch, kind, combine):
             case = make_case(world, widths, splits, n=30)
             with case.grid:
                 check(case, monkeypatch, solver(kind), combine=combine)
+
+
+def test_pieces_that_take_turns(world, monkeypatch):
+    for splits in alternating(world.size, 3):
+        for given in ({"memory": 1e9}, {"memory": 40_000, "n": 200}):
+            case = make_case(world, (6, 5, 4, 3), splits, n_pieces=3, **{"n": 30} | given)
+            with case.grid:
+                check(case, monkeypatch, solver("gauss_newton"))
+                check(case, monkeypatch, solver("block_diagonal"), sketch=2)
 
 
 @pytest.mark.parametrize("kind", ["gauss_newton", "block_diagonal"])
