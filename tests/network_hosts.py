@@ -69,6 +69,15 @@ class NetworkHosts:
         """Cut a host off the others."""
         _ip("link", "set", f"dnv{k}", "down")
 
+    def sent_bytes(self) -> int:
+        """Bytes that the interfaces of all hosts have sent so far."""
+        total = 0
+        for k in range(self.n):
+            read = ["ip", "netns", "exec", f"{self.prefix}{k}", "cat", "/sys/class/net/e0/statistics/tx_bytes"]
+            # a fresh view of /sys belongs to the host's network, which ip netns exec mounts
+            total += int(subprocess.run(read, capture_output=True, text=True, timeout=20, check=True).stdout)
+        return total
+
     def command(self, k: int, command: list[str]) -> list[str]:
         """A command as it is started on a host."""
         quoted = " ".join("'" + word.replace("'", "'\\''") + "'" for word in command)

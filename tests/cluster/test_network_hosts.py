@@ -9,6 +9,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 from launched import AS_ROOT, is_open_mpi, launches, small_data
 from network_hosts import NetworkHosts, why_not
@@ -70,6 +71,25 @@ def test_training_over_four_hosts(hosts, tmp_path):
     facts = json.loads((tmp_path / "run/environment.json").read_text())
     assert facts["hosts"] == ["h0", "h1", "h2", "h3"]
     assert len((tmp_path / "run/metrics.jsonl").read_text().splitlines()) == 6
+
+
+def test_interfaces_send_what_the_run_has_counted(hosts, tmp_path):
+    rng = np.random.default_rng(0)
+    np.savez(tmp_path / "wide.npz", X=rng.standard_normal((3000, 200)).astype("f4"), y=rng.integers(10, size=3000))
+    before = hosts.sent_bytes()
+    process = submit(
+        tmp_path, hosts, f"--data.train={tmp_path / 'wide.npz'}", "--network.layers=auto-300-300-auto",
+        "--partition.splits=2-2-2-2", "--run.iterations=3", "--run.overlap=2", "--method.subsample=0.1",
+    )  # fmt: skip
+    code = wait_for(process, 120, tmp_path)
+    assert code == 0, (tmp_path / "output").read_text()
+    seen = hosts.sent_bytes() - before
+    lines = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    counted = sum(sum(json.loads(line)["sent_bytes"].values()) for line in lines)
+    print(f"counted {counted / 1e6:.1f} MB, interfaces {seen / 1e6:.1f} MB: {seen / counted:.3f}")
+    # the start of the run, headers and acknowledgements come on top
+    assert counted > 20e6
+    assert counted < seen < 1.05 * counted
 
 
 def test_the_launch_script_over_four_hosts(hosts, tmp_path):
