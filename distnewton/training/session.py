@@ -28,6 +28,7 @@ from distnewton.errors import ConfigError, DataError, DistNewtonError, Numerical
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import NetworkShape, resolve_shape
+from distnewton.network.weighted import normalised, weighted, with_weights
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.deadline import Clock, Stop
 from distnewton.parallel.faults import faults
@@ -332,7 +333,9 @@ class Session:
             if resume:
                 raise ConfigError("resume needs checkpoints: the folder to go on from", agreed=True)
             return None
-        identity = run_identity(config, self.architecture, self.train_set.n_features, self.n_train)
+        identity = run_identity(
+            config, self.architecture, self.train_set.n_features, self.n_train, self.train_set.weights
+        )
         settings = KeeperSettings(
             Path(checkpoints),
             config.run.keep_checkpoints,
@@ -447,6 +450,7 @@ class Session:
         order = np.random.Generator(np.random.Philox(key=config.run.seed, counter=[0, 2, 0, 0]))
         permutation = order.permutation(self.train_set.n_samples)
         targets = self._as_targets(self.task.targets(self.train_set, self.source))
+        targets = with_weights(targets, self.train_set.weights)
         if self.n_train < len(permutation):
             # a new array, which frees the samples left out
             X, targets = X[permutation[: self.n_train]], targets[permutation[: self.n_train]]
@@ -454,12 +458,15 @@ class Session:
         else:
             self.scaling = fit_and_apply(self.grid, config.data.scale, X)
             X, targets = permute_rows(X, permutation), targets[permutation]
+        targets, n_counted = normalised(targets)
+        if not n_counted > 0:
+            raise DataError(f"{self.train_set.name}: the weights of all {len(targets)} samples are 0", agreed=True)
         return Objective(
             self.network,
-            LOSSES[config.network.loss],
+            weighted(LOSSES[config.network.loss], targets),
             self.network.arrange(X),
             targets,
-            config.method.regularization(self.n_train),
+            config.method.regularization(n_counted),
             config.run.memory_mb * 2**20,
         )
 
