@@ -227,7 +227,8 @@ class Session:
         keeper: CheckpointKeeper | None = None
         self._last_outputs: tuple[str, Array, Array] | None = None
         with self._thread_limit():
-            params = self._first_params(config, start)
+            found = self.start if start is None else Start(self.comm, start)
+            params = self._first_params(config, found)
             faults.at("init", params)
             schedule = Schedule(
                 config.method,
@@ -241,6 +242,8 @@ class Session:
                 trainer = Trainer(self.objective, params, schedule.stages, self._metrics, best)
                 keeper = self._keeper(config, trainer, checkpoints, resume, clock)
                 notes = [*schedule.notes, *(keeper.begin(resume, observers) if keeper else [])]
+                if found is not None and not (keeper and keeper.record):
+                    notes.append(f"starts from {found.name}")
                 summary = self.summary(config, schedule.transport, notes)
                 history = History([keeper.record] if keeper and keeper.record else [])
                 summary.resumed = history[0].iteration if history else None
@@ -279,20 +282,14 @@ class Session:
                 trainer.ended,
             )
 
-    def _first_params(self, config: Config, start: StartFrom | None) -> Array:
+    def _first_params(self, config: Config, start: Start | None) -> Array:
         """The variables that a run begins with."""
-        found = self.start if start is None else Start(self.comm, start)
-        if found is None:
+        if start is None:
             return self.network.initial_params(config.run.seed, config.network.init)
-        if found is not self.start:
-            found.check(self.architecture, config.data.scale)
-            own = gather_scaling(self.grid, self.scaling)
-            if not all(np.allclose(a, b) for a, b in zip(_columns(own), _columns(found.scaling), strict=True)):
-                raise DataError(
-                    f"{found.name} scales the features otherwise than this session: give it to the session",
-                    agreed=True,
-                )
-        return found.params(self.network)
+        if start is not self.start:
+            start.check(self.architecture, config.data.scale)
+            start.check_scaling(gather_scaling(self.grid, self.scaling))
+        return start.params(self.network)
 
     def _final_params(self, trainer: Trainer, best: BestModel | None) -> Array:
         """The variables of the result, whose outputs are then the last ones measured."""
@@ -522,8 +519,3 @@ class Session:
         """
         model = Model(self.architecture, self.network, self.network.backend.zeros(0), self.scaling)
         return describe_run(self.comm, config, self.train_set, self.held_out, model, self.n_threads, transport, notes)
-
-
-def _columns(scaling: ColumnScaling) -> tuple[Array, Array]:
-    """What scales columns."""
-    return scaling.offset, scaling.factor

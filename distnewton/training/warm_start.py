@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from distnewton.backend import Array
 from distnewton.data.labels import LabelMapping
 from distnewton.data.partitioned import Task, gather_scaling
@@ -106,6 +108,25 @@ class Start:
         lines = [f"  {line}" for line in self._differences(architecture, scale)]
         if lines:
             raise DataError(f"the run cannot start from {self.name}:\n" + "\n".join(lines), agreed=True)
+
+    def check_scaling(self, scaling: ColumnScaling) -> None:
+        """Refuse a model whose features were scaled otherwise than those that have been read.
+
+        Parameters
+        ----------
+        scaling : ColumnScaling
+            Of all features, of the same kind.
+
+        Raises
+        ------
+        DataError
+            On every rank alike.
+        """
+        pairs = (self.scaling.offset, scaling.offset), (self.scaling.factor, scaling.factor)
+        if not all(np.allclose(a, b) for a, b in pairs):
+            raise DataError(
+                f"{self.name} scales the features otherwise than this session: give it to the session", agreed=True
+            )
 
     def _differences(self, architecture: Architecture, scale: str) -> Iterator[str]:
         before, after = (
