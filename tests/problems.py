@@ -150,7 +150,7 @@ def newton_trainer(case, direction, *, subsample=0.5, seed=0, termination=NEVER,
     """Newton iterations on a case, without metrics."""
     newton = NewtonStep(direction, "test", LevenbergMarquardt(damping), StepOptions(seed=seed, **options), termination)
     stage = FullBatch(case.objective, newton, subsample, 1, seed)
-    return Trainer(case.objective, case.params.copy(), [(stage, 0)], lambda params, evaluation: ({}, {}))
+    return Trainer(case.objective, case.params.copy(), [(stage, 0)], lambda params, evaluation: {})
 
 
 def dense_system(case, rows, damping, roots=None):
@@ -166,7 +166,7 @@ def dense_system(case, rows, damping, roots=None):
 
 def stage_trainer(case, *stages):
     """Stages with their iterations, one after the other, without metrics."""
-    return Trainer(case.objective, case.params.copy(), stages, lambda params, evaluation: ({}, {}))
+    return Trainer(case.objective, case.params.copy(), stages, lambda params, evaluation: {})
 
 
 def rate_stage(case, direction, *, batch=4, steps=0, seed=0, **options):

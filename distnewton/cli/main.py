@@ -58,6 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="go on from the newest checkpoint of a run folder (RUN, or --run-dir), by default with its own settings; "
         "--resume=auto begins anew where there is none",
     )
+    train.add_argument("--start", metavar="MODEL", help="model file or run folder to start from (network.start)")
     train.add_argument("--quiet", action="store_true", help="show warnings and errors only")
     train.add_argument(
         "--progress", choices=("auto", "bar", "lines"), default="auto",

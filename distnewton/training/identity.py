@@ -104,7 +104,9 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def state_bytes(method: MethodConfig, shape: NetworkShape, partition: Partition, itemsize: int) -> float:
+def state_bytes(
+    method: MethodConfig, shape: NetworkShape, partition: Partition, itemsize: int, *, n_more: int = 0
+) -> float:
     """About how large a checkpoint of a run is, over all ranks.
 
     Parameters
@@ -117,6 +119,8 @@ def state_bytes(method: MethodConfig, shape: NetworkShape, partition: Partition,
         Their blocks.
     itemsize : int
         Bytes of a number.
+    n_more : int
+        Vectors of variables that the run saves besides those of its method: the best model.
 
     Returns
     -------
@@ -125,7 +129,8 @@ def state_bytes(method: MethodConfig, shape: NetworkShape, partition: Partition,
     blocks = [block for rank in range(partition.n_ranks) for block in partition.blocks(rank)]
     stages = [method, *method.schedule]
     sizes = [
-        (1 + _n_vectors(options)) * shape.n_params + sum(_factor_size(options, shape, block) for block in blocks)
+        (1 + n_more + _n_vectors(options)) * shape.n_params
+        + sum(_factor_size(options, shape, block) for block in blocks)
         for options in stages
     ]
     return float(itemsize * max(sizes))

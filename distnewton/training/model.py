@@ -21,6 +21,7 @@ from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
+from distnewton.parallel.partition import Block
 from distnewton.parallel.planning import auto_splits
 from distnewton.parallel.watchdog import watchdog
 from distnewton.planning.chunks import MAX_CHUNK_ROWS
@@ -174,21 +175,25 @@ class Model:
         -----
         Collective: each block travels once, to rank 0, which must hold the whole network.
         """
-        partition, views = self.grid.partition, self.network.layout.views(self.params)
         tensors: dict[str, Array] = {}
-        for m in range(1, partition.n_layers + 1):
-            blocks = [partition.block(m, rank) for rank in range(self.grid.size)]
-            shapes = [(0, 0) if b is None else (b.shape[0] + b.owns_bias, b.shape[1]) for b in blocks]
-            own = self.network.backend.empty(*shapes[self.grid.rank])
-            if m in views:
-                own[: len(views[m].W)] = views[m].W
-                bias = views[m].b
-                if bias is not None:
-                    own[-1] = bias
-            parts = self.grid.comm.gather_array(own, shapes)
+        for m in range(1, self.grid.partition.n_layers + 1):
+            blocks, parts = self.gather_layer(m)
             if parts is not None:
                 tensors |= assemble(self.network, m, blocks, parts)
         return tensors if self.grid.rank == 0 else None
+
+    def gather_layer(self, m: int) -> tuple[list[Block | None], list[Array] | None]:
+        """Blocks of a layer, by rank, and on rank 0 their rows of W and, where owned, of b (collective)."""
+        partition, views = self.grid.partition, self.network.layout.views(self.params)
+        blocks = [partition.block(m, rank) for rank in range(self.grid.size)]
+        shapes = [(0, 0) if b is None else (b.shape[0] + b.owns_bias, b.shape[1]) for b in blocks]
+        own = self.network.backend.empty(*shapes[self.grid.rank])
+        if m in views:
+            own[: len(views[m].W)] = views[m].W
+            bias = views[m].b
+            if bias is not None:
+                own[-1] = bias
+        return blocks, self.grid.comm.gather_array(own, shapes)
 
     def save(self, path: str | Path) -> None:
         """Write the model file from rank 0, whole or not at all.

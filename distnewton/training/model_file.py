@@ -169,6 +169,16 @@ def assemble(
     dict of str to Array
         By the names of the equal torch.nn.Sequential.
     """
+    layer, number = network.shape.layers[m - 1], network.shape.modules[m - 1]
+    W, b = join_blocks(network, m, blocks, parts)
+    weight = np.ascontiguousarray(W.T).reshape(_weight_shape(layer))
+    return {f"{number}.weight": weight, f"{number}.bias": b}
+
+
+def join_blocks(
+    network: PartitionedNetwork, m: int, blocks: list[Block | None], parts: list[Array]
+) -> tuple[Array, Array]:
+    """W of shape (n_rows, n_out) and b of a whole layer; parameters as of :func:`assemble`."""
     layer, backend = network.shape.layers[m - 1], network.backend
     W, b = backend.empty(layer.n_in * layer.rows_per_unit, layer.n_out), backend.empty(layer.n_out)
     for block, part in zip(blocks, parts, strict=True):
@@ -176,9 +186,7 @@ def assemble(
             W[block.rows, slice(*block.outputs)] = part[: block.shape[0]]
             if block.owns_bias:
                 b[slice(*block.outputs)] = part[-1]
-    number = network.shape.modules[m - 1]
-    weight = np.ascontiguousarray(W.T).reshape(_weight_shape(layer))
-    return {f"{number}.weight": weight, f"{number}.bias": b}
+    return W, b
 
 
 def _weight_shape(layer: LayerShape) -> list[int]:

@@ -1,0 +1,90 @@
+"""Data sets that a run is measured on, but does not train on: validation and test."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from distnewton.backend import Array
+from distnewton.data.description import DataSource, Description
+from distnewton.data.partitioned import open_and_describe
+from distnewton.errors import DataError
+from distnewton.network.network import PartitionedNetwork
+from distnewton.parallel.collectives import Communicator
+from distnewton.training.model import Model, network_outputs
+
+
+class HeldOut:
+    """A data set beside the training data.
+
+    Parameters
+    ----------
+    which : str
+        ``validation`` or ``test``.
+    comm : Communicator
+        All ranks.
+    open_source : callable
+        Opens the data.
+    train : Description
+        Of the training data, whose features it must have.
+
+    Attributes
+    ----------
+    source : DataSource
+        The data.
+    description : Description
+        Size and labels.
+    X : Array or csr_array of shape (n_samples, n_features_local)
+        This rank's columns, scaled and arranged, once :meth:`read` has been called.
+    targets : Array
+        As the metrics take them, from then on, too.
+
+    Raises
+    ------
+    DataError
+        If it has another number of features.
+
+    Notes
+    -----
+    All methods are collective.
+    """
+
+    X: Any
+    targets: Array
+
+    def __init__(
+        self, which: str, comm: Communicator, open_source: Callable[[], DataSource], train: Description
+    ) -> None:
+        self.which = which
+        self.source, self.description = open_and_describe(comm, open_source)
+        if self.description.n_features != train.n_features:
+            raise DataError(
+                f"{self.description.name} has {self.description.n_features} features, {train.name} {train.n_features}",
+                agreed=True,
+            )
+
+    def read(self, model: Model) -> None:
+        """Read this rank's columns, scaled as the model's are.
+
+        Parameters
+        ----------
+        model : Model
+            Its variables do not matter.
+
+        Raises
+        ------
+        DataError
+            If it is at fault; of validation data of two classes also where one of them is missing.
+        """
+        self.X = model.features(self.source, self.description)
+        task = model.architecture.task
+        with model.grid.comm.agreeing():
+            self.targets = task.targets(self.description, self.source)
+            if self.which == "validation" and task.name == "binary" and len(np.unique(self.targets > 0)) < 2:
+                raise DataError(f"{self.description.name} holds one class only, of which there is no AUC to choose by")
+
+    def outputs(self, network: PartitionedNetwork, params: Array) -> Array:
+        """Outputs of the network on it, replicated; shape (n_samples, n_out)."""
+        return network_outputs(network, params, self.X)
