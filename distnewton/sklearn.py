@@ -13,6 +13,9 @@ direction             ``method.direction``
 subsample             ``method.subsample``
 batch_size            ``method.batch``
 max_iter              ``run.iterations``
+tol                   ``run.tolerance``
+early_stopping        ``data.validation_fraction`` and ``run.patience``, which are
+                      then ``validation_fraction`` and ``n_iter_no_change``
 scale                 ``data.scale``
 dtype                 ``run.dtype``
 random_state          ``run.seed``
@@ -35,6 +38,7 @@ import numpy as np
 
 from distnewton.backend import Array
 from distnewton.config import Config, make_config
+from distnewton.config.method import FULL_BATCH
 from distnewton.data.memory import ArraySource
 from distnewton.errors import ConfigError, MissingExtraError
 from distnewton.network.losses import logistic, softmax
@@ -68,11 +72,16 @@ class _NewtonEstimator(BaseEstimator):
         C: float = 1.0,
         direction: str = "gauss_newton",
         max_iter: int = 100,
+        tol: float = 1e-3,
         subsample: float | None = None,
         batch_size: int | None = None,
         scale: str = "none",
         dtype: str = "float64",
         random_state: Any = None,
+        warm_start: bool = False,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
         verbose: bool = False,
         settings: Mapping[str, Any] | None = None,
         comm: Any = "auto",
@@ -82,11 +91,16 @@ class _NewtonEstimator(BaseEstimator):
         self.C = C
         self.direction = direction
         self.max_iter = max_iter
+        self.tol = tol
         self.subsample = subsample
         self.batch_size = batch_size
         self.scale = scale
         self.dtype = dtype
         self.random_state = random_state
+        self.warm_start = warm_start
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
         self.verbose = verbose
         self.settings = settings
         self.comm = comm
@@ -104,7 +118,8 @@ class _NewtonEstimator(BaseEstimator):
         seed = comm.broadcast_json(int(check_random_state(self.random_state).randint(2**31 - 1)))
         config = self._config(loss, seed)
         source = ArraySource(X, y, sample_weight=sample_weight, name=f"the data of {type(self).__name__}")
-        result = train(config, mpi, train_data=source, observers=self._observers(comm))
+        start = getattr(self, "model_", None) if self.warm_start else None
+        result = train(config, mpi, train_data=source, start=start, observers=self._observers(comm))
         self.model_ = whole_model(result.model)
         result.model.grid.free()
         self.history_ = result.history
@@ -115,8 +130,8 @@ class _NewtonEstimator(BaseEstimator):
         """The parameters as a configuration."""
         sizes = self.hidden_layer_sizes
         hidden = [int(sizes)] if isinstance(sizes, Integral) else [int(size) for size in sizes]
-        method: dict[str, Any] = {"direction": self.direction, "C": "inf"}
-        method["C"] = float("inf") if np.isinf(self.C) else f"{float(self.C)!r} l"
+        C = float("inf") if np.isinf(self.C) else f"{float(self.C)!r} l"
+        method: dict[str, Any] = {"direction": self.direction, "C": C}
         given = {"subsample": self.subsample, "batch": self.batch_size}
         method |= {name: value for name, value in given.items() if value is not None}
         tree: dict[str, dict[str, Any]] = {
@@ -125,12 +140,17 @@ class _NewtonEstimator(BaseEstimator):
             "method": method,
             "run": {"iterations": int(self.max_iter), "dtype": self.dtype, "seed": seed},
         }
+        if self.early_stopping:
+            tree["data"]["validation_fraction"] = float(self.validation_fraction)
+            tree["run"]["patience"] = int(self.n_iter_no_change)
         if is_worker():
             tree["run"]["threads"] = _blas_threads()
         for section, table in (self.settings or {}).items():
             if not isinstance(table, Mapping):
                 raise ConfigError(f'settings: {section} must be a table, as {{"method": {{"cg_max": 50}}}}')
             tree[section] = tree.get(section, {}) | dict(table)
+        if tree["method"]["direction"] in FULL_BATCH and not tree["method"].get("schedule"):
+            tree["run"].setdefault("tolerance", float(self.tol))
         return make_config(tree)
 
     def _observers(self, comm: Communicator) -> list[Observer]:
@@ -148,8 +168,6 @@ class _NewtonEstimator(BaseEstimator):
         if sample_weight is None:
             return None
         weights: Array = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
-        if not weights.any():
-            raise ValueError("every sample_weight is 0: nothing is left to train on")
         return weights
 
     def _outputs(self, X: Any) -> Array:
@@ -179,7 +197,11 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         Method of the direction. The default gives the same model on any number of ranks; ``block_diagonal``, made for
         many ranks, needs no communication.
     max_iter : int
-        Iterations; those of ``kfac``, ``adam`` and other methods of mini-batches are passes over the samples.
+        At most so many iterations; those of ``kfac``, ``adam`` and other methods of mini-batches are passes over the
+        samples.
+    tol : float
+        Training ends when the norm of the gradient is at most this share of the first one; methods of mini-batches do
+        not know it.
     subsample : float or None
         Share of the samples whose curvature counts, by default 0.05 and at least 512.
     batch_size : int or None
@@ -193,6 +215,14 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         Of the computation.
     random_state : int, RandomState or None
         Of initial weights and subsamples. Under MPI rank 0's counts.
+    warm_start : bool
+        Whether fit goes on from the weights, and the scaling, of the last fit; the classes must be the same.
+    early_stopping : bool
+        Whether to put samples aside, and to keep the model that does best on them.
+    validation_fraction : float
+        Share of the samples put aside.
+    n_iter_no_change : int
+        Iterations without a better model after which training ends.
     verbose : bool
         Whether fit shows a line an iteration.
     settings : mapping or None
@@ -226,12 +256,17 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         C: float = 1.0,
         direction: str = "gauss_newton",
         max_iter: int = 100,
+        tol: float = 1e-3,
         subsample: float | None = None,
         batch_size: int | None = None,
         scale: str = "none",
         class_weight: Any = None,
         dtype: str = "float64",
         random_state: Any = None,
+        warm_start: bool = False,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
         verbose: bool = False,
         settings: Mapping[str, Any] | None = None,
         comm: Any = "auto",
@@ -242,11 +277,16 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
             C=C,
             direction=direction,
             max_iter=max_iter,
+            tol=tol,
             subsample=subsample,
             batch_size=batch_size,
             scale=scale,
             dtype=dtype,
             random_state=random_state,
+            warm_start=warm_start,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
             verbose=verbose,
             settings=settings,
             comm=comm,
@@ -348,9 +388,9 @@ class NewtonRegressor(RegressorMixin, _NewtonEstimator):
 
     Parameters
     ----------
-    hidden_layer_sizes, activation, C, direction, max_iter, subsample, batch_size, scale, dtype, random_state, verbose
+    hidden_layer_sizes, activation, C, direction, max_iter, tol, subsample, batch_size, scale, dtype
         As of :class:`NewtonClassifier`.
-    settings, comm
+    random_state, warm_start, early_stopping, validation_fraction, n_iter_no_change, verbose, settings, comm
         As of :class:`NewtonClassifier`.
 
     Attributes
@@ -420,6 +460,8 @@ def _present(X: Any, y: Array, weights: Array | None) -> tuple[Any, Array, Array
     if weights is None or weights.all():
         return X, y, weights
     rows = np.flatnonzero(weights)
+    if not rows.size:
+        raise ValueError("the weights of all samples are 0: nothing is left to train on")
     return X[rows], y[rows], weights[rows]
 
 
