@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import importlib
+import re
+import sys
+from pathlib import Path
+
 import numpy as np
 import pytest
+from launched import launches, mpirun, run
 
 import distnewton
 from distnewton.errors import ConfigError, MissingExtraError
@@ -208,10 +214,53 @@ def test_other_faults():
 
 
 def test_the_extra_is_named_where_torch_is_missing(monkeypatch):
-    import importlib
-    import sys
-
     monkeypatch.setitem(sys.modules, "torch", None)
     monkeypatch.delitem(sys.modules, "distnewton.torch")
     with pytest.raises(MissingExtraError, match=r"pip install 'distnewton\[torch\]'"):
         importlib.import_module("distnewton.torch")
+
+
+@pytest.mark.mpi(min_size=1)
+@pytest.mark.parametrize("kind", ["dense", "images"])
+def test_a_run_starts_from_the_modules_weights(world, kind):
+    torch.manual_seed(1)
+    module = (image_module() if kind == "images" else dense_module()).double()
+    X, y = data(kind)
+    X = X.astype(np.float64)
+    imported = from_torch(module, classes=["ant", "bee", "cat"], input=IMAGE if kind == "images" else None)
+    labels = np.array(["ant", "bee", "cat"])[y]
+    config = distnewton.make_config({
+        "network": imported.network, "run": {"iterations": 4, "dtype": "float64"}, "method": {"C": 50.0}
+    })  # fmt: skip
+    source = distnewton.ArraySource(X, labels)
+    result = distnewton.train(config, world, train_data=source, start=imported.model)
+
+    def objective(module):
+        with torch.no_grad():
+            loss = nn.functional.cross_entropy(module(torch.from_numpy(X)), torch.from_numpy(y))
+            return float(loss + sum((p**2).sum() for p in module.parameters()) / (2 * 50.0))
+
+    trained = to_torch(result.model)
+    good = result.history[0].objective == pytest.approx(objective(module), rel=1e-12)
+    good &= result.last.objective == pytest.approx(objective(trained), rel=1e-12)
+    good &= result.last.objective < result.history[0].objective
+    # back into the user's own module, whose names are the same
+    module.load_state_dict(trained.state_dict())
+    good &= objective(module) == objective(trained)
+    assert not world.any(not good)
+    result.model.grid.free()
+
+
+EXAMPLE = Path(__file__).parents[2] / "docs" / "examples" / "torch_and_back.py"
+
+
+@pytest.mark.parametrize("n_ranks", [pytest.param(4, marks=launches)])
+def test_the_example_trains_over_ranks_and_goes_on_in_torch(n_ranks):
+    done = run([*mpirun(n_ranks), sys.executable, "-m", "mpi4py", EXAMPLE], OMP_NUM_THREADS="1")
+    assert (done.returncode, done.stderr) == (0, "")
+    first, second = done.stdout.splitlines()
+    assert first.startswith(f"ranks {n_ranks}, loss ")
+    losses = [float(word) for word in re.findall(r"\d\.\d{4}", done.stdout)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[1] < 0.5 * losses[0]
+    assert second.startswith("after 100 steps of Adam")
