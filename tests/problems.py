@@ -13,6 +13,7 @@ from distnewton.curvature.linearization import CurvatureSample, Linearization
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import convolutional_shape
+from distnewton.network.weighted import normalised, weighted, with_weights
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition
 from distnewton.parallel.termination import NEVER
@@ -122,6 +123,14 @@ def make_image_case(
     X_local = network.arrange(X[:, slice(*grid.feature_range())].copy())
     objective = Objective(network, LOSSES[loss], X_local, y, 1 / C, memory)
     return Case(grid, network, objective, dense, theta)
+
+
+def weigh(case, weights):
+    """Give the samples of a case weights; its dense problem stays unweighted."""
+    objective = case.objective
+    objective.targets, _ = normalised(with_weights(objective.targets, np.asarray(weights, float)))
+    objective.loss = weighted(objective.loss, objective.targets)
+    return case
 
 
 def linearization(case, rows, *, damping=0.5, sketch=0, rooted=False, curvature=True, seed=0):

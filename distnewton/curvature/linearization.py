@@ -16,6 +16,7 @@ from distnewton.network.layout import ParameterLayout
 from distnewton.network.losses import Loss, LossHessian, ScaledIdentity, random_signs
 from distnewton.network.network import Activations, PartitionedNetwork
 from distnewton.network.shapes import LayerShape
+from distnewton.network.weighted import weights_of
 from distnewton.parallel.grid import ProcessGrid
 
 
@@ -72,6 +73,11 @@ class CurvatureSample:
     def layout(self) -> ParameterLayout:
         """Where the blocks lie in a flat vector."""
         return self._network.layout
+
+    @property
+    def weights(self) -> Array | None:
+        """Weights of the samples, of shape (n,) and mean 1 over all samples of the run; None where all count alike."""
+        return weights_of(self._targets)
 
     @property
     def inputs(self) -> Mapping[int, Any]:
@@ -196,8 +202,29 @@ class CurvatureSample:
         self._network.add_gradient(self._params, self._activations, U, made)
         return made
 
+    def fisher_cotangents(self) -> dict[int, Array]:
+        """Cotangents of the own output groups whose squares add up to the empirical Fisher matrix's.
+
+        Those of each sample's loss, times the root of its weight where it has one: a sample of weight 2 counts twice.
+
+        Returns
+        -------
+        dict of int to Array
+            By layer, of shape (n, n_elements of the group).
+
+        Notes
+        -----
+        Collective, as :meth:`loss_cotangents`.
+        """
+        deltas, weights = self.loss_cotangents(), self.weights
+        if weights is None:
+            return deltas
+        # the gradient of the weighted loss has the weight as a factor, so that it is 0 where that is
+        roots = np.sqrt(np.where(weights > 0, weights, 1.0))[:, None]
+        return {m: delta / roots.astype(delta.dtype) for m, delta in deltas.items()}
+
     def loss_cotangents(self) -> dict[int, Array]:
-        """Cotangents of the own output groups for the gradient of each sample's loss (the empirical Fisher's).
+        """Cotangents of the own output groups for the gradient of each sample's weighted loss.
 
         Returns
         -------

@@ -83,6 +83,7 @@ class Subset:
             n_nonzeros=round(share * whole.n_nonzeros),
             n_ignored_values=round(share * whole.n_ignored_values),
             labels=whole.labels[self._rows],
+            weights=None if whole.weights is None else whole.weights[self._rows],
             notes=[],
         )
 

@@ -90,15 +90,19 @@ def _factors(problem: Linearization, m: int, delta: Array) -> tuple[Array, Array
     A: Array | None = None
     n_out = problem.layout.blocks[m].shape[1]
     D = backend.zeros(n_out, n_out)
+    weights = problem.sample.weights
     for part in problem.sample.unfold(m, delta):
-        rows = part.deltas.reshape(part.deltas.shape[0] * part.deltas.shape[1], n_out)
+        n_places = part.deltas.shape[1]
+        rows = part.deltas.reshape(part.deltas.shape[0] * n_places, n_out)
         inputs = part.inputs.reshape(len(rows), part.inputs.shape[-1]) if part.inputs.ndim == 3 else part.inputs
-        moments = second_moments(backend, inputs, owns_bias)
+        of_rows = None if weights is None else backend.asarray(np.repeat(weights[part.rows], n_places))
+        moments = second_moments(backend, inputs, owns_bias, of_rows)
         A = moments if A is None else A + moments
         D += rows.T @ rows
     if A is None:
         raise RuntimeError("a curvature sample has at least one sample")
-    A /= problem.n_samples
+    # D has the weights from its cotangents, whose squares add up to those of B; the product has them once
+    A /= problem.n_samples if weights is None else max(float(weights.sum()), np.finfo(backend.dtype).tiny)
     D /= problem.n_samples * problem.sample.shape(m).n_linear
     return A, D
 

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from distnewton.backend import Array
 from distnewton.config import Config
 from distnewton.config.method import FULL_BATCH, MethodConfig, StageOptions
 from distnewton.network.shapes import NetworkShape
@@ -17,7 +18,9 @@ _SHOWN = 60
 """Characters of a value in a message."""
 
 
-def run_identity(config: Config, architecture: Architecture, n_features: int, n_train: int) -> dict[str, Any]:
+def run_identity(
+    config: Config, architecture: Architecture, n_features: int, n_train: int, weights: Array | None = None
+) -> dict[str, Any]:
     """Network, data, method, seed and dtype of a run, as JSON has them.
 
     Parameters
@@ -28,6 +31,8 @@ def run_identity(config: Config, architecture: Architecture, n_features: int, n_
         The network, resolved.
     n_features, n_train : int
         Of the training data.
+    weights : Array of shape (n_samples,) or None
+        Of its samples.
 
     Returns
     -------
@@ -49,6 +54,8 @@ def run_identity(config: Config, architecture: Architecture, n_features: int, n_
             "task": task.name,
             "outputs": task.n_out,
             "classes": None if task.classes is None else task.classes.to_dict()["classes"],
+            **({} if config.data.class_weights == "none" else {"class weights": config.data.class_weights}),
+            **({} if weights is None else {"sum of weights": float(weights.sum())}),
         },
         "method": config.method.model_dump(),
         "run": {"seed": config.run.seed, "dtype": config.run.dtype},

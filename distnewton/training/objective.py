@@ -18,6 +18,7 @@ from distnewton.backend import Array
 from distnewton.data.rows import row_range
 from distnewton.network.losses import Loss
 from distnewton.network.network import Activations, PartitionedNetwork
+from distnewton.network.weighted import plain_targets
 from distnewton.parallel.faults import faults
 from distnewton.planning.chunks import chunk_ranges, rows_kept
 
@@ -71,7 +72,7 @@ class Evaluation:
     outputs : Array of shape (n_samples, n_out)
         Outputs of all samples, replicated.
     targets : Array
-        Their targets, in the same order.
+        Their targets, in the same order, without weights.
     """
 
     params: Array
@@ -97,11 +98,11 @@ class Objective:
     network : PartitionedNetwork
         The network on its grid.
     loss : Loss
-        Loss of one sample.
+        Loss of one sample; where samples have weights, a :class:`~distnewton.network.weighted.Weighted` one.
     X : Array or csr_array of shape (n_samples, n_features_local)
         Features this rank holds, already permuted.
     targets : Array
-        Targets of all samples, replicated, permuted alike.
+        Targets of all samples, with weights where the loss takes some; replicated, permuted alike.
     regularization : float
         1/C.
     memory_bytes : float
@@ -182,7 +183,7 @@ class Objective:
             n_kept += (samples[1] - samples[0]) * (keep and samples != last)
             chunks.append((samples, activations if keep else None))
         (total,) = self.network.grid.comm.sum_scalars(total)
-        return Evaluation(params, total / self.n_samples, chunks, outputs, self.targets)
+        return Evaluation(params, total / self.n_samples, chunks, outputs, plain_targets(self.targets))
 
     @_QUIET
     def gradient(self, evaluation: Evaluation) -> Array:

@@ -27,12 +27,13 @@ from distnewton.data.rows import permute_rows
 from distnewton.data.same_files import check_same_file
 from distnewton.data.scaling import ColumnScaling
 from distnewton.data.sources import open_data
-from distnewton.data.splits import split_off
+from distnewton.data.splits import class_weights, split_off
 from distnewton.data.subset import Kept, Subset
 from distnewton.errors import ConfigError, DataError, DistNewtonError, NumericalError
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import resolve_shape
+from distnewton.network.weighted import normalised, weighted, with_weights
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.deadline import Clock
 from distnewton.parallel.faults import faults
@@ -319,7 +320,9 @@ class Session:
             if resume:
                 raise ConfigError("resume needs checkpoints: the folder to go on from", agreed=True)
             return None
-        identity = run_identity(config, self.architecture, self.train_set.n_features, self.n_train)
+        identity = run_identity(
+            config, self.architecture, self.train_set.n_features, self.n_train, self.train_set.weights
+        )
         if "validation" in self.held_out:
             identity["data"]["validation samples"] = self.held_out["validation"].description.n_samples
         if self.start is not None:
@@ -373,6 +376,10 @@ class Session:
         self._whole = self.source
         if data.validation_fraction:
             self._split_off()
+        of_class = class_weights(self.train_set.labels, data.class_weights, self.train_set.name)
+        if of_class is not None:
+            own = self.train_set.weights
+            self.train_set = replace(self.train_set, weights=of_class if own is None else own * of_class)
         with self.comm.agreeing():
             self.task = Task.fit(self.config.task, self.train_set, self.source)
         if self.n_train > self.train_set.n_samples:
@@ -462,6 +469,7 @@ class Session:
         order = np.random.Generator(np.random.Philox(key=config.run.seed, counter=[0, 2, 0, 0]))
         permutation = order.permutation(self.train_set.n_samples)
         targets = self._as_targets(self.task.targets(self.train_set, self.source))
+        targets = with_weights(targets, self.train_set.weights)
         if self.n_train < len(permutation):
             # a new array, which frees the samples left out
             X, targets = X[permutation[: self.n_train]], targets[permutation[: self.n_train]]
@@ -469,12 +477,15 @@ class Session:
         else:
             self.scaling = self._scale(X)
             X, targets = permute_rows(X, permutation), targets[permutation]
+        targets, n_counted = normalised(targets)
+        if not n_counted > 0:
+            raise DataError(f"{self.train_set.name}: the weights of all {len(targets)} samples are 0", agreed=True)
         return Objective(
             self.network,
-            LOSSES[config.network.loss],
+            weighted(LOSSES[config.network.loss], targets),
             self.network.arrange(X),
             targets,
-            config.method.regularization(self.n_train),
+            config.method.regularization(n_counted),
             config.run.memory_mb * 2**20,
         )
 
