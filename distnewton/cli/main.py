@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from distnewton.cli.data_commands import add_convert
+from distnewton.cli.export_command import add_export
 from distnewton.cli.report_commands import add_report
 from distnewton.errors import UsageError
 from distnewton.parallel.launch import launched_rank, run_guarded
@@ -98,6 +99,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_bench(commands)
     add_convert(commands)
     add_report(commands)
+    add_export(commands)
     return parser
 
 
@@ -261,6 +263,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cluster_commands,
         commands,
         data_commands,
+        export_command,
         plan_command,
         report_commands,
     )
@@ -285,6 +288,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "bench": bench_commands.bench,
         "convert": data_commands.convert,
         "report": report_commands.report,
+        "export": export_command.export,
     }
     if options.command not in known:
         build_parser().print_help()

@@ -56,6 +56,8 @@ class Architecture:
         Whether features of sparse formats are held as dense arrays.
     dtype : str
         Of the weights.
+    loss : str
+        What it was trained with; empty where a file of an older version does not say.
     """
 
     shape: NetworkShape
@@ -63,6 +65,7 @@ class Architecture:
     task: Task
     dense: bool
     dtype: str
+    loss: str = ""
 
 
 class Model:
@@ -231,6 +234,7 @@ class Model:
             **shape_header(a.shape),
             "activation": a.activation,
             "task": a.task.name,
+            **({"loss": a.loss} if a.loss else {}),
             "classes": None if a.task.classes is None else a.task.classes.to_dict(),
             "scaling": scaling.to_dict(),
             "dense": a.dense,
@@ -300,7 +304,9 @@ def load_model(path: str | Path, comm: Communicator | None = None) -> Model:
     classes = None if header["classes"] is None else LabelMapping.from_dict(header["classes"])
     shape = read_shape(header)
     task = Task(header["task"], classes, shape.widths[-1])
-    architecture = Architecture(shape, header["activation"], task, header["dense"], header["dtype"])
+    architecture = Architecture(
+        shape, header["activation"], task, header["dense"], header["dtype"], header.get("loss", "")
+    )
     grid = ProcessGrid(comm, shape.partition(auto_splits(shape.costs, comm.size)))
     network = PartitionedNetwork(grid, architecture.activation, Backend.of(architecture.dtype), shape)
     params = network.backend.zeros(network.layout.n_params)

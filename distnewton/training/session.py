@@ -432,7 +432,9 @@ class Session:
             sizes = PlannedRun(config, shape, self.train_set, n_test, self.dense)
             check_memory_fits(self.comm, sizes, self.grid.partition)
         self.network = PartitionedNetwork(self.grid, config.network.activation, backend, shape)
-        self.architecture = Architecture(shape, config.network.activation, self.task, self.dense, config.run.dtype)
+        self.architecture = Architecture(
+            shape, config.network.activation, self.task, self.dense, config.run.dtype, config.network.loss
+        )
         if self.start is not None:
             self.start.check(self.architecture, config.data.scale)
 

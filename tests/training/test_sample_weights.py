@@ -156,6 +156,32 @@ def test_input_moments_of_a_convolution_count_samples_by_their_weights(world):
         assert case.agree(good)
 
 
+def test_weights_stay_with_their_samples_where_some_are_put_aside_for_validation(world):
+    X, y = images_and_labels()
+    method = {"direction": "gauss_newton", "subsample": 1.0, "C": 20.0}
+    run = {"iterations": 4, "dtype": "float64", "threads": 1}
+    network = {"layers": ["auto", 5, "auto"]}
+    split = distnewton.make_config(
+        {"data": {"validation_fraction": 0.3}, "network": network, "method": method, "run": run}
+    )
+    from distnewton.data.splits import split_off
+
+    stay, aside = split_off(0.0 + y, 0.3, 0, by_class=True)
+    weights = np.random.default_rng(2).integers(4, size=len(y))
+    # those put aside have other weights, which must not matter
+    weights[aside] = 100
+    given = distnewton.ArraySource(X[stay], y[stay], sample_weight=weights[stay])
+    runs = [
+        distnewton.train(split, world, train_data=distnewton.ArraySource(X, y, sample_weight=weights)),
+        distnewton.train(distnewton.make_config({"network": network, "method": method, "run": run}), world,
+                         train_data=given),
+    ]  # fmt: skip
+    histories = [[record.objective for record in run.history] for run in runs]
+    np.testing.assert_allclose(histories[0], histories[1], rtol=1e-10)
+    for run in runs:
+        run.model.grid.free()
+
+
 @pytest.mark.parametrize(
     ("weights", "message"),
     [([1, 2], "a sample_weight for each of 3"), ([1, -1, 1], "sample 1: sample_weight is -1"),
