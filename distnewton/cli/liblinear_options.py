@@ -17,6 +17,7 @@ SOLVERS = (*DIRECTION_NAMES, SIMPLENN)
 """What ``-s 0``, ``-s 1``, ... stand for."""
 CONSTANTS = {"cg_tolerance": 0.1, "cg_max": 250, "damping": 1.0, "drop": 2.0 / 3.0, "boost": 1.5}
 """simpleNN's, which the directions of all samples take here."""
+_CG_MIN = 3
 _SHARE = 0.05
 _NONE = 1e-12
 """A share of the samples that is less than one of them: the least number of samples then decides."""
@@ -66,7 +67,8 @@ class _Parser(Parser):
 
 def train_parser() -> argparse.ArgumentParser:
     """The command line of ``distnewton-train``."""
-    solvers = "\n".join(f"  {i:>2} {name:<18} {what}" for i, (name, what) in enumerate(zip(SOLVERS, _WHAT, strict=True)))
+    named = enumerate(zip(SOLVERS, _WHAT, strict=True))
+    solvers = "\n".join(f"  {i:>2} {name:<18} {what}" for i, (name, what) in named)
     parser = _Parser(
         prog="distnewton-train",
         usage="distnewton-train [options] training_set_file [model_file]",
@@ -206,8 +208,8 @@ def training_config(options: argparse.Namespace, weights: dict[str, float]) -> C
         "eta": "sufficient_decrease",
     }  # fmt: skip
     method |= {key: getattr(options, name) for name, key in names.items() if getattr(options, name) is not None}
-    if "cg_max" in method:
-        method["cg_min"] = min(3, method["cg_max"])
+    if options.CGmax is not None and options.CGmax < _CG_MIN:
+        method["cg_min"] = options.CGmax
     if options.GNsize is not None:
         method |= {"subsample": _NONE, "subsample_min": options.GNsize}
     C = options.C if options.c is None else options.c
@@ -235,7 +237,8 @@ def _solver(text: str) -> str:
         return SOLVERS[int(text)]
     if text in SOLVERS:
         return text
-    raise argparse.ArgumentTypeError(f"expected 0 to {len(SOLVERS) - 1}, or a name ({', '.join(SOLVERS)}), got {text!r}")
+    names = ", ".join(SOLVERS)
+    raise argparse.ArgumentTypeError(f"expected 0 to {len(SOLVERS) - 1}, or a name ({names}), got {text!r}")
 
 
 def _real(text: str) -> float:

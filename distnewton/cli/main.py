@@ -25,14 +25,17 @@ class Parser(argparse.ArgumentParser):
     """A parser whose errors are ours: one message, exit code 2, on rank 0 only."""
 
     def error(self, message: str) -> NoReturn:
+        """Refuse a command line."""
         raise UsageError(f"{message}\ntry: {self.prog} --help", agreed=True)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End after --help."""
         if message and launched_rank() == 0:
             sys.stdout.write(message)
         raise SystemExit(status)
 
     def print_help(self, file: object = None) -> None:
+        """Show the help, on rank 0."""
         if launched_rank() == 0:
             sys.stdout.write(self.format_help())
 

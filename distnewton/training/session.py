@@ -429,7 +429,7 @@ class Session:
         self.grid = ProcessGrid(self.comm, shape.partition(splits))
         if config.run.memory_check:
             n_test = sum(held.description.n_samples for held in self.held_out.values())
-            sizes = PlannedRun(config, shape, self.train_set, n_test, self.dense)
+            sizes = PlannedRun(config, shape, self.train_set, n_test, self.dense, "validation" in self.held_out)
             check_memory_fits(self.comm, sizes, self.grid.partition)
         self.network = PartitionedNetwork(self.grid, config.network.activation, backend, shape)
         self.architecture = Architecture(
