@@ -5,7 +5,8 @@ r"""Kronecker factors of each own block (K-FAC, arXiv 1503.05671), with the Gaus
 where z is the input of the block (with a 1 where it owns the bias) and delta the cotangent of its pre-activations for
 a random output cotangent c with E[c c^T] = B (for cross-entropy: labels drawn from the model). The damping is split by
 pi^2 = (tr A / dim A) / (tr D / dim D) into A + pi sqrt(s) I and D + sqrt(s) / pi I, with s = lambda + 1/C. A rank's
-block has its own factors, of its own inputs and outputs: nothing is communicated.
+block has its own factors, of its own inputs and outputs: nothing is communicated. Weights of samples count in both
+means, in D by the roots that c has of them.
 
 In a convolution (KFC, arXiv 1602.01407) A sums over the places of the kernel and D is their mean: places are taken as
 alike, and their cotangents as uncorrelated.
@@ -101,8 +102,7 @@ def _factors(problem: Linearization, m: int, delta: Array) -> tuple[Array, Array
         D += rows.T @ rows
     if A is None:
         raise RuntimeError("a curvature sample has at least one sample")
-    # D has the weights from its cotangents, whose squares add up to those of B; the product has them once
-    A /= problem.n_samples if weights is None else max(float(weights.sum()), np.finfo(backend.dtype).tiny)
+    A /= problem.n_samples
     D /= problem.n_samples * problem.sample.shape(m).n_linear
     return A, D
 

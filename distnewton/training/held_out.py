@@ -8,12 +8,48 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array
+from distnewton.config import DataConfig
 from distnewton.data.description import DataSource, Description
 from distnewton.data.partitioned import open_and_describe
+from distnewton.data.sources import open_data
 from distnewton.errors import DataError
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.collectives import Communicator
 from distnewton.training.model import Model, network_outputs
+
+
+def opener(
+    data: DataConfig, given: DataSource | None, name: str, n_features: int | None = None
+) -> Callable[[], DataSource]:
+    """How a data set is opened.
+
+    Parameters
+    ----------
+    data : DataConfig
+        How files are read.
+    given : DataSource or None
+        Data that is there already.
+    name : str
+        Else the file, or the name of a bundled set.
+    n_features : int or None
+        Of the training data, which other data take over: what they have beyond them is left out.
+
+    Returns
+    -------
+    callable
+    """
+    if given is not None:
+        return lambda: given
+    return lambda: open_data(
+        name,
+        data_dir=data.directory or None,
+        format=data.format,
+        label_column=data.label_column,
+        n_features=n_features or data.n_features,
+        zero_based=data.zero_based,
+        ignore_extra_features=n_features is not None,
+        sort_indices=data.sort_indices,
+    )
 
 
 class HeldOut:

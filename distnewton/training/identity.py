@@ -54,6 +54,7 @@ def run_identity(
             "task": task.name,
             "outputs": task.n_out,
             "classes": None if task.classes is None else task.classes.to_dict()["classes"],
+            **({} if config.data.class_weights == "none" else {"class weights": config.data.class_weights}),
             **({} if weights is None else {"sum of weights": float(weights.sum())}),
         },
         "method": config.method.model_dump(),

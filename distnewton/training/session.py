@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -26,8 +26,7 @@ from distnewton.data.partitioned import (
 from distnewton.data.rows import permute_rows
 from distnewton.data.same_files import check_same_file
 from distnewton.data.scaling import ColumnScaling
-from distnewton.data.sources import open_data
-from distnewton.data.splits import split_off
+from distnewton.data.splits import class_weights, split_off
 from distnewton.data.subset import Kept, Subset
 from distnewton.errors import ConfigError, DataError, DistNewtonError, NumericalError
 from distnewton.network.losses import LOSSES
@@ -45,7 +44,7 @@ from distnewton.parallel.threads import threads_per_rank
 from distnewton.parallel.watchdog import watchdog
 from distnewton.training.best_model import BestModel
 from distnewton.training.checkpoints import CheckpointKeeper, KeeperSettings, Resume
-from distnewton.training.held_out import HeldOut
+from distnewton.training.held_out import HeldOut, opener
 from distnewton.training.history import History
 from distnewton.training.identity import run_identity, state_bytes
 from distnewton.training.memory_check import PlannedRun, check_memory_fits
@@ -60,8 +59,6 @@ from distnewton.training.trainer import Measured, Trainer
 from distnewton.training.warm_start import Start, StartFrom
 
 __all__ = ["Observer", "Result", "RunSummary", "Session", "train"]
-
-OpenSource = Callable[[], DataSource]
 
 
 def train(
@@ -372,10 +369,14 @@ class Session:
         ):
             if given is None and name:
                 check_same_file(self.comm, name, data.directory or None)
-        self.source, self.train_set = open_and_describe(self.comm, self._opener(self._train_data, data.train, None))
+        self.source, self.train_set = open_and_describe(self.comm, opener(data, self._train_data, data.train))
         self._whole = self.source
         if data.validation_fraction:
             self._split_off()
+        of_class = class_weights(self.train_set.labels, data.class_weights, self.train_set.name)
+        if of_class is not None:
+            own = self.train_set.weights
+            self.train_set = replace(self.train_set, weights=of_class if own is None else own * of_class)
         with self.comm.agreeing():
             self.task = Task.fit(self.config.task, self.train_set, self.source)
         if self.n_train > self.train_set.n_samples:
@@ -385,8 +386,8 @@ class Session:
             )
         for which, name in (("validation", data.validation), ("test", data.test)):
             if self._given[which] is not None or name:
-                opener = self._opener(self._given[which], name, self.train_set.n_features)
-                self.held_out[which] = HeldOut(which, self.comm, opener, self.train_set)
+                opened = opener(data, self._given[which], name, self.train_set.n_features)
+                self.held_out[which] = HeldOut(which, self.comm, opened, self.train_set)
 
     def _split_off(self) -> None:
         """Put some of the training samples aside for validation."""
@@ -404,22 +405,6 @@ class Session:
     def test_set(self) -> Description | None:
         """Description of the test data; None without any."""
         return self.held_out["test"].description if "test" in self.held_out else None
-
-    def _opener(self, given: DataSource | None, name: str, n_features: int | None) -> OpenSource:
-        """How a data set is opened; test data takes the features of the training data."""
-        if given is not None:
-            return lambda: given
-        data = self.config.data
-        return lambda: open_data(
-            name,
-            data_dir=data.directory or None,
-            format=data.format,
-            label_column=data.label_column,
-            n_features=n_features or data.n_features,
-            zero_based=data.zero_based,
-            ignore_extra_features=n_features is not None,
-            sort_indices=data.sort_indices,
-        )
 
     def _lay_out(self) -> None:
         """Partition the network over the ranks."""
@@ -444,7 +429,7 @@ class Session:
         self.grid = ProcessGrid(self.comm, shape.partition(splits))
         if config.run.memory_check:
             n_test = sum(held.description.n_samples for held in self.held_out.values())
-            sizes = PlannedRun(config, shape, self.train_set, n_test, self.dense)
+            sizes = PlannedRun(config, shape, self.train_set, n_test, self.dense, "validation" in self.held_out)
             check_memory_fits(self.comm, sizes, self.grid.partition)
         self.network = PartitionedNetwork(self.grid, config.network.activation, backend, shape)
         self.architecture = Architecture(

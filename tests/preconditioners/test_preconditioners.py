@@ -50,7 +50,7 @@ def statistics(case, kind, rows, c, weights=None):
             made.append([np.einsum("sa,st->at", z**2, delta**2) / len(z)])
         elif kind == "kfac":
             w = np.ones(len(z)) if weights is None else weights
-            made.append([(z.T * w) @ z / w.sum(), delta.T @ delta / len(z)])
+            made.append([(z.T * w) @ z / len(z), delta.T @ delta / len(z)])
         elif kind.endswith("layer"):
             made.append([np.einsum("st,sa,sb->ab", delta**2, z, z) / z.shape[0] / delta.shape[1]])
         else:

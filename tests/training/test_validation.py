@@ -265,3 +265,18 @@ def test_metrics_of_a_validation_file(tmp_path):
     outputs, _, _ = result.model.outputs(source(slice(80, 120)))
     assert result.best.value == pytest.approx(task_metrics("classification", outputs, y[80:])["accuracy"])
     assert result.summary.validation.n_samples == 40
+
+
+def test_a_plan_counts_what_is_put_aside(tmp_path):
+    from distnewton.training.planned import describe_data
+
+    X, y = noisy()
+    write_libsvm(tmp_path / "train", X, y)
+    write_libsvm(tmp_path / "held", X[:10], y[:10])
+    data = {"train": "train", "test": "held", "directory": str(tmp_path)}
+    split = settings(EXACT, 1, data=data | {"validation_fraction": 0.25})
+    given = settings(EXACT, 1, data=data | {"validation": "held"})
+    assert describe_data(split)[:4] == (90, 7, 3, 40)
+    assert describe_data(given)[:4] == (120, 7, 3, 20)
+    result = distnewton.train(split)
+    assert (result.summary.train.n_samples, result.summary.validation.n_samples) == (90, 30)
