@@ -1,7 +1,9 @@
 """Distributed Newton methods for neural networks on MPI.
 
 Training
-    :func:`train`, :func:`cross_validate`, :class:`Result`, :class:`RunSummary`, :class:`IterationRecord`
+    :func:`train`, :class:`Result`, :class:`RunSummary`, :class:`IterationRecord`
+Cross validation
+    :func:`cross_validate`, :class:`CrossValidation`
 Settings
     :class:`Config`, :func:`make_config`, :func:`load_config`
 Data

@@ -12,7 +12,7 @@ from distnewton.errors import ConfigError, DataError, DistNewtonError
 from distnewton.training.metrics import task_metrics
 
 mpi = pytest.mark.mpi(min_size=1)
-EXACT = {"direction": "gauss_newton", "damping": 0.01, "subsample": 1.0}
+EXACT = {"direction": "gauss_newton", "damping": 0.01, "subsample": 1.0, "cg_max": 6}
 
 
 def noisy(n=120, n_features=7, seed=0):
@@ -89,7 +89,7 @@ def test_a_fraction_is_trained_as_if_the_rest_were_given(world):
 def test_the_split_is_the_same_on_every_grid(world):
     X, y = noisy()
     data = distnewton.ArraySource(X, y)
-    config = settings(EXACT | {"cg_tolerance": 0.0, "cg_max": 6}, iterations=4, data={"validation_fraction": 0.3})
+    config = settings(EXACT | {"cg_tolerance": 0.0}, iterations=4, data={"validation_fraction": 0.3})
     alone, together = distnewton.train(config, None, train_data=data), distnewton.train(config, world, train_data=data)
     np.testing.assert_allclose(
         [record.objective for record in together.history], [record.objective for record in alone.history], rtol=1e-8
@@ -120,26 +120,26 @@ def test_sparse_features_are_split_like_dense_ones(world):
 
 @mpi
 def test_training_ends_without_a_better_metric(world):
-    config = settings(EXACT, iterations=60, run={"patience": 4})
+    config = settings(EXACT, iterations=60, run={"patience": 3})
     result = distnewton.train(config, world, train_data=source(slice(80)), validation_data=source(slice(80, 120)))
-    assert result.last.iteration == result.best.iteration + 4 < 60
+    assert result.last.iteration == result.best.iteration + 3 < 60
     best = result.best.iteration
-    assert result.ended == f"validation accuracy was not better than that of iteration {best} for 4 iterations"
+    assert result.ended == f"validation accuracy was not better than that of iteration {best} for 3 iterations"
     assert not result.stopped
     values = [record.validation["accuracy"] for record in result.history]
     # the first time that it stood still so long
-    for k in range(4, result.last.iteration):
-        assert max(values[k - 3 : k + 1]) > max(values[: k - 3])
+    for k in range(3, result.last.iteration):
+        assert max(values[k - 2 : k + 1]) > max(values[: k - 2])
     free(result)
 
 
 @mpi
-@pytest.mark.parametrize(("direction", "n_before"), [("block_diagonal", 1), ("block_diagonal", 6), ("adam", 3)])
+@pytest.mark.parametrize(("direction", "n_before"), [("block_diagonal", 1), ("adam", 4)])
 def test_a_run_with_patience_goes_on_bit_for_bit(world, folder, direction, n_before):
-    more = {"batch": 40, "learning_rate": 0.05} if direction == "adam" else {"damping": 0.01}
+    more = {"batch": 40, "learning_rate": 0.05} if direction == "adam" else {"damping": 0.01, "cg_max": 6}
     method = {"direction": direction} | more
     data = {"validation_fraction": 0.3}
-    config = settings(method, iterations=40, run={"patience": 5}, data=data)
+    config = settings(method, iterations=30, run={"patience": 3}, data=data)
     X, y = noisy()
     everything = {"train_data": distnewton.ArraySource(X, y)}
     straight = distnewton.train(config, world, **everything)
@@ -152,7 +152,7 @@ def test_a_run_with_patience_goes_on_bit_for_bit(world, folder, direction, n_bef
     assert (len(again.history), again.ended, again.best) == (1, straight.ended, straight.best)
     agree(world, np.array_equal(again.model.params, straight.model.params))
     assert again.predictions == straight.predictions
-    patient = settings(method, iterations=40, run={"patience": 9}, data=data)
+    patient = settings(method, iterations=30, run={"patience": 5}, data=data)
     longer = distnewton.train(patient, world, **everything, checkpoints=folder, resume=True)
     assert longer.last.iteration > straight.last.iteration
     free(straight, first, second, again, longer)
@@ -233,12 +233,12 @@ def test_an_auc_needs_both_classes(world):
 @mpi
 def test_training_ends_at_a_small_gradient(world, folder):
     data = {"train_data": source(slice(80))}
-    tolerant = settings(EXACT | {"cg_tolerance": 0.01}, iterations=60, run={"tolerance": 0.05})
+    tolerant = settings(EXACT | {"damping": 1.0}, iterations=40, run={"tolerance": 0.2})
     result = distnewton.train(tolerant, world, **data)
     norms = [record.gradient_norm for record in result.history[1:]]
-    assert norms[-1] <= 0.05 * norms[0] < min(norms[:-1])
-    assert result.last.iteration < 60
-    assert "the gradient's norm fell to 0.0" in result.ended
+    assert norms[-1] <= 0.2 * norms[0] < min(norms[:-1])
+    assert 3 < result.last.iteration < 40
+    assert "the gradient's norm fell to 0." in result.ended
     first = distnewton.train(tolerant, world, **data, checkpoints=folder, clock=StopAfter(2, world))
     second = distnewton.train(tolerant, world, **data, checkpoints=folder, resume=True)
     assert facts(second.last) == facts(result.last)
