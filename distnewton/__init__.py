@@ -12,6 +12,8 @@ Models
     :class:`Model`, :func:`load_model`
 Errors
     :class:`DistNewtonError`
+Modules with extras of their names
+    :mod:`distnewton.sklearn`, :mod:`distnewton.torch`, :mod:`distnewton.onnx`
 
 Names are imported at first use: importing the package starts no MPI and loads no library.
 """
