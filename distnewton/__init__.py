@@ -2,6 +2,8 @@
 
 Training
     :func:`train`, :class:`Result`, :class:`RunSummary`, :class:`IterationRecord`
+Cross validation
+    :func:`cross_validate`, :class:`CrossValidation`
 Settings
     :class:`Config`, :func:`make_config`, :func:`load_config`
 Data
@@ -10,6 +12,8 @@ Models
     :class:`Model`, :func:`load_model`
 Errors
     :class:`DistNewtonError`
+Modules with extras of their names
+    :mod:`distnewton.sklearn`, :mod:`distnewton.torch`, :mod:`distnewton.onnx`
 
 Names are imported at first use: importing the package starts no MPI and loads no library.
 """
@@ -24,12 +28,15 @@ if TYPE_CHECKING:
     from distnewton.data.memory import ArraySource
     from distnewton.data.sources import open_data
     from distnewton.errors import DistNewtonError
+    from distnewton.training.cross_validation import CrossValidation, cross_validate
     from distnewton.training.model import Model, load_model
     from distnewton.training.records import IterationRecord
     from distnewton.training.session import Result, RunSummary, train
 
 _HOMES = {
     "train": "distnewton.training.session",
+    "cross_validate": "distnewton.training.cross_validation",
+    "CrossValidation": "distnewton.training.cross_validation",
     "Result": "distnewton.training.session",
     "RunSummary": "distnewton.training.session",
     "IterationRecord": "distnewton.training.records",
@@ -46,11 +53,13 @@ _HOMES = {
 __all__ = [
     "ArraySource",
     "Config",
+    "CrossValidation",
     "DistNewtonError",
     "IterationRecord",
     "Model",
     "Result",
     "RunSummary",
+    "cross_validate",
     "load_config",
     "load_model",
     "make_config",

@@ -13,6 +13,7 @@ from distnewton.curvature.linearization import CurvatureSample, Linearization
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import convolutional_shape
+from distnewton.network.weighted import normalised, weighted, with_weights
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition
 from distnewton.parallel.replicas import SampleShare
@@ -127,6 +128,14 @@ def make_image_case(
     return Case(grid, network, objective, dense, theta)
 
 
+def weigh(case, weights):
+    """Give the samples of a case weights; its dense problem stays unweighted."""
+    objective = case.objective
+    objective.targets, _ = normalised(with_weights(objective.targets, np.asarray(weights, float)))
+    objective.loss = weighted(objective.loss, objective.targets)
+    return case
+
+
 def linearization(case, rows, *, damping=0.5, sketch=0, rooted=False, curvature=True, seed=0):
     """The model at the case's point, with the curvature of a range of samples."""
     evaluation = case.objective.evaluate(case.params, rows)
@@ -144,7 +153,7 @@ def newton_trainer(case, direction, *, subsample=0.5, seed=0, termination=NEVER,
     """Newton iterations on a case, without metrics."""
     newton = NewtonStep(direction, "test", LevenbergMarquardt(damping), StepOptions(seed=seed, **options), termination)
     stage = FullBatch(case.objective, newton, subsample, 1, seed)
-    return Trainer(case.objective, case.params.copy(), [(stage, 0)], lambda params, evaluation: ({}, {}))
+    return Trainer(case.objective, case.params.copy(), [(stage, 0)], lambda params, evaluation: {})
 
 
 def dense_system(case, rows, damping, roots=None):
@@ -160,7 +169,7 @@ def dense_system(case, rows, damping, roots=None):
 
 def stage_trainer(case, *stages):
     """Stages with their iterations, one after the other, without metrics."""
-    return Trainer(case.objective, case.params.copy(), stages, lambda params, evaluation: ({}, {}))
+    return Trainer(case.objective, case.params.copy(), stages, lambda params, evaluation: {})
 
 
 def rate_stage(case, direction, *, batch=4, steps=0, seed=0, **options):

@@ -56,7 +56,7 @@ def test_every_error_is_told_at_once_with_the_nearest_key():
         (["partition.splits=2-0-2"], "partition.splits.1: input should be greater than or equal to 1, got 0"),
         (["network.loss=cross_entropy", "data.task=regression"], "fits data.task = classification, not regression"),
         (["method.direktion=x"], "method.direktion: unknown key; did you mean direction?"),
-        (["run.zzz=1"], "run.zzz: unknown key; known are iterations, seconds, seed"),
+        (["run.zzz=1"], "run.zzz: unknown key; known are iterations, seconds, patience"),
     ],
 )
 def test_errors(settings, message):

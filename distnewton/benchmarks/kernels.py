@@ -94,7 +94,7 @@ def benchmark_overhead(widths: tuple[int, ...], n: int, dtype: str, n_iterations
         objective,
         params.copy(),
         [(FullBatch(objective, newton, subsample=0.05, subsample_min=1, seed=0), n_iterations + 1)],
-        lambda params, evaluation: ({}, {}),
+        lambda params, evaluation: {},
     )
     plain = PlainNewton(X, y, widths, params.copy(), int(np.ceil(0.05 * n)), cg_steps)
     records = trainer.iterations(n_iterations + 1)

@@ -65,7 +65,7 @@ def train(
     """Seconds to each level, best accuracy, seconds to it, and passes of one learning rate."""
     objective, seed = session.objective, session.config.run.seed
     X, y = torch_inputs(torch, session, objective.X), torch.from_numpy(objective.targets)
-    X_test = torch_inputs(torch, session, session.X_test)
+    X_test = torch_inputs(torch, session, session.held_out["test"].X)
     network = torch_network(torch, session, seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=rate, weight_decay=objective.regularization)
     batches = Batches(objective.n_samples, BATCH, seed)
@@ -83,7 +83,7 @@ def train(
         spent += time.perf_counter() - start
         with torch.no_grad():
             outputs = [network(part).numpy() for part in X_test.split(1000)]
-            accuracy = float(np.mean(np.concatenate(outputs).argmax(axis=1) == session.y_test))
+            accuracy = float(np.mean(np.concatenate(outputs).argmax(axis=1) == session.held_out["test"].targets))
         if accuracy > best:
             best, best_seconds = accuracy, spent
         for level in LEVELS:

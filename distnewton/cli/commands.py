@@ -343,6 +343,8 @@ def overrides(options: argparse.Namespace) -> list[str]:
         settings.append(f"data.directory={json.dumps(os.environ[DATA_VARIABLE])}")
     settings += [f"{key}={value}" for key, value in vars(options).items() if "." in key and value is not None]
     settings += options.set
+    start = getattr(options, "start", None)
+    settings += [f"network.start={json.dumps(start)}"] if start else []
     settings += [f"data.directory={json.dumps(options.data_dir)}"] if options.data_dir else []
     return settings + ([f"run.directory={json.dumps(options.run_dir)}"] if options.run_dir else [])
 

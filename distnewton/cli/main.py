@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 from distnewton.cli.data_commands import add_convert
+from distnewton.cli.export_command import add_export
 from distnewton.cli.report_commands import add_report
 from distnewton.errors import UsageError
 from distnewton.parallel.launch import launched_rank, run_guarded
@@ -20,27 +21,30 @@ from distnewton.parallel.launch import launched_rank, run_guarded
 _DESCRIPTION = "Train neural networks with distributed Newton methods; each MPI rank owns a part of the features."
 
 
-class _Parser(argparse.ArgumentParser):
+class Parser(argparse.ArgumentParser):
     """A parser whose errors are ours: one message, exit code 2, on rank 0 only."""
 
     def error(self, message: str) -> NoReturn:
+        """Refuse a command line."""
         raise UsageError(f"{message}\ntry: {self.prog} --help", agreed=True)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
+        """End after --help."""
         if message and launched_rank() == 0:
             sys.stdout.write(message)
         raise SystemExit(status)
 
     def print_help(self, file: object = None) -> None:
+        """Show the help, on rank 0."""
         if launched_rank() == 0:
             sys.stdout.write(self.format_help())
 
 
 def build_parser() -> argparse.ArgumentParser:
     """The command line; settings of the configuration are its flags, too."""
-    parser = _Parser(prog="distnewton", description=_DESCRIPTION)
+    parser = Parser(prog="distnewton", description=_DESCRIPTION)
     parser.add_argument("--version", action="store_true", help="show the version")
-    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=_Parser)
+    commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
     train = commands.add_parser(
         "train",
         help="train a network",
@@ -57,6 +61,7 @@ def build_parser() -> argparse.ArgumentParser:
         help="go on from the newest checkpoint of a run folder (RUN, or --run-dir), by default with its own settings; "
         "--resume=auto begins anew where there is none",
     )
+    train.add_argument("--start", metavar="MODEL", help="model file or run folder to start from (network.start)")
     train.add_argument("--quiet", action="store_true", help="show warnings and errors only")
     train.add_argument(
         "--progress", choices=("auto", "bar", "lines"), default="auto",
@@ -97,6 +102,7 @@ def build_parser() -> argparse.ArgumentParser:
     _add_bench(commands)
     add_convert(commands)
     add_report(commands)
+    add_export(commands)
     return parser
 
 
@@ -264,6 +270,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cluster_commands,
         commands,
         data_commands,
+        export_command,
         plan_command,
         report_commands,
     )
@@ -288,6 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "bench": bench_commands.bench,
         "convert": data_commands.convert,
         "report": report_commands.report,
+        "export": export_command.export,
     }
     if options.command not in known:
         build_parser().print_help()
@@ -296,13 +304,18 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def console() -> NoReturn:
-    """Entry point of the ``distnewton`` script: a failure on any rank ends the whole job."""
+    """Entry point of the ``distnewton`` script."""
+    run_console(main)
+
+
+def run_console(program: Callable[[], int]) -> NoReturn:
+    """Run a program as a console script does: a failure on any rank ends the whole job."""
     if launched_rank() != 0 and not sys.warnoptions:
         # rank 0 warns for all; a rank that fails is heard all the same
         warnings.simplefilter("ignore")
     # a crash inside a library shows where it was called
     faulthandler.enable(all_threads=False)
-    code = run_guarded(main)
+    code = run_guarded(program)
     try:
         sys.stdout.flush()
     except BrokenPipeError:

@@ -294,8 +294,8 @@ class MethodConfig(StageOptions):
         regularization_constant(C, 1)
         return C
 
-    def regularization(self, n_samples: int) -> float:
-        """1/C for a number l of training samples."""
+    def regularization(self, n_samples: float) -> float:
+        """1/C for a number l of training samples, or the sum of their weights."""
         C = regularization_constant(self.C, n_samples)
         return 0.0 if math.isinf(C) else 1.0 / C
 
@@ -303,15 +303,15 @@ class MethodConfig(StageOptions):
 _MULTIPLE_OF_L = r"\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)?\s*\*?\s*l\s*"
 
 
-def regularization_constant(C: float | str, n_samples: int) -> float:
+def regularization_constant(C: float | str, n_samples: float) -> float:
     """C as a number, for a number l of training samples.
 
     Parameters
     ----------
     C : float or str
         A number, or a multiple of l such as ``"0.01 l"``.
-    n_samples : int
-        l.
+    n_samples : float
+        l; where samples have weights, their sum.
 
     Returns
     -------

@@ -41,6 +41,7 @@ def _kind_of_layers(value: object) -> str:
 
 Width = Annotated[int, Field(ge=1)] | Literal["auto"]
 Split = Annotated[int, Field(ge=1)]
+ClassWeight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 _DEFAULT_LAYERS: list[int | Literal["auto"]] = ["auto", 100, "auto"]
 
 
@@ -57,6 +58,14 @@ class DataConfig(Section):
         "", description="training data: file, images as FOLDER or ARCHIVE:FOLDER, or a bundled set such as digits:train"
     )
     test: str = Field("", description="test data; without it only training metrics are shown")
+    validation: str = Field(
+        "", description="data by whose main metric (accuracy; auc of two classes with the logistic loss; rmse) the "
+        "model is chosen: that of the best iteration is kept"
+    )  # fmt: skip
+    validation_fraction: float = Field(
+        0.0, ge=0.0, lt=1.0, description="or this share of the training samples, drawn by run.seed, the same of each "
+        "class; they are not trained on"
+    )  # fmt: skip
     directory: str = Field("", description="folder of relative paths; else DISTNEWTON_DATA, else the working folder")
     format: FormatName = Field("auto", description="file format; auto looks at the content")
     task: TaskName = Field("auto", description="classification, binary or regression; auto follows the loss")
@@ -68,8 +77,18 @@ class DataConfig(Section):
     n_train: Annotated[int, Field(ge=1)] | None = Field(
         None, description="train on so many samples only, drawn by run.seed; by default on all"
     )
+    class_weights: Literal["none", "balanced"] | dict[str, ClassWeight] = Field(
+        "none", description='how much the samples of a class count: {spam = 5, "-1" = 0.5}, 1 for labels left out; '
+        "balanced: each class as much as any other"
+    )  # fmt: skip
     zero_based: bool = Field(False, description="LIBSVM: whether indices start at 0")
     sort_indices: bool = Field(False, description="LIBSVM: put indices that are out of order in order; slow")
+
+    @model_validator(mode="after")
+    def _one_validation(self) -> DataConfig:
+        if self.validation and self.validation_fraction:
+            raise ValueError("validation and validation_fraction are two ways to say the same: give one")
+        return self
 
 
 class NetworkConfig(Section):
@@ -95,6 +114,7 @@ class NetworkConfig(Section):
     activation: ActivationName = Field("tanh", description="hidden activation; outputs are linear")
     loss: LossName = Field("cross_entropy", description="loss of a sample")
     init: Literal["glorot", "he", "lecun"] = Field("he", description="variance of the initial weights")
+    start: str = Field("", description="model file or run folder whose weights and scaling are gone on from")
 
     @model_validator(mode="after")
     def _layers_fit(self) -> NetworkConfig:
@@ -152,6 +172,13 @@ class RunConfig(Section):
     seconds: float = Field(
         math.inf, gt=0.0, description="training ends with the iteration that reaches so many, evaluation left out"
     )
+    patience: int = Field(
+        0, ge=0, description="training ends after so many iterations without a better validation metric; 0: never"
+    )
+    tolerance: float = Field(
+        0.0, ge=0.0, lt=1.0, description="training ends with the iteration that begins with a gradient whose norm is "
+        "at most this share of the first one's; for directions of all samples"
+    )  # fmt: skip
     seed: int = Field(0, ge=0, lt=2**63, description="of initial weights and subsamples")
     dtype: Literal["float32", "float64"] = Field("float32", description="of arrays; sums are accumulated in float64")
     device: Literal["cpu"] = Field("cpu", description="only cpu so far")

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
 from distnewton.config.layers import LAYER_TABLES, LayerTable, number_of_weight_layers
-from distnewton.config.method import CHOICES, MethodConfig, StageConfig, StageOptions, preset, used_options
+from distnewton.config.method import CHOICES, FULL_BATCH, MethodConfig, StageConfig, StageOptions, preset, used_options
 from distnewton.config.sections import (
     TASK_OF_LOSS,
     DataConfig,
@@ -57,6 +57,13 @@ class Config(Section):
         last = self.network.last_width
         if loss == "logistic" and last not in (1, "auto"):
             problems.append(f"network.loss = logistic needs one output, network.layers ends in {last}")
+        if self.data.class_weights != "none" and self.task == "regression":
+            problems.append("data.class_weights is for classes, but the task is regression")
+        batched = [o.direction for o in (*self.method.schedule, self.method) if o.direction not in FULL_BATCH]
+        if self.run.tolerance and batched:
+            problems.append(
+                f"run.tolerance is for directions whose gradient is that of all samples, not {', '.join(batched)}"
+            )
         if problems:
             raise ValueError("\n".join(problems))
         return self
@@ -246,10 +253,15 @@ def to_toml(config: Config) -> str:
 def _toml(value: Any) -> str:
     """One value; TOML's basic strings, numbers and booleans are JSON's, except for inf and the DEL sign."""
     if isinstance(value, dict):
-        return "{" + ", ".join(f"{key} = {_toml(item)}" for key, item in value.items() if item is not None) + "}"
+        return "{" + ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items() if item is not None) + "}"
     if isinstance(value, list):
         return "[" + ", ".join(map(_toml, value)) + "]"
     return "inf" if value == math.inf else json.dumps(value, ensure_ascii=False).replace("\x7f", "\\u007f")
+
+
+def _key(name: str) -> str:
+    """A key; labels may be any text."""
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
 
 
 def describe_errors(error: ValidationError, model: type[BaseModel]) -> str:

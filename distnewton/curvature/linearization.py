@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ from distnewton.network.layout import ParameterLayout
 from distnewton.network.losses import Loss, LossHessian, ScaledIdentity, random_signs
 from distnewton.network.network import Activations, PartitionedNetwork
 from distnewton.network.shapes import LayerShape
+from distnewton.network.weighted import weights_of
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.replicas import Draws, OwnDraws, SampleShare
 
@@ -79,6 +81,20 @@ class CurvatureSample:
     def layout(self) -> ParameterLayout:
         """Where the blocks lie in a flat vector."""
         return self._network.layout
+
+    @property
+    def weights(self) -> Array | None:
+        """Weights of the samples, of shape (n,) and mean 1 over all samples of the run; None where all count alike."""
+        return weights_of(self._targets)
+
+    @cached_property
+    def n_counted(self) -> float:
+        """Sum of the weights over all replicas, else their number; collective over replicas at its first use."""
+        if self.weights is None:
+            return float(self.n_samples)
+        # over the replicas alone: ranks without a block do not ask
+        (total,) = self._network.grid.sum_over_replicas(np.array([self.weights.sum(dtype=np.float64)]))
+        return float(max(total, np.finfo(self.backend.dtype).tiny))
 
     @property
     def inputs(self) -> Mapping[int, Any]:
@@ -204,8 +220,29 @@ class CurvatureSample:
             self._network.add_gradient(self._params, self._activations, U, made)
         return self._network.grid.sum_over_replicas(made)
 
+    def fisher_cotangents(self) -> dict[int, Array]:
+        """Cotangents of the own output groups whose squares add up to the empirical Fisher matrix's.
+
+        Those of each sample's loss, times the root of its weight where it has one: a sample of weight 2 counts twice.
+
+        Returns
+        -------
+        dict of int to Array
+            By layer, of shape (n, n_elements of the group).
+
+        Notes
+        -----
+        Collective, as :meth:`loss_cotangents`.
+        """
+        deltas, weights = self.loss_cotangents(), self.weights
+        if weights is None:
+            return deltas
+        # the gradient of the weighted loss has the weight as a factor, so that it is 0 where that is
+        roots = np.sqrt(np.where(weights > 0, weights, 1.0))[:, None]
+        return {m: delta / roots.astype(delta.dtype) for m, delta in deltas.items()}
+
     def loss_cotangents(self) -> dict[int, Array]:
-        """Cotangents of the own output groups for the gradient of each sample's loss (the empirical Fisher's).
+        """Cotangents of the own output groups for the gradient of each sample's weighted loss.
 
         Returns
         -------

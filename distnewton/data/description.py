@@ -44,6 +44,8 @@ class Description:
     image_shape : tuple of int or None
         ``(channels, height, width)`` where samples are images: their features are the values in the order (channel,
         row, column), ``n_features`` in number. None for tables, and where columns are left out.
+    weights : ndarray of float64 of shape (n_samples,) or None
+        How much each sample counts, not negative and some of them positive; None: all alike.
     """
 
     name: str
@@ -56,6 +58,7 @@ class Description:
     n_ignored_values: int = 0
     notes: list[str] = field(default_factory=list)
     image_shape: tuple[int, int, int] | None = None
+    weights: NDArray[np.float64] | None = None
 
 
 class DataSource(Protocol):

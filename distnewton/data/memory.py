@@ -11,6 +11,8 @@ from distnewton.data.description import Description
 from distnewton.errors import DataError
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from distnewton.data.description import Features
 
 
@@ -24,16 +26,20 @@ class ArraySource:
         rank passes the same whole array, of which it then copies its columns.
     y : array-like of shape (n_samples,) or (n_samples, n_targets)
         Numbers or texts.
+    sample_weight : array-like of shape (n_samples,) or None
+        How much each sample counts in training: the loss is sum w_i loss_i / sum w_i, and of the regularisation a
+        multiple of l counts sum w_i samples, so that a sample of weight 2 is one that is there twice. Metrics count
+        each sample once.
     name : str
         As it appears in messages.
 
     Raises
     ------
     DataError
-        If shapes do not fit, or something is not a finite number.
+        If shapes do not fit, or something is not a finite number; if a weight is negative, or their sum 0.
     """
 
-    def __init__(self, X: Any, y: Any, *, name: str = "data") -> None:
+    def __init__(self, X: Any, y: Any, *, sample_weight: Any = None, name: str = "data") -> None:
         self.name = name
         self._sparse = hasattr(X, "tocsr")
         self._X: Any = X.tocsr() if self._sparse else np.asarray(X)
@@ -52,6 +58,23 @@ class ArraySource:
             raise DataError(f"{name}: X must hold real numbers, got an array of {self._X.dtype}")
         if self._y.dtype.kind not in "US":
             self._y = self._y.astype(np.str_ if self._y.dtype.kind == "O" else np.float64)
+        self._weights = None if sample_weight is None else self._checked_weights(sample_weight)
+
+    def _checked_weights(self, sample_weight: Any) -> NDArray[np.float64]:
+        """Weights as numbers, one a sample."""
+        weights = np.array(sample_weight, dtype=np.float64)
+        if weights.shape != self._y.shape[:1]:
+            raise DataError(
+                f"{self.name}: expected a sample_weight for each of {len(self._y)} samples, got shape {weights.shape}"
+            )
+        wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+        if wrong.size:
+            raise DataError(
+                f"{self.locate(int(wrong[0]))}: sample_weight is {weights[wrong[0]]}; weights are finite and at least 0"
+            )
+        if not 0 < weights.sum() < np.inf:
+            raise DataError(f"{self.name}: the sum of sample_weight is {weights.sum()}; it must be positive and finite")
+        return weights
 
     def describe(self) -> Description:
         """Size and labels; refuses numbers that are not finite."""
@@ -63,8 +86,9 @@ class ArraySource:
             raise DataError(f"{self.name}: no samples or no features, got shape {self._X.shape}")
         n_nonzeros = int(self._X.nnz if self._sparse else np.count_nonzero(self._X))
         return Description(
-            self.name, "memory", n_samples, n_features, n_nonzeros, self._sparse, self._y, image_shape=self._image_shape
-        )
+            self.name, "memory", n_samples, n_features, n_nonzeros, self._sparse, self._y,
+            image_shape=self._image_shape, weights=self._weights,
+        )  # fmt: skip
 
     def read(self, start: int, stop: int, dtype: Any = "float64", rows: Chosen | None = None) -> Features:
         """Copy of some columns."""

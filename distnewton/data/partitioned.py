@@ -62,8 +62,10 @@ def open_and_describe(comm: Communicator, open_source: Callable[[], DataSource])
     with comm.agreeing():
         description = source.describe() if comm.rank == 0 else None
     labels = comm.broadcast_array(None if description is None else description.labels)
-    head = None if description is None else {**vars(description), "labels": None}
-    found = Description(**{**comm.broadcast_json(head), "labels": labels})
+    weighted = comm.broadcast_json(description is not None and description.weights is not None)
+    weights = comm.broadcast_array(None if description is None else description.weights) if weighted else None
+    head = None if description is None else {**vars(description), "labels": None, "weights": None}
+    found = Description(**{**comm.broadcast_json(head), "labels": labels, "weights": weights})
     if found.image_shape is not None:  # JSON has lists alone
         channels, height, width = found.image_shape
         found.image_shape = (channels, height, width)

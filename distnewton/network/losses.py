@@ -14,6 +14,7 @@ with p = softmax(z), or the logistic function of z. Squared loss as in [DNM], wi
 from __future__ import annotations
 
 import math
+from abc import abstractmethod
 from typing import Protocol
 
 import numpy as np
@@ -65,10 +66,11 @@ class LossHessian(Protocol):
 
 
 class Loss(Protocol):
-    """A convex loss of the network's outputs and the targets."""
+    """A convex loss of the network's outputs and the targets; own ones inherit from it."""
 
-    def value(self, Z: Array, targets: Array) -> float:
-        """Sum of the losses of the samples, in float64.
+    @abstractmethod
+    def values(self, Z: Array, targets: Array) -> Array:
+        """Loss of each sample, in float64.
 
         Parameters
         ----------
@@ -79,18 +81,25 @@ class Loss(Protocol):
 
         Returns
         -------
-        float
+        Array of shape (n,)
         """
         ...
 
+    def value(self, Z: Array, targets: Array) -> float:
+        """Sum of the losses of the samples, in float64; arguments as of :meth:`values`."""
+        return float(self.values(Z, targets).sum())
+
+    @abstractmethod
     def gradient(self, Z: Array, targets: Array) -> Array:
-        """Gradient of each sample's loss in its outputs, of shape (n, n_out)."""
+        """Gradient of each sample's loss in its outputs, of shape (n, n_out); a new array."""
         ...
 
+    @abstractmethod
     def hessian(self, Z: Array, targets: Array) -> LossHessian:
         """Hessians of the samples' losses in their outputs."""
         ...
 
+    @abstractmethod
     def third(self, Z: Array, targets: Array, V: Array) -> float:
         """Third derivative of the sum of the samples' losses along a change of the outputs, in float64.
 
@@ -99,7 +108,7 @@ class Loss(Protocol):
         Z, V : Array of shape (n, n_out)
             Outputs, and their change.
         targets : Array of shape (n,) or (n, n_out)
-            As for :meth:`value`.
+            As for :meth:`values`.
 
         Returns
         -------
@@ -191,7 +200,7 @@ def random_signs(generator: Draws, *shape: int) -> Array:
     return signs
 
 
-class Squared:
+class Squared(Loss):
     """Sum of squared errors; integer targets are class indices and stand for unit vectors."""
 
     def _error(self, Z: Array, targets: Array) -> Array:
@@ -201,10 +210,11 @@ class Squared:
             return error
         return Z - targets.reshape(Z.shape)
 
-    def value(self, Z: Array, targets: Array) -> float:
-        """Sum of the losses of the samples, in float64."""
+    def values(self, Z: Array, targets: Array) -> Array:
+        """Loss of each sample, in float64."""
         error = self._error(Z, targets).astype(np.float64, copy=False)
-        return float(np.vdot(error, error))
+        squares: Array = np.vecdot(error, error)
+        return squares
 
     def gradient(self, Z: Array, targets: Array) -> Array:
         """Gradient of each sample's loss in its outputs, of shape (n, n_out)."""
@@ -221,15 +231,17 @@ class Squared:
         return 0.0
 
 
-class CrossEntropy:
+class CrossEntropy(Loss):
     """Softmax cross-entropy on logits; targets are class indices."""
 
-    def value(self, Z: Array, targets: Array) -> float:
-        """Sum of the losses of the samples, in float64."""
+    def values(self, Z: Array, targets: Array) -> Array:
+        """Loss of each sample, in float64."""
         shifted = Z.astype(np.float64)
         shifted -= shifted.max(axis=1, keepdims=True)
         chosen = shifted[np.arange(len(Z)), targets]
-        return float(np.log(np.exp(shifted, out=shifted).sum(axis=1)).sum() - chosen.sum())
+        values: Array = np.log(np.exp(shifted, out=shifted).sum(axis=1))
+        values -= chosen
+        return values
 
     def gradient(self, Z: Array, targets: Array) -> Array:
         """Gradient of each sample's loss in its outputs, of shape (n, n_out)."""
@@ -250,13 +262,14 @@ class CrossEntropy:
         return float(np.vdot(p, centred * centred))
 
 
-class Logistic:
+class Logistic(Loss):
     """Logistic loss of one output; targets are 0 and 1."""
 
-    def value(self, Z: Array, targets: Array) -> float:
-        """Sum of the losses of the samples, in float64."""
+    def values(self, Z: Array, targets: Array) -> Array:
+        """Loss of each sample, in float64."""
         z = Z[:, 0].astype(np.float64)
-        return float((np.logaddexp(z, 0.0) - targets * z).sum())
+        values: Array = np.logaddexp(z, 0.0) - targets * z
+        return values
 
     def gradient(self, Z: Array, targets: Array) -> Array:
         """Gradient of each sample's loss in its outputs, of shape (n, n_out)."""

@@ -5,7 +5,8 @@ r"""Kronecker factors of each own block (K-FAC, arXiv 1503.05671), with the Gaus
 where z is the input of the block (with a 1 where it owns the bias) and delta the cotangent of its pre-activations for
 a random output cotangent c with E[c c^T] = B (for cross-entropy: labels drawn from the model). The damping is split by
 pi^2 = (tr A / dim A) / (tr D / dim D) into A + pi sqrt(s) I and D + sqrt(s) / pi I, with s = lambda + 1/C. A rank's
-block has its own factors, of its own inputs and outputs: nothing is communicated.
+block has its own factors, of its own inputs and outputs: nothing is communicated. Weights of samples count in both
+means, in D by the roots that c has of them.
 
 In a convolution (KFC, arXiv 1602.01407) A sums over the places of the kernel and D is their mean: places are taken as
 alike, and their cotangents as uncorrelated.
@@ -90,18 +91,22 @@ def _factors(problem: Linearization, m: int, delta: Array) -> tuple[Array, Array
     A: Array | None = None
     n_out = problem.layout.blocks[m].shape[1]
     D = backend.zeros(n_out, n_out)
+    weights = problem.sample.weights
     for part in problem.sample.unfold(m, delta):
-        rows = part.deltas.reshape(part.deltas.shape[0] * part.deltas.shape[1], n_out)
+        n_places = part.deltas.shape[1]
+        rows = part.deltas.reshape(part.deltas.shape[0] * n_places, n_out)
         inputs = part.inputs.reshape(len(rows), part.inputs.shape[-1]) if part.inputs.ndim == 3 else part.inputs
-        moments = second_moments(backend, inputs, owns_bias)
+        of_rows = None if weights is None else backend.asarray(np.repeat(weights[part.rows], n_places))
+        moments = second_moments(backend, inputs, owns_bias, of_rows)
         A = moments if A is None else A + moments
         D += rows.T @ rows
     if A is None:
         # a replica of the grid may have none of a mini-batch's samples
         n = problem.layout.blocks[m].shape[0]
         A = backend.zeros(n + owns_bias) if is_wide(n) else backend.zeros(n + owns_bias, n + owns_bias)
+    # D has the weights from its cotangents, whose squares add up to those of B; the product has them once
     problem.sum_samples(A)
-    A /= problem.n_samples
+    A /= problem.sample.n_counted
     problem.sum_samples(D)
     D /= problem.n_samples * problem.sample.shape(m).n_linear
     return A, D

@@ -65,7 +65,7 @@ class MiniBlockFisher(Preconditioner):
         return True
 
     def _accumulate(self, problem: Linearization, weight: float) -> None:
-        deltas = problem.sample.loss_cotangents()
+        deltas = problem.sample.fisher_cotangents()
         for m, Z in problem.sample.inputs.items():
             block = problem.layout.blocks[m]
             if not block.n_params:

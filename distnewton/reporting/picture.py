@@ -34,8 +34,9 @@ def save_convergence(records: Sequence[dict[str, Any]], path: Path, title: str) 
         x = [record[key] for record in records]
         top, bottom = axes[0, column], axes[1, column]
         top.semilogy(x, [record["objective"] for record in records], color="#1b4f8a", label="objective")
-        for name, style, colour in (("train", "--", "#8a8a8a"), ("test", "-", "#c4501b")):
-            values = [record[name].get(metric) for record in records]
+        sets = ("train", "--", "#8a8a8a"), ("validation", "-.", "#2e7d4f"), ("test", "-", "#c4501b")
+        for name, style, colour in sets:
+            values = [record.get(name, {}).get(metric) for record in records]
             if any(value is not None for value in values):
                 bottom.plot(x, [float("nan") if v is None else v for v in values], style, color=colour, label=name)
         bottom.set_xlabel(label)

@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from rich.live import Live
 
 _COLUMNS = (
-    "iter", "objective", "|grad|", "lambda", "rho", "step", "CG", "stopped", "train", "test", "seconds", "wait", "left",
+    "iter", "objective", "|grad|", "lambda", "rho", "step", "CG", "stopped", "train", "valid", "test",
+    "seconds", "wait", "left",
 )  # fmt: skip
 _LAST = 10
 """Iterations from which the time left is estimated."""
@@ -40,6 +41,7 @@ class Progress:
     def __init__(self, console: Console, *, live: bool = False) -> None:
         self._console, self._is_live = console, live
         self._metric = ""
+        self._columns: list[str] = []
         self._times: list[float] = []
         self._live: Live | None = None
         self._record: IterationRecord | None = None
@@ -50,12 +52,15 @@ class Progress:
         data, partition, config = summary.train, summary.partition, summary.config
         self._metric, self._config = MAIN_METRIC[summary.task.name], config
         self._stragglers = Stragglers(summary.hosts)
-        test = f", test {summary.test.n_samples:,}" if summary.test else ""
+        others = ("validation", summary.validation), ("test", summary.test)
+        more = "".join(f", {which} {found.n_samples:,}" for which, found in others if found)
+        # a column that would be empty is left out
+        self._columns = [name for name in _COLUMNS if name != "valid" or summary.validation]
         splits = splits_title(partition.splits, summary.n_replicas)
         kind = "sparse" if data.n_nonzeros and data.sparse_format else "dense"
         n_train = f"{config.data.n_train:,} of " if config.data.n_train else ""
         lines = [
-            f"data     {data.name}: {n_train}{data.n_samples:,} samples{test}, "
+            f"data     {data.name}: {n_train}{data.n_samples:,} samples{more}, "
             f"{data.n_features:,} features ({kind} file)",
             f"network  {summary.shape}, {config.network.activation}, {config.network.loss}: "
             f"{summary.shape.n_params:,} variables",
@@ -69,7 +74,8 @@ class Progress:
         if self._is_live:
             self._begin_live()
         else:
-            self._print(f"{_COLUMNS[0]:>5} {_COLUMNS[1]:>12} " + " ".join(f"{name:>8}" for name in _COLUMNS[2:]))
+            first, second, *rest = self._columns
+            self._print(f"{first:>5} {second:>12} " + " ".join(f"{name:>8}" for name in rest))
 
     def iteration(self, record: IterationRecord) -> None:
         """Show the iteration."""
@@ -90,6 +96,7 @@ class Progress:
             _steps(record),
             stopped,
             self._format(record.train),
+            *([self._format(record.validation)] if "valid" in self._columns else []),
             self._format(record.test),
             f"{record.elapsed_seconds:.2f}",
             f"{record.seconds.get('wait', 0.0):.3f}",
@@ -155,7 +162,7 @@ class Progress:
     def _figures(self, record: IterationRecord) -> list[str]:
         """Figures of an iteration in the live bar, the more important first."""
         figures = [f"objective {record.objective:.5g}"]
-        for name, metrics in (("test", record.test), ("train", record.train)):
+        for name, metrics in (("validation", record.validation), ("test", record.test), ("train", record.train)):
             if text := self._format(metrics):
                 figures.append(f"{name} {self._metric} {text}")
                 break
@@ -205,7 +212,13 @@ def _summary_rows(result: Result) -> list[tuple[str, str]]:
         ("seconds", f"{last.elapsed_seconds:.2f}"),
         ("objective", f"{start.objective:.6g} -> {last.objective:.6g}"),
     ]
-    for name, metrics in (("train", last.train), ("test", last.test)):
+    rows += [("ended", result.ended)] if result.ended else []
+    measured = {"train": last.train, "validation": last.validation, "test": last.test}
+    if result.best is not None:
+        best = result.best
+        rows.append(("model", f"of iteration {best.iteration}, the best by validation {best.metric}"))
+        measured = best.metrics
+    for name, metrics in measured.items():
         rows += [(f"{name} {key}", f"{value:.4f}") for key, value in metrics.items()]
     if n and result.summary.n_ranks > 1:
         # the record of the checkpoint that a run goes on from was another launch's

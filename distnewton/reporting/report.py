@@ -11,11 +11,12 @@ from pathlib import Path
 from distnewton.errors import CreateError, WriteError
 from distnewton.parallel.partition import splits_title
 from distnewton.reporting import report_pictures as pictures
-from distnewton.reporting.run_data import Predictions, Run, read_runs
+from distnewton.reporting.run_data import Predictions, Run, held_out, read_runs
 from distnewton.reporting.style import STYLE
 
 _MEGABYTE = 1e6
 _MOST_MISTAKEN = 12
+_SETS = ("train", "validation", "test")
 
 
 def report_page(runs: Sequence[Run]) -> str:
@@ -72,22 +73,26 @@ def _remarks(runs: Sequence[Run]) -> str:
 
 def _summary(runs: Sequence[Run]) -> str:
     """A row a run."""
-    metrics = list(dict.fromkeys(name for run in runs for line in run.lines[-1:] for name in [*line.train, *line.test]))
+    lines = [run.lines[-1] for run in runs if run.lines]
+    metrics = list(dict.fromkeys(name for line in lines for name in [*line.train, *line.test]))
+    sets = [which for which in _SETS if which != "validation" or any(line.validation for line in lines)]
     header = ["run", "method", "ranks", "splits", "iterations", "seconds", "objective"]
-    header += [f"{which} {name}" for name in metrics for which in ("train", "test")]
+    header += ["model of"] if "validation" in sets else []
+    header += [f"{which} {name}" for name in metrics for which in sets]
     header += ["waiting in MPI", "sent", "ended early"]
-    return _table(header, [_summary_row(run, metrics) for run in runs], left=(1,))
+    return _table(header, [_summary_row(run, metrics, sets) for run in runs], left=(1,))
 
 
-def _summary_row(run: Run, metrics: Sequence[str]) -> list[str]:
+def _summary_row(run: Run, metrics: Sequence[str], sets: Sequence[str]) -> list[str]:
     facts, n = run.environment, max(0, len(run.lines) - 1)
     row = [run.name, run.config.method.title, f"{facts.ranks}", splits_title(facts.splits, facts.replicas) or "?"]
     if not run.lines:
-        return [*row, "none", *[""] * (2 + 2 * len(metrics) + 3)]
+        return [*row, "none", *[""] * (2 + ("validation" in sets) + len(sets) * len(metrics) + 3)]
     last = run.lines[-1]
     row += [f"{last.iteration} of {run.config.run.iterations}", f"{last.training_seconds:.2f}", _number(last.objective)]
-    for name in metrics:
-        row += [_number(values.get(name)) for values in (last.train, last.test)]
+    model = run.model_line
+    row += [f"iteration {model.iteration}"] if "validation" in sets else []
+    row += [_number(getattr(model, which).get(name)) for name in metrics for which in sets]
     waited = sum(sum(line.wait_seconds) for line in run.lines) / max(1, facts.ranks)
     share = f" ({100 * waited / last.training_seconds:.0f} %)" if last.training_seconds > 0 else ""
     early = sum(line.direction.stopped_early for line in run.lines if line.direction)
@@ -173,7 +178,7 @@ def _environment(run: Run) -> str:
     shown = ", ".join(hosts[:8]) + (f" and {len(hosts) - 8} more" if len(hosts) > 8 else "")
     rows = [
         ["folder", str(run.path)],
-        ["data", data.train + (f", test {data.test}" if data.test else "")],
+        ["data", ", ".join([data.train, *held_out(data)])],
         ["scaling", data.scale],
         ["network", f"{facts.network or network.title}, {network.activation}, {network.loss}"],
         ["ranks", f"{facts.ranks} with {facts.threads_per_rank} BLAS thread(s) each, on {shown or '?'}"],

@@ -59,12 +59,14 @@ def _set_title(shown: Sequence[tuple[int, Run]]) -> str:
 
 
 def _metric_curves(run: Run, metric: str, x: Get, colour: int, n_runs: int) -> list[Curve]:
-    """The test metric of each of several runs; of a single one the training metric, too."""
+    """The test metric of each of several runs; of a single one those of training and validation, too."""
     xs = [x(line) for line in run.lines]
     train, test = ([getattr(line, which).get(metric) for line in run.lines] for which in ("train", "test"))
     if n_runs > 1:
         return [Curve(run.name, xs, test if _has_test(run) else train, colour)]
     curves = [Curve("training", xs, train, 5)]
+    validation = [line.validation.get(metric) for line in run.lines]
+    curves += [Curve("validation", xs, validation, 2)] if any(line.validation for line in run.lines) else []
     return [*curves, Curve("test", xs, test, 1)] if _has_test(run) else curves
 
 
@@ -182,7 +184,7 @@ def grid(run: Run) -> str:
 
 def predictions(found: Predictions) -> list[str]:
     """A confusion matrix, or predictions and residuals against targets."""
-    name = "test" if found.set == "test" else "training"
+    name = "training" if found.set == "train" else found.set
     if found.targets:
         pairs = [(a, b) for a, b in zip(found.targets, found.predictions, strict=True) if b is not None]
         truth, predicted = [a for a, _ in pairs], [b for _, b in pairs]

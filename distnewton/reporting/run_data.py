@@ -10,12 +10,12 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from distnewton.config import Config, load_config
+from distnewton.config import Config, DataConfig, load_config
 from distnewton.errors import DataError, MissingInputError
 from distnewton.parallel.failures import read_first
 from distnewton.parallel.partition import Partition
 from distnewton.reporting.slowest import Slowest, slowest_rank
-from distnewton.training.metrics import MAIN_METRIC
+from distnewton.training.metrics import LOWER_IS_BETTER, MAIN_METRIC
 from distnewton.training.run_folder import (
     CONFIG_FILE,
     END_FILE,
@@ -60,6 +60,7 @@ class Line(_Read):
     compute_seconds: list[float] = []
     sent_bytes: dict[str, float] = {}
     train: dict[str, float | None] = {}
+    validation: dict[str, float | None] = {}
     test: dict[str, float | None] = {}
 
 
@@ -145,6 +146,14 @@ class Run:
         return MAIN_METRIC[self.config.task]
 
     @property
+    def model_line(self) -> Line:
+        """The iteration of the model: the first with the best validation metric where there is one, else the last."""
+        sign = -1.0 if self.metric in LOWER_IS_BETTER else 1.0
+        found = [(line.validation.get(self.metric), line) for line in self.lines]
+        measured = [(sign * value, line) for value, line in found if value is not None]
+        return max(measured, key=lambda pair: pair[0])[1] if measured else self.lines[-1]
+
+    @property
     def partition(self) -> Partition | None:
         """Who owned what; None for runs of older versions."""
         parts = self.environment.partition
@@ -157,6 +166,13 @@ class Run:
     def slowest(self) -> Slowest | None:
         """The rank for which the others waited more than 20 % of the time."""
         return slowest_rank(self.lines)
+
+
+def held_out(data: DataConfig) -> list[str]:
+    """What is put aside or measured besides the training data, as people read it."""
+    words = [f"validation {data.validation}"] if data.validation else []
+    words += [f"{100 * data.validation_fraction:g} % of it for validation"] if data.validation_fraction else []
+    return [*words, *([f"test {data.test}"] if data.test else [])]
 
 
 def read_run(path: Path, name: str) -> Run:

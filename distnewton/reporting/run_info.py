@@ -11,6 +11,7 @@ from distnewton.config import load_config
 from distnewton.errors import DataError, MissingInputError
 from distnewton.parallel.failures import read_first
 from distnewton.parallel.partition import splits_title
+from distnewton.reporting.run_data import held_out, read_run
 from distnewton.training.model_file import MODEL_FILE, read_header, read_shape
 from distnewton.training.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, read_metrics
 
@@ -39,7 +40,7 @@ def describe_run(path: Path) -> Iterator[str]:
     facts = _environment(path)
     records = list(read_metrics(path))
     yield f"run        {path}"
-    yield f"data       {config.data.train}" + (f", test {config.data.test}" if config.data.test else "")
+    yield "data       " + ", ".join([config.data.train, *held_out(config.data)])
     yield f"network    {config.network.title}, {config.network.activation}, {config.network.loss}"
     splits = splits_title(facts["splits"], facts.get("replicas", 1))
     mpi = facts["mpi_library"] or "no MPI"
@@ -50,9 +51,13 @@ def describe_run(path: Path) -> Iterator[str]:
         first, last = records[0], records[-1]
         yield f"iterations {last['iteration']} of {config.run.iterations} in {last['elapsed_seconds']:.2f} s"
         yield f"objective  {first['objective']:.6g} -> {last['objective']:.6g}"
-        for name in ("train", "test"):
-            if last[name]:
-                yield f"{name:<10} " + ", ".join(f"{k} {v:.4f}" for k, v in last[name].items() if v is not None)
+        run = read_run(path, path.name)
+        model = run.model_line
+        if model.validation:
+            yield f"model of   iteration {model.iteration}, the best by validation {run.metric}"
+        for name in ("train", "validation", "test"):
+            if metrics := getattr(model, name):
+                yield f"{name:<10} " + ", ".join(f"{k} {v:.4f}" for k, v in metrics.items() if v is not None)
     first_failure = read_first(path)
     if first_failure:
         yield f"failed     {first_failure['time']}, exit code {first_failure['exit_code']}: {first_failure['message']}"

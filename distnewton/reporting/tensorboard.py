@@ -72,7 +72,7 @@ def scalars(record: IterationRecord) -> Iterator[tuple[str, float]]:
     """
     yield "objective", record.objective
     yield "loss", record.loss
-    for which, metrics in (("train", record.train), ("test", record.test)):
+    for which, metrics in (("train", record.train), ("validation", record.validation), ("test", record.test)):
         yield from ((f"{which}/{name}", value) for name, value in metrics.items())
     if record.gradient_norm is not None:
         yield "gradient_norm", record.gradient_norm

@@ -222,7 +222,7 @@ class CheckpointKeeper:
         for sync in self._sync:
             sync()
         name = MAIN_METRIC[settings.task]
-        metric = (record.test or record.train).get(name, math.nan)
+        metric = (record.validation or record.test or record.train).get(name, math.nan)
         facts = Facts(
             self._run,
             self._sequence,

@@ -6,6 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
+from distnewton.backend import Array
 from distnewton.config import Config
 from distnewton.config.method import FULL_BATCH, MethodConfig, StageOptions
 from distnewton.network.shapes import NetworkShape
@@ -17,7 +18,9 @@ _SHOWN = 60
 """Characters of a value in a message."""
 
 
-def run_identity(config: Config, architecture: Architecture, n_features: int, n_train: int) -> dict[str, Any]:
+def run_identity(
+    config: Config, architecture: Architecture, n_features: int, n_train: int, weights: Array | None = None
+) -> dict[str, Any]:
     """Network, data, method, seed and dtype of a run, as JSON has them.
 
     Parameters
@@ -28,6 +31,8 @@ def run_identity(config: Config, architecture: Architecture, n_features: int, n_
         The network, resolved.
     n_features, n_train : int
         Of the training data.
+    weights : Array of shape (n_samples,) or None
+        Of its samples.
 
     Returns
     -------
@@ -49,6 +54,8 @@ def run_identity(config: Config, architecture: Architecture, n_features: int, n_
             "task": task.name,
             "outputs": task.n_out,
             "classes": None if task.classes is None else task.classes.to_dict()["classes"],
+            **({} if config.data.class_weights == "none" else {"class weights": config.data.class_weights}),
+            **({} if weights is None else {"sum of weights": float(weights.sum())}),
         },
         "method": config.method.model_dump(),
         "run": {"seed": config.run.seed, "dtype": config.run.dtype},
@@ -98,7 +105,9 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def state_bytes(method: MethodConfig, shape: NetworkShape, partition: Partition, itemsize: int) -> float:
+def state_bytes(
+    method: MethodConfig, shape: NetworkShape, partition: Partition, itemsize: int, *, n_more: int = 0
+) -> float:
     """About how large a checkpoint of a run is, over all ranks.
 
     Parameters
@@ -111,6 +120,8 @@ def state_bytes(method: MethodConfig, shape: NetworkShape, partition: Partition,
         Their blocks.
     itemsize : int
         Bytes of a number.
+    n_more : int
+        Vectors of variables that the run saves besides those of its method: the best model.
 
     Returns
     -------
@@ -119,7 +130,8 @@ def state_bytes(method: MethodConfig, shape: NetworkShape, partition: Partition,
     blocks = [block for rank in range(partition.n_ranks) for block in partition.blocks(rank)]
     stages = [method, *method.schedule]
     sizes = [
-        (1 + _n_vectors(options)) * shape.n_params + sum(_factor_size(options, shape, block) for block in blocks)
+        (1 + n_more + _n_vectors(options)) * shape.n_params
+        + sum(_factor_size(options, shape, block) for block in blocks)
         for options in stages
     ]
     return float(itemsize * max(sizes))

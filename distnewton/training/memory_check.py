@@ -44,6 +44,8 @@ class PlannedRun:
         Test samples.
     dense : bool
         Whether features are held as a dense array.
+    keeps_best : bool
+        Whether a copy of the best model is kept.
     """
 
     config: Config
@@ -51,6 +53,7 @@ class PlannedRun:
     train: Description
     n_test: int
     dense: bool
+    keeps_best: bool = False
 
     def parts(self, partition: Partition, rank: int) -> dict[str, float]:
         """Bytes that a rank of a grid would hold, by part."""
@@ -66,6 +69,8 @@ class PlannedRun:
             problem = Problem(self.shape, own, n, n_rows, itemsize, memory, n_test, nonzeros=nonzeros)
             found = iteration_memory(problem, shares[rank], widest_kept(problem, shares))
             worst = max(worst, found, key=lambda parts: sum(parts.values()))
+        if self.keeps_best:
+            worst = {**worst, "best model": float(partition.n_params(rank) * itemsize)}
         return worst
 
     def smallest(self, n_ranks: int, limit: float) -> int | None:

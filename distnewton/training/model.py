@@ -22,6 +22,7 @@ from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
+from distnewton.parallel.partition import Block
 from distnewton.parallel.planning import auto_splits
 from distnewton.parallel.watchdog import watchdog
 from distnewton.planning.chunks import MAX_CHUNK_ROWS
@@ -56,6 +57,8 @@ class Architecture:
         Whether features of sparse formats are held as dense arrays.
     dtype : str
         Of the weights.
+    loss : str
+        What it was trained with; empty where a file of an older version does not say.
     """
 
     shape: NetworkShape
@@ -63,6 +66,7 @@ class Architecture:
     task: Task
     dense: bool
     dtype: str
+    loss: str = ""
 
 
 class Model:
@@ -185,23 +189,27 @@ class Model:
         -----
         Collective: each block travels once, to rank 0, which must hold the whole network.
         """
-        partition, views = self.grid.partition, self.network.layout.views(self.params)
         if self.grid.replica:
             return None  # the first replica has all of them
         tensors: dict[str, Array] = {}
-        for m in range(1, partition.n_layers + 1):
-            blocks = [partition.block(m, rank) for rank in range(self.grid.size)]
-            shapes = [(0, 0) if b is None else (b.shape[0] + b.owns_bias, b.shape[1]) for b in blocks]
-            own = self.network.backend.empty(*shapes[self.grid.rank])
-            if m in views:
-                own[: len(views[m].W)] = views[m].W
-                bias = views[m].b
-                if bias is not None:
-                    own[-1] = bias
-            parts = self.grid.comm.gather_array(own, shapes)
+        for m in range(1, self.grid.partition.n_layers + 1):
+            blocks, parts = self.gather_layer(m)
             if parts is not None:
                 tensors |= assemble(self.network, m, blocks, parts)
         return tensors if self.grid.rank == 0 else None
+
+    def gather_layer(self, m: int) -> tuple[list[Block | None], list[Array] | None]:
+        """Blocks of a layer, by rank, and on rank 0 their rows of W and, where owned, of b (collective)."""
+        partition, views = self.grid.partition, self.network.layout.views(self.params)
+        blocks = [partition.block(m, rank) for rank in range(self.grid.size)]
+        shapes = [(0, 0) if b is None else (b.shape[0] + b.owns_bias, b.shape[1]) for b in blocks]
+        own = self.network.backend.empty(*shapes[self.grid.rank])
+        if m in views:
+            own[: len(views[m].W)] = views[m].W
+            bias = views[m].b
+            if bias is not None:
+                own[-1] = bias
+        return blocks, self.grid.comm.gather_array(own, shapes)
 
     def save(self, path: str | Path) -> None:
         """Write the model file from rank 0, whole or not at all.
@@ -242,6 +250,7 @@ class Model:
             **shape_header(a.shape),
             "activation": a.activation,
             "task": a.task.name,
+            **({"loss": a.loss} if a.loss else {}),
             "classes": None if a.task.classes is None else a.task.classes.to_dict(),
             "scaling": scaling.to_dict(),
             "dense": a.dense,
@@ -311,7 +320,9 @@ def load_model(path: str | Path, comm: Communicator | None = None) -> Model:
     classes = None if header["classes"] is None else LabelMapping.from_dict(header["classes"])
     shape = read_shape(header)
     task = Task(header["task"], classes, shape.widths[-1])
-    architecture = Architecture(shape, header["activation"], task, header["dense"], header["dtype"])
+    architecture = Architecture(
+        shape, header["activation"], task, header["dense"], header["dtype"], header.get("loss", "")
+    )
     grid = ProcessGrid(comm, shape.partition(auto_splits(shape.costs, comm.size)))
     network = PartitionedNetwork(grid, architecture.activation, Backend.of(architecture.dtype), shape)
     params = network.backend.zeros(network.layout.n_params)

@@ -13,6 +13,7 @@ import numpy as np
 from distnewton.backend import Array
 from distnewton.errors import DataError, MissingInputError, WriteError
 from distnewton.network.activations import ACTIVATIONS
+from distnewton.network.layout import BlockView
 from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import LayerShape, NetworkShape, convolutional_shape, dense_shape
 from distnewton.parallel.partition import Block
@@ -168,6 +169,16 @@ def assemble(
     dict of str to Array
         By the names of the equal torch.nn.Sequential.
     """
+    layer, number = network.shape.layers[m - 1], network.shape.modules[m - 1]
+    W, b = join_blocks(network, m, blocks, parts)
+    weight = np.ascontiguousarray(W.T).reshape(_weight_shape(layer))
+    return {f"{number}.weight": weight, f"{number}.bias": b}
+
+
+def join_blocks(
+    network: PartitionedNetwork, m: int, blocks: list[Block | None], parts: list[Array]
+) -> tuple[Array, Array]:
+    """W of shape (n_rows, n_out) and b of a whole layer; parameters as of :func:`assemble`."""
     layer, backend = network.shape.layers[m - 1], network.backend
     W, b = backend.empty(layer.n_in * layer.rows_per_unit, layer.n_out), backend.empty(layer.n_out)
     for block, part in zip(blocks, parts, strict=True):
@@ -175,9 +186,7 @@ def assemble(
             W[block.rows, slice(*block.outputs)] = part[: block.shape[0]]
             if block.owns_bias:
                 b[slice(*block.outputs)] = part[-1]
-    number = network.shape.modules[m - 1]
-    weight = np.ascontiguousarray(W.T).reshape(_weight_shape(layer))
-    return {f"{number}.weight": weight, f"{number}.bias": b}
+    return W, b
 
 
 def _weight_shape(layer: LayerShape) -> list[int]:
@@ -185,6 +194,30 @@ def _weight_shape(layer: LayerShape) -> list[int]:
     if layer.kernel is None:
         return [layer.n_out, layer.n_in * layer.rows_per_unit]
     return [layer.n_out, layer.n_in, *layer.kernel.size]
+
+
+def fill_block(layer: LayerShape, block: Block, view: BlockView, weight: Any, bias: Any) -> None:
+    """Copy a block out of a layer's weight and bias.
+
+    Parameters
+    ----------
+    layer : LayerShape
+        The layer.
+    block : Block
+        The part of it.
+    view : BlockView
+        Overwritten.
+    weight, bias : Array, or slice of a safetensors file
+        Of the whole layer, in torch's shapes.
+    """
+    if view.W.size:
+        # of a flattened image the pixels of a channel lie together, too
+        n_rows = layer.rows_per_unit
+        first, last = block.inputs if layer.kernel else (n_rows * k for k in block.inputs)
+        part = weight[slice(*block.outputs), first:last].reshape(block.shape[1], -1, n_rows)
+        view.W[...] = part.transpose(2, 1, 0).reshape(block.shape)
+    if view.b is not None:
+        view.b[...] = bias[slice(*block.outputs)]
 
 
 def read_blocks(file: Path, network: PartitionedNetwork, params: Array) -> None:
@@ -215,13 +248,6 @@ def read_blocks(file: Path, network: PartitionedNetwork, params: Array) -> None:
                 weight, bias = tensors.get_slice(f"{name}.weight"), tensors.get_slice(f"{name}.bias")
                 if (weight.get_shape(), bias.get_shape()) != (_weight_shape(layer), [layer.n_out]):
                     raise ValueError(f"layer {m} has shapes {weight.get_shape()} and {bias.get_shape()}")
-                if view.W.size:
-                    # of a flattened image the pixels of a channel lie together, too
-                    n_rows = layer.rows_per_unit
-                    first, last = block.inputs if layer.kernel else (n_rows * k for k in block.inputs)
-                    part = weight[slice(*block.outputs), first:last].reshape(block.shape[1], -1, n_rows)
-                    view.W[...] = part.transpose(2, 1, 0).reshape(block.shape)
-                if view.b is not None:
-                    view.b[...] = bias[slice(*block.outputs)]
+                fill_block(layer, block, view, weight, bias)
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{file} does not hold the weights its header promises: {error}") from None

@@ -19,6 +19,7 @@ from distnewton.backend import Array
 from distnewton.data.rows import row_range
 from distnewton.network.losses import Loss
 from distnewton.network.network import Activations, PartitionedNetwork
+from distnewton.network.weighted import plain_targets
 from distnewton.parallel.faults import faults
 from distnewton.parallel.replicas import SampleShare
 from distnewton.planning.chunks import chunk_ranges, rows_kept
@@ -73,7 +74,7 @@ class Evaluation:
     outputs : Array of shape (n_own, n_out)
         Outputs of this replica's samples, the same on all its ranks.
     targets : Array
-        Their targets, in the same order.
+        Their targets, in the same order, without weights.
     share : SampleShare
         Which samples of the subsample are this replica's.
     """
@@ -102,11 +103,12 @@ class Objective:
     network : PartitionedNetwork
         The network on its grid.
     loss : Loss
-        Loss of one sample.
+        Loss of one sample; where samples have weights, a :class:`~distnewton.network.weighted.Weighted` one.
     X : Array or csr_array of shape (n_own, n_features_local)
         Features this rank holds of its replica's samples, already permuted.
     targets : Array
-        Targets of these samples, the same on all ranks of the replica, permuted alike.
+        Targets of these samples, with weights where the loss takes some; the same on all ranks of the replica, permuted
+        alike.
     regularization : float
         1/C.
     memory_bytes : float
@@ -197,7 +199,7 @@ class Objective:
             n_kept += (samples[1] - samples[0]) * (keep and samples != last)
             chunks.append((samples, activations if keep else None))
         (total,) = self.network.grid.world.sum_scalars(total)
-        return Evaluation(params, total / self.n_samples, chunks, outputs, self.targets, share)
+        return Evaluation(params, total / self.n_samples, chunks, outputs, plain_targets(self.targets), share)
 
     @_QUIET
     def gradient(self, evaluation: Evaluation) -> Array:

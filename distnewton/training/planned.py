@@ -9,14 +9,14 @@ import numpy as np
 
 from distnewton.config import Config
 from distnewton.config.method import FULL_BATCH
-from distnewton.data.description import DataSource
 from distnewton.data.partitioned import Task, keep_dense
-from distnewton.data.sources import open_data
+from distnewton.data.splits import split_off
 from distnewton.errors import ConfigError
 from distnewton.network.shapes import NetworkShape
 from distnewton.planning.plan import make_plans
 from distnewton.planning.problem import MODELLED, Problem
 from distnewton.planning.rates import Rates
+from distnewton.training.held_out import opener
 from distnewton.training.objective import subsample_size
 
 
@@ -26,7 +26,7 @@ class DataSize(NamedTuple):
     Attributes
     ----------
     n_samples, n_test : int
-        Samples of training and test.
+        Samples of training, and of validation and test together.
     n_features, n_out : int
         Features, and outputs that the task needs.
     nonzeros : float or None
@@ -67,23 +67,18 @@ def describe_data(config: Config) -> DataSize:
             agreed=True,
         )
 
-    def opened(name: str, n_features: int | None) -> DataSource:
-        return open_data(
-            name,
-            data_dir=data.directory or None,
-            format=data.format,
-            label_column=data.label_column,
-            n_features=n_features,
-            zero_based=data.zero_based,
-            ignore_extra_features=n_features is not data.n_features,
-        )
-
-    source = opened(data.train, data.n_features)
+    source = opener(data, None, data.train)()
     train = source.describe()
     n_out = Task.fit(config.task, train, source).n_out
-    n_test = opened(data.test, train.n_features).describe().n_samples if data.test else 0
+    others = (opener(data, None, name, train.n_features)() for name in (data.validation, data.test) if name)
+    n_test = sum(other.describe().n_samples for other in others)
     nonzeros = None if keep_dense(train) else train.n_nonzeros / train.n_samples
-    n_samples = data.n_train or train.n_samples
+    n_left = train.n_samples
+    if data.validation_fraction:
+        by_class = config.task != "regression"
+        rows, aside = split_off(train.labels, data.validation_fraction, config.run.seed, by_class=by_class)
+        n_left, n_test = len(rows), n_test + len(aside)
+    n_samples = data.n_train or n_left
     return DataSize(n_samples, train.n_features, n_out, n_test, nonzeros, train.image_shape)
 
 

@@ -24,7 +24,7 @@ def summarize(task: Task, which: str, outputs: Array, targets: Array) -> dict[st
     task : Task
         What the outputs mean.
     which : str
-        ``train`` or ``test``.
+        ``train``, ``validation`` or ``test``.
     outputs : Array of shape (n, n_out)
         Outputs of the network.
     targets : Array

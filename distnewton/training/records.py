@@ -106,8 +106,8 @@ class IterationRecord:
         Time in the phases of the method outside of MPI by rank: what a slow rank makes the others wait for.
     sent_bytes : dict of str to float
         By phase, over all ranks.
-    train, test : dict of str to float
-        The task's metrics at the end of the iteration.
+    train, validation, test : dict of str to float
+        The task's metrics at the end of the iteration, empty for sets that there are not.
     """
 
     iteration: int
@@ -129,6 +129,7 @@ class IterationRecord:
     compute_seconds: list[float] = field(default_factory=list)
     sent_bytes: dict[str, float] = field(default_factory=dict)
     train: dict[str, float] = field(default_factory=dict)
+    validation: dict[str, float] = field(default_factory=dict)
     test: dict[str, float] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
@@ -212,8 +213,11 @@ def record_from_dict(values: dict[str, Any]) -> IterationRecord:
     """Undo :meth:`IterationRecord.as_dict`, also where JSON has lost what is not finite."""
     direction = values["direction"]
     record = IterationRecord(**{**values, "direction": None if direction is None else DirectionRecord(**direction)})
-    record.train, record.test = (
-        {name: math.nan if value is None else value for name, value in metrics.items()}
-        for metrics in (record.train, record.test)
-    )
+    for which in ("train", "validation", "test"):
+        setattr(record, which, with_nan(getattr(record, which)))
     return record
+
+
+def with_nan(metrics: dict[str, float | None]) -> dict[str, float]:
+    """Metrics as they were before :func:`plain`, as far as that can be told."""
+    return {name: math.nan if value is None else value for name, value in metrics.items()}

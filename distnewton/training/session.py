@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import replace
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -16,137 +15,53 @@ from distnewton.config import Config
 from distnewton.data.description import DataSource, Description
 from distnewton.data.partitioned import (
     Task,
+    apply_scaling,
+    check_range,
     fit_and_apply,
+    gather_scaling,
     keep_dense,
     open_and_describe,
     read_features,
 )
 from distnewton.data.rows import permute_rows
 from distnewton.data.same_files import check_same_file
-from distnewton.data.sources import open_data
+from distnewton.data.scaling import ColumnScaling
+from distnewton.data.splits import class_weights, split_off
+from distnewton.data.subset import Kept, Subset
 from distnewton.errors import ConfigError, DataError, DistNewtonError, NumericalError
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
-from distnewton.network.shapes import NetworkShape, resolve_shape
+from distnewton.network.shapes import resolve_shape
+from distnewton.network.weighted import normalised, plain_targets, weighted, with_weights
 from distnewton.parallel.collectives import Communicator
-from distnewton.parallel.deadline import Clock, Stop
+from distnewton.parallel.deadline import Clock
 from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.launch import guard
-from distnewton.parallel.partition import Partition, as_splits
+from distnewton.parallel.partition import as_splits
 from distnewton.parallel.planning import auto_splits
 from distnewton.parallel.replicas import SampleShare, ranks_of_a_grid
 from distnewton.parallel.speeds import measured_speeds, speeds_of_grid
 from distnewton.parallel.threads import threads_per_rank
 from distnewton.parallel.watchdog import watchdog
+from distnewton.training.best_model import BestModel
 from distnewton.training.checkpoints import CheckpointKeeper, KeeperSettings, Resume
+from distnewton.training.held_out import HeldOut, opener
 from distnewton.training.history import History
 from distnewton.training.identity import run_identity, state_bytes
 from distnewton.training.memory_check import PlannedRun, check_memory_fits
 from distnewton.training.metrics import task_metrics
-from distnewton.training.model import Architecture, Model, image_problem, network_outputs
+from distnewton.training.model import Architecture, Model, image_problem
 from distnewton.training.objective import Evaluation, Objective
 from distnewton.training.planned import uneven_splits
 from distnewton.training.predictions import summarize
-from distnewton.training.records import IterationRecord
 from distnewton.training.same_config import check_same_config
 from distnewton.training.schedule import Schedule, check_memory, check_samples
-from distnewton.training.trainer import Trainer
+from distnewton.training.summary import Observer, Result, RunSummary, describe_run
+from distnewton.training.trainer import Measured, Trainer
+from distnewton.training.warm_start import Start, StartFrom
 
-OpenSource = Callable[[], DataSource]
-
-
-@dataclass
-class RunSummary:
-    """What a run is about, known before its first iteration; replicated.
-
-    Attributes
-    ----------
-    config : Config
-        As given.
-    train, test : Description
-        Of the data sets; ``test`` is None without one.
-    task : Task
-        Task and classes.
-    shape : NetworkShape
-        Layers, resolved.
-    partition : Partition
-        Units and splits, resolved.
-    n_ranks, n_threads : int
-        Ranks of all replicas, and BLAS threads of each.
-    n_replicas : int
-        Copies of the grid of the partition, each with its share of the samples.
-    mpi_library : str
-        Version text of the MPI library, empty without MPI.
-    hosts : list of str
-        Host of each rank.
-    transport : str
-        How ranks tell each other that they have finished; empty without early termination.
-    resumed : int or None
-        Iteration of the checkpoint that the run goes on from.
-    notes : list of str
-        What the user should know: idle ranks, constant features, peculiarities of the files.
-    """
-
-    config: Config
-    train: Description
-    test: Description | None
-    task: Task
-    shape: NetworkShape
-    partition: Partition
-    n_ranks: int
-    n_threads: int
-    mpi_library: str
-    hosts: list[str]
-    n_replicas: int = 1
-    transport: str = ""
-    resumed: int | None = None
-    notes: list[str] = field(default_factory=list)
-
-
-class Observer(Protocol):
-    """Something that follows a run on every rank: progress, the run folder, the caller's own."""
-
-    def start(self, summary: RunSummary) -> None:
-        """Before the first iteration."""
-        ...
-
-    def iteration(self, record: IterationRecord) -> None:
-        """After each iteration, the start (0) included."""
-        ...
-
-
-@dataclass
-class Result:
-    """What training returns, on every rank.
-
-    Attributes
-    ----------
-    model : Model
-        The trained network.
-    history : History
-        Record of each iteration, the start included; of a run that was resumed from its checkpoint's on. A sequence.
-    summary : RunSummary
-        What the run was about.
-    stopped : Stop
-        What ended it before its last iteration, if anything: the clock, or a signal.
-    checkpoint : Path or None
-        The last that was saved, or that it went on from; None where there is none.
-    predictions : dict
-        How the model did at the end, on the test set where there is one: :func:`~.predictions.summarize`.
-    """
-
-    model: Model
-    history: History
-    summary: RunSummary
-    stopped: Stop = Stop.NO
-    checkpoint: Path | None = None
-    predictions: dict[str, Any] = field(default_factory=dict)
-
-    @property
-    def last(self) -> IterationRecord:
-        """Record of the last iteration."""
-        return self.history[-1]
+__all__ = ["Observer", "Result", "RunSummary", "Session", "train"]
 
 
 def train(
@@ -155,6 +70,8 @@ def train(
     *,
     train_data: DataSource | None = None,
     test_data: DataSource | None = None,
+    validation_data: DataSource | None = None,
+    start: StartFrom | None = None,
     observers: Sequence[Observer] = (),
     clock: Clock | None = None,
     checkpoints: str | Path | None = None,
@@ -168,8 +85,11 @@ def train(
         The run.
     comm : mpi4py.MPI.Intracomm, Communicator or None
         The ranks; None is this process alone, without MPI.
-    train_data, test_data : DataSource or None
+    train_data, test_data, validation_data : DataSource or None
         Data in memory, say :class:`~distnewton.data.memory.ArraySource`; by default what ``config.data`` names.
+    start : Model, path or None
+        Model, model file or run folder whose weights and scaling the run begins with, on any grid; by default what
+        ``config.network.start`` names, or random weights. Under MPI all ranks name the same.
     observers : sequence of Observer
         Told of the start and of each iteration, on every rank.
     clock : Clock or None
@@ -192,7 +112,9 @@ def train(
     -----
     Collective over ``comm``.
     """
-    session = Session(config, comm, train_data=train_data, test_data=test_data)
+    session = Session(
+        config, comm, train_data=train_data, test_data=test_data, validation_data=validation_data, start=start
+    )
     return session.train(config, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume)
 
 
@@ -205,8 +127,16 @@ class Session:
         What is trained on what.
     comm : mpi4py.MPI.Intracomm, Communicator or None
         The ranks; None is this process alone, without MPI.
-    train_data, test_data : DataSource or None
+    train_data, test_data, validation_data : DataSource or None
         Data in memory; by default what ``config.data`` names.
+    start : Model, path or None
+        Model whose scaling is taken over, and whose weights its runs begin with; by default
+        ``config.network.start``.
+
+    Attributes
+    ----------
+    held_out : dict of str to HeldOut
+        ``validation`` and ``test`` data, as far as there are any.
 
     Raises
     ------
@@ -225,26 +155,36 @@ class Session:
         *,
         train_data: DataSource | None = None,
         test_data: DataSource | None = None,
+        validation_data: DataSource | None = None,
+        start: StartFrom | None = None,
     ) -> None:
         self.config = config
         self.comm = comm if isinstance(comm, Communicator) else Communicator(comm)
         self.n_threads = config.run.threads or threads_per_rank(self.comm)
-        self._train_data, self._test_data = train_data, test_data
+        self._train_data = train_data
+        self._given = {"validation": validation_data, "test": test_data}
+        self.held_out: dict[str, HeldOut] = {}
         faults.arm(self.comm.rank)
         if not isinstance(comm, Communicator):
             # a program of its own: the command line has done so
             guard(self.comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
         check_same_config(self.comm, config)
         with self._thread_limit(), watchdog.patient():
+            start = start if start is not None else config.network.start or None
+            self.start = None if start is None else Start(self.comm, start)
             self._describe()
             self._lay_out()
             self.objective = self._read_training_data()
-            self._read_test_data()
+            for held in self.held_out.values():
+                held.read(Model(self.architecture, self.network, self.network.backend.zeros(0), self.scaling))
+            if isinstance(self._whole, Kept):
+                self._whole.forget()
 
     def train(
         self,
         config: Config,
         *,
+        start: StartFrom | None = None,
         observers: Sequence[Observer] = (),
         clock: Clock | None = None,
         checkpoints: str | Path | None = None,
@@ -256,6 +196,9 @@ class Session:
         ----------
         config : Config
             The session's own, or one with another ``[method]`` and another length of the run.
+        start : Model, path or None
+            Model whose weights the run begins with; by default the session's, or random weights. Its scaling must be
+            the session's.
         observers : sequence of Observer
             Told of the start and of each iteration, on every rank.
         clock : Clock or None
@@ -272,15 +215,21 @@ class Session:
         DistNewtonError
             With advice; on every rank alike where it is marked as agreed.
         """
-        length = {"iterations": self.config.run.iterations, "seconds": self.config.run.seconds}
+        length = {key: getattr(self.config.run, key) for key in ("iterations", "seconds", "patience", "tolerance")}
         same = {"method": self.config.method, "run": config.run.model_copy(update=length)}
         if config.model_copy(update=same) != self.config or config.method.C != self.config.method.C:
             raise ConfigError("runs of a session differ in [method], apart from C, and in their length", agreed=True)
+        if config.run.patience and "validation" not in self.held_out:
+            raise ConfigError(
+                "run.patience waits for a better validation metric: give data.validation or data.validation_fraction",
+                agreed=True,
+            )
         self._check_memory(config)
         keeper: CheckpointKeeper | None = None
         self._last_outputs: tuple[str, Array, Array, SampleShare] | None = None
         with self._thread_limit():
-            params = self.network.initial_params(config.run.seed, config.network.init)
+            found = self.start if start is None else Start(self.comm, start)
+            params = self._first_params(config, found)
             faults.at("init", params)
             schedule = Schedule(
                 config.method,
@@ -289,10 +238,13 @@ class Session:
                 config.run.seed,
                 deterministic=config.run.deterministic,
             )
+            best = BestModel(self.comm, self.task.name, config.run.patience) if "validation" in self.held_out else None
             try:
-                trainer = Trainer(self.objective, params, schedule.stages, self._metrics)
+                trainer = Trainer(self.objective, params, schedule.stages, self._metrics, best)
                 keeper = self._keeper(config, trainer, checkpoints, resume, clock)
                 notes = [*schedule.notes, *(keeper.begin(resume, observers) if keeper else [])]
+                if found is not None and not (keeper and keeper.record):
+                    notes.append(f"starts from {found.name}")
                 summary = self.summary(config, schedule.transport, notes)
                 history = History([keeper.record] if keeper and keeper.record else [])
                 summary.resumed = history[0].iteration if history else None
@@ -301,7 +253,8 @@ class Session:
                 for observer in observers:
                     observer.start(summary)
                 must_stop = clock.must_stop if clock else None
-                for record in trainer.iterations(config.run.iterations, config.run.seconds, must_stop):
+                run = config.run
+                for record in trainer.iterations(run.iterations, run.seconds, must_stop, tolerance=run.tolerance):
                     history.append(record)
                     for observer in observers:
                         observer.iteration(record)
@@ -318,12 +271,41 @@ class Session:
                     raise NumericalError(text, agreed=error.agreed) from None
                 raise
             schedule.free()
-            model = Model(self.architecture, self.network, trainer.params, self.scaling)
+            params = self._final_params(trainer, best)
+            return Result(
+                Model(self.architecture, self.network, params, self.scaling),
+                history,
+                summary,
+                trainer.stopped,
+                keeper.path if keeper else None,
+                self._predictions(),
+                best.best if best else None,
+                trainer.ended,
+            )
+
+    def _first_params(self, config: Config, start: Start | None) -> Array:
+        """The variables that a run begins with."""
+        if start is None:
+            return self.network.initial_params(config.run.seed, config.network.init)
+        if start is not self.start:
+            start.check(self.architecture, config.data.scale)
+            start.check_scaling(gather_scaling(self.grid, self.scaling))
+        return start.params(self.network)
+
+    def _final_params(self, trainer: Trainer, best: BestModel | None) -> Array:
+        """The variables of the result, whose outputs are then the last ones measured."""
+        if best is None or best.params is None:
             if self._last_outputs is None:
                 # nothing was left to do: the point is a checkpoint's
                 self._metrics(trainer.params, trainer.evaluation)
-            path = keeper.path if keeper else None
-            return Result(model, history, summary, trainer.stopped, path, self._predictions())
+            return trainer.params
+        if self._last_outputs is None or not self._is_last(trainer, best):
+            self._metrics(best.params, self.objective.evaluate(best.params, None))
+        return best.params
+
+    def _is_last(self, trainer: Trainer, best: BestModel) -> bool:
+        """Whether the best point is the last one."""
+        return best.best is not None and best.best.iteration == trainer.iteration
 
     def _keeper(
         self,
@@ -338,13 +320,23 @@ class Session:
             if resume:
                 raise ConfigError("resume needs checkpoints: the folder to go on from", agreed=True)
             return None
-        identity = run_identity(config, self.architecture, self.train_set.n_features, self.n_train)
+        identity = run_identity(
+            config, self.architecture, self.train_set.n_features, self.n_train, self.train_set.weights
+        )
+        if "validation" in self.held_out:
+            identity["data"]["validation samples"] = self.held_out["validation"].description.n_samples
+        if self.start is not None:
+            identity["network"]["start"] = f"a model with scaling {self.start.fingerprint:08x}"
         settings = KeeperSettings(
             Path(checkpoints),
             config.run.keep_checkpoints,
             60.0 * config.run.checkpoint_minutes,
             state_bytes(
-                config.method, self.network.shape, self.grid.partition, self.network.backend.dtype.itemsize
+                config.method,
+                self.network.shape,
+                self.grid.partition,
+                self.network.backend.dtype.itemsize,
+                n_more=int("validation" in self.held_out),
             ),
             self.task.name,
             identity,
@@ -373,10 +365,21 @@ class Session:
         data = self.config.data
         if self._train_data is None and not data.train:
             raise ConfigError("data.train is not set: name a file, or a bundled set such as digits:train", agreed=True)
-        for given, name in ((self._train_data, data.train), (self._test_data, data.test)):
+        for given, name in (
+            (self._train_data, data.train),
+            (self._given["validation"], data.validation),
+            (self._given["test"], data.test),
+        ):
             if given is None and name:
                 check_same_file(self.comm, name, data.directory or None)
-        self.source, self.train_set = open_and_describe(self.comm, self._opener(self._train_data, data.train, None))
+        self.source, self.train_set = open_and_describe(self.comm, opener(data, self._train_data, data.train))
+        self._whole = self.source
+        if data.validation_fraction:
+            self._split_off()
+        of_class = class_weights(self.train_set.labels, data.class_weights, self.train_set.name)
+        if of_class is not None:
+            own = self.train_set.weights
+            self.train_set = replace(self.train_set, weights=of_class if own is None else own * of_class)
         with self.comm.agreeing():
             self.task = Task.fit(self.config.task, self.train_set, self.source)
         if self.n_train > self.train_set.n_samples:
@@ -384,32 +387,27 @@ class Session:
                 f"data.n_train = {self.n_train}, but {self.train_set.name} has {self.train_set.n_samples} samples",
                 agreed=True,
             )
-        self.test_set: Description | None = None
-        if self._test_data is not None or data.test:
-            opener = self._opener(self._test_data, data.test, self.train_set.n_features)
-            self.test_source, self.test_set = open_and_describe(self.comm, opener)
-            if self.test_set.n_features != self.train_set.n_features:
-                raise DataError(
-                    f"{self.test_set.name} has {self.test_set.n_features} features, {self.train_set.name} "
-                    f"{self.train_set.n_features}",
-                    agreed=True,
-                )
+        for which, name in (("validation", data.validation), ("test", data.test)):
+            if self._given[which] is not None or name:
+                opened = opener(data, self._given[which], name, self.train_set.n_features)
+                self.held_out[which] = HeldOut(which, self.comm, opened, self.train_set)
 
-    def _opener(self, given: DataSource | None, name: str, n_features: int | None) -> OpenSource:
-        """How a data set is opened; test data takes the features of the training data."""
-        if given is not None:
-            return lambda: given
-        data = self.config.data
-        return lambda: open_data(
-            name,
-            data_dir=data.directory or None,
-            format=data.format,
-            label_column=data.label_column,
-            n_features=n_features or data.n_features,
-            zero_based=data.zero_based,
-            ignore_extra_features=n_features is not None,
-            sort_indices=data.sort_indices,
-        )
+    def _split_off(self) -> None:
+        """Put some of the training samples aside for validation."""
+        if self._given["validation"] is not None:
+            raise ConfigError("data.validation_fraction and validation_data say the same: give one", agreed=True)
+        data, whole = self.config.data, self.train_set
+        by_class = self.config.task != "regression"
+        rows, aside = split_off(whole.labels, data.validation_fraction, self.config.run.seed, by_class=by_class)
+        self._whole = Kept(self.source, whole)
+        self.source = Subset(self._whole, rows, whole.name)
+        self.train_set = replace(self.source.describe(), notes=whole.notes)
+        self._given["validation"] = Subset(self._whole, aside, f"{whole.name} (validation)")
+
+    @property
+    def test_set(self) -> Description | None:
+        """Description of the test data; None without any."""
+        return self.held_out["test"].description if "test" in self.held_out else None
 
     def _lay_out(self) -> None:
         """Partition the network over the ranks."""
@@ -418,8 +416,8 @@ class Session:
         image_shape = self.train_set.image_shape if given == "auto" else tuple(given)
         listed = config.network.listed
         shape = resolve_shape(listed, self.train_set.n_features, image_shape, self.task.n_out)
-        for described in (self.train_set, self.test_set):
-            if described is not None and (problem := image_problem(shape, described)) is not None:
+        for described in (self.train_set, *(held.description for held in self.held_out.values())):
+            if (problem := image_problem(shape, described)) is not None:
                 raise DataError(problem, agreed=True)
         # patches are gathered from dense images
         self.dense = keep_dense(self.train_set) or shape.image_shape is not None
@@ -440,11 +438,15 @@ class Session:
         self.grid = ProcessGrid(self.comm, shape.partition(splits, speeds), n_replicas)
         self.share = SampleShare(self.n_train, n_replicas, self.grid.replica)
         if config.run.memory_check:
-            n_test = self.test_set.n_samples if self.test_set is not None else 0
-            sizes = PlannedRun(config, shape, self.train_set, n_test, self.dense)
+            n_test = sum(held.description.n_samples for held in self.held_out.values())
+            sizes = PlannedRun(config, shape, self.train_set, n_test, self.dense, "validation" in self.held_out)
             check_memory_fits(self.comm, sizes, self.grid.partition)
         self.network = PartitionedNetwork(self.grid, config.network.activation, backend, shape, config.run.overlap)
-        self.architecture = Architecture(shape, config.network.activation, self.task, self.dense, config.run.dtype)
+        self.architecture = Architecture(
+            shape, config.network.activation, self.task, self.dense, config.run.dtype, config.network.loss
+        )
+        if self.start is not None:
+            self.start.check(self.architecture, config.data.scale)
 
     def _speeds(self, n_ranks: int, n_replicas: int) -> list[float]:
         """Relative speeds of the ranks of a grid, measured where that is asked for; empty where all are alike."""
@@ -473,43 +475,45 @@ class Session:
         X = read_features(self.grid, self.source, self.train_set.n_samples, dtype, wanted, dense=self.dense)
         with self.comm.agreeing():
             faults.at("allocate")
-        self.scaling = fit_and_apply(self.grid, config.data.scale, X)
+        self.scaling = self._scale(X)
         X = permute_rows(X, np.argsort(np.argsort(rows)))
-        self.y_train = self._as_targets(self.task.targets(self.train_set, self.source))[order]
+        targets = self._as_targets(self.task.targets(self.train_set, self.source))
+        targets, n_counted = normalised(with_weights(targets, self.train_set.weights)[order])
+        if not n_counted > 0:
+            raise DataError(f"{self.train_set.name}: the weights of all {len(targets)} samples are 0", agreed=True)
+        self.y_train = plain_targets(targets)
         return Objective(
             self.network,
-            LOSSES[config.network.loss],
+            weighted(LOSSES[config.network.loss], targets),
             self.network.arrange(X),
-            self.y_train[self.share.own],
-            config.method.regularization(self.n_train),
+            targets[self.share.own],
+            config.method.regularization(n_counted),
             config.run.memory_mb * 2**20,
             self.share,
         )
 
-    def _read_test_data(self) -> None:
-        """Read and scale this rank's columns of the test set."""
-        if self.test_set is None:
-            return
-        model = Model(self.architecture, self.network, self.network.backend.zeros(0), self.scaling)
-        self.test_share = SampleShare(self.test_set.n_samples, self.grid.n_replicas, self.grid.replica)
-        rows = None if self.test_share.whole else np.arange(self.test_set.n_samples)[self.test_share.own]
-        self.X_test = model.features(self.test_source, self.test_set, rows)
-        with self.comm.agreeing():
-            self.y_test = self.task.targets(self.test_set, self.test_source)
+    def _scale(self, X: Any) -> ColumnScaling:
+        """Scale the training data, as the model did that the run starts from."""
+        if self.start is None:
+            return fit_and_apply(self.grid, self.config.data.scale, X)
+        scaling = self.start.scaling.columns(*self.grid.feature_range())
+        apply_scaling(self.grid, scaling, X)
+        check_range(self.grid, X)
+        return scaling
 
     def _as_targets(self, targets: Array) -> Array:
         """Targets as the loss takes them: class indices stay integers."""
         return targets if targets.dtype.kind == "i" else self.network.backend.asarray(targets)
 
-    def _metrics(self, params: Array, evaluation: Evaluation) -> tuple[dict[str, float], dict[str, float]]:
-        """The task's metrics on both sets, from the evaluation's outputs and a pass over the test set."""
-        train = self._judged(evaluation.outputs, self.y_train, self.share)
-        if self.test_set is None:
-            self._last_outputs = "train", evaluation.outputs, self.y_train, self.share
-            return train, {}
-        outputs = network_outputs(self.network, params, self.X_test)
-        self._last_outputs = "test", outputs, self.y_test, self.test_share
-        return train, self._judged(outputs, self.y_test, self.test_share)
+    def _metrics(self, params: Array, evaluation: Evaluation) -> Measured:
+        """The task's metrics by set, from the evaluation's outputs and a pass over each other set."""
+        self._last_outputs = "train", evaluation.outputs, self.y_train, self.share
+        found = {"train": self._judged(evaluation.outputs, self.y_train, self.share)}
+        for which, held in self.held_out.items():
+            outputs = held.outputs(self.network, params)
+            self._last_outputs = which, outputs, held.targets, held.share
+            found[which] = self._judged(outputs, held.targets, held.share)
+        return found
 
     def _judged(self, outputs: Array, targets: Array, share: SampleShare) -> dict[str, float]:
         """The task's metrics, from the outputs of this replica's samples and the targets of all."""
@@ -541,53 +545,5 @@ class Session:
         -------
         RunSummary
         """
-        notes = [*notes, *self.train_set.notes, *(self.test_set.notes if self.test_set else [])]
-        idle = self.grid.partition.idle_ranks()
-        if idle:
-            notes.append(
-                f"{len(idle) * self.grid.n_replicas} of {self.comm.size} ranks own no variable: more ranks than these "
-                "layers can use"
-            )
-        (n_constant,) = self.grid.sum_of_variables(self.scaling.n_constant * self.grid.first_of_feature_group())
-        if n_constant:
-            notes.append(f"{n_constant:.0f} features are constant and are scaled to 0")
-        if self.task.classes is not None and any(isinstance(label, str) for label in self.task.classes.classes):
-            named = [f"{k} = {label}" for k, label in enumerate(self.task.classes.classes)]
-            more = f", ... ({len(named)} in all)" if len(named) > 10 else ""
-            notes.append(f"classes: {', '.join(named[:10])}{more}")
-        if self.config.method.subsample_min > self.n_train:
-            notes.append(f"method.subsample_min is more than the {self.n_train} samples there are: all are used")
-        if self.test_set and self.test_set.n_ignored_values:
-            notes.append(
-                f"{self.test_set.name}: ignored {self.test_set.n_ignored_values} values of features that the training "
-                "data does not have"
-            )
-        unseen = self.task.classes.unseen(self.test_set.labels) if self.test_set and self.task.classes else {}
-        if unseen:
-            shown = ", ".join(f"'{label}' ({n})" for label, n in unseen.items())
-            notes.append(f"test labels that never occur in training count as wrong: {shown}")
-        hosts = self.comm.allgather_json(platform.node())
-        return RunSummary(
-            config,
-            self.train_set,
-            self.test_set,
-            self.task,
-            self.network.shape,
-            self.grid.partition,
-            self.comm.size,
-            self.n_threads,
-            _mpi_library(self.comm),
-            hosts,
-            self.grid.n_replicas,
-            transport,
-            notes=notes,
-        )
-
-
-def _mpi_library(comm: Communicator) -> str:
-    """Version text of the MPI library in use, its first line."""
-    if comm.mpi is None:
-        return ""
-    from mpi4py import MPI
-
-    return " ".join(MPI.Get_library_version().split("\n")[0].split()).rstrip("\x00")
+        model = Model(self.architecture, self.network, self.network.backend.zeros(0), self.scaling)
+        return describe_run(self.comm, config, self.train_set, self.held_out, model, self.n_threads, transport, notes)

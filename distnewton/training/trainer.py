@@ -11,6 +11,7 @@ from distnewton.checkpoint.state import State
 from distnewton.errors import DataError
 from distnewton.parallel.deadline import Stop
 from distnewton.parallel.failures import failures
+from distnewton.training.best_model import BestModel
 from distnewton.training.objective import Evaluation, Objective
 from distnewton.training.records import IterationRecord, gather_costs
 from distnewton.training.stages import Stage
@@ -18,8 +19,10 @@ from distnewton.training.verdicts import not_finite
 
 _SAME_LOSS = {"float32": (1e-3, 1e-6), "float64": (1e-6, 1e-12)}
 """Relative and absolute difference of a loss that is computed again, on whatever grid, by dtype."""
-Metrics = Callable[[Array, Evaluation], tuple[dict[str, float], dict[str, float]]]
-"""(params, evaluation) -> metrics of the training and of the test set; collective."""
+Measured = dict[str, dict[str, float]]
+"""Metrics by set: ``train``, ``validation``, ``test``, as far as there are any."""
+Metrics = Callable[[Array, Evaluation], Measured]
+"""(params, evaluation) -> metrics; collective."""
 
 
 class Trainer:
@@ -35,30 +38,49 @@ class Trainer:
         Stages in their order, with the iterations of each; the last one takes all that remain.
     metrics : callable
         What to measure after each iteration.
+    best : BestModel or None
+        Follows the validation metric, and ends training where it does not get better.
 
     Attributes
     ----------
     params : Array of shape (n_params_local,)
         Current point.
+    iteration : int
+        Number of the last iteration, of the whole run.
     stopped : Stop
         What ended the last :meth:`iterations` before its end, if anything.
+    ended : str
+        Why it ended before its last iteration for another reason; else empty.
     """
 
     def __init__(
-        self, objective: Objective, params: Array, schedule: Sequence[tuple[Stage, int]], metrics: Metrics
+        self,
+        objective: Objective,
+        params: Array,
+        schedule: Sequence[tuple[Stage, int]],
+        metrics: Metrics,
+        best: BestModel | None = None,
     ) -> None:
         self.objective, self.params = objective, params
-        self._schedule, self._metrics = list(schedule), metrics
+        self._schedule, self._metrics, self._best = list(schedule), metrics, best
         self._comm = objective.network.grid.world
         self._ledger = objective.network.grid.ledger
-        self.stopped = Stop.NO
+        self.stopped, self.ended = Stop.NO, ""
         # the current stage, and its iterations so far; of the whole run, also before it was resumed
-        self._i_stage = self._n_done = self._iteration = 0
+        self._i_stage = self._n_done = self.iteration = 0
         self._elapsed = self._evaluation_seconds = 0.0
         self._resumed = False
+        # where the first and the last iteration began
+        self._first_norm: float | None = None
+        self._norm: float | None = None
 
     def iterations(
-        self, n_iterations: int, seconds: float = math.inf, must_stop: Callable[[], Stop] | None = None
+        self,
+        n_iterations: int,
+        seconds: float = math.inf,
+        must_stop: Callable[[], Stop] | None = None,
+        *,
+        tolerance: float = 0.0,
     ) -> Iterator[IterationRecord]:
         """Train; each iteration yields its record.
 
@@ -70,6 +92,9 @@ class Trainer:
             Training ends with the iteration in which ``training_seconds`` reach this.
         must_stop : callable or None
             Asked on each rank after each iteration whether to stop; one rank that wants to is enough.
+        tolerance : float
+            Training ends with the iteration that begins with a gradient whose norm is at most this share of that with
+            which the first one began; 0: it does not.
 
         Yields
         ------
@@ -81,7 +106,7 @@ class Trainer:
         Collective over the grid.
         """
         self._ledger.take()
-        failures.iteration = self._iteration if self._resumed else None
+        failures.iteration = self.iteration if self._resumed else None
         start = time.perf_counter() - self._elapsed
         stage, n = self._schedule[self._i_stage]
         if not self._resumed:
@@ -90,9 +115,9 @@ class Trainer:
                 raise not_finite("the objective", self.objective, stage.evaluation)
             record = IterationRecord(0, 0.0, stage.value, stage.evaluation.loss)
             yield self._finish(record, stage.evaluation, start, must_stop)
-        elif stage.exhausted or self._elapsed - self._evaluation_seconds >= seconds:
+        elif self._ends(stage, self._elapsed - self._evaluation_seconds, seconds, tolerance):
             return
-        for k in range(self._iteration + 1, n_iterations + 1):
+        for k in range(self.iteration + 1, n_iterations + 1):
             if self.stopped:
                 return
             # what records, observers and checkpoints have sent is no cost of the method
@@ -105,12 +130,26 @@ class Trainer:
             record = IterationRecord(k, 0.0, stage.value, stage.evaluation.loss)
             stage.iterate(record)
             self._n_done += 1
-            self._iteration = k
+            self.iteration = k
             record.objective, record.loss = stage.value, stage.evaluation.loss
             self.params = stage.evaluation.params
+            self._norm = record.gradient_norm
+            self._first_norm = self._norm if self._first_norm is None else self._first_norm
             yield self._finish(record, stage.evaluation, start, must_stop)
-            if stage.exhausted or record.training_seconds >= seconds:
+            if self._ends(stage, record.training_seconds, seconds, tolerance):
                 return
+
+    def _ends(self, stage: Stage, training_seconds: float, seconds: float, tolerance: float) -> bool:
+        """Whether training ends here, before its last iteration; says why."""
+        if stage.exhausted:
+            self.ended = "no direction leads down any more"
+        elif training_seconds >= seconds:
+            self.ended = f"run.seconds = {seconds:g} were reached"
+        elif self._best is not None and (why := self._best.gives_up(self.iteration)):
+            self.ended = why
+        elif tolerance and self._norm is not None and self._norm <= tolerance * (self._first_norm or 0.0):
+            self.ended = f"the gradient's norm fell to {self._norm / (self._first_norm or 1.0):.2g} of its first"
+        return bool(self.ended)
 
     @property
     def evaluation(self) -> Evaluation:
@@ -121,14 +160,17 @@ class Trainer:
         """What the next iteration needs: the point, where the schedule stands, and the state of its stage."""
         stage, _ = self._schedule[self._i_stage]
         numbers = {
-            "iteration": self._iteration,
+            "iteration": self.iteration,
             "stage": self._i_stage,
             "iterations_of_stage": self._n_done,
             "loss": stage.evaluation.loss,
             "elapsed_seconds": self._elapsed,
             "evaluation_seconds": self._evaluation_seconds,
+            "first_gradient_norm": self._first_norm,
+            "gradient_norm": self._norm,
         }
-        return State(numbers, {"params": self.params}, parts={"stage": stage.state()})
+        best = {} if self._best is None else {"best": self._best.state()}
+        return State(numbers, {"params": self.params}, parts={"stage": stage.state(), **best})
 
     def restore(self, state: State) -> None:
         """Go on from a state instead of from the start.
@@ -148,9 +190,13 @@ class Trainer:
         Collective over the grid.
         """
         numbers = state.numbers
-        self._iteration, self._resumed = numbers["iteration"], True
+        self.iteration, self._resumed = numbers["iteration"], True
         self._i_stage, self._n_done = numbers["stage"], numbers["iterations_of_stage"]
         self._elapsed, self._evaluation_seconds = numbers["elapsed_seconds"], numbers["evaluation_seconds"]
+        # checkpoints of earlier versions have no norms
+        self._first_norm, self._norm = numbers.get("first_gradient_norm"), numbers.get("gradient_norm")
+        if self._best is not None:
+            self._best.restore(state.parts["best"])
         self.params = state.vectors["params"]
         stage, _ = self._schedule[self._i_stage]
         stage.restore(self.params, state.parts["stage"])
@@ -168,7 +214,12 @@ class Trainer:
     ) -> IterationRecord:
         """Measure the metrics, gather what the iteration cost on all ranks, and whether one of them wants to stop."""
         with self._ledger.phase("evaluation"):
-            record.train, record.test = self._metrics(self.params, evaluation)
+            measured = self._metrics(self.params, evaluation)
+            record.train, record.validation, record.test = (
+                measured.get(which, {}) for which in ("train", "validation", "test")
+            )
+            if self._best is not None:
+                self._best.follow(record, self.params)
         costs = self._ledger.take()
         self._evaluation_seconds += costs["evaluation"].seconds
         stop = must_stop() if must_stop else Stop.NO

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from problems import alternating, linearization, make_case
+from problems import alternating, linearization, make_case, weigh
 from scipy.linalg import block_diag
 
 from distnewton.directions.base import DirectionOptions
@@ -36,8 +36,8 @@ def cotangents(case, kind, rows, jacobian, generator):
     return np.einsum("sa,sak->sk", 2.0 * generator.integers(2, size=roots.shape[:2]) - 1, roots)
 
 
-def statistics(case, kind, rows, c):
-    """Averages of each own block, by plain formulas."""
+def statistics(case, kind, rows, c, weights=None):
+    """Averages of each own block, by plain formulas; weights are of inputs, cotangents have their roots already."""
     inputs, deltas = case.dense.layer_inputs(case.theta, rows), case.dense.deltas(case.theta, rows, c)
     made = []
     for block in case.grid.partition.blocks(case.grid.rank):
@@ -49,7 +49,8 @@ def statistics(case, kind, rows, c):
         if kind == "diagonal":
             made.append([np.einsum("sa,st->at", z**2, delta**2) / len(z)])
         elif kind == "kfac":
-            made.append([z.T @ z / len(z), delta.T @ delta / len(z)])
+            w = np.ones(len(z)) if weights is None else weights
+            made.append([(z.T * w) @ z / len(z), delta.T @ delta / len(z)])
         elif kind.endswith("layer"):
             made.append([np.einsum("st,sa,sb->ab", delta**2, z, z) / z.shape[0] / delta.shape[1]])
         else:
@@ -113,6 +114,24 @@ def test_inverse_equals_the_dense_formula_of_each_ranks_blocks(world, widths, lo
             rows = list(range(*ROWS))
             c = cotangents(case, kind, rows, jacobian, np.random.default_rng(5))
             expected = dense_inverse(case, kind, statistics(case, kind, rows, c), 0.3 + 1 / case.dense.C)
+            assert case.agree(np.allclose(matrix(preconditioner, case), expected, rtol=1e-9, atol=1e-11))
+
+
+@pytest.mark.parametrize("jacobian", ["none", "roots"])
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("widths", "loss"), NETWORKS)
+def test_samples_count_by_their_weights(world, widths, loss, kind, jacobian):
+    counts = np.array([1.0, 0.0, 3.0, 2.0, 0.5, 1.0, 0.0, 2.0, 4.0])
+    for splits in alternating(world.size, 3):
+        case = weigh(make_case(world, widths, splits, loss=loss), counts)
+        with case.grid:
+            preconditioner = make(kind)
+            preconditioner.update(linearized(case, jacobian, damping=0.3, seed=5))
+            rows = list(range(*ROWS))
+            weights = (counts / counts.mean())[rows]
+            c = np.sqrt(weights)[:, None] * cotangents(case, kind, rows, jacobian, np.random.default_rng(5))
+            made = statistics(case, kind, rows, c, weights)
+            expected = dense_inverse(case, kind, made, 0.3 + 1 / case.dense.C)
             assert case.agree(np.allclose(matrix(preconditioner, case), expected, rtol=1e-9, atol=1e-11))
 
 

@@ -1,0 +1,179 @@
+"""``distnewton-train`` and ``distnewton-predict``: training and prediction in LIBLINEAR's manner."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+from distnewton.cli.liblinear_options import parse_train, predict_parser, training_config
+from distnewton.cli.main import run_console
+from distnewton.config import Config, apply_settings, make_config
+from distnewton.errors import ConfigError, CreateError, WriteError
+from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.launch import guard, world_communicator
+
+if TYPE_CHECKING:
+    from distnewton.backend import Array
+    from distnewton.data.partitioned import Task
+    from distnewton.training.model import Model
+
+
+def train_console() -> NoReturn:
+    """Entry point of ``distnewton-train``."""
+    run_console(train)
+
+
+def predict_console() -> NoReturn:
+    """Entry point of ``distnewton-predict``."""
+    run_console(predict)
+
+
+def train(arguments: Sequence[str] | None = None) -> int:
+    """Train a model and write it, or cross validate; returns the exit code."""
+    options, weights = parse_train(sys.argv[1:] if arguments is None else arguments)
+    config = training_config(options, weights)
+    comm = world_communicator()
+    guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
+    if options.v is not None:
+        _cross_validate(comm, config, options.v)
+        return 0
+    target = Path(options.model_file or f"{Path(options.training_set_file).name}.model")
+    with comm.agreeing():
+        # a model that cannot be written is told before it is trained
+        if comm.rank == 0:
+            _check_folder(target)
+    _train(comm, config, target, quiet=options.q)
+    return 0
+
+
+def _train(comm: Communicator, config: Config, target: Path, *, quiet: bool) -> None:
+    from rich.console import Console
+
+    from distnewton.reporting.progress import Progress
+    from distnewton.training import session
+
+    observers: list[Any] = [] if quiet or comm.rank else [Progress(Console(width=120))]
+    result = session.train(config, comm, observers=observers)
+    result.model.save(target)
+    result.model.grid.free()
+
+
+def _cross_validate(comm: Communicator, config: Config, n_folds: int) -> None:
+    """Print how well samples are predicted by models that have not seen them."""
+    from distnewton.training.cross_validation import cross_validate
+
+    found = cross_validate(config, comm, n_folds=n_folds)
+    if found.task.classes is not None:
+        accuracy = found.metrics["accuracy"]
+        _say(comm, f"Cross Validation Accuracy = {100 * accuracy:g}%")
+        return
+    error, correlation = _regression_figures(found.outputs, found.targets)
+    _say(comm, f"Cross Validation Mean squared error = {error:g}")
+    _say(comm, f"Cross Validation Squared correlation coefficient = {correlation:g}")
+
+
+def predict(arguments: Sequence[str] | None = None) -> int:
+    """Write the predicted labels, and print how many are right; returns the exit code."""
+    options = predict_parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
+    data = make_config(apply_settings({}, options.set)).data
+    comm = world_communicator()
+    _predict(comm, options, data)
+    return 0
+
+
+def _predict(comm: Communicator, options: argparse.Namespace, data: Any) -> None:
+    from threadpoolctl import threadpool_limits
+
+    from distnewton.data.same_files import check_same_file
+    from distnewton.parallel.threads import threads_per_rank
+    from distnewton.reporting.report import write_text
+    from distnewton.training.held_out import opener
+    from distnewton.training.model import load_model
+
+    threadpool_limits(threads_per_rank(comm), user_api="blas")
+    model = load_model(options.model_file, comm)
+    task = model.architecture.task
+    if options.b:
+        _check_probabilities(model, options.model_file)
+    check_same_file(comm, options.test_file, data.directory or None)
+    outputs, source, description = model.outputs(opener(data, None, options.test_file, model.grid.partition.n_features))
+    targets: Array = np.zeros(0)
+    with comm.agreeing():
+        targets = task.targets(description, source)
+    with comm.agreeing():
+        if comm.rank == 0:
+            lines = task.labels(outputs)
+            if options.b:
+                lines = _with_probabilities(model, outputs, lines)
+            write_text(Path(options.output_file), "".join(f"{line}\n" for line in lines))
+    if not options.q:
+        for line in _verdict(task, outputs, targets):
+            _say(comm, line)
+    model.grid.free()
+
+
+def _verdict(task: Task, outputs: Array, targets: Array) -> list[str]:
+    """How well the labels of the file were predicted, in LIBLINEAR's words."""
+    if task.classes is None:
+        error, correlation = _regression_figures(outputs, targets)
+        return [
+            f"Mean squared error = {error:g} (regression)",
+            f"Squared correlation coefficient = {correlation:g} (regression)",
+        ]
+    found = outputs.argmax(axis=1) if task.name == "classification" else (outputs[:, 0] > 0).astype(np.int64)
+    n, n_right = len(found), int((found == targets).sum())
+    return [f"Accuracy = {100 * n_right / n:g}% ({n_right}/{n})"]
+
+
+def _regression_figures(outputs: Array, targets: Array) -> tuple[float, float]:
+    """Mean squared error and squared correlation; the latter is NaN where either is constant."""
+    found, truth = outputs.astype(np.float64).ravel(), targets.astype(np.float64).ravel()
+    a, b = found - found.mean(), truth - truth.mean()
+    scale = float(a @ a) * float(b @ b)
+    return float(np.mean((found - truth) ** 2)), float(a @ b) ** 2 / scale if scale else float("nan")
+
+
+def _check_probabilities(model: Model, name: str) -> None:
+    """Refuse probabilities of a model whose outputs are none."""
+    loss = model.architecture.loss
+    if model.architecture.task.name == "binary" or loss == "cross_entropy":
+        return
+    what = f"was trained with the loss {loss}" if loss else "does not say with which loss it was trained"
+    raise ConfigError(
+        f"-b 1 needs a model of cross_entropy or logistic, but {name} {what}: its outputs are no probabilities",
+        agreed=True,
+    )
+
+
+def _with_probabilities(model: Model, outputs: Array, labels: Sequence[str]) -> list[str]:
+    """The line of labels, and each label with the probabilities of all."""
+    from distnewton.network.losses import logistic, softmax
+
+    task = model.architecture.task
+    if task.classes is None:
+        raise RuntimeError("probabilities are of classes")
+    if task.name == "binary":
+        second = logistic(outputs.astype(np.float64))
+        probabilities = np.hstack([1.0 - second, second])
+    else:
+        probabilities = softmax(outputs.astype(np.float64))
+    head = " ".join(["labels", *task.classes.decode(range(task.classes.n_classes))])
+    rows = (" ".join(f"{p:g}" for p in row) for row in probabilities)
+    return [head, *(f"{label} {row}" for label, row in zip(labels, rows, strict=True))]
+
+
+def _check_folder(target: Path) -> None:
+    if not target.parent.is_dir():
+        raise CreateError(f"there is no folder {target.parent} for the model {target.name}")
+    if target.is_dir():
+        raise WriteError(f"the model cannot be written to {target}: it is a folder")
+
+
+def _say(comm: Communicator, text: str) -> None:
+    if comm.rank == 0:
+        print(text, flush=True)

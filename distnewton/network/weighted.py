@@ -1,0 +1,142 @@
+r"""Samples that count more or less than others: a loss times the weight of its sample.
+
+.. math:: \frac1l \sum_i \tilde w_i \xi(z^{L,i}; y^i), \qquad \tilde w_i = \frac{l\, w_i}{\sum_k w_k}
+
+so that the mean over the l samples is sum w xi / sum w. The weights have mean 1 over all samples, not over each
+mini-batch or subsample: their means then have the right expectation, and a part in which all weights are 0 is no
+special case. With whole numbers all that is summed over samples is what repeated samples would give.
+
+Weights travel with the targets, as records, so that whoever cuts or permutes the targets does so with both.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from distnewton.backend import Array
+from distnewton.network.losses import Loss, LossHessian
+from distnewton.parallel.replicas import Draws
+
+_TARGET, _WEIGHT = "target", "weight"
+
+
+def with_weights(targets: Array, weights: Array | None) -> Array:
+    """Targets with the weights of their samples.
+
+    Parameters
+    ----------
+    targets : Array of shape (n,) or (n, n_out)
+        As a loss takes them.
+    weights : Array of shape (n,) or None
+        Finite and not negative; None leaves the targets as they are.
+
+    Returns
+    -------
+    Array of records of shape (n,), or of numbers
+    """
+    if weights is None:
+        return targets
+    made = np.empty(len(targets), [(_TARGET, targets.dtype, targets.shape[1:]), (_WEIGHT, np.float64)])
+    made[_TARGET], made[_WEIGHT] = targets, weights
+    return made
+
+
+def normalised(targets: Array) -> tuple[Array, float]:
+    """Targets whose weights have mean 1, and the number of samples that they count as.
+
+    Parameters
+    ----------
+    targets : Array
+        Of all samples that are trained on, with or without weights.
+
+    Returns
+    -------
+    Array
+        In place of those given.
+    float
+        Sum of the weights as they were given; the number of samples where there are none. 0 leaves the weights.
+    """
+    weights = weights_of(targets)
+    if weights is None:
+        return targets, float(len(targets))
+    total = float(weights.sum())
+    if total > 0:
+        # by the largest first: no factor is then beyond the range of numbers
+        weights /= weights.max()
+        weights /= weights.mean()
+    return targets, total
+
+
+def weighted(loss: Loss, targets: Array) -> Loss:
+    """The loss that fits targets with or without weights."""
+    return loss if weights_of(targets) is None else Weighted(loss)
+
+
+def plain_targets(targets: Array) -> Array:
+    """Targets without their weights, where they have some."""
+    return targets if targets.dtype.names is None else targets[_TARGET]
+
+
+def weights_of(targets: Array) -> Array | None:
+    """Weights of samples, float64 of shape (n,); None where all count alike."""
+    return None if targets.dtype.names is None else targets[_WEIGHT]
+
+
+class WeightedHessian:
+    """w B of each sample.
+
+    Parameters
+    ----------
+    hessian : LossHessian
+        B of the samples.
+    weights : Array of shape (n,)
+        w, not negative.
+    """
+
+    def __init__(self, hessian: LossHessian, weights: Array) -> None:
+        self._hessian, self._weights = hessian, weights
+
+    def matvec(self, V: Array) -> Array:
+        """Multiply w B of each sample onto a vector of outputs."""
+        product = self._hessian.matvec(V)
+        made: Array = self._weights.astype(product.dtype)[:, None] * product
+        return made
+
+    def roots(self, n_roots: int, generator: Draws | None) -> Array:
+        """Cotangents whose squares add up to w B, of shape (n, k, n_out)."""
+        roots = self._hessian.roots(n_roots, generator)
+        made: Array = np.sqrt(self._weights).astype(roots.dtype)[:, None, None] * roots
+        return made
+
+
+class Weighted(Loss):
+    """A loss times the weight of its sample; targets are those of :func:`with_weights`.
+
+    Parameters
+    ----------
+    loss : Loss
+        Of a sample of weight 1.
+    """
+
+    def __init__(self, loss: Loss) -> None:
+        self._loss = loss
+
+    def values(self, Z: Array, targets: Array) -> Array:
+        """Weighted loss of each sample, in float64."""
+        made: Array = targets[_WEIGHT] * self._loss.values(Z, targets[_TARGET])
+        return made
+
+    def gradient(self, Z: Array, targets: Array) -> Array:
+        """Gradient of each sample's weighted loss in its outputs, of shape (n, n_out)."""
+        gradient = self._loss.gradient(Z, targets[_TARGET])
+        gradient *= targets[_WEIGHT][:, None]
+        return gradient
+
+    def hessian(self, Z: Array, targets: Array) -> LossHessian:
+        """Hessians of the samples' weighted losses in their outputs."""
+        return WeightedHessian(self._loss.hessian(Z, targets[_TARGET]), targets[_WEIGHT])
+
+    def third(self, Z: Array, targets: Array, V: Array) -> float:
+        """Third derivative of the sum of the samples' weighted losses along a change of the outputs."""
+        # it is of third order in the change
+        return self._loss.third(Z, targets[_TARGET], np.cbrt(targets[_WEIGHT])[:, None] * V)

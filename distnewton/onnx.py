@@ -1,0 +1,234 @@
+"""A trained network as an ONNX file: raw features in, outputs, probabilities and labels out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distnewton.backend import Array
+from distnewton.errors import MissingExtraError, WriteError
+from distnewton.network.shapes import LayerShape
+from distnewton.training.model import Model, load_model
+from distnewton.training.whole_model import whole_model
+
+try:
+    import onnx
+    from onnx import TensorProto, helper, numpy_helper
+except ImportError:
+    raise MissingExtraError("writing ONNX files", "onnx") from None
+
+__all__ = ["save_onnx", "to_onnx"]
+
+OPSET = 17
+_IR_VERSION = 9
+"""Of the years of the opset: runtimes refuse files of an IR version newer than they are."""
+_OPERATORS = {"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu"}
+_TYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
+
+
+def to_onnx(model: Model | str | Path) -> Any:
+    """A network as an ONNX model.
+
+    Parameters
+    ----------
+    model : Model or path
+        A model, a model file, or a run folder.
+
+    Returns
+    -------
+    onnx.ModelProto
+        Its input is ``X``, raw features of shape (n, n_features) or images (n, channels, height, width): the stored
+        scaling is part of it. Its outputs are ``outputs`` (n, n_out), linear: logits, or predictions; of classifiers
+        also ``label`` (n,), the user's own, as int64, float64 or texts, and ``probabilities`` (n, n_classes) where the
+        loss has some (cross_entropy and logistic; not squared, nor in files of versions that did not write the loss).
+        Numbers are float32 or float64, as the model's; of images always float32, since runtimes convolve nothing else.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such file.
+    DataError
+        If it is not a model.
+
+    Notes
+    -----
+    Collective over the grid of a model in memory.
+    """
+    model = model if isinstance(model, Model) else load_model(model)
+    model = whole_model(model) if model.grid.size > 1 else model
+    graph = _Graph(model)
+    graph.scale_features()
+    graph.add_layers()
+    graph.add_answers()
+    made = helper.make_model(
+        helper.make_graph(graph.nodes, "distnewton", [graph.input], graph.outputs, graph.constants),
+        producer_name="distnewton",
+        ir_version=_IR_VERSION,
+        opset_imports=[helper.make_opsetid("", OPSET)],
+    )
+    onnx.checker.check_model(made, full_check=True)
+    return made
+
+
+def save_onnx(model: Model | str | Path, path: str | Path) -> None:
+    """Write a network as an ONNX file.
+
+    Parameters
+    ----------
+    model : Model or path
+        As of :func:`to_onnx`.
+    path : path
+        The file.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be written.
+    """
+    made = to_onnx(model)
+    try:
+        Path(path).write_bytes(made.SerializeToString())
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror}") from None
+
+
+class _Graph:
+    """Nodes and constants, one after the other; ``last`` is the name of what was computed last."""
+
+    def __init__(self, model: Model) -> None:
+        self.model, self.architecture = model, model.architecture
+        shape = self.architecture.shape
+        self.dtype = "float32" if shape.image_shape else self.architecture.dtype
+        self._sample = list(shape.image_shape or (shape.widths[0],))
+        self.nodes: list[Any] = []
+        self.constants: list[Any] = []
+        self.input = helper.make_tensor_value_info("X", _TYPES[self.dtype], ["n", *self._sample])
+        self.outputs: list[Any] = []
+        self.last = "X"
+
+    def scale_features(self) -> None:
+        """The stored scaling, in float64."""
+        scaling = self.model.scaling
+        if scaling.kind == "none":
+            return
+        self._cast("float64")
+        if scaling.kind == "log1p_unit_rows":
+            self._add("Add", self.last, self._constant("one", np.ones(())))
+            self._add("Log", self.last)
+        if scaling.kind.endswith("unit_rows"):
+            axes = list(range(1, len(self._sample) + 1))
+            squares = self._add("ReduceSumSquare", self.last, axes=axes, keepdims=1, keep=True)
+            # a row of zeros stays one
+            zero = self._add("Equal", squares, self._constant("zero", np.zeros(())), keep=True)
+            safe = self._add("Where", zero, self._constant("unit", np.ones(())), squares, keep=True)
+            norms = self._add("Sqrt", safe, keep=True)
+            self._add("Div", self.last, norms)
+        else:
+            self._add("Sub", self.last, self._constant("offset", scaling.offset.reshape(self._sample)))
+            self._add("Mul", self.last, self._constant("factor", scaling.factor.reshape(self._sample)))
+        self._cast(self.dtype)
+
+    def add_layers(self) -> None:
+        """Products, activations, pooling."""
+        shape, weights = self.architecture.shape, self.model.weights() or {}
+        images = shape.image_shape is not None
+        for m, layer in enumerate(shape.layers):
+            number, is_last = shape.modules[m], m == len(shape.layers) - 1
+            W, b = (
+                self._constant(name, weights[name].astype(self.dtype))
+                for name in (f"{number}.weight", f"{number}.bias")
+            )
+            name = "outputs" if is_last else ""
+            if layer.kernel is not None:
+                (top, left), window = layer.kernel.padding, layer.kernel
+                self._add("Conv", self.last, W, b, kernel_shape=window.size, strides=window.stride,
+                          pads=[top, left, top, left])  # fmt: skip
+            else:
+                if images:
+                    self._add("Flatten", self.last, axis=1)
+                images = False
+                self._add("Gemm", self.last, W, b, transB=1, name=name)
+            if not is_last:
+                self._activate()
+                self._pool(layer)
+        n_out = shape.widths[-1]
+        self.outputs.append(helper.make_tensor_value_info("outputs", _TYPES[self.dtype], ["n", n_out]))
+
+    def add_answers(self) -> None:
+        """Labels, and probabilities where the loss has some."""
+        task = self.architecture.task
+        if task.classes is None:
+            return
+        if task.name == "binary":
+            positive = self._add("Greater", "outputs", self._constant("middle", np.zeros((), self.dtype)), keep=True)
+            chosen = self._add("Cast", positive, to=TensorProto.INT64, keep=True)
+            chosen = self._add("Squeeze", chosen, self._constant("second_axis", np.array([1])), keep=True)
+        else:
+            chosen = self._add("ArgMax", "outputs", axis=1, keepdims=0, keep=True)
+        labels = _labels(list(task.classes.classes))
+        kind = {"O": TensorProto.STRING, "i": TensorProto.INT64, "f": TensorProto.DOUBLE}[labels.dtype.kind]
+        self._add("Gather", self._constant("classes", labels), chosen, axis=0, name="label")
+        self.outputs.append(helper.make_tensor_value_info("label", kind, ["n"]))
+        if self.architecture.loss not in ("cross_entropy", "logistic"):
+            return
+        if task.name == "binary":
+            negated = self._add("Neg", "outputs", keep=True)
+            both = self._add("Concat", negated, "outputs", axis=1, keep=True)
+            self._add("Sigmoid", both, name="probabilities")
+        else:
+            self._add("Softmax", "outputs", axis=1, name="probabilities")
+        described = helper.make_tensor_value_info("probabilities", _TYPES[self.dtype], ["n", task.classes.n_classes])
+        self.outputs.append(described)
+
+    def _activate(self) -> None:
+        """The hidden activation."""
+        activation = self.architecture.activation
+        if activation == "identity":
+            return
+        if activation in _OPERATORS:
+            self._add(_OPERATORS[activation], self.last)
+            return
+        # softplus without overflow, max(s, 0) + log(1 + exp(-|s|)): runtimes have none of float64
+        s = self.last
+        size = self._add("Neg", self._add("Abs", s, keep=True), keep=True)
+        rest = self._add("Add", self._add("Exp", size, keep=True), self._one(), keep=True)
+        positive = self._add("Relu", s, keep=True)
+        self._add("Add", positive, self._add("Log", rest, keep=True))
+
+    def _pool(self, layer: LayerShape) -> None:
+        """Pooling behind the activation."""
+        if layer.pooling is not None:
+            window = layer.pooling.window
+            kind = {"max": "MaxPool", "average": "AveragePool"}[layer.pooling.kind]
+            self._add(kind, self.last, kernel_shape=window.size, strides=window.stride)
+
+    def _add(self, operator: str, *inputs: str, name: str = "", keep: bool = False, **attributes: Any) -> str:
+        """Add a node; unless ``keep`` says that the last result stays so, its result is the last one."""
+        result = name or f"{operator.lower()}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(operator, list(inputs), [result], name=result, **attributes))
+        if not keep:
+            self.last = result
+        return result
+
+    def _cast(self, dtype: str) -> None:
+        self._add("Cast", self.last, to=_TYPES[dtype])
+
+    def _one(self) -> str:
+        """1, in the network's dtype."""
+        if any(constant.name == "unity" for constant in self.constants):
+            return "unity"
+        return self._constant("unity", np.ones((), self.dtype))
+
+    def _constant(self, name: str, values: Array) -> str:
+        self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))
+        return name
+
+
+def _labels(classes: list[Any]) -> Array:
+    """Labels as an array of texts, whole numbers or numbers."""
+    if any(isinstance(label, str) for label in classes):
+        return np.array(classes, dtype=object)
+    whole = all(isinstance(label, int) for label in classes)
+    return np.array(classes, dtype=np.int64 if whole else np.float64)

@@ -1,0 +1,499 @@
+"""Estimators for scikit-learn: one process like any other estimator, or all ranks under mpirun.
+
+Each setting of a training run has a name in ``settings``, a tree as of :func:`distnewton.make_config`. The parameters
+are short names of those that one wants to search over:
+
+====================  =================================================================
+parameter             setting
+====================  =================================================================
+hidden_layer_sizes    ``network.layers``, without features and outputs
+activation            ``network.activation``
+C                     ``method.C``, as a multiple of l: see below
+direction             ``method.direction``
+subsample             ``method.subsample``
+batch_size            ``method.batch``
+max_iter              ``run.iterations``
+tol                   ``run.tolerance``
+early_stopping        ``data.validation_fraction`` and ``run.patience``, which are
+                      then ``validation_fraction`` and ``n_iter_no_change``
+scale                 ``data.scale``
+dtype                 ``run.dtype``
+random_state          ``run.seed``
+====================  =================================================================
+
+C counts as in scikit-learn's linear models and in LIBLINEAR: minimised is theta^2 / 2 + C sum_i w_i loss_i.
+
+Under MPI all ranks call ``fit`` with the same data. Each then holds the whole trained network, so that ``predict`` and
+all else are no collective calls: one rank may make them alone.
+"""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from numbers import Integral
+from typing import Any
+
+import numpy as np
+
+from distnewton.backend import Array
+from distnewton.config import Config, make_config
+from distnewton.config.method import FULL_BATCH
+from distnewton.data.memory import ArraySource
+from distnewton.errors import ConfigError, MissingExtraError
+from distnewton.network.losses import logistic, softmax
+from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.membership import communicator_of_launch, is_rank, is_worker
+from distnewton.training.session import Observer, train
+from distnewton.training.whole_model import whole_model
+
+try:
+    from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.utils import check_random_state, compute_sample_weight
+    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
+except ImportError:
+    raise MissingExtraError("distnewton.sklearn", "sklearn") from None
+
+__all__ = ["NewtonClassifier", "NewtonRegressor"]
+
+# workers that joblib starts from here on know that they are no ranks
+is_rank()
+
+
+class _NewtonEstimator(BaseEstimator):
+    """What both estimators have in common."""
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: str = "tanh",
+        *,
+        C: float = 1.0,
+        direction: str = "gauss_newton",
+        max_iter: int = 100,
+        tol: float = 1e-3,
+        subsample: float | None = None,
+        batch_size: int | None = None,
+        scale: str = "none",
+        dtype: str = "float64",
+        random_state: Any = None,
+        warm_start: bool = False,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        verbose: bool = False,
+        settings: Mapping[str, Any] | None = None,
+        comm: Any = "auto",
+    ) -> None:
+        self.hidden_layer_sizes = hidden_layer_sizes
+        self.activation = activation
+        self.C = C
+        self.direction = direction
+        self.max_iter = max_iter
+        self.tol = tol
+        self.subsample = subsample
+        self.batch_size = batch_size
+        self.scale = scale
+        self.dtype = dtype
+        self.random_state = random_state
+        self.warm_start = warm_start
+        self.early_stopping = early_stopping
+        self.validation_fraction = validation_fraction
+        self.n_iter_no_change = n_iter_no_change
+        self.verbose = verbose
+        self.settings = settings
+        self.comm = comm
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.sparse = True
+        return tags
+
+    def _train(self, X: Any, y: Array, sample_weight: Array | None, loss: str) -> None:
+        """Train on checked data; sets what is known after it."""
+        mpi = communicator_of_launch() if isinstance(self.comm, str) and self.comm == "auto" else self.comm
+        comm = mpi if isinstance(mpi, Communicator) else Communicator(mpi)
+        _check_same_data(comm, X, y, sample_weight)
+        seed = comm.broadcast_json(int(check_random_state(self.random_state).randint(2**31 - 1)))
+        config = self._config(loss, seed)
+        source = ArraySource(X, y, sample_weight=sample_weight, name=f"the data of {type(self).__name__}")
+        start = getattr(self, "model_", None) if self.warm_start else None
+        result = train(config, mpi, train_data=source, start=start, observers=self._observers(comm))
+        self.model_ = whole_model(result.model)
+        result.model.grid.free()
+        self.history_ = result.history
+        self.loss_curve_ = [record.objective for record in result.history]
+        self.n_iter_ = result.last.iteration
+
+    def _config(self, loss: str, seed: int) -> Config:
+        """The parameters as a configuration."""
+        sizes = self.hidden_layer_sizes
+        hidden = [int(sizes)] if isinstance(sizes, Integral) else [int(size) for size in sizes]
+        C = float("inf") if np.isinf(self.C) else f"{float(self.C)!r} l"
+        method: dict[str, Any] = {"direction": self.direction, "C": C}
+        given = {"subsample": self.subsample, "batch": self.batch_size}
+        method |= {name: value for name, value in given.items() if value is not None}
+        tree: dict[str, dict[str, Any]] = {
+            "data": {"scale": self.scale},
+            "network": {"layers": ["auto", *hidden, "auto"], "activation": self.activation, "loss": loss},
+            "method": method,
+            "run": {"iterations": int(self.max_iter), "dtype": self.dtype, "seed": seed},
+        }
+        if self.early_stopping:
+            tree["data"]["validation_fraction"] = float(self.validation_fraction)
+            tree["run"]["patience"] = int(self.n_iter_no_change)
+        if is_worker():
+            tree["run"]["threads"] = _blas_threads()
+        for section, table in (self.settings or {}).items():
+            if not isinstance(table, Mapping):
+                raise ConfigError(f'settings: {section} must be a table, as {{"method": {{"cg_max": 50}}}}')
+            tree[section] = tree.get(section, {}) | dict(table)
+        if tree["method"]["direction"] in FULL_BATCH and not tree["method"].get("schedule"):
+            tree["run"].setdefault("tolerance", float(self.tol))
+        return make_config(tree)
+
+    def _observers(self, comm: Communicator) -> list[Observer]:
+        """Who follows the run: the terminal, if asked for."""
+        if not self.verbose or comm.rank:
+            return []
+        from rich.console import Console
+
+        from distnewton.reporting.progress import Progress
+
+        return [Progress(Console())]
+
+    def _checked_weights(self, X: Any, sample_weight: Any) -> Array | None:
+        """Weights of the samples as an array, if there are some."""
+        if sample_weight is None:
+            return None
+        weights: Array = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
+        return weights
+
+    def _outputs(self, X: Any) -> Array:
+        """Outputs of the network, of shape (n_samples, n_out)."""
+        check_is_fitted(self)
+        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
+        outputs, _, _ = self.model_.outputs(ArraySource(X, np.zeros(X.shape[0]), name="X"))
+        return outputs.astype(np.float64, copy=False)
+
+
+class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
+    r"""A neural network for classes, trained by a Gauss-Newton method.
+
+    .. math:: \min_\theta \tfrac12 \theta^T\theta + C \sum_i w_i\, \xi(z(x_i); y_i)
+
+    with the cross-entropy, which for two classes is the logistic loss of one output.
+
+    Parameters
+    ----------
+    hidden_layer_sizes : int or sequence of int
+        Neurons of the hidden layers; ``()`` for a linear model.
+    activation : {"tanh", "relu", "sigmoid", "softplus", "identity"}
+        Of hidden layers.
+    C : float
+        Inverse of the regularisation, as in scikit-learn's linear models; ``inf`` for none.
+    direction : str
+        Method of the direction. The default gives the same model on any number of ranks; ``block_diagonal``, made for
+        many ranks, needs no communication.
+    max_iter : int
+        At most so many iterations; those of ``kfac``, ``adam`` and other methods of mini-batches are passes over the
+        samples.
+    tol : float
+        Training ends when the norm of the gradient is at most this share of the first one; methods of mini-batches do
+        not know it.
+    subsample : float or None
+        Share of the samples whose curvature counts, by default 0.05 and at least 512.
+    batch_size : int or None
+        Samples of a mini-batch, for directions that take some.
+    scale : str
+        Scaling of the features that becomes part of the model: ``none`` (say in a pipeline behind a scaler),
+        ``standard``, ``minmax`` and others.
+    class_weight : dict, "balanced" or None
+        How much classes count, on top of ``sample_weight``.
+    dtype : {"float64", "float32"}
+        Of the computation.
+    random_state : int, RandomState or None
+        Of initial weights and subsamples. Under MPI rank 0's counts.
+    warm_start : bool
+        Whether fit goes on from the weights, and the scaling, of the last fit; the classes must be the same.
+    early_stopping : bool
+        Whether to put samples aside, and to keep the model that does best on them.
+    validation_fraction : float
+        Share of the samples put aside.
+    n_iter_no_change : int
+        Iterations without a better model after which training ends.
+    verbose : bool
+        Whether fit shows a line an iteration.
+    settings : mapping or None
+        Further settings, as ``{"method": {"cg_max": 50}, "run": {"seconds": 60.0}}``. They win over parameters.
+    comm : "auto", None or mpi4py.MPI.Intracomm
+        The ranks that train: those of the launch, this process alone, or those given.
+
+    Attributes
+    ----------
+    classes_ : ndarray of shape (n_classes,)
+        Labels.
+    n_features_in_ : int
+        Number of features.
+    feature_names_in_ : ndarray of str
+        Where X had names of columns.
+    n_iter_ : int
+        Iterations done.
+    history_ : History
+        Record of each iteration, the start included.
+    loss_curve_ : list of float
+        Objective, over the sum of the weights, at the start and after each iteration.
+    model_ : Model
+        The network on this process; ``model_.save(file)`` writes what the command line and torch read.
+    """
+
+    def __init__(
+        self,
+        hidden_layer_sizes: Any = (100,),
+        activation: str = "tanh",
+        *,
+        C: float = 1.0,
+        direction: str = "gauss_newton",
+        max_iter: int = 100,
+        tol: float = 1e-3,
+        subsample: float | None = None,
+        batch_size: int | None = None,
+        scale: str = "none",
+        class_weight: Any = None,
+        dtype: str = "float64",
+        random_state: Any = None,
+        warm_start: bool = False,
+        early_stopping: bool = False,
+        validation_fraction: float = 0.1,
+        n_iter_no_change: int = 10,
+        verbose: bool = False,
+        settings: Mapping[str, Any] | None = None,
+        comm: Any = "auto",
+    ) -> None:
+        super().__init__(
+            hidden_layer_sizes,
+            activation,
+            C=C,
+            direction=direction,
+            max_iter=max_iter,
+            tol=tol,
+            subsample=subsample,
+            batch_size=batch_size,
+            scale=scale,
+            dtype=dtype,
+            random_state=random_state,
+            warm_start=warm_start,
+            early_stopping=early_stopping,
+            validation_fraction=validation_fraction,
+            n_iter_no_change=n_iter_no_change,
+            verbose=verbose,
+            settings=settings,
+            comm=comm,
+        )
+        self.class_weight = class_weight
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NewtonClassifier:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Features.
+        y : array-like of shape (n_samples,)
+            Labels: numbers, texts or any others.
+        sample_weight : array-like of shape (n_samples,) or None
+            How much each sample counts; one of weight 0 is as good as absent.
+
+        Returns
+        -------
+        NewtonClassifier
+            Itself.
+
+        Notes
+        -----
+        Collective over the ranks, which all pass the same data.
+        """
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
+        check_classification_targets(y)
+        weights = self._checked_weights(X, sample_weight)
+        if self.class_weight is not None:
+            by_class = compute_sample_weight(self.class_weight, y)
+            weights = by_class if weights is None else weights * by_class
+        X, y, weights = _present(X, y, weights)
+        self.classes_, indices = np.unique(y, return_inverse=True)
+        if len(self.classes_) < 2:
+            raise ValueError(f"{type(self).__name__} needs at least 2 classes, got 1 class: {self.classes_[0]!r}")
+        self._train(X, _names(self.classes_)[indices], weights, self._loss())
+        return self
+
+    def decision_function(self, X: Any) -> Array:
+        """Outputs of the network: logits of the classes, or of two classes those of the second over the first.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes), or (n_samples,) for two classes
+        """
+        outputs = self._outputs(X)
+        return outputs[:, 0] if len(self.classes_) == 2 else outputs
+
+    def predict_proba(self, X: Any) -> Array:
+        """Probabilities of the classes.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_classes)
+        """
+        outputs = self._outputs(X)
+        if len(self.classes_) > 2:
+            return softmax(outputs)
+        # each from its own logit: 1 - p would lose small ones
+        return np.column_stack([logistic(-outputs[:, 0]), logistic(outputs[:, 0])])
+
+    def predict(self, X: Any) -> Array:
+        """The most likely class of each sample.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,)
+        """
+        scores = self.decision_function(X)
+        chosen = (scores > 0).astype(np.intp) if scores.ndim == 1 else scores.argmax(axis=1)
+        labels: Array = self.classes_[chosen]
+        return labels
+
+    def _loss(self) -> str:
+        return "logistic" if len(self.classes_) == 2 else "cross_entropy"
+
+
+class NewtonRegressor(RegressorMixin, _NewtonEstimator):
+    r"""A neural network for numbers, trained by a Gauss-Newton method.
+
+    .. math:: \min_\theta \tfrac12 \theta^T\theta + C \sum_i w_i \|z(x_i) - y_i\|^2
+
+    Parameters
+    ----------
+    hidden_layer_sizes, activation, C, direction, max_iter, tol, subsample, batch_size, scale, dtype
+        As of :class:`NewtonClassifier`.
+    random_state, warm_start, early_stopping, validation_fraction, n_iter_no_change, verbose, settings, comm
+        As of :class:`NewtonClassifier`.
+
+    Attributes
+    ----------
+    n_features_in_, feature_names_in_, n_iter_, history_, loss_curve_, model_
+        As of :class:`NewtonClassifier`.
+
+    Notes
+    -----
+    Targets are taken as they are: those of very different sizes are better scaled before, say with
+    :class:`sklearn.compose.TransformedTargetRegressor`.
+    """
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.target_tags.single_output = True
+        tags.target_tags.multi_output = True
+        return tags
+
+    def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NewtonRegressor:
+        """Train the network.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Features.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Numbers.
+        sample_weight : array-like of shape (n_samples,) or None
+            How much each sample counts; one of weight 0 is as good as absent.
+
+        Returns
+        -------
+        NewtonRegressor
+            Itself.
+
+        Notes
+        -----
+        Collective over the ranks, which all pass the same data.
+        """
+        X, y = validate_data(
+            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], multi_output=True, y_numeric=True
+        )
+        X, y, weights = _present(X, y, self._checked_weights(X, sample_weight))
+        self._train(X, y, weights, "squared")
+        self._one_column = y.ndim == 1
+        return self
+
+    def predict(self, X: Any) -> Array:
+        """Numbers for each sample.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Features.
+
+        Returns
+        -------
+        ndarray of shape (n_samples,) or (n_samples, n_targets), as y was
+        """
+        outputs = self._outputs(X)
+        return outputs[:, 0] if self._one_column else outputs
+
+
+def _present(X: Any, y: Array, weights: Array | None) -> tuple[Any, Array, Array | None]:
+    """The samples whose weight is not 0: others count neither for the scaling nor among the classes."""
+    if weights is None or weights.all():
+        return X, y, weights
+    rows = np.flatnonzero(weights)
+    if not rows.size:
+        raise ValueError("the weights of all samples are 0: nothing is left to train on")
+    return X[rows], y[rows], weights[rows]
+
+
+def _names(classes: Array) -> Array:
+    """Labels as a model file can hold them, in the order of the classes; their numbers where it cannot."""
+    if classes.dtype.kind == "U" or (
+        classes.dtype.kind in "iuf" and len(np.unique(classes.astype(np.float64))) == len(classes)
+    ):
+        return classes
+    if all(isinstance(label, str) for label in classes.tolist()):
+        return classes.astype(np.str_)
+    return np.arange(len(classes))
+
+
+def _check_same_data(comm: Communicator, X: Any, y: Array, weights: Array | None) -> None:
+    """Refuse data that differ between the ranks, say by a random split of each (collective)."""
+    if comm.size == 1:
+        return
+    arrays = [*([X.data, X.indices, X.indptr] if hasattr(X, "indptr") else [X]), weights]
+    digest = [zlib.crc32(np.ascontiguousarray(A).data) for A in arrays if A is not None]
+    digest.append(zlib.crc32("\n".join(map(str, y.ravel().tolist())).encode()))
+    views = comm.allgather_json([*X.shape, *digest])
+    if others := [rank for rank, view in enumerate(views) if view != views[0]]:
+        raise ConfigError(
+            f"rank {others[0]} has other data than rank 0: under MPI all ranks pass the same X, y and sample_weight to "
+            "fit; splits and shuffles need the same random_state on all ranks",
+            agreed=True,
+        )
+
+
+def _blas_threads() -> int:
+    """BLAS threads that joblib leaves to this worker."""
+    from threadpoolctl import threadpool_info
+
+    return min((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
