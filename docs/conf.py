@@ -1,0 +1,34 @@
+"""Settings of Sphinx: `sphinx-build -W -b html docs build/docs`."""
+
+from __future__ import annotations
+
+import sys
+from importlib.metadata import version as installed_version
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent / "_ext"))
+
+project = "distnewton"
+author = copyright = "The distnewton developers"
+version = release = installed_version("distnewton")
+
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "reference_pages"]
+exclude_patterns = ["_ext", "examples", "pictures"]
+source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
+nitpicky = False
+
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist", "fieldlist"]
+myst_heading_anchors = 3
+
+autodoc_typehints = "signature"
+autodoc_member_order = "bysource"
+autodoc_default_options = {"members": True, "show-inheritance": False}
+napoleon_google_docstring = False
+napoleon_use_ivar = True
+napoleon_use_rtype = False
+
+html_theme = "furo"
+html_title = f"distnewton {release}"
+html_static_path = ["pictures"]
+html_show_copyright = False
+html_copy_source = False
