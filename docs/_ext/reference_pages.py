@@ -128,7 +128,8 @@ def _attributes(docstring: str) -> dict[str, str]:
 
 def _settings_table(model: type[BaseModel], names: Iterable[str], users: dict[str, list[str]] | None = None) -> str:
     """A table of settings."""
-    rows = ["| key | values | default | meaning |" + (" used by |" if users else ""), "|---" * (5 if users else 4) + "|"]
+    titles = ["key", "values", "default", "meaning", *(["used by"] if users else [])]
+    rows = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
     for name in names:
         field = model.model_fields[name]
         default = "required" if field.is_required() else f"`{_value(field.get_default(call_default_factory=True))}`"
@@ -196,9 +197,9 @@ def _cell(text: str) -> str:
 def _escape(text: str) -> str:
     """Text in which nothing is Markdown but code that was marked as such."""
     pieces = re.split(r"(`+[^`]*`+)", text)
-    return "".join(
-        re.sub(r"`+", "`", piece) if k % 2 else re.sub(r"([*_<>\[\]$])", r"\\\1", piece) for k, piece in enumerate(pieces)
-    )
+    codes = [re.sub(r"`+", "`", piece) for piece in pieces]
+    texts = [re.sub(r"([*_<>\[\]$])", r"\\\1", piece) for piece in pieces]
+    return "".join(codes[k] if k % 2 else texts[k] for k in range(len(pieces)))
 
 
 if __name__ == "__main__":

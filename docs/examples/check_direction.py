@@ -17,7 +17,8 @@ from distnewton.training.objective import Objective
 
 rng = np.random.default_rng(0)
 X, y = rng.standard_normal((12, 3)), rng.integers(2, size=12).astype(float)
-network = PartitionedNetwork(ProcessGrid(Communicator(), Partition((3, 4, 1), (1, 1, 1))), "tanh", Backend.of("float64"))
+grid = ProcessGrid(Communicator(), Partition((3, 4, 1), (1, 1, 1)))
+network = PartitionedNetwork(grid, "tanh", Backend.of("float64"))
 objective = Objective(network, LOSSES["logistic"], X, y, 0.1, 1e9)
 params = rng.standard_normal(objective.network.layout.n_params)
 
@@ -31,7 +32,7 @@ def outputs(theta: np.ndarray) -> np.ndarray:
 evaluation = objective.evaluate(params, (0, 12))
 sample = CurvatureSample(network, params, evaluation.subsample[1], LOSSES["logistic"], y, np.random.default_rng(0))
 gradient = objective.gradient(evaluation)
-problem = Linearization(gradient, sample, 0.1, 0.5, network.grid)
+problem = Linearization(gradient, sample, 0.1, 0.5, grid)
 found = DIRECTIONS["diagonal_newton"](DirectionOptions()).solve(problem, NEVER).direction
 
 h = 1e-6

@@ -1,4 +1,4 @@
-"""Global average pooling: one value a channel, trained, saved, loaded; and the same as pooling with the image's size."""
+"""Global average pooling: one value a channel, trained, saved, loaded; the same as pooling with the image's size."""
 
 import tempfile
 from pathlib import Path

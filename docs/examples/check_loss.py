@@ -33,7 +33,8 @@ assert np.allclose(np.einsum("ika,ikb,ib->ia", roots, roots, v), loss.hessian(z,
 X = rng.standard_normal((200, 4))
 targets = X @ rng.standard_normal(4)
 targets[:10] += 50  # outliers, which squares would follow
-config = distnewton.make_config({"network": {"layers": ["auto", 8, "auto"], "loss": "huber"}, "run": {"iterations": 30}})
+network = {"layers": ["auto", 8, "auto"], "loss": "huber"}
+config = distnewton.make_config({"network": network, "run": {"iterations": 30}})
 result = distnewton.train(config, train_data=distnewton.ArraySource(X, targets))
 fit = np.array(result.model.predict(distnewton.ArraySource(X, targets)), dtype=float)
 error = np.median(abs(fit - targets)[10:])

@@ -26,7 +26,8 @@ class Picture:
     def __init__(self, width: int, height: int, palette: dict[str, object], title: str) -> None:
         self.colors = palette
         self.parts = [
-            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" role="img" {FONT}>',
+            f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" width="{width}" '
+            f'role="img" {FONT}>',
             f"<title>{title}</title>",
         ]
 
@@ -49,7 +50,9 @@ class Picture:
             f'text-anchor="{anchor}">{text}</text>'
         )
 
-    def line(self, points: list[tuple[float, float]], color: str | int = "dim", width: float = 1.5, dash: str = "") -> None:
+    def line(
+        self, points: list[tuple[float, float]], color: str | int = "dim", width: float = 1.5, dash: str = ""
+    ) -> None:
         """Polyline."""
         path = " ".join(f"{x:g},{y:g}" for x, y in points)
         extra = f' stroke-dasharray="{dash}"' if dash else ""
@@ -106,8 +109,11 @@ def blocks(palette: dict[str, object]) -> str:
         p.arrow(end, top + side / 2, end + gap - 26, top + side / 2)
         p.text(end + 15, top + side / 2 - 8, "sum", "dim", 11)
     p.text(left + 3 * (side + gap) - 14, top + side / 2 + 5, "Z³", "ink", 15, "start")
-    p.text(left - 10, top + side + 22, "Block (i, j) takes input group i to output group j. Orientation alternates, so that the", "dim", 12, "start")
-    p.text(left - 10, top + side + 39, "ranks that sum an output group are those that need it as the next layer's input.", "dim", 12, "start")
+    for k, line in enumerate((
+        "Block (i, j) takes input group i to output group j. Orientation alternates, so that the",
+        "ranks that sum an output group are those that need it as the next layer's input.",
+    )):  # fmt: skip
+        p.text(left - 10, top + side + 22 + 17 * k, line, "dim", 12, "start")
     return p.finish()
 
 
@@ -150,7 +156,10 @@ def iteration(palette: dict[str, object]) -> str:
     """Phases of an iteration on four ranks; the direction phase has no messages and ends early."""
     p = Picture(800, 300, palette, "An iteration of block_diagonal on four ranks")
     left, top, row = 78, 62, 46
-    phases = (("gradient", 78, 250), ("Jacobian", 256, 356), ("direction", 362, 590), ("combine", 596, 660), ("line search", 666, 780))
+    phases = (
+        ("gradient", 78, 250), ("Jacobian", 256, 356), ("direction", 362, 590), ("combine", 596, 660),
+        ("line search", 666, 780),
+    )  # fmt: skip
     ends = (500, 462, 572, 566)
     for name, x0, x1 in phases:
         p.text((x0 + x1) / 2, 26, name, size=13.5, weight=600)
@@ -167,7 +176,8 @@ def iteration(palette: dict[str, object]) -> str:
         p.line([(x, top - 4), (x, top + 4 * row - 10)], "ink", 1.4, "2 3")
     p.line([(500, top - 6), (500, top + 4 * row - 8)], "ink", 2)
     p.text(500, top + 4 * row + 10, "half have finished: the others end after their CG step", "ink", 12.5)
-    p.text(left, 292, "Dotted: a sum over a boundary or over all ranks. Steps and times are drawn, not measured.", "dim", 12, "start")
+    note = "Dotted: a sum over a boundary or over all ranks. Steps and times are drawn, not measured."
+    p.text(left, 292, note, "dim", 12, "start")
     return p.finish()
 
 
@@ -198,7 +208,8 @@ def jacobian(palette: dict[str, object]) -> str:
     p.text(684, 124, ":  t = u D", size=13, anchor="start")
     p.text(684, 146, "dW = Zᵀ t", size=13, anchor="start")
     p.text(684, 168, "db = t", size=13, anchor="start")
-    p.text(28, 246, "Both factors are on the rank already after one backward pass; products with them send nothing.", "dim", 12.5, "start")
+    note = "Both factors are on the rank already after one backward pass; products with them send nothing."
+    p.text(28, 246, note, "dim", 12.5, "start")
     return p.finish()
 
 

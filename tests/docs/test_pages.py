@@ -141,7 +141,8 @@ def test_python_runs(page, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_what_is_named_exists(page):
     text = page.read_text(encoding="utf-8")
-    keys = {f"{section}.{key}" for section, field in Config.model_fields.items() for key in field.annotation.model_fields}
+    tables = {section: field.annotation for section, field in Config.model_fields.items()}
+    keys = {f"{section}.{key}" for section, table in tables.items() for key in table.model_fields}
     named = re.findall(r"(?<![\w./-])(?:data|network|partition|method|run)\.[A-Za-z_]+(?![\w/(*])", text)
     named = {name for name in named if not name.endswith((".md", ".py", ".toml"))}
     # the keys of cluster files are those of another model, which tests/cluster holds against this page
@@ -202,7 +203,7 @@ def test_generated_pages_have_every_setting_and_command(tmp_path):
     # who uses an option is what the check of configurations says
     (row,) = re.findall(r"^\| `momentum` \|.*$", settings, re.M)
     used = {d for d in StageOptions.model_fields["direction"].annotation.__args__ if f"`{d}`" in row}
-    assert used == {d for d in ("sgd", "kfac", "mini_block_fisher", "grouped_newton")}
+    assert used == {"sgd", "kfac", "mini_block_fisher", "grouped_newton"}
     assert "momentum" in used_options("sgd", "", "", "sgd")
     listed = (tmp_path / "commands.md").read_text(encoding="utf-8")
     (choices,) = (action.choices for action in build_parser()._actions if isinstance(action.choices, dict))
