@@ -13,7 +13,7 @@ project = "distnewton"
 author = copyright = "The distnewton developers"
 version = release = installed_version("distnewton")
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax", "reference_pages"]
+extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "mathml", "reference_pages"]
 exclude_patterns = ["_ext", "examples", "pictures"]
 source_suffix = {".md": "markdown", ".rst": "restructuredtext"}
 # attributes of several classes have the same name; nothing refers to them by it
@@ -29,9 +29,11 @@ napoleon_google_docstring = False
 napoleon_use_ivar = True
 napoleon_use_rtype = False
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = f"distnewton {release}"
-html_static_path = ["pictures"]
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 html_show_copyright = False
 html_copy_source = False
 
