@@ -21,6 +21,7 @@ suppress_warnings = ["ref.python"]
 
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist", "fieldlist"]
 myst_heading_anchors = 3
+smartquotes = False  # flags begin with two hyphens
 
 autodoc_typehints = "signature"
 autodoc_member_order = "bysource"
