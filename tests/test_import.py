@@ -17,7 +17,7 @@ found = []
 def look(*names):
     found.append([name for name in names if name in sys.modules])
 import distnewton
-look("numpy", "scipy", "pydantic", "mpi4py", "rich", "safetensors")
+look("numpy", "scipy", "pydantic", "mpi4py", "rich", "safetensors", "numba", "matplotlib", "pandas", "sklearn")
 heavy = ("mpi4py.MPI", "sklearn", "numba", "matplotlib", "pandas", "torch", "scipy.sparse", "rich", "hypothesis")
 import distnewton.training.session
 look(*heavy)

@@ -159,7 +159,7 @@ def read_settings(path: str | Path | None) -> dict[str, Any]:
     except OSError as error:
         raise MissingInputError(f"cannot read the recipe {path}: {error.strerror or error}") from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a TOML file: {error}") from None
+        raise ConfigError(f"{path} is not a TOML file: {error}; data is named by --data.train {path}") from None
 
 
 def apply_settings(tree: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:

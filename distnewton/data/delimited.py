@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from distnewton.data.description import Labels
 
 _FIELD_ENDS = (DELIMITER, NEWLINE)
+_DECIMAL_COMMA = re.compile(rb"[+-]?[0-9]*,[0-9]*")
 _TABLE = neighbour_table(
     filled=[
         *((left, right) for left in _FIELD_ENDS for right in (*_FIELD_ENDS, POINT, EXPONENT)),
@@ -77,7 +78,11 @@ class DelimitedSource:
             raise DataError(
                 f"{self.path}:1: has {found} feature columns, expected {wanted}; check that it belongs to "
                 "the same data"
-                + ("" if wanted > found else ", or use ignore_extra_features to leave the last ones out")
+                + (
+                    "; a table to predict has a label column, too, whatever it holds"
+                    if wanted > found
+                    else ", or use ignore_extra_features to leave the last ones out"
+                )
             )
         self.n_kept = wanted
         self._classes = byte_classes(self.layout.delimiter)
@@ -236,7 +241,7 @@ class DelimitedSource:
         features = np.delete(table, i_label, axis=1)
         if not texts:
             return table[:, i_label].copy(), features
-        return (_label_array(texts), features) if all(texts) else None
+        return (_label_array(texts), features) if all(map(_is_label, set(texts))) else None
 
     def _slow_rows(self, block: bytes, first_line: int) -> tuple[Labels, NDArray[np.float64]]:
         """Return labels and features line by line, with a precise message for what is wrong."""
@@ -261,8 +266,19 @@ class DelimitedSource:
         label = parts.pop(layout.i_label)
         if label.lower() in MISSING:
             raise DataError(f"{where}: label {show(label)} is missing; remove this sample or give it a label")
+        if not _is_label(label):
+            raise DataError(f"{where}: label {show(label)} is not UTF-8 text; save the file as UTF-8")
         names = layout.names[: layout.i_label] + layout.names[layout.i_label + 1 :]
         return label, [_value(part, f"{where}: {name}") for part, name in zip(parts, names, strict=True)]
+
+
+def _is_label(text: bytes) -> bool:
+    """Return whether a field is a label: neither missing nor in another encoding than UTF-8."""
+    try:
+        text.decode("utf-8")
+    except UnicodeDecodeError:
+        return False
+    return text.lower() not in MISSING
 
 
 def _value(part: bytes, where: str) -> float:
@@ -272,6 +288,8 @@ def _value(part: bytes, where: str) -> float:
         return value
     if part.lower() in MISSING:
         raise DataError(f"{where}: value {show(part)} is missing; fill it in or remove this sample")
+    if _DECIMAL_COMMA.fullmatch(part):
+        raise DataError(f"{where}: {show(part)} has a decimal comma; write decimals with a point")
     raise DataError(
         f"{where}: {show(part)} is not a finite decimal number; write categories as numbers, or choose "
         "another label column with label_column"
@@ -284,7 +302,7 @@ def _label_array(texts: list[bytes]) -> Labels:
     if all(value is not None for value in values.values()):
         return np.array([values[text] for text in texts], dtype=np.float64)
     names = {
-        text: np.array([text.decode("utf-8", "backslashreplace")] if value is None else [value])
+        text: np.array([text.decode("utf-8")] if value is None else [value])
         for text, value in values.items()
     }
     return join_labels([names[text] for text in texts] + [np.zeros(0, dtype=np.str_)])

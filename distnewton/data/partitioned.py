@@ -29,6 +29,8 @@ from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
 
 _ROWS_AT_ONCE = 4096
+FEWEST_NUMBERS = 10
+"""Labels of at most so many different numbers are taken for classes, even where they have fractions."""
 DENSE_FROM = 0.25
 """Share of stored values from which sparse text is kept as a dense array: it is then smaller and far faster."""
 
@@ -252,6 +254,12 @@ class Task:
             i_sample = int(np.argwhere(~np.isfinite(labels))[0][0])
             raise DataError(f"{source.locate(i_sample)}: a label is NaN or infinite, which is no class")
         classes = LabelMapping.fit(labels, name=source.name)
+        n_classes, has_fractions = classes.n_classes, any(isinstance(label, float) for label in classes.classes)
+        if has_fractions and n_classes > FEWEST_NUMBERS and n_classes > len(labels) / 4:
+            raise DataError(
+                f"{source.name}: {n_classes} different numbers with fractions are the labels of {len(labels)} samples: "
+                "to approximate numbers set network.loss = squared, or choose another label column"
+            )
         if name == "binary" and classes.n_classes != 2:
             raise DataError(
                 f"{source.name}: the logistic loss separates two classes, found {classes.n_classes}; "

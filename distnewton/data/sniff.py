@@ -23,6 +23,7 @@ _FOREIGN = {
     b"\xff\xfe": "UTF-16 text (save it as UTF-8)",
     b"\xfe\xff": "UTF-16 text (save it as UTF-8)",
 }
+_OFFICE = re.compile(rb"PK\x03\x04.{26}(?:\[Content_Types\]\.xml|mimetypeapplication/vnd\.oasis|_rels/)", re.DOTALL)
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 _PAIR = re.compile(rb"(?:^|[ \t])[^ \t,;\"']*:[^ \t]*")
 _IDX_TYPES = (0x08, 0x09, 0x0B, 0x0C, 0x0D, 0x0E)
@@ -78,7 +79,7 @@ def _binary_format(head: bytes) -> Format | None:
     """Return format of a file that begins with a known signature."""
     if head.startswith(b"\x93NUMPY"):
         return "npy"
-    if head.startswith(b"PK\x03\x04"):
+    if head.startswith(b"PK\x03\x04") and not _OFFICE.match(head):
         return "npz"
     if len(head) >= 8 and head[:2] == b"\0\0" and head[2] in _IDX_TYPES and 1 <= head[3] <= 8:
         return "idx"
@@ -96,6 +97,8 @@ def _refuse_foreign(path: Path, head: bytes) -> None:
     for signature, what in _FOREIGN.items():
         if head.startswith(signature):
             raise DataError(f"{path}: looks like {what}; {_READABLE}")
+    if _OFFICE.match(head):
+        raise DataError(f"{path}: looks like a spreadsheet or document; save it as CSV")
     if _PICKLE.match(head):
         raise DataError(
             f"{path}: looks like a pickle, which is never loaded since it can run any code; {_READABLE}"

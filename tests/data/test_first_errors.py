@@ -1,0 +1,83 @@
+"""What new users stumble over in their own tables is told in words that help."""
+
+from __future__ import annotations
+
+import zipfile
+
+import numpy as np
+import pytest
+
+from distnewton.config import load_config
+from distnewton.data.memory import ArraySource
+from distnewton.data.partitioned import Task
+from distnewton.data.sources import open_data
+from distnewton.errors import ConfigError, DataError
+
+
+@pytest.mark.parametrize("field", ["1,5", '"1,5"', "-0,25", "12,"])
+def test_decimal_commas_are_called_so(tmp_path, field):
+    path = tmp_path / "table.csv"
+    path.write_text(f"a;b;label\n1;2;x\n{field};2;y\n")
+    with pytest.raises(DataError, match=r"table.csv:3: a: .* decimal comma.*point"):
+        open_data(path).describe()
+
+
+@pytest.mark.parametrize("separator", [",", ";"])
+def test_text_in_a_feature_keeps_its_own_advice(tmp_path, separator):
+    path = tmp_path / "table.csv"
+    path.write_text(f"a{separator}label\n1{separator}x\nred{separator}y\n")
+    with pytest.raises(DataError, match="write categories as numbers"):
+        open_data(path).describe()
+
+
+@pytest.mark.parametrize("n_before", [1, 30_000])
+def test_labels_in_another_encoding_are_refused_with_their_line(tmp_path, n_before):
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"a,label\n" + b"1,rot\n" * n_before + "2,grün\n".encode("latin-1") + b"3,blau\n")
+    with pytest.raises(DataError, match=rf"table.csv:{n_before + 2}: label .*UTF-8"):
+        open_data(path).describe()
+
+
+@pytest.mark.parametrize("n_before", [1, 30_000])
+def test_missing_labels_are_refused_wherever_they_stand(tmp_path, n_before):
+    path = tmp_path / "table.csv"
+    path.write_bytes(b"a,label\n" + b"1,rot\n" * n_before + b"2,NA\n3,blau\n")
+    with pytest.raises(DataError, match=rf"table.csv:{n_before + 2}: label 'NA' is missing"):
+        open_data(path).describe()
+
+
+def test_numbers_to_approximate_are_not_taken_for_classes():
+    def fit(labels, task="classification"):
+        source = ArraySource(np.ones((len(labels), 1)), labels, name="prices")
+        return Task.fit(task, source.describe(), source)
+
+    prices = np.random.default_rng(0).standard_normal(50)
+    with pytest.raises(DataError, match=r"prices: .*network.loss = squared"):
+        fit(prices)
+    assert fit(prices, "regression").n_out == 1
+    # few different numbers with fractions, and many whole ones, may be classes
+    assert fit(np.repeat([0.5, 1.0, 1.5], 20)).n_out == 3
+    assert fit(np.arange(50.0)).n_out == 50
+
+
+def test_a_table_to_predict_is_told_of_its_label_column(tmp_path):
+    path = tmp_path / "new.csv"
+    path.write_text("1,2,3\n4,5,6\n")
+    with pytest.raises(DataError, match=r"has 2 feature columns, expected 3;.* a label column, too"):
+        open_data(path, n_features=3)
+
+
+def test_a_spreadsheet_is_no_damaged_npz(tmp_path):
+    path = tmp_path / "book.xlsx"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("[Content_Types].xml", "<Types/>")
+        archive.writestr("xl/workbook.xml", "<workbook/>")
+    with pytest.raises(DataError, match=r"book.xlsx: looks like a spreadsheet.*CSV"):
+        open_data(path)
+
+
+def test_data_in_place_of_a_recipe(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("a,label\n1,x\n2,y\n")
+    with pytest.raises(ConfigError, match=r"is not a TOML file.*--data\.train"):
+        load_config(path)

@@ -1,0 +1,235 @@
+"""Pages say what is true: commands parse, Python runs, settings, files and links that are named exist."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import sys
+import tomllib
+from pathlib import Path
+
+import pytest
+
+from distnewton.cli.commands import overrides
+from distnewton.cli.main import build_parser, parse
+from distnewton.cluster.description import load_cluster
+from distnewton.config import Config, apply_settings, load_config, make_config
+from distnewton.config.method import StageOptions, used_options
+
+REPOSITORY = Path(__file__).parents[2]
+DOCS = REPOSITORY / "docs"
+PAGES = [
+    *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "cluster_configs/README.md")),
+    *sorted(path for path in DOCS.rglob("*.md") if "generated" not in path.parts),
+]
+IDS = [str(page.relative_to(REPOSITORY)) for page in PAGES]
+FENCE = re.compile(r"(?P<above>[^\n]*\n)?^(?P<indent> *)```(?P<language>[\w{}-]*)\n(?P<body>.*?)^ *```$", re.M | re.S)
+HARMLESS = {"git", "cd", ".", "sphinx-build", "pre-commit", "ruff", "mypy", "pytest", "export"}
+
+
+def blocks(page, language):
+    """Code of a page in one language, without what is marked as not run."""
+    for found in FENCE.finditer(page.read_text(encoding="utf-8")):
+        if found["language"] == language and "not run:" not in (found["above"] or ""):
+            yield re.sub(rf"^{found['indent']}", "", found["body"], flags=re.M)
+
+
+def commands(page):
+    """Commands of a page as lists of words, comments and redirections left out."""
+    for body in blocks(page, "sh"):
+        for line in body.replace("\\\n", " ").splitlines():
+            lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
+            lexer.whitespace_split = True
+            for words in split_at({"&&", "||", ";", "|"}, lexer):
+                words = words[: words.index(">")] if ">" in words else words
+                while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+                    words = words[1:]
+                if words:
+                    yield words
+
+
+def split_at(separators, words):
+    """Lists of words between separators."""
+    part = []
+    for word in words:
+        if word in separators:
+            yield part
+            part = []
+        else:
+            part.append(word)
+    yield part
+
+
+def check_distnewton(words):
+    options = parse(words)
+    assert options.command
+    settings = overrides(options) if hasattr(options, "set") else []
+    recipe = getattr(options, "recipe", None)
+    if recipe and (REPOSITORY / recipe).exists():
+        load_config(REPOSITORY / recipe, settings)
+    else:
+        assert not (recipe or "").startswith("launch/"), f"there is no {recipe}"
+        make_config(apply_settings({}, settings))
+    if getattr(options, "cluster", None):
+        load_cluster(REPOSITORY / options.cluster)
+    for name in (getattr(options, "directions", None) or "").split(","):
+        assert not name or name in StageOptions.model_fields["direction"].annotation.__args__
+
+
+def check_command(words):
+    """A command that a page shows: raises where it would be refused."""
+    if words[0] == "mpirun":
+        assert words[1] == "-n"
+        assert words[2].isdigit()
+        words = words[3:]
+    if words[0] == "distnewton":
+        check_distnewton(words[1:])
+    elif words[0].removeprefix("./").startswith("launch/"):
+        text = (REPOSITORY / words[0]).read_text(encoding="utf-8")
+        for flag in (word for word in words[1 : words.index("--") if "--" in words else None] if word[:2] == "--"):
+            assert f" {flag} " in text, f"{words[0]} knows no {flag}"
+    elif words[0] == "pip":
+        assert words[1] == "install"
+        extras = set(tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+        assert all(set(names.split(",")) <= extras for names in re.findall(r"\[(.*)\]", " ".join(words)))
+    elif words[0] in {"python", "python3"}:
+        if words[1] == "-m" and words[2].startswith("distnewton"):
+            assert importlib.util.find_spec(words[2])
+        elif words[1].startswith(("docs/", "tests/")):
+            assert (REPOSITORY / words[1]).exists()
+    else:
+        assert words[0] in HARMLESS, f"nothing checks {words[0]}"
+
+
+def test_the_check_of_commands_fails_where_it_should():
+    for text in (
+        "distnewton trian x.toml", "distnewton train --run.iterationz 3", "distnewton train launch/recipes/no.toml",
+        "distnewton train --method.direction adam --method.cg_max 3", "launch/hosts.sh --host a", "make all",
+        "pip install '.[nothing]'", "distnewton compare --directions adagrad", "python -m distnewton.benchmarks.none",
+    ):  # fmt: skip
+        try:
+            check_command(shlex.split(text))
+        except (Exception, SystemExit):
+            continue
+        pytest.fail(f"{text} passed")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_commands_are_accepted(page):
+    for words in commands(page):
+        check_command(words)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_tables_are_recipes_or_clusters(page, tmp_path):
+    for body in blocks(page, "toml"):
+        if "launch" in tomllib.loads(body):
+            (tmp_path / "cluster.toml").write_text(body)
+            load_cluster(tmp_path / "cluster.toml")
+        else:
+            make_config(tomllib.loads(body))
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "python"))], ids=lambda p: p.name)
+def test_python_runs(page, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for body in blocks(page, "python"):
+        exec(compile(body, str(page), "exec"), {"__name__": "page"})
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_what_is_named_exists(page):
+    text = page.read_text(encoding="utf-8")
+    tables = {section: field.annotation for section, field in Config.model_fields.items()}
+    keys = {f"{section}.{key}" for section, table in tables.items() for key in table.model_fields}
+    named = re.findall(r"(?<![\w./-])(?:data|network|partition|method|run)\.[A-Za-z_]+(?![\w/(*])", text)
+    named = {name for name in named if not name.endswith((".md", ".py", ".toml"))}
+    # the keys of cluster files are those of another model, which tests/cluster holds against this page
+    assert page.parent.name == "cluster_configs" or named <= keys
+    paths = re.findall(r"`((?:distnewton|docs|tests|launch|cluster_configs)/[\w./-]*\w)`", text)
+    assert all((REPOSITORY / path).exists() for path in paths), paths
+    for module in re.findall(r"`(?:python -m )?(distnewton(?:\.[a-z_]+)+)[ `]", text):
+        assert importlib.util.find_spec(module) or resolves(module), module
+
+
+def resolves(name):
+    """Whether a dotted name is a public one of the package, or a file of it."""
+    import distnewton
+
+    return name.removeprefix("distnewton.") in (*distnewton.__all__, "store")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=IDS)
+def test_links_lead_somewhere(page):
+    text = FENCE.sub("", page.read_text(encoding="utf-8"))
+    for link in re.findall(r"(?<!`)\]\(([^)#]*)(?:#[^)]*)?\)", text):
+        if link.startswith("http") or not link:
+            continue
+        target = (page.parent / link).resolve()
+        generated = target.parent.name == "generated" and target.stem in pages_module().PAGES
+        assert target.exists() or generated, link
+    for link in re.findall(r'(?:src|srcset)="([^"]*)"', text):
+        assert (page.parent / link).exists(), link
+
+
+def test_readme_is_short():
+    assert len((REPOSITORY / "README.md").read_text(encoding="utf-8").splitlines()) <= 120
+
+
+def test_every_page_is_in_the_contents():
+    contents = (DOCS / "index.md").read_text(encoding="utf-8")
+    pages = {str(p.relative_to(DOCS).with_suffix("")) for p in DOCS.rglob("*.md")} - {"index"}
+    pages |= {f"reference/generated/{name}" for name in pages_module().PAGES}
+    listed = set(re.findall(r"^([\w/]+)$", contents, re.M))
+    assert pages == listed
+
+
+def test_pictures_are_those_of_the_script(tmp_path):
+    draw = load(DOCS / "pictures" / "draw.py")
+    draw.draw(tmp_path)
+    for path in tmp_path.iterdir():
+        assert (DOCS / "pictures" / path.name).read_text(encoding="utf-8") == path.read_text(encoding="utf-8")
+
+
+def test_generated_pages_have_every_setting_and_command(tmp_path):
+    pages_module().write_pages(tmp_path)
+    settings = (tmp_path / "configuration.md").read_text(encoding="utf-8")
+    for name, field in Config.model_fields.items():
+        section = settings.partition(f"## [{name}]\n")[2].partition("\n## ")[0]
+        for key, setting in field.annotation.model_fields.items():
+            (row,) = re.findall(rf"^\| `{key}` \|.*$", section, re.M)
+            assert setting.description.split()[0].split("_")[0] in row
+    # who uses an option is what the check of configurations says
+    (row,) = re.findall(r"^\| `momentum` \|.*$", settings, re.M)
+    used = {d for d in StageOptions.model_fields["direction"].annotation.__args__ if f"`{d}`" in row}
+    assert used == {"sgd", "kfac", "mini_block_fisher", "grouped_newton"}
+    assert "momentum" in used_options("sgd", "", "", "sgd")
+    listed = (tmp_path / "commands.md").read_text(encoding="utf-8")
+    (choices,) = (action.choices for action in build_parser()._actions if isinstance(action.choices, dict))
+    for command, parser in choices.items():
+        section = listed.partition(f"## distnewton {command}\n")[2].partition("\n## ")[0]
+        flags = [a.option_strings[-1] for a in parser._actions if a.option_strings and "." not in a.option_strings[-1]]
+        assert all(f"`{flag}" in section for flag in flags if flag != "--help")
+        assert "| | " not in section
+
+
+def test_citation_agrees_with_the_package():
+    project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    citation = (REPOSITORY / "CITATION.cff").read_text(encoding="utf-8")
+    for line in ("cff-version: 1.2.0", f"version: {project['version']}", f"license: {project['license']}"):
+        assert f"\n{line}\n" in f"\n{citation}"
+    assert project["authors"][0]["name"] in citation
+
+
+def load(path):
+    """A script as a module."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[path.stem] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def pages_module():
+    return load(DOCS / "_ext" / "reference_pages.py")

@@ -1,0 +1,49 @@
+"""The tutorial, walked: its commands and its Python in their order, in an empty folder beside the recipes."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from launched import AS_ROOT, BIN, is_open_mpi, launches
+
+REPOSITORY = Path(__file__).parents[2]
+TUTORIAL = REPOSITORY / "docs" / "tutorial.md"
+FENCE = re.compile(r"^```(sh|python)\n(.*?)^```$", re.M | re.S)
+NOT_HERE = ("pip ", "python3 -m venv")
+STOPPED = re.compile(r"--run\.max_seconds")
+
+
+def steps():
+    for language, body in FENCE.findall(TUTORIAL.read_text(encoding="utf-8")):
+        if language == "python":
+            yield body, ""
+        else:
+            yield from (("", line) for line in body.splitlines() if not line.startswith(NOT_HERE))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("marks", [pytest.param(None, marks=launches)])
+def test_the_tutorial_works(marks, tmp_path):
+    for name in ("launch", "cluster_configs"):
+        (tmp_path / name).symlink_to(REPOSITORY / name)
+    environment = os.environ | AS_ROOT | {"PATH": f"{BIN}:{os.environ['PATH']}", "TERM": "dumb"}
+    for code, line in steps():
+        if is_open_mpi():
+            line = line.replace("mpirun ", "mpirun --oversubscribe ")
+        command = [sys.executable, "-c", code] if code else ["bash", "-c", line]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=200, check=False,
+            stdin=subprocess.DEVNULL,
+        )  # fmt: skip
+        assert done.returncode == (75 if STOPPED.search(line) else 0), f"{line or code}\n{done.stdout}\n{done.stderr}"
+    labels = (tmp_path / "species.txt").read_text().split()
+    truth = [row.rpartition(",")[2] for row in (tmp_path / "iris.csv").read_text().split()[1:]]
+    assert sum(a == b for a, b in zip(labels, truth, strict=True)) >= 140
+    assert "<html" in (tmp_path / "runs" / "digits" / "report.html").read_text()
+    assert (tmp_path / "runs" / "iris-001" / "model.safetensors").exists()
