@@ -104,3 +104,13 @@ def test_start_on_the_command_line(run_folder, tmp_path):
     first, second = (distnewton.load_model(folder).params for folder in (run_folder, tmp_path / "again"))
     np.testing.assert_array_equal(first, second)
     assert distnewton.load_config(tmp_path / "again" / "config.toml").network.start == str(run_folder)
+
+
+def test_a_comparison_judges_by_it_where_there_is_no_test_set(run_folder, tmp_path, capsys):
+    code = main([
+        "compare", "--data.train", str(run_folder.parent / "data.csv"), "--data.validation_fraction", "0.4",
+        "--network.layers", "auto-12-auto", "--directions", "gauss_newton", "--seconds", "0.05",
+        "--run-dir", str(tmp_path / "both"),
+    ])  # fmt: skip
+    assert code == 0
+    assert "best validation accuracy" in capsys.readouterr().out
