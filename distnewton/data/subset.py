@@ -38,13 +38,15 @@ class Kept:
         """The known description."""
         return self._description
 
-    def read(self, start: int, stop: int, dtype: DTypeLike = "float64") -> Features:
-        """A range of features, read once; not to be changed."""
+    def read(
+        self, start: int, stop: int, dtype: DTypeLike = "float64", rows: NDArray[np.int64] | None = None
+    ) -> Features:
+        """A range of features, read once; without a choice of samples not to be changed."""
         key = start, stop, str(dtype)
         if key not in self._read:
             # another range, say of another grid, takes the place of the last one
             self._read = {key: self._source.read(start, stop, dtype)}
-        found: Features = self._read[key]
+        found: Features = self._read[key] if rows is None else self._read[key][rows]
         return found
 
     def forget(self) -> None:
@@ -87,10 +89,11 @@ class Subset:
             notes=[],
         )
 
-    def read(self, start: int, stop: int, dtype: DTypeLike = "float64") -> Features:
-        """A copy of a range of features of these samples."""
-        found: Features = self._whole.read(start, stop, dtype)[self._rows]
-        return found
+    def read(
+        self, start: int, stop: int, dtype: DTypeLike = "float64", rows: NDArray[np.int64] | None = None
+    ) -> Features:
+        """A copy of a range of features of these samples, or of some of them."""
+        return self._whole.read(start, stop, dtype, self._rows if rows is None else self._rows[rows])
 
     def locate(self, i_sample: int) -> str:
         """Where a sample stands in the whole data set."""
