@@ -344,7 +344,8 @@ def overrides(options: argparse.Namespace) -> list[str]:
     settings += [f"{key}={value}" for key, value in vars(options).items() if "." in key and value is not None]
     settings += options.set
     start = getattr(options, "start", None)
-    settings += [f"network.start={json.dumps(start)}"] if start else []
+    # a run that goes on from another working folder needs it, too
+    settings += [f"network.start={json.dumps(str(Path(start).absolute()))}"] if start else []
     settings += [f"data.directory={json.dumps(options.data_dir)}"] if options.data_dir else []
     return settings + ([f"run.directory={json.dumps(options.run_dir)}"] if options.run_dir else [])
 

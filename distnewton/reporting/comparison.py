@@ -31,16 +31,17 @@ class Scale:
     ----------
     metric : str
         ``accuracy``, ``auc`` or ``rmse``.
-    on_test : bool
-        Whether it is that of the test set.
+    which : str
+        Of which set: ``test`` where there is one, else ``validation``, else ``train``.
     """
 
     metric: str
-    on_test: bool
+    which: str
 
     def of(self, record: IterationRecord) -> float:
         """The metric after an iteration."""
-        return (record.test if self.on_test else record.train)[self.metric]
+        metrics: dict[str, float] = getattr(record, self.which)
+        return metrics[self.metric]
 
     def reaches(self, value: float, level: float) -> bool:
         """Whether a value is as good as a level."""
@@ -58,7 +59,7 @@ class Scale:
     @property
     def title(self) -> str:
         """Name of the metric, with the set."""
-        return f"{'test' if self.on_test else 'train'} {self.metric}"
+        return f"{self.which} {self.metric}"
 
 
 class Comparison:
@@ -76,7 +77,8 @@ class Comparison:
 
     def __init__(self, summary: RunSummary, seconds: float, levels: Sequence[float] = ()) -> None:
         self._summary, self._seconds, self._levels = summary, seconds, list(levels)
-        self.scale = Scale(MAIN_METRIC[summary.task.name], summary.test is not None)
+        which = "test" if summary.test else "validation" if summary.validation else "train"
+        self.scale = Scale(MAIN_METRIC[summary.task.name], which)
         self.trials: list[Trial] = []
 
     @property

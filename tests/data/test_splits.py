@@ -113,6 +113,8 @@ def test_a_subset_is_the_same_rows_and_the_file_is_read_once(sparse):
     if not sparse:
         first[...] = 9.0
         np.testing.assert_array_equal(second, X[rows, 1:4].astype("float32"))
+    some = part.read(1, 4, np.dtype("float32"), np.array([0, 2]))
+    np.testing.assert_array_equal(some.toarray() if sparse else some, X[rows[[0, 2]], 1:4].astype("float32"))
     assert len(reads) == 1
     whole.forget()
     part.read(1, 4, np.dtype("float32"))

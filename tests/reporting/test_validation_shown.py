@@ -95,12 +95,23 @@ def test_the_saved_model_is_the_best(run_folder):
     assert sum(predictions["n_right"]) == round(values["accuracy"] * 24)
 
 
-def test_start_on_the_command_line(run_folder, tmp_path):
+def test_start_on_the_command_line(run_folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(run_folder.parent)
     code = main([
         "train", "--data.train", str(run_folder.parent / "data.csv"), "--network.layers", "auto-12-auto",
-        "--run.iterations", "0", "--run-dir", str(tmp_path / "again"), "--quiet", "--start", str(run_folder),
+        "--run.iterations", "0", "--run-dir", str(tmp_path / "again"), "--quiet", "--start", "run",
     ])  # fmt: skip
     assert code == 0
     first, second = (distnewton.load_model(folder).params for folder in (run_folder, tmp_path / "again"))
     np.testing.assert_array_equal(first, second)
     assert distnewton.load_config(tmp_path / "again" / "config.toml").network.start == str(run_folder)
+
+
+def test_a_comparison_judges_by_it_where_there_is_no_test_set(run_folder, tmp_path, capsys):
+    code = main([
+        "compare", "--data.train", str(run_folder.parent / "data.csv"), "--data.validation_fraction", "0.4",
+        "--network.layers", "auto-12-auto", "--directions", "gauss_newton", "--seconds", "0.05",
+        "--run-dir", str(tmp_path / "both"),
+    ])  # fmt: skip
+    assert code == 0
+    assert "best validation accuracy" in capsys.readouterr().out

@@ -127,7 +127,7 @@ def test_runs_are_judged_by_the_time_to_the_hardest_level(comparison):
 
 
 def test_a_smaller_error_is_better():
-    scale = Scale("rmse", on_test=False)
+    scale = Scale("rmse", "train")
     run = trial("kfac", [])
     run.history = [IterationRecord(k, 0, 0, 0, training_seconds=k, train={"rmse": e}) for k, e in enumerate((4, 2, 3))]
     assert scale.best(run) == 2

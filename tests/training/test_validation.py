@@ -134,7 +134,7 @@ def test_training_ends_without_a_better_metric(world):
 
 
 @mpi
-@pytest.mark.parametrize(("direction", "n_before"), [("block_diagonal", 1), ("adam", 4)])
+@pytest.mark.parametrize(("direction", "n_before"), [("block_diagonal", 6), ("adam", 4)])
 def test_a_run_with_patience_goes_on_bit_for_bit(world, folder, direction, n_before):
     more = {"batch": 40, "learning_rate": 0.05} if direction == "adam" else {"damping": 0.01, "cg_max": 6}
     method = {"direction": direction} | more
