@@ -26,7 +26,7 @@ def slurm():
         yield nodes
 
 
-def cluster_file(folder, launcher="mpirun", **slurm):
+def cluster_file(folder, launcher="mpirun", minutes=5, **slurm):
     """Two nodes with two ranks each, on this machine's few cores."""
     options = ["--mpi=pmi2"] if launcher == "srun" else []
     lines = [f"{key} = {json.dumps(value)}" for key, value in slurm.items()]
@@ -43,7 +43,7 @@ options = {json.dumps(options)}
 [environment]
 variables = {json.dumps(AS_ROOT).replace('": ', '" = ')}
 [slurm]
-time = "1"
+time = "{minutes}"
 {chr(10).join(lines)}
 """)
     return file
@@ -65,7 +65,7 @@ def output(folder, number):
 
 def test_training_over_two_nodes_stopped_by_the_clock_and_queued_again(slurm, tmp_path):
     # Slurm's shortest limit is a minute, of which the run leaves 30 s: two tries of half a minute
-    number = submit(slurm, tmp_path, cluster_file(tmp_path, requeues=1), "--run.iterations=10000000",
+    number = submit(slurm, tmp_path, cluster_file(tmp_path, minutes=1, requeues=1), "--run.iterations=10000000",
                     "--network.layers=auto-40-30-auto", "--method.direction=sgd")  # fmt: skip
     state = slurm.wait(number, 200)
     text = output(tmp_path, number)
@@ -92,7 +92,7 @@ def test_a_job_that_ends_by_itself_leaves_plain_lines(slurm, tmp_path, launcher)
     if launcher == "srun" and is_open_mpi():
         pytest.skip("Open MPI from PyPI has no PMI for this Slurm's srun; the next test is about that")
     number = submit(slurm, tmp_path, cluster_file(tmp_path, launcher), "--run.iterations=5")
-    state, text = slurm.wait(number, 100), output(tmp_path, number)
+    state, text = slurm.wait(number, 150), output(tmp_path, number)
     assert (state["JobState"], state["ExitCode"]) == ("COMPLETED", "0:0"), text
     assert "\r" not in text
     assert "\x1b" not in text
@@ -105,7 +105,7 @@ def test_srun_that_starts_processes_apart_from_each_other(slurm, tmp_path):
     cluster = cluster_file(tmp_path, "srun")
     cluster.write_text(cluster.read_text().replace("--mpi=pmi2", "--mpi=none"))
     number = submit(slurm, tmp_path, cluster, "--run.iterations=5")
-    state, text = slurm.wait(number, 100), output(tmp_path, number)
+    state, text = slurm.wait(number, 150), output(tmp_path, number)
     assert state["ExitCode"] == "78:0", text
     assert text.count('each is alone ("rank 0 of 1")') == 1
     first = json.loads((tmp_path / "a run/errors/first.json").read_text())
@@ -119,7 +119,7 @@ def test_the_first_failure_is_in_the_output_and_in_the_run_folder(slurm, tmp_pat
     lines = (f"variables = {variables}" if "variables" in line else line for line in text.splitlines())
     cluster.write_text("\n".join(lines))
     number = submit(slurm, tmp_path, cluster, "--run.iterations=500")
-    state, text = slurm.wait(number, 100), output(tmp_path, number)
+    state, text = slurm.wait(number, 150), output(tmp_path, number)
     assert state["ExitCode"] == "70:0", text
     assert text.count("InjectedFaultError: injected at cg") == 1
     first = json.loads((tmp_path / "a run/errors/first.json").read_text())
@@ -142,7 +142,7 @@ echo "code $?"
 echo "code $?"
 """)
     number = slurm.run("sbatch", "--parsable", str(job)).strip()
-    slurm.wait(number, 100)
+    slurm.wait(number, 150)
     healthy, broken, last = (tmp_path / "doctor.out").read_text().split("code ")
     assert "4 ranks are the job's 4 tasks on 2 node(s)" in healthy
     assert broken.startswith("0\n")
