@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -86,15 +85,6 @@ class CurvatureSample:
     def weights(self) -> Array | None:
         """Weights of the samples, of shape (n,) and mean 1 over all samples of the run; None where all count alike."""
         return weights_of(self._targets)
-
-    @cached_property
-    def n_counted(self) -> float:
-        """Sum of the weights over all replicas, else their number; collective over replicas at its first use."""
-        if self.weights is None:
-            return float(self.n_samples)
-        # over the replicas alone: ranks without a block do not ask
-        (total,) = self._network.grid.sum_over_replicas(np.array([self.weights.sum(dtype=np.float64)]))
-        return float(max(total, np.finfo(self.backend.dtype).tiny))
 
     @property
     def inputs(self) -> Mapping[int, Any]:

@@ -104,9 +104,8 @@ def _factors(problem: Linearization, m: int, delta: Array) -> tuple[Array, Array
         # a replica of the grid may have none of a mini-batch's samples
         n = problem.layout.blocks[m].shape[0]
         A = backend.zeros(n + owns_bias) if is_wide(n) else backend.zeros(n + owns_bias, n + owns_bias)
-    # D has the weights from its cotangents, whose squares add up to those of B; the product has them once
     problem.sum_samples(A)
-    A /= problem.sample.n_counted
+    A /= problem.n_samples
     problem.sum_samples(D)
     D /= problem.n_samples * problem.sample.shape(m).n_linear
     return A, D

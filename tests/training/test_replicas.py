@@ -172,6 +172,27 @@ def test_sparse_features_and_their_gram_matrix(world):
             np.testing.assert_allclose(numbers(run(world, method, (X, y), None, partition)), alone, rtol=1e-10)
 
 
+@pytest.mark.parametrize("method", [
+    {"direction": "gauss_newton", "subsample": 0.5}, {"direction": "sgn", "solver": "dual", "batch": 12},
+    {"direction": "kfac", "batch": 12}, {"direction": "mini_block_fisher", "batch": 12},
+], ids=str)  # fmt: skip
+def test_weights_and_validation_data_are_shared_out_with_the_samples(world, method):
+    X, y = blobs(n=61)
+    weights = np.random.default_rng(5).random(61) * (np.arange(61) % 5 > 0)
+    found = []
+    for comm in (None, world):
+        tree = {
+            "network": {"layers": ["auto", 5, "auto"]}, "method": method, "data": {"validation_fraction": 0.25},
+            "run": {"iterations": N_ITERATIONS, "dtype": "float64", "deterministic": True, "threads": 1},
+            "partition": {} if comm is None else {"replicas": world.size, "splits": [1, 1, 1]},
+        }  # fmt: skip
+        source = distnewton.ArraySource(X, y, sample_weight=weights)
+        result = distnewton.train(distnewton.make_config(tree), comm, train_data=source)
+        result.model.grid.free()
+        found.append([[r.objective, *r.train.values(), *r.validation.values()] for r in result.history])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-9, atol=1e-11)
+
+
 IMAGES = {
     "layers": [
         {"type": "conv", "channels": 3, "kernel": 3, "padding": 1}, {"type": "max_pool", "size": 2},
