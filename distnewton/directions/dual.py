@@ -133,8 +133,10 @@ class Dual(Stateless):
         if grid.n_replicas == 1:
             return K, Jg
         k = jacobian.n_out
-        whole = grid.gather_samples(np.concatenate([K, Jg[:, None]], axis=1).reshape(share.n_own, k, -1), share)
-        whole = whole.reshape(share.n_samples * k, -1)
+        width = share.n_samples * k + 1
+        # sizes in full: a replica may have none of a mini-batch's samples
+        rows = np.concatenate([K, Jg[:, None]], axis=1).reshape(share.n_own, k * width)
+        whole = grid.gather_samples(rows, share).reshape(share.n_samples * k, width)
         return np.ascontiguousarray(whole[:, :-1]), np.ascontiguousarray(whole[:, -1])
 
 
@@ -213,7 +215,10 @@ def sample_space_system(
         if part.layer.shape.kernel is None:
             _add_gram(K, part, k, every, owns_bias=block.owns_bias)
         else:
-            for columns in explicit_columns(part, jacobian.backend, k, block.shape[1], owns_bias=block.owns_bias):
+            n_of_all = every.n_samples if every else n
+            for columns in explicit_columns(
+                part, jacobian.backend, k, block.shape[1], n_of_all, owns_bias=block.owns_bias
+            ):
                 K += columns @ (every.rows(columns, k) if every else columns).T
     return K, jacobian.matvec(gradient, layers).ravel()
 
@@ -226,18 +231,19 @@ def _add_gram(K: Array, part: JacobianPart, k: int, every: SamplesOfAll | None, 
     gram = gram if isinstance(gram, np.ndarray) else gram.toarray()
     if owns_bias:
         gram = gram + 1
-    D = np.ascontiguousarray(part.factor.dense().reshape(n_own * k, -1))
+    dense = part.factor.dense()
+    D = np.ascontiguousarray(dense.reshape(n_own * k, dense.shape[2]))
     D_of_all = every.rows(D, k) if every else D
     n_rows = max(1, _CHUNK_SIZE // max(1, n * k * k))
     for start in range(0, n_own, n_rows):
         stop = min(start + n_rows, n_own)
         products = (D[start * k : stop * k] @ D_of_all.T).reshape(stop - start, k, n, k)
         products *= gram[start:stop, None, :, None]
-        K[start * k : stop * k] += products.reshape(-1, n * k)
+        K[start * k : stop * k] += products.reshape((stop - start) * k, n * k)
 
 
 def explicit_columns(
-    part: JacobianPart, backend: Backend, k: int, n_out: int, *, owns_bias: bool
+    part: JacobianPart, backend: Backend, k: int, n_out: int, n_of_all: int, *, owns_bias: bool
 ) -> Iterator[Array]:
     """Columns of J of a convolution, some output channels at a time.
 
@@ -251,6 +257,8 @@ def explicit_columns(
         Makes arrays.
     k, n_out : int
         Rows of a sample, and output channels of the block.
+    n_of_all : int
+        Samples of all replicas: these take the same channels at a time.
     owns_bias : bool
         Whether the biases' columns are part of it.
 
@@ -260,10 +268,10 @@ def explicit_columns(
     """
     D = part.factor.dense()
     n, n_elements = len(D), part.layer.shape.n_elements
-    n_rows = len(part.inputs[0]) // math.prod(part.layer.shape.image_in) * part.layer.shape.rows_per_unit + owns_bias
+    n_rows = part.inputs.shape[1] // math.prod(part.layer.shape.image_in) * part.layer.shape.rows_per_unit + owns_bias
     D = D.reshape(n, k, n_elements, n_out)
     winners = None if part.winners is None else part.winners.reshape(n, n_elements, n_out)
-    step = max(1, _CHUNK_SIZE // max(1, n * k * n_rows))
+    step = max(1, _CHUNK_SIZE // max(1, n_of_all * k * n_rows))
     for start in range(0, n_out, step):
         units = slice(start, min(start + step, n_out))
         n_units = units.stop - units.start

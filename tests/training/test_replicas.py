@@ -64,6 +64,7 @@ EXACT = [
     {"direction": "dual", "subsample_min": 19, "sketch": 1},
     {"direction": "sgn", "solver": "gauss_newton", "batch": 30, "preconditioner": "diagonal", "sketch": 2},
     {"direction": "sgn", "solver": "dual", "batch": 30},
+    {"direction": "sgn", "solver": "dual", "batch": 5, "steps": 2, "damping": 30.0},  # some replicas have no sample
     {"direction": "sgd", "batch": 20, "momentum": 0.5},
     {"direction": "adam", "batch": 5, "learning_rate": 0.01, "rate_decay": "cosine", "average": 0.5},
     {"direction": "grouped_newton", "batch": 40, "rate_period": 1},
@@ -206,6 +207,7 @@ IMAGES = {
     {"direction": "gauss_newton", "subsample": 0.4},
     {"direction": "gauss_newton", "subsample": 0.4, "jacobian": "recomputed"},
     {"direction": "dual", "subsample": 0.4},
+    {"direction": "sgn", "solver": "dual", "batch": 3, "steps": 2},
     {"direction": "kfac", "batch": 4},
     {"direction": "mini_block_fisher", "batch": 4},
     {"direction": "grouped_newton", "batch": 10, "rate_period": 1},
