@@ -58,8 +58,8 @@ class Progress:
         self._columns = [name for name in _COLUMNS if name != "valid" or summary.validation]
         splits = splits_title(partition.splits, summary.n_replicas)
         if partition.speeds:
-            splits += f" for speeds {', '.join(f'{speed:g}' for speed in partition.speeds[:8])}"
-            splits += ", ..." if len(partition.speeds) > 8 else ""
+            shown = " ".join(f"{speed:g}" for speed in partition.speeds[:8])
+            splits += f" (speeds {shown}{' ...' if len(partition.speeds) > 8 else ''})"
         kind = "sparse" if data.n_nonzeros and data.sparse_format else "dense"
         n_train = f"{config.data.n_train:,} of " if config.data.n_train else ""
         lines = [
