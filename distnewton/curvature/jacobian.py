@@ -287,12 +287,9 @@ def _pass_down(
         D[rows] = 0
     else:
         _propagate(own, views[m + 1].W, rows, D[rows])
-    pending = network.grid.start_boundary(m, i, D[rows]) if network.n_pieces > 1 else None
-    if pending is None:
-        network.grid.sum_boundary(m, i, D[rows])
+    pending = network.begin_sum(m, i, D[rows])
     yield
-    if pending is not None:
-        pending.wait()
+    pending.wait()
     if elements is not None:
         network.activation.multiply_derivative(D[rows], elements[rows][:, None, :])
 

@@ -419,10 +419,6 @@ class Linearization:
         """1/C + lambda, the multiple of the identity in the damped matrix."""
         return self.regularization + self.damping
 
-    def sum_samples(self, array: Array) -> Array:
-        """Sum over the replicas, in place, what this one's samples make of a rank's own blocks (collective)."""
-        return self.grid.sum_over_replicas(array)
-
     @property
     def n_samples(self) -> int:
         """Size of the curvature sample over all replicas, at least 1."""

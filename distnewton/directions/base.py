@@ -114,12 +114,12 @@ class Direction(Protocol):
 
 
 class Together:
-    """What directions have in common of which all replicas of the grid find the same."""
+    """What directions have in common that learn nothing from the mean over replicas, as a rule because all find it."""
 
     apart = False
 
     def take_mean(self, direction: Array) -> None:
-        """Nothing to learn: the direction is everyone's."""
+        """Nothing to learn."""
 
 
 class Stateless:

@@ -23,7 +23,7 @@ import numpy as np
 from distnewton.backend import Array, Backend
 from distnewton.curvature.jacobian import Jacobian, JacobianPart
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.base import Curvature, DirectionResult, Stateless, relative
+from distnewton.directions.base import Curvature, DirectionResult, Stateless, Together, relative
 from distnewton.errors import ConfigError, NumericalError
 from distnewton.network.layers import sample_gradients
 from distnewton.parallel.grid import ProcessGrid
@@ -71,7 +71,7 @@ def check_dual_memory(n_samples: int, n_rows: int, itemsize: int, memory_mb: flo
     )
 
 
-class Dual(Stateless):
+class Dual(Stateless, Together):
     """The exact direction of the full matrix, or of each rank's own block.
 
     Parameters
@@ -89,9 +89,6 @@ class Dual(Stateless):
     def __init__(self, *, local: bool, blocks: str = "rank") -> None:
         self._local, self._by_layer = local, local and blocks == "layer"
         self.apart = local
-
-    def take_mean(self, direction: Array) -> None:
-        """Nothing to learn: no solution is carried on."""
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
         """Form J J^T, factorise it on every rank, and go back to the variables; at most one sum over a replica."""

@@ -18,6 +18,7 @@ from distnewton.network.initialization import initial_params
 from distnewton.network.layers import Layer, add_bias, make_layer, sum_units
 from distnewton.network.layout import BlockView, ParameterLayout
 from distnewton.network.shapes import NetworkShape, dense_shape
+from distnewton.parallel.collectives import PendingSum
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import bounds
 
@@ -299,43 +300,16 @@ class PartitionedNetwork:
         -----
         Collective: a sum of (n, values of the group) numbers over the boundary of each hidden group.
         """
-        views = self.layout.views(params)
-        if self.n_pieces > 1:
-            return self._backpropagate_in_turns(views, activations, cotangent)
-        deltas: dict[tuple[int, int], Array] = {}
-        own: dict[int, Array] = {}
-        for m in range(self.n_layers, 0, -1):
-            block = self.grid.blocks.get(m)
-            if block is not None:
-                own[m] = cotangent[:, slice(*block.outputs)] if m == self.n_layers else deltas[m, block.j]
-            for i in self.grid.groups(m - 1) if m > 1 else ():
-                E = self.backend.empty(len(cotangent), self.n_values(m - 1, i))
-                if block is not None and block.i == i:
-                    winners = activations.winners.get((m, block.j))
-                    self.layers[m].input_cotangent(own[m], views[m].W, winners, E)
-                else:
-                    E[...] = 0
-                self.grid.sum_boundary(m - 1, i, E)
-                deltas[m - 1, i] = self.activation.multiply_derivative(
-                    self.spread(m - 1, i, E), activations.elements(m - 1, i)
-                )
-        return own
-
-    def _backpropagate_in_turns(
-        self, views: dict[int, BlockView], activations: Activations, cotangent: Array
-    ) -> dict[int, Array]:
-        """Cotangents of own output groups, pieces of the samples taking turns."""
-        n = len(cotangent)
+        views, n = self.layout.views(params), len(cotangent)
         deltas = {
-            (m, j): self.backend.empty(n, self.n_values(m, j))
+            (m, j): self.backend.empty(n, self.n_elements(m, j))
             for m in range(1, self.n_layers) for j in self.grid.groups(m)
         }  # fmt: skip
         own = {
             m: cotangent[:, slice(*block.outputs)] if m == self.n_layers else deltas[m, block.j]
             for m, block in self.grid.blocks.items()
         }
-        turns = [self._backward_piece(views, activations, own, deltas, rows) for rows in pieces(n, self.n_pieces)]
-        take_turns(turns)
+        take_turns([self._backward_piece(views, activations, own, deltas, rows) for rows in pieces(n, self.n_pieces)])
         return own
 
     def _backward_piece(
@@ -350,16 +324,41 @@ class PartitionedNetwork:
         for m in range(self.n_layers, 1, -1):
             block, begun = self.grid.blocks.get(m), []
             for i in self.grid.groups(m - 1):
-                E = deltas[m - 1, i][rows]
+                delta, pooling = deltas[m - 1, i][rows], self.layers[m - 1].average_pooling
+                E = delta if pooling is None else self.backend.empty(len(delta), self.n_values(m - 1, i))
                 if block is not None and block.i == i:
-                    self.layers[m].input_cotangent(own[m][rows], views[m].W, None, E)
+                    winners = activations.winners.get((m, block.j))
+                    winners = None if winners is None else winners[rows]
+                    self.layers[m].input_cotangent(own[m][rows], views[m].W, winners, E)
                 else:
                     E[...] = 0
-                begun.append((i, E, self.grid.start_boundary(m - 1, i, E)))
+                begun.append((i, E, delta, self.begin_sum(m - 1, i, E)))
             yield
-            for i, E, pending in begun:
+            for i, E, delta, pending in begun:
                 pending.wait()
-                self.activation.multiply_derivative(E, activations.elements(m - 1, i)[rows])
+                pooling = self.layers[m - 1].average_pooling
+                if pooling is not None:
+                    pooling.spread(E, delta)
+                self.activation.multiply_derivative(delta, activations.elements(m - 1, i)[rows])
+
+    def begin_sum(self, m: int, j: int, array: Array) -> PendingSum:
+        """Begin the sum over a boundary where passes go in pieces, of which others come next; else make it at once.
+
+        Parameters
+        ----------
+        m, j : int
+            Hidden layer and group.
+        array : Array
+            Summed in place.
+
+        Returns
+        -------
+        PendingSum
+        """
+        if self.n_pieces > 1:
+            return self.grid.start_boundary(m, j, array)
+        self.grid.sum_boundary(m, j, array)
+        return PendingSum()
 
     def spread(self, m: int, j: int, E: Array) -> Array:
         """Cotangents right behind the activation from those of a group's output: the adjoint of average pooling."""

@@ -12,8 +12,9 @@ import sys
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -39,26 +40,22 @@ class CollectiveMismatchError(RuntimeError):
 
 
 class PendingSum:
-    """A sum that was begun and travels.
+    """A sum that was begun and may travel still.
 
     Parameters
     ----------
-    comm : Communicator
-        The ranks.
-    request : mpi4py.MPI.Request or None
-        None where there is nothing to wait for.
-    n_call : int
-        Number of the call that began it.
+    finish : callable or None
+        Waits for its end; None where there is nothing to wait for.
     """
 
-    def __init__(self, comm: Communicator, request: Any, n_call: int = 0) -> None:
-        self._comm, self._request, self._n_call = comm, request, n_call
+    def __init__(self, finish: Callable[[], None] | None = None) -> None:
+        self._finish = finish
 
     def wait(self) -> None:
         """Return when the array holds the sum."""
-        if self._request is not None:
-            self._comm.finish_sum(self._request, self._n_call)
-            self._request = None
+        if self._finish is not None:
+            self._finish()
+            self._finish = None
 
 
 class Communicator:
@@ -206,20 +203,20 @@ class Communicator:
         All ranks begin their sums in the same order.
         """
         if self.mpi is None or self.size == 1 or array.size == 0:
-            return PendingSum(self, None)
+            return PendingSum()
         if faults.pending:
             self.sum_inplace(array)
-            return PendingSum(self, None)
+            return PendingSum()
         from mpi4py import MPI
 
         start = time.perf_counter()
         with self._inside("start of a sum", array.size, array.dtype):
             request = self.mpi.Iallreduce(MPI.IN_PLACE, array, op=MPI.SUM)
         self.ledger.charge(allreduce_bytes(array.nbytes, self.size), time.perf_counter() - start)
-        return PendingSum(self, request, self.n_calls)
+        return PendingSum(partial(self._finish_sum, request, self.n_calls))
 
-    def finish_sum(self, request: Any, n_call: int) -> None:
-        """Wait for the end of a sum that was begun; see :class:`PendingSum`."""
+    def _finish_sum(self, request: Any, n_call: int) -> None:
+        """Wait for the end of a sum that was begun as a call of this number."""
         start = time.perf_counter()
         with watchdog.inside("sum", 0, self.name, self._who, n_call):
             request.Wait()

@@ -52,7 +52,7 @@ class Diagonal(Preconditioner):
                 fresh[:n_in] += square_sums(part)
                 if block.owns_bias:
                     fresh[n_in] += (part.deltas.sum(axis=1) ** 2).sum(axis=0)
-            problem.sum_samples(fresh)
+            problem.grid.sum_over_replicas(fresh)
             fresh /= problem.n_samples
             self._averages[m] = blend(self._averages.get(m), fresh, weight)
 

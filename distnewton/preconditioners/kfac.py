@@ -104,9 +104,9 @@ def _factors(problem: Linearization, m: int, delta: Array) -> tuple[Array, Array
         # a replica of the grid may have none of a mini-batch's samples
         n = problem.layout.blocks[m].shape[0]
         A = backend.zeros(n + owns_bias) if is_wide(n) else backend.zeros(n + owns_bias, n + owns_bias)
-    problem.sum_samples(A)
+    problem.grid.sum_over_replicas(A)
     A /= problem.n_samples
-    problem.sum_samples(D)
+    problem.grid.sum_over_replicas(D)
     D /= problem.n_samples * problem.sample.shape(m).n_linear
     return A, D
 

@@ -72,12 +72,12 @@ class MiniBlockFisher(Preconditioner):
                 continue
             if problem.sample.shape(m).kernel is not None:
                 fresh, squares = self._kernel_moments(problem, m, deltas[m])
-                problem.sum_samples(squares)
+                problem.grid.sum_over_replicas(squares)
                 squares /= problem.n_samples
                 self._bias_averages[m] = blend(self._bias_averages.get(m), squares, weight)
             else:
                 fresh = self._neuron_moments(problem, Z, deltas[m], owns_bias=block.owns_bias)
-            problem.sum_samples(fresh)
+            problem.grid.sum_over_replicas(fresh)
             fresh /= problem.n_samples
             self._averages[m] = blend(self._averages.get(m), fresh, weight)
 

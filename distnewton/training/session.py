@@ -476,7 +476,7 @@ class Session:
         with self.comm.agreeing():
             faults.at("allocate")
         self.scaling = self._scale(X)
-        X = permute_rows(X, np.argsort(np.argsort(rows)))
+        X = permute_rows(X, rows if wanted is None else np.searchsorted(wanted, rows))
         targets = self._as_targets(self.task.targets(self.train_set, self.source))
         targets, n_counted = normalised(with_weights(targets, self.train_set.weights)[order])
         if not n_counted > 0:
