@@ -11,7 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distnewton.config import Config, DataConfig, load_config
-from distnewton.errors import DataError, MissingInputError
+from distnewton.errors import DataError
 from distnewton.parallel.failures import read_first
 from distnewton.parallel.partition import Partition
 from distnewton.reporting.slowest import Slowest, slowest_rank
@@ -22,6 +22,7 @@ from distnewton.training.run_folder import (
     ENVIRONMENT_FILE,
     METRICS_FILE,
     PREDICTIONS_FILE,
+    no_run_folder,
 )
 
 COMPARISON_FILE = "comparison.md"
@@ -197,7 +198,7 @@ def read_run(path: Path, name: str) -> Run:
         If a file of it is damaged.
     """
     if not (path / CONFIG_FILE).is_file():
-        raise MissingInputError(f"{path} is not a run folder: it holds no {CONFIG_FILE}", agreed=True)
+        raise no_run_folder(path, CONFIG_FILE)
     remarks: list[str] = []
     lines = _lines(path / METRICS_FILE, remarks)
     config = load_config(path / CONFIG_FILE)
@@ -223,7 +224,7 @@ def _lines(path: Path, remarks: list[str]) -> list[Line]:
     try:
         texts = path.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError:
-        raise MissingInputError(f"{path.parent} is not a run folder: it holds no {METRICS_FILE}", agreed=True) from None
+        raise no_run_folder(path.parent, METRICS_FILE) from None
     except (OSError, UnicodeDecodeError) as error:
         raise DataError(f"{path} cannot be read: {error}", agreed=True) from None
     if texts.pop():

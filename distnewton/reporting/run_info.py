@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any
 
 from distnewton.config import load_config
-from distnewton.errors import DataError, MissingInputError
+from distnewton.errors import DataError
 from distnewton.parallel.failures import read_first
 from distnewton.parallel.partition import splits_title
 from distnewton.reporting.run_data import held_out, read_run
 from distnewton.training.model_file import MODEL_FILE, read_header, read_shape
-from distnewton.training.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, read_metrics
+from distnewton.training.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, no_run_folder, read_metrics
 
 
 def describe_run(path: Path) -> Iterator[str]:
@@ -35,7 +35,7 @@ def describe_run(path: Path) -> Iterator[str]:
         If this is no run folder.
     """
     if not (path / CONFIG_FILE).is_file():
-        raise MissingInputError(f"{path} is not a run folder: it holds no {CONFIG_FILE}", agreed=True)
+        raise no_run_folder(path, CONFIG_FILE)
     config = load_config(path / CONFIG_FILE)
     facts = _environment(path)
     records = list(read_metrics(path))

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distnewton.errors import DataError, MissingInputError
+from distnewton.errors import DataError
 from distnewton.parallel.failures import ERRORS_FOLDER, read_first
 from distnewton.parallel.hangs import describe_hang, ranges, read_hangs, where
-from distnewton.training.run_folder import END_FILE, METRICS_FILE, hosts_of, read_metrics
+from distnewton.training.run_folder import END_FILE, METRICS_FILE, hosts_of, no_run_folder, read_metrics
 
 _LINES = 12
 
@@ -37,7 +37,7 @@ def explain_failure(path: Path) -> Iterator[str]:
     """
     errors = path / ERRORS_FOLDER
     if not (path / METRICS_FILE).is_file() and not errors.is_dir():
-        raise MissingInputError(f"{path} is not a run folder: it holds no {METRICS_FILE}", agreed=True)
+        raise no_run_folder(path, METRICS_FILE)
     try:
         first = read_first(path)
         yield from _cause(path, first)

@@ -412,6 +412,25 @@ def write_end(path: Path, exit_code: int) -> None:
         raise WriteError(f"cannot write {path / END_FILE}: {error.strerror or error}") from None
 
 
+def no_run_folder(path: Path, missing: str, *, agreed: bool = True) -> MissingInputError:
+    """The error for a folder that is none of a run.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    missing : str
+        The file that it ought to hold.
+    agreed : bool
+        Whether all ranks raise it.
+
+    Returns
+    -------
+    MissingInputError
+    """
+    return MissingInputError(f"{path} is not a run folder: it holds no {missing}", agreed=agreed)
+
+
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """Records of a run, as written.
 
@@ -434,7 +453,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     """
     file = path / METRICS_FILE
     if not file.is_file():
-        raise MissingInputError(f"{path} is not a run folder: it holds no {METRICS_FILE}")
+        raise no_run_folder(path, METRICS_FILE, agreed=False)
     with file.open(encoding="utf-8") as lines:
         for number, line in enumerate(lines, 1):
             try:
