@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distnewton.config import Config, apply_settings, load_config, make_config, read_settings, to_toml
+from distnewton.config import Config, DataConfig, apply_settings, load_config, make_config, read_settings, to_toml
 from distnewton.errors import (
     STOPPED_EARLY,
     ConfigError,
@@ -30,6 +30,7 @@ from distnewton.parallel.launch import guard, world_communicator
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from distnewton.data.columns import LabelsWanted
     from distnewton.data.description import DataSource
     from distnewton.reporting.comparison import Comparison
     from distnewton.reporting.progress import Progress
@@ -237,7 +238,10 @@ def evaluate(options: argparse.Namespace) -> int:
     """Print the metrics of a model on data."""
     comm = world_communicator()
     model, opener = _load(comm, options)
-    metrics = model.evaluate(opener)
+    found = model.outputs(opener)
+    for note in found[-1].notes:
+        _warn(comm, note)
+    metrics = model.metrics(*found)
     unseen = metrics.pop("unseen_labels")
     if unseen:
         _warn(comm, f"labels the model does not know count as wrong: {_counts(unseen)}")
@@ -251,7 +255,10 @@ def predict(options: argparse.Namespace) -> int:
     """Write the predicted labels, a line a sample, in input order."""
     comm = world_communicator()
     model, opener = _load(comm, options)
-    labels = model.predict(opener)
+    outputs, _, description = model.outputs(opener)
+    for note in description.notes:
+        _warn(comm, note)
+    labels = model.architecture.task.labels(outputs)
     with comm.agreeing():
         if comm.rank == 0:
             text = "".join(f"{label}\n" for label in labels)
@@ -448,8 +455,8 @@ def _load(comm: Communicator, options: argparse.Namespace) -> tuple[Any, Callabl
     from threadpoolctl import threadpool_limits
 
     from distnewton.data.same_files import check_same_file
-    from distnewton.data.sources import open_data
     from distnewton.parallel.threads import threads_per_rank
+    from distnewton.training.held_out import opener
     from distnewton.training.model import load_model
 
     threadpool_limits(threads_per_rank(comm), user_api="blas")
@@ -467,19 +474,9 @@ def _load(comm: Communicator, options: argparse.Namespace) -> tuple[Any, Callabl
     settings, directory = comm.broadcast_json([data.model_dump(), directory])
     check_same_file(comm, options.data, directory)
 
-    def opener() -> DataSource:
-        return open_data(
-            options.data,
-            data_dir=directory,
-            format=settings["format"],
-            label_column=settings["label_column"],
-            n_features=model.grid.partition.n_features,
-            zero_based=settings["zero_based"],
-            sort_indices=settings["sort_indices"],
-            ignore_extra_features=True,
-        )
-
-    return model, opener
+    read = DataConfig.model_validate({**settings, "directory": directory or ""})
+    wanted: LabelsWanted = "none" if options.command == "predict" else "required"
+    return model, opener(read, None, options.data, model.grid.partition.n_features, model.names, wanted)
 
 
 def _write(path: Path, text: str) -> None:

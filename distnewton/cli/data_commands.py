@@ -35,6 +35,9 @@ def add_convert(commands: Any) -> None:
     convert.add_argument("--data-dir", metavar="DIR", help=f"folder of a relative SOURCE (default: {DATA_VARIABLE})")
     convert.add_argument("--format", default="auto", help="format of the source (default: by its content)")
     convert.add_argument("--label-column", metavar="COLUMN", help="label column, by number from 0 or by name")
+    convert.add_argument(
+        "--ignore-columns", metavar="LIST", default="", help="columns that are left out, as id,name; by number or name"
+    )
     convert.add_argument("--n-features", type=int, metavar="N", help="features, if more than the file shows")
     convert.add_argument("--zero-based", action="store_true", help="LIBSVM: indices start at 0")
     convert.add_argument(
@@ -67,6 +70,7 @@ def convert(options: argparse.Namespace) -> int:
         data_dir=directory,
         format=options.format,
         label_column=options.label_column,
+        ignore_columns=[column.strip() for column in options.ignore_columns.split(",") if column.strip()],
         n_features=options.n_features,
         zero_based=options.zero_based,
     )

@@ -101,17 +101,21 @@ def _predict(comm: Communicator, options: argparse.Namespace, data: Any) -> None
     if options.b:
         _check_probabilities(model, options.model_file)
     check_same_file(comm, options.test_file, data.directory or None)
-    outputs, source, description = model.outputs(opener(data, None, options.test_file, model.grid.partition.n_features))
+    n_features = model.grid.partition.n_features
+    outputs, source, description = model.outputs(
+        opener(data, None, options.test_file, n_features, model.names, "if_there")
+    )
     targets: Array = np.zeros(0)
     with comm.agreeing():
-        targets = task.targets(description, source)
+        if description.labelled:
+            targets = task.targets(description, source)
     with comm.agreeing():
         if comm.rank == 0:
             lines = task.labels(outputs)
             if options.b:
                 lines = _with_probabilities(model, outputs, lines)
             write_text(Path(options.output_file), "".join(f"{line}\n" for line in lines))
-    if not options.q:
+    if description.labelled and not options.q:
         for line in _verdict(task, outputs, targets):
             _say(comm, line)
     model.grid.free()

@@ -33,6 +33,14 @@ def _commas_to_numbers(value: object) -> object:
     return [float(number) if type(number) is int else number for number in value] if isinstance(value, list) else value
 
 
+def _commas_to_list(value: object) -> object:
+    """Read ``id,name`` as a list, as a command line has it."""
+    if not isinstance(value, str | int):
+        return value
+    parts = [part.strip() for part in str(value).split(",") if part.strip()]
+    return [int(part) if re.fullmatch(r"-?\d+", part) else part for part in parts]
+
+
 def _kind_of_layers(value: object) -> str:
     """Whether a list of layers holds tables or widths."""
     tables = isinstance(value, list) and any(isinstance(layer, dict | LayerTable) for layer in value)
@@ -70,7 +78,12 @@ class DataConfig(Section):
     format: FormatName = Field("auto", description="file format; auto looks at the content")
     task: TaskName = Field("auto", description="classification, binary or regression; auto follows the loss")
     scale: ScaleName = Field("none", description="scaling, fitted on the training data and stored in the model")
-    label_column: int | str | None = Field(None, description="CSV: label column, by index (from 0, or from -1) or name")
+    label_column: int | str | None = Field(
+        None, description="CSV and Parquet: label column, by index (from 0, or from -1) or name"
+    )
+    ignore_columns: Annotated[list[int | str], BeforeValidator(_commas_to_list)] = Field(
+        [], description="CSV and Parquet: columns that are neither features nor labels, as id,name; by index or name"
+    )
     n_features: Annotated[int, Field(ge=1)] | None = Field(
         None, description="number of features, if not what the file shows"
     )

@@ -34,7 +34,7 @@ class ArraySource:
     format : str
         ``npy``, ``npz``, ``idx`` or ``hdf5``.
     labels : StoredArray or Hdf5Array or None
-        Labels; None where they are a column of the features' array.
+        Labels; None where they are a column of the features' array, or there are none.
     label_column : int or None
         That column.
     n_features : int or None
@@ -82,11 +82,6 @@ class ArraySource:
             raise DataError(
                 f"{self.name}: has {len(columns)} features, expected {wanted}; check that it belongs to "
                 "the same data"
-                + (
-                    ""
-                    if wanted > len(columns)
-                    else ", or use ignore_extra_features to leave the last ones out"
-                )
             )
         self._n_dropped = len(columns) - wanted
         return columns[:wanted]
@@ -126,8 +121,13 @@ class ArraySource:
             )
         return Description(
             self.name, self.format, n_samples, len(self._columns), n_nonzeros, False, self._read_labels(),
-            self._n_dropped * n_samples, notes, self._image_shape(),
+            self._n_dropped * n_samples, notes, self._image_shape(), labelled=self._labelled,
         )  # fmt: skip
+
+    @property
+    def _labelled(self) -> bool:
+        """Whether there are labels."""
+        return self.labels is not None or self.label_column is not None
 
     def _image_shape(self) -> tuple[int, int, int] | None:
         """Return (channels, height, width) of an array with 3 or 4 axes, channels first, none of it left out."""
@@ -138,6 +138,8 @@ class ArraySource:
 
     def _read_labels(self) -> Labels:
         """Return labels as float64 or str; of several columns only if they are targets."""
+        if not self._labelled:
+            return np.full(self.array.shape[0], np.nan)
         if self.labels is None:
             column = np.array([(self.label_column or 0) % self.array.table_shape[1]])
             return self.array.read_columns(column, np.float64)[:, 0]
@@ -190,9 +192,9 @@ class ArraySource:
 
 
 def array_parts(
-    path: Path, found: str, labels_path: Path | None, label_column: int | None
-) -> tuple[StoredArray, StoredArray | None, int | None]:
-    """Features, labels, and the column of the labels where they are in the features' array.
+    path: Path, found: str, labels_path: Path | None, label_column: int | None, *, needed: bool = True
+) -> tuple[StoredArray, str, StoredArray | None, int | None]:
+    """Features, format, labels, and the column of the labels where they are in the features' array.
 
     Parameters
     ----------
@@ -204,10 +206,13 @@ def array_parts(
         File with the labels, where it is given.
     label_column : int or None
         Column with the labels; npy and npz only.
+    needed : bool
+        Whether there must be labels.
 
     Returns
     -------
     features : StoredArray
+    found : str
     labels : StoredArray or None
     label_column : int or None
 
@@ -219,22 +224,25 @@ def array_parts(
     if found == "npz":
         arrays = open_npz(path)
         names = {"x": "X", "y": "y"} | {name.lower(): name for name in sorted(arrays, reverse=True)}
-        wanted = ["x"] if label_column is not None else ["x", "y"]
+        alone = label_column is not None or not (needed or names["y"] in arrays)
+        wanted = ["x"] if alone else ["x", "y"]
         if any(names[key] not in arrays for key in wanted):
             advice = "" if arrays else "; images are read from folders and tar archives, not from zip"
             raise DataError(f"{path}: expected arrays X and y, got {', '.join(sorted(arrays)) or 'none'}{advice}")
-        return arrays[names["x"]], None if label_column is not None else arrays[names["y"]], label_column
+        return arrays[names["x"]], found, None if alone else arrays[names["y"]], label_column
     features = open_npy(path) if found == "npy" else open_idx(path)
     if label_column is not None and found == "npy":
-        return features, None, label_column
-    labels_path = labels_path or _label_file(path, found)
+        return features, found, None, label_column
+    labels_path = labels_path or _label_file(path, found, needed)
+    if labels_path is None:
+        return features, found, None, None
     labels_format = content_format(labels_path)
     if labels_format not in ("npy", "idx"):
         raise DataError(f"{labels_path}: labels of {path} must be an npy or IDX file, got {labels_format}")
-    return features, open_npy(labels_path) if labels_format == "npy" else open_idx(labels_path), None
+    return features, found, open_npy(labels_path) if labels_format == "npy" else open_idx(labels_path), None
 
 
-def _label_file(path: Path, found: str) -> Path:
+def _label_file(path: Path, found: str, needed: bool) -> Path | None:
     """Return the file with the labels by the usual names."""
     stem, dot, suffix = path.name.partition(".npy") if found == "npy" else (path.name, "", "")
     if found == "idx":
@@ -248,6 +256,8 @@ def _label_file(path: Path, found: str) -> Path:
     for name in names:
         if (path.parent / name).is_file():
             return path.parent / name
+    if not needed:
+        return None
     looked = f"looked for {', '.join(names)} beside it" if names else "its name holds no images-idx3"
     column = "" if found == "idx" else ", or label_column if they are a column of this array"
     raise DataError(f"{path}: no file with its labels: {looked}; give both as 'features,labels'{column}")

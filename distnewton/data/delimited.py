@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from distnewton.data.chosen import Chosen, ChosenRows
+from distnewton.data.columns import Wanted, names_of, select_columns
 from distnewton.data.description import Description
 from distnewton.data.fields import (
     DELIMITER,
@@ -59,33 +60,22 @@ class DelimitedSource:
         An existing file, plain or compressed.
     layout : Layout
         How its lines are divided.
-    n_features : int or None
-        Number of features asked for.
-    ignore_extra : bool
-        Whether features beyond that are left out instead of refused.
+    wanted : Wanted
+        Which columns are asked for.
     """
 
     path: Path
     layout: Layout
-    n_features: int | None = None
-    ignore_extra: bool = False
+    wanted: Wanted = field(default_factory=Wanted)
     _text_labels: bool = field(default=False, init=False, repr=False)
 
     def __post_init__(self) -> None:
-        found = self.layout.n_columns - 1
-        wanted = self.n_features if self.n_features is not None else found
-        if wanted > found or (wanted < found and not self.ignore_extra):
-            raise DataError(
-                f"{self.path}:1: has {found} feature columns, expected {wanted}; check that it belongs to "
-                "the same data"
-                + (
-                    "; a table to predict has a label column, too, whatever it holds"
-                    if wanted > found
-                    else ", or use ignore_extra_features to leave the last ones out"
-                )
-            )
-        self.n_kept = wanted
-        self._classes = byte_classes(self.layout.delimiter)
+        layout = self.layout
+        self._selection = select_columns(self.path, layout.names, layout.has_header, self.wanted)
+        label = self._selection.label
+        self._features = list(self._selection.features)
+        self._used = sorted([*self._features, *([] if label is None else [label])])
+        self._classes = byte_classes(layout.delimiter)
 
     @property
     def name(self) -> str:
@@ -124,28 +114,25 @@ class DelimitedSource:
         for block_labels, features in self._blocks():
             labels.append(block_labels)
             n_samples += len(features)
-            n_nonzeros += int(np.count_nonzero(features[:, : self.n_kept]))
-            take(features[:, : self.n_kept])
+            n_nonzeros += int(np.count_nonzero(features))
+            take(features)
         if not n_samples:
             raise DataError(f"{self.path}: no samples (only a header or comments)")
-        n_dropped = self.layout.n_columns - 1 - self.n_kept
         notes = []
         if read_head(self.path).startswith(BYTE_ORDER_MARK):
             notes.append("a byte-order mark at the beginning was skipped")
-        if n_dropped:
-            notes.append(
-                f"the last {n_dropped} feature columns, beyond the {self.n_kept} expected, were ignored"
-            )
         return Description(
             self.name,
             "csv",
             n_samples,
-            self.n_kept,
+            len(self._features),
             n_nonzeros,
             False,
             join_labels(labels),
-            n_dropped * n_samples,
-            notes,
+            self._selection.n_extra * n_samples,
+            notes + self._selection.notes,
+            labelled=self._selection.label is not None,
+            names=names_of(self.layout.names, self._selection) if self.layout.has_header else None,
         )
 
     def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> NDArray[Any]:
@@ -164,8 +151,8 @@ class DelimitedSource:
         -------
         ndarray of shape (n_samples, stop - start)
         """
-        if not 0 <= start <= stop <= self.n_kept:
-            raise ValueError(f"features {start} to {stop} asked for, {self.name} has {self.n_kept}")
+        if not 0 <= start <= stop <= len(self._features):
+            raise ValueError(f"features {start} to {stop} asked for, {self.name} has {len(self._features)}")
         wanted, n_samples, pieces = ChosenRows(rows), 0, []
         for _, features in self._blocks():
             _, chosen = wanted.of(n_samples, len(features))
@@ -196,7 +183,7 @@ class DelimitedSource:
         return f"{self.name}: sample {i_sample + 1}"
 
     def _blocks(self) -> Iterator[tuple[Labels, NDArray[np.float64]]]:
-        """Yield labels and features, (n_lines, n_columns - 1), of block after block."""
+        """Yield labels and features, (n_lines, n_features), of block after block."""
         first_line, skip_header = 1, self.layout.has_header
         for block in line_blocks(self.path):
             n_lines = count_lines(block)
@@ -209,11 +196,18 @@ class DelimitedSource:
 
     def _fast_rows(self, block: bytes) -> tuple[Labels, NDArray[np.float64]] | None:
         """Return labels and features of lines of numbers; None where lines must be looked at one by one."""
-        delimiter, i_label, n_columns = self.layout.delimiter, self.layout.i_label, self.layout.n_columns
+        delimiter, label = self.layout.delimiter, self._selection.label
         if delimiter == BLANK_RUN:
             block = b"\n".join([b" ".join(line.split()) for line in block.split(b"\n")])
         elif b"\r" in block:
             block = block.replace(b"\r\n", b"\n")
+        used = self._used
+        n_columns, i_label = len(used), 0 if label is None else used.index(label)
+        if n_columns < self.layout.n_columns:
+            reduced = self._without_others(block)
+            if reduced is None:
+                return None
+            block = reduced
         texts: list[bytes] = []
         if self._text_labels:
             if b'"' in block or b"#" in block or i_label not in (0, n_columns - 1):
@@ -238,10 +232,20 @@ class DelimitedSource:
         ):  # fmt: skip
             return None
         table = values.reshape(-1, n_columns)
-        features = np.delete(table, i_label, axis=1)
+        features = np.take(table, [used.index(i) for i in self._features], axis=1)
         if not texts:
-            return table[:, i_label].copy(), features
+            return np.full(len(table), np.nan) if label is None else table[:, i_label].copy(), features
         return (_label_array(texts), features) if all(map(_is_label, set(texts))) else None
+
+    def _without_others(self, block: bytes) -> bytes | None:
+        """Return lines with the used columns only; None where a line must be looked at by itself."""
+        if b'"' in block or b"#" in block:
+            return None
+        delimiter, used, n_columns = self.layout.delimiter, self._used, self.layout.n_columns
+        rows = [line.split(delimiter) for line in block.split(b"\n") if line.strip()]
+        if any(len(row) != n_columns for row in rows):
+            return None
+        return b"".join([delimiter.join([row[i] for i in used]) + b"\n" for row in rows])
 
     def _slow_rows(self, block: bytes, first_line: int) -> tuple[Labels, NDArray[np.float64]]:
         """Return labels and features line by line, with a precise message for what is wrong."""
@@ -249,27 +253,26 @@ class DelimitedSource:
         for i_line, line in enumerate(block.split(b"\n"), first_line):
             if has_sample(line):
                 label, row = self._row(line, f"{self.name}:{i_line}")
-                labels.append(label)
+                labels += [] if label is None else [label]
                 rows.append(row)
-        found = _label_array(labels)
+        found = np.full(len(rows), np.nan) if self._selection.label is None else _label_array(labels)
         self._text_labels |= found.dtype.kind == "U"
-        return found, np.array(rows, dtype=np.float64).reshape(len(rows), self.layout.n_columns - 1)
+        return found, np.array(rows, dtype=np.float64).reshape(len(rows), len(self._features))
 
-    def _row(self, line: bytes, where: str) -> tuple[bytes, list[float]]:
-        """Return label and features of a line."""
+    def _row(self, line: bytes, where: str) -> tuple[bytes | None, list[float]]:
+        """Return label, where one is wanted, and features of a line."""
         layout = self.layout
         parts = split_line(line, layout.delimiter, where)
         if len(parts) != layout.n_columns:
             raise DataError(
                 f"{where}: expected {layout.n_columns} columns as in the first line, got {len(parts)}"
             )
-        label = parts.pop(layout.i_label)
-        if label.lower() in MISSING:
+        label = None if self._selection.label is None else parts[self._selection.label]
+        if label is not None and label.lower() in MISSING:
             raise DataError(f"{where}: label {show(label)} is missing; remove this sample or give it a label")
-        if not _is_label(label):
+        if label is not None and not _is_label(label):
             raise DataError(f"{where}: label {show(label)} is not UTF-8 text; save the file as UTF-8")
-        names = layout.names[: layout.i_label] + layout.names[layout.i_label + 1 :]
-        return label, [_value(part, f"{where}: {name}") for part, name in zip(parts, names, strict=True)]
+        return label, [_value(parts[i], f"{where}: {layout.names[i]}") for i in self._features]
 
 
 def _is_label(text: bytes) -> bool:
@@ -287,12 +290,15 @@ def _value(part: bytes, where: str) -> float:
     if value is not None:
         return value
     if part.lower() in MISSING:
-        raise DataError(f"{where}: value {show(part)} is missing; fill it in or remove this sample")
+        raise DataError(
+            f"{where}: value {show(part)} is missing; fill it in, remove this sample, or leave the column out "
+            "(data.ignore_columns)"
+        )
     if _DECIMAL_COMMA.fullmatch(part):
         raise DataError(f"{where}: {show(part)} has a decimal comma; write decimals with a point")
     raise DataError(
-        f"{where}: {show(part)} is not a finite decimal number; write categories as numbers, or choose "
-        "another label column with label_column"
+        f"{where}: {show(part)} is not a finite decimal number; write categories as numbers, leave the column out "
+        "(data.ignore_columns), or choose another label column (data.label_column)"
     )
 
 

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from scipy import sparse
 
     from distnewton.data.chosen import Chosen
+    from distnewton.data.columns import ColumnNames
 
     Features: TypeAlias = NDArray[Any] | sparse.csr_array
     Labels: TypeAlias = NDArray[np.float64] | NDArray[np.str_]
@@ -46,6 +47,10 @@ class Description:
         row, column), ``n_features`` in number. None for tables, and where columns are left out.
     weights : ndarray of float64 of shape (n_samples,) or None
         How much each sample counts, not negative and some of them positive; None: all alike.
+    labelled : bool
+        Whether there are labels; else `labels` is full of NaN.
+    names : ColumnNames or None
+        Of the columns, where the data have any.
     """
 
     name: str
@@ -59,6 +64,8 @@ class Description:
     notes: list[str] = field(default_factory=list)
     image_shape: tuple[int, int, int] | None = None
     weights: NDArray[np.float64] | None = None
+    labelled: bool = True
+    names: ColumnNames | None = None
 
 
 class DataSource(Protocol):

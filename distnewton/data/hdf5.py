@@ -115,7 +115,9 @@ class Hdf5Array:
             raise DataError(f"{self.name}: cannot be read ({error}); copy or download the file again") from None
 
 
-def open_hdf5(path: Path, keys: str, *, with_labels: bool) -> tuple[Hdf5Array, Hdf5Array | None]:
+def open_hdf5(
+    path: Path, keys: str, *, with_labels: bool, needed: bool = True
+) -> tuple[Hdf5Array, Hdf5Array | None]:
     """Features and labels of an HDF5 file.
 
     Parameters
@@ -126,6 +128,8 @@ def open_hdf5(path: Path, keys: str, *, with_labels: bool) -> tuple[Hdf5Array, H
         ``FEATURES`` or ``FEATURES,LABELS``, paths of data sets in the file; empty: ``X`` and ``y``, in any case.
     with_labels : bool
         Whether labels are a data set of their own, and not a column of the features.
+    needed : bool
+        Whether that must be there, where the keys do not name it.
 
     Returns
     -------
@@ -144,11 +148,14 @@ def open_hdf5(path: Path, keys: str, *, with_labels: bool) -> tuple[Hdf5Array, H
     wanted = [key.strip() for key in keys.split(",")] if keys else ["X", "y"]
     if len(wanted) > 2 or not all(wanted):
         raise ConfigError(f"{path}: data sets are given as FILE:FEATURES,LABELS, got {keys!r}")
+    named = len(keys.split(",")) == 2
     if len(wanted) == 1:
         wanted.append("y")
     with _open(path) as file:
         features = _array(path, file, wanted[0])
-        return features, _array(path, file, wanted[1]) if with_labels else None
+        if not with_labels or not (needed or named or _names(file, wanted[1])):
+            return features, None
+        return features, _array(path, file, wanted[1])
 
 
 @contextmanager
@@ -172,15 +179,28 @@ def _open(path: Path) -> Iterator[Any]:
         file.close()
 
 
-def _array(path: Path, file: Any, key: str) -> Hdf5Array:
-    """The data set of a name; the case of its letters counts only where two differ by nothing else."""
+def _all_names(file: Any) -> list[str]:
+    """Paths of all data sets."""
     import h5py
 
     found: list[str] = []
     file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
-    same = [name for name in found if name == key] or [name for name in found if name.lower() == key.lower()]
+    return found
+
+
+def _names(file: Any, key: str) -> list[str]:
+    """Paths of the data sets that a key may mean."""
+    found = _all_names(file)
+    return [name for name in found if name == key] or [name for name in found if name.lower() == key.lower()]
+
+
+def _array(path: Path, file: Any, key: str) -> Hdf5Array:
+    """The data set of a name; the case of its letters counts only where two differ by nothing else."""
+    import h5py
+
+    same = _names(file, key)
     if not same:
-        known = ", ".join(found[:20]) or "none"
+        known = ", ".join(_all_names(file)[:20]) or "none"
         raise DataError(f"{path}: holds no data set {key!r}, its data sets are {known}; give FILE:FEATURES,LABELS")
     stored = file[same[0]]
     if not stored.shape:

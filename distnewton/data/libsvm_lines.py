@@ -115,7 +115,10 @@ def parse_label(token: bytes) -> float | str:
     if NUMBER.fullmatch(token) or _NOT_FINITE.fullmatch(token):
         raise ValueError(f"label {show(token)} is not a finite number; remove this sample or give it a label")
     if b":" in token:
-        raise ValueError(f"label missing: the line begins with {show(token)}; {_EXPECTED}")
+        raise ValueError(
+            f"label missing: the line begins with {show(token)}; {_EXPECTED}, with any number as label where it is not "
+            "known"
+        )
     if b"," in token:
         raise ValueError(
             f"label {show(token)}: multi-label data is not supported; give every sample one label"

@@ -11,9 +11,9 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from distnewton.data.chosen import Chosen, ChosenRows
+from distnewton.data.columns import Wanted, names_of, select_columns
 from distnewton.data.description import Description
 from distnewton.data.labels import join_labels
-from distnewton.data.layout import label_index
 from distnewton.data.streams import is_compressed
 from distnewton.errors import DataError, MissingExtraError, MissingInputError
 
@@ -31,19 +31,12 @@ class ParquetSource:
     ----------
     path : Path
         An existing file.
-    label_column : int, str or None
-        Column with the labels, by number from 0 (negative: from the end) or by name; None takes the one named
-        ``label``, ``target``, ``class`` or ``y``, and the last one where none is.
-    n_features : int or None
-        Number of features asked for.
-    ignore_extra : bool
-        Whether features beyond that are left out instead of refused.
+    wanted : Wanted
+        Which columns are asked for.
     """
 
     path: Path
-    label_column: int | str | None = None
-    n_features: int | None = None
-    ignore_extra: bool = False
+    wanted: Wanted = field(default_factory=Wanted)
     _names: list[str] = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
@@ -53,26 +46,21 @@ class ParquetSource:
         schema = file.schema_arrow
         self._n_samples = file.metadata.num_rows
         names = list(schema.names)
-        if len(names) < 2 or len(set(names)) < len(names):
-            raise DataError(f"{self.path}: expected a label and features, of different names, got columns {names[:20]}")
-        i_label = label_index(self.path, names, True, self.label_column)
-        self._label = names.pop(i_label)
-        for name in names:
+        if len(set(names)) < len(names):
+            raise DataError(f"{self.path}: expected columns of different names, got {names[:20]}")
+        self._selection = select_columns(self.path, names, True, self.wanted)
+        self._all, label = names, self._selection.label
+        self._label = None if label is None else names[label]
+        self._names = [names[i] for i in self._selection.features]
+        for name in self._names:
             kind = schema.field(name).type
             if not _is_number(kind):
                 raise DataError(
-                    f"{self.path}: column {name} is of type {kind}, no numbers; write categories as numbers, or choose "
-                    "another label column with label_column"
+                    f"{self.path}: column {name} is of type {kind}, no numbers; write categories as numbers, leave the "
+                    "column out (data.ignore_columns), or choose another label column (data.label_column)"
                 )
-        wanted = len(names) if self.n_features is None else self.n_features
-        if wanted > len(names) or (wanted < len(names) and not self.ignore_extra):
-            raise DataError(
-                f"{self.path}: has {len(names)} feature columns, expected {wanted}; check that it belongs to the same "
-                "data" + ("" if wanted > len(names) else ", or use ignore_extra_features to leave the last ones out")
-            )
         if not self._n_samples:
             raise DataError(f"{self.path}: no samples (the table has no row)")
-        self._n_dropped, self._names = len(names) - wanted, names[:wanted]
 
     @property
     def name(self) -> str:
@@ -93,7 +81,7 @@ class ParquetSource:
         """
         labels: list[Labels] = []
         n_nonzeros = 0
-        for row, columns in self._batches([*self._names, self._label]):
+        for row, columns in self._batches([*self._names, *([] if self._label is None else [self._label])]):
             for name in self._names:
                 values = self._numbers(columns[name], name, row)
                 wrong = np.flatnonzero(~np.isfinite(values))
@@ -103,14 +91,13 @@ class ParquetSource:
                         "number; repair the value or remove the sample"
                     )
                 n_nonzeros += int(np.count_nonzero(values))
-            labels.append(self._labels(columns[self._label], row))
-        notes = []
-        if self._n_dropped:
-            kept = len(self._names)
-            notes.append(f"the last {self._n_dropped} feature columns, beyond the {kept} expected, were ignored")
+            if self._label is not None:
+                labels.append(self._labels(columns[self._label], self._label, row))
         return Description(
-            self.name, "parquet", self._n_samples, len(self._names), n_nonzeros, False, join_labels(labels),
-            self._n_dropped * self._n_samples, notes,
+            self.name, "parquet", self._n_samples, len(self._names), n_nonzeros, False,
+            np.full(self._n_samples, np.nan) if self._label is None else join_labels(labels),
+            self._selection.n_extra * self._n_samples, list(self._selection.notes),
+            labelled=self._label is not None, names=names_of(self._all, self._selection),
         )  # fmt: skip
 
     def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> NDArray[Any]:
@@ -195,20 +182,20 @@ class ParquetSource:
         values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
         return values.astype(np.float64) if values.dtype.kind != "f" or values.dtype.itemsize < 4 else values
 
-    def _labels(self, column: Any, row: int) -> Labels:
+    def _labels(self, column: Any, name: str, row: int) -> Labels:
         """Labels of a batch as float64 or text."""
         import pyarrow as pa
 
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
         if _is_number(column.type):
-            labels: Labels = self._numbers(column, self._label, row).astype(np.float64)
+            labels: Labels = self._numbers(column, name, row).astype(np.float64)
             wrong = np.flatnonzero(~np.isfinite(labels))
             if wrong.size:
                 raise DataError(f"{self.locate(row + int(wrong[0]))}: label is not a finite number")
             return labels
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
-            raise DataError(f"{self.path}: labels (column {self._label}) must be numbers or text, got {column.type}")
+            raise DataError(f"{self.path}: labels (column {name}) must be numbers or text, got {column.type}")
         if column.null_count:
             first = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
             raise DataError(f"{self.locate(row + first)}: label is missing; remove this sample or give it a label")

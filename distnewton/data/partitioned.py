@@ -11,6 +11,7 @@ import numpy as np
 
 from distnewton.backend import Array
 from distnewton.data.chosen import Chosen
+from distnewton.data.columns import ColumnNames
 from distnewton.data.description import DataSource, Description
 from distnewton.data.labels import LabelMapping, regression_targets
 from distnewton.data.scaling import (
@@ -66,8 +67,12 @@ def open_and_describe(comm: Communicator, open_source: Callable[[], DataSource])
     labels = comm.broadcast_array(None if description is None else description.labels)
     weighted = comm.broadcast_json(description is not None and description.weights is not None)
     weights = comm.broadcast_array(None if description is None else description.weights) if weighted else None
-    head = None if description is None else {**vars(description), "labels": None, "weights": None}
+    head = None
+    if description is not None:
+        names = None if description.names is None else description.names.to_json()
+        head = {**vars(description), "labels": None, "weights": None, "names": names}
     found = Description(**{**comm.broadcast_json(head), "labels": labels, "weights": weights})
+    found.names = ColumnNames.from_json(found.names)
     if found.image_shape is not None:  # JSON has lists alone
         channels, height, width = found.image_shape
         found.image_shape = (channels, height, width)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from distnewton.data.array_source import ArraySource, array_parts
 from distnewton.data.bundled import BUNDLED, BundledSource, split_name
+from distnewton.data.columns import ColumnNames, LabelsWanted, Wanted
 from distnewton.data.delimited import DelimitedSource
 from distnewton.data.description import DataSource, Description
-from distnewton.data.hdf5 import open_hdf5
+from distnewton.data.hdf5 import Hdf5Array, open_hdf5
 from distnewton.data.images import ImageSource
 from distnewton.data.layout import find_layout
 from distnewton.data.libsvm import LibsvmSource
@@ -16,6 +19,7 @@ from distnewton.data.libsvm_lines import MAX_INDEX, Rules
 from distnewton.data.parquet import ParquetSource
 from distnewton.data.sniff import FORMATS, content_format
 from distnewton.data.store import StoreSource
+from distnewton.data.stored_arrays import StoredArray
 from distnewton.data.streams import find_file
 from distnewton.errors import ConfigError
 
@@ -28,10 +32,13 @@ def open_data(
     data_dir: str | Path | None = None,
     format: str = "auto",
     label_column: int | str | None = None,
+    ignore_columns: Sequence[int | str] = (),
+    names: ColumnNames | None = None,
+    labels: LabelsWanted = "required",
     header: bool | str = "auto",
     n_features: int | None = None,
     zero_based: bool = False,
-    ignore_extra_features: bool = False,
+    ignore_extra_features: bool | Literal["numbered"] = False,
     sort_indices: bool = False,
 ) -> DataSource:
     """Open a data set; only the beginning of its file is read.
@@ -57,6 +64,15 @@ def open_data(
     label_column : int or str, optional
         csv and parquet: column of the labels, by number from 0 (negative: from the end) or by name; by default the
         one named label, target, class or y, else the last. npy, npz and hdf5: column of the array, by number.
+    ignore_columns : sequence of (int or str)
+        csv and parquet: columns that are neither features nor labels, likewise.
+    names : ColumnNames, optional
+        csv and parquet: names by which columns are taken where the file names its columns, in the order of the
+        features; others are left out. Files without names are taken by place.
+    labels : {"required", "if_there", "none"}
+        Whether there must be labels, may be, or are not read even where they are there; LIBSVM text, images, stores and
+        bundled sets have some in any case. Without names a table or array that has exactly `n_features` columns, and
+        no labels beside it, has none.
     header : bool or "auto"
         csv: whether the first line names the columns; ``auto``: it does when none of its fields is a number.
     n_features : int, optional
@@ -64,8 +80,9 @@ def open_data(
         many.
     zero_based : bool
         LIBSVM: whether indices count from 0.
-    ignore_extra_features : bool
+    ignore_extra_features : bool or "numbered"
         Leave out features beyond `n_features` and count them, instead of refusing them; not those of image files.
+        ``numbered``: only those of LIBSVM text and stores, which say themselves which feature a value belongs to.
     sort_indices : bool
         LIBSVM: put the indices of a row in order instead of refusing it; slow.
 
@@ -86,9 +103,11 @@ def open_data(
         raise ConfigError(f"header must be true, false or auto, got {header!r}")
     if n_features is not None and n_features < 1:
         raise ConfigError(f"n_features must be at least 1, got {n_features}")
+    lenient, ignore_extra = bool(ignore_extra_features), ignore_extra_features is True
+    wanted = Wanted(label_column, tuple(ignore_columns), names, n_features, ignore_extra, labels)
     bundled = split_name(str(name_or_path))
     if bundled:
-        return BundledSource(*bundled, n_features, ignore_extra_features)
+        return BundledSource(*bundled, n_features, ignore_extra)
     name, subfolder = _split_subfolder(str(name_or_path), data_dir)
     path, labels_path = _find_files(name, data_dir, folders=format in ("auto", "images", "store"))
     found = content_format(path, format)
@@ -98,27 +117,38 @@ def open_data(
         return ImageSource(path, subfolder, n_features)
     if found == "hdf5":
         column = _column_number(label_column)
-        features, labels = open_hdf5(path, subfolder, with_labels=column is None)
-        return ArraySource(features, found, labels, column, n_features, ignore_extra_features)
+        features, stored = open_hdf5(path, subfolder, with_labels=column is None, needed=labels == "required")
+        return _array_source(features, found, stored, column, wanted)
     if subfolder:
         raise ConfigError(f"{path}: is {found}; only a folder or archive of images has folders such as :{subfolder}")
     if found == "store":
         if labels_path is not None or label_column is not None:
             raise ConfigError(f"{path}: labels of a store are in it; give label_column to distnewton convert")
-        return StoreSource(path, n_features, ignore_extra_features)
+        return StoreSource(path, n_features, lenient)
     if found == "parquet":
-        return ParquetSource(path, label_column, n_features, ignore_extra_features)
+        return ParquetSource(path, wanted)
     if found == "libsvm":
         limit = None if n_features is None else min(n_features, MAX_INDEX)
         return LibsvmSource(
-            path, Rules(str(path), int(not zero_based), limit, ignore_extra_features, sort_indices)
+            path, Rules(str(path), int(not zero_based), limit, lenient, sort_indices)
         )
     if found == "csv":
-        return DelimitedSource(
-            path, find_layout(path, header, label_column), n_features, ignore_extra_features
-        )
-    array, array_labels, column = array_parts(path, found, labels_path, _column_number(label_column))
-    return ArraySource(array, found, array_labels, column, n_features, ignore_extra_features)
+        return DelimitedSource(path, find_layout(path, header), wanted)
+    column = _column_number(label_column)
+    return _array_source(*array_parts(path, found, labels_path, column, needed=labels == "required"), wanted)
+
+
+def _array_source(
+    array: StoredArray | Hdf5Array,
+    found: str,
+    labels: StoredArray | Hdf5Array | None,
+    column: int | None,
+    wanted: Wanted,
+) -> ArraySource:
+    """Return an array as a source; a column of labels is not there where all columns are features."""
+    if wanted.labels != "required" and labels is None and array.table_shape[1] == wanted.n_features:
+        column = None
+    return ArraySource(array, found, labels, column, wanted.n_features, wanted.ignore_extra)
 
 
 def source_files(name_or_path: str | Path, data_dir: str | Path | None = None) -> list[Path]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from distnewton.backend import Array
 from distnewton.config import DataConfig
+from distnewton.data.columns import ColumnNames, LabelsWanted, check_names
 from distnewton.data.description import DataSource, Description
 from distnewton.data.partitioned import open_and_describe
 from distnewton.data.sources import open_data
@@ -20,7 +21,12 @@ from distnewton.training.model import Model, network_outputs
 
 
 def opener(
-    data: DataConfig, given: DataSource | None, name: str, n_features: int | None = None
+    data: DataConfig,
+    given: DataSource | None,
+    name: str,
+    n_features: int | None = None,
+    names: ColumnNames | None = None,
+    labels: LabelsWanted = "required",
 ) -> Callable[[], DataSource]:
     """How a data set is opened.
 
@@ -33,7 +39,11 @@ def opener(
     name : str
         Else the file, or the name of a bundled set.
     n_features : int or None
-        Of the training data, which other data take over: what they have beyond them is left out.
+        Of the training data, which other data take over: what LIBSVM text has beyond them is left out.
+    names : ColumnNames or None
+        Of the columns of the training data, by which those of other tables are taken.
+    labels : {"required", "if_there", "none"}
+        Whether there must be labels, may be, or are not read.
 
     Returns
     -------
@@ -46,9 +56,12 @@ def opener(
         data_dir=data.directory or None,
         format=data.format,
         label_column=data.label_column,
+        ignore_columns=data.ignore_columns,
+        names=names,
+        labels=labels,
         n_features=n_features or data.n_features,
         zero_based=data.zero_based,
-        ignore_extra_features=n_features is not None,
+        ignore_extra_features=False if n_features is None else "numbered",
         sort_indices=data.sort_indices,
     )
 
@@ -104,6 +117,7 @@ class HeldOut:
                 f"{self.description.name} has {self.description.n_features} features, {train.name} {train.n_features}",
                 agreed=True,
             )
+        check_names(self.description.name, self.description.names, train.names)
 
     def read(self, model: Model) -> None:
         """Read this rank's columns, scaled as the model's are.

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distnewton.backend import Array
 from distnewton.config import Config
 from distnewton.config.method import FULL_BATCH, MethodConfig, StageOptions
+from distnewton.data.columns import ColumnNames
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.partition import Block, Partition
 from distnewton.preconditioners.moments import is_wide
@@ -55,6 +57,7 @@ def run_identity(
             "outputs": task.n_out,
             "classes": None if task.classes is None else task.classes.to_dict()["classes"],
             **({} if config.data.class_weights == "none" else {"class weights": config.data.class_weights}),
+            **({} if architecture.names is None else {"names of columns (checksum)": _checksum(architecture.names)}),
             **({} if weights is None else {"sum of weights": float(weights.sum())}),
         },
         "method": config.method.model_dump(),
@@ -62,6 +65,11 @@ def run_identity(
     }
     plain: dict[str, Any] = _plain(found)
     return plain
+
+
+def _checksum(names: ColumnNames) -> int:
+    """Of names, which may be very many."""
+    return zlib.crc32("\n".join(names.features).encode())
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

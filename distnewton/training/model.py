@@ -11,6 +11,7 @@ import numpy as np
 
 from distnewton.backend import Array, Backend
 from distnewton.data.chosen import Chosen
+from distnewton.data.columns import ColumnNames, check_names
 from distnewton.data.description import DataSource, Description
 from distnewton.data.labels import LabelMapping
 from distnewton.data.partitioned import Task, apply_scaling, gather_scaling, open_and_describe, read_features
@@ -32,6 +33,7 @@ from distnewton.training.model_file import (
     assemble,
     read_blocks,
     read_header,
+    read_names,
     read_shape,
     shape_header,
     write_model,
@@ -59,6 +61,8 @@ class Architecture:
         Of the weights.
     loss : str
         What it was trained with; empty where a file of an older version does not say.
+    names : ColumnNames or None
+        Of the columns of the training data, where they had names.
     """
 
     shape: NetworkShape
@@ -67,6 +71,7 @@ class Architecture:
     dense: bool
     dtype: str
     loss: str = ""
+    names: ColumnNames | None = None
 
 
 class Model:
@@ -97,6 +102,11 @@ class Model:
     def grid(self) -> ProcessGrid:
         """The ranks."""
         return self.network.grid
+
+    @property
+    def names(self) -> ColumnNames | None:
+        """Names of the columns of the training data; None where they had none."""
+        return self.architecture.names
 
     def features(self, source: DataSource, description: Description, rows: Chosen | None = None) -> Any:
         """This rank's columns of a data set, scaled and arranged.
@@ -139,10 +149,9 @@ class Model:
         n_features = self.grid.partition.n_features
         if description.n_features != n_features:
             raise DataError(
-                f"{source.name} has {description.n_features} features, the model {n_features}; tables have a label "
-                "column here, too, whatever it holds",
-                agreed=True,
+                f"{source.name} has {description.n_features} features, the model {n_features}", agreed=True
             )
+        check_names(source.name, description.names, self.names)
         if (problem := image_problem(self.network.shape, description)) is not None:
             raise DataError(problem, agreed=True)
         return self.outputs_of(self.features(source, description)), source, description
@@ -160,7 +169,12 @@ class Model:
         dict
             ``n_samples``, ``unseen_labels`` and the task's metrics.
         """
-        outputs, source, description = self.outputs(data)
+        return self.metrics(*self.outputs(data))
+
+    def metrics(self, outputs: Array, source: DataSource, description: Description) -> dict[str, Any]:
+        """What :meth:`evaluate` returns, from what :meth:`outputs` does."""
+        if not description.labelled:
+            raise DataError(f"{source.name} has no labels to compare with; predict needs none", agreed=True)
         task, targets = self.architecture.task, np.zeros(0)
         with self.grid.world.agreeing():
             targets = task.targets(description, source)
@@ -255,6 +269,7 @@ class Model:
             "scaling": scaling.to_dict(),
             "dense": a.dense,
             "dtype": a.dtype,
+            **({} if a.names is None else {"columns": {"features": a.names.features, "label": a.names.label}}),
         }
         write_model(path, tensors, header)
 
@@ -321,7 +336,13 @@ def load_model(path: str | Path, comm: Communicator | None = None) -> Model:
     shape = read_shape(header)
     task = Task(header["task"], classes, shape.widths[-1])
     architecture = Architecture(
-        shape, header["activation"], task, header["dense"], header["dtype"], header.get("loss", "")
+        shape,
+        header["activation"],
+        task,
+        header["dense"],
+        header["dtype"],
+        header.get("loss", ""),
+        read_names(header),
     )
     grid = ProcessGrid(comm, shape.partition(auto_splits(shape.costs, comm.size)))
     network = PartitionedNetwork(grid, architecture.activation, Backend.of(architecture.dtype), shape)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array
+from distnewton.data.columns import ColumnNames
 from distnewton.errors import DataError, MissingInputError, WriteError
 from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.layout import BlockView
@@ -146,6 +147,22 @@ def read_shape(header: dict[str, Any]) -> NetworkShape:
     if "widths" in header:
         return dense_shape(header["widths"])
     return convolutional_shape(header["input"], header["layers"])
+
+
+def read_names(header: dict[str, Any]) -> ColumnNames | None:
+    """Names of columns in a model file's header; None where there are none.
+
+    Parameters
+    ----------
+    header : dict
+        As of :func:`read_header`.
+
+    Returns
+    -------
+    ColumnNames or None
+    """
+    columns = header.get("columns")
+    return None if columns is None else ColumnNames(tuple(columns["features"]), columns["label"])
 
 
 def assemble(

@@ -70,7 +70,8 @@ def describe_data(config: Config) -> DataSize:
     source = opener(data, None, data.train)()
     train = source.describe()
     n_out = Task.fit(config.task, train, source).n_out
-    others = (opener(data, None, name, train.n_features)() for name in (data.validation, data.test) if name)
+    names = [name for name in (data.validation, data.test) if name]
+    others = (opener(data, None, name, train.n_features, train.names)() for name in names)
     n_test = sum(other.describe().n_samples for other in others)
     nonzeros = None if keep_dense(train) else train.n_nonzeros / train.n_samples
     n_left = train.n_samples

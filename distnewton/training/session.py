@@ -389,7 +389,7 @@ class Session:
             )
         for which, name in (("validation", data.validation), ("test", data.test)):
             if self._given[which] is not None or name:
-                opened = opener(data, self._given[which], name, self.train_set.n_features)
+                opened = opener(data, self._given[which], name, self.train_set.n_features, self.train_set.names)
                 self.held_out[which] = HeldOut(which, self.comm, opened, self.train_set)
 
     def _split_off(self) -> None:
@@ -443,7 +443,13 @@ class Session:
             check_memory_fits(self.comm, sizes, self.grid.partition)
         self.network = PartitionedNetwork(self.grid, config.network.activation, backend, shape, config.run.overlap)
         self.architecture = Architecture(
-            shape, config.network.activation, self.task, self.dense, config.run.dtype, config.network.loss
+            shape,
+            config.network.activation,
+            self.task,
+            self.dense,
+            config.run.dtype,
+            config.network.loss,
+            self.train_set.names,
         )
         if self.start is not None:
             self.start.check(self.architecture, config.data.scale)

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array
+from distnewton.data.columns import ColumnNames
 from distnewton.data.labels import LabelMapping
 from distnewton.data.partitioned import Task, gather_scaling
 from distnewton.data.scaling import ColumnScaling
@@ -20,7 +21,7 @@ from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.watchdog import watchdog
 from distnewton.training.model import Architecture, Model
-from distnewton.training.model_file import MODEL_FILE, join_blocks, read_blocks, read_header, read_shape
+from distnewton.training.model_file import MODEL_FILE, join_blocks, read_blocks, read_header, read_names, read_shape
 
 StartFrom = Model | str | Path
 """A model in memory, a model file, or a run folder."""
@@ -44,6 +45,8 @@ class Start:
         For messages.
     shape, activation, task : NetworkShape, str, Task
         What it is.
+    names : ColumnNames or None
+        Of the columns it was trained on, where they had names.
     scaling : ColumnScaling
         Of all features.
 
@@ -64,6 +67,7 @@ class Start:
     def __init__(self, comm: Communicator, model: StartFrom) -> None:
         self._comm, self._model, self._file = comm, model if isinstance(model, Model) else None, Path()
         self.shape: NetworkShape
+        self.names: ColumnNames | None
         if self._model is not None:
             n_ranks = self._model.grid.world.size
             if n_ranks not in (1, comm.size):
@@ -74,6 +78,7 @@ class Start:
                 )
             a = self._model.architecture
             self.name, self.shape, self.activation, self.task = "the model", a.shape, a.activation, a.task
+            self.names = a.names
             self.scaling = gather_scaling(self._model.grid, self._model.scaling)
             return
         path = Path(str(model))
@@ -84,7 +89,7 @@ class Start:
         classes = None if header["classes"] is None else LabelMapping.from_dict(header["classes"])
         self.name, self.shape, self.activation = str(self._file), read_shape(header), header["activation"]
         self.task = Task(header["task"], classes, self.shape.widths[-1])
-        self.scaling = ColumnScaling.from_dict(header["scaling"])
+        self.scaling, self.names = ColumnScaling.from_dict(header["scaling"]), read_names(header)
 
     @property
     def fingerprint(self) -> int:
@@ -147,6 +152,9 @@ class Start:
         for key, value in before.items():
             if value != after[key]:
                 yield f"{key}: {_short(value)} in the model, {_short(after[key])} in the run"
+        own, other = ([] if names is None else list(names.features) for names in (self.names, architecture.names))
+        if own and other and own != other:
+            yield f"columns: {_short(', '.join(own))} in the model, {_short(', '.join(other))} in the run"
 
     def params(self, network: PartitionedNetwork) -> Array:
         """This rank's variables, cast to the network's dtype; shape (n_params_local,).

@@ -139,7 +139,7 @@ def test_parquet_faults(tmp_path):
     labels = pa.array([None if i == 30 else "a" for i in range(31)])
     assert "row 31: label is missing" in error(table(tmp_path / "label", labels=labels))
     assert "column g is of type string, no numbers" in error(table(tmp_path / "text", g=["a"] * 31))
-    assert "expected a label and features" in error(one_column(tmp_path / "one"))
+    assert "expected a label and at least one feature" in error(one_column(tmp_path / "one"))
     assert "no such column" in error(table(tmp_path / "data"), ConfigError, label_column="nope")
     whole = (tmp_path / "data").read_bytes()
     (tmp_path / "cut").write_bytes(whole[: len(whole) // 2])
