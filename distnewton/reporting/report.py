@@ -75,9 +75,9 @@ def _summary(runs: Sequence[Run]) -> str:
     """A row a run."""
     lines = [run.lines[-1] for run in runs if run.lines]
     metrics = list(dict.fromkeys(name for line in lines for name in [*line.train, *line.test]))
-    sets = [which for which in _SETS if which != "validation" or any(line.validation for line in lines)]
+    sets = [which for which in _SETS if which == "train" or any(getattr(line, which) for line in lines)]
     header = ["run", "method", "ranks", "splits", "iterations", "seconds", "objective"]
-    header += ["model of"] if "validation" in sets else []
+    header += ["best iteration"] if "validation" in sets else []
     header += [f"{which} {name}" for name in metrics for which in sets]
     header += ["waiting in MPI", "sent", "ended early"]
     return _table(header, [_summary_row(run, metrics, sets) for run in runs], left=(1,))
@@ -91,7 +91,7 @@ def _summary_row(run: Run, metrics: Sequence[str], sets: Sequence[str]) -> list[
     last = run.lines[-1]
     row += [f"{last.iteration} of {run.config.run.iterations}", f"{last.training_seconds:.2f}", _number(last.objective)]
     model = run.model_line
-    row += [f"iteration {model.iteration}"] if "validation" in sets else []
+    row += [f"{model.iteration}"] if "validation" in sets else []
     row += [_number(getattr(model, which).get(name)) for name in metrics for which in sets]
     waited = sum(sum(line.wait_seconds) for line in run.lines) / max(1, facts.ranks)
     share = f" ({100 * waited / last.training_seconds:.0f} %)" if last.training_seconds > 0 else ""

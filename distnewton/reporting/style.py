@@ -20,12 +20,12 @@ h3 { font-size: 1rem; margin: 1.4rem 0 0.4rem; } p { margin: 0.3rem 0; max-width
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 14px; }
 figure { margin: 0; padding: 10px 12px; background: var(--box); border-radius: 8px; overflow-x: auto; }
 figure.wide { grid-column: 1 / -1; } figcaption { font-size: 0.82rem; margin-top: 2px; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.88rem; }
-th, td { padding: 3px 12px 3px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap;
+.scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.84rem; }
+th, td { padding: 3px 10px 3px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap;
   vertical-align: top; }
 th { font-weight: 600; color: var(--dim); white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child, td.left, th.left { text-align: left; }
-td.left { white-space: normal; min-width: 9rem; } td.wrap { min-width: 16rem; }
+td.left { white-space: normal; min-width: 7.2rem; } td.wrap { min-width: 16rem; }
 details { margin: 0.5rem 0; } summary { cursor: pointer; color: var(--dim); }
 pre { background: var(--box); padding: 10px 12px; border-radius: 8px; overflow-x: auto; font-size: 0.82rem; }
 svg { width: 100%; height: auto; display: block; }

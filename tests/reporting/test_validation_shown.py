@@ -77,8 +77,11 @@ def test_metrics_report_and_info_have_it(run_folder, capsys):
     assert "40 % of it for validation" in text
     assert main(["report", str(run_folder)]) == 0
     page = (run_folder / "report.html").read_text()
-    assert f"<td>iteration {best}</td>" in page
+    assert "<th>best iteration</th>" in page
+    assert f"<td>{best}</td>" in page
     assert "<th>validation accuracy</th>" in page
+    # no column for sets that no run has
+    assert "<th>test accuracy</th>" not in page
     assert f"<td>{values[best]:.5g}</td>" in page
 
 
