@@ -22,7 +22,18 @@ _DESCRIPTION = "Train neural networks with distributed Newton methods; each MPI 
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are ours: one message, exit code 2, on rank 0 only."""
+    """A parser whose errors are ours: one message, exit code 2, on rank 0 only; flags are written out."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**{"allow_abbrev": False, **options})
+
+    def _check_value(self, action: argparse.Action, value: Any) -> None:
+        """Refuse a command that there is not, with the nearest one."""
+        if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
+            near = difflib.get_close_matches(value, action.choices, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(action.choices)}"
+            self.error(f"there is no command {value!r}; {hint}")
+        super()._check_value(action, value)
 
     def error(self, message: str) -> NoReturn:
         """Refuse a command line."""

@@ -41,6 +41,17 @@ def _commas_to_list(value: object) -> object:
     return [int(part) if re.fullmatch(r"-?\d+", part) else part for part in parts]
 
 
+def _pairs_to_weights(value: object) -> object:
+    """Read ``spam=5,ham=1`` as a table, as a command line has it."""
+    if not isinstance(value, str) or "=" not in value:
+        return value
+    pairs = [part.rpartition("=") for part in value.split(",")]
+    try:
+        return {label.strip(): float(weight) for label, _, weight in pairs}
+    except ValueError:
+        raise ValueError(f"expected weights of labels as spam=5,ham=1, got {value!r}") from None
+
+
 def _kind_of_layers(value: object) -> str:
     """Whether a list of layers holds tables or widths."""
     tables = isinstance(value, list) and any(isinstance(layer, dict | LayerTable) for layer in value)
@@ -90,7 +101,9 @@ class DataConfig(Section):
     n_train: Annotated[int, Field(ge=1)] | None = Field(
         None, description="train on so many samples only, drawn by run.seed; by default on all"
     )
-    class_weights: Literal["none", "balanced"] | dict[str, ClassWeight] = Field(
+    class_weights: Annotated[
+        Literal["none", "balanced"] | dict[str, ClassWeight], BeforeValidator(_pairs_to_weights)
+    ] = Field(
         "none", description='how much the samples of a class count: {spam = 5, "-1" = 0.5}, 1 for labels left out; '
         "balanced: each class as much as any other"
     )  # fmt: skip

@@ -64,7 +64,8 @@ class Progress:
         n_train = f"{config.data.n_train:,} of " if config.data.n_train else ""
         lines = [
             f"data     {data.name}: {n_train}{data.n_samples:,} samples{more}, "
-            f"{data.n_features:,} features ({kind} file)",
+            f"{data.n_features:,} features ({kind} file)"
+            + (f", labels in column {data.names.label}" if data.names else ""),
             f"network  {summary.shape}, {config.network.activation}, {config.network.loss}: "
             f"{summary.shape.n_params:,} variables",
             f"ranks    {summary.n_ranks}, splits {splits}, {summary.n_threads} BLAS thread(s) each"

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from distnewton.config import Config
+from distnewton.config.method import MethodConfig
 from distnewton.data.description import Description
 from distnewton.data.partitioned import Task
 from distnewton.network.shapes import NetworkShape
@@ -176,7 +177,7 @@ def describe_run(
         more = f", ... ({len(named)} in all)" if len(named) > 10 else ""
         notes.append(f"classes: {', '.join(named[:10])}{more}")
     n_train = config.data.n_train or train.n_samples
-    if config.method.subsample_min > n_train:
+    if n_train < config.method.subsample_min != MethodConfig.model_fields["subsample_min"].default:
         notes.append(f"method.subsample_min is more than the {n_train} samples there are: all are used")
     for which, held in held_out.items():
         other = held.description

@@ -1,0 +1,55 @@
+"""What a new user mistypes, and what the first lines of a run say."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+from distnewton.cli.main import main, parse
+from distnewton.config import make_config
+from distnewton.errors import ConfigError, UsageError
+
+pytestmark = pytest.mark.skipif(
+    any(name in os.environ for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")), reason="programs of one process"
+)
+
+
+@pytest.mark.parametrize(("arguments", "text"), [
+    (["trian"], "there is no command 'trian'; did you mean train?"),
+    (["eval", "run", "data"], "there is no command 'eval'; did you mean evaluate?"),
+    (["xyz"], "there is no command 'xyz'; there are train, compare, evaluate"),
+    (["train", "--run.iteration", "5"], "unknown argument --run.iteration; did you mean --run.iterations?"),
+    (["train", "--run.iteration=5"], "unknown argument --run.iteration=5; did you mean --run.iterations?"),
+    (["train", "--quie"], "unknown argument --quie; did you mean --quiet?"),
+])  # fmt: skip
+def test_mistyped_words_are_not_guessed_but_corrected(arguments, text):
+    with pytest.raises(UsageError) as error:
+        parse(arguments)
+    assert text in str(error.value)
+
+
+def test_weights_of_classes_and_columns_as_a_command_line_has_them():
+    def data(**table):
+        return make_config({"data": table}).data
+
+    assert data(class_weights="spam=5, -1=0.5").class_weights == {"spam": 5.0, "-1": 0.5}
+    assert data(class_weights="balanced").class_weights == "balanced"
+    with pytest.raises(ConfigError, match="expected weights of labels as spam=5,ham=1, got 'spam=much'"):
+        data(class_weights="spam=much")
+    assert data(ignore_columns="id,name, -1").ignore_columns == ["id", "name", -1]
+    assert data(ignore_columns=0).ignore_columns == [0]
+    assert data(ignore_columns=["a,b"]).ignore_columns == ["a,b"]
+    assert data().ignore_columns == []
+
+
+def test_a_run_says_where_the_labels_are_and_nothing_of_settings_that_nobody_gave(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.csv").write_text("kind,a,id\n" + "".join(f"{'xy'[i % 2]},{i}.5,n{i}\n" for i in range(20)))
+    flags = ["--data.label_column", "kind", "--data.ignore_columns", "id", "--run.iterations", "1", "--run-dir"]
+    assert main(["train", "--data.train", "table.csv", *flags, "run"]) == 0
+    shown = capsys.readouterr().out
+    assert "table.csv: 20 samples, 1 features (dense file), labels in column kind" in shown
+    assert "subsample_min" not in shown
+    assert main(["train", "--data.train", "table.csv", "--method.subsample_min", "100", *flags, "run2"]) == 0
+    assert "method.subsample_min is more than the 20 samples there are: all are used" in capsys.readouterr().out
