@@ -39,6 +39,9 @@ def train(arguments: Sequence[str] | None = None) -> int:
     config = training_config(options, weights)
     comm = world_communicator()
     guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
+    if options.find_c:
+        _search(comm, config, options)
+        return 0
     if options.v is not None:
         _cross_validate(comm, config, options.v)
         return 0
@@ -61,6 +64,16 @@ def _train(comm: Communicator, config: Config, target: Path, *, quiet: bool) -> 
     result = session.train(config, comm, observers=observers)
     result.model.save(target)
     result.model.grid.free()
+
+
+def _search(comm: Communicator, config: Config, options: argparse.Namespace) -> None:
+    """Print the best C."""
+    from distnewton.cli.liblinear_search import FIRST, search_c
+
+    first = FIRST if options.c is None else options.c
+    C, figure = search_c(config, comm, options.v or 5, first, lambda line: None if options.q else _say(comm, line))
+    is_rate = config.task != "regression"
+    _say(comm, f"Best C = {C:g}  CV " + (f"accuracy = {100 * figure:g}%" if is_rate else f"MSE = {figure:g}"))
 
 
 def _cross_validate(comm: Communicator, config: Config, n_folds: int) -> None:

@@ -21,6 +21,14 @@ _CG_MIN = 3
 _SHARE = 0.05
 _NONE = 1e-12
 """A share of the samples that is less than one of them: the least number of samples then decides."""
+_BIAS = "each layer has biases, which are variables like others, as with LIBLINEAR's -B 1: leave it out"
+FOREIGN = {
+    "R": f"has no meaning here: {_BIAS}",
+    "p": "is of support vector regression, which is not trained here; --loss squared is for regression",
+    "n": "is of one-class machines, which are not trained here",
+    "t": "is svm-train's, whose kernels are not here; --layers says what the network is",
+} | dict.fromkeys("dgr", "is of svm-train's kernels, which are not here")
+"""Options of LIBLINEAR and LIBSVM without a meaning here, and why."""
 _WHAT = (
     "own diagonal block of the Gauss-Newton matrix, no messages (default)",
     "full Gauss-Newton matrix by CG",
@@ -40,6 +48,10 @@ network with one hidden layer of 100 neurons, others by --layers. The label of a
 
 -s type (number or name):
 {solvers}
+
+-C without a number finds C by -v-fold cross validation (default 5), from -c (default 2^-6) to 2^10 in steps of 4.
+-m n is the number of BLAS threads of a rank. Biases are variables like others, as with LIBLINEAR's -B 1; its -R, -p
+and -n have no meaning here.
 
 -w1 5 and -w 1 5 give the samples of label 1 the weight 5: their C is 5 C.
 
@@ -87,6 +99,11 @@ def train_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("-v", metavar="n", type=_count, help="n-fold cross validation; no model is written")
     parser.add_argument("-q", action="store_true", help="quiet")
+    parser.add_argument("-m", metavar="n", type=_count, help="BLAS threads of a rank")
+    parser.add_argument("-B", metavar="bias", type=_real, help="1 only: what all layers here have")
+    parser.add_argument("-R", action="store_const", const="", help=argparse.SUPPRESS)
+    for name in ("p", "n", "t", "d", "g", "r"):
+        parser.add_argument(f"-{name}", nargs="?", const="", help=argparse.SUPPRESS)
     parser.add_argument("-w", nargs=2, metavar=("label", "weight"), help="weight of a label; also -wLABEL weight")
     for name, kind in (
         ("C", _positive), ("GNsize", _count), ("iter_max", _number_from_0), ("xi", _real), ("CGmax", _count),
@@ -147,10 +164,36 @@ def parse_train(arguments: Sequence[str]) -> tuple[argparse.Namespace, dict[str,
     """
     parser = train_parser()
     rest, weights = _split_weights(parser, list(arguments))
+    rest, find_c = _split_search(rest)
     options = parser.parse_args(rest)
+    for name, why in FOREIGN.items():
+        if getattr(options, name) is not None:
+            parser.error(f"-{name} {why}")
+    if options.B not in (None, 1.0):
+        parser.error(f"-B {options.B:g}: {_BIAS}")
+    options.find_c = find_c
     if options.c is not None and options.C is not None:
         parser.error("-c and -C are two names of the same: give one")
     return options, weights
+
+
+def _split_search(arguments: list[str]) -> tuple[list[str], bool]:
+    """Take LIBLINEAR's ``-C``, which has no value, out; simpleNN's has a number."""
+    rest, find_c = [], False
+    for i, argument in enumerate(arguments):
+        if argument == "-C" and not (i + 1 < len(arguments) and _is_number(arguments[i + 1])):
+            find_c = True
+        else:
+            rest.append(argument)
+    return rest, find_c
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _split_weights(parser: argparse.ArgumentParser, arguments: list[str]) -> tuple[list[str], dict[str, float]]:
@@ -226,6 +269,8 @@ def training_config(options: argparse.Namespace, weights: dict[str, float]) -> C
     for section, key in (("network", "layers"), ("network", "loss"), ("network", "start")):
         value = getattr(options, key)
         tree[section] |= {} if value is None else {key: value}
+    if options.m is not None:
+        tree["run"]["threads"] = options.m
     if options.iter_max is not None:
         tree["run"]["iterations"] = options.iter_max
     return make_config(apply_settings(tree, options.set))

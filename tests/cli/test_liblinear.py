@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 import sys
 
 import numpy as np
@@ -98,6 +99,38 @@ def test_cross_validation_prints_its_accuracy_and_writes_no_model(files, capsys)
     assert not (files / "train.model").exists()
 
 
+def test_the_best_c_is_that_of_the_same_cross_validation(files, capsys):
+    assert liblinear.train(["-C", "-c", "16", "-v", "3", "-iter_max", "3", "train"]) == 0
+    *lines, last = capsys.readouterr().out.splitlines()
+    rates = {}
+    for C in (16.0, 64.0, 256.0, 1024.0):
+        rates[C] = cross_validate(config_of("-c", str(C), "-iter_max", "3"), n_folds=3).metrics["accuracy"]
+    assert lines == [f"log2c={math.log2(C):7.2f}\trate={100 * rate:g}" for C, rate in rates.items()]
+    best = max(rates, key=lambda C: (rates[C], -C))
+    assert last == f"Best C = {best:g}  CV accuracy = {100 * rates[best]:g}%"
+    assert not (files / "train.model").exists()
+
+
+def test_the_best_c_of_numbers_has_the_least_error(files, capsys):
+    X, _ = samples(120)
+    write(files / "numbers", X, (X @ X[0]).round(4))
+    options = ["-q", "--loss", "squared", "-iter_max", "5", "-c", "0.001", "-v", "3", "-C"]
+    assert liblinear.train([*options, "numbers"]) == 0
+    (line,) = capsys.readouterr().out.splitlines()
+    found = re.fullmatch(r"Best C = (\S+)  CV MSE = (\S+)", line)
+    assert found
+    C, error = map(float, found.groups())
+    # next to no weights predict the mean: worse than what was found
+    assert C > 0.001
+    assert error < np.var(X @ X[0])
+
+
+def test_a_number_behind_c_is_simplenns(files):
+    assert parse_train(["-C", "0.5", "train"])[0].find_c is False
+    assert parse_train(["-C", "train"])[0].find_c is True
+    assert parse_train(["-C", "-c", "2", "train"])[0].find_c is True
+
+
 def test_numbers_have_errors_and_a_correlation(files, capsys):
     X, _ = samples(120)
     write(files / "numbers", X, (X @ X[0]).round(4))
@@ -150,6 +183,8 @@ NAMES = [
     ("--layers 6-20-20-2", "network.layers", [6, 20, 20, 2]),
     ("--set run.seed=3", "run.seed", 3),
     ("--start m", "network.start", "m"),
+    ("-m 2", "run.threads", 2),
+    ("-B 1 -c 3", "method.C", "3.0 l"),
 ]
 
 
@@ -184,6 +219,10 @@ def test_a_curvature_sample_has_the_size_that_is_asked_for():
         (["-w", "1"], "-w needs a label and a weight"),
         (["-c", "-1", "train"], "expected a number above 0"),
         (["-v", "0", "train"], "expected a number from 1"),
+        (["-B", "-1", "train"], "-B -1: each layer has biases, which are variables like others"),
+        (["-R", "train"], "-R has no meaning here: each layer has biases"),
+        (["-p", "0.1", "train"], "-p is of support vector regression"),
+        (["-t", "2", "train"], "-t is svm-train's, whose kernels are not here"),
     ],
 )
 def test_wrong_command_lines_show_the_usage(arguments, message):
