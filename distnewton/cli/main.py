@@ -16,9 +16,17 @@ from distnewton.cli.data_commands import add_convert
 from distnewton.cli.export_command import add_export
 from distnewton.cli.report_commands import add_report
 from distnewton.errors import UsageError
-from distnewton.parallel.launch import launched_rank, run_guarded
+from distnewton.parallel.launch import launched_rank, launched_size, run_guarded
 
 _DESCRIPTION = "Train neural networks with distributed Newton methods; each MPI rank owns a part of the features."
+
+_SYNONYMS = {
+    "epochs": "iterations", "max_iter": "iterations", "lr": "learning_rate", "batch_size": "batch",
+    "label": "label_column", "labels": "label_column", "target": "label_column",
+    "output": "run_dir", "out": "run_dir", "output_dir": "run_dir",
+    "hidden": "layers", "hidden_layers": "layers", "gpu": "device", "precision": "dtype", "optimizer": "direction",
+}  # fmt: skip
+"""What settings are called elsewhere."""
 
 
 class Parser(argparse.ArgumentParser):
@@ -73,6 +81,9 @@ def build_parser() -> argparse.ArgumentParser:
         "--resume=auto begins anew where there is none",
     )
     train.add_argument("--start", metavar="MODEL", help="model file or run folder to start from (network.start)")
+    train.add_argument(
+        "--dry-run", action="store_true", help="show memory, messages and seconds of the run, as plan does, and stop"
+    )
     train.add_argument("--quiet", action="store_true", help="show warnings and errors only")
     train.add_argument(
         "--progress", choices=("auto", "bar", "lines"), default="auto",
@@ -259,10 +270,23 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     known, unknown = parser.parse_known_args(arguments)
     if unknown:
         flags = [f for f in _all_flags(parser, known.command) if f.startswith("--")]
-        near = difflib.get_close_matches(unknown[0].partition("=")[0], flags, n=1, cutoff=0.5)
-        hint = f"; did you mean {near[0]}?" if near else ""
+        near = _nearest(unknown[0].partition("=")[0], flags)
+        hint = f"; did you mean {near}?" if near else f"\ntry: distnewton {known.command or ''} --help"
+        if not unknown[0].startswith("--") and known.command == "train":
+            hint = "; options in LIBLINEAR's manner are those of distnewton-train"
         raise UsageError(f"unknown argument {unknown[0]}{hint}", agreed=True)
     return known
+
+
+def _nearest(flag: str, flags: list[str]) -> str:
+    """The flag that one that there is not may have meant; empty where none is near."""
+    name = flag.lstrip("-").replace("-", "_")
+    # settings are often called without their section
+    bare = {known.rpartition(".")[2].lstrip("-").replace("-", "_"): known for known in reversed(flags)}
+    if (known := bare.get(_SYNONYMS.get(name, name))) is not None:
+        return known
+    near = difflib.get_close_matches(flag, flags, n=1) or difflib.get_close_matches(name, bare, n=1, cutoff=0.7)
+    return bare.get(near[0], near[0]) if near else ""
 
 
 def _all_flags(parser: argparse.ArgumentParser, command: str | None) -> list[str]:
@@ -308,10 +332,22 @@ def main(arguments: Sequence[str] | None = None) -> int:
         "report": report_commands.report,
         "export": export_command.export,
     }
+    if options.command == "train" and options.dry_run:
+        return _dry_run(options)
     if options.command not in known:
         build_parser().print_help()
         return 2
     return known[options.command](options)
+
+
+def _dry_run(options: argparse.Namespace) -> int:
+    """Plan the run that ``train`` would make with the ranks there are; rank 0 does so alone."""
+    from distnewton.cli.plan_command import show_plans
+
+    if launched_rank() != 0:
+        return 0
+    planned = parse(["plan", "--ranks", str(launched_size())])
+    return show_plans(argparse.Namespace(**{**vars(planned), **vars(options)}))
 
 
 def console() -> NoReturn:

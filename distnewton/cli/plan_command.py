@@ -21,14 +21,19 @@ if TYPE_CHECKING:
 
 def plan(options: argparse.Namespace) -> int:
     """Show every way to split the network over a number of ranks, the best in detail, and what limits it."""
+    if launched_size() > 1:
+        raise ConfigError("plan is called without mpirun: --ranks says how many there would be", agreed=True)
+    return show_plans(options)
+
+
+def show_plans(options: argparse.Namespace) -> int:
+    """Do what ``plan`` does, in this process alone."""
     from distnewton.parallel.partition import check_rank_count
     from distnewton.parallel.replicas import ranks_of_a_grid
     from distnewton.parallel.speeds import speeds_of_grid
     from distnewton.planning.plan import largest, make_plan, make_plans
     from distnewton.reporting.plan_tables import as_dict, print_plans
 
-    if launched_size() > 1:
-        raise ConfigError("plan is called without mpirun: --ranks says how many there would be", agreed=True)
     notes: list[str] = []
     config = load_config(options.recipe, overrides(options), notes)
     cluster = load_cluster(options.cluster) if options.cluster else None

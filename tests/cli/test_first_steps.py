@@ -21,12 +21,30 @@ pytestmark = pytest.mark.skipif(
     (["xyz"], "there is no command 'xyz'; there are train, compare, evaluate"),
     (["train", "--run.iteration", "5"], "unknown argument --run.iteration; did you mean --run.iterations?"),
     (["train", "--run.iteration=5"], "unknown argument --run.iteration=5; did you mean --run.iterations?"),
+    (["train", "-s", "1", "-c", "10", "file"], "unknown argument -s; options in LIBLINEAR's manner are those of dist"),
+    (["train", "--test", "file"], "unknown argument --test; did you mean --data.test?"),
+    (["train", "--epochs=3"], "unknown argument --epochs=3; did you mean --run.iterations?"),
+    (["train", "--batch-size", "3"], "unknown argument --batch-size; did you mean --method.batch?"),
+    (["train", "--max-second", "3"], "unknown argument --max-second; did you mean --run.max_seconds?"),
+    (["train", "--zzz"], "unknown argument --zzz\ntry: distnewton train --help"),
     (["train", "--quie"], "unknown argument --quie; did you mean --quiet?"),
 ])  # fmt: skip
 def test_mistyped_words_are_not_guessed_but_corrected(arguments, text):
     with pytest.raises(UsageError) as error:
         parse(arguments)
     assert text in str(error.value)
+
+
+def test_a_dry_run_is_the_plan_of_the_run(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "table.csv").write_text("a,b,kind\n" + "".join(f"{i}.5,{-i},{'xy'[i % 2]}\n" for i in range(20)))
+    flags = ["--data.train", "table.csv", "--network.layers", "auto-7-auto"]
+    assert main(["train", *flags, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "2-7-2: 37 variables, 20 samples" in shown
+    assert main(["plan", *flags, "--ranks", "1"]) == 0
+    assert capsys.readouterr().out == shown
+    assert not (tmp_path / "runs").exists()
 
 
 def test_weights_of_classes_and_columns_as_a_command_line_has_them():
