@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from distnewton.cli.main import Parser
+from distnewton.cli.parsing import Parser
 from distnewton.config import Config, apply_settings, make_config
 from distnewton.config.method import DIRECTION_NAMES, FULL_BATCH
 from distnewton.errors import UsageError
