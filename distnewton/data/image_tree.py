@@ -27,10 +27,13 @@ class ImageTree:
         The folder or archive.
     subfolder : str
         Folder in it of which alone files are taken, without slashes around it; empty for all.
+    classes : bool
+        Whether the folders of images are their classes; else images may stand anywhere.
     """
 
     path: Path
     subfolder: str = ""
+    classes: bool = True
     _images: list[str] = field(default_factory=list, repr=False)
     _others: list[str] = field(default_factory=list, repr=False)
     _folders: set[str] = field(default_factory=set, repr=False)
@@ -66,10 +69,10 @@ class ImageTree:
             return False
         if file.trouble:
             raise DataError(f"{full_name(self.path, file.path)}: {file.trouble}")
-        if folder == self.subfolder:
+        if self.classes and folder == self.subfolder:
             inside = f"{self.name}: the image {file.path.rpartition('/')[2]} stands in no folder"
             raise DataError(f"{inside} that would name its class; {_LAYOUT}")
-        if self._images:
+        if self.classes and self._images:
             self._check_siblings(self._images[0], file.path)
         self._images.append(file.path)
         return True
@@ -135,6 +138,6 @@ class ImageTree:
         notes = []
         if self._others:
             notes.append(f"files left out, since they are no images: {len(self._others)}, such as {self._others[0]}")
-        if len(classes := {path.split("/")[-2] for path in self._images}) == 1:
+        if self.classes and len(classes := {path.split("/")[-2] for path in self._images}) == 1:
             notes.append(f"all images are of one class, {classes.pop()}")
         return notes

@@ -36,6 +36,8 @@ class ImageSource:
         Folder in it that holds the class folders; empty: the one that does, in whatever depth.
     n_features : int or None
         Number of features asked for.
+    classes : bool
+        Whether the folders of images are their classes; else images may stand anywhere, and have no labels.
 
     Notes
     -----
@@ -48,6 +50,7 @@ class ImageSource:
     path: Path
     subfolder: str = ""
     n_features: int | None = None
+    classes: bool = True
     _numbers: dict[str, int] | None = field(default=None, init=False, repr=False)
     _kept: dict[str, NDArray[np.uint8]] | None = field(default=None, init=False, repr=False)
 
@@ -72,7 +75,7 @@ class ImageSource:
         DataError
             With the name of an image that is damaged, or differs from the first in size or kind, or has no class.
         """
-        tree = ImageTree(self.path, self.subfolder)
+        tree = self._tree()
         n_nonzeros = kept_bytes = c = h = w = 0
         self._kept = {}
         for path, image in self._decoded(tree):
@@ -89,10 +92,15 @@ class ImageSource:
                 f"{self.name}: images are {_described((c, h, w))}, so {c * h * w} features, expected "
                 f"{self.n_features}; check that they belong to the same data (images are never cut)"
             )
+        labels = tree.labels() if self.classes else np.full(len(self._numbers), np.nan)
         return Description(
-            self.name, "images", len(self._numbers), c * h * w, n_nonzeros, False, tree.labels(),
-            notes=tree.notes(), image_shape=(c, h, w),
+            self.name, "images", len(self._numbers), c * h * w, n_nonzeros, False, labels,
+            notes=tree.notes(), image_shape=(c, h, w), labelled=self.classes,
         )  # fmt: skip
+
+    def _tree(self) -> ImageTree:
+        """Return an empty tree, to be told the files."""
+        return ImageTree(self.path, self.subfolder, self.classes)
 
     def _decoded(self, tree: ImageTree) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         """Yield path and values of each image as they are stored; all must be like the first."""
@@ -111,7 +119,7 @@ class ImageSource:
     def _sample_numbers(self) -> dict[str, int]:
         """Return the number of each image by its path, from a pass over the names if nobody has made it."""
         if self._numbers is None:
-            tree = ImageTree(self.path, self.subfolder)
+            tree = self._tree()
             for file in stored_files(self.path):
                 tree.takes(file)
             self._numbers = tree.ordered()
@@ -143,7 +151,7 @@ class ImageSource:
         wanted = ChosenRows(rows)
         result = np.empty((wanted.count(len(numbers)), stop - start), dtype=dtype)
         n_read = 0
-        for path, image in kept.items() if kept is not None else self._decoded(ImageTree(self.path, self.subfolder)):
+        for path, image in kept.items() if kept is not None else self._decoded(self._tree()):
             if not 0 <= start <= stop <= image.size:
                 raise ValueError(f"features {start} to {stop} asked for, {self.name} has {image.size}")
             if path not in numbers:

@@ -70,9 +70,9 @@ def open_data(
         csv and parquet: names by which columns are taken where the file names its columns, in the order of the
         features; others are left out. Files without names are taken by place.
     labels : {"required", "if_there", "none"}
-        Whether there must be labels, may be, or are not read even where they are there; LIBSVM text, images, stores and
-        bundled sets have some in any case. Without names a table or array that has exactly `n_features` columns, and
-        no labels beside it, has none.
+        Whether there must be labels, may be, or are not read even where they are there: images may then stand anywhere.
+        LIBSVM text, stores and bundled sets have some in any case. Without names a table or array that has exactly
+        `n_features` columns, and no labels beside it, has none.
     header : bool or "auto"
         csv: whether the first line names the columns; ``auto``: it does when none of its fields is a number.
     n_features : int, optional
@@ -114,7 +114,7 @@ def open_data(
     if found == "images":
         if labels_path is not None or label_column is not None:
             raise ConfigError(f"{path}: labels of images are their folders; give neither label_column nor other labels")
-        return ImageSource(path, subfolder, n_features)
+        return ImageSource(path, subfolder, n_features, labels != "none")
     if found == "hdf5":
         column = _column_number(label_column)
         features, stored = open_hdf5(path, subfolder, with_labels=column is None, needed=labels == "required")

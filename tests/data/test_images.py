@@ -23,6 +23,18 @@ NAMES = ["b cat/10.png", "b cat/9.png", "ä/x.PNG", "B/1.png", "b/1.png"]
 SORTED = ["B/1.png", "b/1.png", "b cat/10.png", "b cat/9.png", "ä/x.PNG"]
 
 
+@pytest.mark.parametrize("kind", ["folder", "tar"])
+def test_images_without_labels_stand_anywhere(tmp_path, kind):
+    names = ["z.png", "new/b/1.png", "new/a.png"]
+    source = open_data(stored(tmp_path, kind, pngs(names, 3)), labels="none")
+    found = source.describe()
+    assert not found.labelled
+    assert np.isnan(found.labels).all()
+    assert (found.n_samples, found.image_shape, found.notes) == (3, (3, HEIGHT, WIDTH), [])
+    expected = np.stack([pixels(name, 3).ravel() for name in ["new/a.png", "new/b/1.png", "z.png"]])
+    np.testing.assert_array_equal(source.read(0, expected.shape[1]), expected)
+
+
 @pytest.mark.parametrize("kind", ["folder", *PACKERS])
 @pytest.mark.parametrize("channels", [1, 3])
 @pytest.mark.parametrize("kept_bytes", [0, 100, 1 << 20])
