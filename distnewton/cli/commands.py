@@ -25,7 +25,7 @@ from distnewton.errors import (
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.failures import failures
 from distnewton.parallel.faults import faults
-from distnewton.parallel.launch import guard, world_communicator
+from distnewton.parallel.launch import guard, launched_size, world_communicator
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -493,10 +493,12 @@ def _console(width: int = 120, *, watched: bool | None = None) -> Console:
     """Where results are shown; wide enough for a line an iteration, or for a table, where there is no terminal."""
     from rich.console import Console
 
-    from distnewton.reporting.terminal import ends_on_terminal
+    from distnewton.reporting.terminal import ends_on_terminal, launched_width
 
     # Open MPI gives ranks a terminal, whose other end may be a file
     watched = ends_on_terminal() if watched is None else watched
+    if watched and (launched_size() > 1 or not sys.stdout.isatty()):
+        return Console(width=launched_width(), force_terminal=True)
     return Console(width=None if sys.stdout.isatty() else width, force_terminal=watched)
 
 

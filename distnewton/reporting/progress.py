@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distnewton.config import Config
@@ -161,7 +162,8 @@ class Progress:
             Text(f"{_clock(record.elapsed_seconds + since)} gone"),
             Text("" if left is None else f"about {_clock(max(0.0, left - since))} left"),
         )
-        return Group(line, Text(" · ".join(self._figures(record)), overflow="ellipsis", no_wrap=True))
+        rows = _packed(self._figures(record), self._console.width)
+        return Group(line, *(Text(row, overflow="ellipsis", no_wrap=True) for row in rows))
 
     def _figures(self, record: IterationRecord) -> list[str]:
         """Figures of an iteration in the live bar, the more important first."""
@@ -205,6 +207,15 @@ class Progress:
 
     def _print(self, line: str) -> None:
         print(line, file=self._console.file, flush=True)
+
+
+def _packed(figures: Sequence[str], width: int) -> list[str]:
+    """Figures in as few lines as the width of a terminal allows, none cut in two."""
+    rows = [figures[0]]
+    for figure in figures[1:]:
+        longer = f"{rows[-1]} · {figure}"
+        rows[-1:] = [longer] if len(longer) <= width else [rows[-1], figure]
+    return rows
 
 
 def _summary_rows(result: Result) -> list[tuple[str, str]]:

@@ -10,6 +10,7 @@ from distnewton.parallel.launch import launched_size, launcher_kind
 
 _LAUNCHERS = frozenset({"mpirun", "mpiexec", "mpiexec.hydra", "prterun", "prte", "orterun"})
 _MAX_DEPTH = 12
+_USUAL_WIDTH = 80
 
 
 def ends_on_terminal() -> bool:
@@ -22,18 +23,48 @@ def ends_on_terminal() -> bool:
     """
     if launched_size() == 1 and not launcher_kind():
         return sys.stdout.isatty()
+    return launchers_output().startswith(("/dev/pts/", "/dev/tty"))
+
+
+def launched_width() -> int:
+    """Columns of the terminal that mpirun writes to, under mpirun on this host.
+
+    Returns
+    -------
+    int
+        80 where it is not known: a bar wider than its terminal would leave lines behind.
+    """
+    try:
+        file = os.open(launchers_output(), os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
+    except OSError:
+        return _USUAL_WIDTH
+    try:
+        return os.get_terminal_size(file).columns or _USUAL_WIDTH
+    except OSError:
+        return _USUAL_WIDTH
+    finally:
+        os.close(file)
+
+
+def launchers_output() -> str:
+    """Where the standard output of the mpirun above this process goes.
+
+    Returns
+    -------
+    str
+        Empty where it is not known.
+    """
     pid, proc = os.getppid(), Path("/proc")
-    found = False
+    found = ""
     for _ in range(_MAX_DEPTH):
         try:
             name = (proc / str(pid) / "comm").read_text().strip()
             if name in _LAUNCHERS:
-                target = os.readlink(proc / str(pid) / "fd" / "1")
-                found = target.startswith(("/dev/pts/", "/dev/tty"))
+                found = os.readlink(proc / str(pid) / "fd" / "1")
             # the name in front of the parent's number may hold blanks and parentheses
             pid = int((proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError, IndexError):
-            return False
+            return ""
         if pid <= 1:
             break
     return found

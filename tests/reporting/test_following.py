@@ -57,9 +57,10 @@ def _capable_terminal(monkeypatch):
     monkeypatch.setenv("TERM", "xterm")
 
 
-def test_a_terminal_has_a_bar_with_the_figures():
+@pytest.mark.parametrize("width", [60, 80, 150])
+def test_a_terminal_has_a_bar_with_the_figures(width):
     out = io.StringIO()
-    progress = Progress(Console(file=out, width=150, force_terminal=True), live=True)
+    progress = Progress(Console(file=out, width=width, force_terminal=True), live=True)
     result = trained(progress)
     progress.finish(result)
     shown = ESCAPES.sub("", out.getvalue())
@@ -196,9 +197,10 @@ def test_without_a_launcher_the_terminal_is_ones_own(monkeypatch):
 
 
 IN_TERMINAL = """
-import os, pty, sys
+import fcntl, os, pty, struct, sys, termios
 pid, fd = pty.fork()
 if pid == 0:
+    fcntl.ioctl(1, termios.TIOCSWINSZ, struct.pack("HHHH", 24, 72, 0, 0))
     os.execvp(sys.argv[1], sys.argv[1:])
 out = b""
 while True:
@@ -233,7 +235,10 @@ def test_under_mpirun_a_terminal_gets_a_bar_and_a_file_lines(tmp_path):
                "--run.iterations", 2, "--tensorboard", "--run-dir")]  # fmt: skip
     done = on_terminal([*command, tmp_path / "bar"], tmp_path)
     assert done.returncode == 0, done.stdout
-    assert "iteration 2/2" in ESCAPES.sub("", done.stdout)
+    shown = ESCAPES.sub("", done.stdout)
+    assert "iteration 2/2" in shown
+    # a line that is wider than the terminal would be left behind when the bar moves on
+    assert max(len(line) for line in re.split("[\r\n]+", shown) if line.startswith(("iteration", "objective"))) <= 72
     to_file = " ".join(map(str, [*command, tmp_path / "lines", ">", tmp_path / "log"]))
     done = on_terminal(["bash", "-c", to_file], tmp_path)
     assert done.returncode == 0, done.stdout
