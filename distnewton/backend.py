@@ -18,6 +18,9 @@ from distnewton.errors import NumericalError
 
 Array = NDArray[Any]
 
+_BEYOND_CACHES = 1 << 24
+_ROW = range(256, 4096)
+
 _FACTOR_ADVICE = (
     "a damped curvature factor is not positive definite: the statistics overflowed, or the damping is too small for "
     "the precision; raise method.damping or scale the data ([data] scale)"
@@ -79,10 +82,16 @@ class Backend:
 
     def batched_matvec(self, D: Array, P: Array, out: Array) -> Array:
         """Products of a matrix and a vector a sample: (n, k, m) times (n, m) into (n, k)."""
+        if _streams(D):
+            return np.vecdot(D, P[:, None, :], out=out)
         return np.matvec(D, P, out=out)
 
     def batched_vecmat(self, U: Array, D: Array, out: Array) -> Array:
         """Products of a vector and a matrix a sample: (n, k) times (n, k, m) into (n, m)."""
+        if D.shape[1] == 1:
+            return np.multiply(U, D[:, 0], out=out)
+        if _streams(D):
+            return np.einsum("nk,nkm->nm", U, D, out=out)
         return np.vecmat(U, D, out=out)
 
     def windows(self, images: Array, size: tuple[int, int], stride: tuple[int, int]) -> Array:
@@ -193,6 +202,12 @@ class Backend:
                 lower: Array = factor
                 return lower
         raise NumericalError(advice)
+
+
+def _streams(D: Array) -> bool:
+    """Whether products with a stack of matrices wait for memory: one pass in its order then beats BLAS's many calls."""
+    # measured on rows of 64 to 30,000 numbers: from 16 MiB on a third less time, in the caches up to twice as much
+    return D.nbytes >= _BEYOND_CACHES and D.shape[2] in _ROW
 
 
 def _lapack(name: str, dtype: np.dtype[Any]) -> Any:
