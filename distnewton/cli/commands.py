@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from distnewton.data.columns import LabelsWanted
-    from distnewton.data.description import DataSource
+    from distnewton.data.description import DataSource, Description
     from distnewton.reporting.comparison import Comparison
     from distnewton.reporting.progress import Progress
     from distnewton.reporting.tensorboard import TensorBoard
@@ -239,8 +239,7 @@ def evaluate(options: argparse.Namespace) -> int:
     comm = world_communicator()
     model, opener = _load(comm, options)
     found = model.outputs(opener)
-    for note in found[-1].notes:
-        _warn(comm, note)
+    _tell_notes(comm, found[-1])
     metrics = model.metrics(*found)
     unseen = metrics.pop("unseen_labels")
     if unseen:
@@ -256,8 +255,7 @@ def predict(options: argparse.Namespace) -> int:
     comm = world_communicator()
     model, opener = _load(comm, options)
     outputs, _, description = model.outputs(opener)
-    for note in description.notes:
-        _warn(comm, note)
+    _tell_notes(comm, description)
     labels = model.architecture.task.labels(outputs)
     with comm.agreeing():
         if comm.rank == 0:
@@ -500,6 +498,12 @@ def _console(width: int = 120, *, watched: bool | None = None) -> Console:
     if watched and (launched_size() > 1 or not sys.stdout.isatty()):
         return Console(width=launched_width(), force_terminal=True)
     return Console(width=None if sys.stdout.isatty() else width, force_terminal=watched)
+
+
+def _tell_notes(comm: Communicator, description: Description) -> None:
+    """Say what is peculiar about data."""
+    for note in description.notes:
+        _warn(comm, note)
 
 
 def _counts(unseen: dict[str, int]) -> str:

@@ -156,3 +156,14 @@ def test_tables_without_names_do_not_lose_their_last_columns(tmp_path, monkeypat
     assert main(["train", "--data.train", "train.csv", "--run.iterations", "1", "--run-dir", "run", "--quiet"]) == 0
     with pytest.raises(DataError, match=r"more.csv: has 6 feature columns .*, expected 5"):
         main(["evaluate", "run", "more.csv"])
+
+
+@alone
+def test_values_of_features_that_the_model_does_not_have_are_counted(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "train").write_text("".join(f"{i % 2} 1:{i} 2:{-i}.5\n" for i in range(20)))
+    (tmp_path / "more").write_text("0 1:2 2:3 7:1\n1 1:1 9:4\n1 1:1\n")
+    assert main(["train", "--data.train", "train", "--run.iterations", "1", "--run-dir", "run", "--quiet"]) == 0
+    for command in ("evaluate", "predict"):
+        assert main([command, "run", "more"]) == 0
+        assert capsys.readouterr().err == "note: 2 values of features beyond the 2 expected were ignored\n"
