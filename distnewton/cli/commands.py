@@ -252,11 +252,17 @@ def evaluate(options: argparse.Namespace) -> int:
 
 def predict(options: argparse.Namespace) -> int:
     """Write the predicted labels, a line a sample, in input order."""
+    from distnewton.cli.probabilities import check_probabilities, with_probabilities
+
     comm = world_communicator()
     model, opener = _load(comm, options)
+    if options.probabilities:
+        check_probabilities(model, options.run, "--probabilities")
     outputs, _, description = model.outputs(opener)
     _tell_notes(comm, description)
     labels = model.architecture.task.labels(outputs)
+    if options.probabilities:
+        labels = with_probabilities(model, outputs, labels)
     with comm.agreeing():
         if comm.rank == 0:
             text = "".join(f"{label}\n" for label in labels)

@@ -12,15 +12,15 @@ import numpy as np
 
 from distnewton.cli.liblinear_options import parse_train, predict_parser, training_config
 from distnewton.cli.main import run_console
+from distnewton.cli.probabilities import check_probabilities, with_probabilities
 from distnewton.config import Config, apply_settings, make_config
-from distnewton.errors import ConfigError, CreateError, WriteError
+from distnewton.errors import CreateError, WriteError
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.launch import guard, world_communicator
 
 if TYPE_CHECKING:
     from distnewton.backend import Array
     from distnewton.data.partitioned import Task
-    from distnewton.training.model import Model
 
 
 def train_console() -> NoReturn:
@@ -112,7 +112,7 @@ def _predict(comm: Communicator, options: argparse.Namespace, data: Any) -> None
     model = load_model(options.model_file, comm)
     task = model.architecture.task
     if options.b:
-        _check_probabilities(model, options.model_file)
+        check_probabilities(model, options.model_file, "-b 1")
     check_same_file(comm, options.test_file, data.directory or None)
     n_features = model.grid.partition.n_features
     outputs, source, description = model.outputs(
@@ -126,7 +126,7 @@ def _predict(comm: Communicator, options: argparse.Namespace, data: Any) -> None
         if comm.rank == 0:
             lines = task.labels(outputs)
             if options.b:
-                lines = _with_probabilities(model, outputs, lines)
+                lines = with_probabilities(model, outputs, lines)
             write_text(Path(options.output_file), "".join(f"{line}\n" for line in lines))
     if description.labelled and not options.q:
         for line in _verdict(task, outputs, targets):
@@ -153,35 +153,6 @@ def _regression_figures(outputs: Array, targets: Array) -> tuple[float, float]:
     a, b = found - found.mean(), truth - truth.mean()
     scale = float(a @ a) * float(b @ b)
     return float(np.mean((found - truth) ** 2)), float(a @ b) ** 2 / scale if scale else float("nan")
-
-
-def _check_probabilities(model: Model, name: str) -> None:
-    """Refuse probabilities of a model whose outputs are none."""
-    loss = model.architecture.loss
-    if model.architecture.task.name == "binary" or loss == "cross_entropy":
-        return
-    what = f"was trained with the loss {loss}" if loss else "does not say with which loss it was trained"
-    raise ConfigError(
-        f"-b 1 needs a model of cross_entropy or logistic, but {name} {what}: its outputs are no probabilities",
-        agreed=True,
-    )
-
-
-def _with_probabilities(model: Model, outputs: Array, labels: Sequence[str]) -> list[str]:
-    """The line of labels, and each label with the probabilities of all."""
-    from distnewton.network.losses import logistic, softmax
-
-    task = model.architecture.task
-    if task.classes is None:
-        raise RuntimeError("probabilities are of classes")
-    if task.name == "binary":
-        second = logistic(outputs.astype(np.float64))
-        probabilities = np.hstack([1.0 - second, second])
-    else:
-        probabilities = softmax(outputs.astype(np.float64))
-    head = " ".join(["labels", *task.classes.decode(range(task.classes.n_classes))])
-    rows = (" ".join(f"{p:g}" for p in row) for row in probabilities)
-    return [head, *(f"{label} {row}" for label, row in zip(labels, rows, strict=True))]
 
 
 def _check_folder(target: Path) -> None:

@@ -74,6 +74,10 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("--data-dir", metavar="DIR", help="folder of relative data paths")
         if name == "predict":
             command.add_argument(
+                "--probabilities", action="store_true",
+                help="a first line with the labels, and behind each predicted label their probabilities",
+            )  # fmt: skip
+            command.add_argument(
                 "--out", metavar="FILE", help="file for the labels, a line a sample; else standard output"
             )
     info = commands.add_parser("info", help="what a run was and how it went")

@@ -209,7 +209,7 @@ ERRORS = [
     (small("R", "--network.layers=8-5-3"), 78, ["the data has 7 features, not 8"]),
     (small("FULL"), 73, ["FULL holds an earlier run"]),
     (["evaluate", "nowhere", "digits:test"], 66, ["there is no model file nowhere"]),
-    (["nonsense"], 2, ["invalid choice: 'nonsense'"]),
+    (["nonsense"], 2, ["there is no command 'nonsense'"]),
 ]
 
 

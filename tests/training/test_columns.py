@@ -137,6 +137,14 @@ def test_the_command_line_predicts_tables_without_labels(tmp_path, capsys, monke
     assert "left out: id" in shown.err
     with pytest.raises(DataError, match="has no column sort, which held the labels"):
         main(["evaluate", "run", "bare.csv"])
+    assert main(["predict", "run", "bare.csv", "--probabilities"]) == 0
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head == "labels bolt nut screw"
+    assert [line.split()[0] for line in lines] == said["same"].out.split()
+    shares = np.array([line.split()[1:] for line in lines], float)
+    np.testing.assert_allclose(shares.sum(axis=1), 1.0, atol=1e-5)
+    names = np.array(head.split()[1:])
+    assert names[shares.argmax(axis=1)].tolist() == said["same"].out.split()
     # in LIBLINEAR's manner an accuracy is said where there are labels
     assert liblinear.predict(["bare.csv", "run/model.safetensors", "out"]) == 0
     assert capsys.readouterr().out == ""
