@@ -21,7 +21,7 @@ from distnewton.data.sniff import FORMATS, content_format
 from distnewton.data.store import StoreSource
 from distnewton.data.stored_arrays import StoredArray
 from distnewton.data.streams import find_file
-from distnewton.errors import ConfigError
+from distnewton.errors import ConfigError, DataError
 
 __all__ = ["BUNDLED", "FORMATS", "DataSource", "Description", "open_data"]
 
@@ -82,7 +82,7 @@ def open_data(
         LIBSVM: whether indices count from 0.
     ignore_extra_features : bool or "numbered"
         Leave out features beyond `n_features` and count them, instead of refusing them; not those of image files.
-        ``numbered``: only those of LIBSVM text and stores, which say themselves which feature a value belongs to.
+        ``numbered``: only those of LIBSVM text and of stores of it, whose values say which feature they belong to.
     sort_indices : bool
         LIBSVM: put the indices of a row in order instead of refusing it; slow.
 
@@ -124,7 +124,11 @@ def open_data(
     if found == "store":
         if labels_path is not None or label_column is not None:
             raise ConfigError(f"{path}: labels of a store are in it; give label_column to distnewton convert")
-        return StoreSource(path, n_features, lenient)
+        store = StoreSource(path, n_features, lenient)
+        n_found, numbered = store.manifest.n_features, store.manifest.sparse
+        if n_features is not None and n_found > n_features and not (ignore_extra or numbered):
+            raise DataError(f"{path}: has {n_found} features, expected {n_features}; it is other data")
+        return store
     if found == "parquet":
         return ParquetSource(path, wanted)
     if found == "libsvm":

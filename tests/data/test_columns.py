@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from distnewton.data.columns import ColumnNames
+from distnewton.data.convert import convert
 from distnewton.data.sources import open_data
 from distnewton.errors import ConfigError, DataError
 
@@ -170,3 +171,18 @@ def test_arrays_without_labels(tmp_path, kind):
     assert with_labels.describe().labels.tolist() == X[:, 1].tolist()
     with pytest.raises(DataError, match=r"labels|arrays X and y|no data set 'y'"):
         open_data(path, n_features=3)
+
+
+def test_extra_features_are_left_out_only_where_they_are_numbered(tmp_path):
+    csv(tmp_path / "dense.csv", ["a", "b", "c", "sort"], header=False)
+    (tmp_path / "sparse").write_text("x 1:1 9:2\ny 2:4\n" + "x 1:3\n" * 9)
+    for name in ("dense.csv", "sparse"):
+        convert(open_data(tmp_path / name), tmp_path / f"{name}.store", files=[])
+    np.save(tmp_path / "dense.npy", X)
+    np.save(tmp_path / "dense_y.npy", np.arange(3))
+    for name in ("dense.csv", "dense.csv.store", "dense.npy"):
+        with pytest.raises(DataError, match=r"has 3 feature.* expected 2"):
+            open_data(tmp_path / name, n_features=2, ignore_extra_features="numbered")
+        assert open_data(tmp_path / name, n_features=2, ignore_extra_features=True).describe().n_features == 2
+    for name in ("sparse", "sparse.store"):
+        assert open_data(tmp_path / name, n_features=2, ignore_extra_features="numbered").describe().n_features == 2
