@@ -22,6 +22,9 @@ from distnewton.training.history import History
 from distnewton.training.model import Model
 from distnewton.training.records import IterationRecord
 
+_MANY_CLASSES, _MANY_SHARE = 20, 0.1
+"""More different numbers as labels, and a larger share of the samples, may be amounts."""
+
 
 @dataclass
 class RunSummary:
@@ -177,6 +180,10 @@ def describe_run(
         more = f", ... ({len(named)} in all)" if len(named) > 10 else ""
         notes.append(f"classes: {', '.join(named[:10])}{more}")
     n_train = config.data.n_train or train.n_samples
+    if task.classes is not None and (n_amounts := _amounts(task.classes.classes, train.n_samples)):
+        notes.append(
+            f"{n_amounts} different numbers are taken for classes; to approximate numbers set network.loss = squared"
+        )
     if n_train < config.method.subsample_min != MethodConfig.model_fields["subsample_min"].default:
         notes.append(f"method.subsample_min is more than the {n_train} samples there are: all are used")
     for which, held in held_out.items():
@@ -207,6 +214,12 @@ def describe_run(
         transport,
         notes=notes,
     )
+
+
+def _amounts(classes: Sequence[int | float | str], n_samples: int) -> int:
+    """How many numbers are classes where they are so many that they may be amounts; else 0."""
+    many = len(classes) > _MANY_CLASSES and len(classes) > _MANY_SHARE * n_samples
+    return len(classes) if many and not any(isinstance(label, str) for label in classes) else 0
 
 
 def _mpi_library(comm: Communicator) -> str:
