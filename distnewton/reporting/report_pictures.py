@@ -82,7 +82,7 @@ def waits(runs: Sequence[Run]) -> str:
     values = [[sum(line.phase_wait_seconds.get(phase, 0.0) for line in run.lines) for phase in _PHASES] for run in runs]
     if not any(map(any, values)):
         return ""
-    title = "seconds in MPI by phase, mean of the ranks: waiting and transfer"
+    title = "seconds in MPI by phase, mean of the ranks"
     return bars(title, [run.name for run in runs], _names(_PHASES), values, "s")
 
 
