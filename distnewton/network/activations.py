@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-
-from distnewton.backend import Array
+from distnewton.backend import Array, namespace
 
 
 class Activation(Protocol):
@@ -58,7 +56,7 @@ class Sigmoid:
         """Replace pre-activations by activations, in place, and return them."""
         # tanh saturates without overflow, where exp(-s) would not
         S *= 0.5
-        np.tanh(S, out=S)
+        namespace(S).tanh(S, out=S)
         S += 1.0
         S *= 0.5
         return S
@@ -78,7 +76,8 @@ class Tanh:
 
     def apply(self, S: Array) -> Array:
         """Replace pre-activations by activations, in place, and return them."""
-        return np.tanh(S, out=S)
+        activated: Array = namespace(S).tanh(S, out=S)
+        return activated
 
     def multiply_derivative(self, E: Array, Z: Array) -> Array:
         """Multiply ``E`` by 1 - z^2, in place."""
@@ -95,7 +94,8 @@ class Relu:
 
     def apply(self, S: Array) -> Array:
         """Replace pre-activations by activations, in place, and return them."""
-        return np.maximum(S, 0.0, out=S)
+        activated: Array = namespace(S).maximum(S, 0.0, out=S)
+        return activated
 
     def multiply_derivative(self, E: Array, Z: Array) -> Array:
         """Multiply ``E`` by the indicator of z > 0, in place."""
@@ -104,7 +104,8 @@ class Relu:
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
         """Zeros: the kink, where there is no second derivative, is left out."""
-        return np.zeros_like(Z), np.zeros_like(Z)
+        xp = namespace(Z)
+        return xp.zeros_like(Z), xp.zeros_like(Z)
 
 
 class Softplus:
@@ -112,16 +113,17 @@ class Softplus:
 
     def apply(self, S: Array) -> Array:
         """Replace pre-activations by activations, in place, and return them."""
-        return np.logaddexp(S, 0.0, out=S)
+        activated: Array = namespace(S).logaddexp(S, 0.0, out=S)
+        return activated
 
     def multiply_derivative(self, E: Array, Z: Array) -> Array:
         """Multiply ``E`` by 1 - exp(-z), in place."""
-        E *= -np.expm1(-Z)
+        E *= -namespace(Z).expm1(-Z)
         return E
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
         """Second and third derivative over the first: q and q (2 q - 1) with q = exp(-z)."""
-        q: Array = np.exp(-Z)
+        q: Array = namespace(Z).exp(-Z)
         return q, q * (2.0 * q - 1.0)
 
 
@@ -138,7 +140,8 @@ class Identity:
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
         """Zeros."""
-        return np.zeros_like(Z), np.zeros_like(Z)
+        xp = namespace(Z)
+        return xp.zeros_like(Z), xp.zeros_like(Z)
 
 
 ACTIVATIONS: dict[str, Activation] = {

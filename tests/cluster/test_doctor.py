@@ -216,7 +216,7 @@ def test_7_more_ranks_than_gpus(tmp_path, one_gpu):
 
 def test_8_mpi_that_dies_of_a_buffer_it_cannot_read():
     # what happens with memory of a GPU and an MPI that is not GPU-aware happens with memory that nobody may read
-    from distnewton.cluster.doctor.gpu_aware import takes_gpu_buffers
+    from distnewton.parallel.gpu_aware import takes_gpu_buffers
 
     os.environ.update(AS_ROOT)
     aware, why = takes_gpu_buffers("protected")
