@@ -257,6 +257,12 @@ register(LIBRARY, StrictArray, StrictRows)
 class StrictBackend(DeviceBackend):
     """The code for devices on such arrays."""
 
+    memory: int | None = None
+
+    @property
+    def memory_limit(self):
+        return self.memory
+
     @property
     def library(self):
         return LIBRARY
@@ -277,8 +283,8 @@ class StrictBackend(DeviceBackend):
 class StrictGpus:
     """As many as are said, of which MPI reads none."""
 
-    def __init__(self, n=1):
-        self.n = n
+    def __init__(self, n=1, memory=None):
+        self.n, self.memory = n, memory
 
     def count(self):
         return self.n, "" if self.n else "there is none"
@@ -287,7 +293,7 @@ class StrictGpus:
         return f"strict{number}"
 
     def backend(self, number, dtype, n_sharing):
-        return StrictBackend(np.dtype(dtype))
+        return StrictBackend(np.dtype(dtype), self.memory)
 
     def nccl(self):
         return None, "a strict device has no NCCL"

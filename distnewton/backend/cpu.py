@@ -48,6 +48,11 @@ class Backend:
         return self.library.xp
 
     @property
+    def memory_limit(self) -> int | None:
+        """Bytes of a device's own memory that arrays may take; None where they take the host's."""
+        return None
+
+    @property
     def description(self) -> str:
         """The device in words, for the head of a run."""
         return "CPU"

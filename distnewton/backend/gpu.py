@@ -141,16 +141,22 @@ class CupyBackend(DeviceBackend):
     ----------
     device : int
         Number of the GPU among those that this process sees.
+    pool_bytes : int or None
+        What arrays may take there; more is an error that says so.
     """
 
     device: int = 0
+    pool_bytes: int | None = None
     _library: CupyLibrary = field(default_factory=cupy_library, repr=False, compare=False)
 
     @classmethod
-    def on(cls, device: int, dtype: str) -> CupyBackend:
-        """Make a GPU this process's own; its arrays are made there from now on."""
-        backend = cls(np.dtype(dtype), device)
-        backend.xp.cuda.Device(device).use()
+    def on(cls, device: int, dtype: str, share: float) -> CupyBackend:
+        """Make a GPU, and a share of its free memory, this process's own; its arrays are made there from now on."""
+        cupy = cupy_library().xp
+        cupy.cuda.Device(device).use()
+        free, _ = cupy.cuda.runtime.memGetInfo()
+        backend = cls(np.dtype(dtype), device, int(share * free))
+        cupy.get_default_memory_pool().set_limit(size=backend.pool_bytes)
         return backend
 
     @property
@@ -159,20 +165,15 @@ class CupyBackend(DeviceBackend):
         return self._library
 
     @property
+    def memory_limit(self) -> int | None:
+        """Bytes of the GPU that arrays may take."""
+        return self.pool_bytes
+
+    @property
     def description(self) -> str:
         """The GPU in words."""
         properties = self.xp.cuda.runtime.getDeviceProperties(self.device)
         return f"GPU {self.device}, {properties['name'].decode()}, cupy {self.xp.__version__}"
-
-    def limit_memory(self, n_bytes: int) -> None:
-        """Let arrays take at most so many bytes of the GPU; more is an error that says so."""
-        self.xp.get_default_memory_pool().set_limit(size=n_bytes)
-
-    @property
-    def memory_bytes(self) -> tuple[int, int]:
-        """Free and all bytes of the GPU's memory."""
-        free, total = self.xp.cuda.runtime.memGetInfo()
-        return int(free), int(total)
 
     def features(self, X: Any) -> Any:
         """Dense or sparse features of numpy and scipy, moved to the GPU."""

@@ -182,8 +182,8 @@ class RunConfig(Section):
     seed: int = Field(0, ge=0, lt=2**63, description="of initial weights and subsamples")
     dtype: Literal["float32", "float64"] = Field("float32", description="of arrays; sums are accumulated in float64")
     device: Literal["cpu", "gpu", "auto"] = Field(
-        "cpu", description="what computes: cpu; gpu, with cupy and a GPU that each rank sees; auto takes GPUs where every "
-        "rank sees one, else the CPU, and says so"
+        "cpu", description="what computes: cpu; gpu, with cupy and a GPU that each rank sees; auto takes GPUs where "
+        "every rank sees one, else the CPU, and says so"
     )  # fmt: skip
     comm: Literal["auto", "mpi", "nccl"] = Field(
         "auto", description="how sums of arrays on GPUs travel: mpi, through host memory unless MPI was seen to read "

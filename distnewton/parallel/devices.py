@@ -61,10 +61,7 @@ class CudaGpus:
         """Arrays on one of them; the memory is bounded."""
         from distnewton.backend.gpu import CupyBackend
 
-        backend = CupyBackend.on(number, dtype)
-        free, _ = backend.memory_bytes
-        backend.limit_memory(int(SHARE * free / n_sharing))
-        return backend
+        return CupyBackend.on(number, dtype, SHARE / n_sharing)
 
     def nccl(self) -> tuple[Any, str]:
         """cupy, if it has NCCL."""

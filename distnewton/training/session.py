@@ -50,7 +50,7 @@ from distnewton.training.checkpoints import CheckpointKeeper, KeeperSettings, Re
 from distnewton.training.held_out import HeldOut, opener
 from distnewton.training.history import History
 from distnewton.training.identity import run_identity, state_bytes
-from distnewton.training.memory_check import PlannedRun, check_memory_fits
+from distnewton.training.memory_check import PlannedRun, check_device_memory, check_memory_fits
 from distnewton.training.metrics import task_metrics
 from distnewton.training.model import Architecture, Model, image_problem
 from distnewton.training.objective import Evaluation, Objective
@@ -443,6 +443,7 @@ class Session:
             n_test = sum(held.description.n_samples for held in self.held_out.values())
             sizes = PlannedRun(config, shape, self.train_set, n_test, self.dense, "validation" in self.held_out)
             check_memory_fits(self.comm, sizes, self.grid.partition)
+            check_device_memory(self.comm, sizes, self.grid.partition, backend.memory_limit)
         self.network = PartitionedNetwork(self.grid, config.network.activation, backend, shape, config.run.overlap)
         self.architecture = Architecture(
             shape, config.network.activation, self.task, self.dense, config.run.dtype, config.network.loss

@@ -40,7 +40,7 @@ def test_implicit_transfers_are_errors():
     with pytest.raises(TypeError):
         np.concatenate([a, a])
     with pytest.raises(AttributeError):
-        namespace(a).matvec
+        namespace(a).matvec(a, a)
 
 
 def test_explicit_crossings_are_counted():
@@ -76,7 +76,8 @@ def test_operations_of_a_device_are_those_of_the_cpu(dtype):
 
 def test_matrices_that_are_not_positive_definite_are_refused():
     bad = STRICT.asarray(np.diag([1.0, -1.0]))
-    for call in (lambda: STRICT.inverse(bad), lambda: STRICT.solve(bad, STRICT.zeros(2)), lambda: STRICT.inverses(bad[None])):
+    calls = (lambda: STRICT.inverse(bad), lambda: STRICT.solve(bad, STRICT.zeros(2)), lambda: STRICT.inverses(bad[None]))
+    for call in calls:
         with pytest.raises(NumericalError, match="not positive definite"):
             call()
     assert np.isnan(to_host(STRICT.inverses(STRICT.asarray(np.full((1, 2, 2), np.nan))))).all()

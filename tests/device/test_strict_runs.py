@@ -1,4 +1,7 @@
-"""Whole runs on a device that refuses every implicit transfer: numpy's numbers, and what crosses is counted."""
+"""Whole runs on a device that refuses every implicit transfer: numpy's numbers, and what crosses is counted.
+
+Where there is a GPU the runs are made on it, too.
+"""
 
 from __future__ import annotations
 
@@ -8,7 +11,10 @@ from scipy.sparse import csr_array
 from strict_device import CROSSINGS, StrictGpus
 
 import distnewton
+from distnewton.backend.gpu import count_gpus
+from distnewton.errors import ConfigError, NumericalError
 from distnewton.parallel import devices
+from distnewton.parallel.faults import faults
 
 pytestmark = pytest.mark.mpi(min_size=1)
 
@@ -43,6 +49,17 @@ METHODS = {
     "sgd": RATE | {"momentum": 0.5},
     "adam": RATE,
 }
+
+
+@pytest.fixture(params=["strict", "cupy"])
+def device(request, monkeypatch, world):
+    """A device without a GPU, and the first GPU where there is one."""
+    if request.param == "strict":
+        monkeypatch.setattr(devices, "GPUS", StrictGpus())
+        return
+    missing = [text for text in world.allgather_json(count_gpus()[1]) if text]
+    if missing:
+        pytest.skip(missing[0])
 
 
 @pytest.fixture
@@ -119,20 +136,21 @@ DENSE_ALONE = ("gauss_newton, sketch", "block_dual", "sgd", "adam")
 @pytest.mark.parametrize(
     ("name", "kind"), [(name, kind) for name in METHODS for kind in NETWORKS if kind == "dense" or name not in DENSE_ALONE]
 )
-def test_every_direction_gives_the_numbers_of_the_cpu(world, strict, name, kind):
+def test_every_direction_gives_the_numbers_of_the_cpu(world, device, name, kind):
     if world.size > 1 and kind != "dense" and name not in ("gauss_newton", "kfac"):
         return  # their messages are those of dense features
     method = METHODS[name] | {"direction": name.partition(",")[0]}
     plain, _ = trained(world, "cpu", kind, method)
-    assert not CROSSINGS.take()
     found, _ = trained(world, "gpu", kind, method)
     check_equal(world, plain, found)
-    assert found.summary.devices == ["strict device"] * world.size
+    assert plain.summary.devices == ["CPU"] * world.size
+    assert "CPU" not in found.summary.devices
+    assert bool(found.summary.device_transport) == (world.size > 1)
 
 
 @pytest.mark.parametrize("loss", ["logistic", "squared"])
 @pytest.mark.parametrize("direction", ["gauss_newton", "dual", "kfac"])
-def test_other_losses_and_weights_of_samples(world, strict, loss, direction):
+def test_other_losses_and_weights_of_samples(world, device, loss, direction):
     method = (RATE if direction == "kfac" else SMALL) | {"direction": direction}
     tables = {"network": {"loss": loss}, "data_options": {"loss": loss}}
     tables |= {"data": {"class_weights": "balanced"}} if loss == "logistic" else {}
@@ -142,7 +160,7 @@ def test_other_losses_and_weights_of_samples(world, strict, loss, direction):
 
 
 @pytest.mark.parametrize("direction", ["block_diagonal", "gauss_newton", "dual"])
-def test_replicas_and_passes_in_pieces(world, strict, direction):
+def test_replicas_and_passes_in_pieces(world, device, direction):
     replicas = 2 if world.size % 2 == 0 else 1
     tables = {"partition": {"replicas": replicas}, "run": {"overlap": 3}}
     plain, _ = trained(world, "cpu", "dense", SMALL | {"direction": direction}, **tables)
@@ -151,7 +169,7 @@ def test_replicas_and_passes_in_pieces(world, strict, direction):
 
 
 @pytest.mark.parametrize("name", ["block_diagonal", "gauss_newton, mini_block_fisher", "adam"])
-def test_a_run_goes_on_from_its_checkpoint_on_either_device(world, strict, folder, name):
+def test_a_run_goes_on_from_its_checkpoint_on_either_device(world, device, folder, name):
     method = METHODS[name] | {"direction": name.partition(",")[0]}
     whole, _ = trained(world, "cpu", "dense", method, iterations=4)
     for first, second in (("gpu", "gpu"), ("cpu", "gpu"), ("gpu", "cpu")):
@@ -160,6 +178,46 @@ def test_a_run_goes_on_from_its_checkpoint_on_either_device(world, strict, folde
         found, _ = trained(world, second, "dense", method, iterations=4, options=options | {"resume": True})
         same = found.last.objective == pytest.approx(whole.last.objective, rel=1e-9)
         assert not world.any(not (same and found.last.iteration == 4))
+
+
+def test_the_best_model_and_a_warm_start(world, device, folder):
+    def run(device, start=None):
+        options = {"start": start} if start else {}
+        tables = {"data": {"validation_fraction": 0.3, "scale": "standard"}, "options": options}
+        return trained(world, device, "dense", SMALL | {"direction": "gauss_newton"}, **tables)[0]
+
+    plain, found = run("cpu"), run("gpu")
+    check_equal(world, plain, found)
+    assert found.best.metrics == plain.best.metrics
+    found.model.save(folder / "model.safetensors")
+    check_equal(world, run("cpu", plain.model), run("gpu", found.model))
+    check_equal(world, run("cpu", plain.model), run("gpu", folder / "model.safetensors"))
+    # a model that is read computes on the CPU
+    read = distnewton.load_model(folder / "model.safetensors", world)
+    held = data("dense")
+    same = read.evaluate(held) == found.model.evaluate(held) and read.predict(held) == found.model.predict(held)
+    assert not world.any(not same)
+
+
+@pytest.mark.parametrize("point", ["forward", "gradient", "jacobian"])
+def test_the_first_place_that_is_not_finite_is_found_on_a_device(world, device, point):
+    texts = []
+    for where in ("cpu", "gpu"):
+        faults.arm(world.rank, f"rank={world.size - 1} at={point} kind=nan iter=1")
+        with pytest.raises(NumericalError) as caught:
+            trained(world, where, "dense", SMALL | {"direction": "block_diagonal"})
+        texts.append(str(caught.value))
+    faults.arm(world.rank, "")
+    assert not world.any(texts[0] != texts[1] or "NaN in" not in texts[0])
+
+
+def test_a_run_that_does_not_fit_the_device_is_refused(world, monkeypatch):
+    monkeypatch.setattr(devices, "GPUS", StrictGpus(memory=20_000))
+    with pytest.raises(ConfigError, match=r"needs 0\.\d+ GB on its GPU, of which it may take 2e-05") as caught:
+        trained(world, "gpu", "dense", SMALL | {"direction": "block_diagonal"}, data_options={"n": 400})
+    assert caught.value.agreed
+    found, _ = trained(world, "gpu", "dense", SMALL | {"direction": "block_diagonal"}, run={"memory_check": False})
+    assert len(found.history) == 3
 
 
 @pytest.mark.parametrize("kind", list(NETWORKS))
