@@ -15,14 +15,16 @@ from scipy.sparse import csr_array
 from distnewton.backend.arrays import is_sparse, on_device, register
 from distnewton.backend.device import DeviceBackend
 
-FUNCTIONS = frozenset("""
-    abs all any arange argsort ascontiguousarray broadcast_to cbrt concatenate cumsum divide empty empty_like exp expm1
-    eye full_like greater isfinite log logaddexp matmul maximum minimum multiply ones repeat sqrt stack sum swapaxes
-    tanh tensordot unique vdot where zeros zeros_like
-""".split())
-METHODS = frozenset("""
-    all any argmax argsort astype copy cumsum diagonal max mean min ravel reshape sum transpose view
-""".split())
+FUNCTIONS = frozenset({
+    "abs", "all", "any", "arange", "argsort", "ascontiguousarray", "broadcast_to", "cbrt", "concatenate", "cumsum",
+    "divide", "empty", "empty_like", "exp", "expm1", "eye", "full_like", "greater", "isfinite", "log", "log1p",
+    "logaddexp", "matmul", "maximum", "minimum", "multiply", "ones", "repeat", "sqrt", "stack", "sum", "swapaxes",
+    "tanh", "tensordot", "unique", "vdot", "where", "zeros", "zeros_like",
+})  # fmt: skip
+METHODS = frozenset({
+    "all", "any", "argmax", "argsort", "astype", "copy", "cumsum", "diagonal", "max", "mean", "min", "ravel",
+    "reshape", "sum", "transpose", "view",
+})  # fmt: skip
 
 
 class ImplicitTransferError(TypeError):
@@ -182,7 +184,8 @@ class StrictRows:
         return wrap(self._rows @ unwrap(other))
 
     def multiply(self, other):
-        return StrictRows(csr_array(self._rows.multiply(other._rows if isinstance(other, StrictRows) else unwrap(other))))
+        factors = other._rows if isinstance(other, StrictRows) else unwrap(other)
+        return StrictRows(csr_array(self._rows.multiply(factors)))
 
     def tocsr(self):
         return self

@@ -43,3 +43,20 @@ def test_matrices_that_are_not_positive_definite_are_refused_with_advice(dtype, 
         backend.inverse(A.astype(dtype))
     with pytest.raises(NumericalError, match=r"not positive definite.*raise method\.damping"):
         backend.solve(A.astype(dtype), np.ones(2, dtype))
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(7, 3, 5), (6, 1, 300), (0, 3, 5), (600, 26, 300)])
+def test_products_with_a_stack_of_matrices(dtype, shape):
+    n, k, m = shape
+    backend, rng = Backend.of(dtype), np.random.default_rng(1)
+    D, P, U = (rng.standard_normal(size).astype(dtype) for size in (shape, (n, m), (n, k)))
+    # the last one is of the size from which another way is taken
+    assert (D.nbytes >= 1 << 24) == (n == 600)
+    q, p = np.full((n, k), np.nan, dtype), np.full((n, m), np.nan, dtype)
+    exact = D.astype(np.float64)
+    tolerance = 20 * max(k, m) * np.finfo(dtype).eps
+    assert backend.batched_matvec(D, P, q) is q
+    assert backend.batched_vecmat(U, D, p) is p
+    np.testing.assert_allclose(q, np.einsum("nkm,nm->nk", exact, P), atol=tolerance)
+    np.testing.assert_allclose(p, np.einsum("nk,nkm->nm", U, exact), atol=tolerance)

@@ -76,15 +76,20 @@ class DeviceBackend(Backend):
         made: Array = self.xp.matmul(A, B, out=out)
         return made
 
-    def batched_matvec(self, D: Array, P: Array, out: Array | None = None) -> Array:
-        """Products of a matrix and a vector a sample: (..., k, m) times (..., m) into (..., k)."""
-        made: Array = self.xp.matmul(D, P[..., None])[..., 0]
-        return _into(made, out)
+    def stacked_matvec(self, A: Array, x: Array) -> Array:
+        """Products of each matrix of a stack and its vector, (..., k, m) times (..., m); a new array."""
+        made: Array = self.xp.matmul(A, x[..., None])[..., 0]
+        return made
+
+    def batched_matvec(self, D: Array, P: Array, out: Array) -> Array:
+        """Products of a matrix and a vector a sample: (n, k, m) times (n, m) into (n, k)."""
+        out[...] = self.stacked_matvec(D, P)
+        return out
 
     def batched_vecmat(self, U: Array, D: Array, out: Array) -> Array:
         """Products of a vector and a matrix a sample: (n, k) times (n, k, m) into (n, m)."""
-        made: Array = self.xp.matmul(U[:, None, :], D)[:, 0, :]
-        return _into(made, out)
+        out[...] = self.xp.matmul(U[:, None, :], D)[:, 0, :]
+        return out
 
     def windows(self, images: Array, size: tuple[int, int], stride: tuple[int, int]) -> Array:
         """View of the windows that slide over images, without a copy; not to be written to."""
@@ -138,11 +143,3 @@ class DeviceBackend(Backend):
         """Solution of L x = b, or of its transpose."""
         made: Array = self.xp.linalg.solve(L.T if transposed else L, b)
         return made
-
-
-def _into(made: Array, out: Array | None) -> Array:
-    """Copy a result where it is to be."""
-    if out is None:
-        return made
-    out[...] = made
-    return out

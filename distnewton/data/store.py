@@ -250,21 +250,25 @@ class StoreSource:
 
     def _ranges(
         self, file: BinaryIO, block: SparseBlock, start: int, stop: int
-    ) -> tuple[NDArray[np.uint32], NDArray[np.int64], int, int]:
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], int, int]:
         """Columns of a block in a range, where each begins, and the first and last of their values."""
         if not block.n_columns or start == stop:
-            return np.zeros(0, np.uint32), np.zeros(1, np.int64), 0, 0
-        # mapped, since a search looks at few of them
-        columns = np.memmap(
-            self.path / FEATURES_FILE, dtype="<u4", mode="r", offset=block.offset, shape=(block.n_columns,)
-        )
-        i, j = np.searchsorted(columns, [start, stop]).tolist()
+            return np.zeros(0, np.uint32), np.zeros(1, np.uint32), 0, 0
+        i, j = 0, block.n_columns
+        if start > 0 or stop < self.manifest.n_features:
+            # mapped, since a search looks at few of them
+            mapped = np.memmap(
+                self.path / FEATURES_FILE, dtype="<u4", mode="r", offset=block.offset, shape=(block.n_columns,)
+            )
+            i, j = np.searchsorted(mapped, [start, stop]).tolist()
+        columns = self._numbers(file, block.offset + 4 * i, "uint32", j - i)
         begin = block.offset + 4 * (block.n_columns + i)
-        starts = self._numbers(file, begin, "uint32", j - i + 1).astype(np.int64)
+        starts = self._numbers(file, begin, "uint32", j - i + 1)
         first, last = int(starts[0]), int(starts[-1])
-        if not 0 <= first <= last <= block.n_values or (np.diff(starts) < 0).any():
+        if not 0 <= first <= last <= block.n_values or (starts[1:] < starts[:-1]).any():
             raise DataError(f"{self.path / FEATURES_FILE}: was damaged near byte {begin}; convert the data again")
-        return np.array(columns[i:j]), starts - first, first, last
+        starts -= np.uint32(first)
+        return columns, starts, first, last
 
     def _read_sparse(
         self, file: BinaryIO, start: int, stop: int, dtype: np.dtype[Any], wanted: ChosenRows
@@ -290,13 +294,14 @@ class StoreSource:
             # set directly: the constructor from parts would scan all indices
             by_column = sparse.csc_array((block.n_rows, len(columns)), dtype=dtype)
             by_column.data, by_column.indices = data.astype(dtype, copy=False), rows.astype(np.int32)
-            by_column.indptr = starts.astype(np.int32)
+            by_column.indptr = starts.view(np.int32)
             turned = by_column.tocsr()
             place, chosen = wanted.of(block.first_row, block.n_rows)
             turned = turned if isinstance(chosen, slice) else turned[chosen]
             end = at + turned.nnz
             pointers[place.start + 1 : place.stop + 1] = at + turned.indptr[1:]
-            np.take(columns.astype(index_type) - start, turned.indices, out=indices[at:end], mode="clip")
+            columns -= np.uint32(start)
+            np.take(columns.astype(index_type), turned.indices, out=indices[at:end], mode="clip")
             values[at:end] = turned.data
             at = end
         if at < n_values:

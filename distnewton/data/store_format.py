@@ -71,7 +71,7 @@ class SparseBlock(_Table):
     first_row: Count
     n_rows: Annotated[int, Field(ge=1, le=MAX_ROWS)]
     n_columns: Count
-    n_values: Annotated[int, Field(ge=0, lt=2**32)]
+    n_values: Annotated[int, Field(ge=0, lt=2**31)]
     dtype: ValueType
     offset: Count
     sha256: Digest

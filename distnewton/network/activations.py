@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Protocol
 
-from distnewton.backend import Array, namespace
+from distnewton.backend import Array, namespace, on_device
+
+_STRIP = 1 << 17
+"""Values whose derivative is made at a time: it stays in the cache, where one of a whole layer costs page faults."""
 
 
 class Activation(Protocol):
@@ -55,16 +59,17 @@ class Sigmoid:
     def apply(self, S: Array) -> Array:
         """Replace pre-activations by activations, in place, and return them."""
         # tanh saturates without overflow, where exp(-s) would not
-        S *= 0.5
-        namespace(S).tanh(S, out=S)
-        S += 1.0
-        S *= 0.5
+        xp = namespace(S)
+        for strip in _strips(S):
+            strip *= 0.5
+            xp.tanh(strip, out=strip)
+            strip += 1.0
+            strip *= 0.5
         return S
 
     def multiply_derivative(self, E: Array, Z: Array) -> Array:
         """Multiply ``E`` by z (1 - z), in place."""
-        E *= Z * (1.0 - Z)
-        return E
+        return _multiply(E, Z, lambda z: z * (1.0 - z))
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
         """Second and third derivative over the first: 1 - 2 z and 1 - 6 z (1 - z)."""
@@ -81,8 +86,7 @@ class Tanh:
 
     def multiply_derivative(self, E: Array, Z: Array) -> Array:
         """Multiply ``E`` by 1 - z^2, in place."""
-        E *= 1.0 - Z * Z
-        return E
+        return _multiply(E, Z, lambda z: 1.0 - z * z)
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
         """Second and third derivative over the first: -2 z and 6 z^2 - 2."""
@@ -99,8 +103,7 @@ class Relu:
 
     def multiply_derivative(self, E: Array, Z: Array) -> Array:
         """Multiply ``E`` by the indicator of z > 0, in place."""
-        E *= Z > 0.0
-        return E
+        return _multiply(E, Z, lambda z: z > 0.0)
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
         """Zeros: the kink, where there is no second derivative, is left out."""
@@ -113,13 +116,17 @@ class Softplus:
 
     def apply(self, S: Array) -> Array:
         """Replace pre-activations by activations, in place, and return them."""
-        activated: Array = namespace(S).logaddexp(S, 0.0, out=S)
-        return activated
+        # max(s, 0) + log(1 + exp(-|s|)), of functions that are vectorised, as logaddexp is not
+        xp = namespace(S)
+        for strip in _strips(S):
+            rest = xp.log1p(xp.exp(-xp.abs(strip)))
+            xp.maximum(strip, 0.0, out=strip)
+            strip += rest
+        return S
 
     def multiply_derivative(self, E: Array, Z: Array) -> Array:
         """Multiply ``E`` by 1 - exp(-z), in place."""
-        E *= -namespace(Z).expm1(-Z)
-        return E
+        return _multiply(E, Z, lambda z: -namespace(z).expm1(-z))
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
         """Second and third derivative over the first: q and q (2 q - 1) with q = exp(-z)."""
@@ -142,6 +149,25 @@ class Identity:
         """Zeros."""
         xp = namespace(Z)
         return xp.zeros_like(Z), xp.zeros_like(Z)
+
+
+def _strips(A: Array) -> list[Array]:
+    """Views of some rows each, or one of all on a device, where each would be a launch."""
+    if on_device(A):
+        return [A]
+    step = max(1, _STRIP // max(1, A[:1].size))
+    return [A] if len(A) <= step else [A[start : start + step] for start in range(0, len(A), step)]
+
+
+def _multiply(E: Array, Z: Array, derivative: Callable[[Array], Array]) -> Array:
+    """Multiply by the derivative where the activation has certain values, in place."""
+    if on_device(E):
+        E *= derivative(Z)
+        return E
+    step = max(1, _STRIP // max(1, Z[:1].size))
+    for start in range(0, len(Z), step):
+        E[start : start + step] *= derivative(Z[start : start + step])
+    return E
 
 
 ACTIVATIONS: dict[str, Activation] = {

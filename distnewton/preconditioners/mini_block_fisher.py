@@ -117,7 +117,7 @@ class MiniBlockFisher(Preconditioner):
         if layer in self._bias_inverses:
             n_in, n_out, r, _ = inverses.shape
             kernels = V[: n_in * r].reshape(r, n_in, n_out).transpose(1, 2, 0)
-            products = self.backend.batched_matvec(inverses, kernels)
+            products = self.backend.stacked_matvec(inverses, kernels)
             out[: n_in * r] = products.transpose(2, 0, 1).reshape(n_in * r, n_out)
             # the bias, where the block owns it
             out[n_in * r :] = V[n_in * r :] * self._bias_inverses[layer]
@@ -126,4 +126,4 @@ class MiniBlockFisher(Preconditioner):
         elif inverses.ndim == 2:
             namespace(out).multiply(inverses.T, V, out=out)
         else:
-            out[...] = self.backend.batched_matvec(inverses, V.T).T
+            out[...] = self.backend.stacked_matvec(inverses, V.T).T

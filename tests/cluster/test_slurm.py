@@ -29,7 +29,7 @@ def slurm():
 def cluster_file(folder, launcher="mpirun", minutes=5, **slurm):
     """Two nodes with two ranks each, on this machine's few cores."""
     options = ["--mpi=pmi2"] if launcher == "srun" else []
-    # Slurm's pmi2 cuts the addresses of a rank on a host with ten interfaces or more (measured; its buffer is 1024 bytes)
+    # Slurm's pmi2 takes 1,024 bytes, the addresses of a rank on a host with ten interfaces or more are longer
     variables = {**AS_ROOT, "UCX_NET_DEVICES": "lo"} if launcher == "srun" else AS_ROOT
     lines = [f"{key} = {json.dumps(value)}" for key, value in slurm.items()]
     file = folder / "two.toml"

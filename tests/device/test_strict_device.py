@@ -69,17 +69,18 @@ def test_operations_of_a_device_are_those_of_the_cpu(dtype):
     both("inverses", A)
     both("inverse", A[0])
     both("solve", A[0], x[:5])
-    both("batched_matvec", root, x[:15].reshape(3, 5), out=None)
+    both("stacked_matvec", root, x[:15].reshape(3, 5))
+    both("batched_matvec", root, x[:15].reshape(3, 5), np.zeros((3, 5)))
+    both("batched_vecmat", x[:15].reshape(3, 5), root, np.zeros((3, 5)))
     images = rng.standard_normal((2, 4, 5, 3))
     both("windows", images, size=(2, 3), stride=(1, 2))
 
 
 def test_matrices_that_are_not_positive_definite_are_refused():
     bad = STRICT.asarray(np.diag([1.0, -1.0]))
-    calls = (lambda: STRICT.inverse(bad), lambda: STRICT.solve(bad, STRICT.zeros(2)), lambda: STRICT.inverses(bad[None]))
-    for call in calls:
+    for name, arguments in (("inverse", [bad]), ("solve", [bad, STRICT.zeros(2)]), ("inverses", [bad[None]])):
         with pytest.raises(NumericalError, match="not positive definite"):
-            call()
+            getattr(STRICT, name)(*arguments)
     assert np.isnan(to_host(STRICT.inverses(STRICT.asarray(np.full((1, 2, 2), np.nan))))).all()
 
 
@@ -202,21 +203,21 @@ def test_gpus_that_are_not_there(world, monkeypatch):
 
     monkeypatch.setattr(devices, "GPUS", Some())
     last = world.size - 1
-    with pytest.raises(ConfigError, match=rf"run.device = gpu, but there is none \(rank {last}\)") as caught:
+    with pytest.raises(ConfigError, match=rf"run\.device = gpu, but there is none \(rank {last}\)") as caught:
         devices.choose_device(world, "gpu", "float32")
     assert caught.value.agreed
     found = devices.choose_device(world, "auto", "float32")
     assert type(found.backend) is Backend
     assert found.notes == [f"no GPU, the CPU computes: there is none (rank {last})"]
     for device in ("cpu", "auto"):
-        with pytest.raises(ConfigError, match="run.comm = nccl"):
+        with pytest.raises(ConfigError, match=r"run\.comm = nccl"):
             devices.choose_device(world, device, "float32", "nccl")
 
 
 @pytest.mark.mpi(min_size=1)
 def test_nccl_is_refused_with_the_reason(world, monkeypatch):
     monkeypatch.setattr(devices, "GPUS", StrictGpus(8))
-    with pytest.raises(ConfigError, match="a strict device has no NCCL; or take run.comm = mpi"):
+    with pytest.raises(ConfigError, match=r"a strict device has no NCCL; or take run\.comm = mpi"):
         devices.choose_device(world, "gpu", "float32", "nccl")
     if world.size > 1:
         monkeypatch.setattr(devices, "GPUS", StrictGpus(1))

@@ -133,9 +133,10 @@ DENSE_ALONE = ("gauss_newton, sketch", "block_dual", "sgd", "adam")
 """What does nothing of its own with features or images."""
 
 
-@pytest.mark.parametrize(
-    ("name", "kind"), [(name, kind) for name in METHODS for kind in NETWORKS if kind == "dense" or name not in DENSE_ALONE]
-)
+RUNS = [(name, kind) for name in METHODS for kind in NETWORKS if kind == "dense" or name not in DENSE_ALONE]
+
+
+@pytest.mark.parametrize(("name", "kind"), RUNS)
 def test_every_direction_gives_the_numbers_of_the_cpu(world, device, name, kind):
     if world.size > 1 and kind != "dense" and name not in ("gauss_newton", "kfac"):
         return  # their messages are those of dense features
@@ -252,8 +253,7 @@ def test_what_crosses_does_not_grow_with_the_data(world, strict):
     """Of twice the samples and features no more but longer messages."""
     counts = []
     for n in (40, 80):
-        method = {"direction": "gauss_newton", "C": 50.0, "subsample": 1.0, "subsample_min": 1, "cg_max": 3, "cg_min": 3}
-        method |= {"line_search_max": 1}
+        method = SMALL | {"direction": "gauss_newton", "subsample": 1.0, "cg_max": 3, "cg_min": 3, "line_search_max": 1}
         _, watch = trained(
             world, "gpu", "dense", method, iterations=2, data_options={"n": n, "n_features": n}
         )
