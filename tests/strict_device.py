@@ -249,7 +249,11 @@ class StrictLibrary:
         pass
 
     def sparse_rows(self, X, start, stop):
-        return StrictRows(X._rows[start:stop])
+        if not hasattr(X, "offsets"):
+            X.offsets = self.to_host(X.indptr)
+        made = StrictRows(X._rows[start:stop])
+        made.offsets = X.offsets[start : stop + 1] - X.offsets[start]
+        return made
 
 
 LIBRARY = StrictLibrary()
@@ -280,7 +284,9 @@ class StrictBackend(DeviceBackend):
         if not is_sparse(X):
             return self.asarray(X)
         CROSSINGS.add("to_device", X.data.nbytes + X.indices.nbytes + X.indptr.nbytes)
-        return StrictRows(X.copy())
+        made = StrictRows(X.copy())
+        made.offsets = X.indptr
+        return made
 
 
 class StrictGpus:

@@ -78,6 +78,9 @@ class CupyLibrary:
 
     def sparse_rows(self, X: Any, start: int, stop: int) -> Any:
         """Some consecutive rows; the offsets are read from their copy on the host."""
+        if not hasattr(X, "offsets"):
+            # of rows that were chosen one by one, as those of a mini-batch
+            X.offsets = X.indptr.get()
         first, last = (int(X.offsets[i]) for i in (start, stop))
         parts = X.data[first:last], X.indices[first:last], X.indptr[start : stop + 1] - first
         rows = type(X)(parts, shape=(stop - start, X.shape[1]))
