@@ -14,7 +14,7 @@ from typing import Any
 
 from distnewton.errors import ConfigError
 from distnewton.parallel.partition import Partition, as_splits
-from distnewton.parallel.planning import LayerCost
+from distnewton.parallel.splits import LayerCost
 
 Pair = tuple[int, int]
 ONE: Pair = (1, 1)

@@ -8,8 +8,8 @@ from dataclasses import dataclass, replace
 from distnewton.curvature.sketch import auto_sketch
 from distnewton.network.shapes import LayerShape, NetworkShape, dense_shape
 from distnewton.parallel.partition import Partition, regular_splits, splits_title
-from distnewton.parallel.planning import auto_splits
 from distnewton.parallel.replicas import ranks_of_a_grid
+from distnewton.parallel.splits import auto_splits
 from distnewton.planning.memory import iteration_memory
 from distnewton.planning.messages import Messages, widest_kept
 from distnewton.planning.problem import Problem, Share

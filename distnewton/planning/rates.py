@@ -37,8 +37,8 @@ class Rates:
 
     products: float = 7e10
     sparse_products: float = 2e9
-    memory: float = 1e10
-    functions: float = 3e8
+    memory: float = 2e10
+    functions: float = 2e9
     latency: float = 2e-6
     bandwidth: float = 5e9
     far_latency: float = 2e-6
@@ -46,8 +46,8 @@ class Rates:
     ranks_per_node: int = 1 << 30
 
     def product(self, m: float, k: float, n: float, itemsize: int) -> float:
-        """Seconds of a product of m x k and k x n: its operations, or its memory where a side is short."""
-        return max(2.0 * m * k * n / self.products, self.stream(itemsize * (m * k + k * n + m * n)))
+        """Seconds of a product of m x k and k x n: its operations, and its matrices, which are packed for them."""
+        return 2.0 * m * k * n / self.products + self.stream(2.0 * itemsize * (m * k + k * n + m * n))
 
     def sparse_product(self, nonzeros: float, n_out: float) -> float:
         """Seconds of a product of sparse features and dense weights, or of its adjoint."""
@@ -58,6 +58,10 @@ class Rates:
     def stream(self, n_bytes: float) -> float:
         """Seconds to move bytes through memory."""
         return n_bytes / self.memory
+
+    def compute(self, n: float) -> float:
+        """Seconds of so many exponentials, or of what takes as long."""
+        return n / self.functions
 
     def transfer(self, message: Message) -> tuple[float, float]:
         """Seconds of a message's sums: those of its latencies, and those of its bytes."""

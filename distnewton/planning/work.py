@@ -6,13 +6,18 @@ from distnewton.parallel.ledger import PHASES
 from distnewton.planning.problem import Problem, Share
 from distnewton.planning.rates import Rates
 
-_FUNCTIONS = {"relu": 0.0, "identity": 0.0}
-"""Exponentials that an activation takes; one where nothing is said."""
-_PASSES = 4
-"""Times that element-wise work reads or writes a value: bias, activation or derivative."""
-_LOSS_PASSES = 10
-_VECTOR_PASSES = 12
-"""The same for the vectors of a CG step."""
+_PASSES = {"bias": 2, "derivative": 5, "units": 2, "sum": 3, "axpy": 5}
+"""Times that element-wise work reads or writes a value: of numpy, whose temporaries count."""
+_EXPONENTIALS = {"relu": 0.9, "identity": 0.0, "sigmoid": 0.8, "tanh": 0.5, "softplus": 3.5}
+"""Exponentials that take as long as an activation of a value, in place."""
+_LOSS_ROW, _LOSS_VALUE = 160.0, 3.0
+"""The same for a loss of many classes, its gradient or its Hessian: numpy's sums along short rows cost by the row."""
+_HESSIAN_ROW, _HESSIAN_VALUE = 45.0, 1.2
+"""The same for a product with the Hessians."""
+_DOT = 1.5
+"""The same for a pair of numbers in an inner product that float64 accumulates; in float64 itself two passes."""
+_STORED, _STORED_IN_CACHE, _CACHE = 2.2, 1.3, 1 << 24
+"""Passes over stored factors in a batched product, beyond the caches and in them, and from which size in bytes on."""
 
 
 class Work:
@@ -41,28 +46,48 @@ class Work:
         dict of str to float
             Phases of :data:`~distnewton.parallel.ledger.PHASES`.
         """
-        problem = self._problem
+        problem, share = self._problem, self._share
         n, size = problem.n_samples, problem.n_curvature
         again = sum(count for count, kept in self._chunks if not kept)
         product = self._product()
         n_products = problem.n_steps + (problem.direction == "gauss_newton") + problem.warm
         tangents = problem.recomputed or problem.sketched
         along = self._tangent(size) if tangents else 0.5 * product
-        vectors = self._rates.stream(_VECTOR_PASSES * self._share.n_params * problem.itemsize)
+        k, axpy = problem.n_directions, self._vectors("axpy")
         found = {
-            "gradient": self._forward(again) + self._backward(n) + self._loss(n),
-            "jacobian": 0.0 if problem.recomputed else self._jacobian(),
-            "direction": n_products * (product + vectors),
-            "combination": problem.n_directions * along + vectors,
-            "line_search": problem.n_trials * (self._forward(n) + self._loss(n) + vectors / 4),
+            "gradient": self._forward(again) + self._backward(n) + self._loss(n) + axpy + self._dots(1),
+            "jacobian": 0.0 if problem.recomputed else self._jacobian() + self._loss(size),
+            "direction": n_products * (product + self._step()),
+            "combination": k * (along + axpy + self._hessians(size)) + self._dots(2 * k + k * k),
+            "line_search": problem.n_trials * (self._forward(n) + self._loss(n) + axpy) + self._dots(1),
             "evaluation": self._forward(problem.n_test) + self._loss(problem.n_test),
         }
+        if share.n_params == 0:
+            found["direction"] = 0.0
         return {phase: found.get(phase, 0.0) for phase in PHASES}
 
+    def _step(self) -> float:
+        """Vectors of a CG step: updates of the iterate, the residual and the directions, and inner products."""
+        sums = 2 * self._vectors("axpy") + 2 * self._vectors("sum") / 1.2
+        if self._problem.direction == "gauss_newton":
+            return 2 * sums + self._dots(1)
+        return sums + self._dots(2)
+
+    def _vectors(self, kind: str) -> float:
+        return self._stream(_PASSES[kind] * self._share.n_params)
+
+    def _dots(self, n: int) -> float:
+        """Inner products of this rank's variables."""
+        numbers = n * self._share.n_params
+        return self._rates.compute(_DOT * numbers) if self._problem.itemsize == 4 else self._stream(2 * numbers)
+
     def _loss(self, n: int) -> float:
-        """Loss, or its gradient, of all outputs."""
-        values = n * self._problem.n_out
-        return self._stream(_LOSS_PASSES * values) + values / self._rates.functions
+        """Loss, its gradient, or its Hessians, of all outputs."""
+        return self._rates.compute(n * (_LOSS_ROW + _LOSS_VALUE * self._problem.n_out))
+
+    def _hessians(self, n: int) -> float:
+        """A product with the Hessians of the loss."""
+        return self._rates.compute(n * (_HESSIAN_ROW + _HESSIAN_VALUE * self._problem.n_rows))
 
     def _stream(self, n_values: float) -> float:
         return self._rates.stream(n_values * self._problem.itemsize)
@@ -73,30 +98,33 @@ class Work:
         n_in, n_out = self._share.blocks[m].shape
         if m == 1 and problem.nonzeros is not None:
             nonzeros = n * problem.nonzeros * n_in / max(1, self._share.partition.widths[0])
-            return self._rates.sparse_product(nonzeros, n_out)
+            # the adjoint is made fresh and copied, the product likewise
+            made = self._stream(4 * (n_in if transposed else n) * n_out)
+            return self._rates.sparse_product(nonzeros, n_out) + made
         places = n * layer.n_linear
         gathered = 0.0 if layer.kernel is None else self._stream(2 * places * n_in)
         rows, inner = (n_in, places) if transposed else (places, n_in)
         return self._rates.product(rows, inner, n_out, problem.itemsize) + gathered
 
-    def _activation(self, n: float, *, function: bool) -> float:
-        """Element-wise work on the groups of hidden layers."""
-        seconds = 0.0
-        per_value = _FUNCTIONS.get(self._problem.activation, 1.0) / self._rates.functions if function else 0.0
-        for m, groups in self._share.groups.items():
-            values = n * sum(group.n_units for group in groups) * self._share.layer(m).n_elements
-            seconds += self._stream(_PASSES * values) + per_value * values
-        return seconds
+    def _values(self, n: float) -> float:
+        """Values that are activated, of the groups on whose boundary this rank stands."""
+        share = self._share
+        return sum(
+            n * sum(group.n_units for group in groups) * share.layer(m).n_elements for m, groups in share.groups.items()
+        )
 
     def _forward(self, n: float) -> float:
-        return sum(self._layer(m, n) for m in self._share.blocks) + self._activation(n, function=True)
+        values = self._values(n)
+        seconds = self._stream((_PASSES["bias"] + 2) * values + 6 * n * self._problem.n_out)
+        seconds += self._rates.compute(_EXPONENTIALS.get(self._problem.activation, 1.0) * values)
+        return seconds + sum(self._layer(m, n) for m in self._share.blocks)
 
     def _backward(self, n: float) -> float:
-        seconds = self._activation(n, function=False)
+        seconds = self._stream((_PASSES["derivative"] + _PASSES["units"] + 2) * self._values(n))
         for m in self._share.blocks:
             seconds += self._layer(m, n, transposed=True)
             seconds += self._down(m, n) if m > 1 else 0.0
-        return seconds
+        return seconds + self._vectors("sum")
 
     def _down(self, m: int, n: float) -> float:
         """Cotangents of a block's inputs."""
@@ -109,7 +137,8 @@ class Work:
     def _tangent(self, n: float) -> float:
         """Forward differentiation: two products a layer above the first."""
         first = self._layer(1, n) if 1 in self._share.blocks else 0.0
-        return 2 * sum(self._layer(m, n) for m in self._share.blocks) - first + self._activation(n, function=False)
+        element_wise = self._stream((2 * _PASSES["bias"] + _PASSES["derivative"]) * self._values(n))
+        return 2 * sum(self._layer(m, n) for m in self._share.blocks) - first + element_wise
 
     def _jacobian(self) -> float:
         """One backward pass of the rows of all samples, the stored factors written."""
@@ -120,8 +149,13 @@ class Work:
             if m >= top:
                 continue
             values = rows * sum(group.n_units for group in groups) * self._share.layer(m).n_values
-            seconds += self._stream(_PASSES * values)
-            seconds += self._down(m + 1, rows) if m + 1 in self._share.blocks else 0.0
+            # written fresh, summed, and multiplied by the derivative
+            seconds += self._stream((2 + _PASSES["derivative"]) * values)
+            if m + 1 in self._share.blocks:
+                above = rows * self._share.blocks[m + 1].shape[1] * self._share.layer(m + 1).n_elements
+                # of the last hidden layer it is made for the occasion
+                seconds += self._stream(3 * above if m + 1 == self._share.n_layers - 1 else 0.0)
+                seconds += self._down(m + 1, rows)
         return seconds
 
     def _product(self) -> float:
@@ -129,14 +163,18 @@ class Work:
         problem, n = self._problem, self._problem.n_curvature
         if problem.recomputed:
             return self._tangent(n) + self._backward(n)
-        seconds = self._stream(2 * _LOSS_PASSES * n * problem.n_rows)
+        seconds = self._hessians(n) + self._stream(8 * n * problem.n_rows) + self._vectors("axpy")
         top = self._share.n_layers - (0 if problem.sketched else 1)
         for m, block in self._share.blocks.items():
             layer = self._share.layer(m)
             values = n * block.shape[1] * layer.n_elements
-            seconds += self._layer(m, n) + self._layer(m, n, transposed=True) + self._stream(_PASSES * values)
+            seconds += self._layer(m, n) + self._layer(m, n, transposed=True)
+            seconds += self._stream((_PASSES["bias"] + _PASSES["units"] + 3) * values)
             if m < top:
-                seconds += 2 * self._stream(n * problem.n_rows * block.shape[1] * layer.n_values)
+                n_bytes = n * problem.n_rows * block.shape[1] * layer.n_values * problem.itemsize
+                passes = _STORED if n_bytes >= _CACHE else _STORED_IN_CACHE
+                seconds += 2 * self._rates.stream(passes * n_bytes)
             elif m < self._share.n_layers:
                 seconds += 2 * self._rates.product(n, block.shape[1], problem.n_out, problem.itemsize)
+                seconds += self._stream(6 * values)
         return seconds

@@ -16,7 +16,7 @@ from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.host_memory import free_memory
 from distnewton.parallel.partition import Partition
-from distnewton.parallel.planning import auto_splits
+from distnewton.parallel.splits import auto_splits
 from distnewton.planning.memory import iteration_memory
 from distnewton.planning.messages import widest_kept
 from distnewton.planning.problem import Problem, Share

@@ -23,7 +23,7 @@ from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Block
-from distnewton.parallel.planning import auto_splits
+from distnewton.parallel.splits import auto_splits
 from distnewton.parallel.watchdog import watchdog
 from distnewton.planning.chunks import MAX_CHUNK_ROWS
 from distnewton.training.metrics import task_metrics

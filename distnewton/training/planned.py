@@ -144,10 +144,16 @@ def planned_problem(
     )
 
 
-def uneven_splits(
-    config: Config, shape: NetworkShape, n_samples: int, speeds: Sequence[float], *, nonzeros: float | None = None
+def planned_splits(
+    config: Config,
+    shape: NetworkShape,
+    n_samples: int,
+    n_ranks: int,
+    speeds: Sequence[float] = (),
+    *,
+    nonzeros: float | None = None,
 ) -> tuple[int, ...]:
-    """The splits with which ranks of unequal speed take the least time by the model, with round rates.
+    """The splits with which an iteration takes the least time by the model, with round rates.
 
     Parameters
     ----------
@@ -157,8 +163,10 @@ def uneven_splits(
         Layers, resolved.
     n_samples : int
         Of training.
+    n_ranks : int
+        Ranks of a grid.
     speeds : sequence of float
-        Of the ranks of a grid.
+        Of the ranks of a grid; empty where all are alike.
     nonzeros : float or None
         Of a sample with sparse features; None for dense.
 
@@ -175,4 +183,4 @@ def uneven_splits(
             shape, size, size, shape.widths[-1], np.dtype(config.run.dtype).itemsize,
             config.run.memory_mb * 2.0**20, direction="block_diagonal", n_steps=2, nonzeros=nonzeros,
         )  # fmt: skip
-    return make_plans(problem.shared(config.partition.replicas), len(speeds), Rates(), speeds=speeds)[0].splits
+    return make_plans(problem.shared(config.partition.replicas), n_ranks, Rates(), speeds=speeds)[0].splits

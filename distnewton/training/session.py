@@ -40,7 +40,6 @@ from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.launch import guard
 from distnewton.parallel.partition import as_splits
-from distnewton.parallel.planning import auto_splits
 from distnewton.parallel.replicas import SampleShare, ranks_of_a_grid
 from distnewton.parallel.speeds import measured_speeds, speeds_of_grid
 from distnewton.parallel.threads import threads_per_rank
@@ -54,7 +53,7 @@ from distnewton.training.memory_check import PlannedRun, check_device_memory, ch
 from distnewton.training.metrics import task_metrics
 from distnewton.training.model import Architecture, Model, image_problem
 from distnewton.training.objective import Evaluation, Objective
-from distnewton.training.planned import uneven_splits
+from distnewton.training.planned import planned_splits
 from distnewton.training.predictions import summarize
 from distnewton.training.same_config import check_same_config
 from distnewton.training.schedule import Schedule, check_memory, check_samples
@@ -427,12 +426,11 @@ class Session:
         speeds = self._speeds(n_ranks, n_replicas)
         if config.partition.splits != "auto":
             splits = as_splits(config.partition.splits)
-        elif len(set(speeds)) > 1:
-            splits = uneven_splits(config, shape, self.n_train, speeds, nonzeros=self._nonzeros)
         else:
-            n_values = self.train_set.n_samples * self.train_set.n_features
-            density = None if self.dense else self.train_set.n_nonzeros / n_values
-            splits = auto_splits(shape.costs, n_ranks, density=density)
+            told = speeds if len(set(speeds)) > 1 else []
+            found = planned_splits(config, shape, self.n_train, n_ranks, told, nonzeros=self._nonzeros)
+            # processors of different kinds round differently, so one rank's choice is everyone's
+            splits = tuple(self.comm.broadcast_json(list(found)))
         self.device = choose_device(self.comm, config.run.device, config.run.dtype, config.run.comm)
         backend = self.device.backend
         self._check_memory(config)

@@ -8,7 +8,7 @@ import pytest
 from distnewton.errors import ConfigError
 from distnewton.network.shapes import Window, convolutional_shape, dense_shape, resolve_shape
 from distnewton.parallel.partition import Partition
-from distnewton.parallel.planning import auto_splits
+from distnewton.parallel.splits import auto_splits
 
 
 def conv(channels, kernel, stride=1, padding=0):

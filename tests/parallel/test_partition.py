@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from distnewton.errors import ConfigError
 from distnewton.parallel.partition import Partition, bounds, check_rank_count, regular_splits
-from distnewton.parallel.planning import auto_splits, dense_costs
+from distnewton.parallel.splits import auto_splits, dense_costs
 
 widths_and_splits = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4)), min_size=2, max_size=5)
 

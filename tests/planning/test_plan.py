@@ -106,7 +106,8 @@ def test_thousands_of_ranks_and_a_billion_variables():
     plan = make_plan(problem, (64,) * 5, RATES)
     assert plan.partition.n_ranks == 4096
     one = make_plan(problem, (1,) * 5, RATES)
-    assert 0.8 < one.total("compute") / 4096 / plan.total("compute") <= 1.0
+    # element-wise work on a group is done by all ranks of its boundary, here by 64
+    assert 0.5 < one.total("compute") / 4096 / plan.total("compute") <= 1.0
 
 
 def test_sparse_features_cost_by_their_values():

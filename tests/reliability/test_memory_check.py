@@ -72,7 +72,7 @@ def test_the_least_number_of_ranks(world):
     problem = memory_check.PlannedRun(made.config, made.network.shape, made.train_set, 0, made.dense)
 
     def largest(n):
-        from distnewton.parallel.planning import auto_splits
+        from distnewton.parallel.splits import auto_splits
 
         partition = problem.shape.partition(auto_splits(problem.shape.costs, n))
         return sum(problem.parts(partition, 0).values())

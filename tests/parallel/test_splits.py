@@ -10,7 +10,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from distnewton.parallel.partition import Partition, divisors
-from distnewton.parallel.planning import auto_splits, dense_costs
+from distnewton.parallel.splits import auto_splits, dense_costs
 
 WIDTHS = st.lists(st.integers(1, 3000), min_size=2, max_size=6)
 
