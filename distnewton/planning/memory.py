@@ -27,9 +27,9 @@ def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, 
     Returns
     -------
     dict of str to float
-        ``features`` of training and test, ``variables``, ``activations`` of a point and of a trial, ``outputs`` of all
-        samples, ``jacobian`` with the work arrays of its products, and ``work``: what passes forward and backward hold
-        of the samples they are at.
+        ``features`` of training and test, ``variables``, ``activations`` of a point and of a trial or test samples,
+        ``outputs`` of all samples, ``jacobian`` with the work arrays of its products, and ``work``: what passes forward
+        and backward hold of the samples they are at.
 
     Notes
     -----
@@ -52,11 +52,12 @@ def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, 
     buffers = 2 * LINEAR_SIZE + 4 * PATCH_SIZE if problem.shape.image_shape is not None else 0
     numbers = {
         "variables": N_VECTORS * share.n_params,
-        "activations": 2 * kept * n_kept,
+        # of a point and of a trial; later of a point and of test samples
+        "activations": (kept + max(kept, min(problem.n_test, chunk_rows))) * n_kept,
         "outputs": 3 * (n + problem.n_test) * problem.n_out,
         "jacobian": jacobian,
-        # a chunk that is not kept; pre-activations, patches and their products
-        "work": passing * n_kept * (kept < n) + buffers + beyond,
+        # a chunk that is not kept; pre-activations, patches and their products; the loss, which is in float64
+        "work": passing * n_kept * (kept < n) + buffers + beyond + passing * problem.n_out * 8 // itemsize,
     }
     return {"features": features_bytes(problem, share)} | {
         name: float(itemsize * count) for name, count in numbers.items()

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from distnewton.curvature.jacobian import rows_at_once
 from distnewton.network.layers import LINEAR_SIZE
 from distnewton.parallel.ledger import PHASES, allreduce_bytes
-from distnewton.planning.chunks import MAX_CHUNK_ROWS, chunk_ranges, rows_kept
+from distnewton.planning.chunks import chunk_ranges, rows_kept
 from distnewton.planning.problem import MODELLED, Group, Problem, Share
 
 _SCALAR = 8
@@ -223,5 +223,5 @@ class Messages:
             # of classes; the metrics of other tasks need the outputs of all samples
             for _ in range(1 + (n_test > 0)):
                 yield self._over_world(_SCALAR)
-        for start in range(0, n_test, MAX_CHUNK_ROWS):
-            yield from self._forward(min(MAX_CHUNK_ROWS, n_test - start))
+        for start in range(0, n_test, self._chunk_rows):
+            yield from self._forward(min(self._chunk_rows, n_test - start))

@@ -42,9 +42,10 @@ def report_page(runs: Sequence[Run]) -> str:
         "<h2>Convergence</h2>",
         _pictures(pictures.convergence(runs)),
         "<h2>Time and traffic</h2>",
-        _pictures(
-            [pictures.times(runs), pictures.traffic(runs), pictures.rank_times(runs[0]) if len(runs) == 1 else ""]
-        ),
+        _pictures([
+            pictures.times(runs), pictures.waits(runs), pictures.traffic(runs),
+            pictures.rank_times(runs[0]) if len(runs) == 1 else "",
+        ]),
         "<h2>Damping and steps</h2>",
         _pictures(pictures.damping_and_steps(runs)),
     ]

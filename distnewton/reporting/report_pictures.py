@@ -77,6 +77,15 @@ def times(runs: Sequence[Run]) -> str:
     return bars("seconds by phase, on its slowest rank, waiting included", names, _names(_PHASES), values, "s")
 
 
+def waits(runs: Sequence[Run]) -> str:
+    """Where ranks waited in MPI, by run."""
+    values = [[sum(line.phase_wait_seconds.get(phase, 0.0) for line in run.lines) for phase in _PHASES] for run in runs]
+    if not any(map(any, values)):
+        return ""
+    title = "seconds in MPI by phase, mean of the ranks: waiting and transfer"
+    return bars(title, [run.name for run in runs], _names(_PHASES), values, "s")
+
+
 def rank_times(run: Run) -> str:
     """Computing and waiting of each rank."""
     n = max((len(line.compute_seconds) for line in run.lines), default=0)

@@ -57,6 +57,7 @@ class Line(_Read):
     note: str = ""
     direction: Found | None = None
     seconds: dict[str, float] = {}
+    phase_wait_seconds: dict[str, float] = {}
     wait_seconds: list[float] = []
     compute_seconds: list[float] = []
     sent_bytes: dict[str, float] = {}

@@ -130,6 +130,21 @@ class HeldOut:
                 raise DataError(f"{self.description.name} holds one class only, of which there is no AUC to choose by")
         self.targets = model.network.backend.library.to_device(targets)
 
-    def outputs(self, network: PartitionedNetwork, params: Array) -> Array:
-        """Outputs of the network on this replica's samples, the same on all its ranks; shape (n_own, n_out)."""
-        return network_outputs(network, params, self.X)
+    def outputs(self, network: PartitionedNetwork, params: Array, chunk_rows: int) -> Array:
+        """Outputs of the network on this replica's samples, so many at a time.
+
+        Parameters
+        ----------
+        network : PartitionedNetwork
+            The network.
+        params : Array of shape (n_params_local,)
+            This rank's variables.
+        chunk_rows : int
+            Samples that pass at a time.
+
+        Returns
+        -------
+        Array of shape (n_own, n_out)
+            The same on all ranks of a replica.
+        """
+        return network_outputs(network, params, self.X, chunk_rows)

@@ -280,11 +280,11 @@ def image_problem(shape: NetworkShape, description: Description) -> str | None:
     return f"{description.name} has images of {found} (channels, height, width), the network takes {wanted}"
 
 
-def network_outputs(network: PartitionedNetwork, params: Array, X: Any) -> Array:
-    """Outputs for scaled features, a chunk of samples at a time; replicated, of shape (n_samples, n_out)."""
+def network_outputs(network: PartitionedNetwork, params: Array, X: Any, chunk_rows: int = MAX_CHUNK_ROWS) -> Array:
+    """Outputs for scaled features, so many samples at a time; replicated, of shape (n_samples, n_out)."""
     outputs = network.backend.empty(X.shape[0], network.n_out)
-    for start in range(0, X.shape[0], MAX_CHUNK_ROWS):
-        rows = start, min(X.shape[0], start + MAX_CHUNK_ROWS)
+    for start in range(0, X.shape[0], chunk_rows):
+        rows = start, min(X.shape[0], start + chunk_rows)
         outputs[slice(*rows)] = network.forward(params, row_range(X, *rows)).output
     return outputs
 

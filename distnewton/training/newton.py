@@ -260,6 +260,8 @@ class NewtonStep:
         rho = reduction_ratio(search.value - value, combined.slope, combined.curvature, search.step_size)
         record.reduction_ratio = rho if math.isfinite(rho) else None
         self._damping.update(rho)
+        # what was known of the old point is freed before the new one is judged, on test data, say
+        self._linearized = None
         self._previous = combined.direction
         self.n_rejected = 0
         return search.state, search.value

@@ -513,7 +513,7 @@ class Session:
         self._last_outputs = "train", evaluation.outputs, self.y_train, self.share
         found = {"train": self._judged(evaluation.outputs, self.y_train, self.share)}
         for which, held in self.held_out.items():
-            outputs = held.outputs(self.network, params)
+            outputs = held.outputs(self.network, params, self.objective.chunk_rows)
             self._last_outputs = which, outputs, held.targets, held.share
             found[which] = self._judged(outputs, held.targets, held.share)
         return found

@@ -140,6 +140,10 @@ def test_computing_and_waiting_are_recorded_by_rank(world):
     for found in result.history:
         good &= len(found.compute_seconds) == len(found.wait_seconds) == world.size
         good &= all(seconds >= 0.0 for seconds in found.compute_seconds)
+        # the same waiting, by rank and by phase
+        waits = {phase: seconds for phase, seconds in found.phase_wait_seconds.items() if phase != "evaluation"}
+        good &= abs(sum(waits.values()) - np.mean(found.wait_seconds)) <= 1e-9 + 1e-9 * sum(waits.values())
+        good &= (sum(waits.values()) > 0.0) == (world.size > 1)
         good &= sum(found.compute_seconds) > 0.0 and max(found.compute_seconds) <= found.elapsed_seconds + 1e-3
     result.model.grid.free()
     assert not world.any(not good)

@@ -70,6 +70,7 @@ def record(k, n_ranks=4, slow=1.0, **more):
         "iteration": k, "elapsed_seconds": 2.5 * k, "training_seconds": 2.0 * k, "objective": 3.0 / (k + 1),
         "loss": 1.0, "gradient_norm": 0.5 if k else None, "damping": 0.5**k, "reduction_ratio": 0.9, "step_size": 1.0,
         "note": "", "direction": direction if k else None, "seconds": {"gradient": 1.0, "direction": 0.5, "wait": 0.1},
+        "phase_wait_seconds": {"gradient": 0.25, "direction": 0.0},
         "wait_seconds": [2.0 - c for c in compute], "compute_seconds": compute,
         "sent_bytes": {"gradient": 1e6, "evaluation": 5e6}, "train": {"accuracy": 0.5 + 0.1 * k}, "test": {},
     } | more  # fmt: skip
@@ -106,6 +107,7 @@ def test_a_page_shows_all_there_is(tmp_path):
     found = page_of(made_run(tmp_path / "one", predictions=CONFUSION))
     for words in (
         "Run one", "objective against seconds of training", "accuracy against iterations", "seconds by phase",
+        "seconds in MPI by phase",
         "megabytes sent", "damping lambda", "step size alpha", "CG steps by rank", "blocks of the weight matrices",
         "rank 3", "confusion matrix", "Most frequent mistakes", "some data.csv", "config.toml", "block_diagonal",
     ):  # fmt: skip

@@ -23,6 +23,7 @@ def a_record(k, rng, n_ranks=4):
         k, *numbers(4), note="" if k % 3 else "rejected", betas=numbers(2),
         direction=DirectionRecord("sgn", [3, 4, 5, 6][:n_ranks], numbers(n_ranks), [0, 2], True, numbers(n_ranks)),
         seconds=dict(zip([*PHASES, "wait"], numbers(len(PHASES) + 1), strict=True)),
+        phase_wait_seconds=dict(zip(PHASES, numbers(len(PHASES)), strict=True)),
         wait_seconds=numbers(n_ranks), compute_seconds=numbers(n_ranks),
         sent_bytes=dict(zip(PHASES, numbers(len(PHASES)), strict=True)),
         train={"accuracy": rng.random()}, test={"accuracy": rng.random()},
