@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -57,6 +57,16 @@ class State:
         """Bytes of this rank's arrays."""
         arrays = (a for _, s in self.walk() for a in (*s.vectors.values(), *_values(s.factors)))
         return sum(a.nbytes for a in arrays)
+
+    def moved(self, move: Callable[[Array], Array]) -> State:
+        """The same state with every array as a function returns it: on the host, say, or on a device."""
+        return State(
+            self.numbers,
+            {name: move(vector) for name, vector in self.vectors.items()},
+            {name: {m: move(array) for m, array in by_layer.items()} for name, by_layer in self.factors.items()},
+            {name: part.moved(move) for name, part in self.parts.items()},
+            same_blocks=self.same_blocks,
+        )
 
     def not_finite(self) -> str:
         """Name of an array that holds NaN or infinity, empty if there is none."""

@@ -324,6 +324,8 @@ class _FolderWriter:
             summary.hosts,
             summary.partition.splits,
             summary.n_replicas,
+            summary.devices,
+            summary.device_transport,
         )
         facts |= partition_facts(str(summary.shape), summary.partition)
         self.folder.start(summary.config, {**facts, "resumed_from": summary.resumed}, summary.resumed)
@@ -358,6 +360,8 @@ def overrides(options: argparse.Namespace) -> list[str]:
     # a run that goes on from another working folder needs it, too
     settings += [f"network.start={json.dumps(str(Path(start).absolute()))}"] if start else []
     settings += [f"data.directory={json.dumps(options.data_dir)}"] if options.data_dir else []
+    device = getattr(options, "device", None)
+    settings += [f"run.device={json.dumps(device)}"] if device else []
     return settings + ([f"run.directory={json.dumps(options.run_dir)}"] if options.run_dir else [])
 
 

@@ -205,6 +205,7 @@ def _add_settings(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--run-dir", metavar="DIR", help="run folder (run.directory)")
     parser.add_argument("--data-dir", metavar="DIR", help="folder of relative data paths (data.directory)")
+    parser.add_argument("--device", metavar="DEVICE", help="cpu, gpu or auto (run.device)")
     for section, field in Config.model_fields.items():
         group = parser.add_argument_group(f"[{section}]")
         table = field.annotation

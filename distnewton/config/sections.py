@@ -207,7 +207,14 @@ class RunConfig(Section):
     )  # fmt: skip
     seed: int = Field(0, ge=0, lt=2**63, description="of initial weights and subsamples")
     dtype: Literal["float32", "float64"] = Field("float32", description="of arrays; sums are accumulated in float64")
-    device: Literal["cpu"] = Field("cpu", description="only cpu so far")
+    device: Literal["cpu", "gpu", "auto"] = Field(
+        "cpu", description="what computes: cpu; gpu, with cupy and a GPU that each rank sees; auto takes GPUs where "
+        "every rank sees one, else the CPU, and says so"
+    )  # fmt: skip
+    comm: Literal["auto", "mpi", "nccl"] = Field(
+        "auto", description="how sums of arrays on GPUs travel: mpi, through host memory unless MPI was seen to read "
+        "that of GPUs; nccl, with a GPU for each rank; auto is mpi"
+    )  # fmt: skip
     deterministic: bool = Field(False, description="no early termination, so that runs repeat bit for bit")
     threads: int = Field(0, ge=0, description="BLAS threads a rank; 0: cores divided by the ranks that share them")
     memory_mb: float = Field(

@@ -11,9 +11,7 @@ from __future__ import annotations
 
 from typing import Protocol
 
-import numpy as np
-
-from distnewton.backend import Array, Backend
+from distnewton.backend import Array, Backend, namespace
 from distnewton.network.pooling import AveragePooling
 
 ALL = slice(None)
@@ -84,8 +82,10 @@ class IdentityFactor:
     def dense(self, rows: slice = ALL) -> Array:
         """The factor of some samples in full, of shape (n, n_out, n_group)."""
         n, n_out = self._shape
-        unit = self._backend.asarray(np.eye(n_out)[:, self._columns])
-        return np.broadcast_to(unit, (n, *unit.shape))[rows]
+        xp = self._backend.xp
+        unit = self._backend.asarray(xp.eye(n_out)[:, self._columns])
+        made: Array = xp.broadcast_to(unit, (n, *unit.shape))[rows]
+        return made
 
     def arrays(self) -> list[Array]:
         """What is stored, its first axis the samples'."""
@@ -114,7 +114,7 @@ class ScaledFactor:
 
     def expand(self, U: Array, out: Array) -> None:
         """Write U . D into ``out``."""
-        np.matmul(U, self._weights.T, out=out)
+        namespace(out).matmul(U, self._weights.T, out=out)
         out *= self._derivative
 
     def dense(self, rows: slice = ALL) -> Array:

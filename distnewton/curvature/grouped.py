@@ -31,7 +31,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distnewton.backend import Array
+from distnewton.backend import Array, scalar, to_host, vecdot
 from distnewton.network.layers import add_bias
 from distnewton.network.layout import ParameterLayout
 from distnewton.network.losses import Loss
@@ -323,20 +323,21 @@ class _Curves:
         """
         start, stop = bounds(self._n, self._grid.partition.grid_shape(m)[0], self._grid.blocks[m].i)
         n_active = T.shape[1]
-        n_rows = max(1, _CHUNK_SIZE // max(1, 2 * n_active * T.shape[3]))
+        n_rows = max(1, self._backend.at_once(_CHUNK_SIZE) // max(1, 2 * n_active * T.shape[3]))
         for first in range(start, stop, n_rows):
             rows = slice(first, min(first + n_rows, stop))
             delta = self._deltas[m][rows].astype(np.float64)
             c, e = (delta * second[rows]).ravel(), (delta * third[rows]).ravel()
-            S, SS = T[:, :, rows].astype(np.float64).reshape(2, n_active, -1)
+            curves = T[:, :, rows].astype(np.float64).reshape(2, n_active, -1)
+            S, SS = curves[0], curves[1]
             weighted = S * c
-            self._sums.hessian[:n_active, :n_active] += weighted @ S.T
+            self._sums.hessian[:n_active, :n_active] += to_host(weighted @ S.T)
             # 3 c S_ss + e S_s^2, in place of a third power, which would cost ten times as much
             SS *= 3.0 * c
             weighted = S * S
             weighted *= e
             SS += weighted
-            self._sums.third[:n_active] += np.vecdot(S, SS)
+            self._sums.third[:n_active] += to_host(vecdot(S, SS))
 
     def finish(self, loss: Loss, targets: Array) -> None:
         """Sum the derivatives of the outputs, and add the terms of the loss; ranks share the samples."""
@@ -351,13 +352,15 @@ class _Curves:
         grid.sum_all(outputs)
         rows = slice(*bounds(self._n, grid.size, grid.rank))
         Z, y = self._activations.output[rows].astype(np.float64), targets[rows]
-        first, second = outputs[:, :, rows].astype(np.float64)
+        curves, xp = outputs[:, :, rows].astype(np.float64), self._backend.xp
+        first, second = curves[0], curves[1]
         gradient, hessian = loss.gradient(Z, y), loss.hessian(Z, y)
-        for s, z in enumerate(first):
+        for s in range(n_groups):
+            z = first[s]
             Bz = hessian.matvec(z)
-            sums.slopes[s] += np.vdot(gradient, z)
-            sums.hessian[s] += np.tensordot(first, Bz, axes=2)
-            sums.third[s] += 3.0 * np.vdot(Bz, second[s]) + loss.third(Z, y, z)
+            sums.slopes[s] += scalar(xp.vdot(gradient, z))
+            sums.hessian[s] += to_host(xp.tensordot(first, Bz, axes=2))
+            sums.third[s] += 3.0 * scalar(xp.vdot(Bz, second[s])) + loss.third(Z, y, z)
 
 
 def _widest(network: PartitionedNetwork) -> int:

@@ -10,8 +10,6 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
-
 from distnewton.backend import Array, Backend
 from distnewton.curvature.factors import AveragedFactor, IdentityFactor, JacobianFactor, ScaledFactor, StoredFactor
 from distnewton.network.layers import Layer, sum_units
@@ -193,7 +191,7 @@ def _output_factor(
     n, n_out = activations.output.shape
     if roots is None:
         return {block.j: IdentityFactor(block.outputs, n, n_out, network.backend)}
-    own = np.ascontiguousarray(network.backend.asarray(roots)[:, :, slice(*block.outputs)])
+    own = network.backend.xp.ascontiguousarray(network.backend.asarray(roots)[:, :, slice(*block.outputs)])
     return {block.j: StoredFactor(own, network.backend)}
 
 

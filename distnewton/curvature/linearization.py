@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Array, Backend
+from distnewton.backend import Array, Backend, beside, to_host
 from distnewton.curvature.grouped import ParameterGroups, Summary, summarise
 from distnewton.curvature.jacobian import Jacobian, linearize
 from distnewton.network.layers import Unfolded
@@ -127,7 +127,7 @@ class CurvatureSample:
         -----
         Collective, as :func:`~distnewton.curvature.jacobian.linearize`.
         """
-        n, n_out = self._activations.output.shape
+        n_out = self._activations.output.shape[1]
         hessian = self._loss.hessian(self._activations.output, self._targets)
         roots = None
         if 0 < sketch < n_out:
@@ -136,7 +136,7 @@ class CurvatureSample:
             roots = hessian.roots(n_out, None)
         self._rooted = roots is not None
         self._jacobian = linearize(self._network, self._params, self._activations, roots)
-        self._hessian = hessian if roots is None else ScaledIdentity(1.0, n, roots.shape[1])
+        self._hessian = hessian if roots is None else ScaledIdentity(1.0, roots[:, :, 0].copy())
 
     @property
     def has_jacobian(self) -> bool:
@@ -183,8 +183,8 @@ class CurvatureSample:
             tangent = self._network.tangent(self._params, self._activations, v)
             return tangent.astype(np.float64), grid.sum_all(np.array(scalars, dtype=float))
         q = self._jacobian.matvec(v)
-        message = grid.sum_all(np.append(q.ravel().astype(np.float64), scalars))
-        return message[: q.size].reshape(q.shape), message[q.size :]
+        message = grid.sum_all(self._joined([q.ravel().astype(np.float64)], scalars))
+        return message[: q.size].reshape(q.shape), to_host(message[q.size :])
 
     def transposed_product(self, U: Array) -> Array:
         """This rank's block of J^T u over the samples of all replicas, or of its like with roots.
@@ -228,7 +228,8 @@ class CurvatureSample:
         if weights is None:
             return deltas
         # the gradient of the weighted loss has the weight as a factor, so that it is 0 where that is
-        roots = np.sqrt(np.where(weights > 0, weights, 1.0))[:, None]
+        xp = self.backend.xp
+        roots = xp.sqrt(xp.where(weights > 0, weights, 1.0))[:, None]
         return {m: delta / roots.astype(delta.dtype) for m, delta in deltas.items()}
 
     def loss_cotangents(self) -> dict[int, Array]:
@@ -262,7 +263,7 @@ class CurvatureSample:
         if self._jacobian is not None and self._rooted:
             # a random sign for each stored row: its square has the same mean as the sum of the rows' squares
             n, k = self._jacobian.n_samples, self._jacobian.n_out
-            return self._expand(random_signs(self.draws, n, k))
+            return self._expand(beside(self._activations.output, random_signs(self.draws, n, k)))
         hessian = self._loss.hessian(self._activations.output, self._targets)
         c = hessian.roots(1, self.draws)[:, 0, :]
         return self._backpropagate(self.backend.asarray(c))
@@ -300,10 +301,16 @@ class CurvatureSample:
             tangents = [self._network.tangent(self._params, self._activations, d) for d in directions]
             return [t.astype(np.float64) for t in tangents], grid.sum_all(np.array(scalars, dtype=float)), hessian
         parts = [self._jacobian.matvec(d).astype(np.float64) for d in directions]
-        message = grid.sum_all(np.concatenate([*(q.ravel() for q in parts), np.array(scalars, dtype=float)]))
+        message = grid.sum_all(self._joined([q.ravel() for q in parts], scalars))
         n = parts[0].size
         sums = [message[a * n : (a + 1) * n].reshape(parts[0].shape) for a in range(len(parts))]
-        return sums, message[len(parts) * n :], self.loss_hessian
+        return sums, to_host(message[len(parts) * n :]), self.loss_hessian
+
+    def _joined(self, parts: Sequence[Array], scalars: Sequence[float]) -> Array:
+        """One message of several vectors and a few numbers, in float64."""
+        numbers = beside(parts[0], np.array(scalars, dtype=np.float64))
+        message: Array = self.backend.xp.concatenate([*parts, numbers])
+        return message
 
     def summarise(self, direction: Array, groups: ParameterGroups, regularization: float) -> Summary:
         """First, second and third derivatives of these samples' objective along the groups of a direction.

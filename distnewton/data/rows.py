@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Array
+from distnewton.backend import Array, is_sparse, library_of, on_device
 
 _COLUMNS_AT_ONCE = 64
 
@@ -25,8 +25,10 @@ def row_range(X: Any, start: int, stop: int) -> Any:
     -------
     Array or csr_array of shape (stop - start, n_features)
     """
-    if isinstance(X, np.ndarray):
+    if not is_sparse(X):
         return X[start:stop]
+    if on_device(X):
+        return library_of(X).sparse_rows(X, start, stop)
     first, last = X.indptr[start], X.indptr[stop]
     parts = X.data[first:last], X.indices[first:last], X.indptr[start : stop + 1] - first
     rows = type(X)((stop - start, X.shape[1]), dtype=X.dtype)

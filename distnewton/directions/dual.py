@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Array, Backend
+from distnewton.backend import Array, Backend, is_sparse, namespace, on_device, scalar, take_rows
 from distnewton.curvature.jacobian import Jacobian, JacobianPart
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions.base import Curvature, DirectionResult, Stateless, Together, relative
@@ -106,13 +106,14 @@ class Dual(Stateless, Together):
                 continue
             K, Jg = self._system(problem, layers)
             n_samples = problem.sample.share.n_own if self._local else problem.n_samples
-            K.flat[:: len(K) + 1] += problem.shift * n_samples
+            K.reshape(-1)[:: len(K) + 1] += problem.shift * n_samples
             y = problem.backend.solve(K, Jg)
-            residual = max(residual, relative(float(np.linalg.norm(K @ y - Jg)), float(np.linalg.norm(Jg))))
+            norm = problem.backend.xp.linalg.norm
+            residual = max(residual, relative(scalar(norm(K @ y - Jg)), scalar(norm(Jg))))
             correction = problem.backend.zeros(problem.layout.n_params)
             rows = y.reshape(n_samples, -1)
-            own = rows if self._local else rows[problem.sample.share.own]
-            jacobian.rmatvec(np.ascontiguousarray(own), correction, layers)
+            own = rows if self._local else take_rows(rows, problem.sample.share.own)
+            jacobian.rmatvec(problem.backend.xp.ascontiguousarray(own), correction, layers)
             direction += correction if self._local else problem.grid.sum_over_replicas(correction)
         direction /= problem.shift
         return DirectionResult(direction, 0, True, residual)
@@ -125,16 +126,17 @@ class Dual(Stateless, Together):
         K, Jg = sample_space_system(jacobian, problem.gradient, layers, None if apart else SamplesOfAll(grid, share))
         if self._local:
             return K, Jg
-        message = grid.sum_all(np.concatenate([K.ravel(), Jg]))
+        xp = problem.backend.xp
+        message = grid.sum_all(xp.concatenate([K.ravel(), Jg]))
         K, Jg = message[: K.size].reshape(K.shape), message[K.size :]
         if grid.n_replicas == 1:
             return K, Jg
         k = jacobian.n_out
         width = share.n_samples * k + 1
         # sizes in full: a replica may have none of a mini-batch's samples
-        rows = np.concatenate([K, Jg[:, None]], axis=1).reshape(share.n_own, k * width)
+        rows = xp.concatenate([K, Jg[:, None]], axis=1).reshape(share.n_own, k * width)
         whole = grid.gather_samples(rows, share).reshape(share.n_samples * k, width)
-        return np.ascontiguousarray(whole[:, :-1]), np.ascontiguousarray(whole[:, -1])
+        return xp.ascontiguousarray(whole[:, :-1]), xp.ascontiguousarray(whole[:, -1])
 
 
 class SamplesOfAll:
@@ -154,12 +156,18 @@ class SamplesOfAll:
 
     def rows(self, array: Any, k: int = 1) -> Any:
         """Rows of all samples, from k of each own sample; dense or sparse (collective over the replicas)."""
-        if not isinstance(array, np.ndarray):
+        if is_sparse(array):
             return self._sparse_rows(array)
         by_sample = array.reshape(self._share.n_own, k * array.shape[1])
         return self._grid.gather_samples(by_sample, self._share).reshape(self.n_samples * k, array.shape[1])
 
     def _sparse_rows(self, X: Any) -> Any:
+        if on_device(X):
+            raise ConfigError(
+                "run.device = gpu does not do the dual direction on sparse features with replicas yet: take "
+                "partition.replicas = 1, or direction = gauss_newton",
+                agreed=True,
+            )
         lengths = self._grid.gather_samples(np.diff(X.indptr).astype(np.int64), self._share)
         starts = np.concatenate([[0], np.cumsum(lengths)])
         # where the values of own samples lie among those of all
@@ -225,11 +233,11 @@ def _add_gram(K: Array, part: JacobianPart, k: int, every: SamplesOfAll | None, 
     Z = part.inputs
     n_own, n = Z.shape[0], K.shape[1] // k
     gram = Z @ (every.rows(Z) if every else Z).T
-    gram = gram if isinstance(gram, np.ndarray) else gram.toarray()
+    gram = gram.toarray() if is_sparse(gram) else gram
     if owns_bias:
         gram = gram + 1
     dense = part.factor.dense()
-    D = np.ascontiguousarray(dense.reshape(n_own * k, dense.shape[2]))
+    D = namespace(dense).ascontiguousarray(dense.reshape(n_own * k, dense.shape[2]))
     D_of_all = every.rows(D, k) if every else D
     n_rows = max(1, _CHUNK_SIZE // max(1, n * k * k))
     for start in range(0, n_own, n_rows):

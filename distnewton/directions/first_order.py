@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import numpy as np
-
-from distnewton.backend import Array
+from distnewton.backend import Array, namespace
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions.base import Curvature, DirectionResult, Stateless, Together
@@ -51,8 +49,9 @@ class Adam(Together):
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
         """Update both averages and return their quotient."""
         g = problem.gradient
+        xp = namespace(g)
         if self._mean is None or self._square is None:
-            self._mean, self._square = np.zeros_like(g), np.zeros_like(g)
+            self._mean, self._square = xp.zeros_like(g), xp.zeros_like(g)
         self._n_steps += 1
         self._mean *= self._beta1
         self._mean += (1.0 - self._beta1) * g
@@ -60,11 +59,11 @@ class Adam(Together):
         work *= 1.0 - self._beta2
         self._square *= self._beta2
         self._square += work
-        np.sqrt(self._square, out=work)
+        xp.sqrt(self._square, out=work)
         # both corrections in two numbers, so that no array is scaled twice
         root = (1.0 - self._beta2**self._n_steps) ** 0.5
         work += self._epsilon * root
-        np.divide(self._mean, work, out=work)
+        xp.divide(self._mean, work, out=work)
         work *= -root / (1.0 - self._beta1**self._n_steps)
         return DirectionResult(work)
 

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distnewton.backend import Array
+from distnewton.backend import Array, namespace, scalar
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions.base import (
@@ -135,7 +135,7 @@ def _product(problem: Linearization, r: Array, z: Array) -> _Product:
     Jz, sums = sample.product(z, scalars)
     U = problem.loss_hessian.matvec(Jz)
     U /= problem.n_samples
-    zGz, rr, rz, zz = _numbers(problem, float(np.vdot(Jz, U)), sums)
+    zGz, rr, rz, zz = _numbers(problem, scalar(namespace(U).vdot(Jz, U)), sums)
     curvature = zGz + problem.shift * zz
     product = sample.transposed_product(problem.backend.asarray(U))
     product += problem.shift * z

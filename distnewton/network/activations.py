@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-import numpy as np
-
-from distnewton.backend import Array
+from distnewton.backend import Array, namespace, on_device
 
 _STRIP = 1 << 17
 """Values whose derivative is made at a time: it stays in the cache, where one of a whole layer costs page faults."""
@@ -61,9 +59,10 @@ class Sigmoid:
     def apply(self, S: Array) -> Array:
         """Replace pre-activations by activations, in place, and return them."""
         # tanh saturates without overflow, where exp(-s) would not
+        xp = namespace(S)
         for strip in _strips(S):
             strip *= 0.5
-            np.tanh(strip, out=strip)
+            xp.tanh(strip, out=strip)
             strip += 1.0
             strip *= 0.5
         return S
@@ -82,7 +81,8 @@ class Tanh:
 
     def apply(self, S: Array) -> Array:
         """Replace pre-activations by activations, in place, and return them."""
-        return np.tanh(S, out=S)
+        activated: Array = namespace(S).tanh(S, out=S)
+        return activated
 
     def multiply_derivative(self, E: Array, Z: Array) -> Array:
         """Multiply ``E`` by 1 - z^2, in place."""
@@ -98,7 +98,8 @@ class Relu:
 
     def apply(self, S: Array) -> Array:
         """Replace pre-activations by activations, in place, and return them."""
-        return np.maximum(S, 0.0, out=S)
+        activated: Array = namespace(S).maximum(S, 0.0, out=S)
+        return activated
 
     def multiply_derivative(self, E: Array, Z: Array) -> Array:
         """Multiply ``E`` by the indicator of z > 0, in place."""
@@ -106,7 +107,8 @@ class Relu:
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
         """Zeros: the kink, where there is no second derivative, is left out."""
-        return np.zeros_like(Z), np.zeros_like(Z)
+        xp = namespace(Z)
+        return xp.zeros_like(Z), xp.zeros_like(Z)
 
 
 class Softplus:
@@ -115,19 +117,20 @@ class Softplus:
     def apply(self, S: Array) -> Array:
         """Replace pre-activations by activations, in place, and return them."""
         # max(s, 0) + log(1 + exp(-|s|)), of functions that are vectorised, as logaddexp is not
+        xp = namespace(S)
         for strip in _strips(S):
-            rest = np.log1p(np.exp(-np.abs(strip)))
-            np.maximum(strip, 0.0, out=strip)
+            rest = xp.log1p(xp.exp(-xp.abs(strip)))
+            xp.maximum(strip, 0.0, out=strip)
             strip += rest
         return S
 
     def multiply_derivative(self, E: Array, Z: Array) -> Array:
         """Multiply ``E`` by 1 - exp(-z), in place."""
-        return _multiply(E, Z, lambda z: -np.expm1(-z))
+        return _multiply(E, Z, lambda z: -namespace(z).expm1(-z))
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
         """Second and third derivative over the first: q and q (2 q - 1) with q = exp(-z)."""
-        q: Array = np.exp(-Z)
+        q: Array = namespace(Z).exp(-Z)
         return q, q * (2.0 * q - 1.0)
 
 
@@ -144,17 +147,23 @@ class Identity:
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
         """Zeros."""
-        return np.zeros_like(Z), np.zeros_like(Z)
+        xp = namespace(Z)
+        return xp.zeros_like(Z), xp.zeros_like(Z)
 
 
 def _strips(A: Array) -> list[Array]:
-    """Views of some rows each."""
+    """Views of some rows each, or one of all on a device, where each would be a launch."""
+    if on_device(A):
+        return [A]
     step = max(1, _STRIP // max(1, A[:1].size))
     return [A] if len(A) <= step else [A[start : start + step] for start in range(0, len(A), step)]
 
 
 def _multiply(E: Array, Z: Array, derivative: Callable[[Array], Array]) -> Array:
     """Multiply by the derivative where the activation has certain values, in place."""
+    if on_device(E):
+        E *= derivative(Z)
+        return E
     step = max(1, _STRIP // max(1, Z[:1].size))
     for start in range(0, len(Z), step):
         E[start : start + step] *= derivative(Z[start : start + step])

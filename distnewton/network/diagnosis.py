@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Array
+from distnewton.backend import Array, is_sparse, to_host
 from distnewton.network.network import Activations, PartitionedNetwork
 
 _ROWS_AT_ONCE = 4096
@@ -143,7 +143,7 @@ def _in_vector(
 def _feature(network: PartitionedNetwork, X: Any) -> tuple[str, str] | None:
     """The first feature that is not finite, and its value."""
     start, _ = network.grid.feature_range()
-    if isinstance(X, np.ndarray):
+    if not is_sparse(X):
         bad = _first(X)
         if bad is None:
             return None
@@ -156,8 +156,8 @@ def _feature(network: PartitionedNetwork, X: Any) -> tuple[str, str] | None:
     if bad is None:
         return None
     position = bad[0][0]
-    row = int(np.searchsorted(X.indptr, position, side="right")) - 1
-    return f"the features: feature {start + X.indices[position]}, sample {row} in the run's order", bad[1]
+    row = int(np.searchsorted(to_host(X.indptr), position, side="right")) - 1
+    return f"the features: feature {start + int(to_host(X.indices[position]))}, sample {row} in the run's order", bad[1]
 
 
 def _unit(network: PartitionedNetwork, m: int, j: int, column: int) -> int:
@@ -170,7 +170,7 @@ def _unit(network: PartitionedNetwork, m: int, j: int, column: int) -> int:
 def _first(array: Array, limit: float = np.inf) -> tuple[tuple[int, ...], str] | None:
     """Index and value of the first number that is not finite, or not below a limit."""
     for start in range(0, len(array), _ROWS_AT_ONCE):
-        part = array[start : start + _ROWS_AT_ONCE]
+        part = to_host(array[start : start + _ROWS_AT_ONCE])
         # NaN is not below anything; in float64, since the limit does not fit float32
         fine = np.isfinite(part) if limit == np.inf else np.abs(part.astype(np.float64)) < limit
         if not fine.all():
@@ -184,9 +184,9 @@ def _range(arrays: Sequence[Any]) -> tuple[float, float]:
     """Least and largest finite number; the wrong way round where there is none."""
     low, high = np.inf, -np.inf
     for array in arrays:
-        numbers = array if isinstance(array, np.ndarray) else array.data
+        numbers = array.data if is_sparse(array) else array
         for start in range(0, len(numbers), _ROWS_AT_ONCE):
-            part = numbers[start : start + _ROWS_AT_ONCE]
+            part = to_host(numbers[start : start + _ROWS_AT_ONCE])
             part = part[np.isfinite(part)]
             if part.size:
                 low, high = min(low, float(part.min())), max(high, float(part.max()))

@@ -67,5 +67,6 @@ def initial_params(layout: ParameterLayout, shape: NetworkShape, backend: Backen
     """
     flat = backend.zeros(layout.n_params)
     for layer, view in layout.views(flat).items():
-        view.W[...] = initial_block(layout.blocks[layer], shape, seed, scheme)
+        # drawn on the host, by the same keys whatever the device
+        view.W[...] = backend.asarray(initial_block(layout.blocks[layer], shape, seed, scheme))
     return flat

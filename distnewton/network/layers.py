@@ -12,13 +12,12 @@ chooses, those of the chosen ones.
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from distnewton.backend import Array, Backend
+from distnewton.backend import Array, Backend, is_sparse, namespace
 from distnewton.network.pooling import AveragePooling, MaxPooling
 from distnewton.network.shapes import LayerShape
 
@@ -162,7 +161,7 @@ class DenseLayer(Layer):
 
     def unfold(self, Z: Any, delta: Array, winners: Array | None) -> Iterator[Unfolded]:
         """All samples at once, with one place each."""
-        inputs = Z[:, None, :] if isinstance(Z, np.ndarray) else Z
+        inputs = Z if is_sparse(Z) else Z[:, None, :]
         yield Unfolded(slice(0, Z.shape[0]), inputs, delta[:, None, :])
 
 
@@ -172,16 +171,16 @@ class ConvolutionLayer(Layer):
     def linear(self, Z: Any, W: Array, out: Array) -> None:
         """Write phi(Z) W."""
         for rows, patches in self._patches(Z):
-            np.matmul(patches, W, out=out[rows].reshape(len(patches), W.shape[1]))
+            self.backend.product(patches, W, out[rows].reshape(len(patches), W.shape[1]))
 
     def elements(self, Z: Any, W: Array, b: Array | None, winners: Array | None, out: Array) -> None:
         """Write phi(Z) W + b, or what max pooling chooses of it."""
         n_out, n_linear = W.shape[1], self.shape.n_linear
         for rows, patches in self._patches(Z):
             if self.max_pooling is None or winners is None:
-                np.matmul(patches, W, out=out[rows].reshape(len(patches), n_out))
+                self.backend.product(patches, W, out[rows].reshape(len(patches), n_out))
             else:
-                S = np.matmul(patches, W).reshape(rows.stop - rows.start, n_linear * n_out)
+                S = (patches @ W).reshape(rows.stop - rows.start, n_linear * n_out)
                 self.max_pooling.gather(S, winners[rows], out[rows])
         if b is not None:
             add_bias(out, b)
@@ -225,7 +224,7 @@ class ConvolutionLayer(Layer):
 
     def _chunk_size(self, n_rows: int) -> int:
         """Samples whose patches, of so many rows of weights, are made at a time."""
-        return max(1, PATCH_SIZE // max(1, self.shape.n_linear * n_rows))
+        return max(1, self.backend.at_once(PATCH_SIZE) // max(1, self.shape.n_linear * n_rows))
 
     def _patches(self, Z: Array) -> Iterator[tuple[slice, Array]]:
         """Patches of some samples at a time, of shape (n n_linear, n_in_local): pixel of the kernel, then channel."""
@@ -243,10 +242,12 @@ class ConvolutionLayer(Layer):
         """Copy windows of shape (n, h, w, kh, kw, c) into the rows of a matrix."""
         # with few channels the runs that lie together are short, and a copy by columns is faster: a product takes the
         # transpose as it is
-        n_places, n_rows = int(np.prod(windows.shape[:3])), int(np.prod(windows.shape[3:]))
+        n_places, n_rows = math.prod(windows.shape[:3]), math.prod(windows.shape[3:])
+        xp = self.backend.xp
         if windows.shape[5] >= 8:
-            return np.ascontiguousarray(windows).reshape(n_places, n_rows)
-        columns = np.ascontiguousarray(windows.transpose(3, 4, 5, 0, 1, 2))
+            rows: Array = xp.ascontiguousarray(windows).reshape(n_places, n_rows)
+            return rows
+        columns: Array = xp.ascontiguousarray(windows.transpose(3, 4, 5, 0, 1, 2))
         return columns.reshape(n_rows, n_places).T
 
     def _padded(self, images: Array) -> Array:
@@ -290,7 +291,7 @@ def sum_units(delta: Array, out: Array) -> None:
 
 def sample_gradients(part: Unfolded) -> Array:
     """Each sample's own product of inputs and cotangents, of shape (n, n_in_local, n_out_local)."""
-    products: Array = np.matmul(part.inputs.transpose(0, 2, 1), part.deltas)
+    products: Array = namespace(part.deltas).matmul(part.inputs.transpose(0, 2, 1), part.deltas)
     return products
 
 

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
-from distnewton.backend import Array
+from distnewton.backend import Array, beside, namespace, scalar, vecdot
 from distnewton.parallel.replicas import Draws
 
 
@@ -87,7 +87,7 @@ class Loss(Protocol):
 
     def value(self, Z: Array, targets: Array) -> float:
         """Sum of the losses of the samples, in float64; arguments as of :meth:`values`."""
-        return float(self.values(Z, targets).sum())
+        return scalar(self.values(Z, targets).sum())
 
     @abstractmethod
     def gradient(self, Z: Array, targets: Array) -> Array:
@@ -124,12 +124,12 @@ class ScaledIdentity:
     ----------
     factor : float
         c.
-    n_samples, n_out : int
-        Shape of the outputs.
+    outputs : Array of shape (n, n_out)
+        Of whose shape B is, and where it is.
     """
 
-    def __init__(self, factor: float, n_samples: int, n_out: int) -> None:
-        self._factor, self._shape = factor, (n_samples, n_out)
+    def __init__(self, factor: float, outputs: Array) -> None:
+        self._factor, self._outputs = factor, outputs
 
     def matvec(self, V: Array) -> Array:
         """Multiply B of each sample onto a vector of outputs."""
@@ -137,10 +137,13 @@ class ScaledIdentity:
 
     def roots(self, n_roots: int, generator: Draws | None) -> Array:
         """Cotangents whose squares add up to B, of shape (n, k, n_out)."""
-        n, n_out = self._shape
+        n, n_out = self._outputs.shape
         if generator is None:
-            return np.broadcast_to(math.sqrt(self._factor) * np.eye(n_out), (n, n_out, n_out))
-        return math.sqrt(self._factor / n_roots) * random_signs(generator, n, n_roots, n_out)
+            xp = namespace(self._outputs)
+            exact: Array = xp.broadcast_to(math.sqrt(self._factor) * xp.eye(n_out), (n, n_out, n_out))
+            return exact
+        signs: Array = beside(self._outputs, random_signs(generator, n, n_roots, n_out))
+        return math.sqrt(self._factor / n_roots) * signs
 
 
 class SoftmaxHessian:
@@ -158,17 +161,18 @@ class SoftmaxHessian:
     def roots(self, n_roots: int, generator: Draws | None) -> Array:
         """Cotangents whose squares add up to B, of shape (n, k, n_out)."""
         n, n_out = self._p.shape
+        xp = namespace(self._p)
         if generator is None:
-            exact: Array = np.sqrt(self._p)[:, :, None] * (self._p[:, None, :] - np.eye(n_out, dtype=self._p.dtype))
+            exact: Array = xp.sqrt(self._p)[:, :, None] * (self._p[:, None, :] - xp.eye(n_out, dtype=self._p.dtype))
             return exact
-        thresholds = np.cumsum(self._p, axis=1, dtype=np.float64)
+        thresholds = xp.cumsum(self._p, axis=1, dtype=np.float64)
         # the sum of p is 1 up to rounding only: scaled, a number below 1 always falls on a class
-        drawn = generator.random((n, n_roots)) * thresholds[:, -1:]
-        labels = np.empty((n, n_roots), dtype=np.intp)
+        drawn = beside(self._p, generator.random((n, n_roots))) * thresholds[:, -1:]
+        labels = xp.empty((n, n_roots), dtype=np.intp)
         for a in range(n_roots):
             labels[:, a] = (thresholds <= drawn[:, a, None]).sum(axis=1)
-        C: Array = np.repeat(self._p[:, None, :], n_roots, axis=1)
-        C[np.arange(n)[:, None], np.arange(n_roots), labels] -= 1
+        C: Array = xp.repeat(self._p[:, None, :], n_roots, axis=1)
+        C[xp.arange(n)[:, None], xp.arange(n_roots), labels] -= 1
         C /= math.sqrt(n_roots)
         return C
 
@@ -185,9 +189,13 @@ class Diagonal:
 
     def roots(self, n_roots: int, generator: Draws | None) -> Array:
         """Cotangents whose squares add up to B, of shape (n, k, n_out)."""
-        root: Array = np.sqrt(self._diagonal)
+        xp = namespace(self._diagonal)
+        root: Array = xp.sqrt(self._diagonal)
         n, n_out = root.shape
-        roots = np.eye(n_out, dtype=root.dtype) if generator is None else random_signs(generator, n, n_roots, n_out)
+        if generator is None:
+            roots = xp.eye(n_out, dtype=root.dtype)
+        else:
+            roots = beside(root, random_signs(generator, n, n_roots, n_out))
         made: Array = root[:, None, :] * roots
         if generator is not None:
             made /= math.sqrt(n_roots)
@@ -195,7 +203,7 @@ class Diagonal:
 
 
 def random_signs(generator: Draws, *shape: int) -> Array:
-    """Random signs."""
+    """Random signs, on the host."""
     signs: Array = 2.0 * generator.integers(2, size=shape) - 1.0
     return signs
 
@@ -206,14 +214,14 @@ class Squared(Loss):
     def _error(self, Z: Array, targets: Array) -> Array:
         if targets.dtype.kind == "i":
             error = Z.copy()
-            error[np.arange(len(Z)), targets] -= 1
+            error[namespace(Z).arange(len(Z)), targets] -= 1
             return error
         return Z - targets.reshape(Z.shape)
 
     def values(self, Z: Array, targets: Array) -> Array:
         """Loss of each sample, in float64."""
         error = self._error(Z, targets).astype(np.float64, copy=False)
-        squares: Array = np.vecdot(error, error)
+        squares: Array = vecdot(error, error)
         return squares
 
     def gradient(self, Z: Array, targets: Array) -> Array:
@@ -224,7 +232,7 @@ class Squared(Loss):
 
     def hessian(self, Z: Array, targets: Array) -> LossHessian:
         """Hessians of the samples' losses in their outputs."""
-        return ScaledIdentity(2.0, *Z.shape)
+        return ScaledIdentity(2.0, Z)
 
     def third(self, Z: Array, targets: Array, V: Array) -> float:
         """Zero: the loss is quadratic."""
@@ -236,17 +244,18 @@ class CrossEntropy(Loss):
 
     def values(self, Z: Array, targets: Array) -> Array:
         """Loss of each sample, in float64."""
+        xp = namespace(Z)
         shifted = Z.astype(np.float64)
         shifted -= shifted.max(axis=1, keepdims=True)
-        chosen = shifted[np.arange(len(Z)), targets]
-        values: Array = np.log(np.exp(shifted, out=shifted).sum(axis=1))
+        chosen = shifted[xp.arange(len(Z)), targets]
+        values: Array = xp.log(xp.exp(shifted, out=shifted).sum(axis=1))
         values -= chosen
         return values
 
     def gradient(self, Z: Array, targets: Array) -> Array:
         """Gradient of each sample's loss in its outputs, of shape (n, n_out)."""
         p = softmax(Z)
-        p[np.arange(len(Z)), targets] -= 1
+        p[namespace(Z).arange(len(Z)), targets] -= 1
         return p
 
     def hessian(self, Z: Array, targets: Array) -> LossHessian:
@@ -259,7 +268,7 @@ class CrossEntropy(Loss):
         centred = V - (p * V).sum(axis=1, keepdims=True)
         # products: a power would take ten times as long
         p *= centred
-        return float(np.vdot(p, centred * centred))
+        return scalar(namespace(p).vdot(p, centred * centred))
 
 
 class Logistic(Loss):
@@ -268,7 +277,7 @@ class Logistic(Loss):
     def values(self, Z: Array, targets: Array) -> Array:
         """Loss of each sample, in float64."""
         z = Z[:, 0].astype(np.float64)
-        values: Array = np.logaddexp(z, 0.0) - targets * z
+        values: Array = namespace(z).logaddexp(z, 0.0) - targets * z
         return values
 
     def gradient(self, Z: Array, targets: Array) -> Array:
@@ -285,20 +294,20 @@ class Logistic(Loss):
     def third(self, Z: Array, targets: Array, V: Array) -> float:
         """Sum of p (1 - p) (1 - 2 p) v^3."""
         p, v = logistic(Z.astype(np.float64)), V.astype(np.float64)
-        return float((p * (1 - p) * (1 - 2 * p) * v * v * v).sum())
+        return scalar((p * (1 - p) * (1 - 2 * p) * v * v * v).sum())
 
 
 def softmax(Z: Array) -> Array:
     """Row-wise softmax of logits."""
     p: Array = Z - Z.max(axis=1, keepdims=True)
-    np.exp(p, out=p)
+    namespace(p).exp(p, out=p)
     p /= p.sum(axis=1, keepdims=True)
     return p
 
 
 def logistic(Z: Array) -> Array:
     """Logistic function, element-wise and without overflow."""
-    p: Array = np.tanh(0.5 * Z)
+    p: Array = namespace(Z).tanh(0.5 * Z)
     p += 1
     p *= 0.5
     return p

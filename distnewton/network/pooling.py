@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from distnewton.backend import Array
+from distnewton.backend import Array, namespace
 from distnewton.network.shapes import Pair, Window
 
 
@@ -85,18 +85,19 @@ class MaxPooling:
         """
         n = len(S)
         largest, places = self._views.split_out(out, n), self._views.split_out(winners, n)
-        larger = np.empty(largest.shape, bool)
+        xp = namespace(S)
+        larger = xp.empty(largest.shape, bool)
         for place, view in enumerate(self._views.of(self._views.split(S, n))):
             if place == 0:
                 largest[...] = view
                 places[...] = 0
                 continue
-            np.greater(view, largest, out=larger)
+            xp.greater(view, largest, out=larger)
             # later places are larger numbers; arithmetic is ten times as fast as copies under a mask
             numbers = larger.view(np.uint8)
             numbers *= np.uint8(place)
-            np.maximum(places, numbers, out=places)
-            np.maximum(largest, view, out=largest)
+            xp.maximum(places, numbers, out=places)
+            xp.maximum(largest, view, out=largest)
 
     def gather(self, P: Array, winners: Array, out: Array) -> None:
         """Write the values at the chosen places: the derivative of :meth:`choose`.
@@ -112,10 +113,11 @@ class MaxPooling:
         """
         n = len(winners)
         places, chosen = self._views.split_out(winners, n), self._views.split_out(out, n)
-        share = np.empty_like(chosen)
+        xp = namespace(P)
+        share = xp.empty_like(chosen)
         chosen[...] = 0
         for place, view in enumerate(self._views.of(self._views.split(P, n))):
-            chosen += np.multiply(view, places == place, out=share)
+            chosen += xp.multiply(view, places == place, out=share)
 
     def scatter(self, delta: Array, winners: Array, out: Array) -> None:
         """Write cotangents to the chosen places, zero elsewhere: the adjoint of :meth:`gather`.
@@ -137,7 +139,7 @@ class MaxPooling:
             images[...] = 0
         for place, view in enumerate(self._views.of(images)):
             if self._views.disjoint:
-                np.multiply(cotangents, places == place, out=view)
+                namespace(out).multiply(cotangents, places == place, out=view)
             else:
                 view += cotangents * (places == place)
 

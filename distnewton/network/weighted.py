@@ -11,9 +11,11 @@ Weights travel with the targets, as records, so that whoever cuts or permutes th
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
-from distnewton.backend import Array
+from distnewton.backend import Array, Backend, namespace, take_rows
 from distnewton.network.losses import Loss, LossHessian
 from distnewton.parallel.replicas import Draws
 
@@ -39,6 +41,52 @@ def with_weights(targets: Array, weights: Array | None) -> Array:
     made = np.empty(len(targets), [(_TARGET, targets.dtype, targets.shape[1:]), (_WEIGHT, np.float64)])
     made[_TARGET], made[_WEIGHT] = targets, weights
     return made
+
+
+class DeviceRecords:
+    """Targets with weights on a device, whose libraries know no records: an array for each field.
+
+    Parameters
+    ----------
+    dtype : numpy.dtype
+        Of the records on the host.
+    fields : dict of str to Array
+        By name, each of shape (n, ...).
+    """
+
+    def __init__(self, dtype: np.dtype[Any], fields: dict[str, Array]) -> None:
+        self.dtype, self._fields = dtype, fields
+
+    def __len__(self) -> int:
+        return len(self._fields[_TARGET])
+
+    def __getitem__(self, key: Any) -> Any:
+        """A field by name, or records of some samples."""
+        if isinstance(key, str):
+            return self._fields[key]
+        return DeviceRecords(self.dtype, {name: take_rows(values, key) for name, values in self._fields.items()})
+
+
+def targets_on(backend: Backend, targets: Array) -> Any:
+    """Targets, with or without weights, where a backend's arrays are.
+
+    Parameters
+    ----------
+    backend : Backend
+        Says where.
+    targets : Array
+        On the host.
+
+    Returns
+    -------
+    Array or DeviceRecords
+        On the host the targets themselves.
+    """
+    library = backend.library
+    if library.host or targets.dtype.names is None:
+        return library.to_device(targets)
+    fields = {name: library.to_device(np.ascontiguousarray(targets[name])) for name in targets.dtype.names}
+    return DeviceRecords(targets.dtype, fields)
 
 
 def normalised(targets: Array) -> tuple[Array, float]:
@@ -105,7 +153,7 @@ class WeightedHessian:
     def roots(self, n_roots: int, generator: Draws | None) -> Array:
         """Cotangents whose squares add up to w B, of shape (n, k, n_out)."""
         roots = self._hessian.roots(n_roots, generator)
-        made: Array = np.sqrt(self._weights).astype(roots.dtype)[:, None, None] * roots
+        made: Array = namespace(roots).sqrt(self._weights).astype(roots.dtype)[:, None, None] * roots
         return made
 
 
@@ -139,4 +187,4 @@ class Weighted(Loss):
     def third(self, Z: Array, targets: Array, V: Array) -> float:
         """Third derivative of the sum of the samples' weighted losses along a change of the outputs."""
         # it is of third order in the change
-        return self._loss.third(Z, targets[_TARGET], np.cbrt(targets[_WEIGHT])[:, None] * V)
+        return self._loss.third(Z, targets[_TARGET], namespace(V).cbrt(targets[_WEIGHT])[:, None] * V)

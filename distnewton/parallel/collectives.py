@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distnewton.backend import on_device
 from distnewton.errors import EXIT_CODES, DistNewtonError, NoMemoryError
 from distnewton.parallel.faults import faults
 from distnewton.parallel.hangs import ranges
 from distnewton.parallel.ledger import Ledger, allreduce_bytes
+from distnewton.parallel.transport import Transport
 from distnewton.parallel.watchdog import Watchdog, calling_place, watchdog
 
 if TYPE_CHECKING:
@@ -82,6 +84,8 @@ class Communicator:
         ``DISTNEWTON_CHECK=1`` in the environment; groups made from this one take it over.
     n_calls : int
         Collectives so far.
+    transport : Transport or None
+        How sums of arrays on a device travel; groups made from this one take it over.
     """
 
     def __init__(
@@ -102,11 +106,12 @@ class Communicator:
         self._owned = owned
         self.checked = os.environ.get(CHECK_VARIABLE, "0") == "1"
         self.n_calls = self._n_copies = 0
+        self.transport: Transport | None = None
 
     def _derived(self, comm: Intracomm | None, name: str, members: Sequence[int]) -> Communicator:
         """A communicator made from this one."""
         made = Communicator(comm, self.ledger, owned=True, name=f"{self.name}/{name}", members=members)
-        made.checked = self.checked
+        made.checked, made.transport = self.checked, self.transport
         return made
 
     def _inside(self, name: str, count: int = 0, dtype: object = "") -> Watchdog:
@@ -153,6 +158,8 @@ class Communicator:
     def free(self) -> None:
         """Free what MPI allocated (collective)."""
         if self._owned and self.mpi is not None:
+            if self.transport is not None:
+                self.transport.free(self)
             with self._inside("free"):
                 self.mpi.Free()
         self.mpi, self._owned = None, False
@@ -163,7 +170,7 @@ class Communicator:
         Parameters
         ----------
         array : Array
-            C-contiguous, of the same shape and dtype on all ranks.
+            C-contiguous, of the same shape and dtype on all ranks, on the host or on a device.
 
         Returns
         -------
@@ -172,8 +179,6 @@ class Communicator:
         """
         if self.mpi is None or self.size == 1 or array.size == 0:
             return array
-        from mpi4py import MPI
-
         summed = array
         if faults.pending:
             if faults.take_pending() == "skip-collective":
@@ -182,7 +187,10 @@ class Communicator:
         # in checked mode ranks wait for each other when they compare
         start = time.perf_counter()
         with self._inside("sum", summed.size, summed.dtype):
-            self.mpi.Allreduce(MPI.IN_PLACE, summed, op=MPI.SUM)
+            if on_device(summed):
+                self._device_transport().sum(self, summed)
+            else:
+                self.sum_buffer(summed)
         self.ledger.charge(allreduce_bytes(array.nbytes, self.size), time.perf_counter() - start)
         return array
 
@@ -207,20 +215,61 @@ class Communicator:
         if faults.pending:
             self.sum_inplace(array)
             return PendingSum()
-        from mpi4py import MPI
-
         start = time.perf_counter()
         with self._inside("start of a sum", array.size, array.dtype):
-            request = self.mpi.Iallreduce(MPI.IN_PLACE, array, op=MPI.SUM)
+            begin = partial(self._device_transport().begin, self) if on_device(array) else self.begin_sum_buffer
+            wait = begin(array)
         self.ledger.charge(allreduce_bytes(array.nbytes, self.size), time.perf_counter() - start)
-        return PendingSum(partial(self._finish_sum, request, self.n_calls))
+        return PendingSum(partial(self._finish_sum, wait, self.n_calls))
 
-    def _finish_sum(self, request: Any, n_call: int) -> None:
+    def _finish_sum(self, wait: Callable[[], None], n_call: int) -> None:
         """Wait for the end of a sum that was begun as a call of this number."""
         start = time.perf_counter()
         with watchdog.inside("sum", 0, self.name, self._who, n_call):
-            request.Wait()
+            wait()
         self.ledger.wait(time.perf_counter() - start)
+
+    def sum_buffer(self, buffer: Any) -> None:
+        """MPI's sum of a buffer in place, for transports: neither announced nor charged."""
+        from mpi4py import MPI
+
+        if self.mpi is not None:
+            self.mpi.Allreduce(MPI.IN_PLACE, buffer, op=MPI.SUM)
+
+    def begin_sum_buffer(self, buffer: Any) -> Callable[[], None]:
+        """Begin :meth:`sum_buffer`; what is returned waits for its end."""
+        from mpi4py import MPI
+
+        if self.mpi is None:
+            raise RuntimeError("one process has nobody to sum with")
+        request = self.mpi.Iallreduce(MPI.IN_PLACE, buffer, op=MPI.SUM)
+
+        def wait() -> None:
+            request.Wait()
+
+        return wait
+
+    @property
+    def place(self) -> tuple[int, int]:
+        """Rank and size."""
+        return self.rank, self.size
+
+    def _device_transport(self) -> Transport:
+        if self.transport is None:
+            raise RuntimeError("say how arrays on a device travel before one is summed: Communicator.transport")
+        return self.transport
+
+    def local_place(self) -> tuple[int, int]:
+        """Number of this rank among those that share its node's memory, and how many they are (collective)."""
+        if self.mpi is None or self.size == 1:
+            return 0, 1
+        from mpi4py import MPI
+
+        with self._inside("ranks of a node"):
+            node = self.mpi.Split_type(MPI.COMM_TYPE_SHARED)
+            place = node.Get_rank(), node.Get_size()
+            node.Free()
+        return place
 
     def sum_scalars(self, *values: float) -> list[float]:
         """Sum a few float64 numbers over the ranks; bitwise the same on all of them."""

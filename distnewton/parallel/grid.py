@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
-import numpy as np
-
+from distnewton.backend import beside, namespace
 from distnewton.parallel.collectives import Array, Communicator, PendingSum
 from distnewton.parallel.partition import Block, Partition, check_rank_count
 from distnewton.parallel.replicas import SampleShare, ranks_of_a_grid
@@ -182,8 +181,9 @@ class ProcessGrid:
         """
         if self._alike is None:
             return array
-        whole = np.zeros((share.n_samples, *array.shape[1:]), array.dtype)
-        whole[share.own] = array
+        whole: Array = namespace(array).zeros((share.n_samples, *array.shape[1:]), array.dtype)
+        own = share.own
+        whole[own if isinstance(own, slice) else beside(array, own)] = array
         return self._alike.sum_inplace(whole)
 
     def stack_replicas(self, array: Array) -> Array:

@@ -45,6 +45,7 @@ class Preconditioner(ABC):
         self._options = options
         self._n_calls = self._n_updates = 0
         self._layout: ParameterLayout | None = None
+        self._backend: Backend | None = None
 
     def update(self, problem: Linearization) -> None:
         """Follow the curvature of a new point, as often as the periods say.
@@ -58,7 +59,7 @@ class Preconditioner(ABC):
         -----
         Collective where cotangents have to be propagated backward for it.
         """
-        self._layout = problem.layout
+        self._layout, self._backend = problem.layout, problem.backend
         if self._n_calls % self._options.statistics_period == 0:
             self._n_updates += 1
             # a plain mean at first, so that the zero start does not count
@@ -90,6 +91,13 @@ class Preconditioner(ABC):
             if blocks[m].size:
                 self._apply_layer(m, blocks[m], results[m])
         return out
+
+    @property
+    def backend(self) -> Backend:
+        """That of the last update."""
+        if self._backend is None:
+            raise RuntimeError("update the preconditioner before it is applied")
+        return self._backend
 
     def restricted(self, layers: list[int]) -> Callable[[Array], Array]:
         """:meth:`apply` on some layers."""

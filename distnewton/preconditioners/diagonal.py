@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from distnewton.backend import Array, Backend
+from distnewton.backend import Array, Backend, is_sparse, namespace
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
 from distnewton.network.layers import Unfolded, sample_gradients
@@ -60,12 +60,14 @@ class Diagonal(Preconditioner):
         self._inverses = {m: 1.0 / (average + shift) for m, average in self._averages.items()}
 
     def _apply_layer(self, layer: int, V: Array, out: Array) -> None:
-        np.multiply(V, self._inverses[layer], out=out)
+        namespace(V).multiply(V, self._inverses[layer], out=out)
 
 
 def _flat(by_layer: dict[int, Array]) -> Array:
     """Blocks of all own layers as one vector."""
-    return np.concatenate([A.ravel() for A in by_layer.values()]) if by_layer else np.zeros(0)
+    parts = [A.ravel() for A in by_layer.values()]
+    flat: Array = namespace(parts[0]).concatenate(parts) if parts else np.zeros(0)
+    return flat
 
 
 def square_sums(part: Unfolded) -> Array:
@@ -73,7 +75,7 @@ def square_sums(part: Unfolded) -> Array:
     Z, delta = part.inputs, part.deltas
     if delta.shape[1] == 1:
         squares = delta[:, 0] * delta[:, 0]
-        product: Array = Z[:, 0].T ** 2 @ squares if isinstance(Z, np.ndarray) else Z.multiply(Z).T @ squares
+        product: Array = Z.multiply(Z).T @ squares if is_sparse(Z) else Z[:, 0].T ** 2 @ squares
         return product
     gradients = sample_gradients(part)
     gradients *= gradients

@@ -18,7 +18,7 @@ import math
 
 import numpy as np
 
-from distnewton.backend import Array, Backend
+from distnewton.backend import Array, Backend, namespace, scalar
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
 from distnewton.network.layout import ParameterLayout
@@ -82,7 +82,7 @@ class KroneckerFactors(Preconditioner):
 
     def _apply_layer(self, layer: int, V: Array, out: Array) -> None:
         A, D = self._inverses[layer]
-        np.matmul(apply_left(A, V), D, out=out)
+        namespace(out).matmul(apply_left(A, V), D, out=out)
 
 
 def _factors(problem: Linearization, m: int, delta: Array) -> tuple[Array, Array]:
@@ -96,7 +96,7 @@ def _factors(problem: Linearization, m: int, delta: Array) -> tuple[Array, Array
         n_places = part.deltas.shape[1]
         rows = part.deltas.reshape(part.deltas.shape[0] * n_places, n_out)
         inputs = part.inputs.reshape(len(rows), part.inputs.shape[-1]) if part.inputs.ndim == 3 else part.inputs
-        of_rows = None if weights is None else backend.asarray(np.repeat(weights[part.rows], n_places))
+        of_rows = None if weights is None else backend.asarray(backend.xp.repeat(weights[part.rows], n_places))
         moments = second_moments(backend, inputs, owns_bias, of_rows)
         A = moments if A is None else A + moments
         D += rows.T @ rows
@@ -113,4 +113,4 @@ def _factors(problem: Linearization, m: int, delta: Array) -> tuple[Array, Array
 
 def _mean_diagonal(A: Array) -> float:
     """Trace over dimension; of a diagonal, its mean."""
-    return float((A if A.ndim == 1 else A.diagonal()).mean(dtype=np.float64))
+    return scalar((A if A.ndim == 1 else A.diagonal()).mean(dtype=np.float64))

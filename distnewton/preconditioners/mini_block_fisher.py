@@ -19,9 +19,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from distnewton.backend import Array, Backend
+from distnewton.backend import Array, Backend, namespace
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
 from distnewton.network.layers import sample_gradients
@@ -86,8 +84,11 @@ class MiniBlockFisher(Preconditioner):
         squares = delta * delta
         if self._options.mini_blocks == "layer":
             squares = squares.mean(axis=1, keepdims=True)
-        columns = np.ascontiguousarray(squares.T)
-        return np.stack([second_moments(problem.backend, Z, owns_bias, column) for column in columns])
+        xp = problem.backend.xp
+        columns = xp.ascontiguousarray(squares.T)
+        moments = [second_moments(problem.backend, Z, owns_bias, columns[j]) for j in range(len(columns))]
+        stacked: Array = xp.stack(moments)
+        return stacked
 
     def _kernel_moments(self, problem: Linearization, m: int, delta: Array) -> tuple[Array, Array]:
         """Sums of g g^T for each kernel, of shape (n_in, n_out, r, r) in channels and pixels, and of bias squares."""
@@ -96,7 +97,7 @@ class MiniBlockFisher(Preconditioner):
         moments, squares = problem.backend.zeros(n_in, n_out, r, r), problem.backend.zeros(n_out)
         for part in problem.sample.unfold(m, delta):
             gradients = sample_gradients(part).reshape(len(part.deltas), r, n_in, n_out)
-            by_kernel = np.ascontiguousarray(gradients.transpose(2, 3, 1, 0))
+            by_kernel = problem.backend.xp.ascontiguousarray(gradients.transpose(2, 3, 1, 0))
             moments += by_kernel @ by_kernel.transpose(0, 1, 3, 2)
             squares += (part.deltas.sum(axis=1) ** 2).sum(axis=0)
         return moments, squares
@@ -104,23 +105,25 @@ class MiniBlockFisher(Preconditioner):
     def _invert(self, backend: Backend, shift: float) -> None:
         for m, averages in self._averages.items():
             if m in self._bias_averages:
-                identity = np.eye(averages.shape[-1], dtype=averages.dtype)
+                identity = backend.xp.eye(averages.shape[-1], dtype=averages.dtype)
                 self._inverses[m] = backend.inverses(averages + shift * identity)
                 self._bias_inverses[m] = 1 / (self._bias_averages[m] + shift)
             else:
-                self._inverses[m] = np.stack([inverted(backend, shifted(F, shift)) for F in averages])
+                blocks = (averages[j] for j in range(len(averages)))
+                self._inverses[m] = backend.xp.stack([inverted(backend, shifted(F, shift)) for F in blocks])
 
     def _apply_layer(self, layer: int, V: Array, out: Array) -> None:
         inverses = self._inverses[layer]
         if layer in self._bias_inverses:
             n_in, n_out, r, _ = inverses.shape
             kernels = V[: n_in * r].reshape(r, n_in, n_out).transpose(1, 2, 0)
-            out[: n_in * r] = np.matvec(inverses, kernels).transpose(2, 0, 1).reshape(n_in * r, n_out)
+            products = self.backend.stacked_matvec(inverses, kernels)
+            out[: n_in * r] = products.transpose(2, 0, 1).reshape(n_in * r, n_out)
             # the bias, where the block owns it
             out[n_in * r :] = V[n_in * r :] * self._bias_inverses[layer]
         elif self._options.mini_blocks == "layer":
             out[...] = apply_left(inverses[0], V)
         elif inverses.ndim == 2:
-            np.multiply(inverses.T, V, out=out)
+            namespace(out).multiply(inverses.T, V, out=out)
         else:
-            out[...] = np.matvec(inverses, V.T).T
+            out[...] = self.backend.stacked_matvec(inverses, V.T).T

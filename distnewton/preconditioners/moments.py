@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-import numpy as np
-
-from distnewton.backend import Array, Backend
+from distnewton.backend import Array, Backend, is_sparse
 
 MAX_WIDTH = 4096
 """Beyond so many inputs a factor keeps its diagonal only: 4096 squared float32 numbers are 64 MiB a block, and
@@ -39,8 +37,8 @@ def second_moments(backend: Backend, Z: Any, owns_bias: bool, weights: Array | N
     """
     n, n_in = Z.shape
     k = n_in + owns_bias
-    dense = isinstance(Z, np.ndarray)
-    w = np.ones(n, backend.dtype) if weights is None else weights
+    dense = not is_sparse(Z)
+    w = backend.xp.ones(n, backend.dtype) if weights is None else weights
     if is_wide(n_in):
         moments = backend.empty(k)
         moments[:n_in] = w @ (Z * Z) if dense else Z.multiply(Z).T @ w
@@ -64,7 +62,7 @@ def shifted(moments: Array, shift: float) -> Array:
     if made.ndim == 1:
         made += shift
     else:
-        made.flat[:: len(made) + 1] += shift
+        made.reshape(-1)[:: len(made) + 1] += shift
     return made
 
 

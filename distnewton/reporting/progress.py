@@ -71,6 +71,7 @@ class Progress:
             f"{summary.shape.n_params:,} variables",
             f"ranks    {summary.n_ranks}, splits {splits}, {summary.n_threads} BLAS thread(s) each"
             + (f", {summary.mpi_library}" if summary.mpi_library else ""),
+            *([f"device   {_devices(summary)}"] if config.run.device != "cpu" else []),
             f"method   {config.method.title}; {config.run.dtype}"
             + (f", early termination by {summary.transport}" if summary.transport else ""),
         ]
@@ -216,6 +217,15 @@ def _packed(figures: Sequence[str], width: int) -> list[str]:
         longer = f"{rows[-1]} · {figure}"
         rows[-1:] = [longer] if len(longer) <= width else [rows[-1], figure]
     return rows
+
+
+def _devices(summary: RunSummary) -> str:
+    """What the ranks compute on, and how their sums travel."""
+    counts = {name: summary.devices.count(name) for name in summary.devices}
+    names = [name if count == 1 else f"{count} x {name}" for name, count in counts.items()]
+    more = f", ... ({len(names)} kinds)" if len(names) > 4 else ""
+    way = f"; {summary.device_transport}" if summary.device_transport else ""
+    return ", ".join(names[:4]) + more + way
 
 
 def _summary_rows(result: Result) -> list[tuple[str, str]]:

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
+from distnewton.backend import to_host
 from distnewton.checkpoint.folder import list_checkpoints, next_sequence, prune, remove_leftovers
 from distnewton.checkpoint.manifest import Manifest
 from distnewton.checkpoint.reading import choose_checkpoint, read_state
@@ -178,7 +179,8 @@ class CheckpointKeeper:
             return [f"there is no checkpoint in {folder}: the run begins anew"]
         self._compare(path, manifest)
         layout = self._network.layout
-        self._trainer.restore(read_state(path, manifest, self._network.grid, layout))
+        state = read_state(path, manifest, self._network.grid, layout)
+        self._trainer.restore(state.moved(self._network.backend.library.to_device))
         self._run, self.path, self.record = manifest.run, path, record_from_dict(manifest.record)
         self._last, self._saved_iteration = self.record, self.record.iteration
         self._saved_at = self.record.elapsed_seconds
@@ -232,7 +234,7 @@ class CheckpointKeeper:
             plain(record.as_dict()),
             metric if math.isfinite(metric) else None,
         )
-        state = self._trainer.state()
+        state = self._trainer.state().moved(to_host)
         self.path = write_checkpoint(settings.folder, self._network.grid, self._network.layout, state, facts)
         with self._comm.agreeing():
             if self._comm.rank == 0:

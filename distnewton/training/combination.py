@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distnewton.backend import Array
+from distnewton.backend import Array, scalar
 from distnewton.curvature.linearization import Linearization
 from distnewton.parallel.grid import ProcessGrid
 
@@ -79,7 +79,8 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
     local_dots += [dot(directions[a], directions[b]) for a in range(k) for b in range(k)]
     Jd, scalars, hessian = problem.sample.products(directions, local_dots)
     BJd = [hessian.matvec(q) for q in Jd]
-    products = np.array([[np.vdot(p, q) for q in BJd] for p in Jd]) / problem.n_samples
+    vdot = problem.backend.xp.vdot
+    products = np.array([[scalar(vdot(p, q)) for q in BJd] for p in Jd]) / problem.n_samples
     products, scalars = _summed(problem.grid, products, scalars)
     slopes, params_dots, gram = scalars[:k], scalars[k : 2 * k], scalars[2 * k :].reshape(k, k)
     G = products + problem.regularization * gram

@@ -137,10 +137,12 @@ class HeldOut:
         rows = None if self.share.whole else np.arange(n_samples)[self.share.own]
         self.X = model.features(self.source, self.description, rows)
         task = model.architecture.task
+        targets = np.zeros(0)
         with grid.world.agreeing():
-            self.targets = task.targets(self.description, self.source)
-            if self.which == "validation" and task.name == "binary" and len(np.unique(self.targets > 0)) < 2:
+            targets = task.targets(self.description, self.source)
+            if self.which == "validation" and task.name == "binary" and len(np.unique(targets > 0)) < 2:
                 raise DataError(f"{self.description.name} holds one class only, of which there is no AUC to choose by")
+        self.targets = model.network.backend.library.to_device(targets)
 
     def outputs(self, network: PartitionedNetwork, params: Array, chunk_rows: int) -> Array:
         """Outputs of the network on this replica's samples, so many at a time.

@@ -91,6 +91,44 @@ class PlannedRun:
         return many
 
 
+def check_device_memory(comm: Communicator, run: PlannedRun, partition: Partition, limit: int | None) -> None:
+    """Refuse a run whose predicted arrays are more than its GPUs have for them.
+
+    Parameters
+    ----------
+    comm : Communicator
+        All ranks.
+    run : PlannedRun
+        Sizes of data, network and method.
+    partition : Partition
+        Of these ranks.
+    limit : int or None
+        Bytes that this rank's arrays may take on its GPU; None on the CPU, on all ranks alike.
+
+    Raises
+    ------
+    ConfigError
+        On every rank alike, with the rank that has least room.
+
+    Notes
+    -----
+    Collective, unless there is no limit.
+    """
+    if limit is None:
+        return
+    needed = sum(run.parts(partition, comm.rank % partition.n_ranks).values())
+    views = comm.allgather(np.array([needed, float(limit)]))
+    rank = int(np.argmax(views[:, 0] / views[:, 1]))
+    needed, room = views[rank] / 1e9
+    if needed > room:
+        raise ConfigError(
+            f"rank {rank} needs {needed:.3g} GB on its GPU, of which it may take {room:.3g} GB: take more ranks, each "
+            "with a GPU of its own, or a smaller run.memory_mb (activations), method.subsample and method.sketch "
+            "(jacobian), data.n_train, run.dtype = float32. run.memory_check = false starts all the same",
+            agreed=True,
+        )
+
+
 def check_memory_fits(comm: Communicator, run: PlannedRun, partition: Partition) -> None:
     """Refuse a run whose predicted memory is more than its hosts have free.
 

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from distnewton.backend import Array
+from distnewton.backend import Array, namespace, scalar
 
 TASKS = ("classification", "binary", "regression")
 MAIN_METRIC = {"classification": "accuracy", "binary": "auc", "regression": "rmse"}
@@ -32,17 +32,18 @@ def task_metrics(task: str, outputs: Array, targets: Array) -> dict[str, float]:
         ``accuracy``; ``accuracy`` and ``auc``; or ``rmse`` and ``r2``. AUC and R2 are NaN where undefined.
     """
     if task == "classification":
-        return {"accuracy": float(np.mean(outputs.argmax(axis=1) == targets))}
+        return {"accuracy": scalar((outputs.argmax(axis=1) == targets).mean())}
     if task == "binary":
         scores = outputs[:, 0]
-        return {"accuracy": float(np.mean((scores > 0) == (targets > 0))), "auc": auc(scores, targets > 0)}
+        return {"accuracy": scalar(((scores > 0) == (targets > 0)).mean()), "auc": auc(scores, targets > 0)}
     truth = targets.reshape(outputs.shape).astype(np.float64)
     error = outputs - truth
     deviation = truth - truth.mean(axis=0)
-    total = float(np.vdot(deviation, deviation))
+    vdot = namespace(error).vdot
+    total = scalar(vdot(deviation, deviation))
     return {
-        "rmse": math.sqrt(float(np.mean(error**2))),
-        "r2": 1.0 - float(np.vdot(error, error)) / total if total else math.nan,
+        "rmse": math.sqrt(scalar((error**2).mean())),
+        "r2": 1.0 - scalar(vdot(error, error)) / total if total else math.nan,
     }
 
 
@@ -61,12 +62,13 @@ def auc(scores: Array, positive: Array) -> float:
     float
         NaN with one class only.
     """
-    n_positive = int(positive.sum())
+    xp = namespace(scores)
+    n_positive = int(scalar(positive.sum()))
     n_pairs = n_positive * (len(scores) - n_positive)
     if n_pairs == 0:
         return math.nan
-    _, group, counts = np.unique(scores, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
+    _, group, counts = xp.unique(scores, return_inverse=True, return_counts=True)
+    last = xp.cumsum(counts)
     mean_rank = last - (counts - 1) / 2.0
-    rank_sum = float(mean_rank[group][positive].sum())
+    rank_sum = scalar(mean_rank[group][positive].sum())
     return (rank_sum - n_positive * (n_positive + 1) / 2.0) / n_pairs

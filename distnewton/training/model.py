@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Array, Backend
+from distnewton.backend import Array, Backend, to_host
 from distnewton.data.chosen import Chosen
 from distnewton.data.columns import ColumnNames, check_names
 from distnewton.data.description import DataSource, Description
@@ -127,11 +127,11 @@ class Model:
         dtype, dense = self.network.backend.dtype, self.architecture.dense
         X = read_features(self.grid, source, description.n_samples, dtype, rows, dense=dense)
         apply_scaling(self.grid, self.scaling, X)
-        return self.network.arrange(X)
+        return self.network.backend.features(self.network.arrange(X))
 
     def outputs_of(self, X: Any) -> Array:
         """Outputs for features that are already scaled, replicated; shape (n_samples, n_out)."""
-        return network_outputs(self.network, self.params, X)
+        return to_host(network_outputs(self.network, self.params, X))
 
     def outputs(self, data: Data) -> tuple[Array, DataSource, Description]:
         """Outputs for a data set, replicated.
@@ -217,12 +217,12 @@ class Model:
         partition, views = self.grid.partition, self.network.layout.views(self.params)
         blocks = [partition.block(m, rank) for rank in range(self.grid.size)]
         shapes = [(0, 0) if b is None else (b.shape[0] + b.owns_bias, b.shape[1]) for b in blocks]
-        own = self.network.backend.empty(*shapes[self.grid.rank])
+        own = np.empty(shapes[self.grid.rank], self.network.backend.dtype)
         if m in views:
-            own[: len(views[m].W)] = views[m].W
+            own[: len(views[m].W)] = to_host(views[m].W)
             bias = views[m].b
             if bias is not None:
-                own[-1] = bias
+                own[-1] = to_host(bias)
         return blocks, self.grid.comm.gather_array(own, shapes)
 
     def save(self, path: str | Path) -> None:
@@ -247,7 +247,8 @@ class Model:
         tensors = self.weights()
         scaling = gather_scaling(self.grid, self.scaling)
         with self.grid.world.agreeing():
-            if not (np.isfinite(self.params).all() and np.isfinite([self.scaling.offset, self.scaling.factor]).all()):
+            numbers = to_host(self.params), self.scaling.offset, self.scaling.factor
+            if not all(np.isfinite(part).all() for part in numbers):
                 raise NumericalError(f"the model holds numbers that are not finite, and is not saved to {path}")
         with watchdog.patient(), self.grid.world.agreeing():
             try:

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Array
+from distnewton.backend import Array, take_rows
 from distnewton.data.rows import row_range
 from distnewton.network.losses import Loss
 from distnewton.network.network import Activations, PartitionedNetwork
@@ -158,7 +158,7 @@ class Objective:
         """
         part = copy.copy(self)
         own, part.share = self.share.choose(rows)
-        part.X, part.targets, part.n_samples = self.X[own], self.targets[own], len(rows)
+        part.X, part.targets, part.n_samples = take_rows(self.X, own), take_rows(self.targets, own), len(rows)
         return part
 
     @_QUIET

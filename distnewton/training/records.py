@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from distnewton.backend import library_of
 from distnewton.directions.base import DirectionResult
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.deadline import Stop
@@ -142,7 +143,7 @@ class IterationRecord:
 
 def gather_direction(comm: Communicator, method: str, result: DirectionResult, seconds: float) -> DirectionRecord:
     """Tell all ranks how each found its part of the direction (collective, one small sum)."""
-    squared = float(np.einsum("i,i->", result.direction, result.direction, dtype=np.float64))
+    squared = library_of(result.direction).dot(result.direction, result.direction)
     failed = bool(result.failure) or not math.isfinite(result.residual + squared)
     residual = result.residual if math.isfinite(result.residual) else 0.0
     mine = np.array([result.inner_iterations, residual, result.finished, seconds, failed], dtype=np.float64)

@@ -322,7 +322,14 @@ def _make(path: Path) -> None:
 
 
 def environment(
-    ranks: int, threads: int, mpi_library: str, hosts: list[str], splits: tuple[int, ...], replicas: int = 1
+    ranks: int,
+    threads: int,
+    mpi_library: str,
+    hosts: list[str],
+    splits: tuple[int, ...],
+    replicas: int = 1,
+    devices: Sequence[str] = (),
+    device_transport: str = "",
 ) -> dict[str, Any]:
     """What a run's numbers depend on besides its configuration.
 
@@ -338,6 +345,10 @@ def environment(
         Resolved splits, of each replica of the grid.
     replicas : int
         Copies of the grid.
+    devices : sequence of str
+        What each rank computes on.
+    device_transport : str
+        How sums of arrays on GPUs travel.
 
     Returns
     -------
@@ -361,6 +372,8 @@ def environment(
         "blas": blas,
         "splits": list(splits),
         "replicas": replicas,
+        "devices": list(devices),
+        "device_transport": device_transport,
         "slurm": {k: v for k, v in os.environ.items() if k in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_JOB_NODELIST")},
     }
 

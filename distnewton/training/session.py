@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Array, Backend
+from distnewton.backend import Array, scalar, take_rows, to_host
 from distnewton.config import Config
 from distnewton.data.description import DataSource, Description
 from distnewton.data.partitioned import (
@@ -32,9 +32,10 @@ from distnewton.errors import ConfigError, DataError, DistNewtonError, Numerical
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import resolve_shape
-from distnewton.network.weighted import normalised, plain_targets, weighted, with_weights
+from distnewton.network.weighted import normalised, plain_targets, targets_on, weighted, with_weights
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.deadline import Clock
+from distnewton.parallel.devices import choose_device
 from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.launch import guard
@@ -48,7 +49,7 @@ from distnewton.training.checkpoints import CheckpointKeeper, KeeperSettings, Re
 from distnewton.training.held_out import HeldOut, opener
 from distnewton.training.history import History
 from distnewton.training.identity import run_identity, state_bytes
-from distnewton.training.memory_check import PlannedRun, check_memory_fits
+from distnewton.training.memory_check import PlannedRun, check_device_memory, check_memory_fits
 from distnewton.training.metrics import task_metrics
 from distnewton.training.model import Architecture, Model, image_problem
 from distnewton.training.objective import Evaluation, Objective
@@ -430,7 +431,8 @@ class Session:
             found = planned_splits(config, shape, self.n_train, n_ranks, told, nonzeros=self._nonzeros)
             # processors of different kinds round differently, so one rank's choice is everyone's
             splits = tuple(self.comm.broadcast_json(list(found)))
-        backend = Backend.of(config.run.dtype)
+        self.device = choose_device(self.comm, config.run.device, config.run.dtype, config.run.comm)
+        backend = self.device.backend
         self._check_memory(config)
         check_samples(config.method, self.n_train, n_replicas)
         self.grid = ProcessGrid(self.comm, shape.partition(splits, speeds), n_replicas)
@@ -439,6 +441,7 @@ class Session:
             n_test = sum(held.description.n_samples for held in self.held_out.values())
             sizes = PlannedRun(config, shape, self.train_set, n_test, self.dense, "validation" in self.held_out)
             check_memory_fits(self.comm, sizes, self.grid.partition)
+            check_device_memory(self.comm, sizes, self.grid.partition, backend.memory_limit)
         self.network = PartitionedNetwork(self.grid, config.network.activation, backend, shape, config.run.overlap)
         self.architecture = Architecture(
             shape,
@@ -485,12 +488,14 @@ class Session:
         targets, n_counted = normalised(with_weights(targets, self.train_set.weights)[order])
         if not n_counted > 0:
             raise DataError(f"{self.train_set.name}: the weights of all {len(targets)} samples are 0", agreed=True)
-        self.y_train = plain_targets(targets)
+        backend = self.network.backend
+        own = targets_on(backend, targets[self.share.own])
+        self.y_train = plain_targets(own if self.share.whole else targets_on(backend, targets))
         return Objective(
             self.network,
             weighted(LOSSES[config.network.loss], targets),
-            self.network.arrange(X),
-            targets[self.share.own],
+            backend.features(self.network.arrange(X)),
+            own,
             config.method.regularization(n_counted),
             config.run.memory_mb * 2**20,
             self.share,
@@ -507,7 +512,7 @@ class Session:
 
     def _as_targets(self, targets: Array) -> Array:
         """Targets as the loss takes them: class indices stay integers."""
-        return targets if targets.dtype.kind == "i" else self.network.backend.asarray(targets)
+        return targets if targets.dtype.kind == "i" else np.asarray(targets, self.network.backend.dtype)
 
     def _metrics(self, params: Array, evaluation: Evaluation) -> Measured:
         """The task's metrics by set, from the evaluation's outputs and a pass over each other set."""
@@ -523,7 +528,7 @@ class Session:
         """The task's metrics, from the outputs of this replica's samples and the targets of all."""
         if share.whole or self.task.name != "classification":
             return task_metrics(self.task.name, self.grid.gather_samples(outputs, share), targets)
-        n_right = np.array([float(np.count_nonzero(outputs.argmax(axis=1) == targets[share.own]))])
+        n_right = np.array([scalar((outputs.argmax(axis=1) == take_rows(targets, share.own)).sum())])
         return {"accuracy": float(self.grid.sum_of_samples(n_right)[0]) / share.n_samples}
 
     def _predictions(self) -> dict[str, Any]:
@@ -531,7 +536,7 @@ class Session:
         if self._last_outputs is None:
             return {}
         which, outputs, targets, share = self._last_outputs
-        return summarize(self.task, which, self.grid.gather_samples(outputs, share), targets)
+        return summarize(self.task, which, to_host(self.grid.gather_samples(outputs, share)), to_host(targets))
 
     def summary(self, config: Config, transport: str = "", notes: Sequence[str] = ()) -> RunSummary:
         """What a run is about, with the notes of its data and partition (collective).
@@ -550,4 +555,6 @@ class Session:
         RunSummary
         """
         model = Model(self.architecture, self.network, self.network.backend.zeros(0), self.scaling)
-        return describe_run(self.comm, config, self.train_set, self.held_out, model, self.n_threads, transport, notes)
+        notes = [*self.device.notes, *notes]
+        found = describe_run(self.comm, config, self.train_set, self.held_out, model, self.n_threads, transport, notes)
+        return replace(found, devices=self.device.names, device_transport=self.device.transport)

@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from distnewton.backend import Array
+from distnewton.backend import Array, take_rows
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import CurvatureSample, Linearization
 from distnewton.directions.base import Direction, DirectionResult
@@ -381,8 +381,8 @@ class RateSteps(_MiniBatch):
         """Gradient of the batch, and its samples for the curvature, which share the backward pass."""
         objective, network = self._objective, self._objective.network
         rows, share = objective.share.choose(self._batches.rows(self._t))
-        targets = objective.targets[rows]
-        activations = network.forward(self._params, objective.X[rows])
+        targets = take_rows(objective.targets, rows)
+        activations = network.forward(self._params, take_rows(objective.X, rows))
         cotangent = objective.loss.gradient(activations.output, targets)
         deltas = network.backpropagate(self._params, activations, cotangent)
         gradient = network.backend.zeros(network.layout.n_params)

@@ -52,6 +52,10 @@ class RunSummary:
         Copies of the grid of the partition, each with its share of the samples.
     transport : str
         How ranks tell each other that they have finished; empty without early termination.
+    devices : list of str
+        Of each rank, in words: ``CPU``, or its GPU.
+    device_transport : str
+        How sums of arrays on GPUs travel; empty on the CPU.
     resumed : int or None
         Iteration of the checkpoint that the run goes on from.
     notes : list of str
@@ -71,6 +75,8 @@ class RunSummary:
     hosts: list[str]
     n_replicas: int = 1
     transport: str = ""
+    devices: list[str] = field(default_factory=list)
+    device_transport: str = ""
     resumed: int | None = None
     notes: list[str] = field(default_factory=list)
 

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Array
+from distnewton.backend import Array, to_host
 from distnewton.data.columns import ColumnNames
 from distnewton.data.labels import LabelMapping
 from distnewton.data.partitioned import Task, gather_scaling
@@ -173,15 +173,15 @@ class Start:
         Of a file each rank reads its own slices. Of a model in memory with other splits, a layer after the other goes
         through rank 0 to all ranks, of which each holds it for a moment.
         """
-        params = network.backend.zeros(network.layout.n_params)
+        params: Array = np.zeros(network.layout.n_params, network.backend.dtype)
         if self._model is None:
             with watchdog.patient(), self._comm.agreeing():
                 read_blocks(self._file, network, params)
         elif self._model.grid.partition == network.grid.partition:
-            params[...] = self._model.params
+            params[...] = to_host(self._model.params)
         else:
             self._spread(self._model, network, params)
-        return params
+        return network.backend.asarray(params)
 
     def _spread(self, model: Model, network: PartitionedNetwork, params: Array) -> None:
         """Fill this rank's blocks from those of another grid."""

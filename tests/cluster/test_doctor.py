@@ -214,9 +214,17 @@ def test_7_more_ranks_than_gpus(tmp_path, one_gpu):
     expect(done, "GPU", "PROBLEM", "shows 1 GPU(s), the cluster file says 4", "gres or gpus_per_node")
 
 
+def test_7_gpus_without_cupy(tmp_path, one_gpu):
+    done = run(distnewton("doctor", "--run-dir", tmp_path / "runs"), PATH=one_gpu)
+    expect(done, "cupy", "SLOW", "not installed, though there are GPUs (rank 0)", "pip install 'distnewton[gpu]'")
+    make_distribution(tmp_path / "site", "cupy-cuda12x", "14.2.0")
+    done = run(distnewton("doctor", "--run-dir", tmp_path / "runs"), PATH=one_gpu, PYTHONPATH=str(tmp_path / "site"))
+    expect(done, "cupy", "ok", "cupy-cuda12x")
+
+
 def test_8_mpi_that_dies_of_a_buffer_it_cannot_read():
     # what happens with memory of a GPU and an MPI that is not GPU-aware happens with memory that nobody may read
-    from distnewton.cluster.doctor.gpu_aware import takes_gpu_buffers
+    from distnewton.parallel.gpu_aware import takes_gpu_buffers
 
     os.environ.update(AS_ROOT)
     aware, why = takes_gpu_buffers("protected")

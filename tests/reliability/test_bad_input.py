@@ -152,7 +152,7 @@ ROWS = [
     settings("35 zero", 78, ["method.subsample:", "got 0"], "--method.subsample=0"),
     settings("35 share", 78, ["method.subsample:", "got 1.5"], "--method.subsample=1.5"),
     settings("36", 78, ["run.dtype: input should be 'float32' or 'float64', got 'float16'"], "--run.dtype=float16"),
-    settings("37", 78, ["run.device: input should be 'cpu', got 'cuda'"], "--run.device=cuda"),
+    settings("37", 78, ["run.device: input should be 'cpu', 'gpu' or 'auto', got 'cuda'"], "--run.device=cuda"),
     settings("40", 78, ["the run needs ", " GB free:", "run.memory_check = false", "ranks would fit"],
              "--network.layers=auto-300000-300000-auto"),
     Row("42", 73, ["holds an earlier run", "run.overwrite=true"], name="good.libsvm", settings=["--run-dir=USED"]),

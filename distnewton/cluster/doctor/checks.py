@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from distnewton.cluster.description import Cluster
 from distnewton.cluster.doctor.facts import Facts
 from distnewton.cluster.doctor.findings import Finding, ok, problem, slow
+from distnewton.parallel.hangs import ranges
 
 _SLOW_CORES = ("prescott", "core2", "penryn", "nehalem", "generic", "sandybridge", "katmai", "banias")
 
@@ -117,6 +118,10 @@ def check_cupy(ranks: Sequence[Facts]) -> list[Finding]:
         if len(facts.cupy) > 1:
             return [problem("cupy", f"{len(facts.cupy)} wheels of cupy on {facts.host}: {', '.join(facts.cupy)}",
                             f"pip uninstall {' '.join(facts.cupy)}, then install the one of your CUDA version")]
+    without = [facts.rank for facts in ranks if facts.gpus and not facts.cupy]
+    if without:
+        return [slow("cupy", f"not installed, though there are GPUs (rank {ranges(without)})",
+                     "pip install 'distnewton[gpu]' for run.device = gpu")]
     return [ok("cupy", ", ".join(ranks[0].cupy) or "not installed")]
 
 

@@ -1,72 +1,9 @@
-"""Whether MPI takes buffers in GPU memory: tried in a child process, where a wrong answer is a segmentation fault.
-
-What libraries and variables say of themselves has been wrong in both directions; a message that arrives has not.
-"""
+"""Whether messages between GPUs take the short way."""
 
 from __future__ import annotations
 
-import os
-import signal
-import subprocess
-import sys
-
 from distnewton.cluster.doctor.findings import Finding, ok, slow
-
-_LAUNCHERS = ("PMI", "PMIX", "OMPI_", "PRTE_", "HYDI_", "MPI_LOCAL", "SLURM_", "MPIR_")
-_PROBE = """
-import sys
-from mpi4py import MPI
-import numpy as np
-if sys.argv[1] == "cupy":
-    import cupy
-    sent, received = cupy.arange(4096, dtype="f8"), cupy.zeros(4096, dtype="f8")
-    cupy.cuda.get_current_stream().synchronize()
-    first = lambda: float(received.sum())
-else:
-    # memory that the processor may not touch, as a GPU's is to a library that does not know of it
-    import mmap, ctypes
-    area = mmap.mmap(-1, 65536)
-    address = ctypes.addressof(ctypes.c_char.from_buffer(area))
-    assert ctypes.CDLL(None).mprotect(ctypes.c_void_p(address), ctypes.c_size_t(65536), 0) == 0
-    sent = np.frombuffer((ctypes.c_char * 32768).from_address(address), dtype="f8")
-    received = np.zeros(4096)
-    first = lambda: float(received.sum())
-MPI.COMM_SELF.Sendrecv(sent, 0, 0, received, 0, 0)
-print("sum", first())
-"""
-
-
-def takes_gpu_buffers(kind: str = "cupy", limit: float = 60.0) -> tuple[bool, str]:
-    """Send a buffer to itself, in a child process without the launcher's variables.
-
-    Parameters
-    ----------
-    kind : str
-        ``cupy``: memory of the first GPU; ``protected``: memory that nobody may read, to try out the probe itself.
-    limit : float
-        Seconds until it counts as a no.
-
-    Returns
-    -------
-    tuple of bool and str
-        Whether the right numbers arrived, and else what happened.
-    """
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS)}
-    # as root Open MPI starts only with the user's word, which was given for the parent
-    clean |= {name: value for name, value in os.environ.items() if name.startswith("OMPI_ALLOW_RUN_AS_ROOT")}
-    try:
-        child = subprocess.run(  # noqa: S603
-            [sys.executable, "-c", _PROBE, kind], env=clean, capture_output=True, text=True, timeout=limit, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return False, f"no answer in {limit:.0f} s"
-    if child.returncode == 0 and f"sum {4095 * 4096 / 2}" in child.stdout:
-        return True, "a buffer in GPU memory arrived"
-    if child.returncode < 0 or child.returncode > 128:
-        number = -child.returncode if child.returncode < 0 else child.returncode - 128
-        return False, f"MPI died of signal {number} ({signal.Signals(number).name})"
-    words = [line for line in child.stderr.splitlines() if line.strip()]
-    return False, words[-1].strip() if words else f"exit code {child.returncode}"
+from distnewton.parallel.gpu_aware import takes_gpu_buffers
 
 
 def check_gpu_aware(n_gpus: int, wheels: list[str], n_ranks: int) -> list[Finding]:

@@ -1,8 +1,7 @@
-"""The array library behind one object, so that the numerical code names no library.
+"""numpy on the CPU, and what the method needs beyond the common array functions.
 
-:class:`Backend` is numpy on the CPU. What the method needs beyond the common array functions (products with sparse
-features, inner products in float64, batched matrix-vector products) is gathered here, because these are the
-operations in which array libraries differ.
+Products with sparse features, inner products in float64, batched matrix-vector products and factorisations are gathered
+here, because these are the operations in which array libraries differ.
 """
 
 from __future__ import annotations
@@ -11,19 +10,21 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from scipy.linalg import lapack
 
+from distnewton.backend.arrays import HOST, Array, Library, is_sparse
 from distnewton.errors import NumericalError
-
-Array = NDArray[Any]
 
 _BEYOND_CACHES = 1 << 24
 _ROW = range(256, 4096)
 
-_FACTOR_ADVICE = (
+FACTOR_ADVICE = (
     "a damped curvature factor is not positive definite: the statistics overflowed, or the damping is too small for "
     "the precision; raise method.damping or scale the data ([data] scale)"
+)
+SYSTEM_ADVICE = (
+    "the damped matrix in sample space is not positive definite: a value overflowed, or the damping is too "
+    "small for the precision; raise method.damping or use float64 ([run] dtype)"
 )
 
 
@@ -38,6 +39,26 @@ class Backend:
     """
 
     dtype: np.dtype[Any]
+
+    @property
+    def library(self) -> Library:
+        """Whose arrays these are."""
+        return HOST
+
+    @property
+    def xp(self) -> Any:
+        """The common array functions."""
+        return self.library.xp
+
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes of a device's own memory that arrays may take; None where they take the host's."""
+        return None
+
+    @property
+    def description(self) -> str:
+        """The device in words, for the head of a run."""
+        return "CPU"
 
     @classmethod
     def of(cls, dtype: str) -> Backend:
@@ -57,28 +78,39 @@ class Backend:
         return np.empty(shape, np.uint8)
 
     def asarray(self, values: Any) -> Array:
-        """Array of this backend's dtype with the given values."""
+        """Array of this backend's dtype with the given values, moved to the device where there is one."""
         return np.asarray(values, self.dtype)
+
+    def features(self, X: Any) -> Any:
+        """Dense or sparse features of numpy and scipy, moved to the device where there is one; else themselves."""
+        return X
+
+    def at_once(self, n_numbers: int) -> int:
+        """Numbers to work on at a time where so many stay in the cache of a processor."""
+        return n_numbers
 
     def dot(self, x: Array, y: Array) -> float:
         """Inner product of two vectors, accumulated in float64."""
-        if x.dtype == np.float64:
-            return float(np.vdot(x, y))
-        return float(np.einsum("i,i->", x, y, dtype=np.float64))
+        return HOST.dot(x, y)
 
     def product(self, Z: Any, W: Array, out: Array) -> Array:
         """Product ``Z @ W`` into ``out``; Z may be sparse."""
-        if isinstance(Z, np.ndarray):
+        if not is_sparse(Z):
             return np.matmul(Z, W, out=out)
         out[...] = Z @ W
         return out
 
     def transposed_product(self, Z: Any, T: Array, out: Array) -> Array:
         """Product ``Z.T @ T`` into ``out``; Z may be sparse."""
-        if isinstance(Z, np.ndarray):
+        if not is_sparse(Z):
             return np.matmul(Z.T, T, out=out)
         out[...] = Z.T @ T
         return out
+
+    def stacked_matvec(self, A: Array, x: Array) -> Array:
+        """Products of each matrix of a stack and its vector, (..., k, m) times (..., m); a new array."""
+        made: Array = np.matvec(A, x)
+        return made
 
     def batched_matvec(self, D: Array, P: Array, out: Array) -> Array:
         """Products of a matrix and a vector a sample: (n, k, m) times (n, m) into (n, k)."""
@@ -109,12 +141,19 @@ class Backend:
         Array of shape (n, height_out, width_out, *size, channels)
             Read-only.
         """
+        layout = self.window_layout(images, size, stride)
+        return np.lib.stride_tricks.as_strided(images, *layout, writeable=False)
+
+    @staticmethod
+    def window_layout(
+        images: Array, size: tuple[int, int], stride: tuple[int, int]
+    ) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shape and strides of :meth:`windows`."""
         (kh, kw), (sh, sw) = size, stride
         n, h, w, c = images.shape
         d0, d1, d2, d3 = images.strides
         shape = n, (h - kh) // sh + 1, (w - kw) // sw + 1, kh, kw, c
-        strides = d0, d1 * sh, d2 * sw, d1, d2, d3
-        return np.lib.stride_tricks.as_strided(images, shape, strides, writeable=False)
+        return shape, (d0, d1 * sh, d2 * sw, d1, d2, d3)
 
     def inverse(self, A: Array) -> Array:
         """Inverse of a symmetric positive definite matrix by Cholesky; what float32 cannot factorise, float64 may.
@@ -133,7 +172,7 @@ class Backend:
         NumericalError
             If the matrix is not positive definite in float64 either.
         """
-        factor = self._cholesky(A, _FACTOR_ADVICE)
+        factor = self._cholesky(A, FACTOR_ADVICE)
         # a Cholesky factor has no zero on its diagonal, so that this cannot fail
         lower, _ = _lapack("potri", factor.dtype)(factor, lower=True, overwrite_c=True)
         inverse = np.tril(lower)
@@ -163,7 +202,7 @@ class Backend:
         try:
             factors = np.linalg.cholesky(A.astype(np.float64))
         except np.linalg.LinAlgError:
-            raise NumericalError(_FACTOR_ADVICE) from None
+            raise NumericalError(FACTOR_ADVICE) from None
         roots = np.linalg.inv(factors)
         return self.asarray(np.matrix_transpose(roots) @ roots)
 
@@ -186,11 +225,7 @@ class Backend:
         NumericalError
             If the matrix is not positive definite in float64 either.
         """
-        factor = self._cholesky(
-            A,
-            "the damped matrix in sample space is not positive definite: a value overflowed, or the damping is too "
-            "small for the precision; raise method.damping or use float64 ([run] dtype)",
-        )
+        factor = self._cholesky(A, SYSTEM_ADVICE)
         x, _ = _lapack("potrs", factor.dtype)(factor, b.astype(factor.dtype), lower=True)
         return self.asarray(x)
 

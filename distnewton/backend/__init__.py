@@ -1,0 +1,32 @@
+"""The array library behind one object, so that the numerical code names no library.
+
+:class:`Backend` is numpy on the CPU; a GPU has one of the same interface (:mod:`~distnewton.backend.gpu`).
+"""
+
+from distnewton.backend.arrays import (
+    Array,
+    beside,
+    is_sparse,
+    library_of,
+    namespace,
+    on_device,
+    scalar,
+    take_rows,
+    to_host,
+    vecdot,
+)
+from distnewton.backend.cpu import Backend
+
+__all__ = [
+    "Array",
+    "Backend",
+    "beside",
+    "is_sparse",
+    "library_of",
+    "namespace",
+    "on_device",
+    "scalar",
+    "take_rows",
+    "to_host",
+    "vecdot",
+]

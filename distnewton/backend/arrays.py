@@ -1,0 +1,198 @@
+"""Whose an array is: its library's functions, and the few places where numbers cross between host and device.
+
+Numerical code asks an array for its functions, ``xp = namespace(Z)``, and moves numbers by :func:`to_host`,
+:func:`scalar`, :func:`beside` and :meth:`Backend.asarray <distnewton.backend.Backend.asarray>` alone: what crosses
+to a GPU and back is then seen, and counted in tests. For arrays of numpy all of these are no work.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Array = NDArray[Any]
+
+
+class Library(Protocol):
+    """An array library and the memory that its arrays lie in.
+
+    Attributes
+    ----------
+    name : str
+        For messages: ``numpy``, ``cupy``.
+    host : bool
+        Whether its arrays lie in the host's memory.
+    xp : module
+        The common array functions.
+    """
+
+    name: str
+    host: bool
+    xp: Any
+
+    def to_host(self, array: Any) -> Array:
+        """A numpy array of the same values; on the host the array itself."""
+        ...
+
+    def to_device(self, values: Array) -> Any:
+        """An array of this library with the values, and the dtype, of one of numpy; on the host that itself."""
+        ...
+
+    def scalar(self, value: Any) -> float:
+        """A number that a reduction has left in an array without axes."""
+        ...
+
+    def dot(self, x: Any, y: Any) -> float:
+        """Inner product of two vectors, accumulated in float64."""
+        ...
+
+    def vecdot(self, x: Any, y: Any) -> Any:
+        """Inner products along the last axis."""
+        ...
+
+    def download(self, array: Any, out: Array) -> None:
+        """Copy a contiguous array into one of numpy; on return the values are there."""
+        ...
+
+    def upload(self, values: Array, out: Any) -> None:
+        """Copy an array of numpy into a contiguous array; on return the values may be overwritten."""
+        ...
+
+    def pinned(self, n_bytes: int) -> Array:
+        """Host memory that a device copies from and to at full speed, as uint8."""
+        ...
+
+    def synchronize(self) -> None:
+        """Return when all work on the device is done."""
+        ...
+
+    def sparse_rows(self, X: Any, start: int, stop: int) -> Any:
+        """Some consecutive rows of a sparse array on a device."""
+        ...
+
+
+class HostLibrary:
+    """numpy."""
+
+    name: str = "numpy"
+    host: bool = True
+    xp: Any = np
+
+    def to_host(self, array: Any) -> Array:
+        """The array itself."""
+        made: Array = array
+        return made
+
+    def to_device(self, values: Array) -> Any:
+        """The values themselves."""
+        return values
+
+    def scalar(self, value: Any) -> float:
+        """The number."""
+        return float(value)
+
+    def dot(self, x: Any, y: Any) -> float:
+        """Inner product of two vectors, accumulated in float64."""
+        if x.dtype == np.float64:
+            return float(np.vdot(x, y))
+        return float(np.einsum("i,i->", x, y, dtype=np.float64))
+
+    def vecdot(self, x: Any, y: Any) -> Any:
+        """Inner products along the last axis."""
+        return np.vecdot(x, y)
+
+    def download(self, array: Any, out: Array) -> None:
+        """Copy."""
+        np.copyto(out, array)
+
+    def upload(self, values: Array, out: Any) -> None:
+        """Copy."""
+        np.copyto(out, values)
+
+    def pinned(self, n_bytes: int) -> Array:
+        """Plain memory."""
+        return np.empty(n_bytes, np.uint8)
+
+    def synchronize(self) -> None:
+        """Nothing to wait for."""
+
+    def sparse_rows(self, X: Any, start: int, stop: int) -> Any:
+        """Some consecutive rows."""
+        return X[start:stop]
+
+
+HOST: Library = HostLibrary()
+_LIBRARIES: dict[type, Library] = {}
+
+
+def register(library: Library, *kinds: type) -> None:
+    """Say whose arrays of some types are; those of all other types, numbers and scipy's among them, are the host's.
+
+    Parameters
+    ----------
+    library : Library
+        Whose they are.
+    *kinds : type
+        Dense and sparse arrays.
+    """
+    _LIBRARIES.update(dict.fromkeys(kinds, library))
+
+
+def library_of(array: Any) -> Library:
+    """The library of a dense or sparse array."""
+    return _LIBRARIES.get(type(array), HOST)
+
+
+def namespace(array: Any) -> Any:
+    """The common array functions of an array's library: numpy's for arrays of numpy."""
+    return _LIBRARIES.get(type(array), HOST).xp
+
+
+def on_device(array: Any) -> bool:
+    """Whether an array lies in the memory of a device."""
+    return type(array) in _LIBRARIES
+
+
+def to_host(array: Any) -> Array:
+    """A numpy array of the same values; of numpy's the array itself."""
+    return _LIBRARIES.get(type(array), HOST).to_host(array)
+
+
+def scalar(value: Any) -> float:
+    """A number that a reduction has left, on the host."""
+    return _LIBRARIES.get(type(value), HOST).scalar(value)
+
+
+def beside(array: Any, values: Array) -> Any:
+    """Numbers made on the host, say random ones or indices, where an array is.
+
+    Parameters
+    ----------
+    array : Array
+        Decides where.
+    values : Array of numpy
+        Their dtype is kept.
+
+    Returns
+    -------
+    Array
+        The values themselves on the host.
+    """
+    return _LIBRARIES.get(type(array), HOST).to_device(values)
+
+
+def take_rows(array: Any, rows: Any) -> Any:
+    """Rows of a dense or sparse array, by a slice or by numbers that lie on the host."""
+    return array[rows] if isinstance(rows, slice) else array[beside(array, rows)]
+
+
+def vecdot(x: Any, y: Any) -> Any:
+    """Inner products along the last axis."""
+    return _LIBRARIES.get(type(x), HOST).vecdot(x, y)
+
+
+def is_sparse(array: Any) -> bool:
+    """Whether an array holds sparse rows."""
+    return hasattr(array, "indptr")

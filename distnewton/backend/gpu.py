@@ -1,0 +1,219 @@
+"""cupy on a GPU. Nothing here is imported, nor is cupy, unless a run asks for a GPU."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cache
+from typing import Any
+
+import numpy as np
+
+from distnewton.backend.arrays import Array, Library, is_sparse, on_device, register
+from distnewton.backend.device import DeviceBackend
+from distnewton.errors import MissingExtraError
+
+INSTALL = "pip install 'distnewton[gpu]'"
+
+
+class CupyLibrary:
+    """cupy's arrays.
+
+    Parameters
+    ----------
+    cupy, cupyx : module
+        As imported.
+    """
+
+    name: str = "cupy"
+    host: bool = False
+    xp: Any
+
+    def __init__(self, cupy: Any, cupyx: Any) -> None:
+        self.xp, self.cupyx = cupy, cupyx
+        # one kernel, without arrays in float64 in between
+        self._dot = cupy.ReductionKernel(
+            "T x, T y", "float64 z", "(double)x * (double)y", "a + b", "z = a", "0", "dot64", reduce_type="double"
+        )
+
+    def to_host(self, array: Any) -> Array:
+        """A numpy array of the same values."""
+        # as it lies in memory: the order decides how products round
+        made: Array = array.get() if is_sparse(array) else array.get(order="A")
+        return made
+
+    def to_device(self, values: Array) -> Any:
+        """An array of cupy with the values of one of numpy."""
+        return self.xp.asarray(values)
+
+    def scalar(self, value: Any) -> float:
+        """A number that a reduction has left; waits for it."""
+        return float(value.get())
+
+    def dot(self, x: Any, y: Any) -> float:
+        """Inner product of two vectors, accumulated in float64."""
+        return self.scalar(self._dot(x, y))
+
+    def vecdot(self, x: Any, y: Any) -> Any:
+        """Inner products along the last axis."""
+        return (x * y).sum(axis=-1)
+
+    def download(self, array: Any, out: Array) -> None:
+        """Copy a contiguous array into one of numpy; on return the values are there."""
+        array.get(out=out)
+
+    def upload(self, values: Array, out: Any) -> None:
+        """Copy an array of numpy into a contiguous array; on return the values may be overwritten."""
+        out.set(values)
+        # from pinned memory the copy runs on behind the call
+        self.synchronize()
+
+    def pinned(self, n_bytes: int) -> Array:
+        """Page-locked host memory."""
+        made: Array = self.cupyx.empty_pinned((n_bytes,), np.uint8)
+        return made
+
+    def synchronize(self) -> None:
+        """Return when all work of the current stream is done."""
+        self.xp.cuda.get_current_stream().synchronize()
+
+    def sparse_rows(self, X: Any, start: int, stop: int) -> Any:
+        """Some consecutive rows; the offsets are read from their copy on the host."""
+        if not hasattr(X, "offsets"):
+            # of rows that were chosen one by one, as those of a mini-batch
+            X.offsets = X.indptr.get()
+        first, last = (int(X.offsets[i]) for i in (start, stop))
+        parts = X.data[first:last], X.indices[first:last], X.indptr[start : stop + 1] - first
+        rows = type(X)(parts, shape=(stop - start, X.shape[1]))
+        rows.offsets = X.offsets[start : stop + 1] - first
+        # else each product would look for duplicates first
+        rows.has_canonical_format = True
+        return rows
+
+
+@cache
+def cupy_library() -> CupyLibrary:
+    """cupy, imported and known to :func:`~distnewton.backend.namespace`.
+
+    Returns
+    -------
+    CupyLibrary
+
+    Raises
+    ------
+    MissingExtraError
+        If there is no cupy.
+    """
+    try:
+        import cupy
+        import cupyx
+        import cupyx.scipy.sparse as sparse
+    except ImportError:
+        raise MissingExtraError("run.device = gpu", "gpu") from None
+    library = CupyLibrary(cupy, cupyx)
+    kinds = [getattr(sparse, name) for name in ("csr_matrix", "csc_matrix", "coo_matrix")]
+    register(library, cupy.ndarray, *kinds)
+    return library
+
+
+def count_gpus() -> tuple[int, str]:
+    """GPUs that this process sees, and why there are none.
+
+    Returns
+    -------
+    int
+        Their number; 0 also where there is no cupy.
+    str
+        Empty where there are some.
+    """
+    try:
+        cupy = cupy_library().xp
+    except MissingExtraError:
+        return 0, f"cupy is not installed ({INSTALL})"
+    try:
+        n = int(cupy.cuda.runtime.getDeviceCount())
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        return 0, f"cupy finds no GPU: {error}"
+    return n, "" if n else "cupy finds no GPU"
+
+
+@dataclass(frozen=True)
+class CupyBackend(DeviceBackend):
+    """cupy's arrays of one floating-point type, on one GPU.
+
+    Attributes
+    ----------
+    device : int
+        Number of the GPU among those that this process sees.
+    pool_bytes : int or None
+        What arrays may take there; more is an error that says so.
+    """
+
+    device: int = 0
+    pool_bytes: int | None = None
+    _library: CupyLibrary = field(default_factory=cupy_library, repr=False, compare=False)
+
+    @classmethod
+    def on(cls, device: int, dtype: str, share: float) -> CupyBackend:
+        """Make a GPU, and a share of its free memory, this process's own; its arrays are made there from now on."""
+        cupy = cupy_library().xp
+        cupy.cuda.Device(device).use()
+        free, _ = cupy.cuda.runtime.memGetInfo()
+        backend = cls(np.dtype(dtype), device, int(share * free))
+        cupy.get_default_memory_pool().set_limit(size=backend.pool_bytes)
+        return backend
+
+    @property
+    def library(self) -> Library:
+        """That of cupy."""
+        return self._library
+
+    @property
+    def memory_limit(self) -> int | None:
+        """Bytes of the GPU that arrays may take."""
+        return self.pool_bytes
+
+    @property
+    def description(self) -> str:
+        """The GPU in words."""
+        properties = self.xp.cuda.runtime.getDeviceProperties(self.device)
+        return f"GPU {self.device}, {properties['name'].decode()}, cupy {self.xp.__version__}"
+
+    def features(self, X: Any) -> Any:
+        """Dense or sparse features of numpy and scipy, moved to the GPU."""
+        if on_device(X):
+            return X
+        if not is_sparse(X):
+            return self.asarray(X)
+        from cupyx.scipy.sparse import csr_matrix
+
+        X.sum_duplicates()
+        arrays = (self.xp.asarray(values) for values in (X.data, X.indices, X.indptr))
+        made = csr_matrix(tuple(arrays), shape=X.shape)
+        made.has_canonical_format = True
+        made.offsets = X.indptr
+        return made
+
+    def _matmul(self, A: Array, B: Array, out: Array) -> Array:
+        # dot writes where it is told to, while matmul copies its result there
+        if out.flags.c_contiguous and A.dtype == B.dtype == out.dtype:
+            self.xp.dot(A, B, out=out)
+        else:
+            out[...] = A @ B
+        return out
+
+    def _cholesky_of(self, A: Array) -> Array | None:
+        # without this a matrix that is not positive definite would give numbers that mean nothing
+        with self._library.cupyx.errstate(linalg="raise"):
+            return super()._cholesky_of(A)
+
+    def _triangular_inverse(self, L: Array) -> Array:
+        from cupyx.scipy.linalg import solve_triangular
+
+        made: Array = solve_triangular(L, self.xp.eye(len(L), dtype=L.dtype), lower=True)
+        return made
+
+    def _solve_triangular(self, L: Array, b: Array, *, transposed: bool) -> Array:
+        from cupyx.scipy.linalg import solve_triangular
+
+        made: Array = solve_triangular(L, b, trans="T" if transposed else "N", lower=True)
+        return made

@@ -1,0 +1,75 @@
+"""The switch as a user turns it: flags, the head of a run, environment.json, refusals without cupy."""
+
+from __future__ import annotations
+
+import io
+import json
+import sys
+
+import numpy as np
+import pytest
+from rich.console import Console
+from strict_device import StrictGpus
+
+import distnewton
+from distnewton.backend import gpu
+from distnewton.cli.commands import overrides
+from distnewton.cli.main import main, parse
+from distnewton.config import load_config
+from distnewton.errors import ConfigError, MissingExtraError
+from distnewton.parallel import devices
+from distnewton.parallel.collectives import Communicator
+from distnewton.reporting.progress import Progress
+
+
+@pytest.fixture
+def no_cupy(monkeypatch):
+    """As if it were not installed, whether it is or not."""
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    gpu.cupy_library.cache_clear()
+    yield
+    gpu.cupy_library.cache_clear()
+
+
+def head(device):
+    rng = np.random.default_rng(0)
+    config = distnewton.make_config({
+        "network": {"layers": ["auto", 3, "auto"]}, "run": {"iterations": 1, "device": device, "threads": 1},
+    })  # fmt: skip
+    out = io.StringIO()
+    data = distnewton.ArraySource(rng.standard_normal((20, 4)), rng.integers(2, size=20))
+    distnewton.train(config, train_data=data, observers=[Progress(Console(file=out, width=200))])
+    return out.getvalue()
+
+
+@pytest.mark.parametrize("flags", [["--device", "gpu"], ["--run.device=gpu"], ["--set", "run.device=gpu"]])
+def test_flags(flags):
+    options = parse(["train", "--data.train=x", *flags])
+    assert load_config(None, overrides(options)).run.device == "gpu"
+
+
+def test_the_head_of_a_run_names_the_device(monkeypatch, no_cupy):
+    assert "device" not in head("cpu")
+    text = head("auto")
+    assert "device   CPU\n" in text
+    assert "note     no GPU, the CPU computes: cupy is not installed (pip install 'distnewton[gpu]') (rank 0)" in text
+    monkeypatch.setattr(devices, "GPUS", StrictGpus())
+    for device in ("auto", "gpu"):
+        assert "device   strict device\n" in head(device)
+
+
+def test_without_cupy_a_gpu_is_refused_with_the_install_command(no_cupy):
+    with pytest.raises(ConfigError, match=r"cupy is not installed \(pip install 'distnewton\[gpu\]'\)"):
+        devices.choose_device(Communicator(), "gpu", "float32")
+    with pytest.raises(MissingExtraError, match=r"pip install 'distnewton\[gpu\]'"):
+        gpu.cupy_library()
+
+
+def test_environment_lists_devices(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(devices, "GPUS", StrictGpus())
+    (tmp_path / "d.csv").write_text("a,b,label\n" + "".join(f"{k},{k % 3},{k % 2}\n" for k in range(20)))
+    common = ["train", f"--data.train={tmp_path / 'd.csv'}", "--run.iterations=1", "--run.threads=1"]
+    assert main([*common, "--device", "gpu", "--run-dir", str(tmp_path / "r")]) == 0
+    assert "device   strict device" in capsys.readouterr().out
+    facts = json.loads((tmp_path / "r" / "environment.json").read_text())
+    assert (facts["devices"], facts["device_transport"]) == (["strict device"], "")
