@@ -122,9 +122,12 @@ def open_data(
     if subfolder:
         raise ConfigError(f"{path}: is {found}; only a folder or archive of images has folders such as :{subfolder}")
     if found == "store":
-        if labels_path is not None or label_column is not None:
-            raise ConfigError(f"{path}: labels of a store are in it; give label_column to distnewton convert")
         store = StoreSource(path, n_features, lenient)
+        columns = store.manifest.columns
+        # that of a recipe whose data were converted
+        as_stored = label_column is None or (columns is not None and label_column == columns.label)
+        if labels_path is not None or not as_stored:
+            raise ConfigError(f"{path}: labels of a store are in it; give label_column to distnewton convert")
         n_found, numbered = store.manifest.n_features, store.manifest.sparse
         if n_features is not None and n_found > n_features and not (ignore_extra or numbered):
             raise DataError(f"{path}: has {n_found} features, expected {n_features}; it is other data")

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from distnewton.data.chosen import Chosen, ChosenRows
+from distnewton.data.columns import ColumnNames
 from distnewton.data.description import Description
 from distnewton.data.store_format import (
     FEATURES_FILE,
@@ -110,9 +111,13 @@ class StoreSource:
         if m.image_shape is not None and self._n_kept == m.n_features:
             channels, height, width = m.image_shape
             image_shape = channels, height, width
+        names = None
+        if m.columns is not None:
+            names = ColumnNames(tuple(m.columns.features[: self._n_kept]), m.columns.label)
         return Description(
             self.name, "store", m.n_samples, self._n_kept, m.n_nonzeros - (n_beyond - n_zero), m.sparse,
             self._labels(), m.n_ignored_values + n_beyond, notes, image_shape,
+            names=names,
         )  # fmt: skip
 
     def _count_beyond(self) -> tuple[int, int]:

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distnewton.errors import DataError, MissingInputError
 
-FORMAT_NAME, VERSION = "distnewton store", 1
+FORMAT_NAME, VERSION = "distnewton store", 2
 MANIFEST_FILE, LABELS_FILE, FEATURES_FILE = "store.json", "labels.npy", "features.bin"
 OWN_FILES = (MANIFEST_FILE, LABELS_FILE, FEATURES_FILE)
 MAX_ROWS = 1 << 16
@@ -97,6 +97,13 @@ class SourceFile(_Table):
     sha256: Digest
 
 
+class StoredColumns(_Table):
+    """Names that the columns of a table had; those of the features in their order."""
+
+    features: list[str]
+    label: str
+
+
 class Manifest(_Table):
     """What a store holds; the fields of :class:`~distnewton.data.description.Description` mean the same here."""
 
@@ -116,6 +123,7 @@ class Manifest(_Table):
     features_bytes: Count
     dense_blocks: list[DenseBlock]
     sparse_blocks: list[SparseBlock]
+    columns: StoredColumns | None = None
 
     @property
     def blocks(self) -> list[DenseBlock | SparseBlock]:
@@ -211,6 +219,8 @@ def _problem(manifest: Manifest) -> str:
         offset += padded(block.n_bytes)
     if offset != manifest.features_bytes:
         return f"the blocks take {offset} bytes, the features {manifest.features_bytes}"
+    if manifest.columns is not None and len(manifest.columns.features) != manifest.n_features:
+        return f"{len(manifest.columns.features)} columns have names, there are {manifest.n_features} features"
     if manifest.sparse:
         if manifest.dense_blocks:
             return "sparse features have dense blocks"

@@ -25,6 +25,7 @@ from distnewton.data.store_format import (
     Manifest,
     SourceFile,
     SparseBlock,
+    StoredColumns,
     StoredFile,
     ValueType,
     manifest_text,
@@ -169,7 +170,7 @@ class StoreWriter:
         with _write_errors(self.target):
             _sync(self._file)
             labels = _write_labels(self.part / LABELS_FILE, description.labels)
-            image_shape = description.image_shape
+            image_shape, names = description.image_shape, description.names
             manifest = Manifest(
                 name=description.name,
                 source_format=description.format,
@@ -187,6 +188,7 @@ class StoreWriter:
                 features_bytes=self.n_bytes,
                 dense_blocks=[block for block in self._blocks if isinstance(block, DenseBlock)],
                 sparse_blocks=[block for block in self._blocks if isinstance(block, SparseBlock)],
+                columns=None if names is None else StoredColumns(features=list(names.features), label=names.label),
             )
             with (self.part / MANIFEST_FILE).open("w", encoding="utf-8") as file:
                 file.write(manifest_text(manifest))

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
+
 import numpy as np
 import pytest
 
-from distnewton.data.columns import ColumnNames
+from distnewton.data.columns import ColumnNames, check_names
 from distnewton.data.convert import convert
 from distnewton.data.sources import open_data
 from distnewton.errors import ConfigError, DataError
@@ -186,3 +189,39 @@ def test_extra_features_are_left_out_only_where_they_are_numbered(tmp_path):
         assert open_data(tmp_path / name, n_features=2, ignore_extra_features=True).describe().n_features == 2
     for name in ("sparse", "sparse.store"):
         assert open_data(tmp_path / name, n_features=2, ignore_extra_features="numbered").describe().n_features == 2
+
+
+@pytest.mark.parametrize("write", [csv, parquet])
+def test_a_store_keeps_the_names(tmp_path, write):
+    source = open_data(write(tmp_path / "table", ["a", "sort", "c", "b"]), label_column="sort")
+    names = ColumnNames(("a", "c", "b"), "sort")
+    assert source.describe().names == names
+    convert(source, tmp_path / "store", files=[])
+    # the label column of the recipe may stay; another one is too late
+    store = open_data(tmp_path / "store", label_column="sort")
+    assert store.describe().names == names
+    assert store.describe().labels.tolist() == ["x", "y", "x"]
+    first = open_data(tmp_path / "store", n_features=2, ignore_extra_features=True)
+    assert first.describe().names.features == ("a", "c")
+    with pytest.raises(ConfigError, match="give label_column to distnewton convert"):
+        open_data(tmp_path / "store", label_column="a")
+    with pytest.raises(DataError, match="feature 1 is the column c, in training it was b"):
+        check_names("store", store.describe().names, NAMES)
+    tree = json.loads((tmp_path / "store" / "store.json").read_text())
+    tree["content"]["columns"]["features"].pop()
+    digest = hashlib.sha256(json.dumps(tree["content"], sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    (tmp_path / "store" / "store.json").write_text(json.dumps(tree | {"checksum": digest}))
+    with pytest.raises(DataError, match="2 columns have names, there are 3 features"):
+        open_data(tmp_path / "store")
+
+
+def test_stores_of_before_there_were_names(tmp_path):
+    source = open_data(csv(tmp_path / "table", ["a", "b", "c", "sort"]), label_column="sort")
+    convert(source, tmp_path / "store", files=[])
+    tree = json.loads((tmp_path / "store" / "store.json").read_text())
+    del tree["content"]["columns"]
+    digest = hashlib.sha256(json.dumps(tree["content"], sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    (tmp_path / "store" / "store.json").write_text(json.dumps(tree | {"checksum": digest, "version": 1}))
+    store = open_data(tmp_path / "store")
+    assert store.describe().names is None
+    np.testing.assert_array_equal(store.read(0, 3), X)

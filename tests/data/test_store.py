@@ -272,8 +272,8 @@ def test_manifests_that_contradict_themselves(tmp_path, monkeypatch, kind, case)
 def test_a_store_of_a_newer_version(tmp_path, monkeypatch):
     _, path = make(tmp_path, monkeypatch)
     tree = json.loads((path / MANIFEST_FILE).read_text())
-    (path / MANIFEST_FILE).write_text(json.dumps(tree | {"version": 2}))
-    with pytest.raises(DataError, match="version 2, this program reads up to 1; update distnewton"):
+    (path / MANIFEST_FILE).write_text(json.dumps(tree | {"version": 3}))
+    with pytest.raises(DataError, match="version 3, this program reads up to 2; update distnewton"):
         open_data(path)
 
 
