@@ -9,7 +9,7 @@ import shlex
 
 from distnewton.cluster.job import JOB_FILE, OUTPUT_FILE, Job
 from distnewton.cluster.launchers import THREAD_VARIABLES, launch_lines
-from distnewton.errors import STOPPED_EARLY, ConfigError
+from distnewton.errors import STOPPED_EARLY
 
 
 def job_text(job: Job) -> str:
@@ -23,19 +23,8 @@ def job_text(job: Job) -> str:
     Returns
     -------
     str
-
-    Raises
-    ------
-    ConfigError
-        If the ranks do not fit the cluster.
     """
     cluster = job.cluster
-    if cluster.gpu.per_node and job.ranks_per_node > cluster.gpu.per_node:
-        raise ConfigError(
-            f"{job.ranks_per_node} ranks on a node for its {cluster.gpu.per_node} GPUs: lower launch.ranks_per_node of "
-            "the cluster file to the number of GPUs",
-            agreed=True,
-        )
     lines = ["#!/bin/bash", *_title(job), *(f"#SBATCH {option}" for option in slurm_options(job)), ""]
     if cluster.gpu.per_node:
         lines += [*_GPU_OF_A_RANK, ""]

@@ -71,7 +71,7 @@ class Submission:
         if launch.launcher == "none" and n_ranks > 1:
             raise ConfigError(f'{n_ranks} ranks need a launcher, and launch.launcher is "none"', agreed=True)
         self._check_splits(n_ranks)
-        return Job(
+        job = Job(
             self.cluster,
             self.name,
             folder.absolute(),
@@ -80,6 +80,14 @@ class Submission:
             n_ranks,
             hosts,
         )
+        n_gpus = self.cluster.gpu.per_node
+        if n_gpus and job.ranks_per_node > n_gpus and self.config.run.comm == "nccl":
+            raise ConfigError(
+                f"{job.ranks_per_node} ranks on a node for its {n_gpus} GPUs, and run.comm = nccl, which refuses two "
+                "ranks on one: lower launch.ranks_per_node of the cluster file, or take run.comm = mpi",
+                agreed=True,
+            )
+        return job
 
     def _check_splits(self, n_ranks: int) -> None:
         """Refuse before the queue what would be refused after it."""

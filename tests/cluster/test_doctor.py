@@ -208,7 +208,7 @@ def one_gpu(tmp_path):
 def test_7_more_ranks_than_gpus(tmp_path, one_gpu):
     doctor = distnewton("doctor", "--run-dir", tmp_path / "runs")
     done = run([*mpirun(2), *doctor], PATH=one_gpu)
-    expect(done, "GPU", "PROBLEM", "2 ranks for 1 GPU(s)", "start 1 rank(s) a node")
+    expect(done, "GPU", "SLOW", "2 ranks for 1 GPU(s)", "start 1 rank(s) a node")
     (tmp_path / "c.toml").write_text('name = "c"\n[gpu]\nper_node = 4\n')
     done = run([*mpirun(1), *doctor, "--cluster", str(tmp_path / "c.toml")], PATH=one_gpu)
     expect(done, "GPU", "PROBLEM", "shows 1 GPU(s), the cluster file says 4", "gres or gpus_per_node")

@@ -38,6 +38,7 @@ SRUN = {
     "name": "small",
     "launch": {"scheduler": "slurm", "launcher": "srun", "options": ["--mpi=pmix"], "ranks_per_node": 8},
 }
+NCCL = make_config({"run": {"device": "gpu", "comm": "nccl"}})
 SPLIT = make_config({"network": {"layers": [4, 3, 2]}, "partition": {"splits": [2, 2, 2]}})
 CASES = {
     "laptop": (load_cluster(CONFIGS / "laptop.toml"), 4, {}),
@@ -92,7 +93,7 @@ def test_a_rank_gets_the_gpu_of_its_local_rank(tmp_path, variable, visible, expe
 
 
 @pytest.mark.parametrize(("cluster", "options", "words"), [
-    ({**SRUN, "gpu": {"per_node": 4}}, {"n_ranks": 8}, "8 ranks on a node for its 4 GPUs"),
+    ({**SRUN, "gpu": {"per_node": 4}}, {"n_ranks": 8, "config": NCCL}, "8 ranks on a node for its 4 GPUs"),
     ({"name": "h", "launch": {"hosts": ["a", "b"], "ranks_per_node": 2}}, {"n_ranks": 5}, "5 ranks for 4 places"),
     ({"name": "n", "launch": {"launcher": "none"}}, {"n_ranks": 2}, 'launch.launcher is "none"'),
     (SRUN, {"n_ranks": 3, "config": SPLIT}, "needs 4 ranks"),
@@ -101,6 +102,11 @@ def test_what_does_not_fit_is_refused_before_the_queue(cluster, options, words):
     options = {"config": make_config({}), **options}
     with pytest.raises(ConfigError, match=re.escape(words)):
         job_text(Submission(cluster=Cluster.model_validate(cluster), name="x", **options).job(Path("/r")))
+
+
+def test_ranks_may_share_gpus_where_mpi_sums():
+    cluster = Cluster.model_validate({**SRUN, "gpu": {"per_node": 4}})
+    assert Submission(make_config({"run": {"device": "gpu"}}), cluster, "x", 8).job(Path("/r")).ranks_per_node == 8
 
 
 def test_hosts_are_filled_in_their_order():

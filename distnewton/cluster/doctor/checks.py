@@ -136,8 +136,8 @@ def check_gpus(ranks: Sequence[Facts], cluster: Cluster | None) -> list[Finding]
             findings.append(problem("GPU", f"{host} shows {n_gpus} GPU(s), the cluster file says {asked}",
                                     "ask for them in [slurm] (gres or gpus_per_node), or correct gpu.per_node"))
         if n_gpus and len(there) > n_gpus:
-            findings.append(problem("GPU", f"{len(there)} ranks for {n_gpus} GPU(s) on {host}",
-                                    f"start {n_gpus} rank(s) a node: NCCL refuses two ranks on one GPU, MPI shares it"))
+            findings.append(slow("GPU", f"{len(there)} ranks for {n_gpus} GPU(s) on {host}",
+                                 f"start {n_gpus} rank(s) a node: ranks that share one take turns, NCCL refuses them"))
         elif n_gpus and len(there) > 1 and len({facts.visible for facts in there}) == 1 and there[0].visible != "all":
             findings.append(slow("GPU", f"all ranks of {host} see the same CUDA_VISIBLE_DEVICES={there[0].visible}",
                                  "start with distnewton submit, which gives each rank the GPU of its local rank"))
