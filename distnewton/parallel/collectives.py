@@ -25,6 +25,7 @@ from distnewton.errors import EXIT_CODES, DistNewtonError, NoMemoryError
 from distnewton.parallel.faults import faults
 from distnewton.parallel.hangs import ranges
 from distnewton.parallel.ledger import Ledger, allreduce_bytes
+from distnewton.parallel.progress import progress
 from distnewton.parallel.transport import Transport
 from distnewton.parallel.watchdog import Watchdog, calling_place, watchdog
 
@@ -242,12 +243,7 @@ class Communicator:
 
         if self.mpi is None:
             raise RuntimeError("one process has nobody to sum with")
-        request = self.mpi.Iallreduce(MPI.IN_PLACE, buffer, op=MPI.SUM)
-
-        def wait() -> None:
-            request.Wait()
-
-        return wait
+        return progress.follow(self.mpi.Iallreduce(MPI.IN_PLACE, buffer, op=MPI.SUM))
 
     @property
     def place(self) -> tuple[int, int]:
