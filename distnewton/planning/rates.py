@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 from distnewton.planning.messages import Message
 
+_OF_SQUARE = 0.95
+"""What products of a network's shapes reach of the rate of large square ones, their matrices' passes apart."""
 _SPARSE_COLUMNS = 64
 """Columns of the weights for which the rate of sparse products is given."""
 _FETCH_COLUMNS = 7.0
@@ -33,6 +35,8 @@ class Rates:
         The same between nodes; the bandwidth is a node's, which its ranks share.
     ranks_per_node : int
         Consecutive ranks on a node.
+    call : float
+        Seconds that the interpreter takes for a layer's work in a pass, or for a message.
     """
 
     products: float = 7e10
@@ -44,10 +48,11 @@ class Rates:
     far_latency: float = 2e-6
     far_bandwidth: float = 1e10
     ranks_per_node: int = 1 << 30
+    call: float = 2.5e-5
 
     def product(self, m: float, k: float, n: float, itemsize: int) -> float:
         """Seconds of a product of m x k and k x n: its operations, and its matrices, which are packed for them."""
-        return 2.0 * m * k * n / self.products + self.stream(2.0 * itemsize * (m * k + k * n + m * n))
+        return 2.0 * m * k * n / (_OF_SQUARE * self.products) + self.stream(2.0 * itemsize * (m * k + k * n + m * n))
 
     def sparse_product(self, nonzeros: float, n_out: float) -> float:
         """Seconds of a product of sparse features and dense weights, or of its adjoint."""
@@ -66,8 +71,9 @@ class Rates:
     def transfer(self, message: Message) -> tuple[float, float]:
         """Seconds of a message's sums: those of its latencies, and those of its bytes."""
         hops = math.ceil(math.log2(message.n_ranks)) * message.n_calls
+        called = self.call * message.n_calls
         if message.first // self.ranks_per_node == message.last // self.ranks_per_node:
-            return hops * self.latency, message.sent_bytes / self.bandwidth
+            return called + hops * self.latency, message.sent_bytes / self.bandwidth
         # the ranks of a node stand on like boundaries at the same time
         sharing = min(self.ranks_per_node, message.n_ranks)
-        return hops * self.far_latency, message.sent_bytes * sharing / self.far_bandwidth
+        return called + hops * self.far_latency, message.sent_bytes * sharing / self.far_bandwidth

@@ -16,6 +16,12 @@ _HESSIAN_ROW, _HESSIAN_VALUE = 45.0, 1.2
 """The same for a product with the Hessians."""
 _DOT = 1.5
 """The same for a pair of numbers in an inner product that float64 accumulates; in float64 itself two passes."""
+_SPARSE_LARGE, _SPARSE_BEYOND = 1 << 23, 1.45
+"""Bytes of weights that leave the caches, and how much longer a sparse product then takes."""
+_LARGE, _FRESH, _BEYOND = 1 << 22, 6, 2.0
+"""Bytes of a vector of which a dozen leave the caches, passes that a new one takes more, factor of inner products."""
+_JACOBIAN = 10
+"""Passes over the factors as they are made."""
 _STORED, _STORED_IN_CACHE, _CACHE = 2.2, 1.3, 1 << 24
 """Passes over stored factors in a batched product, beyond the caches and in them, and from which size in bytes on."""
 
@@ -68,17 +74,24 @@ class Work:
 
     def _step(self) -> float:
         """Vectors of a CG step: updates of the iterate, the residual and the directions, and inner products."""
-        sums = 2 * self._vectors("axpy") + 2 * self._vectors("sum") / 1.2
+        sums, updates = 2 * self._vectors("axpy"), 2 * self._vectors("sum")
         if self._problem.direction == "gauss_newton":
-            return 2 * sums + self._dots(1)
-        return sums + self._dots(2)
+            return sums + 2 * updates + self._dots(1)
+        return sums + updates + self._dots(2)
+
+    @property
+    def _large(self) -> bool:
+        """Whether the vectors of this rank's variables leave the caches."""
+        return self._share.n_params * self._problem.itemsize >= _LARGE
 
     def _vectors(self, kind: str) -> float:
-        return self._stream(_PASSES[kind] * self._share.n_params)
+        """Element-wise work on vectors of this rank's variables; those that are no updates make a new one."""
+        fresh = _FRESH if self._large and kind == "axpy" else 0
+        return self._stream((_PASSES[kind] + fresh) * self._share.n_params)
 
     def _dots(self, n: int) -> float:
         """Inner products of this rank's variables."""
-        numbers = n * self._share.n_params
+        numbers = n * self._share.n_params * (_BEYOND if self._large else 1.0)
         return self._rates.compute(_DOT * numbers) if self._problem.itemsize == 4 else self._stream(2 * numbers)
 
     def _loss(self, n: int) -> float:
@@ -99,8 +112,9 @@ class Work:
         if m == 1 and problem.nonzeros is not None:
             nonzeros = n * problem.nonzeros * n_in / max(1, self._share.partition.widths[0])
             # the adjoint is made fresh and copied, the product likewise
-            made = self._stream(4 * (n_in if transposed else n) * n_out)
-            return self._rates.sparse_product(nonzeros, n_out) + made
+            made = self._stream((4 + _FRESH * (self._large and transposed)) * (n_in if transposed else n) * n_out)
+            beyond = _SPARSE_BEYOND if n_in * n_out * problem.itemsize >= _SPARSE_LARGE else 1.0
+            return beyond * self._rates.sparse_product(nonzeros, n_out) + made
         places = n * layer.n_linear
         gathered = 0.0 if layer.kernel is None else self._stream(2 * places * n_in)
         rows, inner = (n_in, places) if transposed else (places, n_in)
@@ -117,12 +131,13 @@ class Work:
         values = self._values(n)
         seconds = self._stream((_PASSES["bias"] + 2) * values + 6 * n * self._problem.n_out)
         seconds += self._rates.compute(_EXPONENTIALS.get(self._problem.activation, 1.0) * values)
+        seconds += self._rates.call * len(self._share.blocks) * (n > 0)
         return seconds + sum(self._layer(m, n) for m in self._share.blocks)
 
     def _backward(self, n: float) -> float:
         seconds = self._stream((_PASSES["derivative"] + _PASSES["units"] + 2) * self._values(n))
         for m in self._share.blocks:
-            seconds += self._layer(m, n, transposed=True)
+            seconds += self._layer(m, n, transposed=True) + self._rates.call
             seconds += self._down(m, n) if m > 1 else 0.0
         return seconds + self._vectors("sum")
 
@@ -146,11 +161,12 @@ class Work:
         rows = problem.n_curvature * problem.n_rows
         top = self._share.n_layers - (0 if problem.sketched else 1)
         for m, groups in self._share.groups.items():
+            seconds += self._rates.call
             if m >= top:
                 continue
             values = rows * sum(group.n_units for group in groups) * self._share.layer(m).n_values
-            # written fresh, summed, and multiplied by the derivative
-            seconds += self._stream((2 + _PASSES["derivative"]) * values)
+            # written fresh, and multiplied by the derivative, which all rows of a sample share
+            seconds += self._stream(_JACOBIAN * values)
             if m + 1 in self._share.blocks:
                 above = rows * self._share.blocks[m + 1].shape[1] * self._share.layer(m + 1).n_elements
                 # of the last hidden layer it is made for the occasion
@@ -168,7 +184,7 @@ class Work:
         for m, block in self._share.blocks.items():
             layer = self._share.layer(m)
             values = n * block.shape[1] * layer.n_elements
-            seconds += self._layer(m, n) + self._layer(m, n, transposed=True)
+            seconds += self._layer(m, n) + self._layer(m, n, transposed=True) + self._rates.call
             seconds += self._stream((_PASSES["bias"] + _PASSES["units"] + 3) * values)
             if m < top:
                 n_bytes = n * problem.n_rows * block.shape[1] * layer.n_values * problem.itemsize

@@ -17,7 +17,7 @@ from distnewton.planning.plan import candidates, largest, make_plan, make_plans,
 from distnewton.planning.problem import Problem, Share
 from distnewton.planning.rates import Rates
 
-RATES = Rates(products=1e11, memory=1e10, latency=1e-6, bandwidth=4e9, far_latency=1e-5, far_bandwidth=1e9)
+RATES = Rates(1e11, memory=1e10, latency=1e-6, bandwidth=4e9, far_latency=1e-5, far_bandwidth=1e9, call=0.0)
 PROBLEM = Problem(dense_shape((784, 512, 256, 10)), 60_000, 3_000, 10)
 CONV = {"type": "conv", "channels": 8, "kernel": 3, "stride": 1, "padding": 1}
 IMAGES = convolutional_shape((3, 8, 8), [CONV, {"type": "max_pool", "size": 2, "stride": None},

@@ -45,9 +45,8 @@ def measure(comm: Communicator, seconds: float = SECONDS) -> dict[str, dict[str,
     network = {}
     for prefix, partner in (("node_", near), ("", far)):
         if partner is not None:
-            latency = _ping_pong(comm, partner, 8, seconds)
-            network[f"{prefix}latency_us"] = 1e6 * latency
-            network[f"{prefix}bandwidth_gb_s"] = _BIG / _ping_pong(comm, partner, _BIG, seconds) / 1e9
+            network[f"{prefix}latency_us"] = 1e6 * _latency(comm, partner, seconds)
+            network[f"{prefix}bandwidth_gb_s"] = _bandwidth(comm, partner, seconds) / 1e9
     compute = {f"{dtype}_gflop_s": _mean(comm, _matrix_rate(dtype, seconds)) for dtype in ("float32", "float64")}
     compute["sparse_gflop_s"] = _mean(comm, _sparse_rate(seconds))
     compute["memory_gb_s"] = _mean(comm, _memory_rate(seconds))
@@ -57,28 +56,49 @@ def measure(comm: Communicator, seconds: float = SECONDS) -> dict[str, dict[str,
     return {"network": network, "compute": compute}
 
 
-def _ping_pong(comm: Communicator, partner: int, n_bytes: int, seconds: float) -> float:
-    """Seconds of one way of a message, the median over rounds; the same on all ranks."""
+def _latency(comm: Communicator, partner: int, seconds: float) -> float:
+    """Seconds of one way of an 8-byte message between rank 0 and a partner."""
+    buffer = np.zeros(8, dtype=np.uint8)
+
+    def there_and_back(pair: Any) -> None:
+        if pair.rank == 0:
+            pair.Send(buffer, 1)
+            pair.Recv(buffer, 1)
+        else:
+            pair.Recv(buffer, 0)
+            pair.Send(buffer, 0)
+
+    return _timed(comm, partner, there_and_back, seconds) / 2
+
+
+def _bandwidth(comm: Communicator, partner: int, seconds: float) -> float:
+    """Bytes a second that rank 0 and a partner each send while they sum: less than in messages, for it is added up."""
+    buffer = np.zeros(_BIG // 4, dtype=np.float32)
+
+    def total(pair: Any) -> None:
+        from mpi4py import MPI
+
+        pair.Allreduce(MPI.IN_PLACE, buffer, op=MPI.SUM)
+
+    return buffer.nbytes / _timed(comm, partner, total, seconds)
+
+
+def _timed(comm: Communicator, partner: int, work: Callable[[Any], None], seconds: float) -> float:
+    """Seconds of what two ranks do together, the median over rounds; the same on all ranks."""
     assert comm.mpi is not None  # noqa: S101  (there is a partner)
-    buffer, times, begin = np.zeros(n_bytes, dtype=np.uint8), [0.0], time.perf_counter()
-    comm.barrier()
-    if comm.rank in (0, partner):
-        other = partner if comm.rank == 0 else 0
-        times = []
-        with watchdog.inside("ping-pong"):
-            go = np.ones(1, dtype=np.uint8)
-            while go[0]:
+    times, begin = [0.0], time.perf_counter()
+    with watchdog.inside("measurement of messages"):
+        pair = comm.mpi.Split(int(comm.rank in (0, partner)), comm.rank)
+        if comm.rank in (0, partner):
+            times, goes_on = [], np.ones(1, dtype=np.uint8)
+            while goes_on[0]:
                 start = time.perf_counter()
-                if comm.rank == 0:
-                    comm.mpi.Send(buffer, other)
-                    comm.mpi.Recv(buffer, other)
-                else:
-                    comm.mpi.Recv(buffer, other)
-                    comm.mpi.Send(buffer, other)
-                times.append((time.perf_counter() - start) / 2)
+                work(pair)
+                times.append(time.perf_counter() - start)
                 if len(times) % 50 == 0:
-                    go[0] = time.perf_counter() - begin < seconds
-                    comm.mpi.Send(go, other) if comm.rank == 0 else comm.mpi.Recv(go, other)
+                    goes_on[0] = time.perf_counter() - begin < seconds
+                    pair.Bcast(goes_on)
+        pair.Free()
     comm.barrier()
     return float(comm.broadcast_json(float(np.median(times))))
 
