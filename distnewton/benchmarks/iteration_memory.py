@@ -41,9 +41,8 @@ def main() -> None:
     rows = (rows if method.sketch == "auto" else method.sketch) or network.n_out
     partition, n_test = network.grid.partition, session.test_set.n_samples if session.test_set else 0
     sizes = objective.n_samples, n, min(rows, network.n_out), itemsize, objective.memory_bytes
-    X, recomputed = objective.X, method.inner_direction == "gauss_newton" and method.jacobian == "recomputed"
-    nonzeros = None if isinstance(X, np.ndarray) else session.train_set.n_nonzeros / session.train_set.n_samples
-    problem = Problem(network.shape, *sizes, n_test, recomputed=recomputed, nonzeros=nonzeros)
+    recomputed = method.inner_direction == "gauss_newton" and method.jacobian == "recomputed"
+    problem = Problem(network.shape, *sizes, n_test, recomputed=recomputed, nonzeros=session.nonzeros)
     shares = [Share(network.shape, partition, rank) for rank in range(partition.n_ranks)]
     parts = iteration_memory(problem, shares[session.comm.rank], widest_kept(problem, shares))
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

@@ -38,9 +38,8 @@ def main() -> None:
     found = [record.direction for record in records if record.direction is not None]
     n_steps = float(np.mean([np.mean(direction.inner_iterations) for direction in found]))
     n_trials = float(np.mean([record.line_search_trials for record in records]))
-    nonzeros = None if session.dense else session.train_set.n_nonzeros / session.train_set.n_samples
     problem = planned_problem(
-        config, session.network.shape, session.n_train, nonzeros=nonzeros, n_steps=max(1, round(n_steps)),
+        config, session.network.shape, session.n_train, nonzeros=session.nonzeros, n_steps=max(1, round(n_steps)),
         n_trials=max(1, round(n_trials)),
     )  # fmt: skip
     plan = make_plan(problem, session.grid.partition.splits, cluster_rates(cluster, config.run.dtype)[0])

@@ -151,22 +151,22 @@ class Identity:
         return xp.zeros_like(Z), xp.zeros_like(Z)
 
 
+def _cuts(A: Array) -> list[slice]:
+    """Some rows each, or all at once on a device, where each would be a launch."""
+    step = len(A) if on_device(A) else max(1, _STRIP // max(1, A[:1].size))
+    return [slice(start, start + step) for start in range(0, len(A), step)] if step < len(A) else [slice(None)]
+
+
 def _strips(A: Array) -> list[Array]:
-    """Views of some rows each, or one of all on a device, where each would be a launch."""
-    if on_device(A):
-        return [A]
-    step = max(1, _STRIP // max(1, A[:1].size))
-    return [A] if len(A) <= step else [A[start : start + step] for start in range(0, len(A), step)]
+    """Views of some rows each."""
+    return [A[rows] for rows in _cuts(A)]
 
 
 def _multiply(E: Array, Z: Array, derivative: Callable[[Array], Array]) -> Array:
     """Multiply by the derivative where the activation has certain values, in place."""
-    if on_device(E):
-        E *= derivative(Z)
-        return E
-    step = max(1, _STRIP // max(1, Z[:1].size))
-    for start in range(0, len(Z), step):
-        E[start : start + step] *= derivative(Z[start : start + step])
+    for rows in _cuts(Z):
+        strip = E[rows]
+        strip *= derivative(Z[rows])
     return E
 
 

@@ -218,8 +218,7 @@ class Communicator:
             return PendingSum()
         start = time.perf_counter()
         with self._inside("start of a sum", array.size, array.dtype):
-            begin = partial(self._device_transport().begin, self) if on_device(array) else self.begin_sum_buffer
-            wait = begin(array)
+            wait = self._device_transport().begin(self, array) if on_device(array) else self.begin_sum_buffer(array)
         self.ledger.charge(allreduce_bytes(array.nbytes, self.size), time.perf_counter() - start)
         return PendingSum(partial(self._finish_sum, wait, self.n_calls))
 

@@ -50,14 +50,8 @@ class Progress:
         """
         from mpi4py import MPI
 
-        if MPI.Query_thread() < MPI.THREAD_MULTIPLE:
-            return lambda: request.Wait() and None
-        with self._lock:
-            self._requests.append(request)
-        if self._thread is None:
-            self._thread = threading.Thread(target=self._ask, name="MPI progress", daemon=True)
-            self._thread.start()
-        self._some.set()
+        if MPI.Query_thread() >= MPI.THREAD_MULTIPLE:
+            self._ask_after(request)
 
         def wait() -> None:
             # two threads must not ask after the same message
@@ -66,6 +60,14 @@ class Progress:
             request.Wait()
 
         return wait
+
+    def _ask_after(self, request: Any) -> None:
+        with self._lock:
+            self._requests.append(request)
+        if self._thread is None:
+            self._thread = threading.Thread(target=self._ask, name="MPI progress", daemon=True)
+            self._thread.start()
+        self._some.set()
 
     def _ask(self) -> None:
         while True:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from distnewton.network.shapes import LayerShape
 from distnewton.parallel.ledger import PHASES
 from distnewton.planning.problem import Problem, Share
 from distnewton.planning.rates import Rates
@@ -52,7 +53,7 @@ class Work:
         dict of str to float
             Phases of :data:`~distnewton.parallel.ledger.PHASES`.
         """
-        problem, share = self._problem, self._share
+        problem = self._problem
         n, size = problem.n_samples, problem.n_curvature
         again = sum(count for count, kept in self._chunks if not kept)
         product = self._product()
@@ -68,16 +69,14 @@ class Work:
             "line_search": problem.n_trials * (self._forward(n) + self._loss(n) + axpy) + self._dots(1),
             "evaluation": self._forward(problem.n_test) + self._loss(problem.n_test),
         }
-        if share.n_params == 0:
-            found["direction"] = 0.0
         return {phase: found.get(phase, 0.0) for phase in PHASES}
 
     def _step(self) -> float:
         """Vectors of a CG step: updates of the iterate, the residual and the directions, and inner products."""
-        sums, updates = 2 * self._vectors("axpy"), 2 * self._vectors("sum")
+        steps, updates = 2 * self._vectors("axpy"), 2 * self._vectors("sum")
         if self._problem.direction == "gauss_newton":
-            return sums + 2 * updates + self._dots(1)
-        return sums + updates + self._dots(2)
+            return steps + 2 * updates + self._dots(1)
+        return steps + updates + self._dots(2)
 
     @property
     def _large(self) -> bool:
@@ -116,9 +115,12 @@ class Work:
             beyond = _SPARSE_BEYOND if n_in * n_out * problem.itemsize >= _SPARSE_LARGE else 1.0
             return beyond * self._rates.sparse_product(nonzeros, n_out) + made
         places = n * layer.n_linear
-        gathered = 0.0 if layer.kernel is None else self._stream(2 * places * n_in)
         rows, inner = (n_in, places) if transposed else (places, n_in)
-        return self._rates.product(rows, inner, n_out, problem.itemsize) + gathered
+        return self._rates.product(rows, inner, n_out, problem.itemsize) + self._gathered(layer, places, n_in)
+
+    def _gathered(self, layer: LayerShape, places: float, n_in: int) -> float:
+        """Patches, written and read; none between neurons."""
+        return 0.0 if layer.kernel is None else self._stream(2 * places * n_in)
 
     def _values(self, n: float) -> float:
         """Values that are activated, of the groups on whose boundary this rank stands."""
@@ -146,8 +148,7 @@ class Work:
         layer = self._share.layer(m)
         n_in, n_out = self._share.blocks[m].shape
         places = n * layer.n_linear
-        gathered = 0.0 if layer.kernel is None else self._stream(2 * places * n_in)
-        return self._rates.product(places, n_out, n_in, self._problem.itemsize) + gathered
+        return self._rates.product(places, n_out, n_in, self._problem.itemsize) + self._gathered(layer, places, n_in)
 
     def _tangent(self, n: float) -> float:
         """Forward differentiation: two products a layer above the first."""

@@ -199,7 +199,7 @@ class Setup:
             splits = as_splits(config.partition.splits)
         else:
             told = speeds if len(set(speeds)) > 1 else []
-            found = planned_splits(config, shape, self.n_train, n_ranks, told, nonzeros=self._nonzeros)
+            found = planned_splits(config, shape, self.n_train, n_ranks, told, nonzeros=self.nonzeros)
             # processors of different kinds round differently, so one rank's choice is everyone's
             splits = tuple(self.comm.broadcast_json(list(found)))
         self.device = choose_device(self.comm, config.run.device, config.run.dtype, config.run.comm)
@@ -234,8 +234,8 @@ class Setup:
         return speeds_of_grid(measured_speeds(self.comm) if given == "measured" else given, n_ranks, n_replicas)
 
     @property
-    def _nonzeros(self) -> float | None:
-        """Of a sample with sparse features; None where they are held dense."""
+    def nonzeros(self) -> float | None:
+        """Of a sample of training with sparse features; None where they are held dense."""
         return None if self.dense else self.train_set.n_nonzeros / self.train_set.n_samples
 
     @property
