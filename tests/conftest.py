@@ -7,6 +7,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import settings
 
@@ -23,6 +24,12 @@ def _own_failures():
     from distnewton.parallel.failures import Failures, failures
 
     vars(failures).update(vars(Failures()))
+
+
+@pytest.fixture(autouse=True)
+def _same_draws():
+    """An estimator without random_state draws from numpy's global generator: the same in each run of the tests."""
+    np.random.seed(0)
 
 
 @pytest.fixture

@@ -29,8 +29,8 @@ def slurm():
 def cluster_file(folder, launcher="mpirun", minutes=5, **slurm):
     """Two nodes with two ranks each, on this machine's few cores."""
     options = ["--mpi=pmi2"] if launcher == "srun" else []
-    # Slurm's pmi2 takes 1,024 bytes, the addresses of a rank on a host with ten interfaces or more are longer
-    variables = {**AS_ROOT, "UCX_NET_DEVICES": "lo"} if launcher == "srun" else AS_ROOT
+    # Slurm's pmi2 takes 1,024 bytes of a message, which the addresses of UCX may exceed; those of libfabric are short
+    variables = {**AS_ROOT, "MPIR_CVAR_CH4_NETMOD": "ofi"} if launcher == "srun" else AS_ROOT
     lines = [f"{key} = {json.dumps(value)}" for key, value in slurm.items()]
     file = folder / "two.toml"
     file.write_text(f"""
