@@ -18,8 +18,8 @@ from distnewton.backend.device import DeviceBackend
 FUNCTIONS = frozenset({
     "abs", "all", "any", "arange", "argsort", "ascontiguousarray", "broadcast_to", "cbrt", "concatenate", "cumsum",
     "divide", "empty", "empty_like", "exp", "expm1", "eye", "full_like", "greater", "isfinite", "log", "log1p",
-    "logaddexp", "matmul", "maximum", "minimum", "multiply", "ones", "repeat", "sqrt", "stack", "sum", "swapaxes",
-    "tanh", "tensordot", "unique", "vdot", "where", "zeros", "zeros_like",
+    "logaddexp", "matmul", "maximum", "minimum", "multiply", "ones", "repeat", "searchsorted", "sqrt", "stack",
+    "sum", "swapaxes", "tanh", "tensordot", "unique", "vdot", "where", "zeros", "zeros_like",
 })  # fmt: skip
 METHODS = frozenset({
     "all", "any", "argmax", "argsort", "astype", "copy", "cumsum", "diagonal", "max", "mean", "min", "ravel",
@@ -249,10 +249,20 @@ class StrictLibrary:
         pass
 
     def sparse_rows(self, X, start, stop):
+        offsets = self.row_offsets(X)
+        made = StrictRows(X._rows[start:stop])
+        made.offsets = offsets[start : stop + 1] - offsets[start]
+        return made
+
+    def row_offsets(self, X):
         if not hasattr(X, "offsets"):
             X.offsets = self.to_host(X.indptr)
-        made = StrictRows(X._rows[start:stop])
-        made.offsets = X.offsets[start : stop + 1] - X.offsets[start]
+        return X.offsets
+
+    def sparse_array(self, values, columns, offsets, n_columns):
+        parts = unwrap((values, columns, self.to_device(offsets)))
+        made = StrictRows(csr_array(parts, shape=(len(offsets) - 1, n_columns)))
+        made.offsets = offsets
         return made
 
 
@@ -265,6 +275,7 @@ class StrictBackend(DeviceBackend):
     """The code for devices on such arrays."""
 
     memory: int | None = None
+    tf32: bool = False
 
     @property
     def memory_limit(self):
@@ -276,17 +287,15 @@ class StrictBackend(DeviceBackend):
 
     @property
     def description(self):
-        return "strict device"
+        return "strict device" + self.tf32 * ", TF32"
 
     def features(self, X):
         if on_device(X):
             return X
         if not is_sparse(X):
             return self.asarray(X)
-        CROSSINGS.add("to_device", X.data.nbytes + X.indices.nbytes + X.indptr.nbytes)
-        made = StrictRows(X.copy())
-        made.offsets = X.indptr
-        return made
+        values, columns = (LIBRARY.to_device(numbers) for numbers in (X.data, X.indices))
+        return LIBRARY.sparse_array(values, columns, X.indptr, X.shape[1])
 
 
 class StrictGpus:
@@ -301,8 +310,8 @@ class StrictGpus:
     def name(self, number):
         return f"strict{number}"
 
-    def backend(self, number, dtype, n_sharing):
-        return StrictBackend(np.dtype(dtype), self.memory)
+    def backend(self, number, dtype, n_sharing, *, tf32):
+        return StrictBackend(np.dtype(dtype), self.memory, tf32)
 
     def nccl(self):
         return None, "a strict device has no NCCL"

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.sparse import csr_array
 
 Array = NDArray[Any]
 
@@ -72,6 +73,14 @@ class Library(Protocol):
         """Some consecutive rows of a sparse array on a device."""
         ...
 
+    def row_offsets(self, X: Any) -> Array:
+        """Where the rows of a sparse array begin among its values, on the host."""
+        ...
+
+    def sparse_array(self, values: Any, columns: Any, offsets: Array, n_columns: int) -> Any:
+        """Sparse rows from their values and columns, of which no row has one twice, and from offsets on the host."""
+        ...
+
 
 class HostLibrary:
     """numpy."""
@@ -121,6 +130,15 @@ class HostLibrary:
     def sparse_rows(self, X: Any, start: int, stop: int) -> Any:
         """Some consecutive rows."""
         return X[start:stop]
+
+    def row_offsets(self, X: Any) -> Array:
+        """Where the rows begin."""
+        made: Array = X.indptr
+        return made
+
+    def sparse_array(self, values: Any, columns: Any, offsets: Array, n_columns: int) -> Any:
+        """Sparse rows of scipy."""
+        return csr_array((values, columns, offsets), shape=(len(offsets) - 1, n_columns))
 
 
 HOST: Library = HostLibrary()

@@ -10,8 +10,9 @@ import numpy as np
 
 from distnewton.backend.arrays import Array, Library, is_sparse, on_device, register
 from distnewton.backend.device import DeviceBackend
-from distnewton.errors import MissingExtraError
+from distnewton.errors import ConfigError, MissingExtraError
 
+_FIRST_WITH_TF32 = 80
 INSTALL = "pip install 'distnewton[gpu]'"
 
 
@@ -78,16 +79,33 @@ class CupyLibrary:
 
     def sparse_rows(self, X: Any, start: int, stop: int) -> Any:
         """Some consecutive rows; the offsets are read from their copy on the host."""
+        offsets = self.row_offsets(X)
+        first, last = (int(offsets[i]) for i in (start, stop))
+        parts = X.data[first:last], X.indices[first:last], X.indptr[start : stop + 1] - first
+        return self._rows(parts, offsets[start : stop + 1] - first, X.shape[1])
+
+    def row_offsets(self, X: Any) -> Array:
+        """Where the rows begin among the values, on the host."""
         if not hasattr(X, "offsets"):
             # of rows that were chosen one by one, as those of a mini-batch
             X.offsets = X.indptr.get()
-        first, last = (int(X.offsets[i]) for i in (start, stop))
-        parts = X.data[first:last], X.indices[first:last], X.indptr[start : stop + 1] - first
-        rows = type(X)(parts, shape=(stop - start, X.shape[1]))
-        rows.offsets = X.offsets[start : stop + 1] - first
+        made: Array = X.offsets
+        return made
+
+    def sparse_array(self, values: Any, columns: Any, offsets: Array, n_columns: int) -> Any:
+        """Sparse rows of cupy from their values and columns, of which no row has one twice."""
+        # of two types cupy takes the wider one, for which cuSPARSE has fewer functions
+        fits = offsets[-1] <= np.iinfo(columns.dtype).max
+        there = self.to_device(offsets.astype(columns.dtype, copy=False) if fits else offsets)
+        return self._rows((values, columns, there), offsets, n_columns)
+
+    def _rows(self, parts: tuple[Any, Any, Any], offsets: Array, n_columns: int) -> Any:
+        """Sparse rows from values, columns and offsets, these also on the host."""
+        made = self.cupyx.scipy.sparse.csr_matrix(parts, shape=(len(offsets) - 1, n_columns))
+        made.offsets = offsets
         # else each product would look for duplicates first
-        rows.has_canonical_format = True
-        return rows
+        made.has_canonical_format = True
+        return made
 
 
 @cache
@@ -146,19 +164,23 @@ class CupyBackend(DeviceBackend):
         Number of the GPU among those that this process sees.
     pool_bytes : int or None
         What arrays may take there; more is an error that says so.
+    tf32 : bool
+        Whether factors of float32 products are rounded to TF32.
     """
 
     device: int = 0
     pool_bytes: int | None = None
+    tf32: bool = False
     _library: CupyLibrary = field(default_factory=cupy_library, repr=False, compare=False)
 
     @classmethod
-    def on(cls, device: int, dtype: str, share: float) -> CupyBackend:
+    def on(cls, device: int, dtype: str, share: float, *, tf32: bool) -> CupyBackend:
         """Make a GPU, and a share of its free memory, this process's own; its arrays are made there from now on."""
         cupy = cupy_library().xp
         cupy.cuda.Device(device).use()
+        _round_factors(cupy, device, tf32=tf32)
         free, _ = cupy.cuda.runtime.memGetInfo()
-        backend = cls(np.dtype(dtype), device, int(share * free))
+        backend = cls(np.dtype(dtype), device, int(share * free), tf32)
         cupy.get_default_memory_pool().set_limit(size=backend.pool_bytes)
         return backend
 
@@ -176,7 +198,8 @@ class CupyBackend(DeviceBackend):
     def description(self) -> str:
         """The GPU in words."""
         properties = self.xp.cuda.runtime.getDeviceProperties(self.device)
-        return f"GPU {self.device}, {properties['name'].decode()}, cupy {self.xp.__version__}"
+        products = ", TF32" if self.tf32 else ""
+        return f"GPU {self.device}, {properties['name'].decode()}, cupy {self.xp.__version__}{products}"
 
     def features(self, X: Any) -> Any:
         """Dense or sparse features of numpy and scipy, moved to the GPU."""
@@ -184,14 +207,9 @@ class CupyBackend(DeviceBackend):
             return X
         if not is_sparse(X):
             return self.asarray(X)
-        from cupyx.scipy.sparse import csr_matrix
-
         X.sum_duplicates()
-        arrays = (self.xp.asarray(values) for values in (X.data, X.indices, X.indptr))
-        made = csr_matrix(tuple(arrays), shape=X.shape)
-        made.has_canonical_format = True
-        made.offsets = X.indptr
-        return made
+        values, columns = (self.library.to_device(numbers) for numbers in (X.data, X.indices))
+        return self.library.sparse_array(values, columns, X.indptr, X.shape[1])
 
     def _matmul(self, A: Array, B: Array, out: Array) -> Array:
         # dot writes where it is told to, while matmul copies its result there
@@ -217,3 +235,12 @@ class CupyBackend(DeviceBackend):
 
         made: Array = solve_triangular(L, b, trans="T" if transposed else "N", lower=True)
         return made
+
+
+def _round_factors(cupy: Any, device: int, *, tf32: bool) -> None:
+    """Let products of float32 take TF32, or leave that to cupy, whose CUPY_TF32 may ask for it."""
+    from cupy._core import _routines_linalg as products
+
+    if tf32 and int(cupy.cuda.Device(device).compute_capability) < _FIRST_WITH_TF32:
+        raise ConfigError(f"run.tf32: GPU {device} has no TF32, which came with compute capability 8.0")
+    cupy._core.set_compute_type(np.float32, products.COMPUTE_TYPE_TF32 if tf32 else products.COMPUTE_TYPE_TBD)

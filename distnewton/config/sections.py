@@ -215,6 +215,10 @@ class RunConfig(Section):
         "auto", description="how sums of arrays on GPUs travel: mpi, through host memory unless MPI was seen to read "
         "that of GPUs; nccl, with a GPU for each rank; auto is mpi"
     )  # fmt: skip
+    tf32: bool = Field(
+        False, description="GPUs round the factors of float32 products to 10 bits (TF32): several times faster, and "
+        "directions that are less exact"
+    )  # fmt: skip
     deterministic: bool = Field(False, description="no early termination, so that runs repeat bit for bit")
     threads: int = Field(0, ge=0, description="BLAS threads a rank; 0: cores divided by the ranks that share them")
     memory_mb: float = Field(
@@ -249,3 +253,10 @@ class RunConfig(Section):
     )
     directory: str = Field("", description="run folder; empty: runs/NAME-NUMBER is made")
     overwrite: bool = Field(False, description="replace the files of an earlier run in that folder")
+
+    @model_validator(mode="after")
+    def _tf32_has_an_effect(self) -> RunConfig:
+        for option, other in (("dtype", "float64"), ("device", "cpu")):
+            if self.tf32 and getattr(self, option) == other:
+                raise ValueError(f"tf32 has no effect with {option} = {other}")
+        return self

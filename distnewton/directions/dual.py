@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Array, Backend, is_sparse, namespace, on_device, scalar, take_rows
+from distnewton.backend import Array, Backend, beside, is_sparse, library_of, namespace, scalar, take_rows
 from distnewton.curvature.jacobian import Jacobian, JacobianPart
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions.base import Curvature, DirectionResult, Stateless, Together, relative
@@ -162,22 +162,19 @@ class SamplesOfAll:
         return self._grid.gather_samples(by_sample, self._share).reshape(self.n_samples * k, array.shape[1])
 
     def _sparse_rows(self, X: Any) -> Any:
-        if on_device(X):
-            raise ConfigError(
-                "run.device = gpu does not do the dual direction on sparse features with replicas yet: take "
-                "partition.replicas = 1, or direction = gauss_newton",
-                agreed=True,
-            )
-        lengths = self._grid.gather_samples(np.diff(X.indptr).astype(np.int64), self._share)
+        offsets = library_of(X).row_offsets(X)
+        lengths = self._grid.gather_samples(np.diff(offsets).astype(np.int64), self._share)
         starts = np.concatenate([[0], np.cumsum(lengths)])
-        # where the values of own samples lie among those of all
-        own = np.repeat(starts[:-1][self._share.own], np.diff(X.indptr))
-        own += np.arange(len(own)) - np.repeat(X.indptr[:-1], np.diff(X.indptr))
-        values, columns = np.zeros(starts[-1], X.dtype), np.zeros(starts[-1], np.int64)
+        # where the values of own samples lie among those of all: each row moves as a whole
+        xp = namespace(X.data)
+        own = xp.arange(X.data.size)
+        moves = beside(X.data, starts[:-1][self._share.own] - offsets[:-1])
+        own += moves[xp.searchsorted(X.indptr, own, side="right") - 1]
+        values, columns = xp.zeros(int(starts[-1]), X.dtype), xp.zeros(int(starts[-1]), np.int64)
         values[own], columns[own] = X.data, X.indices
         self._grid.sum_over_replicas(values)
         self._grid.sum_over_replicas(columns)
-        return type(X)((values, columns, starts), shape=(self.n_samples, X.shape[1]))
+        return library_of(X).sparse_array(values, columns.astype(X.indices.dtype), starts, X.shape[1])
 
 
 def sample_space_system(

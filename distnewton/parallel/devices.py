@@ -29,7 +29,7 @@ class Gpus(Protocol):
         """What a GPU is called on its node whoever sees it, so that ranks know of each other's."""
         ...
 
-    def backend(self, number: int, dtype: str, n_sharing: int) -> Backend:
+    def backend(self, number: int, dtype: str, n_sharing: int, *, tf32: bool) -> Backend:
         """Arrays on one of them, in its share of the memory where several ranks compute there."""
         ...
 
@@ -57,11 +57,11 @@ class CudaGpus:
 
         return str(cupy_library().xp.cuda.runtime.deviceGetPCIBusId(number))
 
-    def backend(self, number: int, dtype: str, n_sharing: int) -> Backend:
+    def backend(self, number: int, dtype: str, n_sharing: int, *, tf32: bool) -> Backend:
         """Arrays on one of them; the memory is bounded."""
         from distnewton.backend.gpu import CupyBackend
 
-        return CupyBackend.on(number, dtype, SHARE / n_sharing)
+        return CupyBackend.on(number, dtype, SHARE / n_sharing, tf32=tf32)
 
     def nccl(self) -> tuple[Any, str]:
         """cupy, if it has NCCL."""
@@ -103,7 +103,9 @@ class Device:
     notes: list[str]
 
 
-def choose_device(comm: Communicator, device: str, dtype: str, transport: str = "auto") -> Device:
+def choose_device(
+    comm: Communicator, device: str, dtype: str, transport: str = "auto", *, tf32: bool = False
+) -> Device:
     """The backend of each rank; tells the communicator how sums of its arrays travel.
 
     Parameters
@@ -116,6 +118,8 @@ def choose_device(comm: Communicator, device: str, dtype: str, transport: str = 
         float32 or float64.
     transport : str
         ``mpi``, ``nccl`` or ``auto``, which is MPI.
+    tf32 : bool
+        Whether a GPU may round the factors of float32 products to TF32.
 
     Returns
     -------
@@ -125,7 +129,8 @@ def choose_device(comm: Communicator, device: str, dtype: str, transport: str = 
     Raises
     ------
     ConfigError
-        On every rank alike: if a GPU is asked for and a rank has none, or NCCL is and does not fit.
+        On every rank alike: if a GPU is asked for and a rank has none, or NCCL is and does not fit, or TF32 is and a
+        GPU has none.
 
     Notes
     -----
@@ -145,14 +150,14 @@ def choose_device(comm: Communicator, device: str, dtype: str, transport: str = 
                 raise ConfigError(f"run.device = gpu, but {text}; take run.device = cpu, or auto", agreed=True)
             if transport == "nccl":
                 raise ConfigError(f"run.comm = nccl needs GPUs, but {text}", agreed=True)
-            return _cpu(comm, dtype, [f"no GPU, the CPU computes: {text}"])
+            return _cpu(comm, dtype, [f"no GPU, the CPU computes{', without TF32' if tf32 else ''}: {text}"])
         number = comm.local_place()[0] % n_gpus
         mine = f"{platform.node()} {GPUS.name(number)}"
         users = comm.allgather_json(mine)
         shared = sorted({users.count(gpu) for gpu in users} - {1})
         chosen = _transport(comm, transport, shared=bool(shared))
         with comm.agreeing():
-            backend = GPUS.backend(number, dtype, users.count(mine))
+            backend = GPUS.backend(number, dtype, users.count(mine), tf32=tf32)
         comm.transport = chosen
         notes = [f"up to {shared[-1]} ranks share a GPU, each with its part of the memory"] if shared else []
         return Device(backend, comm.allgather_json(backend.description), chosen.name if comm.size > 1 else "", notes)

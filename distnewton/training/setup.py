@@ -202,7 +202,8 @@ class Setup:
             found = planned_splits(config, shape, self.n_train, n_ranks, told, nonzeros=self.nonzeros)
             # processors of different kinds round differently, so one rank's choice is everyone's
             splits = tuple(self.comm.broadcast_json(list(found)))
-        self.device = choose_device(self.comm, config.run.device, config.run.dtype, config.run.comm)
+        run = config.run
+        self.device = choose_device(self.comm, run.device, run.dtype, run.comm, tf32=run.tf32)
         backend = self.device.backend
         self._check_memory(config)
         check_samples(config.method, self.n_train, n_replicas)

@@ -181,9 +181,9 @@ def test_ranks_take_gpus_by_turns(world, monkeypatch, n_gpus):
     taken = []
 
     class Gpus(StrictGpus):
-        def backend(self, number, dtype, n_sharing):
+        def backend(self, number, dtype, n_sharing, *, tf32):
             taken.append((number, n_sharing))
-            return super().backend(number, dtype, n_sharing)
+            return super().backend(number, dtype, n_sharing, tf32=tf32)
 
     monkeypatch.setattr(devices, "GPUS", Gpus(n_gpus))
     comm = world.duplicate()

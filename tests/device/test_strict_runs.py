@@ -168,12 +168,15 @@ def test_other_losses_and_weights_of_samples(world, device, loss, direction):
     check_equal(world, plain, found)
 
 
-@pytest.mark.parametrize("direction", ["block_diagonal", "gauss_newton", "dual"])
-def test_replicas_and_passes_in_pieces(world, device, direction):
+@pytest.mark.parametrize(
+    ("direction", "kind"),
+    [("block_diagonal", "dense"), ("gauss_newton", "dense"), ("dual", "dense"), ("dual", "sparse")],
+)
+def test_replicas_and_passes_in_pieces(world, device, direction, kind):
     replicas = 2 if world.size % 2 == 0 else 1
     tables = {"partition": {"replicas": replicas}, "run": {"overlap": 3}}
-    plain, _ = trained(world, "cpu", "dense", SMALL | {"direction": direction}, **tables)
-    found, _ = trained(world, "gpu", "dense", SMALL | {"direction": direction}, **tables)
+    plain, _ = trained(world, "cpu", kind, SMALL | {"direction": direction}, **tables)
+    found, _ = trained(world, "gpu", kind, SMALL | {"direction": direction}, **tables)
     check_equal(world, plain, found)
 
 

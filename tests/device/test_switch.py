@@ -31,10 +31,10 @@ def no_cupy(monkeypatch):
     gpu.cupy_library.cache_clear()
 
 
-def head(device):
+def head(device, **run):
     rng = np.random.default_rng(0)
     config = distnewton.make_config({
-        "network": {"layers": ["auto", 3, "auto"]}, "run": {"iterations": 1, "device": device, "threads": 1},
+        "network": {"layers": ["auto", 3, "auto"]}, "run": {"iterations": 1, "device": device, "threads": 1, **run},
     })  # fmt: skip
     out = io.StringIO()
     data = distnewton.ArraySource(rng.standard_normal((20, 4)), rng.integers(2, size=20))
@@ -56,6 +56,15 @@ def test_the_head_of_a_run_names_the_device(monkeypatch, no_cupy):
     monkeypatch.setattr(devices, "GPUS", StrictGpus())
     for device in ("auto", "gpu"):
         assert "device   strict device\n" in head(device)
+
+
+def test_tf32_where_it_is_asked_for(monkeypatch, no_cupy):
+    assert "note     no GPU, the CPU computes, without TF32: cupy" in head("auto", tf32=True)
+    monkeypatch.setattr(devices, "GPUS", StrictGpus())
+    assert "device   strict device, TF32\n" in head("gpu", tf32=True)
+    for given, other in ({"device": "gpu", "dtype": "float64"}, "dtype = float64"), ({}, "device = cpu"):
+        with pytest.raises(ConfigError, match=f"tf32 has no effect with {other}"):
+            distnewton.make_config({"run": {"tf32": True, **given}})
 
 
 def test_without_cupy_a_gpu_is_refused_with_the_install_command(no_cupy):
