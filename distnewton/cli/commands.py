@@ -468,7 +468,9 @@ def _load(comm: Communicator, options: argparse.Namespace) -> tuple[Any, Callabl
     from distnewton.training.model import load_model
 
     threadpool_limits(threads_per_rank(comm), user_api="blas")
-    model = load_model(options.run, comm)
+    model = load_model(options.run, comm, options.device)
+    for note in model.notes:
+        _warn(comm, note)
     data = make_config({}).data
     run = Path(options.run)
     with comm.agreeing():

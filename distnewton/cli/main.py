@@ -72,6 +72,9 @@ def build_parser() -> argparse.ArgumentParser:
         command.add_argument("run", metavar="RUN", help="run folder, or model file")
         command.add_argument("data", metavar="DATA", help="data file, or a bundled set such as digits:test")
         command.add_argument("--data-dir", metavar="DIR", help="folder of relative data paths")
+        command.add_argument(
+            "--device", choices=("cpu", "gpu", "auto"), default="cpu", help="what computes (default cpu)"
+        )
         if name == "predict":
             command.add_argument(
                 "--probabilities", action="store_true",

@@ -147,7 +147,7 @@ def choose_device(
         if without:
             text = f"{problems[without[0]]} (rank {ranges(without)})"
             if device == "gpu":
-                raise ConfigError(f"run.device = gpu, but {text}; take run.device = cpu, or auto", agreed=True)
+                raise ConfigError(f"device = gpu, but {text}; take cpu, or auto", agreed=True)
             if transport == "nccl":
                 raise ConfigError(f"run.comm = nccl needs GPUs, but {text}", agreed=True)
             return _cpu(comm, dtype, [f"no GPU, the CPU computes{', without TF32' if tf32 else ''}: {text}"])

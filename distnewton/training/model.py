@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Array, Backend, to_host
+from distnewton.backend import Array, to_host
 from distnewton.data.chosen import Chosen
 from distnewton.data.columns import ColumnNames, check_names
 from distnewton.data.description import DataSource, Description
@@ -21,6 +21,7 @@ from distnewton.errors import DataError, NumericalError, WriteError
 from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.devices import choose_device
 from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Block
@@ -87,6 +88,8 @@ class Model:
         This rank's variables.
     scaling : ColumnScaling
         Of this rank's features.
+    notes : sequence of str
+        What its user should know of the device.
 
     Notes
     -----
@@ -94,9 +97,15 @@ class Model:
     """
 
     def __init__(
-        self, architecture: Architecture, network: PartitionedNetwork, params: Array, scaling: ColumnScaling
+        self,
+        architecture: Architecture,
+        network: PartitionedNetwork,
+        params: Array,
+        scaling: ColumnScaling,
+        notes: Sequence[str] = (),
     ) -> None:
         self.architecture, self.network, self.params, self.scaling = architecture, network, params, scaling
+        self.notes = list(notes)
 
     @property
     def grid(self) -> ProcessGrid:
@@ -304,7 +313,7 @@ def network_outputs(network: PartitionedNetwork, params: Array, X: Any, chunk_ro
     return outputs
 
 
-def load_model(path: str | Path, comm: Communicator | None = None) -> Model:
+def load_model(path: str | Path, comm: Communicator | None = None, device: str = "cpu") -> Model:
     """Load a model file, or the one of a run folder, onto any number of ranks.
 
     Parameters
@@ -313,6 +322,8 @@ def load_model(path: str | Path, comm: Communicator | None = None) -> Model:
         Run folder or file.
     comm : Communicator or None
         The ranks; None is this process alone.
+    device : str
+        What computes: ``cpu``, ``gpu``, or ``auto``, which is a GPU if every rank has one.
 
     Returns
     -------
@@ -320,6 +331,8 @@ def load_model(path: str | Path, comm: Communicator | None = None) -> Model:
 
     Raises
     ------
+    ConfigError
+        If a GPU is asked for and a rank has none.
     MissingInputError
         If there is no such file.
     DataError
@@ -346,9 +359,10 @@ def load_model(path: str | Path, comm: Communicator | None = None) -> Model:
         read_names(header),
     )
     grid = ProcessGrid(comm, shape.partition(auto_splits(shape.costs, comm.size)))
-    network = PartitionedNetwork(grid, architecture.activation, Backend.of(architecture.dtype), shape)
-    params = network.backend.zeros(network.layout.n_params)
+    found = choose_device(comm, device, architecture.dtype)
+    network = PartitionedNetwork(grid, architecture.activation, found.backend, shape)
+    params = np.zeros(network.layout.n_params, architecture.dtype)
     with comm.agreeing():
         read_blocks(file, network, params)
     scaling = ColumnScaling.from_dict(header["scaling"]).columns(*grid.feature_range())
-    return Model(architecture, network, params, scaling)
+    return Model(architecture, network, network.backend.asarray(params), scaling, found.notes)

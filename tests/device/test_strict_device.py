@@ -203,7 +203,7 @@ def test_gpus_that_are_not_there(world, monkeypatch):
 
     monkeypatch.setattr(devices, "GPUS", Some())
     last = world.size - 1
-    with pytest.raises(ConfigError, match=rf"run\.device = gpu, but there is none \(rank {last}\)") as caught:
+    with pytest.raises(ConfigError, match=rf"device = gpu, but there is none \(rank {last}\)") as caught:
         devices.choose_device(world, "gpu", "float32")
     assert caught.value.agreed
     found = devices.choose_device(world, "auto", "float32")

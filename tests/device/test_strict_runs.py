@@ -11,6 +11,7 @@ from scipy.sparse import csr_array
 from strict_device import CROSSINGS, StrictGpus
 
 import distnewton
+from distnewton.backend import on_device
 from distnewton.backend.gpu import count_gpus
 from distnewton.errors import ConfigError, NumericalError
 from distnewton.parallel import devices
@@ -206,10 +207,13 @@ def test_the_best_model_and_a_warm_start(world, device, folder):
     found.model.save(folder / "model.safetensors")
     check_equal(world, run("cpu", plain.model), run("gpu", found.model))
     check_equal(world, run("cpu", plain.model), run("gpu", folder / "model.safetensors"))
-    # a model that is read computes on the CPU
-    read = distnewton.load_model(folder / "model.safetensors", world)
-    held = data("dense")
-    same = read.evaluate(held) == found.model.evaluate(held) and read.predict(held) == found.model.predict(held)
+    held, same = data("dense"), True
+    for where in ("cpu", "gpu"):
+        read = distnewton.load_model(folder / "model.safetensors", world, where)
+        same &= on_device(read.params) == (where == "gpu")
+        given, wanted = (model.evaluate(held) for model in (read, found.model))
+        same &= given.pop("unseen_labels") == wanted.pop("unseen_labels") and given == pytest.approx(wanted)
+        same &= read.predict(held) == found.model.predict(held)
     assert not world.any(not same)
 
 

@@ -82,3 +82,25 @@ def test_environment_lists_devices(tmp_path, monkeypatch, capsys):
     assert "device   strict device" in capsys.readouterr().out
     facts = json.loads((tmp_path / "r" / "environment.json").read_text())
     assert (facts["devices"], facts["device_transport"]) == (["strict device"], "")
+
+
+def test_models_are_used_on_a_device(tmp_path, monkeypatch, capsys, no_cupy):
+    (tmp_path / "d.csv").write_text("a,b,label\n" + "".join(f"{k},{k % 3},{k % 2}\n" for k in range(20)))
+    train = ["train", f"--data.train={tmp_path / 'd.csv'}", "--run.iterations=5", "--run.threads=1"]
+    assert main([*train, "--run-dir", str(tmp_path / "r")]) == 0
+    use = [str(tmp_path / "r"), str(tmp_path / "d.csv")]
+    said = {}
+    for command in ("predict", "evaluate"):
+        capsys.readouterr()
+        assert main([command, *use]) == 0
+        said[command] = capsys.readouterr().out
+        assert main([command, *use, "--device", "auto"]) == 0
+        told = capsys.readouterr()
+        assert told.out == said[command]
+        assert "note: no GPU, the CPU computes: cupy is not installed" in told.err
+        with pytest.raises(ConfigError, match="device = gpu, but cupy is not installed .*; take cpu, or auto"):
+            main([command, *use, "--device", "gpu"])
+    monkeypatch.setattr(devices, "GPUS", StrictGpus())
+    for command in ("predict", "evaluate"):
+        assert main([command, *use, "--device", "gpu"]) == 0
+        assert capsys.readouterr().out == said[command]
