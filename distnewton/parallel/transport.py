@@ -150,12 +150,17 @@ class Direct:
 
 
 class Nccl:
-    """NCCL, with its id sent over MPI: sums are work on the current stream, and nothing waits for them.
+    """NCCL, with its id sent over MPI: sums are work on a stream of their own, and the host waits for none of them.
 
     Parameters
     ----------
     cupy : module
-        As imported.
+        As imported; the device is the current one.
+
+    Notes
+    -----
+    That stream waits for what the current stream was to do before a sum, and the current stream for the sum where its
+    end is asked for: in between both have work.
     """
 
     name = "NCCL"
@@ -164,6 +169,8 @@ class Nccl:
         from cupy.cuda import nccl
 
         self._cupy, self._nccl = cupy, nccl
+        # one that waits for the default stream by itself would leave nothing to do meanwhile
+        self._stream = cupy.cuda.Stream(non_blocking=True)
         self._groups: dict[int, Any] = {}
         self._types = {
             np.dtype(kind): getattr(nccl, name)
@@ -177,23 +184,32 @@ class Nccl:
         }
 
     def sum(self, group: HostSums, array: Any) -> None:
-        """Put the sum of a device array into the current stream."""
-        check_contiguous(array)
-        communicator, pointer = self._of(group), array.data.ptr
-        stream = self._cupy.cuda.get_current_stream().ptr
-        communicator.allReduce(pointer, pointer, array.size, self._types[array.dtype], self._nccl.NCCL_SUM, stream)
+        """Sum a device array: what the current stream does later sees the sum."""
+        self.begin(group, array)()
 
     def begin(self, group: HostSums, array: Any) -> Callable[[], None]:
-        """Put the sum into the current stream; there is nothing to wait for."""
-        self.sum(group, array)
-        return _done
+        """Begin the sum of a device array, which stays alive until its end was asked for."""
+        check_contiguous(array)
+        communicator, pointer, stream = self._of(group), array.data.ptr, self._stream
+        stream.wait_event(self._current().record())
+        communicator.allReduce(pointer, pointer, array.size, self._types[array.dtype], self._nccl.NCCL_SUM, stream.ptr)
+        summed = stream.record()
+
+        def finish(_alive: Any = array) -> None:
+            self._current().wait_event(summed)
+
+        return finish
 
     def free(self, group: HostSums) -> None:
         """Free NCCL's communicator of a group."""
         communicator = self._groups.pop(id(group), None)
         if communicator is not None:
-            self._cupy.cuda.get_current_stream().synchronize()
+            self._stream.synchronize()
             communicator.destroy()
+
+    def _current(self) -> Any:
+        """The stream that products are work of."""
+        return self._cupy.cuda.get_current_stream()
 
     def _of(self, group: HostSums) -> Any:
         """NCCL's communicator of a group, made at its first sum."""
@@ -209,7 +225,3 @@ def check_contiguous(array: Any) -> None:
     """Refuse an array whose numbers do not lie in a row: its sum would go into a copy."""
     if not array.flags.c_contiguous:
         raise ValueError(f"only contiguous arrays are summed, got one of shape {array.shape}")
-
-
-def _done() -> None:
-    """Nothing to wait for."""
