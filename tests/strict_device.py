@@ -10,6 +10,7 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
+from scipy.linalg import cholesky
 from scipy.sparse import csr_array
 
 from distnewton.backend.arrays import is_sparse, on_device, register
@@ -194,6 +195,11 @@ class StrictRows:
         return StrictArray(self._rows.toarray())
 
 
+def _cholesky(A):
+    """In the precision of the matrices, as on a GPU: numpy's own takes float64 for float32."""
+    return np.reshape([cholesky(matrix, lower=True) for matrix in A.reshape(-1, *A.shape[-2:])], A.shape)
+
+
 class StrictLibrary:
     """The ways out and in."""
 
@@ -201,7 +207,8 @@ class StrictLibrary:
 
     def __init__(self):
         self.xp = _Namespace(FUNCTIONS, np)
-        self.xp.linalg = _Namespace(("cholesky", "inv", "norm", "solve"), np.linalg)
+        self.xp.linalg = _Namespace(("inv", "norm", "solve"), np.linalg)
+        self.xp.linalg.cholesky = guarded(_cholesky)
         self.xp.lib = self.xp
         self.xp.stride_tricks = _Namespace(("as_strided",), np.lib.stride_tricks)
         self.n_pinned = 0

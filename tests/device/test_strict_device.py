@@ -7,7 +7,7 @@ import pytest
 from strict_device import CROSSINGS, LIBRARY, ImplicitTransferError, StrictArray, StrictBackend, StrictGpus
 
 from distnewton.backend import Backend, beside, namespace, scalar, to_host
-from distnewton.errors import ConfigError, NumericalError
+from distnewton.errors import ConfigError
 from distnewton.parallel import devices
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.transport import Direct, Staged
@@ -76,11 +76,7 @@ def test_operations_of_a_device_are_those_of_the_cpu(dtype):
     both("windows", images, size=(2, 3), stride=(1, 2))
 
 
-def test_matrices_that_are_not_positive_definite_are_refused():
-    bad = STRICT.asarray(np.diag([1.0, -1.0]))
-    for name, arguments in (("inverse", [bad]), ("solve", [bad, STRICT.zeros(2)]), ("inverses", [bad[None]])):
-        with pytest.raises(NumericalError, match="not positive definite"):
-            getattr(STRICT, name)(*arguments)
+def test_inverses_of_what_has_overflowed_are_nan():
     assert np.isnan(to_host(STRICT.inverses(STRICT.asarray(np.full((1, 2, 2), np.nan))))).all()
 
 
