@@ -39,6 +39,7 @@ import numpy as np
 from distnewton.backend import Array
 from distnewton.config import Config, make_config
 from distnewton.config.method import FULL_BATCH
+from distnewton.data.columns import given_names
 from distnewton.data.memory import ArraySource
 from distnewton.errors import ConfigError, MissingExtraError
 from distnewton.network.losses import logistic, softmax
@@ -110,14 +111,16 @@ class _NewtonEstimator(BaseEstimator):
         tags.input_tags.sparse = True
         return tags
 
-    def _train(self, X: Any, y: Array, sample_weight: Array | None, loss: str) -> None:
+    def _train(self, X: Any, y: Array, sample_weight: Array | None, loss: str, label: Any) -> None:
         """Train on checked data; sets what is known after it."""
         mpi = communicator_of_launch() if isinstance(self.comm, str) and self.comm == "auto" else self.comm
         comm = mpi if isinstance(mpi, Communicator) else Communicator(mpi)
         _check_same_data(comm, X, y, sample_weight)
         seed = comm.broadcast_json(int(check_random_state(self.random_state).randint(2**31 - 1)))
         config = self._config(loss, seed)
-        source = ArraySource(X, y, sample_weight=sample_weight, name=f"the data of {type(self).__name__}")
+        names = given_names(getattr(self, "feature_names_in_", ()), label)
+        name = f"the data of {type(self).__name__}"
+        source = ArraySource(X, y, sample_weight=sample_weight, name=name, columns=names)
         start = getattr(self, "model_", None) if self.warm_start else None
         result = train(config, mpi, train_data=source, start=start, observers=self._observers(comm))
         self.model_ = whole_model(result.model)
@@ -314,6 +317,7 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         -----
         Collective over the ranks, which all pass the same data.
         """
+        label = getattr(y, "name", None)
         X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
         check_classification_targets(y)
         weights = self._checked_weights(X, sample_weight)
@@ -324,7 +328,7 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         self.classes_, indices = np.unique(y, return_inverse=True)
         if len(self.classes_) < 2:
             raise ValueError(f"{type(self).__name__} needs at least 2 classes, got 1 class: {self.classes_[0]!r}")
-        self._train(X, _names(self.classes_)[indices], weights, self._loss())
+        self._train(X, _names(self.classes_)[indices], weights, self._loss(), label)
         return self
 
     def decision_function(self, X: Any) -> Array:
@@ -431,11 +435,12 @@ class NewtonRegressor(RegressorMixin, _NewtonEstimator):
         -----
         Collective over the ranks, which all pass the same data.
         """
+        label = getattr(y, "name", None)
         X, y = validate_data(
             self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], multi_output=True, y_numeric=True
         )
         X, y, weights = _present(X, y, self._checked_weights(X, sample_weight))
-        self._train(X, y, weights, "squared")
+        self._train(X, y, weights, "squared", label)
         self._one_column = y.ndim == 1
         return self
 

@@ -147,6 +147,8 @@ def _straggler(options: argparse.Namespace) -> int:
 
     root, cluster = Path(options.run_dir or "straggler"), _cluster(options)
     n_ranks = max(options.ranks or [2])
+    if n_ranks < 2:
+        raise ConfigError("--ranks 1: nobody waits for a rank that is alone; take 2 or more", agreed=True)
     fault = f"rank={n_ranks - 1} at=cg kind=slow factor={options.factor:g}"
     slowed = {**cluster.environment.variables, "DISTNEWTON_FAULT": fault}
     disturbed = cluster.model_copy(

@@ -270,6 +270,42 @@ def names_of(columns: Sequence[str], selection: Selection) -> ColumnNames | None
     return ColumnNames(tuple(used[:-1]), used[-1]) if distinct else None
 
 
+def named_columns(X: Any, y: Any) -> ColumnNames | None:
+    """Names that a DataFrame and the Series of its labels have themselves.
+
+    Parameters
+    ----------
+    X, y : array-like
+        As they are given.
+
+    Returns
+    -------
+    ColumnNames or None
+        The labels are called ``label`` where they have no name; None where X has no names, or two are alike.
+    """
+    columns, label = list(getattr(X, "columns", ())), getattr(y, "name", None)
+    return given_names(columns, label)
+
+
+def given_names(features: Sequence[Any], label: Any) -> ColumnNames | None:
+    """Names of features and labels; None where some are no texts, empty or alike.
+
+    Parameters
+    ----------
+    features : sequence
+        A name each.
+    label : object
+        Of the labels; ``label`` where it is no text.
+
+    Returns
+    -------
+    ColumnNames or None
+    """
+    names = [*features, label if isinstance(label, str) and label else LABEL_NAMES[0]]
+    distinct = len(set(names)) == len(names) > 1 and all(isinstance(name, str) and name for name in names)
+    return ColumnNames(tuple(names[:-1]), names[-1]) if distinct else None
+
+
 def _listed(names: Sequence[str]) -> str:
     """Names in a message, of many the first."""
     more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""

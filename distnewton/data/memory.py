@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distnewton.data.chosen import Chosen, ChosenRows
+from distnewton.data.columns import ColumnNames, named_columns
 from distnewton.data.description import Description
 from distnewton.errors import DataError
 
@@ -23,7 +24,8 @@ class ArraySource:
     ----------
     X : array-like of shape (n_samples, n_features), or scipy sparse array
         Finite numbers; images as (n_samples, height, width) or (n_samples, channels, height, width). Under MPI every
-        rank passes the same whole array, of which it then copies its columns.
+        rank passes the same whole array, of which it then copies its columns. The names of a DataFrame's columns go
+        into the model.
     y : array-like of shape (n_samples,) or (n_samples, n_targets)
         Numbers or texts.
     sample_weight : array-like of shape (n_samples,) or None
@@ -32,6 +34,8 @@ class ArraySource:
         each sample once.
     name : str
         As it appears in messages.
+    columns : ColumnNames or None
+        Names of the features and the labels; by default those that X and y have themselves.
 
     Raises
     ------
@@ -39,8 +43,11 @@ class ArraySource:
         If shapes do not fit, or something is not a finite number; if a weight is negative, or their sum 0.
     """
 
-    def __init__(self, X: Any, y: Any, *, sample_weight: Any = None, name: str = "data") -> None:
+    def __init__(
+        self, X: Any, y: Any, *, sample_weight: Any = None, name: str = "data", columns: ColumnNames | None = None
+    ) -> None:
         self.name = name
+        self._names = named_columns(X, y) if columns is None else columns
         self._sparse = hasattr(X, "tocsr")
         self._X: Any = X.tocsr() if self._sparse else np.asarray(X)
         self._y = np.asarray(y)
@@ -87,7 +94,7 @@ class ArraySource:
         n_nonzeros = int(self._X.nnz if self._sparse else np.count_nonzero(self._X))
         return Description(
             self.name, "memory", n_samples, n_features, n_nonzeros, self._sparse, self._y,
-            image_shape=self._image_shape, weights=self._weights,
+            image_shape=self._image_shape, weights=self._weights, names=self._names,
         )  # fmt: skip
 
     def read(self, start: int, stop: int, dtype: Any = "float64", rows: Chosen | None = None) -> Features:

@@ -199,8 +199,11 @@ class Setup:
             splits = as_splits(config.partition.splits)
         else:
             told = speeds if len(set(speeds)) > 1 else []
-            found = planned_splits(config, shape, self.n_train, n_ranks, told, nonzeros=self.nonzeros)
-            # processors of different kinds round differently, so one rank's choice is everyone's
+            found: Sequence[int] = ()
+            # one rank's choice is everyone's: processors of different kinds round differently
+            with self.comm.agreeing():
+                if self.comm.rank == 0:
+                    found = planned_splits(config, shape, self.n_train, n_ranks, told, nonzeros=self.nonzeros)
             splits = tuple(self.comm.broadcast_json(list(found)))
         run = config.run
         self.device = choose_device(self.comm, run.device, run.dtype, run.comm, tf32=run.tf32)

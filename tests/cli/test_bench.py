@@ -64,3 +64,9 @@ def test_job_files_from_1_to_64_nodes(tmp_path, capsys):
 def test_what_is_refused(tmp_path, more, kind, text):
     with pytest.raises(kind, match=text):
         main(["bench", "scaling", RECIPE, f"--run-dir={tmp_path}/s", *more])
+
+
+def test_a_straggler_needs_company(tmp_path):
+    with pytest.raises(ConfigError, match="nobody waits for a rank that is alone"):
+        main(["bench", "straggler", RECIPE, "--ranks=1", f"--run-dir={tmp_path}/s"])
+    assert not (tmp_path / "s").exists()

@@ -10,6 +10,7 @@ import pytest
 
 from distnewton.data.columns import ColumnNames, check_names
 from distnewton.data.convert import convert
+from distnewton.data.memory import ArraySource
 from distnewton.data.sources import open_data
 from distnewton.errors import ConfigError, DataError
 
@@ -225,3 +226,34 @@ def test_stores_of_before_there_were_names(tmp_path):
     store = open_data(tmp_path / "store")
     assert store.describe().names is None
     np.testing.assert_array_equal(store.read(0, 3), X)
+
+
+class Table:
+    """What DataFrames and their columns have: the protocols that numpy and scikit-learn look for."""
+
+    def __init__(self, values, columns=None, name=None):
+        self._values, self.shape = np.asarray(values), np.shape(values)
+        if columns is not None:
+            self.columns = columns
+        self.name = name
+
+    def __array__(self, dtype=None, copy=None):
+        return self._values.astype(dtype) if dtype else self._values
+
+    def __len__(self):
+        return len(self._values)
+
+
+def test_data_frames_have_names():
+    sort = Table(["x", "y", "x"], name="sort")
+
+    def names(columns, y=sort):
+        return ArraySource(Table(X, columns), y).describe().names
+
+    assert names(["a", "b", "c"]) == NAMES
+    assert names(["a", "b", "c"], ["x", "y", "x"]) == ColumnNames(("a", "b", "c"), "label")
+    assert names(["a", "b", "c"], Table(["x", "y", "x"], name=0)) == ColumnNames(("a", "b", "c"), "label")
+    for columns in (["a", "b", "sort"], ["a", "a", "c"], ["a", "", "c"], [0, 1, 2], None):
+        assert names(columns) is None
+    assert ArraySource(X, sort, columns=NAMES).describe().names == NAMES
+    np.testing.assert_array_equal(ArraySource(Table(X, ["a", "b", "c"]), sort).read(0, 3), X)

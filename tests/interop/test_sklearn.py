@@ -20,6 +20,8 @@ from sklearn.pipeline import make_pipeline  # noqa: E402
 from sklearn.preprocessing import StandardScaler  # noqa: E402
 from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
 
+from distnewton.cli.main import main  # noqa: E402
+from distnewton.data.columns import ColumnNames  # noqa: E402
 from distnewton.errors import ConfigError, DataError, MissingExtraError  # noqa: E402
 from distnewton.sklearn import NewtonClassifier, NewtonRegressor  # noqa: E402
 from distnewton.training.model import load_model  # noqa: E402
@@ -101,6 +103,27 @@ def test_the_model_file_has_the_users_labels(tmp_path):
 
     loaded = load_model(tmp_path / "model.safetensors")
     assert loaded.predict(ArraySource(X, labels)) == found.predict(X).tolist()
+
+
+def test_a_model_file_knows_the_columns_of_a_data_frame(tmp_path):
+    pandas = pytest.importorskip("pandas")
+    X, y = blobs()
+    names = list("abcdef")
+    frame = pandas.DataFrame(X, columns=names)
+    found = NewtonClassifier(5, max_iter=5, random_state=0).fit(frame, y)
+    assert found.feature_names_in_.tolist() == names
+    found.model_.save(tmp_path / "model.safetensors")
+    order = [4, 0, 5, 1, 3, 2]
+    lines = [",".join([names[j] for j in order] + ["note"])]
+    lines += [",".join([*(repr(float(row[j])) for j in order), "7"]) for row in X]
+    (tmp_path / "new.csv").write_text("\n".join(lines) + "\n")
+    assert main(["predict", str(tmp_path / "model.safetensors"), str(tmp_path / "new.csv"), "--out",
+                 str(tmp_path / "labels")]) == 0  # fmt: skip
+    assert (tmp_path / "labels").read_text().split() == [str(label) for label in found.predict(frame)]
+    for target, label in ((X[:, 0], "label"), (pandas.Series(X[:, 0], name="price"), "price")):
+        regressor = NewtonRegressor((), max_iter=2, random_state=0).fit(frame, target)
+        assert regressor.model_.names == ColumnNames(tuple(names), label)
+    assert NewtonRegressor((), max_iter=2, random_state=0).fit(X, X[:, 0]).model_.names is None
 
 
 def test_sparse_features_and_class_weights():
