@@ -11,7 +11,6 @@ from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_array
 
 Array = NDArray[Any]
 
@@ -138,6 +137,8 @@ class HostLibrary:
 
     def sparse_array(self, values: Any, columns: Any, offsets: Array, n_columns: int) -> Any:
         """Sparse rows of scipy."""
+        from scipy.sparse import csr_array
+
         return csr_array((values, columns, offsets), shape=(len(offsets) - 1, n_columns))
 
 

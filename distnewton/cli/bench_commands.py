@@ -11,7 +11,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distnewton.cli.commands import overrides
+from distnewton.cli.settings import overrides
 from distnewton.cluster.description import Cluster, LaunchTable, load_cluster
 from distnewton.config import Config, apply_settings, load_config, make_config
 from distnewton.errors import ConfigError, MissingExtraError, WriteError

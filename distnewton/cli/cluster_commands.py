@@ -7,7 +7,8 @@ import platform
 import sys
 from pathlib import Path
 
-from distnewton.cli.commands import overrides, say
+from distnewton.cli.output import say
+from distnewton.cli.settings import overrides
 from distnewton.cluster.description import Cluster, load_cluster
 from distnewton.config import load_config
 from distnewton.errors import ConfigError, CreateError

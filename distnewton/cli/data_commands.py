@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distnewton.cli.commands import DATA_VARIABLE
+from distnewton.cli.settings import DATA_VARIABLE
 from distnewton.errors import ConfigError
 from distnewton.parallel.launch import launched_size
 

@@ -252,11 +252,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from distnewton.cli import (
         bench_commands,
         cluster_commands,
-        commands,
+        compare_command,
         data_commands,
         export_command,
+        model_commands,
         plan_command,
         report_commands,
+        train_command,
     )
 
     options = parse(sys.argv[1:] if arguments is None else arguments)
@@ -267,12 +269,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
             print("distnewton", version("distnewton"))
         return 0
     known: dict[str | None, Callable[[argparse.Namespace], int]] = {
-        "train": commands.train,
-        "compare": commands.compare,
-        "evaluate": commands.evaluate,
-        "predict": commands.predict,
-        "info": commands.info,
-        "why": commands.why,
+        "train": train_command.train,
+        "compare": compare_command.compare,
+        "evaluate": model_commands.evaluate,
+        "predict": model_commands.predict,
+        "info": report_commands.info,
+        "why": report_commands.why,
         "submit": cluster_commands.submit,
         "doctor": cluster_commands.doctor,
         "plan": plan_command.plan,

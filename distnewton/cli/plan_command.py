@@ -7,7 +7,7 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
-from distnewton.cli.commands import overrides
+from distnewton.cli.settings import overrides
 from distnewton.cluster.description import load_cluster
 from distnewton.cluster.rates import cluster_rates
 from distnewton.config import Config, load_config

@@ -1,4 +1,4 @@
-"""What the command ``report`` does."""
+"""What the commands do that look at runs: ``report``, ``info`` and ``why``."""
 
 from __future__ import annotations
 
@@ -25,4 +25,26 @@ def report(options: argparse.Namespace) -> int:
         target = Path(options.out) if options.out else runs[0] / REPORT_FILE
         write_report(runs, target)
         print(f"report: {target}")
+    return 0
+
+
+def info(options: argparse.Namespace) -> int:
+    """Say what a run was and how it went, without MPI."""
+    from distnewton.parallel.launch import launched_rank
+    from distnewton.reporting.run_info import describe_run
+
+    if launched_rank() == 0:
+        for line in describe_run(Path(options.run)):
+            print(line)
+    return 0
+
+
+def why(options: argparse.Namespace) -> int:
+    """Say why a run failed, without MPI."""
+    from distnewton.parallel.launch import launched_rank
+    from distnewton.reporting.why import explain_failure
+
+    if launched_rank() == 0:
+        for line in explain_failure(Path(options.run)):
+            print(line)
     return 0

@@ -13,8 +13,8 @@ from strict_device import StrictGpus
 
 import distnewton
 from distnewton.backend import gpu
-from distnewton.cli.commands import overrides
 from distnewton.cli.main import main, parse
+from distnewton.cli.settings import overrides
 from distnewton.config import load_config
 from distnewton.errors import ConfigError, MissingExtraError
 from distnewton.parallel import devices

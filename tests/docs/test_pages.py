@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from distnewton.cli.commands import overrides
 from distnewton.cli.main import build_parser, parse
+from distnewton.cli.settings import overrides
 from distnewton.cluster.description import load_cluster
 from distnewton.config import Config, apply_settings, load_config, make_config
 from distnewton.config.method import StageOptions, used_options

@@ -1,0 +1,106 @@
+"""What the command ``compare`` does."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distnewton.cli.output import make_console, say, warn
+from distnewton.cli.results import FolderWriter, discarding, picture_if_possible, write_text
+from distnewton.cli.settings import overrides
+from distnewton.config import apply_settings, make_config, read_settings
+from distnewton.errors import ConfigError
+from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.launch import guard, world_communicator
+
+if TYPE_CHECKING:
+    from distnewton.reporting.comparison import Comparison
+    from distnewton.training.comparison import Entry
+
+
+def compare(options: argparse.Namespace) -> int:
+    """Train with several directions; the table is written anew after each, so that a job that is cut leaves some."""
+    from distnewton.reporting.comparison import Comparison
+    from distnewton.training.comparison import Entry, run_entries
+    from distnewton.training.session import Session
+
+    comm = world_communicator()
+    trees = _shared_entries(comm, options)
+    entries = [Entry(method, name, make_config(tree)) for method, name, tree in trees]
+    run = entries[0].config.run
+    guard(comm, run.hang_seconds, run.warn_seconds, checked=run.checked)
+    with comm.agreeing():
+        writers = _entry_folders(entries, options) if comm.rank == 0 else {}
+    path = writers[entries[0].name].folder.path.parent if writers else Path()
+    with discarding([writer.folder for writer in writers.values()]):
+        session = Session(entries[0].config, comm)
+        comparison = Comparison(session.summary(entries[0].config), options.seconds, _levels(options.levels))
+        observers = {name: [writer] for name, writer in writers.items()}
+        for trial in run_entries(session, entries, observers):
+            comparison.trials.append(trial)
+            with comm.agreeing():
+                if comm.rank == 0:
+                    writers[trial.entry.name].folder.close()
+                    write_text(path / "comparison.md", comparison.markdown())
+            say(comm, f"[{len(comparison.trials)}/{len(entries)}] {comparison.line(trial)}")
+    if comm.rank == 0:
+        _show_comparison(comparison, path)
+    session.grid.free()
+    return 0
+
+
+def _shared_entries(comm: Communicator, options: argparse.Namespace) -> list[list[Any]]:
+    """The runs as rank 0 reads them, on all ranks."""
+    from distnewton.training.comparison import make_entries
+
+    found: dict[str, Any] = {}
+    with comm.agreeing():
+        if comm.rank == 0:
+            if not options.seconds > 0.0:
+                raise ConfigError(f"--seconds must be positive, got {options.seconds:g}")
+            _levels(options.levels)
+            settings = overrides(options)
+            tree = apply_settings(read_settings(options.recipe), settings)
+            methods = [name.strip() for name in options.directions.split(",") if name.strip()]
+            limited = any(setting.startswith("run.iterations=") for setting in settings)
+            limit = make_config({"run": tree.get("run", {})}).run.iterations if limited else None
+            notes: list[str] = []
+            entries = make_entries(tree, methods, options.seconds, limit, notes)
+            for note in dict.fromkeys(notes):
+                warn(comm, note)
+            found["entries"] = [[entry.method, entry.name, entry.config.model_dump()] for entry in entries]
+    shared: list[list[Any]] = comm.broadcast_json(found)["entries"]
+    return shared
+
+
+def _levels(text: str | None) -> list[float]:
+    """Metrics whose times are asked for."""
+    try:
+        return [float(part) for part in (text or "").split(",") if part.strip()]
+    except ValueError:
+        raise ConfigError(f"--levels takes numbers, as 0.95,0.97, got {text!r}", agreed=True) from None
+
+
+def _entry_folders(entries: Sequence[Entry], options: argparse.Namespace) -> dict[str, FolderWriter]:
+    """A run folder for each run, inside the comparison's."""
+    from distnewton.training.run_folder import RunFolder, next_folder
+
+    recipe = Path(options.recipe).stem if options.recipe else "run"
+    path = Path(options.run_dir) if options.run_dir else next_folder(f"compare-{recipe}")
+    around = [] if options.run_dir else [path, path.parent]
+    more: dict[str, Any] = {"overwrite": entries[0].config.run.overwrite}
+    folders = [RunFolder(path / entry.folder, made=around if i == 0 else [], **more) for i, entry in enumerate(entries)]
+    return {entry.name: FolderWriter(folder) for entry, folder in zip(entries, folders, strict=True)}
+
+
+def _show_comparison(comparison: Comparison, path: Path) -> None:
+    """Table, verdicts and picture; a missing extra or a failure to draw never spoils finished runs."""
+    console = make_console(160)
+    console.print(comparison.table())
+    for line in comparison.remarks():
+        console.print(line, highlight=False, markup=False, emoji=False)
+    with picture_if_possible(console):
+        comparison.save_picture(path / "comparison.png")
+    print(f"comparison: {path / 'comparison.md'}")

@@ -1,0 +1,96 @@
+"""What the commands do that use a model: ``evaluate`` and ``predict``."""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distnewton.cli.output import say, tell_notes, warn
+from distnewton.cli.results import write_text
+from distnewton.cli.settings import DATA_VARIABLE
+from distnewton.config import DataConfig, load_config, make_config
+from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.launch import world_communicator
+
+if TYPE_CHECKING:
+    from distnewton.data.columns import LabelsWanted
+    from distnewton.data.description import DataSource
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    """Print the metrics of a model on data."""
+    comm = world_communicator()
+    model, opener = _load(comm, options)
+    found = model.outputs(opener)
+    tell_notes(comm, found[-1])
+    metrics = model.metrics(*found)
+    unseen = metrics.pop("unseen_labels")
+    if unseen:
+        warn(comm, f"labels the model does not know count as wrong: {_counts(unseen)}")
+    for name, value in metrics.items():
+        say(comm, f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}")
+    model.grid.free()
+    return 0
+
+
+def predict(options: argparse.Namespace) -> int:
+    """Write the predicted labels, a line a sample, in input order."""
+    from distnewton.cli.probabilities import check_probabilities, with_probabilities
+
+    comm = world_communicator()
+    model, opener = _load(comm, options)
+    if options.probabilities:
+        check_probabilities(model, options.run, "--probabilities")
+    outputs, _, description = model.outputs(opener)
+    tell_notes(comm, description)
+    labels = model.architecture.task.labels(outputs)
+    if options.probabilities:
+        labels = with_probabilities(model, outputs, labels)
+    with comm.agreeing():
+        if comm.rank == 0:
+            text = "".join(f"{label}\n" for label in labels)
+            if options.out:
+                write_text(Path(options.out), text)
+            else:
+                sys.stdout.write(text)
+    model.grid.free()
+    return 0
+
+
+def _load(comm: Communicator, options: argparse.Namespace) -> tuple[Any, Callable[[], DataSource]]:
+    """The model, and how its data is opened: as the training data was."""
+    from threadpoolctl import threadpool_limits
+
+    from distnewton.data.same_files import check_same_file
+    from distnewton.parallel.threads import threads_per_rank
+    from distnewton.training.held_out import opener
+    from distnewton.training.model import load_model
+
+    threadpool_limits(threads_per_rank(comm), user_api="blas")
+    model = load_model(options.run, comm, options.device)
+    for note in model.notes:
+        warn(comm, note)
+    data = make_config({}).data
+    run = Path(options.run)
+    with comm.agreeing():
+        if comm.rank == 0 and (run / "config.toml").is_file():
+            data = load_config(run / "config.toml").data
+    directory = options.data_dir or os.environ.get(DATA_VARIABLE) or data.directory or None
+    # a path that exists as it is typed is that file: the folder of the recipe is for the names of the recipe
+    typed = options.data, options.data.rpartition(":")[0], options.data.partition(",")[0]
+    directory = None if any(path and Path(path).exists() for path in typed) else directory
+    # what rank 0 sees counts for all
+    settings, directory = comm.broadcast_json([data.model_dump(), directory])
+    check_same_file(comm, options.data, directory)
+
+    read = DataConfig.model_validate({**settings, "directory": directory or ""})
+    wanted: LabelsWanted = "none" if options.command == "predict" else "required"
+    return model, opener(read, None, options.data, model.grid.partition.n_features, model.names, wanted)
+
+
+def _counts(unseen: dict[str, int]) -> str:
+    return ", ".join(f"'{label}' ({n})" for label, n in unseen.items())

@@ -1,0 +1,112 @@
+"""What runs leave: their folders, and files of results."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distnewton.config import Config
+from distnewton.errors import (
+    CreateError,
+    DistNewtonError,
+    MissingExtraError,
+    MissingInputError,
+    UsageError,
+    WriteError,
+)
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from distnewton.training.checkpoints import Resume
+    from distnewton.training.records import IterationRecord
+    from distnewton.training.run_folder import RunFolder
+    from distnewton.training.session import RunSummary
+
+
+def make_folder(config: Config, recipe: str | None, resume: Resume = False) -> RunFolder:
+    """Create the run folder, or open that of a run that goes on; a free name under runs/ where none is given."""
+    from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, has_checkpoints
+    from distnewton.training.run_folder import RunFolder
+
+    name = Path(recipe).stem if recipe else "run"
+    if not config.run.directory:
+        if resume is True:
+            raise UsageError("--resume needs a run folder: --run-dir, or run.directory in the recipe", agreed=True)
+        return RunFolder.under_free_name(name)
+    path = Path(config.run.directory)
+    if resume and has_checkpoints(path / CHECKPOINTS_FOLDER):
+        return RunFolder(path, resume=True)
+    if resume is True:
+        raise MissingInputError(
+            f"there is no checkpoint in {path / CHECKPOINTS_FOLDER} to go on from; --resume=auto begins anew where "
+            "there is none"
+        )
+    if resume:
+        return RunFolder(path, overwrite=True)
+    return RunFolder(Path(config.run.directory), overwrite=config.run.overwrite)
+
+
+class FolderWriter:
+    """Observer that writes the run folder, on rank 0."""
+
+    def __init__(self, folder: RunFolder) -> None:
+        self.folder = folder
+
+    def start(self, summary: RunSummary) -> None:
+        """Write the configuration, and what the run is made on."""
+        from distnewton.training.run_folder import environment, partition_facts
+
+        facts = environment(
+            summary.n_ranks,
+            summary.n_threads,
+            summary.mpi_library,
+            summary.hosts,
+            summary.partition.splits,
+            summary.n_replicas,
+            summary.devices,
+            summary.device_transport,
+        )
+        facts |= partition_facts(str(summary.shape), summary.partition)
+        self.folder.start(summary.config, {**facts, "resumed_from": summary.resumed}, summary.resumed)
+
+    def iteration(self, record: IterationRecord) -> None:
+        """Add a record."""
+        self.folder.iteration(record)
+
+    def sync(self) -> None:
+        """See to it that what was written survives the machine."""
+        self.folder.sync()
+
+
+@contextmanager
+def discarding(folders: Sequence[RunFolder]) -> Iterator[None]:
+    """Remove the folders of runs that an error kept from beginning."""
+    try:
+        yield
+    except DistNewtonError:
+        # the first one made the folder around them
+        for folder in reversed(folders):
+            folder.discard()
+        raise
+
+
+@contextmanager
+def picture_if_possible(console: Console) -> Iterator[None]:
+    """Tell of a picture that cannot be drawn or written, and go on."""
+    try:
+        yield
+    except (MissingExtraError, OSError) as error:
+        console.print(f"no picture: {error}", highlight=False, markup=False, emoji=False)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file of results."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text, encoding="utf-8")
+    except OSError as error:
+        kind: type[DistNewtonError] = WriteError if path.parent.is_dir() else CreateError
+        raise kind(f"cannot write {path}: {error.strerror or error}") from None

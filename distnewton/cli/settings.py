@@ -1,0 +1,99 @@
+"""From a command's flags, recipe and environment to the configuration, as rank 0 sees them."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distnewton.cli.output import warn
+from distnewton.config import Config, load_config, make_config
+from distnewton.errors import MissingInputError, UsageError
+from distnewton.parallel.collectives import Communicator
+
+if TYPE_CHECKING:
+    from distnewton.training.checkpoints import Resume
+
+DATA_VARIABLE = "DISTNEWTON_DATA"
+
+
+def shared_config(comm: Communicator, options: argparse.Namespace) -> Config:
+    """The configuration of rank 0, on all ranks: a file that differs on one host changes nothing."""
+    tree: dict[str, Any] = {}
+    with comm.agreeing():
+        if comm.rank == 0:
+            notes: list[str] = []
+            tree = load_config(recipe_of(options), overrides(options), notes).model_dump()
+            for note in notes:
+                warn(comm, note)
+    return make_config(comm.broadcast_json(tree))
+
+
+def overrides(options: argparse.Namespace) -> list[str]:
+    """Settings given as flags, the more specific last."""
+    settings = []
+    if os.environ.get(DATA_VARIABLE) and not options.data_dir:
+        settings.append(f"data.directory={json.dumps(os.environ[DATA_VARIABLE])}")
+    settings += [f"{key}={value}" for key, value in vars(options).items() if "." in key and value is not None]
+    settings += options.set
+    start = getattr(options, "start", None)
+    # a run that goes on from another working folder needs it, too
+    settings += [f"network.start={json.dumps(str(Path(start).absolute()))}"] if start else []
+    settings += [f"data.directory={json.dumps(options.data_dir)}"] if options.data_dir else []
+    device = getattr(options, "device", None)
+    settings += [f"run.device={json.dumps(device)}"] if device else []
+    return settings + ([f"run.directory={json.dumps(options.run_dir)}"] if options.run_dir else [])
+
+
+def settle_resumption(options: argparse.Namespace) -> Resume:
+    """Whether the run goes on; a run folder named there is ``--run-dir``.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Of the command; changed.
+
+    Returns
+    -------
+    bool or "auto"
+
+    Raises
+    ------
+    UsageError
+        If it is not said, or contradictorily, which run goes on.
+    """
+    if options.resume is None:
+        return False
+    if options.resume == "auto":
+        return "auto"
+    if options.resume:
+        run = Path(options.resume)
+        if run.suffix == ".toml":
+            raise UsageError(f"--resume takes a run folder, not {run}: put the recipe before --resume", agreed=True)
+        if options.run_dir and Path(options.run_dir).absolute() != run.absolute():
+            raise UsageError(f"--resume {run} and --run-dir {options.run_dir} are two folders", agreed=True)
+        options.run_dir = str(run)
+    if not (options.recipe or options.run_dir):
+        raise UsageError("--resume needs a run folder: --resume RUN, or --run-dir RUN", agreed=True)
+    return True
+
+
+def recipe_of(options: argparse.Namespace) -> str | None:
+    """The recipe that was named, or the configuration of the run that goes on; on rank 0."""
+    from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, has_checkpoints
+    from distnewton.training.run_folder import CONFIG_FILE
+
+    named: str | None = options.recipe
+    if named or options.command != "train" or options.resume is None or not options.run_dir:
+        return named
+    run = Path(options.run_dir)
+    if has_checkpoints(run / CHECKPOINTS_FOLDER):
+        return str(run / CONFIG_FILE)
+    if options.resume == "auto":
+        return None
+    raise MissingInputError(
+        f"there is no checkpoint in {run / CHECKPOINTS_FOLDER} to go on from; --resume=auto begins anew where there "
+        "is none"
+    )
