@@ -12,22 +12,27 @@ def add_export(commands: Any) -> None:
     """Add the command line of ``export``."""
     export = commands.add_parser(
         "export",
-        help="write a trained model as an ONNX file",
-        usage="distnewton export MODEL FILE.onnx",
+        help="write a trained model in another form",
+        usage="distnewton export MODEL FILE.onnx|FILE.model",
     )
     export.add_argument("run", metavar="MODEL", help="run folder, or model file")
-    export.add_argument("file", metavar="FILE.onnx", help="file to write: raw features in, outputs and labels out")
+    export.add_argument(
+        "file", metavar="FILE", help="file to write, for raw features: ONNX, or with .model LIBLINEAR's text, for "
+        "networks without hidden layers"
+    )  # fmt: skip
 
 
 def export(options: argparse.Namespace) -> int:
     """Write the file, without MPI, on the first rank alone."""
     from distnewton.parallel.launch import launched_rank
 
-    if not options.file.endswith(".onnx"):
-        raise UsageError(f"export writes FILE.onnx, got {options.file}", agreed=True)
+    if not options.file.endswith((".onnx", ".model")):
+        raise UsageError(f"export writes FILE.onnx or FILE.model, got {options.file}", agreed=True)
     if launched_rank() == 0:
-        from distnewton.onnx import save_onnx
-
-        save_onnx(options.run, options.file)
+        if options.file.endswith(".onnx"):
+            from distnewton.onnx import save_onnx as save
+        else:
+            from distnewton.liblinear import save_liblinear as save
+        save(options.run, options.file)
         print(f"exported to {options.file}")
     return 0

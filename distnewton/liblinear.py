@@ -1,0 +1,119 @@
+"""A linear model as a text file in LIBLINEAR's form, which its ``predict`` and its bindings read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+
+from distnewton.backend import Array
+from distnewton.errors import DataError, WriteError
+from distnewton.training.model import Model, load_model
+from distnewton.training.whole_model import whole_model
+
+__all__ = ["save_liblinear", "to_liblinear"]
+
+
+def to_liblinear(model: Model | str | Path) -> str:
+    """A network without hidden layers as the text of a LIBLINEAR model file.
+
+    Parameters
+    ----------
+    model : Model or path
+        A model, a model file, or a run folder.
+
+    Returns
+    -------
+    str
+        Weights of raw features, feature 1 first, and behind them those of LIBLINEAR's bias feature of value 1: the
+        stored scaling is multiplied into both. ``solver_type`` says how the file is to be read: ``L2R_LR`` with
+        probabilities, of two classes; ``MCSVM_CS``, of several, the largest value wins; ``L2R_L2LOSS_SVC`` of two
+        classes and the squared loss; ``L2R_L2LOSS_SVR`` for a number.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such file.
+    DataError
+        If LIBLINEAR's form has no place for the model: hidden layers, labels that are no whole numbers, several
+        numbers a sample, or a scaling of rows.
+
+    Notes
+    -----
+    Collective over the grid of a model in memory.
+    """
+    model = model if isinstance(model, Model) else load_model(model)
+    model = whole_model(model) if model.grid.size > 1 else model
+    problem = _problem(model)
+    if problem:
+        raise DataError(f"LIBLINEAR's form is for linear models: {problem}", agreed=True)
+    return "".join(f"{line}\n" for line in _lines(model))
+
+
+def save_liblinear(model: Model | str | Path, path: str | Path) -> None:
+    """Write a network without hidden layers as a LIBLINEAR model file.
+
+    Parameters
+    ----------
+    model : Model or path
+        As of :func:`to_liblinear`.
+    path : path
+        The file.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be written.
+    """
+    text = to_liblinear(model)
+    try:
+        Path(path).write_text(text, encoding="ascii")
+    except OSError as error:
+        raise WriteError(f"cannot write {path}: {error.strerror}") from None
+
+
+def _problem(model: Model) -> str:
+    """Why a model has no such form; empty where it has one."""
+    shape, task, scaling = model.architecture.shape, model.architecture.task, model.scaling
+    if len(shape.layers) > 1 or shape.layers[0].kernel is not None:
+        return f"this one has the layers {shape}; distnewton export FILE.onnx takes all"
+    if task.classes is None and shape.widths[-1] > 1:
+        return f"this one predicts {shape.widths[-1]} numbers a sample"
+    if scaling.scales_rows:
+        return f"this one divides each sample by its norm (data.scale = {scaling.kind}), for which there is no place"
+    others = [label for label in (task.classes.classes if task.classes else ()) if not isinstance(label, int)]
+    return f"its labels are whole numbers, this one has {others[0]!r}" if others else ""
+
+
+def _lines(model: Model) -> Iterator[str]:
+    """The lines of the file."""
+    W, b = _raw(model)
+    task, solver = model.architecture.task, "L2R_L2LOSS_SVR"
+    classes = list(task.classes.classes) if task.classes else []
+    if classes:
+        is_likely = task.name == "binary" or model.architecture.loss == "cross_entropy"
+        solver = "MCSVM_CS" if len(classes) > 2 else "L2R_LR" if is_likely else "L2R_L2LOSS_SVC"
+        if task.name == "binary":
+            # a value above 0 means LIBLINEAR's first class, and our second
+            classes = classes[::-1]
+        elif len(classes) == 2:
+            W, b = W[:1] - W[1:], b[:1] - b[1:]
+    yield f"solver_type {solver}"
+    yield f"nr_class {len(classes) or 2}"
+    if classes:
+        yield f"label {' '.join(map(str, classes))}"
+    yield f"nr_feature {W.shape[1]}"
+    yield "bias 1"
+    yield "w"
+    for row in np.vstack([W.T, b]):
+        # LIBLINEAR itself ends each line with a space
+        yield "".join(f"{value:.17g} " for value in row)
+
+
+def _raw(model: Model) -> tuple[Array, Array]:
+    """Weights and biases of raw features, in float64."""
+    tensors = model.weights() or {}
+    W, b = (tensors[f"0.{name}"].astype(np.float64) for name in ("weight", "bias"))
+    W = W * model.scaling.factor
+    return W, b - W @ model.scaling.offset
