@@ -120,13 +120,21 @@ def cupy_library() -> CupyLibrary:
     ------
     MissingExtraError
         If there is no cupy.
+    ConfigError
+        If there is one that cannot be imported.
     """
     try:
         import cupy
         import cupyx
         import cupyx.scipy.sparse as sparse
-    except ImportError:
-        raise MissingExtraError("run.device = gpu", "gpu") from None
+    except ImportError as error:
+        if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
+            raise MissingExtraError("run.device = gpu", "gpu") from None
+        # its own message fills a screen; what went wrong was said first
+        cause: BaseException = error
+        while (before := cause.__cause__ or cause.__context__) is not None:
+            cause = before
+        raise ConfigError(f"cupy is installed, but importing it fails: {' '.join(str(cause).split())}") from None
     library = CupyLibrary(cupy, cupyx)
     kinds = [getattr(sparse, name) for name in ("csr_matrix", "csc_matrix", "coo_matrix")]
     register(library, cupy.ndarray, *kinds)
@@ -147,6 +155,8 @@ def count_gpus() -> tuple[int, str]:
         cupy = cupy_library().xp
     except MissingExtraError:
         return 0, f"cupy is not installed ({INSTALL})"
+    except ConfigError as error:
+        return 0, str(error)
     try:
         n = int(cupy.cuda.runtime.getDeviceCount())
     except cupy.cuda.runtime.CUDARuntimeError as error:

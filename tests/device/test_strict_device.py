@@ -4,7 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from strict_device import CROSSINGS, LIBRARY, ImplicitTransferError, StrictArray, StrictBackend, StrictGpus
+from strict_device import (
+    CROSSINGS,
+    FUNCTIONS,
+    LIBRARY,
+    METHODS,
+    ImplicitTransferError,
+    StrictArray,
+    StrictBackend,
+    StrictGpus,
+)
 
 from distnewton.backend import Backend, beside, namespace, scalar, to_host
 from distnewton.errors import ConfigError
@@ -41,6 +50,15 @@ def test_implicit_transfers_are_errors():
         np.concatenate([a, a])
     with pytest.raises(AttributeError):
         namespace(a).matvec(a, a)
+
+
+def test_the_functions_of_this_device_are_cupys():
+    """No GPU is needed for that."""
+    cupy = pytest.importorskip("cupy", reason="cupy is not installed", exc_type=ImportError)
+    assert [name for name in FUNCTIONS if not hasattr(cupy, name)] == []
+    assert [name for name in METHODS if not hasattr(cupy.ndarray, name)] == []
+    assert all(hasattr(cupy.linalg, name) for name in ("cholesky", "inv", "norm", "solve"))
+    assert hasattr(cupy.lib.stride_tricks, "as_strided")
 
 
 def test_explicit_crossings_are_counted():

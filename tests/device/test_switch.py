@@ -104,3 +104,18 @@ def test_models_are_used_on_a_device(tmp_path, monkeypatch, capsys, no_cupy):
     for command in ("predict", "evaluate"):
         assert main([command, *use, "--device", "gpu"]) == 0
         assert capsys.readouterr().out == said[command]
+
+
+@pytest.mark.parametrize("text", ["import nothing_like_this", "raise ImportError('libcudart.so.12: no such file')"])
+def test_a_cupy_that_cannot_be_imported_is_not_called_missing(tmp_path, monkeypatch, no_cupy, text):
+    """Its own message fills a screen, and has the cause in the middle."""
+    package = tmp_path / "cupy"
+    package.mkdir()
+    advice = "raise ImportError('read this:\\n' * 20) from error"
+    (package / "__init__.py").write_text(f"try:\n    {text}\nexcept ImportError as error:\n    {advice}\n")
+    monkeypatch.delitem(sys.modules, "cupy")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ConfigError, match=r"device = gpu, but cupy is installed, but importing it fails: .*") as caught:
+        devices.choose_device(Communicator(), "gpu", "float32")
+    assert ("nothing_like_this" in str(caught.value)) != ("libcudart.so.12" in str(caught.value))
+    assert "read this" not in str(caught.value)
