@@ -169,6 +169,17 @@ def test_other_losses_and_weights_of_samples(world, device, loss, direction):
     check_equal(world, plain, found)
 
 
+@pytest.mark.parametrize("activation", ["sigmoid", "relu", "softplus", "identity"])
+@pytest.mark.parametrize("name", ["gauss_newton", "grouped_newton"])
+def test_other_activations(world, device, name, activation):
+    if world.size > 1:
+        return
+    tables = {"network": {"activation": activation}}
+    plain, _ = trained(world, "cpu", "dense", METHODS[name] | {"direction": name}, **tables)
+    found, _ = trained(world, "gpu", "dense", METHODS[name] | {"direction": name}, **tables)
+    check_equal(world, plain, found)
+
+
 @pytest.mark.parametrize(
     ("direction", "kind"),
     [("block_diagonal", "dense"), ("gauss_newton", "dense"), ("dual", "dense"), ("dual", "sparse")],
