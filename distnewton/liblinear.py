@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from distnewton.backend import Array
-from distnewton.errors import DataError, WriteError
+from distnewton.errors import DataError, writing
 from distnewton.training.model import Model, load_model
 from distnewton.training.whole_model import whole_model
 
@@ -63,14 +63,12 @@ def save_liblinear(model: Model | str | Path, path: str | Path) -> None:
 
     Raises
     ------
-    WriteError
+    CreateError, WriteError
         If it cannot be written.
     """
     text = to_liblinear(model)
-    try:
+    with writing(Path(path)):
         Path(path).write_text(text, encoding="ascii")
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror}") from None
 
 
 def _problem(model: Model) -> str:
@@ -107,8 +105,8 @@ def _lines(model: Model) -> Iterator[str]:
     yield "bias 1"
     yield "w"
     for row in np.vstack([W.T, b]):
-        # LIBLINEAR itself ends each line with a space
-        yield "".join(f"{value:.17g} " for value in row)
+        # LIBLINEAR itself ends each line with a space; 0.0 makes zeros of the negative ones
+        yield "".join(f"{value:.17g} " for value in row + 0.0)
 
 
 def _raw(model: Model) -> tuple[Array, Array]:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array
-from distnewton.errors import MissingExtraError, WriteError
+from distnewton.errors import MissingExtraError, writing
 from distnewton.network.shapes import LayerShape
 from distnewton.training.model import Model, load_model
 from distnewton.training.whole_model import whole_model
@@ -84,14 +84,12 @@ def save_onnx(model: Model | str | Path, path: str | Path) -> None:
 
     Raises
     ------
-    WriteError
+    CreateError, WriteError
         If it cannot be written.
     """
     made = to_onnx(model)
-    try:
+    with writing(Path(path)):
         Path(path).write_bytes(made.SerializeToString())
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror}") from None
 
 
 class _Graph:

@@ -8,14 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distnewton.config import Config
-from distnewton.errors import (
-    CreateError,
-    DistNewtonError,
-    MissingExtraError,
-    MissingInputError,
-    UsageError,
-    WriteError,
-)
+from distnewton.errors import DistNewtonError, MissingExtraError, MissingInputError, UsageError, writing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -104,9 +97,6 @@ def picture_if_possible(console: Console) -> Iterator[None]:
 
 def write_text(path: Path, text: str) -> None:
     """Write a file of results."""
-    try:
+    with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        kind: type[DistNewtonError] = WriteError if path.parent.is_dir() else CreateError
-        raise kind(f"cannot write {path}: {error.strerror or error}") from None

@@ -10,7 +10,7 @@ import pytest
 
 import distnewton
 from distnewton.cli.main import main
-from distnewton.errors import DataError, UsageError, WriteError
+from distnewton.errors import CreateError, DataError, UsageError
 from distnewton.liblinear import save_liblinear, to_liblinear
 
 PROGRAM = shutil.which("liblinear-predict")
@@ -156,7 +156,7 @@ def test_the_command(tmp_path, capsys):
     assert (tmp_path / "m.model").read_text() == to_liblinear(tmp_path / "m.safetensors")
     with pytest.raises(UsageError, match=r"export writes FILE\.onnx or FILE\.model, got m\.txt"):
         main(["export", str(tmp_path / "m.safetensors"), "m.txt"])
-    with pytest.raises(WriteError, match="cannot write"):
+    with pytest.raises(CreateError, match="cannot write"):
         main(["export", str(tmp_path / "m.safetensors"), str(tmp_path / "nowhere" / "m.model")])
 
 

@@ -11,7 +11,7 @@ from launched import distnewton as command
 from launched import run
 
 import distnewton
-from distnewton.errors import MissingExtraError, WriteError
+from distnewton.errors import CreateError, MissingExtraError
 from distnewton.network.losses import softmax
 
 reason = "onnx or onnxruntime is not installed: pip install 'distnewton[test]'"
@@ -130,7 +130,7 @@ def test_files_are_written_by_call_and_by_command(tmp_path):
     assert (tmp_path / "typed.onnx").read_bytes() == (tmp_path / "called.onnx").read_bytes()
     found = answers(onnx.load(tmp_path / "typed.onnx"), X)
     np.testing.assert_allclose(found["outputs"], outputs_of(model, X), rtol=1e-5, atol=1e-6)
-    with pytest.raises(WriteError, match="No such file or directory"):
+    with pytest.raises(CreateError, match="No such file or directory"):
         save_onnx(model, tmp_path / "missing" / "model.onnx")
     wrong = run(command("export", tmp_path, tmp_path / "typed.pb"))
     assert wrong.returncode == 2
