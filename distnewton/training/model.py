@@ -358,8 +358,9 @@ def load_model(path: str | Path, comm: Communicator | None = None, device: str =
         header.get("loss", ""),
         read_names(header),
     )
-    grid = ProcessGrid(comm, shape.partition(auto_splits(shape.costs, comm.size)))
+    # before the grid, whose groups of ranks sum as these do
     found = choose_device(comm, device, architecture.dtype)
+    grid = ProcessGrid(comm, shape.partition(auto_splits(shape.costs, comm.size)))
     network = PartitionedNetwork(grid, architecture.activation, found.backend, shape)
     params = np.zeros(network.layout.n_params, architecture.dtype)
     with comm.agreeing():
