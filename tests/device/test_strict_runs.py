@@ -228,7 +228,10 @@ def test_the_best_model_and_a_warm_start(world, device, folder):
         given, wanted = (model.evaluate(held) for model in (read, found.model))
         same &= given.pop("unseen_labels") == wanted.pop("unseen_labels") and given == pytest.approx(wanted)
         same &= read.predict(held) == found.model.predict(held)
+        read.grid.free()
     assert not world.any(not same)
+    if fresh is not world:
+        fresh.free()
 
 
 @pytest.mark.parametrize("point", ["forward", "gradient", "jacobian"])
