@@ -6,6 +6,7 @@ those that cupy has, too: the list was compared with cupy 14.2.
 
 from __future__ import annotations
 
+import re
 from collections import defaultdict
 from dataclasses import dataclass, field
 
@@ -233,6 +234,20 @@ class StrictLibrary:
 
     def dot(self, x, y):
         return self.scalar(wrap(np.vdot(unwrap(x).astype(np.float64), unwrap(y).astype(np.float64))))
+
+    def update(self, target, expression, **others):
+        numbers = {"x": unwrap(target)}
+        for name, value in others.items():
+            is_array = isinstance(value, StrictArray)
+            assert not is_array or value.dtype == target.dtype
+            numbers[name] = unwrap(value) if is_array else float(value)
+        functions = {name: getattr(np, name) for name in ("exp", "expm1", "fabs", "fmax", "log1p", "tanh")}
+        made = eval(expression, {"__builtins__": {}}, numbers | functions | {"T": target.dtype.type})
+        assert made.dtype == target.dtype
+        # a number that is not T(...) is one of float64 in C++
+        assert not re.search(r"\d", re.sub(r"T\([\d.]+\)|[a-z]\w*", "", expression))
+        target[...] = wrap(made)
+        return target
 
     def vecdot(self, x, y):
         return (x * y).sum(axis=-1)

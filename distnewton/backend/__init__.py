@@ -5,14 +5,17 @@
 
 from distnewton.backend.arrays import (
     Array,
+    add_scaled,
     beside,
     is_sparse,
     library_of,
     namespace,
     on_device,
     scalar,
+    scale_and_add,
     take_rows,
     to_host,
+    update,
     vecdot,
 )
 from distnewton.backend.cpu import Backend
@@ -20,13 +23,16 @@ from distnewton.backend.cpu import Backend
 __all__ = [
     "Array",
     "Backend",
+    "add_scaled",
     "beside",
     "is_sparse",
     "library_of",
     "namespace",
     "on_device",
     "scalar",
+    "scale_and_add",
     "take_rows",
     "to_host",
+    "update",
     "vecdot",
 ]

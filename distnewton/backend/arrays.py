@@ -81,6 +81,14 @@ class Library(Protocol):
         ...
 
 
+class DeviceLibrary(Library, Protocol):
+    """A library of arrays on a device, where each operation is a launch and a way through its memory."""
+
+    def update(self, target: Any, expression: str, **others: Any) -> Any:
+        """As :func:`update`."""
+        ...
+
+
 class HostLibrary:
     """numpy."""
 
@@ -143,15 +151,15 @@ class HostLibrary:
 
 
 HOST: Library = HostLibrary()
-_LIBRARIES: dict[type, Library] = {}
+_LIBRARIES: dict[type, DeviceLibrary] = {}
 
 
-def register(library: Library, *kinds: type) -> None:
+def register(library: DeviceLibrary, *kinds: type) -> None:
     """Say whose arrays of some types are; those of all other types, numbers and scipy's among them, are the host's.
 
     Parameters
     ----------
-    library : Library
+    library : DeviceLibrary
         Whose they are.
     *kinds : type
         Dense and sparse arrays.
@@ -200,6 +208,45 @@ def beside(array: Any, values: Array) -> Any:
         The values themselves on the host.
     """
     return _LIBRARIES.get(type(array), HOST).to_device(values)
+
+
+def update(target: Any, expression: str, **others: Any) -> Array:
+    """Overwrite an array on a device by an expression, element by element and in one pass.
+
+    Parameters
+    ----------
+    target : Array on a device
+        ``x`` of the expression.
+    expression : str
+        In what C++ and Python have in common: operators, ``exp``, ``expm1``, ``log1p``, ``tanh``, ``fabs``, ``fmax``,
+        and ``T(1)`` for a number of the array's type; one of float64 has all of it computed in float64.
+    **others : Array on the device of the same dtype, or float
+        Its other names; arrays are broadcast to the target.
+
+    Returns
+    -------
+    Array
+        The target.
+    """
+    made: Array = _LIBRARIES[type(target)].update(target, expression, **others)
+    return made
+
+
+def add_scaled(y: Any, a: float, v: Any) -> None:
+    """Add a v to y, in place; on a device in one pass."""
+    if on_device(y):
+        update(y, "x + a * v", a=a, v=v)
+    else:
+        y += a * v
+
+
+def scale_and_add(y: Any, a: float, v: Any) -> None:
+    """Replace y by a y + v, in place; on a device in one pass."""
+    if on_device(y):
+        update(y, "a * x + v", a=a, v=v)
+    else:
+        y *= a
+        y += v
 
 
 def take_rows(array: Any, rows: Any) -> Any:

@@ -31,6 +31,7 @@ class CupyLibrary:
 
     def __init__(self, cupy: Any, cupyx: Any) -> None:
         self.xp, self.cupyx = cupy, cupyx
+        self._kernels: dict[str, Any] = {}
         # one kernel, without arrays in float64 in between
         self._dot = cupy.ReductionKernel(
             "T x, T y", "float64 z", "(double)x * (double)y", "a + b", "z = a", "0", "dot64", reduce_type="double"
@@ -53,6 +54,12 @@ class CupyLibrary:
     def dot(self, x: Any, y: Any) -> float:
         """Inner product of two vectors, accumulated in float64."""
         return self.scalar(self._dot(x, y))
+
+    def update(self, target: Any, expression: str, **others: Any) -> Any:
+        """Overwrite an array by an expression of itself and others, in one kernel."""
+        # Python's own numbers take the type of the arrays
+        given = [value if isinstance(value, self.xp.ndarray) else float(value) for value in others.values()]
+        return self._kernel(expression, *others)(target, *given, target)
 
     def vecdot(self, x: Any, y: Any) -> Any:
         """Inner products along the last axis."""
@@ -98,6 +105,14 @@ class CupyLibrary:
         fits = offsets[-1] <= np.iinfo(columns.dtype).max
         there = self.to_device(offsets.astype(columns.dtype, copy=False) if fits else offsets)
         return self._rows((values, columns, there), offsets, n_columns)
+
+    def _kernel(self, expression: str, *names: str) -> Any:
+        """The kernel of an expression of x and other names, made at its first use."""
+        if expression not in self._kernels:
+            inputs = ", ".join(f"T {name}" for name in ("x", *names))
+            name = f"update{len(self._kernels)}"
+            self._kernels[expression] = self.xp.ElementwiseKernel(inputs, "T made", f"made = {expression}", name)
+        return self._kernels[expression]
 
     def _rows(self, parts: tuple[Any, Any, Any], offsets: Array, n_columns: int) -> Any:
         """Sparse rows from values, columns and offsets, these also on the host."""

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from distnewton.backend import Array, namespace, scalar
+from distnewton.backend import Array, add_scaled, namespace, scalar, scale_and_add
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions.base import (
@@ -77,12 +77,10 @@ class GaussNewton(Together):
                 break
             # from sums over all ranks, so that all refuse it alike
             alpha = step.rz / check_curvature(step.curvature - beta * step.rz / alpha, n_steps, agreed=True)
-            p *= beta
-            p += z
-            s *= beta
-            s += step.Az
-            x += alpha * p
-            r -= alpha * s
+            scale_and_add(p, beta, z)
+            scale_and_add(s, beta, step.Az)
+            add_scaled(x, alpha, p)
+            add_scaled(r, -alpha, s)
             progress.step(0.5 * alpha * step.rz)
             previous = step.rz
             z = self._precondition(r)

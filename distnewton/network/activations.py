@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Protocol
 
-from distnewton.backend import Array, namespace, on_device
+import numpy as np
+
+from distnewton.backend import Array, namespace, on_device, update
 
 _STRIP = 1 << 17
 """Values whose derivative is made at a time: it stays in the cache, where one of a whole layer costs page faults."""
@@ -59,17 +61,18 @@ class Sigmoid:
     def apply(self, S: Array) -> Array:
         """Replace pre-activations by activations, in place, and return them."""
         # tanh saturates without overflow, where exp(-s) would not
-        xp = namespace(S)
+        if on_device(S):
+            return update(S, "T(0.5) * (tanh(T(0.5) * x) + T(1))")
         for strip in _strips(S):
             strip *= 0.5
-            xp.tanh(strip, out=strip)
+            np.tanh(strip, out=strip)
             strip += 1.0
             strip *= 0.5
         return S
 
     def multiply_derivative(self, E: Array, Z: Array) -> Array:
         """Multiply ``E`` by z (1 - z), in place."""
-        return _multiply(E, Z, lambda z: z * (1.0 - z))
+        return _multiply(E, Z, lambda z: z * (1.0 - z), "z * (T(1) - z)")
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
         """Second and third derivative over the first: 1 - 2 z and 1 - 6 z (1 - z)."""
@@ -86,7 +89,7 @@ class Tanh:
 
     def multiply_derivative(self, E: Array, Z: Array) -> Array:
         """Multiply ``E`` by 1 - z^2, in place."""
-        return _multiply(E, Z, lambda z: 1.0 - z * z)
+        return _multiply(E, Z, lambda z: 1.0 - z * z, "(T(1) - z * z)")
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
         """Second and third derivative over the first: -2 z and 6 z^2 - 2."""
@@ -103,7 +106,7 @@ class Relu:
 
     def multiply_derivative(self, E: Array, Z: Array) -> Array:
         """Multiply ``E`` by the indicator of z > 0, in place."""
-        return _multiply(E, Z, lambda z: z > 0.0)
+        return _multiply(E, Z, lambda z: z > 0.0, "(z > T(0))")
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
         """Zeros: the kink, where there is no second derivative, is left out."""
@@ -117,16 +120,18 @@ class Softplus:
     def apply(self, S: Array) -> Array:
         """Replace pre-activations by activations, in place, and return them."""
         # max(s, 0) + log(1 + exp(-|s|)), of functions that are vectorised, as logaddexp is not
-        xp = namespace(S)
+        if on_device(S):
+            # fmax would lose a NaN, of which the other term is one, too
+            return update(S, "fmax(x, T(0)) + log1p(exp(-fabs(x)))")
         for strip in _strips(S):
-            rest = xp.log1p(xp.exp(-xp.abs(strip)))
-            xp.maximum(strip, 0.0, out=strip)
+            rest = np.log1p(np.exp(-np.abs(strip)))
+            np.maximum(strip, 0.0, out=strip)
             strip += rest
         return S
 
     def multiply_derivative(self, E: Array, Z: Array) -> Array:
         """Multiply ``E`` by 1 - exp(-z), in place."""
-        return _multiply(E, Z, lambda z: -namespace(z).expm1(-z))
+        return _multiply(E, Z, lambda z: -np.expm1(-z), "-expm1(-z)")
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
         """Second and third derivative over the first: q and q (2 q - 1) with q = exp(-z)."""
@@ -152,8 +157,8 @@ class Identity:
 
 
 def _cuts(A: Array) -> list[slice]:
-    """Some rows each, or all at once on a device, where each would be a launch."""
-    step = len(A) if on_device(A) else max(1, _STRIP // max(1, A[:1].size))
+    """Some rows each."""
+    step = max(1, _STRIP // max(1, A[:1].size))
     return [slice(start, start + step) for start in range(0, len(A), step)] if step < len(A) else [slice(None)]
 
 
@@ -162,8 +167,10 @@ def _strips(A: Array) -> list[Array]:
     return [A[rows] for rows in _cuts(A)]
 
 
-def _multiply(E: Array, Z: Array, derivative: Callable[[Array], Array]) -> Array:
-    """Multiply by the derivative where the activation has certain values, in place."""
+def _multiply(E: Array, Z: Array, derivative: Callable[[Array], Array], expression: str) -> Array:
+    """Multiply by the derivative where the activation is Z, given as a function and, for devices, in words."""
+    if on_device(E):
+        return update(E, f"x * {expression}", z=Z)
     for rows in _cuts(Z):
         strip = E[rows]
         strip *= derivative(Z[rows])

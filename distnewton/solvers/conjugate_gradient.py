@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from distnewton.backend import Array
+from distnewton.backend import Array, add_scaled, scale_and_add
 from distnewton.errors import NumericalError
 
 
@@ -142,8 +142,8 @@ class ConjugateGradient:
         """
         Ap = self._matvec(self._p)
         alpha = self._rz / check_curvature(self._dot(self._p, Ap), self.n_steps)
-        self.x += alpha * self._p
-        self._r -= alpha * Ap
+        add_scaled(self.x, alpha, self._p)
+        add_scaled(self._r, -alpha, Ap)
         self._progress.step(0.5 * alpha * self._rz)
         self._rr = self._dot(self._r, self._r)
         if self._precondition is None:
@@ -151,8 +151,7 @@ class ConjugateGradient:
         else:
             z = self._precondition(self._r)
             rz = self._dot(self._r, z)
-        self._p *= rz / self._rz
-        self._p += z
+        scale_and_add(self._p, rz / self._rz, z)
         self._rz = rz
         self.n_steps += 1
 
