@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distnewton.backend import Array
+from distnewton.backend import Array, add_scaled
 from distnewton.curvature.jacobian import Jacobian
 from distnewton.network.losses import LossHessian
 
@@ -62,5 +62,5 @@ class BlockGaussNewton:
         self._jacobian.rmatvec(U, self._product, self._layers)
         for layer in self._layers:
             part = self._jacobian.layout.slices[layer]
-            self._product[part] += self._shift * v[part]
+            add_scaled(self._product[part], self._shift, v[part])
         return self._product

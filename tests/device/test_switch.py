@@ -13,6 +13,7 @@ from strict_device import StrictGpus
 
 import distnewton
 from distnewton.backend import gpu
+from distnewton.benchmarks.device import main as benchmark
 from distnewton.cli.main import main, parse
 from distnewton.cli.settings import overrides
 from distnewton.config import load_config
@@ -119,3 +120,18 @@ def test_a_cupy_that_cannot_be_imported_is_not_called_missing(tmp_path, monkeypa
         devices.choose_device(Communicator(), "gpu", "float32")
     assert ("nothing_like_this" in str(caught.value)) != ("libcudart.so.12" in str(caught.value))
     assert "read this" not in str(caught.value)
+
+
+def test_the_benchmark_of_a_device(monkeypatch, capsys):
+    monkeypatch.setattr(devices, "GPUS", StrictGpus())
+    for where, name in (("cpu", "CPU"), ("gpu", "strict device")):
+        if where == "gpu":
+            # torch has no such device
+            monkeypatch.setitem(sys.modules, "torch", None)
+        benchmark(["--device", where, "--dtype", "float64", "--widths", "5-4-3", "--samples", "20", "--repeats", "2"])
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == f"5-4-3, 20 samples, float64, {name}"
+        assert "of the matrix products' " in lines[1]
+        assert "iteration, block_diagonal, 10 CG steps: " in lines[-1]
+        # where torch is installed it gives the same product
+        assert all(float(line.rpartition(" ")[-1]) < 1e-12 for line in lines if "torch" in line)
