@@ -122,6 +122,7 @@ def test_a_cupy_that_cannot_be_imported_is_not_called_missing(tmp_path, monkeypa
     assert "read this" not in str(caught.value)
 
 
+@pytest.mark.filterwarnings("ignore::DeprecationWarning:torch")
 def test_the_benchmark_of_a_device(monkeypatch, capsys):
     monkeypatch.setattr(devices, "GPUS", StrictGpus())
     for where, name in (("cpu", "CPU"), ("gpu", "strict device")):
