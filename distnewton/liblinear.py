@@ -9,8 +9,8 @@ import numpy as np
 
 from distnewton.backend import Array
 from distnewton.errors import DataError, writing
-from distnewton.training.model import Model, load_model
-from distnewton.training.whole_model import whole_model
+from distnewton.training.model import Model
+from distnewton.training.whole_model import opened_whole
 
 __all__ = ["save_liblinear", "to_liblinear"]
 
@@ -43,8 +43,7 @@ def to_liblinear(model: Model | str | Path) -> str:
     -----
     Collective over the grid of a model in memory.
     """
-    model = model if isinstance(model, Model) else load_model(model)
-    model = whole_model(model) if model.grid.size > 1 else model
+    model = opened_whole(model)
     problem = _problem(model)
     if problem:
         raise DataError(f"LIBLINEAR's form is for linear models: {problem}", agreed=True)

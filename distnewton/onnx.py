@@ -10,8 +10,8 @@ import numpy as np
 from distnewton.backend import Array
 from distnewton.errors import MissingExtraError, writing
 from distnewton.network.shapes import LayerShape
-from distnewton.training.model import Model, load_model
-from distnewton.training.whole_model import whole_model
+from distnewton.training.model import Model
+from distnewton.training.whole_model import opened_whole
 
 try:
     import onnx
@@ -56,8 +56,7 @@ def to_onnx(model: Model | str | Path) -> Any:
     -----
     Collective over the grid of a model in memory.
     """
-    model = model if isinstance(model, Model) else load_model(model)
-    model = whole_model(model) if model.grid.size > 1 else model
+    model = opened_whole(model)
     graph = _Graph(model)
     graph.scale_features()
     graph.add_layers()

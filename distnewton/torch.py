@@ -20,8 +20,8 @@ from distnewton.data.partitioned import Task
 from distnewton.data.scaling import ColumnScaling, fit_scaling
 from distnewton.errors import ConfigError, MissingExtraError
 from distnewton.network.shapes import NetworkShape, resolve_shape
-from distnewton.training.model import Architecture, Model, load_model
-from distnewton.training.whole_model import model_of_weights, whole_model
+from distnewton.training.model import Architecture, Model
+from distnewton.training.whole_model import model_of_weights, opened_whole
 
 try:
     import torch
@@ -135,8 +135,7 @@ def to_torch(model: Model | str | Path) -> nn.Sequential:
     -----
     Collective over the grid of a model in memory: all ranks get the whole module.
     """
-    model = model if isinstance(model, Model) else load_model(model)
-    model = whole_model(model) if model.grid.size > 1 else model
+    model = opened_whole(model)
     a, shape = model.architecture, model.architecture.shape
     dtype = {"float32": torch.float32, "float64": torch.float64}[a.dtype]
     modules: OrderedDict[str, nn.Module] = OrderedDict()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from distnewton.backend import Array, Backend
 from distnewton.data.partitioned import gather_scaling
@@ -10,7 +11,7 @@ from distnewton.data.scaling import ColumnScaling
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
-from distnewton.training.model import Architecture, Model
+from distnewton.training.model import Architecture, Model, load_model
 from distnewton.training.model_file import fill_block
 
 
@@ -61,3 +62,25 @@ def whole_model(model: Model) -> Model:
     names = comm.broadcast_json(None if weights is None else list(weights))
     whole = {name: comm.broadcast_array(None if weights is None else weights[name]) for name in names}
     return model_of_weights(model.architecture, whole, gather_scaling(model.grid, model.scaling))
+
+
+def opened_whole(model: Model | str | Path) -> Model:
+    """A model that each rank holds alone, from one in memory or a file.
+
+    Parameters
+    ----------
+    model : Model or path
+        A model, a model file, or a run folder.
+
+    Returns
+    -------
+    Model
+        The given one where it is on one rank already.
+
+    Notes
+    -----
+    Collective over the grid of a model in memory; a file is read by each process for itself.
+    """
+    if not isinstance(model, Model):
+        return load_model(model)
+    return whole_model(model) if model.grid.size > 1 else model
