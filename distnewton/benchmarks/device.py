@@ -17,22 +17,18 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array, Backend, library_of, to_host
-from distnewton.benchmarks.kernels import Task, interleaved_best, product_flops
-from distnewton.curvature.gauss_newton import BlockGaussNewton
-from distnewton.curvature.jacobian import linearize
+from distnewton.benchmarks.kernels import (
+    Task,
+    block_diagonal_trainer,
+    damped_matrix,
+    interleaved_best,
+    product_flops,
+    serial_network,
+)
 from distnewton.directions.base import DirectionOptions
-from distnewton.directions.block_diagonal import BlockDiagonal
-from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.devices import choose_device
-from distnewton.parallel.grid import ProcessGrid
-from distnewton.parallel.partition import Partition
-from distnewton.solvers.damping import LevenbergMarquardt
-from distnewton.training.newton import NewtonStep, StepOptions
-from distnewton.training.objective import Objective
-from distnewton.training.stages import FullBatch
-from distnewton.training.trainer import Trainer
 
 WIDTHS = ("784-2000-2000-10", "3072-4000-1000-4000-10")
 CG_STEPS = 10
@@ -91,15 +87,12 @@ def torch_product(network: PartitionedNetwork, params: Array, X: Array, v: Array
 
 def benchmark(backend: Backend, widths: tuple[int, ...], n: int, repeats: int) -> None:
     """Print the figures of a network."""
-    grid = ProcessGrid(Communicator(), Partition(widths, (1,) * len(widths)))
-    network, library = PartitionedNetwork(grid, "tanh", backend), backend.library
+    network, library = serial_network(widths, backend), backend.library
     rng = np.random.default_rng(0)
     X = backend.asarray(rng.uniform(-1, 1, (n, widths[0])))
     y = library.to_device(rng.integers(widths[-1], size=n))
     params = network.initial_params(0, "he")
-    loss = LOSSES["cross_entropy"]
-    activations = network.forward(params, X)
-    matrix = BlockGaussNewton(linearize(network, params, activations), loss.hessian(activations.output, y), 1.0)
+    matrix = damped_matrix(network, params, X)
     v = backend.asarray(rng.standard_normal(network.layout.n_params))
 
     def product() -> Array:
@@ -132,12 +125,8 @@ def benchmark(backend: Backend, widths: tuple[int, ...], n: int, repeats: int) -
 
 def seconds_of_iteration(network: PartitionedNetwork, X: Array, y: Array, n_iterations: int) -> float:
     """Median seconds of an iteration on all samples, with a fifth of them as subsample."""
-    direction = BlockDiagonal(DirectionOptions(0.0, CG_STEPS, CG_STEPS))
-    objective = Objective(network, LOSSES["cross_entropy"], X, y, 1 / len(y), 4e9)
-    newton = NewtonStep(direction, "block_diagonal", LevenbergMarquardt(1.0), StepOptions())
-    stage = FullBatch(objective, newton, subsample=0.2, subsample_min=1, seed=0)
-    params = network.initial_params(0, "he")
-    trainer = Trainer(objective, params, [(stage, n_iterations + 1)], lambda params, evaluation: {})
+    options, params = DirectionOptions(0.0, CG_STEPS, CG_STEPS), network.initial_params(0, "he")
+    trainer = block_diagonal_trainer(network, X, y, params, options, 0.2, n_iterations + 1)
     # scalars of each iteration are waited for: its seconds are those of the device, too
     records = list(trainer.iterations(n_iterations + 1))
     return float(np.median(np.diff([record.training_seconds for record in records])[1:]))

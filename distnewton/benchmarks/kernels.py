@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Backend
+from distnewton.backend import Array, Backend
 from distnewton.benchmarks.plain import PlainNewton
 from distnewton.curvature.gauss_newton import BlockGaussNewton
 from distnewton.curvature.jacobian import linearize
@@ -44,10 +44,27 @@ def interleaved_best(tasks: dict[str, Task], repeats: int) -> dict[str, float]:
     return best
 
 
-def serial_network(widths: tuple[int, ...], dtype: str) -> PartitionedNetwork:
+def serial_network(widths: tuple[int, ...], backend: Backend) -> PartitionedNetwork:
     """A network on one rank."""
     grid = ProcessGrid(Communicator(), Partition(widths, (1,) * len(widths)))
-    return PartitionedNetwork(grid, "tanh", Backend.of(dtype))
+    return PartitionedNetwork(grid, "tanh", backend)
+
+
+def damped_matrix(network: PartitionedNetwork, params: Array, X: Array) -> BlockGaussNewton:
+    """G + I of some samples, with the cross-entropy, whose Hessians know no targets."""
+    activations = network.forward(params, X)
+    hessian = LOSSES["cross_entropy"].hessian(activations.output, np.zeros(len(X), dtype=np.int64))
+    return BlockGaussNewton(linearize(network, params, activations), hessian, 1.0)
+
+
+def block_diagonal_trainer(
+    network: PartitionedNetwork, X: Array, y: Array, params: Array, options: DirectionOptions, subsample: float, n: int
+) -> Trainer:
+    """So many iterations on all samples, with the curvature of some."""
+    objective = Objective(network, LOSSES["cross_entropy"], X, y, 1 / len(y), 4e9)
+    newton = NewtonStep(BlockDiagonal(options), "block_diagonal", LevenbergMarquardt(1.0), StepOptions())
+    stage = FullBatch(objective, newton, subsample=subsample, subsample_min=1, seed=0)
+    return Trainer(objective, params, [(stage, n)], lambda params, evaluation: {})
 
 
 def product_flops(widths: tuple[int, ...], n: int) -> float:
@@ -57,13 +74,10 @@ def product_flops(widths: tuple[int, ...], n: int) -> float:
 
 def benchmark_product(widths: tuple[int, ...], n: int, dtype: str, gemm: tuple[int, int, int], repeats: int) -> None:
     """Print the rate of the product against that of a matrix product."""
-    network = serial_network(widths, dtype)
+    network = serial_network(widths, Backend.of(dtype))
     rng = np.random.default_rng(0)
     X = network.backend.asarray(rng.uniform(-1, 1, (n, widths[0])))
-    params = network.initial_params(0, "he")
-    activations = network.forward(params, X)
-    hessian = LOSSES["cross_entropy"].hessian(activations.output, np.zeros(n, dtype=np.int64))
-    matrix = BlockGaussNewton(linearize(network, params, activations), hessian, 1.0)
+    matrix = damped_matrix(network, network.initial_params(0, "he"), X)
     v = network.backend.asarray(rng.standard_normal(network.layout.n_params))
     A = network.backend.asarray(rng.standard_normal(gemm[:2]))
     B = network.backend.asarray(rng.standard_normal(gemm[1:]))
@@ -82,20 +96,13 @@ def benchmark_product(widths: tuple[int, ...], n: int, dtype: str, gemm: tuple[i
 
 def benchmark_overhead(widths: tuple[int, ...], n: int, dtype: str, n_iterations: int, cg_steps: int) -> None:
     """Print seconds of whole iterations in the package and in plain numpy, and whether the objectives agree."""
-    network = serial_network(widths, dtype)
+    network = serial_network(widths, Backend.of(dtype))
     rng = np.random.default_rng(0)
     X = network.backend.asarray(rng.uniform(-1, 1, (n, widths[0])))
     y = (X @ rng.standard_normal((widths[0], widths[-1]))).argmax(axis=1)
     params = network.initial_params(0, "he")
-    objective = Objective(network, LOSSES["cross_entropy"], X, y, 1 / n, 4e9)
-    direction = BlockDiagonal(DirectionOptions(0.0, cg_steps, 1))
-    newton = NewtonStep(direction, "block_diagonal", LevenbergMarquardt(1.0), StepOptions())
-    trainer = Trainer(
-        objective,
-        params.copy(),
-        [(FullBatch(objective, newton, subsample=0.05, subsample_min=1, seed=0), n_iterations + 1)],
-        lambda params, evaluation: {},
-    )
+    options = DirectionOptions(0.0, cg_steps, 1)
+    trainer = block_diagonal_trainer(network, X, y, params.copy(), options, 0.05, n_iterations + 1)
     plain = PlainNewton(X, y, widths, params.copy(), int(np.ceil(0.05 * n)), cg_steps)
     records = trainer.iterations(n_iterations + 1)
     next(records)
