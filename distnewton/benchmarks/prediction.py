@@ -39,9 +39,8 @@ def main() -> None:
     n_steps = float(np.mean([np.mean(direction.inner_iterations) for direction in found]))
     n_trials = float(np.mean([record.line_search_trials for record in records]))
     problem = planned_problem(
-        config, session.network.shape, session.n_train, nonzeros=session.nonzeros, n_steps=max(1, round(n_steps)),
-        n_trials=max(1, round(n_trials)),
-    )  # fmt: skip
+        config, session.network.shape, session.n_train, nonzeros=session.nonzeros, n_steps=n_steps, n_trials=n_trials
+    )
     plan = make_plan(problem, session.grid.partition.splits, cluster_rates(cluster, config.run.dtype)[0])
     if comm.rank:
         return

@@ -46,8 +46,8 @@ def predict(study: Study, config: Config, data: DataSize, points: Sequence[Point
             grow(shape, growth) if study.kind == "weak-weights" and growth > 1 else shape,
             n,
             nonzeros=data.nonzeros,
-            n_steps=max(1, round(point.n_steps)),
-            n_trials=max(1, round(point.n_trials)),
+            n_steps=point.n_steps,
+            n_trials=point.n_trials,
         )
         plans.append(make_plan(problem, point.splits, rates, sketch=sketch, n_replicas=point.n_replicas))
     return plans

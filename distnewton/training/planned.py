@@ -90,8 +90,8 @@ def planned_problem(
     *,
     n_test: int = 0,
     nonzeros: float | None = None,
-    n_steps: int | None = None,
-    n_trials: int = 1,
+    n_steps: float | None = None,
+    n_trials: float = 1,
 ) -> Problem:
     """What an iteration of a run works on.
 
@@ -105,10 +105,10 @@ def planned_problem(
         Samples of training and test.
     nonzeros : float or None
         Of a sample with sparse features; None for dense.
-    n_steps : int or None
-        CG steps of a direction; None for the most that are allowed.
-    n_trials : int
-        Points that the line search tries.
+    n_steps : float or None
+        CG steps of a direction, counted as whole ones, one at least; None for the most that are allowed.
+    n_trials : float
+        Points that the line search tries, likewise.
 
     Returns
     -------
@@ -134,8 +134,8 @@ def planned_problem(
         config.run.memory_mb * 2.0**20,
         n_test,
         method.direction,
-        n_steps or method.cg_max,
-        n_trials,
+        method.cg_max if n_steps is None else max(1, round(n_steps)),
+        max(1, round(n_trials)),
         2 if method.combine == "previous" else 1,
         method.warm_start > 0.0,
         "jacobian" in method.used() and method.jacobian == "recomputed",
