@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
 from pathlib import Path
@@ -270,29 +270,12 @@ def names_of(columns: Sequence[str], selection: Selection) -> ColumnNames | None
     return ColumnNames(tuple(used[:-1]), used[-1]) if distinct else None
 
 
-def named_columns(X: Any, y: Any) -> ColumnNames | None:
-    """Names that a DataFrame and the Series of its labels have themselves.
+def given_names(features: Iterable[Any], label: Any) -> ColumnNames | None:
+    """Names that a DataFrame has for its columns, and a Series of labels for itself.
 
     Parameters
     ----------
-    X, y : array-like
-        As they are given.
-
-    Returns
-    -------
-    ColumnNames or None
-        The labels are called ``label`` where they have no name; None where X has no names, or two are alike.
-    """
-    columns, label = list(getattr(X, "columns", ())), getattr(y, "name", None)
-    return given_names(columns, label)
-
-
-def given_names(features: Sequence[Any], label: Any) -> ColumnNames | None:
-    """Names of features and labels; None where some are no texts, empty or alike.
-
-    Parameters
-    ----------
-    features : sequence
+    features : iterable
         A name each.
     label : object
         Of the labels; ``label`` where it is no text.
@@ -300,6 +283,7 @@ def given_names(features: Sequence[Any], label: Any) -> ColumnNames | None:
     Returns
     -------
     ColumnNames or None
+        None where there are no names of features, or some are no texts, empty or alike.
     """
     names = [*features, label if isinstance(label, str) and label else LABEL_NAMES[0]]
     distinct = len(set(names)) == len(names) > 1 and all(isinstance(name, str) and name for name in names)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from distnewton.data.chosen import Chosen, ChosenRows
-from distnewton.data.columns import ColumnNames, named_columns
+from distnewton.data.columns import ColumnNames, given_names
 from distnewton.data.description import Description
 from distnewton.errors import DataError
 
@@ -47,7 +47,7 @@ class ArraySource:
         self, X: Any, y: Any, *, sample_weight: Any = None, name: str = "data", columns: ColumnNames | None = None
     ) -> None:
         self.name = name
-        self._names = named_columns(X, y) if columns is None else columns
+        self._names = columns or given_names(getattr(X, "columns", ()), getattr(y, "name", None))
         self._sparse = hasattr(X, "tocsr")
         self._X: Any = X.tocsr() if self._sparse else np.asarray(X)
         self._y = np.asarray(y)
