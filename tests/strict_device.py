@@ -11,11 +11,14 @@ from collections import defaultdict
 from dataclasses import dataclass, field
 
 import numpy as np
+import pytest
 from scipy.linalg import cholesky
 from scipy.sparse import csr_array
 
+from distnewton.backend import Backend
 from distnewton.backend.arrays import is_sparse, on_device, register
 from distnewton.backend.device import DeviceBackend
+from distnewton.backend.gpu import CupyBackend, count_gpus
 
 FUNCTIONS = frozenset({
     "abs", "all", "any", "arange", "argsort", "ascontiguousarray", "broadcast_to", "cbrt", "concatenate", "cumsum",
@@ -318,6 +321,17 @@ class StrictBackend(DeviceBackend):
             return self.asarray(X)
         values, columns = (LIBRARY.to_device(numbers) for numbers in (X.data, X.indices))
         return LIBRARY.sparse_array(values, columns, X.indptr, X.shape[1])
+
+
+def backend_maker(kind):
+    """Makes a backend on the CPU, on the strict device or on the first GPU of a dtype; skips where there is no GPU."""
+    if kind == "cupy" and (problem := count_gpus()[1]):
+        pytest.skip(problem)
+    return {
+        "cpu": Backend.of,
+        "strict": lambda dtype: StrictBackend(np.dtype(dtype)),
+        "cupy": lambda dtype: CupyBackend.on(0, dtype, 0.5, tf32=False),
+    }[kind]
 
 
 class StrictGpus:

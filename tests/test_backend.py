@@ -8,23 +8,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from scipy.linalg import invpascal, lapack, pascal
-from strict_device import StrictBackend
+from strict_device import backend_maker
 
-from distnewton.backend import Backend, to_host
-from distnewton.backend.gpu import CupyBackend, count_gpus
+from distnewton.backend import to_host
 from distnewton.errors import NumericalError
 
 
 @pytest.fixture(params=["cpu", "strict", "cupy"])
 def backend_of(request):
     """Makes the backend of a dtype."""
-    if request.param == "cupy" and (problem := count_gpus()[1]):
-        pytest.skip(problem)
-    return {
-        "cpu": Backend.of,
-        "strict": lambda dtype: StrictBackend(np.dtype(dtype)),
-        "cupy": lambda dtype: CupyBackend.on(0, dtype, 0.5, tf32=False),
-    }[request.param]
+    return backend_maker(request.param)
 
 
 def reversed_pascal(n):

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from strict_device import LIBRARY, StrictBackend
+from strict_device import LIBRARY, StrictBackend, backend_maker
 
 from distnewton.backend import add_scaled, scale_and_add, to_host
-from distnewton.backend.gpu import CupyBackend, count_gpus
 from distnewton.network.activations import ACTIVATIONS
 
 
 @pytest.fixture(params=["strict", "cupy"])
 def backend_of(request):
-    if request.param == "cupy" and (problem := count_gpus()[1]):
-        pytest.skip(problem)
-    return {
-        "strict": lambda dtype: StrictBackend(np.dtype(dtype)),
-        "cupy": lambda dtype: CupyBackend.on(0, dtype, 0.5, tf32=False),
-    }[request.param]
+    return backend_maker(request.param)
 
 
 def values(dtype):
