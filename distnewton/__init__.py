@@ -25,28 +25,28 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distnewton.config import Config, load_config, make_config
-    from distnewton.data.memory import ArraySource
+    from distnewton.data.in_memory import ArraySource
     from distnewton.data.sources import open_data
     from distnewton.errors import DistNewtonError
-    from distnewton.training.cross_validation import CrossValidation, cross_validate
-    from distnewton.training.model import Model, load_model
-    from distnewton.training.records import IterationRecord
-    from distnewton.training.session import Result, RunSummary, train
+    from distnewton.method.records import IterationRecord
+    from distnewton.models.model import Model, load_model
+    from distnewton.runs.cross_validation import CrossValidation, cross_validate
+    from distnewton.runs.session import Result, RunSummary, train
 
 _HOMES = {
-    "train": "distnewton.training.session",
-    "cross_validate": "distnewton.training.cross_validation",
-    "CrossValidation": "distnewton.training.cross_validation",
-    "Result": "distnewton.training.session",
-    "RunSummary": "distnewton.training.session",
-    "IterationRecord": "distnewton.training.records",
+    "train": "distnewton.runs.session",
+    "cross_validate": "distnewton.runs.cross_validation",
+    "CrossValidation": "distnewton.runs.cross_validation",
+    "Result": "distnewton.runs.session",
+    "RunSummary": "distnewton.runs.session",
+    "IterationRecord": "distnewton.method.records",
     "Config": "distnewton.config",
     "make_config": "distnewton.config",
     "load_config": "distnewton.config",
-    "ArraySource": "distnewton.data.memory",
+    "ArraySource": "distnewton.data.in_memory",
     "open_data": "distnewton.data.sources",
-    "Model": "distnewton.training.model",
-    "load_model": "distnewton.training.model",
+    "Model": "distnewton.models.model",
+    "load_model": "distnewton.models.model",
     "DistNewtonError": "distnewton.errors",
 }
 

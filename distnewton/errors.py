@@ -1,6 +1,6 @@
 """The errors a user can meet, each with the exit code that a job script can act on.
 
-An error is *agreed* when every rank raises it with the same text (configuration, or a verdict that
+An error is *collective* when every rank raises it with the same text (configuration, or a verdict that
 :func:`distnewton.parallel.collectives.Communicator.agree` has formed); rank 0 then prints it once and
 all ranks leave in step. Any other error may be known to one rank only, and ends the whole job.
 """
@@ -22,15 +22,15 @@ class DistNewtonError(Exception):
     ----------
     message : str
         What was expected, what came, and what to do.
-    agreed : bool
+    collective : bool
         Whether every rank raises this same error.
     """
 
     exit_code = 70
 
-    def __init__(self, message: str, *, agreed: bool = False) -> None:
+    def __init__(self, message: str, *, collective: bool = False) -> None:
         super().__init__(message)
-        self.agreed = agreed
+        self.collective = collective
 
 
 class UsageError(DistNewtonError):

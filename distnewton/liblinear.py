@@ -9,8 +9,8 @@ import numpy as np
 
 from distnewton.backend import Array
 from distnewton.errors import DataError, writing
-from distnewton.training.model import Model
-from distnewton.training.whole_model import opened_whole
+from distnewton.models.model import Model
+from distnewton.models.whole_model import load_serial_model
 
 __all__ = ["save_liblinear", "to_liblinear"]
 
@@ -43,10 +43,10 @@ def to_liblinear(model: Model | str | Path) -> str:
     -----
     Collective over the grid of a model in memory.
     """
-    model = opened_whole(model)
+    model = load_serial_model(model)
     problem = _problem(model)
     if problem:
-        raise DataError(f"LIBLINEAR's form is for linear models: {problem}", agreed=True)
+        raise DataError(f"LIBLINEAR's form is for linear models: {problem}", collective=True)
     return "".join(f"{line}\n" for line in _lines(model))
 
 

@@ -9,9 +9,9 @@ import numpy as np
 
 from distnewton.backend import Array
 from distnewton.errors import MissingExtraError, writing
+from distnewton.models.model import Model
+from distnewton.models.whole_model import load_serial_model
 from distnewton.network.shapes import LayerShape
-from distnewton.training.model import Model
-from distnewton.training.whole_model import opened_whole
 
 try:
     import onnx
@@ -56,7 +56,7 @@ def to_onnx(model: Model | str | Path) -> Any:
     -----
     Collective over the grid of a model in memory.
     """
-    model = opened_whole(model)
+    model = load_serial_model(model)
     graph = _Graph(model)
     graph.scale_features()
     graph.add_layers()

@@ -39,14 +39,14 @@ import numpy as np
 from distnewton.backend import Array
 from distnewton.config import Config, make_config
 from distnewton.config.method import FULL_BATCH
-from distnewton.data.columns import given_names
-from distnewton.data.memory import ArraySource
+from distnewton.data.columns import names_from_frame
+from distnewton.data.in_memory import ArraySource
 from distnewton.errors import ConfigError, MissingExtraError
+from distnewton.launch.membership import communicator_of_launch, is_rank, is_worker
+from distnewton.models.whole_model import whole_model
 from distnewton.network.losses import logistic, softmax
 from distnewton.parallel.collectives import Communicator
-from distnewton.parallel.membership import communicator_of_launch, is_rank, is_worker
-from distnewton.training.session import Observer, train
-from distnewton.training.whole_model import whole_model
+from distnewton.runs.session import Observer, train
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -118,7 +118,7 @@ class _NewtonEstimator(BaseEstimator):
         _check_same_data(comm, X, y, sample_weight)
         seed = comm.broadcast_json(int(check_random_state(self.random_state).randint(2**31 - 1)))
         config = self._config(loss, seed)
-        names = given_names(getattr(self, "feature_names_in_", ()), label)
+        names = names_from_frame(getattr(self, "feature_names_in_", ()), label)
         name = f"the data of {type(self).__name__}"
         source = ArraySource(X, y, sample_weight=sample_weight, name=name, columns=names)
         start = getattr(self, "model_", None) if self.warm_start else None
@@ -493,7 +493,7 @@ def _check_same_data(comm: Communicator, X: Any, y: Array, weights: Array | None
         raise ConfigError(
             f"rank {others[0]} has other data than rank 0: under MPI all ranks pass the same X, y and sample_weight to "
             "fit; splits and shuffles need the same random_state on all ranks",
-            agreed=True,
+            collective=True,
         )
 
 

@@ -19,9 +19,9 @@ from distnewton.data.labels import LabelMapping
 from distnewton.data.partitioned import Task
 from distnewton.data.scaling import ColumnScaling, fit_scaling
 from distnewton.errors import ConfigError, MissingExtraError
+from distnewton.models.model import Architecture, Model
+from distnewton.models.whole_model import load_serial_model, model_of_weights
 from distnewton.network.shapes import NetworkShape, resolve_shape
-from distnewton.training.model import Architecture, Model
-from distnewton.training.whole_model import model_of_weights, opened_whole
 
 try:
     import torch
@@ -135,7 +135,7 @@ def to_torch(model: Model | str | Path) -> nn.Sequential:
     -----
     Collective over the grid of a model in memory: all ranks get the whole module.
     """
-    model = opened_whole(model)
+    model = load_serial_model(model)
     a, shape = model.architecture, model.architecture.shape
     dtype = {"float32": torch.float32, "float64": torch.float64}[a.dtype]
     modules: OrderedDict[str, nn.Module] = OrderedDict()

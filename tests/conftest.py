@@ -21,7 +21,7 @@ os.environ.setdefault("DISTNEWTON_CHECK", "1")
 @pytest.fixture(autouse=True)
 def _own_failures():
     """What another test left in the process's record of its run is no part of a test's messages."""
-    from distnewton.parallel.failures import Failures, failures
+    from distnewton.guards.failures import Failures, failures
 
     vars(failures).update(vars(Failures()))
 

@@ -10,6 +10,11 @@ from dense import DenseProblem
 
 from distnewton.backend import Backend
 from distnewton.curvature.linearization import CurvatureSample, Linearization
+from distnewton.method.batches import Batches
+from distnewton.method.newton import NewtonStep, StepOptions
+from distnewton.method.objective import Objective
+from distnewton.method.stages import BatchNewton, FullBatch, RateOptions, RateSteps
+from distnewton.method.trainer import Trainer
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import convolutional_shape
@@ -19,11 +24,6 @@ from distnewton.parallel.partition import Partition
 from distnewton.parallel.replicas import SampleShare
 from distnewton.parallel.termination import NEVER
 from distnewton.solvers.damping import LevenbergMarquardt
-from distnewton.training.batches import Batches
-from distnewton.training.newton import NewtonStep, StepOptions
-from distnewton.training.objective import Objective
-from distnewton.training.stages import BatchNewton, FullBatch, RateOptions, RateSteps
-from distnewton.training.trainer import Trainer
 
 
 def alternating(n_ranks, n_layers):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 import distnewton
-from distnewton.parallel.deadline import Stop
+from distnewton.launch.deadline import Stop
 
 
 class StopAfter:

@@ -19,7 +19,7 @@ def look(*names):
 import distnewton
 look("numpy", "scipy", "pydantic", "mpi4py", "rich", "safetensors", "numba", "matplotlib", "pandas", "sklearn")
 heavy = ("mpi4py.MPI", "sklearn", "numba", "matplotlib", "pandas", "torch", "scipy.sparse", "rich", "hypothesis")
-import distnewton.training.session
+import distnewton.runs.session
 look(*heavy)
 for name in distnewton.__all__:
     getattr(distnewton, name)

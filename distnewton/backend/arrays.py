@@ -1,7 +1,7 @@
 """Whose an array is: its library's functions, and the few places where numbers cross between host and device.
 
 Numerical code asks an array for its functions, ``xp = namespace(Z)``, and moves numbers by :func:`to_host`,
-:func:`scalar`, :func:`beside` and :meth:`Backend.asarray <distnewton.backend.Backend.asarray>` alone: what crosses
+:func:`scalar`, :func:`like` and :meth:`Backend.asarray <distnewton.backend.Backend.asarray>` alone: what crosses
 to a GPU and back is then seen, and counted in tests. For arrays of numpy all of these are no work.
 """
 
@@ -192,7 +192,7 @@ def scalar(value: Any) -> float:
     return _LIBRARIES.get(type(value), HOST).scalar(value)
 
 
-def beside(array: Any, values: Array) -> Any:
+def like(array: Any, values: Array) -> Any:
     """Numbers made on the host, say random ones or indices, where an array is.
 
     Parameters
@@ -251,7 +251,7 @@ def scale_and_add(y: Any, a: float, v: Any) -> None:
 
 def take_rows(array: Any, rows: Any) -> Any:
     """Rows of a dense or sparse array, by a slice or by numbers that lie on the host."""
-    return array[rows] if isinstance(rows, slice) else array[beside(array, rows)]
+    return array[rows] if isinstance(rows, slice) else array[like(array, rows)]
 
 
 def vecdot(x: Any, y: Any) -> Any:

@@ -161,7 +161,7 @@ class Backend:
         Parameters
         ----------
         A : Array of shape (n, n)
-            Kept.
+            CachedSource.
 
         Returns
         -------
@@ -185,7 +185,7 @@ class Backend:
         Parameters
         ----------
         A : Array of shape (..., n, n)
-            Kept.
+            CachedSource.
 
         Returns
         -------
@@ -212,7 +212,7 @@ class Backend:
         Parameters
         ----------
         A : Array of shape (n, n)
-            Kept.
+            CachedSource.
         b : Array of shape (n,)
             Right-hand side.
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from distnewton.backend import Array
 from distnewton.errors import WriteError
-from distnewton.parallel.faults import faults
+from distnewton.guards.faults import faults
 
 _PIECE = 1 << 24
 """Bytes written at a time."""

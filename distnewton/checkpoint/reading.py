@@ -18,11 +18,11 @@ from distnewton.checkpoint.folder import list_checkpoints
 from distnewton.checkpoint.manifest import MANIFEST_FILE, PART_NAME, Manifest, Part, StateTree, parse
 from distnewton.checkpoint.state import State
 from distnewton.errors import DataError, MissingInputError
+from distnewton.guards.faults import faults
+from distnewton.guards.watchdog import watchdog
 from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.collectives import Communicator
-from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
-from distnewton.parallel.watchdog import watchdog
 
 
 def choose_checkpoint(folder: Path, comm: Communicator) -> tuple[Path, Manifest, list[str]]:
@@ -64,16 +64,18 @@ def choose_checkpoint(folder: Path, comm: Communicator) -> tuple[Path, Manifest,
                 return folder / name, manifest, notes
             notes += problems
     if notes:
-        raise DataError(f"{folder} holds no undamaged checkpoint:\n" + "\n".join(f"  {n}" for n in notes), agreed=True)
+        listed = "\n".join(f"  {n}" for n in notes)
+        raise DataError(f"{folder} holds no undamaged checkpoint:\n{listed}", collective=True)
     raise MissingInputError(
-        f"there is no checkpoint in {folder} to go on from; --resume=auto begins anew where there is none", agreed=True
+        f"there is no checkpoint in {folder} to go on from; --resume=auto begins anew where there is none",
+        collective=True,
     )
 
 
 def _candidates(folder: Path, comm: Communicator, notes: list[str]) -> list[tuple[str, str]]:
     """Names and manifests as rank 0 sees them, the newest first; damaged ones go into the notes."""
     seen: list[Any] = []
-    with comm.agreeing():
+    with comm.collective_errors():
         if comm.rank == 0:
             for one in list_checkpoints(folder):
                 if one.newer:
@@ -151,7 +153,7 @@ def read_state(path: Path, manifest: Manifest, grid: ProcessGrid, layout: Parame
     cut = tuple(manifest.splits), tuple(manifest.speeds)
     same_blocks = cut == (grid.partition.splits, grid.partition.speeds)
     state = State()
-    with watchdog.patient(), grid.world.agreeing(), ExitStack() as opened:
+    with watchdog.patient(), grid.world.collective_errors(), ExitStack() as opened:
         faults.at("checkpoint_read")
         parts = _Parts(path, manifest, opened)
         reader = VectorReader(layout, np.dtype(manifest.dtype), [part.blocks for part in manifest.parts])

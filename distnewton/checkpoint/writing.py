@@ -23,9 +23,9 @@ from distnewton.checkpoint.manifest import (
 )
 from distnewton.checkpoint.state import State
 from distnewton.errors import DistNewtonError, NumericalError, WriteError
+from distnewton.guards.watchdog import watchdog
 from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.grid import ProcessGrid
-from distnewton.parallel.watchdog import watchdog
 
 
 @dataclass(frozen=True)
@@ -88,7 +88,7 @@ def write_checkpoint(folder: Path, grid: ProcessGrid, layout: ParameterLayout, s
     Collective. When it returns, the checkpoint is on disk under its name.
     """
     comm = grid.world
-    with comm.agreeing():
+    with comm.collective_errors():
         if name := state.not_finite():
             raise NumericalError(f"{name} is not finite after iteration {facts.iteration}: no checkpoint is made of it")
     path = Path(comm.broadcast_json(str(free_name(folder, facts.iteration)) if comm.rank == 0 else ""))
@@ -100,7 +100,7 @@ def write_checkpoint(folder: Path, grid: ProcessGrid, layout: ParameterLayout, s
             left = ""
             if comm.rank == 0 and part.is_dir():
                 left = f"; {part} is left" if not is_ours(part) else _removed(part)
-            raise type(error)(f"{error}{comm.broadcast_json(left)}", agreed=True) from None
+            raise type(error)(f"{error}{comm.broadcast_json(left)}", collective=True) from None
     return path
 
 
@@ -119,18 +119,18 @@ def _write(
     """Folder, parts, manifest, name: each step begins when the one before has succeeded on all ranks."""
     comm = grid.world
     written: Written | None = None
-    with comm.agreeing():
+    with comm.collective_errors():
         if comm.rank == 0:
             if part.is_dir() and is_ours(part):
                 remove(part)
             make_folder(part)
-    with comm.agreeing():
+    with comm.collective_errors():
         # replicas of the grid hold the same: the first writes for all
         if grid.replica == 0:
             written = write_tensors(part / f"part-{grid.rank:04d}.safetensors", tensors_of(state, layout))
     mine = (written.name, written.n_bytes, written.sha256) if written else None
     listed = comm.allgather_json([mine, block_table(layout)])[: grid.size]
-    with comm.agreeing():
+    with comm.collective_errors():
         if comm.rank == 0:
             parts = [Part(name=n, n_bytes=size, sha256=h, blocks=table) for (n, size, h), table in listed]
             write_text(part / MANIFEST_FILE, render(_manifest(grid, state, facts, parts)))

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distnewton.cli.settings import overrides
-from distnewton.cluster.description import Cluster, LaunchTable, load_cluster
+from distnewton.cluster.cluster_file import Cluster, LaunchTable, load_cluster
 from distnewton.config import Config, apply_settings, load_config, make_config
 from distnewton.errors import ConfigError, MissingExtraError, WriteError
-from distnewton.parallel.launch import launched_size
+from distnewton.launch.startup import launched_size
 
 if TYPE_CHECKING:
     from distnewton.study.points import Study
@@ -26,9 +26,9 @@ DEFAULT_RATES = "no --cluster: no prediction; distnewton doctor --bench writes t
 def bench(options: argparse.Namespace) -> int:
     """Run one of the benchmarks."""
     if launched_size() > 1:
-        raise ConfigError("bench is called without mpirun: it starts the ranks itself", agreed=True)
+        raise ConfigError("bench is called without mpirun: it starts the ranks itself", collective=True)
     if options.what == "kernels":
-        from distnewton.benchmarks.kernels import main
+        from distnewton.study.kernels import main
 
         main()
         return 0
@@ -44,13 +44,13 @@ def _scaling(options: argparse.Namespace) -> int:
     if options.collect:
         return _collect(read_study(root), root, options, cluster)
     if options.kind not in KINDS:
-        raise ConfigError(f"--kind is {', '.join(KINDS)}, got {options.kind!r}", agreed=True)
+        raise ConfigError(f"--kind is {', '.join(KINDS)}, got {options.kind!r}", collective=True)
     per_node = cluster.launch.ranks_per_node
     ranks = [n * per_node for n in options.nodes] if options.nodes else options.ranks
     ranks = check_ranks(ranks or [1, 2])
     config = _point_config(options, {})
     from distnewton.network.shapes import resolve_shape
-    from distnewton.training.planned import describe_data
+    from distnewton.runs.planned import describe_data
 
     data = describe_data(config)
     image = data.image_shape if config.network.input == "auto" else tuple(config.network.input)
@@ -99,21 +99,21 @@ def _run(job_file: Path, run_here: Any) -> None:
         os.dup2(saved, 1)
         os.close(saved)
     if code:
-        raise ConfigError(f"{job_file} ended with exit code {code}; its output is in {output}", agreed=True)
+        raise ConfigError(f"{job_file} ended with exit code {code}; its output is in {output}", collective=True)
     print(f"{job_file.parent}: done")
 
 
 def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Cluster) -> int:
     """Read what has ended, and write the table, the lines and the picture."""
-    from distnewton.cluster.rates import cluster_rates
-    from distnewton.reporting.scaling import as_lines, markdown, save_picture
+    from distnewton.cluster.measured_rates import cluster_rates
+    from distnewton.reporting.scaling_plot import as_lines, markdown, save_picture
+    from distnewton.runs.planned import describe_data
     from distnewton.study.measured import collect
     from distnewton.study.prediction import predict
-    from distnewton.training.planned import describe_data
 
     points, missing = collect(study, root, options.tolerance)
     if not points:
-        raise ConfigError(f"no run of {root} has ended:\n" + "\n".join(missing[:10]), agreed=True)
+        raise ConfigError(f"no run of {root} has ended:\n" + "\n".join(missing[:10]), collective=True)
     plans = []
     if options.cluster:
         first = study.folder(root, points[0].n_ranks, 1) / "config.toml"
@@ -127,7 +127,7 @@ def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Clu
         lines = "".join(json.dumps(line) + "\n" for line in as_lines(study, points, plans))
         (root / "scaling.jsonl").write_text(lines, encoding="utf-8")
     except OSError as error:
-        raise WriteError(f"cannot write into {root}: {error.strerror or error}", agreed=True) from None
+        raise WriteError(f"cannot write into {root}: {error.strerror or error}", collective=True) from None
     print(table)
     caption = f"{platform.node()}, {platform.machine()}, distnewton {version('distnewton')}"
     try:
@@ -143,12 +143,12 @@ def _straggler(options: argparse.Namespace) -> int:
     import numpy as np
 
     from distnewton.cluster.submit import Submission, run_here
-    from distnewton.training.run_folder import read_metrics
+    from distnewton.runs.run_folder import read_metrics
 
     root, cluster = Path(options.run_dir or "straggler"), _cluster(options)
     n_ranks = max(options.ranks or [2])
     if n_ranks < 2:
-        raise ConfigError("--ranks 1: nobody waits for a rank that is alone; take 2 or more", agreed=True)
+        raise ConfigError("--ranks 1: nobody waits for a rank that is alone; take 2 or more", collective=True)
     fault = f"rank={n_ranks - 1} at=cg kind=slow factor={options.factor:g}"
     slowed = {**cluster.environment.variables, "DISTNEWTON_FAULT": fault}
     disturbed = cluster.model_copy(

@@ -9,11 +9,11 @@ from pathlib import Path
 
 from distnewton.cli.output import say
 from distnewton.cli.settings import overrides
-from distnewton.cluster.description import Cluster, load_cluster
+from distnewton.cluster.cluster_file import Cluster, load_cluster
 from distnewton.config import load_config
 from distnewton.errors import ConfigError, CreateError
+from distnewton.launch.startup import guard, launched_rank, launched_size, leave_after_first
 from distnewton.parallel.collectives import Communicator
-from distnewton.parallel.launch import guard, launched_rank, launched_size, leave_after_first
 
 
 def submit(options: argparse.Namespace) -> int:
@@ -22,7 +22,7 @@ def submit(options: argparse.Namespace) -> int:
     from distnewton.cluster.submit import Submission, queue, run_here
 
     if launched_size() > 1:
-        raise ConfigError("submit is called without mpirun: the job that it writes starts the ranks", agreed=True)
+        raise ConfigError("submit is called without mpirun: the job that it writes starts the ranks", collective=True)
     cluster = load_cluster(options.cluster)
     notes: list[str] = []
     config = load_config(options.recipe, overrides(options), notes)
@@ -53,7 +53,7 @@ def _with_hosts(cluster: Cluster, hosts: tuple[str, ...]) -> Cluster:
     try:
         return Cluster.model_validate({**cluster.model_dump(), "launch": launch})
     except ValueError as error:
-        raise ConfigError(f"--hosts {','.join(hosts)}: {error}", agreed=True) from None
+        raise ConfigError(f"--hosts {','.join(hosts)}: {error}", collective=True) from None
 
 
 def doctor(options: argparse.Namespace) -> int:
@@ -68,13 +68,13 @@ def doctor(options: argparse.Namespace) -> int:
     guard(comm, 120.0, 30.0)
     cluster: Cluster | None = None
     threads = 0
-    with comm.agreeing():
+    with comm.collective_errors():
         cluster = load_cluster(options.cluster) if options.cluster and Path(options.cluster).exists() else None
         if options.cluster and cluster is None and not options.bench:
             load_cluster(options.cluster)
         if options.bench and options.cluster and not Path(options.cluster).absolute().parent.is_dir():
             raise CreateError(f"cannot write the cluster file {options.cluster}: there is no such folder")
-    with comm.agreeing():
+    with comm.collective_errors():
         # a recipe that differs on another host is a finding, and not an error
         threads = load_config(options.recipe).run.threads if options.recipe and comm.rank == 0 else 0
     threads = comm.broadcast_json(threads)
@@ -92,9 +92,9 @@ def _bench(comm: Communicator, cluster_file: str | None) -> None:
     """Measure, show, and write into the cluster file."""
     from threadpoolctl import threadpool_limits
 
-    from distnewton.cluster.doctor.bench import measure
+    from distnewton.cluster.doctor.machine_bench import measure
     from distnewton.cluster.tables import write_measured
-    from distnewton.parallel.threads import threads_per_rank
+    from distnewton.launch.threads import threads_per_rank
 
     with threadpool_limits(threads_per_rank(comm), user_api="blas"):
         tables = measure(comm)
@@ -102,7 +102,7 @@ def _bench(comm: Communicator, cluster_file: str | None) -> None:
         for key, value in values.items():
             say(comm, f"bench    {table}.{key} = {value:.4g}")
     hosts = comm.allgather_json(platform.node())
-    with comm.agreeing():
+    with comm.collective_errors():
         if comm.rank == 0 and cluster_file:
             launch = {"nodes": len(set(hosts)), "ranks_per_node": max(map(hosts.count, hosts))}
             write_measured(Path(cluster_file), Path(cluster_file).stem, launch, tables)

@@ -12,26 +12,26 @@ from distnewton.cli.results import FolderWriter, discarding, picture_if_possible
 from distnewton.cli.settings import overrides
 from distnewton.config import apply_settings, make_config, read_settings
 from distnewton.errors import ConfigError
+from distnewton.launch.startup import guard, world_communicator
 from distnewton.parallel.collectives import Communicator
-from distnewton.parallel.launch import guard, world_communicator
 
 if TYPE_CHECKING:
-    from distnewton.reporting.comparison import Comparison
-    from distnewton.training.comparison import Entry
+    from distnewton.reporting.comparison_tables import Comparison
+    from distnewton.runs.comparison import Entry
 
 
 def compare(options: argparse.Namespace) -> int:
     """Train with several directions; the table is written anew after each, so that a job that is cut leaves some."""
-    from distnewton.reporting.comparison import Comparison
-    from distnewton.training.comparison import Entry, run_entries
-    from distnewton.training.session import Session
+    from distnewton.reporting.comparison_tables import Comparison
+    from distnewton.runs.comparison import Entry, run_entries
+    from distnewton.runs.session import Session
 
     comm = world_communicator()
     trees = _shared_entries(comm, options)
     entries = [Entry(method, name, make_config(tree)) for method, name, tree in trees]
     run = entries[0].config.run
     guard(comm, run.hang_seconds, run.warn_seconds, checked=run.checked)
-    with comm.agreeing():
+    with comm.collective_errors():
         writers = _entry_folders(entries, options) if comm.rank == 0 else {}
     path = writers[entries[0].name].folder.path.parent if writers else Path()
     with discarding([writer.folder for writer in writers.values()]):
@@ -40,7 +40,7 @@ def compare(options: argparse.Namespace) -> int:
         observers = {name: [writer] for name, writer in writers.items()}
         for trial in run_entries(session, entries, observers):
             comparison.trials.append(trial)
-            with comm.agreeing():
+            with comm.collective_errors():
                 if comm.rank == 0:
                     writers[trial.entry.name].folder.close()
                     write_text(path / "comparison.md", comparison.markdown())
@@ -53,10 +53,10 @@ def compare(options: argparse.Namespace) -> int:
 
 def _shared_entries(comm: Communicator, options: argparse.Namespace) -> list[list[Any]]:
     """The runs as rank 0 reads them, on all ranks."""
-    from distnewton.training.comparison import make_entries
+    from distnewton.runs.comparison import make_entries
 
     found: dict[str, Any] = {}
-    with comm.agreeing():
+    with comm.collective_errors():
         if comm.rank == 0:
             if not options.seconds > 0.0:
                 raise ConfigError(f"--seconds must be positive, got {options.seconds:g}")
@@ -80,12 +80,12 @@ def _levels(text: str | None) -> list[float]:
     try:
         return [float(part) for part in (text or "").split(",") if part.strip()]
     except ValueError:
-        raise ConfigError(f"--levels takes numbers, as 0.95,0.97, got {text!r}", agreed=True) from None
+        raise ConfigError(f"--levels takes numbers, as 0.95,0.97, got {text!r}", collective=True) from None
 
 
 def _entry_folders(entries: Sequence[Entry], options: argparse.Namespace) -> dict[str, FolderWriter]:
     """A run folder for each run, inside the comparison's."""
-    from distnewton.training.run_folder import RunFolder, next_folder
+    from distnewton.runs.run_folder import RunFolder, next_folder
 
     recipe = Path(options.recipe).stem if options.recipe else "run"
     path = Path(options.run_dir) if options.run_dir else next_folder(f"compare-{recipe}")

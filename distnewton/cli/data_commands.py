@@ -13,11 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 from distnewton.cli.settings import DATA_VARIABLE
 from distnewton.errors import ConfigError
-from distnewton.parallel.launch import launched_size
+from distnewton.launch.startup import launched_size
 
 if TYPE_CHECKING:
-    from distnewton.data.convert import OnProgress
-    from distnewton.data.store_format import Manifest
+    from distnewton.data.store.convert import OnProgress
+    from distnewton.data.store.layout_on_disk import Manifest
 
 _MEGABYTE = 1e6
 _SECONDS_APART = 0.2
@@ -50,12 +50,12 @@ def add_convert(commands: Any) -> None:
 
 def convert(options: argparse.Namespace) -> int:
     """Convert a data set, or check a store, in this process alone."""
-    from distnewton.data import convert as conversion
     from distnewton.data.sources import open_data, source_files
-    from distnewton.data.store import StoreSource
+    from distnewton.data.store import convert as conversion
+    from distnewton.data.store.reader import StoreSource
 
     if launched_size() > 1:
-        raise ConfigError("convert is called without mpirun: one process reads the text", agreed=True)
+        raise ConfigError("convert is called without mpirun: one process reads the text", collective=True)
     if options.target is None:
         if not options.verify:
             raise ConfigError("convert needs a TARGET, the folder to make; a store alone is checked with --verify")

@@ -24,10 +24,10 @@ def add_export(commands: Any) -> None:
 
 def export(options: argparse.Namespace) -> int:
     """Write the file, without MPI, on the first rank alone."""
-    from distnewton.parallel.launch import launched_rank
+    from distnewton.launch.startup import launched_rank
 
     if not options.file.endswith((".onnx", ".model")):
-        raise UsageError(f"export writes FILE.onnx or FILE.model, got {options.file}", agreed=True)
+        raise UsageError(f"export writes FILE.onnx or FILE.model, got {options.file}", collective=True)
     if launched_rank() == 0:
         if options.file.endswith(".onnx"):
             from distnewton.onnx import save_onnx as save

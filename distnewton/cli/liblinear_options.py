@@ -74,7 +74,7 @@ class _Parser(Parser):
     """Errors show the usage."""
 
     def error(self, message: str) -> NoReturn:
-        raise UsageError(f"{message}\n{self.format_usage().strip()}\ntry: {self.prog} --help", agreed=True)
+        raise UsageError(f"{message}\n{self.format_usage().strip()}\ntry: {self.prog} --help", collective=True)
 
 
 def train_parser() -> argparse.ArgumentParser:

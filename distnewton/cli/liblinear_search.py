@@ -9,7 +9,7 @@ import numpy as np
 
 from distnewton.config import Config
 from distnewton.parallel.collectives import Communicator
-from distnewton.training.cross_validation import CrossValidation
+from distnewton.runs.cross_validation import CrossValidation
 
 FIRST = 2.0**-6
 LAST = 2.0**10
@@ -65,12 +65,12 @@ def search_c(
     """
     from distnewton.data.partitioned import open_and_describe
     from distnewton.data.same_files import check_same_file
-    from distnewton.data.subset import Kept
-    from distnewton.training.cross_validation import cross_validate
-    from distnewton.training.held_out import opener
+    from distnewton.data.subset import CachedSource
+    from distnewton.runs.cross_validation import cross_validate
+    from distnewton.runs.held_out import opener
 
     check_same_file(comm, config.data.train, config.data.directory or None)
-    data = Kept(*open_and_describe(comm, opener(config.data, None, config.data.train)))
+    data = CachedSource(*open_and_describe(comm, opener(config.data, None, config.data.train)))
     best = (math.nan, math.nan)
     for C in values_of_c(first):
         method = config.method.model_copy(update={"C": f"{C!r} l"})

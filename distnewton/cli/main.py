@@ -16,7 +16,7 @@ from distnewton.cli.export_command import add_export
 from distnewton.cli.parsing import Parser, all_flags, nearest
 from distnewton.cli.report_commands import add_report
 from distnewton.errors import UsageError
-from distnewton.parallel.launch import launched_rank, launched_size, run_guarded
+from distnewton.launch.startup import launched_rank, launched_size, run_guarded
 
 _DESCRIPTION = "Train neural networks with distributed Newton methods; each MPI rank owns a part of the features."
 
@@ -243,7 +243,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
         hint = f"; did you mean {near}?" if near else f"\ntry: distnewton {known.command or ''} --help"
         if not unknown[0].startswith("--") and known.command == "train":
             hint = "; options in LIBLINEAR's manner are those of distnewton-train"
-        raise UsageError(f"unknown argument {unknown[0]}{hint}", agreed=True)
+        raise UsageError(f"unknown argument {unknown[0]}{hint}", collective=True)
     return known
 
 

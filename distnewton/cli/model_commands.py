@@ -13,8 +13,8 @@ from distnewton.cli.output import say, tell_notes, warn
 from distnewton.cli.results import write_text
 from distnewton.cli.settings import DATA_VARIABLE
 from distnewton.config import DataConfig, load_config, make_config
+from distnewton.launch.startup import world_communicator
 from distnewton.parallel.collectives import Communicator
-from distnewton.parallel.launch import world_communicator
 
 if TYPE_CHECKING:
     from distnewton.data.columns import LabelsWanted
@@ -50,7 +50,7 @@ def predict(options: argparse.Namespace) -> int:
     labels = model.architecture.task.labels(outputs)
     if options.probabilities:
         labels = with_probabilities(model, outputs, labels)
-    with comm.agreeing():
+    with comm.collective_errors():
         if comm.rank == 0:
             text = "".join(f"{label}\n" for label in labels)
             if options.out:
@@ -66,9 +66,9 @@ def _load(comm: Communicator, options: argparse.Namespace) -> tuple[Any, Callabl
     from threadpoolctl import threadpool_limits
 
     from distnewton.data.same_files import check_same_file
-    from distnewton.parallel.threads import threads_per_rank
-    from distnewton.training.held_out import opener
-    from distnewton.training.model import load_model
+    from distnewton.launch.threads import threads_per_rank
+    from distnewton.models.model import load_model
+    from distnewton.runs.held_out import opener
 
     threadpool_limits(threads_per_rank(comm), user_api="blas")
     model = load_model(options.run, comm, options.device)
@@ -76,7 +76,7 @@ def _load(comm: Communicator, options: argparse.Namespace) -> tuple[Any, Callabl
         warn(comm, note)
     data = make_config({}).data
     run = Path(options.run)
-    with comm.agreeing():
+    with comm.collective_errors():
         if comm.rank == 0 and (run / "config.toml").is_file():
             data = load_config(run / "config.toml").data
     directory = options.data_dir or os.environ.get(DATA_VARIABLE) or data.directory or None

@@ -5,8 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
+from distnewton.launch.startup import launched_size
 from distnewton.parallel.collectives import Communicator
-from distnewton.parallel.launch import launched_size
 
 if TYPE_CHECKING:
     from rich.console import Console

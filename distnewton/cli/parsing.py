@@ -8,7 +8,7 @@ import sys
 from typing import Any, NoReturn
 
 from distnewton.errors import UsageError
-from distnewton.parallel.launch import launched_rank
+from distnewton.launch.startup import launched_rank
 
 _SYNONYMS = {
     "epochs": "iterations", "max_iter": "iterations", "lr": "learning_rate", "batch_size": "batch",
@@ -35,7 +35,7 @@ class Parser(argparse.ArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Refuse a command line."""
-        raise UsageError(f"{message}\ntry: {self.prog} --help", agreed=True)
+        raise UsageError(f"{message}\ntry: {self.prog} --help", collective=True)
 
     def exit(self, status: int = 0, message: str | None = None) -> NoReturn:
         """End after --help."""

@@ -8,11 +8,11 @@ import sys
 from typing import TYPE_CHECKING
 
 from distnewton.cli.settings import overrides
-from distnewton.cluster.description import load_cluster
-from distnewton.cluster.rates import cluster_rates
+from distnewton.cluster.cluster_file import load_cluster
+from distnewton.cluster.measured_rates import cluster_rates
 from distnewton.config import Config, load_config
 from distnewton.errors import ConfigError
-from distnewton.parallel.launch import launched_size
+from distnewton.launch.startup import launched_size
 
 if TYPE_CHECKING:
     from distnewton.planning.plan import Plan
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 def plan(options: argparse.Namespace) -> int:
     """Show every way to split the network over a number of ranks, the best in detail, and what limits it."""
     if launched_size() > 1:
-        raise ConfigError("plan is called without mpirun: --ranks says how many there would be", agreed=True)
+        raise ConfigError("plan is called without mpirun: --ranks says how many there would be", collective=True)
     return show_plans(options)
 
 
 def show_plans(options: argparse.Namespace) -> int:
     """Do what ``plan`` does, in this process alone."""
+    from distnewton.launch.speeds import speeds_of_grid
     from distnewton.parallel.partition import check_rank_count
     from distnewton.parallel.replicas import ranks_of_a_grid
-    from distnewton.parallel.speeds import speeds_of_grid
     from distnewton.planning.plan import largest, make_plan, make_plans
     from distnewton.reporting.plan_tables import as_dict, print_plans
 
@@ -48,7 +48,7 @@ def show_plans(options: argparse.Namespace) -> int:
     splits, n_replicas = config.partition.splits, config.partition.replicas
     n_of_grid = ranks_of_a_grid(n_ranks, n_replicas)
     if config.partition.speeds == "measured":
-        raise ConfigError("a plan measures nothing: give partition.speeds as a list, one a rank", agreed=True)
+        raise ConfigError("a plan measures nothing: give partition.speeds as a list, one a rank", collective=True)
     given = [] if config.partition.speeds == "equal" else config.partition.speeds
     speeds = speeds_of_grid(given, n_of_grid, n_replicas) if given else []
     if splits != "auto":
@@ -75,7 +75,7 @@ def show_plans(options: argparse.Namespace) -> int:
 def _problem(config: Config, options: argparse.Namespace, notes: list[str]) -> Problem:
     """The problem, from flags and the recipe as far as they say it, else from the data."""
     from distnewton.network.shapes import resolve_shape
-    from distnewton.training.planned import describe_data, planned_problem
+    from distnewton.runs.planned import describe_data, planned_problem
 
     listed, given = config.network.listed, config.network.input
     n_features, n_out = options.features, options.outputs

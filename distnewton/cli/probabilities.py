@@ -11,7 +11,7 @@ from distnewton.errors import ConfigError
 
 if TYPE_CHECKING:
     from distnewton.backend import Array
-    from distnewton.training.model import Model
+    from distnewton.models.model import Model
 
 
 def check_probabilities(model: Model, name: str, option: str) -> None:
@@ -37,7 +37,7 @@ def check_probabilities(model: Model, name: str, option: str) -> None:
     what = f"was trained with the loss {loss}" if loss else "does not say with which loss it was trained"
     raise ConfigError(
         f"{option} needs a model of cross_entropy or logistic, but {name} {what}: its outputs are no probabilities",
-        agreed=True,
+        collective=True,
     )
 
 

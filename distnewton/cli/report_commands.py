@@ -16,9 +16,9 @@ def add_report(commands: Any) -> None:
 
 def report(options: argparse.Namespace) -> int:
     """Write the page, without MPI, on the first rank alone."""
-    from distnewton.parallel.launch import launched_rank
+    from distnewton.launch.startup import launched_rank
     from distnewton.reporting.report import write_report
-    from distnewton.training.run_folder import REPORT_FILE
+    from distnewton.runs.run_folder import REPORT_FILE
 
     if launched_rank() == 0:
         runs = [Path(run) for run in options.runs]
@@ -30,7 +30,7 @@ def report(options: argparse.Namespace) -> int:
 
 def info(options: argparse.Namespace) -> int:
     """Say what a run was and how it went, without MPI."""
-    from distnewton.parallel.launch import launched_rank
+    from distnewton.launch.startup import launched_rank
     from distnewton.reporting.run_info import describe_run
 
     if launched_rank() == 0:
@@ -41,8 +41,8 @@ def info(options: argparse.Namespace) -> int:
 
 def why(options: argparse.Namespace) -> int:
     """Say why a run failed, without MPI."""
-    from distnewton.parallel.launch import launched_rank
-    from distnewton.reporting.why import explain_failure
+    from distnewton.launch.startup import launched_rank
+    from distnewton.reporting.failure_report import explain_failure
 
     if launched_rank() == 0:
         for line in explain_failure(Path(options.run)):

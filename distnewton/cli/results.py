@@ -13,21 +13,21 @@ from distnewton.errors import DistNewtonError, MissingExtraError, MissingInputEr
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from distnewton.training.checkpoints import Resume
-    from distnewton.training.records import IterationRecord
-    from distnewton.training.run_folder import RunFolder
-    from distnewton.training.session import RunSummary
+    from distnewton.method.records import IterationRecord
+    from distnewton.runs.checkpoints import Resume
+    from distnewton.runs.run_folder import RunFolder
+    from distnewton.runs.session import RunSummary
 
 
 def make_folder(config: Config, recipe: str | None, resume: Resume = False) -> RunFolder:
     """Create the run folder, or open that of a run that goes on; a free name under runs/ where none is given."""
     from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, has_checkpoints
-    from distnewton.training.run_folder import RunFolder
+    from distnewton.runs.run_folder import RunFolder
 
     name = Path(recipe).stem if recipe else "run"
     if not config.run.directory:
         if resume is True:
-            raise UsageError("--resume needs a run folder: --run-dir, or run.directory in the recipe", agreed=True)
+            raise UsageError("--resume needs a run folder: --run-dir, or run.directory in the recipe", collective=True)
         return RunFolder.under_free_name(name)
     path = Path(config.run.directory)
     if resume and has_checkpoints(path / CHECKPOINTS_FOLDER):
@@ -50,7 +50,7 @@ class FolderWriter:
 
     def start(self, summary: RunSummary) -> None:
         """Write the configuration, and what the run is made on."""
-        from distnewton.training.run_folder import environment, partition_facts
+        from distnewton.runs.run_folder import environment, partition_facts
 
         facts = environment(
             summary.n_ranks,

@@ -14,7 +14,7 @@ from distnewton.errors import MissingInputError, UsageError
 from distnewton.parallel.collectives import Communicator
 
 if TYPE_CHECKING:
-    from distnewton.training.checkpoints import Resume
+    from distnewton.runs.checkpoints import Resume
 
 DATA_VARIABLE = "DISTNEWTON_DATA"
 
@@ -22,7 +22,7 @@ DATA_VARIABLE = "DISTNEWTON_DATA"
 def shared_config(comm: Communicator, options: argparse.Namespace) -> Config:
     """The configuration of rank 0, on all ranks: a file that differs on one host changes nothing."""
     tree: dict[str, Any] = {}
-    with comm.agreeing():
+    with comm.collective_errors():
         if comm.rank == 0:
             notes: list[str] = []
             tree = load_config(recipe_of(options), overrides(options), notes).model_dump()
@@ -71,19 +71,19 @@ def settle_resumption(options: argparse.Namespace) -> Resume:
     if options.resume:
         run = Path(options.resume)
         if run.suffix == ".toml":
-            raise UsageError(f"--resume takes a run folder, not {run}: put the recipe before --resume", agreed=True)
+            raise UsageError(f"--resume takes a run folder, not {run}: put the recipe before --resume", collective=True)
         if options.run_dir and Path(options.run_dir).absolute() != run.absolute():
-            raise UsageError(f"--resume {run} and --run-dir {options.run_dir} are two folders", agreed=True)
+            raise UsageError(f"--resume {run} and --run-dir {options.run_dir} are two folders", collective=True)
         options.run_dir = str(run)
     if not (options.recipe or options.run_dir):
-        raise UsageError("--resume needs a run folder: --resume RUN, or --run-dir RUN", agreed=True)
+        raise UsageError("--resume needs a run folder: --resume RUN, or --run-dir RUN", collective=True)
     return True
 
 
 def recipe_of(options: argparse.Namespace) -> str | None:
     """The recipe that was named, or the configuration of the run that goes on; on rank 0."""
     from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, has_checkpoints
-    from distnewton.training.run_folder import CONFIG_FILE
+    from distnewton.runs.run_folder import CONFIG_FILE
 
     named: str | None = options.recipe
     if named or options.command != "train" or options.resume is None or not options.run_dir:

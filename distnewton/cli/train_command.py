@@ -13,30 +13,30 @@ from distnewton.cli.results import FolderWriter, discarding, make_folder, pictur
 from distnewton.cli.settings import settle_resumption, shared_config
 from distnewton.config import Config, to_toml
 from distnewton.errors import STOPPED_EARLY
+from distnewton.guards.failures import failures
+from distnewton.guards.faults import faults
+from distnewton.guards.watchdog import watchdog
+from distnewton.launch.startup import guard, world_communicator
 from distnewton.parallel.collectives import Communicator
-from distnewton.parallel.failures import failures
-from distnewton.parallel.faults import faults
-from distnewton.parallel.launch import guard, world_communicator
-from distnewton.parallel.watchdog import watchdog
 
 if TYPE_CHECKING:
     from rich.console import Console
 
     from distnewton.reporting.progress import Progress
     from distnewton.reporting.tensorboard import TensorBoard
-    from distnewton.training.session import Result
+    from distnewton.runs.session import Result
 
 
 def train(options: argparse.Namespace) -> int:
     """Train as configured; rank 0 reads the recipe and its view is everyone's."""
     from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER
     from distnewton.cluster.job import is_waiting
-    from distnewton.parallel.deadline import Clock
-    from distnewton.parallel.shared_folder import check_visible
-    from distnewton.parallel.signals import StopSignals
+    from distnewton.guards.signals import StopSignals
+    from distnewton.launch.deadline import Clock
+    from distnewton.launch.shared_folder import check_visible
     from distnewton.reporting.progress import Progress
     from distnewton.reporting.terminal import ends_on_terminal
-    from distnewton.training import session
+    from distnewton.runs import session
 
     resume = settle_resumption(options)
     if options.run_dir and is_waiting(Path(options.run_dir)):
@@ -48,11 +48,11 @@ def train(options: argparse.Namespace) -> int:
         say(comm, to_toml(config))
         return 0
     guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
-    with comm.agreeing():
+    with comm.collective_errors():
         faults.at("config")
     live = options.progress == "bar" or (options.progress == "auto" and ends_on_terminal())
     console, folder = make_console(watched=live or None), None
-    with comm.agreeing():
+    with comm.collective_errors():
         folder = make_folder(config, options.recipe, resume) if comm.rank == 0 else None
     path = Path(comm.broadcast_json(str(folder.path.absolute()) if folder else ""))
     failures.folder = path
@@ -68,7 +68,7 @@ def train(options: argparse.Namespace) -> int:
             result = session.train(
                 config, comm, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume
             )
-    with comm.agreeing():
+    with comm.collective_errors():
         if folder is not None:
             folder.predictions(result.predictions)
     result.model.save(path / "model.safetensors")
@@ -90,7 +90,7 @@ def _tensorboard(
     """Add what writes events for TensorBoard, on rank 0, where that is asked for."""
     writers: list[TensorBoard] = []
     if options.tensorboard:
-        with comm.agreeing():
+        with comm.collective_errors():
             if comm.rank == 0:
                 from distnewton.reporting.tensorboard import TensorBoard
 
@@ -113,7 +113,7 @@ def _closing(*followers: Progress | TensorBoard | None) -> Iterator[None]:
 def _draw(path: Path, console: Console) -> None:
     """Draw the picture; a missing extra or a failure to draw never spoils a finished run."""
     from distnewton.reporting.picture import save_convergence
-    from distnewton.training.run_folder import PICTURE_FILE, read_metrics
+    from distnewton.runs.run_folder import PICTURE_FILE, read_metrics
 
     with picture_if_possible(console):
         save_convergence(list(read_metrics(path)), path / PICTURE_FILE, path.name)
@@ -121,8 +121,8 @@ def _draw(path: Path, console: Console) -> None:
 
 def _end(comm: Communicator, result: Result, config: Config, path: Path) -> int:
     """Say how training ended; code 75 asks the job script to queue the run again."""
-    from distnewton.parallel.deadline import Stop
-    from distnewton.training.run_folder import write_end
+    from distnewton.launch.deadline import Stop
+    from distnewton.runs.run_folder import write_end
 
     code = STOPPED_EARLY if result.stopped else 0
     if result.stopped:
@@ -135,7 +135,7 @@ def _end(comm: Communicator, result: Result, config: Config, path: Path) -> int:
             f"code {code}{how}",
         )
     # rank 0 may still be at the picture
-    with watchdog.patient(), comm.agreeing():
+    with watchdog.patient(), comm.collective_errors():
         if comm.rank == 0:
             write_end(path, code)
     return code

@@ -36,7 +36,8 @@ def read_hostfile(path: Path, ranks_per_node: int) -> dict[str, int]:
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
     except OSError as error:
-        raise MissingInputError(f"cannot read the host file {path}: {error.strerror or error}", agreed=True) from None
+        message = f"cannot read the host file {path}: {error.strerror or error}"
+        raise MissingInputError(message, collective=True) from None
     hosts: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
         text = line.partition("#")[0].strip()
@@ -45,12 +46,12 @@ def read_hostfile(path: Path, ranks_per_node: int) -> dict[str, int]:
         found = _LINE.fullmatch(text)
         if not found:
             wanted = '"host", "host slots=4" or "host:4"'
-            raise ConfigError(f"{path}:{number}: expected {wanted}, got {text!r}", agreed=True)
+            raise ConfigError(f"{path}:{number}: expected {wanted}, got {text!r}", collective=True)
         slots = _SLOTS.search(text)
         count = int(slots[1]) if slots else int(found[2] or ranks_per_node)
         hosts[found[1]] = hosts.get(found[1], 0) + count
     if not hosts:
-        raise ConfigError(f"{path} names no host", agreed=True)
+        raise ConfigError(f"{path} names no host", collective=True)
     return hosts
 
 
@@ -79,7 +80,7 @@ def share_ranks(hosts: dict[str, int], n_ranks: int | None) -> dict[str, int]:
     if left > room:
         raise ConfigError(
             f"{left} ranks for {room} places on {len(hosts)} hosts: name more hosts, or raise launch.ranks_per_node",
-            agreed=True,
+            collective=True,
         )
     used: dict[str, int] = {}
     for host, places in hosts.items():

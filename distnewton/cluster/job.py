@@ -6,8 +6,8 @@ import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from distnewton.cluster.description import Cluster
-from distnewton.training.run_folder import METRICS_FILE
+from distnewton.cluster.cluster_file import Cluster
+from distnewton.runs.run_folder import METRICS_FILE
 
 JOB_FILE, JOB_CONFIG, OUTPUT_FILE = "job.sh", "job.toml", "job-%j.out"
 GO_ON = "--resume=auto"

@@ -8,14 +8,14 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from distnewton.cluster.description import Cluster
+from distnewton.cluster.cluster_file import Cluster
 from distnewton.cluster.hosts import read_hostfile, share_ranks
 from distnewton.cluster.job import JOB_CONFIG, JOB_FILE, Job
 from distnewton.cluster.job_text import job_text
 from distnewton.config import Config, to_toml
 from distnewton.errors import ConfigError, CreateError, WriteError
 from distnewton.parallel.partition import Partition, check_rank_count
-from distnewton.training.run_folder import clear_run, files_of_run, free_name, next_folder
+from distnewton.runs.run_folder import clear_run, files_of_run, free_name, next_folder
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ class Submission:
             hosts = share_ranks(hosts, self.n_ranks)
         n_ranks = sum(hosts.values()) or self.n_ranks or launch.nodes * launch.ranks_per_node
         if launch.launcher == "none" and n_ranks > 1:
-            raise ConfigError(f'{n_ranks} ranks need a launcher, and launch.launcher is "none"', agreed=True)
+            raise ConfigError(f'{n_ranks} ranks need a launcher, and launch.launcher is "none"', collective=True)
         self._check_splits(n_ranks)
         job = Job(
             self.cluster,
@@ -85,7 +85,7 @@ class Submission:
             raise ConfigError(
                 f"{job.ranks_per_node} ranks on a node for its {n_gpus} GPUs, and run.comm = nccl, which refuses two "
                 "ranks on one: lower launch.ranks_per_node of the cluster file, or take run.comm = mpi",
-                agreed=True,
+                collective=True,
             )
         return job
 
@@ -129,20 +129,20 @@ class Submission:
             raise CreateError(
                 f"{folder} holds an earlier run or job ({', '.join(present)}): choose another --run-dir, or allow it "
                 "with --set run.overwrite=true",
-                agreed=True,
+                collective=True,
             )
         try:
             folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             text = f"cannot create the run folder {folder}: {error.strerror or error}"
-            raise CreateError(text, agreed=True) from None
+            raise CreateError(text, collective=True) from None
         try:
             clear_run(folder)
             (folder / JOB_CONFIG).write_text(to_toml(self.resolved()), encoding="utf-8")
             (folder / JOB_FILE).write_text(job_text(self.job(folder)), encoding="utf-8")
             (folder / JOB_FILE).chmod(0o755)
         except OSError as error:
-            raise WriteError(f"cannot write into {folder}: {error.strerror or error}", agreed=True) from None
+            raise WriteError(f"cannot write into {folder}: {error.strerror or error}", collective=True) from None
         return folder / JOB_FILE
 
 
@@ -168,7 +168,7 @@ def queue(job_file: Path) -> str:
         raise ConfigError(
             f"there is no sbatch in PATH: on a host that has it: sbatch {job_file.absolute()}; without Slurm take "
             'a cluster file whose launch.scheduler is "none"',
-            agreed=True,
+            collective=True,
         )
     command = ["sbatch", "--parsable", str(job_file)]
     asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
@@ -176,7 +176,7 @@ def queue(job_file: Path) -> str:
         raise ConfigError(
             f"sbatch refused {job_file}: {asked.stderr.strip() or asked.stdout.strip()}; each Slurm line is from the "
             "table [slurm] of the cluster file",
-            agreed=True,
+            collective=True,
         )
     # "number;cluster" where there are several clusters
     return asked.stdout.strip().partition(";")[0]

@@ -16,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distnewton.errors import EXIT_CODES
-from distnewton.parallel.failures import ERRORS_FOLDER, FIRST_FILE, read_first
-from distnewton.training.run_folder import END_FILE
+from distnewton.guards.failures import ERRORS_FOLDER, FIRST_FILE, read_first
+from distnewton.runs.run_folder import END_FILE
 
 GRACE_SECONDS = 5.0
 """Time for the launcher to end the other ranks after a failure was written."""

@@ -79,4 +79,4 @@ def write_measured(
         part.write_text(text, encoding="utf-8")
         os.replace(part, path)
     except OSError as error:
-        raise WriteError(f"cannot write the cluster file {path}: {error.strerror or error}", agreed=True) from None
+        raise WriteError(f"cannot write the cluster file {path}: {error.strerror or error}", collective=True) from None

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
 
-from distnewton.config.layers import AnyTable, DenseTable, LayerTable, Size, tables_problem
+from distnewton.config.layer_tables import AnyTable, DenseTable, LayerTable, Size, tables_problem
 
 ActivationName = Literal["sigmoid", "tanh", "relu", "softplus", "identity"]
 LossName = Literal["squared", "cross_entropy", "logistic"]

@@ -19,7 +19,7 @@ from typing import Any
 from pydantic import BaseModel, Field, ValidationError, model_validator
 from pydantic_core import ErrorDetails
 
-from distnewton.config.layers import LAYER_TABLES, LayerTable, number_of_weight_layers
+from distnewton.config.layer_tables import LAYER_TABLES, LayerTable, number_of_weight_layers
 from distnewton.config.method import CHOICES, FULL_BATCH, MethodConfig, StageConfig, StageOptions, preset, used_options
 from distnewton.config.sections import (
     TASK_OF_LOSS,

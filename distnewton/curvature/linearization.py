@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Array, Backend, beside, to_host
-from distnewton.curvature.grouped import ParameterGroups, Summary, summarise
+from distnewton.backend import Array, Backend, like, to_host
+from distnewton.curvature.group_summaries import ParameterGroups, Summary, summarise
 from distnewton.curvature.jacobian import Jacobian, linearize
 from distnewton.network.layers import Unfolded
 from distnewton.network.layout import ParameterLayout
@@ -263,7 +263,7 @@ class CurvatureSample:
         if self._jacobian is not None and self._rooted:
             # a random sign for each stored row: its square has the same mean as the sum of the rows' squares
             n, k = self._jacobian.n_samples, self._jacobian.n_out
-            return self._expand(beside(self._activations.output, random_signs(self.draws, n, k)))
+            return self._expand(like(self._activations.output, random_signs(self.draws, n, k)))
         hessian = self._loss.hessian(self._activations.output, self._targets)
         c = hessian.roots(1, self.draws)[:, 0, :]
         return self._backpropagate(self.backend.asarray(c))
@@ -308,7 +308,7 @@ class CurvatureSample:
 
     def _joined(self, parts: Sequence[Array], scalars: Sequence[float]) -> Array:
         """One message of several vectors and a few numbers, in float64."""
-        numbers = beside(parts[0], np.array(scalars, dtype=np.float64))
+        numbers = like(parts[0], np.array(scalars, dtype=np.float64))
         message: Array = self.backend.xp.concatenate([*parts, numbers])
         return message
 
@@ -331,7 +331,7 @@ class CurvatureSample:
 
         Notes
         -----
-        Collective, as :func:`~distnewton.curvature.grouped.summarise` and :meth:`loss_cotangents`.
+        Collective, as :func:`~distnewton.curvature.group_summaries.summarise` and :meth:`loss_cotangents`.
         """
         return summarise(
             self._network,

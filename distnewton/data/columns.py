@@ -245,7 +245,7 @@ def check_names(name: str, found: ColumnNames | None, expected: ColumnNames | No
     raise DataError(
         f"{name}: feature {i} is the column {own}, in training it was {other}; open the data with names=model.names, "
         "which takes columns by name",
-        agreed=True,
+        collective=True,
     )
 
 
@@ -270,7 +270,7 @@ def names_of(columns: Sequence[str], selection: Selection) -> ColumnNames | None
     return ColumnNames(tuple(used[:-1]), used[-1]) if distinct else None
 
 
-def given_names(features: Iterable[Any], label: Any) -> ColumnNames | None:
+def names_from_frame(features: Iterable[Any], label: Any) -> ColumnNames | None:
     """Names that a DataFrame has for its columns, and a Series of labels for itself.
 
     Parameters

@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from numpy.typing import DTypeLike, NDArray
     from scipy import sparse
 
-    from distnewton.data.chosen import Chosen
     from distnewton.data.columns import ColumnNames
+    from distnewton.data.row_selection import Chosen
 
     Features: TypeAlias = NDArray[Any] | sparse.csr_array
     Labels: TypeAlias = NDArray[np.float64] | NDArray[np.str_]

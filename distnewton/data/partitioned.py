@@ -10,10 +10,10 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array
-from distnewton.data.chosen import Chosen
 from distnewton.data.columns import ColumnNames
 from distnewton.data.description import DataSource, Description
 from distnewton.data.labels import LabelMapping, regression_targets
+from distnewton.data.row_selection import Chosen
 from distnewton.data.scaling import (
     ColumnScaling,
     ColumnStatistics,
@@ -25,8 +25,8 @@ from distnewton.data.scaling import (
     value_range,
 )
 from distnewton.errors import DataError, MissingInputError, NumericalError
+from distnewton.guards.faults import faults
 from distnewton.parallel.collectives import Communicator
-from distnewton.parallel.faults import faults
 from distnewton.parallel.grid import ProcessGrid
 
 _ROWS_AT_ONCE = 4096
@@ -59,10 +59,10 @@ def open_and_describe(comm: Communicator, open_source: Callable[[], DataSource])
     -----
     Collective.
     """
-    with comm.agreeing():
+    with comm.collective_errors():
         source = open_source()
     description: Description | None = None
-    with comm.agreeing():
+    with comm.collective_errors():
         description = source.describe() if comm.rank == 0 else None
     labels = comm.broadcast_array(None if description is None else description.labels)
     weighted = comm.broadcast_json(description is not None and description.weights is not None)
@@ -116,7 +116,7 @@ def read_features(
     start, stop = grid.feature_range()
     n = n_samples if rows is None else len(rows)
     X: Any = np.zeros((n, 0), dtype)
-    with grid.world.agreeing():
+    with grid.world.collective_errors():
         try:
             if stop > start:
                 # what overflows here is found by check_range
@@ -135,7 +135,7 @@ def read_features(
 
 def apply_scaling(grid: ProcessGrid, scaling: ColumnScaling, X: Any) -> None:
     """Scale this rank's columns in place (collective where rows are scaled: one sum of a number a sample)."""
-    with grid.world.agreeing():
+    with grid.world.collective_errors():
         scaling.apply(X)
     if scaling.scales_rows:
         # each feature group counts once, however many ranks hold it
@@ -150,7 +150,7 @@ def fit_and_apply(grid: ProcessGrid, kind: str, X: Any) -> ColumnScaling:
     ranges = grid.world.allgather(np.array(value_range(X)))
     joint = float(ranges[:, 0].min()), float(ranges[:, 1].max())
     statistics = ColumnStatistics(kind, X, grid.stack_replicas) if fits_columns(kind, X) else None
-    with grid.world.agreeing():
+    with grid.world.collective_errors():
         scaling = fit_scaling(kind, X, joint, statistics)
     # products that overflow are found by the check
     with np.errstate(over="ignore", invalid="ignore"):
@@ -199,7 +199,7 @@ def check_range(grid: ProcessGrid, X: Any) -> None:
     raise NumericalError(
         f"feature {feature} (from 0, on rank {rank}) is {value:.3g}, which overflows in layer 1{others}: scale the "
         "data ([data] scale = standard), repair it, or use float64 ([run] dtype)",
-        agreed=True,
+        collective=True,
     )
 
 

@@ -6,8 +6,8 @@ import platform
 import zlib
 from pathlib import Path
 
-from distnewton.data.bundled import split_name
-from distnewton.data.store_format import MANIFEST_FILE
+from distnewton.data.formats.bundled import split_name
+from distnewton.data.store.layout_on_disk import MANIFEST_FILE
 from distnewton.errors import DataError
 from distnewton.parallel.collectives import Communicator
 
@@ -47,7 +47,7 @@ def check_same_file(comm: Communicator, name: str, data_dir: str | None) -> None
         raise DataError(
             f"{name} is another file on {', '.join(others)} than on rank 0's host {views[0][2]} ({views[0][0]:,} "
             "bytes): put the data where all hosts see the same file, or copy it anew",
-            agreed=True,
+            collective=True,
         )
 
 

@@ -6,21 +6,21 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
-from distnewton.data.array_source import ArraySource, array_parts
-from distnewton.data.bundled import BUNDLED, BundledSource, split_name
 from distnewton.data.columns import ColumnNames, LabelsWanted, Wanted
-from distnewton.data.delimited import DelimitedSource
 from distnewton.data.description import DataSource, Description
-from distnewton.data.hdf5 import Hdf5Array, open_hdf5
-from distnewton.data.images import ImageSource
-from distnewton.data.layout import find_layout
-from distnewton.data.libsvm import LibsvmSource
-from distnewton.data.libsvm_lines import MAX_INDEX, Rules
-from distnewton.data.parquet import ParquetSource
-from distnewton.data.sniff import FORMATS, content_format
-from distnewton.data.store import StoreSource
-from distnewton.data.stored_arrays import StoredArray
-from distnewton.data.streams import find_file
+from distnewton.data.formats.array_files import ArraySource, array_parts
+from distnewton.data.formats.bundled import BUNDLED, BundledSource, split_name
+from distnewton.data.formats.delimited import DelimitedSource
+from distnewton.data.formats.hdf5 import Hdf5Array, open_hdf5
+from distnewton.data.formats.images import ImageSource
+from distnewton.data.formats.libsvm import LibsvmSource
+from distnewton.data.formats.libsvm_lines import MAX_INDEX, Rules
+from distnewton.data.formats.parquet import ParquetSource
+from distnewton.data.formats.sniff import FORMATS, content_format
+from distnewton.data.formats.stored_arrays import StoredArray
+from distnewton.data.formats.streams import find_file
+from distnewton.data.formats.table_layout import find_layout
+from distnewton.data.store.reader import StoreSource
 from distnewton.errors import ConfigError, DataError
 
 __all__ = ["BUNDLED", "FORMATS", "DataSource", "Description", "open_data"]

@@ -11,11 +11,11 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import DTypeLike, NDArray
 
-    from distnewton.data.chosen import Chosen
     from distnewton.data.description import Features
+    from distnewton.data.row_selection import Chosen
 
 
-class Kept:
+class CachedSource:
     """A data source that keeps what it has read, so that parts of it need not parse the file anew.
 
     Parameters
@@ -62,7 +62,7 @@ class Subset:
 
     Parameters
     ----------
-    whole : Kept
+    whole : CachedSource
         The data set.
     rows : ndarray of int64 of shape (n_samples,)
         Its samples, in this order.
@@ -70,7 +70,7 @@ class Subset:
         As it appears in messages.
     """
 
-    def __init__(self, whole: Kept, rows: NDArray[np.int64], name: str) -> None:
+    def __init__(self, whole: CachedSource, rows: NDArray[np.int64], name: str) -> None:
         self._whole, self._rows, self.name = whole, rows, name
 
     def describe(self) -> Description:

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 from distnewton.backend import Array
 from distnewton.checkpoint.state import State
-from distnewton.curvature.gauss_newton import BlockGaussNewton
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.base import (
+from distnewton.curvature.operators import BlockGaussNewton
+from distnewton.directions.direction import (
     Curvature,
     DirectionOptions,
     DirectionResult,
     restore_cg_state,
     state_of_cg,
 )
+from distnewton.directions.preconditioner import Preconditioner
+from distnewton.guards.faults import faults
 from distnewton.network.layout import ParameterLayout
-from distnewton.parallel.faults import faults
 from distnewton.parallel.termination import EarlyTermination
-from distnewton.preconditioners.base import Preconditioner
 from distnewton.solvers.conjugate_gradient import ConjugateGradient
 
 
@@ -72,7 +72,7 @@ class BlockDiagonal:
         residual = max((cg.relative_residual for cg in solvers), default=0.0)
         return DirectionResult(direction, n_steps, finished, residual)
 
-    def take_mean(self, direction: Array) -> None:
+    def set_mean_direction(self, direction: Array) -> None:
         """Start the next CG from the mean of what the replicas have found."""
         if self._options.warm_start:
             self._last = direction

@@ -20,10 +20,10 @@ from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Array, Backend, beside, is_sparse, library_of, namespace, scalar, take_rows
+from distnewton.backend import Array, Backend, is_sparse, library_of, like, namespace, scalar, take_rows
 from distnewton.curvature.jacobian import Jacobian, JacobianPart
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.base import Curvature, DirectionResult, Stateless, Together, relative
+from distnewton.directions.direction import Curvature, DirectionResult, SharedDirection, Stateless, relative
 from distnewton.errors import ConfigError, NumericalError
 from distnewton.network.layers import sample_gradients
 from distnewton.parallel.grid import ProcessGrid
@@ -67,11 +67,11 @@ def check_dual_memory(n_samples: int, n_rows: int, itemsize: int, memory_mb: flo
         f"the dual direction solves for {n_samples} samples x {n_rows} rows = {n:,} unknowns: {needed:,.0f} MB a rank, "
         f"{needed / memory_mb:.1f} times run.memory_mb = {memory_mb:g}, which allows {fitting:,}; take "
         f"{', '.join(ways)}",
-        agreed=True,
+        collective=True,
     )
 
 
-class Dual(Stateless, Together):
+class Dual(Stateless, SharedDirection):
     """The exact direction of the full matrix, or of each rank's own block.
 
     Parameters
@@ -96,7 +96,7 @@ class Dual(Stateless, Together):
             raise NumericalError(
                 "the dual direction needs method.damping > 0 or a finite method.C: without either the matrix is "
                 "singular",
-                agreed=True,
+                collective=True,
             )
         jacobian = problem.jacobian
         direction = -problem.gradient
@@ -168,7 +168,7 @@ class SamplesOfAll:
         # where the values of own samples lie among those of all: each row moves as a whole
         xp = namespace(X.data)
         own = xp.arange(X.data.size)
-        moves = beside(X.data, starts[:-1][self._share.own] - offsets[:-1])
+        moves = like(X.data, starts[:-1][self._share.own] - offsets[:-1])
         own += moves[xp.searchsorted(X.indptr, own, side="right") - 1]
         values, columns = xp.zeros(int(starts[-1]), X.dtype), xp.zeros(int(starts[-1]), np.int64)
         values[own], columns[own] = X.data, X.indices

@@ -5,12 +5,12 @@ from __future__ import annotations
 from distnewton.backend import Array, namespace
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.base import Curvature, DirectionResult, Stateless, Together
+from distnewton.directions.direction import Curvature, DirectionResult, SharedDirection, Stateless
 from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.termination import EarlyTermination
 
 
-class SteepestDescent(Stateless, Together):
+class SteepestDescent(Stateless, SharedDirection):
     """d = -g; momentum is the step rule's."""
 
     stops_early = False
@@ -22,7 +22,7 @@ class SteepestDescent(Stateless, Together):
         return DirectionResult(-problem.gradient)
 
 
-class Adam(Together):
+class Adam(SharedDirection):
     r"""Adam (arXiv 1412.6980, algorithm 1), with the bias corrections of the step count.
 
     .. math:: m = \beta_1 m + (1 - \beta_1) g, \quad v = \beta_2 v + (1 - \beta_2) g^2, \quad

@@ -23,22 +23,22 @@ import numpy as np
 from distnewton.backend import Array, add_scaled, namespace, scalar, scale_and_add
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.base import (
+from distnewton.directions.direction import (
     Curvature,
     DirectionOptions,
     DirectionResult,
-    Together,
+    SharedDirection,
     restore_cg_state,
     state_of_cg,
 )
+from distnewton.directions.preconditioner import Preconditioner
+from distnewton.guards.faults import faults
 from distnewton.network.layout import ParameterLayout
-from distnewton.parallel.faults import faults
 from distnewton.parallel.termination import EarlyTermination
-from distnewton.preconditioners.base import Preconditioner
 from distnewton.solvers.conjugate_gradient import Progress, check_curvature, rounding_floor
 
 
-class GaussNewton(Together):
+class GaussNewton(SharedDirection):
     """CG on the full system; the same trajectory on every grid.
 
     Parameters
@@ -76,7 +76,7 @@ class GaussNewton(Together):
             if n_steps >= options.cg_min and (math.sqrt(step.rr) <= target or progress.exhausted):
                 break
             # from sums over all ranks, so that all refuse it alike
-            alpha = step.rz / check_curvature(step.curvature - beta * step.rz / alpha, n_steps, agreed=True)
+            alpha = step.rz / check_curvature(step.curvature - beta * step.rz / alpha, n_steps, collective=True)
             scale_and_add(p, beta, z)
             scale_and_add(s, beta, step.Az)
             add_scaled(x, alpha, p)

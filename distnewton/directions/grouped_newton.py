@@ -15,9 +15,9 @@ import numpy as np
 
 from distnewton.backend import Array
 from distnewton.checkpoint.state import State
-from distnewton.curvature.grouped import ParameterGroups
+from distnewton.curvature.group_summaries import ParameterGroups
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.base import Curvature, Direction, DirectionResult, Together
+from distnewton.directions.direction import Curvature, Direction, DirectionResult, SharedDirection
 from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.termination import EarlyTermination
 from distnewton.solvers.anisotropic import step_sizes
@@ -33,7 +33,7 @@ class GroupOptions:
     Attributes
     ----------
     groups : str
-        What shares a step size, as of :class:`~distnewton.curvature.grouped.ParameterGroups`.
+        What shares a step size, as of :class:`~distnewton.curvature.group_summaries.ParameterGroups`.
     internal_damping : float
         lambda of the cubic model.
     period : int
@@ -51,7 +51,7 @@ class GroupOptions:
     negative: bool = False
 
 
-class GroupedNewton(Together):
+class GroupedNewton(SharedDirection):
     """A proposal scaled by group; where no step sizes are found, the last ones stay.
 
     Parameters
@@ -87,7 +87,7 @@ class GroupedNewton(Together):
         found = self._proposal.solve(problem, termination)
         if self._proposal.apart and problem.grid.n_replicas > 1:
             found = replace(found, direction=problem.grid.mean_over_replicas(found.direction))
-            self._proposal.take_mean(found.direction)
+            self._proposal.set_mean_direction(found.direction)
         if self._groups is None:
             self._groups = ParameterGroups(self._options.groups, problem.grid.partition, problem.grid.rank)
         note = ""

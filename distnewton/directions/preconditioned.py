@@ -7,13 +7,13 @@ from __future__ import annotations
 
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.base import Curvature, DirectionResult, Together
+from distnewton.directions.direction import Curvature, DirectionResult, SharedDirection
+from distnewton.directions.preconditioner import Preconditioner
 from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.termination import EarlyTermination
-from distnewton.preconditioners.base import Preconditioner
 
 
-class PreconditionedGradient(Together):
+class PreconditionedGradient(SharedDirection):
     """The preconditioned gradient; each rank with its own blocks, no communication but for statistics.
 
     Parameters

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from distnewton.directions.base import Direction, DirectionOptions
 from distnewton.directions.block_diagonal import BlockDiagonal
+from distnewton.directions.direction import Direction, DirectionOptions
 from distnewton.directions.dual import Dual
 from distnewton.directions.first_order import Adam, SteepestDescent
 from distnewton.directions.gauss_newton import GaussNewton
 from distnewton.directions.grouped_newton import GroupedNewton, GroupOptions
 from distnewton.directions.preconditioned import PreconditionedGradient
-from distnewton.preconditioners.base import FactorOptions, Preconditioner
-from distnewton.preconditioners.registry import PRECONDITIONERS
+from distnewton.directions.preconditioner import FactorOptions, Preconditioner
+from distnewton.directions.preconditioner_registry import PRECONDITIONERS
 
 DIRECTIONS: dict[str, Callable[[DirectionOptions], Direction]] = {
     "block_diagonal": lambda o: BlockDiagonal(o, _preconditioner(o.preconditioner, o)),

@@ -19,7 +19,7 @@ from typing import Protocol
 
 import numpy as np
 
-from distnewton.backend import Array, beside, namespace, scalar, vecdot
+from distnewton.backend import Array, like, namespace, scalar, vecdot
 from distnewton.parallel.replicas import Draws
 
 
@@ -142,7 +142,7 @@ class ScaledIdentity:
             xp = namespace(self._outputs)
             exact: Array = xp.broadcast_to(math.sqrt(self._factor) * xp.eye(n_out), (n, n_out, n_out))
             return exact
-        signs: Array = beside(self._outputs, random_signs(generator, n, n_roots, n_out))
+        signs: Array = like(self._outputs, random_signs(generator, n, n_roots, n_out))
         return math.sqrt(self._factor / n_roots) * signs
 
 
@@ -167,7 +167,7 @@ class SoftmaxHessian:
             return exact
         thresholds = xp.cumsum(self._p, axis=1, dtype=np.float64)
         # the sum of p is 1 up to rounding only: scaled, a number below 1 always falls on a class
-        drawn = beside(self._p, generator.random((n, n_roots))) * thresholds[:, -1:]
+        drawn = like(self._p, generator.random((n, n_roots))) * thresholds[:, -1:]
         labels = xp.empty((n, n_roots), dtype=np.intp)
         for a in range(n_roots):
             labels[:, a] = (thresholds <= drawn[:, a, None]).sum(axis=1)
@@ -195,7 +195,7 @@ class Diagonal:
         if generator is None:
             roots = xp.eye(n_out, dtype=root.dtype)
         else:
-            roots = beside(root, random_signs(generator, n, n_roots, n_out))
+            roots = like(root, random_signs(generator, n, n_roots, n_out))
         made: Array = root[:, None, :] * roots
         if generator is not None:
             made /= math.sqrt(n_roots)

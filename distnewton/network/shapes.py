@@ -249,7 +249,7 @@ def convolutional_shape(image_shape: Sequence[int], tables: Sequence[Mapping[str
     for k, table in enumerate(tables, start=1):
         kind, where = table["type"], f"network.layers, layer {k} ({table['type']})"
         if flat and kind != "dense":
-            raise ConfigError(f"{where}: behind a dense layer or flatten only dense layers can follow", agreed=True)
+            raise ConfigError(f"{where}: behind a dense layer or flatten only dense layers can follow", collective=True)
         if kind == "flatten":
             flat = True
         elif kind == "dense":
@@ -264,7 +264,7 @@ def convolutional_shape(image_shape: Sequence[int], tables: Sequence[Mapping[str
             layers.append(_pooled(where, layers, table, image))
             image = layers[-1].image_out
     if not flat or tables[-1]["type"] != "dense":
-        raise ConfigError("network.layers must end in a dense layer: it holds the outputs", agreed=True)
+        raise ConfigError("network.layers must end in a dense layer: it holds the outputs", collective=True)
     if layers[0].kernel is None:
         # without convolutions images are rows of numbers from the start
         return dense_shape([layers[0].n_in * layers[0].rows_per_unit, *(layer.n_out for layer in layers)])
@@ -274,7 +274,7 @@ def convolutional_shape(image_shape: Sequence[int], tables: Sequence[Mapping[str
 def _pooled(where: str, layers: list[LayerShape], table: Mapping[str, Any], image: Pair) -> LayerShape:
     """The last convolution with a pooling behind it; it is taken off the list."""
     if not layers or layers[-1].pooling is not None:
-        raise ConfigError(f"{where}: pooling stands directly behind a convolution, once", agreed=True)
+        raise ConfigError(f"{where}: pooling stands directly behind a convolution, once", collective=True)
     size = _pair(table["size"])
     window = Window(size, _pair(table["stride"] or size))
     _check_fit(where, window, image)
@@ -288,7 +288,8 @@ def _check_fit(where: str, window: Window, image: Pair) -> None:
     if 0 in window.output(image):
         padded = "x".join(str(n + 2 * p) for n, p in zip(image, window.padding, strict=True))
         size = "x".join(map(str, window.size))
-        raise ConfigError(f"{where}: a window of {size} does not fit images of {padded}, padding included", agreed=True)
+        message = f"{where}: a window of {size} does not fit images of {padded}, padding included"
+        raise ConfigError(message, collective=True)
 
 
 def _pair(value: int | Sequence[int]) -> Pair:
@@ -327,14 +328,14 @@ def resolve_shape(
         raise ConfigError(
             f"network.layers has layers for images, but the data is a table of {n_features} features: say how they "
             "are images by network.input = [channels, height, width]",
-            agreed=True,
+            collective=True,
         )
     channels, height, width = image_shape
     if channels * height * width != n_features:
         raise ConfigError(
             f"network.input = {list(image_shape)} makes {channels * height * width} values, but the data has "
             f"{n_features} features",
-            agreed=True,
+            collective=True,
         )
     last = dict(listed[-1])
     if last.get("width") == "auto":
@@ -343,7 +344,7 @@ def resolve_shape(
         raise ConfigError(
             f"network.layers: the data needs {n_out} outputs (classes, or targets), not {last['width']}\n"
             'write "auto" to take the width from the data',
-            agreed=True,
+            collective=True,
         )
     return convolutional_shape(image_shape, [*listed[:-1], last])
 
@@ -357,5 +358,5 @@ def _resolve_widths(widths: list[Any], n_features: int, n_out: int) -> tuple[int
         elif widths[end] != n:
             problems.append(f"network.layers = {listed}: the data has {n} {what}, not {widths[end]}")
     if problems:
-        raise ConfigError("\n".join([*problems, 'write "auto" to take the width from the data']), agreed=True)
+        raise ConfigError("\n".join([*problems, 'write "auto" to take the width from the data']), collective=True)
     return tuple(int(width) for width in widths)

@@ -1,6 +1,6 @@
 """The one door to MPI: every array that crosses between ranks goes through a :class:`Communicator`.
 
-It counts bytes and waiting in a :class:`~distnewton.parallel.ledger.Ledger`, agrees on errors that one rank alone can
+It counts bytes and waiting in a :class:`~distnewton.guards.ledger.Ledger`, agrees on errors that one rank alone can
 see, and is trivially correct without MPI (``comm=None``), so that one process needs no MPI library at all.
 """
 
@@ -22,12 +22,12 @@ from numpy.typing import NDArray
 
 from distnewton.backend import on_device
 from distnewton.errors import EXIT_CODES, DistNewtonError, NoMemoryError
-from distnewton.parallel.faults import faults
-from distnewton.parallel.hangs import ranges
-from distnewton.parallel.ledger import Ledger, allreduce_bytes
-from distnewton.parallel.progress import progress
+from distnewton.guards.faults import faults
+from distnewton.guards.hangs import ranges
+from distnewton.guards.ledger import Ledger, allreduce_bytes
+from distnewton.guards.watchdog import Watchdog, calling_place, watchdog
+from distnewton.parallel.progress_thread import progress
 from distnewton.parallel.transport import Transport
-from distnewton.parallel.watchdog import Watchdog, calling_place, watchdog
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
@@ -374,7 +374,7 @@ class Communicator:
                 self.mpi.Barrier()
 
     @contextmanager
-    def agreeing(self) -> Iterator[None]:
+    def collective_errors(self) -> Iterator[None]:
         """Run local work that may fail on some ranks only; afterwards all ranks go on, or all raise the same error.
 
         Yields
@@ -412,7 +412,7 @@ class Communicator:
         several = self.size > 1 and any(len(ranks) < self.size for ranks in messages.values())
         lines = [f"{text} (rank {ranges(ranks)})" if several else text for text, ranks in messages.items()]
         kind = EXIT_CODES.get(int(codes[np.flatnonzero(codes)[0]]), DistNewtonError)
-        return kind("\n".join(lines), agreed=True)
+        return kind("\n".join(lines), collective=True)
 
     def _compare(self, name: str, count: int, dtype: str) -> None:
         """Stop when the ranks are not about to make the same call."""

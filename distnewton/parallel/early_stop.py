@@ -5,7 +5,7 @@ the others read it. Neither calls MPI, so it does not matter that the others are
 a rank that has finished sends 8 bytes to every rank of the other nodes, and each looks for them between two
 of its CG steps. Raising or reading a counter in a one-sided window would instead block until its owner's next
 MPI call wherever the network has no hardware for it, for milliseconds.
-``python -m distnewton.benchmarks.early_stop`` measures these.
+``python -m benchmarks.early_stop`` measures these.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
-from distnewton.parallel.watchdog import watchdog
+from distnewton.guards.watchdog import watchdog
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Comm, Intracomm

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from types import TracebackType
 
-from distnewton.backend import beside, namespace
+from distnewton.backend import like, namespace
 from distnewton.parallel.collectives import Array, Communicator, PendingSum
 from distnewton.parallel.partition import Block, Partition, check_rank_count
 from distnewton.parallel.replicas import SampleShare, ranks_of_a_grid
@@ -53,7 +53,7 @@ class ProcessGrid:
         self.n_replicas, self.replica = n_replicas, comm.rank // n
         first = self.replica * n
         self.comm = self.world if n_replicas == 1 else self.world.subgroup(range(first, first + n))
-        self._alike = self.world.subgroup(range(comm.rank % n, comm.size, n)) if n_replicas > 1 else None
+        self.replica_comm = self.world.subgroup(range(comm.rank % n, comm.size, n)) if n_replicas > 1 else None
         self.rank, self.size = self.comm.rank, self.comm.size
         self.ledger = comm.ledger
         self.blocks: dict[int, Block] = {block.layer: block for block in partition.blocks(self.rank)}
@@ -123,7 +123,7 @@ class ProcessGrid:
         -------
         Array
         """
-        return array if self._alike is None else self._alike.sum_inplace(array)
+        return array if self.replica_comm is None else self.replica_comm.sum_inplace(array)
 
     def mean_over_replicas(self, array: Array) -> Array:
         """Mean of an array of this rank's own variables over the replicas; a new array."""
@@ -179,18 +179,18 @@ class ProcessGrid:
         Array of shape (n_samples, ...)
             In the order of all samples; the array itself with one replica.
         """
-        if self._alike is None:
+        if self.replica_comm is None:
             return array
         whole: Array = namespace(array).zeros((share.n_samples, *array.shape[1:]), array.dtype)
         own = share.own
-        whole[own if isinstance(own, slice) else beside(array, own)] = array
-        return self._alike.sum_inplace(whole)
+        whole[own if isinstance(own, slice) else like(array, own)] = array
+        return self.replica_comm.sum_inplace(whole)
 
     def stack_replicas(self, array: Array) -> Array:
         """A small float64 array of each replica, stacked along a new first axis."""
-        if self._alike is None:
+        if self.replica_comm is None:
             return array[None]
-        return self._alike.allgather(array.ravel()).reshape(self.n_replicas, *array.shape)
+        return self.replica_comm.allgather(array.ravel()).reshape(self.n_replicas, *array.shape)
 
     def feature_range(self) -> tuple[int, int]:
         """Half-open range of the features this rank holds; empty without a block in layer 1."""
@@ -207,8 +207,8 @@ class ProcessGrid:
         for ranks, comm in self._by_ranks.items():
             if len(ranks) < self.size:
                 comm.free()
-        if self._alike is not None:
-            self._alike.free()
+        if self.replica_comm is not None:
+            self.replica_comm.free()
             self.comm.free()
         self.world.free()
 

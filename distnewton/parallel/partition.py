@@ -322,7 +322,7 @@ def check_rank_count(partition: Partition, n_ranks: int, n_replicas: int = 1) ->
         f"partition.splits = {list(partition.splits)} needs {partition.n_ranks} ranks "
         f"(the largest product of neighbours), but {n_ranks} were started{each}. "
         f"Splits that fit {n_ranks} ranks are, for example: {valid}; or use splits = \"auto\"",
-        agreed=True,
+        collective=True,
     )
 
 

@@ -153,5 +153,5 @@ def ranks_of_a_grid(n_ranks: int, n_replicas: int) -> int:
     raise ConfigError(
         f"partition.replicas = {n_replicas} does not divide the {n_ranks} ranks that were started; these do: "
         f"{', '.join(map(str, fitting))}",
-        agreed=True,
+        collective=True,
     )

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from distnewton.curvature.jacobian import rows_at_once
+from distnewton.guards.ledger import PHASES, allreduce_bytes
 from distnewton.network.layers import LINEAR_SIZE
-from distnewton.parallel.ledger import PHASES, allreduce_bytes
 from distnewton.planning.chunks import chunk_ranges, rows_kept
 from distnewton.planning.problem import MODELLED, Group, Problem, Share
 
@@ -86,7 +86,7 @@ class Messages:
         Returns
         -------
         dict of str to list of Message
-            Phases of :data:`~distnewton.parallel.ledger.PHASES`; groups without units and single ranks send none. What
+            Phases of :data:`~distnewton.guards.ledger.PHASES`; groups without units and single ranks send none. What
             the record of an iteration sends is left out, as the program leaves it out.
         """
         problem = self._problem

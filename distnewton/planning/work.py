@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from distnewton.guards.ledger import PHASES
 from distnewton.network.shapes import LayerShape
-from distnewton.parallel.ledger import PHASES
 from distnewton.planning.problem import Problem, Share
 from distnewton.planning.rates import Rates
 
@@ -51,7 +51,7 @@ class Work:
         Returns
         -------
         dict of str to float
-            Phases of :data:`~distnewton.parallel.ledger.PHASES`.
+            Phases of :data:`~distnewton.guards.ledger.PHASES`.
         """
         problem = self._problem
         n, size = problem.n_samples, problem.n_curvature

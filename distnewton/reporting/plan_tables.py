@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from typing import Any
 
-from distnewton.parallel.ledger import PHASES
+from distnewton.guards.ledger import PHASES
 from distnewton.planning.plan import Plan
 
 _SHOWN = 24

@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distnewton.config import Config
+from distnewton.method.records import IterationRecord
+from distnewton.models.metrics import MAIN_METRIC
 from distnewton.parallel.partition import splits_title
 from distnewton.reporting.slowest import slowest_rank
 from distnewton.reporting.stragglers import Stragglers
-from distnewton.training.metrics import MAIN_METRIC
-from distnewton.training.records import IterationRecord
-from distnewton.training.session import Result, RunSummary
+from distnewton.runs.session import Result, RunSummary
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
-from distnewton.parallel.ledger import PHASES
+from distnewton.guards.ledger import PHASES
 from distnewton.reporting.run_data import Line, Predictions, Run
 from distnewton.reporting.svg import Curve, chart, scatter
 from distnewton.reporting.svg_maps import bars, heat_map, process_grid

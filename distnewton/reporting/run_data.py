@@ -12,11 +12,11 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distnewton.config import Config, DataConfig, load_config
 from distnewton.errors import DataError
-from distnewton.parallel.failures import read_first
+from distnewton.guards.failures import read_first
+from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC
 from distnewton.parallel.partition import Partition
 from distnewton.reporting.slowest import Slowest, slowest_rank
-from distnewton.training.metrics import LOWER_IS_BETTER, MAIN_METRIC
-from distnewton.training.run_folder import (
+from distnewton.runs.run_folder import (
     CONFIG_FILE,
     END_FILE,
     ENVIRONMENT_FILE,
@@ -94,7 +94,7 @@ class Environment(_Read):
 
 
 class Predictions(_Read):
-    """How the model did at the end: see :mod:`distnewton.training.predictions`."""
+    """How the model did at the end: see :mod:`distnewton.models.predictions`."""
 
     set: str
     task: str
@@ -227,7 +227,7 @@ def _lines(path: Path, remarks: list[str]) -> list[Line]:
     except FileNotFoundError:
         raise no_run_folder(path.parent, METRICS_FILE) from None
     except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}", agreed=True) from None
+        raise DataError(f"{path} cannot be read: {error}", collective=True) from None
     if texts.pop():
         remarks.append(f"the last line of {METRICS_FILE} is cut off and was left out")
     lines = []
@@ -237,7 +237,7 @@ def _lines(path: Path, remarks: list[str]) -> list[Line]:
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "line"
-            raise DataError(f"{path}:{number}: not a record: {where}: {first['msg']}", agreed=True) from None
+            raise DataError(f"{path}:{number}: not a record: {where}: {first['msg']}", collective=True) from None
     return lines
 
 
@@ -248,7 +248,7 @@ def _optional(path: Path, parse: Callable[[str], Any]) -> Any:
     except FileNotFoundError:
         return None
     except (OSError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}", agreed=True) from None
+        raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}", collective=True) from None
 
 
 def _check(path: Path, found: Predictions) -> None:
@@ -257,7 +257,7 @@ def _check(path: Path, found: Predictions) -> None:
     right = len(found.n_right) == len(found.n_of) == k and len(found.targets) == len(found.predictions)
     right = right and (not found.confusion or [len(row) for row in found.confusion] == [k] * k)
     if not right or any(not (0 <= i < k and 0 <= j < k) for i, j, _ in found.mistaken):
-        raise DataError(f"{path}: counts and classes do not fit together", agreed=True)
+        raise DataError(f"{path}: counts and classes do not fit together", collective=True)
 
 
 def read_runs(paths: list[Path]) -> list[Run]:

@@ -9,11 +9,11 @@ from typing import Any
 
 from distnewton.config import load_config
 from distnewton.errors import DataError
-from distnewton.parallel.failures import read_first
+from distnewton.guards.failures import read_first
+from distnewton.models.model_file import MODEL_FILE, read_header, read_shape
 from distnewton.parallel.partition import splits_title
 from distnewton.reporting.run_data import held_out, read_run
-from distnewton.training.model_file import MODEL_FILE, read_header, read_shape
-from distnewton.training.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, no_run_folder, read_metrics
+from distnewton.runs.run_folder import CONFIG_FILE, ENVIRONMENT_FILE, no_run_folder, read_metrics
 
 
 def describe_run(path: Path) -> Iterator[str]:
@@ -69,7 +69,7 @@ def _environment(path: Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = json.loads((path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
     except (OSError, json.JSONDecodeError) as error:
-        raise DataError(f"{path / ENVIRONMENT_FILE} cannot be read: {error}", agreed=True) from None
+        raise DataError(f"{path / ENVIRONMENT_FILE} cannot be read: {error}", collective=True) from None
     return facts
 
 

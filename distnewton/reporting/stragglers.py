@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from distnewton.training.records import IterationRecord
+from distnewton.method.records import IterationRecord
 
 _FACTOR = 1.5
 """Slower than the median of the others by this, over all iterations looked at."""

@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from distnewton.errors import MissingExtraError
-from distnewton.training.records import IterationRecord
-from distnewton.training.session import RunSummary
+from distnewton.method.records import IterationRecord
+from distnewton.runs.session import RunSummary
 
 FOLDER = "tensorboard"
 

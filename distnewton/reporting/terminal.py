@@ -6,7 +6,7 @@ import os
 import sys
 from pathlib import Path
 
-from distnewton.parallel.launch import launched_size, launcher_kind
+from distnewton.launch.startup import launched_size, launcher_kind
 
 _LAUNCHERS = frozenset({"mpirun", "mpiexec", "mpiexec.hydra", "prterun", "prte", "orterun"})
 _MAX_DEPTH = 12

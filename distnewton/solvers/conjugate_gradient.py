@@ -173,7 +173,7 @@ def rounding_floor(b: Array, squared_norm: float) -> float:
     return float(np.finfo(b.dtype).eps) ** 2 * squared_norm
 
 
-def check_curvature(curvature: float, n_steps: int, *, agreed: bool = False) -> float:
+def check_curvature(curvature: float, n_steps: int, *, collective: bool = False) -> float:
     """Refuse a curvature p^T A p that a positive definite matrix cannot have.
 
     Parameters
@@ -182,7 +182,7 @@ def check_curvature(curvature: float, n_steps: int, *, agreed: bool = False) -> 
         p^T A p of a CG step.
     n_steps : int
         Steps done before.
-    agreed : bool
+    collective : bool
         Whether all ranks refuse it alike.
 
     Returns
@@ -201,5 +201,5 @@ def check_curvature(curvature: float, n_steps: int, *, agreed: bool = False) -> 
         f"conjugate gradients met a direction of curvature {curvature:g} at step {n_steps + 1}: the damped "
         "Gauss-Newton matrix is positive definite, so a value overflowed or the precision is exhausted; scale the "
         "data ([data] scale), use float64 ([run] dtype) or more damping",
-        agreed=agreed,
+        collective=collective,
     )

@@ -10,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from distnewton.parallel.ledger import PHASES
+from distnewton.guards.ledger import PHASES
+from distnewton.runs.run_folder import ENVIRONMENT_FILE, read_metrics
 from distnewton.study.points import Study
-from distnewton.training.run_folder import ENVIRONMENT_FILE, read_metrics
 
 _RESAMPLES = 2000
 _BASIC = [phase for phase in PHASES if phase != "evaluation"]

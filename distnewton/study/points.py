@@ -93,7 +93,7 @@ class Study:
             root.mkdir(parents=True, exist_ok=True)
             (root / STUDY_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
         except OSError as error:
-            raise WriteError(f"cannot write the study {root}: {error.strerror or error}", agreed=True) from None
+            raise WriteError(f"cannot write the study {root}: {error.strerror or error}", collective=True) from None
 
 
 def read_study(root: Path) -> Study:
@@ -118,9 +118,9 @@ def read_study(root: Path) -> Study:
     try:
         return Study(**json.loads((root / STUDY_FILE).read_text(encoding="utf-8")))
     except FileNotFoundError:
-        raise MissingInputError(f"{root} holds no study ({STUDY_FILE})", agreed=True) from None
+        raise MissingInputError(f"{root} holds no study ({STUDY_FILE})", collective=True) from None
     except (ValueError, TypeError) as error:
-        raise DataError(f"{root / STUDY_FILE} is damaged: {error}", agreed=True) from None
+        raise DataError(f"{root / STUDY_FILE} is damaged: {error}", collective=True) from None
 
 
 def check_ranks(ranks: Sequence[int]) -> list[int]:
@@ -142,7 +142,7 @@ def check_ranks(ranks: Sequence[int]) -> list[int]:
     """
     found = sorted(set(ranks))
     if len(found) < 2:
-        raise ConfigError(f"a study compares at least two numbers of ranks, got {list(ranks)}", agreed=True)
+        raise ConfigError(f"a study compares at least two numbers of ranks, got {list(ranks)}", collective=True)
     return found
 
 
@@ -167,7 +167,7 @@ def grow(shape: NetworkShape, factor: float) -> NetworkShape:
     """
     if len(shape.layers) < 2 or shape.image_shape is not None:
         text = "weak-weights widens hidden layers of neurons; take weak-samples for this network"
-        raise ConfigError(text, agreed=True)
+        raise ConfigError(text, collective=True)
     low, high = 1.0, factor
     while high - low > 1e-4:
         middle = math.sqrt(low * high)

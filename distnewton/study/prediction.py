@@ -8,9 +8,9 @@ from distnewton.config import Config
 from distnewton.network.shapes import resolve_shape
 from distnewton.planning.plan import Plan, make_plan
 from distnewton.planning.rates import Rates
+from distnewton.runs.planned import DataSize, planned_problem
 from distnewton.study.measured import Point
 from distnewton.study.points import Study, grow
-from distnewton.training.planned import DataSize, planned_problem
 
 
 def predict(study: Study, config: Config, data: DataSize, points: Sequence[Point], rates: Rates) -> list[Plan]:

@@ -38,7 +38,7 @@ def write_pages(folder: Path) -> None:
 def configuration_page() -> str:
     """Each setting with its values, default and meaning."""
     from distnewton.config import Config
-    from distnewton.config.layers import LAYER_TABLES
+    from distnewton.config.layer_tables import LAYER_TABLES
     from distnewton.config.method import DIRECTION_NAMES, PRESETS, StageOptions, _options_of
 
     parts = [_header("Settings", "every key of a recipe, which is also a flag: `--method.subsample 0.1`")]
@@ -97,7 +97,7 @@ def commands_page() -> str:
 
 def metrics_page() -> str:
     """The keys of ``metrics.jsonl``."""
-    from distnewton.training.records import DirectionRecord, IterationRecord
+    from distnewton.method.records import DirectionRecord, IterationRecord
 
     parts = [_header("metrics.jsonl", "a JSON object a line, one an iteration; iteration 0 is the start")]
     for kind, title in ((IterationRecord, "An iteration"), (DirectionRecord, "Its `direction`")):

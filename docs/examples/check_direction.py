@@ -5,15 +5,15 @@ import numpy as np
 import distnewton
 from distnewton.backend import Backend
 from distnewton.curvature.linearization import CurvatureSample, Linearization
-from distnewton.directions.base import DirectionOptions
+from distnewton.directions.direction import DirectionOptions
 from distnewton.directions.registry import DIRECTIONS
+from distnewton.method.objective import Objective
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition
 from distnewton.parallel.termination import NEVER
-from distnewton.training.objective import Objective
 
 rng = np.random.default_rng(0)
 X, y = rng.standard_normal((12, 3)), rng.integers(2, size=12).astype(float)

@@ -18,7 +18,7 @@ from launched import AS_ROOT, distnewton, launches, mpirun, run, small_data
 from resumed import untimed
 
 from distnewton.checkpoint.folder import list_checkpoints
-from distnewton.parallel.faults import CHECKPOINT_POINTS
+from distnewton.guards.faults import CHECKPOINT_POINTS
 
 pytestmark = launches
 POINTS = [point for point in CHECKPOINT_POINTS if point.startswith("checkpoint_write")]

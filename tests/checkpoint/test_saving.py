@@ -16,8 +16,8 @@ import distnewton
 from distnewton.checkpoint import files
 from distnewton.checkpoint.folder import list_checkpoints
 from distnewton.errors import CreateError, DataError, DistNewtonError, NumericalError, WriteError
-from distnewton.training.identity import state_bytes
-from distnewton.training.session import Session
+from distnewton.runs.resume_check import state_bytes
+from distnewton.runs.session import Session
 
 pytestmark = pytest.mark.mpi(min_size=1)
 
@@ -78,7 +78,7 @@ def test_a_disk_that_is_full_at_any_write_leaves_the_checkpoint_before(world, fo
                     patch.setattr(files.os, "write", FullDisk(at))
                 with pytest.raises(WriteError, match="No space left on device: free some space") as caught:
                     train(world, folder / "c", iterations=3, resume=True)
-            good = caught.value.agreed and caught.value.exit_code == 74 and names(world, folder / "c") == before
+            good = caught.value.collective and caught.value.exit_code == 74 and names(world, folder / "c") == before
             assert not world.any(not good)
     result = train(world, folder / "c", iterations=3, resume=True)
     assert [record.iteration for record in result.history] == [2, 3]
@@ -97,7 +97,7 @@ def test_other_calls_that_fail(world, folder, monkeypatch, call):
             patch.setattr(files.os if call == "fsync" else files.Path, call, fails)
         with pytest.raises(WriteError, match="quota exceeded") as caught:
             train(world, folder / "c", iterations=3, resume=True)
-    assert not world.any(not (caught.value.agreed and names(world, folder / "c") == before))
+    assert not world.any(not (caught.value.collective and names(world, folder / "c") == before))
 
 
 def test_too_little_room_is_told_before_training(world, folder, monkeypatch):
@@ -156,7 +156,7 @@ def test_what_is_not_finite_is_never_saved(world, folder):
     config = settings(METHOD, iterations=2, run=EACH)
     session = Session(config, world, train_data=source)
     observer = Spoils([])
-    from distnewton.training import session as module
+    from distnewton.runs import session as module
 
     made = []
 
@@ -210,7 +210,7 @@ def test_a_checkpoint_of_something_else_is_refused_with_the_difference(world, fo
     train(world, folder / "c", iterations=1)
     with pytest.raises(DataError) as caught:
         train(world, folder / "c", iterations=2, resume=True, **OTHERS[difference])
-    good = difference in str(caught.value) and caught.value.agreed
+    good = difference in str(caught.value) and caught.value.collective
     assert not world.any(not good), str(caught.value)
 
 

@@ -10,8 +10,8 @@ import pytest
 from resumed import StopAfter, blobs, free, settings
 
 import distnewton
+from distnewton.guards.watchdog import watchdog
 from distnewton.parallel.collectives import Communicator
-from distnewton.parallel.watchdog import watchdog
 
 pytestmark = pytest.mark.mpi(min_size=1)
 

@@ -12,10 +12,10 @@ import pytest
 from launched import launches, mpirun, run
 
 import distnewton
-from distnewton.cli import liblinear
+from distnewton.cli import liblinear_commands as liblinear
 from distnewton.cli.liblinear_options import parse_train, train_parser, training_config
 from distnewton.errors import ConfigError, CreateError, UsageError
-from distnewton.training.cross_validation import cross_validate
+from distnewton.runs.cross_validation import cross_validate
 
 
 def samples(n, seed=0):
@@ -200,7 +200,7 @@ def test_every_direction_trains(files, number):
 
 
 def test_a_curvature_sample_has_the_size_that_is_asked_for():
-    from distnewton.training.objective import subsample_size
+    from distnewton.method.objective import subsample_size
 
     method = config_of("-GNsize", "64").method
     assert subsample_size(10_000, method.subsample, method.subsample_min) == 64
@@ -254,7 +254,7 @@ def test_the_help_maps_every_name():
 
 
 def script(name, *arguments):
-    return [sys.executable, "-c", f"from distnewton.cli.liblinear import {name}_console as c; c()", *arguments]
+    return [sys.executable, "-c", f"from distnewton.cli.liblinear_commands import {name}_console as c; c()", *arguments]
 
 
 @pytest.mark.launches

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from distnewton.cluster.description import Cluster, load_cluster
+from distnewton.cluster.cluster_file import Cluster, load_cluster
 from distnewton.cluster.hosts import read_hostfile
 from distnewton.cluster.tables import set_values, write_measured
 from distnewton.errors import ConfigError, MissingInputError, WriteError

@@ -224,7 +224,7 @@ def test_7_gpus_without_cupy(tmp_path, one_gpu):
 
 def test_8_mpi_that_dies_of_a_buffer_it_cannot_read():
     # what happens with memory of a GPU and an MPI that is not GPU-aware happens with memory that nobody may read
-    from distnewton.parallel.gpu_aware import takes_gpu_buffers
+    from distnewton.launch.gpu_aware import takes_gpu_buffers
 
     os.environ.update(AS_ROOT)
     aware, why = takes_gpu_buffers("protected")
@@ -244,7 +244,7 @@ def test_8_gpus_without_gpu_aware_mpi(tmp_path, one_gpu):
 def test_bench_measures_and_writes_a_cluster_file(tmp_path):
     import time
 
-    from distnewton.cluster.description import load_cluster
+    from distnewton.cluster.cluster_file import load_cluster
 
     file = tmp_path / "here.toml"
     begin = time.monotonic()

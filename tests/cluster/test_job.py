@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from distnewton.cluster.description import Cluster, load_cluster
+from distnewton.cluster.cluster_file import Cluster, load_cluster
 from distnewton.cluster.job import Job
 from distnewton.cluster.job_text import job_text, slurm_options
 from distnewton.cluster.submit import Submission

@@ -13,8 +13,8 @@ import pytest
 
 from distnewton.cluster import supervise as module
 from distnewton.cluster.supervise import main, supervise
-from distnewton.parallel.failures import Failures
-from distnewton.training.run_folder import write_end
+from distnewton.guards.failures import Failures
+from distnewton.runs.run_folder import write_end
 
 
 @pytest.fixture(autouse=True)
@@ -31,11 +31,11 @@ def python(code, *arguments):
     return [sys.executable, "-c", code, *map(str, arguments)]
 
 
-END = "import sys; from pathlib import Path; from distnewton.training.run_folder import write_end\n"
+END = "import sys; from pathlib import Path; from distnewton.runs.run_folder import write_end\n"
 FAIL = """
 import sys, time
 from pathlib import Path
-from distnewton.parallel.failures import failures
+from distnewton.guards.failures import failures
 failures.folder = Path(sys.argv[1])
 failures.write(2, 76, "the host h2 does not answer")
 """

@@ -10,8 +10,8 @@ from problems import alternating, make_case
 
 from distnewton.backend import Backend
 from distnewton.curvature.factors import IdentityFactor, ScaledFactor, StoredFactor
-from distnewton.curvature.gauss_newton import BlockGaussNewton
 from distnewton.curvature.jacobian import linearize
+from distnewton.curvature.operators import BlockGaussNewton
 from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.losses import LOSSES
 

@@ -8,11 +8,11 @@ from groups import dense_summary, positions
 from problems import alternating, linearization, make_case
 
 from distnewton.backend import Backend
-from distnewton.curvature.grouped import GROUPS, ParameterGroups
+from distnewton.curvature.group_summaries import GROUPS, ParameterGroups
 from distnewton.curvature.linearization import CurvatureSample
+from distnewton.guards.ledger import allreduce_bytes
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
-from distnewton.parallel.ledger import allreduce_bytes
 from distnewton.parallel.partition import Partition
 
 pytestmark = pytest.mark.mpi(min_size=1)

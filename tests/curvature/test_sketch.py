@@ -7,16 +7,16 @@ import pytest
 from problems import alternating, dense_system, linearization, make_case, newton_trainer
 
 import distnewton
-from distnewton.curvature.gauss_newton import BlockGaussNewton
+from distnewton.curvature.operators import BlockGaussNewton
 from distnewton.curvature.sketch import auto_sketch
-from distnewton.directions.base import DirectionOptions
+from distnewton.directions.direction import DirectionOptions
 from distnewton.directions.registry import DIRECTIONS
+from distnewton.method.batches import draws
 from distnewton.network.losses import LOSSES
 from distnewton.network.shapes import dense_shape
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.partition import Partition
 from distnewton.parallel.termination import NEVER
-from distnewton.training.batches import draws
 
 pytestmark = pytest.mark.mpi(min_size=1)
 

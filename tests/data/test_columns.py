@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from distnewton.data.columns import ColumnNames, check_names
-from distnewton.data.convert import convert
-from distnewton.data.memory import ArraySource
+from distnewton.data.in_memory import ArraySource
 from distnewton.data.sources import open_data
+from distnewton.data.store.convert import convert
 from distnewton.errors import ConfigError, DataError
 
 NAMES = ColumnNames(("a", "b", "c"), "sort")

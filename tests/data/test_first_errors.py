@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from distnewton.config import load_config
-from distnewton.data.memory import ArraySource
+from distnewton.data.in_memory import ArraySource
 from distnewton.data.partitioned import Task
 from distnewton.data.sources import open_data
 from distnewton.errors import ConfigError, DataError

@@ -8,8 +8,8 @@ import sys
 import numpy as np
 import pytest
 
-from distnewton.data.convert import convert
 from distnewton.data.sources import open_data
+from distnewton.data.store.convert import convert
 from distnewton.errors import ConfigError, DataError, MissingExtraError
 
 h5py = pytest.importorskip("h5py")
@@ -39,7 +39,7 @@ def numbers():
 
 
 def test_hdf5_arrays(tmp_path, monkeypatch):
-    monkeypatch.setattr("distnewton.data.hdf5._BLOCK_BYTES", 100)
+    monkeypatch.setattr("distnewton.data.formats.hdf5._BLOCK_BYTES", 100)
     more = {"train__A": X[:5].astype("f4"), "train__B": ["a", "ä"] * 2 + ["c"]}
     path = hdf5(tmp_path / "data.bin", X=X, y=np.arange(31) % 4, **more)
     source = open_data(path)
@@ -101,7 +101,7 @@ def error(path, kind=DataError, **options):
 
 
 def test_parquet_tables(tmp_path, monkeypatch):
-    monkeypatch.setattr("distnewton.data.parquet._BATCH_VALUES", 20)
+    monkeypatch.setattr("distnewton.data.formats.parquet._BATCH_VALUES", 20)
     source = open_data(table(tmp_path / "data"))
     description = source.describe()
     assert (description.format, description.n_samples, description.n_features) == ("parquet", 31, 6)

@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from image_files import HEIGHT, PACKERS, WIDTH, archive_of, coded, error_of, folder_of, member, pixels, pngs, stored
 
-from distnewton.data import images
+from distnewton.data.formats import images
+from distnewton.data.formats.pictures import decode
 from distnewton.data.partitioned import open_and_describe, read_features
-from distnewton.data.pictures import decode
 from distnewton.data.sources import open_data
 from distnewton.errors import ConfigError, DataError, MissingExtraError, MissingInputError
 from distnewton.parallel.grid import ProcessGrid
@@ -239,6 +239,6 @@ def test_all_ranks_agree_on_a_damaged_image(world, folder):
         open_and_describe(world, lambda: open_data("set", data_dir=folder))
         message = None
     except DataError as error:
-        message = str(error) if error.agreed else None
+        message = str(error) if error.collective else None
     same = message == world.broadcast_json(message)
     assert not world.any(message is None or "set:b/1.png: is damaged" not in message or not same)

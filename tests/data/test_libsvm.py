@@ -13,9 +13,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.datasets import load_svmlight_file
 
-from distnewton.data import streams
-from distnewton.data.libsvm import LibsvmSource
-from distnewton.data.libsvm_lines import Rules
+from distnewton.data.formats import streams
+from distnewton.data.formats.libsvm import LibsvmSource
+from distnewton.data.formats.libsvm_lines import Rules
 from distnewton.data.sources import open_data
 from distnewton.errors import DataError
 
@@ -98,7 +98,7 @@ def test_numbers_are_rounded_as_float_does(tmp_path_factory, parser, tokens):
 
 
 def test_wide_numbers_rarely_need_float():
-    from distnewton.data import fields, numbers
+    from distnewton.data.formats import fields, numbers
 
     rng = np.random.default_rng(0)
     mantissa = rng.integers(2**53, 2**63, 2000).astype(np.uint64)
@@ -249,7 +249,7 @@ def test_parsers_agree_on_damaged_files(tmp_path_factory, seed, changes):
 
 
 def test_fast_parsers_leave_only_rare_blocks_to_the_line_parser():
-    from distnewton.data import libsvm_numba, libsvm_numpy
+    from distnewton.data.formats import libsvm_numba, libsvm_numpy
 
     for text in ("1 1:2.5 3:-1e-3 \r\n\n-1\n", sparse_text(5, 5, 0.5, 0)):
         for module in (libsvm_numpy, libsvm_numba):

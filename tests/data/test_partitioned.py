@@ -7,8 +7,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from distnewton.data.in_memory import ArraySource
 from distnewton.data.labels import LabelMapping
-from distnewton.data.memory import ArraySource
 from distnewton.data.partitioned import (
     Task,
     apply_scaling,
@@ -123,7 +123,7 @@ def error_of(work):
 
 def check_agreed(comm, error, kind, message, rank):
     """All ranks must have raised the same, which names the rank where several ran."""
-    good = type(error) is kind and message in str(error) and error.agreed
+    good = type(error) is kind and message in str(error) and error.collective
     good = good and (comm.size == 1 or f"(rank {rank})" in str(error))
     assert not comm.any(not good), repr(error)
     same = str(error) == comm.broadcast_json(str(error))

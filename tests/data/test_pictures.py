@@ -10,8 +10,8 @@ import pytest
 from image_files import HEIGHT, WIDTH, coded, error_of, folder_of, pixels, pngs, saved, stored
 from PIL import Image
 
-from distnewton.data import stored_files
-from distnewton.data.pictures import decode
+from distnewton.data.formats import stored_files
+from distnewton.data.formats.pictures import decode
 from distnewton.data.sources import open_data
 from distnewton.errors import DataError
 

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distnewton.data import streams
+from distnewton.data.formats import streams
 from distnewton.data.sources import open_data
 from distnewton.errors import ConfigError, DataError, MissingInputError
 
@@ -148,7 +148,7 @@ def idx(array):
 
 @pytest.mark.parametrize("block_bytes", [8, 1 << 17])
 def test_arrays(tmp_path, block_bytes, monkeypatch):
-    monkeypatch.setattr("distnewton.data.stored_arrays.BLOCK_BYTES", block_bytes)
+    monkeypatch.setattr("distnewton.data.formats.stored_arrays.BLOCK_BYTES", block_bytes)
     for source, expected in dense_sources(tmp_path):
         description = source.describe()
         n_features = expected.shape[1]

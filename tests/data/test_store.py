@@ -15,13 +15,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distnewton.data import store_format
-from distnewton.data.convert import convert
 from distnewton.data.sources import open_data, source_files
-from distnewton.data.store import StoreSource
-from distnewton.data.store_format import FEATURES_FILE, LABELS_FILE, MANIFEST_FILE
-from distnewton.data.store_rows import DenseRows, SparseRows
-from distnewton.data.store_writer import StoreWriter, by_columns
+from distnewton.data.store.convert import convert
+from distnewton.data.store.layout_on_disk import FEATURES_FILE, LABELS_FILE, MANIFEST_FILE
+from distnewton.data.store.reader import StoreSource
+from distnewton.data.store.reader import layout_on_disk as store_format
+from distnewton.data.store.rows_of_blocks import DenseRows, SparseRows
+from distnewton.data.store.writer import StoreWriter, by_columns
 from distnewton.errors import ConfigError, CreateError, DataError, WriteError
 
 mpi = pytest.mark.mpi(min_size=1)
@@ -83,8 +83,8 @@ def make(tmp_path, monkeypatch, kind="libsvm", **options):
     """A source, and a store of it in many small blocks."""
     monkeypatch.setattr(DenseRows.__init__, "__defaults__", (40,))
     monkeypatch.setattr(SparseRows.__init__, "__defaults__", (60, 10))
-    monkeypatch.setattr("distnewton.data.convert.GROUP_BYTES", 57 * 8 * 3)
-    monkeypatch.setattr("distnewton.data.convert.BLOCK_VALUES", 50)
+    monkeypatch.setattr("distnewton.data.store.convert.GROUP_BYTES", 57 * 8 * 3)
+    monkeypatch.setattr("distnewton.data.store.convert.BLOCK_VALUES", 50)
     path = SOURCES[kind](tmp_path)
     convert(open_data(path), tmp_path / "store", files=source_files(path), **options)
     return open_data(path), tmp_path / "store"
@@ -370,8 +370,8 @@ def test_bad_data_leave_nothing(tmp_path):
 def test_a_full_disk_is_said_and_leaves_the_old_store(tmp_path, monkeypatch):
     source, path = make(tmp_path, monkeypatch)
     before = (path / MANIFEST_FILE).read_bytes()
-    steps = {"write": "distnewton.data.store_writer._sync", "labels": "numpy.save"}
-    steps["folder"] = "distnewton.data.store_writer._sync_folder"
+    steps = {"write": "distnewton.data.store.writer._sync", "labels": "numpy.save"}
+    steps["folder"] = "distnewton.data.store.writer._sync_folder"
     for target in steps.values():
         with monkeypatch.context() as patch:
 
@@ -403,7 +403,7 @@ def test_a_store_is_not_converted_again(tmp_path, monkeypatch):
 MEMORY = """
 import resource, sys
 from pathlib import Path
-from distnewton.data.convert import convert
+from distnewton.data.store.convert import convert
 from distnewton.data.sources import open_data
 import scipy.sparse
 source = open_data(sys.argv[1])

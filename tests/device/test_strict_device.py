@@ -15,9 +15,9 @@ from strict_device import (
     StrictGpus,
 )
 
-from distnewton.backend import Backend, beside, namespace, scalar, to_host
+from distnewton.backend import Backend, like, namespace, scalar, to_host
 from distnewton.errors import ConfigError
-from distnewton.parallel import devices
+from distnewton.launch import devices
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.transport import Direct, Staged
 
@@ -63,7 +63,7 @@ def test_the_functions_of_this_device_are_cupys():
 
 def test_explicit_crossings_are_counted():
     CROSSINGS.take()
-    a = beside(STRICT.zeros(1), np.arange(3.0))
+    a = like(STRICT.zeros(1), np.arange(3.0))
     assert isinstance(a, StrictArray)
     assert scalar(a.sum()) == 3.0
     assert to_host(a).tolist() == [0, 1, 2]
@@ -219,7 +219,7 @@ def test_gpus_that_are_not_there(world, monkeypatch):
     last = world.size - 1
     with pytest.raises(ConfigError, match=rf"device = gpu, but there is none \(rank {last}\)") as caught:
         devices.choose_device(world, "gpu", "float32")
-    assert caught.value.agreed
+    assert caught.value.collective
     found = devices.choose_device(world, "auto", "float32")
     assert type(found.backend) is Backend
     assert found.notes == [f"no GPU, the CPU computes: there is none (rank {last})"]

@@ -14,9 +14,9 @@ import distnewton
 from distnewton.backend import on_device
 from distnewton.backend.gpu import count_gpus
 from distnewton.errors import ConfigError, NumericalError
-from distnewton.parallel import devices
+from distnewton.guards.faults import faults
+from distnewton.launch import devices
 from distnewton.parallel.collectives import Communicator
-from distnewton.parallel.faults import faults
 
 pytestmark = pytest.mark.mpi(min_size=1)
 
@@ -250,7 +250,7 @@ def test_a_run_that_does_not_fit_the_device_is_refused(world, monkeypatch):
     monkeypatch.setattr(devices, "GPUS", StrictGpus(memory=20_000))
     with pytest.raises(ConfigError, match=r"needs 0\.\d+ GB on its GPU, of which it may take 2e-05") as caught:
         trained(world, "gpu", "dense", SMALL | {"direction": "block_diagonal"}, data_options={"n": 400})
-    assert caught.value.agreed
+    assert caught.value.collective
     found, _ = trained(world, "gpu", "dense", SMALL | {"direction": "block_diagonal"}, run={"memory_check": False})
     assert len(found.history) == 3
 

@@ -8,17 +8,17 @@ import sys
 
 import numpy as np
 import pytest
+from benchmarks.device import main as benchmark
 from rich.console import Console
 from strict_device import StrictGpus
 
 import distnewton
 from distnewton.backend import gpu
-from distnewton.benchmarks.device import main as benchmark
 from distnewton.cli.main import main, parse
 from distnewton.cli.settings import overrides
 from distnewton.config import load_config
 from distnewton.errors import ConfigError, MissingExtraError
-from distnewton.parallel import devices
+from distnewton.launch import devices
 from distnewton.parallel.collectives import Communicator
 from distnewton.reporting.progress import Progress
 

@@ -11,12 +11,12 @@ from hypothesis import strategies as st
 from problems import alternating, dense_system, linearization, make_case
 
 from distnewton.backend import Backend
-from distnewton.directions.base import DirectionOptions
+from distnewton.directions.direction import DirectionOptions
 from distnewton.directions.dual import check_dual_memory
 from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import ConfigError, NumericalError
+from distnewton.guards.ledger import allreduce_bytes
 from distnewton.network.network import PartitionedNetwork
-from distnewton.parallel.ledger import allreduce_bytes
 from distnewton.parallel.termination import NEVER
 
 pytestmark = pytest.mark.mpi(min_size=1)
@@ -97,7 +97,7 @@ def test_without_damping_and_weight_decay_all_ranks_refuse(world, name):
         problem = linearization(case, (0, 9), damping=0.0, rooted=True)
         with pytest.raises(NumericalError, match=r"method\.damping > 0 or a finite method\.C") as caught:
             solve(name, problem)
-        assert caught.value.agreed
+        assert caught.value.collective
 
 
 def test_float32_gives_the_direction_to_its_precision(world):

@@ -7,7 +7,7 @@ import pytest
 from dense import krylov_minimiser
 from problems import alternating, dense_system, linearization, make_case
 
-from distnewton.directions.base import DirectionOptions
+from distnewton.directions.direction import DirectionOptions
 from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import NumericalError
 from distnewton.parallel.collectives import Communicator

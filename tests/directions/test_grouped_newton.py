@@ -10,19 +10,19 @@ from problems import alternating, linearization, make_case
 
 import distnewton
 from distnewton.config import load_config
-from distnewton.curvature.grouped import GROUPS
+from distnewton.curvature.group_summaries import GROUPS
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions import grouped_newton
-from distnewton.directions.base import DirectionOptions, DirectionResult
+from distnewton.directions.direction import DirectionOptions, DirectionResult
 from distnewton.directions.first_order import SteepestDescent
 from distnewton.directions.grouped_newton import NO_STEP_SIZES, GroupedNewton, GroupOptions
 from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import ConfigError
+from distnewton.method.batches import Batches
+from distnewton.method.records import IterationRecord
+from distnewton.method.stages import RateOptions, RateSteps
 from distnewton.parallel.termination import NEVER
 from distnewton.solvers.anisotropic import step_sizes
-from distnewton.training.batches import Batches
-from distnewton.training.records import IterationRecord
-from distnewton.training.stages import RateOptions, RateSteps
 
 pytestmark = pytest.mark.mpi(min_size=1)
 

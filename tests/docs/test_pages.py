@@ -13,7 +13,7 @@ import pytest
 
 from distnewton.cli.main import build_parser, parse
 from distnewton.cli.settings import overrides
-from distnewton.cluster.description import load_cluster
+from distnewton.cluster.cluster_file import load_cluster
 from distnewton.config import Config, apply_settings, load_config, make_config
 from distnewton.config.method import StageOptions, used_options
 
@@ -106,7 +106,7 @@ def test_the_check_of_commands_fails_where_it_should():
     for text in (
         "distnewton trian x.toml", "distnewton train --run.iterationz 3", "distnewton train launch/recipes/no.toml",
         "distnewton train --method.direction adam --method.cg_max 3", "launch/hosts.sh --host a", "make all",
-        "pip install '.[nothing]'", "distnewton compare --directions adagrad", "python -m distnewton.benchmarks.none",
+        "pip install '.[nothing]'", "distnewton compare --directions adagrad", "python -m benchmarks.none",
     ):  # fmt: skip
         try:
             check_command(shlex.split(text))

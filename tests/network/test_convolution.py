@@ -10,15 +10,15 @@ from groups import dense_summary
 from problems import alternating, dense_system, linearization, make_image_case, newton_trainer
 from scipy.linalg import block_diag
 
-from distnewton.curvature.gauss_newton import BlockGaussNewton
-from distnewton.curvature.grouped import GROUPS, ParameterGroups
+from distnewton.curvature.group_summaries import GROUPS, ParameterGroups
 from distnewton.curvature.jacobian import linearize
-from distnewton.directions.base import DirectionOptions
+from distnewton.curvature.operators import BlockGaussNewton
+from distnewton.directions.direction import DirectionOptions
+from distnewton.directions.preconditioner import FactorOptions
+from distnewton.directions.preconditioner_registry import PRECONDITIONERS
 from distnewton.directions.registry import DIRECTIONS
+from distnewton.method.objective import subsample_range
 from distnewton.parallel.termination import NEVER
-from distnewton.preconditioners.base import FactorOptions
-from distnewton.preconditioners.registry import PRECONDITIONERS
-from distnewton.training.objective import subsample_range
 
 pytestmark = pytest.mark.mpi(min_size=1)
 
@@ -197,7 +197,7 @@ def test_a_recomputed_jacobian_gives_the_same_direction(world, name):
 def test_derivatives_along_groups(world, name, kind, monkeypatch):
     expected = None
     for n_curves in (1 << 26, 200):
-        monkeypatch.setattr("distnewton.curvature.grouped._MAX_CURVES", n_curves)
+        monkeypatch.setattr("distnewton.curvature.group_summaries._MAX_CURVES", n_curves)
         for case in cases(world, name):
             case.dense.chosen_at = case.theta
             u = 0.1 * np.random.default_rng(3).standard_normal(case.dense.n_params)

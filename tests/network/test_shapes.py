@@ -43,7 +43,7 @@ def test_widths_follow_the_data(layers, widths):
 def test_widths_that_differ_from_the_data_are_all_told(layers, parts):
     with pytest.raises(ConfigError) as caught:
         resolve_shape(layers, 9, None, 3)
-    assert caught.value.agreed
+    assert caught.value.collective
     assert all(part in str(caught.value) for part in [*parts, 'write "auto"'])
 
 
@@ -99,7 +99,7 @@ def test_layers_that_do_not_fit_are_told_by_number(tables, part):
     with pytest.raises(ConfigError) as caught:
         resolve_shape(tables, 48, (1, 8, 6), 3)
     assert part in str(caught.value)
-    assert caught.value.agreed
+    assert caught.value.collective
 
 
 @pytest.mark.parametrize(("image_shape", "part"), [

@@ -6,35 +6,35 @@ import numpy as np
 import pytest
 
 from distnewton.errors import ConfigError, DataError
+from distnewton.guards.ledger import allreduce_bytes
 from distnewton.parallel.collectives import CollectiveMismatchError, Communicator
-from distnewton.parallel.ledger import allreduce_bytes
 
 pytestmark = pytest.mark.mpi(min_size=1)
 
 
 def test_an_error_of_one_rank_is_everyones(world):
     last = world.size - 1
-    with pytest.raises(DataError) as caught, world.agreeing():  # noqa: PT012  (only one rank raises)
+    with pytest.raises(DataError) as caught, world.collective_errors():  # noqa: PT012  (only one rank raises)
         if world.rank == last:
             raise DataError("line 3 is broken")
-    assert caught.value.agreed
+    assert caught.value.collective
     expected = "line 3 is broken" if world.size == 1 else f"line 3 is broken (rank {last})"
     assert str(caught.value) == expected
 
 
 def test_different_errors_are_all_told_and_equal_ones_once(world):
-    with pytest.raises(ConfigError) as caught, world.agreeing():
+    with pytest.raises(ConfigError) as caught, world.collective_errors():
         raise ConfigError("same on all")
     assert str(caught.value) == "same on all"
     if world.size > 1:
-        with pytest.raises(ConfigError) as caught, world.agreeing():
+        with pytest.raises(ConfigError) as caught, world.collective_errors():
             raise ConfigError(f"mine is {world.rank % 2}")
         assert str(caught.value).splitlines()[0].startswith("mine is 0 (rank 0")
         assert len(str(caught.value).splitlines()) == 2
 
 
 def test_without_an_error_all_go_on(world):
-    with world.agreeing():
+    with world.collective_errors():
         pass
     assert world.sum_scalars(1.0) == [world.size]
 
@@ -141,10 +141,10 @@ def test_groups_take_over_the_checked_mode(world):
 
 
 def test_memory_that_one_rank_lacks_is_everyones_error(world):
-    with pytest.raises(ConfigError, match="out of memory") as caught, world.agreeing():  # noqa: PT012
+    with pytest.raises(ConfigError, match="out of memory") as caught, world.collective_errors():  # noqa: PT012
         if world.rank == world.size - 1:
             raise MemoryError("Unable to allocate")
-    assert caught.value.agreed
+    assert caught.value.collective
 
 
 def test_serial_needs_no_mpi():

@@ -84,7 +84,7 @@ def test_many_grids_leave_no_communicator_behind(world):
 def test_a_wrong_number_of_ranks_is_refused_by_all(world):
     with pytest.raises(ConfigError, match=rf"needs {world.size + 1} ranks .*, but {world.size} were started") as caught:
         ProcessGrid(world, Partition((4, 3), (world.size + 1, 1)))
-    assert caught.value.agreed
+    assert caught.value.collective
 
 
 def test_one_process_has_a_grid_without_mpi():

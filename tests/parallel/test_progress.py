@@ -7,7 +7,7 @@ import time
 import numpy as np
 import pytest
 
-from distnewton.parallel.progress import progress
+from distnewton.parallel.progress_thread import progress
 
 pytestmark = pytest.mark.mpi(min_size=1)
 

@@ -9,14 +9,14 @@ import pytest
 from convolutional import Conv
 from problems import alternating, make_case, make_image_case, newton_trainer
 
-from distnewton.directions.base import DirectionOptions
 from distnewton.directions.block_diagonal import BlockDiagonal
+from distnewton.directions.direction import DirectionOptions
 from distnewton.directions.gauss_newton import GaussNewton
-from distnewton.parallel.ledger import PHASES, Ledger
+from distnewton.guards.ledger import PHASES, Ledger
+from distnewton.method.objective import subsample_range
 from distnewton.parallel.partition import divisors
 from distnewton.planning.messages import Messages, widest_kept
 from distnewton.planning.problem import Problem, Share
-from distnewton.training.objective import subsample_range
 
 pytestmark = pytest.mark.mpi(min_size=1)
 

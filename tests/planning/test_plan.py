@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from distnewton.cluster.description import Cluster
-from distnewton.cluster.rates import cluster_rates
+from distnewton.cluster.cluster_file import Cluster
+from distnewton.cluster.measured_rates import cluster_rates
 from distnewton.network.shapes import convolutional_shape, dense_shape
 from distnewton.parallel.partition import Partition
 from distnewton.planning.memory import iteration_memory

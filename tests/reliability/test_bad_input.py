@@ -198,8 +198,8 @@ def identifier(row):
 def command(monkeypatch, tmp_path, capsys):
     """Runs a command line in this process as the console script does; returns its code and what it said."""
     from distnewton.cli.main import main
-    from distnewton.parallel.failures import failures
-    from distnewton.parallel.launch import run_guarded
+    from distnewton.guards.failures import failures
+    from distnewton.launch.startup import run_guarded
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("distnewton.cli.train_command._draw", lambda *_: None)
@@ -306,14 +306,14 @@ def test_more_ranks_than_features_and_constant_features(tmp_path):
 def test_ranks_that_disagree_on_the_configuration(world):
     from distnewton.config import make_config
     from distnewton.errors import ConfigError
-    from distnewton.training.same_config import check_same_config
+    from distnewton.runs.same_config import check_same_config
 
     config = make_config({"method": {"cg_max": 7 if world.rank == world.size - 1 else 9}})
     text = ""
     try:
         check_same_config(world, config)
     except ConfigError as error:
-        text = f"{error} {error.agreed}"
+        text = f"{error} {error.collective}"
     last = world.size - 1
     others = "0" if last <= 1 else f"0-{last - 1}"
     expected = f"method.cg_max: 9 on rank {others}; 7 on rank {last} True"
@@ -322,13 +322,13 @@ def test_ranks_that_disagree_on_the_configuration(world):
 
 def test_a_folder_that_only_one_rank_sees(world, folder, monkeypatch):
     from distnewton.errors import CreateError
-    from distnewton.parallel import shared_folder
+    from distnewton.launch import shared_folder
 
     monkeypatch.setattr(shared_folder, "_SECONDS", 0.2)
     shared_folder.check_visible(world, folder)
     with pytest.raises(CreateError, match=r"is not visible on .*: choose a --run-dir on a file system") as caught:
         shared_folder.check_visible(world, folder if world.rank == 0 and world.size > 1 else folder / "no")
-    assert caught.value.agreed
+    assert caught.value.collective
 
 
 for function in (test_ranks_that_disagree_on_the_configuration, test_a_folder_that_only_one_rank_sees):

@@ -16,7 +16,7 @@ from distnewton.checkpoint.manifest import FORMAT_VERSION, Manifest, Part, State
 from distnewton.config import apply_settings, load_config, make_config, to_toml
 from distnewton.data.sources import open_data
 from distnewton.errors import DistNewtonError
-from distnewton.training.model_file import read_header
+from distnewton.models.model_file import read_header
 
 LIBSVM = b"1 1:0.5 3:-2e-3 12:7\n-1 2:1.5 # note\n1 qid:3 1:1 4:2.25\n-1 3:0 5:1e10\n" * 3
 TABLE = b'a,b,"the, label"\n1,2.5,cat\n-3e2,.5,dog\n\n0,+7,cat\n' * 2

@@ -10,8 +10,8 @@ import pytest
 from launched import distnewton, launches, mpirun, run, small_data
 
 from distnewton.errors import DataError, MissingInputError
-from distnewton.parallel.hangs import describe_hang, odd_ranks, ranges
-from distnewton.reporting.why import explain_failure
+from distnewton.guards.hangs import describe_hang, odd_ranks, ranges
+from distnewton.reporting.failure_report import explain_failure
 
 N_RANKS = 3
 LIMIT = 2.0

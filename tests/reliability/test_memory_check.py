@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from distnewton.config import make_config
-from distnewton.data.memory import ArraySource
+from distnewton.data.in_memory import ArraySource
 from distnewton.errors import ConfigError
-from distnewton.parallel.host_memory import free_memory
-from distnewton.training import memory_check
-from distnewton.training.session import Session
+from distnewton.launch.host_memory import free_memory
+from distnewton.runs import memory_check
+from distnewton.runs.session import Session
 
 
 def write(root, name, text):
@@ -59,7 +59,7 @@ def test_too_little_memory_is_refused_alike_with_the_ranks_that_would_fit(world,
     with pytest.raises(ConfigError, match=r"the run needs 0\.\d\d GB on .*, which has 0\.\d\d GB free") as caught:
         session(world)
     text = str(caught.value)
-    assert caught.value.agreed
+    assert caught.value.collective
     assert len(set(world.allgather_json(text))) == 1
     assert text.count("\n") == 2 + world.size
     words = f" ranks would fit, {world.size} on each of "

@@ -10,11 +10,11 @@ import numpy as np
 import pytest
 
 from distnewton.config import make_config
-from distnewton.data.memory import ArraySource
+from distnewton.data.in_memory import ArraySource
 from distnewton.errors import NumericalError
-from distnewton.parallel.failures import failures
-from distnewton.parallel.faults import faults
-from distnewton.training.session import Session
+from distnewton.guards.failures import failures
+from distnewton.guards.faults import faults
+from distnewton.runs.session import Session
 
 pytestmark = pytest.mark.mpi(min_size=1)
 
@@ -82,7 +82,7 @@ def test_what_stays_ends_the_run_alike_on_all_ranks(world, planted, point, value
     for rank in sorted({0, world.size // 2, world.size - 1}):
         planted(world, f"rank={rank} at={point} kind={value}" + ("" if when is None else f" iter={when}"))
         error, reached, records = outcome(world)
-        texts = world.allgather_json([str(error), bool(error and error.agreed), reached])
+        texts = world.allgather_json([str(error), bool(error and error.collective), reached])
         alike = all(text == texts[0] for text in texts)
         shown = "(nan|NaN)" if value == "nan" else "inf"
         found = re.search(pattern.format(rank=rank, value=shown), texts[0][0])
@@ -120,7 +120,7 @@ def test_a_model_that_is_not_finite_is_not_saved(world, folder):
 
 
 def test_records_stay_json():
-    from distnewton.training.records import IterationRecord, plain
+    from distnewton.method.records import IterationRecord, plain
 
     record = IterationRecord(1, 0.0, math.nan, math.inf, train={"rmse": math.nan})
     text = json.dumps(plain(record.as_dict()), allow_nan=False)

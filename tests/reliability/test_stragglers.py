@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 from launched import distnewton, launches, mpirun, run
 
+from distnewton.method.records import DirectionRecord, IterationRecord
 from distnewton.reporting.stragglers import Stragglers
-from distnewton.training.records import DirectionRecord, IterationRecord
 
 
 def record(k, waits, steps, seconds):

@@ -18,13 +18,13 @@ from rich.console import Console
 import distnewton as package
 from distnewton.config import make_config
 from distnewton.errors import MissingExtraError
+from distnewton.method.objective import Objective
+from distnewton.method.records import DirectionRecord, IterationRecord
 from distnewton.parallel.collectives import Communicator
 from distnewton.reporting import terminal
 from distnewton.reporting.progress import Progress, _clock
 from distnewton.reporting.slowest import slowest_rank
 from distnewton.reporting.tensorboard import TensorBoard
-from distnewton.training.objective import Objective
-from distnewton.training.records import DirectionRecord, IterationRecord
 
 mpi = pytest.mark.mpi(min_size=1)
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")

@@ -18,13 +18,13 @@ from distnewton.config import make_config, to_toml
 from distnewton.data.labels import LabelMapping
 from distnewton.data.partitioned import Task
 from distnewton.errors import CreateError, DataError, MissingInputError
+from distnewton.models.predictions import MAX_CLASSES, MAX_POINTS, summarize
 from distnewton.parallel.partition import Partition
 from distnewton.reporting.report import report_page, write_report
 from distnewton.reporting.run_data import read_runs
 from distnewton.reporting.svg import Axis, Curve, chart, label, linear_ticks
 from distnewton.reporting.svg_maps import heat_map, process_grid
-from distnewton.training.predictions import MAX_CLASSES, MAX_POINTS, summarize
-from distnewton.training.run_folder import partition_facts
+from distnewton.runs.run_folder import partition_facts
 
 EVIL = "</pre><script>alert(1)</script><img src=http://evil/x onerror=alert(1)>\"'&"
 VOID = {"meta", "br", "img", "link", "input"}

@@ -88,7 +88,7 @@ def test_metrics_report_and_info_have_it(run_folder, capsys):
 def test_the_saved_model_is_the_best(run_folder):
     values = read_run(run_folder, "run").model_line.validation
     X, y = noisy()
-    from distnewton.data.splits import split_off
+    from distnewton.data.folds import split_off
 
     aside = split_off(y.astype(float), 0.4, 0, by_class=True)[1]
     found = distnewton.load_model(run_folder).evaluate(distnewton.ArraySource(X[aside].round(6), y[aside]))

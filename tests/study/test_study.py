@@ -9,14 +9,14 @@ import pytest
 
 from distnewton.config import make_config
 from distnewton.errors import ConfigError, DataError, MissingInputError
+from distnewton.guards.ledger import PHASES
 from distnewton.network.shapes import convolutional_shape, dense_shape
-from distnewton.parallel.ledger import PHASES
 from distnewton.planning.rates import Rates
-from distnewton.reporting.scaling import as_lines, markdown, save_picture, training_seconds
+from distnewton.reporting.scaling_plot import as_lines, markdown, save_picture, training_seconds
+from distnewton.runs.planned import DataSize
 from distnewton.study.measured import bootstrap_interval, collect, efficiency
 from distnewton.study.points import Study, check_ranks, grow, read_study
 from distnewton.study.prediction import predict
-from distnewton.training.planned import DataSize
 
 STUDY = Study("strong", [1, 2, 4], 2, 1, 3, 1000)
 SECONDS = {1: 8.0, 2: 5.0, 4: 2.5}

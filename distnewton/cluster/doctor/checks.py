@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Sequence
 
-from distnewton.cluster.description import Cluster
+from distnewton.cluster.cluster_file import Cluster
 from distnewton.cluster.doctor.facts import Facts
 from distnewton.cluster.doctor.findings import Finding, ok, problem, slow
-from distnewton.parallel.hangs import ranges
+from distnewton.guards.hangs import ranges
 
 _SLOW_CORES = ("prescott", "core2", "penryn", "nehalem", "generic", "sandybridge", "katmai", "banias")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distnewton.cluster.description import Cluster
+from distnewton.cluster.cluster_file import Cluster
 from distnewton.cluster.doctor.checks import (
     check_blas,
     check_cupy,
@@ -16,12 +16,12 @@ from distnewton.cluster.doctor.checks import (
 )
 from distnewton.cluster.doctor.facts import Facts, collect
 from distnewton.cluster.doctor.findings import Finding, problem
-from distnewton.cluster.doctor.folder import check_folder
-from distnewton.cluster.doctor.gpu_aware import check_gpu_aware
+from distnewton.cluster.doctor.folder_probe import check_folder
+from distnewton.cluster.doctor.gpu_aware_probe import check_gpu_aware
 from distnewton.errors import ConfigError
+from distnewton.launch.startup import launched_size, library_version, world_communicator
+from distnewton.launch.threads import threads_per_rank
 from distnewton.parallel.collectives import Communicator
-from distnewton.parallel.launch import launched_size, library_version, world_communicator
-from distnewton.parallel.threads import threads_per_rank
 
 
 def connect() -> tuple[Communicator, list[Finding]]:

@@ -1,4 +1,4 @@
-"""What one rank sees of its set-up, as plain values; the checks judge those of all ranks together."""
+"""What one rank sees of its set-up, as plain values; the checks evaluator those of all ranks together."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from distnewton.cluster.launchers import THREAD_VARIABLES
-from distnewton.parallel.launch import launched_size, launcher_kind
+from distnewton.launch.startup import launched_size, launcher_kind
 
 PACKAGES = ("distnewton", "numpy", "scipy", "mpi4py", "safetensors", "pydantic")
 _SLURM = ("SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_CPUS_PER_TASK")

@@ -1,0 +1,17 @@
+"""Whether messages between GPUs take the short way."""
+
+from __future__ import annotations
+
+from distnewton.cluster.doctor.findings import Finding, ok, slow
+from distnewton.launch.gpu_aware import takes_gpu_buffers
+
+
+def check_gpu_aware(n_gpus: int, wheels: list[str], n_ranks: int) -> list[Finding]:
+    """GPUs of several ranks, and an MPI that takes their buffers."""
+    if not n_gpus or not wheels or n_ranks == 1:
+        return []
+    aware, why = takes_gpu_buffers()
+    if aware:
+        return [ok("GPU MPI", f"GPU-aware: {why}")]
+    return [slow("GPU MPI", f"not GPU-aware: {why}",
+                 "messages go through host memory, twice the copies: load a CUDA-aware MPI, or use NCCL")]

@@ -1,0 +1,209 @@
+"""Arrays of HDF5 files, of which a rank reads only its own columns."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from distnewton.data.formats.streams import is_compressed
+from distnewton.data.row_selection import Chosen, RowSelection
+from distnewton.errors import ConfigError, DataError, MissingExtraError, MissingInputError
+
+_BLOCK_BYTES = 1 << 24
+
+
+@dataclass(frozen=True)
+class Hdf5Array:
+    """A data set of an HDF5 file, as samples times values.
+
+    Attributes
+    ----------
+    path : Path
+        The file.
+    key : str
+        Path of the data set in it.
+    shape : tuple of int
+        As stored.
+    dtype : dtype
+        As stored; ``str`` for text.
+    """
+
+    path: Path
+    key: str
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+
+    @property
+    def name(self) -> str:
+        """File and data set."""
+        return f"{self.path}:{self.key}"
+
+    @property
+    def table_shape(self) -> tuple[int, int]:
+        """``(n_samples, n_values)``; all axes but the first are one."""
+        return self.shape[0], int(np.prod(self.shape[1:], dtype=np.int64))
+
+    def blocks(self) -> Iterator[tuple[int, int, NDArray[Any]]]:
+        """Parts of the table, of bounded size.
+
+        Yields
+        ------
+        i_row, i_column : int
+            Where the part begins.
+        part : ndarray of shape (n_rows_of_part, n_columns)
+            Whole rows.
+        """
+        n_rows, n_columns = self.table_shape
+        height = max(1, _BLOCK_BYTES // max(1, n_columns * self.dtype.itemsize))
+        with _open(self.path) as file, self._damage_named():
+            for i in range(0, n_rows, height):
+                yield i, 0, file[self.key][i : i + height].reshape(-1, n_columns)
+
+    def read_columns(
+        self, columns: NDArray[np.int64], dtype: DTypeLike, rows: Chosen | None = None
+    ) -> NDArray[Any]:
+        """Return some columns of all samples; of a table with two axes, nothing else is read.
+
+        Parameters
+        ----------
+        columns : ndarray of int64
+            Which, ascending.
+        dtype : dtype
+            Of the result; text stays text.
+        rows : Array of int or None
+            Samples wanted, ascending; all by default.
+
+        Returns
+        -------
+        ndarray of shape (n_samples, n_columns_wanted)
+        """
+        n_rows, wanted = self.shape[0], RowSelection(rows)
+        with _open(self.path) as file, self._damage_named():
+            if self.dtype.kind == "U":
+                texts = file[self.key].asstr(errors="strict")[...].astype(np.str_)
+                return np.asarray(wanted.apply(np.asarray(texts).reshape(n_rows, -1)[:, columns]))
+            result = np.empty((wanted.count(n_rows), len(columns)), dtype=dtype)
+            if not result.size:
+                return result
+            start, stop = int(columns[0]), int(columns[-1]) + 1
+            height = max(1, _BLOCK_BYTES // ((stop - start) * self.dtype.itemsize))
+            for i in range(0, n_rows, height):
+                block = slice(i, min(i + height, n_rows))
+                place, chosen = wanted.of(i, block.stop - i)
+                flat = len(self.shape) != 2
+                part = self._flat(file, block, start, stop) if flat else file[self.key][block, start:stop]
+                result[place] = (part if stop - start == len(columns) else part[:, columns - start])[chosen]
+            return result
+
+    def _flat(self, file: Any, rows: slice, start: int, stop: int) -> NDArray[Any]:
+        """Columns of samples of other than two axes, whose values are read whole."""
+        whole: NDArray[Any] = file[self.key][rows].reshape(rows.stop - rows.start, -1)
+        return whole[:, start:stop]
+
+    @contextmanager
+    def _damage_named(self) -> Iterator[None]:
+        """Turn what HDF5 says of damage into our error."""
+        try:
+            yield
+        except (OSError, RuntimeError, UnicodeDecodeError) as error:
+            raise DataError(f"{self.name}: cannot be read ({error}); copy or download the file again") from None
+
+
+def open_hdf5(
+    path: Path, keys: str, *, with_labels: bool, needed: bool = True
+) -> tuple[Hdf5Array, Hdf5Array | None]:
+    """Features and labels of an HDF5 file.
+
+    Parameters
+    ----------
+    path : Path
+        An existing file.
+    keys : str
+        ``FEATURES`` or ``FEATURES,LABELS``, paths of data sets in the file; empty: ``X`` and ``y``, in any case.
+    with_labels : bool
+        Whether labels are a data set of their own, and not a column of the features.
+    needed : bool
+        Whether that must be there, where the keys do not name it.
+
+    Returns
+    -------
+    features : Hdf5Array
+    labels : Hdf5Array or None
+
+    Raises
+    ------
+    DataError
+        If there is no such data set; names those that there are.
+    ConfigError
+        If the keys do not name one or two data sets.
+    MissingExtraError
+        If h5py is not installed.
+    """
+    wanted = [key.strip() for key in keys.split(",")] if keys else ["X", "y"]
+    if len(wanted) > 2 or not all(wanted):
+        raise ConfigError(f"{path}: data sets are given as FILE:FEATURES,LABELS, got {keys!r}")
+    named = len(keys.split(",")) == 2
+    if len(wanted) == 1:
+        wanted.append("y")
+    with _open(path) as file:
+        features = _array(path, file, wanted[0])
+        if not with_labels or not (needed or named or _names(file, wanted[1])):
+            return features, None
+        return features, _array(path, file, wanted[1])
+
+
+@contextmanager
+def _open(path: Path) -> Iterator[Any]:
+    """Open a file for reading, without the lock that many cluster file systems do not know."""
+    try:
+        import h5py
+    except ImportError:
+        raise MissingExtraError(f"reading {path} (HDF5)", "hdf5") from None
+    if is_compressed(path):
+        raise DataError(f"{path}: is a compressed HDF5 file; decompress it first")
+    try:
+        file = h5py.File(path, "r", locking=False)
+    except OSError as error:
+        if error.errno:
+            raise MissingInputError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise DataError(f"{path}: HDF5 file is cut short or damaged ({error}); copy or download it again") from None
+    try:
+        yield file
+    finally:
+        file.close()
+
+
+def _all_names(file: Any) -> list[str]:
+    """Paths of all data sets."""
+    import h5py
+
+    found: list[str] = []
+    file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
+    return found
+
+
+def _names(file: Any, key: str) -> list[str]:
+    """Paths of the data sets that a key may mean."""
+    found = _all_names(file)
+    return [name for name in found if name == key] or [name for name in found if name.lower() == key.lower()]
+
+
+def _array(path: Path, file: Any, key: str) -> Hdf5Array:
+    """The data set of a name; the case of its letters counts only where two differ by nothing else."""
+    import h5py
+
+    same = _names(file, key)
+    if not same:
+        known = ", ".join(_all_names(file)[:20]) or "none"
+        raise DataError(f"{path}: holds no data set {key!r}, its data sets are {known}; give FILE:FEATURES,LABELS")
+    stored = file[same[0]]
+    if not stored.shape:
+        raise DataError(f"{path}:{same[0]}: is a single value, expected an array")
+    text = h5py.check_string_dtype(stored.dtype) is not None
+    return Hdf5Array(path, same[0], stored.shape, np.dtype(np.str_) if text else stored.dtype)

@@ -1,0 +1,143 @@
+"""Images in class folders: which files of a tree are samples, of which class, in which order."""
+
+from __future__ import annotations
+
+import difflib
+from collections import Counter
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distnewton.data.formats.pictures import EXTENSIONS
+from distnewton.data.formats.stored_files import StoredFile, full_name
+from distnewton.errors import DataError
+
+_LAYOUT = "expected CLASS/FILE, a folder for each class"
+
+
+@dataclass
+class ImageTree:
+    """Files of a folder or an archive, told one after the other, and what they are as a data set.
+
+    Attributes
+    ----------
+    path : Path
+        The folder or archive.
+    subfolder : str
+        Folder in it of which alone files are taken, without slashes around it; empty for all.
+    classes : bool
+        Whether the folders of images are their classes; else images may stand anywhere.
+    """
+
+    path: Path
+    subfolder: str = ""
+    classes: bool = True
+    _images: list[str] = field(default_factory=list, repr=False)
+    _others: list[str] = field(default_factory=list, repr=False)
+    _folders: set[str] = field(default_factory=set, repr=False)
+
+    @property
+    def name(self) -> str:
+        """Path, with the subfolder as the user gave it."""
+        return f"{self.path}:{self.subfolder}" if self.subfolder else str(self.path)
+
+    def takes(self, file: StoredFile) -> bool:
+        """Count a file in, and say whether it is an image of the data set.
+
+        Parameters
+        ----------
+        file : StoredFile
+            Any file of the folder or archive.
+
+        Returns
+        -------
+        bool
+
+        Raises
+        ------
+        DataError
+            If an image stands where it has no class, or cannot be read, or there are classes below several folders.
+        """
+        folder, _, _ = file.path.rpartition("/")
+        self._folders.add(folder)
+        if self.subfolder and not file.path.startswith(f"{self.subfolder}/"):
+            return False
+        if not file.path.lower().endswith(EXTENSIONS):
+            self._others.append(file.path)
+            return False
+        if file.trouble:
+            raise DataError(f"{full_name(self.path, file.path)}: {file.trouble}")
+        if self.classes and folder == self.subfolder:
+            inside = f"{self.name}: the image {file.path.rpartition('/')[2]} stands in no folder"
+            raise DataError(f"{inside} that would name its class; {_LAYOUT}")
+        if self.classes and self._images:
+            self._check_siblings(self._images[0], file.path)
+        self._images.append(file.path)
+        return True
+
+    def _check_siblings(self, first: str, path: str) -> None:
+        """Refuse class folders in different folders, such as train/cat and test/cat."""
+        parents = ["/".join(image.split("/")[:-2]) for image in (first, path)]
+        if parents[0] != parents[1]:
+            choices = " or ".join(f"{self.path}:{parent}" for parent in sorted(parents) if parent)
+            raise DataError(
+                f"{self.name}: class folders stand in different folders ({first} and {path}), as where training and "
+                f"test data lie side by side; choose one: {choices}"
+            )
+
+    def ordered(self) -> dict[str, int]:
+        """Images by class folder and file name in the order of their code points, with the number of each from 0.
+
+        Returns
+        -------
+        dict of str to int
+
+        Raises
+        ------
+        DataError
+            If there are no images, or one twice.
+        """
+        if not self._images:
+            raise DataError(f"{self.name}: {self._why_empty()}")
+        numbers = {path: i for i, path in enumerate(sorted(self._images, key=lambda path: path.split("/")))}
+        if len(numbers) < len(self._images):
+            twice, _ = Counter(self._images).most_common(1)[0]
+            raise DataError(f"{full_name(self.path, twice)}: is in the archive twice; pack it anew")
+        return numbers
+
+    def _why_empty(self) -> str:
+        """Say what there is instead of images."""
+        if self._others:
+            found = f"holds no images, only other files such as {self._others[0]}"
+        else:
+            found = f"is no folder with files in it{self._nearest_folders()}" if self.subfolder else "holds no files"
+        return f"{found}; {_LAYOUT}, with FILE ending in {', '.join(EXTENSIONS)}"
+
+    def _nearest_folders(self) -> str:
+        """Name the folders that the user may have meant."""
+        parents = {str(parent) for folder in self._folders for parent in (Path(folder), *Path(folder).parents)}
+        known = sorted(parents - {"."})
+        close = difflib.get_close_matches(self.subfolder, known, n=1)
+        if close:
+            return f" (did you mean {self.path}:{close[0]}?)"
+        return f" (folders there: {', '.join(known[:5])}{', ...' if len(known) > 5 else ''})" if known else ""
+
+    def labels(self) -> NDArray[np.str_]:
+        """Class folder of each image, in order.
+
+        Returns
+        -------
+        ndarray of str of shape (n_samples,)
+        """
+        return np.array([path.split("/")[-2] for path in self.ordered()], dtype=np.str_)
+
+    def notes(self) -> list[str]:
+        """What the user should be told once: files left out, a single class."""
+        notes = []
+        if self._others:
+            notes.append(f"files left out, since they are no images: {len(self._others)}, such as {self._others[0]}")
+        if self.classes and len(classes := {path.split("/")[-2] for path in self._images}) == 1:
+            notes.append(f"all images are of one class, {classes.pop()}")
+        return notes

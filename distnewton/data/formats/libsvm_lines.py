@@ -1,0 +1,311 @@
+"""LIBSVM lines one by one: the reference of what is accepted, and the only place of the error texts."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from itertools import pairwise
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distnewton.data.formats.numbers import NUMBER, finite_number
+from distnewton.errors import DataError
+
+MAX_INDEX = 2**31 - 1
+_SHOWN = 40
+_INDEX = re.compile(rb"[0-9]+")
+_NOT_FINITE = re.compile(rb"[+-]?(nan|inf|infinity)", re.IGNORECASE)
+_EXPECTED = "LIBSVM lines are `label index:value index:value ...`"
+
+
+@dataclass(frozen=True)
+class Rules:
+    """What a file may contain.
+
+    Attributes
+    ----------
+    name : str
+        File, for messages.
+    first_index : int
+        Smallest index allowed: 1, or 0 for files that count from 0.
+    n_features : int or None
+        Number of features asked for.
+    ignore_extra : bool
+        Whether features beyond `n_features` are counted and left out instead of refused.
+    sort_indices : bool
+        Whether rows whose indices are out of order are put in order instead of refused.
+    """
+
+    name: str
+    first_index: int = 1
+    n_features: int | None = None
+    ignore_extra: bool = False
+    sort_indices: bool = False
+
+    @property
+    def limit(self) -> int:
+        """One past the last feature that is kept, counted from 0."""
+        return MAX_INDEX if self.n_features is None else self.n_features
+
+    @property
+    def last_index(self) -> int:
+        """Largest index that 32-bit features can hold."""
+        return MAX_INDEX - 1 + self.first_index
+
+
+@dataclass
+class Rows:
+    """What a block of lines holds in the wanted range of features.
+
+    Attributes
+    ----------
+    labels : list of (float or str) or ndarray of float64
+        One a sample.
+    lengths : ndarray of int64 of shape (n_samples,)
+        Number of values kept of each sample.
+    indices : ndarray of int32 of shape (n_kept,)
+        Features counted from the start of the range.
+    values : ndarray of float64 of shape (n_kept,)
+        Their values.
+    n_stored : int
+        Values of all features below the limit.
+    n_features : int
+        Smallest number of features that all values fit in.
+    n_extra : int
+        Values at and beyond the limit.
+    """
+
+    labels: list[float | str] | NDArray[np.float64]
+    lengths: NDArray[np.int64]
+    indices: NDArray[np.int32]
+    values: NDArray[np.float64]
+    n_stored: int
+    n_features: int
+    n_extra: int
+
+
+def show(token: bytes) -> str:
+    """Return token as a message shows it."""
+    text = token.decode("utf-8", "backslashreplace")
+    text = text if text.isprintable() else ascii(text)[1:-1]
+    return "'" + (text if len(text) <= _SHOWN else text[:_SHOWN] + "...") + "'"
+
+
+def parse_label(token: bytes) -> float | str:
+    """Label that a token spells: a number where it is one, else a class name.
+
+    Parameters
+    ----------
+    token : bytes
+        First token of a line.
+
+    Returns
+    -------
+    float or str
+
+    Raises
+    ------
+    ValueError
+        With the second half of a message, if this is no label.
+    """
+    value = finite_number(token)
+    if value is not None:
+        return value
+    if NUMBER.fullmatch(token) or _NOT_FINITE.fullmatch(token):
+        raise ValueError(f"label {show(token)} is not a finite number; remove this sample or give it a label")
+    if b":" in token:
+        raise ValueError(
+            f"label missing: the line begins with {show(token)}; {_EXPECTED}, with any number as label where it is not "
+            "known"
+        )
+    if b"," in token:
+        raise ValueError(
+            f"label {show(token)}: multi-label data is not supported; give every sample one label"
+        )
+    try:
+        text = token.decode("utf-8")
+    except UnicodeDecodeError:
+        text = "\0"
+    if not text.isprintable():
+        raise ValueError(f"label {show(token)} is not text: the file looks binary; {_EXPECTED}")
+    return text
+
+
+def foreign_line(line: bytes) -> str | None:
+    """Return what a line looks like that is certainly no LIBSVM line, or None."""
+    start = line.lstrip()[:200].lower()
+    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return "HTML (a web page instead of the data?)"
+    if b"\0" in line:
+        return "binary data"
+    tokens = line.split()
+    has_pairs = any(b":" in token for token in tokens)
+    if not has_pairs and line.count(b",") + line.count(b";") > 1:
+        return "CSV; read it with format = csv"
+    return None
+
+
+class LineParser:
+    """Parser of single lines that says precisely what is wrong.
+
+    Parameters
+    ----------
+    rules : Rules
+        What is allowed.
+    """
+
+    def __init__(self, rules: Rules) -> None:
+        self.rules = rules
+
+    def parse_block(self, block: bytes, first_line: int, start: int, stop: int) -> Rows:
+        """Parse whole lines.
+
+        Parameters
+        ----------
+        block : bytes
+            Lines as they stand in the file.
+        first_line : int
+            Number of the first of them in the file, from 1.
+        start, stop : int
+            Range of features to keep, counted from 0.
+
+        Returns
+        -------
+        Rows
+        """
+        labels: list[float | str] = []
+        lengths: list[int] = []
+        indices: list[int] = []
+        values: list[float] = []
+        n_stored = n_features = n_extra = 0
+        for i_line, line in enumerate(block.split(b"\n"), first_line):
+            parsed = self.parse_line(line, i_line)
+            if parsed is None:
+                continue
+            label, features, numbers = parsed
+            n_features = max(n_features, features[-1] + 1 if features else 0)
+            n_below = sum(feature < self.rules.limit for feature in features)
+            n_stored += n_below
+            n_extra += len(features) - n_below
+            kept = [
+                (j, x)
+                for j, x in zip(features, numbers, strict=True)
+                if start <= j < min(stop, self.rules.limit)
+            ]
+            labels.append(label)
+            lengths.append(len(kept))
+            indices.extend(j - start for j, _ in kept)
+            values.extend(x for _, x in kept)
+        return Rows(
+            labels,
+            np.array(lengths, dtype=np.int64),
+            np.array(indices, dtype=np.int32),
+            np.array(values, dtype=np.float64),
+            n_stored,
+            n_features,
+            n_extra,
+        )
+
+    def parse_line(self, line: bytes, i_line: int) -> tuple[float | str, list[int], list[float]] | None:
+        """Parse one line.
+
+        Parameters
+        ----------
+        line : bytes
+            Without its newline.
+        i_line : int
+            Its number in the file, from 1.
+
+        Returns
+        -------
+        label : float or str
+        features : list of int
+            Counted from 0, increasing.
+        values : list of float
+
+        Raises
+        ------
+        DataError
+            If the line is not as it should be. None is returned for a line without a sample.
+        """
+        content = line.partition(b"#")[0]
+        tokens = [(match.start() + 1, match[0]) for match in re.finditer(rb"[^ \t\n\r\f\v]+", content)]
+        if not tokens:
+            return None
+        where = f"{self.rules.name}:{i_line}"
+        if foreign := foreign_line(content):
+            raise DataError(f"{where}: looks like {foreign}; {_EXPECTED}")
+        try:
+            label = parse_label(tokens[0][1])
+        except ValueError as error:
+            raise DataError(f"{where}: {error}") from None
+        if len(tokens) > 1 and tokens[1][1].startswith(b"qid:"):
+            del tokens[1]
+        pairs = [self._parse_pair(token, f"{where}:{column}") for column, token in tokens[1:]]
+        features = [feature for feature, _ in pairs]
+        if any(b <= a for a, b in pairwise(features)):
+            pairs = self._in_order(pairs, where)
+        return label, [feature for feature, _ in pairs], [value for _, value in pairs]
+
+    def _parse_pair(self, token: bytes, where: str) -> tuple[int, float]:
+        """Return feature counted from 0 and value of ``index:value``."""
+        index, colon, number = token.partition(b":")
+        if not colon:
+            raise DataError(f"{where}: expected index:value, got {show(token)}; {_EXPECTED}")
+        feature = self._parse_index(index, token, where)
+        value = finite_number(number)
+        if value is not None:
+            return feature, value
+        if not number:
+            raise DataError(
+                f"{where}: value missing in {show(token)}; leave the feature out where its value is 0"
+            )
+        if NUMBER.fullmatch(number) or _NOT_FINITE.fullmatch(number):
+            raise DataError(
+                f"{where}: value {show(number)} of index {index.decode()} is not a finite number; "
+                "repair the value or remove the sample"
+            )
+        raise DataError(f"{where}: value {show(number)} of index {index.decode()} is not a decimal number")
+
+    def _parse_index(self, index: bytes, token: bytes, where: str) -> int:
+        """Return feature counted from 0."""
+        rules = self.rules
+        if not index:
+            raise DataError(f"{where}: index missing in {show(token)}; {_EXPECTED}")
+        if not _INDEX.fullmatch(index):
+            raise DataError(f"{where}: index {show(index)} is not a whole number from {rules.first_index}")
+        # Python refuses to convert thousands of digits
+        number = int(index) if len(index.lstrip(b"0")) <= 19 else 10**19
+        if number < rules.first_index:
+            raise DataError(
+                f"{where}: index 0, but indices start at 1; use --data.zero_based=true if this file counts "
+                "its features from 0"
+            )
+        if number > rules.last_index:
+            raise DataError(
+                f"{where}: index {show(index)[1:-1]} is above the largest possible, {rules.last_index}"
+            )
+        feature = number - rules.first_index
+        if feature >= rules.limit and not rules.ignore_extra:
+            raise DataError(
+                f"{where}: index {number} is beyond the {rules.n_features} features expected; "
+                "raise data.n_features, or leave it out"
+            )
+        return feature
+
+    def _in_order(self, pairs: list[tuple[int, float]], where: str) -> list[tuple[int, float]]:
+        """Return pairs by feature, if the rules allow to sort them."""
+        rules = self.rules
+        if rules.sort_indices:
+            pairs = sorted(pairs)
+        features = [feature + rules.first_index for feature, _ in pairs]
+        for a, b in pairwise(features):
+            if a == b:
+                raise DataError(f"{where}: index {b} appears twice; a feature has one value in a sample")
+            if a > b:
+                raise DataError(
+                    f"{where}: index {b} after {a}: indices must increase; use --data.sort_indices=true to put them in "
+                    "order"
+                )
+        return pairs

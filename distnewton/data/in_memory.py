@@ -1,0 +1,111 @@
+"""Arrays that are already in memory, as a data source for the Python interface."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from distnewton.data.columns import ColumnNames, names_from_frame
+from distnewton.data.description import Description
+from distnewton.data.row_selection import Chosen, RowSelection
+from distnewton.errors import DataError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from distnewton.data.description import Features
+
+
+class ArraySource:
+    """Features and labels that the caller holds.
+
+    Parameters
+    ----------
+    X : array-like of shape (n_samples, n_features), or scipy sparse array
+        Finite numbers; images as (n_samples, height, width) or (n_samples, channels, height, width). Under MPI every
+        rank passes the same whole array, of which it then copies its columns. The names of a DataFrame's columns go
+        into the model.
+    y : array-like of shape (n_samples,) or (n_samples, n_targets)
+        Numbers or texts.
+    sample_weight : array-like of shape (n_samples,) or None
+        How much each sample counts in training: the loss is sum w_i loss_i / sum w_i, and of the regularisation a
+        multiple of l counts sum w_i samples, so that a sample of weight 2 is one that is there twice. Metrics count
+        each sample once.
+    name : str
+        As it appears in messages.
+    columns : ColumnNames or None
+        Names of the features and the labels; by default those that X and y have themselves.
+
+    Raises
+    ------
+    DataError
+        If shapes do not fit, or something is not a finite number; if a weight is negative, or their sum 0.
+    """
+
+    def __init__(
+        self, X: Any, y: Any, *, sample_weight: Any = None, name: str = "data", columns: ColumnNames | None = None
+    ) -> None:
+        self.name = name
+        self._names = columns or names_from_frame(getattr(X, "columns", ()), getattr(y, "name", None))
+        self._sparse = hasattr(X, "tocsr")
+        self._X: Any = X.tocsr() if self._sparse else np.asarray(X)
+        self._y = np.asarray(y)
+        self._image_shape: tuple[int, int, int] | None = None
+        if self._X.ndim in (3, 4):
+            channels, height, width = self._X.shape[1:] if self._X.ndim == 4 else (1, *self._X.shape[1:])
+            self._image_shape = channels, height, width
+            self._X = self._X.reshape(len(self._X), channels * height * width)
+        if self._X.ndim != 2 or self._y.ndim not in (1, 2) or len(self._y) != self._X.shape[0]:
+            raise DataError(
+                f"{name}: expected X of shape (n_samples, n_features), or images, and as many labels, "
+                f"got shapes {self._X.shape} and {self._y.shape}"
+            )
+        if self._X.dtype.kind not in "biuf":
+            raise DataError(f"{name}: X must hold real numbers, got an array of {self._X.dtype}")
+        if self._y.dtype.kind not in "US":
+            self._y = self._y.astype(np.str_ if self._y.dtype.kind == "O" else np.float64)
+        self._weights = None if sample_weight is None else self._checked_weights(sample_weight)
+
+    def _checked_weights(self, sample_weight: Any) -> NDArray[np.float64]:
+        """Weights as numbers, one a sample."""
+        weights = np.array(sample_weight, dtype=np.float64)
+        if weights.shape != self._y.shape[:1]:
+            raise DataError(
+                f"{self.name}: expected a sample_weight for each of {len(self._y)} samples, got shape {weights.shape}"
+            )
+        wrong = np.flatnonzero(~(np.isfinite(weights) & (weights >= 0)))
+        if wrong.size:
+            raise DataError(
+                f"{self.locate(int(wrong[0]))}: sample_weight is {weights[wrong[0]]}; weights are finite and at least 0"
+            )
+        if not 0 < weights.sum() < np.inf:
+            raise DataError(f"{self.name}: the sum of sample_weight is {weights.sum()}; it must be positive and finite")
+        return weights
+
+    def describe(self) -> Description:
+        """Size and labels; refuses numbers that are not finite."""
+        values = self._X.data if self._sparse else self._X
+        if not np.isfinite(values).all():
+            raise DataError(f"{self.name}: X holds NaN or infinite values; remove or impute them")
+        n_samples, n_features = self._X.shape
+        if n_samples == 0 or n_features == 0:
+            raise DataError(f"{self.name}: no samples or no features, got shape {self._X.shape}")
+        n_nonzeros = int(self._X.nnz if self._sparse else np.count_nonzero(self._X))
+        return Description(
+            self.name, "memory", n_samples, n_features, n_nonzeros, self._sparse, self._y,
+            image_shape=self._image_shape, weights=self._weights, names=self._names,
+        )  # fmt: skip
+
+    def read(self, start: int, stop: int, dtype: Any = "float64", rows: Chosen | None = None) -> Features:
+        """Copy of some columns."""
+        columns = RowSelection(rows).apply(self._X)[:, start:stop]
+        if self._sparse:
+            from scipy.sparse import csr_array
+
+            return csr_array(columns, dtype=dtype, copy=True)
+        return np.array(columns, dtype=dtype, order="C")
+
+    def locate(self, i_sample: int) -> str:
+        """Name a sample in a message."""
+        return f"{self.name}: sample {i_sample}"

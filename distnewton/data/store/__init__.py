@@ -1,0 +1,1 @@
+"""Stores: data laid out on disk by column."""

@@ -1,0 +1,135 @@
+"""Any data source into a store, in memory that does not grow with the data; text is parsed once."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from distnewton.data.description import DataSource, Description
+from distnewton.data.formats.delimited import DelimitedSource
+from distnewton.data.formats.libsvm import LibsvmSource
+from distnewton.data.formats.libsvm_lines import Rows
+from distnewton.data.store.layout_on_disk import Manifest, SourceFile
+from distnewton.data.store.reader import StoreSource
+from distnewton.data.store.rows_of_blocks import BLOCK_VALUES, DenseRows, SparseRows
+from distnewton.data.store.writer import StoreWriter
+from distnewton.errors import ConfigError, DataError
+
+GROUP_BYTES = 1 << 28
+"""Columns that are read at once from a source that is no text: its files are gone through once a group."""
+
+OnProgress = Callable[[int, int], None]
+"""(samples converted, bytes written); samples count anew for each group of columns."""
+
+
+def convert(
+    source: DataSource,
+    target: Path,
+    *,
+    files: list[Path],
+    float32: bool = False,
+    overwrite: bool = False,
+    on_progress: OnProgress = lambda *_: None,
+) -> Manifest:
+    """Write a store with all that a source holds.
+
+    Parameters
+    ----------
+    source : DataSource
+        From :func:`~distnewton.data.sources.open_data`.
+    target : Path
+        Folder to make.
+    files : list of Path
+        The source's files, whose sizes and checksums are noted.
+    float32 : bool
+        Whether values are rounded to float32; else they stay as they are, to the last bit.
+    overwrite : bool
+        Whether a store of that name is replaced.
+    on_progress : callable
+        Told now and then how far it is.
+
+    Returns
+    -------
+    Manifest
+
+    Raises
+    ------
+    DataError
+        If anything in the data is not as it should be, or they change while they are read.
+    CreateError, WriteError
+        If the store cannot be made or written.
+
+    Notes
+    -----
+    Memory: labels, a block (8 MB of float64 and what turning it around takes), and for sources that are no text
+    a group of columns (256 MB).
+    """
+    if isinstance(source, StoreSource):
+        raise ConfigError(f"{source.name}: is a store already; copy its folder")
+    sizes = [path.stat().st_size for path in files]
+    with StoreWriter(target, float32=float32, overwrite=overwrite) as writer:
+        description = _write(source, writer, on_progress)
+        if [path.stat().st_size for path in files] != sizes:
+            raise DataError(f"{source.name} changed while it was read; convert it again")
+        return writer.finish(description, [_fingerprint(path) for path in files], f"distnewton {version('distnewton')}")
+
+
+def _write(source: DataSource, writer: StoreWriter, on_progress: OnProgress) -> Description:
+    """Write all blocks."""
+    n = 0
+    if isinstance(source, LibsvmSource):
+        sparse_rows = SparseRows(writer)
+
+        def take(rows: Rows) -> None:
+            nonlocal n
+            sparse_rows.add(rows.lengths, rows.indices, rows.values)
+            n += len(rows.lengths)
+            on_progress(n, writer.n_bytes)
+
+        description = source.scan(take)
+        sparse_rows.flush()
+    elif isinstance(source, DelimitedSource):
+        dense_rows = DenseRows(writer)
+
+        def take_dense(features: np.ndarray) -> None:
+            nonlocal n
+            dense_rows.add(features)
+            n += len(features)
+            on_progress(n, writer.n_bytes)
+
+        description = source.scan(take_dense)
+        dense_rows.flush()
+    else:
+        description = source.describe()
+        if description.sparse_format:
+            raise ConfigError(f"{source.name}: sparse data are converted from LIBSVM text only")
+        _write_groups(source, description, writer, on_progress)
+    if not description.n_features:
+        raise DataError(f"{source.name}: no sample has a feature; there is nothing to train on")
+    return description
+
+
+def _write_groups(source: DataSource, description: Description, writer: StoreWriter, on_progress: OnProgress) -> None:
+    """Write a source that is read by columns, a group of columns after the other."""
+    n_rows, n_columns = description.n_samples, description.n_features
+    # images hold the values 0 to 255
+    dtype = np.dtype(np.uint8 if description.format == "images" else np.float64)
+    width = min(n_columns, max(1, GROUP_BYTES // (dtype.itemsize * n_rows)))
+    height = min(1 << 16, max(16, BLOCK_VALUES // width))
+    for start in range(0, n_columns, width):
+        values = source.read(start, min(start + width, n_columns), dtype)
+        if values.shape[0] != n_rows:
+            raise DataError(f"{source.name} changed while it was read: {n_rows} samples, then {values.shape[0]}")
+        for row in range(0, n_rows, height):
+            writer.write_dense(row, start, np.asarray(values[row : row + height]))
+            on_progress(min(row + height, n_rows), writer.n_bytes)
+
+
+def _fingerprint(path: Path) -> SourceFile:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return SourceFile(name=str(path), n_bytes=path.stat().st_size, sha256=digest)

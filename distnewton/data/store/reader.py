@@ -1,0 +1,316 @@
+"""A store as a data source: each rank reads its own range of every block, and describing reads no features at all."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from distnewton.data.columns import ColumnNames
+from distnewton.data.description import Description
+from distnewton.data.row_selection import Chosen, RowSelection
+from distnewton.data.store.layout_on_disk import (
+    FEATURES_FILE,
+    ITEMSIZES,
+    LABELS_FILE,
+    DenseBlock,
+    Manifest,
+    SparseBlock,
+    padded,
+    read_manifest,
+)
+from distnewton.errors import DataError, MissingInputError
+
+if TYPE_CHECKING:
+    from scipy import sparse
+
+    from distnewton.data.description import Features, Labels
+
+_MAX_INT32 = 2**31 - 1
+_STRIP = 64
+_HASHED_AT_ONCE = 1 << 20
+
+
+@dataclass
+class StoreSource:
+    """A folder that ``distnewton convert`` has written.
+
+    Attributes
+    ----------
+    path : Path
+        The folder.
+    n_features : int or None
+        Number of features asked for: a store of sparse data may have fewer.
+    ignore_extra : bool
+        Whether features beyond that are left out instead of refused.
+
+    Raises
+    ------
+    DataError
+        If it is no whole store, or of a newer version.
+    """
+
+    path: Path
+    n_features: int | None = None
+    ignore_extra: bool = False
+    manifest: Manifest = field(init=False, repr=False)
+
+    def __post_init__(self) -> None:
+        self.manifest = read_manifest(self.path)
+        for name, expected in ((FEATURES_FILE, self.manifest.features_bytes), (LABELS_FILE, self._labels_bytes)):
+            try:
+                size = (self.path / name).stat().st_size
+            except OSError as error:
+                raise DataError(f"{self.path / name}: is missing ({error.strerror}); convert the data again") from None
+            if size != expected:
+                raise DataError(
+                    f"{self.path / name}: has {size} bytes, {expected} were written; copy or convert the data again"
+                )
+        found = self.manifest.n_features
+        wanted = found if self.n_features is None else self.n_features
+        if (wanted > found and not self.manifest.sparse) or (wanted < found and not self.ignore_extra):
+            raise DataError(
+                f"{self.name}: has {found} features, expected {wanted}; check that it belongs to the same data"
+                + ("" if wanted > found else ", or use ignore_extra_features to leave the last ones out")
+            )
+        self._n_kept = wanted
+
+    @property
+    def _labels_bytes(self) -> int:
+        return self.manifest.labels.n_bytes
+
+    @property
+    def name(self) -> str:
+        """Path as given."""
+        return str(self.path)
+
+    def describe(self) -> Description:
+        """Size and labels, from the manifest: values were checked when they were converted.
+
+        Returns
+        -------
+        Description
+        """
+        m = self.manifest
+        n_beyond = n_zero = 0
+        if self._n_kept < m.n_features:
+            n_beyond, n_zero = self._count_beyond()
+        notes = list(m.notes)
+        if n_beyond:
+            values = "values" if m.sparse else "features"
+            n = n_beyond if m.sparse else m.n_features - self._n_kept
+            notes.append(f"{n} {values} beyond the {self._n_kept} features expected were ignored")
+        if m.rounded_to_float32:
+            notes.append(f"values of {m.name} were rounded to float32 when they were converted")
+        image_shape = None
+        if m.image_shape is not None and self._n_kept == m.n_features:
+            channels, height, width = m.image_shape
+            image_shape = channels, height, width
+        names = None
+        if m.columns is not None:
+            names = ColumnNames(tuple(m.columns.features[: self._n_kept]), m.columns.label)
+        return Description(
+            self.name, "store", m.n_samples, self._n_kept, m.n_nonzeros - (n_beyond - n_zero), m.sparse,
+            self._labels(), m.n_ignored_values + n_beyond, notes, image_shape,
+            names=names,
+        )  # fmt: skip
+
+    def _count_beyond(self) -> tuple[int, int]:
+        """Values stored of features that are not wanted, and how many of a dense store's are 0."""
+        m = self.manifest
+        with self._opened() as file:
+            if m.sparse:
+                ranges = (self._ranges(file, block, self._n_kept, m.n_features) for block in m.sparse_blocks)
+                return sum(last - first for _, _, first, last in ranges), 0
+            n_zero = 0
+            for _, _, part in self._dense_parts(file, self._n_kept, m.n_features):
+                n_zero += part.size - int(np.count_nonzero(part))
+            return m.n_samples * (m.n_features - self._n_kept), n_zero
+
+    def _labels(self) -> Labels:
+        """Labels as they were when the data were converted."""
+        path = self.path / LABELS_FILE
+        try:
+            labels: Labels = np.load(path, allow_pickle=False)
+        except (OSError, ValueError, EOFError) as error:
+            raise DataError(f"{path}: cannot be read ({error}); convert the data again") from None
+        if labels.shape[:1] != (self.manifest.n_samples,) or labels.dtype.kind not in "fU":
+            raise DataError(f"{path}: holds other labels than the store says; convert the data again")
+        return labels
+
+    def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> Features:
+        """Read a range of features; of each block only what lies in it.
+
+        Parameters
+        ----------
+        start, stop : int
+            Half-open range of features, counted from 0.
+        dtype : dtype
+            Of the values.
+        rows : Array of int or None
+            Samples wanted, ascending; all by default.
+
+        Returns
+        -------
+        ndarray or csr_array of shape (n_samples, stop - start)
+            The same numbers, bit for bit, as the source that was converted gives.
+        """
+        if not 0 <= start <= stop <= self._n_kept:
+            raise ValueError(f"features {start} to {stop} asked for, {self.name} has {self._n_kept}")
+        with self._opened() as file:
+            if self.manifest.sparse:
+                return self._read_sparse(file, start, stop, np.dtype(dtype), RowSelection(rows))
+            wanted = RowSelection(rows)
+            result = np.empty((wanted.count(self.manifest.n_samples), stop - start), dtype=dtype)
+            for row, column, part in self._dense_parts(file, start, stop):
+                at = column - start
+                place, chosen = wanted.of(row, part.shape[1])
+                part = part[:, chosen]
+                target = result[place, at : at + len(part)]
+                # a strip at a time: rows of the result and columns of the block stay in the cache together
+                for i in range(0, part.shape[1], _STRIP):
+                    target[i : i + _STRIP] = part[:, i : i + _STRIP].T
+            return result
+
+    def locate(self, i_sample: int) -> str:
+        """``store: sample i``, counted from 1, with the name of what was converted.
+
+        Parameters
+        ----------
+        i_sample : int
+            Number of the sample from 0.
+
+        Returns
+        -------
+        str
+        """
+        return f"{self.name}: sample {i_sample + 1} (of {self.manifest.name})"
+
+    def verify(self) -> Iterator[int]:
+        """Compare all that is stored with its checksums.
+
+        Yields
+        ------
+        int
+            Bytes of a block, after it was found to be whole.
+
+        Raises
+        ------
+        DataError
+            With the file, the samples and the features of a block that has changed.
+        """
+        labels = self.path / LABELS_FILE
+        with labels.open("rb") as file:
+            if hashlib.file_digest(file, "sha256").hexdigest() != self.manifest.labels.sha256:
+                raise DataError(f"{labels}: was changed or damaged; copy or convert the data again")
+        yield self.manifest.labels.n_bytes
+        with self._opened() as file:
+            for block in self.manifest.blocks:
+                digest, missing = hashlib.sha256(), block.n_bytes
+                file.seek(block.offset)
+                while missing and (data := file.read(min(missing, _HASHED_AT_ONCE))):
+                    digest.update(data)
+                    missing -= len(data)
+                if digest.hexdigest() != block.sha256:
+                    raise DataError(
+                        f"{self.path / FEATURES_FILE}: was changed or damaged between bytes {block.offset} and "
+                        f"{block.offset + padded(block.n_bytes)}, samples {block.first_row + 1} to "
+                        f"{block.first_row + block.n_rows}; copy or convert the data again"
+                    )
+                yield block.n_bytes
+
+    def _opened(self) -> BinaryIO:
+        """The file of the features; unbuffered, since what is read is large."""
+        try:
+            return (self.path / FEATURES_FILE).open("rb", buffering=0)
+        except OSError as error:
+            raise MissingInputError(f"{self.path / FEATURES_FILE}: cannot be read ({error.strerror})") from None
+
+    def _numbers(self, file: BinaryIO, offset: int, dtype: str, n: int) -> NDArray[Any]:
+        """Numbers that stand at an offset."""
+        try:
+            found = np.fromfile(file, np.dtype(dtype).newbyteorder("<"), n, offset=offset - file.tell())
+        except OSError as error:
+            raise MissingInputError(f"{self.path / FEATURES_FILE}: cannot be read ({error.strerror})") from None
+        if len(found) != n:
+            raise DataError(f"{self.path / FEATURES_FILE}: ends before byte {offset + n * found.itemsize}")
+        return found
+
+    def _dense_parts(self, file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, int, NDArray[Any]]]:
+        """Yield first row, first column and values, (n_columns, n_rows), of what lies in a range of columns."""
+        for block in self.manifest.dense_blocks:
+            first, last = max(start, block.first_column), min(stop, block.first_column + block.n_columns)
+            if first < last:
+                values = self._dense_values(file, block, first - block.first_column, last - block.first_column)
+                yield block.first_row, first, values
+
+    def _dense_values(self, file: BinaryIO, block: DenseBlock, first: int, last: int) -> NDArray[Any]:
+        offset = block.offset + first * block.n_rows * ITEMSIZES[block.dtype]
+        return self._numbers(file, offset, block.dtype, (last - first) * block.n_rows).reshape(-1, block.n_rows)
+
+    def _ranges(
+        self, file: BinaryIO, block: SparseBlock, start: int, stop: int
+    ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], int, int]:
+        """Columns of a block in a range, where each begins, and the first and last of their values."""
+        if not block.n_columns or start == stop:
+            return np.zeros(0, np.uint32), np.zeros(1, np.uint32), 0, 0
+        i, j = 0, block.n_columns
+        if start > 0 or stop < self.manifest.n_features:
+            # mapped, since a search looks at few of them
+            mapped = np.memmap(
+                self.path / FEATURES_FILE, dtype="<u4", mode="r", offset=block.offset, shape=(block.n_columns,)
+            )
+            i, j = np.searchsorted(mapped, [start, stop]).tolist()
+        columns = self._numbers(file, block.offset + 4 * i, "uint32", j - i)
+        begin = block.offset + 4 * (block.n_columns + i)
+        starts = self._numbers(file, begin, "uint32", j - i + 1)
+        first, last = int(starts[0]), int(starts[-1])
+        if not 0 <= first <= last <= block.n_values or (starts[1:] < starts[:-1]).any():
+            raise DataError(f"{self.path / FEATURES_FILE}: was damaged near byte {begin}; convert the data again")
+        starts -= np.uint32(first)
+        return columns, starts, first, last
+
+    def _read_sparse(
+        self, file: BinaryIO, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection
+    ) -> sparse.csr_array:
+        """Join what the blocks hold in a range of columns to rows."""
+        from scipy import sparse
+
+        blocks = self.manifest.sparse_blocks
+        found = [self._ranges(file, block, start, stop) for block in blocks]
+        n_values = sum(last - first for _, _, first, last in found)
+        index_type = np.int32 if max(n_values, stop - start) <= _MAX_INT32 else np.int64
+        n_samples = wanted.count(self.manifest.n_samples)
+        pointers = np.zeros(n_samples + 1, index_type)
+        indices, values = np.empty(n_values, index_type), np.empty(n_values, dtype)
+        at = 0
+        for block, (columns, starts, first, last) in zip(blocks, found, strict=True):
+            offset = block.offset + 4 * (2 * block.n_columns + 1)
+            data = self._numbers(file, offset + first * ITEMSIZES[block.dtype], block.dtype, last - first)
+            offset += block.n_values * ITEMSIZES[block.dtype]
+            rows = self._numbers(file, offset + 2 * first, "uint16", last - first)
+            if len(rows) and int(rows.max()) >= block.n_rows:
+                raise DataError(f"{self.path / FEATURES_FILE}: was damaged near byte {offset}; convert the data again")
+            # set directly: the constructor from parts would scan all indices
+            by_column = sparse.csc_array((block.n_rows, len(columns)), dtype=dtype)
+            by_column.data, by_column.indices = data.astype(dtype, copy=False), rows.astype(np.int32)
+            by_column.indptr = starts.view(np.int32)
+            turned = by_column.tocsr()
+            place, chosen = wanted.of(block.first_row, block.n_rows)
+            turned = turned if isinstance(chosen, slice) else turned[chosen]
+            end = at + turned.nnz
+            pointers[place.start + 1 : place.stop + 1] = at + turned.indptr[1:]
+            columns -= np.uint32(start)
+            np.take(columns.astype(index_type), turned.indices, out=indices[at:end], mode="clip")
+            values[at:end] = turned.data
+            at = end
+        if at < n_values:
+            values, indices = values[:at].copy(), indices[:at].copy()
+        matrix = sparse.csr_array((values, indices, pointers), shape=(n_samples, stop - start))
+        matrix.has_canonical_format = True  # by columns, which ascend; spares scipy a scan of all indices
+        return matrix

@@ -1,0 +1,338 @@
+"""Writing a store: blocks as they come, the manifest last, under its name only when all of it is on the disk."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import shutil
+from contextlib import suppress
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distnewton.data.description import Description
+from distnewton.data.store.layout_on_disk import (
+    FEATURES_FILE,
+    LABELS_FILE,
+    MANIFEST_FILE,
+    MAX_ROWS,
+    OWN_FILES,
+    DenseBlock,
+    Manifest,
+    SourceFile,
+    SparseBlock,
+    StoredColumns,
+    StoredFile,
+    ValueType,
+    manifest_text,
+    padded,
+)
+from distnewton.errors import CreateError, DistNewtonError, WriteError
+
+_CHECKED_FIRST = 4096
+
+Values = NDArray[Any]
+
+
+class StoreWriter:
+    """A store while it is written, in ``TARGET.part``; a context that leaves nothing behind after an error.
+
+    Parameters
+    ----------
+    target : Path
+        The store's folder.
+    float32 : bool
+        Whether values are rounded to float32.
+    overwrite : bool
+        Whether a store of that name is replaced, and the rest of an earlier attempt removed.
+
+    Attributes
+    ----------
+    n_bytes : int
+        Written so far.
+
+    Raises
+    ------
+    CreateError
+        If the folder cannot be made, or exists.
+    """
+
+    def __init__(self, target: Path, *, float32: bool = False, overwrite: bool = False) -> None:
+        self.target, self.part = target, target.with_name(f"{target.name}.part")
+        self.n_bytes = 0
+        self._float32, self._overwrite = float32, overwrite
+        self._blocks: list[DenseBlock | SparseBlock] = []
+        self._claim()
+        self._file = (self.part / FEATURES_FILE).open("wb")
+
+    def _claim(self) -> None:
+        """Make the folder that is written to."""
+        if self.target.exists() and not (self._overwrite and _is_store(self.target)):
+            advice = "--overwrite replaces it" if _is_store(self.target) else "it is no store: choose another name"
+            raise CreateError(f"{self.target}: exists; {advice}")
+        try:
+            if self._overwrite and self.part.is_dir() and _only_own(self.part):
+                shutil.rmtree(self.part)
+            self.target.parent.mkdir(parents=True, exist_ok=True)
+            self.part.mkdir()
+        except FileExistsError:
+            if not self.target.parent.is_dir():
+                raise CreateError(f"cannot create {self.part}: {self.target.parent} is a file") from None
+            raise CreateError(
+                f"{self.part}: exists: another conversion is at work, or one was cut off; if none is at work, remove "
+                "that folder or use --overwrite"
+            ) from None
+        except OSError as error:
+            raise CreateError(f"cannot create {self.part}: {error.strerror or error}") from None
+
+    def __enter__(self) -> StoreWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._file.close()
+        if error is not None:
+            with suppress(OSError):
+                shutil.rmtree(self.part)
+
+    def write_dense(self, first_row: int, first_column: int, values: Values) -> None:
+        """Write a block of dense features.
+
+        Parameters
+        ----------
+        first_row, first_column : int
+            Where it begins.
+        values : ndarray of shape (n_rows, n_columns)
+            At most 65,536 rows of finite numbers.
+        """
+        columns = self._narrow(np.ascontiguousarray(values.T))
+        n_columns, n_rows = columns.shape
+        sha256, offset = self._append([columns])
+        self._blocks.append(
+            DenseBlock(
+                first_row=first_row, n_rows=n_rows, first_column=first_column, n_columns=n_columns,
+                dtype=_type_name(columns), offset=offset, sha256=sha256,
+            )
+        )  # fmt: skip
+
+    def write_sparse(self, first_row: int, lengths: Values, indices: Values, values: Values) -> None:
+        """Write a block of sparse features.
+
+        Parameters
+        ----------
+        first_row : int
+            Where it begins.
+        lengths : ndarray of int of shape (n_rows,)
+            Values of each sample; at most 65,536 samples.
+        indices : ndarray of int32 of shape (n_values,)
+            Features, ascending within a sample.
+        values : ndarray of float64 of shape (n_values,)
+            Finite numbers.
+        """
+        columns, starts, rows, ordered = by_columns(lengths, indices, values)
+        ordered = self._narrow(ordered)
+        sha256, offset = self._append([columns, starts, ordered, rows])
+        self._blocks.append(
+            SparseBlock(
+                first_row=first_row, n_rows=len(lengths), n_columns=len(columns), n_values=len(rows),
+                dtype=_type_name(ordered), offset=offset, sha256=sha256,
+            )
+        )  # fmt: skip
+
+    def finish(self, description: Description, source_files: list[SourceFile], writer: str) -> Manifest:
+        """Write labels and manifest, and give the store its name.
+
+        Parameters
+        ----------
+        description : Description
+            Of the data that were written.
+        source_files : list of SourceFile
+            What they came from.
+        writer : str
+            Program and version.
+
+        Returns
+        -------
+        Manifest
+
+        Raises
+        ------
+        CreateError
+            If something took the name in the meantime.
+        WriteError
+            If the disk does not take it.
+        """
+        with _write_errors(self.target):
+            _sync(self._file)
+            labels = _write_labels(self.part / LABELS_FILE, description.labels)
+            image_shape, names = description.image_shape, description.names
+            manifest = Manifest(
+                name=description.name,
+                source_format=description.format,
+                source_files=source_files,
+                writer=writer,
+                n_samples=description.n_samples,
+                n_features=description.n_features,
+                n_nonzeros=description.n_nonzeros,
+                sparse=description.sparse_format,
+                n_ignored_values=description.n_ignored_values,
+                notes=description.notes,
+                image_shape=None if image_shape is None else list(image_shape),
+                rounded_to_float32=self._float32,
+                labels=labels,
+                features_bytes=self.n_bytes,
+                dense_blocks=[block for block in self._blocks if isinstance(block, DenseBlock)],
+                sparse_blocks=[block for block in self._blocks if isinstance(block, SparseBlock)],
+                columns=None if names is None else StoredColumns(features=list(names.features), label=names.label),
+            )
+            with (self.part / MANIFEST_FILE).open("w", encoding="utf-8") as file:
+                file.write(manifest_text(manifest))
+                _sync(file)
+            _sync_folder(self.part)
+            self._take_name()
+        return manifest
+
+    def _take_name(self) -> None:
+        """Rename the folder; a store that is replaced goes only then."""
+        old = self.target.with_name(f"{self.target.name}.old")
+        replaced = self._overwrite and _is_store(self.target)
+        if replaced:
+            self.target.rename(old)
+        elif self.target.exists():
+            raise CreateError(f"{self.target}: was made by somebody else in the meantime; choose another name")
+        self.part.rename(self.target)
+        _sync_folder(self.target.parent)
+        if replaced:
+            shutil.rmtree(old)
+
+    def _narrow(self, values: Values) -> Values:
+        """The same numbers in the narrowest type that holds them all, to the last bit."""
+        if values.dtype == np.uint8:
+            return values
+        values = values.astype(np.float64, copy=False)
+        if self._float32:
+            with np.errstate(over="ignore"):
+                rounded = values.astype(np.float32)
+            if not np.isfinite(rounded).all():
+                raise WriteError("a value is too large for float32: convert without --dtype float32")
+            values = rounded.astype(np.float64)
+        for kind in (np.uint8, np.float32):
+            # most data show in their first values that they do not fit
+            if _fits(values.reshape(-1)[:_CHECKED_FIRST], kind) and _fits(values, kind):
+                return values.astype(kind)
+        return values
+
+    def _append(self, arrays: list[Values]) -> tuple[str, int]:
+        """Write arrays behind each other; return their checksum and where they begin."""
+        digest, offset, n_bytes = hashlib.sha256(), self.n_bytes, 0
+        with _write_errors(self.target):
+            for array in arrays:
+                data = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).data.cast("B")
+                digest.update(data)
+                self._file.write(data)
+                n_bytes += len(data)
+            self._file.write(bytes(padded(n_bytes) - n_bytes))
+        self.n_bytes += padded(n_bytes)
+        return digest.hexdigest(), offset
+
+
+def by_columns(lengths: Values, indices: Values, values: Values) -> tuple[Values, Values, Values, Values]:
+    """Sparse rows in the order of their columns.
+
+    Parameters
+    ----------
+    lengths : ndarray of int of shape (n_rows,)
+        Values of each row.
+    indices : ndarray of int of shape (n_values,)
+        Columns.
+    values : ndarray of shape (n_values,)
+        Numbers.
+
+    Returns
+    -------
+    columns : ndarray of uint32
+        Those that occur, ascending.
+    starts : ndarray of uint32 of shape (n_columns + 1,)
+        Where each one's values begin.
+    rows : ndarray of uint16 of shape (n_values,)
+        Ascending within a column.
+    values : ndarray of shape (n_values,)
+    """
+    from scipy import sparse
+
+    n_columns = int(indices.max()) + 1 if len(indices) else 0
+    known = None
+    if n_columns > 4 * len(indices) + MAX_ROWS:
+        # counting over all columns would take more than the values do
+        known, indices = np.unique(indices, return_inverse=True)
+        n_columns = len(known)
+    pointers = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+    matrix = sparse.csr_array((values, indices, pointers), shape=(len(lengths), n_columns)).tocsc()
+    columns = np.flatnonzero(np.diff(matrix.indptr))
+    starts = np.append(matrix.indptr[columns], len(values))
+    columns = columns if known is None else known[columns]
+    return columns.astype(np.uint32), starts.astype(np.uint32), matrix.indices.astype(np.uint16), matrix.data
+
+
+def _fits(values: Values, kind: type[np.generic]) -> bool:
+    """Whether all numbers stay the same in a type, -0.0 included."""
+    with np.errstate(all="ignore"):
+        back = values.astype(kind).astype(np.float64)
+    return bool((back.view(np.uint64) == values.view(np.uint64)).all())
+
+
+def _type_name(values: Values) -> ValueType:
+    names: dict[int, Literal["uint8", "float32", "float64"]] = {1: "uint8", 4: "float32", 8: "float64"}
+    return names[values.dtype.itemsize]
+
+
+def _is_store(path: Path) -> bool:
+    return (path / MANIFEST_FILE).is_file() and _only_own(path)
+
+
+def _only_own(path: Path) -> bool:
+    """Whether a folder holds nothing but files of a store: only then may it be removed."""
+    return path.is_dir() and all(entry.name in OWN_FILES and entry.is_file() for entry in path.iterdir())
+
+
+def _write_labels(path: Path, labels: Values) -> StoredFile:
+    with path.open("wb") as file:
+        np.save(file, labels, allow_pickle=False)
+        _sync(file)
+    with path.open("rb") as file:
+        return StoredFile(n_bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+
+
+def _sync(file: Any) -> None:
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _sync_folder(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class _write_errors:  # noqa: N801  (a context, used as a function)
+    """Turn what the operating system says into our error."""
+
+    def __init__(self, target: Path) -> None:
+        self._target = target
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError) and not isinstance(error, DistNewtonError):
+            advice = "; free some space, or choose another disk" if error.errno == errno.ENOSPC else ""
+            raise WriteError(f"cannot write {self._target}: {error.strerror or error}{advice}") from None

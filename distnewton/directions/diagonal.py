@@ -1,0 +1,83 @@
+r"""An estimate of the diagonal of G + lambda I (Jacobi's preconditioner), the same on every grid.
+
+.. math:: \lambda + 1/C + E\Big[|S|^{-1} \sum_{i \in S} (J_i^T c_i)_a^2\Big], \qquad E[c_i c_i^T] = B_i
+
+With one random cotangent c a sample the square of weight (a, t) is z_a^2 delta_t^2, so that all of them are one matrix
+product of squares, without communication where there is a Jacobian. A kernel's is the square of a sum over its places.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from distnewton.backend import Array, Backend, is_sparse, namespace
+from distnewton.checkpoint.state import State
+from distnewton.curvature.linearization import Linearization
+from distnewton.directions.moments import blend
+from distnewton.directions.preconditioner import FactorOptions, Preconditioner
+from distnewton.network.layers import Unfolded, sample_gradients
+from distnewton.network.layout import ParameterLayout
+
+
+class Diagonal(Preconditioner):
+    """Division by the diagonal of the damped matrix.
+
+    Parameters
+    ----------
+    options : FactorOptions
+        Averages and periods.
+    """
+
+    def __init__(self, options: FactorOptions) -> None:
+        super().__init__(options)
+        self._averages: dict[int, Array] = {}
+        self._inverses: dict[int, Array] = {}
+
+    def _save(self, state: State) -> None:
+        # a number for each variable: the same on every grid
+        state.vectors |= {"averages": _flat(self._averages), "inverses": _flat(self._inverses)}
+
+    def _load(self, state: State, layout: ParameterLayout) -> bool:
+        self._averages = layout.matrices(state.vectors["averages"])
+        self._inverses = layout.matrices(state.vectors["inverses"])
+        return True
+
+    def _accumulate(self, problem: Linearization, weight: float) -> None:
+        deltas = problem.sample.random_cotangents()
+        for m in problem.sample.inputs:
+            block = problem.layout.blocks[m]
+            n_in, n_out = block.shape
+            fresh = problem.backend.zeros(n_in + block.owns_bias, n_out)
+            for part in problem.sample.unfold(m, deltas[m]):
+                fresh[:n_in] += square_sums(part)
+                if block.owns_bias:
+                    fresh[n_in] += (part.deltas.sum(axis=1) ** 2).sum(axis=0)
+            problem.grid.sum_over_replicas(fresh)
+            fresh /= problem.n_samples
+            self._averages[m] = blend(self._averages.get(m), fresh, weight)
+
+    def _invert(self, backend: Backend, shift: float) -> None:
+        self._inverses = {m: 1.0 / (average + shift) for m, average in self._averages.items()}
+
+    def _apply_layer(self, layer: int, V: Array, out: Array) -> None:
+        namespace(V).multiply(V, self._inverses[layer], out=out)
+
+
+def _flat(by_layer: dict[int, Array]) -> Array:
+    """Blocks of all own layers as one vector."""
+    parts = [A.ravel() for A in by_layer.values()]
+    flat: Array = namespace(parts[0]).concatenate(parts) if parts else np.zeros(0)
+    return flat
+
+
+def square_sums(part: Unfolded) -> Array:
+    """Sum over samples of the squares of their gradients in the weights; shape (n_in_local, n_out_local)."""
+    Z, delta = part.inputs, part.deltas
+    if delta.shape[1] == 1:
+        squares = delta[:, 0] * delta[:, 0]
+        product: Array = Z.multiply(Z).T @ squares if is_sparse(Z) else Z[:, 0].T ** 2 @ squares
+        return product
+    gradients = sample_gradients(part)
+    gradients *= gradients
+    total: Array = gradients.sum(axis=0)
+    return total

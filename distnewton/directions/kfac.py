@@ -1,0 +1,116 @@
+r"""Kronecker factors of each own block (K-FAC, arXiv 1503.05671), with the Gauss-Newton matrix's cotangents.
+
+.. math:: G_{pp}\big|_{m} \approx A \otimes D, \qquad A = E[\bar z \bar z^T], \quad D = E[\delta \delta^T]
+
+where z is the input of the block (with a 1 where it owns the bias) and delta the cotangent of its pre-activations for
+a random output cotangent c with E[c c^T] = B (for cross-entropy: labels drawn from the model). The damping is split by
+pi^2 = (tr A / dim A) / (tr D / dim D) into A + pi sqrt(s) I and D + sqrt(s) / pi I, with s = lambda + 1/C. A rank's
+block has its own factors, of its own inputs and outputs: nothing is communicated. Weights of samples count in both
+means, in D by the roots that c has of them.
+
+In a convolution (KFC, arXiv 1602.01407) A sums over the places of the kernel and D is their mean: places are taken as
+alike, and their cotangents as uncorrelated.
+"""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from distnewton.backend import Array, Backend, namespace, scalar
+from distnewton.checkpoint.state import State
+from distnewton.curvature.linearization import Linearization
+from distnewton.directions.moments import apply_left, blend, inverted, is_wide, second_moments, shifted
+from distnewton.directions.preconditioner import FactorOptions, Preconditioner
+from distnewton.network.layout import ParameterLayout
+
+
+class KroneckerFactors(Preconditioner):
+    """K-FAC on the blocks of this rank.
+
+    Parameters
+    ----------
+    options : FactorOptions
+        Averages and periods.
+    """
+
+    def __init__(self, options: FactorOptions) -> None:
+        super().__init__(options)
+        self._inputs: dict[int, Array] = {}
+        self._outputs: dict[int, Array] = {}
+        self._inverses: dict[int, tuple[Array, Array]] = {}
+
+    def _save(self, state: State) -> None:
+        state.factors |= {
+            "inputs": self._inputs,
+            "outputs": self._outputs,
+            "inverse_inputs": {m: A for m, (A, _) in self._inverses.items()},
+            "inverse_outputs": {m: D for m, (_, D) in self._inverses.items()},
+        }
+
+    def _load(self, state: State, layout: ParameterLayout) -> bool:
+        if not state.same_blocks:
+            return False
+        factors = state.factors
+        self._inputs, self._outputs = factors["inputs"], factors["outputs"]
+        inverses = factors["inverse_inputs"]
+        self._inverses = {m: (A, factors["inverse_outputs"][m]) for m, A in inverses.items()}
+        return True
+
+    def _accumulate(self, problem: Linearization, weight: float) -> None:
+        deltas = problem.sample.random_cotangents()
+        for m in problem.sample.inputs:
+            A, D = _factors(problem, m, deltas[m])
+            self._inputs[m] = blend(self._inputs.get(m), A, weight)
+            self._outputs[m] = blend(self._outputs.get(m), D, weight)
+
+    def _invert(self, backend: Backend, shift: float) -> None:
+        for m, A in self._inputs.items():
+            D = self._outputs[m]
+            if not (A.size and D.size):
+                continue
+            mean = _mean_diagonal(D)
+            ratio = _mean_diagonal(A) / mean if mean else 0.0
+            # factors of zeros, or that overflowed as training diverges, have no balance to keep
+            scale = math.sqrt(ratio) if 0.0 < ratio < math.inf else 1.0
+            root = math.sqrt(shift)
+            self._inverses[m] = (
+                inverted(backend, shifted(A, scale * root)),
+                inverted(backend, shifted(D, root / scale)),
+            )
+
+    def _apply_layer(self, layer: int, V: Array, out: Array) -> None:
+        A, D = self._inverses[layer]
+        namespace(out).matmul(apply_left(A, V), D, out=out)
+
+
+def _factors(problem: Linearization, m: int, delta: Array) -> tuple[Array, Array]:
+    """A and D of an own layer."""
+    backend, owns_bias = problem.backend, problem.layout.blocks[m].owns_bias
+    A: Array | None = None
+    n_out = problem.layout.blocks[m].shape[1]
+    D = backend.zeros(n_out, n_out)
+    weights = problem.sample.weights
+    for part in problem.sample.unfold(m, delta):
+        n_places = part.deltas.shape[1]
+        rows = part.deltas.reshape(part.deltas.shape[0] * n_places, n_out)
+        inputs = part.inputs.reshape(len(rows), part.inputs.shape[-1]) if part.inputs.ndim == 3 else part.inputs
+        of_rows = None if weights is None else backend.asarray(backend.xp.repeat(weights[part.rows], n_places))
+        moments = second_moments(backend, inputs, owns_bias, of_rows)
+        A = moments if A is None else A + moments
+        D += rows.T @ rows
+    if A is None:
+        # a replica of the grid may have none of a mini-batch's samples
+        n = problem.layout.blocks[m].shape[0]
+        A = backend.zeros(n + owns_bias) if is_wide(n) else backend.zeros(n + owns_bias, n + owns_bias)
+    problem.grid.sum_over_replicas(A)
+    A /= problem.n_samples
+    problem.grid.sum_over_replicas(D)
+    D /= problem.n_samples * problem.sample.shape(m).n_linear
+    return A, D
+
+
+def _mean_diagonal(A: Array) -> float:
+    """Trace over dimension; of a diagonal, its mean."""
+    return scalar((A if A.ndim == 1 else A.diagonal()).mean(dtype=np.float64))

@@ -1,0 +1,129 @@
+r"""The empirical Fisher matrix in mini-blocks ([MBF], arXiv 2202.04124), on the blocks of this rank.
+
+A mini-block covers the inputs of one output neuron j:
+
+.. math:: F_j = E[\delta_j^2\, \bar z \bar z^T], \qquad \bar F = E[(\|\delta\|^2 / n_{out})\, \bar z \bar z^T]
+
+with z the block's inputs (and a 1 where it owns the bias) and delta the gradient of a sample's own loss in the
+pre-activations: true labels, none drawn. ``neuron`` keeps F_j for each neuron; ``layer`` shares their mean, which
+stands for all neurons of a block at the price of one matrix. In a convolution a mini-block is a kernel, the weights
+from one channel to another, with g the gradient of a sample's own loss in them, summed over the kernel's places:
+
+.. math:: F_{ij} = E[g_{ij} g_{ij}^T]
+
+and a bias is a block of its own. Samples' own gradients rather than that of the batch: the paper, of which we know the
+abstract only, leaves this open, and so F is a mean over samples for both kinds of layers.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distnewton.backend import Array, Backend, namespace
+from distnewton.checkpoint.state import State
+from distnewton.curvature.linearization import Linearization
+from distnewton.directions.moments import apply_left, blend, inverted, second_moments, shifted
+from distnewton.directions.preconditioner import FactorOptions, Preconditioner
+from distnewton.network.layers import sample_gradients
+from distnewton.network.layout import ParameterLayout
+
+
+class MiniBlockFisher(Preconditioner):
+    """Mini-blocks over the inputs of each output neuron, or one shared by the neurons of a block; over each kernel.
+
+    Parameters
+    ----------
+    options : FactorOptions
+        Averages, periods and the kind of mini-blocks.
+    """
+
+    def __init__(self, options: FactorOptions) -> None:
+        super().__init__(options)
+        # by layer, one mini-block after the other along the first axis
+        self._averages: dict[int, Array] = {}
+        self._inverses: dict[int, Array] = {}
+        # of convolutions, whose biases are blocks of their own
+        self._bias_averages: dict[int, Array] = {}
+        self._bias_inverses: dict[int, Array] = {}
+
+    def _save(self, state: State) -> None:
+        state.factors |= {
+            "averages": self._averages,
+            "inverses": self._inverses,
+            "bias_averages": self._bias_averages,
+            "bias_inverses": self._bias_inverses,
+        }
+
+    def _load(self, state: State, layout: ParameterLayout) -> bool:
+        if not state.same_blocks:
+            return False
+        factors = state.factors
+        self._averages, self._inverses = factors["averages"], factors["inverses"]
+        self._bias_averages, self._bias_inverses = factors["bias_averages"], factors["bias_inverses"]
+        return True
+
+    def _accumulate(self, problem: Linearization, weight: float) -> None:
+        deltas = problem.sample.fisher_cotangents()
+        for m, Z in problem.sample.inputs.items():
+            block = problem.layout.blocks[m]
+            if not block.n_params:
+                continue
+            if problem.sample.shape(m).kernel is not None:
+                fresh, squares = self._kernel_moments(problem, m, deltas[m])
+                problem.grid.sum_over_replicas(squares)
+                squares /= problem.n_samples
+                self._bias_averages[m] = blend(self._bias_averages.get(m), squares, weight)
+            else:
+                fresh = self._neuron_moments(problem, Z, deltas[m], owns_bias=block.owns_bias)
+            problem.grid.sum_over_replicas(fresh)
+            fresh /= problem.n_samples
+            self._averages[m] = blend(self._averages.get(m), fresh, weight)
+
+    def _neuron_moments(self, problem: Linearization, Z: Any, delta: Array, *, owns_bias: bool) -> Array:
+        """Sums of delta_j^2 z z^T, or of their mean over the neurons."""
+        squares = delta * delta
+        if self._options.mini_blocks == "layer":
+            squares = squares.mean(axis=1, keepdims=True)
+        xp = problem.backend.xp
+        columns = xp.ascontiguousarray(squares.T)
+        moments = [second_moments(problem.backend, Z, owns_bias, columns[j]) for j in range(len(columns))]
+        stacked: Array = xp.stack(moments)
+        return stacked
+
+    def _kernel_moments(self, problem: Linearization, m: int, delta: Array) -> tuple[Array, Array]:
+        """Sums of g g^T for each kernel, of shape (n_in, n_out, r, r) in channels and pixels, and of bias squares."""
+        (n_rows, n_out), r = problem.layout.blocks[m].shape, problem.sample.shape(m).rows_per_unit
+        n_in = n_rows // r
+        moments, squares = problem.backend.zeros(n_in, n_out, r, r), problem.backend.zeros(n_out)
+        for part in problem.sample.unfold(m, delta):
+            gradients = sample_gradients(part).reshape(len(part.deltas), r, n_in, n_out)
+            by_kernel = problem.backend.xp.ascontiguousarray(gradients.transpose(2, 3, 1, 0))
+            moments += by_kernel @ by_kernel.transpose(0, 1, 3, 2)
+            squares += (part.deltas.sum(axis=1) ** 2).sum(axis=0)
+        return moments, squares
+
+    def _invert(self, backend: Backend, shift: float) -> None:
+        for m, averages in self._averages.items():
+            if m in self._bias_averages:
+                identity = backend.xp.eye(averages.shape[-1], dtype=averages.dtype)
+                self._inverses[m] = backend.inverses(averages + shift * identity)
+                self._bias_inverses[m] = 1 / (self._bias_averages[m] + shift)
+            else:
+                blocks = (averages[j] for j in range(len(averages)))
+                self._inverses[m] = backend.xp.stack([inverted(backend, shifted(F, shift)) for F in blocks])
+
+    def _apply_layer(self, layer: int, V: Array, out: Array) -> None:
+        inverses = self._inverses[layer]
+        if layer in self._bias_inverses:
+            n_in, n_out, r, _ = inverses.shape
+            kernels = V[: n_in * r].reshape(r, n_in, n_out).transpose(1, 2, 0)
+            products = self.backend.stacked_matvec(inverses, kernels)
+            out[: n_in * r] = products.transpose(2, 0, 1).reshape(n_in * r, n_out)
+            # the bias, where the block owns it
+            out[n_in * r :] = V[n_in * r :] * self._bias_inverses[layer]
+        elif self._options.mini_blocks == "layer":
+            out[...] = apply_left(inverses[0], V)
+        elif inverses.ndim == 2:
+            namespace(out).multiply(inverses.T, V, out=out)
+        else:
+            out[...] = self.backend.stacked_matvec(inverses, V.T).T

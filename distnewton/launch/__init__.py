@@ -1,0 +1,1 @@
+"""A process and its machine: launcher, devices, threads, memory, deadline."""

@@ -1,0 +1,281 @@
+"""The process under its launcher: detecting a broken launch, and ending the whole job when one rank fails."""
+
+from __future__ import annotations
+
+import os
+import platform
+import secrets
+import sys
+import time
+import traceback
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+from distnewton.errors import ConfigError, DistNewtonError, NoMemoryError
+from distnewton.guards.failures import ERRORS_FOLDER, failures
+from distnewton.guards.faults import faults
+from distnewton.guards.reachability import own_addresses
+from distnewton.guards.watchdog import watchdog
+from distnewton.parallel.collectives import CHECK_VARIABLE, Communicator
+
+_SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
+_RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
+_LOCAL_RANK_VARIABLES = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
+_SIGNS = {
+    "Open MPI": ("OMPI_COMM_WORLD_SIZE",),
+    "MPICH": ("HYDI_CONTROL_FD", "MPI_LOCALNRANKS"),
+}
+"""Variables that only the mpirun of one kind of MPI sets; srun, which starts ranks of both, sets none of them."""
+ANY_LAUNCHER = "DISTNEWTON_ANY_LAUNCHER"
+_HEAD_START, _LAST_START = 0.3, 1.5
+"""Seconds that each rank leaves to the one before it, and at most, so that of one fault on all ranks one message is
+printed where no run folder tells who was first."""
+_CONSEQUENCES = 2.0
+"""Seconds that a rank which failed later waits for the first one to end the job."""
+_FIRST = 1.5
+"""Seconds that ranks which MPI does not connect leave to the first one, whose message the launcher would cut off."""
+_MAX_LINES = 20
+"""Lines of a traceback that are printed; the run folder has all."""
+_FORWARDING = 0.1
+"""Seconds that the launcher has to forward the message before the abort: on a loaded machine it was once lost."""
+
+
+def launched_size() -> int:
+    """Number of processes the launcher says it started; 1 without a launcher."""
+    # in a Slurm job mpirun starts a helper on each node by srun, and Slurm counts these: mpirun's number goes first
+    return next((int(os.environ[name]) for name in _SIZE_VARIABLES if os.environ.get(name, "").isdigit()), 1)
+
+
+def launched_rank() -> int:
+    """This process's number as the launcher gives it, before MPI is started; 0 without a launcher."""
+    return next((int(os.environ[name]) for name in _RANK_VARIABLES if os.environ.get(name, "").isdigit()), 0)
+
+
+def local_rank() -> int:
+    """This process's number on its node as the launcher gives it; 0 without a launcher."""
+    return next((int(os.environ[name]) for name in _LOCAL_RANK_VARIABLES if os.environ.get(name, "").isdigit()), 0)
+
+
+def launcher_kind() -> str:
+    """``Open MPI`` or ``MPICH`` (or one of its descendants), whose mpirun started this; else ``Slurm`` or nothing."""
+    found = next((kind for kind, names in _SIGNS.items() if any(name in os.environ for name in names)), "")
+    return found or ("Slurm" if "SLURM_STEP_ID" in os.environ else "")
+
+
+def library_kind(version: str) -> str:
+    """``Open MPI`` or ``MPICH`` from the version text of an MPI library; empty for others."""
+    if "Open MPI" in version:
+        return "Open MPI"
+    return "MPICH" if any(name in version for name in ("MPICH", "Intel(R) MPI", "MVAPICH")) else ""
+
+
+def world_communicator() -> Communicator:
+    """All processes of the launch; starts MPI only under a launcher, and then the watchdog.
+
+    Returns
+    -------
+    Communicator
+
+    Raises
+    ------
+    ConfigError
+        If the launcher started several processes that MPI does not connect.
+    """
+    n_launched = launched_size()
+    if n_launched == 1 and not any(os.environ.get(name) for name in _SIZE_VARIABLES):
+        alone = Communicator()
+        failures.ledger = alone.ledger
+        faults.arm(0)
+        return alone
+    MPI = _load_mpi()
+    comm = Communicator(MPI.COMM_WORLD)
+    if comm.size == 1 and n_launched > 1:
+        raise ConfigError(
+            f"{_alone(n_launched, library_version(MPI.Get_library_version()))}; start with the mpirun of the same "
+            "installation (in a virtual environment: its bin/mpirun), or with an srun whose --mpi option this library "
+            "supports (srun --mpi=list shows what there is)",
+            collective=True,
+        )
+    _watch(comm)
+    faults.arm(comm.rank)
+    return comm
+
+
+def _watch(comm: Communicator) -> None:
+    """Let this process know its launch, and start the watchdog (collective)."""
+    failures.ledger = comm.ledger
+    if comm.size > 1:
+        watchdog.start(comm.rank, _abort)
+    failures.launch = comm.broadcast_json(secrets.token_hex(8))
+
+
+def guard(comm: Communicator, hang_seconds: float, warn_seconds: float, *, checked: bool = False) -> None:
+    """Set the watchdog's limits and the checked mode, and let it learn which hosts answer (collective).
+
+    Parameters
+    ----------
+    comm : Communicator
+        All ranks of the launch, or those on which a program calls :func:`distnewton.train` by itself.
+    hang_seconds, warn_seconds : float
+        See ``run.hang_seconds`` and ``run.warn_seconds``.
+    checked : bool
+        Whether collectives are compared over the ranks; else the environment decides.
+    """
+    if not failures.launch:
+        _watch(comm)
+    watchdog.limit, watchdog.warn_seconds = hang_seconds, warn_seconds
+    comm.checked |= checked
+    if comm.size > 1 and hang_seconds:
+        views = comm.allgather_json([platform.node(), own_addresses()])
+        watchdog.meet([host for host, _ in views], [addresses for _, addresses in views])
+
+
+def _load_mpi() -> Any:
+    """mpi4py's module with MPI running, unless the library would abort under this launcher."""
+    try:
+        import mpi4py
+
+        mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
+        with warnings.catch_warnings():
+            # mpi4py warns on every rank of a launcher of another MPI, which is explained below, once
+            warnings.simplefilter("ignore", RuntimeWarning)
+            from mpi4py import MPI
+    except (ImportError, RuntimeError) as error:
+        raise ConfigError(
+            f"started under an MPI launcher, but no MPI library could be loaded ({error}); install one with "
+            "pip install 'distnewton[mpich]', or load the module of your site's MPI",
+            collective=True,
+        ) from None
+    if MPI.Is_initialized():
+        return MPI
+    version = library_version(MPI.Get_library_version())
+    launcher, library = launcher_kind(), library_kind(version)
+    # MPICH ends the process, without advice, inside MPI_Init under the launcher of Open MPI
+    if launcher in _SIGNS and library and launcher != library and not os.environ.get(ANY_LAUNCHER):
+        raise ConfigError(
+            f"{_alone(launched_size(), version)}, the launcher is {launcher}'s; start with the mpirun of the "
+            "library's installation (in a virtual environment: its bin/mpirun), load one MPI module only, or name the "
+            f"launcher's library with MPI4PY_LIBMPI=/path/to/libmpi.so ({ANY_LAUNCHER}=1 goes on all the same)",
+            collective=True,
+        )
+    MPI.Init_thread(MPI.THREAD_MULTIPLE)
+    return MPI
+
+
+def _alone(n: int, library: str) -> str:
+    return (
+        f'the launcher started {n} processes, but each is alone ("rank 0 of 1"): the launcher and the MPI library '
+        f"differ. The library is {library}"
+    )
+
+
+def library_version(text: str) -> str:
+    """Name and version of an MPI library from its description."""
+    return " ".join(text.splitlines()[0].replace("\0", "").partition(",")[0].split())
+
+
+def run_guarded(main: Callable[[], int]) -> int:
+    """Run a program so that a failure on any rank ends the whole job at once, with one message.
+
+    Parameters
+    ----------
+    main : callable
+        The program; returns the exit code.
+
+    Returns
+    -------
+    int
+        Exit code: 0, or that of an error on which all ranks agree. Any other failure does not return: it prints
+        what happened where and aborts all ranks, SystemExit included.
+    """
+    try:
+        return main()
+    except DistNewtonError as error:
+        if error.collective or launched_size() == 1:
+            if launched_rank() == 0:
+                _, problem = failures.write(0, error.exit_code, str(error))
+                _print(f"distnewton: {error}" + (f"\n{problem}" if problem else ""))
+            elif not _connected():
+                leave_after_first()
+            return error.exit_code
+        return _abort(f"{error}", error.exit_code)
+    except SystemExit as error:
+        code = error.code if isinstance(error.code, int) else 1 if error.code else 0
+        return 0 if code == 0 else _abort(f"SystemExit({error.code!r})", code)
+    except BrokenPipeError:
+        # the reader of our output has left, say `| head`: nothing to tell, but nothing left to do either
+        return _abort("", 1)
+    except KeyboardInterrupt:
+        return _abort("interrupted", 130)
+    except MemoryError as error:
+        return _abort(str(NoMemoryError(str(error))), NoMemoryError.exit_code, _traceback(error))
+    except BaseException as error:  # every failure, of whichever kind, must end the job
+        cause = "".join(traceback.format_exception_only(error)).rstrip()
+        bug = "this is a bug in distnewton"
+        if type(error).__module__.startswith("mpi4py"):
+            bug = f"a message between ranks failed; {CHECK_VARIABLE}=1 tells whether the ranks differ in what they send"
+        return _abort(f"{cause}\n{bug}", 70, _traceback(error))
+
+
+def leave_after_first(seconds: float = _FIRST) -> None:
+    """Wait before this rank exits, where MPI connects no ranks and the first one speaks for all.
+
+    A launcher ends the job at the first exit code that is not 0: that of a silent rank must not come first.
+
+    Parameters
+    ----------
+    seconds : float
+        How long the first rank may need. It is no delay under launchers that end the job as the first rank exits.
+    """
+    time.sleep(seconds)
+
+
+def _connected() -> bool:
+    """Whether MPI runs and connects this process with others."""
+    mpi: Any = sys.modules.get("mpi4py.MPI")
+    return bool(
+        mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1
+    )
+
+
+def _traceback(error: BaseException) -> str:
+    return "".join(traceback.format_tb(error.__traceback__)).rstrip()
+
+
+def _abort(message: str, code: int, trace: str = "") -> int:
+    """Print this rank's failure, if it is the first, and end the whole job."""
+    rank, size = launched_rank(), launched_size()
+    later, problem = failures.write(rank, code, message, trace)
+    if later:
+        # the cause is told by another rank, which ends the job
+        time.sleep(_CONSEQUENCES)
+    elif message:
+        if failures.errors() is None:
+            time.sleep(min(_HEAD_START * rank, _LAST_START))
+        who = f"rank {rank} of {size} on {platform.node()} failed: " if size > 1 else ""
+        _print(f"distnewton: {who}{message}{_context(trace)}" + (f"\n{problem}" if problem else ""))
+    if _connected():
+        time.sleep(_FORWARDING)
+        sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(code)
+    return code
+
+
+def _context(trace: str) -> str:
+    """When and where in the run, the end of the traceback, and the run folder; in at most 25 lines."""
+    lines = []
+    if failures.phase not in (None, "other") or failures.iteration is not None:
+        last = f", last collective {call['name']}" if (call := failures.waits().get("collective")) else ""
+        lines.append(f"  iteration {failures.current_iteration}, phase {failures.phase}{last}")
+    shown = [line for line in trace.splitlines() if line.strip(" ^~")]
+    if len(shown) > _MAX_LINES:
+        shown = ["  ...", *shown[1 - _MAX_LINES :]]
+    lines += shown
+    errors = failures.errors()
+    if errors is not None:
+        lines.append(f"  run folder: {errors.parent} ({ERRORS_FOLDER}/ has the whole report)")
+    return "".join(f"\n{line}" for line in lines)
+
+
+def _print(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

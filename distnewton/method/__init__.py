@@ -1,0 +1,1 @@
+"""The training method: objective, Newton steps, stages, and the loop over them."""

@@ -1,0 +1,103 @@
+"""The model with the best validation metric, and when to stop waiting for a better one."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from distnewton.backend import Array
+from distnewton.checkpoint.state import State
+from distnewton.method.records import IterationRecord, plain, with_nan
+from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC
+from distnewton.parallel.collectives import Communicator
+
+
+@dataclass(frozen=True)
+class Best:
+    """The iteration whose model is kept.
+
+    Attributes
+    ----------
+    iteration : int
+        Its number; 0 is the start.
+    metric : str
+        By which it was chosen: ``accuracy``, ``auc`` or ``rmse`` on the validation set.
+    value : float
+        Of that metric.
+    metrics : dict of str to dict of str to float
+        All metrics there, by set: ``train``, ``validation``, ``test``.
+    """
+
+    iteration: int
+    metric: str
+    value: float
+    metrics: dict[str, dict[str, float]]
+
+
+class BestModel:
+    """Follows the iterations of a run and keeps the best.
+
+    Parameters
+    ----------
+    comm : Communicator
+        All ranks.
+    task : str
+        Decides the metric: :data:`~distnewton.models.metrics.MAIN_METRIC`.
+    patience : int
+        Iterations without a better metric after which training ends; 0: it does not.
+
+    Attributes
+    ----------
+    best : Best or None
+        So far; None before the start was measured.
+    params : Array of shape (n_params_local,) or None
+        This rank's variables there.
+    """
+
+    def __init__(self, comm: Communicator, task: str, patience: int) -> None:
+        self._comm, self._metric, self._patience = comm, MAIN_METRIC[task], patience
+        self.best: Best | None = None
+        self.params: Array | None = None
+
+    def follow(self, record: IterationRecord, params: Array) -> None:
+        """Look at an iteration (collective, one number: ranks may round differently, and the first one decides).
+
+        Parameters
+        ----------
+        record : IterationRecord
+            With its metrics.
+        params : Array of shape (n_params_local,)
+            The point; copied where it is the best. Of equal ones the first is kept.
+        """
+        mine = record.validation[self._metric]
+        value = float(self._comm.broadcast_json(mine if self._comm.rank == 0 else None))
+        sign = -1.0 if self._metric in LOWER_IS_BETTER else 1.0
+        if self.best is None or sign * value > sign * self.best.value:
+            metrics = {"train": record.train, "validation": record.validation, "test": record.test}
+            self.best = Best(record.iteration, self._metric, value, metrics)
+            self.params = params.copy()
+
+    def gives_up(self, iteration: int) -> str:
+        """Why training ends after an iteration; empty where it goes on."""
+        if not self._patience or self.best is None or iteration - self.best.iteration < self._patience:
+            return ""
+        return (
+            f"validation {self._metric} was not better than that of iteration {self.best.iteration} for "
+            f"{self._patience} iterations"
+        )
+
+    def state(self) -> State:
+        """The best iteration and its variables."""
+        if self.best is None or self.params is None:
+            return State({"best": None})
+        return State({"best": plain(vars(self.best))}, {"params": self.params})
+
+    def restore(self, state: State) -> None:
+        """Take over a state, perhaps from another grid."""
+        found: dict[str, Any] | None = state.numbers["best"]
+        if found is not None:
+            metrics = {name: with_nan(values) for name, values in found["metrics"].items()}
+            value = math.nan if found["value"] is None else found["value"]
+            self.best = Best(found["iteration"], found["metric"], value, metrics)
+            self.params = state.vectors["params"]

@@ -1,0 +1,273 @@
+"""One Newton step: linearise, find a direction, combine it with the last, search along it, adapt the damping."""
+
+from __future__ import annotations
+
+import math
+import time
+from dataclasses import dataclass, replace
+
+from distnewton.backend import Array
+from distnewton.checkpoint.state import State
+from distnewton.curvature.linearization import CurvatureSample, Linearization
+from distnewton.directions.direction import Direction, DirectionResult
+from distnewton.guards.faults import faults
+from distnewton.method.batches import draw_state, draws, set_draw_state
+from distnewton.method.combination import Combination, combine
+from distnewton.method.nonfinite import Retries, not_finite, solve
+from distnewton.method.objective import Evaluation, Objective
+from distnewton.method.records import DirectionRecord, IterationRecord, gather_direction
+from distnewton.network.layout import ParameterLayout
+from distnewton.parallel.grid import ProcessGrid
+from distnewton.parallel.termination import NEVER, EarlyTermination
+from distnewton.solvers.damping import LevenbergMarquardt, reduction_ratio
+from distnewton.solvers.line_search import LineSearchResult, backtrack
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """Settings of a Newton step.
+
+    Attributes
+    ----------
+    combine : str
+        ``previous``: the step mixes this direction with the last; ``scale``: it only scales it; ``none``: neither.
+    sufficient_decrease : float
+        eta of the line search.
+    line_search_max : int
+        At most so many trials.
+    sketch : int
+        Random output cotangents a sample in place of all outputs; 0 for all.
+    seed : int
+        Of random cotangents.
+    stage : int
+        Number of the stage, so that stages draw other numbers.
+    """
+
+    combine: str = "previous"
+    sufficient_decrease: float = 1e-4
+    line_search_max: int = 20
+    sketch: int = 0
+    seed: int = 0
+    stage: int = 0
+
+
+class NewtonStep:
+    """Steps of the Newton method on an objective, which may be another one (a mini-batch) at each step.
+
+    Parameters
+    ----------
+    direction : Direction
+        Method for the direction.
+    method : str
+        Its name, for the record.
+    damping : LevenbergMarquardt
+        Its value is the first lambda.
+    options : StepOptions
+        Settings.
+    termination : EarlyTermination
+        When a direction phase may end early.
+
+    Attributes
+    ----------
+    n_rejected : int
+        Directions rejected in a row.
+    """
+
+    def __init__(
+        self,
+        direction: Direction,
+        method: str,
+        damping: LevenbergMarquardt,
+        options: StepOptions,
+        termination: EarlyTermination = NEVER,
+    ) -> None:
+        self._direction, self._method = direction, method
+        self._damping, self._options, self._termination = damping, options, termination
+        self._previous: Array | None = None
+        self._linearized: tuple[Evaluation, Array, float, CurvatureSample] | None = None
+        self._drawn: list[int] | None = None
+        self._n_directions = self._n_points = self.n_rejected = 0
+
+    def step(
+        self,
+        objective: Objective,
+        evaluation: Evaluation,
+        value: float,
+        last: tuple[int, int],
+        record: IterationRecord,
+    ) -> tuple[Evaluation, float] | None:
+        """Take one step from a point.
+
+        Parameters
+        ----------
+        objective : Objective
+            What is minimised.
+        evaluation : Evaluation
+            Of the point, on the objective's samples.
+        value : float
+            Objective there, regularisation included.
+        last : tuple of int
+            Subsample for which a trial keeps its activations.
+        record : IterationRecord
+            Filled with what happened.
+
+        Returns
+        -------
+        tuple of (Evaluation, float), or None
+            The accepted point and the objective there; None when the direction was rejected.
+
+        Notes
+        -----
+        Collective over the grid.
+        """
+        retries = Retries(self._damping)
+        while True:
+            record.damping = self._damping.value
+            record.gradient_norm, problem = self._linearize(objective, evaluation)
+            found, record.direction = self._find_direction(objective.network.grid, problem)
+            if not record.direction.failed_ranks:
+                combined = self._combine(objective.network.grid, problem, evaluation.params, found.direction)
+                if math.isfinite(combined.slope + combined.curvature):
+                    break
+            record.note = retries.retry(objective, evaluation, problem, found, record.direction)
+        search = self._search(objective, evaluation.params, value, last, combined)
+        record.betas = list(combined.betas)
+        record.line_search_trials, record.step_size = search.trials, search.step_size
+        return self._accept(search, value, combined, record)
+
+    def state(self, evaluation: Evaluation) -> State:
+        """What the next step needs, be it from a point whose directions were rejected so far.
+
+        Parameters
+        ----------
+        evaluation : Evaluation
+            Of the point that the next step starts from, where it is the one that was linearised.
+
+        Returns
+        -------
+        State
+        """
+        drawn = None
+        if self._linearized is not None and self._linearized[0] is evaluation:
+            drawn = draw_state(self._linearized[3].generator)
+        numbers = {"damping": self._damping.value, "n_points": self._n_points, "n_rejected": self.n_rejected}
+        previous = {} if self._previous is None else {"previous": self._previous}
+        return State({**numbers, "drawn": drawn}, previous, parts={"direction": self._direction.state()})
+
+    def restore(self, state: State, layout: ParameterLayout) -> None:
+        """Take over a state.
+
+        Parameters
+        ----------
+        state : State
+            As of :meth:`state`.
+        layout : ParameterLayout
+            This rank's blocks.
+        """
+        self._damping.value = state.numbers["damping"]
+        self._n_points, self.n_rejected = state.numbers["n_points"], state.numbers["n_rejected"]
+        self._drawn, self._previous = state.numbers["drawn"], state.vectors.get("previous")
+        self._direction.restore(state.parts["direction"], layout)
+
+    def _linearize(self, objective: Objective, evaluation: Evaluation) -> tuple[float, Linearization]:
+        """Gradient and curvature sample here; computed once a point, however many directions are tried."""
+        network, options = objective.network, self._options
+        grid = network.grid
+        if self._linearized is None or self._linearized[0] is not evaluation:
+            self._linearized = None  # its Jacobian is freed before there is another
+            with grid.ledger.phase("gradient"):
+                gradient = objective.gradient(evaluation)
+                faults.at("gradient", gradient)
+                (squared,) = grid.sum_of_variables(network.backend.dot(gradient, gradient))
+                if not math.isfinite(squared):
+                    raise not_finite("the gradient", objective, evaluation, gradient=gradient)
+            with grid.ledger.phase("jacobian"):
+                samples, activations = evaluation.subsample
+                targets = objective.targets[slice(*samples)]
+                # a point that was linearised before the checkpoint keeps its number and goes on drawing where it was
+                self._n_points -= self._drawn is not None
+                generator = draws(options.seed, options.stage, self._n_points)
+                sample = CurvatureSample(
+                    network, evaluation.params, activations, objective.loss, targets, generator, share=evaluation.share
+                )
+                if self._direction.curvature in {"jacobian", "roots"}:
+                    sample.linearize(options.sketch, rooted=self._direction.curvature == "roots")
+                    faults.at("jacobian", *sample.jacobian.arrays())
+                if self._drawn is not None:
+                    set_draw_state(generator, self._drawn)
+                    self._drawn = None
+            self._n_points += 1
+            self._linearized = evaluation, gradient, math.sqrt(squared), sample
+        _, gradient, norm, sample = self._linearized
+        return norm, Linearization(gradient, sample, objective.regularization, self._damping.value, grid)
+
+    def _find_direction(self, grid: ProcessGrid, problem: Linearization) -> tuple[DirectionResult, DirectionRecord]:
+        """Solve for the direction; ranks that finished, and those that were stopped, are recorded."""
+        self._n_directions += 1
+        self._termination.begin(self._n_directions)
+        with grid.ledger.phase("direction"):
+            start = time.perf_counter()
+            result = solve(self._direction, problem, self._termination)
+            seconds = time.perf_counter() - start
+        with grid.ledger.phase("combination"):
+            record = gather_direction(grid.world, self._method, result, seconds)
+            self._termination.end(record.finished_ranks)
+            if self._direction.apart and grid.n_replicas > 1 and not record.failed_ranks:
+                result = replace(result, direction=grid.mean_over_replicas(result.direction))
+                self._direction.set_mean_direction(result.direction)
+        return result, record
+
+    def _combine(self, grid: ProcessGrid, problem: Linearization, params: Array, direction: Array) -> Combination:
+        """Scale the direction and mix in the last one, where that is asked for."""
+        with grid.ledger.phase("combination"):
+            directions = [direction]
+            if self._options.combine == "previous" and self._previous is not None:
+                directions.append(self._previous)
+            return combine(problem, params, directions, scale=self._options.combine != "none")
+
+    def _search(
+        self, objective: Objective, params: Array, value: float, last: tuple[int, int], combined: Combination
+    ) -> LineSearchResult[Evaluation]:
+        """Backtrack along the direction; an accepted trial is the next point's evaluation."""
+        ledger = objective.network.grid.ledger
+        with ledger.phase("line_search"):
+            faults.at("line_search")
+            start = regularizer(objective, params)
+
+            def evaluate(alpha: float) -> tuple[float, Evaluation]:
+                trial = objective.evaluate(params + alpha * combined.direction, last)
+                change = alpha * combined.params_dot + 0.5 * alpha**2 * combined.squared_norm
+                return trial.loss + start + objective.regularization * change, trial
+
+            return backtrack(
+                evaluate,
+                value,
+                combined.slope,
+                sufficient_decrease=self._options.sufficient_decrease,
+                max_trials=self._options.line_search_max,
+            )
+
+    def _accept(
+        self, search: LineSearchResult[Evaluation], value: float, combined: Combination, record: IterationRecord
+    ) -> tuple[Evaluation, float] | None:
+        """Adapt the damping to an accepted step, or raise it and forget the last direction."""
+        if search.state is None:
+            record.note = "no descent direction" if search.trials == 0 else "no decrease along the direction"
+            self._damping.reject()
+            self._previous = None
+            self.n_rejected += 1
+            return None
+        rho = reduction_ratio(search.value - value, combined.slope, combined.curvature, search.step_size)
+        record.reduction_ratio = rho if math.isfinite(rho) else None
+        self._damping.update(rho)
+        # what was known of the old point is freed before the new one is judged, on test data, say
+        self._linearized = None
+        self._previous = combined.direction
+        self.n_rejected = 0
+        return search.state, search.value
+
+
+def regularizer(objective: Objective, params: Array) -> float:
+    """theta^T theta / (2C) (collective, one number)."""
+    (squared,) = objective.network.grid.sum_of_variables(objective.network.backend.dot(params, params))
+    return 0.5 * objective.regularization * squared

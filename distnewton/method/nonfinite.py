@@ -1,0 +1,172 @@
+"""What happens when numbers are not finite: verdicts that are the same on all ranks, retries, and messages.
+
+Each verdict rides on a sum that is made anyway: of the loss, of the gradient's norm, of how ranks found the direction.
+A trial point that overflows is no decrease, which the line search sees to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from distnewton.backend import Array
+from distnewton.curvature.linearization import Linearization
+from distnewton.directions.direction import Direction, DirectionResult
+from distnewton.errors import NumericalError
+from distnewton.guards.failures import failures
+from distnewton.guards.hangs import ranges
+from distnewton.method.objective import Evaluation, Objective
+from distnewton.method.records import DirectionRecord
+from distnewton.network.diagnosis import first_finding
+from distnewton.parallel.termination import EarlyTermination
+from distnewton.solvers.damping import LevenbergMarquardt
+
+MAX_RETRIES = 3
+RETRY_BOOST = 10.0
+"""Factor on the damping from one try to the next: those of accepted steps are too small to get away from rounding."""
+_ADVICE = (
+    "scale the data ([data] scale = standard), use float64 ([run] dtype), a smaller method.C or more method.damping"
+)
+
+
+def not_finite(
+    what: str,
+    objective: Objective,
+    evaluation: Evaluation,
+    gradient: Array | None = None,
+    direction: Array | None = None,
+    problem: Linearization | None = None,
+) -> NumericalError:
+    """The error for something that is not finite, with the first place where it is so.
+
+    Parameters
+    ----------
+    what : str
+        What was found.
+    objective : Objective
+        Data and network.
+    evaluation : Evaluation
+        Of the point.
+    gradient, direction : Array of shape (n_params_local,) or None
+        Made from it, as far as they were.
+    problem : Linearization or None
+        Holds the Jacobian, where one was made.
+
+    Returns
+    -------
+    NumericalError
+        Agreed: the same on all ranks.
+
+    Notes
+    -----
+    Collective: one gather of short texts.
+    """
+    factors = {}
+    if problem is not None and problem.sample.has_jacobian:
+        factors = {m: part.factor.arrays() for m, part in problem.jacobian.parts.items()}
+    kept = [activations for _, activations in evaluation.chunks if activations is not None]
+    vectors = {"the gradient": gradient, "the direction": direction}
+    given = {name: vector for name, vector in vectors.items() if vector is not None}
+    place = first_finding(objective.network, evaluation.params, objective.X, kept, factors, given)
+    place = place or "in none of the arrays that are kept"
+    when = f"in iteration {failures.current_iteration}" if failures.current_iteration else "at the start"
+    return NumericalError(
+        f"{what} is not finite {when}. First found: {place}. Try to {_ADVICE}",
+        collective=True,
+    )
+
+
+def solve(direction: Direction, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
+    """Find a direction; a rank that finds none says so in its result, where the others do not wait for it in a message.
+
+    Parameters
+    ----------
+    direction : Direction
+        The method.
+    problem : Linearization
+        The model.
+    termination : EarlyTermination
+        When it may end early.
+
+    Returns
+    -------
+    DirectionResult
+    """
+    try:
+        # told by the verdict, once, and not by warnings of every rank
+        with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
+            return direction.solve(problem, termination)
+    except NumericalError as error:
+        if not (error.collective or direction.stops_early):
+            raise
+        zeros = problem.backend.zeros(problem.layout.n_params)
+        return DirectionResult(zeros, finished=False, failure=str(error))
+
+
+class Retries:
+    """Tries of a direction at one point, each with more damping.
+
+    Parameters
+    ----------
+    damping : LevenbergMarquardt
+        Raised before each retry.
+    """
+
+    def __init__(self, damping: LevenbergMarquardt) -> None:
+        self._damping, self._first, self._n = damping, damping.value, 0
+
+    def retry(
+        self,
+        objective: Objective,
+        evaluation: Evaluation,
+        problem: Linearization,
+        found: DirectionResult,
+        record: DirectionRecord,
+    ) -> str:
+        """Raise the damping for another try.
+
+        Parameters
+        ----------
+        objective, evaluation, problem : Objective, Evaluation, Linearization
+            Where the direction was sought.
+        found : DirectionResult
+            On this rank.
+        record : DirectionRecord
+            On all ranks.
+
+        Returns
+        -------
+        str
+            A note for the record.
+
+        Raises
+        ------
+        NumericalError
+            After the last retry, on every rank alike.
+
+        Notes
+        -----
+        Collective when it raises.
+        """
+        if self._n == MAX_RETRIES:
+            raise self._error(objective, evaluation, problem, found, record.failed_ranks)
+        self._n += 1
+        self._damping.value = max(self._damping.value, 1e-8) * RETRY_BOOST
+        who = f"rank {ranges(record.failed_ranks)}" if record.failed_ranks else "the model along it"
+        return f"direction not finite ({who}), damping {self._first:.2g} raised to {self._damping.value:.2g}"
+
+    def _error(
+        self,
+        objective: Objective,
+        evaluation: Evaluation,
+        problem: Linearization,
+        found: DirectionResult,
+        failed_ranks: Sequence[int],
+    ) -> NumericalError:
+        texts = objective.network.grid.world.allgather_json(found.failure)
+        causes = "".join(f"\n  {text}" for text in dict.fromkeys(filter(None, texts)))
+        who = f" of rank {ranges(failed_ranks)}" if failed_ranks else ""
+        error = not_finite(f"the direction{who}", objective, evaluation, problem.gradient, found.direction, problem)
+        tries = f"{MAX_RETRIES} times with damping raised from {self._first:.2g} to {self._damping.value:.2g}"
+        return NumericalError(f"{error}; tried again {tries}{causes}", collective=True)

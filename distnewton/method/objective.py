@@ -1,0 +1,229 @@
+r"""The regularised objective over all samples, in chunks, and what its evaluation leaves for the next step.
+
+.. math:: f(\theta) = \frac{\theta^T\theta}{2C} + \frac1l \sum_i \xi(z^{L,i}; y^i)
+
+Samples are permuted once, by the seed, when training starts; a subsample is then a contiguous range, so that neither
+chunks nor the subsample are ever copied. It is evaluated last, and its activations serve the Jacobian. Of replicas of
+the grid each has its share of the samples; loss and gradient are summed over them.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distnewton.backend import Array, take_rows
+from distnewton.data.rows import row_range
+from distnewton.guards.faults import faults
+from distnewton.network.losses import Loss
+from distnewton.network.network import Activations, PartitionedNetwork
+from distnewton.network.weighted import plain_targets
+from distnewton.parallel.replicas import SampleShare
+from distnewton.planning.chunks import chunk_ranges, rows_kept
+
+_QUIET = np.errstate(over="ignore", invalid="ignore")
+"""A trial step may overflow: that is a value that the line search refuses, and nothing to warn of on every rank."""
+
+
+def subsample_size(n_samples: int, fraction: float, minimum: int = 1) -> int:
+    """Number of samples in the curvature subsample: a fraction, rounded up, within 1 and all."""
+    return min(n_samples, max(minimum, int(np.ceil(fraction * n_samples))))
+
+
+def subsample_range(n_samples: int, size: int, seed: int, iteration: int) -> tuple[int, int]:
+    """Range of the permuted samples that serves for curvature in an iteration.
+
+    Consecutive iterations take disjoint ranges; each pass over the samples starts at another random offset, so
+    that passes cut the samples differently. A function of (seed, iteration) only.
+
+    Parameters
+    ----------
+    n_samples, size : int
+        Number of samples, and of those in a subsample.
+    seed, iteration : int
+        Seed of the run and iteration from 0.
+
+    Returns
+    -------
+    tuple of int
+        Half-open range.
+    """
+    n_offsets = min(size, n_samples - size + 1)
+    per_pass = max(1, (n_samples - n_offsets + 1) // size)
+    i_pass, k = divmod(iteration, per_pass)
+    offset = int(np.random.Generator(np.random.Philox(key=seed, counter=[0, 1, 0, i_pass])).integers(n_offsets))
+    start = offset + k * size
+    return start, start + size
+
+
+@dataclass
+class Evaluation:
+    """The loss at a point, and the activations that were kept.
+
+    Attributes
+    ----------
+    params : Array of shape (n_params_local,)
+        The point.
+    loss : float
+        Mean loss of the samples, over all replicas.
+    chunks : list of tuple
+        Range of this replica's samples, and activations, or None where they were not kept; the subsample is the last.
+    outputs : Array of shape (n_own, n_out)
+        Outputs of this replica's samples, the same on all its ranks.
+    targets : Array
+        Their targets, in the same order, without weights.
+    share : SampleShare
+        Which samples of the subsample are this replica's.
+    """
+
+    params: Array
+    loss: float
+    chunks: list[tuple[tuple[int, int], Activations | None]]
+    outputs: Array
+    targets: Array
+    share: SampleShare
+
+    @property
+    def subsample(self) -> tuple[tuple[int, int], Activations]:
+        """Range of this replica's samples, and activations, of the curvature subsample."""
+        samples, activations = self.chunks[-1]
+        if activations is None:
+            raise RuntimeError("the activations of the subsample are always kept")
+        return samples, activations
+
+
+class Objective:
+    """Loss over this rank's features and all samples, plus regularisation.
+
+    Parameters
+    ----------
+    network : PartitionedNetwork
+        The network on its grid.
+    loss : Loss
+        Loss of one sample; where samples have weights, a :class:`~distnewton.network.weighted.Weighted` one.
+    X : Array or csr_array of shape (n_own, n_features_local)
+        Features this rank holds of its replica's samples, already permuted.
+    targets : Array
+        Targets of these samples, with weights where the loss takes some; the same on all ranks of the replica, permuted
+        alike.
+    regularization : float
+        1/C.
+    memory_bytes : float
+        What the activations of a rank may occupy. Chunks and what is kept of an evaluation follow from it.
+    share : SampleShare or None
+        Which samples are this replica's; by default it holds all.
+
+    Attributes
+    ----------
+    n_samples : int
+        All samples, over the replicas.
+    n_rows_kept : int
+        Samples whose activations an evaluation keeps, so that the gradient need not pass forward again.
+    chunk_rows : int
+        Samples that pass at a time.
+    """
+
+    def __init__(
+        self,
+        network: PartitionedNetwork,
+        loss: Loss,
+        X: Any,
+        targets: Array,
+        regularization: float,
+        memory_bytes: float,
+        share: SampleShare | None = None,
+    ) -> None:
+        self.network, self.loss, self.X, self.targets = network, loss, X, targets
+        self.regularization = regularization
+        self.share = share or SampleShare(len(targets))
+        self.n_samples, self.memory_bytes = self.share.n_samples, memory_bytes
+        # the same number of rows on all ranks, since chunks are summed together: the widest rank decides
+        width = network.grid.comm.allgather(np.array([network.n_kept + network.n_out])).max()
+        self.n_rows_kept, self.chunk_rows = rows_kept(width, network.backend.dtype.itemsize, memory_bytes)
+
+    def batch(self, rows: Array) -> Objective:
+        """The same objective on some of the samples only; 1/C is that of the whole.
+
+        Parameters
+        ----------
+        rows : Array of shape (n,)
+            Positions of samples among all, the same on all ranks.
+
+        Returns
+        -------
+        Objective
+        """
+        part = copy.copy(self)
+        own, part.share = self.share.choose(rows)
+        part.X, part.targets, part.n_samples = take_rows(self.X, own), take_rows(self.targets, own), len(rows)
+        return part
+
+    @_QUIET
+    def evaluate(self, params: Array, last: tuple[int, int] | None) -> Evaluation:
+        """Loss of all samples, keeping activations as far as memory allows.
+
+        Parameters
+        ----------
+        params : Array of shape (n_params_local,)
+            The point; kept, not copied.
+        last : tuple of int or None
+            Range of all samples evaluated last and always kept: the subsample of the step that starts here. None keeps
+            nothing.
+
+        Returns
+        -------
+        Evaluation
+
+        Notes
+        -----
+        Collective, as :meth:`PartitionedNetwork.forward` a chunk, and one sum of a number over all ranks.
+        """
+        share = self.share.part(*(last or (0, self.n_samples)))
+        last = self.share.within(*last) if last else None
+        ranges = chunk_ranges(self.share.n_own, last, self.chunk_rows)
+        n_kept = last[1] - last[0] if last else self.n_rows_kept
+        chunks: list[tuple[tuple[int, int], Activations | None]] = []
+        outputs = self.network.backend.empty(self.share.n_own, self.network.n_out)
+        total = 0.0
+        for samples in ranges:
+            activations = self.network.forward(params, row_range(self.X, *samples))
+            faults.at("forward", *(Z for key, Z in activations.groups.items() if key[0]), activations.output)
+            outputs[slice(*samples)] = activations.output
+            # all of a replica hold the outputs, but one rank's sum is everyone's, so that decisions never differ
+            if self.network.grid.rank == 0:
+                total += self.loss.value(activations.output, self.targets[slice(*samples)])
+            keep = samples == last or n_kept + samples[1] - samples[0] <= self.n_rows_kept
+            n_kept += (samples[1] - samples[0]) * (keep and samples != last)
+            chunks.append((samples, activations if keep else None))
+        (total,) = self.network.grid.world.sum_scalars(total)
+        return Evaluation(params, total / self.n_samples, chunks, outputs, plain_targets(self.targets), share)
+
+    @_QUIET
+    def gradient(self, evaluation: Evaluation) -> Array:
+        """This rank's block of the gradient of the objective; shape (n_params_local,).
+
+        Parameters
+        ----------
+        evaluation : Evaluation
+            Of the point; chunks that were not kept are computed again.
+
+        Returns
+        -------
+        Array of shape (n_params_local,)
+
+        Notes
+        -----
+        Collective, as :meth:`PartitionedNetwork.add_gradient` a chunk, and a sum over the replicas.
+        """
+        total = self.network.backend.zeros(self.network.layout.n_params)
+        for samples, kept in evaluation.chunks:
+            activations = kept or self.network.forward(evaluation.params, row_range(self.X, *samples))
+            cotangent = self.loss.gradient(activations.output, self.targets[slice(*samples)])
+            cotangent /= self.n_samples
+            self.network.add_gradient(evaluation.params, activations, cotangent, total)
+        self.network.grid.sum_over_replicas(total)
+        total += self.regularization * evaluation.params
+        return total

@@ -1,0 +1,228 @@
+"""The record of one iteration: what happened, on which rank, and what it cost."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from distnewton.backend import library_of
+from distnewton.directions.direction import DirectionResult
+from distnewton.guards.ledger import PHASES, PhaseCost
+from distnewton.launch.deadline import Stop
+from distnewton.parallel.collectives import Communicator
+
+
+@dataclass
+class DirectionRecord:
+    """How the direction was found, by rank.
+
+    Attributes
+    ----------
+    method : str
+        Name of the direction.
+    inner_iterations : list of int
+        CG steps of each rank.
+    residuals : list of float
+        Relative residual each rank ended with.
+    finished_ranks : list of int
+        Ranks that met their own stopping rule; with early termination the others were stopped.
+    stopped_early : bool
+        Whether any rank was stopped.
+    seconds : list of float
+        Seconds each rank spent in the direction phase.
+    failed_ranks : list of int
+        Ranks that found no direction, or one that is not finite; with any, it is not taken.
+    step_sizes : list of float
+        Step sizes of the groups of ``grouped_newton``, those of the last step; else empty.
+    """
+
+    method: str
+    inner_iterations: list[int]
+    residuals: list[float]
+    finished_ranks: list[int]
+    stopped_early: bool
+    seconds: list[float]
+    failed_ranks: list[int] = field(default_factory=list)
+    step_sizes: list[float] = field(default_factory=list)
+
+    @staticmethod
+    def sum(records: Sequence[DirectionRecord]) -> DirectionRecord | None:
+        """Several steps as one: CG steps and seconds add up, a rank finished if it always did."""
+        if not records:
+            return None
+        n_ranks = range(len(records[0].seconds))
+        return DirectionRecord(
+            records[-1].method,
+            [sum(r.inner_iterations[rank] for r in records) for rank in n_ranks],
+            [max(r.residuals[rank] for r in records) for rank in n_ranks],
+            [rank for rank in n_ranks if all(rank in r.finished_ranks for r in records)],
+            any(r.stopped_early for r in records),
+            [sum(r.seconds[rank] for r in records) for rank in n_ranks],
+            [rank for rank in n_ranks if any(rank in r.failed_ranks for r in records)],
+            records[-1].step_sizes,
+        )
+
+
+@dataclass
+class IterationRecord:
+    """One line of ``metrics.jsonl``; iteration 0 is the start.
+
+    Attributes
+    ----------
+    iteration : int
+        Number of the iteration.
+    elapsed_seconds : float
+        Since training started, on the slowest rank.
+    training_seconds : float
+        The same without evaluation: metrics, and objectives that the method itself does not need.
+    objective, loss : float
+        f and the mean loss at the end of the iteration.
+    gradient_norm : float or None
+        ||grad f|| where the iteration started.
+    damping : float
+        lambda that the iteration used.
+    reduction_ratio : float or None
+        Actual over predicted decrease.
+    step_size : float
+        Accepted alpha; 0 when the direction was rejected.
+    line_search_trials : int
+        Evaluations in the line search.
+    steps : int
+        Steps of the iteration: 1, or mini-batches.
+    betas : list of float
+        Coefficients of this direction and the last in the combination.
+    note : str
+        Why a direction was rejected or mended, else empty.
+    direction : DirectionRecord or None
+        How the direction was found.
+    seconds : dict of str to float
+        By phase, the slowest rank's; ``wait`` is the mean over ranks of the time inside MPI.
+    phase_wait_seconds : dict of str to float
+        The time inside MPI by phase: waiting for other ranks and transfer, the mean over ranks.
+    wait_seconds : list of float
+        Time inside MPI by rank, evaluation left out.
+    compute_seconds : list of float
+        Time in the phases of the method outside of MPI by rank: what a slow rank makes the others wait for.
+    sent_bytes : dict of str to float
+        By phase, over all ranks.
+    train, validation, test : dict of str to float
+        The task's metrics at the end of the iteration, empty for sets that there are not.
+    """
+
+    iteration: int
+    elapsed_seconds: float
+    objective: float
+    loss: float
+    training_seconds: float = 0.0
+    gradient_norm: float | None = None
+    damping: float = 0.0
+    reduction_ratio: float | None = None
+    step_size: float = 0.0
+    line_search_trials: int = 0
+    steps: int = 1
+    betas: list[float] = field(default_factory=list)
+    note: str = ""
+    direction: DirectionRecord | None = None
+    seconds: dict[str, float] = field(default_factory=dict)
+    phase_wait_seconds: dict[str, float] = field(default_factory=dict)
+    wait_seconds: list[float] = field(default_factory=list)
+    compute_seconds: list[float] = field(default_factory=list)
+    sent_bytes: dict[str, float] = field(default_factory=dict)
+    train: dict[str, float] = field(default_factory=dict)
+    validation: dict[str, float] = field(default_factory=dict)
+    test: dict[str, float] = field(default_factory=dict)
+
+    def as_dict(self) -> dict[str, Any]:
+        """The record as plain, JSON-able values."""
+        return asdict(self)
+
+
+def gather_direction(comm: Communicator, method: str, result: DirectionResult, seconds: float) -> DirectionRecord:
+    """Tell all ranks how each found its part of the direction (collective, one small sum)."""
+    squared = library_of(result.direction).dot(result.direction, result.direction)
+    failed = bool(result.failure) or not math.isfinite(result.residual + squared)
+    residual = result.residual if math.isfinite(result.residual) else 0.0
+    mine = np.array([result.inner_iterations, residual, result.finished, seconds, failed], dtype=np.float64)
+    steps, residuals, finished, times, failures = comm.allgather(mine).T
+    return DirectionRecord(
+        method,
+        [int(n) for n in steps],
+        [float(r) for r in residuals],
+        [int(rank) for rank in np.flatnonzero(finished)],
+        bool((finished == 0).any()),
+        [float(t) for t in times],
+        [int(rank) for rank in np.flatnonzero(failures)],
+        list(result.step_sizes),
+    )
+
+
+def gather_costs(
+    comm: Communicator,
+    record: IterationRecord,
+    costs: dict[str, PhaseCost],
+    elapsed: float,
+    evaluation: float,
+    stop: Stop = Stop.NO,
+) -> Stop:
+    """Fill in what an iteration cost on all ranks, and agree on whether to stop (collective, one small sum).
+
+    Parameters
+    ----------
+    comm : Communicator
+        The ranks.
+    record : IterationRecord
+        Takes seconds, waiting and bytes; the same on all ranks.
+    costs : dict of str to PhaseCost
+        Of this rank, by phase.
+    elapsed, evaluation : float
+        Seconds since the start, and those of them that went into evaluation, on this rank.
+    stop : Stop
+        Whether this rank wants to stop, and why: it rides in a sum that is made anyway.
+
+    Returns
+    -------
+    Stop
+        Whether any rank wants to; the same on all.
+    """
+    by_phase = [[costs[p].seconds, costs[p].wait_seconds, costs[p].sent_bytes] for p in PHASES]
+    mine = np.array([elapsed, elapsed - evaluation, *np.ravel(by_phase), stop])
+    everyone = comm.allgather(mine)
+    record.elapsed_seconds, record.training_seconds = (float(t) for t in everyone[:, :2].max(axis=0))
+    table = everyone[:, 2:-1].reshape(comm.size, len(PHASES), 3)
+    method = [p != "evaluation" for p in PHASES]
+    wait = table[:, method, 1].sum(axis=1)
+    record.seconds = dict(zip(PHASES, table[:, :, 0].max(axis=0).tolist(), strict=True))
+    record.seconds["wait"] = float(wait.mean())
+    record.phase_wait_seconds = dict(zip(PHASES, table[:, :, 1].mean(axis=0).tolist(), strict=True))
+    record.wait_seconds = wait.tolist()
+    timed = [p not in {"evaluation", "other"} for p in PHASES]
+    record.compute_seconds = np.maximum(table[:, timed, 0] - table[:, timed, 1], 0.0).sum(axis=1).tolist()
+    record.sent_bytes = dict(zip(PHASES, table[:, :, 2].sum(axis=0).tolist(), strict=True))
+    return Stop(int(everyone[:, -1].max()))
+
+
+def plain(value: Any) -> Any:
+    """The same value with None for numbers that JSON does not know."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def record_from_dict(values: dict[str, Any]) -> IterationRecord:
+    """Undo :meth:`IterationRecord.as_dict`, also where JSON has lost what is not finite."""
+    direction = values["direction"]
+    record = IterationRecord(**{**values, "direction": None if direction is None else DirectionRecord(**direction)})
+    for which in ("train", "validation", "test"):
+        setattr(record, which, with_nan(getattr(record, which)))
+    return record
+
+
+def with_nan(metrics: dict[str, float | None]) -> dict[str, float]:
+    """Metrics as they were before :func:`plain`, as far as that can be told."""
+    return {name: math.nan if value is None else value for name, value in metrics.items()}

@@ -1,0 +1,422 @@
+"""The ways of going on from a point: Newton iterations over all samples, Newton steps or learning rates on batches."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+import numpy as np
+
+from distnewton.backend import Array, take_rows
+from distnewton.checkpoint.state import State
+from distnewton.curvature.linearization import CurvatureSample, Linearization
+from distnewton.directions.direction import Direction, DirectionResult
+from distnewton.errors import NumericalError
+from distnewton.guards.faults import faults
+from distnewton.method.batches import Batches, draws
+from distnewton.method.newton import NewtonStep, regularizer
+from distnewton.method.objective import Evaluation, Objective, subsample_range, subsample_size
+from distnewton.method.records import DirectionRecord, IterationRecord, gather_direction
+from distnewton.parallel.termination import NEVER
+
+MAX_REJECTIONS = 30
+"""Directions rejected in a row before training ends: by then lambda has grown 190,000 times."""
+
+
+class Stage(Protocol):
+    """A method with its state, from a point on.
+
+    Attributes
+    ----------
+    evaluation : Evaluation
+        Of the current point on all samples.
+    value : float
+        Objective there.
+    exhausted : bool
+        Whether no direction leads down any more.
+    """
+
+    evaluation: Evaluation
+    value: float
+
+    @property
+    def exhausted(self) -> bool: ...  # noqa: D102
+
+    def start(self, params: Array, known: Evaluation | None) -> None:
+        """Begin at a point, whose evaluation may be known; collective."""
+        ...
+
+    def iterate(self, record: IterationRecord) -> None:
+        """Do one iteration and fill its record; collective."""
+        ...
+
+    def state(self) -> State:
+        """What the next iteration needs besides the point."""
+        ...
+
+    def restore(self, params: Array, state: State) -> None:
+        """Begin at a point with a state; collective."""
+        ...
+
+
+class FullBatch:
+    """Newton iterations: the gradient of all samples, the curvature of a subsample ([DNM]).
+
+    Parameters
+    ----------
+    objective : Objective
+        What is minimised.
+    newton : NewtonStep
+        The method.
+    subsample, subsample_min : float, int
+        Share of the samples whose curvature an iteration uses, and their least number.
+    seed : int
+        Of the subsamples.
+    """
+
+    def __init__(
+        self, objective: Objective, newton: NewtonStep, subsample: float, subsample_min: int, seed: int
+    ) -> None:
+        self._objective, self._newton, self._seed = objective, newton, seed
+        self._size = subsample_size(objective.n_samples, subsample, subsample_min)
+        self._n_accepted = 0
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether too many directions in a row were rejected."""
+        return self._newton.n_rejected >= MAX_REJECTIONS
+
+    def start(self, params: Array, known: Evaluation | None) -> None:
+        """Evaluate the point, its first subsample last."""
+        # what is known has other activations than the subsample's
+        with self._objective.network.grid.ledger.phase("gradient"):
+            self.evaluation = self._objective.evaluate(params, self._range(0))
+            self.value = self.evaluation.loss + regularizer(self._objective, params)
+
+    def iterate(self, record: IterationRecord) -> None:
+        """One Newton step; the accepted trial is the next iteration's evaluation."""
+        last = self._range(self._n_accepted + 1)
+        accepted = self._newton.step(self._objective, self.evaluation, self.value, last, record)
+        if accepted is not None:
+            self.evaluation, self.value = accepted
+            self._n_accepted += 1
+
+    def state(self) -> State:
+        """The number of the subsample, the objective as it was summed up, and the method's own."""
+        numbers = {"n_accepted": self._n_accepted, "value": self.value}
+        return State(numbers, parts={"newton": self._newton.state(self.evaluation)})
+
+    def restore(self, params: Array, state: State) -> None:
+        """Evaluate the point as the accepted trial was."""
+        self._n_accepted = state.numbers["n_accepted"]
+        self._newton.restore(state.parts["newton"], self._objective.network.layout)
+        with self._objective.network.grid.ledger.phase("gradient"):
+            self.evaluation = self._objective.evaluate(params, self._range(self._n_accepted))
+        self.value = state.numbers["value"]
+
+    def _range(self, i: int) -> tuple[int, int]:
+        """Sample range of the i-th subsample."""
+        return subsample_range(self._objective.n_samples, self._size, self._seed, i)
+
+
+class _MiniBatch:
+    """What stages on mini-batches share: an iteration is several steps, then all samples are evaluated.
+
+    Parameters
+    ----------
+    objective : Objective
+        What is minimised.
+    batches : Batches
+        The mini-batches.
+    n_steps : int
+        Steps of an iteration; 0 for a pass over the samples.
+    """
+
+    exhausted = False
+
+    def __init__(self, objective: Objective, batches: Batches, n_steps: int) -> None:
+        self._objective, self._batches = objective, batches
+        self._n_steps = n_steps or batches.per_pass
+        self._ledger = objective.network.grid.ledger
+        self._t = 0
+
+    def start(self, params: Array, known: Evaluation | None) -> None:
+        """Take over a point; it is evaluated only where nobody has done so."""
+        self._params = params
+        self._evaluate(params, known)
+
+    def _evaluate(self, params: Array, known: Evaluation | None = None) -> None:
+        """Objective over all samples, for the record: the method itself does not need it."""
+        with self._ledger.phase("evaluation"):
+            self.evaluation = known or self._objective.evaluate(params, None)
+            self.value = self.evaluation.loss + regularizer(self._objective, params)
+
+
+class BatchNewton(_MiniBatch):
+    """Newton steps on mini-batches ([SGN]): gradient, curvature and line search on the same samples.
+
+    Parameters
+    ----------
+    objective : Objective
+        What is minimised.
+    newton : NewtonStep
+        The method.
+    batches : Batches
+        The mini-batches.
+    n_steps : int
+        Steps of an iteration; 0 for a pass over the samples.
+    """
+
+    def __init__(self, objective: Objective, newton: NewtonStep, batches: Batches, n_steps: int) -> None:
+        super().__init__(objective, batches, n_steps)
+        self._newton = newton
+
+    def iterate(self, record: IterationRecord) -> None:
+        """Steps on the next batches; the record holds their sums, and the last one's scalars."""
+        directions: list[DirectionRecord] = []
+        trials, notes, step_sizes = 0, [], []
+        for _ in range(self._n_steps):
+            self._step(record)
+            trials += record.line_search_trials
+            step_sizes.append(record.step_size)
+            notes += [record.note] if record.note else []
+            directions += [record.direction] if record.direction else []
+            record.note = ""
+        record.steps = self._n_steps
+        record.line_search_trials, record.step_size = trials, float(np.mean(step_sizes))
+        record.direction = DirectionRecord.sum(directions)
+        record.note = f"{len(notes)} of {self._n_steps} batches rejected" if notes else ""
+        self._evaluate(self._params)
+
+    def state(self) -> State:
+        """The number of the batch, and the method's own."""
+        return State({"t": self._t}, parts={"newton": self._newton.state(self.evaluation)})
+
+    def restore(self, params: Array, state: State) -> None:
+        """Begin at a point with the next batch."""
+        self.start(params, None)
+        self._t = state.numbers["t"]
+        self._newton.restore(state.parts["newton"], self._objective.network.layout)
+
+    def _step(self, record: IterationRecord) -> None:
+        objective = self._objective.batch(self._batches.rows(self._t))
+        whole = 0, objective.n_samples
+        with self._ledger.phase("gradient"):
+            evaluation = objective.evaluate(self._params, whole)
+            value = evaluation.loss + regularizer(objective, self._params)
+        accepted = self._newton.step(objective, evaluation, value, whole, record)
+        if accepted is not None:
+            self._params = accepted[0].params
+        self._t += 1
+
+
+@dataclass(frozen=True)
+class RateOptions:
+    """Settings of steps with a learning rate.
+
+    Attributes
+    ----------
+    learning_rate : float
+        Step length.
+    rate_decay : str
+        ``none``, ``linear`` or ``cosine``: how it falls to zero over ``horizon`` steps.
+    horizon : int
+        Steps of the stage.
+    momentum : float
+        Share of the last step kept.
+    average : float
+        Decay of the average of the iterates; 0: the last iterate is the result.
+    kl_clip : float
+        Bound kappa on alpha_0^2 d^T P d, the squared length of a step in the metric of its preconditioner before the
+        decay of alpha; inf: none.
+    damping : float
+        lambda of the preconditioner.
+    seed, stage : int
+        Of random cotangents, and the number of the stage.
+    sketch : int
+        Random cotangents a sample, for directions that use a Jacobian; 0: all outputs.
+    """
+
+    learning_rate: float
+    rate_decay: str = "none"
+    horizon: int = 1
+    momentum: float = 0.0
+    average: float = 0.0
+    kl_clip: float = math.inf
+    damping: float = 0.0
+    seed: int = 0
+    stage: int = 0
+    sketch: int = 0
+
+    def rate(self, step: int) -> float:
+        """Step length of a step, from 0 on."""
+        done = min(1.0, step / max(1, self.horizon))
+        factor = {"none": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}
+        return self.learning_rate * factor[self.rate_decay]
+
+
+class RateSteps(_MiniBatch):
+    r"""Steps of a learning rate along a direction on mini-batches.
+
+    .. math:: v = \mu v + \nu d, \qquad \theta \mathrel{+}= \alpha v, \qquad
+        \nu = \min\big(1, \sqrt{\kappa / (\alpha_0^2 |d^T g|)}\big)
+
+    or, for directions that average the gradient, theta += alpha nu d with d and g of the averaged gradient. |d^T g| is
+    d^T P d, the squared length of d in the metric of its preconditioner. The evaluated point, and the result, is
+    the average of the iterates where that is asked for (its first steps weighted as if it had no start).
+
+    Parameters
+    ----------
+    objective : Objective
+        What is minimised.
+    direction : Direction
+        Method for the direction.
+    method : str
+        Its name, for the record.
+    batches : Batches
+        The mini-batches.
+    n_steps : int
+        Steps of an iteration; 0 for a pass over the samples.
+    options : RateOptions
+        Settings.
+    """
+
+    def __init__(
+        self,
+        objective: Objective,
+        direction: Direction,
+        method: str,
+        batches: Batches,
+        n_steps: int,
+        options: RateOptions,
+    ) -> None:
+        super().__init__(objective, batches, n_steps)
+        self._direction, self._method, self._options = direction, method, options
+        zeros: Callable[[int], Array] = objective.network.backend.zeros
+        self._direction_seconds = 0.0
+        self._velocity = zeros(objective.network.layout.n_params)
+        self._mean = zeros(objective.network.layout.n_params) if options.average else None
+
+    def start(self, params: Array, known: Evaluation | None) -> None:
+        """Take over a point; the iterates move in place, what was evaluated stays."""
+        super().start(params, known)
+        self._params = params.copy()
+
+    def state(self) -> State:
+        """The number of the batch, momentum, the iterate where its average counts, and the direction's own."""
+        vectors = {"velocity": self._velocity} if self._options.momentum else {}
+        if self._mean is not None:
+            vectors |= {"mean": self._mean, "iterate": self._params}
+        return State({"t": self._t}, vectors, parts={"direction": self._direction.state()})
+
+    def restore(self, params: Array, state: State) -> None:
+        """Begin at a point with the next batch."""
+        self.start(params, None)
+        self._t = state.numbers["t"]
+        self._velocity = state.vectors.get("velocity", self._velocity)
+        if self._mean is not None:
+            self._mean, self._params = state.vectors["mean"], state.vectors["iterate"]
+        self._direction.restore(state.parts["direction"], self._objective.network.layout)
+
+    # training that diverges is told below, once, and not by warnings of every rank
+    @np.errstate(over="ignore", invalid="ignore", divide="ignore")
+    def iterate(self, record: IterationRecord) -> None:
+        """Steps on the next batches, then the objective and the gradient's norm for the record."""
+        results: list[DirectionResult] = []
+        self._direction_seconds = 0.0
+        for _ in range(self._n_steps):
+            gradient, result = self._step()
+            # what counts of it, without its vector
+            results.append(replace(result, direction=np.empty(0)))
+        notes = [result.note for result in results if result.note]
+        record.note = f"{len(notes)} of {self._n_steps} batches: {notes[-1]}" if notes else ""
+        grid = self._objective.network.grid
+        (squared,) = grid.sum_of_variables(self._objective.network.backend.dot(gradient, gradient))
+        record.gradient_norm = math.sqrt(squared) if squared >= 0 else None
+        record.damping = self._options.damping
+        whole = replace(
+            results[-1],
+            inner_iterations=sum(result.inner_iterations for result in results),
+            residual=max(result.residual for result in results),
+        )
+        record.direction = gather_direction(grid.world, self._method, whole, self._direction_seconds)
+        record.step_size, record.steps = self._options.rate(self._t - 1), self._n_steps
+        self._evaluate(self._current())
+        if not math.isfinite(self.value):
+            raise NumericalError(
+                f"training diverged: the objective is {self.value} after {self._t} steps of {self._method}; lower "
+                f"method.learning_rate (now {self._options.learning_rate:g})",
+                collective=True,
+            )
+
+    def _step(self) -> tuple[Array, DirectionResult]:
+        """One mini-batch; returns the gradient and the direction."""
+        options = self._options
+        with self._ledger.phase("gradient"):
+            gradient, sample = self._evaluate_batch()
+            faults.at("gradient", gradient)
+        if self._direction.curvature in {"jacobian", "roots"}:
+            with self._ledger.phase("jacobian"):
+                sample.linearize(options.sketch, rooted=self._direction.curvature == "roots")
+                faults.at("jacobian", *sample.jacobian.arrays())
+        with self._ledger.phase("direction"):
+            grid = self._objective.network.grid
+            steered = gradient
+            if self._direction.averages_gradient and options.momentum:
+                self._velocity *= options.momentum
+                self._velocity += gradient
+                steered = self._velocity
+            problem = Linearization(steered, sample, self._objective.regularization, options.damping, grid)
+            start = time.perf_counter()
+            result = self._direction.solve(problem, NEVER)
+            self._direction_seconds += time.perf_counter() - start
+            self._move(steered, result.direction)
+        self._t += 1
+        return gradient, result
+
+    def _evaluate_batch(self) -> tuple[Array, CurvatureSample]:
+        """Gradient of the batch, and its samples for the curvature, which share the backward pass."""
+        objective, network = self._objective, self._objective.network
+        rows, share = objective.share.choose(self._batches.rows(self._t))
+        targets = take_rows(objective.targets, rows)
+        activations = network.forward(self._params, take_rows(objective.X, rows))
+        cotangent = objective.loss.gradient(activations.output, targets)
+        deltas = network.backpropagate(self._params, activations, cotangent)
+        gradient = network.backend.zeros(network.layout.n_params)
+        network.add_products(activations, deltas, gradient)
+        network.grid.sum_over_replicas(gradient)
+        gradient /= share.n_samples
+        gradient += objective.regularization * self._params
+        generator = draws(self._options.seed, self._options.stage, self._t)
+        sample = CurvatureSample(
+            network, self._params, activations, objective.loss, targets, generator, deltas, share
+        )
+        return gradient, sample
+
+    def _move(self, steered: Array, direction: Array) -> None:
+        """Step along the direction of a gradient, clipped and with momentum; follow with the iterates' average."""
+        options = self._options
+        rate = options.rate(self._t)
+        nu = 1.0
+        if math.isfinite(options.kl_clip) and rate > 0.0:
+            grid, dot = self._objective.network.grid, self._objective.network.backend.dot
+            (slope,) = grid.sum_of_variables(dot(steered, direction))
+            # by the rate before its decay: a clip that undid the decay would keep the noise of the batches for ever
+            nu = min(1.0, math.sqrt(options.kl_clip / max(abs(slope), 1e-300)) / options.learning_rate)
+        if options.momentum and not self._direction.averages_gradient:
+            self._velocity *= options.momentum
+            self._velocity += direction if nu == 1.0 else nu * direction
+            self._params += rate * self._velocity
+        else:
+            self._params += (rate * nu) * direction
+        if self._mean is not None:
+            weight = max(1.0 - options.average, 1.0 / (self._t + 1))
+            self._mean *= 1.0 - weight
+            self._mean += weight * self._params
+
+    def _current(self) -> Array:
+        """The point that counts, as a copy: the iterates move in place."""
+        return (self._params if self._mean is None else self._mean).copy()

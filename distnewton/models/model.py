@@ -1,0 +1,369 @@
+"""A trained network on a grid: predict, evaluate, save as the equal torch.nn.Sequential, load on any grid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distnewton.backend import Array, to_host
+from distnewton.data.columns import ColumnNames, check_names
+from distnewton.data.description import DataSource, Description
+from distnewton.data.labels import LabelMapping
+from distnewton.data.partitioned import Task, apply_scaling, gather_scaling, open_and_describe, read_features
+from distnewton.data.row_selection import Chosen
+from distnewton.data.rows import row_range
+from distnewton.data.scaling import ColumnScaling
+from distnewton.errors import DataError, NumericalError, WriteError
+from distnewton.guards.faults import faults
+from distnewton.guards.watchdog import watchdog
+from distnewton.launch.devices import choose_device
+from distnewton.models.metrics import task_metrics
+from distnewton.models.model_file import (
+    MODEL_FILE,
+    assemble,
+    read_blocks,
+    read_header,
+    read_names,
+    read_shape,
+    shape_header,
+    write_model,
+)
+from distnewton.network.network import PartitionedNetwork
+from distnewton.network.shapes import NetworkShape
+from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.grid import ProcessGrid
+from distnewton.parallel.partition import Block
+from distnewton.parallel.splits import auto_splits
+from distnewton.planning.chunks import MAX_CHUNK_ROWS
+
+Data = DataSource | Callable[[], DataSource]
+
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a model is, apart from its weights.
+
+    Attributes
+    ----------
+    shape : NetworkShape
+        Layers.
+    activation : str
+        Hidden activation.
+    task : Task
+        What the outputs mean.
+    dense : bool
+        Whether features of sparse formats are held as dense arrays.
+    dtype : str
+        Of the weights.
+    loss : str
+        What it was trained with; empty where a file of an older version does not say.
+    names : ColumnNames or None
+        Of the columns of the training data, where they had names.
+    """
+
+    shape: NetworkShape
+    activation: str
+    task: Task
+    dense: bool
+    dtype: str
+    loss: str = ""
+    names: ColumnNames | None = None
+
+
+class Model:
+    """A network with its weights and input scaling, spread over the ranks of a grid.
+
+    Parameters
+    ----------
+    architecture : Architecture
+        What the model is.
+    network : PartitionedNetwork
+        Laid out on a grid.
+    params : Array of shape (n_params_local,)
+        This rank's variables.
+    scaling : ColumnScaling
+        Of this rank's features.
+    notes : sequence of str
+        What its user should know of the device.
+
+    Notes
+    -----
+    All methods are collective over the grid.
+    """
+
+    def __init__(
+        self,
+        architecture: Architecture,
+        network: PartitionedNetwork,
+        params: Array,
+        scaling: ColumnScaling,
+        notes: Sequence[str] = (),
+    ) -> None:
+        self.architecture, self.network, self.params, self.scaling = architecture, network, params, scaling
+        self.notes = list(notes)
+
+    @property
+    def grid(self) -> ProcessGrid:
+        """The ranks."""
+        return self.network.grid
+
+    @property
+    def names(self) -> ColumnNames | None:
+        """Names of the columns of the training data; None where they had none."""
+        return self.architecture.names
+
+    def features(self, source: DataSource, description: Description, rows: Chosen | None = None) -> Any:
+        """This rank's columns of a data set, scaled and arranged.
+
+        Parameters
+        ----------
+        source : DataSource
+            The data.
+        description : Description
+            Of it.
+        rows : Array of int or None
+            Ascending numbers of the samples wanted; all by default.
+
+        Returns
+        -------
+        Array or csr_array of shape (n_samples, n_features_local), or (len(rows), n_features_local)
+        """
+        dtype, dense = self.network.backend.dtype, self.architecture.dense
+        X = read_features(self.grid, source, description.n_samples, dtype, rows, dense=dense)
+        apply_scaling(self.grid, self.scaling, X)
+        return self.network.backend.features(self.network.arrange(X))
+
+    def outputs_of(self, X: Any) -> Array:
+        """Outputs for features that are already scaled, replicated; shape (n_samples, n_out)."""
+        return to_host(network_outputs(self.network, self.params, X))
+
+    def outputs(self, data: Data) -> tuple[Array, DataSource, Description]:
+        """Outputs for a data set, replicated.
+
+        Parameters
+        ----------
+        data : DataSource or callable
+            The data, or what opens it with this model's number of features.
+
+        Returns
+        -------
+        tuple of Array of shape (n_samples, n_out), DataSource and Description
+        """
+        source, description = open_and_describe(self.grid.world, data if callable(data) else lambda: data)
+        n_features = self.grid.partition.n_features
+        if description.n_features != n_features:
+            raise DataError(
+                f"{source.name} has {description.n_features} features, the model {n_features}", collective=True
+            )
+        check_names(source.name, description.names, self.names)
+        if (problem := image_problem(self.network.shape, description)) is not None:
+            raise DataError(problem, collective=True)
+        return self.outputs_of(self.features(source, description)), source, description
+
+    def evaluate(self, data: Data) -> dict[str, Any]:
+        """Metrics on a data set, with the number of samples and of labels unknown to the model.
+
+        Parameters
+        ----------
+        data : DataSource or callable
+            The data, or what opens it with this model's number of features.
+
+        Returns
+        -------
+        dict
+            ``n_samples``, ``unseen_labels`` and the task's metrics.
+        """
+        return self.metrics(*self.outputs(data))
+
+    def metrics(self, outputs: Array, source: DataSource, description: Description) -> dict[str, Any]:
+        """What :meth:`evaluate` returns, from what :meth:`outputs` does."""
+        if not description.labelled:
+            raise DataError(f"{source.name} has no labels to compare with; predict needs none", collective=True)
+        task, targets = self.architecture.task, np.zeros(0)
+        with self.grid.world.collective_errors():
+            targets = task.targets(description, source)
+        unseen = task.classes.unseen(description.labels) if task.classes is not None else {}
+        return {
+            "n_samples": description.n_samples,
+            "unseen_labels": unseen,
+            **task_metrics(task.name, outputs, targets),
+        }
+
+    def predict(self, data: Data) -> list[str]:
+        """The user's own label of each sample, in input order."""
+        outputs, _, _ = self.outputs(data)
+        return self.architecture.task.labels(outputs)
+
+    def weights(self) -> dict[str, Array] | None:
+        """All weights on rank 0 under the keys, and in the shapes, of the equal torch.nn.Sequential.
+
+        Returns
+        -------
+        dict of str to Array, or None on other ranks
+            ``0.weight`` of shape (n_out, n_in) or (n_out, n_in, height, width), ``0.bias``, ``2.weight``, ...: numbers
+            left out are activations, pooling and Flatten.
+
+        Notes
+        -----
+        Collective: each block travels once, to rank 0, which must hold the whole network.
+        """
+        if self.grid.replica:
+            return None  # the first replica has all of them
+        tensors: dict[str, Array] = {}
+        for m in range(1, self.grid.partition.n_layers + 1):
+            blocks, parts = self.gather_layer(m)
+            if parts is not None:
+                tensors |= assemble(self.network, m, blocks, parts)
+        return tensors if self.grid.rank == 0 else None
+
+    def gather_layer(self, m: int) -> tuple[list[Block | None], list[Array] | None]:
+        """Blocks of a layer, by rank, and on rank 0 their rows of W and, where owned, of b (collective)."""
+        partition, views = self.grid.partition, self.network.layout.views(self.params)
+        blocks = [partition.block(m, rank) for rank in range(self.grid.size)]
+        shapes = [(0, 0) if b is None else (b.shape[0] + b.owns_bias, b.shape[1]) for b in blocks]
+        own = np.empty(shapes[self.grid.rank], self.network.backend.dtype)
+        if m in views:
+            own[: len(views[m].W)] = to_host(views[m].W)
+            bias = views[m].b
+            if bias is not None:
+                own[-1] = to_host(bias)
+        return blocks, self.grid.comm.gather_array(own, shapes)
+
+    def save(self, path: str | Path) -> None:
+        """Write the model file from rank 0, whole or not at all.
+
+        Parameters
+        ----------
+        path : path
+            The file, in a folder that exists.
+
+        Raises
+        ------
+        WriteError
+            If it cannot be written.
+        NumericalError
+            If a weight or a scaling is not finite: such a file would look like a model.
+
+        Notes
+        -----
+        Collective: on return the file is there for all ranks.
+        """
+        tensors = self.weights()
+        scaling = gather_scaling(self.grid, self.scaling)
+        with self.grid.world.collective_errors():
+            numbers = to_host(self.params), self.scaling.offset, self.scaling.factor
+            if not all(np.isfinite(part).all() for part in numbers):
+                raise NumericalError(f"the model holds numbers that are not finite, and is not saved to {path}")
+        with watchdog.patient(), self.grid.world.collective_errors():
+            try:
+                faults.at("finalise")
+            except OSError as error:
+                raise WriteError(f"cannot write the model to {path}: {error.strerror}") from None
+            if tensors is not None:
+                self._write(Path(path), tensors, scaling)
+
+    def _write(self, path: Path, tensors: dict[str, Array], scaling: ColumnScaling) -> None:
+        """Write the model file, on one rank."""
+        a = self.architecture
+        header = {
+            **shape_header(a.shape),
+            "activation": a.activation,
+            "task": a.task.name,
+            **({"loss": a.loss} if a.loss else {}),
+            "classes": None if a.task.classes is None else a.task.classes.to_dict(),
+            "scaling": scaling.to_dict(),
+            "dense": a.dense,
+            "dtype": a.dtype,
+            **({} if a.names is None else {"columns": {"features": a.names.features, "label": a.names.label}}),
+        }
+        write_model(path, tensors, header)
+
+
+def image_problem(shape: NetworkShape, description: Description) -> str | None:
+    """What is wrong where a network on images gets images of another shape; a table has none to compare.
+
+    Parameters
+    ----------
+    shape : NetworkShape
+        The network's layers.
+    description : Description
+        Of a data set with as many features.
+
+    Returns
+    -------
+    str or None
+    """
+    wanted, found = shape.image_shape, description.image_shape
+    if None in (wanted, found) or wanted == found:
+        return None
+    return f"{description.name} has images of {found} (channels, height, width), the network takes {wanted}"
+
+
+def network_outputs(network: PartitionedNetwork, params: Array, X: Any, chunk_rows: int = MAX_CHUNK_ROWS) -> Array:
+    """Outputs for scaled features, so many samples at a time; replicated, of shape (n_samples, n_out)."""
+    outputs = network.backend.empty(X.shape[0], network.n_out)
+    for start in range(0, X.shape[0], chunk_rows):
+        rows = start, min(X.shape[0], start + chunk_rows)
+        outputs[slice(*rows)] = network.forward(params, row_range(X, *rows)).output
+    return outputs
+
+
+def load_model(path: str | Path, comm: Communicator | None = None, device: str = "cpu") -> Model:
+    """Load a model file, or the one of a run folder, onto any number of ranks.
+
+    Parameters
+    ----------
+    path : path
+        Run folder or file.
+    comm : Communicator or None
+        The ranks; None is this process alone.
+    device : str
+        What computes: ``cpu``, ``gpu``, or ``auto``, which is a GPU if every rank has one.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ConfigError
+        If a GPU is asked for and a rank has none.
+    MissingInputError
+        If there is no such file.
+    DataError
+        If it is not a model of this package, or from a newer version.
+
+    Notes
+    -----
+    Collective. Each rank reads only the slices of its own blocks.
+    """
+    comm = comm or Communicator()
+    file = Path(path) / MODEL_FILE if Path(path).is_dir() else Path(path)
+    with comm.collective_errors():
+        header = read_header(file)
+    classes = None if header["classes"] is None else LabelMapping.from_dict(header["classes"])
+    shape = read_shape(header)
+    task = Task(header["task"], classes, shape.widths[-1])
+    architecture = Architecture(
+        shape,
+        header["activation"],
+        task,
+        header["dense"],
+        header["dtype"],
+        header.get("loss", ""),
+        read_names(header),
+    )
+    # before the grid, whose groups of ranks sum as these do
+    found = choose_device(comm, device, architecture.dtype)
+    grid = ProcessGrid(comm, shape.partition(auto_splits(shape.costs, comm.size)))
+    network = PartitionedNetwork(grid, architecture.activation, found.backend, shape)
+    params = np.zeros(network.layout.n_params, architecture.dtype)
+    with comm.collective_errors():
+        read_blocks(file, network, params)
+    scaling = ColumnScaling.from_dict(header["scaling"]).columns(*grid.feature_range())
+    return Model(architecture, network, network.backend.asarray(params), scaling, found.notes)

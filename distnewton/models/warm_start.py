@@ -1,0 +1,205 @@
+"""Beginning a run at the weights of a trained model, on whatever grid either is."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from distnewton.backend import Array, to_host
+from distnewton.data.columns import ColumnNames
+from distnewton.data.labels import LabelMapping
+from distnewton.data.partitioned import Task, gather_scaling
+from distnewton.data.scaling import ColumnScaling
+from distnewton.errors import ConfigError, DataError
+from distnewton.guards.watchdog import watchdog
+from distnewton.models.model import Architecture, Model
+from distnewton.models.model_file import MODEL_FILE, join_blocks, read_blocks, read_header, read_names, read_shape
+from distnewton.network.network import PartitionedNetwork
+from distnewton.network.shapes import NetworkShape
+from distnewton.parallel.collectives import Communicator
+
+StartFrom = Model | str | Path
+"""A model in memory, a model file, or a run folder."""
+_SHOWN = 100
+"""Characters of a value in a message."""
+
+
+class Start:
+    """A model at whose weights a run begins, and whose scaling of the features it takes over.
+
+    Parameters
+    ----------
+    comm : Communicator
+        All ranks.
+    model : Model or path
+        Of a model in memory all ranks must have their part, or each the whole of it.
+
+    Attributes
+    ----------
+    name : str
+        For messages.
+    shape, activation, task : NetworkShape, str, Task
+        What it is.
+    names : ColumnNames or None
+        Of the columns it was trained on, where they had names.
+    scaling : ColumnScaling
+        Of all features.
+
+    Raises
+    ------
+    MissingInputError
+        If there is no such file.
+    DataError
+        If it is not a model.
+    ConfigError
+        If a model in memory is spread over other ranks.
+
+    Notes
+    -----
+    All methods are collective over ``comm``.
+    """
+
+    def __init__(self, comm: Communicator, model: StartFrom) -> None:
+        self._comm, self._model, self._file = comm, model if isinstance(model, Model) else None, Path()
+        self.shape: NetworkShape
+        self.names: ColumnNames | None
+        if self._model is not None:
+            n_ranks = self._model.grid.world.size
+            if n_ranks not in (1, comm.size):
+                raise ConfigError(
+                    f"the model to start from is spread over {n_ranks} ranks, the run has {comm.size}: "
+                    "save it, and start from its file",
+                    collective=True,
+                )
+            a = self._model.architecture
+            self.name, self.shape, self.activation, self.task = "the model", a.shape, a.activation, a.task
+            self.names = a.names
+            self.scaling = gather_scaling(self._model.grid, self._model.scaling)
+            return
+        path = Path(str(model))
+        self._file = path / MODEL_FILE if path.is_dir() else path
+        header: dict[str, Any] = {}
+        with comm.collective_errors():
+            header = read_header(self._file)
+        classes = None if header["classes"] is None else LabelMapping.from_dict(header["classes"])
+        self.name, self.shape, self.activation = str(self._file), read_shape(header), header["activation"]
+        self.task = Task(header["task"], classes, self.shape.widths[-1])
+        self.scaling, self.names = ColumnScaling.from_dict(header["scaling"]), read_names(header)
+
+    @property
+    def fingerprint(self) -> int:
+        """Of what a run goes on using of it: a checkpoint is told by it from that of another scaling."""
+        return zlib.crc32(json.dumps(self.scaling.to_dict(), sort_keys=True).encode())
+
+    def check(self, architecture: Architecture, scale: str) -> None:
+        """Refuse a model of something else, with the differences.
+
+        Parameters
+        ----------
+        architecture : Architecture
+            Of the run.
+        scale : str
+            Its kind of scaling.
+
+        Raises
+        ------
+        DataError
+            On every rank alike.
+        """
+        lines = [f"  {line}" for line in self._differences(architecture, scale)]
+        if lines:
+            raise DataError(f"the run cannot start from {self.name}:\n" + "\n".join(lines), collective=True)
+
+    def check_scaling(self, scaling: ColumnScaling) -> None:
+        """Refuse a model whose features were scaled otherwise than those that have been read.
+
+        Parameters
+        ----------
+        scaling : ColumnScaling
+            Of all features, of the same kind.
+
+        Raises
+        ------
+        DataError
+            On every rank alike.
+        """
+        pairs = (self.scaling.offset, scaling.offset), (self.scaling.factor, scaling.factor)
+        if not all(np.allclose(a, b) for a, b in pairs):
+            raise DataError(
+                f"{self.name} scales the features otherwise than this session: give it to the session", collective=True
+            )
+
+    def _differences(self, architecture: Architecture, scale: str) -> Iterator[str]:
+        before, after = (
+            {
+                "layers": str(shape),
+                "input": shape.image_shape,
+                "activation": activation,
+                "task": task.name,
+                "classes": None if task.classes is None else list(task.classes.classes),
+                "scale": kind,
+            }
+            for shape, activation, task, kind in (
+                (self.shape, self.activation, self.task, self.scaling.kind),
+                (architecture.shape, architecture.activation, architecture.task, scale),
+            )
+        )
+        for key, value in before.items():
+            if value != after[key]:
+                yield f"{key}: {_short(value)} in the model, {_short(after[key])} in the run"
+        own, other = ([] if names is None else list(names.features) for names in (self.names, architecture.names))
+        if own and other and own != other:
+            yield f"columns: {_short(', '.join(own))} in the model, {_short(', '.join(other))} in the run"
+
+    def params(self, network: PartitionedNetwork) -> Array:
+        """This rank's variables, cast to the network's dtype; shape (n_params_local,).
+
+        Parameters
+        ----------
+        network : PartitionedNetwork
+            With the model's layers.
+
+        Returns
+        -------
+        Array
+
+        Notes
+        -----
+        Of a file each rank reads its own slices. Of a model in memory with other splits, a layer after the other goes
+        through rank 0 to all ranks, of which each holds it for a moment.
+        """
+        params: Array = np.zeros(network.layout.n_params, network.backend.dtype)
+        if self._model is None:
+            with watchdog.patient(), self._comm.collective_errors():
+                read_blocks(self._file, network, params)
+        elif self._model.grid.partition == network.grid.partition:
+            params[...] = to_host(self._model.params)
+        else:
+            self._spread(self._model, network, params)
+        return network.backend.asarray(params)
+
+    def _spread(self, model: Model, network: PartitionedNetwork, params: Array) -> None:
+        """Fill this rank's blocks from those of another grid."""
+        views = network.layout.views(params)
+        for m in range(1, network.grid.partition.n_layers + 1):
+            blocks, parts = model.gather_layer(m)
+            whole = None if parts is None else join_blocks(model.network, m, blocks, parts)
+            if model.grid.world.size == 1 and whole is not None:
+                W, b = whole
+            else:
+                W, b = (self._comm.broadcast_array(None if whole is None else whole[k]) for k in (0, 1))
+            if m in views:
+                block, view = network.layout.blocks[m], views[m]
+                view.W[...] = W[block.rows, slice(*block.outputs)]
+                if view.b is not None:
+                    view.b[...] = b[slice(*block.outputs)]
+
+
+def _short(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."

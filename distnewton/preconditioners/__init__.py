@@ -1,1 +1,0 @@
-"""Block-diagonal approximations of the damped Gauss-Newton matrix that are easy to invert."""

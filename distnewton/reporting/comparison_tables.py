@@ -1,0 +1,271 @@
+"""A comparison of methods as one table and one picture."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distnewton.method.records import IterationRecord
+from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC
+from distnewton.parallel.partition import splits_title
+from distnewton.reporting.figure import four_panels
+from distnewton.runs.comparison import Trial
+from distnewton.runs.session import RunSummary
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+_USUAL_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
+_RMSE_FACTORS = (2.0, 1.2, 1.05)
+_MB = 1e6
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What runs are judged by.
+
+    Attributes
+    ----------
+    metric : str
+        ``accuracy``, ``auc`` or ``rmse``.
+    which : str
+        Of which set: ``test`` where there is one, else ``validation``, else ``train``.
+    """
+
+    metric: str
+    which: str
+
+    def of(self, record: IterationRecord) -> float:
+        """The metric after an iteration."""
+        metrics: dict[str, float] = getattr(record, self.which)
+        return metrics[self.metric]
+
+    def reaches(self, value: float, level: float) -> bool:
+        """Whether a value is as good as a level."""
+        return value <= level if self.metric in LOWER_IS_BETTER else value >= level
+
+    def best(self, trial: Trial) -> float:
+        """Best metric of a run; NaN before its start."""
+        values = [self.of(record) for record in trial.history]
+        return (min if self.metric in LOWER_IS_BETTER else max)(values, default=math.nan)
+
+    def seconds_to(self, trial: Trial, level: float) -> float:
+        """Training seconds until a run has reached a level; inf if it has not."""
+        return next((r.training_seconds for r in trial.history if self.reaches(self.of(r), level)), math.inf)
+
+    @property
+    def title(self) -> str:
+        """Name of the metric, with the set."""
+        return f"{self.which} {self.metric}"
+
+
+class Comparison:
+    """Runs, the best of each method, and what they are shown as.
+
+    Parameters
+    ----------
+    summary : RunSummary
+        Data, network and ranks.
+    seconds : float
+        Training time of each run.
+    levels : sequence of float
+        Values of the metric whose time is asked for; empty: the highest usual ones that a run has reached.
+    """
+
+    def __init__(self, summary: RunSummary, seconds: float, levels: Sequence[float] = ()) -> None:
+        self._summary, self._seconds, self._levels = summary, seconds, list(levels)
+        which = "test" if summary.test else "validation" if summary.validation else "train"
+        self.scale = Scale(MAIN_METRIC[summary.task.name], which)
+        self.trials: list[Trial] = []
+
+    @property
+    def levels(self) -> list[float]:
+        """Values of the metric whose time is shown, the hardest last."""
+        if self._levels:
+            return sorted(self._levels, reverse=self.scale.metric in LOWER_IS_BETTER)
+        reached = [self.scale.best(trial) for trial in self.trials if trial.history]
+        if not reached:
+            return []
+        if self.scale.metric in LOWER_IS_BETTER:
+            return [float(f"{factor * min(reached):.3g}") for factor in _RMSE_FACTORS]
+        return [level for level in _USUAL_LEVELS if level <= max(reached)][-3:]
+
+    def best_trials(self) -> list[Trial]:
+        """The best run of each method: that which reaches most levels, and the hardest of these first."""
+        methods = dict.fromkeys(trial.entry.method for trial in self.trials)
+        return [min((t for t in self.trials if t.entry.method == m), key=self._rank) for m in methods]
+
+    def _rank(self, trial: Trial) -> tuple[float, ...]:
+        times = [self.scale.seconds_to(trial, level) for level in reversed(self.levels)]
+        best = self.scale.best(trial)
+        if math.isnan(best):
+            return *times, math.inf
+        return *times, best if self.scale.metric in LOWER_IS_BETTER else -best
+
+    def header(self) -> list[str]:
+        """What was compared, a line each."""
+        s = self._summary
+        test = f", {s.test.n_samples:,} test samples" if s.test else ""
+        network, partition = s.config.network, s.partition
+        return [
+            f"data: {s.train.name}, {s.config.data.n_train or s.train.n_samples:,} samples{test}",
+            f"network: {s.shape}, {network.activation}, {network.loss}, "
+            f"C = {s.config.method.C}, {s.config.run.dtype}, seed {s.config.run.seed}",
+            f"ranks: {s.n_ranks} with {s.n_threads} BLAS thread(s) each, "
+            f"splits {splits_title(partition.splits, s.n_replicas)}"
+            + (f", {s.mpi_library}" if s.mpi_library else ""),
+            f"{self._seconds:g} seconds of training a run, evaluation left out; times are those of the slowest rank",
+        ]
+
+    def columns(self) -> list[str]:
+        """Names of the table's columns."""
+        times = [f"s to {level:g}" for level in self.levels]
+        counts = ["iterations", "steps", "s", "MB", "wait s"]
+        return ["method", *times, f"best {self.scale.title}", "last", "objective", *counts]
+
+    def rows(self) -> list[list[str]]:
+        """A row a method."""
+        return [self._row(trial) for trial in self.best_trials()]
+
+    def _row(self, trial: Trial) -> list[str]:
+        history = trial.history
+        if not history:
+            return [trial.entry.name, *["-"] * (len(self.columns()) - 1)]
+        times = [self.scale.seconds_to(trial, level) for level in self.levels]
+        n_ranks = max(1, self._summary.n_ranks)
+        return [
+            trial.entry.name,
+            *("never" if math.isinf(t) else f"{t:.2f}" for t in times),
+            f"{self.scale.best(trial):.4f}",
+            f"{self.scale.of(history[-1]):.4f}",
+            f"{history[-1].objective:.4g}",
+            str(len(history) - 1),
+            str(sum(record.steps for record in history[1:])),
+            f"{history[-1].training_seconds:.1f}",
+            f"{sum(_training_bytes(record) for record in history) / _MB:.1f}",
+            f"{sum(sum(record.wait_seconds) for record in history) / n_ranks:.2f}",
+        ]
+
+    def line(self, trial: Trial) -> str:
+        """A run in one line."""
+        if not trial.history:
+            return f"{trial.entry.name}: {trial.failure}"
+        last = trial.history[-1]
+        text = f"{trial.entry.name}: {last.iteration} iterations in {last.training_seconds:.1f} s, "
+        text += f"best {self.scale.title} {self.scale.best(trial):.4f}, objective {last.objective:.4g}"
+        return f"{text}; {trial.failure}" if trial.failure else text
+
+    def remarks(self) -> list[str]:
+        """Wins and losses at each level, what the learning rates cost, and failures."""
+        lines = [line for level in self.levels if (line := self._verdict(level))]
+        shown = self.best_trials()
+        for trial in shown:
+            others = [t for t in self.trials if t.entry.method == trial.entry.method]
+            if len(others) > 1:
+                cost = sum(t.history[-1].training_seconds for t in others if t.history)
+                times = ", ".join(self._of_rate(t) for t in others)
+                cost_text = f"all of them took {cost:.0f} s"
+                lines.append(f"{trial.entry.method}: best of {len(others)} learning rates ({times}); {cost_text}")
+        lines += [f"{trial.entry.name}: ended early: {trial.failure}" for trial in self.trials if trial.failure]
+        return lines
+
+    def _of_rate(self, trial: Trial) -> str:
+        rate, best = trial.entry.config.method.learning_rate, self.scale.best(trial)
+        return f"{rate:g}: " + ("nothing" if math.isnan(best) else f"{best:.4f}")
+
+    def _verdict(self, level: float) -> str:
+        """Who reached a level first, and by how much the others were later."""
+        times = sorted((self.scale.seconds_to(t, level), t.entry.name) for t in self.best_trials())
+        reached = [(t, name) for t, name in times if not math.isinf(t)]
+        if not reached:
+            return f"{self.scale.title} {level:g}: nobody"
+        first = max(reached[0][0], 1e-9)
+        late = [f"{name} {t / first:.3g} times as long" for t, name in reached[1:]]
+        never = [f"{name} never" for t, name in times if math.isinf(t)]
+        start = f"{self.scale.title} {level:g}: {reached[0][1]} first, {reached[0][0]:.2f} s"
+        return "; ".join([start, *late, *never])
+
+    def table(self) -> Table:
+        """The table for a terminal."""
+        from rich.table import Table
+
+        table = Table(title="comparison", title_justify="left")
+        for i, column in enumerate(self.columns()):
+            table.add_column(column, justify="right" if i else "left", no_wrap=i == 0)
+        for row in self.rows():
+            table.add_row(*row)
+        return table
+
+    def markdown(self) -> str:
+        """The same as a page of text."""
+        columns = self.columns()
+        lines = ["# Comparison", "", *(f"- {line}" for line in self.header()), ""]
+        lines += [_markdown_row(columns), _markdown_row(["---", *["---:"] * (len(columns) - 1)])]
+        lines += [*(_markdown_row(row) for row in self.rows()), "", *(f"- {line}" for line in self.remarks()), ""]
+        return "\n".join(lines)
+
+    def _curve(self) -> tuple[str, Callable[[IterationRecord], float]]:
+        """What is drawn of the metric: itself, or what it lacks of 1."""
+        if self.scale.metric in LOWER_IS_BETTER:
+            return self.scale.title, self.scale.of
+        return f"1 - {self.scale.title}", lambda record: 1.0 - self.scale.of(record)
+
+    def save_picture(self, path: Path) -> None:
+        """Draw metric and objective of the best run of each method against seconds and iterations.
+
+        Accuracy and AUC are drawn as what they lack of 1, on a logarithmic scale: that is where methods differ.
+
+        Parameters
+        ----------
+        path : Path
+            PNG or SVG file to write.
+
+        Raises
+        ------
+        MissingExtraError
+            If matplotlib is not installed.
+        """
+        figure, axes = four_panels("the picture of the comparison", 11, 7.4)
+        shown = [trial for trial in self.best_trials() if trial.history]
+        values: list[tuple[str, Callable[[IterationRecord], float]]] = [
+            self._curve(),
+            ("objective", lambda record: record.objective),
+        ]
+        places: list[tuple[str, Callable[[IterationRecord], float]]] = [
+            ("seconds of training", lambda record: record.training_seconds),
+            ("iterations", lambda record: record.iteration),
+        ]
+        for row, (y_label, y) in enumerate(values):
+            axes[row, 0].set_ylabel(y_label)
+            for column, (x_label, x) in enumerate(places):
+                axis = axes[row, column]
+                for i, trial in enumerate(shown):
+                    style = ("-", "--", ":")[i // 10 % 3]
+                    axis.plot(
+                        [x(record) for record in trial.history],
+                        [y(record) for record in trial.history],
+                        style,
+                        color=f"C{i % 10}",
+                        label=trial.entry.name,
+                        linewidth=1.3,
+                    )
+                axis.set_yscale("log")
+                # time zero has no logarithm: linear up to a hundredth of the run
+                axis.set_xscale("symlog", linthresh=1.0 if column else self._seconds / 100)
+                if row:
+                    axis.set_xlabel(x_label)
+        axes[0, 1].legend(frameon=False, fontsize="small")
+        figure.suptitle("; ".join(self.header()[:2]), fontsize="small")
+        figure.savefig(path, dpi=130)
+
+
+def _training_bytes(record: IterationRecord) -> float:
+    """Bytes of an iteration over all ranks, evaluation left out."""
+    return sum(sent for phase, sent in record.sent_bytes.items() if phase != "evaluation")
+
+
+def _markdown_row(cells: Sequence[str]) -> str:
+    return f"| {' | '.join(cells)} |"

@@ -1,0 +1,79 @@
+"""Why a run failed: the first cause, and of a hang the rank that is to blame."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from distnewton.errors import DataError
+from distnewton.guards.failures import ERRORS_FOLDER, read_first
+from distnewton.guards.hangs import describe_hang, ranges, read_hangs, where
+from distnewton.runs.run_folder import END_FILE, METRICS_FILE, hosts_of, no_run_folder, read_metrics
+
+_LINES = 12
+
+
+def explain_failure(path: Path) -> Iterator[str]:
+    """What is known of the end of a run.
+
+    Parameters
+    ----------
+    path : Path
+        Run folder.
+
+    Yields
+    ------
+    str
+        A line of text.
+
+    Raises
+    ------
+    MissingInputError
+        If this is no run folder.
+    DataError
+        If a report is damaged.
+    """
+    errors = path / ERRORS_FOLDER
+    if not (path / METRICS_FILE).is_file() and not errors.is_dir():
+        raise no_run_folder(path, METRICS_FILE)
+    try:
+        first = read_first(path)
+        yield from _cause(path, first)
+        hangs = read_hangs(errors, first.get("launch") if first else None)
+        if hangs:
+            hosts = hosts_of(path) or ["an unknown host"] * (1 + max(hangs))
+            yield f"hang       {describe_hang(hangs, hosts)}"
+            yield f"stacks     {errors}/hang-rank-*.txt"
+        later = sorted(json.loads(file.read_text(encoding="utf-8"))["rank"] for file in errors.glob("rank-*.json"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"a report in {errors} is damaged: {error!r}", collective=True) from None
+    later = [rank for rank in later if first is None or rank != first["rank"]]
+    if later:
+        yield f"later      rank {ranges(later)} failed, too, by itself or in consequence"
+
+
+def _cause(path: Path, first: dict[str, Any] | None) -> Iterator[str]:
+    """The first failure in some lines, or what its absence means."""
+    if first is None:
+        if (path / END_FILE).is_file():
+            code = json.loads((path / END_FILE).read_text(encoding="utf-8"))["exit_code"]
+            yield f"ended      in order, exit code {code}"
+            return
+        records = list(read_metrics(path)) if (path / METRICS_FILE).is_file() else []
+        reached = f"after iteration {records[-1]['iteration']}" if records else "before its first iteration"
+        yield (
+            f"cause      none was written {reached}: the run goes on, or a process or host was ended from outside (out "
+            "of memory, kill, crash of a library); the launcher's output says which"
+        )
+        return
+    phase = f", phase {first['phase']}" if first.get("phase") else ""
+    done = first.get("finished_iteration")
+    reached = "before the first iteration was done" if done is None else f"after iteration {done}"
+    yield f"cause      rank {first['rank']} on {first['host']}, {reached}{phase}, exit code {first['exit_code']}"
+    yield from (f"           {line}" for line in str(first["message"]).splitlines())
+    if first.get("collective"):
+        yield f"last       {where(first)}"
+    trace = str(first.get("traceback", "")).splitlines()
+    yield from (f"           {line}" for line in trace[-_LINES:])

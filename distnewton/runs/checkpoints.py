@@ -1,0 +1,247 @@
+"""When a run is saved, what of it is kept, and how it goes on."""
+
+from __future__ import annotations
+
+import math
+import secrets
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol, runtime_checkable
+
+from distnewton.backend import to_host
+from distnewton.checkpoint.folder import list_checkpoints, next_sequence, prune, remove_leftovers
+from distnewton.checkpoint.manifest import Manifest
+from distnewton.checkpoint.reading import choose_checkpoint, read_state
+from distnewton.checkpoint.writing import Facts, make_home, write_checkpoint
+from distnewton.errors import CreateError, DataError, MissingInputError, WriteError
+from distnewton.launch.deadline import Clock
+from distnewton.method.records import IterationRecord, plain, record_from_dict
+from distnewton.method.trainer import Trainer
+from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC
+from distnewton.network.network import PartitionedNetwork
+from distnewton.parallel.partition import splits_title
+from distnewton.runs.resume_check import differences
+
+Resume = bool | Literal["auto"]
+"""Whether a run goes on from its newest checkpoint; ``auto``: if there is one."""
+SHARE = 0.01
+"""Of the time that saving may take, unless it is asked for after each iteration."""
+N_FREE = 3
+"""Checkpoints that must fit on the disk when a run begins."""
+_FIRST_RATE = 1e8
+"""Bytes a second at which the first checkpoint is thought to be written."""
+
+
+@runtime_checkable
+class Durable(Protocol):
+    """An observer that keeps a history on disk: what a checkpoint counts in it must be there before."""
+
+    def sync(self) -> None:
+        """Bring what was told so far to disk; on every rank."""
+        ...
+
+
+@dataclass(frozen=True)
+class KeeperSettings:
+    """What is saved how often.
+
+    Attributes
+    ----------
+    folder : Path
+        Of the checkpoints, visible to all ranks.
+    n_keep : int
+        How many of the last ones stay; 0: none are saved.
+    seconds : float
+        From one to the next; 0: after each iteration.
+    n_bytes : float
+        About how large one will be, over all ranks.
+    task : str
+        Decides which metric tells the best.
+    identity : mapping
+        What must be the same where the run goes on.
+    """
+
+    folder: Path
+    n_keep: int
+    seconds: float
+    n_bytes: float
+    task: str
+    identity: Mapping[str, Any]
+
+
+class CheckpointKeeper:
+    """Saves a run as it goes, and lets it go on.
+
+    Parameters
+    ----------
+    settings : KeeperSettings
+        What is saved how often.
+    network : PartitionedNetwork
+        On its grid.
+    trainer : Trainer
+        Whose state it is.
+    clock : Clock or None
+        Is told how long saving takes.
+
+    Attributes
+    ----------
+    path : Path or None
+        Newest checkpoint of this run.
+    record : IterationRecord or None
+        Of the checkpoint that the run goes on from; None for a run that begins.
+
+    Notes
+    -----
+    All methods are collective over the grid. Decisions come from numbers that are the same on all ranks.
+    """
+
+    def __init__(
+        self, settings: KeeperSettings, network: PartitionedNetwork, trainer: Trainer, clock: Clock | None
+    ) -> None:
+        self._settings, self._network, self._trainer, self._clock = settings, network, trainer, clock
+        self._comm = network.grid.world
+        self._run, self._sequence = "", 0
+        self._sync: list[Callable[[], None]] = []
+        self._last: IterationRecord | None = None
+        self._saved_iteration, self._save_seconds, self._saved_at = -1, 0.0, 0.0
+        self.path: Path | None = None
+        self.record: IterationRecord | None = None
+
+    def begin(self, resume: Resume, observers: Sequence[object]) -> list[str]:
+        """Restore the trainer, or make sure that the folder is free; in both cases that there is room on the disk.
+
+        Parameters
+        ----------
+        resume : bool or "auto"
+            Whether to go on.
+        observers : sequence
+            Those that are :class:`Durable` are synced before each checkpoint.
+
+        Returns
+        -------
+        list of str
+            What the user should know.
+
+        Raises
+        ------
+        MissingInputError
+            If there is nothing to go on from.
+        DataError
+            If the checkpoints are damaged, of another network, data or method, or from a newer version.
+        CreateError
+            If the folder holds another run's checkpoints.
+        WriteError
+            If fewer than 3 checkpoints fit on the disk.
+        """
+        notes: list[str]
+        self._sync = [observer.sync for observer in observers if isinstance(observer, Durable)]
+        notes = self._restore(resume) if resume else []
+        sequence = 0
+        if self._settings.n_keep:
+            with self._comm.collective_errors():
+                if self._comm.rank == 0:
+                    sequence = self._claim(notes)
+        shared = [sequence, self._run or secrets.token_hex(8), notes]
+        self._sequence, self._run, notes = self._comm.broadcast_json(shared)
+        if self._clock is not None:
+            self._clock.saved(self._settings.n_bytes / _FIRST_RATE)
+        return notes
+
+    def _claim(self, notes: list[str]) -> int:
+        """Look at the folder and at the disk; returns the number of the next checkpoint. On rank 0."""
+        folder = self._settings.folder
+        found = list_checkpoints(folder)
+        if not self._run and any(one.manifest is not None for one in found):
+            raise CreateError(f"{folder} holds the checkpoints of another run: resume it, or choose another folder")
+        notes += remove_leftovers(folder)
+        disk = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
+        free, needed = shutil.disk_usage(disk).free, N_FREE * self._settings.n_bytes
+        if free < needed:
+            raise WriteError(
+                f"{folder}: {free / 1e6:,.3g} MB are free, and {N_FREE} checkpoints of this run need "
+                f"{needed / 1e6:,.3g} MB; free some space, choose another --run-dir, or do without "
+                "(run.keep_checkpoints = 0)"
+            )
+        make_home(folder)
+        return next_sequence(found)
+
+    def _restore(self, resume: Resume) -> list[str]:
+        """Go on from the newest checkpoint; returns notes."""
+        folder = self._settings.folder
+        try:
+            path, manifest, problems = choose_checkpoint(folder, self._comm)
+        except MissingInputError:
+            if resume != "auto":
+                raise
+            return [f"there is no checkpoint in {folder}: the run begins anew"]
+        self._compare(path, manifest)
+        layout = self._network.layout
+        state = read_state(path, manifest, self._network.grid, layout)
+        self._trainer.restore(state.moved(self._network.backend.library.to_device))
+        self._run, self.path, self.record = manifest.run, path, record_from_dict(manifest.record)
+        self._last, self._saved_iteration = self.record, self.record.iteration
+        self._saved_at = self.record.elapsed_seconds
+        notes = [f"a damaged checkpoint is skipped: {problem}" for problem in problems]
+        partition = self._network.grid.partition
+        now, then = (partition.splits, partition.speeds), (tuple(manifest.splits), tuple(manifest.speeds))
+        notes.append(f"goes on from iteration {manifest.iteration} ({path.name} of {manifest.saved_at})")
+        if now != then:
+            shown = splits_title(manifest.splits) + (" and other speeds" if now[1] != then[1] else "")
+            notes.append(f"saved with splits {shown}: what belongs to a rank's own blocks begins anew")
+        return notes
+
+    def _compare(self, path: Path, manifest: Manifest) -> None:
+        """Refuse a checkpoint of something else, with the differences."""
+        lines = list(differences(manifest.identity, self._settings.identity))
+        if lines:
+            raise DataError(
+                f"{path} is of another run:\n" + "\n".join(f"  {line}" for line in lines) + "\n"
+                "resume with the settings and data it was made with, or train anew in another folder",
+                collective=True,
+            )
+
+    def follow(self, record: IterationRecord) -> None:
+        """Save if it is time, after an iteration of which all observers have been told."""
+        self._last = record
+        settings = self._settings
+        interval = max(settings.seconds, self._save_seconds / SHARE) if settings.seconds else 0.0
+        if record.elapsed_seconds - self._saved_at >= interval:
+            self._save(record)
+
+    def finish(self) -> None:
+        """Save the end of a run, be it its last iteration or one at which it was stopped."""
+        if self._last is not None and self._last.iteration != self._saved_iteration:
+            self._save(self._last)
+
+    def _save(self, record: IterationRecord) -> None:
+        """Write a checkpoint, then remove those that are one too many."""
+        settings, start = self._settings, time.monotonic()
+        if not settings.n_keep:
+            return
+        for sync in self._sync:
+            sync()
+        name = MAIN_METRIC[settings.task]
+        metric = (record.validation or record.test or record.train).get(name, math.nan)
+        facts = Facts(
+            self._run,
+            self._sequence,
+            record.iteration,
+            settings.identity,
+            self._network.backend.dtype.name,
+            plain(record.as_dict()),
+            metric if math.isfinite(metric) else None,
+        )
+        state = self._trainer.state().moved(to_host)
+        self.path = write_checkpoint(settings.folder, self._network.grid, self._network.layout, state, facts)
+        with self._comm.collective_errors():
+            if self._comm.rank == 0:
+                prune(settings.folder, self._run, settings.n_keep, lower_is_better=name in LOWER_IS_BETTER)
+        self._sequence += 1
+        self._saved_iteration = record.iteration
+        (self._save_seconds,) = self._comm.broadcast_json([time.monotonic() - start])
+        self._saved_at = record.elapsed_seconds + self._save_seconds
+        if self._clock is not None:
+            self._clock.saved(self._save_seconds)

@@ -1,0 +1,193 @@
+"""Several methods on the same data, network, start and ranks, each for the same seconds of training."""
+
+from __future__ import annotations
+
+import copy
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distnewton.config import Config, choose_direction, make_config, read_settings
+from distnewton.config.method import DIRECTION_NAMES
+from distnewton.errors import ConfigError, NumericalError
+from distnewton.method.records import IterationRecord
+from distnewton.runs.session import Observer, Session
+
+FIRST_ORDER = ("sgd", "adam")
+"""Baselines, which get several learning rates each, so that no comparison hangs on one that was ill chosen."""
+RATE_FACTORS = (0.3, 1.0, 3.0)
+"""Of the learning rate that a baseline would have: for adam 3e-4, 1e-3 and 3e-3."""
+UNLIMITED = 10**9
+"""Iterations of a run that only its seconds end."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One run of a comparison.
+
+    Attributes
+    ----------
+    method : str
+        What the user named; runs of one method differ in their learning rate only, and the best of them counts.
+    name : str
+        Of this run, with its learning rate where the method has several.
+    config : Config
+        The run.
+    """
+
+    method: str
+    name: str
+    config: Config
+
+    @property
+    def folder(self) -> str:
+        """Name that can be a folder's."""
+        return re.sub(r"[^\w.]+", "-", self.name).strip("-")
+
+
+@dataclass
+class Trial:
+    """What a run came to.
+
+    Attributes
+    ----------
+    entry : Entry
+        The run.
+    history : list of IterationRecord
+        The start and each iteration.
+    failure : str
+        Why it ended early, else empty: a diverging run is a result, not an error.
+    """
+
+    entry: Entry
+    history: list[IterationRecord] = field(default_factory=list)
+    failure: str = ""
+
+
+def make_entries(
+    tree: Mapping[str, Any], methods: Sequence[str], seconds: float, iterations: int | None, notes: list[str]
+) -> list[Entry]:
+    """The runs of a comparison.
+
+    Parameters
+    ----------
+    tree : mapping
+        Settings of the recipe and the flags. Of its ``[method]`` each direction takes what was meant for it.
+    methods : sequence of str
+        Names of directions, or of TOML files whose ``[method]`` is taken, schedule included.
+    seconds : float
+        Training time of each run.
+    iterations : int or None
+        At most so many iterations; None leaves the end to the seconds, apart from methods whose learning rate falls
+        over ``run.iterations``.
+    notes : list of str
+        Takes a line on each option left out.
+
+    Returns
+    -------
+    list of Entry
+
+    Raises
+    ------
+    ConfigError
+        If a method is unknown or named twice, or with every error of its settings.
+    MissingInputError
+        If a file cannot be read.
+    """
+    if not methods:
+        raise ConfigError("name the directions to compare, as --directions block_diagonal,kfac,adam", collective=True)
+    if twice := {m for m in methods if list(methods).count(m) > 1}:
+        raise ConfigError(f"named twice: {', '.join(sorted(twice))}", collective=True)
+    entries: list[Entry] = []
+    for method in methods:
+        own = copy.deepcopy(dict(tree))
+        own["method"] = _method_settings(own.get("method", {}), method, notes)
+        config = make_config(own)
+        falls = config.method.rate_decay != "none" and "rate_decay" in config.method.used()
+        n = config.run.iterations if falls else UNLIMITED
+        length = {"seconds": seconds, "iterations": n if iterations is None else iterations}
+        config = config.model_copy(update={"run": config.run.model_copy(update={**length, "directory": ""})})
+        entries += _with_rates(_short(method), config)
+    return entries
+
+
+def _method_settings(method: Mapping[str, Any], name: str, notes: list[str]) -> dict[str, Any]:
+    """``[method]`` of a direction, or of the file that was named instead; C is the comparison's."""
+    shared = {"C": method["C"]} if "C" in method else {}
+    if name.endswith(".toml"):
+        given = dict(read_settings(name).get("method", {}))
+        if given.pop("C", method.get("C")) != method.get("C"):
+            notes.append(f"{name}: method.C is the comparison's, since all runs minimise the same objective")
+        return {**given, **shared}
+    if name not in DIRECTION_NAMES:
+        raise ConfigError(
+            f"unknown direction {name!r}: known are {', '.join(DIRECTION_NAMES)}, or a recipe's file name",
+            collective=True,
+        )
+    own = {key: value for key, value in method.items() if key != "schedule"}
+    if name == own.get("direction", "block_diagonal"):
+        return {**own, "direction": name}
+    return {**choose_direction(own, {"direction": name}, notes), "direction": name}
+
+
+def _with_rates(method: str, config: Config) -> list[Entry]:
+    """One run, or one for each learning rate of a first-order baseline."""
+    if config.method.direction not in FIRST_ORDER or config.method.schedule:
+        return [Entry(method, method, config)]
+    made = []
+    for factor in RATE_FACTORS:
+        rate = float(f"{factor * config.method.learning_rate:.3g}")
+        options = config.method.model_copy(update={"learning_rate": rate})
+        made.append(Entry(method, f"{method} {rate:g}", config.model_copy(update={"method": options})))
+    return made
+
+
+def _short(method: str) -> str:
+    return Path(method).stem if method.endswith(".toml") else method
+
+
+def run_entries(
+    session: Session, entries: Sequence[Entry], observers: Mapping[str, Sequence[Observer]]
+) -> Iterator[Trial]:
+    """Run one after the other.
+
+    Parameters
+    ----------
+    session : Session
+        Data, network and ranks.
+    entries : sequence of Entry
+        The runs.
+    observers : mapping of str to sequence of Observer
+        Of each run, by its name.
+
+    Yields
+    ------
+    Trial
+        As soon as it has ended; collective.
+    """
+    for entry in entries:
+        trial = Trial(entry)
+        try:
+            session.train(entry.config, observers=[_Recorder(trial), *observers.get(entry.name, ())])
+        except NumericalError as error:
+            # one that not all ranks share has left them out of step
+            if not error.collective and session.comm.size > 1:
+                raise
+            trial.failure = str(error)
+        yield trial
+
+
+class _Recorder:
+    """Observer that keeps the history also of a run that fails."""
+
+    def __init__(self, trial: Trial) -> None:
+        self._trial = trial
+
+    def start(self, summary: object) -> None:
+        """Nothing to keep."""
+
+    def iteration(self, record: IterationRecord) -> None:
+        """Keep the record."""
+        self._trial.history.append(record)

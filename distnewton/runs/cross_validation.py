@@ -1,0 +1,140 @@
+"""Cross validation: every sample is predicted by a model that was not trained on it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distnewton.backend import Array
+from distnewton.config import Config
+from distnewton.data.description import DataSource
+from distnewton.data.folds import draw_folds
+from distnewton.data.partitioned import Task, open_and_describe
+from distnewton.data.same_files import check_same_file
+from distnewton.data.subset import CachedSource, Subset
+from distnewton.errors import ConfigError
+from distnewton.guards.watchdog import watchdog
+from distnewton.launch.startup import guard
+from distnewton.models.metrics import task_metrics
+from distnewton.models.warm_start import StartFrom
+from distnewton.parallel.collectives import Communicator
+from distnewton.runs.held_out import opener
+from distnewton.runs.session import Session
+
+
+@dataclass
+class CrossValidation:
+    """How models did on the samples that they were not trained on; replicated.
+
+    Attributes
+    ----------
+    task : Task
+        Task and classes of all the data.
+    outputs : Array of shape (n_samples, n_out)
+        Of each sample, by the model that did not see it; -inf for classes that this model did not know.
+    targets : Array
+        As :func:`~distnewton.models.metrics.task_metrics` takes them.
+    folds : list of ndarray of int64
+        Samples of each fold.
+    fold_metrics : list of dict of str to float
+        The task's metrics on each fold.
+    """
+
+    task: Task
+    outputs: Array
+    targets: Array
+    folds: list[NDArray[np.int64]]
+    fold_metrics: list[dict[str, float]] = field(default_factory=list)
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The task's metrics over all samples."""
+        return task_metrics(self.task.name, self.outputs, self.targets)
+
+    @property
+    def labels(self) -> list[str]:
+        """The predicted label of each sample."""
+        return self.task.labels(self.outputs)
+
+
+def cross_validate(
+    config: Config,
+    comm: Any = None,
+    *,
+    n_folds: int = 5,
+    train_data: DataSource | None = None,
+    start: StartFrom | None = None,
+    on_fold: Callable[[int, dict[str, float]], None] | None = None,
+) -> CrossValidation:
+    """Train a model without each fold in turn, and predict the fold.
+
+    Parameters
+    ----------
+    config : Config
+        The run; its test data is not used.
+    comm : mpi4py.MPI.Intracomm, Communicator or None
+        The ranks; None is this process alone, without MPI.
+    n_folds : int
+        Folds, at least 2. They are drawn by the run's seed, each with the same share of every class, on any grid alike.
+    train_data : DataSource or None
+        Data in memory; by default ``config.data.train``.
+    start : Model, path or None
+        As of :func:`~distnewton.runs.session.train`.
+    on_fold : callable or None
+        Told of each fold's number, from 1, and metrics, on every rank.
+
+    Returns
+    -------
+    CrossValidation
+
+    Raises
+    ------
+    DistNewtonError
+        As of :func:`~distnewton.runs.session.train`.
+
+    Notes
+    -----
+    Collective over ``comm``. The data is read once; a rank holds its columns twice while it trains.
+    """
+    ranks = comm if isinstance(comm, Communicator) else Communicator(comm)
+    if not isinstance(comm, Communicator):
+        guard(ranks, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
+    data = config.data
+    if train_data is None and not data.train:
+        raise ConfigError("cross validation needs data: data.train, or train_data", collective=True)
+    if train_data is None:
+        check_same_file(ranks, data.train, data.directory or None)
+    with watchdog.patient():
+        source, described = open_and_describe(ranks, opener(data, train_data, data.train))
+    task = Task("", None, 0)
+    targets: Array = np.zeros(0)
+    with ranks.collective_errors():
+        task = Task.fit(config.task, described, source)
+        targets = task.targets(described, source)
+    folds = draw_folds(described.labels, n_folds, config.run.seed, by_class=task.classes is not None)
+    config = config.model_copy(update={"data": data.model_copy(update={"test": ""})})
+    whole, everything = CachedSource(source, described), np.arange(described.n_samples)
+    found = CrossValidation(task, np.full((described.n_samples, task.n_out), -np.inf), targets, folds)
+    for number, rows in enumerate(folds, 1):
+        rest = Subset(whole, np.setdiff1d(everything, rows), described.name)
+        session = Session(config, ranks, train_data=rest, start=start)
+        model = session.train(config).model
+        outputs, _, _ = model.outputs(Subset(whole, rows, f"{described.name} (fold {number})"))
+        found.outputs[np.ix_(rows, _columns(task, model.architecture.task))] = outputs
+        session.grid.free()
+        found.fold_metrics.append(task_metrics(task.name, found.outputs[rows], targets[rows]))
+        if on_fold is not None:
+            on_fold(number, found.fold_metrics[-1])
+    return found
+
+
+def _columns(whole: Task, part: Task) -> NDArray[np.int64]:
+    """Which outputs of all are those of a model that may know fewer classes."""
+    if whole.name != "classification" or whole.classes is None or part.classes is None:
+        return np.arange(whole.n_out)
+    numbers = {label: k for k, label in enumerate(whole.classes.classes)}
+    return np.array([numbers[label] for label in part.classes.classes], dtype=np.int64)

@@ -1,0 +1,86 @@
+"""How a model does: the task's metrics on all sets, and predictions on the last one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from distnewton.backend import Array, scalar, take_rows, to_host
+from distnewton.data.partitioned import Task
+from distnewton.method.objective import Evaluation, Objective
+from distnewton.method.trainer import Measured
+from distnewton.models.metrics import task_metrics
+from distnewton.models.predictions import summarize
+from distnewton.network.network import PartitionedNetwork
+from distnewton.parallel.replicas import SampleShare
+from distnewton.runs.held_out import HeldOut
+
+
+class MetricsEvaluator:
+    """Metrics of points of a run.
+
+    Parameters
+    ----------
+    task : Task
+        What the outputs are for.
+    objective : Objective
+        On the training data.
+    targets : Array
+        Of all samples of training, in the order of the run.
+    held_out : dict of str to HeldOut
+        ``validation`` and ``test`` data, as far as there are any.
+
+    Attributes
+    ----------
+    last : tuple or None
+        The set that was judged last: its name, outputs, targets and share of the samples.
+
+    Notes
+    -----
+    All methods are collective.
+    """
+
+    def __init__(self, task: Task, objective: Objective, targets: Array, held_out: dict[str, HeldOut]) -> None:
+        self._task, self._objective, self._targets, self._held_out = task, objective, targets, held_out
+        self._network: PartitionedNetwork = objective.network
+        self.last: tuple[str, Array, Array, SampleShare] | None = None
+
+    def measure(self, params: Array, evaluation: Evaluation) -> Measured:
+        """The task's metrics by set, from the evaluation's outputs and a pass over each other set.
+
+        Parameters
+        ----------
+        params : Array of shape (n_params_local,)
+            The point.
+        evaluation : Evaluation
+            Of the objective there.
+
+        Returns
+        -------
+        dict of str to dict
+        """
+        share = self._objective.share
+        self.last = "train", evaluation.outputs, self._targets, share
+        found = {"train": self._judged(evaluation.outputs, self._targets, share)}
+        for which, held in self._held_out.items():
+            outputs = held.outputs(self._network, params, self._objective.chunk_rows)
+            self.last = which, outputs, held.targets, held.share
+            found[which] = self._judged(outputs, held.targets, held.share)
+        return found
+
+    def predictions(self) -> dict[str, Any]:
+        """How the model did on the set that was judged last; empty before there is one."""
+        if self.last is None:
+            return {}
+        which, outputs, targets, share = self.last
+        whole = self._network.grid.gather_samples(outputs, share)
+        return summarize(self._task, which, to_host(whole), to_host(targets))
+
+    def _judged(self, outputs: Array, targets: Array, share: SampleShare) -> dict[str, float]:
+        """The task's metrics, from the outputs of this replica's samples and the targets of all."""
+        grid = self._network.grid
+        if share.whole or self._task.name != "classification":
+            return task_metrics(self._task.name, grid.gather_samples(outputs, share), targets)
+        n_right = np.array([scalar((outputs.argmax(axis=1) == take_rows(targets, share.own)).sum())])
+        return {"accuracy": float(grid.sum_of_samples(n_right)[0]) / share.n_samples}

@@ -1,0 +1,189 @@
+"""Refusing a run that does not fit its hosts, before data is read, with the number of ranks that would."""
+
+from __future__ import annotations
+
+import math
+import platform
+from collections import defaultdict
+from dataclasses import dataclass
+
+import numpy as np
+
+from distnewton.config import Config
+from distnewton.data.description import Description
+from distnewton.errors import ConfigError
+from distnewton.launch.host_memory import free_memory
+from distnewton.method.schedule import curvature_rows
+from distnewton.network.shapes import NetworkShape
+from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.partition import Partition
+from distnewton.parallel.splits import auto_splits
+from distnewton.planning.memory import iteration_memory
+from distnewton.planning.messages import widest_kept
+from distnewton.planning.problem import Problem, Share
+
+SHARE = 0.95
+"""Of the free memory that a run may take."""
+_MOST_RANKS = 4096
+_SHOWN = 8
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """What the memory of a run depends on, besides its partition.
+
+    Attributes
+    ----------
+    config : Config
+        Settings.
+    shape : NetworkShape
+        Layers.
+    train : Description
+        Training data.
+    n_test : int
+        Test samples.
+    dense : bool
+        Whether features are held as a dense array.
+    keeps_best : bool
+        Whether a copy of the best model is kept.
+    """
+
+    config: Config
+    shape: NetworkShape
+    train: Description
+    n_test: int
+    dense: bool
+    keeps_best: bool = False
+
+    def parts(self, partition: Partition, rank: int) -> dict[str, float]:
+        """Bytes that a rank of a grid would hold, by part."""
+        config, itemsize = self.config, np.dtype(self.config.run.dtype).itemsize
+        R = config.partition.replicas
+        n_samples, memory = config.data.n_train or self.train.n_samples, config.run.memory_mb * 2**20
+        nonzeros = None if self.dense else self.train.n_nonzeros / self.train.n_samples
+        shares = [Share(self.shape, partition, r) for r in range(partition.n_ranks)]
+        worst: dict[str, float] = {}
+        for options in (*config.method.schedule, config.method):
+            n, n_rows = curvature_rows(options, self.shape, partition, n_samples, itemsize, memory, R)
+            own, n_test = -(-n_samples // R), -(-self.n_test // R)
+            problem = Problem(self.shape, own, n, n_rows, itemsize, memory, n_test, nonzeros=nonzeros)
+            found = iteration_memory(problem, shares[rank], widest_kept(problem, shares))
+            worst = max(worst, found, key=lambda parts: sum(parts.values()))
+        if self.keeps_best:
+            worst = {**worst, "best model": float(partition.n_params(rank) * itemsize)}
+        return worst
+
+    def smallest(self, n_ranks: int, limit: float) -> int | None:
+        """Least number of ranks of a grid, from one that is too few on, with at most so many bytes a rank."""
+
+        def fits(n: int) -> bool:
+            partition = self.shape.partition(auto_splits(self.shape.costs, n))
+            return sum(self.parts(partition, 0).values()) <= limit
+
+        few, many = n_ranks, 2 * n_ranks
+        while many <= _MOST_RANKS and not fits(many):
+            few, many = many, 2 * many
+        if many > _MOST_RANKS:
+            return None
+        while many - few > 1:
+            middle = (few + many) // 2
+            few, many = (few, middle) if fits(middle) else (middle, many)
+        return many
+
+
+def check_device_memory(comm: Communicator, run: PlannedRun, partition: Partition, limit: int | None) -> None:
+    """Refuse a run whose predicted arrays are more than its GPUs have for them.
+
+    Parameters
+    ----------
+    comm : Communicator
+        All ranks.
+    run : PlannedRun
+        Sizes of data, network and method.
+    partition : Partition
+        Of these ranks.
+    limit : int or None
+        Bytes that this rank's arrays may take on its GPU; None on the CPU, on all ranks alike.
+
+    Raises
+    ------
+    ConfigError
+        On every rank alike, with the rank that has least room.
+
+    Notes
+    -----
+    Collective, unless there is no limit.
+    """
+    if limit is None:
+        return
+    needed = sum(run.parts(partition, comm.rank % partition.n_ranks).values())
+    views = comm.allgather(np.array([needed, float(limit)]))
+    rank = int(np.argmax(views[:, 0] / views[:, 1]))
+    needed, room = views[rank] / 1e9
+    if needed > room:
+        raise ConfigError(
+            f"rank {rank} needs {needed:.3g} GB on its GPU, of which it may take {room:.3g} GB: take more ranks, each "
+            "with a GPU of its own, or a smaller run.memory_mb (activations), method.subsample and method.sketch "
+            "(jacobian), data.n_train, run.dtype = float32. run.memory_check = false starts all the same",
+            collective=True,
+        )
+
+
+def check_memory_fits(comm: Communicator, run: PlannedRun, partition: Partition) -> None:
+    """Refuse a run whose predicted memory is more than its hosts have free.
+
+    Parameters
+    ----------
+    comm : Communicator
+        All ranks.
+    run : PlannedRun
+        Sizes of data, network and method.
+    partition : Partition
+        Of these ranks.
+
+    Raises
+    ------
+    ConfigError
+        On every rank alike, with a table of the ranks, and the number of ranks that would fit.
+
+    Notes
+    -----
+    Collective: one gather of short texts.
+    """
+    n_replicas = run.config.partition.replicas
+    parts = run.parts(partition, comm.rank % partition.n_ranks)
+    views = comm.allgather_json([platform.node(), min(free_memory(), 2.0**62), parts])
+    needed: dict[str, float] = defaultdict(float)
+    free: dict[str, float] = {}
+    for host, available, by_part in views:
+        needed[host] += sum(by_part.values())
+        free[host] = min(available, free.get(host, math.inf))
+    tight = [host for host in needed if needed[host] > SHARE * free[host]]
+    if not tight:
+        return
+    names = list(parts)
+    lines = [f"{'rank':>6} {'total':>9} " + " ".join(f"{name:>11}" for name in names)]
+    order = np.argsort([-sum(by_part.values()) for _, _, by_part in views], kind="stable")
+    for rank in sorted(order[:_SHOWN].tolist()):
+        by_part = views[rank][2]
+        numbers = [f"{by_part[name] / 1e9:>11.2f}" for name in names]
+        lines.append(f"{rank:>6} {sum(by_part.values()) / 1e9:>9.2f} " + " ".join(numbers))
+    if len(views) > _SHOWN:
+        lines.append(f"  ... and {len(views) - _SHOWN} ranks with no more")
+    host = max(tight, key=lambda name: needed[name] / free[name])
+    a_host = math.ceil(comm.size / len(free))
+    limit = SHARE * min(free.values()) / a_host
+    smallest = run.smallest(partition.n_ranks, limit)
+    if smallest is None:
+        largest = max(names, key=lambda name: parts[name])
+        way = f"no number of ranks up to {_MOST_RANKS} would fit with {a_host} a host; most goes into {largest}"
+    else:
+        n = smallest * n_replicas
+        way = f"{n} ranks would fit, {a_host} on each of {math.ceil(n / a_host)} hosts with as much memory as these"
+    raise ConfigError(
+        f"the run needs {needed[host] / 1e9:.2f} GB on {host}, which has {free[host] / 1e9:.2f} GB free:\n"
+        + "\n".join(lines)
+        + f"\n{way}. Smaller: run.memory_mb (activations), method.subsample and method.sketch (jacobian), "
+        "data.n_train, run.dtype = float32. run.memory_check = false starts all the same",
+        collective=True,
+    )

@@ -1,0 +1,187 @@
+"""The problem of a configuration in numbers, for plans and studies."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from distnewton.config import Config
+from distnewton.config.method import FULL_BATCH
+from distnewton.data.folds import split_off
+from distnewton.data.partitioned import Task, keep_dense
+from distnewton.errors import ConfigError
+from distnewton.method.objective import subsample_size
+from distnewton.network.shapes import NetworkShape
+from distnewton.planning.plan import make_plans
+from distnewton.planning.problem import MODELLED, Problem
+from distnewton.planning.rates import Rates
+from distnewton.runs.held_out import opener
+
+
+class DataSize(NamedTuple):
+    """What the data of a run says.
+
+    Attributes
+    ----------
+    n_samples, n_test : int
+        Samples of training, and of validation and test together.
+    n_features, n_out : int
+        Features, and outputs that the task needs.
+    nonzeros : float or None
+        Of a sample with sparse features; None for dense.
+    image_shape : tuple of int or None
+        Channels, height and width of images.
+    """
+
+    n_samples: int
+    n_features: int
+    n_out: int
+    n_test: int
+    nonzeros: float | None
+    image_shape: tuple[int, ...] | None
+
+
+def describe_data(config: Config) -> DataSize:
+    """Read the data for its size, on one process.
+
+    Parameters
+    ----------
+    config : Config
+        The run.
+
+    Returns
+    -------
+    DataSize
+
+    Raises
+    ------
+    DistNewtonError
+        If there is no data, or it is at fault.
+    """
+    data = config.data
+    if not data.train:
+        raise ConfigError(
+            "a plan needs to know the data: --samples, --features and --outputs, or data.train, whose file is read",
+            collective=True,
+        )
+
+    source = opener(data, None, data.train)()
+    train = source.describe()
+    n_out = Task.fit(config.task, train, source).n_out
+    names = [name for name in (data.validation, data.test) if name]
+    others = (opener(data, None, name, train.n_features, train.names)() for name in names)
+    n_test = sum(other.describe().n_samples for other in others)
+    nonzeros = None if keep_dense(train) else train.n_nonzeros / train.n_samples
+    n_left = train.n_samples
+    if data.validation_fraction:
+        by_class = config.task != "regression"
+        rows, aside = split_off(train.labels, data.validation_fraction, config.run.seed, by_class=by_class)
+        n_left, n_test = len(rows), n_test + len(aside)
+    n_samples = data.n_train or n_left
+    return DataSize(n_samples, train.n_features, n_out, n_test, nonzeros, train.image_shape)
+
+
+def planned_problem(
+    config: Config,
+    shape: NetworkShape,
+    n_samples: int,
+    *,
+    n_test: int = 0,
+    nonzeros: float | None = None,
+    n_steps: float | None = None,
+    n_trials: float = 1,
+) -> Problem:
+    """What an iteration of a run works on.
+
+    Parameters
+    ----------
+    config : Config
+        The run; stages before its direction are left out.
+    shape : NetworkShape
+        Layers, resolved.
+    n_samples, n_test : int
+        Samples of training and test.
+    nonzeros : float or None
+        Of a sample with sparse features; None for dense.
+    n_steps : float or None
+        CG steps of a direction, counted as whole ones, one at least; None for the most that are allowed.
+    n_trials : float
+        Points that the line search tries, likewise.
+
+    Returns
+    -------
+    Problem
+
+    Raises
+    ------
+    ConfigError
+        For directions without a model.
+    """
+    method = config.method
+    if method.direction not in MODELLED:
+        raise ConfigError(
+            f"there is no model of {method.direction} yet; plan with --method.direction {' or '.join(MODELLED)}",
+            collective=True,
+        )
+    return Problem(
+        shape,
+        n_samples,
+        subsample_size(n_samples, method.subsample, method.subsample_min),
+        shape.widths[-1],
+        np.dtype(config.run.dtype).itemsize,
+        config.run.memory_mb * 2.0**20,
+        n_test,
+        method.direction,
+        method.cg_max if n_steps is None else max(1, round(n_steps)),
+        max(1, round(n_trials)),
+        2 if method.combine == "previous" else 1,
+        method.warm_start > 0.0,
+        "jacobian" in method.used() and method.jacobian == "recomputed",
+        nonzeros,
+        config.network.activation,
+        n_pieces=config.run.overlap,
+    )
+
+
+def planned_splits(
+    config: Config,
+    shape: NetworkShape,
+    n_samples: int,
+    n_ranks: int,
+    speeds: Sequence[float] = (),
+    *,
+    nonzeros: float | None = None,
+) -> tuple[int, ...]:
+    """The splits with which an iteration takes the least time by the model, with round rates.
+
+    Parameters
+    ----------
+    config : Config
+        The run. Steps on mini-batches count as a Newton step with few products on a batch.
+    shape : NetworkShape
+        Layers, resolved.
+    n_samples : int
+        Of training.
+    n_ranks : int
+        Ranks of a grid.
+    speeds : sequence of float
+        Of the ranks of a grid; empty where all are alike.
+    nonzeros : float or None
+        Of a sample with sparse features; None for dense.
+
+    Returns
+    -------
+    tuple of int
+    """
+    method = config.method
+    if method.direction in MODELLED:
+        problem = planned_problem(config, shape, n_samples, nonzeros=nonzeros)
+    else:
+        size = min(n_samples, method.batch) if method.direction not in FULL_BATCH else n_samples
+        problem = Problem(
+            shape, size, size, shape.widths[-1], np.dtype(config.run.dtype).itemsize,
+            config.run.memory_mb * 2.0**20, direction="block_diagonal", n_steps=2, nonzeros=nonzeros,
+        )  # fmt: skip
+    return make_plans(problem.shared(config.partition.replicas), n_ranks, Rates(), speeds=speeds)[0].splits

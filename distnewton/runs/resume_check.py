@@ -1,0 +1,173 @@
+"""What must be the same where a run goes on from a checkpoint, and how large one will be."""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from distnewton.backend import Array
+from distnewton.config import Config
+from distnewton.config.method import FULL_BATCH, MethodConfig, StageOptions
+from distnewton.data.columns import ColumnNames
+from distnewton.directions.moments import is_wide
+from distnewton.models.model import Architecture
+from distnewton.network.shapes import NetworkShape
+from distnewton.parallel.partition import Block, Partition
+
+_SHOWN = 60
+"""Characters of a value in a message."""
+
+
+def run_identity(
+    config: Config, architecture: Architecture, n_features: int, n_train: int, weights: Array | None = None
+) -> dict[str, Any]:
+    """Network, data, method, seed and dtype of a run, as JSON has them.
+
+    Parameters
+    ----------
+    config : Config
+        The run.
+    architecture : Architecture
+        The network, resolved.
+    n_features, n_train : int
+        Of the training data.
+    weights : Array of shape (n_samples,) or None
+        Of its samples.
+
+    Returns
+    -------
+    dict
+        Length, splits, threads, memory and places of files are left out: a run goes on with others.
+    """
+    task = architecture.task
+    found = {
+        "network": {
+            "layers": list(architecture.shape.listed),
+            "input": architecture.shape.image_shape,
+            "activation": architecture.activation,
+            "loss": config.network.loss,
+        },
+        "data": {
+            "features": n_features,
+            "samples": n_train,
+            "scale": config.data.scale,
+            "task": task.name,
+            "outputs": task.n_out,
+            "classes": None if task.classes is None else task.classes.to_dict()["classes"],
+            **({} if config.data.class_weights == "none" else {"class weights": config.data.class_weights}),
+            **({} if architecture.names is None else {"names of columns (checksum)": _checksum(architecture.names)}),
+            **({} if weights is None else {"sum of weights": float(weights.sum())}),
+        },
+        "method": config.method.model_dump(),
+        "run": {"seed": config.run.seed, "dtype": config.run.dtype},
+    }
+    plain: dict[str, Any] = _plain(found)
+    return plain
+
+
+def _checksum(names: ColumnNames) -> int:
+    """Of names, which may be very many."""
+    return zlib.crc32("\n".join(names.features).encode())
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """Lines on what differs between two identities.
+
+    Parameters
+    ----------
+    before, now : mapping
+        Of the checkpoint, and of the run that is to go on.
+    prefix : str
+        Names above.
+
+    Yields
+    ------
+    str
+        ``network.layers: [7, 6, 3] in the checkpoint, [7, 8, 3] now``.
+    """
+    for key in sorted({*before, *now}):
+        a, b = before.get(key), now.get(key)
+        if isinstance(a, Mapping) and isinstance(b, Mapping):
+            yield from differences(a, b, f"{prefix}{key}.")
+        elif a != b:
+            yield f"{prefix}{key}: {_short(a, b)} in the checkpoint, {_short(b, a)} now"
+
+
+def _short(value: Any, other: Any) -> str:
+    """A value; of long lists what the other one lacks."""
+    text = str(value)
+    if isinstance(value, list) and isinstance(other, list) and len(text) > _SHOWN:
+        more = [item for item in value if item not in other][:5]
+        text = f"{len(value)} items" + (f", among them {', '.join(map(str, more))}" if more else "")
+    return text if len(text) <= 2 * _SHOWN else f"{text[: 2 * _SHOWN]}..."
+
+
+def _plain(value: Any) -> Any:
+    """Tuples as lists, and numbers that JSON does not know as text."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def state_bytes(
+    method: MethodConfig, shape: NetworkShape, partition: Partition, itemsize: int, *, n_more: int = 0
+) -> float:
+    """About how large a checkpoint of a run is, over all ranks.
+
+    Parameters
+    ----------
+    method : MethodConfig
+        Its stages, of which the largest counts.
+    shape : NetworkShape
+        Layers.
+    partition : Partition
+        Their blocks.
+    itemsize : int
+        Bytes of a number.
+    n_more : int
+        Vectors of variables that the run saves besides those of its method: the best model.
+
+    Returns
+    -------
+    float
+    """
+    blocks = [block for rank in range(partition.n_ranks) for block in partition.blocks(rank)]
+    stages = [method, *method.schedule]
+    sizes = [
+        (1 + n_more + _n_vectors(options)) * shape.n_params
+        + sum(_factor_size(options, shape, block) for block in blocks)
+        for options in stages
+    ]
+    return float(itemsize * max(sizes))
+
+
+def _n_vectors(options: StageOptions) -> int:
+    """Vectors of variables that a stage carries on, besides the point."""
+    used = options.used()
+    n = 2 * (options.inner_direction == "adam")
+    n += 2 * ("preconditioner" in used and options.preconditioner == "diagonal")
+    n += "warm_start" in used and options.warm_start > 0
+    if options.direction in (*FULL_BATCH, "sgn"):
+        return n + 1
+    return n + ("momentum" in used and options.momentum > 0) + 2 * (options.average > 0)
+
+
+def _factor_size(options: StageOptions, shape: NetworkShape, block: Block) -> float:
+    """Numbers in the curvature factors of a block, and in their inverses."""
+    methods = {options.inner_direction} | ({options.preconditioner} if "preconditioner" in options.used() else set())
+    (n_in, n_out), layer = block.shape, shape.layers[block.layer - 1]
+    inputs = n_in if is_wide(n_in) else n_in**2
+    size = 0.0
+    if "kfac" in methods:
+        # the factor of a convolution is over its channels and the places of its kernel, as its rows are
+        size += 2.0 * (inputs + n_out**2)
+    if "mini_block_fisher" in methods:
+        if layer.kernel is not None:
+            size += 2.0 * n_in * n_out * block.rows_per_unit
+        else:
+            size += 2.0 * inputs * (n_out if options.mini_blocks == "neuron" else 1)
+    return size

@@ -1,0 +1,491 @@
+"""The folder a run leaves: configuration, environment, a line an iteration, the model.
+
+Many jobs may begin at the same time on one file system: a name is taken by making its folder, and a folder by making
+its metrics file, both of which the file system lets only one process do.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import json
+import os
+import platform
+import sys
+from collections.abc import Iterator, Sequence
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any, Literal, TextIO
+
+from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, clear, has_checkpoints
+from distnewton.config import Config, to_toml
+from distnewton.errors import CreateError, DataError, MissingInputError, WriteError
+from distnewton.guards.failures import forget
+from distnewton.method.records import IterationRecord, plain
+from distnewton.models.model_file import MODEL_FILE
+from distnewton.parallel.partition import Partition
+
+CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.toml", "environment.json", "metrics.jsonl"
+PICTURE_FILE, END_FILE, PREDICTIONS_FILE = "convergence.png", "end.json", "predictions.json"
+REPORT_FILE = "report.html"
+OWN_FILES = (
+    CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, PICTURE_FILE, END_FILE, PREDICTIONS_FILE, REPORT_FILE,
+)  # fmt: skip
+_ATTEMPTS = 20
+_NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
+"""What file systems say that lock no files."""
+_PACKAGES = ("distnewton", "numpy", "scipy", "mpi4py", "safetensors", "pydantic")
+
+
+class RunFolder:
+    """A run's folder while it is written; on rank 0 only.
+
+    Parameters
+    ----------
+    path : Path
+        The folder; made with its parents.
+    overwrite : bool
+        Whether the files of an earlier run there, its checkpoints included, are replaced.
+    resume : bool
+        Whether the earlier run there goes on.
+    made : sequence of Path
+        Folders around it that were made for this run, the innermost first.
+
+    Raises
+    ------
+    CreateError
+        If it cannot be made, or holds another run, be it one that begins or goes on at the same moment.
+    """
+
+    def __init__(
+        self, path: Path, *, overwrite: bool = False, resume: bool = False, made: Sequence[Path] = ()
+    ) -> None:
+        self.path = path
+        self._metrics: TextIO | None = None
+        self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
+        self._made += made
+        try:
+            if resume:
+                self._open_metrics("a")
+            else:
+                self._claim(overwrite)
+        except OSError as error:
+            raise CreateError(f"cannot create the run folder {path}: {error.strerror or error}") from None
+
+    @classmethod
+    def under_free_name(cls, name: str) -> RunFolder:
+        """Take the first of runs/NAME-001, runs/NAME-002, ... that nobody has."""
+        path = next_folder(name)
+        return cls(path, made=[path, path.parent])
+
+    def _claim(self, overwrite: bool) -> None:
+        """Make the folder and the metrics file in it, which says whose it is."""
+        _make(self.path)
+        present = files_of_run(self.path)
+        if present and not overwrite:
+            raise CreateError(
+                f"{self.path} holds an earlier run ({', '.join(present)}): choose another --run-dir, go on with it by "
+                "--resume, or replace it with --set run.overwrite=true"
+            )
+        if present:
+            self._open_metrics("a")
+            # nobody trains it now; what is removed next is not what another run makes at this moment
+            self.close()
+            clear_run(self.path)
+        forget(self.path)
+        try:
+            self._open_metrics("x")
+        except FileExistsError:
+            raise CreateError(
+                f"{self.path} was taken by another run that begins at the same moment: choose another --run-dir"
+            ) from None
+
+    def _open_metrics(self, mode: Literal["a", "x"]) -> None:
+        """Open the metrics, and keep other processes from the run as long as this one has them open."""
+        file = self.path / METRICS_FILE
+        self._metrics = file.open(mode, encoding="utf-8")
+        # whoever held the lock may have put another file in the place of the one that was opened
+        if not _lock(self._metrics) or os.fstat(self._metrics.fileno()).st_ino != file.stat().st_ino:
+            self.close()
+            raise CreateError(f"{self.path}: another process trains this run at this moment")
+
+    def start(self, config: Config, environment: dict[str, Any], resumed: int | None = None) -> None:
+        """Write what is known before training.
+
+        Parameters
+        ----------
+        config : Config
+            The run.
+        environment : dict
+            As of :func:`environment`.
+        resumed : int or None
+            Iteration that the run goes on from: records behind it are dropped.
+        """
+        self._write(CONFIG_FILE, to_toml(config))
+        self._write(ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
+        if resumed is not None:
+            self._drop_records_behind(resumed)
+            forget(self.path)
+            (self.path / END_FILE).unlink(missing_ok=True)
+
+    def _drop_records_behind(self, iteration: int) -> None:
+        """Leave each iteration up to a checkpoint's once in the metrics."""
+        if self._metrics is None:
+            raise RuntimeError("a run that goes on has its metrics open")
+        file, part = self.path / METRICS_FILE, self.path / f"{METRICS_FILE}.part"
+        present = file.read_text(encoding="utf-8", errors="replace")
+        kept = keep_records(present, iteration)
+        if kept == present:
+            return
+        try:
+            made = part.open("w", encoding="utf-8")
+            # locked before it has its name, and the old one is let go after that
+            _lock(made)
+            made.write(kept)
+            made.flush()
+            os.fsync(made.fileno())
+            part.replace(file)
+            self.close()
+            self._metrics = made
+        except OSError as error:
+            raise WriteError(f"cannot write {file}: {error.strerror or error}") from None
+
+    def sync(self) -> None:
+        """Bring the metrics to disk."""
+        if self._metrics is not None:
+            try:
+                os.fsync(self._metrics.fileno())
+            except OSError as error:
+                raise WriteError(f"cannot write {self.path / METRICS_FILE}: {error.strerror or error}") from None
+
+    def iteration(self, record: IterationRecord) -> None:
+        """Append the line of an iteration; it is on disk at once."""
+        if self._metrics is None:
+            raise RuntimeError("the run folder was closed")
+        try:
+            self._metrics.write(json.dumps(plain(record.as_dict()), allow_nan=False) + "\n")
+            self._metrics.flush()
+        except OSError as error:
+            raise WriteError(f"cannot write {self.path / METRICS_FILE}: {error.strerror or error}") from None
+
+    def predictions(self, summary: dict[str, Any]) -> None:
+        """Write how the model did at the end of the run (:mod:`~distnewton.models.predictions`)."""
+        self._write(PREDICTIONS_FILE, json.dumps(plain(summary), allow_nan=False) + "\n")
+
+    def discard(self) -> None:
+        """Give up a run that never began: its claim goes, and so do the folders made for it that hold nothing."""
+        self.close()
+        metrics = self.path / METRICS_FILE
+        if metrics.is_file() and metrics.stat().st_size == 0:
+            metrics.unlink()
+        for path in self._made:
+            try:
+                path.rmdir()
+            except OSError:
+                # something is in it, say another run that begins beside this one
+                return
+
+    def close(self) -> None:
+        """Close the metrics."""
+        if self._metrics is not None:
+            self._metrics.close()
+            self._metrics = None
+
+    def _write(self, name: str, text: str) -> None:
+        part = self.path / f"{name}.part"
+        try:
+            part.write_text(text, encoding="utf-8")
+            part.replace(self.path / name)
+        except OSError as error:
+            raise WriteError(f"cannot write {self.path / name}: {error.strerror or error}") from None
+
+
+def _lock(file: TextIO) -> bool:
+    """Lock a file for as long as it is open; False where another process has it. Some file systems lock nothing."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LOCKS:
+            raise
+    return True
+
+
+def files_of_run(path: Path) -> list[str]:
+    """Names of what a run has left in a folder."""
+    present = [name for name in OWN_FILES if (path / name).exists()]
+    return present + [CHECKPOINTS_FOLDER] * has_checkpoints(path / CHECKPOINTS_FOLDER)
+
+
+def clear_run(path: Path) -> None:
+    """Remove what a run has left in a folder, and nothing else.
+
+    Parameters
+    ----------
+    path : Path
+        Run folder.
+
+    Raises
+    ------
+    WriteError
+        If a checkpoint cannot be removed.
+    """
+    for name in OWN_FILES:
+        (path / name).unlink(missing_ok=True)
+    clear(path / CHECKPOINTS_FOLDER)
+    forget(path)
+
+
+def keep_records(text: str, iteration: int) -> str:
+    """Lines of metrics up to an iteration, each iteration once, in order; a torn last line is dropped.
+
+    Parameters
+    ----------
+    text : str
+        Content of ``metrics.jsonl``.
+    iteration : int
+        The last that is kept.
+
+    Returns
+    -------
+    str
+    """
+    kept: dict[int, str] = {}
+    for line in text.splitlines():
+        try:
+            number = json.loads(line)["iteration"]
+        except (ValueError, KeyError, TypeError):
+            continue
+        if isinstance(number, int) and number <= iteration:
+            # after a run that had gone on from an older checkpoint the later line is the one that counts
+            kept[number] = line
+    return "".join(f"{kept[number]}\n" for number in sorted(kept))
+
+
+def free_name(name: str) -> Path:
+    """The folder that :func:`next_folder` would make now."""
+    number = 1
+    while (path := Path("runs") / f"{name}-{number:03d}").exists():
+        number += 1
+    return path
+
+
+def next_folder(name: str) -> Path:
+    """Make the first of runs/NAME-001, runs/NAME-002, ... that does not exist.
+
+    Parameters
+    ----------
+    name : str
+        Of the recipe.
+
+    Returns
+    -------
+    Path
+        The folder, this process's own however many ask at the same time.
+
+    Raises
+    ------
+    CreateError
+        If folders cannot be made here.
+    """
+    number = 1
+    while True:
+        path = Path("runs") / f"{name}-{number:03d}"
+        try:
+            _make(path.parent)
+            path.mkdir()
+        except FileExistsError:
+            number += 1
+        except FileNotFoundError:
+            # a run that was given up has just removed runs/
+            continue
+        except OSError as error:
+            raise CreateError(f"cannot create the run folder {path}: {error.strerror or error}") from None
+        else:
+            return path
+
+
+def _make(path: Path) -> None:
+    """Make a folder and its parents, while others make and remove some of them."""
+    for attempt in range(_ATTEMPTS):
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, FileNotFoundError):
+            # also when a folder that was there is removed at this moment
+            if path.exists() and not path.is_dir():
+                raise CreateError(f"cannot create the run folder {path}: there is a file of that name") from None
+            if attempt + 1 == _ATTEMPTS:
+                raise
+        else:
+            return
+
+
+def environment(
+    ranks: int,
+    threads: int,
+    mpi_library: str,
+    hosts: list[str],
+    splits: tuple[int, ...],
+    replicas: int = 1,
+    devices: Sequence[str] = (),
+    device_transport: str = "",
+) -> dict[str, Any]:
+    """What a run's numbers depend on besides its configuration.
+
+    Parameters
+    ----------
+    ranks, threads : int
+        Ranks, and BLAS threads of each.
+    mpi_library : str
+        Version text of the MPI library; empty without MPI.
+    hosts : list of str
+        Host name of each rank.
+    splits : tuple of int
+        Resolved splits, of each replica of the grid.
+    replicas : int
+        Copies of the grid.
+    devices : sequence of str
+        What each rank computes on.
+    device_transport : str
+        How sums of arrays on GPUs travel.
+
+    Returns
+    -------
+    dict
+    """
+    from threadpoolctl import threadpool_info
+
+    blas = [
+        {key: info.get(key) for key in ("internal_api", "version", "architecture", "threading_layer")}
+        for info in threadpool_info()
+        if info.get("user_api") == "blas"
+    ]
+    return {
+        "python": sys.version.split()[0],
+        "platform": platform.platform(),
+        "packages": {name: _version(name) for name in _PACKAGES},
+        "mpi_library": mpi_library,
+        "ranks": ranks,
+        "hosts": hosts,
+        "threads_per_rank": threads,
+        "blas": blas,
+        "splits": list(splits),
+        "replicas": replicas,
+        "devices": list(devices),
+        "device_transport": device_transport,
+        "slurm": {k: v for k, v in os.environ.items() if k in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_JOB_NODELIST")},
+    }
+
+
+def partition_facts(network: str, partition: Partition) -> dict[str, Any]:
+    """Who owned what, for ``environment.json``.
+
+    Parameters
+    ----------
+    network : str
+        Layers, resolved.
+    partition : Partition
+        Units and splits, resolved.
+
+    Returns
+    -------
+    dict
+    """
+    return {
+        "network": network,
+        "partition": {
+            "widths": list(partition.widths),
+            "splits": list(partition.splits),
+            "speeds": list(partition.speeds),
+            "rows_per_unit": list(partition.rows_per_unit),
+            "features_per_unit": partition.features_per_unit,
+        },
+    }
+
+
+def write_end(path: Path, exit_code: int) -> None:
+    """Leave the exit code of a run that ended in order: launchers lose codes, and one has returned 0 for a lost host.
+
+    Parameters
+    ----------
+    path : Path
+        Run folder.
+    exit_code : int
+        0, or that of a run stopped by the clock.
+
+    Raises
+    ------
+    WriteError
+        If it cannot be written.
+    """
+    try:
+        (path / END_FILE).write_text(json.dumps({"exit_code": exit_code}) + "\n", encoding="utf-8")
+    except OSError as error:
+        raise WriteError(f"cannot write {path / END_FILE}: {error.strerror or error}") from None
+
+
+def no_run_folder(path: Path, missing: str, *, collective: bool = True) -> MissingInputError:
+    """The error for a folder that is none of a run.
+
+    Parameters
+    ----------
+    path : Path
+        The folder.
+    missing : str
+        The file that it ought to hold.
+    collective : bool
+        Whether all ranks raise it.
+
+    Returns
+    -------
+    MissingInputError
+    """
+    return MissingInputError(f"{path} is not a run folder: it holds no {missing}", collective=collective)
+
+
+def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
+    """Records of a run, as written.
+
+    Parameters
+    ----------
+    path : Path
+        Run folder.
+
+    Yields
+    ------
+    dict
+        A line of ``metrics.jsonl``.
+
+    Raises
+    ------
+    MissingInputError
+        If the folder holds no metrics.
+    DataError
+        If a line is damaged.
+    """
+    file = path / METRICS_FILE
+    if not file.is_file():
+        raise no_run_folder(path, METRICS_FILE, collective=False)
+    with file.open(encoding="utf-8") as lines:
+        for number, line in enumerate(lines, 1):
+            try:
+                yield json.loads(line)
+            except json.JSONDecodeError as error:
+                raise DataError(f"{file}:{number}: not a record: {error}") from None
+
+
+def hosts_of(path: Path) -> list[str]:
+    """Host of each rank of a run; empty where the run did not begin."""
+    try:
+        hosts: list[str] = json.loads((path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))["hosts"]
+    except FileNotFoundError:
+        return []
+    return hosts
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return "not installed"
