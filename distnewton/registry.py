@@ -1,0 +1,141 @@
+"""Components by name: those of this package, those a program registers, and those of installed packages.
+
+Directions, preconditioners, losses, activations, scalings and data formats are *components*: each declares its own
+name, help line and options, and everything else (configuration, help, plans, checkpoints, bridges) asks the registry
+of its kind. A package adds components through entry points of the registry's group::
+
+    [project.entry-points."distnewton.losses"]
+    huber = "my_package.losses:Huber"
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from distnewton.errors import ConfigError
+
+T = TypeVar("T")
+
+
+class Registry(Mapping[str, T], Generic[T]):
+    """The components of one kind by name.
+
+    Parameters
+    ----------
+    kind : str
+        Word for one of them in messages, such as ``loss``.
+    base : type
+        Class that each component is an instance of, or a subclass of where components are classes.
+    builtin : iterable of T
+        Components of this package, each with an attribute ``name``, in the order in which help lists them.
+    group : str
+        Entry-point group in which installed packages name components of this kind; empty for none.
+    """
+
+    def __init__(self, kind: str, base: type, builtin: Iterable[T], group: str = "") -> None:
+        self.kind, self.base, self._group = kind, base, group
+        self._components: dict[str, T] = {}
+        self._unloaded: dict[str, EntryPoint] | None = None
+        for component in builtin:
+            self.add(component)
+
+    def accepts(self, component: Any) -> bool:
+        """Whether a component is of this registry's kind."""
+        return issubclass(component, self.base) if isinstance(component, type) else isinstance(component, self.base)
+
+    def add(self, component: T) -> T:
+        """Make a component known under its name.
+
+        Parameters
+        ----------
+        component : T
+            With an attribute ``name``. The same component may be added twice.
+
+        Returns
+        -------
+        T
+            The component, so that this is a decorator, too.
+
+        Raises
+        ------
+        ConfigError
+            If the component is of another kind, or another one has its name.
+        """
+        name = getattr(component, "name", None)
+        if not self.accepts(component) or not isinstance(name, str) or not name.isidentifier():
+            raise ConfigError(
+                f"{component!r} cannot be registered as a {self.kind}: it must be a {self.base.__name__} whose `name` "
+                "is an identifier",
+                collective=True,
+            )
+        known = self._components.setdefault(name, component)
+        if known is not component:
+            raise ConfigError(
+                f"two components are named {name}: the {self.kind} {known!r} and {component!r}; rename one of them",
+                collective=True,
+            )
+        return component
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._components:
+            self._load(name)
+        return self._components[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from list(self._components)
+        yield from (name for name in self._outside() if name not in self._components)
+
+    def __len__(self) -> int:
+        return len(set(self._components) | set(self._outside()))
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._components or name in self._outside()
+
+    def find(self, name: str) -> T:
+        """The component of a name that a user has written.
+
+        Parameters
+        ----------
+        name : str
+            Its name.
+
+        Returns
+        -------
+        T
+
+        Raises
+        ------
+        ConfigError
+            If there is none; names the nearest one, and all.
+        """
+        if name in self:
+            return self[name]
+        near = difflib.get_close_matches(name, list(self), n=1, cutoff=0.5)
+        hint = f"did you mean {near[0]}? " if near else ""
+        message = f"unknown {self.kind} {name!r}; {hint}known are {', '.join(self)}"
+        raise ConfigError(message, collective=True)
+
+    def _outside(self) -> dict[str, EntryPoint]:
+        """Entry points of installed packages, by name."""
+        if self._unloaded is None:
+            # looked up at the first use: a second of file reading on a slow file system that imports need not pay
+            found = entry_points(group=self._group) if self._group else ()
+            self._unloaded = {point.name: point for point in found}
+        return self._unloaded
+
+    def _load(self, name: str) -> None:
+        """Import the component that an installed package names."""
+        point = self._outside()[name]
+        try:
+            component = point.load()
+        except Exception as error:
+            package = point.dist.name if point.dist else "an installed package"
+            message = f"the {self.kind} {name} of {package} cannot be imported: {type(error).__name__}: {error}"
+            raise ConfigError(message, collective=True) from error
+        if getattr(component, "name", None) != name:
+            message = f"the {self.kind} that {point.value} names {name} calls itself {getattr(component, 'name', None)!r}"
+            raise ConfigError(message, collective=True)
+        self.add(component)

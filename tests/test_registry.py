@@ -1,0 +1,71 @@
+"""Registries: components of the package, of a program, and of installed packages."""
+
+from __future__ import annotations
+
+from importlib.metadata import EntryPoint
+
+import pytest
+
+from distnewton import registry as module
+from distnewton.errors import ConfigError
+from distnewton.registry import Registry
+
+
+class Shape:
+    def __init__(self, name):
+        self.name = name
+
+
+ROUND = Shape("round")
+
+
+def make(monkeypatch, *points):
+    monkeypatch.setattr(module, "entry_points", lambda group: [EntryPoint(n, v, group) for n, v in points])
+    return Registry("shape", Shape, [Shape("flat"), ROUND], "my.shapes")
+
+
+def test_names_come_in_order_and_components_by_name(monkeypatch):
+    shapes = make(monkeypatch)
+    assert list(shapes) == ["flat", "round"]
+    assert len(shapes) == 2
+    assert shapes["round"] is ROUND
+    assert shapes.find("round") is ROUND
+    assert "square" not in shapes
+
+
+def test_a_program_adds_components_once(monkeypatch):
+    shapes = make(monkeypatch)
+    square = shapes.add(Shape("square"))
+    assert shapes.add(square) is square
+    assert list(shapes) == ["flat", "round", "square"]
+    with pytest.raises(ConfigError, match="two components are named square"):
+        shapes.add(Shape("square"))
+    assert shapes["square"] is square
+
+
+@pytest.mark.parametrize("component", [3, Shape("two words"), Shape(None), "flat"])
+def test_only_components_of_the_kind_with_a_name_are_taken(monkeypatch, component):
+    with pytest.raises(ConfigError, match="cannot be registered as a shape: it must be a Shape"):
+        make(monkeypatch).add(component)
+
+
+def test_installed_packages_add_components(monkeypatch):
+    monkeypatch.setattr(ROUND, "name", "oval")
+    shapes = Registry("shape", Shape, [Shape("flat")], "my.shapes")
+    monkeypatch.setattr(module, "entry_points", lambda group: [EntryPoint("oval", f"{__name__}:ROUND", group)])
+    monkeypatch.setitem(__import__("sys").modules, __name__, __import__("types").SimpleNamespace(ROUND=ROUND))
+    assert list(shapes) == ["flat", "oval"]
+    assert shapes["oval"] is ROUND
+
+
+def test_a_package_that_cannot_be_imported_is_named(monkeypatch):
+    shapes = make(monkeypatch, ("bad", "no_such_module:Bad"), ("wrong", "collections:Counter"))
+    with pytest.raises(ConfigError, match=r"the shape bad .* cannot be imported: ModuleNotFoundError"):
+        shapes.find("bad")
+    with pytest.raises(ConfigError, match="names wrong"):
+        shapes.find("wrong")
+
+
+def test_unknown_names_come_with_the_nearest_and_all(monkeypatch):
+    with pytest.raises(ConfigError, match=r"unknown shape 'ruond'; did you mean round\? known are flat, round"):
+        make(monkeypatch).find("ruond")
