@@ -135,7 +135,8 @@ class Registry(Mapping[str, T], Generic[T]):
             package = point.dist.name if point.dist else "an installed package"
             message = f"the {self.kind} {name} of {package} cannot be imported: {type(error).__name__}: {error}"
             raise ConfigError(message, collective=True) from error
-        if getattr(component, "name", None) != name:
-            message = f"the {self.kind} that {point.value} names {name} calls itself {getattr(component, 'name', None)!r}"
+        own_name = getattr(component, "name", None)
+        if own_name != name:
+            message = f"the {self.kind} that {point.value} names {name} calls itself {own_name!r}"
             raise ConfigError(message, collective=True)
         self.add(component)
