@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from functools import cache
+from typing import Annotated, Any
 
 import numpy as np
+from pydantic import BeforeValidator, TypeAdapter
 
 from distnewton.backend import library_of
 from distnewton.directions.direction import DirectionResult
 from distnewton.guards.ledger import PHASES, PhaseCost
 from distnewton.launch.deadline import Stop
 from distnewton.parallel.collectives import Communicator
+
+Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
+"""A number for which JSON has null where it is not finite."""
 
 
 @dataclass
@@ -42,34 +48,42 @@ class DirectionRecord:
 
     method: str
     inner_iterations: list[int]
-    residuals: list[float]
+    residuals: list[Number]
     finished_ranks: list[int]
     stopped_early: bool
     seconds: list[float]
     failed_ranks: list[int] = field(default_factory=list)
-    step_sizes: list[float] = field(default_factory=list)
+    step_sizes: list[Number] = field(default_factory=list)
 
     @staticmethod
     def sum(records: Sequence[DirectionRecord]) -> DirectionRecord | None:
         """Several steps as one: CG steps and seconds add up, a rank finished if it always did."""
         if not records:
             return None
-        n_ranks = range(len(records[0].seconds))
+        last = records[-1]
+        steps, residuals, seconds = (
+            np.array([getattr(record, name) for record in records])
+            for name in ("inner_iterations", "residuals", "seconds")
+        )
+        finished = set.intersection(*(set(record.finished_ranks) for record in records))
+        failed = set().union(*(record.failed_ranks for record in records))
         return DirectionRecord(
-            records[-1].method,
-            [sum(r.inner_iterations[rank] for r in records) for rank in n_ranks],
-            [max(r.residuals[rank] for r in records) for rank in n_ranks],
-            [rank for rank in n_ranks if all(rank in r.finished_ranks for r in records)],
-            any(r.stopped_early for r in records),
-            [sum(r.seconds[rank] for r in records) for rank in n_ranks],
-            [rank for rank in n_ranks if any(rank in r.failed_ranks for r in records)],
-            records[-1].step_sizes,
+            last.method,
+            steps.sum(axis=0).tolist(),
+            residuals.max(axis=0).tolist(),
+            sorted(finished),
+            any(record.stopped_early for record in records),
+            seconds.sum(axis=0).tolist(),
+            sorted(failed),
+            last.step_sizes,
         )
 
 
 @dataclass
 class IterationRecord:
     """One line of ``metrics.jsonl``; iteration 0 is the start.
+
+    It has as many attributes as the line has keys: it is the one description of that file, for writing and reading.
 
     Attributes
     ----------
@@ -115,16 +129,16 @@ class IterationRecord:
 
     iteration: int
     elapsed_seconds: float
-    objective: float
-    loss: float
+    objective: Number
+    loss: Number
     training_seconds: float = 0.0
     gradient_norm: float | None = None
-    damping: float = 0.0
+    damping: Number = 0.0
     reduction_ratio: float | None = None
-    step_size: float = 0.0
+    step_size: Number = 0.0
     line_search_trials: int = 0
     steps: int = 1
-    betas: list[float] = field(default_factory=list)
+    betas: list[Number] = field(default_factory=list)
     note: str = ""
     direction: DirectionRecord | None = None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -132,13 +146,64 @@ class IterationRecord:
     wait_seconds: list[float] = field(default_factory=list)
     compute_seconds: list[float] = field(default_factory=list)
     sent_bytes: dict[str, float] = field(default_factory=dict)
-    train: dict[str, float] = field(default_factory=dict)
-    validation: dict[str, float] = field(default_factory=dict)
-    test: dict[str, float] = field(default_factory=dict)
+    train: dict[str, Number] = field(default_factory=dict)
+    validation: dict[str, Number] = field(default_factory=dict)
+    test: dict[str, Number] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as plain, JSON-able values."""
+        """The record as plain values; numbers that are not finite stay as they are."""
         return asdict(self)
+
+    def to_json(self) -> str:
+        """The record as a line of ``metrics.jsonl``: numbers that are not finite become null."""
+        return json.dumps(plain(self.as_dict()), allow_nan=False)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> IterationRecord:
+        """Undo :meth:`as_dict`.
+
+        Parameters
+        ----------
+        values : dict
+            Values of the record. Keys of other versions are ignored, and missing ones get their defaults. None where
+            a number must stand means NaN.
+
+        Returns
+        -------
+        IterationRecord
+
+        Raises
+        ------
+        ValueError
+            If the values are not those of a record.
+        """
+        return _reader().validate_python(values)
+
+    @classmethod
+    def from_json(cls, line: str) -> IterationRecord:
+        """Read a line of ``metrics.jsonl``.
+
+        Parameters
+        ----------
+        line : str
+            The line, as :meth:`to_json` returns it.
+
+        Returns
+        -------
+        IterationRecord
+
+        Raises
+        ------
+        ValueError
+            If the line is not a record.
+        """
+        return cls.from_dict(json.loads(line))
+
+
+@cache
+def _reader() -> TypeAdapter[IterationRecord]:
+    """Checks and converts plain values; built at the first use, which takes milliseconds."""
+    return TypeAdapter(IterationRecord)
 
 
 def gather_direction(comm: Communicator, method: str, result: DirectionResult, seconds: float) -> DirectionRecord:
@@ -212,15 +277,6 @@ def plain(value: Any) -> Any:
     if isinstance(value, list):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def record_from_dict(values: dict[str, Any]) -> IterationRecord:
-    """Undo :meth:`IterationRecord.as_dict`, also where JSON has lost what is not finite."""
-    direction = values["direction"]
-    record = IterationRecord(**{**values, "direction": None if direction is None else DirectionRecord(**direction)})
-    for which in ("train", "validation", "test"):
-        setattr(record, which, with_nan(getattr(record, which)))
-    return record
 
 
 def with_nan(metrics: dict[str, float | None]) -> dict[str, float]:

@@ -18,7 +18,7 @@ from distnewton.checkpoint.reading import choose_checkpoint, read_state
 from distnewton.checkpoint.writing import Facts, make_home, write_checkpoint
 from distnewton.errors import CreateError, DataError, MissingInputError, WriteError
 from distnewton.launch.deadline import Clock
-from distnewton.method.records import IterationRecord, plain, record_from_dict
+from distnewton.method.records import IterationRecord, plain
 from distnewton.method.trainer import Trainer
 from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC
 from distnewton.network.network import PartitionedNetwork
@@ -181,7 +181,7 @@ class CheckpointKeeper:
         layout = self._network.layout
         state = read_state(path, manifest, self._network.grid, layout)
         self._trainer.restore(state.moved(self._network.backend.library.to_device))
-        self._run, self.path, self.record = manifest.run, path, record_from_dict(manifest.record)
+        self._run, self.path, self.record = manifest.run, path, IterationRecord.from_dict(manifest.record)
         self._last, self._saved_iteration = self.record, self.record.iteration
         self._saved_at = self.record.elapsed_seconds
         notes = [f"a damaged checkpoint is skipped: {problem}" for problem in problems]

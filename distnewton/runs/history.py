@@ -7,7 +7,7 @@ import zlib
 from collections.abc import Iterable, Sequence
 from typing import overload
 
-from distnewton.method.records import IterationRecord, record_from_dict
+from distnewton.method.records import IterationRecord
 
 _WINDOW = 13  # 8 KB: the record before and this one
 
@@ -56,4 +56,4 @@ class History(Sequence[IterationRecord]):
 
     def _unpacked(self, packed: bytes) -> IterationRecord:
         unpacker = zlib.decompressobj(-_WINDOW, self._common)
-        return record_from_dict(json.loads(unpacker.decompress(packed) + unpacker.flush()))
+        return IterationRecord.from_dict(json.loads(unpacker.decompress(packed) + unpacker.flush()))

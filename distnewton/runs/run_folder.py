@@ -163,7 +163,7 @@ class RunFolder:
         if self._metrics is None:
             raise RuntimeError("the run folder was closed")
         try:
-            self._metrics.write(json.dumps(plain(record.as_dict()), allow_nan=False) + "\n")
+            self._metrics.write(record.to_json() + "\n")
             self._metrics.flush()
         except OSError as error:
             raise WriteError(f"cannot write {self.path / METRICS_FILE}: {error.strerror or error}") from None
