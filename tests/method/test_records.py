@@ -23,15 +23,18 @@ def test_a_line_is_read_as_the_record_that_wrote_it():
 def test_numbers_that_json_lacks_are_null_in_the_line_and_nan_behind_it():
     record = IterationRecord(1, 0.0, math.nan, math.inf, train={"rmse": math.nan})
     values = json.loads(record.to_json())
-    assert values["objective"] is None and values["train"] == {"rmse": None}
+    assert values["objective"] is None
+    assert values["train"] == {"rmse": None}
     read = IterationRecord.from_json(record.to_json())
-    assert math.isnan(read.objective) and math.isnan(read.loss) and math.isnan(read.train["rmse"])
+    assert math.isnan(read.objective)
+    assert math.isnan(read.loss)
+    assert math.isnan(read.train["rmse"])
     assert read.gradient_norm is None
 
 
 @pytest.mark.parametrize("line", ["", "[]", '{"iteration": 1}', '{"iteration": "x", "elapsed_seconds": 0}'])
 def test_what_is_no_record_is_a_value_error(line: str):
-    with pytest.raises(ValueError):
+    with pytest.raises(ValueError, match=r"Expecting|validation error"):
         IterationRecord.from_json(line)
 
 
