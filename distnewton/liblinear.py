@@ -89,8 +89,7 @@ def _lines(model: Model) -> Iterator[str]:
     task, solver = model.architecture.task, "L2R_L2LOSS_SVR"
     classes = list(task.classes.classes) if task.classes else []
     if classes:
-        is_likely = task.name == "binary" or model.architecture.loss == "cross_entropy"
-        solver = "MCSVM_CS" if len(classes) > 2 else "L2R_LR" if is_likely else "L2R_L2LOSS_SVC"
+        solver = "MCSVM_CS" if len(classes) > 2 else "L2R_LR" if model.architecture.link else "L2R_L2LOSS_SVC"
         if task.name == "binary":
             # a value above 0 means LIBLINEAR's first class, and our second
             classes = classes[::-1]

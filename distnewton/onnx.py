@@ -11,6 +11,7 @@ from distnewton.backend import Array
 from distnewton.errors import MissingExtraError, writing
 from distnewton.models.model import Model
 from distnewton.models.whole_model import load_serial_model
+from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.shapes import LayerShape
 
 try:
@@ -24,7 +25,6 @@ __all__ = ["save_onnx", "to_onnx"]
 OPSET = 17
 _IR_VERSION = 9
 """Of the years of the opset: runtimes refuse files of an IR version newer than they are."""
-_OPERATORS = {"sigmoid": "Sigmoid", "tanh": "Tanh", "relu": "Relu"}
 _TYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
 
 
@@ -42,7 +42,7 @@ def to_onnx(model: Model | str | Path) -> Any:
         Its input is ``X``, raw features of shape (n, n_features) or images (n, channels, height, width): the stored
         scaling is part of it. Its outputs are ``outputs`` (n, n_out), linear: logits, or predictions; of classifiers
         also ``label`` (n,), the user's own, as int64, float64 or texts, and ``probabilities`` (n, n_classes) where the
-        loss has some (cross_entropy and logistic; not squared, nor in files of versions that did not write the loss).
+        loss has some (``Loss.link``; not in files of versions that did not write the loss).
         Numbers are float32 or float64, as the model's; of images always float32, since runtimes convolve nothing else.
 
     Raises
@@ -51,6 +51,8 @@ def to_onnx(model: Model | str | Path) -> Any:
         If there is no such file.
     DataError
         If it is not a model.
+    ConfigError
+        If the activation declares no ONNX operator.
 
     Notes
     -----
@@ -168,9 +170,9 @@ class _Graph:
         kind = {"O": TensorProto.STRING, "i": TensorProto.INT64, "f": TensorProto.DOUBLE}[labels.dtype.kind]
         self._add("Gather", self._constant("classes", labels), chosen, axis=0, name="label")
         self.outputs.append(helper.make_tensor_value_info("label", kind, ["n"]))
-        if self.architecture.loss not in ("cross_entropy", "logistic"):
+        if not (self.architecture.loss and self.architecture.link):
             return
-        if task.name == "binary":
+        if self.architecture.link == "logistic":
             negated = self._add("Neg", "outputs", keep=True)
             both = self._add("Concat", negated, "outputs", axis=1, keep=True)
             self._add("Sigmoid", both, name="probabilities")
@@ -181,18 +183,8 @@ class _Graph:
 
     def _activate(self) -> None:
         """The hidden activation."""
-        activation = self.architecture.activation
-        if activation == "identity":
-            return
-        if activation in _OPERATORS:
-            self._add(_OPERATORS[activation], self.last)
-            return
-        # softplus without overflow, max(s, 0) + log(1 + exp(-|s|)): runtimes have none of float64
-        s = self.last
-        size = self._add("Neg", self._add("Abs", s, keep=True), keep=True)
-        rest = self._add("Add", self._add("Exp", size, keep=True), self._one(), keep=True)
-        positive = self._add("Relu", s, keep=True)
-        self._add("Add", positive, self._add("Log", rest, keep=True))
+        activation = ACTIVATIONS.find(self.architecture.activation)
+        self.last = activation.add_to_onnx(lambda operator, *inputs: self._add(operator, *inputs, keep=True), self.last)
 
     def _pool(self, layer: LayerShape) -> None:
         """Pooling behind the activation."""
@@ -211,12 +203,6 @@ class _Graph:
 
     def _cast(self, dtype: str) -> None:
         self._add("Cast", self.last, to=_TYPES[dtype])
-
-    def _one(self) -> str:
-        """1, in the network's dtype."""
-        if any(constant.name == "unity" for constant in self.constants):
-            return "unity"
-        return self._constant("unity", np.ones((), self.dtype))
 
     def _constant(self, name: str, values: Array) -> str:
         self.constants.append(numpy_helper.from_array(np.ascontiguousarray(values), name))

@@ -33,10 +33,14 @@ class Registry(Mapping[str, T], Generic[T]):
         Components of this package, each with an attribute ``name``, in the order in which help lists them.
     group : str
         Entry-point group in which installed packages name components of this kind; empty for none.
+    objects : bool
+        Whether components are objects; a class then stands for its object without arguments.
     """
 
-    def __init__(self, kind: str, base: type, builtin: Iterable[T], group: str = "") -> None:
-        self.kind, self.base, self._group = kind, base, group
+    def __init__(
+        self, kind: str, base: type, builtin: Iterable[T], group: str = "", *, objects: bool = False
+    ) -> None:
+        self.kind, self.base, self._group, self._objects = kind, base, group, objects
         self._components: dict[str, T] = {}
         self._unloaded: dict[str, EntryPoint] | None = None
         for component in builtin:
@@ -71,8 +75,9 @@ class Registry(Mapping[str, T], Generic[T]):
                 "is an identifier",
                 collective=True,
             )
-        known = self._components.setdefault(name, component)
-        if known is not component:
+        item = component() if self._objects and isinstance(component, type) else component
+        known = self._components.setdefault(name, item)
+        if known is not item and type(known) is not component:
             raise ConfigError(
                 f"two components are named {name}: the {self.kind} {known!r} and {component!r}; rename one of them",
                 collective=True,

@@ -44,7 +44,7 @@ from distnewton.data.in_memory import ArraySource
 from distnewton.errors import ConfigError, MissingExtraError
 from distnewton.launch.membership import communicator_of_launch, is_rank, is_worker
 from distnewton.models.whole_model import whole_model
-from distnewton.network.losses import logistic, softmax
+from distnewton.network.losses import probabilities
 from distnewton.parallel.collectives import Communicator
 from distnewton.runs.session import Observer, train
 
@@ -192,8 +192,8 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
     ----------
     hidden_layer_sizes : int or sequence of int
         Neurons of the hidden layers; ``()`` for a linear model.
-    activation : {"tanh", "relu", "sigmoid", "softplus", "identity"}
-        Of hidden layers.
+    activation : str
+        Activation of the hidden layers, a value of ``network.activation``: ``tanh``, ``relu``, ...
     C : float
         Inverse of the regularisation, as in scikit-learn's linear models; ``inf`` for none.
     direction : str
@@ -358,11 +358,9 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         -------
         ndarray of shape (n_samples, n_classes)
         """
+        # outputs first: they refuse an estimator that is not fitted
         outputs = self._outputs(X)
-        if len(self.classes_) > 2:
-            return softmax(outputs)
-        # each from its own logit: 1 - p would lose small ones
-        return np.column_stack([logistic(-outputs[:, 0]), logistic(outputs[:, 0])])
+        return probabilities("softmax" if len(self.classes_) > 2 else "logistic", outputs)
 
     def predict(self, X: Any) -> Array:
         """The most likely class of each sample.

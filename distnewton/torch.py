@@ -10,6 +10,7 @@ from collections import OrderedDict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,10 @@ from distnewton.data.scaling import ColumnScaling, fit_scaling
 from distnewton.errors import ConfigError, MissingExtraError
 from distnewton.models.model import Architecture, Model
 from distnewton.models.whole_model import load_serial_model, model_of_weights
+from distnewton.network.activations import ACTIVATIONS, Activation
+from distnewton.network.losses import LOSSES, Loss
 from distnewton.network.shapes import NetworkShape, resolve_shape
+from distnewton.registry import Registry
 
 try:
     import torch
@@ -31,24 +35,15 @@ except ImportError:
 
 __all__ = ["Imported", "ScaleFeatures", "from_torch", "to_torch"]
 
-_ACTIVATIONS: dict[str, type[nn.Module]] = {
-    "sigmoid": nn.Sigmoid,
-    "tanh": nn.Tanh,
-    "relu": nn.ReLU,
-    "softplus": nn.Softplus,
-    "identity": nn.Identity,
-}
-_TASKS = {"cross_entropy": "classification", "logistic": "binary", "squared": "regression"}
-_SUPPORTED = (
-    "supported are Linear and Conv2d (with bias), one of the activations Sigmoid, Tanh, ReLU, Softplus and Identity "
-    "behind each but the last, MaxPool2d or AvgPool2d behind a convolution, and Flatten in front of the first Linear"
-)
 _PLAIN: dict[type[nn.Module], dict[str, Any]] = {
     nn.Conv2d: {"dilation": 1, "groups": 1, "padding_mode": "zeros"},
     nn.MaxPool2d: {"padding": 0, "dilation": 1, "ceil_mode": False, "return_indices": False},
     nn.AvgPool2d: {"padding": 0, "ceil_mode": False, "divisor_override": None},
     nn.Flatten: {"start_dim": 1, "end_dim": -1},
     nn.Softplus: {"beta": 1, "threshold": 20},
+    nn.CrossEntropyLoss: {"weight": None, "label_smoothing": 0.0, "reduction": "mean"},
+    nn.BCEWithLogitsLoss: {"weight": None, "pos_weight": None, "reduction": "mean"},
+    nn.MSELoss: {"reduction": "mean"},
 }
 """Options of modules that must have these values."""
 
@@ -150,6 +145,68 @@ def to_torch(model: Model | str | Path) -> nn.Sequential:
     return made
 
 
+def counterpart(component: Activation | Loss) -> type[nn.Module]:
+    """The torch module that an activation or a loss declares as its equal.
+
+    Parameters
+    ----------
+    component : Activation or Loss
+        An entry of a registry.
+
+    Returns
+    -------
+    type of torch.nn.Module
+
+    Raises
+    ------
+    ConfigError
+        If it declares none, or one that cannot be imported.
+    """
+    if not component.torch:
+        raise ConfigError(f"{component.name} declares no torch module that is its equal (attribute torch)")
+    try:
+        kind: type[nn.Module] = resolve_name(component.torch)
+    except (ImportError, AttributeError, ValueError) as error:
+        message = f"{component.torch}, the torch module of {component.name}, cannot be imported: {error}"
+        raise ConfigError(message) from None
+    return kind
+
+
+def _name_of(registry: Registry[Any], module: nn.Module) -> str:
+    """Name of the component whose counterpart a module is; empty where there is none."""
+    kinds = ((name, registry[name]) for name in registry)
+    return next((name for name, known in kinds if known.torch and type(module) is counterpart(known)), "")
+
+
+def _loss_name(module: nn.Module) -> str:
+    """Name of the loss that a torch module computes."""
+    name = _name_of(LOSSES, module)
+    if not name:
+        kinds = ", ".join(loss.torch for loss in LOSSES.values() if loss.torch)
+        raise ConfigError(f"the loss {module} has no equal here; supported are {kinds}")
+    if problems := _unsupported_options(module):
+        raise ConfigError(f"the loss {module} has options without an equal here: {', '.join(problems)}")
+    return name
+
+
+def _unsupported_options(module: nn.Module) -> list[str]:
+    """Options of a module that differ from the only values that this package has."""
+    return [
+        f"{name} must be {value}"
+        for name, value in _PLAIN.get(type(module), {}).items()
+        if getattr(module, name) not in (value, (value, value))
+    ]
+
+
+def _supported() -> str:
+    """What a module may consist of."""
+    activations = ", ".join(a.torch.rpartition(".")[2] for a in ACTIVATIONS.values() if a.torch)
+    return (
+        f"supported are Linear and Conv2d (with bias), one of the activations {activations} behind each but the last, "
+        "MaxPool2d or AvgPool2d behind a convolution, and Flatten in front of the first Linear"
+    )
+
+
 def _modules(shape: NetworkShape, activation: str, dtype: torch.dtype) -> Iterator[nn.Module]:
     """Modules without weights' values, in their order."""
     images, last = shape.image_shape is not None, len(shape.layers) - 1
@@ -163,7 +220,7 @@ def _modules(shape: NetworkShape, activation: str, dtype: torch.dtype) -> Iterat
             images = False
             yield nn.Linear(layer.n_in * layer.rows_per_unit, layer.n_out, dtype=dtype)
         if m < last:
-            yield _ACTIVATIONS[activation]()
+            yield counterpart(ACTIVATIONS.find(activation))()
         if layer.pooling is not None:
             pool = nn.MaxPool2d if layer.pooling.kind == "max" else nn.AvgPool2d
             yield pool(layer.pooling.window.size, stride=layer.pooling.window.stride)
@@ -172,7 +229,7 @@ def _modules(shape: NetworkShape, activation: str, dtype: torch.dtype) -> Iterat
 def from_torch(
     module: nn.Sequential,
     *,
-    loss: str = "cross_entropy",
+    loss: str | nn.Module = "cross_entropy",
     classes: Iterable[int | float | str] | None = None,
     input: Sequence[int] | None = None,
 ) -> Imported:
@@ -182,8 +239,8 @@ def from_torch(
     ----------
     module : torch.nn.Sequential
         Of supported layers, perhaps nested; its outputs are linear (logits, or predictions), without softmax.
-    loss : {"cross_entropy", "logistic", "squared"}
-        That is to be minimised.
+    loss : str or torch.nn.Module
+        Loss to be minimised: a value of ``network.loss``, or the equal module, such as ``torch.nn.CrossEntropyLoss()``.
     classes : iterable or None
         Labels of the outputs, in ascending order; by default 0, 1, ...
     input : sequence of int or None
@@ -207,8 +264,7 @@ def from_torch(
         result = distnewton.train(config, comm, train_data=data, start=imported.model)
         module = to_torch(result.model)
     """
-    if loss not in _TASKS:
-        raise ConfigError(f"loss must be one of {', '.join(_TASKS)}, got {loss!r}")
+    loss = LOSSES.find(loss).name if isinstance(loss, str) else _loss_name(loss)
     parser = _Parser()
     for name, layer in _flattened(module):
         parser.read(name, layer)
@@ -271,14 +327,14 @@ def _shape(parser: _Parser, first: Any, n_out: int, input: Sequence[int] | None)
 
 def _task(loss: str, classes: Iterable[Any] | None, n_out: int) -> Task:
     """What the outputs mean."""
-    name = _TASKS[loss]
+    name = LOSSES[loss].tasks[0]
     if name == "regression":
         if classes is not None:
-            raise ConfigError("classes are for loss = cross_entropy or logistic")
+            raise ConfigError(f"classes are for classification, loss = {loss} is for regression")
         return Task(name, None, n_out)
     n_classes = 2 if name == "binary" else n_out
     if name == "binary" and n_out != 1:
-        raise ConfigError(f"loss = logistic takes one output, the module has {n_out}")
+        raise ConfigError(f"loss = {loss} takes one output, the module has {n_out}")
     labels = list(range(n_classes)) if classes is None else list(classes)
     if len(labels) != n_classes or n_classes < 2:
         raise ConfigError(f"{len(labels)} classes for a module of {n_out} output(s), which are {n_classes}")
@@ -291,7 +347,7 @@ def _task(loss: str, classes: Iterable[Any] | None, n_out: int) -> Task:
 def _flattened(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
     """Modules in their order, out of nested Sequentials."""
     if not isinstance(module, nn.Sequential):
-        raise ConfigError(f"from_torch takes a torch.nn.Sequential, got {type(module).__name__}; {_SUPPORTED}")
+        raise ConfigError(f"from_torch takes a torch.nn.Sequential, got {type(module).__name__}; {_supported()}")
     for name, layer in module.named_children():
         if isinstance(layer, nn.Sequential):
             yield from _flattened(layer, f"{prefix}{name}.")
@@ -313,11 +369,9 @@ class _Parser:
     def read(self, name: str, module: nn.Module) -> None:
         """The next module."""
         kind = type(module)
-        for option, value in _PLAIN.get(kind, {}).items():
-            found = getattr(module, option)
-            if found not in (value, (value, value)):
-                self._refuse(name, module, f"{option} must be {value}")
-        activation = next((key for key, known in _ACTIVATIONS.items() if kind is known), "")
+        for problem in _unsupported_options(module):
+            self._refuse(name, module, problem)
+        activation = _name_of(ACTIVATIONS, module)
         if kind in (nn.Linear, nn.Conv2d):
             self._read_weights(name, module)
         elif activation:
@@ -342,7 +396,7 @@ class _Parser:
         elif self._state != "weights":
             self._problems.append("  something stands behind the last Linear: outputs must be linear")
         if self._problems:
-            raise ConfigError("the module cannot be taken over:\n" + "\n".join(self._problems) + f"\n{_SUPPORTED}")
+            raise ConfigError("the module cannot be taken over:\n" + "\n".join(self._problems) + f"\n{_supported()}")
 
     def _refuse(self, name: str, module: nn.Module, reason: str) -> None:
         self._problems.append(f"  {name}: {module}: {reason}")

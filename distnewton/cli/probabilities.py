@@ -31,12 +31,15 @@ def check_probabilities(model: Model, name: str, option: str) -> None:
     ConfigError
         On every rank alike.
     """
+    from distnewton.network.losses import LOSSES
+
     loss = model.architecture.loss
-    if model.architecture.task.name == "binary" or loss == "cross_entropy":
+    if model.architecture.link:
         return
     what = f"was trained with the loss {loss}" if loss else "does not say with which loss it was trained"
     raise ConfigError(
-        f"{option} needs a model of cross_entropy or logistic, but {name} {what}: its outputs are no probabilities",
+        f"{option} needs a model of {' or '.join(name for name in LOSSES if LOSSES[name].link)}, but {name} "
+        f"{what}: its outputs are no probabilities",
         collective=True,
     )
 
@@ -58,16 +61,12 @@ def with_probabilities(model: Model, outputs: Array, labels: Sequence[str]) -> l
     list of str
         n_samples + 1 lines.
     """
-    from distnewton.network.losses import logistic, softmax
+    from distnewton.network.losses import probabilities
 
     task = model.architecture.task
     if task.classes is None:
         raise RuntimeError("probabilities are of classes")
-    if task.name == "binary":
-        second = logistic(outputs.astype(np.float64))
-        probabilities = np.hstack([1.0 - second, second])
-    else:
-        probabilities = softmax(outputs.astype(np.float64))
+    P = probabilities(model.architecture.link, outputs.astype(np.float64))
     head = " ".join(["labels", *task.classes.decode(range(task.classes.n_classes))])
-    rows = (" ".join(f"{p:g}" for p in row) for row in probabilities)
+    rows = (" ".join(f"{p:g}" for p in row) for row in P)
     return [head, *(f"{label} {row}" for label, row in zip(labels, rows, strict=True))]

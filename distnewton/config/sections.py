@@ -4,19 +4,46 @@ from __future__ import annotations
 
 import math
 import re
+from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic_core import CoreSchema, core_schema
 
 from distnewton.config.layer_tables import AnyTable, DenseTable, LayerTable, Size, tables_problem
+from distnewton.errors import ConfigError
+from distnewton.network.activations import ACTIVATIONS
+from distnewton.network.losses import LOSSES
+from distnewton.registry import Registry
 
-ActivationName = Literal["sigmoid", "tanh", "relu", "softplus", "identity"]
-LossName = Literal["squared", "cross_entropy", "logistic"]
 TaskName = Literal["auto", "classification", "binary", "regression"]
 ScaleName = Literal["none", "minmax", "minmax_joint", "center", "standard", "unit_rows", "log1p_unit_rows"]
 FormatName = Literal["auto", "libsvm", "csv", "npy", "npz", "idx", "images", "hdf5", "parquet", "store"]
 
-TASK_OF_LOSS = {"cross_entropy": "classification", "logistic": "binary", "squared": "regression"}
+
+@dataclass(frozen=True)
+class NameOf:
+    """Annotation of a setting that names a component; help and the reference list the registry's names.
+
+    Attributes
+    ----------
+    registry : Registry
+        The components of that kind.
+    """
+
+    registry: Registry[Any]
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        """Schema of a text that the registry knows."""
+        return core_schema.no_info_after_validator_function(self._known, handler(source))
+
+    def _known(self, name: str) -> str:
+        try:
+            self.registry.find(name)
+        except ConfigError as error:
+            # pydantic collects errors of values only
+            raise ValueError(str(error)) from None
+        return name
 
 
 def _dashes_to_list(value: object) -> object:
@@ -137,8 +164,8 @@ class NetworkConfig(Section):
     ] = Field(
         "auto", description="channels, height, width of images, as 1-28-28, where the data does not say so itself"
     )
-    activation: ActivationName = Field("tanh", description="hidden activation; outputs are linear")
-    loss: LossName = Field("cross_entropy", description="loss of a sample")
+    activation: Annotated[str, NameOf(ACTIVATIONS)] = Field("tanh", description="hidden activation; outputs are linear")
+    loss: Annotated[str, NameOf(LOSSES)] = Field("cross_entropy", description="loss of a sample")
     init: Literal["glorot", "he", "lecun"] = Field("he", description="variance of the initial weights")
     start: str = Field("", description="model file or run folder whose weights and scaling are gone on from")
 

@@ -21,15 +21,9 @@ from pydantic_core import ErrorDetails
 
 from distnewton.config.layer_tables import LAYER_TABLES, LayerTable, number_of_weight_layers
 from distnewton.config.method import CHOICES, FULL_BATCH, MethodConfig, StageConfig, StageOptions, preset, used_options
-from distnewton.config.sections import (
-    TASK_OF_LOSS,
-    DataConfig,
-    NetworkConfig,
-    PartitionConfig,
-    RunConfig,
-    Section,
-)
+from distnewton.config.sections import DataConfig, NetworkConfig, PartitionConfig, RunConfig, Section
 from distnewton.errors import ConfigError, MissingInputError
+from distnewton.network.losses import LOSSES
 
 
 class Config(Section):
@@ -51,12 +45,12 @@ class Config(Section):
             if isinstance(layers[0], LayerTable):
                 what = "groups of channels or neurons: those of the input images, and of each conv and dense layer"
             problems.append(f"partition.splits has {len(splits)} numbers for {n_splits} {what}")
-        fitting = {"squared": ["regression", "classification"]}.get(loss, [TASK_OF_LOSS[loss]])
+        fitting = LOSSES[loss].tasks
         if task not in ("auto", *fitting):
             problems.append(f"network.loss = {loss} fits data.task = {' or '.join(fitting)}, not {task}")
         last = self.network.last_width
-        if loss == "logistic" and last not in (1, "auto"):
-            problems.append(f"network.loss = logistic needs one output, network.layers ends in {last}")
+        if fitting[0] == "binary" and last not in (1, "auto"):
+            problems.append(f"network.loss = {loss} needs one output, network.layers ends in {last}")
         if self.data.class_weights != "none" and self.task == "regression":
             problems.append("data.class_weights is for classes, but the task is regression")
         batched = [o.direction for o in (*self.method.schedule, self.method) if o.direction not in FULL_BATCH]
@@ -71,7 +65,7 @@ class Config(Section):
     @property
     def task(self) -> str:
         """The task, derived from the loss where it is ``auto``."""
-        return TASK_OF_LOSS[self.network.loss] if self.data.task == "auto" else self.data.task
+        return LOSSES[self.network.loss].tasks[0] if self.data.task == "auto" else self.data.task
 
 
 def make_config(tree: Mapping[str, Any]) -> Config:

@@ -32,6 +32,7 @@ from distnewton.models.model_file import (
     shape_header,
     write_model,
 )
+from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.collectives import Communicator
@@ -73,6 +74,14 @@ class Architecture:
     dtype: str
     loss: str = ""
     names: ColumnNames | None = None
+
+    @property
+    def link(self) -> str:
+        """How outputs become probabilities, ``softmax`` or ``logistic``; empty where they do not."""
+        if self.loss in LOSSES:
+            return LOSSES[self.loss].link
+        # of a file that does not name its loss, or of a loss that is not installed here
+        return "logistic" if self.task.name == "binary" and not self.loss else ""
 
 
 class Model:

@@ -1,27 +1,80 @@
-"""Element-wise activations. Derivatives are functions of the activated value, so that S need not be kept."""
+"""Element-wise activations. Each declares here whatever the package knows of it; everybody else asks the registry."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from typing import ClassVar
 
 import numpy as np
 
 from distnewton.backend import Array, namespace, on_device, update
+from distnewton.errors import ConfigError
+from distnewton.registry import Registry
 
 _STRIP = 1 << 17
-"""Values whose derivative is made at a time: it stays in the cache, where one of a whole layer costs page faults."""
+"""Values that are worked on at a time: they stay in the cache, where temporaries of a whole layer cost page faults."""
 
 
-class Activation(Protocol):
-    """An element-wise function that works in place."""
+class Activation(ABC):
+    """An increasing element-wise function whose derivatives are functions of its value.
 
+    Backward passes then need the activations only, not the pre-activations. Max pooling chooses before the activation,
+    which gives the same result because the function increases.
+
+    Attributes
+    ----------
+    name, help : str
+        Value of ``network.activation``, and the formula in a line.
+    torch : str
+        Full name of the equal torch module, such as ``torch.nn.Tanh``; empty where there is none.
+    onnx : str
+        ONNX operator; empty where there is none and :meth:`add_to_onnx` is not overridden.
+    device_derivative : str
+        Derivative as an expression of the activated value ``z`` for :func:`~distnewton.backend.update`, so that devices
+        compute it in one pass; empty for the operations of :meth:`derivative`.
+    cost : float
+        Seconds of an activation in units of an exponential of as many values, for plans.
+    analytic : bool
+        Whether derivatives of all orders exist everywhere.
+    """
+
+    name: ClassVar[str]
+    help: ClassVar[str]
+    torch: ClassVar[str] = ""
+    onnx: ClassVar[str] = ""
+    device_derivative: ClassVar[str] = ""
+    cost: ClassVar[float] = 1.0
+    analytic: ClassVar[bool] = True
+
+    @abstractmethod
     def apply(self, S: Array) -> Array:
         """Replace pre-activations by activations, in place, and return them."""
-        ...
+
+    @abstractmethod
+    def derivative(self, Z: Array) -> Array:
+        """Derivative at the points whose activations are ``Z``."""
+
+    @abstractmethod
+    def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
+        """Second and third derivative, each over the first, at the points whose activations are ``Z``.
+
+        Higher derivatives always meet a cotangent that the first one has multiplied already, and the ratios are finite
+        where it vanishes.
+
+        Parameters
+        ----------
+        Z : Array
+            Activations.
+
+        Returns
+        -------
+        tuple of Array
+            Two arrays of the shape of ``Z``.
+        """
 
     def multiply_derivative(self, E: Array, Z: Array) -> Array:
-        """Multiply ``E`` by the derivative at the point whose activation is ``Z``, in place.
+        """Multiply ``E`` by the derivative at the points whose activations are ``Z``, in place.
 
         Parameters
         ----------
@@ -33,118 +86,166 @@ class Activation(Protocol):
         Returns
         -------
         Array
+            ``E``.
         """
-        ...
+        if on_device(E) and self.device_derivative:
+            return update(E, f"x * ({self.device_derivative})", z=Z)
+        for rows in _strips(Z):
+            strip = E[rows]
+            strip *= self.derivative(Z[rows])
+        return E
 
-    def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
-        """Second and third derivative, each over the first, at the point whose activation is ``Z``.
-
-        Higher derivatives always meet a cotangent that has been multiplied by the first one already, and the ratios
-        are finite where it vanishes.
+    def add_to_onnx(self, add: Callable[..., str], x: str) -> str:
+        """Add the nodes of an ONNX graph that apply the activation.
 
         Parameters
         ----------
-        Z : Array
-            Activations.
+        add : callable
+            (operator, *inputs) -> name of the result.
+        x : str
+            Name of the pre-activations.
 
         Returns
         -------
-        tuple of Array
-            Of the shape of ``Z``.
+        str
+            Name of the activations.
+
+        Raises
+        ------
+        ConfigError
+            If the activation declares no operator.
         """
-        ...
+        if not self.onnx:
+            raise ConfigError(f"the activation {self.name} declares no ONNX operator, so the model cannot be exported")
+        return add(self.onnx, x)
 
 
-class Sigmoid:
-    """1 / (1 + exp(-s)); derivative z (1 - z)."""
+class Sigmoid(Activation):
+    """The logistic function."""
+
+    name, help = "sigmoid", "1 / (1 + exp(-s))"
+    torch, onnx = "torch.nn.Sigmoid", "Sigmoid"
+    device_derivative = "z * (T(1) - z)"
+    cost = 0.8
 
     def apply(self, S: Array) -> Array:
         """Replace pre-activations by activations, in place, and return them."""
         # tanh saturates without overflow, where exp(-s) would not
         if on_device(S):
             return update(S, "T(0.5) * (tanh(T(0.5) * x) + T(1))")
-        for strip in _strips(S):
+        for rows in _strips(S):
+            strip = S[rows]
             strip *= 0.5
             np.tanh(strip, out=strip)
             strip += 1.0
             strip *= 0.5
         return S
 
-    def multiply_derivative(self, E: Array, Z: Array) -> Array:
-        """Multiply ``E`` by z (1 - z), in place."""
-        return _multiply(E, Z, lambda z: z * (1.0 - z), "z * (T(1) - z)")
+    def derivative(self, Z: Array) -> Array:
+        """Product z (1 - z)."""
+        return Z * (1.0 - Z)
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
         """Second and third derivative over the first: 1 - 2 z and 1 - 6 z (1 - z)."""
         return 1.0 - 2.0 * Z, 1.0 - 6.0 * Z * (1.0 - Z)
 
 
-class Tanh:
-    """tanh(s); derivative 1 - z^2."""
+class Tanh(Activation):
+    """The hyperbolic tangent."""
+
+    name, help = "tanh", "tanh(s)"
+    torch, onnx = "torch.nn.Tanh", "Tanh"
+    device_derivative = "T(1) - z * z"
+    cost = 0.5
 
     def apply(self, S: Array) -> Array:
         """Replace pre-activations by activations, in place, and return them."""
         activated: Array = namespace(S).tanh(S, out=S)
         return activated
 
-    def multiply_derivative(self, E: Array, Z: Array) -> Array:
-        """Multiply ``E`` by 1 - z^2, in place."""
-        return _multiply(E, Z, lambda z: 1.0 - z * z, "(T(1) - z * z)")
+    def derivative(self, Z: Array) -> Array:
+        """1 - z^2."""
+        return 1.0 - Z * Z
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
         """Second and third derivative over the first: -2 z and 6 z^2 - 2."""
         return -2.0 * Z, 6.0 * Z * Z - 2.0
 
 
-class Relu:
-    """max(s, 0); derivative 1 where z > 0, so 0 at the kink."""
+class Relu(Activation):
+    """The positive part; its derivative at the kink is 0."""
+
+    name, help = "relu", "max(s, 0)"
+    torch, onnx = "torch.nn.ReLU", "Relu"
+    device_derivative = "z > T(0)"
+    cost = 0.9
+    analytic = False
 
     def apply(self, S: Array) -> Array:
         """Replace pre-activations by activations, in place, and return them."""
         activated: Array = namespace(S).maximum(S, 0.0, out=S)
         return activated
 
-    def multiply_derivative(self, E: Array, Z: Array) -> Array:
-        """Multiply ``E`` by the indicator of z > 0, in place."""
-        return _multiply(E, Z, lambda z: z > 0.0, "(z > T(0))")
+    def derivative(self, Z: Array) -> Array:
+        """Whether z > 0."""
+        return Z > 0.0
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
-        """Zeros: the kink, where there is no second derivative, is left out."""
-        xp = namespace(Z)
-        return xp.zeros_like(Z), xp.zeros_like(Z)
+        """Zeros; the kink, which has no second derivative, is left out."""
+        return _zeros(Z)
 
 
-class Softplus:
-    """log(1 + exp(s)); derivative 1 - exp(-z)."""
+class Softplus(Activation):
+    """A smooth positive part."""
+
+    name, help = "softplus", "log(1 + exp(s))"
+    torch = "torch.nn.Softplus"
+    device_derivative = "-expm1(-z)"
+    cost = 3.5
 
     def apply(self, S: Array) -> Array:
         """Replace pre-activations by activations, in place, and return them."""
-        # max(s, 0) + log(1 + exp(-|s|)), of functions that are vectorised, as logaddexp is not
+        # max(s, 0) + log(1 + exp(-|s|)): numpy vectorises these functions, but not logaddexp
         if on_device(S):
-            # fmax would lose a NaN, of which the other term is one, too
+            # fmax loses a NaN, but the other term is NaN, too
             return update(S, "fmax(x, T(0)) + log1p(exp(-fabs(x)))")
-        for strip in _strips(S):
+        for rows in _strips(S):
+            strip = S[rows]
             rest = np.log1p(np.exp(-np.abs(strip)))
             np.maximum(strip, 0.0, out=strip)
             strip += rest
         return S
 
-    def multiply_derivative(self, E: Array, Z: Array) -> Array:
-        """Multiply ``E`` by 1 - exp(-z), in place."""
-        return _multiply(E, Z, lambda z: -np.expm1(-z), "-expm1(-z)")
+    def derivative(self, Z: Array) -> Array:
+        """1 - exp(-z)."""
+        slope: Array = -namespace(Z).expm1(-Z)
+        return slope
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
         """Second and third derivative over the first: q and q (2 q - 1) with q = exp(-z)."""
         q: Array = namespace(Z).exp(-Z)
         return q, q * (2.0 * q - 1.0)
 
+    def add_to_onnx(self, add: Callable[..., str], x: str) -> str:
+        """Add max(s, 0) - log(sigmoid(|s|)): runtimes have no Softplus of float64."""
+        return add("Sub", add("Relu", x), add("Log", add("Sigmoid", add("Abs", x))))
 
-class Identity:
-    """s itself; derivative 1."""
+
+class Identity(Activation):
+    """No activation: the network is linear."""
+
+    name, help = "identity", "s"
+    torch = "torch.nn.Identity"
+    cost = 0.0
 
     def apply(self, S: Array) -> Array:
         """Return the pre-activations unchanged."""
         return S
+
+    def derivative(self, Z: Array) -> Array:
+        """Ones."""
+        ones: Array = namespace(Z).ones(Z.shape, Z.dtype)
+        return ones
 
     def multiply_derivative(self, E: Array, Z: Array) -> Array:
         """Return ``E`` unchanged."""
@@ -152,35 +253,31 @@ class Identity:
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
         """Zeros."""
-        xp = namespace(Z)
-        return xp.zeros_like(Z), xp.zeros_like(Z)
+        return _zeros(Z)
+
+    def add_to_onnx(self, add: Callable[..., str], x: str) -> str:
+        """Add nothing."""
+        return x
 
 
-def _cuts(A: Array) -> list[slice]:
-    """Some rows each."""
+def _zeros(Z: Array) -> tuple[Array, Array]:
+    xp = namespace(Z)
+    return xp.zeros_like(Z), xp.zeros_like(Z)
+
+
+def _strips(A: Array) -> Iterator[slice]:
+    """Some rows at a time on the host, and all at once on a device."""
     step = max(1, _STRIP // max(1, A[:1].size))
-    return [slice(start, start + step) for start in range(0, len(A), step)] if step < len(A) else [slice(None)]
+    if step >= len(A) or on_device(A):
+        yield slice(None)
+    else:
+        yield from (slice(start, start + step) for start in range(0, len(A), step))
 
 
-def _strips(A: Array) -> list[Array]:
-    """Views of some rows each."""
-    return [A[rows] for rows in _cuts(A)]
-
-
-def _multiply(E: Array, Z: Array, derivative: Callable[[Array], Array], expression: str) -> Array:
-    """Multiply by the derivative where the activation is Z, given as a function and, for devices, in words."""
-    if on_device(E):
-        return update(E, f"x * {expression}", z=Z)
-    for rows in _cuts(Z):
-        strip = E[rows]
-        strip *= derivative(Z[rows])
-    return E
-
-
-ACTIVATIONS: dict[str, Activation] = {
-    "sigmoid": Sigmoid(),
-    "tanh": Tanh(),
-    "relu": Relu(),
-    "softplus": Softplus(),
-    "identity": Identity(),
-}
+ACTIVATIONS: Registry[Activation] = Registry(
+    "activation",
+    Activation,
+    [Sigmoid(), Tanh(), Relu(), Softplus(), Identity()],
+    group="distnewton.activations",
+    objects=True,
+)

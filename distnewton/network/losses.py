@@ -14,13 +14,16 @@ with p = softmax(z), or the logistic function of z. Squared loss as in [DNM], wi
 from __future__ import annotations
 
 import math
-from abc import abstractmethod
-from typing import Protocol
+from abc import ABC, abstractmethod
+from typing import ClassVar, Literal, Protocol
 
 import numpy as np
 
 from distnewton.backend import Array, like, namespace, scalar, vecdot
 from distnewton.parallel.replicas import Draws
+from distnewton.registry import Registry
+
+Task = Literal["classification", "binary", "regression"]
 
 
 class LossHessian(Protocol):
@@ -65,8 +68,28 @@ class LossHessian(Protocol):
         ...
 
 
-class Loss(Protocol):
-    """A convex loss of the network's outputs and the targets; own ones inherit from it."""
+class Loss(ABC):
+    """A convex loss of the network's outputs and the targets, which declares whatever the package knows of it.
+
+    Attributes
+    ----------
+    name, help : str
+        Value of ``network.loss``, and the formula in a line.
+    tasks : tuple of str
+        Tasks that it fits, the usual one first. They decide on outputs and targets: ``classification`` has an output
+        and an index (integer, from 0) a class, ``binary`` one output and targets 0.0 and 1.0, ``regression`` targets
+        of shape (n, n_out).
+    link : str
+        How outputs become probabilities: ``softmax``, ``logistic``, or empty where they do not.
+    torch : str
+        Full name of the equal torch module, such as ``torch.nn.MSELoss``; empty where there is none.
+    """
+
+    name: ClassVar[str]
+    help: ClassVar[str]
+    tasks: ClassVar[tuple[Task, ...]]
+    link: ClassVar[Literal["softmax", "logistic", ""]] = ""
+    torch: ClassVar[str] = ""
 
     @abstractmethod
     def values(self, Z: Array, targets: Array) -> Array:
@@ -77,13 +100,12 @@ class Loss(Protocol):
         Z : Array of shape (n, n_out)
             Outputs.
         targets : Array of shape (n,) or (n, n_out)
-            Class indices, labels 0 and 1, or numbers, by the loss.
+            Class indices, labels 0 and 1, or numbers, by the task.
 
         Returns
         -------
         Array of shape (n,)
         """
-        ...
 
     def value(self, Z: Array, targets: Array) -> float:
         """Sum of the losses of the samples, in float64; arguments as of :meth:`values`."""
@@ -92,12 +114,10 @@ class Loss(Protocol):
     @abstractmethod
     def gradient(self, Z: Array, targets: Array) -> Array:
         """Gradient of each sample's loss in its outputs, of shape (n, n_out); a new array."""
-        ...
 
     @abstractmethod
     def hessian(self, Z: Array, targets: Array) -> LossHessian:
         """Hessians of the samples' losses in their outputs."""
-        ...
 
     @abstractmethod
     def third(self, Z: Array, targets: Array, V: Array) -> float:
@@ -114,7 +134,6 @@ class Loss(Protocol):
         -------
         float
         """
-        ...
 
 
 class ScaledIdentity:
@@ -125,7 +144,7 @@ class ScaledIdentity:
     factor : float
         c.
     outputs : Array of shape (n, n_out)
-        Of whose shape B is, and where it is.
+        Outputs; B has their shape and their place, host or device.
     """
 
     def __init__(self, factor: float, outputs: Array) -> None:
@@ -211,6 +230,10 @@ def random_signs(generator: Draws, *shape: int) -> Array:
 class Squared(Loss):
     """Sum of squared errors; integer targets are class indices and stand for unit vectors."""
 
+    name, help = "squared", "||z - y||^2"
+    tasks = ("regression", "classification")
+    torch = "torch.nn.MSELoss"
+
     def _error(self, Z: Array, targets: Array) -> Array:
         if targets.dtype.kind == "i":
             error = Z.copy()
@@ -241,6 +264,11 @@ class Squared(Loss):
 
 class CrossEntropy(Loss):
     """Softmax cross-entropy on logits; targets are class indices."""
+
+    name, help = "cross_entropy", "log sum exp z - z_y"
+    tasks = ("classification",)
+    link = "softmax"
+    torch = "torch.nn.CrossEntropyLoss"
 
     def values(self, Z: Array, targets: Array) -> Array:
         """Loss of each sample, in float64."""
@@ -274,6 +302,11 @@ class CrossEntropy(Loss):
 class Logistic(Loss):
     """Logistic loss of one output; targets are 0 and 1."""
 
+    name, help = "logistic", "log(1 + exp z) - y z, one output"
+    tasks = ("binary",)
+    link = "logistic"
+    torch = "torch.nn.BCEWithLogitsLoss"
+
     def values(self, Z: Array, targets: Array) -> Array:
         """Loss of each sample, in float64."""
         z = Z[:, 0].astype(np.float64)
@@ -297,6 +330,24 @@ class Logistic(Loss):
         return scalar((p * (1 - p) * (1 - 2 * p) * v * v * v).sum())
 
 
+def probabilities(link: str, Z: Array) -> Array:
+    """Probabilities of the classes from outputs.
+
+    Parameters
+    ----------
+    link : str
+        As a loss declares it: ``softmax`` or ``logistic``.
+    Z : Array of shape (n, n_out)
+        Outputs.
+
+    Returns
+    -------
+    Array of shape (n, n_classes)
+    """
+    # of both classes by the same function: the difference to 1 would lose the digits of small probabilities
+    return softmax(Z) if link == "softmax" else np.hstack([logistic(-Z), logistic(Z)])
+
+
 def softmax(Z: Array) -> Array:
     """Row-wise softmax of logits."""
     p: Array = Z - Z.max(axis=1, keepdims=True)
@@ -313,4 +364,6 @@ def logistic(Z: Array) -> Array:
     return p
 
 
-LOSSES: dict[str, Loss] = {"squared": Squared(), "cross_entropy": CrossEntropy(), "logistic": Logistic()}
+LOSSES: Registry[Loss] = Registry(
+    "loss", Loss, [Squared(), CrossEntropy(), Logistic()], group="distnewton.losses", objects=True
+)

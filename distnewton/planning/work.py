@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 from distnewton.guards.ledger import PHASES
+from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.shapes import LayerShape
 from distnewton.planning.problem import Problem, Share
 from distnewton.planning.rates import Rates
 
 _PASSES = {"bias": 2, "derivative": 5, "units": 2, "sum": 3, "axpy": 5}
 """Times that element-wise work reads or writes a value: of numpy, whose temporaries count."""
-_EXPONENTIALS = {"relu": 0.9, "identity": 0.0, "sigmoid": 0.8, "tanh": 0.5, "softplus": 3.5}
-"""Exponentials that take as long as an activation of a value, in place."""
 _LOSS_ROW, _LOSS_VALUE = 160.0, 3.0
-"""The same for a loss of many classes, its gradient or its Hessian: numpy's sums along short rows cost by the row."""
+"""Exponentials that take as long as a loss of many classes, its gradient or its Hessian, by row and by value: numpy's
+sums along short rows cost by the row."""
 _HESSIAN_ROW, _HESSIAN_VALUE = 45.0, 1.2
 """The same for a product with the Hessians."""
 _DOT = 1.5
@@ -132,7 +132,7 @@ class Work:
     def _forward(self, n: float) -> float:
         values = self._values(n)
         seconds = self._stream((_PASSES["bias"] + 2) * values + 6 * n * self._problem.n_out)
-        seconds += self._rates.compute(_EXPONENTIALS.get(self._problem.activation, 1.0) * values)
+        seconds += self._rates.compute(ACTIVATIONS[self._problem.activation].cost * values)
         seconds += self._rates.call * len(self._share.blocks) * (n > 0)
         return seconds + sum(self._layer(m, n) for m in self._share.blocks)
 

@@ -158,7 +158,10 @@ def _kind(field: Any) -> str:
         for key, word in limits.items()
         if getattr(item, key, None) is not None and abs(getattr(item, key)) < 2**62
     ]
-    return _cell(", ".join([" or ".join(dict.fromkeys(_kinds(field.annotation))), *words]))
+    # a name of a component: those that the registry has
+    names = [f"`{name}`" for item in field.metadata for name in getattr(item, "registry", ())]
+    kinds = names or [" or ".join(dict.fromkeys(_kinds(field.annotation)))]
+    return _cell(", ".join([*kinds, *words]))
 
 
 def _kinds(annotation: Any) -> list[str]:

@@ -194,7 +194,7 @@ def test_what_cannot_be_taken_over_is_named(modules, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": "hinge"}, "loss must be one of"), ({"loss": "logistic"}, "takes one output, the module has 3"),
+        ({"loss": "hinge"}, "unknown loss 'hinge'"), ({"loss": "logistic"}, "takes one output, the module has 3"),
         ({"classes": ["a", "b"]}, "2 classes for a module of 3"), ({"classes": ["b", "a", "c"]}, "must be distinct"),
         ({"classes": [1, 2, 3], "loss": "squared"}, "classes are for"), ({"input": (1, 7, 1)}, "takes rows"),
     ],
