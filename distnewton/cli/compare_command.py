@@ -47,7 +47,7 @@ def compare(options: argparse.Namespace) -> int:
             say(comm, f"[{len(comparison.trials)}/{len(entries)}] {comparison.line(trial)}")
     if comm.rank == 0:
         _show_comparison(comparison, path)
-    session.grid.free()
+    session.free()
     return 0
 
 

@@ -50,20 +50,7 @@ class FolderWriter:
 
     def start(self, summary: RunSummary) -> None:
         """Write the configuration, and what the run is made on."""
-        from distnewton.runs.run_folder import environment, partition_facts
-
-        facts = environment(
-            summary.n_ranks,
-            summary.n_threads,
-            summary.mpi_library,
-            summary.hosts,
-            summary.partition.splits,
-            summary.n_replicas,
-            summary.devices,
-            summary.device_transport,
-        )
-        facts |= partition_facts(str(summary.shape), summary.partition)
-        self.folder.start(summary.config, {**facts, "resumed_from": summary.resumed}, summary.resumed)
+        self.folder.start(summary)
 
     def iteration(self, record: IterationRecord) -> None:
         """Add a record."""

@@ -109,14 +109,14 @@ class Comparison:
         """What was compared, a line each."""
         s = self._summary
         test = f", {s.test.n_samples:,} test samples" if s.test else ""
-        network, partition = s.config.network, s.partition
+        network, partition, machine = s.config.network, s.partition, s.machine
         return [
             f"data: {s.train.name}, {s.config.data.n_train or s.train.n_samples:,} samples{test}",
             f"network: {s.shape}, {network.activation}, {network.loss}, "
             f"C = {s.config.method.C}, {s.config.run.dtype}, seed {s.config.run.seed}",
-            f"ranks: {s.n_ranks} with {s.n_threads} BLAS thread(s) each, "
-            f"splits {splits_title(partition.splits, s.n_replicas)}"
-            + (f", {s.mpi_library}" if s.mpi_library else ""),
+            f"ranks: {machine.n_ranks} with {machine.n_threads} BLAS thread(s) each, "
+            f"splits {splits_title(partition.splits, machine.n_replicas)}"
+            + (f", {machine.mpi_library}" if machine.mpi_library else ""),
             f"{self._seconds:g} seconds of training a run, evaluation left out; times are those of the slowest rank",
         ]
 
@@ -135,7 +135,7 @@ class Comparison:
         if not history:
             return [trial.entry.name, *["-"] * (len(self.columns()) - 1)]
         times = [self.scale.seconds_to(trial, level) for level in self.levels]
-        n_ranks = max(1, self._summary.n_ranks)
+        n_ranks = max(1, self._summary.machine.n_ranks)
         return [
             trial.entry.name,
             *("never" if math.isinf(t) else f"{t:.2f}" for t in times),

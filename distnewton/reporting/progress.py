@@ -52,12 +52,12 @@ class Progress:
         """Show what is about to run."""
         data, partition, config = summary.train, summary.partition, summary.config
         self._metric, self._config = MAIN_METRIC[summary.task.name], config
-        self._stragglers = Stragglers(summary.hosts)
+        self._stragglers = Stragglers(summary.machine.hosts)
         others = ("validation", summary.validation), ("test", summary.test)
         more = "".join(f", {which} {found.n_samples:,}" for which, found in others if found)
         # a column that would be empty is left out
         self._columns = [name for name in _COLUMNS if name != "valid" or summary.validation]
-        splits = splits_title(partition.splits, summary.n_replicas)
+        splits = splits_title(partition.splits, summary.machine.n_replicas)
         if partition.speeds:
             shown = " ".join(f"{speed:g}" for speed in partition.speeds[:8])
             splits += f" (speeds {shown}{' ...' if len(partition.speeds) > 8 else ''})"
@@ -69,8 +69,8 @@ class Progress:
             + (f", labels in column {data.names.label}" if data.names else ""),
             f"network  {summary.shape}, {config.network.activation}, {config.network.loss}: "
             f"{summary.shape.n_params:,} variables",
-            f"ranks    {summary.n_ranks}, splits {splits}, {summary.n_threads} BLAS thread(s) each"
-            + (f", {summary.mpi_library}" if summary.mpi_library else ""),
+            f"ranks    {summary.machine.n_ranks}, splits {splits}, {summary.machine.n_threads} BLAS thread(s) each"
+            + (f", {summary.machine.mpi_library}" if summary.machine.mpi_library else ""),
             *([f"device   {_devices(summary)}"] if config.run.device != "cpu" else []),
             f"method   {config.method.title}; {config.run.dtype}"
             + (f", early termination by {summary.transport}" if summary.transport else ""),
@@ -125,7 +125,7 @@ class Progress:
         self._console.print(table)
         slowest = slowest_rank(result.history)
         if slowest is not None:
-            self._print(f"note     {slowest.text(result.summary.hosts)}")
+            self._print(f"note     {slowest.text(result.summary.machine.hosts)}")
 
     def close(self) -> None:
         """End the live bar, after an error, too."""
@@ -221,10 +221,10 @@ def _packed(figures: Sequence[str], width: int) -> list[str]:
 
 def _devices(summary: RunSummary) -> str:
     """What the ranks compute on, and how their sums travel."""
-    counts = {name: summary.devices.count(name) for name in summary.devices}
+    counts = {name: summary.machine.devices.count(name) for name in summary.machine.devices}
     names = [name if count == 1 else f"{count} x {name}" for name, count in counts.items()]
     more = f", ... ({len(names)} kinds)" if len(names) > 4 else ""
-    way = f"; {summary.device_transport}" if summary.device_transport else ""
+    way = f"; {summary.machine.device_transport}" if summary.machine.device_transport else ""
     return ", ".join(names[:4]) + more + way
 
 
@@ -245,10 +245,10 @@ def _summary_rows(result: Result) -> list[tuple[str, str]]:
         measured = best.metrics
     for name, metrics in measured.items():
         rows += [(f"{name} {key}", f"{value:.4f}") for key, value in metrics.items()]
-    if n and result.summary.n_ranks > 1:
+    if n and result.summary.machine.n_ranks > 1:
         # the record of the checkpoint that a run goes on from was another launch's
         own = result.history if result.summary.resumed is None else result.history[1:]
-        wait = sum(sum(r.wait_seconds) for r in own) / result.summary.n_ranks
+        wait = sum(sum(r.wait_seconds) for r in own) / result.summary.machine.n_ranks
         sent = sum(sum(r.sent_bytes.values()) for r in own)
         stopped = sum(r.direction.stopped_early for r in own if r.direction)
         rows += [

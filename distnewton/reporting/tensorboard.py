@@ -42,7 +42,7 @@ class TensorBoard:
             old.unlink()
         self._writer = self._new_writer(str(self._folder))
         config = summary.config
-        text = f"{config.data.train}; {summary.shape}; {config.method.title}; {summary.n_ranks} ranks"
+        text = f"{config.data.train}; {summary.shape}; {config.method.title}; {summary.machine.n_ranks} ranks"
         self._writer.add_text("run", text, 0)
 
     def iteration(self, record: IterationRecord) -> None:

@@ -6,7 +6,7 @@ import math
 import secrets
 import shutil
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
@@ -72,17 +72,43 @@ class KeeperSettings:
     identity: Mapping[str, Any]
 
 
+class NoCheckpoints:
+    """Stands for the keeper of a run without a folder for checkpoints: it saves and restores nothing."""
+
+    path: Path | None = None
+    record: IterationRecord | None = None
+
+    def begin(self, resume: Resume, observers: Sequence[object]) -> list[str]:
+        """Do nothing."""
+        return []
+
+    def follow(self, record: IterationRecord) -> None:
+        """Do nothing."""
+
+    def finish(self) -> None:
+        """Do nothing."""
+
+
+@dataclass(frozen=True)
+class _Saved:
+    """The newest checkpoint: its iteration, when it was complete, in seconds of the run, and how long it took."""
+
+    iteration: int = -1
+    at: float = 0.0
+    seconds: float = 0.0
+
+
 class CheckpointKeeper:
-    """Saves a run as it goes, and lets it go on.
+    """Saves a run as it proceeds, and continues it.
 
     Parameters
     ----------
     settings : KeeperSettings
         What is saved how often.
     network : PartitionedNetwork
-        On its grid.
+        The network on its grid.
     trainer : Trainer
-        Whose state it is.
+        The trainer whose state is saved.
     clock : Clock or None
         Is told how long saving takes.
 
@@ -91,7 +117,7 @@ class CheckpointKeeper:
     path : Path or None
         Newest checkpoint of this run.
     record : IterationRecord or None
-        Of the checkpoint that the run goes on from; None for a run that begins.
+        Record of the checkpoint that the run continues from; None for a run that begins.
 
     Notes
     -----
@@ -102,11 +128,9 @@ class CheckpointKeeper:
         self, settings: KeeperSettings, network: PartitionedNetwork, trainer: Trainer, clock: Clock | None
     ) -> None:
         self._settings, self._network, self._trainer, self._clock = settings, network, trainer, clock
-        self._comm = network.grid.world
-        self._run, self._sequence = "", 0
-        self._sync: list[Callable[[], None]] = []
+        self._run, self._sequence, self._saved = "", 0, _Saved()
+        self._observers: list[Durable] = []
         self._last: IterationRecord | None = None
-        self._saved_iteration, self._save_seconds, self._saved_at = -1, 0.0, 0.0
         self.path: Path | None = None
         self.record: IterationRecord | None = None
 
@@ -136,25 +160,24 @@ class CheckpointKeeper:
         WriteError
             If fewer than 3 checkpoints fit on the disk.
         """
-        notes: list[str]
-        self._sync = [observer.sync for observer in observers if isinstance(observer, Durable)]
+        self._observers = [observer for observer in observers if isinstance(observer, Durable)]
         notes = self._restore(resume) if resume else []
-        sequence = 0
+        sequence, comm = 0, self._network.grid.world
         if self._settings.n_keep:
-            with self._comm.collective_errors():
-                if self._comm.rank == 0:
+            with comm.collective_errors():
+                if comm.rank == 0:
                     sequence = self._claim(notes)
         shared = [sequence, self._run or secrets.token_hex(8), notes]
-        self._sequence, self._run, notes = self._comm.broadcast_json(shared)
+        self._sequence, self._run, shared_notes = comm.broadcast_json(shared)
         if self._clock is not None:
             self._clock.saved(self._settings.n_bytes / _FIRST_RATE)
-        return notes
+        return list(shared_notes)
 
     def _claim(self, notes: list[str]) -> int:
         """Look at the folder and at the disk; returns the number of the next checkpoint. On rank 0."""
         folder = self._settings.folder
-        found = list_checkpoints(folder)
-        if not self._run and any(one.manifest is not None for one in found):
+        checkpoints = list_checkpoints(folder)
+        if not self._run and any(checkpoint.manifest is not None for checkpoint in checkpoints):
             raise CreateError(f"{folder} holds the checkpoints of another run: resume it, or choose another folder")
         notes += remove_leftovers(folder)
         disk = next(path for path in (folder, *folder.absolute().parents) if path.is_dir())
@@ -166,13 +189,13 @@ class CheckpointKeeper:
                 "(run.keep_checkpoints = 0)"
             )
         make_home(folder)
-        return next_sequence(found)
+        return next_sequence(checkpoints)
 
     def _restore(self, resume: Resume) -> list[str]:
         """Go on from the newest checkpoint; returns notes."""
         folder = self._settings.folder
         try:
-            path, manifest, problems = choose_checkpoint(folder, self._comm)
+            path, manifest, problems = choose_checkpoint(folder, self._network.grid.world)
         except MissingInputError:
             if resume != "auto":
                 raise
@@ -182,8 +205,7 @@ class CheckpointKeeper:
         state = read_state(path, manifest, self._network.grid, layout)
         self._trainer.restore(state.moved(self._network.backend.library.to_device))
         self._run, self.path, self.record = manifest.run, path, IterationRecord.from_dict(manifest.record)
-        self._last, self._saved_iteration = self.record, self.record.iteration
-        self._saved_at = self.record.elapsed_seconds
+        self._last, self._saved = self.record, _Saved(self.record.iteration, self.record.elapsed_seconds)
         notes = [f"a damaged checkpoint is skipped: {problem}" for problem in problems]
         partition = self._network.grid.partition
         now, then = (partition.splits, partition.speeds), (tuple(manifest.splits), tuple(manifest.speeds))
@@ -206,14 +228,14 @@ class CheckpointKeeper:
     def follow(self, record: IterationRecord) -> None:
         """Save if it is time, after an iteration of which all observers have been told."""
         self._last = record
-        settings = self._settings
-        interval = max(settings.seconds, self._save_seconds / SHARE) if settings.seconds else 0.0
-        if record.elapsed_seconds - self._saved_at >= interval:
+        seconds = self._settings.seconds
+        interval = max(seconds, self._saved.seconds / SHARE) if seconds else 0.0
+        if record.elapsed_seconds - self._saved.at >= interval:
             self._save(record)
 
     def finish(self) -> None:
-        """Save the end of a run, be it its last iteration or one at which it was stopped."""
-        if self._last is not None and self._last.iteration != self._saved_iteration:
+        """Save the end of a run: its last iteration, or the one at which it was stopped."""
+        if self._last is not None and self._last.iteration != self._saved.iteration:
             self._save(self._last)
 
     def _save(self, record: IterationRecord) -> None:
@@ -221,8 +243,8 @@ class CheckpointKeeper:
         settings, start = self._settings, time.monotonic()
         if not settings.n_keep:
             return
-        for sync in self._sync:
-            sync()
+        for observer in self._observers:
+            observer.sync()
         name = MAIN_METRIC[settings.task]
         metric = (record.validation or record.test or record.train).get(name, math.nan)
         facts = Facts(
@@ -236,12 +258,13 @@ class CheckpointKeeper:
         )
         state = self._trainer.state().moved(to_host)
         self.path = write_checkpoint(settings.folder, self._network.grid, self._network.layout, state, facts)
-        with self._comm.collective_errors():
-            if self._comm.rank == 0:
+        comm = self._network.grid.world
+        with comm.collective_errors():
+            if comm.rank == 0:
                 prune(settings.folder, self._run, settings.n_keep, lower_is_better=name in LOWER_IS_BETTER)
         self._sequence += 1
-        self._saved_iteration = record.iteration
-        (self._save_seconds,) = self._comm.broadcast_json([time.monotonic() - start])
-        self._saved_at = record.elapsed_seconds + self._save_seconds
+        # one rank's clock decides when the next one is due
+        (seconds,) = comm.broadcast_json([time.monotonic() - start])
+        self._saved = _Saved(record.iteration, record.elapsed_seconds + seconds, seconds)
         if self._clock is not None:
-            self._clock.saved(self._save_seconds)
+            self._clock.saved(seconds)

@@ -173,7 +173,7 @@ def run_entries(
             session.train(entry.config, observers=[_Recorder(trial), *observers.get(entry.name, ())])
         except NumericalError as error:
             # one that not all ranks share has left them out of step
-            if not error.collective and session.comm.size > 1:
+            if not error.collective and session.setup.comm.size > 1:
                 raise
             trial.failure = str(error)
         yield trial

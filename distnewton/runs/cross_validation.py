@@ -121,11 +121,11 @@ def cross_validate(
     found = CrossValidation(task, np.full((described.n_samples, task.n_out), -np.inf), targets, folds)
     for number, rows in enumerate(folds, 1):
         rest = Subset(whole, np.setdiff1d(everything, rows), described.name)
-        session = Session(config, ranks, train_data=rest, start=start)
+        session = Session(config, ranks, given={"train": rest}, start=start)
         model = session.train(config).model
         outputs, _, _ = model.outputs(Subset(whole, rows, f"{described.name} (fold {number})"))
         found.outputs[np.ix_(rows, _columns(task, model.architecture.task))] = outputs
-        session.grid.free()
+        session.free()
         found.fold_metrics.append(task_metrics(task.name, found.outputs[rows], targets[rows]))
         if on_fold is not None:
             on_fold(number, found.fold_metrics[-1])

@@ -21,6 +21,7 @@ from distnewton.parallel.splits import auto_splits
 from distnewton.planning.memory import iteration_memory
 from distnewton.planning.messages import widest_kept
 from distnewton.planning.problem import Problem, Share
+from distnewton.runs.planned import nonzeros_of
 
 SHARE = 0.95
 """Of the free memory that a run may take."""
@@ -60,7 +61,7 @@ class PlannedRun:
         config, itemsize = self.config, np.dtype(self.config.run.dtype).itemsize
         R = config.partition.replicas
         n_samples, memory = config.data.n_train or self.train.n_samples, config.run.memory_mb * 2**20
-        nonzeros = None if self.dense else self.train.n_nonzeros / self.train.n_samples
+        nonzeros = nonzeros_of(self.train, dense=self.dense)
         shares = [Share(self.shape, partition, r) for r in range(partition.n_ranks)]
         worst: dict[str, float] = {}
         for options in (*config.method.schedule, config.method):

@@ -9,6 +9,7 @@ import numpy as np
 
 from distnewton.config import Config
 from distnewton.config.method import FULL_BATCH
+from distnewton.data.description import Description
 from distnewton.data.folds import split_off
 from distnewton.data.partitioned import Task, keep_dense
 from distnewton.errors import ConfigError
@@ -43,6 +44,11 @@ class DataSize(NamedTuple):
     image_shape: tuple[int, ...] | None
 
 
+def nonzeros_of(description: Description, *, dense: bool) -> float | None:
+    """Nonzeros of a sample on average; None where features are held as a dense array."""
+    return None if dense else description.n_nonzeros / description.n_samples
+
+
 def describe_data(config: Config) -> DataSize:
     """Read the data for its size, on one process.
 
@@ -73,7 +79,7 @@ def describe_data(config: Config) -> DataSize:
     names = [name for name in (data.validation, data.test) if name]
     others = (opener(data, None, name, train.n_features, train.names)() for name in names)
     n_test = sum(other.describe().n_samples for other in others)
-    nonzeros = None if keep_dense(train) else train.n_nonzeros / train.n_samples
+    nonzeros = nonzeros_of(train, dense=keep_dense(train))
     n_left = train.n_samples
     if data.validation_fraction:
         by_class = config.task != "regression"

@@ -7,69 +7,71 @@ import zlib
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from distnewton.backend import Array
 from distnewton.config import Config
 from distnewton.config.method import FULL_BATCH, MethodConfig, StageOptions
-from distnewton.data.columns import ColumnNames
 from distnewton.directions.moments import is_wide
 from distnewton.models.model import Architecture
+from distnewton.models.warm_start import Start
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.partition import Block, Partition
+from distnewton.runs.data_sets import DataSets
 
 _SHOWN = 60
 """Characters of a value in a message."""
 
 
 def run_identity(
-    config: Config, architecture: Architecture, n_features: int, n_train: int, weights: Array | None = None
+    config: Config, architecture: Architecture, data: DataSets, start: Start | None
 ) -> dict[str, Any]:
     """Network, data, method, seed and dtype of a run, as JSON has them.
 
     Parameters
     ----------
     config : Config
-        The run.
+        Settings of the run.
     architecture : Architecture
-        The network, resolved.
-    n_features, n_train : int
-        Of the training data.
-    weights : Array of shape (n_samples,) or None
-        Of its samples.
+        Layers and task, resolved.
+    data : DataSets
+        Training and held-out data.
+    start : Start or None
+        Model that the run starts from.
 
     Returns
     -------
     dict
-        Length, splits, threads, memory and places of files are left out: a run goes on with others.
+        Without length, splits, threads, memory and places of files: a run can continue with others.
     """
-    task = architecture.task
-    found = {
-        "network": {
-            "layers": list(architecture.shape.listed),
-            "input": architecture.shape.image_shape,
-            "activation": architecture.activation,
-            "loss": config.network.loss,
-        },
-        "data": {
-            "features": n_features,
-            "samples": n_train,
-            "scale": config.data.scale,
-            "task": task.name,
-            "outputs": task.n_out,
-            "classes": None if task.classes is None else task.classes.to_dict()["classes"],
-            **({} if config.data.class_weights == "none" else {"class weights": config.data.class_weights}),
-            **({} if architecture.names is None else {"names of columns (checksum)": _checksum(architecture.names)}),
-            **({} if weights is None else {"sum of weights": float(weights.sum())}),
-        },
-        "method": config.method.model_dump(),
-        "run": {"seed": config.run.seed, "dtype": config.run.dtype},
+    task, names, weights = architecture.task, architecture.names, data.train.weights
+    network: dict[str, Any] = {
+        "layers": list(architecture.shape.listed),
+        "input": architecture.shape.image_shape,
+        "activation": architecture.activation,
+        "loss": config.network.loss,
     }
-    plain: dict[str, Any] = _plain(found)
-    return plain
-
-
-def _checksum(names: ColumnNames) -> int:
-    """Of names, which may be very many."""
-    return zlib.crc32("\n".join(names.features).encode())
+    if start is not None:
+        network["start"] = f"a model with scaling {start.fingerprint:08x}"
+    described: dict[str, Any] = {
+        "features": data.train.n_features,
+        "samples": data.n_train,
+        "scale": config.data.scale,
+        "task": task.name,
+        "outputs": task.n_out,
+        "classes": None if task.classes is None else task.classes.to_dict()["classes"],
+    }
+    if config.data.class_weights != "none":
+        described["class weights"] = config.data.class_weights
+    if names is not None:
+        # of names, which may be very many, a checksum
+        described["names of columns (checksum)"] = zlib.crc32("\n".join(names.features).encode())
+    if weights is not None:
+        described["sum of weights"] = float(weights.sum())
+    if "validation" in data.held_out:
+        described["validation samples"] = data.held_out["validation"].description.n_samples
+    seed = {"seed": config.run.seed, "dtype": config.run.dtype}
+    identity: dict[str, Any] = _plain(
+        {"network": network, "data": described, "method": config.method.model_dump(), "run": seed}
+    )
+    return identity
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

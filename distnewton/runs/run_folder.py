@@ -15,15 +15,18 @@ import sys
 from collections.abc import Iterator, Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, clear, has_checkpoints
-from distnewton.config import Config, to_toml
+from distnewton.config import to_toml
 from distnewton.errors import CreateError, DataError, MissingInputError, WriteError
 from distnewton.guards.failures import forget
 from distnewton.method.records import IterationRecord, plain
 from distnewton.models.model_file import MODEL_FILE
 from distnewton.parallel.partition import Partition
+
+if TYPE_CHECKING:
+    from distnewton.runs.summary import RunSummary
 
 CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.toml", "environment.json", "metrics.jsonl"
 PICTURE_FILE, END_FILE, PREDICTIONS_FILE = "convergence.png", "end.json", "predictions.json"
@@ -109,22 +112,12 @@ class RunFolder:
             self.close()
             raise CreateError(f"{self.path}: another process trains this run at this moment")
 
-    def start(self, config: Config, environment: dict[str, Any], resumed: int | None = None) -> None:
-        """Write what is known before training.
-
-        Parameters
-        ----------
-        config : Config
-            The run.
-        environment : dict
-            As of :func:`environment`.
-        resumed : int or None
-            Iteration that the run goes on from: records behind it are dropped.
-        """
-        self._write(CONFIG_FILE, to_toml(config))
-        self._write(ENVIRONMENT_FILE, json.dumps(environment, indent=2) + "\n")
-        if resumed is not None:
-            self._drop_records_behind(resumed)
+    def start(self, summary: RunSummary) -> None:
+        """Write what is known before training; drop records behind the checkpoint that the run continues from."""
+        self._write(CONFIG_FILE, to_toml(summary.config))
+        self._write(ENVIRONMENT_FILE, json.dumps(environment(summary), indent=2) + "\n")
+        if summary.resumed is not None:
+            self._drop_records_behind(summary.resumed)
             forget(self.path)
             (self.path / END_FILE).unlink(missing_ok=True)
 
@@ -321,34 +314,13 @@ def _make(path: Path) -> None:
             return
 
 
-def environment(
-    ranks: int,
-    threads: int,
-    mpi_library: str,
-    hosts: list[str],
-    splits: tuple[int, ...],
-    replicas: int = 1,
-    devices: Sequence[str] = (),
-    device_transport: str = "",
-) -> dict[str, Any]:
-    """What a run's numbers depend on besides its configuration.
+def environment(summary: RunSummary) -> dict[str, Any]:
+    """What a run's numbers depend on besides its configuration, for ``environment.json``.
 
     Parameters
     ----------
-    ranks, threads : int
-        Ranks, and BLAS threads of each.
-    mpi_library : str
-        Version text of the MPI library; empty without MPI.
-    hosts : list of str
-        Host name of each rank.
-    splits : tuple of int
-        Resolved splits, of each replica of the grid.
-    replicas : int
-        Copies of the grid.
-    devices : sequence of str
-        What each rank computes on.
-    device_transport : str
-        How sums of arrays on GPUs travel.
+    summary : RunSummary
+        The run.
 
     Returns
     -------
@@ -361,25 +333,28 @@ def environment(
         for info in threadpool_info()
         if info.get("user_api") == "blas"
     ]
+    machine = summary.machine
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
         "packages": {name: _version(name) for name in _PACKAGES},
-        "mpi_library": mpi_library,
-        "ranks": ranks,
-        "hosts": hosts,
-        "threads_per_rank": threads,
+        "mpi_library": machine.mpi_library,
+        "ranks": machine.n_ranks,
+        "hosts": machine.hosts,
+        "threads_per_rank": machine.n_threads,
         "blas": blas,
-        "splits": list(splits),
-        "replicas": replicas,
-        "devices": list(devices),
-        "device_transport": device_transport,
+        "splits": list(summary.partition.splits),
+        "replicas": machine.n_replicas,
+        "devices": machine.devices,
+        "device_transport": machine.device_transport,
         "slurm": {k: v for k, v in os.environ.items() if k in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_JOB_NODELIST")},
+        **partition_facts(str(summary.shape), summary.partition),
+        "resumed_from": summary.resumed,
     }
 
 
 def partition_facts(network: str, partition: Partition) -> dict[str, Any]:
-    """Who owned what, for ``environment.json``.
+    """Layers and who owns what of them, for ``environment.json``.
 
     Parameters
     ----------
@@ -392,15 +367,11 @@ def partition_facts(network: str, partition: Partition) -> dict[str, Any]:
     -------
     dict
     """
+    names = ("widths", "splits", "speeds", "rows_per_unit", "features_per_unit")
+    facts = {name: getattr(partition, name) for name in names}
     return {
         "network": network,
-        "partition": {
-            "widths": list(partition.widths),
-            "splits": list(partition.splits),
-            "speeds": list(partition.speeds),
-            "rows_per_unit": list(partition.rows_per_unit),
-            "features_per_unit": partition.features_per_unit,
-        },
+        "partition": {name: list(value) if isinstance(value, tuple) else value for name, value in facts.items()},
     }
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +15,15 @@ from distnewton.errors import ConfigError, DistNewtonError, NumericalError
 from distnewton.guards.faults import faults
 from distnewton.launch.deadline import Clock
 from distnewton.method.best_model import BestModel
-from distnewton.method.schedule import Schedule
+from distnewton.method.schedule import Schedule, check_memory
 from distnewton.method.trainer import Trainer
-from distnewton.models.model import Model
 from distnewton.models.warm_start import Start, StartFrom
-from distnewton.runs.checkpoints import CheckpointKeeper, KeeperSettings, Resume
+from distnewton.runs.checkpoints import CheckpointKeeper, KeeperSettings, NoCheckpoints, Resume
 from distnewton.runs.evaluator import MetricsEvaluator
 from distnewton.runs.history import History
 from distnewton.runs.resume_check import run_identity, state_bytes
 from distnewton.runs.setup import Setup
-from distnewton.runs.summary import Observer, Result, RunSummary
+from distnewton.runs.summary import Observer, Result, RunSummary, summarize_run
 
 __all__ = ["Observer", "Result", "RunSummary", "Session", "train"]
 
@@ -76,21 +76,46 @@ def train(
     -----
     Collective over ``comm``.
     """
-    session = Session(
-        config, comm, train_data=train_data, test_data=test_data, validation_data=validation_data, start=start
-    )
+    given = {"train": train_data, "validation": validation_data, "test": test_data}
+    session = Session(config, comm, given=given, start=start)
     return session.train(config, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume)
 
 
-class Session(Setup):
-    """The data, grid and network of a configuration, on which one method after the other can be trained.
+class Session:
+    """One method after the other, trained on the same data, network and ranks.
 
-    Parameters, attributes and errors are those of :class:`~distnewton.runs.setup.Setup`.
+    Parameters
+    ----------
+    config, comm, given, start : Config, Any, mapping, StartFrom
+        Arguments of :class:`~distnewton.runs.setup.Setup`.
+
+    Attributes
+    ----------
+    setup : Setup
+        Data, network and ranks, which all runs of the session share.
 
     Notes
     -----
     Collective over ``comm``, as all methods.
     """
+
+    def __init__(
+        self,
+        config: Config,
+        comm: Any = None,
+        *,
+        given: Mapping[str, DataSource | None] | None = None,
+        start: StartFrom | None = None,
+    ) -> None:
+        self.setup = Setup(config, comm, given, start)
+
+    def free(self) -> None:
+        """Free the communicators of the grid."""
+        self.setup.placement.grid.free()
+
+    def summary(self, config: Config) -> RunSummary:
+        """Summary of a run of this session."""
+        return summarize_run(self.setup, config)
 
     def train(
         self,
@@ -111,12 +136,8 @@ class Session(Setup):
         start : Model, path or None
             Model whose weights the run begins with; by default the session's, or random weights. Its scaling must be
             the session's.
-        observers : sequence of Observer
-            Told of the start and of each iteration, on every rank.
-        clock : Clock or None
-            When to stop before the last iteration; None for never.
-        checkpoints, resume : path or None, bool or "auto"
-            As of :func:`train`.
+        observers, clock, checkpoints, resume
+            Arguments of :func:`train`.
 
         Returns
         -------
@@ -125,133 +146,128 @@ class Session(Setup):
         Raises
         ------
         DistNewtonError
-            With advice; on every rank alike where it is marked as agreed.
+            With advice; on every rank alike where it is marked as collective.
         """
-        length = {key: getattr(self.config.run, key) for key in ("iterations", "seconds", "patience", "tolerance")}
-        same = {"method": self.config.method, "run": config.run.model_copy(update=length)}
-        if config.model_copy(update=same) != self.config or config.method.C != self.config.method.C:
-            message = "runs of a session differ in [method], apart from C, and in their length"
-            raise ConfigError(message, collective=True)
-        if config.run.patience and "validation" not in self.held_out:
-            raise ConfigError(
-                "run.patience waits for a better validation metric: give data.validation or data.validation_fraction",
-                collective=True,
-            )
-        self._check_memory(config)
-        keeper: CheckpointKeeper | None = None
-        evaluator = MetricsEvaluator(self.task, self.objective, self.y_train, self.held_out)
-        with self._thread_limit():
-            found = self.start if start is None else Start(self.comm, start)
-            params = self._first_params(config, found)
+        self._check(config, checkpoints, resume)
+        setup, run = self.setup, config.run
+        data, training = setup.data, setup.training
+        evaluator = MetricsEvaluator(data.task, training.objective, training.targets, data.held_out)
+        best = BestModel(setup.comm, data.task.name, run.patience) if "validation" in data.held_out else None
+        with setup.limit_threads():
+            origin = setup.start if start is None else Start(setup.comm, start)
+            params = self._first_params(config, origin)
             faults.at("init", params)
             schedule = Schedule(
-                config.method,
-                self.objective,
-                config.run.iterations,
-                config.run.seed,
-                deterministic=config.run.deterministic,
+                config.method, training.objective, run.iterations, run.seed, deterministic=run.deterministic
             )
-            best = BestModel(self.comm, self.task.name, config.run.patience) if "validation" in self.held_out else None
-            try:
-                trainer = Trainer(self.objective, params, schedule.stages, evaluator.measure, best)
-                keeper = self._keeper(config, trainer, checkpoints, resume, clock)
-                notes = [*schedule.notes, *(keeper.begin(resume, observers) if keeper else [])]
-                if found is not None and not (keeper and keeper.record):
-                    notes.append(f"starts from {found.name}")
-                summary = self.summary(config, schedule.transport, notes)
-                history = History([keeper.record] if keeper and keeper.record else [])
-                summary.resumed = history[0].iteration if history else None
-                if summary.resumed is not None and summary.resumed >= config.run.iterations:
-                    summary.notes.append(f"nothing is left of {config.run.iterations} iterations: raise run.iterations")
+            trainer = Trainer(training.objective, params, schedule.stages, evaluator.measure, best)
+            keeper = self._keeper(config, trainer, checkpoints, clock)
+            with _schedule_freed(schedule, keeper):
+                notes = [*schedule.notes, *keeper.begin(resume, observers)]
+                if origin is not None and keeper.record is None:
+                    notes.append(f"starts from {origin.name}")
+                summary = summarize_run(setup, config, schedule.transport, notes)
+                history = History([keeper.record] if keeper.record else [])
+                if keeper.record is not None:
+                    summary.resumed = keeper.record.iteration
+                    if summary.resumed >= run.iterations:
+                        summary.notes.append(f"nothing is left of {run.iterations} iterations: raise run.iterations")
                 for observer in observers:
                     observer.start(summary)
                 must_stop = clock.must_stop if clock else None
-                run = config.run
                 for record in trainer.iterations(run.iterations, run.seconds, must_stop, tolerance=run.tolerance):
                     history.append(record)
                     for observer in observers:
                         observer.iteration(record)
-                    if keeper:
-                        keeper.follow(record)
-                if keeper:
-                    keeper.finish()
-            except DistNewtonError as error:
-                # freeing is collective: only where every rank gets here
-                if error.collective:
-                    schedule.free()
-                if isinstance(error, NumericalError) and keeper and keeper.path:
-                    text = f"{error}\nthe last checkpoint is {keeper.path}"
-                    raise NumericalError(text, collective=error.collective) from None
-                raise
-            schedule.free()
-            params = self._final_params(trainer, best, evaluator)
+                    keeper.follow(record)
+                keeper.finish()
             return Result(
-                Model(self.architecture, self.network, params, self.scaling),
+                setup.model(self._final_params(trainer, best, evaluator)),
                 history,
                 summary,
                 trainer.stopped,
-                keeper.path if keeper else None,
+                keeper.path,
                 evaluator.predictions(),
                 best.best if best else None,
                 trainer.ended,
             )
 
-    def _first_params(self, config: Config, start: Start | None) -> Array:
+    def _check(self, config: Config, checkpoints: str | Path | None, resume: Resume) -> None:
+        """Refuse a run that the session's data and network do not serve."""
+        setup, own = self.setup, self.setup.config
+        length = {key: getattr(own.run, key) for key in ("iterations", "seconds", "patience", "tolerance")}
+        same = {"method": own.method, "run": config.run.model_copy(update=length)}
+        if config.model_copy(update=same) != own or config.method.C != own.method.C:
+            message = "runs of a session differ in [method], apart from C, and in their length"
+            raise ConfigError(message, collective=True)
+        if config.run.patience and "validation" not in setup.data.held_out:
+            raise ConfigError(
+                "run.patience waits for a better validation metric: give data.validation or data.validation_fraction",
+                collective=True,
+            )
+        if resume and checkpoints is None:
+            raise ConfigError("resume needs checkpoints: the folder to go on from", collective=True)
+        itemsize = setup.placement.network.backend.dtype.itemsize
+        check_memory(config.method, setup.data.n_train, setup.data.task.n_out, itemsize, config.run.memory_mb)
+
+    def _first_params(self, config: Config, origin: Start | None) -> Array:
         """The variables that a run begins with."""
-        if start is None:
-            return self.network.initial_params(config.run.seed, config.network.init)
-        if start is not self.start:
-            start.check(self.architecture, config.data.scale)
-            start.check_scaling(gather_scaling(self.grid, self.scaling))
-        return start.params(self.network)
+        placement = self.setup.placement
+        if origin is None:
+            return placement.network.initial_params(config.run.seed, config.network.init)
+        if origin is not self.setup.start:
+            origin.check(placement.architecture, config.data.scale)
+            origin.check_scaling(gather_scaling(placement.grid, self.setup.training.scaling))
+        return origin.params(placement.network)
 
     def _final_params(self, trainer: Trainer, best: BestModel | None, evaluator: MetricsEvaluator) -> Array:
         """The variables of the result, whose outputs are then the last ones measured."""
-        if best is None or best.params is None:
+        if best is None or best.best is None or best.params is None:
             if evaluator.last is None:
                 # nothing was left to do: the point is a checkpoint's
                 evaluator.measure(trainer.params, trainer.evaluation)
             return trainer.params
-        if evaluator.last is None or not self._is_last(trainer, best):
-            evaluator.measure(best.params, self.objective.evaluate(best.params, None))
+        if evaluator.last is None or best.best.iteration != trainer.iteration:
+            evaluator.measure(best.params, self.setup.training.objective.evaluate(best.params, None))
         return best.params
 
-    def _is_last(self, trainer: Trainer, best: BestModel) -> bool:
-        """Whether the best point is the last one."""
-        return best.best is not None and best.best.iteration == trainer.iteration
-
     def _keeper(
-        self,
-        config: Config,
-        trainer: Trainer,
-        checkpoints: str | Path | None,
-        resume: Resume,
-        clock: Clock | None,
-    ) -> CheckpointKeeper | None:
-        """Who saves and resumes; None where there is no folder for it."""
+        self, config: Config, trainer: Trainer, checkpoints: str | Path | None, clock: Clock | None
+    ) -> CheckpointKeeper | NoCheckpoints:
+        """Who saves and resumes."""
         if checkpoints is None:
-            if resume:
-                raise ConfigError("resume needs checkpoints: the folder to go on from", collective=True)
-            return None
-        identity = run_identity(
-            config, self.architecture, self.train_set.n_features, self.n_train, self.train_set.weights
+            return NoCheckpoints()
+        setup, placement = self.setup, self.setup.placement
+        network = placement.network
+        n_bytes = state_bytes(
+            config.method,
+            network.shape,
+            placement.grid.partition,
+            network.backend.dtype.itemsize,
+            n_more=int("validation" in setup.data.held_out),
         )
-        if "validation" in self.held_out:
-            identity["data"]["validation samples"] = self.held_out["validation"].description.n_samples
-        if self.start is not None:
-            identity["network"]["start"] = f"a model with scaling {self.start.fingerprint:08x}"
         settings = KeeperSettings(
             Path(checkpoints),
             config.run.keep_checkpoints,
             60.0 * config.run.checkpoint_minutes,
-            state_bytes(
-                config.method,
-                self.network.shape,
-                self.grid.partition,
-                self.network.backend.dtype.itemsize,
-                n_more=int("validation" in self.held_out),
-            ),
-            self.task.name,
-            identity,
+            n_bytes,
+            setup.data.task.name,
+            run_identity(config, placement.architecture, setup.data, setup.start),
         )
-        return CheckpointKeeper(settings, self.network, trainer, clock)
+        return CheckpointKeeper(settings, network, trainer, clock)
+
+
+@contextmanager
+def _schedule_freed(schedule: Schedule, keeper: CheckpointKeeper | NoCheckpoints) -> Iterator[None]:
+    """Free what the schedule holds open at the end; name the checkpoint that is left where numbers went wrong."""
+    try:
+        yield
+    except DistNewtonError as error:
+        # freeing is collective: only where every rank gets here
+        if error.collective:
+            schedule.free()
+        if isinstance(error, NumericalError) and keeper.path:
+            text = f"{error}\nthe last checkpoint is {keeper.path}"
+            raise NumericalError(text, collective=error.collective) from None
+        raise
+    schedule.free()

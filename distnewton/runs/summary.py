@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,52 +12,72 @@ from distnewton.config import Config
 from distnewton.config.method import MethodConfig
 from distnewton.data.description import Description
 from distnewton.data.partitioned import Task
+from distnewton.data.scaling import ColumnScaling
 from distnewton.launch.deadline import Stop
 from distnewton.method.best_model import Best
 from distnewton.method.records import IterationRecord
-from distnewton.models.model import Model
+from distnewton.models.model import Architecture, Model
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition
-from distnewton.runs.held_out import HeldOut
+from distnewton.runs.data_sets import DataSets
 from distnewton.runs.history import History
+from distnewton.runs.setup import Setup
 
 _MANY_CLASSES, _MANY_SHARE = 20, 0.1
 """More different numbers as labels, and a larger share of the samples, may be amounts."""
 
 
-@dataclass
-class RunSummary:
-    """What a run is about, known before its first iteration; replicated.
+@dataclass(frozen=True)
+class Machine:
+    """The ranks of a run and what they compute on; replicated.
 
     Attributes
     ----------
-    config : Config
-        As given.
-    train, validation, test : Description
-        Of the data sets; None for those that there are not.
-    task : Task
-        Task and classes.
-    shape : NetworkShape
-        Layers, resolved.
-    partition : Partition
-        Units and splits, resolved.
     n_ranks, n_threads : int
         Ranks of all replicas, and BLAS threads of each.
+    n_replicas : int
+        Copies of the process grid, each with its share of the samples.
     mpi_library : str
         Version text of the MPI library, empty without MPI.
     hosts : list of str
         Host of each rank.
-    n_replicas : int
-        Copies of the grid of the partition, each with its share of the samples.
-    transport : str
-        How ranks tell each other that they have finished; empty without early termination.
     devices : list of str
-        Of each rank, in words: ``CPU``, or its GPU.
+        Device of each rank, in words: ``CPU``, or its GPU.
     device_transport : str
         How sums of arrays on GPUs travel; empty on the CPU.
+    """
+
+    n_ranks: int
+    n_threads: int
+    n_replicas: int
+    mpi_library: str
+    hosts: list[str]
+    devices: list[str]
+    device_transport: str
+
+
+@dataclass
+class RunSummary:
+    """What is known of a run before its first iteration; replicated.
+
+    Attributes
+    ----------
+    config : Config
+        Settings of the run.
+    train, validation, test : Description
+        Sizes and labels of the data sets; None for a set that the run does not have.
+    architecture : Architecture
+        Layers, task and dtype, resolved.
+    partition : Partition
+        Units and splits, resolved.
+    machine : Machine
+        Ranks, threads and devices.
+    transport : str
+        How ranks tell each other that they have finished; empty without early termination.
     resumed : int or None
-        Iteration of the checkpoint that the run goes on from.
+        Iteration of the checkpoint that the run continues from.
     notes : list of str
         What the user should know: idle ranks, constant features, peculiarities of the files.
     """
@@ -66,19 +86,22 @@ class RunSummary:
     train: Description
     validation: Description | None
     test: Description | None
-    task: Task
-    shape: NetworkShape
+    architecture: Architecture
     partition: Partition
-    n_ranks: int
-    n_threads: int
-    mpi_library: str
-    hosts: list[str]
-    n_replicas: int = 1
+    machine: Machine
     transport: str = ""
-    devices: list[str] = field(default_factory=list)
-    device_transport: str = ""
     resumed: int | None = None
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def task(self) -> Task:
+        """Task and classes."""
+        return self.architecture.task
+
+    @property
+    def shape(self) -> NetworkShape:
+        """Layers, resolved."""
+        return self.architecture.shape
 
 
 class Observer(Protocol):
@@ -132,36 +155,21 @@ class Result:
         return self.history[-1]
 
 
-def describe_run(
-    comm: Communicator,
-    config: Config,
-    train: Description,
-    held_out: Mapping[str, HeldOut],
-    model: Model,
-    n_threads: int,
-    transport: str,
-    notes: Sequence[str],
+def summarize_run(
+    setup: Setup, config: Config, transport: str = "", notes: Sequence[str] = ()
 ) -> RunSummary:
-    """What a run is about, with the notes of its data and partition.
+    """Summarise a run, with the notes of its data and partition.
 
     Parameters
     ----------
-    comm : Communicator
-        All ranks.
+    setup : Setup
+        Data, network and ranks.
     config : Config
-        The run.
-    train : Description
-        Training data.
-    held_out : mapping of str to HeldOut
-        Validation and test data, as far as there are any.
-    model : Model
-        Network and scaling; its variables do not matter.
-    n_threads : int
-        BLAS threads of this rank.
+        Settings of the run.
     transport : str
         How ranks tell each other that they have finished.
     notes : sequence of str
-        Of the method.
+        Notes of the method.
 
     Returns
     -------
@@ -171,61 +179,71 @@ def describe_run(
     -----
     Collective.
     """
-    others = [held.description for held in held_out.values()]
-    task, grid = model.architecture.task, model.grid
-    notes = [*notes, *train.notes, *(note for other in others for note in other.notes)]
-    idle = grid.partition.idle_ranks()
-    if idle:
-        n_idle = len(idle) * grid.n_replicas
-        notes.append(f"{n_idle} of {comm.size} ranks own no variable: more ranks than these layers can use")
-    (n_constant,) = grid.sum_of_variables(model.scaling.n_constant * grid.first_of_feature_group())
-    if n_constant:
-        notes.append(f"{n_constant:.0f} features are constant and are scaled to 0")
-    if task.classes is not None and any(isinstance(label, str) for label in task.classes.classes):
-        named = [f"{k} = {label}" for k, label in enumerate(task.classes.classes)]
-        more = f", ... ({len(named)} in all)" if len(named) > 10 else ""
-        notes.append(f"classes: {', '.join(named[:10])}{more}")
-    n_train = config.data.n_train or train.n_samples
-    if task.classes is not None and (n_amounts := _amounts(task.classes.classes, train.n_samples)):
-        notes.append(
-            f"{n_amounts} different numbers are taken for classes; to approximate numbers set network.loss = squared"
-        )
-    if n_train < config.method.subsample_min != MethodConfig.model_fields["subsample_min"].default:
-        notes.append(f"method.subsample_min is more than the {n_train} samples there are: all are used")
-    for which, held in held_out.items():
-        other = held.description
-        if other.n_ignored_values:
-            notes.append(
-                f"{other.name}: ignored {other.n_ignored_values} values of features that the training data does not "
-                "have"
-            )
-        unseen = task.classes.unseen(other.labels) if task.classes else {}
-        if unseen:
-            shown = ", ".join(f"'{label}' ({n})" for label, n in unseen.items())
-            notes.append(f"{which} labels that never occur in training count as wrong: {shown}")
-    found = {which: held.description for which, held in held_out.items()}
-    return RunSummary(
-        config,
-        train,
-        found.get("validation"),
-        found.get("test"),
-        task,
-        model.network.shape,
-        grid.partition,
+    data, placement, comm = setup.data, setup.placement, setup.comm
+    device, grid, described = placement.device, placement.grid, data.descriptions
+    machine = Machine(
         comm.size,
-        n_threads,
+        setup.n_threads,
+        grid.n_replicas,
         _mpi_library(comm),
         comm.allgather_json(platform.node()),
-        grid.n_replicas,
+        device.names,
+        device.transport,
+    )
+    all_notes = [
+        *device.notes,
+        *notes,
+        *data.train.notes,
+        *(note for description in described.values() for note in description.notes),
+        *_notes_on_ranks(grid, setup.training.scaling),
+        *_notes_on_labels(config, data),
+        *_notes_on_held_out(data),
+    ]
+    return RunSummary(
+        config,
+        data.train,
+        described.get("validation"),
+        described.get("test"),
+        placement.architecture,
+        grid.partition,
+        machine,
         transport,
-        notes=notes,
+        notes=all_notes,
     )
 
 
-def _amounts(classes: Sequence[int | float | str], n_samples: int) -> int:
-    """How many numbers are classes where they are so many that they may be amounts; else 0."""
-    many = len(classes) > _MANY_CLASSES and len(classes) > _MANY_SHARE * n_samples
-    return len(classes) if many and not any(isinstance(label, str) for label in classes) else 0
+def _notes_on_ranks(grid: ProcessGrid, scaling: ColumnScaling) -> Iterator[str]:
+    """Ranks without variables, and features without variation (collective)."""
+    if idle := grid.partition.idle_ranks():
+        n_idle = len(idle) * grid.n_replicas
+        yield f"{n_idle} of {grid.world.size} ranks own no variable: more ranks than these layers can use"
+    (n_constant,) = grid.sum_of_variables(scaling.n_constant * grid.first_of_feature_group())
+    if n_constant:
+        yield f"{n_constant:.0f} features are constant and are scaled to 0"
+
+
+def _notes_on_labels(config: Config, data: DataSets) -> Iterator[str]:
+    """Classes and their number."""
+    labels = () if data.task.classes is None else data.task.classes.classes
+    if any(isinstance(label, str) for label in labels):
+        named = [f"{k} = {label}" for k, label in enumerate(labels)]
+        more = f", ... ({len(named)} in all)" if len(named) > 10 else ""
+        yield f"classes: {', '.join(named[:10])}{more}"
+    elif len(labels) > max(_MANY_CLASSES, _MANY_SHARE * data.train.n_samples):
+        n = len(labels)
+        yield f"{n} different numbers are taken for classes; to approximate numbers set network.loss = squared"
+    if data.n_train < config.method.subsample_min != MethodConfig.model_fields["subsample_min"].default:
+        yield f"method.subsample_min is more than the {data.n_train} samples there are: all are used"
+
+
+def _notes_on_held_out(data: DataSets) -> Iterator[str]:
+    """Features and labels that the training data does not have."""
+    for which, description in data.descriptions.items():
+        if n := description.n_ignored_values:
+            yield f"{description.name}: ignored {n} values of features that the training data does not have"
+        if unseen := data.task.classes.unseen(description.labels) if data.task.classes else {}:
+            shown = ", ".join(f"'{label}' ({n})" for label, n in unseen.items())
+            yield f"{which} labels that never occur in training count as wrong: {shown}"
 
 
 def _mpi_library(comm: Communicator) -> str:

@@ -45,7 +45,7 @@ def point_after(session: Session, config: Config, n_iterations: int) -> Array:
 
 def linearized(session: Session, params: Array, n_samples: int, damping: float, *, rooted: bool) -> Linearization:
     """The model at a point with the curvature of the first samples."""
-    objective = session.objective
+    objective = session.setup.training.objective
     evaluation = objective.evaluate(params, (0, n_samples))
     sample = CurvatureSample(
         objective.network,
@@ -57,7 +57,7 @@ def linearized(session: Session, params: Array, n_samples: int, damping: float, 
     )
     sample.linearize(rooted=rooted)
     gradient = objective.gradient(evaluation)
-    return Linearization(gradient, sample, objective.regularization, damping, session.grid)
+    return Linearization(gradient, sample, objective.regularization, damping, session.setup.placement.grid)
 
 
 def decrease(problem: Linearization, d: Array) -> float:
@@ -104,11 +104,11 @@ def steps_to_quality(problem: Linearization, exact: float) -> int:
 
 def compare_dual(session: Session, params: Array, damping: float) -> list[str]:
     """Lines of the first table."""
-    comm, n_out = session.comm, session.network.n_out
-    lines = [f"dual against CG, lambda = {damping:g}, {n_out} outputs, {session.comm.size} rank(s)"]
+    comm, n_out = session.setup.comm, session.setup.placement.network.n_out
+    lines = [f"dual against CG, lambda = {damping:g}, {n_out} outputs, {session.setup.comm.size} rank(s)"]
     lines.append(f"{'|S|':>6} {'rows':>6} {'dual ms':>9} {'CG steps':>9} {'CG ms':>9} {'CG / dual':>10}")
     for n in SAMPLES:
-        if n > session.objective.n_samples or n * n_out > MAX_ROWS:
+        if n > session.setup.training.objective.n_samples or n * n_out > MAX_ROWS:
             break
         rooted = linearized(session, params, n, damping, rooted=True)
         plain = linearized(session, params, n, damping, rooted=False)
@@ -124,7 +124,7 @@ def compare_dual(session: Session, params: Array, damping: float) -> list[str]:
 
 def compare_preconditioners(session: Session, params: Array, n_samples: int, damping: float) -> list[str]:
     """Lines of the second table."""
-    comm = session.comm
+    comm = session.setup.comm
     problem = linearized(session, params, n_samples, damping, rooted=False)
     lines = [f"CG steps and ms, lambda = {damping:g}, |S| = {n_samples}, {comm.size} rank(s)"]
     lines.append(f"{'direction':>16} {'preconditioner':>18} {'to 0.1':>16} {'to 0.01':>16}")
@@ -155,9 +155,10 @@ def main() -> None:
     comm = world_communicator()
     config = load_config(sys.argv[1], sys.argv[2:])
     session = Session(config, comm)
+    n_samples = session.setup.training.objective.n_samples
     for n_iterations in (5, 40):
         params = point_after(session, config, n_iterations)
-        n = subsample_size(session.objective.n_samples, config.method.subsample, config.method.subsample_min)
+        n = subsample_size(n_samples, config.method.subsample, config.method.subsample_min)
         lines = [f"after {n_iterations} iterations"]
         for damping in (1.0, 0.1, 0.01, 0.001):
             lines += ["", *compare_dual(session, params, damping)]

@@ -20,6 +20,7 @@ from distnewton.parallel.collectives import Communicator
 from distnewton.planning.memory import iteration_memory
 from distnewton.planning.messages import widest_kept
 from distnewton.planning.problem import Problem, Share
+from distnewton.runs.planned import nonzeros_of
 from distnewton.runs.session import Session
 
 
@@ -34,22 +35,24 @@ def main() -> None:
     config = load_config(sys.argv[1], sys.argv[2:])
     before = resident("VmRSS")
     session = Session(config, Communicator(MPI.COMM_WORLD))
-    objective, method, network = session.objective, config.method, session.network
+    objective, method, network = session.setup.training.objective, config.method, session.setup.placement.network
     n = subsample_size(objective.n_samples, method.subsample, method.subsample_min)
     itemsize = network.backend.dtype.itemsize
     rows = auto_sketch(network.shape, network.grid.partition, n, itemsize, objective.memory_bytes)
     rows = (rows if method.sketch == "auto" else method.sketch) or network.n_out
-    partition, n_test = network.grid.partition, session.test_set.n_samples if session.test_set else 0
+    partition, data = network.grid.partition, session.setup.data
+    n_test = sum(description.n_samples for description in data.descriptions.values())
+    nonzeros = nonzeros_of(data.train, dense=session.setup.placement.architecture.dense)
     sizes = objective.n_samples, n, min(rows, network.n_out), itemsize, objective.memory_bytes
     recomputed = method.inner_direction == "gauss_newton" and method.jacobian == "recomputed"
-    problem = Problem(network.shape, *sizes, n_test, recomputed=recomputed, nonzeros=session.nonzeros)
+    problem = Problem(network.shape, *sizes, n_test, recomputed=recomputed, nonzeros=nonzeros)
     shares = [Share(network.shape, partition, rank) for rank in range(partition.n_ranks)]
-    parts = iteration_memory(problem, shares[session.comm.rank], widest_kept(problem, shares))
+    parts = iteration_memory(problem, shares[session.setup.comm.rank], widest_kept(problem, shares))
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     session.train(config)
     figures = np.array([resident("VmHWM") - before, sum(parts.values()), *parts.values()]) / 2**20
-    every = session.comm.allgather(figures)
-    if session.comm.rank == 0:
+    every = session.setup.comm.allgather(figures)
+    if session.setup.comm.rank == 0:
         print(f"{network.shape}; {objective.n_samples:,} samples, {n} of curvature, {rows} rows each")
         print("rank  measured  predicted  ratio  " + "  ".join(parts))
         for rank, (measured, predicted, *sizes) in enumerate(every):

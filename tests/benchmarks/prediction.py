@@ -19,7 +19,7 @@ from distnewton.cluster.measured_rates import cluster_rates
 from distnewton.config import load_config
 from distnewton.parallel.collectives import Communicator
 from distnewton.planning.plan import make_plan
-from distnewton.runs.planned import planned_problem
+from distnewton.runs.planned import nonzeros_of, planned_problem
 from distnewton.runs.session import Session
 
 _SECONDS = 0.5
@@ -38,13 +38,15 @@ def main() -> None:
     found = [record.direction for record in records if record.direction is not None]
     n_steps = float(np.mean([np.mean(direction.inner_iterations) for direction in found]))
     n_trials = float(np.mean([record.line_search_trials for record in records]))
+    data, placement = session.setup.data, session.setup.placement
+    shape, nonzeros = placement.network.shape, nonzeros_of(data.train, dense=placement.architecture.dense)
     problem = planned_problem(
-        config, session.network.shape, session.n_train, nonzeros=session.nonzeros, n_steps=n_steps, n_trials=n_trials
+        config, shape, data.n_train, nonzeros=nonzeros, n_steps=n_steps, n_trials=n_trials
     )
-    plan = make_plan(problem, session.grid.partition.splits, cluster_rates(cluster, config.run.dtype)[0])
+    plan = make_plan(problem, placement.grid.partition.splits, cluster_rates(cluster, config.run.dtype)[0])
     if comm.rank:
         return
-    print(f"{session.network.shape}, splits {plan.title}, {n_steps:.1f} CG steps, {n_trials:.1f} trials: milliseconds")
+    print(f"{shape}, splits {plan.title}, {n_steps:.1f} CG steps, {n_trials:.1f} trials: milliseconds")
     print("phase        measured  predicted  ratio")
     measured = {phase: [record.seconds[phase] for record in records] for phase in plan.phases if phase != "evaluation"}
     rows = {phase: (float(np.median(times)), plan.phases[phase].seconds) for phase, times in measured.items()}

@@ -26,10 +26,10 @@ BATCH = 128
 
 def torch_network(torch: Any, session: Session, seed: int) -> Any:
     """The equal ``torch.nn.Sequential`` with the session's initial weights."""
-    network, nn = session.network, torch.nn
-    activation = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}[session.config.network.activation]
-    params = network.initial_params(seed, session.config.network.init)
-    model = Model(session.architecture, network, params, session.scaling)
+    network, nn = session.setup.placement.network, torch.nn
+    activation = {"tanh": nn.Tanh, "relu": nn.ReLU, "sigmoid": nn.Sigmoid}[session.setup.config.network.activation]
+    params = network.initial_params(seed, session.setup.config.network.init)
+    model = Model(session.setup.placement.architecture, network, params, session.setup.training.scaling)
     modules: list[Any] = []
     for m, layer in enumerate(network.shape.layers, start=1):
         if layer.kernel is None:
@@ -52,7 +52,7 @@ def torch_network(torch: Any, session: Session, seed: int) -> Any:
 def torch_inputs(torch: Any, session: Session, X: Any) -> Any:
     """Features as torch takes them: images with their channels first."""
     X = torch.from_numpy(np.asarray(X))
-    shape = session.network.shape.image_shape
+    shape = session.setup.placement.network.shape.image_shape
     if shape is None:
         return X
     channels, height, width = shape
@@ -63,9 +63,10 @@ def train(
     torch: Any, session: Session, rate: float, seconds: float
 ) -> tuple[dict[float, float], float, float, int]:
     """Seconds to each level, best accuracy, seconds to it, and passes of one learning rate."""
-    objective, seed = session.objective, session.config.run.seed
+    objective, seed = session.setup.training.objective, session.setup.config.run.seed
     X, y = torch_inputs(torch, session, objective.X), torch.from_numpy(objective.targets)
-    X_test = torch_inputs(torch, session, session.held_out["test"].X)
+    test = session.setup.data.held_out["test"]
+    X_test = torch_inputs(torch, session, test.X)
     network = torch_network(torch, session, seed)
     optimizer = torch.optim.Adam(network.parameters(), lr=rate, weight_decay=objective.regularization)
     batches = Batches(objective.n_samples, BATCH, seed)
@@ -83,7 +84,7 @@ def train(
         spent += time.perf_counter() - start
         with torch.no_grad():
             outputs = [network(part).numpy() for part in X_test.split(1000)]
-            accuracy = float(np.mean(np.concatenate(outputs).argmax(axis=1) == session.held_out["test"].targets))
+            accuracy = float(np.mean(np.concatenate(outputs).argmax(axis=1) == test.targets))
         if accuracy > best:
             best, best_seconds = accuracy, spent
         for level in LEVELS:
@@ -97,12 +98,13 @@ def main() -> None:
     torch: Any = importlib.import_module("torch")
     config = load_config(sys.argv[1], sys.argv[2:])
     session = Session(config)
-    torch.set_num_threads(session.n_threads)
+    torch.set_num_threads(session.setup.n_threads)
     seconds = config.run.seconds if np.isfinite(config.run.seconds) else 15.0
     for rate in RATES:
         reached, best, best_seconds, n_passes = train(torch, session, rate, seconds)
         times = [f"{level:g} {reached[level]:.2f} s" if level in reached else f"{level:g} never" for level in LEVELS]
-        print(f"torch {torch.__version__} Adam {rate:g}, {session.n_threads} thread(s):", ", ".join(times), end="; ")
+        threads = f"{torch.get_num_threads()} thread(s)"
+        print(f"torch {torch.__version__} Adam {rate:g}, {threads}:", ", ".join(times), end="; ")
         print(f"best {best:.4f} after {best_seconds:.2f} s, {n_passes} passes")
 
 

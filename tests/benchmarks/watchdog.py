@@ -34,7 +34,7 @@ def main() -> None:
     y = rng.integers(26, size=4000)
     X = rng.standard_normal((26, 16))[y] + rng.standard_normal((4000, 16))
     config = make_config({"network": {"layers": ["auto", 300, 300, "auto"]}, "run": {"iterations": _N_ITERATIONS}})
-    session = Session(config, comm, train_data=ArraySource(X, y))
+    session = Session(config, comm, given={"train": ArraySource(X, y)})
     before = watchdog.number
     result = session.train(config)
     a_call, n_calls = announcing_seconds(), (watchdog.number - before) / _N_ITERATIONS
@@ -44,7 +44,7 @@ def main() -> None:
             f"{a_call * 1e6:.2f} us a collective, {n_calls:.0f} collectives and {iteration * 1e3:.1f} ms an iteration: "
             f"{100 * a_call * n_calls / iteration:.4f} % of it"
         )
-    session.grid.free()
+    session.free()
 
 
 if __name__ == "__main__":

@@ -132,12 +132,13 @@ def test_the_predicted_size_is_about_the_true_one(world, folder, method):
     network = {"layers": [7, 40, 30, 3]}
     train(world, folder / "c", method=method, network=network)
     config = settings(method, network=network)
-    session = Session(config, world, train_data=distnewton.ArraySource(*blobs()))
-    predicted = state_bytes(config.method, session.network.shape, session.grid.partition, 8)
+    session = Session(config, world, given={"train": distnewton.ArraySource(*blobs())})
+    network = session.setup.placement.network
+    predicted = state_bytes(config.method, network.shape, network.grid.partition, 8)
     manifest = list_checkpoints(folder / "c")[0].manifest
     written = sum(part.n_bytes for part in manifest.parts) - 1500 * len(manifest.parts)
     assert not world.any(not 0.7 * predicted < written < 1.3 * predicted), (written, predicted)
-    session.grid.free()
+    session.free()
 
 
 def test_what_is_not_finite_is_never_saved(world, folder):
@@ -154,7 +155,7 @@ def test_what_is_not_finite_is_never_saved(world, folder):
 
     source = distnewton.ArraySource(*blobs())
     config = settings(METHOD, iterations=2, run=EACH)
-    session = Session(config, world, train_data=source)
+    session = Session(config, world, given={"train": source})
     observer = Spoils([])
     from distnewton.runs import session as module
 
@@ -174,7 +175,7 @@ def test_what_is_not_finite_is_never_saved(world, folder):
     finally:
         module.Trainer = original
     assert not world.any(names(world, folder / "c") != before)
-    session.grid.free()
+    session.free()
 
 
 def test_saved_by_time_and_at_the_end(world, folder):

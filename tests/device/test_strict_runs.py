@@ -152,9 +152,9 @@ def test_every_direction_gives_the_numbers_of_the_cpu(world, device, name, kind)
     plain, _ = trained(world, "cpu", kind, method)
     found, _ = trained(world, "gpu", kind, method)
     check_equal(world, plain, found)
-    assert plain.summary.devices == ["CPU"] * world.size
-    assert "CPU" not in found.summary.devices
-    assert bool(found.summary.device_transport) == (world.size > 1)
+    assert plain.summary.machine.devices == ["CPU"] * world.size
+    assert "CPU" not in found.summary.machine.devices
+    assert bool(found.summary.machine.device_transport) == (world.size > 1)
 
 
 @pytest.mark.parametrize("loss", ["logistic", "squared"])

@@ -94,7 +94,7 @@ def test_a_start_is_cast_to_the_runs_dtype(world):
 @mpi
 def test_runs_of_a_session_start_from_its_model_or_from_another(world):
     config = config_of(data={"scale": "standard"})
-    session = Session(config, world, train_data=source())
+    session = Session(config, world, given={"train": source()})
     first = session.train(config)
     second = session.train(config, start=first.model)
     assert second.history[0].objective == pytest.approx(first.last.objective, rel=1e-12)

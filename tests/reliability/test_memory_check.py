@@ -44,15 +44,21 @@ def session(world, **run):
         "method": {"subsample": 1.0, "sketch": 0},
     })  # fmt: skip
     X = rng.standard_normal((300, 400))
-    return Session(config, world, train_data=ArraySource(X, rng.integers(9, size=300)))
+    return Session(config, world, given={"train": ArraySource(X, rng.integers(9, size=300))})
+
+
+def planned(made: Session) -> memory_check.PlannedRun:
+    setup = made.setup
+    placed = setup.placement
+    return memory_check.PlannedRun(setup.config, placed.network.shape, setup.data.train, 0, placed.architecture.dense)
 
 
 @pytest.mark.mpi(min_size=1)
 def test_too_little_memory_is_refused_alike_with_the_ranks_that_would_fit(world, monkeypatch):
     made = session(world)
-    problem = memory_check.PlannedRun(made.config, made.network.shape, made.train_set, 0, made.dense)
-    needed = [sum(problem.parts(made.grid.partition, rank).values()) for rank in range(world.size)]
-    made.grid.free()
+    problem = planned(made)
+    needed = [sum(problem.parts(made.setup.placement.grid.partition, rank).values()) for rank in range(world.size)]
+    made.free()
     monkeypatch.setattr(memory_check, "free_memory", lambda: 1.06 * sum(needed))
     session(world).grid.free()
     monkeypatch.setattr(memory_check, "free_memory", lambda: 1.03 * sum(needed))
@@ -69,7 +75,7 @@ def test_too_little_memory_is_refused_alike_with_the_ranks_that_would_fit(world,
 
 def test_the_least_number_of_ranks(world):
     made = session(world)
-    problem = memory_check.PlannedRun(made.config, made.network.shape, made.train_set, 0, made.dense)
+    problem = planned(made)
 
     def largest(n):
         from distnewton.parallel.splits import auto_splits

@@ -47,7 +47,7 @@ def session(world, direction="block_diagonal", rows=40):
         "network": {"layers": ["auto", 14, 8, "auto"]}, "partition": {"splits": [1, p, 1, p][:4]},
         "method": {"direction": direction, "subsample": 0.5}, "run": {"iterations": 4, "deterministic": True},
     })  # fmt: skip
-    return Session(config, world, train_data=ArraySource(X, y)), config
+    return Session(config, world, given={"train": ArraySource(X, y)}), config
 
 
 class Collect:
@@ -71,7 +71,7 @@ def outcome(world, direction="block_diagonal"):
         made.train(config, observers=[watch])
     except NumericalError as error:
         return error, failures.current_iteration, watch.records
-    made.grid.free()
+    made.free()
     return None, failures.current_iteration, watch.records
 
 
@@ -116,7 +116,7 @@ def test_a_model_that_is_not_finite_is_not_saved(world, folder):
         model.save(folder / "bad.safetensors")
     world.barrier()
     assert not (folder / "bad.safetensors").exists()
-    made.grid.free()
+    made.free()
 
 
 def test_records_stay_json():

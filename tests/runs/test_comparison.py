@@ -101,9 +101,9 @@ def comparison(world):
     X, y = blobs()
     source = distnewton.ArraySource(X, y)
     config = distnewton.make_config(TREE)
-    session = Session(config, world, train_data=source, test_data=source)
+    session = Session(config, world, given={"train": source, "test": source})
     yield Comparison(session.summary(config), 5.0)
-    session.grid.free()
+    session.free()
 
 
 def test_runs_are_judged_by_the_time_to_the_hardest_level(comparison):
@@ -141,7 +141,7 @@ def test_runs_share_data_and_start_and_a_diverging_one_is_a_result(world):
     entries = make_entries(tree, ["gauss_newton", "sgd"], 60.0, 3, [])
     wild = entries[-1].config.method.model_copy(update={"learning_rate": 1e200})
     entries[-1] = Entry("sgd", "sgd wild", entries[-1].config.model_copy(update={"method": wild}))
-    session = Session(entries[0].config, world, train_data=source)
+    session = Session(entries[0].config, world, given={"train": source})
     told = []
     with np.errstate(all="ignore"):
         trials = list(run_entries(session, entries, {"gauss_newton": [_Listener(told)]}))
@@ -156,7 +156,7 @@ def test_runs_share_data_and_start_and_a_diverging_one_is_a_result(world):
     comparison = Comparison(session.summary(entries[0].config), 60.0)
     comparison.trials += trials
     assert any("sgd wild: ended early: training diverged" in remark for remark in comparison.remarks())
-    session.grid.free()
+    session.free()
 
 
 class _Listener:
@@ -172,11 +172,11 @@ class _Listener:
 
 def test_a_session_refuses_another_problem(world):
     config = distnewton.make_config(TREE)
-    session = Session(config, world, train_data=distnewton.ArraySource(*blobs()))
+    session = Session(config, world, given={"train": distnewton.ArraySource(*blobs())})
     for change in ({"network": {"layers": ["auto", 4, "auto"]}}, {"method": {"C": 1.0}}, {"run": {"seed": 3}}):
         with pytest.raises(ConfigError, match="runs of a session differ in"):
             session.train(distnewton.make_config(TREE | change))
-    session.grid.free()
+    session.free()
 
 
 def test_training_ends_with_its_seconds(world):

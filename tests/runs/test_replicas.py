@@ -124,8 +124,8 @@ def test_the_step_takes_the_mean_of_what_replicas_find_apart(world):
 
     # the directions of all replicas on one process
     config = distnewton.make_config(tree | {"partition": {}})
-    session = Session(config, None, train_data=source)
-    objective, network = session.objective, session.network
+    session = Session(config, None, given={"train": source})
+    objective, network = session.setup.training.objective, session.setup.placement.network
     params = network.initial_params(config.run.seed, config.network.init)
     gradient = objective.gradient(objective.evaluate(params, None))
     start, stop = subsample_range(91, subsample_size(91, 0.5, config.method.subsample_min), config.run.seed, 0)
@@ -135,7 +135,7 @@ def test_the_step_takes_the_mean_of_what_replicas_find_apart(world):
         activations = network.forward(params, objective.X[rows])
         sample = CurvatureSample(network, params, activations, objective.loss, objective.targets[rows])
         sample.linearize()
-        problem = Linearization(gradient, sample, objective.regularization, config.method.damping, session.grid)
+        problem = Linearization(gradient, sample, objective.regularization, config.method.damping, network.grid)
         found.append(BlockDiagonal(DirectionOptions(cg_max=200, cg_tolerance=1e-13)).solve(problem, NEVER).direction)
     step = result.last.step_size * np.mean(found, axis=0)
     assert result.last.step_size > 0

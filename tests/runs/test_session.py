@@ -77,13 +77,13 @@ def test_bundled_data_are_learnt(world, data, loss, metric, bar):
     })
     result = distnewton.train(config, world)
     first, last = ((record.test or record.train)[metric] for record in (result.history[0], result.last))
-    told = [result.summary.hosts, objectives(result), first, last]
+    told = [result.summary.machine.hosts, objectives(result), first, last]
     same = told == world.broadcast_json(told)
     assert not world.any(not same)
     assert result.last.objective < result.history[0].objective
     assert last > max(bar, first)
     assert result.summary.partition.widths[0] == result.summary.train.n_features
-    assert len(result.summary.hosts) == world.size
+    assert len(result.summary.machine.hosts) == world.size
     result.model.grid.free()
 
 

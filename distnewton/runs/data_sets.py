@@ -1,0 +1,111 @@
+"""The data sets of a run: what it trains on, and what it is measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+from distnewton.config import Config
+from distnewton.data.description import DataSource, Description
+from distnewton.data.folds import class_weights, split_off
+from distnewton.data.partitioned import Task, open_and_describe
+from distnewton.data.same_files import check_same_file
+from distnewton.data.subset import CachedSource, Subset
+from distnewton.errors import ConfigError
+from distnewton.parallel.collectives import Communicator
+from distnewton.runs.held_out import HeldOut, opener
+
+HELD_OUT = ("validation", "test")
+
+
+class DataSets:
+    """The data of a configuration, opened and described, but not read.
+
+    Parameters
+    ----------
+    comm : Communicator
+        All ranks.
+    config : Config
+        Names the files and how they are read.
+    given : mapping of str to DataSource or None
+        Data in memory for ``train``, ``validation`` and ``test``; for None the configuration's file is opened.
+
+    Attributes
+    ----------
+    source : DataSource
+        Training data, without the samples that were put aside for validation.
+    train : Description
+        Size, labels and weights of the training data.
+    task : Task
+        What the labels mean to the network.
+    n_train : int
+        Number of samples that are trained on.
+    held_out : dict of str to HeldOut
+        ``validation`` and ``test`` data, as far as they exist.
+
+    Raises
+    ------
+    DistNewtonError
+        If the configuration or the data is at fault.
+
+    Notes
+    -----
+    Collective over ``comm``.
+    """
+
+    def __init__(self, comm: Communicator, config: Config, given: Mapping[str, DataSource | None]) -> None:
+        data = config.data
+        if given["train"] is None and not data.train:
+            message = "data.train is not set: name a file, or a bundled set such as digits:train"
+            raise ConfigError(message, collective=True)
+        names = {which: getattr(data, which) for which in ("train", *HELD_OUT)}
+        for which, name in names.items():
+            if given[which] is None and name:
+                check_same_file(comm, name, data.directory or None)
+        self.source, self.train = open_and_describe(comm, opener(data, given["train"], data.train))
+        self._cache: CachedSource | None = None
+        if data.validation_fraction:
+            given = {**given, "validation": self._split_off(config, given["validation"])}
+        self._weigh_classes(config)
+        with comm.collective_errors():
+            self.task = Task.fit(config.task, self.train, self.source)
+        self.n_train = data.n_train or self.train.n_samples
+        if self.n_train > self.train.n_samples:
+            raise ConfigError(
+                f"data.n_train = {self.n_train}, but {self.train.name} has {self.train.n_samples} samples",
+                collective=True,
+            )
+        self.held_out: dict[str, HeldOut] = {}
+        for which in HELD_OUT:
+            if given[which] is not None or names[which]:
+                opened = opener(data, given[which], names[which], self.train.n_features, self.train.names)
+                self.held_out[which] = HeldOut(which, comm, opened, self.train)
+
+    def _split_off(self, config: Config, given: DataSource | None) -> DataSource:
+        """Put some of the training samples aside; returns them as validation data."""
+        if given is not None:
+            raise ConfigError("data.validation_fraction and validation_data say the same: give one", collective=True)
+        whole, by_class = self.train, config.task != "regression"
+        rows, aside = split_off(whole.labels, config.data.validation_fraction, config.run.seed, by_class=by_class)
+        # both parts are read from one pass over the file
+        self._cache = CachedSource(self.source, whole)
+        self.source = Subset(self._cache, rows, whole.name)
+        self.train = replace(self.source.describe(), notes=whole.notes)
+        return Subset(self._cache, aside, f"{whole.name} (validation)")
+
+    def _weigh_classes(self, config: Config) -> None:
+        """Multiply the weights of the classes into those of the samples."""
+        of_class = class_weights(self.train.labels, config.data.class_weights, self.train.name)
+        if of_class is not None:
+            own = self.train.weights
+            self.train = replace(self.train, weights=of_class if own is None else own * of_class)
+
+    def forget(self) -> None:
+        """Free what was read, once all sets have been taken from it."""
+        if self._cache is not None:
+            self._cache.forget()
+
+    @property
+    def descriptions(self) -> dict[str, Description]:
+        """Size and labels of the held-out sets, by name."""
+        return {which: held.description for which, held in self.held_out.items()}

@@ -1,0 +1,147 @@
+"""The network of a run, placed on its ranks."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from distnewton.config import Config
+from distnewton.data.partitioned import keep_dense
+from distnewton.errors import DataError
+from distnewton.launch.devices import Device, choose_device
+from distnewton.launch.speeds import measured_speeds, speeds_of_grid
+from distnewton.method.schedule import check_memory, check_samples
+from distnewton.models.model import Architecture, image_problem
+from distnewton.network.network import PartitionedNetwork
+from distnewton.network.shapes import NetworkShape, resolve_shape
+from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.grid import ProcessGrid
+from distnewton.parallel.partition import as_splits
+from distnewton.parallel.replicas import SampleShare, ranks_of_a_grid
+from distnewton.runs.data_sets import DataSets
+from distnewton.runs.memory_check import PlannedRun, check_device_memory, check_memory_fits
+from distnewton.runs.planned import nonzeros_of, planned_splits
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Who computes what of a run.
+
+    Attributes
+    ----------
+    device : Device
+        What this rank computes on.
+    grid : ProcessGrid
+        Ranks and their blocks.
+    share : SampleShare
+        Training samples of this rank's replica.
+    network : PartitionedNetwork
+        The network on the grid.
+    architecture : Architecture
+        Layers, task and dtype, resolved.
+    """
+
+    device: Device
+    grid: ProcessGrid
+    share: SampleShare
+    network: PartitionedNetwork
+    architecture: Architecture
+
+
+def place_network(comm: Communicator, config: Config, data: DataSets) -> Placement:
+    """Partition the network of a configuration over the ranks.
+
+    Parameters
+    ----------
+    comm : Communicator
+        All ranks.
+    config : Config
+        Layers, splits, replicas and device.
+    data : DataSets
+        Their sizes decide the widths of input and output, and whether the run fits.
+
+    Returns
+    -------
+    Placement
+
+    Raises
+    ------
+    ConfigError
+        If the network cannot be partitioned so, or does not fit the memory.
+    DataError
+        If images have another shape than the network takes.
+
+    Notes
+    -----
+    Collective.
+    """
+    shape = _resolve_shape(config, data)
+    # patches are gathered from dense images
+    dense = keep_dense(data.train) or shape.image_shape is not None
+    n_replicas = config.partition.replicas
+    n_ranks = ranks_of_a_grid(comm.size, n_replicas)
+    speeds = _choose_speeds(comm, config, n_ranks)
+    nonzeros = nonzeros_of(data.train, dense=dense)
+    splits = _choose_splits(comm, config, shape, data.n_train, speeds, nonzeros)
+    run = config.run
+    device = choose_device(comm, run.device, run.dtype, run.comm, tf32=run.tf32)
+    check_memory(config.method, data.n_train, data.task.n_out, np.dtype(run.dtype).itemsize, run.memory_mb)
+    check_samples(config.method, data.n_train, n_replicas)
+    grid = ProcessGrid(comm, shape.partition(splits, speeds), n_replicas)
+    if run.memory_check:
+        n_held_out = sum(description.n_samples for description in data.descriptions.values())
+        sizes = PlannedRun(config, shape, data.train, n_held_out, dense, "validation" in data.held_out)
+        check_memory_fits(comm, sizes, grid.partition)
+        check_device_memory(comm, sizes, grid.partition, device.backend.memory_limit)
+    network = config.network
+    return Placement(
+        device,
+        grid,
+        SampleShare(data.n_train, n_replicas, grid.replica),
+        PartitionedNetwork(grid, network.activation, device.backend, shape, run.overlap),
+        Architecture(shape, network.activation, data.task, dense, run.dtype, network.loss, data.train.names),
+    )
+
+
+def _resolve_shape(config: Config, data: DataSets) -> NetworkShape:
+    """Layers with their sizes, which all data sets must fit."""
+    given = config.network.input
+    image_shape = data.train.image_shape if given == "auto" else tuple(given)
+    shape = resolve_shape(config.network.listed, data.train.n_features, image_shape, data.task.n_out)
+    for description in (data.train, *data.descriptions.values()):
+        if (problem := image_problem(shape, description)) is not None:
+            raise DataError(problem, collective=True)
+    return shape
+
+
+def _choose_speeds(comm: Communicator, config: Config, n_ranks: int) -> list[float]:
+    """Relative speeds of the ranks of a grid, measured where the user asks for it; empty for equal ones."""
+    given = config.partition.speeds
+    if given == "equal":
+        return []
+    return speeds_of_grid(
+        measured_speeds(comm) if given == "measured" else given, n_ranks, config.partition.replicas
+    )
+
+
+def _choose_splits(
+    comm: Communicator,
+    config: Config,
+    shape: NetworkShape,
+    n_train: int,
+    speeds: Sequence[float],
+    nonzeros: float | None,
+) -> tuple[int, ...]:
+    """The configured splits, or those that the plan expects to be fastest."""
+    if config.partition.splits != "auto":
+        return as_splits(config.partition.splits)
+    n_ranks = ranks_of_a_grid(comm.size, config.partition.replicas)
+    uneven = speeds if len(set(speeds)) > 1 else []
+    splits: Sequence[int] = ()
+    # one rank's choice is everyone's: processors of different kinds round differently
+    with comm.collective_errors():
+        if comm.rank == 0:
+            splits = planned_splits(config, shape, n_train, n_ranks, uneven, nonzeros=nonzeros)
+    return tuple(comm.broadcast_json(list(splits)))

@@ -1,0 +1,113 @@
+"""Training data as a rank holds it: its columns of its samples, scaled, with the objective on them."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distnewton.backend import Array
+from distnewton.config import Config
+from distnewton.data.partitioned import apply_scaling, check_range, fit_and_apply, read_features
+from distnewton.data.rows import permute_rows
+from distnewton.data.scaling import ColumnScaling
+from distnewton.errors import DataError
+from distnewton.guards.faults import faults
+from distnewton.method.objective import Objective
+from distnewton.models.warm_start import Start
+from distnewton.network.losses import LOSSES
+from distnewton.network.weighted import normalised, plain_targets, targets_on, weighted, with_weights
+from distnewton.parallel.grid import ProcessGrid
+from distnewton.runs.data_sets import DataSets
+from distnewton.runs.placement import Placement
+
+
+@dataclass(frozen=True)
+class TrainingData:
+    """What a run minimises.
+
+    Attributes
+    ----------
+    objective : Objective
+        Loss of this replica's samples and regularisation.
+    scaling : ColumnScaling
+        Scaling of this rank's features.
+    targets : Array
+        Targets of the samples of all replicas, in the order of the run, without weights.
+    """
+
+    objective: Objective
+    scaling: ColumnScaling
+    targets: Array
+
+
+def read_training_data(config: Config, data: DataSets, placement: Placement, start: Start | None) -> TrainingData:
+    """Read this rank's columns, scale them, and put the samples in the order of the run.
+
+    Parameters
+    ----------
+    config : Config
+        The run.
+    data : DataSets
+        What is read.
+    placement : Placement
+        Which part of it this rank holds.
+    start : Start or None
+        Model whose scaling is taken over; by default a scaling is fitted.
+
+    Returns
+    -------
+    TrainingData
+
+    Raises
+    ------
+    DataError
+        If the data is at fault, or the weights of all samples are 0.
+    NumericalError
+        If a scaled feature overflows.
+
+    Notes
+    -----
+    Collective over the grid.
+    """
+    network, share, train = placement.network, placement.share, data.train
+    backend, grid = network.backend, placement.grid
+    generator = np.random.Generator(np.random.Philox(key=config.run.seed, counter=[0, 2, 0, 0]))
+    order = generator.permutation(train.n_samples)[: data.n_train]
+    rows = order[share.own]
+    # files are read in ascending order, and in full without a look at each row where all rows are wanted
+    wanted = None if len(rows) == train.n_samples else np.sort(rows)
+    dense = placement.architecture.dense
+    X = read_features(grid, data.source, train.n_samples, backend.dtype, wanted, dense=dense)
+    with grid.world.collective_errors():
+        faults.at("allocate")
+    scaling = _scale(grid, config.data.scale, start, X)
+    X = permute_rows(X, rows if wanted is None else np.searchsorted(wanted, rows))
+    targets = data.task.targets(train, data.source)
+    if targets.dtype.kind != "i":  # class indices stay integers
+        targets = np.asarray(targets, backend.dtype)
+    targets, n_counted = normalised(with_weights(targets, train.weights)[order])
+    if not n_counted > 0:
+        raise DataError(f"{train.name}: the weights of all {len(targets)} samples are 0", collective=True)
+    own = targets_on(backend, targets[share.own])
+    objective = Objective(
+        network,
+        weighted(LOSSES[config.network.loss], targets),
+        backend.features(network.arrange(X)),
+        own,
+        config.method.regularization(n_counted),
+        config.run.memory_mb * 2**20,
+        share,
+    )
+    return TrainingData(objective, scaling, plain_targets(own if share.whole else targets_on(backend, targets)))
+
+
+def _scale(grid: ProcessGrid, kind: str, start: Start | None, X: Any) -> ColumnScaling:
+    """Scale features in place: by a fit to them, or as the model does from which the run starts."""
+    if start is None:
+        return fit_and_apply(grid, kind, X)
+    scaling = start.scaling.columns(*grid.feature_range())
+    apply_scaling(grid, scaling, X)
+    check_range(grid, X)
+    return scaling
