@@ -18,7 +18,6 @@ from distnewton.checkpoint.folder import list_checkpoints
 from distnewton.checkpoint.manifest import MANIFEST_FILE, PART_NAME, Manifest, Part, StateTree, parse
 from distnewton.checkpoint.state import State
 from distnewton.errors import DataError, MissingInputError
-from distnewton.guards.faults import faults
 from distnewton.guards.watchdog import watchdog
 from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.collectives import Communicator
@@ -153,8 +152,8 @@ def read_state(path: Path, manifest: Manifest, grid: ProcessGrid, layout: Parame
     cut = tuple(manifest.splits), tuple(manifest.speeds)
     same_blocks = cut == (grid.partition.splits, grid.partition.speeds)
     state = State()
-    with watchdog.patient(), grid.world.collective_errors(), ExitStack() as opened:
-        faults.at("checkpoint_read")
+    comm, ledger = grid.world, grid.ledger
+    with watchdog.patient(), comm.collective_errors(), ledger.phase("checkpoint_read"), ExitStack() as opened:
         parts = _Parts(path, manifest, opened)
         reader = VectorReader(layout, np.dtype(manifest.dtype), [part.blocks for part in manifest.parts])
         try:

@@ -22,7 +22,7 @@ DATA_VARIABLE = "DISTNEWTON_DATA"
 def shared_config(comm: Communicator, options: argparse.Namespace) -> Config:
     """The configuration of rank 0, on all ranks: a file that differs on one host changes nothing."""
     tree: dict[str, Any] = {}
-    with comm.collective_errors():
+    with comm.collective_errors(), comm.ledger.phase("config"):
         if comm.rank == 0:
             notes: list[str] = []
             tree = load_config(recipe_of(options), overrides(options), notes).model_dump()

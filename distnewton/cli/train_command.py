@@ -14,7 +14,6 @@ from distnewton.cli.settings import settle_resumption, shared_config
 from distnewton.config import Config, to_toml
 from distnewton.errors import STOPPED_EARLY
 from distnewton.guards.failures import failures
-from distnewton.guards.faults import faults
 from distnewton.guards.watchdog import watchdog
 from distnewton.launch.startup import guard, world_communicator
 from distnewton.parallel.collectives import Communicator
@@ -48,8 +47,6 @@ def train(options: argparse.Namespace) -> int:
         say(comm, to_toml(config))
         return 0
     guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
-    with comm.collective_errors():
-        faults.at("config")
     live = options.progress == "bar" or (options.progress == "auto" and ends_on_terminal())
     console, folder = make_console(watched=live or None), None
     with comm.collective_errors():

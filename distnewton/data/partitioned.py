@@ -25,7 +25,6 @@ from distnewton.data.scaling import (
     value_range,
 )
 from distnewton.errors import DataError, MissingInputError, NumericalError
-from distnewton.guards.faults import faults
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
 
@@ -118,13 +117,12 @@ def read_features(
     X: Any = np.zeros((n, 0), dtype)
     with grid.world.collective_errors():
         try:
-            if stop > start:
-                # what overflows here is found by check_range
-                with np.errstate(over="ignore"):
+            # what overflows here is found by check_range
+            with grid.ledger.phase("data"), np.errstate(over="ignore"):
+                if stop > start:
                     # a source of someone's own that knows no choice of samples serves where all are wanted
                     X = source.read(start, stop, dtype) if rows is None else source.read(start, stop, dtype, rows)
                 X = X if isinstance(X, np.ndarray) or not dense else X.toarray()
-            faults.at("data", X)
         except OSError as error:
             where = f" on {platform.node()}" if grid.world.size > 1 else ""
             raise MissingInputError(f"{source.name}: cannot be read{where} ({error.strerror or error})") from None

@@ -20,7 +20,6 @@ from distnewton.directions.direction import (
     state_of_cg,
 )
 from distnewton.directions.preconditioner import Preconditioner
-from distnewton.guards.faults import faults
 from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.termination import EarlyTermination
 from distnewton.solvers.conjugate_gradient import ConjugateGradient
@@ -52,13 +51,11 @@ class BlockDiagonal:
             self._preconditioner.update(problem)
         solvers = self._solvers(problem)
         n_steps = 0
-        faults.start("cg")
         while any(not cg.finished for cg in solvers):
             for cg in solvers:
                 if not cg.finished:
                     cg.step()
             n_steps += 1
-            faults.at("cg", *(cg.x for cg in solvers))
             if n_steps >= self._options.cg_min and termination.enough_finished():
                 break
         finished = all(cg.finished for cg in solvers)

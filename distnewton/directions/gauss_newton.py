@@ -32,7 +32,6 @@ from distnewton.directions.direction import (
     state_of_cg,
 )
 from distnewton.directions.preconditioner import Preconditioner
-from distnewton.guards.faults import faults
 from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.termination import EarlyTermination
 from distnewton.solvers.conjugate_gradient import Progress, check_curvature, rounding_floor
@@ -71,7 +70,6 @@ class GaussNewton(SharedDirection):
         target, floor = options.cg_tolerance * math.sqrt(bb), rounding_floor(r, bb)
         progress = Progress(options.cg_progress, phi)
         beta, alpha, n_steps = 0.0, math.inf, 0
-        faults.start("cg")
         while n_steps < options.cg_max and step.rr > floor:
             if n_steps >= options.cg_min and (math.sqrt(step.rr) <= target or progress.exhausted):
                 break
@@ -87,7 +85,6 @@ class GaussNewton(SharedDirection):
             step = _product(problem, r, z)
             beta = step.rz / previous
             n_steps += 1
-            faults.at("cg", x)
         if options.warm_start:
             self._last = x
         return DirectionResult(x, n_steps, True, math.sqrt(step.rr / bb) if bb else 0.0)

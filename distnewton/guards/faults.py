@@ -1,60 +1,127 @@
-"""Injected faults, off unless the environment asks: how slow, failing, dying and lying ranks are rehearsed.
+"""Injected faults, off unless the environment asks: how slow, failing and dying ranks are rehearsed.
 
 ``DISTNEWTON_FAULT="rank=1 at=cg iter=3 kind=kill"`` ends rank 1 by SIGKILL in the CG of iteration 3. ``at`` names a
-point of :data:`POINTS`, ``kind`` what happens there:
+point of :data:`POINTS`: the beginning of a phase of the ledger, ``cg`` (a CG step after which a rank looks whether it
+may stop early), or a step of writing a checkpoint. ``kind`` says what happens there:
 
 =================================  =====================================================================================
 ``raise, exit, _exit, interrupt``  an exception, ``sys.exit(3)``, ``os._exit(3)``, KeyboardInterrupt
-``kill, segv, stop``               this signal to the process itself; a process that is stopped answers nobody any more
+``kill, segv, stop``               this signal to the process itself; a stopped process answers nobody
 ``mpi-error, memory-error``        a message to a rank that does not exist; MemoryError
 ``enospc, eacces``                 OSError of a full disk, of a missing permission
-``nan, inf``                       one of the numbers that are at hand at the point is overwritten
 ``skip-collective, wrong-count``   the next sum over ranks is left out, or made with one number too many
 ``slow, sleep``                    CG steps take ``factor`` times as long; a pause of ``seconds`` anywhere
 =================================  =====================================================================================
 
 ``iter=N`` waits for iteration N (0 is the start), ``skip=N`` lets the first N passes go by. All but ``slow`` happen
-once.
+once. Numbers that are not finite are planted by the tests, which have the arrays.
 """
 
 from __future__ import annotations
 
 import errno
-import math
 import os
-import re
 import signal
 import sys
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Annotated
 
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, NonNegativeFloat, NonNegativeInt, ValidationError
+
+from distnewton.backend import Array
 from distnewton.errors import ConfigError
 from distnewton.guards.failures import failures
+from distnewton.guards.ledger import OUTER_PHASES, PHASES, Ledger
 
 VARIABLE = "DISTNEWTON_FAULT"
-CHECKPOINT_POINTS = (
-    *(f"checkpoint_write.{point}" for point in (
+CHECKPOINT_WRITE_POINTS = tuple(
+    f"checkpoint_write.{point}" for point in (
         "before_part", "mid_part", "before_fsync", "before_manifest", "before_rename", "after_rename"
-    )),
-    "checkpoint_read",
+    )
 )  # fmt: skip
-POINTS = (
-    "config", "data", "allocate", "init", "forward", "gradient", "jacobian", "cg", "line_search", "finalise",
-    *CHECKPOINT_POINTS,
-)  # fmt: skip
-WITH_NUMBERS = ("data", "init", "forward", "gradient", "jacobian", "cg")
-"""Points at which there are numbers to overwrite."""
-KINDS = (
-    "raise", "exit", "_exit", "interrupt", "kill", "segv", "stop", "mpi-error", "memory-error", "enospc", "eacces",
-    "nan", "inf", "skip-collective", "wrong-count", "slow", "sleep",
-)  # fmt: skip
-_SIGNALS = {"kill": signal.SIGKILL, "segv": signal.SIGSEGV, "stop": signal.SIGSTOP}
-_NUMBER = r"[0-9]+\.?[0-9]*"
-_FORMS = {"rank": r"[0-9]+", "iter": r"[0-9]+", "skip": r"[0-9]+", "factor": _NUMBER, "seconds": _NUMBER}
+POINTS = (*OUTER_PHASES, *PHASES[:-1], "cg", *CHECKPOINT_WRITE_POINTS)
 
 
 class InjectedFaultError(RuntimeError):
     """Raised on request, to see what a failing rank does to the others."""
+
+
+def _send_signal(number: signal.Signals) -> Callable[[str], None]:
+    return lambda _: os.kill(os.getpid(), number)
+
+
+def _raise_os_error(number: int) -> Callable[[str], None]:
+    def fail(_: str) -> None:
+        raise OSError(number, os.strerror(number))
+
+    return fail
+
+
+def _raise(error: Callable[[str], BaseException]) -> Callable[[str], None]:
+    def fail(point: str) -> None:
+        raise error(f"injected at {point}")
+
+    return fail
+
+
+def _send_to_nobody(point: str) -> None:
+    """Make MPI fail."""
+    mpi = sys.modules.get("mpi4py.MPI")
+    if mpi is None:
+        raise InjectedFaultError(f"injected at {point}")
+    mpi.COMM_WORLD.Send(bytearray(1), dest=mpi.COMM_WORLD.Get_size() + 99)
+
+
+_ENDS: dict[str, Callable[[str], object]] = {
+    "raise": _raise(InjectedFaultError),
+    "memory-error": _raise(MemoryError),
+    "interrupt": _raise(lambda _: KeyboardInterrupt()),
+    "exit": lambda _: sys.exit(3),
+    "_exit": lambda _: os._exit(3),
+    "kill": _send_signal(signal.SIGKILL),
+    "segv": _send_signal(signal.SIGSEGV),
+    "stop": _send_signal(signal.SIGSTOP),
+    "enospc": _raise_os_error(errno.ENOSPC),
+    "eacces": _raise_os_error(errno.EACCES),
+    "mpi-error": _send_to_nobody,
+}
+"""Faults that end a rank, each as a function of the point."""
+_WRONG_SUMS = ("skip-collective", "wrong-count")
+KINDS = (*_ENDS, *_WRONG_SUMS, "slow", "sleep")
+
+
+def _one_of(names: tuple[str, ...]) -> str:
+    return f"^({'|'.join(names)})$"
+
+
+class Fault(BaseModel):
+    """A fault as the environment asks for it.
+
+    Attributes
+    ----------
+    rank : int
+        Rank that it is meant for.
+    at, kind : str
+        One of :data:`POINTS` and of :data:`KINDS`.
+    iter : int or None
+        Iteration to wait for; None takes any.
+    skip : int
+        Number of passes of the point that are let go by.
+    factor, seconds : float
+        Slowdown of ``slow``, and duration of ``sleep``.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    rank: NonNegativeInt
+    at: Annotated[str, Field(pattern=_one_of(POINTS))]
+    kind: Annotated[str, Field(pattern=_one_of(KINDS))]
+    iter: NonNegativeInt | None = None
+    skip: NonNegativeInt = 0
+    factor: NonNegativeFloat = 2.0
+    seconds: NonNegativeFloat = 1.0
 
 
 class FaultInjector:
@@ -62,79 +129,51 @@ class FaultInjector:
 
     Attributes
     ----------
-    pending : str
-        What the next sum over ranks is to do wrong: ``skip-collective``, ``wrong-count``, or empty.
+    wrong_sum : str
+        What the next sum over ranks does wrong: ``skip-collective``, ``wrong-count``, or empty.
     """
 
     def __init__(self) -> None:
-        self._spec: dict[str, str] = {}
-        self._passes = 0
-        self._last = 0.0
+        self._fault: Fault | None = None
+        self._n_passes = 0
+        self._last_pass = 0.0
         self._environment = ""
-        self.pending = ""
+        self.wrong_sum = ""
 
-    def arm(self, rank: int, text: str | None = None) -> None:
-        """Read the request and keep it if it is meant for this rank; a request that is armed already stays as it is.
+    def arm(self, rank: int, ledger: Ledger, text: str | None = None) -> None:
+        """Read the request and keep it if it is meant for this rank.
 
         Parameters
         ----------
         rank : int
             This process's rank.
+        ledger : Ledger
+            Its phases are points from now on.
         text : str or None
-            The request; by default the environment variable's.
+            The request; by default the environment variable's. One that is armed already stays as it is.
 
         Raises
         ------
         ConfigError
             If the request is not understood.
         """
+        ledger.on_phase = self.at
         if text is None:
             text = os.environ.get(VARIABLE, "")
             if text == self._environment:
                 return
             self._environment = text
-        self._spec, self._passes, self.pending = {}, 0, ""
-        if not text:
-            return
-        spec = dict(part.partition("=")[::2] for part in text.split())
-        point, kind = spec.get("at"), spec.get("kind")
-        wrong = point not in POINTS or kind not in KINDS or "rank" not in spec
-        wrong |= any(not re.fullmatch(form, spec.get(key, "1")) for key, form in _FORMS.items())
-        wrong |= not spec.keys() <= {"at", "kind", *_FORMS}
-        if wrong:
-            raise ConfigError(
-                f"{VARIABLE}={text!r} is not understood: expected rank=N at=({'|'.join(POINTS)}) "
-                f"kind=({'|'.join(KINDS)}) [iter=N] [skip=N] [factor=F] [seconds=S]",
-                collective=True,
-            )
-        if kind == "slow" and point != "cg":
-            raise ConfigError(
-                f"{VARIABLE}={text!r}: only the steps of cg are timed to be slowed; kind=sleep seconds=S holds a rank "
-                "up elsewhere",
-                collective=True,
-            )
-        if kind in ("nan", "inf") and point not in WITH_NUMBERS:
-            raise ConfigError(
-                f"{VARIABLE}={text!r}: there are no numbers at {point}, but at {', '.join(WITH_NUMBERS)}",
-                collective=True,
-            )
-        if int(spec["rank"]) == rank:
-            self._spec = spec
+        fault = _parse(text) if text else None
+        self._fault = fault if fault is not None and fault.rank == rank else None
+        self._n_passes, self.wrong_sum = 0, ""
 
-    def start(self, point: str) -> None:
-        """Note the time at which repeated work starts, for ``slow``."""
-        if self._spec.get("at") == point:
-            self._last = time.perf_counter()
-
-    def at(self, point: str, *arrays: Any) -> None:
+    def at(self, point: str) -> None:
         """Pass a point of the code; a no-op unless this rank's fault is set for it.
 
         Parameters
         ----------
         point : str
             One of :data:`POINTS`.
-        arrays : Array
-            Numbers at hand, dense or sparse, of which ``nan`` and ``inf`` overwrite one.
 
         Raises
         ------
@@ -143,67 +182,56 @@ class FaultInjector:
         MemoryError, OSError, KeyboardInterrupt, SystemExit
             As their kinds say.
         """
-        if self._spec.get("at") != point:
+        fault = self._fault
+        if fault is None:
             return
-        if "iter" in self._spec and int(self._spec["iter"]) != failures.current_iteration:
-            return
-        self._passes += 1
-        if self._passes <= int(self._spec.get("skip", "0")):
-            return
-        kind = self._spec["kind"]
-        if kind == "slow":
-            now = time.perf_counter()
-            time.sleep((now - self._last) * (float(self._spec.get("factor", "2")) - 1.0))
-            self._last = time.perf_counter()
-            return
-        seconds = float(self._spec.get("seconds", "1"))
-        # only where there are numbers is the fault used up
-        if kind in ("nan", "inf") and not _overwrite(arrays, math.nan if kind == "nan" else math.inf):
-            return
-        self._spec = {}
-        if kind in ("skip-collective", "wrong-count"):
-            self.pending = kind
-        elif kind == "sleep":
-            time.sleep(seconds)
-        elif kind not in ("nan", "inf"):
-            _fail(kind, point)
+        if self._is_due(fault, point):
+            self._do(fault)
+        self._last_pass = time.perf_counter()
 
-    def take_pending(self) -> str:
-        """What the next sum is to do wrong; asked once."""
-        pending, self.pending = self.pending, ""
-        return pending
+    def _is_due(self, fault: Fault, point: str) -> bool:
+        """Whether the fault is set for this pass."""
+        if fault.at != point or fault.iter not in {None, failures.current_iteration}:
+            return False
+        self._n_passes += 1
+        return self._n_passes > fault.skip
 
+    def _do(self, fault: Fault) -> None:
+        if fault.kind == "slow":
+            # what was done since the last point was a CG step, or the beginning of the direction phase
+            time.sleep((time.perf_counter() - self._last_pass) * (fault.factor - 1.0))
+            return
+        self._fault = None
+        if fault.kind == "sleep":
+            time.sleep(fault.seconds)
+        elif fault.kind in _WRONG_SUMS:
+            self.wrong_sum = fault.kind
+        else:
+            _ENDS[fault.kind](fault.at)
 
-def _overwrite(arrays: tuple[Any, ...], value: float) -> bool:
-    """Overwrite the middle number of the first array that has one."""
-    for array in arrays:
-        numbers = getattr(array, "data", array) if hasattr(array, "indptr") else array
-        if numbers.size:
-            numbers[tuple(n // 2 for n in numbers.shape)] = value
-            return True
-    return False
+    def spoil(self, array: Array) -> Array | None:
+        """What is summed in place of an array when a sum is to go wrong; None leaves the sum out. Happens once."""
+        kind, self.wrong_sum = self.wrong_sum, ""
+        return None if kind == "skip-collective" else np.zeros(array.size + 1, array.dtype)
 
 
-def _fail(kind: str, point: str) -> None:
-    """Fail in one of the ways that end a rank."""
-    if kind in _SIGNALS:
-        os.kill(os.getpid(), _SIGNALS[kind])
-    elif kind == "exit":
-        sys.exit(3)
-    elif kind == "_exit":
-        os._exit(3)
-    elif kind == "interrupt":
-        raise KeyboardInterrupt
-    elif kind == "memory-error":
-        raise MemoryError(f"injected at {point}")
-    elif kind in ("enospc", "eacces"):
-        number = errno.ENOSPC if kind == "enospc" else errno.EACCES
-        raise OSError(number, os.strerror(number))
-    elif kind == "mpi-error" and (mpi := sys.modules.get("mpi4py.MPI")) is not None:
-        mpi.COMM_WORLD.Send(bytearray(1), dest=mpi.COMM_WORLD.Get_size() + 99)
-    else:
-        raise InjectedFaultError(f"injected at {point}")
+def _parse(text: str) -> Fault:
+    """Read a request; refused on every rank alike."""
+    try:
+        fault = Fault.model_validate(dict(part.partition("=")[::2] for part in text.split()))
+    except ValidationError:
+        raise ConfigError(
+            f"{VARIABLE}={text!r} is not understood: expected rank=N at=({'|'.join(POINTS)}) "
+            f"kind=({'|'.join(KINDS)}) [iter=N] [skip=N] [factor=F] [seconds=S]",
+            collective=True,
+        ) from None
+    if fault.kind == "slow" and fault.at != "cg":
+        raise ConfigError(
+            f"{VARIABLE}={text!r}: only CG steps are slowed; kind=sleep seconds=S holds a rank up elsewhere",
+            collective=True,
+        )
+    return fault
 
 
 faults = FaultInjector()
-"""The process's injector; a point costs one dictionary look-up when nothing is injected."""
+"""The process's injector; a point costs a comparison when nothing is injected."""

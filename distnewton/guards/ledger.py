@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 PHASES = ("gradient", "jacobian", "direction", "combination", "line_search", "evaluation", "other")
+"""What an iteration consists of; ``other`` is what lies between."""
+OUTER_PHASES = ("config", "data", "allocate", "init", "checkpoint_read", "finalise")
+"""What happens around the iterations: named in reports of failures, charged to ``other``."""
+_CHARGED = {**{name: name for name in PHASES}, **dict.fromkeys(OUTER_PHASES, "other")}
 
 
 @dataclass
@@ -39,46 +43,54 @@ class Ledger:
     costs: dict[str, PhaseCost] = field(default_factory=dict)
     current: str = "other"
     failed: str = ""  # the innermost phase that an exception has left, for the report of it
+    on_phase: Callable[[str], object] = lambda _: None  # told of each phase as it begins
 
     def __post_init__(self) -> None:
         self.take()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Charge what happens inside to a phase of :data:`PHASES`; phases do not nest in time.
+        """Charge what happens inside to a phase; phases do not nest in time.
 
         Parameters
         ----------
         name : str
-            One of :data:`PHASES`.
+            One of :data:`PHASES` or :data:`OUTER_PHASES`.
 
         Yields
         ------
         None
         """
+        charged = _CHARGED[name]
         outer, self.current, self.failed = self.current, name, ""
         start = time.perf_counter()
         try:
+            self.on_phase(name)
             yield
         except BaseException:
             self.failed = self.failed or name
             raise
         finally:
             elapsed = time.perf_counter() - start
-            self.costs[name].seconds += elapsed
-            self.costs[outer].seconds -= elapsed if outer != "other" else 0.0
             self.current = outer
+            self.costs[charged].seconds += elapsed
+            self._current_cost().seconds -= elapsed
+            # the time outside of phases is not measured
+            self.costs["other"].seconds = 0.0
 
     def charge(self, sent_bytes: float, wait_seconds: float) -> None:
         """Add one message to the current phase."""
-        cost = self.costs[self.current]
+        cost = self._current_cost()
         cost.sent_bytes += sent_bytes
         cost.wait_seconds += wait_seconds
         cost.n_messages += 1
 
     def wait(self, seconds: float) -> None:
         """Add to the waiting of the current phase, for a message that is charged already."""
-        self.costs[self.current].wait_seconds += seconds
+        self._current_cost().wait_seconds += seconds
+
+    def _current_cost(self) -> PhaseCost:
+        return self.costs[_CHARGED[self.current]]
 
     def take(self) -> dict[str, PhaseCost]:
         """Return the costs so far and start anew."""

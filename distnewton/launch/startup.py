@@ -85,8 +85,7 @@ def world_communicator() -> Communicator:
     n_launched = launched_size()
     if n_launched == 1 and not any(os.environ.get(name) for name in _SIZE_VARIABLES):
         alone = Communicator()
-        failures.ledger = alone.ledger
-        faults.arm(0)
+        _join(alone)
         return alone
     MPI = _load_mpi()
     comm = Communicator(MPI.COMM_WORLD)
@@ -97,14 +96,14 @@ def world_communicator() -> Communicator:
             "supports (srun --mpi=list shows what there is)",
             collective=True,
         )
-    _watch(comm)
-    faults.arm(comm.rank)
+    _join(comm)
     return comm
 
 
-def _watch(comm: Communicator) -> None:
-    """Let this process know its launch, and start the watchdog (collective)."""
+def _join(comm: Communicator) -> None:
+    """Let this process know its launch, arm its fault and start the watchdog (collective)."""
     failures.ledger = comm.ledger
+    faults.arm(comm.rank, comm.ledger)
     if comm.size > 1:
         watchdog.start(comm.rank, _abort)
     failures.launch = comm.broadcast_json(secrets.token_hex(8))
@@ -122,8 +121,8 @@ def guard(comm: Communicator, hang_seconds: float, warn_seconds: float, *, check
     checked : bool
         Whether collectives are compared over the ranks; else the environment decides.
     """
-    if not failures.launch:
-        _watch(comm)
+    if failures.ledger is not comm.ledger:
+        _join(comm)
     watchdog.limit, watchdog.warn_seconds = hang_seconds, warn_seconds
     comm.checked |= checked
     if comm.size > 1 and hang_seconds:

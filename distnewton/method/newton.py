@@ -10,7 +10,6 @@ from distnewton.backend import Array
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import CurvatureSample, Linearization
 from distnewton.directions.direction import Direction, DirectionResult
-from distnewton.guards.faults import faults
 from distnewton.method.batches import draw_state, draws, set_draw_state
 from distnewton.method.combination import Combination, combine
 from distnewton.method.nonfinite import Retries, not_finite, solve
@@ -177,7 +176,6 @@ class NewtonStep:
             self._linearized = None  # its Jacobian is freed before there is another
             with grid.ledger.phase("gradient"):
                 gradient = objective.gradient(evaluation)
-                faults.at("gradient", gradient)
                 (squared,) = grid.sum_of_variables(network.backend.dot(gradient, gradient))
                 if not math.isfinite(squared):
                     raise not_finite("the gradient", objective, evaluation, gradient=gradient)
@@ -192,7 +190,6 @@ class NewtonStep:
                 )
                 if self._direction.curvature in {"jacobian", "roots"}:
                     sample.linearize(options.sketch, rooted=self._direction.curvature == "roots")
-                    faults.at("jacobian", *sample.jacobian.arrays())
                 if self._drawn is not None:
                     set_draw_state(generator, self._drawn)
                     self._drawn = None
@@ -231,7 +228,6 @@ class NewtonStep:
         """Backtrack along the direction; an accepted trial is the next point's evaluation."""
         ledger = objective.network.grid.ledger
         with ledger.phase("line_search"):
-            faults.at("line_search")
             start = regularizer(objective, params)
 
             def evaluate(alpha: float) -> tuple[float, Evaluation]:

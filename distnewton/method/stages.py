@@ -15,7 +15,6 @@ from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import CurvatureSample, Linearization
 from distnewton.directions.direction import Direction, DirectionResult
 from distnewton.errors import NumericalError
-from distnewton.guards.faults import faults
 from distnewton.method.batches import Batches, draws
 from distnewton.method.newton import NewtonStep, regularizer
 from distnewton.method.objective import Evaluation, Objective, subsample_range, subsample_size
@@ -357,11 +356,9 @@ class RateSteps(_MiniBatch):
         options = self._options
         with self._ledger.phase("gradient"):
             gradient, sample = self._evaluate_batch()
-            faults.at("gradient", gradient)
         if self._direction.curvature in {"jacobian", "roots"}:
             with self._ledger.phase("jacobian"):
                 sample.linearize(options.sketch, rooted=self._direction.curvature == "roots")
-                faults.at("jacobian", *sample.jacobian.arrays())
         with self._ledger.phase("direction"):
             grid = self._objective.network.grid
             steered = gradient

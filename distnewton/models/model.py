@@ -18,7 +18,6 @@ from distnewton.data.row_selection import Chosen
 from distnewton.data.rows import row_range
 from distnewton.data.scaling import ColumnScaling
 from distnewton.errors import DataError, NumericalError, WriteError
-from distnewton.guards.faults import faults
 from distnewton.guards.watchdog import watchdog
 from distnewton.launch.devices import choose_device
 from distnewton.models.metrics import task_metrics
@@ -270,11 +269,11 @@ class Model:
                 raise NumericalError(f"the model holds numbers that are not finite, and is not saved to {path}")
         with watchdog.patient(), self.grid.world.collective_errors():
             try:
-                faults.at("finalise")
+                with self.grid.ledger.phase("finalise"):
+                    if tensors is not None:
+                        self._write(Path(path), tensors, scaling)
             except OSError as error:
                 raise WriteError(f"cannot write the model to {path}: {error.strerror}") from None
-            if tensors is not None:
-                self._write(Path(path), tensors, scaling)
 
     def _write(self, path: Path, tensors: dict[str, Array], scaling: ColumnScaling) -> None:
         """Write the model file, on one rank."""

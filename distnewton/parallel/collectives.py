@@ -180,11 +180,9 @@ class Communicator:
         """
         if self.mpi is None or self.size == 1 or array.size == 0:
             return array
-        summed = array
-        if faults.pending:
-            if faults.take_pending() == "skip-collective":
-                return array
-            summed = np.zeros(array.size + 1, array.dtype)
+        summed = faults.spoil(array) if faults.wrong_sum else array
+        if summed is None:
+            return array
         # in checked mode ranks wait for each other when they compare
         start = time.perf_counter()
         with self._inside("sum", summed.size, summed.dtype):
@@ -213,7 +211,7 @@ class Communicator:
         """
         if self.mpi is None or self.size == 1 or array.size == 0:
             return PendingSum()
-        if faults.pending:
+        if faults.wrong_sum:
             self.sum_inplace(array)
             return PendingSum()
         start = time.perf_counter()

@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from distnewton.guards.faults import faults
+
 
 class Board(Protocol):
     """Where ranks say without blocking that they have finished, and see how many have."""
@@ -41,6 +43,7 @@ class EarlyTermination:
 
     def enough_finished(self) -> bool:
         """Whether enough ranks are known to have finished; does not block."""
+        faults.at("cg")
         return self._board is not None and self._board.n_finished() >= self._threshold
 
     def end(self, finished_ranks: Sequence[int]) -> None:

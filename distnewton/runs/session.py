@@ -12,7 +12,6 @@ from distnewton.config import Config
 from distnewton.data.description import DataSource
 from distnewton.data.partitioned import gather_scaling
 from distnewton.errors import ConfigError, DistNewtonError, NumericalError
-from distnewton.guards.faults import faults
 from distnewton.launch.deadline import Clock
 from distnewton.method.best_model import BestModel
 from distnewton.method.schedule import Schedule, check_memory
@@ -155,8 +154,8 @@ class Session:
         best = BestModel(setup.comm, data.task.name, run.patience) if "validation" in data.held_out else None
         with setup.limit_threads():
             origin = setup.start if start is None else Start(setup.comm, start)
-            params = self._first_params(config, origin)
-            faults.at("init", params)
+            with setup.comm.ledger.phase("init"):
+                params = self._first_params(config, origin)
             schedule = Schedule(
                 config.method, training.objective, run.iterations, run.seed, deterministic=run.deterministic
             )

@@ -9,7 +9,6 @@ from typing import Any
 from distnewton.backend import Array
 from distnewton.config import Config
 from distnewton.data.description import DataSource
-from distnewton.guards.faults import faults
 from distnewton.guards.watchdog import watchdog
 from distnewton.launch.startup import guard
 from distnewton.launch.threads import threads_per_rank
@@ -69,7 +68,6 @@ class Setup:
         self.config = config
         self.comm = comm if isinstance(comm, Communicator) else Communicator(comm)
         self.n_threads = config.run.threads or threads_per_rank(self.comm)
-        faults.arm(self.comm.rank)
         if not isinstance(comm, Communicator):
             # a program of its own: the command line has done so
             guard(self.comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)

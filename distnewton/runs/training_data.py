@@ -13,7 +13,6 @@ from distnewton.data.partitioned import apply_scaling, check_range, fit_and_appl
 from distnewton.data.rows import permute_rows
 from distnewton.data.scaling import ColumnScaling
 from distnewton.errors import DataError
-from distnewton.guards.faults import faults
 from distnewton.method.objective import Objective
 from distnewton.models.warm_start import Start
 from distnewton.network.losses import LOSSES
@@ -80,10 +79,10 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
     wanted = None if len(rows) == train.n_samples else np.sort(rows)
     dense = placement.architecture.dense
     X = read_features(grid, data.source, train.n_samples, backend.dtype, wanted, dense=dense)
-    with grid.world.collective_errors():
-        faults.at("allocate")
     scaling = _scale(grid, config.data.scale, start, X)
-    X = permute_rows(X, rows if wanted is None else np.searchsorted(wanted, rows))
+    # a copy of the data: here memory may end on some ranks only
+    with grid.world.collective_errors(), grid.ledger.phase("allocate"):
+        X = permute_rows(X, rows if wanted is None else np.searchsorted(wanted, rows))
     targets = data.task.targets(train, data.source)
     if targets.dtype.kind != "i":  # class indices stay integers
         targets = np.asarray(targets, backend.dtype)

@@ -18,10 +18,9 @@ from launched import AS_ROOT, distnewton, launches, mpirun, run, small_data
 from resumed import untimed
 
 from distnewton.checkpoint.folder import list_checkpoints
-from distnewton.guards.faults import CHECKPOINT_POINTS
+from distnewton.guards.faults import CHECKPOINT_WRITE_POINTS
 
 pytestmark = launches
-POINTS = [point for point in CHECKPOINT_POINTS if point.startswith("checkpoint_write")]
 N_RANKS = 3
 
 
@@ -73,7 +72,7 @@ def chain(place, n_kills, seed):
     """Kill n times, then finish; returns what each kill left, and compares with a run in peace."""
     small_data(place)
     random.seed(seed)
-    plans = [(point, rank) for point in POINTS for rank in range(N_RANKS)
+    plans = [(point, rank) for point in CHECKPOINT_WRITE_POINTS for rank in range(N_RANKS)
              if rank == 0 or point.endswith(("part", "before_fsync"))]  # fmt: skip
     random.shuffle(plans)
     iterations, left = 10**6, []

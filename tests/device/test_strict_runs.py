@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from planted import plant
 from scipy.sparse import csr_array
 from strict_device import CROSSINGS, StrictGpus
 
@@ -14,7 +15,6 @@ import distnewton
 from distnewton.backend import on_device
 from distnewton.backend.gpu import count_gpus
 from distnewton.errors import ConfigError, NumericalError
-from distnewton.guards.faults import faults
 from distnewton.launch import devices
 from distnewton.parallel.collectives import Communicator
 
@@ -235,14 +235,14 @@ def test_the_best_model_and_a_warm_start(world, device, folder):
 
 
 @pytest.mark.parametrize("point", ["forward", "gradient", "jacobian"])
-def test_the_first_place_that_is_not_finite_is_found_on_a_device(world, device, point):
+def test_the_first_place_that_is_not_finite_is_found_on_a_device(world, device, point, monkeypatch):
     texts = []
     for where in ("cpu", "gpu"):
-        faults.arm(world.rank, f"rank={world.size - 1} at={point} kind=nan iter=1")
-        with pytest.raises(NumericalError) as caught:
-            trained(world, where, "dense", SMALL | {"direction": "block_diagonal"})
+        with monkeypatch.context() as patch:
+            plant(patch, point, "nan", here=world.rank == world.size - 1, iteration=1)
+            with pytest.raises(NumericalError) as caught:
+                trained(world, where, "dense", SMALL | {"direction": "block_diagonal"})
         texts.append(str(caught.value))
-    faults.arm(world.rank, "")
     assert not world.any(texts[0] != texts[1] or "NaN in" not in texts[0])
 
 

@@ -10,6 +10,7 @@ import pytest
 
 from distnewton.errors import ConfigError
 from distnewton.guards.faults import FaultInjector, InjectedFaultError
+from distnewton.guards.ledger import Ledger
 from distnewton.launch.startup import launched_rank, launched_size, run_guarded
 
 VARIABLES = [
@@ -141,24 +142,24 @@ def test_agreed_errors_are_told_by_rank_0_others_by_whoever_meets_them(monkeypat
 
 
 def test_faults_hit_the_rank_and_the_pass_they_name():
-    faults = FaultInjector()
-    faults.arm(1, "rank=0 at=cg kind=raise")
+    faults, ledger = FaultInjector(), Ledger()
+    faults.arm(1, ledger, "rank=0 at=cg kind=raise")
     faults.at("cg")
-    faults.arm(0, "rank=0 at=cg kind=raise skip=2")
+    faults.arm(0, ledger, "rank=0 at=cg kind=raise skip=2")
     for point in ("data", "cg", "gradient", "cg"):
         faults.at(point)
     with pytest.raises(InjectedFaultError, match="injected at cg"):
         faults.at("cg")
-    faults.arm(0, "rank=0 at=data kind=exit")
-    with pytest.raises(SystemExit):
-        faults.at("data")
-    faults.arm(0, "")
+    faults.arm(0, ledger, "rank=0 at=data kind=exit")
+    with pytest.raises(SystemExit), ledger.phase("data"):
+        pass
+    faults.arm(0, ledger, "")
     faults.at("data")
 
 
 def test_only_cg_can_be_slowed():
     with pytest.raises(ConfigError, match="kind=sleep seconds=S holds a rank up elsewhere"):
-        FaultInjector().arm(0, "rank=0 at=gradient kind=slow factor=3")
+        FaultInjector().arm(0, Ledger(), "rank=0 at=gradient kind=slow factor=3")
 
 
 @pytest.mark.parametrize("text", [
@@ -169,5 +170,5 @@ def test_only_cg_can_be_slowed():
 def test_faults_that_are_not_understood_are_refused_on_every_rank(text):
     for rank in (0, 5):
         with pytest.raises(ConfigError, match=r"DISTNEWTON_FAULT=.* is not understood: expected rank=N") as caught:
-            FaultInjector().arm(rank, text)
+            FaultInjector().arm(rank, Ledger(), text)
         assert caught.value.collective

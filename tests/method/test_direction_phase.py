@@ -118,13 +118,13 @@ def test_a_slow_rank_is_stopped_when_enough_have_finished(world):
     splits = (1, world.size, 1, world.size)
     case = make_case(world, (6, 14, 5, 7), splits, n=40, loss="cross_entropy")
     with case.grid:
-        faults.arm(world.rank, f"rank={slow} at=cg kind=slow factor=400")
+        faults.arm(world.rank, world.ledger, f"rank={slow} at=cg kind=slow factor=400")
         # the slow rank would need hundreds of steps, the others stop at their second
         options = DirectionOptions(1e-14, 200 if world.rank == slow else 2, 1)
         board = FinishBoard(case.grid.comm.mpi)
         trainer = newton_trainer(case, BlockDiagonal(options), termination=EarlyTermination(board, world.size - 1))
         records = list(trainer.iterations(6))
-        faults.arm(world.rank, "")
+        faults.arm(world.rank, world.ledger, "")
         assert records[-1].objective < 0.9 * records[0].objective
         for record in records[1:]:
             direction = record.direction

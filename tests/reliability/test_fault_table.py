@@ -14,11 +14,12 @@ N_RANKS = 4
 SECONDS = 5.0
 """From the fault to the end of the job; starting the command is counted apart."""
 
-# point -> (iteration, phase in the message)
+# place -> (point, iteration, phase in the message)
 PLACES = {
-    "config": (None, None), "data": (None, None), "allocate": (None, None), "init": (None, None),
-    "forward": (0, "gradient"), "gradient": (2, "gradient"), "jacobian": (2, "jacobian"), "cg": (2, "direction"),
-    "line_search": (2, "line_search"), "finalise": (None, None),
+    "config": ("config", None, None), "data": ("data", None, None), "allocate": ("allocate", None, None),
+    "init": ("init", None, None), "start": ("gradient", 0, "gradient"), "gradient": ("gradient", 2, "gradient"),
+    "jacobian": ("jacobian", 2, "jacobian"), "cg": ("cg", 2, "direction"),
+    "line_search": ("line_search", 2, "line_search"), "finalise": ("finalise", None, None),
 }  # fmt: skip
 # kind -> (exit codes with MPICH and Open MPI, what the first line says)
 KINDS = {
@@ -37,7 +38,7 @@ AGREED = {(at, "memory-error") for at in ("config", "data", "allocate", "finalis
 WHOLE = [(at, kind, rank) for at in PLACES for kind in KINDS for rank in (0, N_RANKS - 1)]
 QUICK = [
     ("config", "raise", 3), ("config", "exit", 0), ("data", "memory-error", 3), ("data", "_exit", 0),
-    ("allocate", "memory-error", 0), ("init", "interrupt", 3), ("forward", "segv", 3), ("gradient", "mpi-error", 3),
+    ("allocate", "memory-error", 0), ("init", "interrupt", 3), ("start", "segv", 3), ("gradient", "mpi-error", 3),
     ("jacobian", "kill", 0), ("cg", "raise", 3), ("line_search", "exit", 3), ("finalise", "kill", 3),
 ]  # fmt: skip
 
@@ -75,9 +76,9 @@ def our_block(text):
 
 
 def check(folder, at, kind, rank, baseline):
-    iteration, phase = PLACES[at]
+    point, iteration, phase = PLACES[at]
     when = f" iter={iteration}" if iteration else ""
-    done, seconds = start(folder, f"rank={rank} at={at}{when} kind={kind}")
+    done, seconds = start(folder, f"rank={rank} at={point}{when} kind={kind}")
     codes, cause = KINDS[kind]
     assert done.returncode in codes, (done.returncode, done.stderr)
     if seconds > baseline + SECONDS:

@@ -8,12 +8,12 @@ import re
 
 import numpy as np
 import pytest
+from planted import plant
 
 from distnewton.config import make_config
 from distnewton.data.in_memory import ArraySource
 from distnewton.errors import NumericalError
 from distnewton.guards.failures import failures
-from distnewton.guards.faults import faults
 from distnewton.runs.session import Session
 
 pytestmark = pytest.mark.mpi(min_size=1)
@@ -27,14 +27,6 @@ STOPS = {
     "gradient": (2, 2, r"gradient is not finite in iteration 2\. First found: {value} in the gradient of layer [12], "),
     "jacobian": (2, 2, r"direction.* is not finite in iteration 2\. First found: {value} in the Jacobian of layer "),
 }
-
-
-@pytest.fixture
-def planted():
-    """Arms this process's injector and disarms it."""
-    yield lambda comm, text: faults.arm(comm.rank, text)
-    faults.arm(0, "")
-    failures.iteration = None
 
 
 def session(world, direction="block_diagonal", rows=40):
@@ -77,11 +69,12 @@ def outcome(world, direction="block_diagonal"):
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
 @pytest.mark.parametrize("point", STOPS)
-def test_what_stays_ends_the_run_alike_on_all_ranks(world, planted, point, value):
+def test_what_stays_ends_the_run_alike_on_all_ranks(world, monkeypatch, point, value):
     when, iteration, pattern = STOPS[point]
     for rank in sorted({0, world.size // 2, world.size - 1}):
-        planted(world, f"rank={rank} at={point} kind={value}" + ("" if when is None else f" iter={when}"))
-        error, reached, records = outcome(world)
+        with monkeypatch.context() as patch:
+            plant(patch, point, value, here=world.rank == rank, iteration=when)
+            error, reached, records = outcome(world)
         texts = world.allgather_json([str(error), bool(error and error.collective), reached])
         alike = all(text == texts[0] for text in texts)
         shown = "(nan|NaN)" if value == "nan" else "inf"
@@ -94,10 +87,11 @@ def test_what_stays_ends_the_run_alike_on_all_ranks(world, planted, point, value
 
 @pytest.mark.parametrize("direction", ["block_diagonal", "gauss_newton"])
 @pytest.mark.parametrize("value", ["nan", "inf"])
-def test_a_direction_that_is_not_finite_is_sought_again(world, planted, direction, value):
+def test_a_direction_that_is_not_finite_is_sought_again(world, monkeypatch, direction, value):
     for rank in sorted({0, world.size - 1}):
-        planted(world, f"rank={rank} at=cg iter=2 kind={value}")
-        error, _, records = outcome(world, direction)
+        with monkeypatch.context() as patch:
+            plant(patch, "direction", value, here=world.rank == rank, iteration=2)
+            error, _, records = outcome(world, direction)
         good = error is None and len(records) == 5
         good = good and records[2].note.startswith(f"direction not finite (rank {rank}), damping ")
         good = good and records[2].damping == pytest.approx(10 * records[1].damping, rel=9)
