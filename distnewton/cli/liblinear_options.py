@@ -87,7 +87,6 @@ def train_parser() -> argparse.ArgumentParser:
         description="Train a network on a file, in the manner of LIBLINEAR's train.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
         epilog=_EPILOG.format(solvers=solvers),
-        allow_abbrev=False,
     )
     parser.add_argument("training_set_file", help="LIBSVM text, or another format that distnewton train takes")
     parser.add_argument("model_file", nargs="?", help="default: training_set_file.model in the working folder")
@@ -124,7 +123,6 @@ def predict_parser() -> argparse.ArgumentParser:
         usage="distnewton-predict [options] test_file model_file output_file",
         description="Write the label that a model predicts for each sample of a file, a line each.",
         formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
     )
     parser.add_argument("test_file", help="data with labels; features that the model does not have are left out")
     parser.add_argument("model_file", help="what distnewton-train has written, or a run folder")

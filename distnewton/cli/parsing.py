@@ -1,32 +1,55 @@
-"""Parsing a command line: errors that are ours, and what a word that there is not may have meant."""
+"""Parsing of command lines: messages of our own, suggestions for misspelt words, and settings as flags."""
 
 from __future__ import annotations
 
 import argparse
 import difflib
+import math
+import re
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
 from distnewton.errors import UsageError
 from distnewton.launch.startup import launched_rank
 
+SHORT_FLAGS = {
+    "--data-dir": "data.directory", "--device": "run.device", "--run-dir": "run.directory", "--start": "network.start",
+}  # fmt: skip
+"""Flags of commands that stand for a setting."""
 _SYNONYMS = {
     "epochs": "iterations", "max_iter": "iterations", "lr": "learning_rate", "batch_size": "batch",
     "label": "label_column", "labels": "label_column", "target": "label_column",
     "output": "run_dir", "out": "run_dir", "output_dir": "run_dir",
     "hidden": "layers", "hidden_layers": "layers", "gpu": "device", "precision": "dtype", "optimizer": "direction",
 }  # fmt: skip
-"""What settings are called elsewhere."""
+"""Names of settings in other programs."""
+_SETTING = re.compile(r"--([a-z]+\.\w+)(?:=(.*))?", re.DOTALL)
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are ours: one message, exit code 2, on rank 0 only; flags are written out."""
+    """A parser whose errors are one message on rank 0 with exit code 2, and whose flags cannot be abbreviated.
 
-    def __init__(self, **options: Any) -> None:
-        super().__init__(**{"allow_abbrev": False, **options})
+    Parameters
+    ----------
+    appendix : callable or None
+        Makes the text that follows the help; called with whether all is to be shown, for which there is a flag then.
+    **options : object
+        As argparse takes them.
+    """
+
+    def __init__(self, appendix: Callable[[bool], str] | None = None, **options: Any) -> None:
+        super().__init__(allow_abbrev=False, add_help=False, **options)
+        self._appendix = appendix
+        # one group, so that a screen holds the help of a command with many flags
+        self._positionals = self._optionals
+        self._positionals.title = "arguments"
+        self.add_argument("-h", "--help", action="help", help="show this help")
+        if appendix is not None:
+            self.add_argument("--help-all", action=_HelpAll, nargs=0, help="show every setting, and what uses it")
 
     def _check_value(self, action: argparse.Action, value: Any) -> None:
-        """Refuse a command that there is not, with the nearest one."""
+        """Refuse an unknown command, and name the nearest one."""
         if isinstance(action, argparse._SubParsersAction) and value not in action.choices:
             near = difflib.get_close_matches(value, action.choices, n=1)
             hint = f"did you mean {near[0]}?" if near else f"there are {', '.join(action.choices)}"
@@ -43,21 +66,77 @@ class Parser(argparse.ArgumentParser):
             sys.stdout.write(message)
         raise SystemExit(status)
 
-    def print_help(self, file: object = None) -> None:
+    def format_help(self, *, complete: bool = False) -> str:
+        """The help, with all settings or the common ones where the command takes settings as flags."""
+        text = super().format_help()
+        return text if self._appendix is None else f"{text}\n{self._appendix(complete)}"
+
+    def print_help(self, file: object = None, *, complete: bool = False) -> None:
         """Show the help, on rank 0."""
         if launched_rank() == 0:
-            sys.stdout.write(self.format_help())
+            sys.stdout.write(self.format_help(complete=complete))
+
+
+class _HelpAll(argparse.Action):
+    """The flag ``--help-all``."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object) -> NoReturn:
+        assert isinstance(parser, Parser)  # noqa: S101  (no other parser adds this action)
+        parser.print_help(complete=True)
+        parser.exit()
+
+
+def settings_to_set(arguments: Sequence[str], flags: Iterable[str], *, note_old: bool) -> list[str]:
+    """Rewrite ``--section.key value`` as ``--set=section.key=value``, in its place among the other arguments.
+
+    Parameters
+    ----------
+    arguments : sequence of str
+        Arguments of a command.
+    flags : iterable of str
+        The command's own flags. One of :data:`SHORT_FLAGS` that is not among them is rewritten, too.
+    note_old : bool
+        Whether to note on stderr that the command takes settings by ``--set``.
+
+    Returns
+    -------
+    list of str
+
+    Raises
+    ------
+    UsageError
+        If a setting has no value.
+    """
+    from distnewton.cli.setting_help import settings
+
+    names = {setting.name for setting in settings()}
+    short = {flag: name for flag, name in SHORT_FLAGS.items() if flag not in flags}
+    rest, words = [], iter(arguments)
+    for word in words:
+        flag, equals, value = word.partition("=")
+        name = short.get(flag) or (match[1] if (match := _SETTING.fullmatch(word)) else "")
+        if name not in names:
+            rest.append(word)
+            continue
+        if not equals:
+            value = next(words, "--")
+            if value.startswith("--"):
+                raise UsageError(f"argument {flag}: expected one argument", collective=True)
+        if note_old and launched_rank() == 0:
+            print(f"note: {flag} is written --set {name}={value} from the next version on", file=sys.stderr)
+        rest.append(f"--set={name}={value}")
+    return rest
 
 
 def nearest(flag: str, flags: list[str]) -> str:
-    """The flag that one that there is not may have meant.
+    """The flag that a misspelt one is probably meant to be.
 
     Parameters
     ----------
     flag : str
         As typed.
     flags : list of str
-        That there are.
+        Flags of the command.
 
     Returns
     -------
@@ -73,22 +152,42 @@ def nearest(flag: str, flags: list[str]) -> str:
     return bare.get(near[0], near[0]) if near else ""
 
 
-def all_flags(parser: argparse.ArgumentParser, command: str | None) -> list[str]:
-    """Flags of the program and of one of its commands.
+def number(text: str) -> float:
+    """A number of a command line."""
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
 
-    Parameters
-    ----------
-    parser : argparse.ArgumentParser
-        Of the program.
-    command : str or None
-        One of its commands.
 
-    Returns
-    -------
-    list of str
-    """
-    flags = [flag for action in parser._actions for flag in action.option_strings]
-    for action in parser._actions:
-        if isinstance(action, argparse._SubParsersAction) and command in action.choices:
-            flags += [flag for inner in action.choices[command]._actions for flag in inner.option_strings]
-    return flags
+def positive(text: str) -> float:
+    """A number above 0; infinity counts."""
+    value = number(text)
+    if not value > 0.0:
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+    return value
+
+
+def finite(text: str) -> float:
+    """A finite number above 0."""
+    value = positive(text)
+    if math.isinf(value):
+        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text!r}")
+    return value
+
+
+def count(text: str, least: int = 1) -> int:
+    """A whole number from 1."""
+    if not text.isdigit() or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a number from {least}, got {text!r}")
+    return int(text)
+
+
+def count_from_0(text: str) -> int:
+    """A whole number from 0."""
+    return count(text, 0)
+
+
+def counts(text: str) -> list[int]:
+    """Whole numbers from 1, by commas."""
+    return [count(part.strip()) for part in text.split(",")]

@@ -1,4 +1,4 @@
-"""What the command ``plan`` does: cost and memory of a run before there is a job, without data and without MPI."""
+"""The command ``plan``: cost and memory of a run before there is a job, without data and without MPI."""
 
 from __future__ import annotations
 
@@ -7,22 +7,41 @@ import json
 import sys
 from typing import TYPE_CHECKING
 
+from distnewton.cli.command import CLUSTER_FILE, RECIPE, SET, argument, command
+from distnewton.cli.parsing import count, finite
 from distnewton.cli.settings import overrides
 from distnewton.cluster.cluster_file import load_cluster
 from distnewton.cluster.measured_rates import cluster_rates
 from distnewton.config import Config, load_config
 from distnewton.errors import ConfigError
-from distnewton.launch.startup import launched_size
 
 if TYPE_CHECKING:
     from distnewton.planning.plan import Plan
     from distnewton.planning.problem import Problem
 
 
+@command(
+    "plan",
+    "predict memory, messages and seconds of a run before there is a job",
+    RECIPE,
+    SET,
+    argument("--cluster", metavar="FILE", help=f"{CLUSTER_FILE}; doctor --bench measures its rates"),
+    argument("--ranks", type=count, metavar="N", help="MPI ranks (default: all of the cluster file, else 1)"),
+    argument("--samples", type=count, metavar="N", help="training samples"),
+    argument("--features", type=count, metavar="N", help="features"),
+    argument("--outputs", type=count, metavar="N", help="classes, or targets"),
+    argument("--test-samples", type=count, metavar="N", help="test samples"),
+    argument("--nonzeros", type=finite, metavar="X", help="non-zeros of a sample, if features are sparse"),
+    argument("--cg-steps", type=count, metavar="N", help="CG steps of a direction (default method.cg_max)"),
+    argument("--trials", type=count, default=1, metavar="N", help="points of a line search (default 1)"),
+    argument("--memory-gb", type=finite, metavar="X", help="memory of a rank; shows how wide the network may be"),
+    argument("--json", action="store_true", help="print all figures as JSON"),
+    usage="[RECIPE] [--cluster FILE] [--ranks N] [--samples N ...] [--set SECTION.KEY=VALUE ...]",
+    epilog="Without --samples, --features and --outputs the recipe's data is read for its size.",
+    without_mpirun="--ranks says how many there would be",
+)
 def plan(options: argparse.Namespace) -> int:
     """Show every way to split the network over a number of ranks, the best in detail, and what limits it."""
-    if launched_size() > 1:
-        raise ConfigError("plan is called without mpirun: --ranks says how many there would be", collective=True)
     return show_plans(options)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distnewton.cli.output import warn
+from distnewton.cli.parsing import SHORT_FLAGS
 from distnewton.config import Config, load_config, make_config
 from distnewton.errors import MissingInputError, UsageError
 from distnewton.parallel.collectives import Communicator
@@ -32,19 +33,14 @@ def shared_config(comm: Communicator, options: argparse.Namespace) -> Config:
 
 
 def overrides(options: argparse.Namespace) -> list[str]:
-    """Settings given as flags, the more specific last."""
-    settings = []
-    if os.environ.get(DATA_VARIABLE) and not options.data_dir:
-        settings.append(f"data.directory={json.dumps(os.environ[DATA_VARIABLE])}")
-    settings += [f"{key}={value}" for key, value in vars(options).items() if "." in key and value is not None]
-    settings += options.set
-    start = getattr(options, "start", None)
-    # a run that goes on from another working folder needs it, too
-    settings += [f"network.start={json.dumps(str(Path(start).absolute()))}"] if start else []
-    settings += [f"data.directory={json.dumps(options.data_dir)}"] if options.data_dir else []
-    device = getattr(options, "device", None)
-    settings += [f"run.device={json.dumps(device)}"] if device else []
-    return settings + ([f"run.directory={json.dumps(options.run_dir)}"] if options.run_dir else [])
+    """Settings from the environment, ``--set`` and short flags, the more specific last."""
+    given = {name: vars(options).get(flag.strip("-").replace("-", "_")) for flag, name in SHORT_FLAGS.items()}
+    if given["network.start"]:
+        # a run that is resumed from another working folder needs it, too
+        given["network.start"] = str(Path(given["network.start"]).absolute())
+    folder = os.environ.get(DATA_VARIABLE)
+    settings = [f"data.directory={json.dumps(folder)}"] if folder else []
+    return [*settings, *options.set, *(f"{name}={json.dumps(value)}" for name, value in given.items() if value)]
 
 
 def settle_resumption(options: argparse.Namespace) -> Resume:

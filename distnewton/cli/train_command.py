@@ -1,4 +1,4 @@
-"""What the command ``train`` does."""
+"""The command ``train``."""
 
 from __future__ import annotations
 
@@ -8,14 +8,16 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distnewton.cli.command import COMMANDS, DATA_DIR, DEVICE, RECIPE, RUN_DIR, SET, argument, command
 from distnewton.cli.output import make_console, say, tell_once
 from distnewton.cli.results import FolderWriter, discarding, make_folder, picture_if_possible
+from distnewton.cli.setting_help import settings_text
 from distnewton.cli.settings import settle_resumption, shared_config
 from distnewton.config import Config, to_toml
 from distnewton.errors import STOPPED_EARLY
 from distnewton.guards.failures import failures
 from distnewton.guards.watchdog import watchdog
-from distnewton.launch.startup import guard, world_communicator
+from distnewton.launch.startup import guard, launched_rank, launched_size, world_communicator
 from distnewton.parallel.collectives import Communicator
 
 if TYPE_CHECKING:
@@ -26,8 +28,47 @@ if TYPE_CHECKING:
     from distnewton.runs.session import Result
 
 
+@command(
+    "train",
+    "train a network",
+    RECIPE,
+    SET,
+    argument(
+        "--resume", nargs="?", const="", metavar="RUN", help="continue from the newest checkpoint (=auto: if any)"
+    ),
+    argument("--start", metavar="MODEL", help="run folder or model file with the first weights"),
+    RUN_DIR,
+    DATA_DIR,
+    DEVICE,
+    argument("--dry-run", action="store_true", help="predict memory, messages and seconds, then stop"),
+    argument("--print-config", action="store_true", help="show the resolved configuration, then stop"),
+    argument("--quiet", action="store_true", help="show warnings and errors only"),
+    argument(
+        "--progress", choices=("auto", "bar", "lines"), default="auto", metavar="NAME",
+        help="auto (default), bar or lines",
+    ),
+    argument("--tensorboard", action="store_true", help="also write events to RUN/tensorboard"),
+    usage="[RECIPE] [OPTION ...] [--SECTION.KEY VALUE ...]",
+    setting_flags=True,
+    appendix=settings_text,
+)  # fmt: skip
 def train(options: argparse.Namespace) -> int:
-    """Train as configured; rank 0 reads the recipe and its view is everyone's."""
+    """Train as configured; rank 0 reads the recipe for all ranks."""
+    return _dry_run(options) if options.dry_run else _train(options)
+
+
+def _dry_run(options: argparse.Namespace) -> int:
+    """Plan the run for the ranks of this launch; rank 0 does so alone."""
+    from distnewton.cli.plan_command import show_plans
+
+    if launched_rank() != 0:
+        return 0
+    planned = COMMANDS["plan"].parse(["--ranks", str(launched_size())])
+    return show_plans(argparse.Namespace(**{**vars(planned), **vars(options)}))
+
+
+def _train(options: argparse.Namespace) -> int:
+    """Train to the end, to the time limit, or to a signal."""
     from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER
     from distnewton.cluster.job import is_waiting
     from distnewton.guards.signals import StopSignals

@@ -109,7 +109,9 @@ class StageOptions(Section):
     finish_fraction: float = Field(
         0.5, gt=0.0, le=1.0, description="share of finished ranks that ends the direction phase"
     )
-    damping: float = Field(1.0, ge=0.0, allow_inf_nan=False, description="lambda; the first where it adapts")
+    damping: float = Field(
+        1.0, ge=0.0, allow_inf_nan=False, description="damping lambda of the curvature; the initial one where it adapts"
+    )
     drop: float = Field(2.0 / 3.0, gt=0.0, le=1.0, description="factor of lambda after a good prediction")
     boost: float = Field(1.5, ge=1.0, allow_inf_nan=False, description="factor of lambda after a bad one")
     damping_min: float = Field(0.0, ge=0.0, allow_inf_nan=False, description="lambda does not drop below this")

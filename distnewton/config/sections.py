@@ -109,15 +109,15 @@ class DataConfig(Section):
         "model is chosen: that of the best iteration is kept"
     )  # fmt: skip
     validation_fraction: float = Field(
-        0.0, ge=0.0, lt=1.0, description="or this share of the training samples, drawn by run.seed, the same of each "
-        "class; they are not trained on"
+        0.0, ge=0.0, lt=1.0, description="share of the training samples for validation; instead of data.validation, "
+        "drawn by run.seed, the same share of each class, and not trained on"
     )  # fmt: skip
     directory: str = Field("", description="folder of relative paths; else DISTNEWTON_DATA, else the working folder")
     format: FormatName = Field("auto", description="file format; auto looks at the content")
     task: TaskName = Field("auto", description="classification, binary or regression; auto follows the loss")
     scale: ScaleName = Field("none", description="scaling, fitted on the training data and stored in the model")
     label_column: int | str | None = Field(
-        None, description="CSV and Parquet: label column, by index (from 0, or from -1) or name"
+        None, description="label column of CSV and Parquet; by index (from 0, or from -1) or name"
     )
     ignore_columns: Annotated[list[int | str], BeforeValidator(_commas_to_list)] = Field(
         [], description="CSV and Parquet: columns that are neither features nor labels, as id,name; by index or name"
@@ -155,7 +155,7 @@ class NetworkConfig(Section):
         BeforeValidator(_dashes_to_list),
     ] = Field(
         _DEFAULT_LAYERS,
-        description='widths from features to outputs, as 16-300-300-26; "auto" first or last takes the data\'s. For '
+        description='widths from features to outputs: 16-300-300-26; "auto" first or last takes the data\'s. For '
         'images a list of tables: {type = "conv", channels, kernel, stride, padding}, {type = "max_pool" or '
         '"avg_pool", size, stride}, {type = "flatten"}, {type = "dense", width}',
     )
@@ -164,7 +164,9 @@ class NetworkConfig(Section):
     ] = Field(
         "auto", description="channels, height, width of images, as 1-28-28, where the data does not say so itself"
     )
-    activation: Annotated[str, NameOf(ACTIVATIONS)] = Field("tanh", description="hidden activation; outputs are linear")
+    activation: Annotated[str, NameOf(ACTIVATIONS)] = Field(
+        "tanh", description="activation; that of the outputs is linear"
+    )
     loss: Annotated[str, NameOf(LOSSES)] = Field("cross_entropy", description="loss of a sample")
     init: Literal["glorot", "he", "lecun"] = Field("he", description="variance of the initial weights")
     start: str = Field("", description="model file or run folder whose weights and scaling are gone on from")
@@ -221,19 +223,20 @@ class PartitionConfig(Section):
 class RunConfig(Section):
     """``[run]``: how long, how precisely, and where to."""
 
-    iterations: int = Field(100, ge=0, description="most iterations; 0 writes the initial model")
+    iterations: int = Field(100, ge=0, description="number of iterations; 0 writes the initial model")
     seconds: float = Field(
-        math.inf, gt=0.0, description="training ends with the iteration that reaches so many, evaluation left out"
-    )
+        math.inf, gt=0.0, description="training time; the iteration that reaches it is the last, and evaluation is not "
+        "timed"
+    )  # fmt: skip
     patience: int = Field(
-        0, ge=0, description="training ends after so many iterations without a better validation metric; 0: never"
+        0, ge=0, description="iterations to wait for a better validation metric; then training ends; 0: never"
     )
     tolerance: float = Field(
         0.0, ge=0.0, lt=1.0, description="training ends with the iteration that begins with a gradient whose norm is "
         "at most this share of the first one's; for directions of all samples"
     )  # fmt: skip
-    seed: int = Field(0, ge=0, lt=2**63, description="of initial weights and subsamples")
-    dtype: Literal["float32", "float64"] = Field("float32", description="of arrays; sums are accumulated in float64")
+    seed: int = Field(0, ge=0, lt=2**63, description="seed of initial weights and subsamples")
+    dtype: Literal["float32", "float64"] = Field("float32", description="type of arrays; sums are taken in float64")
     device: Literal["cpu", "gpu", "auto"] = Field(
         "cpu", description="what computes: cpu; gpu, with cupy and a GPU that each rank sees; auto takes GPUs where "
         "every rank sees one, else the CPU, and says so"

@@ -79,16 +79,15 @@ def commands_page() -> str:
     os.environ["COLUMNS"] = "100"
     parser = build_parser()
     parts = [_header("Commands", "what each command takes; `distnewton COMMAND --help` shows it, too")]
-    parts += ["Commands with `--SECTION.KEY` take all [settings](configuration.md) as flags, and `--set`.", ""]
+    parts += ["Commands with `--set` take all [settings](configuration.md), `train` and `compare` as flags, too.", ""]
     for action in parser._actions:
         if not isinstance(action, argparse._SubParsersAction):
             continue
         helps = {choice.dest: choice.help for choice in action._choices_actions}
         for name, command in action.choices.items():
-            groups = [g for g in command._action_groups if not (g.title or "").startswith("[")]
             parts += [f"## distnewton {name}", "", f"{_sentence(helps[name] or '')}", ""]
             parts += ["```text", command.format_usage().strip().removeprefix("usage: "), "```", ""]
-            rows = [a for g in groups for a in g._group_actions if not isinstance(a, argparse._HelpAction)]
+            rows = [action for action in command._actions if not isinstance(action, argparse._HelpAction)]
             parts += ["| argument | meaning |", "|---|---|"]
             parts += [f"| {_argument(a)} | {_cell(a.help or '')} |" for a in rows]
             parts += ["", *([_escape(command.epilog), ""] if command.epilog else [])]
@@ -151,6 +150,10 @@ def _value(value: Any) -> str:
 
 def _kind(field: Any) -> str:
     """What may be given: literal values, or the kind with its limits."""
+    from distnewton.cli.setting_help import choices_of
+
+    if names := choices_of(field):
+        return _cell(", ".join(f"`{name}`" for name in names))
     limits = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     words = [
         f"{word} {getattr(item, key):g}"

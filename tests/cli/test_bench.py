@@ -13,7 +13,9 @@ from distnewton.errors import ConfigError, MissingInputError
 
 RECIPE = str(Path(__file__).parents[2] / "launch/recipes/digits.toml")
 CLUSTERS = Path(__file__).parents[2] / "cluster_configs"
-SHORT = ["--repeats=1", "--warmup=1", "--iterations=2", "--network.layers=auto-16-auto", "--data.n_train=200"]
+SHORT = [
+    "--repeats=1", "--warmup=1", "--iterations=2", "--set=network.layers=auto-16-auto", "--set=data.n_train=200",
+]  # fmt: skip
 
 
 class TestRuns:
@@ -21,7 +23,8 @@ class TestRuns:
 
     def test_a_study_on_one_and_two_ranks(self, tmp_path):
         done = run(distnewton("bench", "scaling", RECIPE, "--ranks=1,2", *SHORT, "--run-dir", tmp_path / "s",
-                              "--method.direction=gauss_newton", "--cluster", CLUSTERS / "laptop.toml"))  # fmt: skip
+                              "--set=method.direction=gauss_newton",
+                              "--cluster", CLUSTERS / "laptop.toml"))  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         lines = [json.loads(line) for line in (tmp_path / "s/scaling.jsonl").read_text().splitlines()]
         assert [(line["n_ranks"], line["refused"], line["n_threads"]) for line in lines] == [(1, "", 1), (2, "", 1)]

@@ -25,11 +25,11 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-SMALL = ["--data.train=small.csv", "--network.layers=auto-6-auto"]
+SMALL = ["--set=data.train=small.csv", "--set=network.layers=auto-6-auto"]
 
 
 def test_submit_without_slurm_runs_here_and_now(place):
-    done = run(distnewton("submit", "--cluster", "here.toml", *SMALL, "--run.iterations=2"))
+    done = run(distnewton("submit", "--cluster", "here.toml", *SMALL, "--set", "run.iterations=2"))
     assert done.returncode == 0, done.stderr
     folder = place / "runs" / "run-001"
     facts = json.loads((folder / "environment.json").read_text())
@@ -57,10 +57,11 @@ def test_a_dry_run_shows_the_job_and_writes_nothing(place):
     (["submit", "--cluster", "none.toml"], 66, "cannot read the cluster file none.toml"),
     (["submit", "none.toml", "--cluster", "here.toml"], 66, "cannot read the recipe none.toml"),
     (["submit", "--cluster", "here.toml", "--ranks", "0"], 2, "expected a number from 1, got '0'"),
-    (["submit", "--cluster", "here.toml", "--method.C=-1"], 78, "method.C: must be a positive number"),
+    (["submit", "--cluster", "here.toml", "--set=method.C=-1"], 78, "method.C: must be a positive number"),
     (["submit", "--cluster", "here.toml", "--hosts", "a b"], 78, "a name of letters"),
     (["submit", "--cluster", "here.toml", "--hosts", "a", "--ranks", "9"], 78, "9 ranks for 2 places on 1 hosts"),
-    (["submit", "--cluster", "here.toml", "--network.layers=7-6-3", "--partition.splits=2-2-2"], 78, "needs 4 ranks"),
+    (["submit", "--cluster", "here.toml", "--set=network.layers=7-6-3", "--set=partition.splits=2-2-2"], 78,
+     "needs 4 ranks"),
     (["submit", "--cluster", "here.toml", "--run-dir", "small.csv"], 73, "cannot create the run folder small.csv"),
     (["submit", "--cluster", "here.toml", "--run-dir", "FULL"], 73, "FULL holds an earlier run or job"),
 ])  # fmt: skip

@@ -9,7 +9,7 @@ import pytest
 from distnewton.cli.main import main
 from distnewton.errors import ConfigError, DistNewtonError, MissingInputError
 
-FLAGS = ["plan", "--network.layers=784-200-100-10", "--samples=6000"]
+FLAGS = ["plan", "--set=network.layers=784-200-100-10", "--samples=6000"]
 
 
 def test_every_factorisation_and_the_recommended_splits(capsys):
@@ -22,7 +22,7 @@ def test_every_factorisation_and_the_recommended_splits(capsys):
 
 
 def test_as_json(capsys):
-    assert main([*FLAGS, "--ranks=6", "--json", "--method.direction=gauss_newton", "--cg-steps=7"]) == 0
+    assert main([*FLAGS, "--ranks=6", "--json", "--set=method.direction=gauss_newton", "--cg-steps=7"]) == 0
     plans = json.loads(capsys.readouterr().out)
     assert [plan["n_ranks"] for plan in plans] == [6] * len(plans)
     assert len(plans) >= 4
@@ -33,12 +33,12 @@ def test_as_json(capsys):
 
 
 def test_from_data(capsys):
-    assert main(["plan", "--data.train=digits:train", "--network.layers=auto-32-auto", "--ranks=2"]) == 0
+    assert main(["plan", "--set=data.train=digits:train", "--set=network.layers=auto-32-auto", "--ranks=2"]) == 0
     assert "64-32-10: " in capsys.readouterr().out
 
 
 def test_chosen_splits_only(capsys):
-    assert main([*FLAGS, "--ranks=4", "--partition.splits=4-1-4-1"]) == 0
+    assert main([*FLAGS, "--ranks=4", "--set=partition.splits=4-1-4-1"]) == 0
     out = capsys.readouterr().out
     assert "recommended: --partition.splits 4-1-4-1" in out
     assert "2-2-2-2" not in out
@@ -47,8 +47,8 @@ def test_chosen_splits_only(capsys):
 @pytest.mark.parametrize(
     ("more", "kind", "text"),
     [
-        (["--ranks=4", "--partition.splits=2-1-2-1"], ConfigError, "Splits that fit 4 ranks"),
-        (["--method.direction=sgd"], ConfigError, "there is no model of sgd yet"),
+        (["--ranks=4", "--set=partition.splits=2-1-2-1"], ConfigError, "Splits that fit 4 ranks"),
+        (["--set=method.direction=sgd"], ConfigError, "there is no model of sgd yet"),
         (["--cluster=none.toml"], MissingInputError, "cannot read the cluster file none.toml"),
     ],
 )
@@ -59,4 +59,4 @@ def test_what_is_refused(more, kind, text):
 
 def test_without_data_and_flags_it_says_what_it_needs():
     with pytest.raises(DistNewtonError, match="--samples, --features and --outputs"):
-        main(["plan", "--network.layers=auto-20-auto"])
+        main(["plan", "--set=network.layers=auto-20-auto"])

@@ -48,7 +48,7 @@ def submit(folder, hosts, *more):
     data, cluster = small_data(folder), cluster_file(folder, hosts)
     command = [
         sys.executable, "-m", "distnewton.cli", "submit", "--cluster", cluster, "--run-dir", folder / "run",
-        f"--data.train={data}", "--network.layers=auto-6-auto", *more,
+        f"--set=data.train={data}", "--set=network.layers=auto-6-auto", *more,
     ]  # fmt: skip
     with (folder / "output").open("w") as output:
         return subprocess.Popen(
@@ -66,7 +66,7 @@ def wait_for(process, limit, folder):
 
 
 def test_training_over_four_hosts(hosts, tmp_path):
-    code = wait_for(submit(tmp_path, hosts, "--run.iterations=5"), 90, tmp_path)
+    code = wait_for(submit(tmp_path, hosts, "--set=run.iterations=5"), 90, tmp_path)
     assert code == 0, (tmp_path / "output").read_text()
     facts = json.loads((tmp_path / "run/environment.json").read_text())
     assert facts["hosts"] == ["h0", "h1", "h2", "h3"]
@@ -79,7 +79,7 @@ def test_interfaces_send_what_the_run_has_counted(hosts, tmp_path):
     before = hosts.sent_bytes()
     process = submit(
         tmp_path, hosts, f"--data.train={tmp_path / 'wide.npz'}", "--network.layers=auto-300-300-auto",
-        "--partition.splits=2-2-2-2", "--run.iterations=3", "--run.overlap=2", "--method.subsample=0.1",
+        "--partition.splits=2-2-2-2", "--set=run.iterations=3", "--set=run.overlap=2", "--method.subsample=0.1",
     )  # fmt: skip
     code = wait_for(process, 120, tmp_path)
     assert code == 0, (tmp_path / "output").read_text()
@@ -100,7 +100,7 @@ def test_the_launch_script_over_four_hosts(hosts, tmp_path):
     command = [
         script, "--hosts", ",".join(hosts.addresses[:3]), "--cluster", cluster_file(tmp_path, hosts), "--agent",
         hosts.agent, "--mpi", "openmpi" if is_open_mpi() else "mpich", "--", "--run-dir", tmp_path / "run",
-        "--run.iterations=3",
+        "--set=run.iterations=3",
     ]  # fmt: skip
     env = os.environ | AS_ROOT | {"DISTNEWTON_VENV": sys.prefix}
 
@@ -121,7 +121,7 @@ def test_the_launch_script_over_four_hosts(hosts, tmp_path):
 
 @pytest.mark.parametrize("k", [2, 0])
 def test_a_host_that_is_cut_off_ends_the_job_and_is_named(hosts, tmp_path, k):
-    process = submit(tmp_path, hosts, "--run.iterations=1000000", f"--run.hang_seconds={HANG_SECONDS}",
+    process = submit(tmp_path, hosts, "--set=run.iterations=1000000", f"--set=run.hang_seconds={HANG_SECONDS}",
                      "--method.direction=sgd", "--network.layers=auto-40-30-auto")  # fmt: skip
     metrics = tmp_path / "run/metrics.jsonl"
     end = time.monotonic() + 60
@@ -160,7 +160,7 @@ def test_one_file_that_differs_changes_nothing_or_is_named(hosts, tmp_path):
         'bash -c "hostname', 'bash -c "' + f'[ $k != 2 ] || {{ {mount} }}; ' + "hostname"))  # fmt: skip
     cluster = cluster_file(tmp_path, hosts)
     command = [sys.executable, "-m", "distnewton.cli", "submit", "--cluster", str(cluster), "--run-dir",
-               str(tmp_path / "run"), f"--data.train={data}", "--network.layers=auto-6-auto"]  # fmt: skip
+               str(tmp_path / "run"), f"--set=data.train={data}", "--set=network.layers=auto-6-auto"]  # fmt: skip
     done = subprocess.run(hosts.command(0, command), capture_output=True, text=True, timeout=90, check=False,
                           stdin=subprocess.DEVNULL, env=os.environ | AS_ROOT, cwd=tmp_path)  # fmt: skip
     assert done.returncode == 65, done.stderr

@@ -55,7 +55,7 @@ def submit(slurm, folder, cluster, *more):
     """Queue a run as a user does and return its job number."""
     said = slurm.run(
         sys.executable, "-m", "distnewton.cli", "submit", "--cluster", str(cluster), "--run-dir", str(folder / "a run"),
-        f"--data.train={small_data(folder)}", "--network.layers=auto-6-auto", *more,
+        f"--set=data.train={small_data(folder)}", "--set=network.layers=auto-6-auto", *more,
     )  # fmt: skip
     assert f"run folder: {folder / 'a run'}" in said
     return said.split()[1]
@@ -67,8 +67,8 @@ def output(folder, number):
 
 def test_training_over_two_nodes_stopped_by_the_clock_and_queued_again(slurm, tmp_path):
     # Slurm's shortest limit is a minute, of which the run leaves 30 s: two tries of half a minute
-    number = submit(slurm, tmp_path, cluster_file(tmp_path, minutes=1, requeues=1), "--run.iterations=10000000",
-                    "--network.layers=auto-40-30-auto", "--method.direction=sgd")  # fmt: skip
+    number = submit(slurm, tmp_path, cluster_file(tmp_path, minutes=1, requeues=1), "--set=run.iterations=10000000",
+                    "--set=network.layers=auto-40-30-auto", "--set=method.direction=sgd")  # fmt: skip
     state = slurm.wait(number, 200)
     text = output(tmp_path, number)
     assert (state["ExitCode"], state["Restarts"], state["NodeList"]) == ("75:0", "1", "n[0-1]"), text
@@ -93,7 +93,7 @@ def test_training_over_two_nodes_stopped_by_the_clock_and_queued_again(slurm, tm
 def test_a_job_that_ends_by_itself_leaves_plain_lines(slurm, tmp_path, launcher):
     if launcher == "srun" and is_open_mpi():
         pytest.skip("Open MPI from PyPI has no PMI for this Slurm's srun; the next test is about that")
-    number = submit(slurm, tmp_path, cluster_file(tmp_path, launcher), "--run.iterations=5")
+    number = submit(slurm, tmp_path, cluster_file(tmp_path, launcher), "--set=run.iterations=5")
     state, text = slurm.wait(number, 150), output(tmp_path, number)
     assert (state["JobState"], state["ExitCode"]) == ("COMPLETED", "0:0"), text
     assert "\r" not in text
@@ -106,7 +106,7 @@ def test_a_job_that_ends_by_itself_leaves_plain_lines(slurm, tmp_path, launcher)
 def test_srun_that_starts_processes_apart_from_each_other(slurm, tmp_path):
     cluster = cluster_file(tmp_path, "srun")
     cluster.write_text(cluster.read_text().replace("--mpi=pmi2", "--mpi=none"))
-    number = submit(slurm, tmp_path, cluster, "--run.iterations=5")
+    number = submit(slurm, tmp_path, cluster, "--set=run.iterations=5")
     state, text = slurm.wait(number, 150), output(tmp_path, number)
     assert state["ExitCode"] == "78:0", text
     assert text.count('each is alone ("rank 0 of 1")') == 1
@@ -120,7 +120,7 @@ def test_the_first_failure_is_in_the_output_and_in_the_run_folder(slurm, tmp_pat
     text = cluster.read_text()
     lines = (f"variables = {variables}" if "variables" in line else line for line in text.splitlines())
     cluster.write_text("\n".join(lines))
-    number = submit(slurm, tmp_path, cluster, "--run.iterations=500")
+    number = submit(slurm, tmp_path, cluster, "--set=run.iterations=500")
     state, text = slurm.wait(number, 150), output(tmp_path, number)
     assert state["ExitCode"] == "70:0", text
     assert text.count("InjectedFaultError: injected at cg") == 1

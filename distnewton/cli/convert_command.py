@@ -1,4 +1,4 @@
-"""What the command ``convert`` does."""
+"""The command ``convert``."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distnewton.cli.command import argument, command
 from distnewton.cli.settings import DATA_VARIABLE
 from distnewton.errors import ConfigError
-from distnewton.launch.startup import launched_size
 
 if TYPE_CHECKING:
     from distnewton.data.store.convert import OnProgress
@@ -23,39 +23,34 @@ _MEGABYTE = 1e6
 _SECONDS_APART = 0.2
 
 
-def add_convert(commands: Any) -> None:
-    """Add the command line of ``convert``."""
-    convert = commands.add_parser(
-        "convert",
-        help="write data as a store, of which each rank reads only its features",
-        usage="distnewton convert SOURCE TARGET [option ...], or distnewton convert STORE --verify",
-    )
-    convert.add_argument("source", metavar="SOURCE", help="data as train takes them; with --verify alone, a store")
-    convert.add_argument("target", metavar="TARGET", nargs="?", help="folder to make")
-    convert.add_argument("--data-dir", metavar="DIR", help=f"folder of a relative SOURCE (default: {DATA_VARIABLE})")
-    convert.add_argument("--format", default="auto", help="format of the source (default: by its content)")
-    convert.add_argument("--label-column", metavar="COLUMN", help="label column, by number from 0 or by name")
-    convert.add_argument(
-        "--ignore-columns", metavar="LIST", default="", help="columns that are left out, as id,name; by number or name"
-    )
-    convert.add_argument("--n-features", type=int, metavar="N", help="features, if more than the file shows")
-    convert.add_argument("--zero-based", action="store_true", help="LIBSVM: indices start at 0")
-    convert.add_argument(
+@command(
+    "convert",
+    "write data as a store, from which each rank reads only its features",
+    argument("source", metavar="SOURCE", help="data as train takes it; with --verify alone, a store"),
+    argument("target", metavar="TARGET", nargs="?", help="folder to create"),
+    argument("--data-dir", metavar="DIR", help=f"folder of a relative SOURCE (default {DATA_VARIABLE})"),
+    argument("--format", default="auto", help="format of SOURCE (default: by its content)"),
+    argument("--label-column", metavar="COLUMN", help="label column, by number from 0 or by name"),
+    argument(
+        "--ignore-columns", metavar="LIST", default="", help="columns to leave out, as id,name; by number or name"
+    ),
+    argument("--n-features", type=int, metavar="N", help="number of features, if more than the file shows"),
+    argument("--zero-based", action="store_true", help="LIBSVM: indices start at 0"),
+    argument(
         "--dtype", choices=("exact", "float32"), default="exact",
-        help="exact: every number as the text has it (default); float32: rounded, at most half as large",
-    )  # fmt: skip
-    convert.add_argument("--overwrite", action="store_true", help="replace a store of that name")
-    convert.add_argument("--verify", action="store_true", help="read all again and compare the checksums")
-
-
+        help="exact: each number as the text has it (default); float32: rounded, at most half as large",
+    ),
+    argument("--overwrite", action="store_true", help="replace a store of that name"),
+    argument("--verify", action="store_true", help="read all data again and compare the checksums"),
+    usage="SOURCE TARGET [OPTION ...], or distnewton convert STORE --verify",
+    without_mpirun="one process reads the text",
+)  # fmt: skip
 def convert(options: argparse.Namespace) -> int:
     """Convert a data set, or check a store, in this process alone."""
     from distnewton.data.sources import open_data, source_files
     from distnewton.data.store import convert as conversion
     from distnewton.data.store.reader import StoreSource
 
-    if launched_size() > 1:
-        raise ConfigError("convert is called without mpirun: one process reads the text", collective=True)
     if options.target is None:
         if not options.verify:
             raise ConfigError("convert needs a TARGET, the folder to make; a store alone is checked with --verify")

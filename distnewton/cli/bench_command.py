@@ -1,4 +1,4 @@
-"""What the command ``bench`` does: rates of the kernels, scaling studies, and a rank that is slow."""
+"""The command ``bench``: rates of the kernels, scaling studies, and a rank that is slow."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distnewton.cli.command import CLUSTER_FILE, RECIPE, SET, argument, command
+from distnewton.cli.parsing import count, counts, finite
 from distnewton.cli.settings import overrides
 from distnewton.cluster.cluster_file import Cluster, LaunchTable, load_cluster
 from distnewton.config import Config, apply_settings, load_config, make_config
 from distnewton.errors import ConfigError, MissingExtraError, WriteError
-from distnewton.launch.startup import launched_size
 
 if TYPE_CHECKING:
     from distnewton.study.points import Study
@@ -23,10 +24,36 @@ if TYPE_CHECKING:
 DEFAULT_RATES = "no --cluster: no prediction; distnewton doctor --bench writes the rates of this machine into a file"
 
 
+@command(
+    "bench",
+    "measure rates of the kernels, scaling, or the effect of a slow rank",
+    argument("what", choices=("kernels", "scaling", "straggler")),
+    RECIPE,
+    SET,
+    argument("--cluster", metavar="FILE", help=f"{CLUSTER_FILE}: how runs start, and rates for predictions"),
+    argument("--ranks", type=counts, metavar="LIST", help="numbers of ranks (default 1,2)"),
+    argument("--nodes", type=counts, metavar="LIST", help="numbers of nodes of the cluster file, instead of --ranks"),
+    argument("--kind", default="strong", metavar="K", help="strong (default), weak-weights or weak-samples"),
+    argument(
+        "--grow", default="grid", choices=("grid", "replicas"), help="what grows with the ranks: the grid (default), "
+        "or the number of its replicas, each with its share of the samples"
+    ),
+    argument("--repeats", type=count, default=5, metavar="N", help="runs of each point (default 5)"),
+    argument("--warmup", type=count, default=2, metavar="N", help="first iterations, which do not count (default 2)"),
+    argument("--iterations", type=count, default=7, metavar="N", help="iterations that count (default 7)"),
+    argument(
+        "--tolerance", type=finite, default=1e-3, metavar="X",
+        help="relative difference of the objective above which a point is refused (default 0.001)",
+    ),
+    argument("--factor", type=finite, default=5.0, metavar="X", help="straggler: slowdown of the rank (default 5)"),
+    argument("--run-dir", metavar="DIR", help="folder of the runs (default scaling, or straggler)"),
+    argument("--collect", action="store_true", help="run nothing; collect the runs of --run-dir"),
+    argument("--dry-run", action="store_true", help="write the job files and start nothing"),
+    usage="kernels | scaling RECIPE | straggler RECIPE [--ranks 1,2,4] [--set SECTION.KEY=VALUE ...]",
+    without_mpirun="it starts the ranks itself",
+)  # fmt: skip
 def bench(options: argparse.Namespace) -> int:
     """Run one of the benchmarks."""
-    if launched_size() > 1:
-        raise ConfigError("bench is called without mpirun: it starts the ranks itself", collective=True)
     if options.what == "kernels":
         from distnewton.study.kernels import main
 

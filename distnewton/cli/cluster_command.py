@@ -1,4 +1,4 @@
-"""What the commands ``submit`` and ``doctor`` do."""
+"""The commands ``submit`` and ``doctor``."""
 
 from __future__ import annotations
 
@@ -7,22 +7,36 @@ import platform
 import sys
 from pathlib import Path
 
+from distnewton.cli.command import CLUSTER_FILE, RECIPE, RUN_DIR, SET, argument, command
 from distnewton.cli.output import say
+from distnewton.cli.parsing import count
 from distnewton.cli.settings import overrides
 from distnewton.cluster.cluster_file import Cluster, load_cluster
 from distnewton.config import load_config
 from distnewton.errors import ConfigError, CreateError
-from distnewton.launch.startup import guard, launched_rank, launched_size, leave_after_first
+from distnewton.launch.startup import guard, launched_rank, leave_after_first
 from distnewton.parallel.collectives import Communicator
 
 
+@command(
+    "submit",
+    "train on a cluster: write the job file and queue it",
+    RECIPE,
+    SET,
+    argument("--cluster", required=True, metavar="FILE", help=CLUSTER_FILE),
+    argument("--ranks", type=count, metavar="N", help="MPI ranks (default: all of the cluster file)"),
+    argument("--hosts", metavar="LIST", help="hosts by commas, instead of the cluster file's"),
+    RUN_DIR,
+    argument("--dry-run", action="store_true", help="show the job file and write nothing"),
+    usage="[RECIPE] --cluster FILE [--ranks N] [--dry-run] [--set SECTION.KEY=VALUE ...]",
+    epilog="Writes job.sh and job.toml into the run folder. Without Slurm the job runs at once, on this machine.",
+    without_mpirun="the job that it writes starts the ranks",
+)
 def submit(options: argparse.Namespace) -> int:
     """Write the job file of a run and start it: in the queue of Slurm, or here."""
     from distnewton.cluster.job_text import job_text
     from distnewton.cluster.submit import Submission, queue, run_here
 
-    if launched_size() > 1:
-        raise ConfigError("submit is called without mpirun: the job that it writes starts the ranks", collective=True)
     cluster = load_cluster(options.cluster)
     notes: list[str] = []
     config = load_config(options.recipe, overrides(options), notes)
@@ -56,6 +70,14 @@ def _with_hosts(cluster: Cluster, hosts: tuple[str, ...]) -> Cluster:
         raise ConfigError(f"--hosts {','.join(hosts)}: {error}", collective=True) from None
 
 
+@command(
+    "doctor",
+    "find what is wrong with MPI, threads, GPUs, folders and versions",
+    argument("recipe", nargs="?", metavar="RECIPE", help="TOML file to compare over the ranks"),
+    argument("--cluster", metavar="FILE", help="cluster file to compare with, or to write with --bench"),
+    argument("--run-dir", metavar="DIR", help="folder for runs (default runs)"),
+    argument("--bench", action="store_true", help="measure messages and products (20 s)"),
+)
 def doctor(options: argparse.Namespace) -> int:
     """Look for what breaks runs; with --bench, also how fast ranks compute and talk."""
     from distnewton.cluster.doctor.examine import connect, examine

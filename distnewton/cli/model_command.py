@@ -1,4 +1,4 @@
-"""What the commands do that use a model: ``evaluate`` and ``predict``."""
+"""The commands that use a model: ``evaluate`` and ``predict``."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distnewton.cli.command import DATA_DIR, DEVICE, argument, command
 from distnewton.cli.output import say, tell_notes, warn
 from distnewton.cli.results import write_text
 from distnewton.cli.settings import DATA_VARIABLE
@@ -21,6 +22,15 @@ if TYPE_CHECKING:
     from distnewton.data.description import DataSource
 
 
+_MODEL_AND_DATA = (
+    argument("run", metavar="RUN", help="run folder or model file"),
+    argument("data", metavar="DATA", help="data file, or a bundled set such as digits:test"),
+    DATA_DIR,
+    DEVICE,
+)
+
+
+@command("evaluate", "compute the metrics of a trained model on data", *_MODEL_AND_DATA)
 def evaluate(options: argparse.Namespace) -> int:
     """Print the metrics of a model on data."""
     comm = world_communicator()
@@ -37,6 +47,16 @@ def evaluate(options: argparse.Namespace) -> int:
     return 0
 
 
+@command(
+    "predict",
+    "write the labels that a trained model predicts",
+    *_MODEL_AND_DATA,
+    argument(
+        "--probabilities", action="store_true", help="begin with a line of the labels, and write the probability of "
+        "each behind every predicted label"
+    ),
+    argument("--out", metavar="FILE", help="file for the labels, one a line (default: standard output)"),
+)  # fmt: skip
 def predict(options: argparse.Namespace) -> int:
     """Write the predicted labels, a line a sample, in input order."""
     from distnewton.cli.probabilities import check_probabilities, with_probabilities
@@ -71,7 +91,7 @@ def _load(comm: Communicator, options: argparse.Namespace) -> tuple[Any, Callabl
     from distnewton.runs.held_out import opener
 
     threadpool_limits(threads_per_rank(comm), user_api="blas")
-    model = load_model(options.run, comm, options.device)
+    model = load_model(options.run, comm, options.device or "cpu")
     for note in model.notes:
         warn(comm, note)
     data = make_config({}).data

@@ -1,0 +1,49 @@
+"""The commands that look at finished runs: ``report``, ``info`` and ``why``."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterable
+from pathlib import Path
+
+from distnewton.cli.command import RUN, argument, command
+
+
+@command(
+    "report",
+    "write an HTML page about one or more runs",
+    argument("runs", metavar="RUN", nargs="+", help="run folders"),
+    argument("--out", metavar="FILE", help="page to write (default report.html in the first run's folder)"),
+    first_rank=True,
+)
+def report(options: argparse.Namespace) -> int:
+    """Write the page."""
+    from distnewton.reporting.report import write_report
+    from distnewton.runs.run_folder import REPORT_FILE
+
+    runs = [Path(run) for run in options.runs]
+    target = Path(options.out) if options.out else runs[0] / REPORT_FILE
+    write_report(runs, target)
+    return _show([f"report: {target}"])
+
+
+@command("info", "summarise a run: what it was and how it went", RUN, first_rank=True)
+def info(options: argparse.Namespace) -> int:
+    """Print the summary of a run."""
+    from distnewton.reporting.run_info import describe_run
+
+    return _show(describe_run(Path(options.run)))
+
+
+@command("why", "explain why a run failed: the first cause, and the rank that hung", RUN, first_rank=True)
+def why(options: argparse.Namespace) -> int:
+    """Print the reason of a failure."""
+    from distnewton.reporting.failure_report import explain_failure
+
+    return _show(explain_failure(Path(options.run)))
+
+
+def _show(lines: Iterable[str]) -> int:
+    for line in lines:
+        print(line)
+    return 0

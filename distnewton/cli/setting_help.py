@@ -1,0 +1,130 @@
+"""The settings as help shows them, read from the configuration's models: key, meaning, choices, default, users."""
+
+from __future__ import annotations
+
+import math
+import re
+import shutil
+import textwrap
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import cache
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from distnewton.cli.parsing import SHORT_FLAGS
+from distnewton.config.sections import NameOf
+
+COMMON = (
+    "data.train", "data.test", "data.validation_fraction", "data.scale", "data.label_column",
+    "network.layers", "network.activation", "network.loss", "partition.splits",
+    "method.direction", "method.C", "method.subsample", "method.damping", "method.batch", "method.learning_rate",
+    "run.iterations", "run.seconds", "run.patience", "run.seed", "run.dtype",
+)  # fmt: skip
+"""Settings that most runs need, which the short help shows."""
+_INDENT = 24
+
+
+@dataclass(frozen=True)
+class Setting:
+    """A setting of a recipe.
+
+    Attributes
+    ----------
+    name : str
+        ``section.key``.
+    field : FieldInfo
+        Its declaration in the configuration's model.
+    choices : tuple of str
+        Names that it takes; empty where it takes other values.
+    users : tuple of str
+        Directions that use it, in some composition; empty where it is not one of a direction's options.
+    """
+
+    name: str
+    field: FieldInfo
+    choices: tuple[str, ...]
+    users: tuple[str, ...]
+
+    @property
+    def default(self) -> str:
+        """The default as a recipe writes it; empty where there is none."""
+        value = self.field.get_default(call_default_factory=True)
+        if value in ("", None, []):
+            return ""
+        if isinstance(value, bool):
+            return str(value).lower()
+        if isinstance(value, float):
+            return "inf" if math.isinf(value) else f"{value:.4g}"
+        return "-".join(map(str, value)) if isinstance(value, list) else str(value)
+
+    def meaning(self, *, brief: bool) -> str:
+        """Description with choices and default; of a brief one only the first clause."""
+        text = self.field.description or ""
+        if brief:
+            text = re.split("[;:,]" if self.choices else "[;:]", text)[0].strip()
+        if not self.choices:
+            return f"{text} [{self.default}]" if self.default else text
+        return f"{text}: {', '.join(f'[{name}]' if name == self.default else name for name in self.choices)}"
+
+
+@cache
+def settings() -> tuple[Setting, ...]:
+    """Every setting, in the order of the configuration."""
+    return tuple(_settings())
+
+
+def _settings() -> Iterator[Setting]:
+    from distnewton.config import Config
+    from distnewton.config.method import DIRECTION_NAMES, StageOptions, _options_of
+
+    users = {name: tuple(d for d in DIRECTION_NAMES if name in _options_of(d)) for name in StageOptions.model_fields}
+    for section, table in Config.model_fields.items():
+        model: type[BaseModel] = table.annotation  # type: ignore[assignment]
+        for key, field in model.model_fields.items():
+            of_stage = section == "method" and key != "direction"
+            yield Setting(f"{section}.{key}", field, choices_of(field), users.get(key, ()) * of_stage)
+
+
+def choices_of(field: FieldInfo) -> tuple[str, ...]:
+    """Names that a setting takes: of the components of a registry, or of a literal type; none of other types."""
+    for annotation in field.metadata:
+        if isinstance(annotation, NameOf):
+            return tuple(annotation.registry)
+    values: tuple[Any, ...] = get_args(field.annotation)
+    return values if all(isinstance(value, str) for value in values) else ()
+
+
+def settings_text(complete: bool) -> str:
+    """The settings for the help of a command: all by their tables and users, or those that most runs need."""
+    if complete:
+        listed = [s for s in settings() if s.name not in SHORT_FLAGS.values()]
+        groups: dict[str, list[Setting]] = {}
+        for setting in listed:
+            groups.setdefault(_title(setting), []).append(setting)
+        return "\n".join(f"{title}\n{_lines(group, brief=False)}" for title, group in groups.items())
+    known = {setting.name: setting for setting in settings()}
+    return (
+        "settings that most runs need; [x] is the default:\n"
+        f"{_lines((known[name] for name in COMMON if name in known), brief=True)}\n"
+        "All settings: --help-all. They are keys of a recipe; --print-config writes one.\n"
+    )
+
+
+def _title(setting: Setting) -> str:
+    section = setting.name.partition(".")[0]
+    return f"[{section}], used by {', '.join(setting.users)}" if setting.users else f"[{section}]"
+
+
+def _lines(group: Iterable[Setting], *, brief: bool) -> str:
+    """A line a setting, continued where it is longer than the terminal is wide."""
+    width = min(shutil.get_terminal_size().columns, 120)
+    text = ""
+    for setting in group:
+        head = f"  --{setting.name} ".ljust(_INDENT)
+        body = setting.meaning(brief=brief)
+        wrapped = textwrap.fill(head + body, width, subsequent_indent=" " * _INDENT, break_on_hyphens=False)
+        text += f"{wrapped}\n"
+    return text
