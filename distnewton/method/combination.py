@@ -74,15 +74,15 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
     """
     k = len(directions)
     dot = problem.backend.dot
-    local_dots = [dot(problem.gradient, d) for d in directions]
-    local_dots += [dot(params, d) for d in directions]
-    local_dots += [dot(directions[a], directions[b]) for a in range(k) for b in range(k)]
+    # rows: g, theta and each direction; columns: the directions
+    local_dots = [dot(u, d) for u in (problem.gradient, params, *directions) for d in directions]
     Jd, scalars, hessian = problem.sample.products(directions, local_dots)
     BJd = [hessian.matvec(q) for q in Jd]
     vdot = problem.backend.xp.vdot
     products = np.array([[scalar(vdot(p, q)) for q in BJd] for p in Jd]) / problem.n_samples
-    products, scalars = _summed(problem.grid, products, scalars)
-    slopes, params_dots, gram = scalars[:k], scalars[k : 2 * k], scalars[2 * k :].reshape(k, k)
+    products, scalars = _sum_over_replicas(problem.grid, products, scalars)
+    slopes, params_dots, *gram_rows = scalars.reshape(2 + k, k)
+    gram = np.array(gram_rows)
     G = products + problem.regularization * gram
     betas = minimise(G + problem.damping * gram, slopes) if scale else np.eye(k)[0]
     direction = float(betas[0]) * directions[0]
@@ -98,7 +98,7 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
     )
 
 
-def _summed(grid: ProcessGrid, products: Array, scalars: Array) -> tuple[Array, Array]:
+def _sum_over_replicas(grid: ProcessGrid, products: Array, scalars: Array) -> tuple[Array, Array]:
     """Numbers of samples summed over the replicas, and numbers of variables, of which each replica has the sums.
 
     The step hangs on these few numbers: processors of different kinds round differently, so one rank's are everyone's.
@@ -143,6 +143,7 @@ def minimise(A: Array, slopes: Array) -> Array:
     if not A[0, 0] > 0:
         return betas
     if len(slopes) == 2:
+        # Cramer's rule: a library's solution would round by its own kernels, and differ between machines
         determinant = A[0, 0] * A[1, 1] - A[0, 1] * A[1, 0]
         if determinant > _NEARLY_PARALLEL * A[0, 0] * A[1, 1]:
             betas[0] = A[0, 1] * slopes[1] - A[1, 1] * slopes[0]

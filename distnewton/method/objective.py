@@ -180,23 +180,28 @@ class Objective:
         -----
         Collective, as :meth:`PartitionedNetwork.forward` a chunk, and one sum of a number over all ranks.
         """
+        network = self.network
         share = self.share.part(*(last or (0, self.n_samples)))
         last = self.share.within(*last) if last else None
-        ranges = chunk_ranges(self.share.n_own, last, self.chunk_rows)
-        n_kept = last[1] - last[0] if last else self.n_rows_kept
+        # the subsample is kept in any case; other chunks as far as there is room besides it
+        room = self.n_rows_kept - (last[1] - last[0]) if last else 0
         chunks: list[tuple[tuple[int, int], Activations | None]] = []
-        outputs = self.network.backend.empty(self.share.n_own, self.network.n_out)
+        outputs = network.backend.empty(self.share.n_own, network.n_out)
         total = 0.0
-        for samples in ranges:
-            activations = self.network.forward(params, row_range(self.X, *samples))
-            outputs[slice(*samples)] = activations.output
+        for samples in chunk_ranges(self.share.n_own, last, self.chunk_rows):
+            activations = network.forward(params, row_range(self.X, *samples))
+            rows, n_rows = slice(*samples), samples[1] - samples[0]
+            outputs[rows] = activations.output
             # all of a replica hold the outputs, but one rank's sum is everyone's, so that decisions never differ
-            if self.network.grid.rank == 0:
-                total += self.loss.value(activations.output, self.targets[slice(*samples)])
-            keep = samples == last or n_kept + samples[1] - samples[0] <= self.n_rows_kept
-            n_kept += (samples[1] - samples[0]) * (keep and samples != last)
-            chunks.append((samples, activations if keep else None))
-        (total,) = self.network.grid.world.sum_scalars(total)
+            if network.grid.rank == 0:
+                total += self.loss.value(activations.output, self.targets[rows])
+            if samples == last:
+                kept: Activations | None = activations
+            else:
+                kept = activations if n_rows <= room else None
+                room -= n_rows if kept else 0
+            chunks.append((samples, kept))
+        (total,) = network.grid.world.sum_scalars(total)
         return Evaluation(params, total / self.n_samples, chunks, outputs, plain_targets(self.targets), share)
 
     @_QUIET

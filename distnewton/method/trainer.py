@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
 
 from distnewton.backend import Array
 from distnewton.checkpoint.state import State
@@ -23,6 +24,31 @@ Measured = dict[str, dict[str, float]]
 """Metrics by set: ``train``, ``validation``, ``test``, as far as there are any."""
 Metrics = Callable[[Array, Evaluation], Measured]
 """(params, evaluation) -> metrics; collective."""
+
+
+@dataclass
+class Position:
+    """Where a run stands, as its checkpoints say it.
+
+    Attributes
+    ----------
+    iteration : int
+        Number of the last iteration, of the whole run.
+    stage, iterations_of_stage : int
+        Current stage, and its iterations so far.
+    elapsed_seconds, evaluation_seconds : float
+        Seconds of the whole run, and those of them that went into evaluation.
+    first_gradient_norm, gradient_norm : float or None
+        Norms where the first and the last iteration began.
+    """
+
+    iteration: int = 0
+    stage: int = 0
+    iterations_of_stage: int = 0
+    elapsed_seconds: float = 0.0
+    evaluation_seconds: float = 0.0
+    first_gradient_norm: float | None = None
+    gradient_norm: float | None = None
 
 
 class Trainer:
@@ -45,8 +71,6 @@ class Trainer:
     ----------
     params : Array of shape (n_params_local,)
         Current point.
-    iteration : int
-        Number of the last iteration, of the whole run.
     stopped : Stop
         What ended the last :meth:`iterations` before its end, if anything.
     ended : str
@@ -63,16 +87,22 @@ class Trainer:
     ) -> None:
         self.objective, self.params = objective, params
         self._schedule, self._metrics, self._best = list(schedule), metrics, best
-        self._comm = objective.network.grid.world
-        self._ledger = objective.network.grid.ledger
+        self._position, self._resumed = Position(), False
         self.stopped, self.ended = Stop.NO, ""
-        # the current stage, and its iterations so far; of the whole run, also before it was resumed
-        self._i_stage = self._n_done = self.iteration = 0
-        self._elapsed = self._evaluation_seconds = 0.0
-        self._resumed = False
-        # where the first and the last iteration began
-        self._first_norm: float | None = None
-        self._norm: float | None = None
+
+    @property
+    def iteration(self) -> int:
+        """Number of the last iteration, of the whole run."""
+        return self._position.iteration
+
+    @property
+    def evaluation(self) -> Evaluation:
+        """Evaluation of the current point."""
+        return self._stage.evaluation
+
+    @property
+    def _stage(self) -> Stage:
+        return self._schedule[self._position.stage][0]
 
     def iterations(
         self,
@@ -105,75 +135,72 @@ class Trainer:
         -----
         Collective over the grid.
         """
-        self._ledger.take()
-        failures.iteration = self.iteration if self._resumed else None
-        start = time.perf_counter() - self._elapsed
-        stage, n = self._schedule[self._i_stage]
+        ledger, position = self.objective.network.grid.ledger, self._position
+        ledger.take()
+        failures.iteration = position.iteration if self._resumed else None
+        start = time.perf_counter() - position.elapsed_seconds
         if not self._resumed:
-            stage.start(self.params, None)
-            if not math.isfinite(stage.value):
-                raise not_finite("the objective", self.objective, stage.evaluation)
-            record = IterationRecord(0, 0.0, stage.value, stage.evaluation.loss)
-            yield self._finish(record, stage.evaluation, start, must_stop)
-        elif self._ends(stage, self._elapsed - self._evaluation_seconds, seconds, tolerance):
+            self._stage.start(self.params, None)
+            if not math.isfinite(self._stage.value):
+                raise not_finite("the objective", self.objective, self._stage.evaluation)
+            record = IterationRecord(0, 0.0, self._stage.value, self._stage.evaluation.loss)
+            yield self._finish(record, start, must_stop)
+        elif self._ends(position.elapsed_seconds - position.evaluation_seconds, seconds, tolerance):
             return
-        for k in range(self.iteration + 1, n_iterations + 1):
-            if self.stopped:
-                return
+        while position.iteration < n_iterations and not self.stopped:
             # what records, observers and checkpoints have sent is no cost of the method
-            self._ledger.take()
-            while self._n_done >= n and self._i_stage + 1 < len(self._schedule):
-                self._i_stage, self._n_done = self._i_stage + 1, 0
-                known = stage.evaluation
-                stage, n = self._schedule[self._i_stage]
-                stage.start(self.params, known)
-            record = IterationRecord(k, 0.0, stage.value, stage.evaluation.loss)
-            stage.iterate(record)
-            self._n_done += 1
-            self.iteration = k
-            record.objective, record.loss = stage.value, stage.evaluation.loss
-            self.params = stage.evaluation.params
-            self._norm = record.gradient_norm
-            self._first_norm = self._norm if self._first_norm is None else self._first_norm
-            yield self._finish(record, stage.evaluation, start, must_stop)
-            if self._ends(stage, record.training_seconds, seconds, tolerance):
+            ledger.take()
+            record = self._finish(self._iterate(), start, must_stop)
+            yield record
+            # the record's seconds are the same on all ranks; those of evaluation alone are not
+            if self._ends(record.training_seconds, seconds, tolerance):
                 return
 
-    def _ends(self, stage: Stage, training_seconds: float, seconds: float, tolerance: float) -> bool:
+    def _iterate(self) -> IterationRecord:
+        """Do the next iteration, by the next stage where this one has done all of its own."""
+        position = self._position
+        is_last = position.stage + 1 == len(self._schedule)
+        while not is_last and position.iterations_of_stage >= self._schedule[position.stage][1]:
+            known = self._stage.evaluation
+            position.stage, position.iterations_of_stage = position.stage + 1, 0
+            self._stage.start(self.params, known)
+            is_last = position.stage + 1 == len(self._schedule)
+        stage = self._stage
+        record = IterationRecord(position.iteration + 1, 0.0, stage.value, stage.evaluation.loss)
+        stage.iterate(record)
+        position.iteration += 1
+        position.iterations_of_stage += 1
+        position.gradient_norm = record.gradient_norm
+        if position.first_gradient_norm is None:
+            position.first_gradient_norm = record.gradient_norm
+        record.objective, record.loss = stage.value, stage.evaluation.loss
+        self.params = stage.evaluation.params
+        return record
+
+    def _ends(self, training_seconds: float, seconds: float, tolerance: float) -> bool:
         """Whether training ends here, before its last iteration; says why."""
-        if stage.exhausted:
+        position = self._position
+        first, norm = position.first_gradient_norm or 0.0, position.gradient_norm
+        if self._stage.exhausted:
             self.ended = "no direction leads down any more"
         elif training_seconds >= seconds:
             self.ended = f"run.seconds = {seconds:g} were reached"
-        elif self._best is not None and (why := self._best.gives_up(self.iteration)):
+        elif self._best is not None and (why := self._best.gives_up(position.iteration)):
             self.ended = why
-        elif tolerance and self._norm is not None and self._norm <= tolerance * (self._first_norm or 0.0):
-            self.ended = f"the gradient's norm fell to {self._norm / (self._first_norm or 1.0):.2g} of its first"
+        elif tolerance and norm is not None and norm <= tolerance * first:
+            self.ended = f"the gradient's norm fell to {norm / (first or 1.0):.2g} of its first"
         return bool(self.ended)
-
-    @property
-    def evaluation(self) -> Evaluation:
-        """Of the current point."""
-        return self._schedule[self._i_stage][0].evaluation
 
     def state(self) -> State:
         """What the next iteration needs: the point, where the schedule stands, and the state of its stage."""
-        stage, _ = self._schedule[self._i_stage]
-        numbers = {
-            "iteration": self.iteration,
-            "stage": self._i_stage,
-            "iterations_of_stage": self._n_done,
-            "loss": stage.evaluation.loss,
-            "elapsed_seconds": self._elapsed,
-            "evaluation_seconds": self._evaluation_seconds,
-            "first_gradient_norm": self._first_norm,
-            "gradient_norm": self._norm,
-        }
-        best = {} if self._best is None else {"best": self._best.state()}
-        return State(numbers, {"params": self.params}, parts={"stage": stage.state(), **best})
+        numbers = {**asdict(self._position), "loss": self._stage.evaluation.loss}
+        parts = {"stage": self._stage.state()}
+        if self._best is not None:
+            parts["best"] = self._best.state()
+        return State(numbers, {"params": self.params}, parts=parts)
 
     def restore(self, state: State) -> None:
-        """Go on from a state instead of from the start.
+        """Continue from a state instead of from the start.
 
         Parameters
         ----------
@@ -183,24 +210,20 @@ class Trainer:
         Raises
         ------
         DataError
-            If the loss there is another one: then the data are not those that were trained on.
+            If the loss there differs: then the data are not those that were trained on.
 
         Notes
         -----
         Collective over the grid.
         """
-        numbers = state.numbers
-        self.iteration, self._resumed = numbers["iteration"], True
-        self._i_stage, self._n_done = numbers["stage"], numbers["iterations_of_stage"]
-        self._elapsed, self._evaluation_seconds = numbers["elapsed_seconds"], numbers["evaluation_seconds"]
-        # checkpoints of earlier versions have no norms
-        self._first_norm, self._norm = numbers.get("first_gradient_norm"), numbers.get("gradient_norm")
+        numbers = dict(state.numbers)
+        known = numbers.pop("loss")
+        self._position, self._resumed = Position(**numbers), True
         if self._best is not None:
             self._best.restore(state.parts["best"])
         self.params = state.vectors["params"]
-        stage, _ = self._schedule[self._i_stage]
-        stage.restore(self.params, state.parts["stage"])
-        loss, known = stage.evaluation.loss, numbers["loss"]
+        self._stage.restore(self.params, state.parts["stage"])
+        loss = self._stage.evaluation.loss
         relative, absolute = _SAME_LOSS[str(self.params.dtype)]
         if not math.isclose(loss, known, rel_tol=relative, abs_tol=absolute):
             raise DataError(
@@ -210,21 +233,22 @@ class Trainer:
             )
 
     def _finish(
-        self, record: IterationRecord, evaluation: Evaluation, start: float, must_stop: Callable[[], Stop] | None
+        self, record: IterationRecord, start: float, must_stop: Callable[[], Stop] | None
     ) -> IterationRecord:
         """Measure the metrics, gather what the iteration cost on all ranks, and whether one of them wants to stop."""
-        with self._ledger.phase("evaluation"):
-            measured = self._metrics(self.params, evaluation)
+        grid, position = self.objective.network.grid, self._position
+        with grid.ledger.phase("evaluation"):
+            measured = self._metrics(self.params, self._stage.evaluation)
             record.train, record.validation, record.test = (
                 measured.get(which, {}) for which in ("train", "validation", "test")
             )
             if self._best is not None:
                 self._best.follow(record, self.params)
-        costs = self._ledger.take()
-        self._evaluation_seconds += costs["evaluation"].seconds
+        costs = grid.ledger.take()
+        position.evaluation_seconds += costs["evaluation"].seconds
         stop = must_stop() if must_stop else Stop.NO
         elapsed = time.perf_counter() - start
-        self.stopped = gather_costs(self._comm, record, costs, elapsed, self._evaluation_seconds, stop)
-        self._elapsed = record.elapsed_seconds
+        self.stopped = gather_costs(grid.world, record, costs, elapsed, position.evaluation_seconds, stop)
+        position.elapsed_seconds = record.elapsed_seconds
         failures.iteration = record.iteration
         return record

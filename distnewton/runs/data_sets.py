@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 
-from distnewton.config import Config
+from distnewton.config import Config, DataConfig
 from distnewton.data.description import DataSource, Description
 from distnewton.data.folds import class_weights, split_off
 from distnewton.data.partitioned import Task, open_and_describe
@@ -55,13 +55,7 @@ class DataSets:
 
     def __init__(self, comm: Communicator, config: Config, given: Mapping[str, DataSource | None]) -> None:
         data = config.data
-        if given["train"] is None and not data.train:
-            message = "data.train is not set: name a file, or a bundled set such as digits:train"
-            raise ConfigError(message, collective=True)
-        names = {which: getattr(data, which) for which in ("train", *HELD_OUT)}
-        for which, name in names.items():
-            if given[which] is None and name:
-                check_same_file(comm, name, data.directory or None)
+        self._check_files(comm, data, given)
         self.source, self.train = open_and_describe(comm, opener(data, given["train"], data.train))
         self._cache: CachedSource | None = None
         if data.validation_fraction:
@@ -77,9 +71,21 @@ class DataSets:
             )
         self.held_out: dict[str, HeldOut] = {}
         for which in HELD_OUT:
-            if given[which] is not None or names[which]:
-                opened = opener(data, given[which], names[which], self.train.n_features, self.train.names)
+            name = getattr(data, which)
+            if given[which] is not None or name:
+                opened = opener(data, given[which], name, self.train.n_features, self.train.names)
                 self.held_out[which] = HeldOut(which, comm, opened, self.train)
+
+    @staticmethod
+    def _check_files(comm: Communicator, data: DataConfig, given: Mapping[str, DataSource | None]) -> None:
+        """Refuse a run without training data, and files that differ between hosts."""
+        if given["train"] is None and not data.train:
+            message = "data.train is not set: name a file, or a bundled set such as digits:train"
+            raise ConfigError(message, collective=True)
+        for which in ("train", *HELD_OUT):
+            name = getattr(data, which)
+            if given[which] is None and name:
+                check_same_file(comm, name, data.directory or None)
 
     def _split_off(self, config: Config, given: DataSource | None) -> DataSource:
         """Put some of the training samples aside; returns them as validation data."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import platform
 from collections import defaultdict
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -151,7 +152,6 @@ def check_memory_fits(comm: Communicator, run: PlannedRun, partition: Partition)
     -----
     Collective: one gather of short texts.
     """
-    n_replicas = run.config.partition.replicas
     parts = run.parts(partition, comm.rank % partition.n_ranks)
     views = comm.allgather_json([platform.node(), min(free_memory(), 2.0**62), parts])
     needed: dict[str, float] = defaultdict(float)
@@ -162,29 +162,35 @@ def check_memory_fits(comm: Communicator, run: PlannedRun, partition: Partition)
     tight = [host for host in needed if needed[host] > SHARE * free[host]]
     if not tight:
         return
-    names = list(parts)
-    lines = [f"{'rank':>6} {'total':>9} " + " ".join(f"{name:>11}" for name in names)]
-    order = np.argsort([-sum(by_part.values()) for _, _, by_part in views], kind="stable")
-    for rank in sorted(order[:_SHOWN].tolist()):
-        by_part = views[rank][2]
-        numbers = [f"{by_part[name] / 1e9:>11.2f}" for name in names]
-        lines.append(f"{rank:>6} {sum(by_part.values()) / 1e9:>9.2f} " + " ".join(numbers))
-    if len(views) > _SHOWN:
-        lines.append(f"  ... and {len(views) - _SHOWN} ranks with no more")
     host = max(tight, key=lambda name: needed[name] / free[name])
-    a_host = math.ceil(comm.size / len(free))
-    limit = SHARE * min(free.values()) / a_host
-    smallest = run.smallest(partition.n_ranks, limit)
+    n_on_host = math.ceil(comm.size / len(free))
+    smallest = run.smallest(partition.n_ranks, SHARE * min(free.values()) / n_on_host)
     if smallest is None:
-        largest = max(names, key=lambda name: parts[name])
-        way = f"no number of ranks up to {_MOST_RANKS} would fit with {a_host} a host; most goes into {largest}"
+        largest = max(parts, key=lambda name: parts[name])
+        way = f"no number of ranks up to {_MOST_RANKS} would fit with {n_on_host} a host; most goes into {largest}"
     else:
-        n = smallest * n_replicas
-        way = f"{n} ranks would fit, {a_host} on each of {math.ceil(n / a_host)} hosts with as much memory as these"
+        n = smallest * run.config.partition.replicas
+        way = (
+            f"{n} ranks would fit, {n_on_host} on each of {math.ceil(n / n_on_host)} hosts with as much memory as "
+            "these"
+        )
     raise ConfigError(
         f"the run needs {needed[host] / 1e9:.2f} GB on {host}, which has {free[host] / 1e9:.2f} GB free:\n"
-        + "\n".join(lines)
+        + "\n".join(_table([by_part for _, _, by_part in views]))
         + f"\n{way}. Smaller: run.memory_mb (activations), method.subsample and method.sketch (jacobian), "
         "data.n_train, run.dtype = float32. run.memory_check = false starts all the same",
         collective=True,
     )
+
+
+def _table(needed: Sequence[dict[str, float]]) -> Iterator[str]:
+    """Lines on the ranks that need most: rank, GB in all, and GB by part."""
+    names = list(needed[0])
+    yield f"{'rank':>6} {'total':>9} " + " ".join(f"{name:>11}" for name in names)
+    order = np.argsort([-sum(by_part.values()) for by_part in needed], kind="stable")
+    for rank in sorted(order[:_SHOWN].tolist()):
+        by_part = needed[rank]
+        numbers = [f"{by_part[name] / 1e9:>11.2f}" for name in names]
+        yield f"{rank:>6} {sum(by_part.values()) / 1e9:>9.2f} " + " ".join(numbers)
+    if len(needed) > _SHOWN:
+        yield f"  ... and {len(needed) - _SHOWN} ranks with no more"

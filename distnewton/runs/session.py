@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -14,6 +14,7 @@ from distnewton.data.partitioned import gather_scaling
 from distnewton.errors import ConfigError, DistNewtonError, NumericalError
 from distnewton.launch.deadline import Clock
 from distnewton.method.best_model import BestModel
+from distnewton.method.records import IterationRecord
 from distnewton.method.schedule import Schedule, check_memory
 from distnewton.method.trainer import Trainer
 from distnewton.models.warm_start import Start, StartFrom
@@ -165,20 +166,13 @@ class Session:
                 notes = [*schedule.notes, *keeper.begin(resume, observers)]
                 if origin is not None and keeper.record is None:
                     notes.append(f"starts from {origin.name}")
-                summary = summarize_run(setup, config, schedule.transport, notes)
+                summary = summarize_run(setup, config, schedule.transport, notes, resumed=keeper.record)
                 history = History([keeper.record] if keeper.record else [])
-                if keeper.record is not None:
-                    summary.resumed = keeper.record.iteration
-                    if summary.resumed >= run.iterations:
-                        summary.notes.append(f"nothing is left of {run.iterations} iterations: raise run.iterations")
                 for observer in observers:
                     observer.start(summary)
-                must_stop = clock.must_stop if clock else None
-                for record in trainer.iterations(run.iterations, run.seconds, must_stop, tolerance=run.tolerance):
-                    history.append(record)
-                    for observer in observers:
-                        observer.iteration(record)
-                    keeper.follow(record)
+                # a checkpoint counts records, so that it comes last
+                followers = [history.append, *(observer.iteration for observer in observers), keeper.follow]
+                _iterate(trainer, config, clock, followers)
                 keeper.finish()
             return Result(
                 setup.model(self._final_params(trainer, best, evaluator)),
@@ -254,6 +248,16 @@ class Session:
             run_identity(config, placement.architecture, setup.data, setup.start),
         )
         return CheckpointKeeper(settings, network, trainer, clock)
+
+
+def _iterate(
+    trainer: Trainer, config: Config, clock: Clock | None, followers: Sequence[Callable[[IterationRecord], None]]
+) -> None:
+    """Train to the end of the run; followers are told of each iteration, one after the other."""
+    run, must_stop = config.run, clock.must_stop if clock else None
+    for record in trainer.iterations(run.iterations, run.seconds, must_stop, tolerance=run.tolerance):
+        for follow in followers:
+            follow(record)
 
 
 @contextmanager

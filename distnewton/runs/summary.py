@@ -156,7 +156,11 @@ class Result:
 
 
 def summarize_run(
-    setup: Setup, config: Config, transport: str = "", notes: Sequence[str] = ()
+    setup: Setup,
+    config: Config,
+    transport: str = "",
+    notes: Sequence[str] = (),
+    resumed: IterationRecord | None = None,
 ) -> RunSummary:
     """Summarise a run, with the notes of its data and partition.
 
@@ -170,6 +174,8 @@ def summarize_run(
         How ranks tell each other that they have finished.
     notes : sequence of str
         Notes of the method.
+    resumed : IterationRecord or None
+        Record of the checkpoint that the run continues from.
 
     Returns
     -------
@@ -199,6 +205,8 @@ def summarize_run(
         *_notes_on_labels(config, data),
         *_notes_on_held_out(data),
     ]
+    if resumed is not None and resumed.iteration >= config.run.iterations:
+        all_notes.append(f"nothing is left of {config.run.iterations} iterations: raise run.iterations")
     return RunSummary(
         config,
         data.train,
@@ -208,7 +216,8 @@ def summarize_run(
         grid.partition,
         machine,
         transport,
-        notes=all_notes,
+        None if resumed is None else resumed.iteration,
+        all_notes,
     )
 
 

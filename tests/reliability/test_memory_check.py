@@ -60,7 +60,7 @@ def test_too_little_memory_is_refused_alike_with_the_ranks_that_would_fit(world,
     needed = [sum(problem.parts(made.setup.placement.grid.partition, rank).values()) for rank in range(world.size)]
     made.free()
     monkeypatch.setattr(memory_check, "free_memory", lambda: 1.06 * sum(needed))
-    session(world).grid.free()
+    session(world).free()
     monkeypatch.setattr(memory_check, "free_memory", lambda: 1.03 * sum(needed))
     with pytest.raises(ConfigError, match=r"the run needs 0\.\d\d GB on .*, which has 0\.\d\d GB free") as caught:
         session(world)
@@ -70,7 +70,7 @@ def test_too_little_memory_is_refused_alike_with_the_ranks_that_would_fit(world,
     assert text.count("\n") == 2 + world.size
     words = f" ranks would fit, {world.size} on each of "
     assert words in text or "no number of ranks up to 4096 would fit" in text
-    session(world, memory_check=False).grid.free()
+    session(world, memory_check=False).free()
 
 
 def test_the_least_number_of_ranks(world):
