@@ -37,8 +37,8 @@ from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Block
-from distnewton.parallel.splits import auto_splits
 from distnewton.planning.chunks import MAX_CHUNK_ROWS
+from distnewton.planning.splits import auto_splits
 
 Data = DataSource | Callable[[], DataSource]
 
@@ -368,7 +368,7 @@ def load_model(path: str | Path, comm: Communicator | None = None, device: str =
     )
     # before the grid, whose groups of ranks sum as these do
     found = choose_device(comm, device, architecture.dtype)
-    grid = ProcessGrid(comm, shape.partition(auto_splits(shape.costs, comm.size)))
+    grid = ProcessGrid(comm, shape.partition(auto_splits(shape, comm.size)))
     network = PartitionedNetwork(grid, architecture.activation, found.backend, shape)
     params = np.zeros(network.layout.n_params, architecture.dtype)
     with comm.collective_errors():

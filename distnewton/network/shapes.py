@@ -14,7 +14,6 @@ from typing import Any
 
 from distnewton.errors import ConfigError
 from distnewton.parallel.partition import Partition, as_splits
-from distnewton.parallel.splits import LayerCost
 
 Pair = tuple[int, int]
 ONE: Pair = (1, 1)
@@ -164,17 +163,6 @@ class NetworkShape:
     def n_params(self) -> int:
         """Number of variables."""
         return sum((layer.n_in * layer.rows_per_unit + 1) * layer.n_out for layer in self.layers)
-
-    @property
-    def costs(self) -> list[LayerCost]:
-        """What each layer costs, for the choice of splits."""
-        made = []
-        for layer in self.layers:
-            # a dense layer multiplies the rows of a unit once, a convolution at every place
-            products = layer.rows_per_unit * layer.n_linear
-            gathered = 0 if layer.kernel is None else products
-            made.append(LayerCost(layer.n_in, layer.n_out, products, gathered, layer.n_linear, layer.n_values))
-        return made
 
     def partition(self, splits: Sequence[int], speeds: Sequence[float] = ()) -> Partition:
         """These layers cut into so many groups of units each; in proportion to the speeds of ranks, if these differ."""

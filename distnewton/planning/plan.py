@@ -9,11 +9,11 @@ from distnewton.curvature.sketch import auto_sketch
 from distnewton.network.shapes import LayerShape, NetworkShape, dense_shape
 from distnewton.parallel.partition import Partition, regular_splits, splits_title
 from distnewton.parallel.replicas import ranks_of_a_grid
-from distnewton.parallel.splits import auto_splits
 from distnewton.planning.memory import iteration_memory
 from distnewton.planning.messages import Messages, widest_kept
 from distnewton.planning.problem import Problem, Share
 from distnewton.planning.rates import Rates
+from distnewton.planning.splits import auto_splits
 from distnewton.planning.work import Work
 
 
@@ -213,7 +213,7 @@ def candidates(shape: NetworkShape, n_ranks: int, *, density: float | None = Non
     -------
     list of tuple of int
     """
-    fitting = auto_splits(shape.costs, n_ranks, density=density)
+    fitting = auto_splits(shape, n_ranks, density=density)
     return list(dict.fromkeys([fitting, *regular_splits(n_ranks, len(shape.layers))]))
 
 

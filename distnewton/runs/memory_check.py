@@ -18,10 +18,10 @@ from distnewton.method.schedule import curvature_rows
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.partition import Partition
-from distnewton.parallel.splits import auto_splits
 from distnewton.planning.memory import iteration_memory
 from distnewton.planning.messages import widest_kept
 from distnewton.planning.problem import Problem, Share
+from distnewton.planning.splits import auto_splits
 from distnewton.runs.planned import nonzeros_of
 
 SHARE = 0.95
@@ -79,7 +79,7 @@ class PlannedRun:
         """Least number of ranks of a grid, from one that is too few on, with at most so many bytes a rank."""
 
         def fits(n: int) -> bool:
-            partition = self.shape.partition(auto_splits(self.shape.costs, n))
+            partition = self.shape.partition(auto_splits(self.shape, n))
             return sum(self.parts(partition, 0).values()) <= limit
 
         few, many = n_ranks, 2 * n_ranks

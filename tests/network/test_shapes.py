@@ -8,7 +8,7 @@ import pytest
 from distnewton.errors import ConfigError
 from distnewton.network.shapes import Window, convolutional_shape, dense_shape, resolve_shape
 from distnewton.parallel.partition import Partition
-from distnewton.parallel.splits import auto_splits
+from distnewton.planning.splits import auto_splits
 
 
 def conv(channels, kernel, stride=1, padding=0):
@@ -116,7 +116,7 @@ def test_images_that_the_data_does_not_hold_are_told(image_shape, part):
 @pytest.mark.parametrize("channels", [1, 3])
 def test_automatic_splits_leave_few_channels_whole(n_ranks, channels):
     shape = convolutional_shape((channels, 28, 28), SIMPLENN)
-    splits = auto_splits(shape.costs, n_ranks)
+    splits = auto_splits(shape, n_ranks)
     assert splits[0] == 1 or channels >= n_ranks
     partition = shape.partition(splits)
     assert partition.n_ranks == n_ranks

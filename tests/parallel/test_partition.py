@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 
 from distnewton.errors import ConfigError
 from distnewton.parallel.partition import Partition, bounds, check_rank_count, regular_splits
-from distnewton.parallel.splits import auto_splits, dense_costs
 
 widths_and_splits = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4)), min_size=2, max_size=5)
 
@@ -69,16 +68,6 @@ def test_errors_name_what_fits():
         Partition((4, 3, 2), (2, 2))
     with pytest.raises(ConfigError, match="positive"):
         Partition((4, 0, 2), (2, 2, 1))
-
-
-@given(st.lists(st.integers(1, 5000), min_size=2, max_size=6), st.integers(1, 64))
-def test_planned_splits_use_all_ranks(widths, n_ranks):
-    assert Partition(tuple(widths), auto_splits(dense_costs(widths), n_ranks)).n_ranks == n_ranks
-
-
-def test_wide_sparse_features_are_cut_over_all_ranks():
-    assert auto_splits(dense_costs((130107, 64, 20)), 4, density=0.001) == (4, 1, 4)
-    assert auto_splits(dense_costs((10000,) * 6), 4096) == (64,) * 6
 
 
 def test_idle_ranks_are_those_without_variables():

@@ -78,9 +78,9 @@ def test_the_least_number_of_ranks(world):
     problem = planned(made)
 
     def largest(n):
-        from distnewton.parallel.splits import auto_splits
+        from distnewton.planning.splits import auto_splits
 
-        partition = problem.shape.partition(auto_splits(problem.shape.costs, n))
+        partition = problem.shape.partition(auto_splits(problem.shape, n))
         return sum(problem.parts(partition, 0).values())
 
     n = problem.smallest(1, largest(3))

@@ -1,0 +1,100 @@
+"""The splits that suit a network: the least predicted time for forward passes, gradient and products.
+
+What matters is the order of the candidates, not the seconds: a sample, one core a rank, and the bandwidth between ranks
+are enough. Splits may differ from layer to layer, so that a narrow output layer cuts its input rows over all ranks and
+nobody idles there. :func:`~distnewton.planning.plan.make_plans` compares the result with regular grids in detail.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from itertools import pairwise
+
+from distnewton.guards.ledger import allreduce_bytes
+from distnewton.network.shapes import LayerShape, NetworkShape
+from distnewton.parallel.partition import divisors
+from distnewton.planning.rates import Rates
+
+_ITEMSIZE = 4
+_PASSES = 4.5
+"""Passes over a layer's weights for each sample: forward, gradient (two), and half as much for products."""
+_ONE_CORE = Rates(sparse_products=2.57e9)
+"""Sparse products of a core whose neighbours leave it the memory."""
+_Endings = dict[tuple[int, int, bool], tuple[float, tuple[int, ...]]]
+"""Last two splits, and whether all ranks have been used -> seconds and splits of the cheapest way there."""
+
+
+def auto_splits(
+    shape: NetworkShape, n_ranks: int, *, density: float | None = None, rates: Rates = _ONE_CORE
+) -> tuple[int, ...]:
+    """Splits with the least predicted time a sample on a number of ranks.
+
+    Parameters
+    ----------
+    shape : NetworkShape
+        Layers 1..L.
+    n_ranks : int
+        Ranks to use; the largest product of neighbouring splits is exactly this.
+    density : float or None
+        Share of non-zeros of sparse features; None for dense.
+    rates : Rates
+        How fast ranks compute and talk.
+
+    Returns
+    -------
+    tuple of int
+        Of length L + 1.
+    """
+    choices = divisors(n_ranks)
+    pairs = {a: [b for b in choices if a * b <= n_ranks] for a in choices}
+    first = shape.layers[0]
+    # cutting the few channels of an image would put the largest pre-activations of all into messages
+    few_channels = first.kernel is not None and first.n_in < n_ranks
+    # dynamic programming over layers
+    endings: _Endings = {
+        (a, b, a * b == n_ranks): (_first_layer_seconds(rates, first, a, b, density), (a, b))
+        for a in (choices[:1] if few_channels else choices)
+        for b in pairs[a]
+    }
+    for below, layer in pairwise(shape.layers):
+        blocks = {b: {c: _block_seconds(rates, layer, b, c) for c in pairs[b]} for b in choices}
+        endings = _extended(endings, n_ranks, rates, below, blocks)
+    return min(value for (_, _, full), value in endings.items() if full)[1]
+
+
+def _extended(
+    endings: _Endings, n_ranks: int, rates: Rates, below: LayerShape, blocks: Mapping[int, Mapping[int, float]]
+) -> _Endings:
+    """The cheapest ways with one layer more; ``blocks[b][c]`` is the time of its largest block."""
+    longer: _Endings = {}
+    for (a, b, full), (cost, splits) in endings.items():
+        for c, seconds in blocks[b].items():
+            way = (cost + seconds + _sum_seconds(rates, below, b, max(a, c)), (*splits, c))
+            ending = b, c, full or b * c == n_ranks
+            longer[ending] = min(way, longer.get(ending, way))
+    return longer
+
+
+def _first_layer_seconds(rates: Rates, layer: LayerShape, a: int, b: int, density: float | None) -> float:
+    """As :func:`_block_seconds`, with the features."""
+    n_in = math.ceil(layer.n_in / a)
+    if density is not None:
+        return rates.sparse_product(_PASSES * density * n_in, math.ceil(layer.n_out / b))
+    return _block_seconds(rates, layer, a, b) + 3 * n_in * rates.stream(2 * _ITEMSIZE)
+
+
+def _block_seconds(rates: Rates, layer: LayerShape, a: int, b: int) -> float:
+    """Seconds a sample in the largest block of a layer."""
+    n_in, n_out = math.ceil(layer.n_in / a), math.ceil(layer.n_out / b)
+    # a dense layer multiplies the rows of a unit once, a convolution at every place
+    n_products = layer.rows_per_unit * layer.n_linear
+    # patches are read and written forward, for the gradient, and where cotangents are added up
+    n_gathered = 0 if layer.kernel is None else 4 * n_in * n_products
+    return 2 * _PASSES * n_in * n_out * n_products / rates.products + n_gathered * rates.stream(2 * _ITEMSIZE)
+
+
+def _sum_seconds(rates: Rates, layer: LayerShape, n_groups: int, n_members: int) -> float:
+    """Seconds a sample to sum a group of units over its boundary, forward and backward."""
+    n_numbers = math.ceil(layer.n_out / n_groups) * (layer.n_linear + layer.n_values)
+    return allreduce_bytes(_ITEMSIZE * n_numbers, n_members) / rates.bandwidth
