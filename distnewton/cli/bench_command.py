@@ -16,7 +16,7 @@ from distnewton.cli.parsing import count, counts, finite
 from distnewton.cli.settings import overrides
 from distnewton.cluster.cluster_file import Cluster, LaunchTable, load_cluster
 from distnewton.config import Config, apply_settings, load_config, make_config
-from distnewton.errors import ConfigError, MissingExtraError, WriteError
+from distnewton.errors import ConfigError, WriteError
 
 if TYPE_CHECKING:
     from distnewton.study.points import Study
@@ -133,7 +133,7 @@ def _run(job_file: Path, run_here: Any) -> None:
 def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Cluster) -> int:
     """Read what has ended, and write the table, the lines and the picture."""
     from distnewton.cluster.measured_rates import cluster_rates
-    from distnewton.reporting.scaling_plot import as_lines, markdown, save_picture
+    from distnewton.reporting.scaling_plot import Scaling
     from distnewton.runs.planned import describe_data
     from distnewton.study.measured import collect
     from distnewton.study.prediction import predict
@@ -148,19 +148,20 @@ def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Clu
         plans = predict(study, config, describe_data(config), points, cluster_rates(cluster, config.run.dtype)[0])
     else:
         print(f"note: {DEFAULT_RATES}", file=sys.stderr)
-    table = markdown(study, points, plans, missing)
+    scaling = Scaling(study, points, plans)
+    table = scaling.markdown(missing)
     try:
         (root / "scaling.md").write_text(table, encoding="utf-8")
-        lines = "".join(json.dumps(line) + "\n" for line in as_lines(study, points, plans))
+        lines = "".join(json.dumps(line) + "\n" for line in scaling.lines())
         (root / "scaling.jsonl").write_text(lines, encoding="utf-8")
     except OSError as error:
         raise WriteError(f"cannot write into {root}: {error.strerror or error}", collective=True) from None
     print(table)
     caption = f"{platform.node()}, {platform.machine()}, distnewton {version('distnewton')}"
     try:
-        save_picture(study, points, plans, root / "scaling.png", caption)
+        scaling.save_picture(root / "scaling.png", caption)
         print(f"picture: {root / 'scaling.png'}")
-    except MissingExtraError as error:
+    except ConfigError as error:
         print(f"no picture: {error}", file=sys.stderr)
     return 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -23,7 +24,9 @@ def report(options: argparse.Namespace) -> int:
 
     runs = [Path(run) for run in options.runs]
     target = Path(options.out) if options.out else runs[0] / REPORT_FILE
-    write_report(runs, target)
+    missing = write_report(runs, target)
+    if missing:
+        print(f"no pictures: {missing}", file=sys.stderr)
     return _show([f"report: {target}"])
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distnewton.config import Config
-from distnewton.errors import DistNewtonError, MissingExtraError, MissingInputError, UsageError, writing
+from distnewton.errors import DistNewtonError, MissingInputError, UsageError, writing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -78,7 +78,7 @@ def picture_if_possible(console: Console) -> Iterator[None]:
     """Tell of a picture that cannot be drawn or written, and go on."""
     try:
         yield
-    except (MissingExtraError, OSError) as error:
+    except (DistNewtonError, OSError) as error:
         console.print(f"no picture: {error}", highlight=False, markup=False, emoji=False)
 
 

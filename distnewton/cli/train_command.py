@@ -150,11 +150,12 @@ def _closing(*followers: Progress | TensorBoard | None) -> Iterator[None]:
 
 def _draw(path: Path, console: Console) -> None:
     """Draw the picture; a missing extra or a failure to draw never spoils a finished run."""
-    from distnewton.reporting.picture import save_convergence
-    from distnewton.runs.run_folder import PICTURE_FILE, read_metrics
+    from distnewton.reporting.report_pictures import save_convergence
+    from distnewton.reporting.run_data import read_run
+    from distnewton.runs.run_folder import PICTURE_FILE
 
     with picture_if_possible(console):
-        save_convergence(list(read_metrics(path)), path / PICTURE_FILE, path.name)
+        save_convergence(read_run(path, path.name), path / PICTURE_FILE)
 
 
 def _end(comm: Communicator, result: Result, config: Config, path: Path) -> int:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from distnewton.method.records import IterationRecord
 from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC
 from distnewton.parallel.partition import splits_title
-from distnewton.reporting.figure import four_panels
+from distnewton.reporting.drawing import save
+from distnewton.reporting.pictures import Chart, Curve, Panels
 from distnewton.runs.comparison import Trial
 from distnewton.runs.session import RunSummary
 
@@ -207,12 +208,6 @@ class Comparison:
         lines += [*(_markdown_row(row) for row in self.rows()), "", *(f"- {line}" for line in self.remarks()), ""]
         return "\n".join(lines)
 
-    def _curve(self) -> tuple[str, Callable[[IterationRecord], float]]:
-        """What is drawn of the metric: itself, or what it lacks of 1."""
-        if self.scale.metric in LOWER_IS_BETTER:
-            return self.scale.title, self.scale.of
-        return f"1 - {self.scale.title}", lambda record: 1.0 - self.scale.of(record)
-
     def save_picture(self, path: Path) -> None:
         """Draw metric and objective of the best run of each method against seconds and iterations.
 
@@ -228,38 +223,31 @@ class Comparison:
         MissingExtraError
             If matplotlib is not installed.
         """
-        figure, axes = four_panels("the picture of the comparison", 11, 7.4)
+        lower = self.scale.metric in LOWER_IS_BETTER
+        values: dict[str, Callable[[IterationRecord], float]] = {
+            self.scale.title if lower else f"1 - {self.scale.title}": (
+                self.scale.of if lower else lambda record: 1.0 - self.scale.of(record)
+            ),
+            "objective": lambda record: record.objective,
+        }
+        # time zero has no logarithm: linear up to a hundredth of the run
+        places: dict[str, tuple[Callable[[IterationRecord], float], float]] = {
+            "seconds of training": (lambda record: record.training_seconds, self._seconds / 100),
+            "iterations": (lambda record: record.iteration, 1.0),
+        }
         shown = [trial for trial in self.best_trials() if trial.history]
-        values: list[tuple[str, Callable[[IterationRecord], float]]] = [
-            self._curve(),
-            ("objective", lambda record: record.objective),
+        charts = [
+            Chart(
+                f"{value} against {place}",
+                place,
+                [Curve(t.entry.name, list(map(x, t.history)), list(map(y, t.history)), k) for k, t in enumerate(shown)],
+                log=True,
+                linear_x=linear,
+            )
+            for value, y in values.items()
+            for place, (x, linear) in places.items()
         ]
-        places: list[tuple[str, Callable[[IterationRecord], float]]] = [
-            ("seconds of training", lambda record: record.training_seconds),
-            ("iterations", lambda record: record.iteration),
-        ]
-        for row, (y_label, y) in enumerate(values):
-            axes[row, 0].set_ylabel(y_label)
-            for column, (x_label, x) in enumerate(places):
-                axis = axes[row, column]
-                for i, trial in enumerate(shown):
-                    style = ("-", "--", ":")[i // 10 % 3]
-                    axis.plot(
-                        [x(record) for record in trial.history],
-                        [y(record) for record in trial.history],
-                        style,
-                        color=f"C{i % 10}",
-                        label=trial.entry.name,
-                        linewidth=1.3,
-                    )
-                axis.set_yscale("log")
-                # time zero has no logarithm: linear up to a hundredth of the run
-                axis.set_xscale("symlog", linthresh=1.0 if column else self._seconds / 100)
-                if row:
-                    axis.set_xlabel(x_label)
-        axes[0, 1].legend(frameon=False, fontsize="small")
-        figure.suptitle("; ".join(self.header()[:2]), fontsize="small")
-        figure.savefig(path, dpi=130)
+        save(Panels("; ".join(self.header()[:2]), charts, (790.0, 530.0)), path, "the picture of the comparison")
 
 
 def _training_bytes(record: IterationRecord) -> float:

@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from html import escape
 from importlib.metadata import version
 from pathlib import Path
 
-from distnewton.errors import CreateError, WriteError
+from distnewton.errors import ConfigError, CreateError, WriteError
 from distnewton.parallel.partition import splits_title
 from distnewton.reporting import report_pictures as pictures
+from distnewton.reporting.drawing import Picture, as_svg, drawing
 from distnewton.reporting.run_data import Predictions, Run, held_out, read_runs
 from distnewton.reporting.style import STYLE
 
 _MEGABYTE = 1e6
-_MOST_MISTAKEN = 12
+_MOST_MISTAKEN, _MOST_NOTES = 12, 200
 _SETS = ("train", "validation", "test")
 
 
@@ -34,23 +35,19 @@ def report_page(runs: Sequence[Run]) -> str:
     """
     title = f"Run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs"
     now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
+    alone = len(runs) == 1
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="dim">distnewton {escape(version("distnewton"))}, written {now}</p>',
-        _remarks(runs),
+        _bad(no_pictures()),
+        *_remarks(runs),
         _summary(runs),
-        "<h2>Convergence</h2>",
-        _pictures(pictures.convergence(runs)),
-        "<h2>Time and traffic</h2>",
-        _pictures([
-            pictures.times(runs), pictures.waits(runs), pictures.traffic(runs),
-            pictures.rank_times(runs[0]) if len(runs) == 1 else "",
-        ]),
-        "<h2>Damping and steps</h2>",
-        _pictures(pictures.damping_and_steps(runs)),
+        "" if any(run.lines for run in runs) else '<p class="dim">nothing was recorded</p>',
+        _section("h2", "Convergence", _figures(pictures.convergence(runs))),
+        _section("h2", "Time and traffic", _figures(pictures.costs(runs))),
+        _section("h2", "Damping and steps", _figures(pictures.damping_and_steps(runs))),
+        *(_of_run(run, "h2") if alone else _section("h2", f"Run {run.name}", _of_run(run, "h3")) for run in runs),
     ]
-    for run in runs:
-        parts += _of_run(run, alone=len(runs) == 1)
     content = "\n".join(part for part in parts if part)
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
@@ -61,70 +58,103 @@ def report_page(runs: Sequence[Run]) -> str:
     )
 
 
-def _remarks(runs: Sequence[Run]) -> str:
+def no_pictures() -> str:
+    """Why pictures cannot be drawn; empty where they can."""
+    try:
+        with drawing("the report draws its pictures with matplotlib and"):
+            return ""
+    except ConfigError as error:
+        return str(error)
+
+
+def _section(heading: str, title: str, *contents: str) -> str:
+    """A heading with what stands below it; empty where nothing does."""
+    content = "\n".join(filter(None, contents))
+    return f"<{heading}>{escape(title)}</{heading}>\n{content}" if content else ""
+
+
+def _details(title: str, content: str) -> str:
+    return f"<details><summary>{escape(title)}</summary>{content}</details>"
+
+
+def _bad(text: str) -> str:
+    return f'<p class="bad">{escape(text)}</p>' if text else ""
+
+
+def _remarks(runs: Sequence[Run]) -> Iterator[str]:
     """How runs ended where that is not as wished, and ranks that cost time."""
-    lines = []
     for run in runs:
-        start = "" if len(runs) == 1 else f"{run.name}: "
-        lines += [f'<p class="bad">{escape(start + remark)}</p>' for remark in run.remarks]
-        if run.slowest is not None:
-            lines.append(f'<p class="bad">{escape(start + run.slowest.text(run.environment.hosts))}</p>')
-    return "\n".join(lines)
+        slowest = [] if run.slowest is None else [run.slowest.text(run.environment.hosts)]
+        for remark in [*run.remarks, *slowest]:
+            yield _bad(remark if len(runs) == 1 else f"{run.name}: {remark}")
 
 
 def _summary(runs: Sequence[Run]) -> str:
-    """A row a run."""
-    lines = [run.lines[-1] for run in runs if run.lines]
-    metrics = list(dict.fromkeys(name for line in lines for name in [*line.train, *line.test]))
-    sets = [which for which in _SETS if which == "train" or any(getattr(line, which) for line in lines)]
-    header = ["run", "method", "ranks", "splits", "iterations", "seconds", "objective"]
-    header += ["best iteration"] if "validation" in sets else []
-    header += [f"{which} {name}" for name in metrics for which in sets]
-    header += ["waiting in MPI", "sent", "ended early"]
-    return _table(header, [_summary_row(run, metrics, sets) for run in runs], left=(1,))
+    """A row a run; columns of metrics and sets that no run has are left out."""
+    last = [run.lines[-1] for run in runs if run.lines]
+    metrics = list(dict.fromkeys(name for line in last for name in [*line.train, *line.test]))
+    sets = [which for which in _SETS if which == "train" or any(getattr(line, which) for line in last)]
+    rows = [_about(run) | _reached(run) | _measured(run, metrics, sets) | _spent(run) for run in runs]
+    header = [name for name in rows[0] if name != "best iteration" or "validation" in sets]
+    return _table(header, [[row[name] for name in header] for row in rows], left=(1,))
 
 
-def _summary_row(run: Run, metrics: Sequence[str], sets: Sequence[str]) -> list[str]:
-    facts, n = run.environment, max(0, len(run.lines) - 1)
-    row = [run.name, run.config.method.title, f"{facts.ranks}", splits_title(facts.splits, facts.replicas) or "?"]
+def _about(run: Run) -> dict[str, str]:
+    """What the run was, by column."""
+    facts = run.environment
+    splits = splits_title(facts.splits, facts.replicas) or "?"
+    return {"run": run.name, "method": run.config.method.title, "ranks": f"{facts.ranks}", "splits": splits}
+
+
+def _reached(run: Run) -> dict[str, str]:
+    """How far the run came, by column."""
+    names = "iterations", "seconds", "objective", "best iteration"
     if not run.lines:
-        return [*row, "none", *[""] * (2 + ("validation" in sets) + len(sets) * len(metrics) + 3)]
+        return dict.fromkeys(names, "") | {"iterations": "none"}
     last = run.lines[-1]
-    row += [f"{last.iteration} of {run.config.run.iterations}", f"{last.training_seconds:.2f}", _number(last.objective)]
-    model = run.model_line
-    row += [f"{model.iteration}"] if "validation" in sets else []
-    row += [_number(getattr(model, which).get(name)) for name in metrics for which in sets]
-    waited = sum(sum(line.wait_seconds) for line in run.lines) / max(1, facts.ranks)
-    share = f" ({100 * waited / last.training_seconds:.0f} %)" if last.training_seconds > 0 else ""
+    cells = (
+        f"{last.iteration} of {run.config.run.iterations}", f"{last.training_seconds:.2f}", _number(last.objective),
+        f"{run.model_line.iteration}",
+    )  # fmt: skip
+    return dict(zip(names, cells, strict=True))
+
+
+def _measured(run: Run, metrics: Sequence[str], sets: Sequence[str]) -> dict[str, str]:
+    """Metrics of the run's model, by column."""
+    model = run.model_line if run.lines else None
+    return {f"{which} {name}": _number(getattr(model, which, {}).get(name)) for name in metrics for which in sets}
+
+
+def _spent(run: Run) -> dict[str, str]:
+    """What the ranks spent on each other, by column."""
+    names = "waiting in MPI", "sent", "ended early"
+    if not run.lines:
+        return dict.fromkeys(names, "")
+    seconds = run.lines[-1].training_seconds
+    waited = sum(sum(line.wait_seconds) for line in run.lines) / max(1, run.environment.ranks)
+    share = f" ({100 * waited / seconds:.0f} %)" if seconds > 0 else ""
+    sent = sum(line.sent_in_training for line in run.lines) / _MEGABYTE
     early = sum(line.direction.stopped_early for line in run.lines if line.direction)
-    phases = [line.sent_bytes for line in run.lines]
-    sent = sum(n for sent_bytes in phases for phase, n in sent_bytes.items() if phase != "evaluation") / _MEGABYTE
     size = f"{sent:,.1f} MB" if sent < 1e4 else f"{sent / 1e3:,.1f} GB"
-    return [*row, f"{waited:.2f} s{share}", size, f"{early} of {n}"]
+    return dict(zip(names, (f"{waited:.2f} s{share}", size, f"{early} of {len(run.lines) - 1}"), strict=True))
 
 
-def _of_run(run: Run, *, alone: bool) -> list[str]:
+def _of_run(run: Run, heading: str) -> str:
     """What is shown of each run by itself."""
-    parts = [] if alone else [f"<h2>Run {escape(run.name)}</h2>"]
-    heading = "h2" if alone else "h3"
-    if picture := pictures.cg_steps(run):
-        parts += [f"<{heading}>CG steps and early termination</{heading}>", _pictures([picture], wide=True)]
-    if not alone and (picture := pictures.rank_times(run)):
-        parts += [f"<{heading}>Ranks</{heading}>", _pictures([picture])]
-    if run.partition is not None:
-        picture = pictures.grid(run)
-        parts.append(f"<{heading}>Who owns what</{heading}>")
-        parts += [_pictures([picture], wide=True) if picture else "", _owners(run)]
-    if run.predictions is not None:
-        parts += [f"<{heading}>Predictions at the end</{heading}>", *_predictions(run.predictions)]
-    parts += [f"<{heading}>Settings and environment</{heading}>", _environment(run)]
-    parts.append(f"<details><summary>config.toml</summary><pre>{escape(run.config_text)}</pre></details>")
-    notes = [line for line in run.lines if line.note]
+    notes = [[f"{line.iteration}", line.note] for line in run.lines if line.note]
+    sections = [
+        _section(heading, "CG steps and early termination", _figures(pictures.cg_steps(run), wide=True)),
+        # a single run has this picture beside those of its phases
+        _section(heading, "Ranks", _figures(pictures.rank_times(run))) if heading == "h3" else "",
+        _section(heading, "Who owns what", _figures(pictures.ownership(run), wide=True), _owners(run)),
+        _section(heading, "Predictions at the end", *_predictions(run.predictions)) if run.predictions else "",
+        _section(heading, "Settings and environment", _environment(run)),
+        _details("config.toml", f"<pre>{escape(run.config_text)}</pre>"),
+    ]
     if notes:
-        rows = [[f"{line.iteration}", line.note] for line in notes[:200]]
-        table = _table(["iteration", "note"], rows, left=(1,))
-        parts.append(f"<details><summary>{len(notes)} iterations with notes</summary>{table}</details>")
-    return parts
+        table = _table(["iteration", "note"], notes[:_MOST_NOTES], left=(1,))
+        sections.append(_details(f"{len(notes)} iterations with notes", table))
+    return "\n".join(filter(None, sections))
 
 
 def _owners(run: Run) -> str:
@@ -147,29 +177,24 @@ def _owners(run: Run) -> str:
         rows.append([f"{rank}", host, f"{partition.n_params(rank):,}", f"{share:.1f} %", features, own])
     header = ["rank", "host", "variables", "share", "features", "block of each layer"]
     table = _table(header, rows, left=(1, 5))
-    return table if len(rows) <= 16 else f"<details><summary>{len(rows)} ranks</summary>{table}</details>"
+    return table if len(rows) <= 16 else _details(f"{len(rows)} ranks", table)
 
 
 def _predictions(found: Predictions) -> list[str]:
     """Confusion or residuals, and the classes that fare worst."""
-    parts = [_pictures(pictures.predictions(found), wide=not found.targets)]
-    if found.n_unknown:
-        parts.append(f'<p class="bad">{found.n_unknown:,} samples have labels that training did not have</p>')
-    if not found.classes:
-        return parts
-    if found.confusion:
-        pairs = [(i, j, n) for i, row in enumerate(found.confusion) for j, n in enumerate(row) if i != j and n]
-    else:
-        pairs = list(found.mistaken)
-    pairs = sorted(pairs, key=lambda pair: -pair[2])[:_MOST_MISTAKEN]
-    if pairs:
-        rows = []
-        for i, j, n in pairs:
-            share = 100.0 * n / max(1, found.n_of[i])
-            rows.append([found.classes[i], found.classes[j], f"{n:,}", f"{share:.1f} %"])
-        parts.append("<h3>Most frequent mistakes</h3>")
-        parts.append(_table(["true class", "taken for", "samples", "of the class"], rows, left=(1,)))
-    return parts
+    unknown = f"{found.n_unknown:,} samples have labels that training did not have" if found.n_unknown else ""
+    confused = [(i, j, n) for i, row in enumerate(found.confusion) for j, n in enumerate(row) if i != j and n]
+    pairs = sorted(confused or found.mistaken, key=lambda pair: -pair[2])[:_MOST_MISTAKEN]
+    rows = [
+        [found.classes[i], found.classes[j], f"{n:,}", f"{100.0 * n / max(1, found.n_of[i]):.1f} %"]
+        for i, j, n in pairs
+    ]
+    header = ["true class", "taken for", "samples", "of the class"]
+    return [
+        _figures(pictures.predictions(found), wide=not found.targets),
+        _bad(unknown),
+        _section("h3", "Most frequent mistakes", _table(header, rows, left=(1,))) if rows else "",
+    ]
 
 
 def _environment(run: Run) -> str:
@@ -194,11 +219,18 @@ def _environment(run: Run) -> str:
     return f'<div class="scroll"><table>{body}</table></div>'
 
 
-def _pictures(found: Sequence[str], *, wide: bool = False) -> str:
-    """Pictures side by side; those that have nothing to show are left out."""
+def _figures(found: Sequence[Picture], *, wide: bool = False) -> str:
+    """Pictures side by side; those that have nothing to show are left out, and all where none can be drawn."""
     kind = ' class="wide"' if wide else ""
-    figures = "\n".join(f"<figure{kind}>{picture}</figure>" for picture in found if picture)
-    return f'<div class="pictures">{figures}</div>' if figures else '<p class="dim">nothing was recorded</p>'
+    try:
+        figures = [
+            f"<figure{kind}><figcaption>{escape(picture.title)}</figcaption>{as_svg(picture)}</figure>"
+            for picture in found
+            if picture
+        ]
+    except ConfigError:
+        return ""
+    return f'<div class="pictures">{"".join(figures)}</div>' if figures else ""
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
@@ -215,7 +247,7 @@ def _number(value: float | None) -> str:
     return "" if value is None else f"{value:.5g}"
 
 
-def write_report(paths: Sequence[Path], target: Path) -> None:
+def write_report(paths: Sequence[Path], target: Path) -> str:
     """Write the page on run folders.
 
     Parameters
@@ -225,6 +257,11 @@ def write_report(paths: Sequence[Path], target: Path) -> None:
     target : Path
         The file.
 
+    Returns
+    -------
+    str
+        Why the page has no pictures; empty where it has them.
+
     Raises
     ------
     MissingInputError, DataError
@@ -233,6 +270,7 @@ def write_report(paths: Sequence[Path], target: Path) -> None:
         If the file cannot be written.
     """
     write_text(target, report_page(read_runs(list(paths))))
+    return no_pictures()
 
 
 def write_text(path: Path, text: str) -> None:

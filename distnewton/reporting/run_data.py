@@ -65,6 +65,11 @@ class Line(_Read):
     validation: dict[str, float | None] = {}
     test: dict[str, float | None] = {}
 
+    @property
+    def sent_in_training(self) -> float:
+        """Bytes of the iteration over all ranks, evaluation left out."""
+        return sum(sent for phase, sent in self.sent_bytes.items() if phase != "evaluation")
+
 
 class Parts(_Read):
     """Who owned what."""

@@ -1,19 +1,20 @@
-"""A scaling study as a table and as a picture."""
+"""A scaling study as lines, as a table and as a picture."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distnewton.errors import MissingExtraError
 from distnewton.parallel.partition import splits_title
 from distnewton.planning.plan import Plan
+from distnewton.reporting.drawing import save
+from distnewton.reporting.pictures import colour
+from distnewton.reporting.style import LIGHT
 from distnewton.study.measured import Point, efficiency
 from distnewton.study.points import Study
 
-_INK, _MODEL, _COMPUTE, _WAIT, _TRANSFER = "#1b4f8a", "#8a8a8a", "#1b4f8a", "#e0a23c", "#c4501b"
 _TITLES = {
     "strong": "strong scaling: the same problem on more ranks",
     "weak-weights": "weak scaling: weights per rank constant, hidden layers grow",
@@ -21,140 +22,163 @@ _TITLES = {
 }
 
 
-def as_lines(study: Study, points: Sequence[Point], plans: Sequence[Plan]) -> list[dict[str, Any]]:
-    """Points as JSON-able values, with efficiency and prediction."""
-    lines = []
-    for i, point in enumerate(points):
-        line = {"kind": study.kind, **asdict(point)}
-        line["efficiency"] = efficiency(study, points, point.seconds, point.n_ranks)
-        line["predicted_seconds"] = training_seconds(plans[i]) if plans else None
-        lines.append(line)
-    return lines
-
-
 def training_seconds(plan: Plan) -> float:
     """Predicted seconds of an iteration without its evaluation."""
     return plan.seconds - plan.phases["evaluation"].seconds
 
 
-def markdown(study: Study, points: Sequence[Point], plans: Sequence[Plan], missing: Sequence[str]) -> str:
-    """The study as a table, with what does not count and why.
+@dataclass(frozen=True)
+class Scaling:
+    """What a study has measured, beside what the model predicts.
 
-    Parameters
+    Attributes
     ----------
     study : Study
         What was run.
     points : sequence of Point
         What was measured, from the fewest ranks on.
     plans : sequence of Plan
-        Predictions for them, or none.
-    missing : sequence of str
-        Runs that have not ended.
-
-    Returns
-    -------
-    str
+        Predictions for the points, or none.
     """
-    head = ["ranks", "hosts", "threads", "splits", "seconds", "95 %", "efficiency", "waiting", "MB sent", "objective"]
-    rows = [head + ["predicted"] * bool(plans), ["---"] * (len(head) + bool(plans))]
-    for i, point in enumerate(points):
-        share = efficiency(study, points, point.seconds, point.n_ranks)
-        cells = [
-            f"{point.n_ranks}", f"{point.n_hosts}", f"{point.n_threads}", splits_title(point.splits, point.n_replicas),
-            f"{point.seconds:.4g}", f"{point.low:.4g} to {point.high:.4g}",
-            "refused" if point.refused else f"{share:.1%}",
-            f"{point.wait / point.seconds:.1%}", f"{point.sent_bytes / 1e6:.3g}", f"{point.objective:.6g}",
+
+    study: Study
+    points: Sequence[Point]
+    plans: Sequence[Plan] = ()
+
+    @property
+    def planned(self) -> Sequence[Plan | None]:
+        """A prediction for each point; None without plans."""
+        return self.plans or [None] * len(self.points)
+
+    def efficiency(self, point: Point, seconds: float | None = None) -> float:
+        """Parallel efficiency of a point, or of as many ranks that need other seconds for an iteration."""
+        return efficiency(self.study, self.points, point.seconds if seconds is None else seconds, point.n_ranks)
+
+    def lines(self) -> list[dict[str, Any]]:
+        """Points as JSON-able values, with efficiency and prediction."""
+        predicted = [None if plan is None else training_seconds(plan) for plan in self.planned]
+        return [
+            {"kind": self.study.kind} | asdict(point)
+            | {"efficiency": self.efficiency(point), "predicted_seconds": seconds}
+            for point, seconds in zip(self.points, predicted, strict=True)
         ]  # fmt: skip
-        rows.append(cells + ([f"{training_seconds(plans[i]):.4g}"] if plans else []))
-    base = points[0]
-    text = [f"# {_TITLES[study.kind]}", ""]
-    text += ["| " + " | ".join(row) + " |" for row in rows]
-    text += [
-        "",
-        f"Seconds of an iteration (evaluation left out): the median of {study.n_measured} iterations of {base.n_runs} "
-        f"runs after {study.n_warmup} to warm up, with its 95 % bootstrap interval. Waiting is time inside MPI, "
-        "transfer included, the mean of ranks.",
-    ]
-    text += [f"- {point.n_ranks} ranks are refused: {point.refused}" for point in points if point.refused]
-    text += [f"- missing: {line}" for line in missing]
-    return "\n".join(text) + "\n"
+
+    def markdown(self, missing: Sequence[str]) -> str:
+        """The study as a table, with what does not count and why.
+
+        Parameters
+        ----------
+        missing : sequence of str
+            Runs that have not ended.
+
+        Returns
+        -------
+        str
+        """
+        head = ["ranks", "hosts", "threads", "splits", "seconds", "95 %", "efficiency", "waiting", "MB sent"]
+        head += ["objective", "predicted"] if self.plans else ["objective"]
+        rows = [head, ["---"] * len(head)]
+        for i, point in enumerate(self.points):
+            cells = [
+                f"{point.n_ranks}", f"{point.n_hosts}", f"{point.n_threads}",
+                splits_title(point.splits, point.n_replicas), f"{point.seconds:.4g}",
+                f"{point.low:.4g} to {point.high:.4g}",
+                "refused" if point.refused else f"{self.efficiency(point):.1%}",
+                f"{point.wait / point.seconds:.1%}", f"{point.sent_bytes / 1e6:.3g}", f"{point.objective:.6g}",
+            ]  # fmt: skip
+            rows.append(cells + ([f"{training_seconds(self.plans[i]):.4g}"] if self.plans else []))
+        text = [f"# {_TITLES[self.study.kind]}", "", *("| " + " | ".join(row) + " |" for row in rows)]
+        text += [
+            "",
+            f"Seconds of an iteration (evaluation left out): the median of {self.study.n_measured} iterations of "
+            f"{self.points[0].n_runs} runs after {self.study.n_warmup} to warm up, with its 95 % bootstrap interval. "
+            "Waiting is time inside MPI, transfer included, the mean of ranks.",
+        ]
+        text += [f"- {point.n_ranks} ranks are refused: {point.refused}" for point in self.points if point.refused]
+        text += [f"- missing: {line}" for line in missing]
+        return "\n".join(text) + "\n"
+
+    def save_picture(self, path: Path, caption: str) -> None:
+        """Draw efficiency over the number of ranks, and where the seconds go.
+
+        Parameters
+        ----------
+        path : Path
+            PNG or SVG file to write.
+        caption : str
+            Machine and version.
+
+        Raises
+        ------
+        MissingExtraError
+            If matplotlib is not installed.
+        """
+        save(_ScalingPicture(self, caption), path, "the picture of a scaling study")
 
 
-def save_picture(study: Study, points: Sequence[Point], plans: Sequence[Plan], path: Path, caption: str) -> None:
-    """Draw efficiency over the number of ranks, and where the seconds go.
+@dataclass(frozen=True)
+class _ScalingPicture:
+    """Efficiency beside the parts of an iteration; refused points are left out."""
 
-    Parameters
-    ----------
-    study : Study
-        What was run.
-    points : sequence of Point
-        What was measured; refused ones are left out.
-    plans : sequence of Plan
-        Predictions for them, or none.
-    path : Path
-        PNG or SVG file to write.
-    caption : str
-        Machine and version.
+    scaling: Scaling
+    caption: str
+    size: tuple[float, float] = (720.0, 330.0)
 
-    Raises
-    ------
-    MissingExtraError
-        If matplotlib is not installed.
-    """
-    try:
-        from matplotlib.backends.backend_agg import FigureCanvasAgg
-        from matplotlib.figure import Figure
-    except ImportError:
-        raise MissingExtraError("the picture of a scaling study", "plot") from None
-    figure = Figure(figsize=(10, 4.4), layout="constrained")
-    FigureCanvasAgg(figure)
-    left, right = figure.subplots(1, 2)
-    counted = [i for i, point in enumerate(points) if not point.refused]
-    ranks = [points[i].n_ranks for i in counted]
-    share = [efficiency(study, points, points[i].seconds, points[i].n_ranks) for i in counted]
-    ends = [[efficiency(study, points, t, points[i].n_ranks) for i in counted for t in (getattr(points[i], end),)]
-            for end in ("low", "high")]  # fmt: skip
-    errors = [[max(0.0, s - e) for s, e in zip(share, ends[1], strict=True)],
-              [max(0.0, e - s) for s, e in zip(share, ends[0], strict=True)]]  # fmt: skip
-    left.axhline(1.0, color="#bbbbbb", linewidth=1, label="ideal")
-    base = points[0]
-    label = f"measured ({base.n_ranks} rank{'s' * (base.n_ranks > 1)}: {base.seconds:.3g} s an iteration)"
-    left.errorbar(ranks, share, yerr=errors, marker="o", color=_INK, capsize=3, label=label)
-    if plans:
-        # against its own base: the shape of the curve, not the seconds, is compared here
-        first = training_seconds(plans[0])
-        growth = [base.n_ranks / n if study.kind == "strong" else 1.0 for n in ranks]
-        model = [first / training_seconds(plans[i]) * factor for i, factor in zip(counted, growth, strict=True)]
-        left.plot(ranks, model, "--", color=_MODEL, label="model")
-    left.set_xscale("log", base=2)
-    left.set_xticks(ranks, [str(n) for n in ranks])
-    left.minorticks_off()
-    left.set_ylim(0, 1.15 * max(1.0, *share))
-    left.set_xlabel("ranks")
-    left.set_ylabel("parallel efficiency")
-    left.legend(frameon=False, loc="lower left")
-    _stack(right, [points[i] for i in counted], [plans[i] for i in counted] if plans else [])
-    for axis in (left, right):
-        axis.grid(alpha=0.25, axis="y")
-        axis.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(_TITLES[study.kind])
-    figure.supxlabel(caption, fontsize=8, color="#666666")
-    figure.savefig(path, dpi=130)
+    @property
+    def title(self) -> str:
+        return _TITLES[self.scaling.study.kind]
 
+    def draw(self, figure: Any) -> tuple[()]:
+        left, right = figure.subplots(1, 2)
+        self._draw_efficiency(left)
+        self._draw_seconds(right)
+        for axes in (left, right):
+            axes.grid(visible=False, axis="x")
+            axes.set_xlabel("ranks")
+        figure.supxlabel(self.caption, fontsize=9, color=LIGHT["dim"])
+        return ()
 
-def _stack(axis: Any, points: Sequence[Point], plans: Sequence[Plan]) -> None:
-    """Bars of seconds in computing, transfer by the model, and waiting for others."""
-    names = [str(point.n_ranks) for point in points]
-    compute = [point.seconds - point.wait for point in points]
-    transfer = [0.0] * len(points)
-    if plans:
-        modelled = [plan.total("transfer") + plan.total("latency") for plan in plans]
-        transfer = [min(point.wait, seconds) for point, seconds in zip(points, modelled, strict=True)]
-    wait = [point.wait - t for point, t in zip(points, transfer, strict=True)]
-    axis.bar(names, compute, color=_COMPUTE, label="compute")
-    axis.bar(names, transfer, bottom=compute, color=_TRANSFER, label="transfer (by the model)") if plans else None
-    below = [a + b for a, b in zip(compute, transfer, strict=True)]
-    axis.bar(names, wait, bottom=below, color=_WAIT, label="wait" if plans else "wait and transfer")
-    axis.set_xlabel("ranks")
-    axis.set_ylabel("seconds of an iteration, mean of ranks")
-    axis.legend(frameon=False)
+    @property
+    def _counted(self) -> list[tuple[Point, Plan | None]]:
+        pairs = zip(self.scaling.points, self.scaling.planned, strict=True)
+        return [(point, plan) for point, plan in pairs if not point.refused]
+
+    def _draw_efficiency(self, axes: Any) -> None:
+        points, base, of = [point for point, _ in self._counted], self.scaling.points[0], self.scaling.efficiency
+        ranks, share = [point.n_ranks for point in points], [of(point) for point in points]
+        # the higher end of the seconds is the lower end of the efficiency
+        errors = [
+            [max(0.0, of(point) - of(point, point.high)) for point in points],
+            [max(0.0, of(point, point.low) - of(point)) for point in points],
+        ]
+        axes.axhline(1.0, color=LIGHT["line"], linewidth=1, label="ideal")
+        label = f"measured ({base.n_ranks} rank{'s' * (base.n_ranks > 1)}: {base.seconds:.3g} s an iteration)"
+        axes.errorbar(ranks, share, yerr=errors, marker="o", color=colour(0), capsize=3, label=label)
+        if self.scaling.plans:
+            # against its own base: the shape of the curve, not the seconds, is compared here
+            scale = base.seconds / training_seconds(self.scaling.plans[0])
+            model = [of(point, scale * training_seconds(plan)) for point, plan in self._counted if plan]
+            axes.plot(ranks, model, "--", color=colour(5), label="model")
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(ranks, [str(n) for n in ranks])
+        axes.minorticks_off()
+        axes.set_ylim(0, 1.15 * max(1.0, *share))
+        axes.set_ylabel("parallel efficiency")
+        axes.legend(loc="lower left")
+
+    def _draw_seconds(self, axes: Any) -> None:
+        """Bars of seconds in computing, transfer by the model, and waiting for others."""
+        parts: dict[str, list[float]] = {"compute": [], "transfer (by the model)": [], "wait": []}
+        for point, plan in self._counted:
+            transfer = min(point.wait, plan.total("transfer") + plan.total("latency")) if plan else 0.0
+            seconds = point.seconds - point.wait, transfer, point.wait - transfer
+            for name, value in zip(parts, seconds, strict=True):
+                parts[name].append(value)
+        if not self.scaling.plans:
+            parts = {"compute": parts["compute"], "wait and transfer": parts["wait"]}
+        names, below = [str(point.n_ranks) for point, _ in self._counted], [0.0] * len(self._counted)
+        for k, (name, values) in enumerate(parts.items()):
+            axes.bar(names, values, bottom=below, color=colour(k), label=name)
+            below = [a + b for a, b in zip(below, values, strict=True)]
+        axes.set_ylabel("seconds of an iteration, mean of ranks")
+        axes.legend()

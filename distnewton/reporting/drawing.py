@@ -1,0 +1,210 @@
+"""Drawing by matplotlib, for the report's page and for files, whatever the user's own settings of it are."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import warnings
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+from xml.etree import ElementTree
+
+from distnewton.errors import ConfigError, MissingExtraError
+from distnewton.reporting.style import LIGHT
+
+N_COLOURS = 6
+_SVG, _HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
+_DPI = 72
+"""Dots per inch of SVG, so that a point is one pixel of the page."""
+_NAMES = {colour: name for name, colour in LIGHT.items()}
+_SETTINGS: dict[str, Any] = {
+    # text stays text, and a dollar sign in the name of a run starts no formula
+    "svg.fonttype": "none", "text.parse_math": False, "font.size": 11.0,
+    "axes.labelsize": 11.0, "axes.titlesize": 11.0, "legend.fontsize": 11.0, "xtick.labelsize": 10.5,
+    "ytick.labelsize": 10.5, "text.color": LIGHT["ink"], "axes.labelcolor": LIGHT["dim"], "xtick.color": LIGHT["dim"],
+    "ytick.color": LIGHT["dim"], "axes.edgecolor": LIGHT["dim"], "grid.color": LIGHT["line"], "axes.grid": True,
+    "axes.axisbelow": True, "axes.spines.top": False, "axes.spines.right": False, "legend.frameon": False,
+    "xtick.bottom": False, "ytick.left": False, "lines.linewidth": 1.7, "figure.facecolor": "none",
+    "axes.facecolor": "none", "savefig.facecolor": "auto",
+}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Tip:
+    """What the pointer shows over a box of a picture.
+
+    Attributes
+    ----------
+    axes : matplotlib.axes.Axes
+        The axes that the box lies in.
+    x, y : tuple of float
+        Ends of the box in the axes' coordinates; equal ends stand for a point.
+    text : str
+        What is shown.
+    """
+
+    axes: Any
+    x: tuple[float, float]
+    y: tuple[float, float]
+    text: str
+
+
+class Picture(Protocol):
+    """What can be drawn."""
+
+    @property
+    def title(self) -> str:
+        """What it shows, with units."""
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height in pixels."""
+
+    def draw(self, figure: Any) -> Sequence[Tip]:
+        """Draw into an empty figure."""
+
+
+@contextmanager
+def drawing(purpose: str) -> Iterator[Any]:
+    """The module ``matplotlib.figure``, under matplotlib's default settings and ours.
+
+    Parameters
+    ----------
+    purpose : str
+        What is drawn, for the message where matplotlib is missing.
+
+    Yields
+    ------
+    module
+
+    Raises
+    ------
+    MissingExtraError
+        If matplotlib is not installed.
+    ConfigError
+        If matplotlib cannot be loaded.
+    """
+    # a window system that is not there would end the import, and nothing here opens a window
+    window_system = os.environ.pop("MPLBACKEND", None)
+    try:
+        import matplotlib.figure
+    except ImportError:
+        raise MissingExtraError(purpose, "plot") from None
+    except Exception as error:  # a settings file that is not text ends the import with an error of its own
+        raise ConfigError(f"{purpose} cannot be drawn, since matplotlib does not load: {error}") from None
+    finally:
+        if window_system is not None:
+            os.environ["MPLBACKEND"] = window_system
+    defaults: dict[Any, Any] = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
+    with warnings.catch_warnings(), matplotlib.rc_context(defaults | _SETTINGS):
+        # letters that matplotlib's own font lacks are drawn by the browser
+        warnings.simplefilter("ignore")
+        yield matplotlib.figure
+
+
+def clean(text: str, most: int = 60) -> str:
+    """A text that XML can hold, in one line of limited length."""
+    text = "".join(letter if letter.isprintable() else " " for letter in text)
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def as_svg(picture: Picture) -> str:
+    """A picture for the page, which gives it colours and a font.
+
+    Parameters
+    ----------
+    picture : Picture
+        The picture.
+
+    Returns
+    -------
+    str
+        An ``svg`` element that refers to nothing outside of itself.
+    """
+    width, height = picture.size
+    with drawing("the pictures of a report") as library:
+        figure = library.Figure((width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")
+        tips = picture.draw(figure)
+        file = io.StringIO()
+        figure.savefig(file, format="svg")
+        boxes = [_tip(tip, height) for tip in tips]
+    root = _plain(ElementTree.fromstring(file.getvalue()))  # noqa: S314 (matplotlib wrote it)
+    root.attrib = {
+        "viewBox": f"0 0 {width:.0f} {height:.0f}", "role": "img", "aria-label": clean(picture.title, 200),
+        "style": f"max-width:{1.35 * width:.0f}px",
+    }  # fmt: skip
+    root.extend(boxes)
+    return ElementTree.tostring(root, encoding="unicode")
+
+
+def save(picture: Picture, path: Path, purpose: str) -> None:
+    """Draw a picture, with its title above it, into a file.
+
+    Parameters
+    ----------
+    picture : Picture
+        The picture.
+    path : Path
+        PNG or SVG file to write.
+    purpose : str
+        What is drawn, for the message where matplotlib is missing.
+    """
+    width, height = picture.size
+    with drawing(purpose) as library:
+        figure = library.Figure((width / _DPI, height / _DPI), layout="constrained", facecolor="white")
+        picture.draw(figure)
+        figure.suptitle(clean(picture.title, 160), fontsize="medium")
+        figure.savefig(path, dpi=130)
+
+
+def _plain(root: ElementTree.Element) -> ElementTree.Element:
+    """Matplotlib's SVG without names, definitions and links, its colours taken from the page."""
+    shapes = {element.get("id"): element for element in root.iter(f"{_SVG}path") if element.get("id")}
+    for parent in list(root.iter()):
+        for child in list(parent):
+            if child.tag in {f"{_SVG}defs", f"{_SVG}metadata"}:
+                parent.remove(child)
+    for element in root.iter():
+        if element.tag == f"{_SVG}use":
+            shape = shapes[element.attrib.pop(_HREF, "#")[1:]]
+            x, y = element.attrib.pop("x", "0"), element.attrib.pop("y", "0")
+            element.tag = f"{_SVG}path"
+            element.set("d", shape.get("d", ""))
+            element.set("transform", f"translate({x} {y})")
+        element.tag = element.tag.removeprefix(_SVG)
+        for name in ("id", "clip-path"):
+            element.attrib.pop(name, None)
+        for name in {"d", "x", "y", "transform"} & set(element.attrib):
+            element.set(name, re.sub(r"-?\d+\.\d+", _short_number, element.attrib[name]).replace("\n", " "))
+        if style := element.get("style"):
+            style = re.sub(r"font-family: [^;]*(; )?", "", style)
+            element.set("style", re.sub(r"#[0-9a-f]{6}", _page_colour, style))
+        element.tail = None
+    return root
+
+
+def _short_number(match: re.Match[str]) -> str:
+    return f"{float(match[0]):.2f}".rstrip("0").removesuffix(".")
+
+
+def _page_colour(match: re.Match[str]) -> str:
+    name = _NAMES.get(match[0])
+    return f"var(--{name})" if name else match[0]
+
+
+def _tip(tip: Tip, height: float) -> ElementTree.Element:
+    """An invisible box, or a disc around a point, with what is shown over it."""
+    transform = tip.axes.transData.transform
+    (x0, y0), (x1, y1) = (transform((x, y)) for x, y in zip(tip.x, tip.y, strict=True))
+    left, top = min(x0, x1), height - max(y0, y1)
+    if tip.x[0] == tip.x[1]:
+        shape = ElementTree.Element("circle", {"class": "tip", "cx": f"{left:.1f}", "cy": f"{top:.1f}", "r": "5"})
+    else:
+        places = {"x": left, "y": top, "width": abs(x1 - x0), "height": abs(y1 - y0)}
+        shape = ElementTree.Element("rect", {"class": "tip"} | {name: f"{v:.1f}" for name, v in places.items()})
+    ElementTree.SubElement(shape, "title").text = clean(tip.text, 300)
+    return shape

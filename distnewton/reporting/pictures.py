@@ -1,0 +1,487 @@
+"""The kinds of pictures: curves, points, bars, heat maps, and blocks with their owners."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distnewton.parallel.partition import Partition
+from distnewton.reporting.drawing import N_COLOURS, Tip, clean
+from distnewton.reporting.style import LIGHT
+
+_WIDTH, _HEIGHT = 480.0, 270.0
+_ROW = 16.0
+_LETTER = 6.6
+_DASHES = ("-", (0, (7, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)))
+_MAX_POINTS = 800
+_MAX_TIPS = 150
+_MOST_CELLS = 96
+
+
+def colour(k: int) -> str:
+    """The k-th of the palette's colours, which come again after the last one."""
+    return LIGHT[f"c{k % N_COLOURS}"]
+
+
+def label(value: float, _position: int | None = None) -> str:
+    """A number as short as it can be."""
+    if value == 0:
+        return "0"
+    if abs(value) >= 1e6 or abs(value) < 1e-3:
+        mantissa, exponent = f"{value:.1e}".split("e")
+        return f"{mantissa.removesuffix('.0')}e{int(exponent)}"
+    return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
+
+
+def legend_columns(names: Sequence[str], width: float) -> int:
+    """Columns of a legend that fit a width in pixels."""
+    return max(1, min(len(names), int(width / (44 + _LETTER * max(map(len, names))))))
+
+
+@dataclass(frozen=True)
+class Curve:
+    """A curve of a chart.
+
+    Attributes
+    ----------
+    name : str
+        Name in the legend; empty for none.
+    x, y : sequence of float or None
+        Points; the curve is broken where one is None or not finite.
+    colour : int
+        Number of its colour; dashes differ where colours repeat.
+    """
+
+    name: str
+    x: Sequence[float | None]
+    y: Sequence[float | None]
+    colour: int = 0
+
+    def points(self, *, log: bool) -> np.ndarray:
+        """Points as columns, NaN in the gaps, thinned out where there are more of them than pixels."""
+        points = np.array([self.x, self.y], dtype=float).reshape(2, -1)
+        points[1][~np.isfinite(points).all(axis=0) | (log & ~(points[1] > 0.0))] = math.nan
+        stride = max(1, points.shape[1] // _MAX_POINTS)
+        n = points.shape[1]
+        return points[:, sorted({*range(0, n, stride), n - 1} if n else ())]
+
+
+@dataclass(frozen=True)
+class Chart:
+    """Curves over a common axis.
+
+    Attributes
+    ----------
+    title : str
+        What the values are, with their unit.
+    x_label : str
+        What they are shown against.
+    curves : sequence of Curve
+        The curves; those without a single value are left out.
+    log : bool
+        Whether values are on a logarithmic scale, which leaves out those that are not positive.
+    zero : bool
+        Whether 0 is in the range.
+    linear_x : float or None
+        Where the horizontal axis becomes logarithmic; None for never.
+    """
+
+    title: str
+    x_label: str
+    curves: Sequence[Curve]
+    log: bool = False
+    zero: bool = False
+    linear_x: float | None = None
+
+    def __bool__(self) -> bool:
+        """Whether there is a value to draw."""
+        return any(np.isfinite(curve.points(log=self.log)[1]).any() for curve in self.curves)
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height in pixels."""
+        names = [curve.name for curve in self.curves if curve.name]
+        rows = math.ceil(len(names) / legend_columns(names, _WIDTH)) if names else 0
+        return _WIDTH, _HEIGHT + _ROW * rows
+
+    def draw(self, figure: Any) -> list[Tip]:
+        """Draw the curves, with a legend above them."""
+        axes = figure.subplots()
+        tips = self.draw_on(axes)
+        add_legend(figure, axes, _WIDTH)
+        return tips
+
+    def draw_on(self, axes: Any) -> list[Tip]:
+        """Draw the curves into axes."""
+        from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+
+        tips, values = [], []
+        for curve in self.curves:
+            x, y = curve.points(log=self.log)
+            there = np.isfinite(y)
+            if not there.any():
+                continue
+            values.append(y[there])
+            # a point between gaps is no line
+            alone = np.flatnonzero(there & ~np.r_[False, there[:-1]] & ~np.r_[there[1:], False])
+            style = _DASHES[curve.colour // N_COLOURS % len(_DASHES)]
+            name = clean(curve.name, 44) or None
+            axes.plot(x, y, ls=style, c=colour(curve.colour), label=name)
+            axes.plot(x[alone], y[alone], "o", c=colour(curve.colour), ms=3.5)
+            if there.sum() <= _MAX_TIPS:
+                start = f"{curve.name}: " if curve.name else ""
+                found = zip(x[there].tolist(), y[there].tolist(), strict=True)
+                tips += [Tip(axes, (a, a), (b, b), f"{start}{b:.6g} at {a:.6g}") for a, b in found]
+        if self.log and values:
+            axes.set_yscale("log")
+            shown = np.concatenate(values)
+            few = math.log10(shown.max() / shown.min()) < 1.0
+            # powers of ten say little within a decade
+            axes.yaxis.set_major_locator(MaxNLocator(5) if few else LogLocator(numticks=7))
+            axes.yaxis.set_minor_locator(NullLocator())
+        elif self.zero:
+            axes.update_datalim([(axes.dataLim.x0, 0.0)])
+            axes.autoscale_view()
+        if self.linear_x is None:
+            axes.xaxis.set_major_locator(MaxNLocator(6))
+        else:
+            axes.set_xscale("symlog", linthresh=self.linear_x)
+        for axis in (axes.xaxis, axes.yaxis):
+            axis.set_major_formatter(FuncFormatter(label))
+        axes.set_xlabel(self.x_label)
+        return tips
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Charts in rows of two under a common title; the legend is that of the last one.
+
+    Attributes
+    ----------
+    title : str
+        What they show.
+    charts : sequence of Chart
+        The charts, by row.
+    size : tuple of float
+        Width and height in pixels.
+    """
+
+    title: str
+    charts: Sequence[Chart]
+    size: tuple[float, float] = (680.0, 480.0)
+
+    def draw(self, figure: Any) -> list[Tip]:
+        """Draw the charts."""
+        for axis, chart in zip(figure.subplots(len(self.charts) // 2, 2).flat, self.charts, strict=True):
+            chart.draw_on(axis)
+            axis.set_title(clean(chart.title), loc="left")
+        if any(curve.name for curve in self.charts[-1].curves):
+            axis.legend(fontsize="small")
+        return []
+
+
+def add_legend(figure: Any, axes: Any, width: float) -> None:
+    """Names of what is drawn above the axes, where there are names."""
+    handles, names = axes.get_legend_handles_labels()
+    if names:
+        # rows are read before columns
+        n = legend_columns(names, width)
+        order = [i for column in range(n) for i in range(column, len(names), n)]
+        handles, names = [handles[i] for i in order], [names[i] for i in order]
+        figure.legend(handles, names, loc="outside upper left", ncols=n, borderpad=0.0, handlelength=1.8)
+
+
+@dataclass(frozen=True)
+class Scatter:
+    """Points over two axes, and where they should lie.
+
+    Attributes
+    ----------
+    title, x_label : str
+        What the values are, and against what.
+    x, y : sequence of float
+        Points.
+    diagonal : bool
+        Whether equal values are right; else 0 is.
+    """
+
+    title: str
+    x_label: str
+    x: Sequence[float]
+    y: Sequence[float]
+    diagonal: bool
+    size: tuple[float, float] = (_WIDTH, _HEIGHT)
+
+    def draw(self, figure: Any) -> list[Tip]:
+        """Draw the points and the line."""
+        axes = figure.subplots()
+        axes.plot(self.x, self.y, "o", ms=4, mec="none", c=colour(0), alpha=0.45)
+        if self.diagonal:
+            ends = min(*self.x, *self.y), max(*self.x, *self.y)
+            axes.plot(ends, ends, "--", c=LIGHT["ink"], lw=1)
+        else:
+            axes.axhline(0.0, ls="--", c=LIGHT["ink"], lw=1)
+        axes.set_xlabel(self.x_label)
+        return []
+
+
+@dataclass(frozen=True)
+class Bars:
+    """A bar a name, divided into kinds.
+
+    Attributes
+    ----------
+    title : str
+        What is shown, with its unit.
+    names : sequence of str
+        Names of the bars.
+    kinds : sequence of str
+        Names of the parts.
+    values : sequence of sequence of float
+        By name and kind.
+    unit : str
+        Unit of the values.
+    """
+
+    title: str
+    names: Sequence[str]
+    kinds: Sequence[str]
+    values: Sequence[Sequence[float]]
+    unit: str
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height in pixels."""
+        rows = math.ceil(len(self.kinds) / legend_columns(self.kinds, _WIDTH))
+        return _WIDTH, 24 + _ROW * rows + len(self.names) * (26.0 if len(self.names) <= 8 else 15.0)
+
+    def draw(self, figure: Any) -> list[Tip]:
+        """Draw the bars, with their sums at the ends."""
+        axes = figure.subplots()
+        tips = []
+        for k, kind in enumerate(self.kinds):
+            strength = 1.0 if k < N_COLOURS else 0.62
+            for i, row in enumerate(self.values):
+                start, end = sum(row[:k]), sum(row[: k + 1])
+                axes.barh(i, row[k], left=start, color=colour(k), alpha=strength, label=None if i else kind)
+                if row[k] > 0.0:
+                    text = f"{self.names[i]}, {kind}: {row[k]:.4g} {self.unit}"
+                    tips.append(Tip(axes, (start, end), (i - 0.4, i + 0.4), text))
+        for i, row in enumerate(self.values):
+            total = f"{label(sum(row))} {self.unit}"
+            axes.annotate(total, (sum(row), i), (5, 0), textcoords="offset points", va="center")
+        axes.set_yticks(range(len(self.names)), [clean(name, 26) for name in self.names])
+        axes.invert_yaxis()
+        axes.set_xticks([])
+        axes.margins(x=0.16)
+        axes.grid(visible=False)
+        axes.spines[["bottom"]].set_visible(False)
+        add_legend(figure, axes, _WIDTH)
+        return tips
+
+
+@dataclass(frozen=True)
+class HeatMap:
+    """Values as the strength of a colour.
+
+    Attributes
+    ----------
+    title : str
+        What is shown, with its unit.
+    values : sequence of sequence of float or None
+        By row and column; None stays empty.
+    rows, columns : sequence of str
+        Their names.
+    row_label, column_label : str
+        What rows and columns are.
+    marks : sequence of sequence of bool
+        Cells that get a dot.
+    number : str
+        Format of the values in cells that have room for them; those that are 0 then are left out.
+    tips : sequence of sequence of str
+        What the pointer shows over a cell.
+    square : bool
+        Whether cells are as high as they are wide.
+    root : bool
+        Whether the strength is the root of the value, so that small ones are seen.
+    """
+
+    title: str
+    values: Sequence[Sequence[float | None]]
+    rows: Sequence[str]
+    columns: Sequence[str]
+    row_label: str
+    column_label: str
+    marks: Sequence[Sequence[bool]] = ()
+    number: str = ""
+    tips: Sequence[Sequence[str]] = ()
+    square: bool = False
+    root: bool = False
+
+    @property
+    def _cell(self) -> tuple[float, float]:
+        """Pixels of a cell across and down."""
+        width = min(34.0, max(4.0, 760.0 / len(self.columns)))
+        return width, width if self.square else min(24.0, max(5.0, 380.0 / len(self.rows)))
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height in pixels."""
+        (width, height), rows = self._cell, [clean(name, 24) for name in self.rows]
+        left, bottom = 110 + _LETTER * max(map(len, rows)), 44 + (0 if self._flat else self._longest * _LETTER * 0.8)
+        return max(300.0, left + width * len(self.columns)), max(110.0, bottom + height * len(self.rows))
+
+    @property
+    def _longest(self) -> int:
+        return max(len(clean(name, 14)) for name in self.columns)
+
+    @property
+    def _flat(self) -> bool:
+        """Whether the names of columns stand side by side: short ones, or numbers, which may be thinned out."""
+        numbers = all(name.replace("-", "").isdigit() for name in self.columns)
+        return numbers or _LETTER * self._longest <= self._cell[0]
+
+    def draw(self, figure: Any) -> list[Tip]:
+        """Draw the cells, and what their colour means."""
+        from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgb
+        from matplotlib.ticker import FuncFormatter
+
+        axes = figure.subplots()
+        table = np.array(self.values, dtype=float)
+        most = float(np.nanmax(table, initial=0.0)) or 1.0
+        norm = PowerNorm(0.5 if self.root else 1.0, 0.0, most)
+        # one colour whose strength is the value reads the same on light and on dark ground
+        # a colour bar of fifty shades would be an image
+        weak, strong = ((*to_rgb(LIGHT["heat"]), alpha) for alpha in (0.04, 1.0))
+        shades = LinearSegmentedColormap.from_list("heat", [weak, strong], 48)
+        cells = axes.pcolormesh(table, cmap=shades, norm=norm, linewidth=0)
+        shrink = min(1.0, 120 / self.size[1])
+        bar = figure.colorbar(cells, ax=axes, shrink=shrink, aspect=10, anchor=(0.0, 1.0), pad=0.02)
+        bar.set_ticks([0.0, most / 4, most] if self.root else [0.0, most], minor=False)
+        bar.formatter = FuncFormatter(label)
+        bar.outline.set_visible(False)
+        self._mark(axes, table, norm(table) > 0.5)
+        self._name(axes)
+        return [
+            Tip(axes, (j, j + 1), (i, i + 1), self.tips[i][j] if self.tips else self._tip(i, j, value))
+            for (i, j), value in np.ndenumerate(table) if math.isfinite(value)
+        ]  # fmt: skip
+
+    def _tip(self, i: int, j: int, value: float) -> str:
+        return f"{self.row_label} {self.rows[i]}, {self.column_label} {self.columns[j]}: {label(value)}"
+
+    def _mark(self, axes: Any, table: np.ndarray, strong: np.ndarray) -> None:
+        """Dots and numbers in cells, in a colour that is seen on theirs."""
+        width, height = self._cell
+        for kind, ink in ((False, LIGHT["ink"]), (True, LIGHT["owner"])):
+            if len(self.marks):
+                rows, columns = np.nonzero(np.array(self.marks) & np.isfinite(table) & (strong == kind))
+                size = max(2.0, min(5.0, 0.35 * min(width, height)))
+                axes.plot(columns + 0.5, rows + 0.5, "o", c=ink, ms=size, mec="none")
+            for i, j in np.argwhere(np.isfinite(table) & (strong == kind)) if self.number and width >= 14 else ():
+                content = self.number.format(table[i, j])
+                if content.strip("0.") and 5.6 * len(content) <= width:
+                    axes.text(j + 0.5, i + 0.5, content, ha="center", va="center_baseline", size=9.5, color=ink)
+
+    def _name(self, axes: Any) -> None:
+        """Names of rows and columns, as many as there is room for."""
+        width, height = self._cell
+        below = math.ceil(((_LETTER * self._longest + 4) if self._flat else 12) / width)
+        if self._flat and not all(name.replace("-", "").isdigit() for name in self.columns):
+            below = 1
+        beside = math.ceil(12 / height)
+        columns, rows = range(0, len(self.columns), below), range(0, len(self.rows), beside)
+        turned = {} if self._flat else {"rotation": 50, "ha": "right", "rotation_mode": "anchor"}
+        axes.set_xticks([j + 0.5 for j in columns], [clean(self.columns[j], 14) for j in columns], **turned)
+        axes.set_yticks([i + 0.5 for i in rows], [clean(self.rows[i], 24) for i in rows])
+        axes.invert_yaxis()
+        axes.set(xlabel=self.column_label, ylabel=self.row_label)
+        axes.grid(visible=False)
+        axes.spines[["left", "bottom"]].set_visible(False)
+
+
+@dataclass(frozen=True)
+class BlockMap:
+    """Each layer's weight matrix, cut into blocks with the rank that owns each.
+
+    Attributes
+    ----------
+    title : str
+        What is shown.
+    partition : Partition
+        Who owns what.
+    ranks : sequence of str
+        What is known of each rank, for the pointer.
+    """
+
+    title: str
+    partition: Partition
+    ranks: Sequence[str]
+
+    def __bool__(self) -> bool:
+        """Whether the blocks are few enough to be drawn."""
+        return max(self.partition.splits) <= _MOST_CELLS
+
+    def _box(self, layer: int) -> tuple[float, float]:
+        """Pixels of a layer's matrix."""
+        n_in, n_out = self.partition.grid_shape(layer)
+        return max(150.0, min(360.0, 58.0 * n_out)), max(150.0, min(420.0, 16.0 * n_in))
+
+    def _spans(self, layer: int) -> list[str]:
+        return [_range(self.partition.group(layer, i)) for i in range(self.partition.splits[layer])]
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Width and height in pixels."""
+        layers = range(1, self.partition.n_layers + 1)
+        names = sum(30 + _LETTER * max(map(len, self._spans(layer - 1))) for layer in layers)
+        return names + sum(self._box(layer)[0] for layer in layers), 56 + max(self._box(layer)[1] for layer in layers)
+
+    def draw(self, figure: Any) -> list[Tip]:
+        """Draw the matrices side by side."""
+        layers = range(1, self.partition.n_layers + 1)
+        ratios = [self._box(layer)[0] for layer in layers]
+        axes = figure.subplots(1, len(ratios), squeeze=False, width_ratios=ratios)[0]
+        return [tip for layer in layers for tip in self._draw_layer(axes[layer - 1], layer)]
+
+    def _draw_layer(self, axes: Any, layer: int) -> list[Tip]:
+        from matplotlib.patches import Rectangle
+
+        partition, tips = self.partition, []
+        n_in, n_out = partition.grid_shape(layer)
+        width, height = self._box(layer)[0] / n_out, self._box(layer)[1] / n_in
+        for i, j in np.ndindex(n_in, n_out):
+            rank = partition.owner(layer, i, j)
+            # after the last colour they come again, weaker
+            second = rank // N_COLOURS % 2 == 1
+            box = Rectangle((j, i), 1, 1, fc=colour(rank), ec=LIGHT["box"], lw=1.5, alpha=0.62 if second else None)
+            axes.add_patch(box)
+            block = partition.block(layer, rank)
+            n_params = 0 if block is None else block.n_params
+            text = f"layer {layer}, block ({i}, {j}): rank {rank}, {n_params:,} variables. {self.ranks[rank]}"
+            tips.append(Tip(axes, (j, j + 1), (i, i + 1), text))
+            name = f"rank {rank}" if width >= 48 else str(rank)
+            if height >= 12 and width >= _LETTER * len(name):
+                ink = LIGHT["ink" if second else "owner"]
+                axes.text(j + 0.5, i + 0.5, name, color=ink, ha="center", va="center_baseline", weight="bold")
+        above, beside = self._spans(layer), self._spans(layer - 1)
+        shown = [name if _LETTER * len(name) <= width + 2 else "" for name in above]
+        axes.set(xlim=(0, n_out), ylim=(n_in, 0))
+        axes.set_xticks([j + 0.5 for j in range(n_out)], shown)
+        axes.set_yticks([i + 0.5 for i in range(n_in)], beside if height >= 11 else [""] * n_in)
+        axes.xaxis.tick_top()
+        axes.grid(visible=False)
+        axes.spines[:].set_visible(False)
+        widths = f"layer {layer}: {partition.widths[layer - 1]:,} → {partition.widths[layer]:,}"
+        axes.set_title(widths, loc="left", weight="bold")
+        return tips
+
+
+def _range(span: tuple[int, int]) -> str:
+    """Units of a group, counted from 0, as 0-149; a word for no units."""
+    start, stop = span
+    return "none" if start == stop else f"{start}" if stop == start + 1 else f"{start}-{stop - 1}"
