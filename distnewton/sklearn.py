@@ -38,9 +38,9 @@ import numpy as np
 
 from distnewton.backend import Array
 from distnewton.config import Config, make_config
-from distnewton.config.method import FULL_BATCH
 from distnewton.data.columns import names_from_frame
 from distnewton.data.in_memory import ArraySource
+from distnewton.directions.options import FullBatchOptions
 from distnewton.errors import ConfigError, MissingExtraError
 from distnewton.launch.membership import communicator_of_launch, is_rank, is_worker
 from distnewton.models.whole_model import whole_model
@@ -152,9 +152,11 @@ class _NewtonEstimator(BaseEstimator):
             if not isinstance(table, Mapping):
                 raise ConfigError(f'settings: {section} must be a table, as {{"method": {{"cg_max": 50}}}}')
             tree[section] = tree.get(section, {}) | dict(table)
-        if tree["method"]["direction"] in FULL_BATCH and not tree["method"].get("schedule"):
+        config = make_config(tree)
+        if config.method.has(FullBatchOptions) and not config.method.schedule:
             tree["run"].setdefault("tolerance", float(self.tol))
-        return make_config(tree)
+            config = make_config(tree)
+        return config
 
     def _observers(self, comm: Communicator) -> list[Observer]:
         """Who follows the run: the terminal, if asked for."""

@@ -9,7 +9,9 @@ from convolutional import ConvolutionalProblem
 from dense import DenseProblem
 
 from distnewton.backend import Backend
+from distnewton.config import StageOptions
 from distnewton.curvature.linearization import CurvatureSample, Linearization
+from distnewton.directions.composition import Composition, make_direction
 from distnewton.method.batches import Batches
 from distnewton.method.newton import NewtonStep, StepOptions
 from distnewton.method.objective import Objective
@@ -151,7 +153,7 @@ def linearization(case, rows, *, damping=0.5, sketch=0, rooted=False, curvature=
 
 def newton_trainer(case, direction, *, subsample=0.5, seed=0, termination=NEVER, damping=1.0, **options):
     """Newton iterations on a case, without metrics."""
-    newton = NewtonStep(direction, "test", LevenbergMarquardt(damping), StepOptions(seed=seed, **options), termination)
+    newton = NewtonStep(direction, LevenbergMarquardt(damping), StepOptions(seed=seed, **options), termination)
     stage = FullBatch(case.objective, newton, subsample, 1, seed)
     return Trainer(case.objective, case.params.copy(), [(stage, 0)], lambda params, evaluation: {})
 
@@ -175,10 +177,16 @@ def stage_trainer(case, *stages):
 def rate_stage(case, direction, *, batch=4, steps=0, seed=0, **options):
     """Steps of a learning rate on mini-batches."""
     batches = Batches(case.objective.n_samples, batch, seed)
-    return RateSteps(case.objective, direction, "test", batches, steps, RateOptions(**options))
+    return RateSteps(case.objective, direction, batches, steps, RateOptions(**options))
 
 
 def batch_newton(case, direction, *, batch=4, steps=0, seed=0, damping=1.0, **options):
     """Newton steps on mini-batches."""
-    newton = NewtonStep(direction, "test", LevenbergMarquardt(damping), StepOptions(seed=seed, **options))
+    newton = NewtonStep(direction, LevenbergMarquardt(damping), StepOptions(seed=seed, **options))
     return BatchNewton(case.objective, newton, Batches(case.objective.n_samples, batch, seed), steps)
+
+
+def named_direction(name, **options):
+    """A direction with some options, unchecked and without the presets of a stage; options of others are ignored."""
+    model = Composition.of(name, options).model(StageOptions, presets=False)
+    return make_direction(model.model_construct(**{k: v for k, v in options.items() if k in model.model_fields}))

@@ -9,11 +9,12 @@ from typing import Any, NoReturn
 
 from distnewton.cli.parsing import Parser
 from distnewton.config import Config, apply_settings, make_config
-from distnewton.config.method import DIRECTION_NAMES, FULL_BATCH
+from distnewton.directions.direction import FULL_BATCH
+from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import UsageError
 
 SIMPLENN = "simplenn"
-SOLVERS = (*DIRECTION_NAMES, SIMPLENN)
+SOLVERS = (*DIRECTIONS, SIMPLENN)
 """What ``-s 0``, ``-s 1``, ... stand for."""
 CONSTANTS = {"cg_tolerance": 0.1, "cg_max": 250, "damping": 1.0, "drop": 2.0 / 3.0, "boost": 1.5}
 """simpleNN's, which the directions of all samples take here."""
@@ -237,7 +238,7 @@ def training_config(options: argparse.Namespace, weights: dict[str, float]) -> C
     simplenn = options.s == SIMPLENN
     direction = "gauss_newton" if simplenn else options.s
     method: dict[str, Any] = {"direction": direction}
-    if direction in FULL_BATCH:
+    if DIRECTIONS[direction].family is FULL_BATCH:
         method |= {"subsample": _SHARE, "subsample_min": 1, "damping": CONSTANTS["damping"]}
         method |= {key: CONSTANTS[key] for key in ("drop", "boost")}
         if direction in ("block_diagonal", "gauss_newton"):

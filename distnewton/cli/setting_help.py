@@ -9,13 +9,10 @@ import textwrap
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cache
-from typing import Any, get_args
 
-from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from distnewton.cli.parsing import SHORT_FLAGS
-from distnewton.config.sections import NameOf
 
 COMMON = (
     "data.train", "data.test", "data.validation_fraction", "data.scale", "data.label_column",
@@ -77,24 +74,14 @@ def settings() -> tuple[Setting, ...]:
 
 
 def _settings() -> Iterator[Setting]:
-    from distnewton.config import Config
-    from distnewton.config.method import DIRECTION_NAMES, StageOptions, _options_of
+    from distnewton.config import Config, choices_of, settings_of
+    from distnewton.config.method import users_of_options
 
-    users = {name: tuple(d for d in DIRECTION_NAMES if name in _options_of(d)) for name in StageOptions.model_fields}
-    for section, table in Config.model_fields.items():
-        model: type[BaseModel] = table.annotation  # type: ignore[assignment]
-        for key, field in model.model_fields.items():
-            of_stage = section == "method" and key != "direction"
-            yield Setting(f"{section}.{key}", field, choices_of(field), users.get(key, ()) * of_stage)
-
-
-def choices_of(field: FieldInfo) -> tuple[str, ...]:
-    """Names that a setting takes: of the components of a registry, or of a literal type; none of other types."""
-    for annotation in field.metadata:
-        if isinstance(annotation, NameOf):
-            return tuple(annotation.registry)
-    values: tuple[Any, ...] = get_args(field.annotation)
-    return values if all(isinstance(value, str) for value in values) else ()
+    users = users_of_options()
+    for section in Config.model_fields:
+        for key, field in settings_of(section).items():
+            used_by = tuple(users.get(key, ())) if section == "method" else ()
+            yield Setting(f"{section}.{key}", field, choices_of(key, field), used_by)
 
 
 def settings_text(complete: bool) -> str:

@@ -12,9 +12,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from distnewton.config.sections import Section
 from distnewton.config.tree import describe_errors
 from distnewton.errors import ConfigError, MissingInputError
+from distnewton.options import Options
 
 
 def _one_line(text: str) -> str:
@@ -47,7 +47,7 @@ Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 Memory = Annotated[str, AfterValidator(_memory)]
 
 
-class LaunchTable(Section):
+class LaunchTable(Options):
     """``[launch]``: how ranks are started."""
 
     scheduler: Literal["none", "slurm"] = "none"
@@ -63,7 +63,7 @@ class LaunchTable(Section):
     options: list[Line] = Field([])
 
 
-class EnvironmentTable(Section):
+class EnvironmentTable(Options):
     """``[environment]``: what the job sets up by itself, so that nothing depends on the shell it came from."""
 
     modules: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_./+-]+$")]] = Field([])
@@ -73,13 +73,13 @@ class EnvironmentTable(Section):
     variables: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Line] = Field({})
 
 
-class GpuTable(Section):
+class GpuTable(Options):
     """``[gpu]``: GPUs of a node."""
 
     per_node: Annotated[int, Field(ge=0)] = 0
 
 
-class SlurmTable(Section):
+class SlurmTable(Options):
     """``[slurm]``: lines of the job file; every one is optional, since sites ask for different ones."""
 
     partition: Line = ""
@@ -110,7 +110,7 @@ class SlurmTable(Section):
         return self
 
 
-class NetworkTable(Section):
+class NetworkTable(Options):
     """``[network]``: between ranks of different nodes, and of one node; ``distnewton doctor --bench`` measures it."""
 
     latency_us: Rate | None = None
@@ -119,7 +119,7 @@ class NetworkTable(Section):
     node_bandwidth_gb_s: Rate | None = None
 
 
-class ComputeTable(Section):
+class ComputeTable(Options):
     """``[compute]``: rates of a rank while all ranks compute; ``distnewton doctor --bench`` measures them."""
 
     float32_gflop_s: Rate | None = None
@@ -130,7 +130,7 @@ class ComputeTable(Section):
     memory_gb: Rate | None = None
 
 
-class Cluster(Section):
+class Cluster(Options):
     """A cluster file."""
 
     name: Annotated[str, AfterValidator(_name)]

@@ -5,11 +5,13 @@ from distnewton.config.sections import DataConfig, NetworkConfig, PartitionConfi
 from distnewton.config.tree import (
     Config,
     apply_settings,
+    choices_of,
     choose_direction,
     load_config,
     make_config,
     parse_value,
     read_settings,
+    settings_of,
     to_toml,
 )
 
@@ -23,11 +25,13 @@ __all__ = [
     "StageConfig",
     "StageOptions",
     "apply_settings",
+    "choices_of",
     "choose_direction",
     "load_config",
     "make_config",
     "parse_value",
     "read_settings",
     "regularization_constant",
+    "settings_of",
     "to_toml",
 ]

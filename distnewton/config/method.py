@@ -1,68 +1,32 @@
 """``[method]``: which direction, with which options, and in which order of stages.
 
-Every option belongs to some directions only. Giving one to a direction that does not use it is an error, so that no
-setting is ever silently without effect; a direction's own defaults are in :data:`PRESETS`.
+The options of a stage are those of its direction and of what fills the direction's slots
+(:mod:`distnewton.directions.composition`), so that no setting is ever silently without effect.
 """
 
 from __future__ import annotations
 
 import math
 import re
-from typing import Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
 
 from pydantic import (
     BeforeValidator,
     Field,
-    SerializerFunctionWrapHandler,
+    ModelWrapValidatorHandler,
+    SerializeAsAny,
+    ValidationError,
     field_validator,
-    model_serializer,
     model_validator,
 )
+from pydantic.fields import FieldInfo
+from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from distnewton.config.sections import Section
+from distnewton.directions.composition import ComponentError, Composition, compositions
+from distnewton.options import Options
 
-FULL_BATCH = ("block_diagonal", "gauss_newton", "dual", "block_dual")
-"""Directions of the Newton iteration: gradient of all samples, curvature of a subsample, line search."""
-RATE = ("kfac", "mini_block_fisher", "grouped_newton", "sgd", "adam")
-"""Directions of mini-batches whose step length is a learning rate."""
-DIRECTION_NAMES = (*FULL_BATCH, "sgn", *RATE)
-
-DirectionName = Literal[
-    "block_diagonal", "gauss_newton", "dual", "block_dual", "sgn",
-    "kfac", "mini_block_fisher", "grouped_newton", "sgd", "adam",
-]  # fmt: skip
-SolverName = Literal["block_diagonal", "gauss_newton", "dual", "block_dual", "kfac", "mini_block_fisher"]
-PreconditionerName = Literal["none", "diagonal", "kfac", "mini_block_fisher"]
-GroupsName = Literal["tensor", "kind", "rank", "all"]
-ProposalName = Literal[
-    "sgd", "adam", "kfac", "mini_block_fisher", "block_diagonal", "gauss_newton", "dual", "block_dual"
-]
-
-PRESETS: dict[str, dict[str, Any]] = {
-    "sgn": {
-        "batch": 512, "sketch": 2, "cg_max": 2, "cg_min": 1, "damping": 0.01, "damping_min": 1e-4,
-        "preconditioner": "kfac", "statistics_period": 2, "inverse_period": 5,
-    },
-    "kfac": {"damping": 0.01, "average": 0.98, "statistics_period": 4, "inverse_period": 20},
-    "mini_block_fisher": {"damping": 0.01, "average": 0.98, "statistics_period": 4, "inverse_period": 20},
-    "sgd": {"batch": 128},
-    "adam": {"batch": 128, "learning_rate": 1e-3},
-}
-"""What a direction's options are where they differ from those of :class:`StageConfig`."""
-_OF_PROPOSALS = ("damping", "statistics_period", "inverse_period")
-"""Presets that come along with a proposal of grouped_newton."""
-_OF_NEWTON_PROPOSALS = {"damping": 0.1, "cg_max": 10}
-"""Presets of proposals that solve with the curvature of each batch."""
-
-
-def preset(direction: str, proposal: str) -> dict[str, Any]:
-    """A direction's preset; what serves Newton steps on mini-batches serves proposals made of them."""
-    own = PRESETS.get(direction, {})
-    if direction != "grouped_newton":
-        return own
-    if proposal in FULL_BATCH:
-        return own | _OF_NEWTON_PROPOSALS
-    return own | {key: value for key, value in PRESETS.get(proposal, {}).items() if key in _OF_PROPOSALS}
+StageT = TypeVar("StageT", bound="StageOptions")
 
 
 def _stages(value: object) -> object:
@@ -78,194 +42,62 @@ def _stages(value: object) -> object:
     return stages
 
 
-class StageOptions(Section):
-    """A direction and its options."""
+class StageOptions(Options):
+    """A direction; its options come from the direction itself.
 
-    direction: DirectionName = Field("block_diagonal", description="method of the direction")
-    solver: SolverName = Field("block_diagonal", description="sgn: direction of each mini-batch")
-    blocks: Literal["rank", "layer"] = Field("rank", description="whether a rank's block couples its layers")
-    subsample: float = Field(0.05, gt=0.0, le=1.0, description="share of the samples whose curvature is used")
-    subsample_min: int = Field(512, ge=1, description="but at least so many samples, as far as there are")
-    batch: int = Field(256, ge=1, description="samples of a mini-batch")
-    steps: int = Field(0, ge=0, description="mini-batches of an iteration; 0: as many as there are (a pass)")
-    sketch: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
-        "auto",
-        description="random output cotangents a sample in place of all outputs; 0: all, exact; auto: all of up "
-        "to 64 outputs, else 16 (dual: all)",
-    )
-    jacobian: Literal["stored", "recomputed"] = Field(
-        "stored",
-        description="gauss_newton: keep the Jacobian's factors, or pass forward and backward at each CG step instead: "
-        "no memory for them, but messages and time",
-    )
-    preconditioner: PreconditionerName = Field("none", description="preconditioner of CG")
-    cg_tolerance: float = Field(0.1, ge=0.0, lt=1.0, description="relative residual at which CG stops")
-    cg_max: int = Field(30, ge=1, description="most CG steps")
-    cg_min: int = Field(3, ge=1, description="fewest CG steps")
-    cg_stop: Literal["residual", "progress"] = Field(
-        "residual", description="stop by the residual, or also by Martens' relative progress of the model"
-    )
-    warm_start: float = Field(0.0, ge=0.0, le=1.0, description="start CG from this multiple of the last solution")
-    finish_fraction: float = Field(
-        0.5, gt=0.0, le=1.0, description="share of finished ranks that ends the direction phase"
-    )
-    damping: float = Field(
-        1.0, ge=0.0, allow_inf_nan=False, description="damping lambda of the curvature; the initial one where it adapts"
-    )
-    drop: float = Field(2.0 / 3.0, gt=0.0, le=1.0, description="factor of lambda after a good prediction")
-    boost: float = Field(1.5, ge=1.0, allow_inf_nan=False, description="factor of lambda after a bad one")
-    damping_min: float = Field(0.0, ge=0.0, allow_inf_nan=False, description="lambda does not drop below this")
-    combine: Literal["previous", "scale", "none"] = Field(
-        "previous", description="combine the direction with the last one, only scale it, or take it as it is"
-    )
-    sufficient_decrease: float = Field(1e-4, gt=0.0, lt=1.0, description="eta of the line search")
-    line_search_max: int = Field(20, ge=1, description="most trials of the line search")
-    statistics_decay: float = Field(0.95, ge=0.0, lt=1.0, description="decay of the averages of curvature factors")
-    statistics_period: int = Field(1, ge=1, description="steps from one update of the factors to the next")
-    inverse_period: int = Field(1, ge=1, description="steps from one factorisation to the next")
-    mini_blocks: Literal["layer", "neuron"] = Field(
-        "layer", description="mini_block_fisher: one block shared by a layer's neurons, or one for each neuron"
-    )
-    learning_rate: float = Field(0.1, gt=0.0, allow_inf_nan=False, description="step length")
-    rate_decay: Literal["none", "linear", "cosine"] = Field(
-        "none", description="how the step length falls to zero over the stage"
-    )
-    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="share of the last step kept")
-    average: float = Field(0.0, ge=0.0, lt=1.0, description="decay of the average of the iterates; 0: the last iterate")
-    kl_clip: float = Field(0.001, gt=0.0, description="bound on the step's length in the metric; inf: none")
-    beta1: float = Field(0.9, ge=0.0, lt=1.0, description="adam: decay of the mean gradient")
-    beta2: float = Field(0.999, ge=0.0, lt=1.0, description="adam: decay of the mean squared gradient")
-    epsilon: float = Field(1e-8, gt=0.0, description="adam: added to the root of the mean square")
-    groups: GroupsName = Field("tensor", description="grouped_newton: what shares a step length")
-    proposal: ProposalName = Field("sgd", description="grouped_newton: direction whose groups are scaled")
-    internal_damping: float = Field(10.0, ge=0.0, allow_inf_nan=False, description="grouped_newton: cubic damping")
-    rate_period: int = Field(10, ge=1, description="grouped_newton: steps from one set of step lengths to the next")
-    rate_momentum: float = Field(0.5, ge=0.0, lt=1.0, description="grouped_newton: share of the last lengths kept")
-    negative_rates: bool = Field(False, description="grouped_newton: keep negative step lengths instead of 0")
+    Validation returns an instance of a subclass with the fields of the direction that is named: a stage of
+    ``block_diagonal`` is also an instance of :class:`~distnewton.directions.options.CGOptions`, say.
+    """
 
-    @model_validator(mode="before")
+    direction: str = Field("block_diagonal", description="method of the direction")
+
+    @model_validator(mode="wrap")
     @classmethod
-    def _fill_presets(cls, tree: Any) -> Any:
-        if not isinstance(tree, dict):
-            return tree
-        proposal = str(tree.get("proposal", cls.model_fields["proposal"].default))
-        filled = preset(str(tree.get("direction")), proposal) | tree
-        # a preset of an option that this solver has no use for would be refused like a given one
-        used = used_options(*(str(filled.get(name, cls.model_fields[name].default)) for name in CHOICES))
-        return {key: value for key, value in filled.items() if key in tree or key in used}
+    def _with_options(cls: type[StageT], tree: Any, handler: ModelWrapValidatorHandler[StageT]) -> StageT:
+        if cls not in (StageConfig, MethodConfig) or not isinstance(tree, Mapping):
+            return handler(tree)
+        composition = _compose(tree)
+        model = composition.model(cls)
+        useless = [name for name in tree if name not in model.model_fields and name in method_fields()]
+        options = model.model_validate({name: value for name, value in tree.items() if name not in useless})
+        if useless:
+            raise ValueError("\n".join(_no_effect(name, composition) for name in sorted(useless)))
+        return cast(StageT, options)
 
-    @model_validator(mode="after")
-    def _options_fit(self) -> StageOptions:
-        known = set(StageOptions.model_fields)
-        useless = sorted((self.model_fields_set & known) - self.used())
-        problems = [self._no_effect(name) for name in useless]
-        if "cg_min" in self.used() and self.cg_min > self.cg_max:
-            problems.append(f"cg_min = {self.cg_min} must not exceed cg_max = {self.cg_max}")
-        if self.jacobian == "recomputed" and self.sketch not in ("auto", 0):
-            problems.append("sketch has no effect with jacobian = recomputed, which is exact")
-        if problems:
-            raise ValueError("\n".join(problems))
-        return self
+    def __reduce__(self) -> tuple[Any, ...]:
+        # the class of an instance has no importable name
+        base = MethodConfig if isinstance(self, MethodConfig) else StageConfig
+        return base.model_validate, (self.model_dump(),)
+
+    def has(self, model: type[Options]) -> bool:
+        """Whether it has the options of a model."""
+        return isinstance(self, model)
 
     def used(self) -> frozenset[str]:
-        """Names of the options that have an effect with this direction, solver and preconditioner."""
-        return used_options(self.direction, self.solver, self.preconditioner, self.proposal)
+        """Names of the options of this direction and of what fills its slots."""
+        return frozenset(type(self).model_fields) - {"C", "schedule", "iterations"}
 
     @property
     def inner_direction(self) -> str:
         """The direction of each step: sgn's solver, grouped_newton's proposal, else the direction itself."""
-        return inner_direction(self.direction, self.solver, self.proposal)
+        inner: str = getattr(self, "solver", getattr(self, "proposal", self.direction))
+        return inner
 
     @property
     def title(self) -> str:
         """The method in a few words."""
-        words = [f"{self.direction} ({self.solver})" if self.direction == "sgn" else self.direction]
         used = self.used()
+        words = [f"{self.direction} ({self.solver})" if "solver" in used else self.direction]
         words += [f"subsample {self.subsample:g}"] if "subsample" in used else [f"batches of {self.batch}"]
         words += [f"sketch {self.sketch}"] if "sketch" in used and self.sketch not in (0, "auto") else []
-        words += [f"preconditioner {self.preconditioner}"] if self.preconditioner != "none" else []
+        preconditioner = getattr(self, "preconditioner", "none")
+        words += [f"preconditioner {preconditioner}"] if preconditioner != "none" else []
         return ", ".join([*words, f"rate {self.learning_rate:g}"] if "learning_rate" in used else words)
 
-    def _no_effect(self, name: str) -> str:
-        """Message for an option that another direction would use."""
-        chosen = f"direction = {self.direction}"
-        if self.direction == "sgn" and name in used_options("sgn", "block_diagonal", "kfac", ""):
-            chosen += f", solver = {self.solver}, preconditioner = {self.preconditioner}"
-        if self.direction == "grouped_newton" and name in _options_of("grouped_newton"):
-            chosen += f", proposal = {self.proposal}"
-            chosen += f", preconditioner = {self.preconditioner}" if "preconditioner" in self.used() else ""
-        users = [d for d in DIRECTION_NAMES if name in _options_of(d)]
-        return f"{name} has no effect with {chosen}; it is for {', '.join(users)}"
+    if TYPE_CHECKING:
 
-    @model_serializer(mode="wrap")
-    def _dump_used(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        useless = set(StageOptions.model_fields) - self.used()
-        return {key: value for key, value in handler(self).items() if key not in useless}
-
-
-_SOLVERS = (*FULL_BATCH, "kfac", "mini_block_fisher")
-_PROPOSALS = (*_SOLVERS, "sgd", "adam")
-CHOICES = ("direction", "solver", "preconditioner", "proposal")
-"""Options on which it depends which others have an effect."""
-
-
-def _options_of(direction: str) -> frozenset[str]:
-    """Options that a direction uses with some solver, preconditioner or proposal."""
-    methods = _PROPOSALS if direction == "grouped_newton" else _SOLVERS
-    return frozenset().union(*(used_options(direction, s, "mini_block_fisher", s) for s in methods))
-
-
-def inner_direction(direction: str, solver: str, proposal: str) -> str:
-    """The direction of each step: sgn's solver, grouped_newton's proposal, else the direction itself."""
-    return {"sgn": solver, "grouped_newton": proposal}.get(direction, direction)
-
-
-def used_options(direction: str, solver: str, preconditioner: str, proposal: str) -> frozenset[str]:
-    """Names of the options that have an effect.
-
-    Parameters
-    ----------
-    direction, solver, preconditioner, proposal : str
-        Values of the options of these names; the last three count only where they have an effect themselves.
-
-    Returns
-    -------
-    frozenset of str
-    """
-    names = {"direction"}
-    method = inner_direction(direction, solver, proposal)
-    names |= {"subsample", "subsample_min"} if direction in FULL_BATCH else {"batch", "steps"}
-    if direction == "sgn":
-        names |= {"solver"}
-    if direction in (*FULL_BATCH, "sgn"):
-        names |= {"damping", "drop", "boost", "damping_min", "combine", "sufficient_decrease", "line_search_max"}
-    else:
-        names |= {"learning_rate", "rate_decay", "average"}
-    # proposals with curvature or moments of their own are scaled by group as they come
-    if direction in RATE and method != "adam" and (direction == method or method == "sgd"):
-        names |= {"momentum"}
-    if direction in {"kfac", "mini_block_fisher"}:
-        names |= {"kl_clip"}
-    if method in FULL_BATCH:
-        names |= {"sketch", "damping"}
-    if method in {"block_diagonal", "block_dual"}:
-        names |= {"blocks"}
-    if method == "block_diagonal" and direction != "grouped_newton":
-        names |= {"finish_fraction"}
-    if method in {"block_diagonal", "gauss_newton"}:
-        names |= {"preconditioner", "cg_tolerance", "cg_max", "cg_min", "cg_stop", "warm_start"}
-    if method == "gauss_newton":
-        names |= {"jacobian"}
-    factored = {method} | ({preconditioner} if "preconditioner" in names else set())
-    if factored & {"kfac", "mini_block_fisher"}:
-        names |= {"damping", "statistics_decay", "statistics_period", "inverse_period"}
-    if "mini_block_fisher" in factored:
-        names |= {"mini_blocks"}
-    if method == "adam":
-        names |= {"beta1", "beta2", "epsilon"}
-    if direction == "grouped_newton":
-        names |= {"groups", "proposal", "internal_damping", "rate_period", "rate_momentum", "negative_rates"}
-    return frozenset(names)
+        def __getattr__(self, name: str) -> Any:
+            """An option of the direction."""
 
 
 class StageConfig(StageOptions):
@@ -280,7 +112,7 @@ class MethodConfig(StageOptions):
     C: float | str = Field(
         "l", description='regularisation theta^2 / (2C): a number, inf, or a multiple of l as "0.01 l"'
     )
-    schedule: Annotated[list[StageConfig], BeforeValidator(_stages)] = Field(
+    schedule: Annotated[list[SerializeAsAny[StageConfig]], BeforeValidator(_stages)] = Field(
         [], description="stages before this direction takes over, as kfac:20,sgn:5 (direction:iterations)"
     )
 
@@ -300,6 +132,59 @@ class MethodConfig(StageOptions):
         """1/C for a number l of training samples, or the sum of their weights."""
         C = regularization_constant(self.C, n_samples)
         return 0.0 if math.isinf(C) else 1.0 / C
+
+
+def default_method() -> MethodConfig:
+    """The method of a recipe that says nothing of it."""
+    return MethodConfig.model_validate({})
+
+
+def _compose(tree: Mapping[str, Any]) -> Composition:
+    """The composition that settings name; an unknown component is an error of its key."""
+    try:
+        return Composition.of(_direction_name(tree), tree)
+    except ComponentError as error:
+        problem = PydanticCustomError("unknown_component", "{message}", {"message": str(error)})
+        details = InitErrorDetails(type=problem, loc=(error.option,), input=tree.get(error.option))
+        raise ValidationError.from_exception_data("method", [details]) from None
+
+
+def _direction_name(tree: Mapping[str, Any]) -> str:
+    return str(tree.get("direction", StageOptions.model_fields["direction"].default))
+
+
+def method_fields() -> dict[str, FieldInfo]:
+    """Every option that a stage may have with some direction, with the default that presets may change."""
+    fields = dict(StageOptions.model_fields)
+    for composition in compositions():
+        for model in composition.models:
+            fields.update((name, field) for name, field in model.model_fields.items() if name not in fields)
+    return fields
+
+
+def users_of_options() -> dict[str, list[str]]:
+    """Directions with which each option has an effect, whatever fills their slots."""
+    users: dict[str, list[str]] = {}
+    for composition in compositions():
+        for name in (name for model in composition.models for name in model.model_fields):
+            if composition.direction.name not in users.setdefault(name, []):
+                users[name].append(composition.direction.name)
+    return users
+
+
+def default_options(tree: Mapping[str, Any]) -> dict[str, Any]:
+    """Names of the options that a table of settings has with its components, and their defaults."""
+    model = Composition.of(_direction_name(tree), tree).model(StageOptions)
+    return {name: field.default for name, field in model.model_fields.items()}
+
+
+def _no_effect(name: str, composition: Composition) -> str:
+    """Message for an option that another direction would use."""
+    users = users_of_options()[name]
+    chosen = f"direction = {composition.direction.name}"
+    if composition.direction.name in users:
+        chosen += "".join(f", {slot} = {filled}" for slot, filled in composition.chosen.items())
+    return f"{name} has no effect with {chosen}; it is for {', '.join(users)}"
 
 
 _MULTIPLE_OF_L = r"\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)?\s*\*?\s*l\s*"

@@ -7,13 +7,14 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 from distnewton.config.layer_tables import AnyTable, DenseTable, LayerTable, Size, tables_problem
 from distnewton.errors import ConfigError
 from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.losses import LOSSES
+from distnewton.options import Options
 from distnewton.registry import Registry
 
 TaskName = Literal["auto", "classification", "binary", "regression"]
@@ -91,13 +92,7 @@ ClassWeight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 _DEFAULT_LAYERS: list[int | Literal["auto"]] = ["auto", 100, "auto"]
 
 
-class Section(BaseModel):
-    """A table of the configuration: unknown keys are errors, values are not converted silently."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True)
-
-
-class DataConfig(Section):
+class DataConfig(Options):
     """``[data]``: what to train and test on."""
 
     train: str = Field(
@@ -144,7 +139,7 @@ class DataConfig(Section):
         return self
 
 
-class NetworkConfig(Section):
+class NetworkConfig(Options):
     """``[network]``: fully connected layers, or layers on images."""
 
     # either a list of tables or one of widths; which one is decided first, so that errors are told of one kind only
@@ -202,7 +197,7 @@ class NetworkConfig(Section):
         return width
 
 
-class PartitionConfig(Section):
+class PartitionConfig(Options):
     """``[partition]``: who owns what."""
 
     splits: Annotated[Literal["auto"] | list[Split], BeforeValidator(_dashes_to_list)] = Field(
@@ -220,7 +215,7 @@ class PartitionConfig(Section):
     )
 
 
-class RunConfig(Section):
+class RunConfig(Options):
     """``[run]``: how long, how precisely, and where to."""
 
     iterations: int = Field(100, ge=0, description="number of iterations; 0 writes the initial model")

@@ -14,25 +14,29 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from datetime import date, time
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
-from pydantic import BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from distnewton.config.layer_tables import LAYER_TABLES, LayerTable, number_of_weight_layers
-from distnewton.config.method import CHOICES, FULL_BATCH, MethodConfig, StageConfig, StageOptions, preset, used_options
-from distnewton.config.sections import DataConfig, NetworkConfig, PartitionConfig, RunConfig, Section
+from distnewton.config.method import MethodConfig, default_method, default_options, method_fields
+from distnewton.config.sections import DataConfig, NameOf, NetworkConfig, PartitionConfig, RunConfig
+from distnewton.directions.composition import CHOICES, ComponentError, choices
+from distnewton.directions.options import BatchOptions
 from distnewton.errors import ConfigError, MissingInputError
 from distnewton.network.losses import LOSSES
+from distnewton.options import Options
 
 
-class Config(Section):
+class Config(Options):
     """A whole run."""
 
     data: DataConfig = Field(default_factory=DataConfig)
     network: NetworkConfig = Field(default_factory=NetworkConfig)
     partition: PartitionConfig = Field(default_factory=PartitionConfig)
-    method: MethodConfig = Field(default_factory=MethodConfig)
+    method: SerializeAsAny[MethodConfig] = Field(default_factory=default_method)
     run: RunConfig = Field(default_factory=RunConfig)
 
     @model_validator(mode="after")
@@ -53,7 +57,7 @@ class Config(Section):
             problems.append(f"network.loss = {loss} needs one output, network.layers ends in {last}")
         if self.data.class_weights != "none" and self.task == "regression":
             problems.append("data.class_weights is for classes, but the task is regression")
-        batched = [o.direction for o in (*self.method.schedule, self.method) if o.direction not in FULL_BATCH]
+        batched = [o.direction for o in (*self.method.schedule, self.method) if o.has(BatchOptions)]
         if self.run.tolerance and batched:
             problems.append(
                 f"run.tolerance is for directions whose gradient is that of all samples, not {', '.join(batched)}"
@@ -66,6 +70,47 @@ class Config(Section):
     def task(self) -> str:
         """The task, derived from the loss where it is ``auto``."""
         return LOSSES[self.network.loss].tasks[0] if self.data.task == "auto" else self.data.task
+
+
+def settings_of(section: str) -> dict[str, FieldInfo]:
+    """The settings of a section, of ``[method]`` those of every direction.
+
+    Parameters
+    ----------
+    section : str
+        Name of a table of the configuration.
+
+    Returns
+    -------
+    dict of str to FieldInfo
+    """
+    if section == "method":
+        return {**method_fields(), **MethodConfig.model_fields}
+    model: Any = Config.model_fields[section].annotation
+    return dict(model.model_fields)
+
+
+def choices_of(key: str, field: FieldInfo) -> tuple[str, ...]:
+    """Names that a setting may have; empty where its values cannot be listed.
+
+    Parameters
+    ----------
+    key : str
+        Name of the setting, without its section.
+    field : FieldInfo
+        Its field, as of :func:`settings_of`.
+
+    Returns
+    -------
+    tuple of str
+    """
+    if key in CHOICES:
+        return choices(key)
+    for item in field.metadata:
+        if isinstance(item, NameOf):
+            return tuple(item.registry)
+    values = get_args(field.annotation)
+    return values if all(isinstance(value, str) for value in values) else ()
 
 
 def make_config(tree: Mapping[str, Any]) -> Config:
@@ -207,7 +252,11 @@ def choose_direction(method: Mapping[str, Any], chosen: Mapping[str, Any], notes
     """
     if not set(CHOICES) & set(chosen):
         return dict(method)
-    before, after = _defaults(method), _defaults({**method, **chosen})
+    try:
+        before, after = default_options(method), default_options({**method, **chosen})
+    except ComponentError:
+        # the check of the whole tree reports it, with all other errors
+        return dict(method)
     kept = {}
     for key, value in method.items():
         if key not in before or key in chosen or (key in after and before[key] == after[key]):
@@ -215,15 +264,6 @@ def choose_direction(method: Mapping[str, Any], chosen: Mapping[str, Any], notes
         else:
             notes.append(f"method.{key} of the recipe is left out: it was not meant for {after['direction']}")
     return kept
-
-
-def _defaults(method: Mapping[str, Any]) -> dict[str, Any]:
-    """Options with an effect in a ``[method]`` of this direction, with their defaults."""
-    defaults = {name: field.default for name, field in StageOptions.model_fields.items()}
-    choices = {name: method.get(name, defaults[name]) for name in CHOICES}
-    defaults |= preset(str(choices["direction"]), str(choices["proposal"]))
-    used = used_options(*(str(choices[name]) for name in CHOICES))
-    return {name: value for name, value in {**defaults, **choices}.items() if name in used}
 
 
 def parse_value(text: str) -> Any:
@@ -287,6 +327,8 @@ def _describe(details: ErrorDetails, model: type[BaseModel]) -> list[str]:
         return [f"{key}: unknown key; {hint}"]
     if details["type"] == "value_error":
         return [f"{key}: {line}".removeprefix(": ") for line in str(details["ctx"]["error"]).splitlines()]
+    if details["type"] == "unknown_component":
+        return [f"{key}: {details['msg']}"]
     message = details["msg"][0].lower() + details["msg"][1:]
     return [f"{key}: {message}, got {details['input']!r}"]
 
@@ -300,9 +342,11 @@ def _known_keys(path: Sequence[str], model: type[BaseModel]) -> list[str]:
     if not path:
         return list(model.model_fields)
     if list(path[:2]) == ["method", "schedule"]:
-        return list(StageConfig.model_fields)
+        return [*method_fields(), "iterations"]
     if list(path[:2]) == ["network", "layers"]:
         return [name for tag in path if tag in LAYER_TABLES for name in LAYER_TABLES[tag].model_fields]
+    if model is Config and path[0] in Config.model_fields:
+        return list(settings_of(path[0]))
     section = model.model_fields[path[0]].annotation
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
 

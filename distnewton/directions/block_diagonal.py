@@ -8,42 +8,32 @@ mean of their directions.
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 from distnewton.backend import Array
-from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
 from distnewton.curvature.operators import BlockGaussNewton
-from distnewton.directions.direction import (
-    Curvature,
-    DirectionOptions,
-    DirectionResult,
-    restore_cg_state,
-    state_of_cg,
-)
-from distnewton.directions.preconditioner import Preconditioner
-from distnewton.network.layout import ParameterLayout
+from distnewton.directions.cg import CGDirection
+from distnewton.directions.direction import Curvature, DirectionResult, RoleOptions
+from distnewton.directions.options import BlockOptions, CGOptions, EarlyTerminationOptions, SketchOptions
 from distnewton.parallel.termination import EarlyTermination
 from distnewton.solvers.conjugate_gradient import ConjugateGradient
 
 
-class BlockDiagonal:
-    """Local CG on each rank's block, ended early when enough ranks have finished.
+class BlockDiagonalOptions(CGOptions, SketchOptions, BlockOptions):
+    """CG on a rank's own block."""
 
-    Parameters
-    ----------
-    options : DirectionOptions
-        Stopping rule of CG, and what a block is.
-    preconditioner : Preconditioner or None
-        Of CG.
-    """
 
+class BlockDiagonal(CGDirection):
+    """Local CG on each rank's block, ended early when enough ranks have finished."""
+
+    name = "block_diagonal"
+    help = "each rank solves with its own diagonal block of G by CG, without communication"
+    own_options = BlockDiagonalOptions
+    # the ranks of a proposal all finish, since they compute its step sizes together right after
+    role_options: ClassVar[RoleOptions] = dict.fromkeys(("direction", "solver"), (EarlyTerminationOptions,))
     stops_early = apart = True
     curvature: Curvature = "jacobian"
-    averages_gradient = False
-
-    def __init__(self, options: DirectionOptions, preconditioner: Preconditioner | None = None) -> None:
-        self._options = options
-        self._preconditioner = preconditioner
-        self._last: Array | None = None
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
         """Solve with this rank's block; the only messages are those of early termination."""
@@ -56,7 +46,7 @@ class BlockDiagonal:
                 if not cg.finished:
                     cg.step()
             n_steps += 1
-            if n_steps >= self._options.cg_min and termination.enough_finished():
+            if n_steps >= self.options.cg_min and termination.enough_finished():
                 break
         finished = all(cg.finished for cg in solvers)
         if finished:
@@ -64,35 +54,25 @@ class BlockDiagonal:
         direction = problem.backend.zeros(problem.layout.n_params)
         for cg in solvers:
             direction += cg.x
-        if self._options.warm_start:
-            self._last = direction
+        self._remember(direction)
         residual = max((cg.relative_residual for cg in solvers), default=0.0)
         return DirectionResult(direction, n_steps, finished, residual)
 
     def set_mean_direction(self, direction: Array) -> None:
-        """Start the next CG from the mean of what the replicas have found."""
-        if self._options.warm_start:
-            self._last = direction
-
-    def state(self) -> State:
-        """The last solution, with a warm start, and the preconditioner."""
-        return state_of_cg(self._last, self._preconditioner)
-
-    def restore(self, state: State, layout: ParameterLayout) -> None:
-        """Take over the last solution and the preconditioner."""
-        self._last = restore_cg_state(state, layout, self._preconditioner)
+        """Start the next CG from the mean of the replicas' directions."""
+        self._remember(direction)
 
     def _solvers(self, problem: Linearization) -> list[ConjugateGradient]:
         """One CG a block; blocks without variables have none."""
-        jacobian, options = problem.jacobian, self._options
-        blocks = [[m] for m in jacobian.layers] if options.blocks == "layer" else [jacobian.layers]
-        made = []
+        jacobian, options = problem.jacobian, self.options
+        blocks = [[m] for m in jacobian.layers] if options.by_layer else [jacobian.layers]
+        solvers = []
         for layers in blocks:
             if not any(problem.layout.blocks[m].n_params for m in layers):
                 continue
             matrix = BlockGaussNewton(jacobian, problem.loss_hessian, problem.shift, layers)
             start = None if self._last is None else self._restrict(problem, self._last, layers, options.warm_start)
-            made.append(
+            solvers.append(
                 ConjugateGradient(
                     matrix.matvec,
                     self._restrict(problem, problem.gradient, layers, -1.0),
@@ -105,7 +85,7 @@ class BlockDiagonal:
                     progress=options.cg_progress,
                 )
             )
-        return made
+        return solvers
 
     @staticmethod
     def _restrict(problem: Linearization, v: Array, layers: list[int], factor: float) -> Array:

@@ -8,27 +8,27 @@ product of squares, without communication where there is a Jacobian. A kernel's 
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 
 from distnewton.backend import Array, Backend, is_sparse, namespace
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions.moments import blend
-from distnewton.directions.preconditioner import FactorOptions, Preconditioner
+from distnewton.directions.preconditioner import Preconditioner
 from distnewton.network.layers import Unfolded, sample_gradients
 from distnewton.network.layout import ParameterLayout
 
 
 class Diagonal(Preconditioner):
-    """Division by the diagonal of the damped matrix.
+    """Division by the diagonal of the damped matrix."""
 
-    Parameters
-    ----------
-    options : FactorOptions
-        Averages and periods.
-    """
+    name = "diagonal"
+    help = "an estimate of the diagonal of G, the same on every grid"
+    n_vectors = 2
 
-    def __init__(self, options: FactorOptions) -> None:
+    def __init__(self, options: Any) -> None:
         super().__init__(options)
         self._averages: dict[int, Array] = {}
         self._inverses: dict[int, Array] = {}

@@ -2,18 +2,54 @@
 
 from __future__ import annotations
 
-import math
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, ClassVar, Literal
 
 from distnewton.backend import Array
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.preconditioner import Preconditioner
+from distnewton.directions.options import BatchNewtonOptions, FullBatchOptions, LearningRateOptions
 from distnewton.network.layout import ParameterLayout
+from distnewton.network.shapes import NetworkShape
+from distnewton.options import Options
+from distnewton.parallel.partition import Block
 from distnewton.parallel.termination import EarlyTermination
 
 Curvature = Literal["none", "cotangents", "jacobian", "roots"]
+Role = Literal["direction", "solver", "proposal"]
+"""What a direction can be: the direction of a stage, the solver of ``sgn``, the proposal of ``grouped_newton``."""
+RoleOptions = Mapping[Role, tuple[type[Options], ...]]
+Presets = Mapping[Role, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a point moves along the directions of one kind.
+
+    Attributes
+    ----------
+    name : str
+        Words for it in messages and pages.
+    options : type of Options
+        Settings that all directions of the family have.
+    batches : bool
+        Whether the gradient is that of a mini-batch; else that of all samples.
+    newton : bool
+        Whether a step is combined, searched along and judged by its model; else it has a learning rate.
+    """
+
+    name: str
+    options: type[Options]
+    batches: bool
+    newton: bool
+
+
+FULL_BATCH = Family("Newton steps on all samples", FullBatchOptions, batches=False, newton=True)
+BATCH_NEWTON = Family("Newton steps on mini-batches", BatchNewtonOptions, batches=True, newton=True)
+LEARNING_RATE = Family("learning rate on mini-batches", LearningRateOptions, batches=True, newton=False)
+FAMILIES = (FULL_BATCH, BATCH_NEWTON, LEARNING_RATE)
 
 
 @dataclass(frozen=True)
@@ -25,11 +61,11 @@ class DirectionResult:
     direction : Array of shape (n_params_local,)
         This rank's block.
     inner_iterations : int
-        CG steps this rank did.
+        CG steps of this rank.
     finished : bool
         Whether this rank met its own stopping rule; False when it was stopped because enough others had.
     residual : float
-        Relative residual of the system this rank solved; over its blocks the largest.
+        Relative residual of the system that this rank solved; the largest over its blocks.
     note : str
         What went wrong and was mended, the same on all ranks; else empty.
     failure : str
@@ -47,11 +83,36 @@ class DirectionResult:
     step_sizes: tuple[float, ...] = ()
 
 
-class Direction(Protocol):
-    """A method for the direction. To add one, write a file with such a class and name it in the registry.
+class Direction(ABC):
+    """A method for the direction, which declares all that others need to know of it.
+
+    To add one, write a subclass and register it: :func:`distnewton.register`, or an entry point of the group
+    ``distnewton.directions``.
+
+    Parameters
+    ----------
+    options : Options or None
+        Those of the stage, or None for the defaults: an instance of :attr:`own_options`, among others.
+    **parts : object
+        The components that fill :attr:`slots`, by the names of the slots.
 
     Attributes
     ----------
+    name, help : str
+        Value of ``method.direction``, and what it does in a line.
+    family : Family
+        How the point moves along its directions.
+    roles : frozenset of str
+        Besides ``direction``: ``solver`` where it solves (G + lambda I) d = -g on any sample, so that ``sgn`` can use
+        it; ``proposal`` where ``grouped_newton`` can scale it.
+    own_options : type of Options
+        Its options in every role.
+    role_options : mapping of str to tuple of type of Options
+        Further options in one role.
+    presets : mapping of str to mapping
+        Defaults of a role that differ from those of the options' models.
+    slots : tuple of str
+        Options that name another component: ``preconditioner``, ``solver`` or ``proposal``.
     stops_early : bool
         Whether ranks solve apart from each other, so that early termination applies.
     apart : bool
@@ -59,16 +120,37 @@ class Direction(Protocol):
     curvature : str
         What it reads of the curvature sample: ``none`` (the gradient only), ``cotangents`` (of single outputs or of
         the loss), ``jacobian`` (of all outputs, or of a sketch), ``roots`` (the same with B = I).
+    random_rows : bool
+        Whether ``sketch = auto`` may take random cotangents in place of many outputs.
     averages_gradient : bool
         Whether momentum, in steps of a learning rate, averages the gradient before the direction is taken rather than
         the directions.
     """
 
-    stops_early: bool
-    apart: bool
-    curvature: Curvature
-    averages_gradient: bool
+    name: ClassVar[str]
+    help: ClassVar[str]
+    family: ClassVar[Family] = FULL_BATCH
+    roles: ClassVar[frozenset[Role]] = frozenset()
+    own_options: ClassVar[type[Options]] = Options
+    role_options: ClassVar[RoleOptions] = {}
+    presets: ClassVar[Presets] = {}
+    slots: ClassVar[tuple[str, ...]] = ()
 
+    stops_early: bool = False
+    apart: bool = False
+    curvature: Curvature = "none"
+    random_rows: bool = True
+    averages_gradient: bool = False
+
+    def __init__(self, options: Any = None, **parts: Any) -> None:
+        self.options: Any = self.own_options() if options is None else options
+
+    @property
+    def title(self) -> str:
+        """Its name in records, with what fills its slots where that decides the direction."""
+        return self.name
+
+    @abstractmethod
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
         """Find this rank's block of a direction.
 
@@ -84,23 +166,32 @@ class Direction(Protocol):
         -------
         DirectionResult
         """
-        ...
 
-    def set_mean_direction(self, direction: Array) -> None:
-        """Learn the mean over replicas of what :meth:`solve` has returned, where each found a direction of its own.
+    def set_mean_direction(self, direction: Array) -> None:  # noqa: B027 - nothing to learn by default
+        """Learn the mean over replicas of what :meth:`solve` returned, where each found a direction of its own.
 
         Parameters
         ----------
         direction : Array of shape (n_params_local,)
             The step's direction.
         """
-        ...
+
+    def step_taken(self, direction: Array, step_size: float) -> None:  # noqa: B027 - nothing to learn by default
+        """Learn where the point moved: by ``step_size * direction``, which is combined, clipped or has momentum.
+
+        Parameters
+        ----------
+        direction : Array of shape (n_params_local,)
+            This rank's block; not to be kept without a copy.
+        step_size : float
+            0 when the step was rejected; the same on all ranks.
+        """
 
     def state(self) -> State:
-        """What it carries from one call to the next; no copies are made."""
-        ...
+        """What it carries from one call to the next, without copies; nothing by default."""
+        return State()
 
-    def restore(self, state: State, layout: ParameterLayout) -> None:
+    def restore(self, state: State, layout: ParameterLayout) -> None:  # noqa: B027 - nothing to restore by default
         """Take over a state of a new object with the same options, perhaps from another grid.
 
         Parameters
@@ -110,115 +201,46 @@ class Direction(Protocol):
         layout : ParameterLayout
             This rank's blocks.
         """
-        ...
 
+    def check_memory(self, n_samples: int, n_out: int, itemsize: int, memory_mb: float) -> None:  # noqa: B027
+        """Refuse a problem whose systems do not fit, before any data is read; takes all by default.
 
-class SharedDirection:
-    """What directions have in common that learn nothing from the mean over replicas, as a rule because all find it."""
+        Parameters
+        ----------
+        n_samples, n_out : int
+            Samples of the curvature, and outputs.
+        itemsize : int
+            Bytes of a number.
+        memory_mb : float
+            Megabytes that a rank may use.
 
-    apart = False
+        Raises
+        ------
+        ConfigError
+            With the sizes that would fit.
+        """
 
-    def set_mean_direction(self, direction: Array) -> None:
-        """Nothing to learn."""
+    def n_vectors(self) -> int:
+        """Vectors of its variables that a rank keeps from one call to the next, as checkpoints have them."""
+        return 0
 
+    def factor_size(self, shape: NetworkShape, block: Block) -> float:
+        """Numbers in its curvature factors of a block, and in their inverses.
 
-class Stateless:
-    """What directions have in common that carry nothing from one call to the next."""
+        Parameters
+        ----------
+        shape : NetworkShape
+            All layers.
+        block : Block
+            A block of one layer.
 
-    def state(self) -> State:
-        """Nothing."""
-        return State()
-
-    def restore(self, state: State, layout: ParameterLayout) -> None:
-        """Nothing to take over."""
-
-
-@dataclass(frozen=True)
-class DirectionOptions:
-    """Settings that directions share; each reads its own.
-
-    Attributes
-    ----------
-    cg_tolerance : float
-        Relative residual at which CG stops.
-    cg_max, cg_min : int
-        Limits of CG steps.
-    blocks : str
-        ``rank``: a rank's block couples the layers it holds; ``layer``: cut by layer, [DNM]'s own diagonalisation.
-    cg_stop : str
-        ``residual``, or ``progress``: Martens' rule, too.
-    warm_start : float
-        CG starts from this multiple of the last solution.
-    jacobian : str
-        ``stored``, or ``recomputed`` at each CG step of the full system.
-    preconditioner : str
-        Name of the preconditioner of CG.
-    statistics_decay : float
-        Decay of the moving averages of curvature factors.
-    statistics_period, inverse_period : int
-        Steps from one update of the factors, and from one factorisation, to the next.
-    mini_blocks : str
-        ``layer`` or ``neuron``: what a mini-block of the Fisher matrix covers.
-    beta1, beta2, epsilon : float
-        Adam's.
-    groups, proposal : str
-        Grouped Newton: what shares a step length, and whose direction is scaled.
-    internal_damping, rate_momentum : float
-        Grouped Newton: cubic damping, and share of the last step lengths kept.
-    rate_period : int
-        Grouped Newton: steps from one set of step lengths to the next.
-    negative_rates : bool
-        Grouped Newton: whether negative step lengths are kept.
-    """
-
-    cg_tolerance: float = 0.1
-    cg_max: int = 30
-    cg_min: int = 3
-    blocks: str = "rank"
-    cg_stop: str = "residual"
-    warm_start: float = 0.0
-    jacobian: str = "stored"
-    preconditioner: str = "none"
-    statistics_decay: float = 0.95
-    statistics_period: int = 1
-    inverse_period: int = 1
-    mini_blocks: str = "layer"
-    beta1: float = 0.9
-    beta2: float = 0.999
-    epsilon: float = 1e-8
-    groups: str = "tensor"
-    proposal: str = "sgd"
-    internal_damping: float = 10.0
-    rate_momentum: float = 0.5
-    rate_period: int = 10
-    negative_rates: bool = False
-
-    @property
-    def cg_progress(self) -> float:
-        """Relative progress a step at which CG stops, 0 for the residual's rule alone."""
-        return 5e-4 if self.cg_stop == "progress" else 0.0
+        Returns
+        -------
+        float
+        """
+        return 0.0
 
 
 def relative(residual_norm: float, b_norm: float) -> float:
     """Residual over right-hand side, 0 where that is zero."""
     return residual_norm / b_norm if b_norm else 0.0
-
-
-def norm(squared: float) -> float:
-    """Root of a squared norm that rounding may have made negative."""
-    return math.sqrt(max(squared, 0.0))
-
-
-def state_of_cg(last: Array | None, preconditioner: Preconditioner | None) -> State:
-    """What directions by CG carry on: their last solution and their preconditioner."""
-    return State(
-        vectors={} if last is None else {"last": last},
-        parts={} if preconditioner is None else {"preconditioner": preconditioner.state()},
-    )
-
-
-def restore_cg_state(state: State, layout: ParameterLayout, preconditioner: Preconditioner | None) -> Array | None:
-    """Undo :func:`state_of_cg`; returns the last solution."""
-    if preconditioner is not None:
-        preconditioner.restore(state.parts["preconditioner"], layout)
-    return state.vectors.get("last")

@@ -16,16 +16,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 
 from distnewton.backend import Array, Backend, is_sparse, library_of, like, namespace, scalar, take_rows
 from distnewton.curvature.jacobian import Jacobian, JacobianPart
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.direction import Curvature, DirectionResult, SharedDirection, Stateless, relative
+from distnewton.directions.direction import Curvature, Direction, DirectionResult, Presets, Role, relative
+from distnewton.directions.options import BlockOptions, DampingOptions, SketchOptions
 from distnewton.errors import ConfigError, NumericalError
 from distnewton.network.layers import sample_gradients
+from distnewton.options import Options
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.replicas import SampleShare
 from distnewton.parallel.termination import EarlyTermination
@@ -36,59 +38,21 @@ _N_COPIES = 3
 """Matrices of N x N that live at once: K, its factor, and one more in float64 where float32 cannot factorise."""
 
 
-def check_dual_memory(n_samples: int, n_rows: int, itemsize: int, memory_mb: float) -> None:
-    """Refuse a system in sample space that does not fit, and say by how much.
-
-    Parameters
-    ----------
-    n_samples, n_rows : int
-        |S|, and rows of the Jacobian a sample: the number of outputs, or of random cotangents.
-    itemsize : int
-        Bytes of a number.
-    memory_mb : float
-        What a rank may use.
-
-    Raises
-    ------
-    ConfigError
-        With the sizes that would fit.
-    """
-    n = n_samples * n_rows
-    needed = _N_COPIES * n**2 * itemsize / 2**20
-    if needed <= memory_mb:
-        return
-    fitting = int((memory_mb * 2**20 / itemsize / _N_COPIES) ** 0.5)
-    ways = [f"more memory (run.memory_mb = {math.ceil(needed)})", "or direction = gauss_newton"]
-    if fitting >= n_samples:
-        ways.insert(0, f"fewer rows (method.sketch = {fitting // n_samples})")
-    if fitting >= n_rows:
-        ways.insert(0, f"at most {fitting // n_rows} samples (method.subsample and subsample_min, or batch)")
-    raise ConfigError(
-        f"the dual direction solves for {n_samples} samples x {n_rows} rows = {n:,} unknowns: {needed:,.0f} MB a rank, "
-        f"{needed / memory_mb:.1f} times run.memory_mb = {memory_mb:g}, which allows {fitting:,}; take "
-        f"{', '.join(ways)}",
-        collective=True,
-    )
+class DualOptions(SketchOptions, DampingOptions):
+    """Rows of the Jacobian, and the damping that makes the system regular."""
 
 
-class Dual(Stateless, SharedDirection):
-    """The exact direction of the full matrix, or of each rank's own block.
+class Dual(Direction):
+    """The exact direction of the full matrix."""
 
-    Parameters
-    ----------
-    local : bool
-        Whether each rank solves with its own block, without communication.
-    blocks : str
-        With ``local``: ``rank``, or ``layer`` to cut the block by layer.
-    """
-
-    stops_early = False
+    name = "dual"
+    help = "the exact Gauss-Newton direction through sample space (Woodbury), one sum"
+    roles: ClassVar[frozenset[Role]] = frozenset({"solver", "proposal"})
+    own_options: ClassVar[type[Options]] = DualOptions
+    presets: ClassVar[Presets] = {"proposal": {"damping": 0.1}}
     curvature: Curvature = "roots"
-    averages_gradient = False
-
-    def __init__(self, *, local: bool, blocks: str = "rank") -> None:
-        self._local, self._by_layer = local, local and blocks == "layer"
-        self.apart = local
+    random_rows = False
+    _by_layer = False
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
         """Form J J^T, factorise it on every rank, and go back to the variables; at most one sum over a replica."""
@@ -102,29 +66,49 @@ class Dual(Stateless, SharedDirection):
         direction = -problem.gradient
         residual = 0.0
         for layers in [[m] for m in jacobian.layers] if self._by_layer else [jacobian.layers]:
-            if self._local and not any(problem.layout.blocks[m].n_params for m in layers):
+            if self.apart and not any(problem.layout.blocks[m].n_params for m in layers):
                 continue
             K, Jg = self._system(problem, layers)
-            n_samples = problem.sample.share.n_own if self._local else problem.n_samples
+            n_samples = problem.sample.share.n_own if self.apart else problem.n_samples
             K.reshape(-1)[:: len(K) + 1] += problem.shift * n_samples
             y = problem.backend.solve(K, Jg)
             norm = problem.backend.xp.linalg.norm
             residual = max(residual, relative(scalar(norm(K @ y - Jg)), scalar(norm(Jg))))
             correction = problem.backend.zeros(problem.layout.n_params)
             rows = y.reshape(n_samples, -1)
-            own = rows if self._local else take_rows(rows, problem.sample.share.own)
+            own = rows if self.apart else take_rows(rows, problem.sample.share.own)
             jacobian.rmatvec(problem.backend.xp.ascontiguousarray(own), correction, layers)
-            direction += correction if self._local else problem.grid.sum_over_replicas(correction)
+            direction += correction if self.apart else problem.grid.sum_over_replicas(correction)
         direction /= problem.shift
         return DirectionResult(direction, 0, True, residual)
 
 
+    def check_memory(self, n_samples: int, n_out: int, itemsize: int, memory_mb: float) -> None:
+        """Refuse a system in sample space that does not fit, and say by how much."""
+        n_rows = min((0 if self.options.sketch == "auto" else self.options.sketch) or n_out, n_out)
+        n = n_samples * n_rows
+        needed = _N_COPIES * n**2 * itemsize / 2**20
+        if needed <= memory_mb:
+            return
+        fitting = int((memory_mb * 2**20 / itemsize / _N_COPIES) ** 0.5)
+        ways = [f"more memory (run.memory_mb = {math.ceil(needed)})", "or direction = gauss_newton"]
+        if fitting >= n_samples:
+            ways.insert(0, f"fewer rows (method.sketch = {fitting // n_samples})")
+        if fitting >= n_rows:
+            ways.insert(0, f"at most {fitting // n_rows} samples (method.subsample and subsample_min, or batch)")
+        raise ConfigError(
+            f"the dual direction solves for {n_samples} samples x {n_rows} rows = {n:,} unknowns: {needed:,.0f} MB a "
+            f"rank, {needed / memory_mb:.1f} times run.memory_mb = {memory_mb:g}, which allows {fitting:,}; take "
+            f"{', '.join(ways)}",
+            collective=True,
+        )
+
     def _system(self, problem: Linearization, layers: list[int]) -> tuple[Array, Array]:
         """J J^T and J g: of own samples and blocks, or of all."""
         jacobian, grid, share = problem.jacobian, problem.grid, problem.sample.share
-        apart = self._local or grid.n_replicas == 1
+        apart = self.apart or grid.n_replicas == 1
         K, Jg = sample_space_system(jacobian, problem.gradient, layers, None if apart else SamplesOfAll(grid, share))
-        if self._local:
+        if self.apart:
             return K, Jg
         xp = problem.backend.xp
         message = grid.sum_all(xp.concatenate([K.ravel(), Jg]))
@@ -137,6 +121,23 @@ class Dual(Stateless, SharedDirection):
         rows = xp.concatenate([K, Jg[:, None]], axis=1).reshape(share.n_own, k * width)
         whole = grid.gather_samples(rows, share).reshape(share.n_samples * k, width)
         return xp.ascontiguousarray(whole[:, :-1]), xp.ascontiguousarray(whole[:, -1])
+
+
+class BlockDualOptions(DualOptions, BlockOptions):
+    """The same on a rank's own block."""
+
+
+class BlockDual(Dual):
+    """The exact direction of each rank's own block, without communication."""
+
+    name = "block_dual"
+    help = "each rank's own block solved exactly through sample space, without communication"
+    own_options = BlockDualOptions
+    apart = True
+
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options)
+        self._by_layer = self.options.by_layer
 
 
 class SamplesOfAll:

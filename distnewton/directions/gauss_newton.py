@@ -17,49 +17,54 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any, Literal, Self
 
 import numpy as np
+from pydantic import Field, model_validator
 
 from distnewton.backend import Array, add_scaled, namespace, scalar, scale_and_add
-from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.direction import (
-    Curvature,
-    DirectionOptions,
-    DirectionResult,
-    SharedDirection,
-    restore_cg_state,
-    state_of_cg,
-)
+from distnewton.directions.cg import CGDirection
+from distnewton.directions.direction import DirectionResult
+from distnewton.directions.options import CGOptions, SketchOptions
 from distnewton.directions.preconditioner import Preconditioner
-from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.termination import EarlyTermination
 from distnewton.solvers.conjugate_gradient import Progress, check_curvature, rounding_floor
 
 
-class GaussNewton(SharedDirection):
+class GaussNewtonOptions(CGOptions, SketchOptions):
+    """CG on the full system."""
+
+    jacobian: Literal["stored", "recomputed"] = Field(
+        "stored",
+        description="keep the Jacobian's factors, or pass forward and backward at each CG step instead: no memory for "
+        "them, but messages and time",
+    )
+
+    @model_validator(mode="after")
+    def _is_exact(self) -> Self:
+        if self.jacobian == "recomputed" and self.sketch not in ("auto", 0):
+            raise ValueError("sketch has no effect with jacobian = recomputed, which is exact")
+        return self
+
+
+class GaussNewton(CGDirection):
     """CG on the full system; the same trajectory on every grid.
 
-    Parameters
-    ----------
-    options : DirectionOptions
-        Stopping rule of CG.
-    preconditioner : Preconditioner or None
-        Of CG. All but ``none`` and ``diagonal`` depend on the grid, as their blocks are the ranks'.
+    Preconditioners other than ``diagonal`` depend on the grid, since their blocks are the ranks'.
     """
 
-    stops_early = False
-    averages_gradient = False
+    name = "gauss_newton"
+    help = "the full Gauss-Newton system by CG over all ranks, a sum each step"
+    own_options = GaussNewtonOptions
 
-    def __init__(self, options: DirectionOptions, preconditioner: Preconditioner | None = None) -> None:
-        self.curvature: Curvature = "jacobian" if options.jacobian == "stored" else "cotangents"
-        self._options = options
-        self._preconditioner = preconditioner
-        self._last: Array | None = None
+    def __init__(self, options: Any = None, preconditioner: Preconditioner | None = None) -> None:
+        super().__init__(options, preconditioner)
+        self.curvature = "jacobian" if self.options.jacobian == "stored" else "cotangents"
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
         """Solve together; all ranks do the same steps, so nobody is waited for or stopped early."""
-        options = self._options
+        options = self.options
         if self._preconditioner is not None:
             self._preconditioner.update(problem)
         x, r, phi, bb = self._start(problem)
@@ -85,24 +90,15 @@ class GaussNewton(SharedDirection):
             step = _product(problem, r, z)
             beta = step.rz / previous
             n_steps += 1
-        if options.warm_start:
-            self._last = x
+        self._remember(x)
         return DirectionResult(x, n_steps, True, math.sqrt(step.rr / bb) if bb else 0.0)
-
-    def state(self) -> State:
-        """The last solution, with a warm start, and the preconditioner."""
-        return state_of_cg(self._last, self._preconditioner)
-
-    def restore(self, state: State, layout: ParameterLayout) -> None:
-        """Take over the last solution and the preconditioner."""
-        self._last = restore_cg_state(state, layout, self._preconditioner)
 
     def _start(self, problem: Linearization) -> tuple[Array, Array, float, float | None]:
         """First iterate, its residual, the model there, and b^T b where it is not the residual's."""
         b = -problem.gradient
         if self._last is None:
             return problem.backend.zeros(len(b)), b, 0.0, None
-        x = self._options.warm_start * self._last
+        x = self.options.warm_start * self._last
         r = b - _product(problem, x, x).Az
         dot = problem.backend.dot
         xr, xb, bb = problem.grid.sum_of_variables(dot(x, r), dot(x, b), dot(b, b))

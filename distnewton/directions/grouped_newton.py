@@ -9,16 +9,20 @@ block-diagonal proposal does not.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import Any, Literal
 
 import numpy as np
+from pydantic import Field
 
 from distnewton.backend import Array
 from distnewton.checkpoint.state import State
 from distnewton.curvature.group_summaries import ParameterGroups
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.direction import Curvature, Direction, DirectionResult, SharedDirection
+from distnewton.directions.delegating import DelegatingDirection
+from distnewton.directions.direction import LEARNING_RATE, Direction, DirectionResult
 from distnewton.network.layout import ParameterLayout
+from distnewton.options import Options
 from distnewton.parallel.termination import EarlyTermination
 from distnewton.solvers.anisotropic import step_sizes
 
@@ -26,51 +30,41 @@ NO_STEP_SIZES = "no step sizes for the groups"
 """Note of a direction whose cubic model has no solution."""
 
 
-@dataclass(frozen=True)
-class GroupOptions:
-    """How step sizes are found and kept.
+class GroupOptions(Options):
+    """Which step sizes there are, how they are found, and how long they are kept."""
 
-    Attributes
-    ----------
-    groups : str
-        What shares a step size, as of :class:`~distnewton.curvature.group_summaries.ParameterGroups`.
-    internal_damping : float
-        lambda of the cubic model.
-    period : int
-        Calls from one set of step sizes to the next.
-    momentum : float
-        Share of the last step sizes kept.
-    negative : bool
-        Whether negative step sizes are used; else 0 in their place, but the true values are averaged.
-    """
-
-    groups: str = "tensor"
-    internal_damping: float = 10.0
-    period: int = 10
-    momentum: float = 0.5
-    negative: bool = False
+    groups: Literal["tensor", "kind", "rank", "all"] = Field("tensor", description="what shares a step length")
+    proposal: str = Field("sgd", description="direction whose groups are scaled")
+    internal_damping: float = Field(10.0, ge=0.0, allow_inf_nan=False, description="damping of the cubic model")
+    rate_period: int = Field(10, ge=1, description="steps from one set of step lengths to the next")
+    rate_momentum: float = Field(0.5, ge=0.0, lt=1.0, description="share of the last step lengths that is kept")
+    negative_rates: bool = Field(False, description="keep negative step lengths instead of 0")
 
 
-class GroupedNewton(SharedDirection):
+class GroupedNewton(DelegatingDirection):
     """A proposal scaled by group; where no step sizes are found, the last ones stay.
+
+    Negative step sizes are averaged as they are, whether or not 0 takes their place in the step. Momentum of plain
+    gradients is part of the proposal, as in [GN3]: heavy-ball momentum after the scaling would lengthen steps whose
+    length has just been computed.
 
     Parameters
     ----------
-    proposal : Direction
-        Whose direction is scaled.
     options : GroupOptions
-        Of the step sizes.
-    averages_gradient : bool
-        Whether the proposal is made from an average of gradients: heavy-ball momentum after the scaling would lengthen
-        steps whose length has just been found.
+        Step sizes.
+    proposal : Direction
+        Direction that is scaled.
     """
 
-    stops_early = False
+    name = "grouped_newton"
+    help = "another direction with a step size for each group of variables, from second and third derivatives"
+    family = LEARNING_RATE
+    own_options = GroupOptions
+    slots = ("proposal",)
 
-    def __init__(self, proposal: Direction, options: GroupOptions, *, averages_gradient: bool) -> None:
-        self._proposal, self._options = proposal, options
-        self.averages_gradient = averages_gradient
-        self.curvature: Curvature = proposal.curvature
+    def __init__(self, options: Any, proposal: Direction) -> None:
+        super().__init__(options, proposal)
+        self.averages_gradient = proposal.name == "sgd"
         self._groups: ParameterGroups | None = None
         self._average: Array | None = None
         self._n_calls = 0
@@ -78,38 +72,38 @@ class GroupedNewton(SharedDirection):
     @property
     def step_sizes(self) -> Array | None:
         """Those in use, of shape (n_groups,), replicated; None before any have been found."""
-        if self._average is None or self._options.negative:
+        if self._average is None or self.options.negative_rates:
             return self._average
         return np.maximum(self._average, 0.0)
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
         """Ask for the proposal, renew the step sizes where it is time, and scale; no step before any are found."""
-        found = self._proposal.solve(problem, termination)
-        if self._proposal.apart and problem.grid.n_replicas > 1:
-            found = replace(found, direction=problem.grid.mean_over_replicas(found.direction))
-            self._proposal.set_mean_direction(found.direction)
+        proposed = self._inner.solve(problem, termination)
+        if self._inner.apart and problem.grid.n_replicas > 1:
+            proposed = replace(proposed, direction=problem.grid.mean_over_replicas(proposed.direction))
+            self._inner.set_mean_direction(proposed.direction)
         if self._groups is None:
-            self._groups = ParameterGroups(self._options.groups, problem.grid.partition, problem.grid.rank)
+            self._groups = ParameterGroups(self.options.groups, problem.grid.partition, problem.grid.rank)
         note = ""
         # as long as there are no step sizes, each call looks for them
-        if self._average is None or self._n_calls % self._options.period == 0:
-            note = self._renew(problem, self._groups, found.direction)
+        if self._average is None or self._n_calls % self.options.rate_period == 0:
+            note = self._renew(problem, self._groups, proposed.direction)
         self._n_calls += 1
         sizes = self.step_sizes
         factors = np.zeros(self._groups.n_groups) if sizes is None else sizes
-        direction = self._groups.scaled(problem.layout, factors, found.direction)
-        return replace(found, direction=direction, note=note, step_sizes=tuple(factors.tolist()))
+        direction = self._groups.scaled(problem.layout, factors, proposed.direction)
+        return replace(proposed, direction=direction, note=note, step_sizes=tuple(factors.tolist()))
 
     def state(self) -> State:
         """The averaged step sizes, and the proposal's state."""
         sizes = None if self._average is None else self._average.tolist()
-        return State({"n_calls": self._n_calls, "step_sizes": sizes}, parts={"proposal": self._proposal.state()})
+        return State({"n_calls": self._n_calls, "step_sizes": sizes}, parts={"proposal": self._inner.state()})
 
     def restore(self, state: State, layout: ParameterLayout) -> None:
         """Take over the step sizes, unless a group is a rank and the ranks are others: they are then found anew."""
-        self._proposal.restore(state.parts["proposal"], layout)
+        self._inner.restore(state.parts["proposal"], layout)
         sizes = state.numbers["step_sizes"]
-        if sizes is None or (self._options.groups == "rank" and not state.same_blocks):
+        if sizes is None or (self.options.groups == "rank" and not state.same_blocks):
             return
         self._n_calls, self._average = state.numbers["n_calls"], np.array(sizes)
 
@@ -117,7 +111,7 @@ class GroupedNewton(SharedDirection):
         """Move the average towards the step sizes of this sample; returns a note where there are none."""
         # the step is against u = -d, whose gradient of the sample, not the one averaged over batches, counts
         summary = problem.sample.summarise(-direction, groups, problem.regularization)
-        eta = step_sizes(summary.hessian, summary.gradient, summary.third, self._options.internal_damping)
+        eta = step_sizes(summary.hessian, summary.gradient, summary.third, self.options.internal_damping)
         message = np.zeros(1 + groups.n_groups)
         if problem.grid.world.rank == 0 and eta is not None:
             message[0], message[1:] = 1.0, eta
@@ -128,6 +122,6 @@ class GroupedNewton(SharedDirection):
         if self._average is None:
             self._average = message[1:]
         else:
-            self._average *= self._options.momentum
-            self._average += (1.0 - self._options.momentum) * message[1:]
+            self._average *= self.options.rate_momentum
+            self._average += (1.0 - self.options.rate_momentum) * message[1:]
         return ""

@@ -15,27 +15,30 @@ alike, and their cotangents as uncorrelated.
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
 from distnewton.backend import Array, Backend, namespace, scalar
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.moments import apply_left, blend, inverted, is_wide, second_moments, shifted
-from distnewton.directions.preconditioner import FactorOptions, Preconditioner
+from distnewton.directions.moments import apply_left, blend, inverted, is_wide, moments_size, second_moments, shifted
+from distnewton.directions.options import FactorOptions
+from distnewton.directions.preconditioned import PreconditionedGradient
+from distnewton.directions.preconditioner import Preconditioner
 from distnewton.network.layout import ParameterLayout
+from distnewton.network.shapes import NetworkShape
+from distnewton.parallel.partition import Block
 
 
 class KroneckerFactors(Preconditioner):
-    """K-FAC on the blocks of this rank.
+    """Kronecker factors of each own block, and their inverses."""
 
-    Parameters
-    ----------
-    options : FactorOptions
-        Averages and periods.
-    """
+    name = "kfac"
+    help = "Kronecker factors of each rank's blocks"
+    own_options = FactorOptions
 
-    def __init__(self, options: FactorOptions) -> None:
+    def __init__(self, options: Any) -> None:
         super().__init__(options)
         self._inputs: dict[int, Array] = {}
         self._outputs: dict[int, Array] = {}
@@ -84,6 +87,12 @@ class KroneckerFactors(Preconditioner):
         A, D = self._inverses[layer]
         namespace(out).matmul(apply_left(A, V), D, out=out)
 
+    def factor_size(self, shape: NetworkShape, block: Block) -> float:
+        """Numbers in both factors of a block and their inverses."""
+        # the factor of a convolution is over its channels and the places of its kernel, as its rows are
+        n_in, n_out = block.shape
+        return 2.0 * (moments_size(n_in) + n_out**2)
+
 
 def _factors(problem: Linearization, m: int, delta: Array) -> tuple[Array, Array]:
     """A and D of an own layer."""
@@ -109,6 +118,15 @@ def _factors(problem: Linearization, m: int, delta: Array) -> tuple[Array, Array
     problem.grid.sum_over_replicas(D)
     D /= problem.n_samples * problem.sample.shape(m).n_linear
     return A, D
+
+
+class KFAC(PreconditionedGradient):
+    """The gradient times the inverse Kronecker factors."""
+
+    name = "kfac"
+    help = "the gradient preconditioned by Kronecker factors, without communication"
+    own_options = FactorOptions
+    preconditioner = KroneckerFactors
 
 
 def _mean_diagonal(A: Array) -> float:

@@ -17,28 +17,41 @@ abstract only, leaves this open, and so F is a mean over samples for both kinds 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
+
+from pydantic import Field
 
 from distnewton.backend import Array, Backend, namespace
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.moments import apply_left, blend, inverted, second_moments, shifted
-from distnewton.directions.preconditioner import FactorOptions, Preconditioner
+from distnewton.directions.moments import apply_left, blend, inverted, moments_size, second_moments, shifted
+from distnewton.directions.options import FactorOptions
+from distnewton.directions.preconditioned import PreconditionedGradient
+from distnewton.directions.preconditioner import Preconditioner
 from distnewton.network.layers import sample_gradients
 from distnewton.network.layout import ParameterLayout
+from distnewton.network.shapes import NetworkShape
+from distnewton.parallel.partition import Block
+
+
+class MiniBlockOptions(FactorOptions):
+    """What a mini-block covers."""
+
+    mini_blocks: Literal["layer", "neuron"] = Field(
+        "layer", description="one mini-block shared by a layer's neurons, or one for each neuron"
+    )
 
 
 class MiniBlockFisher(Preconditioner):
-    """Mini-blocks over the inputs of each output neuron, or one shared by the neurons of a block; over each kernel.
+    """Mini-blocks over the inputs of each output neuron, or one shared by the neurons of a block; over each kernel."""
 
-    Parameters
-    ----------
-    options : FactorOptions
-        Averages, periods and the kind of mini-blocks.
-    """
+    name = "mini_block_fisher"
+    help = "mini-blocks of the empirical Fisher matrix"
+    own_options = MiniBlockOptions
 
-    def __init__(self, options: FactorOptions) -> None:
+    def __init__(self, options: Any) -> None:
         super().__init__(options)
+        self._shared = options.mini_blocks == "layer"
         # by layer, one mini-block after the other along the first axis
         self._averages: dict[int, Array] = {}
         self._inverses: dict[int, Array] = {}
@@ -82,7 +95,7 @@ class MiniBlockFisher(Preconditioner):
     def _neuron_moments(self, problem: Linearization, Z: Any, delta: Array, *, owns_bias: bool) -> Array:
         """Sums of delta_j^2 z z^T, or of their mean over the neurons."""
         squares = delta * delta
-        if self._options.mini_blocks == "layer":
+        if self._shared:
             squares = squares.mean(axis=1, keepdims=True)
         xp = problem.backend.xp
         columns = xp.ascontiguousarray(squares.T)
@@ -121,9 +134,26 @@ class MiniBlockFisher(Preconditioner):
             out[: n_in * r] = products.transpose(2, 0, 1).reshape(n_in * r, n_out)
             # the bias, where the block owns it
             out[n_in * r :] = V[n_in * r :] * self._bias_inverses[layer]
-        elif self._options.mini_blocks == "layer":
+        elif self._shared:
             out[...] = apply_left(inverses[0], V)
         elif inverses.ndim == 2:
             namespace(out).multiply(inverses.T, V, out=out)
         else:
             out[...] = self.backend.stacked_matvec(inverses, V.T).T
+
+    def factor_size(self, shape: NetworkShape, block: Block) -> float:
+        """Numbers in the mini-blocks of a block and their inverses."""
+        n_in, n_out = block.shape
+        if shape.layers[block.layer - 1].kernel is not None:
+            return 2.0 * n_in * n_out * block.rows_per_unit
+        return 2.0 * moments_size(n_in) * (1 if self._shared else n_out)
+
+
+class MiniBlockFisherGradient(PreconditionedGradient):
+    """The averaged gradient times the inverse mini-blocks ([MBF])."""
+
+    name = "mini_block_fisher"
+    help = "the averaged gradient preconditioned by mini-blocks of the empirical Fisher matrix"
+    own_options = MiniBlockOptions
+    preconditioner = MiniBlockFisher
+    averages_gradient = True

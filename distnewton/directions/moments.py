@@ -16,6 +16,11 @@ def is_wide(n_inputs: int) -> bool:
     return n_inputs > MAX_WIDTH
 
 
+def moments_size(n_inputs: int) -> int:
+    """Numbers of a factor over so many inputs."""
+    return n_inputs if is_wide(n_inputs) else n_inputs**2
+
+
 def second_moments(backend: Backend, Z: Any, owns_bias: bool, weights: Array | None = None) -> Array:
     r"""Sum of w z z^T over rows, with z = (inputs, 1) where the block owns the bias.
 
@@ -58,12 +63,12 @@ def second_moments(backend: Backend, Z: Any, owns_bias: bool, weights: Array | N
 
 def shifted(moments: Array, shift: float) -> Array:
     """A copy with a number added to the diagonal."""
-    made = moments.copy()
-    if made.ndim == 1:
-        made += shift
+    copy = moments.copy()
+    if copy.ndim == 1:
+        copy += shift
     else:
-        made.reshape(-1)[:: len(made) + 1] += shift
-    return made
+        copy.reshape(-1)[:: len(copy) + 1] += shift
+    return copy
 
 
 def inverted(backend: Backend, moments: Array) -> Array:

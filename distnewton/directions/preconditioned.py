@@ -5,31 +5,50 @@ r"""The gradient times an inverse that is cheap to apply: ``kfac`` and ``mini_bl
 
 from __future__ import annotations
 
+from typing import Any, ClassVar
+
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
-from distnewton.directions.direction import Curvature, DirectionResult, SharedDirection
+from distnewton.directions.direction import (
+    LEARNING_RATE,
+    Curvature,
+    Direction,
+    DirectionResult,
+    Presets,
+    Role,
+    RoleOptions,
+)
+from distnewton.directions.options import ClipOptions, MomentumOptions
 from distnewton.directions.preconditioner import Preconditioner
 from distnewton.network.layout import ParameterLayout
+from distnewton.network.shapes import NetworkShape
+from distnewton.parallel.partition import Block
 from distnewton.parallel.termination import EarlyTermination
 
+_FACTORS = {"damping": 0.01, "statistics_period": 4, "inverse_period": 20}
 
-class PreconditionedGradient(SharedDirection):
+
+class PreconditionedGradient(Direction):
     """The preconditioned gradient; each rank with its own blocks, no communication but for statistics.
 
-    Parameters
+    Momentum averages the gradient where a subclass says so ([MBF]), else the direction (K-FAC).
+
+    Attributes
     ----------
-    preconditioner : Preconditioner
+    preconditioner : type of Preconditioner
         P.
-    averages_gradient : bool
-        Whether momentum averages the gradient ([MBF]) rather than the direction (K-FAC).
     """
 
-    stops_early = False
+    family = LEARNING_RATE
+    roles: ClassVar[frozenset[Role]] = frozenset({"solver", "proposal"})
+    role_options: ClassVar[RoleOptions] = {"direction": (MomentumOptions, ClipOptions)}
+    presets: ClassVar[Presets] = {"direction": {**_FACTORS, "average": 0.98}, "proposal": _FACTORS}
     curvature: Curvature = "cotangents"
+    preconditioner: ClassVar[type[Preconditioner]]
 
-    def __init__(self, preconditioner: Preconditioner, *, averages_gradient: bool = False) -> None:
-        self._preconditioner = preconditioner
-        self.averages_gradient = averages_gradient
+    def __init__(self, options: Any = None) -> None:
+        super().__init__(options)
+        self._preconditioner = self.preconditioner(self.options)
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
         """Update the preconditioner as its periods say, and apply it."""
@@ -45,3 +64,11 @@ class PreconditionedGradient(SharedDirection):
     def restore(self, state: State, layout: ParameterLayout) -> None:
         """Take over the preconditioner's."""
         self._preconditioner.restore(state.parts["preconditioner"], layout)
+
+    def n_vectors(self) -> int:
+        """Vectors that the preconditioner keeps."""
+        return self._preconditioner.n_vectors
+
+    def factor_size(self, shape: NetworkShape, block: Block) -> float:
+        """Numbers in the preconditioner's factors of a block."""
+        return self._preconditioner.factor_size(shape, block)

@@ -4,45 +4,47 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from distnewton.backend import Array, Backend
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
+from distnewton.directions.options import FactorOptions
 from distnewton.network.layout import ParameterLayout
-
-
-@dataclass(frozen=True)
-class FactorOptions:
-    """How curvature factors are averaged and how often they are renewed.
-
-    Attributes
-    ----------
-    decay : float
-        Decay of the moving averages; the first updates are weighted as if the average had no start.
-    statistics_period, inverse_period : int
-        Calls from one update of the averages, and from one factorisation, to the next.
-    mini_blocks : str
-        ``layer`` or ``neuron``, for the mini-block Fisher matrix.
-    """
-
-    decay: float = 0.95
-    statistics_period: int = 1
-    inverse_period: int = 1
-    mini_blocks: str = "layer"
+from distnewton.network.shapes import NetworkShape
+from distnewton.options import Options
+from distnewton.parallel.partition import Block
 
 
 class Preconditioner(ABC):
     """An approximation of a rank's block of G + lambda I, block-diagonal over its layers.
 
+    To add one, write a subclass and register it: :func:`distnewton.register`, or an entry point of the group
+    ``distnewton.preconditioners``.
+
     Parameters
     ----------
-    options : FactorOptions
-        Averages and periods.
+    options : Options
+        Those of the stage: averages and periods as in :class:`~distnewton.directions.options.FactorOptions`, where
+        :attr:`own_options` includes them, else their defaults.
+
+    Attributes
+    ----------
+    name, help : str
+        Value of ``method.preconditioner``, and what it is in a line.
+    own_options : type of Options
+        Its options.
+    n_vectors : int
+        Vectors of its variables that a rank keeps.
     """
 
-    def __init__(self, options: FactorOptions) -> None:
-        self._options = options
+    name: ClassVar[str]
+    help: ClassVar[str]
+    own_options: ClassVar[type[Options]] = Options
+    n_vectors: ClassVar[int] = 0
+
+    def __init__(self, options: Any) -> None:
+        self._options = options if isinstance(options, FactorOptions) else FactorOptions()
         self._n_calls = self._n_updates = 0
         self._layout: ParameterLayout | None = None
         self._backend: Backend | None = None
@@ -63,7 +65,7 @@ class Preconditioner(ABC):
         if self._n_calls % self._options.statistics_period == 0:
             self._n_updates += 1
             # a plain mean at first, so that the zero start does not count
-            self._accumulate(problem, max(1.0 - self._options.decay, 1.0 / self._n_updates))
+            self._accumulate(problem, max(1.0 - self._options.statistics_decay, 1.0 / self._n_updates))
         if self._n_calls % self._options.inverse_period == 0:
             self._invert(problem.backend, problem.shift)
         self._n_calls += 1
@@ -98,6 +100,10 @@ class Preconditioner(ABC):
         if self._backend is None:
             raise RuntimeError("update the preconditioner before it is applied")
         return self._backend
+
+    def factor_size(self, shape: NetworkShape, block: Block) -> float:
+        """Numbers in its factors of a block, and in their inverses; none by default."""
+        return 0.0
 
     def restricted(self, layers: list[int]) -> Callable[[Array], Array]:
         """:meth:`apply` on some layers."""

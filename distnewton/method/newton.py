@@ -57,8 +57,6 @@ class NewtonStep:
     ----------
     direction : Direction
         Method for the direction.
-    method : str
-        Its name, for the record.
     damping : LevenbergMarquardt
         Its value is the first lambda.
     options : StepOptions
@@ -75,12 +73,11 @@ class NewtonStep:
     def __init__(
         self,
         direction: Direction,
-        method: str,
         damping: LevenbergMarquardt,
         options: StepOptions,
         termination: EarlyTermination = NEVER,
     ) -> None:
-        self._direction, self._method = direction, method
+        self._direction = direction
         self._damping, self._options, self._termination = damping, options, termination
         self._previous: Array | None = None
         self._linearized: tuple[Evaluation, Array, float, CurvatureSample] | None = None
@@ -207,7 +204,7 @@ class NewtonStep:
             result = solve(self._direction, problem, self._termination)
             seconds = time.perf_counter() - start
         with grid.ledger.phase("combination"):
-            record = gather_direction(grid.world, self._method, result, seconds)
+            record = gather_direction(grid.world, self._direction.title, result, seconds)
             self._termination.end(record.finished_ranks)
             if self._direction.apart and grid.n_replicas > 1 and not record.failed_ranks:
                 result = replace(result, direction=grid.mean_over_replicas(result.direction))
@@ -250,6 +247,7 @@ class NewtonStep:
         if search.state is None:
             record.note = "no descent direction" if search.trials == 0 else "no decrease along the direction"
             self._damping.reject()
+            self._direction.step_taken(combined.direction, 0.0)
             self._previous = None
             self.n_rejected += 1
             return None
@@ -259,6 +257,7 @@ class NewtonStep:
         # what was known of the old point is freed before the new one is judged, on test data, say
         self._linearized = None
         self._previous = combined.direction
+        self._direction.step_taken(combined.direction, search.step_size)
         self.n_rejected = 0
         return search.state, search.value
 

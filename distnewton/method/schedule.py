@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import math
-from dataclasses import fields
 
-from distnewton.config.method import FULL_BATCH, MethodConfig, StageOptions
+from distnewton.config.method import MethodConfig, StageOptions
 from distnewton.curvature.sketch import auto_sketch
-from distnewton.directions.direction import Direction, DirectionOptions
-from distnewton.directions.dual import check_dual_memory
-from distnewton.directions.registry import DIRECTIONS
+from distnewton.directions.composition import make_direction
+from distnewton.directions.direction import Direction
+from distnewton.directions.options import (
+    BatchNewtonOptions,
+    ClipOptions,
+    DampingOptions,
+    EarlyTerminationOptions,
+    FullBatchOptions,
+    MomentumOptions,
+    SketchOptions,
+)
 from distnewton.errors import ConfigError
 from distnewton.method.batches import Batches
 from distnewton.method.newton import NewtonStep, StepOptions
@@ -21,9 +28,6 @@ from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition
 from distnewton.parallel.termination import NEVER, EarlyTermination
 from distnewton.solvers.damping import LevenbergMarquardt
-
-_DUAL = frozenset({"dual", "block_dual"})
-"""Directions that solve in sample space."""
 
 
 class Schedule:
@@ -80,54 +84,51 @@ class Schedule:
 
     def _stage(self, options: StageOptions, n_iterations: int) -> Stage:
         """A stage from its options."""
-        objective, seed = self._objective, self._seed
-        if options.direction in FULL_BATCH:
-            return FullBatch(objective, self._newton(options), options.subsample, options.subsample_min, seed)
-        batches = Batches(objective.n_samples, options.batch, seed)
-        if options.direction == "sgn":
-            return BatchNewton(objective, self._newton(options), batches, options.steps)
+        objective, direction = self._objective, make_direction(options)
+        if options.has(FullBatchOptions):
+            newton = self._newton(options, direction)
+            return FullBatch(objective, newton, options.subsample, options.subsample_min, self._seed)
+        batches = Batches(objective.n_samples, options.batch, self._seed)
+        if options.has(BatchNewtonOptions):
+            return BatchNewton(objective, self._newton(options, direction), batches, options.steps)
         rates = RateOptions(
             options.learning_rate,
             options.rate_decay,
             n_iterations * (options.steps or batches.per_pass),
-            options.momentum if "momentum" in options.used() else 0.0,
+            options.momentum if options.has(MomentumOptions) else 0.0,
             options.average,
-            options.kl_clip if "kl_clip" in options.used() else math.inf,
-            options.damping if "damping" in options.used() else 0.0,
-            seed,
+            options.kl_clip if options.has(ClipOptions) else math.inf,
+            options.damping if options.has(DampingOptions) else 0.0,
+            self._seed,
             len(self.stages),
-            self._sketch(options),
+            self._sketch(options, direction),
         )
-        direction = _direction(options, options.direction)
-        return RateSteps(objective, direction, options.direction, batches, options.steps, rates)
+        return RateSteps(objective, direction, batches, options.steps, rates)
 
-    def _newton(self, options: StageOptions) -> NewtonStep:
+    def _newton(self, options: StageOptions, direction: Direction) -> NewtonStep:
         """Newton steps with a direction."""
-        method = options.inner_direction
-        direction = _direction(options, method)
-        name = method if method == options.direction else f"{options.direction}/{method}"
+        finish_fraction = options.finish_fraction if options.has(EarlyTerminationOptions) else 1.0
         return NewtonStep(
             direction,
-            name,
             LevenbergMarquardt(options.damping, options.drop, options.boost, minimum=options.damping_min),
             StepOptions(
                 options.combine,
                 options.sufficient_decrease,
                 options.line_search_max,
-                self._sketch(options),
+                self._sketch(options, direction),
                 self._seed,
                 len(self.stages),
             ),
-            self._termination(direction, options.finish_fraction),
+            self._termination(direction, finish_fraction),
         )
 
-    def _sketch(self, options: StageOptions) -> int:
+    def _sketch(self, options: StageOptions, direction: Direction) -> int:
         """Random cotangents a sample, 0 for all outputs."""
-        if "sketch" not in options.used():
+        if not options.has(SketchOptions):
             return 0
         if options.sketch != "auto":
-            return options.sketch
-        if options.inner_direction in _DUAL:
+            return int(options.sketch)
+        if not direction.random_rows:
             return 0
         objective, network = self._objective, self._objective.network
         n = -(-_n_curvature(options, objective.n_samples) // network.grid.n_replicas)
@@ -171,10 +172,7 @@ def check_memory(method: MethodConfig, n_samples: int, n_out: int, itemsize: int
         If a dual direction's matrix is too large; says by how much, and what would fit.
     """
     for options in (*method.schedule, method):
-        if options.inner_direction in _DUAL:
-            size = _n_curvature(options, n_samples)
-            n_rows = 0 if options.sketch == "auto" else options.sketch
-            check_dual_memory(size, min(n_rows or n_out, n_out), itemsize, memory_mb)
+        make_direction(options).check_memory(_n_curvature(options, n_samples), n_out, itemsize, memory_mb)
 
 
 def check_samples(method: MethodConfig, n_samples: int, n_replicas: int) -> None:
@@ -196,7 +194,7 @@ def check_samples(method: MethodConfig, n_samples: int, n_replicas: int) -> None
     """
     fewest = n_samples, "samples"
     for options in (*method.schedule, method):
-        if _direction(options, options.inner_direction).apart:
+        if make_direction(options).apart:
             n = _n_curvature(options, n_samples)
             fewest = min(fewest, (n, f"sample{'s' if n > 1 else ''} in the curvature of {options.inner_direction}"))
     if fewest[0] < n_replicas:
@@ -238,25 +236,19 @@ def curvature_rows(
     tuple of int
     """
     n = -(-_n_curvature(options, n_samples) // n_replicas)
-    if _direction(options, options.inner_direction).curvature not in {"jacobian", "roots"}:
+    direction = make_direction(options)
+    if direction.curvature not in {"jacobian", "roots"}:
         return n, 0
-    n_out, sketch = shape.widths[-1], options.sketch if "sketch" in options.used() else 0
+    n_out, sketch = shape.widths[-1], options.sketch if options.has(SketchOptions) else 0
     if sketch == "auto":
         sketch = 0
-        if options.inner_direction not in _DUAL:
+        if direction.random_rows:
             sketch = auto_sketch(shape, partition, n, itemsize, memory)
     return n, sketch if 0 < sketch < n_out else n_out
 
 
 def _n_curvature(options: StageOptions, n_samples: int) -> int:
     """Samples whose curvature a step uses, of so many: the subsample, or the mini-batch."""
-    if options.direction in FULL_BATCH:
+    if options.has(FullBatchOptions):
         return subsample_size(n_samples, options.subsample, options.subsample_min)
-    return min(n_samples, options.batch)
-
-
-def _direction(options: StageOptions, method: str) -> Direction:
-    """A direction with the options it shares with others."""
-    return DIRECTIONS[method](
-        DirectionOptions(**{field.name: getattr(options, field.name) for field in fields(DirectionOptions)})
-    )
+    return min(n_samples, int(options.batch))

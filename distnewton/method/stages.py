@@ -273,8 +273,6 @@ class RateSteps(_MiniBatch):
         What is minimised.
     direction : Direction
         Method for the direction.
-    method : str
-        Its name, for the record.
     batches : Batches
         The mini-batches.
     n_steps : int
@@ -287,13 +285,12 @@ class RateSteps(_MiniBatch):
         self,
         objective: Objective,
         direction: Direction,
-        method: str,
         batches: Batches,
         n_steps: int,
         options: RateOptions,
     ) -> None:
         super().__init__(objective, batches, n_steps)
-        self._direction, self._method, self._options = direction, method, options
+        self._direction, self._options = direction, options
         zeros: Callable[[int], Array] = objective.network.backend.zeros
         self._direction_seconds = 0.0
         self._velocity = zeros(objective.network.layout.n_params)
@@ -341,13 +338,13 @@ class RateSteps(_MiniBatch):
             inner_iterations=sum(result.inner_iterations for result in results),
             residual=max(result.residual for result in results),
         )
-        record.direction = gather_direction(grid.world, self._method, whole, self._direction_seconds)
+        record.direction = gather_direction(grid.world, self._direction.title, whole, self._direction_seconds)
         record.step_size, record.steps = self._options.rate(self._t - 1), self._n_steps
         self._evaluate(self._current())
         if not math.isfinite(self.value):
             raise NumericalError(
-                f"training diverged: the objective is {self.value} after {self._t} steps of {self._method}; lower "
-                f"method.learning_rate (now {self._options.learning_rate:g})",
+                f"training diverged: the objective is {self.value} after {self._t} steps of {self._direction.title}; "
+                f"lower method.learning_rate (now {self._options.learning_rate:g})",
                 collective=True,
             )
 
@@ -406,9 +403,11 @@ class RateSteps(_MiniBatch):
         if options.momentum and not self._direction.averages_gradient:
             self._velocity *= options.momentum
             self._velocity += direction if nu == 1.0 else nu * direction
-            self._params += rate * self._velocity
+            direction, step_size = self._velocity, rate
         else:
-            self._params += (rate * nu) * direction
+            step_size = rate * nu
+        self._params += step_size * direction
+        self._direction.step_taken(direction, step_size)
         if self._mean is not None:
             weight = max(1.0 - options.average, 1.0 / (self._t + 1))
             self._mean *= 1.0 - weight

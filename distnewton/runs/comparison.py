@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distnewton.config import Config, choose_direction, make_config, read_settings
-from distnewton.config.method import DIRECTION_NAMES
+from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import ConfigError, NumericalError
 from distnewton.method.records import IterationRecord
 from distnewton.runs.session import Observer, Session
@@ -105,7 +105,7 @@ def make_entries(
         own = copy.deepcopy(dict(tree))
         own["method"] = _method_settings(own.get("method", {}), method, notes)
         config = make_config(own)
-        falls = config.method.rate_decay != "none" and "rate_decay" in config.method.used()
+        falls = getattr(config.method, "rate_decay", "none") != "none"
         n = config.run.iterations if falls else UNLIMITED
         length = {"seconds": seconds, "iterations": n if iterations is None else iterations}
         config = config.model_copy(update={"run": config.run.model_copy(update={**length, "directory": ""})})
@@ -121,10 +121,9 @@ def _method_settings(method: Mapping[str, Any], name: str, notes: list[str]) -> 
         if given.pop("C", method.get("C")) != method.get("C"):
             notes.append(f"{name}: method.C is the comparison's, since all runs minimise the same objective")
         return {**given, **shared}
-    if name not in DIRECTION_NAMES:
+    if name not in DIRECTIONS:
         raise ConfigError(
-            f"unknown direction {name!r}: known are {', '.join(DIRECTION_NAMES)}, or a recipe's file name",
-            collective=True,
+            f"unknown direction {name!r}: known are {', '.join(DIRECTIONS)}, or a recipe's file name", collective=True
         )
     own = {key: value for key, value in method.items() if key != "schedule"}
     if name == own.get("direction", "block_diagonal"):

@@ -8,10 +8,10 @@ from typing import NamedTuple
 import numpy as np
 
 from distnewton.config import Config
-from distnewton.config.method import FULL_BATCH
 from distnewton.data.description import Description
 from distnewton.data.folds import split_off
 from distnewton.data.partitioned import Task, keep_dense
+from distnewton.directions.options import BatchOptions
 from distnewton.errors import ConfigError
 from distnewton.method.objective import subsample_size
 from distnewton.network.shapes import NetworkShape
@@ -144,7 +144,7 @@ def planned_problem(
         max(1, round(n_trials)),
         2 if method.combine == "previous" else 1,
         method.warm_start > 0.0,
-        "jacobian" in method.used() and method.jacobian == "recomputed",
+        getattr(method, "jacobian", "stored") == "recomputed",
         nonzeros,
         config.network.activation,
         n_pieces=config.run.overlap,
@@ -185,7 +185,7 @@ def planned_splits(
     if method.direction in MODELLED:
         problem = planned_problem(config, shape, n_samples, nonzeros=nonzeros)
     else:
-        size = min(n_samples, method.batch) if method.direction not in FULL_BATCH else n_samples
+        size = min(n_samples, method.batch) if method.has(BatchOptions) else n_samples
         problem = Problem(
             shape, size, size, shape.widths[-1], np.dtype(config.run.dtype).itemsize,
             config.run.memory_mb * 2.0**20, direction="block_diagonal", n_steps=2, nonzeros=nonzeros,

@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from distnewton.config import Config
-from distnewton.config.method import FULL_BATCH, MethodConfig, StageOptions
-from distnewton.directions.moments import is_wide
+from distnewton.config.method import MethodConfig, StageOptions
+from distnewton.directions.composition import make_direction
+from distnewton.directions.options import NewtonOptions
 from distnewton.models.model import Architecture
 from distnewton.models.warm_start import Start
 from distnewton.network.shapes import NetworkShape
-from distnewton.parallel.partition import Block, Partition
+from distnewton.parallel.partition import Partition
 from distnewton.runs.data_sets import DataSets
 
 _SHOWN = 60
@@ -138,38 +139,16 @@ def state_bytes(
     float
     """
     blocks = [block for rank in range(partition.n_ranks) for block in partition.blocks(rank)]
-    stages = [method, *method.schedule]
-    sizes = [
-        (1 + n_more + _n_vectors(options)) * shape.n_params
-        + sum(_factor_size(options, shape, block) for block in blocks)
-        for options in stages
-    ]
+    sizes = []
+    for options in (method, *method.schedule):
+        direction = make_direction(options)
+        factors = sum(direction.factor_size(shape, block) for block in blocks)
+        sizes.append((1 + n_more + direction.n_vectors() + _n_stage_vectors(options)) * shape.n_params + factors)
     return float(itemsize * max(sizes))
 
 
-def _n_vectors(options: StageOptions) -> int:
-    """Vectors of variables that a stage carries on, besides the point."""
-    used = options.used()
-    n = 2 * (options.inner_direction == "adam")
-    n += 2 * ("preconditioner" in used and options.preconditioner == "diagonal")
-    n += "warm_start" in used and options.warm_start > 0
-    if options.direction in (*FULL_BATCH, "sgn"):
-        return n + 1
-    return n + ("momentum" in used and options.momentum > 0) + 2 * (options.average > 0)
-
-
-def _factor_size(options: StageOptions, shape: NetworkShape, block: Block) -> float:
-    """Numbers in the curvature factors of a block, and in their inverses."""
-    methods = {options.inner_direction} | ({options.preconditioner} if "preconditioner" in options.used() else set())
-    (n_in, n_out), layer = block.shape, shape.layers[block.layer - 1]
-    inputs = n_in if is_wide(n_in) else n_in**2
-    size = 0.0
-    if "kfac" in methods:
-        # the factor of a convolution is over its channels and the places of its kernel, as its rows are
-        size += 2.0 * (inputs + n_out**2)
-    if "mini_block_fisher" in methods:
-        if layer.kernel is not None:
-            size += 2.0 * n_in * n_out * block.rows_per_unit
-        else:
-            size += 2.0 * inputs * (n_out if options.mini_blocks == "neuron" else 1)
-    return size
+def _n_stage_vectors(options: StageOptions) -> int:
+    """Vectors of variables that a stage keeps besides the point and those of its direction."""
+    if options.has(NewtonOptions):
+        return 1
+    return int(getattr(options, "momentum", 0.0) > 0) + 2 * int(options.average > 0)

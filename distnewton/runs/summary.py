@@ -9,10 +9,10 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from distnewton.config import Config
-from distnewton.config.method import MethodConfig
 from distnewton.data.description import Description
 from distnewton.data.partitioned import Task
 from distnewton.data.scaling import ColumnScaling
+from distnewton.directions.options import FullBatchOptions
 from distnewton.launch.deadline import Stop
 from distnewton.method.best_model import Best
 from distnewton.method.records import IterationRecord
@@ -27,6 +27,9 @@ from distnewton.runs.setup import Setup
 
 _MANY_CLASSES, _MANY_SHARE = 20, 0.1
 """More different numbers as labels, and a larger share of the samples, may be amounts."""
+
+_SUBSAMPLE_MIN = FullBatchOptions.model_fields["subsample_min"].default
+
 
 
 @dataclass(frozen=True)
@@ -241,7 +244,8 @@ def _notes_on_labels(config: Config, data: DataSets) -> Iterator[str]:
     elif len(labels) > max(_MANY_CLASSES, _MANY_SHARE * data.train.n_samples):
         n = len(labels)
         yield f"{n} different numbers are taken for classes; to approximate numbers set network.loss = squared"
-    if data.n_train < config.method.subsample_min != MethodConfig.model_fields["subsample_min"].default:
+    method = config.method
+    if method.has(FullBatchOptions) and data.n_train < method.subsample_min != _SUBSAMPLE_MIN:
         yield f"method.subsample_min is more than the {data.n_train} samples there are: all are used"
 
 

@@ -16,8 +16,7 @@ import numpy as np
 from distnewton.backend import Array, Backend
 from distnewton.curvature.jacobian import linearize
 from distnewton.curvature.operators import BlockGaussNewton
-from distnewton.directions.block_diagonal import BlockDiagonal
-from distnewton.directions.direction import DirectionOptions
+from distnewton.directions.block_diagonal import BlockDiagonal, BlockDiagonalOptions
 from distnewton.method.newton import NewtonStep, StepOptions
 from distnewton.method.objective import Objective
 from distnewton.method.stages import FullBatch
@@ -58,11 +57,12 @@ def damped_matrix(network: PartitionedNetwork, params: Array, X: Array) -> Block
 
 
 def block_diagonal_trainer(
-    network: PartitionedNetwork, X: Array, y: Array, params: Array, options: DirectionOptions, subsample: float, n: int
-) -> Trainer:
+    network: PartitionedNetwork, X: Array, y: Array, params: Array, options: BlockDiagonalOptions,
+    subsample: float, n: int,
+) -> Trainer:  # fmt: skip
     """So many iterations on all samples, with the curvature of some."""
     objective = Objective(network, LOSSES["cross_entropy"], X, y, 1 / len(y), 4e9)
-    newton = NewtonStep(BlockDiagonal(options), "block_diagonal", LevenbergMarquardt(1.0), StepOptions())
+    newton = NewtonStep(BlockDiagonal(options), LevenbergMarquardt(1.0), StepOptions())
     stage = FullBatch(objective, newton, subsample=subsample, subsample_min=1, seed=0)
     return Trainer(objective, params, [(stage, n)], lambda params, evaluation: {})
 
@@ -101,7 +101,7 @@ def benchmark_overhead(widths: tuple[int, ...], n: int, dtype: str, n_iterations
     X = network.backend.asarray(rng.uniform(-1, 1, (n, widths[0])))
     y = (X @ rng.standard_normal((widths[0], widths[-1]))).argmax(axis=1)
     params = network.initial_params(0, "he")
-    options = DirectionOptions(0.0, cg_steps, 1)
+    options = BlockDiagonalOptions(cg_tolerance=0.0, cg_max=cg_steps, cg_min=1)
     trainer = block_diagonal_trainer(network, X, y, params.copy(), options, 0.05, n_iterations + 1)
     plain = PlainNewton(X, y, widths, params.copy(), int(np.ceil(0.05 * n)), cg_steps)
     records = trainer.iterations(n_iterations + 1)

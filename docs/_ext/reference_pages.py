@@ -10,7 +10,6 @@ import math
 import os
 import re
 import sys
-from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Any, get_args
@@ -37,32 +36,34 @@ def write_pages(folder: Path) -> None:
 
 def configuration_page() -> str:
     """Each setting with its values, default and meaning."""
-    from distnewton.config import Config
+    from distnewton.config import Config, settings_of
     from distnewton.config.layer_tables import LAYER_TABLES
-    from distnewton.config.method import DIRECTION_NAMES, PRESETS, StageOptions, _options_of
+    from distnewton.config.method import MethodConfig, users_of_options
+    from distnewton.directions.registry import DIRECTIONS
 
     parts = [_header("Settings", "every key of a recipe, which is also a flag: `--method.subsample 0.1`")]
-    for section, field in Config.model_fields.items():
-        model: Any = field.annotation
+    for section in Config.model_fields:
+        fields = settings_of(section)
         parts += [f"## [{section}]", ""]
-        of_methods = [name for name in model.model_fields if name in StageOptions.model_fields and name != "direction"]
-        plain = [name for name in model.model_fields if name not in of_methods]
-        parts += [_settings_table(model, plain), ""]
-        if not of_methods:
+        if section != "method":
+            parts += [_settings_table(fields), ""]
             continue
+        parts += [_settings_table({name: fields[name] for name in MethodConfig.model_fields}), ""]
         parts += ["Options belong to directions; one that has no effect is refused.", ""]
-        users = {name: [d for d in DIRECTION_NAMES if name in _options_of(d)] for name in of_methods}
-        parts += [_settings_table(model, of_methods, users), ""]
-        parts += ["Directions with defaults of their own:", "", "| direction | defaults |", "|---|---|"]
-        for direction, preset in PRESETS.items():
-            parts.append(f"| `{direction}` | {', '.join(f'`{key} = {_value(v)}`' for key, v in preset.items())} |")
+        users = users_of_options()
+        parts += [_settings_table({name: fields[name] for name in users}, users), ""]
+        parts += ["| direction | what it is | defaults of its own |", "|---|---|---|"]
+        for name, direction in DIRECTIONS.items():
+            presets = direction.presets.get("direction", {}).items()
+            defaults = ", ".join(f"`{key} = {_value(value)}`" for key, value in presets)
+            parts.append(f"| `{name}` | {direction.help} | {defaults} |")
         parts.append("")
     parts += ["## Layers", "", "Tables of `network.layers`, for images.", ""]
     for table in dict.fromkeys(LAYER_TABLES.values()):
         kinds = [kind for kind, found in LAYER_TABLES.items() if found is table]
         parts += [f"**{', '.join(f'`{kind}`' for kind in kinds)}**: {table.__doc__}", ""]
-        if rest := [name for name in table.model_fields if name != "type"]:
-            parts += [_settings_table(table, rest), ""]
+        if rest := {name: field for name, field in table.model_fields.items() if name != "type"}:
+            parts += [_settings_table(rest), ""]
     return "\n".join(parts)
 
 
@@ -125,14 +126,13 @@ def _attributes(docstring: str) -> dict[str, str]:
     return {name: " ".join(lines).strip() for name, lines in found.items()}
 
 
-def _settings_table(model: type[BaseModel], names: Iterable[str], users: dict[str, list[str]] | None = None) -> str:
+def _settings_table(settings: dict[str, Any], users: dict[str, list[str]] | None = None) -> str:
     """A table of settings."""
     titles = ["key", "values", "default", "meaning", *(["used by"] if users else [])]
     rows = [f"| {' | '.join(titles)} |", "|---" * len(titles) + "|"]
-    for name in names:
-        field = model.model_fields[name]
+    for name, field in settings.items():
         default = "required" if field.is_required() else f"`{_value(field.get_default(call_default_factory=True))}`"
-        row = f"| `{name}` | {_kind(field)} | {default} | {_cell(field.description or '')} |"
+        row = f"| `{name}` | {_kind(name, field)} | {default} | {_cell(field.description or '')} |"
         rows.append(row + (f" {', '.join(f'`{d}`' for d in users[name])} |" if users else ""))
     return "\n".join(rows)
 
@@ -148,11 +148,11 @@ def _value(value: Any) -> str:
     return f'"{value}"' if isinstance(value, str) else str(value).replace("'", '"')
 
 
-def _kind(field: Any) -> str:
+def _kind(key: str, field: Any) -> str:
     """What may be given: literal values, or the kind with its limits."""
-    from distnewton.cli.setting_help import choices_of
+    from distnewton.config import choices_of
 
-    if names := choices_of(field):
+    if names := choices_of(key, field):
         return _cell(", ".join(f"`{name}`" for name in names))
     limits = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
     words = [

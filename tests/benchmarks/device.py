@@ -17,7 +17,6 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array, Backend, library_of, to_host
-from distnewton.directions.direction import DirectionOptions
 from distnewton.launch.devices import choose_device
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.collectives import Communicator
@@ -125,7 +124,7 @@ def benchmark(backend: Backend, widths: tuple[int, ...], n: int, repeats: int) -
 
 def seconds_of_iteration(network: PartitionedNetwork, X: Array, y: Array, n_iterations: int) -> float:
     """Median seconds of an iteration on all samples, with a fifth of them as subsample."""
-    options, params = DirectionOptions(0.0, CG_STEPS, CG_STEPS), network.initial_params(0, "he")
+    options, params = {"cg_tolerance": 0.0, "cg_max": CG_STEPS, "cg_min": CG_STEPS}, network.initial_params(0, "he")
     trainer = block_diagonal_trainer(network, X, y, params, options, 0.2, n_iterations + 1)
     # scalars of each iteration are waited for: its seconds are those of the device, too
     records = list(trainer.iterations(n_iterations + 1))

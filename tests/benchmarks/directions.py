@@ -17,12 +17,12 @@ import time
 from collections.abc import Callable
 
 import numpy as np
+from problems import named_direction
 
 from distnewton.backend import Array
 from distnewton.config import Config, load_config
 from distnewton.curvature.linearization import CurvatureSample, Linearization
-from distnewton.directions.direction import Direction, DirectionOptions, DirectionResult
-from distnewton.directions.registry import DIRECTIONS
+from distnewton.directions.direction import Direction, DirectionResult
 from distnewton.launch.startup import world_communicator
 from distnewton.method.objective import subsample_size
 from distnewton.parallel.collectives import Communicator
@@ -81,7 +81,7 @@ def best_seconds(comm: Communicator, task: Callable[[], object]) -> float:
 
 def direction(name: str, **options: object) -> Direction:
     """A direction with options other than the defaults."""
-    return DIRECTIONS[name](DirectionOptions(**options))  # type: ignore[arg-type]
+    return named_direction(name, **options)  # type: ignore[arg-type]
 
 
 def steps_to_quality(problem: Linearization, exact: float) -> int:

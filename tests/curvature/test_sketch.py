@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from problems import alternating, dense_system, linearization, make_case, newton_trainer
+from problems import alternating, dense_system, linearization, make_case, named_direction, newton_trainer
 
 import distnewton
 from distnewton.curvature.operators import BlockGaussNewton
 from distnewton.curvature.sketch import auto_sketch
-from distnewton.directions.direction import DirectionOptions
-from distnewton.directions.registry import DIRECTIONS
 from distnewton.method.batches import draws
 from distnewton.network.losses import LOSSES
 from distnewton.network.shapes import dense_shape
@@ -93,8 +91,8 @@ def test_exact_roots_make_the_same_products_as_the_hessian(world, widths, loss):
             plain, rooted = (linearization(case, ROWS, rooted=r) for r in (False, True))
             products = [BlockGaussNewton(p.jacobian, p.loss_hessian, p.shift).matvec(v) for p in (plain, rooted)]
             assert case.agree(np.allclose(products[1], products[0], rtol=0, atol=1e-12))
-            options = DirectionOptions(cg_tolerance=0.0, cg_max=4, cg_min=1)
-            found = [DIRECTIONS["gauss_newton"](options).solve(p, NEVER).direction for p in (plain, rooted)]
+            options = {"cg_tolerance": 0.0, "cg_max": 4, "cg_min": 1}
+            found = [named_direction("gauss_newton", **options).solve(p, NEVER).direction for p in (plain, rooted)]
             assert case.agree(np.allclose(found[1], found[0], rtol=0, atol=1e-11))
 
 
@@ -121,7 +119,7 @@ def test_sketched_directions_equal_dense_solves_with_the_same_cotangents(world, 
             rows = list(range(*ROWS))
             roots = case.dense.random_roots(case.theta, rows, sketch, np.random.default_rng(SEED))
             A, b = dense_system(case, ROWS, 0.3, roots)
-            direction = DIRECTIONS[name](DirectionOptions(cg_tolerance=1e-12, cg_max=300, cg_min=1))
+            direction = named_direction(name, cg_tolerance=1e-12, cg_max=300, cg_min=1)
             rooted = direction.curvature == "roots"
             problem = linearization(case, ROWS, damping=0.3, sketch=sketch, rooted=rooted, seed=SEED)
             exact = np.zeros_like(b)
@@ -137,12 +135,12 @@ def test_sketched_directions_equal_dense_solves_with_the_same_cotangents(world, 
 def test_a_sketched_run_is_the_same_on_every_grid(world, name, preconditioner):
     if name == "dual" and preconditioner != "none":
         return
-    options = DirectionOptions(cg_tolerance=0.0, cg_max=4, cg_min=1, preconditioner=preconditioner)
+    options = {"cg_tolerance": 0.0, "cg_max": 4, "cg_min": 1, "preconditioner": preconditioner}
 
     def objectives(comm, splits, sketch):
         case = make_case(comm, (4, 5, 3, 3), splits, loss="cross_entropy", n=16)
         with case.grid:
-            trainer = newton_trainer(case, DIRECTIONS[name](options), seed=3, sketch=sketch)
+            trainer = newton_trainer(case, named_direction(name, **options), seed=3, sketch=sketch)
             return [record.objective for record in trainer.iterations(5)]
 
     alone = objectives(Communicator(), (1, 1, 1, 1), 1)

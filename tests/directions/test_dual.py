@@ -8,12 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
-from problems import alternating, dense_system, linearization, make_case
+from problems import alternating, dense_system, linearization, make_case, named_direction
 
 from distnewton.backend import Backend
-from distnewton.directions.direction import DirectionOptions
-from distnewton.directions.dual import check_dual_memory
-from distnewton.directions.registry import DIRECTIONS
+from distnewton.directions.dual import Dual
 from distnewton.errors import ConfigError, NumericalError
 from distnewton.guards.ledger import allreduce_bytes
 from distnewton.network.network import PartitionedNetwork
@@ -31,7 +29,7 @@ MODELS = [
 
 
 def solve(name, problem, blocks="rank"):
-    return DIRECTIONS[name](DirectionOptions(blocks=blocks)).solve(problem, NEVER)
+    return named_direction(name, blocks=blocks).solve(problem, NEVER)
 
 
 @pytest.mark.parametrize(("rows", "damping", "C", "sparse"), MODELS)
@@ -115,7 +113,7 @@ def test_float32_gives_the_direction_to_its_precision(world):
 
 def fits(*sizes):
     try:
-        check_dual_memory(*sizes)
+        Dual().check_memory(*sizes)
     except ConfigError:
         return False
     return True
@@ -125,7 +123,7 @@ def fits(*sizes):
 def test_what_the_refusal_advises_fits(n_samples, n_rows, itemsize, memory_mb):
     assume(not fits(n_samples, n_rows, itemsize, memory_mb))
     with pytest.raises(ConfigError) as caught:
-        check_dual_memory(n_samples, n_rows, itemsize, memory_mb)
+        Dual().check_memory(n_samples, n_rows, itemsize, memory_mb)
     text, n = str(caught.value), n_samples * n_rows
     needed = 3 * n**2 * itemsize / 2**20
     assert f"= {n:,} unknowns: {needed:,.0f} MB" in text

@@ -5,10 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from dense import krylov_minimiser
-from problems import alternating, dense_system, linearization, make_case
+from problems import alternating, dense_system, linearization, make_case, named_direction
 
-from distnewton.directions.direction import DirectionOptions
-from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import NumericalError
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.termination import NEVER
@@ -21,8 +19,8 @@ ROWS = (2, 7)
 
 
 def solve(problem, steps=400, tolerance=0.0, **options):
-    made = DirectionOptions(cg_tolerance=tolerance, cg_max=steps, cg_min=1, **options)
-    return DIRECTIONS["gauss_newton"](made).solve(problem, NEVER)
+    made = dict(cg_tolerance=tolerance, cg_max=steps, cg_min=1, **options)
+    return named_direction("gauss_newton", **made).solve(problem, NEVER)
 
 
 @pytest.mark.parametrize(("widths", "loss"), NETWORKS)
@@ -108,8 +106,8 @@ def test_a_warm_start_at_the_solution_takes_no_step(world, method, blocks, preco
     for splits in alternating(world.size, 3):
         case = make_case(world, WIDTHS, splits, loss="cross_entropy")
         with case.grid:
-            options = DirectionOptions(1e-6, 300, 0, blocks, warm_start=1.0, preconditioner=preconditioner)
-            direction = DIRECTIONS[method](options)
+            options = {"blocks": blocks, "warm_start": 1.0, "preconditioner": preconditioner}
+            direction = named_direction(method, cg_tolerance=1e-6, cg_max=300, cg_min=0, **options)
             problem = linearization(case, ROWS)
             first = direction.solve(problem, NEVER)
             assert case.agree(not len(problem.gradient) or first.inner_iterations > 0)
@@ -124,7 +122,7 @@ def test_the_first_step_of_a_warm_start_descends_from_the_shrunk_solution(world)
         with case.grid:
             A, b = dense_system(case, ROWS, 0.5)
             problem = linearization(case, ROWS, damping=0.5)
-            direction = DIRECTIONS["gauss_newton"](DirectionOptions(0.0, 1, 1, warm_start=0.7))
+            direction = named_direction("gauss_newton", cg_tolerance=0.0, cg_max=1, cg_min=1, warm_start=0.7)
             x = krylov_minimiser(A, b, 1)
             for _ in range(3):
                 np.testing.assert_allclose(case.whole(direction.solve(problem, NEVER).direction), x, atol=1e-12)
@@ -137,7 +135,7 @@ def test_a_warm_start_saves_steps(world):
     for splits in alternating(world.size, 3):
         case = make_case(world, WIDTHS, splits, loss="cross_entropy", n=20)
         with case.grid:
-            direction = DIRECTIONS["gauss_newton"](DirectionOptions(1e-6, 300, 1, warm_start=0.95))
+            direction = named_direction("gauss_newton", cg_tolerance=1e-6, cg_max=300, cg_min=1, warm_start=0.95)
             problem = linearization(case, (0, 20), damping=0.01)
             steps = [direction.solve(problem, NEVER).inner_iterations for _ in range(2)]
             assert steps[1] < steps[0]
@@ -149,8 +147,8 @@ def test_the_rule_of_progress_ends_cg_where_the_model_stalls(world, warm_start):
         case = make_case(world, (12, 5, 3), splits, loss="cross_entropy", n=30, C=1e3)
         with case.grid:
             A, b = dense_system(case, (0, 30), 1e-3)
-            options = DirectionOptions(0.0, 300, 1, cg_stop="progress", warm_start=warm_start)
-            direction = DIRECTIONS["gauss_newton"](options)
+            options = {"cg_tolerance": 0.0, "cg_max": 300, "cg_min": 1, "cg_stop": "progress", "warm_start": warm_start}
+            direction = named_direction("gauss_newton", **options)
             problem = linearization(case, (0, 30), damping=1e-3)
             counts = [direction.solve(problem, NEVER).inner_iterations for _ in range(2)]
             x0 = np.zeros_like(b)

@@ -6,17 +6,16 @@ import numpy as np
 import pytest
 from dense import krylov_minimiser
 from groups import dense_summary, positions
-from problems import alternating, linearization, make_case
+from problems import alternating, linearization, make_case, named_direction
 
 import distnewton
 from distnewton.config import load_config
 from distnewton.curvature.group_summaries import GROUPS
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions import grouped_newton
-from distnewton.directions.direction import DirectionOptions, DirectionResult
+from distnewton.directions.direction import Direction, DirectionResult
 from distnewton.directions.first_order import SteepestDescent
 from distnewton.directions.grouped_newton import NO_STEP_SIZES, GroupedNewton, GroupOptions
-from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import ConfigError
 from distnewton.method.batches import Batches
 from distnewton.method.records import IterationRecord
@@ -40,8 +39,8 @@ def exact_sizes(case, u, kind, damping):
 
 
 def grouped(proposal="sgd", *, cg=0.1, **options):
-    shared = DirectionOptions(cg_tolerance=cg, cg_max=200, proposal=proposal, **options)
-    return DIRECTIONS["grouped_newton"](shared)
+    shared = dict(cg_tolerance=cg, cg_max=200, proposal=proposal, **options)
+    return named_direction("grouped_newton", **shared)
 
 
 @pytest.mark.parametrize("kind", ["tensor", "kind", "all"])
@@ -73,7 +72,7 @@ def test_each_proposal_is_scaled_by_group_and_keeps_its_state(world, proposal, k
         case = make_case(world, (5, 4, 3), splits, loss="cross_entropy")
         with case.grid:
             options = {"warm_start": 0.5} if proposal in {"block_diagonal", "gauss_newton"} else {}
-            alone = DIRECTIONS[proposal](DirectionOptions(proposal=proposal, cg_max=200, **options))
+            alone = named_direction(proposal, proposal=proposal, cg_max=200, **options)
             direction = grouped(proposal, groups=kind, negative_rates=True, rate_period=2, **options)
             assert direction.curvature == alone.curvature
             assert direction.averages_gradient == (proposal == "sgd")
@@ -122,13 +121,19 @@ def test_slopes_are_the_samples_and_not_of_an_averaged_gradient(world):
         np.testing.assert_allclose(case.whole(found.direction), d, rtol=0, atol=1e-6 * abs(d).max())
 
 
+def of_all(period, momentum, negative):
+    return GroupOptions(
+        groups="all", internal_damping=1.0, rate_period=period, rate_momentum=momentum, negative_rates=negative
+    )
+
+
 def play(world, monkeypatch, answers, options, n_calls):
     """Factor of the gradient and note of each call, where the solver gives some answers one after the other."""
     asked = iter(answers)
     monkeypatch.setattr(grouped_newton, "step_sizes", lambda *_: next(asked))
     case = make_case(world, (3, 2, 2), alternating(world.size, 2)[0])
     with case.grid:
-        direction = GroupedNewton(SteepestDescent(), options, averages_gradient=True)
+        direction = GroupedNewton(options, SteepestDescent())
         factors, notes = [], []
         for _ in range(n_calls):
             problem = linearization(case, (0, 5))
@@ -144,7 +149,7 @@ def play(world, monkeypatch, answers, options, n_calls):
 
 def test_sizes_are_renewed_by_period_and_averaged(world, monkeypatch):
     answers = [np.array([a]) for a in (2.0, 4.0, 0.0)]
-    factors, notes = play(world, monkeypatch, answers, GroupOptions("all", 1.0, 3, 0.25, False), 8)
+    factors, notes = play(world, monkeypatch, answers, of_all(3, 0.25, False), 8)
     second = 0.25 * 2.0 + 0.75 * 4.0
     np.testing.assert_allclose(factors, [2.0] * 3 + [second] * 3 + [0.25 * second] * 2, rtol=1e-12)
     assert not any(notes)
@@ -153,13 +158,13 @@ def test_sizes_are_renewed_by_period_and_averaged(world, monkeypatch):
 @pytest.mark.parametrize("negative", [False, True])
 def test_negative_sizes_are_averaged_but_not_used(world, monkeypatch, negative):
     answers = [np.array([a]) for a in (-2.0, 6.0, -6.0)]
-    factors, _ = play(world, monkeypatch, answers, GroupOptions("all", 1.0, 1, 0.5, negative), 3)
+    factors, _ = play(world, monkeypatch, answers, of_all(1, 0.5, negative), 3)
     np.testing.assert_allclose(factors, [-2.0 if negative else 0.0, 2.0, -2.0 if negative else 0.0], rtol=1e-12)
 
 
 def test_without_a_solution_the_last_sizes_stay_and_a_note_says_so(world, monkeypatch):
     answers = [None, None, np.array([3.0]), None, np.array([1.0])]
-    factors, notes = play(world, monkeypatch, answers, GroupOptions("all", 1.0, 2, 0.0, False), 7)
+    factors, notes = play(world, monkeypatch, answers, of_all(2, 0.0, False), 7)
     # asked at each call until there are sizes, then at calls 4 and 6 (counted from 0)
     np.testing.assert_allclose(factors, [0.0, 0.0, 3.0, 3.0, 3.0, 3.0, 1.0], rtol=1e-12)
     assert notes == [NO_STEP_SIZES, NO_STEP_SIZES, "", "", NO_STEP_SIZES, "", ""]
@@ -168,14 +173,15 @@ def test_without_a_solution_the_last_sizes_stay_and_a_note_says_so(world, monkey
 def test_rank_zero_decides_for_all(world, monkeypatch):
     # each rank would find another number, or none
     mine = np.array([2.0]) if world.rank == 0 else None if world.rank % 2 else np.array([7.0])
-    factors, notes = play(world, monkeypatch, [mine], GroupOptions("all", 1.0, 1, 0.5, False), 1)
+    factors, notes = play(world, monkeypatch, [mine], of_all(1, 0.5, False), 1)
     assert factors == pytest.approx([2.0])
     assert notes == [""]
 
 
-class Noting:
+class Noting(Direction):
     """A direction that has something to say at every other call."""
 
+    name = "test"
     stops_early = averages_gradient = apart = False
 
     def __init__(self, curvature):
@@ -195,7 +201,7 @@ def test_rate_steps_linearize_for_directions_with_curvature_and_record_notes(wor
     with case.grid:
         direction = Noting(curvature)
         options = RateOptions(0.1, sketch=sketch)
-        stage = RateSteps(case.objective, direction, "test", Batches(9, 5, 0), 3, options)
+        stage = RateSteps(case.objective, direction, Batches(9, 5, 0), 3, options)
         stage.start(case.params, None)
         record = IterationRecord(1, 0.0, 0.0, 0.0)
         stage.iterate(record)

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from problems import alternating, linearization, make_case, weigh
+from problems import alternating, linearization, make_case, named_direction, weigh
 from scipy.linalg import block_diag
 
-from distnewton.directions.direction import DirectionOptions
-from distnewton.directions.preconditioner import FactorOptions
-from distnewton.directions.preconditioner_registry import PRECONDITIONERS
-from distnewton.directions.registry import DIRECTIONS
+from distnewton.directions.mini_block_fisher import MiniBlockOptions
+from distnewton.directions.registry import PRECONDITIONERS
 from distnewton.parallel.termination import NEVER
 
 pytestmark = pytest.mark.mpi(min_size=1)
@@ -22,7 +20,9 @@ ROWS = (1, 8)
 
 def make(kind, **options):
     name, _, mini_blocks = kind.partition(" ")
-    return PRECONDITIONERS[name](FactorOptions(mini_blocks=mini_blocks or "layer", **options))
+    if "decay" in options:
+        options["statistics_decay"] = options.pop("decay")
+    return PRECONDITIONERS[name](MiniBlockOptions(mini_blocks=mini_blocks or "layer", **options))
 
 
 def cotangents(case, kind, rows, jacobian, generator):
@@ -223,7 +223,7 @@ def test_as_directions_they_are_minus_the_preconditioned_gradient(world, kind):
         case = make_case(world, (4, 3, 5, 3), splits, loss="cross_entropy")
         with case.grid:
             name, _, mini_blocks = kind.partition(" ")
-            direction = DIRECTIONS[name](DirectionOptions(mini_blocks=mini_blocks or "layer"))
+            direction = named_direction(name, mini_blocks=mini_blocks or "layer")
             assert direction.averages_gradient == (name == "mini_block_fisher")
             problem = linearized(case, "none", damping=0.1, seed=2)
             rows = list(range(*ROWS))

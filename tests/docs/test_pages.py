@@ -14,8 +14,8 @@ import pytest
 from distnewton.cli.main import build_parser, parse
 from distnewton.cli.settings import overrides
 from distnewton.cluster.cluster_file import load_cluster
-from distnewton.config import Config, apply_settings, load_config, make_config
-from distnewton.config.method import StageOptions, used_options
+from distnewton.config import Config, apply_settings, load_config, make_config, settings_of
+from distnewton.directions.registry import DIRECTIONS
 
 REPOSITORY = Path(__file__).parents[2]
 DOCS = REPOSITORY / "docs"
@@ -74,7 +74,7 @@ def check_distnewton(words):
     if getattr(options, "cluster", None):
         load_cluster(REPOSITORY / options.cluster)
     for name in (getattr(options, "directions", None) or "").split(","):
-        assert not name or name in StageOptions.model_fields["direction"].annotation.__args__
+        assert not name or name in DIRECTIONS
 
 
 def check_command(words):
@@ -94,7 +94,7 @@ def check_command(words):
         extras = set(tomllib.loads((REPOSITORY / "pyproject.toml").read_text())["project"]["optional-dependencies"])
         assert all(set(names.split(",")) <= extras for names in re.findall(r"\[(.*)\]", " ".join(words)))
     elif words[0] in {"python", "python3"}:
-        if words[1] == "-m" and words[2].startswith("distnewton"):
+        if words[1] == "-m" and words[2].startswith(("distnewton", "benchmarks")):
             assert importlib.util.find_spec(words[2])
         elif words[1].startswith(("docs/", "tests/")):
             assert (REPOSITORY / words[1]).exists()
@@ -141,8 +141,8 @@ def test_python_runs(page, tmp_path, monkeypatch, capsys):
 @pytest.mark.parametrize("page", PAGES, ids=IDS)
 def test_what_is_named_exists(page):
     text = page.read_text(encoding="utf-8")
-    tables = {section: field.annotation for section, field in Config.model_fields.items()}
-    keys = {f"{section}.{key}" for section, table in tables.items() for key in table.model_fields}
+    tables = {section: settings_of(section) for section in Config.model_fields}
+    keys = {f"{section}.{key}" for section, settings in tables.items() for key in settings}
     named = re.findall(r"(?<![\w./-])(?:data|network|partition|method|run)\.[A-Za-z_]+(?![\w/(*])", text)
     named = {name for name in named if not name.endswith((".md", ".py", ".toml"))}
     # the keys of cluster files are those of another model, which tests/cluster holds against this page
@@ -195,16 +195,16 @@ def test_pictures_are_those_of_the_script(tmp_path):
 def test_generated_pages_have_every_setting_and_command(tmp_path):
     pages_module().write_pages(tmp_path)
     settings = (tmp_path / "configuration.md").read_text(encoding="utf-8")
-    for name, field in Config.model_fields.items():
+    for name in Config.model_fields:
         section = settings.partition(f"## [{name}]\n")[2].partition("\n## ")[0]
-        for key, setting in field.annotation.model_fields.items():
+        for key, setting in settings_of(name).items():
             (row,) = re.findall(rf"^\| `{key}` \|.*$", section, re.M)
             assert setting.description.split()[0].split("_")[0] in row
     # who uses an option is what the check of configurations says
     (row,) = re.findall(r"^\| `momentum` \|.*$", settings, re.M)
-    used = {d for d in StageOptions.model_fields["direction"].annotation.__args__ if f"`{d}`" in row}
+    used = {d for d in DIRECTIONS if f"`{d}`" in row}
     assert used == {"sgd", "kfac", "mini_block_fisher", "grouped_newton"}
-    assert "momentum" in used_options("sgd", "", "", "sgd")
+    assert "momentum" in make_config({"method": {"direction": "sgd"}}).method.used()
     listed = (tmp_path / "commands.md").read_text(encoding="utf-8")
     (choices,) = (action.choices for action in build_parser()._actions if isinstance(action.choices, dict))
     for command, parser in choices.items():

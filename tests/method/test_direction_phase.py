@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from problems import alternating, linearization, make_case, newton_trainer
+from problems import alternating, linearization, make_case, named_direction, newton_trainer
 
 from distnewton.curvature.jacobian import linearize
-from distnewton.directions.block_diagonal import BlockDiagonal
-from distnewton.directions.direction import DirectionOptions, DirectionResult
-from distnewton.directions.gauss_newton import GaussNewton
+from distnewton.directions.direction import Direction, DirectionResult
 from distnewton.guards.faults import faults
 from distnewton.guards.ledger import allreduce_bytes
 from distnewton.parallel.collectives import Communicator
@@ -61,7 +59,8 @@ def test_block_directions_make_no_mpi_call(world, transport):
         counting = count_calls(case.grid)
         board.begin(1)
         with case.grid.ledger.phase("direction"):
-            result = BlockDiagonal(DirectionOptions(0.0, 4, 1)).solve(problem, EarlyTermination(board, world.size))
+            direction = named_direction("block_diagonal", cg_tolerance=0.0, cg_max=4, cg_min=1)
+            result = direction.solve(problem, EarlyTermination(board, world.size))
         calls = [name for comm in counting for name in comm.calls]
         restore(case.grid)
         assert not world.any(calls != [])
@@ -81,7 +80,7 @@ def test_gauss_newton_sums_once_a_step(world):
             problem = linearization(case, (0, 6))
             case.grid.ledger.take()
             with case.grid.ledger.phase("direction"):
-                result = GaussNewton(DirectionOptions(0.0, 3, 1)).solve(problem, NEVER)
+                result = named_direction("gauss_newton", cg_tolerance=0.0, cg_max=3, cg_min=1).solve(problem, NEVER)
             cost = case.grid.ledger.take()["direction"]
             assert result.inner_iterations == 3
             one = allreduce_bytes(8 * (6 * 3 + 3), world.size) if world.size > 1 else 0.0
@@ -120,9 +119,10 @@ def test_a_slow_rank_is_stopped_when_enough_have_finished(world):
     with case.grid:
         faults.arm(world.rank, world.ledger, f"rank={slow} at=cg kind=slow factor=400")
         # the slow rank would need hundreds of steps, the others stop at their second
-        options = DirectionOptions(1e-14, 200 if world.rank == slow else 2, 1)
+        options = {"cg_tolerance": 1e-14, "cg_max": 200 if world.rank == slow else 2, "cg_min": 1}
         board = FinishBoard(case.grid.comm.mpi)
-        trainer = newton_trainer(case, BlockDiagonal(options), termination=EarlyTermination(board, world.size - 1))
+        direction = named_direction("block_diagonal", **options)
+        trainer = newton_trainer(case, direction, termination=EarlyTermination(board, world.size - 1))
         records = list(trainer.iterations(6))
         faults.arm(world.rank, world.ledger, "")
         assert records[-1].objective < 0.9 * records[0].objective
@@ -136,9 +136,10 @@ def test_a_slow_rank_is_stopped_when_enough_have_finished(world):
         board.free()
 
 
-class Uphill:
+class Uphill(Direction):
     """A direction in which the objective grows."""
 
+    name = "test"
     stops_early = averages_gradient = apart = False
     curvature = "jacobian"
 

@@ -6,11 +6,10 @@ import math
 
 import numpy as np
 import pytest
-from problems import alternating, make_case, rate_stage, stage_trainer
+from problems import alternating, make_case, named_direction, rate_stage, stage_trainer
 
-from distnewton.directions.direction import DirectionOptions, DirectionResult
-from distnewton.directions.first_order import Adam, SteepestDescent
-from distnewton.directions.registry import DIRECTIONS
+from distnewton.directions.direction import Direction, DirectionResult
+from distnewton.directions.first_order import Adam, AdamOptions, SteepestDescent
 from distnewton.errors import NumericalError
 from distnewton.method.batches import Batches
 from distnewton.method.records import IterationRecord
@@ -22,9 +21,13 @@ NETWORKS = [((4, 3, 5, 3), "cross_entropy"), ((5, 4, 3, 2), "squared"), ((3, 4, 
 N, BATCH, N_STEPS = 10, 4, 6
 
 
-class Averaging:
+CONSTANTS = AdamOptions(beta1=0.8, beta2=0.95, epsilon=1e-3)
+
+
+class Averaging(Direction):
     """A direction of the averaged gradient, as mini-block Fisher is."""
 
+    name = "test"
     stops_early, averages_gradient, curvature = False, True, "none"
 
     def solve(self, problem, termination):
@@ -101,7 +104,7 @@ def test_adam_equals_a_plain_loop_on_every_grid(world, widths, loss):
     for splits in alternating(world.size, 3):
         case = make_case(world, widths, splits, loss=loss, n=N, C=3.0)
         with case.grid:
-            _, found = trained(case, Adam(0.8, 0.95, 1e-3), learning_rate=0.02)
+            _, found = trained(case, Adam(CONSTANTS), learning_rate=0.02)
             gradient, theta, m, v = gradients(case), case.theta.copy(), 0.0, 0.0
             for t in range(N_STEPS):
                 g = gradient(theta, t)
@@ -114,8 +117,8 @@ def test_adam_equals_a_plain_loop_on_every_grid(world, widths, loss):
 def test_adam_takes_its_constants_from_the_options(world):
     case = make_case(world, (4, 3, 2), (1, world.size, 1), n=N)
     with case.grid:
-        direction = DIRECTIONS["adam"](DirectionOptions(beta1=0.8, beta2=0.95, epsilon=1e-3))
-        found = [trained(case, d, learning_rate=0.02)[1] for d in (direction, Adam(0.8, 0.95, 1e-3), Adam())]
+        direction = named_direction("adam", **CONSTANTS.model_dump())
+        found = [trained(case, d, learning_rate=0.02)[1] for d in (direction, Adam(CONSTANTS), Adam())]
         np.testing.assert_array_equal(found[0], found[1])
         assert abs(found[0] - found[2]).max() > 1e-4
 
@@ -191,7 +194,7 @@ def test_the_starting_point_is_left_alone(world):
 def test_divergence_is_told_by_all_ranks_with_advice(world, kind, activation):
     case = make_case(world, (4, 3, 2), (1, world.size, 1), n=N, activation=activation)
     with case.grid:
-        stage = rate_stage(case, DIRECTIONS[kind](DirectionOptions()), steps=2, learning_rate=1e200, damping=0.1)
+        stage = rate_stage(case, named_direction(kind), steps=2, learning_rate=1e200, damping=0.1)
         with pytest.raises(NumericalError, match=r"diverged.*method\.learning_rate \(now 1e\+200\)") as caught:
             list(stage_trainer(case, (stage, 40)).iterations(40))
         assert caught.value.collective

@@ -9,16 +9,15 @@ from problems import (
     alternating,
     batch_newton,
     make_case,
+    named_direction,
     newton_trainer,
     rate_stage,
     stage_trainer,
 )
 
 import distnewton
-from distnewton.directions.direction import DirectionOptions, DirectionResult
+from distnewton.directions.direction import Direction, DirectionResult
 from distnewton.directions.first_order import Adam, SteepestDescent
-from distnewton.directions.gauss_newton import GaussNewton
-from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import ConfigError, NumericalError
 from distnewton.method.batches import Batches
 from distnewton.method.newton import NewtonStep, StepOptions
@@ -28,7 +27,11 @@ from distnewton.solvers.damping import LevenbergMarquardt
 pytestmark = pytest.mark.mpi(min_size=1)
 
 NETWORKS = [((4, 3, 5, 3), "cross_entropy"), ((5, 4, 3, 2), "squared"), ((3, 4, 2, 1), "logistic")]
-CG = DirectionOptions(cg_tolerance=0.0, cg_max=4, cg_min=1)
+CG = {"cg_tolerance": 0.0, "cg_max": 4, "cg_min": 1}
+
+
+def gauss_newton():
+    return named_direction("gauss_newton", **CG)
 
 
 @pytest.mark.parametrize("name", ["block_diagonal", "gauss_newton", "dual", "block_dual"])
@@ -37,7 +40,7 @@ def test_newton_steps_on_batches_equal_a_dense_derivation(world, widths, loss, n
     for splits in alternating(world.size, 3):
         case = make_case(world, widths, splits, loss=loss, n=14)
         with case.grid:
-            trainer = stage_trainer(case, (batch_newton(case, DIRECTIONS[name](CG), batch=5, steps=1), 4))
+            trainer = stage_trainer(case, (batch_newton(case, named_direction(name, **CG), batch=5, steps=1), 4))
             found = [record.objective for record in trainer.iterations(4)][1:]
             rows = [Batches(14, 5, 0).rows(t).tolist() for t in range(4)]
             whole = [np.arange(case.dense.n_params)]
@@ -53,9 +56,10 @@ def test_newton_steps_on_batches_equal_a_dense_derivation(world, widths, loss, n
             np.testing.assert_allclose(found, expected, rtol=1e-8)
 
 
-class Watching:
+class Watching(Direction):
     """A direction that keeps the problems it saw."""
 
+    name = "test"
     stops_early = averages_gradient = apart = False
     curvature = "jacobian"
 
@@ -71,7 +75,7 @@ def test_gradient_and_curvature_are_of_the_same_batch(world):
     for splits in alternating(world.size, 3):
         case = make_case(world, (4, 3, 5, 3), splits, loss="cross_entropy", n=14)
         with case.grid:
-            watching = Watching(GaussNewton(CG))
+            watching = Watching(gauss_newton())
             list(stage_trainer(case, (batch_newton(case, watching, batch=5), 1)).iterations(1))
             assert len(watching.problems) == 3
             rows = Batches(14, 5, 0).rows(0)
@@ -84,9 +88,10 @@ def test_gradient_and_curvature_are_of_the_same_batch(world):
             np.testing.assert_allclose(Jv, J @ v, rtol=0, atol=1e-11)
 
 
-class Uphill:
+class Uphill(Direction):
     """A direction in which the objective grows."""
 
+    name = "test"
     stops_early = averages_gradient = apart = False
     curvature = "none"
 
@@ -97,7 +102,7 @@ class Uphill:
 def test_an_iteration_of_batches_sums_up_its_steps(world):
     case = make_case(world, (4, 3, 5, 3), (1, world.size, 1, world.size), loss="cross_entropy", n=14)
     with case.grid:
-        records = list(stage_trainer(case, (batch_newton(case, GaussNewton(CG), batch=5), 2)).iterations(2))[1:]
+        records = list(stage_trainer(case, (batch_newton(case, gauss_newton(), batch=5), 2)).iterations(2))[1:]
         for record in records:
             assert record.steps == 3
             assert record.direction.inner_iterations == [12] * world.size
@@ -127,14 +132,14 @@ def test_a_stage_goes_on_from_the_point_and_objective_of_the_last(world, average
             def first(case=case):
                 return rate_stage(case, SteepestDescent(), batch=5, learning_rate=0.1, average=average)
 
-            newton = NewtonStep(GaussNewton(CG), "second", LevenbergMarquardt(1.0), StepOptions())
+            newton = NewtonStep(gauss_newton(), LevenbergMarquardt(1.0), StepOptions())
             second = WatchedFullBatch(case.objective, newton, 0.5, 1, 0)
             third = rate_stage(case, Adam(), batch=7, learning_rate=1e-6)
             trainer = stage_trainer(case, (first(), 2), (second, 3), (third, 1))
             records = list(trainer.iterations(6))
             alone = stage_trainer(case, (first(), 2))
             expected = list(alone.iterations(2))
-            assert [r.direction.method for r in records[1:]] == ["test"] * 2 + ["second"] * 3 + ["test"]
+            assert [r.direction.method for r in records[1:]] == ["sgd"] * 2 + ["gauss_newton"] * 3 + ["adam"]
             assert [r.objective for r in records[:3]] == [r.objective for r in expected]
             params, value = second.started
             assert case.agree(np.array_equal(params, alone.params))
@@ -149,8 +154,9 @@ def test_the_last_stage_takes_all_iterations_that_remain_and_none_that_do_not(wo
     case = make_case(world, (4, 3, 2), (1, world.size, 1), n=14)
     with case.grid:
         def methods(n_iterations):
-            first, last = (rate_stage(case, SteepestDescent(), learning_rate=0.01) for _ in range(2))
-            first._method, last._method = "first", "last"
+            directions = SteepestDescent(), SteepestDescent()
+            directions[0].name, directions[1].name = "first", "last"
+            first, last = (rate_stage(case, direction, learning_rate=0.01) for direction in directions)
             trainer = stage_trainer(case, (first, 2), (last, 1))
             return [r.direction.method for r in trainer.iterations(n_iterations) if r.direction]
 
@@ -260,7 +266,7 @@ def test_stages_draw_other_cotangents_than_each_other(world):
     case = make_case(world, (4, 3, 5, 3), (1, world.size, 1, world.size), loss="cross_entropy", n=14)
     with case.grid:
         histories = [
-            [r.objective for r in newton_trainer(case, GaussNewton(CG), sketch=1, stage=k).iterations(1)]
+            [r.objective for r in newton_trainer(case, gauss_newton(), sketch=1, stage=k).iterations(1)]
             for k in (0, 1, 0)
         ]
         assert histories[0] == histories[2]

@@ -7,10 +7,9 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from problems import alternating, make_case, newton_trainer
+from problems import alternating, make_case, named_direction, newton_trainer
 
-from distnewton.directions.direction import DirectionOptions, DirectionResult
-from distnewton.directions.gauss_newton import GaussNewton
+from distnewton.directions.direction import Direction, DirectionResult
 from distnewton.errors import NumericalError
 from distnewton.method.objective import Evaluation, Objective, subsample_range
 from distnewton.method.stages import MAX_REJECTIONS
@@ -20,9 +19,14 @@ pytestmark = pytest.mark.mpi(min_size=1)
 WIDTHS = (6, 5, 4, 3)
 
 
-class Scripted:
+def gauss_newton():
+    return named_direction("gauss_newton", cg_tolerance=1e-3, cg_max=20, cg_min=1)
+
+
+class Scripted(Direction):
     """A direction that is a multiple of the gradient, each iteration as it is told; keeps the problems it saw."""
 
+    name = "test"
     stops_early = averages_gradient = apart = False
     curvature = "jacobian"
 
@@ -174,7 +178,7 @@ def test_damping_reacts_to_the_ratio_of_the_accepted_step(world):
     for splits in alternating(world.size, 3):
         case = make_case(world, WIDTHS, splits, n=20, loss="cross_entropy")
         with case.grid:
-            trainer = make_trainer(case, GaussNewton(DirectionOptions(1e-3, 20, 1)), combine="previous")
+            trainer = make_trainer(case, gauss_newton(), combine="previous")
             records = list(trainer.iterations(8))[1:]
             for record, after in pairwise(records):
                 rho = record.reduction_ratio
@@ -185,7 +189,7 @@ def test_damping_reacts_to_the_ratio_of_the_accepted_step(world):
 def test_rho_is_the_decrease_over_the_undamped_model(world):
     case = make_case(world, WIDTHS, (1, world.size, 1, 1), n=12, loss="cross_entropy")
     with case.grid:
-        trainer = make_trainer(case, GaussNewton(DirectionOptions(1e-3, 20, 1)), combine="previous")
+        trainer = make_trainer(case, gauss_newton(), combine="previous")
         theta, value = case.theta, case.dense.value(case.theta)
         iterator = trainer.iterations(4)
         assert next(iterator).objective == pytest.approx(value, rel=1e-13)

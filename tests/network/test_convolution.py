@@ -7,16 +7,14 @@ import pytest
 from convolutional import Conv
 from dense import history
 from groups import dense_summary
-from problems import alternating, dense_system, linearization, make_image_case, newton_trainer
+from problems import alternating, dense_system, linearization, make_image_case, named_direction, newton_trainer
 from scipy.linalg import block_diag
 
 from distnewton.curvature.group_summaries import GROUPS, ParameterGroups
 from distnewton.curvature.jacobian import linearize
 from distnewton.curvature.operators import BlockGaussNewton
-from distnewton.directions.direction import DirectionOptions
-from distnewton.directions.preconditioner import FactorOptions
-from distnewton.directions.preconditioner_registry import PRECONDITIONERS
-from distnewton.directions.registry import DIRECTIONS
+from distnewton.directions.mini_block_fisher import MiniBlockOptions
+from distnewton.directions.registry import PRECONDITIONERS
 from distnewton.method.objective import subsample_range
 from distnewton.parallel.termination import NEVER
 
@@ -152,7 +150,7 @@ def test_exact_directions_equal_the_dense_solve(world, name, direction, monkeypa
         for case in cases(world, name):
             A, b = dense_system(case, ROWS, 0.5)
             problem = linearization(case, ROWS, damping=0.5, rooted=True)
-            found = case.whole(DIRECTIONS[direction](DirectionOptions()).solve(problem, NEVER).direction)
+            found = case.whole(named_direction(direction).solve(problem, NEVER).direction)
             blocks = [case.index_of(r) for r in range(world.size)] if direction == "block_dual" else [slice(None)]
             exact = np.zeros_like(b)
             for index in blocks:
@@ -172,8 +170,8 @@ def test_runs_follow_the_dense_history(world, name, direction):
             else [np.arange(case.dense.n_params)]
         )
         expected = history(case.dense, case.theta, blocks, subsamples, cg_steps=5)
-        options = DirectionOptions(cg_tolerance=1e-13, cg_max=5, cg_min=5)
-        trainer = newton_trainer(case, DIRECTIONS[direction](options), subsample=0.5, seed=3)
+        options = {"cg_tolerance": 1e-13, "cg_max": 5, "cg_min": 5}
+        trainer = newton_trainer(case, named_direction(direction, **options), subsample=0.5, seed=3)
         values = [record.objective for record in trainer.iterations(3)][1:]
         np.testing.assert_allclose(values, expected, rtol=1e-8)
 
@@ -183,7 +181,7 @@ def test_a_recomputed_jacobian_gives_the_same_direction(world, name):
     for case in cases(world, name):
         stored, recomputed = (
             case.whole(
-                DIRECTIONS["gauss_newton"](DirectionOptions(cg_tolerance=1e-13, cg_max=6, cg_min=6, jacobian=kind))
+                named_direction("gauss_newton", cg_tolerance=1e-13, cg_max=6, cg_min=6, jacobian=kind)
                 .solve(linearization(case, ROWS, curvature=kind == "stored"), NEVER)
                 .direction
             )
@@ -265,7 +263,7 @@ def test_preconditioners_equal_the_plain_formulas(world, name, kind, monkeypatch
     for size in (1 << 18, 100):
         monkeypatch.setattr("distnewton.network.layers.PATCH_SIZE", size)
         for case in cases(world, name):
-            preconditioner = PRECONDITIONERS[kind](FactorOptions())
+            preconditioner = PRECONDITIONERS[kind](MiniBlockOptions())
             preconditioner.update(linearization(case, ROWS, damping=0.3, curvature=False, seed=5))
             c = (
                 case.dense.loss_gradients(case.theta, rows)

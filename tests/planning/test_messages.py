@@ -10,7 +10,6 @@ from convolutional import Conv
 from problems import alternating, make_case, make_image_case, newton_trainer
 
 from distnewton.directions.block_diagonal import BlockDiagonal
-from distnewton.directions.direction import DirectionOptions
 from distnewton.directions.gauss_newton import GaussNewton
 from distnewton.guards.ledger import PHASES, Ledger
 from distnewton.method.objective import subsample_range
@@ -85,7 +84,7 @@ def check(case, monkeypatch, direction, *, combine="previous", **given):
 
 
 def solver(kind, **options):
-    return (GaussNewton if kind == "gauss_newton" else BlockDiagonal)(DirectionOptions(cg_max=5, **options))
+    return (GaussNewton if kind == "gauss_newton" else BlockDiagonal)(dict(cg_max=5, **options))
 
 
 @pytest.mark.parametrize("kind", ["gauss_newton", "block_diagonal"])

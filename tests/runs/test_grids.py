@@ -5,12 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 from dense import history
-from problems import alternating, make_case, newton_trainer
+from problems import alternating, make_case, named_direction, newton_trainer
 
 from distnewton.curvature.jacobian import linearize
 from distnewton.curvature.operators import BlockGaussNewton
-from distnewton.directions.direction import DirectionOptions
-from distnewton.directions.registry import DIRECTIONS
 from distnewton.method.objective import subsample_range
 
 pytestmark = pytest.mark.mpi(min_size=1)
@@ -87,8 +85,8 @@ def test_five_iterations_equal_a_dense_derivation_of_the_method(
         case = make_case(world, widths, splits, activation=activation, loss=loss, n=12, sparse=sparse)
         with case.grid:
             steps = 4
-            options = DirectionOptions(cg_tolerance=0.0, cg_max=steps, cg_min=1, blocks=blocks)
-            trainer = newton_trainer(case, DIRECTIONS[direction](options), seed=3)
+            options = {"cg_tolerance": 0.0, "cg_max": steps, "cg_min": 1, "blocks": blocks}
+            trainer = newton_trainer(case, named_direction(direction, **options), seed=3)
             records = list(trainer.iterations(5))
             if direction == "gauss_newton":
                 dense_blocks = [np.arange(case.dense.n_params)]

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from problems import named_direction
 
 import distnewton
 from distnewton.curvature.linearization import CurvatureSample, Linearization
 from distnewton.data.description import Description
-from distnewton.directions.block_diagonal import BlockDiagonal
-from distnewton.directions.direction import DirectionOptions
 from distnewton.errors import ConfigError
 from distnewton.method.objective import subsample_range, subsample_size
 from distnewton.parallel.partition import divisors, regular_splits
@@ -136,7 +135,7 @@ def test_the_step_takes_the_mean_of_what_replicas_find_apart(world):
         sample = CurvatureSample(network, params, activations, objective.loss, objective.targets[rows])
         sample.linearize()
         problem = Linearization(gradient, sample, objective.regularization, config.method.damping, network.grid)
-        found.append(BlockDiagonal(DirectionOptions(cg_max=200, cg_tolerance=1e-13)).solve(problem, NEVER).direction)
+        found.append(named_direction("block_diagonal", cg_max=200, cg_tolerance=1e-13).solve(problem, NEVER).direction)
     step = result.last.step_size * np.mean(found, axis=0)
     assert result.last.step_size > 0
     np.testing.assert_allclose(result.model.params, params + step, rtol=1e-9, atol=1e-11)

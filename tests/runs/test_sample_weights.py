@@ -6,11 +6,9 @@ import numpy as np
 import pytest
 from convolutional import Conv
 from dense import DenseProblem
-from problems import alternating, dense_system, linearization, make_case, make_image_case, weigh
+from problems import alternating, dense_system, linearization, make_case, make_image_case, named_direction, weigh
 
 import distnewton
-from distnewton.directions.direction import DirectionOptions
-from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import DataError
 from distnewton.parallel.termination import NEVER
 
@@ -43,7 +41,7 @@ def test_objective_gradient_and_curvature_are_those_of_repeated_samples(world, w
             A = oracle.gauss_newton(case.theta, everything) + 0.5 * np.eye(oracle.n_params)
             exact = np.linalg.solve(A, -oracle.gradient(case.theta))
             for name, options in list(SOLVED.items())[: 2 if loss == "cross_entropy" else 1]:
-                direction = DIRECTIONS[name](DirectionOptions(**options))
+                direction = named_direction(name, **options)
                 problem = linearization(case, (0, len(COUNTS)), rooted=direction.curvature == "roots")
                 found = case.whole(direction.solve(problem, NEVER).direction)
                 np.testing.assert_allclose(found, exact, rtol=0, atol=1e-9)
@@ -73,17 +71,17 @@ def test_equal_weights_change_nothing_and_weights_of_zero_leave_the_regularisati
         A, b = dense_system(case, (0, 9), 0.5)
         weigh(case, np.full(9, 0.1))
         problem = linearization(case, (0, 9), rooted=True)
-        found = case.whole(DIRECTIONS["dual"](DirectionOptions()).solve(problem, NEVER).direction)
+        found = case.whole(named_direction("dual").solve(problem, NEVER).direction)
         np.testing.assert_allclose(found, np.linalg.solve(A, b), rtol=0, atol=1e-10)
     case = weigh(make_case(world, (4, 3, 5, 3), (1, world.size, 1, 1), loss="cross_entropy"), COUNTS)
     with case.grid:
         # sample 6 alone, whose weight is 0: no curvature but the shift
         problem = linearization(case, (6, 7), rooted=True)
-        found = DIRECTIONS["dual"](DirectionOptions()).solve(problem, NEVER).direction
+        found = named_direction("dual").solve(problem, NEVER).direction
         assert case.agree(np.allclose(found, -problem.gradient / problem.shift, rtol=1e-12, atol=0))
         for name in ("kfac", "mini_block_fisher"):
             problem = linearization(case, (6, 7), curvature=False)
-            found = DIRECTIONS[name](DirectionOptions()).solve(problem, NEVER).direction
+            found = named_direction(name).solve(problem, NEVER).direction
             assert case.agree(np.allclose(found, -problem.gradient / problem.shift, rtol=1e-9, atol=0))
 
 
@@ -147,7 +145,7 @@ def test_input_moments_of_a_convolution_count_samples_by_their_weights(world):
     weights = np.array([1.0, 0, 3, 2, 0.5, 1, 0])
     case = make_image_case(world, (1, 5, 5), [Conv(2, (3, 3))], [], 3, (1, world.size, 1), loss="cross_entropy")
     with weigh(case, weights).grid:
-        direction = DIRECTIONS["kfac"](DirectionOptions())
+        direction = named_direction("kfac")
         direction.solve(linearization(case, (0, 7), curvature=False), NEVER)
         found = direction.state().parts["preconditioner"].factors["inputs"].get(1)
         patches = np.lib.stride_tricks.sliding_window_view(case.dense.X.reshape(7, 5, 5), (3, 3), (1, 2))

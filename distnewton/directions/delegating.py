@@ -1,0 +1,43 @@
+"""What directions share that hand the work to another one."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distnewton.backend import Array
+from distnewton.directions.direction import Direction
+from distnewton.network.shapes import NetworkShape
+from distnewton.parallel.partition import Block
+
+
+class DelegatingDirection(Direction):
+    """A direction that another one computes.
+
+    Parameters
+    ----------
+    options : Options
+        Options of the stage.
+    inner : Direction
+        The direction that does the work.
+    """
+
+    def __init__(self, options: Any, inner: Direction) -> None:
+        super().__init__(options)
+        self._inner = inner
+        self.curvature, self.random_rows = inner.curvature, inner.random_rows
+
+    def step_taken(self, direction: Array, step_size: float) -> None:
+        """Tell the inner direction."""
+        self._inner.step_taken(direction, step_size)
+
+    def check_memory(self, n_samples: int, n_out: int, itemsize: int, memory_mb: float) -> None:
+        """Refuse what the inner direction refuses."""
+        self._inner.check_memory(n_samples, n_out, itemsize, memory_mb)
+
+    def n_vectors(self) -> int:
+        """Vectors that the inner direction keeps."""
+        return self._inner.n_vectors()
+
+    def factor_size(self, shape: NetworkShape, block: Block) -> float:
+        """Numbers in the inner direction's factors of a block."""
+        return self._inner.factor_size(shape, block)
