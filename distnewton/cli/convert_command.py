@@ -17,7 +17,7 @@ from distnewton.errors import ConfigError
 
 if TYPE_CHECKING:
     from distnewton.data.store.convert import OnProgress
-    from distnewton.data.store.layout_on_disk import Manifest
+    from distnewton.data.store.layout_on_disk import StoreManifest
 
 _MEGABYTE = 1e6
 _SECONDS_APART = 0.2
@@ -87,7 +87,7 @@ def convert(options: argparse.Namespace) -> int:
     return 0
 
 
-def _told(manifest: Manifest, seconds: float) -> Iterator[str]:
+def _told(manifest: StoreManifest, seconds: float) -> Iterator[str]:
     """What was converted."""
     kind = f"sparse, {manifest.n_nonzeros:,} values" if manifest.sparse else "dense"
     yield f"{manifest.name}: {manifest.n_samples:,} samples, {manifest.n_features:,} features ({kind})"

@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
 from pydantic_core import CoreSchema, core_schema
 
 from distnewton.config.layer_tables import AnyTable, DenseTable, LayerTable, Size, tables_problem
+from distnewton.data.formats.registry import FORMATS
 from distnewton.errors import ConfigError
 from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.losses import LOSSES
@@ -19,7 +20,6 @@ from distnewton.registry import Registry
 
 TaskName = Literal["auto", "classification", "binary", "regression"]
 ScaleName = Literal["none", "minmax", "minmax_joint", "center", "standard", "unit_rows", "log1p_unit_rows"]
-FormatName = Literal["auto", "libsvm", "csv", "npy", "npz", "idx", "images", "hdf5", "parquet", "store"]
 
 
 @dataclass(frozen=True)
@@ -30,15 +30,25 @@ class NameOf:
     ----------
     registry : Registry
         The components of that kind.
+    also : tuple of str
+        Further values, such as ``auto``.
     """
 
     registry: Registry[Any]
+    also: tuple[str, ...] = ()
+
+    @property
+    def choices(self) -> tuple[str, ...]:
+        """All values that the setting takes."""
+        return (*self.also, *self.registry)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
         """Schema of a text that the registry knows."""
         return core_schema.no_info_after_validator_function(self._known, handler(source))
 
     def _known(self, name: str) -> str:
+        if name in self.also:
+            return name
         try:
             self.registry.find(name)
         except ConfigError as error:
@@ -108,7 +118,9 @@ class DataConfig(Options):
         "drawn by run.seed, the same share of each class, and not trained on"
     )  # fmt: skip
     directory: str = Field("", description="folder of relative paths; else DISTNEWTON_DATA, else the working folder")
-    format: FormatName = Field("auto", description="file format; auto looks at the content")
+    format: Annotated[str, NameOf(FORMATS, also=("auto",))] = Field(
+        "auto", description="file format; auto looks at the content"
+    )
     task: TaskName = Field("auto", description="classification, binary or regression; auto follows the loss")
     scale: ScaleName = Field("none", description="scaling, fitted on the training data and stored in the model")
     label_column: int | str | None = Field(

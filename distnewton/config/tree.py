@@ -108,7 +108,7 @@ def choices_of(key: str, field: FieldInfo) -> tuple[str, ...]:
         return choices(key)
     for item in field.metadata:
         if isinstance(item, NameOf):
-            return tuple(item.registry)
+            return item.choices
     values = get_args(field.annotation)
     return values if all(isinstance(value, str) for value in values) else ()
 

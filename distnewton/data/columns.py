@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -43,7 +44,7 @@ class ColumnNames:
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a caller wants of a table.
+    """What a caller wants of a data set; each format uses the settings that it names.
 
     Attributes
     ----------
@@ -55,19 +56,76 @@ class Wanted:
     names : ColumnNames or None
         Names to take columns by, where the table has names; the other attributes then do not count.
     n_features : int or None
-        Number of features.
-    ignore_extra : bool
-        Whether features beyond that are left out instead of refused.
+        Number of features expected.
+    ignore_extra_features : bool or "numbered"
+        Whether features beyond that are left out instead of refused; ``numbered``: only those of sparse formats, whose
+        values say which feature they belong to.
     labels : {"required", "if_there", "none"}
         Whether there must be labels, may be, or are not read even where they are there.
+    header : bool or "auto"
+        Whether the first line of a text names the columns.
+    zero_based : bool
+        Whether the indices of LIBSVM text count from 0.
+    sort_indices : bool
+        Whether indices of LIBSVM text that are out of order are put in order instead of refused.
     """
 
     label_column: int | str | None = None
     ignored: tuple[int | str, ...] = ()
     names: ColumnNames | None = None
     n_features: int | None = None
-    ignore_extra: bool = False
+    ignore_extra_features: bool | Literal["numbered"] = False
     labels: LabelsWanted = "required"
+    header: bool | str = "auto"
+    zero_based: bool = False
+    sort_indices: bool = False
+
+    def __post_init__(self) -> None:
+        if self.header not in (True, False, "auto"):
+            raise ConfigError(f"header must be true, false or auto, got {self.header!r}")
+        if self.n_features is not None and self.n_features < 1:
+            raise ConfigError(f"n_features must be at least 1, got {self.n_features}")
+
+    @property
+    def label_number(self) -> int | None:
+        """Label column of an array, whose columns have no names."""
+        try:
+            return None if self.label_column is None else int(self.label_column)
+        except ValueError:
+            raise ConfigError(f"label_column must be a number for arrays, got {self.label_column!r}") from None
+
+    def n_kept(self, name: str, n_found: int, what: str = "features") -> int:
+        """Number of features to take of a dense data set.
+
+        Parameters
+        ----------
+        name : str
+            Data set, for messages.
+        n_found : int
+            Number of features that it has.
+        what : str
+            Word for them in messages.
+
+        Returns
+        -------
+        int
+
+        Raises
+        ------
+        DataError
+            If there are fewer than expected, or more, which the caller does not allow.
+        """
+        n_wanted = n_found if self.n_features is None else self.n_features
+        if n_wanted > n_found or (n_wanted < n_found and self.ignore_extra_features is not True):
+            raise DataError(
+                f"{name}: has {n_found} {what}, expected {n_wanted}; check that it belongs to the same data"
+            )
+        return n_wanted
+
+
+def extra_note(n_extra: int, n_kept: int, what: str = "features") -> list[str]:
+    """Note for a user about features that were left out; none where there were none."""
+    return [f"the last {n_extra} {what}, beyond the {n_kept} expected, were ignored"] if n_extra else []
 
 
 @dataclass(frozen=True)
@@ -117,110 +175,96 @@ def select_columns(path: Path, columns: Sequence[str], named: bool, wanted: Want
     DataError
         If features are missing, or there are more than wanted.
     """
+    table = _Table(path, list(columns), named)
     if named and wanted.names is not None:
-        return _by_name(path, columns, wanted.names, wanted.labels)
-    return _by_place(path, columns, named, wanted)
+        return table.select_by_name(wanted.names, wanted.labels)
+    return table.select_by_place(wanted)
 
 
-def _by_name(path: Path, columns: Sequence[str], names: ColumnNames, labels: LabelsWanted) -> Selection:
-    places = {name: i for i, name in enumerate(columns)}
-    missing = [name for name in names.features if name not in places]
-    if missing:
-        raise DataError(
-            f"{path}: has no column {_listed(missing)}, which the model was trained on; its columns are "
-            f"{_listed(columns)}. Columns are taken by name: rename them"
-        )
-    used = {*names.features, names.label}
-    if twice := [name for name in places if name in used and list(columns).count(name) > 1]:
-        raise DataError(f"{path}: has two columns {_listed(twice)}; columns are taken by name: rename one")
-    label = places.get(names.label)
-    if label is None and labels == "required":
-        raise DataError(
-            f"{path}: has no column {names.label}, which held the labels in training; its columns are "
-            f"{_listed(columns)}"
-        )
-    others = [name for name in columns if name not in used]
-    notes = [f"{path}: columns that the model does not know are left out: {_listed(others)}"] if others else []
-    return Selection(tuple(places[name] for name in names.features), None if labels == "none" else label, notes=notes)
+@dataclass(frozen=True)
+class _Table:
+    """Columns of a file: all of their names, and whether these are the file's own."""
 
+    path: Path
+    columns: list[str]
+    named: bool
 
-def _by_place(path: Path, columns: Sequence[str], named: bool, wanted: Wanted) -> Selection:
-    ignored = {column_index(path, columns, named, column, "ignore_columns") for column in wanted.ignored}
-    rest = [i for i in range(len(columns)) if i not in ignored]
-    label: int | None = _label_place(path, columns, named, wanted, rest)
-    if label in ignored:
-        raise ConfigError(f"ignore_columns names {columns[label]}, the label column of {path}")
-    features = [i for i in rest if i != label]
-    n_wanted = len(features) if wanted.n_features is None else wanted.n_features
-    if n_wanted > len(features) or (n_wanted < len(features) and not wanted.ignore_extra):
-        beside = "" if label is None else f" beside that of the labels ({columns[label]})"
-        raise DataError(
-            f"{path}: has {len(features)} feature columns{beside}, expected {n_wanted}; check that it belongs to the "
-            "same data"
-        )
-    if not features:
-        raise DataError(f"{path}: expected a label and at least one feature, got columns {_listed(columns)}")
-    n_extra = len(features) - n_wanted
-    notes = []
-    if n_extra:
-        notes.append(f"the last {n_extra} feature columns, beyond the {n_wanted} expected, were ignored")
-    if label is None:
-        notes.append(f"{path}: no label column, all {n_wanted} columns are features")
-    return Selection(tuple(features[:n_wanted]), None if wanted.labels == "none" else label, n_extra, notes)
+    def select_by_name(self, names: ColumnNames, labels: LabelsWanted) -> Selection:
+        """Select the columns that a model was trained on."""
+        places = {name: i for i, name in enumerate(self.columns)}
+        self._require_names(names, places, label_required=labels == "required")
+        used = {*names.features, names.label}
+        others = [name for name in self.columns if name not in used]
+        left_out = f"{self.path}: columns that the model does not know are left out: {_listed(others)}"
+        label = None if labels == "none" else places.get(names.label)
+        return Selection(tuple(places[name] for name in names.features), label, notes=[left_out] if others else [])
 
+    def _require_names(self, names: ColumnNames, places: dict[str, int], *, label_required: bool) -> None:
+        """Refuse a table without a column that is needed, or with two of its name."""
+        if missing := [name for name in names.features if name not in places]:
+            raise DataError(
+                f"{self.path}: has no column {_listed(missing)}, which the model was trained on; its columns are "
+                f"{_listed(self.columns)}. Columns are taken by name: rename them"
+            )
+        counts = Counter(self.columns)
+        if twice := [name for name in places if name in {*names.features, names.label} and counts[name] > 1]:
+            raise DataError(
+                f"{self.path}: has two columns {_listed(twice)}; columns are taken by name: rename one"
+            )
+        if label_required and names.label not in places:
+            raise DataError(
+                f"{self.path}: has no column {names.label}, which held the labels in training; its columns are "
+                f"{_listed(self.columns)}"
+            )
 
-def _label_place(path: Path, columns: Sequence[str], named: bool, wanted: Wanted, rest: list[int]) -> int | None:
-    """Column of the labels; None where the others are as many as the features, and no name says otherwise."""
-    if wanted.labels != "required" and len(rest) == wanted.n_features:
-        lower = {name.lower() for name in columns} if named else set()
-        if wanted.label_column not in columns and not lower & set(LABEL_NAMES):
+    def select_by_place(self, wanted: Wanted) -> Selection:
+        """Select features in the order of the file, without the labels and what is ignored."""
+        ignored = {self.place(column, "ignore_columns") for column in wanted.ignored}
+        rest = [i for i in range(len(self.columns)) if i not in ignored]
+        label = self._label_place(wanted, rest)
+        if label in ignored:
+            raise ConfigError(f"ignore_columns names {self.columns[label]}, the label column of {self.path}")
+        features = [i for i in rest if i != label]
+        beside = "" if label is None else f" beside that of the labels ({self.columns[label]})"
+        n_kept = wanted.n_kept(str(self.path), len(features), f"feature columns{beside}")
+        if not features:
+            raise DataError(
+                f"{self.path}: expected a label and at least one feature, got columns {_listed(self.columns)}"
+            )
+        n_extra = len(features) - n_kept
+        notes = extra_note(n_extra, n_kept, "feature columns")
+        if label is None:
+            notes.append(f"{self.path}: no label column, all {n_kept} columns are features")
+        return Selection(tuple(features[:n_kept]), None if wanted.labels == "none" else label, n_extra, notes)
+
+    def _label_place(self, wanted: Wanted, rest: list[int]) -> int | None:
+        """Column of the labels; None where the others are as many as the features, and no name says otherwise."""
+        by_name = {self.columns[i].lower(): i for i in reversed(rest)} if self.named else {}
+        usual = next((by_name[name] for name in LABEL_NAMES if name in by_name), None)
+        may_be_absent = wanted.labels != "required" and len(rest) == wanted.n_features
+        if may_be_absent and usual is None and wanted.label_column not in self.columns:
             return None
-    if wanted.label_column is not None:
-        return column_index(path, columns, named, wanted.label_column, "label_column")
-    by_name = {columns[i].lower(): i for i in reversed(rest)} if named else {}
-    return next((by_name[name] for name in LABEL_NAMES if name in by_name), rest[-1] if rest else None)
+        if wanted.label_column is not None:
+            return self.place(wanted.label_column, "label_column")
+        return usual if usual is not None or not rest else rest[-1]
 
-
-def column_index(path: Path, columns: Sequence[str], named: bool, column: int | str, setting: str) -> int:
-    """Number of a column that a setting names.
-
-    Parameters
-    ----------
-    path : Path
-        File, for messages.
-    columns : sequence of str
-        Names of all columns.
-    named : bool
-        Whether they are the file's own.
-    column : int or str
-        By number from 0 (negative: from the end) or by name.
-    setting : str
-        Where it is given.
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    ConfigError
-        If there is no such column.
-    """
-    n_columns = len(columns)
-    if isinstance(column, str) and column in columns:
-        return list(columns).index(column)
-    try:
-        index = int(column)
-    except ValueError:
-        known = (
-            f"the columns are {_listed(columns)}" if named else "the file has no header; give a number from 0"
-        )
-        raise ConfigError(f"{setting} = {column!r}: {path} has no such column; {known}") from None
-    if not -n_columns <= index < n_columns:
-        raise ConfigError(
-            f"{setting} = {index}: {path} has {n_columns} columns, so 0 to {n_columns - 1} are possible"
-        )
-    return index % n_columns
+    def place(self, column: int | str, setting: str) -> int:
+        """Number of a column that a setting names, by number from 0 (negative: from the end) or by name."""
+        if column in self.columns:
+            return self.columns.index(str(column))
+        n_columns = len(self.columns)
+        try:
+            index = int(column)
+        except ValueError:
+            known = f"the columns are {_listed(self.columns)}" if self.named else (
+                "the file has no header; give a number from 0"
+            )
+            raise ConfigError(f"{setting} = {column!r}: {self.path} has no such column; {known}") from None
+        if not -n_columns <= index < n_columns:
+            raise ConfigError(
+                f"{setting} = {index}: {self.path} has {n_columns} columns, so 0 to {n_columns - 1} are possible"
+            )
+        return index % n_columns
 
 
 def check_names(name: str, found: ColumnNames | None, expected: ColumnNames | None) -> None:

@@ -8,22 +8,13 @@ from typing import Literal
 
 from distnewton.data.columns import ColumnNames, LabelsWanted, Wanted
 from distnewton.data.description import DataSource, Description
-from distnewton.data.formats.array_files import ArraySource, array_parts
+from distnewton.data.formats.base import Format, Location
 from distnewton.data.formats.bundled import BUNDLED, BundledSource, split_name
-from distnewton.data.formats.delimited import DelimitedSource
-from distnewton.data.formats.hdf5 import Hdf5Array, open_hdf5
-from distnewton.data.formats.images import ImageSource
-from distnewton.data.formats.libsvm import LibsvmSource
-from distnewton.data.formats.libsvm_lines import MAX_INDEX, Rules
-from distnewton.data.formats.parquet import ParquetSource
-from distnewton.data.formats.sniff import FORMATS, content_format
-from distnewton.data.formats.stored_arrays import StoredArray
+from distnewton.data.formats.registry import FORMATS, find_format, named_format
 from distnewton.data.formats.streams import find_file
-from distnewton.data.formats.table_layout import find_layout
-from distnewton.data.store.reader import StoreSource
-from distnewton.errors import ConfigError, DataError
+from distnewton.errors import ConfigError
 
-__all__ = ["BUNDLED", "FORMATS", "DataSource", "Description", "open_data"]
+__all__ = ["BUNDLED", "FORMATS", "DataSource", "Description", "Format", "Location", "open_data", "source_files"]
 
 
 def open_data(
@@ -58,9 +49,9 @@ def open_data(
         was made from.
     data_dir : str or Path, optional
         Folder of relative paths; the working directory when not given.
-    format : {"auto", "libsvm", "csv", "npy", "npz", "idx", "images", "hdf5", "parquet", "store"}
-        ``auto`` decides by content; ``csv`` is any text with commas, tabs, semicolons or blanks between
-        fields; ``images``, ``hdf5`` and ``parquet`` need the extras of these names.
+    format : str
+        Name of one of :data:`FORMATS`; ``auto`` decides by content. ``csv`` is any text with commas, tabs, semicolons
+        or blanks between fields; ``images``, ``hdf5`` and ``parquet`` need the extras of these names.
     label_column : int or str, optional
         csv and parquet: column of the labels, by number from 0 (negative: from the end) or by name; by default the
         one named label, target, class or y, else the last. npy, npz and hdf5: column of the array, by number.
@@ -99,63 +90,21 @@ def open_data(
     DataError
         If the beginning of the file is in no format that can be read.
     """
-    if header not in (True, False, "auto"):
-        raise ConfigError(f"header must be true, false or auto, got {header!r}")
-    if n_features is not None and n_features < 1:
-        raise ConfigError(f"n_features must be at least 1, got {n_features}")
-    lenient, ignore_extra = bool(ignore_extra_features), ignore_extra_features is True
-    wanted = Wanted(label_column, tuple(ignore_columns), names, n_features, ignore_extra, labels)
-    bundled = split_name(str(name_or_path))
-    if bundled:
-        return BundledSource(*bundled, n_features, ignore_extra)
-    name, subfolder = _split_subfolder(str(name_or_path), data_dir)
-    path, labels_path = _find_files(name, data_dir, folders=format in ("auto", "images", "store"))
-    found = content_format(path, format)
-    if found == "images":
-        if labels_path is not None or label_column is not None:
-            raise ConfigError(f"{path}: labels of images are their folders; give neither label_column nor other labels")
-        return ImageSource(path, subfolder, n_features, labels != "none")
-    if found == "hdf5":
-        column = _column_number(label_column)
-        features, stored = open_hdf5(path, subfolder, with_labels=column is None, needed=labels == "required")
-        return _array_source(features, found, stored, column, wanted)
-    if subfolder:
-        raise ConfigError(f"{path}: is {found}; only a folder or archive of images has folders such as :{subfolder}")
-    if found == "store":
-        store = StoreSource(path, n_features, lenient)
-        columns = store.manifest.columns
-        # that of a recipe whose data were converted
-        as_stored = label_column is None or (columns is not None and label_column == columns.label)
-        if labels_path is not None or not as_stored:
-            raise ConfigError(f"{path}: labels of a store are in it; give label_column to distnewton convert")
-        n_found, numbered = store.manifest.n_features, store.manifest.sparse
-        if n_features is not None and n_found > n_features and not (ignore_extra or numbered):
-            raise DataError(f"{path}: has {n_found} features, expected {n_features}; it is other data")
-        return store
-    if found == "parquet":
-        return ParquetSource(path, wanted)
-    if found == "libsvm":
-        limit = None if n_features is None else min(n_features, MAX_INDEX)
-        return LibsvmSource(
-            path, Rules(str(path), int(not zero_based), limit, lenient, sort_indices)
+    wanted = Wanted(
+        label_column, tuple(ignore_columns), names, n_features, ignore_extra_features, labels, header, zero_based,
+        sort_indices,
+    )  # fmt: skip
+    name = str(name_or_path)
+    if bundled := split_name(name):
+        return BundledSource(*bundled, wanted)
+    chosen = None if format == "auto" else named_format(format)
+    location = _find_location(name, data_dir, folders=chosen is None or chosen.has_folders)
+    found = find_format(location.path, chosen)
+    if location.part and not found.has_parts:
+        raise ConfigError(
+            f"{location.path}: is {found.name}; only a folder or archive of images has folders such as :{location.part}"
         )
-    if found == "csv":
-        return DelimitedSource(path, find_layout(path, header), wanted)
-    column = _column_number(label_column)
-    return _array_source(*array_parts(path, found, labels_path, column, needed=labels == "required"), wanted)
-
-
-def _array_source(
-    array: StoredArray | Hdf5Array,
-    found: str,
-    labels: StoredArray | Hdf5Array | None,
-    column: int | None,
-    wanted: Wanted,
-) -> ArraySource:
-    """Return an array as a source; a column of labels is not there where all columns are features."""
-    if wanted.labels != "required" and labels is None and array.table_shape[1] == wanted.n_features:
-        column = None
-    return ArraySource(array, found, labels, column, wanted.n_features, wanted.ignore_extra)
+    return found.open(location, wanted)
 
 
 def source_files(name_or_path: str | Path, data_dir: str | Path | None = None) -> list[Path]:
@@ -174,35 +123,21 @@ def source_files(name_or_path: str | Path, data_dir: str | Path | None = None) -
     """
     if split_name(str(name_or_path)):
         return []
-    name, _ = _split_subfolder(str(name_or_path), data_dir)
-    paths = _find_files(name, data_dir, folders=True)
-    return [path for path in paths if path is not None and path.is_file()]
+    location = _find_location(str(name_or_path), data_dir, folders=True)
+    return [path for path in (location.path, location.labels_path) if path is not None and path.is_file()]
 
 
-def _split_subfolder(name: str, data_dir: str | Path | None) -> tuple[str, str]:
-    """Return path and folder of ``PATH:FOLDER``; a file whose own name has a colon is that file."""
-    base, _, subfolder = name.rpartition(":")
-    if not base or not subfolder or subfolder.startswith("/") or _exists(name, data_dir):
-        return name, ""
-    return base, subfolder
+def _find_location(name: str, data_dir: str | Path | None, *, folders: bool) -> Location:
+    """Where a data set is; a file whose own name has a colon or a comma is that file."""
 
+    def exists(name: str) -> bool:
+        return (Path(data_dir or ".") / Path(name).expanduser()).exists()
 
-def _exists(name: str, data_dir: str | Path | None) -> bool:
-    """Return whether there is a file or folder of that name."""
-    return (Path(data_dir or ".") / Path(name).expanduser()).exists()
-
-
-def _find_files(name: str, data_dir: str | Path | None, *, folders: bool) -> tuple[Path, Path | None]:
-    """Return the file, and that of the labels where two are given."""
-    features, comma, labels = name.partition(",")
-    if comma and not _exists(name, data_dir):
-        return find_file(features.strip(), data_dir, folders=folders), find_file(labels.strip(), data_dir)
-    return find_file(name, data_dir, folders=folders), None
-
-
-def _column_number(label_column: int | str | None) -> int | None:
-    """Return the label column of an array."""
-    try:
-        return None if label_column is None else int(label_column)
-    except ValueError:
-        raise ConfigError(f"label_column must be a number for arrays, got {label_column!r}") from None
+    base, _, part = name.rpartition(":")
+    if not base or not part or part.startswith("/") or exists(name):
+        base, part = name, ""
+    features, comma, labels = base.partition(",")
+    if comma and not exists(base):
+        labels_path = find_file(labels.strip(), data_dir)
+        return Location(find_file(features.strip(), data_dir, folders=folders), part, labels_path)
+    return Location(find_file(base, data_dir, folders=folders), part)

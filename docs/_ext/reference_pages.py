@@ -162,7 +162,7 @@ def _kind(key: str, field: Any) -> str:
         if getattr(item, key, None) is not None and abs(getattr(item, key)) < 2**62
     ]
     # a name of a component: those that the registry has
-    names = [f"`{name}`" for item in field.metadata for name in getattr(item, "registry", ())]
+    names = [f"`{name}`" for item in field.metadata for name in getattr(item, "choices", ())]
     kinds = names or [" or ".join(dict.fromkeys(_kinds(field.annotation)))]
     return _cell(", ".join([*kinds, *words]))
 

@@ -133,7 +133,7 @@ def test_parquet_reads_only_its_columns(tmp_path, monkeypatch):
 def test_parquet_faults(tmp_path):
     bad = X[:, 0].copy()
     bad[8] = np.inf
-    assert "row 9: column g: inf is not a finite number" in error(table(tmp_path / "inf", g=bad))
+    assert "row 9: column g: value inf is not a finite number" in error(table(tmp_path / "inf", g=bad))
     missing = pa.array([None if i == 11 else 1.0 for i in range(31)])
     assert "row 12: column g: value is missing" in error(table(tmp_path / "null", g=missing))
     labels = pa.array([None if i == 30 else "a" for i in range(31)])

@@ -1,1 +1,1 @@
-"""One file a format."""
+"""Data formats, one file each; a package adds its own through the entry points ``distnewton.formats``."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from distnewton.data.columns import Wanted, names_of, select_columns
 from distnewton.data.description import Description
+from distnewton.data.formats.base import Format, Location
 from distnewton.data.formats.fields import (
     DELIMITER,
     EXPONENT,
@@ -25,10 +25,11 @@ from distnewton.data.formats.fields import (
 )
 from distnewton.data.formats.libsvm_lines import show
 from distnewton.data.formats.numbers import finite_number
-from distnewton.data.formats.streams import BYTE_ORDER_MARK, count_lines, line_blocks, read_head
-from distnewton.data.formats.table_layout import BLANK_RUN, MISSING, Layout, has_sample, split_line
+from distnewton.data.formats.streams import first_lines
+from distnewton.data.formats.table_layout import BLANK_RUN, MISSING, Layout, find_layout, has_sample, split_line
 from distnewton.data.labels import join_labels
-from distnewton.data.row_selection import Chosen, RowSelection
+from distnewton.data.row_selection import RowSelection
+from distnewton.data.source import TextSource
 from distnewton.errors import DataError
 
 if TYPE_CHECKING:
@@ -50,11 +51,28 @@ _TABLE = neighbour_table(
 )
 
 
-@dataclass
-class DelimitedSource:
-    """A text file with a sample on each line.
+class Csv(Format):
+    """Delimited text."""
 
-    Attributes
+    name = "csv"
+    help = "delimited text: commas, tabs, semicolons or blanks between fields"
+    settings = ("label_column", "ignore_columns", "names", "header")
+    specificity = 10
+    is_text = True
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """Whether one of the first lines has more than one field."""
+        return any(len(re.split(rb"[,;\s]+", line.strip())) > 1 for line in first_lines(head))
+
+    def open(self, location: Location, wanted: Wanted) -> DelimitedSource:
+        """Open a file, divided as its first line is."""
+        return DelimitedSource(location.path, find_layout(location.path, wanted.header), wanted)
+
+
+class DelimitedSource(TextSource):
+    """A text file with as many fields on each line.
+
+    Parameters
     ----------
     path : Path
         An existing file, plain or compressed.
@@ -64,184 +82,110 @@ class DelimitedSource:
         Which columns are asked for.
     """
 
-    path: Path
-    layout: Layout
-    wanted: Wanted = field(default_factory=Wanted)
-    _text_labels: bool = field(default=False, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        layout = self.layout
-        self._selection = select_columns(self.path, layout.names, layout.has_header, self.wanted)
+    def __init__(self, path: Path, layout: Layout, wanted: Wanted) -> None:
+        super().__init__(path)
+        self.layout, self.n_header_lines = layout, int(layout.has_header)
+        self._selection = select_columns(path, layout.names, layout.has_header, wanted)
         label = self._selection.label
-        self._features = list(self._selection.features)
-        self._used = sorted([*self._features, *([] if label is None else [label])])
+        self._used = np.array(sorted([*self._selection.features, *([] if label is None else [label])]))
+        # columns of features and labels among those that are used
+        self._places = np.searchsorted(self._used, self._selection.features)
+        self._label_place = 0 if label is None else int(np.searchsorted(self._used, label))
         self._classes = byte_classes(layout.delimiter)
-
-    @property
-    def name(self) -> str:
-        """Path as given."""
-        return str(self.path)
-
-    def describe(self) -> Description:
-        """Check the whole file in one streaming pass.
-
-        Returns
-        -------
-        Description
-
-        Raises
-        ------
-        DataError
-            With file and line, for a missing value, a text where a number belongs, or a line of another
-            length.
-        """
-        return self.scan(lambda _: None)
+        self._text_labels = False
 
     def scan(self, take: Callable[[NDArray[np.float64]], None]) -> Description:
-        """Do what `describe` does, and hand over the features on the way.
-
-        Parameters
-        ----------
-        take : callable
-            Called with the features, (n, n_features), of block after block.
-
-        Returns
-        -------
-        Description
-        """
+        """Check the whole file, and hand over the features, (n, n_features), of block after block."""
         labels: list[Labels] = []
-        n_nonzeros = n_samples = 0
+        n_nonzeros = 0
         for block_labels, features in self._blocks():
             labels.append(block_labels)
-            n_samples += len(features)
             n_nonzeros += int(np.count_nonzero(features))
             take(features)
-        if not n_samples:
-            raise DataError(f"{self.path}: no samples (only a header or comments)")
-        notes = []
-        if read_head(self.path).startswith(BYTE_ORDER_MARK):
-            notes.append("a byte-order mark at the beginning was skipped")
+        joined, selection = self._join_labels(labels), self._selection
         return Description(
-            self.name,
-            "csv",
-            n_samples,
-            len(self._features),
-            n_nonzeros,
-            False,
-            join_labels(labels),
-            self._selection.n_extra * n_samples,
-            notes + self._selection.notes,
-            labelled=self._selection.label is not None,
-            names=names_of(self.layout.names, self._selection) if self.layout.has_header else None,
-        )
+            self.name, "csv", len(joined), len(selection.features), n_nonzeros, False, joined,
+            selection.n_extra * len(joined), self._notes() + selection.notes, labelled=selection.label is not None,
+            names=names_of(self.layout.names, selection) if self.layout.has_header else None,
+        )  # fmt: skip
 
-    def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> NDArray[Any]:
-        """Read a range of features.
+    has_sample = staticmethod(has_sample)
 
-        Parameters
-        ----------
-        start, stop : int
-            Half-open range of features, counted from 0 without the label column.
-        dtype : dtype
-            Of the result.
-        rows : Array of int or None
-            Samples wanted, ascending; all by default.
+    def _n_readable(self) -> int:
+        return len(self._selection.features)
 
-        Returns
-        -------
-        ndarray of shape (n_samples, stop - start)
-        """
-        if not 0 <= start <= stop <= len(self._features):
-            raise ValueError(f"features {start} to {stop} asked for, {self.name} has {len(self._features)}")
-        wanted, n_samples, pieces = RowSelection(rows), 0, []
+    def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> NDArray[Any]:
+        n_samples, pieces = 0, []
         for _, features in self._blocks():
             _, chosen = wanted.of(n_samples, len(features))
             n_samples += len(features)
             pieces.append(features[chosen, start:stop].astype(dtype))
         return np.concatenate(pieces) if pieces else np.zeros((0, stop - start), dtype=dtype)
 
-    def locate(self, i_sample: int) -> str:
-        """``file:line`` of a sample.
-
-        Parameters
-        ----------
-        i_sample : int
-            Number of the sample from 0.
-
-        Returns
-        -------
-        str
-        """
-        n_samples = -int(self.layout.has_header)
-        i_line = 0
-        for block in line_blocks(self.path):
-            for line in block.split(b"\n")[:-1]:
-                i_line += 1
-                n_samples += has_sample(line)
-                if n_samples > i_sample:
-                    return f"{self.name}:{i_line}"
-        return f"{self.name}: sample {i_sample + 1}"
-
     def _blocks(self) -> Iterator[tuple[Labels, NDArray[np.float64]]]:
         """Yield labels and features, (n_lines, n_features), of block after block."""
-        first_line, skip_header = 1, self.layout.has_header
-        for block in line_blocks(self.path):
-            n_lines = count_lines(block)
+        skip_header = self.layout.has_header
+        for first_line, block in self._numbered_blocks():
+            n_skipped = 0
             if skip_header:
                 block, n_skipped = _without_header(block)
-                first_line, n_lines, skip_header = first_line + n_skipped, n_lines - n_skipped, not n_skipped
-            found = self._fast_rows(block)
-            yield self._slow_rows(block, first_line) if found is None else found
-            first_line += n_lines
+                skip_header = not n_skipped
+            rows = self._fast_rows(block)
+            yield self._slow_rows(block, first_line + n_skipped) if rows is None else rows
 
     def _fast_rows(self, block: bytes) -> tuple[Labels, NDArray[np.float64]] | None:
         """Return labels and features of lines of numbers; None where lines must be looked at one by one."""
-        delimiter, label = self.layout.delimiter, self._selection.label
+        reduced, texts = self._with_used_columns(block), None
+        if reduced is not None and self._text_labels:
+            reduced, texts = self._without_texts(reduced)
+        table = None if reduced is None else self._table(reduced)
+        if table is None or (texts and not all(map(_is_label, set(texts)))):
+            return None
+        features = np.take(table, self._places, axis=1)
+        if texts is not None:
+            return _label_array(texts), features
+        unlabelled = self._selection.label is None
+        return (np.full(len(table), np.nan) if unlabelled else table[:, self._label_place].copy()), features
+
+    def _table(self, block: bytes) -> NDArray[np.float64] | None:
+        """Numbers of lines that hold nothing else, (n_lines, n_used_columns)."""
+        fields, n_columns = cut(block, self._classes, _TABLE), len(self._used)
+        if fields is None:
+            return None
+        opens = np.flatnonzero((fields.kinds[:-1] == DELIMITER) | (fields.kinds[:-1] == NEWLINE))
+        blank_lines = (fields.lengths()[opens] == 0) & (fields.kinds[opens + 1] == NEWLINE)
+        opens = opens[~blank_lines]
+        # each line has as many fields: newlines stand in front of every n_columns-th field, and of no other
+        at_newline = fields.kinds[opens] == NEWLINE
+        expected = np.arange(len(opens)) % n_columns == 0
+        if opens.size % n_columns or (at_newline != expected).any():
+            return None
+        values = numbers_at(fields, opens)
+        return None if values is None else values.reshape(-1, n_columns)
+
+    def _without_texts(self, block: bytes) -> tuple[bytes | None, list[bytes]]:
+        """Return lines with 0 in the place of labels, and the labels; None where these are not first or last."""
+        mark, at_start = re.escape(self.layout.delimiter), self._label_place == 0
+        if b'"' in block or b"#" in block or self._label_place not in (0, len(self._used) - 1):
+            return None, []
+        pattern = rb"^[^%b\n]*(?=%b)" % (mark, mark) if at_start else rb"(?<=%b)[^%b\n]*$" % (mark, mark)
+        texts = [text.strip() for text in re.findall(pattern, block, flags=re.MULTILINE)]
+        return re.sub(pattern, b"0", block, flags=re.MULTILINE), texts
+
+    def _with_used_columns(self, block: bytes) -> bytes | None:
+        """Return lines with one delimiter between fields, and the used columns only; None where that is not plain."""
+        delimiter = self.layout.delimiter
         if delimiter == BLANK_RUN:
             block = b"\n".join([b" ".join(line.split()) for line in block.split(b"\n")])
         elif b"\r" in block:
             block = block.replace(b"\r\n", b"\n")
-        used = self._used
-        n_columns, i_label = len(used), 0 if label is None else used.index(label)
-        if n_columns < self.layout.n_columns:
-            reduced = self._without_others(block)
-            if reduced is None:
-                return None
-            block = reduced
-        texts: list[bytes] = []
-        if self._text_labels:
-            if b'"' in block or b"#" in block or i_label not in (0, n_columns - 1):
-                return None
-            mark = re.escape(delimiter)
-            pattern = (
-                rb"^[^%b\n]*(?=%b)" % (mark, mark) if i_label == 0 else rb"(?<=%b)[^%b\n]*$" % (mark, mark)
-            )
-            found = re.findall(pattern, block, flags=re.MULTILINE)
-            texts = [text.strip() for text in found]
-            block = re.sub(pattern, b"0", block, flags=re.MULTILINE)
-        fields = cut(block, self._classes, _TABLE)
-        if fields is None:
-            return None
-        opens = np.flatnonzero((fields.kinds[:-1] == DELIMITER) | (fields.kinds[:-1] == NEWLINE))
-        blank_lines = fields.lengths()[opens] == 0
-        blank_lines &= fields.kinds[opens + 1] == NEWLINE
-        opens = opens[~blank_lines]
-        values = None if opens.size % n_columns else numbers_at(fields, opens)
-        if values is None or (fields.kinds[opens[::n_columns]] != NEWLINE).any() or (
-            np.count_nonzero(fields.kinds[opens] == NEWLINE) * n_columns != len(opens)
-        ):  # fmt: skip
-            return None
-        table = values.reshape(-1, n_columns)
-        features = np.take(table, [used.index(i) for i in self._features], axis=1)
-        if not texts:
-            return np.full(len(table), np.nan) if label is None else table[:, i_label].copy(), features
-        return (_label_array(texts), features) if all(map(_is_label, set(texts))) else None
+        return block if len(self._used) == self.layout.n_columns else self._without_others(block)
 
     def _without_others(self, block: bytes) -> bytes | None:
         """Return lines with the used columns only; None where a line must be looked at by itself."""
         if b'"' in block or b"#" in block:
             return None
-        delimiter, used, n_columns = self.layout.delimiter, self._used, self.layout.n_columns
+        delimiter, used, n_columns = self.layout.delimiter, self._used.tolist(), self.layout.n_columns
         rows = [line.split(delimiter) for line in block.split(b"\n") if line.strip()]
         if any(len(row) != n_columns for row in rows):
             return None
@@ -255,24 +199,22 @@ class DelimitedSource:
                 label, row = self._row(line, f"{self.name}:{i_line}")
                 labels += [] if label is None else [label]
                 rows.append(row)
-        found = np.full(len(rows), np.nan) if self._selection.label is None else _label_array(labels)
-        self._text_labels |= found.dtype.kind == "U"
-        return found, np.array(rows, dtype=np.float64).reshape(len(rows), len(self._features))
+        array = np.full(len(rows), np.nan) if self._selection.label is None else _label_array(labels)
+        self._text_labels |= array.dtype.kind == "U"
+        return array, np.array(rows, dtype=np.float64).reshape(len(rows), len(self._places))
 
     def _row(self, line: bytes, where: str) -> tuple[bytes | None, list[float]]:
         """Return label, where one is wanted, and features of a line."""
         layout = self.layout
         parts = split_line(line, layout.delimiter, where)
         if len(parts) != layout.n_columns:
-            raise DataError(
-                f"{where}: expected {layout.n_columns} columns as in the first line, got {len(parts)}"
-            )
+            raise DataError(f"{where}: expected {layout.n_columns} columns as in the first line, got {len(parts)}")
         label = None if self._selection.label is None else parts[self._selection.label]
         if label is not None and label.lower() in MISSING:
             raise DataError(f"{where}: label {show(label)} is missing; remove this sample or give it a label")
         if label is not None and not _is_label(label):
             raise DataError(f"{where}: label {show(label)} is not UTF-8 text; save the file as UTF-8")
-        return label, [_value(parts[i], f"{where}: {layout.names[i]}") for i in self._features]
+        return label, [_value(parts[i], f"{where}: {layout.names[i]}") for i in self._selection.features]
 
 
 def _is_label(text: bytes) -> bool:

@@ -4,25 +4,46 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from distnewton.data.columns import Wanted
+from distnewton.data.formats.array_files import ArrayFileSource
+from distnewton.data.formats.base import Format, Location
+from distnewton.data.formats.stored_arrays import TableArray
 from distnewton.data.formats.streams import is_compressed
-from distnewton.data.row_selection import Chosen, RowSelection
+from distnewton.data.row_selection import RowSelection
 from distnewton.errors import ConfigError, DataError, MissingExtraError, MissingInputError
 
 _BLOCK_BYTES = 1 << 24
 
 
-@dataclass(frozen=True)
-class Hdf5Array:
-    """A data set of an HDF5 file, as samples times values.
+class Hdf5(Format):
+    """HDF5 files."""
 
-    Attributes
+    name = "hdf5"
+    help = "HDF5 with data sets X and y, or FILE:FEATURES,LABELS"
+    settings = ("label_column",)
+    has_parts = True
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """Whether the content begins with the signature of HDF5."""
+        return head.startswith(b"\x89HDF\r\n\x1a\n")
+
+    def open(self, location: Location, wanted: Wanted) -> ArrayFileSource:
+        """Open the data sets of a file."""
+        column, needed = wanted.label_number, wanted.labels == "required"
+        features, labels = open_hdf5(location.path, location.part, with_labels=column is None, needed=needed)
+        return ArrayFileSource(features, self.name, labels, column, wanted)
+
+
+class Hdf5Array(TableArray):
+    """A data set of an HDF5 file.
+
+    Parameters
     ----------
     path : Path
         The file.
@@ -34,56 +55,21 @@ class Hdf5Array:
         As stored; ``str`` for text.
     """
 
-    path: Path
-    key: str
-    shape: tuple[int, ...]
-    dtype: np.dtype[Any]
-
-    @property
-    def name(self) -> str:
-        """File and data set."""
-        return f"{self.path}:{self.key}"
-
-    @property
-    def table_shape(self) -> tuple[int, int]:
-        """``(n_samples, n_values)``; all axes but the first are one."""
-        return self.shape[0], int(np.prod(self.shape[1:], dtype=np.int64))
+    def __init__(self, path: Path, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+        self.path, self.key, self.shape, self.dtype = path, key, shape, dtype
+        self.name = f"{path}:{key}"
 
     def blocks(self) -> Iterator[tuple[int, int, NDArray[Any]]]:
-        """Parts of the table, of bounded size.
-
-        Yields
-        ------
-        i_row, i_column : int
-            Where the part begins.
-        part : ndarray of shape (n_rows_of_part, n_columns)
-            Whole rows.
-        """
+        """Whole rows."""
         n_rows, n_columns = self.table_shape
         height = max(1, _BLOCK_BYTES // max(1, n_columns * self.dtype.itemsize))
         with _open(self.path) as file, self._damage_named():
             for i in range(0, n_rows, height):
                 yield i, 0, file[self.key][i : i + height].reshape(-1, n_columns)
 
-    def read_columns(
-        self, columns: NDArray[np.int64], dtype: DTypeLike, rows: Chosen | None = None
-    ) -> NDArray[Any]:
-        """Return some columns of all samples; of a table with two axes, nothing else is read.
-
-        Parameters
-        ----------
-        columns : ndarray of int64
-            Which, ascending.
-        dtype : dtype
-            Of the result; text stays text.
-        rows : Array of int or None
-            Samples wanted, ascending; all by default.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_columns_wanted)
-        """
-        n_rows, wanted = self.shape[0], RowSelection(rows)
+    def read_columns(self, columns: NDArray[np.int64], dtype: DTypeLike, wanted: RowSelection) -> NDArray[Any]:
+        """Some columns of samples; of a table with two axes, nothing else is read. Text stays text."""
+        n_rows = self.shape[0]
         with _open(self.path) as file, self._damage_named():
             if self.dtype.kind == "U":
                 texts = file[self.key].asstr(errors="strict")[...].astype(np.str_)

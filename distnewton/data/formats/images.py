@@ -3,39 +3,60 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
+from distnewton.data.columns import Wanted
 from distnewton.data.description import Description
+from distnewton.data.formats.base import Format, Location
 from distnewton.data.formats.image_tree import ImageTree
 from distnewton.data.formats.pictures import MODES, decode, require_pillow
 from distnewton.data.formats.stored_files import full_name, stored_files
-from distnewton.data.row_selection import Chosen, RowSelection
-from distnewton.errors import DataError
+from distnewton.data.row_selection import RowSelection
+from distnewton.data.source import Source
+from distnewton.errors import ConfigError, DataError
 
 KEPT_BYTES = 1 << 28
 """Most bytes of decoded images that are kept from the description to the first read."""
 
 
-@dataclass
-class ImageSource:
+class Images(Format):
+    """Folders and tar archives of images."""
+
+    name = "images"
+    help = "folders or tar archives with images as CLASS/FILE"
+    specificity = 90  # of folders, a store is one with a manifest
+    has_folders = has_parts = True
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """Whether it is a folder, or the content has the signature of a tar archive."""
+        return path.is_dir() or head[257:262] == b"ustar"
+
+    def open(self, location: Location, wanted: Wanted) -> ImageSource:
+        """Open images, whose labels are their folders."""
+        if location.labels_path is not None or wanted.label_column is not None:
+            raise ConfigError(
+                f"{location.path}: labels of images are their folders; give neither label_column nor other labels"
+            )
+        return ImageSource(location, wanted.n_features, wanted.labels != "none")
+
+
+class ImageSource(Source):
     """Images of one size and kind below a folder or in a tar archive, as ``CLASS/FILE``.
 
     Features are the values 0 to 255 in the order (channel, row, column). Samples are sorted by class and file
     name. Links in a folder are followed, in an archive refused; an archive is never unpacked to the disk.
 
-    Attributes
+    Parameters
     ----------
-    path : Path
-        The folder or archive.
-    subfolder : str
-        Folder in it that holds the class folders; empty: the one that does, in whatever depth.
+    location : Location
+        The folder or archive, and the folder in it that holds the class folders; where that is empty, the one that
+        does, in whatever depth.
     n_features : int or None
-        Number of features asked for.
+        Number of features expected.
     classes : bool
         Whether the folders of images are their classes; else images may stand anywhere, and have no labels.
 
@@ -47,34 +68,16 @@ class ImageSource:
     on one host decompress the same archive and decode the same images at the same time, each on its own core.
     """
 
-    path: Path
-    subfolder: str = ""
-    n_features: int | None = None
-    classes: bool = True
-    _numbers: dict[str, int] | None = field(default=None, init=False, repr=False)
-    _kept: dict[str, NDArray[np.uint8]] | None = field(default=None, init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self.subfolder = "/".join(part for part in self.subfolder.split("/") if part not in ("", "."))
+    def __init__(self, location: Location, n_features: int | None, classes: bool) -> None:
+        self.path, self._n_features, self._classes = location.path, n_features, classes
+        self._subfolder = "/".join(part for part in location.part.split("/") if part not in ("", "."))
+        self.name = self._tree().name
+        self._numbers: dict[str, int] | None = None
+        self._kept: dict[str, NDArray[np.uint8]] | None = None
         require_pillow(self.name)
 
-    @property
-    def name(self) -> str:
-        """Path, with the subfolder as in ``PATH:SUBFOLDER``."""
-        return ImageTree(self.path, self.subfolder).name
-
     def describe(self) -> Description:
-        """Decode all images once.
-
-        Returns
-        -------
-        Description
-
-        Raises
-        ------
-        DataError
-            With the name of an image that is damaged, or differs from the first in size or kind, or has no class.
-        """
+        """Decode all images once; an error names the image that is damaged or unlike the first, or has no class."""
         tree = self._tree()
         n_nonzeros = kept_bytes = c = h = w = 0
         self._kept = {}
@@ -87,20 +90,20 @@ class ImageSource:
                 self._kept[path] = image
             c, h, w = image.shape
         self._numbers = tree.ordered()
-        if self.n_features not in (None, c * h * w):
+        if self._n_features not in (None, c * h * w):
             raise DataError(
                 f"{self.name}: images are {_described((c, h, w))}, so {c * h * w} features, expected "
-                f"{self.n_features}; check that they belong to the same data (images are never cut)"
+                f"{self._n_features}; check that they belong to the same data (images are never cut)"
             )
-        labels = tree.labels() if self.classes else np.full(len(self._numbers), np.nan)
+        labels = tree.labels() if self._classes else np.full(len(self._numbers), np.nan)
         return Description(
             self.name, "images", len(self._numbers), c * h * w, n_nonzeros, False, labels,
-            notes=tree.notes(), image_shape=(c, h, w), labelled=self.classes,
+            notes=tree.notes(), image_shape=(c, h, w), labelled=self._classes,
         )  # fmt: skip
 
     def _tree(self) -> ImageTree:
         """Return an empty tree, to be told the files."""
-        return ImageTree(self.path, self.subfolder, self.classes)
+        return ImageTree(self.path, self._subfolder, self._classes)
 
     def _decoded(self, tree: ImageTree) -> Iterator[tuple[str, NDArray[np.uint8]]]:
         """Yield path and values of each image as they are stored; all must be like the first."""
@@ -125,34 +128,17 @@ class ImageSource:
             self._numbers = tree.ordered()
         return self._numbers
 
-    def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> NDArray[Any]:
-        """Read a range of features; each image is decoded once and written to its row.
+    def _n_readable(self) -> None:
+        return None  # known when the first image is decoded
 
-        Parameters
-        ----------
-        start, stop : int
-            Half-open range of features, counted from 0.
-        dtype : dtype
-            Of the result.
-        rows : Array of int or None
-            Samples wanted, ascending; all by default.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, stop - start)
-
-        Raises
-        ------
-        DataError
-            If the images are not those that were found before.
-        """
+    def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> NDArray[Any]:
+        """Each image is decoded once and written to its row; other images than before are an error."""
         numbers, kept = self._sample_numbers(), self._kept
         self._kept = None
-        wanted = RowSelection(rows)
         result = np.empty((wanted.count(len(numbers)), stop - start), dtype=dtype)
         n_read = 0
         for path, image in kept.items() if kept is not None else self._decoded(self._tree()):
-            if not 0 <= start <= stop <= image.size:
+            if stop > image.size:
                 raise ValueError(f"features {start} to {stop} asked for, {self.name} has {image.size}")
             if path not in numbers:
                 raise DataError(f"{self.name} changed while it was read: {path} is new")
@@ -164,17 +150,7 @@ class ImageSource:
         return result
 
     def locate(self, i_sample: int) -> str:
-        """Path of an image.
-
-        Parameters
-        ----------
-        i_sample : int
-            Number of the sample from 0.
-
-        Returns
-        -------
-        str
-        """
+        """Path of an image."""
         return full_name(self.path, list(self._sample_numbers())[i_sample])
 
 

@@ -1,4 +1,7 @@
-"""LIBSVM lines one by one: the reference of what is accepted, and the only place of the error texts."""
+"""LIBSVM lines: the reference of what is accepted, and the only place of the error texts.
+
+Blocks of regular lines, as :data:`_REGULAR` spells them, are converted at once; others line by line.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +19,11 @@ MAX_INDEX = 2**31 - 1
 _SHOWN = 40
 _INDEX = re.compile(rb"[0-9]+")
 _NOT_FINITE = re.compile(rb"[+-]?(nan|inf|infinity)", re.IGNORECASE)
+_COLON_TO_BLANK = bytes.maketrans(b":", b" ")
+# NUMBER without backtracking, which takes quadratic time where a long block does not match
+_NUMBER = rb"[+-]?+(?:[0-9]++\.?+[0-9]*+|\.[0-9]++)(?:[eE][+-]?+[0-9]++)?+"
+_REGULAR = re.compile(rb"(?:%b(?:[ \t]++[0-9]{1,10}+:%b)*+[ \t\r]*+\n)*+" % (_NUMBER, _NUMBER))
+_BLANK_LINE = re.compile(rb"^[ \t\r]*\n", re.MULTILINE)
 _EXPECTED = "LIBSVM lines are `label index:value index:value ...`"
 
 
@@ -84,6 +92,9 @@ class Rows:
     n_features: int
     n_extra: int
 
+    def __len__(self) -> int:
+        return len(self.lengths)
+
 
 def show(token: bytes) -> str:
     """Return token as a message shows it."""
@@ -146,6 +157,57 @@ def foreign_line(line: bytes) -> str | None:
     return None
 
 
+def parse_regular(block: bytes, rules: Rules, start: int, stop: int) -> Rows | None:
+    """Parse whole lines whose labels are numbers and which hold neither comments nor ``qid:``.
+
+    Parameters
+    ----------
+    block : bytes
+        Lines, each with its newline.
+    rules : Rules
+        What is allowed.
+    start, stop : int
+        Range of features to keep, counted from 0.
+
+    Returns
+    -------
+    Rows or None
+        None where lines must be looked at one by one: something is wrong, or merely rare.
+    """
+    if not _REGULAR.fullmatch(block):
+        block = _BLANK_LINE.sub(b"", block)
+        if not _REGULAR.fullmatch(block):
+            return None
+    # rounds as float() does; the pattern has left nothing to it but numbers
+    numbers = np.fromstring(block.translate(_COLON_TO_BLANK), sep=" ")
+    if not np.isfinite(numbers).all():
+        return None
+    text = np.frombuffer(block, dtype=np.uint8)
+    bounds = np.searchsorted(np.flatnonzero(text == ord(":")), np.flatnonzero(text == ord("\n")))
+    bounds = np.concatenate(([0], bounds))
+    at_label = np.arange(len(bounds) - 1) + 2 * bounds[:-1]
+    pairs = np.delete(numbers, at_label).reshape(-1, 2)
+    features = pairs[:, 0].astype(np.int64) - rules.first_index
+    extra = features >= rules.limit
+    n_extra = int(np.count_nonzero(extra))
+    if not _in_order(features, bounds, rules) or (n_extra and not rules.ignore_extra):
+        return None
+    kept = (features >= start) & (features < stop) & ~extra
+    lengths = np.diff(np.concatenate(([0], np.cumsum(kept)))[bounds])
+    n_features = int(features.max(initial=-1)) + 1
+    indices = (features[kept] - start).astype(np.int32)
+    return Rows(numbers[at_label], lengths, indices, pairs[kept, 1], len(features) - n_extra, n_features, n_extra)
+
+
+def _in_order(features: NDArray[np.int64], bounds: NDArray[np.intp], rules: Rules) -> bool:
+    """Whether features are allowed and increase within each row, whose bounds are given."""
+    rising = features[1:] > features[:-1]
+    starts = bounds[(bounds > 0) & (bounds < len(features))]
+    rising[starts - 1] = True
+    largest = int(features.max(initial=-1)) + rules.first_index
+    return bool(rising.all()) and int(features.min(initial=0)) >= 0 and largest <= rules.last_index
+
+
 class LineParser:
     """Parser of single lines that says precisely what is wrong.
 
@@ -176,38 +238,26 @@ class LineParser:
         """
         labels: list[float | str] = []
         lengths: list[int] = []
-        indices: list[int] = []
-        values: list[float] = []
+        kept: list[tuple[int, float]] = []
         n_stored = n_features = n_extra = 0
+        stop = min(stop, self.rules.limit)
         for i_line, line in enumerate(block.split(b"\n"), first_line):
             parsed = self.parse_line(line, i_line)
             if parsed is None:
                 continue
-            label, features, numbers = parsed
-            n_features = max(n_features, features[-1] + 1 if features else 0)
-            n_below = sum(feature < self.rules.limit for feature in features)
+            label, pairs = parsed
+            n_below = sum(feature < self.rules.limit for feature, _ in pairs)
             n_stored += n_below
-            n_extra += len(features) - n_below
-            kept = [
-                (j, x)
-                for j, x in zip(features, numbers, strict=True)
-                if start <= j < min(stop, self.rules.limit)
-            ]
+            n_extra += len(pairs) - n_below
+            n_features = max(n_features, pairs[-1][0] + 1 if pairs else 0)
+            own = [(feature - start, value) for feature, value in pairs if start <= feature < stop]
             labels.append(label)
-            lengths.append(len(kept))
-            indices.extend(j - start for j, _ in kept)
-            values.extend(x for _, x in kept)
-        return Rows(
-            labels,
-            np.array(lengths, dtype=np.int64),
-            np.array(indices, dtype=np.int32),
-            np.array(values, dtype=np.float64),
-            n_stored,
-            n_features,
-            n_extra,
-        )
+            lengths.append(len(own))
+            kept += own
+        indices, values = np.array([i for i, _ in kept], np.int32), np.array([x for _, x in kept], np.float64)
+        return Rows(labels, np.array(lengths, np.int64), indices, values, n_stored, n_features, n_extra)
 
-    def parse_line(self, line: bytes, i_line: int) -> tuple[float | str, list[int], list[float]] | None:
+    def parse_line(self, line: bytes, i_line: int) -> tuple[float | str, list[tuple[int, float]]] | None:
         """Parse one line.
 
         Parameters
@@ -220,9 +270,8 @@ class LineParser:
         Returns
         -------
         label : float or str
-        features : list of int
-            Counted from 0, increasing.
-        values : list of float
+        pairs : list of (int, float)
+            Features counted from 0, increasing, and their values.
 
         Raises
         ------
@@ -243,10 +292,9 @@ class LineParser:
         if len(tokens) > 1 and tokens[1][1].startswith(b"qid:"):
             del tokens[1]
         pairs = [self._parse_pair(token, f"{where}:{column}") for column, token in tokens[1:]]
-        features = [feature for feature, _ in pairs]
-        if any(b <= a for a, b in pairwise(features)):
+        if any(b <= a for (a, _), (b, _) in pairwise(pairs)):
             pairs = self._in_order(pairs, where)
-        return label, [feature for feature, _ in pairs], [value for _, value in pairs]
+        return label, pairs
 
     def _parse_pair(self, token: bytes, where: str) -> tuple[int, float]:
         """Return feature counted from 0 and value of ``index:value``."""

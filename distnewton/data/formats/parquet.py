@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
 from distnewton.data.columns import Wanted, names_of, select_columns
 from distnewton.data.description import Description
+from distnewton.data.formats.base import Format, Location
 from distnewton.data.formats.streams import is_compressed
 from distnewton.data.labels import join_labels
-from distnewton.data.row_selection import Chosen, RowSelection
+from distnewton.data.row_selection import RowSelection
+from distnewton.data.source import Source
 from distnewton.errors import DataError, MissingExtraError, MissingInputError
 
 if TYPE_CHECKING:
@@ -23,11 +24,26 @@ if TYPE_CHECKING:
 _BATCH_VALUES = 1 << 20
 
 
-@dataclass
-class ParquetSource:
+class Parquet(Format):
+    """Parquet files."""
+
+    name = "parquet"
+    help = "Parquet"
+    settings = ("label_column", "ignore_columns", "names")
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """Whether the content begins with the signature of Parquet."""
+        return head.startswith(b"PAR1")
+
+    def open(self, location: Location, wanted: Wanted) -> ParquetSource:
+        """Open a file; reads its metadata."""
+        return ParquetSource(location.path, wanted)
+
+
+class ParquetSource(Source):
     """A Parquet file with numbers in all columns but that of the labels.
 
-    Attributes
+    Parameters
     ----------
     path : Path
         An existing file.
@@ -35,113 +51,64 @@ class ParquetSource:
         Which columns are asked for.
     """
 
-    path: Path
-    wanted: Wanted = field(default_factory=Wanted)
-    _names: list[str] = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        if is_compressed(self.path):
-            raise DataError(f"{self.path}: is a compressed Parquet file; decompress it first")
+    def __init__(self, path: Path, wanted: Wanted) -> None:
+        self.path, self.name = path, str(path)
+        if is_compressed(path):
+            raise DataError(f"{path}: is a compressed Parquet file; decompress it first")
         file = self._open()
         schema = file.schema_arrow
         self._n_samples = file.metadata.num_rows
-        names = list(schema.names)
-        if len(set(names)) < len(names):
-            raise DataError(f"{self.path}: expected columns of different names, got {names[:20]}")
-        self._selection = select_columns(self.path, names, True, self.wanted)
-        self._all, label = names, self._selection.label
-        self._label = None if label is None else names[label]
-        self._names = [names[i] for i in self._selection.features]
-        for name in self._names:
+        self._all = list(schema.names)
+        if len(set(self._all)) < len(self._all):
+            raise DataError(f"{path}: expected columns of different names, got {self._all[:20]}")
+        self._selection = select_columns(path, self._all, True, wanted)
+        self._features = [self._all[i] for i in self._selection.features]
+        for name in self._features:
             kind = schema.field(name).type
             if not _is_number(kind):
                 raise DataError(
-                    f"{self.path}: column {name} is of type {kind}, no numbers; write categories as numbers, leave the "
+                    f"{path}: column {name} is of type {kind}, no numbers; write categories as numbers, leave the "
                     "column out (data.ignore_columns), or choose another label column (data.label_column)"
                 )
         if not self._n_samples:
-            raise DataError(f"{self.path}: no samples (the table has no row)")
-
-    @property
-    def name(self) -> str:
-        """Path as given."""
-        return str(self.path)
+            raise DataError(f"{path}: no samples (the table has no row)")
 
     def describe(self) -> Description:
-        """Check all values in one streaming pass.
-
-        Returns
-        -------
-        Description
-
-        Raises
-        ------
-        DataError
-            With the column and the row of a value that is missing or not finite.
-        """
+        """Check all values in one streaming pass; an error names the column and the row."""
+        label = None if self._selection.label is None else self._all[self._selection.label]
         labels: list[Labels] = []
         n_nonzeros = 0
-        for row, columns in self._batches([*self._names, *([] if self._label is None else [self._label])]):
-            for name in self._names:
-                values = self._numbers(columns[name], name, row)
-                wrong = np.flatnonzero(~np.isfinite(values))
-                if wrong.size:
-                    raise DataError(
-                        f"{self.locate(row + int(wrong[0]))}: column {name}: {values[wrong[0]]} is not a finite "
-                        "number; repair the value or remove the sample"
-                    )
+        for row, columns in self._batches([*self._features, *([] if label is None else [label])]):
+            for name in self._features:
+                values = self._numbers(columns[name], f"column {name}: value", row)
                 n_nonzeros += int(np.count_nonzero(values))
-            if self._label is not None:
-                labels.append(self._labels(columns[self._label], self._label, row))
+            if label is not None:
+                labels.append(self._read_labels(columns[label], label, row))
         return Description(
-            self.name, "parquet", self._n_samples, len(self._names), n_nonzeros, False,
-            np.full(self._n_samples, np.nan) if self._label is None else join_labels(labels),
+            self.name, "parquet", self._n_samples, len(self._features), n_nonzeros, False,
+            np.full(self._n_samples, np.nan) if label is None else join_labels(labels),
             self._selection.n_extra * self._n_samples, list(self._selection.notes),
-            labelled=self._label is not None, names=names_of(self._all, self._selection),
+            labelled=label is not None, names=names_of(self._all, self._selection),
         )  # fmt: skip
 
-    def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> NDArray[Any]:
-        """Read a range of features; other columns stay on the disk.
+    def locate(self, i_sample: int) -> str:
+        """``file: row i``, counted from 1."""
+        return f"{self.name}: row {i_sample + 1}"
 
-        Parameters
-        ----------
-        start, stop : int
-            Half-open range of features, counted from 0 without the label column.
-        dtype : dtype
-            Of the result; whole numbers and booleans become floats.
-        rows : Array of int or None
-            Samples wanted, ascending; all by default.
+    def _n_readable(self) -> int:
+        return len(self._features)
 
-        Returns
-        -------
-        ndarray of shape (n_samples, stop - start)
-        """
-        if not 0 <= start <= stop <= len(self._names):
-            raise ValueError(f"features {start} to {stop} asked for, {self.name} has {len(self._names)}")
-        names = self._names[start:stop]
-        wanted = RowSelection(rows)
+    def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> NDArray[Any]:
+        """Whole numbers and booleans become floats; other columns stay on the disk."""
+        names = self._features[start:stop]
         result = np.empty((wanted.count(self._n_samples), len(names)), dtype=dtype)
         if names:
             for row, columns in self._batches(names):
                 for i, name in enumerate(names):
-                    values = self._numbers(columns[name], name, row)
+                    values = self._numbers(columns[name], f"column {name}: value", row)
                     place, chosen = wanted.of(row, len(values))
                     result[place, i] = values[chosen]
         return result
-
-    def locate(self, i_sample: int) -> str:
-        """``file: row i``, counted from 1.
-
-        Parameters
-        ----------
-        i_sample : int
-            Number of the sample from 0.
-
-        Returns
-        -------
-        str
-        """
-        return f"{self.name}: row {i_sample + 1}"
 
     def _open(self) -> Any:
         """The file, with its metadata read."""
@@ -172,33 +139,38 @@ class ParquetSource:
         except OSError as error:
             raise _unreadable(self.path, error) from None
 
-    def _numbers(self, column: Any, name: str, row: int) -> NDArray[Any]:
-        """Numbers of a column; a missing one is an error."""
+    def _refuse_missing(self, column: Any, what: str, row: int) -> None:
+        """Raise for the first value of a batch that is missing."""
         if column.null_count:
             first = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
             raise DataError(
-                f"{self.locate(row + first)}: column {name}: value is missing; fill it in or remove this sample"
+                f"{self.locate(row + first)}: {what} is missing; fill it in or remove this sample"
             )
-        values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
-        return values.astype(np.float64) if values.dtype.kind != "f" or values.dtype.itemsize < 4 else values
 
-    def _labels(self, column: Any, name: str, row: int) -> Labels:
+    def _numbers(self, column: Any, what: str, row: int) -> NDArray[Any]:
+        """Finite numbers of a column."""
+        self._refuse_missing(column, what, row)
+        values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+        if values.dtype.kind != "f" or values.dtype.itemsize < 4:
+            values = values.astype(np.float64)
+        if not (finite := np.isfinite(values)).all():
+            i = int(np.argmin(finite))
+            raise DataError(
+                f"{self.locate(row + i)}: {what} {values[i]} is not a finite number; repair it or remove the sample"
+            )
+        return values
+
+    def _read_labels(self, column: Any, name: str, row: int) -> Labels:
         """Labels of a batch as float64 or text."""
         import pyarrow as pa
 
         if pa.types.is_dictionary(column.type):
             column = column.dictionary_decode()
         if _is_number(column.type):
-            labels: Labels = self._numbers(column, name, row).astype(np.float64)
-            wrong = np.flatnonzero(~np.isfinite(labels))
-            if wrong.size:
-                raise DataError(f"{self.locate(row + int(wrong[0]))}: label is not a finite number")
-            return labels
+            return self._numbers(column, "label", row).astype(np.float64)
         if not (pa.types.is_string(column.type) or pa.types.is_large_string(column.type)):
             raise DataError(f"{self.path}: labels (column {name}) must be numbers or text, got {column.type}")
-        if column.null_count:
-            first = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-            raise DataError(f"{self.locate(row + first)}: label is missing; remove this sample or give it a label")
+        self._refuse_missing(column, "label", row)
         return np.array(column.to_pylist(), dtype=np.str_)
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import zipfile
 import zlib
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -14,48 +14,38 @@ import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
 from distnewton.data.formats.streams import BLOCK_BYTES, ByteStream, is_compressed, open_stream
-from distnewton.data.row_selection import Chosen, RowSelection
+from distnewton.data.row_selection import RowSelection
 from distnewton.errors import DataError
 
-_IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
 Opener = Callable[[], AbstractContextManager[ByteStream]]
+Header = tuple[tuple[int, ...], np.dtype[Any], bool, int]
+"""Shape, dtype with its byte order, whether the first axis runs fastest, and the bytes in front of the values."""
 
 
-@dataclass(frozen=True)
-class StoredArray:
-    """An array in a file, as samples times values.
+class TableArray(ABC):
+    """An array on the disk, as samples times values; all axes but the first are one.
 
     Attributes
     ----------
     name : str
-        For messages.
+        File, and the array in it, for messages.
     shape : tuple of int
         As stored.
     dtype : dtype
-        As stored, with its byte order.
-    fortran_order : bool
-        Whether the first axis runs fastest.
-    offset : int
-        Bytes in front of the values.
-    opener : callable
-        Opens the stream of bytes, headers included.
-    mapped_path : Path or None
-        File to map into memory; None where it is compressed.
+        As stored.
     """
 
     name: str
     shape: tuple[int, ...]
     dtype: np.dtype[Any]
-    fortran_order: bool
-    offset: int
-    opener: Opener
-    mapped_path: Path | None
 
     @property
     def table_shape(self) -> tuple[int, int]:
-        """``(n_samples, n_values)``; all axes but the first are one."""
+        """``(n_samples, n_values)``."""
         return self.shape[0], int(np.prod(self.shape[1:], dtype=np.int64))
 
+    @abstractmethod
     def blocks(self) -> Iterator[tuple[int, int, NDArray[Any]]]:
         """Parts of the table, of bounded size.
 
@@ -64,19 +54,57 @@ class StoredArray:
         i_row, i_column : int
             Where the part begins.
         part : ndarray of shape (n_rows_of_part, n_columns_of_part)
-            As stored; whole rows, or whole columns in Fortran order.
-
-        Notes
-        -----
-        The columns are the values of a sample in C order. Of more than two axes in Fortran order the file holds them
-        in another order, so they come one by one.
+            As stored; whole rows, or whole columns.
         """
+
+    @abstractmethod
+    def read_columns(self, columns: NDArray[np.int64], dtype: DTypeLike, wanted: RowSelection) -> NDArray[Any]:
+        """Some columns of samples.
+
+        Parameters
+        ----------
+        columns : ndarray of int64
+            Which, ascending.
+        dtype : dtype
+            Of the result.
+        wanted : RowSelection
+            Which samples.
+
+        Returns
+        -------
+        ndarray of shape (n_samples_wanted, n_columns_wanted)
+        """
+
+
+class StoredArray(TableArray):
+    """An array in a file of numbers, one behind the other.
+
+    Parameters
+    ----------
+    name : str
+        For messages.
+    header : Header
+        What the file says of the array.
+    opener : callable
+        Opens the stream of bytes, header included.
+    mapped_path : Path or None
+        File to map into memory; None where it is compressed.
+    """
+
+    def __init__(self, name: str, header: Header, opener: Opener, mapped_path: Path | None) -> None:
+        self.name, self._opener, self._mapped_path = name, opener, mapped_path
+        self.shape, self.dtype, fortran_order, self._offset = header
+        self._by_columns = fortran_order and len(self.shape) > 1
+
+    def blocks(self) -> Iterator[tuple[int, int, NDArray[Any]]]:
+        """Whole rows, or whole columns in Fortran order."""
         n_rows, n_columns = self.table_shape
-        if not self.fortran_order:
+        if not self._by_columns:
             yield from ((i, 0, part) for i, part in self._lines(n_rows, n_columns))
         elif len(self.shape) == 2:
             yield from ((0, i, part.T) for i, part in self._lines(n_columns, n_rows))
         else:
+            # the columns are a sample's values in C order; of more than two axes the file holds them in another one
             columns = np.arange(n_columns).reshape(self.shape[1:]).ravel(order="F").tolist()
             for i, part in self._lines(n_columns, n_rows):
                 yield from ((0, columns[i + k], line[:, np.newaxis]) for k, line in enumerate(part))
@@ -85,50 +113,27 @@ class StoredArray:
         """Yield blocks of rows of a C-ordered table."""
         line_bytes = line_length * self.dtype.itemsize
         n_block = max(1, BLOCK_BYTES // max(1, line_bytes))
-        if self.mapped_path is not None and n_lines and line_length:
+        if self._mapped_path is not None and n_lines and line_length:
             table = self._mapped((n_lines, line_length))
             yield from ((i, table[i : i + n_block]) for i in range(0, n_lines, n_block))
             return
-        with self.opener() as stream:
-            stream.skip(self.offset)
+        with self._opener() as stream:
+            stream.skip(self._offset)
             for i in range(0, n_lines, n_block):
                 n = min(n_block, n_lines - i)
-                yield (
-                    i,
-                    np.frombuffer(stream.read_exactly(n * line_bytes), dtype=self.dtype).reshape(
-                        n, line_length
-                    ),
-                )
+                values = np.frombuffer(stream.read_exactly(n * line_bytes), dtype=self.dtype)
+                yield i, values.reshape(n, line_length)
 
     def _mapped(self, shape: tuple[int, int]) -> NDArray[Any]:
         """Return the file's values as an array in memory that is read when used."""
-        path = cast("Path", self.mapped_path)
-        needed = self.offset + shape[0] * shape[1] * self.dtype.itemsize
+        path = cast("Path", self._mapped_path)
+        needed = self._offset + shape[0] * shape[1] * self.dtype.itemsize
         if (size := path.stat().st_size) < needed:
-            raise DataError(
-                f"{self.name}: file is cut short: it has {size} bytes, its header promises {needed}"
-            )
-        return np.memmap(path, dtype=self.dtype, mode="r", offset=self.offset, shape=shape)
+            raise DataError(f"{self.name}: file is cut short: it has {size} bytes, its header promises {needed}")
+        return np.memmap(path, dtype=self.dtype, mode="r", offset=self._offset, shape=shape)
 
-    def read_columns(
-        self, columns: NDArray[np.int64], dtype: DTypeLike, rows: Chosen | None = None
-    ) -> NDArray[Any]:
-        """Return some columns of all samples.
-
-        Parameters
-        ----------
-        columns : ndarray of int64
-            Which, ascending.
-        dtype : dtype
-            Of the result.
-        rows : Array of int or None
-            Samples wanted, ascending; all by default.
-
-        Returns
-        -------
-        ndarray of shape (n_samples, n_columns_wanted)
-        """
-        wanted = RowSelection(rows)
+    def read_columns(self, columns: NDArray[np.int64], dtype: DTypeLike, wanted: RowSelection) -> NDArray[Any]:
+        """Some columns of samples; all of a compressed file is read, of others the pages that hold them."""
         result = np.empty((wanted.count(self.table_shape[0]), len(columns)), dtype=dtype)
         for i_row, i_column, part in self.blocks():
             first, last = np.searchsorted(columns, [i_column, i_column + part.shape[1]])
@@ -173,9 +178,7 @@ def open_npz(path: Path) -> dict[str, StoredArray]:
         with zipfile.ZipFile(path) as archive:
             members = [name for name in archive.namelist() if name.endswith(".npy")]
     except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(
-            f"{path}: npz archive is cut short or damaged ({error}); copy or download it again"
-        ) from None
+        raise DataError(f"{path}: npz archive is cut short or damaged ({error}); copy or download it again") from None
     names = {member.removesuffix(".npy"): member for member in members}
     return {
         name: _from_npy_stream(f"{path}[{name}]", _member_opener(path, member), None)
@@ -210,18 +213,15 @@ def _from_npy_stream(name: str, opener: Opener, mapped_path: Path | None) -> Sto
         file = cast("IO[bytes]", _Exact(stream))
         try:
             version = np.lib.format.read_magic(file)
-            read_header = {1: np.lib.format.read_array_header_1_0}.get(
-                version[0], np.lib.format.read_array_header_2_0
-            )
+            first = version[0] == 1
+            read_header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
             shape, fortran_order, dtype = read_header(file)
         except (ValueError, zlib.error) as error:
             raise DataError(f"{name}: npy header is damaged ({error})") from None
         offset = stream.read_bytes
     if dtype.hasobject:
-        raise DataError(
-            f"{name}: holds Python objects, which are never loaded; save an array of numbers instead"
-        )
-    return StoredArray(name, shape, dtype, fortran_order and len(shape) > 1, offset, opener, mapped_path)
+        raise DataError(f"{name}: holds Python objects, which are never loaded; save an array of numbers instead")
+    return StoredArray(name, (shape, dtype, fortran_order, offset), opener, mapped_path)
 
 
 def open_idx(path: Path) -> StoredArray:
@@ -243,17 +243,9 @@ def open_idx(path: Path) -> StoredArray:
     """
     with open_stream(path) as stream:
         magic = stream.read_exactly(4)
-        if magic[:2] != b"\0\0" or magic[2] not in _IDX_DTYPES or not magic[3]:
+        if magic[:2] != b"\0\0" or magic[2] not in IDX_DTYPES or not magic[3]:
             raise DataError(f"{path}: is no IDX file: it begins with the bytes {magic.hex(' ')}")
         shape = tuple(np.frombuffer(stream.read_exactly(4 * magic[3]), dtype=">u4").tolist())
         offset = stream.read_bytes
-    dtype = np.dtype(_IDX_DTYPES[magic[2]])
-    return StoredArray(
-        str(path),
-        shape,
-        dtype,
-        False,
-        offset,
-        lambda: open_stream(path),
-        None if is_compressed(path) else path,
-    )
+    header = shape, np.dtype(IDX_DTYPES[magic[2]]), False, offset
+    return StoredArray(str(path), header, lambda: open_stream(path), None if is_compressed(path) else path)

@@ -6,6 +6,7 @@ import bz2
 import difflib
 import gzip
 import lzma
+import re
 import zipfile
 import zlib
 from collections.abc import Iterator
@@ -13,13 +14,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
-import numpy as np
-
 from distnewton.errors import DataError, MissingInputError
 
 BLOCK_BYTES = 1 << 17
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
-_HEAD_BYTES = 1 << 16
+HEAD_BYTES = 1 << 16
+OFFICE = re.compile(rb"PK\x03\x04.{26}(?:\[Content_Types\]\.xml|mimetypeapplication/vnd\.oasis|_rels/)", re.DOTALL)
+"""Beginning of a spreadsheet or document, which is a zip archive, as npz files are."""
 
 
 def find_file(path: str | Path, data_dir: str | Path | None = None, *, folders: bool = False) -> Path:
@@ -127,17 +128,15 @@ class ByteStream:
             data = self._stream.read(n_bytes)
         except EOFError:
             raise DataError(
-                f"{self.path}: compressed file is cut short, its end is missing after {self.read_bytes} "
-                "bytes of "
+                f"{self.path}: compressed file is cut short, its end is missing after {self.read_bytes} bytes of "
                 "content; copy or download it again"
             ) from None
         except (zipfile.BadZipFile, lzma.LZMAError, zlib.error, OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise MissingInputError(f"{self.path}: cannot be read ({error.strerror})") from None
             raise DataError(
-                f"{self.path}: compressed file is damaged after {self.read_bytes} bytes of content "
-                f"({error}); "
-                "copy or download it again"
+                f"{self.path}: compressed file is damaged after {self.read_bytes} bytes of content ({error}); copy or "
+                "download it again"
             ) from None
         self.read_bytes += len(data)
         return data
@@ -204,12 +203,28 @@ def open_stream(path: Path) -> Iterator[ByteStream]:
 def read_head(path: Path) -> bytes:
     """Return first bytes of the content, at most 64 KiB."""
     with open_stream(path) as stream:
-        return stream.read(_HEAD_BYTES)
+        return stream.read(HEAD_BYTES)
 
 
-def count_lines(block: bytes) -> int:
-    """Count newlines, some times faster than ``bytes.count``."""
-    return int(np.count_nonzero(np.frombuffer(block, dtype=np.uint8) == ord("\n")))
+def first_lines(head: bytes, n_lines: int = 20) -> list[bytes]:
+    """First lines that are neither blank nor comments, the last one only if it is whole.
+
+    Parameters
+    ----------
+    head : bytes
+        Beginning of a text file.
+    n_lines : int
+        Most lines wanted.
+
+    Returns
+    -------
+    list of bytes
+    """
+    lines = head.removeprefix(BYTE_ORDER_MARK).split(b"\n")
+    if len(lines) > 1:
+        lines.pop()
+    kept = [line.strip(b"\r") for line in lines if line.strip() and not line.lstrip().startswith(b"#")]
+    return kept[:n_lines]
 
 
 def line_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:

@@ -7,8 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distnewton.data.formats.numbers import NUMBER
-from distnewton.data.formats.sniff import first_lines
-from distnewton.data.formats.streams import read_head
+from distnewton.data.formats.streams import first_lines, read_head
 from distnewton.errors import DataError
 
 MISSING = (b"", b"?", b"na", b"n/a", b"nan", b"null", b"none", b"-")

@@ -6,14 +6,13 @@ import hashlib
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from distnewton.data.description import DataSource, Description
-from distnewton.data.formats.delimited import DelimitedSource
-from distnewton.data.formats.libsvm import LibsvmSource
-from distnewton.data.formats.libsvm_lines import Rows
-from distnewton.data.store.layout_on_disk import Manifest, SourceFile
+from distnewton.data.source import TextSource
+from distnewton.data.store.layout_on_disk import SourceFile, StoreManifest
 from distnewton.data.store.reader import StoreSource
 from distnewton.data.store.rows_of_blocks import BLOCK_VALUES, DenseRows, SparseRows
 from distnewton.data.store.writer import StoreWriter
@@ -34,7 +33,7 @@ def convert(
     float32: bool = False,
     overwrite: bool = False,
     on_progress: OnProgress = lambda *_: None,
-) -> Manifest:
+) -> StoreManifest:
     """Write a store with all that a source holds.
 
     Parameters
@@ -54,7 +53,7 @@ def convert(
 
     Returns
     -------
-    Manifest
+    StoreManifest
 
     Raises
     ------
@@ -80,29 +79,17 @@ def convert(
 
 def _write(source: DataSource, writer: StoreWriter, on_progress: OnProgress) -> Description:
     """Write all blocks."""
-    n = 0
-    if isinstance(source, LibsvmSource):
-        sparse_rows = SparseRows(writer)
+    if isinstance(source, TextSource):
+        n, gathered = 0, SparseRows(writer) if source.is_sparse else DenseRows(writer)
 
-        def take(rows: Rows) -> None:
+        def take(rows: Any) -> None:
             nonlocal n
-            sparse_rows.add(rows.lengths, rows.indices, rows.values)
-            n += len(rows.lengths)
+            gathered.add(rows)
+            n += len(rows)
             on_progress(n, writer.n_bytes)
 
         description = source.scan(take)
-        sparse_rows.flush()
-    elif isinstance(source, DelimitedSource):
-        dense_rows = DenseRows(writer)
-
-        def take_dense(features: np.ndarray) -> None:
-            nonlocal n
-            dense_rows.add(features)
-            n += len(features)
-            on_progress(n, writer.n_bytes)
-
-        description = source.scan(take_dense)
-        dense_rows.flush()
+        gathered.flush()
     else:
         description = source.describe()
         if description.sparse_format:

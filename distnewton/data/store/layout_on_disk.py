@@ -1,7 +1,7 @@
 """The format of a store: a folder with a manifest, the labels, and the features in blocks ordered by columns.
 
 ================  =====================================================================================================
-``store.json``    the manifest, written last: sizes, source, blocks, checksums (:class:`Manifest`)
+``store.json``    the manifest, written last: sizes, source, blocks, checksums (:class:`StoreManifest`)
 ``labels.npy``    float64 or text, of shape (n_samples,), or float64 of (n_samples, n_targets)
 ``features.bin``  the blocks one behind the other, little-endian
 ================  =====================================================================================================
@@ -42,13 +42,13 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ValueType = Literal["uint8", "float32", "float64"]
 
 
-class _Table(BaseModel):
+class _Part(BaseModel):
     """A part of the manifest: unknown keys and other types are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class DenseBlock(_Table):
+class DenseBlock(_Part):
     """Columns ``first_column`` and on of the samples ``first_row`` and on, column by column."""
 
     first_row: Count
@@ -65,7 +65,7 @@ class DenseBlock(_Table):
         return self.n_rows * self.n_columns * ITEMSIZES[self.dtype]
 
 
-class SparseBlock(_Table):
+class SparseBlock(_Part):
     """What the samples ``first_row`` and on store: ``n_values`` numbers in ``n_columns`` columns that occur."""
 
     first_row: Count
@@ -82,14 +82,14 @@ class SparseBlock(_Table):
         return 4 * (2 * self.n_columns + 1) + self.n_values * (2 + ITEMSIZES[self.dtype])
 
 
-class StoredFile(_Table):
+class FileSum(_Part):
     """A file of the store."""
 
     n_bytes: Count
     sha256: Digest
 
 
-class SourceFile(_Table):
+class SourceFile(_Part):
     """A file that was converted."""
 
     name: str
@@ -97,14 +97,14 @@ class SourceFile(_Table):
     sha256: Digest
 
 
-class StoredColumns(_Table):
+class StoredColumns(_Part):
     """Names that the columns of a table had; those of the features in their order."""
 
     features: list[str]
     label: str
 
 
-class Manifest(_Table):
+class StoreManifest(_Part):
     """What a store holds; the fields of :class:`~distnewton.data.description.Description` mean the same here."""
 
     name: str
@@ -119,7 +119,7 @@ class Manifest(_Table):
     notes: list[str]
     image_shape: Annotated[list[Positive], Field(min_length=3, max_length=3)] | None
     rounded_to_float32: bool
-    labels: StoredFile
+    labels: FileSum
     features_bytes: Count
     dense_blocks: list[DenseBlock]
     sparse_blocks: list[SparseBlock]
@@ -136,12 +136,12 @@ def padded(n_bytes: int) -> int:
     return -(-n_bytes // ALIGNMENT) * ALIGNMENT
 
 
-def manifest_text(manifest: Manifest) -> str:
+def manifest_text(manifest: StoreManifest) -> str:
     """Manifest as it is written, with its own checksum.
 
     Parameters
     ----------
-    manifest : Manifest
+    manifest : StoreManifest
         Of a whole store.
 
     Returns
@@ -153,7 +153,7 @@ def manifest_text(manifest: Manifest) -> str:
     return json.dumps({**head, "content": content}, indent=1) + "\n"
 
 
-def read_manifest(folder: Path) -> Manifest:
+def read_manifest(folder: Path) -> StoreManifest:
     """Read and check the manifest of a store.
 
     Parameters
@@ -163,7 +163,7 @@ def read_manifest(folder: Path) -> Manifest:
 
     Returns
     -------
-    Manifest
+    StoreManifest
 
     Raises
     ------
@@ -196,7 +196,7 @@ def read_manifest(folder: Path) -> Manifest:
     if set(tree) != {"format", "version", "checksum", "content"} or tree["checksum"] != _checksum(tree["content"]):
         raise DataError(f"{path}: was changed or damaged: its checksum is another; convert the data again")
     try:
-        manifest = Manifest.model_validate(tree["content"])
+        manifest = StoreManifest.model_validate(tree["content"])
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -210,7 +210,7 @@ def _checksum(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _problem(manifest: Manifest) -> str:
+def _problem(manifest: StoreManifest) -> str:
     """What the manifest says that cannot be; empty if nothing."""
     offset = 0
     for block in manifest.blocks:

@@ -4,22 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import DTypeLike, NDArray
+from numpy.typing import NDArray
 
-from distnewton.data.columns import ColumnNames
+from distnewton.data.columns import ColumnNames, Wanted
 from distnewton.data.description import Description
-from distnewton.data.row_selection import Chosen, RowSelection
+from distnewton.data.row_selection import RowSelection
+from distnewton.data.source import Source
 from distnewton.data.store.layout_on_disk import (
     FEATURES_FILE,
     ITEMSIZES,
     LABELS_FILE,
     DenseBlock,
-    Manifest,
     SparseBlock,
     padded,
     read_manifest,
@@ -36,18 +35,15 @@ _STRIP = 64
 _HASHED_AT_ONCE = 1 << 20
 
 
-@dataclass
-class StoreSource:
+class StoreSource(Source):
     """A folder that ``distnewton convert`` has written.
 
-    Attributes
+    Parameters
     ----------
     path : Path
         The folder.
-    n_features : int or None
-        Number of features asked for: a store of sparse data may have fewer.
-    ignore_extra : bool
-        Whether features beyond that are left out instead of refused.
+    wanted : Wanted
+        What the caller wants: a store of sparse data may have fewer features.
 
     Raises
     ------
@@ -55,47 +51,26 @@ class StoreSource:
         If it is no whole store, or of a newer version.
     """
 
-    path: Path
-    n_features: int | None = None
-    ignore_extra: bool = False
-    manifest: Manifest = field(init=False, repr=False)
-
-    def __post_init__(self) -> None:
-        self.manifest = read_manifest(self.path)
-        for name, expected in ((FEATURES_FILE, self.manifest.features_bytes), (LABELS_FILE, self._labels_bytes)):
+    def __init__(self, path: Path, wanted: Wanted | None = None) -> None:
+        self.path, self.name = path, str(path)
+        self.manifest = m = read_manifest(path)
+        for name, expected in ((FEATURES_FILE, m.features_bytes), (LABELS_FILE, m.labels.n_bytes)):
             try:
-                size = (self.path / name).stat().st_size
+                size = (path / name).stat().st_size
             except OSError as error:
-                raise DataError(f"{self.path / name}: is missing ({error.strerror}); convert the data again") from None
+                raise DataError(f"{path / name}: is missing ({error.strerror}); convert the data again") from None
             if size != expected:
                 raise DataError(
-                    f"{self.path / name}: has {size} bytes, {expected} were written; copy or convert the data again"
+                    f"{path / name}: has {size} bytes, {expected} were written; copy or convert the data again"
                 )
-        found = self.manifest.n_features
-        wanted = found if self.n_features is None else self.n_features
-        if (wanted > found and not self.manifest.sparse) or (wanted < found and not self.ignore_extra):
-            raise DataError(
-                f"{self.name}: has {found} features, expected {wanted}; check that it belongs to the same data"
-                + ("" if wanted > found else ", or use ignore_extra_features to leave the last ones out")
-            )
-        self._n_kept = wanted
-
-    @property
-    def _labels_bytes(self) -> int:
-        return self.manifest.labels.n_bytes
-
-    @property
-    def name(self) -> str:
-        """Path as given."""
-        return str(self.path)
+        wanted = wanted or Wanted()
+        # values of sparse data say which feature they belong to: fewer are no sign of other data
+        n_wanted = wanted.n_features or m.n_features
+        by_number = m.sparse and (wanted.ignore_extra_features or n_wanted > m.n_features)
+        self._n_kept = n_wanted if by_number else wanted.n_kept(self.name, m.n_features)
 
     def describe(self) -> Description:
-        """Size and labels, from the manifest: values were checked when they were converted.
-
-        Returns
-        -------
-        Description
-        """
+        """Size and labels, from the manifest: values were checked when they were converted."""
         m = self.manifest
         n_beyond = n_zero = 0
         if self._n_kept < m.n_features:
@@ -143,29 +118,18 @@ class StoreSource:
             raise DataError(f"{path}: holds other labels than the store says; convert the data again")
         return labels
 
-    def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> Features:
-        """Read a range of features; of each block only what lies in it.
+    def locate(self, i_sample: int) -> str:
+        """``store: sample i``, counted from 1, with the name of what was converted."""
+        return f"{super().locate(i_sample)} (of {self.manifest.name})"
 
-        Parameters
-        ----------
-        start, stop : int
-            Half-open range of features, counted from 0.
-        dtype : dtype
-            Of the values.
-        rows : Array of int or None
-            Samples wanted, ascending; all by default.
+    def _n_readable(self) -> int:
+        return self._n_kept
 
-        Returns
-        -------
-        ndarray or csr_array of shape (n_samples, stop - start)
-            The same numbers, bit for bit, as the source that was converted gives.
-        """
-        if not 0 <= start <= stop <= self._n_kept:
-            raise ValueError(f"features {start} to {stop} asked for, {self.name} has {self._n_kept}")
+    def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> Features:
+        """The same numbers, bit for bit, as the source that was converted gives; reads no other columns."""
         with self._opened() as file:
             if self.manifest.sparse:
-                return self._read_sparse(file, start, stop, np.dtype(dtype), RowSelection(rows))
-            wanted = RowSelection(rows)
+                return self._read_sparse(file, start, stop, dtype, wanted)
             result = np.empty((wanted.count(self.manifest.n_samples), stop - start), dtype=dtype)
             for row, column, part in self._dense_parts(file, start, stop):
                 at = column - start
@@ -176,20 +140,6 @@ class StoreSource:
                 for i in range(0, part.shape[1], _STRIP):
                     target[i : i + _STRIP] = part[:, i : i + _STRIP].T
             return result
-
-    def locate(self, i_sample: int) -> str:
-        """``store: sample i``, counted from 1, with the name of what was converted.
-
-        Parameters
-        ----------
-        i_sample : int
-            Number of the sample from 0.
-
-        Returns
-        -------
-        str
-        """
-        return f"{self.name}: sample {i_sample + 1} (of {self.manifest.name})"
 
     def verify(self) -> Iterator[int]:
         """Compare all that is stored with its checksums.

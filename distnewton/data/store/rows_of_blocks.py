@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distnewton.data.formats.libsvm_lines import Rows
 from distnewton.data.store.layout_on_disk import MAX_ROWS
 from distnewton.data.store.writer import StoreWriter
 
@@ -76,8 +77,9 @@ class SparseRows:
         self._pieces: list[tuple[Values, Values, Values]] = []
         self._n_rows = self._n_values = self._first_row = 0
 
-    def add(self, lengths: Values, indices: Values, values: Values) -> None:
-        """Add samples: values of each, and features and values of all."""
+    def add(self, rows: Rows) -> None:
+        """Add samples."""
+        lengths, indices, values = rows.lengths, rows.indices, rows.values
         while len(lengths):
             n_rows = min(len(lengths), self._max_rows - self._n_rows)
             n_values = int(lengths[:n_rows].sum())

@@ -22,11 +22,11 @@ from distnewton.data.store.layout_on_disk import (
     MAX_ROWS,
     OWN_FILES,
     DenseBlock,
-    Manifest,
+    FileSum,
     SourceFile,
     SparseBlock,
     StoredColumns,
-    StoredFile,
+    StoreManifest,
     ValueType,
     manifest_text,
     padded,
@@ -144,7 +144,7 @@ class StoreWriter:
             )
         )  # fmt: skip
 
-    def finish(self, description: Description, source_files: list[SourceFile], writer: str) -> Manifest:
+    def finish(self, description: Description, source_files: list[SourceFile], writer: str) -> StoreManifest:
         """Write labels and manifest, and give the store its name.
 
         Parameters
@@ -158,7 +158,7 @@ class StoreWriter:
 
         Returns
         -------
-        Manifest
+        StoreManifest
 
         Raises
         ------
@@ -171,7 +171,7 @@ class StoreWriter:
             _sync(self._file)
             labels = _write_labels(self.part / LABELS_FILE, description.labels)
             image_shape, names = description.image_shape, description.names
-            manifest = Manifest(
+            manifest = StoreManifest(
                 name=description.name,
                 source_format=description.format,
                 source_files=source_files,
@@ -300,12 +300,12 @@ def _only_own(path: Path) -> bool:
     return path.is_dir() and all(entry.name in OWN_FILES and entry.is_file() for entry in path.iterdir())
 
 
-def _write_labels(path: Path, labels: Values) -> StoredFile:
+def _write_labels(path: Path, labels: Values) -> FileSum:
     with path.open("wb") as file:
         np.save(file, labels, allow_pickle=False)
         _sync(file)
     with path.open("rb") as file:
-        return StoredFile(n_bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+        return FileSum(n_bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
 
 
 def _sync(file: Any) -> None:

@@ -1,0 +1,32 @@
+"""npy files: one array, whose labels are in a file beside it or in one of its columns."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distnewton.data.formats.array_files import ArrayFormat
+from distnewton.data.formats.stored_arrays import StoredArray, open_npy
+
+
+class Npy(ArrayFormat):
+    """NumPy's files of one array."""
+
+    name = "npy"
+    help = "npy, with labels in X_labels.npy, X_y.npy or y.npy beside it"
+    settings = ("label_column",)
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """Whether the content begins with NumPy's signature."""
+        return head.startswith(b"\x93NUMPY")
+
+    def open_array(self, path: Path) -> StoredArray:
+        """Open the array of a file."""
+        return open_npy(path)
+
+    def label_files(self, path: Path) -> list[str]:
+        """Usual names of the labels' file: ``X_train.npy`` has its labels in ``y_train.npy``."""
+        stem, dot, suffix = path.name.partition(".npy")
+        stems = [f"{stem}_labels", f"{stem}_y"]
+        if stem[:1] in ("x", "X") and not stem[1:2].isalpha():
+            stems.append(f"y{stem[1:]}")
+        return [f"{name}{dot}{suffix}" for name in stems]

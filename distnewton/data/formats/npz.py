@@ -1,0 +1,36 @@
+"""npz files: arrays X and y in one archive."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distnewton.data.columns import Wanted
+from distnewton.data.formats.array_files import ArrayFileSource
+from distnewton.data.formats.base import Format, Location
+from distnewton.data.formats.stored_arrays import open_npz
+from distnewton.data.formats.streams import OFFICE
+from distnewton.errors import DataError
+
+
+class Npz(Format):
+    """NumPy's archives of arrays."""
+
+    name = "npz"
+    help = "npz with arrays X and y"
+    settings = ("label_column",)
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """Whether the file is a zip archive, and no office document."""
+        return head.startswith(b"PK\x03\x04") and not OFFICE.match(head)
+
+    def open(self, location: Location, wanted: Wanted) -> ArrayFileSource:
+        """Open the arrays of an archive; the case of their names does not matter."""
+        arrays, column = open_npz(location.path), wanted.label_number
+        names = {"x": "X", "y": "y"} | {name.lower(): name for name in sorted(arrays, reverse=True)}
+        has_labels = column is None and (wanted.labels == "required" or names["y"] in arrays)
+        if any(names[key] not in arrays for key in ("x", "y")[: 1 + has_labels]):
+            advice = "" if arrays else "; images are read from folders and tar archives, not from zip"
+            there = ", ".join(sorted(arrays)) or "none"
+            raise DataError(f"{location.path}: expected arrays X and y, got {there}{advice}")
+        labels = arrays[names["y"]] if has_labels else None
+        return ArrayFileSource(arrays[names["x"]], self.name, labels, column, wanted)

@@ -1,0 +1,119 @@
+"""All data formats by name, and which of them a file has."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+from distnewton.data.formats.base import Format
+from distnewton.data.formats.delimited import Csv
+from distnewton.data.formats.hdf5 import Hdf5
+from distnewton.data.formats.idx import Idx
+from distnewton.data.formats.images import Images
+from distnewton.data.formats.libsvm import Libsvm
+from distnewton.data.formats.npy import Npy
+from distnewton.data.formats.npz import Npz
+from distnewton.data.formats.parquet import Parquet
+from distnewton.data.formats.store import Store
+from distnewton.data.formats.streams import HEAD_BYTES, OFFICE, first_lines, read_head
+from distnewton.errors import ConfigError, DataError
+from distnewton.registry import Registry
+
+FORMATS: Registry[Format] = Registry(
+    "data format",
+    Format,
+    [Libsvm(), Csv(), Npy(), Npz(), Idx(), Images(), Hdf5(), Parquet(), Store()],
+    group="distnewton.formats",
+    objects=True,
+)
+
+_FOREIGN = {
+    b"%PDF": "a PDF document",
+    b"\x89PNG": "a PNG image",
+    b"\xff\xd8\xff": "a JPEG image",
+    b"MATLAB 5.0 MAT": "a MATLAB file",
+    b"\x28\xb5\x2f\xfd": "zstd-compressed (not supported; compress with gzip, bzip2 or xz instead)",
+    b"7z\xbc\xaf": "a 7-Zip archive",
+    b"\xff\xfe": "UTF-16 text (save it as UTF-8)",
+    b"\xfe\xff": "UTF-16 text (save it as UTF-8)",
+}
+_PICKLE = re.compile(rb"\x80[\x02-\x05]")
+
+
+def named_format(name: str) -> Format:
+    """Format of a name that a user has written.
+
+    Parameters
+    ----------
+    name : str
+        Value of ``data.format``, other than ``auto``.
+
+    Returns
+    -------
+    Format
+
+    Raises
+    ------
+    ConfigError
+        If there is none.
+    """
+    if name not in FORMATS:
+        raise ConfigError(f"format must be auto, {', '.join(FORMATS)}, got {name!r}")
+    return FORMATS[name]
+
+
+def find_format(path: Path, wanted: Format | None = None) -> Format:
+    """Format of a file, judged by its first bytes, never by its suffix.
+
+    Parameters
+    ----------
+    path : Path
+        An existing file, compressed or not, or a folder.
+    wanted : Format or None
+        A format, which then is only checked against content that it certainly is not.
+
+    Returns
+    -------
+    Format
+
+    Raises
+    ------
+    DataError
+        If the content is none that can be read, or not what is wanted.
+    """
+    is_folder = path.is_dir()
+    head = b"" if is_folder else read_head(path)
+    formats = sorted(FORMATS.values(), key=lambda format: -format.specificity)
+    formats = [format for format in formats if format.has_folders or not is_folder]
+    found = next((format for format in formats if not format.is_text and format.recognises(path, head)), None)
+    if found is None:
+        _refuse_foreign(path, head)
+        if wanted is not None and wanted.is_text:
+            return wanted
+        found = next((format for format in formats if format.is_text and format.recognises(path, head)), None)
+    if found is None:
+        if not first_lines(head, 1) and len(head) < HEAD_BYTES:
+            raise DataError(f"{path}: no samples (the file is empty or holds only comments)")
+        raise DataError(
+            f"{path}: neither `index:value` pairs nor several fields on a line in its first lines, so the format "
+            "cannot be told; give format = libsvm or csv"
+        )
+    if wanted not in (None, found):
+        raise DataError(f"{path}: is {found.name}, not {wanted.name} as asked for; use format = {found.name} or auto")
+    return found
+
+
+def _refuse_foreign(path: Path, head: bytes) -> None:
+    """Raise for content that is certainly no text with numbers."""
+    readable = "; readable are " + "; ".join(format.help for format in FORMATS.values())
+    for signature, what in _FOREIGN.items():
+        if head.startswith(signature):
+            raise DataError(f"{path}: looks like {what}{readable}")
+    if OFFICE.match(head):
+        raise DataError(f"{path}: looks like a spreadsheet or document; save it as CSV")
+    if _PICKLE.match(head):
+        raise DataError(f"{path}: looks like a pickle, which is never loaded since it can run any code{readable}")
+    if head.lstrip()[:100].lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        raise DataError(f"{path}:1: looks like HTML (a web page instead of the data?){readable}")
+    if b"\0" in head:
+        raise DataError(f"{path}:1: looks like binary data of an unknown kind{readable}")

@@ -1,0 +1,34 @@
+"""Stores of ``distnewton convert`` as a format."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from distnewton.data.columns import Wanted
+from distnewton.data.formats.base import Format, Location
+from distnewton.data.store.layout_on_disk import FEATURES_FILE, MANIFEST_FILE
+from distnewton.data.store.reader import StoreSource
+from distnewton.errors import ConfigError
+
+
+class Store(Format):
+    """Folders that ``distnewton convert`` has written."""
+
+    name = "store"
+    help = "stores of distnewton convert"
+    has_folders = True
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """Whether a folder holds a file of a store; one without its manifest then says that it is not whole."""
+        return any((path / name).exists() for name in (MANIFEST_FILE, FEATURES_FILE))
+
+    def open(self, location: Location, wanted: Wanted) -> StoreSource:
+        """Open a store; a label column may be given as the recipe of the data that were converted has it."""
+        store = StoreSource(location.path, wanted)
+        columns = store.manifest.columns
+        same_column = wanted.label_column is None or (columns is not None and wanted.label_column == columns.label)
+        if location.labels_path is not None or not same_column:
+            raise ConfigError(
+                f"{location.path}: labels of a store are in it; give label_column to distnewton convert"
+            )
+        return store

@@ -1,0 +1,80 @@
+"""A data format of a package that is installed beside this one: no file of distnewton knows it."""
+
+from __future__ import annotations
+
+import importlib
+
+import numpy as np
+import pytest
+
+import distnewton
+from distnewton.config.sections import DataConfig
+from distnewton.data.formats.registry import FORMATS
+from distnewton.data.sources import open_data
+from distnewton.errors import DataError
+
+PACKAGE = '''
+from distnewton.data.formats.base import Format
+from distnewton.data.in_memory import ArraySource
+from distnewton.errors import DataError
+
+
+class Matlab(Format):
+    name, help = "matlab", "MATLAB files with arrays X and y"
+
+    def recognises(self, path, head):
+        return head.startswith(b"MATLAB 5.0 MAT")
+
+    def open(self, location, wanted):
+        from scipy.io import loadmat
+
+        arrays = loadmat(location.path)
+        if "X" not in arrays:
+            raise DataError(f"{location.path}: has no array X")
+        wanted.n_kept(str(location.path), arrays["X"].shape[1])
+        return ArraySource(arrays["X"], arrays["y"].ravel(), name=str(location.path))
+'''
+POINTS = "[distnewton.formats]\nmatlab = outside_format:Matlab\n"
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    info = tmp_path / "site" / "outside_format-1.dist-info"
+    info.mkdir(parents=True)
+    (info / "METADATA").write_text("Metadata-Version: 2.1\nName: outside-format\nVersion: 1\n")
+    (info / "entry_points.txt").write_text(POINTS)
+    (tmp_path / "site" / "outside_format.py").write_text(PACKAGE)
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    importlib.invalidate_caches()
+    # the registry looks at what is installed once, and keeps what it has imported
+    monkeypatch.setattr(FORMATS, "_unloaded", None)
+    monkeypatch.setattr(FORMATS, "_components", dict(FORMATS._components))
+
+
+def test_a_format_of_an_installed_package_is_read_by_name_and_by_content(outside, tmp_path):
+    from scipy.io import savemat
+
+    rng = np.random.default_rng(0)
+    X, y = rng.standard_normal((60, 4)), rng.integers(3, size=60)
+    X[np.arange(60), y] += 4
+    path = tmp_path / "data.bin"
+    savemat(path, {"X": X, "y": y})
+    for format in ("auto", "matlab"):
+        np.testing.assert_array_equal(open_data(path, format=format).read(1, 3), X[:, 1:3])
+        tables = {"data": {"train": str(path), "format": format}, "run": {"iterations": 2}}
+        assert distnewton.train(distnewton.make_config(tables)).last.loss < 1
+    with pytest.raises(DataError, match="is matlab, not csv as asked for"):
+        open_data(path, format="csv")
+    with pytest.raises(DataError, match="has 4 features, expected 5"):
+        open_data(path, n_features=5)
+
+
+def test_a_format_of_an_installed_package_is_among_the_choices(outside):
+    (setting,) = (note for note in DataConfig.model_fields["format"].metadata if hasattr(note, "choices"))
+    assert setting.choices[:2] == ("auto", "libsvm")
+    assert setting.choices[-1] == "matlab"
+
+
+def test_an_unknown_format_is_refused_with_the_nearest_name():
+    with pytest.raises(distnewton.DistNewtonError, match="did you mean parquet"):
+        distnewton.make_config({"data": {"format": "parket"}})
