@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import shutil
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 
 import pytest
+from speed import slowness
 
 BIN = Path(sys.executable).parent
 MPIRUN = str(BIN / "mpirun") if (BIN / "mpirun").exists() else shutil.which("mpirun")
@@ -34,20 +37,29 @@ def mpirun(n_ranks):
     return [MPIRUN, *(["--oversubscribe"] if is_open_mpi() else []), "-n", str(n_ranks)]
 
 
-def run(command, *, limit=100, cwd=None, **environment):
-    """Run a command to its end."""
-    return subprocess.run(
-        list(map(str, command)), capture_output=True, text=True, timeout=limit, check=False, cwd=cwd,
-        stdin=subprocess.DEVNULL, env=os.environ | AS_ROOT | {"TERM": "dumb"} | environment,
-    )  # fmt: skip
+def run(command, *, limit=100, **options):
+    """Run a command to its end, within a limit of seconds on a quiet machine; options are those of `start`."""
+    with start(command, **options) as process:
+        try:
+            out, err = process.communicate(timeout=limit * slowness())
+        except BaseException:
+            end_group(process)
+            raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
 
 
-def start(command, **environment):
-    """Start a command."""
+def start(command, *, cwd=None, **environment):
+    """Start a command in a session of its own, so that no signal for it reaches the tests."""
     return subprocess.Popen(
         list(map(str, command)), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, stdin=subprocess.DEVNULL,
-        env=os.environ | AS_ROOT | {"TERM": "dumb"} | environment,
+        cwd=cwd, env=os.environ | AS_ROOT | {"TERM": "dumb"} | environment, start_new_session=True,
     )  # fmt: skip
+
+
+def end_group(process):
+    """End a command and its children; those in groups of their own (ranks) end with the test."""
+    with suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
 
 
 def distnewton(*arguments):
