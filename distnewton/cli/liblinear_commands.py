@@ -12,7 +12,9 @@ import numpy as np
 
 from distnewton.cli.liblinear_options import parse_train, predict_parser, training_config
 from distnewton.cli.main import run_console
-from distnewton.cli.probabilities import check_probabilities, with_probabilities
+from distnewton.cli.output import say
+from distnewton.cli.prediction import check_probabilities, data_opener, label_lines, load_on_ranks
+from distnewton.cli.results import write_text
 from distnewton.config import Config, apply_settings, make_config
 from distnewton.errors import CreateError, WriteError
 from distnewton.launch.startup import guard, world_communicator
@@ -35,35 +37,40 @@ def predict_console() -> NoReturn:
 
 def train(arguments: Sequence[str] | None = None) -> int:
     """Train a model and write it, or cross validate; returns the exit code."""
-    options, weights = parse_train(sys.argv[1:] if arguments is None else arguments)
-    config = training_config(options, weights)
+    options = parse_train(sys.argv[1:] if arguments is None else arguments)
+    config = training_config(options)
     comm = world_communicator()
     guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
     if options.find_c:
         _search(comm, config, options)
-        return 0
-    if options.v is not None:
+    elif options.v is not None:
         _cross_validate(comm, config, options.v)
-        return 0
-    target = Path(options.model_file or f"{Path(options.training_set_file).name}.model")
-    with comm.collective_errors():
-        # a model that cannot be written is told before it is trained
-        if comm.rank == 0:
-            _check_folder(target)
-    _train(comm, config, target, quiet=options.q)
+    else:
+        _train(comm, config, Path(options.model_file or f"{Path(options.training_set_file).name}.model"), options.q)
     return 0
 
 
-def _train(comm: Communicator, config: Config, target: Path, *, quiet: bool) -> None:
+def _train(comm: Communicator, config: Config, target: Path, quiet: bool) -> None:
     from rich.console import Console
 
     from distnewton.reporting.progress import Progress
     from distnewton.runs import session
 
+    with comm.collective_errors():
+        # a model that cannot be written is told before it is trained
+        if comm.rank == 0:
+            _check_folder(target)
     observers: list[Any] = [] if quiet or comm.rank else [Progress(Console(width=120))]
     result = session.train(config, comm, observers=observers)
     result.model.save(target)
     result.model.grid.free()
+
+
+def _check_folder(target: Path) -> None:
+    if not target.parent.is_dir():
+        raise CreateError(f"there is no folder {target.parent} for the model {target.name}")
+    if target.is_dir():
+        raise WriteError(f"the model cannot be written to {target}: it is a folder")
 
 
 def _search(comm: Communicator, config: Config, options: argparse.Namespace) -> None:
@@ -71,23 +78,22 @@ def _search(comm: Communicator, config: Config, options: argparse.Namespace) -> 
     from distnewton.cli.liblinear_search import FIRST, search_c
 
     first = FIRST if options.c is None else options.c
-    C, figure = search_c(config, comm, options.v or 5, first, lambda line: None if options.q else _say(comm, line))
+    C, score = search_c(config, comm, options.v or 5, first, lambda line: None if options.q else say(comm, line))
     is_rate = config.task != "regression"
-    _say(comm, f"Best C = {C:g}  CV " + (f"accuracy = {100 * figure:g}%" if is_rate else f"MSE = {figure:g}"))
+    say(comm, f"Best C = {C:g}  CV " + (f"accuracy = {100 * score:g}%" if is_rate else f"MSE = {score:g}"))
 
 
 def _cross_validate(comm: Communicator, config: Config, n_folds: int) -> None:
     """Print how well samples are predicted by models that have not seen them."""
     from distnewton.runs.cross_validation import cross_validate
 
-    found = cross_validate(config, comm, n_folds=n_folds)
-    if found.task.classes is not None:
-        accuracy = found.metrics["accuracy"]
-        _say(comm, f"Cross Validation Accuracy = {100 * accuracy:g}%")
+    validation = cross_validate(config, comm, n_folds=n_folds)
+    if validation.task.classes is not None:
+        say(comm, f"Cross Validation Accuracy = {100 * validation.metrics['accuracy']:g}%")
         return
-    error, correlation = _regression_figures(found.outputs, found.targets)
-    _say(comm, f"Cross Validation Mean squared error = {error:g}")
-    _say(comm, f"Cross Validation Squared correlation coefficient = {correlation:g}")
+    error, correlation = _regression_figures(validation.outputs, validation.targets)
+    say(comm, f"Cross Validation Mean squared error = {error:g}")
+    say(comm, f"Cross Validation Squared correlation coefficient = {correlation:g}")
 
 
 def predict(arguments: Sequence[str] | None = None) -> int:
@@ -95,43 +101,24 @@ def predict(arguments: Sequence[str] | None = None) -> int:
     options = predict_parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
     data = make_config(apply_settings({}, options.set)).data
     comm = world_communicator()
-    _predict(comm, options, data)
-    return 0
-
-
-def _predict(comm: Communicator, options: argparse.Namespace, data: Any) -> None:
-    from threadpoolctl import threadpool_limits
-
-    from distnewton.data.same_files import check_same_file
-    from distnewton.launch.threads import threads_per_rank
-    from distnewton.models.model import load_model
-    from distnewton.reporting.report import write_text
-    from distnewton.runs.held_out import opener
-
-    threadpool_limits(threads_per_rank(comm), user_api="blas")
-    model = load_model(options.model_file, comm)
+    model = load_on_ranks(comm, options.model_file)
     task = model.architecture.task
     if options.b:
         check_probabilities(model, options.model_file, "-b 1")
-    check_same_file(comm, options.test_file, data.directory or None)
-    n_features = model.grid.partition.n_features
-    outputs, source, description = model.outputs(
-        opener(data, None, options.test_file, n_features, model.names, "if_there")
-    )
+    outputs, source, description = model.outputs(data_opener(model, data, options.test_file, "if_there"))
     targets: Array = np.zeros(0)
     with comm.collective_errors():
         if description.labelled:
             targets = task.targets(description, source)
     with comm.collective_errors():
         if comm.rank == 0:
-            lines = task.labels(outputs)
-            if options.b:
-                lines = with_probabilities(model, outputs, lines)
+            lines = label_lines(model, outputs, probabilities=bool(options.b))
             write_text(Path(options.output_file), "".join(f"{line}\n" for line in lines))
     if description.labelled and not options.q:
         for line in _verdict(task, outputs, targets):
-            _say(comm, line)
+            say(comm, line)
     model.grid.free()
+    return 0
 
 
 def _verdict(task: Task, outputs: Array, targets: Array) -> list[str]:
@@ -142,26 +129,14 @@ def _verdict(task: Task, outputs: Array, targets: Array) -> list[str]:
             f"Mean squared error = {error:g} (regression)",
             f"Squared correlation coefficient = {correlation:g} (regression)",
         ]
-    found = outputs.argmax(axis=1) if task.name == "classification" else (outputs[:, 0] > 0).astype(np.int64)
-    n, n_right = len(found), int((found == targets).sum())
+    predicted = outputs.argmax(axis=1) if task.name == "classification" else (outputs[:, 0] > 0).astype(np.int64)
+    n, n_right = len(predicted), int((predicted == targets).sum())
     return [f"Accuracy = {100 * n_right / n:g}% ({n_right}/{n})"]
 
 
 def _regression_figures(outputs: Array, targets: Array) -> tuple[float, float]:
     """Mean squared error and squared correlation; the latter is NaN where either is constant."""
-    found, truth = outputs.astype(np.float64).ravel(), targets.astype(np.float64).ravel()
-    a, b = found - found.mean(), truth - truth.mean()
+    predicted, truth = outputs.astype(np.float64).ravel(), targets.astype(np.float64).ravel()
+    a, b = predicted - predicted.mean(), truth - truth.mean()
     scale = float(a @ a) * float(b @ b)
-    return float(np.mean((found - truth) ** 2)), float(a @ b) ** 2 / scale if scale else float("nan")
-
-
-def _check_folder(target: Path) -> None:
-    if not target.parent.is_dir():
-        raise CreateError(f"there is no folder {target.parent} for the model {target.name}")
-    if target.is_dir():
-        raise WriteError(f"the model cannot be written to {target}: it is a folder")
-
-
-def _say(comm: Communicator, text: str) -> None:
-    if comm.rank == 0:
-        print(text, flush=True)
+    return float(np.mean((predicted - truth) ** 2)), float(a @ b) ** 2 / scale if scale else float("nan")

@@ -13,17 +13,17 @@ from distnewton.runs.cross_validation import CrossValidation
 
 FIRST = 2.0**-6
 LAST = 2.0**10
-"""LIBLINEAR's last one. Its steps are of 2; with whole networks to train, steps of 4 cost half as much."""
 STEP = 4.0
+"""LIBLINEAR's last value, and the factor between values: its own is 2, which costs twice as many networks."""
 
 
 def values_of_c(first: float) -> Iterator[float]:
-    """Values of C that are tried, ascending; at least the first.
+    """The values of C to try, ascending; at least the first.
 
     Parameters
     ----------
     first : float
-        Positive.
+        Smallest value, above 0.
 
     Yields
     ------
@@ -37,27 +37,27 @@ def values_of_c(first: float) -> Iterator[float]:
 def search_c(
     config: Config, comm: Communicator, n_folds: int, first: float, say: Callable[[str], None]
 ) -> tuple[float, float]:
-    """Try values of C on the same folds, and return the best with its accuracy or mean squared error.
+    """Find the best C by cross validation on the same folds.
 
     Parameters
     ----------
     config : Config
-        The run; its C does not matter.
+        Configuration of the run, whose C is ignored.
     comm : Communicator
         All ranks.
     n_folds : int
-        Folds.
+        Number of folds.
     first : float
-        Smallest C.
+        Smallest value of C.
     say : callable
-        Takes a line on each value.
+        Called with a line about each value.
 
     Returns
     -------
     C : float
-        Of several that are equally good the smallest.
-    figure : float
-        Share of samples that are right, or mean squared error.
+        The smallest of the best values.
+    score : float
+        Share of samples that are predicted correctly, or mean squared error.
 
     Notes
     -----
@@ -75,27 +75,14 @@ def search_c(
     for C in values_of_c(first):
         method = config.method.model_copy(update={"C": f"{C!r} l"})
         trial = config.model_copy(update={"method": method})
-        found = cross_validate(trial, comm, n_folds=n_folds, train_data=data)
-        figure, is_rate = figure_of(found)
-        say(f"log2c={math.log2(C):7.2f}\t{f'rate={100 * figure:g}' if is_rate else f'mse={figure:g}'}")
-        if math.isnan(best[1]) or (figure > best[1] if is_rate else figure < best[1]):
-            best = C, figure
+        validation = cross_validate(trial, comm, n_folds=n_folds, train_data=data)
+        is_rate = validation.task.classes is not None
+        score = float(validation.metrics["accuracy"]) if is_rate else _squared_error(validation)
+        say(f"log2c={math.log2(C):7.2f}\t{f'rate={100 * score:g}' if is_rate else f'mse={score:g}'}")
+        if math.isnan(best[1]) or (score > best[1] if is_rate else score < best[1]):
+            best = C, score
     return best
 
 
-def figure_of(found: CrossValidation) -> tuple[float, bool]:
-    """Accuracy, or mean squared error, and which of the two it is.
-
-    Parameters
-    ----------
-    found : CrossValidation
-        Of all samples.
-
-    Returns
-    -------
-    figure : float
-    is_rate : bool
-    """
-    if found.task.classes is not None:
-        return float(found.metrics["accuracy"]), True
-    return float(np.mean((found.outputs.astype(np.float64) - found.targets) ** 2)), False
+def _squared_error(validation: CrossValidation) -> float:
+    return float(np.mean((validation.outputs.astype(np.float64) - validation.targets) ** 2))

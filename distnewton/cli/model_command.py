@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING, Any
 
 from distnewton.cli.command import DATA_DIR, DEVICE, argument, command
 from distnewton.cli.output import say, tell_notes, warn
+from distnewton.cli.prediction import check_probabilities, data_opener, label_lines, load_on_ranks
 from distnewton.cli.results import write_text
 from distnewton.cli.settings import DATA_VARIABLE
-from distnewton.config import DataConfig, load_config, make_config
+from distnewton.config import DataConfig, load_config
 from distnewton.launch.startup import world_communicator
 from distnewton.parallel.collectives import Communicator
 
@@ -59,20 +60,16 @@ def evaluate(options: argparse.Namespace) -> int:
 )  # fmt: skip
 def predict(options: argparse.Namespace) -> int:
     """Write the predicted labels, a line a sample, in input order."""
-    from distnewton.cli.probabilities import check_probabilities, with_probabilities
-
     comm = world_communicator()
     model, opener = _load(comm, options)
     if options.probabilities:
         check_probabilities(model, options.run, "--probabilities")
     outputs, _, description = model.outputs(opener)
     tell_notes(comm, description)
-    labels = model.architecture.task.labels(outputs)
-    if options.probabilities:
-        labels = with_probabilities(model, outputs, labels)
     with comm.collective_errors():
         if comm.rank == 0:
-            text = "".join(f"{label}\n" for label in labels)
+            lines = label_lines(model, outputs, probabilities=options.probabilities)
+            text = "".join(f"{line}\n" for line in lines)
             if options.out:
                 write_text(Path(options.out), text)
             else:
@@ -82,34 +79,29 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def _load(comm: Communicator, options: argparse.Namespace) -> tuple[Any, Callable[[], DataSource]]:
-    """The model, and how its data is opened: as the training data was."""
-    from threadpoolctl import threadpool_limits
-
-    from distnewton.data.same_files import check_same_file
-    from distnewton.launch.threads import threads_per_rank
-    from distnewton.models.model import load_model
-    from distnewton.runs.held_out import opener
-
-    threadpool_limits(threads_per_rank(comm), user_api="blas")
-    model = load_model(options.run, comm, options.device or "cpu")
+    """The model, and what opens its data as the training data was opened."""
+    model = load_on_ranks(comm, options.run, options.device or "cpu")
     for note in model.notes:
         warn(comm, note)
-    data = make_config({}).data
-    run = Path(options.run)
+    settings: dict[str, Any] = {}
     with comm.collective_errors():
-        if comm.rank == 0 and (run / "config.toml").is_file():
-            data = load_config(run / "config.toml").data
-    directory = options.data_dir or os.environ.get(DATA_VARIABLE) or data.directory or None
+        if comm.rank == 0:
+            settings = _data_settings(options)
+    # what rank 0 sees counts for all
+    data = DataConfig.model_validate(comm.broadcast_json(settings))
+    labels: LabelsWanted = "none" if options.command == "predict" else "required"
+    return model, data_opener(model, data, options.data, labels)
+
+
+def _data_settings(options: argparse.Namespace) -> dict[str, Any]:
+    """Settings of the training data, with the folder in which the named data is looked for."""
+    recipe = Path(options.run) / "config.toml"
+    data = load_config(recipe if recipe.is_file() else None).data
     # a path that exists as it is typed is that file: the folder of the recipe is for the names of the recipe
     typed = options.data, options.data.rpartition(":")[0], options.data.partition(",")[0]
-    directory = None if any(path and Path(path).exists() for path in typed) else directory
-    # what rank 0 sees counts for all
-    settings, directory = comm.broadcast_json([data.model_dump(), directory])
-    check_same_file(comm, options.data, directory)
-
-    read = DataConfig.model_validate({**settings, "directory": directory or ""})
-    wanted: LabelsWanted = "none" if options.command == "predict" else "required"
-    return model, opener(read, None, options.data, model.grid.partition.n_features, model.names, wanted)
+    here = any(path and Path(path).exists() for path in typed)
+    directory = "" if here else options.data_dir or os.environ.get(DATA_VARIABLE) or data.directory
+    return {**data.model_dump(), "directory": directory}
 
 
 def _counts(unseen: dict[str, int]) -> str:

@@ -57,11 +57,14 @@ class Setting:
             return "inf" if math.isinf(value) else f"{value:.4g}"
         return "-".join(map(str, value)) if isinstance(value, list) else str(value)
 
+    @property
+    def clause(self) -> str:
+        """The first clause of the description."""
+        return re.split("[;:,]" if self.choices else "[;:]", self.field.description or "")[0].strip()
+
     def meaning(self, *, brief: bool) -> str:
-        """Description with choices and default; of a brief one only the first clause."""
-        text = self.field.description or ""
-        if brief:
-            text = re.split("[;:,]" if self.choices else "[;:]", text)[0].strip()
+        """Description, or its first clause, with choices and default."""
+        text = self.clause if brief else self.field.description or ""
         if not self.choices:
             return f"{text} [{self.default}]" if self.default else text
         return f"{text}: {', '.join(f'[{name}]' if name == self.default else name for name in self.choices)}"

@@ -1,0 +1,96 @@
+"""What the commands that predict share: a model with its data opened as training opened it, and lines of labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from distnewton.config import DataConfig
+from distnewton.errors import ConfigError
+from distnewton.parallel.collectives import Communicator
+
+if TYPE_CHECKING:
+    from distnewton.backend import Array
+    from distnewton.data.columns import LabelsWanted
+    from distnewton.data.description import DataSource
+    from distnewton.models.model import Model
+
+
+def load_on_ranks(comm: Communicator, path: str, device: str = "cpu") -> Model:
+    """Load a model over all ranks, and give each rank its BLAS threads (collective)."""
+    from threadpoolctl import threadpool_limits
+
+    from distnewton.launch.threads import threads_per_rank
+    from distnewton.models.model import load_model
+
+    threadpool_limits(threads_per_rank(comm), user_api="blas")
+    return load_model(path, comm, device)
+
+
+def data_opener(model: Model, data: DataConfig, path: str, labels: LabelsWanted) -> Callable[[], DataSource]:
+    """Check that a data file is the same on all ranks, and return what opens it for a model (collective)."""
+    from distnewton.data.same_files import check_same_file
+    from distnewton.runs.held_out import opener
+
+    check_same_file(model.grid.comm, path, data.directory or None)
+    return opener(data, None, path, model.grid.partition.n_features, model.names, labels)
+
+
+def check_probabilities(model: Model, path: str, flag: str) -> None:
+    """Refuse probabilities of a model whose outputs are not probabilities.
+
+    Parameters
+    ----------
+    model : Model
+        Model that predicts.
+    path : str
+        File of the model, for the message.
+    flag : str
+        Flag that asks for probabilities, for the message.
+
+    Raises
+    ------
+    ConfigError
+        On every rank alike.
+    """
+    from distnewton.network.losses import LOSSES
+
+    loss = model.architecture.loss
+    if model.architecture.link:
+        return
+    what = f"was trained with the loss {loss}" if loss else "does not say with which loss it was trained"
+    raise ConfigError(
+        f"{flag} needs a model of {' or '.join(name for name in LOSSES if LOSSES[name].link)}, but {path} {what}: "
+        "its outputs are no probabilities",
+        collective=True,
+    )
+
+
+def label_lines(model: Model, outputs: Array, *, probabilities: bool) -> list[str]:
+    """The predicted label of each sample, a line each; with probabilities in LIBLINEAR's form.
+
+    Parameters
+    ----------
+    model : Model
+        Model that predicts.
+    outputs : Array of shape (n_samples, n_out)
+        Outputs of the network.
+    probabilities : bool
+        Whether the probability of every class follows each label; a first line has the classes then.
+
+    Returns
+    -------
+    list of str
+    """
+    from distnewton.network.losses import probabilities as class_probabilities
+
+    task = model.architecture.task
+    labels = task.labels(outputs)
+    if not probabilities or task.classes is None:
+        return labels
+    shares = class_probabilities(model.architecture.link, outputs.astype(np.float64))
+    head = " ".join(["labels", *task.classes.decode(range(task.classes.n_classes))])
+    rows = (" ".join(f"{p:g}" for p in row) for row in shares)
+    return [head, *(f"{label} {row}" for label, row in zip(labels, rows, strict=True))]
