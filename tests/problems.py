@@ -10,7 +10,9 @@ from dense import DenseProblem
 
 from distnewton.backend import Backend
 from distnewton.config import StageOptions
-from distnewton.curvature.linearization import CurvatureSample, Linearization
+from distnewton.curvature.linearization import Linearization
+from distnewton.curvature.point import Point
+from distnewton.curvature.sample import CurvatureSample
 from distnewton.directions.composition import Composition, make_direction
 from distnewton.method.batches import Batches
 from distnewton.method.newton import NewtonStep, StepOptions
@@ -138,17 +140,18 @@ def weigh(case, weights):
     return case
 
 
-def linearization(case, rows, *, damping=0.5, sketch=0, rooted=False, curvature=True, seed=0):
+def linearization(case, rows, *, damping=0.5, sketch=0, rooted=False, curvature=True, seed=0, form="identity"):
     """The model at the case's point, with the curvature of a range of samples."""
     evaluation = case.objective.evaluate(case.params, rows)
     gradient = case.objective.gradient(evaluation)
     targets = case.objective.targets[slice(*rows)]
     generator = np.random.default_rng(seed)
     activations = evaluation.subsample[1]
-    sample = CurvatureSample(case.network, case.params, activations, case.objective.loss, targets, generator)
+    point = Point(case.network, case.params, activations, case.objective.loss, targets)
+    sample = CurvatureSample(point, generator)
     if curvature:
         sample.linearize(sketch, rooted=rooted)
-    return Linearization(gradient, sample, 1 / case.dense.C, damping, case.grid)
+    return Linearization(gradient, sample, 1 / case.dense.C, damping, case.grid, form)
 
 
 def newton_trainer(case, direction, *, subsample=0.5, seed=0, termination=NEVER, damping=1.0, **options):

@@ -7,9 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from distnewton.backend import Array, add_scaled
+from distnewton.backend import Array
 from distnewton.curvature.jacobian import Jacobian
 from distnewton.network.losses import LossHessian
+from distnewton.solvers.damping import Shift
 
 
 class BlockGaussNewton:
@@ -23,8 +24,8 @@ class BlockGaussNewton:
         This rank's columns of J on the subsample.
     loss_hessian : LossHessian
         B of the samples.
-    shift : float
-        1/C + lambda.
+    shift : float or Shift
+        1/C + lambda, or the diagonal matrix that is added.
     layers : sequence of int or None
         Own layers whose variables the block couples; all by default. Entries of other layers stay zero.
 
@@ -37,10 +38,11 @@ class BlockGaussNewton:
         self,
         jacobian: Jacobian,
         loss_hessian: LossHessian,
-        shift: float,
+        shift: float | Shift,
         layers: Sequence[int] | None = None,
     ) -> None:
-        self._jacobian, self._loss_hessian, self._shift = jacobian, loss_hessian, shift
+        self._jacobian, self._loss_hessian = jacobian, loss_hessian
+        self._shift = shift if isinstance(shift, Shift) else Shift(shift)
         self._layers = jacobian.layers if layers is None else list(layers)
         self._product = jacobian.backend.zeros(jacobian.layout.n_params)
 
@@ -61,6 +63,5 @@ class BlockGaussNewton:
         U /= max(1, self._jacobian.n_samples)
         self._jacobian.rmatvec(U, self._product, self._layers)
         for layer in self._layers:
-            part = self._jacobian.layout.slices[layer]
-            add_scaled(self._product[part], self._shift, v[part])
+            self._shift.add_product(self._product, v, self._jacobian.layout.slices[layer])
         return self._product

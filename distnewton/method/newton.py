@@ -8,7 +8,9 @@ from dataclasses import dataclass, replace
 
 from distnewton.backend import Array
 from distnewton.checkpoint.state import State
-from distnewton.curvature.linearization import CurvatureSample, Linearization
+from distnewton.curvature.linearization import Linearization
+from distnewton.curvature.point import Point
+from distnewton.curvature.sample import CurvatureSample
 from distnewton.directions.direction import Direction, DirectionResult
 from distnewton.method.batches import draw_state, draws, set_draw_state
 from distnewton.method.combination import Combination, combine
@@ -182,9 +184,8 @@ class NewtonStep:
                 # a point that was linearised before the checkpoint keeps its number and goes on drawing where it was
                 self._n_points -= self._drawn is not None
                 generator = draws(options.seed, options.stage, self._n_points)
-                sample = CurvatureSample(
-                    network, evaluation.params, activations, objective.loss, targets, generator, share=evaluation.share
-                )
+                point = Point(network, evaluation.params, activations, objective.loss, targets)
+                sample = CurvatureSample(point, generator, share=evaluation.share)
                 if self._direction.curvature in {"jacobian", "roots"}:
                     sample.linearize(options.sketch, rooted=self._direction.curvature == "roots")
                 if self._drawn is not None:

@@ -12,7 +12,9 @@ import numpy as np
 
 from distnewton.backend import Array, take_rows
 from distnewton.checkpoint.state import State
-from distnewton.curvature.linearization import CurvatureSample, Linearization
+from distnewton.curvature.linearization import Linearization
+from distnewton.curvature.point import Point
+from distnewton.curvature.sample import CurvatureSample
 from distnewton.directions.direction import Direction, DirectionResult
 from distnewton.errors import NumericalError
 from distnewton.method.batches import Batches, draws
@@ -385,9 +387,8 @@ class RateSteps(_MiniBatch):
         gradient /= share.n_samples
         gradient += objective.regularization * self._params
         generator = draws(self._options.seed, self._options.stage, self._t)
-        sample = CurvatureSample(
-            network, self._params, activations, objective.loss, targets, generator, deltas, share
-        )
+        point = Point(network, self._params, activations, objective.loss, targets)
+        sample = CurvatureSample(point, generator, deltas, share)
         return gradient, sample
 
     def _move(self, steered: Array, direction: Array) -> None:

@@ -295,6 +295,19 @@ def sample_gradients(part: Unfolded) -> Array:
     return products
 
 
+def square_sums(part: Unfolded) -> Array:
+    """Sum over samples of the squares of their gradients in the weights; shape (n_in_local, n_out_local)."""
+    Z, delta = part.inputs, part.deltas
+    if delta.shape[1] == 1:
+        squares = delta[:, 0] * delta[:, 0]
+        product: Array = Z.multiply(Z).T @ squares if is_sparse(Z) else Z[:, 0].T ** 2 @ squares
+        return product
+    gradients = sample_gradients(part)
+    gradients *= gradients
+    total: Array = gradients.sum(axis=0)
+    return total
+
+
 def make_layer(shape: LayerShape, backend: Backend) -> Layer:
     """Layer of a shape.
 

@@ -1,9 +1,41 @@
-"""Levenberg-Marquardt damping: lambda follows how well the quadratic model predicted the decrease."""
+"""Levenberg-Marquardt damping: what is added to the matrix, and how lambda follows the quality of predictions."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
+
+from distnewton.backend import Array, add_scaled
+
+
+@dataclass(frozen=True)
+class Shift:
+    r"""The diagonal matrix S that damping and regularisation add to a Gauss-Newton matrix.
+
+    .. math:: S = I/C + \lambda D, \qquad D = I \;\text{or}\; \mathrm{diag}(G)
+
+    Attributes
+    ----------
+    mean : float
+        Mean of the diagonal over the variables of all ranks; the diagonal itself where D = I.
+    diagonal : Array of shape (n_params_local,) or None
+        This rank's part of the diagonal; None where D = I.
+    """
+
+    mean: float
+    diagonal: Array | None = None
+
+    def add_product(self, out: Array, v: Array, part: slice = slice(None)) -> None:
+        """Add S v to a vector, in place, for all variables or for a part of them."""
+        if self.diagonal is None:
+            add_scaled(out[part], self.mean, v[part])
+        else:
+            out[part] += self.diagonal[part] * v[part]
+
+    def inner(self, v: Array, squared_norm: float, dot: Callable[[Array, Array], float]) -> float:
+        """v^T S v of this rank's variables, whose squared norm is known."""
+        return self.mean * squared_norm if self.diagonal is None else dot(v, self.diagonal * v)
 
 
 @dataclass

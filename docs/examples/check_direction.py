@@ -4,7 +4,9 @@ import numpy as np
 
 import distnewton
 from distnewton.backend import Backend
-from distnewton.curvature.linearization import CurvatureSample, Linearization
+from distnewton.curvature.linearization import Linearization
+from distnewton.curvature.point import Point
+from distnewton.curvature.sample import CurvatureSample
 from distnewton.directions.direction import DirectionOptions
 from distnewton.directions.registry import DIRECTIONS
 from distnewton.method.objective import Objective
@@ -30,7 +32,8 @@ def outputs(theta: np.ndarray) -> np.ndarray:
 
 
 evaluation = objective.evaluate(params, (0, 12))
-sample = CurvatureSample(network, params, evaluation.subsample[1], LOSSES["logistic"], y, np.random.default_rng(0))
+point = Point(network, params, evaluation.subsample[1], LOSSES["logistic"], y)
+sample = CurvatureSample(point, np.random.default_rng(0))
 gradient = objective.gradient(evaluation)
 problem = Linearization(gradient, sample, 0.1, 0.5, grid)
 found = DIRECTIONS["diagonal_newton"](DirectionOptions()).solve(problem, NEVER).direction

@@ -21,7 +21,9 @@ from problems import named_direction
 
 from distnewton.backend import Array
 from distnewton.config import Config, load_config
-from distnewton.curvature.linearization import CurvatureSample, Linearization
+from distnewton.curvature.linearization import Linearization
+from distnewton.curvature.point import Point
+from distnewton.curvature.sample import CurvatureSample
 from distnewton.directions.direction import Direction, DirectionResult
 from distnewton.launch.startup import world_communicator
 from distnewton.method.objective import subsample_size
@@ -47,13 +49,9 @@ def linearized(session: Session, params: Array, n_samples: int, damping: float, 
     """The model at a point with the curvature of the first samples."""
     objective = session.setup.training.objective
     evaluation = objective.evaluate(params, (0, n_samples))
+    activations, targets = evaluation.subsample[1], objective.targets[:n_samples]
     sample = CurvatureSample(
-        objective.network,
-        params,
-        evaluation.subsample[1],
-        objective.loss,
-        objective.targets[:n_samples],
-        np.random.default_rng(0),
+        Point(objective.network, params, activations, objective.loss, targets), np.random.default_rng(0)
     )
     sample.linearize(rooted=rooted)
     gradient = objective.gradient(evaluation)

@@ -9,7 +9,8 @@ from problems import alternating, linearization, make_case
 
 from distnewton.backend import Backend
 from distnewton.curvature.group_summaries import GROUPS, ParameterGroups
-from distnewton.curvature.linearization import CurvatureSample
+from distnewton.curvature.point import Point
+from distnewton.curvature.sample import CurvatureSample
 from distnewton.guards.ledger import allreduce_bytes
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
@@ -83,7 +84,7 @@ def test_float32(world, kind):
             network = PartitionedNetwork(case.grid, "tanh", Backend.of("float32"))
             params, u = case.params.astype(np.float32), draw(case)
             X, y = case.objective.X.astype(np.float32), case.objective.targets.astype(np.float32)
-            sample = CurvatureSample(network, params, network.forward(params, X), LOSSES["squared"], y)
+            sample = CurvatureSample(Point(network, params, network.forward(params, X), LOSSES["squared"], y))
             groups = ParameterGroups(kind, case.grid.partition, case.grid.rank)
             found = sample.summarise(u[case.own_index].astype(np.float32), groups, 1 / case.dense.C)
             for value, exact in zip(

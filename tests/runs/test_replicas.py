@@ -7,7 +7,9 @@ import pytest
 from problems import named_direction
 
 import distnewton
-from distnewton.curvature.linearization import CurvatureSample, Linearization
+from distnewton.curvature.linearization import Linearization
+from distnewton.curvature.point import Point
+from distnewton.curvature.sample import CurvatureSample
 from distnewton.data.description import Description
 from distnewton.errors import ConfigError
 from distnewton.method.objective import subsample_range, subsample_size
@@ -132,7 +134,7 @@ def test_the_step_takes_the_mean_of_what_replicas_find_apart(world):
     for replica in range(world.size):
         rows = [p for p in range(start, stop) if p % world.size == replica]
         activations = network.forward(params, objective.X[rows])
-        sample = CurvatureSample(network, params, activations, objective.loss, objective.targets[rows])
+        sample = CurvatureSample(Point(network, params, activations, objective.loss, objective.targets[rows]))
         sample.linearize()
         problem = Linearization(gradient, sample, objective.regularization, config.method.damping, network.grid)
         found.append(named_direction("block_diagonal", cg_max=200, cg_tolerance=1e-13).solve(problem, NEVER).direction)

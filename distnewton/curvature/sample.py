@@ -1,0 +1,468 @@
+"""The samples whose curvature counts, with what a direction may ask about them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from distnewton.backend import Array, Backend, like, to_host
+from distnewton.curvature.curves import Curves
+from distnewton.curvature.group_summaries import Summary, summarise
+from distnewton.curvature.groups import ParameterGroups
+from distnewton.curvature.jacobian import Jacobian, linearize
+from distnewton.curvature.point import Point
+from distnewton.network.layers import Unfolded, square_sums
+from distnewton.network.layout import ParameterLayout
+from distnewton.network.losses import LossHessian, ScaledIdentity, random_signs
+from distnewton.network.shapes import LayerShape
+from distnewton.network.weighted import weights_of
+from distnewton.parallel.grid import ProcessGrid
+from distnewton.parallel.replicas import Draws, OwnDraws, SampleShare
+
+
+class CurvatureSample:
+    """Products with the Jacobian of the outputs on some samples, and cotangents of their losses.
+
+    Parameters
+    ----------
+    point : Point
+        The samples at the current point.
+    generator : numpy.random.Generator or None
+        Random numbers for cotangents, in the same state on all ranks; only methods that draw need it.
+    deltas : dict of int to Array or None
+        Cotangents of the own output groups for the gradients of the samples' losses, where they are known already.
+    share : SampleShare or None
+        This replica's samples among those of all; by default they are all there are.
+
+    Attributes
+    ----------
+    n_samples : int
+        Number of samples over all replicas, at least 1.
+    """
+
+    def __init__(
+        self,
+        point: Point,
+        generator: np.random.Generator | None = None,
+        deltas: dict[int, Array] | None = None,
+        share: SampleShare | None = None,
+    ) -> None:
+        self.point, self._generator, self._deltas = point, generator, deltas
+        self._jacobian: Jacobian | None = None
+        self._hessian: LossHessian | None = None
+        self._rooted = False
+        self._diagonal: Array | None = None
+        self.share = share or SampleShare(point.n_samples)
+        self.n_samples = max(1, self.share.n_samples)
+
+    @property
+    def params(self) -> Array:
+        """The current point, this rank's block."""
+        return self.point.params
+
+    @property
+    def grid(self) -> ProcessGrid:
+        """The ranks."""
+        return self.point.network.grid
+
+    @property
+    def backend(self) -> Backend:
+        """Array library and dtype."""
+        return self.point.network.backend
+
+    @property
+    def layout(self) -> ParameterLayout:
+        """Where the blocks lie in a flat vector."""
+        return self.point.network.layout
+
+    @property
+    def weights(self) -> Array | None:
+        """Weights of the samples, of shape (n,) and mean 1 over all samples of the run; None where all count alike."""
+        return weights_of(self.point.targets)
+
+    @property
+    def inputs(self) -> Mapping[int, Any]:
+        """Z^{m-1} of the input group of each own block, by layer."""
+        groups = self.point.activations.groups
+        return {m: groups[m - 1, block.i] for m, block in self.grid.blocks.items()}
+
+    def unfold(self, m: int, delta: Array) -> Iterator[Unfolded]:
+        """Inputs and cotangents of an own layer by places, some samples at a time.
+
+        Parameters
+        ----------
+        m : int
+            An own layer.
+        delta : Array of shape (n, n_elements of the own output group)
+            Cotangents of what is activated there.
+
+        Yields
+        ------
+        Unfolded
+        """
+        winners = self.point.activations.winners.get((m, self.grid.blocks[m].j))
+        yield from self.point.network.layers[m].unfold(self.inputs[m], delta, winners)
+
+    def shape(self, m: int) -> LayerShape:
+        """Units, kernel and pooling of a layer."""
+        return self.point.network.shape.layers[m - 1]
+
+    # --- the Jacobian
+
+    def linearize(self, sketch: int = 0, *, rooted: bool = False) -> None:
+        """Compute the Jacobian: of all outputs, of exact roots of the loss Hessian, or of random ones.
+
+        Parameters
+        ----------
+        sketch : int
+            Random cotangents a sample; 0, or at least the number of outputs: no sketch.
+        rooted : bool
+            Whether directions need B = I, as the sketch has it anyway.
+
+        Notes
+        -----
+        Collective, as :func:`~distnewton.curvature.jacobian.linearize`.
+        """
+        point, n_out = self.point, self.point.network.n_out
+        hessian = point.loss_hessian
+        roots = None
+        if 0 < sketch < n_out:
+            roots = hessian.roots(sketch, self.draws)
+        elif rooted:
+            roots = hessian.roots(n_out, None)
+        self._rooted = roots is not None
+        self._jacobian = linearize(point.network, point.params, point.activations, roots)
+        self._hessian = hessian if roots is None else ScaledIdentity(1.0, roots[:, :, 0].copy())
+
+    @property
+    def has_jacobian(self) -> bool:
+        """Whether the sample was linearized."""
+        return self._jacobian is not None
+
+    @property
+    def jacobian(self) -> Jacobian:
+        """This rank's columns of J, or of R J with roots R."""
+        if self._jacobian is None:
+            raise RuntimeError("linearize the sample first: directions say by `curvature` what they need")
+        return self._jacobian
+
+    @property
+    def loss_hessian(self) -> LossHessian:
+        """B of the rows of the Jacobian, the identity with roots; of all outputs where there is none."""
+        if self._hessian is None:
+            self._hessian = self.point.loss_hessian
+        return self._hessian
+
+    def product(self, v: Array, scalars: Sequence[float]) -> tuple[Array, Array]:
+        """J v, or R J v with roots, and sums of some numbers, over the ranks of a replica.
+
+        Parameters
+        ----------
+        v : Array of shape (n_params_local,)
+            This rank's block.
+        scalars : sequence of float
+            Numbers to sum over the ranks.
+
+        Returns
+        -------
+        Array of shape (n, n_out), or (n, k)
+            In float64, replicated.
+        Array of shape (len(scalars),)
+            The sums.
+
+        Notes
+        -----
+        Collective: one sum where there is a Jacobian, else a forward pass.
+        """
+        if self._jacobian is None:
+            return self.point.tangent(v).astype(np.float64), self.grid.sum_all(np.array(scalars, dtype=float))
+        (q,), sums = self._summed([self._jacobian.matvec(v)], scalars)
+        return q, sums
+
+    def transposed_product(self, U: Array) -> Array:
+        """This rank's block of J^T u over the samples of all replicas, or of (R J)^T u with roots.
+
+        Parameters
+        ----------
+        U : Array of shape (n, n_out), or (n, k)
+            Cotangents of the rows.
+
+        Returns
+        -------
+        Array of shape (n_params_local,)
+            A new array.
+
+        Notes
+        -----
+        Collective where there is no Jacobian: a backward pass. With replicas a sum over them.
+        """
+        if self._jacobian is None:
+            return self.pull_back(U)
+        product = self._jacobian.rmatvec(U, self.backend.empty(self.layout.n_params))
+        return self.grid.sum_over_replicas(product)
+
+    def pull_back(self, U: Array) -> Array:
+        """This rank's block of J^T u over the samples of all replicas, whether there are roots or not.
+
+        Parameters
+        ----------
+        U : Array of shape (n, n_out)
+            Cotangents of the outputs.
+
+        Returns
+        -------
+        Array of shape (n_params_local,)
+            A new array.
+
+        Notes
+        -----
+        Collective where the Jacobian of all outputs is not known: a backward pass. With replicas a sum over them.
+        """
+        product = self.backend.zeros(self.layout.n_params)
+        self.point.network.add_products(self.point.activations, self._backpropagate(self.backend.asarray(U)), product)
+        return self.grid.sum_over_replicas(product)
+
+    def products(self, directions: Sequence[Array], scalars: Sequence[float]) -> tuple[list[Array], Array, LossHessian]:
+        """J d of some directions, and sums of some numbers, over the ranks of a replica.
+
+        A sketch knows less of a direction that was found with it than of others, so J d is then taken by forward
+        differentiation, exactly.
+
+        Parameters
+        ----------
+        directions : sequence of Array of shape (n_params_local,)
+            This rank's blocks of the directions.
+        scalars : sequence of float
+            Numbers to sum over the ranks.
+
+        Returns
+        -------
+        list of Array of shape (n, n_out)
+            J d in float64, replicated.
+        Array of shape (len(scalars),)
+            The sums.
+        LossHessian
+            B of the rows of J d.
+
+        Notes
+        -----
+        Collective: one sum of k |S| n_out numbers where the Jacobian is known for all outputs, else a forward pass a
+        direction.
+        """
+        if self._jacobian is None or self._rooted:
+            tangents = [self.point.tangent(d).astype(np.float64) for d in directions]
+            return tangents, self.grid.sum_all(np.array(scalars, dtype=float)), self.point.loss_hessian
+        return (*self._summed([self._jacobian.matvec(d) for d in directions], scalars), self.loss_hessian)
+
+    def _summed(self, parts: Sequence[Array], scalars: Sequence[float]) -> tuple[list[Array], Array]:
+        """Sums over the ranks of some arrays of one shape and a few numbers, in one message, in float64."""
+        xp, shape, n = self.backend.xp, parts[0].shape, parts[0].size
+        numbers = like(parts[0], np.array(scalars, dtype=np.float64))
+        message = self.grid.sum_all(xp.concatenate([*(q.ravel().astype(np.float64) for q in parts), numbers]))
+        sums = [message[a * n : (a + 1) * n].reshape(shape) for a in range(len(parts))]
+        return sums, to_host(message[len(parts) * n :])
+
+    # --- beyond the linear model
+
+    def outputs(self, params: Array) -> Array:
+        """Outputs of the samples at another point, such as params + d (collective, as :meth:`Point.outputs`)."""
+        return self.point.outputs(params)
+
+    def curve(self, direction: Array) -> tuple[Array, Array]:
+        """First and second derivative of the outputs along a direction: J d, and d^2/dt^2 z(params + t d) at t = 0.
+
+        Parameters
+        ----------
+        direction : Array of shape (n_params_local,)
+            This rank's block.
+
+        Returns
+        -------
+        tuple of Array of shape (n, n_out)
+            Replicated; exact but for rounding, without the kinks of ``relu``.
+
+        Notes
+        -----
+        Collective: a forward pass with twice the numbers.
+        """
+        groups = ParameterGroups("all", self.grid.partition, self.grid.rank)
+        curves = Curves(self.point, direction, groups).outputs()
+        return curves[0, 0], curves[1, 0]
+
+    def diagonal(self) -> Array:
+        r"""Exact diagonal of the undamped matrix without 1/C, computed once.
+
+        .. math:: \Big( |S|^{-1} \sum_{i \in S} J_i^T B_i J_i \Big)_{aa}
+            = |S|^{-1} \sum_{i \in S} \sum_k (c_{ik}^T J_i)_a^2, \qquad B_i = \sum_k c_{ik} c_{ik}^T
+
+        Returns
+        -------
+        Array of shape (n_params_local,)
+            This rank's part, over the samples of all replicas; of the sketched matrix where there is a sketch.
+
+        Notes
+        -----
+        Without a Jacobian collective: a backward pass an output. With replicas a sum over them. In dense layers it
+        costs n_out products with D and one with the inputs, in convolutions n_out products with both.
+        """
+        if self._diagonal is None:
+            self._diagonal = self.backend.zeros(self.layout.n_params)
+            sums = self.layout.matrices(self._diagonal)
+            dense: dict[int, Array] = {}
+            for deltas in self._root_cotangents():
+                for m, delta in deltas.items():
+                    if self.shape(m).kernel is not None:
+                        self.add_squares(m, delta, sums[m])
+                    else:
+                        # sum_k (z_a delta_kt)^2 = z_a^2 sum_k delta_kt^2: one product for all roots
+                        dense[m] = dense.get(m, 0) + delta * delta
+            for m, squares in dense.items():
+                self.add_squares(m, self.backend.xp.sqrt(squares), sums[m])
+            self.grid.sum_over_replicas(self._diagonal)
+            self._diagonal /= self.n_samples
+        return self._diagonal
+
+    def add_squares(self, m: int, delta: Array, out: Array) -> None:
+        """Add the squares of each sample's gradient in the variables of an own layer.
+
+        Parameters
+        ----------
+        m : int
+            An own layer.
+        delta : Array of shape (n, n_elements of the own output group)
+            Cotangents of what is activated there.
+        out : Array of shape (n_in_local + owns_bias, n_out_local)
+            Added to.
+        """
+        n_in, _ = self.layout.blocks[m].shape
+        for part in self.unfold(m, delta):
+            out[:n_in] += square_sums(part)
+            if len(out) > n_in:
+                out[n_in] += (part.deltas.sum(axis=1) ** 2).sum(axis=0)
+
+    def _root_cotangents(self) -> Iterator[dict[int, Array]]:
+        """Cotangents of the own output groups, for one after the other of the roots of B."""
+        if self._rooted:
+            unit = self.backend.zeros(self.jacobian.n_samples, self.jacobian.n_out)
+            for a in range(self.jacobian.n_out):
+                unit[...] = 0
+                unit[:, a] = 1
+                yield self._expand(unit)
+            return
+        n_out = self.point.network.n_out
+        roots = self.point.loss_hessian.roots(n_out, None)
+        for a in range(n_out):
+            yield self._backpropagate(self.backend.asarray(roots[:, a]))
+
+    def summarise(self, direction: Array, groups: ParameterGroups, regularization: float) -> Summary:
+        """First, second and third derivatives of these samples' objective along the groups of a direction.
+
+        Parameters
+        ----------
+        direction : Array of shape (n_params_local,)
+            This rank's block.
+        groups : ParameterGroups
+            Its cut.
+        regularization : float
+            1/C.
+
+        Returns
+        -------
+        Summary
+            Derivatives of the mean loss of these samples and the regularisation; replicated.
+
+        Notes
+        -----
+        Collective, as :func:`~distnewton.curvature.group_summaries.summarise` and :meth:`loss_cotangents`.
+        """
+        return summarise(self.point, self.loss_cotangents(), direction, groups, regularization, self.n_samples)
+
+    # --- cotangents
+
+    def loss_cotangents(self) -> dict[int, Array]:
+        """Cotangents of the own output groups for the gradient of each sample's weighted loss.
+
+        Returns
+        -------
+        dict of int to Array
+            By layer, of shape (n, n_elements of the group).
+
+        Notes
+        -----
+        Collective where neither the Jacobian of all outputs nor the gradient's own backward pass has them already.
+        """
+        if self._deltas is None:
+            self._deltas = self._backpropagate(self.point.loss_gradient)
+        return self._deltas
+
+    def fisher_cotangents(self) -> dict[int, Array]:
+        """Cotangents of the own output groups whose squares add up to the empirical Fisher matrix's.
+
+        Those of each sample's loss, times the root of its weight where it has one: a sample of weight 2 counts twice.
+
+        Returns
+        -------
+        dict of int to Array
+            By layer, of shape (n, n_elements of the group).
+
+        Notes
+        -----
+        Collective, as :meth:`loss_cotangents`.
+        """
+        deltas, weights = self.loss_cotangents(), self.weights
+        if weights is None:
+            return deltas
+        # the gradient of the weighted loss has the weight as a factor, so that it is 0 where that is
+        xp = self.backend.xp
+        roots = xp.sqrt(xp.where(weights > 0, weights, 1.0))[:, None]
+        return {m: delta / roots.astype(delta.dtype) for m, delta in deltas.items()}
+
+    def random_cotangents(self) -> dict[int, Array]:
+        """Cotangents of the own output groups for random outputs c with E[c c^T] = B (the Fisher's, or [DNM]'s G).
+
+        Returns
+        -------
+        dict of int to Array
+            By layer, of shape (n, n_elements of the group).
+
+        Notes
+        -----
+        Collective where there is no Jacobian: a backward pass.
+        """
+        if self._jacobian is not None and self._rooted:
+            # a random sign for each stored row: its square has the same mean as the sum of the rows' squares
+            n, k = self._jacobian.n_samples, self._jacobian.n_out
+            return self._expand(like(self.point.activations.output, random_signs(self.draws, n, k)))
+        c = self.point.loss_hessian.roots(1, self.draws)[:, 0, :]
+        return self._backpropagate(self.backend.asarray(c))
+
+    def _backpropagate(self, U: Array) -> dict[int, Array]:
+        """Cotangents of the own output groups for cotangents U of the outputs."""
+        if self._jacobian is not None and not self._rooted:
+            return self._expand(U)
+        return self.point.backpropagate(U)
+
+    def _expand(self, U: Array) -> dict[int, Array]:
+        """Cotangents of the own output groups from the Jacobian's factors; no communication."""
+        jacobian, deltas = self.jacobian, {}
+        for m, part in jacobian.parts.items():
+            n_elements = self.layout.blocks[m].shape[1] * part.layer.shape.n_elements
+            deltas[m] = self.backend.empty(jacobian.n_samples, n_elements)
+            part.factor.expand(self.backend.asarray(U), deltas[m])
+        return deltas
+
+    # --- random numbers
+
+    @property
+    def draws(self) -> Draws:
+        """The random numbers of this replica's samples."""
+        return self.generator if self.share.whole else OwnDraws(self.generator, self.share)
+
+    @property
+    def generator(self) -> np.random.Generator:
+        """Random numbers of this sample; they go on from call to call."""
+        if self._generator is None:
+            raise RuntimeError("this sample was given no random numbers")
+        return self._generator
