@@ -70,7 +70,7 @@ class BlockDiagonal(CGDirection):
         for layers in blocks:
             if not any(problem.layout.blocks[m].n_params for m in layers):
                 continue
-            matrix = BlockGaussNewton(jacobian, problem.loss_hessian, problem.shift, layers)
+            matrix = BlockGaussNewton(jacobian, problem.loss_hessian, problem.shift_matrix, layers)
             start = None if self._last is None else self._restrict(problem, self._last, layers, options.warm_start)
             solvers.append(
                 ConjugateGradient(

@@ -12,12 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Array, Backend, is_sparse, namespace
+from distnewton.backend import Array, Backend, namespace
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions.moments import blend
 from distnewton.directions.preconditioner import Preconditioner
-from distnewton.network.layers import Unfolded, sample_gradients
 from distnewton.network.layout import ParameterLayout
 
 
@@ -48,10 +47,7 @@ class Diagonal(Preconditioner):
             block = problem.layout.blocks[m]
             n_in, n_out = block.shape
             fresh = problem.backend.zeros(n_in + block.owns_bias, n_out)
-            for part in problem.sample.unfold(m, deltas[m]):
-                fresh[:n_in] += square_sums(part)
-                if block.owns_bias:
-                    fresh[n_in] += (part.deltas.sum(axis=1) ** 2).sum(axis=0)
+            problem.sample.add_squares(m, deltas[m], fresh)
             problem.grid.sum_over_replicas(fresh)
             fresh /= problem.n_samples
             self._averages[m] = blend(self._averages.get(m), fresh, weight)
@@ -68,16 +64,3 @@ def _flat(by_layer: dict[int, Array]) -> Array:
     parts = [A.ravel() for A in by_layer.values()]
     flat: Array = namespace(parts[0]).concatenate(parts) if parts else np.zeros(0)
     return flat
-
-
-def square_sums(part: Unfolded) -> Array:
-    """Sum over samples of the squares of their gradients in the weights; shape (n_in_local, n_out_local)."""
-    Z, delta = part.inputs, part.deltas
-    if delta.shape[1] == 1:
-        squares = delta[:, 0] * delta[:, 0]
-        product: Array = Z.multiply(Z).T @ squares if is_sparse(Z) else Z[:, 0].T ** 2 @ squares
-        return product
-    gradients = sample_gradients(part)
-    gradients *= gradients
-    total: Array = gradients.sum(axis=0)
-    return total

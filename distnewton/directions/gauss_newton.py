@@ -122,15 +122,15 @@ def _product(problem: Linearization, r: Array, z: Array) -> _Product:
     """One Gauss-Newton product with one sum over the ranks of a replica; over replicas one of a rank's variables."""
     sample, dot = problem.sample, problem.backend.dot
     rr = dot(r, r)
-    scalars = [rr, rr, rr] if z is r else [rr, dot(r, z), dot(z, z)]
+    rz, zz = (rr, rr) if z is r else (dot(r, z), dot(z, z))
+    scalars = [rr, rz, problem.shift_matrix.inner(z, zz, dot)]
     Jz, sums = sample.product(z, scalars)
     U = problem.loss_hessian.matvec(Jz)
     U /= problem.n_samples
-    zGz, rr, rz, zz = _numbers(problem, scalar(namespace(U).vdot(Jz, U)), sums)
-    curvature = zGz + problem.shift * zz
+    zGz, rr, rz, zSz = _numbers(problem, scalar(namespace(U).vdot(Jz, U)), sums)
     product = sample.transposed_product(problem.backend.asarray(U))
-    product += problem.shift * z
-    return _Product(product, rr, rz, curvature)
+    problem.shift_matrix.add_product(product, z)
+    return _Product(product, rr, rz, zGz + zSz)
 
 
 def _numbers(problem: Linearization, of_samples: float, of_variables: Array) -> list[float]:

@@ -70,21 +70,23 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
     Notes
     -----
     Collective: :meth:`CurvatureSample.products`, and a sum over all ranks of k^2 numbers in float64, with replicas of
-    2 k + k^2 more.
+    2 k + k^2 more; damping by a diagonal adds k^2 to either.
     """
     k = len(directions)
     dot = problem.backend.dot
-    # rows: g, theta and each direction; columns: the directions
-    local_dots = [dot(u, d) for u in (problem.gradient, params, *directions) for d in directions]
+    D = problem.damping_matrix
+    scaled = [] if D is None else [D * d for d in directions]
+    # rows: g, theta, each direction d, and D d where D is not the identity; columns: the directions
+    local_dots = [dot(u, d) for u in (problem.gradient, params, *directions, *scaled) for d in directions]
     Jd, scalars, hessian = problem.sample.products(directions, local_dots)
     BJd = [hessian.matvec(q) for q in Jd]
     vdot = problem.backend.xp.vdot
     products = np.array([[scalar(vdot(p, q)) for q in BJd] for p in Jd]) / problem.n_samples
     products, scalars = _sum_over_replicas(problem.grid, products, scalars)
-    slopes, params_dots, *gram_rows = scalars.reshape(2 + k, k)
-    gram = np.array(gram_rows)
+    slopes, params_dots, *gram_rows = scalars.reshape(-1, k)
+    gram, damping_gram = np.array(gram_rows[:k]), np.array(gram_rows[-k:])
     G = products + problem.regularization * gram
-    betas = minimise(G + problem.damping * gram, slopes) if scale else np.eye(k)[0]
+    betas = minimise(G + problem.damping * damping_gram, slopes) if scale else np.eye(k)[0]
     direction = float(betas[0]) * directions[0]
     if k == 2:
         direction += float(betas[1]) * directions[1]

@@ -6,11 +6,13 @@ import numpy as np
 import pytest
 from convolutional import Conv
 from groups import taylor
-from problems import alternating, linearization, make_case, make_image_case
+from problems import alternating, linearization, make_case, make_image_case, named_direction
 
 from distnewton.curvature.operators import BlockGaussNewton
 from distnewton.curvature.point import Point
 from distnewton.curvature.sample import CurvatureSample
+from distnewton.method.combination import combine
+from distnewton.parallel.termination import NEVER
 from distnewton.solvers.conjugate_gradient import ConjugateGradient
 
 pytestmark = pytest.mark.mpi(min_size=1)
@@ -130,3 +132,23 @@ def test_variables_without_curvature_are_damped(world):
     with case.grid:
         problem = linearization(case, ROWS, form="diagonal")
         assert case.agree((problem.damping_matrix > 0).all())
+
+
+@pytest.mark.parametrize("method", ["gauss_newton", "block_diagonal"])
+def test_directions_and_their_combination_damp_by_the_diagonal(world, method):
+    for splits in alternating(world.size, 3):
+        with (case := make_case(world, WIDTHS, splits, loss="cross_entropy")).grid:
+            problem = linearization(case, ROWS, damping=0.4, form="diagonal")
+            G, g = case.dense.gauss_newton(case.theta, list(range(*ROWS))), case.dense.gradient(case.theta)
+            A = G + 0.4 * np.diag(np.diag(G))
+            solver = named_direction(method, cg_tolerance=1e-13, cg_max=400)
+            found = case.whole(solver.solve(problem, NEVER).direction)
+            expected = np.zeros(len(g))
+            for index in [range(len(g))] if method == "gauss_newton" else map(case.index_of, range(world.size)):
+                expected[index] = np.linalg.solve(A[np.ix_(index, index)], -g[index])
+            np.testing.assert_allclose(found, expected, rtol=0, atol=1e-9 * np.linalg.norm(expected))
+            other = direction(case)
+            combined = combine(problem, case.params, [expected[case.own_index], other[case.own_index]])
+            basis = np.column_stack([expected, other])
+            betas = np.linalg.solve(basis.T @ A @ basis, -basis.T @ g)
+            np.testing.assert_allclose(combined.betas, betas, rtol=1e-8, atol=1e-10)
