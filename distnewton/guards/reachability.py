@@ -8,8 +8,10 @@ from __future__ import annotations
 import socket
 import struct
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+
+from distnewton.guards.hangs import ranges
 
 _PORTS = (1, 22)
 """Hardly ever open, so that the system itself refuses at once; and the one that firewalls let through."""
@@ -19,7 +21,7 @@ _SIOCGIFADDR = 0x8915
 
 def own_addresses() -> list[str]:
     """IPv4 addresses of this host's network interfaces other than the loopback; the host's name where unknown."""
-    found = []
+    addresses = []
     if sys.platform == "linux":
         import fcntl
 
@@ -31,9 +33,8 @@ def own_addresses() -> list[str]:
                 except OSError:
                     # an interface without an IPv4 address
                     continue
-                found.append(socket.inet_ntoa(answer[20:24]))
-    found = [address for address in found if not address.startswith("127.")]
-    return found or [socket.gethostname()]
+                addresses.append(socket.inet_ntoa(answer[20:24]))
+    return [address for address in addresses if not address.startswith("127.")] or [socket.gethostname()]
 
 
 def answers(addresses: Sequence[str]) -> bool:
@@ -52,23 +53,56 @@ def _answers(address: str, port: int) -> bool:
 
 
 class Hosts:
-    """Hosts of a job that answered when it began.
+    """Hosts of the ranks of a job, and which of them answered when it began.
 
     Parameters
     ----------
-    addresses : dict of str to list of str
-        Addresses by host name; asked at construction, all at once.
+    names : sequence of str
+        Host of each rank.
     """
 
-    def __init__(self, addresses: dict[str, list[str]]) -> None:
-        self._known = {host: addresses[host] for host in _ask(addresses, wanted=True)}
+    def __init__(self, names: Sequence[str]) -> None:
+        self.names = list(names)
+        self._answering: dict[str, Sequence[str]] = {}
+
+    def ask(self, addresses: Mapping[str, Sequence[str]]) -> None:
+        """Ask hosts, all at once, whether they answer now; those that do are asked again by :meth:`silent`.
+
+        Parameters
+        ----------
+        addresses : mapping of str to sequence of str
+            Addresses by host name.
+        """
+        self._answering = {host: addresses[host] for host in _ask(addresses, wanted=True)}
 
     def silent(self) -> list[str]:
         """Hosts that answered then and do not now."""
-        return _ask(self._known, wanted=False)
+        return _ask(self._answering, wanted=False)
+
+    def describe_silent(self, rank: int) -> str:
+        """Which hosts are cut off, in words; empty if none is.
+
+        Parameters
+        ----------
+        rank : int
+            Who asks: rank 0 has asked all hosts, the others only rank 0's.
+
+        Returns
+        -------
+        str
+        """
+        silent = self.silent()
+        if not silent:
+            return ""
+        own = self.names[rank]
+        if rank == 0 and len(silent) > 1 and len(silent) == len({*self.names} - {own}):
+            return f"No other host answers: {own} is cut off, or all others are. Look at its network"
+        ranks = {host: ranges([r for r, name in enumerate(self.names) if name == host]) for host in silent}
+        hosts = ", ".join(f"{host} (rank {ranks[host]})" for host in silent)
+        return f"The host {hosts} answered when the run began and does not now: look at it and at its network"
 
 
-def _ask(addresses: dict[str, list[str]], *, wanted: bool) -> list[str]:
+def _ask(addresses: Mapping[str, Sequence[str]], *, wanted: bool) -> list[str]:
     if not addresses:
         return []
     with ThreadPoolExecutor(min(32, len(addresses))) as pool:

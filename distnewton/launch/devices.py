@@ -145,22 +145,29 @@ def choose_device(
         problems = comm.allgather_json(problem)
         without = [rank for rank, text in enumerate(problems) if text]
         if without:
-            text = f"{problems[without[0]]} (rank {ranges(without)})"
-            if device == "gpu":
-                raise ConfigError(f"device = gpu, but {text}; take cpu, or auto", collective=True)
-            if transport == "nccl":
-                raise ConfigError(f"run.comm = nccl needs GPUs, but {text}", collective=True)
-            return _cpu(comm, dtype, [f"no GPU, the CPU computes{', without TF32' if tf32 else ''}: {text}"])
+            reason = f"{problems[without[0]]} (rank {ranges(without)})"
+            return _cpu_instead(comm, device, dtype, transport, reason, tf32=tf32)
         number = comm.local_place()[0] % n_gpus
-        mine = f"{platform.node()} {GPUS.name(number)}"
-        users = comm.allgather_json(mine)
-        shared = sorted({users.count(gpu) for gpu in users} - {1})
-        chosen = _transport(comm, transport, shared=bool(shared))
+        gpu = f"{platform.node()} {GPUS.name(number)}"
+        gpus = comm.allgather_json(gpu)
+        most = max(gpus.count(name) for name in gpus)
+        chosen = _transport(comm, transport, shared=most > 1)
         with comm.collective_errors():
-            backend = GPUS.backend(number, dtype, users.count(mine), tf32=tf32)
+            backend = GPUS.backend(number, dtype, gpus.count(gpu), tf32=tf32)
         comm.transport = chosen
-        notes = [f"up to {shared[-1]} ranks share a GPU, each with its part of the memory"] if shared else []
+        notes = [f"up to {most} ranks share a GPU, each with its part of the memory"] if most > 1 else []
         return Device(backend, comm.allgather_json(backend.description), chosen.name if comm.size > 1 else "", notes)
+
+
+def _cpu_instead(
+    comm: Communicator, device: str, dtype: str, transport: str, reason: str, *, tf32: bool
+) -> Device:
+    """The CPU where some ranks have no GPU, unless the user insists on one."""
+    if device == "gpu":
+        raise ConfigError(f"device = gpu, but {reason}; take cpu, or auto", collective=True)
+    if transport == "nccl":
+        raise ConfigError(f"run.comm = nccl needs GPUs, but {reason}", collective=True)
+    return _cpu(comm, dtype, [f"no GPU, the CPU computes{', without TF32' if tf32 else ''}: {reason}"])
 
 
 def _cpu(comm: Communicator, dtype: str, notes: list[str]) -> Device:

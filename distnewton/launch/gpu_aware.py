@@ -49,19 +49,29 @@ def takes_gpu_buffers(kind: str = "cupy", limit: float = 60.0) -> tuple[bool, st
     tuple of bool and str
         Whether the right numbers arrived, and else what happened.
     """
-    clean = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS)}
-    # as root Open MPI starts only with the user's word, which was given for the parent
-    clean |= {name: value for name, value in os.environ.items() if name.startswith("OMPI_ALLOW_RUN_AS_ROOT")}
     try:
         child = subprocess.run(  # noqa: S603
-            [sys.executable, "-c", _PROBE, kind], env=clean, capture_output=True, text=True, timeout=limit, check=False
-        )
+            [sys.executable, "-c", _PROBE, kind],
+            env=_without_launcher(), capture_output=True, text=True, timeout=limit, check=False,
+        )  # fmt: skip
     except subprocess.TimeoutExpired:
         return False, f"no answer in {limit:.0f} s"
     if child.returncode == 0 and f"sum {4095 * 4096 / 2}" in child.stdout:
         return True, "a buffer in GPU memory arrived"
-    if child.returncode < 0 or child.returncode > 128:
-        number = -child.returncode if child.returncode < 0 else child.returncode - 128
-        return False, f"MPI died of signal {number} ({signal.Signals(number).name})"
-    words = [line for line in child.stderr.splitlines() if line.strip()]
-    return False, words[-1].strip() if words else f"exit code {child.returncode}"
+    return False, _what_happened(child.returncode, child.stderr)
+
+
+def _without_launcher() -> dict[str, str]:
+    """This environment without the variables by which the child would join this launch."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS)}
+    # as root Open MPI starts only with the user's word, which was given for the parent
+    return clean | {name: value for name, value in os.environ.items() if name.startswith("OMPI_ALLOW_RUN_AS_ROOT")}
+
+
+def _what_happened(code: int, errors: str) -> str:
+    """Why a child failed: a signal, which a shell in between adds to 128, or its last words."""
+    number = -code if code < 0 else code - 128
+    if number > 0:
+        return f"MPI died of signal {number} ({signal.Signals(number).name})"
+    words = [line for line in errors.splitlines() if line.strip()]
+    return words[-1].strip() if words else f"exit code {code}"

@@ -9,7 +9,7 @@ import sys
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from distnewton.errors import ConfigError, DistNewtonError, NoMemoryError
@@ -21,7 +21,6 @@ from distnewton.parallel.collectives import CHECK_VARIABLE, Communicator
 
 _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
-_LOCAL_RANK_VARIABLES = ("OMPI_COMM_WORLD_LOCAL_RANK", "MPI_LOCALRANKID", "SLURM_LOCALID")
 _SIGNS = {
     "Open MPI": ("OMPI_COMM_WORLD_SIZE",),
     "MPICH": ("HYDI_CONTROL_FD", "MPI_LOCALNRANKS"),
@@ -44,23 +43,22 @@ _FORWARDING = 0.1
 def launched_size() -> int:
     """Number of processes the launcher says it started; 1 without a launcher."""
     # in a Slurm job mpirun starts a helper on each node by srun, and Slurm counts these: mpirun's number goes first
-    return next((int(os.environ[name]) for name in _SIZE_VARIABLES if os.environ.get(name, "").isdigit()), 1)
+    return _first_number(_SIZE_VARIABLES, 1)
 
 
 def launched_rank() -> int:
     """This process's number as the launcher gives it, before MPI is started; 0 without a launcher."""
-    return next((int(os.environ[name]) for name in _RANK_VARIABLES if os.environ.get(name, "").isdigit()), 0)
+    return _first_number(_RANK_VARIABLES, 0)
 
 
-def local_rank() -> int:
-    """This process's number on its node as the launcher gives it; 0 without a launcher."""
-    return next((int(os.environ[name]) for name in _LOCAL_RANK_VARIABLES if os.environ.get(name, "").isdigit()), 0)
+def _first_number(names: Sequence[str], default: int) -> int:
+    return next((int(os.environ[name]) for name in names if os.environ.get(name, "").isdigit()), default)
 
 
 def launcher_kind() -> str:
     """``Open MPI`` or ``MPICH`` (or one of its descendants), whose mpirun started this; else ``Slurm`` or nothing."""
-    found = next((kind for kind, names in _SIGNS.items() if any(name in os.environ for name in names)), "")
-    return found or ("Slurm" if "SLURM_STEP_ID" in os.environ else "")
+    kind = next((kind for kind, names in _SIGNS.items() if any(name in os.environ for name in names)), "")
+    return kind or ("Slurm" if "SLURM_STEP_ID" in os.environ else "")
 
 
 def library_kind(version: str) -> str:
@@ -185,36 +183,47 @@ def run_guarded(main: Callable[[], int]) -> int:
     Returns
     -------
     int
-        Exit code: 0, or that of an error on which all ranks agree. Any other failure does not return: it prints
-        what happened where and aborts all ranks, SystemExit included.
+        Exit code: 0, or that of an error that all ranks raise alike. Any other failure, SystemExit included, prints
+        what happened where and aborts all ranks instead of returning.
     """
     try:
         return main()
     except DistNewtonError as error:
         if error.collective or launched_size() == 1:
-            if launched_rank() == 0:
-                _, problem = failures.write(0, error.exit_code, str(error))
-                _print(f"distnewton: {error}" + (f"\n{problem}" if problem else ""))
-            elif not _connected():
-                leave_after_first()
-            return error.exit_code
-        return _abort(f"{error}", error.exit_code)
+            return _leave_together(error)
+        return _abort(str(error), error.exit_code)
     except SystemExit as error:
-        code = error.code if isinstance(error.code, int) else 1 if error.code else 0
-        return 0 if code == 0 else _abort(f"SystemExit({error.code!r})", code)
-    except BrokenPipeError:
-        # the reader of our output has left, say `| head`: nothing to tell, but nothing left to do either
-        return _abort("", 1)
-    except KeyboardInterrupt:
-        return _abort("interrupted", 130)
-    except MemoryError as error:
-        return _abort(str(NoMemoryError(str(error))), NoMemoryError.exit_code, _traceback(error))
+        code = error.code if isinstance(error.code, int) else int(bool(error.code))
+        return _abort(f"SystemExit({error.code!r})", code) if code else 0
     except BaseException as error:  # every failure, of whichever kind, must end the job
-        cause = "".join(traceback.format_exception_only(error)).rstrip()
-        bug = "this is a bug in distnewton"
-        if type(error).__module__.startswith("mpi4py"):
-            bug = f"a message between ranks failed; {CHECK_VARIABLE}=1 tells whether the ranks differ in what they send"
-        return _abort(f"{cause}\n{bug}", 70, _traceback(error))
+        return _abort(*_cause(error))
+
+
+def _leave_together(error: DistNewtonError) -> int:
+    """Print an error that all ranks raise alike, once; returns its exit code."""
+    if launched_rank() == 0:
+        _, problem = failures.write(0, error.exit_code, str(error))
+        _print(f"distnewton: {error}" + (f"\n{problem}" if problem else ""))
+    elif not _connected():
+        leave_after_first()
+    return error.exit_code
+
+
+def _cause(error: BaseException) -> tuple[str, int, str]:
+    """Message, exit code and traceback of a failure that no rank expected."""
+    trace = "".join(traceback.format_tb(error.__traceback__)).rstrip()
+    match error:
+        case BrokenPipeError():
+            # the reader of the output has left, as in `| head`: there is nothing to tell, and nobody to tell it
+            return "", 1, ""
+        case KeyboardInterrupt():
+            return "interrupted", 130, ""
+        case MemoryError():
+            return str(NoMemoryError(str(error))), NoMemoryError.exit_code, trace
+    bug = "this is a bug in distnewton"
+    if type(error).__module__.startswith("mpi4py"):
+        bug = f"a message between ranks failed; {CHECK_VARIABLE}=1 tells whether the ranks differ in what they send"
+    return f"{''.join(traceback.format_exception_only(error)).rstrip()}\n{bug}", 70, trace
 
 
 def leave_after_first(seconds: float = _FIRST) -> None:
@@ -236,10 +245,6 @@ def _connected() -> bool:
     return bool(
         mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1
     )
-
-
-def _traceback(error: BaseException) -> str:
-    return "".join(traceback.format_tb(error.__traceback__)).rstrip()
 
 
 def _abort(message: str, code: int, trace: str = "") -> int:

@@ -26,7 +26,7 @@ def bark(monkeypatch, tmp_path):
     monkeypatch.setattr(failures, "folder", tmp_path)
     monkeypatch.setattr("distnewton.guards.watchdog._HEAD_START", 0.1)
     dog, said, ended = Watchdog(), [], threading.Event()
-    dog._hosts = ["h0", "h1", "h2"]
+    dog.hosts = Hosts(["h0", "h1", "h2"])
 
     def end(message, code):
         said.append((message, code))
@@ -75,8 +75,8 @@ def test_a_host_that_answered_and_no_longer_does_is_named(bark, monkeypatch):
     dog, said, ended = bark
     replies = {"10.0.0.1": True, "10.0.0.3": False}
     monkeypatch.setattr(reachability, "_answers", lambda address, port: replies[address])
-    dog._ask_hosts = Hosts({"h0": ["10.0.0.1"], "never": ["10.0.0.3"]})
-    assert dog._ask_hosts.silent() == []
+    dog.hosts.ask({"h0": ["10.0.0.1"], "never": ["10.0.0.3"]})
+    assert dog.hosts.silent() == []
     replies["10.0.0.1"] = False
     with dog.inside("sum"):
         assert ended.wait(10)

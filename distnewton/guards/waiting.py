@@ -1,0 +1,70 @@
+"""Of many ranks that wait for another, one warns: who, they agree by a file, since messages are what they wait for."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from distnewton.guards.failures import replace
+
+_FILE = "waiting.json"
+
+
+def claim_warning(place: Path, report: dict[str, Any]) -> bool:
+    """Whether this rank is the one that warns.
+
+    Parameters
+    ----------
+    place : Path
+        Folder in which the ranks of the run meet.
+    report : dict
+        Where this rank is: ``rank``, ``launch``, ``finished_iteration`` and more.
+
+    Returns
+    -------
+    bool
+    """
+    own, file = _own(place, report["rank"]), place / _FILE
+    try:
+        replace(own, report)
+        try:
+            # only one rank gets the name
+            os.link(own, file)
+        except FileExistsError:
+            before = json.loads(file.read_text(encoding="utf-8"))
+            if all(before.get(key) == report[key] for key in ("launch", "finished_iteration")):
+                return False
+            os.replace(own, file)
+        own.unlink(missing_ok=True)
+    except OSError:
+        # better said by several than by nobody
+        return True
+    return True
+
+
+def take_back_warning(place: Path, rank: int) -> bool:
+    """Remove what this rank has left; tells whether it was the one that warned.
+
+    Parameters
+    ----------
+    place : Path
+        Folder in which the ranks of the run meet.
+    rank : int
+        This rank.
+
+    Returns
+    -------
+    bool
+    """
+    _own(place, rank).unlink(missing_ok=True)
+    file = place / _FILE
+    if not file.exists() or json.loads(file.read_text(encoding="utf-8")).get("rank") != rank:
+        return False
+    file.unlink(missing_ok=True)
+    return True
+
+
+def _own(place: Path, rank: int) -> Path:
+    return place / f"waiting.rank-{rank:04d}"
