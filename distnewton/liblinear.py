@@ -77,7 +77,7 @@ def _problem(model: Model) -> str:
         return f"this one has the layers {shape}; distnewton export FILE.onnx takes all"
     if task.classes is None and shape.widths[-1] > 1:
         return f"this one predicts {shape.widths[-1]} numbers a sample"
-    if scaling.scales_rows:
+    if scaling.rule.scales_rows:
         return f"this one divides each sample by its norm (data.scale = {scaling.kind}), for which there is no place"
     others = [label for label in (task.classes.classes if task.classes else ()) if not isinstance(label, int)]
     return f"its labels are whole numbers, this one has {others[0]!r}" if others else ""

@@ -113,10 +113,10 @@ class _Graph:
         if scaling.kind == "none":
             return
         self._cast("float64")
-        if scaling.kind == "log1p_unit_rows":
+        if scaling.rule.takes_logs:
             self._add("Add", self.last, self._constant("one", np.ones(())))
             self._add("Log", self.last)
-        if scaling.kind.endswith("unit_rows"):
+        if scaling.rule.scales_rows:
             axes = list(range(1, len(self._sample) + 1))
             squares = self._add("ReduceSumSquare", self.last, axes=axes, keepdims=1, keep=True)
             # a row of zeros stays one

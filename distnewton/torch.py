@@ -63,7 +63,7 @@ class ScaleFeatures(nn.Module):
 
     def __init__(self, scaling: ColumnScaling, dtype: torch.dtype, shape: Sequence[int]) -> None:
         super().__init__()
-        self.kind, self._dtype, self._shape = scaling.kind, dtype, tuple(shape)
+        self.kind, self._rule, self._dtype, self._shape = scaling.kind, scaling.rule, dtype, tuple(shape)
         # not persistent: the names of the weights alone are what a model file holds
         self.register_buffer("offset", torch.from_numpy(scaling.offset).reshape(self._shape), persistent=False)
         self.register_buffer("factor", torch.from_numpy(scaling.factor).reshape(self._shape), persistent=False)
@@ -82,10 +82,10 @@ class ScaleFeatures(nn.Module):
             Of the same shape.
         """
         X = X.double()
-        if self.kind == "log1p_unit_rows":
+        if self._rule.takes_logs:
             X = torch.log1p(X)
         X = (X - self.offset) * self.factor
-        if self.kind.endswith("unit_rows"):
+        if self._rule.scales_rows:
             norms = X.flatten(1).norm(dim=1)
             X = X / torch.where(norms > 0, norms, 1.0).reshape(-1, *(1 for _ in self._shape))
         return X.to(self._dtype)

@@ -64,8 +64,8 @@ def search_c(
     Collective. The data is read once.
     """
     from distnewton.data.partitioned import open_and_describe
-    from distnewton.data.same_files import check_same_file
     from distnewton.data.subset import CachedSource
+    from distnewton.runs.consistency import check_same_file
     from distnewton.runs.cross_validation import cross_validate
     from distnewton.runs.held_out import opener
 

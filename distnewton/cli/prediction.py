@@ -31,7 +31,7 @@ def load_on_ranks(comm: Communicator, path: str, device: str = "cpu") -> Model:
 
 def data_opener(model: Model, data: DataConfig, path: str, labels: LabelsWanted) -> Callable[[], DataSource]:
     """Check that a data file is the same on all ranks, and return what opens it for a model (collective)."""
-    from distnewton.data.same_files import check_same_file
+    from distnewton.runs.consistency import check_same_file
     from distnewton.runs.held_out import opener
 
     check_same_file(model.grid.comm, path, data.directory or None)

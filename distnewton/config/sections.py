@@ -12,6 +12,7 @@ from pydantic_core import CoreSchema, core_schema
 
 from distnewton.config.layer_tables import AnyTable, DenseTable, LayerTable, Size, tables_problem
 from distnewton.data.formats.registry import FORMATS
+from distnewton.data.scaling import SCALINGS
 from distnewton.errors import ConfigError
 from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.losses import LOSSES
@@ -19,7 +20,6 @@ from distnewton.options import Options
 from distnewton.registry import Registry
 
 TaskName = Literal["auto", "classification", "binary", "regression"]
-ScaleName = Literal["none", "minmax", "minmax_joint", "center", "standard", "unit_rows", "log1p_unit_rows"]
 
 
 @dataclass(frozen=True)
@@ -122,7 +122,9 @@ class DataConfig(Options):
         "auto", description="file format; auto looks at the content"
     )
     task: TaskName = Field("auto", description="classification, binary or regression; auto follows the loss")
-    scale: ScaleName = Field("none", description="scaling, fitted on the training data and stored in the model")
+    scale: Annotated[str, NameOf(SCALINGS)] = Field(
+        "none", description="scaling, fitted on the training data and stored in the model"
+    )
     label_column: int | str | None = Field(
         None, description="label column of CSV and Parquet; by index (from 0, or from -1) or name"
     )

@@ -232,21 +232,20 @@ class _Table:
                 f"{self.path}: expected a label and at least one feature, got columns {_listed(self.columns)}"
             )
         n_extra = len(features) - n_kept
-        notes = extra_note(n_extra, n_kept, "feature columns")
-        if label is None:
-            notes.append(f"{self.path}: no label column, all {n_kept} columns are features")
+        unlabelled = f"{self.path}: no label column, all {n_kept} columns are features"
+        notes = extra_note(n_extra, n_kept, "feature columns") + [unlabelled] * (label is None)
         return Selection(tuple(features[:n_kept]), None if wanted.labels == "none" else label, n_extra, notes)
 
     def _label_place(self, wanted: Wanted, rest: list[int]) -> int | None:
         """Column of the labels; None where the others are as many as the features, and no name says otherwise."""
         by_name = {self.columns[i].lower(): i for i in reversed(rest)} if self.named else {}
-        usual = next((by_name[name] for name in LABEL_NAMES if name in by_name), None)
+        usual = [by_name[name] for name in LABEL_NAMES if name in by_name]
         may_be_absent = wanted.labels != "required" and len(rest) == wanted.n_features
-        if may_be_absent and usual is None and wanted.label_column not in self.columns:
+        if may_be_absent and not usual and wanted.label_column not in self.columns:
             return None
         if wanted.label_column is not None:
             return self.place(wanted.label_column, "label_column")
-        return usual if usual is not None or not rest else rest[-1]
+        return next(iter([*usual, *rest[-1:]]), None)
 
     def place(self, column: int | str, setting: str) -> int:
         """Number of a column that a setting names, by number from 0 (negative: from the end) or by name."""

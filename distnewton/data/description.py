@@ -69,52 +69,20 @@ class Description:
 
 
 class DataSource(Protocol):
-    """Data of which any range of features can be read without holding the rest."""
+    """Data of which any range of features can be read without holding the rest.
+
+    :class:`~distnewton.data.source.Source`, the base of this package's own sources, says what each method takes.
+    """
 
     @property
     def name(self) -> str:
         """Path or name, as it appears in messages."""
 
     def describe(self) -> Description:
-        """Check all of the data in one streaming pass; meant for one rank.
-
-        Returns
-        -------
-        Description
-
-        Raises
-        ------
-        DataError
-            If anything in the data is not as it should be.
-        """
+        """Check all of the data in one streaming pass; meant for one rank."""
 
     def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> Features:
-        """Read the features ``start <= feature < stop`` of samples; meant for every rank.
-
-        Parameters
-        ----------
-        start, stop : int
-            Half-open range of features, counted from 0.
-        dtype : dtype
-            A float dtype.
-        rows : Array of int or None
-            Ascending numbers of the samples wanted; all by default.
-
-        Returns
-        -------
-        ndarray or csr_array of shape (n_samples, stop - start), or (len(rows), stop - start)
-            C-contiguous, or CSR when the format is sparse.
-        """
+        """Read a range of features of all samples, or of some; meant for every rank."""
 
     def locate(self, i_sample: int) -> str:
-        """Where a sample stands, as ``file:line`` for text formats; reads the file anew, for error messages.
-
-        Parameters
-        ----------
-        i_sample : int
-            Number of the sample from 0.
-
-        Returns
-        -------
-        str
-        """
+        """Where a sample stands, for error messages."""

@@ -8,7 +8,8 @@ import numpy as np
 
 from distnewton.data.columns import ColumnNames, names_from_frame
 from distnewton.data.description import Description
-from distnewton.data.row_selection import Chosen, RowSelection
+from distnewton.data.row_selection import RowSelection
+from distnewton.data.source import Source
 from distnewton.errors import DataError
 
 if TYPE_CHECKING:
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from distnewton.data.description import Features
 
 
-class ArraySource:
+class ArraySource(Source):
     """Features and labels that the caller holds.
 
     Parameters
@@ -49,13 +50,8 @@ class ArraySource:
         self.name = name
         self._names = columns or names_from_frame(getattr(X, "columns", ()), getattr(y, "name", None))
         self._sparse = hasattr(X, "tocsr")
-        self._X: Any = X.tocsr() if self._sparse else np.asarray(X)
+        self._X, self._image_shape = _as_table(X.tocsr() if self._sparse else np.asarray(X))
         self._y = np.asarray(y)
-        self._image_shape: tuple[int, int, int] | None = None
-        if self._X.ndim in (3, 4):
-            channels, height, width = self._X.shape[1:] if self._X.ndim == 4 else (1, *self._X.shape[1:])
-            self._image_shape = channels, height, width
-            self._X = self._X.reshape(len(self._X), channels * height * width)
         if self._X.ndim != 2 or self._y.ndim not in (1, 2) or len(self._y) != self._X.shape[0]:
             raise DataError(
                 f"{name}: expected X of shape (n_samples, n_features), or images, and as many labels, "
@@ -66,6 +62,9 @@ class ArraySource:
         if self._y.dtype.kind not in "US":
             self._y = self._y.astype(np.str_ if self._y.dtype.kind == "O" else np.float64)
         self._weights = None if sample_weight is None else self._checked_weights(sample_weight)
+
+    def _n_readable(self) -> int:
+        return int(self._X.shape[1])
 
     def _checked_weights(self, sample_weight: Any) -> NDArray[np.float64]:
         """Weights as numbers, one a sample."""
@@ -97,9 +96,9 @@ class ArraySource:
             image_shape=self._image_shape, weights=self._weights, names=self._names,
         )  # fmt: skip
 
-    def read(self, start: int, stop: int, dtype: Any = "float64", rows: Chosen | None = None) -> Features:
-        """Copy of some columns."""
-        columns = RowSelection(rows).apply(self._X)[:, start:stop]
+    def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> Features:
+        """A copy."""
+        columns = wanted.apply(self._X)[:, start:stop]
         if self._sparse:
             from scipy.sparse import csr_array
 
@@ -109,3 +108,11 @@ class ArraySource:
     def locate(self, i_sample: int) -> str:
         """Name a sample in a message."""
         return f"{self.name}: sample {i_sample}"
+
+
+def _as_table(X: Any) -> tuple[Any, tuple[int, int, int] | None]:
+    """Features as a table, and the shape of images as (channels, height, width) where X holds images."""
+    if X.ndim not in (3, 4):
+        return X, None
+    channels, height, width = X.shape[1:] if X.ndim == 4 else (1, *X.shape[1:])
+    return X.reshape(len(X), channels * height * width), (channels, height, width)

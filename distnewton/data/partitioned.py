@@ -15,10 +15,10 @@ from distnewton.data.description import DataSource, Description
 from distnewton.data.labels import LabelMapping, regression_targets
 from distnewton.data.row_selection import Chosen
 from distnewton.data.scaling import (
+    SCALINGS,
     ColumnScaling,
     ColumnStatistics,
     fit_scaling,
-    fits_columns,
     row_factors,
     row_square_sums,
     scale_rows,
@@ -135,7 +135,7 @@ def apply_scaling(grid: ProcessGrid, scaling: ColumnScaling, X: Any) -> None:
     """Scale this rank's columns in place (collective where rows are scaled: one sum of a number a sample)."""
     with grid.world.collective_errors():
         scaling.apply(X)
-    if scaling.scales_rows:
+    if scaling.rule.scales_rows:
         # each feature group counts once, however many ranks hold it
         sums = row_square_sums(X) if grid.first_of_feature_group() else np.zeros(X.shape[0])
         scale_rows(X, row_factors(grid.sum_all(sums)))
@@ -147,7 +147,8 @@ def fit_and_apply(grid: ProcessGrid, kind: str, X: Any) -> ColumnScaling:
     # extremes by stacking, not by MPI's MIN and MAX, which would drop a NaN
     ranges = grid.world.allgather(np.array(value_range(X)))
     joint = float(ranges[:, 0].min()), float(ranges[:, 1].max())
-    statistics = ColumnStatistics(kind, X, grid.stack_replicas) if fits_columns(kind, X) else None
+    rule = SCALINGS.find(kind)
+    statistics = ColumnStatistics(X, rule.n_moments, grid.stack_replicas) if rule.fits(X) else None
     with grid.world.collective_errors():
         scaling = fit_scaling(kind, X, joint, statistics)
     # products that overflow are found by the check
@@ -172,22 +173,8 @@ def check_range(grid: ProcessGrid, X: Any) -> None:
     NumericalError
         On every rank alike, with the lowest of such features, its value and rank, and the range of the others.
     """
-    limit = float(np.sqrt(np.finfo(X.dtype).max))
-    found: tuple[int, float] | None = None
-    low, high = np.inf, -np.inf
-    numbers, step = (X, _ROWS_AT_ONCE) if isinstance(X, np.ndarray) else (X.data, _ROWS_AT_ONCE * 64)
-    for start in range(0, len(numbers) if numbers.size else 0, step):
-        part = numbers[start : start + step]
-        fine = np.abs(part) <= limit
-        if fine.all():
-            low, high = min(low, float(part.min())), max(high, float(part.max()))
-            continue
-        i = int(np.argmin(fine))
-        column = i % part.shape[1] if part.ndim == 2 else int(X.indices[start + i])
-        found = found or (grid.feature_range()[0] + column, float(part.flat[i]))
-        rest = part[fine]
-        if rest.size:
-            low, high = min(low, float(rest.min())), max(high, float(rest.max()))
+    wrong, low, high = _first_beyond(X, float(np.sqrt(np.finfo(X.dtype).max)))
+    found = None if wrong is None else (grid.feature_range()[0] + wrong[0], wrong[1])
     if not grid.world.any(found is not None):
         return
     views = grid.world.allgather_json([found, min(low, 1e308), max(high, -1e308)])
@@ -199,6 +186,23 @@ def check_range(grid: ProcessGrid, X: Any) -> None:
         "data ([data] scale = standard), repair it, or use float64 ([run] dtype)",
         collective=True,
     )
+
+
+def _first_beyond(X: Any, limit: float) -> tuple[tuple[int, float] | None, float, float]:
+    """Own column and value of the first number beyond a limit or not finite, and the range of all others."""
+    beyond: tuple[int, float] | None = None
+    low, high = np.inf, -np.inf
+    numbers, step = (X, _ROWS_AT_ONCE) if isinstance(X, np.ndarray) else (X.data, _ROWS_AT_ONCE * 64)
+    for start in range(0, len(numbers) if numbers.size else 0, step):
+        part = numbers[start : start + step]
+        fine = np.abs(part) <= limit  # false for NaN
+        if not fine.all():
+            i = int(np.argmin(fine))
+            column = i % part.shape[1] if part.ndim == 2 else int(X.indices[start + i])
+            beyond = beyond or (column, float(part.flat[i]))
+            part = part[fine]
+        low, high = min(low, float(part.min(initial=np.inf))), max(high, float(part.max(initial=-np.inf)))
+    return beyond, low, high
 
 
 def gather_scaling(grid: ProcessGrid, scaling: ColumnScaling) -> ColumnScaling:
@@ -257,12 +261,7 @@ class Task:
             i_sample = int(np.argwhere(~np.isfinite(labels))[0][0])
             raise DataError(f"{source.locate(i_sample)}: a label is NaN or infinite, which is no class")
         classes = LabelMapping.fit(labels, name=source.name)
-        n_classes, has_fractions = classes.n_classes, any(isinstance(label, float) for label in classes.classes)
-        if has_fractions and n_classes > FEWEST_NUMBERS and n_classes > len(labels) / 4:
-            raise DataError(
-                f"{source.name}: {n_classes} different numbers with fractions are the labels of {len(labels)} samples: "
-                "to approximate numbers set network.loss = squared, or choose another label column"
-            )
+        _refuse_numbers(classes, len(labels), source.name)
         if name == "binary" and classes.n_classes != 2:
             raise DataError(
                 f"{source.name}: the logistic loss separates two classes, found {classes.n_classes}; "
@@ -312,3 +311,13 @@ class Task:
             return [" ".join(f"{value:.9g}" for value in row) for row in outputs]
         indices = outputs.argmax(axis=1) if self.name == "classification" else (outputs[:, 0] > 0).astype(np.int64)
         return self.classes.decode(indices)
+
+
+def _refuse_numbers(classes: LabelMapping, n_samples: int, name: str) -> None:
+    """Refuse labels that are measurements rather than classes."""
+    n, has_fractions = classes.n_classes, any(isinstance(label, float) for label in classes.classes)
+    if has_fractions and n > FEWEST_NUMBERS and n > n_samples / 4:
+        raise DataError(
+            f"{name}: {n} different numbers with fractions are the labels of {n_samples} samples: to approximate "
+            "numbers set network.loss = squared, or choose another label column"
+        )

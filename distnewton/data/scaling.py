@@ -15,37 +15,156 @@ over the ranks that share it, which the caller does between :func:`row_square_su
 
 from __future__ import annotations
 
+from abc import ABC
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distnewton.errors import ConfigError, DataError
+from distnewton.registry import Registry
 
 if TYPE_CHECKING:
     from distnewton.data.description import Features
 
-Kind = Literal["none", "minmax", "minmax_joint", "center", "standard", "unit_rows", "log1p_unit_rows"]
-KINDS: tuple[str, ...] = get_args(Kind)
-_COLUMN_KINDS = ("minmax", "minmax_joint", "center", "standard")
-_JOINT_KINDS = ("minmax_joint", "center")
-_ROW_KINDS = ("unit_rows", "log1p_unit_rows")
 _BLOCK_VALUES = 1 << 16
 Stack = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
+class Scaling(ABC):
+    """A kind of scaling: logarithms where it takes them, then columns shifted and multiplied, then rows normalised.
+
+    A package adds one through an entry point of the group ``distnewton.scalings``. What is fitted is a
+    :class:`ColumnScaling`, which models store with the name of its kind.
+
+    Attributes
+    ----------
+    name : str
+        Value of ``data.scale``.
+    help : str
+        A line on what becomes of the features.
+    takes_logs : bool
+        Whether x becomes log(1 + x) first.
+    shifts_columns : bool
+        Whether columns are shifted and multiplied by what :meth:`fit` returns; sparse data cannot be.
+    scales_rows : bool
+        Whether each row is divided by its norm at last.
+    uses_joint_range : bool
+        Whether the range in :meth:`fit` is that of all columns together.
+    n_moments : int
+        Moments that :meth:`fit` needs: none, the mean, or the mean and the deviation.
+    """
+
+    name: ClassVar[str]
+    help: ClassVar[str]
+    takes_logs: ClassVar[bool] = False
+    shifts_columns: ClassVar[bool] = False
+    scales_rows: ClassVar[bool] = False
+    uses_joint_range: ClassVar[bool] = False
+    n_moments: ClassVar[int] = 0
+
+    def fit(self, statistics: ColumnStatistics) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Offset and size of columns, which become (x - offset) / size.
+
+        Parameters
+        ----------
+        statistics : ColumnStatistics
+            Of the training data.
+
+        Returns
+        -------
+        offset, size : ndarray of float64 of shape (n_columns,)
+            A size of 0 marks a constant column, which becomes 0.
+        """
+        return np.zeros_like(statistics.low), np.ones_like(statistics.low)
+
+    def fits(self, X_local: Features) -> bool:
+        """Whether statistics of these columns are needed, and can be had."""
+        return self.shifts_columns and isinstance(X_local, np.ndarray) and min(X_local.shape) > 0
+
+
+class NoScaling(Scaling):
+    """Features as they are."""
+
+    name, help = "none", "features as they are"
+
+
+class MinMax(Scaling):
+    """Each column's own range becomes [-1, 1]."""
+
+    name, help = "minmax", "each column to [-1, 1]"
+    shifts_columns = True
+
+    def fit(self, statistics: ColumnStatistics) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Middle and half of the range."""
+        return statistics.low + statistics.half_range, statistics.half_range
+
+
+class MinMaxJoint(MinMax):
+    """The range of all columns together becomes [-1, 1]."""
+
+    name, help = "minmax_joint", "all columns together to [-1, 1], as pixels"
+    uses_joint_range = True
+
+
+class Center(Scaling):
+    """The mean of each column is subtracted; all keep their proportions."""
+
+    name, help = "center", "mean 0, and one factor for all columns, as simpleNN has images"
+    shifts_columns = uses_joint_range = True
+    n_moments = 1
+
+    def fit(self, statistics: ColumnStatistics) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean, and half of the range of all columns."""
+        return statistics.mean, statistics.half_range
+
+
+class Standard(Scaling):
+    """Each column gets mean 0 and standard deviation 1."""
+
+    name, help = "standard", "mean 0 and standard deviation 1"
+    shifts_columns, n_moments = True, 2
+
+    def fit(self, statistics: ColumnStatistics) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean and deviation."""
+        return statistics.mean, statistics.deviation
+
+
+class UnitRows(Scaling):
+    """Each row gets norm 1."""
+
+    name, help = "unit_rows", "each row to norm 1"
+    scales_rows = True
+
+
+class Log1pUnitRows(UnitRows):
+    """Each row of logarithms gets norm 1."""
+
+    name, help = "log1p_unit_rows", "log(1 + x) of counts, then each row to norm 1"
+    takes_logs = True
+
+
+SCALINGS: Registry[Scaling] = Registry(
+    "scaling",
+    Scaling,
+    [NoScaling(), MinMax(), MinMaxJoint(), Center(), Standard(), UnitRows(), Log1pUnitRows()],
+    group="distnewton.scalings",
+    objects=True,
+)
+
+
 @dataclass(frozen=True)
 class ColumnScaling:
-    """Scaling of a range of columns.
+    """Fitted scaling of a range of columns.
 
     Attributes
     ----------
     kind : str
-        One of :data:`KINDS`.
+        Name in :data:`SCALINGS`.
     offset, factor : ndarray of float64 of shape (n_columns,)
-        0 and 1 for the kinds that scale no columns. The factor of a constant column is 0.
+        0 and 1 for the kinds that shift no columns. The factor of a constant column is 0.
     """
 
     kind: str
@@ -53,14 +172,14 @@ class ColumnScaling:
     factor: NDArray[np.float64]
 
     @property
+    def rule(self) -> Scaling:
+        """What its kind does."""
+        return SCALINGS.find(self.kind)
+
+    @property
     def n_constant(self) -> int:
         """Number of constant columns, which become 0."""
         return int(np.count_nonzero(self.factor == 0))
-
-    @property
-    def scales_rows(self) -> bool:
-        """Whether rows are to be divided by their norms after :meth:`apply`."""
-        return self.kind in _ROW_KINDS
 
     def apply(self, X_local: Features) -> None:
         """Scale columns in place, in blocks of rows.
@@ -82,9 +201,9 @@ class ColumnScaling:
             raise ValueError(f"X_local must have a float dtype to be scaled in place, got {values.dtype}")
         if X_local.shape[1] != len(self.factor):
             raise ValueError(f"X_local has {X_local.shape[1]} columns, this scaling has {len(self.factor)}")
-        if self.kind == "log1p_unit_rows":
-            _log1p(values)
-        elif self.kind in _COLUMN_KINDS:
+        if self.rule.takes_logs:
+            _log1p(self.kind, values)
+        if self.rule.shifts_columns:
             _refuse_sparse(self.kind, X_local)
             for block in _row_blocks(values):
                 np.subtract(block, self.offset, out=block, casting="same_kind")
@@ -126,7 +245,7 @@ class ColumnScaling:
     def to_dict(self) -> dict[str, Any]:
         """Return scaling as plain values for JSON; floats survive the round trip exactly."""
         values: dict[str, Any] = {"kind": self.kind, "n_columns": len(self.factor)}
-        if self.kind in _COLUMN_KINDS:
+        if self.rule.shifts_columns:
             values |= {"offset": self.offset.tolist(), "factor": self.factor.tolist()}
         return values
 
@@ -134,11 +253,9 @@ class ColumnScaling:
     def from_dict(cls, values: dict[str, Any]) -> ColumnScaling:
         """Undo :meth:`to_dict`."""
         identity = _identity(values["kind"], values["n_columns"])
-        if identity.kind not in _COLUMN_KINDS:
+        if not identity.rule.shifts_columns:
             return identity
-        return cls(
-            identity.kind, np.array(values["offset"], np.float64), np.array(values["factor"], np.float64)
-        )
+        return cls(identity.kind, np.array(values["offset"], np.float64), np.array(values["factor"], np.float64))
 
 
 class ColumnStatistics:
@@ -146,40 +263,40 @@ class ColumnStatistics:
 
     Parameters
     ----------
-    kind : str
-        Scaling that they are for.
     X : ndarray of shape (n_samples, n_columns)
         Own columns and samples, at least one.
+    n_moments : int
+        How many to compute: none, the mean, or the mean and the deviation.
     stack : callable or None
         Stacks a float64 array of each replica along a new first axis (collective over them); by default there is one.
 
     Attributes
     ----------
-    low, high, half_range, mean, deviation : ndarray of float64 of shape (n_columns,)
-        ``mean`` for ``center`` and ``standard`` only, ``deviation`` for ``standard``; else zeros.
+    low, half_range, mean, deviation : ndarray of float64 of shape (n_columns,)
+        Moments that are not computed are zeros.
     """
 
-    def __init__(self, kind: str, X: NDArray[Any], stack: Stack | None = None) -> None:
+    def __init__(self, X: NDArray[Any], n_moments: int, stack: Stack | None = None) -> None:
         stack = stack or (lambda array: array[None])
         # columns that overflow are refused below, with a message
         with np.errstate(all="ignore"):
             extremes = stack(np.array([X.min(axis=0), X.max(axis=0)], np.float64))
-            self.low, self.high = extremes[:, 0].min(axis=0), extremes[:, 1].max(axis=0)
-            self.half_range = self.high / 2 - self.low / 2
+            self.low = extremes[:, 0].min(axis=0)
+            # half of each, since the whole range can overflow
+            self.half_range = extremes[:, 1].max(axis=0) / 2 - self.low / 2
             self.mean = self.deviation = np.zeros(X.shape[1])
-            if kind not in ("center", "standard"):
-                return
-            counts = stack(np.array([float(len(X))]))
-            means = stack(X.mean(axis=0, dtype=np.float64))
-            self.mean = means[0] if len(means) == 1 else (counts * means).sum(axis=0) / counts.sum()
-            if kind == "standard":
+            if n_moments > 0:
+                counts = stack(np.array([float(len(X))]))
+                means = stack(X.mean(axis=0, dtype=np.float64))
+                self.mean = means[0] if len(means) == 1 else (counts * means).sum(axis=0) / counts.sum()
+            if n_moments > 1:
                 squares = stack(_square_sums(X, self.mean, self.half_range)).sum(axis=0)
                 self.deviation = self.half_range * np.sqrt(squares / counts.sum())
 
-
-def fits_columns(kind: str, X_local: Features) -> bool:
-    """Whether a scaling needs statistics of these columns, and can have them."""
-    return kind in _COLUMN_KINDS and isinstance(X_local, np.ndarray) and min(X_local.shape) > 0
+    def use_joint_range(self, lowest: float, highest: float) -> None:
+        """Put the range of all columns in the place of each column's own."""
+        self.low = np.full_like(self.low, lowest)
+        self.half_range = np.full_like(self.low, highest) / 2 - self.low / 2
 
 
 def fit_scaling(
@@ -192,15 +309,14 @@ def fit_scaling(
 
     Parameters
     ----------
-    kind : {"none", "minmax", "minmax_joint", "center", "standard", "unit_rows", "log1p_unit_rows"}
-        What to do.
+    kind : str
+        Name in :data:`SCALINGS`.
     X_local : ndarray or csr_array of shape (n_samples, n_columns)
         This rank's columns, all samples.
     joint_range : tuple of float or None
-        Smallest and largest value of all columns of all ranks, for ``minmax_joint`` and ``center``; by default of
-        these columns.
+        Smallest and largest value of all columns of all ranks; by default of these columns.
     statistics : ColumnStatistics or None
-        Of these columns; by default of these samples alone.
+        Of these columns; by default of these samples alone. Its range may be changed.
 
     Returns
     -------
@@ -213,31 +329,22 @@ def fit_scaling(
     DataError
         If the values are too large to be scaled.
     """
-    if kind not in KINDS:
-        raise ConfigError(f"scale must be one of {', '.join(KINDS)}, got {kind!r}")
-    if kind not in _COLUMN_KINDS or not X_local.shape[1]:
+    rule = SCALINGS.find(kind)
+    if not rule.shifts_columns or not X_local.shape[1]:
         return _identity(kind, X_local.shape[1])
     X = _refuse_sparse(kind, X_local)
     if not len(X):
         raise DataError(f"scale = {kind} cannot be fitted: there are no samples")
-    found = statistics or ColumnStatistics(kind, X)
+    statistics = statistics or ColumnStatistics(X, rule.n_moments)
     with np.errstate(all="ignore"):
-        low, half_range = found.low, found.half_range
-        if kind in _JOINT_KINDS:
-            lowest, highest = value_range(X) if joint_range is None else joint_range
-            low = np.full(X.shape[1], lowest)
-            half_range = np.full(X.shape[1], highest) / 2 - low / 2
-        if kind in ("minmax", "minmax_joint"):
-            offset, size = low + half_range, half_range
-        else:
-            offset, size = found.mean, half_range if kind == "center" else found.deviation
+        if rule.uses_joint_range:
+            statistics.use_joint_range(*(joint_range or value_range(X)))
+        offset, size = rule.fit(statistics)
         factor = 1 / size
     # a range so small that its inverse overflows is that of a constant column
-    factor[(half_range == 0) | np.isinf(factor)] = 0
+    factor[(statistics.half_range == 0) | np.isinf(factor)] = 0
     if not (np.isfinite(offset).all() and np.isfinite(factor).all()):
-        raise DataError(
-            f"scale = {kind} cannot be fitted: values are too large or not finite; check the data"
-        )
+        raise DataError(f"scale = {kind} cannot be fitted: values are too large or not finite; check the data")
     return ColumnScaling(kind, offset, factor)
 
 
@@ -247,9 +354,7 @@ def value_range(X_local: Features) -> tuple[float, float]:
     return (float(values.min()), float(values.max())) if values.size else (np.inf, -np.inf)
 
 
-def _square_sums(
-    X: NDArray[Any], mean: NDArray[np.float64], half_range: NDArray[np.float64]
-) -> NDArray[np.float64]:
+def _square_sums(X: NDArray[Any], mean: NDArray[np.float64], half_range: NDArray[np.float64]) -> NDArray[np.float64]:
     """Return sums of squared deviations, in units of the range so that squares do not overflow."""
     total = np.zeros(X.shape[1])
     for block in _row_blocks(X):
@@ -338,14 +443,13 @@ def _row_blocks(X: NDArray[Any]) -> Iterator[NDArray[Any]]:
     return (X[i : i + n_rows] for i in range(0, len(X), n_rows))
 
 
-def _log1p(values: NDArray[Any]) -> None:
+def _log1p(kind: str, values: NDArray[Any]) -> None:
     """log(1 + x) in place."""
     lowest = values.min(initial=0)
     if lowest < 0:
         raise DataError(
-            f"scale = log1p_unit_rows is for counts, but a value is {lowest:g}; use scale = unit_rows, or "
-            "minmax or "
-            "standard for dense data"
+            f"scale = {kind} is for counts, but a value is {lowest:g}; use scale = unit_rows, or minmax or standard "
+            "for dense data"
         )
     np.log1p(values, out=values)
 

@@ -14,7 +14,6 @@ from distnewton.config import Config
 from distnewton.data.description import DataSource
 from distnewton.data.folds import draw_folds
 from distnewton.data.partitioned import Task, open_and_describe
-from distnewton.data.same_files import check_same_file
 from distnewton.data.subset import CachedSource, Subset
 from distnewton.errors import ConfigError
 from distnewton.guards.watchdog import watchdog
@@ -22,6 +21,7 @@ from distnewton.launch.startup import guard
 from distnewton.models.metrics import task_metrics
 from distnewton.models.warm_start import StartFrom
 from distnewton.parallel.collectives import Communicator
+from distnewton.runs.consistency import check_same_file
 from distnewton.runs.held_out import opener
 from distnewton.runs.session import Session
 

@@ -9,10 +9,10 @@ from distnewton.config import Config, DataConfig
 from distnewton.data.description import DataSource, Description
 from distnewton.data.folds import class_weights, split_off
 from distnewton.data.partitioned import Task, open_and_describe
-from distnewton.data.same_files import check_same_file
 from distnewton.data.subset import CachedSource, Subset
 from distnewton.errors import ConfigError
 from distnewton.parallel.collectives import Communicator
+from distnewton.runs.consistency import check_same_file
 from distnewton.runs.held_out import HeldOut, opener
 
 HELD_OUT = ("validation", "test")

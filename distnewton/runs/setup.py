@@ -15,9 +15,9 @@ from distnewton.launch.threads import threads_per_rank
 from distnewton.models.model import Model
 from distnewton.models.warm_start import Start, StartFrom
 from distnewton.parallel.collectives import Communicator
+from distnewton.runs.consistency import check_same_config
 from distnewton.runs.data_sets import DataSets
 from distnewton.runs.placement import place_network
-from distnewton.runs.same_config import check_same_config
 from distnewton.runs.training_data import read_training_data
 
 

@@ -13,7 +13,7 @@ from scipy import sparse
 
 from distnewton.data.labels import LabelMapping, label_text, regression_targets
 from distnewton.data.scaling import (
-    KINDS,
+    SCALINGS,
     ColumnScaling,
     fit_scaling,
     row_factors,
@@ -117,7 +117,7 @@ def test_rows(kind, is_sparse):
     ]
     for part in parts:
         scaling = fit_scaling(kind, part)
-        assert scaling.scales_rows
+        assert scaling.rule.scales_rows
         scaling.apply(part)
     factors = row_factors(sum(row_square_sums(part) for part in parts))
     for part in parts:
@@ -133,7 +133,7 @@ def test_scaling_errors():
             fit_scaling(kind, sparse.csr_array(X))
         with pytest.raises(DataError, match="too large"):
             fit_scaling(kind, np.array([[1.0], [np.inf]]))
-    with pytest.raises(ConfigError, match="scale must be one of"):
+    with pytest.raises(ConfigError, match="unknown scaling"):
         fit_scaling("range", X)
     with pytest.raises(DataError, match="is for counts, but a value is -"):
         fit_scaling("log1p_unit_rows", X).apply(X - 1)
@@ -144,7 +144,7 @@ def test_scaling_errors():
 
 
 def test_no_columns_and_none():
-    for kind in KINDS:
+    for kind in SCALINGS:
         scaling = fit_scaling(kind, np.zeros((3, 0)))
         scaling.apply(np.zeros((3, 0)))
         assert scaling.factor.shape == (0,)

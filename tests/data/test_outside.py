@@ -1,4 +1,4 @@
-"""A data format of a package that is installed beside this one: no file of distnewton knows it."""
+"""A data format and a scaling of a package that is installed beside this one: no file of distnewton knows them."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ import pytest
 import distnewton
 from distnewton.config.sections import DataConfig
 from distnewton.data.formats.registry import FORMATS
+from distnewton.data.scaling import SCALINGS
 from distnewton.data.sources import open_data
 from distnewton.errors import DataError
 
 PACKAGE = '''
+import numpy as np
+
 from distnewton.data.formats.base import Format
 from distnewton.data.in_memory import ArraySource
+from distnewton.data.scaling import Scaling
 from distnewton.errors import DataError
 
 
@@ -33,8 +37,19 @@ class Matlab(Format):
             raise DataError(f"{location.path}: has no array X")
         wanted.n_kept(str(location.path), arrays["X"].shape[1])
         return ArraySource(arrays["X"], arrays["y"].ravel(), name=str(location.path))
+
+
+class MaxAbs(Scaling):
+    name, help, shifts_columns = "max_abs", "each column by its largest absolute value", True
+
+    def fit(self, statistics):
+        high = statistics.low + 2 * statistics.half_range
+        return np.zeros(len(high)), np.maximum(np.abs(statistics.low), np.abs(high))
 '''
-POINTS = "[distnewton.formats]\nmatlab = outside_format:Matlab\n"
+POINTS = (
+    "[distnewton.formats]\nmatlab = outside_format:Matlab\n"
+    "[distnewton.scalings]\nmax_abs = outside_format:MaxAbs\n"
+)
 
 
 @pytest.fixture
@@ -47,8 +62,9 @@ def outside(tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path / "site")
     importlib.invalidate_caches()
     # the registry looks at what is installed once, and keeps what it has imported
-    monkeypatch.setattr(FORMATS, "_unloaded", None)
-    monkeypatch.setattr(FORMATS, "_components", dict(FORMATS._components))
+    for registry in (FORMATS, SCALINGS):
+        monkeypatch.setattr(registry, "_unloaded", None)
+        monkeypatch.setattr(registry, "_components", dict(registry._components))
 
 
 def test_a_format_of_an_installed_package_is_read_by_name_and_by_content(outside, tmp_path):
@@ -78,3 +94,14 @@ def test_a_format_of_an_installed_package_is_among_the_choices(outside):
 def test_an_unknown_format_is_refused_with_the_nearest_name():
     with pytest.raises(distnewton.DistNewtonError, match="did you mean parquet"):
         distnewton.make_config({"data": {"format": "parket"}})
+
+
+def test_a_scaling_of_an_installed_package_is_fitted_and_stored(outside, tmp_path):
+    rng = np.random.default_rng(0)
+    X, y = rng.uniform(-5, 3, (60, 4)), rng.integers(3, size=60)
+    tables = {"data": {"scale": "max_abs"}, "run": {"iterations": 2}}
+    model = distnewton.train(distnewton.make_config(tables), train_data=distnewton.ArraySource(X, y)).model
+    np.testing.assert_allclose(model.scaling.factor, 1 / np.abs(X).max(axis=0), rtol=1e-6)
+    model.save(tmp_path / "m")
+    data = distnewton.ArraySource(X, y)
+    assert distnewton.load_model(tmp_path / "m").predict(data) == model.predict(data)

@@ -455,7 +455,7 @@ def test_training_from_a_store_is_training_from_its_text(world, folder):
 
 @mpi
 def test_a_store_that_differs_on_a_host_is_told(world, folder):
-    from distnewton.data.same_files import check_same_file
+    from distnewton.runs.consistency import check_same_file
 
     # as if each rank had a disk of its own
     mine = folder / str(world.rank)

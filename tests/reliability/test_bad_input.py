@@ -306,7 +306,7 @@ def test_more_ranks_than_features_and_constant_features(tmp_path):
 def test_ranks_that_disagree_on_the_configuration(world):
     from distnewton.config import make_config
     from distnewton.errors import ConfigError
-    from distnewton.runs.same_config import check_same_config
+    from distnewton.runs.consistency import check_same_config
 
     config = make_config({"method": {"cg_max": 7 if world.rank == world.size - 1 else 9}})
     text = ""

@@ -48,16 +48,7 @@ class ArrayFileSource(Source):
         self, array: TableArray, format: str, labels: TableArray | None, label_column: int | None, wanted: Wanted
     ) -> None:
         self.name, self._array, self._format, self._labels = array.name, array, format, labels
-        if len(array.shape) < 2:
-            raise DataError(f"{self.name}: features must be (n_samples, n_features), got shape {array.shape}")
-        if array.dtype.kind not in "fiub":
-            raise DataError(f"{self.name}: features must be numbers, got dtype {array.dtype}")
-        if labels is not None and labels.shape[:1] != array.shape[:1]:
-            raise DataError(
-                f"{self.name}: has {array.shape[0]} samples, but {labels.name} holds labels of shape {labels.shape}"
-            )
-        if not array.shape[0]:
-            raise DataError(f"{self.name}: no samples (shape {array.shape})")
+        _check_shapes(array, labels)
         n_columns = array.table_shape[1]
         if wanted.labels != "required" and labels is None and n_columns == wanted.n_features:
             label_column = None  # all columns are features
@@ -117,6 +108,19 @@ class ArrayFileSource(Source):
     def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> NDArray[Any]:
         """Integers become floats of the same value: pixels 0..255 stay so."""
         return self._array.read_columns(self._columns[start:stop], dtype, wanted)
+
+
+def _check_shapes(array: TableArray, labels: TableArray | None) -> None:
+    """Refuse arrays that are no table of numbers, or not as many labels."""
+    if len(array.shape) < 2:
+        raise DataError(f"{array.name}: features must be (n_samples, n_features), got shape {array.shape}")
+    if array.dtype.kind not in "fiub":
+        raise DataError(f"{array.name}: features must be numbers, got dtype {array.dtype}")
+    n = array.shape[0]
+    if labels is not None and labels.shape[:1] != (n,):
+        raise DataError(f"{array.name}: has {n} samples, but {labels.name} holds labels of shape {labels.shape}")
+    if not n:
+        raise DataError(f"{array.name}: no samples (shape {array.shape})")
 
 
 class ArrayFormat(Format):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
+from typing import NoReturn
 
 from distnewton.data.formats.base import Format
 from distnewton.data.formats.delimited import Csv
@@ -81,26 +82,35 @@ def find_format(path: Path, wanted: Format | None = None) -> Format:
     DataError
         If the content is none that can be read, or not what is wanted.
     """
-    is_folder = path.is_dir()
-    head = b"" if is_folder else read_head(path)
-    formats = sorted(FORMATS.values(), key=lambda format: -format.specificity)
-    formats = [format for format in formats if format.has_folders or not is_folder]
-    found = next((format for format in formats if not format.is_text and format.recognises(path, head)), None)
-    if found is None:
+    head = b"" if path.is_dir() else read_head(path)
+    recognised = _recognise(path, head, text=False)
+    if recognised is None:
         _refuse_foreign(path, head)
         if wanted is not None and wanted.is_text:
             return wanted
-        found = next((format for format in formats if format.is_text and format.recognises(path, head)), None)
-    if found is None:
-        if not first_lines(head, 1) and len(head) < HEAD_BYTES:
-            raise DataError(f"{path}: no samples (the file is empty or holds only comments)")
-        raise DataError(
-            f"{path}: neither `index:value` pairs nor several fields on a line in its first lines, so the format "
-            "cannot be told; give format = libsvm or csv"
-        )
-    if wanted not in (None, found):
-        raise DataError(f"{path}: is {found.name}, not {wanted.name} as asked for; use format = {found.name} or auto")
-    return found
+        recognised = _recognise(path, head, text=True) or _refuse_text(path, head)
+    if wanted not in (None, recognised):
+        name = recognised.name
+        raise DataError(f"{path}: is {name}, not {wanted.name} as asked for; use format = {name} or auto")
+    return recognised
+
+
+def _recognise(path: Path, head: bytes, *, text: bool) -> Format | None:
+    """The most specific format that recognises a file, of those with a signature or of text."""
+    is_folder = path.is_dir()
+    formats = [f for f in FORMATS.values() if f.is_text == text and (f.has_folders or not is_folder)]
+    formats.sort(key=lambda format: -format.specificity)
+    return next((format for format in formats if format.recognises(path, head)), None)
+
+
+def _refuse_text(path: Path, head: bytes) -> NoReturn:
+    """Raise for text in which no format recognises its own."""
+    if not first_lines(head, 1) and len(head) < HEAD_BYTES:
+        raise DataError(f"{path}: no samples (the file is empty or holds only comments)")
+    raise DataError(
+        f"{path}: neither `index:value` pairs nor several fields on a line in its first lines, so the format cannot be "
+        "told; give format = libsvm or csv"
+    )
 
 
 def _refuse_foreign(path: Path, head: bytes) -> None:

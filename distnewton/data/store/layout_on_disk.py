@@ -173,20 +173,7 @@ def read_manifest(folder: Path) -> StoreManifest:
         If this is no whole store, or one of a newer version, or its manifest contradicts itself.
     """
     path = folder / MANIFEST_FILE
-    try:
-        if path.stat().st_size > _MAX_MANIFEST_BYTES:
-            raise DataError(f"{path}: is too large for a manifest; convert the data again")
-        tree: Any = json.loads(path.read_text(encoding="utf-8"))
-    except (FileNotFoundError, NotADirectoryError):
-        if not folder.exists():
-            raise MissingInputError(f"store {folder}: does not exist") from None
-        raise DataError(
-            f"{folder}: is no whole store: it has no {MANIFEST_FILE}, which is written last; convert the data again"
-        ) from None
-    except OSError as error:
-        raise MissingInputError(f"{path}: cannot be read ({error.strerror})") from None
-    except ValueError as error:
-        raise DataError(f"{path}: is no manifest of a store ({error}); convert the data again") from None
+    tree = _read_json(path)
     if not isinstance(tree, dict) or tree.get("format") != FORMAT_NAME or not isinstance(tree.get("version"), int):
         raise DataError(f"{path}: is no manifest of a store: its format is not {FORMAT_NAME!r}")
     if tree["version"] > VERSION:
@@ -206,6 +193,25 @@ def read_manifest(folder: Path) -> StoreManifest:
     return manifest
 
 
+def _read_json(path: Path) -> Any:
+    """Content of a manifest, or the reason why there is none."""
+    folder = path.parent
+    try:
+        if path.stat().st_size > _MAX_MANIFEST_BYTES:
+            raise DataError(f"{path}: is too large for a manifest; convert the data again")
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (FileNotFoundError, NotADirectoryError):
+        if not folder.exists():
+            raise MissingInputError(f"store {folder}: does not exist") from None
+        raise DataError(
+            f"{folder}: is no whole store: it has no {MANIFEST_FILE}, which is written last; convert the data again"
+        ) from None
+    except OSError as error:
+        raise MissingInputError(f"{path}: cannot be read ({error.strerror})") from None
+    except ValueError as error:
+        raise DataError(f"{path}: is no manifest of a store ({error}); convert the data again") from None
+
+
 def _checksum(content: Any) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
@@ -221,20 +227,29 @@ def _problem(manifest: StoreManifest) -> str:
         return f"the blocks take {offset} bytes, the features {manifest.features_bytes}"
     if manifest.columns is not None and len(manifest.columns.features) != manifest.n_features:
         return f"{len(manifest.columns.features)} columns have names, there are {manifest.n_features} features"
-    if manifest.sparse:
-        if manifest.dense_blocks:
-            return "sparse features have dense blocks"
-        if sum(block.n_values for block in manifest.sparse_blocks) != manifest.n_nonzeros:
-            return "the blocks do not hold as many values as the store"
-        return _gap([(block.first_row, block.n_rows) for block in manifest.sparse_blocks], manifest.n_samples)
-    if manifest.sparse_blocks:
-        return "dense features have sparse blocks"
-    groups = dict.fromkeys((block.first_column, block.n_columns) for block in manifest.dense_blocks)
-    rows_of: dict[tuple[int, int], list[tuple[int, int]]] = {group: [] for group in groups}
+    others, kinds = (manifest.dense_blocks, "sparse features have dense") if manifest.sparse else (
+        manifest.sparse_blocks, "dense features have sparse"
+    )  # fmt: skip
+    if others:
+        return f"{kinds} blocks"
+    return _sparse_problem(manifest) if manifest.sparse else _dense_problem(manifest)
+
+
+def _sparse_problem(manifest: StoreManifest) -> str:
+    """Say which samples or values sparse blocks lack."""
+    blocks = manifest.sparse_blocks
+    if sum(block.n_values for block in blocks) != manifest.n_nonzeros:
+        return "the blocks do not hold as many values as the store"
+    return _gap([(block.first_row, block.n_rows) for block in blocks], manifest.n_samples)
+
+
+def _dense_problem(manifest: StoreManifest) -> str:
+    """Say which columns, or which samples of a group of columns, dense blocks lack."""
+    rows_of: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for block in manifest.dense_blocks:
-        rows_of[block.first_column, block.n_columns].append((block.first_row, block.n_rows))
+        rows_of.setdefault((block.first_column, block.n_columns), []).append((block.first_row, block.n_rows))
     gaps = (_gap(rows, manifest.n_samples) for rows in rows_of.values())
-    return _gap(list(groups), manifest.n_features) or next((gap for gap in gaps if gap), "")
+    return _gap(list(rows_of), manifest.n_features) or next((gap for gap in gaps if gap), "")
 
 
 def _gap(ranges: list[tuple[int, int]], n: int) -> str:
