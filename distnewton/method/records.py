@@ -150,6 +150,11 @@ class IterationRecord:
     validation: dict[str, Number] = field(default_factory=dict)
     test: dict[str, Number] = field(default_factory=dict)
 
+    @property
+    def training_bytes(self) -> float:
+        """Bytes of the iteration over all ranks, evaluation left out."""
+        return sum(sent for phase, sent in self.sent_bytes.items() if phase != "evaluation")
+
     def as_dict(self) -> dict[str, Any]:
         """The record as plain values; numbers that are not finite stay as they are."""
         return asdict(self)

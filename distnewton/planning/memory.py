@@ -44,7 +44,7 @@ def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, 
     full = sum(size for m, size in stored.items() if m < share.n_layers - (not problem.sketched))
     kept = min(n, max(n_rows_kept, problem.n_curvature))
     passing = min(n, chunk_rows)
-    stored_rows = 0 if problem.recomputed else problem.n_rows
+    stored_rows = 0 if problem.method.recomputed else problem.n_rows
     jacobian = 0 if not stored_rows else problem.n_curvature * (problem.n_rows * full + sum(own.values()))
     # the gradient's: there is neither a trial nor a Jacobian then; a chunk that is not kept passes once more
     cotangents = passing * (2 * max(own.values(), default=0) + n_kept * (kept < n))

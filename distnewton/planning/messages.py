@@ -70,14 +70,14 @@ class Messages:
     def __init__(
         self, problem: Problem, share: Share, width: float, subsample: tuple[int, int] | None = None
     ) -> None:
-        if problem.direction not in MODELLED:
-            raise ValueError(f"{problem.direction} is not modelled")
+        if problem.method.direction not in MODELLED:
+            raise ValueError(f"{problem.method.direction} is not modelled")
         self._problem, self._share = problem, share
         self._n_ranks = share.partition.n_ranks
         self._n_world = self._n_ranks * problem.n_replicas
         start = (problem.n_samples - problem.n_curvature) // 2
         self._subsample = subsample or (start, start + problem.n_curvature)
-        self._n_pieces = 1 if problem.shape.image_shape is not None else problem.n_pieces
+        self._n_pieces = 1 if problem.shape.image_shape is not None else problem.method.n_pieces
         self._rows_kept, self._chunk_rows = rows_kept(width, problem.itemsize, problem.memory_bytes)
 
     def by_phase(self) -> Traffic:
@@ -92,7 +92,7 @@ class Messages:
         problem = self._problem
         found = {
             "gradient": [*self._gradient(), self._over_replicas(), self._over_world(_SCALAR)],
-            "jacobian": [] if problem.recomputed else list(self._jacobian()),
+            "jacobian": [] if problem.method.recomputed else list(self._jacobian()),
             "direction": list(self._direction()),
             "combination": list(self._combination()),
             "line_search": [self._over_world(_SCALAR), *self._line_search()],
@@ -180,12 +180,12 @@ class Messages:
 
     def _direction(self) -> Iterator[Message]:
         problem = self._problem
-        if problem.direction == "block_diagonal":
+        if problem.method.direction == "block_diagonal":
             return
         # one product before the first step; a warm start has one more, and a sum of its own
-        n_products = problem.n_steps + 1 + problem.warm
+        n_products = problem.method.n_steps + 1 + problem.method.warm
         n_numbers = problem.n_curvature * problem.n_rows
-        if problem.recomputed:
+        if problem.method.recomputed:
             for _ in range(n_products):
                 yield from self._tangent(problem.n_curvature)
                 yield from self._backward(problem.n_curvature)
@@ -195,16 +195,16 @@ class Messages:
             yield self._over_replicas(n_products)
             for _ in range(n_products):
                 yield self._over_world(4 * _SCALAR)
-        if problem.warm:
+        if problem.method.warm:
             yield self._over_world(3 * _SCALAR)
 
     def _combination(self) -> Iterator[Message]:
-        problem, k = self._problem, self._problem.n_directions
+        problem, k = self._problem, self._problem.method.n_directions
         yield self._over_world(_FOUND * self._n_world * _SCALAR)
-        if problem.direction == "block_diagonal":
+        if problem.method.direction == "block_diagonal":
             yield self._over_replicas()
         n_numbers = k * problem.n_curvature * problem.n_out
-        if problem.recomputed or problem.sketched:
+        if problem.method.recomputed or problem.sketched:
             for _ in range(k):
                 yield from self._tangent(problem.n_curvature)
             n_numbers = 0
@@ -212,7 +212,7 @@ class Messages:
         yield self._over_world((k * k + (2 * k + k * k) * (problem.n_replicas > 1)) * _SCALAR)
 
     def _line_search(self) -> Iterator[Message]:
-        for _ in range(self._problem.n_trials):
+        for _ in range(self._problem.method.n_trials):
             for n, _kept in self.chunks:
                 yield from self._forward(n)
             yield self._over_world(_SCALAR)

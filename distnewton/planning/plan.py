@@ -10,7 +10,7 @@ from distnewton.network.shapes import LayerShape, NetworkShape, dense_shape
 from distnewton.parallel.partition import Partition, regular_splits, splits_title
 from distnewton.parallel.replicas import ranks_of_a_grid
 from distnewton.planning.memory import iteration_memory
-from distnewton.planning.messages import Messages, widest_kept
+from distnewton.planning.messages import Message, Messages, widest_kept
 from distnewton.planning.problem import Problem, Share
 from distnewton.planning.rates import Rates
 from distnewton.planning.splits import auto_splits
@@ -36,6 +36,18 @@ class Forecast:
     transfer: float
     sent_bytes: float
     n_messages: int
+
+    @classmethod
+    def of(cls, compute: float, messages: Sequence[Message], rates: Rates) -> Forecast:
+        """A phase with so many seconds of work of its own, and its messages."""
+        times = [rates.transfer(message) for message in messages]
+        return cls(
+            compute,
+            sum(latency for latency, _ in times),
+            sum(transfer for _, transfer in times),
+            sum(message.sent_bytes for message in messages),
+            sum(message.n_calls for message in messages),
+        )
 
     @property
     def seconds(self) -> float:
@@ -169,16 +181,7 @@ def make_plan(
     busiest = max(shares, key=lambda share: (share.n_kept(problem.itemsize), share.n_params))
     messages = Messages(problem, busiest, width)
     compute = _slowest_work(problem, shares, busiest, rates, messages)
-    phases = {}
-    for phase, sent in messages.by_phase().items():
-        times = [rates.transfer(message) for message in sent]
-        phases[phase] = Forecast(
-            compute[phase],
-            sum(latency for latency, _ in times),
-            sum(transfer for _, transfer in times),
-            sum(message.sent_bytes for message in sent),
-            sum(message.n_calls for message in sent),
-        )
+    phases = {phase: Forecast.of(compute[phase], sent, rates) for phase, sent in messages.by_phase().items()}
     n_idle = n_replicas * sum(share.n_params == 0 for share in shares)
     return Plan(problem, partition, phases, iteration_memory(problem, busiest, width), n_idle)
 

@@ -13,23 +13,11 @@ MODELLED = ("gauss_newton", "block_diagonal")
 
 
 @dataclass(frozen=True)
-class Problem:
-    """What an iteration works on, or one replica of the grid in it.
+class PlannedMethod:
+    """How an iteration finds its step.
 
     Attributes
     ----------
-    shape : NetworkShape
-        Layers.
-    n_samples, n_test : int
-        Samples of training and test, of the replica with most of them.
-    n_curvature : int
-        Samples of the curvature, likewise.
-    n_rows : int
-        Rows of the Jacobian a sample: outputs, or random cotangents.
-    itemsize : int
-        Bytes of a number.
-    memory_bytes : float
-        What a rank may keep of an evaluation.
     direction : str
         One of :data:`MODELLED`.
     n_steps : int
@@ -42,14 +30,47 @@ class Problem:
         Whether CG starts from a multiple of the last direction.
     recomputed : bool
         Whether products pass through the network instead of a stored Jacobian.
-    nonzeros : float or None
-        Of a sample with sparse features; None for dense.
-    activation : str
-        Of the hidden layers.
-    n_replicas : int
-        Copies of the grid that share the samples.
     n_pieces : int
         Pieces in which the samples of a pass take turns; of images always 1.
+    """
+
+    direction: str = "gauss_newton"
+    n_steps: int = 30
+    n_trials: int = 1
+    n_directions: int = 2
+    warm: bool = False
+    recomputed: bool = False
+    n_pieces: int = 1
+
+
+@dataclass(frozen=True)
+class Problem:
+    """What an iteration works on, or one replica of the grid in it.
+
+    It has one attribute more than ten, since each is a quantity that formulas of messages, memory and work use alone.
+
+    Attributes
+    ----------
+    shape : NetworkShape
+        Layers.
+    n_samples, n_test : int
+        Samples of training and test, of the replica with most of them.
+    n_curvature : int
+        Samples of the curvature, likewise.
+    n_rows : int
+        Rows of the Jacobian for each sample: outputs, or random cotangents.
+    itemsize : int
+        Bytes of a number.
+    memory_bytes : float
+        Bytes that a rank may keep of an evaluation.
+    method : PlannedMethod
+        How an iteration finds its step.
+    nonzeros : float or None
+        Nonzeros of a sample with sparse features; None for dense.
+    activation : str
+        Activation of the hidden layers.
+    n_replicas : int
+        Copies of the grid that share the samples.
     """
 
     shape: NetworkShape
@@ -59,16 +80,10 @@ class Problem:
     itemsize: int = 4
     memory_bytes: float = 2.0**30
     n_test: int = 0
-    direction: str = "gauss_newton"
-    n_steps: int = 30
-    n_trials: int = 1
-    n_directions: int = 2
-    warm: bool = False
-    recomputed: bool = False
+    method: PlannedMethod = PlannedMethod()
     nonzeros: float | None = None
     activation: str = "relu"
     n_replicas: int = 1
-    n_pieces: int = 1
 
     def shared(self, n_replicas: int) -> Problem:
         """What falls to a replica of the grid where so many share the samples of this problem."""

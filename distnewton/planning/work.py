@@ -57,16 +57,16 @@ class Work:
         n, size = problem.n_samples, problem.n_curvature
         again = sum(count for count, kept in self._chunks if not kept)
         product = self._product()
-        n_products = problem.n_steps + (problem.direction == "gauss_newton") + problem.warm
-        tangents = problem.recomputed or problem.sketched
+        n_products = problem.method.n_steps + (problem.method.direction == "gauss_newton") + problem.method.warm
+        tangents = problem.method.recomputed or problem.sketched
         along = self._tangent(size) if tangents else 0.5 * product
-        k, axpy = problem.n_directions, self._vectors("axpy")
+        k, axpy = problem.method.n_directions, self._vectors("axpy")
         found = {
             "gradient": self._forward(again) + self._backward(n) + self._loss(n) + axpy + self._dots(1),
-            "jacobian": 0.0 if problem.recomputed else self._jacobian() + self._loss(size),
+            "jacobian": 0.0 if problem.method.recomputed else self._jacobian() + self._loss(size),
             "direction": n_products * (product + self._step()),
             "combination": k * (along + axpy + self._hessians(size)) + self._dots(2 * k + k * k),
-            "line_search": problem.n_trials * (self._forward(n) + self._loss(n) + axpy) + self._dots(1),
+            "line_search": problem.method.n_trials * (self._forward(n) + self._loss(n) + axpy) + self._dots(1),
             "evaluation": self._forward(problem.n_test) + self._loss(problem.n_test),
         }
         return {phase: found.get(phase, 0.0) for phase in PHASES}
@@ -74,7 +74,7 @@ class Work:
     def _step(self) -> float:
         """Vectors of a CG step: updates of the iterate, the residual and the directions, and inner products."""
         steps, updates = 2 * self._vectors("axpy"), 2 * self._vectors("sum")
-        if self._problem.direction == "gauss_newton":
+        if self._problem.method.direction == "gauss_newton":
             return steps + 2 * updates + self._dots(1)
         return steps + updates + self._dots(2)
 
@@ -178,7 +178,7 @@ class Work:
     def _product(self) -> float:
         """One product with the Gauss-Newton matrix on this rank."""
         problem, n = self._problem, self._problem.n_curvature
-        if problem.recomputed:
+        if problem.method.recomputed:
             return self._tangent(n) + self._backward(n)
         seconds = self._hessians(n) + self._stream(8 * n * problem.n_rows) + self._vectors("axpy")
         top = self._share.n_layers - (0 if problem.sketched else 1)

@@ -146,7 +146,7 @@ class Comparison:
             str(len(history) - 1),
             str(sum(record.steps for record in history[1:])),
             f"{history[-1].training_seconds:.1f}",
-            f"{sum(_training_bytes(record) for record in history) / _MB:.1f}",
+            f"{sum(record.training_bytes for record in history) / _MB:.1f}",
             f"{sum(sum(record.wait_seconds) for record in history) / n_ranks:.2f}",
         ]
 
@@ -161,17 +161,18 @@ class Comparison:
 
     def remarks(self) -> list[str]:
         """Wins and losses at each level, what the learning rates cost, and failures."""
-        lines = [line for level in self.levels if (line := self._verdict(level))]
-        shown = self.best_trials()
-        for trial in shown:
-            others = [t for t in self.trials if t.entry.method == trial.entry.method]
-            if len(others) > 1:
-                cost = sum(t.history[-1].training_seconds for t in others if t.history)
-                times = ", ".join(self._of_rate(t) for t in others)
-                cost_text = f"all of them took {cost:.0f} s"
-                lines.append(f"{trial.entry.method}: best of {len(others)} learning rates ({times}); {cost_text}")
-        lines += [f"{trial.entry.name}: ended early: {trial.failure}" for trial in self.trials if trial.failure]
-        return lines
+        lines = [self._verdict(level) for level in self.levels]
+        lines += filter(None, map(self._cost_of_rates, self.best_trials()))
+        return lines + [f"{trial.entry.name}: ended early: {trial.failure}" for trial in self.trials if trial.failure]
+
+    def _cost_of_rates(self, best: Trial) -> str:
+        """What a method's learning rates reached and cost; empty where there was one run."""
+        trials = [trial for trial in self.trials if trial.entry.method == best.entry.method]
+        if len(trials) == 1:
+            return ""
+        rates = ", ".join(map(self._of_rate, trials))
+        seconds = sum(trial.history[-1].training_seconds for trial in trials if trial.history)
+        return f"{best.entry.method}: best of {len(trials)} learning rates ({rates}); all of them took {seconds:.0f} s"
 
     def _of_rate(self, trial: Trial) -> str:
         rate, best = trial.entry.config.method.learning_rate, self.scale.best(trial)
@@ -248,11 +249,6 @@ class Comparison:
             for place, (x, linear) in places.items()
         ]
         save(Panels("; ".join(self.header()[:2]), charts, (790.0, 530.0)), path, "the picture of the comparison")
-
-
-def _training_bytes(record: IterationRecord) -> float:
-    """Bytes of an iteration over all ranks, evaluation left out."""
-    return sum(sent for phase, sent in record.sent_bytes.items() if phase != "evaluation")
 
 
 def _markdown_row(cells: Sequence[str]) -> str:

@@ -18,6 +18,7 @@ from distnewton.reporting.style import LIGHT
 
 N_COLOURS = 6
 _SVG, _HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
+_UNUSED = {"id", "clip-path", _HREF}
 _DPI = 72
 """Dots per inch of SVG, so that a point is one pixel of the page."""
 _NAMES = {colour: name for name, colour in LIGHT.items()}
@@ -169,22 +170,22 @@ def _plain(root: ElementTree.Element) -> ElementTree.Element:
             if child.tag in {f"{_SVG}defs", f"{_SVG}metadata"}:
                 parent.remove(child)
     for element in root.iter():
-        if element.tag == f"{_SVG}use":
-            shape = shapes[element.attrib.pop(_HREF, "#")[1:]]
-            x, y = element.attrib.pop("x", "0"), element.attrib.pop("y", "0")
-            element.tag = f"{_SVG}path"
-            element.set("d", shape.get("d", ""))
-            element.set("transform", f"translate({x} {y})")
-        element.tag = element.tag.removeprefix(_SVG)
-        for name in ("id", "clip-path"):
-            element.attrib.pop(name, None)
-        for name in {"d", "x", "y", "transform"} & set(element.attrib):
-            element.set(name, re.sub(r"-?\d+\.\d+", _short_number, element.attrib[name]).replace("\n", " "))
-        if style := element.get("style"):
-            style = re.sub(r"font-family: [^;]*(; )?", "", style)
-            element.set("style", re.sub(r"#[0-9a-f]{6}", _page_colour, style))
         element.tail = None
+        element.tag = element.tag.removeprefix(_SVG)
+        if element.tag == "use":
+            shape = shapes[element.get(_HREF, "#")[1:]]
+            place = f"translate({element.attrib.pop('x')} {element.attrib.pop('y')})"
+            element.tag = "path"
+            element.attrib |= {"d": shape.get("d", ""), "transform": place}
+        element.attrib = {name: _for_page(name, v) for name, v in element.attrib.items() if name not in _UNUSED}
     return root
+
+
+def _for_page(name: str, value: str) -> str:
+    """A style with the page's colours and font, or lengths with few digits."""
+    if name == "style":
+        return re.sub(r"#[0-9a-f]{6}", _page_colour, re.sub(r"font-family: [^;]*(; )?", "", value))
+    return re.sub(r"-?\d+\.\d+", _short_number, value).replace("\n", " ")
 
 
 def _short_number(match: re.Match[str]) -> str:

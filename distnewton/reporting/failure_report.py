@@ -1,4 +1,4 @@
-"""Why a run failed: the first cause, and of a hang the rank that is to blame."""
+"""Why a run failed: the first cause, and in a hang the rank that the others waited for."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ _LINES = 12
 
 
 def explain_failure(path: Path) -> Iterator[str]:
-    """What is known of the end of a run.
+    """Explain how a run ended, as ``why`` prints it.
 
     Parameters
     ----------
     path : Path
-        Run folder.
+        Run folder with ``metrics.jsonl`` or with reports of errors.
 
     Yields
     ------
     str
-        A line of text.
+        A line; those about one subject follow each other.
 
     Raises
     ------
     MissingInputError
-        If this is no run folder.
+        If the folder holds neither.
     DataError
         If a report is damaged.
     """
@@ -41,17 +41,29 @@ def explain_failure(path: Path) -> Iterator[str]:
     try:
         first = read_first(path)
         yield from _cause(path, first)
-        hangs = read_hangs(errors, first.get("launch") if first else None)
-        if hangs:
-            hosts = hosts_of(path) or ["an unknown host"] * (1 + max(hangs))
-            yield f"hang       {describe_hang(hangs, hosts)}"
-            yield f"stacks     {errors}/hang-rank-*.txt"
-        later = sorted(json.loads(file.read_text(encoding="utf-8"))["rank"] for file in errors.glob("rank-*.json"))
+        yield from _hang(path, first)
+        yield from _later(path, first)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"a report in {errors} is damaged: {error!r}", collective=True) from None
-    later = [rank for rank in later if first is None or rank != first["rank"]]
+
+
+def _hang(path: Path, first: dict[str, Any] | None) -> Iterator[str]:
+    """Which rank the others waited for, where the watchdog ended the run."""
+    errors = path / ERRORS_FOLDER
+    hangs = read_hangs(errors, first.get("launch") if first else None)
+    if hangs:
+        hosts = hosts_of(path) or ["an unknown host"] * (1 + max(hangs))
+        yield f"hang       {describe_hang(hangs, hosts)}"
+        yield f"stacks     {errors}/hang-rank-*.txt"
+
+
+def _later(path: Path, first: dict[str, Any] | None) -> Iterator[str]:
+    """Ranks that failed after the first one."""
+    reports = (path / ERRORS_FOLDER).glob("rank-*.json")
+    failed = sorted(json.loads(file.read_text(encoding="utf-8"))["rank"] for file in reports)
+    later = [rank for rank in failed if first is None or rank != first["rank"]]
     if later:
-        yield f"later      rank {ranges(later)} failed, too, by itself or in consequence"
+        yield f"later      rank {ranges(later)} failed too, independently or as a consequence"
 
 
 def _cause(path: Path, first: dict[str, Any] | None) -> Iterator[str]:
@@ -64,8 +76,8 @@ def _cause(path: Path, first: dict[str, Any] | None) -> Iterator[str]:
         records = list(read_metrics(path)) if (path / METRICS_FILE).is_file() else []
         reached = f"after iteration {records[-1]['iteration']}" if records else "before its first iteration"
         yield (
-            f"cause      none was written {reached}: the run goes on, or a process or host was ended from outside (out "
-            "of memory, kill, crash of a library); the launcher's output says which"
+            f"cause      no report was written {reached}: the run has not ended, or something outside ended a process "
+            "or host (out of memory, kill, crash of a library); the launcher's output says which"
         )
         return
     phase = f", phase {first['phase']}" if first.get("phase") else ""

@@ -117,31 +117,36 @@ class Chart:
 
     def draw_on(self, axes: Any) -> list[Tip]:
         """Draw the curves into axes."""
+        tips = [tip for curve in self.curves for tip in self._draw_curve(axes, curve)]
+        self._scale(axes)
+        axes.set_xlabel(self.x_label)
+        return tips
+
+    def _draw_curve(self, axes: Any, curve: Curve) -> list[Tip]:
+        x, y = curve.points(log=self.log)
+        there = np.isfinite(y)
+        if not there.any():
+            return []
+        # a point between gaps is no line
+        alone = there & ~np.r_[False, there[:-1]] & ~np.r_[there[1:], False]
+        style = _DASHES[curve.colour // N_COLOURS % len(_DASHES)]
+        axes.plot(x, y, ls=style, c=colour(curve.colour), label=clean(curve.name, 44) or None)
+        axes.plot(x[alone], y[alone], "o", c=colour(curve.colour), ms=3.5)
+        if there.sum() > _MAX_TIPS:
+            return []
+        start = f"{curve.name}: " if curve.name else ""
+        points = zip(x[there].tolist(), y[there].tolist(), strict=True)
+        return [Tip(axes, (a, a), (b, b), f"{start}{b:.6g} at {a:.6g}") for a, b in points]
+
+    def _scale(self, axes: Any) -> None:
+        """Scales of both axes, and what stands beside them."""
         from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
 
-        tips, values = [], []
-        for curve in self.curves:
-            x, y = curve.points(log=self.log)
-            there = np.isfinite(y)
-            if not there.any():
-                continue
-            values.append(y[there])
-            # a point between gaps is no line
-            alone = np.flatnonzero(there & ~np.r_[False, there[:-1]] & ~np.r_[there[1:], False])
-            style = _DASHES[curve.colour // N_COLOURS % len(_DASHES)]
-            name = clean(curve.name, 44) or None
-            axes.plot(x, y, ls=style, c=colour(curve.colour), label=name)
-            axes.plot(x[alone], y[alone], "o", c=colour(curve.colour), ms=3.5)
-            if there.sum() <= _MAX_TIPS:
-                start = f"{curve.name}: " if curve.name else ""
-                found = zip(x[there].tolist(), y[there].tolist(), strict=True)
-                tips += [Tip(axes, (a, a), (b, b), f"{start}{b:.6g} at {a:.6g}") for a, b in found]
-        if self.log and values:
+        low, high = axes.dataLim.intervaly
+        if self.log and 0.0 < low <= high:
             axes.set_yscale("log")
-            shown = np.concatenate(values)
-            few = math.log10(shown.max() / shown.min()) < 1.0
             # powers of ten say little within a decade
-            axes.yaxis.set_major_locator(MaxNLocator(5) if few else LogLocator(numticks=7))
+            axes.yaxis.set_major_locator(MaxNLocator(5) if high < 10 * low else LogLocator(numticks=7))
             axes.yaxis.set_minor_locator(NullLocator())
         elif self.zero:
             axes.update_datalim([(axes.dataLim.x0, 0.0)])
@@ -152,8 +157,6 @@ class Chart:
             axes.set_xscale("symlog", linthresh=self.linear_x)
         for axis in (axes.xaxis, axes.yaxis):
             axis.set_major_formatter(FuncFormatter(label))
-        axes.set_xlabel(self.x_label)
-        return tips
 
 
 @dataclass(frozen=True)
@@ -305,9 +308,8 @@ class HeatMap:
     tips : sequence of sequence of str
         What the pointer shows over a cell.
     square : bool
-        Whether cells are as high as they are wide.
-    root : bool
-        Whether the strength is the root of the value, so that small ones are seen.
+        Whether cells are as high as they are wide, and the strength is the root of the value: in a table of classes
+        against classes, what is not on the diagonal is small.
     """
 
     title: str
@@ -320,7 +322,6 @@ class HeatMap:
     number: str = ""
     tips: Sequence[Sequence[str]] = ()
     square: bool = False
-    root: bool = False
 
     @property
     def _cell(self) -> tuple[float, float]:
@@ -353,7 +354,7 @@ class HeatMap:
         axes = figure.subplots()
         table = np.array(self.values, dtype=float)
         most = float(np.nanmax(table, initial=0.0)) or 1.0
-        norm = PowerNorm(0.5 if self.root else 1.0, 0.0, most)
+        norm = PowerNorm(0.5 if self.square else 1.0, 0.0, most)
         # one colour whose strength is the value reads the same on light and on dark ground
         # a colour bar of fifty shades would be an image
         weak, strong = ((*to_rgb(LIGHT["heat"]), alpha) for alpha in (0.04, 1.0))
@@ -361,7 +362,7 @@ class HeatMap:
         cells = axes.pcolormesh(table, cmap=shades, norm=norm, linewidth=0)
         shrink = min(1.0, 120 / self.size[1])
         bar = figure.colorbar(cells, ax=axes, shrink=shrink, aspect=10, anchor=(0.0, 1.0), pad=0.02)
-        bar.set_ticks([0.0, most / 4, most] if self.root else [0.0, most], minor=False)
+        bar.set_ticks([0.0, most / 4, most] if self.square else [0.0, most], minor=False)
         bar.formatter = FuncFormatter(label)
         bar.outline.set_visible(False)
         self._mark(axes, table, norm(table) > 0.5)
@@ -449,36 +450,37 @@ class BlockMap:
         return [tip for layer in layers for tip in self._draw_layer(axes[layer - 1], layer)]
 
     def _draw_layer(self, axes: Any, layer: int) -> list[Tip]:
-        from matplotlib.patches import Rectangle
-
-        partition, tips = self.partition, []
-        n_in, n_out = partition.grid_shape(layer)
+        n_in, n_out = self.partition.grid_shape(layer)
         width, height = self._box(layer)[0] / n_out, self._box(layer)[1] / n_in
-        for i, j in np.ndindex(n_in, n_out):
-            rank = partition.owner(layer, i, j)
-            # after the last colour they come again, weaker
-            second = rank // N_COLOURS % 2 == 1
-            box = Rectangle((j, i), 1, 1, fc=colour(rank), ec=LIGHT["box"], lw=1.5, alpha=0.62 if second else None)
-            axes.add_patch(box)
-            block = partition.block(layer, rank)
-            n_params = 0 if block is None else block.n_params
-            text = f"layer {layer}, block ({i}, {j}): rank {rank}, {n_params:,} variables. {self.ranks[rank]}"
-            tips.append(Tip(axes, (j, j + 1), (i, i + 1), text))
-            name = f"rank {rank}" if width >= 48 else str(rank)
-            if height >= 12 and width >= _LETTER * len(name):
-                ink = LIGHT["ink" if second else "owner"]
-                axes.text(j + 0.5, i + 0.5, name, color=ink, ha="center", va="center_baseline", weight="bold")
+        tips = [self._draw_block(axes, layer, i, j, width, height) for i, j in np.ndindex(n_in, n_out)]
         above, beside = self._spans(layer), self._spans(layer - 1)
-        shown = [name if _LETTER * len(name) <= width + 2 else "" for name in above]
         axes.set(xlim=(0, n_out), ylim=(n_in, 0))
-        axes.set_xticks([j + 0.5 for j in range(n_out)], shown)
-        axes.set_yticks([i + 0.5 for i in range(n_in)], beside if height >= 11 else [""] * n_in)
+        axes.set_xticks(np.arange(n_out) + 0.5, [name if _LETTER * len(name) <= width + 2 else "" for name in above])
+        axes.set_yticks(np.arange(n_in) + 0.5, beside if height >= 11 else [""] * n_in)
         axes.xaxis.tick_top()
         axes.grid(visible=False)
         axes.spines[:].set_visible(False)
-        widths = f"layer {layer}: {partition.widths[layer - 1]:,} → {partition.widths[layer]:,}"
+        widths = f"layer {layer}: {self.partition.widths[layer - 1]:,} → {self.partition.widths[layer]:,}"
         axes.set_title(widths, loc="left", weight="bold")
         return tips
+
+    def _draw_block(self, axes: Any, layer: int, i: int, j: int, width: float, height: float) -> Tip:
+        """A block in its owner's colour, and the owner's name where it has room in so many pixels."""
+        from matplotlib.patches import Rectangle
+
+        rank = self.partition.owner(layer, i, j)
+        # after the last colour they come again, weaker
+        second = rank // N_COLOURS % 2 == 1
+        strength = 0.62 if second else None
+        axes.add_patch(Rectangle((j, i), 1, 1, fc=colour(rank), ec=LIGHT["box"], lw=1.5, alpha=strength))
+        name = f"rank {rank}" if width >= 48 else str(rank)
+        if height >= 12 and width >= _LETTER * len(name):
+            ink = LIGHT["ink" if second else "owner"]
+            axes.text(j + 0.5, i + 0.5, name, color=ink, ha="center", va="center_baseline", weight="bold")
+        block = self.partition.block(layer, rank)
+        n_params = 0 if block is None else block.n_params
+        text = f"layer {layer}, block ({i}, {j}): rank {rank}, {n_params:,} variables. {self.ranks[rank]}"
+        return Tip(axes, (j, j + 1), (i, i + 1), text)
 
 
 def _range(span: tuple[int, int]) -> str:

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distnewton.guards.ledger import PHASES
 from distnewton.planning.plan import Plan
+
+if TYPE_CHECKING:
+    from rich.table import Table
 
 _SHOWN = 24
 """Splits in a table; the fastest come first."""
@@ -47,72 +50,79 @@ def print_plans(plans: Sequence[Plan], n_ranks: int, memory_gb: float | None, wi
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else 150)
-    best = plans[0]
-    problem, n_replicas = best.problem, best.n_replicas
+    for part in (_about(plans[0], n_ranks), *_tables(plans, memory_gb), *_advice(plans, memory_gb, widest)):
+        console.print(part, highlight=False, markup=False, emoji=False)
 
-    def say(text: str) -> None:
-        console.print(text, highlight=False, markup=False, emoji=False)
 
+def _about(plan: Plan, n_ranks: int) -> str:
+    """What is planned."""
+    problem, method = plan.problem, plan.problem.method
     rows = f"{problem.n_rows} random rows" if problem.sketched else f"{problem.n_rows} rows"
-    each = f" in each of {n_replicas} replicas" if n_replicas > 1 else ""
-    say(
+    each = f" in each of {plan.n_replicas} replicas" if plan.n_replicas > 1 else ""
+    return (
         f"{problem.shape}: {problem.shape.n_params:,} variables, {problem.n_samples:,} samples{each}, "
-        f"{problem.n_curvature:,} of curvature ({rows} each), {problem.direction} with {problem.n_steps} CG steps, "
-        f"{problem.n_trials} trial{'s' * (problem.n_trials > 1)}, on {n_ranks:,} rank{'s' * (n_ranks > 1)}"
+        f"{problem.n_curvature:,} of curvature ({rows} each), {method.direction} with {method.n_steps} CG steps, "
+        f"{method.n_trials} trial{'s' * (method.n_trials > 1)}, on {n_ranks:,} rank{'s' * (n_ranks > 1)}"
     )
-    parts = list(best.memory)
-    table = _table(f"Memory of a rank by part, MB{'' if memory_gb is None else f' (of {1000 * memory_gb:,.0f})'}")
-    _fill(table, plans, [*parts, "sum"], lambda plan: [*plan.memory.values(), plan.memory_bytes], 1e-6)
-    console.print(table)
+
+
+def _tables(plans: Sequence[Plan], memory_gb: float | None) -> Iterator[Table]:
+    """Memory, seconds and messages, a row for each plan."""
+    of = "" if memory_gb is None else f" (of {1000 * memory_gb:,.0f})"
+    yield _table(f"Memory of a rank by part, MB{of}", plans, lambda plan: plan.memory, 1e-6)
+    # a phase in which nothing happens has no column
     phases = [phase for phase in PHASES if any(plan.phases[phase].seconds > 0 for plan in plans)]
-    table = _table("Predicted seconds of an iteration by phase")
-    _fill(table, plans, [*phases, "sum"], lambda plan: [*(plan.phases[p].seconds for p in phases), plan.seconds], 1.0)
-    console.print(table)
-    if n_ranks > 1:
-        table = _table("MB that a rank sends in an iteration by phase, and its messages")
 
-        def sent(plan: Plan) -> list[float]:
-            return [*(plan.phases[phase].sent_bytes for phase in phases), plan.sent_bytes]
+    def by_phase(quantity: str) -> Callable[[Plan], dict[str, float]]:
+        return lambda plan: {phase: getattr(plan.phases[phase], quantity) for phase in phases}
 
-        _fill(table, plans, [*phases, "sum"], sent, 1e-6, ("messages", lambda plan: f"{plan.n_messages:,}"))
-        console.print(table)
+    yield _table("Predicted seconds of an iteration by phase", plans, by_phase("seconds"), 1.0)
+    if plans[0].n_ranks > 1:
+        title = "MB that a rank sends in an iteration by phase, and its messages"
+        yield _table(title, plans, by_phase("sent_bytes"), 1e-6, messages=True)
+
+
+def _advice(plans: Sequence[Plan], memory_gb: float | None, widest: Plan | None) -> Iterator[str]:
+    """Which splits to take, what limits them, and which network would fit the memory."""
+    best = plans[0]
     if len(plans) > _SHOWN:
-        say(f"{len(plans) - _SHOWN} slower splits are not shown; --json has all")
-    say(f"recommended: --partition.splits {'-'.join(map(str, best.splits))} ({best.seconds:.3g} s an iteration)")
-    say(f"what limits: {best.limits()}")
-    if memory_gb is not None and widest is None:
-        say(f"no network of this kind fits {memory_gb:g} GB a rank: fewer samples of curvature, or more ranks")
-    elif widest is not None:
-        say(
+        yield f"{len(plans) - _SHOWN} slower splits are not shown; --json has all"
+    yield f"recommended: --partition.splits {'-'.join(map(str, best.splits))} ({best.seconds:.3g} s an iteration)"
+    yield f"what limits: {best.limits()}"
+    if memory_gb is None:
+        return
+    if widest is None:
+        yield f"no network of this kind fits {memory_gb:g} GB a rank: fewer samples of curvature, or more ranks"
+    else:
+        yield (
             f"largest network of this kind that fits {memory_gb:g} GB a rank: {widest.problem.shape} "
             f"({widest.problem.shape.n_params:,} variables, {widest.seconds:.3g} s an iteration)"
         )
-    if memory_gb is not None and best.memory_bytes > memory_gb * 1e9:
-        say(f"this network does not fit {memory_gb:g} GB a rank")
+    if best.memory_bytes > memory_gb * 1e9:
+        yield f"this network does not fit {memory_gb:g} GB a rank"
 
 
-def _table(title: str) -> Any:
+def _table(
+    title: str,
+    plans: Sequence[Plan],
+    values: Callable[[Plan], dict[str, float]],
+    factor: float,
+    *,
+    messages: bool = False,
+) -> Table:
+    """A row for each of the fastest plans: its values in the unit of the table, their sum, and its messages."""
     from rich import box
     from rich.table import Table
 
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
-
-
-def _fill(
-    table: Any,
-    plans: Sequence[Plan],
-    names: Sequence[str],
-    values: Callable[[Plan], list[float]],
-    factor: float,
-    more: tuple[str, Callable[[Plan], str]] | None = None,
-) -> None:
-    """Columns of a table, and a row for each plan."""
-    table.add_column("splits", no_wrap=True)
-    for name in [*names, *([more[0]] if more else [])]:
+    table = Table("splits", title=title, title_justify="left", box=box.SIMPLE_HEAD, title_style="bold")
+    table.columns[0].no_wrap = True
+    for name in [*values(plans[0]), "sum", *(["messages"] if messages else [])]:
         table.add_column(name, justify="right")
     for plan in plans[:_SHOWN]:
-        cells = [_number(factor * value) for value in values(plan)]
-        table.add_row(plan.title, *cells, *([more[1](plan)] if more else []))
+        numbers = list(values(plan).values())
+        cells = [_number(factor * number) for number in (*numbers, sum(numbers))]
+        table.add_row(plan.title, *cells, *([f"{plan.n_messages:,}"] if messages else []))
+    return table
 
 
 def _number(value: float) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import statistics
 import time
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,7 @@ from distnewton.models.metrics import MAIN_METRIC
 from distnewton.parallel.partition import splits_title
 from distnewton.reporting.slowest import slowest_rank
 from distnewton.reporting.stragglers import Stragglers
-from distnewton.runs.session import Result, RunSummary
+from distnewton.runs.summary import Machine, Result, RunSummary
 
 if TYPE_CHECKING:
     from rich.console import Console, RenderableType
@@ -50,33 +51,13 @@ class Progress:
 
     def start(self, summary: RunSummary) -> None:
         """Show what is about to run."""
-        data, partition, config = summary.train, summary.partition, summary.config
-        self._metric, self._config = MAIN_METRIC[summary.task.name], config
+        self._metric, self._config = MAIN_METRIC[summary.task.name], summary.config
         self._stragglers = Stragglers(summary.machine.hosts)
-        others = ("validation", summary.validation), ("test", summary.test)
-        more = "".join(f", {which} {found.n_samples:,}" for which, found in others if found)
         # a column that would be empty is left out
         self._columns = [name for name in _COLUMNS if name != "valid" or summary.validation]
-        splits = splits_title(partition.splits, summary.machine.n_replicas)
-        if partition.speeds:
-            shown = " ".join(f"{speed:g}" for speed in partition.speeds[:8])
-            splits += f" (speeds {shown}{' ...' if len(partition.speeds) > 8 else ''})"
-        kind = "sparse" if data.n_nonzeros and data.sparse_format else "dense"
-        n_train = f"{config.data.n_train:,} of " if config.data.n_train else ""
-        lines = [
-            f"data     {data.name}: {n_train}{data.n_samples:,} samples{more}, "
-            f"{data.n_features:,} features ({kind} file)"
-            + (f", labels in column {data.names.label}" if data.names else ""),
-            f"network  {summary.shape}, {config.network.activation}, {config.network.loss}: "
-            f"{summary.shape.n_params:,} variables",
-            f"ranks    {summary.machine.n_ranks}, splits {splits}, {summary.machine.n_threads} BLAS thread(s) each"
-            + (f", {summary.machine.mpi_library}" if summary.machine.mpi_library else ""),
-            *([f"device   {_devices(summary)}"] if config.run.device != "cpu" else []),
-            f"method   {config.method.title}; {config.run.dtype}"
-            + (f", early termination by {summary.transport}" if summary.transport else ""),
-        ]
-        for line in [*lines, *(f"note     {note}" for note in summary.notes)]:
-            self._print(line)
+        for name, text in [*_header(summary).items(), *(("note", note) for note in summary.notes)]:
+            if text:
+                self._print(f"{name:<8} {text}")
         if self._is_live:
             self._begin_live()
         else:
@@ -219,19 +200,60 @@ def _packed(figures: Sequence[str], width: int) -> list[str]:
     return rows
 
 
-def _devices(summary: RunSummary) -> str:
+def _header(summary: RunSummary) -> dict[str, str]:
+    """What is about to run, by subject; what does not apply is empty."""
+    config, machine = summary.config, summary.machine
+    method = f"{config.method.title}; {config.run.dtype}"
+    return {
+        "data": _data(summary),
+        "network": f"{summary.shape}, {config.network.activation}, {config.network.loss}: "
+        f"{summary.shape.n_params:,} variables",
+        "ranks": _listed(
+            f"{machine.n_ranks}", f"splits {splits_title(summary.partition.splits, machine.n_replicas)}"
+            + _speeds(summary.partition.speeds), f"{machine.n_threads} BLAS thread(s) each", machine.mpi_library,
+        ),
+        "device": _devices(machine) if config.run.device != "cpu" else "",
+        "method": _listed(method, summary.transport and f"early termination by {summary.transport}"),
+    }  # fmt: skip
+
+
+def _listed(*parts: str) -> str:
+    """Parts that are not empty, with commas between them."""
+    return ", ".join(filter(None, parts))
+
+
+def _data(summary: RunSummary) -> str:
+    """Samples of each set, features, and where labels are."""
+    data, n_train = summary.train, summary.config.data.n_train
+    others = {"validation": summary.validation, "test": summary.test}
+    samples = f"{n_train:,} of {data.n_samples:,} samples" if n_train else f"{data.n_samples:,} samples"
+    kind = "sparse" if data.n_nonzeros and data.sparse_format else "dense"
+    return f"{data.name}: " + _listed(
+        samples,
+        *(f"{which} {found.n_samples:,}" for which, found in others.items() if found),
+        f"{data.n_features:,} features ({kind} file)",
+        f"labels in column {data.names.label}" if data.names else "",
+    )
+
+
+def _speeds(speeds: Sequence[float]) -> str:
+    """Relative speeds of the first ranks, where ranks differ."""
+    shown = " ".join(f"{speed:g}" for speed in speeds[:8])
+    return f" (speeds {shown}{' ...' if len(speeds) > 8 else ''})" if speeds else ""
+
+
+def _devices(machine: Machine) -> str:
     """What the ranks compute on, and how their sums travel."""
-    counts = {name: summary.machine.devices.count(name) for name in summary.machine.devices}
+    counts = Counter(machine.devices)
     names = [name if count == 1 else f"{count} x {name}" for name, count in counts.items()]
     more = f", ... ({len(names)} kinds)" if len(names) > 4 else ""
-    way = f"; {summary.machine.device_transport}" if summary.machine.device_transport else ""
+    way = f"; {machine.device_transport}" if machine.device_transport else ""
     return ", ".join(names[:4]) + more + way
 
 
 def _summary_rows(result: Result) -> list[tuple[str, str]]:
     """What the closing table says."""
     last, start = result.last, result.history[0]
-    n = len(result.history) - 1
     rows = [
         ("iterations", str(last.iteration)),
         ("seconds", f"{last.elapsed_seconds:.2f}"),
@@ -245,18 +267,24 @@ def _summary_rows(result: Result) -> list[tuple[str, str]]:
         measured = best.metrics
     for name, metrics in measured.items():
         rows += [(f"{name} {key}", f"{value:.4f}") for key, value in metrics.items()]
-    if n and result.summary.machine.n_ranks > 1:
-        # the record of the checkpoint that a run goes on from was another launch's
-        own = result.history if result.summary.resumed is None else result.history[1:]
-        wait = sum(sum(r.wait_seconds) for r in own) / result.summary.machine.n_ranks
-        sent = sum(sum(r.sent_bytes.values()) for r in own)
-        stopped = sum(r.direction.stopped_early for r in own if r.direction)
-        rows += [
-            ("waiting in MPI", f"{wait:.2f} s a rank"),
-            ("sent by all ranks", f"{sent / 1e6:.1f} MB"),
-            ("directions ended early", f"{stopped} of {n}"),
-        ]
-    return rows
+    return rows + (_traffic_rows(result) if result.summary.machine.n_ranks > 1 else [])
+
+
+def _traffic_rows(result: Result) -> list[tuple[str, str]]:
+    """What several ranks waited and sent."""
+    # the record of the checkpoint that a resumed run starts from was another launch's
+    own = result.history if result.summary.resumed is None else result.history[1:]
+    n = len(result.history) - 1
+    if not n:
+        return []
+    wait = sum(sum(record.wait_seconds) for record in own) / result.summary.machine.n_ranks
+    sent = sum(sum(record.sent_bytes.values()) for record in own)
+    stopped = sum(record.direction.stopped_early for record in own if record.direction)
+    return [
+        ("waiting in MPI", f"{wait:.2f} s a rank"),
+        ("sent by all ranks", f"{sent / 1e6:.1f} MB"),
+        ("directions ended early", f"{stopped} of {n}"),
+    ]
 
 
 def _steps(record: IterationRecord) -> str:

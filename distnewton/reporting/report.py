@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from html import escape
 from importlib.metadata import version
+from itertools import chain
 from pathlib import Path
 
 from distnewton.errors import ConfigError, CreateError, WriteError
@@ -90,13 +92,11 @@ def _remarks(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _summary(runs: Sequence[Run]) -> str:
-    """A row a run; columns of metrics and sets that no run has are left out."""
-    last = [run.lines[-1] for run in runs if run.lines]
-    metrics = list(dict.fromkeys(name for line in last for name in [*line.train, *line.test]))
-    sets = [which for which in _SETS if which == "train" or any(getattr(line, which) for line in last)]
-    rows = [_about(run) | _reached(run) | _measured(run, metrics, sets) | _spent(run) for run in runs]
-    header = [name for name in rows[0] if name != "best iteration" or "validation" in sets]
-    return _table(header, [[row[name] for name in header] for row in rows], left=(1,))
+    """A row a run; columns that are empty for all runs are left out."""
+    parts = [[part(run) for run in runs] for part in (_about, _reached, _measured, _spent)]
+    columns = {name: [row.get(name, "") for row in rows] for rows in parts for name in chain(*rows)}
+    columns = {name: cells for name, cells in columns.items() if any(cells)}
+    return _table(list(columns), list(zip(*columns.values(), strict=True)), left=(1,))
 
 
 def _about(run: Run) -> dict[str, str]:
@@ -108,35 +108,39 @@ def _about(run: Run) -> dict[str, str]:
 
 def _reached(run: Run) -> dict[str, str]:
     """How far the run came, by column."""
-    names = "iterations", "seconds", "objective", "best iteration"
     if not run.lines:
-        return dict.fromkeys(names, "") | {"iterations": "none"}
-    last = run.lines[-1]
-    cells = (
-        f"{last.iteration} of {run.config.run.iterations}", f"{last.training_seconds:.2f}", _number(last.objective),
-        f"{run.model_line.iteration}",
-    )  # fmt: skip
-    return dict(zip(names, cells, strict=True))
+        return {"iterations": "none"}
+    last, model = run.lines[-1], run.model_line
+    return {
+        "iterations": f"{last.iteration} of {run.config.run.iterations}",
+        "seconds": f"{last.training_seconds:.2f}",
+        "objective": _number(last.objective),
+        "best iteration": f"{model.iteration}" if model.validation else "",
+    }
 
 
-def _measured(run: Run, metrics: Sequence[str], sets: Sequence[str]) -> dict[str, str]:
+def _measured(run: Run) -> dict[str, str]:
     """Metrics of the run's model, by column."""
-    model = run.model_line if run.lines else None
-    return {f"{which} {name}": _number(getattr(model, which, {}).get(name)) for name in metrics for which in sets}
+    if not run.lines:
+        return {}
+    metrics = {which: getattr(run.model_line, which) for which in _SETS}
+    return {f"{which} {name}": _number(values.get(name, math.nan))
+            for name in metrics["train"] for which, values in metrics.items()}  # fmt: skip
 
 
 def _spent(run: Run) -> dict[str, str]:
     """What the ranks spent on each other, by column."""
-    names = "waiting in MPI", "sent", "ended early"
     if not run.lines:
-        return dict.fromkeys(names, "")
+        return {}
     seconds = run.lines[-1].training_seconds
     waited = sum(sum(line.wait_seconds) for line in run.lines) / max(1, run.environment.ranks)
-    share = f" ({100 * waited / seconds:.0f} %)" if seconds > 0 else ""
-    sent = sum(line.sent_in_training for line in run.lines) / _MEGABYTE
+    sent = sum(line.training_bytes for line in run.lines) / _MEGABYTE
     early = sum(line.direction.stopped_early for line in run.lines if line.direction)
-    size = f"{sent:,.1f} MB" if sent < 1e4 else f"{sent / 1e3:,.1f} GB"
-    return dict(zip(names, (f"{waited:.2f} s{share}", size, f"{early} of {len(run.lines) - 1}"), strict=True))
+    return {
+        "waiting in MPI": f"{waited:.2f} s" + (f" ({100 * waited / seconds:.0f} %)" if seconds > 0 else ""),
+        "sent": f"{sent:,.1f} MB" if sent < 1e4 else f"{sent / 1e3:,.1f} GB",
+        "ended early": f"{early} of {len(run.lines) - 1}",
+    }
 
 
 def _of_run(run: Run, heading: str) -> str:
@@ -199,7 +203,7 @@ def _predictions(found: Predictions) -> list[str]:
 
 def _environment(run: Run) -> str:
     """What the run's numbers depended on."""
-    facts, data, network = run.environment, run.config.data, run.config.network
+    facts, software, data, network = run.environment, run.software, run.config.data, run.config.network
     hosts = list(dict.fromkeys(facts.hosts))
     shown = ", ".join(hosts[:8]) + (f" and {len(hosts) - 8} more" if len(hosts) > 8 else "")
     rows = [
@@ -208,9 +212,9 @@ def _environment(run: Run) -> str:
         ["scaling", data.scale],
         ["network", f"{facts.network or network.title}, {network.activation}, {network.loss}"],
         ["ranks", f"{facts.ranks} with {facts.threads_per_rank} BLAS thread(s) each, on {shown or '?'}"],
-        ["MPI", facts.mpi_library or "none"],
-        ["platform", f"{facts.platform}, Python {facts.python}"],
-        ["packages", ", ".join(f"{name} {number}" for name, number in facts.packages.items())],
+        ["MPI", software.mpi_library or "none"],
+        ["platform", f"{software.platform}, Python {software.python}"],
+        ["packages", ", ".join(f"{name} {number}" for name, number in software.packages.items())],
         ["seed, dtype", f"{run.config.run.seed}, {run.config.run.dtype}"],
         *[[name, value] for name, value in facts.slurm.items()],
     ]
@@ -243,8 +247,8 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
 
 
-def _number(value: float | None) -> str:
-    return "" if value is None else f"{value:.5g}"
+def _number(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.5g}"
 
 
 def write_report(paths: Sequence[Path], target: Path) -> str:

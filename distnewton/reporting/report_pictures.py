@@ -6,10 +6,13 @@ import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
+
 from distnewton.guards.ledger import PHASES
+from distnewton.method.records import IterationRecord
 from distnewton.reporting.drawing import Picture, save
 from distnewton.reporting.pictures import Bars, BlockMap, Chart, Curve, HeatMap, Panels, Scatter
-from distnewton.reporting.run_data import Line, Predictions, Run
+from distnewton.reporting.run_data import Predictions, Run
 
 _MAX_COLUMNS, _MAX_ROWS, _MAX_GROUPS = 120, 64, 24
 _PHASES = [phase for phase in PHASES if phase not in {"other", "evaluation"}]
@@ -18,7 +21,7 @@ _MEGABYTE = 1e6
 _SET_COLOURS = {"train": 5, "validation": 2, "test": 1}
 _SET_NAMES = {"train": "training", "validation": "validation", "test": "test"}
 
-Get = Callable[[Line], float | None]
+Get = Callable[[IterationRecord], float | None]
 _PLACES: dict[str, Get] = {
     "iterations": lambda line: line.iteration,
     "seconds of training": lambda line: line.training_seconds,
@@ -113,7 +116,7 @@ def costs(runs: Sequence[Run]) -> list[Picture]:
     -------
     list of Picture
     """
-    kinds: list[tuple[str, Callable[[Line], dict[str, float]], float, str]] = [
+    kinds: list[tuple[str, Callable[[IterationRecord], dict[str, float]], float, str]] = [
         ("seconds by phase, on its slowest rank, waiting included", lambda line: line.seconds, 1.0, "s"),
         ("seconds in MPI by phase, mean of the ranks", lambda line: line.phase_wait_seconds, 1.0, "s"),
         ("megabytes sent by all ranks, by phase", lambda line: line.sent_bytes, _MEGABYTE, "MB"),
@@ -141,34 +144,40 @@ def cg_steps(run: Run) -> list[Picture]:
     """CG steps by rank and iteration, with a dot where a rank was stopped."""
     steps = [(line.iteration, line.direction) for line in run.lines if line.direction is not None]
     n_ranks = max((len(direction.inner_iterations) for _, direction in steps), default=0)
-    if not any(any(direction.inner_iterations) for _, direction in steps):
+    counts, stopped = np.zeros((n_ranks, len(steps))), np.zeros((n_ranks, len(steps)), dtype=bool)
+    for k, (_, direction) in enumerate(steps):
+        n = len(direction.inner_iterations)
+        counts[:n, k] = direction.inner_iterations
+        stopped[:n, k] = direction.stopped_early & ~np.isin(range(n), direction.finished_ranks)
+    if not counts.any():
         return []
-    columns, rows = _bins(len(steps), _MAX_COLUMNS), _bins(n_ranks, _MAX_ROWS)
-    counts = [[0.0] * len(columns) for _ in rows]
-    stopped = [[False] * len(columns) for _ in rows]
-    for i, ranks in enumerate(rows):
-        for j, group in enumerate(columns):
-            # a cell of several ranks or iterations shows the most of them
-            cell = [(direction, rank) for k in group for direction in (steps[k][1],) for rank in ranks]
-            counts[i][j] = max(float(sum(d.inner_iterations[rank : rank + 1])) for d, rank in cell)
-            stopped[i][j] = any(d.stopped_early and rank not in d.finished_ranks for d, rank in cell)
+    ranks, groups = _starts(n_ranks, _MAX_ROWS), _starts(len(steps), _MAX_COLUMNS)
+    # a cell of several ranks or iterations shows the most of them
+    counts, stopped = (
+        np.maximum.reduceat(np.maximum.reduceat(table, ranks, axis=0), groups, axis=1) for table in (counts, stopped)
+    )
     return [
         HeatMap(
             "CG steps by rank and iteration; a dot: the rank was stopped early",
-            counts,
-            [_span(ranks[0], ranks[-1]) for ranks in rows],
-            [_span(steps[group[0]][0], steps[group[-1]][0]) for group in columns],
+            counts.tolist(),
+            _spans(list(range(n_ranks)), ranks),
+            _spans([iteration for iteration, _ in steps], groups),
             row_label="rank",
-            column_label="iteration" if len(columns) == len(steps) else "iterations (the most steps of each group)",
-            marks=stopped,
+            column_label="iteration" if len(groups) == len(steps) else "iterations (the most steps of each group)",
+            marks=stopped.tolist(),
         )
     ]
 
 
-def _bins(n: int, most: int) -> list[range]:
-    """Numbers below n in at most so many groups of the same size."""
-    size = max(1, math.ceil(n / most))
-    return [range(i, min(i + size, n)) for i in range(0, n, size)]
+def _starts(n: int, most: int) -> list[int]:
+    """Where at most so many groups of the same size start among n."""
+    return list(range(0, n, max(1, math.ceil(n / most))))
+
+
+def _spans(numbers: Sequence[int], starts: Sequence[int]) -> list[str]:
+    """First and last number of each group."""
+    ends = [*starts[1:], len(numbers)]
+    return [_span(numbers[start], numbers[end - 1]) for start, end in zip(starts, ends, strict=True)]
 
 
 def _span(first: int, last: int) -> str:
@@ -222,31 +231,35 @@ def ownership(run: Run) -> list[Picture]:
     return [blocks] if blocks else []
 
 
-def predictions(found: Predictions) -> list[Picture]:
+def predictions(shown: Predictions) -> list[Picture]:
     """A confusion matrix, or predictions and residuals against targets."""
-    name = f"{_SET_NAMES.get(found.set, found.set)} set"
-    pairs = [(a, b) for a, b in zip(found.targets, found.predictions, strict=True) if b is not None]
-    if pairs:
-        truth, predicted = [a for a, _ in pairs], [b for _, b in pairs]
-        residuals = [b - a for a, b in pairs]
-        some = "" if len(pairs) >= found.n_samples else f", {len(pairs):,} of {found.n_samples:,}"
-        return [
-            Scatter(f"prediction against target ({name}{some})", "target", truth, predicted, diagonal=True),
-            Scatter(f"residual against prediction ({name}{some})", "prediction", predicted, residuals, diagonal=False),
-        ]
-    if not found.confusion:
-        return []
-    totals = [max(1, sum(row)) for row in found.confusion]
-    shares = [[100.0 * count / total for count in row] for row, total in zip(found.confusion, totals, strict=True)]
-    tips = [
-        [f"{true} taken for {taken}: {count:,} of {total:,} samples"
-         for taken, count in zip(found.classes, row, strict=True)]
-        for true, row, total in zip(found.classes, found.confusion, totals, strict=True)
-    ]  # fmt: skip
-    title = f"confusion matrix: per cent of each true class ({name})"
+    name = f"{_SET_NAMES.get(shown.set, shown.set)} set"
+    if shown.targets:
+        return _residuals(shown, name)
+    return [_confusion(shown, name)] if shown.confusion else []
+
+
+def _residuals(shown: Predictions, name: str) -> list[Picture]:
+    pairs = [(a, b) for a, b in zip(shown.targets, shown.predictions, strict=True) if b is not None]
+    truth, predicted = [a for a, _ in pairs], [b for _, b in pairs]
+    if len(pairs) < shown.n_samples:
+        name += f", {len(pairs):,} of {shown.n_samples:,}"
+    errors = [b - a for a, b in pairs]
     return [
-        HeatMap(
-            title, shares, found.classes, found.classes, row_label="true class", column_label="predicted class",
-            number="{:.0f}", tips=tips, square=True, root=True,
-        )
-    ]  # fmt: skip
+        Scatter(f"prediction against target ({name})", "target", truth, predicted, diagonal=True),
+        Scatter(f"residual against prediction ({name})", "prediction", predicted, errors, diagonal=False),
+    ]
+
+
+def _confusion(shown: Predictions, name: str) -> HeatMap:
+    classes, counts = shown.classes, np.array(shown.confusion)
+    totals = np.maximum(1, counts.sum(axis=1))
+    tips = [
+        [f"{true} taken for {other}: {n:,} of {total:,} samples" for other, n in zip(classes, row, strict=True)]
+        for true, row, total in zip(classes, shown.confusion, totals, strict=True)
+    ]
+    return HeatMap(
+        f"confusion matrix: per cent of each true class ({name})", (100.0 * counts / totals[:, None]).tolist(),
+        classes, classes, row_label="true class", column_label="predicted class", number="{:.0f}", tips=tips,
+        square=True,
+    )  # fmt: skip

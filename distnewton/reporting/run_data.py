@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+import math
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from distnewton.config import Config, DataConfig, load_config
 from distnewton.errors import DataError
 from distnewton.guards.failures import read_first
+from distnewton.method.records import IterationRecord
 from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC
 from distnewton.parallel.partition import Partition
 from distnewton.reporting.slowest import Slowest, slowest_rank
@@ -34,43 +36,6 @@ class _Read(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True)
 
 
-class Found(_Read):
-    """How a direction was found."""
-
-    inner_iterations: list[int]
-    finished_ranks: list[int]
-    stopped_early: bool
-    step_sizes: list[float | None] = []
-
-
-class Line(_Read):
-    """A line of ``metrics.jsonl``."""
-
-    iteration: int
-    elapsed_seconds: float
-    training_seconds: float
-    objective: float | None
-    gradient_norm: float | None = None
-    damping: float | None = None
-    reduction_ratio: float | None = None
-    step_size: float | None = None
-    note: str = ""
-    direction: Found | None = None
-    seconds: dict[str, float] = {}
-    phase_wait_seconds: dict[str, float] = {}
-    wait_seconds: list[float] = []
-    compute_seconds: list[float] = []
-    sent_bytes: dict[str, float] = {}
-    train: dict[str, float | None] = {}
-    validation: dict[str, float | None] = {}
-    test: dict[str, float | None] = {}
-
-    @property
-    def sent_in_training(self) -> float:
-        """Bytes of the iteration over all ranks, evaluation left out."""
-        return sum(sent for phase, sent in self.sent_bytes.items() if phase != "evaluation")
-
-
 class Parts(_Read):
     """Who owned what."""
 
@@ -81,13 +46,18 @@ class Parts(_Read):
     speeds: list[float] = []
 
 
-class Environment(_Read):
-    """What the run's numbers depended on."""
+class Software(_Read):
+    """What computed a run."""
 
     python: str = ""
     platform: str = ""
     packages: dict[str, str] = {}
     mpi_library: str = ""
+
+
+class Environment(_Read):
+    """Where a run computed, and who owned what."""
+
     ranks: int = 1
     hosts: list[str] = []
     threads_per_rank: int = 1
@@ -102,7 +72,6 @@ class Predictions(_Read):
     """How the model did at the end: see :mod:`distnewton.models.predictions`."""
 
     set: str
-    task: str
     n_samples: int
     classes: list[str] = []
     n_right: list[int] = []
@@ -128,10 +97,12 @@ class Run:
         Its settings.
     config_text : str
         The same as they were written.
-    lines : list of Line
+    lines : list of IterationRecord
         Iterations, the start first; may be empty.
     environment : Environment
         Where it ran.
+    software : Software
+        What it ran with.
     predictions : Predictions or None
         None before its end, and of runs of a comparison.
     remarks : list of str
@@ -142,8 +113,9 @@ class Run:
     path: Path
     config: Config
     config_text: str
-    lines: list[Line]
+    lines: list[IterationRecord]
     environment: Environment
+    software: Software
     predictions: Predictions | None
     remarks: list[str] = field(default_factory=list)
 
@@ -153,12 +125,12 @@ class Run:
         return MAIN_METRIC[self.config.task]
 
     @property
-    def model_line(self) -> Line:
+    def model_line(self) -> IterationRecord:
         """The iteration of the model: the first with the best validation metric where there is one, else the last."""
         sign = -1.0 if self.metric in LOWER_IS_BETTER else 1.0
-        found = [(line.validation.get(self.metric), line) for line in self.lines]
-        measured = [(sign * value, line) for value, line in found if value is not None]
-        return max(measured, key=lambda pair: pair[0])[1] if measured else self.lines[-1]
+        values = [sign * line.validation.get(self.metric, math.nan) for line in self.lines]
+        measured = [k for k, value in enumerate(values) if not math.isnan(value)]
+        return self.lines[max(measured, key=values.__getitem__, default=-1)]
 
     @property
     def partition(self) -> Partition | None:
@@ -208,24 +180,30 @@ def read_run(path: Path, name: str) -> Run:
     remarks: list[str] = []
     lines = _lines(path / METRICS_FILE, remarks)
     config = load_config(path / CONFIG_FILE)
-    failure = read_first(path)
-    if failure:
-        remarks.append(f"failed with exit code {failure.get('exit_code')}: {failure.get('message')}")
-    end = _optional(path / END_FILE, json.loads)
-    if end == {"exit_code": 75}:
-        remarks.append(f"stopped by the clock after iteration {lines[-1].iteration if lines else 0}")
-    elif end is None and not failure and not (path.parent / COMPARISON_FILE).is_file():
-        # the runs of a comparison have no end of their own
-        remarks.append("has not ended, or was cut off")
+    remarks += _ending(path, lines)
     environment = _optional(path / ENVIRONMENT_FILE, Environment.model_validate_json)
+    software = _optional(path / ENVIRONMENT_FILE, Software.model_validate_json)
     predictions = _optional(path / PREDICTIONS_FILE, Predictions.model_validate_json)
     if predictions is not None:
         _check(path / PREDICTIONS_FILE, predictions)
     text = (path / CONFIG_FILE).read_text(encoding="utf-8")
-    return Run(name, path, config, text, lines, environment or Environment(), predictions, remarks)
+    where = environment or Environment()
+    return Run(name, path, config, text, lines, where, software or Software(), predictions, remarks)
 
 
-def _lines(path: Path, remarks: list[str]) -> list[Line]:
+def _ending(path: Path, lines: list[IterationRecord]) -> Iterator[str]:
+    """How a run ended, where that is not as wished."""
+    failure, end = read_first(path), _optional(path / END_FILE, json.loads)
+    if failure:
+        yield f"failed with exit code {failure.get('exit_code')}: {failure.get('message')}"
+    if end == {"exit_code": 75}:
+        yield f"stopped by the clock after iteration {lines[-1].iteration if lines else 0}"
+    # the runs of a comparison have no end of their own
+    elif end is None and not failure and not (path.parent / COMPARISON_FILE).is_file():
+        yield "has not ended, or was cut off"
+
+
+def _lines(path: Path, remarks: list[str]) -> list[IterationRecord]:
     """Iterations; the last line of a run that was cut off may be half a line."""
     try:
         texts = path.read_text(encoding="utf-8").split("\n")
@@ -238,11 +216,13 @@ def _lines(path: Path, remarks: list[str]) -> list[Line]:
     lines = []
     for number, text in enumerate(texts, 1):
         try:
-            lines.append(Line.model_validate_json(text))
+            lines.append(IterationRecord.from_json(text))
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"])) or "line"
             raise DataError(f"{path}:{number}: not a record: {where}: {first['msg']}", collective=True) from None
+        except ValueError as error:
+            raise DataError(f"{path}:{number}: not a record: {error}", collective=True) from None
     return lines
 
 

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from statistics import median
+from itertools import takewhile
 from typing import Protocol
+
+import numpy as np
 
 THRESHOLD = 0.2
 """Share of the training time from which on a rank is named."""
@@ -66,17 +68,18 @@ def slowest_rank(records: Sequence[Timed]) -> Slowest | None:
     Slowest or None
         None where no rank costs so much, with one rank, or where nothing was recorded.
     """
-    n_ranks = len(records[-1].compute_seconds) if records else 0
-    first = len(records)
-    while first and len(records[first - 1].compute_seconds) == n_ranks:
-        first -= 1
-    seconds = records[-1].training_seconds - (records[first - 1].training_seconds if first else 0.0) if records else 0.0
+    if not records:
+        return None
+    n_ranks, end = len(records[-1].compute_seconds), records[-1].training_seconds
+    counted = list(takewhile(lambda record: len(record.compute_seconds) == n_ranks, reversed(records)))
+    before = records[: -len(counted)]
+    seconds = end - (before[-1].training_seconds if before else 0.0)
     if n_ranks < 2 or seconds <= 0.0:
         return None
-    totals = [sum(column) for column in zip(*(r.compute_seconds for r in records[first:]), strict=True)]
-    rank = max(range(n_ranks), key=totals.__getitem__)
-    others = median(total for i, total in enumerate(totals) if i != rank)
-    lost = totals[rank] - others
-    if lost < THRESHOLD * seconds or lost < _LEAST_SECONDS:
+    totals = np.sum([record.compute_seconds for record in counted], axis=0)
+    rank = int(totals.argmax())
+    others = float(np.median(np.delete(totals, rank)))
+    lost = float(totals[rank]) - others
+    if lost < max(THRESHOLD * seconds, _LEAST_SECONDS):
         return None
-    return Slowest(rank, lost, min(1.0, lost / seconds), totals[rank] / max(others, 1e-9))
+    return Slowest(rank, lost, min(1.0, lost / seconds), float(totals[rank]) / max(others, 1e-9))

@@ -56,15 +56,17 @@ class Stragglers:
         self._recent = [*self._recent[1 - _N_ITERATIONS :], (work, pace)]
         if len(self._recent) < _N_ITERATIONS:
             return ""
-        for kind in (0, 1):
-            table = np.array([pair[kind] for pair in self._recent])
-            rank = int(table.sum(axis=0).argmax())
-            others = np.median(np.delete(table, rank, axis=1), axis=1)
-            slow = (table[:, rank] > _FACTOR * others).all() and (others > 0).all()
-            lost = float((table[:, rank] - others).sum())
-            if slow and lost > _LEAST_SECONDS and rank not in self._named:
+        for what, tables in zip(("it works", "its CG steps take"), zip(*self._recent, strict=True), strict=True):
+            rank, factor = _slow_rank(np.array(tables))
+            if factor and rank not in self._named:
                 self._named.add(rank)
-                factor = table[:, rank].sum() / others.sum()
-                what = "its CG steps take" if kind else "it works"
                 return f"rank {rank} on {self._hosts[rank]} is slow: {what} {factor:.1f} times as long as the others"
         return ""
+
+
+def _slow_rank(seconds: NDArray[np.float64]) -> tuple[int, float]:
+    """The rank that takes longest, and how many times as long as the others; 0 where it is not slow in each row."""
+    rank = int(seconds.sum(axis=0).argmax())
+    own, others = seconds[:, rank], np.median(np.delete(seconds, rank, axis=1), axis=1)
+    slow = (own > _FACTOR * others).all() and (others > 0).all() and (own - others).sum() > _LEAST_SECONDS
+    return rank, float(own.sum() / others.sum()) if slow else 0.0

@@ -16,7 +16,7 @@ from distnewton.errors import ConfigError
 from distnewton.method.objective import subsample_size
 from distnewton.network.shapes import NetworkShape
 from distnewton.planning.plan import make_plans
-from distnewton.planning.problem import MODELLED, Problem
+from distnewton.planning.problem import MODELLED, PlannedMethod, Problem
 from distnewton.planning.rates import Rates
 from distnewton.runs.held_out import opener
 
@@ -131,6 +131,15 @@ def planned_problem(
             f"there is no model of {method.direction} yet; plan with --method.direction {' or '.join(MODELLED)}",
             collective=True,
         )
+    planned = PlannedMethod(
+        method.direction,
+        method.cg_max if n_steps is None else max(1, round(n_steps)),
+        max(1, round(n_trials)),
+        2 if method.combine == "previous" else 1,
+        method.warm_start > 0.0,
+        getattr(method, "jacobian", "stored") == "recomputed",
+        config.run.overlap,
+    )
     return Problem(
         shape,
         n_samples,
@@ -139,15 +148,9 @@ def planned_problem(
         np.dtype(config.run.dtype).itemsize,
         config.run.memory_mb * 2.0**20,
         n_test,
-        method.direction,
-        method.cg_max if n_steps is None else max(1, round(n_steps)),
-        max(1, round(n_trials)),
-        2 if method.combine == "previous" else 1,
-        method.warm_start > 0.0,
-        getattr(method, "jacobian", "stored") == "recomputed",
+        planned,
         nonzeros,
         config.network.activation,
-        n_pieces=config.run.overlap,
     )
 
 
@@ -188,6 +191,6 @@ def planned_splits(
         size = min(n_samples, method.batch) if method.has(BatchOptions) else n_samples
         problem = Problem(
             shape, size, size, shape.widths[-1], np.dtype(config.run.dtype).itemsize,
-            config.run.memory_mb * 2.0**20, direction="block_diagonal", n_steps=2, nonzeros=nonzeros,
+            config.run.memory_mb * 2.0**20, method=PlannedMethod("block_diagonal", 2), nonzeros=nonzeros,
         )  # fmt: skip
     return make_plans(problem.shared(config.partition.replicas), n_ranks, Rates(), speeds=speeds)[0].splits

@@ -60,7 +60,6 @@ class PlainNewton:
     cg_steps: int
     damping: float = 1.0
     previous: Array | None = None
-    iteration: int = 0
     state: tuple[float, list[tuple[tuple[int, int], list[Array]]]] | None = None
     objectives: list[float] = field(default_factory=list)
 
@@ -180,12 +179,11 @@ class PlainNewton:
         if self.previous is not None:
             d += float(betas[1]) * self.previous
         slope, curvature, step_size = float(betas @ slopes), float(betas @ G @ betas), 1.0
-        while (trial := self.evaluate(self.theta + step_size * d, self.iteration + 1))[0] > (
+        while (trial := self.evaluate(self.theta + step_size * d, len(self.objectives) + 1))[0] > (
             value + 1e-4 * step_size * slope
         ):
             step_size /= 2
         rho = (trial[0] - value) / (step_size * slope + step_size**2 * curvature / 2)
         self.damping *= 2 / 3 if rho > 0.5 else 1.5 if rho < 0.25 else 1
         self.theta, self.previous, self.state = self.theta + step_size * d, d, trial
-        self.iteration += 1
         self.objectives.append(trial[0])

@@ -19,7 +19,7 @@ from distnewton.method.objective import subsample_size
 from distnewton.parallel.collectives import Communicator
 from distnewton.planning.memory import iteration_memory
 from distnewton.planning.messages import widest_kept
-from distnewton.planning.problem import Problem, Share
+from distnewton.planning.problem import PlannedMethod, Problem, Share
 from distnewton.runs.planned import nonzeros_of
 from distnewton.runs.session import Session
 
@@ -45,7 +45,7 @@ def main() -> None:
     nonzeros = nonzeros_of(data.train, dense=session.setup.placement.architecture.dense)
     sizes = objective.n_samples, n, min(rows, network.n_out), itemsize, objective.memory_bytes
     recomputed = method.inner_direction == "gauss_newton" and method.jacobian == "recomputed"
-    problem = Problem(network.shape, *sizes, n_test, recomputed=recomputed, nonzeros=nonzeros)
+    problem = Problem(network.shape, *sizes, n_test, PlannedMethod(recomputed=recomputed), nonzeros)
     shares = [Share(network.shape, partition, rank) for rank in range(partition.n_ranks)]
     parts = iteration_memory(problem, shares[session.setup.comm.rank], widest_kept(problem, shares))
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")

@@ -15,7 +15,7 @@ from distnewton.guards.ledger import PHASES, Ledger
 from distnewton.method.objective import subsample_range
 from distnewton.parallel.partition import divisors
 from distnewton.planning.messages import Messages, widest_kept
-from distnewton.planning.problem import Problem, Share
+from distnewton.planning.problem import PlannedMethod, Problem, Share
 
 pytestmark = pytest.mark.mpi(min_size=1)
 
@@ -56,14 +56,16 @@ def check(case, monkeypatch, direction, *, combine="previous", **given):
             n_rows=given.get("sketch", 0) or network.n_out,
             itemsize=8,
             memory_bytes=case.objective.memory_bytes,
-            direction="gauss_newton" if isinstance(direction, GaussNewton) else "block_diagonal",
-            n_steps=record.direction.inner_iterations[0],
-            n_trials=record.line_search_trials,
-            n_directions=1 + (combine == "previous" and not before.note),
-            warm=given.get("warm", False),
-            recomputed=given.get("recomputed", False),
+            method=PlannedMethod(
+                direction="gauss_newton" if isinstance(direction, GaussNewton) else "block_diagonal",
+                n_steps=record.direction.inner_iterations[0],
+                n_trials=record.line_search_trials,
+                n_directions=1 + (combine == "previous" and not before.note),
+                warm=given.get("warm", False),
+                recomputed=given.get("recomputed", False),
+                n_pieces=case.network.n_pieces,
+            ),
             n_replicas=case.grid.n_replicas,
-            n_pieces=case.network.n_pieces,
         )
         # the next point's subsample is the line search's
         ranges = [share.within(*subsample_range(n, problem.n_curvature, 0, i)) for i in (k - 1, k)]

@@ -14,7 +14,7 @@ from distnewton.parallel.partition import Partition
 from distnewton.planning.memory import iteration_memory
 from distnewton.planning.messages import Message, widest_kept
 from distnewton.planning.plan import candidates, largest, make_plan, make_plans, widened
-from distnewton.planning.problem import Problem, Share
+from distnewton.planning.problem import PlannedMethod, Problem, Share
 from distnewton.planning.rates import Rates
 
 RATES = Rates(1e11, memory=1e10, latency=1e-6, bandwidth=4e9, far_latency=1e-5, far_bandwidth=1e9, call=0.0)
@@ -38,7 +38,7 @@ def test_one_rank_sends_nothing_and_computes_all():
 @pytest.mark.parametrize("direction", ["gauss_newton", "block_diagonal"])
 @pytest.mark.parametrize("n_ranks", [2, 6, 16])
 def test_ranks_share_the_work(shape, direction, n_ranks):
-    problem = replace(PROBLEM, shape=shape, direction=direction)
+    problem = replace(PROBLEM, shape=shape, method=PlannedMethod(direction))
     whole = make_plan(problem, (1,) * len(shape.widths), RATES)
     for splits in candidates(shape, n_ranks):
         plan = make_plan(problem, splits, RATES)

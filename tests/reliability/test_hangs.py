@@ -126,7 +126,8 @@ def test_why_of_a_failure_and_of_runs_without_one(tmp_path):
         return "\n".join(explain_failure(tmp_path / "R"))
 
     (tmp_path / "R/errors/first.json").unlink()
-    assert "none was written after iteration 1: the run goes on, or a process or host was ended" in again()
+    text = again()
+    assert "no report was written after iteration 1: the run has not ended, or something outside ended" in text
     (tmp_path / "R/end.json").write_text(json.dumps({"exit_code": 75}))
     assert "in order, exit code 75" in again()
     (tmp_path / "R/errors/first.json").write_text("{}")

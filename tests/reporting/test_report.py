@@ -101,6 +101,12 @@ CONFUSION = {"set": "test", "task": "classification", "n_samples": 9, "classes":
              "confusion": [[3, 0, 0], [2, 1, 0], [1, 0, 2]]}  # fmt: skip
 
 
+@pytest.fixture
+def words_only(monkeypatch):
+    """Pages whose pictures are their titles: drawing takes most of the time of a page."""
+    monkeypatch.setattr("distnewton.reporting.report.as_svg", lambda picture: "")
+
+
 def page_of(*paths):
     return Page(report_page(read_runs(list(paths))))
 
@@ -164,6 +170,7 @@ def test_several_runs_are_overlaid(tmp_path):
     assert "var(--c1)" in objective
 
 
+@pytest.mark.usefixtures("words_only")
 def test_the_slowest_rank_is_named(tmp_path):
     lines = [record(k, slow=1.6) for k in range(4)]
     found = page_of(made_run(tmp_path / "slow", records=lines))
@@ -172,6 +179,7 @@ def test_the_slowest_rank_is_named(tmp_path):
     assert "is the slowest:" not in page_of(made_run(tmp_path / "even", records=lines)).text
 
 
+@pytest.mark.usefixtures("words_only")
 def test_a_run_that_went_on_with_other_ranks(tmp_path):
     lines = [record(k, n_ranks=2) for k in range(4)] + [record(k, slow=1.6) for k in range(4, 8)]
     found = page_of(made_run(tmp_path / "grown", records=lines))
@@ -179,6 +187,7 @@ def test_a_run_that_went_on_with_other_ranks(tmp_path):
     assert "rank 0 on a is the slowest: it computes 1.6 times as long" in found.text
 
 
+@pytest.mark.usefixtures("words_only")
 def test_runs_that_did_not_end_well(tmp_path):
     path = made_run(tmp_path / "cut", end=False)
     with (path / "metrics.jsonl").open("a") as file:
@@ -197,6 +206,7 @@ def test_runs_that_did_not_end_well(tmp_path):
     page_of(nothing)
 
 
+@pytest.mark.usefixtures("words_only")
 def test_runs_of_older_versions(tmp_path):
     lines = [record(k) for k in range(3)]
     for line in lines:

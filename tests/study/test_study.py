@@ -112,7 +112,7 @@ def test_prediction_table_lines_and_picture(tmp_path):
     config = make_config({"network": {"layers": [20, 30, 3]}, "method": {"direction": "gauss_newton"}})
     plans = predict(STUDY, config, DataSize(1000, 20, 3, 0, None, None), points, Rates())
     assert [plan.partition.n_ranks for plan in plans] == [1, 2, 4]
-    assert [plan.problem.n_steps for plan in plans] == [6, 6, 6]
+    assert [plan.problem.method.n_steps for plan in plans] == [6, 6, 6]
     lines = Scaling(STUDY, points, plans).lines()
     assert [line["predicted_seconds"] for line in lines] == [training_seconds(plan) for plan in plans]
     assert json.loads(json.dumps(lines)) == lines
