@@ -10,6 +10,8 @@ Data
     :class:`ArraySource`, :func:`open_data`
 Models
     :class:`Model`, :func:`load_model`
+Curvature of a model
+    :func:`curvature_operator`
 Errors
     :class:`DistNewtonError`
 Modules with extras of their names
@@ -29,6 +31,7 @@ if TYPE_CHECKING:
     from distnewton.data.sources import open_data
     from distnewton.errors import DistNewtonError
     from distnewton.method.records import IterationRecord
+    from distnewton.models.curvature_operator import curvature_operator
     from distnewton.models.model import Model, load_model
     from distnewton.runs.cross_validation import CrossValidation, cross_validate
     from distnewton.runs.session import Result, RunSummary, train
@@ -46,6 +49,7 @@ _HOMES = {
     "ArraySource": "distnewton.data.in_memory",
     "open_data": "distnewton.data.sources",
     "Model": "distnewton.models.model",
+    "curvature_operator": "distnewton.models.curvature_operator",
     "load_model": "distnewton.models.model",
     "DistNewtonError": "distnewton.errors",
 }
@@ -60,6 +64,7 @@ __all__ = [
     "Result",
     "RunSummary",
     "cross_validate",
+    "curvature_operator",
     "load_config",
     "load_model",
     "make_config",

@@ -7,7 +7,7 @@ as it is, where the module has the layers that :func:`to_torch` makes.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from pkgutil import resolve_name
@@ -41,9 +41,8 @@ _PLAIN: dict[type[nn.Module], dict[str, Any]] = {
     nn.AvgPool2d: {"padding": 0, "ceil_mode": False, "divisor_override": None},
     nn.Flatten: {"start_dim": 1, "end_dim": -1},
     nn.Softplus: {"beta": 1, "threshold": 20},
-    nn.CrossEntropyLoss: {"weight": None, "label_smoothing": 0.0, "reduction": "mean"},
-    nn.BCEWithLogitsLoss: {"weight": None, "pos_weight": None, "reduction": "mean"},
-    nn.MSELoss: {"reduction": "mean"},
+    nn.CrossEntropyLoss: {"weight": None, "label_smoothing": 0.0},
+    nn.BCEWithLogitsLoss: {"weight": None, "pos_weight": None},
 }
 """Options of modules that must have these values."""
 
@@ -178,17 +177,6 @@ def _name_of(registry: Registry[Any], module: nn.Module) -> str:
     return next((name for name, known in kinds if known.torch and type(module) is counterpart(known)), "")
 
 
-def _loss_name(module: nn.Module) -> str:
-    """Name of the loss that a torch module computes."""
-    name = _name_of(LOSSES, module)
-    if not name:
-        kinds = ", ".join(loss.torch for loss in LOSSES.values() if loss.torch)
-        raise ConfigError(f"the loss {module} has no equal here; supported are {kinds}")
-    if problems := _unsupported_options(module):
-        raise ConfigError(f"the loss {module} has options without an equal here: {', '.join(problems)}")
-    return name
-
-
 def _unsupported_options(module: nn.Module) -> list[str]:
     """Options of a module that differ from the only values that this package has."""
     return [
@@ -264,32 +252,101 @@ def from_torch(
         result = distnewton.train(config, comm, train_data=data, start=imported.model)
         module = to_torch(result.model)
     """
-    loss = LOSSES.find(loss).name if isinstance(loss, str) else _loss_name(loss)
-    parser = _Parser()
-    for name, layer in _flattened(module):
-        parser.read(name, layer)
-    parser.end()
-    first, last = parser.weights[0], parser.weights[-1]
-    n_out = last.out_features
-    shape = _shape(parser, first, n_out, input)
-    task = _task(loss, classes, n_out)
-    dtype = {torch.float32: "float32", torch.float64: "float64"}.get(first.weight.dtype)
-    if dtype is None or any(layer.weight.dtype != first.weight.dtype for layer in parser.weights):
-        raise ConfigError("the module's weights must all be float32, or all float64: convert it by .float()")
-    tensors: dict[str, Array] = {}
-    for number, layer in zip(shape.modules, parser.weights, strict=True):
-        tensors[f"{number}.weight"] = layer.weight.detach().cpu().numpy()
-        tensors[f"{number}.bias"] = layer.bias.detach().cpu().numpy()
-    activation = parser.activation or "identity"
-    architecture = Architecture(shape, activation, task, True, dtype, loss)
-    n_features = shape.widths[0] * shape.features_per_unit
-    model = model_of_weights(architecture, tensors, fit_scaling("none", np.zeros((1, n_features))))
+    if not isinstance(module, nn.Sequential):
+        raise ConfigError(f"from_torch takes a torch.nn.Sequential, got {type(module).__name__}; {_supported()}")
+    name, reduction, problems = read_loss(loss)
+    if reduction == "sum":
+        problems.append(f"the loss {loss}: reduction must be mean")
+    chain = _read_chain(module, problems)
+    chain.problems += [f"{layer}: needs a bias" for layer in chain.weights if layer.bias is None]
+    chain.refuse()
+    model = _model_of_chain(chain, name, classes, input)
+    a = model.architecture
     network: dict[str, Any] = {
-        "layers": [_plain(entry) for entry in shape.listed], "activation": activation, "loss": loss
+        "layers": [_plain(entry) for entry in a.shape.listed], "activation": a.activation, "loss": name
     }  # fmt: skip
-    if shape.image_shape is not None:
-        network["input"] = list(shape.image_shape)
+    if a.shape.image_shape is not None:
+        network["input"] = list(a.shape.image_shape)
     return Imported(network, model)
+
+
+def read_loss(loss: str | nn.Module) -> tuple[str, str, list[str]]:
+    """Read what a loss is called here.
+
+    Parameters
+    ----------
+    loss : str or torch.nn.Module
+        A value of ``network.loss``, or the equal module.
+
+    Returns
+    -------
+    tuple of str, str and list of str
+        Name of the loss; ``mean``, ``sum`` or ``mean of elements``; and what keeps the module from being taken.
+    """
+    if isinstance(loss, str):
+        return LOSSES.find(loss).name, "mean", []
+    name = _name_of(LOSSES, loss)
+    if not name:
+        kinds = ", ".join(known.torch for known in LOSSES.values() if known.torch)
+        return "", "mean", [f"the loss {loss} has no equal here; supported are {kinds}"]
+    problems = [f"the loss {loss}: {problem}" for problem in _unsupported_options(loss)]
+    reduction = str(getattr(loss, "reduction", "mean"))
+    if reduction not in ("mean", "sum"):
+        problems.append(f"the loss {loss}: reduction must be mean or sum")
+    # torch's mean of squares is over samples and outputs
+    return name, "mean of elements" if (name, reduction) == ("squared", "mean") else reduction, problems
+
+
+def read_module(
+    module: nn.Module, loss: str, shape: Sequence[int], problems: Sequence[str] = ()
+) -> tuple[Model, list[str]]:
+    """Read a module of which only its point counts: layers may lack their bias.
+
+    Parameters
+    ----------
+    module : torch.nn.Module
+        A chain of layers.
+    loss : str
+        Name of the loss.
+    shape : sequence of int
+        Shape of the features, whose images say their height and width.
+    problems : sequence of str
+        What else is wrong: told together with what is wrong with the module.
+
+    Returns
+    -------
+    tuple of Model and list of str
+        The model on this process, and the names of the biases that the module lacks, which are 0 in the model.
+
+    Raises
+    ------
+    ConfigError
+        With all reasons why the module cannot be taken.
+    """
+    chain = _read_chain(module, problems)
+    chain.refuse()
+    model = _model_of_chain(chain, loss, None, shape[1:] if len(shape) == 4 else None)
+    numbers = model.architecture.shape.modules
+    lacking = [number for number, layer in zip(numbers, chain.weights, strict=True) if layer.bias is None]
+    return model, [f"{number}.bias" for number in lacking]
+
+
+def _model_of_chain(
+    chain: _Chain, loss: str, classes: Iterable[Any] | None, input: Sequence[int] | None
+) -> Model:
+    """The model of a chain without problems, on this process."""
+    n_out = chain.weights[-1].out_features
+    shape = _shape(chain, n_out, input)
+    tensors: dict[str, Array] = {}
+    for number, layer in zip(shape.modules, chain.weights, strict=True):
+        tensors[f"{number}.weight"] = weight = layer.weight.detach().cpu().numpy()
+        bias = np.zeros(len(weight), weight.dtype) if layer.bias is None else layer.bias.detach().cpu().numpy()
+        tensors[f"{number}.bias"] = bias
+    dtype = str(chain.weights[0].weight.dtype).removeprefix("torch.")
+    task = _task(loss, classes, n_out)
+    architecture = Architecture(shape, chain.activation or "identity", task, True, dtype, loss)
+    n_features = shape.widths[0] * shape.features_per_unit
+    return model_of_weights(architecture, tensors, fit_scaling("none", np.zeros((1, n_features))))
 
 
 def _plain(entry: Any) -> Any:
@@ -299,30 +356,32 @@ def _plain(entry: Any) -> Any:
     return {key: list(value) if isinstance(value, tuple) else value for key, value in entry.items()}
 
 
-def _shape(parser: _Parser, first: Any, n_out: int, input: Sequence[int] | None) -> NetworkShape:
+def _shape(chain: _Chain, n_out: int, input: Sequence[int] | None) -> NetworkShape:
     """Layers with their sizes; those of the module must follow from one another."""
-    images = isinstance(first, nn.Conv2d)
-    if not images:
+    first = chain.weights[0]
+    if isinstance(first, nn.Linear):
         if input is not None:
             raise ConfigError(f"input = {list(input)} is for modules with convolutions; this one takes rows")
-        shape = resolve_shape(
-            [first.in_features, *(layer.out_features for layer in parser.weights)], first.in_features, None, n_out
+        widths = [first.in_features, *(layer.out_features for layer in chain.weights)]
+        shape = resolve_shape(widths, first.in_features, None, n_out)
+    elif input is None or len(input) != 3:
+        raise ConfigError(
+            f"the module has convolutions: give input = ({first.in_channels}, height, width), got {input}"
         )
     else:
-        if input is None or len(input) != 3:
-            raise ConfigError(
-                f"the module has convolutions: give input = ({first.in_channels}, height, width), got {input}"
-            )
-        shape = resolve_shape(parser.tables, int(np.prod(input)), [int(n) for n in input], n_out)
-    wrong = []
-    for layer, made in zip(parser.weights, shape.layers, strict=True):
-        takes = layer.in_channels if isinstance(layer, nn.Conv2d) else layer.in_features
-        gets = made.n_in * (1 if made.kernel else made.rows_per_unit)
-        if takes != gets:
-            wrong.append(f"{layer} gets {gets} {'channels' if made.kernel else 'features'}")
+        shape = resolve_shape(chain.tables, int(np.prod(input)), [int(n) for n in input], n_out)
+    wrong = list(_mismatches(chain, shape))
     if wrong:
         raise ConfigError("layers of the module do not follow from one another:\n" + "\n".join(wrong))
     return shape
+
+
+def _mismatches(chain: _Chain, shape: NetworkShape) -> Iterator[str]:
+    """Layers that take another number of channels or features than they get."""
+    for module, layer in zip(chain.weights, shape.layers, strict=True):
+        gets, of_what = (layer.n_in, "channels") if layer.kernel else (layer.n_in * layer.rows_per_unit, "features")
+        if module.weight.shape[1] != gets:
+            yield f"{module} gets {gets} {of_what}"
 
 
 def _task(loss: str, classes: Iterable[Any] | None, n_out: int) -> Task:
@@ -344,111 +403,152 @@ def _task(loss: str, classes: Iterable[Any] | None, n_out: int) -> Task:
     return Task(name, mapping, n_out)
 
 
-def _flattened(module: nn.Module, prefix: str = "") -> Iterator[tuple[str, nn.Module]]:
-    """Modules in their order, out of nested Sequentials."""
+def _read_chain(module: nn.Module, problems: Sequence[str] = ()) -> _Chain:
+    """Read a module's layers; all that is wrong is noted, after some problems that are known already."""
+    chain = _Chain(problems=list(problems))
+    for name, layer in _flatten(module, "", chain):
+        chain.read(name, layer)
+    chain.end()
+    return chain
+
+
+def _flatten(module: nn.Module, name: str, chain: _Chain) -> Iterator[tuple[str, nn.Module]]:
+    """Yield modules in their order, out of nested Sequentials; note what would be lost on the way."""
+    if module._forward_hooks or module._forward_pre_hooks:
+        chain.note(name, module, "has forward hooks, which would not run")
+    if "forward" in vars(module):
+        chain.note(name, module, "its forward was replaced")
     if not isinstance(module, nn.Sequential):
-        raise ConfigError(f"from_torch takes a torch.nn.Sequential, got {type(module).__name__}; {_supported()}")
-    for name, layer in module.named_children():
-        if isinstance(layer, nn.Sequential):
-            yield from _flattened(layer, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", layer
+        yield name, module
+    elif type(module).forward is not nn.Sequential.forward:
+        chain.note(name, module, "has a forward of its own, which cannot be read")
+    else:
+        # not named_children, which leaves out a module that stands in two places
+        for key, layer in module._modules.items():
+            yield from _flatten(layer, f"{name}.{key}" if name else key, chain)
 
 
 @dataclass
-class _Parser:
-    """Reads modules one after the other; remembers all that is wrong with them."""
+class _Chain:
+    """Layers of a module, read one after the other, and all that is wrong with them."""
 
     weights: list[Any] = field(default_factory=list)
     tables: list[dict[str, Any]] = field(default_factory=list)
     activation: str = ""
+    problems: list[str] = field(default_factory=list)
     # the last module: input, weights, activated, pooled (no activation yet), done (both), or flat
     _state: str = "input"
-    _problems: list[str] = field(default_factory=list)
 
     def read(self, name: str, module: nn.Module) -> None:
-        """The next module."""
+        """Read the next module."""
         kind = type(module)
         for problem in _unsupported_options(module):
-            self._refuse(name, module, problem)
+            self.note(name, module, problem)
         activation = _name_of(ACTIVATIONS, module)
-        if kind in (nn.Linear, nn.Conv2d):
-            self._read_weights(name, module)
+        if kind in _READERS:
+            _READERS[kind](self, name, module)
         elif activation:
             self._read_activation(name, module, activation)
-        elif kind in (nn.MaxPool2d, nn.AvgPool2d):
-            self._read_pooling(name, module)
-        elif kind is nn.Flatten:
-            if self._state == "flat" or (self.weights and isinstance(self.weights[-1], nn.Linear)):
-                self._refuse(name, module, "what it gets is flat already")
-            elif self._state in ("weights", "pooled"):
-                self._activate("identity", name, module)
-            self._state = "flat"
+        elif kind in _DROPOUTS:
+            # in evaluation it is the identity
+            if module.training and module.p > 0:
+                self.note(name, module, "drops units at random: call eval() on the module first")
         else:
             advice = "; the loss takes logits" if kind in (nn.Softmax, nn.LogSoftmax) else ""
-            self._refuse(name, module, f"is not supported{advice}")
+            self.note(name, module, f"is not supported{advice}")
 
     def end(self) -> None:
-        """After the last module: refuse what cannot be taken over."""
+        """Note what is wrong with the layers as a whole."""
         last = self.weights[-1] if self.weights else None
         if not isinstance(last, nn.Linear):
-            self._problems.append("  the last layer with weights must be a Linear: it holds the outputs")
+            self.problems.append("the last layer with weights must be a Linear: it holds the outputs")
         elif self._state != "weights":
-            self._problems.append("  something stands behind the last Linear: outputs must be linear")
-        if self._problems:
-            raise ConfigError("the module cannot be taken over:\n" + "\n".join(self._problems) + f"\n{_supported()}")
+            self.problems.append("something stands behind the last Linear: outputs must be linear")
+        dtypes = {layer.weight.dtype for layer in self.weights}
+        if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
+            self.problems.append("the module's weights must all be float32, or all float64: convert it by .float()")
 
-    def _refuse(self, name: str, module: nn.Module, reason: str) -> None:
-        self._problems.append(f"  {name}: {module}: {reason}")
+    def refuse(self) -> None:
+        """Raise an error with all problems, if there are any."""
+        if self.problems:
+            lines = "".join(f"\n  {problem}" for problem in self.problems)
+            raise ConfigError(f"the module cannot be taken over:{lines}\n{_supported()}")
+
+    def note(self, name: str, module: nn.Module, problem: str) -> None:
+        """Note a problem of a module."""
+        self.problems.append(f"{name}: {module}: {problem}" if name else f"{module}: {problem}")
 
     def _read_weights(self, name: str, module: Any) -> None:
-        if module.bias is None:
-            self._refuse(name, module, "needs a bias")
+        if not all(bool(values.isfinite().all()) for values in module.parameters()):
+            self.note(name, module, "holds weights that are not finite")
+        if any(module is layer for layer in self.weights):
+            self.note(name, module, "stands in two places, which would no longer share their weights")
         if self._state in ("weights", "pooled"):
             # nothing stands between: the activation is the identity
             self._activate("identity", name, module)
-        if isinstance(module, nn.Linear):
-            if self.weights and isinstance(self.weights[-1], nn.Conv2d) and self._state != "flat":
-                self._refuse(name, module, "Flatten is missing in front of it")
-            self.tables.append({"type": "dense", "width": module.out_features})
-        else:
-            if any(isinstance(layer, nn.Linear) for layer in self.weights) or self._state == "flat":
-                self._refuse(name, module, "behind Flatten or Linear only Linear can follow")
-            padding = _padding(module)
-            if padding is None:
-                self._refuse(name, module, "padding must be numbers, or same with a stride of 1 and an odd kernel")
-            self.tables.append({
-                "type": "conv", "channels": module.out_channels, "kernel": list(module.kernel_size),
-                "stride": list(module.stride), "padding": list(padding or (0, 0)),
-            })  # fmt: skip
         self.weights.append(module)
         self._state = "weights"
 
+    def _read_linear(self, name: str, module: Any) -> None:
+        if self.weights and isinstance(self.weights[-1], nn.Conv2d) and self._state != "flat":
+            self.note(name, module, "Flatten is missing in front of it")
+        self.tables.append({"type": "dense", "width": module.out_features})
+        self._read_weights(name, module)
+
+    def _read_convolution(self, name: str, module: Any) -> None:
+        if any(isinstance(layer, nn.Linear) for layer in self.weights) or self._state == "flat":
+            self.note(name, module, "behind Flatten or Linear only Linear can follow")
+        padding = _padding(module)
+        if padding is None:
+            self.note(name, module, "padding must be numbers, or same with a stride of 1 and an odd kernel")
+        self.tables.append({
+            "type": "conv", "channels": module.out_channels, "kernel": list(module.kernel_size),
+            "stride": list(module.stride), "padding": list(padding or (0, 0)),
+        })  # fmt: skip
+        self._read_weights(name, module)
+
+    def _read_flatten(self, name: str, module: nn.Module) -> None:
+        if self._state == "flat" or (self.weights and isinstance(self.weights[-1], nn.Linear)):
+            self.note(name, module, "what it gets is flat already")
+        elif self._state in ("weights", "pooled"):
+            self._activate("identity", name, module)
+        self._state = "flat"
+
     def _read_activation(self, name: str, module: nn.Module, activation: str) -> None:
         if self._state not in ("weights", "pooled"):
-            self._refuse(name, module, "an activation stands directly behind a layer with weights")
+            self.note(name, module, "an activation stands directly behind a layer with weights")
             return
         pooled = self._state == "pooled"
         if pooled and self.tables[-1]["type"] == "avg_pool" and activation != "identity":
-            self._refuse(name, module, "stands behind AvgPool2d, but must stand in front of it")
+            self.note(name, module, "stands behind AvgPool2d, but must stand in front of it")
         self._activate(activation, name, module)
         self._state = "done" if pooled else "activated"
 
     def _activate(self, activation: str, name: str, module: nn.Module) -> None:
         """Note the activation of a hidden layer; all have the same."""
         if self.activation not in ("", activation):
-            self._refuse(name, module, f"the activation in front of it is {activation}, others are {self.activation}")
+            self.note(name, module, f"the activation in front of it is {activation}, others are {self.activation}")
         self.activation = self.activation or activation
 
     def _read_pooling(self, name: str, module: Any) -> None:
         if self._state not in ("weights", "activated") or not isinstance(self.weights[-1], nn.Conv2d):
-            self._refuse(name, module, "pooling stands behind a convolution and its activation, once")
+            self.note(name, module, "pooling stands behind a convolution and its activation, once")
             return
         kind = "max_pool" if isinstance(module, nn.MaxPool2d) else "avg_pool"
         size, stride = _pair(module.kernel_size), _pair(module.stride)
         self.tables.append({"type": kind, "size": size, "stride": stride})
         # max pooling in front of the activation is the same as behind it: all activations here are monotonic
         self._state = "pooled" if self._state == "weights" else "done"
+
+
+_READERS: dict[type[nn.Module], Callable[[_Chain, str, Any], None]] = {
+    nn.Linear: _Chain._read_linear,
+    nn.Conv2d: _Chain._read_convolution,
+    nn.MaxPool2d: _Chain._read_pooling,
+    nn.AvgPool2d: _Chain._read_pooling,
+    nn.Flatten: _Chain._read_flatten,
+}
+_DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropout, nn.FeatureAlphaDropout)
 
 
 def _pair(value: int | Sequence[int]) -> list[int]:

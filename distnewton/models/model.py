@@ -163,6 +163,24 @@ class Model:
         tuple of Array of shape (n_samples, n_out), DataSource and Description
         """
         source, description = open_and_describe(self.grid.world, data if callable(data) else lambda: data)
+        self.check_data(source, description)
+        return self.outputs_of(self.features(source, description)), source, description
+
+    def check_data(self, source: DataSource, description: Description) -> None:
+        """Refuse data whose features are not those of the model.
+
+        Parameters
+        ----------
+        source : DataSource
+            The data.
+        description : Description
+            Its size and names of columns.
+
+        Raises
+        ------
+        DataError
+            If the number of features, their names or the shape of images differ.
+        """
         n_features = self.grid.partition.n_features
         if description.n_features != n_features:
             raise DataError(
@@ -171,7 +189,6 @@ class Model:
         check_names(source.name, description.names, self.names)
         if (problem := image_problem(self.network.shape, description)) is not None:
             raise DataError(problem, collective=True)
-        return self.outputs_of(self.features(source, description)), source, description
 
     def evaluate(self, data: Data) -> dict[str, Any]:
         """Metrics on a data set, with the number of samples and of labels unknown to the model.

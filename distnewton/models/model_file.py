@@ -188,7 +188,7 @@ def assemble(
     """
     layer, number = network.shape.layers[m - 1], network.shape.modules[m - 1]
     W, b = join_blocks(network, m, blocks, parts)
-    weight = np.ascontiguousarray(W.T).reshape(_weight_shape(layer))
+    weight = np.ascontiguousarray(W.T).reshape(weight_shape(layer))
     return {f"{number}.weight": weight, f"{number}.bias": b}
 
 
@@ -206,7 +206,7 @@ def join_blocks(
     return W, b
 
 
-def _weight_shape(layer: LayerShape) -> list[int]:
+def weight_shape(layer: LayerShape) -> list[int]:
     """Shape of a weight as torch has it."""
     if layer.kernel is None:
         return [layer.n_out, layer.n_in * layer.rows_per_unit]
@@ -263,7 +263,7 @@ def read_blocks(file: Path, network: PartitionedNetwork, params: Array) -> None:
                 if block.n_params == 0:
                     continue
                 weight, bias = tensors.get_slice(f"{name}.weight"), tensors.get_slice(f"{name}.bias")
-                if (weight.get_shape(), bias.get_shape()) != (_weight_shape(layer), [layer.n_out]):
+                if (weight.get_shape(), bias.get_shape()) != (weight_shape(layer), [layer.n_out]):
                     raise ValueError(f"layer {m} has shapes {weight.get_shape()} and {bias.get_shape()}")
                 fill_block(layer, block, view, weight, bias)
     except (SafetensorError, OSError, ValueError) as error:

@@ -13,10 +13,16 @@ from distnewton.models.model_file import fill_block
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
+from distnewton.planning.splits import auto_splits
 
 
-def model_of_weights(architecture: Architecture, weights: Mapping[str, Array], scaling: ColumnScaling) -> Model:
-    """A model on this process alone.
+def model_of_weights(
+    architecture: Architecture,
+    weights: Mapping[str, Array],
+    scaling: ColumnScaling,
+    comm: Communicator | None = None,
+) -> Model:
+    """Lay out a model from weights that every rank holds whole.
 
     Parameters
     ----------
@@ -25,21 +31,27 @@ def model_of_weights(architecture: Architecture, weights: Mapping[str, Array], s
     weights : mapping of str to Array
         Under the names, and in the shapes, of the equal torch.nn.Sequential.
     scaling : ColumnScaling
-        Of all features.
+        Scaling of all features.
+    comm : Communicator or None
+        The ranks that share the model; None is this process alone.
 
     Returns
     -------
     Model
+
+    Notes
+    -----
+    Collective over ``comm``.
     """
-    shape = architecture.shape
-    grid = ProcessGrid(Communicator(), shape.partition([1] * (len(shape.layers) + 1)))
+    shape, comm = architecture.shape, comm or Communicator()
+    grid = ProcessGrid(comm, shape.partition(auto_splits(shape, comm.size)))
     network = PartitionedNetwork(grid, architecture.activation, Backend.of(architecture.dtype), shape)
     params = network.backend.zeros(network.layout.n_params)
     for m, view in network.layout.views(params).items():
         number = shape.modules[m - 1]
         weight, bias = weights[f"{number}.weight"], weights[f"{number}.bias"]
         fill_block(shape.layers[m - 1], network.layout.blocks[m], view, weight, bias)
-    return Model(architecture, network, params, scaling)
+    return Model(architecture, network, params, scaling.columns(*grid.feature_range()))
 
 
 def whole_model(model: Model) -> Model:
