@@ -64,7 +64,7 @@ def bench(options: argparse.Namespace) -> int:
 
 def _scaling(options: argparse.Namespace) -> int:
     """Make the runs of a study that are missing, then collect all."""
-    from distnewton.study.points import KINDS, Study, check_ranks, read_study
+    from distnewton.study.points import KINDS, read_study
 
     root = Path(options.run_dir or "scaling")
     cluster = _cluster(options)
@@ -72,24 +72,30 @@ def _scaling(options: argparse.Namespace) -> int:
         return _collect(read_study(root), root, options, cluster)
     if options.kind not in KINDS:
         raise ConfigError(f"--kind is {', '.join(KINDS)}, got {options.kind!r}", collective=True)
-    per_node = cluster.launch.ranks_per_node
-    ranks = [n * per_node for n in options.nodes] if options.nodes else options.ranks
-    ranks = check_ranks(ranks or [1, 2])
-    config = _point_config(options, {})
+    study, settings = _plan_study(options, cluster)
+    _make_runs(study, root, options, cluster, settings)
+    if cluster.launch.scheduler != "none" or options.dry_run:
+        print(f"when the jobs have ended: distnewton bench scaling RECIPE --collect --run-dir {root}")
+        return 0
+    return _collect(study, root, options, cluster)
+
+
+def _plan_study(options: argparse.Namespace, cluster: Cluster) -> tuple[Study, dict[int, dict[str, Any]]]:
+    """The study that the flags describe, and the settings of its points by their ranks."""
     from distnewton.network.shapes import resolve_shape
     from distnewton.runs.planned import describe_data
+    from distnewton.study.points import Study, check_ranks
 
+    ranks = [n * cluster.launch.ranks_per_node for n in options.nodes or []] or options.ranks or [1, 2]
+    ranks = check_ranks(ranks)
+    config = _point_config(options, {})
     data = describe_data(config)
     image = data.image_shape if config.network.input == "auto" else tuple(config.network.input)
     shape = resolve_shape(config.network.listed, data.n_features, image, data.n_out)
     n = data.n_samples * ranks[0] // ranks[-1] if options.kind == "weak-samples" else data.n_samples
     n_replicas = config.partition.replicas if options.grow == "replicas" else 0
     study = Study(options.kind, ranks, options.repeats, options.warmup, options.iterations, n, n_replicas)
-    _make_runs(study, root, options, cluster, {n: study.settings(shape, n) for n in ranks})
-    if cluster.launch.scheduler != "none" or options.dry_run:
-        print(f"when the jobs have ended: distnewton bench scaling RECIPE --collect --run-dir {root}")
-        return 0
-    return _collect(study, root, options, cluster)
+    return study, {n: study.settings(shape, n) for n in ranks}
 
 
 def _make_runs(
@@ -167,43 +173,54 @@ def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Clu
 
 
 def _straggler(options: argparse.Namespace) -> int:
-    """One rank slowed in its CG steps: iterations with and without early termination against undisturbed ones."""
+    """Slow one rank in its CG steps, and compare iterations with and without early termination."""
     import numpy as np
 
-    from distnewton.cluster.submit import Submission, run_here
-    from distnewton.runs.run_folder import read_metrics
-
-    root, cluster = Path(options.run_dir or "straggler"), _cluster(options)
+    cluster = _cluster(options)
     n_ranks = max(options.ranks or [2])
     if n_ranks < 2:
         raise ConfigError("--ranks 1: nobody waits for a rank that is alone; take 2 or more", collective=True)
-    fault = f"rank={n_ranks - 1} at=cg kind=slow factor={options.factor:g}"
-    slowed = {**cluster.environment.variables, "DISTNEWTON_FAULT": fault}
+    fault = {"DISTNEWTON_FAULT": f"rank={n_ranks - 1} at=cg kind=slow factor={options.factor:g}"}
+    variables = {**cluster.environment.variables, **fault}
     disturbed = cluster.model_copy(
-        update={"environment": cluster.environment.model_copy(update={"variables": slowed})}
+        update={"environment": cluster.environment.model_copy(update={"variables": variables})}
     )
     trials = {
         "undisturbed": (cluster, False),
         "slowed, early termination": (disturbed, False),
         "slowed, all waited for": (disturbed, True),
     }
-    times: dict[str, list[float]] = {name: [] for name in trials}
-    phases: dict[str, list[float]] = {name: [] for name in trials}
+    seconds: dict[str, list[list[float]]] = {name: [] for name in trials}
+    # repeats take turns, so that a slow spell of the machine meets all trials
     for repeat in range(1, options.repeats + 1):
         for number, (name, (where, deterministic)) in enumerate(trials.items(), start=1):
-            folder = root / f"{number}-{name.replace(', ', '-').replace(' ', '-')}" / f"repeat-{repeat:02d}"
-            run = {"iterations": options.warmup + options.iterations, "deterministic": deterministic}
-            config = _point_config(options, {"run": {**run, "directory": str(folder)}})
-            _run(Submission(config, where, "straggler", n_ranks).write(), run_here)
-            records = list(read_metrics(folder))
-            times[name] += list(np.diff([record["training_seconds"] for record in records])[options.warmup :])
-            phases[name] += [record["seconds"]["direction"] for record in records[options.warmup + 1 :]]
-    base = float(np.median(times["undisturbed"]))
+            folder = f"{number}-{name.replace(', ', '-').replace(' ', '-')}/repeat-{repeat:02d}"
+            seconds[name] += _trial(options, where, n_ranks, folder, deterministic=deterministic)
+    medians = {name: np.median(values, axis=0).tolist() for name, values in seconds.items()}
     print(f"{n_ranks} ranks, the last one {options.factor:g} times slower in its CG steps; median of iterations:")
-    for name in trials:
-        median, direction = float(np.median(times[name])), float(np.median(phases[name]))
-        print(f"  {name:28} {median:.4g} s ({median / base:.2f} x), direction {direction:.4g} s")
+    for name, (iteration, direction) in medians.items():
+        ratio = iteration / medians["undisturbed"][0]
+        print(f"  {name:28} {iteration:.4g} s ({ratio:.2f} x), direction {direction:.4g} s")
     return 0
+
+
+def _trial(
+    options: argparse.Namespace, cluster: Cluster, n_ranks: int, folder: str, *, deterministic: bool
+) -> list[list[float]]:
+    """Seconds of each iteration that counts, and of its direction, in a new run."""
+    import numpy as np
+
+    from distnewton.cluster.submit import Submission, run_here
+    from distnewton.runs.run_folder import read_metrics
+
+    path = Path(options.run_dir or "straggler") / folder
+    n_iterations = options.warmup + options.iterations
+    run = {"iterations": n_iterations, "deterministic": deterministic, "directory": str(path)}
+    _run(Submission(_point_config(options, {"run": run}), cluster, "straggler", n_ranks).write(), run_here)
+    records = list(read_metrics(path))
+    times = np.diff([record["training_seconds"] for record in records])[options.warmup :]
+    phases = [record["seconds"]["direction"] for record in records[options.warmup + 1 :]]
+    return [[float(time), float(phase)] for time, phase in zip(times, phases, strict=True)]
 
 
 def _cluster(options: argparse.Namespace) -> Cluster:

@@ -10,7 +10,7 @@ from pathlib import Path
 from distnewton.cli.command import CLUSTER_FILE, RECIPE, RUN_DIR, SET, argument, command
 from distnewton.cli.output import say
 from distnewton.cli.parsing import count
-from distnewton.cli.settings import overrides
+from distnewton.cli.settings import noted_config
 from distnewton.cluster.cluster_file import Cluster, load_cluster
 from distnewton.config import load_config
 from distnewton.errors import ConfigError, CreateError
@@ -38,10 +38,7 @@ def submit(options: argparse.Namespace) -> int:
     from distnewton.cluster.submit import Submission, queue, run_here
 
     cluster = load_cluster(options.cluster)
-    notes: list[str] = []
-    config = load_config(options.recipe, overrides(options), notes)
-    for note in notes:
-        print(f"note: {note}", file=sys.stderr)
+    config = noted_config(options)
     hosts = tuple(host.strip() for host in (options.hosts or "").split(",") if host.strip())
     name = Path(options.recipe).stem if options.recipe else "run"
     submission = Submission(config, _with_hosts(cluster, hosts), name, options.ranks, hosts)
@@ -82,32 +79,35 @@ def doctor(options: argparse.Namespace) -> int:
     """Look for what breaks runs; with --bench, also how fast ranks compute and talk."""
     from distnewton.cluster.doctor.examine import connect, examine
 
-    comm, findings = connect()
-    if findings and launched_rank() != 0:
-        # each is alone in its world; what is wrong is the same for all, and the first rank goes on looking
+    comm, results = connect()
+    if results and launched_rank() != 0:
+        # each is alone in its world; what is wrong is the same for all, and the first rank examines the rest
         leave_after_first(10.0)
         return 78
     guard(comm, 120.0, 30.0)
-    cluster: Cluster | None = None
-    threads = 0
+    cluster, threads = None, 0
     with comm.collective_errors():
-        cluster = load_cluster(options.cluster) if options.cluster and Path(options.cluster).exists() else None
-        if options.cluster and cluster is None and not options.bench:
-            load_cluster(options.cluster)
-        if options.bench and options.cluster and not Path(options.cluster).absolute().parent.is_dir():
-            raise CreateError(f"cannot write the cluster file {options.cluster}: there is no such folder")
+        cluster = _cluster_of_doctor(options)
     with comm.collective_errors():
         # a recipe that differs on another host is a finding, and not an error
-        threads = load_config(options.recipe).run.threads if options.recipe and comm.rank == 0 else 0
-    threads = comm.broadcast_json(threads)
-    folder = Path(comm.broadcast_json(options.run_dir or "runs"))
-    findings += examine(comm, folder, cluster, options.recipe, threads)
-    for finding in findings:
-        for line in finding.lines():
-            say(comm, line)
+        if comm.rank == 0:
+            threads = load_config(options.recipe).run.threads
+    folder, threads = comm.broadcast_json([options.run_dir or "runs", threads])
+    results += examine(comm, Path(folder), cluster, options.recipe, threads)
+    say(comm, "\n".join(line for result in results for line in result.lines()))
     if options.bench:
         _bench(comm, options.cluster)
-    return 78 if any(finding.level == "problem" for finding in findings) else 0
+    return 78 if any(result.level == "problem" for result in results) else 0
+
+
+def _cluster_of_doctor(options: argparse.Namespace) -> Cluster | None:
+    """The cluster file to compare with; one that --bench is to make may be missing."""
+    if not options.cluster:
+        return None
+    path = Path(options.cluster)
+    if options.bench and not path.absolute().parent.is_dir():
+        raise CreateError(f"cannot write the cluster file {path}: there is no such folder")
+    return None if options.bench and not path.exists() else load_cluster(path)
 
 
 def _bench(comm: Communicator, cluster_file: str | None) -> None:

@@ -184,23 +184,28 @@ def training_config(options: argparse.Namespace) -> Config:
     tree: dict[str, dict[str, Any]] = {"data": {}, "network": {}, "method": {}, "run": {}}
     tree |= {section: dict(table) for section, table in _SIMPLENN_TREE.items() if simplenn}
     tree["data"] |= {"train": options.training_set_file, "class_weights": dict(options.w) or "none"}
-    direction = "gauss_newton" if simplenn else options.s
+    tree["method"] |= _defaults("gauss_newton" if simplenn else options.s)
     C = next((value for value in (options.c, options.C) if value is not None), 0.01 if simplenn else 1.0)
-    tree["method"] |= {"direction": direction, "C": math.inf if math.isinf(C) else f"{C!r} l"}
-    known = _known()
-    if DIRECTIONS[direction].family is FULL_BATCH:
-        constants = {"subsample": _SHARE, "subsample_min": 1, **CONSTANTS}
-        tree["method"] |= {key: v for key, v in constants.items() if direction in known[f"method.{key}"].users}
+    tree["method"]["C"] = math.inf if math.isinf(C) else f"{C!r} l"
     given = {name: value for *_, name in FLAGS if (value := vars(options)[name]) is not None}
     for name, value in given.items():
         section, _, key = name.partition(".")
         tree[section][key] = value
     if "method.subsample_min" in given:
         tree["method"]["subsample"] = _NO_SHARE
-    fewest = known["method.cg_min"].field.default
+    fewest = _known()["method.cg_min"].field.default
     if given.get("method.cg_max", fewest) < fewest:
         tree["method"]["cg_min"] = given["method.cg_max"]
     return make_config(apply_settings(tree, options.set))
+
+
+def _defaults(direction: str) -> dict[str, Any]:
+    """A direction with simpleNN's constants, as far as it is one of all samples and uses them."""
+    if DIRECTIONS[direction].family is not FULL_BATCH:
+        return {"direction": direction}
+    constants = {"subsample": _SHARE, "subsample_min": 1, **CONSTANTS}
+    users = {name: _known()[f"method.{name}"].users for name in constants}
+    return {"direction": direction, **{name: v for name, v in constants.items() if direction in users[name]}}
 
 
 def _known() -> dict[str, Setting]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
-import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
@@ -24,7 +23,6 @@ _SYNONYMS = {
     "hidden": "layers", "hidden_layers": "layers", "gpu": "device", "precision": "dtype", "optimizer": "direction",
 }  # fmt: skip
 """Names of settings in other programs."""
-_SETTING = re.compile(r"--([a-z]+\.\w+)(?:=(.*))?", re.DOTALL)
 
 
 class Parser(argparse.ArgumentParser):
@@ -109,22 +107,19 @@ def settings_to_set(arguments: Sequence[str], flags: Iterable[str], *, note_old:
     """
     from distnewton.cli.setting_help import settings
 
-    names = {setting.name for setting in settings()}
-    short = {flag: name for flag, name in SHORT_FLAGS.items() if flag not in flags}
+    known = {f"--{setting.name}": setting.name for setting in settings()}
+    known |= {flag: name for flag, name in SHORT_FLAGS.items() if flag not in flags}
     rest, words = [], iter(arguments)
     for word in words:
         flag, equals, value = word.partition("=")
-        name = short.get(flag) or (match[1] if (match := _SETTING.fullmatch(word)) else "")
-        if name not in names:
+        if flag not in known:
             rest.append(word)
             continue
-        if not equals:
-            value = next(words, "--")
-            if value.startswith("--"):
-                raise UsageError(f"argument {flag}: expected one argument", collective=True)
-        if note_old and launched_rank() == 0:
-            print(f"note: {flag} is written --set {name}={value} from the next version on", file=sys.stderr)
-        rest.append(f"--set={name}={value}")
+        if not equals and (value := next(words, "--")).startswith("--"):
+            raise UsageError(f"argument {flag}: expected one argument", collective=True)
+        if note_old:
+            print(f"note: {flag} is written --set {known[flag]}={value} from the next version on", file=sys.stderr)
+        rest.append(f"--set={known[flag]}={value}")
     return rest
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import argparse
 import json
+import math
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from distnewton.cli.command import CLUSTER_FILE, RECIPE, SET, argument, command
 from distnewton.cli.parsing import count, finite
@@ -47,9 +48,6 @@ def plan(options: argparse.Namespace) -> int:
 
 def show_plans(options: argparse.Namespace) -> int:
     """Do what ``plan`` does, in this process alone."""
-    from distnewton.launch.speeds import speeds_of_grid
-    from distnewton.parallel.partition import check_rank_count
-    from distnewton.parallel.replicas import ranks_of_a_grid
     from distnewton.planning.plan import largest, make_plan, make_plans
     from distnewton.reporting.plan_tables import as_dict, print_plans
 
@@ -63,27 +61,23 @@ def show_plans(options: argparse.Namespace) -> int:
         notes.append(f"{options.cluster} has no {', '.join(missing)}: round figures; doctor --bench measures them")
     n_ranks = options.ranks or (cluster.launch.nodes * cluster.launch.ranks_per_node if cluster else 1)
     problem = _problem(config, options, notes)
-    sketch = None if config.method.sketch == "auto" else int(config.method.sketch)
-    splits, n_replicas = config.partition.splits, config.partition.replicas
-    n_of_grid = ranks_of_a_grid(n_ranks, n_replicas)
-    if config.partition.speeds == "measured":
-        raise ConfigError("a plan measures nothing: give partition.speeds as a list, one a rank", collective=True)
-    given = [] if config.partition.speeds == "equal" else config.partition.speeds
-    speeds = speeds_of_grid(given, n_of_grid, n_replicas) if given else []
-    if splits != "auto":
-        check_rank_count(problem.shape.partition(splits), n_of_grid, n_replicas)
+    splits = config.partition.splits
+    grid: dict[str, Any] = {
+        "sketch": None if config.method.sketch == "auto" else int(config.method.sketch),
+        "n_replicas": config.partition.replicas,
+        "speeds": _speeds(config, problem, n_ranks),
+    }
 
     def plans_of(problem: Problem) -> list[Plan]:
         if splits == "auto":
-            return make_plans(problem, n_ranks, rates, sketch=sketch, n_replicas=n_replicas, speeds=speeds)
-        return [make_plan(problem, splits, rates, sketch=sketch, n_replicas=n_replicas, speeds=speeds)]
+            return make_plans(problem, n_ranks, rates, **grid)
+        return [make_plan(problem, splits, rates, **grid)]
 
     plans = plans_of(problem)
     memory_gb = options.memory_gb or (cluster.compute.memory_gb if cluster else None)
     widest = largest(problem, memory_gb * 1e9, plans_of) if memory_gb else None
     if options.json:
-        json.dump([as_dict(plan) for plan in plans], sys.stdout, indent=1)
-        print()
+        print(json.dumps([as_dict(plan) for plan in plans], indent=1))
         return 0
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
@@ -91,29 +85,40 @@ def show_plans(options: argparse.Namespace) -> int:
     return 0
 
 
+def _speeds(config: Config, problem: Problem, n_ranks: int) -> list[float]:
+    """Given speeds of the ranks of a grid; checks that the given splits fit the ranks."""
+    from distnewton.launch.speeds import speeds_of_grid
+    from distnewton.parallel.partition import check_rank_count
+    from distnewton.parallel.replicas import ranks_of_a_grid
+
+    partition = config.partition
+    n_of_grid = ranks_of_a_grid(n_ranks, partition.replicas)
+    if partition.speeds == "measured":
+        raise ConfigError("a plan measures nothing: give partition.speeds as a list, one a rank", collective=True)
+    if partition.splits != "auto":
+        check_rank_count(problem.shape.partition(partition.splits), n_of_grid, partition.replicas)
+    return [] if partition.speeds == "equal" else speeds_of_grid(partition.speeds, n_of_grid, partition.replicas)
+
+
 def _problem(config: Config, options: argparse.Namespace, notes: list[str]) -> Problem:
     """The problem, from flags and the recipe as far as they say it, else from the data."""
     from distnewton.network.shapes import resolve_shape
-    from distnewton.runs.planned import describe_data, planned_problem
+    from distnewton.runs.planned import DataSize, describe_data, planned_problem
 
-    listed, given = config.network.listed, config.network.input
-    n_features, n_out = options.features, options.outputs
-    if isinstance(listed[0], int):
-        n_features = n_features or listed[0]
-    if given != "auto":
-        n_features = n_features or int(given[0]) * int(given[1]) * int(given[2])
-    if config.network.last_width != "auto":
-        n_out = n_out or int(config.network.last_width)
-    image = None if given == "auto" else tuple(given)
-    n_samples, n_test, nonzeros = options.samples or config.data.n_train, options.test_samples or 0, options.nonzeros
-    if not (n_samples and n_features and n_out):
-        found = describe_data(config)
-        n_samples, n_out = n_samples or found.n_samples, n_out or found.n_out
-        n_features = n_features or found.n_features
-        n_test = found.n_test if options.test_samples is None else options.test_samples
-        nonzeros, image = nonzeros or found.nonzeros, image or found.image_shape
-    shape = resolve_shape(listed, n_features, image, n_out)
+    first, last, image = config.network.listed[0], config.network.last_width, config.network.input
+    widths = [first if isinstance(first, int) else None, None if image == "auto" else math.prod(map(int, image))]
+    sizes = {
+        "n_samples": options.samples or config.data.n_train,
+        "n_features": options.features or next(filter(None, widths), None),
+        "n_out": options.outputs or (None if last == "auto" else int(last)),
+        "n_test": options.test_samples,
+        "nonzeros": options.nonzeros,
+        "image_shape": None if image == "auto" else tuple(image),
+    }
+    given = {name: size for name, size in sizes.items() if size is not None}
+    complete = {"n_samples", "n_features", "n_out"} <= given.keys()
+    size = (DataSize(0, 0, 0, 0, None, None) if complete else describe_data(config))._replace(**given)
+    shape = resolve_shape(config.network.listed, size.n_features, size.image_shape, size.n_out)
     notes += [f"stages before {config.method.direction} are left out"] if config.method.schedule else []
-    return planned_problem(
-        config, shape, n_samples, n_test=n_test, nonzeros=nonzeros, n_steps=options.cg_steps, n_trials=options.trials
-    )
+    more = {"n_steps": options.cg_steps, "n_trials": options.trials}
+    return planned_problem(config, shape, size.n_samples, n_test=size.n_test, nonzeros=size.nonzeros, **more)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +31,15 @@ def shared_config(comm: Communicator, options: argparse.Namespace) -> Config:
             for note in notes:
                 warn(comm, note)
     return make_config(comm.broadcast_json(tree))
+
+
+def noted_config(options: argparse.Namespace) -> Config:
+    """The configuration of a command without MPI; what is left out of the recipe is told on stderr."""
+    notes: list[str] = []
+    config = load_config(options.recipe, overrides(options), notes)
+    for note in notes:
+        print(f"note: {note}", file=sys.stderr)
+    return config
 
 
 def overrides(options: argparse.Namespace) -> list[str]:

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +20,7 @@ from distnewton.launch.startup import guard, launched_rank, launched_size, world
 from distnewton.parallel.collectives import Communicator
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
-    from distnewton.reporting.progress import Progress
-    from distnewton.reporting.tensorboard import TensorBoard
+    from distnewton.runs.run_folder import RunFolder
     from distnewton.runs.session import Result
 
 
@@ -74,8 +70,6 @@ def _train(options: argparse.Namespace) -> int:
     from distnewton.guards.signals import StopSignals
     from distnewton.launch.deadline import Clock
     from distnewton.launch.shared_folder import check_visible
-    from distnewton.reporting.progress import Progress
-    from distnewton.reporting.terminal import ends_on_terminal
     from distnewton.runs import session
 
     resume = settle_resumption(options)
@@ -88,33 +82,28 @@ def _train(options: argparse.Namespace) -> int:
         say(comm, to_toml(config))
         return 0
     guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
-    live = options.progress == "bar" or (options.progress == "auto" and ends_on_terminal())
-    console, folder = make_console(watched=live or None), None
+    folder: RunFolder | None = None
+    follower: _Follower | None = None
     with comm.collective_errors():
         folder = make_folder(config, options.recipe, resume) if comm.rank == 0 else None
     path = Path(comm.broadcast_json(str(folder.path.absolute()) if folder else ""))
     failures.folder = path
-    progress = Progress(console, live=live) if comm.rank == 0 else None
-    observers: list[Any] = [FolderWriter(folder)] if folder else []
-    if progress and not options.quiet:
-        observers.insert(0, progress)
     with discarding([folder] if folder else []), StopSignals() as signals:
         check_visible(comm, path)
         clock = Clock(comm, config.run.max_seconds, signals)
-        checkpoints = path / CHECKPOINTS_FOLDER
-        with _closing(progress, *_tensorboard(comm, options, path, observers)):
+        with comm.collective_errors():
+            follower = _Follower(options, folder) if folder else None
+        with closing(follower) if follower else nullcontext():
             result = session.train(
-                config, comm, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume
-            )
+                config, comm, observers=follower.observers if follower else [], clock=clock,
+                checkpoints=path / CHECKPOINTS_FOLDER, resume=resume,
+            )  # fmt: skip
     with comm.collective_errors():
-        if folder is not None:
+        if folder:
             folder.predictions(result.predictions)
     result.model.save(path / "model.safetensors")
-    if progress and folder:
-        _draw(folder.path, console)
-        if not options.quiet:
-            progress.finish(result)
-            say(comm, f"run folder: {folder.path}")
+    if follower:
+        follower.finish(result)
     result.model.grid.free()
     code = _end(comm, result, config, path)
     if folder:
@@ -122,40 +111,49 @@ def _train(options: argparse.Namespace) -> int:
     return code
 
 
-def _tensorboard(
-    comm: Communicator, options: argparse.Namespace, path: Path, observers: list[Any]
-) -> list[TensorBoard]:
-    """Add what writes events for TensorBoard, on rank 0, where that is asked for."""
-    writers: list[TensorBoard] = []
-    if options.tensorboard:
-        with comm.collective_errors():
-            if comm.rank == 0:
-                from distnewton.reporting.tensorboard import TensorBoard
+class _Follower:
+    """What follows a run on rank 0: its folder, the terminal, and events for TensorBoard where they are asked for.
 
-                writers.append(TensorBoard(path))
-    observers += writers
-    return writers
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Options of the command.
+    folder : RunFolder
+        Run folder.
+    """
 
+    def __init__(self, options: argparse.Namespace, folder: RunFolder) -> None:
+        from distnewton.reporting.progress import Progress
+        from distnewton.reporting.terminal import ends_on_terminal
 
-@contextmanager
-def _closing(*followers: Progress | TensorBoard | None) -> Iterator[None]:
-    """Close what follows a run, however it ends."""
-    try:
-        yield
-    finally:
-        for follower in followers:
-            if follower is not None:
+        live = options.progress == "bar" or (options.progress == "auto" and ends_on_terminal())
+        self.quiet, self.folder = options.quiet, folder
+        self.console = make_console(watched=live or None)
+        self.progress = Progress(self.console, live=live)
+        self.observers: list[Any] = [*([] if self.quiet else [self.progress]), FolderWriter(folder)]
+        if options.tensorboard:
+            from distnewton.reporting.tensorboard import TensorBoard
+
+            self.observers.append(TensorBoard(folder.path))
+
+    def close(self) -> None:
+        """Close what is open, however the run ends."""
+        for follower in dict.fromkeys((self.progress, *self.observers)):
+            if hasattr(follower, "close"):
                 follower.close()
 
+    def finish(self, result: Result) -> None:
+        """Draw the picture, and show the result; a failure to draw never spoils a finished run."""
+        from distnewton.reporting.report_pictures import save_convergence
+        from distnewton.reporting.run_data import read_run
+        from distnewton.runs.run_folder import PICTURE_FILE
 
-def _draw(path: Path, console: Console) -> None:
-    """Draw the picture; a missing extra or a failure to draw never spoils a finished run."""
-    from distnewton.reporting.report_pictures import save_convergence
-    from distnewton.reporting.run_data import read_run
-    from distnewton.runs.run_folder import PICTURE_FILE
-
-    with picture_if_possible(console):
-        save_convergence(read_run(path, path.name), path / PICTURE_FILE)
+        path = self.folder.path
+        with picture_if_possible(self.console):
+            save_convergence(read_run(path, path.name), path / PICTURE_FILE)
+        if not self.quiet:
+            self.progress.finish(result)
+            print(f"run folder: {path}", flush=True)
 
 
 def _end(comm: Communicator, result: Result, config: Config, path: Path) -> int:

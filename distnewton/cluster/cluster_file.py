@@ -8,7 +8,7 @@ from __future__ import annotations
 import re
 import tomllib
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
@@ -17,50 +17,57 @@ from distnewton.errors import ConfigError, MissingInputError
 from distnewton.options import Options
 
 
-def _one_line(text: str) -> str:
-    if "\n" in text or "\r" in text or "\0" in text:
-        raise ValueError(f"must be one line, got {text!r}")
-    return text
+def _matching(pattern: str, rule: str) -> AfterValidator:
+    """A check of a whole text; the rule is told with the text that breaks it."""
+
+    def check(text: str) -> str:
+        if not re.fullmatch(pattern, text):
+            raise ValueError(f"{rule}, got {text!r}")
+        return text
+
+    return AfterValidator(check)
 
 
-def _time(text: str) -> str:
-    if text and not re.fullmatch(r"(\d+-)?\d+(:\d\d){0,2}", text):
-        raise ValueError(f'a time limit is written "minutes", "hh:mm:ss" or "days-hh:mm:ss", got {text!r}')
-    return text
-
-
-def _memory(text: str) -> str:
-    if text and not re.fullmatch(r"\d+[KMGT]?", text):
-        raise ValueError(f'memory is written as "4000M" or "16G" (0 for all of a node), got {text!r}')
-    return text
-
-
-def _name(text: str) -> str:
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_.-]*", text):
-        raise ValueError(f"a name of letters, digits, dots and dashes, got {text!r}")
-    return text
-
-
-Line = Annotated[str, AfterValidator(_one_line)]
+Line = Annotated[str, _matching(r"[^\n\r\0]*", "must be one line")]
+Name = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a name of letters, digits, dots and dashes")]
+Time = Annotated[
+    str, _matching(r"((\d+-)?\d+(:\d\d){0,2})?", 'a time limit is written "minutes", "hh:mm:ss" or "days-hh:mm:ss"')
+]
+Memory = Annotated[str, _matching(r"(\d+[KMGT]?)?", 'memory is written as "4000M" or "16G" (0 for all of a node)')]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
-Memory = Annotated[str, AfterValidator(_memory)]
 
 
-class LaunchTable(Options):
+class MpirunKeys(Options):
+    """Keys of ``[launch]`` that only mpirun reads."""
+
+    mpi: Literal["auto", "openmpi", "mpich"] = "auto"
+    hosts: list[Name] = Field([])
+    hostfile: Line = ""
+    agent: Line = ""
+    interface: Line = ""
+
+    @model_validator(mode="after")
+    def _one_list_of_hosts(self) -> Self:
+        if self.hosts and self.hostfile:
+            raise ValueError("launch.hosts and launch.hostfile exclude each other")
+        return self
+
+
+class LaunchTable(MpirunKeys):
     """``[launch]``: how ranks are started."""
 
     scheduler: Literal["none", "slurm"] = "none"
     launcher: Literal["mpirun", "srun", "none"] = "mpirun"
-    mpi: Literal["auto", "openmpi", "mpich"] = "auto"
     nodes: Count = 1
     ranks_per_node: Count = 1
     threads_per_rank: Annotated[int, Field(ge=0)] = 0
-    hosts: list[Annotated[str, AfterValidator(_name)]] = Field([])
-    hostfile: Line = ""
-    agent: Line = ""
-    interface: Line = ""
     options: list[Line] = Field([])
+
+    @property
+    def names_hosts(self) -> bool:
+        """Whether mpirun starts ranks on named hosts."""
+        return bool(self.hosts or self.hostfile)
 
 
 class EnvironmentTable(Options):
@@ -79,13 +86,18 @@ class GpuTable(Options):
     per_node: Annotated[int, Field(ge=0)] = 0
 
 
-class SlurmTable(Options):
-    """``[slurm]``: lines of the job file; every one is optional, since sites ask for different ones."""
+class QueueOptions(Options):
+    """Options of sbatch on the queue, the account and the time."""
 
     partition: Line = ""
     account: Line = ""
     qos: Line = ""
-    time: Annotated[str, AfterValidator(_time)] = ""
+    time: Time = ""
+
+
+class ResourceOptions(QueueOptions):
+    """Options of sbatch on memory, nodes and GPUs."""
+
     mem: Memory = ""
     mem_per_cpu: Memory = ""
     mem_per_gpu: Memory = ""
@@ -95,6 +107,23 @@ class SlurmTable(Options):
     gpus_per_node: Line = ""
     gpus_per_task: Line = ""
     exclusive: bool = False
+
+    @model_validator(mode="after")
+    def _one_way_to_ask_for_memory(self) -> Self:
+        given = [key for key in ("mem", "mem_per_cpu", "mem_per_gpu") if getattr(self, key)]
+        if len(given) > 1:
+            raise ValueError(f"{' and '.join(given)} exclude each other: keep the one your site asks for")
+        return self
+
+    @property
+    def asks_for_gpus(self) -> bool:
+        """Whether an option says how many GPUs the job gets."""
+        return bool(self.gres or self.gpus_per_node or self.gpus_per_task)
+
+
+class SlurmTable(ResourceOptions):
+    """``[slurm]``: lines of the job file; every one is optional, since sites ask for different ones."""
+
     export: Line = ""
     mail_type: Line = ""
     mail_user: Line = ""
@@ -102,12 +131,10 @@ class SlurmTable(Options):
     omit: list[Literal["nodes", "ntasks", "ntasks-per-node", "cpus-per-task", "gpus-per-node"]] = Field([])
     requeues: Annotated[int, Field(ge=0)] = 0
 
-    @model_validator(mode="after")
-    def _one_way_to_ask_for_memory(self) -> SlurmTable:
-        given = [key for key in ("mem", "mem_per_cpu", "mem_per_gpu") if getattr(self, key)]
-        if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} exclude each other: keep the one your site asks for")
-        return self
+    def sbatch_options(self) -> dict[str, Any]:
+        """Options of sbatch that have a value, in the order in which the job file has them."""
+        table = self.model_dump(exclude={"extra", "omit", "requeues"})
+        return {key.replace("_", "-"): value for key, value in table.items() if value}
 
 
 class NetworkTable(Options):
@@ -133,7 +160,7 @@ class ComputeTable(Options):
 class Cluster(Options):
     """A cluster file."""
 
-    name: Annotated[str, AfterValidator(_name)]
+    name: Name
     launch: LaunchTable = LaunchTable()
     environment: EnvironmentTable = EnvironmentTable()
     gpu: GpuTable = GpuTable()
@@ -143,20 +170,25 @@ class Cluster(Options):
 
     @model_validator(mode="after")
     def _tables_fit(self) -> Cluster:
-        launch, problems = self.launch, []
-        if launch.launcher == "srun" and launch.scheduler != "slurm":
-            problems.append('launch.launcher = "srun" needs launch.scheduler = "slurm"')
-        if self.slurm != SlurmTable() and launch.scheduler != "slurm":
-            problems.append('[slurm] has no effect unless launch.scheduler = "slurm"')
-        if (launch.hosts or launch.hostfile) and (launch.scheduler == "slurm" or launch.launcher != "mpirun"):
-            problems.append('launch.hosts and launch.hostfile are for launch.launcher = "mpirun" without a scheduler')
-        if launch.hosts and launch.hostfile:
-            problems.append("launch.hosts and launch.hostfile exclude each other")
-        if launch.launcher == "none" and launch.nodes * launch.ranks_per_node > 1:
-            problems.append('launch.launcher = "none" starts one rank: nodes and ranks_per_node must be 1')
-        if problems:
-            raise ValueError("\n".join(problems))
+        launch = self.launch
+        slurm = launch.scheduler == "slurm"
+        plain_mpirun = launch.launcher == "mpirun" and not slurm
+        rules = {
+            'launch.launcher = "srun" needs launch.scheduler = "slurm"': launch.launcher == "srun" and not slurm,
+            '[slurm] has no effect unless launch.scheduler = "slurm"': self.slurm != SlurmTable() and not slurm,
+            'launch.hosts and launch.hostfile are for launch.launcher = "mpirun" without a scheduler':
+                launch.names_hosts and not plain_mpirun,
+            'launch.launcher = "none" starts one rank: nodes and ranks_per_node must be 1':
+                launch.launcher == "none" and launch.nodes * launch.ranks_per_node > 1,
+        }  # fmt: skip
+        if broken := [rule for rule, is_broken in rules.items() if is_broken]:
+            raise ValueError("\n".join(broken))
         return self
+
+    @property
+    def has_network(self) -> bool:
+        """Whether ranks of several machines talk; a file without rates of a network is of one machine."""
+        return self.launch.nodes > 1 or len(self.launch.hosts) > 1 or self.network.bandwidth_gb_s is not None
 
 
 def load_cluster(path: str | Path) -> Cluster:

@@ -48,15 +48,14 @@ def slurm_options(job: Job) -> list[str]:
     launch, slurm, gpu = job.cluster.launch, job.cluster.slurm, job.cluster.gpu
     if launch.scheduler != "slurm":
         return []
-    sizes: dict[str, object] = {"nodes": job.n_nodes, "ntasks": job.n_ranks, "ntasks-per-node": job.ranks_per_node}
-    if launch.threads_per_rank:
-        sizes["cpus-per-task"] = launch.threads_per_rank
-    if gpu.per_node and not (slurm.gres or slurm.gpus_per_node or slurm.gpus_per_task):
-        sizes["gpus-per-node"] = gpu.per_node
-    table = slurm.model_dump(exclude={"extra", "omit", "requeues"})
-    given = {key.replace("_", "-"): value for key, value in table.items()}
-    options = [f"--job-name={job.name}", *(f"--{key}={value}" for key, value in sizes.items() if key not in slurm.omit)]
-    options += [f"--{key}" if value is True else f"--{key}={value}" for key, value in given.items() if value]
+    sizes = {
+        "nodes": job.n_nodes, "ntasks": job.n_ranks, "ntasks-per-node": job.ranks_per_node,
+        "cpus-per-task": launch.threads_per_rank, "gpus-per-node": 0 if slurm.asks_for_gpus else gpu.per_node,
+    }  # fmt: skip
+    given = {key: value for key, value in sizes.items() if value and key not in slurm.omit}
+    given |= slurm.sbatch_options()
+    options = [f"--job-name={job.name}"]
+    options += [f"--{key}" if value is True else f"--{key}={value}" for key, value in given.items()]
     # sbatch reads a pattern in the name of the output file, in which a percent sign of the folder counts twice
     options += [f"--output={str(job.folder).replace('%', '%%')}/{OUTPUT_FILE}", "--open-mode=append"]
     options += ["--requeue" if slurm.requeues else "--no-requeue", *slurm.extra]

@@ -60,26 +60,36 @@ class Submission:
             If ranks, hosts and splits do not fit each other.
         """
         launch, environment = self.cluster.launch, self.cluster.environment
-        hosts: dict[str, int] = {}
-        if self.hosts or launch.hosts:
-            hosts = dict.fromkeys(self.hosts or launch.hosts, launch.ranks_per_node)
-        elif launch.hostfile:
-            hosts = read_hostfile(Path(launch.hostfile), launch.ranks_per_node)
-        if hosts:
-            hosts = share_ranks(hosts, self.n_ranks)
-        n_ranks = sum(hosts.values()) or self.n_ranks or launch.nodes * launch.ranks_per_node
-        if launch.launcher == "none" and n_ranks > 1:
-            raise ConfigError(f'{n_ranks} ranks need a launcher, and launch.launcher is "none"', collective=True)
-        self._check_splits(n_ranks)
+        hosts = self._hosts()
         job = Job(
             self.cluster,
             self.name,
             folder.absolute(),
             Path(environment.directory or Path.cwd()),
             Path(environment.programs or Path(sys.executable).parent),
-            n_ranks,
+            sum(hosts.values()) or self.n_ranks or launch.nodes * launch.ranks_per_node,
             hosts,
         )
+        self._check(job)
+        return job
+
+    def _hosts(self) -> dict[str, int]:
+        """Ranks by host, where hosts are named by the command or by the cluster file."""
+        launch = self.cluster.launch
+        if named := self.hosts or launch.hosts:
+            return share_ranks(dict.fromkeys(named, launch.ranks_per_node), self.n_ranks)
+        if launch.hostfile:
+            return share_ranks(read_hostfile(Path(launch.hostfile), launch.ranks_per_node), self.n_ranks)
+        return {}
+
+    def _check(self, job: Job) -> None:
+        """Refuse before the queue what would be refused after it."""
+        if self.cluster.launch.launcher == "none" and job.n_ranks > 1:
+            raise ConfigError(f'{job.n_ranks} ranks need a launcher, and launch.launcher is "none"', collective=True)
+        splits = self.config.partition.splits
+        if splits != "auto":
+            # the widths do not count here, and may not be known yet
+            check_rank_count(Partition(tuple(splits), tuple(splits)), job.n_ranks)
         n_gpus = self.cluster.gpu.per_node
         if n_gpus and job.ranks_per_node > n_gpus and self.config.run.comm == "nccl":
             raise ConfigError(
@@ -87,14 +97,6 @@ class Submission:
                 "ranks on one: lower launch.ranks_per_node of the cluster file, or take run.comm = mpi",
                 collective=True,
             )
-        return job
-
-    def _check_splits(self, n_ranks: int) -> None:
-        """Refuse before the queue what would be refused after it."""
-        splits = self.config.partition.splits
-        if splits != "auto":
-            # the widths do not count here, and may not be known yet
-            check_rank_count(Partition(tuple(splits), tuple(splits)), n_ranks)
 
     def resolved(self) -> Config:
         """The run's configuration with what the cluster file decides."""

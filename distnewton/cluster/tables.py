@@ -9,11 +9,12 @@ from pathlib import Path
 
 from distnewton.errors import WriteError
 
-_TABLE = re.compile(r"\s*\[([^\[\]]+)\]\s*(#.*)?")
+_HEAD = r"^[ \t]*\[[^\[\]\n]+\][ \t]*(?:#[^\n]*)?$"
+"""The line with the name of a table."""
 
 
 def set_values(text: str, tables: Mapping[str, Mapping[str, float]]) -> str:
-    """A TOML text with other values of some keys.
+    """Set keys of a TOML text, and leave its other lines as they are.
 
     Parameters
     ----------
@@ -26,29 +27,26 @@ def set_values(text: str, tables: Mapping[str, Mapping[str, float]]) -> str:
     -------
     str
     """
-    lines = text.splitlines()
+    if text and not text.endswith("\n"):
+        text += "\n"
     for table, values in tables.items():
         for key, value in values.items():
-            _set(lines, table, f"{key} = {value:.4g}", re.compile(rf"\s*{re.escape(key)}\s*="))
-    return "\n".join(lines) + "\n"
+            text = _set(text, table, key, f"{key} = {value:.4g}")
+    return text
 
 
-def _set(lines: list[str], table: str, line: str, key: re.Pattern[str]) -> None:
+def _set(text: str, table: str, key: str, line: str) -> str:
     """Replace a key's line in a table, or add it at the table's end; the comment behind a value stays."""
-    heads = {i: found[1].strip() for i, old in enumerate(lines) if (found := _TABLE.fullmatch(old))}
-    begin = next((i for i, name in heads.items() if name == table), None)
-    if begin is None:
-        lines += [""] * bool(lines and lines[-1].strip()) + [f"[{table}]", line]
-        return
-    end = next((i for i in heads if i > begin), len(lines))
-    for i in range(begin + 1, end):
-        if key.match(lines[i]):
-            comment = re.search(r"\s+#.*$", lines[i])
-            lines[i] = line + (comment[0] if comment else "")
-            return
-    while end > begin + 1 and not lines[end - 1].strip():
-        end -= 1
-    lines.insert(end, line)
+    found = re.search(rf"^[ \t]*\[{re.escape(table)}\][^\n]*\n(?P<body>.*?)(?={_HEAD}|\Z)", text, re.M | re.S)
+    if found is None:
+        blank = "" if not text or text.endswith("\n\n") else "\n"
+        return f"{text}{blank}[{table}]\n{line}\n"
+    old = re.compile(rf"^[ \t]*{re.escape(key)}[ \t]*=[^#\n]*?([ \t]+#.*)?$", re.M)
+    body, n_replaced = old.subn(lambda match: line + (match[1] or ""), found["body"], count=1)
+    if not n_replaced:
+        kept = body.rstrip()
+        body = f"{kept}\n{line}{body[len(kept) :]}" if kept else f"{line}\n{body}"
+    return text[: found.start("body")] + body + text[found.end("body") :]
 
 
 def write_measured(
@@ -61,7 +59,7 @@ def write_measured(
     path : Path
         Cluster file.
     name : str
-        Of a new cluster.
+        Name of a cluster whose file is new.
     launch : mapping
         ``[launch]`` of a new cluster: nodes and ranks per node that were measured.
     tables : mapping

@@ -1,36 +1,29 @@
-"""The examination: collect the facts of all ranks, check them, show the findings."""
+"""The examination: what all ranks see is collected and checked."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 
 from distnewton.cluster.cluster_file import Cluster
-from distnewton.cluster.doctor.checks import (
-    check_blas,
-    check_cupy,
-    check_gpus,
-    check_launch,
-    check_tasks,
-    check_threads,
-    check_versions,
-)
-from distnewton.cluster.doctor.facts import Facts, collect
-from distnewton.cluster.doctor.findings import Finding, problem
+from distnewton.cluster.doctor import checks
+from distnewton.cluster.doctor.findings import CheckResult, problem
 from distnewton.cluster.doctor.folder_probe import check_folder
 from distnewton.cluster.doctor.gpu_aware_probe import check_gpu_aware
+from distnewton.cluster.doctor.views import LaunchView, RankView, view_launch, view_rank
 from distnewton.errors import ConfigError
 from distnewton.launch.startup import launched_size, library_version, world_communicator
 from distnewton.launch.threads import threads_per_rank
 from distnewton.parallel.collectives import Communicator
 
 
-def connect() -> tuple[Communicator, list[Finding]]:
+def connect() -> tuple[Communicator, list[CheckResult]]:
     """All ranks, or this process alone with the reason why.
 
     Returns
     -------
-    tuple of Communicator and list of Finding
-        The findings are empty where the launch works.
+    tuple of Communicator and list of CheckResult
+        The list is empty where the launch works.
     """
     try:
         return world_communicator(), []
@@ -41,7 +34,7 @@ def connect() -> tuple[Communicator, list[Finding]]:
 
 def examine(
     comm: Communicator, folder: Path, cluster: Cluster | None = None, recipe: str | None = None, run_threads: int = 0
-) -> list[Finding]:
+) -> list[CheckResult]:
     """Check everything.
 
     Parameters
@@ -49,17 +42,17 @@ def examine(
     comm : Communicator
         All ranks.
     folder : Path
-        Where runs are to be.
+        Folder for runs.
     cluster : Cluster or None
-        What the machine should be.
+        Cluster file to compare the machine with.
     recipe : str or None
-        Compared over the ranks.
+        File to compare over the ranks.
     run_threads : int
-        ``run.threads`` of the recipe.
+        Value of ``run.threads`` in the recipe.
 
     Returns
     -------
-    list of Finding
+    list of CheckResult
         The same on all ranks.
 
     Notes
@@ -71,19 +64,20 @@ def examine(
         from mpi4py import MPI
 
         library = library_version(MPI.Get_library_version())
-    mine = collect(comm.rank, comm.size, library, threads_per_rank(comm), recipe)
-    ranks = [Facts(**facts) for facts in comm.allgather_json(mine.as_dict())]
-    findings = [
+    mine = view_rank(comm.rank, library, threads_per_rank(comm), recipe)
+    ranks = [RankView(**view) for view in comm.allgather_json(asdict(mine))]
+    launch = LaunchView(**comm.broadcast_json(asdict(view_launch(comm.size, library)) if comm.rank == 0 else None))
+    results = [
         # where each process is alone, connect() has said so
-        *(check_launch(ranks) if comm.size > 1 or launched_size() == 1 else []),
-        *check_tasks(ranks),
-        *check_threads(ranks, cluster, run_threads),
-        *check_blas(ranks),
-        *check_versions(ranks),
+        *(checks.check_launch(launch, ranks) if comm.size > 1 or launched_size() == 1 else []),
+        *checks.check_tasks(launch, ranks),
+        *checks.check_threads(ranks, cluster, run_threads),
+        *checks.check_blas(launch, ranks),
+        *checks.check_versions(ranks),
         *check_folder(comm, folder),
-        *check_cupy(ranks),
-        *check_gpus(ranks, cluster),
+        *checks.check_cupy(ranks),
+        *checks.check_gpus(ranks, cluster),
     ]
     # in a child process of rank 0 alone: its segmentation fault is an answer
     probed = check_gpu_aware(len(ranks[0].gpus), ranks[0].cupy, comm.size) if comm.rank == 0 else []
-    return findings + [Finding(**found) for found in comm.broadcast_json([vars(found) for found in probed])]
+    return results + [CheckResult(**result) for result in comm.broadcast_json([asdict(result) for result in probed])]

@@ -1,4 +1,4 @@
-"""A finding of the doctor."""
+"""Results of the doctor's checks."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from dataclasses import dataclass
 
 
 @dataclass(frozen=True)
-class Finding:
-    """Something that is well, slow, or broken.
+class CheckResult:
+    """What a check says of the set-up.
 
     Attributes
     ----------
     name : str
-        Of the check.
+        Name of the check.
     level : str
         ``ok``, ``slow`` (runs, but wastes the machine) or ``problem`` (will not run, or not as meant).
     text : str
-        What was found.
+        State of what was checked.
     advice : str
-        What to do, one line; empty where all is well.
+        What to do, in a line; empty where all is well.
     """
 
     name: str
@@ -27,21 +27,21 @@ class Finding:
     advice: str = ""
 
     def lines(self) -> list[str]:
-        """As shown."""
-        head = f"{self.level.upper() if self.level != 'ok' else 'ok':<8} {self.name:<9} {self.text}"
-        return [head, *([f"{'':<18} -> {self.advice}"] if self.advice else [])]
+        """The lines that the user sees."""
+        level = self.level if self.level == "ok" else self.level.upper()
+        return [f"{level:<8} {self.name:<9} {self.text}", *([f"{'':<18} -> {self.advice}"] if self.advice else [])]
 
 
-def ok(name: str, text: str) -> Finding:
-    """Nothing to do."""
-    return Finding(name, "ok", text)
+def ok(name: str, text: str) -> CheckResult:
+    """Result of a check that finds all well."""
+    return CheckResult(name, "ok", text)
 
 
-def slow(name: str, text: str, advice: str) -> Finding:
-    """It runs, but wastes the machine."""
-    return Finding(name, "slow", text, advice)
+def slow(name: str, text: str, advice: str) -> CheckResult:
+    """Result for what runs, but wastes the machine."""
+    return CheckResult(name, "slow", text, advice)
 
 
-def problem(name: str, text: str, advice: str) -> Finding:
-    """It will not run, or not as meant."""
-    return Finding(name, "problem", text, advice)
+def problem(name: str, text: str, advice: str) -> CheckResult:
+    """Result for what will not run, or not as meant."""
+    return CheckResult(name, "problem", text, advice)

@@ -7,14 +7,14 @@ import platform
 import secrets
 from pathlib import Path
 
-from distnewton.cluster.doctor.findings import Finding, ok, problem
+from distnewton.cluster.doctor.findings import CheckResult, ok, problem
 from distnewton.parallel.collectives import Communicator
 
 ROOM_BYTES = 2**30
 """Three models of 90 million variables in float32."""
 
 
-def check_folder(comm: Communicator, path: Path) -> list[Finding]:
+def check_folder(comm: Communicator, path: Path) -> list[CheckResult]:
     """Try the folder from every rank.
 
     Parameters
@@ -26,7 +26,7 @@ def check_folder(comm: Communicator, path: Path) -> list[Finding]:
 
     Returns
     -------
-    list of Finding
+    list of CheckResult
         The same on all ranks.
 
     Notes
@@ -56,7 +56,7 @@ def check_folder(comm: Communicator, path: Path) -> list[Finding]:
     return _judge(path, troubles, hosts, seen, free)
 
 
-def _judge(path: Path, troubles: list[str], hosts: list[str], seen: int, free: int) -> list[Finding]:
+def _judge(path: Path, troubles: list[str], hosts: list[str], seen: int, free: int) -> list[CheckResult]:
     bad = {rank: trouble for rank, trouble in enumerate(troubles) if trouble}
     if bad:
         kinds = dict.fromkeys(bad.values())

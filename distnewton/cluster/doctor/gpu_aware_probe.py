@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from distnewton.cluster.doctor.findings import Finding, ok, slow
+from distnewton.cluster.doctor.findings import CheckResult, ok, slow
 from distnewton.launch.gpu_aware import takes_gpu_buffers
 
 
-def check_gpu_aware(n_gpus: int, wheels: list[str], n_ranks: int) -> list[Finding]:
+def check_gpu_aware(n_gpus: int, wheels: list[str], n_ranks: int) -> list[CheckResult]:
     """GPUs of several ranks, and an MPI that takes their buffers."""
     if not n_gpus or not wheels or n_ranks == 1:
         return []

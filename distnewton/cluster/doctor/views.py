@@ -1,4 +1,4 @@
-"""What one rank sees of its set-up, as plain values; the checks evaluator those of all ranks together."""
+"""What the ranks see of their set-up, as plain values that the checks compare."""
 
 from __future__ import annotations
 
@@ -10,114 +10,128 @@ import re
 import shutil
 import subprocess
 import sys
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distnewton.cluster.launchers import THREAD_VARIABLES
-from distnewton.launch.startup import launched_size, launcher_kind
+from distnewton.launch.startup import launcher_kind
 
 PACKAGES = ("distnewton", "numpy", "scipy", "mpi4py", "safetensors", "pydantic")
+VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 _SLURM = ("SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_CPUS_PER_TASK")
 
 
 @dataclass(frozen=True)
-class Facts:
-    """Of one rank.
+class LaunchView:
+    """What rank 0 sees of the launch.
 
     Attributes
     ----------
-    rank, size, launched : int
-        Number, ranks that MPI connects, processes that the launcher says it started.
-    host, launcher, library : str
-        Host; MPI whose launcher this is; first line of the MPI library's version.
+    size : int
+        Ranks that MPI connects.
+    launcher, library : str
+        MPI whose launcher this is, and first line of the MPI library's version; empty without MPI.
+    slurm : dict of str to str
+        Variables of the Slurm job; empty outside of one.
+    n_tasks : int
+        Tasks of the Slurm job; 0 outside of one, or where nothing tells.
+    fast_cpu : bool
+        Whether the processor has AVX2.
+    """
+
+    size: int
+    launcher: str
+    library: str
+    slurm: dict[str, str]
+    n_tasks: int
+    fast_cpu: bool
+
+
+@dataclass(frozen=True)
+class RankView:
+    """What a rank sees of its set-up.
+
+    Attributes
+    ----------
+    rank : int
+        Number of the rank.
+    host : str
+        Name of its host.
     cores : list of int
-        Cores this process may use.
+        Cores that the process may use.
     n_threads : int
         BLAS threads that training would take.
     blas : list of dict
         BLAS libraries: ``internal_api, version, architecture, num_threads``.
-    fast_cpu : bool
-        Whether the processor has AVX2.
     variables : dict of str to str
-        Numbers of threads in the environment.
-    slurm : dict of str to str
-        Of the job.
-    n_tasks : int
-        Tasks of the Slurm job, as rank 0 finds out; 0 outside of one, or where nobody says.
+        Environment variables on numbers of threads and on visible GPUs.
     versions : dict of str to str
-        Python, packages, MPI library.
+        Versions of Python, of packages and of the MPI library.
     recipe : str
-        Digest of the recipe as this rank sees it; empty without one.
-    cupy : list of str
-        Installed wheels of cupy.
-    gpus : list of str
-        GPUs that this rank's host shows.
-    visible : str
-        CUDA_VISIBLE_DEVICES, or "all".
+        Digest of the recipe; empty without one.
+    cupy, gpus : list of str
+        Installed wheels of cupy, and GPUs that the host shows.
     """
 
     rank: int
-    size: int
-    launched: int
     host: str
-    launcher: str
-    library: str
     cores: list[int]
     n_threads: int
     blas: list[dict[str, Any]]
-    fast_cpu: bool
     variables: dict[str, str]
-    slurm: dict[str, str]
-    n_tasks: int
     versions: dict[str, str]
     recipe: str
     cupy: list[str]
     gpus: list[str]
-    visible: str
 
-    def as_dict(self) -> dict[str, Any]:
-        """JSON-able."""
-        return asdict(self)
+    @property
+    def visible_gpus(self) -> str:
+        """Value of CUDA_VISIBLE_DEVICES, or ``all``."""
+        return self.variables.get(VISIBLE_GPUS, "all")
 
 
-def collect(rank: int, size: int, library: str, n_threads: int, recipe: str | None) -> Facts:
+def view_launch(size: int, library: str) -> LaunchView:
+    """Look around as rank 0, for ranks and MPI library as given."""
+    return LaunchView(size, launcher_kind(), library, _environment(_SLURM), _job_tasks(), _has_avx2())
+
+
+def view_rank(rank: int, library: str, n_threads: int, recipe: str | None) -> RankView:
     """Look around on this rank.
 
     Parameters
     ----------
-    rank, size, n_threads : int
-        As MPI and the division of cores say.
+    rank : int
+        Number of this rank.
     library : str
         First line of the MPI library's version; empty without MPI.
+    n_threads : int
+        BLAS threads that training would take.
     recipe : str or None
         File to compare over the ranks.
 
     Returns
     -------
-    Facts
+    RankView
     """
     cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    return Facts(
+    return RankView(
         rank,
-        size,
-        launched_size(),
         platform.node(),
-        launcher_kind(),
-        library,
         sorted(cores),
         n_threads,
         _blas(),
-        _has_avx2(),
-        {name: os.environ[name] for name in THREAD_VARIABLES if os.environ.get(name)},
-        {name: os.environ[name] for name in _SLURM if os.environ.get(name)},
-        _job_tasks() if rank == 0 else 0,
+        _environment((*THREAD_VARIABLES, VISIBLE_GPUS)),
         {"Python": sys.version.split()[0], "MPI": library, **{name: _version(name) for name in PACKAGES}},
         _digest(recipe),
         cupy_wheels(),
         gpus_of_host(),
-        os.environ.get("CUDA_VISIBLE_DEVICES", "all"),
     )
+
+
+def _environment(names: Sequence[str]) -> dict[str, str]:
+    return {name: os.environ[name] for name in names if os.environ.get(name)}
 
 
 def _job_tasks() -> int:
