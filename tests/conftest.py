@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import tempfile
@@ -12,7 +13,7 @@ import pytest
 import pytest_timeout
 from attended import Attendant
 from hypothesis import settings
-from launched import UNDER_LAUNCHER
+from launched import UNDER_LAUNCHER, n_ranks, rank
 from speed import slowness
 
 # ranks draw the same examples; nothing depends on the speed of the machine
@@ -21,13 +22,20 @@ settings.load_profile("ranks")
 
 os.environ.setdefault("DISTNEWTON_CHECK", "1")
 attendant: Attendant | None = None
+RANKS = (1, 2, 3, 4, 7)  # of launch/test.sh
+USUAL_RANKS = (3, 4)
+
+
+def pytest_addoption(parser):
+    parser.addoption("--all-ranks", action="store_true", help="each test on any number of ranks, a new case or not")
 
 
 def pytest_configure(config):
-    """Under mpirun no test starts processes, and mpirun ends the ranks."""
+    """Neither ranks (mpirun ends them) nor the process that hands tests to workers start processes of tests."""
     global attendant
     slowness()
-    if not UNDER_LAUNCHER and not config.option.collectonly:
+    hands_out = getattr(config.option, "numprocesses", None)
+    if not (UNDER_LAUNCHER or hands_out or config.option.collectonly):
         attendant = Attendant()
 
 
@@ -36,11 +44,48 @@ def pytest_unconfigure():
         attendant.close()
 
 
+def pytest_ignore_collect(collection_path, config):
+    """Ranks do not import modules without a test for them: importing is what costs most."""
+    if config.option.with_mpi and collection_path.suffix == ".py" and "mark.mpi" not in collection_path.read_text():
+        return True
+    return None
+
+
+def pytest_collection_modifyitems(config, items):
+    """`mpi(sizes=...)` names the numbers of ranks that bring a new case; tests without it run on USUAL_RANKS."""
+    if not config.option.with_mpi or config.option.all_ranks:
+        return
+    left_out = [item for item in items if not _is_new_case(item)]
+    config.hook.pytest_deselected(items=left_out)
+    items[:] = [item for item in items if _is_new_case(item)]
+
+
+def _is_new_case(item):
+    mark = item.get_closest_marker("mpi")
+    if mark is None:
+        return True
+    sizes = next((mark.kwargs["sizes"] for mark in item.iter_markers("mpi") if "sizes" in mark.kwargs), USUAL_RANKS)
+    return n_ranks() in sizes or n_ranks() not in RANKS
+
+
+def _report(**facts):
+    """Tell tests/passes.py, which started this."""
+    if "DISTNEWTON_TEST_REPORT" in os.environ and "PYTEST_XDIST_WORKER" not in os.environ:
+        path = Path(os.environ["DISTNEWTON_TEST_REPORT"], f"rank-{rank()}.json")
+        path.write_text(json.dumps(facts))
+
+
+def pytest_terminal_summary(terminalreporter, exitstatus):
+    stats = terminalreporter.stats
+    n = {kind: len(stats.get(kind, ())) for kind in ("passed", "failed", "error", "skipped")}
+    n["failed"] += n.pop("error")
+    _report(code=int(exitstatus), **n)
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol(item):
-    """Processes end with the test that started them; launch/test.sh is told which test runs."""
-    if "DISTNEWTON_TEST_NOW" in os.environ:
-        Path(os.environ["DISTNEWTON_TEST_NOW"]).write_text(item.nodeid)
+    """Processes end with the test that started them."""
+    _report(test=item.nodeid)
     if attendant is None:
         return (yield)
     attendant.begin()

@@ -16,13 +16,24 @@ from speed import slowness
 
 BIN = Path(sys.executable).parent
 MPIRUN = str(BIN / "mpirun") if (BIN / "mpirun").exists() else shutil.which("mpirun")
-UNDER_LAUNCHER = any(name in os.environ for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE"))
+LAUNCHERS = ("PMI", "OMPI_COMM_WORLD")  # MPICH and Open MPI name rank and number of ranks with these
+UNDER_LAUNCHER = any(f"{name}_SIZE" in os.environ for name in LAUNCHERS)
 AS_ROOT = {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1"}
 launches = [
     pytest.mark.launches,
     pytest.mark.skipif(MPIRUN is None, reason="no mpirun beside this Python or in PATH"),
     pytest.mark.skipif(UNDER_LAUNCHER, reason="already under mpirun"),
 ]
+
+
+def n_ranks():
+    """Ranks of the mpirun that started this process; 1 without."""
+    return next((int(os.environ[f"{name}_SIZE"]) for name in LAUNCHERS if f"{name}_SIZE" in os.environ), 1)
+
+
+def rank():
+    """Rank of this process under mpirun; 0 without."""
+    return next((int(os.environ[f"{name}_RANK"]) for name in LAUNCHERS if f"{name}_RANK" in os.environ), 0)
 
 
 @cache
