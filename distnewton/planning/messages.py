@@ -23,11 +23,11 @@ class Message:
     Attributes
     ----------
     n_bytes : float
-        Of all of them together.
+        Bytes of all of them together.
     n_calls : int
-        How many.
+        Number of sums.
     n_ranks : int
-        Who takes part.
+        Number of ranks that take part.
     first, last : int
         Lowest and highest rank.
     """

@@ -62,11 +62,11 @@ class Plan:
     Attributes
     ----------
     problem : Problem
-        What it works on.
+        What the iteration works on.
     partition : Partition
         Who owns what, of each replica of the grid.
     phases : dict of str to Forecast
-        By phase.
+        Forecast of each phase.
     memory : dict of str to float
         Bytes on a rank, by part.
     n_idle : int
@@ -101,17 +101,17 @@ class Plan:
 
     @property
     def seconds(self) -> float:
-        """Of an iteration, evaluation included."""
+        """Seconds of an iteration, evaluation included."""
         return sum(phase.seconds for phase in self.phases.values())
 
     @property
     def memory_bytes(self) -> float:
-        """Of a rank."""
+        """Bytes that a rank holds."""
         return sum(self.memory.values())
 
     @property
     def sent_bytes(self) -> float:
-        """Of a rank in an iteration."""
+        """Bytes that a rank sends in an iteration."""
         return sum(phase.sent_bytes for phase in self.phases.values())
 
     @property
@@ -124,7 +124,7 @@ class Plan:
         return float(sum(getattr(phase, part) for phase in self.phases.values()))
 
     def limits(self) -> str:
-        """What limits, in a sentence."""
+        """Say what limits the iteration, in a sentence."""
         totals = {part: self.total(part) for part in ("compute", "latency", "transfer")}
         part = max(totals, key=lambda name: totals[name])
         phase = max(self.phases, key=lambda name: getattr(self.phases[name], part))
@@ -234,7 +234,7 @@ def make_plans(
     Parameters
     ----------
     problem, rates, sketch, n_replicas, speeds
-        As of :func:`make_plan`.
+        See :func:`make_plan`.
     n_ranks : int
         Ranks of all replicas.
 
@@ -284,7 +284,7 @@ def largest(problem: Problem, memory_bytes: float, plans: Callable[[Problem], Se
     problem : Problem
         Its network is widened, or narrowed, all hidden layers alike.
     memory_bytes : float
-        Of a rank.
+        Memory of a rank.
     plans : callable
         Problem -> its plans, the fastest first.
 
@@ -316,4 +316,4 @@ def largest(problem: Problem, memory_bytes: float, plans: Callable[[Problem], Se
 
 
 _WIDEST = 2.0**20
-"""Factor beyond which nobody asks."""
+"""Factor at which the search for the widest network ends."""

@@ -41,11 +41,11 @@ def print_plans(plans: Sequence[Plan], n_ranks: int, memory_gb: float | None, wi
     plans : sequence of Plan
         The fastest first.
     n_ranks : int
-        Ranks.
+        Ranks of all replicas.
     memory_gb : float or None
-        Of a rank, where it is known.
+        Memory of a rank, where it is known.
     widest : Plan or None
-        Of the widest network that fits it.
+        Plan of the widest network that fits the memory.
     """
     from rich.console import Console
 

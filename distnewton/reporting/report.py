@@ -269,7 +269,7 @@ def write_report(paths: Sequence[Path], target: Path) -> str:
     Raises
     ------
     MissingInputError, DataError
-        If a folder is none of a run, or damaged.
+        If a folder is not a run folder, or is damaged.
     WriteError, CreateError
         If the file cannot be written.
     """

@@ -90,13 +90,13 @@ class Run:
     Attributes
     ----------
     name : str
-        To tell it from the others of the report.
+        Name that tells it from the others of the report.
     path : Path
         Its folder.
     config : Config
         Its settings.
     config_text : str
-        The same as they were written.
+        Its settings as they were written.
     lines : list of IterationRecord
         Iterations, the start first; may be empty.
     environment : Environment
@@ -162,7 +162,7 @@ def read_run(path: Path, name: str) -> Run:
     path : Path
         The folder.
     name : str
-        To tell it from others.
+        Name that tells it from other runs.
 
     Returns
     -------
@@ -171,9 +171,9 @@ def read_run(path: Path, name: str) -> Run:
     Raises
     ------
     MissingInputError
-        If it is no run folder.
+        If the folder is not a run folder.
     DataError
-        If a file of it is damaged.
+        If one of its files is damaged.
     """
     if not (path / CONFIG_FILE).is_file():
         raise no_run_folder(path, CONFIG_FILE)

@@ -21,13 +21,13 @@ class Slowest:
     Attributes
     ----------
     rank : int
-        Which.
+        Number of the rank.
     seconds : float
-        By how much it computed longer than the median of the others.
+        Seconds that it computed longer than the median of the others.
     share : float
-        The same as a share of the training time.
+        These seconds as a share of the training time.
     ratio : float
-        Its computing time over that of the median of the others.
+        Its computing time divided by the median of the others'.
     """
 
     rank: int
@@ -61,12 +61,12 @@ def slowest_rank(records: Sequence[Timed]) -> Slowest | None:
     Parameters
     ----------
     records : sequence of Timed
-        Of a run's iterations. Where it went on with another number of ranks, the last ones count.
+        Iterations of a run. Where the run was resumed on another number of ranks, the last ones count.
 
     Returns
     -------
     Slowest or None
-        None where no rank costs so much, with one rank, or where nothing was recorded.
+        None where no rank costs that much, with one rank, or where nothing was recorded.
     """
     if not records:
         return None

@@ -15,7 +15,7 @@ _LEAST_SECONDS = 0.05
 
 
 class Stragglers:
-    """Looks at the last iterations for a rank that is slow.
+    """Looks for a slow rank in the last iterations.
 
     Two signs count: the time a rank is at work, waiting left out, and the time of a CG step, because a slow rank whose
     direction is ended early works no longer than the others. Each rank is named once.
@@ -38,12 +38,12 @@ class Stragglers:
         Parameters
         ----------
         record : IterationRecord
-            Of the iteration.
+            Record of the iteration.
 
         Returns
         -------
         str
-            Who is slow, by how much; empty where nobody is, or who was named before.
+            Which rank is slow, and by how much; empty where no rank is slow, or it was named before.
         """
         seconds, self._elapsed = record.training_seconds - self._elapsed, record.training_seconds
         direction, n_ranks = record.direction, len(record.wait_seconds)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,16 +22,18 @@ _BASIC = [phase for phase in PHASES if phase != "evaluation"]
 class Point:
     """Runs on a number of ranks.
 
+    Its 16 attributes are the keys of a line of ``scaling.jsonl``.
+
     Attributes
     ----------
     n_ranks, n_hosts, n_threads : int
         Ranks, hosts, and BLAS threads of a rank.
     seconds : float
-        Of an iteration, evaluation left out: the median over all that count of all runs.
+        Seconds of an iteration without its evaluation: the median over the iterations of all runs that count.
     low, high : float
         95 % bootstrap interval of the median.
     wait : float
-        Seconds of an iteration that ranks are inside MPI, waiting and transfer: the median of the ranks' mean.
+        Seconds of an iteration that a rank spends inside MPI, waiting and transfer: the median of the ranks' mean.
     phases : dict of str to float
         Median seconds of the slowest rank by phase.
     sent_bytes : float
@@ -39,11 +41,11 @@ class Point:
     n_steps, n_trials : float
         CG steps and line-search trials of an iteration, the mean.
     objective : float
-        After the last iteration.
+        Objective after the last iteration.
     splits : list of int
         Groups of each layer.
     n_runs : int
-        Runs that are there.
+        Number of runs that have ended.
     refused : str
         Why the point does not count; empty if it does.
     n_replicas : int
@@ -74,11 +76,11 @@ def collect(study: Study, root: Path, tolerance: float) -> tuple[list[Point], li
     Parameters
     ----------
     study : Study
-        What was run.
+        The study.
     root : Path
-        Where.
+        Folder of the study.
     tolerance : float
-        Relative difference of objectives at which runs of the same problem count as the same.
+        Relative difference of objectives up to which runs of the same problem have done the same work.
 
     Returns
     -------
@@ -115,23 +117,28 @@ def _point(study: Study, n_ranks: int, runs: list[tuple[list[dict[str, Any]], di
         counted += records[study.n_warmup + 1 :]
     low, high = bootstrap_interval(times)
     facts = runs[0][1]
+    steps = [np.mean(record["direction"]["inner_iterations"]) for record in counted if record["direction"]]
     return Point(
         n_ranks,
         len(set(facts["hosts"])),
         int(facts["threads_per_rank"]),
-        float(np.median(times)),
+        _median(times),
         low,
         high,
-        float(np.median([np.mean(record["wait_seconds"]) for record in counted])),
-        {phase: float(np.median([record["seconds"][phase] for record in counted])) for phase in _BASIC},
-        float(np.median([sum(record["sent_bytes"][phase] for phase in _BASIC) for record in counted])),
-        float(np.mean([np.mean(record["direction"]["inner_iterations"]) for record in counted if record["direction"]])),
+        _median(np.mean(record["wait_seconds"]) for record in counted),
+        {phase: _median(record["seconds"][phase] for record in counted) for phase in _BASIC},
+        _median(sum(map(record["sent_bytes"].__getitem__, _BASIC)) for record in counted),
+        float(np.mean(steps)),
         float(np.mean([record["line_search_trials"] for record in counted])),
         float(counted[-1]["objective"]),
         list(facts["splits"]),
         len(runs),
         n_replicas=int(facts.get("replicas", 1)),
     )
+
+
+def _median(values: Iterable[float]) -> float:
+    return float(np.median(list(values)))
 
 
 def bootstrap_interval(times: Sequence[float]) -> tuple[float, float]:
@@ -164,9 +171,9 @@ def efficiency(study: Study, points: Sequence[Point], seconds: float, n_ranks: i
     points : sequence of Point
         The first is the base.
     seconds : float
-        Of an iteration.
+        Seconds of an iteration.
     n_ranks : int
-        Ranks that take them.
+        Ranks that need these seconds.
 
     Returns
     -------
