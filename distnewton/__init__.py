@@ -6,6 +6,8 @@ Cross validation
     :func:`cross_validate`, :class:`CrossValidation`
 Settings
     :class:`Config`, :func:`make_config`, :func:`load_config`
+Components of one's own
+    :func:`register`
 Data
     :class:`ArraySource`, :func:`open_data`
 Models
@@ -26,6 +28,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from distnewton.components import register
     from distnewton.config import Config, load_config, make_config
     from distnewton.data.in_memory import ArraySource
     from distnewton.data.sources import open_data
@@ -43,6 +46,7 @@ _HOMES = {
     "Result": "distnewton.runs.session",
     "RunSummary": "distnewton.runs.session",
     "IterationRecord": "distnewton.method.records",
+    "register": "distnewton.components",
     "Config": "distnewton.config",
     "make_config": "distnewton.config",
     "load_config": "distnewton.config",
@@ -69,6 +73,7 @@ __all__ = [
     "load_model",
     "make_config",
     "open_data",
+    "register",
     "train",
 ]
 

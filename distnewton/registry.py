@@ -11,6 +11,7 @@ of its kind. A package adds components through entry points of the registry's gr
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
@@ -43,8 +44,10 @@ class Registry(Mapping[str, T], Generic[T]):
         self.kind, self.base, self._group, self._objects = kind, base, group, objects
         self._components: dict[str, T] = {}
         self._unloaded: dict[str, EntryPoint] | None = None
+        self._builtin: frozenset[str] = frozenset()
         for component in builtin:
             self.add(component)
+        self._builtin = frozenset(self._components)
 
     def accepts(self, component: Any) -> bool:
         """Whether a component is of this registry's kind."""
@@ -56,7 +59,8 @@ class Registry(Mapping[str, T], Generic[T]):
         Parameters
         ----------
         component : T
-            With an attribute ``name``. The same component may be added twice.
+            With an attribute ``name``. It takes the place of one that a program has added under this name before, as
+            when a cell of a notebook is run again.
 
         Returns
         -------
@@ -66,7 +70,7 @@ class Registry(Mapping[str, T], Generic[T]):
         Raises
         ------
         ConfigError
-            If the component is of another kind, or another one has its name.
+            If the component is of another kind, or has the name of one of this package.
         """
         name = getattr(component, "name", None)
         if not self.accepts(component) or not isinstance(name, str) or not name.isidentifier():
@@ -76,12 +80,10 @@ class Registry(Mapping[str, T], Generic[T]):
                 collective=True,
             )
         item = component() if self._objects and isinstance(component, type) else component
-        known = self._components.setdefault(name, item)
-        if known is not item and type(known) is not component:
-            raise ConfigError(
-                f"two components are named {name}: the {self.kind} {known!r} and {component!r}; rename one of them",
-                collective=True,
-            )
+        if name in self._builtin and self._components[name] is not item:
+            message = f"the {self.kind} {name} belongs to distnewton; give {component!r} another name"
+            raise ConfigError(message, collective=True)
+        self._components[name] = item
         return component
 
     def __getitem__(self, name: str) -> T:
@@ -98,6 +100,23 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def __contains__(self, name: object) -> bool:
         return name in self._components or name in self._outside()
+
+    def available(self) -> Iterator[T]:
+        """All components, without those of installed packages that cannot be imported, of which a warning tells.
+
+        A broken package must not keep others from being used; a run that names its component fails with the reason.
+
+        Yields
+        ------
+        T
+        """
+        for name in self:
+            try:
+                component = self[name]
+            except ConfigError as error:
+                warnings.warn(str(error), RuntimeWarning, stacklevel=2)
+                continue
+            yield component
 
     def find(self, name: str) -> T:
         """The component of a name that a user has written.

@@ -33,14 +33,16 @@ def test_names_come_in_order_and_components_by_name(monkeypatch):
     assert "square" not in shapes
 
 
-def test_a_program_adds_components_once(monkeypatch):
+def test_a_program_adds_components_and_replaces_its_own(monkeypatch):
     shapes = make(monkeypatch)
     square = shapes.add(Shape("square"))
     assert shapes.add(square) is square
     assert list(shapes) == ["flat", "round", "square"]
-    with pytest.raises(ConfigError, match="two components are named square"):
-        shapes.add(Shape("square"))
-    assert shapes["square"] is square
+    again = shapes.add(Shape("square"))
+    assert shapes["square"] is again
+    with pytest.raises(ConfigError, match="the shape round belongs to distnewton"):
+        shapes.add(Shape("round"))
+    assert shapes["round"] is ROUND
 
 
 @pytest.mark.parametrize("component", [3, Shape("two words"), Shape(None), "flat"])
@@ -64,6 +66,9 @@ def test_a_package_that_cannot_be_imported_is_named(monkeypatch):
         shapes.find("bad")
     with pytest.raises(ConfigError, match="names wrong"):
         shapes.find("wrong")
+    with pytest.warns(RuntimeWarning, match="the shape") as told:
+        assert [shape.name for shape in shapes.available()] == ["flat", "round"]
+    assert len(told) == 2
 
 
 def test_unknown_names_come_with_the_nearest_and_all(monkeypatch):

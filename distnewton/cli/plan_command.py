@@ -61,9 +61,9 @@ def show_plans(options: argparse.Namespace) -> int:
         notes.append(f"{options.cluster} has no {', '.join(missing)}: round figures; doctor --bench measures them")
     n_ranks = options.ranks or (cluster.launch.nodes * cluster.launch.ranks_per_node if cluster else 1)
     problem = _problem(config, options, notes)
-    splits = config.partition.splits
+    splits, sketch = config.partition.splits, getattr(config.method, "sketch", 0)
     grid: dict[str, Any] = {
-        "sketch": None if config.method.sketch == "auto" else int(config.method.sketch),
+        "sketch": None if sketch == "auto" else int(sketch),
         "n_replicas": config.partition.replicas,
         "speeds": _speeds(config, problem, n_ranks),
     }

@@ -23,7 +23,8 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from distnewton.directions.composition import ComponentError, Composition, compositions
+from distnewton.directions.composition import ComponentError, Composition, possible_options
+from distnewton.directions.registry import DIRECTIONS
 from distnewton.options import Options
 
 StageT = TypeVar("StageT", bound="StageOptions")
@@ -58,7 +59,8 @@ class StageOptions(Options):
             return handler(tree)
         composition = _compose(tree)
         model = composition.model(cls)
-        useless = [name for name in tree if name not in model.model_fields and name in method_fields()]
+        unknown = [name for name in tree if name not in model.model_fields]
+        useless = [name for name in unknown if name in method_fields()]
         options = model.model_validate({name: value for name, value in tree.items() if name not in useless})
         if useless:
             raise ValueError("\n".join(_no_effect(name, composition) for name in sorted(useless)))
@@ -155,20 +157,17 @@ def _direction_name(tree: Mapping[str, Any]) -> str:
 
 def method_fields() -> dict[str, FieldInfo]:
     """Every option that a stage may have with some direction, with the default that presets may change."""
-    fields = dict(StageOptions.model_fields)
-    for composition in compositions():
-        for model in composition.models:
-            fields.update((name, field) for name, field in model.model_fields.items() if name not in fields)
-    return fields
+    models = (model for direction in DIRECTIONS.available() for model in possible_options(direction))
+    fields = {name: field for model in models for name, field in model.model_fields.items()}
+    return {**StageOptions.model_fields, **fields}
 
 
 def users_of_options() -> dict[str, list[str]]:
     """Directions with which each option has an effect, whatever fills their slots."""
     users: dict[str, list[str]] = {}
-    for composition in compositions():
-        for name in (name for model in composition.models for name in model.model_fields):
-            if composition.direction.name not in users.setdefault(name, []):
-                users[name].append(composition.direction.name)
+    for direction in DIRECTIONS.available():
+        for option in dict.fromkeys(key for model in possible_options(direction) for key in model.model_fields):
+            users.setdefault(option, []).append(direction.name)
     return users
 
 

@@ -11,7 +11,7 @@ import json
 import math
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, time
 from pathlib import Path
 from typing import Any, get_args
@@ -41,22 +41,7 @@ class Config(Options):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> Config:
-        problems = []
-        splits, layers, loss, task = self.partition.splits, self.network.layers, self.network.loss, self.data.task
-        n_splits = number_of_weight_layers(layers) + 1
-        if splits != "auto" and len(splits) != n_splits:
-            what = "widths of network.layers"
-            if isinstance(layers[0], LayerTable):
-                what = "groups of channels or neurons: those of the input images, and of each conv and dense layer"
-            problems.append(f"partition.splits has {len(splits)} numbers for {n_splits} {what}")
-        fitting = LOSSES[loss].tasks
-        if task not in ("auto", *fitting):
-            problems.append(f"network.loss = {loss} fits data.task = {' or '.join(fitting)}, not {task}")
-        last = self.network.last_width
-        if fitting[0] == "binary" and last not in (1, "auto"):
-            problems.append(f"network.loss = {loss} needs one output, network.layers ends in {last}")
-        if self.data.class_weights != "none" and self.task == "regression":
-            problems.append("data.class_weights is for classes, but the task is regression")
+        problems = [*self._splits_problems(), *self._task_problems()]
         batched = [o.direction for o in (*self.method.schedule, self.method) if o.has(BatchOptions)]
         if self.run.tolerance and batched:
             problems.append(
@@ -65,6 +50,28 @@ class Config(Options):
         if problems:
             raise ValueError("\n".join(problems))
         return self
+
+    def _splits_problems(self) -> Iterator[str]:
+        """Splits that do not fit the layers."""
+        splits, layers = self.partition.splits, self.network.layers
+        n_splits = number_of_weight_layers(layers) + 1
+        if splits != "auto" and len(splits) != n_splits:
+            what = "widths of network.layers"
+            if isinstance(layers[0], LayerTable):
+                what = "groups of channels or neurons: those of the input images, and of each conv and dense layer"
+            yield f"partition.splits has {len(splits)} numbers for {n_splits} {what}"
+
+    def _task_problems(self) -> Iterator[str]:
+        """Loss, task, outputs and class weights that do not fit each other."""
+        loss, task = self.network.loss, self.data.task
+        fitting = LOSSES[loss].tasks
+        if task not in ("auto", *fitting):
+            yield f"network.loss = {loss} fits data.task = {' or '.join(fitting)}, not {task}"
+        last = self.network.last_width
+        if fitting[0] == "binary" and last not in (1, "auto"):
+            yield f"network.loss = {loss} needs one output, network.layers ends in {last}"
+        if self.data.class_weights != "none" and self.task == "regression":
+            yield "data.class_weights is for classes, but the task is regression"
 
     @property
     def task(self) -> str:

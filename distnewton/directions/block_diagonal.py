@@ -32,6 +32,7 @@ class BlockDiagonal(CGDirection):
     own_options = BlockDiagonalOptions
     # the ranks of a proposal all finish, since they compute its step sizes together right after
     role_options: ClassVar[RoleOptions] = dict.fromkeys(("direction", "solver"), (EarlyTerminationOptions,))
+    planned_as = "block_diagonal"
     stops_early = apart = True
     curvature: Curvature = "jacobian"
 

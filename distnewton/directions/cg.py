@@ -30,6 +30,7 @@ class CGDirection(Direction):
 
     def __init__(self, options: Any = None, preconditioner: Preconditioner | None = None) -> None:
         super().__init__(options)
+        self.damping_form = self.options.damping_form
         self._preconditioner = preconditioner
         self._last: Array | None = None
 

@@ -35,7 +35,7 @@ def choices(option: str) -> tuple[str, ...]:
         return tuple(DIRECTIONS)
     if option == "preconditioner":
         return (NO_PRECONDITIONER, *PRECONDITIONERS)
-    return tuple(name for name in DIRECTIONS if option in DIRECTIONS[name].roles)
+    return tuple(direction.name for direction in DIRECTIONS.available() if option in direction.roles)
 
 
 class ComponentError(ConfigError):
@@ -196,17 +196,15 @@ def _part(slot: str, name: str, options: Any) -> Direction | Preconditioner | No
     return None if name == NO_PRECONDITIONER else PRECONDITIONERS[name](options)
 
 
-def compositions() -> Iterator[Composition]:
-    """Every direction with everything that can fill its slots, one slot at a time."""
-    for name in DIRECTIONS:
-        plain = Composition.of(name, {})
-        yield plain
-        for slot in plain.chosen:
-            for filled in choices(slot):
-                composition = Composition.of(name, {slot: filled})
-                yield composition
-                if slot != "preconditioner" and "preconditioner" in composition.chosen:
-                    yield from (
-                        Composition.of(name, {slot: filled, "preconditioner": other})
-                        for other in choices("preconditioner")
-                    )
+def possible_options(direction: type[Direction], role: Role = "direction") -> Iterator[type[Options]]:
+    """Models of every option that a direction may have in a role, whatever fills its slots."""
+    if role == "direction":
+        yield direction.family.options
+    yield direction.own_options
+    yield from direction.role_options.get(role, ())
+    for slot in direction.slots:
+        if slot == "preconditioner":
+            yield from (component.own_options for component in PRECONDITIONERS.available())
+        else:
+            for name in choices(slot):
+                yield from possible_options(DIRECTIONS[name], cast(Role, slot))

@@ -25,6 +25,7 @@ class DelegatingDirection(Direction):
         super().__init__(options)
         self._inner = inner
         self.curvature, self.random_rows = inner.curvature, inner.random_rows
+        self.damping_form = inner.damping_form
 
     def step_taken(self, direction: Array, step_size: float) -> None:
         """Tell the inner direction."""

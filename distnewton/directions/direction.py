@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 
 from distnewton.backend import Array
 from distnewton.checkpoint.state import State
-from distnewton.curvature.linearization import Linearization
+from distnewton.curvature.linearization import DampingForm, Linearization
 from distnewton.directions.options import BatchNewtonOptions, FullBatchOptions, LearningRateOptions
 from distnewton.network.layout import ParameterLayout
 from distnewton.network.shapes import NetworkShape
@@ -113,6 +113,9 @@ class Direction(ABC):
         Defaults of a role that differ from those of the options' models.
     slots : tuple of str
         Options that name another component: ``preconditioner``, ``solver`` or ``proposal``.
+    planned_as : str
+        Direction of the cost model, ``block_diagonal`` or ``gauss_newton``, whose iterations cost as much; empty where
+        plans cannot tell.
     stops_early : bool
         Whether ranks solve apart from each other, so that early termination applies.
     apart : bool
@@ -122,6 +125,8 @@ class Direction(ABC):
         the loss), ``jacobian`` (of all outputs, or of a sketch), ``roots`` (the same with B = I).
     random_rows : bool
         Whether ``sketch = auto`` may take random cotangents in place of many outputs.
+    damping_form : str
+        Which damping its systems have: ``identity`` for lambda I, ``diagonal`` for lambda diag(G).
     averages_gradient : bool
         Whether momentum, in steps of a learning rate, averages the gradient before the direction is taken rather than
         the directions.
@@ -135,11 +140,13 @@ class Direction(ABC):
     role_options: ClassVar[RoleOptions] = {}
     presets: ClassVar[Presets] = {}
     slots: ClassVar[tuple[str, ...]] = ()
+    planned_as: ClassVar[str] = ""
 
     stops_early: bool = False
     apart: bool = False
     curvature: Curvature = "none"
     random_rows: bool = True
+    damping_form: DampingForm = "identity"
     averages_gradient: bool = False
 
     def __init__(self, options: Any = None, **parts: Any) -> None:

@@ -57,6 +57,7 @@ class GaussNewton(CGDirection):
     name = "gauss_newton"
     help = "the full Gauss-Newton system by CG over all ranks, a sum each step"
     own_options = GaussNewtonOptions
+    planned_as = "gauss_newton"
 
     def __init__(self, options: Any = None, preconditioner: Preconditioner | None = None) -> None:
         super().__init__(options, preconditioner)

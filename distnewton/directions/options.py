@@ -104,6 +104,9 @@ class BlockOptions(Options):
 class CGOptions(DampingOptions):
     """Conjugate gradients on a damped Gauss-Newton system."""
 
+    damping_form: Literal["identity", "diagonal"] = Field(
+        "identity", description="damp by lambda I, or by lambda diag(G), which does not depend on scales (Fletcher)"
+    )
     preconditioner: str = Field("none", description="preconditioner of CG")
     cg_tolerance: float = Field(0.1, ge=0.0, lt=1.0, description="relative residual at which CG stops")
     cg_max: int = Field(30, ge=1, description="most CG steps")

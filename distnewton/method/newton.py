@@ -9,12 +9,10 @@ from dataclasses import dataclass, replace
 from distnewton.backend import Array
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
-from distnewton.curvature.point import Point
-from distnewton.curvature.sample import CurvatureSample
 from distnewton.directions.direction import Direction, DirectionResult
-from distnewton.method.batches import draw_state, draws, set_draw_state
 from distnewton.method.combination import Combination, combine
-from distnewton.method.nonfinite import Retries, not_finite, solve
+from distnewton.method.linearizer import Linearizer
+from distnewton.method.nonfinite import Retries, solve
 from distnewton.method.objective import Evaluation, Objective
 from distnewton.method.records import DirectionRecord, IterationRecord, gather_direction
 from distnewton.network.layout import ParameterLayout
@@ -82,9 +80,8 @@ class NewtonStep:
         self._direction = direction
         self._damping, self._options, self._termination = damping, options, termination
         self._previous: Array | None = None
-        self._linearized: tuple[Evaluation, Array, float, CurvatureSample] | None = None
-        self._drawn: list[int] | None = None
-        self._n_directions = self._n_points = self.n_rejected = 0
+        self._linearizer = Linearizer(direction, options.sketch, options.seed, options.stage)
+        self._n_directions = self.n_rejected = 0
 
     def step(
         self,
@@ -121,7 +118,7 @@ class NewtonStep:
         retries = Retries(self._damping)
         while True:
             record.damping = self._damping.value
-            record.gradient_norm, problem = self._linearize(objective, evaluation)
+            record.gradient_norm, problem = self._linearizer.model(objective, evaluation, self._damping.value)
             found, record.direction = self._find_direction(objective.network.grid, problem)
             if not record.direction.failed_ranks:
                 combined = self._combine(objective.network.grid, problem, evaluation.params, found.direction)
@@ -145,12 +142,9 @@ class NewtonStep:
         -------
         State
         """
-        drawn = None
-        if self._linearized is not None and self._linearized[0] is evaluation:
-            drawn = draw_state(self._linearized[3].generator)
-        numbers = {"damping": self._damping.value, "n_points": self._n_points, "n_rejected": self.n_rejected}
+        numbers = {"damping": self._damping.value, "n_rejected": self.n_rejected, **self._linearizer.state(evaluation)}
         previous = {} if self._previous is None else {"previous": self._previous}
-        return State({**numbers, "drawn": drawn}, previous, parts={"direction": self._direction.state()})
+        return State(numbers, previous, parts={"direction": self._direction.state()})
 
     def restore(self, state: State, layout: ParameterLayout) -> None:
         """Take over a state.
@@ -163,38 +157,9 @@ class NewtonStep:
             This rank's blocks.
         """
         self._damping.value = state.numbers["damping"]
-        self._n_points, self.n_rejected = state.numbers["n_points"], state.numbers["n_rejected"]
-        self._drawn, self._previous = state.numbers["drawn"], state.vectors.get("previous")
+        self.n_rejected, self._previous = state.numbers["n_rejected"], state.vectors.get("previous")
+        self._linearizer.restore(state.numbers)
         self._direction.restore(state.parts["direction"], layout)
-
-    def _linearize(self, objective: Objective, evaluation: Evaluation) -> tuple[float, Linearization]:
-        """Gradient and curvature sample here; computed once a point, however many directions are tried."""
-        network, options = objective.network, self._options
-        grid = network.grid
-        if self._linearized is None or self._linearized[0] is not evaluation:
-            self._linearized = None  # its Jacobian is freed before there is another
-            with grid.ledger.phase("gradient"):
-                gradient = objective.gradient(evaluation)
-                (squared,) = grid.sum_of_variables(network.backend.dot(gradient, gradient))
-                if not math.isfinite(squared):
-                    raise not_finite("the gradient", objective, evaluation, gradient=gradient)
-            with grid.ledger.phase("jacobian"):
-                samples, activations = evaluation.subsample
-                targets = objective.targets[slice(*samples)]
-                # a point that was linearised before the checkpoint keeps its number and goes on drawing where it was
-                self._n_points -= self._drawn is not None
-                generator = draws(options.seed, options.stage, self._n_points)
-                point = Point(network, evaluation.params, activations, objective.loss, targets)
-                sample = CurvatureSample(point, generator, share=evaluation.share)
-                if self._direction.curvature in {"jacobian", "roots"}:
-                    sample.linearize(options.sketch, rooted=self._direction.curvature == "roots")
-                if self._drawn is not None:
-                    set_draw_state(generator, self._drawn)
-                    self._drawn = None
-            self._n_points += 1
-            self._linearized = evaluation, gradient, math.sqrt(squared), sample
-        _, gradient, norm, sample = self._linearized
-        return norm, Linearization(gradient, sample, objective.regularization, self._damping.value, grid)
 
     def _find_direction(self, grid: ProcessGrid, problem: Linearization) -> tuple[DirectionResult, DirectionRecord]:
         """Solve for the direction; ranks that finished, and those that were stopped, are recorded."""
@@ -256,7 +221,7 @@ class NewtonStep:
         record.reduction_ratio = rho if math.isfinite(rho) else None
         self._damping.update(rho)
         # what was known of the old point is freed before the new one is judged, on test data, say
-        self._linearized = None
+        self._linearizer.forget()
         self._previous = combined.direction
         self._direction.step_taken(combined.direction, search.step_size)
         self.n_rejected = 0

@@ -365,7 +365,9 @@ class RateSteps(_MiniBatch):
                 self._velocity *= options.momentum
                 self._velocity += gradient
                 steered = self._velocity
-            problem = Linearization(steered, sample, self._objective.regularization, options.damping, grid)
+            problem = Linearization(
+                steered, sample, self._objective.regularization, options.damping, grid, self._direction.damping_form
+            )
             start = time.perf_counter()
             result = self._direction.solve(problem, NEVER)
             self._direction_seconds += time.perf_counter() - start

@@ -12,6 +12,7 @@ from distnewton.data.description import Description
 from distnewton.data.folds import split_off
 from distnewton.data.partitioned import Task, keep_dense
 from distnewton.directions.options import BatchOptions
+from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import ConfigError
 from distnewton.method.objective import subsample_size
 from distnewton.network.shapes import NetworkShape
@@ -126,17 +127,18 @@ def planned_problem(
         For directions without a model.
     """
     method = config.method
-    if method.direction not in MODELLED:
+    modelled = DIRECTIONS[method.direction].planned_as
+    if not modelled:
         raise ConfigError(
-            f"there is no model of {method.direction} yet; plan with --method.direction {' or '.join(MODELLED)}",
+            f"there is no model of {method.direction} yet; plan with --set method.direction={' or '.join(MODELLED)}",
             collective=True,
         )
     planned = PlannedMethod(
-        method.direction,
-        method.cg_max if n_steps is None else max(1, round(n_steps)),
+        modelled,
+        getattr(method, "cg_max", 1) if n_steps is None else max(1, round(n_steps)),
         max(1, round(n_trials)),
         2 if method.combine == "previous" else 1,
-        method.warm_start > 0.0,
+        getattr(method, "warm_start", 0.0) > 0.0,
         getattr(method, "jacobian", "stored") == "recomputed",
         config.run.overlap,
     )
@@ -185,7 +187,7 @@ def planned_splits(
     tuple of int
     """
     method = config.method
-    if method.direction in MODELLED:
+    if DIRECTIONS[method.direction].planned_as:
         problem = planned_problem(config, shape, n_samples, nonzeros=nonzeros)
     else:
         size = min(n_samples, method.batch) if method.has(BatchOptions) else n_samples

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from distnewton.backend import Array
+from distnewton.components import with_components
 from distnewton.config import Config
 from distnewton.data.description import DataSource
 from distnewton.data.partitioned import gather_scaling
@@ -18,6 +19,7 @@ from distnewton.method.records import IterationRecord
 from distnewton.method.schedule import Schedule, check_memory
 from distnewton.method.trainer import Trainer
 from distnewton.models.warm_start import Start, StartFrom
+from distnewton.network.losses import Loss
 from distnewton.runs.checkpoints import CheckpointKeeper, KeeperSettings, NoCheckpoints, Resume
 from distnewton.runs.evaluator import MetricsEvaluator
 from distnewton.runs.history import History
@@ -36,6 +38,8 @@ def train(
     test_data: DataSource | None = None,
     validation_data: DataSource | None = None,
     start: StartFrom | None = None,
+    direction: Any = None,
+    loss: Loss | None = None,
     observers: Sequence[Observer] = (),
     clock: Clock | None = None,
     checkpoints: str | Path | None = None,
@@ -54,6 +58,11 @@ def train(
     start : Model, path or None
         Model, model file or run folder whose weights and scaling the run begins with, on any grid; by default what
         ``config.network.start`` names, or random weights. Under MPI all ranks name the same.
+    direction : Direction, type of Direction or None
+        Direction of one's own in place of ``config.method.direction``; the options of an instance win over the
+        configuration's.
+    loss : Loss or None
+        Loss of one's own in place of ``config.network.loss``.
     observers : sequence of Observer
         Told of the start and of each iteration, on every rank.
     clock : Clock or None
@@ -76,6 +85,8 @@ def train(
     -----
     Collective over ``comm``.
     """
+    if direction is not None or loss is not None:
+        config = with_components(config, direction, loss)
     given = {"train": train_data, "validation": validation_data, "test": test_data}
     session = Session(config, comm, given=given, start=start)
     return session.train(config, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume)

@@ -53,10 +53,10 @@ def configuration_page() -> str:
         users = users_of_options()
         parts += [_settings_table({name: fields[name] for name in users}, users), ""]
         parts += ["| direction | what it is | defaults of its own |", "|---|---|---|"]
-        for name, direction in DIRECTIONS.items():
+        for direction in DIRECTIONS.available():
             presets = direction.presets.get("direction", {}).items()
             defaults = ", ".join(f"`{key} = {_value(value)}`" for key, value in presets)
-            parts.append(f"| `{name}` | {direction.help} | {defaults} |")
+            parts.append(f"| `{direction.name}` | {direction.help} | {defaults} |")
         parts.append("")
     parts += ["## Layers", "", "Tables of `network.layers`, for images.", ""]
     for table in dict.fromkeys(LAYER_TABLES.values()):
