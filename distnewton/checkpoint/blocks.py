@@ -40,20 +40,25 @@ def tensors_of(state: State, layout: ParameterLayout) -> dict[str, Array]:
         ``NAME/LAYER/W`` of shape (rows_per_unit, n_input_units, n_output_units), ``NAME/LAYER/b``; of factors
         ``NAME/LAYER``, or ``NAME/LAYER.T`` for one whose columns lie together.
     """
-    made: dict[str, Array] = {}
+    tensors: dict[str, Array] = {}
     for prefix, part in state.walk():
         for name, flat in part.vectors.items():
-            for m, view in layout.views(flat).items():
-                if view.W.size:
-                    made[f"{prefix}{name}/{m}/W"] = np.ascontiguousarray(_by_unit(view.W, layout.blocks[m]))
-                if view.b is not None and view.b.size:
-                    made[f"{prefix}{name}/{m}/b"] = np.ascontiguousarray(view.b)
+            tensors.update(_vector_tensors(f"{prefix}{name}", flat, layout))
         for name, by_layer in part.factors.items():
             for m, array in by_layer.items():
-                # the order in memory decides how products round, and a run is to go on bit for bit
+                # the order in memory decides how products round, and a resumed run repeats them bit for bit
                 columns = array.flags.f_contiguous and not array.flags.c_contiguous
-                made[f"{prefix}{name}/{m}" + ".T" * columns] = np.ascontiguousarray(array.T if columns else array)
-    return made
+                tensors[f"{prefix}{name}/{m}" + ".T" * columns] = np.ascontiguousarray(array.T if columns else array)
+    return tensors
+
+
+def _vector_tensors(name: str, flat: Array, layout: ParameterLayout) -> Iterator[tuple[str, Array]]:
+    """Weights and bias of each own block of a vector, under their names."""
+    for m, view in layout.views(flat).items():
+        if view.W.size:
+            yield f"{name}/{m}/W", np.ascontiguousarray(_by_unit(view.W, layout.blocks[m]))
+        if view.b is not None and view.b.size:
+            yield f"{name}/{m}/b", np.ascontiguousarray(view.b)
 
 
 def _by_unit(W: Array, block: Block) -> Array:
@@ -105,28 +110,43 @@ class VectorReader:
             block = self._layout.blocks[m]
             if not block.n_params:
                 continue
-            W, n_found, n_biases = _by_unit(view.W, block), 0, 0
-            for i_part, (_, first_in, end_in, first_out, end_out) in self._sources.get(m, []):
-                inputs = _overlap(block.inputs, (first_in, end_in))
-                outputs = _overlap(block.outputs, (first_out, end_out))
+            W = _by_unit(view.W, block)
+            n_weights = n_biases = 0
+            for i_part, row in self._sources.get(m, []):
+                outputs = _overlap(block.outputs, row[3:])
                 if outputs is None:
                     continue
-                if inputs is not None:
-                    stored = get_slice(i_part)(f"{name}/{m}/W")
-                    _check_shape(stored, [block.rows_per_unit, end_in - first_in, end_out - first_out])
-                    into, out_of = _shifted(inputs, block.inputs[0]), _shifted(inputs, first_in)
-                    own, theirs = _shifted(outputs, block.outputs[0]), _shifted(outputs, first_out)
-                    W[:, into, own] = stored[:, out_of, theirs]
-                    n_found += (inputs[1] - inputs[0]) * (outputs[1] - outputs[0])
+                n_weights += _copy_weights(W, block, outputs, row, get_slice(i_part), f"{name}/{m}/W")
                 # the first input group owns the bias
-                if view.b is not None and first_in == 0:
-                    stored = get_slice(i_part)(f"{name}/{m}/b")
-                    _check_shape(stored, [end_out - first_out])
-                    view.b[_shifted(outputs, block.outputs[0])] = stored[_shifted(outputs, first_out)]
-                    n_biases += outputs[1] - outputs[0]
-            if n_found != W.shape[1] * W.shape[2] or (view.b is not None and n_biases != len(view.b)):
+                if view.b is not None and row[1] == 0:
+                    n_biases += _copy_bias(view.b, block, outputs, row, get_slice(i_part), f"{name}/{m}/b")
+            if n_weights != W.shape[1] * W.shape[2] or (view.b is not None and n_biases != len(view.b)):
                 raise ValueError(f"the parts do not hold all of {name} in layer {m}")
         return flat
+
+
+def _copy_weights(
+    W: Array, block: Block, outputs: tuple[int, int], row: BlockRow, get_slice: GetSlice, name: str
+) -> int:
+    """Copy what a stored block holds of an own one; returns the number of pairs of units copied."""
+    _, first_in, end_in, first_out, end_out = row
+    inputs = _overlap(block.inputs, (first_in, end_in))
+    if inputs is None:
+        return 0
+    stored = get_slice(name)
+    _check_shape(stored, [block.rows_per_unit, end_in - first_in, end_out - first_out])
+    own = slice(None), _shifted(inputs, block.inputs[0]), _shifted(outputs, block.outputs[0])
+    W[own] = stored[:, _shifted(inputs, first_in), _shifted(outputs, first_out)]
+    return (inputs[1] - inputs[0]) * (outputs[1] - outputs[0])
+
+
+def _copy_bias(b: Array, block: Block, outputs: tuple[int, int], row: BlockRow, get_slice: GetSlice, name: str) -> int:
+    """Copy what a stored bias holds of an own one; returns the number of units copied."""
+    _, _, _, first_out, end_out = row
+    stored = get_slice(name)
+    _check_shape(stored, [end_out - first_out])
+    b[_shifted(outputs, block.outputs[0])] = stored[_shifted(outputs, first_out)]
+    return outputs[1] - outputs[0]
 
 
 def read_factors(name: str, names: Mapping[str, str], get_tensor: Callable[[str], Array]) -> dict[int, Array]:
@@ -166,10 +186,3 @@ def _shifted(interval: tuple[int, int], by: int) -> slice:
 def _check_shape(stored: Any, shape: list[int]) -> None:
     if stored.get_shape() != shape:
         raise ValueError(f"a tensor has shape {stored.get_shape()}, not {shape} as the block table says")
-
-
-def walk_tree(tree: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """A tree of a manifest and those inside, with the prefix of their names."""
-    yield prefix, tree
-    for name, part in tree.parts.items():
-        yield from walk_tree(part, f"{prefix}{name}/")

@@ -11,8 +11,8 @@ import hashlib
 import json
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -27,26 +27,7 @@ _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
 """What file systems say that cannot, or need not, write folders to disk."""
 
 
-@dataclass(frozen=True)
-class Written:
-    """A file as it was written.
-
-    Attributes
-    ----------
-    name : str
-        Without its folder.
-    n_bytes : int
-        Its size.
-    sha256 : str
-        Hash of its content, in hexadecimal digits.
-    """
-
-    name: str
-    n_bytes: int
-    sha256: str
-
-
-def write_tensors(path: Path, tensors: Mapping[str, Array]) -> Written:
+def write_tensors(path: Path, tensors: Mapping[str, Array]) -> dict[str, Any]:
     """Write a new safetensors file, without a copy of the arrays in memory.
 
     Parameters
@@ -58,14 +39,16 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> Written:
 
     Returns
     -------
-    Written
+    dict
+        The file as it was written: ``name`` without its folder, ``n_bytes`` and ``sha256`` in hexadecimal digits.
 
     Raises
     ------
     WriteError
         If it cannot be written.
     """
-    head, start = {}, 0
+    head: dict[str, Any] = {}
+    start = 0
     for name, tensor in tensors.items():
         end = start + tensor.nbytes
         kind = _TYPES[str(tensor.dtype)]
@@ -82,7 +65,7 @@ def write_text(path: Path, text: str) -> None:
     _write(path, [text.encode()], "before_manifest")
 
 
-def _write(path: Path, contents: Iterable[bytes | Array], point: str) -> Written:
+def _write(path: Path, contents: Iterable[bytes | Array], point: str) -> dict[str, Any]:
     """Write, hash and sync pieces one after the other."""
     digest, n_bytes = hashlib.sha256(), 0
     try:
@@ -100,7 +83,7 @@ def _write(path: Path, contents: Iterable[bytes | Array], point: str) -> Written
             os.fsync(file.fileno())
     except OSError as error:
         raise WriteError(f"cannot write {path}: {_reason(error)}") from None
-    return Written(path.name, n_bytes, digest.hexdigest())
+    return {"name": path.name, "n_bytes": n_bytes, "sha256": digest.hexdigest()}
 
 
 def put(file: int, data: memoryview) -> None:

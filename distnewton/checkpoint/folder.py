@@ -15,7 +15,14 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from distnewton.checkpoint.manifest import MANIFEST_FILE, MAX_BYTES, PART_NAME, Manifest, NewerFormatError, parse
+from distnewton.checkpoint.manifest import (
+    MANIFEST_FILE,
+    MAX_BYTES,
+    PART_NAME,
+    CheckpointManifest,
+    NewerFormatError,
+    parse,
+)
 from distnewton.errors import DataError, MissingInputError, WriteError
 
 CHECKPOINTS_FOLDER = "checkpoints"
@@ -25,14 +32,14 @@ _OUR_FILES = re.compile(rf"{PART_NAME}|{re.escape(MANIFEST_FILE)}")
 
 
 @dataclass(frozen=True)
-class Found:
+class StoredCheckpoint:
     """A folder with the name of a checkpoint.
 
     Attributes
     ----------
     path : Path
         The folder.
-    manifest : Manifest or None
+    manifest : CheckpointManifest or None
         None where it is damaged.
     problem : str
         What is wrong with the manifest, else empty.
@@ -41,12 +48,12 @@ class Found:
     """
 
     path: Path
-    manifest: Manifest | None = None
+    manifest: CheckpointManifest | None = None
     problem: str = ""
     newer: bool = False
 
 
-def list_checkpoints(folder: Path) -> list[Found]:
+def list_checkpoints(folder: Path) -> list[StoredCheckpoint]:
     """Everything with the name of a checkpoint, the newest first, those without a valid manifest before all others.
 
     Parameters
@@ -56,7 +63,7 @@ def list_checkpoints(folder: Path) -> list[Found]:
 
     Returns
     -------
-    list of Found
+    list of StoredCheckpoint
 
     Raises
     ------
@@ -74,21 +81,21 @@ def list_checkpoints(folder: Path) -> list[Found]:
     return found[::-1]
 
 
-def _look(path: Path) -> Found:
+def _look(path: Path) -> StoredCheckpoint:
     file = path / MANIFEST_FILE
     try:
         with file.open("rb") as content:
             manifest = parse(content.read(MAX_BYTES + 1), f"{path.name}/{MANIFEST_FILE}")
     except OSError as error:
-        return Found(path, None, f"{path.name}/{MANIFEST_FILE}: {error.strerror or error}")
+        return StoredCheckpoint(path, None, f"{path.name}/{MANIFEST_FILE}: {error.strerror or error}")
     except NewerFormatError as error:
-        return Found(path, None, str(error), newer=True)
+        return StoredCheckpoint(path, None, str(error), newer=True)
     except DataError as error:
-        return Found(path, None, str(error))
+        return StoredCheckpoint(path, None, str(error))
     match = _NAME.fullmatch(path.name)
     if match is None or int(match[1]) != manifest.iteration:
-        return Found(path, None, f"{path.name} holds the manifest of iteration {manifest.iteration}")
-    return Found(path, manifest)
+        return StoredCheckpoint(path, None, f"{path.name} holds the manifest of iteration {manifest.iteration}")
+    return StoredCheckpoint(path, manifest)
 
 
 def has_checkpoints(folder: Path) -> bool:
@@ -110,7 +117,7 @@ def part_of(path: Path) -> Path:
     return path.with_name(path.name + _PART_SUFFIX)
 
 
-def next_sequence(found: Sequence[Found]) -> int:
+def next_sequence(found: Sequence[StoredCheckpoint]) -> int:
     """Number of the next checkpoint: higher than that of any there is, those that cannot be read counted in."""
     known = [f.manifest.sequence for f in found if f.manifest is not None]
     return max(known, default=0) + 1 + len(found) - len(known)
@@ -209,7 +216,7 @@ def discard(path: Path) -> None:
     remove(part)
 
 
-def _best(found: Sequence[Found], *, lower_is_better: bool) -> Found | None:
+def _best(found: Sequence[StoredCheckpoint], *, lower_is_better: bool) -> StoredCheckpoint | None:
     """The checkpoint with the best metric, of equal ones the newest."""
     sign = -1.0 if lower_is_better else 1.0
     scored = [(f.manifest.metric, f) for f in found if f.manifest is not None and f.manifest.metric is not None]

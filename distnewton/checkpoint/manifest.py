@@ -65,8 +65,8 @@ class StateTree(_Table):
     parts: dict[_StateName, StateTree]
 
 
-class Manifest(_Table):
-    """What a checkpoint is.
+class CheckpointManifest(_Table):
+    """What a checkpoint is: one attribute for each key of the file, whose format is flat.
 
     Attributes
     ----------
@@ -129,7 +129,7 @@ def identity_hash(identity: dict[str, Any]) -> str:
     return hashlib.sha256(_canonical(identity)).hexdigest()
 
 
-def render(manifest: Manifest) -> str:
+def render(manifest: CheckpointManifest) -> str:
     """Text of a manifest, in the one form that is read; refused where it is larger than what is read."""
     text = _with_hash(manifest.model_dump())
     if len(text) > MAX_BYTES:
@@ -138,7 +138,7 @@ def render(manifest: Manifest) -> str:
     return text.decode()
 
 
-def parse(data: bytes, name: str) -> Manifest:
+def parse(data: bytes, name: str) -> CheckpointManifest:
     """Read a manifest and find every damage to it.
 
     Parameters
@@ -150,7 +150,7 @@ def parse(data: bytes, name: str) -> Manifest:
 
     Returns
     -------
-    Manifest
+    CheckpointManifest
 
     Raises
     ------
@@ -159,29 +159,34 @@ def parse(data: bytes, name: str) -> Manifest:
     DataError
         If it is damaged, or none of ours.
     """
-    if len(data) > MAX_BYTES:
-        raise DataError(f"{name} has more than {MAX_BYTES:,} bytes")
-    try:
-        found = json.loads(data)
-        intact = isinstance(found, dict) and _with_hash({k: v for k, v in found.items() if k != "sha256"}) == data
-    except (ValueError, RecursionError) as error:
-        raise DataError(f"{name} is damaged: {_short(error)}") from None
-    if not intact:
-        raise DataError(f"{name} is damaged: its hash is not that of its content")
-    del found["sha256"]
-    number = found.get("format_version")
+    values = _intact_values(data, name)
+    number = values.get("format_version")
     if isinstance(number, int) and number > FORMAT_VERSION:
         raise NewerFormatError(
-            f"{name} is of format {number}, written by {found.get('writer')!r}; this is {writer()}, which reads up to "
+            f"{name} is of format {number}, written by {values.get('writer')!r}; this is {writer()}, which reads up to "
             f"format {FORMAT_VERSION}: update distnewton"
         )
     try:
-        manifest = Manifest.model_validate(found)
+        manifest = CheckpointManifest.model_validate(values)
     except (ValidationError, RecursionError) as error:
         raise DataError(f"{name} is not a manifest of distnewton: {_short(error)}") from None
     if len({part.name for part in manifest.parts}) < len(manifest.parts):
         raise DataError(f"{name} names a part twice")
     return manifest
+
+
+def _intact_values(data: bytes, name: str) -> dict[str, Any]:
+    """Values of a manifest whose hash is right."""
+    if len(data) > MAX_BYTES:
+        raise DataError(f"{name} has more than {MAX_BYTES:,} bytes")
+    try:
+        values = json.loads(data)
+        intact = isinstance(values, dict) and _with_hash({k: v for k, v in values.items() if k != "sha256"}) == data
+    except (ValueError, RecursionError) as error:
+        raise DataError(f"{name} is damaged: {_short(error)}") from None
+    if not intact:
+        raise DataError(f"{name} is damaged: its hash is not that of its content")
+    return {key: value for key, value in values.items() if key != "sha256"}
 
 
 def _with_hash(values: dict[str, Any]) -> bytes:

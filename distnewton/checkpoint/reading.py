@@ -15,7 +15,7 @@ import numpy as np
 from distnewton.backend import Array
 from distnewton.checkpoint.blocks import GetSlice, VectorReader, read_factors
 from distnewton.checkpoint.folder import list_checkpoints
-from distnewton.checkpoint.manifest import MANIFEST_FILE, PART_NAME, Manifest, Part, StateTree, parse
+from distnewton.checkpoint.manifest import MANIFEST_FILE, PART_NAME, CheckpointManifest, Part, StateTree, parse
 from distnewton.checkpoint.state import State
 from distnewton.errors import DataError, MissingInputError
 from distnewton.guards.watchdog import watchdog
@@ -24,7 +24,7 @@ from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
 
 
-def choose_checkpoint(folder: Path, comm: Communicator) -> tuple[Path, Manifest, list[str]]:
+def choose_checkpoint(folder: Path, comm: Communicator) -> tuple[Path, CheckpointManifest, list[str]]:
     """The newest checkpoint that is undamaged to the last bit; damaged ones are named and skipped.
 
     Parameters
@@ -38,7 +38,7 @@ def choose_checkpoint(folder: Path, comm: Communicator) -> tuple[Path, Manifest,
     -------
     Path
         The checkpoint.
-    Manifest
+    CheckpointManifest
         Its manifest.
     list of str
         What is wrong with those that were skipped.
@@ -86,7 +86,7 @@ def _candidates(folder: Path, comm: Communicator, notes: list[str]) -> list[tupl
     return [(name, text) for name, text, problem in seen if not problem]
 
 
-def _verify(path: Path, manifest: Manifest, comm: Communicator) -> list[str]:
+def _verify(path: Path, manifest: CheckpointManifest, comm: Communicator) -> list[str]:
     """What is wrong with the parts of a checkpoint: each rank reads its share of them, once."""
     problems = []
     for part in manifest.parts[comm.rank :: comm.size]:
@@ -121,14 +121,14 @@ def _problem_of(path: Path, part: Part) -> str:
     return "" if digest == part.sha256 else f"{name} is damaged: its hash is not that of the manifest"
 
 
-def read_state(path: Path, manifest: Manifest, grid: ProcessGrid, layout: ParameterLayout) -> State:
+def read_state(path: Path, manifest: CheckpointManifest, grid: ProcessGrid, layout: ParameterLayout) -> State:
     """This rank's state, from the slices of the parts that overlap its blocks.
 
     Parameters
     ----------
     path : Path
         A checkpoint that was chosen, of a network with these shapes.
-    manifest : Manifest
+    manifest : CheckpointManifest
         Its manifest.
     grid : ProcessGrid
         The ranks, as many and with whatever splits.
@@ -177,7 +177,7 @@ def _build(tree: StateTree, prefix: str, reader: VectorReader, parts: _Parts, ra
 class _Parts:
     """Parts of a checkpoint, each opened when it is first asked for."""
 
-    def __init__(self, path: Path, manifest: Manifest, opened: ExitStack) -> None:
+    def __init__(self, path: Path, manifest: CheckpointManifest, opened: ExitStack) -> None:
         from safetensors import SafetensorError
 
         self.errors: tuple[type[Exception], ...] = (SafetensorError, OSError, ValueError)

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distnewton.checkpoint.blocks import block_table, tensors_of
-from distnewton.checkpoint.files import Written, make_folder, publish, sync_folder, write_tensors, write_text
+from distnewton.checkpoint.files import make_folder, publish, sync_folder, write_tensors, write_text
 from distnewton.checkpoint.folder import free_name, is_ours, part_of, remove
 from distnewton.checkpoint.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
-    Manifest,
+    CheckpointManifest,
     Part,
     StateTree,
     identity_hash,
@@ -29,19 +28,19 @@ from distnewton.parallel.grid import ProcessGrid
 
 
 @dataclass(frozen=True)
-class Facts:
+class CheckpointFacts:
     """What a manifest says besides the state; the same on all ranks.
 
     Attributes
     ----------
     run, sequence, iteration : str, int, int
         Which run, the number of the checkpoint in it, and iterations done.
-    identity : mapping
+    identity : dict
         What must be the same where the run goes on.
     dtype : str
         Of the variables.
-    record : mapping
-        Of the iteration.
+    record : dict
+        Record of the iteration.
     metric : float or None
         What the task is judged by.
     """
@@ -49,13 +48,15 @@ class Facts:
     run: str
     sequence: int
     iteration: int
-    identity: Mapping[str, Any]
+    identity: dict[str, Any]
     dtype: str
-    record: Mapping[str, Any]
+    record: dict[str, Any]
     metric: float | None
 
 
-def write_checkpoint(folder: Path, grid: ProcessGrid, layout: ParameterLayout, state: State, facts: Facts) -> Path:
+def write_checkpoint(
+    folder: Path, grid: ProcessGrid, layout: ParameterLayout, state: State, facts: CheckpointFacts
+) -> Path:
     """Write a checkpoint of all ranks.
 
     Parameters
@@ -68,7 +69,7 @@ def write_checkpoint(folder: Path, grid: ProcessGrid, layout: ParameterLayout, s
         This rank's blocks.
     state : State
         This rank's.
-    facts : Facts
+    facts : CheckpointFacts
         What else the manifest says.
 
     Returns
@@ -114,11 +115,11 @@ def _removed(part: Path) -> str:
 
 
 def _write(
-    part: Path, path: Path, grid: ProcessGrid, layout: ParameterLayout, state: State, facts: Facts
+    part: Path, path: Path, grid: ProcessGrid, layout: ParameterLayout, state: State, facts: CheckpointFacts
 ) -> None:
     """Folder, parts, manifest, name: each step begins when the one before has succeeded on all ranks."""
     comm = grid.world
-    written: Written | None = None
+    written: dict[str, Any] | None = None
     with comm.collective_errors():
         if comm.rank == 0:
             if part.is_dir() and is_ours(part):
@@ -128,35 +129,28 @@ def _write(
         # replicas of the grid hold the same: the first writes for all
         if grid.replica == 0:
             written = write_tensors(part / f"part-{grid.rank:04d}.safetensors", tensors_of(state, layout))
-    mine = (written.name, written.n_bytes, written.sha256) if written else None
-    listed = comm.allgather_json([mine, block_table(layout)])[: grid.size]
+    listed = comm.allgather_json([written, block_table(layout)])[: grid.size]
     with comm.collective_errors():
         if comm.rank == 0:
-            parts = [Part(name=n, n_bytes=size, sha256=h, blocks=table) for (n, size, h), table in listed]
+            parts = [Part(**file, blocks=table) for file, table in listed]
             write_text(part / MANIFEST_FILE, render(_manifest(grid, state, facts, parts)))
             publish(part, path)
 
 
-def _manifest(grid: ProcessGrid, state: State, facts: Facts, parts: list[Part]) -> Manifest:
+def _manifest(grid: ProcessGrid, state: State, facts: CheckpointFacts, parts: list[Part]) -> CheckpointManifest:
     partition = grid.partition
-    return Manifest(
+    return CheckpointManifest(
+        **vars(facts),
         format_version=FORMAT_VERSION,
         writer=writer(),
-        run=facts.run,
-        sequence=facts.sequence,
-        iteration=facts.iteration,
         saved_at=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        identity=dict(facts.identity),
-        config_sha256=identity_hash(dict(facts.identity)),
-        dtype=facts.dtype,
+        config_sha256=identity_hash(facts.identity),
         widths=list(partition.widths),
         splits=list(partition.splits),
         speeds=list(partition.speeds),
         rows_per_unit=list(partition.all_rows_per_unit),
         parts=parts,
         state=StateTree.model_validate(state.tree()),
-        record=dict(facts.record),
-        metric=facts.metric,
     )
 
 

@@ -48,48 +48,17 @@ class InjectedFaultError(RuntimeError):
     """Raised on request, to see what a failing rank does to the others."""
 
 
-def _send_signal(number: signal.Signals) -> Callable[[str], None]:
-    return lambda _: os.kill(os.getpid(), number)
-
-
-def _raise_os_error(number: int) -> Callable[[str], None]:
-    def fail(_: str) -> None:
-        raise OSError(number, os.strerror(number))
-
-    return fail
-
-
-def _raise(error: Callable[[str], BaseException]) -> Callable[[str], None]:
-    def fail(point: str) -> None:
-        raise error(f"injected at {point}")
-
-    return fail
-
-
-def _send_to_nobody(point: str) -> None:
-    """Make MPI fail."""
-    mpi = sys.modules.get("mpi4py.MPI")
-    if mpi is None:
-        raise InjectedFaultError(f"injected at {point}")
-    mpi.COMM_WORLD.Send(bytearray(1), dest=mpi.COMM_WORLD.Get_size() + 99)
-
-
-_ENDS: dict[str, Callable[[str], object]] = {
-    "raise": _raise(InjectedFaultError),
-    "memory-error": _raise(MemoryError),
-    "interrupt": _raise(lambda _: KeyboardInterrupt()),
-    "exit": lambda _: sys.exit(3),
-    "_exit": lambda _: os._exit(3),
-    "kill": _send_signal(signal.SIGKILL),
-    "segv": _send_signal(signal.SIGSEGV),
-    "stop": _send_signal(signal.SIGSTOP),
-    "enospc": _raise_os_error(errno.ENOSPC),
-    "eacces": _raise_os_error(errno.EACCES),
-    "mpi-error": _send_to_nobody,
+_SIGNALS = {"kill": signal.SIGKILL, "segv": signal.SIGSEGV, "stop": signal.SIGSTOP}
+_ERRORS: dict[str, Callable[[str], BaseException]] = {
+    "raise": InjectedFaultError,
+    "memory-error": MemoryError,
+    "interrupt": lambda _: KeyboardInterrupt(),
+    "exit": lambda _: SystemExit(3),
+    "enospc": lambda _: OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+    "eacces": lambda _: OSError(errno.EACCES, os.strerror(errno.EACCES)),
 }
-"""Faults that end a rank, each as a function of the point."""
 _WRONG_SUMS = ("skip-collective", "wrong-count")
-KINDS = (*_ENDS, *_WRONG_SUMS, "slow", "sleep")
+KINDS = (*_ERRORS, *_SIGNALS, "_exit", "mpi-error", *_WRONG_SUMS, "slow", "sleep")
 
 
 def _one_of(names: tuple[str, ...]) -> str:
@@ -207,12 +176,24 @@ class FaultInjector:
         elif fault.kind in _WRONG_SUMS:
             self.wrong_sum = fault.kind
         else:
-            _ENDS[fault.kind](fault.at)
+            _end_rank(fault)
 
     def spoil(self, array: Array) -> Array | None:
         """What is summed in place of an array when a sum is to go wrong; None leaves the sum out. Happens once."""
         kind, self.wrong_sum = self.wrong_sum, ""
         return None if kind == "skip-collective" else np.zeros(array.size + 1, array.dtype)
+
+
+def _end_rank(fault: Fault) -> None:
+    mpi = sys.modules.get("mpi4py.MPI")
+    if fault.kind in _SIGNALS:
+        os.kill(os.getpid(), _SIGNALS[fault.kind])
+    elif fault.kind == "_exit":
+        os._exit(3)
+    elif fault.kind == "mpi-error" and mpi is not None:
+        mpi.COMM_WORLD.Send(bytearray(1), dest=mpi.COMM_WORLD.Get_size() + 99)
+    else:
+        raise _ERRORS.get(fault.kind, InjectedFaultError)(f"injected at {fault.at}")
 
 
 def _parse(text: str) -> Fault:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any
 
 from distnewton.backend import Backend
 from distnewton.errors import ConfigError
@@ -18,53 +18,29 @@ SHARE = 0.9
 """Of a GPU's free memory that its ranks' arrays may take together: libraries need some for themselves."""
 
 
-class Gpus(Protocol):
-    """The GPUs of a process."""
-
-    def count(self) -> tuple[int, str]:
-        """How many it sees, and why there are none."""
-        ...
-
-    def name(self, number: int) -> str:
-        """What a GPU is called on its node whoever sees it, so that ranks know of each other's."""
-        ...
-
-    def backend(self, number: int, dtype: str, n_sharing: int, *, tf32: bool) -> Backend:
-        """Arrays on one of them, in its share of the memory where several ranks compute there."""
-        ...
-
-    def nccl(self) -> tuple[Any, str]:
-        """What :class:`~distnewton.parallel.transport.Nccl` is made of, or None and why."""
-        ...
-
-    def mpi_reads_them(self) -> bool:
-        """Whether MPI takes their buffers."""
-        ...
-
-
 class CudaGpus:
     """GPUs that cupy sees."""
 
     def count(self) -> tuple[int, str]:
-        """How many, and why none."""
+        """How many this process sees, and why there are none."""
         from distnewton.backend.gpu import count_gpus
 
         return count_gpus()
 
     def name(self, number: int) -> str:
-        """Its address on the bus."""
+        """A GPU's address on the bus, the same for every process of the node."""
         from distnewton.backend.gpu import cupy_library
 
         return str(cupy_library().xp.cuda.runtime.deviceGetPCIBusId(number))
 
     def backend(self, number: int, dtype: str, n_sharing: int, *, tf32: bool) -> Backend:
-        """Arrays on one of them; the memory is bounded."""
+        """Arrays on a GPU, in its share of the memory where several ranks compute there."""
         from distnewton.backend.gpu import CupyBackend
 
         return CupyBackend.on(number, dtype, SHARE / n_sharing, tf32=tf32)
 
     def nccl(self) -> tuple[Any, str]:
-        """cupy, if it has NCCL."""
+        """What :class:`~distnewton.parallel.transport.Nccl` is made of, or None and why."""
         from distnewton.backend.gpu import cupy_library
 
         cupy = cupy_library().xp
@@ -73,11 +49,11 @@ class CudaGpus:
         return (cupy, "") if nccl.available else (None, "cupy finds no NCCL library: pip install nvidia-nccl-cu12")
 
     def mpi_reads_them(self) -> bool:
-        """Whether a message from one arrived, in a child process."""
+        """Whether MPI takes buffers in GPU memory, tried in a child process."""
         return takes_gpu_buffers()[0]
 
 
-GPUS: Gpus = CudaGpus()
+GPUS = CudaGpus()
 """Replaced in tests by arrays that only look like a GPU's."""
 
 

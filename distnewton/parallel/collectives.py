@@ -26,7 +26,7 @@ from distnewton.guards.faults import faults
 from distnewton.guards.hangs import ranges
 from distnewton.guards.ledger import Ledger, allreduce_bytes
 from distnewton.guards.watchdog import Watchdog, calling_place, watchdog
-from distnewton.parallel.progress_thread import progress
+from distnewton.parallel.progress_thread import progress_thread
 from distnewton.parallel.transport import Transport
 
 if TYPE_CHECKING:
@@ -63,6 +63,9 @@ class PendingSum:
 
 class Communicator:
     """Collective operations on arrays over a group of ranks.
+
+    Its twelve attributes are three things that each call needs at hand: the group (who it is, in MPI and in words), the
+    number of its next call, and what the process shares (ledger, transport, checked mode).
 
     Parameters
     ----------
@@ -240,7 +243,7 @@ class Communicator:
 
         if self.mpi is None:
             raise RuntimeError("one process has nobody to sum with")
-        return progress.follow(self.mpi.Iallreduce(MPI.IN_PLACE, buffer, op=MPI.SUM))
+        return progress_thread.follow(self.mpi.Iallreduce(MPI.IN_PLACE, buffer, op=MPI.SUM))
 
     @property
     def place(self) -> tuple[int, int]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from types import TracebackType
 
 from distnewton.backend import like, namespace
+from distnewton.guards.ledger import Ledger
 from distnewton.parallel.collectives import Array, Communicator, PendingSum
 from distnewton.parallel.partition import Block, Partition, check_rank_count
 from distnewton.parallel.replicas import SampleShare, ranks_of_a_grid
@@ -55,22 +56,26 @@ class ProcessGrid:
         self.comm = self.world if n_replicas == 1 else self.world.subgroup(range(first, first + n))
         self.replica_comm = self.world.subgroup(range(comm.rank % n, comm.size, n)) if n_replicas > 1 else None
         self.rank, self.size = self.comm.rank, self.comm.size
-        self.ledger = comm.ledger
         self.blocks: dict[int, Block] = {block.layer: block for block in partition.blocks(self.rank)}
-        self._by_ranks: dict[tuple[int, ...], Communicator] = {}
-        self._boundaries: dict[tuple[int, int], Communicator] = {}
-        for layer in range(partition.n_layers):
-            for j in range(partition.splits[layer]):
-                self._join(layer, j, partition.boundary(layer, j))
+        self._boundaries = self._join_boundaries()
 
-    def _join(self, layer: int, j: int, ranks: tuple[int, ...]) -> None:
-        """Make or share the communicator of one boundary; all ranks pass the boundaries in the same order."""
-        if self.rank not in ranks:
-            return
-        if ranks not in self._by_ranks:
-            whole = len(ranks) == self.size
-            self._by_ranks[ranks] = self.comm if whole else self.comm.subgroup(ranks)
-        self._boundaries[layer, j] = self._by_ranks[ranks]
+    def _join_boundaries(self) -> dict[tuple[int, int], Communicator]:
+        """Communicators of this rank's boundaries; all ranks pass the boundaries in the same order."""
+        by_ranks = {tuple(range(self.size)): self.comm}
+        boundaries = {}
+        for layer in range(self.partition.n_layers):
+            for j in range(self.partition.splits[layer]):
+                ranks = self.partition.boundary(layer, j)
+                if self.rank in ranks:
+                    if ranks not in by_ranks:
+                        by_ranks[ranks] = self.comm.subgroup(ranks)
+                    boundaries[layer, j] = by_ranks[ranks]
+        return boundaries
+
+    @property
+    def ledger(self) -> Ledger:
+        """Where costs are charged."""
+        return self.world.ledger
 
     def groups(self, layer: int) -> list[int]:
         """Groups of a layer on whose boundary this rank stands, ascending: one on a regular grid, at most two."""
@@ -204,8 +209,9 @@ class ProcessGrid:
 
     def free(self) -> None:
         """Free all communicators (collective)."""
-        for ranks, comm in self._by_ranks.items():
-            if len(ranks) < self.size:
+        # boundaries with the same ranks share a communicator, which is freed once, in the order of its making
+        for comm in dict.fromkeys(self._boundaries.values()):
+            if comm is not self.comm:
                 comm.free()
         if self.replica_comm is not None:
             self.replica_comm.free()

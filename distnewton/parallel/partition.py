@@ -148,18 +148,22 @@ class Partition:
     speeds: tuple[float, ...] = ()
 
     def __post_init__(self) -> None:
-        if len(self.widths) < 2:
-            raise ConfigError(f"a network needs at least an input and an output width, got {list(self.widths)}")
-        if len(self.splits) != len(self.widths):
+        widths, splits = list(self.widths), list(self.splits)
+        if len(widths) < 2:
+            raise ConfigError(f"a network needs at least an input and an output width, got {widths}")
+        if len(splits) != len(widths):
             raise ConfigError(
-                f"splits needs one number per width ({len(self.widths)} for widths {list(self.widths)}), "
-                f"got {len(self.splits)}: {list(self.splits)}"
+                f"splits needs one number per width ({len(widths)} for widths {widths}), got {len(splits)}: {splits}"
             )
-        if min(self.splits) < 1 or min(self.widths) < 1:
-            raise ConfigError(f"widths and splits must be positive, got {list(self.widths)} and {list(self.splits)}")
+        if min(splits + widths) < 1:
+            raise ConfigError(f"widths and splits must be positive, got {widths} and {splits}")
         if self.rows_per_unit and len(self.rows_per_unit) != self.n_layers:
             raise ValueError(f"expected rows per unit of {self.n_layers} layers, got {self.rows_per_unit}")
-        if self.speeds and len(self.speeds) != self.n_ranks:
+        if self.speeds:
+            self._check_speeds()
+
+    def _check_speeds(self) -> None:
+        if len(self.speeds) != self.n_ranks:
             raise ConfigError(
                 f"partition.speeds has {len(self.speeds)} numbers, splits {splits_title(self.splits)} need "
                 f"{self.n_ranks} ranks: one a rank"

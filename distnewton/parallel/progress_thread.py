@@ -17,19 +17,13 @@ INTERVAL = 2e-4
 """Seconds between two questions: in them a network of 1 GB/s fills the 200 KB that a socket buffers."""
 
 
-class Progress:
+class ProgressThread:
     """Asks after sums that were begun; one a process."""
 
     def __init__(self) -> None:
         self._requests: list[Any] = []
         self._lock, self._some = threading.Lock(), threading.Event()
         self._thread: threading.Thread | None = None
-
-    @property
-    def n_travelling(self) -> int:
-        """Sums that are asked after and have not ended."""
-        with self._lock:
-            return len(self._requests)
 
     def follow(self, request: Any) -> Callable[[], None]:
         """Ask after a message from time to time until its end is waited for.
@@ -80,4 +74,4 @@ class Progress:
             time.sleep(INTERVAL)
 
 
-progress = Progress()
+progress_thread = ProgressThread()

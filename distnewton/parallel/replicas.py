@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 from numpy.typing import NDArray
 
 from distnewton.errors import ConfigError
+from distnewton.parallel.partition import divisors
 
 Indices = NDArray[np.intp]
 
@@ -149,9 +148,8 @@ def ranks_of_a_grid(n_ranks: int, n_replicas: int) -> int:
     """
     if n_ranks % n_replicas == 0:
         return n_ranks // n_replicas
-    fitting: Sequence[int] = [r for r in range(1, n_ranks + 1) if n_ranks % r == 0]
     raise ConfigError(
         f"partition.replicas = {n_replicas} does not divide the {n_ranks} ranks that were started; these do: "
-        f"{', '.join(map(str, fitting))}",
+        f"{', '.join(map(str, divisors(n_ranks)))}",
         collective=True,
     )

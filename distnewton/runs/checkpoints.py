@@ -13,9 +13,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from distnewton.backend import to_host
 from distnewton.checkpoint.folder import list_checkpoints, next_sequence, prune, remove_leftovers
-from distnewton.checkpoint.manifest import Manifest
+from distnewton.checkpoint.manifest import CheckpointManifest
 from distnewton.checkpoint.reading import choose_checkpoint, read_state
-from distnewton.checkpoint.writing import Facts, make_home, write_checkpoint
+from distnewton.checkpoint.writing import CheckpointFacts, make_home, write_checkpoint
 from distnewton.errors import CreateError, DataError, MissingInputError, WriteError
 from distnewton.launch.deadline import Clock
 from distnewton.method.records import IterationRecord, plain
@@ -215,7 +215,7 @@ class CheckpointKeeper:
             notes.append(f"saved with splits {shown}: what belongs to a rank's own blocks begins anew")
         return notes
 
-    def _compare(self, path: Path, manifest: Manifest) -> None:
+    def _compare(self, path: Path, manifest: CheckpointManifest) -> None:
         """Refuse a checkpoint of something else, with the differences."""
         lines = list(differences(manifest.identity, self._settings.identity))
         if lines:
@@ -247,11 +247,11 @@ class CheckpointKeeper:
             observer.sync()
         name = MAIN_METRIC[settings.task]
         metric = (record.validation or record.test or record.train).get(name, math.nan)
-        facts = Facts(
+        facts = CheckpointFacts(
             self._run,
             self._sequence,
             record.iteration,
-            settings.identity,
+            dict(settings.identity),
             self._network.backend.dtype.name,
             plain(record.as_dict()),
             metric if math.isfinite(metric) else None,

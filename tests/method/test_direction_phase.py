@@ -35,7 +35,7 @@ class CountingComm:
 def count_calls(grid):
     """Replace the communicators of a grid by counting ones."""
     counting = []
-    for comm in {id(c): c for c in [grid.comm, *grid._by_ranks.values()]}.values():
+    for comm in {id(c): c for c in [grid.comm, *grid._boundaries.values()]}.values():
         if comm.mpi is not None:
             comm.mpi = CountingComm(comm.mpi)
             counting.append(comm.mpi)
@@ -43,7 +43,7 @@ def count_calls(grid):
 
 
 def restore(grid):
-    for comm in {id(c): c for c in [grid.comm, *grid._by_ranks.values()]}.values():
+    for comm in {id(c): c for c in [grid.comm, *grid._boundaries.values()]}.values():
         if comm.mpi is not None:
             comm.mpi = comm.mpi._comm
 

@@ -57,8 +57,8 @@ def test_a_regular_grid_has_a_row_and_a_column_communicator(world):
     for a in (a for a in range(1, world.size + 1) if world.size % a == 0):
         b = world.size // a
         with ProcessGrid(world, Partition(WIDTHS, (a, b, a, b, a))) as grid:
-            assert not world.any({len(ranks) for ranks in grid._by_ranks} != {a, b})
-            assert not world.any(len(grid._by_ranks) > 2)
+            assert not world.any({comm.size for comm in grid._boundaries.values()} != {a, b})
+            assert not world.any(len(set(grid._boundaries.values())) > 2)
 
 
 def test_costs_go_to_the_ledger_of_the_communicator(world):

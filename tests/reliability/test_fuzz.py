@@ -12,7 +12,15 @@ from contextlib import suppress
 import numpy as np
 import pytest
 
-from distnewton.checkpoint.manifest import FORMAT_VERSION, Manifest, Part, StateTree, _with_hash, parse, render
+from distnewton.checkpoint.manifest import (
+    FORMAT_VERSION,
+    CheckpointManifest,
+    Part,
+    StateTree,
+    _with_hash,
+    parse,
+    render,
+)
 from distnewton.config import apply_settings, load_config, make_config, to_toml
 from distnewton.data.sources import open_data
 from distnewton.errors import DistNewtonError
@@ -76,7 +84,7 @@ def model():
 def manifest():
     part = Part(name="part-0000.safetensors", n_bytes=5, sha256="0" * 64, blocks=[[1, 0, 2, 0, 2]])
     state = StateTree(numbers={"iteration": 3}, vectors=["params"], factors=[], parts={})
-    made = Manifest(
+    made = CheckpointManifest(
         format_version=FORMAT_VERSION, writer="x", run="0" * 16, sequence=1, iteration=3, saved_at="now",
         identity={"network": {"layers": [2, 2]}}, config_sha256="0" * 64, dtype="float32", widths=[2, 2], splits=[1, 1],
         rows_per_unit=[1], parts=[part], state=state, record={"iteration": 3}, metric=0.5,
