@@ -31,6 +31,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from dataclasses import KW_ONLY, dataclass, field
 from numbers import Integral
 from typing import Any
 
@@ -62,49 +63,30 @@ __all__ = ["NewtonClassifier", "NewtonRegressor"]
 is_rank()
 
 
+# scikit-learn reads the parameters off the constructor, which dataclass writes: each is said once
+@dataclass(eq=False, repr=False)
 class _NewtonEstimator(BaseEstimator):
-    """What both estimators have in common."""
+    """What both estimators have in common: an attribute for each parameter, as scikit-learn asks of constructors."""
 
-    def __init__(
-        self,
-        hidden_layer_sizes: Any = (100,),
-        activation: str = "tanh",
-        *,
-        C: float = 1.0,
-        direction: str = "gauss_newton",
-        max_iter: int = 100,
-        tol: float = 1e-3,
-        subsample: float | None = None,
-        batch_size: int | None = None,
-        scale: str = "none",
-        dtype: str = "float64",
-        random_state: Any = None,
-        warm_start: bool = False,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        verbose: bool = False,
-        settings: Mapping[str, Any] | None = None,
-        comm: Any = "auto",
-    ) -> None:
-        self.hidden_layer_sizes = hidden_layer_sizes
-        self.activation = activation
-        self.C = C
-        self.direction = direction
-        self.max_iter = max_iter
-        self.tol = tol
-        self.subsample = subsample
-        self.batch_size = batch_size
-        self.scale = scale
-        self.dtype = dtype
-        self.random_state = random_state
-        self.warm_start = warm_start
-        self.early_stopping = early_stopping
-        self.validation_fraction = validation_fraction
-        self.n_iter_no_change = n_iter_no_change
-        self.verbose = verbose
-        self.settings = settings
-        self.comm = comm
+    hidden_layer_sizes: Any = (100,)
+    activation: str = "tanh"
+    _: KW_ONLY
+    C: float = 1.0
+    direction: str = "gauss_newton"
+    max_iter: int = 100
+    tol: float = 1e-3
+    subsample: float | None = None
+    batch_size: int | None = None
+    scale: str = "none"
+    dtype: str = "float64"
+    random_state: Any = None
+    warm_start: bool = False
+    early_stopping: bool = False
+    validation_fraction: float = 0.1
+    n_iter_no_change: int = 10
+    verbose: bool = False
+    settings: Mapping[str, Any] | None = None
+    comm: Any = "auto"
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -183,6 +165,7 @@ class _NewtonEstimator(BaseEstimator):
         return outputs.astype(np.float64, copy=False)
 
 
+@dataclass(eq=False, repr=False)
 class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
     r"""A neural network for classes, trained by a Gauss-Newton method.
 
@@ -253,50 +236,7 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         The network on this process; ``model_.save(file)`` writes what the command line and torch read.
     """
 
-    def __init__(
-        self,
-        hidden_layer_sizes: Any = (100,),
-        activation: str = "tanh",
-        *,
-        C: float = 1.0,
-        direction: str = "gauss_newton",
-        max_iter: int = 100,
-        tol: float = 1e-3,
-        subsample: float | None = None,
-        batch_size: int | None = None,
-        scale: str = "none",
-        class_weight: Any = None,
-        dtype: str = "float64",
-        random_state: Any = None,
-        warm_start: bool = False,
-        early_stopping: bool = False,
-        validation_fraction: float = 0.1,
-        n_iter_no_change: int = 10,
-        verbose: bool = False,
-        settings: Mapping[str, Any] | None = None,
-        comm: Any = "auto",
-    ) -> None:
-        super().__init__(
-            hidden_layer_sizes,
-            activation,
-            C=C,
-            direction=direction,
-            max_iter=max_iter,
-            tol=tol,
-            subsample=subsample,
-            batch_size=batch_size,
-            scale=scale,
-            dtype=dtype,
-            random_state=random_state,
-            warm_start=warm_start,
-            early_stopping=early_stopping,
-            validation_fraction=validation_fraction,
-            n_iter_no_change=n_iter_no_change,
-            verbose=verbose,
-            settings=settings,
-            comm=comm,
-        )
-        self.class_weight = class_weight
+    class_weight: Any = field(default=None, kw_only=True)
 
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NewtonClassifier:
         """Train the network.
@@ -385,6 +325,7 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         return "logistic" if len(self.classes_) == 2 else "cross_entropy"
 
 
+@dataclass(eq=False, repr=False)
 class NewtonRegressor(RegressorMixin, _NewtonEstimator):
     r"""A neural network for numbers, trained by a Gauss-Newton method.
 

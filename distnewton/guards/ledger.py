@@ -36,6 +36,10 @@ class PhaseCost:
     n_messages: int = 0
 
 
+def _ignore(phase: str) -> None:
+    """Do nothing; a function with a name, since ledgers are pickled with models."""
+
+
 @dataclass
 class Ledger:
     """Costs by phase since the last :meth:`take`; one a rank, shared by all its communicators."""
@@ -43,7 +47,7 @@ class Ledger:
     costs: dict[str, PhaseCost] = field(default_factory=dict)
     current: str = "other"
     failed: str = ""  # the innermost phase that an exception has left, for the report of it
-    on_phase: Callable[[str], object] = lambda _: None  # told of each phase as it begins
+    on_phase: Callable[[str], object] = _ignore  # told of each phase as it begins
 
     def __post_init__(self) -> None:
         self.take()
