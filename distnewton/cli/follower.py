@@ -1,0 +1,85 @@
+"""What follows a run of ``train`` on rank 0, and the end of the run."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distnewton.cli.output import make_console, tell_once
+from distnewton.cli.results import FolderWriter, picture_if_possible
+from distnewton.config import Config
+from distnewton.errors import STOPPED_EARLY
+from distnewton.guards.watchdog import watchdog
+from distnewton.parallel.collectives import Communicator
+
+if TYPE_CHECKING:
+    from distnewton.runs.run_folder import RunFolder
+    from distnewton.runs.session import Result
+
+
+class Follower:
+    """What follows a run on rank 0: its folder, the terminal, and events for TensorBoard where they are asked for.
+
+    Parameters
+    ----------
+    options : argparse.Namespace
+        Options of the command.
+    folder : RunFolder
+        Run folder.
+    """
+
+    def __init__(self, options: argparse.Namespace, folder: RunFolder) -> None:
+        from distnewton.reporting.progress import Progress
+        from distnewton.reporting.terminal import ends_on_terminal
+
+        live = options.progress == "bar" or (options.progress == "auto" and ends_on_terminal())
+        self.quiet, self.folder = options.quiet, folder
+        self.console = make_console(watched=live or None)
+        self.progress = Progress(self.console, live=live)
+        self.observers: list[Any] = [*([] if self.quiet else [self.progress]), FolderWriter(folder)]
+        if options.tensorboard:
+            from distnewton.reporting.tensorboard import TensorBoard
+
+            self.observers.append(TensorBoard(folder.path))
+
+    def close(self) -> None:
+        """Close what is open, however the run ends."""
+        for follower in dict.fromkeys((self.progress, *self.observers)):
+            if hasattr(follower, "close"):
+                follower.close()
+
+    def finish(self, result: Result) -> None:
+        """Draw the picture, and show the result; a failure to draw never spoils a finished run."""
+        from distnewton.reporting.report_pictures import save_convergence
+        from distnewton.reporting.run_data import read_run
+        from distnewton.runs.run_folder import PICTURE_FILE
+
+        path = self.folder.path
+        with picture_if_possible(self.console):
+            save_convergence(read_run(path, path.name), path / PICTURE_FILE)
+        if not self.quiet:
+            self.progress.finish(result)
+            print(f"run folder: {path}", flush=True)
+
+
+def end_run(comm: Communicator, result: Result, config: Config, path: Path) -> int:
+    """Say how training ended; code 75 asks the job script to queue the run again."""
+    from distnewton.launch.deadline import Stop
+    from distnewton.runs.run_folder import write_end
+
+    code = STOPPED_EARLY if result.stopped else 0
+    if result.stopped:
+        why = "by the clock" if result.stopped is Stop.CLOCK else "by a signal"
+        saved = "a checkpoint and the model are" if result.checkpoint else "the model is"
+        how = f"; distnewton train --resume {path} goes on" if result.checkpoint else ""
+        tell_once(
+            comm,
+            f"stopped {why} after iteration {result.last.iteration} of {config.run.iterations}; {saved} saved, exit "
+            f"code {code}{how}",
+        )
+    # rank 0 may still be at the picture
+    with watchdog.patient(), comm.collective_errors():
+        if comm.rank == 0:
+            write_end(path, code)
+    return code
