@@ -7,7 +7,8 @@ to a GPU and back is then seen, and counted in tests. For arrays of numpy all of
 
 from __future__ import annotations
 
-from typing import Any, Protocol
+from abc import ABC, abstractmethod
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,98 +16,34 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 
-class Library(Protocol):
-    """An array library and the memory that its arrays lie in.
+class Library:
+    """An array library and the memory that its arrays lie in: numpy's, which those of devices inherit from.
 
     Attributes
     ----------
     name : str
-        For messages: ``numpy``, ``cupy``.
+        Its name in messages: ``numpy``, ``cupy``.
     host : bool
         Whether its arrays lie in the host's memory.
     xp : module
         The common array functions.
     """
 
-    name: str
-    host: bool
-    xp: Any
-
-    def to_host(self, array: Any) -> Array:
-        """A numpy array of the same values; on the host the array itself."""
-        ...
-
-    def to_device(self, values: Array) -> Any:
-        """An array of this library with the values, and the dtype, of one of numpy; on the host that itself."""
-        ...
-
-    def scalar(self, value: Any) -> float:
-        """A number that a reduction has left in an array without axes."""
-        ...
-
-    def dot(self, x: Any, y: Any) -> float:
-        """Inner product of two vectors, accumulated in float64."""
-        ...
-
-    def vecdot(self, x: Any, y: Any) -> Any:
-        """Inner products along the last axis."""
-        ...
-
-    def download(self, array: Any, out: Array) -> None:
-        """Copy a contiguous array into one of numpy; on return the values are there."""
-        ...
-
-    def upload(self, values: Array, out: Any) -> None:
-        """Copy an array of numpy into a contiguous array; on return the values may be overwritten."""
-        ...
-
-    def pinned(self, n_bytes: int) -> Array:
-        """Host memory that a device copies from and to at full speed, as uint8."""
-        ...
-
-    def synchronize(self) -> None:
-        """Return when all work on the device is done."""
-        ...
-
-    def sparse_rows(self, X: Any, start: int, stop: int) -> Any:
-        """Some consecutive rows of a sparse array on a device."""
-        ...
-
-    def row_offsets(self, X: Any) -> Array:
-        """Where the rows of a sparse array begin among its values, on the host."""
-        ...
-
-    def sparse_array(self, values: Any, columns: Any, offsets: Array, n_columns: int) -> Any:
-        """Sparse rows from their values and columns, of which no row has one twice, and from offsets on the host."""
-        ...
-
-
-class DeviceLibrary(Library, Protocol):
-    """A library of arrays on a device, where each operation is a launch and a way through its memory."""
-
-    def update(self, target: Any, expression: str, **others: Any) -> Any:
-        """As :func:`update`."""
-        ...
-
-
-class HostLibrary:
-    """numpy."""
-
     name: str = "numpy"
     host: bool = True
     xp: Any = np
 
     def to_host(self, array: Any) -> Array:
-        """The array itself."""
-        made: Array = array
-        return made
+        """A numpy array of the same values; on the host the array itself."""
+        values: Array = array
+        return values
 
     def to_device(self, values: Array) -> Any:
-        """The values themselves."""
+        """An array of this library with the values, and the dtype, of one of numpy; on the host that itself."""
         return values
 
     def scalar(self, value: Any) -> float:
-        """The number."""
+        """A number that a reduction has left in an array without axes."""
         return float(value)
 
     def dot(self, x: Any, y: Any) -> float:
@@ -120,37 +57,48 @@ class HostLibrary:
         return np.vecdot(x, y)
 
     def download(self, array: Any, out: Array) -> None:
-        """Copy."""
+        """Copy a contiguous array into one of numpy; on return the values are there."""
         np.copyto(out, array)
 
     def upload(self, values: Array, out: Any) -> None:
-        """Copy."""
+        """Copy an array of numpy into a contiguous array; on return the values may be overwritten."""
         np.copyto(out, values)
 
     def pinned(self, n_bytes: int) -> Array:
-        """Plain memory."""
+        """Host memory that a device copies from and to at full speed, as uint8."""
         return np.empty(n_bytes, np.uint8)
 
     def synchronize(self) -> None:
-        """Nothing to wait for."""
+        """Return when all work on the device is done."""
 
     def sparse_rows(self, X: Any, start: int, stop: int) -> Any:
-        """Some consecutive rows."""
+        """Some consecutive rows of a sparse array."""
         return X[start:stop]
 
     def row_offsets(self, X: Any) -> Array:
-        """Where the rows begin."""
-        made: Array = X.indptr
-        return made
+        """Where the rows of a sparse array begin among its values, on the host."""
+        offsets: Array = X.indptr
+        return offsets
 
     def sparse_array(self, values: Any, columns: Any, offsets: Array, n_columns: int) -> Any:
-        """Sparse rows of scipy."""
+        """Sparse rows from their values and columns, of which no row has one twice, and from offsets on the host."""
+        # imported here: a run on dense data needs no scipy.sparse
         from scipy.sparse import csr_array
 
         return csr_array((values, columns, offsets), shape=(len(offsets) - 1, n_columns))
 
 
-HOST: Library = HostLibrary()
+class DeviceLibrary(Library, ABC):
+    """A library of arrays on a device, where each operation is a launch and a way through its memory."""
+
+    host = False
+
+    @abstractmethod
+    def update(self, target: Any, expression: str, **others: Any) -> Any:
+        """As :func:`update`."""
+
+
+HOST = Library()
 _LIBRARIES: dict[type, DeviceLibrary] = {}
 
 
@@ -228,8 +176,8 @@ def update(target: Any, expression: str, **others: Any) -> Array:
     Array
         The target.
     """
-    made: Array = _LIBRARIES[type(target)].update(target, expression, **others)
-    return made
+    result: Array = _LIBRARIES[type(target)].update(target, expression, **others)
+    return result
 
 
 def add_scaled(y: Any, a: float, v: Any) -> None:

@@ -109,8 +109,8 @@ class Backend:
 
     def stacked_matvec(self, A: Array, x: Array) -> Array:
         """Products of each matrix of a stack and its vector, (..., k, m) times (..., m); a new array."""
-        made: Array = np.matvec(A, x)
-        return made
+        result: Array = np.matvec(A, x)
+        return result
 
     def batched_matvec(self, D: Array, P: Array, out: Array) -> Array:
         """Products of a matrix and a vector a sample: (n, k, m) times (n, m) into (n, k)."""

@@ -25,24 +25,24 @@ class DeviceBackend(Backend):
 
     def empty(self, *shape: int) -> Array:
         """Uninitialised array."""
-        made: Array = self.xp.empty(shape, self.dtype)
-        return made
+        result: Array = self.xp.empty(shape, self.dtype)
+        return result
 
     def zeros(self, *shape: int) -> Array:
         """Array of zeros."""
-        made: Array = self.xp.zeros(shape, self.dtype)
-        return made
+        result: Array = self.xp.zeros(shape, self.dtype)
+        return result
 
     def small_integers(self, *shape: int) -> Array:
         """Uninitialised array of numbers from 0 to 255."""
-        made: Array = self.xp.empty(shape, np.uint8)
-        return made
+        result: Array = self.xp.empty(shape, np.uint8)
+        return result
 
     def asarray(self, values: Any) -> Array:
         """Array of this backend's dtype with the given values, moved to the device where they are not there yet."""
         if on_device(values):
-            made: Array = values.astype(self.dtype, copy=False)
-            return made
+            result: Array = values.astype(self.dtype, copy=False)
+            return result
         moved: Array = self.library.to_device(np.asarray(values, self.dtype))
         return moved
 
@@ -73,13 +73,13 @@ class DeviceBackend(Backend):
         return self._matmul(Z.T, T, out)
 
     def _matmul(self, A: Array, B: Array, out: Array) -> Array:
-        made: Array = self.xp.matmul(A, B, out=out)
-        return made
+        result: Array = self.xp.matmul(A, B, out=out)
+        return result
 
     def stacked_matvec(self, A: Array, x: Array) -> Array:
         """Products of each matrix of a stack and its vector, (..., k, m) times (..., m); a new array."""
-        made: Array = self.xp.matmul(A, x[..., None])[..., 0]
-        return made
+        result: Array = self.xp.matmul(A, x[..., None])[..., 0]
+        return result
 
     def batched_matvec(self, D: Array, P: Array, out: Array) -> Array:
         """Products of a matrix and a vector a sample: (n, k, m) times (n, m) into (n, k)."""
@@ -93,8 +93,8 @@ class DeviceBackend(Backend):
 
     def windows(self, images: Array, size: tuple[int, int], stride: tuple[int, int]) -> Array:
         """View of the windows that slide over images, without a copy; not to be written to."""
-        made: Array = self.xp.lib.stride_tricks.as_strided(images, *self.window_layout(images, size, stride))
-        return made
+        result: Array = self.xp.lib.stride_tricks.as_strided(images, *self.window_layout(images, size, stride))
+        return result
 
     def inverse(self, A: Array) -> Array:
         """Inverse of a symmetric positive definite matrix by Cholesky; what float32 cannot factorise, float64 may."""
@@ -104,8 +104,8 @@ class DeviceBackend(Backend):
     def inverses(self, A: Array) -> Array:
         """Inverses of many small symmetric positive definite matrices by Cholesky, in float64."""
         if not self.library.scalar(self.xp.isfinite(A).all()):
-            made: Array = self.xp.full_like(A, np.nan)
-            return made
+            result: Array = self.xp.full_like(A, np.nan)
+            return result
         factors = self._cholesky_of(A.astype(np.float64))
         if factors is None:
             raise NumericalError(FACTOR_ADVICE)
@@ -136,10 +136,10 @@ class DeviceBackend(Backend):
 
     def _triangular_inverse(self, L: Array) -> Array:
         """Inverse of a lower triangular matrix."""
-        made: Array = self.xp.linalg.inv(L)
-        return made
+        result: Array = self.xp.linalg.inv(L)
+        return result
 
     def _solve_triangular(self, L: Array, b: Array, *, transposed: bool) -> Array:
         """Solution of L x = b, or of its transpose."""
-        made: Array = self.xp.linalg.solve(L.T if transposed else L, b)
-        return made
+        result: Array = self.xp.linalg.solve(L.T if transposed else L, b)
+        return result

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from distnewton.backend.arrays import Array, Library, is_sparse, on_device, register
+from distnewton.backend.arrays import Array, DeviceLibrary, Library, is_sparse, on_device, register
 from distnewton.backend.device import DeviceBackend
 from distnewton.errors import ConfigError, MissingExtraError
 
@@ -16,7 +16,7 @@ _FIRST_WITH_TF32 = 80
 INSTALL = "pip install 'distnewton[gpu]'"
 
 
-class CupyLibrary:
+class CupyLibrary(DeviceLibrary):
     """cupy's arrays.
 
     Parameters
@@ -25,9 +25,7 @@ class CupyLibrary:
         As imported.
     """
 
-    name: str = "cupy"
-    host: bool = False
-    xp: Any
+    name = "cupy"
 
     def __init__(self, cupy: Any, cupyx: Any) -> None:
         self.xp, self.cupyx = cupy, cupyx
@@ -40,8 +38,8 @@ class CupyLibrary:
     def to_host(self, array: Any) -> Array:
         """A numpy array of the same values."""
         # as it lies in memory: the order decides how products round
-        made: Array = array.get() if is_sparse(array) else array.get(order="A")
-        return made
+        result: Array = array.get() if is_sparse(array) else array.get(order="A")
+        return result
 
     def to_device(self, values: Array) -> Any:
         """An array of cupy with the values of one of numpy."""
@@ -77,8 +75,8 @@ class CupyLibrary:
 
     def pinned(self, n_bytes: int) -> Array:
         """Page-locked host memory."""
-        made: Array = self.cupyx.empty_pinned((n_bytes,), np.uint8)
-        return made
+        result: Array = self.cupyx.empty_pinned((n_bytes,), np.uint8)
+        return result
 
     def synchronize(self) -> None:
         """Return when all work of the current stream is done."""
@@ -96,8 +94,8 @@ class CupyLibrary:
         if not hasattr(X, "offsets"):
             # of rows that were chosen one by one, as those of a mini-batch
             X.offsets = X.indptr.get()
-        made: Array = X.offsets
-        return made
+        result: Array = X.offsets
+        return result
 
     def sparse_array(self, values: Any, columns: Any, offsets: Array, n_columns: int) -> Any:
         """Sparse rows of cupy from their values and columns, of which no row has one twice."""
@@ -111,16 +109,16 @@ class CupyLibrary:
         if expression not in self._kernels:
             inputs = ", ".join(f"T {name}" for name in ("x", *names))
             name = f"update{len(self._kernels)}"
-            self._kernels[expression] = self.xp.ElementwiseKernel(inputs, "T made", f"made = {expression}", name)
+            self._kernels[expression] = self.xp.ElementwiseKernel(inputs, "T result", f"result = {expression}", name)
         return self._kernels[expression]
 
     def _rows(self, parts: tuple[Any, Any, Any], offsets: Array, n_columns: int) -> Any:
         """Sparse rows from values, columns and offsets, these also on the host."""
-        made = self.cupyx.scipy.sparse.csr_matrix(parts, shape=(len(offsets) - 1, n_columns))
-        made.offsets = offsets
+        result = self.cupyx.scipy.sparse.csr_matrix(parts, shape=(len(offsets) - 1, n_columns))
+        result.offsets = offsets
         # else each product would look for duplicates first
-        made.has_canonical_format = True
-        return made
+        result.has_canonical_format = True
+        return result
 
 
 @cache
@@ -252,14 +250,14 @@ class CupyBackend(DeviceBackend):
     def _triangular_inverse(self, L: Array) -> Array:
         from cupyx.scipy.linalg import solve_triangular
 
-        made: Array = solve_triangular(L, self.xp.eye(len(L), dtype=L.dtype), lower=True)
-        return made
+        result: Array = solve_triangular(L, self.xp.eye(len(L), dtype=L.dtype), lower=True)
+        return result
 
     def _solve_triangular(self, L: Array, b: Array, *, transposed: bool) -> Array:
         from cupyx.scipy.linalg import solve_triangular
 
-        made: Array = solve_triangular(L, b, trans="T" if transposed else "N", lower=True)
-        return made
+        result: Array = solve_triangular(L, b, trans="T" if transposed else "N", lower=True)
+        return result
 
 
 def _round_factors(cupy: Any, device: int, *, tf32: bool) -> None:

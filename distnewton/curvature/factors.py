@@ -4,7 +4,7 @@ With a linear output D^L = I, and D^{L-1}[s, k, t] = W^L[t, k] act'(S^{L-1}[s, t
 neither is stored in full. Below that D has shape (|S|, n_out, n_group), where n_group counts the values that are
 activated: of images with max pooling only those it has chosen. Where average pooling follows, D is stored for the
 averages. All offer the two contractions from
-which J v and J^T u of a block are made (Khatri-Rao structure; the explicit Jacobian of [DNM] without forming it).
+which J v and J^T u of a block follow (Khatri-Rao structure; the explicit Jacobian of [DNM] without forming it).
 """
 
 from __future__ import annotations
@@ -84,8 +84,8 @@ class IdentityFactor:
         n, n_out = self._shape
         xp = self._backend.xp
         unit = self._backend.asarray(xp.eye(n_out)[:, self._columns])
-        made: Array = xp.broadcast_to(unit, (n, *unit.shape))[rows]
-        return made
+        full: Array = xp.broadcast_to(unit, (n, *unit.shape))[rows]
+        return full
 
     def arrays(self) -> list[Array]:
         """What is stored, its first axis the samples'."""
@@ -169,7 +169,7 @@ class AveragedFactor:
     derivative : Array of shape (n, n_group)
         act' of the group's pre-activations.
     pooling : AveragePooling
-        Which pixels a mean is made of.
+        The pooling behind these values.
     n_averages : int
         Averages of the group.
     backend : Backend

@@ -44,14 +44,12 @@ class ParameterGroups:
         self.weights: dict[int, int] = {}
         self.biases: dict[int, int] = {}
         first = self.first_layers = [L + 1] * self.n_groups
-        for owner in range(partition.n_ranks):
-            for block in partition.blocks(owner):
-                n_in, n_out = block.shape
-                sizes = n_in * n_out, n_out if block.owns_bias else 0
-                for own, size, is_bias in zip((self.weights, self.biases), sizes, (False, True), strict=True):
-                    if not size:
-                        continue
-                    group = self._group(block.layer, is_bias, owner)
+        blocks = [(owner, block) for owner in range(partition.n_ranks) for block in partition.blocks(owner)]
+        for owner, block in blocks:
+            n_in, n_out = block.shape
+            for own, size in ((self.weights, n_in * n_out), (self.biases, n_out * block.owns_bias)):
+                if size:
+                    group = self._group(block.layer, own is self.biases, owner)
                     first[group] = min(first[group], block.layer)
                     if owner == rank:
                         own[block.layer] = group

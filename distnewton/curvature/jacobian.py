@@ -147,7 +147,7 @@ def linearize(
     params : Array of shape (n_params_local,)
         This rank's variables.
     activations : Activations
-        Of these variables on the curvature subsample.
+        Activations of the curvature subsample at these variables.
     roots : Array of shape (n, k, n_out) or None
         Cotangents of the outputs, replicated: the result is then their products R J with J, of k rows a sample, all of
         whose factors are stored. With roots of the loss Hessian, sum_a c_a c_a^T = B, the Gauss-Newton matrix is
@@ -169,15 +169,15 @@ def linearize(
     parts: dict[int, JacobianPart] = {}
     for m in range(L, 0, -1):
         if m == L:
-            made = _output_factor(network, activations, roots)
+            factors = _output_factor(network, activations, roots)
         elif m == L - 1 and roots is None:
-            made = _last_hidden_factors(network, views, activations)
+            factors = _last_hidden_factors(network, views, activations)
         else:
-            made = _hidden_factors(network, views, activations, m, parts.get(m + 1), n_rows)
+            factors = _hidden_factors(network, views, activations, m, parts.get(m + 1), n_rows)
         if m in blocks:
             i, j = blocks[m].i, blocks[m].j
             winners = activations.winners.get((m, j))
-            parts[m] = JacobianPart(network.layers[m], activations.groups[m - 1, i], made[j], winners)
+            parts[m] = JacobianPart(network.layers[m], activations.groups[m - 1, i], factors[j], winners)
     return Jacobian(dict(sorted(parts.items())), network.layout, len(activations.output), n_rows, network.backend)
 
 
@@ -201,15 +201,15 @@ def _last_hidden_factors(
     """D^{L-1} of the groups on whose boundary this rank stands: all output weights that leave the group, and act'."""
     grid, L = network.grid, network.n_layers
     above = grid.blocks.get(L)
-    made: dict[int, JacobianFactor] = {}
+    factors: dict[int, JacobianFactor] = {}
     for i in grid.groups(L - 1):
         weights = network.backend.zeros(network.n_values(L - 1, i), network.n_out)
         if above is not None and above.i == i:
             weights[:, slice(*above.outputs)] = views[L].W
         grid.sum_boundary(L - 1, i, weights)
         weights = network.spread(L - 1, i, weights.T).T
-        made[i] = ScaledFactor(_derivative(network, activations.elements(L - 1, i)), weights)
-    return made
+        factors[i] = ScaledFactor(_derivative(network, activations.elements(L - 1, i)), weights)
+    return factors
 
 
 def _hidden_factors(
@@ -223,7 +223,7 @@ def _hidden_factors(
     """D^m of the groups on whose boundary this rank stands, one step of the recursion down."""
     grid = network.grid
     block = grid.blocks.get(m + 1)
-    made: dict[int, JacobianFactor] = {}
+    factors: dict[int, JacobianFactor] = {}
     for i in grid.groups(m):
         D = network.backend.empty(len(activations.output), n_rows, network.n_values(m, i))
         own = above if block is not None and block.i == i else None
@@ -240,11 +240,11 @@ def _hidden_factors(
                 take_turns([work])
         factor = StoredFactor(D, network.backend)
         if pooling is None:
-            made[i] = factor
+            factors[i] = factor
         else:
             slopes = _derivative(network, elements)
-            made[i] = AveragedFactor(factor, slopes, pooling, network.n_values(m, i), network.backend)
-    return made
+            factors[i] = AveragedFactor(factor, slopes, pooling, network.n_values(m, i), network.backend)
+    return factors
 
 
 def _pass_down(
@@ -256,7 +256,7 @@ def _pass_down(
     D: Array,
     elements: Array | None,
 ) -> Iterator[None]:
-    """Factors of some samples in a group of a layer; others are let in while their sum travels.
+    """Factors of some samples in a group of a layer; other pieces compute while their sum travels.
 
     Parameters
     ----------

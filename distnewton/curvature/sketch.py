@@ -1,4 +1,4 @@
-"""How many random cotangents a sample stand for its outputs where nobody says so."""
+"""The default number of random cotangents that stand for the outputs of a sample."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def auto_sketch(
     itemsize : int
         Bytes of a number.
     memory_bytes : float
-        What a rank may use for the Jacobian.
+        Memory that a rank may use for the Jacobian.
 
     Returns
     -------

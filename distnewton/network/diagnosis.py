@@ -74,8 +74,8 @@ def first_finding(
     -----
     Collective: one gather of short texts.
     """
-    found = next(_findings(network, params, X, activations, factors or {}, vectors or {}), None)
-    views = network.grid.world.allgather_json(None if found is None else asdict(found))
+    first = next(_findings(network, params, X, activations, factors or {}, vectors or {}), None)
+    views = network.grid.world.allgather_json(None if first is None else asdict(first))
     known = [(view["stage"], view["layer"], rank, view) for rank, view in enumerate(views) if view is not None]
     if not known:
         return ""
@@ -93,31 +93,43 @@ def _findings(
     vectors: dict[str, Array],
 ) -> Iterator[Finding]:
     """This rank's findings in the order of the computation."""
-    grid, blocks = network.grid, network.grid.blocks
+    blocks = network.grid.blocks
     ranges = {m: _range([a.groups[m - 1, b.i] for a in activations] if m > 1 else [X]) for m, b in blocks.items()}
     place = _feature(network, X)
     if place is not None:
         yield Finding(0, 0, place[0], place[1], *_range([X]))
     yield from _in_vector(network, params, "the weights", 1, ranges)
-    for m in range(1, network.n_layers + 1):
-        for j in grid.groups(m) if m < network.n_layers else [0]:
-            for kept in activations:
-                Z = kept.groups[m, j] if m < network.n_layers else kept.output
-                bad = _first(Z)
-                if bad is not None:
-                    unit = _unit(network, m, j, bad[0][-1])
-                    group = f", group {j}" if m < network.n_layers else ""
-                    what = f"the activations of layer {m}{group}, unit {unit}, sample {bad[0][0]} of its chunk"
-                    yield Finding(2, m, what, bad[1], *ranges.get(m, (1.0, -1.0)))
-    for m in sorted(factors, reverse=True):
-        for array in factors[m]:
-            bad = _first(array)
-            if bad is not None:
-                b = blocks[m]
-                what = f"the Jacobian of layer {m}, block ({b.i}, {b.j}), unit {_unit(network, m, b.j, bad[0][-1])}"
-                yield Finding(3, network.n_layers - m, what, bad[1], *ranges[m])
+    yield from _in_activations(network, activations, ranges)
+    yield from _in_factors(network, factors, ranges)
     for stage, (name, vector) in enumerate(vectors.items(), start=4):
         yield from _in_vector(network, vector, name, stage, ranges, limit=TOO_LARGE)
+
+
+def _in_activations(
+    network: PartitionedNetwork, activations: Sequence[Activations], ranges: dict[int, tuple[float, float]]
+) -> Iterator[Finding]:
+    """Findings in what forward passes left, layer by layer."""
+    hidden = [(m, j) for m in range(1, network.n_layers) for j in network.grid.groups(m)]
+    for m, j in [*hidden, (network.n_layers, 0)]:
+        group = f", group {j}" if m < network.n_layers else ""
+        for kept in activations:
+            bad = _first(kept.groups[m, j] if group else kept.output)
+            if bad is not None:
+                unit = _unit(network, m, j, bad[0][-1])
+                what = f"the activations of layer {m}{group}, unit {unit}, sample {bad[0][0]} of its chunk"
+                yield Finding(2, m, what, bad[1], *ranges.get(m, (1.0, -1.0)))
+
+
+def _in_factors(
+    network: PartitionedNetwork, factors: dict[int, list[Array]], ranges: dict[int, tuple[float, float]]
+) -> Iterator[Finding]:
+    """Findings in Jacobian factors, which are computed from the output layer downwards."""
+    for m in sorted(factors, reverse=True):
+        block = network.grid.blocks[m]
+        for bad in filter(None, map(_first, factors[m])):
+            unit = _unit(network, m, block.j, bad[0][-1])
+            what = f"the Jacobian of layer {m}, block ({block.i}, {block.j}), unit {unit}"
+            yield Finding(3, network.n_layers - m, what, bad[1], *ranges[m])
 
 
 def _in_vector(

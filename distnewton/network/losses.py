@@ -215,10 +215,10 @@ class Diagonal:
             roots = xp.eye(n_out, dtype=root.dtype)
         else:
             roots = like(root, random_signs(generator, n, n_roots, n_out))
-        made: Array = root[:, None, :] * roots
+        cotangents: Array = root[:, None, :] * roots
         if generator is not None:
-            made /= math.sqrt(n_roots)
-        return made
+            cotangents /= math.sqrt(n_roots)
+        return cotangents
 
 
 def random_signs(generator: Draws, *shape: int) -> Array:

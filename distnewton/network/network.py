@@ -88,7 +88,7 @@ class PartitionedNetwork:
         self.activation = ACTIVATIONS[activation]
         self.shape = shape or dense_shape(grid.partition.widths)
         if (self.shape.widths, self.shape.rows_per_unit) != (grid.partition.widths, grid.partition.all_rows_per_unit):
-            raise ValueError(f"the grid was made for other layers than {self.shape}")
+            raise ValueError(f"the grid has other layers than {self.shape}")
         self.layers: dict[int, Layer] = {m: make_layer(s, backend) for m, s in enumerate(self.shape.layers, start=1)}
         self.layout = ParameterLayout(grid.blocks)
         self.n_layers = grid.partition.n_layers
@@ -181,7 +181,7 @@ class PartitionedNetwork:
         take_turns([self._forward_piece(views, result, rows) for rows in pieces(n, self.n_pieces)])
 
     def _forward_piece(self, views: dict[int, BlockView], result: Activations, rows: slice) -> Iterator[None]:
-        """Outputs of some samples, layer by layer; others are let in while sums travel."""
+        """Outputs of some samples, layer by layer; other pieces compute while the sums travel."""
         for m in range(1, self.n_layers):
             begun = []
             for j in self.grid.groups(m):
@@ -265,9 +265,9 @@ class PartitionedNetwork:
         params : Array of shape (n_params_local,)
             This rank's variables.
         activations : Activations
-            Of the same variables.
+            Activations at the same variables.
         cotangent : Array of shape (n, n_out)
-            Replicated; the gradient of the loss in the outputs, say.
+            Cotangent of the outputs, such as the gradient of the loss in them; replicated.
         out : Array of shape (n_params_local,)
             Added to.
 
@@ -287,7 +287,7 @@ class PartitionedNetwork:
         params : Array of shape (n_params_local,)
             This rank's variables.
         activations : Activations
-            Of the same variables.
+            Activations at the same variables.
         cotangent : Array of shape (n, n_out)
             Cotangent of the outputs, replicated.
 
@@ -320,7 +320,7 @@ class PartitionedNetwork:
         deltas: dict[tuple[int, int], Array],
         rows: slice,
     ) -> Iterator[None]:
-        """Cotangents of some samples, layer by layer downwards; others are let in while sums travel."""
+        """Cotangents of some samples, layer by layer downwards; other pieces compute while the sums travel."""
         for m in range(self.n_layers, 1, -1):
             block, begun = self.grid.blocks.get(m), []
             for i in self.grid.groups(m - 1):
@@ -365,18 +365,18 @@ class PartitionedNetwork:
         pooling = self.layers[m].average_pooling
         if pooling is None:
             return E
-        made = self.backend.empty(*E.shape[:-1], self.n_elements(m, j))
-        pooling.spread(_as_matrix(E), _as_matrix(made))
-        return made
+        out = self.backend.empty(*E.shape[:-1], self.n_elements(m, j))
+        pooling.spread(_as_matrix(E), _as_matrix(out))
+        return out
 
     def average(self, m: int, j: int, A: Array) -> Array:
         """Values of a group's output, or their changes, from those right behind the activation."""
         pooling = self.layers[m].average_pooling
         if pooling is None:
             return A
-        made = self.backend.empty(*A.shape[:-1], self.n_values(m, j))
-        pooling.average(_as_matrix(A), _as_matrix(made))
-        return made
+        out = self.backend.empty(*A.shape[:-1], self.n_values(m, j))
+        pooling.average(_as_matrix(A), _as_matrix(out))
+        return out
 
     def add_products(self, activations: Activations, deltas: dict[int, Array], out: Array) -> None:
         """Add Z^T delta of each own block to a flat vector: the gradient from its two factors; no communication.
@@ -415,7 +415,7 @@ class PartitionedNetwork:
         params : Array of shape (n_params_local,)
             This rank's variables.
         activations : Activations
-            Of the same variables.
+            Activations at the same variables.
         direction : Array of shape (n_params_local,)
             This rank's block of v.
 
@@ -473,7 +473,7 @@ def pieces(n: int, n_pieces: int) -> list[slice]:
 
 
 def take_turns(works: Sequence[Iterator[None]]) -> None:
-    """Go on with each work up to its next pause, one after the other, until all have ended."""
+    """Advance each piece of work to its next pause, in turn, until all have ended."""
     left = list(works)
     while left:
         left = [work for work in left if next(work, _ENDED) is not _ENDED]

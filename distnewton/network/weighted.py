@@ -38,9 +38,9 @@ def with_weights(targets: Array, weights: Array | None) -> Array:
     """
     if weights is None:
         return targets
-    made = np.empty(len(targets), [(_TARGET, targets.dtype, targets.shape[1:]), (_WEIGHT, np.float64)])
-    made[_TARGET], made[_WEIGHT] = targets, weights
-    return made
+    records = np.empty(len(targets), [(_TARGET, targets.dtype, targets.shape[1:]), (_WEIGHT, np.float64)])
+    records[_TARGET], records[_WEIGHT] = targets, weights
+    return records
 
 
 class DeviceRecords:
@@ -147,14 +147,14 @@ class WeightedHessian:
     def matvec(self, V: Array) -> Array:
         """Multiply w B of each sample onto a vector of outputs."""
         product = self._hessian.matvec(V)
-        made: Array = self._weights.astype(product.dtype)[:, None] * product
-        return made
+        scaled: Array = self._weights.astype(product.dtype)[:, None] * product
+        return scaled
 
     def roots(self, n_roots: int, generator: Draws | None) -> Array:
         """Cotangents whose squares add up to w B, of shape (n, k, n_out)."""
         roots = self._hessian.roots(n_roots, generator)
-        made: Array = namespace(roots).sqrt(self._weights).astype(roots.dtype)[:, None, None] * roots
-        return made
+        scaled: Array = namespace(roots).sqrt(self._weights).astype(roots.dtype)[:, None, None] * roots
+        return scaled
 
 
 class Weighted(Loss):
@@ -171,8 +171,8 @@ class Weighted(Loss):
 
     def values(self, Z: Array, targets: Array) -> Array:
         """Weighted loss of each sample, in float64."""
-        made: Array = targets[_WEIGHT] * self._loss.values(Z, targets[_TARGET])
-        return made
+        scaled: Array = targets[_WEIGHT] * self._loss.values(Z, targets[_TARGET])
+        return scaled
 
     def gradient(self, Z: Array, targets: Array) -> Array:
         """Gradient of each sample's weighted loss in its outputs, of shape (n, n_out)."""

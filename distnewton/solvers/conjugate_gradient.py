@@ -64,13 +64,13 @@ class ConjugateGradient:
     tolerance : float
         Relative residual ||r|| / ||b|| at which the system counts as solved.
     max_steps, min_steps : int
-        At most and at least so many steps.
+        Most and fewest steps.
     precondition : callable or None
         r -> M^{-1} r, a new array; None is the identity.
     start : Array of shape (n,) or None
         First iterate; None is zero, which saves a product.
     progress : float
-        epsilon of Martens' rule; 0 leaves it out.
+        epsilon of Martens' rule; 0 switches the rule off.
 
     Attributes
     ----------

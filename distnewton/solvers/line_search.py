@@ -56,7 +56,7 @@ def backtrack(
     shrink : float
         Factor from one trial to the next.
     max_trials : int
-        At most so many evaluations.
+        Most evaluations.
 
     Returns
     -------

@@ -90,7 +90,7 @@ network = {"layers": ["auto", 8, "auto"], "loss": "huber", "activation": "arctan
 def tree(direction, **network_settings):
     return {
         "network": network | network_settings, "method": {"direction": direction},
-        "run": {"iterations": 12, "dtype": "float64"},
+        "run": {"iterations": 4, "dtype": "float64"},
     }
 
 
@@ -101,20 +101,24 @@ def refusal(function, *args, **options):
         return str(error)
 
 
-results = [
-    distnewton.train(distnewton.make_config(tree(name)), train_data=distnewton.ArraySource(X, y))
-    for name in ("gauss_newton", "grouped_newton")
-]
-found = {"falls": [r.last.objective < r.history[0].objective for r in results], "task": results[0].model.task}
-'''.replace('"task": results[0].model.task', '"task": results[0].model.architecture.task.name')
+def trained(direction, **network_settings):
+    config = distnewton.make_config(tree(direction, **network_settings))
+    return distnewton.train(config, train_data=distnewton.ArraySource(X, y))
+
+
+result, found = trained("gauss_newton"), {}
+'''
 SCRIPTS = {
     "training": """
+results = [result, trained("grouped_newton")]
+found["falls"] = [r.last.objective < r.history[0].objective for r in results]
+found["task"] = result.model.architecture.task.name
 found["misspelt"] = refusal(distnewton.make_config, tree("gauss_newton", loss="hubber"))
 """,
     "estimator": """
 from distnewton.sklearn import NewtonRegressor
 
-fitted = NewtonRegressor(8, activation="arctan", max_iter=12, settings={"network": {"loss": "huber"}}).fit(X, y)
+fitted = NewtonRegressor(8, activation="arctan", max_iter=4, settings={"network": {"loss": "huber"}}).fit(X, y)
 found["loss"] = fitted.model_.architecture.loss
 """,
     "torch": """
@@ -122,20 +126,18 @@ import torch
 import outside_torch
 from distnewton.torch import from_torch, to_torch
 
-model = results[0].model
+model = result.model
 module = to_torch(model)
 expected, _, _ = model.outputs(distnewton.ArraySource(X, y))
 found["error"] = abs(module(torch.from_numpy(X)).detach().numpy() - expected).max()
 imported = from_torch(module, loss=outside_torch.Huber())
 found["network"] = imported.network["loss"] + " " + imported.network["activation"]
-config = distnewton.make_config(tree("gauss_newton", activation="plain"))
-plain = distnewton.train(config, train_data=distnewton.ArraySource(X, y)).model
-found["without"] = refusal(to_torch, plain)
+found["without"] = refusal(to_torch, trained("gauss_newton", activation="plain").model)
 """,
     "onnx": """
 from distnewton.onnx import to_onnx
 
-found["without"] = refusal(to_onnx, results[0].model)
+found["without"] = refusal(to_onnx, result.model)
 """,
 }
 
