@@ -208,9 +208,7 @@ class _Table:
             )
         counts = Counter(self.columns)
         if twice := [name for name in places if name in {*names.features, names.label} and counts[name] > 1]:
-            raise DataError(
-                f"{self.path}: has two columns {_listed(twice)}; columns are taken by name: rename one"
-            )
+            raise DataError(f"{self.path}: has two columns {_listed(twice)}; columns are taken by name: rename one")
         if label_required and names.label not in places:
             raise DataError(
                 f"{self.path}: has no column {names.label}, which held the labels in training; its columns are "
@@ -255,9 +253,8 @@ class _Table:
         try:
             index = int(column)
         except ValueError:
-            known = f"the columns are {_listed(self.columns)}" if self.named else (
-                "the file has no header; give a number from 0"
-            )
+            unnamed = "the file has no header; give a number from 0"
+            known = f"the columns are {_listed(self.columns)}" if self.named else unnamed
             raise ConfigError(f"{setting} = {column!r}: {self.path} has no such column; {known}") from None
         if not -n_columns <= index < n_columns:
             raise ConfigError(

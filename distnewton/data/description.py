@@ -21,13 +21,14 @@ if TYPE_CHECKING:
 class Description:
     """Size, labels and peculiarities of a data set, found in one strict pass.
 
+    It has more than a dozen attributes since it is a record: what one rank reads once, and broadcasts to all.
+
     Attributes
     ----------
     name : str
         Path or name of the data, as it appears in messages.
     format : str
-        ``libsvm``, ``csv``, ``npy``, ``npz``, ``idx``, ``images``, ``hdf5``, ``parquet``, ``store``, ``bundled`` or
-        ``memory``.
+        Name of the data format, ``bundled`` or ``memory``.
     n_samples, n_features : int
         Size of the whole data set; ``n_features`` is the number asked for where one was given.
     n_nonzeros : int

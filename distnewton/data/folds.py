@@ -120,7 +120,7 @@ def class_weights(labels: Labels, weights: dict[str, float] | str, name: str) ->
     Raises
     ------
     ConfigError
-        If a label is none of the data's, or all samples would have weight 0.
+        If the data have no such label, or all samples would have weight 0.
     """
     from distnewton.data.labels import label_text
 

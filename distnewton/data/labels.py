@@ -231,9 +231,7 @@ def regression_targets(
         targets = labels.astype(np.float64, copy=False)
         wrong = np.flatnonzero(~np.isfinite(targets).reshape(len(targets), -1).all(axis=1))
     else:
-        wrong = np.array(
-            [i for i, label in enumerate(labels.tolist()) if not _is_number(label)], dtype=np.int64
-        )
+        wrong = np.array([i for i, label in enumerate(labels.tolist()) if not _is_number(label)], dtype=np.int64)
         if not wrong.size:
             targets = labels.astype(np.float64)
     if wrong.size:

@@ -63,7 +63,7 @@ def test_options_of_the_source(place, monkeypatch):
 def test_what_is_wrong(place, monkeypatch):
     with pytest.raises(ConfigError, match="convert needs a TARGET"):
         main(["convert", "data.txt"])
-    with pytest.raises(DataError, match=r"is no whole store: it has no store\.json"):
+    with pytest.raises(DataError, match=r"is an incomplete store: store\.json"):
         main(["convert", "data.txt", "--verify"])
     with pytest.raises(MissingInputError, match="store nothing: does not exist"):
         main(["convert", "nothing", "--verify"])

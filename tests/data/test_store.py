@@ -349,7 +349,7 @@ def test_names_that_are_taken(tmp_path, monkeypatch):
     with pytest.raises(CreateError, match="exists; --overwrite"):
         convert(source, path, files=[])
     (tmp_path / "new.part").mkdir()
-    with pytest.raises(CreateError, match="another conversion is at work, or one was cut off"):
+    with pytest.raises(CreateError, match="another conversion is at work or was cut off"):
         convert(source, tmp_path / "new", files=[])
     convert(source, path, files=[], overwrite=True)
     assert (path / MANIFEST_FILE).read_text() != before  # this one names no source files
@@ -389,7 +389,7 @@ def test_a_cut_off_conversion_is_no_store(tmp_path):
     writer = StoreWriter(tmp_path / "store")
     writer.write_dense(0, 0, np.ones((3, 2)))
     writer._file.close()
-    with pytest.raises(DataError, match=r"is no whole store: it has no store\.json"):
+    with pytest.raises(DataError, match=r"is an incomplete store: store\.json"):
         open_data(tmp_path / "store.part")
 
 

@@ -73,7 +73,7 @@ def test_archives_cut_short_or_damaged(tmp_path, packer):
 def test_joined_archives_are_refused(tmp_path):
     first, second = (archive_of(tmp_path / name, pngs([f"{name}/1.png"])).read_bytes() for name in "ab")
     (tmp_path / "set").write_bytes(first + second)
-    assert "set: goes on behind the end of its archive" in str(error_of(tmp_path / "set"))
+    assert "set: has data behind the end of its archive" in str(error_of(tmp_path / "set"))
 
 
 def test_links_in_folders(tmp_path):

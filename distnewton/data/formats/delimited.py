@@ -135,6 +135,7 @@ class DelimitedSource(TextSource):
 
     def _fast_rows(self, block: bytes) -> tuple[Labels, NDArray[np.float64]] | None:
         """Return labels and features of lines of numbers; None where lines must be looked at one by one."""
+        # each step leaves to _slow_rows what is rare, so that errors are worded in one place only
         reduced, texts = self._with_used_columns(block), None
         if reduced is not None and self._text_labels:
             reduced, texts = self._without_texts(reduced)
@@ -156,9 +157,9 @@ class DelimitedSource(TextSource):
         blank_lines = (fields.lengths()[opens] == 0) & (fields.kinds[opens + 1] == NEWLINE)
         opens = opens[~blank_lines]
         # each line has as many fields: newlines stand in front of every n_columns-th field, and of no other
+        n_lines, rest = divmod(len(opens), n_columns)
         at_newline = fields.kinds[opens] == NEWLINE
-        expected = np.arange(len(opens)) % n_columns == 0
-        if opens.size % n_columns or (at_newline != expected).any():
+        if rest or np.count_nonzero(at_newline) != n_lines or not at_newline[::n_columns].all():
             return None
         values = numbers_at(fields, opens)
         return None if values is None else values.reshape(-1, n_columns)
@@ -249,10 +250,7 @@ def _label_array(texts: list[bytes]) -> Labels:
     values = {text: finite_number(text) for text in set(texts)}
     if all(value is not None for value in values.values()):
         return np.array([values[text] for text in texts], dtype=np.float64)
-    names = {
-        text: np.array([text.decode("utf-8")] if value is None else [value])
-        for text, value in values.items()
-    }
+    names = {text: np.array([text.decode("utf-8")] if value is None else [value]) for text, value in values.items()}
     return join_labels([names[text] for text in texts] + [np.zeros(0, dtype=np.str_)])
 
 

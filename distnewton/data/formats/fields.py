@@ -55,9 +55,7 @@ def neighbour_table(filled: list[tuple[int, int]], empty: list[tuple[int, int]])
         Codes ``is_empty * 32 + left * 5 + right`` of the allowed pairs.
     """
     return bytes(
-        is_empty * 32 + left * 5 + right
-        for is_empty, pairs in enumerate((filled, empty))
-        for left, right in pairs
+        is_empty * 32 + left * 5 + right for is_empty, pairs in enumerate((filled, empty)) for left, right in pairs
     )
 
 

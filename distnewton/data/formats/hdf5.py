@@ -101,9 +101,7 @@ class Hdf5Array(TableArray):
             raise DataError(f"{self.name}: cannot be read ({error}); copy or download the file again") from None
 
 
-def open_hdf5(
-    path: Path, keys: str, *, with_labels: bool, needed: bool = True
-) -> tuple[Hdf5Array, Hdf5Array | None]:
+def open_hdf5(path: Path, keys: str, *, with_labels: bool, needed: bool = True) -> tuple[Hdf5Array, Hdf5Array | None]:
     """Features and labels of an HDF5 file.
 
     Parameters
@@ -125,7 +123,7 @@ def open_hdf5(
     Raises
     ------
     DataError
-        If there is no such data set; names those that there are.
+        If there is no such data set; lists the data sets of the file.
     ConfigError
         If the keys do not name one or two data sets.
     MissingExtraError

@@ -16,7 +16,7 @@ class Idx(ArrayFormat):
     help = "IDX, with labels in ...labels-idx1-ubyte beside ...images-idx3-ubyte"
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """Whether the content begins with a type and a number of axes that there are."""
+        """Whether the content begins with a known type and a possible number of axes."""
         return len(head) >= 8 and head[:2] == b"\0\0" and head[2] in IDX_DTYPES and 1 <= head[3] <= 8
 
     def open_array(self, path: Path) -> StoredArray:

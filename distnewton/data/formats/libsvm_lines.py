@@ -131,9 +131,7 @@ def parse_label(token: bytes) -> float | str:
             "known"
         )
     if b"," in token:
-        raise ValueError(
-            f"label {show(token)}: multi-label data is not supported; give every sample one label"
-        )
+        raise ValueError(f"label {show(token)}: multi-label data is not supported; give every sample one label")
     try:
         text = token.decode("utf-8")
     except UnicodeDecodeError:
@@ -185,6 +183,7 @@ def parse_regular(block: bytes, rules: Rules, start: int, stop: int) -> Rows | N
     text = np.frombuffer(block, dtype=np.uint8)
     bounds = np.searchsorted(np.flatnonzero(text == ord(":")), np.flatnonzero(text == ord("\n")))
     bounds = np.concatenate(([0], bounds))
+    # numbers stand as label, index, value, index, value, ...; in front of line i there are i labels and bounds[i] pairs
     at_label = np.arange(len(bounds) - 1) + 2 * bounds[:-1]
     pairs = np.delete(numbers, at_label).reshape(-1, 2)
     features = pairs[:, 0].astype(np.int64) - rules.first_index
@@ -306,9 +305,7 @@ class LineParser:
         if value is not None:
             return feature, value
         if not number:
-            raise DataError(
-                f"{where}: value missing in {show(token)}; leave the feature out where its value is 0"
-            )
+            raise DataError(f"{where}: value missing in {show(token)}; leave the feature out where its value is 0")
         if NUMBER.fullmatch(number) or _NOT_FINITE.fullmatch(number):
             raise DataError(
                 f"{where}: value {show(number)} of index {index.decode()} is not a finite number; "
@@ -331,9 +328,7 @@ class LineParser:
                 "its features from 0"
             )
         if number > rules.last_index:
-            raise DataError(
-                f"{where}: index {show(index)[1:-1]} is above the largest possible, {rules.last_index}"
-            )
+            raise DataError(f"{where}: index {show(index)[1:-1]} is above the largest possible, {rules.last_index}")
         feature = number - rules.first_index
         if feature >= rules.limit and not rules.ignore_extra:
             raise DataError(

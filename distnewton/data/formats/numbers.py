@@ -80,9 +80,7 @@ def finite_number(token: bytes) -> float | None:
     return value if abs(value) != float("inf") else None
 
 
-def digits_value(
-    text: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64]
-) -> NDArray[np.uint64]:
+def digits_value(text: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64]) -> NDArray[np.uint64]:
     """Integers that runs of digits spell, eight digits at a time in one 64-bit word.
 
     Parameters
@@ -124,9 +122,7 @@ def digits_value(
     return word
 
 
-def _words(
-    text: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64], dtype: str
-) -> NDArray[Any]:
+def _words(text: NDArray[np.uint8], start: NDArray[np.int64], length: NDArray[np.int64], dtype: str) -> NDArray[Any]:
     """Return digits as little-endian words, the last digit in the highest byte, zeros in the lowest."""
     size = np.dtype(dtype).itemsize
     windows = np.lib.stride_tricks.as_strided(text[:8].view(dtype), (len(text) - 7,), (1,))
@@ -175,9 +171,7 @@ def join_parts(
     np.divide(values, scale, out=values, where=power < 0)
     np.multiply(values, scale, out=values, where=power > 0)
     if not few:
-        certain &= (digits <= MAX_DIGITS) | (
-            (whole == 0) & (n_fraction <= MAX_DIGITS) & (n_whole <= MAX_DIGITS)
-        )
+        certain &= (digits <= MAX_DIGITS) | ((whole == 0) & (n_fraction <= MAX_DIGITS) & (n_whole <= MAX_DIGITS))
         (wide,) = np.nonzero(certain & (mantissa > EXACT_INTEGER))
         if wide.size:
             values[wide], certain[wide] = _wide_values(mantissa[wide], power[wide], scale[wide])

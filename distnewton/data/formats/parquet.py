@@ -143,14 +143,13 @@ class ParquetSource(Source):
         """Raise for the first value of a batch that is missing."""
         if column.null_count:
             first = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-            raise DataError(
-                f"{self.locate(row + first)}: {what} is missing; fill it in or remove this sample"
-            )
+            raise DataError(f"{self.locate(row + first)}: {what} is missing; fill it in or remove this sample")
 
     def _numbers(self, column: Any, what: str, row: int) -> NDArray[Any]:
         """Finite numbers of a column."""
         self._refuse_missing(column, what, row)
         values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+        # float32 stays, since a copy in float64 would double the memory of a batch
         if values.dtype.kind != "f" or values.dtype.itemsize < 4:
             values = values.astype(np.float64)
         if not (finite := np.isfinite(values)).all():

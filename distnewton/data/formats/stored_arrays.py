@@ -181,8 +181,7 @@ def open_npz(path: Path) -> dict[str, StoredArray]:
         raise DataError(f"{path}: npz archive is cut short or damaged ({error}); copy or download it again") from None
     names = {member.removesuffix(".npy"): member for member in members}
     return {
-        name: _from_npy_stream(f"{path}[{name}]", _member_opener(path, member), None)
-        for name, member in names.items()
+        name: _from_npy_stream(f"{path}[{name}]", _member_opener(path, member), None) for name, member in names.items()
     }
 
 
@@ -244,7 +243,7 @@ def open_idx(path: Path) -> StoredArray:
     with open_stream(path) as stream:
         magic = stream.read_exactly(4)
         if magic[:2] != b"\0\0" or magic[2] not in IDX_DTYPES or not magic[3]:
-            raise DataError(f"{path}: is no IDX file: it begins with the bytes {magic.hex(' ')}")
+            raise DataError(f"{path}: is not an IDX file: it begins with the bytes {magic.hex(' ')}")
         shape = tuple(np.frombuffer(stream.read_exactly(4 * magic[3]), dtype=">u4").tolist())
         offset = stream.read_bytes
     header = shape, np.dtype(IDX_DTYPES[magic[2]]), False, offset

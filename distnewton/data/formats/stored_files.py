@@ -69,7 +69,7 @@ def full_name(path: Path, inner: str) -> str:
 
 
 def _is_hidden(part: str) -> bool:
-    """Return whether a folder or file of this name is none of the user's."""
+    """Return whether a name is one that systems give to files of their own."""
     return part == "__MACOSX" or (part.startswith(".") and part != "..")
 
 
@@ -177,7 +177,7 @@ def _check_rest(path: Path, archive: tarfile.TarFile) -> None:
     assert rest is not None  # noqa: S101  (open)
     while block := rest.read(BLOCK_BYTES):
         if block.strip(b"\0"):
-            raise DataError(f"{path}: goes on behind the end of its archive (are two joined?); pack it anew")
+            raise DataError(f"{path}: has data behind the end of its archive, as if two were joined; pack it anew")
 
 
 @contextmanager

@@ -94,11 +94,7 @@ def find_layout(path: Path, header: bool | str) -> Layout:
     delimiter = next((d for d in (b",", b"\t", b";") if d in lines[0].strip()), BLANK_RUN)
     first = split_line(lines[0], delimiter, str(path))
     named = header is True or (header == "auto" and not any(NUMBER.fullmatch(part) for part in first))
-    names = (
-        [f.decode("utf-8", "replace") for f in first]
-        if named
-        else [f"column {i + 1}" for i in range(len(first))]
-    )
+    names = [f.decode("utf-8", "replace") for f in first] if named else [f"column {i + 1}" for i in range(len(first))]
     return Layout(delimiter, named, names)
 
 

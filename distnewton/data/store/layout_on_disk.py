@@ -105,7 +105,10 @@ class StoredColumns(_Part):
 
 
 class StoreManifest(_Part):
-    """What a store holds; the fields of :class:`~distnewton.data.description.Description` mean the same here."""
+    """What a store holds; the fields of :class:`~distnewton.data.description.Description` mean the same here.
+
+    It has as many attributes as the file ``store.json`` has keys.
+    """
 
     name: str
     source_format: str
@@ -170,7 +173,7 @@ def read_manifest(folder: Path) -> StoreManifest:
     MissingInputError
         If it cannot be read.
     DataError
-        If this is no whole store, or one of a newer version, or its manifest contradicts itself.
+        If the store is incomplete or of a newer version, or its manifest contradicts itself.
     """
     path = folder / MANIFEST_FILE
     tree = _read_json(path)
@@ -204,7 +207,7 @@ def _read_json(path: Path) -> Any:
         if not folder.exists():
             raise MissingInputError(f"store {folder}: does not exist") from None
         raise DataError(
-            f"{folder}: is no whole store: it has no {MANIFEST_FILE}, which is written last; convert the data again"
+            f"{folder}: is an incomplete store: {MANIFEST_FILE}, written last, is missing; convert the data again"
         ) from None
     except OSError as error:
         raise MissingInputError(f"{path}: cannot be read ({error.strerror})") from None

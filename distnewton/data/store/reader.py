@@ -48,7 +48,7 @@ class StoreSource(Source):
     Raises
     ------
     DataError
-        If it is no whole store, or of a newer version.
+        If the store is incomplete, or of a newer version.
     """
 
     def __init__(self, path: Path, wanted: Wanted | None = None) -> None:

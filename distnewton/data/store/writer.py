@@ -6,10 +6,11 @@ import errno
 import hashlib
 import os
 import shutil
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -71,8 +72,9 @@ class StoreWriter:
 
     def _claim(self) -> None:
         """Make the folder that is written to."""
-        if self.target.exists() and not (self._overwrite and _is_store(self.target)):
-            advice = "--overwrite replaces it" if _is_store(self.target) else "it is no store: choose another name"
+        is_store = _is_store(self.target)
+        if self.target.exists() and not (self._overwrite and is_store):
+            advice = "--overwrite replaces it" if is_store else "it is no store: choose another name"
             raise CreateError(f"{self.target}: exists; {advice}")
         try:
             if self._overwrite and self.part.is_dir() and _only_own(self.part):
@@ -80,14 +82,18 @@ class StoreWriter:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             self.part.mkdir()
         except FileExistsError:
-            if not self.target.parent.is_dir():
-                raise CreateError(f"cannot create {self.part}: {self.target.parent} is a file") from None
-            raise CreateError(
-                f"{self.part}: exists: another conversion is at work, or one was cut off; if none is at work, remove "
-                "that folder or use --overwrite"
-            ) from None
+            self._refuse_occupied()
         except OSError as error:
             raise CreateError(f"cannot create {self.part}: {error.strerror or error}") from None
+
+    def _refuse_occupied(self) -> NoReturn:
+        """Raise for a name that something else has taken."""
+        if not self.target.parent.is_dir():
+            raise CreateError(f"cannot create {self.part}: {self.target.parent} is a file") from None
+        raise CreateError(
+            f"{self.part}: exists, since another conversion is at work or was cut off; if none is at work, remove that "
+            "folder or use --overwrite"
+        ) from None
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -198,7 +204,7 @@ class StoreWriter:
         return manifest
 
     def _take_name(self) -> None:
-        """Rename the folder; a store that is replaced goes only then."""
+        """Rename the folder; only then remove the store that it replaces."""
         old = self.target.with_name(f"{self.target.name}.old")
         replaced = self._overwrite and _is_store(self.target)
         if replaced:
@@ -321,18 +327,13 @@ def _sync_folder(path: Path) -> None:
         os.close(descriptor)
 
 
-class _write_errors:  # noqa: N801  (a context, used as a function)
+@contextmanager
+def _write_errors(target: Path) -> Iterator[None]:
     """Turn what the operating system says into our error."""
-
-    def __init__(self, target: Path) -> None:
-        self._target = target
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        if isinstance(error, OSError) and not isinstance(error, DistNewtonError):
-            advice = "; free some space, or choose another disk" if error.errno == errno.ENOSPC else ""
-            raise WriteError(f"cannot write {self._target}: {error.strerror or error}{advice}") from None
+    try:
+        yield
+    except DistNewtonError:
+        raise
+    except OSError as error:
+        advice = "; free some space, or choose another disk" if error.errno == errno.ENOSPC else ""
+        raise WriteError(f"cannot write {target}: {error.strerror or error}{advice}") from None
