@@ -103,7 +103,7 @@ def chain(place, n_kills, seed):
 
 
 def test_a_run_survives_kills_during_its_saves(tmp_path):
-    chain(tmp_path, 4, 0)
+    chain(tmp_path, 3, 0)
 
 
 @pytest.mark.slow

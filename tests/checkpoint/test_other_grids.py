@@ -64,7 +64,7 @@ def sizes(world, name):
     return before, old, after, new
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, sizes=(4,))
 @pytest.mark.parametrize(("grids", "name"), [
     *((grids, name) for grids in GRIDS for name in ("gauss_newton diagonal", "adam")),
     *(("1 to all", name) for name in METHODS if name not in ("gauss_newton diagonal", "adam")),
@@ -83,7 +83,7 @@ def test_the_run_goes_on_as_on_the_old_grid(world, folder, grids, name):
             np.testing.assert_allclose(rest[1][key], weight, rtol=1e-6, atol=1e-9)
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, sizes=(4,))
 @pytest.mark.parametrize("direction", ["block_diagonal", "kfac", "mini_block_fisher", "sgn"])
 def test_block_directions_go_on_from_the_same_point_and_learn(world, folder, direction):
     source = distnewton.ArraySource(*blobs())
@@ -99,7 +99,7 @@ def test_block_directions_go_on_from_the_same_point_and_learn(world, folder, dir
     free(rest)
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, sizes=(4,))
 @pytest.mark.parametrize("grids", ["1 to all", "all to 1", "2x2 to 4x1"])
 def test_networks_on_images_change_grids(world, folder, grids):
     before, _, after, _ = sizes(world, grids)

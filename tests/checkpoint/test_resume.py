@@ -8,7 +8,7 @@ from resumed import StopAfter, blobs, facts, free, settings
 
 import distnewton
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(3,))
 
 FEW = {"subsample": 0.3, "subsample_min": 1}
 BATCH = {"batch": 40}

@@ -19,7 +19,7 @@ from distnewton.errors import CreateError, DataError, DistNewtonError, Numerical
 from distnewton.runs.resume_check import state_bytes
 from distnewton.runs.session import Session
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(2,))
 
 EACH = {"checkpoint_minutes": 0.0}
 METHOD = {"direction": "block_diagonal", "subsample_min": 1}

@@ -215,7 +215,7 @@ ERRORS = [
 
 @pytest.mark.parametrize(
     ("n_ranks", "arguments", "code", "messages"),
-    [(4, *case) for case in ERRORS] + [(0, *case) for case in ERRORS[1::3]],
+    [(2, *case) for case in ERRORS] + [(0, *case) for case in ERRORS[1::3]],
     ids=lambda value: value[0] if isinstance(value, list) else str(value),
 )
 def test_errors_are_one_message_and_a_code(place, n_ranks, arguments, code, messages):

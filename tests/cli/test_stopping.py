@@ -56,7 +56,11 @@ def signalled(place, command, whom, number):
 
 
 # who receives what: a table of what launchers deliver, in which a change of theirs is noticed
-STOPS = [("launcher", "SIGUSR1"), ("rank", "SIGUSR1"), ("rank", "SIGTERM"), ("launcher", "SIGTERM")]
+STOPS = [
+    ("launcher", "SIGUSR1"), ("rank", "SIGTERM"),
+    pytest.param("rank", "SIGUSR1", marks=pytest.mark.slow),
+    pytest.param("launcher", "SIGTERM", marks=pytest.mark.slow),
+]  # fmt: skip
 
 
 @pytest.mark.parametrize(("whom", "name"), STOPS)

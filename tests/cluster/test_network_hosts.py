@@ -15,7 +15,8 @@ from launched import AS_ROOT, is_open_mpi, launches, small_data
 from network_hosts import NetworkHosts, why_not
 
 REASON = why_not()
-pytestmark = [*launches, pytest.mark.skipif(bool(REASON), reason=REASON), pytest.mark.timeout(200)]
+pytestmark = [*launches, pytest.mark.alone, pytest.mark.skipif(bool(REASON), reason=REASON),
+              pytest.mark.timeout(200)]  # fmt: skip
 HANG_SECONDS = 4
 
 

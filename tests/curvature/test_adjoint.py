@@ -15,7 +15,7 @@ from distnewton.curvature.operators import BlockGaussNewton
 from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.losses import LOSSES
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(2, 3, 4, 7))
 
 problems = st.tuples(
     st.lists(st.integers(1, 6), min_size=2, max_size=5), st.sampled_from(sorted(ACTIVATIONS)), st.integers(0, 99)

@@ -16,7 +16,7 @@ from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.partition import Partition
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(4,))
 
 ROWS = (2, 8)
 NETWORKS = [

@@ -16,7 +16,7 @@ from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.partition import Partition
 from distnewton.parallel.termination import NEVER
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(3,))
 
 NETWORKS = [((4, 3, 5, 3), "cross_entropy"), ((5, 4, 3, 3), "squared"), ((3, 4, 2, 1), "logistic")]
 ROWS = (2, 7)

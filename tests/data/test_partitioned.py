@@ -24,7 +24,7 @@ from distnewton.errors import ConfigError, DataError, DistNewtonError, MissingIn
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition
 
-mpi = pytest.mark.mpi(min_size=1)
+mpi = pytest.mark.mpi(min_size=1, sizes=(1, 3, 7))
 
 
 def splits_of(n_ranks):

@@ -24,7 +24,7 @@ from distnewton.data.store.rows_of_blocks import DenseRows, SparseRows
 from distnewton.data.store.writer import StoreWriter, by_columns
 from distnewton.errors import ConfigError, CreateError, DataError, WriteError
 
-mpi = pytest.mark.mpi(min_size=1)
+mpi = pytest.mark.mpi(min_size=1, sizes=(3,))
 
 
 def bits(X):

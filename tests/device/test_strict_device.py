@@ -155,7 +155,7 @@ def test_arrays_with_gaps_are_refused():
         Staged().sum(Recorder(), STRICT.zeros(4, 4)[:, :2])
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, sizes=(2, 3))
 @pytest.mark.parametrize("piece_bytes", [40, 1 << 20])
 def test_staged_sums_over_ranks(world, piece_bytes):
     comm = world.duplicate()
@@ -176,20 +176,20 @@ def test_staged_sums_over_ranks(world, piece_bytes):
     comm.free()
 
 
-@pytest.mark.mpi(min_size=2)
+@pytest.mark.mpi(min_size=2, sizes=(2, 3))
 def test_a_device_array_needs_a_transport(world):
     with pytest.raises(RuntimeError, match="transport"):
         world.duplicate().sum_inplace(STRICT.zeros(3))
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, sizes=(2, 3))
 def test_local_ranks_are_counted_by_node(world):
     rank, size = world.local_place()
     assert 0 <= rank < size <= world.size
     assert not world.any(size != world.size or rank != world.rank)  # one machine
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, sizes=(2, 3))
 @pytest.mark.parametrize("n_gpus", [1, 2, 8])
 def test_ranks_take_gpus_by_turns(world, monkeypatch, n_gpus):
     taken = []
@@ -209,7 +209,7 @@ def test_ranks_take_gpus_by_turns(world, monkeypatch, n_gpus):
     comm.free()
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, sizes=(2, 3))
 def test_gpus_that_are_not_there(world, monkeypatch):
     class Some(StrictGpus):
         def count(self):
@@ -228,7 +228,7 @@ def test_gpus_that_are_not_there(world, monkeypatch):
             devices.choose_device(world, device, "float32", "nccl")
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, sizes=(2, 3))
 def test_nccl_is_refused_with_the_reason(world, monkeypatch):
     monkeypatch.setattr(devices, "GPUS", StrictGpus(8))
     with pytest.raises(ConfigError, match=r"a strict device has no NCCL; or take run\.comm = mpi"):
@@ -239,7 +239,7 @@ def test_nccl_is_refused_with_the_reason(world, monkeypatch):
             devices.choose_device(world, "gpu", "float32", "nccl")
 
 
-@pytest.mark.mpi(min_size=2)
+@pytest.mark.mpi(min_size=2, sizes=(2, 3))
 def test_mpi_gets_device_buffers_only_where_that_was_tried(world, monkeypatch):
     class Aware(StrictGpus):
         def mpi_reads_them(self):

@@ -18,7 +18,7 @@ from distnewton.errors import ConfigError, NumericalError
 from distnewton.launch import devices
 from distnewton.parallel.collectives import Communicator
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(2,))
 
 IMAGE = {
     "input": [1, 4, 4],

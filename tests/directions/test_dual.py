@@ -17,7 +17,7 @@ from distnewton.guards.ledger import allreduce_bytes
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.termination import NEVER
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(4,))
 
 WIDTHS = (5, 4, 3, 2)
 NETWORKS = [(WIDTHS, "squared"), ((4, 3, 5, 3), "cross_entropy"), ((3, 4, 2, 1), "logistic"), ((3, 2), "squared")]

@@ -11,7 +11,7 @@ from distnewton.errors import NumericalError
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.termination import NEVER
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(3,))
 
 WIDTHS = (5, 4, 3, 2)
 NETWORKS = [(WIDTHS, "squared"), ((4, 3, 5, 3), "cross_entropy"), ((3, 4, 2, 1), "logistic")]

@@ -23,7 +23,7 @@ from distnewton.method.stages import RateOptions, RateSteps
 from distnewton.parallel.termination import NEVER
 from distnewton.solvers.anisotropic import step_sizes
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(3,))
 
 PROPOSALS = ["sgd", "adam", "kfac", "mini_block_fisher", "block_diagonal", "gauss_newton", "dual", "block_dual"]
 WIDTHS = (4, 3, 4, 2)

@@ -11,7 +11,7 @@ from distnewton.directions.mini_block_fisher import MiniBlockOptions
 from distnewton.directions.registry import PRECONDITIONERS
 from distnewton.parallel.termination import NEVER
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(4,))
 
 NETWORKS = [((4, 3, 5, 3), "cross_entropy"), ((5, 4, 3, 2), "squared"), ((3, 4, 2, 1), "logistic")]
 KINDS = ["diagonal", "kfac", "mini_block_fisher layer", "mini_block_fisher neuron"]

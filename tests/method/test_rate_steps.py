@@ -15,7 +15,7 @@ from distnewton.method.batches import Batches
 from distnewton.method.records import IterationRecord
 from distnewton.method.stages import RateOptions
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(3,))
 
 NETWORKS = [((4, 3, 5, 3), "cross_entropy"), ((5, 4, 3, 2), "squared"), ((3, 4, 2, 1), "logistic")]
 N, BATCH, N_STEPS = 10, 4, 6

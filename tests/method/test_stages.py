@@ -24,7 +24,7 @@ from distnewton.method.newton import NewtonStep, StepOptions
 from distnewton.method.stages import FullBatch
 from distnewton.solvers.damping import LevenbergMarquardt
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(4,))
 
 NETWORKS = [((4, 3, 5, 3), "cross_entropy"), ((5, 4, 3, 2), "squared"), ((3, 4, 2, 1), "logistic")]
 CG = {"cg_tolerance": 0.0, "cg_max": 4, "cg_min": 1}

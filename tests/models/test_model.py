@@ -11,7 +11,7 @@ import distnewton
 from distnewton.errors import DataError, DistNewtonError, MissingInputError, WriteError
 from distnewton.models.model_file import FORMAT_VERSION
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(1, 4))
 
 WIDTHS = (6, 5, 4, 3)
 NAMES = np.array(["red", "green", "blue"])

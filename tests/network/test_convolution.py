@@ -18,7 +18,7 @@ from distnewton.directions.registry import PRECONDITIONERS
 from distnewton.method.objective import subsample_range
 from distnewton.parallel.termination import NEVER
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(3,))
 
 MAX2 = ("max_pool", (2, 2), (2, 2))
 NETWORKS = {

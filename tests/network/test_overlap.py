@@ -9,7 +9,7 @@ from problems import alternating, linearization, make_case
 import distnewton
 from distnewton.network.network import pieces, take_turns
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(3, 4))
 
 
 def test_pieces_cover_all_samples():

@@ -9,7 +9,7 @@ from distnewton.errors import ConfigError, DataError
 from distnewton.guards.ledger import allreduce_bytes
 from distnewton.parallel.collectives import CollectiveMismatchError, Communicator
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(1, 2, 3, 4, 7))
 
 
 def test_an_error_of_one_rank_is_everyones(world):

@@ -137,7 +137,7 @@ def test_misuse_is_an_error():
         board.begin(3)
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, sizes=(2, 3, 4, 7))
 def test_all_are_heard_without_a_collective(comm, board):
     board.begin(7)
     board.announce()
@@ -147,7 +147,7 @@ def test_all_are_heard_without_a_collective(comm, board):
     verdict(comm, True)
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, sizes=(2, 3, 4, 7))
 def test_saying_it_twice_is_saying_it_once(comm, board):
     before = board.n_messages_sent
     board.begin(0)
@@ -161,7 +161,7 @@ def test_saying_it_twice_is_saying_it_once(comm, board):
     verdict(comm, board.sent_bytes == 8 * board.n_messages_sent)
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, sizes=(2, 3, 4, 7))
 def test_many_phases_leave_nothing_behind(comm, board):
     rng, own = np.random.default_rng(0), np.random.default_rng(comm.rank)
     last = np.full(comm.size, -1)
@@ -197,7 +197,7 @@ def test_many_phases_leave_nothing_behind(comm, board):
     verdict(comm, good)
 
 
-@pytest.mark.mpi(min_size=2)
+@pytest.mark.mpi(min_size=2, sizes=(2, 3, 4, 7))
 def test_own_messages_only(comm, board):
     received, successor, predecessor = np.zeros(1), (comm.rank + 1) % comm.size, (comm.rank - 1) % comm.size
     board.begin(0)
@@ -210,7 +210,7 @@ def test_own_messages_only(comm, board):
     verdict(comm, received[0] == predecessor)
 
 
-@pytest.mark.mpi(min_size=2)
+@pytest.mark.mpi(min_size=2, sizes=(2, 3, 4, 7))
 def test_nobody_waits_for_a_rank_that_computes(comm, board, folder):
     """The others compute until rank 0 has said and asked: if that needed them, this would hang."""
     sign = Path(folder, "rank_0_went_on")
@@ -229,7 +229,7 @@ def test_nobody_waits_for_a_rank_that_computes(comm, board, folder):
     verdict(comm, set(counts) == {1})
 
 
-@pytest.mark.mpi(min_size=2)
+@pytest.mark.mpi(min_size=2, sizes=(2, 3, 4, 7))
 def test_a_slow_rank_stops_after_the_step_it_is_in(comm, board):
     """Order of events: no question asked after enough had said that they finished is answered with no."""
     if n_nodes(comm) > 1 and len(set(comm.allgather(os.uname().nodename))) > 1:
@@ -263,7 +263,7 @@ def test_a_slow_rank_stops_after_the_step_it_is_in(comm, board):
         verdict(comm, max(missed) <= 1 and 2 * sum(missed) < rounds)
 
 
-@pytest.mark.mpi(min_size=2)
+@pytest.mark.mpi(min_size=2, sizes=(2, 3, 4, 7))
 def test_shared_memory_leaves_no_file(comm, folder, monkeypatch):
     if n_nodes(comm) > 1:
         pytest.skip("several nodes")
@@ -280,7 +280,7 @@ def test_shared_memory_leaves_no_file(comm, folder, monkeypatch):
     board.free()
 
 
-@pytest.mark.mpi(min_size=2)
+@pytest.mark.mpi(min_size=2, sizes=(2, 3, 4, 7))
 @pytest.mark.parametrize("where", ["nowhere", "one rank"])
 def test_messages_where_memory_cannot_be_shared(comm, monkeypatch, where):
     if n_nodes(comm) > 1:
@@ -301,13 +301,13 @@ def test_messages_where_memory_cannot_be_shared(comm, monkeypatch, where):
     board.free()
 
 
-@pytest.mark.mpi(min_size=3)
+@pytest.mark.mpi(min_size=3, sizes=(2, 3, 4, 7))
 def test_shared_alone_refuses_several_nodes(comm, monkeypatch):
     monkeypatch.setattr(early_stop, "_split_by_node", lambda comm: comm.Split(comm.Get_rank() // 2))
     verdict(comm, raises(ValueError, lambda: FinishBoard(comm, "shared")))
 
 
-@pytest.mark.mpi(min_size=1)
+@pytest.mark.mpi(min_size=1, sizes=(2, 3, 4, 7))
 def test_wrong_lists_are_refused_before_anyone_waits(comm, board):
     board.begin(0)
     if comm.rank == 0:

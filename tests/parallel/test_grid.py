@@ -11,7 +11,7 @@ from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(1, 2, 3, 4, 7))
 
 WIDTHS = (5, 9, 4, 6, 3)
 

@@ -9,7 +9,7 @@ import pytest
 
 from distnewton.parallel.progress_thread import progress_thread
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(2, 3))
 
 
 def test_sums_arrive_though_no_rank_asks_for_them(world):

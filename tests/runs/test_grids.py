@@ -11,7 +11,7 @@ from distnewton.curvature.jacobian import linearize
 from distnewton.curvature.operators import BlockGaussNewton
 from distnewton.method.objective import subsample_range
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(1, 2, 4, 7))
 
 NETWORKS = [
     ((5, 4, 3, 2), "tanh", "squared"),

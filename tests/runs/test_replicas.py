@@ -17,7 +17,7 @@ from distnewton.parallel.partition import divisors, regular_splits
 from distnewton.parallel.termination import NEVER
 from distnewton.runs.session import Session
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(2, 4))
 N_ITERATIONS = 5
 
 

@@ -11,7 +11,7 @@ from distnewton.method.objective import subsample_range, subsample_size
 from distnewton.models.metrics import auc, task_metrics
 from distnewton.planning.chunks import chunk_ranges
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(1, 3))
 
 
 def blobs(n=150, n_features=7, n_classes=3, seed=0):

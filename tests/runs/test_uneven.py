@@ -9,7 +9,7 @@ import distnewton
 from distnewton.errors import ConfigError
 from distnewton.parallel.partition import regular_splits
 
-pytestmark = pytest.mark.mpi(min_size=1)
+pytestmark = pytest.mark.mpi(min_size=1, sizes=(3, 7))
 
 
 def blobs(n=60, n_features=9, seed=0):
