@@ -34,7 +34,7 @@ _HEAD_START = 3.0
 """Seconds that other ranks leave to rank 0, which asks all hosts whether they answer."""
 _WARN_LATER = 1.0
 """Seconds that other ranks leave to rank 0 to warn first."""
-_OWN = Path(__file__).parent
+_OWN = {Path(__file__).parent, Path(__file__).parents[1] / "parallel"}  # a place in them tells nobody who called
 _N_RECENT = 64
 """Collectives that are remembered."""
 _N_SHOWN = 8
@@ -266,7 +266,7 @@ def calling_place(frame: FrameType | None) -> str:
     """
     while frame is not None:
         file = Path(frame.f_code.co_filename)
-        if file.parent != _OWN and "mpi4py" not in file.parts and file.name != "contextlib.py":
+        if file.parent not in _OWN and "mpi4py" not in file.parts and file.name != "contextlib.py":
             return f"{file.name}:{frame.f_lineno} {frame.f_code.co_name}"
         frame = frame.f_back
     return ""
