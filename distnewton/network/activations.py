@@ -101,7 +101,7 @@ class Activation(ABC):
         Parameters
         ----------
         add : callable
-            (operator, *inputs) -> name of the result.
+            ``add(operator, *inputs)`` returns the name of the result.
         x : str
             Name of the pre-activations.
 
@@ -227,7 +227,7 @@ class Softplus(Activation):
         return q, q * (2.0 * q - 1.0)
 
     def add_to_onnx(self, add: Callable[..., str], x: str) -> str:
-        """Add max(s, 0) - log(sigmoid(|s|)): runtimes have no Softplus of float64."""
+        """Add ``max(s, 0) - log(sigmoid(|s|))``: runtimes have no Softplus of float64."""
         return add("Sub", add("Relu", x), add("Log", add("Sigmoid", add("Abs", x))))
 
 
