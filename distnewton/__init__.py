@@ -35,7 +35,8 @@ if TYPE_CHECKING:
     from distnewton.errors import DistNewtonError
     from distnewton.method.records import IterationRecord
     from distnewton.models.curvature_operator import curvature_operator
-    from distnewton.models.model import Model, load_model
+    from distnewton.models.loading import load_model
+    from distnewton.models.model import Model
     from distnewton.runs.cross_validation import CrossValidation, cross_validate
     from distnewton.runs.session import Result, RunSummary, train
 
@@ -54,7 +55,7 @@ _HOMES = {
     "open_data": "distnewton.data.sources",
     "Model": "distnewton.models.model",
     "curvature_operator": "distnewton.models.curvature_operator",
-    "load_model": "distnewton.models.model",
+    "load_model": "distnewton.models.loading",
     "DistNewtonError": "distnewton.errors",
 }
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from distnewton.backend import Array
 from distnewton.errors import DataError, writing
+from distnewton.models.loading import load_serial_model
 from distnewton.models.model import Model
-from distnewton.models.whole_model import load_serial_model
 
 __all__ = ["save_liblinear", "to_liblinear"]
 

@@ -9,8 +9,8 @@ import numpy as np
 
 from distnewton.backend import Array
 from distnewton.errors import MissingExtraError, writing
+from distnewton.models.loading import load_serial_model
 from distnewton.models.model import Model
-from distnewton.models.whole_model import load_serial_model
 from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.shapes import LayerShape
 

@@ -44,7 +44,7 @@ from distnewton.data.in_memory import ArraySource
 from distnewton.directions.options import FullBatchOptions
 from distnewton.errors import ConfigError, MissingExtraError
 from distnewton.launch.membership import communicator_of_launch, is_rank, is_worker
-from distnewton.models.whole_model import whole_model
+from distnewton.models.loading import whole_model
 from distnewton.network.losses import probabilities
 from distnewton.parallel.collectives import Communicator
 from distnewton.runs.session import Observer, train

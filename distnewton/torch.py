@@ -20,8 +20,9 @@ from distnewton.data.labels import LabelMapping
 from distnewton.data.partitioned import Task
 from distnewton.data.scaling import ColumnScaling, fit_scaling
 from distnewton.errors import ConfigError, MissingExtraError
-from distnewton.models.model import Architecture, Model
-from distnewton.models.whole_model import load_serial_model, model_of_weights
+from distnewton.models.architecture import Architecture
+from distnewton.models.loading import load_serial_model, model_of_weights
+from distnewton.models.model import Model
 from distnewton.network.activations import ACTIVATIONS, Activation
 from distnewton.network.losses import LOSSES, Loss
 from distnewton.network.shapes import NetworkShape, resolve_shape

@@ -23,7 +23,7 @@ def load_on_ranks(comm: Communicator, path: str, device: str = "cpu") -> Model:
     from threadpoolctl import threadpool_limits
 
     from distnewton.launch.threads import threads_per_rank
-    from distnewton.models.model import load_model
+    from distnewton.models.loading import load_model
 
     threadpool_limits(threads_per_rank(comm), user_api="blas")
     return load_model(path, comm, device)

@@ -12,8 +12,8 @@ from distnewton.data.description import Description
 from distnewton.data.in_memory import ArraySource
 from distnewton.data.partitioned import Task
 from distnewton.errors import ConfigError, DataError
+from distnewton.models.loading import load_serial_model, model_of_weights
 from distnewton.models.model import Model
-from distnewton.models.whole_model import load_serial_model, model_of_weights
 from distnewton.network.losses import LOSSES
 from distnewton.parallel.collectives import Communicator
 

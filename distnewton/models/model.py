@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,75 +11,25 @@ import numpy as np
 from distnewton.backend import Array, to_host
 from distnewton.data.columns import ColumnNames, check_names
 from distnewton.data.description import DataSource, Description
-from distnewton.data.labels import LabelMapping
-from distnewton.data.partitioned import Task, apply_scaling, gather_scaling, open_and_describe, read_features
+from distnewton.data.partitioned import apply_scaling, gather_scaling, open_and_describe, read_features
 from distnewton.data.row_selection import Chosen
 from distnewton.data.rows import row_range
 from distnewton.data.scaling import ColumnScaling
 from distnewton.errors import DataError, NumericalError, WriteError
 from distnewton.guards.watchdog import watchdog
-from distnewton.launch.devices import choose_device
+from distnewton.models.architecture import Architecture, image_problem
 from distnewton.models.metrics import task_metrics
 from distnewton.models.model_file import (
-    MODEL_FILE,
     assemble,
-    read_blocks,
-    read_header,
-    read_names,
-    read_shape,
     shape_header,
     write_model,
 )
-from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
-from distnewton.network.shapes import NetworkShape
-from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Block
 from distnewton.planning.chunks import MAX_CHUNK_ROWS
-from distnewton.planning.splits import auto_splits
 
 Data = DataSource | Callable[[], DataSource]
-
-
-
-@dataclass(frozen=True)
-class Architecture:
-    """What a model is, apart from its weights.
-
-    Attributes
-    ----------
-    shape : NetworkShape
-        Layers.
-    activation : str
-        Hidden activation.
-    task : Task
-        What the outputs mean.
-    dense : bool
-        Whether features of sparse formats are held as dense arrays.
-    dtype : str
-        Of the weights.
-    loss : str
-        What it was trained with; empty where a file of an older version does not say.
-    names : ColumnNames or None
-        Of the columns of the training data, where they had names.
-    """
-
-    shape: NetworkShape
-    activation: str
-    task: Task
-    dense: bool
-    dtype: str
-    loss: str = ""
-    names: ColumnNames | None = None
-
-    @property
-    def link(self) -> str:
-        """How outputs become probabilities, ``softmax`` or ``logistic``; empty where they do not."""
-        if self.loss in LOSSES:
-            return LOSSES[self.loss].link
-        # of a file that does not name its loss, or of a loss that is not installed here
-        return "logistic" if self.task.name == "binary" and not self.loss else ""
 
 
 class Model:
@@ -309,26 +258,6 @@ class Model:
         write_model(path, tensors, header)
 
 
-def image_problem(shape: NetworkShape, description: Description) -> str | None:
-    """What is wrong where a network on images gets images of another shape; a table has none to compare.
-
-    Parameters
-    ----------
-    shape : NetworkShape
-        The network's layers.
-    description : Description
-        Of a data set with as many features.
-
-    Returns
-    -------
-    str or None
-    """
-    wanted, found = shape.image_shape, description.image_shape
-    if None in (wanted, found) or wanted == found:
-        return None
-    return f"{description.name} has images of {found} (channels, height, width), the network takes {wanted}"
-
-
 def network_outputs(network: PartitionedNetwork, params: Array, X: Any, chunk_rows: int = MAX_CHUNK_ROWS) -> Array:
     """Outputs for scaled features, so many samples at a time; replicated, of shape (n_samples, n_out)."""
     outputs = network.backend.empty(X.shape[0], network.n_out)
@@ -336,59 +265,3 @@ def network_outputs(network: PartitionedNetwork, params: Array, X: Any, chunk_ro
         rows = start, min(X.shape[0], start + chunk_rows)
         outputs[slice(*rows)] = network.forward(params, row_range(X, *rows)).output
     return outputs
-
-
-def load_model(path: str | Path, comm: Communicator | None = None, device: str = "cpu") -> Model:
-    """Load a model file, or the one of a run folder, onto any number of ranks.
-
-    Parameters
-    ----------
-    path : path
-        Run folder or file.
-    comm : Communicator or None
-        The ranks; None is this process alone.
-    device : str
-        What computes: ``cpu``, ``gpu``, or ``auto``, which is a GPU if every rank has one.
-
-    Returns
-    -------
-    Model
-
-    Raises
-    ------
-    ConfigError
-        If a GPU is asked for and a rank has none.
-    MissingInputError
-        If there is no such file.
-    DataError
-        If it is not a model of this package, or from a newer version.
-
-    Notes
-    -----
-    Collective. Each rank reads only the slices of its own blocks.
-    """
-    comm = comm or Communicator()
-    file = Path(path) / MODEL_FILE if Path(path).is_dir() else Path(path)
-    with comm.collective_errors():
-        header = read_header(file)
-    classes = None if header["classes"] is None else LabelMapping.from_dict(header["classes"])
-    shape = read_shape(header)
-    task = Task(header["task"], classes, shape.widths[-1])
-    architecture = Architecture(
-        shape,
-        header["activation"],
-        task,
-        header["dense"],
-        header["dtype"],
-        header.get("loss", ""),
-        read_names(header),
-    )
-    # before the grid, whose groups of ranks sum as these do
-    found = choose_device(comm, device, architecture.dtype)
-    grid = ProcessGrid(comm, shape.partition(auto_splits(shape, comm.size)))
-    network = PartitionedNetwork(grid, architecture.activation, found.backend, shape)
-    params = np.zeros(network.layout.n_params, architecture.dtype)
-    with comm.collective_errors():
-        read_blocks(file, network, params)
-    scaling = ColumnScaling.from_dict(header["scaling"]).columns(*grid.feature_range())
-    return Model(architecture, network, network.backend.asarray(params), scaling, found.notes)

@@ -17,7 +17,8 @@ from distnewton.data.partitioned import Task, gather_scaling
 from distnewton.data.scaling import ColumnScaling
 from distnewton.errors import ConfigError, DataError
 from distnewton.guards.watchdog import watchdog
-from distnewton.models.model import Architecture, Model
+from distnewton.models.architecture import Architecture
+from distnewton.models.model import Model
 from distnewton.models.model_file import MODEL_FILE, join_blocks, read_blocks, read_header, read_names, read_shape
 from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import NetworkShape

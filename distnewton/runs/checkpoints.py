@@ -16,6 +16,7 @@ from distnewton.checkpoint.folder import list_checkpoints, next_sequence, prune,
 from distnewton.checkpoint.manifest import CheckpointManifest
 from distnewton.checkpoint.reading import choose_checkpoint, read_state
 from distnewton.checkpoint.writing import CheckpointFacts, make_home, write_checkpoint
+from distnewton.config import Config
 from distnewton.errors import CreateError, DataError, MissingInputError, WriteError
 from distnewton.launch.deadline import Clock
 from distnewton.method.records import IterationRecord, plain
@@ -23,7 +24,8 @@ from distnewton.method.trainer import Trainer
 from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.partition import splits_title
-from distnewton.runs.resume_check import differences
+from distnewton.runs.resume_check import differences, run_identity, state_bytes
+from distnewton.runs.setup import Setup
 
 Resume = bool | Literal["auto"]
 """Whether a run goes on from its newest checkpoint; ``auto``: if there is one."""
@@ -268,3 +270,28 @@ class CheckpointKeeper:
         self._saved = _Saved(record.iteration, record.elapsed_seconds + seconds, seconds)
         if self._clock is not None:
             self._clock.saved(seconds)
+
+
+def keeper_of_run(
+    config: Config, setup: Setup, trainer: Trainer, checkpoints: str | Path | None, clock: Clock | None
+) -> CheckpointKeeper | NoCheckpoints:
+    """What saves and resumes a run; nothing where there is no folder for it."""
+    if checkpoints is None:
+        return NoCheckpoints()
+    network = setup.placement.network
+    n_bytes = state_bytes(
+        config.method,
+        network.shape,
+        setup.placement.grid.partition,
+        network.backend.dtype.itemsize,
+        n_more=int("validation" in setup.data.held_out),
+    )
+    settings = KeeperSettings(
+        Path(checkpoints),
+        config.run.keep_checkpoints,
+        60.0 * config.run.checkpoint_minutes,
+        n_bytes,
+        setup.data.task.name,
+        run_identity(config, setup.placement.architecture, setup.data, setup.start),
+    )
+    return CheckpointKeeper(settings, network, trainer, clock)

@@ -13,7 +13,7 @@ from distnewton.errors import DataError
 from distnewton.launch.devices import Device, choose_device
 from distnewton.launch.speeds import measured_speeds, speeds_of_grid
 from distnewton.method.schedule import check_memory, check_samples
-from distnewton.models.model import Architecture, image_problem
+from distnewton.models.architecture import Architecture, image_problem
 from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import NetworkShape, resolve_shape
 from distnewton.parallel.collectives import Communicator

@@ -11,7 +11,7 @@ from distnewton.config import Config
 from distnewton.config.method import MethodConfig, StageOptions
 from distnewton.directions.composition import make_direction
 from distnewton.directions.options import NewtonOptions
-from distnewton.models.model import Architecture
+from distnewton.models.architecture import Architecture
 from distnewton.models.warm_start import Start
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.partition import Partition

@@ -20,10 +20,9 @@ from distnewton.method.schedule import Schedule, check_memory
 from distnewton.method.trainer import Trainer
 from distnewton.models.warm_start import Start, StartFrom
 from distnewton.network.losses import Loss
-from distnewton.runs.checkpoints import CheckpointKeeper, KeeperSettings, NoCheckpoints, Resume
+from distnewton.runs.checkpoints import CheckpointKeeper, NoCheckpoints, Resume, keeper_of_run
 from distnewton.runs.evaluator import MetricsEvaluator
 from distnewton.runs.history import History
-from distnewton.runs.resume_check import run_identity, state_bytes
 from distnewton.runs.setup import Setup
 from distnewton.runs.summary import Observer, Result, RunSummary, summarize_run
 
@@ -172,7 +171,7 @@ class Session:
                 config.method, training.objective, run.iterations, run.seed, deterministic=run.deterministic
             )
             trainer = Trainer(training.objective, params, schedule.stages, evaluator.measure, best)
-            keeper = self._keeper(config, trainer, checkpoints, clock)
+            keeper = keeper_of_run(config, setup, trainer, checkpoints, clock)
             with _schedule_freed(schedule, keeper):
                 notes = [*schedule.notes, *keeper.begin(resume, observers)]
                 if origin is not None and keeper.record is None:
@@ -234,31 +233,6 @@ class Session:
         if evaluator.last is None or best.best.iteration != trainer.iteration:
             evaluator.measure(best.params, self.setup.training.objective.evaluate(best.params, None))
         return best.params
-
-    def _keeper(
-        self, config: Config, trainer: Trainer, checkpoints: str | Path | None, clock: Clock | None
-    ) -> CheckpointKeeper | NoCheckpoints:
-        """Who saves and resumes."""
-        if checkpoints is None:
-            return NoCheckpoints()
-        setup, placement = self.setup, self.setup.placement
-        network = placement.network
-        n_bytes = state_bytes(
-            config.method,
-            network.shape,
-            placement.grid.partition,
-            network.backend.dtype.itemsize,
-            n_more=int("validation" in setup.data.held_out),
-        )
-        settings = KeeperSettings(
-            Path(checkpoints),
-            config.run.keep_checkpoints,
-            60.0 * config.run.checkpoint_minutes,
-            n_bytes,
-            setup.data.task.name,
-            run_identity(config, placement.architecture, setup.data, setup.start),
-        )
-        return CheckpointKeeper(settings, network, trainer, clock)
 
 
 def _iterate(

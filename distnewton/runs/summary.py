@@ -16,7 +16,8 @@ from distnewton.directions.options import FullBatchOptions
 from distnewton.launch.deadline import Stop
 from distnewton.method.best_model import Best
 from distnewton.method.records import IterationRecord
-from distnewton.models.model import Architecture, Model
+from distnewton.models.architecture import Architecture
+from distnewton.models.model import Model
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid

@@ -23,7 +23,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
 from distnewton.cli.main import main  # noqa: E402
 from distnewton.data.columns import ColumnNames  # noqa: E402
 from distnewton.errors import ConfigError, DataError, MissingExtraError  # noqa: E402
-from distnewton.models.model import load_model  # noqa: E402
+from distnewton.models.loading import load_model  # noqa: E402
 from distnewton.sklearn import NewtonClassifier, NewtonRegressor  # noqa: E402
 
 ALONE = {"run": {"threads": 1}}

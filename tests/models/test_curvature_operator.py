@@ -7,7 +7,7 @@ import pytest
 
 import distnewton
 from distnewton.errors import ConfigError, DataError
-from distnewton.models.whole_model import load_serial_model
+from distnewton.models.loading import load_serial_model
 
 pytestmark = pytest.mark.mpi(min_size=1)
 

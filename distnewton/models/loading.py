@@ -1,19 +1,68 @@
-"""Models that one process holds whole: made of given weights, or gathered from the ranks that trained them."""
+"""Models from files and from given weights, on the ranks that share them or whole in one process."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
 
+import numpy as np
+
 from distnewton.backend import Array, Backend
 from distnewton.data.partitioned import gather_scaling
 from distnewton.data.scaling import ColumnScaling
-from distnewton.models.model import Architecture, Model, load_model
-from distnewton.models.model_file import fill_block
+from distnewton.launch.devices import choose_device
+from distnewton.models.architecture import Architecture
+from distnewton.models.model import Model
+from distnewton.models.model_file import MODEL_FILE, fill_block, read_blocks, read_header
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.planning.splits import auto_splits
+
+
+def load_model(path: str | Path, comm: Communicator | None = None, device: str = "cpu") -> Model:
+    """Load a model file, or the one of a run folder, onto any number of ranks.
+
+    Parameters
+    ----------
+    path : path
+        Run folder or file.
+    comm : Communicator or None
+        The ranks; None is this process alone.
+    device : str
+        What computes: ``cpu``, ``gpu``, or ``auto``, which is a GPU if every rank has one.
+
+    Returns
+    -------
+    Model
+
+    Raises
+    ------
+    ConfigError
+        If a GPU is asked for and a rank has none.
+    MissingInputError
+        If there is no such file.
+    DataError
+        If it is not a model of this package, or from a newer version.
+
+    Notes
+    -----
+    Collective. Each rank reads only the slices of its own blocks.
+    """
+    comm = comm or Communicator()
+    file = Path(path) / MODEL_FILE if Path(path).is_dir() else Path(path)
+    with comm.collective_errors():
+        header = read_header(file)
+    architecture = Architecture.from_header(header)
+    # before the grid, whose groups of ranks sum as these do
+    chosen = choose_device(comm, device, architecture.dtype)
+    grid = ProcessGrid(comm, architecture.shape.partition(auto_splits(architecture.shape, comm.size)))
+    network = PartitionedNetwork(grid, architecture.activation, chosen.backend, architecture.shape)
+    params = np.zeros(network.layout.n_params, architecture.dtype)
+    with comm.collective_errors():
+        read_blocks(file, network, params)
+    scaling = ColumnScaling.from_dict(header["scaling"]).columns(*grid.feature_range())
+    return Model(architecture, network, network.backend.asarray(params), scaling, chosen.notes)
 
 
 def model_of_weights(

@@ -1,0 +1,82 @@
+"""What a model is, apart from its weights."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from distnewton.data.columns import ColumnNames
+from distnewton.data.description import Description
+from distnewton.data.labels import LabelMapping
+from distnewton.data.partitioned import Task
+from distnewton.models.model_file import read_names, read_shape
+from distnewton.network.losses import LOSSES
+from distnewton.network.shapes import NetworkShape
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """What a model is, apart from its weights.
+
+    Attributes
+    ----------
+    shape : NetworkShape
+        Layers.
+    activation : str
+        Hidden activation.
+    task : Task
+        What the outputs mean.
+    dense : bool
+        Whether features of sparse formats are held as dense arrays.
+    dtype : str
+        Of the weights.
+    loss : str
+        What it was trained with; empty where a file of an older version does not say.
+    names : ColumnNames or None
+        Of the columns of the training data, where they had names.
+    """
+
+    shape: NetworkShape
+    activation: str
+    task: Task
+    dense: bool
+    dtype: str
+    loss: str = ""
+    names: ColumnNames | None = None
+
+    @property
+    def link(self) -> str:
+        """How outputs become probabilities, ``softmax`` or ``logistic``; empty where they do not."""
+        if self.loss in LOSSES:
+            return LOSSES[self.loss].link
+        # of a file that does not name its loss, or of a loss that is not installed here
+        return "logistic" if self.task.name == "binary" and not self.loss else ""
+
+    @classmethod
+    def from_header(cls, header: dict[str, Any]) -> Architecture:
+        """Architecture of a model file, from its checked header."""
+        classes = None if header["classes"] is None else LabelMapping.from_dict(header["classes"])
+        shape = read_shape(header)
+        task = Task(header["task"], classes, shape.widths[-1])
+        loss, names = header.get("loss", ""), read_names(header)
+        return cls(shape, header["activation"], task, header["dense"], header["dtype"], loss, names)
+
+
+def image_problem(shape: NetworkShape, description: Description) -> str | None:
+    """What is wrong where a network on images gets images of another shape; a table has none to compare.
+
+    Parameters
+    ----------
+    shape : NetworkShape
+        The network's layers.
+    description : Description
+        Of a data set with as many features.
+
+    Returns
+    -------
+    str or None
+    """
+    wanted, found = shape.image_shape, description.image_shape
+    if None in (wanted, found) or wanted == found:
+        return None
+    return f"{description.name} has images of {found} (channels, height, width), the network takes {wanted}"
