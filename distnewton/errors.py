@@ -40,7 +40,7 @@ class UsageError(DistNewtonError):
 
 
 class NumericalError(DistNewtonError):
-    """The computation cannot go on: a non-finite objective, or a curvature that is not positive."""
+    """The computation cannot continue: a non-finite objective, or a curvature that is not positive."""
 
     exit_code = 3
 

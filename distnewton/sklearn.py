@@ -204,7 +204,7 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
     random_state : int, RandomState or None
         Of initial weights and subsamples. Under MPI rank 0's counts.
     warm_start : bool
-        Whether fit goes on from the weights, and the scaling, of the last fit; the classes must be the same.
+        Whether fit starts from the weights and the scaling of the last fit; the classes must be the same.
     early_stopping : bool
         Whether to put samples aside, and to keep the model that does best on them.
     validation_fraction : float

@@ -1,1 +1,1 @@
-"""Checkpoints: what a run goes on from, written by the owners of the variables, readable on any grid."""
+"""Checkpoints: what a run resumes from, written by the owners of the variables, readable on any grid."""

@@ -142,5 +142,5 @@ def _reason(error: OSError) -> str:
     if error.errno == errno.ENOENT:
         return f"{text}; is the run folder on a file system that all hosts share?"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"{text}: free some space and go on with --resume"
+        return f"{text}: free some space and continue with --resume"
     return text

@@ -81,7 +81,7 @@ class CheckpointManifest(_Table):
     saved_at : str
         When.
     identity : dict
-        What must be the same where a run goes on: network, data, method, seed and dtype.
+        What must be the same when a run is resumed: network, data, method, seed and dtype.
     config_sha256 : str
         Hash of the identity.
     dtype : str
@@ -125,7 +125,7 @@ def writer() -> str:
 
 
 def identity_hash(identity: dict[str, Any]) -> str:
-    """Hash of what must be the same where a run goes on."""
+    """Hash of what must be the same when a run is resumed."""
     return hashlib.sha256(_canonical(identity)).hexdigest()
 
 

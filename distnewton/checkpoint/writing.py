@@ -36,7 +36,7 @@ class CheckpointFacts:
     run, sequence, iteration : str, int, int
         Which run, the number of the checkpoint in it, and iterations done.
     identity : dict
-        What must be the same where the run goes on.
+        What must be the same when the run is resumed.
     dtype : str
         Of the variables.
     record : dict

@@ -72,7 +72,7 @@ def end_run(comm: Communicator, result: Result, config: Config, path: Path) -> i
     if result.stopped:
         why = "by the clock" if result.stopped is Stop.CLOCK else "by a signal"
         saved = "a checkpoint and the model are" if result.checkpoint else "the model is"
-        how = f"; distnewton train --resume {path} goes on" if result.checkpoint else ""
+        how = f"; distnewton train --resume {path} continues" if result.checkpoint else ""
         tell_once(
             comm,
             f"stopped {why} after iteration {result.last.iteration} of {config.run.iterations}; {saved} saved, exit "

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def make_folder(config: Config, recipe: str | None, resume: Resume = False) -> RunFolder:
-    """Create the run folder, or open that of a run that goes on; a free name under runs/ where none is given."""
+    """Create the run folder, or open that of a resumed run; without a name take a free one under runs/."""
     from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, has_checkpoints
     from distnewton.runs.run_folder import RunFolder
 
@@ -34,7 +34,7 @@ def make_folder(config: Config, recipe: str | None, resume: Resume = False) -> R
         return RunFolder(path, resume=True)
     if resume is True:
         raise MissingInputError(
-            f"there is no checkpoint in {path / CHECKPOINTS_FOLDER} to go on from; --resume=auto begins anew where "
+            f"there is no checkpoint in {path / CHECKPOINTS_FOLDER} to resume from; --resume=auto begins anew where "
             "there is none"
         )
     if resume:
@@ -75,7 +75,7 @@ def discarding(folders: Sequence[RunFolder]) -> Iterator[None]:
 
 @contextmanager
 def picture_if_possible(console: Console) -> Iterator[None]:
-    """Tell of a picture that cannot be drawn or written, and go on."""
+    """Note that a picture cannot be drawn or written, and continue."""
     try:
         yield
     except (DistNewtonError, OSError) as error:

@@ -54,7 +54,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
 
 
 def settle_resumption(options: argparse.Namespace) -> Resume:
-    """Whether the run goes on; a run folder named there is ``--run-dir``.
+    """Whether to resume a run; a run folder named there is ``--run-dir``.
 
     Parameters
     ----------
@@ -68,7 +68,7 @@ def settle_resumption(options: argparse.Namespace) -> Resume:
     Raises
     ------
     UsageError
-        If it is not said, or contradictorily, which run goes on.
+        If the run to resume is not named, or named twice.
     """
     if options.resume is None:
         return False
@@ -87,7 +87,7 @@ def settle_resumption(options: argparse.Namespace) -> Resume:
 
 
 def recipe_of(options: argparse.Namespace) -> str | None:
-    """The recipe that was named, or the configuration of the run that goes on; on rank 0."""
+    """The recipe that was named, or the configuration of the run that is resumed; on rank 0."""
     from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, has_checkpoints
     from distnewton.runs.run_folder import CONFIG_FILE
 
@@ -100,6 +100,6 @@ def recipe_of(options: argparse.Namespace) -> str | None:
     if options.resume == "auto":
         return None
     raise MissingInputError(
-        f"there is no checkpoint in {run / CHECKPOINTS_FOLDER} to go on from; --resume=auto begins anew where there "
+        f"there is no checkpoint in {run / CHECKPOINTS_FOLDER} to resume from; --resume=auto begins anew where there "
         "is none"
     )

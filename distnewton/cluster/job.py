@@ -11,7 +11,7 @@ from distnewton.runs.run_folder import METRICS_FILE
 
 JOB_FILE, JOB_CONFIG, OUTPUT_FILE = "job.sh", "job.toml", "job-%j.out"
 GO_ON = "--resume=auto"
-"""What the run of a job adds to its command, so that one that is queued again goes on."""
+"""Flag of a job's run, so that a job that is queued again resumes it."""
 
 
 @dataclass(frozen=True)

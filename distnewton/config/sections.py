@@ -178,7 +178,7 @@ class NetworkConfig(Options):
     )
     loss: Annotated[str, NameOf(LOSSES)] = Field("cross_entropy", description="loss of a sample")
     init: Literal["glorot", "he", "lecun"] = Field("he", description="variance of the initial weights")
-    start: str = Field("", description="model file or run folder whose weights and scaling are gone on from")
+    start: str = Field("", description="model file or run folder whose weights and scaling the run starts with")
 
     @model_validator(mode="after")
     def _layers_fit(self) -> NetworkConfig:

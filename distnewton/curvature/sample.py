@@ -462,7 +462,7 @@ class CurvatureSample:
 
     @property
     def generator(self) -> np.random.Generator:
-        """Random numbers of this sample; they go on from call to call."""
+        """Random numbers of this sample, other ones at each call."""
         if self._generator is None:
             raise RuntimeError("this sample was given no random numbers")
         return self._generator

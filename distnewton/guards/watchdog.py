@@ -228,7 +228,7 @@ class Watchdog:
     def _take_back(self) -> None:
         """Say that the wait is over, if it was this rank that warned."""
         if take_back_warning(failures.meeting_place(), self._rank):
-            _say(f"rank {self._rank} goes on")
+            _say(f"rank {self._rank} continues")
 
     def _end_job(self, waited: float) -> None:
         """Write down where this rank is, say who is missing, end the job."""

@@ -153,7 +153,7 @@ def _load_mpi() -> Any:
         raise ConfigError(
             f"{_alone(launched_size(), version)}, the launcher is {launcher}'s; start with the mpirun of the "
             "library's installation (in a virtual environment: its bin/mpirun), load one MPI module only, or name the "
-            f"launcher's library with MPI4PY_LIBMPI=/path/to/libmpi.so ({ANY_LAUNCHER}=1 goes on all the same)",
+            f"launcher's library with MPI4PY_LIBMPI=/path/to/libmpi.so ({ANY_LAUNCHER}=1 continues all the same)",
             collective=True,
         )
     MPI.Init_thread(MPI.THREAD_MULTIPLE)

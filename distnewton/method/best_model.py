@@ -79,7 +79,7 @@ class BestModel:
             self.params = params.copy()
 
     def gives_up(self, iteration: int) -> str:
-        """Why training ends after an iteration; empty where it goes on."""
+        """Why training ends after an iteration; empty where it continues."""
         if not self._patience or self.best is None or iteration - self.best.iteration < self._patience:
             return ""
         return (

@@ -131,7 +131,7 @@ class NewtonStep:
         return self._accept(search, value, combined, record)
 
     def state(self, evaluation: Evaluation) -> State:
-        """What the next step needs, be it from a point whose directions were rejected so far.
+        """What the next step needs, also from a point whose directions were all rejected so far.
 
         Parameters
         ----------

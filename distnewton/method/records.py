@@ -124,7 +124,7 @@ class IterationRecord:
     sent_bytes : dict of str to float
         By phase, over all ranks.
     train, validation, test : dict of str to float
-        The task's metrics at the end of the iteration, empty for sets that there are not.
+        The task's metrics at the end of the iteration, empty for a set that the run does not have.
     """
 
     iteration: int

@@ -94,7 +94,7 @@ class Start:
 
     @property
     def fingerprint(self) -> int:
-        """Of what a run goes on using of it: a checkpoint is told by it from that of another scaling."""
+        """Checksum of the scaling, by which a checkpoint of a run with another scaling is refused."""
         return zlib.crc32(json.dumps(self.scaling.to_dict(), sort_keys=True).encode())
 
     def check(self, architecture: Architecture, scale: str) -> None:

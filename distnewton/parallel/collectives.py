@@ -376,7 +376,7 @@ class Communicator:
 
     @contextmanager
     def collective_errors(self) -> Iterator[None]:
-        """Run local work that may fail on some ranks only; afterwards all ranks go on, or all raise the same error.
+        """Run local work that may fail on some ranks only; afterwards all ranks continue, or all raise the same error.
 
         Yields
         ------

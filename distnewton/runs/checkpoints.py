@@ -1,4 +1,4 @@
-"""When a run is saved, what of it is kept, and how it goes on."""
+"""When a run is saved, what of it is kept, and how it resumes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from distnewton.runs.resume_check import differences, run_identity, state_bytes
 from distnewton.runs.setup import Setup
 
 Resume = bool | Literal["auto"]
-"""Whether a run goes on from its newest checkpoint; ``auto``: if there is one."""
+"""Whether a run resumes from its newest checkpoint; ``auto``: if there is one."""
 SHARE = 0.01
 """Of the time that saving may take, unless it is asked for after each iteration."""
 N_FREE = 3
@@ -63,7 +63,7 @@ class KeeperSettings:
     task : str
         Decides which metric tells the best.
     identity : mapping
-        What must be the same where the run goes on.
+        What must be the same when the run is resumed.
     """
 
     folder: Path
@@ -142,7 +142,7 @@ class CheckpointKeeper:
         Parameters
         ----------
         resume : bool or "auto"
-            Whether to go on.
+            Whether to resume.
         observers : sequence
             Those that are :class:`Durable` are synced before each checkpoint.
 
@@ -154,7 +154,7 @@ class CheckpointKeeper:
         Raises
         ------
         MissingInputError
-            If there is nothing to go on from.
+            If there is nothing to resume from.
         DataError
             If the checkpoints are damaged, of another network, data or method, or from a newer version.
         CreateError
@@ -211,7 +211,7 @@ class CheckpointKeeper:
         notes = [f"a damaged checkpoint is skipped: {problem}" for problem in problems]
         partition = self._network.grid.partition
         now, then = (partition.splits, partition.speeds), (tuple(manifest.splits), tuple(manifest.speeds))
-        notes.append(f"goes on from iteration {manifest.iteration} ({path.name} of {manifest.saved_at})")
+        notes.append(f"resumes from iteration {manifest.iteration} ({path.name} of {manifest.saved_at})")
         if now != then:
             shown = splits_title(manifest.splits) + (" and other speeds" if now[1] != then[1] else "")
             notes.append(f"saved with splits {shown}: what belongs to a rank's own blocks begins anew")

@@ -1,4 +1,4 @@
-"""What must be the same where a run goes on from a checkpoint, and how large one will be."""
+"""What must be the same when a run resumes from a checkpoint, and how large a checkpoint will be."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
     Parameters
     ----------
     before, now : mapping
-        Of the checkpoint, and of the run that is to go on.
+        Identity in the checkpoint, and that of the run that is to resume.
     prefix : str
         Names above.
 

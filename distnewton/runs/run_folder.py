@@ -50,14 +50,14 @@ class RunFolder:
     overwrite : bool
         Whether the files of an earlier run there, its checkpoints included, are replaced.
     resume : bool
-        Whether the earlier run there goes on.
+        Whether to resume the earlier run there.
     made : sequence of Path
         Folders around it that were made for this run, the innermost first.
 
     Raises
     ------
     CreateError
-        If it cannot be made, or holds another run, be it one that begins or goes on at the same moment.
+        If it cannot be made, or holds another run, also one that begins or resumes at the same moment.
     """
 
     def __init__(
@@ -87,7 +87,7 @@ class RunFolder:
         present = files_of_run(self.path)
         if present and not overwrite:
             raise CreateError(
-                f"{self.path} holds an earlier run ({', '.join(present)}): choose another --run-dir, go on with it by "
+                f"{self.path} holds an earlier run ({', '.join(present)}): choose another --run-dir, resume it by "
                 "--resume, or replace it with --set run.overwrite=true"
             )
         if present:
@@ -124,7 +124,7 @@ class RunFolder:
     def _drop_records_behind(self, iteration: int) -> None:
         """Leave each iteration up to a checkpoint's once in the metrics."""
         if self._metrics is None:
-            raise RuntimeError("a run that goes on has its metrics open")
+            raise RuntimeError("a resumed run has its metrics open")
         file, part = self.path / METRICS_FILE, self.path / f"{METRICS_FILE}.part"
         present = file.read_text(encoding="utf-8", errors="replace")
         kept = keep_records(present, iteration)
@@ -251,7 +251,7 @@ def keep_records(text: str, iteration: int) -> str:
         except (ValueError, KeyError, TypeError):
             continue
         if isinstance(number, int) and number <= iteration:
-            # after a run that had gone on from an older checkpoint the later line is the one that counts
+            # a run that resumed from an older checkpoint repeats iterations: the later line counts
             kept[number] = line
     return "".join(f"{kept[number]}\n" for number in sorted(kept))
 
@@ -397,7 +397,7 @@ def write_end(path: Path, exit_code: int) -> None:
 
 
 def no_run_folder(path: Path, missing: str, *, collective: bool = True) -> MissingInputError:
-    """The error for a folder that is none of a run.
+    """The error for a folder that is not a run folder.
 
     Parameters
     ----------

@@ -67,7 +67,7 @@ def train(
     clock : Clock or None
         When to stop before the last iteration; None for never.
     checkpoints : path or None
-        Folder in which all ranks save, and from which a run goes on; None saves nothing.
+        Folder in which all ranks save, and from which a run resumes; None saves nothing.
     resume : bool or "auto"
         Go on from the newest checkpoint there; with ``"auto"`` begin anew where there is none.
 
@@ -209,7 +209,7 @@ class Session:
                 collective=True,
             )
         if resume and checkpoints is None:
-            raise ConfigError("resume needs checkpoints: the folder to go on from", collective=True)
+            raise ConfigError("resume needs checkpoints: the folder to resume from", collective=True)
         itemsize = setup.placement.network.backend.dtype.itemsize
         check_memory(config.method, setup.data.n_train, setup.data.task.n_out, itemsize, config.run.memory_mb)
 

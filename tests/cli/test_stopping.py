@@ -138,7 +138,7 @@ def test_a_run_that_went_on_with_other_ranks_is_told_of_by_all_commands(place):
     assert begun.returncode == 0, begun.stderr
     done = run([*mpirun(3), *distnewton("train", "--resume", "R", "--run.iterations=5")])
     assert done.returncode == 0, done.stderr
-    assert "goes on from iteration 2" in done.stdout
+    assert "resumes from iteration 2" in done.stdout
     ended = re.search(r"directions ended early\W+(\d+) of (\d+)", done.stdout)
     assert ended
     assert int(ended[1]) <= int(ended[2]) == 3

@@ -84,7 +84,7 @@ def test_training_over_two_nodes_stopped_by_the_clock_and_queued_again(slurm, tm
     assert (facts["ranks"], facts["hosts"], facts["slurm"]["SLURM_JOB_ID"]) == (4, ["n0", "n0", "n1", "n1"], number)
     # the second try went on where the first one stopped
     first, second = (int(line) for line in re.findall(r"stopped by the clock after iteration (\d+)", text))
-    assert text.count(f"goes on from iteration {first} ") == 1
+    assert text.count(f"resumes from iteration {first} ") == 1
     assert 0 < facts["resumed_from"] == first < second
     iterations = [json.loads(line)["iteration"] for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert iterations == list(range(second + 1))
