@@ -63,14 +63,14 @@ def to_onnx(model: Model | str | Path) -> Any:
     graph.scale_features()
     graph.add_layers()
     graph.add_answers()
-    made = helper.make_model(
+    model_proto = helper.make_model(
         helper.make_graph(graph.nodes, "distnewton", [graph.input], graph.outputs, graph.constants),
         producer_name="distnewton",
         ir_version=_IR_VERSION,
         opset_imports=[helper.make_opsetid("", OPSET)],
     )
-    onnx.checker.check_model(made, full_check=True)
-    return made
+    onnx.checker.check_model(model_proto, full_check=True)
+    return model_proto
 
 
 def save_onnx(model: Model | str | Path, path: str | Path) -> None:
@@ -88,9 +88,9 @@ def save_onnx(model: Model | str | Path, path: str | Path) -> None:
     CreateError, WriteError
         If it cannot be written.
     """
-    made = to_onnx(model)
+    model_proto = to_onnx(model)
     with writing(Path(path)):
-        Path(path).write_bytes(made.SerializeToString())
+        Path(path).write_bytes(model_proto.SerializeToString())
 
 
 class _Graph:

@@ -146,8 +146,8 @@ class Registry(Mapping[str, T], Generic[T]):
         """Entry points of installed packages, by name."""
         if self._unloaded is None:
             # looked up at the first use: a second of file reading on a slow file system that imports need not pay
-            found = entry_points(group=self._group) if self._group else ()
-            self._unloaded = {point.name: point for point in found}
+            points = entry_points(group=self._group) if self._group else ()
+            self._unloaded = {point.name: point for point in points}
         return self._unloaded
 
     def _load(self, name: str) -> None:

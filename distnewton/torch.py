@@ -139,10 +139,10 @@ def to_torch(model: Model | str | Path) -> nn.Sequential:
         modules["scaling"] = ScaleFeatures(model.scaling, dtype, sample)
     for number, module in enumerate(_modules(shape, a.activation, dtype)):
         modules[str(number)] = module
-    made = nn.Sequential(modules)
+    network = nn.Sequential(modules)
     weights = model.weights() or {}
-    made.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
-    return made
+    network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
+    return network
 
 
 def counterpart(component: Activation | Loss) -> type[nn.Module]:

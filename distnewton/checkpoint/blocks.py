@@ -165,13 +165,13 @@ def read_factors(name: str, names: Mapping[str, str], get_tensor: Callable[[str]
     -------
     dict of int to Array
     """
-    found = {}
+    tensors = {}
     for short, full in names.items():
         prefix, _, layer = short.rpartition("/")
         if prefix == name and layer.isdigit():
             array = get_tensor(full)
-            found[int(layer)] = array.T if full.endswith(".T") else array
-    return dict(sorted(found.items()))
+            tensors[int(layer)] = array.T if full.endswith(".T") else array
+    return dict(sorted(tensors.items()))
 
 
 def _overlap(a: Sequence[int], b: Sequence[int]) -> tuple[int, int] | None:

@@ -76,9 +76,9 @@ def list_checkpoints(folder: Path) -> list[StoredCheckpoint]:
         return []
     except OSError as error:
         raise MissingInputError(f"cannot look into {folder}: {error.strerror or error}") from None
-    found = [_look(path) for path in named]
-    found.sort(key=lambda one: (one.manifest is None, one.manifest.sequence if one.manifest else 0, one.path.name))
-    return found[::-1]
+    checkpoints = [_look(path) for path in named]
+    checkpoints.sort(key=lambda one: (not one.manifest, one.manifest.sequence if one.manifest else 0, one.path.name))
+    return checkpoints[::-1]
 
 
 def _look(path: Path) -> StoredCheckpoint:

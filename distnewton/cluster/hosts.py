@@ -43,13 +43,13 @@ def read_hostfile(path: Path, ranks_per_node: int) -> dict[str, int]:
         text = line.partition("#")[0].strip()
         if not text:
             continue
-        found = _LINE.fullmatch(text)
-        if not found:
+        match = _LINE.fullmatch(text)
+        if not match:
             wanted = '"host", "host slots=4" or "host:4"'
             raise ConfigError(f"{path}:{number}: expected {wanted}, got {text!r}", collective=True)
         slots = _SLOTS.search(text)
-        count = int(slots[1]) if slots else int(found[2] or ranks_per_node)
-        hosts[found[1]] = hosts.get(found[1], 0) + count
+        count = int(slots[1]) if slots else int(match[2] or ranks_per_node)
+        hosts[match[1]] = hosts.get(match[1], 0) + count
     if not hosts:
         raise ConfigError(f"{path} names no host", collective=True)
     return hosts

@@ -73,10 +73,10 @@ def supervise(folder: Path, command: Sequence[str]) -> int:
 def _stamp(file: Path) -> str:
     """Tells one writing of a file from another; the clocks of hosts are not compared."""
     try:
-        found = file.stat()
+        status = file.stat()
     except FileNotFoundError:
         return ""
-    return f"{found.st_ino} {found.st_mtime_ns}"
+    return f"{status.st_ino} {status.st_mtime_ns}"
 
 
 def _ended(launcher: subprocess.Popen[bytes]) -> int | None:

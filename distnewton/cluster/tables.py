@@ -37,16 +37,16 @@ def set_values(text: str, tables: Mapping[str, Mapping[str, float]]) -> str:
 
 def _set(text: str, table: str, key: str, line: str) -> str:
     """Replace a key's line in a table, or add it at the table's end; the comment behind a value stays."""
-    found = re.search(rf"^[ \t]*\[{re.escape(table)}\][^\n]*\n(?P<body>.*?)(?={_HEAD}|\Z)", text, re.M | re.S)
-    if found is None:
+    section = re.search(rf"^[ \t]*\[{re.escape(table)}\][^\n]*\n(?P<body>.*?)(?={_HEAD}|\Z)", text, re.M | re.S)
+    if section is None:
         blank = "" if not text or text.endswith("\n\n") else "\n"
         return f"{text}{blank}[{table}]\n{line}\n"
     old = re.compile(rf"^[ \t]*{re.escape(key)}[ \t]*=[^#\n]*?([ \t]+#.*)?$", re.M)
-    body, n_replaced = old.subn(lambda match: line + (match[1] or ""), found["body"], count=1)
+    body, n_replaced = old.subn(lambda match: line + (match[1] or ""), section["body"], count=1)
     if not n_replaced:
         kept = body.rstrip()
         body = f"{kept}\n{line}{body[len(kept) :]}" if kept else f"{line}\n{body}"
-    return text[: found.start("body")] + body + text[found.end("body") :]
+    return text[: section.start("body")] + body + text[section.end("body") :]
 
 
 def write_measured(

@@ -135,11 +135,11 @@ class LabelMapping:
 
     @classmethod
     def _checked(cls, classes: Iterable[Class], name: str) -> LabelMapping:
-        found = tuple(classes)
-        if len(found) < 2:
-            only = f"found only '{found[0]}'" if found else "found none"
+        labels = tuple(classes)
+        if len(labels) < 2:
+            only = f"found only '{labels[0]}'" if labels else "found none"
             raise DataError(f"{name}: classification needs two classes, {only}")
-        return cls(found)
+        return cls(labels)
 
     @property
     def n_classes(self) -> int:

@@ -174,10 +174,10 @@ def check_range(grid: ProcessGrid, X: Any) -> None:
         On every rank alike, with the lowest of such features, its value and rank, and the range of the others.
     """
     wrong, low, high = _first_beyond(X, float(np.sqrt(np.finfo(X.dtype).max)))
-    found = None if wrong is None else (grid.feature_range()[0] + wrong[0], wrong[1])
-    if not grid.world.any(found is not None):
+    place = None if wrong is None else (grid.feature_range()[0] + wrong[0], wrong[1])
+    if not grid.world.any(place is not None):
         return
-    views = grid.world.allgather_json([found, min(low, 1e308), max(high, -1e308)])
+    views = grid.world.allgather_json([place, min(low, 1e308), max(high, -1e308)])
     (feature, value), rank = min((view[0], rank) for rank, view in enumerate(views) if view[0] is not None)
     _, low, high = views[rank]
     others = f"; its other values are from {low:.3g} to {high:.3g}" if low <= high else ""

@@ -99,12 +99,12 @@ def open_data(
         return BundledSource(*bundled, wanted)
     chosen = None if format == "auto" else named_format(format)
     location = _find_location(name, data_dir, folders=chosen is None or chosen.has_folders)
-    found = find_format(location.path, chosen)
-    if location.part and not found.has_parts:
+    kind = find_format(location.path, chosen)
+    if location.part and not kind.has_parts:
         raise ConfigError(
-            f"{location.path}: is {found.name}; only a folder or archive of images has folders such as :{location.part}"
+            f"{location.path}: is {kind.name}; only a folder or archive of images has folders such as :{location.part}"
         )
-    return found.open(location, wanted)
+    return kind.open(location, wanted)
 
 
 def source_files(name_or_path: str | Path, data_dir: str | Path | None = None) -> list[Path]:

@@ -45,8 +45,8 @@ class CachedSource:
         if key not in self._read:
             # another range, say of another grid, takes the place of the last one
             self._read = {key: self._source.read(start, stop, dtype)}
-        found: Features = self._read[key]
-        return found if rows is None else found[rows]
+        features: Features = self._read[key]
+        return features if rows is None else features[rows]
 
     def forget(self) -> None:
         """Free what was read."""

@@ -150,10 +150,10 @@ def read_first(folder: Path) -> dict[str, Any] | None:
         ``time, host, pid, phase, finished_iteration, rank, exit_code, message``; None where nothing failed.
     """
     try:
-        found: dict[str, Any] = json.loads((folder / ERRORS_FOLDER / FIRST_FILE).read_text(encoding="utf-8"))
+        failure: dict[str, Any] = json.loads((folder / ERRORS_FOLDER / FIRST_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    return found
+    return failure
 
 
 def forget(folder: Path) -> None:

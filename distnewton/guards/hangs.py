@@ -27,8 +27,8 @@ def read_hangs(errors: Path, launch: str | None = None) -> dict[int, Report]:
     dict of int to report
         By rank.
     """
-    found = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(errors.glob(HANG_FILES))]
-    return {report["rank"]: report for report in found if launch is None or report.get("launch") == launch}
+    reports = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(errors.glob(HANG_FILES))]
+    return {report["rank"]: report for report in reports if launch is None or report.get("launch") == launch}
 
 
 def describe_hang(reports: Mapping[int, Report], hosts: Sequence[str]) -> str:

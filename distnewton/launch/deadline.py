@@ -107,8 +107,8 @@ def job_seconds_left() -> float:
 
 def seconds_of(text: str) -> float:
     """Seconds of a time as Slurm writes it: ``2-12:00:00``, ``1:30:00``, ``5:00``; inf for anything else."""
-    found = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
-    if not found:
+    match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
+    if not match:
         return math.inf
-    days, hours, minutes, seconds = (int(part or 0) for part in found.groups())
+    days, hours, minutes, seconds = (int(part or 0) for part in match.groups())
     return float(((days * 24 + hours) * 60 + minutes) * 60 + seconds)

@@ -114,9 +114,9 @@ class Communicator:
 
     def _derived(self, comm: Intracomm | None, name: str, members: Sequence[int]) -> Communicator:
         """A communicator made from this one."""
-        made = Communicator(comm, self.ledger, owned=True, name=f"{self.name}/{name}", members=members)
-        made.checked, made.transport = self.checked, self.transport
-        return made
+        part = Communicator(comm, self.ledger, owned=True, name=f"{self.name}/{name}", members=members)
+        part.checked, part.transport = self.checked, self.transport
+        return part
 
     def _inside(self, name: str, count: int = 0, dtype: object = "") -> Watchdog:
         """Number, check and announce a collective, as a context."""

@@ -90,7 +90,7 @@ class Messages:
             the record of an iteration sends is left out, as the program leaves it out.
         """
         problem = self._problem
-        found = {
+        counts = {
             "gradient": [*self._gradient(), self._over_replicas(), self._over_world(_SCALAR)],
             "jacobian": [] if problem.method.recomputed else list(self._jacobian()),
             "direction": list(self._direction()),
@@ -98,7 +98,7 @@ class Messages:
             "line_search": [self._over_world(_SCALAR), *self._line_search()],
             "evaluation": list(self._evaluation()),
         }
-        return {phase: [m for m in found.get(phase, []) if m.n_ranks > 1 and m.n_bytes] for phase in PHASES}
+        return {phase: [m for m in counts.get(phase, []) if m.n_ranks > 1 and m.n_bytes] for phase in PHASES}
 
     @property
     def chunks(self) -> list[tuple[int, bool]]:

@@ -244,11 +244,11 @@ def make_plans(
     """
     density = None if problem.nonzeros is None else problem.nonzeros / max(1, problem.shape.widths[0])
     n = ranks_of_a_grid(n_ranks, n_replicas)
-    made = [
+    listed = [
         make_plan(problem, splits, rates, sketch=sketch, n_replicas=n_replicas, speeds=speeds)
         for splits in candidates(problem.shape, n, density=density)
     ]
-    return sorted(made, key=lambda plan: (plan.seconds, plan.sent_bytes))
+    return sorted(listed, key=lambda plan: (plan.seconds, plan.sent_bytes))
 
 
 def widened(shape: NetworkShape, factor: float) -> NetworkShape:
@@ -297,8 +297,8 @@ def largest(problem: Problem, memory_bytes: float, plans: Callable[[Problem], Se
         return None
 
     def fits(factor: float) -> Plan | None:
-        made = plans(replace(problem, shape=widened(problem.shape, factor)))
-        return next((plan for plan in made if plan.memory_bytes <= memory_bytes), None)
+        candidates = plans(replace(problem, shape=widened(problem.shape, factor)))
+        return next((plan for plan in candidates if plan.memory_bytes <= memory_bytes), None)
 
     low, high, found = 0.0, 1.0, fits(0.0)
     if found is None:

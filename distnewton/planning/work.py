@@ -61,7 +61,7 @@ class Work:
         tangents = problem.method.recomputed or problem.sketched
         along = self._tangent(size) if tangents else 0.5 * product
         k, axpy = problem.method.n_directions, self._vectors("axpy")
-        found = {
+        seconds = {
             "gradient": self._forward(again) + self._backward(n) + self._loss(n) + axpy + self._dots(1),
             "jacobian": 0.0 if problem.method.recomputed else self._jacobian() + self._loss(size),
             "direction": n_products * (product + self._step()),
@@ -69,7 +69,7 @@ class Work:
             "line_search": problem.method.n_trials * (self._forward(n) + self._loss(n) + axpy) + self._dots(1),
             "evaluation": self._forward(problem.n_test) + self._loss(problem.n_test),
         }
-        return {phase: found.get(phase, 0.0) for phase in PHASES}
+        return {phase: seconds.get(phase, 0.0) for phase in PHASES}
 
     def _step(self) -> float:
         """Vectors of a CG step: updates of the iterate, the residual and the directions, and inner products."""
@@ -111,9 +111,9 @@ class Work:
         if m == 1 and problem.nonzeros is not None:
             nonzeros = n * problem.nonzeros * n_in / max(1, self._share.partition.widths[0])
             # the adjoint is made fresh and copied, the product likewise
-            made = self._stream((4 + _FRESH * (self._large and transposed)) * (n_in if transposed else n) * n_out)
+            moved = self._stream((4 + _FRESH * (self._large and transposed)) * (n_in if transposed else n) * n_out)
             beyond = _SPARSE_BEYOND if n_in * n_out * problem.itemsize >= _SPARSE_LARGE else 1.0
-            return beyond * self._rates.sparse_product(nonzeros, n_out) + made
+            return beyond * self._rates.sparse_product(nonzeros, n_out) + moved
         places = n * layer.n_linear
         rows, inner = (n_in, places) if transposed else (places, n_in)
         return self._rates.product(rows, inner, n_out, problem.itemsize) + self._gathered(layer, places, n_in)

@@ -55,16 +55,16 @@ def launchers_output() -> str:
         Empty where it is not known.
     """
     pid, proc = os.getppid(), Path("/proc")
-    found = ""
+    target = ""
     for _ in range(_MAX_DEPTH):
         try:
             name = (proc / str(pid) / "comm").read_text().strip()
             if name in _LAUNCHERS:
-                found = os.readlink(proc / str(pid) / "fd" / "1")
+                target = os.readlink(proc / str(pid) / "fd" / "1")
             # the name in front of the parent's number may hold blanks and parentheses
             pid = int((proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError, IndexError):
             return ""
         if pid <= 1:
             break
-    return found
+    return target

@@ -135,12 +135,12 @@ def _with_rates(method: str, config: Config) -> list[Entry]:
     """One run, or one for each learning rate of a first-order baseline."""
     if config.method.direction not in FIRST_ORDER or config.method.schedule:
         return [Entry(method, method, config)]
-    made = []
+    entries = []
     for factor in RATE_FACTORS:
         rate = float(f"{factor * config.method.learning_rate:.3g}")
         options = config.method.model_copy(update={"learning_rate": rate})
-        made.append(Entry(method, f"{method} {rate:g}", config.model_copy(update={"method": options})))
-    return made
+        entries.append(Entry(method, f"{method} {rate:g}", config.model_copy(update={"method": options})))
+    return entries
 
 
 def _short(method: str) -> str:

@@ -100,9 +100,9 @@ def _path(name: str, data_dir: str | None) -> Path:
     folder = Path(data_dir or ".")
     names = name, name.rpartition(":")[0], name.partition(",")[0].strip()
     paths = [folder / Path(part).expanduser() for part in names if part]
-    found = next((path for path in paths if path.exists()), paths[0])
+    path_here = next((path for path in paths if path.exists()), paths[0])
     # a store's manifest has the checksums of all that is in it
-    return found / MANIFEST_FILE if (found / MANIFEST_FILE).is_file() else found
+    return path_here / MANIFEST_FILE if (path_here / MANIFEST_FILE).is_file() else path_here
 
 
 def _fingerprint(path: Path) -> tuple[int, int]:

@@ -118,18 +118,18 @@ def cross_validate(
     folds = draw_folds(described.labels, n_folds, config.run.seed, by_class=task.classes is not None)
     config = config.model_copy(update={"data": data.model_copy(update={"test": ""})})
     whole, everything = CachedSource(source, described), np.arange(described.n_samples)
-    found = CrossValidation(task, np.full((described.n_samples, task.n_out), -np.inf), targets, folds)
+    validation = CrossValidation(task, np.full((described.n_samples, task.n_out), -np.inf), targets, folds)
     for number, rows in enumerate(folds, 1):
         rest = Subset(whole, np.setdiff1d(everything, rows), described.name)
         session = Session(config, ranks, given={"train": rest}, start=start)
         model = session.train(config).model
         outputs, _, _ = model.outputs(Subset(whole, rows, f"{described.name} (fold {number})"))
-        found.outputs[np.ix_(rows, _columns(task, model.architecture.task))] = outputs
+        validation.outputs[np.ix_(rows, _columns(task, model.architecture.task))] = outputs
         session.free()
-        found.fold_metrics.append(task_metrics(task.name, found.outputs[rows], targets[rows]))
+        validation.fold_metrics.append(task_metrics(task.name, validation.outputs[rows], targets[rows]))
         if on_fold is not None:
-            on_fold(number, found.fold_metrics[-1])
-    return found
+            on_fold(number, validation.fold_metrics[-1])
+    return validation
 
 
 def _columns(whole: Task, part: Task) -> NDArray[np.int64]:

@@ -62,12 +62,12 @@ class MetricsEvaluator:
         """
         share = self._objective.share
         self.last = "train", evaluation.outputs, self._targets, share
-        found = {"train": self._judged(evaluation.outputs, self._targets, share)}
+        metrics = {"train": self._judged(evaluation.outputs, self._targets, share)}
         for which, held in self._held_out.items():
             outputs = held.outputs(self._network, params, self._objective.chunk_rows)
             self.last = which, outputs, held.targets, held.share
-            found[which] = self._judged(outputs, held.targets, held.share)
-        return found
+            metrics[which] = self._judged(outputs, held.targets, held.share)
+        return metrics
 
     def predictions(self) -> dict[str, Any]:
         """How the model did on the set that was judged last; empty before there is one."""

@@ -69,8 +69,8 @@ class PlannedRun:
             n, n_rows = curvature_rows(options, self.shape, partition, n_samples, itemsize, memory, R)
             own, n_test = -(-n_samples // R), -(-self.n_test // R)
             problem = Problem(self.shape, own, n, n_rows, itemsize, memory, n_test, nonzeros=nonzeros)
-            found = iteration_memory(problem, shares[rank], widest_kept(problem, shares))
-            worst = max(worst, found, key=lambda parts: sum(parts.values()))
+            needed = iteration_memory(problem, shares[rank], widest_kept(problem, shares))
+            worst = max(worst, needed, key=lambda parts: sum(parts.values()))
         if self.keeps_best:
             worst = {**worst, "best model": float(partition.n_params(rank) * itemsize)}
         return worst

@@ -131,15 +131,15 @@ class RunFolder:
         if kept == present:
             return
         try:
-            made = part.open("w", encoding="utf-8")
+            stream = part.open("w", encoding="utf-8")
             # locked before it has its name, and the old one is let go after that
-            _lock(made)
-            made.write(kept)
-            made.flush()
-            os.fsync(made.fileno())
+            _lock(stream)
+            stream.write(kept)
+            stream.flush()
+            os.fsync(stream.fileno())
             part.replace(file)
             self.close()
-            self._metrics = made
+            self._metrics = stream
         except OSError as error:
             raise WriteError(f"cannot write {file}: {error.strerror or error}") from None
 

@@ -140,10 +140,10 @@ def check_ranks(ranks: Sequence[int]) -> list[int]:
     ConfigError
         If there are fewer than two.
     """
-    found = sorted(set(ranks))
-    if len(found) < 2:
+    counts = sorted(set(ranks))
+    if len(counts) < 2:
         raise ConfigError(f"a study compares at least two numbers of ranks, got {list(ranks)}", collective=True)
-    return found
+    return counts
 
 
 def grow(shape: NetworkShape, factor: float) -> NetworkShape:

@@ -97,8 +97,8 @@ def _missing(path: Path) -> list[Path]:
 def _free_bytes(path: Path) -> int:
     while not path.exists():
         path = path.parent
-    found = os.statvfs(path)
-    return found.f_bavail * found.f_frsize
+    statistics = os.statvfs(path)
+    return statistics.f_bavail * statistics.f_frsize
 
 
 def _clean(probe: Path, made: list[Path]) -> None:

@@ -147,12 +147,12 @@ class ArrayFormat(Format):
     def _find_labels(self, path: Path, *, needed: bool) -> Path | None:
         """The file with the labels by its usual names."""
         names = self.label_files(path)
-        found = next((path.parent / name for name in names if (path.parent / name).is_file()), None)
-        if found is None and needed:
+        labels_path = next((path.parent / name for name in names if (path.parent / name).is_file()), None)
+        if labels_path is None and needed:
             looked = f"looked for {', '.join(names)} beside it" if names else "its name holds no images-idx3"
             column = ", or label_column if they are a column of this array" if self.settings else ""
             raise DataError(f"{path}: no file with its labels: {looked}; give both as 'features,labels'{column}")
-        return found
+        return labels_path
 
 
 def _open_labels(path: Path, features: Path) -> StoredArray:

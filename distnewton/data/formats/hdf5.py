@@ -167,15 +167,15 @@ def _all_names(file: Any) -> list[str]:
     """Paths of all data sets."""
     import h5py
 
-    found: list[str] = []
-    file.visititems(lambda name, item: found.append(name) if isinstance(item, h5py.Dataset) else None)
-    return found
+    names: list[str] = []
+    file.visititems(lambda name, item: names.append(name) if isinstance(item, h5py.Dataset) else None)
+    return names
 
 
 def _names(file: Any, key: str) -> list[str]:
     """Paths of the data sets that a key may mean."""
-    found = _all_names(file)
-    return [name for name in found if name == key] or [name for name in found if name.lower() == key.lower()]
+    names = _all_names(file)
+    return [name for name in names if name == key] or [name for name in names if name.lower() == key.lower()]
 
 
 def _array(path: Path, file: Any, key: str) -> Hdf5Array:

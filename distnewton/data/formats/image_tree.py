@@ -110,10 +110,10 @@ class ImageTree:
     def _why_empty(self) -> str:
         """Say what there is instead of images."""
         if self._others:
-            found = f"holds no images, only other files such as {self._others[0]}"
+            problem = f"holds no images, only other files such as {self._others[0]}"
         else:
-            found = f"is no folder with files in it{self._nearest_folders()}" if self.subfolder else "holds no files"
-        return f"{found}; {_LAYOUT}, with FILE ending in {', '.join(EXTENSIONS)}"
+            problem = f"is no folder with files in it{self._nearest_folders()}" if self.subfolder else "holds no files"
+        return f"{problem}; {_LAYOUT}, with FILE ending in {', '.join(EXTENSIONS)}"
 
     def _nearest_folders(self) -> str:
         """Name the folders that the user may have meant."""

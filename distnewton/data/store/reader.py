@@ -184,12 +184,12 @@ class StoreSource(Source):
     def _numbers(self, file: BinaryIO, offset: int, dtype: str, n: int) -> NDArray[Any]:
         """Numbers that stand at an offset."""
         try:
-            found = np.fromfile(file, np.dtype(dtype).newbyteorder("<"), n, offset=offset - file.tell())
+            values = np.fromfile(file, np.dtype(dtype).newbyteorder("<"), n, offset=offset - file.tell())
         except OSError as error:
             raise MissingInputError(f"{self.path / FEATURES_FILE}: cannot be read ({error.strerror})") from None
-        if len(found) != n:
-            raise DataError(f"{self.path / FEATURES_FILE}: ends before byte {offset + n * found.itemsize}")
-        return found
+        if len(values) != n:
+            raise DataError(f"{self.path / FEATURES_FILE}: ends before byte {offset + n * values.itemsize}")
+        return values
 
     def _dense_parts(self, file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, int, NDArray[Any]]]:
         """Yield first row, first column and values, (n_columns, n_rows), of what lies in a range of columns."""
@@ -232,14 +232,14 @@ class StoreSource(Source):
         from scipy import sparse
 
         blocks = self.manifest.sparse_blocks
-        found = [self._ranges(file, block, start, stop) for block in blocks]
-        n_values = sum(last - first for _, _, first, last in found)
+        parts = [self._ranges(file, block, start, stop) for block in blocks]
+        n_values = sum(last - first for _, _, first, last in parts)
         index_type = np.int32 if max(n_values, stop - start) <= _MAX_INT32 else np.int64
         n_samples = wanted.count(self.manifest.n_samples)
         pointers = np.zeros(n_samples + 1, index_type)
         indices, values = np.empty(n_values, index_type), np.empty(n_values, dtype)
         at = 0
-        for block, (columns, starts, first, last) in zip(blocks, found, strict=True):
+        for block, (columns, starts, first, last) in zip(blocks, parts, strict=True):
             offset = block.offset + 4 * (2 * block.n_columns + 1)
             data = self._numbers(file, offset + first * ITEMSIZES[block.dtype], block.dtype, last - first)
             offset += block.n_values * ITEMSIZES[block.dtype]
