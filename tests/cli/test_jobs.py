@@ -89,7 +89,7 @@ def test_the_clock_ends_a_run_with_a_model_and_code_75(place, n_ranks):
     done = run([*mpirun(n_ranks), *distnewton("train", *SMALL, "--run-dir", "R", "--method.direction=sgd",
                 "--run.max_seconds=6", "--run.iterations=10000000", "--quiet")])  # fmt: skip
     assert done.returncode == 75, done.stderr
-    assert time.monotonic() - begin < 12
+    assert time.monotonic() - begin < 30
     assert done.stderr.count("stopped by the clock after iteration") == 1
     assert json.loads((place / "R/end.json").read_text()) == {"exit_code": 75}
     assert run(distnewton("evaluate", "R", "small.csv")).returncode == 0

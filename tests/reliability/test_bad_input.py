@@ -202,7 +202,7 @@ def command(monkeypatch, tmp_path, capsys):
     from distnewton.launch.startup import run_guarded
 
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("distnewton.cli.train_command._draw", lambda *_: None)
+    monkeypatch.setattr("distnewton.reporting.report_pictures.save_convergence", lambda *_: None)
     for name in ("folder", "iteration", "ledger"):
         monkeypatch.setattr(failures, name, None)
 
