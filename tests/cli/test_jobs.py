@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 from launched import AS_ROOT, distnewton, is_open_mpi, launches, mpirun, run, small_data
+from speed import slowness
 
 pytestmark = launches
 REPOSITORY = Path(__file__).parents[2]
@@ -83,13 +84,14 @@ def test_submit_without_sbatch_says_where_the_job_is(place):
     assert (place / "runs/run-001/job.sh").is_file()
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("n_ranks", [1, 3])
 def test_the_clock_ends_a_run_with_a_model_and_code_75(place, n_ranks):
     begin = time.monotonic()
     done = run([*mpirun(n_ranks), *distnewton("train", *SMALL, "--run-dir", "R", "--method.direction=sgd",
                 "--run.max_seconds=6", "--run.iterations=10000000", "--quiet")])  # fmt: skip
     assert done.returncode == 75, done.stderr
-    assert time.monotonic() - begin < 30
+    assert time.monotonic() - begin < 12 * slowness()
     assert done.stderr.count("stopped by the clock after iteration") == 1
     assert json.loads((place / "R/end.json").read_text()) == {"exit_code": 75}
     assert run(distnewton("evaluate", "R", "small.csv")).returncode == 0
