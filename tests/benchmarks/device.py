@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array, Backend, library_of, to_host
+from distnewton.directions.block_diagonal import BlockDiagonalOptions
 from distnewton.launch.devices import choose_device
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.collectives import Communicator
@@ -124,7 +125,8 @@ def benchmark(backend: Backend, widths: tuple[int, ...], n: int, repeats: int) -
 
 def seconds_of_iteration(network: PartitionedNetwork, X: Array, y: Array, n_iterations: int) -> float:
     """Median seconds of an iteration on all samples, with a fifth of them as subsample."""
-    options, params = {"cg_tolerance": 0.0, "cg_max": CG_STEPS, "cg_min": CG_STEPS}, network.initial_params(0, "he")
+    options = BlockDiagonalOptions(cg_tolerance=0.0, cg_max=CG_STEPS, cg_min=CG_STEPS)
+    params = network.initial_params(0, "he")
     trainer = block_diagonal_trainer(network, X, y, params, options, 0.2, n_iterations + 1)
     # scalars of each iteration are waited for: its seconds are those of the device, too
     records = list(trainer.iterations(n_iterations + 1))

@@ -86,7 +86,8 @@ def check(case, monkeypatch, direction, *, combine="previous", **given):
 
 
 def solver(kind, **options):
-    return (GaussNewton if kind == "gauss_newton" else BlockDiagonal)(dict(cg_max=5, **options))
+    direction = GaussNewton if kind == "gauss_newton" else BlockDiagonal
+    return direction(direction.own_options(cg_max=5, **options))
 
 
 @pytest.mark.parametrize("kind", ["gauss_newton", "block_diagonal"])
