@@ -21,9 +21,7 @@ _SHOWN = 60
 """Characters of a value in a message."""
 
 
-def run_identity(
-    config: Config, architecture: Architecture, data: DataSets, start: Start | None
-) -> dict[str, Any]:
+def run_identity(config: Config, architecture: Architecture, data: DataSets, start: Start | None) -> dict[str, Any]:
     """Network, data, method, seed and dtype of a run, as JSON has them.
 
     Parameters
@@ -69,9 +67,12 @@ def run_identity(
     if "validation" in data.held_out:
         described["validation samples"] = data.held_out["validation"].description.n_samples
     seed = {"seed": config.run.seed, "dtype": config.run.dtype}
-    identity: dict[str, Any] = _plain(
-        {"network": network, "data": described, "method": config.method.model_dump(), "run": seed}
-    )
+    identity: dict[str, Any] = _plain({
+        "network": network,
+        "data": described,
+        "method": config.method.model_dump(),
+        "run": seed,
+    })
     return identity
 
 
