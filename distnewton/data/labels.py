@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,12 @@ if TYPE_CHECKING:
     from distnewton.data.description import Labels
 
 Class = int | float | str
-_MAX_WHOLE = 2.0**53
+_MAX_WHOLE = 2**53
+_NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
+_WHOLE = re.compile(r"[+-]?[0-9]+")
+_KINDS = {"M": "times", "m": "durations", "c": "complex numbers", "V": "records"}
+MISSING_VALUES = ("", "?", "NA", "N/A", "NaN", "null", "None", "-")
+"""What stands for a missing value in a text, in any case of its letters, unless ``data.missing_values`` says else."""
 
 
 def plain(label: Any) -> Class:
@@ -49,6 +55,140 @@ def label_text(label: Any) -> str:
     str
     """
     return str(plain(label))
+
+
+def labels_of(values: Any, locate: Callable[[int], str], *, missing: Iterable[int] = ()) -> Labels:
+    """Labels of an array, or of a column, exactly as they are.
+
+    Parameters
+    ----------
+    values : ndarray of shape (n_samples,) or (n_samples, n_targets), or masked array, or array-like
+        Numbers, booleans, texts, bytes of UTF-8, or objects that are one of these. None, NaN, NaT, ``pandas.NA``,
+        what a mask hides, and texts that are empty or blank are missing.
+    locate : callable
+        Names a sample, by its number from 0, in an error.
+    missing : iterable of int
+        Samples whose label is missing for another reason.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,) or (n_samples, n_targets)
+        float64 where all labels are numbers that float64 holds exactly; else texts. ``007``, 2^53 + 1, and ``1e3``
+        among whole numbers are texts, since no float64 is written so. Booleans are ``True`` and ``False``.
+
+    Raises
+    ------
+    DataError
+        If a label is missing, or is a time, a complex number, or another object.
+    """
+    array = values if isinstance(values, np.ndarray) else np.asarray(values)
+    hidden = np.ma.getmaskarray(array) if isinstance(array, np.ma.MaskedArray) else np.zeros(array.shape, bool)
+    array = np.asarray(array)
+    if array.dtype.kind in _KINDS:
+        raise DataError(f"{locate(0)}: labels are {_KINDS[array.dtype.kind]}, expected numbers or texts")
+    if array.dtype.kind == "O":
+        array, absent = _from_objects(array, locate)
+        hidden |= absent
+    elif array.dtype.kind == "S":
+        array, _ = _from_objects(array.astype(np.object_), locate)
+    elif array.dtype.kind == "b":
+        array = array.astype(np.str_)
+    if array.dtype.kind == "f":
+        hidden |= np.isnan(array)
+    elif array.dtype.kind == "U":
+        hidden |= np.char.strip(array) == ""
+    absent_rows = [*np.flatnonzero(hidden.reshape(len(hidden), -1).any(axis=1) if len(hidden) else hidden), *missing]
+    if absent_rows:
+        raise DataError(f"{locate(min(absent_rows))}: label is missing; remove this sample or give it a label")
+    if array.dtype.kind in "iu":
+        exact = array.size == 0 or (int(array.min()) >= -_MAX_WHOLE and int(array.max()) <= _MAX_WHOLE)
+        return array.astype(np.float64) if exact else array.astype(np.str_)
+    return array.astype(np.float64) if array.dtype.kind == "f" else array.astype(np.str_)
+
+
+def _from_objects(array: NDArray[Any], locate: Callable[[int], str]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Objects as numbers or texts, and which of them are missing."""
+    flat = array.ravel().tolist()
+    absent = np.array([_is_missing(label) for label in flat], np.bool_)
+    n_columns = max(1, array.size // max(1, len(array)))
+    for i, label in enumerate(flat):
+        if not (absent[i] or isinstance(label, str | bytes | int | float | np.integer | np.floating | np.bool_)):
+            what = type(label).__name__
+            raise DataError(f"{locate(i // n_columns)}: label is a {what}, expected a number or a text")
+    there = [label for label, gone in zip(flat, absent, strict=True) if not gone]
+    is_number = all(not isinstance(label, str | bytes | bool | np.bool_) for label in there)
+    exact = is_number and all(
+        isinstance(label, float | np.floating) or abs(int(label)) <= _MAX_WHOLE for label in there
+    )
+    if exact:
+        numbers = [np.nan if gone else float(label) for label, gone in zip(flat, absent, strict=True)]
+        return np.array(numbers, np.float64).reshape(array.shape), absent.reshape(array.shape)
+    texts = ["" if gone else _as_text(label, locate, i // n_columns) for i, (label, gone) in enumerate(
+        zip(flat, absent, strict=True)
+    )]  # fmt: skip
+    return np.array(texts, np.str_).reshape(array.shape), absent.reshape(array.shape)
+
+
+def _is_missing(label: Any) -> bool:
+    """Whether an object stands for no label: only NaN and NaT differ from themselves."""
+    if label is None or label is np.ma.masked or type(label).__name__ == "NAType":
+        return True
+    return bool(label != label)
+
+
+def _as_text(label: Any, locate: Callable[[int], str], i_sample: int) -> str:
+    """A label among texts."""
+    if isinstance(label, bytes):
+        try:
+            return label.decode("utf-8")
+        except UnicodeDecodeError:
+            raise DataError(f"{locate(i_sample)}: label {label!r} is not UTF-8 text") from None
+    return label_text(label) if isinstance(label, float | np.floating) else str(label)
+
+
+def labels_of_texts(texts: NDArray[np.str_]) -> Labels:
+    """Labels of a text column, as numbers where every one is written as that number would be.
+
+    Parameters
+    ----------
+    texts : ndarray of str of shape (n_samples,)
+        As they stand in the file, none missing.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,)
+        float64 or str, by the rule of :func:`labels_of`. ``+1`` and ``1.0`` are the number 1.
+    """
+    return texts.astype(np.float64) if are_numbers(np.unique(texts).tolist()) else texts
+
+
+def are_numbers(texts: Iterable[str]) -> bool:
+    """Whether labels can be numbers without being written otherwise than they came.
+
+    Parameters
+    ----------
+    texts : iterable of str
+        Distinct labels.
+
+    Returns
+    -------
+    bool
+        False where one is no finite number, has zeros in front (``007``), is a whole number beyond 2^53, or is a whole
+        number with an exponent (``1e3``) in a column without fractions.
+    """
+    exponents = fractions = False
+    for text in texts:
+        if not _NUMBER.fullmatch(text):
+            return False
+        digits = text.lstrip("+-")
+        value = float(text)
+        if abs(value) == float("inf") or (digits[0] == "0" and digits[1:2].isdigit()):
+            return False
+        if _WHOLE.fullmatch(text) and abs(int(text)) > _MAX_WHOLE:
+            return False
+        fractions |= not value.is_integer()
+        exponents |= "e" in text.lower() and value.is_integer()
+    return fractions or not exponents
 
 
 def join_labels(parts: Sequence[Labels]) -> Labels:
