@@ -50,7 +50,7 @@ class ArraySource(Source):
         self.name = name
         self._names = columns or names_from_frame(getattr(X, "columns", ()), getattr(y, "name", None))
         self._sparse = hasattr(X, "tocsr")
-        self._X, self._image_shape = _as_table(X.tocsr() if self._sparse else np.asarray(X))
+        self._X, self._image_shape = _as_table(_summed(X.tocsr()) if self._sparse else np.asarray(X))
         self._y = np.asarray(y)
         if self._X.ndim != 2 or self._y.ndim not in (1, 2) or len(self._y) != self._X.shape[0]:
             raise DataError(
@@ -108,6 +108,15 @@ class ArraySource(Source):
     def locate(self, i_sample: int) -> str:
         """Name a sample in a message."""
         return f"{self.name}: sample {i_sample}"
+
+
+def _summed(X: Any) -> Any:
+    """A CSR matrix with one value for each place; entries of the same place are summed, in a copy."""
+    if X.has_canonical_format:
+        return X
+    X = X.copy()
+    X.sum_duplicates()
+    return X
 
 
 def _as_table(X: Any) -> tuple[Any, tuple[int, int, int] | None]:

@@ -1,11 +1,9 @@
-"""A data set over the ranks of a grid: described by one rank, read by each in its own columns."""
+"""A data set on all ranks: described by one of them, with what its labels mean to the network."""
 
 from __future__ import annotations
 
-import platform
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
@@ -13,22 +11,9 @@ from distnewton.backend import Array
 from distnewton.data.columns import ColumnNames
 from distnewton.data.description import DataSource, Description
 from distnewton.data.labels import LabelMapping, regression_targets
-from distnewton.data.row_selection import Chosen
-from distnewton.data.scaling import (
-    SCALINGS,
-    ColumnScaling,
-    ColumnStatistics,
-    fit_scaling,
-    row_factors,
-    row_square_sums,
-    scale_rows,
-    value_range,
-)
-from distnewton.errors import DataError, MissingInputError, NumericalError
+from distnewton.errors import DataError
 from distnewton.parallel.collectives import Communicator
-from distnewton.parallel.grid import ProcessGrid
 
-_ROWS_AT_ONCE = 4096
 FEWEST_NUMBERS = 10
 """Labels of at most so many different numbers are taken for classes, even where they have fractions."""
 DENSE_FROM = 0.25
@@ -82,136 +67,6 @@ def keep_dense(description: Description) -> bool:
     """Whether features are held as a dense array."""
     n_values = description.n_samples * description.n_features
     return not description.sparse_format or description.n_nonzeros >= DENSE_FROM * n_values
-
-
-def read_features(
-    grid: ProcessGrid, source: DataSource, n_samples: int, dtype: Any, rows: Chosen | None = None, *, dense: bool
-) -> Any:
-    """This rank's columns of samples; none on ranks without a block in layer 1.
-
-    Parameters
-    ----------
-    grid : ProcessGrid
-        Who owns which features.
-    source : DataSource
-        The data.
-    n_samples : int
-        As described.
-    dtype : dtype
-        float32 or float64.
-    rows : Array of int or None
-        Ascending numbers of the samples wanted; all by default.
-    dense : bool
-        Whether sparse formats become dense arrays.
-
-    Returns
-    -------
-    Array or csr_array of shape (n_samples, n_features_local), or (len(rows), n_features_local)
-
-    Notes
-    -----
-    Collective in its agreement on errors.
-    """
-    start, stop = grid.feature_range()
-    n = n_samples if rows is None else len(rows)
-    X: Any = np.zeros((n, 0), dtype)
-    with grid.world.collective_errors():
-        try:
-            # what overflows here is found by check_range
-            with grid.ledger.phase("data"), np.errstate(over="ignore"):
-                if stop > start:
-                    # a source of someone's own that knows no choice of samples serves where all are wanted
-                    X = source.read(start, stop, dtype) if rows is None else source.read(start, stop, dtype, rows)
-                X = X if isinstance(X, np.ndarray) or not dense else X.toarray()
-        except OSError as error:
-            where = f" on {platform.node()}" if grid.world.size > 1 else ""
-            raise MissingInputError(f"{source.name}: cannot be read{where} ({error.strerror or error})") from None
-        if X.shape[0] != n:
-            raise DataError(f"{source.name} changed while it was read: {X.shape[0]} samples, then {n}")
-    return X
-
-
-def apply_scaling(grid: ProcessGrid, scaling: ColumnScaling, X: Any) -> None:
-    """Scale this rank's columns in place (collective where rows are scaled: one sum of a number a sample)."""
-    with grid.world.collective_errors():
-        scaling.apply(X)
-    if scaling.rule.scales_rows:
-        # each feature group counts once, however many ranks hold it
-        sums = row_square_sums(X) if grid.first_of_feature_group() else np.zeros(X.shape[0])
-        scale_rows(X, row_factors(grid.sum_all(sums)))
-
-
-def fit_and_apply(grid: ProcessGrid, kind: str, X: Any) -> ColumnScaling:
-    """Fit a scaling to this rank's columns and apply it in place (collective)."""
-    scaling = fit_scaling("none", X)
-    # extremes by stacking, not by MPI's MIN and MAX, which would drop a NaN
-    ranges = grid.world.allgather(np.array(value_range(X)))
-    joint = float(ranges[:, 0].min()), float(ranges[:, 1].max())
-    rule = SCALINGS.find(kind)
-    statistics = ColumnStatistics(X, rule.n_moments, grid.stack_replicas) if rule.fits(X) else None
-    with grid.world.collective_errors():
-        scaling = fit_scaling(kind, X, joint, statistics)
-    # products that overflow are found by the check
-    with np.errstate(over="ignore", invalid="ignore"):
-        apply_scaling(grid, scaling, X)
-    check_range(grid, X)
-    return scaling
-
-
-def check_range(grid: ProcessGrid, X: Any) -> None:
-    """Refuse features whose squares are beyond their dtype, or that are not finite (collective).
-
-    Parameters
-    ----------
-    grid : ProcessGrid
-        Who owns which features.
-    X : Array or csr_array of shape (n_samples, n_features_local)
-        This rank's columns, scaled.
-
-    Raises
-    ------
-    NumericalError
-        On every rank alike, with the lowest of such features, its value and rank, and the range of the others.
-    """
-    wrong, low, high = _first_beyond(X, float(np.sqrt(np.finfo(X.dtype).max)))
-    place = None if wrong is None else (grid.feature_range()[0] + wrong[0], wrong[1])
-    if not grid.world.any(place is not None):
-        return
-    views = grid.world.allgather_json([place, min(low, 1e308), max(high, -1e308)])
-    (feature, value), rank = min((view[0], rank) for rank, view in enumerate(views) if view[0] is not None)
-    _, low, high = views[rank]
-    others = f"; its other values are from {low:.3g} to {high:.3g}" if low <= high else ""
-    raise NumericalError(
-        f"feature {feature} (from 0, on rank {rank}) is {value:.3g}, which overflows in layer 1{others}: scale the "
-        "data ([data] scale = standard), repair it, or use float64 ([run] dtype)",
-        collective=True,
-    )
-
-
-def _first_beyond(X: Any, limit: float) -> tuple[tuple[int, float] | None, float, float]:
-    """Own column and value of the first number beyond a limit or not finite, and the range of all others."""
-    beyond: tuple[int, float] | None = None
-    low, high = np.inf, -np.inf
-    numbers, step = (X, _ROWS_AT_ONCE) if isinstance(X, np.ndarray) else (X.data, _ROWS_AT_ONCE * 64)
-    for start in range(0, len(numbers) if numbers.size else 0, step):
-        part = numbers[start : start + step]
-        fine = np.abs(part) <= limit  # false for NaN
-        if not fine.all():
-            i = int(np.argmin(fine))
-            column = i % part.shape[1] if part.ndim == 2 else int(X.indices[start + i])
-            beyond = beyond or (column, float(part.flat[i]))
-            part = part[fine]
-        low, high = min(low, float(part.min(initial=np.inf))), max(high, float(part.max(initial=-np.inf)))
-    return beyond, low, high
-
-
-def gather_scaling(grid: ProcessGrid, scaling: ColumnScaling) -> ColumnScaling:
-    """The scaling of all features, on every rank (collective: one sum of 2 n_features numbers)."""
-    whole = np.zeros((2, grid.partition.n_features))
-    if grid.first_of_feature_group():
-        whole[:, slice(*grid.feature_range())] = scaling.offset, scaling.factor
-    grid.sum_all(whole)
-    return ColumnScaling(scaling.kind, *whole)
 
 
 @dataclass(frozen=True)

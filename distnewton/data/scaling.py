@@ -30,6 +30,8 @@ if TYPE_CHECKING:
     from distnewton.data.description import Features
 
 _BLOCK_VALUES = 1 << 16
+_ROUNDINGS = 1
+"""Half of the range of a constant column, at most, in units of its rounding."""
 Stack = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
@@ -202,7 +204,7 @@ class ColumnScaling:
         if X_local.shape[1] != len(self.factor):
             raise ValueError(f"X_local has {X_local.shape[1]} columns, this scaling has {len(self.factor)}")
         if self.rule.takes_logs:
-            _log1p(self.kind, values)
+            log_features(self.kind, X_local)
         if self.rule.shifts_columns:
             _refuse_sparse(self.kind, X_local)
             for block in _row_blocks(values):
@@ -272,8 +274,8 @@ class ColumnStatistics:
 
     Attributes
     ----------
-    low, half_range, mean, deviation : ndarray of float64 of shape (n_columns,)
-        Moments that are not computed are zeros.
+    low, high, half_range, mean, deviation : ndarray of float64 of shape (n_columns,)
+        Moments that are not computed are zeros. The range of a column that varies by rounding alone is 0.
     """
 
     def __init__(self, X: NDArray[Any], n_moments: int, stack: Stack | None = None) -> None:
@@ -281,9 +283,10 @@ class ColumnStatistics:
         # columns that overflow are refused below, with a message
         with np.errstate(all="ignore"):
             extremes = stack(np.array([X.min(axis=0), X.max(axis=0)], np.float64))
-            self.low = extremes[:, 0].min(axis=0)
+            self.low, self.high = extremes[:, 0].min(axis=0), extremes[:, 1].max(axis=0)
             # half of each, since the whole range can overflow
-            self.half_range = extremes[:, 1].max(axis=0) / 2 - self.low / 2
+            self.half_range = self.high / 2 - self.low / 2
+            self._level_rounding(X, stack)
             self.mean = self.deviation = np.zeros(X.shape[1])
             if n_moments > 0:
                 counts = stack(np.array([float(len(X))]))
@@ -292,6 +295,28 @@ class ColumnStatistics:
             if n_moments > 1:
                 squares = stack(_square_sums(X, self.mean, self.half_range)).sum(axis=0)
                 self.deviation = self.half_range * np.sqrt(squares / counts.sum())
+
+    def _level_rounding(self, X: NDArray[Any], stack: Stack) -> None:
+        """Take columns that vary by rounding alone, as 0.3 and 3 * 0.1 do, for constant."""
+        unit = _ROUNDINGS * np.maximum(np.abs(self.low), np.abs(self.high))
+        doubtful = (self.half_range > 0) & (self.half_range <= unit * np.finfo(np.float32).eps)
+        if not doubtful.any():
+            return
+        # fractions that float32 holds exactly come from there; whole numbers may be exact
+        found = np.zeros((2, np.count_nonzero(doubtful)), bool)
+        for block in _row_blocks(X):
+            part = block[:, doubtful]
+            found |= np.array([(part != part.astype(np.float32)).any(axis=0), (part != np.rint(part)).any(axis=0)])
+        views = stack(found.astype(np.float64)) > 0
+        # some have fractions, none needs float64
+        single = views[:, 1].any(axis=0) & ~views[:, 0].any(axis=0)
+        eps = np.where(single, np.finfo(np.float32).eps, np.finfo(np.float64).eps)
+        self.half_range[doubtful] *= self.half_range[doubtful] > unit[doubtful] * eps
+
+    def replace(self, columns: NDArray[np.intp], other: ColumnStatistics) -> None:
+        """Put statistics of some columns in the place of those there."""
+        for name in ("low", "high", "half_range", "mean", "deviation"):
+            getattr(self, name)[columns] = getattr(other, name)
 
     def use_joint_range(self, lowest: float, highest: float) -> None:
         """Put the range of all columns in the place of each column's own."""
@@ -338,7 +363,7 @@ def fit_scaling(
     statistics = statistics or ColumnStatistics(X, rule.n_moments)
     with np.errstate(all="ignore"):
         if rule.uses_joint_range:
-            statistics.use_joint_range(*(joint_range or value_range(X)))
+            statistics.use_joint_range(*(joint_range or (statistics.low.min(), statistics.high.max())))
         offset, size = rule.fit(statistics)
         factor = 1 / size
     # a range so small that its inverse overflows is that of a constant column
@@ -346,12 +371,6 @@ def fit_scaling(
     if not (np.isfinite(offset).all() and np.isfinite(factor).all()):
         raise DataError(f"scale = {kind} cannot be fitted: values are too large or not finite; check the data")
     return ColumnScaling(kind, offset, factor)
-
-
-def value_range(X_local: Features) -> tuple[float, float]:
-    """Smallest and largest value that is held; infinite the wrong way round where there is none."""
-    values = _values(X_local)
-    return (float(values.min()), float(values.max())) if values.size else (np.inf, -np.inf)
 
 
 def _square_sums(X: NDArray[Any], mean: NDArray[np.float64], half_range: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -427,6 +446,31 @@ def scale_rows(X_local: Features, factors: NDArray[np.float64]) -> None:
     np.multiply(X_local.data, per_value, out=X_local.data, casting="same_kind")
 
 
+def log_features(kind: str, X_local: Features) -> None:
+    """Put log(1 + x) in the place of each x.
+
+    Parameters
+    ----------
+    kind : str
+        Name of the scaling, for messages.
+    X_local : ndarray or csr_array of shape (n_samples, n_columns)
+        Of a float dtype.
+
+    Raises
+    ------
+    DataError
+        If a value is negative.
+    """
+    values = _values(X_local)
+    lowest = values.min(initial=0)
+    if lowest < 0:
+        raise DataError(
+            f"scale = {kind} is for counts, but a value is {lowest:g}; use scale = unit_rows, or minmax or standard "
+            "for dense data"
+        )
+    np.log1p(values, out=values)
+
+
 def _values(X_local: Features) -> NDArray[Any]:
     """Return stored values, dense or sparse."""
     return X_local if isinstance(X_local, np.ndarray) else X_local.data
@@ -441,17 +485,6 @@ def _row_blocks(X: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """Return views of consecutive rows."""
     n_rows = _rows_of_block(X)
     return (X[i : i + n_rows] for i in range(0, len(X), n_rows))
-
-
-def _log1p(kind: str, values: NDArray[Any]) -> None:
-    """log(1 + x) in place."""
-    lowest = values.min(initial=0)
-    if lowest < 0:
-        raise DataError(
-            f"scale = {kind} is for counts, but a value is {lowest:g}; use scale = unit_rows, or minmax or standard "
-            "for dense data"
-        )
-    np.log1p(values, out=values)
 
 
 def _refuse_sparse(kind: str, X_local: Features) -> NDArray[Any]:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from distnewton.data.description import DataSource, Description
 
 if TYPE_CHECKING:
-    import numpy as np
     from numpy.typing import DTypeLike, NDArray
 
     from distnewton.data.description import Features
@@ -41,7 +42,10 @@ class CachedSource:
 
     def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> Features:
         """A range of features, read once with all samples; not to be changed."""
-        key = start, stop, str(dtype)
+        key = start, stop, str(np.dtype(dtype))
+        if any(kept[0] <= start <= stop <= kept[1] and kept[2] != key[2] for kept in self._read):
+            # a part of what is kept, in another precision
+            return self._source.read(start, stop, dtype, rows)
         if key not in self._read:
             # another range, say of another grid, takes the place of the last one
             self._read = {key: self._source.read(start, stop, dtype)}

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from distnewton.backend import Array, Backend
-from distnewton.data.partitioned import gather_scaling
+from distnewton.data.scaled import gather_scaling
 from distnewton.data.scaling import ColumnScaling
 from distnewton.launch.devices import choose_device
 from distnewton.models.architecture import Architecture

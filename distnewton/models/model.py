@@ -11,9 +11,10 @@ import numpy as np
 from distnewton.backend import Array, to_host
 from distnewton.data.columns import ColumnNames, check_names
 from distnewton.data.description import DataSource, Description
-from distnewton.data.partitioned import apply_scaling, gather_scaling, open_and_describe, read_features
+from distnewton.data.partitioned import open_and_describe
 from distnewton.data.row_selection import Chosen
 from distnewton.data.rows import row_range
+from distnewton.data.scaled import FeatureReader, apply_scaling, gather_scaling
 from distnewton.data.scaling import ColumnScaling
 from distnewton.errors import DataError, NumericalError, WriteError
 from distnewton.guards.watchdog import watchdog
@@ -91,8 +92,9 @@ class Model:
         Array or csr_array of shape (n_samples, n_features_local), or (len(rows), n_features_local)
         """
         dtype, dense = self.network.backend.dtype, self.architecture.dense
-        X = read_features(self.grid, source, description.n_samples, dtype, rows, dense=dense)
-        apply_scaling(self.grid, self.scaling, X)
+        reader = FeatureReader(self.grid, source, description.n_samples, dtype, rows, dense=dense)
+        X = reader.read()
+        apply_scaling(self.grid, self.scaling, X, reader)
         return self.network.backend.features(self.network.arrange(X))
 
     def outputs_of(self, X: Any) -> Array:

@@ -13,7 +13,8 @@ import numpy as np
 from distnewton.backend import Array, to_host
 from distnewton.data.columns import ColumnNames
 from distnewton.data.labels import LabelMapping
-from distnewton.data.partitioned import Task, gather_scaling
+from distnewton.data.partitioned import Task
+from distnewton.data.scaled import gather_scaling
 from distnewton.data.scaling import ColumnScaling
 from distnewton.errors import ConfigError, DataError
 from distnewton.guards.watchdog import watchdog

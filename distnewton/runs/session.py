@@ -11,7 +11,7 @@ from distnewton.backend import Array
 from distnewton.components import with_components
 from distnewton.config import Config
 from distnewton.data.description import DataSource
-from distnewton.data.partitioned import gather_scaling
+from distnewton.data.scaled import gather_scaling
 from distnewton.errors import ConfigError, DistNewtonError, NumericalError
 from distnewton.launch.deadline import Clock
 from distnewton.method.best_model import BestModel

@@ -9,8 +9,8 @@ import numpy as np
 
 from distnewton.backend import Array
 from distnewton.config import Config
-from distnewton.data.partitioned import apply_scaling, check_range, fit_and_apply, read_features
 from distnewton.data.rows import permute_rows
+from distnewton.data.scaled import FeatureReader, apply_scaling, check_range, fit_and_apply
 from distnewton.data.scaling import ColumnScaling
 from distnewton.errors import DataError
 from distnewton.method.objective import Objective
@@ -78,8 +78,9 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
     # files are read in ascending order, and in full without a look at each row where all rows are wanted
     wanted = None if len(rows) == train.n_samples else np.sort(rows)
     dense = placement.architecture.dense
-    X = read_features(grid, data.source, train.n_samples, backend.dtype, wanted, dense=dense)
-    scaling = _scale(grid, config.data.scale, start, X)
+    reader = FeatureReader(grid, data.source, train.n_samples, backend.dtype, wanted, dense=dense)
+    X = reader.read()
+    scaling = _scale(grid, config.data.scale, start, X, reader)
     # a copy of the data: here memory may end on some ranks only
     with grid.world.collective_errors(), grid.ledger.phase("allocate"):
         X = permute_rows(X, rows if wanted is None else np.searchsorted(wanted, rows))
@@ -102,11 +103,11 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
     return TrainingData(objective, scaling, plain_targets(own if share.whole else targets_on(backend, targets)))
 
 
-def _scale(grid: ProcessGrid, kind: str, start: Start | None, X: Any) -> ColumnScaling:
+def _scale(grid: ProcessGrid, kind: str, start: Start | None, X: Any, reader: FeatureReader) -> ColumnScaling:
     """Scale features in place: by a fit to them, or as the model does from which the run starts."""
     if start is None:
-        return fit_and_apply(grid, kind, X)
+        return fit_and_apply(grid, kind, X, reader)
     scaling = start.scaling.columns(*grid.feature_range())
-    apply_scaling(grid, scaling, X)
+    apply_scaling(grid, scaling, X, reader)
     check_range(grid, X)
     return scaling

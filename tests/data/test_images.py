@@ -12,7 +12,8 @@ from image_files import HEIGHT, PACKERS, WIDTH, archive_of, coded, error_of, fol
 
 from distnewton.data.formats import images
 from distnewton.data.formats.pictures import decode
-from distnewton.data.partitioned import open_and_describe, read_features
+from distnewton.data.partitioned import open_and_describe
+from distnewton.data.scaled import FeatureReader
 from distnewton.data.sources import open_data
 from distnewton.errors import ConfigError, DataError, MissingExtraError, MissingInputError
 from distnewton.parallel.grid import ProcessGrid
@@ -224,7 +225,7 @@ def test_each_rank_reads_its_channels(world, folder, kind):
     n_groups = max(n for n in (1, 2, 3) if world.size % n == 0)
     splits = (n_groups, world.size // n_groups)
     with ProcessGrid(world, Partition((3, world.size), splits, features_per_unit=HEIGHT * WIDTH)) as grid:
-        own = read_features(grid, source, 5, np.float32, dense=True)
+        own = FeatureReader(grid, source, 5, np.float32, dense=True).read()
         start, stop = grid.feature_range()
         good = np.array_equal(own, expected[:, start:stop]) and found.image_shape == (3, HEIGHT, WIDTH)
         assert not world.any(not good)

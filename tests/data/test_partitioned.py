@@ -9,16 +9,9 @@ import pytest
 
 from distnewton.data.in_memory import ArraySource
 from distnewton.data.labels import LabelMapping
-from distnewton.data.partitioned import (
-    Task,
-    apply_scaling,
-    fit_and_apply,
-    gather_scaling,
-    keep_dense,
-    open_and_describe,
-    read_features,
-)
+from distnewton.data.partitioned import Task, keep_dense, open_and_describe
 from distnewton.data.rows import permute_rows, row_range
+from distnewton.data.scaled import FeatureReader, apply_scaling, fit_and_apply, gather_scaling
 from distnewton.data.scaling import SCALINGS, fit_scaling
 from distnewton.errors import ConfigError, DataError, DistNewtonError, MissingInputError
 from distnewton.parallel.grid import ProcessGrid
@@ -67,7 +60,7 @@ def test_each_rank_reads_only_its_columns(world, n_features, sparse):
     for splits in splits_of(world.size):
         source = Watched(X, np.zeros(11))
         with ProcessGrid(world, Partition((n_features, 4, 3), splits)) as grid:
-            own = read_features(grid, source, 11, np.float32, dense=False)
+            own = FeatureReader(grid, source, 11, np.float32, dense=False).read()
             start, stop = grid.feature_range()
             good = own.shape == (11, stop - start) and own.dtype == np.float32
             good = good and np.array_equal(dense(own), dense(X)[:, start:stop].astype(np.float32))
@@ -83,7 +76,7 @@ def test_each_rank_reads_only_its_columns(world, n_features, sparse):
 def test_sparse_formats_become_dense_where_asked(world):
     X = features(sparse=True)
     with ProcessGrid(world, Partition((9, 4), (1, world.size))) as grid:
-        own = read_features(grid, ArraySource(X, np.zeros(11)), 11, np.float64, dense=True)
+        own = FeatureReader(grid, ArraySource(X, np.zeros(11)), 11, np.float64, dense=True).read()
         good = isinstance(own, np.ndarray) and np.array_equal(own, X.toarray())
         assert not grid.comm.any(not good)
 
@@ -95,15 +88,17 @@ def test_scaling_equals_that_of_the_whole(world, kind):
     X[:, 4] = 2.0
     whole = X.copy()
     one = ProcessGrid(type(world)(), Partition((9, 2), (1, 1)))
-    expected = fit_and_apply(one, kind, whole)
+    source = ArraySource(X, np.zeros(len(X)))
+    expected = fit_and_apply(one, kind, whole, FeatureReader(one, source, len(X), "f8", dense=True))
     if kind.endswith("unit_rows"):
         np.testing.assert_allclose(np.linalg.norm(whole, axis=1), 1.0)
     for splits in splits_of(world.size):
         with ProcessGrid(world, Partition((9, 4, 3), splits)) as grid:
             columns = slice(*grid.feature_range())
             own, again = X[:, columns].copy(), X[:, columns].copy()
-            fitted = fit_and_apply(grid, kind, own)
-            apply_scaling(grid, fitted, again)
+            reader = FeatureReader(grid, source, len(X), "f8", dense=True)
+            fitted = fit_and_apply(grid, kind, own, reader)
+            apply_scaling(grid, fitted, again, reader)
             good = np.allclose(own, whole[:, columns], rtol=1e-13, atol=1e-14) and np.array_equal(own, again)
             gathered = gather_scaling(grid, fitted)
             # to rounding: numpy adds a single column in another order than several
@@ -140,7 +135,7 @@ def test_data_unreadable_on_one_rank_are_an_error_on_all(world, monkeypatch):
     with ProcessGrid(world, Partition((9, 4), (world.size, 1))) as grid:
         if world.rank == last:
             monkeypatch.setattr(source, "read", fail)
-        error = error_of(lambda: read_features(grid, source, 11, np.float64, dense=True))
+        error = error_of(lambda: FeatureReader(grid, source, 11, np.float64, dense=True).read())
         check_agreed(world, error, MissingInputError, "features.txt: permission denied", last)
     opened = error_of(lambda: open_and_describe(world, fail if world.rank == last else lambda: source))
     check_agreed(world, opened, MissingInputError, "features.txt: permission denied", last)
@@ -150,7 +145,8 @@ def test_data_unreadable_on_one_rank_are_an_error_on_all(world, monkeypatch):
 def test_data_that_change_while_read_are_an_error_on_all(world):
     with ProcessGrid(world, Partition((9, 4), (world.size, 1))) as grid:
         n = 10 if world.rank == 0 else 11
-        error = error_of(lambda: read_features(grid, ArraySource(features(n), np.zeros(n)), 11, "f8", dense=True))
+        source = ArraySource(features(n), np.zeros(n))
+        error = error_of(lambda: FeatureReader(grid, source, 11, "f8", dense=True).read())
         check_agreed(world, error, DataError, "data changed while it was read: 10 samples, then 11", 0)
 
 
