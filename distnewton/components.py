@@ -11,12 +11,13 @@ from distnewton.directions.direction import Direction
 from distnewton.directions.registry import DIRECTIONS, PRECONDITIONERS
 from distnewton.errors import ConfigError
 from distnewton.network.activations import ACTIVATIONS
+from distnewton.network.layer_tables import LAYERS
 from distnewton.network.losses import LOSSES, Loss
 from distnewton.registry import Registry
 
 T = TypeVar("T")
 
-REGISTRIES: tuple[Registry[Any], ...] = (DIRECTIONS, PRECONDITIONERS, LOSSES, ACTIVATIONS, SCALINGS, FORMATS)
+REGISTRIES: tuple[Registry[Any], ...] = (DIRECTIONS, PRECONDITIONERS, LOSSES, ACTIVATIONS, LAYERS, SCALINGS, FORMATS)
 """Everything that settings name; each has an entry-point group, such as ``distnewton.losses``."""
 
 

@@ -24,8 +24,9 @@ from distnewton.models.architecture import Architecture
 from distnewton.models.loading import load_serial_model, model_of_weights
 from distnewton.models.model import Model
 from distnewton.network.activations import ACTIVATIONS, Activation
+from distnewton.network.layer_tables import resolve_shape
 from distnewton.network.losses import LOSSES, Loss
-from distnewton.network.shapes import NetworkShape, resolve_shape
+from distnewton.network.shapes import NetworkShape
 from distnewton.registry import Registry
 
 try:

@@ -19,9 +19,9 @@ from distnewton.method.newton import NewtonStep, StepOptions
 from distnewton.method.objective import Objective
 from distnewton.method.stages import BatchNewton, FullBatch, RateOptions, RateSteps
 from distnewton.method.trainer import Trainer
+from distnewton.network.layer_tables import convolutional_shape
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
-from distnewton.network.shapes import convolutional_shape
 from distnewton.network.weighted import normalised, weighted, with_weights
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition

@@ -82,7 +82,7 @@ def _scaling(options: argparse.Namespace) -> int:
 
 def _plan_study(options: argparse.Namespace, cluster: Cluster) -> tuple[Study, dict[int, dict[str, Any]]]:
     """The study that the flags describe, and the settings of its points by their ranks."""
-    from distnewton.network.shapes import resolve_shape
+    from distnewton.network.layer_tables import resolve_shape
     from distnewton.runs.planned import describe_data
     from distnewton.study.points import Study, check_ranks
 

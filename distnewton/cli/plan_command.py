@@ -102,7 +102,7 @@ def _speeds(config: Config, problem: Problem, n_ranks: int) -> list[float]:
 
 def _problem(config: Config, options: argparse.Namespace, notes: list[str]) -> Problem:
     """The problem, from flags and the recipe as far as they say it, else from the data."""
-    from distnewton.network.shapes import resolve_shape
+    from distnewton.network.layer_tables import resolve_shape
     from distnewton.runs.planned import DataSize, describe_data, planned_problem
 
     first, last, image = config.network.listed[0], config.network.last_width, config.network.input

@@ -7,14 +7,14 @@ import re
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import BeforeValidator, Discriminator, Field, Tag, model_validator
+from pydantic import BeforeValidator, Discriminator, Field, SerializeAsAny, Tag, model_validator
 from pydantic_core import CoreSchema, core_schema
 
-from distnewton.config.layer_tables import AnyTable, DenseTable, LayerTable, Size, tables_problem
 from distnewton.data.formats.registry import FORMATS
 from distnewton.data.scaling import SCALINGS
 from distnewton.errors import ConfigError
 from distnewton.network.activations import ACTIVATIONS
+from distnewton.network.layer_tables import Dense, LayerTable, Size, tables_problem
 from distnewton.network.losses import LOSSES
 from distnewton.options import Options
 from distnewton.registry import Registry
@@ -158,7 +158,7 @@ class NetworkConfig(Options):
 
     # either a list of tables or one of widths; which one is decided first, so that errors are told of one kind only
     layers: Annotated[
-        Annotated[list[AnyTable], Field(min_length=1), Tag("tables")]
+        Annotated[list[SerializeAsAny[LayerTable]], Field(min_length=1), Tag("tables")]
         | Annotated[list[Width], Field(min_length=2), Tag("widths")],
         Discriminator(_kind_of_layers),
         BeforeValidator(_dashes_to_list),
@@ -207,7 +207,7 @@ class NetworkConfig(Options):
     def last_width(self) -> int | str:
         """Outputs, or ``auto``."""
         last: Any = self.layers[-1]
-        width: int | str = last.width if isinstance(last, DenseTable) else last
+        width: int | str = last.width if isinstance(last, Dense) else last
         return width
 
 

@@ -20,12 +20,12 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_va
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from distnewton.config.layer_tables import LAYER_TABLES, LayerTable, number_of_weight_layers
 from distnewton.config.method import MethodConfig, default_method, default_options, method_fields
 from distnewton.config.sections import DataConfig, NameOf, NetworkConfig, PartitionConfig, RunConfig
 from distnewton.directions.composition import CHOICES, ComponentError, choices
 from distnewton.directions.options import BatchOptions
 from distnewton.errors import ConfigError, MissingInputError
+from distnewton.network.layer_tables import LAYERS, LayerTable, number_of_weight_layers
 from distnewton.network.losses import LOSSES
 from distnewton.options import Options
 
@@ -326,7 +326,9 @@ def describe_errors(error: ValidationError, model: type[BaseModel]) -> str:
 def _describe(details: ErrorDetails, model: type[BaseModel]) -> list[str]:
     """One error as lines: the key, what is wrong, what came."""
     parts = [str(part) for part in details["loc"]]
-    key = ".".join(part for part in parts if re.fullmatch(r"[A-Za-z_]\w*|\d+", part) and part not in _UNION_TAGS)
+    key = ".".join(
+        part for part in parts if re.fullmatch(r"[A-Za-z_]\w*|\d+", part) and part not in (*_UNION_TAGS, *LAYERS)
+    )
     if details["type"] == "extra_forbidden":
         known = _known_keys(parts[:-1], model)
         near = difflib.get_close_matches(parts[-1], known, n=1, cutoff=0.5)
@@ -340,7 +342,7 @@ def _describe(details: ErrorDetails, model: type[BaseModel]) -> list[str]:
     return [f"{key}: {message}, got {details['input']!r}"]
 
 
-_UNION_TAGS = ("int", "str", "float", "tables", "widths", *LAYER_TABLES)
+_UNION_TAGS = ("int", "str", "float", "tables", "widths")
 """What pydantic appends to the place of an error in a union: the type it tried, which is no key of the tree."""
 
 
@@ -351,7 +353,7 @@ def _known_keys(path: Sequence[str], model: type[BaseModel]) -> list[str]:
     if list(path[:2]) == ["method", "schedule"]:
         return [*method_fields(), "iterations"]
     if list(path[:2]) == ["network", "layers"]:
-        return [name for tag in path if tag in LAYER_TABLES for name in LAYER_TABLES[tag].model_fields]
+        return [name for tag in path if tag in LAYERS for name in LAYERS[tag].model_fields]
     if model is Config and path[0] in Config.model_fields:
         return list(settings_of(path[0]))
     section = model.model_fields[path[0]].annotation

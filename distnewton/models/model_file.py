@@ -14,9 +14,10 @@ from distnewton.backend import Array
 from distnewton.data.columns import ColumnNames
 from distnewton.errors import DataError, MissingInputError, WriteError
 from distnewton.network.activations import ACTIVATIONS
+from distnewton.network.layer_tables import convolutional_shape
 from distnewton.network.layout import BlockView
 from distnewton.network.network import PartitionedNetwork
-from distnewton.network.shapes import LayerShape, NetworkShape, convolutional_shape, dense_shape
+from distnewton.network.shapes import LayerShape, NetworkShape, dense_shape
 from distnewton.parallel.partition import Block
 
 FORMAT_VERSION = 2

@@ -7,8 +7,8 @@ row of weights for each of its pixels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Any
 
@@ -37,6 +37,11 @@ class Window:
     def n_positions(self) -> int:
         """Pixels in the window."""
         return self.size[0] * self.size[1]
+
+    @classmethod
+    def of(cls, size: int | Sequence[int], stride: int | Sequence[int], padding: int | Sequence[int] = 0) -> Window:
+        """A window from one number for both directions, or vertical and horizontal."""
+        return cls(*((n, n) if isinstance(n, int) else (n[0], n[1]) for n in (size, stride, padding)))
 
     def output(self, image: Pair) -> Pair:
         """Number of places of the window on an image, vertical and horizontal; 0 where it does not fit."""
@@ -212,139 +217,60 @@ def dense_shape(widths: Sequence[int]) -> NetworkShape:
     return NetworkShape(tuple(layers), tuple(widths))
 
 
-def convolutional_shape(image_shape: Sequence[int], tables: Sequence[Mapping[str, Any]]) -> NetworkShape:
-    """Shape of a network on images.
+class ShapeInProgress:
+    """A network on images, layer by layer from the input on.
 
     Parameters
     ----------
-    image_shape : sequence of int
-        Channels, height, width.
-    tables : sequence of mapping
-        One a layer, with ``type`` ``conv`` (``channels, kernel, stride, padding``), ``max_pool`` or ``avg_pool``
-        (``size, stride``), ``flatten``, or ``dense`` (``width``); pairs are vertical, horizontal.
+    n_channels : int
+        Of the input.
+    image : tuple of int
+        Height and width of the input.
 
-    Returns
-    -------
-    NetworkShape
-
-    Raises
-    ------
-    ConfigError
-        If layers do not follow each other, or a window does not fit its image.
-    """
-    n_units, image, flat = image_shape[0], (image_shape[1], image_shape[2]), False
-    layers: list[LayerShape] = []
-    for k, table in enumerate(tables, start=1):
-        kind, where = table["type"], f"network.layers, layer {k} ({table['type']})"
-        if flat and kind != "dense":
-            raise ConfigError(f"{where}: behind a dense layer or flatten only dense layers can follow", collective=True)
-        if kind == "flatten":
-            flat = True
-        elif kind == "dense":
-            layers.append(LayerShape(n_units, table["width"], image))
-            n_units, image, flat = table["width"], ONE, True
-        elif kind == "conv":
-            window = Window(_pair(table["kernel"]), _pair(table["stride"]), _pair(table["padding"]))
-            _check_fit(where, window, image)
-            layers.append(LayerShape(n_units, table["channels"], image, window))
-            n_units, image = table["channels"], layers[-1].image_out
-        else:
-            layers.append(_pooled(where, layers, table, image))
-            image = layers[-1].image_out
-    if not flat or tables[-1]["type"] != "dense":
-        raise ConfigError("network.layers must end in a dense layer: it holds the outputs", collective=True)
-    if layers[0].kernel is None:
-        # without convolutions images are rows of numbers from the start
-        return dense_shape([layers[0].n_in * layers[0].rows_per_unit, *(layer.n_out for layer in layers)])
-    return NetworkShape(tuple(layers), tuple(dict(table) for table in tables))
-
-
-def _pooled(where: str, layers: list[LayerShape], table: Mapping[str, Any], image: Pair) -> LayerShape:
-    """The last convolution with a pooling behind it; it is taken off the list."""
-    if not layers or layers[-1].pooling is not None:
-        raise ConfigError(f"{where}: pooling stands directly behind a convolution, once", collective=True)
-    size = _pair(table["size"])
-    window = Window(size, _pair(table["stride"] or size))
-    _check_fit(where, window, image)
-    last = layers.pop()
-    kind = {"max_pool": "max", "avg_pool": "average"}[table["type"]]
-    return LayerShape(last.n_in, last.n_out, last.image_in, last.kernel, Pooling(kind, window))
-
-
-def _check_fit(where: str, window: Window, image: Pair) -> None:
-    """Refuse a window that is larger than its padded image."""
-    if 0 in window.output(image):
-        padded = "x".join(str(n + 2 * p) for n, p in zip(image, window.padding, strict=True))
-        size = "x".join(map(str, window.size))
-        message = f"{where}: a window of {size} does not fit images of {padded}, padding included"
-        raise ConfigError(message, collective=True)
-
-
-def _pair(value: int | Sequence[int]) -> Pair:
-    """One number for both directions, or vertical and horizontal."""
-    return (value, value) if isinstance(value, int) else (value[0], value[1])
-
-
-def resolve_shape(
-    listed: Sequence[Any], n_features: int, image_shape: Sequence[int] | None, n_out: int
-) -> NetworkShape:
-    """Shape of a network on a data set, with ``auto`` taken from the data.
-
-    Parameters
+    Attributes
     ----------
-    listed : sequence
-        Widths from features to outputs, or layer tables, whose ``auto`` ends the data decides.
-    n_features, n_out : int
-        What the data has and the task needs.
-    image_shape : sequence of int or None
-        Channels, height and width of the data's images.
-
-    Returns
-    -------
-    NetworkShape
-
-    Raises
-    ------
-    ConfigError
-        If given widths or images differ from the data.
+    layers : list of LayerShape
+        Weight layers so far.
+    n_units : int
+        Channels or neurons that the next layer reads.
+    image : tuple of int
+        Height and width of each.
+    flat : bool
+        Whether only dense layers can follow.
     """
-    if not isinstance(listed[0], Mapping):
-        return dense_shape(_resolve_widths(list(listed), n_features, n_out))
-    if image_shape is None and not any(table["type"] == "conv" for table in listed):
-        image_shape = n_features, 1, 1
-    if image_shape is None:
-        raise ConfigError(
-            f"network.layers has layers for images, but the data is a table of {n_features} features: say how they "
-            "are images by network.input = [channels, height, width]",
-            collective=True,
-        )
-    channels, height, width = image_shape
-    if channels * height * width != n_features:
-        raise ConfigError(
-            f"network.input = {list(image_shape)} makes {channels * height * width} values, but the data has "
-            f"{n_features} features",
-            collective=True,
-        )
-    last = dict(listed[-1])
-    if last.get("width") == "auto":
-        last["width"] = n_out
-    elif last["type"] == "dense" and last["width"] != n_out:
-        raise ConfigError(
-            f"network.layers: the data needs {n_out} outputs (classes, or targets), not {last['width']}\n"
-            'write "auto" to take the width from the data',
-            collective=True,
-        )
-    return convolutional_shape(image_shape, [*listed[:-1], last])
 
+    def __init__(self, n_channels: int, image: Pair) -> None:
+        self.layers: list[LayerShape] = []
+        self.n_units, self.image, self.flat = n_channels, image, False
 
-def _resolve_widths(widths: list[Any], n_features: int, n_out: int) -> tuple[int, ...]:
-    """Widths of a fully connected network, with ``auto`` ends taken from the data."""
-    listed, problems = list(widths), []
-    for end, n, what in ((0, n_features, "features"), (-1, n_out, "outputs (classes, or targets)")):
-        if widths[end] == "auto":
-            widths[end] = n
-        elif widths[end] != n:
-            problems.append(f"network.layers = {listed}: the data has {n} {what}, not {widths[end]}")
-    if problems:
-        raise ConfigError("\n".join([*problems, 'write "auto" to take the width from the data']), collective=True)
-    return tuple(int(width) for width in widths)
+    def convolve(self, n_channels: int, kernel: Window) -> None:
+        """Add a convolution; a ConfigError says that its kernel does not fit."""
+        self._check_fit(kernel)
+        self._add(LayerShape(self.n_units, n_channels, self.image, kernel))
+
+    def pool(self, kind: str, window: Window) -> None:
+        """Add pooling, ``max`` or ``average``, to the last convolution; a ConfigError says why it cannot stand here."""
+        if not self.layers or self.layers[-1].pooling is not None:
+            raise ConfigError("pooling stands directly behind a convolution, once")
+        self._check_fit(window)
+        self._add(replace(self.layers.pop(), pooling=Pooling(kind, window)))
+
+    def flatten(self) -> None:
+        """Let only dense layers follow."""
+        self.flat = True
+
+    def connect(self, width: int) -> None:
+        """Add a dense layer, which flattens its input."""
+        self._add(LayerShape(self.n_units, width, self.image))
+        self.flat = True
+
+    def _add(self, layer: LayerShape) -> None:
+        self.layers.append(layer)
+        self.n_units, self.image = layer.n_out, layer.image_out
+
+    def _check_fit(self, window: Window) -> None:
+        """Refuse a window that is larger than its padded image."""
+        if 0 in window.output(self.image):
+            padded = "x".join(str(n + 2 * p) for n, p in zip(self.image, window.padding, strict=True))
+            size = "x".join(map(str, window.size))
+            raise ConfigError(f"a window of {size} does not fit images of {padded}, padding included")

@@ -14,8 +14,9 @@ from distnewton.launch.devices import Device, choose_device
 from distnewton.launch.speeds import measured_speeds, speeds_of_grid
 from distnewton.method.schedule import check_memory, check_samples
 from distnewton.models.architecture import Architecture, image_problem
+from distnewton.network.layer_tables import resolve_shape
 from distnewton.network.network import PartitionedNetwork
-from distnewton.network.shapes import NetworkShape, resolve_shape
+from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import as_splits

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from distnewton.config import Config
-from distnewton.network.shapes import resolve_shape
+from distnewton.network.layer_tables import resolve_shape
 from distnewton.planning.plan import Plan, make_plan
 from distnewton.planning.rates import Rates
 from distnewton.runs.planned import DataSize, planned_problem

@@ -37,9 +37,9 @@ def write_pages(folder: Path) -> None:
 def configuration_page() -> str:
     """Each setting with its values, default and meaning."""
     from distnewton.config import Config, settings_of
-    from distnewton.config.layer_tables import LAYER_TABLES
     from distnewton.config.method import MethodConfig, users_of_options
     from distnewton.directions.registry import DIRECTIONS
+    from distnewton.network.layer_tables import LAYERS
 
     parts = [_header("Settings", "every key of a recipe, which is also a flag: `--method.subsample 0.1`")]
     for section in Config.model_fields:
@@ -59,9 +59,8 @@ def configuration_page() -> str:
             parts.append(f"| `{direction.name}` | {direction.help} | {defaults} |")
         parts.append("")
     parts += ["## Layers", "", "Tables of `network.layers`, for images.", ""]
-    for table in dict.fromkeys(LAYER_TABLES.values()):
-        kinds = [kind for kind, found in LAYER_TABLES.items() if found is table]
-        parts += [f"**{', '.join(f'`{kind}`' for kind in kinds)}**: {table.__doc__}", ""]
+    for table in LAYERS.available():
+        parts += [f"**`{table.name}`**: {table.__doc__}", ""]
         if rest := {name: field for name, field in table.model_fields.items() if name != "type"}:
             parts += [_settings_table(rest), ""]
     return "\n".join(parts)

@@ -16,9 +16,10 @@ import numpy as np
 from distnewton.backend import Array, Backend
 from distnewton.curvature.jacobian import linearize
 from distnewton.curvature.operators import BlockGaussNewton
+from distnewton.network.layer_tables import convolutional_shape
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import Activations, PartitionedNetwork
-from distnewton.network.shapes import LayerShape, convolutional_shape
+from distnewton.network.shapes import LayerShape
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.study.kernels import Task, interleaved_best

@@ -27,10 +27,13 @@ huber = huber:Huber
 [distnewton.activations]
 softsign = softsign:Softsign
 
+[distnewton.layers]
+global_avg_pool = global_average_pooling:GlobalAveragePooling
+
 [distnewton.formats]
 matlab = matlab:Matlab
 """
-MODULES = ("diagonal_newton", "lbfgs", "levenberg_marquardt", "huber", "softsign", "matlab")
+MODULES = ("diagonal_newton", "lbfgs", "levenberg_marquardt", "huber", "softsign", "global_average_pooling", "matlab")
 pytestmark = launches
 
 
@@ -150,6 +153,30 @@ from distnewton.torch import to_torch
 network = to_torch(model.model_)
 assert any(isinstance(layer, torch.nn.Softsign) for layer in network.modules())
 """
+
+
+def test_a_layer_on_two_ranks_and_in_its_model(installed, tmp_path):
+    """Global average pooling is pooling by a window as large as the image."""
+    rng = np.random.default_rng(0)
+    labels = rng.integers(2, size=80)
+    images = rng.standard_normal((80, 1, 6, 4)) + labels[:, None, None, None]
+    np.savez(tmp_path / "images.npz", X=images, y=labels)
+    for name, table in {"own": '{type = "global_avg_pool"}', "same": '{type = "avg_pool", size = [4, 2]}'}.items():
+        recipe = tmp_path / f"{name}.toml"
+        recipe.write_text(f"""
+            data.train = "{tmp_path / "images.npz"}"
+            network.layers = [{{type = "conv", channels = 3, kernel = 3}}, {table}, {{type = "dense", width = "auto"}}]
+            run.iterations = 5
+            run.dtype = "float64"
+        """)
+        done = start(installed, "train", str(recipe), f"--run-dir={tmp_path / name}", n_ranks=2)
+        assert done.returncode == 0, done.stderr
+    assert objectives(tmp_path / "own") == objectives(tmp_path / "same")
+    done = start(installed, "evaluate", str(tmp_path / "own"), str(tmp_path / "images.npz"))
+    assert done.returncode == 0, done.stderr
+    done = start("", "evaluate", str(tmp_path / "own"), str(tmp_path / "images.npz"))
+    assert done.returncode != 0
+    assert "unknown layer 'global_avg_pool'" in done.stderr
 
 
 def test_estimators_and_torch_know_them(installed):

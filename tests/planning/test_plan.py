@@ -9,7 +9,8 @@ import pytest
 
 from distnewton.cluster.cluster_file import Cluster
 from distnewton.cluster.measured_rates import cluster_rates
-from distnewton.network.shapes import convolutional_shape, dense_shape
+from distnewton.network.layer_tables import convolutional_shape
+from distnewton.network.shapes import dense_shape
 from distnewton.parallel.partition import Partition
 from distnewton.planning.memory import iteration_memory
 from distnewton.planning.messages import Message, widest_kept

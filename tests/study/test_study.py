@@ -10,7 +10,8 @@ import pytest
 from distnewton.config import make_config
 from distnewton.errors import ConfigError, DataError, MissingInputError
 from distnewton.guards.ledger import PHASES
-from distnewton.network.shapes import convolutional_shape, dense_shape
+from distnewton.network.layer_tables import convolutional_shape
+from distnewton.network.shapes import dense_shape
 from distnewton.planning.rates import Rates
 from distnewton.reporting.scaling_plot import Scaling, training_seconds
 from distnewton.runs.planned import DataSize
