@@ -38,7 +38,9 @@ class Registry(Mapping[str, T], Generic[T]):
         Whether components are objects; a class then stands for its object without arguments.
     """
 
-    def __init__(self, kind: str, base: type, builtin: Iterable[T], group: str = "", *, objects: bool = False) -> None:
+    def __init__(
+        self, kind: str, base: type, builtin: Iterable[T], group: str = "", *, objects: bool = False
+    ) -> None:
         self.kind, self.base, self._group, self._objects = kind, base, group, objects
         self._components: dict[str, T] = {}
         self._unloaded: dict[str, EntryPoint] | None = None

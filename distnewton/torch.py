@@ -333,7 +333,9 @@ def read_module(
     return model, [f"{number}.bias" for number in lacking]
 
 
-def _model_of_chain(chain: _Chain, loss: str, classes: Iterable[Any] | None, input: Sequence[int] | None) -> Model:
+def _model_of_chain(
+    chain: _Chain, loss: str, classes: Iterable[Any] | None, input: Sequence[int] | None
+) -> Model:
     """The model of a chain without problems, on this process."""
     n_out = chain.weights[-1].out_features
     shape = _shape(chain, n_out, input)

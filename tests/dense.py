@@ -125,7 +125,6 @@ class DenseProblem:
         n_out, h = z.shape[1], 1e-5
         B = np.zeros((len(rows), n_out, n_out))
         for k, i in enumerate(rows):
-
             def gradient(at, i=i):
                 return self._derivative(lambda v: sample_loss(self.loss, v, self.y[i]), at)
 

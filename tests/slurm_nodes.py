@@ -111,7 +111,9 @@ class SlurmNodes:
 
     def run(self, *command: str, check: bool = True, limit: float = 30) -> str:
         """Run a command against this Slurm and return what it prints."""
-        done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=limit, check=False)
+        done = subprocess.run(
+            command, env=self.environment, capture_output=True, text=True, timeout=limit, check=False
+        )
         if check and done.returncode:
             raise RuntimeError(f"{' '.join(command)}: exit code {done.returncode}: {done.stderr or done.stdout}")
         return done.stdout
@@ -123,7 +125,6 @@ class SlurmNodes:
 
     def wait(self, job: str, limit: float) -> dict[str, str]:
         """Wait for the end of a job."""
-
         def ended() -> bool:
             return self.state(job).get("JobState") in ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 

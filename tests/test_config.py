@@ -179,11 +179,8 @@ def method_error(method):
         ({"direction": "gauss_newton", "solver": "dual"}, "solver", "sgn"),
         ({"direction": "gauss_newton", "statistics_decay": 0.5}, "statistics_decay", "kfac"),
         ({"direction": "block_diagonal", "preconditioner": "diagonal", "inverse_period": 5}, "inverse_period", "kfac"),
-        (
-            {"direction": "block_diagonal", "preconditioner": "kfac", "mini_blocks": "neuron"},
-            "mini_blocks",
-            "mini_block_fisher",
-        ),
+        ({"direction": "block_diagonal", "preconditioner": "kfac", "mini_blocks": "neuron"}, "mini_blocks",
+         "mini_block_fisher"),
         ({"steps": 3}, "steps", "sgd"),
         ({"direction": "sgn", "subsample_min": 5}, "subsample_min", "dual"),
         ({"direction": "sgn", "learning_rate": 0.1}, "learning_rate", "adam"),

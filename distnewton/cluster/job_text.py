@@ -88,7 +88,7 @@ _GPU_OF_A_RANK = [
     "  shift",
     "  k=${OMPI_COMM_WORLD_LOCAL_RANK:-${MPI_LOCALRANKID:-${SLURM_LOCALID:-0}}}",
     '  IFS=, read -ra gpus <<<"${CUDA_VISIBLE_DEVICES:-$(seq -s, 0 $((GPUS_PER_NODE - 1)))}"',
-    "  export CUDA_VISIBLE_DEVICES=${gpus[$((k % ${#gpus[@]}))]}",
+    '  export CUDA_VISIBLE_DEVICES=${gpus[$((k % ${#gpus[@]}))]}',
     '  exec "$@"',
     "fi",
 ]

@@ -48,7 +48,7 @@ def _mpirun_options(job: Job) -> list[str]:
     if job.cluster.launch.mpi != "auto":
         return [f"options=({words[job.cluster.launch.mpi]})"]
     return [
-        'case $("$mpirun" --version 2>&1) in',
+        "case $(\"$mpirun\" --version 2>&1) in",
         f'  *"Open MPI"*) options=({words["openmpi"]}) ;;',
         f"  *) options=({words['mpich']}) ;;",
         "esac",

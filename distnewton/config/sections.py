@@ -186,7 +186,7 @@ class NetworkConfig(Options):
             if problem := tables_problem(self.layers):
                 raise ValueError(problem)
         elif "auto" in self.layers[1:-1]:
-            raise ValueError(f'only the first and the last of layers may be "auto", got {self.layers}')
+            raise ValueError(f"only the first and the last of layers may be \"auto\", got {self.layers}")
         elif self.input != "auto":
             raise ValueError("input is for layers on images, but layers is a list of widths")
         return self

@@ -358,3 +358,4 @@ def _known_keys(path: Sequence[str], model: type[BaseModel]) -> list[str]:
         return list(settings_of(path[0]))
     section = model.model_fields[path[0]].annotation
     return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+

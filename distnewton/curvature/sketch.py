@@ -15,7 +15,9 @@ there. More rows are the safer of two equals: they are less noisy."""
 _FEWEST = 4
 
 
-def auto_sketch(shape: NetworkShape, partition: Partition, n_curvature: int, itemsize: int, memory_bytes: float) -> int:
+def auto_sketch(
+    shape: NetworkShape, partition: Partition, n_curvature: int, itemsize: int, memory_bytes: float
+) -> int:
     """Random cotangents a sample, 0 for all outputs; the same on all ranks.
 
     Parameters

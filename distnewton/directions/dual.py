@@ -82,6 +82,7 @@ class Dual(Direction):
         direction /= problem.shift
         return DirectionResult(direction, 0, True, residual)
 
+
     def check_memory(self, n_samples: int, n_out: int, itemsize: int, memory_mb: float) -> None:
         """Refuse a system in sample space that does not fit, and say by how much."""
         n_rows = min((0 if self.options.sketch == "auto" else self.options.sketch) or n_out, n_out)

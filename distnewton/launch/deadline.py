@@ -49,7 +49,9 @@ class Clock:
     Construction is collective.
     """
 
-    def __init__(self, comm: Communicator, max_seconds: float = math.inf, signals: StopSignals | None = None) -> None:
+    def __init__(
+        self, comm: Communicator, max_seconds: float = math.inf, signals: StopSignals | None = None
+    ) -> None:
         self._comm, self._signals, self.save_seconds = comm, signals, 0.0
         left = math.inf
         if comm.rank == 0:

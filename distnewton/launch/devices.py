@@ -135,7 +135,9 @@ def choose_device(
         return Device(backend, comm.allgather_json(backend.description), chosen.name if comm.size > 1 else "", notes)
 
 
-def _cpu_instead(comm: Communicator, device: str, dtype: str, transport: str, reason: str, *, tf32: bool) -> Device:
+def _cpu_instead(
+    comm: Communicator, device: str, dtype: str, transport: str, reason: str, *, tf32: bool
+) -> Device:
     """The CPU where some ranks have no GPU, unless the user insists on one."""
     if device == "gpu":
         raise ConfigError(f"device = gpu, but {reason}; take cpu, or auto", collective=True)

@@ -242,7 +242,9 @@ def leave_after_first(seconds: float = _FIRST) -> None:
 def _connected() -> bool:
     """Whether MPI runs and connects this process with others."""
     mpi: Any = sys.modules.get("mpi4py.MPI")
-    return bool(mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1)
+    return bool(
+        mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1
+    )
 
 
 def _abort(message: str, code: int, trace: str = "") -> int:

@@ -232,7 +232,9 @@ class Trainer:
                 collective=True,
             )
 
-    def _finish(self, record: IterationRecord, start: float, must_stop: Callable[[], Stop] | None) -> IterationRecord:
+    def _finish(
+        self, record: IterationRecord, start: float, must_stop: Callable[[], Stop] | None
+    ) -> IterationRecord:
         """Measure the metrics, gather what the iteration cost on all ranks, and whether one of them wants to stop."""
         grid, position = self.objective.network.grid, self._position
         with grid.ledger.phase("evaluation"):

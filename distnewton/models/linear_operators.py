@@ -137,7 +137,9 @@ class CurvatureOperator(LinearOperator):
     Products and solutions are collective over the grid: all ranks pass the same vector and get the same result.
     """
 
-    def __init__(self, model: Model, point: Point, factor: float, order: TorchOrder, kind: Kind) -> None:
+    def __init__(
+        self, model: Model, point: Point, factor: float, order: TorchOrder, kind: Kind
+    ) -> None:
         self.model = model
         self._point, self._sample = point, CurvatureSample(point)
         self._factor, self._order, self._kind = factor, order, kind

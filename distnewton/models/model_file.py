@@ -166,7 +166,9 @@ def read_names(header: dict[str, Any]) -> ColumnNames | None:
     return None if columns is None else ColumnNames(tuple(columns["features"]), columns["label"])
 
 
-def assemble(network: PartitionedNetwork, m: int, blocks: list[Block | None], parts: list[Array]) -> dict[str, Array]:
+def assemble(
+    network: PartitionedNetwork, m: int, blocks: list[Block | None], parts: list[Array]
+) -> dict[str, Array]:
     """Weight and bias of a layer from its blocks, in torch's shapes.
 
     Parameters

@@ -296,7 +296,9 @@ def regular_splits(n_ranks: int, n_layers: int) -> list[tuple[int, ...]]:
     list of tuple of int
         Each of length ``n_layers + 1``.
     """
-    return [tuple((a, n_ranks // a)[m % 2] for m in range(n_layers + 1)) for a in divisors(n_ranks)]
+    return [
+        tuple((a, n_ranks // a)[m % 2] for m in range(n_layers + 1)) for a in divisors(n_ranks)
+    ]
 
 
 def check_rank_count(partition: Partition, n_ranks: int, n_replicas: int = 1) -> None:
@@ -323,7 +325,7 @@ def check_rank_count(partition: Partition, n_ranks: int, n_replicas: int = 1) ->
     raise ConfigError(
         f"partition.splits = {list(partition.splits)} needs {partition.n_ranks} ranks "
         f"(the largest product of neighbours), but {n_ranks} were started{each}. "
-        f'Splits that fit {n_ranks} ranks are, for example: {valid}; or use splits = "auto"',
+        f"Splits that fit {n_ranks} ranks are, for example: {valid}; or use splits = \"auto\"",
         collective=True,
     )
 

@@ -67,7 +67,9 @@ class Messages:
         Where the curvature's samples lie, which cut the chunks of the others; in the middle where nobody says.
     """
 
-    def __init__(self, problem: Problem, share: Share, width: float, subsample: tuple[int, int] | None = None) -> None:
+    def __init__(
+        self, problem: Problem, share: Share, width: float, subsample: tuple[int, int] | None = None
+    ) -> None:
         if problem.method.direction not in MODELLED:
             raise ValueError(f"{problem.method.direction} is not modelled")
         self._problem, self._share = problem, share

@@ -171,7 +171,8 @@ def check_memory_fits(comm: Communicator, run: PlannedRun, partition: Partition)
     else:
         n = smallest * run.config.partition.replicas
         way = (
-            f"{n} ranks would fit, {n_on_host} on each of {math.ceil(n / n_on_host)} hosts with as much memory as these"
+            f"{n} ranks would fit, {n_on_host} on each of {math.ceil(n / n_on_host)} hosts with as much memory as "
+            "these"
         )
     raise ConfigError(
         f"the run needs {needed[host] / 1e9:.2f} GB on {host}, which has {free[host] / 1e9:.2f} GB free:\n"

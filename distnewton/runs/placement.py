@@ -122,7 +122,9 @@ def _choose_speeds(comm: Communicator, config: Config, n_ranks: int) -> list[flo
     given = config.partition.speeds
     if given == "equal":
         return []
-    return speeds_of_grid(measured_speeds(comm) if given == "measured" else given, n_ranks, config.partition.replicas)
+    return speeds_of_grid(
+        measured_speeds(comm) if given == "measured" else given, n_ranks, config.partition.replicas
+    )
 
 
 def _choose_splits(

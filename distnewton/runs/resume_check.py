@@ -21,7 +21,9 @@ _SHOWN = 60
 """Characters of a value in a message."""
 
 
-def run_identity(config: Config, architecture: Architecture, data: DataSets, start: Start | None) -> dict[str, Any]:
+def run_identity(
+    config: Config, architecture: Architecture, data: DataSets, start: Start | None
+) -> dict[str, Any]:
     """Network, data, method, seed and dtype of a run, as JSON has them.
 
     Parameters
@@ -67,12 +69,9 @@ def run_identity(config: Config, architecture: Architecture, data: DataSets, sta
     if "validation" in data.held_out:
         described["validation samples"] = data.held_out["validation"].description.n_samples
     seed = {"seed": config.run.seed, "dtype": config.run.dtype}
-    identity: dict[str, Any] = _plain({
-        "network": network,
-        "data": described,
-        "method": config.method.model_dump(),
-        "run": seed,
-    })
+    identity: dict[str, Any] = _plain(
+        {"network": network, "data": described, "method": config.method.model_dump(), "run": seed}
+    )
     return identity
 
 

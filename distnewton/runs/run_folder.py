@@ -60,7 +60,9 @@ class RunFolder:
         If it cannot be made, or holds another run, also one that begins or resumes at the same moment.
     """
 
-    def __init__(self, path: Path, *, overwrite: bool = False, resume: bool = False, made: Sequence[Path] = ()) -> None:
+    def __init__(
+        self, path: Path, *, overwrite: bool = False, resume: bool = False, made: Sequence[Path] = ()
+    ) -> None:
         self.path = path
         self._metrics: TextIO | None = None
         self._made = [folder for folder in (path, *path.parents) if not folder.exists()]

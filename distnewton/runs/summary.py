@@ -32,6 +32,7 @@ _MANY_CLASSES, _MANY_SHARE = 20, 0.1
 _SUBSAMPLE_MIN = FullBatchOptions.model_fields["subsample_min"].default
 
 
+
 @dataclass(frozen=True)
 class Machine:
     """The ranks of a run and what they compute on; replicated.

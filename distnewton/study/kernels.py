@@ -82,7 +82,9 @@ def benchmark_product(widths: tuple[int, ...], n: int, dtype: str, gemm: tuple[i
     A = network.backend.asarray(rng.standard_normal(gemm[:2]))
     B = network.backend.asarray(rng.standard_normal(gemm[1:]))
     C = network.backend.empty(gemm[0], gemm[2])
-    best = interleaved_best({"gemm": lambda: np.matmul(A, B, out=C), "product": lambda: matrix.matvec(v)}, repeats)
+    best = interleaved_best(
+        {"gemm": lambda: np.matmul(A, B, out=C), "product": lambda: matrix.matvec(v)}, repeats
+    )
     rate = 2.0 * gemm[0] * gemm[1] * gemm[2] / best["gemm"]
     achieved = product_flops(widths, n) / best["product"]
     print(

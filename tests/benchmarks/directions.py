@@ -133,9 +133,7 @@ def compare_preconditioners(session: Session, params: Array, n_samples: int, dam
                 found: list[DirectionResult] = []
 
                 def task(
-                    name: str = name,
-                    preconditioner: str = preconditioner,
-                    tolerance: float = tolerance,
+                    name: str = name, preconditioner: str = preconditioner, tolerance: float = tolerance,
                     found: list[DirectionResult] = found,
                 ) -> None:
                     made = direction(

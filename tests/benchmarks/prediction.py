@@ -40,7 +40,9 @@ def main() -> None:
     n_trials = float(np.mean([record.line_search_trials for record in records]))
     data, placement = session.setup.data, session.setup.placement
     shape, nonzeros = placement.network.shape, nonzeros_of(data.train, dense=placement.architecture.dense)
-    problem = planned_problem(config, shape, data.n_train, nonzeros=nonzeros, n_steps=n_steps, n_trials=n_trials)
+    problem = planned_problem(
+        config, shape, data.n_train, nonzeros=nonzeros, n_steps=n_steps, n_trials=n_trials
+    )
     plan = make_plan(problem, placement.grid.partition.splits, cluster_rates(cluster, config.run.dtype)[0])
     if comm.rank:
         return

@@ -59,7 +59,9 @@ def torch_inputs(torch: Any, session: Session, X: Any) -> Any:
     return X.reshape(-1, height, width, channels).permute(0, 3, 1, 2).contiguous()
 
 
-def train(torch: Any, session: Session, rate: float, seconds: float) -> tuple[dict[float, float], float, float, int]:
+def train(
+    torch: Any, session: Session, rate: float, seconds: float
+) -> tuple[dict[float, float], float, float, int]:
     """Seconds to each level, best accuracy, seconds to it, and passes of one learning rate."""
     objective, seed = session.setup.training.objective, session.setup.config.run.seed
     X, y = torch_inputs(torch, session, objective.X), torch.from_numpy(objective.targets)

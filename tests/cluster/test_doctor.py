@@ -235,11 +235,8 @@ def test_8_mpi_that_dies_of_a_buffer_it_cannot_read():
 def test_8_gpus_without_gpu_aware_mpi(tmp_path, one_gpu):
     # a GPU is shown and cupy is listed, but no message arrives: here since cupy cannot be imported
     make_distribution(tmp_path / "site", "cupy-cuda13x", "14.2.0")
-    done = run(
-        [*mpirun(2), *distnewton("doctor", "--run-dir", tmp_path / "runs")],
-        PATH=one_gpu,
-        PYTHONPATH=str(tmp_path / "site"),
-    )
+    done = run([*mpirun(2), *distnewton("doctor", "--run-dir", tmp_path / "runs")], PATH=one_gpu,
+               PYTHONPATH=str(tmp_path / "site"))
     expect(done, "GPU MPI", "SLOW", "not GPU-aware", "No module named 'cupy'", "load a CUDA-aware MPI")
 
 
@@ -251,10 +248,8 @@ def test_bench_measures_and_writes_a_cluster_file(tmp_path):
 
     file = tmp_path / "here.toml"
     begin = time.monotonic()
-    done = run(
-        [*mpirun(2), *distnewton("doctor", "--bench", "--cluster", file, "--run-dir", tmp_path / "runs")],
-        OPENBLAS_NUM_THREADS="1",
-    )
+    done = run([*mpirun(2), *distnewton("doctor", "--bench", "--cluster", file, "--run-dir", tmp_path / "runs")],
+               OPENBLAS_NUM_THREADS="1")
     assert done.returncode == 0, done.stdout + done.stderr
     assert time.monotonic() - begin < 60
     cluster = load_cluster(file)

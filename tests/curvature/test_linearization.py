@@ -30,7 +30,6 @@ def cases(world, pooling="max_pool"):
 
 def derivatives(case, rows, v):
     """First and second derivative of the outputs along v, from outputs alone."""
-
     def output(k, c):
         return taylor(lambda t: case.dense.outputs(case.theta + t * v, [k])[0, c], 2, 0.05)
 

@@ -18,8 +18,7 @@ NAMES = ColumnNames(("a", "b", "c"), "sort")
 ROWS = [("x", 1.0, -2.5, 3e2), ("y", 4.0, 0.25, 6.0), ("x", 7.0, 8.0, -9.0)]
 X = np.array([row[1:] for row in ROWS])
 VALUES = dict(zip(("sort", "a", "b", "c"), zip(*ROWS, strict=True), strict=True)) | {
-    "id": ("n1", "n2", "n3"),
-    "number": (10, 20, 30),
+    "id": ("n1", "n2", "n3"), "number": (10, 20, 30),
 }
 
 

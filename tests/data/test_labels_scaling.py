@@ -51,7 +51,9 @@ def test_label_errors():
         LabelMapping.fit(np.ones((3, 2)))
 
 
-@given(st.lists(st.one_of(st.integers(-(10**6), 10**6).map(float), st.floats(-5, 5)), min_size=2, unique=True))
+@given(
+    st.lists(st.one_of(st.integers(-(10**6), 10**6).map(float), st.floats(-5, 5)), min_size=2, unique=True)
+)
 def test_encode_and_decode_are_inverse(labels):
     labels = np.array(labels) + 0.0
     if len(np.unique(labels)) < 2:
@@ -110,7 +112,9 @@ def test_rows(kind, is_sparse):
     logs = np.log1p(X) if kind.startswith("log") else X
     norms = np.linalg.norm(logs, axis=1, keepdims=True)
     expected = logs / np.where(norms > 0, norms, 1)
-    parts = [sparse.csr_array(X[:, a:b]) if is_sparse else X[:, a:b].copy() for a, b in ((0, 4), (4, 4), (4, 9))]
+    parts = [
+        sparse.csr_array(X[:, a:b]) if is_sparse else X[:, a:b].copy() for a, b in ((0, 4), (4, 4), (4, 9))
+    ]
     for part in parts:
         scaling = fit_scaling(kind, part)
         assert scaling.rule.scales_rows

@@ -272,7 +272,9 @@ def test_number_of_features(tmp_path, parser):
 def test_zero_based_and_sorted(tmp_path, parser):
     path = write(tmp_path, "1 0:2 3:4\n0 2:5 1:7\n")
     options = {"first_index": 0, "sort_indices": True}
-    np.testing.assert_array_equal(source(path, parser, **options).read(0, 4).toarray(), [[2, 0, 0, 4], [0, 7, 5, 0]])
+    np.testing.assert_array_equal(
+        source(path, parser, **options).read(0, 4).toarray(), [[2, 0, 0, 4], [0, 7, 5, 0]]
+    )
     repeated = write(tmp_path, "1 3:1 1:2 3:2\n")
     with pytest.raises(DataError, match="index 3 appears twice"):
         source(repeated, parser, sort_indices=True).describe()
@@ -286,7 +288,9 @@ def test_zero_based_and_sorted(tmp_path, parser):
     cut=st.tuples(st.integers(0, 12), st.integers(0, 12)),
     block_bytes=st.sampled_from([16, 100, 1 << 17]),
 )
-def test_every_range_is_a_slice_of_the_whole(tmp_path_factory, parser, n_samples, n_features, seed, cut, block_bytes):
+def test_every_range_is_a_slice_of_the_whole(
+    tmp_path_factory, parser, n_samples, n_features, seed, cut, block_bytes
+):
     path = write(tmp_path_factory.mktemp("s"), sparse_text(n_samples, n_features, 0.5, seed))
     start, stop = sorted(min(c, n_features) for c in cut)
     with pytest.MonkeyPatch.context() as patch:

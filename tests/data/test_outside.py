@@ -14,7 +14,7 @@ from distnewton.data.scaling import SCALINGS
 from distnewton.data.sources import open_data
 from distnewton.errors import DataError
 
-PACKAGE = """
+PACKAGE = '''
 import numpy as np
 
 from distnewton.data.formats.base import Format
@@ -45,9 +45,10 @@ class MaxAbs(Scaling):
     def fit(self, statistics):
         high = statistics.low + 2 * statistics.half_range
         return np.zeros(len(high)), np.maximum(np.abs(statistics.low), np.abs(high))
-"""
+'''
 POINTS = (
-    "[distnewton.formats]\nmatlab = outside_format:Matlab\n[distnewton.scalings]\nmax_abs = outside_format:MaxAbs\n"
+    "[distnewton.formats]\nmatlab = outside_format:Matlab\n"
+    "[distnewton.scalings]\nmax_abs = outside_format:MaxAbs\n"
 )
 
 

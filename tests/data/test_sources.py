@@ -132,7 +132,9 @@ def dense_sources(tmp_path):
     yield open_data("packed,X_labels.npy", data_dir=tmp_path), X
     pixels = np.arange(4 * 6, dtype=np.uint8).reshape(4, 2, 3)
     (tmp_path / "t-images-idx3-ubyte").write_bytes(idx(pixels))
-    (tmp_path / "t-labels-idx1-ubyte.gz").write_bytes(gzip.compress(idx(np.array([0, 1, 1, 2], dtype=np.uint8))))
+    (tmp_path / "t-labels-idx1-ubyte.gz").write_bytes(
+        gzip.compress(idx(np.array([0, 1, 1, 2], dtype=np.uint8)))
+    )
     idx_source = open_data("t-images-idx3-ubyte", data_dir=tmp_path)
     assert idx_source.describe().image_shape == (1, 2, 3)
     yield idx_source, pixels.reshape(4, 6)

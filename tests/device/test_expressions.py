@@ -73,9 +73,9 @@ def test_cudas_compiler_takes_them(monkeypatch, kind):
     for text, names in seen.items():
         source = f"""
             typedef {kind} T;
-            extern "C" __global__ void update({", ".join(f"const T* all_{name}" for name in names)}, T* made) {{
+            extern "C" __global__ void update({', '.join(f'const T* all_{name}' for name in names)}, T* made) {{
                 int i = threadIdx.x;
-                {" ".join(f"const T {name} = all_{name}[i];" for name in names)}
+                {' '.join(f'const T {name} = all_{name}[i];' for name in names)}
                 made[i] = {text};
             }}"""
         program = nvrtc.createProgram(source, "update.cu", (), ())

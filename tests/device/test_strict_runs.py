@@ -288,7 +288,9 @@ def test_what_crosses_does_not_grow_with_the_data(world, strict):
     counts = []
     for n in (40, 80):
         method = SMALL | {"direction": "gauss_newton", "subsample": 1.0, "cg_max": 3, "cg_min": 3, "line_search_max": 1}
-        _, watch = trained(world, "gpu", "dense", method, iterations=2, data_options={"n": n, "n_features": n})
+        _, watch = trained(
+            world, "gpu", "dense", method, iterations=2, data_options={"n": n, "n_features": n}
+        )
         ways = ("scalar", "to_host", "to_device")
         counts.append([
             {key: value for key, value in crossed.items() if key[0] in ways} for crossed in watch.crossed[1:]
@@ -298,7 +300,9 @@ def test_what_crosses_does_not_grow_with_the_data(world, strict):
 
 def test_the_direction_phase_of_blocks_takes_scalars_alone(world, strict):
     _, watch = trained(world, "gpu", "dense", SMALL | {"direction": "block_diagonal"}, iterations=2)
-    good = all({way for way, phase in crossed if phase == "direction"} <= {"scalar"} for crossed in watch.crossed[1:])
+    good = all(
+        {way for way, phase in crossed if phase == "direction"} <= {"scalar"} for crossed in watch.crossed[1:]
+    )
     assert not world.any(not good)
 
 

@@ -68,11 +68,9 @@ def dense_inverse(case, kind, made, shift, max_width=99):
             parts.append(np.diag(1 / (factors[0].ravel() + shift)))
             continue
         if block.shape[0] > max_width:
-            factors = (
-                [np.diag(np.diag(factors[0])), *factors[1:]]
-                if kind == "kfac"
-                else [np.diag(np.diag(F)) for F in factors]
-            )
+            factors = [np.diag(np.diag(factors[0])), *factors[1:]] if kind == "kfac" else [
+                np.diag(np.diag(F)) for F in factors
+            ]
         if kind == "kfac":
             A, D = factors
             # the zeros of sparse features, say, have no balance to keep
@@ -171,14 +169,10 @@ def test_averages_and_factorisations_follow_their_periods(world, kind, decay, st
                     n_updates += 1
                     # of the first 1 / (1 - decay) samples a plain mean
                     weight = max(1 - decay, 1 / n_updates)
-                    average = (
-                        fresh
-                        if average is None
-                        else [
-                            [(1 - weight) * a + weight * f for a, f in zip(old, new, strict=True)]
-                            for old, new in zip(average, fresh, strict=True)
-                        ]
-                    )
+                    average = fresh if average is None else [
+                        [(1 - weight) * a + weight * f for a, f in zip(old, new, strict=True)]
+                        for old, new in zip(average, fresh, strict=True)
+                    ]
                 if t % inverse_period == 0:
                     expected = dense_inverse(case, kind, average, damping + 1 / case.dense.C)
                 assert case.agree(np.allclose(matrix(preconditioner, case), expected, rtol=1e-9, atol=1e-11))

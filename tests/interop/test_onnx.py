@@ -69,7 +69,9 @@ def test_outputs_agree_to_a_millionth(kind, activation, dtype):
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
-@pytest.mark.parametrize("scale", ["minmax", "minmax_joint", "center", "standard", "unit_rows", "log1p_unit_rows"])
+@pytest.mark.parametrize(
+    "scale", ["minmax", "minmax_joint", "center", "standard", "unit_rows", "log1p_unit_rows"]
+)
 @pytest.mark.parametrize("kind", ["dense", "images"])
 def test_raw_features_go_in(kind, scale, dtype):
     model, X = trained(kind, scale=scale, dtype=dtype)

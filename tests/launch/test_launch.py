@@ -110,7 +110,7 @@ def test_a_bug_shows_its_traceback(capsys):
     assert run_guarded(raising(ZeroDivisionError("oops"))) == 70
     text = capsys.readouterr().err
     assert text.count("ZeroDivisionError: oops\nthis is a bug in distnewton\n  File ") == 1
-    assert "in main\n    raise error" in text
+    assert 'in main\n    raise error' in text
 
 
 def test_a_long_traceback_is_cut_and_memory_is_no_bug(capsys):

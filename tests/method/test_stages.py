@@ -129,7 +129,6 @@ def test_a_stage_goes_on_from_the_point_and_objective_of_the_last(world, average
     for splits in alternating(world.size, 3):
         case = make_case(world, (4, 3, 5, 3), splits, loss="cross_entropy", n=14)
         with case.grid:
-
             def first(case=case):
                 return rate_stage(case, SteepestDescent(), batch=5, learning_rate=0.1, average=average)
 
@@ -154,7 +153,6 @@ def test_a_stage_goes_on_from_the_point_and_objective_of_the_last(world, average
 def test_the_last_stage_takes_all_iterations_that_remain_and_none_that_do_not(world):
     case = make_case(world, (4, 3, 2), (1, world.size, 1), n=14)
     with case.grid:
-
         def methods(n_iterations):
             directions = SteepestDescent(), SteepestDescent()
             directions[0].name, directions[1].name = "first", "last"

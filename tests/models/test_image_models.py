@@ -169,7 +169,9 @@ def test_images_of_another_shape_are_refused(world):
     with pytest.raises(DataError, match=message):
         distnewton.train(configuration(), world, train_data=turned)
     with pytest.raises(DataError, match=message):
-        distnewton.train(configuration(), world, train_data=distnewton.ArraySource(X, y), test_data=turned)
+        distnewton.train(
+            configuration(), world, train_data=distnewton.ArraySource(X, y), test_data=turned
+        )
 
 
 def test_splits_of_another_length_are_told_in_channels():

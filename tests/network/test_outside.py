@@ -9,7 +9,7 @@ import sys
 
 import pytest
 
-PACKAGE = """
+PACKAGE = '''
 import numpy as np
 
 from distnewton.network.activations import Activation
@@ -50,8 +50,8 @@ class Arctan(Activation):
 
 class Plain(Arctan):
     name, torch = "plain", ""
-"""
-TORCH = """
+'''
+TORCH = '''
 import torch
 
 
@@ -63,7 +63,7 @@ class Arctan(torch.nn.Module):
 class Huber(torch.nn.Module):
     def forward(self, z, y):
         return 2.0 * (torch.hypot(torch.ones(()), z - y) - 1.0).sum(dim=1).mean()
-"""
+'''
 POINTS = """
 [distnewton.losses]
 huber = outside:Huber
@@ -72,7 +72,7 @@ huber = outside:Huber
 arctan = outside:Arctan
 plain = outside:Plain
 """
-TRAINED = """
+TRAINED = '''
 import json
 
 import numpy as np
@@ -107,7 +107,7 @@ def trained(direction, **network_settings):
 
 
 result, found = trained("gauss_newton"), {}
-"""
+'''
 SCRIPTS = {
     "training": """
 results = [result, trained("grouped_newton")]

@@ -161,12 +161,9 @@ def test_weights_stay_with_their_samples_where_some_are_put_aside_for_validation
     method = {"direction": "gauss_newton", "subsample": 1.0, "C": 20.0}
     run = {"iterations": 4, "dtype": "float64", "threads": 1}
     network = {"layers": ["auto", 5, "auto"]}
-    split = distnewton.make_config({
-        "data": {"validation_fraction": 0.3},
-        "network": network,
-        "method": method,
-        "run": run,
-    })
+    split = distnewton.make_config(
+        {"data": {"validation_fraction": 0.3}, "network": network, "method": method, "run": run}
+    )
     from distnewton.data.folds import split_off
 
     stay, aside = split_off(0.0 + y, 0.3, 0, by_class=True)

@@ -29,19 +29,13 @@ def check_tasks(launch: LaunchView, ranks: Sequence[RankView]) -> list[CheckResu
     results = []
     if tasks != size:
         results.append(
-            problem(
-                "tasks",
-                f"the Slurm job has {tasks} tasks, and {size} rank(s) run",
-                f"start as many: mpirun -n {tasks}, or ask for --ntasks={size}",
-            )
+            problem("tasks", f"the Slurm job has {tasks} tasks, and {size} rank(s) run",
+                    f"start as many: mpirun -n {tasks}, or ask for --ntasks={size}")
         )
     if len(hosts) < min(n_nodes, size):
         results.append(
-            slow(
-                "tasks",
-                f"the job has {n_nodes} nodes, and all ranks run on {', '.join(sorted(hosts))}",
-                'mpirun does not see the job: use the site\'s MPI, built with Slurm, or launcher = "srun"',
-            )
+            slow("tasks", f"the job has {n_nodes} nodes, and all ranks run on {', '.join(sorted(hosts))}",
+                 "mpirun does not see the job: use the site's MPI, built with Slurm, or launcher = \"srun\"")
         )
     return results or [ok("tasks", f"{size} ranks are the job's {tasks} tasks on {n_nodes} node(s)")]
 
@@ -63,19 +57,13 @@ def check_threads(ranks: Sequence[RankView], cluster: Cluster | None, run_thread
         wanted, source = _wanted_threads(there[0], cluster, run_threads)
         if len(there) > n_cores:
             results.append(
-                slow(
-                    "threads",
-                    f"{len(there)} ranks share {n_cores} core(s) on {host}",
-                    f"start at most {n_cores} rank(s) a node, or look at the launcher's binding (--bind-to none)",
-                )
+                slow("threads", f"{len(there)} ranks share {n_cores} core(s) on {host}",
+                     f"start at most {n_cores} rank(s) a node, or look at the launcher's binding (--bind-to none)")
             )
         elif wanted * len(there) > n_cores:
             results.append(
-                slow(
-                    "threads",
-                    f"{len(there)} ranks x {wanted} threads ({source}) on {n_cores} cores of {host}",
-                    f"set it to {fitting}, or leave it out: ranks then share the cores by themselves",
-                )
+                slow("threads", f"{len(there)} ranks x {wanted} threads ({source}) on {n_cores} cores of {host}",
+                     f"set it to {fitting}, or leave it out: ranks then share the cores by themselves")
             )
     first = ranks[0]
     text = f"{first.n_threads} BLAS thread(s) a rank, {len(first.cores)} core(s) in its mask"
@@ -101,13 +89,8 @@ def check_blas(launch: LaunchView, ranks: Sequence[RankView]) -> list[CheckResul
     text = "; ".join(f"{api} {version}, core type {core}" for api, version, core in sorted(kinds)) or "none found"
     poor = sorted({core for _, _, core in kinds if core.lower() in _SLOW_CORES})
     if poor and launch.fast_cpu:
-        return [
-            slow(
-                "BLAS",
-                f"{text}: kernels of an old processor on one with AVX2",
-                "unset OPENBLAS_CORETYPE, or install a newer numpy",
-            )
-        ]
+        return [slow("BLAS", f"{text}: kernels of an old processor on one with AVX2",
+                     "unset OPENBLAS_CORETYPE, or install a newer numpy")]
     return [ok("BLAS", text)]
 
 
@@ -121,50 +104,29 @@ def check_versions(ranks: Sequence[RankView]) -> list[CheckResult]:
         if len(seen) > 1:
             parts = "; ".join(f"{version} on {_where(group)}" for version, group in seen.items())
             results.append(
-                problem(
-                    "versions",
-                    f"{name} differs: {parts}",
-                    "use one environment on a file system that all nodes see, or install the same versions",
-                )
+                problem("versions", f"{name} differs: {parts}",
+                        "use one environment on a file system that all nodes see, or install the same versions")
             )
     others = [view for view in ranks if view.recipe != ranks[0].recipe]
     if others:
         results.append(
-            slow(
-                "versions",
-                f"the recipe is another file on {_where(others)}",
-                "nothing changes, since rank 0's is used by all; but copy it anew, or use a shared folder",
-            )
+            slow("versions", f"the recipe is another file on {_where(others)}",
+                 "nothing changes, since rank 0's is used by all; but copy it anew, or use a shared folder")
         )
-    return results or [
-        ok(
-            "versions",
-            f"the same on all ranks (distnewton {ranks[0].versions['distnewton']}, "
-            f"Python {ranks[0].versions['Python']}, numpy {ranks[0].versions['numpy']})",
-        )
-    ]
+    return results or [ok("versions", f"the same on all ranks (distnewton {ranks[0].versions['distnewton']}, "
+                                       f"Python {ranks[0].versions['Python']}, numpy {ranks[0].versions['numpy']})")]
 
 
 def check_cupy(ranks: Sequence[RankView]) -> list[CheckResult]:
     """At most one wheel of cupy: several overwrite each other's files."""
     for view in ranks:
         if len(view.cupy) > 1:
-            return [
-                problem(
-                    "cupy",
-                    f"{len(view.cupy)} wheels of cupy on {view.host}: {', '.join(view.cupy)}",
-                    f"pip uninstall {' '.join(view.cupy)}, then install the one of your CUDA version",
-                )
-            ]
+            return [problem("cupy", f"{len(view.cupy)} wheels of cupy on {view.host}: {', '.join(view.cupy)}",
+                            f"pip uninstall {' '.join(view.cupy)}, then install the one of your CUDA version")]
     without = [view.rank for view in ranks if view.gpus and not view.cupy]
     if without:
-        return [
-            slow(
-                "cupy",
-                f"not installed, though there are GPUs (rank {ranges(without)})",
-                "pip install 'distnewton[gpu]' for run.device = gpu",
-            )
-        ]
+        return [slow("cupy", f"not installed, though there are GPUs (rank {ranges(without)})",
+                     "pip install 'distnewton[gpu]' for run.device = gpu")]
     return [ok("cupy", ", ".join(ranks[0].cupy) or "not installed")]
 
 
@@ -178,25 +140,16 @@ def check_gpus(ranks: Sequence[RankView], cluster: Cluster | None) -> list[Check
 def _gpus_of_host(host: str, ranks: Sequence[RankView], asked: int) -> Iterator[CheckResult]:
     first, n_gpus = ranks[0], len(ranks[0].gpus)
     if asked and n_gpus != asked:
-        yield problem(
-            "GPU",
-            f"{host} shows {n_gpus} GPU(s), the cluster file says {asked}",
-            "ask for them in [slurm] (gres or gpus_per_node), or correct gpu.per_node",
-        )
+        yield problem("GPU", f"{host} shows {n_gpus} GPU(s), the cluster file says {asked}",
+                      "ask for them in [slurm] (gres or gpus_per_node), or correct gpu.per_node")
     if not n_gpus or len(ranks) == 1:
         return
     if len(ranks) > n_gpus:
-        yield slow(
-            "GPU",
-            f"{len(ranks)} ranks for {n_gpus} GPU(s) on {host}",
-            f"start {n_gpus} rank(s) a node: ranks that share one take turns, NCCL refuses them",
-        )
+        yield slow("GPU", f"{len(ranks)} ranks for {n_gpus} GPU(s) on {host}",
+                   f"start {n_gpus} rank(s) a node: ranks that share one take turns, NCCL refuses them")
     elif first.visible_gpus != "all" and len({rank.visible_gpus for rank in ranks}) == 1:
-        yield slow(
-            "GPU",
-            f"all ranks of {host} see the same CUDA_VISIBLE_DEVICES={first.visible_gpus}",
-            "start with distnewton submit, which gives each rank the GPU of its local rank",
-        )
+        yield slow("GPU", f"all ranks of {host} see the same CUDA_VISIBLE_DEVICES={first.visible_gpus}",
+                   "start with distnewton submit, which gives each rank the GPU of its local rank")
 
 
 def _where(group: Sequence[RankView]) -> str:

@@ -61,29 +61,14 @@ def _judge(path: Path, troubles: list[str], hosts: list[str], seen: int, free: i
     if bad:
         kinds = dict.fromkeys(bad.values())
         parts = [f"{kind} ({', '.join(f'{hosts[r]}, rank {r}' for r in bad if bad[r] == kind)})" for kind in kinds]
-        return [
-            problem(
-                "folder",
-                f"{path.absolute()}: {'; '.join(parts)}",
-                "choose a --run-dir on a file system that all nodes mount, and that you may write",
-            )
-        ]
+        return [problem("folder", f"{path.absolute()}: {'; '.join(parts)}",
+                        "choose a --run-dir on a file system that all nodes mount, and that you may write")]
     if seen < len(hosts):
-        return [
-            problem(
-                "folder",
-                f"{path.absolute()}: rank 0 sees the files of {seen} of {len(hosts)} ranks",
-                "it is another folder on some hosts: choose a --run-dir on a shared file system",
-            )
-        ]
+        return [problem("folder", f"{path.absolute()}: rank 0 sees the files of {seen} of {len(hosts)} ranks",
+                        "it is another folder on some hosts: choose a --run-dir on a shared file system")]
     if free < ROOM_BYTES:
-        return [
-            problem(
-                "folder",
-                f"{path.absolute()} has {free / 1e6:.0f} MB left",
-                "free some space, or choose a --run-dir on another file system",
-            )
-        ]
+        return [problem("folder", f"{path.absolute()} has {free / 1e6:.0f} MB left",
+                        "free some space, or choose a --run-dir on another file system")]
     return [ok("folder", f"{path.absolute()} is seen and written by all ranks, {free / 1e9:.1f} GB free")]
 
 
