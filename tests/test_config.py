@@ -335,7 +335,8 @@ def test_layer_tables_survive_the_way_through_toml():
 @pytest.mark.parametrize(("network", "parts"), [
     ({"layers": [{**CONV, "kernal": 3, "channels": 0}, DENSE]},
      ["network.layers.0.kernal: unknown key; did you mean kernel?", "network.layers.0.channels: input should be gre"]),
-    ({"layers": [{"type": "pool", "size": 2}, DENSE]}, ["network.layers.0.type: unknown layer 'pool'; ", "known are conv, max_pool, avg_pool, fl"]),
+    ({"layers": [{"type": "pool", "size": 2}, DENSE]},
+     ["network.layers.0.type: unknown layer 'pool'; ", "known are conv, max_pool, avg_pool, fl"]),
     ({"layers": [{"type": "max_pool", "size": 17}, DENSE]}, ["network.layers.0.size: input should be less than or eq"]),
     ({"layers": [CONV, 10]}, ["network.layers.1: input should be a valid dictionary"]),
     ({"layers": [CONV]}, ["must end in a dense layer"]),
