@@ -82,7 +82,7 @@ class Fault(BaseModel):
         Slowdown of ``slow``, and duration of ``sleep``.
     """
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     rank: NonNegativeInt
     at: Annotated[str, Field(pattern=_one_of(POINTS))]

@@ -33,7 +33,7 @@ COMPARISON_FILE = "comparison.md"
 class _Read(BaseModel):
     """What is used of a file; what else is there does not matter."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
 class Parts(_Read):

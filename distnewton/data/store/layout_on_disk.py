@@ -45,7 +45,7 @@ ValueType = Literal["uint8", "float32", "float64"]
 class _Part(BaseModel):
     """A part of the manifest: unknown keys and other types are errors."""
 
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
 class DenseBlock(_Part):
