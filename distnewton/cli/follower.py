@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,8 @@ from distnewton.parallel.collectives import Communicator
 if TYPE_CHECKING:
     from distnewton.runs.run_folder import RunFolder
     from distnewton.runs.session import Result
+
+PICTURE_VARIABLE = "DISTNEWTON_PICTURE"
 
 
 class Follower:
@@ -51,6 +54,14 @@ class Follower:
 
     def finish(self, result: Result) -> None:
         """Draw the picture, and show the result; a failure to draw never spoils a finished run."""
+        # other ranks wait meanwhile: importing matplotlib takes longer than a small run
+        if os.environ.get(PICTURE_VARIABLE) != "0":
+            self._draw()
+        if not self.quiet:
+            self.progress.finish(result)
+            print(f"run folder: {self.folder.path}", flush=True)
+
+    def _draw(self) -> None:
         from distnewton.reporting.report_pictures import save_convergence
         from distnewton.reporting.run_data import read_run
         from distnewton.runs.run_folder import PICTURE_FILE
@@ -58,9 +69,6 @@ class Follower:
         path = self.folder.path
         with picture_if_possible(self.console):
             save_convergence(read_run(path, path.name), path / PICTURE_FILE)
-        if not self.quiet:
-            self.progress.finish(result)
-            print(f"run folder: {path}", flush=True)
 
 
 def end_run(comm: Communicator, result: Result, config: Config, path: Path) -> int:
