@@ -21,6 +21,8 @@ settings.register_profile("ranks", derandomize=True, database=None, deadline=Non
 settings.load_profile("ranks")
 
 os.environ.setdefault("DISTNEWTON_CHECK", "1")
+# a picture costs more than the run of a test, on all ranks, which wait for it; tests of pictures ask for it
+os.environ["DISTNEWTON_PICTURE"] = "0"
 attendant: Attendant | None = None
 RANKS = (1, 2, 3, 4, 7)  # of launch/test.sh
 USUAL_RANKS = (3,)  # the least with a neighbour on either side, and uneven blocks

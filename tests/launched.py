@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shutil
 import signal
 import subprocess
 import sys
-from contextlib import suppress
+from contextlib import redirect_stderr, redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
 
@@ -24,6 +25,13 @@ launches = [
     pytest.mark.skipif(MPIRUN is None, reason="no mpirun beside this Python or in PATH"),
     pytest.mark.skipif(UNDER_LAUNCHER, reason="already under mpirun"),
 ]
+
+
+def launching(test):
+    """Mark a test that starts mpirun, in a module of others."""
+    for mark in launches:
+        test = mark(test)
+    return test
 
 
 def n_ranks():
@@ -76,6 +84,38 @@ def end_group(process):
 def distnewton(*arguments):
     """The command."""
     return [sys.executable, "-m", "distnewton.cli", *map(str, arguments)]
+
+
+def call(*arguments, **environment):
+    """Run the command in this process as the console script does, on all ranks under mpirun (then it must not fail on
+    one of them alone, which ends the job); returns what `run` returns, the output of this rank.
+
+    A start costs a second of imports on each rank: tests of what a command says and leaves call it so. `run` is for
+    tests of the process: signals, exits, ranks that die, real terminals and streams.
+    """
+    from distnewton.cli.main import main
+    from distnewton.guards.failures import Failures, failures
+    from distnewton.launch.startup import run_guarded
+
+    out, err = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        for name, value in ({"TERM": "dumb"} | environment).items():
+            patch.setenv(name, value)
+        vars(failures).update(vars(Failures()))
+        code = run_guarded(lambda: main([str(argument) for argument in arguments]))
+    return subprocess.CompletedProcess(arguments, code, out.getvalue(), err.getvalue())
+
+
+def call_together(world, *arguments, **environment):
+    """Call the command on all ranks that run the tests; returns the same on each: all that was said, the first code.
+
+    The code of a launch is that of the first rank, where no rank is alone with an error.
+    """
+    done = call(*arguments, **environment)
+    said = world.allgather_json([done.returncode, done.stdout, done.stderr])
+    code, out, err = said[0][0], *("".join(one[i] for one in said) for i in (1, 2))
+    assert all(one[0] in (0, code) for one in said), (said, err)
+    return subprocess.CompletedProcess(arguments, code, out, err)
 
 
 def small_data(folder, n=90):

@@ -2,51 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
-import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
+from launched import call, call_together, distnewton, launching, mpirun, run
 
-BIN = Path(sys.executable).parent
-MPIRUN = str(BIN / "mpirun") if (BIN / "mpirun").exists() else shutil.which("mpirun")
 KEYS = {
     "iteration", "elapsed_seconds", "training_seconds", "objective", "loss", "gradient_norm", "damping",
     "reduction_ratio", "step_size", "line_search_trials", "direction", "seconds", "sent_bytes", "train", "test",
 }  # fmt: skip
 PHASES = {"gradient", "jacobian", "direction", "combination", "line_search", "wait"}
 
-launches = [
-    pytest.mark.launches,
-    pytest.mark.skipif(MPIRUN is None, reason="no mpirun beside this Python or in PATH"),
-    pytest.mark.skipif("PMI_SIZE" in os.environ or "OMPI_COMM_WORLD_SIZE" in os.environ, reason="already under mpirun"),
-]
-pytestmark = launches
 
 
-def launcher(n_ranks):
-    if n_ranks == 0:
-        return []
-    version = subprocess.run([MPIRUN, "--version"], capture_output=True, text=True, timeout=60, check=False).stdout
-    flags = ["--oversubscribe"] if "Open MPI" in version else []
-    return [MPIRUN, *flags, "-n", str(n_ranks)]
-
-
-def distnewton(*arguments, n_ranks=0, check=False, limit=100, **environment):
-    variables = os.environ | {"OMPI_ALLOW_RUN_AS_ROOT": "1", "OMPI_ALLOW_RUN_AS_ROOT_CONFIRM": "1", "TERM": "dumb"}
-    done = subprocess.run(
-        [*launcher(n_ranks), sys.executable, "-m", "distnewton.cli", *map(str, arguments)],
-        capture_output=True,
-        text=True,
-        timeout=limit,
-        check=False,
-        env=variables | environment,
-    )
+def launched(*arguments, n_ranks=2, check=False, limit=100, **environment):
+    """Start the command under mpirun; without ranks by itself."""
+    done = run([*(mpirun(n_ranks) if n_ranks else []), *distnewton(*arguments)], limit=limit, **environment)
     assert not check or done.returncode == 0, done.stderr
+    return done
+
+
+def called(*arguments, **environment):
+    """Call the command in this process; it succeeds."""
+    done = call(*arguments, **environment)
+    assert done.returncode == 0, done.stderr
     return done
 
 
@@ -64,20 +46,38 @@ def small(folder, *more, iterations=2):
 def place(tmp_path, monkeypatch):
     """A working folder with a small data set, so that nothing has to load scikit-learn."""
     monkeypatch.chdir(tmp_path)
+    write_small()
+    return tmp_path
+
+
+@pytest.fixture
+def shared_place(world, folder):
+    """The same, shared by the ranks that run the tests."""
+    with contextlib.chdir(folder):
+        if world.rank == 0:
+            write_small()
+            Path("bad.libsvm").write_text("1 1:2 3:4\n2 1:nan\n")
+            Path("FULL").mkdir()
+            Path("FULL/metrics.jsonl").write_text("")
+        world.barrier()
+        yield folder
+        world.barrier()
+
+
+def write_small():
     rng = np.random.default_rng(0)
     y = rng.integers(3, size=90)
     X = 3 * rng.standard_normal((3, 7))[y] + rng.standard_normal((90, 7))
     names = np.array(["red", "green", "blue"])[y]
     lines = [",".join([*(f"{value:.6f}" for value in row), name]) for row, name in zip(X, names, strict=True)]
     Path("small.csv").write_text("\n".join(lines) + "\n")
-    return tmp_path
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
+def trained(tmp_path_factory):
     pytest.importorskip("sklearn")
     folder = tmp_path_factory.mktemp("with a space ü") / "run"
-    done = distnewton(*digits(folder, iterations=12), n_ranks=4, check=True)
+    done = launched(*digits(folder, iterations=12), n_ranks=4, check=True, DISTNEWTON_PICTURE="")
     return folder, done
 
 
@@ -98,8 +98,9 @@ def records_of(folder):
     return [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
 
 
-def test_training_shows_and_leaves_what_is_promised(run):
-    folder, done = run
+@launching
+def test_training_shows_and_leaves_what_is_promised(trained):
+    folder, done = trained
     assert "test accuracy" in done.stdout
     assert "\r" not in done.stdout
     assert "\x1b" not in done.stdout
@@ -121,52 +122,57 @@ def test_training_shows_and_leaves_what_is_promised(run):
     assert facts["mpi_library"]
     assert facts["blas"]
     names = {path.name for path in folder.iterdir()}
-    assert names - {"convergence.png"} == {
-        "checkpoints", "config.toml", "end.json", "environment.json", "metrics.jsonl", "model.safetensors",
-        "predictions.json",
+    assert names == {
+        "checkpoints", "config.toml", "convergence.png", "end.json", "environment.json", "metrics.jsonl",
+        "model.safetensors", "predictions.json",
     }  # fmt: skip
 
 
+@launching
 def test_training_on_one_process_learns_as_well(tmp_path):
     pytest.importorskip("sklearn")
-    done = distnewton(*digits(tmp_path / "run", "--quiet", iterations=10), check=True)
+    done = launched(*digits(tmp_path / "run", "--quiet", iterations=10), n_ranks=0, check=True)
     assert (done.stdout, done.stderr) == ("", "")
     records = records_of(tmp_path / "run")
     assert records[-1]["test"]["accuracy"] > 0.85
     assert sum(records[-1]["sent_bytes"].values()) == 0.0
     assert json.loads((tmp_path / "run/environment.json").read_text())["mpi_library"] == ""
+    assert not (tmp_path / "run/convergence.png").exists()
 
 
-def test_evaluate_predict_and_info_agree_on_any_number_of_ranks(run, test_file, tmp_path):
-    folder, _ = run
+@launching
+def test_evaluate_predict_and_info_agree_on_any_number_of_ranks(trained, test_file, tmp_path):
+    folder, _ = trained
     path, truth = test_file
-    answers = [distnewton("evaluate", folder, path, n_ranks=n, check=True).stdout for n in (0, 3)]
+    answers = [called("evaluate", folder, path).stdout]
+    answers += [launched("evaluate", folder, path, n_ranks=3, check=True).stdout]
     assert answers[0] == answers[1]
     accuracy = float(answers[0].split("accuracy")[1])
     assert accuracy == pytest.approx(records_of(folder)[-1]["test"]["accuracy"], abs=1e-6)
     out = tmp_path / "new" / "labels.txt"
-    assert distnewton("predict", folder, path, "--out", out, n_ranks=2, check=True).stdout == ""
+    assert launched("predict", folder, path, "--out", out, check=True).stdout == ""
     predicted = out.read_text().splitlines()
     assert len(predicted) == len(truth)
     share = sum(a == b for a, b in zip(truth, predicted, strict=True)) / len(truth)
     assert share == pytest.approx(accuracy, abs=1e-6)
     model = folder / "model.safetensors"
-    assert distnewton("predict", model, path, check=True).stdout.splitlines() == predicted
-    told = distnewton("info", folder, n_ranks=2, check=True).stdout
+    assert called("predict", model, path).stdout.splitlines() == predicted
+    told = launched("info", folder, check=True).stdout
     assert told.count("iterations 12 of 12") == 1
     assert "64-24-16-10" in told
     assert f"test       accuracy {accuracy:.4f}" in told
 
 
-def test_the_resolved_configuration_repeats_the_run(place):
+@pytest.mark.mpi(min_size=1, sizes=(2,))
+def test_the_resolved_configuration_repeats_the_run(world, shared_place):
     # block_diagonal on the same splits, without early termination: the same numbers
-    distnewton(*small("first", "--run.deterministic=true", "--quiet"), n_ranks=2, check=True)
+    done = [call_together(world, *small("first", "--run.deterministic=true", "--quiet"))]
     repeat = ["train", "first/config.toml", "--run-dir", "second", "--quiet"]
-    for more in ([], ["--run.overwrite=true"]):
-        distnewton(*repeat, *more, n_ranks=2, check=True)
-    objectives = [[r["objective"] for r in records_of(place / name)] for name in ("first", "second")]
+    done += [call_together(world, *repeat, *more) for more in ([], ["--run.overwrite=true"])]
+    assert [one.returncode for one in done] == [0] * 3, done
+    objectives = [[r["objective"] for r in records_of(shared_place / name)] for name in ("first", "second")]
     assert objectives[0] == objectives[1]
-    printed = distnewton("train", "first/config.toml", "--print-config", "--method.cg_max", "7", check=True).stdout
+    printed = call_together(world, "train", "first/config.toml", "--print-config", "--method.cg_max", "7").stdout
     assert "cg_max = 7" in printed
     assert 'train = "small.csv"' in printed
     assert "deterministic = true" in printed
@@ -176,22 +182,29 @@ def test_data_folders_and_free_run_folders(place):
     (place / "elsewhere").mkdir()
     (place / "small.csv").rename(place / "elsewhere/set.csv")
     for _ in range(2):
-        distnewton("train", "--data.train=set.csv", "--run.iterations=0", "--quiet", check=True,
-                   DISTNEWTON_DATA="elsewhere")  # fmt: skip
+        called("train", "--data.train=set.csv", "--run.iterations=0", "--quiet", DISTNEWTON_DATA="elsewhere")
     assert sorted(path.name for path in (place / "runs").iterdir()) == ["run-001", "run-002"]
     assert (place / "runs/run-002/model.safetensors").is_file()
-    assert "n_samples 90" in distnewton("evaluate", "runs/run-001", "set.csv", check=True).stdout
+    assert "n_samples 90" in called("evaluate", "runs/run-001", "set.csv").stdout
 
 
+@pytest.mark.mpi(min_size=1, sizes=(2,))
 @pytest.mark.parametrize(("arguments", "words"), [
     (["--help"], ["usage: distnewton", "evaluate", "predict"]),
     (["train", "--help"], ["usage: distnewton train", "--method.subsample", "--run-dir"]),
     (["--version"], ["distnewton 0."]),
 ])  # fmt: skip
-def test_help_and_version_are_shown_once(arguments, words):
-    done = distnewton(*arguments, n_ranks=2, check=True)
+def test_help_and_version_are_shown_once(world, arguments, words):
+    done = call_together(world, *arguments)
     assert all(word in done.stdout for word in words)
     assert done.stdout.count(words[0]) == 1
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+@launching
+def test_help_is_shown_once_by_a_launch():
+    done = launched("--help", check=True)
+    assert done.stdout.count("usage: distnewton") == 1
     assert done.stderr == ""
 
 
@@ -213,16 +226,7 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize(
-    ("n_ranks", "arguments", "code", "messages"),
-    [(2, *case) for case in ERRORS] + [(0, *case) for case in ERRORS[1::3]],
-    ids=lambda value: value[0] if isinstance(value, list) else str(value),
-)
-def test_errors_are_one_message_and_a_code(place, n_ranks, arguments, code, messages):
-    Path("bad.libsvm").write_text("1 1:2 3:4\n2 1:nan\n")
-    Path("FULL").mkdir()
-    Path("FULL/metrics.jsonl").write_text("")
-    done = distnewton(*arguments, n_ranks=n_ranks)
+def check_error(done, code, messages):
     assert done.returncode == code, done.stderr
     assert [done.stderr.count(message) for message in messages] == [1] * len(messages), done.stderr
     assert "Traceback" not in done.stderr
@@ -230,11 +234,33 @@ def test_errors_are_one_message_and_a_code(place, n_ranks, arguments, code, mess
     assert Path("FULL/metrics.jsonl").read_text() == ""
 
 
-def test_info_and_models_of_something_else(place):
-    done = distnewton("info", ".", n_ranks=2)
+def error_id(value):
+    return value[0] if isinstance(value, list) else str(value)
+
+
+@pytest.mark.mpi(min_size=1, sizes=(1, 2))
+@pytest.mark.parametrize(("arguments", "code", "messages"), ERRORS, ids=error_id)
+def test_errors_are_one_message_and_a_code(world, shared_place, arguments, code, messages):
+    check_error(call_together(world, *arguments), code, messages)
+
+
+@launching
+@pytest.mark.parametrize(("n_ranks", "case"), [(2, ERRORS[0]), (2, ERRORS[2]), (0, ERRORS[1])])
+def test_launches_end_with_the_code_and_one_message(place, n_ranks, case):
+    arguments, code, messages = case
+    Path("FULL").mkdir()
+    Path("FULL/metrics.jsonl").write_text("")
+    check_error(launched(*arguments, n_ranks=n_ranks), code, messages)
+
+
+@pytest.mark.mpi(min_size=1, sizes=(2,))
+def test_info_and_models_of_something_else(world, shared_place):
+    done = call_together(world, "info", ".")
     assert (done.returncode, done.stderr.count("is not a run folder: it holds no config.toml")) == (66, 1)
-    Path("model.safetensors").write_bytes(b"\x80\x04N.")
-    done = distnewton("predict", ".", "small.csv", n_ranks=3)
+    if world.rank == 0:
+        Path("model.safetensors").write_bytes(b"\x80\x04N.")
+    world.barrier()
+    done = call_together(world, "predict", ".", "small.csv")
     assert (done.returncode, done.stderr.count("is not a readable safetensors file")) == (65, 1)
 
 
@@ -245,9 +271,10 @@ CODES = {"raise": {70}, "exit": {3}, "kill": {9, 137}}
     (0, "data", "raise"), (2, "data", "exit"), (2, "data", "kill"), (0, "data", "kill"),
     (0, "cg", "exit"), (2, "cg", "raise"), (0, "cg", "kill"), (2, "cg", "kill"), (0, "cg", "raise"),
 ])  # fmt: skip
+@launching
 def test_a_failing_rank_ends_the_job(place, rank, at, kind):
     fault = f"rank={rank} at={at} kind={kind}"
-    done = distnewton(*small("R", iterations=500), n_ranks=3, limit=60, DISTNEWTON_FAULT=fault)
+    done = launched(*small("R", iterations=500), n_ranks=3, limit=60, DISTNEWTON_FAULT=fault)
     assert done.returncode in CODES[kind], done.stderr
     if kind != "kill":
         assert done.stderr.count(f"distnewton: rank {rank} of 3") == 1
@@ -256,16 +283,17 @@ def test_a_failing_rank_ends_the_job(place, rank, at, kind):
         assert done.stderr.count(f"InjectedFaultError: injected at {at}") == 1
 
 
-def test_a_fault_that_is_not_understood_is_told_once(place):
-    done = distnewton(*small("R"), n_ranks=3, DISTNEWTON_FAULT="rank=1 at=cg kind=halt")
-    assert done.returncode == 78
-    assert done.stderr.count("is not understood") == 1
+@pytest.mark.mpi(min_size=1)
+def test_a_fault_that_is_not_understood_is_told_once(world, shared_place):
+    done = call_together(world, *small("R"), DISTNEWTON_FAULT="rank=1 at=cg kind=halt")
+    assert (done.returncode, done.stderr.count("is not understood")) == (78, 1)
 
 
+@launching
 def test_compare_leaves_a_table_a_picture_and_a_folder_a_run(place):
     names = "gauss_newton,kfac,adam"
     common = ["--data.train=small.csv", "--network.layers=auto-6-auto", "--seconds", "0.2", "--run-dir", "both"]
-    done = distnewton("compare", "--directions", names, *common, "--method.damping=0.9", n_ranks=2, check=True)
+    done = launched("compare", "--directions", names, *common, "--method.damping=0.9", check=True)
     assert "note: method.damping of the recipe is left out: it was not meant for kfac" in done.stderr
     assert "[5/5] adam 0.003" in done.stdout
     table = (place / "both" / "comparison.md").read_text()
@@ -278,7 +306,7 @@ def test_compare_leaves_a_table_a_picture_and_a_folder_a_run(place):
         assert name == "gauss_newton" or json.loads(lines[-1])["training_seconds"] >= 0.2
         assert len(lines) > 2
     assert 'direction = "adam"' in (place / "both" / "adam-0.003" / "config.toml").read_text()
-    again = distnewton("compare", "--directions", names, *common)
+    again = call("compare", "--directions", names, *common)
     assert again.returncode == 73
     assert "both/gauss_newton holds an earlier run" in again.stderr
 
@@ -294,19 +322,20 @@ def test_compare_leaves_a_table_a_picture_and_a_folder_a_run(place):
     ],
 )
 def test_compare_refuses(place, arguments, code, message):
-    done = distnewton("compare", "--data.train=small.csv", *arguments)
+    done = call("compare", "--data.train=small.csv", *arguments)
     assert done.returncode == code
     assert message in done.stderr
     assert not list(place.glob("runs/*"))
 
 
-def test_a_run_that_never_begins_leaves_no_folder(place):
+@pytest.mark.mpi(min_size=1, sizes=(2,))
+def test_a_run_that_never_begins_leaves_no_folder(world, shared_place):
     for arguments in (["train"], ["compare", "--directions", "kfac,adam"]):
-        done = distnewton(*arguments, "--data.train=none.csv", n_ranks=2)
-        assert done.returncode == 66
-        assert not (place / "runs").exists()
-    (place / "mine").mkdir()
-    (place / "mine" / "notes.txt").write_text("kept")
-    done = distnewton("train", "--data.train=none.csv", "--run-dir", "mine")
-    assert done.returncode == 66
-    assert (place / "mine" / "notes.txt").exists()
+        assert call_together(world, *arguments, "--data.train=none.csv").returncode == 66
+        assert not Path("runs").exists()
+    if world.rank == 0:
+        Path("mine").mkdir()
+        Path("mine/notes.txt").write_text("kept")
+    world.barrier()
+    assert call_together(world, "train", "--data.train=none.csv", "--run-dir", "mine").returncode == 66
+    assert Path("mine/notes.txt").exists()
