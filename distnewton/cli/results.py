@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distnewton.config import Config
-from distnewton.errors import DistNewtonError, MissingInputError, UsageError, writing
+from distnewton.errors import CreateError, MissingInputError, UsageError, writing
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 def make_folder(config: Config, recipe: str | None, resume: Resume = False) -> RunFolder:
     """Create the run folder, or open that of a resumed run; without a name take a free one under runs/."""
     from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, has_checkpoints
+    from distnewton.models.model_file import MODEL_FILE
     from distnewton.runs.run_folder import RunFolder
 
     name = Path(recipe).stem if recipe else "run"
@@ -37,9 +38,17 @@ def make_folder(config: Config, recipe: str | None, resume: Resume = False) -> R
             f"there is no checkpoint in {path / CHECKPOINTS_FOLDER} to resume from; --resume=auto begins anew where "
             "there is none"
         )
-    if resume:
-        return RunFolder(path, overwrite=True)
-    return RunFolder(Path(config.run.directory), overwrite=config.run.overwrite)
+    if resume and (path / MODEL_FILE).exists():
+        raise CreateError(
+            f"{path} holds a finished run without checkpoints, so there is nothing to resume: choose another "
+            "--run-dir, or replace it with --set run.overwrite=true and without --resume"
+        )
+    start = Path(config.network.start)
+    if config.network.start and path.resolve() in (start.resolve(), *start.resolve().parents):
+        raise UsageError(
+            f"the run would replace the model that it starts with, {start}: choose another --run-dir", collective=True
+        )
+    return RunFolder(path, overwrite=bool(resume) or config.run.overwrite)
 
 
 class FolderWriter:
@@ -63,10 +72,10 @@ class FolderWriter:
 
 @contextmanager
 def discarding(folders: Sequence[RunFolder]) -> Iterator[None]:
-    """Remove the folders of runs that an error kept from beginning."""
+    """Remove the folders of runs that an error kept from beginning, and put back what they would have replaced."""
     try:
         yield
-    except DistNewtonError:
+    except BaseException:
         # the first one made the folder around them
         for folder in reversed(folders):
             folder.discard()
@@ -78,7 +87,8 @@ def picture_if_possible(console: Console) -> Iterator[None]:
     """Note that a picture cannot be drawn or written, and continue."""
     try:
         yield
-    except (DistNewtonError, OSError) as error:
+    except Exception as error:
+        # also what the user's own matplotlibrc makes matplotlib raise: the model is saved, and a picture is optional
         console.print(f"no picture: {error}", highlight=False, markup=False, emoji=False)
 
 

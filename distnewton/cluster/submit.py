@@ -15,7 +15,7 @@ from distnewton.cluster.job_text import job_text
 from distnewton.config import Config, to_toml
 from distnewton.errors import ConfigError, CreateError, WriteError
 from distnewton.parallel.partition import Partition, check_rank_count
-from distnewton.runs.run_folder import clear_run, files_of_run, free_name, next_folder
+from distnewton.runs.run_folder import files_of_run, free_name, next_folder, restore_replaced, set_aside
 
 
 @dataclass(frozen=True)
@@ -139,7 +139,8 @@ class Submission:
             text = f"cannot create the run folder {folder}: {error.strerror or error}"
             raise CreateError(text, collective=True) from None
         try:
-            clear_run(folder)
+            if files_of_run(folder):
+                set_aside(folder)
             (folder / JOB_CONFIG).write_text(to_toml(self.resolved()), encoding="utf-8")
             (folder / JOB_FILE).write_text(job_text(self.job(folder)), encoding="utf-8")
             (folder / JOB_FILE).chmod(0o755)
@@ -164,9 +165,11 @@ def queue(job_file: Path) -> str:
     Raises
     ------
     ConfigError
-        If there is no sbatch here, or it refuses the job; its own words are in the message.
+        If there is no sbatch here, or it refuses the job; its own words are in the message. A run that the job was to
+        replace is then as it was.
     """
     if not shutil.which("sbatch"):
+        restore_replaced(job_file.parent)
         raise ConfigError(
             f"there is no sbatch in PATH: on a host that has it: sbatch {job_file.absolute()}; without Slurm take "
             'a cluster file whose launch.scheduler is "none"',
@@ -175,6 +178,7 @@ def queue(job_file: Path) -> str:
     command = ["sbatch", "--parsable", str(job_file)]
     asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
     if asked.returncode:
+        restore_replaced(job_file.parent)
         raise ConfigError(
             f"sbatch refused {job_file}: {asked.stderr.strip() or asked.stdout.strip()}; each Slurm line is from the "
             "table [slurm] of the cluster file",

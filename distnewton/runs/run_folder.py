@@ -13,6 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.toml", "environment.json", "metrics.jsonl"
 PICTURE_FILE, END_FILE, PREDICTIONS_FILE = "convergence.png", "end.json", "predictions.json"
-REPORT_FILE = "report.html"
+REPORT_FILE, REPLACED_FOLDER = "report.html", "replaced"
 OWN_FILES = (
     CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, PICTURE_FILE, END_FILE, PREDICTIONS_FILE, REPORT_FILE,
 )  # fmt: skip
@@ -48,7 +49,8 @@ class RunFolder:
     path : Path
         The folder; made with its parents.
     overwrite : bool
-        Whether the files of an earlier run there, its checkpoints included, are replaced.
+        Whether an earlier run there is replaced, its checkpoints included: its files stand aside, in the folder
+        ``replaced``, until the first record of the new run is written, and come back where the new one never begins.
     resume : bool
         Whether to resume the earlier run there.
     made : sequence of Path
@@ -67,6 +69,7 @@ class RunFolder:
         self._metrics: TextIO | None = None
         self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
         self._made += made
+        self._set_aside = False
         try:
             if resume:
                 self._open_metrics("a")
@@ -92,9 +95,10 @@ class RunFolder:
             )
         if present:
             self._open_metrics("a")
-            # nobody trains it now; what is removed next is not what another run makes at this moment
+            # nobody trains it now; what moves next is not what another run makes at this moment
             self.close()
-            clear_run(self.path)
+            set_aside(self.path)
+            self._set_aside = True
         forget(self.path)
         try:
             self._open_metrics("x")
@@ -158,6 +162,7 @@ class RunFolder:
         try:
             self._metrics.write(record.to_json() + "\n")
             self._metrics.flush()
+            drop_replaced(self.path)
         except OSError as error:
             raise WriteError(f"cannot write {self.path / METRICS_FILE}: {error.strerror or error}") from None
 
@@ -166,11 +171,13 @@ class RunFolder:
         self._write(PREDICTIONS_FILE, json.dumps(plain(summary), allow_nan=False) + "\n")
 
     def discard(self) -> None:
-        """Give up a run that never began: its claim goes, and so do the folders made for it that hold nothing."""
+        """Give up a run that never began: what it replaced comes back, and folders made for it that are empty go."""
         self.close()
         metrics = self.path / METRICS_FILE
         if metrics.is_file() and metrics.stat().st_size == 0:
             metrics.unlink()
+            if self._set_aside:
+                restore_replaced(self.path)
         for path in self._made:
             try:
                 path.rmdir()
@@ -211,8 +218,8 @@ def files_of_run(path: Path) -> list[str]:
     return present + [CHECKPOINTS_FOLDER] * has_checkpoints(path / CHECKPOINTS_FOLDER)
 
 
-def clear_run(path: Path) -> None:
-    """Remove what a run has left in a folder, and nothing else.
+def set_aside(path: Path) -> None:
+    """Move what a run has left in a folder into its subfolder ``replaced``, where it stays until another run begins.
 
     Parameters
     ----------
@@ -223,11 +230,62 @@ def clear_run(path: Path) -> None:
     ------
     WriteError
         If a checkpoint cannot be removed.
+    OSError
+        If files cannot be moved.
     """
+    aside, metrics = path / REPLACED_FOLDER, path / METRICS_FILE
+    if files_of_run(aside):
+        if not (path / MODEL_FILE).exists() and not (metrics.is_file() and metrics.stat().st_size):
+            # a run that was killed before it began left these: what it meant to replace counts
+            _clear(path)
+            return
+        _clear(aside)
+    aside.mkdir(exist_ok=True)
+    _move_run(path, aside)
+
+
+def restore_replaced(path: Path) -> None:
+    """Move what :func:`set_aside` has moved back; what a run that never began has left in its place goes.
+
+    Parameters
+    ----------
+    path : Path
+        Run folder.
+
+    Raises
+    ------
+    WriteError
+        If a checkpoint cannot be removed.
+    OSError
+        If files cannot be moved.
+    """
+    aside = path / REPLACED_FOLDER
+    if files_of_run(aside):
+        _clear(path)
+        _move_run(aside, path)
+        aside.rmdir()
+
+
+def drop_replaced(path: Path) -> None:
+    """Remove what :func:`set_aside` has moved: the run that replaces it has begun."""
+    aside = path / REPLACED_FOLDER
+    if aside.is_dir():
+        _clear(aside)
+        with suppress(OSError):
+            # what is not ours stays, and the folder with it
+            aside.rmdir()
+
+
+def _move_run(source: Path, target: Path) -> None:
+    for name in files_of_run(source):
+        (source / name).rename(target / name)
+
+
+def _clear(path: Path) -> None:
+    """Remove what a run has left in a folder, and nothing else."""
     for name in OWN_FILES:
         (path / name).unlink(missing_ok=True)
     clear(path / CHECKPOINTS_FOLDER)
-    forget(path)
 
 
 def keep_records(text: str, iteration: int) -> str:

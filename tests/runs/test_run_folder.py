@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 
-from distnewton.errors import CreateError
+from distnewton.cli.main import main
+from distnewton.errors import CreateError, DistNewtonError
 from distnewton.guards.failures import failures, read_first
 from distnewton.runs.run_folder import METRICS_FILE, RunFolder, free_name, next_folder
 
@@ -127,4 +129,94 @@ def test_a_folder_that_is_being_written_is_not_overwritten(tmp_path):
     assert (tmp_path / "run/metrics.jsonl").read_text() == "{}\n"
     first.close()
     RunFolder(tmp_path / "run", overwrite=True).discard()
-    assert not (tmp_path / "run/metrics.jsonl").exists()
+    assert (tmp_path / "run/metrics.jsonl").read_text() == "{}\n"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A folder with a table, and a run on it that has ended."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "table.csv").write_text(
+        "a,b,label\n" + "".join(f"{k % 7},{k % 3},{'xy'[k % 2]}\n" for k in range(40))
+    )
+    given = [f"--data.train={folder}/table.csv", "--network.layers=auto-3-auto", "--quiet"]
+    assert main(["train", *given, f"--run-dir={folder}/run", "--run.iterations=2", "--run.checkpoint_minutes=0"]) == 0
+    return folder, given
+
+
+@pytest.fixture
+def finished(trained, tmp_path):
+    """A run that has ended, the arguments that start another one in its folder, and the bytes of all its files."""
+    folder, given = trained
+    run = tmp_path / "run"
+    shutil.copytree(folder / "run", run)
+    return run, [*given, f"--run-dir={run}"], contents(run)
+
+
+def contents(folder):
+    """Bytes of the files of results below a folder; what failures left is none."""
+    files = (file for file in folder.rglob("*") if file.is_file() and "errors" not in file.parts)
+    return {str(file.relative_to(folder)): file.read_bytes() for file in files}
+
+
+@pytest.mark.parametrize("bad", [
+    ["--data.train=TYPO.csv"],
+    ["--data.test=TYPO.csv"],
+    ["--data.label_column=nowhere"],
+    ["--network.layers=5-3-auto"],
+    ["--partition.splits=1-1"],
+    ["--partition.splits=2-2-2"],
+    ["--network.start=TYPO.safetensors"],
+    ["--network.start={run}"],
+    ["--network.start={run}/model.safetensors"],
+    ["--run.device=gpu"],
+    ["--method.damping=-1"],
+    ["--resume=auto", "--data.train=TYPO.csv", "--method.C=3"],
+])  # fmt: skip
+def test_a_start_that_fails_leaves_the_run_that_it_would_replace(finished, bad):
+    run, given, before = finished
+    changed = [option.format(run=run) for option in bad]
+    with pytest.raises(DistNewtonError):
+        main(["train", *given, "--set", "run.overwrite=true", *changed])
+    assert contents(run) == before
+
+
+def test_a_run_that_begins_replaces_the_earlier_one(finished):
+    run, given, before = finished
+    assert main(["train", *given, "--run.iterations=1", "--set", "run.overwrite=true", "--run.seed=5"]) == 0
+    after = contents(run)
+    assert not (run / "replaced").exists()
+    assert after["model.safetensors"] != before["model.safetensors"]
+    assert any("step-000002" in name for name in before)
+    assert not any("step-000002" in name for name in after)
+
+
+def test_a_start_that_was_killed_before_it_began_leaves_the_run_aside(finished):
+    run, _, before = finished
+    for _ in range(2):
+        RunFolder(run, overwrite=True).close()  # as a killed process leaves it
+        assert {name.removeprefix("replaced/") for name in contents(run)} == {*before, METRICS_FILE}
+        assert contents(run / "replaced") == before
+    folder = RunFolder(run, overwrite=True)
+    folder.discard()
+    assert contents(run) == before
+
+
+def test_resuming_automatically_deletes_no_model(finished):
+    run, given, _ = finished
+    shutil.rmtree(run / "checkpoints")
+    before = contents(run)
+    with pytest.raises(CreateError, match="holds a finished run without checkpoints"):
+        main(["train", *given, "--resume=auto"])
+    assert contents(run) == before
+
+
+def test_a_job_that_cannot_be_queued_replaces_nothing(finished, tmp_path, monkeypatch):
+    run, given, before = finished
+    monkeypatch.setenv("PATH", str(tmp_path))  # without sbatch
+    cluster = tmp_path / "cluster.toml"
+    cluster.write_text('name = "c"\n[launch]\nscheduler = "slurm"\nlauncher = "srun"\nnodes = 1\nranks_per_node = 1\n')
+    settings = [f"--set=data.train={given[0].partition('=')[2]}", "--set=run.overwrite=true"]
+    with pytest.raises(DistNewtonError, match="no sbatch"):
+        main(["submit", f"--cluster={cluster}", f"--run-dir={run}", *settings])
+    assert {name: data for name, data in contents(run).items() if not name.startswith("job.")} == before
