@@ -11,6 +11,7 @@ from pydantic import BeforeValidator, Discriminator, Field, SerializeAsAny, Tag,
 from pydantic_core import CoreSchema, core_schema
 
 from distnewton.data.formats.registry import FORMATS
+from distnewton.data.labels import MISSING_VALUES
 from distnewton.data.scaling import SCALINGS
 from distnewton.errors import ConfigError
 from distnewton.network.activations import ACTIVATIONS
@@ -79,6 +80,11 @@ def _commas_to_list(value: object) -> object:
     return [int(part) if re.fullmatch(r"-?\d+", part) else part for part in parts]
 
 
+def _commas_to_texts(value: object) -> object:
+    """Read ``NA,-999`` as a list of texts."""
+    return [part.strip() for part in value.split(",")] if isinstance(value, str) else value
+
+
 def _pairs_to_weights(value: object) -> object:
     """Read ``spam=5,ham=1`` as a table, as a command line has it."""
     if not isinstance(value, str) or "=" not in value:
@@ -143,6 +149,13 @@ class DataConfig(Options):
         "none", description='how much the samples of a class count: {spam = 5, "-1" = 0.5}, 1 for labels left out; '
         "balanced: each class as much as any other"
     )  # fmt: skip
+    header: Literal["auto"] | bool = Field(
+        "auto", description="CSV: whether the first line names the columns; auto compares it with the lines below"
+    )
+    comment: str = Field("", description="CSV: character that begins comment lines; by default there are none")
+    missing_values: Annotated[list[str], BeforeValidator(_commas_to_texts)] = Field(
+        list(MISSING_VALUES), description="CSV: what stands for a missing value, as NA,?; in any case of its letters"
+    )
     zero_based: bool = Field(False, description="LIBSVM: whether indices start at 0")
     sort_indices: bool = Field(False, description="LIBSVM: put indices that are out of order in order; slow")
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from itertools import zip_longest
-from pathlib import Path
 from typing import Any, Literal
 
+from distnewton.data.labels import MISSING_VALUES
 from distnewton.errors import ConfigError, DataError
 
 LABEL_NAMES = ("label", "target", "class", "y")
 LabelsWanted = Literal["required", "if_there", "none"]
 _SHOWN = 10
 """Names in a message."""
+_PANDAS_INDEX = re.compile(r"__index_level_[0-9]+__")
+_UNNAMED_INDEX = ("", "Unnamed: 0")
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,10 @@ class Wanted:
         Whether there must be labels, may be, or are not read even where they are there.
     header : bool or "auto"
         Whether the first line of a text names the columns.
+    comment : str
+        Character that begins comment lines of a table in text; none where empty.
+    missing_values : tuple of str
+        What stands for a missing value in a table in text, in any case of its letters.
     zero_based : bool
         Whether the indices of LIBSVM text count from 0.
     sort_indices : bool
@@ -79,12 +87,16 @@ class Wanted:
     header: bool | str = "auto"
     zero_based: bool = False
     sort_indices: bool = False
+    comment: str = ""
+    missing_values: tuple[str, ...] = MISSING_VALUES
 
     def __post_init__(self) -> None:
         if self.header not in (True, False, "auto"):
             raise ConfigError(f"header must be true, false or auto, got {self.header!r}")
         if self.n_features is not None and self.n_features < 1:
             raise ConfigError(f"n_features must be at least 1, got {self.n_features}")
+        if len(self.comment.encode()) > 1 or self.comment.isspace():
+            raise ConfigError(f"comment must be one ASCII character, got {self.comment!r}")
 
     @property
     def label_number(self) -> int | None:
@@ -150,19 +162,24 @@ class Selection:
     notes: list[str] = field(default_factory=list)
 
 
-def select_columns(path: Path, columns: Sequence[str], named: bool, wanted: Wanted) -> Selection:
+def select_columns(
+    name: str, columns: Sequence[str], named: bool, wanted: Wanted, index: Iterable[str] = ()
+) -> Selection:
     """Find the features and the labels among the columns of a table.
 
     Parameters
     ----------
-    path : Path
-        File, for messages.
+    name : str
+        Of the table, for messages.
     columns : sequence of str
         Names of all columns.
     named : bool
-        Whether they are the file's own.
+        Whether they are the table's own.
     wanted : Wanted
         What is asked for.
+    index : iterable of str
+        Columns that the table itself calls an index. One without a name in front, and those that pandas makes up a name
+        for, are taken for one, too: they say which row it is, and are neither features nor labels.
 
     Returns
     -------
@@ -175,7 +192,11 @@ def select_columns(path: Path, columns: Sequence[str], named: bool, wanted: Want
     DataError
         If features are missing, or there are more than wanted.
     """
-    table = _Table(path, list(columns), named)
+    known = set(index)
+    places = {i for i, column in enumerate(columns) if named and (column in known or _PANDAS_INDEX.fullmatch(column))}
+    if named and len(columns) > 1 and columns[0] in _UNNAMED_INDEX:
+        places.add(0)
+    table = _Table(name, list(columns), named, frozenset(places))
     if named and wanted.names is not None:
         return table.select_by_name(wanted.names, wanted.labels)
     return table.select_by_place(wanted)
@@ -183,11 +204,17 @@ def select_columns(path: Path, columns: Sequence[str], named: bool, wanted: Want
 
 @dataclass(frozen=True)
 class _Table:
-    """Columns of a file: all of their names, and whether these are the file's own."""
+    """Columns of a table: all of their names, whether these are its own, and which number the rows."""
 
-    path: Path
+    path: str
     columns: list[str]
     named: bool
+    index: frozenset[int]
+
+    @cached_property
+    def _places(self) -> dict[str, int]:
+        """First column of each name."""
+        return {name: i for i, name in reversed(list(enumerate(self.columns)))}
 
     def select_by_name(self, names: ColumnNames, labels: LabelsWanted) -> Selection:
         """Select the columns that a model was trained on."""
@@ -218,7 +245,7 @@ class _Table:
     def select_by_place(self, wanted: Wanted) -> Selection:
         """Select features in the order of the file, without the labels and what is ignored."""
         ignored = {self.place(column, "ignore_columns") for column in wanted.ignored}
-        rest = [i for i in range(len(self.columns)) if i not in ignored]
+        rest = [i for i in range(len(self.columns)) if i not in ignored and i not in self.index]
         label = self._label_place(wanted, rest)
         if label in ignored:
             raise ConfigError(f"ignore_columns names {self.columns[label]}, the label column of {self.path}")
@@ -232,6 +259,13 @@ class _Table:
         n_extra = len(features) - n_kept
         unlabelled = f"{self.path}: no label column, all {n_kept} columns are features"
         notes = extra_note(n_extra, n_kept, "feature columns") + [unlabelled] * (label is None)
+        if left_out := sorted(self.index - ignored - {label}):
+            names = _listed([self.columns[i] or "without a name" for i in left_out])
+            notes.append(f"{self.path}: the index column ({names}) counts rows, and is no feature")
+        if self.named and (
+            problem := _unusable([self.columns[i] for i in (*features, *([] if label is None else [label]))])
+        ):
+            notes.append(f"{self.path}: {problem}: columns are taken by place, not by name, in other tables too")
         return Selection(tuple(features[:n_kept]), None if wanted.labels == "none" else label, n_extra, notes)
 
     def _label_place(self, wanted: Wanted, rest: list[int]) -> int | None:
@@ -239,7 +273,7 @@ class _Table:
         by_name = {self.columns[i].lower(): i for i in reversed(rest)} if self.named else {}
         usual = [by_name[name] for name in LABEL_NAMES if name in by_name]
         may_be_absent = wanted.labels != "required" and len(rest) == wanted.n_features
-        if may_be_absent and not usual and wanted.label_column not in self.columns:
+        if may_be_absent and not usual and wanted.label_column not in self._places:
             return None
         if wanted.label_column is not None:
             return self.place(wanted.label_column, "label_column")
@@ -247,8 +281,8 @@ class _Table:
 
     def place(self, column: int | str, setting: str) -> int:
         """Number of a column that a setting names, by number from 0 (negative: from the end) or by name."""
-        if column in self.columns:
-            return self.columns.index(str(column))
+        if column in self._places:
+            return self._places[str(column)]
         n_columns = len(self.columns)
         try:
             index = int(column)
@@ -306,8 +340,15 @@ def names_of(columns: Sequence[str], selection: Selection) -> ColumnNames | None
     if selection.label is None:
         return None
     used = [*(columns[i] for i in selection.features), columns[selection.label]]
-    distinct = all(used) and len(set(columns)) == len(columns)
-    return ColumnNames(tuple(used[:-1]), used[-1]) if distinct else None
+    return None if _unusable(used) else ColumnNames(tuple(used[:-1]), used[-1])
+
+
+def _unusable(names: Sequence[str]) -> str:
+    """Why columns cannot be taken by these names; empty where they can."""
+    twice = [name for name, count in Counter(names).items() if count > 1]
+    if twice and twice != [""]:
+        return f"two columns are named {_listed([name for name in twice if name])}"
+    return "" if all(names) else "a column has no name"
 
 
 def names_from_frame(features: Iterable[Any], label: Any) -> ColumnNames | None:

@@ -105,17 +105,7 @@ class TextSource(Source):
     ----------
     path : Path
         An existing file, plain or compressed.
-
-    Attributes
-    ----------
-    is_sparse : bool
-        Whether `scan` hands over :class:`~distnewton.data.formats.libsvm_lines.Rows`, instead of dense arrays.
-    n_header_lines : int
-        Lines in front of the first sample that :meth:`has_sample` takes for one.
     """
-
-    is_sparse = False
-    n_header_lines = 0
 
     def __init__(self, path: Path) -> None:
         self.path, self.name = path, str(path)
@@ -131,7 +121,7 @@ class TextSource(Source):
         Parameters
         ----------
         take : callable
-            Called with the samples of block after block, dense or as :class:`Rows`.
+            Called with the samples of block after block, as :class:`~distnewton.data.formats.libsvm_lines.Rows`.
 
         Returns
         -------
@@ -141,11 +131,11 @@ class TextSource(Source):
     @staticmethod
     @abstractmethod
     def has_sample(line: bytes) -> bool:
-        """Whether a line holds a sample, or the header."""
+        """Whether a line holds a sample."""
 
     def locate(self, i_sample: int) -> str:
         """``file:line`` of a sample; reads the file anew."""
-        n_lines, n_samples = 0, -self.n_header_lines
+        n_lines = n_samples = 0
         for block in line_blocks(self.path):
             for line in block.split(b"\n")[:-1]:
                 n_lines += 1

@@ -12,6 +12,7 @@ from distnewton.data.formats.base import Format, Location
 from distnewton.data.formats.bundled import BUNDLED, BundledSource, split_name
 from distnewton.data.formats.registry import FORMATS, find_format, named_format
 from distnewton.data.formats.streams import find_file
+from distnewton.data.labels import MISSING_VALUES
 from distnewton.errors import ConfigError
 
 __all__ = ["BUNDLED", "FORMATS", "DataSource", "Description", "Format", "Location", "open_data", "source_files"]
@@ -27,6 +28,8 @@ def open_data(
     names: ColumnNames | None = None,
     labels: LabelsWanted = "required",
     header: bool | str = "auto",
+    comment: str = "",
+    missing_values: Sequence[str] = MISSING_VALUES,
     n_features: int | None = None,
     zero_based: bool = False,
     ignore_extra_features: bool | Literal["numbered"] = False,
@@ -51,21 +54,26 @@ def open_data(
         Folder of relative paths; the working directory when not given.
     format : str
         Name of one of :data:`FORMATS`; ``auto`` decides by content. ``csv`` is any text with commas, tabs, semicolons
-        or blanks between fields; ``images``, ``hdf5`` and ``parquet`` need the extras of these names.
+        or blanks between fields; ``images`` and ``hdf5`` need the extras of these names.
     label_column : int or str, optional
-        csv and parquet: column of the labels, by number from 0 (negative: from the end) or by name; by default the
-        one named label, target, class or y, else the last. npy, npz and hdf5: column of the array, by number.
+        csv, parquet and arrow: column of the labels, by number from 0 (negative: from the end) or by name; by default
+        the one named label, target, class or y, else the last. npy, npz and hdf5: column of the array, by number.
     ignore_columns : sequence of (int or str)
-        csv and parquet: columns that are neither features nor labels, likewise.
+        csv, parquet and arrow: columns that are neither features nor labels, likewise.
     names : ColumnNames, optional
-        csv and parquet: names by which columns are taken where the file names its columns, in the order of the
+        csv, parquet and arrow: names by which columns are taken where the file names its columns, in the order of the
         features; others are left out. Files without names are taken by place.
     labels : {"required", "if_there", "none"}
         Whether there must be labels, may be, or are not read even where they are there: images may then stand anywhere.
         LIBSVM text, stores and bundled sets have some in any case. Without names a table or array that has exactly
         `n_features` columns, and no labels beside it, has none.
     header : bool or "auto"
-        csv: whether the first line names the columns; ``auto``: it does when none of its fields is a number.
+        csv: whether the first line names the columns; ``auto`` compares it with those below, and refuses a line that
+        may be either.
+    comment : str
+        csv: character that begins lines to be left out; by default none are.
+    missing_values : sequence of str
+        csv: what stands for a missing value, in any case of its letters.
     n_features : int, optional
         Number of features the caller expects. LIBSVM files may mention fewer; other formats must have as
         many.
@@ -92,7 +100,7 @@ def open_data(
     """
     wanted = Wanted(
         label_column, tuple(ignore_columns), names, n_features, ignore_extra_features, labels, header, zero_based,
-        sort_indices,
+        sort_indices, comment, tuple(missing_values),
     )  # fmt: skip
     name = str(name_or_path)
     if bundled := split_name(name):

@@ -63,6 +63,9 @@ def opener(
         zero_based=data.zero_based,
         ignore_extra_features=False if n_features is None else "numbered",
         sort_indices=data.sort_indices,
+        header=data.header,
+        comment=data.comment,
+        missing_values=data.missing_values,
     )
 
 

@@ -97,20 +97,6 @@ def test_numbers_are_rounded_as_float_does(tmp_path_factory, parser, tokens):
     assert source(path, parser).describe().labels.tobytes() == expected[::2].tobytes()
 
 
-def test_wide_numbers_rarely_need_float():
-    from distnewton.data.formats import fields, numbers
-
-    rng = np.random.default_rng(0)
-    mantissa = rng.integers(2**53, 2**63, 2000).astype(np.uint64)
-    zeros = np.zeros(2000, dtype=np.int64)
-    for k in range(-19, 20):
-        values, certain = numbers.join_parts(mantissa, zeros + 19, zeros.astype(np.uint64), zeros, zeros + k)
-        expected = np.array([float(f"{m}e{k}") for m in mantissa.tolist()])
-        assert np.mean(certain) > 0.95
-        np.testing.assert_array_equal(values[certain], expected[certain])
-    assert fields.EXPONENT < 5
-
-
 ACCEPTED = {
     "plain": "1 1:2 3:4\n-1 2:5\n",
     "no final newline": "1 1:2 3:4\n-1 2:5",

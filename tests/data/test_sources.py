@@ -11,7 +11,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from distnewton.data.formats import streams
 from distnewton.data.sources import open_data
 from distnewton.errors import ConfigError, DataError, MissingInputError
 
@@ -70,9 +69,9 @@ def test_label_columns(tmp_path):
 
 
 def test_quotes_comments_and_late_text(tmp_path, monkeypatch):
-    monkeypatch.setattr(streams.line_blocks, "__defaults__", (16,))
+    monkeypatch.setattr("distnewton.data.formats.delimited.BLOCK_BYTES", 16)
     text = '# made by hand\n"a","b, or c","class"\n1,2,7\n3,4,8\n"5",6,"x, y"\n7,8,z\n9,10,z\n'
-    source = open_data(write(tmp_path, "\ufeff" + text), format="csv")
+    source = open_data(write(tmp_path, "\ufeff" + text), format="csv", comment="#")
     description = source.describe()
     assert description.labels.tolist() == ["7", "8", "x, y", "z", "z"]
     np.testing.assert_array_equal(source.read(0, 2), np.arange(1, 11).reshape(5, 2))
@@ -92,7 +91,7 @@ def test_delimited_ranges(tmp_path_factory, n_rows, n_columns, seed, cut):
     text = "".join(",".join(map(repr, row)) + ",1\n" for row in values.tolist())
     start, stop = sorted(min(c, n_columns) for c in cut)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(streams.line_blocks, "__defaults__", (64,))
+        patch.setattr("distnewton.data.formats.delimited.BLOCK_BYTES", 64)
         part = open_data(write(tmp_path_factory.mktemp("c"), text), format="csv").read(start, stop)
     assert part.tobytes() == np.ascontiguousarray(values[:, start:stop]).tobytes()
 

@@ -1,54 +1,27 @@
-"""Delimited text: a column a feature, one column with the labels."""
+"""Delimited text: Arrow parses blocks of lines; lines that it does not take are looked at one by one."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from distnewton.data.columns import Wanted, names_of, select_columns
-from distnewton.data.description import Description
+from distnewton.data.columns import Wanted
 from distnewton.data.formats.base import Format, Location
-from distnewton.data.formats.fields import (
-    DELIMITER,
-    EXPONENT,
-    NEWLINE,
-    POINT,
-    byte_classes,
-    cut,
-    neighbour_table,
-    numbers_at,
-)
+from distnewton.data.formats.header import BLANK_RUN, Layout, find_layout, has_row, numbered_rows, split_line
 from distnewton.data.formats.libsvm_lines import show
 from distnewton.data.formats.numbers import finite_number
-from distnewton.data.formats.streams import first_lines
-from distnewton.data.formats.table_layout import BLANK_RUN, MISSING, Layout, find_layout, has_sample, split_line
-from distnewton.data.labels import join_labels
-from distnewton.data.row_selection import RowSelection
-from distnewton.data.source import TextSource
-from distnewton.errors import DataError
+from distnewton.data.formats.streams import BYTE_ORDER_MARK, first_lines, line_blocks, read_head
+from distnewton.data.formats.tables import Block, Problems, TableSource
 
-if TYPE_CHECKING:
-    from distnewton.data.description import Labels
-
-_FIELD_ENDS = (DELIMITER, NEWLINE)
+BLOCK_BYTES = 1 << 21
+_WIDE = 512
+"""Features from which a block is parsed as one column of numbers: Arrow takes tens of microseconds for each column of
+each block, and a few lines of 200,000 columns make a block."""
 _DECIMAL_COMMA = re.compile(rb"[+-]?[0-9]*,[0-9]*")
-_TABLE = neighbour_table(
-    filled=[
-        *((left, right) for left in _FIELD_ENDS for right in (*_FIELD_ENDS, POINT, EXPONENT)),
-        *((POINT, right) for right in (*_FIELD_ENDS, EXPONENT)),
-        *((EXPONENT, right) for right in _FIELD_ENDS),
-    ],
-    empty=[
-        (NEWLINE, NEWLINE),
-        *((left, POINT) for left in _FIELD_ENDS),
-        *((POINT, right) for right in (*_FIELD_ENDS, EXPONENT)),
-    ],
-)
 
 
 class Csv(Format):
@@ -56,20 +29,20 @@ class Csv(Format):
 
     name = "csv"
     help = "delimited text: commas, tabs, semicolons or blanks between fields"
-    settings = ("label_column", "ignore_columns", "names", "header")
+    settings = ("label_column", "ignore_columns", "names", "header", "comment", "missing_values")
     specificity = 10
     is_text = True
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """Whether one of the first lines has more than one field."""
-        return any(len(re.split(rb"[,;\s]+", line.strip())) > 1 for line in first_lines(head))
+        return any(re.search(rb"[^\s][ \t]*[,;\s][ \t]*[^\s]|[,;]", line.strip()) for line in first_lines(head))
 
     def open(self, location: Location, wanted: Wanted) -> DelimitedSource:
-        """Open a file, divided as its first line is."""
-        return DelimitedSource(location.path, find_layout(location.path, wanted.header), wanted)
+        """Open a file, divided as its first lines are."""
+        return DelimitedSource(location.path, find_layout(location.path, wanted), wanted)
 
 
-class DelimitedSource(TextSource):
+class DelimitedSource(TableSource):
     """A text file with as many fields on each line.
 
     Parameters
@@ -82,182 +55,219 @@ class DelimitedSource(TextSource):
         Which columns are asked for.
     """
 
+    format = "csv"
+
     def __init__(self, path: Path, layout: Layout, wanted: Wanted) -> None:
-        super().__init__(path)
-        self.layout, self.n_header_lines = layout, int(layout.has_header)
-        self._selection = select_columns(path, layout.names, layout.has_header, wanted)
-        label = self._selection.label
-        self._used = np.array(sorted([*self._selection.features, *([] if label is None else [label])]))
-        # columns of features and labels among those that are used
-        self._places = np.searchsorted(self._used, self._selection.features)
-        self._label_place = 0 if label is None else int(np.searchsorted(self._used, label))
-        self._classes = byte_classes(layout.delimiter)
-        self._text_labels = False
+        super().__init__(str(path), layout.names, layout.has_header, wanted)
+        self.path, self.layout, self._comment = path, layout, wanted.comment.encode()
+        missing = {"", *wanted.missing_values}
+        self._missing = {value.lower().encode() for value in missing}
+        self._null_values = sorted({
+            spell(value) for value in missing for spell in (str.lower, str.upper, str.capitalize, str)
+        })
 
-    def scan(self, take: Callable[[NDArray[np.float64]], None]) -> Description:
-        """Check the whole file, and hand over the features, (n, n_features), of block after block."""
-        labels: list[Labels] = []
-        n_nonzeros = 0
-        for block_labels, features in self._blocks():
-            labels.append(block_labels)
-            n_nonzeros += int(np.count_nonzero(features))
-            take(features)
-        joined, selection = self._join_labels(labels), self._selection
-        return Description(
-            self.name, "csv", len(joined), len(selection.features), n_nonzeros, False, joined,
-            selection.n_extra * len(joined), self._notes() + selection.notes, labelled=selection.label is not None,
-            names=names_of(self.layout.names, selection) if self.layout.has_header else None,
-        )  # fmt: skip
+    def locate(self, i_sample: int) -> str:
+        """``file:line`` of a sample; reads the file anew."""
+        rows = numbered_rows(self.path, self._comment)
+        lines = (i_line for i, (i_line, _) in enumerate(rows, -int(self._named)) if i == i_sample)
+        return f"{self.name}:{next(lines, '?')}"
 
-    has_sample = staticmethod(has_sample)
+    def _notes(self) -> list[str]:
+        marked = read_head(self.path).startswith(BYTE_ORDER_MARK)
+        return ["a byte-order mark at the beginning was skipped"] if marked else []
 
-    def _n_readable(self) -> int:
-        return len(self._selection.features)
+    def _blocks(self, features: Sequence[int], label: int | None) -> Iterator[Block]:
+        reader = _Reader(self, features, label)
+        for first_line, lines in self._numbered_blocks():
+            block = reader.fast_block(lines) if lines.strip() else None
+            if block is None:
+                block = self._slow_block(first_line, lines, features, label)
+            yield block
 
-    def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> NDArray[Any]:
-        n_samples, pieces = 0, []
-        for _, features in self._blocks():
-            _, chosen = wanted.of(n_samples, len(features))
-            n_samples += len(features)
-            pieces.append(features[chosen, start:stop].astype(dtype))
-        return np.concatenate(pieces) if pieces else np.zeros((0, stop - start), dtype=dtype)
+    def _numbered_blocks(self) -> Iterator[tuple[int, bytes]]:
+        """Yield blocks of whole lines behind the header, each with the number of its first line, from 1."""
+        first_line, n_skipped = 1, 0
+        if self._named:
+            n_skipped = next(numbered_rows(self.path, self._comment))[0]
+        for block in line_blocks(self.path, BLOCK_BYTES):
+            n_lines = block.count(b"\n")
+            if n_skipped >= n_lines:
+                n_skipped -= n_lines
+            else:
+                rest = block.split(b"\n", n_skipped)[-1]
+                yield first_line + n_skipped, rest
+                n_skipped = 0
+            first_line += n_lines
 
-    def _blocks(self) -> Iterator[tuple[Labels, NDArray[np.float64]]]:
-        """Yield labels and features, (n_lines, n_features), of block after block."""
-        skip_header = self.layout.has_header
-        for first_line, block in self._numbered_blocks():
-            n_skipped = 0
-            if skip_header:
-                block, n_skipped = _without_header(block)
-                skip_header = not n_skipped
-            rows = self._fast_rows(block)
-            yield self._slow_rows(block, first_line + n_skipped) if rows is None else rows
+    def _slow_block(self, first_line: int, block: bytes, features: Sequence[int], label: int | None) -> Block:
+        """A block of lines that Arrow does not take, or all that is wrong with it and what follows."""
+        import pyarrow as pa
 
-    def _fast_rows(self, block: bytes) -> tuple[Labels, NDArray[np.float64]] | None:
-        """Return labels and features of lines of numbers; None where lines must be looked at one by one."""
-        # each step leaves to _slow_rows what is rare, so that errors are worded in one place only
-        reduced, texts = self._with_used_columns(block), None
-        if reduced is not None and self._text_labels:
-            reduced, texts = self._without_texts(reduced)
-        table = None if reduced is None else self._table(reduced)
-        if table is None or (texts and not all(map(_is_label, set(texts)))):
-            return None
-        features = np.take(table, self._places, axis=1)
-        if texts is not None:
-            return _label_array(texts), features
-        unlabelled = self._selection.label is None
-        return (np.full(len(table), np.nan) if unlabelled else table[:, self._label_place].copy()), features
-
-    def _table(self, block: bytes) -> NDArray[np.float64] | None:
-        """Numbers of lines that hold nothing else, (n_lines, n_used_columns)."""
-        fields, n_columns = cut(block, self._classes, _TABLE), len(self._used)
-        if fields is None:
-            return None
-        opens = np.flatnonzero((fields.kinds[:-1] == DELIMITER) | (fields.kinds[:-1] == NEWLINE))
-        blank_lines = (fields.lengths()[opens] == 0) & (fields.kinds[opens + 1] == NEWLINE)
-        opens = opens[~blank_lines]
-        # each line has as many fields: newlines stand in front of every n_columns-th field, and of no other
-        n_lines, rest = divmod(len(opens), n_columns)
-        at_newline = fields.kinds[opens] == NEWLINE
-        if rest or np.count_nonzero(at_newline) != n_lines or not at_newline[::n_columns].all():
-            return None
-        values = numbers_at(fields, opens)
-        return None if values is None else values.reshape(-1, n_columns)
-
-    def _without_texts(self, block: bytes) -> tuple[bytes | None, list[bytes]]:
-        """Return lines with 0 in the place of labels, and the labels; None where these are not first or last."""
-        mark, at_start = re.escape(self.layout.delimiter), self._label_place == 0
-        if b'"' in block or b"#" in block or self._label_place not in (0, len(self._used) - 1):
-            return None, []
-        pattern = rb"^[^%b\n]*(?=%b)" % (mark, mark) if at_start else rb"(?<=%b)[^%b\n]*$" % (mark, mark)
-        texts = [text.strip() for text in re.findall(pattern, block, flags=re.MULTILINE)]
-        return re.sub(pattern, b"0", block, flags=re.MULTILINE), texts
-
-    def _with_used_columns(self, block: bytes) -> bytes | None:
-        """Return lines with one delimiter between fields, and the used columns only; None where that is not plain."""
-        delimiter = self.layout.delimiter
-        if delimiter == BLANK_RUN:
-            block = b"\n".join([b" ".join(line.split()) for line in block.split(b"\n")])
-        elif b"\r" in block:
-            block = block.replace(b"\r\n", b"\n")
-        return block if len(self._used) == self.layout.n_columns else self._without_others(block)
-
-    def _without_others(self, block: bytes) -> bytes | None:
-        """Return lines with the used columns only; None where a line must be looked at by itself."""
-        if b'"' in block or b"#" in block:
-            return None
-        delimiter, used, n_columns = self.layout.delimiter, self._used.tolist(), self.layout.n_columns
-        rows = [line.split(delimiter) for line in block.split(b"\n") if line.strip()]
-        if any(len(row) != n_columns for row in rows):
-            return None
-        return b"".join([delimiter.join([row[i] for i in used]) + b"\n" for row in rows])
-
-    def _slow_rows(self, block: bytes, first_line: int) -> tuple[Labels, NDArray[np.float64]]:
-        """Return labels and features line by line, with a precise message for what is wrong."""
-        labels, rows = [], []
+        problems, rows, labels = Problems(), [], []
         for i_line, line in enumerate(block.split(b"\n"), first_line):
-            if has_sample(line):
-                label, row = self._row(line, f"{self.name}:{i_line}")
-                labels += [] if label is None else [label]
-                rows.append(row)
-        array = np.full(len(rows), np.nan) if self._selection.label is None else _label_array(labels)
-        self._text_labels |= array.dtype.kind == "U"
-        return array, np.array(rows, dtype=np.float64).reshape(len(rows), len(self._places))
+            if has_row(line, self._comment):
+                where = f"{self.name}:{i_line}"
+                parts = split_line(line, self.layout.delimiter, where)
+                if len(parts) != len(self._columns):
+                    problems.add(-2, self._ragged(where, line, len(parts)))
+                    break
+                if label is not None:
+                    labels.append(self._label(parts[label], where, problems))
+                rows.append([self._value(parts[i], i, where, problems) for i in features])
+        problems.raise_any()
+        X = np.array(rows, np.float64).reshape(len(rows), len(features))
+        return X, None if label is None else pa.array(labels, pa.string())
 
-    def _row(self, line: bytes, where: str) -> tuple[bytes | None, list[float]]:
-        """Return label, where one is wanted, and features of a line."""
-        layout = self.layout
-        parts = split_line(line, layout.delimiter, where)
-        if len(parts) != layout.n_columns:
-            raise DataError(f"{where}: expected {layout.n_columns} columns as in the first line, got {len(parts)}")
-        label = None if self._selection.label is None else parts[self._selection.label]
-        if label is not None and label.lower() in MISSING:
-            raise DataError(f"{where}: label {show(label)} is missing; remove this sample or give it a label")
-        if label is not None and not _is_label(label):
-            raise DataError(f"{where}: label {show(label)} is not UTF-8 text; save the file as UTF-8")
-        return label, [_value(parts[i], f"{where}: {layout.names[i]}") for i in self._selection.features]
+    def _ragged(self, where: str, line: bytes, n: int) -> str:
+        """What to say of a line with another number of fields."""
+        hint = "; name the character that begins a comment (data.comment)" if line.lstrip().startswith(b"#") else ""
+        return f"{where}: expected {len(self._columns)} columns as in the first line, got {n}{hint}"
 
+    def _label(self, part: bytes, where: str, problems: Problems) -> str:
+        """Label of a field."""
+        if part.lower() in self._missing:
+            problems.add(-1, (
+                f"{where}: label {show(part)} is missing; remove this sample, give it a label, or say what else means "
+                "missing (data.missing_values)"
+            ))  # fmt: skip
+        try:
+            return part.decode("utf-8")
+        except UnicodeDecodeError:
+            problems.add(-1, f"{where}: label {show(part)} is not UTF-8 text; save the file as UTF-8")
+            return ""
 
-def _is_label(text: bytes) -> bool:
-    """Return whether a field is a label: neither missing nor in another encoding than UTF-8."""
-    try:
-        text.decode("utf-8")
-    except UnicodeDecodeError:
-        return False
-    return text.lower() not in MISSING
-
-
-def _value(part: bytes, where: str) -> float:
-    """Return number in a field."""
-    value = finite_number(part)
-    if value is not None:
-        return value
-    if part.lower() in MISSING:
-        raise DataError(
-            f"{where}: value {show(part)} is missing; fill it in, remove this sample, or leave the column out "
-            "(data.ignore_columns)"
-        )
-    if _DECIMAL_COMMA.fullmatch(part):
-        raise DataError(f"{where}: {show(part)} has a decimal comma; write decimals with a point")
-    raise DataError(
-        f"{where}: {show(part)} is not a finite decimal number; write categories as numbers, leave the column out "
-        "(data.ignore_columns), or choose another label column (data.label_column)"
-    )
-
-
-def _label_array(texts: list[bytes]) -> Labels:
-    """Return labels as numbers where all are, else as text; each distinct one is converted once."""
-    values = {text: finite_number(text) for text in set(texts)}
-    if all(value is not None for value in values.values()):
-        return np.array([values[text] for text in texts], dtype=np.float64)
-    names = {text: np.array([text.decode("utf-8")] if value is None else [value]) for text, value in values.items()}
-    return join_labels([names[text] for text in texts] + [np.zeros(0, dtype=np.str_)])
+    def _value(self, part: bytes, place: int, where: str, problems: Problems) -> float:
+        """Number in a field."""
+        value = None if part.lower() in self._missing else finite_number(part)
+        if value is not None:
+            return value
+        where = f"{where}: {self._columns[place]}"
+        if part.lower() in self._missing:
+            advice = "is missing; fill it in, remove this sample, or leave the column out (data.ignore_columns)"
+            problems.add(place, f"{where}: value {show(part)} {advice}")
+        elif _DECIMAL_COMMA.fullmatch(part):
+            problems.add(place, f"{where}: {show(part)} has a decimal comma; write decimals with a point")
+        else:
+            problems.add(place, (
+                f"{where}: {show(part)} is not a finite decimal number; write categories as numbers, leave the column "
+                "out (data.ignore_columns), or choose another label column (data.label_column)"
+            ))  # fmt: skip
+        return np.nan
 
 
-def _without_header(block: bytes) -> tuple[bytes, int]:
-    """Return block behind its first line that is neither blank nor a comment, and how many lines went."""
-    lines = block.split(b"\n")
-    for i, line in enumerate(lines):
-        if has_sample(line):
-            return b"\n".join(lines[i + 1 :]), i + 1
-    return block, 0
+class _Reader:
+    """Arrow's reader of blocks, set up once for some columns.
+
+    Parameters
+    ----------
+    source : DelimitedSource
+        The file.
+    features : sequence of int
+        Columns of numbers, in the order wanted.
+    label : int or None
+        Column of texts.
+    """
+
+    def __init__(self, source: DelimitedSource, features: Sequence[int], label: int | None) -> None:
+        from pyarrow import csv
+
+        self._delimiter, self._comment = source.layout.delimiter, source._comment
+        self._n_columns, self._features, self._label = len(source._columns), np.array(features, np.intp), label
+        self._null_values = source._null_values
+        self._csv, self._is_wide = csv, len(features) >= _WIDE
+        self._narrow = None if self._is_wide else self._options(self._n_columns, list(features), label)
+
+    def fast_block(self, lines: bytes) -> Block | None:
+        """Features and labels of lines; None where one of them must be looked at by itself."""
+        import pyarrow as pa
+
+        try:
+            lines = self._plain(lines)
+            return self._wide_block(lines) if self._is_wide else self._narrow_block(lines)
+        except pa.ArrowException:
+            return None
+
+    def _plain(self, lines: bytes) -> bytes:
+        """Lines without comments, and with one delimiter between fields."""
+        if self._comment and self._comment in lines:
+            lines = re.sub(rb"(?m)^[ \t]*%b[^\n]*\n" % re.escape(self._comment), b"", lines)
+        if self._delimiter == BLANK_RUN:
+            return lines if b'"' in lines else b"\n".join([b" ".join(line.split()) for line in lines.split(b"\n")])
+        if self._delimiter + b" " in lines:
+            # Arrow would take the blank for a part of the field, and a quote behind it, too
+            pattern = rb'("[^"\n]*")|%b +' % re.escape(self._delimiter)
+            lines = re.sub(pattern, lambda match: match[1] or self._delimiter, lines)
+        return lines
+
+    def _options(self, n_columns: int, features: list[int], label: int | None) -> dict[str, Any]:
+        """Options of Arrow's reader: features are float64, the label is text."""
+        import pyarrow as pa
+
+        used = [*features, *([] if label is None else [label])]
+        types = {str(i): pa.float64() for i in features} | ({} if label is None else {str(label): pa.string()})
+        return {
+            "convert_options": self._csv.ConvertOptions(
+                column_types=types, include_columns=[str(i) for i in used], null_values=self._null_values,
+                strings_can_be_null=True,
+            ),
+            "parse_options": self._csv.ParseOptions(
+                delimiter=self._delimiter.decode(), ignore_empty_lines=n_columns > 1
+            ),
+            "read_options": self._csv.ReadOptions(use_threads=False, column_names=[str(i) for i in range(n_columns)]),
+        }  # fmt: skip
+
+    def _parse(self, lines: bytes, options: dict[str, Any]) -> list[Any]:
+        """Columns of lines."""
+        import pyarrow as pa
+
+        options["read_options"].block_size = len(lines) + 1
+        return [column.combine_chunks() for column in self._csv.read_csv(pa.BufferReader(lines), **options).columns]
+
+    def _narrow_block(self, lines: bytes) -> Block | None:
+        """A block that Arrow parses column by column."""
+        assert self._narrow is not None  # noqa: S101  (of this kind)
+        columns = self._parse(lines, self._narrow)
+        n = len(self._features)
+        if any(column.null_count for column in columns):
+            return None
+        X = np.empty((n, len(columns[0]) if columns else 0))
+        for i, column in enumerate(columns[:n]):
+            X[i] = column.to_numpy()
+        return (X.T, columns[n] if self._label is not None else None) if np.isfinite(X).all() else None
+
+    def _wide_block(self, lines: bytes) -> Block | None:
+        """A block whose features are cut out first, and parsed as one column."""
+        import pyarrow as pa
+
+        if b'"' in lines:
+            return None
+        lines = lines.replace(b"\r\n", b"\n")
+        text = np.frombuffer(lines, np.uint8)
+        ends: Any = np.flatnonzero((text == ord(self._delimiter)) | (text == ord("\n")))
+        if len(ends) % self._n_columns:
+            return None
+        ends = ends.reshape(-1, self._n_columns)
+        starts = np.concatenate([[0], ends.ravel()[:-1] + 1]).reshape(ends.shape)
+        if (text[ends[:, -1]] != ord("\n")).any() or (text[ends[:, :-1]] == ord("\n")).any():
+            return None
+        order = np.argsort(self._features, kind="stable")
+        places = self._features[order]
+        # columns that lie together are cut out together
+        breaks = np.flatnonzero(np.diff(places) != 1) + 1
+        first, last = places[np.concatenate([[0], breaks])], places[np.concatenate([breaks - 1, [-1]])]
+        cuts = zip(starts[:, first].ravel().tolist(), ends[:, last].ravel().tolist(), strict=True)
+        fields = b"\n".join([lines[i:j] for i, j in cuts]).replace(self._delimiter, b"\n") + b"\n"
+        values = self._parse(fields, self._options(1, [0], None))[0]
+        if values.null_count or len(values) != len(ends) * len(places):
+            return None
+        X = values.to_numpy().reshape(len(ends), len(places))
+        if not np.array_equal(places, self._features):
+            X = np.take(X, np.argsort(order), axis=1)
+        labels = None
+        if self._label is not None:
+            cuts = zip(starts[:, self._label].tolist(), ends[:, self._label].tolist(), strict=True)
+            texts = [lines[i:j].decode("utf-8", "surrogateescape") for i, j in cuts]
+            if any(text.strip().lower() in self._null_values or not text.isprintable() for text in texts):
+                return None
+            labels = pa.array(texts, pa.string())
+        return (X, labels) if np.isfinite(X).all() else None

@@ -34,7 +34,9 @@ BlockParser = Callable[[bytes, Rules, int, int], Rows | None]
 NUMBA_FROM_BYTES = 16 << 20
 _TYPICAL_COMPRESSION = 4
 _COMMENT = re.compile(rb"#[^\n]*")
-_PAIR = re.compile(rb"(?:^|[ \t])[^ \t,;\"']*:[^ \t]*")
+# a colon in a time, in the name of a gene or in a header makes no pair: behind a label comes `digits:number`
+_NUMBER_ENDS = rb"[0-9]{1,10}:[+-]?[0-9.][0-9.eE+-]*(?=\s|$)"
+_PAIR = re.compile(rb"\s*[^\s,;:\"']+\s+(?:qid:\S+\s+)?%b|\s*%b\s+%b" % ((_NUMBER_ENDS,) * 3))
 _QUERY = re.compile(rb"^([ \t\r\f\v]*[^\s:#]+[ \t\r\f\v]+)qid:\S*", re.MULTILINE)
 _LABEL = re.compile(rb"^[ \t\r\f\v]*([^\s:#]+)(?=\s)", re.MULTILINE)
 
@@ -49,8 +51,8 @@ class Libsvm(Format):
     is_text = True
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """Whether a token of the first lines holds a colon."""
-        return any(_PAIR.search(line.partition(b"#")[0]) for line in first_lines(head))
+        """Whether one of the first lines has a pair behind its label, or two pairs where the label is missing."""
+        return any(_PAIR.match(line.partition(b"#")[0]) for line in first_lines(head))
 
     def open(self, location: Location, wanted: Wanted) -> LibsvmSource:
         """Open a file; it may mention fewer features than expected."""
@@ -97,8 +99,6 @@ class LibsvmSource(TextSource):
     parser : {"auto", "numba", "lines"}
         How to parse; both give the same values, bit for bit, and the same errors.
     """
-
-    is_sparse = True
 
     def __init__(self, path: Path, rules: Rules, parser: Parser = "auto") -> None:
         super().__init__(path)

@@ -14,16 +14,16 @@ from distnewton.data.formats.images import Images
 from distnewton.data.formats.libsvm import Libsvm
 from distnewton.data.formats.npy import Npy
 from distnewton.data.formats.npz import Npz
-from distnewton.data.formats.parquet import Parquet
+from distnewton.data.formats.parquet import Arrow, Parquet
 from distnewton.data.formats.store import Store
-from distnewton.data.formats.streams import HEAD_BYTES, OFFICE, first_lines, read_head
+from distnewton.data.formats.streams import OFFICE, first_lines, line_blocks, read_head
 from distnewton.errors import ConfigError, DataError
 from distnewton.registry import Registry
 
 FORMATS: Registry[Format] = Registry(
     "data format",
     Format,
-    [Libsvm(), Csv(), Npy(), Npz(), Idx(), Images(), Hdf5(), Parquet(), Store()],
+    [Libsvm(), Csv(), Npy(), Npz(), Idx(), Images(), Hdf5(), Parquet(), Arrow(), Store()],
     group="distnewton.formats",
     objects=True,
 )
@@ -88,11 +88,22 @@ def find_format(path: Path, wanted: Format | None = None) -> Format:
         _refuse_foreign(path, head)
         if wanted is not None and wanted.is_text:
             return wanted
+        head = _whole_lines(path)
         recognised = _recognise(path, head, text=True) or _refuse_text(path, head)
     if wanted not in (None, recognised):
         name = recognised.name
         raise DataError(f"{path}: is {name}, not {wanted.name} as asked for; use format = {name} or auto")
     return recognised
+
+
+def _whole_lines(path: Path) -> bytes:
+    """Beginning of a text, up to the end of the block in which a first line ends that is no comment."""
+    lines = b""
+    for block in line_blocks(path):
+        lines += block
+        if first_lines(block, 1):
+            break
+    return lines
 
 
 def _recognise(path: Path, head: bytes, *, text: bool) -> Format | None:
@@ -105,7 +116,7 @@ def _recognise(path: Path, head: bytes, *, text: bool) -> Format | None:
 
 def _refuse_text(path: Path, head: bytes) -> NoReturn:
     """Raise for text in which no format recognises its own."""
-    if not first_lines(head, 1) and len(head) < HEAD_BYTES:
+    if not first_lines(head, 1):
         raise DataError(f"{path}: no samples (the file is empty or holds only comments)")
     raise DataError(
         f"{path}: neither `index:value` pairs nor several fields on a line in its first lines, so the format cannot be "

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from distnewton.data.description import DataSource, Description
+from distnewton.data.formats.tables import TableSource
 from distnewton.data.source import TextSource
 from distnewton.data.store.layout_on_disk import SourceFile, StoreManifest
 from distnewton.data.store.reader import StoreSource
@@ -79,8 +80,8 @@ def convert(
 
 def _write(source: DataSource, writer: StoreWriter, on_progress: OnProgress) -> Description:
     """Write all blocks."""
-    if isinstance(source, TextSource):
-        n, gathered = 0, SparseRows(writer) if source.is_sparse else DenseRows(writer)
+    if isinstance(source, TextSource | TableSource):
+        n, gathered = 0, SparseRows(writer) if isinstance(source, TextSource) else DenseRows(writer)
 
         def take(rows: Any) -> None:
             nonlocal n

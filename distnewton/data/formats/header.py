@@ -1,0 +1,184 @@
+"""How a table in text is divided: its delimiter, and whether its first line names the columns."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Literal
+
+from distnewton.data.columns import LABEL_NAMES, Wanted
+from distnewton.data.formats.numbers import NUMBER
+from distnewton.data.formats.streams import line_blocks
+from distnewton.errors import DataError
+
+BLANK_RUN = b" "
+_SAMPLED_LINES = 100
+_SAMPLED_FIELDS = 1 << 20
+_FEW_LINES = 20
+_MANY_NUMBERS = 4
+
+Verdict = Literal[True, False, "unknown"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How the lines of a file are divided.
+
+    Attributes
+    ----------
+    delimiter : bytes
+        Comma, tab, semicolon, or a blank, which stands for any run of blanks and tabs.
+    has_header : bool
+        Whether the first line names the columns.
+    names : list of str
+        Of all columns; ``column 1`` and so on without a header.
+    """
+
+    delimiter: bytes
+    has_header: bool
+    names: list[str]
+
+
+def split_line(line: bytes, delimiter: bytes, where: str) -> list[bytes]:
+    """Fields of a line without blanks and quotes around them.
+
+    Parameters
+    ----------
+    line : bytes
+        Without its newline.
+    delimiter : bytes
+        As in :class:`Layout`.
+    where : str
+        The line, for messages.
+
+    Returns
+    -------
+    list of bytes
+
+    Raises
+    ------
+    DataError
+        If quotes do not belong together, or a carriage return stands inside of the line.
+    """
+    if b'"' in line:
+        text = line.decode("utf-8", "surrogateescape").strip("\r")
+        try:
+            rows = list(csv.reader([text], delimiter=delimiter.decode(), skipinitialspace=True))
+        except csv.Error as error:
+            raise DataError(f"{where}: cannot be cut into fields: {error}") from None
+        return [part.strip().encode("utf-8", "surrogateescape") for row in rows for part in row]
+    return line.split() if delimiter == BLANK_RUN else [part.strip() for part in line.split(delimiter)]
+
+
+def has_row(line: bytes, comment: bytes) -> bool:
+    """Whether a line is neither blank nor a comment."""
+    start = line.lstrip()
+    return bool(start) and not (comment and start.startswith(comment))
+
+
+def numbered_rows(path: Path, comment: bytes) -> Iterator[tuple[int, bytes]]:
+    """Lines with the header or a row, however long they are, each with its number from 1."""
+    n_lines = 0
+    for block in line_blocks(path):
+        for line in block.split(b"\n")[:-1]:
+            n_lines += 1
+            if has_row(line, comment):
+                yield n_lines, line
+
+
+def find_layout(path: Path, wanted: Wanted) -> Layout:
+    """Layout of a file, from its first lines.
+
+    Parameters
+    ----------
+    path : Path
+        An existing text file.
+    wanted : Wanted
+        Whether it has a header, what begins a comment, and what is missing.
+
+    Returns
+    -------
+    Layout
+
+    Raises
+    ------
+    DataError
+        If the file has no line, or its first line may be a header or a row.
+    """
+    rows = numbered_rows(path, wanted.comment.encode())
+    i_line, line = next(rows, (0, b""))
+    if not i_line:
+        raise DataError(f"{path}: no samples (the file is empty or holds only comments)")
+    delimiter = next((d for d in (b",", b"\t", b";") if d in line.strip()), BLANK_RUN)
+    first = split_line(line, delimiter, f"{path}:{i_line}")
+    named = wanted.header
+    if named == "auto":
+        n_sampled = min(_SAMPLED_LINES, max(1, _SAMPLED_FIELDS // len(first)))
+        below = [split_line(line, delimiter, f"{path}:{i}") for i, line in islice(rows, n_sampled)]
+        missing = {value.lower().encode() for value in wanted.missing_values}
+        named = is_header(first, [row for row in below if len(row) == len(first)], missing)
+        if named == "unknown":
+            shown = ", ".join(field.decode("utf-8", "replace")[:20] for field in first[:10])
+            raise DataError(
+                f"{path}:{i_line}: cannot be told from a row of data and from a header ({shown}): set data.header = "
+                "true if it names the columns, data.header = false if it is a sample"
+            )
+    names = [f.decode("utf-8", "replace") for f in first] if named else [f"column {i + 1}" for i in range(len(first))]
+    return Layout(delimiter, bool(named), names)
+
+
+def is_header(first: Sequence[bytes], below: Sequence[Sequence[bytes]], missing: set[bytes]) -> Verdict:
+    """Whether the first line of a table names its columns.
+
+    Parameters
+    ----------
+    first : sequence of bytes
+        Its fields.
+    below : sequence of sequence of bytes
+        Fields of lines that follow, as many each.
+    missing : set of bytes
+        What stands for a missing value, in small letters.
+
+    Returns
+    -------
+    bool or "unknown"
+        ``unknown`` where the lines speak for both.
+    """
+    numbers = [i for i, field in enumerate(first) if NUMBER.fullmatch(field)]
+    texts = [i for i, field in enumerate(first) if field.lower() not in missing and not NUMBER.fullmatch(field)]
+    columns = {i: [row[i] for row in below] for i in (*texts, *numbers[:1])}
+    over_numbers = [i for i in texts if _all_numbers(columns[i], missing)]
+    # a column of classes holds its first one again
+    repeats = any(first[i] in columns[i] for i in texts)
+    whole = [first[i] for i in numbers]
+    could_name = all(field.isdigit() for field in whole) and len(set(whole)) == len(whole)
+    if over_numbers:
+        return True if could_name and not repeats else "unknown"
+    if not numbers:
+        return bool(texts) and not repeats
+    if repeats or not could_name:
+        return False
+    if _counts(whole) and not any(_counts([row[i] for i in numbers]) for row in below):
+        # 0,1,2,species, as pandas names the columns of an array
+        return bool(texts) or not first[0] or len(numbers) >= _MANY_NUMBERS
+    if any(first[i].lower().decode("utf-8", "replace") in LABEL_NAMES for i in texts):
+        return True
+    again = any(len(set(columns[i])) < len(columns[i]) for i in texts)
+    return "unknown" if again and len(below) >= _FEW_LINES else False
+
+
+def _all_numbers(column: Sequence[bytes], missing: set[bytes]) -> bool:
+    """Whether a column holds numbers and nothing else but missing values."""
+    filled = [field for field in column if field.lower() not in missing]
+    return bool(filled) and all(NUMBER.fullmatch(field) for field in filled)
+
+
+def _counts(fields: Sequence[bytes]) -> bool:
+    """Whether fields count on by one."""
+    if not all(field.isdigit() for field in fields):
+        return False
+    start = int(fields[0]) if fields else 0
+    return [int(field) for field in fields] == list(range(start, start + len(fields)))
