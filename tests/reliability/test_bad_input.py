@@ -1,11 +1,12 @@
 """Bad input, row by row as a user meets it: exit code, what the message says, said once, no traceback, within seconds.
 
-All rows run in this process; under mpirun all of them run on 4 ranks when slow tests are asked for, some always.
+All rows run in this process, alone and on 4 ranks; some are launched.
 """
 
 from __future__ import annotations
 
 import bz2
+import contextlib
 import gzip
 import io
 import json
@@ -17,7 +18,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
-from launched import distnewton, launches, mpirun, run
+from launched import call, call_together, distnewton, launching, mpirun, run
 
 GOOD = "1 1:0.5 2:-1\n2 1:1.5 3:2\n1 2:0.25 3:-2\n2 1:1 2:0.5\n"
 TABLE = "".join(f"{x},{-x},{'ab'[x % 2]}\n" for x in range(8))
@@ -195,23 +196,15 @@ def identifier(row):
 
 
 @pytest.fixture
-def command(monkeypatch, tmp_path, capsys):
-    """Runs a command line in this process as the console script does; returns its code and what it said."""
-    from distnewton.cli.main import main
-    from distnewton.guards.failures import failures
-    from distnewton.launch.startup import run_guarded
-
+def command(monkeypatch, tmp_path):
+    """Runs a command line in this process; returns its code and what it said."""
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("distnewton.reporting.report_pictures.save_convergence", lambda *_: None)
-    for name in ("folder", "iteration", "ledger"):
-        monkeypatch.setattr(failures, name, None)
 
-    def call(*arguments):
-        code = run_guarded(lambda: main([str(argument) for argument in arguments]))
-        said = capsys.readouterr()
-        return code, said.err, said.out
+    def code_and_words(*arguments):
+        done = call(*arguments)
+        return done.returncode, done.stderr, done.stdout
 
-    return call
+    return code_and_words
 
 
 @pytest.mark.parametrize("row", ROWS, ids=identifier)
@@ -223,30 +216,30 @@ def test_bad_input(tmp_path, command, row):
     assert time.process_time() - start < 2.0
 
 
-def under_mpirun(folder, row, n_ranks):
-    prepare(folder, row)
-    done = run([*mpirun(n_ranks), *distnewton(*row.arguments())], cwd=folder)
-    check(row, folder, done.returncode, done.stderr.replace("\r", ""))
+ALONE = {"40"}
+"""Rows whose failure one rank finds alone: it ends the job, so that each needs a launch of its own."""
 
 
-ALWAYS = {"1", "11", "26", "31", "40", "42", "48 pickle"}
+@pytest.mark.mpi(min_size=1, sizes=(4,))
+@pytest.mark.parametrize("row", [row for row in ROWS if row.number not in ALONE], ids=identifier)
+def test_bad_input_on_ranks(world, folder, row):
+    with contextlib.chdir(folder):
+        if world.rank == 0:
+            prepare(folder, row)
+        world.barrier()
+        done = call_together(world, *row.arguments())
+        check(row, folder, done.returncode, done.stderr)
 
 
-@pytest.mark.parametrize("row", [row for row in ROWS if row.number in ALWAYS], ids=identifier)
-@pytest.mark.launches
-@launches[1]
-@launches[2]
-def test_bad_input_on_ranks(tmp_path, row):
-    under_mpirun(tmp_path, row, 4)
+LAUNCHED = {"1", "40", "48 pickle"}
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("row", [row for row in ROWS if row.number not in ALWAYS], ids=identifier)
-@pytest.mark.launches
-@launches[1]
-@launches[2]
-def test_all_bad_input_on_ranks(tmp_path, row):
-    under_mpirun(tmp_path, row, 4)
+@pytest.mark.parametrize("row", [row for row in ROWS if row.number in LAUNCHED], ids=identifier)
+@launching
+def test_bad_input_of_a_launch(tmp_path, row):
+    prepare(tmp_path, row)
+    done = run([*mpirun(4), *distnewton(*row.arguments())], cwd=tmp_path)
+    check(row, tmp_path, done.returncode, done.stderr.replace("\r", ""))
 
 
 ACCEPTED = {
@@ -262,9 +255,9 @@ ACCEPTED = {
 }
 
 
-def accept(folder, content, given, words, call):
+def accept(folder, content, given, words, command):
     (folder / "in.dat").write_bytes(content)
-    code, text, out = call(
+    code, text, out = command(
         "train", "--data.train=in.dat", "--network.layers=auto-3-auto", "--run.iterations=1", "--run-dir=R", *given
     )
     assert code == 0, text
@@ -288,19 +281,16 @@ def test_test_data_with_more_features_and_other_labels(tmp_path, command):
     assert out.count("test labels that never occur in training count as wrong: '3' (1)") == 1
 
 
-@pytest.mark.launches
-@launches[1]
-@launches[2]
-def test_more_ranks_than_features_and_constant_features(tmp_path):
-    (tmp_path / "in.dat").write_text("1 1:1 2:5\n2 1:2 2:5\n")
-
-    def call(*arguments):
-        done = run([*mpirun(4), *distnewton(*arguments)], cwd=tmp_path)
+@pytest.mark.mpi(min_size=4, sizes=(4,))
+def test_more_ranks_than_features_and_constant_features(world, folder):
+    def code_and_words(*arguments):
+        done = call_together(world, *arguments)
         return done.returncode, done.stderr, done.stdout
 
     words = ["own no variable: more ranks than these layers can use", "1 features are constant"]
     given = ["--partition.splits=4-1-1", "--data.scale=standard"]
-    accept(tmp_path, (tmp_path / "in.dat").read_bytes(), given, words, call)
+    with contextlib.chdir(folder):
+        accept(folder, b"1 1:1 2:5\n2 1:2 2:5\n", given, words, code_and_words)
 
 
 def test_ranks_that_disagree_on_the_configuration(world):
