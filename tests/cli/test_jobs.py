@@ -10,7 +10,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launched import AS_ROOT, distnewton, is_open_mpi, launches, mpirun, run, small_data
+from launched import AS_ROOT, call, distnewton, is_open_mpi, launches, mpirun, run, small_data
 from speed import slowness
 
 pytestmark = launches
@@ -45,8 +45,8 @@ def test_submit_without_slurm_runs_here_and_now(place):
 
 def test_a_dry_run_shows_the_job_and_writes_nothing(place):
     before = sorted(place.iterdir())
-    done = run(distnewton("submit", "--cluster", REPOSITORY / "cluster_configs/slurm-cpu.toml", *SMALL, "--ranks", "20",
-                          "--dry-run"))  # fmt: skip
+    cluster = REPOSITORY / "cluster_configs/slurm-cpu.toml"
+    done = call("submit", "--cluster", cluster, *SMALL, "--ranks", "20", "--dry-run")
     assert done.returncode == 0, done.stderr
     assert "#SBATCH --nodes=2\n#SBATCH --ntasks=20\n#SBATCH --ntasks-per-node=16\n" in done.stdout
     assert "dry run: would be written to runs/run-001/job.sh" in done.stderr
@@ -69,7 +69,7 @@ def test_a_dry_run_shows_the_job_and_writes_nothing(place):
 def test_wrong_submissions_are_told_before_anything_is_made(place, arguments, code, words):
     Path("FULL").mkdir()
     Path("FULL/metrics.jsonl").write_text("")
-    done = run(distnewton(*arguments))
+    done = call(*arguments)
     assert done.returncode == code, done.stderr
     assert done.stderr.count(words) == 1, done.stderr
     assert "Traceback" not in done.stderr
@@ -78,7 +78,7 @@ def test_wrong_submissions_are_told_before_anything_is_made(place, arguments, co
 
 def test_submit_without_sbatch_says_where_the_job_is(place):
     cluster = REPOSITORY / "cluster_configs/slurm-cpu.toml"
-    done = run(distnewton("submit", "--cluster", cluster, *SMALL), PATH=str(place))
+    done = call("submit", "--cluster", cluster, *SMALL, PATH=str(place))
     assert done.returncode == 78
     assert "there is no sbatch in PATH" in done.stderr
     assert (place / "runs/run-001/job.sh").is_file()
@@ -94,7 +94,7 @@ def test_the_clock_ends_a_run_with_a_model_and_code_75(place, n_ranks):
     assert time.monotonic() - begin < 12 * slowness()
     assert done.stderr.count("stopped by the clock after iteration") == 1
     assert json.loads((place / "R/end.json").read_text()) == {"exit_code": 75}
-    assert run(distnewton("evaluate", "R", "small.csv")).returncode == 0
+    assert call("evaluate", "R", "small.csv").returncode == 0
 
 
 def test_a_rank_that_stops_answering_is_named(place):

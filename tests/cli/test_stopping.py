@@ -11,7 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
-from launched import AS_ROOT, distnewton, is_open_mpi, launches, mpirun, run, small_data
+from launched import AS_ROOT, call, distnewton, is_open_mpi, launches, mpirun, run, small_data
 
 pytestmark = launches
 ENDLESS = ["--data.train=small.csv", "--network.layers=auto-6-auto", "--method.direction=sgd",
@@ -65,7 +65,7 @@ STOPS = [
 
 @pytest.mark.parametrize(("whom", "name"), STOPS)
 def test_a_signal_to_the_launcher_or_to_any_rank_stops_with_a_checkpoint(place, whom, name):
-    code, seconds, text = signalled(place, [*mpirun(3), *distnewton("train", *ENDLESS)], whom, getattr(signal, name))
+    code, seconds, text = signalled(place, [*mpirun(2), *distnewton("train", *ENDLESS)], whom, getattr(signal, name))
     assert seconds < 30
     if is_open_mpi() and (whom, name) == ("launcher", "SIGTERM"):
         # it kills the ranks before they can save
@@ -110,7 +110,7 @@ def test_a_run_without_launcher_stops_and_goes_on(place):
     ([*ENDLESS[:3], "--run.checkpoint_minutes=nan"], 78, "run.checkpoint_minutes"),
 ])  # fmt: skip
 def test_what_cannot_go_on_is_told(place, arguments, code, words):
-    done = run(distnewton("train", *arguments))
+    done = call("train", *arguments)
     assert (done.returncode, done.stderr.count(words)) == (code, 1), done.stderr
     assert not Path("R").exists()
 
@@ -124,7 +124,7 @@ def test_one_process_at_a_time_trains_a_run(place):
                 assert time.monotonic() < end
                 time.sleep(0.05)
             for more in (["--resume=auto"], ["--run.overwrite=true"]):
-                done = run(distnewton("train", *ENDLESS, *more))
+                done = call("train", *ENDLESS, *more)
                 assert done.returncode == 73
                 assert "another process trains this run at this moment" in done.stderr
         finally:
@@ -143,7 +143,7 @@ def test_a_run_that_went_on_with_other_ranks_is_told_of_by_all_commands(place):
     assert ended
     assert int(ended[1]) <= int(ended[2]) == 3
     for command in (["info", "R"], ["report", "R"], ["evaluate", "R", "small.csv"]):
-        told = run(distnewton(*command))
+        told = call(*command)
         assert told.returncode == 0, told.stderr
     lines = (place / "R/metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["iteration"] for line in lines] == [*range(6)]

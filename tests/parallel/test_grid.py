@@ -70,6 +70,7 @@ def test_costs_go_to_the_ledger_of_the_communicator(world):
         assert world.ledger.take()["gradient"].n_messages == (world.size > 1)
 
 
+@pytest.mark.mpi(min_size=1, sizes=(1, 3))
 def test_many_grids_leave_no_communicator_behind(world):
     # MPICH has 2048 communicators, and grids come and go with models
     for _ in range(300):

@@ -7,7 +7,7 @@ import sys
 import time
 
 import pytest
-from launched import distnewton, launches, mpirun, run, small_data
+from launched import call, distnewton, launches, mpirun, run, small_data
 
 from distnewton.errors import DataError, MissingInputError
 from distnewton.guards.hangs import describe_hang, odd_ranks, ranges
@@ -43,7 +43,7 @@ def train(folder, fault, *more, n_ranks=N_RANKS, check="0"):
 
 
 def why(folder):
-    done = run(distnewton("why", "R"), cwd=folder)
+    done = call("why", folder / "R")
     assert done.returncode == 0, done.stderr
     return done.stdout
 
@@ -96,21 +96,23 @@ def test_a_short_wait_is_warned_of_and_taken_back(tmp_path):
     assert "continues" in done.stderr
 
 
-def call(group, number, name="sum"):
+def waiting(group, number, name="sum"):
     return {"phase": None, "collective": {"group": group, "call": number, "name": name, "members": f"rank of {group}"}}
 
 
 def test_the_odd_rank_among_those_that_wait():
     hosts = ["h"] * 4
-    assert odd_ranks({r: call("world", 5 + (r == 2)) for r in range(4)}) == [2]
+    assert odd_ranks({r: waiting("world", 5 + (r == 2)) for r in range(4)}) == [2]
     # as many on either side: the one that has gone further left something out
-    assert odd_ranks({0: call("world", 5), 1: call("world", 6)}) == [1]
-    assert odd_ranks({r: call("world", 5) for r in range(4)}) == []
-    assert odd_ranks({0: call("a", 5), 1: call("a", 5), 2: call("a", 5), 3: call("b", 9)}) == [3]
-    assert odd_ranks({0: call("a", 5), 1: call("a", 5), 2: call("b", 5), 3: call("b", 9)}) != [0]
-    assert "Not in any collective is rank 1 on h, 3 on h" in describe_hang({0: call("w", 1), 2: call("w", 1)}, hosts)
-    assert describe_hang({r: call("w", 1) for r in range(4)}, hosts).startswith("All ranks wait in the same collective")
-    text = describe_hang({r: call("w", 1 + (r == 3), "barrier") for r in range(4)}, hosts)
+    assert odd_ranks({0: waiting("world", 5), 1: waiting("world", 6)}) == [1]
+    assert odd_ranks({r: waiting("world", 5) for r in range(4)}) == []
+    assert odd_ranks({0: waiting("a", 5), 1: waiting("a", 5), 2: waiting("a", 5), 3: waiting("b", 9)}) == [3]
+    assert odd_ranks({0: waiting("a", 5), 1: waiting("a", 5), 2: waiting("b", 5), 3: waiting("b", 9)}) != [0]
+    text = describe_hang({0: waiting("w", 1), 2: waiting("w", 1)}, hosts)
+    assert "Not in any collective is rank 1 on h, 3 on h" in text
+    text = describe_hang({r: waiting("w", 1) for r in range(4)}, hosts)
+    assert text.startswith("All ranks wait in the same collective")
+    text = describe_hang({r: waiting("w", 1 + (r == 3), "barrier") for r in range(4)}, hosts)
     assert "Elsewhere than the others is rank 3" in text
     assert "  rank 0-2: barrier (call 1 of rank of w)" in text
 
