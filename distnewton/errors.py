@@ -107,13 +107,15 @@ class MissingExtraError(ConfigError):
 
 
 @contextmanager
-def writing(path: Path) -> Iterator[None]:
+def writing(path: Path, *, collective: bool = False) -> Iterator[None]:
     """Tell of an output that could not be made, or not be written, inside.
 
     Parameters
     ----------
     path : Path
         The file.
+    collective : bool
+        Whether the error is raised on all ranks.
 
     Raises
     ------
@@ -126,7 +128,7 @@ def writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         kind: type[DistNewtonError] = WriteError if path.parent.is_dir() else CreateError
-        raise kind(f"cannot write {path}: {error.strerror or error}") from None
+        raise kind(f"cannot write {path}: {error.strerror or error}", collective=collective) from None
 
 
 EXIT_CODES: dict[int, type[DistNewtonError]] = {

@@ -21,7 +21,7 @@ def to_liblinear(model: Model | str | Path) -> str:
     Parameters
     ----------
     model : Model or path
-        A model, a model file, or a run folder.
+        In memory, or its file or run folder.
 
     Returns
     -------
@@ -51,20 +51,7 @@ def to_liblinear(model: Model | str | Path) -> str:
 
 
 def save_liblinear(model: Model | str | Path, path: str | Path) -> None:
-    """Write a network without hidden layers as a LIBLINEAR model file.
-
-    Parameters
-    ----------
-    model : Model or path
-        As of :func:`to_liblinear`.
-    path : path
-        The file.
-
-    Raises
-    ------
-    CreateError, WriteError
-        If it cannot be written.
-    """
+    """Write the text of :func:`to_liblinear` into a file; a CreateError or WriteError where that fails."""
     text = to_liblinear(model)
     with writing(Path(path)):
         Path(path).write_text(text, encoding="ascii")

@@ -34,7 +34,7 @@ def to_onnx(model: Model | str | Path) -> Any:
     Parameters
     ----------
     model : Model or path
-        A model, a model file, or a run folder.
+        What to write: a model in memory, a model file, or a run folder.
 
     Returns
     -------
@@ -74,20 +74,7 @@ def to_onnx(model: Model | str | Path) -> Any:
 
 
 def save_onnx(model: Model | str | Path, path: str | Path) -> None:
-    """Write a network as an ONNX file.
-
-    Parameters
-    ----------
-    model : Model or path
-        As of :func:`to_onnx`.
-    path : path
-        The file.
-
-    Raises
-    ------
-    CreateError, WriteError
-        If it cannot be written.
-    """
+    """Write the model of :func:`to_onnx` into a file; a CreateError or WriteError where that fails."""
     model_proto = to_onnx(model)
     with writing(Path(path)):
         Path(path).write_bytes(model_proto.SerializeToString())

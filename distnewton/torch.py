@@ -118,7 +118,7 @@ def to_torch(model: Model | str | Path) -> nn.Sequential:
     Parameters
     ----------
     model : Model or path
-        A model, a model file, or a run folder.
+        What to convert: a model in memory, a model file, or a run folder.
 
     Returns
     -------

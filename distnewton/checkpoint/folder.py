@@ -33,24 +33,12 @@ _OUR_FILES = re.compile(rf"{PART_NAME}|{re.escape(MANIFEST_FILE)}")
 
 @dataclass(frozen=True)
 class StoredCheckpoint:
-    """A folder with the name of a checkpoint.
+    """A folder with the name of a checkpoint."""
 
-    Attributes
-    ----------
-    path : Path
-        The folder.
-    manifest : CheckpointManifest or None
-        None where it is damaged.
-    problem : str
-        What is wrong with the manifest, else empty.
-    newer : bool
-        Whether a newer version wrote it.
-    """
-
-    path: Path
-    manifest: CheckpointManifest | None = None
-    problem: str = ""
-    newer: bool = False
+    path: Path  # the folder
+    manifest: CheckpointManifest | None = None  # None where it is damaged
+    problem: str = ""  # what is wrong with the manifest, else empty
+    newer: bool = False  # whether a newer version wrote it
 
 
 def list_checkpoints(folder: Path) -> list[StoredCheckpoint]:

@@ -65,27 +65,47 @@ class StateTree(_Table):
     parts: dict[_StateName, StateTree]
 
 
-class CheckpointManifest(_Table):
-    """What a checkpoint is: one attribute for each key of the file, whose format is flat.
+class CheckpointFacts(_Table):
+    """What a run says of a checkpoint, besides its state; the same on all ranks.
 
     Attributes
     ----------
-    format_version, writer : int, str
-        Format, and who wrote it.
     run : str
         Of which run, through all its resumptions.
     sequence : int
         Number of the checkpoint in its run: the highest is the newest.
     iteration : int
         Iterations done; the history has one record more.
-    saved_at : str
-        When.
     identity : dict
         What must be the same when a run is resumed: network, data, method, seed and dtype.
-    config_sha256 : str
-        Hash of the identity.
     dtype : str
         Of the variables.
+    record : dict
+        Record of the iteration, as in ``metrics.jsonl``.
+    metric : float or None
+        What the task is judged by at this point.
+    """
+
+    run: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
+    sequence: _Count
+    iteration: _Count
+    identity: dict[str, Any]
+    dtype: str
+    record: dict[str, Any]
+    metric: float | None
+
+
+class CheckpointManifest(CheckpointFacts):
+    """What a checkpoint is: one attribute for each key of the file, whose format is flat.
+
+    Attributes
+    ----------
+    format_version, writer : int, str
+        Format, and who wrote it.
+    saved_at : str
+        When.
+    config_sha256 : str
+        Hash of the identity.
     widths, splits, rows_per_unit : list of int
         Global shapes, and how they were cut.
     speeds : list of float
@@ -94,29 +114,18 @@ class CheckpointManifest(_Table):
         Files, by rank.
     state : StateTree
         Solver state other than arrays.
-    record : dict
-        Record of the iteration, as in ``metrics.jsonl``.
-    metric : float or None
-        What the task is judged by at this point.
     """
 
     format_version: int
     writer: str
-    run: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-    sequence: _Count
-    iteration: _Count
     saved_at: str
-    identity: dict[str, Any]
     config_sha256: _Hash
-    dtype: str
     widths: list[int]
     splits: list[int]
     speeds: list[float] = []
     rows_per_unit: list[int]
     parts: list[Part]
     state: StateTree
-    record: dict[str, Any]
-    metric: float | None
 
 
 def writer() -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ from distnewton.checkpoint.folder import free_name, is_ours, part_of, remove
 from distnewton.checkpoint.manifest import (
     FORMAT_VERSION,
     MANIFEST_FILE,
+    CheckpointFacts,
     CheckpointManifest,
     Part,
     StateTree,
@@ -25,33 +25,6 @@ from distnewton.errors import DistNewtonError, NumericalError, WriteError
 from distnewton.guards.watchdog import watchdog
 from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.grid import ProcessGrid
-
-
-@dataclass(frozen=True)
-class CheckpointFacts:
-    """What a manifest says besides the state; the same on all ranks.
-
-    Attributes
-    ----------
-    run, sequence, iteration : str, int, int
-        Which run, the number of the checkpoint in it, and iterations done.
-    identity : dict
-        What must be the same when the run is resumed.
-    dtype : str
-        Of the variables.
-    record : dict
-        Record of the iteration.
-    metric : float or None
-        What the task is judged by.
-    """
-
-    run: str
-    sequence: int
-    iteration: int
-    identity: dict[str, Any]
-    dtype: str
-    record: dict[str, Any]
-    metric: float | None
 
 
 def write_checkpoint(
@@ -140,7 +113,7 @@ def _write(
 def _manifest(grid: ProcessGrid, state: State, facts: CheckpointFacts, parts: list[Part]) -> CheckpointManifest:
     partition = grid.partition
     return CheckpointManifest(
-        **vars(facts),
+        **facts.model_dump(),
         format_version=FORMAT_VERSION,
         writer=writer(),
         saved_at=time.strftime("%Y-%m-%dT%H:%M:%S%z"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
@@ -15,8 +16,9 @@ from distnewton.data.labels import MISSING_VALUES
 from distnewton.data.scaling import SCALINGS
 from distnewton.errors import ConfigError
 from distnewton.network.activations import ACTIVATIONS
-from distnewton.network.layer_tables import Dense, LayerTable, Size, tables_problem
+from distnewton.network.layer_tables import Dense, LayerTable, Size, resolve_shape, tables_problem
 from distnewton.network.losses import LOSSES
+from distnewton.network.shapes import NetworkShape
 from distnewton.options import Options
 from distnewton.registry import Registry
 
@@ -25,18 +27,10 @@ TaskName = Literal["auto", "classification", "binary", "regression"]
 
 @dataclass(frozen=True)
 class NameOf:
-    """Annotation of a setting that names a component; help and the reference list the registry's names.
+    """Annotation of a setting that names a component; help and the reference list the registry's names."""
 
-    Attributes
-    ----------
-    registry : Registry
-        The components of that kind.
-    also : tuple of str
-        Further values, such as ``auto``.
-    """
-
-    registry: Registry[Any]
-    also: tuple[str, ...] = ()
+    registry: Registry[Any]  # the components of that kind
+    also: tuple[str, ...] = ()  # further values, such as ``auto``
 
     @property
     def choices(self) -> tuple[str, ...]:
@@ -208,6 +202,11 @@ class NetworkConfig(Options):
     def listed(self) -> list[Any]:
         """Widths, or layer tables as plain dictionaries."""
         return [layer.model_dump() if isinstance(layer, LayerTable) else layer for layer in self.layers]
+
+    def shape(self, n_features: int, image_shape: Sequence[int] | None, n_out: int) -> NetworkShape:
+        """The layers on data with these sizes; images are those of ``input`` where it says something."""
+        given = image_shape if self.input == "auto" else self.input
+        return resolve_shape(self.listed, n_features, given, n_out)
 
     @property
     def title(self) -> str:

@@ -198,14 +198,18 @@ def read_settings(path: str | Path | None) -> dict[str, Any]:
     ConfigError
         If it is not TOML.
     """
-    if path is None:
-        return {}
+    return {} if path is None else read_toml(path, "recipe", f"; data is named by --data.train {path}")
+
+
+def read_toml(path: str | Path, what: str, hint: str = "", *, collective: bool = False) -> dict[str, Any]:
+    """The tree of a TOML file; errors name the kind of file, and end in a hint where it is not TOML."""
     try:
         return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
     except OSError as error:
-        raise MissingInputError(f"cannot read the recipe {path}: {error.strerror or error}") from None
+        message = f"cannot read the {what} {path}: {error.strerror or error}"
+        raise MissingInputError(message, collective=collective) from None
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a TOML file: {error}; data is named by --data.train {path}") from None
+        raise ConfigError(f"{path} is not a TOML file: {error}{hint}", collective=collective) from None
 
 
 def apply_settings(tree: dict[str, Any], settings: Sequence[str]) -> dict[str, Any]:

@@ -16,8 +16,8 @@ from distnewton.network.layers import Layer, sum_units
 from distnewton.network.layout import BlockView, ParameterLayout
 from distnewton.network.network import Activations, PartitionedNetwork, take_turns
 
+# numbers of D that the backward recursion expands at a time
 _CHUNK_SIZE = 1 << 20
-"""Numbers of D that the backward recursion expands at a time."""
 MESSAGE_SIZE = 1 << 22
 """Numbers of D that are summed over a boundary at a time."""
 

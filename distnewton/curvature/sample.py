@@ -398,19 +398,8 @@ class CurvatureSample:
         return self._deltas
 
     def fisher_cotangents(self) -> dict[int, Array]:
-        """Cotangents of the own output groups whose squares add up to the empirical Fisher matrix's.
-
-        Those of each sample's loss, times the root of its weight where it has one: a sample of weight 2 counts twice.
-
-        Returns
-        -------
-        dict of int to Array
-            By layer, of shape (n, n_elements of the group).
-
-        Notes
-        -----
-        Collective, as :meth:`loss_cotangents`.
-        """
+        """Cotangents as of :meth:`loss_cotangents` whose squares add up to the empirical Fisher matrix's."""
+        # those of each sample's loss, times the root of its weight: a sample of weight 2 counts twice
         deltas, weights = self.loss_cotangents(), self.weights
         if weights is None:
             return deltas
@@ -420,17 +409,7 @@ class CurvatureSample:
         return {m: delta / roots.astype(delta.dtype) for m, delta in deltas.items()}
 
     def random_cotangents(self) -> dict[int, Array]:
-        """Cotangents of the own output groups for random outputs c with E[c c^T] = B (the Fisher's, or [DNM]'s G).
-
-        Returns
-        -------
-        dict of int to Array
-            By layer, of shape (n, n_elements of the group).
-
-        Notes
-        -----
-        Collective where there is no Jacobian: a backward pass.
-        """
+        """Cotangents as of :meth:`loss_cotangents`, for random outputs c with E[c c^T] = B; one backward pass."""
         if self._jacobian is not None and self._rooted:
             # a random sign for each stored row: its square has the same mean as the sum of the rows' squares
             n, k = self._jacobian.n_samples, self._jacobian.n_out

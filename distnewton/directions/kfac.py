@@ -20,13 +20,11 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array, Backend, namespace, scalar
-from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions.moments import apply_left, blend, inverted, is_wide, moments_size, second_moments, shifted
 from distnewton.directions.options import FactorOptions
 from distnewton.directions.preconditioned import PreconditionedGradient
 from distnewton.directions.preconditioner import Preconditioner
-from distnewton.network.layout import ParameterLayout
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.partition import Block
 
@@ -37,29 +35,14 @@ class KroneckerFactors(Preconditioner):
     name = "kfac"
     help = "Kronecker factors of each rank's blocks"
     own_options = FactorOptions
+    factors = ("inputs", "outputs", "inverse_inputs", "inverse_outputs")
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         self._inputs: dict[int, Array] = {}
         self._outputs: dict[int, Array] = {}
-        self._inverses: dict[int, tuple[Array, Array]] = {}
-
-    def _save(self, state: State) -> None:
-        state.factors |= {
-            "inputs": self._inputs,
-            "outputs": self._outputs,
-            "inverse_inputs": {m: A for m, (A, _) in self._inverses.items()},
-            "inverse_outputs": {m: D for m, (_, D) in self._inverses.items()},
-        }
-
-    def _load(self, state: State, layout: ParameterLayout) -> bool:
-        if not state.same_blocks:
-            return False
-        factors = state.factors
-        self._inputs, self._outputs = factors["inputs"], factors["outputs"]
-        inverses = factors["inverse_inputs"]
-        self._inverses = {m: (A, factors["inverse_outputs"][m]) for m, A in inverses.items()}
-        return True
+        self._inverse_inputs: dict[int, Array] = {}
+        self._inverse_outputs: dict[int, Array] = {}
 
     def _accumulate(self, problem: Linearization, weight: float) -> None:
         deltas = problem.sample.random_cotangents()
@@ -78,14 +61,12 @@ class KroneckerFactors(Preconditioner):
             # factors of zeros, or that overflowed as training diverges, have no balance to keep
             scale = math.sqrt(ratio) if 0.0 < ratio < math.inf else 1.0
             root = math.sqrt(shift)
-            self._inverses[m] = (
-                inverted(backend, shifted(A, scale * root)),
-                inverted(backend, shifted(D, root / scale)),
-            )
+            self._inverse_inputs[m] = inverted(backend, shifted(A, scale * root))
+            self._inverse_outputs[m] = inverted(backend, shifted(D, root / scale))
 
     def _apply_layer(self, layer: int, V: Array, out: Array) -> None:
-        A, D = self._inverses[layer]
-        namespace(out).matmul(apply_left(A, V), D, out=out)
+        products = apply_left(self._inverse_inputs[layer], V)
+        namespace(out).matmul(products, self._inverse_outputs[layer], out=out)
 
     def factor_size(self, shape: NetworkShape, block: Block) -> float:
         """Numbers in both factors of a block and their inverses."""

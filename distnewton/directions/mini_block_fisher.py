@@ -22,14 +22,12 @@ from typing import Any, Literal
 from pydantic import Field
 
 from distnewton.backend import Array, Backend, namespace
-from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions.moments import apply_left, blend, inverted, moments_size, second_moments, shifted
 from distnewton.directions.options import FactorOptions
 from distnewton.directions.preconditioned import PreconditionedGradient
 from distnewton.directions.preconditioner import Preconditioner
 from distnewton.network.layers import sample_gradients
-from distnewton.network.layout import ParameterLayout
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.partition import Block
 
@@ -48,6 +46,7 @@ class MiniBlockFisher(Preconditioner):
     name = "mini_block_fisher"
     help = "mini-blocks of the empirical Fisher matrix"
     own_options = MiniBlockOptions
+    factors = ("averages", "inverses", "bias_averages", "bias_inverses")
 
     def __init__(self, options: Any) -> None:
         super().__init__(options)
@@ -58,22 +57,6 @@ class MiniBlockFisher(Preconditioner):
         # of convolutions, whose biases are blocks of their own
         self._bias_averages: dict[int, Array] = {}
         self._bias_inverses: dict[int, Array] = {}
-
-    def _save(self, state: State) -> None:
-        state.factors |= {
-            "averages": self._averages,
-            "inverses": self._inverses,
-            "bias_averages": self._bias_averages,
-            "bias_inverses": self._bias_inverses,
-        }
-
-    def _load(self, state: State, layout: ParameterLayout) -> bool:
-        if not state.same_blocks:
-            return False
-        factors = state.factors
-        self._averages, self._inverses = factors["averages"], factors["inverses"]
-        self._bias_averages, self._bias_inverses = factors["bias_averages"], factors["bias_inverses"]
-        return True
 
     def _accumulate(self, problem: Linearization, weight: float) -> None:
         deltas = problem.sample.fisher_cotangents()

@@ -36,12 +36,15 @@ class Preconditioner(ABC):
         Its options.
     n_vectors : int
         Vectors of its variables that a rank keeps.
+    factors : tuple of str
+        Names of its averages and inverses, dicts of arrays by layer in attributes with an underscore before the name.
     """
 
     name: ClassVar[str]
     help: ClassVar[str]
     own_options: ClassVar[type[Options]] = Options
     n_vectors: ClassVar[int] = 0
+    factors: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, options: Any) -> None:
         self._options = options if isinstance(options, FactorOptions) else FactorOptions()
@@ -129,13 +132,16 @@ class Preconditioner(ABC):
         if state.numbers["n_calls"] and self._load(state, layout):
             self._n_calls, self._n_updates = state.numbers["n_calls"], state.numbers["n_updates"]
 
-    @abstractmethod
     def _save(self, state: State) -> None:
         """Add averages and inverses to a state."""
+        state.factors |= {name: getattr(self, f"_{name}") for name in self.factors}
 
-    @abstractmethod
     def _load(self, state: State, layout: ParameterLayout) -> bool:
         """Take over averages and inverses; False where they belong to other blocks, on all ranks alike."""
+        if state.same_blocks:
+            for name in self.factors:
+                setattr(self, f"_{name}", state.factors[name])
+        return state.same_blocks
 
     @abstractmethod
     def _accumulate(self, problem: Linearization, weight: float) -> None:

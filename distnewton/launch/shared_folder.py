@@ -9,25 +9,12 @@ from pathlib import Path
 from distnewton.errors import CreateError
 from distnewton.parallel.collectives import Communicator
 
+# a network file system may show a new folder on other hosts only after some seconds
 _SECONDS = 5.0
-"""A network file system may show a new folder on other hosts only after some seconds."""
 
 
 def check_visible(comm: Communicator, folder: Path) -> None:
-    """Refuse a run folder that some ranks do not see (collective).
-
-    Parameters
-    ----------
-    comm : Communicator
-        All ranks.
-    folder : Path
-        Made by rank 0.
-
-    Raises
-    ------
-    CreateError
-        On every rank alike, with the ranks and their hosts.
-    """
+    """Raise a ConfigError on all ranks if some do not see the folder that rank 0 has made (collective)."""
     deadline = time.monotonic() + _SECONDS
     while not (seen := folder.is_dir()) and time.monotonic() < deadline:
         time.sleep(0.1)

@@ -172,6 +172,15 @@ def library_version(text: str) -> str:
     return " ".join(text.splitlines()[0].replace("\0", "").partition(",")[0].split())
 
 
+def mpi_library(comm: Communicator) -> str:
+    """Name and version of the MPI library in use; empty without MPI."""
+    if comm.mpi is None:
+        return ""
+    from mpi4py import MPI
+
+    return library_version(MPI.Get_library_version())
+
+
 def run_guarded(main: Callable[[], int]) -> int:
     """Run a program so that a failure on any rank ends the whole job at once, with one message.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 
@@ -10,21 +11,25 @@ from distnewton.guards.watchdog import watchdog
 from distnewton.parallel.collectives import Communicator
 
 
-def threads_per_rank(comm: Communicator) -> int:
-    """Threads for each rank so that the ranks of a node do not fight for its cores (collective).
-
-    Parameters
-    ----------
-    comm : Communicator
-        All ranks.
-
-    Returns
-    -------
-    int
-        At least 1. Ranks bound to the same cores share them.
-    """
+def own_cores() -> set[int]:
+    """Cores that this process may use."""
     # not every system knows affinity masks
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def blas_libraries() -> list[dict[str, Any]]:
+    """BLAS libraries of this process: API, version, architecture, threading layer and number of threads."""
+    from threadpoolctl import threadpool_info
+
+    # a first product loads what is loaded late
+    np.ones((2, 2)) @ np.ones((2, 2))
+    keys = ("internal_api", "version", "architecture", "threading_layer", "num_threads")
+    return [{key: pool.get(key) for key in keys} for pool in threadpool_info() if pool.get("user_api") == "blas"]
+
+
+def threads_per_rank(comm: Communicator) -> int:
+    """Threads for each rank, at least 1: ranks bound to the same cores share them (collective)."""
+    cores = own_cores()
     if comm.mpi is None or comm.size == 1:
         return len(cores)
     from mpi4py import MPI

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from distnewton.backend import Array
 from distnewton.checkpoint.state import State
-from distnewton.method.records import IterationRecord, plain, with_nan
+from distnewton.method.records import IterationRecord, Number, plain
 from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC
 from distnewton.parallel.collectives import Communicator
 
@@ -31,8 +32,8 @@ class Best:
 
     iteration: int
     metric: str
-    value: float
-    metrics: dict[str, dict[str, float]]
+    value: Number
+    metrics: dict[str, dict[str, Number]]
 
 
 class BestModel:
@@ -97,7 +98,5 @@ class BestModel:
         """Take over a state, perhaps from another grid."""
         found: dict[str, Any] | None = state.numbers["best"]
         if found is not None:
-            metrics = {name: with_nan(values) for name, values in found["metrics"].items()}
-            value = math.nan if found["value"] is None else found["value"]
-            self.best = Best(found["iteration"], found["metric"], value, metrics)
+            self.best = TypeAdapter(Best).validate_python(found)
             self.params = state.vectors["params"]

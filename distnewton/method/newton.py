@@ -147,15 +147,7 @@ class NewtonStep:
         return State(numbers, previous, parts={"direction": self._direction.state()})
 
     def restore(self, state: State, layout: ParameterLayout) -> None:
-        """Take over a state.
-
-        Parameters
-        ----------
-        state : State
-            As of :meth:`state`.
-        layout : ParameterLayout
-            This rank's blocks.
-        """
+        """Take over a state as of :meth:`state`, for this rank's blocks."""
         self._damping.value = state.numbers["damping"]
         self.n_rejected, self._previous = state.numbers["n_rejected"], state.vectors.get("previous")
         self._linearizer.restore(state.numbers)

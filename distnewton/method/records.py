@@ -186,22 +186,7 @@ class IterationRecord:
 
     @classmethod
     def from_json(cls, line: str) -> IterationRecord:
-        """Read a line of ``metrics.jsonl``.
-
-        Parameters
-        ----------
-        line : str
-            The line, as :meth:`to_json` returns it.
-
-        Returns
-        -------
-        IterationRecord
-
-        Raises
-        ------
-        ValueError
-            If the line is not a record.
-        """
+        """Read a line of ``metrics.jsonl``, as :meth:`to_json` returns it; a ValueError where it is not a record."""
         return cls.from_dict(json.loads(line))
 
 
@@ -282,8 +267,3 @@ def plain(value: Any) -> Any:
     if isinstance(value, list):
         return [plain(item) for item in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-def with_nan(metrics: dict[str, float | None]) -> dict[str, float]:
-    """Metrics as they were before :func:`plain`, as far as that can be told."""
-    return {name: math.nan if value is None else value for name, value in metrics.items()}

@@ -124,17 +124,11 @@ class Schedule:
 
     def _sketch(self, options: StageOptions, direction: Direction) -> int:
         """Random cotangents a sample, 0 for all outputs."""
-        if not options.has(SketchOptions):
-            return 0
-        if options.sketch != "auto":
-            return int(options.sketch)
-        if not direction.random_rows:
-            return 0
         objective, network = self._objective, self._objective.network
         n = -(-_n_curvature(options, objective.n_samples) // network.grid.n_replicas)
-        itemsize = network.backend.dtype.itemsize
-        k = auto_sketch(network.shape, network.grid.partition, n, itemsize, objective.memory_bytes)
-        if 0 < k < network.n_out:
+        sizes = n, network.backend.dtype.itemsize, objective.memory_bytes
+        k = _sketch(options, direction, network.shape, network.grid.partition, sizes)
+        if 0 < k < network.n_out and options.sketch == "auto":
             self.notes.append(
                 f"{options.inner_direction}: {k} random cotangents a sample stand for {network.n_out} outputs "
                 "(method.sketch = 0: all)"
@@ -176,22 +170,7 @@ def check_memory(method: MethodConfig, n_samples: int, n_out: int, itemsize: int
 
 
 def check_samples(method: MethodConfig, n_samples: int, n_replicas: int) -> None:
-    """Refuse replicas of the grid without a sample to find a direction from.
-
-    Parameters
-    ----------
-    method : MethodConfig
-        The stages.
-    n_samples : int
-        Of the training data.
-    n_replicas : int
-        Copies of the grid.
-
-    Raises
-    ------
-    ConfigError
-        If there are fewer samples than replicas, or fewer in the curvature of a direction that each finds apart.
-    """
+    """Refuse replicas of the grid without a sample to find a direction from."""
     fewest = n_samples, "samples"
     for options in (*method.schedule, method):
         if make_direction(options).apart:
@@ -239,12 +218,23 @@ def curvature_rows(
     direction = make_direction(options)
     if direction.curvature not in {"jacobian", "roots"}:
         return n, 0
-    n_out, sketch = shape.widths[-1], options.sketch if options.has(SketchOptions) else 0
-    if sketch == "auto":
-        sketch = 0
-        if direction.random_rows:
-            sketch = auto_sketch(shape, partition, n, itemsize, memory)
+    n_out, sketch = shape.widths[-1], _sketch(options, direction, shape, partition, (n, itemsize, memory))
     return n, sketch if 0 < sketch < n_out else n_out
+
+
+def _sketch(
+    options: StageOptions,
+    direction: Direction,
+    shape: NetworkShape,
+    partition: Partition,
+    sizes: tuple[int, int, float],
+) -> int:
+    """Random cotangents a sample, 0 for all outputs; ``sizes`` are samples, and bytes of a number and of a rank."""
+    if not options.has(SketchOptions):
+        return 0
+    if options.sketch != "auto":
+        return int(options.sketch)
+    return auto_sketch(shape, partition, *sizes) if direction.random_rows else 0
 
 
 def _n_curvature(options: StageOptions, n_samples: int) -> int:

@@ -157,19 +157,7 @@ class _MiniBatch:
 
 
 class BatchNewton(_MiniBatch):
-    """Newton steps on mini-batches ([SGN]): gradient, curvature and line search on the same samples.
-
-    Parameters
-    ----------
-    objective : Objective
-        What is minimised.
-    newton : NewtonStep
-        The method.
-    batches : Batches
-        The mini-batches.
-    n_steps : int
-        Steps of an iteration; 0 for a pass over the samples.
-    """
+    """Newton steps on mini-batches ([SGN]): gradient, curvature and line search on the same samples."""
 
     def __init__(self, objective: Objective, newton: NewtonStep, batches: Batches, n_steps: int) -> None:
         super().__init__(objective, batches, n_steps)
@@ -216,41 +204,21 @@ class BatchNewton(_MiniBatch):
 
 @dataclass(frozen=True)
 class RateOptions:
-    """Settings of steps with a learning rate.
+    """Settings of steps with a learning rate."""
 
-    Attributes
-    ----------
-    learning_rate : float
-        Step length.
-    rate_decay : str
-        ``none``, ``linear`` or ``cosine``: how it falls to zero over ``horizon`` steps.
-    horizon : int
-        Steps of the stage.
-    momentum : float
-        Share of the last step kept.
-    average : float
-        Decay of the average of the iterates; 0: the last iterate is the result.
-    kl_clip : float
-        Bound kappa on alpha_0^2 d^T P d, the squared length of a step in the metric of its preconditioner before the
-        decay of alpha; inf: none.
-    damping : float
-        lambda of the preconditioner.
-    seed, stage : int
-        Of random cotangents, and the number of the stage.
-    sketch : int
-        Random cotangents a sample, for directions that use a Jacobian; 0: all outputs.
-    """
-
-    learning_rate: float
-    rate_decay: str = "none"
-    horizon: int = 1
-    momentum: float = 0.0
-    average: float = 0.0
+    learning_rate: float  # step length
+    rate_decay: str = "none"  # ``none``, ``linear`` or ``cosine``: how it falls to zero over ``horizon`` steps
+    horizon: int = 1  # steps of the stage
+    momentum: float = 0.0  # share of the last step kept
+    average: float = 0.0  # decay of the average of the iterates; 0: the last iterate is the result
+    # bound kappa on alpha_0^2 d^T P d, the squared length of a step in the metric of its preconditioner before the
+    # decay of alpha; inf: none
     kl_clip: float = math.inf
-    damping: float = 0.0
+    damping: float = 0.0  # lambda of the preconditioner
+    # of random cotangents, and the number of the stage
     seed: int = 0
     stage: int = 0
-    sketch: int = 0
+    sketch: int = 0  # random cotangents a sample, for directions that use a Jacobian; 0: all outputs
 
     def rate(self, step: int) -> float:
         """Step length of a step, from 0 on."""

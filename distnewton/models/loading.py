@@ -56,12 +56,11 @@ def load_model(path: str | Path, comm: Communicator | None = None, device: str =
     architecture = Architecture.from_header(header)
     # before the grid, whose groups of ranks sum as these do
     chosen = choose_device(comm, device, architecture.dtype)
-    grid = ProcessGrid(comm, architecture.shape.partition(auto_splits(architecture.shape, comm.size)))
-    network = PartitionedNetwork(grid, architecture.activation, chosen.backend, architecture.shape)
+    network = _network(architecture, comm, chosen.backend)
     params = np.zeros(network.layout.n_params, architecture.dtype)
     with comm.collective_errors():
         read_blocks(file, network, params)
-    scaling = ColumnScaling.from_dict(header["scaling"]).columns(*grid.feature_range())
+    scaling = ColumnScaling.from_dict(header["scaling"]).columns(*network.grid.feature_range())
     return Model(architecture, network, network.backend.asarray(params), scaling, chosen.notes)
 
 
@@ -92,15 +91,20 @@ def model_of_weights(
     -----
     Collective over ``comm``.
     """
-    shape, comm = architecture.shape, comm or Communicator()
-    grid = ProcessGrid(comm, shape.partition(auto_splits(shape, comm.size)))
-    network = PartitionedNetwork(grid, architecture.activation, Backend.of(architecture.dtype), shape)
+    shape, network = architecture.shape, _network(architecture, comm or Communicator(), Backend.of(architecture.dtype))
     params = network.backend.zeros(network.layout.n_params)
     for m, view in network.layout.views(params).items():
         number = shape.modules[m - 1]
         weight, bias = weights[f"{number}.weight"], weights[f"{number}.bias"]
         fill_block(shape.layers[m - 1], network.layout.blocks[m], view, weight, bias)
-    return Model(architecture, network, params, scaling.columns(*grid.feature_range()))
+    return Model(architecture, network, params, scaling.columns(*network.grid.feature_range()))
+
+
+def _network(architecture: Architecture, comm: Communicator, backend: Backend) -> PartitionedNetwork:
+    """The network on a new grid of all ranks (collective)."""
+    shape = architecture.shape
+    grid = ProcessGrid(comm, shape.partition(auto_splits(shape, comm.size)))
+    return PartitionedNetwork(grid, architecture.activation, backend, shape)
 
 
 def whole_model(model: Model) -> Model:

@@ -8,7 +8,6 @@ import numpy as np
 
 from distnewton.backend import Array, namespace, scalar
 
-TASKS = ("classification", "binary", "regression")
 MAIN_METRIC = {"classification": "accuracy", "binary": "auc", "regression": "rmse"}
 """The metric that a task is judged by where there is room for one."""
 LOWER_IS_BETTER = frozenset({"rmse"})
@@ -20,7 +19,7 @@ def task_metrics(task: str, outputs: Array, targets: Array) -> dict[str, float]:
     Parameters
     ----------
     task : str
-        One of :data:`TASKS`.
+        ``classification``, ``binary`` or ``regression``.
     outputs : Array of shape (n, n_out)
         Outputs of the network: logits, or predictions.
     targets : Array

@@ -16,15 +16,11 @@ from distnewton.data.row_selection import Chosen
 from distnewton.data.rows import row_range
 from distnewton.data.scaled import FeatureReader, apply_scaling, gather_scaling
 from distnewton.data.scaling import ColumnScaling
-from distnewton.errors import DataError, NumericalError, WriteError
+from distnewton.errors import DataError, NumericalError, writing
 from distnewton.guards.watchdog import watchdog
 from distnewton.models.architecture import Architecture, image_problem
 from distnewton.models.metrics import task_metrics
-from distnewton.models.model_file import (
-    assemble,
-    shape_header,
-    write_model,
-)
+from distnewton.models.model_file import assemble, shape_header, write_model
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Block
@@ -235,13 +231,10 @@ class Model:
             numbers = to_host(self.params), self.scaling.offset, self.scaling.factor
             if not all(np.isfinite(part).all() for part in numbers):
                 raise NumericalError(f"the model holds numbers that are not finite, and is not saved to {path}")
-        with watchdog.patient(), self.grid.world.collective_errors():
-            try:
-                with self.grid.ledger.phase("finalise"):
-                    if tensors is not None:
-                        self._write(Path(path), tensors, scaling)
-            except OSError as error:
-                raise WriteError(f"cannot write the model to {path}: {error.strerror}") from None
+        world, phase = self.grid.world, self.grid.ledger.phase("finalise")
+        with watchdog.patient(), world.collective_errors(), writing(Path(path)), phase:
+            if tensors is not None:
+                self._write(Path(path), tensors, scaling)
 
     def _write(self, path: Path, tensors: dict[str, Array], scaling: ColumnScaling) -> None:
         """Write the model file, on one rank."""

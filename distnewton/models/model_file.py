@@ -117,51 +117,21 @@ def _look(file: Path) -> str:
 
 
 def shape_header(shape: NetworkShape) -> dict[str, Any]:
-    """Version and layers, as a model file's header holds them.
-
-    Parameters
-    ----------
-    shape : NetworkShape
-        Layers.
-
-    Returns
-    -------
-    dict
-    """
+    """Version and layers, as a model file's header holds them."""
     if shape.image_shape is None:
         return {"format_version": 1, "widths": shape.widths}
     return {"format_version": FORMAT_VERSION, "input": shape.image_shape, "layers": shape.listed}
 
 
 def read_shape(header: dict[str, Any]) -> NetworkShape:
-    """Layers of a model file's header.
-
-    Parameters
-    ----------
-    header : dict
-        As of :func:`read_header`.
-
-    Returns
-    -------
-    NetworkShape
-    """
+    """Layers of a header, as of :func:`read_header`."""
     if "widths" in header:
         return dense_shape(header["widths"])
     return convolutional_shape(header["input"], header["layers"])
 
 
 def read_names(header: dict[str, Any]) -> ColumnNames | None:
-    """Names of columns in a model file's header; None where there are none.
-
-    Parameters
-    ----------
-    header : dict
-        As of :func:`read_header`.
-
-    Returns
-    -------
-    ColumnNames or None
-    """
+    """Names of columns in a header, as of :func:`read_header`; None where there are none."""
     columns = header.get("columns")
     return None if columns is None else ColumnNames(tuple(columns["features"]), columns["label"])
 

@@ -11,18 +11,14 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array, to_host
-from distnewton.data.columns import ColumnNames
-from distnewton.data.labels import LabelMapping
-from distnewton.data.partitioned import Task
 from distnewton.data.scaled import gather_scaling
 from distnewton.data.scaling import ColumnScaling
 from distnewton.errors import ConfigError, DataError
 from distnewton.guards.watchdog import watchdog
 from distnewton.models.architecture import Architecture
 from distnewton.models.model import Model
-from distnewton.models.model_file import MODEL_FILE, join_blocks, read_blocks, read_header, read_names, read_shape
+from distnewton.models.model_file import MODEL_FILE, join_blocks, read_blocks, read_header
 from distnewton.network.network import PartitionedNetwork
-from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.collectives import Communicator
 
 StartFrom = Model | str | Path
@@ -45,19 +41,15 @@ class Start:
     ----------
     name : str
         For messages.
-    shape, activation, task : NetworkShape, str, Task
+    architecture : Architecture
         What it is.
-    names : ColumnNames or None
-        Of the columns it was trained on, where they had names.
     scaling : ColumnScaling
         Of all features.
 
     Raises
     ------
-    MissingInputError
-        If there is no such file.
-    DataError
-        If it is not a model.
+    MissingInputError, DataError
+        If there is no such file, or it is not a model.
     ConfigError
         If a model in memory is spread over other ranks.
 
@@ -68,8 +60,7 @@ class Start:
 
     def __init__(self, comm: Communicator, model: StartFrom) -> None:
         self._comm, self._model, self._file = comm, model if isinstance(model, Model) else None, Path()
-        self.shape: NetworkShape
-        self.names: ColumnNames | None
+        self.architecture: Architecture
         if self._model is not None:
             n_ranks = self._model.grid.world.size
             if n_ranks not in (1, comm.size):
@@ -78,9 +69,7 @@ class Start:
                     "save it, and start from its file",
                     collective=True,
                 )
-            a = self._model.architecture
-            self.name, self.shape, self.activation, self.task = "the model", a.shape, a.activation, a.task
-            self.names = a.names
+            self.name, self.architecture = "the model", self._model.architecture
             self.scaling = gather_scaling(self._model.grid, self._model.scaling)
             return
         path = Path(str(model))
@@ -88,10 +77,8 @@ class Start:
         header: dict[str, Any] = {}
         with comm.collective_errors():
             header = read_header(self._file)
-        classes = None if header["classes"] is None else LabelMapping.from_dict(header["classes"])
-        self.name, self.shape, self.activation = str(self._file), read_shape(header), header["activation"]
-        self.task = Task(header["task"], classes, self.shape.widths[-1])
-        self.scaling, self.names = ColumnScaling.from_dict(header["scaling"]), read_names(header)
+        self.name, self.architecture = str(self._file), Architecture.from_header(header)
+        self.scaling = ColumnScaling.from_dict(header["scaling"])
 
     @property
     def fingerprint(self) -> int:
@@ -137,24 +124,11 @@ class Start:
             )
 
     def _differences(self, architecture: Architecture, scale: str) -> Iterator[str]:
-        before, after = (
-            {
-                "layers": str(shape),
-                "input": shape.image_shape,
-                "activation": activation,
-                "task": task.name,
-                "classes": None if task.classes is None else list(task.classes.classes),
-                "scale": kind,
-            }
-            for shape, activation, task, kind in (
-                (self.shape, self.activation, self.task, self.scaling.kind),
-                (architecture.shape, architecture.activation, architecture.task, scale),
-            )
-        )
+        before, after = _facts(self.architecture, self.scaling.kind), _facts(architecture, scale)
         for key, value in before.items():
             if value != after[key]:
                 yield f"{key}: {_short(value)} in the model, {_short(after[key])} in the run"
-        own, other = ([] if names is None else list(names.features) for names in (self.names, architecture.names))
+        own, other = ([] if a.names is None else list(a.names.features) for a in (self.architecture, architecture))
         if own and other and own != other:
             yield f"columns: {_short(', '.join(own))} in the model, {_short(', '.join(other))} in the run"
 
@@ -200,6 +174,13 @@ class Start:
                 view.W[...] = W[block.rows, slice(*block.outputs)]
                 if view.b is not None:
                     view.b[...] = b[slice(*block.outputs)]
+
+
+def _facts(a: Architecture, scale: str) -> dict[str, Any]:
+    """What must be the same where a run starts from a model."""
+    classes = None if a.task.classes is None else list(a.task.classes.classes)
+    facts = {"layers": str(a.shape), "input": a.shape.image_shape, "activation": a.activation}
+    return {**facts, "task": a.task.name, "classes": classes, "scale": scale}
 
 
 def _short(value: object) -> str:

@@ -12,30 +12,20 @@ from distnewton.backend import Array, is_sparse, to_host
 from distnewton.network.network import Activations, PartitionedNetwork
 
 _ROWS_AT_ONCE = 4096
+# magnitude whose square, summed, leaves the range of float64
 TOO_LARGE = 1e150
-"""Magnitude whose square, summed, leaves the range of float64."""
 
 
 @dataclass(frozen=True)
 class Finding:
-    """A number that is not finite, or too large.
+    """A number that is not finite, or too large."""
 
-    Attributes
-    ----------
-    stage, layer : int
-        Order of the computation: features, weights, activations, Jacobian, gradient, direction; and the layer.
-    what : str
-        The array and the place in it, with global indices from 0.
-    value : str
-        ``NaN``, ``inf``, or the number.
-    low, high : float
-        Least and largest finite number that goes into the layer.
-    """
-
+    # order of the computation: features, weights, activations, Jacobian, gradient, direction; and the layer
     stage: int
     layer: int
-    what: str
-    value: str
+    what: str  # the array and the place in it, with global indices from 0
+    value: str  # ``NaN``, ``inf``, or the number
+    # least and largest finite number that goes into the layer
     low: float
     high: float
 

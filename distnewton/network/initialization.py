@@ -9,8 +9,6 @@ from distnewton.network.layout import ParameterLayout
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.partition import Block
 
-SCHEMES = ("glorot", "he", "lecun")
-
 
 def row_generator(seed: int, layer: int, row: int) -> np.random.Generator:
     """Counter-based random numbers of one weight row, whoever owns it."""
@@ -59,7 +57,7 @@ def initial_params(layout: ParameterLayout, shape: NetworkShape, backend: Backen
     seed : int
         Seed of the run.
     scheme : str
-        One of :data:`SCHEMES`.
+        As of :func:`standard_deviation`.
 
     Returns
     -------

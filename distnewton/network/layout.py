@@ -77,15 +77,5 @@ class ParameterLayout:
         return views
 
     def matrices(self, flat: Array) -> dict[int, Array]:
-        """Views of a flat vector, by layer, as the rows of W and, where owned, of b below them.
-
-        Parameters
-        ----------
-        flat : Array of shape (n_params,)
-            A vector of this rank's variables.
-
-        Returns
-        -------
-        dict of int to Array of shape (n_in_local + owns_bias, n_out_local)
-        """
+        """Views as of :meth:`views`, of W with b, where owned, as last row: (n_in_local + owns_bias, n_out_local)."""
         return {layer: flat[part].reshape(shape) for layer, part, shape, _, _ in self._shapes}

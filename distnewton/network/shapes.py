@@ -202,17 +202,7 @@ class NetworkShape:
 
 
 def dense_shape(widths: Sequence[int]) -> NetworkShape:
-    """Shape of a fully connected network.
-
-    Parameters
-    ----------
-    widths : sequence of int
-        Features, neurons of each hidden layer, outputs.
-
-    Returns
-    -------
-    NetworkShape
-    """
+    """Shape of a fully connected network of so many features, neurons of each hidden layer, and outputs."""
     layers = (LayerShape(a, b) for a, b in pairwise(widths))
     return NetworkShape(tuple(layers), tuple(widths))
 

@@ -68,20 +68,7 @@ class DeviceRecords:
 
 
 def targets_on(backend: Backend, targets: Array) -> Any:
-    """Targets, with or without weights, where a backend's arrays are.
-
-    Parameters
-    ----------
-    backend : Backend
-        Says where.
-    targets : Array
-        On the host.
-
-    Returns
-    -------
-    Array or DeviceRecords
-        On the host the targets themselves.
-    """
+    """Move targets, with or without weights, to where a backend's arrays are."""
     library = backend.library
     if library.host or targets.dtype.names is None:
         return library.to_device(targets)

@@ -128,24 +128,7 @@ Draws = np.random.Generator | OwnDraws
 
 
 def ranks_of_a_grid(n_ranks: int, n_replicas: int) -> int:
-    """Ranks of each replica of the grid.
-
-    Parameters
-    ----------
-    n_ranks : int
-        All ranks.
-    n_replicas : int
-        Replicas asked for.
-
-    Returns
-    -------
-    int
-
-    Raises
-    ------
-    ConfigError
-        If they do not fit; the numbers that do are listed.
-    """
+    """Number of ranks of each replica of the grid; raises a ConfigError where they do not divide evenly."""
     if n_ranks % n_replicas == 0:
         return n_ranks // n_replicas
     raise ConfigError(

@@ -17,12 +17,8 @@ def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, 
 
     Parameters
     ----------
-    problem : Problem
-        What an iteration works on.
-    share : Share
-        Of the rank.
-    width : float
-        Of :func:`~distnewton.planning.messages.widest_kept`.
+    problem, share, width
+        Arguments of :class:`~distnewton.planning.messages.Messages`.
 
     Returns
     -------

@@ -12,29 +12,18 @@ from distnewton.planning.chunks import chunk_ranges, rows_kept
 from distnewton.planning.problem import MODELLED, Group, Problem, Share
 
 _SCALAR = 8
+# numbers that each rank tells of its direction
 _FOUND = 5
-"""Numbers that each rank tells of its direction."""
 
 
 @dataclass(frozen=True)
 class Message:
-    """Sums of the same size over the same ranks.
+    """Sums of the same size over the same ranks."""
 
-    Attributes
-    ----------
-    n_bytes : float
-        Bytes of all of them together.
-    n_calls : int
-        Number of sums.
-    n_ranks : int
-        Number of ranks that take part.
-    first, last : int
-        Lowest and highest rank.
-    """
-
-    n_bytes: float
-    n_calls: int
-    n_ranks: int
+    n_bytes: float  # bytes of all of them together
+    n_calls: int  # number of sums
+    n_ranks: int  # number of ranks that take part
+    # lowest and highest rank
     first: int
     last: int
 

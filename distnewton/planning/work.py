@@ -32,10 +32,8 @@ class Work:
 
     Parameters
     ----------
-    problem : Problem
-        What an iteration works on.
-    share : Share
-        Of the rank.
+    problem, share
+        Arguments of :class:`~distnewton.planning.messages.Messages`.
     rates : Rates
         How fast it is.
     chunks : list of (int, bool)

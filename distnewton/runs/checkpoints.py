@@ -13,9 +13,9 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from distnewton.backend import to_host
 from distnewton.checkpoint.folder import list_checkpoints, next_sequence, prune, remove_leftovers
-from distnewton.checkpoint.manifest import CheckpointManifest
+from distnewton.checkpoint.manifest import CheckpointFacts, CheckpointManifest
 from distnewton.checkpoint.reading import choose_checkpoint, read_state
-from distnewton.checkpoint.writing import CheckpointFacts, make_home, write_checkpoint
+from distnewton.checkpoint.writing import make_home, write_checkpoint
 from distnewton.config import Config
 from distnewton.errors import CreateError, DataError, MissingInputError, WriteError
 from distnewton.launch.deadline import Clock
@@ -72,23 +72,6 @@ class KeeperSettings:
     n_bytes: float
     task: str
     identity: Mapping[str, Any]
-
-
-class NoCheckpoints:
-    """Stands for the keeper of a run without a folder for checkpoints: it saves and restores nothing."""
-
-    path: Path | None = None
-    record: IterationRecord | None = None
-
-    def begin(self, resume: Resume, observers: Sequence[object]) -> list[str]:
-        """Do nothing."""
-        return []
-
-    def follow(self, record: IterationRecord) -> None:
-        """Do nothing."""
-
-    def finish(self) -> None:
-        """Do nothing."""
 
 
 @dataclass(frozen=True)
@@ -164,11 +147,12 @@ class CheckpointKeeper:
         """
         self._observers = [observer for observer in observers if isinstance(observer, Durable)]
         notes = self._restore(resume) if resume else []
+        if not self._settings.n_keep:
+            return notes
         sequence, comm = 0, self._network.grid.world
-        if self._settings.n_keep:
-            with comm.collective_errors():
-                if comm.rank == 0:
-                    sequence = self._claim(notes)
+        with comm.collective_errors():
+            if comm.rank == 0:
+                sequence = self._claim(notes)
         shared = [sequence, self._run or secrets.token_hex(8), notes]
         self._sequence, self._run, shared_notes = comm.broadcast_json(shared)
         if self._clock is not None:
@@ -250,13 +234,13 @@ class CheckpointKeeper:
         name = MAIN_METRIC[settings.task]
         metric = (record.validation or record.test or record.train).get(name, math.nan)
         facts = CheckpointFacts(
-            self._run,
-            self._sequence,
-            record.iteration,
-            dict(settings.identity),
-            self._network.backend.dtype.name,
-            plain(record.as_dict()),
-            metric if math.isfinite(metric) else None,
+            run=self._run,
+            sequence=self._sequence,
+            iteration=record.iteration,
+            identity=dict(settings.identity),
+            dtype=self._network.backend.dtype.name,
+            record=plain(record.as_dict()),
+            metric=metric if math.isfinite(metric) else None,
         )
         state = self._trainer.state().moved(to_host)
         self.path = write_checkpoint(settings.folder, self._network.grid, self._network.layout, state, facts)
@@ -274,10 +258,8 @@ class CheckpointKeeper:
 
 def keeper_of_run(
     config: Config, setup: Setup, trainer: Trainer, checkpoints: str | Path | None, clock: Clock | None
-) -> CheckpointKeeper | NoCheckpoints:
-    """What saves and resumes a run; nothing where there is no folder for it."""
-    if checkpoints is None:
-        return NoCheckpoints()
+) -> CheckpointKeeper:
+    """What saves and resumes a run; it saves nothing where there is no folder for it."""
     network = setup.placement.network
     n_bytes = state_bytes(
         config.method,
@@ -287,8 +269,8 @@ def keeper_of_run(
         n_more=int("validation" in setup.data.held_out),
     )
     settings = KeeperSettings(
-        Path(checkpoints),
-        config.run.keep_checkpoints,
+        Path(checkpoints or ""),
+        0 if checkpoints is None else config.run.keep_checkpoints,
         60.0 * config.run.checkpoint_minutes,
         n_bytes,
         setup.data.task.name,

@@ -17,8 +17,8 @@ from distnewton.guards.hangs import ranges
 from distnewton.parallel.collectives import Communicator
 
 _NO_KEY = "not set"
+# bytes compared at the beginning, in the middle and at the end: a whole file would be read twice
 _SAMPLE = 65536
-"""Bytes compared at the beginning, in the middle and at the end: a whole file would be read twice."""
 
 
 def check_same_config(comm: Communicator, config: Config) -> None:

@@ -24,38 +24,22 @@ from distnewton.planning.problem import Problem, Share
 from distnewton.planning.splits import auto_splits
 from distnewton.runs.planned import nonzeros_of
 
+# of the free memory that a run may take
 SHARE = 0.95
-"""Of the free memory that a run may take."""
 _MOST_RANKS = 4096
 _SHOWN = 8
 
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """What the memory of a run depends on, besides its partition.
+    """What the memory of a run depends on, besides its partition."""
 
-    Attributes
-    ----------
-    config : Config
-        Settings.
-    shape : NetworkShape
-        Layers.
-    train : Description
-        Training data.
-    n_test : int
-        Test samples.
-    dense : bool
-        Whether features are held as a dense array.
-    keeps_best : bool
-        Whether a copy of the best model is kept.
-    """
-
-    config: Config
-    shape: NetworkShape
-    train: Description
-    n_test: int
-    dense: bool
-    keeps_best: bool = False
+    config: Config  # settings
+    shape: NetworkShape  # layers
+    train: Description  # training data
+    n_test: int  # test samples
+    dense: bool  # whether features are held as a dense array
+    keeps_best: bool = False  # whether a copy of the best model is kept
 
     def parts(self, partition: Partition, rank: int) -> dict[str, float]:
         """Bytes that a rank of a grid would hold, by part."""
@@ -94,28 +78,8 @@ class PlannedRun:
 
 
 def check_device_memory(comm: Communicator, run: PlannedRun, partition: Partition, limit: int | None) -> None:
-    """Refuse a run whose predicted arrays are more than its GPUs have for them.
-
-    Parameters
-    ----------
-    comm : Communicator
-        All ranks.
-    run : PlannedRun
-        Sizes of data, network and method.
-    partition : Partition
-        Of these ranks.
-    limit : int or None
-        Bytes that this rank's arrays may take on its GPU; None on the CPU, on all ranks alike.
-
-    Raises
-    ------
-    ConfigError
-        On every rank alike, with the rank that has least room.
-
-    Notes
-    -----
-    Collective, unless there is no limit.
-    """
+    """Refuse a run whose predicted arrays are more than its GPUs have for them."""
+    # the limit is in bytes, and None on the CPU, on all ranks alike; else this is collective
     if limit is None:
         return
     needed = sum(run.parts(partition, comm.rank % partition.n_ranks).values())

@@ -14,7 +14,6 @@ from distnewton.launch.devices import Device, choose_device
 from distnewton.launch.speeds import measured_speeds, speeds_of_grid
 from distnewton.method.schedule import check_memory, check_samples
 from distnewton.models.architecture import Architecture, image_problem
-from distnewton.network.layer_tables import resolve_shape
 from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.collectives import Communicator
@@ -28,27 +27,13 @@ from distnewton.runs.planned import nonzeros_of, planned_splits
 
 @dataclass(frozen=True)
 class Placement:
-    """Who computes what of a run.
+    """Who computes what of a run."""
 
-    Attributes
-    ----------
-    device : Device
-        What this rank computes on.
-    grid : ProcessGrid
-        Ranks and their blocks.
-    share : SampleShare
-        Training samples of this rank's replica.
-    network : PartitionedNetwork
-        The network on the grid.
-    architecture : Architecture
-        Layers, task and dtype, resolved.
-    """
-
-    device: Device
-    grid: ProcessGrid
-    share: SampleShare
-    network: PartitionedNetwork
-    architecture: Architecture
+    device: Device  # what this rank computes on
+    grid: ProcessGrid  # ranks and their blocks
+    share: SampleShare  # training samples of this rank's replica
+    network: PartitionedNetwork  # the network on the grid
+    architecture: Architecture  # layers, task and dtype, resolved
 
 
 def place_network(comm: Communicator, config: Config, data: DataSets) -> Placement:
@@ -108,9 +93,7 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
 
 def _resolve_shape(config: Config, data: DataSets) -> NetworkShape:
     """Layers with their sizes, which all data sets must fit."""
-    given = config.network.input
-    image_shape = data.train.image_shape if given == "auto" else tuple(given)
-    shape = resolve_shape(config.network.listed, data.train.n_features, image_shape, data.task.n_out)
+    shape = config.network.shape(data.train.n_features, data.train.image_shape, data.task.n_out)
     for description in (data.train, *data.descriptions.values()):
         if (problem := image_problem(shape, description)) is not None:
             raise DataError(problem, collective=True)

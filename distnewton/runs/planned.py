@@ -51,22 +51,7 @@ def nonzeros_of(description: Description, *, dense: bool) -> float | None:
 
 
 def describe_data(config: Config) -> DataSize:
-    """Read the data for its size, on one process.
-
-    Parameters
-    ----------
-    config : Config
-        The run.
-
-    Returns
-    -------
-    DataSize
-
-    Raises
-    ------
-    DistNewtonError
-        If there is no data, or it is at fault.
-    """
+    """Read the data for its size, on one process; refuses a configuration without data."""
     data = config.data
     if not data.train:
         raise ConfigError(

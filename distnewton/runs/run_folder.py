@@ -14,14 +14,16 @@ import platform
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, TextIO
 
 from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, clear, has_checkpoints
 from distnewton.config import to_toml
-from distnewton.errors import CreateError, DataError, MissingInputError, WriteError
+from distnewton.errors import CreateError, DataError, MissingInputError, writing
 from distnewton.guards.failures import forget
+from distnewton.launch.threads import blas_libraries
 from distnewton.method.records import IterationRecord, plain
 from distnewton.models.model_file import MODEL_FILE
 from distnewton.parallel.partition import Partition
@@ -134,7 +136,7 @@ class RunFolder:
         kept = keep_records(present, iteration)
         if kept == present:
             return
-        try:
+        with writing(file):
             stream = part.open("w", encoding="utf-8")
             # locked before it has its name, and the old one is let go after that
             _lock(stream)
@@ -144,27 +146,21 @@ class RunFolder:
             part.replace(file)
             self.close()
             self._metrics = stream
-        except OSError as error:
-            raise WriteError(f"cannot write {file}: {error.strerror or error}") from None
 
     def sync(self) -> None:
         """Bring the metrics to disk."""
         if self._metrics is not None:
-            try:
+            with writing(self.path / METRICS_FILE):
                 os.fsync(self._metrics.fileno())
-            except OSError as error:
-                raise WriteError(f"cannot write {self.path / METRICS_FILE}: {error.strerror or error}") from None
 
     def iteration(self, record: IterationRecord) -> None:
         """Append the line of an iteration; it is on disk at once."""
         if self._metrics is None:
             raise RuntimeError("the run folder was closed")
-        try:
+        with writing(self.path / METRICS_FILE):
             self._metrics.write(record.to_json() + "\n")
             self._metrics.flush()
             drop_replaced(self.path)
-        except OSError as error:
-            raise WriteError(f"cannot write {self.path / METRICS_FILE}: {error.strerror or error}") from None
 
     def predictions(self, summary: dict[str, Any]) -> None:
         """Write how the model did at the end of the run (:mod:`~distnewton.models.predictions`)."""
@@ -193,11 +189,9 @@ class RunFolder:
 
     def _write(self, name: str, text: str) -> None:
         part = self.path / f"{name}.part"
-        try:
+        with writing(self.path / name):
             part.write_text(text, encoding="utf-8")
             part.replace(self.path / name)
-        except OSError as error:
-            raise WriteError(f"cannot write {self.path / name}: {error.strerror or error}") from None
 
 
 def _lock(file: TextIO) -> bool:
@@ -373,34 +367,17 @@ def _make(path: Path) -> None:
 
 
 def environment(summary: RunSummary) -> dict[str, Any]:
-    """What a run's numbers depend on besides its configuration, for ``environment.json``.
-
-    Parameters
-    ----------
-    summary : RunSummary
-        The run.
-
-    Returns
-    -------
-    dict
-    """
-    from threadpoolctl import threadpool_info
-
-    blas = [
-        {key: info.get(key) for key in ("internal_api", "version", "architecture", "threading_layer")}
-        for info in threadpool_info()
-        if info.get("user_api") == "blas"
-    ]
+    """What a run's numbers depend on besides its configuration, for ``environment.json``."""
     machine = summary.machine
     return {
         "python": sys.version.split()[0],
         "platform": platform.platform(),
-        "packages": {name: _version(name) for name in _PACKAGES},
+        "packages": package_versions(),
         "mpi_library": machine.mpi_library,
         "ranks": machine.n_ranks,
         "hosts": machine.hosts,
         "threads_per_rank": machine.n_threads,
-        "blas": blas,
+        "blas": blas_libraries(),
         "splits": list(summary.partition.splits),
         "replicas": machine.n_replicas,
         "devices": machine.devices,
@@ -412,46 +389,14 @@ def environment(summary: RunSummary) -> dict[str, Any]:
 
 
 def partition_facts(network: str, partition: Partition) -> dict[str, Any]:
-    """Layers and who owns what of them, for ``environment.json``.
-
-    Parameters
-    ----------
-    network : str
-        Layers, resolved.
-    partition : Partition
-        Units and splits, resolved.
-
-    Returns
-    -------
-    dict
-    """
-    names = ("widths", "splits", "speeds", "rows_per_unit", "features_per_unit")
-    facts = {name: getattr(partition, name) for name in names}
-    return {
-        "network": network,
-        "partition": {name: list(value) if isinstance(value, tuple) else value for name, value in facts.items()},
-    }
+    """Layers and who owns what of them, for ``environment.json``."""
+    return {"network": network, "partition": asdict(partition)}
 
 
 def write_end(path: Path, exit_code: int) -> None:
-    """Leave the exit code of a run that ended in order: launchers lose codes, and one has returned 0 for a lost host.
-
-    Parameters
-    ----------
-    path : Path
-        Run folder.
-    exit_code : int
-        0, or that of a run stopped by the clock.
-
-    Raises
-    ------
-    WriteError
-        If it cannot be written.
-    """
-    try:
+    """Leave the exit code of a run that ended in order: launchers lose codes, and one returned 0 for a lost host."""
+    with writing(path / END_FILE):
         (path / END_FILE).write_text(json.dumps({"exit_code": exit_code}) + "\n", encoding="utf-8")
-    except OSError as error:
-        raise WriteError(f"cannot write {path / END_FILE}: {error.strerror or error}") from None
 
 
 def no_run_folder(path: Path, missing: str, *, collective: bool = True) -> MissingInputError:
@@ -513,8 +458,12 @@ def hosts_of(path: Path) -> list[str]:
     return hosts
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+def package_versions() -> dict[str, str]:
+    """Versions of the packages that numbers depend on."""
+    versions = {}
+    for name in _PACKAGES:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            versions[name] = "not installed"
+    return versions

@@ -20,7 +20,7 @@ from distnewton.method.schedule import Schedule, check_memory
 from distnewton.method.trainer import Trainer
 from distnewton.models.warm_start import Start, StartFrom
 from distnewton.network.losses import Loss
-from distnewton.runs.checkpoints import CheckpointKeeper, NoCheckpoints, Resume, keeper_of_run
+from distnewton.runs.checkpoints import CheckpointKeeper, Resume, keeper_of_run
 from distnewton.runs.evaluator import MetricsEvaluator
 from distnewton.runs.history import History
 from distnewton.runs.setup import Setup
@@ -147,16 +147,11 @@ class Session:
             Model whose weights the run begins with; by default the session's, or random weights. Its scaling must be
             the session's.
         observers, clock, checkpoints, resume
-            Arguments of :func:`train`.
+            Arguments of :func:`train`, whose errors are raised, too.
 
         Returns
         -------
         Result
-
-        Raises
-        ------
-        DistNewtonError
-            With advice; on every rank alike where it is marked as collective.
         """
         self._check(config, checkpoints, resume)
         setup, run = self.setup, config.run
@@ -246,7 +241,7 @@ def _iterate(
 
 
 @contextmanager
-def _schedule_freed(schedule: Schedule, keeper: CheckpointKeeper | NoCheckpoints) -> Iterator[None]:
+def _schedule_freed(schedule: Schedule, keeper: CheckpointKeeper) -> Iterator[None]:
     """Free what the schedule holds open at the end; name the checkpoint that is left where numbers went wrong."""
     try:
         yield

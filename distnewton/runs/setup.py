@@ -31,7 +31,7 @@ class Setup:
     comm : mpi4py.MPI.Intracomm, Communicator or None
         The ranks; None is this process alone, without MPI.
     given : mapping of str to DataSource or None
-        Data in memory for ``train``, ``validation`` and ``test``; by default what ``config.data`` names.
+        Data in memory by the name of its set; of the others the configuration's files are read.
     start : Model, path or None
         Model whose scaling is taken over, and with whose weights runs begin; by default ``config.network.start``.
 
@@ -48,14 +48,9 @@ class Setup:
     training : TrainingData
         Objective and scaling.
 
-    Raises
-    ------
-    DistNewtonError
-        If the configuration or the data is at fault.
-
     Notes
     -----
-    Collective over ``comm``.
+    Collective over ``comm``; a DistNewtonError where the configuration or the data is at fault.
     """
 
     def __init__(

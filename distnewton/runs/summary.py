@@ -14,12 +14,12 @@ from distnewton.data.partitioned import Task
 from distnewton.data.scaling import ColumnScaling
 from distnewton.directions.options import FullBatchOptions
 from distnewton.launch.deadline import Stop
+from distnewton.launch.startup import mpi_library
 from distnewton.method.best_model import Best
 from distnewton.method.records import IterationRecord
 from distnewton.models.architecture import Architecture
 from distnewton.models.model import Model
 from distnewton.network.shapes import NetworkShape
-from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition
 from distnewton.runs.data_sets import DataSets
@@ -195,7 +195,7 @@ def summarize_run(
         comm.size,
         setup.n_threads,
         grid.n_replicas,
-        _mpi_library(comm),
+        mpi_library(comm),
         comm.allgather_json(platform.node()),
         device.names,
         device.transport,
@@ -258,12 +258,3 @@ def _notes_on_held_out(data: DataSets) -> Iterator[str]:
         if unseen := data.task.classes.unseen(description.labels) if data.task.classes else {}:
             shown = ", ".join(f"'{label}' ({n})" for label, n in unseen.items())
             yield f"{which} labels that never occur in training count as wrong: {shown}"
-
-
-def _mpi_library(comm: Communicator) -> str:
-    """Version text of the MPI library in use, its first line."""
-    if comm.mpi is None:
-        return ""
-    from mpi4py import MPI
-
-    return " ".join(MPI.Get_library_version().split("\n")[0].split()).rstrip("\x00")
