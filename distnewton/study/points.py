@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distnewton.errors import ConfigError, DataError, MissingInputError, WriteError
+from distnewton.errors import ConfigError, DataError, MissingInputError, writing
 from distnewton.network.shapes import NetworkShape
 from distnewton.planning.plan import widened
 
@@ -20,30 +20,16 @@ KINDS = ("strong", "weak-weights", "weak-samples")
 
 @dataclass(frozen=True)
 class Study:
-    """What is run.
+    """What is run."""
 
-    Attributes
-    ----------
-    kind : str
-        One of :data:`KINDS`.
-    ranks : list of int
-        Numbers of ranks, ascending.
-    n_repeats : int
-        Runs of each.
-    n_warmup, n_measured : int
-        Iterations of a run that do not count, and those that do.
-    n_samples : int
-        Of the problem on the fewest ranks.
-    n_replicas : int
-        Replicas of the grid on the fewest ranks, where they grow with the ranks; 0 where the grid grows.
-    """
-
-    kind: str
-    ranks: list[int]
-    n_repeats: int
+    kind: str  # one of :data:`KINDS`
+    ranks: list[int]  # numbers of ranks, ascending
+    n_repeats: int  # runs of each
+    # iterations of a run that do not count, and those that do
     n_warmup: int
     n_measured: int
-    n_samples: int
+    n_samples: int  # of the problem on the fewest ranks
+    # replicas of the grid on the fewest ranks, where they grow with the ranks; 0 where the grid grows
     n_replicas: int = 0
 
     def folder(self, root: Path, n_ranks: int, repeat: int) -> Path:
@@ -89,11 +75,9 @@ class Study:
         WriteError
             If it cannot be written.
         """
-        try:
+        with writing(root / STUDY_FILE, collective=True):
             root.mkdir(parents=True, exist_ok=True)
             (root / STUDY_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
-        except OSError as error:
-            raise WriteError(f"cannot write the study {root}: {error.strerror or error}", collective=True) from None
 
 
 def read_study(root: Path) -> Study:

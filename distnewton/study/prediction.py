@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from distnewton.config import Config
-from distnewton.network.layer_tables import resolve_shape
 from distnewton.planning.plan import Plan, make_plan
 from distnewton.planning.rates import Rates
 from distnewton.runs.planned import DataSize, planned_problem
@@ -34,8 +33,7 @@ def predict(study: Study, config: Config, data: DataSize, points: Sequence[Point
     list of Plan
         One a point.
     """
-    image = data.image_shape if config.network.input == "auto" else tuple(config.network.input)
-    shape = resolve_shape(config.network.listed, data.n_features, image, data.n_out)
+    shape = config.network.shape(data.n_features, data.image_shape, data.n_out)
     sketch = None if config.method.sketch == "auto" else int(config.method.sketch)
     plans = []
     for point in points:

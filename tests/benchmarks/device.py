@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.overhead import block_diagonal_trainer
 from distnewton.backend import Array, Backend, library_of, to_host
 from distnewton.directions.block_diagonal import BlockDiagonalOptions
 from distnewton.launch.devices import choose_device
@@ -23,7 +24,6 @@ from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.collectives import Communicator
 from distnewton.study.kernels import (
     Task,
-    block_diagonal_trainer,
     damped_matrix,
     interleaved_best,
     product_flops,
