@@ -15,8 +15,9 @@ from distnewton.cli.command import CLUSTER_FILE, RECIPE, SET, argument, command
 from distnewton.cli.parsing import count, counts, finite
 from distnewton.cli.settings import overrides
 from distnewton.cluster.cluster_file import Cluster, LaunchTable, load_cluster
-from distnewton.config import Config, apply_settings, load_config, make_config
-from distnewton.errors import ConfigError, WriteError
+from distnewton.cluster.measured_rates import cluster_rates
+from distnewton.config import Config, apply_settings, load_config, make_config, read_settings
+from distnewton.errors import ConfigError, writing
 
 if TYPE_CHECKING:
     from distnewton.study.points import Study
@@ -82,7 +83,6 @@ def _scaling(options: argparse.Namespace) -> int:
 
 def _plan_study(options: argparse.Namespace, cluster: Cluster) -> tuple[Study, dict[int, dict[str, Any]]]:
     """The study that the flags describe, and the settings of its points by their ranks."""
-    from distnewton.network.layer_tables import resolve_shape
     from distnewton.runs.planned import describe_data
     from distnewton.study.points import Study, check_ranks
 
@@ -90,8 +90,7 @@ def _plan_study(options: argparse.Namespace, cluster: Cluster) -> tuple[Study, d
     ranks = check_ranks(ranks)
     config = _point_config(options, {})
     data = describe_data(config)
-    image = data.image_shape if config.network.input == "auto" else tuple(config.network.input)
-    shape = resolve_shape(config.network.listed, data.n_features, image, data.n_out)
+    shape = config.network.shape(data.n_features, data.image_shape, data.n_out)
     n = data.n_samples * ranks[0] // ranks[-1] if options.kind == "weak-samples" else data.n_samples
     n_replicas = config.partition.replicas if options.grow == "replicas" else 0
     study = Study(options.kind, ranks, options.repeats, options.warmup, options.iterations, n, n_replicas)
@@ -138,7 +137,6 @@ def _run(job_file: Path, run_here: Any) -> None:
 
 def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Cluster) -> int:
     """Read what has ended, and write the table, the lines and the picture."""
-    from distnewton.cluster.measured_rates import cluster_rates
     from distnewton.reporting.scaling_plot import Scaling
     from distnewton.runs.planned import describe_data
     from distnewton.study.measured import collect
@@ -156,12 +154,10 @@ def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Clu
         print(f"note: {DEFAULT_RATES}", file=sys.stderr)
     scaling = Scaling(study, points, plans)
     table = scaling.markdown(missing)
-    try:
+    with writing(root / "scaling.md", collective=True):
         (root / "scaling.md").write_text(table, encoding="utf-8")
         lines = "".join(json.dumps(line) + "\n" for line in scaling.lines())
         (root / "scaling.jsonl").write_text(lines, encoding="utf-8")
-    except OSError as error:
-        raise WriteError(f"cannot write into {root}: {error.strerror or error}", collective=True) from None
     print(table)
     caption = f"{platform.node()}, {platform.machine()}, distnewton {version('distnewton')}"
     try:
@@ -233,8 +229,6 @@ def _cluster(options: argparse.Namespace) -> Cluster:
 
 def _point_config(options: argparse.Namespace, changes: dict[str, Any]) -> Config:
     """The recipe and the flags, with a point's own settings over them."""
-    from distnewton.config import read_settings
-
     given = [s for s in overrides(options) if not s.startswith("run.directory=")]
     tree = apply_settings(read_settings(options.recipe), given)
     # points with other numbers of threads would be compared as if they were ranks

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from distnewton.cli.command import RECIPE, SET, argument, command
 from distnewton.cli.output import make_console, say, warn
-from distnewton.cli.results import FolderWriter, discarding, picture_if_possible, write_text
+from distnewton.cli.results import discarding, picture_if_possible, write_text
 from distnewton.cli.settings import overrides
 from distnewton.config import apply_settings, make_config, read_settings
 from distnewton.errors import ConfigError
@@ -19,6 +19,7 @@ from distnewton.parallel.collectives import Communicator
 if TYPE_CHECKING:
     from distnewton.reporting.comparison_tables import Comparison
     from distnewton.runs.comparison import Entry
+    from distnewton.runs.run_folder import RunFolder
 
 
 @command(
@@ -49,17 +50,17 @@ def compare(options: argparse.Namespace) -> int:
     run = entries[0].config.run
     guard(comm, run.hang_seconds, run.warn_seconds, checked=run.checked)
     with comm.collective_errors():
-        writers = _entry_folders(entries, options) if comm.rank == 0 else {}
-    path = writers[entries[0].name].folder.path.parent if writers else Path()
-    with discarding([writer.folder for writer in writers.values()]):
+        folders = _entry_folders(entries, options) if comm.rank == 0 else {}
+    path = folders[entries[0].name].path.parent if folders else Path()
+    with discarding(list(folders.values())):
         session = Session(entries[0].config, comm)
         comparison = Comparison(session.summary(entries[0].config), options.seconds, _levels(options.levels))
-        observers = {name: [writer] for name, writer in writers.items()}
+        observers = {name: [folder] for name, folder in folders.items()}
         for trial in run_entries(session, entries, observers):
             comparison.trials.append(trial)
             with comm.collective_errors():
                 if comm.rank == 0:
-                    writers[trial.entry.name].folder.close()
+                    folders[trial.entry.name].close()
                     write_text(path / "comparison.md", comparison.markdown())
             say(comm, f"[{len(comparison.trials)}/{len(entries)}] {comparison.line(trial)}")
     if comm.rank == 0:
@@ -100,7 +101,7 @@ def _levels(text: str | None) -> list[float]:
         raise ConfigError(f"--levels takes numbers, as 0.95,0.97, got {text!r}", collective=True) from None
 
 
-def _entry_folders(entries: Sequence[Entry], options: argparse.Namespace) -> dict[str, FolderWriter]:
+def _entry_folders(entries: Sequence[Entry], options: argparse.Namespace) -> dict[str, RunFolder]:
     """A run folder for each run, inside the comparison's."""
     from distnewton.runs.run_folder import RunFolder, next_folder
 
@@ -108,8 +109,9 @@ def _entry_folders(entries: Sequence[Entry], options: argparse.Namespace) -> dic
     path = Path(options.run_dir) if options.run_dir else next_folder(f"compare-{recipe}")
     around = [] if options.run_dir else [path, path.parent]
     more: dict[str, Any] = {"overwrite": entries[0].config.run.overwrite}
-    folders = [RunFolder(path / entry.folder, made=around if i == 0 else [], **more) for i, entry in enumerate(entries)]
-    return {entry.name: FolderWriter(folder) for entry, folder in zip(entries, folders, strict=True)}
+    return {
+        entry.name: RunFolder(path / entry.folder, made=[] if i else around, **more) for i, entry in enumerate(entries)
+    }
 
 
 def _show_comparison(comparison: Comparison, path: Path) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distnewton.cli.output import make_console, tell_once
-from distnewton.cli.results import FolderWriter, picture_if_possible
+from distnewton.cli.results import picture_if_possible
 from distnewton.config import Config
 from distnewton.errors import STOPPED_EARLY
 from distnewton.guards.watchdog import watchdog
@@ -40,17 +40,18 @@ class Follower:
         self.quiet, self.folder = options.quiet, folder
         self.console = make_console(watched=live or None)
         self.progress = Progress(self.console, live=live)
-        self.observers: list[Any] = [*([] if self.quiet else [self.progress]), FolderWriter(folder)]
+        self.observers: list[Any] = [*([] if self.quiet else [self.progress]), folder]
+        self._open: list[Any] = [self.progress]
         if options.tensorboard:
             from distnewton.reporting.tensorboard import TensorBoard
 
-            self.observers.append(TensorBoard(folder.path))
+            self._open.append(TensorBoard(folder.path))
+            self.observers.append(self._open[-1])
 
     def close(self) -> None:
-        """Close what is open, however the run ends."""
-        for follower in dict.fromkeys((self.progress, *self.observers)):
-            if hasattr(follower, "close"):
-                follower.close()
+        """Close what is open, however the run ends; the folder stays its run's until the end of the command."""
+        for follower in self._open:
+            follower.close()
 
     def finish(self, result: Result) -> None:
         """Draw the picture, and show the result; a failure to draw never spoils a finished run."""

@@ -117,23 +117,7 @@ def predict_parser() -> argparse.ArgumentParser:
 
 
 def parse_train(arguments: Sequence[str]) -> argparse.Namespace:
-    """Options of ``distnewton-train``.
-
-    Parameters
-    ----------
-    arguments : sequence of str
-        Arguments behind the program's name.
-
-    Returns
-    -------
-    argparse.Namespace
-        With the settings of :data:`FLAGS` under their own names.
-
-    Raises
-    ------
-    UsageError
-        With the usage.
-    """
+    """Options of ``distnewton-train``, with the settings of :data:`FLAGS` under their own names; or a UsageError."""
     parser = train_parser()
     options = parser.parse_args(list(_plain(arguments)))
     if options.c is not None and options.C is not None:

@@ -34,22 +34,7 @@ def build_parser() -> argparse.ArgumentParser:
 
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
-    """Parse a command line.
-
-    Parameters
-    ----------
-    arguments : sequence of str
-        Arguments behind the program's name.
-
-    Returns
-    -------
-    argparse.Namespace
-
-    Raises
-    ------
-    UsageError
-        If the command line is wrong; an unknown flag is told with the nearest known one.
-    """
+    """Parse a command line; an unknown flag is a UsageError that names the nearest known one."""
     parser = build_parser()
     command = COMMANDS.get(arguments[0]) if arguments else None
     options, unknown = parser.parse_known_args(command.rewrite(arguments) if command else arguments)

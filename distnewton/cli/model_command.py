@@ -7,7 +7,7 @@ import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distnewton.cli.command import DATA_DIR, DEVICE, argument, command
 from distnewton.cli.output import say, tell_notes, warn
@@ -15,13 +15,10 @@ from distnewton.cli.prediction import check_probabilities, data_opener, label_li
 from distnewton.cli.results import write_text
 from distnewton.cli.settings import DATA_VARIABLE
 from distnewton.config import DataConfig, load_config
+from distnewton.data.columns import LabelsWanted
+from distnewton.data.description import DataSource
 from distnewton.launch.startup import world_communicator
 from distnewton.parallel.collectives import Communicator
-
-if TYPE_CHECKING:
-    from distnewton.data.columns import LabelsWanted
-    from distnewton.data.description import DataSource
-
 
 _MODEL_AND_DATA = (
     argument("run", metavar="RUN", help="run folder or model file"),

@@ -43,11 +43,6 @@ if TYPE_CHECKING:
 )
 def plan(options: argparse.Namespace) -> int:
     """Show every way to split the network over a number of ranks, the best in detail, and what limits it."""
-    return show_plans(options)
-
-
-def show_plans(options: argparse.Namespace) -> int:
-    """Do what ``plan`` does, in this process alone."""
     from distnewton.planning.plan import largest, make_plan, make_plans
     from distnewton.reporting.plan_tables import as_dict, print_plans
 
@@ -102,7 +97,6 @@ def _speeds(config: Config, problem: Problem, n_ranks: int) -> list[float]:
 
 def _problem(config: Config, options: argparse.Namespace, notes: list[str]) -> Problem:
     """The problem, from flags and the recipe as far as they say it, else from the data."""
-    from distnewton.network.layer_tables import resolve_shape
     from distnewton.runs.planned import DataSize, describe_data, planned_problem
 
     first, last, image = config.network.listed[0], config.network.last_width, config.network.input
@@ -113,12 +107,11 @@ def _problem(config: Config, options: argparse.Namespace, notes: list[str]) -> P
         "n_out": options.outputs or (None if last == "auto" else int(last)),
         "n_test": options.test_samples,
         "nonzeros": options.nonzeros,
-        "image_shape": None if image == "auto" else tuple(image),
     }
     given = {name: size for name, size in sizes.items() if size is not None}
     complete = {"n_samples", "n_features", "n_out"} <= given.keys()
     size = (DataSize(0, 0, 0, 0, None, None) if complete else describe_data(config))._replace(**given)
-    shape = resolve_shape(config.network.listed, size.n_features, size.image_shape, size.n_out)
+    shape = config.network.shape(size.n_features, size.image_shape, size.n_out)
     notes += [f"stages before {config.method.direction} are left out"] if config.method.schedule else []
     more = {"n_steps": options.cg_steps, "n_trials": options.trials}
     return planned_problem(config, shape, size.n_samples, n_test=size.n_test, nonzeros=size.nonzeros, **more)

@@ -13,10 +13,8 @@ from distnewton.errors import CreateError, MissingInputError, UsageError, writin
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from distnewton.method.records import IterationRecord
     from distnewton.runs.checkpoints import Resume
     from distnewton.runs.run_folder import RunFolder
-    from distnewton.runs.session import RunSummary
 
 
 def make_folder(config: Config, recipe: str | None, resume: Resume = False) -> RunFolder:
@@ -49,25 +47,6 @@ def make_folder(config: Config, recipe: str | None, resume: Resume = False) -> R
             f"the run would replace the model that it starts with, {start}: choose another --run-dir", collective=True
         )
     return RunFolder(path, overwrite=bool(resume) or config.run.overwrite)
-
-
-class FolderWriter:
-    """Observer that writes the run folder, on rank 0."""
-
-    def __init__(self, folder: RunFolder) -> None:
-        self.folder = folder
-
-    def start(self, summary: RunSummary) -> None:
-        """Write the configuration, and what the run is made on."""
-        self.folder.start(summary)
-
-    def iteration(self, record: IterationRecord) -> None:
-        """Add a record."""
-        self.folder.iteration(record)
-
-    def sync(self) -> None:
-        """See to it that what was written survives the machine."""
-        self.folder.sync()
 
 
 @contextmanager

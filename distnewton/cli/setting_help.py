@@ -26,23 +26,12 @@ _INDENT = 24
 
 @dataclass(frozen=True)
 class Setting:
-    """A setting of a recipe.
+    """A setting of a recipe."""
 
-    Attributes
-    ----------
-    name : str
-        ``section.key``.
-    field : FieldInfo
-        Its declaration in the configuration's model.
-    choices : tuple of str
-        Names that it takes; empty where it takes other values.
-    users : tuple of str
-        Directions that use it, in some composition; empty where it is not one of a direction's options.
-    """
-
-    name: str
-    field: FieldInfo
-    choices: tuple[str, ...]
+    name: str  # ``section.key``
+    field: FieldInfo  # its declaration in the configuration's model
+    choices: tuple[str, ...]  # names that it takes; empty where it takes other values
+    # directions that use it, in some composition; empty where it is not one of a direction's options
     users: tuple[str, ...]
 
     @property

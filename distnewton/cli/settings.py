@@ -9,10 +9,9 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distnewton.cli.output import warn
 from distnewton.cli.parsing import SHORT_FLAGS
 from distnewton.config import Config, load_config, make_config
-from distnewton.errors import MissingInputError, UsageError
+from distnewton.errors import UsageError
 from distnewton.parallel.collectives import Communicator
 
 if TYPE_CHECKING:
@@ -26,17 +25,14 @@ def shared_config(comm: Communicator, options: argparse.Namespace) -> Config:
     tree: dict[str, Any] = {}
     with comm.collective_errors(), comm.ledger.phase("config"):
         if comm.rank == 0:
-            notes: list[str] = []
-            tree = load_config(recipe_of(options), overrides(options), notes).model_dump()
-            for note in notes:
-                warn(comm, note)
+            tree = noted_config(options).model_dump()
     return make_config(comm.broadcast_json(tree))
 
 
 def noted_config(options: argparse.Namespace) -> Config:
-    """The configuration of a command without MPI; what is left out of the recipe is told on stderr."""
+    """The configuration as this process reads it; what is left out of the recipe is told on stderr."""
     notes: list[str] = []
-    config = load_config(options.recipe, overrides(options), notes)
+    config = load_config(recipe_of(options), overrides(options), notes)
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     return config
@@ -95,11 +91,4 @@ def recipe_of(options: argparse.Namespace) -> str | None:
     if named or options.command != "train" or options.resume is None or not options.run_dir:
         return named
     run = Path(options.run_dir)
-    if has_checkpoints(run / CHECKPOINTS_FOLDER):
-        return str(run / CONFIG_FILE)
-    if options.resume == "auto":
-        return None
-    raise MissingInputError(
-        f"there is no checkpoint in {run / CHECKPOINTS_FOLDER} to resume from; --resume=auto begins anew where there "
-        "is none"
-    )
+    return str(run / CONFIG_FILE) if has_checkpoints(run / CHECKPOINTS_FOLDER) else None

@@ -52,12 +52,10 @@ def train(options: argparse.Namespace) -> int:
 
 def _dry_run(options: argparse.Namespace) -> int:
     """Plan the run for the ranks of this launch; rank 0 does so alone."""
-    from distnewton.cli.plan_command import show_plans
-
     if launched_rank() != 0:
         return 0
     planned = COMMANDS["plan"].parse(["--ranks", str(launched_size())])
-    return show_plans(argparse.Namespace(**{**vars(planned), **vars(options)}))
+    return COMMANDS["plan"].run(argparse.Namespace(**{**vars(planned), **vars(options)}))
 
 
 def _train(options: argparse.Namespace) -> int:

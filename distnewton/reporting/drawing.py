@@ -114,18 +114,7 @@ def clean(text: str, most: int = 60) -> str:
 
 
 def as_svg(picture: Picture) -> str:
-    """A picture for the page, which gives it colours and a font.
-
-    Parameters
-    ----------
-    picture : Picture
-        The picture.
-
-    Returns
-    -------
-    str
-        An ``svg`` element that refers to nothing outside of itself.
-    """
+    """A picture as an ``svg`` element that refers to nothing outside; the page gives it colours and a font."""
     width, height = picture.size
     with drawing("the pictures of a report") as library:
         figure = library.Figure((width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from distnewton.guards.ledger import PHASES
 from distnewton.planning.plan import Plan
+from distnewton.reporting.pictures import label
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -120,13 +121,6 @@ def _table(
         table.add_column(name, justify="right")
     for plan in plans[:_SHOWN]:
         numbers = list(values(plan).values())
-        cells = [_number(factor * number) for number in (*numbers, sum(numbers))]
+        cells = [label(factor * number) for number in (*numbers, sum(numbers))]
         table.add_row(plan.title, *cells, *([f"{plan.n_messages:,}"] if messages else []))
     return table
-
-
-def _number(value: float) -> str:
-    """Three digits, without an exponent where it is short."""
-    if value == 0:
-        return "0"
-    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}" if value >= 1e-3 else f"{value:.1e}"

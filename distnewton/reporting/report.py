@@ -10,7 +10,7 @@ from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
-from distnewton.errors import ConfigError, CreateError, WriteError
+from distnewton.errors import ConfigError, writing
 from distnewton.parallel.partition import splits_title
 from distnewton.reporting import report_pictures as pictures
 from distnewton.reporting.drawing import Picture, as_svg, drawing
@@ -163,7 +163,7 @@ def _of_run(run: Run, heading: str) -> str:
 
 def _owners(run: Run) -> str:
     """A row a rank: host, variables, features."""
-    partition = run.partition
+    partition = run.environment.partition
     if partition is None:
         return ""
     rows = []
@@ -218,9 +218,7 @@ def _environment(run: Run) -> str:
         ["seed, dtype", f"{run.config.run.seed}, {run.config.run.dtype}"],
         *[[name, value] for name, value in facts.slurm.items()],
     ]
-    cells = (f'<td>{escape(name)}</td><td class="left wrap">{escape(value)}</td>' for name, value in rows)
-    body = "".join(f"<tr>{row}</tr>" for row in cells)
-    return f'<div class="scroll"><table>{body}</table></div>'
+    return _table([], rows, left=(1,))
 
 
 def _figures(found: Sequence[Picture], *, wide: bool = False) -> str:
@@ -244,7 +242,7 @@ def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[
 
     head = "".join(cell("th", i, name) for i, name in enumerate(header))
     body = "".join("<tr>" + "".join(cell("td", i, value) for i, value in enumerate(row)) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>'
+    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
 
 
 def _number(value: float) -> str:
@@ -273,32 +271,8 @@ def write_report(paths: Sequence[Path], target: Path) -> str:
     WriteError, CreateError
         If the file cannot be written.
     """
-    write_text(target, report_page(read_runs(list(paths))))
+    page = report_page(read_runs(list(paths)))
+    with writing(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        target.write_text(page, encoding="utf-8")
     return no_pictures()
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a file of results.
-
-    Parameters
-    ----------
-    path : Path
-        The file; its folder is made.
-    text : str
-        Its content.
-
-    Raises
-    ------
-    CreateError
-        If the folder cannot be made.
-    WriteError
-        If the file cannot be written.
-    """
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise CreateError(f"cannot create {path.parent}: {error.strerror or error}") from None
-    try:
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise WriteError(f"cannot write {path}: {error.strerror or error}") from None

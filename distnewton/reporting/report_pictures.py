@@ -29,18 +29,7 @@ _PLACES: dict[str, Get] = {
 
 
 def convergence(runs: Sequence[Run]) -> list[Chart]:
-    """Objective and metric of all runs against iterations and against seconds.
-
-    Parameters
-    ----------
-    runs : sequence of Run
-        At least one.
-
-    Returns
-    -------
-    list of Chart
-        Two for the objective, and two for each metric.
-    """
+    """Objective and metric of all runs, of which there is one at least, against iterations and against seconds."""
     charts = [
         Chart(f"objective against {place}", place, _overlaid(runs, x, lambda line: line.objective), log=True)
         for place, x in _PLACES.items()
@@ -87,35 +76,12 @@ def _curves_of_sets(run: Run, x: Get) -> list[Curve]:
 
 
 def save_convergence(run: Run, path: Path) -> None:
-    """Draw objective and metric of a run against iterations and seconds.
-
-    Parameters
-    ----------
-    run : Run
-        The run.
-    path : Path
-        PNG or SVG file to write.
-
-    Raises
-    ------
-    MissingExtraError
-        If matplotlib is not installed.
-    """
+    """Draw objective and metric of a run against iterations and seconds into a PNG or SVG file."""
     save(Panels(run.name, convergence([run])), path, "the convergence picture")
 
 
 def costs(runs: Sequence[Run]) -> list[Picture]:
-    """Where time and traffic went: by phase for all runs, and by rank for a single one.
-
-    Parameters
-    ----------
-    runs : sequence of Run
-        At least one.
-
-    Returns
-    -------
-    list of Picture
-    """
+    """Where time and traffic went: by phase for all runs, and by rank for a single one."""
     kinds: list[tuple[str, Callable[[IterationRecord], dict[str, float]], float, str]] = [
         ("seconds by phase, on its slowest rank, waiting included", lambda line: line.seconds, 1.0, "s"),
         ("seconds in MPI by phase, mean of the ranks", lambda line: line.phase_wait_seconds, 1.0, "s"),
@@ -185,17 +151,7 @@ def _span(first: int, last: int) -> str:
 
 
 def damping_and_steps(runs: Sequence[Run]) -> list[Chart]:
-    """Gradient norm, damping, step sizes and reduction ratio against iterations; of a single run those of groups.
-
-    Parameters
-    ----------
-    runs : sequence of Run
-        At least one.
-
-    Returns
-    -------
-    list of Chart
-    """
+    """Gradient norm, damping, steps and reduction ratio against iterations; of a single run those of groups, too."""
     kinds: list[tuple[str, Get, bool]] = [
         ("gradient norm", lambda line: line.gradient_norm, True),
         ("damping lambda", lambda line: line.damping if line.direction else None, True),
@@ -222,7 +178,7 @@ def _group_steps(run: Run) -> Chart:
 
 def ownership(run: Run) -> list[Picture]:
     """Who owned which block."""
-    partition, hosts, n = run.partition, run.environment.hosts, run.environment.replicas
+    partition, hosts, n = run.environment.partition, run.environment.hosts, run.environment.replicas
     if partition is None:
         return []
     about = [f"host {hosts[rank]}" if rank < len(hosts) else "" for rank in range(partition.n_ranks)]

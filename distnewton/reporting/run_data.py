@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distnewton.config import Config, DataConfig, load_config
-from distnewton.errors import DataError
+from distnewton.errors import ConfigError, DataError
 from distnewton.guards.failures import read_first
 from distnewton.method.records import IterationRecord
 from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC
@@ -36,16 +36,6 @@ class _Read(BaseModel):
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
-class Parts(_Read):
-    """Who owned what."""
-
-    widths: list[int]
-    splits: list[int]
-    rows_per_unit: list[int]
-    features_per_unit: int
-    speeds: list[float] = []
-
-
 class Software(_Read):
     """What computed a run."""
 
@@ -64,7 +54,7 @@ class Environment(_Read):
     splits: list[int] = []
     replicas: int = 1
     network: str = ""
-    partition: Parts | None = None
+    partition: Partition | None = None
     slurm: dict[str, str] = {}
 
 
@@ -131,15 +121,6 @@ class Run:
         values = [sign * line.validation.get(self.metric, math.nan) for line in self.lines]
         measured = [k for k, value in enumerate(values) if not math.isnan(value)]
         return self.lines[max(measured, key=values.__getitem__, default=-1)]
-
-    @property
-    def partition(self) -> Partition | None:
-        """Who owned what; None for runs of older versions."""
-        parts = self.environment.partition
-        if parts is None:
-            return None
-        cut = tuple(parts.widths), tuple(parts.splits), tuple(parts.rows_per_unit)
-        return Partition(*cut, parts.features_per_unit, tuple(parts.speeds))
 
     @property
     def slowest(self) -> Slowest | None:
@@ -232,7 +213,7 @@ def _optional(path: Path, parse: Callable[[str], Any]) -> Any:
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, ConfigError) as error:
         raise DataError(f"{path} cannot be read: {str(error).splitlines()[0]}", collective=True) from None
 
 

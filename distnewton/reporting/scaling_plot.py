@@ -29,21 +29,11 @@ def training_seconds(plan: Plan) -> float:
 
 @dataclass(frozen=True)
 class Scaling:
-    """What a study has measured, beside what the model predicts.
+    """What a study has measured, beside what the model predicts."""
 
-    Attributes
-    ----------
-    study : Study
-        What was run.
-    points : sequence of Point
-        What was measured, from the fewest ranks on.
-    plans : sequence of Plan
-        Predictions for the points, or none.
-    """
-
-    study: Study
-    points: Sequence[Point]
-    plans: Sequence[Plan] = ()
+    study: Study  # what was run
+    points: Sequence[Point]  # what was measured, from the fewest ranks on
+    plans: Sequence[Plan] = ()  # predictions for the points, or none
 
     @property
     def planned(self) -> Sequence[Plan | None]:

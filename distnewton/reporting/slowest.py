@@ -5,35 +5,24 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import takewhile
-from typing import Protocol
 
 import numpy as np
 
+from distnewton.method.records import IterationRecord
+
+# share of the training time from which on a rank is named
 THRESHOLD = 0.2
-"""Share of the training time from which on a rank is named."""
 _LEAST_SECONDS = 0.05
 
 
 @dataclass(frozen=True)
 class Slowest:
-    """The rank that computed longest.
+    """The rank that computed longest."""
 
-    Attributes
-    ----------
-    rank : int
-        Number of the rank.
-    seconds : float
-        Seconds that it computed longer than the median of the others.
-    share : float
-        These seconds as a share of the training time.
-    ratio : float
-        Its computing time divided by the median of the others'.
-    """
-
-    rank: int
-    seconds: float
-    share: float
-    ratio: float
+    rank: int  # number of the rank
+    seconds: float  # seconds that it computed longer than the median of the others
+    share: float  # these seconds as a share of the training time
+    ratio: float  # its computing time divided by the median of the others'
 
     def text(self, hosts: Sequence[str] = ()) -> str:
         """Say who it is and what it costs."""
@@ -45,22 +34,12 @@ class Slowest:
         )
 
 
-class Timed(Protocol):
-    """What the record of an iteration says of time."""
-
-    @property
-    def compute_seconds(self) -> list[float]: ...  # noqa: D102
-
-    @property
-    def training_seconds(self) -> float: ...  # noqa: D102
-
-
-def slowest_rank(records: Sequence[Timed]) -> Slowest | None:
+def slowest_rank(records: Sequence[IterationRecord]) -> Slowest | None:
     """The rank that costs more than 20 % of the time.
 
     Parameters
     ----------
-    records : sequence of Timed
+    records : sequence of IterationRecord
         Iterations of a run. Where the run was resumed on another number of ranks, the last ones count.
 
     Returns

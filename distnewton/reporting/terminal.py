@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from distnewton.launch.startup import launched_size, launcher_kind
@@ -34,16 +35,12 @@ def launched_width() -> int:
     int
         80 where it is not known: a bar wider than its terminal would leave lines behind.
     """
-    try:
+    width = 0
+    with suppress(OSError):
         file = os.open(launchers_output(), os.O_RDONLY | os.O_NOCTTY | os.O_NONBLOCK)
-    except OSError:
-        return _USUAL_WIDTH
-    try:
-        return os.get_terminal_size(file).columns or _USUAL_WIDTH
-    except OSError:
-        return _USUAL_WIDTH
-    finally:
-        os.close(file)
+        with os.fdopen(file, "rb", buffering=0):
+            width = os.get_terminal_size(file).columns
+    return width or _USUAL_WIDTH
 
 
 def launchers_output() -> str:

@@ -63,7 +63,7 @@ def test_a_dry_run_shows_the_job_and_writes_nothing(place):
     (["submit", "--cluster", "here.toml", "--hosts", "a", "--ranks", "9"], 78, "9 ranks for 2 places on 1 hosts"),
     (["submit", "--cluster", "here.toml", "--set=network.layers=7-6-3", "--set=partition.splits=2-2-2"], 78,
      "needs 4 ranks"),
-    (["submit", "--cluster", "here.toml", "--run-dir", "small.csv"], 73, "cannot create the run folder small.csv"),
+    (["submit", "--cluster", "here.toml", "--run-dir", "small.csv"], 73, "cannot write small.csv/job.sh"),
     (["submit", "--cluster", "here.toml", "--run-dir", "FULL"], 73, "FULL holds an earlier run or job"),
 ])  # fmt: skip
 def test_wrong_submissions_are_told_before_anything_is_made(place, arguments, code, words):

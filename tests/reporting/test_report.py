@@ -237,7 +237,7 @@ def test_damaged_folders(tmp_path):
     with pytest.raises(DataError, match=r"predictions\.json cannot be read"):
         read_runs([path])
     (path / "predictions.json").unlink()
-    with pytest.raises(CreateError, match="cannot create"):
+    with pytest.raises(CreateError, match="cannot write"):
         write_report([path], path / "config.toml" / "report.html")
     (path / "metrics.jsonl").unlink()
     with pytest.raises(MissingInputError, match=r"it holds no metrics\.jsonl"):
