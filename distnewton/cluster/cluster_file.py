@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 import re
-import tomllib
 from pathlib import Path
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
-from distnewton.config.tree import describe_errors
-from distnewton.errors import ConfigError, MissingInputError
+from distnewton.config.tree import describe_errors, read_toml
+from distnewton.errors import ConfigError
 from distnewton.options import Options
 
 
@@ -210,13 +209,7 @@ def load_cluster(path: str | Path) -> Cluster:
     ConfigError
         If it is not TOML, or with every error of its keys.
     """
-    try:
-        tree: dict[str, Any] = tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
-    except OSError as error:
-        text = f"cannot read the cluster file {path}: {error.strerror or error}"
-        raise MissingInputError(text, collective=True) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not a TOML file: {error}", collective=True) from None
+    tree = read_toml(path, "cluster file", collective=True)
     try:
         return Cluster.model_validate(tree)
     except ValidationError as error:

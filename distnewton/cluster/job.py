@@ -16,29 +16,16 @@ GO_ON = "--resume=auto"
 
 @dataclass(frozen=True)
 class Job:
-    """A job to be written.
+    """A job to be written."""
 
-    Attributes
-    ----------
-    cluster : Cluster
-        Where it runs.
-    name : str
-        For the queue.
-    folder, directory, programs : Path
-        Run folder, working folder, and folder of python and distnewton; absolute.
-    n_ranks : int
-        Ranks.
-    hosts : dict of str to int
-        Ranks by host, for an mpirun over hosts; else empty.
-    """
-
-    cluster: Cluster
-    name: str
+    cluster: Cluster  # where it runs
+    name: str  # for the queue
+    # run folder, working folder, and folder of python and distnewton; absolute
     folder: Path
     directory: Path
     programs: Path
-    n_ranks: int
-    hosts: dict[str, int] = field(default_factory=dict)
+    n_ranks: int  # ranks
+    hosts: dict[str, int] = field(default_factory=dict)  # ranks by host, for an mpirun over hosts; else empty
 
     @property
     def n_nodes(self) -> int:

@@ -13,17 +13,7 @@ from distnewton.errors import STOPPED_EARLY
 
 
 def job_text(job: Job) -> str:
-    """The job file.
-
-    Parameters
-    ----------
-    job : Job
-        What to start where.
-
-    Returns
-    -------
-    str
-    """
+    """The text of the job file."""
     cluster = job.cluster
     lines = ["#!/bin/bash", *_title(job), *(f"#SBATCH {option}" for option in slurm_options(job)), ""]
     if cluster.gpu.per_node:
@@ -33,18 +23,7 @@ def job_text(job: Job) -> str:
 
 
 def slurm_options(job: Job) -> list[str]:
-    """Options of sbatch, as on its command line.
-
-    Parameters
-    ----------
-    job : Job
-        What to start where.
-
-    Returns
-    -------
-    list of str
-        Empty without Slurm.
-    """
+    """Options of sbatch, as on its command line; none without Slurm."""
     launch, slurm, gpu = job.cluster.launch, job.cluster.slurm, job.cluster.gpu
     if launch.scheduler != "slurm":
         return []

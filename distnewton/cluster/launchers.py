@@ -10,17 +10,7 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 def launch_lines(job: Job) -> list[str]:
-    """Shell lines that train with all ranks and leave the exit code in ``code``.
-
-    Parameters
-    ----------
-    job : Job
-        What to start where.
-
-    Returns
-    -------
-    list of str
-    """
+    """Shell lines that train with all ranks and leave the exit code in ``code``."""
     lines = ["distnewton=$(command -v distnewton) || { echo 'no distnewton in PATH' >&2; exit 78; }"]
     command: list[str]
     if job.cluster.launch.launcher == "mpirun":

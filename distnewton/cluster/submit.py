@@ -13,34 +13,20 @@ from distnewton.cluster.hosts import read_hostfile, share_ranks
 from distnewton.cluster.job import JOB_CONFIG, JOB_FILE, Job
 from distnewton.cluster.job_text import job_text
 from distnewton.config import Config, to_toml
-from distnewton.errors import ConfigError, CreateError, WriteError
+from distnewton.errors import ConfigError, CreateError, writing
 from distnewton.parallel.partition import Partition, check_rank_count
 from distnewton.runs.run_folder import files_of_run, free_name, next_folder, restore_replaced, set_aside
 
 
 @dataclass(frozen=True)
 class Submission:
-    """What is asked for.
+    """What is asked for."""
 
-    Attributes
-    ----------
-    config : Config
-        The run.
-    cluster : Cluster
-        Where.
-    name : str
-        Of the job, and of the run folder where none is given.
-    n_ranks : int or None
-        Ranks; None for all that the cluster file describes.
-    hosts : tuple of str
-        Instead of the cluster file's.
-    """
-
-    config: Config
-    cluster: Cluster
-    name: str
-    n_ranks: int | None = None
-    hosts: tuple[str, ...] = ()
+    config: Config  # the run
+    cluster: Cluster  # where
+    name: str  # of the job, and of the run folder where none is given
+    n_ranks: int | None = None  # ranks; None for all that the cluster file describes
+    hosts: tuple[str, ...] = ()  # instead of the cluster file's
 
     def job(self, folder: Path) -> Job:
         """The job in a run folder.
@@ -133,19 +119,13 @@ class Submission:
                 "with --set run.overwrite=true",
                 collective=True,
             )
-        try:
+        with writing(folder / JOB_FILE, collective=True):
             folder.mkdir(parents=True, exist_ok=True)
-        except OSError as error:
-            text = f"cannot create the run folder {folder}: {error.strerror or error}"
-            raise CreateError(text, collective=True) from None
-        try:
             if files_of_run(folder):
                 set_aside(folder)
             (folder / JOB_CONFIG).write_text(to_toml(self.resolved()), encoding="utf-8")
             (folder / JOB_FILE).write_text(job_text(self.job(folder)), encoding="utf-8")
             (folder / JOB_FILE).chmod(0o755)
-        except OSError as error:
-            raise WriteError(f"cannot write into {folder}: {error.strerror or error}", collective=True) from None
         return folder / JOB_FILE
 
 

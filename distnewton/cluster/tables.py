@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from distnewton.errors import WriteError
+from distnewton.errors import writing
 
 _HEAD = r"^[ \t]*\[[^\[\]\n]+\][ \t]*(?:#[^\n]*)?$"
 """The line with the name of a table."""
@@ -70,11 +70,9 @@ def write_measured(
     WriteError
         If it cannot be written.
     """
-    try:
+    with writing(path, collective=True):
         new = "" if path.exists() else f'# Measured by distnewton doctor --bench.\nname = "{name}"\n'
         text = set_values(new, {"launch": launch, **tables}) if new else set_values(path.read_text("utf-8"), tables)
         part = path.with_name(f"{path.name}.part")
         part.write_text(text, encoding="utf-8")
         os.replace(part, path)
-    except OSError as error:
-        raise WriteError(f"cannot write the cluster file {path}: {error.strerror or error}", collective=True) from None

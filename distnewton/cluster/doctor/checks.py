@@ -13,31 +13,26 @@ from distnewton.guards.hangs import ranges
 _SLOW_CORES = ("prescott", "core2", "penryn", "nehalem", "generic", "sandybridge", "katmai", "banias")
 
 
-def check_launch(launch: LaunchView, ranks: Sequence[RankView]) -> list[CheckResult]:
+def check_launch(launch: LaunchView, ranks: Sequence[RankView]) -> Iterator[CheckResult]:
     """Tell launcher, library, and numbers of ranks and hosts."""
     started = f" under {launch.launcher}'s launcher" if launch.launcher else ""
     n_hosts = len({rank.host for rank in ranks})
-    return [ok("launch", f"{launch.size} rank(s) on {n_hosts} host(s){started}, {launch.library or 'no MPI'}")]
+    yield ok("launch", f"{launch.size} rank(s) on {n_hosts} host(s){started}, {launch.library or 'no MPI'}")
 
 
-def check_tasks(launch: LaunchView, ranks: Sequence[RankView]) -> list[CheckResult]:
+def check_tasks(launch: LaunchView, ranks: Sequence[RankView]) -> Iterator[CheckResult]:
     """Compare the ranks with the tasks and nodes of the Slurm job."""
     if "SLURM_JOB_ID" not in launch.slurm:
-        return []
+        return
     size, tasks = launch.size, launch.n_tasks or launch.size
     n_nodes, hosts = int(launch.slurm.get("SLURM_JOB_NUM_NODES", 1)), {rank.host for rank in ranks}
-    results = []
     if tasks != size:
-        results.append(
-            problem("tasks", f"the Slurm job has {tasks} tasks, and {size} rank(s) run",
-                    f"start as many: mpirun -n {tasks}, or ask for --ntasks={size}")
-        )
+        advice = f"start as many: mpirun -n {tasks}, or ask for --ntasks={size}"
+        yield problem("tasks", f"the Slurm job has {tasks} tasks, and {size} rank(s) run", advice)
     if len(hosts) < min(n_nodes, size):
-        results.append(
-            slow("tasks", f"the job has {n_nodes} nodes, and all ranks run on {', '.join(sorted(hosts))}",
-                 "mpirun does not see the job: use the site's MPI, built with Slurm, or launcher = \"srun\"")
-        )
-    return results or [ok("tasks", f"{size} ranks are the job's {tasks} tasks on {n_nodes} node(s)")]
+        advice = 'mpirun does not see the job: use the site\'s MPI, built with Slurm, or launcher = "srun"'
+        yield slow("tasks", f"the job has {n_nodes} nodes, and all ranks run on {', '.join(sorted(hosts))}", advice)
+    yield ok("tasks", f"{size} ranks are the job's {tasks} tasks on {n_nodes} node(s)")
 
 
 def _by_host(ranks: Sequence[RankView]) -> dict[str, list[RankView]]:
@@ -48,26 +43,20 @@ def _by_host(ranks: Sequence[RankView]) -> dict[str, list[RankView]]:
     return hosts
 
 
-def check_threads(ranks: Sequence[RankView], cluster: Cluster | None, run_threads: int) -> list[CheckResult]:
+def check_threads(ranks: Sequence[RankView], cluster: Cluster | None, run_threads: int) -> Iterator[CheckResult]:
     """Threads x ranks against the cores that the ranks of a node may use."""
-    results = []
     for host, there in _by_host(ranks).items():
-        n_cores = len({core for view in there for core in view.cores})
-        fitting = max(1, n_cores // len(there))
+        n, n_cores = len(there), len({core for view in there for core in view.cores})
         wanted, source = _wanted_threads(there[0], cluster, run_threads)
-        if len(there) > n_cores:
-            results.append(
-                slow("threads", f"{len(there)} ranks share {n_cores} core(s) on {host}",
-                     f"start at most {n_cores} rank(s) a node, or look at the launcher's binding (--bind-to none)")
-            )
-        elif wanted * len(there) > n_cores:
-            results.append(
-                slow("threads", f"{len(there)} ranks x {wanted} threads ({source}) on {n_cores} cores of {host}",
-                     f"set it to {fitting}, or leave it out: ranks then share the cores by themselves")
-            )
+        if n > n_cores:
+            advice = f"start at most {n_cores} rank(s) a node, or look at the launcher's binding (--bind-to none)"
+            yield slow("threads", f"{n} ranks share {n_cores} core(s) on {host}", advice)
+        elif wanted * n > n_cores:
+            fitting = max(1, n_cores // n)
+            advice = f"set it to {fitting}, or leave it out: ranks then share the cores by themselves"
+            yield slow("threads", f"{n} ranks x {wanted} threads ({source}) on {n_cores} cores of {host}", advice)
     first = ranks[0]
-    text = f"{first.n_threads} BLAS thread(s) a rank, {len(first.cores)} core(s) in its mask"
-    return results or [ok("threads", text)]
+    yield ok("threads", f"{first.n_threads} BLAS thread(s) a rank, {len(first.cores)} core(s) in its mask")
 
 
 def _wanted_threads(view: RankView, cluster: Cluster | None, run_threads: int) -> tuple[int, str]:
@@ -82,74 +71,67 @@ def _wanted_threads(view: RankView, cluster: Cluster | None, run_threads: int) -
     return (given[name], name) if name else (0, "")
 
 
-def check_blas(launch: LaunchView, ranks: Sequence[RankView]) -> list[CheckResult]:
+def check_blas(launch: LaunchView, ranks: Sequence[RankView]) -> Iterator[CheckResult]:
     """Which BLAS, and whether its kernels are those of the processor."""
     pools = [pool for view in ranks for pool in view.blas]
     kinds = {(str(pool["internal_api"]), str(pool["version"]), str(pool["architecture"])) for pool in pools}
     text = "; ".join(f"{api} {version}, core type {core}" for api, version, core in sorted(kinds)) or "none found"
-    poor = sorted({core for _, _, core in kinds if core.lower() in _SLOW_CORES})
-    if poor and launch.fast_cpu:
-        return [slow("BLAS", f"{text}: kernels of an old processor on one with AVX2",
-                     "unset OPENBLAS_CORETYPE, or install a newer numpy")]
-    return [ok("BLAS", text)]
+    if launch.fast_cpu and any(core.lower() in _SLOW_CORES for _, _, core in kinds):
+        text += ": kernels of an old processor on one with AVX2"
+        yield slow("BLAS", text, "unset OPENBLAS_CORETYPE, or install a newer numpy")
+    yield ok("BLAS", text)
 
 
-def check_versions(ranks: Sequence[RankView]) -> list[CheckResult]:
+def check_versions(ranks: Sequence[RankView]) -> Iterator[CheckResult]:
     """Versions and recipe, the same on all ranks."""
-    results = []
     for name in ranks[0].versions:
         seen: dict[str, list[RankView]] = {}
         for view in ranks:
             seen.setdefault(view.versions[name], []).append(view)
         if len(seen) > 1:
             parts = "; ".join(f"{version} on {_where(group)}" for version, group in seen.items())
-            results.append(
-                problem("versions", f"{name} differs: {parts}",
-                        "use one environment on a file system that all nodes see, or install the same versions")
-            )
+            advice = "use one environment on a file system that all nodes see, or install the same versions"
+            yield problem("versions", f"{name} differs: {parts}", advice)
     others = [view for view in ranks if view.recipe != ranks[0].recipe]
     if others:
-        results.append(
-            slow("versions", f"the recipe is another file on {_where(others)}",
-                 "nothing changes, since rank 0's is used by all; but copy it anew, or use a shared folder")
-        )
-    return results or [ok("versions", f"the same on all ranks (distnewton {ranks[0].versions['distnewton']}, "
-                                       f"Python {ranks[0].versions['Python']}, numpy {ranks[0].versions['numpy']})")]
+        advice = "nothing changes, since rank 0's is used by all; but copy it anew, or use a shared folder"
+        yield slow("versions", f"the recipe is another file on {_where(others)}", advice)
+    shown = ", ".join(f"{name} {ranks[0].versions[name]}" for name in ("distnewton", "Python", "numpy"))
+    yield ok("versions", f"the same on all ranks ({shown})")
 
 
-def check_cupy(ranks: Sequence[RankView]) -> list[CheckResult]:
+def check_cupy(ranks: Sequence[RankView]) -> Iterator[CheckResult]:
     """At most one wheel of cupy: several overwrite each other's files."""
-    for view in ranks:
-        if len(view.cupy) > 1:
-            return [problem("cupy", f"{len(view.cupy)} wheels of cupy on {view.host}: {', '.join(view.cupy)}",
-                            f"pip uninstall {' '.join(view.cupy)}, then install the one of your CUDA version")]
+    doubled = next((view for view in ranks if len(view.cupy) > 1), None)
     without = [view.rank for view in ranks if view.gpus and not view.cupy]
-    if without:
-        return [slow("cupy", f"not installed, though there are GPUs (rank {ranges(without)})",
-                     "pip install 'distnewton[gpu]' for run.device = gpu")]
-    return [ok("cupy", ", ".join(ranks[0].cupy) or "not installed")]
+    if doubled:
+        advice = f"pip uninstall {' '.join(doubled.cupy)}, then install the one of your CUDA version"
+        text = f"{len(doubled.cupy)} wheels of cupy on {doubled.host}: {', '.join(doubled.cupy)}"
+        yield problem("cupy", text, advice)
+    elif without:
+        text = f"not installed, though there are GPUs (rank {ranges(without)})"
+        yield slow("cupy", text, "pip install 'distnewton[gpu]' for run.device = gpu")
+    yield ok("cupy", ", ".join(ranks[0].cupy) or "not installed")
 
 
-def check_gpus(ranks: Sequence[RankView], cluster: Cluster | None) -> list[CheckResult]:
+def check_gpus(ranks: Sequence[RankView], cluster: Cluster | None) -> Iterator[CheckResult]:
     """Compare the GPUs of each host with its ranks and with the cluster file."""
-    asked = cluster.gpu.per_node if cluster else 0
-    results = [result for host, there in _by_host(ranks).items() for result in _gpus_of_host(host, there, asked)]
-    return results or [ok("GPU", f"{len(ranks[0].gpus)} on {ranks[0].host}" if ranks[0].gpus else "none")]
+    for host, there in _by_host(ranks).items():
+        yield from _gpus_of_host(host, there, cluster.gpu.per_node if cluster else 0)
+    yield ok("GPU", f"{len(ranks[0].gpus)} on {ranks[0].host}" if ranks[0].gpus else "none")
 
 
 def _gpus_of_host(host: str, ranks: Sequence[RankView], asked: int) -> Iterator[CheckResult]:
-    first, n_gpus = ranks[0], len(ranks[0].gpus)
+    n, n_gpus, visible = len(ranks), len(ranks[0].gpus), ranks[0].visible_gpus
     if asked and n_gpus != asked:
-        yield problem("GPU", f"{host} shows {n_gpus} GPU(s), the cluster file says {asked}",
-                      "ask for them in [slurm] (gres or gpus_per_node), or correct gpu.per_node")
-    if not n_gpus or len(ranks) == 1:
-        return
-    if len(ranks) > n_gpus:
-        yield slow("GPU", f"{len(ranks)} ranks for {n_gpus} GPU(s) on {host}",
-                   f"start {n_gpus} rank(s) a node: ranks that share one take turns, NCCL refuses them")
-    elif first.visible_gpus != "all" and len({rank.visible_gpus for rank in ranks}) == 1:
-        yield slow("GPU", f"all ranks of {host} see the same CUDA_VISIBLE_DEVICES={first.visible_gpus}",
-                   "start with distnewton submit, which gives each rank the GPU of its local rank")
+        advice = "ask for them in [slurm] (gres or gpus_per_node), or correct gpu.per_node"
+        yield problem("GPU", f"{host} shows {n_gpus} GPU(s), the cluster file says {asked}", advice)
+    if n > n_gpus > 0 and n > 1:
+        advice = f"start {n_gpus} rank(s) a node: ranks that share one take turns, NCCL refuses them"
+        yield slow("GPU", f"{n} ranks for {n_gpus} GPU(s) on {host}", advice)
+    elif n_gpus and n > 1 and visible != "all" and len({rank.visible_gpus for rank in ranks}) == 1:
+        advice = "start with distnewton submit, which gives each rank the GPU of its local rank"
+        yield slow("GPU", f"all ranks of {host} see the same CUDA_VISIBLE_DEVICES={visible}", advice)
 
 
 def _where(group: Sequence[RankView]) -> str:

@@ -7,24 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check says of the set-up.
+    """What a check says of the set-up."""
 
-    Attributes
-    ----------
-    name : str
-        Name of the check.
-    level : str
-        ``ok``, ``slow`` (runs, but wastes the machine) or ``problem`` (will not run, or not as meant).
-    text : str
-        State of what was checked.
-    advice : str
-        What to do, in a line; empty where all is well.
-    """
-
-    name: str
-    level: str
-    text: str
-    advice: str = ""
+    name: str  # name of the check
+    level: str  # ``ok``, ``slow`` (runs, but wastes the machine) or ``problem`` (will not run, or not as meant)
+    text: str  # state of what was checked
+    advice: str = ""  # what to do, in a line; empty where all is well
 
     def lines(self) -> list[str]:
         """The lines that the user sees."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import secrets
+import shutil
 from pathlib import Path
 
 from distnewton.cluster.doctor.findings import CheckResult, ok, problem
@@ -14,25 +15,8 @@ ROOM_BYTES = 2**30
 """Three models of 90 million variables in float32."""
 
 
-def check_folder(comm: Communicator, path: Path) -> list[CheckResult]:
-    """Try the folder from every rank.
-
-    Parameters
-    ----------
-    comm : Communicator
-        All ranks.
-    path : Path
-        Folder in which runs are to be; made where it is missing, and removed again.
-
-    Returns
-    -------
-    list of CheckResult
-        The same on all ranks.
-
-    Notes
-    -----
-    Collective.
-    """
+def check_folder(comm: Communicator, path: Path) -> CheckResult:
+    """Try the folder for runs from every rank; made where it is missing, and removed again (collective)."""
     token = comm.broadcast_json(secrets.token_hex(8) if comm.rank == 0 else None)
     probe, made, trouble = path / f".distnewton-doctor-{token}", _missing(path) if comm.rank == 0 else [], ""
     if comm.rank == 0:
@@ -46,7 +30,7 @@ def check_folder(comm: Communicator, path: Path) -> list[CheckResult]:
         troubles = comm.allgather_json(_try(probe, token, comm.rank))
         seen = len(list(probe.glob("rank-*.txt"))) if comm.rank == 0 else 0
         comm.barrier()
-        free = _free_bytes(path) if comm.rank == 0 else 0
+        free = shutil.disk_usage(probe).free if comm.rank == 0 else 0
     else:
         seen, free = comm.size, ROOM_BYTES
     if comm.rank == 0:
@@ -56,20 +40,20 @@ def check_folder(comm: Communicator, path: Path) -> list[CheckResult]:
     return _judge(path, troubles, hosts, seen, free)
 
 
-def _judge(path: Path, troubles: list[str], hosts: list[str], seen: int, free: int) -> list[CheckResult]:
-    bad = {rank: trouble for rank, trouble in enumerate(troubles) if trouble}
+def _judge(path: Path, troubles: list[str], hosts: list[str], seen: int, free: int) -> CheckResult:
+    bad, folder = {rank: trouble for rank, trouble in enumerate(troubles) if trouble}, path.absolute()
     if bad:
         kinds = dict.fromkeys(bad.values())
         parts = [f"{kind} ({', '.join(f'{hosts[r]}, rank {r}' for r in bad if bad[r] == kind)})" for kind in kinds]
-        return [problem("folder", f"{path.absolute()}: {'; '.join(parts)}",
-                        "choose a --run-dir on a file system that all nodes mount, and that you may write")]
+        advice = "choose a --run-dir on a file system that all nodes mount, and that you may write"
+        return problem("folder", f"{folder}: {'; '.join(parts)}", advice)
     if seen < len(hosts):
-        return [problem("folder", f"{path.absolute()}: rank 0 sees the files of {seen} of {len(hosts)} ranks",
-                        "it is another folder on some hosts: choose a --run-dir on a shared file system")]
+        advice = "it is another folder on some hosts: choose a --run-dir on a shared file system"
+        return problem("folder", f"{folder}: rank 0 sees the files of {seen} of {len(hosts)} ranks", advice)
     if free < ROOM_BYTES:
-        return [problem("folder", f"{path.absolute()} has {free / 1e6:.0f} MB left",
-                        "free some space, or choose a --run-dir on another file system")]
-    return [ok("folder", f"{path.absolute()} is seen and written by all ranks, {free / 1e9:.1f} GB free")]
+        advice = "free some space, or choose a --run-dir on another file system"
+        return problem("folder", f"{folder} has {free / 1e6:.0f} MB left", advice)
+    return ok("folder", f"{folder} is seen and written by all ranks, {free / 1e9:.1f} GB free")
 
 
 def _try(probe: Path, token: str, rank: int) -> str:
@@ -92,13 +76,6 @@ def _try(probe: Path, token: str, rank: int) -> str:
 
 def _missing(path: Path) -> list[Path]:
     return [folder for folder in (path, *path.parents) if not folder.exists()]
-
-
-def _free_bytes(path: Path) -> int:
-    while not path.exists():
-        path = path.parent
-    statistics = os.statvfs(path)
-    return statistics.f_bavail * statistics.f_frsize
 
 
 def _clean(probe: Path, made: list[Path]) -> None:

@@ -13,5 +13,5 @@ def check_gpu_aware(n_gpus: int, wheels: list[str], n_ranks: int) -> list[CheckR
     aware, why = takes_gpu_buffers()
     if aware:
         return [ok("GPU MPI", f"GPU-aware: {why}")]
-    return [slow("GPU MPI", f"not GPU-aware: {why}",
-                 "messages go through host memory, twice the copies: load a CUDA-aware MPI, or use NCCL")]
+    advice = "messages go through host memory, twice the copies: load a CUDA-aware MPI, or use NCCL"
+    return [slow("GPU MPI", f"not GPU-aware: {why}", advice)]

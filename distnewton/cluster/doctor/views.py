@@ -17,72 +17,39 @@ from typing import Any
 
 from distnewton.cluster.launchers import THREAD_VARIABLES
 from distnewton.launch.startup import launcher_kind
+from distnewton.launch.threads import blas_libraries, own_cores
+from distnewton.runs.run_folder import package_versions
 
-PACKAGES = ("distnewton", "numpy", "scipy", "mpi4py", "safetensors", "pydantic")
 VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 _SLURM = ("SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_CPUS_PER_TASK")
 
 
 @dataclass(frozen=True)
 class LaunchView:
-    """What rank 0 sees of the launch.
+    """What rank 0 sees of the launch."""
 
-    Attributes
-    ----------
-    size : int
-        Ranks that MPI connects.
-    launcher, library : str
-        MPI whose launcher this is, and first line of the MPI library's version; empty without MPI.
-    slurm : dict of str to str
-        Variables of the Slurm job; empty outside of one.
-    n_tasks : int
-        Tasks of the Slurm job; 0 outside of one, or where nothing tells.
-    fast_cpu : bool
-        Whether the processor has AVX2.
-    """
-
-    size: int
+    size: int  # ranks that MPI connects
+    # MPI whose launcher this is, and first line of the MPI library's version; empty without MPI
     launcher: str
     library: str
-    slurm: dict[str, str]
-    n_tasks: int
-    fast_cpu: bool
+    slurm: dict[str, str]  # variables of the Slurm job; empty outside of one
+    n_tasks: int  # tasks of the Slurm job; 0 outside of one, or where nothing tells
+    fast_cpu: bool  # whether the processor has AVX2
 
 
 @dataclass(frozen=True)
 class RankView:
-    """What a rank sees of its set-up.
+    """What a rank sees of its set-up."""
 
-    Attributes
-    ----------
-    rank : int
-        Number of the rank.
-    host : str
-        Name of its host.
-    cores : list of int
-        Cores that the process may use.
-    n_threads : int
-        BLAS threads that training would take.
-    blas : list of dict
-        BLAS libraries: ``internal_api, version, architecture, num_threads``.
-    variables : dict of str to str
-        Environment variables on numbers of threads and on visible GPUs.
-    versions : dict of str to str
-        Versions of Python, of packages and of the MPI library.
-    recipe : str
-        Digest of the recipe; empty without one.
-    cupy, gpus : list of str
-        Installed wheels of cupy, and GPUs that the host shows.
-    """
-
-    rank: int
-    host: str
-    cores: list[int]
-    n_threads: int
-    blas: list[dict[str, Any]]
-    variables: dict[str, str]
-    versions: dict[str, str]
-    recipe: str
+    rank: int  # number of the rank
+    host: str  # name of its host
+    cores: list[int]  # cores that the process may use
+    n_threads: int  # BLAS threads that training would take
+    blas: list[dict[str, Any]]  # BLAS libraries: ``internal_api, version, architecture, num_threads``
+    variables: dict[str, str]  # environment variables on numbers of threads and on visible GPUs
+    versions: dict[str, str]  # versions of Python, of packages and of the MPI library
+    recipe: str  # digest of the recipe; empty without one
+    # installed wheels of cupy, and GPUs that the host shows
     cupy: list[str]
     gpus: list[str]
 
@@ -115,15 +82,14 @@ def view_rank(rank: int, library: str, n_threads: int, recipe: str | None) -> Ra
     -------
     RankView
     """
-    cores = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
     return RankView(
         rank,
         platform.node(),
-        sorted(cores),
+        sorted(own_cores()),
         n_threads,
-        _blas(),
+        blas_libraries(),
         _environment((*THREAD_VARIABLES, VISIBLE_GPUS)),
-        {"Python": sys.version.split()[0], "MPI": library, **{name: _version(name) for name in PACKAGES}},
+        {"Python": sys.version.split()[0], "MPI": library, **package_versions()},
         _digest(recipe),
         cupy_wheels(),
         gpus_of_host(),
@@ -167,27 +133,10 @@ def gpus_of_host() -> list[str]:
     return [line.strip() for line in listed if line.startswith("GPU ")]
 
 
-def _blas() -> list[dict[str, Any]]:
-    import numpy as np
-    from threadpoolctl import threadpool_info
-
-    # a first product loads what is loaded late
-    np.ones((2, 2)) @ np.ones((2, 2))
-    keys = ("internal_api", "version", "architecture", "num_threads")
-    return [{key: pool.get(key) for key in keys} for pool in threadpool_info() if pool.get("user_api") == "blas"]
-
-
 def _has_avx2() -> bool:
     """Whether a processor of this kind has fast kernels in any BLAS; only Linux says."""
     info = Path("/proc/cpuinfo")
     return info.is_file() and " avx2 " in info.read_text(encoding="utf-8", errors="replace")
-
-
-def _version(package: str) -> str:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return "not installed"
 
 
 def _digest(recipe: str | None) -> str:
