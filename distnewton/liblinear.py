@@ -96,7 +96,7 @@ def _lines(model: Model) -> Iterator[str]:
 
 def _raw(model: Model) -> tuple[Array, Array]:
     """Weights and biases of raw features, in float64."""
-    tensors = model.weights() or {}
+    tensors = model.exported_weights()
     W, b = (tensors[f"0.{name}"].astype(np.float64) for name in ("weight", "bias"))
     W = W * model.scaling.factor
     return W, b - W @ model.scaling.offset

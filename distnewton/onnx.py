@@ -118,7 +118,7 @@ class _Graph:
 
     def add_layers(self) -> None:
         """Products, activations, pooling."""
-        shape, weights = self.architecture.shape, self.model.weights() or {}
+        shape, weights = self.architecture.shape, self.model.exported_weights()
         images = shape.image_shape is not None
         for m, layer in enumerate(shape.layers):
             number, is_last = shape.modules[m], m == len(shape.layers) - 1

@@ -345,8 +345,8 @@ class NewtonRegressor(RegressorMixin, _NewtonEstimator):
 
     Notes
     -----
-    Targets are taken as they are: those of very different sizes are better scaled before, say with
-    :class:`sklearn.compose.TransformedTargetRegressor`.
+    y_i is scaled to mean 0 and deviation 1 by the targets of training, so that C and ``loss_curve_`` mean the same in
+    all units; predictions are in the units of y.
     """
 
     def __sklearn_tags__(self) -> Any:

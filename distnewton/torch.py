@@ -141,7 +141,7 @@ def to_torch(model: Model | str | Path) -> nn.Sequential:
     for number, module in enumerate(_modules(shape, a.activation, dtype)):
         modules[str(number)] = module
     network = nn.Sequential(modules)
-    weights = model.weights() or {}
+    weights = model.exported_weights()
     network.load_state_dict({name: torch.from_numpy(np.array(value)) for name, value in weights.items()})
     return network
 

@@ -11,6 +11,7 @@ from distnewton.backend import Array
 from distnewton.data.columns import ColumnNames
 from distnewton.data.description import DataSource, Description
 from distnewton.data.labels import LabelMapping, regression_targets
+from distnewton.data.target_scaling import TargetScaling
 from distnewton.errors import DataError
 from distnewton.parallel.collectives import Communicator
 
@@ -81,14 +82,17 @@ class Task:
         The user's labels; None for regression.
     n_out : int
         Outputs the network needs.
+    scaling : TargetScaling or None
+        Of the numbers of regression; None where the network learns them as they are.
     """
 
     name: str
     classes: LabelMapping | None
     n_out: int
+    scaling: TargetScaling | None = None
 
     @classmethod
-    def fit(cls, name: str, description: Description, source: DataSource) -> Task:
+    def fit(cls, name: str, description: Description, source: DataSource, *, scaled: bool = False) -> Task:
         """Read the task off the training labels.
 
         Parameters
@@ -99,6 +103,8 @@ class Task:
             Of the training data.
         source : DataSource
             Locates samples for messages.
+        scaled : bool
+            Whether the numbers of regression are scaled.
 
         Returns
         -------
@@ -110,7 +116,9 @@ class Task:
             If the labels do not suit the task.
         """
         if name == "regression":
-            return cls(name, None, regression_targets(description.labels, source.locate, name=source.name).shape[1])
+            targets = regression_targets(description.labels, source.locate, name=source.name)
+            scaling = TargetScaling.fit(targets, description.weights) if scaled else None
+            return cls(name, None, targets.shape[1], scaling)
         labels = description.labels
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             i_sample = int(np.argwhere(~np.isfinite(labels))[0][0])
@@ -149,13 +157,21 @@ class Task:
         indices = self.classes.encode(description.labels)
         return indices if self.name == "classification" else indices.astype(np.float64)
 
+    def to_network(self, targets: Array) -> Array:
+        """Targets as the network learns them, from those of :meth:`targets`."""
+        return targets if self.scaling is None else self.scaling.to_network(targets)
+
+    def to_user(self, outputs: Array) -> Array:
+        """Outputs of the network, on the host, in the units of the targets."""
+        return outputs if self.scaling is None else self.scaling.to_user(outputs)
+
     def labels(self, outputs: Array) -> list[str]:
         """The user's own labels, or numbers, that outputs of the network predict.
 
         Parameters
         ----------
         outputs : Array of shape (n, n_out)
-            Outputs of the network.
+            Outputs of the network, in the units of the targets.
 
         Returns
         -------
@@ -163,7 +179,8 @@ class Task:
             A line a sample; several regression targets are separated by a blank.
         """
         if self.classes is None:
-            return [" ".join(f"{value:.9g}" for value in row) for row in outputs]
+            n_digits = 9 if self.scaling is None else self.scaling.n_digits
+            return [" ".join(f"{value:.{n_digits}g}" for value in row) for row in outputs]
         indices = outputs.argmax(axis=1) if self.name == "classification" else (outputs[:, 0] > 0).astype(np.int64)
         return self.classes.decode(indices)
 

@@ -9,6 +9,7 @@ from distnewton.data.columns import ColumnNames
 from distnewton.data.description import Description
 from distnewton.data.labels import LabelMapping
 from distnewton.data.partitioned import Task
+from distnewton.data.target_scaling import TargetScaling
 from distnewton.models.model_file import read_names, read_shape
 from distnewton.network.losses import LOSSES
 from distnewton.network.shapes import NetworkShape
@@ -57,7 +58,7 @@ class Architecture:
         """Architecture of a model file, from its checked header."""
         classes = None if header["classes"] is None else LabelMapping.from_dict(header["classes"])
         shape = read_shape(header)
-        task = Task(header["task"], classes, shape.widths[-1])
+        task = Task(header["task"], classes, shape.widths[-1], TargetScaling.from_dict(header.get("targets")))
         loss, names = header.get("loss", ""), read_names(header)
         return cls(shape, header["activation"], task, header["dense"], header["dtype"], loss, names)
 

@@ -37,7 +37,8 @@ def curvature_operator(
     X : array-like or torch.Tensor of shape (n_samples, n_features) or (n_samples, channels, height, width)
         Features.
     y : array-like or torch.Tensor of shape (n_samples,) or (n_samples, n_out)
-        Class indices, labels 0 and 1, or numbers; for a model of this package its own labels.
+        Class indices, labels 0 and 1, or numbers; for a model of this package its own labels. Numbers are scaled as
+        the model learned them: the matrix is that of its own objective.
     kind : {"ggn", "block", "fisher"}
         ``ggn``: the generalised Gauss-Newton matrix, with B the loss's Hessian in the outputs. ``block``: its diagonal
         blocks, one for each rank's part of each layer; on one process one a layer. ``fisher``: the empirical Fisher
@@ -113,7 +114,7 @@ def _read(model: Any, loss: Any, shape: tuple[int, ...]) -> tuple[Model, str, st
 
 def _targets(task: Task, source: ArraySource, description: Description, backend: Backend) -> Array:
     """Targets as the loss takes them, on this rank's device."""
-    targets = task.targets(description, source)
+    targets = task.to_network(task.targets(description, source))
     if task.classes is not None and (targets < 0).any():
         unseen = ", ".join(task.classes.unseen(description.labels))
         raise DataError(f"y holds labels that the model does not know: {unseen}", collective=True)

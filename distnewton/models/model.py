@@ -94,8 +94,8 @@ class Model:
         return self.network.backend.features(self.network.arrange(X))
 
     def outputs_of(self, X: Any) -> Array:
-        """Outputs for features that are already scaled, replicated; shape (n_samples, n_out)."""
-        return to_host(network_outputs(self.network, self.params, X))
+        """Outputs for features that are already scaled, in the units of the targets; replicated, (n_samples, n_out)."""
+        return self.architecture.task.to_user(to_host(network_outputs(self.network, self.params, X)))
 
     def outputs(self, data: Data) -> tuple[Array, DataSource, Description]:
         """Outputs for a data set, replicated.
@@ -193,6 +193,16 @@ class Model:
                 tensors |= assemble(self.network, m, blocks, parts)
         return tensors if self.grid.rank == 0 else None
 
+    def exported_weights(self) -> dict[str, Array]:
+        """All weights, as :meth:`weights`, of a network on one rank whose outputs have the units of the targets."""
+        tensors, scaling = self.weights() or {}, self.architecture.task.scaling
+        if scaling is not None:
+            last, deviation = self.network.shape.modules[-1], np.array(scaling.deviation)
+            W, b = (tensors[f"{last}.{name}"] for name in ("weight", "bias"))
+            tensors[f"{last}.weight"] = W * deviation.reshape(-1, *[1] * (W.ndim - 1))
+            tensors[f"{last}.bias"] = b * deviation + np.array(scaling.mean)
+        return tensors
+
     def gather_layer(self, m: int) -> tuple[list[Block | None], list[Array] | None]:
         """Blocks of a layer, by rank, and on rank 0 their rows of W and, where owned, of b (collective)."""
         partition, views = self.grid.partition, self.network.layout.views(self.params)
@@ -248,6 +258,7 @@ class Model:
             "scaling": scaling.to_dict(),
             "dense": a.dense,
             "dtype": a.dtype,
+            **({} if a.task.scaling is None else {"format_version": 3, "targets": a.task.scaling.to_dict()}),
             **({} if a.names is None else {"columns": {"features": a.names.features, "label": a.names.label}}),
         }
         write_model(path, tensors, header)

@@ -20,9 +20,9 @@ from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import LayerShape, NetworkShape, dense_shape
 from distnewton.parallel.partition import Block
 
-FORMAT_VERSION = 2
-"""1: fully connected networks, by their widths. 2: networks on images, by layer tables; others are still written as 1,
-so that older versions read them."""
+FORMAT_VERSION = 3
+"""1: fully connected networks, by their widths. 2: networks on images, by layer tables. 3: of scaled targets. Each is
+written as the first that holds it, so that older versions read what they can."""
 MODEL_FILE = "model.safetensors"
 _KEY = "distnewton"
 _HEADER_KEYS = {"activation", "task", "classes", "scaling", "dense", "dtype"}
@@ -97,7 +97,7 @@ def read_header(file: Path) -> dict[str, Any]:
         raise DataError(f"{file} has a damaged header: it names no format version") from None
     if version > FORMAT_VERSION:
         raise DataError(f"{file} has format {version}, this version reads up to {FORMAT_VERSION}: update distnewton")
-    keys = _HEADER_KEYS | ({"widths"} if version == 1 else {"input", "layers"})
+    keys = _HEADER_KEYS | ({"input", "layers"} if version == 2 or "layers" in header else {"widths"})
     if missing := sorted(keys - header.keys()):
         raise DataError(f"{file} has a damaged header: {', '.join(missing)} missing")
     if header["activation"] not in ACTIVATIONS:
@@ -120,7 +120,7 @@ def shape_header(shape: NetworkShape) -> dict[str, Any]:
     """Version and layers, as a model file's header holds them."""
     if shape.image_shape is None:
         return {"format_version": 1, "widths": shape.widths}
-    return {"format_version": FORMAT_VERSION, "input": shape.image_shape, "layers": shape.listed}
+    return {"format_version": 2, "input": shape.image_shape, "layers": shape.listed}
 
 
 def read_shape(header: dict[str, Any]) -> NetworkShape:

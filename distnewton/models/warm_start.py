@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distnewton.backend import Array, to_host
+from distnewton.data.partitioned import Task
 from distnewton.data.scaled import gather_scaling
 from distnewton.data.scaling import ColumnScaling
 from distnewton.errors import ConfigError, DataError
@@ -82,8 +84,13 @@ class Start:
 
     @property
     def fingerprint(self) -> int:
-        """Checksum of the scaling, by which a checkpoint of a run with another scaling is refused."""
+        """Checksum of the scaling of features, by which a checkpoint of a run with another scaling is refused."""
         return zlib.crc32(json.dumps(self.scaling.to_dict(), sort_keys=True).encode())
+
+    def adopt(self, task: Task) -> Task:
+        """A run's task with the scaling of the targets that the model's weights belong to."""
+        own = self.architecture.task
+        return replace(task, scaling=own.scaling) if task.n_out == own.n_out else task
 
     def check(self, architecture: Architecture, scale: str) -> None:
         """Refuse a model of something else, with the differences.
@@ -180,7 +187,8 @@ def _facts(a: Architecture, scale: str) -> dict[str, Any]:
     """What must be the same where a run starts from a model."""
     classes = None if a.task.classes is None else list(a.task.classes.classes)
     facts = {"layers": str(a.shape), "input": a.shape.image_shape, "activation": a.activation}
-    return {**facts, "task": a.task.name, "classes": classes, "scale": scale}
+    targets = a.task.scaling and a.task.scaling.to_dict()
+    return {**facts, "task": a.task.name, "classes": classes, "scaling of the targets": targets, "scale": scale}
 
 
 def _short(value: object) -> str:

@@ -83,6 +83,9 @@ class Loss(ABC):
         How outputs become probabilities: ``softmax``, ``logistic``, or empty where they do not.
     torch : str
         Full name of the equal torch module, such as ``torch.nn.MSELoss``; empty where there is none.
+    scales_targets : bool
+        Whether the numbers of regression are learned as (y - mean) / deviation, as suits a loss that means the same in
+        all units.
     """
 
     name: ClassVar[str]
@@ -90,6 +93,7 @@ class Loss(ABC):
     tasks: ClassVar[tuple[Task, ...]]
     link: ClassVar[Literal["softmax", "logistic", ""]] = ""
     torch: ClassVar[str] = ""
+    scales_targets: ClassVar[bool] = False
 
     @abstractmethod
     def values(self, Z: Array, targets: Array) -> Array:
@@ -232,7 +236,7 @@ class Squared(Loss):
 
     name, help = "squared", "||z - y||^2"
     tasks = ("regression", "classification")
-    torch = "torch.nn.MSELoss"
+    torch, scales_targets = "torch.nn.MSELoss", True
 
     def _error(self, Z: Array, targets: Array) -> Array:
         if targets.dtype.kind == "i":

@@ -11,6 +11,7 @@ from distnewton.data.folds import class_weights, split_off
 from distnewton.data.partitioned import Task, open_and_describe
 from distnewton.data.subset import CachedSource, Subset
 from distnewton.errors import ConfigError
+from distnewton.network.losses import LOSSES
 from distnewton.parallel.collectives import Communicator
 from distnewton.runs.consistency import check_same_file
 from distnewton.runs.held_out import HeldOut, opener
@@ -62,7 +63,8 @@ class DataSets:
             given = {**given, "validation": self._split_off(config, given["validation"])}
         self._weigh_classes(config)
         with comm.collective_errors():
-            self.task = Task.fit(config.task, self.train, self.source)
+            scaled = LOSSES[config.network.loss].scales_targets
+            self.task = Task.fit(config.task, self.train, self.source, scaled=scaled)
         self.n_train = data.n_train or self.train.n_samples
         if self.n_train > self.train.n_samples:
             raise ConfigError(

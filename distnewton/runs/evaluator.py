@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Array, scalar, take_rows, to_host
+from distnewton.backend import Array, like, scalar, take_rows, to_host
 from distnewton.data.partitioned import Task
 from distnewton.method.objective import Evaluation, Objective
 from distnewton.method.trainer import Measured
@@ -75,12 +75,19 @@ class MetricsEvaluator:
             return {}
         which, outputs, targets, share = self.last
         whole = self._network.grid.gather_samples(outputs, share)
-        return summarize(self._task, which, to_host(whole), to_host(targets))
+        task = self._task
+        return summarize(task, which, task.to_user(to_host(whole)), task.to_user(to_host(targets)))
 
     def _judged(self, outputs: Array, targets: Array, share: SampleShare) -> dict[str, float]:
         """The task's metrics, from the outputs of this replica's samples and the targets of all."""
         grid = self._network.grid
         if share.whole or self._task.name != "classification":
-            return task_metrics(self._task.name, grid.gather_samples(outputs, share), targets)
+            outputs = grid.gather_samples(outputs, share)
+            return task_metrics(self._task.name, self._sized(outputs), self._sized(targets))
         n_right = np.array([scalar((outputs.argmax(axis=1) == take_rows(targets, share.own)).sum())])
         return {"accuracy": float(grid.sum_of_samples(n_right)[0]) / share.n_samples}
+
+    def _sized(self, values: Array) -> Array:
+        """Outputs or targets in the user's units, but for the mean, whose digits would be lost for nothing."""
+        scaling = self._task.scaling
+        return values if scaling is None else values.astype(np.float64) * like(values, np.array(scaling.deviation))

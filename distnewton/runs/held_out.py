@@ -94,7 +94,7 @@ class HeldOut:
     share : SampleShare
         Which samples are this replica's, from then on, too.
     targets : Array
-        Of all samples, as the metrics take them, likewise.
+        Of all samples, as the network learns them, likewise.
 
     Raises
     ------
@@ -142,7 +142,7 @@ class HeldOut:
         task = model.architecture.task
         targets = np.zeros(0)
         with grid.world.collective_errors():
-            targets = task.targets(self.description, self.source)
+            targets = task.to_network(task.targets(self.description, self.source))
             if self.which == "validation" and task.name == "binary" and len(np.unique(targets > 0)) < 2:
                 raise DataError(f"{self.description.name} holds one class only, of which there is no AUC to choose by")
         self.targets = model.network.backend.library.to_device(targets)

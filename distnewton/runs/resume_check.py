@@ -59,6 +59,8 @@ def run_identity(
         "outputs": task.n_out,
         "classes": None if task.classes is None else task.classes.to_dict()["classes"],
     }
+    if task.scaling is not None:
+        described["scaling of the targets"] = task.scaling.to_dict()
     if config.data.class_weights != "none":
         described["class weights"] = config.data.class_weights
     if names is not None:

@@ -72,6 +72,8 @@ class Setup:
             self.start = None if start is None else Start(self.comm, start)
             sources = {"train": None, "validation": None, "test": None, **(given or {})}
             self.data = DataSets(self.comm, config, sources)
+            if self.start is not None:
+                self.data.task = self.start.adopt(self.data.task)
             self.placement = place_network(self.comm, config, self.data)
             if self.start is not None:
                 self.start.check(self.placement.architecture, config.data.scale)

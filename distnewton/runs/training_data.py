@@ -33,7 +33,7 @@ class TrainingData:
     scaling : ColumnScaling
         Scaling of this rank's features.
     targets : Array
-        Targets of the samples of all replicas, in the order of the run, without weights.
+        Targets of the samples of all replicas, as the network learns them, in the order of the run, without weights.
     """
 
     objective: Objective
@@ -84,7 +84,7 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
     # a copy of the data: here memory may end on some ranks only
     with grid.world.collective_errors(), grid.ledger.phase("allocate"):
         X = permute_rows(X, rows if wanted is None else np.searchsorted(wanted, rows))
-    targets = data.task.targets(train, data.source)
+    targets = data.task.to_network(data.task.targets(train, data.source))
     if targets.dtype.kind != "i":  # class indices stay integers
         targets = np.asarray(targets, backend.dtype)
     targets, n_counted = normalised(with_weights(targets, train.weights)[order])
