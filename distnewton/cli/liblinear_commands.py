@@ -16,7 +16,8 @@ from distnewton.cli.output import say
 from distnewton.cli.prediction import check_probabilities, data_opener, label_lines, load_on_ranks
 from distnewton.cli.results import write_text
 from distnewton.config import Config, apply_settings, make_config
-from distnewton.errors import CreateError, WriteError
+from distnewton.data.formats.spool import STANDARD
+from distnewton.errors import CreateError, UsageError, WriteError
 from distnewton.launch.startup import guard, world_communicator
 from distnewton.parallel.collectives import Communicator
 
@@ -67,6 +68,8 @@ def _train(comm: Communicator, config: Config, target: Path, quiet: bool) -> Non
 
 
 def _check_folder(target: Path) -> None:
+    if str(target) == STANDARD:
+        raise UsageError("a model is written to a file, not to standard output: name one behind the training data")
     if not target.parent.is_dir():
         raise CreateError(f"there is no folder {target.parent} for the model {target.name}")
     if target.is_dir():
@@ -115,8 +118,9 @@ def predict(arguments: Sequence[str] | None = None) -> int:
             lines = label_lines(model, outputs, probabilities=bool(options.b))
             write_text(Path(options.output_file), "".join(f"{line}\n" for line in lines))
     if description.labelled and not options.q:
-        for line in _verdict(task, outputs, targets):
-            say(comm, line)
+        for line in _verdict(task, outputs, targets) if comm.rank == 0 else ():
+            # labels alone go to standard output where they are asked for there
+            print(line, file=sys.stderr if options.output_file == STANDARD else sys.stdout, flush=True)
     model.grid.free()
     return 0
 

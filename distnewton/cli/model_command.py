@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from distnewton.parallel.collectives import Communicator
 
 _MODEL_AND_DATA = (
     argument("run", metavar="RUN", help="run folder or model file"),
-    argument("data", metavar="DATA", help="data file, or a bundled set such as digits:test"),
+    argument("data", metavar="DATA", help="data file, - for standard input, or a bundled set such as digits:test"),
     DATA_DIR,
     DEVICE,
 )
@@ -53,7 +52,7 @@ def evaluate(options: argparse.Namespace) -> int:
         "--probabilities", action="store_true", help="begin with a line of the labels, and write the probability of "
         "each behind every predicted label"
     ),
-    argument("--out", metavar="FILE", help="file for the labels, one a line (default: standard output)"),
+    argument("--out", metavar="FILE", help="file for the labels, one a line (default, and -: standard output)"),
 )  # fmt: skip
 def predict(options: argparse.Namespace) -> int:
     """Write the predicted labels, a line a sample, in input order."""
@@ -67,10 +66,7 @@ def predict(options: argparse.Namespace) -> int:
         if comm.rank == 0:
             lines = label_lines(model, outputs, probabilities=options.probabilities)
             text = "".join(f"{line}\n" for line in lines)
-            if options.out:
-                write_text(Path(options.out), text)
-            else:
-                sys.stdout.write(text)
+            write_text(Path(options.out or "-"), text)
     model.grid.free()
     return 0
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distnewton.config import Config
+from distnewton.data.formats.spool import STANDARD
 from distnewton.errors import CreateError, MissingInputError, UsageError, writing
 
 if TYPE_CHECKING:
@@ -72,7 +74,10 @@ def picture_if_possible(console: Console) -> Iterator[None]:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file of results."""
+    """Write a file of results; ``-`` is standard output."""
+    if str(path) == STANDARD:
+        sys.stdout.write(text)
+        return
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")

@@ -10,6 +10,7 @@ import numpy as np
 from distnewton.backend import Array
 from distnewton.data.columns import ColumnNames
 from distnewton.data.description import DataSource, Description
+from distnewton.data.formats.spool import spool_notes
 from distnewton.data.labels import LabelMapping, regression_targets
 from distnewton.data.target_scaling import TargetScaling
 from distnewton.errors import DataError
@@ -49,6 +50,8 @@ def open_and_describe(comm: Communicator, open_source: Callable[[], DataSource])
     description: Description | None = None
     with comm.collective_errors():
         description = source.describe() if comm.rank == 0 else None
+        if description is not None:
+            description.notes = [*spool_notes(source.name), *description.notes]
     labels = comm.broadcast_array(None if description is None else description.labels)
     weighted = comm.broadcast_json(description is not None and description.weights is not None)
     weights = comm.broadcast_array(None if description is None else description.weights) if weighted else None

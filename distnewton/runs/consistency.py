@@ -11,6 +11,7 @@ from typing import Any
 
 from distnewton.config import Config
 from distnewton.data.formats.bundled import split_name
+from distnewton.data.formats.spool import spool_for_all
 from distnewton.data.store.layout_on_disk import MANIFEST_FILE
 from distnewton.errors import ConfigError, DataError
 from distnewton.guards.hangs import ranges
@@ -60,7 +61,7 @@ def _flat(tree: dict[str, Any]) -> dict[str, Any]:
 
 
 def check_same_file(comm: Communicator, name: str, data_dir: str | None) -> None:
-    """Compare size and samples of a data file over the ranks.
+    """Compare size and samples of a data file over the ranks; copy standard input, or a pipe, to a file first.
 
     Parameters
     ----------
@@ -81,6 +82,8 @@ def check_same_file(comm: Communicator, name: str, data_dir: str | None) -> None
     Collective.
     """
     if comm.size == 1 or split_name(name):
+        return
+    if spool_for_all(comm, name, data_dir):
         return
     views = comm.allgather_json([*_fingerprint(_path(name, data_dir)), platform.node()])
     if any(size < 0 for size, _, _ in views):

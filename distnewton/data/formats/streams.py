@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, cast
 
+from distnewton.data.formats.spool import STANDARD, is_stream, spooled
 from distnewton.errors import DataError, MissingInputError
 
 BLOCK_BYTES = 1 << 17
@@ -45,7 +46,11 @@ def find_file(path: str | Path, data_dir: str | Path | None = None, *, folders: 
         If there is no such file (the nearest name is given), or it is a folder where it may not be one, or it may
         not be read.
     """
+    if str(path) == STANDARD:
+        return spooled(STANDARD)
     full = Path(data_dir or ".") / Path(path).expanduser()
+    if is_stream(str(full)):
+        return spooled(str(full))
     try:
         if full.is_dir():
             if folders:

@@ -1,0 +1,134 @@
+"""Standard input, pipes and FIFOs as files: copied once, since data are read in several passes and by several ranks."""
+
+from __future__ import annotations
+
+import os
+import platform
+import shutil
+import stat
+import sys
+import tempfile
+from pathlib import Path
+
+from distnewton.errors import ConfigError, MissingInputError, writing
+from distnewton.parallel.collectives import Communicator
+
+STANDARD = "-"
+"""Name of standard input and output; ``./-`` is a file of this name."""
+_spooled: dict[str, Path] = {}
+# removes the copies when the process ends
+_folders: list[tempfile.TemporaryDirectory[str]] = []
+
+
+def is_stream(name: str) -> bool:
+    """Whether a name is that of standard input, a pipe or a terminal, which can be read once only.
+
+    Parameters
+    ----------
+    name : str
+        ``-``, or a path.
+
+    Returns
+    -------
+    bool
+
+    Raises
+    ------
+    MissingInputError
+        If it is another device, whose content may have no end.
+    """
+    if name == STANDARD:
+        return True
+    try:
+        mode = os.stat(Path(name).expanduser()).st_mode
+    except (OSError, ValueError, RuntimeError):
+        return False  # whoever opens it says what is wrong
+    if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
+        return False
+    if stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and name in ("/dev/stdin", "/dev/fd/0", os.devnull)):
+        return True
+    raise MissingInputError(f"data file {name}: is a device or a socket, expected a file or a pipe")
+
+
+def spooled(name: str) -> Path:
+    """The copy of a stream, made where there is none yet.
+
+    Parameters
+    ----------
+    name : str
+        Of a stream, as of :func:`is_stream`.
+
+    Returns
+    -------
+    Path
+        A temporary file, removed when this process ends.
+
+    Raises
+    ------
+    MissingInputError
+        If the stream cannot be read.
+    CreateError, WriteError
+        If the copy cannot be written.
+    """
+    if name not in _spooled:
+        try:
+            source = sys.stdin.buffer if name == STANDARD else Path(name).expanduser().open("rb")
+        except (OSError, AttributeError) as error:
+            raise MissingInputError(f"{name}: cannot be read ({error})") from None
+        with source:
+            folder = tempfile.TemporaryDirectory(prefix="distnewton-")
+            _folders.append(folder)
+            path = Path(folder.name) / ("stdin" if name == STANDARD else Path(name).name)
+            with writing(path), path.open("wb") as copy:
+                shutil.copyfileobj(source, copy)
+        _spooled[name] = path
+    return _spooled[name]
+
+
+def spool_for_all(comm: Communicator, name: str, data_dir: str | None) -> bool:
+    """Copy a stream on rank 0, and tell all ranks where it is; nothing for a file.
+
+    Parameters
+    ----------
+    comm : Communicator
+        All ranks.
+    name, data_dir : str, str or None
+        As of :func:`~distnewton.data.sources.open_data`.
+
+    Returns
+    -------
+    bool
+        Whether there was one.
+
+    Raises
+    ------
+    ConfigError
+        If the ranks run on several hosts, whose temporary folders differ.
+    MissingInputError, CreateError, WriteError
+        If it cannot be read or copied.
+
+    Notes
+    -----
+    Collective. Only rank 0 has the standard input of the launch, and the pipes of the shell.
+    """
+    hosts = sorted(set(comm.allgather_json(platform.node())))
+    found: dict[str, str] = {}
+    with comm.collective_errors():
+        if comm.rank == 0:
+            parts = [part.strip() for part in name.split(",")]
+            paths = [part if part == STANDARD else str(Path(data_dir or ".") / part) for part in parts]
+            streams = [path for path in paths if is_stream(path)]
+            if streams and len(hosts) > 1:
+                raise ConfigError(
+                    f"{streams[0]} can be read on one host only, and the ranks run on {', '.join(hosts)}: write the "
+                    "data to a file that all hosts see"
+                )
+            found = {part: str(spooled(part)) for part in streams}
+    copies = {part: Path(path) for part, path in comm.broadcast_json(found).items()}
+    _spooled.update(copies)
+    return bool(copies)
+
+
+def spool_notes(name: str) -> list[str]:
+    """What to tell of data that were a stream, by the name of their source."""
+    return [f"{stream} was copied once, to {path}" for stream, path in _spooled.items() if str(path) in name]

@@ -1,0 +1,98 @@
+"""Standard input, pipes and FIFOs as data, and standard output for results."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+import threading
+
+import numpy as np
+import pytest
+from launched import distnewton, mpirun, run
+
+pytestmark = pytest.mark.skipif(
+    any(name in os.environ for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")), reason="programs of one process"
+)
+RNG = np.random.default_rng(0)
+X = RNG.normal(size=(60, 3))
+TABLE = "a,b,c,label\n" + "".join(f"{a},{b},{c},{'yes' if a > b else 'no'}\n" for a, b, c in X.tolist())
+TRAIN = ["--run.iterations", "3", "--network.layers", "auto-4-auto", "--quiet"]
+
+
+@pytest.fixture
+def table(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text(TABLE)
+    return path
+
+
+def piped(path, command):
+    """Run a command with a file as standard input, through a pipe."""
+    return run(["bash", "-c", f"cat {path} | {shlex.join(map(str, command))}"])
+
+
+@pytest.mark.parametrize("n_ranks", [1, 3])
+def test_every_stream_is_read_as_the_file_is(tmp_path, table, n_ranks):
+    launch = mpirun(3) if n_ranks == 3 else []
+    trained = piped(table, [*launch, *distnewton("train", "--data.train", "-", "--run-dir", tmp_path / "run", *TRAIN)])
+    assert trained.returncode == 0, trained.stdout + trained.stderr
+    expected = run(distnewton("predict", tmp_path / "run", table))
+    assert len(expected.stdout.splitlines()) == 60
+    os.mkfifo(tmp_path / "fifo")
+    for name in ("/dev/stdin", str(tmp_path / "fifo")):
+        writer = threading.Thread(target=lambda: (tmp_path / "fifo").write_text(TABLE), daemon=True)
+        if name != "/dev/stdin":
+            writer.start()
+        found = piped(table, [*launch, *distnewton("predict", tmp_path / "run", name, "--out", "-")])
+        assert found.returncode == 0, found.stderr
+        assert found.stdout == expected.stdout, name
+        assert f"{name} was copied once, to " in found.stderr
+    assert not (tmp_path / "-").exists()
+
+
+def test_a_pipe_of_the_shell(tmp_path, table):
+    run(distnewton("train", "--data.train", table, "--run-dir", tmp_path / "run", *TRAIN))
+    words = shlex.join(distnewton("evaluate", tmp_path / "run"))
+    found = run(["bash", "-c", f"{words} <(cat {table})"])
+    assert found.returncode == 0, found.stderr
+    assert found.stdout == run(distnewton("evaluate", tmp_path / "run", table)).stdout
+
+
+@pytest.mark.parametrize(("name", "code", "text"), [
+    ("/dev/zero", 66, "/dev/zero: is a device or a socket, expected a file or a pipe"),
+    ("-", 65, "stdin"),
+])  # fmt: skip
+def test_refusals(tmp_path, name, code, text):
+    done = piped("/dev/null", distnewton("train", "--data.train", name, "--run-dir", tmp_path / "run", *TRAIN))
+    assert done.returncode == code, done.stderr
+    assert text in done.stderr
+
+
+def test_liblinear_commands(tmp_path):
+    (tmp_path / "rows").write_text("".join(f"{int(a > b)} 1:{a} 2:{b}\n" for a, b, _ in X.tolist()))
+    program = "from distnewton.cli.liblinear_commands import {0}_console as main; main()"
+
+    def command(name, *arguments):
+        return piped(tmp_path / "rows", [sys.executable, "-c", program.format(name), *arguments])
+
+    done = command("train", "-q", "/dev/stdin", tmp_path / "model")
+    assert done.returncode == 0, done.stderr
+    found = command("predict", "-", tmp_path / "model", "-")
+    assert found.returncode == 0, found.stderr
+    assert set(found.stdout.split()) <= {"0", "1"}
+    assert "Accuracy = " in found.stderr
+    refused = command("train", "-q", "/dev/stdin", "-")
+    assert refused.returncode == 64, refused.stderr
+    assert "a model is written to a file" in refused.stderr
+
+
+def test_ranks_on_several_hosts_are_refused(monkeypatch):
+    from distnewton.data.formats import spool
+    from distnewton.errors import ConfigError
+    from distnewton.parallel.collectives import Communicator
+
+    comm = Communicator()
+    monkeypatch.setattr(comm, "allgather_json", lambda value: [value, "other"])
+    with pytest.raises(ConfigError, match="- can be read on one host only, and the ranks run on"):
+        spool.spool_for_all(comm, "-", None)
