@@ -150,6 +150,13 @@ class DataConfig(Options):
     missing_values: Annotated[list[str], BeforeValidator(_commas_to_texts)] = Field(
         list(MISSING_VALUES), description="CSV: what stands for a missing value, as NA,?; in any case of its letters"
     )
+    missing: Literal["refuse", "mean", "median", "indicator"] = Field(
+        "refuse", description="tables: what becomes of missing values in features; fitted on the training data, stored "
+        "in the model. indicator: the median, and one feature more that says where it was missing"
+    )  # fmt: skip
+    categories: Literal["refuse", "onehot"] = Field(
+        "refuse", description="tables: what becomes of columns with text; onehot: one feature for each text"
+    )
     zero_based: bool = Field(False, description="LIBSVM: whether indices start at 0")
     sort_indices: bool = Field(False, description="LIBSVM: put indices that are out of order in order; slow")
 
@@ -193,7 +200,7 @@ class NetworkConfig(Options):
             if problem := tables_problem(self.layers):
                 raise ValueError(problem)
         elif "auto" in self.layers[1:-1]:
-            raise ValueError(f"only the first and the last of layers may be \"auto\", got {self.layers}")
+            raise ValueError(f'only the first and the last of layers may be "auto", got {self.layers}')
         elif self.input != "auto":
             raise ValueError("input is for layers on images, but layers is a list of widths")
         return self

@@ -10,6 +10,7 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import Any, Literal
 
+from distnewton.data.encoding import CATEGORY_RULES, MISSING_RULES, TableEncoding
 from distnewton.data.labels import MISSING_VALUES
 from distnewton.errors import ConfigError, DataError
 
@@ -31,19 +32,22 @@ class ColumnNames:
         Distinct, in the order of the network's inputs.
     label : str
         Of the column with the labels.
+    encoding : TableEncoding or None
+        How the columns become the network's inputs, where they are not these themselves.
     """
 
     features: tuple[str, ...]
     label: str
+    encoding: TableEncoding | None = None
 
     def to_json(self) -> list[Any]:
         """Plain values for JSON."""
-        return [list(self.features), self.label]
+        return [list(self.features), self.label, None if self.encoding is None else self.encoding.to_json()]
 
     @classmethod
     def from_json(cls, values: Any) -> ColumnNames | None:
         """Undo :meth:`to_json`; None stays None."""
-        return None if values is None else cls(tuple(values[0]), values[1])
+        return None if values is None else cls(tuple(values[0]), values[1], TableEncoding.from_json(values[2]))
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,10 @@ class Wanted:
         Character that begins comment lines of a table in text; none where empty.
     missing_values : tuple of str
         What stands for a missing value in a table in text, in any case of its letters.
+    missing : {"refuse", "mean", "median", "indicator"}
+        What becomes of missing values in the features of a table; ``indicator``: the median, and a feature more.
+    categories : {"refuse", "onehot"}
+        What becomes of texts there.
     zero_based : bool
         Whether the indices of LIBSVM text count from 0.
     sort_indices : bool
@@ -89,14 +97,32 @@ class Wanted:
     sort_indices: bool = False
     comment: str = ""
     missing_values: tuple[str, ...] = MISSING_VALUES
+    missing: str = "refuse"
+    categories: str = "refuse"
 
     def __post_init__(self) -> None:
         if self.header not in (True, False, "auto"):
             raise ConfigError(f"header must be true, false or auto, got {self.header!r}")
         if self.n_features is not None and self.n_features < 1:
             raise ConfigError(f"n_features must be at least 1, got {self.n_features}")
+        if self.missing not in MISSING_RULES or self.categories not in CATEGORY_RULES:
+            raise ConfigError(
+                f"missing must be one of {', '.join(MISSING_RULES)}, and categories of {', '.join(CATEGORY_RULES)}, "
+                f"got {self.missing!r} and {self.categories!r}"
+            )
         if len(self.comment.encode()) > 1 or self.comment.isspace():
             raise ConfigError(f"comment must be one ASCII character, got {self.comment!r}")
+
+    @property
+    def encodes(self) -> bool:
+        """Whether missing values or texts become numbers."""
+        return (self.missing, self.categories) != ("refuse", "refuse")
+
+    @property
+    def n_columns(self) -> int | None:
+        """Number of columns expected beside the labels."""
+        encoded = self.names is not None and self.names.encoding is not None
+        return len(self.names.features) if encoded and self.names is not None else self.n_features
 
     @property
     def label_number(self) -> int | None:
@@ -127,7 +153,7 @@ class Wanted:
         DataError
             If there are fewer than expected, or more, which the caller does not allow.
         """
-        n_wanted = n_found if self.n_features is None else self.n_features
+        n_wanted = n_found if self.n_columns is None else self.n_columns
         if n_wanted > n_found or (n_wanted < n_found and self.ignore_extra_features is not True):
             raise DataError(
                 f"{name}: has {n_found} {what}, expected {n_wanted}; check that it belongs to the same data"
@@ -272,7 +298,7 @@ class _Table:
         """Column of the labels; None where the others are as many as the features, and no name says otherwise."""
         by_name = {self.columns[i].lower(): i for i in reversed(rest)} if self.named else {}
         usual = [by_name[name] for name in LABEL_NAMES if name in by_name]
-        may_be_absent = wanted.labels != "required" and len(rest) == wanted.n_features
+        may_be_absent = wanted.labels != "required" and len(rest) == wanted.n_columns
         if may_be_absent and not usual and wanted.label_column not in self._places:
             return None
         if wanted.label_column is not None:
@@ -312,7 +338,15 @@ def check_names(name: str, found: ColumnNames | None, expected: ColumnNames | No
     DataError
         With the first difference, as an error that all ranks see.
     """
-    if found is None or expected is None or found.features == expected.features:
+    if found is None or expected is None:
+        return
+    if found.encoding != expected.encoding:
+        raise DataError(
+            f"{name}: its missing values and categories were encoded otherwise than those of the training data; open "
+            "the table it was made from with names=model.names",
+            collective=True,
+        )
+    if found.features == expected.features:
         return
     pairs = zip_longest(found.features, expected.features, fillvalue="nothing")
     i, (own, other) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
@@ -323,7 +357,7 @@ def check_names(name: str, found: ColumnNames | None, expected: ColumnNames | No
     )
 
 
-def names_of(columns: Sequence[str], selection: Selection) -> ColumnNames | None:
+def names_of(columns: Sequence[str], selection: Selection, encoding: TableEncoding | None = None) -> ColumnNames | None:
     """Names to take the columns of other tables by; None where two are alike, or without labels.
 
     Parameters
@@ -332,6 +366,8 @@ def names_of(columns: Sequence[str], selection: Selection) -> ColumnNames | None
         Names of all columns, the file's own.
     selection : Selection
         What is taken of them.
+    encoding : TableEncoding or None
+        How they become features.
 
     Returns
     -------
@@ -340,7 +376,9 @@ def names_of(columns: Sequence[str], selection: Selection) -> ColumnNames | None
     if selection.label is None:
         return None
     used = [*(columns[i] for i in selection.features), columns[selection.label]]
-    return None if _unusable(used) else ColumnNames(tuple(used[:-1]), used[-1])
+    if encoding is None and _unusable(used):
+        return None
+    return ColumnNames(tuple(used[:-1]), used[-1], encoding)
 
 
 def _unusable(names: Sequence[str]) -> str:

@@ -11,6 +11,7 @@ from distnewton.backend import Array
 from distnewton.data.columns import ColumnNames
 from distnewton.data.description import DataSource, Description
 from distnewton.data.formats.spool import spool_notes
+from distnewton.data.formats.tables import TableSource
 from distnewton.data.labels import LabelMapping, regression_targets
 from distnewton.data.target_scaling import TargetScaling
 from distnewton.errors import DataError
@@ -61,6 +62,8 @@ def open_and_describe(comm: Communicator, open_source: Callable[[], DataSource])
         head = {**vars(description), "labels": None, "weights": None, "names": names}
     found = Description(**{**comm.broadcast_json(head), "labels": labels, "weights": weights})
     found.names = ColumnNames.from_json(found.names)
+    if isinstance(source, TableSource):
+        source.adopt(found.names)
     if found.image_shape is not None:  # JSON has lists alone
         channels, height, width = found.image_shape
         found.image_shape = (channels, height, width)

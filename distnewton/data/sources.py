@@ -30,6 +30,8 @@ def open_data(
     header: bool | str = "auto",
     comment: str = "",
     missing_values: Sequence[str] = MISSING_VALUES,
+    missing: str = "refuse",
+    categories: str = "refuse",
     n_features: int | None = None,
     zero_based: bool = False,
     ignore_extra_features: bool | Literal["numbered"] = False,
@@ -74,6 +76,11 @@ def open_data(
         csv: character that begins lines to be left out; by default none are.
     missing_values : sequence of str
         csv: what stands for a missing value, in any case of its letters.
+    missing : {"refuse", "mean", "median", "indicator"}
+        csv, parquet and arrow: what becomes of missing values in features; ``indicator``: the median, and one feature
+        more. `names` that know how the training data were encoded overrule it.
+    categories : {"refuse", "onehot"}
+        csv, parquet and arrow: what becomes of texts in features, likewise.
     n_features : int, optional
         Number of features the caller expects. LIBSVM files may mention fewer; other formats must have as
         many.
@@ -100,7 +107,7 @@ def open_data(
     """
     wanted = Wanted(
         label_column, tuple(ignore_columns), names, n_features, ignore_extra_features, labels, header, zero_based,
-        sort_indices, comment, tuple(missing_values),
+        sort_indices, comment, tuple(missing_values), missing, categories,
     )  # fmt: skip
     name = str(name_or_path)
     if bundled := split_name(name):

@@ -259,9 +259,15 @@ class Model:
             "dense": a.dense,
             "dtype": a.dtype,
             **({} if a.task.scaling is None else {"format_version": 3, "targets": a.task.scaling.to_dict()}),
-            **({} if a.names is None else {"columns": {"features": a.names.features, "label": a.names.label}}),
+            **({} if a.names is None else {"columns": _columns_header(a.names)}),
         }
         write_model(path, tensors, header)
+
+
+def _columns_header(names: ColumnNames) -> dict[str, Any]:
+    """Names of columns as the model file has them, and how they are encoded where they are."""
+    encoded = {} if names.encoding is None else {"encoding": names.encoding.to_json()}
+    return {"features": names.features, "label": names.label, **encoded}
 
 
 def network_outputs(network: PartitionedNetwork, params: Array, X: Any, chunk_rows: int = MAX_CHUNK_ROWS) -> Array:

@@ -133,12 +133,14 @@ def read_shape(header: dict[str, Any]) -> NetworkShape:
 def read_names(header: dict[str, Any]) -> ColumnNames | None:
     """Names of columns in a header, as of :func:`read_header`; None where there are none."""
     columns = header.get("columns")
-    return None if columns is None else ColumnNames(tuple(columns["features"]), columns["label"])
+    return (
+        None
+        if columns is None
+        else ColumnNames.from_json((columns["features"], columns["label"], columns.get("encoding")))
+    )
 
 
-def assemble(
-    network: PartitionedNetwork, m: int, blocks: list[Block | None], parts: list[Array]
-) -> dict[str, Array]:
+def assemble(network: PartitionedNetwork, m: int, blocks: list[Block | None], parts: list[Array]) -> dict[str, Array]:
     """Weight and bias of a layer from its blocks, in torch's shapes.
 
     Parameters

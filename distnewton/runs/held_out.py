@@ -66,6 +66,8 @@ def opener(
         header=data.header,
         comment=data.comment,
         missing_values=data.missing_values,
+        missing=data.missing,
+        categories=data.categories,
     )
 
 

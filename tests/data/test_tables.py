@@ -197,7 +197,7 @@ def test_all_problems_of_a_block_are_told_at_once(tmp_path):
     with pytest.raises(DataError) as caught:
         opened(tmp_path / "t", "a,b,c,label\n1,NA,x,u\n2,1,y,v\n,2,z,\n").describe()
     lines = str(caught.value).split("\n")
-    expected = (2, "b: value 'NA' is missing"), (2, "c: 'x' is not a"), (4, "label '' is missing"), (4, "a: value ''")
+    expected = (2, "b: value 'NA' is missing"), (2, "c: 'x' is not a"), (4, "a: value ''"), (4, "label '' is missing")
     for line, (i_line, text) in zip(lines, expected, strict=True):
         assert f"t:{i_line}: {text}" in line
 

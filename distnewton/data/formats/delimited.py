@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -59,16 +60,16 @@ class DelimitedSource(TableSource):
 
     def __init__(self, path: Path, layout: Layout, wanted: Wanted) -> None:
         super().__init__(str(path), layout.names, layout.has_header, wanted)
-        self.path, self.layout, self._comment = path, layout, wanted.comment.encode()
+        self.path, self.layout, self.comment = path, layout, wanted.comment.encode()
         missing = {"", *wanted.missing_values}
         self._missing = {value.lower().encode() for value in missing}
-        self._null_values = sorted({
+        self.null_values = sorted({
             spell(value) for value in missing for spell in (str.lower, str.upper, str.capitalize, str)
         })
 
     def locate(self, i_sample: int) -> str:
         """``file:line`` of a sample; reads the file anew."""
-        rows = numbered_rows(self.path, self._comment)
+        rows = numbered_rows(self.path, self.comment)
         lines = (i_line for i, (i_line, _) in enumerate(rows, -int(self._named)) if i == i_sample)
         return f"{self.name}:{next(lines, '?')}"
 
@@ -77,18 +78,47 @@ class DelimitedSource(TableSource):
         return ["a byte-order mark at the beginning was skipped"] if marked else []
 
     def _blocks(self, features: Sequence[int], label: int | None) -> Iterator[Block]:
-        reader = _Reader(self, features, label)
+        places = [*features, *([] if label is None else [label])]
+        texts = set(places[len(features) :])
+        reader = _Reader(self, places, texts)
+        is_wide = len(features) >= _WIDE
         for first_line, lines in self._numbered_blocks():
-            block = reader.fast_block(lines) if lines.strip() else None
+            block = reader.wide_block(lines, label) if is_wide else _strict(reader.arrays(lines), label)
             if block is None:
-                block = self._slow_block(first_line, lines, features, label)
+                block = _strict(self._slow_arrays(first_line, lines, places, texts, strict=True), label)
+            assert block is not None  # noqa: S101  (what is not as it should be has been raised)
             yield block
+
+    def _arrays(self, places: Sequence[int], texts: set[int]) -> Iterator[list[Any]]:
+        texts = texts | {i for i in places if i == self._selection.label}
+        reader = _Reader(self, places, texts)
+        for first_line, lines in self._numbered_blocks():
+            columns = reader.arrays(lines)
+            if columns is None or any(_has_infinite(column) for column in columns):
+                columns = self._slow_arrays(first_line, lines, places, texts, strict=False)
+            yield columns
+
+    def _text_columns(self, places: Sequence[int]) -> set[int]:
+        texts: set[int] = set()
+        reader = _Reader(self, places, texts)
+        for _, lines in self._numbered_blocks():
+            if reader.arrays(lines) is None:
+                for line in lines.split(b"\n"):
+                    parts = split_line(line, self.layout.delimiter, self.name) if has_row(line, self.comment) else []
+                    if len(parts) == len(self._columns):
+                        texts |= {i for i in places if self._is_text(parts[i])}
+                reader = _Reader(self, places, texts)
+        return texts
+
+    def _is_text(self, part: bytes) -> bool:
+        """Whether a field is neither a number nor missing."""
+        return part.lower() not in self._missing and finite_number(part) is None
 
     def _numbered_blocks(self) -> Iterator[tuple[int, bytes]]:
         """Yield blocks of whole lines behind the header, each with the number of its first line, from 1."""
         first_line, n_skipped = 1, 0
         if self._named:
-            n_skipped = next(numbered_rows(self.path, self._comment))[0]
+            n_skipped = next(numbered_rows(self.path, self.comment))[0]
         for block in line_blocks(self.path, BLOCK_BYTES):
             n_lines = block.count(b"\n")
             if n_skipped >= n_lines:
@@ -99,60 +129,90 @@ class DelimitedSource(TableSource):
                 n_skipped = 0
             first_line += n_lines
 
-    def _slow_block(self, first_line: int, block: bytes, features: Sequence[int], label: int | None) -> Block:
-        """A block of lines that Arrow does not take, or all that is wrong with it and what follows."""
+    def _slow_arrays(
+        self, first_line: int, block: bytes, places: Sequence[int], texts: set[int], *, strict: bool
+    ) -> list[Any]:
+        """Columns of lines that Arrow does not take, or all that is wrong with them; strict: what is missing, too."""
         import pyarrow as pa
 
-        problems, rows, labels = Problems(), [], []
+        problems, columns = Problems(), [list[Any]() for _ in places]
         for i_line, line in enumerate(block.split(b"\n"), first_line):
-            if has_row(line, self._comment):
+            if has_row(line, self.comment):
                 where = f"{self.name}:{i_line}"
                 parts = split_line(line, self.layout.delimiter, where)
                 if len(parts) != len(self._columns):
-                    problems.add(-2, self._ragged(where, line, len(parts)))
+                    problems.add(-1, self._ragged(where, line, len(parts)))
                     break
-                if label is not None:
-                    labels.append(self._label(parts[label], where, problems))
-                rows.append([self._value(parts[i], i, where, problems) for i in features])
+                for i, values in zip(places, columns, strict=True):
+                    problem = ""
+                    try:
+                        values.append(self._value(parts[i], is_text=i in texts))
+                        if values[-1] is None and (strict or i == self._selection.label):
+                            problem = self._missing_problem(parts[i], i)
+                    except ValueError as error:
+                        problem = f"{show(parts[i])} {error}"
+                    if problem:
+                        what = "label" if i == self._selection.label else f"{self._columns[i]}:"
+                        problems.add(i, f"{where}: {what} {problem}")
         problems.raise_any()
-        X = np.array(rows, np.float64).reshape(len(rows), len(features))
-        return X, None if label is None else pa.array(labels, pa.string())
+        return [
+            pa.array(values, pa.string() if i in texts else pa.float64())
+            for i, values in zip(places, columns, strict=True)
+        ]
 
     def _ragged(self, where: str, line: bytes, n: int) -> str:
         """What to say of a line with another number of fields."""
         hint = "; name the character that begins a comment (data.comment)" if line.lstrip().startswith(b"#") else ""
         return f"{where}: expected {len(self._columns)} columns as in the first line, got {n}{hint}"
 
-    def _label(self, part: bytes, where: str, problems: Problems) -> str:
-        """Label of a field."""
-        if part.lower() in self._missing:
-            problems.add(-1, (
-                f"{where}: label {show(part)} is missing; remove this sample, give it a label, or say what else means "
-                "missing (data.missing_values)"
-            ))  # fmt: skip
-        try:
-            return part.decode("utf-8")
-        except UnicodeDecodeError:
-            problems.add(-1, f"{where}: label {show(part)} is not UTF-8 text; save the file as UTF-8")
-            return ""
+    def _missing_problem(self, part: bytes, place: int) -> str:
+        """What to say of a value that is missing."""
+        if place == self._selection.label:
+            return (
+                f"{show(part)} is missing; remove this sample, give it a label, or say what else means missing "
+                "(data.missing_values)"
+            )
+        return (
+            f"value {show(part)} is missing; set data.missing, fill it in, remove this sample, or leave the column out "
+            "(data.ignore_columns)"
+        )
 
-    def _value(self, part: bytes, place: int, where: str, problems: Problems) -> float:
-        """Number in a field."""
-        value = None if part.lower() in self._missing else finite_number(part)
+    def _value(self, part: bytes, *, is_text: bool) -> str | float | None:
+        """Text or number in a field, None where it is missing."""
+        if part.lower() in self._missing:
+            return None
+        if is_text:
+            try:
+                return part.decode("utf-8")
+            except UnicodeDecodeError:
+                raise ValueError("is not UTF-8 text; save the file as UTF-8") from None
+        value = finite_number(part)
         if value is not None:
             return value
-        where = f"{where}: {self._columns[place]}"
-        if part.lower() in self._missing:
-            advice = "is missing; fill it in, remove this sample, or leave the column out (data.ignore_columns)"
-            problems.add(place, f"{where}: value {show(part)} {advice}")
-        elif _DECIMAL_COMMA.fullmatch(part):
-            problems.add(place, f"{where}: {show(part)} has a decimal comma; write decimals with a point")
-        else:
-            problems.add(place, (
-                f"{where}: {show(part)} is not a finite decimal number; write categories as numbers, leave the column "
-                "out (data.ignore_columns), or choose another label column (data.label_column)"
-            ))  # fmt: skip
-        return np.nan
+        if _DECIMAL_COMMA.fullmatch(part):
+            raise ValueError("has a decimal comma; write decimals with a point")
+        raise ValueError(
+            "is not a finite decimal number; set data.categories = onehot, write categories as numbers, leave the "
+            "column out (data.ignore_columns), or choose another label column (data.label_column)"
+        )
+
+
+def _strict(columns: list[Any] | None, label: int | None) -> Block | None:
+    """Features and labels of columns, the label last; None where a value is missing or infinite."""
+    if columns is None or any(column.null_count for column in columns):
+        return None
+    labels = None if label is None else columns.pop()
+    X = np.empty((len(columns), len(labels if labels is not None else columns[0])))
+    for i, column in enumerate(columns):
+        X[i] = column.to_numpy()
+    return (X.T, labels) if np.isfinite(X).all() else None
+
+
+def _has_infinite(column: Any) -> bool:
+    """Whether a column holds numbers of which one is infinite."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_floating(column.type) and np.isinf(column.to_numpy(zero_copy_only=False)).any())
 
 
 class _Reader:
@@ -162,28 +222,32 @@ class _Reader:
     ----------
     source : DelimitedSource
         The file.
-    features : sequence of int
-        Columns of numbers, in the order wanted.
-    label : int or None
-        Column of texts.
+    places : sequence of int
+        Columns, in the order wanted.
+    texts : set of int
+        Those of them that are texts; the others are numbers.
     """
 
-    def __init__(self, source: DelimitedSource, features: Sequence[int], label: int | None) -> None:
+    def __init__(self, source: DelimitedSource, places: Sequence[int], texts: set[int]) -> None:
         from pyarrow import csv
 
-        self._delimiter, self._comment = source.layout.delimiter, source._comment
-        self._n_columns, self._features, self._label = len(source._columns), np.array(features, np.intp), label
-        self._null_values = source._null_values
-        self._csv, self._is_wide = csv, len(features) >= _WIDE
-        self._narrow = None if self._is_wide else self._options(self._n_columns, list(features), label)
+        self._csv, self._delimiter, self._comment = csv, source.layout.delimiter, source.comment
+        self._n_columns, self._null_values = len(source.layout.names), source.null_values
+        self._numbers = np.array([i for i in places if i not in texts], np.intp)
+        self._places, self._texts = places, texts
 
-    def fast_block(self, lines: bytes) -> Block | None:
-        """Features and labels of lines; None where one of them must be looked at by itself."""
+    @cached_property
+    def _narrow(self) -> dict[str, Any]:
+        return self._options(self._n_columns, self._places, self._texts)
+
+    def arrays(self, lines: bytes) -> list[Any] | None:
+        """Columns of lines; None where one of them must be looked at by itself."""
         import pyarrow as pa
 
+        if not lines.strip():
+            return None
         try:
-            lines = self._plain(lines)
-            return self._wide_block(lines) if self._is_wide else self._narrow_block(lines)
+            return self._parse(self._plain(lines), self._narrow)
         except pa.ArrowException:
             return None
 
@@ -199,15 +263,14 @@ class _Reader:
             lines = re.sub(pattern, lambda match: match[1] or self._delimiter, lines)
         return lines
 
-    def _options(self, n_columns: int, features: list[int], label: int | None) -> dict[str, Any]:
-        """Options of Arrow's reader: features are float64, the label is text."""
+    def _options(self, n_columns: int, places: Sequence[int], texts: set[int]) -> dict[str, Any]:
+        """Options of Arrow's reader."""
         import pyarrow as pa
 
-        used = [*features, *([] if label is None else [label])]
-        types = {str(i): pa.float64() for i in features} | ({} if label is None else {str(label): pa.string()})
+        types = {str(i): pa.string() if i in texts else pa.float64() for i in places}
         return {
             "convert_options": self._csv.ConvertOptions(
-                column_types=types, include_columns=[str(i) for i in used], null_values=self._null_values,
+                column_types=types, include_columns=list(types), null_values=self._null_values,
                 strings_can_be_null=True,
             ),
             "parse_options": self._csv.ParseOptions(
@@ -223,51 +286,47 @@ class _Reader:
         options["read_options"].block_size = len(lines) + 1
         return [column.combine_chunks() for column in self._csv.read_csv(pa.BufferReader(lines), **options).columns]
 
-    def _narrow_block(self, lines: bytes) -> Block | None:
-        """A block that Arrow parses column by column."""
-        assert self._narrow is not None  # noqa: S101  (of this kind)
-        columns = self._parse(lines, self._narrow)
-        n = len(self._features)
-        if any(column.null_count for column in columns):
-            return None
-        X = np.empty((n, len(columns[0]) if columns else 0))
-        for i, column in enumerate(columns[:n]):
-            X[i] = column.to_numpy()
-        return (X.T, columns[n] if self._label is not None else None) if np.isfinite(X).all() else None
-
-    def _wide_block(self, lines: bytes) -> Block | None:
-        """A block whose features are cut out first, and parsed as one column."""
+    def wide_block(self, lines: bytes, label: int | None) -> Block | None:
+        """A block whose numbers are cut out first, and parsed as one column."""
         import pyarrow as pa
 
-        if b'"' in lines:
+        if b'"' in lines or not lines.strip():
             return None
-        lines = lines.replace(b"\r\n", b"\n")
+        lines = self._plain(lines).replace(b"\r\n", b"\n")
         text = np.frombuffer(lines, np.uint8)
         ends: Any = np.flatnonzero((text == ord(self._delimiter)) | (text == ord("\n")))
         if len(ends) % self._n_columns:
             return None
         ends = ends.reshape(-1, self._n_columns)
-        starts = np.concatenate([[0], ends.ravel()[:-1] + 1]).reshape(ends.shape)
-        if (text[ends[:, -1]] != ord("\n")).any() or (text[ends[:, :-1]] == ord("\n")).any():
+        if (text[ends[:, -1]] != ord("\n")).any() or lines.count(b"\n") != len(ends):
             return None
-        order = np.argsort(self._features, kind="stable")
-        places = self._features[order]
+        order = np.argsort(self._numbers, kind="stable")
+        places = self._numbers[order]
         # columns that lie together are cut out together
         breaks = np.flatnonzero(np.diff(places) != 1) + 1
         first, last = places[np.concatenate([[0], breaks])], places[np.concatenate([breaks - 1, [-1]])]
-        cuts = zip(starts[:, first].ravel().tolist(), ends[:, last].ravel().tolist(), strict=True)
-        fields = b"\n".join([lines[i:j] for i, j in cuts]).replace(self._delimiter, b"\n") + b"\n"
-        values = self._parse(fields, self._options(1, [0], None))[0]
+        fields = b"\n".join(self._cut(lines, ends, first, last)).replace(self._delimiter, b"\n") + b"\n"
+        try:
+            values = self._parse(fields, self._options(1, [0], set()))[0]
+        except pa.ArrowException:
+            return None
         if values.null_count or len(values) != len(ends) * len(places):
             return None
         X = values.to_numpy().reshape(len(ends), len(places))
-        if not np.array_equal(places, self._features):
+        if not np.array_equal(places, self._numbers):
             X = np.take(X, np.argsort(order), axis=1)
         labels = None
-        if self._label is not None:
-            cuts = zip(starts[:, self._label].tolist(), ends[:, self._label].tolist(), strict=True)
-            texts = [lines[i:j].decode("utf-8", "surrogateescape") for i, j in cuts]
+        if label is not None:
+            fields_of_label = self._cut(lines, ends, np.array([label]), np.array([label]))
+            texts = [field.decode("utf-8", "surrogateescape") for field in fields_of_label]
             if any(text.strip().lower() in self._null_values or not text.isprintable() for text in texts):
                 return None
             labels = pa.array(texts, pa.string())
         return (X, labels) if np.isfinite(X).all() else None
+
+    def _cut(self, lines: bytes, ends: Any, first: Any, last: Any) -> list[bytes]:
+        """Text of each line between the beginnings of some columns and the ends of some."""
+        before = np.concatenate([[-1], ends[:-1, -1]])
+        starts = np.where(first > 0, ends[:, first - 1], before[:, np.newaxis]) + 1
+        cuts = zip(starts.ravel().tolist(), ends[:, last].ravel().tolist(), strict=True)
+        return [lines[i:j] for i, j in cuts]

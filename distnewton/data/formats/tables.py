@@ -7,7 +7,9 @@ here and in :mod:`distnewton.data.columns` alone.
 
 from __future__ import annotations
 
+import re
 from abc import abstractmethod
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -15,8 +17,9 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from distnewton.data.columns import Selection, Wanted, names_of, select_columns
+from distnewton.data.columns import ColumnNames, Selection, Wanted, names_of, select_columns
 from distnewton.data.description import Description
+from distnewton.data.encoding import MOST_CATEGORIES, ColumnEncoding, TableEncoding, fill_value
 from distnewton.data.labels import join_labels, labels_of, labels_of_texts
 from distnewton.data.row_selection import RowSelection
 from distnewton.data.source import Source
@@ -29,6 +32,9 @@ if TYPE_CHECKING:
 
 BATCH_VALUES = 1 << 20
 """Values of a block of features, about."""
+_FILL_VALUES = 1 << 24
+"""Values that are held at once for the medians of columns, about."""
+_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./-]\d{1,2}[./-]\d{2,4}|\d{1,2}:\d{2}")
 _TOLD = 20
 """Problems in a message."""
 
@@ -63,12 +69,32 @@ class TableSource(Source):
     def __init__(
         self, name: str, columns: Sequence[str], named: bool, wanted: Wanted, index: Sequence[str] = ()
     ) -> None:
-        self.name, self._columns, self._named = name, columns, named
+        self.name, self._columns, self._named, self._wanted = name, columns, named, wanted
         self._selection: Selection = select_columns(name, columns, named, wanted, index)
+        self._encoding = None if wanted.names is None else wanted.names.encoding
+
+    def adopt(self, names: ColumnNames | None) -> None:
+        """Take over how columns are encoded, as one rank has found it.
+
+        Parameters
+        ----------
+        names : ColumnNames or None
+            Of the description; None changes nothing.
+        """
+        if names is not None:
+            self._encoding = names.encoding
 
     def describe(self) -> Description:
-        """Check the whole table in one streaming pass."""
-        return self.scan(lambda _: None)
+        """Check the whole table in one streaming pass; in more where its columns are to be encoded."""
+        if self._encoding is None and self._wanted.names is None and self._wanted.encodes:
+            try:
+                return self._scan(lambda _: None)
+            except DataError:
+                # a table of numbers alone never comes here
+                self._encoding = self._fit_encoding()
+                if self._encoding is None:
+                    raise
+        return self._scan(lambda _: None)
 
     def scan(self, take: Callable[[NDArray[Any]], None]) -> Description:
         """Do what `describe` does, and hand over the samples on the way.
@@ -82,9 +108,15 @@ class TableSource(Source):
         -------
         Description
         """
-        selection, labels = self._selection, _Labels(self)
+        if self._wanted.encodes:
+            self.describe()
+        return self._scan(take)
+
+    def _scan(self, take: Callable[[NDArray[Any]], None]) -> Description:
+        """Check and hand over all blocks, encoded as is known by now."""
+        selection, labels, unknown = self._selection, _Labels(self), Counter[str]()
         n_samples = n_nonzeros = 0
-        for X, label in self._blocks(selection.features, selection.label):
+        for X, label in self._range_blocks(0, self._n_readable(), unknown):
             if label is not None:
                 labels.add(label, n_samples)
             n_samples += len(X)
@@ -92,11 +124,18 @@ class TableSource(Source):
             take(X)
         if not n_samples:
             raise DataError(f"{self.name}: no samples (it is empty, or holds only a header)")
+        notes = [
+            f"{self.name}: {n} values of column {name} are texts that the training data do not have; all of its "
+            "features are 0 there"
+            for name, n in unknown.items()
+        ]
+        named = self._named or self._encoding is not None
         return Description(
-            self.name, self.format, n_samples, len(selection.features), n_nonzeros, False,
+            self.name, self.format, n_samples, self._n_readable(), n_nonzeros, False,
             np.full(n_samples, np.nan) if selection.label is None else labels.joined(),
-            selection.n_extra * n_samples, self._notes() + selection.notes, labelled=selection.label is not None,
-            names=names_of(self._columns, selection) if self._named else None,
+            selection.n_extra * n_samples, self._notes() + selection.notes + self._encoding_notes() + notes,
+            labelled=selection.label is not None,
+            names=names_of(self._columns, selection, self._encoding) if named else None,
         )  # fmt: skip
 
     def locate(self, i_sample: int) -> str:
@@ -107,18 +146,101 @@ class TableSource(Source):
     def _blocks(self, features: Sequence[int], label: int | None) -> Iterator[Block]:
         """Yield blocks of rows, of bounded size; all features are finite."""
 
+    @abstractmethod
+    def _arrays(self, places: Sequence[int], texts: set[int]) -> Iterator[list[Any]]:
+        """Yield Arrow arrays of some columns, block after block: of texts, of a label's own type, else of float64."""
+
+    @abstractmethod
+    def _text_columns(self, places: Sequence[int]) -> set[int]:
+        """Which columns hold text."""
+
     def _notes(self) -> list[str]:
         """What a user should be told of the table."""
         return []
 
+    def _encoding_notes(self) -> list[str]:
+        """How many columns became how many features."""
+        if self._encoding is None:
+            return []
+        n_texts = sum(column.categories is not None for column in self._encoding.columns)
+        return [
+            f"{self.name}: {len(self._encoding.columns)} columns, {n_texts} of them with text, are "
+            f"{self._encoding.n_features} features (data.missing, data.categories)"
+        ]
+
     def _n_readable(self) -> int:
-        return len(self._selection.features)
+        return len(self._selection.features) if self._encoding is None else self._encoding.n_features
+
+    def _range_blocks(self, start: int, stop: int, unknown: Counter[str]) -> Iterator[Block]:
+        """Yield blocks of a range of features, and of labels where it is empty or all; counts texts that are new."""
+        selection, encoding = self._selection, self._encoding
+        label = selection.label if stop - start in (0, self._n_readable()) else None
+        if encoding is None:
+            yield from self._blocks(selection.features[start:stop], label)
+            return
+        if start == stop and label is None:
+            yield from ((X[:, :0], None) for X, _ in self._range_blocks(0, 1, unknown))
+            return
+        covering = encoding.covering(start, stop)
+        places = [selection.features[j] for j in covering]
+        texts = {selection.features[j] for j in covering if encoding.columns[j].categories is not None}
+        own = slice(start - int(encoding.starts[covering.start]), stop - int(encoding.starts[covering.start]))
+        for columns in self._arrays([*places, *([] if label is None else [label])], texts):
+            parts = [np.zeros((len(columns[0]), 0))]
+            for j, place, column in zip(covering, places, columns, strict=False):
+                X, n_unknown = encoding.columns[j].encode(column)
+                if n_unknown:
+                    unknown[self._columns[place]] += n_unknown
+                parts.append(X)
+            yield np.hstack(parts)[:, own], None if label is None else columns[-1]
+
+    def _fit_encoding(self) -> TableEncoding | None:
+        """How the columns become numbers; None where all are numbers, none of them missing."""
+        places, wanted, problems = list(self._selection.features), self._wanted, Problems()
+        texts = self._text_columns(places)
+        distinct: dict[int, set[str]] = {i: set() for i in texts}
+        n_missing, n_rows = Counter[int](), 0
+        for columns in self._arrays(places, texts):
+            n_rows += len(columns[0])
+            for i, column in zip(places, columns, strict=True):
+                n_missing[i] += column.null_count
+                if i in texts:
+                    distinct[i] |= {text for text in column.unique().to_pylist() if text is not None}
+        if not texts and not n_missing.total():
+            return None
+        fills = self._fills([i for i in places if i not in texts], n_rows) if wanted.missing != "refuse" else {}
+        for i in places:
+            if n_missing[i] and wanted.missing == "refuse":
+                problems.add(i, f"{n_missing[i]} of {n_rows} values are missing: set data.missing, or")
+            if i in texts and (problem := text_problem(distinct[i], n_rows, wanted.categories)):
+                problems.add(i, problem)
+        problems.raise_named(self.name, self._columns)
+        return TableEncoding(tuple(
+            ColumnEncoding(
+                tuple(sorted(distinct[i])) if i in texts else None, fills.get(i, 0.0),
+                wanted.missing == "indicator" and n_missing[i] > 0,
+            )
+            for i in places
+        ))  # fmt: skip
+
+    def _fills(self, places: list[int], n_rows: int) -> dict[int, float]:
+        """What takes the place of missing numbers, of all columns, since another table may lack others."""
+        fills: dict[int, float] = {}
+        width = max(1, _FILL_VALUES // n_rows)
+        for first in range(0, len(places), width):
+            group = places[first : first + width]
+            blocks = [
+                np.column_stack([column.to_numpy(zero_copy_only=False) for column in columns])
+                for columns in self._arrays(group, set())
+            ]
+            values = np.concatenate(blocks)
+            fills |= {i: fill_value(values[:, k], self._wanted.missing) for k, i in enumerate(group)}
+        return fills
 
     def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> NDArray[Any]:
         """Numbers of all types become floats."""
         n_samples, pieces = 0, []
-        features = self._selection.features[start:stop]
-        for X, _ in self._blocks(features, None if features else self._selection.label):
+        for X, _ in self._range_blocks(start, stop, Counter()):
             _, chosen = wanted.of(n_samples, len(X))
             n_samples += len(X)
             pieces.append(X[chosen].astype(dtype, copy=False))
@@ -195,6 +317,16 @@ class Problems:
         """Note what is wrong with a column, unless it has a problem already."""
         self._of_column.setdefault(column, text)
 
+    def raise_named(self, name: str, columns: Sequence[str]) -> None:
+        """Raise all of them with the names of their columns, and with the setting that leaves these out."""
+        if self._of_column:
+            names = [columns[i] for i in self._of_column]
+            self._of_column = {
+                i: f"{name}: column {columns[i]}: {text} leave it out" for i, text in self._of_column.items()
+            }
+            self._of_column[None] = f"all of them are left out by data.ignore_columns = {names[:_TOLD]}"
+            self.raise_any()
+
     def raise_any(self) -> None:
         """Raise all of them as one error."""
         lines = list(self._of_column.values())
@@ -222,8 +354,9 @@ class ArrowSource(TableSource):
             f"{name}: column {schema.names[i]} {problem}, leave the column out (data.ignore_columns), or choose "
             "another label column (data.label_column)"
             for i in self._selection.features
-            if (problem := _type_problem(schema.field(i).type))
+            if (problem := _type_problem(schema.field(i).type, texts=self._encoding is not None or wanted.encodes))
         ]).raise_any()
+        self._schema_of_table = schema
 
     @abstractmethod
     def _batches(self, places: list[int]) -> Iterator[Any]:
@@ -231,26 +364,56 @@ class ArrowSource(TableSource):
 
     def _blocks(self, features: Sequence[int], label: int | None) -> Iterator[Block]:
         places = list(dict.fromkeys([*features, *([] if label is None else [label])]))
-        row, height = 0, max(1, BATCH_VALUES // max(1, len(places)))
+        row = 0
+        for batch in self._slices(places):
+            columns = [self._numbers(batch.column(k), i, row) for k, i in enumerate(features)]
+            X = np.column_stack(columns) if columns else np.zeros((batch.num_rows, 0))
+            yield X, None if label is None else batch.column(places.index(label))
+            row += batch.num_rows
+
+    def _slices(self, places: list[int]) -> Iterator[Any]:
+        """Yield batches of bounded size."""
+        height = max(1, BATCH_VALUES // max(1, len(places)))
         with self._damage_named():
             for whole in self._batches(places):
                 for start in range(0, whole.num_rows, height):
-                    batch = whole.slice(start, height)
-                    columns = [self._numbers(batch.column(k), i, row) for k, i in enumerate(features)]
-                    X = np.column_stack(columns) if columns else np.zeros((batch.num_rows, 0))
-                    yield X, None if label is None else batch.column(places.index(label))
-                    row += batch.num_rows
+                    yield whole.slice(start, height)
 
-    def _numbers(self, column: Any, place: int, row: int) -> NDArray[Any]:
-        """Finite numbers of a column."""
+    def _arrays(self, places: Sequence[int], texts: set[int]) -> Iterator[list[Any]]:
+        import pyarrow as pa
+
+        row = 0
+        for batch in self._slices(list(places)):
+            columns = []
+            for i, column in zip(places, batch.columns, strict=True):
+                if i in texts:
+                    column = column.cast(pa.string())
+                elif i != self._selection.label:
+                    column = self._numbers(column, i, row, missing=True)
+                columns.append(column)
+            yield columns
+            row += batch.num_rows
+
+    def _text_columns(self, places: Sequence[int]) -> set[int]:
+        return {i for i in places if _is_text(self._schema_of_table.field(i).type)}
+
+    def _numbers(self, column: Any, place: int, row: int, *, missing: bool = False) -> Any:
+        """Finite numbers of a column; as an array of Arrow where some may be missing."""
         import pyarrow as pa
 
         what = f"column {self._columns[place]}: value"
+        if _is_text(column.type):
+            raise DataError(f"{self.name}: column {self._columns[place]} holds text")
+        if missing:
+            values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
+            if np.isinf(values).any():
+                raise DataError(f"{self.locate(row + int(np.argmax(np.isinf(values))))}: {what} is infinite; repair it")
+            return pa.array(values, pa.float64(), from_pandas=True)
         if column.null_count:
             i = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
             raise DataError(f"{self.locate(row + i)}: {what} is missing; fill it in or remove this sample")
         column = column.cast(pa.float64()) if pa.types.is_decimal(column.type) else column
-        values: NDArray[Any] = column.to_numpy(zero_copy_only=False)
+        values = column.to_numpy(zero_copy_only=False)
         # float32 stays, since a copy in float64 would double the memory of a block
         if values.dtype.kind != "f" or values.dtype.itemsize < 4:
             values = values.astype(np.float64)
@@ -321,12 +484,30 @@ def is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
-def _type_problem(kind: pa.DataType) -> str:
-    """Why a column's type is no feature, and what to do; empty for numbers and booleans."""
+def _is_text(kind: pa.DataType) -> bool:
+    """Whether a column's type is text, or a choice of some."""
     import pyarrow as pa
 
-    if is_number(kind) or pa.types.is_boolean(kind):
+    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
+
+
+def text_problem(texts: set[str], n_rows: int, rule: str) -> str:
+    """Why the texts of a column become no features, and what to do; empty where they do."""
+    shown = ", ".join(repr(text)[:30] for text in sorted(texts)[:3])
+    if sum(bool(_DATE.match(text)) for text in texts) > len(texts) / 2:
+        return f"dates ({shown}): write them as numbers (a year, seconds since a start), or"
+    if len(texts) > MOST_CATEGORIES and len(texts) * 10 > n_rows:
+        return f"{len(texts)} different texts in {n_rows} rows ({shown}), as of identifiers:"
+    return f"text ({shown}): set data.categories = onehot, or" if rule == "refuse" else ""
+
+
+def _type_problem(kind: pa.DataType, *, texts: bool) -> str:
+    """Why a column's type is no feature, and what to do; empty for numbers, booleans, and texts that are encoded."""
+    import pyarrow as pa
+
+    if is_number(kind) or pa.types.is_boolean(kind) or (texts and (_is_text(kind) or pa.types.is_null(kind))):
         return ""
     if pa.types.is_temporal(kind):
         return f"is of type {kind}, a time; write it as numbers (a year, seconds since a start)"
-    return f"is of type {kind}, no numbers; write categories as numbers"
+    return f"is of type {kind}, no numbers; set data.categories = onehot, write categories as numbers"

@@ -102,6 +102,7 @@ class StoredColumns(_Part):
 
     features: list[str]
     label: str
+    encoding: list[Any] | None = None
 
 
 class StoreManifest(_Part):
@@ -228,7 +229,8 @@ def _problem(manifest: StoreManifest) -> str:
         offset += padded(block.n_bytes)
     if offset != manifest.features_bytes:
         return f"the blocks take {offset} bytes, the features {manifest.features_bytes}"
-    if manifest.columns is not None and len(manifest.columns.features) != manifest.n_features:
+    encoded = manifest.columns is not None and manifest.columns.encoding is not None
+    if manifest.columns is not None and not encoded and len(manifest.columns.features) != manifest.n_features:
         return f"{len(manifest.columns.features)} columns have names, there are {manifest.n_features} features"
     others, kinds = (manifest.dense_blocks, "sparse features have dense") if manifest.sparse else (
         manifest.sparse_blocks, "dense features have sparse"

@@ -1,0 +1,145 @@
+"""Missing values and categories of a table as numbers: fitted on the training data, and stored with the model."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+MISSING_RULES = ("refuse", "mean", "median", "indicator")
+CATEGORY_RULES = ("refuse", "onehot")
+MOST_CATEGORIES = 100
+"""Different texts from which a column is taken for an identifier, unless they repeat themselves ten times."""
+
+
+@dataclass(frozen=True)
+class ColumnEncoding:
+    """How one column becomes numbers.
+
+    Attributes
+    ----------
+    categories : tuple of str or None
+        Texts, in order of their code points, each of which becomes a column of 0 and 1; None for a column of numbers.
+    fill : float
+        What takes the place of a missing number.
+    indicator : bool
+        Whether one more column, behind the others, is 1 where the value is missing.
+    """
+
+    categories: tuple[str, ...] | None = None
+    fill: float = 0.0
+    indicator: bool = False
+
+    @property
+    def width(self) -> int:
+        """Features that the column becomes."""
+        return (1 if self.categories is None else len(self.categories)) + self.indicator
+
+    def encode(self, column: Any) -> tuple[NDArray[np.float64], int]:
+        """Features of a column of Arrow, and how many of its values are no known category.
+
+        Parameters
+        ----------
+        column : pyarrow.Array
+            Of float64, or of texts; null where a value is missing.
+
+        Returns
+        -------
+        ndarray of float64 of shape (n_rows, width)
+            A category that is not known is 0 in all columns.
+        int
+        """
+        missing = column.is_null().to_numpy(zero_copy_only=False)
+        X = np.zeros((len(column), self.width))
+        n_unknown = 0
+        if self.categories is None:
+            X[:, 0] = np.where(missing, self.fill, column.to_numpy(zero_copy_only=False))
+        else:
+            coded = column.dictionary_encode()
+            place = {category: k for k, category in enumerate(self.categories)}
+            places = np.array([place.get(text, -1) for text in coded.dictionary.to_pylist()], np.int64)
+            indices = coded.indices.fill_null(0).to_numpy()
+            known = np.where(missing, -1, places[indices]) if len(places) else np.full(len(column), -1)
+            rows = np.flatnonzero(known >= 0)
+            X[rows, known[rows]] = 1.0
+            n_unknown = int(np.count_nonzero((known < 0) & ~missing))
+        if self.indicator:
+            X[:, -1] = missing
+        return X, n_unknown
+
+
+@dataclass(frozen=True)
+class TableEncoding:
+    """How the columns of a table become features.
+
+    Attributes
+    ----------
+    columns : tuple of ColumnEncoding
+        One for each column that is no label, in their order.
+    """
+
+    columns: tuple[ColumnEncoding, ...]
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """First feature of each column, and their number at last, (n_columns + 1,)."""
+        return np.cumsum([0, *(column.width for column in self.columns)])
+
+    @property
+    def n_features(self) -> int:
+        """Features of all columns."""
+        return int(self.starts[-1])
+
+    def covering(self, start: int, stop: int) -> range:
+        """Columns of which at least one feature is in a range."""
+        if start >= stop:
+            return range(0)
+        first = int(np.searchsorted(self.starts, start, side="right")) - 1
+        return range(first, int(np.searchsorted(self.starts, stop, side="left")))
+
+    def feature_names(self, names: Sequence[str]) -> list[str]:
+        """Names of the features: ``island=Dream``, ``age``, ``age (missing)``."""
+        found = []
+        for name, column in zip(names, self.columns, strict=True):
+            found += [name] if column.categories is None else [f"{name}={category}" for category in column.categories]
+            found += [f"{name} (missing)"] * column.indicator
+        return found
+
+    def to_json(self) -> list[Any]:
+        """Plain values for JSON."""
+        return [
+            [None if column.categories is None else list(column.categories), column.fill, column.indicator]
+            for column in self.columns
+        ]
+
+    @classmethod
+    def from_json(cls, values: Iterable[Any] | None) -> TableEncoding | None:
+        """Undo :meth:`to_json`; None stays None."""
+        if values is None:
+            return None
+        return cls(tuple(ColumnEncoding(c if c is None else tuple(c), float(f), bool(i)) for c, f, i in values))
+
+
+def fill_value(values: NDArray[np.float64], rule: str) -> float:
+    """What takes the place of the missing numbers of a column.
+
+    Parameters
+    ----------
+    values : ndarray of float64 of shape (n_samples,)
+        NaN where missing.
+    rule : str
+        ``mean``, or else the median.
+
+    Returns
+    -------
+    float
+        0 where no value is there.
+    """
+    there = values[~np.isnan(values)]
+    if not there.size:
+        return 0.0
+    return float(there.mean() if rule == "mean" else np.median(there))

@@ -1,0 +1,163 @@
+"""Missing values and categories: fitted on the training data, the same in other tables, by name and on every range."""
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+from pyarrow import feather
+
+from distnewton.data.columns import ColumnNames, Wanted
+from distnewton.data.formats.tables import FrameSource
+from distnewton.data.sources import open_data
+from distnewton.data.store.convert import convert
+from distnewton.errors import ConfigError, DataError
+
+FRAME = pd.DataFrame({
+    "age": [1.0, np.nan, 4.0, 10.0], "island": ["b", None, "a", "b"], "fare": [1, 2, 3, 4],
+    "sex": ["m", "f", "m", "m"], "label": ["x", "y", "x", "y"],
+})  # fmt: skip
+SETTINGS = {"missing": "indicator", "categories": "onehot"}
+#              age missing a  b missing fare f  m
+ENCODED = [
+    [1.0, 0, 0, 1, 0, 1, 0, 1],
+    [4.0, 1, 0, 0, 1, 2, 1, 0],
+    [4.0, 0, 1, 0, 0, 3, 0, 1],
+    [10, 0, 0, 1, 0, 4, 0, 1],
+]
+
+
+def opened(tmp_path, frame, kind, **options):
+    path = tmp_path / kind
+    if kind == "frame":
+        return FrameSource(frame, Wanted(**options))
+    if kind == "csv":
+        frame.to_csv(path, index=False)
+    elif kind == "parquet":
+        frame.to_parquet(path)
+    else:
+        feather.write_feather(pa.Table.from_pandas(frame), path)
+    return open_data(path, **options)
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "arrow", "frame"])
+def test_columns_become_features_on_every_range(tmp_path, kind):
+    source = opened(tmp_path, FRAME, kind, **SETTINGS)
+    description = source.describe()
+    assert description.n_features == 8
+    assert description.names.features == ("age", "island", "fare", "sex")
+    assert description.names.encoding.feature_names(description.names.features) == [
+        "age", "age (missing)", "island=a", "island=b", "island (missing)", "fare", "sex=f", "sex=m",
+    ]  # fmt: skip
+    for start in range(9):
+        for stop in range(start, 9):
+            np.testing.assert_array_equal(source.read(start, stop), np.array(ENCODED)[:, start:stop])
+    np.testing.assert_array_equal(source.read(2, 4, "float32", np.array([0, 3])), [[0, 1], [0, 1]])
+    assert ColumnNames.from_json(description.names.to_json()) == description.names
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_other_tables_are_encoded_as_the_training_data(tmp_path, kind):
+    names = opened(tmp_path, FRAME, kind, **SETTINGS).describe().names
+    new = pd.DataFrame({"sex": ["f", "x"], "fare": [np.nan, 7], "island": ["a", "b"], "age": [3.0, np.nan]})
+    source = opened(tmp_path, new, kind, names=names, n_features=8, labels="none")
+    description = source.describe()
+    np.testing.assert_array_equal(source.read(0, 8), [[3, 0, 1, 0, 0, 2.5, 1, 0], [4, 1, 0, 1, 0, 7, 0, 0]])
+    assert any("1 values of column sex are texts that the training data do not have" in n for n in description.notes)
+
+
+@pytest.mark.parametrize(("rule", "fill"), [("mean", 5.0), ("median", 4.0)])
+def test_missing_numbers_are_filled(tmp_path, rule, fill):
+    frame = FRAME[["age", "fare", "label"]]
+    source = opened(tmp_path, frame, "csv", missing=rule)
+    assert source.describe().n_features == 2
+    np.testing.assert_array_equal(source.read(0, 1)[:, 0], [1, fill, 4, 10])
+
+
+def test_a_table_of_numbers_stays_as_it_is(tmp_path):
+    source = opened(tmp_path, FRAME[["fare", "label"]], "csv", **SETTINGS)
+    assert source.describe().names == ColumnNames(("fare",), "label")
+
+
+def test_text_that_comes_late_is_found(tmp_path, monkeypatch):
+    monkeypatch.setattr("distnewton.data.formats.delimited.BLOCK_BYTES", 64)
+    path = tmp_path / "t"
+    path.write_text("a,b,label\n" + "1,2,x\n" * 100 + "1,red,y\n,blue,x\n")
+    source = open_data(path, missing="median", categories="onehot")
+    assert source.describe().names.encoding.columns[1].categories == ("2", "blue", "red")
+    np.testing.assert_array_equal(source.read(0, 4)[-2:], [[1, 0, 0, 1], [1, 0, 1, 0]])
+
+
+def test_all_that_cannot_be_encoded_is_told_at_once(tmp_path):
+    n = 300
+    frame = pd.DataFrame({
+        "id": [f"N{i}" for i in range(n)], "when": [f"2007-11-{1 + i % 28:02d}" for i in range(n)],
+        "size": [None, *range(1, n)], "sex": ["m", "f"] * (n // 2), "label": ["x", "y", "y"] * (n // 3),
+    })  # fmt: skip
+    with pytest.raises(DataError) as caught:
+        opened(tmp_path, frame, "csv", categories="onehot").describe()
+    text = str(caught.value)
+    for part in ("id: 300 different texts", "when: dates ('2007-11-01'", "size: 1 of 300 values are missing: set data",
+                 "data.ignore_columns = ['id', 'when', 'size']"):  # fmt: skip
+        assert part in text
+    with pytest.raises(DataError, match=r"sex: text \('f', 'm'\): set data.categories = onehot"):
+        opened(tmp_path, frame[["sex", "label"]], "csv", missing="mean").describe()
+    with pytest.raises(ConfigError, match="missing must be one of refuse, mean"):
+        open_data(tmp_path / "csv", missing="mode")
+
+
+def test_other_faults_stay_faults(tmp_path):
+    path = tmp_path / "t"
+    for text, message in (
+        ("a,b,label\n1,u,x\n2,v\n", "t:3: expected 3 columns"),
+        ("a,b,label\n1,u,x\n2,v,\n", "t:3: label.* is missing"),
+        ("a,b,label\n1,2,x\n2,3,\n", "t:3: label.* is missing"), ("a,label\n,x\n1,y\n,\n", "t:4: label"),
+    ):  # fmt: skip
+        path.write_text(text)
+        source = open_data(path, **SETTINGS)
+        with pytest.raises(DataError, match=message):
+            source.describe()
+
+
+def test_stores_keep_the_encoding(tmp_path):
+    source = opened(tmp_path, FRAME, "csv", **SETTINGS)
+    convert(source, tmp_path / "store", files=[])
+    store = open_data(tmp_path / "store")
+    assert store.describe().names == source.describe().names
+    np.testing.assert_array_equal(store.read(0, 8), ENCODED)
+
+
+@pytest.mark.mpi(min_size=1, sizes=(1, 3))
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_model_carries_the_encoding_on_every_grid(tmp_path_factory, kind):
+    from mpi4py import MPI
+
+    import distnewton
+    from distnewton.parallel.collectives import Communicator
+
+    comm = MPI.COMM_WORLD
+    folder = comm.bcast(str(tmp_path_factory.mktemp(kind)) if comm.rank == 0 else None)
+    rng = np.random.default_rng(0)
+    island = rng.choice(["Dream", "Biscoe", "Torgersen"], 120)
+    frame = pd.DataFrame({
+        "size": rng.standard_normal(120),
+        "island": island,
+        "label": np.where(island == "Dream", "u", "v"),
+    })
+    frame.loc[::7, "size"] = None
+    train, new = f"{folder}/train", f"{folder}/new"
+    if comm.rank == 0:
+        for path, table in ((train, frame), (new, frame[["island", "size"]])):
+            table.to_csv(path, index=False) if kind == "csv" else table.to_parquet(path)
+    comm.barrier()
+    tables = {"data": {"train": train, "missing": "indicator", "categories": "onehot", "scale": "standard"},
+              "network": {"layers": "auto-5-auto"}, "run": {"iterations": 8}}  # fmt: skip
+    result = distnewton.train(distnewton.make_config(tables), comm)
+    model = result.model
+    model.save(f"{folder}/model.safetensors")
+    again = distnewton.load_model(f"{folder}/model.safetensors", Communicator(comm))
+    assert again.names == model.names
+    names = model.names
+    labels = again.predict(lambda: open_data(new, names=names, n_features=5, labels="none"))
+    assert np.mean(np.array(labels) == frame["label"].to_numpy()) == 1.0
