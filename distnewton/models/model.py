@@ -259,15 +259,19 @@ class Model:
             "dense": a.dense,
             "dtype": a.dtype,
             **({} if a.task.scaling is None else {"format_version": 3, "targets": a.task.scaling.to_dict()}),
-            **({} if a.names is None else {"columns": _columns_header(a.names)}),
+            **_columns_header(a.names),
         }
         write_model(path, tensors, header)
 
 
-def _columns_header(names: ColumnNames) -> dict[str, Any]:
+def _columns_header(names: ColumnNames | None) -> dict[str, Any]:
     """Names of columns as the model file has them, and how they are encoded where they are."""
-    encoded = {} if names.encoding is None else {"encoding": names.encoding.to_json()}
-    return {"features": names.features, "label": names.label, **encoded}
+    if names is None:
+        return {}
+    columns = {"features": names.features, "label": names.label}
+    if names.encoding is None:
+        return {"columns": columns}
+    return {"format_version": 3, "columns": columns | {"encoding": names.encoding.to_json()}}
 
 
 def network_outputs(network: PartitionedNetwork, params: Array, X: Any, chunk_rows: int = MAX_CHUNK_ROWS) -> Array:
