@@ -90,7 +90,7 @@ class Command:
         from distnewton.cli.setting_help import settings
 
         own = [name for names, _ in self.arguments for name in names if name.startswith("--")]
-        return own + [f"--{setting.name}" for setting in settings() if SET in self.arguments]
+        return own + [f"--{name}" for name in settings() if SET in self.arguments]
 
     def __call__(self, options: argparse.Namespace) -> int:
         """Run the command on the ranks that it is for."""

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from distnewton.cli.parsing import Parser, count, count_from_0, number, positive
-from distnewton.cli.setting_help import Setting, settings
+from distnewton.cli.setting_help import settings
 from distnewton.config import Config, apply_settings, make_config
 from distnewton.directions.direction import FULL_BATCH
 from distnewton.directions.registry import DIRECTIONS
@@ -94,7 +94,7 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-w", metavar="label weight", type=_weight, action="append", default=[], help="weight of a label, also -wLABEL"
     )
-    known = _known()
+    known = settings()
     for flag, metavar, kind, name in FLAGS:
         parser.add_argument(flag, dest=name, metavar=metavar, type=kind, help=f"{known[name].clause} ({name})")
     return parser
@@ -177,7 +177,7 @@ def training_config(options: argparse.Namespace) -> Config:
         tree[section][key] = value
     if "method.subsample_min" in given:
         tree["method"]["subsample"] = _NO_SHARE
-    fewest = _known()["method.cg_min"].field.default
+    fewest = settings()["method.cg_min"].field.default
     if given.get("method.cg_max", fewest) < fewest:
         tree["method"]["cg_min"] = given["method.cg_max"]
     return make_config(apply_settings(tree, options.set))
@@ -188,12 +188,8 @@ def _defaults(direction: str) -> dict[str, Any]:
     if DIRECTIONS[direction].family is not FULL_BATCH:
         return {"direction": direction}
     constants = {"subsample": _SHARE, "subsample_min": 1, **CONSTANTS}
-    users = {name: _known()[f"method.{name}"].users for name in constants}
+    users = {name: settings()[f"method.{name}"].users for name in constants}
     return {"direction": direction, **{name: v for name, v in constants.items() if direction in users[name]}}
-
-
-def _known() -> dict[str, Setting]:
-    return {setting.name: setting for setting in settings()}
 
 
 def _types() -> Iterator[str]:

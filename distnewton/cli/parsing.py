@@ -107,7 +107,7 @@ def settings_to_set(arguments: Sequence[str], flags: Iterable[str], *, note_old:
     """
     from distnewton.cli.setting_help import settings
 
-    known = {f"--{setting.name}": setting.name for setting in settings()}
+    known = {f"--{name}": name for name in settings()}
     known |= {flag: name for flag, name in SHORT_FLAGS.items() if flag not in flags}
     rest, words = [], iter(arguments)
     for word in words:

@@ -6,7 +6,7 @@ import math
 import re
 import shutil
 import textwrap
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache
 
@@ -60,31 +60,29 @@ class Setting:
 
 
 @cache
-def settings() -> tuple[Setting, ...]:
-    """Every setting, in the order of the configuration."""
-    return tuple(_settings())
-
-
-def _settings() -> Iterator[Setting]:
+def settings() -> dict[str, Setting]:
+    """Every setting by its name, in the order of the configuration."""
     from distnewton.config import Config, choices_of, settings_of
     from distnewton.config.method import users_of_options
 
-    users = users_of_options()
+    users = {f"method.{key}": tuple(names) for key, names in users_of_options().items()}
+    known = {}
     for section in Config.model_fields:
         for key, field in settings_of(section).items():
-            used_by = tuple(users.get(key, ())) if section == "method" else ()
-            yield Setting(f"{section}.{key}", field, choices_of(key, field), used_by)
+            name = f"{section}.{key}"
+            known[name] = Setting(name, field, choices_of(key, field), users.get(name, ()))
+    return known
 
 
 def settings_text(complete: bool) -> str:
     """The settings for the help of a command: all by their tables and users, or those that most runs need."""
     if complete:
-        listed = [s for s in settings() if s.name not in SHORT_FLAGS.values()]
+        listed = [s for s in settings().values() if s.name not in SHORT_FLAGS.values()]
         groups: dict[str, list[Setting]] = {}
         for setting in listed:
             groups.setdefault(_title(setting), []).append(setting)
         return "\n".join(f"{title}\n{_lines(group, brief=False)}" for title, group in groups.items())
-    known = {setting.name: setting for setting in settings()}
+    known = settings()
     return (
         "settings that most runs need; [x] is the default:\n"
         f"{_lines((known[name] for name in COMMON if name in known), brief=True)}\n"

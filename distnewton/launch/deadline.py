@@ -94,15 +94,17 @@ def job_seconds_left() -> float:
         return float(end) - time.time()
     if not job:
         return math.inf
+    # compute nodes of some sites have no squeue: the job's limit is then unknown here
+    return seconds_of(output_of(["squeue", "-h", "-j", job, "-o", "%L"]).strip())
+
+
+def output_of(command: list[str]) -> str:
+    """What a command prints; nothing where it cannot be run, fails, or takes more than 20 seconds."""
     try:
-        asked = subprocess.run(  # noqa: S603
-            ["squeue", "-h", "-j", job, "-o", "%L"],  # noqa: S607
-            capture_output=True, text=True, timeout=20, check=False,
-        )  # fmt: skip
+        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
-        # compute nodes of some sites have no squeue: the job's limit is then unknown here
-        return math.inf
-    return seconds_of(asked.stdout.strip())
+        return ""
+    return done.stdout if done.returncode == 0 else ""
 
 
 def seconds_of(text: str) -> float:

@@ -52,7 +52,7 @@ def test_the_help_of_training_fits_a_screen(capsys):
     text = shown(capsys, "train", "--help")
     assert len(text.splitlines()) <= 45
     assert all(len(line) <= 80 for line in text.splitlines())
-    assert set(COMMON) <= {setting.name for setting in settings()}
+    assert set(COMMON) <= set(settings())
     assert set(re.findall(r"^  --(\w+\.\w+)", text, re.M)) == set(COMMON)
     assert "loss of a sample: squared, [cross_entropy], logistic" in text
 
@@ -60,11 +60,11 @@ def test_the_help_of_training_fits_a_screen(capsys):
 def test_the_whole_help_has_every_setting_and_every_choice(capsys):
     text = " ".join(shown(capsys, "train", "--help-all").split())
     short = {"data.directory", "run.device", "run.directory", "network.start"}
-    for setting in settings():
+    for setting in settings().values():
         assert (f" --{setting.name} " in text) == (setting.name not in short)
         for choice in setting.choices:
             assert re.search(rf"[ \[]{re.escape(choice)}[\], ]", text), (setting.name, choice)
-    known = {setting.name: setting for setting in settings()}
+    known = settings()
     assert known["network.activation"].choices == tuple(ACTIVATIONS)
     assert known["network.layers"].choices == ()
     assert "[method], used by kfac, mini_block_fisher --method.kl_clip" in text

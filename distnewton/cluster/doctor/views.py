@@ -7,8 +7,6 @@ import importlib.metadata
 import os
 import platform
 import re
-import shutil
-import subprocess
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distnewton.cluster.launchers import THREAD_VARIABLES
+from distnewton.launch.deadline import output_of
 from distnewton.launch.startup import launcher_kind
 from distnewton.launch.threads import blas_libraries, own_cores
 from distnewton.runs.run_folder import package_versions
@@ -102,22 +101,13 @@ def _environment(names: Sequence[str]) -> dict[str, str]:
 
 def _job_tasks() -> int:
     """Tasks of the job. Below an mpirun SLURM_NTASKS counts its helpers, one a node: Slurm itself is asked first."""
-    job, program = os.environ.get("SLURM_JOB_ID", ""), shutil.which("squeue")
-    asked = _lines([program, "-h", "-j", job, "-O", "NumTasks"]) if job and program else []
-    if asked and asked[0].strip().isdigit():
+    job = os.environ.get("SLURM_JOB_ID", "")
+    asked = output_of(["squeue", "-h", "-j", job, "-O", "NumTasks"]).split() if job else []
+    if asked and asked[0].isdigit():
         return int(asked[0])
     below_mpirun = "SLURM_STEP_ID" in os.environ and launcher_kind() != "Slurm"
     given = os.environ.get("SLURM_NTASKS", "")
     return int(given) if job and given.isdigit() and not below_mpirun else 0
-
-
-def _lines(command: list[str]) -> list[str]:
-    """What a command prints; nothing where it cannot be run or fails."""
-    try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603
-    except (OSError, subprocess.TimeoutExpired):
-        return []
-    return done.stdout.splitlines() if done.returncode == 0 else []
 
 
 def cupy_wheels() -> list[str]:
@@ -128,9 +118,7 @@ def cupy_wheels() -> list[str]:
 
 def gpus_of_host() -> list[str]:
     """GPUs that nvidia-smi lists; none where there is no such program."""
-    program = shutil.which("nvidia-smi")
-    listed = _lines([program, "-L"]) if program else []
-    return [line.strip() for line in listed if line.startswith("GPU ")]
+    return [line.strip() for line in output_of(["nvidia-smi", "-L"]).splitlines() if line.startswith("GPU ")]
 
 
 def _has_avx2() -> bool:
