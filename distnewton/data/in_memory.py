@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from distnewton.data.columns import ColumnNames, names_from_frame
 from distnewton.data.description import Description
+from distnewton.data.labels import labels_of
 from distnewton.data.row_selection import RowSelection
 from distnewton.data.source import Source
 from distnewton.errors import DataError
@@ -27,8 +29,8 @@ class ArraySource(Source):
         Finite numbers; images as (n_samples, height, width) or (n_samples, channels, height, width). Under MPI every
         rank passes the same whole array, of which it then copies its columns. The names of a DataFrame's columns go
         into the model.
-    y : array-like of shape (n_samples,) or (n_samples, n_targets)
-        Numbers or texts.
+    y : array-like of shape (n_samples,) or (n_samples, n_targets), or None
+        Numbers or texts, as of :func:`~distnewton.data.labels.labels_of`; None for data without labels.
     sample_weight : array-like of shape (n_samples,) or None
         How much each sample counts in training: the loss is sum w_i loss_i / sum w_i, and of the regularisation a
         multiple of l counts sum w_i samples, so that a sample of weight 2 is one that is there twice. Metrics count
@@ -41,17 +43,20 @@ class ArraySource(Source):
     Raises
     ------
     DataError
-        If shapes do not fit, or something is not a finite number; if a weight is negative, or their sum 0.
+        If shapes do not fit, something is not a finite number, or a label is missing or of a kind that is none; if a
+        weight is negative, or their sum 0.
     """
 
     def __init__(
-        self, X: Any, y: Any, *, sample_weight: Any = None, name: str = "data", columns: ColumnNames | None = None
-    ) -> None:
+        self, X: Any, y: Any = None, *, sample_weight: Any = None, name: str = "data",
+        columns: ColumnNames | None = None,
+    ) -> None:  # fmt: skip
         self.name = name
         self._names = columns or names_from_frame(getattr(X, "columns", ()), getattr(y, "name", None))
         self._sparse = hasattr(X, "tocsr")
-        self._X, self._image_shape = _as_table(_summed(X.tocsr()) if self._sparse else np.asarray(X))
-        self._y = np.asarray(y)
+        self._X, self._image_shape = _as_table(_summed(X.tocsr()) if self._sparse else _numbers(X, name))
+        self._labelled = y is not None
+        self._y = labels_of(y, self.locate) if self._labelled else np.full(self._X.shape[0], np.nan)
         if self._X.ndim != 2 or self._y.ndim not in (1, 2) or len(self._y) != self._X.shape[0]:
             raise DataError(
                 f"{name}: expected X of shape (n_samples, n_features), or images, and as many labels, "
@@ -59,8 +64,6 @@ class ArraySource(Source):
             )
         if self._X.dtype.kind not in "biuf":
             raise DataError(f"{name}: X must hold real numbers, got an array of {self._X.dtype}")
-        if self._y.dtype.kind not in "US":
-            self._y = self._y.astype(np.str_ if self._y.dtype.kind == "O" else np.float64)
         self._weights = None if sample_weight is None else self._checked_weights(sample_weight)
 
     def _n_readable(self) -> int:
@@ -93,7 +96,7 @@ class ArraySource(Source):
         n_nonzeros = int(self._X.nnz if self._sparse else np.count_nonzero(self._X))
         return Description(
             self.name, "memory", n_samples, n_features, n_nonzeros, self._sparse, self._y,
-            image_shape=self._image_shape, weights=self._weights, names=self._names,
+            image_shape=self._image_shape, weights=self._weights, names=self._names, labelled=self._labelled,
         )  # fmt: skip
 
     def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> Features:
@@ -108,6 +111,59 @@ class ArraySource(Source):
     def locate(self, i_sample: int) -> str:
         """Name a sample in a message."""
         return f"{self.name}: sample {i_sample}"
+
+
+def as_source(data: Any, names: ColumnNames | None = None) -> Any:
+    """Data in any form that Python programs have them, as a source.
+
+    Parameters
+    ----------
+    data : DataSource, tuple of X and y, array, frame, sparse array, or path
+        Arrays as :class:`ArraySource` takes them, alone or with their labels; a path as of
+        :func:`~distnewton.data.sources.open_data`.
+    names : ColumnNames or None
+        Of the features, in the order wanted: a frame's columns are chosen by them.
+
+    Returns
+    -------
+    DataSource
+
+    Raises
+    ------
+    DataError
+        If a frame lacks a column.
+    """
+    if hasattr(data, "locate"):
+        return data
+    if isinstance(data, str | Path):
+        from distnewton.data.sources import open_data
+
+        return open_data(data, names=names, labels="if_there")
+    X, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    if names is not None and all(isinstance(column, str) for column in getattr(X, "columns", [0])):
+        if missing := [name for name in names.features if name not in X.columns]:
+            raise DataError(f"the data has no column {missing[0]!r}, which the model was trained on")
+        X = X[list(names.features)]
+    return ArraySource(X, y)
+
+
+def _numbers(X: Any, name: str) -> NDArray[Any]:
+    """Features as an array of numbers; of a frame with nullable or mixed types in float64."""
+    array = np.asarray(X)
+    if array.dtype.kind != "O":
+        return array
+    columns = getattr(X, "columns", None)
+    parts = [array] if columns is None or array.ndim != 2 else list(array.T)
+    for number, part in enumerate(parts):
+        try:
+            part.astype(np.float64)
+        except (TypeError, ValueError) as error:
+            column = "X" if columns is None else f"column {list(columns)[number]!r}"
+            raise DataError(
+                f"{name}: {column} must hold real numbers, got objects ({error}); fill what is missing, encode what is "
+                "text, and convert the rest with dtype=float"
+            ) from None
+    return array.astype(np.float64)
 
 
 def _summed(X: Any) -> Any:

@@ -121,6 +121,8 @@ class Task:
         DataError
             If the labels do not suit the task.
         """
+        if not description.labelled:
+            raise DataError(f"{source.name} has no labels to train on: give y, or a table with labels")
         if name == "regression":
             targets = regression_targets(description.labels, source.locate, name=source.name)
             scaling = TargetScaling.fit(targets, description.weights) if scaled else None
@@ -187,8 +189,11 @@ class Task:
         if self.classes is None:
             n_digits = 9 if self.scaling is None else self.scaling.n_digits
             return [" ".join(f"{value:.{n_digits}g}" for value in row) for row in outputs]
-        indices = outputs.argmax(axis=1) if self.name == "classification" else (outputs[:, 0] > 0).astype(np.int64)
-        return self.classes.decode(indices)
+        return self.classes.decode(self.chosen(outputs))
+
+    def chosen(self, outputs: Array) -> Array:
+        """Index of the most likely class of each sample."""
+        return outputs.argmax(axis=1) if self.name == "classification" else (outputs[:, 0] > 0).astype(np.int64)
 
 
 def _refuse_numbers(classes: LabelMapping, n_samples: int, name: str) -> None:

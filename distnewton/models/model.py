@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from distnewton.backend import Array, to_host
 from distnewton.data.columns import ColumnNames, check_names
 from distnewton.data.description import DataSource, Description
+from distnewton.data.in_memory import as_source
 from distnewton.data.partitioned import open_and_describe
 from distnewton.data.row_selection import Chosen
 from distnewton.data.rows import row_range
@@ -26,7 +27,8 @@ from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Block
 from distnewton.planning.chunks import MAX_CHUNK_ROWS
 
-Data = DataSource | Callable[[], DataSource]
+Data = Any
+"""A data source, what opens one, or anything that :func:`~distnewton.data.in_memory.as_source` takes."""
 
 
 class Model:
@@ -109,7 +111,8 @@ class Model:
         -------
         tuple of Array of shape (n_samples, n_out), DataSource and Description
         """
-        source, description = open_and_describe(self.grid.world, data if callable(data) else lambda: data)
+        opener = data if callable(data) else lambda: as_source(data, self.names)
+        source, description = open_and_describe(self.grid.world, opener)
         self.check_data(source, description)
         return self.outputs_of(self.features(source, description)), source, description
 
@@ -166,10 +169,28 @@ class Model:
             **task_metrics(task.name, outputs, targets),
         }
 
-    def predict(self, data: Data) -> list[str]:
-        """The user's own label of each sample, in input order."""
+    def predict(self, data: Data) -> Any:
+        """The user's own label of each sample, in input order.
+
+        Parameters
+        ----------
+        data : DataSource or callable, or array-like, frame or sparse array of shape (n_samples, n_features)
+            The data, or what opens it with this model's number of features. A frame's columns are taken by name.
+
+        Returns
+        -------
+        list of str, or ndarray of shape (n_samples,) or (n_samples, n_targets)
+            Of a source or file the labels as texts. Of arrays an array of the classes: whole numbers, numbers, texts
+            or booleans as training had them; or of the numbers predicted.
+        """
+        task = self.architecture.task
         outputs, _, _ = self.outputs(data)
-        return self.architecture.task.labels(outputs)
+        if callable(data) or hasattr(data, "locate") or isinstance(data, str | Path):
+            return task.labels(outputs)
+        if task.classes is None:
+            return outputs[:, 0] if task.n_out == 1 else outputs
+        classes = task.classes.classes
+        return np.array([False, True] if classes == ("False", "True") else classes)[task.chosen(outputs)]
 
     def weights(self) -> dict[str, Array] | None:
         """All weights on rank 0 under the keys, and in the shapes, of the equal torch.nn.Sequential.

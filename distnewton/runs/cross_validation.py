@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from distnewton.backend import Array
 from distnewton.config import Config
-from distnewton.data.description import DataSource
 from distnewton.data.folds import draw_folds
+from distnewton.data.in_memory import as_source
 from distnewton.data.partitioned import Task, open_and_describe
 from distnewton.data.subset import CachedSource, Subset
 from distnewton.errors import ConfigError
@@ -66,7 +66,7 @@ def cross_validate(
     comm: Any = None,
     *,
     n_folds: int = 5,
-    train_data: DataSource | None = None,
+    train_data: Any = None,
     start: StartFrom | None = None,
     on_fold: Callable[[int, dict[str, float]], None] | None = None,
 ) -> CrossValidation:
@@ -80,8 +80,8 @@ def cross_validate(
         The ranks; None is this process alone, without MPI.
     n_folds : int
         Folds, at least 2. They are drawn by the run's seed, each with the same share of every class, on any grid alike.
-    train_data : DataSource or None
-        Data in memory; by default ``config.data.train``.
+    train_data : DataSource, tuple of X and y, or None
+        Data in memory, as of :func:`~distnewton.data.in_memory.as_source`; by default ``config.data.train``.
     start : Model, path or None
         As of :func:`~distnewton.runs.session.train`.
     on_fold : callable or None
@@ -106,10 +106,11 @@ def cross_validate(
     data = config.data
     if train_data is None and not data.train:
         raise ConfigError("cross validation needs data: data.train, or train_data", collective=True)
-    if train_data is None:
+    given = None if train_data is None else as_source(train_data)
+    if given is None:
         check_same_file(ranks, data.train, data.directory or None)
     with watchdog.patient():
-        source, described = open_and_describe(ranks, opener(data, train_data, data.train))
+        source, described = open_and_describe(ranks, opener(data, given, data.train))
     task = Task("", None, 0)
     targets: Array = np.zeros(0)
     with ranks.collective_errors():

@@ -11,6 +11,7 @@ from distnewton.backend import Array
 from distnewton.components import with_components
 from distnewton.config import Config
 from distnewton.data.description import DataSource
+from distnewton.data.in_memory import as_source
 from distnewton.data.scaled import gather_scaling
 from distnewton.errors import ConfigError, DistNewtonError, NumericalError
 from distnewton.launch.deadline import Clock
@@ -33,9 +34,9 @@ def train(
     config: Config,
     comm: Any = None,
     *,
-    train_data: DataSource | None = None,
-    test_data: DataSource | None = None,
-    validation_data: DataSource | None = None,
+    train_data: Any = None,
+    test_data: Any = None,
+    validation_data: Any = None,
     start: StartFrom | None = None,
     direction: Any = None,
     loss: Loss | None = None,
@@ -50,10 +51,10 @@ def train(
     ----------
     config : Config
         The run.
-    comm : mpi4py.MPI.Intracomm, Communicator or None
-        The ranks; None is this process alone, without MPI.
-    train_data, test_data, validation_data : DataSource or None
-        Data in memory, say :class:`~distnewton.data.in_memory.ArraySource`; by default what ``config.data`` names.
+    comm : mpi4py.MPI.Intracomm, Communicator, tuple or None
+        The ranks; None is this process alone, without MPI. A tuple is ``train_data``, for this process alone.
+    train_data, test_data, validation_data : DataSource, tuple of X and y, or None
+        Data in memory, as of :func:`~distnewton.data.in_memory.as_source`; by default what ``config.data`` names.
     start : Model, path or None
         Model, model file or run folder whose weights and scaling the run begins with, on any grid; by default what
         ``config.network.start`` names, or random weights. Under MPI all ranks name the same.
@@ -86,7 +87,12 @@ def train(
     """
     if direction is not None or loss is not None:
         config = with_components(config, direction, loss)
-    given = {"train": train_data, "validation": validation_data, "test": test_data}
+    if isinstance(comm, tuple):
+        if train_data is not None:
+            raise ConfigError("the training data is given twice: behind the configuration, and as train_data")
+        comm, train_data = None, comm
+    data = {"train": train_data, "validation": validation_data, "test": test_data}
+    given = {name: None if one is None else as_source(one) for name, one in data.items()}
     session = Session(config, comm, given=given, start=start)
     return session.train(config, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume)
 

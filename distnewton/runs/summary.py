@@ -8,6 +8,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from distnewton.config import Config
 from distnewton.data.description import Description
 from distnewton.data.partitioned import Task
@@ -27,7 +29,9 @@ from distnewton.runs.history import History
 from distnewton.runs.setup import Setup
 
 _MANY_CLASSES, _MANY_SHARE = 20, 0.1
-"""More different numbers as labels, and a larger share of the samples, may be amounts."""
+_FEW_SAMPLES = 3
+"""More different numbers as labels may be amounts where they are a larger share of the samples, have fractions, or
+where one of them has fewer samples."""
 
 _SUBSAMPLE_MIN = FullBatchOptions.model_fields["subsample_min"].default
 
@@ -120,7 +124,7 @@ class Observer(Protocol):
         ...
 
 
-@dataclass
+@dataclass(repr=False)
 class Result:
     """What training returns, on every rank.
 
@@ -152,6 +156,15 @@ class Result:
     predictions: dict[str, Any] = field(default_factory=dict)
     best: Best | None = None
     ended: str = ""
+
+    def __repr__(self) -> str:
+        """What was trained, how far, and how well, in a line or two."""
+        last, task = self.last, self.summary.task
+        sets = {"train": last.train, "validation": last.validation, "test": last.test}
+        metrics = [f"{which} {name} {value:.4g}" for which, found in sets.items() for name, value in found.items()]
+        ended = f" ({self.ended})" if self.ended else ""
+        head = f"{task.name} with {self.summary.shape}, iteration {last.iteration}{ended}"
+        return f"<Result: {head}, objective {last.objective:.6g}; {', '.join(metrics)}>"
 
     @property
     def last(self) -> IterationRecord:
@@ -242,9 +255,10 @@ def _notes_on_labels(config: Config, data: DataSets) -> Iterator[str]:
         named = [f"{k} = {label}" for k, label in enumerate(labels)]
         more = f", ... ({len(named)} in all)" if len(named) > 10 else ""
         yield f"classes: {', '.join(named[:10])}{more}"
-    elif len(labels) > max(_MANY_CLASSES, _MANY_SHARE * data.train.n_samples):
-        n = len(labels)
-        yield f"{n} different numbers are taken for classes; to approximate numbers set network.loss = squared"
+    elif len(labels) > _MANY_CLASSES:
+        n, (_, counts) = len(labels), np.unique(data.train.labels, return_counts=True)
+        if n > _MANY_SHARE * data.train.n_samples or any(label % 1 for label in labels) or counts.min() < _FEW_SAMPLES:
+            yield f"{n} different numbers are taken for classes; to approximate numbers set network.loss = squared"
     method = config.method
     if method.has(FullBatchOptions) and data.n_train < method.subsample_min != _SUBSAMPLE_MIN:
         yield f"method.subsample_min is more than the {data.n_train} samples there are: all are used"

@@ -151,7 +151,7 @@ def test_data_that_change_while_read_are_an_error_on_all(world):
 
 
 @mpi
-@pytest.mark.parametrize("labels", [np.arange(11.0), np.array(["ä", "bcd"] * 5 + [""]), np.ones((11, 2))])
+@pytest.mark.parametrize("labels", [np.arange(11.0), np.array(["ä", "bcd"] * 5 + ["x"]), np.ones((11, 2))])
 def test_the_description_of_rank_0_is_everyones(world, labels):
     # other ranks see other labels, as where a file system lags behind
     mine = labels if world.rank == 0 else np.zeros(11)
@@ -206,7 +206,8 @@ def test_tasks_read_off_labels():
 
 @pytest.mark.parametrize(("name", "labels", "message"), [
     ("binary", [1, 2, 3], "separates two classes, found 3"),
-    ("classification", [1.0, np.nan], "data: sample 1: a label is NaN or infinite"),
+    ("classification", [1.0, np.inf], "data: sample 1: a label is NaN or infinite"),
+    ("classification", [1.0, np.nan], "data: sample 1: label is missing"),
     ("classification", [1, 1], "needs two classes, found only '1'"),
     ("regression", ["a", "b"], "label 'a' is not a finite number"),
 ])  # fmt: skip
