@@ -137,7 +137,7 @@ def _run(job_file: Path, run_here: Any) -> None:
 
 def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Cluster) -> int:
     """Read what has ended, and write the table, the lines and the picture."""
-    from distnewton.reporting.scaling_plot import Scaling
+    from distnewton.reporting.scaling_plot import ScalingResult
     from distnewton.runs.planned import describe_data
     from distnewton.study.measured import collect
     from distnewton.study.prediction import predict
@@ -152,7 +152,7 @@ def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Clu
         plans = predict(study, config, describe_data(config), points, cluster_rates(cluster, config.run.dtype)[0])
     else:
         print(f"note: {DEFAULT_RATES}", file=sys.stderr)
-    scaling = Scaling(study, points, plans)
+    scaling = ScalingResult(study, points, plans)
     table = scaling.markdown(missing)
     with writing(root / "scaling.md", collective=True):
         (root / "scaling.md").write_text(table, encoding="utf-8")

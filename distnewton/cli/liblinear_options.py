@@ -62,7 +62,7 @@ Under mpirun all ranks work and one of them speaks: mpirun -n 4 distnewton-train
 _SET = ("SECTION.KEY=VALUE", "any setting of distnewton train, as data.scale=standard or data.zero_based=true")
 
 
-class _Parser(Parser):
+class LiblinearParser(Parser):
     """A parser whose errors show the usage."""
 
     def __init__(self, usage: str, **options: Any) -> None:
@@ -73,12 +73,13 @@ class _Parser(Parser):
         self.add_argument("--set", action="append", default=[], metavar=_SET[0], help=_SET[1])
 
     def error(self, message: str) -> NoReturn:
+        """Refuse a command line, and show how it is written."""
         raise UsageError(f"{message}\n{self.format_usage().strip()}\ntry: {self.prog} --help", collective=True)
 
 
 def train_parser() -> argparse.ArgumentParser:
     """The parser of ``distnewton-train``."""
-    parser = _Parser(
+    parser = LiblinearParser(
         "distnewton-train [options] training_set_file [model_file]",
         description="Train a network on a file, in the manner of LIBLINEAR's train.",
         epilog=_EPILOG.format(types="\n".join(_types())),
@@ -102,7 +103,7 @@ def train_parser() -> argparse.ArgumentParser:
 
 def predict_parser() -> argparse.ArgumentParser:
     """The parser of ``distnewton-predict``."""
-    parser = _Parser(
+    parser = LiblinearParser(
         "distnewton-predict [options] test_file model_file output_file",
         description="Write the label that a model predicts for each sample of a file, a line each.",
     )

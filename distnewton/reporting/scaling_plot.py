@@ -12,7 +12,7 @@ from distnewton.planning.plan import Plan
 from distnewton.reporting.drawing import save
 from distnewton.reporting.pictures import colour
 from distnewton.reporting.style import LIGHT
-from distnewton.study.measured import Point, efficiency
+from distnewton.study.measured import MeasuredPoint, efficiency
 from distnewton.study.points import Study
 
 _TITLES = {
@@ -28,11 +28,11 @@ def training_seconds(plan: Plan) -> float:
 
 
 @dataclass(frozen=True)
-class Scaling:
+class ScalingResult:
     """What a study has measured, beside what the model predicts."""
 
     study: Study  # what was run
-    points: Sequence[Point]  # what was measured, from the fewest ranks on
+    points: Sequence[MeasuredPoint]  # what was measured, from the fewest ranks on
     plans: Sequence[Plan] = ()  # predictions for the points, or none
 
     @property
@@ -40,7 +40,7 @@ class Scaling:
         """A prediction for each point; None without plans."""
         return self.plans or [None] * len(self.points)
 
-    def efficiency(self, point: Point, seconds: float | None = None) -> float:
+    def efficiency(self, point: MeasuredPoint, seconds: float | None = None) -> float:
         """Parallel efficiency of a point, or of as many ranks that need other seconds for an iteration."""
         return efficiency(self.study, self.points, point.seconds if seconds is None else seconds, point.n_ranks)
 
@@ -110,7 +110,7 @@ class Scaling:
 class _ScalingPicture:
     """Efficiency beside the parts of an iteration; refused points are left out."""
 
-    scaling: Scaling
+    scaling: ScalingResult
     caption: str
     size: tuple[float, float] = (720.0, 330.0)
 
@@ -129,7 +129,7 @@ class _ScalingPicture:
         return ()
 
     @property
-    def _counted(self) -> list[tuple[Point, Plan | None]]:
+    def _counted(self) -> list[tuple[MeasuredPoint, Plan | None]]:
         pairs = zip(self.scaling.points, self.scaling.planned, strict=True)
         return [(point, plan) for point, plan in pairs if not point.refused]
 

@@ -19,7 +19,7 @@ _BASIC = [phase for phase in PHASES if phase != "evaluation"]
 
 
 @dataclass
-class Point:
+class MeasuredPoint:
     """Runs on a number of ranks.
 
     Its 16 attributes are the keys of a line of ``scaling.jsonl``.
@@ -70,7 +70,7 @@ class Point:
     n_replicas: int = 1
 
 
-def collect(study: Study, root: Path, tolerance: float) -> tuple[list[Point], list[str]]:
+def collect(study: Study, root: Path, tolerance: float) -> tuple[list[MeasuredPoint], list[str]]:
     """Read the runs that have ended.
 
     Parameters
@@ -84,7 +84,7 @@ def collect(study: Study, root: Path, tolerance: float) -> tuple[list[Point], li
 
     Returns
     -------
-    list of Point
+    list of MeasuredPoint
         By rank count; empty where nothing has ended.
     list of str
         What is missing.
@@ -108,7 +108,7 @@ def collect(study: Study, root: Path, tolerance: float) -> tuple[list[Point], li
     return points, missing
 
 
-def _point(study: Study, n_ranks: int, runs: list[tuple[list[dict[str, Any]], dict[str, Any]]]) -> Point:
+def _point(study: Study, n_ranks: int, runs: list[tuple[list[dict[str, Any]], dict[str, Any]]]) -> MeasuredPoint:
     times: list[float] = []
     counted: list[dict[str, Any]] = []
     for records, _ in runs:
@@ -118,7 +118,7 @@ def _point(study: Study, n_ranks: int, runs: list[tuple[list[dict[str, Any]], di
     low, high = bootstrap_interval(times)
     facts = runs[0][1]
     steps = [np.mean(record["direction"]["inner_iterations"]) for record in counted if record["direction"]]
-    return Point(
+    return MeasuredPoint(
         n_ranks,
         len(set(facts["hosts"])),
         int(facts["threads_per_rank"]),
@@ -149,7 +149,7 @@ def bootstrap_interval(times: Sequence[float]) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _refuse_other_objectives(points: list[Point], tolerance: float) -> None:
+def _refuse_other_objectives(points: list[MeasuredPoint], tolerance: float) -> None:
     """Points that did not do the same work do not count."""
     base = points[0].objective
     for point in points[1:]:
@@ -161,14 +161,14 @@ def _refuse_other_objectives(points: list[Point], tolerance: float) -> None:
             )
 
 
-def efficiency(study: Study, points: Sequence[Point], seconds: float, n_ranks: int) -> float:
+def efficiency(study: Study, points: Sequence[MeasuredPoint], seconds: float, n_ranks: int) -> float:
     """Parallel efficiency against the point with the fewest ranks.
 
     Parameters
     ----------
     study : Study
         Strong or weak.
-    points : sequence of Point
+    points : sequence of MeasuredPoint
         The first is the base.
     seconds : float
         Seconds of an iteration.

@@ -8,11 +8,11 @@ from distnewton.config import Config
 from distnewton.planning.plan import Plan, make_plan
 from distnewton.planning.rates import Rates
 from distnewton.runs.planned import DataSize, planned_problem
-from distnewton.study.measured import Point
+from distnewton.study.measured import MeasuredPoint
 from distnewton.study.points import Study, grow
 
 
-def predict(study: Study, config: Config, data: DataSize, points: Sequence[Point], rates: Rates) -> list[Plan]:
+def predict(study: Study, config: Config, data: DataSize, points: Sequence[MeasuredPoint], rates: Rates) -> list[Plan]:
     """Plans of the points that were measured, with their splits, CG steps and trials.
 
     Parameters
@@ -23,7 +23,7 @@ def predict(study: Study, config: Config, data: DataSize, points: Sequence[Point
         Of the point with the fewest ranks.
     data : DataSize
         Of its data.
-    points : sequence of Point
+    points : sequence of MeasuredPoint
         What was measured.
     rates : Rates
         Of the machines.

@@ -13,7 +13,7 @@ from distnewton.guards.ledger import PHASES
 from distnewton.network.layer_tables import convolutional_shape
 from distnewton.network.shapes import dense_shape
 from distnewton.planning.rates import Rates
-from distnewton.reporting.scaling_plot import Scaling, training_seconds
+from distnewton.reporting.scaling_plot import ScalingResult, training_seconds
 from distnewton.runs.planned import DataSize
 from distnewton.study.measured import bootstrap_interval, collect, efficiency
 from distnewton.study.points import Study, check_ranks, grow, read_study
@@ -84,7 +84,7 @@ def test_points_that_did_other_work_are_refused(tmp_path):
             write_run(STUDY, tmp_path, n_ranks, repeat, objective=objective)
     points, _ = collect(STUDY, tmp_path, 1e-3)
     assert [bool(point.refused) for point in points] == [False, False, True]
-    text = Scaling(STUDY, points).markdown([])
+    text = ScalingResult(STUDY, points).markdown([])
     assert "4 ranks are refused: its objective is 0.26, that of 1 ranks 0.25" in text
     assert [bool(point.refused) for point in collect(STUDY, tmp_path, 0.1)[0]] == [False] * 3
 
@@ -96,7 +96,7 @@ def test_runs_that_have_not_ended_are_named(tmp_path):
     assert [point.n_runs for point in points] == [1]
     assert missing[0] == "ranks-0001/repeat-02: 3 of 5 records"
     assert len(missing) == 5
-    assert "missing: ranks-0001/repeat-02" in Scaling(STUDY, points).markdown(missing)
+    assert "missing: ranks-0001/repeat-02" in ScalingResult(STUDY, points).markdown(missing)
 
 
 def test_the_interval_covers_the_median_and_repeats():
@@ -114,15 +114,15 @@ def test_prediction_table_lines_and_picture(tmp_path):
     plans = predict(STUDY, config, DataSize(1000, 20, 3, 0, None, None), points, Rates())
     assert [plan.partition.n_ranks for plan in plans] == [1, 2, 4]
     assert [plan.problem.method.n_steps for plan in plans] == [6, 6, 6]
-    lines = Scaling(STUDY, points, plans).lines()
+    lines = ScalingResult(STUDY, points, plans).lines()
     assert [line["predicted_seconds"] for line in lines] == [training_seconds(plan) for plan in plans]
     assert json.loads(json.dumps(lines)) == lines
-    assert "| 4 | 2 | 1 | 4-1-4 | 2.5 |" in Scaling(STUDY, points, plans).markdown([])
+    assert "| 4 | 2 | 1 | 4-1-4 | 2.5 |" in ScalingResult(STUDY, points, plans).markdown([])
     pytest.importorskip("matplotlib")
-    Scaling(STUDY, points, plans).save_picture(tmp_path / "a.svg", "here & now")
+    ScalingResult(STUDY, points, plans).save_picture(tmp_path / "a.svg", "here & now")
     text = (tmp_path / "a.svg").read_text()
     assert "here &amp; now" in text
-    Scaling(STUDY, points).save_picture(tmp_path / "a.png", "here")
+    ScalingResult(STUDY, points).save_picture(tmp_path / "a.png", "here")
     assert (tmp_path / "a.png").read_bytes().startswith(b"\x89PNG")
 
 
