@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -55,11 +56,19 @@ def pytest_ignore_collect(collection_path, config):
 
 def pytest_collection_modifyitems(config, items):
     """`mpi(sizes=...)` names the numbers of ranks that bring a new case; tests without it run on USUAL_RANKS."""
+    if not config.option.with_mpi:
+        _longest_files_first(items)
     if not config.option.with_mpi or config.option.all_ranks:
         return
     left_out = [item for item in items if not _is_new_case(item)]
     config.hook.pytest_deselected(items=left_out)
     items[:] = [item for item in items if _is_new_case(item)]
+
+
+def _longest_files_first(items):
+    """Files that launch most begin first, so that no worker ends long after the others; Slurm's wait longest of all."""
+    n_launches = Counter(item.path for item in items if item.get_closest_marker("launches"))
+    items.sort(key=lambda item: (item.path.name != "test_slurm.py", -n_launches[item.path], item.path))
 
 
 def _is_new_case(item):

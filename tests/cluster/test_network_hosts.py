@@ -15,7 +15,7 @@ from launched import AS_ROOT, is_open_mpi, launches, small_data
 from network_hosts import NetworkHosts, why_not
 
 REASON = why_not()
-pytestmark = [*launches, pytest.mark.alone, pytest.mark.skipif(bool(REASON), reason=REASON),
+pytestmark = [*launches, pytest.mark.skipif(bool(REASON), reason=REASON),
               pytest.mark.timeout(200)]  # fmt: skip
 HANG_SECONDS = 4
 
@@ -120,6 +120,7 @@ def test_the_launch_script_over_four_hosts(hosts, tmp_path):
     assert done.stderr.count("host 10.77.0.9 was not reached by") == 1, done.stderr
 
 
+@pytest.mark.alone
 @pytest.mark.parametrize("k", [2, 0])
 def test_a_host_that_is_cut_off_ends_the_job_and_is_named(hosts, tmp_path, k):
     process = submit(tmp_path, hosts, "--set=run.iterations=1000000", f"--set=run.hang_seconds={HANG_SECONDS}",

@@ -13,7 +13,7 @@ from launched import AS_ROOT, is_open_mpi, launches, small_data
 from slurm_nodes import SlurmNodes, why_not
 
 REASON = why_not()
-pytestmark = [*launches, pytest.mark.alone, pytest.mark.skipif(bool(REASON), reason=REASON),
+pytestmark = [*launches, pytest.mark.skipif(bool(REASON), reason=REASON),
               pytest.mark.timeout(300)]  # fmt: skip
 
 # two ranks a node, though this machine may have fewer cores

@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 import numpy as np
 import pytest
-from launched import distnewton, launches, mpirun, run, small_data
+from launched import call, distnewton, launches, mpirun, run, small_data
 
 import distnewton as package
 from distnewton.config import make_config, to_toml
@@ -376,22 +376,23 @@ def test_a_browser_finds_no_fault(tmp_path):
 @pytest.mark.skipif(launches[1].args[0], reason="no mpirun")
 def test_the_command_reports_real_runs(tmp_path, n_ranks):
     data = small_data(tmp_path)
-    start = mpirun(n_ranks) if n_ranks > 1 else []
     folder = tmp_path / "run"
-    done = run([*start, *distnewton("train", "--data.train", data, "--network.layers", "auto-6-auto",
-               "--run.iterations", 3, "--run-dir", folder)])  # fmt: skip
+    train = ["train", "--data.train", data, "--network.layers", "auto-6-auto", "--run.iterations", 3]
+    train += ["--run-dir", folder]
+    done = run([*mpirun(n_ranks), *distnewton(*train)]) if n_ranks > 1 else call(*train, DISTNEWTON_PICTURE="")
     assert done.returncode == 0, done.stderr
     found = json.loads((folder / "predictions.json").read_text())
     last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
     assert sum(found["n_right"]) / 90 == pytest.approx(last["train"]["accuracy"])
     assert len(last["compute_seconds"]) == n_ranks
-    done = run(distnewton("report", folder))
+    assert (folder / "convergence.png").exists() == (n_ranks == 1)
+    done = call("report", folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout == f"report: {folder / 'report.html'}\n"
     shown = Page((folder / "report.html").read_text())
     assert "confusion matrix" in shown.text
     assert "Who owns what" in shown.text
-    failed = run(distnewton("report", tmp_path))
+    failed = call("report", tmp_path)
     assert (failed.returncode, "is not a run folder" in failed.stderr) == (66, True)
 
 
