@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections import Counter
@@ -26,6 +27,7 @@ os.environ.setdefault("DISTNEWTON_CHECK", "1")
 os.environ["DISTNEWTON_PICTURE"] = "0"
 attendant: Attendant | None = None
 RANKS = (1, 2, 3, 4, 7)  # of launch/test.sh
+MARK = re.compile(r"mark\.mpi\b(\((?:[^()]|\([^()]*\))*\))?")
 USUAL_RANKS = (3,)  # the least with a neighbour on either side, and uneven blocks
 
 
@@ -48,10 +50,21 @@ def pytest_unconfigure():
 
 
 def pytest_ignore_collect(collection_path, config):
-    """Ranks do not import modules without a test for them: importing is what costs most."""
-    if config.option.with_mpi and collection_path.suffix == ".py" and "mark.mpi" not in collection_path.read_text():
-        return True
-    return None
+    """Ranks do not import modules without a test for their number: importing is what costs most."""
+    if not config.option.with_mpi or collection_path.suffix != ".py":
+        return None
+    marks = MARK.findall(collection_path.read_text())
+    if config.option.all_ranks or n_ranks() not in RANKS:
+        return not marks or None
+    return not any(_may_be_new_case(mark) for mark in marks) or None
+
+
+def _may_be_new_case(arguments):
+    """Whether a mark, by its text, may choose a test for this number of ranks."""
+    sizes = re.search(r"sizes=\(([\d, ]*)\)", arguments)
+    if sizes is None:
+        return "sizes" in arguments or n_ranks() in USUAL_RANKS
+    return str(n_ranks()) in re.findall(r"\d+", sizes[1])
 
 
 def pytest_collection_modifyitems(config, items):
