@@ -107,7 +107,8 @@ def passes(options: argparse.Namespace) -> list[Pass]:
     """The passes that the options ask for."""
     common = ["-q", "--color=no", *(["--all-ranks"] if options.full else [])]
     not_slow = "" if options.full else " and not slow"
-    # a third of the serial time is waiting (for signals, watchdogs, Slurm), so one worker more than there are cores
+    # each worker collects all tests, 12 CPU seconds of more than a thousand; one more than there are cores, as tests of
+    # signals, watchdogs and Slurm wait
     n_workers = min(4, (os.cpu_count() or 1) + 1)
     chosen = []
     if not options.mpi_only:

@@ -9,6 +9,7 @@ import time
 
 import pytest
 from launched import AS_ROOT, distnewton, launches, mpirun, small_data
+from speed import slowness
 
 N_RANKS = 3
 SECONDS = 5.0
@@ -53,7 +54,7 @@ def start(folder, fault, *more, n_ranks=N_RANKS, **environment):
     )  # fmt: skip
     started = time.monotonic()
     done = subprocess.run(
-        [*mpirun(n_ranks), *command], capture_output=True, text=True, timeout=60, check=False, cwd=folder,
+        [*mpirun(n_ranks), *command], capture_output=True, text=True, timeout=60 * slowness(), check=False, cwd=folder,
         stdin=subprocess.DEVNULL, errors="replace",
         env=os.environ | AS_ROOT | {"TERM": "dumb", "DISTNEWTON_FAULT": fault} | environment,
     )  # fmt: skip
