@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,9 @@ from distnewton.cli.settings import DATA_VARIABLE
 from distnewton.config import DataConfig, load_config
 from distnewton.data.columns import LabelsWanted
 from distnewton.data.description import DataSource
+from distnewton.data.formats.spool import STANDARD
 from distnewton.launch.startup import world_communicator
+from distnewton.models.predictions import MAX_CLASSES
 from distnewton.parallel.collectives import Communicator
 
 _MODEL_AND_DATA = (
@@ -27,7 +31,12 @@ _MODEL_AND_DATA = (
 )
 
 
-@command("evaluate", "compute the metrics of a trained model on data", *_MODEL_AND_DATA)
+@command(
+    "evaluate",
+    "compute the metrics of a trained model on data",
+    *_MODEL_AND_DATA,
+    argument("--json", metavar="FILE", help="file for all metrics as JSON; - for standard output instead of the text"),
+)
 def evaluate(options: argparse.Namespace) -> int:
     """Print the metrics of a model on data."""
     comm = world_communicator()
@@ -38,10 +47,38 @@ def evaluate(options: argparse.Namespace) -> int:
     unseen = metrics.pop("unseen_labels")
     if unseen:
         warn(comm, f"labels the model does not know count as wrong: {_counts(unseen)}")
-    for name, value in metrics.items():
-        say(comm, f"{name} {value:.6g}" if isinstance(value, float) else f"{name} {value}")
+    with comm.collective_errors():
+        if options.json and comm.rank == 0:
+            write_text(Path(options.json), json.dumps({**_finite(metrics), "unseen_labels": unseen}, indent=1) + "\n")
+    if options.json != STANDARD:
+        for line in _metric_lines(metrics):
+            say(comm, line)
     model.grid.free()
     return 0
+
+
+def _metric_lines(metrics: dict[str, Any]) -> Iterator[str]:
+    """A line a metric, and a table of the classes where they are not too many."""
+    classes = metrics.get("classes", {})
+    for name, value in metrics.items():
+        if name != "classes":
+            # the loss of float32 has fewer digits that are the same on any number of ranks
+            n_digits = 4 if name == "log_loss" else 6
+            yield f"{name} {value:.{n_digits}g}" if isinstance(value, float) else f"{name} {value}"
+    if not 0 < len(classes) <= MAX_CLASSES:
+        return
+    # labels come from files: none may steer the terminal
+    classes = {label if label.isprintable() else ascii(label)[1:-1]: found for label, found in classes.items()}
+    width = max(len("class"), *map(len, classes))
+    yield f"{'class':{width}} precision  recall      f1  n_samples"
+    for label, found in classes.items():
+        numbers = f"{found['precision']:9.4f} {found['recall']:7.4f} {found['f1']:7.4f}"
+        yield f"{label:{width}} {numbers} {found['n_samples']:10}"
+
+
+def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
+    """Metrics with null, which JSON knows, in the place of NaN."""
+    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in metrics.items()}
 
 
 @command(

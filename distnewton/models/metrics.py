@@ -1,8 +1,10 @@
-"""What a task is judged by: accuracy, AUC, RMSE and R2."""
+"""What a task is judged by: accuracy, AUC, RMSE and R2, and what people ask for besides."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -34,7 +36,8 @@ def task_metrics(task: str, outputs: Array, targets: Array) -> dict[str, float]:
         return {"accuracy": scalar((outputs.argmax(axis=1) == targets).mean())}
     if task == "binary":
         scores = outputs[:, 0]
-        return {"accuracy": scalar(((scores > 0) == (targets > 0)).mean()), "auc": auc(scores, targets > 0)}
+        # an unknown label is neither 0 nor 1
+        return {"accuracy": scalar(((scores > 0) == targets).mean()), "auc": auc(scores, targets > 0)}
     truth = targets.reshape(outputs.shape).astype(np.float64)
     error = outputs - truth
     deviation = truth - truth.mean(axis=0)
@@ -71,3 +74,56 @@ def auc(scores: Array, positive: Array) -> float:
     mean_rank = last - (counts - 1) / 2.0
     rank_sum = scalar(mean_rank[group][positive].sum())
     return (rank_sum - n_positive * (n_positive + 1) / 2.0) / n_pairs
+
+
+def more_metrics(task: str, link: str, classes: Sequence[str], outputs: Array, targets: Array) -> dict[str, Any]:
+    """What :func:`task_metrics` leaves out, since it takes longer or has more than one number; on the host.
+
+    Parameters
+    ----------
+    task, outputs, targets
+        As of :func:`task_metrics`.
+    link : str
+        How outputs become probabilities; empty where they do not.
+    classes : sequence of str
+        Labels, by the numbers in the targets; empty for regression.
+
+    Returns
+    -------
+    dict
+        ``mae`` of regression. Of classes ``auc``, of more than two the mean over the classes there are, each against
+        the rest, by its probability or output; ``log_loss``, where there are probabilities; ``macro_f1``; and
+        ``classes``, with ``precision``, ``recall``, ``f1`` and ``n_samples`` by label. Samples of unknown labels count
+        as wrongly predicted, but neither for ``auc`` nor for ``log_loss``. NaN where undefined; a ratio 0 / 0 is 0.
+    """
+    if task == "regression":
+        return {"mae": float(np.abs(outputs - targets.reshape(outputs.shape)).mean())}
+    Z, truth = outputs.astype(np.float64), targets.astype(np.int64)
+    if task == "binary":
+        # the logits of both classes
+        Z = np.hstack([np.zeros_like(Z), Z])
+    known = truth >= 0
+    found: dict[str, Any] = {}
+    scores = Z - np.logaddexp.reduce(Z, axis=1, keepdims=True) if link else Z
+    if len(classes) == 2:
+        found["auc"] = auc(Z[known, 1] - Z[known, 0], truth[known] == 1)
+    else:
+        aucs = np.array([auc(scores[known, k], truth[known] == k) for k in np.unique(truth[known])])
+        found["auc"] = float(aucs.mean()) if aucs.size else math.nan
+    if link:
+        own = scores[known, truth[known]]
+        found["log_loss"] = float(-own.mean()) if own.size else math.nan
+    # ties go to the first class, as in predictions
+    predicted = Z.argmax(axis=1)
+    n_right, n_of, n_predicted = (
+        np.bincount(numbers, minlength=len(classes))
+        for numbers in (truth[known & (truth == predicted)], truth[known], predicted)
+    )
+    precision, recall = n_right / np.maximum(n_predicted, 1), n_right / np.maximum(n_of, 1)
+    f1 = 2 * n_right / np.maximum(n_of + n_predicted, 1)
+    found["macro_f1"] = float(f1.mean())
+    columns = precision.tolist(), recall.tolist(), f1.tolist(), n_of.tolist()
+    names = "precision", "recall", "f1", "n_samples"
+    rows = zip(*columns, strict=True)
+    found["classes"] = {label: dict(zip(names, row, strict=True)) for label, row in zip(classes, rows, strict=True)}
+    return found

@@ -20,7 +20,7 @@ from distnewton.data.scaling import ColumnScaling
 from distnewton.errors import DataError, NumericalError, writing
 from distnewton.guards.watchdog import watchdog
 from distnewton.models.architecture import Architecture, image_problem
-from distnewton.models.metrics import task_metrics
+from distnewton.models.metrics import more_metrics, task_metrics
 from distnewton.models.model_file import assemble, shape_header, write_model
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.grid import ProcessGrid
@@ -151,7 +151,8 @@ class Model:
         Returns
         -------
         dict
-            ``n_samples``, ``unseen_labels`` and the task's metrics.
+            ``n_samples``, ``unseen_labels``, the task's metrics, and those of
+            :func:`~distnewton.models.metrics.more_metrics`.
         """
         return self.metrics(*self.outputs(data))
 
@@ -163,10 +164,12 @@ class Model:
         with self.grid.world.collective_errors():
             targets = task.targets(description, source)
         unseen = task.classes.unseen(description.labels) if task.classes is not None else {}
+        classes = [] if task.classes is None else task.classes.decode(range(task.classes.n_classes))
         return {
             "n_samples": description.n_samples,
             "unseen_labels": unseen,
             **task_metrics(task.name, outputs, targets),
+            **more_metrics(task.name, self.architecture.link, classes, outputs, targets),
         }
 
     def predict(self, data: Data) -> Any:

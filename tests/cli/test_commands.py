@@ -141,13 +141,25 @@ def test_training_on_one_process_learns_as_well(tmp_path):
 
 
 @launching
+def test_evaluate_tells_each_class_and_writes_json(trained, test_file, tmp_path):
+    folder, path = trained[0], test_file[0]
+    shown = called("evaluate", folder, path, "--json", tmp_path / "metrics.json").stdout.splitlines()
+    metrics = json.loads((tmp_path / "metrics.json").read_text())
+    assert {"accuracy", "auc", "log_loss", "macro_f1", "classes", "n_samples", "unseen_labels"} <= set(metrics)
+    table = shown[-len(metrics["classes"]) :]
+    assert [line.split()[0] for line in table] == list(metrics["classes"])
+    assert sum(row["n_samples"] for row in metrics["classes"].values()) == metrics["n_samples"]
+    assert json.loads(called("evaluate", folder, path, "--json", "-").stdout) == metrics
+
+
+@launching
 def test_evaluate_predict_and_info_agree_on_any_number_of_ranks(trained, test_file, tmp_path):
     folder, _ = trained
     path, truth = test_file
     answers = [called("evaluate", folder, path).stdout]
     answers += [launched("evaluate", folder, path, n_ranks=3, check=True).stdout]
     assert answers[0] == answers[1]
-    accuracy = float(answers[0].split("accuracy")[1])
+    accuracy = float(answers[0].split("accuracy")[1].split()[0])
     assert accuracy == pytest.approx(records_of(folder)[-1]["test"]["accuracy"], abs=1e-6)
     out = tmp_path / "new" / "labels.txt"
     assert launched("predict", folder, path, "--out", out, check=True).stdout == ""
