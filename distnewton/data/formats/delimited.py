@@ -257,7 +257,8 @@ class _Reader:
             lines = re.sub(rb"(?m)^[ \t]*%b[^\n]*\n" % re.escape(self._comment), b"", lines)
         if self._delimiter == BLANK_RUN:
             return lines if b'"' in lines else b"\n".join([b" ".join(line.split()) for line in lines.split(b"\n")])
-        if self._delimiter + b" " in lines:
+        # one byte is searched for ten times faster
+        if b" " in lines and self._delimiter + b" " in lines:
             # Arrow would take the blank for a part of the field, and a quote behind it, too
             pattern = rb'("[^"\n]*")|%b +' % re.escape(self._delimiter)
             lines = re.sub(pattern, lambda match: match[1] or self._delimiter, lines)
@@ -290,15 +291,17 @@ class _Reader:
         """A block whose numbers are cut out first, and parsed as one column."""
         import pyarrow as pa
 
-        if b'"' in lines or not lines.strip():
+        if b'"' in lines or not lines or lines.isspace():
             return None
-        lines = self._plain(lines).replace(b"\r\n", b"\n")
+        lines = self._plain(lines)
+        lines = lines.replace(b"\r\n", b"\n") if b"\r" in lines else lines
         text = np.frombuffer(lines, np.uint8)
-        ends: Any = np.flatnonzero((text == ord(self._delimiter)) | (text == ord("\n")))
+        newlines = text == ord("\n")
+        ends: Any = np.flatnonzero((text == ord(self._delimiter)) | newlines)
         if len(ends) % self._n_columns:
             return None
         ends = ends.reshape(-1, self._n_columns)
-        if (text[ends[:, -1]] != ord("\n")).any() or lines.count(b"\n") != len(ends):
+        if not newlines[ends[:, -1]].all() or np.count_nonzero(newlines) != len(ends):
             return None
         order = np.argsort(self._numbers, kind="stable")
         places = self._numbers[order]

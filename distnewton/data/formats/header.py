@@ -16,7 +16,7 @@ from distnewton.errors import DataError
 
 BLANK_RUN = b" "
 _SAMPLED_LINES = 100
-_SAMPLED_FIELDS = 1 << 20
+_SAMPLED_FIELDS = 1 << 18
 _FEW_LINES = 20
 _MANY_NUMBERS = 4
 
