@@ -7,7 +7,7 @@ from pathlib import Path
 
 from distnewton.cluster.cluster_file import Cluster
 from distnewton.cluster.doctor import checks
-from distnewton.cluster.doctor.findings import CheckResult, problem
+from distnewton.cluster.doctor.findings import CheckResult, findings_that_count, problem
 from distnewton.cluster.doctor.folder_probe import check_folder
 from distnewton.cluster.doctor.gpu_aware_probe import check_gpu_aware
 from distnewton.cluster.doctor.views import LaunchView, RankView, view_launch, view_rank
@@ -77,5 +77,4 @@ def examine(
     # in a child process of rank 0 alone: its segmentation fault is an answer
     probed = check_gpu_aware(len(ranks[0].gpus), ranks[0].cupy, comm.size) if comm.rank == 0 else []
     results += [CheckResult(**result) for result in comm.broadcast_json([asdict(result) for result in probed])]
-    bad = {result.name for result in results if result.level != "ok"}
-    return [result for result in results if result.level != "ok" or result.name not in bad]
+    return findings_that_count(results)

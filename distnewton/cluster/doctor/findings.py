@@ -33,3 +33,9 @@ def slow(name: str, text: str, advice: str) -> CheckResult:
 def problem(name: str, text: str, advice: str) -> CheckResult:
     """Result for what will not run, or not as meant."""
     return CheckResult(name, "problem", text, advice)
+
+
+def findings_that_count(results: list[CheckResult]) -> list[CheckResult]:
+    """Results without those that say all is well with what another one finds fault with."""
+    bad = {result.name for result in results if result.level != "ok"}
+    return [result for result in results if result.level != "ok" or result.name not in bad]
