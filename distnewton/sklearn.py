@@ -31,8 +31,9 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Mapping
+from copy import copy
 from dataclasses import KW_ONLY, dataclass, field
-from numbers import Integral
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -51,7 +52,7 @@ from distnewton.runs.session import Observer, train
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
-    from sklearn.utils import check_random_state, compute_sample_weight
+    from sklearn.utils import check_random_state, check_scalar, compute_sample_weight
     from sklearn.utils.multiclass import check_classification_targets
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError:
@@ -93,6 +94,19 @@ class _NewtonEstimator(BaseEstimator):
         tags.input_tags.sparse = True
         return tags
 
+    def __sklearn_clone__(self) -> Any:
+        """A copy that is not fitted, on the same ranks: a communicator itself cannot be copied."""
+        plain = copy(self)
+        plain.comm = None
+        cloned = super(_NewtonEstimator, plain).__sklearn_clone__()
+        cloned.comm = self.comm
+        return cloned
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled: ``comm`` becomes ``auto``, since no other process has this one's communicator."""
+        state: dict[str, Any] = {**super().__getstate__()}
+        return state if self.comm is None else {**state, "comm": "auto"}
+
     def _train(self, X: Any, y: Array, sample_weight: Array | None, loss: str, label: Any) -> None:
         """Train on checked data; sets what is known after it."""
         mpi = communicator_of_launch() if isinstance(self.comm, str) and self.comm == "auto" else self.comm
@@ -113,8 +127,12 @@ class _NewtonEstimator(BaseEstimator):
 
     def _config(self, loss: str, seed: int) -> Config:
         """The parameters as a configuration."""
-        sizes = self.hidden_layer_sizes
-        hidden = [int(sizes)] if isinstance(sizes, Integral) else [int(size) for size in sizes]
+        sizes = [self.hidden_layer_sizes] if isinstance(self.hidden_layer_sizes, Real) else self.hidden_layer_sizes
+        hidden = [int(check_scalar(size, "hidden_layer_sizes", Integral, min_val=1)) for size in sizes]
+        check_scalar(self.max_iter, "max_iter", Integral, min_val=0)
+        check_scalar(self.n_iter_no_change, "n_iter_no_change", Integral, min_val=1)
+        check_scalar(self.C, "C", Real, min_val=0, include_boundaries="neither")
+        check_scalar(self.tol, "tol", Real, min_val=0)
         C = float("inf") if np.isinf(self.C) else f"{float(self.C)!r} l"
         method: dict[str, Any] = {"direction": self.direction, "C": C}
         given = {"subsample": self.subsample, "batch": self.batch_size}

@@ -316,3 +316,36 @@ def test_the_extra_is_named_where_scikit_learn_is_missing(monkeypatch):
     monkeypatch.delitem(sys.modules, "distnewton.sklearn")
     with pytest.raises(MissingExtraError, match=r"pip install 'distnewton\[sklearn\]'"):
         importlib.import_module("distnewton.sklearn")
+
+
+@pytest.mark.parametrize(("parameters", "message"), [
+    ({"hidden_layer_sizes": (4.5,)}, "hidden_layer_sizes must be an instance of int"),
+    ({"hidden_layer_sizes": 4.5}, "hidden_layer_sizes must be an instance of int"),
+    ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes == 0, must be >= 1"),
+    ({"max_iter": 2.5}, "max_iter must be an instance of int"), ({"C": "1"}, "C must be an instance of float"),
+    ({"C": 0}, "C == 0, must be > 0"), ({"n_iter_no_change": 1.5}, "n_iter_no_change must be an instance of int"),
+])  # fmt: skip
+def test_parameters_are_checked_rather_than_truncated(parameters, message):
+    with pytest.raises((TypeError, ValueError), match=message):
+        NewtonRegressor(**parameters).fit(np.eye(4), np.arange(4.0))
+
+
+def test_a_communicator_is_cloned_as_it_is_and_left_out_of_pickles():
+    import pickle
+
+    from sklearn.base import clone
+
+    class Ranks:
+        def __deepcopy__(self, memo):
+            raise TypeError("a communicator cannot be copied")
+
+        __reduce__ = __deepcopy__
+
+    ranks = Ranks()
+    model = NewtonClassifier((3,), C=2.0, comm=ranks)
+    cloned = clone(model)
+    assert cloned.comm is ranks
+    assert model.comm is ranks
+    assert (cloned.hidden_layer_sizes, cloned.C) == ((3,), 2.0)
+    assert pickle.loads(pickle.dumps(model)).comm == "auto"
+    assert pickle.loads(pickle.dumps(NewtonClassifier(comm=None))).comm is None
