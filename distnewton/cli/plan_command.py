@@ -33,8 +33,6 @@ if TYPE_CHECKING:
     argument("--outputs", type=count, metavar="N", help="classes, or targets"),
     argument("--test-samples", type=count, metavar="N", help="test samples"),
     argument("--nonzeros", type=finite, metavar="X", help="non-zeros of a sample, if features are sparse"),
-    argument("--cg-steps", type=count, metavar="N", help="CG steps of a direction (default method.cg_max)"),
-    argument("--trials", type=count, default=1, metavar="N", help="points of a line search (default 1)"),
     argument("--memory-gb", type=finite, metavar="X", help="memory of a rank; shows how wide the network may be"),
     argument("--json", action="store_true", help="print all figures as JSON"),
     usage="[RECIPE] [--cluster FILE] [--ranks N] [--samples N ...] [--set SECTION.KEY=VALUE ...]",
@@ -113,5 +111,4 @@ def _problem(config: Config, options: argparse.Namespace, notes: list[str]) -> P
     size = (DataSize(0, 0, 0, 0, None, None) if complete else describe_data(config))._replace(**given)
     shape = config.network.shape(size.n_features, size.image_shape, size.n_out)
     notes += [f"stages before {config.method.direction} are left out"] if config.method.schedule else []
-    more = {"n_steps": options.cg_steps, "n_trials": options.trials}
-    return planned_problem(config, shape, size.n_samples, n_test=size.n_test, nonzeros=size.nonzeros, **more)
+    return planned_problem(config, shape, size.n_samples, n_test=size.n_test, nonzeros=size.nonzeros)

@@ -33,7 +33,7 @@ def shown(capsys, *arguments):
 
 def n_flags(parser, text):
     """Flags that a parser takes or a help shows, whichever are more."""
-    return max(sum(bool(a.option_strings) for a in parser._actions), len(re.findall(r"^\s+-", text, re.M)))
+    return max(sum(bool(a.option_strings) for a in parser._actions), len(re.findall(r"^ {2,4}-", text, re.M)))
 
 
 def test_flags_of_all_commands_are_few(capsys):

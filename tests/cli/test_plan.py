@@ -22,7 +22,7 @@ def test_every_factorisation_and_the_recommended_splits(capsys):
 
 
 def test_as_json(capsys):
-    assert main([*FLAGS, "--ranks=6", "--json", "--set=method.direction=gauss_newton", "--cg-steps=7"]) == 0
+    assert main([*FLAGS, "--ranks=6", "--json", "--set=method.direction=gauss_newton", "--set=method.cg_max=7"]) == 0
     plans = json.loads(capsys.readouterr().out)
     assert [plan["n_ranks"] for plan in plans] == [6] * len(plans)
     assert len(plans) >= 4

@@ -193,7 +193,7 @@ REFUSED = [
     ({}, with_nan, None, DataError, "NaN or infinite"),
     ({}, lambda X: X * 1j, None, DataError, "X must hold real numbers, got an array of complex128"),
     ({}, lambda X: X[1:], None, DataError, "got shapes (149, 7) and (150,)"),
-    ({}, None, lambda y: np.where(y == 1, np.nan, y), DataError, "a label is NaN or infinite"),
+    ({}, None, lambda y: np.where(y == 1, np.nan, y), DataError, "label is missing"),
     ({}, None, lambda y: 0 * y, DataError, "needs two classes, found only '0'"),
     ({"network": {"loss": "squared"}}, None, lambda y: np.array(["a"] * len(y)), DataError, "is not a finite number"),
     ({"partition": {"splits": [7, 5, 1, 1]}}, None, None, ConfigError, "needs 35 ranks"),
