@@ -7,6 +7,7 @@ import datetime
 import numpy as np
 import pytest
 
+import distnewton
 from distnewton.data.labels import LabelMapping, are_numbers, labels_of, labels_of_texts
 from distnewton.errors import DataError
 
@@ -73,3 +74,36 @@ def test_other_kinds_are_refused(values):
 def test_bytes_that_are_no_text_are_refused():
     with pytest.raises(DataError, match=r"data: sample 2: label b'\\xff' is not UTF-8"):
         labels_of(np.array([b"a", b"\xff"]), locate)
+
+
+@pytest.mark.parametrize("labels", [
+    np.array([72048431380967004, 72048431380967104] * 3, np.int64),
+    np.array([2**53, 2**53 + 1] * 3, np.uint64),
+    np.array(["007", "012"] * 3),
+    np.array([b"007", "ü".encode()] * 3),
+])  # fmt: skip
+@pytest.mark.parametrize("form", ["npz", "npy", "column"])
+def test_labels_of_array_files_stay_as_they_are(tmp_path, labels, form):
+    X = np.arange(12.0).reshape(6, 2)
+    expected = [label.decode() if isinstance(label, bytes) else str(label) for label in labels.tolist()]
+    if form == "npz":
+        np.savez(tmp_path / "a.npz", X=X, y=labels)
+        source = distnewton.open_data(tmp_path / "a.npz")
+    elif form == "npy":
+        np.save(tmp_path / "a.npy", X)
+        np.save(tmp_path / "a_labels.npy", labels)
+        source = distnewton.open_data(tmp_path / "a.npy")
+    elif labels.dtype.kind in "iu":
+        np.save(tmp_path / "a.npy", np.column_stack([X.astype(labels.dtype), labels]))
+        source = distnewton.open_data(tmp_path / "a.npy", label_column=-1)
+    else:
+        pytest.skip("an array of numbers holds no texts")
+    found = source.describe().labels
+    assert [str(label) for label in found.tolist()] == expected
+
+
+def test_labels_of_array_files_that_are_missing_or_infinite(tmp_path):
+    for value, message in ((np.nan, "sample 2: label is missing"), (np.inf, "label of sample 2 is not a finite")):
+        np.savez(tmp_path / "a.npz", X=np.ones((3, 2)), y=np.array([1.0, value, 0.0]))
+        with pytest.raises(DataError, match=message):
+            distnewton.open_data(tmp_path / "a.npz").describe()

@@ -14,6 +14,7 @@ from distnewton.data.description import Description
 from distnewton.data.formats.base import Format, Location
 from distnewton.data.formats.stored_arrays import StoredArray, TableArray
 from distnewton.data.formats.streams import read_head
+from distnewton.data.labels import labels_of
 from distnewton.data.row_selection import RowSelection
 from distnewton.data.source import Source
 from distnewton.errors import ConfigError, DataError
@@ -88,19 +89,20 @@ class ArrayFileSource(Source):
 
     def _read_labels(self) -> Labels:
         """Return labels as float64 or str; of several columns only if they are targets."""
-        every = RowSelection(None)
         if self._label_column is not None:
-            return self._array.read_columns(np.array([self._label_column]), np.float64, every)[:, 0]
-        if self._labels is None:
+            array, columns = self._array, np.array([self._label_column])
+        elif self._labels is not None:
+            array, columns = self._labels, np.arange(self._labels.table_shape[1])
+        else:
             return np.full(self._array.shape[0], np.nan)
-        n_columns, dtype = self._labels.table_shape[1], self._labels.dtype
-        if dtype.kind not in "fiubUS":
-            raise DataError(f"{self._labels.name}: labels must be numbers or text, got dtype {dtype}")
-        values = self._labels.read_columns(np.arange(n_columns), dtype.newbyteorder("="), every)
-        values = values.astype(np.str_ if dtype.kind in "US" else np.float64)
-        if values.dtype.kind == "f" and not (finite := np.isfinite(values).all(axis=1)).all():
-            raise DataError(f"{self._labels.name}: label of sample {np.argmin(finite) + 1} is not a finite number")
-        return values[:, 0] if n_columns == 1 else values
+        if array.dtype.kind not in "fiubUS":
+            raise DataError(f"{array.name}: labels must be numbers or text, got dtype {array.dtype}")
+        # in their own dtype: integers beyond 2^53 stay as they are
+        values = array.read_columns(columns, array.dtype.newbyteorder("="), RowSelection(None))
+        labels = labels_of(values, lambda i: f"{array.name}: sample {i + 1}")
+        if labels.dtype.kind == "f" and not (finite := np.isfinite(labels).all(axis=1)).all():
+            raise DataError(f"{array.name}: label of sample {np.argmin(finite) + 1} is not a finite number")
+        return labels[:, 0] if len(columns) == 1 else labels
 
     def _n_readable(self) -> int:
         return len(self._columns)
