@@ -16,7 +16,7 @@ from distnewton.errors import ConfigError, DistNewtonError, NoMemoryError
 from distnewton.guards.failures import ERRORS_FOLDER, failures
 from distnewton.guards.faults import faults
 from distnewton.guards.reachability import own_addresses
-from distnewton.guards.watchdog import watchdog
+from distnewton.guards.watchdog import DEFAULT_SECONDS, WARN_SECONDS, watchdog
 from distnewton.parallel.collectives import CHECK_VARIABLE, Communicator
 
 _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
@@ -98,12 +98,13 @@ def world_communicator() -> Communicator:
     return comm
 
 
-def _join(comm: Communicator) -> None:
+def _join(comm: Communicator, limit: float = DEFAULT_SECONDS, warn_seconds: float = WARN_SECONDS) -> None:
     """Let this process know its launch, arm its fault and start the watchdog (collective)."""
     failures.ledger = comm.ledger
     faults.arm(comm.rank, comm.ledger)
     if comm.size > 1:
-        watchdog.start(comm.rank, _abort)
+        # with its limits, since a rank that never comes keeps all others in the next line
+        watchdog.start(comm.rank, _abort, limit, warn_seconds)
     failures.launch = comm.broadcast_json(secrets.token_hex(8))
 
 
@@ -120,7 +121,7 @@ def guard(comm: Communicator, hang_seconds: float, warn_seconds: float, *, check
         Whether collectives are compared over the ranks; else the environment decides.
     """
     if failures.ledger is not comm.ledger:
-        _join(comm)
+        _join(comm, hang_seconds, warn_seconds)
     watchdog.limit, watchdog.warn_seconds = hang_seconds, warn_seconds
     comm.checked |= checked
     if comm.size > 1 and hang_seconds:

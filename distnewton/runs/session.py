@@ -10,8 +10,6 @@ from typing import Any
 from distnewton.backend import Array
 from distnewton.components import with_components
 from distnewton.config import Config
-from distnewton.data.description import DataSource
-from distnewton.data.in_memory import as_source
 from distnewton.data.scaled import gather_scaling
 from distnewton.errors import ConfigError, DistNewtonError, NumericalError
 from distnewton.launch.deadline import Clock
@@ -91,8 +89,7 @@ def train(
         if train_data is not None:
             raise ConfigError("the training data is given twice: behind the configuration, and as train_data")
         comm, train_data = None, comm
-    data = {"train": train_data, "validation": validation_data, "test": test_data}
-    given = {name: None if one is None else as_source(one) for name, one in data.items()}
+    given = {"train": train_data, "validation": validation_data, "test": test_data}
     session = Session(config, comm, given=given, start=start)
     return session.train(config, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume)
 
@@ -120,7 +117,7 @@ class Session:
         config: Config,
         comm: Any = None,
         *,
-        given: Mapping[str, DataSource | None] | None = None,
+        given: Mapping[str, Any] | None = None,
         start: StartFrom | None = None,
     ) -> None:
         self.setup = Setup(config, comm, given, start)

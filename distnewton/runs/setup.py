@@ -8,7 +8,7 @@ from typing import Any
 
 from distnewton.backend import Array
 from distnewton.config import Config
-from distnewton.data.description import DataSource
+from distnewton.data.in_memory import as_source
 from distnewton.guards.watchdog import watchdog
 from distnewton.launch.startup import guard
 from distnewton.launch.threads import threads_per_rank
@@ -30,8 +30,9 @@ class Setup:
         What is trained on what.
     comm : mpi4py.MPI.Intracomm, Communicator or None
         The ranks; None is this process alone, without MPI.
-    given : mapping of str to DataSource or None
-        Data in memory by the name of its set; of the others the configuration's files are read.
+    given : mapping of str to DataSource, tuple of X and y, or None
+        Data in memory by the name of its set, as of :func:`~distnewton.data.in_memory.as_source`; of the others the
+        configuration's files are read.
     start : Model, path or None
         Model whose scaling is taken over, and with whose weights runs begin; by default ``config.network.start``.
 
@@ -57,20 +58,22 @@ class Setup:
         self,
         config: Config,
         comm: Any = None,
-        given: Mapping[str, DataSource | None] | None = None,
+        given: Mapping[str, Any] | None = None,
         start: StartFrom | None = None,
     ) -> None:
         self.config = config
         self.comm = comm if isinstance(comm, Communicator) else Communicator(comm)
-        self.n_threads = config.run.threads or threads_per_rank(self.comm)
         if not isinstance(comm, Communicator):
-            # a program of its own: the command line has done so
+            # a program of its own: the command line has done so. It stands before the first collective, so that a rank
+            # that never comes is named
             guard(self.comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
+        self.n_threads = config.run.threads or threads_per_rank(self.comm)
         check_same_config(self.comm, config)
         with self.limit_threads(), watchdog.patient():
             start = start if start is not None else config.network.start or None
             self.start = None if start is None else Start(self.comm, start)
-            sources = {"train": None, "validation": None, "test": None, **(given or {})}
+            data = {"train": None, "validation": None, "test": None, **(given or {})}
+            sources = {name: None if one is None else as_source(one) for name, one in data.items()}
             self.data = DataSets(self.comm, config, sources)
             if self.start is not None:
                 self.data.task = self.start.adopt(self.data.task)

@@ -87,6 +87,16 @@ def test_training_from_python_is_watched(tmp_path):
     assert "Not in any collective is rank 1 on " in done.stderr
 
 
+def test_a_rank_that_never_begins_to_train_ends_the_job(tmp_path):
+    pause = "if MPI.COMM_WORLD.rank == 1:\n    import time\n    time.sleep(60)\n"
+    never = PROGRAM.replace("distnewton.train(", f"{pause}distnewton.train(")
+    (tmp_path / "program.py").write_text(never)
+    done = run([*mpirun(2), sys.executable, "program.py"], cwd=tmp_path)
+    assert done.returncode == 76, done.stderr
+    assert "rank 0 on " in done.stderr
+    assert "has waited " in done.stderr
+
+
 def test_a_short_wait_is_warned_of_and_taken_back(tmp_path):
     # the limit is far away: on a busy machine other waits are long, too
     more = "--run.iterations=4", "--run.hang_seconds=60"
