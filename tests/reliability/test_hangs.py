@@ -99,7 +99,8 @@ def test_a_rank_that_never_begins_to_train_ends_the_job(tmp_path):
 
 def test_a_short_wait_is_warned_of_and_taken_back(tmp_path):
     # the limit is far away: on a busy machine other waits are long, too
-    more = "--run.iterations=4", "--run.hang_seconds=60"
+    # and the run is longer than the pause between two looks of the watchdog
+    more = "--run.iterations=100", "--run.hang_seconds=60"
     done, _ = train(tmp_path, "rank=1 at=gradient iter=2 kind=sleep seconds=1.2", *more)
     assert done.returncode == 0, done.stderr
     assert sum(" s in sum of " in line and "phase gradient" in line for line in done.stderr.splitlines()) == 1
