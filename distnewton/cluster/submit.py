@@ -15,7 +15,7 @@ from distnewton.cluster.job_text import job_text
 from distnewton.config import Config, to_toml
 from distnewton.errors import ConfigError, CreateError, writing
 from distnewton.parallel.partition import Partition, check_rank_count
-from distnewton.runs.run_folder import files_of_run, free_name, next_folder, restore_replaced, set_aside
+from distnewton.runs.run_folder import files_of_run, free_name, next_folder, restoring_replaced, set_aside
 
 
 @dataclass(frozen=True)
@@ -119,7 +119,7 @@ class Submission:
                 "with --set run.overwrite=true",
                 collective=True,
             )
-        with writing(folder / JOB_FILE, collective=True):
+        with writing(folder / JOB_FILE, collective=True), restoring_replaced(folder):
             folder.mkdir(parents=True, exist_ok=True)
             if files_of_run(folder):
                 set_aside(folder)
@@ -148,22 +148,21 @@ def queue(job_file: Path) -> str:
         If there is no sbatch here, or it refuses the job; its own words are in the message. A run that the job was to
         replace is then as it was.
     """
-    if not shutil.which("sbatch"):
-        restore_replaced(job_file.parent)
-        raise ConfigError(
-            f"there is no sbatch in PATH: on a host that has it: sbatch {job_file.absolute()}; without Slurm take "
-            'a cluster file whose launch.scheduler is "none"',
-            collective=True,
-        )
-    command = ["sbatch", "--parsable", str(job_file)]
-    asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
-    if asked.returncode:
-        restore_replaced(job_file.parent)
-        raise ConfigError(
-            f"sbatch refused {job_file}: {asked.stderr.strip() or asked.stdout.strip()}; each Slurm line is from the "
-            "table [slurm] of the cluster file",
-            collective=True,
-        )
+    with restoring_replaced(job_file.parent):
+        if not shutil.which("sbatch"):
+            raise ConfigError(
+                f"there is no sbatch in PATH: on a host that has it: sbatch {job_file.absolute()}; without Slurm take "
+                'a cluster file whose launch.scheduler is "none"',
+                collective=True,
+            )
+        command = ["sbatch", "--parsable", str(job_file)]
+        asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
+        if asked.returncode:
+            raise ConfigError(
+                f"sbatch refused {job_file}: {asked.stderr.strip() or asked.stdout.strip()}; each Slurm line is from "
+                "the table [slurm] of the cluster file",
+                collective=True,
+            )
     # "number;cluster" where there are several clusters
     return asked.stdout.strip().partition(";")[0]
 

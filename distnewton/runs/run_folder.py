@@ -13,7 +13,7 @@ import os
 import platform
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -239,25 +239,22 @@ def set_aside(path: Path) -> None:
 
 
 def restore_replaced(path: Path) -> None:
-    """Move what :func:`set_aside` has moved back; what a run that never began has left in its place goes.
-
-    Parameters
-    ----------
-    path : Path
-        Run folder.
-
-    Raises
-    ------
-    WriteError
-        If a checkpoint cannot be removed.
-    OSError
-        If files cannot be moved.
-    """
+    """Move what :func:`set_aside` has moved back; what a run that never began has left in its place goes."""
     aside = path / REPLACED_FOLDER
     if files_of_run(aside):
         _clear(path)
         _move_run(aside, path)
-        aside.rmdir()
+        _remove_if_empty(aside)
+
+
+@contextmanager
+def restoring_replaced(path: Path) -> Iterator[None]:
+    """Bring back what :func:`set_aside` has moved if what is inside fails."""
+    try:
+        yield
+    except BaseException:
+        restore_replaced(path)
+        raise
 
 
 def drop_replaced(path: Path) -> None:
@@ -265,9 +262,13 @@ def drop_replaced(path: Path) -> None:
     aside = path / REPLACED_FOLDER
     if aside.is_dir():
         _clear(aside)
-        with suppress(OSError):
-            # what is not ours stays, and the folder with it
-            aside.rmdir()
+        _remove_if_empty(aside)
+
+
+def _remove_if_empty(folder: Path) -> None:
+    """Remove a folder; what is not ours stays, and the folder with it."""
+    with suppress(OSError):
+        folder.rmdir()
 
 
 def _move_run(source: Path, target: Path) -> None:

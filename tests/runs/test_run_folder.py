@@ -220,3 +220,14 @@ def test_a_job_that_cannot_be_queued_replaces_nothing(finished, tmp_path, monkey
     with pytest.raises(DistNewtonError, match="no sbatch"):
         main(["submit", f"--cluster={cluster}", f"--run-dir={run}", *settings])
     assert {name: data for name, data in contents(run).items() if not name.startswith("job.")} == before
+
+
+def test_a_job_file_that_cannot_be_written_replaces_nothing(finished, tmp_path):
+    run, given, before = finished
+    (run / "job.sh").mkdir()
+    cluster = tmp_path / "cluster.toml"
+    cluster.write_text('name = "c"\n[launch]\nlauncher = "none"\n')
+    settings = [f"--set=data.train={given[0].partition('=')[2]}", "--set=run.overwrite=true"]
+    with pytest.raises(DistNewtonError, match="cannot write"):
+        main(["submit", f"--cluster={cluster}", f"--run-dir={run}", *settings])
+    assert {name: data for name, data in contents(run).items() if not name.startswith("job.")} == before
