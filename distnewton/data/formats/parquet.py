@@ -2,47 +2,16 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from distnewton.data.columns import Wanted
 from distnewton.data.formats.base import Format, Location
 from distnewton.data.formats.streams import is_compressed
 from distnewton.data.formats.tables import BATCH_VALUES, ArrowSource
 from distnewton.errors import DataError
-
-
-class Parquet(Format):
-    """Parquet files."""
-
-    name = "parquet"
-    help = "Parquet"
-    settings = ("label_column", "ignore_columns", "names")
-
-    def recognises(self, path: Path, head: bytes) -> bool:
-        """Whether the content begins with the signature of Parquet."""
-        return head.startswith(b"PAR1")
-
-    def open(self, location: Location, wanted: Wanted) -> ParquetSource:
-        """Open a file; reads its metadata."""
-        return ParquetSource(location.path, wanted)
-
-
-class Arrow(Format):
-    """Arrow's own files."""
-
-    name = "arrow"
-    help = "Arrow and Feather files"
-    settings = ("label_column", "ignore_columns", "names")
-
-    def recognises(self, path: Path, head: bytes) -> bool:
-        """Whether the content begins with the signature of Arrow's files."""
-        return head.startswith(b"ARROW1")
-
-    def open(self, location: Location, wanted: Wanted) -> ArrowFileSource:
-        """Open a file; reads its schema."""
-        return ArrowFileSource(location.path, wanted)
 
 
 class _FileSource(ArrowSource):
@@ -64,9 +33,9 @@ class _FileSource(ArrowSource):
             schema = self._schema()
         super().__init__(str(path), schema, wanted)
 
+    @abstractmethod
     def _schema(self) -> Any:
         """Names and types of the columns."""
-        raise NotImplementedError
 
 
 class ParquetSource(_FileSource):
@@ -112,3 +81,33 @@ class ArrowFileSource(_FileSource):
             reader = pa.ipc.open_file(file, options=options)
             for i in range(reader.num_record_batches):
                 yield reader.get_batch(i).select([sorted(places).index(place) for place in places])
+
+
+class _FileFormat(Format):
+    """A format of files that Arrow's library reads, known by the bytes that they begin with."""
+
+    settings = ("label_column", "ignore_columns", "names")
+    signature: ClassVar[bytes]
+    source: ClassVar[type[_FileSource]]
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """Whether the content begins with the signature."""
+        return head.startswith(self.signature)
+
+    def open(self, location: Location, wanted: Wanted) -> _FileSource:
+        """Open a file; reads the names and types of its columns."""
+        return self.source(location.path, wanted)
+
+
+class Parquet(_FileFormat):
+    """Parquet files."""
+
+    name, help = "parquet", "Parquet"
+    signature, source = b"PAR1", ParquetSource
+
+
+class Arrow(_FileFormat):
+    """Arrow's own files."""
+
+    name, help = "arrow", "Arrow and Feather files"
+    signature, source = b"ARROW1", ArrowFileSource
