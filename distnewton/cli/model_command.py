@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -20,6 +19,7 @@ from distnewton.data.columns import LabelsWanted
 from distnewton.data.description import DataSource
 from distnewton.data.formats.spool import STANDARD
 from distnewton.launch.startup import world_communicator
+from distnewton.method.records import plain
 from distnewton.models.predictions import MAX_CLASSES
 from distnewton.parallel.collectives import Communicator
 
@@ -49,7 +49,7 @@ def evaluate(options: argparse.Namespace) -> int:
         warn(comm, f"labels the model does not know count as wrong: {_counts(unseen)}")
     with comm.collective_errors():
         if options.json and comm.rank == 0:
-            write_text(Path(options.json), json.dumps({**_finite(metrics), "unseen_labels": unseen}, indent=1) + "\n")
+            write_text(Path(options.json), json.dumps(plain({**metrics, "unseen_labels": unseen}), indent=1) + "\n")
     if options.json != STANDARD:
         for line in _metric_lines(metrics):
             say(comm, line)
@@ -74,11 +74,6 @@ def _metric_lines(metrics: dict[str, Any]) -> Iterator[str]:
     for label, found in classes.items():
         numbers = f"{found['precision']:9.4f} {found['recall']:7.4f} {found['f1']:7.4f}"
         yield f"{label:{width}} {numbers} {found['n_samples']:10}"
-
-
-def _finite(metrics: dict[str, Any]) -> dict[str, Any]:
-    """Metrics with null, which JSON knows, in the place of NaN."""
-    return {name: None if isinstance(value, float) and math.isnan(value) else value for name, value in metrics.items()}
 
 
 @command(
