@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distnewton.backend import Array, is_sparse, library_of, on_device
 
+if TYPE_CHECKING:
+    from scipy import sparse
+
 _COLUMNS_AT_ONCE = 64
+_MAX_INT32 = 2**31 - 1
 
 
 def row_range(X: Any, start: int, stop: int) -> Any:
@@ -58,3 +63,43 @@ def permute_rows(X: Any, order: Array) -> Any:
         columns = slice(start, start + _COLUMNS_AT_ONCE)
         X[:, columns] = X[order, columns]
     return X
+
+
+def join_rows(
+    pieces: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]], n_columns: int, dtype: np.dtype
+) -> sparse.csr_array:
+    """Sparse rows of all blocks of a file as one matrix.
+
+    Parameters
+    ----------
+    pieces : list of (lengths, indices, values)
+        Values of each row, and their columns, which ascend in a row. The list is emptied: pieces are freed as they are
+        copied.
+    n_columns : int
+        Columns of the matrix.
+    dtype : dtype
+        Of its values.
+
+    Returns
+    -------
+    csr_array
+    """
+    from scipy import sparse
+
+    lengths = np.concatenate([piece[0] for piece in pieces]) if pieces else np.zeros(0, dtype=np.int32)
+    n_values = int(lengths.sum(dtype=np.int64))
+    index_dtype = np.int32 if max(n_values, n_columns) <= _MAX_INT32 else np.int64
+    pointers = np.zeros(len(lengths) + 1, dtype=index_dtype)
+    np.cumsum(lengths, out=pointers[1:])
+    indices = np.empty(n_values, dtype=index_dtype)
+    values = np.empty(n_values, dtype=dtype)
+    pieces.reverse()
+    at = 0
+    while pieces:
+        _, piece_indices, piece_values = pieces.pop()
+        end = at + len(piece_values)
+        indices[at:end], values[at:end] = piece_indices, piece_values
+        at = end
+    matrix = sparse.csr_array((values, indices, pointers), shape=(len(lengths), n_columns))
+    matrix.has_canonical_format = True  # sorted and unique, as checked; spares scipy a scan of all indices
+    return matrix

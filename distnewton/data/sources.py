@@ -46,7 +46,8 @@ def open_data(
         ``:test``; write ``./digits`` for a file of that name), or a file, plain or compressed by gzip, bzip2
         or xz under any suffix. For npy and IDX two files may be given as ``features,labels``; else the labels
         of ``X.npy`` are in ``X_labels.npy``, ``X_y.npy`` or ``y.npy`` (``y_train.npy`` for ``X_train.npy``),
-        those of ``...images-idx3-ubyte`` in ``...labels-idx1-ubyte``. npz files hold arrays ``X`` and ``y``.
+        those of ``...images-idx3-ubyte`` in ``...labels-idx1-ubyte``. npz files hold arrays ``X`` and ``y``, or
+        what ``scipy.sparse.save_npz`` wrote, with labels beside it as of npy.
         Arrays of shape ``(n_samples, height, width)`` or ``(n_samples, channels, height, width)`` are images. A
         folder, or a tar archive under any suffix, holds images as ``CLASS/FILE``; ``PATH:FOLDER``, say
         ``cifar10.tar.xz:train``, takes those below a folder in it. Of HDF5 files the data sets ``X`` and ``y`` are

@@ -95,14 +95,7 @@ class ArrayFileSource(Source):
             array, columns = self._labels, np.arange(self._labels.table_shape[1])
         else:
             return np.full(self._array.shape[0], np.nan)
-        if array.dtype.kind not in "fiubUS":
-            raise DataError(f"{array.name}: labels must be numbers or text, got dtype {array.dtype}")
-        # in their own dtype: integers beyond 2^53 stay as they are
-        values = array.read_columns(columns, array.dtype.newbyteorder("="), RowSelection(None))
-        labels = labels_of(values, lambda i: f"{array.name}: sample {i + 1}")
-        if labels.dtype.kind == "f" and not (finite := np.isfinite(labels).all(axis=1)).all():
-            raise DataError(f"{array.name}: label of sample {np.argmin(finite) + 1} is not a finite number")
-        return labels[:, 0] if len(columns) == 1 else labels
+        return read_labels(array, columns)
 
     def _n_readable(self) -> int:
         return len(self._columns)
@@ -110,6 +103,36 @@ class ArrayFileSource(Source):
     def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> NDArray[Any]:
         """Integers become floats of the same value: pixels 0..255 stay so."""
         return self._array.read_columns(self._columns[start:stop], dtype, wanted)
+
+
+def read_labels(array: TableArray, columns: NDArray[np.int64]) -> Labels:
+    """Labels that are columns of an array.
+
+    Parameters
+    ----------
+    array : TableArray
+        Of labels, or of labels and features.
+    columns : ndarray of int64
+        Which columns are the labels.
+
+    Returns
+    -------
+    ndarray of shape (n_samples,) or (n_samples, n_columns)
+        float64 or str.
+
+    Raises
+    ------
+    DataError
+        If they are neither numbers nor texts, or one is missing.
+    """
+    if array.dtype.kind not in "fiubUS":
+        raise DataError(f"{array.name}: labels must be numbers or text, got dtype {array.dtype}")
+    # in their own dtype: integers beyond 2^53 stay as they are
+    values = array.read_columns(columns, array.dtype.newbyteorder("="), RowSelection(None))
+    labels = labels_of(values, lambda i: f"{array.name}: sample {i + 1}")
+    if labels.dtype.kind == "f" and not (finite := np.isfinite(labels).all(axis=1)).all():
+        raise DataError(f"{array.name}: label of sample {np.argmin(finite) + 1} is not a finite number")
+    return labels[:, 0] if len(columns) == 1 else labels
 
 
 def _check_shapes(array: TableArray, labels: TableArray | None) -> None:
@@ -140,11 +163,13 @@ class ArrayFormat(Format):
         """Open an array and that of its labels."""
         features = self.open_array(location.path)
         column = wanted.label_number if "label_column" in self.settings else None
-        labels = None
-        if column is None:
-            path = location.labels_path or self._find_labels(location.path, needed=wanted.labels == "required")
-            labels = None if path is None else _open_labels(path, location.path)
+        labels = self.open_labels(location, wanted) if column is None else None
         return ArrayFileSource(features, self.name, labels, column, wanted)
+
+    def open_labels(self, location: Location, wanted: Wanted) -> StoredArray | None:
+        """Array of the labels in a file of their own; None where there is none, and none is required."""
+        path = location.labels_path or self._find_labels(location.path, needed=wanted.labels == "required")
+        return None if path is None else _open_labels(path, location.path)
 
     def _find_labels(self, path: Path, *, needed: bool) -> Path | None:
         """The file with the labels by its usual names."""

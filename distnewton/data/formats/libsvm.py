@@ -19,6 +19,7 @@ from distnewton.data.formats.libsvm_lines import MAX_INDEX, LineParser, Rows, Ru
 from distnewton.data.formats.streams import first_lines, is_compressed
 from distnewton.data.labels import join_labels
 from distnewton.data.row_selection import RowSelection, chosen_values
+from distnewton.data.rows import join_rows
 from distnewton.data.source import TextSource
 
 if TYPE_CHECKING:
@@ -146,7 +147,7 @@ class LibsvmSource(TextSource):
             values = chosen_values(block.lengths, chosen)
             lengths = block.lengths[chosen].astype(np.int32)
             pieces.append((lengths, block.indices[values], block.values[values].astype(dtype, copy=False)))
-        return _join_rows(pieces, stop - start, dtype)
+        return join_rows(pieces, stop - start, dtype)
 
     def _rows(self, start: int, stop: int) -> Iterator[tuple[bytes, Rows]]:
         """Yield blocks of the file and what they hold in a range of features."""
@@ -193,30 +194,3 @@ def _as_array(labels: list[float | str] | NDArray[np.float64]) -> Labels:
     if any(isinstance(label, str) for label in labels):
         return join_labels([np.array([label]) for label in labels])
     return np.array(labels, dtype=np.float64)
-
-
-def _join_rows(
-    pieces: list[tuple[NDArray[np.int32], NDArray[np.int32], NDArray[np.floating]]],
-    n_columns: int,
-    dtype: np.dtype,
-) -> sparse.csr_array:
-    """Return matrix of the rows of all blocks; pieces are freed as they are copied."""
-    from scipy import sparse
-
-    lengths = np.concatenate([piece[0] for piece in pieces]) if pieces else np.zeros(0, dtype=np.int32)
-    n_values = int(lengths.sum(dtype=np.int64))
-    index_dtype = np.int32 if max(n_values, n_columns) <= MAX_INDEX else np.int64
-    pointers = np.zeros(len(lengths) + 1, dtype=index_dtype)
-    np.cumsum(lengths, out=pointers[1:])
-    indices = np.empty(n_values, dtype=index_dtype)
-    values = np.empty(n_values, dtype=dtype)
-    pieces.reverse()
-    at = 0
-    while pieces:
-        _, piece_indices, piece_values = pieces.pop()
-        end = at + len(piece_values)
-        indices[at:end], values[at:end] = piece_indices, piece_values
-        at = end
-    matrix = sparse.csr_array((values, indices, pointers), shape=(len(lengths), n_columns))
-    matrix.has_canonical_format = True  # sorted and unique, as checked; spares scipy a scan of all indices
-    return matrix

@@ -24,8 +24,8 @@ class Npy(ArrayFormat):
         return open_npy(path)
 
     def label_files(self, path: Path) -> list[str]:
-        """Usual names of the labels' file: ``X_train.npy`` has its labels in ``y_train.npy``."""
-        stem, dot, suffix = path.name.partition(".npy")
+        """Usual names of the labels' file: ``X_train.npy`` and ``X_train.npz`` have theirs in ``y_train.npy``."""
+        stem, dot, suffix = path.name.replace(".npz", ".npy").partition(".npy")
         stems = [f"{stem}_labels", f"{stem}_y"]
         if stem[:1] in ("x", "X") and not stem[1:2].isalpha():
             stems.append(f"y{stem[1:]}")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import zipfile
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -141,6 +142,22 @@ class StoredArray(TableArray):
             result[place, first:last] = part[chosen][:, columns[first:last] - i_column]
         return result
 
+    def runs(self, first: int, lengths: Iterable[int]) -> Iterator[NDArray[Any]]:
+        """Consecutive values of an array of one axis, so many at a time, from a first one on.
+
+        Yields
+        ------
+        ndarray of shape (length,)
+        """
+        with self._opener() as stream:
+            stream.skip(self._offset + first * self.dtype.itemsize)
+            for n in lengths:
+                yield np.frombuffer(stream.read_exactly(n * self.dtype.itemsize), self.dtype)
+
+    def load(self) -> NDArray[Any]:
+        """All values, of an array that is small."""
+        return next(self.runs(0, [int(np.prod(self.shape, dtype=np.int64))])).reshape(self.shape)
+
 
 def open_npy(path: Path) -> StoredArray:
     """Array of an npy file, plain or compressed.
@@ -157,8 +174,8 @@ def open_npy(path: Path) -> StoredArray:
     return _from_npy_stream(str(path), lambda: open_stream(path), None if is_compressed(path) else path)
 
 
-def open_npz(path: Path) -> dict[str, StoredArray]:
-    """Arrays of an npz file by name.
+def open_npz(path: Path) -> dict[str, Callable[[], StoredArray]]:
+    """What opens the arrays of an npz file, by name: those that nobody opens may hold anything.
 
     Parameters
     ----------
@@ -167,7 +184,7 @@ def open_npz(path: Path) -> dict[str, StoredArray]:
 
     Returns
     -------
-    dict of str to StoredArray
+    dict of str to callable
 
     Raises
     ------
@@ -181,7 +198,8 @@ def open_npz(path: Path) -> dict[str, StoredArray]:
         raise DataError(f"{path}: npz archive is cut short or damaged ({error}); copy or download it again") from None
     names = {member.removesuffix(".npy"): member for member in members}
     return {
-        name: _from_npy_stream(f"{path}[{name}]", _member_opener(path, member), None) for name, member in names.items()
+        name: partial(_from_npy_stream, f"{path}[{name}]", _member_opener(path, member), None)
+        for name, member in names.items()
     }
 
 
@@ -219,7 +237,10 @@ def _from_npy_stream(name: str, opener: Opener, mapped_path: Path | None) -> Sto
             raise DataError(f"{name}: npy header is damaged ({error})") from None
         offset = stream.read_bytes
     if dtype.hasobject:
-        raise DataError(f"{name}: holds Python objects, which are never loaded; save an array of numbers instead")
+        raise DataError(
+            f"{name}: holds Python objects, which are never loaded, since a pickle can run any code; save numbers as "
+            "numbers, texts as y.astype(str), and a sparse matrix by scipy.sparse.save_npz"
+        )
     return StoredArray(name, (shape, dtype, fortran_order, offset), opener, mapped_path)
 
 
