@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-STOPPED_EARLY, HANGS = 75, 76
-"""Exit codes that are no errors of the input: stopped by the clock, and ended by the watchdog."""
+STOPPED_EARLY, HANGS, INTERRUPTED = 75, 76, 130
+"""Exit codes that are no errors of the input: stopped by the clock, ended by the watchdog, and by Ctrl-C."""
 
 
 class DistNewtonError(Exception):

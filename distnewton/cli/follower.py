@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from distnewton.cli.output import make_console, tell_once
 from distnewton.cli.results import picture_if_possible
 from distnewton.config import Config
-from distnewton.errors import STOPPED_EARLY
+from distnewton.errors import INTERRUPTED, STOPPED_EARLY
 from distnewton.guards.watchdog import watchdog
 from distnewton.parallel.collectives import Communicator
 
@@ -73,19 +73,20 @@ class Follower:
 
 
 def end_run(comm: Communicator, result: Result, config: Config, path: Path) -> int:
-    """Say how training ended; code 75 asks the job script to queue the run again."""
+    """Say how training ended; code 75 asks the job script to queue the run again, 130 does not."""
     from distnewton.launch.deadline import Stop
     from distnewton.runs.run_folder import write_end
 
-    code = STOPPED_EARLY if result.stopped else 0
+    codes = {Stop.NO: 0, Stop.INTERRUPT: INTERRUPTED}
+    code = codes.get(result.stopped, STOPPED_EARLY)
     if result.stopped:
-        why = "by the clock" if result.stopped is Stop.CLOCK else "by a signal"
+        whys = {Stop.CLOCK: "stopped by the clock", Stop.SIGNAL: "stopped by a signal", Stop.INTERRUPT: "interrupted"}
         saved = "a checkpoint and the model are" if result.checkpoint else "the model is"
         how = f"; distnewton train --resume {path} continues" if result.checkpoint else ""
         tell_once(
             comm,
-            f"stopped {why} after iteration {result.last.iteration} of {config.run.iterations}; {saved} saved, exit "
-            f"code {code}{how}",
+            f"{whys[result.stopped]} after iteration {result.last.iteration} of {config.run.iterations}; {saved} "
+            f"saved, exit code {code}{how}",
         )
     # rank 0 may still be at the picture
     with watchdog.patient(), comm.collective_errors():

@@ -18,7 +18,13 @@ from distnewton.guards.failures import failures
 from distnewton.launch.startup import guard, launched_rank, launched_size, world_communicator
 
 if TYPE_CHECKING:
+    from distnewton.config import Config
+    from distnewton.guards.signals import StopSignals
+    from distnewton.parallel.collectives import Communicator
+    from distnewton.runs.checkpoints import Resume
     from distnewton.runs.run_folder import RunFolder
+
+_NOTICE = "distnewton: interrupted; the run saves a checkpoint after this iteration. Ctrl-C again ends it at once"
 
 
 @command(
@@ -60,12 +66,8 @@ def _dry_run(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     """Train to the end, to the time limit, or to a signal."""
-    from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER
     from distnewton.cluster.job import is_waiting
     from distnewton.guards.signals import StopSignals
-    from distnewton.launch.deadline import Clock
-    from distnewton.launch.shared_folder import check_visible
-    from distnewton.runs import session
 
     resume = settle_resumption(options)
     if options.run_dir and is_waiting(Path(options.run_dir)):
@@ -77,13 +79,27 @@ def _train(options: argparse.Namespace) -> int:
         say(comm, to_toml(config))
         return 0
     guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
+    # from here on to the very end: a signal must not come between a run that is set aside and the one that replaces it
+    with StopSignals(notice=_NOTICE if comm.rank == 0 else "") as signals:
+        return _train_until(signals, comm, config, options, resume)
+
+
+def _train_until(
+    signals: StopSignals, comm: Communicator, config: Config, options: argparse.Namespace, resume: Resume
+) -> int:
+    """Train into a run folder until the end, or until a signal or the clock stops the run."""
+    from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER
+    from distnewton.launch.deadline import Clock
+    from distnewton.launch.shared_folder import check_visible
+    from distnewton.runs import session
+
     folder: RunFolder | None = None
     follower: Follower | None = None
     with comm.collective_errors():
         folder = make_folder(config, options.recipe, resume) if comm.rank == 0 else None
     path = Path(comm.broadcast_json(str(folder.path.absolute()) if folder else ""))
     failures.folder = path
-    with discarding([folder] if folder else []), StopSignals() as signals:
+    with discarding([folder] if folder else []):
         check_visible(comm, path)
         clock = Clock(comm, config.run.max_seconds, signals)
         with comm.collective_errors():

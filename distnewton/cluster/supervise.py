@@ -23,9 +23,10 @@ GRACE_SECONDS = 5.0
 """Time for the launcher to end the other ranks after a failure was written."""
 LOST = 70
 _POLL_SECONDS = 0.5
-_FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
-_SOFT = {int(signal.SIGTERM): int(signal.SIGUSR1)}
-"""What is forwarded first instead: Open MPI's mpirun kills the ranks on SIGTERM, SIGUSR1 both launchers hand on."""
+_FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
+_SOFT = {int(number): int(signal.SIGUSR1) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
+"""What is forwarded first instead: Open MPI's mpirun kills the ranks on any of these, MPICH's on SIGHUP; SIGUSR1 both
+hand on."""
 
 
 def supervise(folder: Path, command: Sequence[str]) -> int:

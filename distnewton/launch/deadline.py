@@ -24,7 +24,7 @@ JOB_MARGIN = 30.0
 class Stop(IntEnum):
     """Whether a run is to stop before its last iteration, and why."""
 
-    NO, CLOCK, SIGNAL = range(3)
+    NO, CLOCK, SIGNAL, INTERRUPT = range(4)
 
 
 class Clock:
@@ -34,8 +34,8 @@ class Clock:
     ----------
     comm : Communicator
         All ranks.
-    max_seconds : float
-        Of the whole command, from its start on; inf for no limit.
+    max_seconds : float or None
+        Of the whole command, from its start on; inf for no limit but that of a Slurm job, None for none at all.
     signals : StopSignals or None
         Signals that stop the run, too.
 
@@ -50,11 +50,11 @@ class Clock:
     """
 
     def __init__(
-        self, comm: Communicator, max_seconds: float = math.inf, signals: StopSignals | None = None
+        self, comm: Communicator, max_seconds: float | None = math.inf, signals: StopSignals | None = None
     ) -> None:
         self._comm, self._signals, self.save_seconds = comm, signals, 0.0
         left = math.inf
-        if comm.rank == 0:
+        if comm.rank == 0 and max_seconds is not None:
             left = min(max_seconds - (time.monotonic() - STARTED), job_seconds_left() - JOB_MARGIN)
         (left,) = comm.broadcast_json([left])
         self._deadline = time.monotonic() + left
@@ -70,7 +70,7 @@ class Clock:
             far is what the next one may take.
         """
         if self._signals is not None and self._signals.received:
-            return Stop.SIGNAL
+            return Stop.INTERRUPT if self._signals.received == "SIGINT" else Stop.SIGNAL
         if self._deadline == math.inf:
             return Stop.NO
         now = time.monotonic()

@@ -12,7 +12,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from distnewton.errors import ConfigError, DistNewtonError, NoMemoryError
+from distnewton.errors import INTERRUPTED, ConfigError, DistNewtonError, NoMemoryError
 from distnewton.guards.failures import ERRORS_FOLDER, failures
 from distnewton.guards.faults import faults
 from distnewton.guards.reachability import own_addresses
@@ -227,7 +227,7 @@ def _cause(error: BaseException) -> tuple[str, int, str]:
             # the reader of the output has left, as in `| head`: there is nothing to tell, and nobody to tell it
             return "", 1, ""
         case KeyboardInterrupt():
-            return "interrupted", 130, ""
+            return str(error) or "interrupted", INTERRUPTED, ""
         case MemoryError():
             return str(NoMemoryError(str(error))), NoMemoryError.exit_code, trace
     bug = "this is a bug in distnewton"

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distnewton.config import Config, DataConfig, load_config
-from distnewton.errors import ConfigError, DataError
+from distnewton.errors import INTERRUPTED, STOPPED_EARLY, ConfigError, DataError
 from distnewton.guards.failures import read_first
 from distnewton.method.records import IterationRecord
 from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC
@@ -177,8 +177,9 @@ def _ending(path: Path, lines: list[IterationRecord]) -> Iterator[str]:
     failure, end = read_first(path), _optional(path / END_FILE, json.loads)
     if failure:
         yield f"failed with exit code {failure.get('exit_code')}: {failure.get('message')}"
-    if end == {"exit_code": 75}:
-        yield f"stopped by the clock after iteration {lines[-1].iteration if lines else 0}"
+    stops = {STOPPED_EARLY: "stopped by the clock or a signal", INTERRUPTED: "interrupted"}
+    if end and end.get("exit_code") in stops:
+        yield f"{stops[end['exit_code']]} after iteration {lines[-1].iteration if lines else 0}"
     # the runs of a comparison have no end of their own
     elif end is None and not failure and not (path.parent / COMPARISON_FILE).is_file():
         yield "has not ended, or was cut off"

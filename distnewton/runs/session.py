@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +13,8 @@ from distnewton.components import with_components
 from distnewton.config import Config
 from distnewton.data.scaled import gather_scaling
 from distnewton.errors import ConfigError, DistNewtonError, NumericalError
-from distnewton.launch.deadline import Clock
+from distnewton.guards.signals import StopSignals
+from distnewton.launch.deadline import Clock, Stop
 from distnewton.method.best_model import BestModel
 from distnewton.method.records import IterationRecord
 from distnewton.method.schedule import Schedule, check_memory
@@ -66,7 +68,8 @@ def train(
     clock : Clock or None
         When to stop before the last iteration; None for never.
     checkpoints : path or None
-        Folder in which all ranks save, and from which a run resumes; None saves nothing.
+        Folder in which all ranks save, and from which a run resumes; None saves nothing. Where there is one, and no
+        clock, Ctrl-C lets the iteration end and saves; a second one ends at once.
     resume : bool or "auto"
         Go on from the newest checkpoint there; with ``"auto"`` begin anew where there is none.
 
@@ -78,6 +81,8 @@ def train(
     ------
     DistNewtonError
         With advice; on every rank alike where it is marked as agreed.
+    KeyboardInterrupt
+        After Ctrl-C on any rank.
 
     Notes
     -----
@@ -91,7 +96,14 @@ def train(
         comm, train_data = None, comm
     given = {"train": train_data, "validation": validation_data, "test": test_data}
     session = Session(config, comm, given=given, start=start)
-    return session.train(config, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume)
+    if clock is not None or checkpoints is None:
+        return session.train(config, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume)
+    with StopSignals([signal.SIGINT]) as signals:
+        clock = Clock(session.setup.comm, None, signals)
+        result = session.train(config, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume)
+    if result.stopped is Stop.INTERRUPT:
+        raise KeyboardInterrupt(f"interrupted after iteration {result.last.iteration}; saved as {result.checkpoint}")
+    return result
 
 
 class Session:

@@ -57,7 +57,9 @@ def signalled(place, command, whom, number):
 
 # who receives what: a table of what launchers deliver, in which a change of theirs is noticed
 STOPS = [
-    ("launcher", "SIGUSR1"), ("rank", "SIGTERM"),
+    ("launcher", "SIGUSR1"), ("rank", "SIGTERM"), ("launcher", "SIGINT"),
+    pytest.param("rank", "SIGHUP", marks=pytest.mark.slow),
+    pytest.param("rank", "SIGINT", marks=pytest.mark.slow),
     pytest.param("rank", "SIGUSR1", marks=pytest.mark.slow),
     pytest.param("launcher", "SIGTERM", marks=pytest.mark.slow),
 ]  # fmt: skip
@@ -67,12 +69,13 @@ STOPS = [
 def test_a_signal_to_the_launcher_or_to_any_rank_stops_with_a_checkpoint(place, whom, name):
     code, seconds, text = signalled(place, [*mpirun(2), *distnewton("train", *ENDLESS)], whom, getattr(signal, name))
     assert seconds < 30
-    if is_open_mpi() and (whom, name) == ("launcher", "SIGTERM"):
-        # it kills the ranks before they can save
-        assert code not in (0, 75)
+    if is_open_mpi() and whom == "launcher" and name != "SIGUSR1":
+        # it sends SIGTERM to the ranks, and kills those that have not saved soon after
+        assert code not in (0, 75, 130)
         return
-    assert code == 75, text
-    assert text.count("stopped by a signal after iteration") == 1, text
+    expected, words = (130, "interrupted") if name == "SIGINT" else (75, "stopped by a signal")
+    assert code == expected, text
+    assert text.count(f"{words} after iteration") == 1, text
     records = [json.loads(line) for line in (place / "R/metrics.jsonl").read_text().splitlines()]
     newest = max((place / "R/checkpoints").glob("step-*"))
     assert int(newest.name[5:]) == records[-1]["iteration"]
@@ -86,18 +89,23 @@ def test_a_signal_to_the_launcher_or_to_any_rank_stops_with_a_checkpoint(place, 
     assert json.loads((place / "R/environment.json").read_text())["resumed_from"] == more - 2
 
 
-def test_sigterm_to_the_supervisor_of_a_job_saves_with_both_launchers(place):
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGHUP, marks=pytest.mark.slow)])
+def test_a_signal_to_the_supervisor_of_a_job_saves_with_both_launchers(place, number):
     command = ["python", "-m", "distnewton.cluster.supervise", "R", "--", *mpirun(2), *distnewton("train", *ENDLESS)]
     (place / "R").mkdir()
-    code, _, text = signalled(place, command, "launcher", signal.SIGTERM)
+    code, _, text = signalled(place, command, "launcher", number)
     assert code == 75, text
     assert list((place / "R/checkpoints").glob("step-*"))
 
 
-def test_a_run_without_launcher_stops_and_goes_on(place):
-    code, _, text = signalled(place, distnewton("train", *ENDLESS), "launcher", signal.SIGTERM)
-    assert code == 75, text
+@pytest.mark.parametrize(("name", "code"), [("SIGINT", 130), ("SIGHUP", 75)])
+def test_a_run_without_launcher_stops_and_goes_on(place, name, code):
+    ended, _, text = signalled(place, distnewton("train", *ENDLESS), "launcher", getattr(signal, name))
+    assert ended == code, text
     assert "distnewton train --resume" in text
+    assert ("Ctrl-C again ends it at once" in text) == (name == "SIGINT")
+    records = (place / "R/metrics.jsonl").read_text().splitlines()
+    assert int(max((place / "R/checkpoints").glob("step-*")).name[5:]) == json.loads(records[-1])["iteration"]
 
 
 @pytest.mark.parametrize(("arguments", "code", "words"), [
