@@ -30,7 +30,7 @@ from distnewton.data.scaling import (
 from distnewton.errors import DataError, MissingInputError, NumericalError
 from distnewton.parallel.grid import ProcessGrid
 
-_ROWS_AT_ONCE = 4096
+_CHECKED_AT_ONCE = 1 << 18
 _VALUES_AT_ONCE = 1 << 23
 """Numbers that are held in float64 at a time, unless a single column or row has more: 64 MB."""
 _LARGE = 64
@@ -299,7 +299,8 @@ def _first_beyond(X: Any, limit: float) -> tuple[tuple[int, float] | None, float
     """Own column and value of the first number beyond a limit or not finite, and the range of all others."""
     beyond: tuple[int, float] | None = None
     low, high = np.inf, -np.inf
-    numbers, step = (X, _ROWS_AT_ONCE) if isinstance(X, np.ndarray) else (X.data, _ROWS_AT_ONCE * 64)
+    numbers = X if isinstance(X, np.ndarray) else X.data
+    step = max(1, _CHECKED_AT_ONCE // max(1, numbers[:1].size))
     for start in range(0, len(numbers) if numbers.size else 0, step):
         part = numbers[start : start + step]
         fine = np.abs(part) <= limit  # false for NaN

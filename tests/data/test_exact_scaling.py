@@ -150,3 +150,18 @@ def test_float64_is_read_again_by_blocks(tmp_path):
     finally:
         scaled._VALUES_AT_ONCE = limit
         tracemalloc.stop()
+
+
+def test_wide_features_are_checked_by_blocks():
+    import tracemalloc
+
+    from distnewton.data.scaled import _first_beyond
+
+    X = np.ones((40, 100_000), np.float32)
+    X[30, 70_000] = np.inf
+    tracemalloc.start()
+    try:
+        assert _first_beyond(X, 10.0) == ((70_000, np.inf), 1.0, 1.0)
+        assert tracemalloc.get_traced_memory()[1] < X.nbytes / 4
+    finally:
+        tracemalloc.stop()

@@ -121,6 +121,50 @@ def test_parquet_tables(tmp_path, monkeypatch):
     assert (cut.n_features, cut.n_ignored_values) == (2, 4 * 31)
 
 
+@pytest.mark.parametrize("rows", [None, [0, 6, 7, 30]])
+def test_wide_parquet_tables_are_read_by_groups_of_columns(tmp_path, monkeypatch, rows):
+    """A reader that has all columns of a table open takes 15 kB for each of them."""
+    monkeypatch.setattr("distnewton.data.formats.parquet.BATCH_VALUES", 20)
+    monkeypatch.setattr("distnewton.data.formats.parquet.ParquetSource.n_at_once", 4)
+    asked, opened = [], []
+    whole = pq.ParquetFile.iter_batches
+
+    def watched(self, **options):
+        asked.append(options["columns"])
+        opened.append(self)
+        return whole(self, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", watched)
+    path = table(tmp_path / "data", labels=["a", "b", "c"] * 10 + ["b"])
+    source = open_data(path)
+    description = source.describe()
+    assert asked == [["f0", "f1", "f2", "f3", "class"], ["whole", "flag"]]
+    assert len(set(opened)) == 1, "the end of the file is read once"
+    assert (description.n_samples, description.n_nonzeros) == (31, np.count_nonzero(numbers()))
+    assert description.labels.tolist() == ["a", "b", "c"] * 10 + ["b"]
+    for start, stop in [(0, 6), (1, 6), (2, 3), (6, 6)]:
+        for dtype in ("float32", "float64"):
+            expected = numbers()[:, start:stop].astype(dtype)
+            expected = expected if rows is None else expected[rows]
+            np.testing.assert_array_equal(source.read(start, stop, dtype, rows and np.array(rows)), expected)
+    convert(open_data(path), tmp_path / "store", files=[path])
+    np.testing.assert_array_equal(open_data(tmp_path / "store").read(0, 6), numbers())
+    bad = X[:, 5].copy()
+    bad[8] = np.nan
+    assert "row 9: column last: value nan" in error(table(tmp_path / "bad", last=bad, label="y"))
+
+
+def test_texts_that_are_new_are_counted_once_in_groups_of_columns(tmp_path, monkeypatch):
+    path = tmp_path / "data"
+    columns = {"town": list("abcdefgh"), "x": np.arange(8.0), "y": np.arange(8) % 2}
+    pq.write_table(pa.table(columns), path)
+    names = open_data(path, categories="onehot").describe().names
+    monkeypatch.setattr("distnewton.data.formats.parquet.ParquetSource.n_at_once", 3)
+    pq.write_table(pa.table(columns | {"town": list("abcxefgy")}), path)
+    notes = open_data(path, names=names).describe().notes
+    assert any("2 values of column town are texts" in note for note in notes), notes
+
+
 def test_parquet_reads_only_its_columns(tmp_path, monkeypatch):
     source = open_data(table(tmp_path / "data"))
     asked = []

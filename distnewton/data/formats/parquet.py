@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -12,6 +14,7 @@ from distnewton.data.formats.base import Format, Location
 from distnewton.data.formats.streams import is_compressed
 from distnewton.data.formats.tables import BATCH_VALUES, ArrowSource
 from distnewton.errors import DataError
+from distnewton.launch.host_memory import release_freed_memory
 
 
 class _FileSource(ArrowSource):
@@ -42,23 +45,38 @@ class ParquetSource(_FileSource):
     """A Parquet file."""
 
     format = "parquet"
+    # Arrow's reader takes some 15 kB for each column that it reads at once
+    n_at_once = 1024
 
     def _schema(self) -> Any:
         from pyarrow import parquet
 
         schema = parquet.read_schema(self.path, memory_map=False)
+        release_freed_memory()
         if len(set(schema.names)) < len(schema.names):
             # Parquet's readers take columns by name
             raise DataError(f"{self.path}: expected columns of different names, got {schema.names[:20]}")
         return schema
 
-    def _batches(self, places: list[int]) -> Iterator[Any]:
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """Read once what stands at the end of the file, and free it: a wide table's takes more than its columns."""
+        try:
+            yield
+        finally:
+            vars(self).pop("_file", None)
+            release_freed_memory()
+
+    @cached_property
+    def _file(self) -> Any:
         from pyarrow import parquet
 
-        file = parquet.ParquetFile(self.path, memory_map=False)
+        return parquet.ParquetFile(self.path, memory_map=False)
+
+    def _batches(self, places: list[int]) -> Iterator[Any]:
         names = [self._columns[i] for i in places]
         size = max(1, BATCH_VALUES // max(1, len(places)))
-        for batch in file.iter_batches(batch_size=size, columns=names, use_threads=False):
+        for batch in self._file.iter_batches(batch_size=size, columns=names, use_threads=False):
             yield batch.select(names)
 
 

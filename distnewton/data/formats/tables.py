@@ -62,9 +62,12 @@ class TableSource(Source):
     ----------
     format : str
         Name of the format.
+    n_at_once : int or None
+        Features that are read at once, where all of a wide table take too much; then there is a pass for each group.
     """
 
     format: ClassVar[str]
+    n_at_once: ClassVar[int | None] = None
 
     def __init__(
         self, name: str, columns: Sequence[str], named: bool, wanted: Wanted, index: Sequence[str] = ()
@@ -102,7 +105,8 @@ class TableSource(Source):
         Parameters
         ----------
         take : callable
-            Called with the features, (n, n_features), of block after block.
+            Called with the features, (n, n_features), of block after block; in groups of `n_at_once` features, one
+            after the other, where there are more of them.
 
         Returns
         -------
@@ -112,16 +116,23 @@ class TableSource(Source):
             self.describe()
         return self._scan(take)
 
+    @property
+    def has_whole_rows(self) -> bool:
+        """Whether a block has all features of its samples."""
+        return self.n_at_once is None or self._n_readable() <= self.n_at_once
+
     def _scan(self, take: Callable[[NDArray[Any]], None]) -> Description:
         """Check and hand over all blocks, encoded as is known by now."""
         selection, labels, unknown = self._selection, _Labels(self), Counter[str]()
         n_samples = n_nonzeros = 0
-        for X, label in self._range_blocks(0, self._n_readable(), unknown):
-            if label is not None:
-                labels.add(label, n_samples)
-            n_samples += len(X)
-            n_nonzeros += int(np.count_nonzero(X))
-            take(X)
+        with self._opened():
+            for first, last in self._groups(0, self._n_readable()):
+                for X, label in self._range_blocks(first, last, unknown, None if first else selection.label):
+                    if label is not None:
+                        labels.add(label, n_samples)
+                    n_samples += 0 if first else len(X)
+                    n_nonzeros += int(np.count_nonzero(X))
+                    take(X)
         if not n_samples:
             raise DataError(f"{self.name}: no samples (it is empty, or holds only a header)")
         notes = [
@@ -171,15 +182,27 @@ class TableSource(Source):
     def _n_readable(self) -> int:
         return len(self._selection.features) if self._encoding is None else self._encoding.n_features
 
-    def _range_blocks(self, start: int, stop: int, unknown: Counter[str]) -> Iterator[Block]:
-        """Yield blocks of a range of features, and of labels where it is empty or all; counts texts that are new."""
+    @contextmanager
+    def _opened(self) -> Iterator[None]:
+        """Keep open what each pass over the table needs."""
+        yield
+
+    def _groups(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
+        """Yield the ranges of features, one at least, that are read at once."""
+        width = self.n_at_once or max(1, stop - start)
+        yield from ((first, min(first + width, stop)) for first in range(start, max(stop, start + 1), width))
+
+    def _range_blocks(
+        self, start: int, stop: int, unknown: Counter[str], label: int | None = None
+    ) -> Iterator[Block]:
+        """Yield blocks of a range of features, and of labels; counts texts that are new."""
         selection, encoding = self._selection, self._encoding
-        label = selection.label if stop - start in (0, self._n_readable()) else None
+        if start == stop:
+            # without columns Arrow would not say how many rows there are
+            yield from ((X[:, :0], labels) for X, labels in self._range_blocks(0, 1, unknown, label))
+            return
         if encoding is None:
             yield from self._blocks(selection.features[start:stop], label)
-            return
-        if start == stop and label is None:
-            yield from ((X[:, :0], None) for X, _ in self._range_blocks(0, 1, unknown))
             return
         covering = encoding.covering(start, stop)
         places = [selection.features[j] for j in covering]
@@ -189,7 +212,7 @@ class TableSource(Source):
             parts = [np.zeros((len(columns[0]), 0))]
             for j, place, column in zip(covering, places, columns, strict=False):
                 X, n_unknown = encoding.columns[j].encode(column)
-                if n_unknown:
+                if n_unknown and encoding.starts[j] >= start:
                     unknown[self._columns[place]] += n_unknown
                 parts.append(X)
             yield np.hstack(parts)[:, own], None if label is None else columns[-1]
@@ -239,18 +262,18 @@ class TableSource(Source):
 
     def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> NDArray[Any]:
         """Numbers of all types become floats."""
-        n_samples, pieces = 0, []
-        for X, _ in self._range_blocks(start, stop, Counter()):
-            _, chosen = wanted.of(n_samples, len(X))
-            n_samples += len(X)
-            pieces.append(X[chosen].astype(dtype, copy=False))
-        result = np.empty((sum(map(len, pieces)), stop - start), dtype)
-        # a piece is freed as it is copied: pages of the result are there only once they are written
-        end = len(result)
-        while pieces:
-            piece = pieces.pop()
-            result[end - len(piece) : end] = piece
-            end -= len(piece)
+        # of a text nobody knows how many rows there are; pages of a large array are not copied when it grows
+        result = np.empty((0, stop - start), dtype)
+        with self._opened():
+            for first, last in self._groups(start, stop):
+                n_samples = n_rows = 0
+                for X, _ in self._range_blocks(first, last, Counter()):
+                    place, chosen = wanted.of(n_samples, len(X))
+                    n_samples, n_rows = n_samples + len(X), place.stop
+                    if n_rows > len(result):
+                        result.resize((max(n_rows, len(result) * 17 // 16), stop - start), refcheck=False)
+                    result[place, first - start : last - start] = X[chosen]
+                result.resize((n_rows, stop - start), refcheck=False)
         return result
 
 

@@ -80,7 +80,7 @@ def convert(
 
 def _write(source: DataSource, writer: StoreWriter, on_progress: OnProgress) -> Description:
     """Write all blocks."""
-    if isinstance(source, TextSource | TableSource):
+    if isinstance(source, TextSource) or (isinstance(source, TableSource) and source.has_whole_rows):
         n, gathered = 0, SparseRows(writer) if isinstance(source, TextSource) else DenseRows(writer)
 
         def take(rows: Any) -> None:
