@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from distnewton.cli.command import CLUSTER_FILE, RECIPE, SET, argument, command
 from distnewton.cli.parsing import count, counts, finite
 from distnewton.cli.settings import overrides
+from distnewton.cli.streams import results_go_to_files
 from distnewton.cluster.cluster_file import Cluster, LaunchTable, load_cluster
 from distnewton.cluster.measured_rates import cluster_rates
 from distnewton.config import Config, apply_settings, load_config, make_config, read_settings
@@ -67,6 +68,7 @@ def _scaling(options: argparse.Namespace) -> int:
     """Make the runs of a study that are missing, then collect all."""
     from distnewton.study.points import KINDS, read_study
 
+    results_go_to_files()
     root = Path(options.run_dir or "scaling")
     cluster = _cluster(options)
     if options.collect:

@@ -11,6 +11,7 @@ from distnewton.cli.command import RECIPE, SET, argument, command
 from distnewton.cli.output import make_console, say, warn
 from distnewton.cli.results import discarding, picture_if_possible, write_text
 from distnewton.cli.settings import overrides
+from distnewton.cli.streams import results_go_to_files
 from distnewton.config import apply_settings, make_config, read_settings
 from distnewton.errors import ConfigError
 from distnewton.launch.startup import guard, world_communicator
@@ -52,6 +53,7 @@ def compare(options: argparse.Namespace) -> int:
     with comm.collective_errors():
         folders = _entry_folders(entries, options) if comm.rank == 0 else {}
     path = folders[entries[0].name].path.parent if folders else Path()
+    results_go_to_files()
     with discarding(list(folders.values())):
         session = Session(entries[0].config, comm)
         comparison = Comparison(session.summary(entries[0].config), options.seconds, _levels(options.levels))

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from distnewton.cli.command import argument, command
 from distnewton.cli.settings import DATA_VARIABLE
+from distnewton.cli.streams import results_go_to_files
 from distnewton.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ def convert(options: argparse.Namespace) -> int:
         n_features=options.n_features,
         zero_based=options.zero_based,
     )
+    results_go_to_files()
     start = time.perf_counter()
     with _progress() as on_progress:
         manifest = conversion.convert(

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from distnewton.cli.command import argument, command
+from distnewton.cli.streams import results_go_to_files
 from distnewton.errors import UsageError
 
 
@@ -27,6 +28,7 @@ def export(options: argparse.Namespace) -> int:
         from distnewton.liblinear import save_liblinear as save
     else:
         raise UsageError(f"export writes FILE.onnx or FILE.model, got {options.file}", collective=True)
+    results_go_to_files()
     save(options.run, options.file)
     print(f"exported to {options.file}")
     return 0

@@ -15,6 +15,7 @@ from distnewton.cli.main import run_console
 from distnewton.cli.output import say
 from distnewton.cli.prediction import check_probabilities, data_opener, label_lines, load_on_ranks
 from distnewton.cli.results import write_text
+from distnewton.cli.streams import results_go_to_files
 from distnewton.config import Config, apply_settings, make_config
 from distnewton.data.formats.spool import STANDARD
 from distnewton.errors import CreateError, UsageError, WriteError
@@ -61,6 +62,7 @@ def _train(comm: Communicator, config: Config, target: Path, quiet: bool) -> Non
         # a model that cannot be written is told before it is trained
         if comm.rank == 0:
             _check_folder(target)
+    results_go_to_files()
     observers: list[Any] = [] if quiet or comm.rank else [Progress(Console(width=120))]
     result = session.train(config, comm, observers=observers)
     result.model.save(target)

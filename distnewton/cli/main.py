@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
-import os
 import sys
 import warnings
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from importlib import import_module
 from typing import NoReturn
 
 from distnewton.cli.command import COMMANDS
 from distnewton.cli.parsing import Parser, nearest
+from distnewton.cli.streams import guard_streams, results_go_to_files
 from distnewton.errors import UsageError
 from distnewton.launch.startup import launched_rank, run_guarded
 
@@ -72,12 +73,18 @@ def run_console(program: Callable[[], int]) -> NoReturn:
     if launched_rank() != 0 and not sys.warnoptions:
         # rank 0 warns for all; a rank that fails is heard all the same
         warnings.simplefilter("ignore")
+    guard_streams()
     # a crash inside a library shows where it was called
     faulthandler.enable(all_threads=False)
-    code = run_guarded(program)
-    try:
-        sys.stdout.flush()
-    except BrokenPipeError:
-        # the reader of our output has left, say `| head`: nothing is wrong, but Python would complain at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    code = run_guarded(lambda: _flushed(program()))
+    # after another failure Python would only complain at exit
+    results_go_to_files()
+    sys.stdout.flush()
     sys.exit(code)
+
+
+def _flushed(code: int) -> int:
+    """Write what a command has said; returns its exit code. That a reader (`| head`) leaves is no error."""
+    with suppress(BrokenPipeError):
+        sys.stdout.flush()
+    return code

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from distnewton.cli.command import RUN, argument, command
+from distnewton.cli.streams import results_go_to_files
 
 
 @command(
@@ -24,6 +25,7 @@ def report(options: argparse.Namespace) -> int:
 
     runs = [Path(run) for run in options.runs]
     target = Path(options.out) if options.out else runs[0] / REPORT_FILE
+    results_go_to_files()
     missing = write_report(runs, target)
     if missing:
         print(f"no pictures: {missing}", file=sys.stderr)

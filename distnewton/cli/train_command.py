@@ -13,6 +13,7 @@ from distnewton.cli.output import say
 from distnewton.cli.results import discarding, make_folder
 from distnewton.cli.setting_help import settings_text
 from distnewton.cli.settings import settle_resumption, shared_config
+from distnewton.cli.streams import results_go_to_files
 from distnewton.config import to_toml
 from distnewton.guards.failures import failures
 from distnewton.launch.startup import guard, launched_rank, launched_size, world_communicator
@@ -80,6 +81,7 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
     # from here on to the very end: a signal must not come between a run that is set aside and the one that replaces it
+    results_go_to_files()
     with StopSignals(notice=_NOTICE if comm.rank == 0 else "") as signals:
         return _train_until(signals, comm, config, options, resume)
 

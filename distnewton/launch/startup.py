@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import platform
 import secrets
@@ -12,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from distnewton.errors import INTERRUPTED, ConfigError, DistNewtonError, NoMemoryError
+from distnewton.errors import INTERRUPTED, ConfigError, DistNewtonError, NoMemoryError, WriteError
 from distnewton.guards.failures import ERRORS_FOLDER, failures
 from distnewton.guards.faults import faults
 from distnewton.guards.reachability import own_addresses
@@ -203,6 +204,9 @@ def run_guarded(main: Callable[[], int]) -> int:
             return _leave_together(error)
         return _abort(str(error), error.exit_code)
     except SystemExit as error:
+        if isinstance(error.__context__, BrokenPipeError):
+            # what rich makes of it
+            return _abort(*_cause(error.__context__))
         code = error.code if isinstance(error.code, int) else int(bool(error.code))
         return _abort(f"SystemExit({error.code!r})", code) if code else 0
     except BaseException as error:  # every failure, of whichever kind, must end the job
@@ -228,6 +232,8 @@ def _cause(error: BaseException) -> tuple[str, int, str]:
             return "", 1, ""
         case KeyboardInterrupt():
             return str(error) or "interrupted", INTERRUPTED, ""
+        case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG, filename=file):
+            return f"cannot write {file or 'a file'}: {error.strerror}", WriteError.exit_code, trace
         case MemoryError():
             return str(NoMemoryError(str(error))), NoMemoryError.exit_code, trace
     bug = "this is a bug in distnewton"

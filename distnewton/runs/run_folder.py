@@ -16,9 +16,11 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
+from io import FileIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TextIO
+from typing import TYPE_CHECKING, Any, Literal
 
+from distnewton.checkpoint.files import put
 from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, clear, has_checkpoints
 from distnewton.config import to_toml
 from distnewton.errors import CreateError, DataError, MissingInputError, writing
@@ -68,7 +70,7 @@ class RunFolder:
         self, path: Path, *, overwrite: bool = False, resume: bool = False, made: Sequence[Path] = ()
     ) -> None:
         self.path = path
-        self._metrics: TextIO | None = None
+        self._metrics: FileIO | None = None
         self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
         self._made += made
         self._set_aside = False
@@ -112,7 +114,8 @@ class RunFolder:
     def _open_metrics(self, mode: Literal["a", "x"]) -> None:
         """Open the metrics, and keep other processes from the run as long as this one has them open."""
         file = self.path / METRICS_FILE
-        self._metrics = file.open(mode, encoding="utf-8")
+        # without a buffer: what could not be written would be written again when the file is closed
+        self._metrics = FileIO(file, mode)
         # whoever held the lock may have put another file in the place of the one that was opened
         if not _lock(self._metrics) or os.fstat(self._metrics.fileno()).st_ino != file.stat().st_ino:
             self.close()
@@ -137,11 +140,10 @@ class RunFolder:
         if kept == present:
             return
         with writing(file):
-            stream = part.open("w", encoding="utf-8")
+            stream = FileIO(part, "w")
             # locked before it has its name, and the old one is let go after that
             _lock(stream)
-            stream.write(kept)
-            stream.flush()
+            put(stream.fileno(), memoryview(kept.encode()))
             os.fsync(stream.fileno())
             part.replace(file)
             self.close()
@@ -158,8 +160,7 @@ class RunFolder:
         if self._metrics is None:
             raise RuntimeError("the run folder was closed")
         with writing(self.path / METRICS_FILE):
-            self._metrics.write(record.to_json() + "\n")
-            self._metrics.flush()
+            put(self._metrics.fileno(), memoryview(f"{record.to_json()}\n".encode()))
             drop_replaced(self.path)
 
     def predictions(self, summary: dict[str, Any]) -> None:
@@ -194,7 +195,7 @@ class RunFolder:
             part.replace(self.path / name)
 
 
-def _lock(file: TextIO) -> bool:
+def _lock(file: FileIO) -> bool:
     """Lock a file for as long as it is open; False where another process has it. Some file systems lock nothing."""
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

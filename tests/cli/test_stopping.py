@@ -22,7 +22,11 @@ ENDLESS = ["--data.train=small.csv", "--network.layers=auto-6-auto", "--method.d
 def place(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     small_data(tmp_path)
-    return tmp_path
+    # what ignores them, say a shell that starts the tests in the background, has its children ignore them
+    before = {number: signal.signal(number, signal.default_int_handler) for number in (signal.SIGINT, signal.SIGHUP)}
+    yield tmp_path
+    for number, handler in before.items():
+        signal.signal(number, handler)
 
 
 def ranks_below(pid):

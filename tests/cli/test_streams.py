@@ -1,7 +1,10 @@
-"""Standard input, pipes and FIFOs as data, and standard output for results."""
+"""Standard input, pipes and FIFOs as data; standard output for results, and what is lost with it."""
 
 from __future__ import annotations
 
+import errno
+import io
+import json
 import os
 import shlex
 import sys
@@ -10,6 +13,9 @@ import threading
 import numpy as np
 import pytest
 from launched import distnewton, mpirun, run
+
+from distnewton.cli.streams import StandardStream
+from distnewton.errors import WriteError
 
 pytestmark = pytest.mark.skipif(
     any(name in os.environ for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")), reason="programs of one process"
@@ -85,6 +91,77 @@ def test_liblinear_commands(tmp_path):
     refused = command("train", "-q", "/dev/stdin", "-")
     assert refused.returncode == 2, refused.stderr
     assert "a model is written to a file" in refused.stderr
+
+
+@pytest.mark.parametrize(("redirection", "words"), [
+    (">/dev/full", "standard output is lost (No space left on device); the command goes on"),
+    ("2>/dev/full >/dev/full", ""),
+    (">&- 2>&- <&-", ""),
+    ("| head -1", "standard output is lost (Broken pipe); the command goes on"),
+])  # fmt: skip
+def test_a_run_goes_on_without_its_output(tmp_path, table, redirection, words):
+    told = TRAIN[:-1]
+    command = shlex.join(map(str, distnewton("train", "--data.train", table, "--run-dir", tmp_path / "run", *told)))
+    done = run(["bash", "-o", "pipefail", "-c", f"{command} {redirection}"])
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(words or "lost") == bool(words), done.stderr
+    # neither does another file get the number of the stream
+    records = (tmp_path / "run/metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line)["iteration"] for line in records] == [0, 1, 2, 3]
+    assert json.loads((tmp_path / "run/end.json").read_text()) == {"exit_code": 0}
+
+
+@pytest.mark.parametrize(("redirection", "codes"), [(">/dev/full", [74]), ("| head -c 1", [0, 1]), (">&-", [0])])
+def test_results_that_cannot_be_said_are_no_bug(tmp_path, table, redirection, codes):
+    run(distnewton("train", "--data.train", table, "--run-dir", tmp_path / "run", *TRAIN))
+    words = shlex.join(map(str, distnewton("evaluate", tmp_path / "run", table)))
+    done = run(["bash", "-o", "pipefail", "-c", f"{words} {redirection}"])
+    assert done.returncode in codes, done.stderr
+    assert ("cannot write standard output: No space left on device" in done.stderr) == (codes == [74])
+    assert "SystemExit" not in done.stderr
+    assert "bug" not in done.stderr
+
+
+def test_a_full_disk_ends_a_run_that_resumes(tmp_path, table):
+    command = distnewton("train", "--data.train", table, "--run-dir", tmp_path / "run", "--run.checkpoint_minutes=0",
+                         "--network.layers=auto-4-auto", "--run.tolerance=0", "--quiet")  # fmt: skip
+    # files of more than so many kilobytes are refused, as on a disk that is full
+    words = shlex.join(map(str, [*command, "--run.iterations=40"]))
+    done = run(["bash", "-c", f"ulimit -f 16; {words}"])
+    assert done.returncode == 74, done.stderr
+    metrics = tmp_path / "run/metrics.jsonl"
+    assert f"cannot write {metrics}: " in done.stderr
+    assert "Traceback" not in done.stderr
+    last = max(int(path.name[5:]) for path in (tmp_path / "run/checkpoints").glob("step-??????"))
+    assert 0 < last < 40
+    more = run([*command, f"--run.iterations={last + 1}", "--resume=auto"])
+    assert more.returncode == 0, more.stderr
+    assert [json.loads(line)["iteration"] for line in metrics.read_text().splitlines()] == [*range(last + 2)]
+
+
+class Full(io.StringIO):
+    """A stream whose disk is full."""
+
+    def __init__(self, number):
+        super().__init__()
+        self.number = number
+
+    def fileno(self):
+        return self.number
+
+    def flush(self):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+def test_a_stream_that_is_lost_goes_nowhere(tmp_path):
+    with (tmp_path / "file").open("wb") as file:
+        stream = StandardStream(Full(file.fileno()))
+        stream.write("a")
+        with pytest.raises(WriteError, match="cannot write standard output: No space left on device"):
+            stream.flush()
+        assert os.readlink(f"/proc/self/fd/{file.fileno()}") == os.devnull
+        stream.optional = True
+        stream.flush()
 
 
 def test_ranks_on_several_hosts_are_refused(monkeypatch):

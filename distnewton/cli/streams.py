@@ -1,0 +1,98 @@
+"""Standard output and error of a command: they may be closed, on a full disk, or read by a program that has left."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from typing import Any, TextIO
+
+from distnewton.errors import WriteError
+
+
+class StandardStream:
+    """A standard stream; all that it does not do itself is the stream's.
+
+    Parameters
+    ----------
+    stream : TextIO
+        ``sys.stdout`` or ``sys.stderr``.
+    optional : bool
+        Whether the command goes on without it.
+
+    Attributes
+    ----------
+    optional : bool
+        The same; of standard output a command says so as soon as its results go to files.
+    """
+
+    def __init__(self, stream: TextIO, *, optional: bool = False) -> None:
+        self._stream, self.optional = stream, optional
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+    def write(self, text: str) -> int:
+        """Write text.
+
+        Parameters
+        ----------
+        text : str
+            Any.
+
+        Returns
+        -------
+        int
+            Number of characters.
+
+        Raises
+        ------
+        WriteError
+            If it cannot be written, and the stream is not optional.
+        BrokenPipeError
+            If its reader has left (``| head``), and the stream is not optional.
+        """
+        self._try(lambda: self._stream.write(text))
+        return len(text)
+
+    def flush(self) -> None:
+        """Write what waits in the buffer; errors as of :meth:`write`."""
+        self._try(self._stream.flush)
+
+    def _try(self, do: Callable[[], object]) -> None:
+        try:
+            do()
+        except OSError as error:
+            # what is in the buffer has to go somewhere: Python tries again at its exit
+            _connect(self._stream.fileno(), os.O_WRONLY)
+            if not self.optional:
+                if isinstance(error, BrokenPipeError):
+                    raise
+                raise WriteError(f"cannot write standard output: {error.strerror or error}") from None
+            if self._stream.fileno() == 1:
+                print(f"distnewton: standard output is lost ({error.strerror or error}); the command goes on",
+                      file=sys.stderr, flush=True)  # fmt: skip
+
+
+def _connect(number: int, mode: int) -> None:
+    """Let a file descriptor be that of /dev/null."""
+    null = os.open(os.devnull, mode)
+    if null != number:
+        os.dup2(null, number)
+        os.close(null)
+
+
+def guard_streams() -> None:
+    """Open standard streams that were closed (``>&-``), whose numbers other files would get, and guard the others."""
+    for number, name, mode in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_WRONLY), (2, "stderr", os.O_WRONLY)):
+        if getattr(sys, name) is None:
+            _connect(number, mode)
+            setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+    sys.stdout = StandardStream(sys.stdout)
+    sys.stderr = StandardStream(sys.stderr, optional=True)
+
+
+def results_go_to_files() -> None:
+    """Go on without standard output from here on, should it be lost: what counts is in files."""
+    if isinstance(sys.stdout, StandardStream):
+        sys.stdout.optional = True
