@@ -111,4 +111,6 @@ def _problem(config: Config, options: argparse.Namespace, notes: list[str]) -> P
     size = (DataSize(0, 0, 0, 0, None, None) if complete else describe_data(config))._replace(**given)
     shape = config.network.shape(size.n_features, size.image_shape, size.n_out)
     notes += [f"stages before {config.method.direction} are left out"] if config.method.schedule else []
-    return planned_problem(config, shape, size.n_samples, n_test=size.n_test, nonzeros=size.nonzeros)
+    return planned_problem(
+        config, shape, size.n_samples, n_test=size.n_test, nonzeros=size.nonzeros, reading_bytes=size.reading_bytes
+    )

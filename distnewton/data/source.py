@@ -89,6 +89,11 @@ class Source(ABC):
         """
         return f"{self.name}: sample {i_sample + 1}"
 
+    @property
+    def reading_bytes(self) -> float:
+        """Memory, about, that a rank takes while it reads beside the features themselves; for plans."""
+        return 0.0
+
     @abstractmethod
     def _n_readable(self) -> int | None:
         """Number of features that can be read; None where any number can, as of sparse text."""

@@ -13,7 +13,7 @@ _SPARSE_VALUE = 4
 
 
 def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, float]:
-    """Bytes that iterations with the gradient of all samples hold on a rank, by part.
+    """Bytes that a rank holds, by part: for iterations with the gradient of all samples, and before for reading.
 
     Parameters
     ----------
@@ -25,7 +25,8 @@ def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, 
     dict of str to float
         ``features`` of training and test, ``variables``, ``activations`` of a point and of a trial or test samples,
         ``outputs`` of all samples, ``jacobian`` with the work arrays of its products, and ``work``: what passes forward
-        and backward hold of the samples they are at.
+        and backward hold of the samples they are at; ``reading``: what reading takes more than all of these but the
+        features, which it ends with.
 
     Notes
     -----
@@ -55,9 +56,9 @@ def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, 
         # a chunk that is not kept; pre-activations, patches and their products; the loss, which is in float64
         "work": passing * n_kept * (kept < n) + buffers + beyond + passing * problem.n_out * 8 // itemsize,
     }
-    return {"features": features_bytes(problem, share)} | {
-        name: float(itemsize * count) for name, count in numbers.items()
-    }
+    parts = {name: float(itemsize * count) for name, count in numbers.items()}
+    reading = max(0.0, problem.reading_bytes - sum(parts.values()))
+    return {"features": features_bytes(problem, share)} | parts | {"reading": reading}
 
 
 def features_bytes(problem: Problem, share: Share) -> float:

@@ -71,6 +71,8 @@ class Problem:
         Activation of the hidden layers.
     n_replicas : int
         Copies of the grid that share the samples.
+    reading_bytes : float
+        Memory of reading the data, beside the features; 0 where they are not known.
     """
 
     shape: NetworkShape
@@ -84,6 +86,7 @@ class Problem:
     nonzeros: float | None = None
     activation: str = "relu"
     n_replicas: int = 1
+    reading_bytes: float = 0.0
 
     def shared(self, n_replicas: int) -> Problem:
         """What falls to a replica of the grid where so many share the samples of this problem."""

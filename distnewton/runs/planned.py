@@ -35,6 +35,8 @@ class DataSize(NamedTuple):
         Of a sample with sparse features; None for dense.
     image_shape : tuple of int or None
         Channels, height and width of images.
+    reading_bytes : float
+        Memory, about, that reading them takes on a rank beside the features.
     """
 
     n_samples: int
@@ -43,6 +45,7 @@ class DataSize(NamedTuple):
     n_test: int
     nonzeros: float | None
     image_shape: tuple[int, ...] | None
+    reading_bytes: float = 0.0
 
 
 def nonzeros_of(description: Description, *, dense: bool) -> float | None:
@@ -72,7 +75,8 @@ def describe_data(config: Config) -> DataSize:
         rows, aside = split_off(train.labels, data.validation_fraction, config.run.seed, by_class=by_class)
         n_left, n_test = len(rows), n_test + len(aside)
     n_samples = data.n_train or n_left
-    return DataSize(n_samples, train.n_features, n_out, n_test, nonzeros, train.image_shape)
+    reading_bytes = getattr(source, "reading_bytes", 0.0)
+    return DataSize(n_samples, train.n_features, n_out, n_test, nonzeros, train.image_shape, reading_bytes)
 
 
 def planned_problem(
@@ -84,6 +88,7 @@ def planned_problem(
     nonzeros: float | None = None,
     n_steps: float | None = None,
     n_trials: float = 1,
+    reading_bytes: float = 0.0,
 ) -> Problem:
     """What an iteration of a run works on.
 
@@ -101,6 +106,8 @@ def planned_problem(
         CG steps of a direction, counted as whole ones, one at least; None for the most that are allowed.
     n_trials : float
         Points that the line search tries, likewise.
+    reading_bytes : float
+        Memory of reading the data.
 
     Returns
     -------
@@ -138,6 +145,7 @@ def planned_problem(
         planned,
         nonzeros,
         config.network.activation,
+        reading_bytes=reading_bytes,
     )
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import gzip
+import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -163,6 +165,43 @@ def test_texts_that_are_new_are_counted_once_in_groups_of_columns(tmp_path, monk
     pq.write_table(pa.table(columns | {"town": list("abcxefgy")}), path)
     notes = open_data(path, names=names).describe().notes
     assert any("2 values of column town are texts" in note for note in notes), notes
+
+
+READING = """
+import sys
+from pathlib import Path
+import distnewton
+import scipy.sparse
+from distnewton.data.sources import open_data
+def peak():
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmHWM")) * 1024
+before = peak()
+source = open_data(sys.argv[1])
+X = source.read(0, 6_000, "float32")
+print(peak() - before, source.reading_bytes + X.nbytes)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process's memory is read there")
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_plans_know_what_reading_takes(tmp_path, kind):
+    """Within a fifth for 200 to 1,000 MB, measured by hand; small files are nearer to what varies from run to run."""
+    n = 8_000
+    names = [f"f{j}" for j in range(n)]
+    if kind == "csv":
+        lines = ["".join([f"{value:.6f}," for value in row.tolist()]) + "1" for row in RNG.standard_normal((5, n))]
+        (tmp_path / "data").write_text("\n".join([",".join([*names, "y"]), *lines * 30]))
+    else:
+        values = RNG.standard_normal((n, 150)).astype("f4")
+        frame = pa.table([*map(pa.array, values), pa.array(np.ones(150))], [*names, "y"])
+        pq.write_table(frame, tmp_path / "data", use_dictionary=False)
+    done = subprocess.run(
+        [sys.executable, "-c", READING, tmp_path / "data"], capture_output=True, text=True, timeout=100, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    taken, expected = map(float, done.stdout.split())
+    assert 0.6 * expected < taken < 1.4 * expected, (taken, expected)
 
 
 def test_parquet_reads_only_its_columns(tmp_path, monkeypatch):

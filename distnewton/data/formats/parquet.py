@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from abc import abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +13,7 @@ from typing import Any, ClassVar
 from distnewton.data.columns import Wanted
 from distnewton.data.formats.base import Format, Location
 from distnewton.data.formats.streams import is_compressed
-from distnewton.data.formats.tables import BATCH_VALUES, ArrowSource
+from distnewton.data.formats.tables import BATCH_VALUES, BLOCKS_BYTES, ArrowSource
 from distnewton.errors import DataError
 from distnewton.launch.host_memory import release_freed_memory
 
@@ -57,6 +58,14 @@ class ParquetSource(_FileSource):
             # Parquet's readers take columns by name
             raise DataError(f"{self.path}: expected columns of different names, got {schema.names[:20]}")
         return schema
+
+    @property
+    def reading_bytes(self) -> float:
+        """Of what stands at the end of the file, too, of which Arrow makes objects 22 times as large."""
+        with self.path.open("rb") as file:
+            file.seek(-8, os.SEEK_END)
+            footer = int.from_bytes(file.read(4), "little")
+        return BLOCKS_BYTES + 22.0 * footer
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
