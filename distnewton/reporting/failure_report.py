@@ -10,7 +10,8 @@ from typing import Any
 from distnewton.errors import DataError
 from distnewton.guards.failures import ERRORS_FOLDER, read_first
 from distnewton.guards.hangs import describe_hang, ranges, read_hangs, where
-from distnewton.runs.run_folder import END_FILE, METRICS_FILE, hosts_of, no_run_folder, read_metrics
+from distnewton.reporting.run_data import TORN
+from distnewton.runs.run_folder import END_FILE, METRICS_FILE, hosts_of, metrics_lines, no_run_folder, read_metrics
 
 _LINES = 12
 
@@ -74,6 +75,8 @@ def _cause(path: Path, first: dict[str, Any] | None) -> Iterator[str]:
             yield f"ended      in order, exit code {code}"
             return
         records = list(read_metrics(path)) if (path / METRICS_FILE).is_file() else []
+        if (path / METRICS_FILE).is_file() and metrics_lines(path)[1]:
+            yield f"note       {TORN}"
         reached = f"after iteration {records[-1]['iteration']}" if records else "before its first iteration"
         yield (
             f"cause      no report was written {reached}: the run has not ended, or something outside ended a process "

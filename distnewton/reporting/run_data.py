@@ -24,10 +24,12 @@ from distnewton.runs.run_folder import (
     ENVIRONMENT_FILE,
     METRICS_FILE,
     PREDICTIONS_FILE,
+    metrics_lines,
     no_run_folder,
 )
 
 COMPARISON_FILE = "comparison.md"
+TORN = f"the last line of {METRICS_FILE} is cut off and was left out"
 
 
 class _Read(BaseModel):
@@ -187,14 +189,9 @@ def _ending(path: Path, lines: list[IterationRecord]) -> Iterator[str]:
 
 def _lines(path: Path, remarks: list[str]) -> list[IterationRecord]:
     """Iterations; the last line of a run that was cut off may be half a line."""
-    try:
-        texts = path.read_text(encoding="utf-8").split("\n")
-    except FileNotFoundError:
-        raise no_run_folder(path.parent, METRICS_FILE) from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise DataError(f"{path} cannot be read: {error}", collective=True) from None
-    if texts.pop():
-        remarks.append(f"the last line of {METRICS_FILE} is cut off and was left out")
+    texts, is_torn = metrics_lines(path.parent)
+    if is_torn:
+        remarks.append(TORN)
     lines = []
     for number, text in enumerate(texts, 1):
         try:

@@ -9,7 +9,7 @@ from pathlib import Path
 from distnewton.guards.failures import read_first
 from distnewton.models.model_file import MODEL_FILE, read_header, read_shape
 from distnewton.parallel.partition import splits_title
-from distnewton.reporting.run_data import Run, held_out, read_run
+from distnewton.reporting.run_data import TORN, Run, held_out, read_run
 
 
 def describe_run(path: Path) -> Iterator[str]:
@@ -37,6 +37,8 @@ def describe_run(path: Path) -> Iterator[str]:
     yield f"versions   distnewton {distnewton}, Python {software.python}, {mpi}"
     if run.lines:
         yield from _progress(run)
+    if TORN in run.remarks:
+        yield f"note       {TORN}"
     first_failure = read_first(path)
     if first_failure:
         yield f"failed     {first_failure['time']}, exit code {first_failure['exit_code']}: {first_failure['message']}"

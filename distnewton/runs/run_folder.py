@@ -24,7 +24,7 @@ from distnewton.checkpoint.files import put
 from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, clear, has_checkpoints
 from distnewton.config import to_toml
 from distnewton.errors import CreateError, DataError, MissingInputError, writing
-from distnewton.guards.failures import forget
+from distnewton.guards.failures import forget, replace
 from distnewton.launch.threads import blas_libraries
 from distnewton.method.records import IterationRecord, plain
 from distnewton.models.model_file import MODEL_FILE
@@ -398,10 +398,10 @@ def partition_facts(network: str, partition: Partition) -> dict[str, Any]:
 def write_end(path: Path, exit_code: int) -> None:
     """Leave the exit code of a run that ended in order: launchers lose codes, and one returned 0 for a lost host."""
     with writing(path / END_FILE):
-        (path / END_FILE).write_text(json.dumps({"exit_code": exit_code}) + "\n", encoding="utf-8")
+        replace(path / END_FILE, {"exit_code": exit_code})
 
 
-def no_run_folder(path: Path, missing: str, *, collective: bool = True) -> MissingInputError:
+def no_run_folder(path: Path, missing: str) -> MissingInputError:
     """The error for a folder that is not a run folder.
 
     Parameters
@@ -410,18 +410,50 @@ def no_run_folder(path: Path, missing: str, *, collective: bool = True) -> Missi
         The folder.
     missing : str
         The file that it ought to hold.
-    collective : bool
-        Whether all ranks raise it.
 
     Returns
     -------
     MissingInputError
+        Marked as collective: all ranks look at the same folder.
     """
-    return MissingInputError(f"{path} is not a run folder: it holds no {missing}", collective=collective)
+    return MissingInputError(f"{path} is not a run folder: it holds no {missing}", collective=True)
+
+
+def metrics_lines(path: Path) -> tuple[list[str], bool]:
+    """Lines of the metrics of a run that may be at work, or have been cut off while it wrote.
+
+    Parameters
+    ----------
+    path : Path
+        Run folder.
+
+    Returns
+    -------
+    lines : list of str
+        Whole lines, without their ends.
+    is_torn : bool
+        Whether a part of one more line is left out.
+
+    Raises
+    ------
+    MissingInputError
+        If the folder holds no metrics.
+    DataError
+        If they cannot be read.
+    """
+    file = path / METRICS_FILE
+    try:
+        # what follows the last end of a line may be anything
+        whole, end, rest = file.read_bytes().rpartition(b"\n")
+        return (whole + end).decode().split("\n")[:-1], bool(rest)
+    except FileNotFoundError:
+        raise no_run_folder(path, METRICS_FILE) from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(f"{file} cannot be read: {error}", collective=True) from None
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of a run, as written.
+    """Records of a run, as written; a torn last one is left out.
 
     Parameters
     ----------
@@ -440,15 +472,12 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     DataError
         If a line is damaged.
     """
-    file = path / METRICS_FILE
-    if not file.is_file():
-        raise no_run_folder(path, METRICS_FILE, collective=False)
-    with file.open(encoding="utf-8") as lines:
-        for number, line in enumerate(lines, 1):
-            try:
-                yield json.loads(line)
-            except json.JSONDecodeError as error:
-                raise DataError(f"{file}:{number}: not a record: {error}") from None
+    lines, _ = metrics_lines(path)
+    for number, line in enumerate(lines, 1):
+        try:
+            yield json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path / METRICS_FILE}:{number}: not a record: {error}", collective=True) from None
 
 
 def hosts_of(path: Path) -> list[str]:

@@ -23,9 +23,11 @@ from distnewton.errors import CreateError, DataError, MissingExtraError, Missing
 from distnewton.models.predictions import MAX_CLASSES, MAX_POINTS, summarize
 from distnewton.parallel.partition import Partition
 from distnewton.reporting.drawing import as_svg, save
+from distnewton.reporting.failure_report import explain_failure
 from distnewton.reporting.pictures import BlockMap, Chart, Curve, HeatMap, Panels, label
 from distnewton.reporting.report import report_page, write_report
 from distnewton.reporting.run_data import read_runs
+from distnewton.reporting.run_info import describe_run
 from distnewton.runs.run_folder import partition_facts
 
 EVIL = "</pre><script>alert(1)</script><img src=http://evil/x onerror=alert(1)>\"'&"
@@ -195,8 +197,18 @@ def test_runs_that_did_not_end_well(tmp_path):
     found = page_of(path)
     assert "has not ended, or was cut off" in found.text
     assert "the last line of metrics.jsonl is cut off" in found.text
+    (path / "errors").mkdir()
+    for torn in (b'{"iteration": 4, "elap', b"", b"\xff\x00\x00"):
+        (path / "metrics.jsonl").write_bytes((path / "metrics.jsonl").read_bytes().rpartition(b"\n")[0] + b"\n" + torn)
+        note = ["note       the last line of metrics.jsonl is cut off and was left out"] * bool(torn)
+        assert [line for line in describe_run(path) if line.startswith("note")] == note
+        first, *others = explain_failure(path)
+        assert [first] == note or not torn
+        assert "no report was written after iteration 3" in (others or [first])[0]
     (path / "end.json").write_text('{"exit_code": 75}')
-    assert "stopped by the clock after iteration 3" in page_of(path).text
+    assert "stopped by the clock or a signal after iteration 3" in page_of(path).text
+    (path / "end.json").write_text('{"exit_code": 130}')
+    assert "interrupted after iteration 3" in page_of(path).text
     compared = made_run(tmp_path / "compared" / "kfac", end=False)
     (compared.parent / "comparison.md").write_text("")
     assert "has not ended" not in page_of(compared).text
