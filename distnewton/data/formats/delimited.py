@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,18 @@ import numpy as np
 
 from distnewton.data.columns import Wanted
 from distnewton.data.formats.base import Format, Location
-from distnewton.data.formats.header import BLANK_RUN, Layout, find_layout, has_row, numbered_rows, split_line
+from distnewton.data.formats.header import (
+    BLANK_RUN,
+    MOST_QUOTED,
+    Layout,
+    find_layout,
+    has_row,
+    numbered_rows,
+    opens_quote,
+    rows_of,
+    split_line,
+    unclosed_quote,
+)
 from distnewton.data.formats.libsvm_lines import show
 from distnewton.data.formats.numbers import finite_number
 from distnewton.data.formats.streams import BYTE_ORDER_MARK, first_lines, line_blocks, read_head
@@ -59,6 +71,8 @@ class DelimitedSource(TableSource):
     format = "csv"
 
     def __init__(self, path: Path, layout: Layout, wanted: Wanted) -> None:
+        if layout.trailing:
+            wanted = replace(wanted, ignored=(*wanted.ignored, len(layout.names) - 1))
         super().__init__(str(path), layout.names, layout.has_header, wanted)
         self.path, self.layout, self.comment = path, layout, wanted.comment.encode()
         missing = {"", *wanted.missing_values}
@@ -69,13 +83,15 @@ class DelimitedSource(TableSource):
 
     def locate(self, i_sample: int) -> str:
         """``file:line`` of a sample; reads the file anew."""
-        rows = numbered_rows(self.path, self.comment)
+        rows = numbered_rows(self.path, self.comment, self.layout.delimiter)
         lines = (i_line for i, (i_line, _) in enumerate(rows, -int(self._named)) if i == i_sample)
         return f"{self.name}:{next(lines, '?')}"
 
     def _notes(self) -> list[str]:
         marked = read_head(self.path).startswith(BYTE_ORDER_MARK)
-        return ["a byte-order mark at the beginning was skipped"] if marked else []
+        return ["a byte-order mark at the beginning was skipped"] * marked + [
+            f"{self.name}: lines end with a separator: the last column, which is empty, was left out"
+        ] * self.layout.trailing
 
     def _blocks(self, features: Sequence[int], label: int | None) -> Iterator[Block]:
         places = [*features, *([] if label is None else [label])]
@@ -83,7 +99,7 @@ class DelimitedSource(TableSource):
         reader = _Reader(self, places, texts)
         is_wide = len(features) >= _WIDE
         for first_line, lines in self._numbered_blocks():
-            block = reader.wide_block(lines, label) if is_wide else _strict(reader.arrays(lines), label)
+            block = (is_wide and reader.wide_block(lines, label)) or _strict(reader.arrays(lines), label)
             if block is None:
                 block = _strict(self._slow_arrays(first_line, lines, places, texts, strict=True), label)
             assert block is not None  # noqa: S101  (what is not as it should be has been raised)
@@ -103,8 +119,8 @@ class DelimitedSource(TableSource):
         reader = _Reader(self, places, texts)
         for _, lines in self._numbered_blocks():
             if reader.arrays(lines) is None:
-                for line in lines.split(b"\n"):
-                    parts = split_line(line, self.layout.delimiter, self.name) if has_row(line, self.comment) else []
+                for _, line in self._rows(0, lines):
+                    parts = split_line(line, self.layout.delimiter, self.name)
                     if len(parts) == len(self._columns):
                         texts |= {i for i in places if self._is_text(parts[i])}
                 reader = _Reader(self, places, texts)
@@ -115,19 +131,51 @@ class DelimitedSource(TableSource):
         return part.lower() not in self._missing and finite_number(part) is None
 
     def _numbered_blocks(self) -> Iterator[tuple[int, bytes]]:
-        """Yield blocks of whole lines behind the header, each with the number of its first line, from 1."""
-        first_line, n_skipped = 1, 0
+        """Yield blocks of whole rows behind the header, each with the number of its first line, from 1."""
+        first_line, n_skipped, pending = 1, 0, b""
         if self._named:
-            n_skipped = next(numbered_rows(self.path, self.comment))[0]
-        for block in line_blocks(self.path, BLOCK_BYTES):
-            n_lines = block.count(b"\n")
+            i_line, header = next(numbered_rows(self.path, self.comment))
+            n_skipped = i_line + header.count(b"\n")
+        for lines in line_blocks(self.path, BLOCK_BYTES):
+            n_lines = lines.count(b"\n")
             if n_skipped >= n_lines:
-                n_skipped -= n_lines
-            else:
-                rest = block.split(b"\n", n_skipped)[-1]
-                yield first_line + n_skipped, rest
+                n_skipped, first_line = n_skipped - n_lines, first_line + n_lines
+                continue
+            if n_skipped:
+                lines, first_line = lines.split(b"\n", n_skipped)[-1], first_line + n_skipped
                 n_skipped = 0
-            first_line += n_lines
+            block, pending = self._cut_open_row(pending + lines, first_line)
+            if block:
+                yield first_line, block
+                first_line += block.count(b"\n")
+        if pending:
+            raise unclosed_quote(self.name, first_line)
+
+    def _cut_open_row(self, block: bytes, first_line: int) -> tuple[bytes, bytes]:
+        """Whole rows of a block, and the beginning of a row whose quote is not closed at its end."""
+        if b'"' not in block:
+            return block, b""
+        text = np.frombuffer(block, np.uint8)
+        ends = np.flatnonzero(text == ord("\n"))
+        # a quote opens or closes where a line has an odd number of them
+        n_quotes = np.bincount(np.searchsorted(ends, np.flatnonzero(text == ord('"'))))
+        opened = None
+        for i in np.flatnonzero(n_quotes % 2).tolist():
+            start = int(ends[i - 1]) + 1 if i else 0
+            line = block[start : ends[i]]
+            is_open = opened is None and has_row(line, self.comment) and opens_quote(line, self.layout.delimiter)
+            opened = (start, i) if is_open else None
+        if opened is None:
+            return block, b""
+        start, i = opened
+        if len(block) - int(ends[i]) > MOST_QUOTED:
+            raise unclosed_quote(self.name, first_line + i)
+        return block[:start], block[start:]
+
+    def _rows(self, first_line: int, block: bytes) -> Iterator[tuple[int, bytes]]:
+        """Rows of a block."""
+        lines = enumerate(block.split(b"\n")[:-1], first_line)
+        return rows_of(lines, self.comment, self.layout.delimiter, self.name)
 
     def _slow_arrays(
         self, first_line: int, block: bytes, places: Sequence[int], texts: set[int], *, strict: bool
@@ -136,34 +184,34 @@ class DelimitedSource(TableSource):
         import pyarrow as pa
 
         problems, columns = Problems(), [list[Any]() for _ in places]
-        for i_line, line in enumerate(block.split(b"\n"), first_line):
-            if has_row(line, self.comment):
-                where = f"{self.name}:{i_line}"
-                parts = split_line(line, self.layout.delimiter, where)
-                if len(parts) != len(self._columns):
-                    problems.add(-1, self._ragged(where, line, len(parts)))
-                    break
-                for i, values in zip(places, columns, strict=True):
-                    problem = ""
-                    try:
-                        values.append(self._value(parts[i], is_text=i in texts))
-                        if values[-1] is None and (strict or i == self._selection.label):
-                            problem = self._missing_problem(parts[i], i)
-                    except ValueError as error:
-                        problem = f"{show(parts[i])} {error}"
-                    if problem:
-                        what = "label" if i == self._selection.label else f"{self._columns[i]}:"
-                        problems.add(i, f"{where}: {what} {problem}")
+        for i_line, line in self._rows(first_line, block):
+            where = f"{self.name}:{i_line}"
+            parts = split_line(line, self.layout.delimiter, where)
+            if len(parts) != len(self._columns):
+                problems.add(-1, self._ragged(where, line, parts))
+                break
+            for i, values in zip(places, columns, strict=True):
+                problem = ""
+                try:
+                    values.append(self._value(parts[i], is_text=i in texts))
+                    if values[-1] is None and (strict or i == self._selection.label):
+                        problem = self._missing_problem(parts[i], i)
+                except ValueError as error:
+                    problem = f"{show(parts[i])} {error}"
+                if problem:
+                    what = "label" if i == self._selection.label else f"{self._columns[i]}:"
+                    problems.add(i, f"{where}: {what} {problem}")
         problems.raise_any()
         return [
             pa.array(values, pa.string() if i in texts else pa.float64())
             for i, values in zip(places, columns, strict=True)
         ]
 
-    def _ragged(self, where: str, line: bytes, n: int) -> str:
+    def _ragged(self, where: str, line: bytes, parts: list[bytes]) -> str:
         """What to say of a line with another number of fields."""
         hint = "; name the character that begins a comment (data.comment)" if line.lstrip().startswith(b"#") else ""
-        return f"{where}: expected {len(self._columns)} columns as in the first line, got {n}{hint}"
+        hint = "; it ends with a separator, and the first line does not" if not parts[-1] else hint
+        return f"{where}: expected {len(self._columns)} columns as in the first line, got {len(parts)}{hint}"
 
     def _missing_problem(self, part: bytes, place: int) -> str:
         """What to say of a value that is missing."""
@@ -260,8 +308,8 @@ class _Reader:
         # one byte is searched for ten times faster
         if b" " in lines and self._delimiter + b" " in lines:
             # Arrow would take the blank for a part of the field, and a quote behind it, too
-            pattern = rb'("[^"\n]*")|%b +' % re.escape(self._delimiter)
-            lines = re.sub(pattern, lambda match: match[1] or self._delimiter, lines)
+            pattern = rb'(?m)(^|%b) *("[^"]*(?:""[^"]*)*")|%b +' % ((re.escape(self._delimiter),) * 2)
+            lines = re.sub(pattern, lambda match: match[1] + match[2] if match[2] else self._delimiter, lines)
         return lines
 
     def _options(self, n_columns: int, places: Sequence[int], texts: set[int]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -19,6 +19,8 @@ _SAMPLED_LINES = 100
 _SAMPLED_FIELDS = 1 << 18
 _FEW_LINES = 20
 _MANY_NUMBERS = 4
+MOST_QUOTED = 1 << 20
+"""Bytes behind the line on which a quote opens, within which it has to close."""
 
 Verdict = Literal[True, False, "unknown"]
 
@@ -35,11 +37,14 @@ class Layout:
         Whether the first line names the columns.
     names : list of str
         Of all columns; ``column 1`` and so on without a header.
+    trailing : bool
+        Whether the header and the lines below end with a delimiter: the last column is empty, and has no name.
     """
 
     delimiter: bytes
     has_header: bool
     names: list[str]
+    trailing: bool = False
 
 
 def split_line(line: bytes, delimiter: bytes, where: str) -> list[bytes]:
@@ -79,14 +84,79 @@ def has_row(line: bytes, comment: bytes) -> bool:
     return bool(start) and not (comment and start.startswith(comment))
 
 
-def numbered_rows(path: Path, comment: bytes) -> Iterator[tuple[int, bytes]]:
-    """Lines with the header or a row, however long they are, each with its number from 1."""
-    n_lines = 0
-    for block in line_blocks(path):
-        for line in block.split(b"\n")[:-1]:
-            n_lines += 1
-            if has_row(line, comment):
-                yield n_lines, line
+def rows_of(
+    lines: Iterable[tuple[int, bytes]], comment: bytes, delimiter: bytes | None, name: str
+) -> Iterator[tuple[int, bytes]]:
+    """Rows of lines, which line breaks within quotes may join.
+
+    Parameters
+    ----------
+    lines : iterable of (int, bytes)
+        Lines without their newlines, each with its number.
+    comment : bytes
+        What begins lines to be left out; empty for none.
+    delimiter : bytes or None
+        Between fields; None for that of each line itself.
+    name : str
+        File, for messages.
+
+    Yields
+    ------
+    int, bytes
+        Number of the row's first line, and the row, with its inner newlines.
+
+    Raises
+    ------
+    DataError
+        If a quote is not closed.
+    """
+    parts: list[bytes] = []
+    first = n_bytes = 0
+    for i_line, line in lines:
+        if parts:
+            parts.append(line)
+            if line.count(b'"') % 2:
+                yield first, b"\n".join(parts)
+                parts = []
+            elif (n_bytes := n_bytes + len(line)) > MOST_QUOTED:
+                break
+        elif has_row(line, comment):
+            if opens_quote(line, delimiter or find_delimiter(line)):
+                first, n_bytes, parts = i_line, 0, [line]
+            else:
+                yield i_line, line
+    if parts:
+        raise unclosed_quote(name, first)
+
+
+def opens_quote(line: bytes, delimiter: bytes) -> bool:
+    """Whether a quoted field is still open at the end of a line; a quote inside of a field opens nothing."""
+    if not line.count(b'"') % 2:
+        return False
+    reader = csv.reader(
+        [line.decode("utf-8", "surrogateescape").strip("\r"), ""], delimiter=delimiter.decode(), skipinitialspace=True
+    )
+    try:
+        next(reader)
+    except csv.Error:
+        return False  # told when the line is split
+    return reader.line_num > 1
+
+
+def unclosed_quote(name: str, i_line: int) -> DataError:
+    """The error for a quote that opens on a line, and closes nowhere near."""
+    return DataError(f"{name}:{i_line}: a field begins with a quote that is not closed; close or remove it")
+
+
+def numbered_rows(path: Path, comment: bytes, delimiter: bytes | None = None) -> Iterator[tuple[int, bytes]]:
+    """The header and the rows of a file, however long they are, each with the number of its first line, from 1."""
+    lines = (line for block in line_blocks(path) for line in block.split(b"\n")[:-1])
+    return rows_of(enumerate(lines, 1), comment, delimiter, str(path))
+
+
+def find_delimiter(line: bytes) -> bytes:
+    """What divides a line."""
+    return next((d for d in (b",", b"\t", b";") if d in line.strip()), BLANK_RUN)
 
 
 def find_layout(path: Path, wanted: Wanted) -> Layout:
@@ -112,12 +182,14 @@ def find_layout(path: Path, wanted: Wanted) -> Layout:
     i_line, line = next(rows, (0, b""))
     if not i_line:
         raise DataError(f"{path}: no samples (the file is empty or holds only comments)")
-    delimiter = next((d for d in (b",", b"\t", b";") if d in line.strip()), BLANK_RUN)
+    if b"\r" in line.rstrip(b"\r") and b'"' not in line:
+        raise DataError(f"{path}:{i_line}: has carriage returns inside; end lines by a newline, with or without one")
+    delimiter = find_delimiter(line)
     first = split_line(line, delimiter, f"{path}:{i_line}")
     named = wanted.header
+    n_sampled = min(_SAMPLED_LINES, max(1, _SAMPLED_FIELDS // len(first)))
+    below = [split_line(line, delimiter, f"{path}:{i}") for i, line in islice(rows, n_sampled)]
     if named == "auto":
-        n_sampled = min(_SAMPLED_LINES, max(1, _SAMPLED_FIELDS // len(first)))
-        below = [split_line(line, delimiter, f"{path}:{i}") for i, line in islice(rows, n_sampled)]
         missing = {value.lower().encode() for value in wanted.missing_values}
         named = is_header(first, [row for row in below if len(row) == len(first)], missing)
         if named == "unknown":
@@ -127,7 +199,8 @@ def find_layout(path: Path, wanted: Wanted) -> Layout:
                 "true if it names the columns, data.header = false if it is a sample"
             )
     names = [f.decode("utf-8", "replace") for f in first] if named else [f"column {i + 1}" for i in range(len(first))]
-    return Layout(delimiter, bool(named), names)
+    trailing = bool(named) and len(first) > 1 and not any(row[-1] for row in (first, *below))
+    return Layout(delimiter, bool(named), names, trailing)
 
 
 def is_header(first: Sequence[bytes], below: Sequence[Sequence[bytes]], missing: set[bytes]) -> Verdict:
