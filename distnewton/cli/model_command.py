@@ -11,13 +11,15 @@ from typing import Any
 
 from distnewton.cli.command import DATA_DIR, DEVICE, argument, command
 from distnewton.cli.output import say, tell_notes, warn
-from distnewton.cli.prediction import check_probabilities, data_opener, label_lines, load_on_ranks
+from distnewton.cli.prediction import check_probabilities, data_opener, label_lines, load_on_ranks, table_text
 from distnewton.cli.results import write_text
 from distnewton.cli.settings import DATA_VARIABLE
 from distnewton.config import DataConfig, load_config
 from distnewton.data.columns import LabelsWanted
 from distnewton.data.description import DataSource
 from distnewton.data.formats.spool import STANDARD
+from distnewton.data.formats.tables import TableSource
+from distnewton.errors import ConfigError
 from distnewton.launch.startup import world_communicator
 from distnewton.method.records import plain
 from distnewton.models.predictions import MAX_CLASSES
@@ -85,6 +87,10 @@ def _metric_lines(metrics: dict[str, Any]) -> Iterator[str]:
         "each behind every predicted label"
     ),
     argument("--out", metavar="FILE", help="file for the labels, one a line (default, and -: standard output)"),
+    argument("--header", action="store_true", help="write CSV whose first line names the columns"),
+    argument(
+        "--id-column", metavar="NAME", help="write CSV whose first column is this one of the data, by name or number"
+    ),
 )  # fmt: skip
 def predict(options: argparse.Namespace) -> int:
     """Write the predicted labels, a line a sample, in input order."""
@@ -92,15 +98,26 @@ def predict(options: argparse.Namespace) -> int:
     model, opener = _load(comm, options)
     if options.probabilities:
         check_probabilities(model, options.run, "--probabilities")
-    outputs, _, description = model.outputs(opener)
+    outputs, source, description = model.outputs(opener)
     tell_notes(comm, description)
     with comm.collective_errors():
         if comm.rank == 0:
-            lines = label_lines(model, outputs, probabilities=options.probabilities)
-            text = "".join(f"{line}\n" for line in lines)
+            form = {"probabilities": options.probabilities}
+            if options.header or options.id_column:
+                identifiers = _identifiers(source, options.id_column) if options.id_column else None
+                text = table_text(model, outputs, header=options.header, identifiers=identifiers, **form)
+            else:
+                text = "".join(f"{line}\n" for line in label_lines(model, outputs, **form))
             write_text(Path(options.out or "-"), text)
     model.grid.free()
     return 0
+
+
+def _identifiers(source: DataSource, column: str) -> tuple[str, list[str]]:
+    """Name and texts of a column of a table."""
+    if not isinstance(source, TableSource):
+        raise ConfigError(f"--id-column {column}: {source.name} is no table with columns, such as CSV or Parquet")
+    return source.texts(column, "--id-column")
 
 
 def _load(comm: Communicator, options: argparse.Namespace) -> tuple[Any, Callable[[], DataSource]]:

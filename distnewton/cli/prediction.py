@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import csv
+import io
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -84,13 +86,59 @@ def label_lines(model: Model, outputs: Array, *, probabilities: bool) -> list[st
     -------
     list of str
     """
-    from distnewton.network.losses import probabilities as class_probabilities
-
     task = model.architecture.task
     labels = task.labels(outputs)
     if not probabilities or task.classes is None:
         return labels
-    shares = class_probabilities(model.architecture.link, outputs.astype(np.float64))
+    shares = _probabilities(model, outputs)
     head = " ".join(["labels", *task.classes.decode(range(task.classes.n_classes))])
     rows = (" ".join(f"{p:g}" for p in row) for row in shares)
     return [head, *(f"{label} {row}" for label, row in zip(labels, rows, strict=True))]
+
+
+def table_text(
+    model: Model, outputs: Array, *, probabilities: bool, header: bool, identifiers: tuple[str, list[str]] | None
+) -> str:
+    """Predictions as CSV.
+
+    Parameters
+    ----------
+    model : Model
+        Model that predicts.
+    outputs : Array of shape (n_samples, n_out)
+        Outputs of the network.
+    probabilities : bool
+        Whether the probability of every class follows each label.
+    header : bool
+        Whether the first line names the columns: that of the labels is called as in the training data.
+    identifiers : (str, list of str) or None
+        Name and values of a first column.
+
+    Returns
+    -------
+    str
+    """
+    task = model.architecture.task
+    labels = task.labels(outputs)
+    columns: list[Sequence[str]] = [labels]
+    if task.classes is None:
+        columns = list(zip(*(label.split(" ") for label in labels), strict=True))
+    name = model.names.label if model.names is not None and model.names.label else "prediction"
+    names = [name] if len(columns) == 1 else [f"{name}_{i}" for i in range(len(columns))]
+    if probabilities and task.classes is not None:
+        names += [f"probability_{label}" for label in task.classes.decode(range(task.classes.n_classes))]
+        columns += [[f"{p:g}" for p in column] for column in _probabilities(model, outputs).T]
+    if identifiers is not None:
+        names, columns = [identifiers[0], *names], [identifiers[1], *columns]
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerows([names] * header)
+    writer.writerows(zip(*columns, strict=True))
+    return text.getvalue()
+
+
+def _probabilities(model: Model, outputs: Array) -> Array:
+    """Probability of each class, (n_samples, n_classes)."""
+    from distnewton.network.losses import probabilities
+
+    return probabilities(model.architecture.link, outputs.astype(np.float64))

@@ -188,6 +188,11 @@ class Selection:
     notes: list[str] = field(default_factory=list)
 
 
+def column_place(name: str, columns: Sequence[str], named: bool, column: int | str, setting: str) -> int:
+    """Number of a column of a table, named by a setting; a ConfigError where there is none."""
+    return _Table(name, list(columns), named, frozenset()).place(column, setting)
+
+
 def select_columns(
     name: str, columns: Sequence[str], named: bool, wanted: Wanted, index: Iterable[str] = ()
 ) -> Selection:

@@ -13,7 +13,7 @@ from launched import call_together
 from distnewton.data.sources import open_data
 from distnewton.errors import DataError
 
-mpi = pytest.mark.mpi(min_size=1, sizes=(3,))
+mpi = pytest.mark.mpi(min_size=1, sizes=(1, 3))
 ROWS = "a,b,label\n1,2,x\n3,4,y\n5,6,x\n"
 
 

@@ -13,7 +13,7 @@ from scipy import sparse
 from distnewton.data.sources import open_data
 from distnewton.errors import ConfigError, DataError
 
-mpi = pytest.mark.mpi(min_size=1, sizes=(3,))
+mpi = pytest.mark.mpi(min_size=1, sizes=(1, 3))
 
 
 def matrix(n=40, n_features=17, seed=0):

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from distnewton.data.columns import ColumnNames, Selection, Wanted, names_of, select_columns
+from distnewton.data.columns import ColumnNames, Selection, Wanted, column_place, names_of, select_columns
 from distnewton.data.description import Description
 from distnewton.data.encoding import MOST_CATEGORIES, ColumnEncoding, TableEncoding, fill_value
 from distnewton.data.labels import join_labels, labels_of, labels_of_texts
@@ -152,6 +152,26 @@ class TableSource(Source):
             labelled=selection.label is not None,
             names=names_of(self._columns, selection, self._encoding) if named else None,
         )  # fmt: skip
+
+    def texts(self, column: int | str, setting: str) -> tuple[str, list[str]]:
+        """A column as texts, whatever it is: the identifiers of rows, say.
+
+        Parameters
+        ----------
+        column : int or str
+            By name, or by number from 0 (negative: from the end).
+        setting : str
+            Setting that names it, for messages.
+
+        Returns
+        -------
+        str and list of str
+            Its name, and a text a row; empty where a value is missing.
+        """
+        place = column_place(self.name, self._columns, self._named, column, setting)
+        with self._opened():
+            blocks = [columns[0].to_pylist() for columns in self._arrays([place], {place})]
+        return self._columns[place], ["" if text is None else text.strip() for block in blocks for text in block]
 
     def locate(self, i_sample: int) -> str:
         """``name: row i``, counted from 1."""
