@@ -150,13 +150,14 @@ class DataConfig(Options):
     missing_values: Annotated[list[str], BeforeValidator(_commas_to_texts)] = Field(
         list(MISSING_VALUES), description="CSV: what stands for a missing value, as NA,?; in any case of its letters"
     )
-    missing: Literal["refuse", "mean", "median", "indicator"] = Field(
-        "refuse", description="tables: what becomes of missing values in features; fitted on the training data, stored "
-        "in the model. indicator: the median, and one feature more that says where it was missing"
+    missing: Literal["auto", "refuse", "mean", "median", "indicator"] = Field(
+        "auto", description="tables: what becomes of missing values in features; fitted on the training data, stored "
+        "in the model. indicator, and auto: the median, and one feature more that says where it was missing"
     )  # fmt: skip
-    categories: Literal["refuse", "onehot"] = Field(
-        "refuse", description="tables: what becomes of columns with text; onehot: one feature for each text"
-    )
+    categories: Literal["auto", "refuse", "onehot"] = Field(
+        "auto", description="tables: what becomes of columns with text; onehot: one feature for each text; auto: "
+        "likewise, but a few texts in a column of numbers are refused"
+    )  # fmt: skip
     zero_based: bool = Field(False, description="LIBSVM: whether indices start at 0")
     sort_indices: bool = Field(False, description="LIBSVM: put indices that are out of order in order; slow")
 

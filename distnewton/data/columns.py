@@ -76,10 +76,11 @@ class Wanted:
         Character that begins comment lines of a table in text; none where empty.
     missing_values : tuple of str
         What stands for a missing value in a table in text, in any case of its letters.
-    missing : {"refuse", "mean", "median", "indicator"}
-        What becomes of missing values in the features of a table; ``indicator``: the median, and a feature more.
-    categories : {"refuse", "onehot"}
-        What becomes of texts there.
+    missing : {"auto", "refuse", "mean", "median", "indicator"}
+        What becomes of missing values in the features of a table; ``indicator``, and ``auto``: the median, and a
+        feature more.
+    categories : {"auto", "refuse", "onehot"}
+        What becomes of texts there; ``auto``: as ``onehot``, but a few texts among numbers are refused.
     zero_based : bool
         Whether the indices of LIBSVM text count from 0.
     sort_indices : bool
@@ -97,8 +98,8 @@ class Wanted:
     sort_indices: bool = False
     comment: str = ""
     missing_values: tuple[str, ...] = MISSING_VALUES
-    missing: str = "refuse"
-    categories: str = "refuse"
+    missing: str = "auto"
+    categories: str = "auto"
 
     def __post_init__(self) -> None:
         if self.header not in (True, False, "auto"):
@@ -253,7 +254,7 @@ class _Table:
         self._require_names(names, places, label_required=labels == "required")
         used = {*names.features, names.label}
         others = [name for name in self.columns if name not in used]
-        left_out = f"{self.path}: columns that the model does not know are left out: {_listed(others)}"
+        left_out = f"{self.path}: columns that the model does not know are left out: {listed(others)}"
         label = None if labels == "none" else places.get(names.label)
         return Selection(tuple(places[name] for name in names.features), label, notes=[left_out] if others else [])
 
@@ -261,16 +262,16 @@ class _Table:
         """Refuse a table without a column that is needed, or with two of its name."""
         if missing := [name for name in names.features if name not in places]:
             raise DataError(
-                f"{self.path}: has no column {_listed(missing)}, which the model was trained on; its columns are "
-                f"{_listed(self.columns)}. Columns are taken by name: rename them"
+                f"{self.path}: has no column {listed(missing)}, which the model was trained on; its columns are "
+                f"{listed(self.columns)}. Columns are taken by name: rename them"
             )
         counts = Counter(self.columns)
         if twice := [name for name in places if name in {*names.features, names.label} and counts[name] > 1]:
-            raise DataError(f"{self.path}: has two columns {_listed(twice)}; columns are taken by name: rename one")
+            raise DataError(f"{self.path}: has two columns {listed(twice)}; columns are taken by name: rename one")
         if label_required and names.label not in places:
             raise DataError(
                 f"{self.path}: has no column {names.label}, which held the labels in training; its columns are "
-                f"{_listed(self.columns)}"
+                f"{listed(self.columns)}"
             )
 
     def select_by_place(self, wanted: Wanted) -> Selection:
@@ -285,13 +286,13 @@ class _Table:
         n_kept = wanted.n_kept(str(self.path), len(features), f"feature columns{beside}")
         if not features:
             raise DataError(
-                f"{self.path}: expected a label and at least one feature, got columns {_listed(self.columns)}"
+                f"{self.path}: expected a label and at least one feature, got columns {listed(self.columns)}"
             )
         n_extra = len(features) - n_kept
         unlabelled = f"{self.path}: no label column, all {n_kept} columns are features"
         notes = extra_note(n_extra, n_kept, "feature columns") + [unlabelled] * (label is None)
         if left_out := sorted(self.index - ignored - {label}):
-            names = _listed([self.columns[i] or "without a name" for i in left_out])
+            names = listed([self.columns[i] or "without a name" for i in left_out])
             notes.append(f"{self.path}: the index column ({names}) counts rows, and is no feature")
         if self.named and (
             problem := _unusable([self.columns[i] for i in (*features, *([] if label is None else [label]))])
@@ -319,7 +320,7 @@ class _Table:
             index = int(column)
         except ValueError:
             unnamed = "the file has no header; give a number from 0"
-            known = f"the columns are {_listed(self.columns)}" if self.named else unnamed
+            known = f"the columns are {listed(self.columns)}" if self.named else unnamed
             raise ConfigError(f"{setting} = {column!r}: {self.path} has no such column; {known}") from None
         if not -n_columns <= index < n_columns:
             raise ConfigError(
@@ -390,7 +391,7 @@ def _unusable(names: Sequence[str]) -> str:
     """Why columns cannot be taken by these names; empty where they can."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice and twice != [""]:
-        return f"two columns are named {_listed([name for name in twice if name])}"
+        return f"two columns are named {listed([name for name in twice if name])}"
     return "" if all(names) else "a column has no name"
 
 
@@ -414,7 +415,7 @@ def names_from_frame(features: Iterable[Any], label: Any) -> ColumnNames | None:
     return ColumnNames(tuple(names[:-1]), names[-1]) if distinct else None
 
 
-def _listed(names: Sequence[str]) -> str:
+def listed(names: Sequence[str]) -> str:
     """Names in a message, of many the first."""
     more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

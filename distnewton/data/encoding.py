@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-MISSING_RULES = ("refuse", "mean", "median", "indicator")
-CATEGORY_RULES = ("refuse", "onehot")
+MISSING_RULES = ("auto", "refuse", "mean", "median", "indicator")
+CATEGORY_RULES = ("auto", "refuse", "onehot")
 MOST_CATEGORIES = 100
 """Different texts from which a column is taken for an identifier, unless they repeat themselves ten times."""
 

@@ -30,8 +30,8 @@ def open_data(
     header: bool | str = "auto",
     comment: str = "",
     missing_values: Sequence[str] = MISSING_VALUES,
-    missing: str = "refuse",
-    categories: str = "refuse",
+    missing: str = "auto",
+    categories: str = "auto",
     n_features: int | None = None,
     zero_based: bool = False,
     ignore_extra_features: bool | Literal["numbered"] = False,
@@ -77,10 +77,10 @@ def open_data(
         csv: character that begins lines to be left out; by default none are.
     missing_values : sequence of str
         csv: what stands for a missing value, in any case of its letters.
-    missing : {"refuse", "mean", "median", "indicator"}
-        csv, parquet and arrow: what becomes of missing values in features; ``indicator``: the median, and one feature
-        more. `names` that know how the training data were encoded overrule it.
-    categories : {"refuse", "onehot"}
+    missing : {"auto", "refuse", "mean", "median", "indicator"}
+        csv, parquet and arrow: what becomes of missing values in features; ``indicator``, and ``auto``: the median, and
+        one feature more. `names` that know how the training data were encoded overrule it.
+    categories : {"auto", "refuse", "onehot"}
         csv, parquet and arrow: what becomes of texts in features, likewise.
     n_features : int, optional
         Number of features the caller expects. LIBSVM files may mention fewer; other formats must have as

@@ -49,7 +49,7 @@ def test_what_quotes_enclose_is_one_field(tmp_path, label, written, end):
     assert source.describe().labels.tolist() == [label, "y", label]
     assert source.read(0, 1).ravel().tolist() == [1, 3, 5]
     wrong = opened(tmp_path / "w", end.join([*lines, "q,y"]) + end)
-    with pytest.raises(DataError, match=f"w:{5 + 2 * written.count(chr(10))}: a: 'q' is not a finite"):
+    with pytest.raises(DataError, match=rf"'q' stands among numbers \(.*w:{5 + 2 * written.count(chr(10))};"):
         wrong.describe()
     named = source.locate(2)
     assert named.endswith(f"t:{4 + written.count(chr(10))}"), "the line on which a sample begins"

@@ -75,6 +75,47 @@ def test_missing_numbers_are_filled(tmp_path, rule, fill):
     np.testing.assert_array_equal(source.read(0, 1)[:, 0], [1, fill, 4, 10])
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet", "arrow", "frame"])
+def test_who_chooses_nothing_is_told_what_was_done(tmp_path, kind):
+    source = opened(tmp_path, FRAME.rename(columns={"label": "species"}), kind)
+    description = source.describe()
+    np.testing.assert_array_equal(source.read(0, 8), ENCODED)
+    notes = "\n".join(description.notes)
+    for part in (
+        "4 columns are 8 features", "one for each text of island (2), sex (2)", "values are missing in age, island",
+        "the labels are those of column species (data.label_column)",
+    ):  # fmt: skip
+        assert part in notes
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_few_texts_among_numbers_are_no_categories(tmp_path, kind):
+    frame = pd.DataFrame({"size": [*map(str, range(9)), "oops"], "label": ["x", "y"] * 5})
+    where = "csv:11" if kind == "csv" else "parquet: row 10"
+    with pytest.raises(DataError, match=rf"column size: 'oops' stands among numbers \(.*{where}; 1 of 10 .*onehot"):
+        opened(tmp_path, frame, kind).describe()
+    assert opened(tmp_path, frame, kind, categories="onehot").describe().n_features == 10
+    mostly_texts = frame.iloc[[0, 1, 2, 9]].replace({"1": "ah", "2": "oh"})
+    assert opened(tmp_path, mostly_texts, kind).describe().n_features == 4
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "frame"])
+def test_all_faults_of_a_table_are_told_at_once(tmp_path, kind):
+    n = 300
+    frame = pd.DataFrame({
+        "id": [f"N{i}" for i in range(n)], "when": pd.date_range("2007-11-01", periods=n),
+        "born": [f"{1 + i % 28} Nov 1907" for i in range(n)], "size": [*map(str, range(n - 1)), "oops"],
+        "sex": ["m", None, "f"] * (n // 3), "label": ["x", "y", "y"] * (n // 3 - 1) + ["x", None, "y"],
+    })  # fmt: skip
+    with pytest.raises(DataError) as caught:
+        opened(tmp_path, frame, kind).describe()
+    text = str(caught.value)
+    for part in ("label is missing", "id: 300 different texts", "born: dates ('1 Nov 1907'",
+                 "data.ignore_columns = [" if kind == "csv" else "when: is of type timestamp", "300 rows"):  # fmt: skip
+        assert part in text
+    assert "column sex" not in text
+
+
 def test_a_table_of_numbers_stays_as_it_is(tmp_path):
     source = opened(tmp_path, FRAME[["fare", "label"]], "csv", **SETTINGS)
     assert source.describe().names == ColumnNames(("fare",), "label")
@@ -96,14 +137,14 @@ def test_all_that_cannot_be_encoded_is_told_at_once(tmp_path):
         "size": [None, *range(1, n)], "sex": ["m", "f"] * (n // 2), "label": ["x", "y", "y"] * (n // 3),
     })  # fmt: skip
     with pytest.raises(DataError) as caught:
-        opened(tmp_path, frame, "csv", categories="onehot").describe()
+        opened(tmp_path, frame, "csv", missing="refuse").describe()
     text = str(caught.value)
     for part in ("id: 300 different texts", "when: dates ('2007-11-01'", "size: 1 of 300 values are missing: set data",
                  "data.ignore_columns = ['id', 'when', 'size']"):  # fmt: skip
         assert part in text
     with pytest.raises(DataError, match=r"sex: text \('f', 'm'\): set data.categories = onehot"):
-        opened(tmp_path, frame[["sex", "label"]], "csv", missing="mean").describe()
-    with pytest.raises(ConfigError, match="missing must be one of refuse, mean"):
+        opened(tmp_path, frame[["sex", "label"]], "csv", missing="mean", categories="refuse").describe()
+    with pytest.raises(ConfigError, match="missing must be one of auto, refuse, mean"):
         open_data(tmp_path / "csv", missing="mode")
 
 
@@ -151,8 +192,8 @@ def test_a_model_carries_the_encoding_on_every_grid(tmp_path_factory, kind):
         for path, table in ((train, frame), (new, frame[["island", "size"]])):
             table.to_csv(path, index=False) if kind == "csv" else table.to_parquet(path)
     comm.barrier()
-    tables = {"data": {"train": train, "missing": "indicator", "categories": "onehot", "scale": "standard"},
-              "network": {"layers": "auto-5-auto"}, "run": {"iterations": 8}}  # fmt: skip
+    tables = {"data": {"train": train, "scale": "standard"}, "network": {"layers": "auto-5-auto"}}
+    tables["run"] = {"iterations": 8}
     result = distnewton.train(distnewton.make_config(tables), comm)
     model = result.model
     model.save(f"{folder}/model.safetensors")

@@ -18,8 +18,10 @@ from distnewton.errors import ConfigError, DataError
 def test_decimal_commas_are_called_so(tmp_path, field):
     path = tmp_path / "table.csv"
     path.write_text(f"a;b;label\n1;2;x\n{field};2;y\n")
-    with pytest.raises(DataError, match=r"table.csv:3: a: .* decimal comma.*point"):
+    with pytest.raises(DataError, match=r"column a: .*\(.*table.csv:3\) has a decimal comma.*point"):
         open_data(path).describe()
+    with pytest.raises(DataError, match=r"table.csv:3: a: .* decimal comma.*point"):
+        open_data(path, missing="refuse", categories="refuse").describe()
 
 
 @pytest.mark.parametrize("separator", [",", ";"])
@@ -27,6 +29,8 @@ def test_text_in_a_feature_keeps_its_own_advice(tmp_path, separator):
     path = tmp_path / "table.csv"
     path.write_text(f"a{separator}label\n1{separator}x\nred{separator}y\n")
     with pytest.raises(DataError, match=r"write categories as numbers, leave the column out \(data.ignore_columns\)"):
+        open_data(path, missing="refuse", categories="refuse").describe()
+    with pytest.raises(DataError, match=r"column a: 'red' stands among numbers .*table.csv:3; 1 of 2 .*or leave"):
         open_data(path).describe()
 
 

@@ -98,7 +98,7 @@ def test_hdf5_faults(tmp_path):
 
 def error(path, kind=DataError, **options):
     with pytest.raises(kind) as caught:
-        open_data(path, **options).describe()
+        open_data(path, missing="refuse", categories="refuse", **options).describe()
     return str(caught.value)
 
 

@@ -112,7 +112,7 @@ def test_delimited_ranges(tmp_path_factory, n_rows, n_columns, seed, cut):
 )
 def test_delimited_errors(tmp_path, text, message):
     with pytest.raises(DataError) as caught:
-        open_data(write(tmp_path, text)).describe()
+        open_data(write(tmp_path, text), missing="refuse", categories="refuse").describe()
     assert message in str(caught.value)
 
 

@@ -24,6 +24,9 @@ RNG = np.random.default_rng(0)
 MISSING = {b"", b"na"}
 
 
+REFUSED = {"missing": "refuse", "categories": "refuse"}
+
+
 def opened(path, text, **options):
     path.write_bytes(text if isinstance(text, bytes) else text.encode())
     return open_data(path, **options)
@@ -66,7 +69,7 @@ def test_a_line_that_may_be_both_is_refused_with_the_setting(tmp_path):
     with pytest.raises(DataError, match=r"t:1: cannot be told .*data\.header = true.*data\.header = false"):
         opened(tmp_path / "t", text)
     assert opened(tmp_path / "t", text, header=True).describe().n_samples == 2
-    with pytest.raises(DataError, match="t:1: column 1: 'x' is not a finite"):
+    with pytest.raises(DataError, match=r"column 1: 'x' stands among numbers \(.*t:1; 1 of 3"):
         opened(tmp_path / "t", text, header=False).describe()
 
 
@@ -170,7 +173,10 @@ def test_times_are_refused_as_labels_and_features(tmp_path, kind):
     with pytest.raises(
         DataError, match=r"column when is of type timestamp.* a time.*\n.*column what is of type .*string"
     ):
-        written(tmp_path, frame, kind)
+        written(tmp_path, frame, kind, **REFUSED)
+    source = written(tmp_path, frame.assign(id=["u", "v"]), kind)
+    with pytest.raises(DataError, match=r"column when: is of type timestamp.*\n.*ignore_columns = \['when'\]"):
+        source.describe()
 
 
 def test_nullable_columns_and_frames_of_polars(tmp_path):
@@ -190,12 +196,12 @@ def test_classes_may_be_called_as_missing_values_are(tmp_path):
         opened(tmp_path / "t", text).describe()
     assert opened(tmp_path / "t", text, missing_values=["?"]).describe().labels.tolist() == ["None", "NA", "-", "yes"]
     with pytest.raises(DataError, match="t:3: a: value '-999' is missing"):
-        opened(tmp_path / "t", "a,label\n1,x\n-999,y\n", missing_values=["-999"]).describe()
+        opened(tmp_path / "t", "a,label\n1,x\n-999,y\n", missing_values=["-999"], **REFUSED).describe()
 
 
 def test_all_problems_of_a_block_are_told_at_once(tmp_path):
     with pytest.raises(DataError) as caught:
-        opened(tmp_path / "t", "a,b,c,label\n1,NA,x,u\n2,1,y,v\n,2,z,\n").describe()
+        opened(tmp_path / "t", "a,b,c,label\n1,NA,x,u\n2,1,y,v\n,2,z,\n", **REFUSED).describe()
     lines = str(caught.value).split("\n")
     expected = (2, "b: value 'NA' is missing"), (2, "c: 'x' is not a"), (4, "a: value ''"), (4, "label '' is missing")
     for line, (i_line, text) in zip(lines, expected, strict=True):
@@ -245,7 +251,7 @@ def test_a_wide_line_that_is_wrong_is_named(tmp_path):
         (line.replace("1.5", "", 1), "t:2: column 1: value '' is missing"),
     ):  # fmt: skip
         with pytest.raises(DataError, match=message):
-            opened(tmp_path / "t", f"{line}\n{broken}\n{line}\n").describe()
+            opened(tmp_path / "t", f"{line}\n{broken}\n{line}\n", **REFUSED).describe()
     for taken in (line.replace("1.5", "+1.5", 1), line.replace("1.5", '"1.5"'), "\n   \n" + line):
         source = opened(tmp_path / "t", f"{line}\n{taken}\n{line}\n")
         assert source.describe().n_samples == 3

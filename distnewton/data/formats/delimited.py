@@ -28,13 +28,12 @@ from distnewton.data.formats.header import (
 from distnewton.data.formats.libsvm_lines import show
 from distnewton.data.formats.numbers import finite_number
 from distnewton.data.formats.streams import BYTE_ORDER_MARK, first_lines, line_blocks, read_head
-from distnewton.data.formats.tables import Block, Problems, TableSource
+from distnewton.data.formats.tables import DECIMAL_COMMA, Block, Problems, TableSource
 
 BLOCK_BYTES = 1 << 21
 _WIDE = 512
 """Features from which a block is parsed as one column of numbers: Arrow takes tens of microseconds for each column of
 each block, and a few lines of 200,000 columns make a block."""
-_DECIMAL_COMMA = re.compile(rb"[+-]?[0-9]*,[0-9]*")
 
 
 class Csv(Format):
@@ -237,7 +236,7 @@ class DelimitedSource(TableSource):
         value = finite_number(part)
         if value is not None:
             return value
-        if _DECIMAL_COMMA.fullmatch(part):
+        if DECIMAL_COMMA.fullmatch(part.decode(errors="replace")):
             raise ValueError("has a decimal comma; write decimals with a point")
         raise ValueError(
             "is not a finite decimal number; set data.categories = onehot, write categories as numbers, leave the "

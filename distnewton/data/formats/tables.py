@@ -17,9 +17,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
-from distnewton.data.columns import ColumnNames, Selection, Wanted, column_place, names_of, select_columns
+from distnewton.data.columns import ColumnNames, Selection, Wanted, column_place, listed, names_of, select_columns
 from distnewton.data.description import Description
 from distnewton.data.encoding import MOST_CATEGORIES, ColumnEncoding, TableEncoding, fill_value
+from distnewton.data.formats.numbers import NUMBER
 from distnewton.data.labels import join_labels, labels_of, labels_of_texts
 from distnewton.data.row_selection import RowSelection
 from distnewton.data.source import Source
@@ -38,7 +39,13 @@ BLOCKS_BYTES = 70 << 20
 """Of blocks of text and numbers, as Arrow and numpy hold and free them; measured with CSV of 3 and 200,000 columns."""
 _FILL_VALUES = 1 << 24
 """Values that are held at once for the medians of columns, about."""
-_DATE = re.compile(r"\d{4}-\d{1,2}-\d{1,2}|\d{1,2}[./-]\d{1,2}[./-]\d{2,4}|\d{1,2}:\d{2}")
+_DATE = re.compile(
+    r"\d{4}[-/]\d{1,2}\b|\d{1,2}[./-]\d{1,2}[./-]\d{2,4}|\d{1,2}:\d{2}"
+    r"|(\d{1,2}[ -])?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[ .,-]+\d",
+    re.IGNORECASE,
+)
+DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]*")
+_LABEL_MISSING = "{}: label is missing; remove this sample or give it a label"
 _TOLD = 20
 """Problems in a message."""
 
@@ -93,18 +100,34 @@ class TableSource(Source):
 
     def describe(self) -> Description:
         """Check the whole table in one streaming pass; in more where its columns are to be encoded."""
+        try:
+            return self.scan(lambda _: None)
+        except DataError:
+            if not self.encode():
+                raise
+        return self.scan(lambda _: None)
+
+    def encode(self) -> bool:
+        """Find out how columns with text or missing values become numbers.
+
+        Returns
+        -------
+        bool
+            False where it is known already, there are no such columns, or they are not to become any.
+
+        Raises
+        ------
+        DataError
+            With all columns that cannot be encoded.
+        """
         if self._encoding is None and self._wanted.names is None and self._wanted.encodes:
-            try:
-                return self._scan(lambda _: None)
-            except DataError:
-                # a table of numbers alone never comes here
-                self._encoding = self._fit_encoding()
-                if self._encoding is None:
-                    raise
-        return self._scan(lambda _: None)
+            # a table of numbers alone never comes here
+            self._encoding = self._fit_encoding()
+            return self._encoding is not None
+        return False
 
     def scan(self, take: Callable[[NDArray[Any]], None]) -> Description:
-        """Do what `describe` does, and hand over the samples on the way.
+        """Check the whole table as it is encoded by now, and hand over the samples on the way.
 
         Parameters
         ----------
@@ -116,17 +139,6 @@ class TableSource(Source):
         -------
         Description
         """
-        if self._wanted.encodes:
-            self.describe()
-        return self._scan(take)
-
-    @property
-    def has_whole_rows(self) -> bool:
-        """Whether a block has all features of its samples."""
-        return self.n_at_once is None or self._n_readable() <= self.n_at_once
-
-    def _scan(self, take: Callable[[NDArray[Any]], None]) -> Description:
-        """Check and hand over all blocks, encoded as is known by now."""
         selection, labels, unknown = self._selection, _Labels(self), Counter[str]()
         n_samples = n_nonzeros = 0
         with self._opened():
@@ -173,6 +185,11 @@ class TableSource(Source):
             blocks = [columns[0].to_pylist() for columns in self._arrays([place], {place})]
         return self._columns[place], ["" if text is None else text.strip() for block in blocks for text in block]
 
+    @property
+    def has_whole_rows(self) -> bool:
+        """Whether a block has all features of its samples."""
+        return self.n_at_once is None or self._n_readable() <= self.n_at_once
+
     def locate(self, i_sample: int) -> str:
         """``name: row i``, counted from 1."""
         return f"{self.name}: row {i_sample + 1}"
@@ -194,14 +211,24 @@ class TableSource(Source):
         return []
 
     def _encoding_notes(self) -> list[str]:
-        """How many columns became how many features."""
+        """Which columns became how many features, and where the labels are if nobody said so."""
         if self._encoding is None:
             return []
-        n_texts = sum(column.categories is not None for column in self._encoding.columns)
-        return [
-            f"{self.name}: {len(self._encoding.columns)} columns, {n_texts} of them with text, are "
-            f"{self._encoding.n_features} features (data.missing, data.categories)"
-        ]
+        columns, texts, gaps = self._encoding.columns, list[str](), list[str]()
+        for i, column in zip(self._selection.features, columns, strict=True):
+            if column.categories is not None:
+                texts.append(f"{self._columns[i]} ({len(column.categories)})")
+            if column.indicator:
+                gaps.append(self._columns[i])
+        notes = [f"{self.name}: {len(columns)} columns are {self._encoding.n_features} features"]
+        if texts:
+            notes[0] += f"; one for each text of {listed(texts)} (data.categories)"
+        if gaps:
+            notes[0] += f"; one more where values are missing in {listed(gaps)} (data.missing)"
+        if self._selection.label is not None and self._wanted.names is None and self._wanted.label_column is None:
+            label = self._columns[self._selection.label]
+            notes.append(f"{self.name}: the labels are those of column {label} (data.label_column)")
+        return notes
 
     def _n_readable(self) -> int:
         return len(self._selection.features) if self._encoding is None else self._encoding.n_features
@@ -248,37 +275,70 @@ class TableSource(Source):
 
     def _fit_encoding(self) -> TableEncoding | None:
         """How the columns become numbers; None where all are numbers, none of them missing."""
-        places, wanted, problems = list(self._selection.features), self._wanted, Problems()
+        wanted, problems = self._wanted, Problems()
+        for i, problem in self._unreadable().items():
+            problems.add(i, problem)
+        places = [i for i in self._selection.features if i not in self._unreadable()]
         texts = self._text_columns(places)
         distinct: dict[int, set[str]] = {i: set() for i in texts}
+        odd: dict[int, tuple[str, int]] = {}
         n_missing, n_rows = Counter[int](), 0
-        for columns in self._arrays(places, texts):
-            n_rows += len(columns[0])
-            for i, column in zip(places, columns, strict=True):
-                n_missing[i] += column.null_count
-                if i in texts:
-                    distinct[i] |= {text for text in column.unique().to_pylist() if text is not None}
-        if not texts and not n_missing.total():
+        label = self._selection.label
+        for first, last in self._groups(0, len(places)):
+            n_rows, group = 0, [*places[first:last], *([] if label is None or first else [label])]
+            for columns in self._arrays(group, texts):
+                for i, column in zip(group, columns, strict=True):
+                    if i == label:
+                        if column.null_count:
+                            row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+                            problems.add(i, _LABEL_MISSING.format(self.locate(n_rows + row)))
+                        continue
+                    n_missing[i] += column.null_count
+                    if i in texts:
+                        distinct[i] |= {text for text in column.unique().to_pylist() if text is not None}
+                        if i not in odd and (new := sorted(text for text in distinct[i] if not _is_numeral(text))):
+                            odd[i] = new[0], n_rows + column.index(new[0]).as_py()
+                n_rows += len(columns[0]) if columns else 0
+        if not texts and not n_missing.total() and not self._unreadable():
             return None
         fills = self._fills([i for i in places if i not in texts], n_rows) if wanted.missing != "refuse" else {}
         for i in places:
             if n_missing[i] and wanted.missing == "refuse":
                 problems.add(i, f"{n_missing[i]} of {n_rows} values are missing: set data.missing, or")
-            if i in texts and (problem := text_problem(distinct[i], n_rows, wanted.categories)):
+            problem = text_problem(distinct[i], n_rows, wanted.categories) if i in texts else ""
+            if not problem and i in odd and wanted.categories == "auto":
+                problem = self._stray_text(distinct[i], *odd[i])
+            if problem:
                 problems.add(i, problem)
-        problems.raise_named(self.name, self._columns)
+        problems.raise_named(self.name, self._columns, label)
         return TableEncoding(tuple(
             ColumnEncoding(
                 tuple(sorted(distinct[i])) if i in texts else None, fills.get(i, 0.0),
-                wanted.missing == "indicator" and n_missing[i] > 0,
+                wanted.missing in ("auto", "indicator") and n_missing[i] > 0,
             )
             for i in places
         ))  # fmt: skip
 
+    def _unreadable(self) -> dict[int, str]:
+        """Columns that are neither numbers nor texts, with what to say of each."""
+        return {}
+
+    def _stray_text(self, texts: set[str], text: str, row: int) -> str:
+        """What to say of a column with a few texts among its numbers; empty where the texts are most of it."""
+        if DECIMAL_COMMA.fullmatch(text):
+            return f"{text!r} ({self.locate(row)}) has a decimal comma; write decimals with a point, or"
+        n_texts = sum(not _is_numeral(other) for other in texts)
+        if n_texts * 2 > len(texts):
+            return ""
+        return (
+            f"{text!r} stands among numbers ({self.locate(row)}; {n_texts} of {len(texts)} different values are "
+            "texts): repair it, name it in data.missing_values, set data.categories = onehot, or"
+        )
+
     def _fills(self, places: list[int], n_rows: int) -> dict[int, float]:
         """What takes the place of missing numbers, of all columns, since another table may lack others."""
         fills: dict[int, float] = {}
-        width = max(1, _FILL_VALUES // n_rows)
+        width = max(1, min(self.n_at_once or len(places), _FILL_VALUES // n_rows))
         for first in range(0, len(places), width):
             group = places[first : first + width]
             blocks = [
@@ -328,7 +388,7 @@ class _Labels:
 
         missing: Any = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)) if column.null_count else ()
         if len(missing):
-            raise DataError(f"{locate(int(missing[0]))}: label is missing; remove this sample or give it a label")
+            raise DataError(_LABEL_MISSING.format(locate(int(missing[0]))))
         if pa.types.is_decimal(kind):
             column = column.cast(pa.string())
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
@@ -369,15 +429,17 @@ class Problems:
         """Note what is wrong with a column, unless it has a problem already."""
         self._of_column.setdefault(column, text)
 
-    def raise_named(self, name: str, columns: Sequence[str]) -> None:
+    def raise_named(self, name: str, columns: Sequence[str], label: int | None) -> None:
         """Raise all of them with the names of their columns, and with the setting that leaves these out."""
-        if self._of_column:
-            names = [columns[i] for i in self._of_column]
+        of_label = self._of_column.pop(label, "")
+        if names := [columns[i] for i in self._of_column]:
             self._of_column = {
                 i: f"{name}: column {columns[i]}: {text} leave it out" for i, text in self._of_column.items()
             }
             self._of_column[None] = f"all of them are left out by data.ignore_columns = {names[:_TOLD]}"
-            self.raise_any()
+        if of_label:
+            self._of_column = {label: of_label, **self._of_column}
+        self.raise_any()
 
     def raise_any(self) -> None:
         """Raise all of them as one error."""
@@ -402,13 +464,20 @@ class ArrowSource(TableSource):
 
     def __init__(self, name: str, schema: pa.Schema, wanted: Wanted) -> None:
         super().__init__(name, schema.names, True, wanted, _index_of(schema))
-        Problems([
-            f"{name}: column {schema.names[i]} {problem}, leave the column out (data.ignore_columns), or choose "
-            "another label column (data.label_column)"
-            for i in self._selection.features
-            if (problem := _type_problem(schema.field(i).type, texts=self._encoding is not None or wanted.encodes))
-        ]).raise_any()
         self._schema_of_table = schema
+        if self._wanted.names is not None or not wanted.encodes:
+            # else they are told with what else is wrong
+            Problems([
+                f"{name}: column {schema.names[i]} {problem} leave the column out (data.ignore_columns), or choose "
+                "another label column (data.label_column)"
+                for i, problem in self._unreadable().items()
+            ]).raise_any()
+
+    def _unreadable(self) -> dict[int, str]:
+        texts = self._encoding is not None or self._wanted.encodes
+        schema = self._schema_of_table
+        problems = {i: _type_problem(schema.field(i).type, texts=texts) for i in self._selection.features}
+        return {i: problem for i, problem in problems.items() if problem}
 
     @abstractmethod
     def _batches(self, places: list[int]) -> Iterator[Any]:
@@ -439,6 +508,7 @@ class ArrowSource(TableSource):
             columns = []
             for i, column in zip(places, batch.columns, strict=True):
                 if i in texts:
+                    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
                     column = column.cast(pa.string())
                 elif i != self._selection.label:
                     column = self._numbers(column, i, row, missing=True)
@@ -454,8 +524,8 @@ class ArrowSource(TableSource):
         import pyarrow as pa
 
         what = f"column {self._columns[place]}: value"
-        if _is_text(column.type):
-            raise DataError(f"{self.name}: column {self._columns[place]} holds text")
+        if not pa.types.is_null(column.type) and (problem := _type_problem(column.type, texts=False)):
+            raise DataError(f"{self.name}: column {self._columns[place]} {problem} leave the column out")
         if missing:
             values = column.cast(pa.float64()).to_numpy(zero_copy_only=False)
             if np.isinf(values).any():
@@ -536,11 +606,18 @@ def is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
+def _is_numeral(text: str) -> bool:
+    """Whether a text is a number."""
+    return NUMBER.fullmatch(text.strip().encode()) is not None
+
+
 def _is_text(kind: pa.DataType) -> bool:
     """Whether a column's type is text, or a choice of some."""
     import pyarrow as pa
 
-    kind = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if pa.types.is_dictionary(kind):
+        # categories are texts, whatever they are called by
+        return _is_text(kind.value_type) or is_number(kind.value_type) or pa.types.is_boolean(kind.value_type)
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
@@ -561,5 +638,5 @@ def _type_problem(kind: pa.DataType, *, texts: bool) -> str:
     if is_number(kind) or pa.types.is_boolean(kind) or (texts and (_is_text(kind) or pa.types.is_null(kind))):
         return ""
     if pa.types.is_temporal(kind):
-        return f"is of type {kind}, a time; write it as numbers (a year, seconds since a start)"
-    return f"is of type {kind}, no numbers; set data.categories = onehot, write categories as numbers"
+        return f"is of type {kind}, a time; write it as numbers (a year, seconds since a start), or"
+    return f"is of type {kind}, no numbers; set data.categories = onehot, write categories as numbers, or"

@@ -71,11 +71,22 @@ def convert(
     if isinstance(source, StoreSource):
         raise ConfigError(f"{source.name}: is a store already; copy its folder")
     sizes = [path.stat().st_size for path in files]
-    with StoreWriter(target, float32=float32, overwrite=overwrite) as writer:
-        description = _write(source, writer, on_progress)
-        if [path.stat().st_size for path in files] != sizes:
-            raise DataError(f"{source.name} changed while it was read; convert it again")
-        return writer.finish(description, [_fingerprint(path) for path in files], f"distnewton {version('distnewton')}")
+
+    def write() -> StoreManifest:
+        with StoreWriter(target, float32=float32, overwrite=overwrite) as writer:
+            description = _write(source, writer, on_progress)
+            if [path.stat().st_size for path in files] != sizes:
+                raise DataError(f"{source.name} changed while it was read; convert it again")
+            made_by = f"distnewton {version('distnewton')}"
+            return writer.finish(description, [_fingerprint(path) for path in files], made_by)
+
+    try:
+        return write()
+    except DataError:
+        # a table of numbers alone is gone through once
+        if not (isinstance(source, TableSource) and source.encode()):
+            raise
+    return write()
 
 
 def _write(source: DataSource, writer: StoreWriter, on_progress: OnProgress) -> Description:
