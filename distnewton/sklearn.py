@@ -45,6 +45,7 @@ from distnewton.data.in_memory import ArraySource
 from distnewton.directions.options import FullBatchOptions
 from distnewton.errors import ConfigError, MissingExtraError
 from distnewton.launch.membership import communicator_of_launch, is_rank, is_worker
+from distnewton.launch.startup import guard
 from distnewton.models.loading import whole_model
 from distnewton.network.losses import probabilities
 from distnewton.parallel.collectives import Communicator
@@ -111,6 +112,8 @@ class _NewtonEstimator(BaseEstimator):
         """Train on checked data; sets what is known after it."""
         mpi = communicator_of_launch() if isinstance(self.comm, str) and self.comm == "auto" else self.comm
         comm = mpi if isinstance(mpi, Communicator) else Communicator(mpi)
+        limits = self._config(loss, 0).run
+        guard(comm, limits.hang_seconds, limits.warn_seconds, checked=limits.checked)
         _check_same_data(comm, X, y, sample_weight)
         seed = comm.broadcast_json(int(check_random_state(self.random_state).randint(2**31 - 1)))
         config = self._config(loss, seed)
@@ -118,7 +121,7 @@ class _NewtonEstimator(BaseEstimator):
         name = f"the data of {type(self).__name__}"
         source = ArraySource(X, y, sample_weight=sample_weight, name=name, columns=names)
         start = getattr(self, "model_", None) if self.warm_start else None
-        result = train(config, mpi, train_data=source, start=start, observers=self._observers(comm))
+        result = train(config, comm, train_data=source, start=start, observers=self._observers(comm))
         self.model_ = whole_model(result.model)
         result.model.grid.free()
         self.history_ = result.history

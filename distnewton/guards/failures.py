@@ -74,12 +74,14 @@ class Failures:
     def meeting_place(self) -> Path:
         """Where ranks that wait for each other leave word: the run's errors, else a folder for temporary files.
 
+        Ranks that have not met yet share the process that started them, on each host one.
+
         Returns
         -------
         Path
             It exists.
         """
-        place = self.errors() or Path(tempfile.gettempdir()) / f"distnewton-{self.launch or os.getpid()}"
+        place = self.errors() or Path(tempfile.gettempdir()) / f"distnewton-{self.launch or os.getppid()}"
         place.mkdir(mode=0o777 if place.name == ERRORS_FOLDER else 0o700, exist_ok=True)
         return place
 

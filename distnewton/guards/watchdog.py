@@ -35,6 +35,8 @@ _HEAD_START = 3.0
 _WARN_LATER = 1.0
 """Seconds that other ranks leave to rank 0 to warn first."""
 _OWN = {Path(__file__).parent, Path(__file__).parents[1] / "parallel"}  # a place in them tells nobody who called
+_GAP = 2.0
+"""Seconds by which a pause is longer than asked for where the process was suspended: by a signal, or its machine."""
 _N_RECENT = 64
 """Collectives that are remembered."""
 _N_SHOWN = 8
@@ -194,15 +196,16 @@ class Watchdog:
     def _watch(self) -> None:
         """Look at the clock until the process ends."""
         warned: Call | None = None
+        clock = AwakeClock()
         while True:
-            time.sleep(self._pause())
+            clock.sleep(self._pause())
             call = self.current
             if warned is not None and call is not warned:
                 self._take_back()
                 warned = None
             if call is None:
                 continue
-            waited = time.monotonic() - call.since
+            waited = time.monotonic() - max(call.since, clock.since)
             if self.limit and waited > self.limit:
                 self._end_job(waited)
                 return
@@ -223,12 +226,12 @@ class Watchdog:
         report = {**failures.facts(), "rank": self._rank}
         if claim_warning(failures.meeting_place(), report):
             limit = f"; the job ends after {self.limit:g} s of it" if self.limit else ""
-            _say(f"rank {self._rank} on {platform.node()} has waited {waited:.0f} s in {where(report)}{limit}")
+            tell(f"rank {self._rank} on {platform.node()} has waited {waited:.0f} s in {where(report)}{limit}")
 
     def _take_back(self) -> None:
         """Say that the wait is over, if it was this rank that warned."""
         if take_back_warning(failures.meeting_place(), self._rank):
-            _say(f"rank {self._rank} continues")
+            tell(f"rank {self._rank} continues")
 
     def _end_job(self, waited: float) -> None:
         """Write down where this rank is, say who is missing, end the job."""
@@ -247,7 +250,33 @@ class Watchdog:
         )
 
 
-def _say(text: str) -> None:
+class AwakeClock:
+    """Seconds of waiting, which begin anew where this process was suspended, and probably the whole job with it.
+
+    Attributes
+    ----------
+    since : float
+        When they began, by the monotonic clock.
+    """
+
+    def __init__(self) -> None:
+        self.since = time.monotonic()
+
+    def seconds(self) -> float:
+        """Seconds since the beginning."""
+        return time.monotonic() - self.since
+
+    def sleep(self, seconds: float) -> None:
+        """Sleep; where that takes much longer than it should, waiting begins anew."""
+        before = time.monotonic()
+        time.sleep(seconds)
+        now = time.monotonic()
+        if now - before > seconds + _GAP:
+            self.since = now
+
+
+def tell(text: str) -> None:
+    """Say something on stderr, at once."""
     print(f"distnewton: {text}", file=sys.stderr, flush=True)
 
 

@@ -18,6 +18,7 @@ from distnewton.guards.failures import ERRORS_FOLDER, failures
 from distnewton.guards.faults import faults
 from distnewton.guards.reachability import own_addresses
 from distnewton.guards.watchdog import DEFAULT_SECONDS, WARN_SECONDS, watchdog
+from distnewton.launch.roll_call import call_roll
 from distnewton.parallel.collectives import CHECK_VARIABLE, Communicator
 
 _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
@@ -104,8 +105,9 @@ def _join(comm: Communicator, limit: float = DEFAULT_SECONDS, warn_seconds: floa
     failures.ledger = comm.ledger
     faults.arm(comm.rank, comm.ledger)
     if comm.size > 1:
-        # with its limits, since a rank that never comes keeps all others in the next line
+        # with its limits: a rank that never comes keeps all others here
         watchdog.start(comm.rank, _abort, limit, warn_seconds)
+        call_roll(comm, _abort, limit, warn_seconds)
     failures.launch = comm.broadcast_json(secrets.token_hex(8))
 
 
@@ -130,8 +132,16 @@ def guard(comm: Communicator, hang_seconds: float, warn_seconds: float, *, check
         watchdog.meet([host for host, _ in views], [addresses for _, addresses in views])
 
 
+def ensure_guarded(comm: Communicator) -> None:
+    """Let the guard stand, with its usual limits, before a program's own communicator is used first (collective)."""
+    if comm.size > 1 and failures.ledger is not comm.ledger:
+        _join(comm)
+
+
 def _load_mpi() -> Any:
     """mpi4py's module with MPI running, unless the library would abort under this launcher."""
+    # else UCX, below MPICH, takes SIGHUP to raise its log level, and no run ends by it
+    os.environ.setdefault("UCX_DEBUG_SIGNO", "0")
     try:
         import mpi4py
 

@@ -12,6 +12,7 @@ from distnewton.data.description import Description
 from distnewton.data.in_memory import ArraySource
 from distnewton.data.partitioned import Task
 from distnewton.errors import ConfigError, DataError
+from distnewton.launch.startup import ensure_guarded
 from distnewton.models.loading import load_serial_model, model_of_weights
 from distnewton.models.model import Model
 from distnewton.network.losses import LOSSES
@@ -76,6 +77,7 @@ def curvature_operator(
     from distnewton.models.linear_operators import CurvatureOperator, TorchOrder
 
     ranks = comm if isinstance(comm, Communicator) else Communicator(comm)
+    ensure_guarded(ranks)
     if kind not in ("ggn", "block", "fisher"):
         raise ConfigError(f"kind must be ggn, block or fisher, got {kind!r}", collective=True)
     X, y = (array.detach().cpu().numpy() if hasattr(array, "detach") else array for array in (X, y))

@@ -11,6 +11,7 @@ from distnewton.backend import Array, Backend
 from distnewton.data.scaled import gather_scaling
 from distnewton.data.scaling import ColumnScaling
 from distnewton.launch.devices import choose_device
+from distnewton.launch.startup import ensure_guarded
 from distnewton.models.architecture import Architecture
 from distnewton.models.model import Model
 from distnewton.models.model_file import MODEL_FILE, fill_block, read_blocks, read_header
@@ -50,6 +51,7 @@ def load_model(path: str | Path, comm: Communicator | None = None, device: str =
     Collective. Each rank reads only the slices of its own blocks.
     """
     comm = comm or Communicator()
+    ensure_guarded(comm)
     file = Path(path) / MODEL_FILE if Path(path).is_dir() else Path(path)
     with comm.collective_errors():
         header = read_header(file)

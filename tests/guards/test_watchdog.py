@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import json
 import math
+import os
 import re
+import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 
@@ -69,6 +73,34 @@ def test_a_call_that_raises_is_no_longer_waited_for(bark):
     with pytest.raises(ZeroDivisionError), dog.inside("sum"):
         raise ZeroDivisionError
     assert not ended.wait(0.6)
+
+
+SUSPENDED = """
+import sys, time
+from distnewton.guards.watchdog import watchdog
+watchdog.start(0, lambda message, code: print(message, flush=True), limit=1.5)
+with watchdog.inside("sum"):
+    print("waits", flush=True)
+    # a long sleep would be over when it is waked
+    for _ in range(int(sys.argv[1])):
+        time.sleep(0.1)
+"""
+
+
+@pytest.mark.parametrize(("n_pauses", "ends"), [(9, False), (90, True)])
+def test_a_process_that_was_suspended_waits_anew(tmp_path, n_pauses, ends):
+    program = [sys.executable, "-c", SUSPENDED, str(n_pauses)]
+    apart = os.environ | {"TMPDIR": str(tmp_path)}
+    with subprocess.Popen(program, stdout=subprocess.PIPE, text=True, env=apart) as one:
+        try:
+            assert one.stdout.readline() == "waits\n"
+            one.send_signal(signal.SIGSTOP)
+            time.sleep(3.5)
+            one.send_signal(signal.SIGCONT)
+            said = one.stdout.readline()
+        finally:
+            one.kill()
+    assert said.startswith("waited ") == ends, said
 
 
 def test_a_host_that_answered_and_no_longer_does_is_named(bark, monkeypatch):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import sys
 import time
 
@@ -87,14 +88,21 @@ def test_training_from_python_is_watched(tmp_path):
     assert "Not in any collective is rank 1 on " in done.stderr
 
 
-def test_a_rank_that_never_begins_to_train_ends_the_job(tmp_path):
+FIT = """from distnewton.sklearn import NewtonClassifier
+NewtonClassifier((6,), settings={"run": {"hang_seconds": 2.0, "warn_seconds": 0.5}}, comm=MPI.COMM_WORLD).fit(X, y)
+"""
+
+
+@pytest.mark.parametrize("call", ["", FIT], ids=["train", "fit"])
+def test_a_rank_that_never_begins_to_train_ends_the_job(tmp_path, call):
     pause = "if MPI.COMM_WORLD.rank == 1:\n    import time\n    time.sleep(60)\n"
-    never = PROGRAM.replace("distnewton.train(", f"{pause}distnewton.train(")
+    never = PROGRAM.replace("distnewton.train(", f"{pause}{call}distnewton.train(")
     (tmp_path / "program.py").write_text(never)
     done = run([*mpirun(2), sys.executable, "program.py"], cwd=tmp_path)
     assert done.returncode == 76, done.stderr
     assert "rank 0 on " in done.stderr
-    assert "has waited " in done.stderr
+    assert re.search(r"rank 0 on .* has waited \d s for rank 1 of 2, before the first message of all", done.stderr)
+    assert "failed: waited 2 s for rank 1 of 2 before the first message" in done.stderr
 
 
 def test_a_short_wait_is_warned_of_and_taken_back(tmp_path):

@@ -1,0 +1,88 @@
+"""The roll call before the first collective of a communicator: it names the ranks that never come to it.
+
+The first message of all ranks is where a program waits that calls a collective function on some of them only. Ranks
+report to rank 0, which answers; no collective is made before everybody is there.
+"""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from distnewton.errors import HANGS
+from distnewton.guards.failures import failures
+from distnewton.guards.hangs import ranges
+from distnewton.guards.waiting import claim_warning, take_back_warning
+from distnewton.guards.watchdog import AwakeClock, tell
+from distnewton.parallel.collectives import Communicator
+
+if TYPE_CHECKING:
+    from mpi4py.MPI import Intracomm
+
+_TAG = 31_876
+_LATER = 3.0
+"""Seconds that other ranks leave to rank 0, which knows all who are missing, to end the job."""
+_LONGEST_PAUSE = 0.01
+
+
+def call_roll(comm: Communicator, end: Callable[[str, int], object], limit: float, warn_seconds: float) -> None:
+    """Return when all ranks have called this (collective).
+
+    Parameters
+    ----------
+    comm : Communicator
+        The ranks.
+    end : callable
+        (message, exit code) ends the whole job.
+    limit, warn_seconds : float
+        Seconds after which a rank that has not come ends the job, and is warned of; 0 is never.
+    """
+    if comm.mpi is None or comm.size == 1:
+        return
+    poll = _poll_others(comm.mpi) if comm.rank == 0 else _poll_first(comm.mpi)
+    clock, warned = AwakeClock(), False
+    while missing := poll():
+        waited = clock.seconds()
+        if limit and waited > limit + _LATER * (comm.rank > 0):
+            end(
+                f"waited {waited:.0f} s for rank {ranges(missing)} of {comm.size} before the first message of all "
+                f"ranks (run.hang_seconds = {limit:g}): it has not called what others have, is stopped, or has died",
+                HANGS,
+            )
+            return
+        if warn_seconds and not warned and waited > warn_seconds:
+            warned = True
+            if claim_warning(failures.meeting_place(), {**failures.facts(), "rank": comm.rank}):
+                limits = f"; the job ends after {limit:g} s of it" if limit else ""
+                tell(
+                    f"rank {comm.rank} on {platform.node()} has waited {waited:.0f} s for rank {ranges(missing)} of "
+                    f"{comm.size}, before the first message of all ranks{limits}"
+                )
+        clock.sleep(min(_LONGEST_PAUSE, waited / 10))
+    if warned and take_back_warning(failures.meeting_place(), comm.rank):
+        tell(f"rank {comm.rank} continues")
+
+
+def _poll_others(mpi: Intracomm) -> Callable[[], list[int]]:
+    """For rank 0: who has not reported yet; those who have are answered."""
+    from mpi4py import MPI
+
+    missing, status = set(range(1, mpi.Get_size())), MPI.Status()
+    answers: list[MPI.Request] = []
+
+    def poll() -> list[int]:
+        while mpi.Iprobe(MPI.ANY_SOURCE, _TAG, status):
+            rank = status.Get_source()
+            mpi.Recv(bytearray(0), rank, _TAG)
+            answers.append(mpi.Isend(b"", rank, _TAG))
+            missing.discard(rank)
+        return [] if not missing and MPI.Request.Testall(answers) else sorted(missing)
+
+    return poll
+
+
+def _poll_first(mpi: Intracomm) -> Callable[[], list[int]]:
+    """For other ranks: rank 0, until it has answered."""
+    requests = [mpi.Isend(b"", 0, _TAG), mpi.Irecv(bytearray(0), 0, _TAG)]
+    return lambda: [] if type(requests[0]).Testall(requests) else [0]
