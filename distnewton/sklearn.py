@@ -29,6 +29,7 @@ all else are no collective calls: one rank may make them alone.
 
 from __future__ import annotations
 
+import warnings
 import zlib
 from collections.abc import Mapping
 from copy import copy
@@ -53,8 +54,9 @@ from distnewton.runs.session import Observer, train
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
+    from sklearn.exceptions import ConvergenceWarning
     from sklearn.utils import check_random_state, check_scalar, compute_sample_weight
-    from sklearn.utils.multiclass import check_classification_targets
+    from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError:
     raise MissingExtraError("distnewton.sklearn", "sklearn") from None
@@ -108,28 +110,45 @@ class _NewtonEstimator(BaseEstimator):
         state: dict[str, Any] = {**super().__getstate__()}
         return state if self.comm is None else {**state, "comm": "auto"}
 
-    def _train(self, X: Any, y: Array, sample_weight: Array | None, loss: str, label: Any) -> None:
-        """Train on checked data; sets what is known after it."""
+    def _train(
+        self, X: Any, y: Array, sample_weight: Array | None, loss: str, label: Any, *,
+        classes: Array | None = None, partial: bool = False,
+    ) -> None:  # fmt: skip
+        """Train on checked data, one iteration from the last model on where it is a part; sets what is known after."""
         mpi = communicator_of_launch() if isinstance(self.comm, str) and self.comm == "auto" else self.comm
         comm = mpi if isinstance(mpi, Communicator) else Communicator(mpi)
-        limits = self._config(loss, 0).run
+        limits = self._config(loss, 0, partial=partial).run
         guard(comm, limits.hang_seconds, limits.warn_seconds, checked=limits.checked)
         _check_same_data(comm, X, y, sample_weight)
         seed = comm.broadcast_json(int(check_random_state(self.random_state).randint(2**31 - 1)))
-        config = self._config(loss, seed)
+        config = self._config(loss, seed, partial=partial)
         names = names_from_frame(getattr(self, "feature_names_in_", ()), label)
         name = f"the data of {type(self).__name__}"
-        source = ArraySource(X, y, sample_weight=sample_weight, name=name, columns=names)
-        start = getattr(self, "model_", None) if self.warm_start else None
+        source = ArraySource(X, y, sample_weight=sample_weight, name=name, columns=names, classes=classes)
+        start = getattr(self, "model_", None) if self.warm_start or partial else None
         result = train(config, comm, train_data=source, start=start, observers=self._observers(comm))
         self.model_ = whole_model(result.model)
         result.model.grid.free()
         self.history_ = result.history
-        self.loss_curve_ = [record.objective for record in result.history]
-        self.n_iter_ = result.last.iteration
+        curve = [record.objective for record in result.history]
+        goes_on = partial and start is not None
+        known: Mapping[str, Any] = vars(self) if goes_on else {"loss_curve_": curve[:1], "n_iter_": 0}
+        self.loss_curve_: list[float] = [*known["loss_curve_"], *curve[1:]]
+        self.n_iter_: int = known["n_iter_"] + result.last.iteration
+        run = config.run
+        could_converge = bool(run.tolerance or self.early_stopping) and run.iterations > 0
+        if could_converge and not (partial or result.stopped or result.ended) and comm.rank == 0:
+            warnings.warn(
+                f"training ended after max_iter = {run.iterations} iterations, before it converged (tol = {self.tol:g})"
+                ": raise max_iter, scale the features, or raise tol",
+                ConvergenceWarning,
+                stacklevel=3,
+            )
 
-    def _config(self, loss: str, seed: int) -> Config:
-        """The parameters as a configuration."""
+    def _config(self, loss: str, seed: int, *, partial: bool = False) -> Config:
+        """The parameters as a configuration; of one iteration for a part of the data."""
+        if partial and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True: it sees one part of the data at a time")
         sizes = [self.hidden_layer_sizes] if isinstance(self.hidden_layer_sizes, Real) else self.hidden_layer_sizes
         hidden = [int(check_scalar(size, "hidden_layer_sizes", Integral, min_val=1)) for size in sizes]
         check_scalar(self.max_iter, "max_iter", Integral, min_val=0)
@@ -144,7 +163,7 @@ class _NewtonEstimator(BaseEstimator):
             "data": {"scale": self.scale},
             "network": {"layers": ["auto", *hidden, "auto"], "activation": self.activation, "loss": loss},
             "method": method,
-            "run": {"iterations": int(self.max_iter), "dtype": self.dtype, "seed": seed},
+            "run": {"iterations": 1 if partial else int(self.max_iter), "dtype": self.dtype, "seed": seed},
         }
         if self.early_stopping:
             tree["data"]["validation_fraction"] = float(self.validation_fraction)
@@ -294,6 +313,51 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         self._train(X, _names(self.classes_)[indices], weights, self._loss(), label)
         return self
 
+    def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> NewtonClassifier:
+        """Train one iteration on a part of the data, from the weights of the last call, or of fit, on.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Features.
+        y : array-like of shape (n_samples,)
+            Labels; some classes may be missing.
+        classes : array-like of shape (n_classes,) or None
+            All classes, needed in the first call.
+        sample_weight : array-like of shape (n_samples,) or None
+            How much each sample counts.
+
+        Returns
+        -------
+        NewtonClassifier
+            Itself.
+
+        Notes
+        -----
+        Collective over the ranks, which all pass the same data. The scaling of the features is that of the first part;
+        C weighs the samples of this part alone against the regularisation. ``tol`` and ``max_iter`` do not count, and
+        directions that remember earlier steps begin anew with each call.
+        """
+        label = getattr(y, "name", None)
+        is_first = _check_partial_fit_first_call(self, classes)
+        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], reset=is_first)
+        check_classification_targets(y)
+        if isinstance(self.class_weight, str):
+            raise ValueError("class_weight = 'balanced' is not known to partial_fit: give weights of the classes")
+        if unknown := sorted(set(y.tolist()) - set(self.classes_.tolist())):
+            raise ValueError(f"y has labels that classes does not have: {unknown[:10]}")
+        if len(self.classes_) < 2:
+            raise ValueError(f"{type(self).__name__} needs at least 2 classes, got 1 class: {self.classes_[0]!r}")
+        weights = self._checked_weights(X, sample_weight)
+        if self.class_weight is not None:
+            by_class = compute_sample_weight(self.class_weight, y)
+            weights = by_class if weights is None else weights * by_class
+        X, y, weights = _present(X, y, weights)
+        names = _names(self.classes_)
+        labels = names[np.searchsorted(self.classes_, y)]
+        self._train(X, labels, weights, self._loss(), label, classes=names, partial=True)
+        return self
+
     def decision_function(self, X: Any) -> Array:
         """Outputs of the network: logits of the classes, or of two classes those of the second over the first.
 
@@ -403,6 +467,37 @@ class NewtonRegressor(RegressorMixin, _NewtonEstimator):
         )
         X, y, weights = _present(X, y, self._checked_weights(X, sample_weight))
         self._train(X, y, weights, "squared", label)
+        self._one_column = y.ndim == 1
+        return self
+
+    def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> NewtonRegressor:
+        """Train one iteration on a part of the data, from the weights of the last call, or of fit, on.
+
+        Parameters
+        ----------
+        X : array-like or sparse matrix of shape (n_samples, n_features)
+            Features.
+        y : array-like of shape (n_samples,) or (n_samples, n_targets)
+            Numbers.
+        sample_weight : array-like of shape (n_samples,) or None
+            How much each sample counts.
+
+        Returns
+        -------
+        NewtonRegressor
+            Itself.
+
+        Notes
+        -----
+        As of :meth:`NewtonClassifier.partial_fit`; the scaling of y is that of the first part, too.
+        """
+        label = getattr(y, "name", None)
+        X, y = validate_data(
+            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], multi_output=True, y_numeric=True,
+            reset=not hasattr(self, "model_"),
+        )  # fmt: skip
+        X, y, weights = _present(X, y, self._checked_weights(X, sample_weight))
+        self._train(X, y, weights, "squared", label, partial=True)
         self._one_column = y.ndim == 1
         return self
 

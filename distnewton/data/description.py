@@ -52,6 +52,8 @@ class Description:
         Whether there are labels; else `labels` is full of NaN.
     names : ColumnNames or None
         Of the columns, where the data have any.
+    classes : list of (float or str) or None
+        All classes, where `labels` need not have each of them.
     """
 
     name: str
@@ -67,6 +69,7 @@ class Description:
     weights: NDArray[np.float64] | None = None
     labelled: bool = True
     names: ColumnNames | None = None
+    classes: list[float] | list[str] | None = None
 
 
 class DataSource(Protocol):

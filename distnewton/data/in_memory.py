@@ -39,6 +39,8 @@ class ArraySource(Source):
         As it appears in messages.
     columns : ColumnNames or None
         Names of the features and the labels; by default those that X and y have themselves.
+    classes : array-like of shape (n_classes,) or None
+        All labels that there may be, where y need not have each of them; by default those of y.
 
     Raises
     ------
@@ -49,7 +51,7 @@ class ArraySource(Source):
 
     def __init__(
         self, X: Any, y: Any = None, *, sample_weight: Any = None, name: str = "data",
-        columns: ColumnNames | None = None,
+        columns: ColumnNames | None = None, classes: Any = None,
     ) -> None:  # fmt: skip
         self.name = name
         self._names = columns or names_from_frame(getattr(X, "columns", ()), getattr(y, "name", None))
@@ -64,6 +66,7 @@ class ArraySource(Source):
             )
         if self._X.dtype.kind not in "biuf":
             raise DataError(f"{name}: X must hold real numbers, got an array of {self._X.dtype}")
+        self._classes = None if classes is None else labels_of(classes, lambda i: f"{name}: class {i}").tolist()
         self._weights = None if sample_weight is None else self._checked_weights(sample_weight)
 
     def _n_readable(self) -> int:
@@ -97,6 +100,7 @@ class ArraySource(Source):
         return Description(
             self.name, "memory", n_samples, n_features, n_nonzeros, self._sparse, self._y,
             image_shape=self._image_shape, weights=self._weights, names=self._names, labelled=self._labelled,
+            classes=self._classes,
         )  # fmt: skip
 
     def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> Features:

@@ -131,8 +131,11 @@ class Task:
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             i_sample = int(np.argwhere(~np.isfinite(labels))[0][0])
             raise DataError(f"{source.locate(i_sample)}: a label is NaN or infinite, which is no class")
-        classes = LabelMapping.fit(labels, name=source.name)
-        _refuse_numbers(classes, len(labels), source.name)
+        if description.classes is not None:
+            classes = LabelMapping.fit(np.array(description.classes), name=source.name)
+        else:
+            classes = LabelMapping.fit(labels, name=source.name)
+            _refuse_numbers(classes, len(labels), source.name)
         if name == "binary" and classes.n_classes != 2:
             raise DataError(
                 f"{source.name}: the logistic loss separates two classes, found {classes.n_classes}; "

@@ -14,6 +14,7 @@ reason = "scikit-learn is not installed: pip install 'distnewton[sklearn]'"
 pytest.importorskip("sklearn", reason=reason)
 from scipy.sparse import csr_array  # noqa: E402
 from sklearn.base import clone  # noqa: E402
+from sklearn.exceptions import ConvergenceWarning  # noqa: E402
 from sklearn.linear_model import LogisticRegression, Ridge  # noqa: E402
 from sklearn.model_selection import GridSearchCV  # noqa: E402
 from sklearn.pipeline import make_pipeline  # noqa: E402
@@ -25,6 +26,9 @@ from distnewton.data.columns import ColumnNames  # noqa: E402
 from distnewton.errors import ConfigError, DataError, MissingExtraError  # noqa: E402
 from distnewton.models.loading import load_model  # noqa: E402
 from distnewton.sklearn import NewtonClassifier, NewtonRegressor  # noqa: E402
+
+# most tests need few iterations
+pytestmark = pytest.mark.filterwarnings("ignore:training ended after max_iter:sklearn.exceptions.ConvergenceWarning")
 
 ALONE = {"run": {"threads": 1}}
 EXACT = {"tol": 1e-9, "settings": {"method": {"cg_tolerance": 1e-6, "cg_max": 200}}}
@@ -216,6 +220,63 @@ def test_early_stopping_and_warm_start():
         first.fit(X, y + 1)
 
 
+@pytest.mark.filterwarnings("error")
+def test_max_iter_before_convergence_is_warned_of():
+    X, y = blobs()
+    with pytest.warns(ConvergenceWarning, match=r"after max_iter = 2 iterations.*tol = 0\.001") as caught:
+        NewtonClassifier(4, max_iter=2, random_state=0).fit(X, y)
+    assert caught[0].filename == __file__, "the line that calls fit"
+    with pytest.warns(ConvergenceWarning):
+        NewtonRegressor(4, max_iter=2, random_state=0).fit(X, X[:, 0] ** 2)
+    assert NewtonClassifier(4, max_iter=500, random_state=0).fit(X, y).n_iter_ < 500
+    # none of these has a criterion that could have been met
+    NewtonClassifier(4, max_iter=2, tol=0).fit(X, y)
+    NewtonClassifier(4, max_iter=0).fit(X, y)
+    NewtonClassifier(4, max_iter=2, direction="sgd", batch_size=16).fit(X, y)
+    NewtonClassifier(4).partial_fit(X, y, classes=[0, 1, 2])
+
+
+def test_partial_fit_goes_on_from_the_fitted_weights():
+    X, y = blobs(300)
+    names = np.array(["red", "green", "blue"])
+    found = NewtonClassifier(6, scale="standard", random_state=0)
+    few = y != 2
+    found.partial_fit(X[few][:60], names[y[few][:60]], classes=names)
+    assert found.classes_.tolist() == sorted(names), "also those that the part lacks"
+    assert found.predict_proba(X).shape == (300, 3)
+    weights = found.model_.params.copy()
+    found.partial_fit(X[y == 0][:9], names[y[y == 0][:9]])
+    assert not np.array_equal(found.model_.params, weights)
+    for start in range(0, 300, 60):
+        found.partial_fit(X[start : start + 60], names[y[start : start + 60]])
+    assert (found.n_iter_, len(found.loss_curve_)) == (7, 8)
+    assert found.score(X, names[y]) > 0.85
+    fitted = NewtonClassifier(6, max_iter=3, random_state=0).fit(X, y)
+    before = fitted.loss_curve_
+    assert fitted.partial_fit(X, y).loss_curve_[:-1] == before
+    assert fitted.loss_curve_[-1] < before[-1]
+    regressor = NewtonRegressor(6, random_state=0)
+    for _ in range(12):
+        regressor.partial_fit(X, 1e4 * X[:, 0])
+    assert regressor.score(X, 1e4 * X[:, 0]) > 0.9
+
+
+def test_what_partial_fit_refuses():
+    X, y = blobs()
+    with pytest.raises(ValueError, match="classes must be passed on the first call"):
+        NewtonClassifier(4).partial_fit(X, y)
+    with pytest.raises(ValueError, match=r"labels that classes does not have: \[2\]"):
+        NewtonClassifier(4).partial_fit(X, y, classes=[0, 1])
+    with pytest.raises(ValueError, match="at least 2 classes"):
+        NewtonClassifier(4).partial_fit(X[y == 1], y[y == 1], classes=[1])
+    with pytest.raises(ValueError, match="early_stopping"):
+        NewtonRegressor(4, early_stopping=True).partial_fit(X, X[:, 0])
+    with pytest.raises(ValueError, match="class_weight"):
+        NewtonClassifier(4, class_weight="balanced").partial_fit(X, y, classes=[0, 1, 2])
+    with pytest.raises(ValueError, match="features"):
+        NewtonClassifier(4).partial_fit(X, y, classes=[0, 1, 2]).partial_fit(X[:, 1:], y)
+
+
 def test_pipelines_and_searches():
     X, y = blobs()
     pipeline = make_pipeline(StandardScaler(), NewtonClassifier(max_iter=10, random_state=0))
@@ -272,6 +333,12 @@ def test_over_ranks_all_have_the_model_of_one_process(world):
         good = np.allclose(spread.predict_proba(X), alone.predict_proba(X), rtol=1e-6, atol=1e-9)
         good &= np.array_equal(spread.predict(X), alone.predict(X))
         assert not world.any(not good)
+    parts = [NewtonClassifier(4, random_state=0, settings=ALONE, comm=comm) for comm in (world.mpi, None)]
+    for part in parts:
+        for rows in (y != 2, y != 0, y >= 0):
+            part.partial_fit(X[rows], labels[rows], classes=["red", "green", "blue"])
+    good = np.allclose(parts[0].predict_proba(X), parts[1].predict_proba(X), rtol=1e-6, atol=1e-9)
+    assert not world.any(not good)
     # no other rank is needed any more
     if world.rank == world.size - 1:
         assert spread.score(X, labels) > 0.85
