@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distnewton.errors import EXIT_CODES
-from distnewton.guards.failures import ERRORS_FOLDER, FIRST_FILE, read_first
+from distnewton.guards.failures import ERRORS_FOLDER, FIRST_FILE, LAUNCHER_FILE, read_first, replace
 from distnewton.runs.run_folder import END_FILE
 
 GRACE_SECONDS = 5.0
@@ -102,6 +102,10 @@ def _verdict(folder: Path, ended: bool, failed: bool, code: int) -> int:
         return LOST
     if code not in EXIT_CODES and code != LOST:
         _say(f"the launcher ended with code {code}, and no rank said why")
+        # a process that is killed leaves no word: this is all that distnewton why can tell of it
+        errors = folder / ERRORS_FOLDER
+        errors.mkdir(exist_ok=True)
+        replace(errors / LAUNCHER_FILE, {"exit_code": code})
     return code
 
 

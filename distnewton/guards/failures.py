@@ -18,7 +18,7 @@ from typing import Any
 
 from distnewton.guards.ledger import Ledger
 
-ERRORS_FOLDER, FIRST_FILE = "errors", "first.json"
+ERRORS_FOLDER, FIRST_FILE, LAUNCHER_FILE = "errors", "first.json", "launcher.json"
 
 
 class Failures:
@@ -161,6 +161,6 @@ def read_first(folder: Path) -> dict[str, Any] | None:
 def forget(folder: Path) -> None:
     """Remove the failures of an earlier run from a folder that is to be used again."""
     errors = folder / ERRORS_FOLDER
-    for pattern in ("rank-*", "hang-rank-*", "waiting.*", FIRST_FILE):
+    for pattern in ("rank-*", "hang-rank-*", "waiting.*", FIRST_FILE, LAUNCHER_FILE):
         for file in errors.glob(pattern):
             file.unlink(missing_ok=True)

@@ -3,15 +3,24 @@
 from __future__ import annotations
 
 import json
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from distnewton.errors import DataError
-from distnewton.guards.failures import ERRORS_FOLDER, read_first
+from distnewton.guards.failures import ERRORS_FOLDER, LAUNCHER_FILE, read_first
 from distnewton.guards.hangs import describe_hang, ranges, read_hangs, where
 from distnewton.reporting.run_data import TORN
-from distnewton.runs.run_folder import END_FILE, METRICS_FILE, hosts_of, metrics_lines, no_run_folder, read_metrics
+from distnewton.runs.run_folder import (
+    END_FILE,
+    METRICS_FILE,
+    hosts_of,
+    is_at_work,
+    metrics_lines,
+    no_run_folder,
+    read_metrics,
+)
 
 _LINES = 12
 
@@ -48,6 +57,24 @@ def explain_failure(path: Path) -> Iterator[str]:
         raise DataError(f"a report in {errors} is damaged: {error!r}", collective=True) from None
 
 
+def _silent_end(path: Path) -> str:
+    """What is known of a run that has left neither a report nor an end."""
+    if is_at_work(path):
+        return "the run goes on, and is"
+    outside = "something outside ended a process or host (out of memory, kill, crash of a library)"
+    file = path / ERRORS_FOLDER / LAUNCHER_FILE
+    if not file.is_file():
+        return f"no report was written, and no process has the run open: {outside}; the launcher's output says which,"
+    code = json.loads(file.read_text(encoding="utf-8"))["exit_code"]
+    # shells and Open MPI add 128, MPICH does not
+    number = code - 128 if code > 128 else code
+    try:
+        said = f"signal {number} ({signal.Signals(number).name}) ended a rank or the launcher"
+    except ValueError:
+        said = outside
+    return f"no report was written: {said}; the launcher returned {code},"
+
+
 def _hang(path: Path, first: dict[str, Any] | None) -> Iterator[str]:
     """Which rank the others waited for, where the watchdog ended the run."""
     errors = path / ERRORS_FOLDER
@@ -78,10 +105,7 @@ def _cause(path: Path, first: dict[str, Any] | None) -> Iterator[str]:
         if (path / METRICS_FILE).is_file() and metrics_lines(path)[1]:
             yield f"note       {TORN}"
         reached = f"after iteration {records[-1]['iteration']}" if records else "before its first iteration"
-        yield (
-            f"cause      no report was written {reached}: the run has not ended, or something outside ended a process "
-            "or host (out of memory, kill, crash of a library); the launcher's output says which"
-        )
+        yield f"cause      {_silent_end(path)} {reached}"
         return
     phase = f", phase {first['phase']}" if first.get("phase") else ""
     done = first.get("finished_iteration")

@@ -195,16 +195,25 @@ class RunFolder:
             part.replace(self.path / name)
 
 
-def _lock(file: FileIO) -> bool:
+def _lock(file: FileIO, kind: int = fcntl.LOCK_EX) -> bool:
     """Lock a file for as long as it is open; False where another process has it. Some file systems lock nothing."""
     try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     except OSError as error:
         if error.errno not in _NO_LOCKS:
             raise
     return True
+
+
+def is_at_work(path: Path) -> bool:
+    """Whether a process has a run open; False where the file system locks no files."""
+    try:
+        with FileIO(path / METRICS_FILE) as file:
+            return not _lock(file, fcntl.LOCK_SH)
+    except FileNotFoundError:
+        return False
 
 
 def files_of_run(path: Path) -> list[str]:

@@ -13,8 +13,9 @@ import pytest
 
 from distnewton.cluster import supervise as module
 from distnewton.cluster.supervise import main, supervise
-from distnewton.guards.failures import Failures
-from distnewton.runs.run_folder import write_end
+from distnewton.guards.failures import Failures, forget
+from distnewton.reporting.failure_report import explain_failure
+from distnewton.runs.run_folder import RunFolder, write_end
 
 
 @pytest.fixture(autouse=True)
@@ -86,6 +87,28 @@ def test_an_earlier_failure_is_not_this_one(tmp_path):
     earlier.folder = tmp_path
     earlier.write(0, 76, "long ago")
     assert supervise(tmp_path, python(END + "write_end(Path(sys.argv[1]), 0)", tmp_path)) == 0
+
+
+@pytest.mark.parametrize(("end", "words"), [
+    ("os.kill(os.getpid(), 9)", "signal 9 (SIGKILL) ended a rank or the launcher; the launcher returned 137"),
+    ("sys.exit(11)", "signal 11 (SIGSEGV) ended a rank or the launcher; the launcher returned 11"),
+    ("sys.exit(99)", "something outside ended a process"),
+])  # fmt: skip
+def test_why_tells_what_the_launcher_knows(tmp_path, end, words):
+    code = supervise(tmp_path, python(f"import os, sys; {end}", tmp_path))
+    assert code in (137, 11, 99)
+    (told,) = explain_failure(tmp_path)
+    assert told.startswith("cause      no report was written: ")
+    assert words in told
+    forget(tmp_path)
+    assert not list((tmp_path / "errors").iterdir())
+
+
+def test_why_tells_that_a_run_goes_on(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    assert list(explain_failure(folder.path)) == ["cause      the run goes on, and is before its first iteration"]
+    folder.close()
+    assert "no process has the run open" in "".join(explain_failure(folder.path))
 
 
 def test_signals_reach_the_launcher(tmp_path):
