@@ -41,7 +41,8 @@ import numpy as np
 
 from distnewton.backend import Array
 from distnewton.config import Config, make_config
-from distnewton.data.columns import names_from_frame
+from distnewton.data.columns import ColumnNames, Wanted, names_from_frame
+from distnewton.data.formats.tables import encode_frame, is_frame
 from distnewton.data.in_memory import ArraySource
 from distnewton.directions.options import FullBatchOptions
 from distnewton.errors import ConfigError, MissingExtraError
@@ -55,7 +56,7 @@ from distnewton.runs.session import Observer, train
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.exceptions import ConvergenceWarning
-    from sklearn.utils import check_random_state, check_scalar, compute_sample_weight
+    from sklearn.utils import check_random_state, check_scalar, check_X_y, compute_sample_weight
     from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError:
@@ -122,7 +123,7 @@ class _NewtonEstimator(BaseEstimator):
         _check_same_data(comm, X, y, sample_weight)
         seed = comm.broadcast_json(int(check_random_state(self.random_state).randint(2**31 - 1)))
         config = self._config(loss, seed, partial=partial)
-        names = names_from_frame(getattr(self, "feature_names_in_", ()), label)
+        names = self.columns_ or names_from_frame(getattr(self, "feature_names_in_", ()), label)
         name = f"the data of {type(self).__name__}"
         source = ArraySource(X, y, sample_weight=sample_weight, name=name, columns=names, classes=classes)
         start = getattr(self, "model_", None) if self.warm_start or partial else None
@@ -197,11 +198,44 @@ class _NewtonEstimator(BaseEstimator):
         weights: Array = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         return weights
 
+    def _training_data(self, X: Any, y: Any, *, reset: bool = True, **checks: Any) -> tuple[Any, Array]:
+        """Checked features and labels; of a table with texts or missing values the numbers that these become."""
+        if reset:
+            data = (self.settings or {}).get("data", {})
+            rules = {rule: data[rule] for rule in ("missing", "categories") if rule in data}
+            found = encode_frame(X, getattr(y, "name", None), Wanted(**rules), "X") if is_frame(X) else None
+            self.columns_: ColumnNames | None = None if found is None else found[1]
+            numbers = None if found is None else found[0]
+        else:
+            numbers = self._encoded(X)
+        checks |= {"accept_sparse": "csr", "dtype": [np.float64, np.float32]}
+        if numbers is None:
+            checked: tuple[Any, Array] = validate_data(self, X, y, reset=reset, **checks)
+        else:
+            validate_data(self, X, skip_check_array=True, reset=reset)
+            checked = check_X_y(numbers, y, estimator=self, **checks)
+        return checked
+
+    def _encoded(self, X: Any) -> Array | None:
+        """Numbers of a table, encoded as that of training; None where training had only numbers."""
+        if self.columns_ is None:
+            return None
+        if not is_frame(X):
+            raise ValueError("fit saw a table with texts or missing values: give a table with the same columns")
+        validate_data(self, X, skip_check_array=True, reset=False)
+        found = encode_frame(X, wanted=Wanted(names=self.columns_), name="X")
+        assert found is not None  # noqa: S101  (columns that are known are always encoded)
+        for note in found[2]:
+            warnings.warn(note, stacklevel=4)
+        return found[0]
+
     def _outputs(self, X: Any) -> Array:
         """Outputs of the network, of shape (n_samples, n_out)."""
         check_is_fitted(self)
-        X = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
-        outputs, _, _ = self.model_.outputs(ArraySource(X, np.zeros(X.shape[0]), name="X"))
+        numbers = self._encoded(X)
+        if numbers is None:
+            numbers = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
+        outputs, _, _ = self.model_.outputs(ArraySource(numbers, np.zeros(numbers.shape[0]), name="X"))
         return outputs.astype(np.float64, copy=False)
 
 
@@ -266,6 +300,8 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         Number of features.
     feature_names_in_ : ndarray of str
         Where X had names of columns.
+    columns_ : ColumnNames or None
+        How the columns of a table (pandas, polars, pyarrow) with texts or missing values became numbers; else None.
     n_iter_ : int
         Iterations done.
     history_ : History
@@ -283,8 +319,9 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-            Features.
+        X : array-like, table or sparse matrix of shape (n_samples, n_features)
+            Features. Of a table (pandas, polars, pyarrow) missing values and texts become numbers as of a file, which
+            ``settings`` may change: ``{"data": {"missing": "mean", "categories": "refuse"}}``.
         y : array-like of shape (n_samples,)
             Labels: numbers, texts or any others.
         sample_weight : array-like of shape (n_samples,) or None
@@ -300,7 +337,7 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         Collective over the ranks, which all pass the same data.
         """
         label = getattr(y, "name", None)
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32])
+        X, y = self._training_data(X, y)
         check_classification_targets(y)
         weights = self._checked_weights(X, sample_weight)
         if self.class_weight is not None:
@@ -340,7 +377,7 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         """
         label = getattr(y, "name", None)
         is_first = _check_partial_fit_first_call(self, classes)
-        X, y = validate_data(self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], reset=is_first)
+        X, y = self._training_data(X, y, reset=is_first)
         check_classification_targets(y)
         if isinstance(self.class_weight, str):
             raise ValueError("class_weight = 'balanced' is not known to partial_fit: give weights of the classes")
@@ -425,7 +462,7 @@ class NewtonRegressor(RegressorMixin, _NewtonEstimator):
 
     Attributes
     ----------
-    n_features_in_, feature_names_in_, n_iter_, history_, loss_curve_, model_
+    n_features_in_, feature_names_in_, columns_, n_iter_, history_, loss_curve_, model_
         As of :class:`NewtonClassifier`.
 
     Notes
@@ -445,8 +482,9 @@ class NewtonRegressor(RegressorMixin, _NewtonEstimator):
 
         Parameters
         ----------
-        X : array-like or sparse matrix of shape (n_samples, n_features)
-            Features.
+        X : array-like, table or sparse matrix of shape (n_samples, n_features)
+            Features. Of a table (pandas, polars, pyarrow) missing values and texts become numbers as of a file, which
+            ``settings`` may change: ``{"data": {"missing": "mean", "categories": "refuse"}}``.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
             Numbers.
         sample_weight : array-like of shape (n_samples,) or None
@@ -462,9 +500,7 @@ class NewtonRegressor(RegressorMixin, _NewtonEstimator):
         Collective over the ranks, which all pass the same data.
         """
         label = getattr(y, "name", None)
-        X, y = validate_data(
-            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], multi_output=True, y_numeric=True
-        )
+        X, y = self._training_data(X, y, multi_output=True, y_numeric=True)
         X, y, weights = _present(X, y, self._checked_weights(X, sample_weight))
         self._train(X, y, weights, "squared", label)
         self._one_column = y.ndim == 1
@@ -492,10 +528,8 @@ class NewtonRegressor(RegressorMixin, _NewtonEstimator):
         As of :meth:`NewtonClassifier.partial_fit`; the scaling of y is that of the first part, too.
         """
         label = getattr(y, "name", None)
-        X, y = validate_data(
-            self, X, y, accept_sparse="csr", dtype=[np.float64, np.float32], multi_output=True, y_numeric=True,
-            reset=not hasattr(self, "model_"),
-        )  # fmt: skip
+        reset = not hasattr(self, "model_")
+        X, y = self._training_data(X, y, reset=reset, multi_output=True, y_numeric=True)
         X, y, weights = _present(X, y, self._checked_weights(X, sample_weight))
         self._train(X, y, weights, "squared", label, partial=True)
         self._one_column = y.ndim == 1

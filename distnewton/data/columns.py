@@ -15,7 +15,7 @@ from distnewton.data.labels import MISSING_VALUES
 from distnewton.errors import ConfigError, DataError
 
 LABEL_NAMES = ("label", "target", "class", "y")
-LabelsWanted = Literal["required", "if_there", "none"]
+LabelsWanted = Literal["required", "if_there", "none", "apart"]
 _SHOWN = 10
 """Names in a message."""
 _PANDAS_INDEX = re.compile(r"__index_level_[0-9]+__")
@@ -68,8 +68,9 @@ class Wanted:
     ignore_extra_features : bool or "numbered"
         Whether features beyond that are left out instead of refused; ``numbered``: only those of sparse formats, whose
         values say which feature they belong to.
-    labels : {"required", "if_there", "none"}
-        Whether there must be labels, may be, or are not read even where they are there.
+    labels : {"required", "if_there", "none", "apart"}
+        Whether there must be labels, may be, or are not read even where they are there; ``apart``: no column holds
+        them.
     header : bool or "auto"
         Whether the first line of a text names the columns.
     comment : str
@@ -255,7 +256,7 @@ class _Table:
         used = {*names.features, names.label}
         others = [name for name in self.columns if name not in used]
         left_out = f"{self.path}: columns that the model does not know are left out: {listed(others)}"
-        label = None if labels == "none" else places.get(names.label)
+        label = None if labels in ("none", "apart") else places.get(names.label)
         return Selection(tuple(places[name] for name in names.features), label, notes=[left_out] if others else [])
 
     def _require_names(self, names: ColumnNames, places: dict[str, int], *, label_required: bool) -> None:
@@ -278,7 +279,7 @@ class _Table:
         """Select features in the order of the file, without the labels and what is ignored."""
         ignored = {self.place(column, "ignore_columns") for column in wanted.ignored}
         rest = [i for i in range(len(self.columns)) if i not in ignored and i not in self.index]
-        label = self._label_place(wanted, rest)
+        label = None if wanted.labels == "apart" else self._label_place(wanted, rest)
         if label in ignored:
             raise ConfigError(f"ignore_columns names {self.columns[label]}, the label column of {self.path}")
         features = [i for i in rest if i != label]
@@ -290,7 +291,8 @@ class _Table:
             )
         n_extra = len(features) - n_kept
         unlabelled = f"{self.path}: no label column, all {n_kept} columns are features"
-        notes = extra_note(n_extra, n_kept, "feature columns") + [unlabelled] * (label is None)
+        notes = extra_note(n_extra, n_kept, "feature columns")
+        notes += [unlabelled] * (label is None and wanted.labels != "apart")
         if left_out := sorted(self.index - ignored - {label}):
             names = listed([self.columns[i] or "without a name" for i in left_out])
             notes.append(f"{self.path}: the index column ({names}) counts rows, and is no feature")

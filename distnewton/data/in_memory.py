@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from distnewton.data.columns import ColumnNames, names_from_frame
+from distnewton.data.columns import ColumnNames, LabelsWanted, Wanted, names_from_frame
 from distnewton.data.description import Description
+from distnewton.data.formats.tables import FrameSource, encode_frame, is_frame
 from distnewton.data.labels import labels_of
 from distnewton.data.row_selection import RowSelection
 from distnewton.data.source import Source
@@ -41,6 +44,8 @@ class ArraySource(Source):
         Names of the features and the labels; by default those that X and y have themselves.
     classes : array-like of shape (n_classes,) or None
         All labels that there may be, where y need not have each of them; by default those of y.
+    notes : sequence of str
+        What a user should be told.
 
     Raises
     ------
@@ -51,9 +56,9 @@ class ArraySource(Source):
 
     def __init__(
         self, X: Any, y: Any = None, *, sample_weight: Any = None, name: str = "data",
-        columns: ColumnNames | None = None, classes: Any = None,
+        columns: ColumnNames | None = None, classes: Any = None, notes: Sequence[str] = (),
     ) -> None:  # fmt: skip
-        self.name = name
+        self.name, self._notes = name, notes
         self._names = columns or names_from_frame(getattr(X, "columns", ()), getattr(y, "name", None))
         self._sparse = hasattr(X, "tocsr")
         self._X, self._image_shape = _as_table(_summed(X.tocsr()) if self._sparse else _numbers(X, name))
@@ -98,7 +103,7 @@ class ArraySource(Source):
             raise DataError(f"{self.name}: no samples or no features, got shape {self._X.shape}")
         n_nonzeros = int(self._X.nnz if self._sparse else np.count_nonzero(self._X))
         return Description(
-            self.name, "memory", n_samples, n_features, n_nonzeros, self._sparse, self._y,
+            self.name, "memory", n_samples, n_features, n_nonzeros, self._sparse, self._y, notes=list(self._notes),
             image_shape=self._image_shape, weights=self._weights, names=self._names, labelled=self._labelled,
             classes=self._classes,
         )  # fmt: skip
@@ -117,16 +122,23 @@ class ArraySource(Source):
         return f"{self.name}: sample {i_sample}"
 
 
-def as_source(data: Any, names: ColumnNames | None = None) -> Any:
+def as_source(
+    data: Any, names: ColumnNames | None = None, *, labels: LabelsWanted = "if_there", wanted: Wanted | None = None
+) -> Any:
     """Data in any form that Python programs have them, as a source.
 
     Parameters
     ----------
     data : DataSource, tuple of X and y, array, frame, sparse array, or path
         Arrays as :class:`ArraySource` takes them, alone or with their labels; a path as of
-        :func:`~distnewton.data.sources.open_data`.
+        :func:`~distnewton.data.sources.open_data`. Of a frame (pandas, polars, pyarrow) missing values and texts become
+        numbers as of a file; one for training without y holds its labels in a column.
     names : ColumnNames or None
-        Of the features, in the order wanted: a frame's columns are chosen by them.
+        Of the features, in the order wanted: a frame's columns are chosen by them, and encoded as they say.
+    labels : {"required", "if_there", "none"}
+        Whether a frame or file without y must have labels, may have, or has them left out.
+    wanted : Wanted or None
+        Which column of a frame holds labels, and how the others are encoded.
 
     Returns
     -------
@@ -142,8 +154,15 @@ def as_source(data: Any, names: ColumnNames | None = None) -> Any:
     if isinstance(data, str | Path):
         from distnewton.data.sources import open_data
 
-        return open_data(data, names=names, labels="if_there")
+        return open_data(data, names=names, labels=labels)
     X, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
+    if is_frame(X):
+        wanted = replace(wanted or Wanted(), names=names, labels=labels)
+        encoded = names is not None and names.encoding is not None
+        if y is None and (encoded or labels == "required"):
+            return FrameSource(X, wanted)
+        if (names is None or encoded) and (found := encode_frame(X, getattr(y, "name", None), wanted)):
+            return ArraySource(found[0], y, columns=found[1], notes=found[2])
     if names is not None and all(isinstance(column, str) for column in getattr(X, "columns", [0])):
         if missing := [name for name in names.features if name not in X.columns]:
             raise DataError(f"the data has no column {missing[0]!r}, which the model was trained on")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array, to_host
-from distnewton.data.columns import ColumnNames, check_names
+from distnewton.data.columns import ColumnNames, LabelsWanted, check_names
 from distnewton.data.description import DataSource, Description
 from distnewton.data.in_memory import as_source
 from distnewton.data.partitioned import open_and_describe
@@ -99,19 +100,21 @@ class Model:
         """Outputs for features that are already scaled, in the units of the targets; replicated, (n_samples, n_out)."""
         return self.architecture.task.to_user(to_host(network_outputs(self.network, self.params, X)))
 
-    def outputs(self, data: Data) -> tuple[Array, DataSource, Description]:
+    def outputs(self, data: Data, labels: LabelsWanted = "if_there") -> tuple[Array, DataSource, Description]:
         """Outputs for a data set, replicated.
 
         Parameters
         ----------
         data : DataSource or callable
             The data, or what opens it with this model's number of features.
+        labels : {"if_there", "none"}
+            Whether the labels of a file or frame are read.
 
         Returns
         -------
         tuple of Array of shape (n_samples, n_out), DataSource and Description
         """
-        opener = data if callable(data) else lambda: as_source(data, self.names)
+        opener = data if callable(data) else lambda: as_source(data, self.names, labels=labels)
         source, description = open_and_describe(self.grid.world, opener)
         self.check_data(source, description)
         return self.outputs_of(self.features(source, description)), source, description
@@ -187,7 +190,9 @@ class Model:
             or booleans as training had them; or of the numbers predicted.
         """
         task = self.architecture.task
-        outputs, _, _ = self.outputs(data)
+        outputs, source, _ = self.outputs(data, labels="none")
+        for note in getattr(source, "unknown_notes", []) if self.grid.world.rank == 0 else []:
+            warnings.warn(note, stacklevel=2)
         if callable(data) or hasattr(data, "locate") or isinstance(data, str | Path):
             return task.labels(outputs)
         if task.classes is None:

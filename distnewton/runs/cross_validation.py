@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 from distnewton.backend import Array
 from distnewton.config import Config
 from distnewton.data.folds import draw_folds
-from distnewton.data.in_memory import as_source
 from distnewton.data.partitioned import Task, open_and_describe
 from distnewton.data.subset import CachedSource, Subset
 from distnewton.errors import ConfigError
@@ -106,11 +105,10 @@ def cross_validate(
     data = config.data
     if train_data is None and not data.train:
         raise ConfigError("cross validation needs data: data.train, or train_data", collective=True)
-    given = None if train_data is None else as_source(train_data)
-    if given is None:
+    if train_data is None:
         check_same_file(ranks, data.train, data.directory or None)
     with watchdog.patient():
-        source, described = open_and_describe(ranks, opener(data, given, data.train))
+        source, described = open_and_describe(ranks, opener(data, train_data, data.train))
     task = Task("", None, 0)
     targets: Array = np.zeros(0)
     with ranks.collective_errors():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from distnewton.config import Config, DataConfig
 from distnewton.data.description import DataSource, Description
@@ -28,7 +29,7 @@ class DataSets:
         All ranks.
     config : Config
         Names the files and how they are read.
-    given : mapping of str to DataSource or None
+    given : mapping of str to DataSource, tuple of X and y, frame or None
         Data in memory for ``train``, ``validation`` and ``test``; for None the configuration's file is opened.
 
     Attributes
@@ -54,7 +55,7 @@ class DataSets:
     Collective over ``comm``.
     """
 
-    def __init__(self, comm: Communicator, config: Config, given: Mapping[str, DataSource | None]) -> None:
+    def __init__(self, comm: Communicator, config: Config, given: Mapping[str, Any]) -> None:
         data = config.data
         self._check_files(comm, data, given)
         self.source, self.train = open_and_describe(comm, opener(data, given["train"], data.train))
@@ -79,7 +80,7 @@ class DataSets:
                 self.held_out[which] = HeldOut(which, comm, opened, self.train)
 
     @staticmethod
-    def _check_files(comm: Communicator, data: DataConfig, given: Mapping[str, DataSource | None]) -> None:
+    def _check_files(comm: Communicator, data: DataConfig, given: Mapping[str, Any]) -> None:
         """Refuse a run without training data, and files that differ between hosts."""
         if given["train"] is None and not data.train:
             message = "data.train is not set: name a file, or a bundled set such as digits:train"
@@ -89,7 +90,7 @@ class DataSets:
             if given[which] is None and name:
                 check_same_file(comm, name, data.directory or None)
 
-    def _split_off(self, config: Config, given: DataSource | None) -> DataSource:
+    def _split_off(self, config: Config, given: Any) -> DataSource:
         """Put some of the training samples aside; returns them as validation data."""
         if given is not None:
             raise ConfigError("data.validation_fraction and validation_data say the same: give one", collective=True)

@@ -9,8 +9,9 @@ import numpy as np
 
 from distnewton.backend import Array
 from distnewton.config import DataConfig
-from distnewton.data.columns import ColumnNames, LabelsWanted, check_names
+from distnewton.data.columns import ColumnNames, LabelsWanted, Wanted, check_names
 from distnewton.data.description import DataSource, Description
+from distnewton.data.in_memory import as_source
 from distnewton.data.partitioned import open_and_describe
 from distnewton.data.sources import open_data
 from distnewton.errors import DataError
@@ -22,7 +23,7 @@ from distnewton.parallel.replicas import SampleShare
 
 def opener(
     data: DataConfig,
-    given: DataSource | None,
+    given: Any,
     name: str,
     n_features: int | None = None,
     names: ColumnNames | None = None,
@@ -34,8 +35,8 @@ def opener(
     ----------
     data : DataConfig
         How files are read.
-    given : DataSource or None
-        Data that is there already.
+    given : DataSource, tuple of X and y, frame or None
+        Data that is there already, as of :func:`~distnewton.data.in_memory.as_source`.
     name : str
         Else the file, or the name of a bundled set.
     n_features : int or None
@@ -50,7 +51,10 @@ def opener(
     callable
     """
     if given is not None:
-        return lambda: given
+        wanted = Wanted(
+            data.label_column, tuple(data.ignore_columns), missing=data.missing, categories=data.categories
+        )
+        return lambda: as_source(given, names, labels=labels, wanted=wanted)
     return lambda: open_data(
         name,
         data_dir=data.directory or None,

@@ -11,6 +11,7 @@ from typing import Any
 from distnewton.backend import Array
 from distnewton.components import with_components
 from distnewton.config import Config
+from distnewton.data.formats.tables import is_frame
 from distnewton.data.scaled import gather_scaling
 from distnewton.errors import ConfigError, DistNewtonError, NumericalError
 from distnewton.guards.signals import StopSignals
@@ -51,10 +52,11 @@ def train(
     ----------
     config : Config
         The run.
-    comm : mpi4py.MPI.Intracomm, Communicator, tuple or None
-        The ranks; None is this process alone, without MPI. A tuple is ``train_data``, for this process alone.
-    train_data, test_data, validation_data : DataSource, tuple of X and y, or None
-        Data in memory, as of :func:`~distnewton.data.in_memory.as_source`; by default what ``config.data`` names.
+    comm : mpi4py.MPI.Intracomm, Communicator, tuple, frame or None
+        The ranks; None is this process alone, without MPI. A tuple or frame is ``train_data``, for this process alone.
+    train_data, test_data, validation_data : DataSource, tuple of X and y, frame, or None
+        Data in memory, as of :func:`~distnewton.data.in_memory.as_source`; by default what ``config.data`` names. A
+        frame holds its labels in the column that ``config.data.label_column`` names, or that a file would have.
     start : Model, path or None
         Model, model file or run folder whose weights and scaling the run begins with, on any grid; by default what
         ``config.network.start`` names, or random weights. Under MPI all ranks name the same.
@@ -90,7 +92,7 @@ def train(
     """
     if direction is not None or loss is not None:
         config = with_components(config, direction, loss)
-    if isinstance(comm, tuple):
+    if isinstance(comm, tuple) or is_frame(comm):
         if train_data is not None:
             raise ConfigError("the training data is given twice: behind the configuration, and as train_data")
         comm, train_data = None, comm

@@ -8,7 +8,6 @@ from typing import Any
 
 from distnewton.backend import Array
 from distnewton.config import Config
-from distnewton.data.in_memory import as_source
 from distnewton.guards.watchdog import watchdog
 from distnewton.launch.startup import guard
 from distnewton.launch.threads import threads_per_rank
@@ -73,8 +72,7 @@ class Setup:
             start = start if start is not None else config.network.start or None
             self.start = None if start is None else Start(self.comm, start)
             data = {"train": None, "validation": None, "test": None, **(given or {})}
-            sources = {name: None if one is None else as_source(one) for name, one in data.items()}
-            self.data = DataSets(self.comm, config, sources)
+            self.data = DataSets(self.comm, config, data)
             if self.start is not None:
                 self.data.task = self.start.adopt(self.data.task)
             self.placement = place_network(self.comm, config, self.data)

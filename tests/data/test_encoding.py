@@ -202,3 +202,63 @@ def test_a_model_carries_the_encoding_on_every_grid(tmp_path_factory, kind):
     names = model.names
     labels = again.predict(lambda: open_data(new, names=names, n_features=5, labels="none"))
     assert np.mean(np.array(labels) == frame["label"].to_numpy()) == 1.0
+
+
+def python_frame(kind):
+    rng = np.random.default_rng(0)
+    island = rng.choice(["Dream", "Biscoe", "Torgersen"], 90)
+    frame = pd.DataFrame({
+        "size": np.where(np.arange(90) % 7, rng.standard_normal(90), np.nan), "island": island,
+        "count": pd.array([None, 1, 2] * 30, "Int64"), "kind": pd.Categorical(["u", "v", None] * 30),
+        "grade": pd.Categorical([1, 2, 3] * 30), "tame": pd.array([True, None, False] * 30, "boolean"),
+    })  # fmt: skip
+    y = pd.Series(np.where(island == "Dream", "yes", "no"), name="species")
+    if kind == "pandas":
+        return frame, y
+    table = pa.Table.from_pandas(frame)
+    return (pytest.importorskip("polars").from_arrow(table) if kind == "polars" else table), y
+
+
+def with_labels(frame, y):
+    """The table with its labels in the last column."""
+    if isinstance(frame, pd.DataFrame):
+        return frame.assign(species=y)
+    table = pa.table(frame).append_column("species", pa.array(y))
+    return table if isinstance(frame, pa.Table) else pytest.importorskip("polars").from_arrow(table)
+
+
+@pytest.mark.mpi(min_size=1, sizes=(1, 3))
+@pytest.mark.parametrize("kind", ["pandas", "pyarrow", "polars"])
+def test_python_takes_tables_as_they_are(kind):
+    from mpi4py import MPI
+
+    import distnewton
+
+    frame, y = python_frame(kind)
+    config = distnewton.make_config({
+        "data": {"scale": "standard"}, "network": {"layers": "auto-5-auto"}, "run": {"iterations": 8},
+    })  # fmt: skip
+    both = with_labels(frame, y)
+    apart = distnewton.train(config, MPI.COMM_WORLD, train_data=(frame, y), test_data=(frame, y)).model
+    within = distnewton.train(config, MPI.COMM_WORLD, train_data=both, test_data=both, validation_data=both).model
+    assert apart.names == within.names
+    assert apart.names.encoding.n_features == apart.grid.partition.n_features == 15
+    for model in (apart, within):
+        for table in (frame, both):
+            assert model.predict(table).tolist() == y.tolist()
+        assert model.evaluate((frame, y))["accuracy"] == model.evaluate(both)["accuracy"] == 1.0
+    new = pd.DataFrame({name: pa.table(frame)[name].to_pylist() for name in pa.table(frame).column_names})[::-1]
+    assert within.predict(new).tolist() == y.tolist()[::-1]
+
+
+def test_python_warns_of_texts_that_are_new():
+    import distnewton
+
+    frame, y = python_frame("pandas")
+    model = distnewton.train(distnewton.make_config({"run": {"iterations": 1}}), with_labels(frame, y)).model
+    with pytest.warns(UserWarning, match="90 values of column island are texts that the training data do not have"):
+        model.predict(frame.assign(island="Atlantis"))
+    with pytest.raises(DataError, match="has no column island"):
+        model.predict(frame.drop(columns="island"))
+    with pytest.raises(DataError, match=r"when: is of type timestamp.*\n.*data.ignore_columns = \['when'\]"):
+        distnewton.train(distnewton.make_config({}), (frame.assign(when=pd.Timestamp("2020-01-01")), y))

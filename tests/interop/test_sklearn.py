@@ -416,3 +416,35 @@ def test_a_communicator_is_cloned_as_it_is_and_left_out_of_pickles():
     assert (cloned.hidden_layer_sizes, cloned.C) == ((3,), 2.0)
     assert pickle.loads(pickle.dumps(model)).comm == "auto"
     assert pickle.loads(pickle.dumps(NewtonClassifier(comm=None))).comm is None
+
+
+@pytest.mark.parametrize("kind", ["pandas", "pyarrow", "polars"])
+def test_tables_with_texts_and_missing_values(kind, tmp_path):
+    pandas = pytest.importorskip("pandas")
+    rng = np.random.default_rng(0)
+    island, size = rng.choice(["Dream", "Biscoe", "Torgersen"], 90), rng.standard_normal(90)
+    frame = pandas.DataFrame({"size": np.where(np.arange(90) % 7, size, np.nan), "island": island})
+    if kind != "pandas":
+        table = pytest.importorskip("pyarrow").Table.from_pandas(frame)
+        frame = table if kind == "pyarrow" else pytest.importorskip("polars").from_arrow(table)
+    y = (island == "Dream").astype(int)
+    classifier = NewtonClassifier((4,), max_iter=8).fit(frame, y)
+    assert classifier.feature_names_in_.tolist() == ["size", "island"]
+    assert classifier.n_features_in_ == 2
+    assert classifier.columns_.encoding.n_features == classifier.model_.names.encoding.n_features == 5
+    again = pickle.loads(pickle.dumps(classifier))
+    assert classifier.score(frame, y) == again.score(frame, y) == 1.0
+    with pytest.raises(ValueError, match="give a table with the same columns"):
+        classifier.predict(np.zeros((2, 5)))
+    other = pandas.DataFrame({"size": [1.0], "island": ["Atlantis"]})
+    with pytest.warns(UserWarning, match="1 values of column island are texts"):
+        classifier.predict(other)
+    with pytest.raises(ValueError, match="feature names"):
+        classifier.predict(other[["island"]])
+    regressor = NewtonRegressor((4,), max_iter=8).fit(frame, np.column_stack([y, 2 * y]))
+    assert regressor.predict(frame).shape == (90, 2)
+    with pytest.raises(DataError, match=r"island: text .*set data.categories"):
+        NewtonClassifier(settings={"data": {"categories": "refuse"}}).fit(frame, y)
+    part = NewtonClassifier((4,)).partial_fit(frame, y, classes=[0, 1])
+    assert part.columns_ == part.partial_fit(frame, y).columns_ == classifier.columns_
+    assert classifier.fit(np.column_stack([size, size]), y).columns_ is None

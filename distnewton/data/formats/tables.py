@@ -12,12 +12,22 @@ from abc import abstractmethod
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from distnewton.data.columns import ColumnNames, Selection, Wanted, column_place, listed, names_of, select_columns
+from distnewton.data.columns import (
+    LABEL_NAMES,
+    ColumnNames,
+    Selection,
+    Wanted,
+    column_place,
+    listed,
+    names_of,
+    select_columns,
+)
 from distnewton.data.description import Description
 from distnewton.data.encoding import MOST_CATEGORIES, ColumnEncoding, TableEncoding, fill_value
 from distnewton.data.formats.numbers import NUMBER
@@ -75,6 +85,8 @@ class TableSource(Source):
         Name of the format.
     n_at_once : int or None
         Features that are read at once, where all of a wide table take too much; then there is a pass for each group.
+    unknown_notes : list of str
+        Which columns had texts that the training data do not have, when the table was last gone through.
     """
 
     format: ClassVar[str]
@@ -86,6 +98,16 @@ class TableSource(Source):
         self.name, self._columns, self._named, self._wanted = name, columns, named, wanted
         self._selection: Selection = select_columns(name, columns, named, wanted, index)
         self._encoding = None if wanted.names is None else wanted.names.encoding
+        self.unknown_notes: list[str] = []
+
+    @property
+    def encoding(self) -> TableEncoding | None:
+        """How columns become features, as far as it is known."""
+        return self._encoding
+
+    def feature_columns(self) -> Iterator[str]:
+        """Names of the columns that are features."""
+        return (self._columns[i] for i in self._selection.features)
 
     def adopt(self, names: ColumnNames | None) -> None:
         """Take over how columns are encoded, as one rank has found it.
@@ -151,7 +173,7 @@ class TableSource(Source):
                     take(X)
         if not n_samples:
             raise DataError(f"{self.name}: no samples (it is empty, or holds only a header)")
-        notes = [
+        self.unknown_notes = [
             f"{self.name}: {n} values of column {name} are texts that the training data do not have; all of its "
             "features are 0 there"
             for name, n in unknown.items()
@@ -160,7 +182,8 @@ class TableSource(Source):
         return Description(
             self.name, self.format, n_samples, self._n_readable(), n_nonzeros, False,
             np.full(n_samples, np.nan) if selection.label is None else labels.joined(),
-            selection.n_extra * n_samples, self._notes() + selection.notes + self._encoding_notes() + notes,
+            selection.n_extra * n_samples,
+            self._notes() + selection.notes + self._encoding_notes() + self.unknown_notes,
             labelled=selection.label is not None,
             names=names_of(self._columns, selection, self._encoding) if named else None,
         )  # fmt: skip
@@ -591,6 +614,52 @@ class FrameSource(ArrowSource):
 
     def _batches(self, places: list[int]) -> Iterator[Any]:
         yield from self._table.select(places).to_batches()
+
+
+def is_frame(data: Any) -> bool:
+    """Whether data are a table in memory that Arrow can read."""
+    return hasattr(data, "columns") and hasattr(data, "__arrow_c_stream__")
+
+
+def encode_frame(
+    frame: Any, label: Any = None, wanted: Wanted | None = None, name: str = "data"
+) -> tuple[NDArray[np.float64], ColumnNames, list[str]] | None:
+    """Features of a table in memory whose labels are elsewhere, where they have texts or missing values.
+
+    Parameters
+    ----------
+    frame : table
+        As :class:`FrameSource` takes it.
+    label : object
+        Name of the labels; ``label`` where it is no text.
+    wanted : Wanted or None
+        How columns are encoded, by the names of a model where there are some.
+    name : str
+        As it appears in messages.
+
+    Returns
+    -------
+    tuple of ndarray of shape (n_samples, n_features), ColumnNames and list of str, or None
+        Numbers, how they came about, and what a user should be told; None where all columns are numbers as they stand,
+        or none may be encoded.
+
+    Raises
+    ------
+    DataError
+        With all columns that cannot be encoded, or those that a model knows and the table lacks.
+    """
+    wanted = replace(wanted or Wanted(), labels="apart", label_column=None, n_features=None)
+    source = FrameSource(frame, wanted, name)
+    names = wanted.names
+    if names is None:
+        if not source.encode():
+            return None
+        own = list(source.feature_columns())
+        label = label if isinstance(label, str) and label and label not in own else LABEL_NAMES[0]
+        names = ColumnNames(tuple(own), label, source.encoding)
+    description = source.describe()
+    notes = description.notes if wanted.names is None else source.unknown_notes
+    return np.asarray(source.read(0, description.n_features)), names, notes
 
 
 def _index_of(schema: pa.Schema) -> list[str]:
