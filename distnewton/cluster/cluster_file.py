@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, Field, ValidationError, model_validator
 
+from distnewton.cluster.quoting import problem
 from distnewton.config.tree import describe_errors, read_toml
 from distnewton.errors import ConfigError
 from distnewton.options import Options
@@ -27,12 +28,32 @@ def _matching(pattern: str, rule: str) -> AfterValidator:
     return AfterValidator(check)
 
 
-Line = Annotated[str, _matching(r"[^\n\r\0]*", "must be one line")]
+def _one_line(text: str) -> str:
+    if found := problem(text):
+        raise ValueError(found)
+    return text
+
+
+def _shell_line(text: str) -> str:
+    """A line of the user's own shell code, in which a tab is a blank."""
+    _one_line(text.replace("\t", " "))
+    return text
+
+
+Line = Annotated[str, AfterValidator(_one_line)]
+ShellLine = Annotated[str, AfterValidator(_shell_line)]
 Name = Annotated[str, _matching(r"[A-Za-z0-9][A-Za-z0-9_.-]*", "a name of letters, digits, dots and dashes")]
 Time = Annotated[
     str, _matching(r"((\d+-)?\d+(:\d\d){0,2})?", 'a time limit is written "minutes", "hh:mm:ss" or "days-hh:mm:ss"')
 ]
 Memory = Annotated[str, _matching(r"(\d+[KMGT]?)?", 'memory is written as "4000M" or "16G" (0 for all of a node)')]
+Variable = Annotated[
+    str,
+    _matching(
+        r"(?!(run|code|tries|options|mpirun|distnewton|gpus|k)$)[A-Za-z_][A-Za-z0-9_]*",
+        "a variable is a name of letters, digits and underscores that the job file does not use itself",
+    ),
+]
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0.0, allow_inf_nan=False)]
 
@@ -73,10 +94,10 @@ class EnvironmentTable(Options):
     """``[environment]``: what the job sets up by itself, so that nothing depends on the shell it came from."""
 
     modules: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_./+-]+$")]] = Field([])
-    setup: list[Line] = Field([])
+    setup: list[ShellLine] = Field([])
     programs: Line = ""
     directory: Line = ""
-    variables: dict[Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")], Line] = Field({})
+    variables: dict[Variable, Line] = Field({})
 
 
 class GpuTable(Options):
@@ -170,7 +191,7 @@ class Cluster(Options):
     @model_validator(mode="after")
     def _tables_fit(self) -> Cluster:
         launch = self.launch
-        slurm = launch.scheduler == "slurm"
+        slurm = self.has_slurm
         plain_mpirun = launch.launcher == "mpirun" and not slurm
         rules = {
             'launch.launcher = "srun" needs launch.scheduler = "slurm"': launch.launcher == "srun" and not slurm,
@@ -183,6 +204,11 @@ class Cluster(Options):
         if broken := [rule for rule, is_broken in rules.items() if is_broken]:
             raise ValueError("\n".join(broken))
         return self
+
+    @property
+    def has_slurm(self) -> bool:
+        """Whether Slurm starts the jobs."""
+        return self.launch.scheduler == "slurm"
 
     @property
     def has_network(self) -> bool:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from distnewton.cluster.cluster_file import Cluster
+from distnewton.cluster.quoting import MOST_NAME, MOST_PATH, checked
 from distnewton.runs.run_folder import METRICS_FILE
 
 JOB_FILE, JOB_CONFIG, OUTPUT_FILE = "job.sh", "job.toml", "job-%j.out"
@@ -16,7 +17,13 @@ GO_ON = "--resume=auto"
 
 @dataclass(frozen=True)
 class Job:
-    """A job to be written."""
+    """A job to be written.
+
+    Raises
+    ------
+    ConfigError
+        If its name or a folder has characters that a job file cannot hold.
+    """
 
     cluster: Cluster  # where it runs
     name: str  # for the queue
@@ -27,6 +34,14 @@ class Job:
     n_ranks: int  # ranks
     hosts: dict[str, int] = field(default_factory=dict)  # ranks by host, for an mpirun over hosts; else empty
 
+    def __post_init__(self) -> None:
+        """Refuse names that the shell, PATH or Slurm would read as something else."""
+        checked_name(self.name)
+        # behind a backslash, Slurm fills no pattern in, and all jobs of a folder would write one file
+        checked("a run folder", str(self.folder), MOST_PATH, without="\\" if self.cluster.has_slurm else "")
+        checked("the working folder", str(self.directory), MOST_PATH)
+        checked("the folder of distnewton", str(self.programs), MOST_PATH, without=":")
+
     @property
     def n_nodes(self) -> int:
         """Nodes of the job."""
@@ -36,6 +51,26 @@ class Job:
     def ranks_per_node(self) -> int:
         """Ranks on a full node of the job."""
         return max(self.hosts.values()) if self.hosts else min(self.n_ranks, self.cluster.launch.ranks_per_node)
+
+
+def checked_name(name: str) -> str:
+    """A job's name, which names its run folder, too.
+
+    Parameters
+    ----------
+    name : str
+        Name of the recipe.
+
+    Returns
+    -------
+    str
+
+    Raises
+    ------
+    ConfigError
+        If the queue or a file system cannot take it.
+    """
+    return checked("the name of a job", name, MOST_NAME, without="/")
 
 
 def is_waiting(folder: Path) -> bool:

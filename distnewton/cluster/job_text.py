@@ -5,10 +5,9 @@ The same text serves ``sbatch`` and ``bash``; every Slurm line comes from the cl
 
 from __future__ import annotations
 
-import shlex
-
 from distnewton.cluster.job import JOB_FILE, OUTPUT_FILE, Job
 from distnewton.cluster.launchers import THREAD_VARIABLES, launch_lines
+from distnewton.cluster.quoting import for_sbatch, for_shell
 from distnewton.errors import STOPPED_EARLY
 
 
@@ -25,7 +24,7 @@ def job_text(job: Job) -> str:
 def slurm_options(job: Job) -> list[str]:
     """Options of sbatch, as on its command line; none without Slurm."""
     launch, slurm, gpu = job.cluster.launch, job.cluster.slurm, job.cluster.gpu
-    if launch.scheduler != "slurm":
+    if not job.cluster.has_slurm:
         return []
     sizes = {
         "nodes": job.n_nodes, "ntasks": job.n_ranks, "ntasks-per-node": job.ranks_per_node,
@@ -38,22 +37,17 @@ def slurm_options(job: Job) -> list[str]:
     # sbatch reads a pattern in the name of the output file, in which a percent sign of the folder counts twice
     options += [f"--output={str(job.folder).replace('%', '%%')}/{OUTPUT_FILE}", "--open-mode=append"]
     options += ["--requeue" if slurm.requeues else "--no-requeue", *slurm.extra]
-    return [_quoted_option(option) for option in options]
-
-
-def _quoted_option(option: str) -> str:
-    """An option on an #SBATCH line: quotes there keep blanks together."""
-    return f'"{option}"' if " " in option or "#" in option else option
+    return [for_sbatch(option) for option in options]
 
 
 def _title(job: Job) -> list[str]:
     threads = job.cluster.launch.threads_per_rank
     each = f"{_count(threads, 'thread')} each" if threads else "threads as the cores allow"
-    how = "sbatch" if job.cluster.launch.scheduler == "slurm" else "bash"
+    how = "sbatch" if job.cluster.has_slurm else "bash"
     sizes = f"{_count(job.n_ranks, 'rank')} on {_count(job.n_nodes, 'node')}, {each}"
     return [
         f"# Written by distnewton submit for the cluster {job.cluster.name}: {sizes}.",
-        f"# Start again: {how} {shlex.quote(str(job.folder / JOB_FILE))}",
+        f"# Start again: {how} {for_shell(str(job.folder / JOB_FILE))}",
     ]
 
 
@@ -76,9 +70,9 @@ _GPU_OF_A_RANK = [
 def _environment(job: Job) -> list[str]:
     """Modules, folders and variables, whatever the shell had from which the job was submitted."""
     environment, launch = job.cluster.environment, job.cluster.launch
-    lines = [f"run={shlex.quote(str(job.folder))}", f"cd {shlex.quote(str(job.directory))} || exit 66"]
+    lines = [f"run={for_shell(str(job.folder))}", f"cd {for_shell(str(job.directory))} || exit 66"]
     lines += [f"module load {module} || exit 78" for module in environment.modules]
-    lines += [*environment.setup, f"export PATH={shlex.quote(str(job.programs))}:$PATH"]
+    lines += [*environment.setup, f"export PATH={for_shell(str(job.programs))}:$PATH"]
     # one line an iteration: no colours, no carriage returns
     variables = {"TERM": "dumb", "PYTHONUNBUFFERED": "1"}
     if launch.threads_per_rank:
@@ -86,7 +80,7 @@ def _environment(job: Job) -> list[str]:
     if job.cluster.gpu.per_node:
         variables["GPUS_PER_NODE"] = str(job.cluster.gpu.per_node)
     variables |= environment.variables
-    return lines + [f"export {name}={shlex.quote(value)}" for name, value in variables.items()]
+    return lines + [f"export {name}={for_shell(value)}" for name, value in variables.items()]
 
 
 def _end(job: Job) -> list[str]:

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import shlex
-
 from distnewton.cluster.job import GO_ON, JOB_CONFIG, JOB_FILE, Job
+from distnewton.cluster.quoting import for_shell
 
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -20,7 +19,7 @@ def launch_lines(job: Job) -> list[str]:
         lines += _mpirun_options(job)
         command = ['"$mpirun"', '"${options[@]}"', "-n", str(job.n_ranks)]
     elif job.cluster.launch.launcher == "srun":
-        command = ["srun", *(shlex.quote(word) for word in _srun_options(job))]
+        command = ["srun", *(for_shell(word) for word in _srun_options(job))]
     else:
         command = []
     if job.cluster.gpu.per_node:
@@ -34,7 +33,7 @@ def launch_lines(job: Job) -> list[str]:
 def _mpirun_options(job: Job) -> list[str]:
     """Set the array ``options``, for the MPI whose mpirun it is."""
     kinds = {"openmpi": _open_mpi(job), "mpich": _mpich(job)}
-    words = {kind: " ".join(shlex.quote(word) for word in options) for kind, options in kinds.items()}
+    words = {kind: " ".join(for_shell(word) for word in options) for kind, options in kinds.items()}
     if job.cluster.launch.mpi != "auto":
         return [f"options=({words[job.cluster.launch.mpi]})"]
     return [
@@ -50,7 +49,7 @@ def _open_mpi(job: Job) -> list[str]:
     launch = job.cluster.launch
     # left alone, it binds each of two ranks to one core, and each of more to one socket, whatever their threads
     options = [] if launch.threads_per_rank == 1 else ["--bind-to", "none"]
-    if (job.hosts or launch.scheduler == "slurm") and "--map-by" not in launch.options:
+    if (job.hosts or job.cluster.has_slurm) and "--map-by" not in launch.options:
         # where more ranks than cores are allowed, say by a variable, it would put all of them on the first node
         options += ["--map-by", f"ppr:{job.ranks_per_node}:node:oversubscribe"]
     if job.hosts:
@@ -69,7 +68,7 @@ def _mpich(job: Job) -> list[str]:
     options = []
     if job.hosts:
         options += ["-hosts", ",".join(f"{host}:{n}" for host, n in job.hosts.items())]
-    elif launch.scheduler == "slurm":
+    elif job.cluster.has_slurm:
         options += ["-ppn", str(job.ranks_per_node)]
     if launch.agent:
         options += ["-launcher", "ssh", "-launcher-exec", launch.agent]

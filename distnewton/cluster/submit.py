@@ -10,7 +10,7 @@ from pathlib import Path
 
 from distnewton.cluster.cluster_file import Cluster
 from distnewton.cluster.hosts import read_hostfile, share_ranks
-from distnewton.cluster.job import JOB_CONFIG, JOB_FILE, Job
+from distnewton.cluster.job import JOB_CONFIG, JOB_FILE, Job, checked_name
 from distnewton.cluster.job_text import job_text
 from distnewton.config import Config, to_toml
 from distnewton.errors import ConfigError, CreateError, writing
@@ -51,7 +51,7 @@ class Submission:
             self.cluster,
             self.name,
             folder.absolute(),
-            Path(environment.directory or Path.cwd()),
+            Path(environment.directory or Path.cwd()).absolute(),
             Path(environment.programs or Path(sys.executable).parent),
             sum(hosts.values()) or self.n_ranks or launch.nodes * launch.ranks_per_node,
             hosts,
@@ -92,7 +92,7 @@ class Submission:
 
     def folder(self) -> Path:
         """The run folder, not made yet: the configuration's, or the first free name."""
-        return Path(self.config.run.directory) if self.config.run.directory else free_name(self.name)
+        return Path(self.config.run.directory) if self.config.run.directory else free_name(checked_name(self.name))
 
     def write(self) -> Path:
         """Make the run folder with job file and configuration.
@@ -155,7 +155,7 @@ def queue(job_file: Path) -> str:
                 'a cluster file whose launch.scheduler is "none"',
                 collective=True,
             )
-        command = ["sbatch", "--parsable", str(job_file)]
+        command = ["sbatch", "--parsable", str(job_file.absolute())]
         asked = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603
         if asked.returncode:
             raise ConfigError(
@@ -171,4 +171,4 @@ def run_here(job_file: Path) -> int:
     """Run a job file on this machine and return its exit code; its output goes where ours goes."""
     sys.stdout.flush()
     bash = shutil.which("bash") or "/bin/bash"
-    return subprocess.run([bash, str(job_file)], stdin=subprocess.DEVNULL, check=False).returncode  # noqa: S603
+    return subprocess.run([bash, str(job_file.absolute())], stdin=subprocess.DEVNULL, check=False).returncode  # noqa: S603

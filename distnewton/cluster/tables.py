@@ -71,7 +71,9 @@ def write_measured(
         If it cannot be written.
     """
     with writing(path, collective=True):
-        new = "" if path.exists() else f'# Measured by distnewton doctor --bench.\nname = "{name}"\n'
+        # the name of a file may hold what the name of a cluster may not
+        plain = re.sub(r"[^A-Za-z0-9_.-]|^[^A-Za-z0-9]+", "-", name).lstrip("-") or "cluster"
+        new = "" if path.exists() else f'# Measured by distnewton doctor --bench.\nname = "{plain}"\n'
         text = set_values(new, {"launch": launch, **tables}) if new else set_values(path.read_text("utf-8"), tables)
         part = path.with_name(f"{path.name}.part")
         part.write_text(text, encoding="utf-8")

@@ -63,12 +63,17 @@ def test_a_dry_run_shows_the_job_and_writes_nothing(place):
     (["submit", "--cluster", "here.toml", "--hosts", "a", "--ranks", "9"], 78, "9 ranks for 2 places on 1 hosts"),
     (["submit", "--cluster", "here.toml", "--set=network.layers=7-6-3", "--set=partition.splits=2-2-2"], 78,
      "needs 4 ranks"),
+    (["submit", "--cluster", "here.toml", "--run-dir", "runs/x\ntouch FULL/hit\n#"], 78,
+     "a run folder must be one line"),
+    (["submit", "a\ntouch FULL/hit\n#.toml", "--cluster", "here.toml"], 78, "the name of a job must be one line"),
     (["submit", "--cluster", "here.toml", "--run-dir", "small.csv"], 73, "cannot write small.csv/job.sh"),
     (["submit", "--cluster", "here.toml", "--run-dir", "FULL"], 73, "FULL holds an earlier run or job"),
 ])  # fmt: skip
 def test_wrong_submissions_are_told_before_anything_is_made(place, arguments, code, words):
     Path("FULL").mkdir()
     Path("FULL/metrics.jsonl").write_text("")
+    Path("a\ntouch FULL").mkdir()
+    Path("a\ntouch FULL/hit\n#.toml").write_text("")
     done = call(*arguments)
     assert done.returncode == code, done.stderr
     assert done.stderr.count(words) == 1, done.stderr
