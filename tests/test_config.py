@@ -181,7 +181,7 @@ def method_error(method):
         ({"direction": "block_diagonal", "preconditioner": "diagonal", "inverse_period": 5}, "inverse_period", "kfac"),
         ({"direction": "block_diagonal", "preconditioner": "kfac", "mini_blocks": "neuron"}, "mini_blocks",
          "mini_block_fisher"),
-        ({"steps": 3}, "steps", "sgd"),
+        ({"direction": "block_diagonal", "steps": 3}, "steps", "sgd"),
         ({"direction": "sgn", "subsample_min": 5}, "subsample_min", "dual"),
         ({"direction": "sgn", "learning_rate": 0.1}, "learning_rate", "adam"),
         ({"direction": "sgn", "solver": "kfac", "sketch": 2}, "sketch", "sgn"),
@@ -214,7 +214,7 @@ def test_useless_options_of_all_stages_are_told():
 
 
 DEFAULTS = [
-    ({}, {"cg_max": 30, "damping": 1.0, "subsample": 0.05}),
+    ({"direction": "block_diagonal"}, {"cg_max": 30, "damping": 1.0, "subsample": 0.05}),
     ({"direction": "sgn"}, {"cg_max": 2, "damping": 0.01, "batch": 512, "solver": "block_diagonal",
                             "preconditioner": "kfac", "sketch": 2}),
     ({"direction": "sgn", "solver": "dual"}, {"damping": 0.01, "batch": 512, "sketch": 2}),
@@ -354,7 +354,8 @@ def test_errors_of_layer_tables(network, parts):
 def test_a_recomputed_jacobian_is_for_the_full_direction_without_sketch():
     assert make_config({"method": {"direction": "gauss_newton", "jacobian": "recomputed"}}).method.jacobian
     for method, part in [
-        ({"jacobian": "recomputed"}, "jacobian has no effect with direction = block_diagonal"),
+        ({"direction": "block_diagonal", "jacobian": "recomputed"},
+         "jacobian has no effect with direction = block_diagonal"),
         ({"direction": "gauss_newton", "jacobian": "recomputed", "sketch": 2}, "sketch has no effect with jacobian"),
     ]:
         with pytest.raises(ConfigError, match=part):

@@ -50,6 +50,9 @@ _EPILOG = """\
 Like LIBLINEAR, training minimises |theta|^2 / 2 + C sum_i loss_i; theta are all weights and biases of a
 network, whose label of a sample is its class. Biases are variables like others, as with LIBLINEAR's -B 1.
 
+Without -s, --layers and options of a type the network is linear, as LIBLINEAR's models are, and Newton's method
+with all samples runs to the solution. --layers 123-100-2 is a network with a hidden layer.
+
 types of -s, by number or name:
 {types}
 
@@ -86,7 +89,7 @@ def train_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("training_set_file", help="LIBSVM text, or another format that distnewton train takes")
     parser.add_argument("model_file", nargs="?", help="default: training_set_file.model in the working folder")
-    parser.add_argument("-s", metavar="type", type=_direction, default="block_diagonal", help="default 0, see below")
+    parser.add_argument("-s", metavar="type", type=_direction, help="see below; without it a linear network is trained")
     parser.add_argument("-c", metavar="cost", type=positive, help="C (default 1)")
     parser.add_argument("-C", metavar="cost", type=positive, help="C as simpleNN has it; without a number: find C")
     parser.add_argument("--find-c", action="store_true", help=argparse.SUPPRESS)
@@ -165,14 +168,21 @@ def training_config(options: argparse.Namespace) -> Config:
     ConfigError
         If they do not go together.
     """
+    given = {name: value for *_, name in FLAGS if (value := vars(options)[name]) is not None}
     simplenn = options.s == SIMPLENN
     tree: dict[str, dict[str, Any]] = {"data": {}, "network": {}, "method": {}, "run": {}}
     tree |= {section: dict(table) for section, table in _SIMPLENN_TREE.items() if simplenn}
     tree["data"] |= {"train": options.training_set_file, "class_weights": dict(options.w) or "none"}
-    tree["method"] |= _defaults("gauss_newton" if simplenn else options.s)
+    if options.s is None and any(name.startswith("method.") for name in given):
+        # options of a type, which was always this one where none is named
+        options.s = "block_diagonal"
+    linear = options.s is None and not {"network.layers", "network.start"} & set(given)
+    if linear:
+        tree["network"]["layers"] = ["auto", "auto"]
+    tree["data"]["scale"] = "none"
+    tree["method"] |= {} if options.s is None else _defaults("gauss_newton" if simplenn else options.s)
     C = next((value for value in (options.c, options.C) if value is not None), 0.01 if simplenn else 1.0)
     tree["method"]["C"] = math.inf if math.isinf(C) else f"{C!r} l"
-    given = {name: value for *_, name in FLAGS if (value := vars(options)[name]) is not None}
     for name, value in given.items():
         section, _, key = name.partition(".")
         tree[section][key] = value

@@ -14,7 +14,9 @@ from distnewton.cli.settings import overrides
 from distnewton.cluster.cluster_file import load_cluster
 from distnewton.cluster.measured_rates import cluster_rates
 from distnewton.config import Config, load_config
+from distnewton.config.method import AUTO
 from distnewton.errors import ConfigError
+from distnewton.planning.problem import MODELLED
 
 if TYPE_CHECKING:
     from distnewton.planning.plan import Plan
@@ -110,6 +112,8 @@ def _problem(config: Config, options: argparse.Namespace, notes: list[str]) -> P
     complete = {"n_samples", "n_features", "n_out"} <= given.keys()
     size = (DataSize(0, 0, 0, 0, None, None) if complete else describe_data(config))._replace(**given)
     shape = config.network.shape(size.n_features, size.image_shape, size.n_out)
+    if config.method.direction == AUTO:
+        notes.append(f"method.direction = auto: {MODELLED[-1]} is planned; name a direction to plan another")
     notes += [f"stages before {config.method.direction} are left out"] if config.method.schedule else []
     return planned_problem(
         config, shape, size.n_samples, n_test=size.n_test, nonzeros=size.nonzeros, reading_bytes=size.reading_bytes

@@ -77,7 +77,10 @@ def _train(options: argparse.Namespace) -> int:
     comm = world_communicator()
     config = shared_config(comm, options)
     if options.print_config:
-        say(comm, to_toml(config))
+        from distnewton.runs.automatic import settle_by_data
+
+        with comm.collective_errors():
+            say(comm, to_toml(settle_by_data(config) if comm.rank == 0 else config))
         return 0
     guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
     # from here on to the very end: a signal must not come between a run that is set aside and the one that replaces it

@@ -28,6 +28,11 @@ from distnewton.directions.registry import DIRECTIONS
 from distnewton.options import Options
 
 StageT = TypeVar("StageT", bound="StageOptions")
+AUTO = "auto"
+"""Value of ``method.direction``, and of other settings, that leaves the choice to what the data are."""
+_OF_ALL = ("direction", "C", "schedule", "iterations")
+_PREFERRED = ("kfac", "block_diagonal")
+"""Directions that options without a direction ask for, if they have them."""
 
 
 def _stages(value: object) -> object:
@@ -50,12 +55,20 @@ class StageOptions(Options):
     ``block_diagonal`` is also an instance of :class:`~distnewton.directions.options.CGOptions`, say.
     """
 
-    direction: str = Field("block_diagonal", description="method of the direction")
+    direction: str = Field(
+        AUTO, description="method of the direction; auto chooses it by the data, and by the options of [method] if any "
+        "are given"
+    )  # fmt: skip
 
     @model_validator(mode="wrap")
     @classmethod
     def _with_options(cls: type[StageT], tree: Any, handler: ModelWrapValidatorHandler[StageT]) -> StageT:
         if cls not in (StageConfig, MethodConfig) or not isinstance(tree, Mapping):
+            return handler(tree)
+        if cls is StageConfig and tree.get("direction") == AUTO:
+            raise ValueError("a stage names its direction")
+        tree = _with_direction(tree, _PREFERRED[-1] if cls is StageConfig else AUTO)
+        if tree["direction"] == AUTO:
             return handler(tree)
         composition = _compose(tree)
         model = composition.model(cls)
@@ -88,6 +101,8 @@ class StageOptions(Options):
     @property
     def title(self) -> str:
         """The method in a few words."""
+        if self.direction == AUTO:
+            return AUTO
         used = self.used()
         words = [f"{self.direction} ({self.solver})" if "solver" in used else self.direction]
         words += [f"subsample {self.subsample:g}"] if "subsample" in used else [f"batches of {self.batch}"]
@@ -151,8 +166,34 @@ def _compose(tree: Mapping[str, Any]) -> Composition:
         raise ValidationError.from_exception_data("method", [details]) from None
 
 
+def _with_direction(tree: Mapping[str, Any], default: str = AUTO) -> Mapping[str, Any]:
+    """Settings with the direction that their options ask for, or the default where they ask for none."""
+    if tree.get("direction", AUTO) != AUTO:
+        return tree
+    options = {name for name in tree if name in method_fields() and name not in _OF_ALL}
+    if options:
+        return {**tree, "direction": _direction_with(options, tree)}
+    # after stages of one's own comes a Newton method
+    return {**tree, "direction": _PREFERRED[-1] if tree.get("schedule") else default}
+
+
+def _direction_with(options: set[str], tree: Mapping[str, Any]) -> str:
+    """The first direction that has all of these options, or most of them."""
+    names = dict.fromkeys((*_PREFERRED, *DIRECTIONS))
+
+    def missing(name: str) -> int:
+        try:
+            model = Composition.of(name, tree).model(StageOptions)
+        except ComponentError:
+            return len(options)
+        return len(options - set(model.model_fields))
+
+    # of equals, the first
+    return min(names, key=missing)
+
+
 def _direction_name(tree: Mapping[str, Any]) -> str:
-    return str(tree.get("direction", StageOptions.model_fields["direction"].default))
+    return str(_with_direction(tree)["direction"])
 
 
 def method_fields() -> dict[str, FieldInfo]:
@@ -173,7 +214,8 @@ def users_of_options() -> dict[str, list[str]]:
 
 def default_options(tree: Mapping[str, Any]) -> dict[str, Any]:
     """Names of the options that a table of settings has with its components, and their defaults."""
-    model = Composition.of(_direction_name(tree), tree).model(StageOptions)
+    name = _direction_name(tree)
+    model = StageOptions if name == AUTO else Composition.of(name, tree).model(StageOptions)
     return {name: field.default for name, field in model.model_fields.items()}
 
 

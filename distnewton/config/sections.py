@@ -113,18 +113,20 @@ class DataConfig(Options):
         "", description="data by whose main metric (accuracy; auc of two classes with the logistic loss; rmse) the "
         "model is chosen: that of the best iteration is kept"
     )  # fmt: skip
-    validation_fraction: float = Field(
-        0.0, ge=0.0, lt=1.0, description="share of the training samples for validation; instead of data.validation, "
-        "drawn by run.seed, the same share of each class, and not trained on"
+    validation_fraction: Literal["auto"] | Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        "auto", description="share of the training samples for validation; instead of data.validation, drawn by "
+        "run.seed, the same share of each class, and not trained on. auto: as many as serve, with method.direction = "
+        "auto; else 0"
     )  # fmt: skip
     directory: str = Field("", description="folder of relative paths; else DISTNEWTON_DATA, else the working folder")
     format: Annotated[str, NameOf(FORMATS, also=("auto",))] = Field(
         "auto", description="file format; auto looks at the content"
     )
     task: TaskName = Field("auto", description="classification, binary or regression; auto follows the loss")
-    scale: Annotated[str, NameOf(SCALINGS)] = Field(
-        "none", description="scaling, fitted on the training data and stored in the model"
-    )
+    scale: Annotated[str, NameOf(SCALINGS, also=("auto",))] = Field(
+        "auto", description="scaling, fitted on the training data and stored in the model; auto: what suits the data, "
+        "with method.direction = auto; else none"
+    )  # fmt: skip
     label_column: int | str | None = Field(
         None, description="label column of CSV and Parquet; by index (from 0, or from -1) or name"
     )
@@ -163,7 +165,7 @@ class DataConfig(Options):
 
     @model_validator(mode="after")
     def _one_validation(self) -> DataConfig:
-        if self.validation and self.validation_fraction:
+        if self.validation and self.validation_fraction not in ("auto", 0.0):
             raise ValueError("validation and validation_fraction are two ways to say the same: give one")
         return self
 
@@ -188,9 +190,10 @@ class NetworkConfig(Options):
     ] = Field(
         "auto", description="channels, height, width of images, as 1-28-28, where the data does not say so itself"
     )
-    activation: Annotated[str, NameOf(ACTIVATIONS)] = Field(
-        "tanh", description="activation; that of the outputs is linear"
-    )
+    activation: Annotated[str, NameOf(ACTIVATIONS, also=("auto",))] = Field(
+        "auto", description="activation; that of the outputs is linear. auto: relu for classes, with "
+        "method.direction = auto; else tanh"
+    )  # fmt: skip
     loss: Annotated[str, NameOf(LOSSES)] = Field("cross_entropy", description="loss of a sample")
     init: Literal["glorot", "he", "lecun"] = Field("he", description="variance of the initial weights")
     start: str = Field("", description="model file or run folder whose weights and scaling the run starts with")
@@ -257,9 +260,10 @@ class RunConfig(Options):
         math.inf, gt=0.0, description="training time; the iteration that reaches it is the last, and evaluation is not "
         "timed"
     )  # fmt: skip
-    patience: int = Field(
-        0, ge=0, description="iterations to wait for a better validation metric; then training ends; 0: never"
-    )
+    patience: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        "auto", description="iterations to wait for a better validation metric; then training ends; 0: never. auto: "
+        "15, with method.direction = auto and validation data; else 0"
+    )  # fmt: skip
     tolerance: float = Field(
         0.0, ge=0.0, lt=1.0, description="training ends with the iteration that begins with a gradient whose norm is "
         "at most this share of the first one's; for directions of all samples"

@@ -20,7 +20,7 @@ from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_va
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from distnewton.config.method import MethodConfig, default_method, default_options, method_fields
+from distnewton.config.method import AUTO, MethodConfig, default_method, default_options, method_fields
 from distnewton.config.sections import DataConfig, NameOf, NetworkConfig, PartitionConfig, RunConfig
 from distnewton.directions.composition import CHOICES, ComponentError, choices
 from distnewton.directions.options import BatchOptions
@@ -112,7 +112,7 @@ def choices_of(key: str, field: FieldInfo) -> tuple[str, ...]:
     tuple of str
     """
     if key in CHOICES:
-        return choices(key)
+        return (AUTO, *choices(key)) if key == "direction" else choices(key)
     for item in field.metadata:
         if isinstance(item, NameOf):
             return item.choices

@@ -37,6 +37,11 @@ _LARGE = 64
 """Values of this many times their spread leave float32 18 of its 24 bits for the differences."""
 _FLOAT32_RANGE = 1e-35, 1e35
 """Between them numbers in float32 have all of their digits."""
+_PIXELS, _PIXELS_LOW, _PIXELS_WIDE, _PIXELS_RANGE = 64, 0.5, 0.25, 0.5
+"""Least number of columns of pictures, shares of them that reach the darkest value, and that span a wide range, and the
+share of the whole range that is wide."""
+_LARGE_SPARSE = 10.0
+"""Sparse values beyond it are not scaled yet."""
 _SQUARES = 1e-280, 1e300
 """Between them sums of squares in float64 have."""
 _HALF_EXPONENT = 2.0**600
@@ -170,6 +175,56 @@ class FeatureReader:
     def _note_underflow(self, kind: str, flag: int) -> None:
         """Told by numpy where a number is rounded to 0, or to one of few digits."""
         self._underflowed = True
+
+
+def suitable_scaling(grid: ProcessGrid, X: Any, reader: FeatureReader) -> str:
+    """The kind of scaling that suits features: ``data.scale = auto``.
+
+    Parameters
+    ----------
+    grid : ProcessGrid
+        Who owns which features.
+    X : Array or csr_array of shape (n_samples, n_features_local)
+        This rank's columns, as they were read.
+    reader : FeatureReader
+        What read them.
+
+    Returns
+    -------
+    str
+        Of dense features ``center`` where many columns share one range, as pixels do, else ``standard``. Of sparse ones
+        ``log1p_unit_rows`` for counts, ``unit_rows`` where values are large, else ``none``. The same on all ranks.
+
+    Notes
+    -----
+    Collective.
+    """
+    if not isinstance(X, np.ndarray):
+        return _of_sparse(grid, X)
+    own = ColumnStatistics(X, 0, grid.stack_replicas) if min(X.shape) > 0 else None
+    extremes = (np.inf, -np.inf) if own is None else (own.low.min(), own.high.max())
+    ranges = grid.world.allgather(np.array(extremes, np.float64))
+    low, high = float(ranges[:, 0].min()), float(ranges[:, 1].max())
+    counts = np.zeros(3)
+    if own is not None and grid.first_of_feature_group():
+        share = (own.low == low) & (own.half_range >= _PIXELS_RANGE * (high / 2 - low / 2))
+        counts[:] = own.low.size, np.count_nonzero(own.low == low), np.count_nonzero(share)
+    n_columns, n_low, n_wide = grid.world.allgather(counts).sum(axis=0) / grid.n_replicas
+    alike = n_low >= _PIXELS_LOW * n_columns and n_wide >= _PIXELS_WIDE * n_columns
+    return "center" if n_columns >= _PIXELS and alike else "standard"
+
+
+def _of_sparse(grid: ProcessGrid, X: Any) -> str:
+    """The kind of scaling of sparse features (collective)."""
+    values = X.data
+    whole = bool((values >= 0).all() and (values == np.rint(values)).all())
+    views = grid.world.allgather(np.array([float(whole), np.abs(values).max(initial=0.0)], np.float64))
+    largest = views[:, 1].max()
+    if largest <= 1.0:
+        return "none"
+    if views[:, 0].all():
+        return "log1p_unit_rows"
+    return "unit_rows" if largest > _LARGE_SPARSE else "none"
 
 
 def apply_scaling(grid: ProcessGrid, scaling: ColumnScaling, X: Any, reader: FeatureReader) -> None:

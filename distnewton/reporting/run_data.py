@@ -133,7 +133,8 @@ class Run:
 def held_out(data: DataConfig) -> list[str]:
     """What is put aside or measured besides the training data, as people read it."""
     words = [f"validation {data.validation}"] if data.validation else []
-    words += [f"{100 * data.validation_fraction:g} % of it for validation"] if data.validation_fraction else []
+    share = data.validation_fraction
+    words += [f"{100 * share:g} % of it for validation"] if isinstance(share, float) and share else []
     return [*words, *([f"test {data.test}"] if data.test else [])]
 
 

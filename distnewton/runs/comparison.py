@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distnewton.config import Config, choose_direction, make_config, read_settings
+from distnewton.config.method import default_options
 from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import ConfigError, NumericalError
 from distnewton.method.records import IterationRecord
@@ -126,7 +127,7 @@ def _method_settings(method: Mapping[str, Any], name: str, notes: list[str]) -> 
             f"unknown direction {name!r}: known are {', '.join(DIRECTIONS)}, or a recipe's file name", collective=True
         )
     own = {key: value for key, value in method.items() if key != "schedule"}
-    if name == own.get("direction", "block_diagonal"):
+    if name == default_options(own)["direction"]:
         return {**own, "direction": name}
     return {**choose_direction(own, {"direction": name}, notes), "direction": name}
 

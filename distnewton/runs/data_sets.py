@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from distnewton.config import Config, DataConfig
@@ -12,8 +13,10 @@ from distnewton.data.folds import class_weights, split_off
 from distnewton.data.partitioned import Task, open_and_describe
 from distnewton.data.subset import CachedSource, Subset
 from distnewton.errors import ConfigError
+from distnewton.models.warm_start import Start
 from distnewton.network.losses import LOSSES
 from distnewton.parallel.collectives import Communicator
+from distnewton.runs.automatic import settle
 from distnewton.runs.consistency import check_same_file
 from distnewton.runs.held_out import HeldOut, opener
 
@@ -31,9 +34,15 @@ class DataSets:
         Names the files and how they are read.
     given : mapping of str to DataSource, tuple of X and y, frame or None
         Data in memory for ``train``, ``validation`` and ``test``; for None the configuration's file is opened.
+    start : Start or None
+        Model whose activation and scaling are taken over where the configuration says ``auto``.
 
     Attributes
     ----------
+    config : Config
+        The configuration, settled by what the data are.
+    settle : callable
+        Takes a configuration, and returns it settled in the same way.
     source : DataSource
         Training data, without the samples that were put aside for validation.
     train : Description
@@ -55,10 +64,15 @@ class DataSets:
     Collective over ``comm``.
     """
 
-    def __init__(self, comm: Communicator, config: Config, given: Mapping[str, Any]) -> None:
+    def __init__(
+        self, comm: Communicator, config: Config, given: Mapping[str, Any], start: Start | None = None
+    ) -> None:
+        self._check_files(comm, config.data, given)
+        self.source, self.train = open_and_describe(comm, opener(config.data, given["train"], config.data.train))
+        validated = given["validation"] is not None or bool(config.data.validation)
+        self.settle = partial(settle, n_samples=self.train.n_samples, validated=validated, start=start)
+        self.config = config = self.settle(config)
         data = config.data
-        self._check_files(comm, data, given)
-        self.source, self.train = open_and_describe(comm, opener(data, given["train"], data.train))
         self._cache: CachedSource | None = None
         if data.validation_fraction:
             given = {**given, "validation": self._split_off(config, given["validation"])}
@@ -95,7 +109,8 @@ class DataSets:
         if given is not None:
             raise ConfigError("data.validation_fraction and validation_data say the same: give one", collective=True)
         whole, by_class = self.train, config.task != "regression"
-        rows, aside = split_off(whole.labels, config.data.validation_fraction, config.run.seed, by_class=by_class)
+        share = float(config.data.validation_fraction)
+        rows, aside = split_off(whole.labels, share, config.run.seed, by_class=by_class)
         # both parts are read from one pass over the file
         self._cache = CachedSource(self.source, whole)
         self.source = Subset(self._cache, rows, whole.name)

@@ -7,7 +7,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from distnewton.config import Config
+from distnewton.config import Config, MethodConfig
+from distnewton.config.method import AUTO
 from distnewton.data.description import Description
 from distnewton.data.folds import split_off
 from distnewton.data.partitioned import Task, keep_dense
@@ -19,6 +20,7 @@ from distnewton.network.shapes import NetworkShape
 from distnewton.planning.plan import make_plans
 from distnewton.planning.problem import MODELLED, PlannedMethod, Problem
 from distnewton.planning.rates import Rates
+from distnewton.runs.automatic import settle
 from distnewton.runs.held_out import opener
 
 
@@ -64,6 +66,7 @@ def describe_data(config: Config) -> DataSize:
 
     source = opener(data, None, data.train)()
     train = source.describe()
+    data = settle(config, train.n_samples, validated=bool(data.validation)).data
     n_out = Task.fit(config.task, train, source).n_out
     names = [name for name in (data.validation, data.test) if name]
     others = (opener(data, None, name, train.n_features, train.names)() for name in names)
@@ -72,7 +75,7 @@ def describe_data(config: Config) -> DataSize:
     n_left = train.n_samples
     if data.validation_fraction:
         by_class = config.task != "regression"
-        rows, aside = split_off(train.labels, data.validation_fraction, config.run.seed, by_class=by_class)
+        rows, aside = split_off(train.labels, float(data.validation_fraction), config.run.seed, by_class=by_class)
         n_left, n_test = len(rows), n_test + len(aside)
     n_samples = data.n_train or n_left
     reading_bytes = getattr(source, "reading_bytes", 0.0)
@@ -116,9 +119,12 @@ def planned_problem(
     Raises
     ------
     ConfigError
-        For directions without a model.
+        For directions without a model; ``block_diagonal`` stands for what ``auto`` chooses.
     """
+    chosen, config = config.method.direction, settle(config, n_samples, validated=n_test > 0)
     method = config.method
+    if chosen == AUTO and not DIRECTIONS[method.direction].planned_as:
+        method = MethodConfig.model_validate({"direction": MODELLED[-1]})
     modelled = DIRECTIONS[method.direction].planned_as
     if not modelled:
         raise ConfigError(

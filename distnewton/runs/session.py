@@ -142,7 +142,7 @@ class Session:
 
     def summary(self, config: Config) -> RunSummary:
         """Summary of a run of this session."""
-        return summarize_run(self.setup, config)
+        return summarize_run(self.setup, self.setup.settle(config))
 
     def train(
         self,
@@ -170,11 +170,13 @@ class Session:
         -------
         Result
         """
+        setup = self.setup
+        config = setup.settle(config)
+        run = config.run
         self._check(config, checkpoints, resume)
-        setup, run = self.setup, config.run
         data, training = setup.data, setup.training
         evaluator = MetricsEvaluator(data.task, training.objective, training.targets, data.held_out)
-        best = BestModel(setup.comm, data.task.name, run.patience) if "validation" in data.held_out else None
+        best = BestModel(setup.comm, data.task.name, int(run.patience)) if "validation" in data.held_out else None
         with setup.limit_threads():
             origin = setup.start if start is None else Start(setup.comm, start)
             with setup.comm.ledger.phase("init"):
@@ -185,7 +187,7 @@ class Session:
             trainer = Trainer(training.objective, params, schedule.stages, evaluator.measure, best)
             keeper = keeper_of_run(config, setup, trainer, checkpoints, clock)
             with _schedule_freed(schedule, keeper):
-                notes = [*schedule.notes, *keeper.begin(resume, observers)]
+                notes = [*filter(None, [setup.note]), *schedule.notes, *keeper.begin(resume, observers)]
                 if origin is not None and keeper.record is None:
                     notes.append(f"starts from {origin.name}")
                 summary = summarize_run(setup, config, schedule.transport, notes, resumed=keeper.record)

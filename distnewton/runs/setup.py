@@ -8,12 +8,14 @@ from typing import Any
 
 from distnewton.backend import Array
 from distnewton.config import Config
+from distnewton.config.method import AUTO
 from distnewton.guards.watchdog import watchdog
 from distnewton.launch.startup import guard
 from distnewton.launch.threads import threads_per_rank
 from distnewton.models.model import Model
 from distnewton.models.warm_start import Start, StartFrom
 from distnewton.parallel.collectives import Communicator
+from distnewton.runs.automatic import choice_note
 from distnewton.runs.consistency import check_same_config
 from distnewton.runs.data_sets import DataSets
 from distnewton.runs.placement import place_network
@@ -37,6 +39,10 @@ class Setup:
 
     Attributes
     ----------
+    config : Config
+        What is trained on what, without ``auto``.
+    note : str
+        What was chosen for ``auto``, or empty.
     n_threads : int
         BLAS threads of this rank.
     start : Start or None
@@ -72,16 +78,27 @@ class Setup:
             start = start if start is not None else config.network.start or None
             self.start = None if start is None else Start(self.comm, start)
             data = {"train": None, "validation": None, "test": None, **(given or {})}
-            self.data = DataSets(self.comm, config, data)
+            self.data = DataSets(self.comm, config, data, self.start)
+            config = self.data.config
             if self.start is not None:
                 self.data.task = self.start.adopt(self.data.task)
             self.placement = place_network(self.comm, config, self.data)
             if self.start is not None:
                 self.start.check(self.placement.architecture, config.data.scale)
             self.training = read_training_data(config, self.data, self.placement, self.start)
+            self._scale = self.training.scaling.kind
+            self.note, self.config = choice_note(self.config, self._scaled(config)), self._scaled(config)
             for held in self.data.held_out.values():
                 held.read(self.model(self.placement.network.backend.zeros(0)))
             self.data.forget()
+
+    def settle(self, config: Config) -> Config:
+        """The configuration of a run with these data, without ``auto``."""
+        return self._scaled(self.data.settle(config))
+
+    def _scaled(self, config: Config) -> Config:
+        scale = self._scale if config.data.scale == AUTO else config.data.scale
+        return config.model_copy(update={"data": config.data.model_copy(update={"scale": scale})})
 
     def limit_threads(self) -> AbstractContextManager[Any]:
         """Limit the BLAS threads of this rank, inside the context."""

@@ -9,8 +9,9 @@ import numpy as np
 
 from distnewton.backend import Array
 from distnewton.config import Config
+from distnewton.config.method import AUTO
 from distnewton.data.rows import permute_rows
-from distnewton.data.scaled import FeatureReader, apply_scaling, check_range, fit_and_apply
+from distnewton.data.scaled import FeatureReader, apply_scaling, check_range, fit_and_apply, suitable_scaling
 from distnewton.data.scaling import ColumnScaling
 from distnewton.errors import DataError
 from distnewton.method.objective import Objective
@@ -106,7 +107,7 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
 def _scale(grid: ProcessGrid, kind: str, start: Start | None, X: Any, reader: FeatureReader) -> ColumnScaling:
     """Scale features in place: by a fit to them, or as the model does from which the run starts."""
     if start is None:
-        return fit_and_apply(grid, kind, X, reader)
+        return fit_and_apply(grid, suitable_scaling(grid, X, reader) if kind == AUTO else kind, X, reader)
     scaling = start.scaling.columns(*grid.feature_range())
     apply_scaling(grid, scaling, X, reader)
     check_range(grid, X)

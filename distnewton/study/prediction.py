@@ -34,7 +34,8 @@ def predict(study: Study, config: Config, data: DataSize, points: Sequence[Measu
         One a point.
     """
     shape = config.network.shape(data.n_features, data.image_shape, data.n_out)
-    sketch = None if config.method.sketch == "auto" else int(config.method.sketch)
+    chosen = getattr(config.method, "sketch", "auto")
+    sketch = None if chosen == "auto" else int(chosen)
     plans = []
     for point in points:
         growth = point.n_ranks / study.ranks[0]

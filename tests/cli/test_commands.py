@@ -34,12 +34,13 @@ def called(*arguments, **environment):
 
 def digits(folder, *more, iterations):
     return ["train", "--data.train=digits:train", "--data.test=digits:test", "--network.layers=64-24-16-10",
-            "--data.scale=minmax", f"--run.iterations={iterations}", "--run-dir", folder, *more]  # fmt: skip
+            "--data.scale=minmax", "--method.direction=block_diagonal", f"--run.iterations={iterations}",
+            "--run-dir", folder, *more]  # fmt: skip
 
 
 def small(folder, *more, iterations=2):
-    return ["train", "--data.train=small.csv", "--network.layers=auto-6-auto", f"--run.iterations={iterations}",
-            "--run-dir", folder, *more]  # fmt: skip
+    return ["train", "--data.train=small.csv", "--network.layers=auto-6-auto", "--method.direction=block_diagonal",
+            f"--run.iterations={iterations}", "--run-dir", folder, *more]  # fmt: skip
 
 
 @pytest.fixture

@@ -65,7 +65,7 @@ def test_the_whole_help_has_every_setting_and_every_choice(capsys):
         for choice in setting.choices:
             assert re.search(rf"[ \[]{re.escape(choice)}[\], ]", text), (setting.name, choice)
     known = settings()
-    assert known["network.activation"].choices == tuple(ACTIVATIONS)
+    assert known["network.activation"].choices == ("auto", *ACTIVATIONS)
     assert known["network.layers"].choices == ()
     assert "[method], used by kfac, mini_block_fisher --method.kl_clip" in text
 

@@ -50,7 +50,7 @@ def start(folder, fault, *more, n_ranks=N_RANKS, **environment):
         small_data(folder)
     command = distnewton(
         "train", "--data.train=small.csv", "--network.layers=auto-6-auto", "--run.iterations=4", "--run-dir", "R",
-        "--quiet", *more,
+        "--quiet", "--method.direction=block_diagonal", *more,
     )  # fmt: skip
     started = time.monotonic()
     done = subprocess.run(

@@ -23,7 +23,7 @@ import numpy as np
 from mpi4py import MPI
 import distnewton
 from distnewton.parallel.collectives import Communicator
-config = distnewton.make_config({"network": {"layers": ["auto", 6, "auto"]},
+config = distnewton.make_config({"network": {"layers": ["auto", 6, "auto"]}, "method": {"direction": "block_diagonal"},
     "run": {"iterations": 50, "hang_seconds": 2.0, "warn_seconds": 0.5}})
 rng = np.random.default_rng(0)
 y = rng.integers(3, size=60)
@@ -36,7 +36,7 @@ def train(folder, fault, *more, n_ranks=N_RANKS, check="0"):
     small_data(folder)
     command = distnewton(
         "train", "--data.train=small.csv", "--network.layers=auto-6-auto", "--run.iterations=50", "--run-dir=R",
-        "--quiet", f"--run.hang_seconds={LIMIT}", "--run.warn_seconds=0.7", *more,
+        "--method.direction=block_diagonal", "--quiet", f"--run.hang_seconds={LIMIT}", "--run.warn_seconds=0.7", *more,
     )  # fmt: skip
     start = time.monotonic()
     done = run([*mpirun(n_ranks), *command], cwd=folder, DISTNEWTON_FAULT=fault, DISTNEWTON_CHECK=check)

@@ -391,6 +391,7 @@ def test_the_command_reports_real_runs(tmp_path, n_ranks):
     data = small_data(tmp_path)
     folder = tmp_path / "run"
     train = ["train", "--data.train", data, "--network.layers", "auto-6-auto", "--run.iterations", 3]
+    train += ["--method.direction", "block_diagonal"]
     train += ["--run-dir", folder]
     done = run([*mpirun(n_ranks), *distnewton(*train)]) if n_ranks > 1 else call(*train, DISTNEWTON_PICTURE="")
     assert done.returncode == 0, done.stderr

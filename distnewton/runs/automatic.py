@@ -1,0 +1,137 @@
+"""What ``auto`` becomes: the method and all that goes with it, chosen by the size and the kind of the data.
+
+The rules come from measurements on 24 data sets (docs/guide/defaults.md). They ask for the training data's size,
+density and task, never for test data, and not for the ranks: the choice is the same on every grid.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from distnewton.config import Config, make_config
+from distnewton.config.method import AUTO
+from distnewton.models.warm_start import Start
+from distnewton.network.layer_tables import number_of_weight_layers
+from distnewton.runs.held_out import opener
+
+_PATIENCE = 15
+_FEW, _VERY_FEW = 1000, 100
+"""Samples below which a share of them says too little of an accuracy, or of an error."""
+_LARGEST_BATCH, _SMALLEST_BATCH, _BATCHES = 256, 32, 8
+"""Of a pass there are so many mini-batches at least, but for their smallest size."""
+_LINEAR = {"subsample": 1.0, "damping": 1e-4, "cg_max": 100}
+_TOLERANCE = 1e-2
+
+
+def settle(config: Config, n_samples: int, *, validated: bool, start: Start | None = None) -> Config:
+    """The configuration without ``auto``, but for ``data.scale``, which also looks at values.
+
+    Parameters
+    ----------
+    config : Config
+        As the user gave it.
+    n_samples : int
+        Training samples, with those that are put aside for validation.
+    validated : bool
+        Whether there is validation data.
+    start : Start or None
+        Model whose activation and scaling are taken over.
+
+    Returns
+    -------
+    Config
+    """
+    chooses = config.method.direction == AUTO
+    n_samples = min(config.data.n_train or n_samples, n_samples)
+    tree: dict[str, dict[str, Any]] = config.model_dump()
+    if tree["data"]["validation_fraction"] == AUTO:
+        tree["data"]["validation_fraction"] = _validation_share(config, n_samples, validated) if chooses else 0.0
+    if tree["run"]["patience"] == AUTO:
+        has_validation = validated or tree["data"]["validation_fraction"] > 0.0
+        tree["run"]["patience"] = _PATIENCE if chooses and has_validation else 0
+    if start is not None:
+        chosen = {"data": {"scale": start.scaling.kind}, "network": {"activation": start.architecture.activation}}
+    else:
+        smooth = not chooses or config.task == "regression"
+        chosen = {"data": {} if chooses else {"scale": "none"}, "network": {"activation": "tanh" if smooth else "relu"}}
+    for section, settings in chosen.items():
+        tree[section] |= {key: value for key, value in settings.items() if tree[section][key] == AUTO}
+    if chooses:
+        tree["method"] = {"C": config.method.C, **_method(config, n_samples)}
+        if _is_linear(config) and not config.run.tolerance:
+            tree["run"]["tolerance"] = _TOLERANCE
+    return make_config(tree)
+
+
+def settle_by_data(config: Config) -> Config:
+    """The configuration as :func:`settle` returns it for its training file, which this process reads for its size.
+
+    Parameters
+    ----------
+    config : Config
+        As the user gave it; one without a file, or with a direction, comes back as it is.
+
+    Returns
+    -------
+    Config
+
+    Raises
+    ------
+    DistNewtonError
+        If the file is missing or at fault.
+    """
+    data = config.data
+    if config.method.direction != AUTO or not data.train:
+        return config
+    train = opener(data, None, data.train)().describe()
+    return settle(config, train.n_samples, validated=bool(data.validation))
+
+
+def choice_note(config: Config, settled: Config) -> str:
+    """A line on what was chosen; empty where nothing was.
+
+    Parameters
+    ----------
+    config, settled : Config
+        As the user gave it, and as :func:`settle` returned it.
+
+    Returns
+    -------
+    str
+    """
+    if config.method.direction != AUTO:
+        return ""
+    data, run = settled.data, settled.run
+    why = "a linear network" if _is_linear(config) else "hidden layers"
+    words = [settled.method.title, f"scale {data.scale}"]
+    words += [] if _is_linear(config) else [settled.network.activation]
+    words += [f"{100 * data.validation_fraction:g} % for validation"] if data.validation_fraction else []
+    words += [f"patience {run.patience}"] if run.patience else []
+    return f"chosen for {why} (method.direction = auto): {', '.join(words)}"
+
+
+def _is_linear(config: Config) -> bool:
+    return number_of_weight_layers(config.network.layers) == 1
+
+
+def _method(config: Config, n_samples: int) -> dict[str, Any]:
+    """The direction and those of its options that are not its defaults."""
+    if _is_linear(config):
+        return {"direction": "gauss_newton", **_LINEAR}
+    if config.run.tolerance:
+        # a tolerance is on the gradient of all samples
+        return {"direction": "gauss_newton"}
+    batch = _LARGEST_BATCH
+    while batch > _SMALLEST_BATCH and batch * _BATCHES > n_samples:
+        batch //= 2
+    return {"direction": "kfac", "batch": batch}
+
+
+def _validation_share(config: Config, n_samples: int, validated: bool) -> float:
+    """Share of the samples by which to choose the iteration."""
+    if validated or _is_linear(config):
+        return 0.0
+    if n_samples >= _FEW:
+        return 0.1
+    # errors of numbers say more than shares of right answers
+    return 0.2 if config.task == "regression" and n_samples >= _VERY_FEW else 0.0

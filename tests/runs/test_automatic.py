@@ -1,0 +1,159 @@
+"""What a user gets who chooses nothing: the method, scaling, validation and activation that suit the data."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from launched import call
+
+import distnewton
+from distnewton.config import make_config
+from distnewton.errors import ConfigError
+from distnewton.runs.automatic import settle
+
+QUICK = {"run": {"iterations": 3, "threads": 1}}
+
+
+def clusters(n=400, n_features=6, seed=0):
+    """Three classes whose features have very different units."""
+    generator = np.random.default_rng(seed)
+    y = generator.integers(3, size=n)
+    centres = 3 * np.random.default_rng(9).standard_normal((3, n_features))
+    return (centres[y] + generator.standard_normal((n, n_features))) * 10.0 ** np.arange(n_features), y
+
+
+def settled(n_samples=5000, *, validated=False, **tables):
+    return settle(make_config(tables), n_samples, validated=validated)
+
+
+def test_batches_of_kfac_with_validation_where_nothing_is_named():
+    config = settled()
+    assert (config.method.direction, config.method.batch) == ("kfac", 256)
+    assert (config.data.validation_fraction, config.run.patience, config.network.activation) == (0.1, 15, "relu")
+
+
+@pytest.mark.parametrize(("n_samples", "batch"), [(100, 32), (600, 64), (1500, 128), (2048, 256), (10**6, 256)])
+def test_a_pass_has_several_batches(n_samples, batch):
+    assert settled(n_samples).method.batch == batch
+    assert settled(10**7, data={"n_train": n_samples}).method.batch == batch
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "loss", "share"),
+    [(999, "cross_entropy", 0), (1000, "cross_entropy", 0.1), (99, "squared", 0), (100, "squared", 0.2),
+     (1000, "squared", 0.1)],
+)  # fmt: skip
+def test_validation_where_its_metric_says_enough(n_samples, loss, share):
+    config = settled(n_samples, network={"loss": loss})
+    assert config.data.validation_fraction == share
+    assert config.run.patience == (15 if share else 0)
+
+
+def test_validation_data_is_not_split_off_a_second_time():
+    config = settled(validated=True)
+    assert (config.data.validation_fraction, config.run.patience) == (0, 15)
+
+
+def test_numbers_have_a_smooth_network():
+    assert settled(network={"loss": "squared"}).network.activation == "tanh"
+
+
+def test_a_linear_network_is_solved_on_all_samples():
+    config = settled(network={"layers": ["auto", "auto"]})
+    assert (config.method.direction, config.method.subsample) == ("gauss_newton", 1.0)
+    assert (config.run.tolerance, config.data.validation_fraction) == (0.01, 0.0)
+
+
+def test_a_tolerance_asks_for_a_gradient_of_all_samples():
+    assert settled(run={"tolerance": 0.1}).method.direction == "gauss_newton"
+
+
+def test_what_is_said_stays():
+    config = settled(
+        data={"scale": "minmax", "validation_fraction": 0.3}, network={"activation": "sigmoid"},
+        run={"patience": 4}, method={"C": 2.0},
+    )  # fmt: skip
+    assert (config.data.scale, config.data.validation_fraction) == ("minmax", 0.3)
+    assert (config.network.activation, config.run.patience, config.method.C) == ("sigmoid", 4, 2.0)
+
+
+@pytest.mark.parametrize("direction", ["block_diagonal", "adam"])
+def test_a_named_direction_is_obeyed_and_changes_nothing_else(direction):
+    config = settled(method={"direction": direction})
+    assert (config.method.direction, config.data.scale, config.data.validation_fraction) == (direction, "none", 0.0)
+    assert (config.network.activation, config.run.patience) == ("tanh", 0)
+
+
+@pytest.mark.parametrize(
+    ("options", "direction"),
+    [({"batch": 64}, "kfac"), ({"damping": 0.1}, "kfac"), ({"subsample": 0.5}, "block_diagonal"),
+     ({"cg_max": 5, "subsample": 0.5}, "block_diagonal"), ({"jacobian": "recomputed"}, "gauss_newton"),
+     ({"solver": "kfac"}, "sgn"), ({"proposal": "kfac"}, "grouped_newton")],
+)  # fmt: skip
+def test_options_ask_for_a_direction_that_has_them(options, direction):
+    assert make_config({"method": options}).method.direction == direction
+    assert make_config({"method": {"direction": "auto", **options}}).method.direction == direction
+
+
+def test_options_of_no_one_direction_are_refused():
+    with pytest.raises(ConfigError, match="subsample has no effect"):
+        make_config({"method": {"subsample": 0.5, "learning_rate": 0.1, "momentum": 0.5}})
+
+
+def test_a_stage_names_its_direction():
+    with pytest.raises(ConfigError, match="a stage names its direction"):
+        make_config({"method": {"schedule": [{"direction": "auto", "iterations": 2}]}})
+
+
+@pytest.mark.mpi(min_size=1, sizes=(1, 3))
+def test_features_of_any_unit_are_learned(world):
+    X, y = clusters()
+    result = distnewton.train(make_config({"run": {"iterations": 30, "threads": 1}}), world, train_data=(X, y))
+    assert result.last.train["accuracy"] > 0.95
+    assert result.summary.config.data.scale == "standard"
+    assert "kfac, batches of 32, rate 0.1, scale standard" in result.summary.notes[0]
+
+
+@pytest.mark.mpi(min_size=1, sizes=(1, 3))
+@pytest.mark.parametrize("kind", ["standard", "center", "none", "log1p_unit_rows", "unit_rows"])
+def test_the_scaling_suits_the_features_on_any_grid(world, kind):
+    from scipy.sparse import csr_array
+
+    generator = np.random.default_rng(3)
+    y = np.arange(60) % 2
+    dense = {"standard": generator.normal(5, 2, (60, 70)), "center": generator.integers(0, 256, (60, 70)) * 1.0}
+    dense["center"][0] = 0.0
+    mask = generator.random((60, 400)) < 0.02
+    sparse = {"none": mask * generator.random(mask.shape)}
+    sparse["log1p_unit_rows"] = mask * generator.integers(1, 9, mask.shape)
+    sparse["unit_rows"] = mask * generator.uniform(0, 50, mask.shape)
+    X = dense[kind] if kind in dense else csr_array(sparse[kind].astype(float))
+    config = make_config({"network": {"layers": ["auto", 4, "auto"]}, **QUICK})
+    result = distnewton.train(config, world, train_data=(X, y))
+    assert result.model.scaling.kind == result.summary.config.data.scale == kind
+
+
+def test_the_choice_is_written_and_a_resumed_run_keeps_it(tmp_path):
+    X, y = clusters(1200)
+    table = tmp_path / "table.csv"
+    rows = [",".join([*map(repr, map(float, row)), f"c{label}"]) for row, label in zip(X, y, strict=True)]
+    table.write_text("\n".join([",".join([*(f"f{k}" for k in range(6)), "label"]), *rows]))
+    run = tmp_path / "run"
+    common = ["train", "--data.train", str(table), "--run-dir", str(run), "--run.threads", "1"]
+    assert call(*common, "--run.iterations", "2").returncode == 0
+    written = (run / "config.toml").read_text()
+    assert 'direction = "kfac"' in written
+    assert 'scale = "standard"' in written
+    resumed = call("train", "--resume", str(run), "--set", "run.iterations=4")
+    assert resumed.returncode == 0, resumed.stderr
+    shown = call("train", "--data.train", str(table), "--print-config")
+    assert 'direction = "kfac"' in shown.stdout
+    assert "validation_fraction = 0.1" in shown.stdout
+
+
+def test_a_start_brings_its_scaling_and_activation(tmp_path):
+    X, y = clusters(300)
+    given = {"data": {"scale": "minmax"}, "network": {"activation": "sigmoid"}, **QUICK}
+    first = distnewton.train(make_config(given), (X, y))
+    again = distnewton.train(make_config(QUICK), (X, y), start=first.model)
+    assert (again.summary.config.data.scale, again.summary.config.network.activation) == ("minmax", "sigmoid")
