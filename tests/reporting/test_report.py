@@ -82,7 +82,8 @@ def record(k, n_ranks=4, slow=1.0, **more):
 
 def made_run(path, n=4, n_ranks=4, records=None, predictions=None, end=True, **environment):
     path.mkdir(parents=True)
-    config = make_config({"data": {"train": "some data.csv"}, "run": {"iterations": 3}})
+    method = {"direction": "block_diagonal"}
+    config = make_config({"data": {"train": "some data.csv"}, "run": {"iterations": 3}, "method": method})
     (path / "config.toml").write_text(to_toml(config))
     partition = Partition((6, 5, 3), (2, 2, 2))
     facts = {"python": "3", "platform": "here", "packages": {"numpy": "2"}, "mpi_library": "MPI", "ranks": n_ranks,
