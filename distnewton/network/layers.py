@@ -189,7 +189,8 @@ class ConvolutionLayer(Layer):
         """Write phi^T(delta W^T)."""
         n, size = len(delta), self._chunk_size(len(W))
         n_samples = n if winners is None else len(winners)
-        k = n // max(1, n_samples)
+        # a replica's share of a small batch may be empty
+        k = max(1, n // max(1, n_samples))
         step = max(1, size // k)
         for start in range(0, n_samples, step):
             stop = min(start + step, n_samples)
