@@ -6,12 +6,14 @@ import json
 import zlib
 from collections.abc import Iterator
 from dataclasses import replace
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distnewton.backend import Array, to_host
+from distnewton.data.columns import ColumnNames
 from distnewton.data.partitioned import Task
 from distnewton.data.scaled import gather_scaling
 from distnewton.data.scaling import ColumnScaling
@@ -138,6 +140,7 @@ class Start:
         own, other = ([] if a.names is None else list(a.names.features) for a in (self.architecture, architecture))
         if own and other and own != other:
             yield f"columns: {_short(', '.join(own))} in the model, {_short(', '.join(other))} in the run"
+        yield from _encoding_differences(self.architecture.names, architecture.names)
 
     def params(self, network: PartitionedNetwork) -> Array:
         """This rank's variables, cast to the network's dtype; shape (n_params_local,).
@@ -189,6 +192,17 @@ def _facts(a: Architecture, scale: str) -> dict[str, Any]:
     facts = {"layers": str(a.shape), "input": a.shape.image_shape, "activation": a.activation}
     targets = a.task.scaling and a.task.scaling.to_dict()
     return {**facts, "task": a.task.name, "classes": classes, "scaling of the targets": targets, "scale": scale}
+
+
+def _encoding_differences(before: ColumnNames | None, now: ColumnNames | None) -> Iterator[str]:
+    """The first column that becomes other numbers."""
+    if before is None or now is None or before.encoding == now.encoding:
+        return
+    own, other = (None if names.encoding is None else names.encoding.columns for names in (before, now))
+    for name, a, b in zip(before.features, own or repeat(None), other or repeat(None), strict=False):
+        if a != b:
+            yield f"column {name}: encoded as {_short(a)} in the model, {_short(b)} in the run"
+            return
 
 
 def _short(value: object) -> str:

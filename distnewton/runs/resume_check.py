@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import zlib
 from collections.abc import Iterator, Mapping
@@ -66,6 +67,9 @@ def run_identity(
     if names is not None:
         # of names, which may be very many, a checksum
         described["names of columns (checksum)"] = zlib.crc32("\n".join(names.features).encode())
+        if names.encoding is not None:
+            encoding = json.dumps(names.encoding.to_json())
+            described["encoding of columns (checksum)"] = zlib.crc32(encoding.encode())
     if weights is not None:
         described["sum of weights"] = float(weights.sum())
     if "validation" in data.held_out:

@@ -402,8 +402,7 @@ class _Labels:
 
         if isinstance(column, pa.ChunkedArray):
             column = column.combine_chunks()
-        if pa.types.is_dictionary(column.type):
-            column = column.dictionary_decode()
+        column = _decoded(column)
         kind: Any = column.type
 
         def locate(i: int) -> str:
@@ -531,8 +530,7 @@ class ArrowSource(TableSource):
             columns = []
             for i, column in zip(places, batch.columns, strict=True):
                 if i in texts:
-                    column = column.dictionary_decode() if pa.types.is_dictionary(column.type) else column
-                    column = column.cast(pa.string())
+                    column = _decoded(column).cast(pa.string())
                 elif i != self._selection.label:
                     column = self._numbers(column, i, row, missing=True)
                 columns.append(column)
@@ -666,6 +664,15 @@ def _index_of(schema: pa.Schema) -> list[str]:
     """Columns that pandas has written as the index of its rows."""
     metadata = schema.pandas_metadata or {}
     return [column for column in metadata.get("index_columns", []) if isinstance(column, str)]
+
+
+def _decoded(column: Any) -> Any:
+    """A column without a dictionary, and without the texts of polars, which Arrow takes in few places."""
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(column.type):
+        column = pa.DictionaryArray.from_arrays(column.indices, _decoded(column.dictionary)).dictionary_decode()
+    return column.cast(pa.string()) if pa.types.is_string_view(column.type) else column
 
 
 def is_number(kind: pa.DataType) -> bool:
