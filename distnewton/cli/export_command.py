@@ -27,7 +27,9 @@ def export(options: argparse.Namespace) -> int:
     elif options.file.endswith(".model"):
         from distnewton.liblinear import save_liblinear as save
     else:
-        raise UsageError(f"export writes FILE.onnx or FILE.model, got {options.file}", collective=True)
+        torch = "; torch needs no export: safetensors.torch.load_file reads model.safetensors as it is"
+        advice = torch if options.file.endswith((".pt", ".pth", ".safetensors")) else ""
+        raise UsageError(f"export writes FILE.onnx or FILE.model, got {options.file}{advice}", collective=True)
     results_go_to_files()
     save(options.run, options.file)
     print(f"exported to {options.file}")
