@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import zlib
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,11 @@ FORMAT_VERSION = 3
 written as the first that holds it, so that older versions read what they can."""
 MODEL_FILE = "model.safetensors"
 _KEY = "distnewton"
+_HEADER_SUM, _TENSOR_SUMS = "distnewton_crc32", "tensors_crc32"
+"""Where the checksums stand: in the metadata that of the header's text, in the header those of the tensors. Older
+files have neither; where one is missing, the file is damaged."""
+_PIECE = 1 << 22
+"""Numbers of a tensor that are checked at a time."""
 _HEADER_KEYS = {"activation", "task", "classes", "scaling", "dense", "dtype"}
 
 
@@ -49,13 +55,23 @@ def write_model(path: Path, tensors: dict[str, Array], header: dict[str, Any]) -
     from safetensors.numpy import save_file
 
     part = Path(f"{path}.part")
+    text = json.dumps(header | {_TENSOR_SUMS: {name: zlib.crc32(tensor.data) for name, tensor in tensors.items()}})
     try:
-        save_file(tensors, part, metadata={_KEY: json.dumps(header)})
+        # safetensors makes files that only their owner may read; a file made here has the mode that the umask asks for
+        part.touch()
+        mode = part.stat().st_mode
+        save_file(tensors, part, metadata={_KEY: text, _HEADER_SUM: _text_sum(text)})
+        part.chmod(mode)
         os.replace(part, path)
     except (SafetensorError, OSError) as error:
         with suppress(OSError):
             part.unlink()
         raise WriteError(f"cannot write the model to {path}: {error}") from None
+
+
+def _text_sum(text: str) -> str:
+    """Checksum of a header's text: of two texts with the same numbers it tells which one was written."""
+    return str(zlib.crc32(text.encode()))
 
 
 def read_header(file: Path) -> dict[str, Any]:
@@ -75,7 +91,7 @@ def read_header(file: Path) -> dict[str, Any]:
     MissingInputError
         If there is no such file.
     DataError
-        If it is not a model of this package, or from a newer version.
+        If it is not a model of this package, from a newer version, or changed since it was written.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -85,9 +101,10 @@ def read_header(file: Path) -> dict[str, Any]:
         )
     try:
         with safe_open(file, framework="numpy") as tensors:
-            text = (tensors.metadata() or {}).get(_KEY)
+            metadata = tensors.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise DataError(f"{file} is not a readable safetensors file{_look(file)}: {error}") from None
+    text = metadata.get(_KEY)
     if text is None:
         raise DataError(f"{file} is a safetensors file, but not a model that distnewton wrote")
     try:
@@ -102,6 +119,10 @@ def read_header(file: Path) -> dict[str, Any]:
         raise DataError(f"{file} has a damaged header: {', '.join(missing)} missing")
     if header["activation"] not in ACTIVATIONS:
         raise DataError(f"{file} has an unknown activation: {header['activation']!r}")
+    if (_HEADER_SUM in metadata or _TENSOR_SUMS in header) and (
+        metadata.get(_HEADER_SUM) != _text_sum(text) or not isinstance(header.get(_TENSOR_SUMS), dict)
+    ):
+        raise DataError(f"{file} has a damaged header: its checksum is another; copy the file again")
     return header
 
 
@@ -225,19 +246,41 @@ def read_blocks(file: Path, network: PartitionedNetwork, params: Array) -> None:
     Raises
     ------
     DataError
-        If the file holds other weights than its header promises.
+        If the file holds other weights than its header promises, weights that are not finite, or weights that were
+        changed since they were written.
+
+    Notes
+    -----
+    Each layer's checksums are compared by one rank: the ranks share the file among them.
     """
     from safetensors import SafetensorError, safe_open
 
     try:
         with safe_open(file, framework="numpy") as tensors:
+            world = network.grid.world
+            sums = json.loads((tensors.metadata() or {})[_KEY]).get(_TENSOR_SUMS, {})
             for m, view in network.layout.views(params).items():
                 block, layer, name = network.layout.blocks[m], network.shape.layers[m - 1], network.shape.modules[m - 1]
-                if block.n_params == 0:
-                    continue
                 weight, bias = tensors.get_slice(f"{name}.weight"), tensors.get_slice(f"{name}.bias")
                 if (weight.get_shape(), bias.get_shape()) != (weight_shape(layer), [layer.n_out]):
                     raise ValueError(f"layer {m} has shapes {weight.get_shape()} and {bias.get_shape()}")
+                if sums and m % world.size == world.rank:
+                    for key, tensor in ((f"{name}.weight", weight), (f"{name}.bias", bias)):
+                        if _tensor_sum(tensor) != sums.get(key):
+                            raise ValueError(f"{key} was changed or damaged; copy the file again")
+                if block.n_params == 0:
+                    continue
                 fill_block(layer, block, view, weight, bias)
+            if not np.isfinite(params).all():
+                raise ValueError("some weights are not finite numbers")
     except (SafetensorError, OSError, ValueError) as error:
         raise DataError(f"{file} does not hold the weights its header promises: {error}") from None
+
+
+def _tensor_sum(tensor: Any) -> int:
+    """Checksum of a slice of a safetensors file, which passes through memory some rows at a time."""
+    shape, total = tensor.get_shape(), 0
+    step = max(1, _PIECE // max(1, int(np.prod(shape[1:]))))
+    for first in range(0, shape[0], step):
+        total = zlib.crc32(np.ascontiguousarray(tensor[first : min(first + step, shape[0])]).data, total)
+    return total
