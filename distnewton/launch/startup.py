@@ -6,6 +6,7 @@ import errno
 import os
 import platform
 import secrets
+import signal
 import sys
 import time
 import traceback
@@ -38,6 +39,8 @@ _FIRST = 1.5
 """Seconds that ranks which MPI does not connect leave to the first one, whose message the launcher would cut off."""
 _MAX_LINES = 20
 """Lines of a traceback that are printed; the run folder has all."""
+_CONNECTING = 20
+"""Seconds that a rank which fails before MPI connects it has to connect and to end the job."""
 _FORWARDING = 0.1
 """Seconds that the launcher has to forward the message before the abort: on a loaded machine it was once lost."""
 
@@ -288,7 +291,25 @@ def _abort(message: str, code: int, trace: str = "") -> int:
     if _connected():
         time.sleep(_FORWARDING)
         sys.modules["mpi4py.MPI"].COMM_WORLD.Abort(code)
+    elif size > 1 and "mpi4py.MPI" not in sys.modules:
+        _abort_unconnected(code)
     return code
+
+
+def _abort_unconnected(code: int) -> None:
+    """End a job whose other ranks may wait in MPI_Init for this one, which launchers do not end if it only exits."""
+    # a rank that cannot connect dies by the signal, and that ends the job
+    signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    signal.alarm(_CONNECTING)
+    try:
+        from mpi4py import MPI
+    except ImportError:
+        # so no rank waits in it
+        signal.alarm(0)
+        return
+    if MPI.COMM_WORLD.Get_size() > 1:
+        MPI.COMM_WORLD.Abort(code)
+    signal.alarm(0)
 
 
 def _context(trace: str) -> str:

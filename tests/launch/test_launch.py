@@ -7,6 +7,7 @@ import subprocess
 import sys
 
 import pytest
+from launched import launching, mpirun, run
 
 from distnewton.errors import ConfigError
 from distnewton.guards.faults import FaultInjector, InjectedFaultError
@@ -172,3 +173,23 @@ def test_faults_that_are_not_understood_are_refused_on_every_rank(text):
         with pytest.raises(ConfigError, match=r"DISTNEWTON_FAULT=.* is not understood: expected rank=N") as caught:
             FaultInjector().arm(rank, Ledger(), text)
         assert caught.value.collective
+
+
+ALONE = """
+import os, sys, time
+from distnewton.launch.startup import launched_rank, run_guarded
+def program():
+    if launched_rank() == 1:
+        raise KeyboardInterrupt
+    from mpi4py import MPI
+    time.sleep(100)
+sys.exit(run_guarded(program))
+"""
+
+
+@launching
+def test_a_rank_that_fails_before_mpi_connects_it_ends_the_job():
+    done = run([*mpirun(3), sys.executable, "-c", ALONE])
+    assert done.returncode == 130
+    assert "rank 1 of 3" in done.stderr
+    assert "interrupted" in done.stderr
