@@ -296,6 +296,20 @@ def test_compressed_under_any_name(tmp_path, compress):
         open_data(path).describe()
 
 
+@pytest.mark.parametrize("compress", [gzip.compress, bz2.compress, lzma.compress])
+def test_streams_behind_the_first_are_read_or_refused(tmp_path, compress):
+    first, second = (compress(sparse_text(n, 20, 0.5, n).encode()) for n in (300, 200))
+    empty = compress(b"")
+    for whole, n_samples in ((first + empty + second, 500), (first + second + bytes(512), 500), (empty + first, 300)):
+        assert open_data(write(tmp_path, whole)).describe().n_samples == n_samples
+    flipped = bytes([second[0] ^ 1]) + second[1:]
+    for behind in (flipped, second[:1] + b"?" + second[2:], b"neither zeros nor a stream"):
+        with pytest.raises(DataError, match=r"data\.txt: compressed file is damaged after \d+ bytes"):
+            open_data(write(tmp_path, first + behind)).describe()
+    with pytest.raises(DataError, match=r"data\.txt: compressed file is cut short"):
+        open_data(write(tmp_path, first + second[:5])).describe()
+
+
 def test_float32_and_range_check(tmp_path):
     path = write(tmp_path, "1 1:0.1 2:3\n")
     X = source(path).read(0, 2, "float32")

@@ -5,14 +5,15 @@ from __future__ import annotations
 import bz2
 import difflib
 import gzip
+import io
 import lzma
 import re
 import zipfile
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO, cast
+from typing import IO, Any, cast
 
 from distnewton.data.formats.spool import STANDARD, is_stream, spooled
 from distnewton.errors import DataError, MissingInputError
@@ -82,10 +83,51 @@ def _opened(path: Path) -> IO[bytes]:
     if magic.startswith(b"\x1f\x8b"):
         return cast("IO[bytes]", gzip.GzipFile(fileobj=raw))
     if magic.startswith(b"BZh"):
-        return cast("IO[bytes]", bz2.BZ2File(raw))
+        return io.BufferedReader(_Members(raw, bz2.BZ2Decompressor), BLOCK_BYTES)
     if magic.startswith(b"\xfd7zXZ"):
-        return cast("IO[bytes]", lzma.LZMAFile(raw))
+        return io.BufferedReader(_Members(raw, lambda: lzma.LZMADecompressor(lzma.FORMAT_XZ)), BLOCK_BYTES)
     return raw
+
+
+class _Members(io.RawIOBase):
+    """Content of a file of bzip2 or xz streams that lie one behind the other, as parallel compressors write them.
+
+    Python's own readers take whatever they cannot decompress behind a whole stream for the end of the file. Only zeros
+    may stand there.
+    """
+
+    def __init__(self, packed: IO[bytes], start: Callable[[], Any]) -> None:
+        self._packed, self._start, self._member = packed, start, start()
+
+    def readable(self) -> bool:
+        """Whether it can be read."""
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        """Fill a buffer, or the beginning of it; returns how many bytes there are, 0 at the end."""
+        data = b""
+        while not data:
+            piece = b""
+            if self._member.eof:
+                piece = self._member.unused_data.lstrip(b"\0")
+                while not piece:
+                    piece = self._packed.read(BLOCK_BYTES)
+                    if not piece:
+                        return 0
+                    piece = piece.lstrip(b"\0")
+                self._member = self._start()
+            elif self._member.needs_input:
+                piece = self._packed.read(BLOCK_BYTES)
+                if not piece:
+                    raise EOFError
+            data = self._member.decompress(piece, len(buffer))
+        buffer[: len(data)] = data
+        return len(data)
+
+    def close(self) -> None:
+        """Close the file, too."""
+        self._packed.close()
+        super().close()
 
 
 def is_compressed(path: Path) -> bool:
@@ -195,8 +237,8 @@ def open_stream(path: Path) -> Iterator[ByteStream]:
     ByteStream
     """
     stream = _opened(path)
-    # closing a decompressor leaves a file object that was handed to it open
-    raw = getattr(stream, "fileobj", None) or getattr(stream, "_fp", None)
+    # closing GzipFile leaves a file object that was handed to it open
+    raw = getattr(stream, "fileobj", None)
     try:
         yield ByteStream(path, stream)
     finally:
