@@ -22,6 +22,9 @@ class DampingOptions(Options):
 class NewtonOptions(DampingOptions):
     """A Newton step after its direction: combination, line search and adaptation of the damping."""
 
+    damping_threshold: float = Field(
+        0.5, ge=0.25, lt=1.0, description="ratio of actual to predicted decrease above which lambda falls"
+    )
     drop: float = Field(2.0 / 3.0, gt=0.0, le=1.0, description="factor of lambda after a good prediction")
     boost: float = Field(1.5, ge=1.0, allow_inf_nan=False, description="factor of lambda after a bad prediction")
     damping_min: float = Field(0.0, ge=0.0, allow_inf_nan=False, description="lower bound of lambda")

@@ -110,7 +110,9 @@ class Schedule:
         finish_fraction = options.finish_fraction if options.has(EarlyTerminationOptions) else 1.0
         return NewtonStep(
             direction,
-            LevenbergMarquardt(options.damping, options.drop, options.boost, minimum=options.damping_min),
+            LevenbergMarquardt(
+                options.damping, options.drop, options.boost, options.damping_threshold, minimum=options.damping_min
+            ),
             StepOptions(
                 options.combine,
                 options.sufficient_decrease,

@@ -8,7 +8,9 @@ from itertools import pairwise
 import numpy as np
 import pytest
 from problems import alternating, make_case, named_direction, newton_trainer
+from resumed import blobs, free, settings
 
+import distnewton
 from distnewton.directions.direction import Direction, DirectionResult
 from distnewton.errors import NumericalError
 from distnewton.method.objective import Evaluation, Objective, subsample_range
@@ -174,16 +176,21 @@ def test_a_start_that_overflows_is_told_by_all_ranks(world):
         assert caught.value.collective
 
 
-def test_damping_reacts_to_the_ratio_of_the_accepted_step(world):
+@pytest.mark.parametrize("threshold", [0.5, 0.95])
+def test_damping_reacts_to_the_ratio_of_the_accepted_step(world, threshold):
+    source = distnewton.ArraySource(*blobs())
     for splits in alternating(world.size, 3):
-        case = make_case(world, WIDTHS, splits, n=20, loss="cross_entropy")
-        with case.grid:
-            trainer = make_trainer(case, gauss_newton(), combine="previous")
-            records = list(trainer.iterations(8))[1:]
-            for record, after in pairwise(records):
-                rho = record.reduction_ratio
-                factor = 2 / 3 if rho > 0.5 else 1.5 if rho < 0.25 else 1.0
-                assert after.damping == pytest.approx(factor * record.damping)
+        method = {"direction": "gauss_newton", "damping_threshold": threshold, "subsample": 0.2, "subsample_min": 1}
+        config = settings(method, iterations=12, partition={"splits": list(splits)})
+        result = distnewton.train(config, world, train_data=source)
+        ratios = []
+        for record, after in pairwise(result.history[1:]):
+            ratios.append(record.reduction_ratio)
+            factor = 2 / 3 if ratios[-1] > threshold else 1.5 if ratios[-1] < 0.25 else 1.0
+            assert after.damping == pytest.approx(factor * record.damping)
+        # some lie where the thresholds differ
+        assert any(0.5 < ratio < 0.95 for ratio in ratios)
+        free(result)
 
 
 def test_rho_is_the_decrease_over_the_undamped_model(world):
