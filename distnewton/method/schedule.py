@@ -144,7 +144,7 @@ class Schedule:
             return NEVER
         # ranks without variables have finished before they start: they announce, but do not count
         n_idle = len(grid.partition.idle_ranks()) * grid.n_replicas
-        self._boards.append(FinishBoard(grid.world.mpi))
+        self._boards.append(FinishBoard(grid.world.mpi, ledger=grid.ledger))
         return EarlyTermination(self._boards[-1], n_idle + stop_threshold(grid.world.size - n_idle, finish_fraction))
 
 

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from distnewton.guards.ledger import Ledger
 from distnewton.guards.watchdog import watchdog
 
 if TYPE_CHECKING:
@@ -75,12 +76,14 @@ class FinishBoard:
     transport : str
         ``auto``: shared memory inside a node, messages between nodes, and messages only where memory cannot
         be shared; ``shared``: shared memory or an error; ``messages``: messages only.
+    ledger : Ledger or None
+        Where the bytes of messages are charged, of those that open the connections, too; by default one of its own.
 
     Attributes
     ----------
     transport : str
         What this rank uses: ``shared``, ``messages`` or ``shared+messages``.
-    n_messages_sent, sent_bytes : int
+    n_messages_sent : int
         What this rank has sent, with the one message a peer that opens the connections.
 
     Raises
@@ -103,10 +106,12 @@ class FinishBoard:
     publishes nothing but itself: it needs no order with other memory and no fence, only coherent caches.
     """
 
-    def __init__(self, comm: Intracomm | None = None, transport: str = "auto") -> None:
+    def __init__(
+        self, comm: Intracomm | None = None, transport: str = "auto", ledger: Ledger | None = None
+    ) -> None:
         if transport not in TRANSPORTS:
             raise ValueError(f"transport must be one of {', '.join(TRANSPORTS)}, got {transport!r}")
-        self.n_messages_sent = self.sent_bytes = 0
+        self._ledger, self.n_messages_sent = ledger or Ledger(), 0
         self._phase, self._announced, self._is_open = _NEVER, False, False
         self._slots: Slots = np.full(1, _NEVER, dtype=np.int64)  # of this node's ranks; own: _slots[_i_own]
         self._rank = self._i_own = 0
@@ -162,7 +167,7 @@ class FinishBoard:
         if self._mailbox is not None:
             self._mailbox.send(self._phase)
             self.n_messages_sent += self._mailbox.n_peers
-            self.sent_bytes += self._mailbox.n_peers * self._slots.itemsize
+            self._ledger.charge(self._mailbox.n_peers * self._slots.itemsize, 0.0)
 
     def n_finished(self) -> int:
         """Count the ranks known to have finished this phase, this one included; does not block.

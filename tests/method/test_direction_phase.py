@@ -73,6 +73,25 @@ def test_block_directions_make_no_mpi_call(world, transport):
         board.free()
 
 
+@pytest.mark.parametrize("transport", ["shared", "messages"])
+def test_flags_of_finished_ranks_count_as_sent_in_the_record(world, transport):
+    case = make_case(world, WIDTHS, (1, world.size, 1, world.size))
+    with case.grid:
+        board = FinishBoard(case.grid.comm.mpi, transport, case.grid.ledger)
+        # ranks whose own rule is met at once, and one that only ever is stopped
+        options = {"cg_tolerance": 0.0, "cg_max": 50 if world.rank == 0 and world.size > 1 else 2, "cg_min": 1}
+        faults.arm(world.rank, world.ledger, "rank=0 at=cg kind=slow factor=100" if world.size > 1 else "")
+        direction = named_direction("block_diagonal", **options)
+        trainer = newton_trainer(case, direction, termination=EarlyTermination(board, max(1, world.size - 1)))
+        records = list(trainer.iterations(4))[1:]
+        faults.arm(world.rank, world.ledger, "")
+        for record in records:
+            flags = 8 * (world.size - 1) * len(record.direction.finished_ranks)
+            assert record.sent_bytes["direction"] == (flags if transport == "messages" else 0)
+        assert world.size == 1 or 0 not in records[-1].direction.finished_ranks
+        board.free()
+
+
 def test_gauss_newton_sums_once_a_step(world):
     for splits in alternating(world.size, 3):
         case = make_case(world, WIDTHS, splits)
