@@ -26,9 +26,11 @@ FORMAT_VERSION = 3
 written as the first that holds it, so that older versions read what they can."""
 MODEL_FILE = "model.safetensors"
 _KEY = "distnewton"
-_HEADER_SUM, _TENSOR_SUMS = "distnewton_crc32", "tensors_crc32"
-"""Where the checksums stand: in the metadata that of the header's text, in the header those of the tensors. Older
-files have neither; where one is missing, the file is damaged."""
+_TENSOR_SUMS = "tensors_crc32"
+_HEADER_SUM = ', "header_crc32": '
+"""What ends the header: the checksum of the text before it. It has no entry of its own in the file's metadata, since
+safetensors writes entries in random order, and two files of one model are to be equal. Older files have neither this
+nor the tensors' checksums; where only one is missing, the file is damaged."""
 _PIECE = 1 << 22
 """Numbers of a tensor that are checked at a time."""
 _HEADER_KEYS = {"activation", "task", "classes", "scaling", "dense", "dtype"}
@@ -55,23 +57,19 @@ def write_model(path: Path, tensors: dict[str, Array], header: dict[str, Any]) -
     from safetensors.numpy import save_file
 
     part = Path(f"{path}.part")
-    text = json.dumps(header | {_TENSOR_SUMS: {name: zlib.crc32(tensor.data) for name, tensor in tensors.items()}})
+    sums = {name: zlib.crc32(tensor.data) for name, tensor in tensors.items()}
+    text = json.dumps(header | {_TENSOR_SUMS: sums}).removesuffix("}")
     try:
         # safetensors makes files that only their owner may read; a file made here has the mode that the umask asks for
         part.touch()
         mode = part.stat().st_mode
-        save_file(tensors, part, metadata={_KEY: text, _HEADER_SUM: _text_sum(text)})
+        save_file(tensors, part, metadata={_KEY: f"{text}{_HEADER_SUM}{zlib.crc32(text.encode())}}}"})
         part.chmod(mode)
         os.replace(part, path)
     except (SafetensorError, OSError) as error:
         with suppress(OSError):
             part.unlink()
         raise WriteError(f"cannot write the model to {path}: {error}") from None
-
-
-def _text_sum(text: str) -> str:
-    """Checksum of a header's text: of two texts with the same numbers it tells which one was written."""
-    return str(zlib.crc32(text.encode()))
 
 
 def read_header(file: Path) -> dict[str, Any]:
@@ -119,8 +117,9 @@ def read_header(file: Path) -> dict[str, Any]:
         raise DataError(f"{file} has a damaged header: {', '.join(missing)} missing")
     if header["activation"] not in ACTIVATIONS:
         raise DataError(f"{file} has an unknown activation: {header['activation']!r}")
-    if (_HEADER_SUM in metadata or _TENSOR_SUMS in header) and (
-        metadata.get(_HEADER_SUM) != _text_sum(text) or not isinstance(header.get(_TENSOR_SUMS), dict)
+    summed, has_sum, told = text.rpartition(_HEADER_SUM)
+    if (has_sum or _TENSOR_SUMS in header) and (
+        told != f"{zlib.crc32(summed.encode())}}}" or not isinstance(header.get(_TENSOR_SUMS), dict)
     ):
         raise DataError(f"{file} has a damaged header: its checksum is another; copy the file again")
     return header

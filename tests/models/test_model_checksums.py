@@ -23,15 +23,15 @@ def model_file(world, folder):
     return folder / "m"
 
 
-def rewritten(path, tensors, header, **more):
+def rewritten(path, tensors, header):
     from safetensors.numpy import save_file
 
-    save_file(tensors, path, metadata={"distnewton": json.dumps(header), **more})
+    save_file(tensors, path, metadata={"distnewton": header if isinstance(header, str) else json.dumps(header)})
     return path
 
 
 def without_checksums(header):
-    return {key: value for key, value in header.items() if key != "tensors_crc32"}
+    return {key: value for key, value in header.items() if key not in ("tensors_crc32", "header_crc32")}
 
 
 def test_flipped_bits_are_told(model_file):
@@ -58,11 +58,19 @@ def test_all_ranks_refuse_a_flipped_weight(world, folder, model_file):
 
 def test_a_missing_checksum_is_damage(folder, model_file):
     tensors, header = read_file(model_file)
-    plain = without_checksums(header)
-    of_header = {"distnewton_crc32": str(zlib.crc32(json.dumps(plain).encode()))}
-    for content, more in ((header, {}), (plain, of_header)):
+    of_tensors = {key: value for key, value in header.items() if key != "header_crc32"}
+    plain = json.dumps(without_checksums(header)).removesuffix("}")
+    of_header = f'{plain}, "header_crc32": {zlib.crc32(plain.encode())}}}'
+    for content in (of_tensors, of_header):
         with pytest.raises(DataError, match="its checksum is another"):
-            distnewton.load_model(rewritten(folder / "bad", tensors, content, **more))
+            distnewton.load_model(rewritten(folder / "bad", tensors, content))
+
+
+def test_files_of_one_model_are_equal(world, folder):
+    model = trained(world, problem()[1], iterations=0)
+    for name in range(8):
+        model.save(folder / str(name))
+    assert len({(folder / str(name)).read_bytes() for name in range(8)}) == 1
 
 
 def test_files_without_checksums_are_read(folder, model_file):
