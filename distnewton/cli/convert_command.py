@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import time
 from collections.abc import Iterator
@@ -12,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distnewton.cli.command import argument, command
-from distnewton.cli.settings import DATA_VARIABLE
+from distnewton.cli.settings import DATA_VARIABLE, overrides
 from distnewton.cli.streams import results_go_to_files
+from distnewton.config import load_config
 from distnewton.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -30,13 +30,10 @@ _SECONDS_APART = 0.2
     argument("source", metavar="SOURCE", help="data as train takes it; with --verify alone, a store"),
     argument("target", metavar="TARGET", nargs="?", help="folder to create"),
     argument("--data-dir", metavar="DIR", help=f"folder of a relative SOURCE (default {DATA_VARIABLE})"),
-    argument("--format", default="auto", help="format of SOURCE (default: by its content)"),
-    argument("--label-column", metavar="COLUMN", help="label column, by number from 0 or by name"),
     argument(
-        "--ignore-columns", metavar="LIST", default="", help="columns to leave out, as id,name; by number or name"
+        "--set", action="append", default=[], metavar="KEY=VALUE",
+        help="how SOURCE is read, as data.label_column=class, data.zero_based=true or data.ignore_columns=id,name",
     ),
-    argument("--n-features", type=int, metavar="N", help="number of features, if more than the file shows"),
-    argument("--zero-based", action="store_true", help="LIBSVM: indices start at 0"),
     argument(
         "--dtype", choices=("exact", "float32"), default="exact",
         help="exact: each number as the text has it (default); float32: rounded, at most half as large",
@@ -48,35 +45,30 @@ _SECONDS_APART = 0.2
 )  # fmt: skip
 def convert(options: argparse.Namespace) -> int:
     """Convert a data set, or check a store, in this process alone."""
-    from distnewton.data.sources import open_data, source_files
+    from distnewton.data.sources import source_files
     from distnewton.data.store import convert as conversion
     from distnewton.data.store.reader import StoreSource
+    from distnewton.runs.held_out import opener
 
     if options.target is None:
         if not options.verify:
             raise ConfigError("convert needs a TARGET, the folder to make; a store alone is checked with --verify")
         _verify(StoreSource(Path(options.source)))
         return 0
-    directory = options.data_dir or os.environ.get(DATA_VARIABLE) or None
+    if others := [setting for setting in options.set if not setting.startswith("data.")]:
+        raise ConfigError(f"convert takes settings of [data] alone, got --set {others[0]}")
+    data = load_config(None, overrides(options)).data
     if Path(options.source).exists():
         # a path that exists as it is typed is that file
-        directory = None
-    source = open_data(
-        options.source,
-        data_dir=directory,
-        format=options.format,
-        label_column=options.label_column,
-        ignore_columns=[column.strip() for column in options.ignore_columns.split(",") if column.strip()],
-        n_features=options.n_features,
-        zero_based=options.zero_based,
-    )
+        data = data.model_copy(update={"directory": ""})
+    source = opener(data, None, options.source)()
     results_go_to_files()
     start = time.perf_counter()
     with _progress() as on_progress:
         manifest = conversion.convert(
             source,
             Path(options.target),
-            files=source_files(options.source, directory),
+            files=source_files(options.source, data.directory or None),
             float32=options.dtype == "float32",
             overwrite=options.overwrite,
             on_progress=on_progress,

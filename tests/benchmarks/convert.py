@@ -144,7 +144,7 @@ def main() -> None:
             copies(options.file, text, options.copies)
         command = [sys.executable, "-m", __spec__.name, str(text), "--into", str(store)]
         command += ["--memory-mb", str(options.memory_mb)]
-        command += ["--label-column", options.label_column] if options.label_column else []
+        command += ["--set", f"data.label_column={options.label_column}"] if options.label_column else []
         subprocess.run(command, check=True)
         is_sparse = open_data(store).describe().sparse_format
         for n_parts in (1, 2, 4):

@@ -45,10 +45,15 @@ def test_what_it_says_and_leaves(place, capsys):
 
 def test_options_of_the_source(place, monkeypatch):
     (place / "table.csv").write_text("cat,1,2\ndog,3,4\n")
-    main(["convert", "table.csv", "labels first", "--label-column", "0"])
+    main(["convert", "table.csv", "labels first", "--set", "data.label_column=0"])
     assert open_data("labels first").describe().labels.tolist() == ["cat", "dog"]
+    (place / "gaps.csv").write_text("#1\nname,a,class\nx,,u\nx,3,v\ny,5,u\n")
+    main(["convert", "gaps.csv", "gaps", "--set", "data.comment=#", "--set", "data.missing=mean"])
+    np.testing.assert_array_equal(open_data("gaps").read(0, 3), [[1, 0, 4], [1, 0, 3], [0, 1, 5]])
+    with pytest.raises(ConfigError, match=r"settings of \[data\] alone, got --set run\.seed=1"):
+        main(["convert", "table.csv", "other", "--set", "run.seed=1"])
     (place / "zero.txt").write_text("1 0:5\n2 2:6\n")
-    main(["convert", "zero.txt", "zero", "--zero-based", "--n-features", "9"])
+    main(["convert", "zero.txt", "zero", "--set", "data.zero_based=true", "--set", "data.n_features=9"])
     assert open_data("zero").describe().n_features == 9
     (place / "elsewhere").mkdir()
     (place / "elsewhere" / "far.txt").write_text(TEXT)

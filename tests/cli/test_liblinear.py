@@ -155,23 +155,23 @@ NAMES = [
     ("-c inf", "method.C", math.inf),
     ("-xi 0.5", "method.cg_tolerance", 0.5),
     ("-s 1", "method.cg_tolerance", 0.1),
-    ("", "method.cg_max", 250),
+    ("-s 0", "method.cg_max", 250),
     ("-CGmax 2", "method.cg_max", 2),
     ("-CGmax 2", "method.cg_min", 2),
     ("-lambda 0", "method.damping", 0.0),
     ("-s 2", "method.damping", 1.0),
     ("-s 5", "method.damping", 0.01),
     ("-drop 0.5", "method.drop", 0.5),
-    ("", "method.drop", 2 / 3),
+    ("-s 0", "method.drop", 2 / 3),
     ("-boost 2", "method.boost", 2.0),
-    ("", "method.boost", 1.5),
+    ("-s 0", "method.boost", 1.5),
     ("-eta 0.1", "method.sufficient_decrease", 0.1),
-    ("", "method.sufficient_decrease", 1e-4),
+    ("-s 0", "method.sufficient_decrease", 1e-4),
     ("", "run.iterations", 100),
     ("-iter_max 7", "run.iterations", 7),
     ("-e 0.01", "run.tolerance", 0.01),
-    ("", "method.subsample", 0.05),
-    ("", "method.subsample_min", 1),
+    ("-s 0", "method.subsample", 0.05),
+    ("-s 0", "method.subsample_min", 1),
     ("-GNsize 64", "method.subsample_min", 64),
     ("-s kfac", "method.direction", "kfac"),
     ("-s 3", "method.direction", "block_dual"),
@@ -204,7 +204,7 @@ def test_a_curvature_sample_has_the_size_that_is_asked_for():
 
     method = config_of("-GNsize", "64").method
     assert subsample_size(10_000, method.subsample, method.subsample_min) == 64
-    method = config_of().method
+    method = config_of("-s", "0").method
     assert subsample_size(1_001, method.subsample, method.subsample_min) == 51
 
 

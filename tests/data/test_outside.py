@@ -78,6 +78,7 @@ def test_a_format_of_an_installed_package_is_read_by_name_and_by_content(outside
     for format in ("auto", "matlab"):
         np.testing.assert_array_equal(open_data(path, format=format).read(1, 3), X[:, 1:3])
         tables = {"data": {"train": str(path), "format": format}, "run": {"iterations": 2}}
+        tables["method"] = {"direction": "block_diagonal"}
         assert distnewton.train(distnewton.make_config(tables)).last.loss < 1
     with pytest.raises(DataError, match="is matlab, not csv as asked for"):
         open_data(path, format="csv")
@@ -99,7 +100,7 @@ def test_an_unknown_format_is_refused_with_the_nearest_name():
 def test_a_scaling_of_an_installed_package_is_fitted_and_stored(outside, tmp_path):
     rng = np.random.default_rng(0)
     X, y = rng.uniform(-5, 3, (60, 4)), rng.integers(3, size=60)
-    tables = {"data": {"scale": "max_abs"}, "run": {"iterations": 2}}
+    tables = {"data": {"scale": "max_abs"}, "run": {"iterations": 2}, "method": {"direction": "block_diagonal"}}
     model = distnewton.train(distnewton.make_config(tables), train_data=distnewton.ArraySource(X, y)).model
     np.testing.assert_allclose(model.scaling.factor, 1 / np.abs(X).max(axis=0), rtol=1e-6)
     model.save(tmp_path / "m")

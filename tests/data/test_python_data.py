@@ -15,7 +15,9 @@ mpi = pytest.mark.mpi(min_size=1, sizes=(1, 3))
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(80, 3))
 SIDE = X[:, 0] > 0
-CONFIG = make_config({"network": {"layers": ["auto", 4, "auto"]}, "run": {"iterations": 5}})
+CONFIG = make_config({
+    "network": {"layers": ["auto", 4, "auto"]}, "run": {"iterations": 5}, "method": {"direction": "block_diagonal"},
+})  # fmt: skip
 KINDS = {
     "numbers": SIDE.astype(int), "texts": np.where(SIDE, "right", "left"), "booleans": SIDE,
     "objects": np.where(SIDE, "right", "left").astype(object), "fractions": np.where(SIDE, 0.5, 1.5),

@@ -308,6 +308,6 @@ def test_ranks_read_their_own_columns_and_see_the_same_errors(tmp_path_factory, 
     own = source.read(bounds[comm.rank], bounds[comm.rank + 1])
     assert not comm.any(not np.array_equal(own, X[:, bounds[comm.rank] : bounds[comm.rank + 1]]))
     with pytest.raises(DataError, match=r"f3: value.*missing") as caught:
-        open_and_describe(comm, lambda: open_data(bad))
+        open_and_describe(comm, lambda: open_data(bad, missing="refuse"))
     texts = comm.allgather_json(str(caught.value))
     assert len(set(texts)) == 1

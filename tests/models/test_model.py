@@ -40,6 +40,11 @@ def read_file(path):
         return load_file(path), json.loads(file.metadata()["distnewton"])
 
 
+def without_checksums(header):
+    """A header as older versions wrote it: one that is changed and written by hand."""
+    return {key: value for key, value in header.items() if key not in ("tensors_crc32", "header_crc32")}
+
+
 def plain_outputs(path, X):
     """Outputs computed from the file alone, as torch.nn.Sequential would."""
     tensors, header = read_file(path)
@@ -193,7 +198,8 @@ def test_wrong_headers_and_weights_are_refused(world, folder, damage, message):
     if world.rank == 0:
         from safetensors.numpy import save_file
 
-        tensors, text = damage(*read_file(folder / "m"))
+        tensors, header = read_file(folder / "m")
+        tensors, text = damage(tensors, without_checksums(header))
         save_file(tensors, folder / "bad", metadata={"distnewton": text})
     world.barrier()
     check_refusal(world, lambda: distnewton.load_model(folder / "bad", world), DataError, message)

@@ -8,7 +8,7 @@ import zlib
 
 import numpy as np
 import pytest
-from models.test_model import problem, read_file, trained
+from models.test_model import problem, read_file, trained, without_checksums
 
 import distnewton
 from distnewton.errors import DataError, UsageError
@@ -28,10 +28,6 @@ def rewritten(path, tensors, header):
 
     save_file(tensors, path, metadata={"distnewton": header if isinstance(header, str) else json.dumps(header)})
     return path
-
-
-def without_checksums(header):
-    return {key: value for key, value in header.items() if key not in ("tensors_crc32", "header_crc32")}
 
 
 def test_flipped_bits_are_told(model_file):

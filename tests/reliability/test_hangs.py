@@ -13,6 +13,7 @@ from launched import call, distnewton, launches, mpirun, run, small_data
 from distnewton.errors import DataError, MissingInputError
 from distnewton.guards.hangs import describe_hang, odd_ranks, ranges
 from distnewton.reporting.failure_report import explain_failure
+from distnewton.runs.run_folder import is_at_work
 
 N_RANKS = 3
 LIMIT = 2.0
@@ -147,6 +148,10 @@ def test_why_of_a_failure_and_of_runs_without_one(tmp_path):
         return "\n".join(explain_failure(tmp_path / "R"))
 
     (tmp_path / "R/errors/first.json").unlink()
+    limit = time.monotonic() + 60
+    # the launcher may end before the ranks that it has killed are gone
+    while is_at_work(tmp_path / "R") and time.monotonic() < limit:
+        time.sleep(0.05)
     text = again()
     assert "no report was written, and no process has the run open: something outside ended a process" in text
     assert "the launcher's output says which, after iteration 1" in text
