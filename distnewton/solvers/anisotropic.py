@@ -2,29 +2,27 @@ r"""Step sizes of groups of variables from a cubic model ([GN3], arXiv 2312.0388
 
 .. math:: \eta = \Big(\bar H + \frac{\lambda}{2} \|D \eta\| D^2\Big)^{-1} \bar g, \qquad D_s = |D^3_s|^{1/3}
 
-Of several solutions the one of largest ||D eta||: there the matrix is positive definite. With D regular,
-w = D eta and r = ||w|| it is the secular equation of a trust region,
+Of several solutions the one of largest ||D eta||: there the matrix is positive definite. r = ||D eta|| is found by
+bisection. Below it the matrix is not positive definite or the solution of the linear system is longer than r; above it
+is shorter, since its length falls as r grows. No group is left out because its D_s is small: rescaling a group changes
+D_s, but not the step, and in deep sigmoid networks some are 1e-6 of the largest. Each system is solved in variables
+that make the diagonal of its matrix 1, so that scales cost no digits.
 
-.. math:: \sum_i \frac{b_i^2}{(\Lambda_i + \lambda r / 2)^2} = r^2, \qquad
-    D^{-1} \bar H D^{-1} = Q \Lambda Q^T, \quad b = Q^T D^{-1} \bar g
-
-whose left side falls where all denominators are positive, so that there is at most one such root. Groups with D_s = 0
-are eliminated first; they need a positive definite part of Hbar. The authors search for a bracket by tripling; here
-its ends are known.
+Groups with D_s = 0, whose third derivative vanishes identically, are eliminated first; they need a positive definite
+part of Hbar.
 """
 
 from __future__ import annotations
-
-import math
 
 import numpy as np
 
 from distnewton.backend import Array
 
-_NEGLIGIBLE = 1e-5
-"""D_s below this multiple of the largest counts as zero: the cube root makes 5e-6 of a rounding error."""
+_WIDEN = 1e3
+"""Factor by which a bracket grows."""
 
 
+@np.errstate(over="ignore", invalid="ignore")
 def step_sizes(H: Array, g: Array, third: Array, internal_damping: float) -> Array | None:
     """Step size of each group.
 
@@ -49,7 +47,6 @@ def step_sizes(H: Array, g: Array, third: Array, internal_damping: float) -> Arr
     D = np.cbrt(np.abs(np.asarray(third, np.float64)))
     if not (np.isfinite(H).all() and np.isfinite(g).all() and np.isfinite(D).all()):
         return None
-    D[_NEGLIGIBLE * D.max(initial=0.0) >= D] = 0.0
     if internal_damping == 0.0:
         D[:] = 0.0
     moving = H.any(axis=1) | (g != 0.0)
@@ -60,13 +57,12 @@ def step_sizes(H: Array, g: Array, third: Array, internal_damping: float) -> Arr
     coupling = H[np.ix_(cubic, plain)]
     A = H[np.ix_(cubic, cubic)] - coupling @ eliminated[:, 1:]
     b = g[cubic] - coupling @ eliminated[:, 0]
-    scale = D[cubic]
-    w = _cubic(A / np.outer(scale, scale), b / scale, internal_damping)
-    if w is None:
+    sizes = _cubic(A, b, D[cubic], 0.5 * internal_damping)
+    if sizes is None:
         return None
     eta = np.zeros(len(g))
-    eta[cubic] = w / scale
-    eta[plain] = eliminated[:, 0] - eliminated[:, 1:] @ eta[cubic]
+    eta[cubic] = sizes
+    eta[plain] = eliminated[:, 0] - eliminated[:, 1:] @ sizes
     return eta
 
 
@@ -78,53 +74,47 @@ def _solve(A: Array, B: Array) -> Array | None:
     if not (diagonal > 0.0).all():
         return None
     scale = 1.0 / np.sqrt(diagonal)
-    scaled = A * np.outer(scale, scale)
-    if np.linalg.eigvalsh(scaled)[0] <= len(A) * np.finfo(np.float64).eps:
+    try:
+        root = np.linalg.cholesky(A * np.outer(scale, scale))
+    except np.linalg.LinAlgError:
         return None
-    solution: Array = scale[:, None] * np.linalg.solve(scaled, scale[:, None] * B)
+    if root.diagonal().min() ** 2 <= len(A) * np.finfo(np.float64).eps:
+        return None
+    solution: Array = (scale * np.linalg.solve(root.T, np.linalg.solve(root, (scale * B.T).T)).T).T
     return solution
 
 
-def _cubic(M: Array, b: Array, damping: float) -> Array | None:
-    """The w of largest norm with (M + damping/2 ||w|| I) w = b and a positive definite matrix, or None."""
+def _cubic(A: Array, b: Array, D: Array, c: float) -> Array | None:
+    """The eta of largest ||D eta|| with (A + c ||D eta|| D^2) eta = b and a positive definite matrix, or None."""
     if not len(b):
         return b
-    eigenvalues, Q = np.linalg.eigh(M)
-    beta = Q.T @ b
-    lowest = min(eigenvalues[0], 0.0)
-    # r = start + x: the matrix is positive definite for x > 0, singular at x = 0 unless it is so at r = 0 already
-    start, gaps = -2.0 * lowest / damping, eigenvalues - lowest
-    x = _root(beta, gaps, 0.5 * damping, start)
-    if x is None:
-        return None
-    w: Array = Q @ _components(beta, gaps + 0.5 * damping * x)
-    return w
 
+    def solution(r: float) -> Array | None:
+        return _solve(A + c * r * np.diag(D**2), b)
 
-def _root(beta: Array, gaps: Array, c: float, start: float) -> float | None:
-    """The x >= 0 with || beta / (gaps + c x) || = start + x, or None where the left side is below the right at 0."""
+    def too_short(r: float) -> bool:
+        """Whether the length is above r."""
+        eta = solution(r)
+        return eta is None or float(np.linalg.norm(D * eta)) > r
 
-    def excess(x: float) -> float:
-        return float(np.linalg.norm(_components(beta, gaps + c * x))) - start - x
-
-    if gaps[0] > 0.0 and not beta.any():
-        return 0.0
-    # the lowest component alone, and all components over the lowest gap, bound the root on both sides
-    first, whole = abs(beta[0]) / c, float(np.linalg.norm(beta)) / c
-    low = 2.0 * first / (start + math.sqrt(start**2 + 4.0 * first)) if first and gaps[0] == 0.0 else 0.0
-    high = math.sqrt(whole)
-    if excess(low) <= 0.0:
-        # the bound is the root where there is nothing but the lowest component
-        return low or None
-    if excess(high) >= 0.0:
-        return high
-    # imported here, since it takes all of scipy.sparse along
-    from scipy.optimize import brentq
-
-    eps = np.finfo(np.float64)
-    return float(brentq(excess, low, high, xtol=float(eps.tiny), rtol=4.0 * float(eps.eps), maxiter=1000))
-
-
-def _components(beta: Array, denominators: Array) -> Array:
-    """Quotients, 0 where both are zero."""
-    return np.divide(beta, denominators, out=np.zeros_like(beta), where=(beta != 0.0) | (denominators != 0.0))
+    newton = solution(0.0)
+    if newton is not None:
+        # the length falls with r, so that the longest is a bound
+        high = float(np.linalg.norm(D * newton))
+        if high == 0.0:
+            return newton
+    else:
+        # Gershgorin: D^-1 A D^-1 + c r I is positive definite there
+        high = 2.0 * float((np.abs(A) / np.outer(D, D)).sum(axis=1).max()) / c
+    while too_short(high):
+        high *= _WIDEN
+        if not np.isfinite(high):
+            return None
+    low = high / _WIDEN
+    while not too_short(low):
+        low, high = low / _WIDEN, low
+    while low < (middle := float(np.sqrt(low) * np.sqrt(high))) < high:
+        low, high = (middle, high) if too_short(middle) else (low, middle)
+    # without a solution the length jumps from infinity to below r where the matrix becomes positive definite: the hard
+    # case, in which g has nothing along the direction of negative curvature
+    return solution(high) if solution(low) is not None else None

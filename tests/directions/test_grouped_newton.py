@@ -87,6 +87,28 @@ def test_each_proposal_is_scaled_by_group_and_keeps_its_state(world, proposal, k
             assert direction.step_sizes.any()
 
 
+def test_deep_layers_whose_third_derivatives_are_tiny_get_step_sizes(world):
+    # curvature is negative along groups with D_s below 1e-5 of the largest: their cubic terms decide
+    expected = None
+    for splits in alternating(world.size, 8):
+        network = {"activation": "sigmoid", "loss": "cross_entropy", "seed": 3}
+        case = make_case(world, (6, *[8] * 7, 3), splits, n=20, C=1e6, **network)
+        with case.grid:
+            problem = linearization(case, (0, 20))
+            direction = grouped(negative_rates=True, internal_damping=10.0)
+            assert direction.solve(problem, NEVER).note == ""
+            summary = problem.sample.summarise(problem.gradient, direction._groups, problem.regularization)
+            D = np.cbrt(abs(summary.third))
+            assert D.min() < 1e-5 * D.max()
+            assert np.linalg.eigvalsh(summary.hessian)[0] < 0.0
+            # the equation, as it stands
+            eta = direction.step_sizes
+            A = summary.hessian + 5.0 * np.linalg.norm(D * eta) * np.diag(D**2)
+            np.testing.assert_allclose(A @ eta, summary.gradient, rtol=0, atol=1e-9 * abs(summary.gradient).max())
+            expected = eta if expected is None else expected
+            np.testing.assert_allclose(eta, expected, rtol=0, atol=1e-6 * abs(expected).max())
+
+
 @pytest.mark.parametrize("damping", [0.0, 10.0])
 def test_a_quadratic_of_one_variable_a_group_is_minimised_in_one_step(world, damping):
     # one feature, one output, squared loss: no third derivatives, the weight and the bias are a group each

@@ -89,12 +89,28 @@ def test_groups_without_third_derivative(lowest):
     assert largest_root(H, g, third, 2.0, 3 * r) == pytest.approx(r, rel=1e-3)
 
 
-def test_a_rounding_error_counts_as_no_third_derivative():
+def test_a_rounding_error_of_a_third_derivative_hardly_counts():
     H, g, third = problem(3, 4, 0.5)
     third[2] = 0.0
     exact = step_sizes(H, g, third, 2.0)
     third[2] = 1e-16 * abs(third).max()
-    np.testing.assert_array_equal(step_sizes(H, g, third, 2.0), exact)
+    np.testing.assert_allclose(step_sizes(H, g, third, 2.0), exact, rtol=1e-9)
+
+
+@pytest.mark.parametrize("spread", [1e-3, 1e-7, 1e-12])
+@pytest.mark.parametrize("lowest", [0.4, -0.4])
+@pytest.mark.parametrize("damping", [0.1, 10.0])
+def test_groups_of_any_scale_keep_their_cubic_terms(spread, lowest, damping):
+    # cutting small D_s would leave no solution: the negative curvature is everywhere
+    H, g, third = problem(5, 12, lowest)
+    eta = step_sizes(H, g, third, damping)
+    factors = np.array([1.0, spread, -(spread**0.5), 1 / spread, 1.0])
+    scaled = step_sizes(np.outer(factors, factors) * H, factors * g, factors**3 * third, damping)
+    np.testing.assert_allclose(scaled * factors, eta, rtol=1e-9)
+
+
+def test_a_problem_beyond_all_scales_has_no_solution():
+    assert step_sizes(np.array([[-1e300]]), np.array([1.0]), np.array([1e-290]), 1.0) is None
 
 
 def test_groups_without_variables_get_zero():
