@@ -208,7 +208,9 @@ class DelimitedSource(TableSource):
 
     def _ragged(self, where: str, line: bytes, parts: list[bytes]) -> str:
         """What to say of a line with another number of fields."""
-        hint = "; name the character that begins a comment (data.comment)" if line.lstrip().startswith(b"#") else ""
+        _, first_line = next(numbered_rows(self.path, self.comment))
+        has_sign = any(row.lstrip().startswith(b"#") for row in (line, first_line))
+        hint = "; name the character that begins a comment (data.comment)" if has_sign else ""
         hint = "; it ends with a separator, and the first line does not" if not parts[-1] else hint
         return f"{where}: expected {len(self._columns)} columns as in the first line, got {len(parts)}{hint}"
 

@@ -35,9 +35,10 @@ BlockParser = Callable[[bytes, Rules, int, int], Rows | None]
 NUMBA_FROM_BYTES = 16 << 20
 _TYPICAL_COMPRESSION = 4
 _COMMENT = re.compile(rb"#[^\n]*")
-# a colon in a time, in the name of a gene or in a header makes no pair: behind a label comes `digits:number`
-_NUMBER_ENDS = rb"[0-9]{1,10}:[+-]?[0-9.][0-9.eE+-]*(?=\s|$)"
-_PAIR = re.compile(rb"\s*[^\s,;:\"']+\s+(?:qid:\S+\s+)?%b|\s*%b\s+%b" % ((_NUMBER_ENDS,) * 3))
+_LABELS = re.compile(rb"[0-9]+(?:,[0-9]+)+|[^\s,;:\"']+")
+# what was meant as a pair, with whatever value; a time or a position in a genome is followed by other fields
+_PAIR = re.compile(rb"[+-]?[0-9]{1,10}:[^\s:,;\"']*(,[0-9]+)?")
+_BLANK_AT_COLON = re.compile(rb"[ \t]*:(?![ \t]+[0-9]+[ \t]*:)[ \t]*")
 _QUERY = re.compile(rb"^([ \t\r\f\v]*[^\s:#]+[ \t\r\f\v]+)qid:\S*", re.MULTILINE)
 _LABEL = re.compile(rb"^[ \t\r\f\v]*([^\s:#]+)(?=\s)", re.MULTILINE)
 
@@ -52,8 +53,10 @@ class Libsvm(Format):
     is_text = True
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """Whether one of the first lines has a pair behind its label, or two pairs where the label is missing."""
-        return any(_PAIR.match(line.partition(b"#")[0]) for line in first_lines(head))
+        """Whether most of the first lines with several tokens are pairs behind a label, be they right or wrong."""
+        lines = [line.partition(b"#")[0] for line in first_lines(head)]
+        found = [_has_pairs(line) for line in lines if len(line.split(maxsplit=1)) > 1]
+        return sum(found) * 2 > len(found)
 
     def open(self, location: Location, wanted: Wanted) -> LibsvmSource:
         """Open a file; it may mention fewer features than expected."""
@@ -61,6 +64,21 @@ class Libsvm(Format):
         lenient = bool(wanted.ignore_extra_features)
         rules = Rules(str(location.path), int(not wanted.zero_based), limit, lenient, wanted.sort_indices)
         return LibsvmSource(location.path, rules)
+
+
+def _has_pairs(line: bytes) -> bool:
+    """Whether most tokens of a line behind its label are ``index:value``, as far as they are meant so."""
+    line = _BLANK_AT_COLON.sub(b":", line) if b":" in line else b""
+    tokens = [token for token in line.split() if not token.startswith(b"qid:")]
+    if not tokens:
+        return False
+    label = b"" if _PAIR.fullmatch(tokens[0]) else tokens.pop(0)
+    if label and not _LABELS.fullmatch(label):
+        return False
+    pairs = [pair for token in tokens if (pair := _PAIR.fullmatch(token))]
+    # one alone may be a time in a table
+    is_clear = len(pairs) > 1 or (label and b"," not in label and not any(pair[1] for pair in pairs))
+    return bool(is_clear) and len(pairs) * 2 > len(tokens)
 
 
 def pick_parser(path: Path, parser: Parser = "auto") -> BlockParser:
