@@ -35,7 +35,29 @@ def test_the_same_table_in_every_dialect(tmp_path, text):
     assert found.labels.tolist() == ["x", "y", "x"]
     np.testing.assert_array_equal(source.read(0, 2), [[1, 2], [3, 4], [5, 6]])
     trailing = ",\n" in text or ";\r" in text
-    assert any("lines end with a separator" in note for note in found.notes) == trailing
+    assert any("separators at the ends" in note for note in found.notes) == trailing
+
+
+@pytest.mark.parametrize("n", [2, 600])
+@pytest.mark.parametrize("header", [True, False])
+@pytest.mark.parametrize("options", [{}, {"label_column": -1}, {"header": False}])
+def test_separators_at_the_ends_make_no_column(tmp_path, n, header, options):
+    X = np.arange(4.0 * n).reshape(4, n)
+    lines = [";".join([*map(str, x), label, ""]) for x, label in zip(X.tolist(), "xyxy", strict=True)]
+    head = [";".join([*(f"c{i}" for i in range(n)), "label", ""])] * header
+    options = {**options, "header": True} if header else options
+    source = opened(tmp_path / "t", "\n".join(head + lines) + "\n", **options)
+    assert source.describe().labels.tolist() == list("xyxy")
+    np.testing.assert_array_equal(source.read(0, n), X)
+    for line, message in (
+        (lines[1] + "3", r"t:\d+: '3' stands behind the last separator"),
+        (lines[1][:-1], rf"t:\d+: expected {n + 2} columns .*, got {n + 1}; it ends with no separator"),
+    ):
+        with pytest.raises(DataError, match=message):
+            opened(tmp_path / "t", "\n".join(head + lines * 100 + [line]) + "\n", **options).describe()
+    longer = [*(line[:-1] for line in head + lines), lines[1]]
+    with pytest.raises(DataError, match=rf"expected {n + 1} columns .* it ends with a separator"):
+        opened(tmp_path / "t", "\n".join(longer) + "\n", **options).describe()
 
 
 @pytest.mark.parametrize(("label", "written"), [

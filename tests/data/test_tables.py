@@ -211,7 +211,7 @@ def test_all_problems_of_a_block_are_told_at_once(tmp_path):
 @pytest.mark.parametrize("text", [
     "time,b,label\n12:30:00,1,x\n12:31:00,2,y\n", "chr1:100-200,chr2:5,label\n1,2,x\n3,4,y\n",
     "when b label\n12:30 1 x\n12:31 2 y\n", "1:30,4:50,label\n1,2,x\n3,4,y\n",
-    "5\t12:30\tx\n6\t12:31\ty\n", "2020-01-01 10:05,3\n2020-01-02 11:06,4\n", "label 1:100 2:300\nx 1 2\ny 3 4\n",
+    "5\t12:30\tx\n6\t12:31\ty\n", "2020-01-01 10:05,3,4\n2020-01-02 11:06,4,5\n", "label 1:100 2:300\nx 1 2\ny 3 4\n",
 ])  # fmt: skip
 def test_a_colon_makes_no_libsvm_file(tmp_path, text):
     assert opened(tmp_path / "t", text, ignore_columns=[0]).format == "csv"
@@ -230,7 +230,8 @@ def test_pairs_make_a_libsvm_file(tmp_path, text):
         ("{} 1:nan 2:{}", "value 'nan' of index 1"), ("{} 1:x 2:{}", "value 'x' of index 1"),
         ("{} 1: 2:{}", "value missing in '1:'"), ("{} 1: 3.5 2: {}", "value missing in '1:'"),
         ("{} -1:3 2:{} 3:1", "index '-1' is not"), ("{},3 1:2 2:{}", "multi-label"),
-        ("{} 1:0,5 2:{},5", "value '0,5' of index 1"), ("{} a:3 2:{} 3:1", "index 'a' is not"), ("{} 1:x", "value 'x' of"),
+        ("{} 1:0,5 2:{},5", "value '0,5' of index 1"), ("{} a:3 2:{} 3:1", "index 'a' is not"),
+        ("{} 1:x", "value 'x' of"),
     ],
 )  # fmt: skip
 def test_pairs_that_are_wrong_on_every_line_make_no_table(tmp_path, line, message):

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -70,8 +69,6 @@ class DelimitedSource(TableSource):
     format = "csv"
 
     def __init__(self, path: Path, layout: Layout, wanted: Wanted) -> None:
-        if layout.trailing:
-            wanted = replace(wanted, ignored=(*wanted.ignored, len(layout.names) - 1))
         super().__init__(str(path), layout.names, layout.has_header, wanted)
         self.path, self.layout, self.comment = path, layout, wanted.comment.encode()
         missing = {"", *wanted.missing_values}
@@ -89,7 +86,7 @@ class DelimitedSource(TableSource):
     def _notes(self) -> list[str]:
         marked = read_head(self.path).startswith(BYTE_ORDER_MARK)
         return ["a byte-order mark at the beginning was skipped"] * marked + [
-            f"{self.name}: lines end with a separator: the last column, which is empty, was left out"
+            f"{self.name}: the separators at the ends of the lines make no column"
         ] * self.layout.trailing
 
     def _blocks(self, features: Sequence[int], label: int | None) -> Iterator[Block]:
@@ -120,7 +117,7 @@ class DelimitedSource(TableSource):
             if reader.arrays(lines) is None:
                 for _, line in self._rows(0, lines):
                     parts = split_line(line, self.layout.delimiter, self.name)
-                    if len(parts) == len(self._columns):
+                    if len(parts) == self.layout.n_fields:
                         texts |= {i for i in places if self._is_text(parts[i])}
                 reader = _Reader(self, places, texts)
         return texts
@@ -186,7 +183,7 @@ class DelimitedSource(TableSource):
         for i_line, line in self._rows(first_line, block):
             where = f"{self.name}:{i_line}"
             parts = split_line(line, self.layout.delimiter, where)
-            if len(parts) != len(self._columns):
+            if len(parts) != self.layout.n_fields or (self.layout.trailing and parts[-1]):
                 problems.add(-1, self._ragged(where, line, parts))
                 break
             for i, values in zip(places, columns, strict=True):
@@ -208,11 +205,15 @@ class DelimitedSource(TableSource):
 
     def _ragged(self, where: str, line: bytes, parts: list[bytes]) -> str:
         """What to say of a line with another number of fields."""
+        n_fields, trailing = self.layout.n_fields, self.layout.trailing
+        if trailing and len(parts) == n_fields:
+            return f"{where}: {show(parts[-1])} stands behind the last separator, where the first lines have nothing"
         _, first_line = next(numbered_rows(self.path, self.comment))
         has_sign = any(row.lstrip().startswith(b"#") for row in (line, first_line))
         hint = "; name the character that begins a comment (data.comment)" if has_sign else ""
-        hint = "; it ends with a separator, and the first line does not" if not parts[-1] else hint
-        return f"{where}: expected {len(self._columns)} columns as in the first line, got {len(parts)}{hint}"
+        if bool(parts[-1]) == trailing:
+            hint = f"; it ends with {'no' if trailing else 'a'} separator, unlike the first line"
+        return f"{where}: expected {n_fields} columns as in the first line, got {len(parts)}{hint}"
 
     def _missing_problem(self, part: bytes, place: int) -> str:
         """What to say of a value that is missing."""
@@ -281,13 +282,13 @@ class _Reader:
         from pyarrow import csv
 
         self._csv, self._delimiter, self._comment = csv, source.layout.delimiter, source.comment
-        self._n_columns, self._null_values = len(source.layout.names), source.null_values
+        self._layout, self._n_fields, self._null_values = source.layout, source.layout.n_fields, source.null_values
         self._numbers = np.array([i for i in places if i not in texts], np.intp)
         self._places, self._texts = places, texts
 
     @cached_property
     def _narrow(self) -> dict[str, Any]:
-        return self._options(self._n_columns, self._places, self._texts)
+        return self._options(self._n_fields, self._places, self._texts, nothing=self._layout.trailing)
 
     def arrays(self, lines: bytes) -> list[Any] | None:
         """Columns of lines; None where one of them must be looked at by itself."""
@@ -296,7 +297,7 @@ class _Reader:
         if not lines.strip():
             return None
         try:
-            return self._parse(self._plain(lines), self._narrow)
+            return self._parse(self._plain(lines), self._narrow)[: len(self._places)]
         except pa.ArrowException:
             return None
 
@@ -313,11 +314,14 @@ class _Reader:
             lines = re.sub(pattern, lambda match: match[1] + match[2] if match[2] else self._delimiter, lines)
         return lines
 
-    def _options(self, n_columns: int, places: Sequence[int], texts: set[int]) -> dict[str, Any]:
-        """Options of Arrow's reader."""
+    def _options(
+        self, n_columns: int, places: Sequence[int], texts: set[int], *, nothing: bool = False
+    ) -> dict[str, Any]:
+        """Options of Arrow's reader; nothing: the last column must be empty."""
         import pyarrow as pa
 
         types = {str(i): pa.string() if i in texts else pa.float64() for i in places}
+        types |= {str(n_columns - 1): pa.null()} if nothing else {}
         return {
             "convert_options": self._csv.ConvertOptions(
                 column_types=types, include_columns=list(types), null_values=self._null_values,
@@ -347,10 +351,12 @@ class _Reader:
         text = np.frombuffer(lines, np.uint8)
         newlines = text == ord("\n")
         ends: Any = np.flatnonzero((text == ord(self._delimiter)) | newlines)
-        if len(ends) % self._n_columns:
+        if len(ends) % self._n_fields:
             return None
-        ends = ends.reshape(-1, self._n_columns)
+        ends = ends.reshape(-1, self._n_fields)
         if not newlines[ends[:, -1]].all() or np.count_nonzero(newlines) != len(ends):
+            return None
+        if self._layout.trailing and (ends[:, -1] - ends[:, -2] > 1).any():
             return None
         order = np.argsort(self._numbers, kind="stable")
         places = self._numbers[order]

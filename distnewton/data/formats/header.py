@@ -38,13 +38,18 @@ class Layout:
     names : list of str
         Of all columns; ``column 1`` and so on without a header.
     trailing : bool
-        Whether the header and the lines below end with a delimiter: the last column is empty, and has no name.
+        Whether a delimiter ends all lines: behind it there is no column.
     """
 
     delimiter: bytes
     has_header: bool
     names: list[str]
     trailing: bool = False
+
+    @property
+    def n_fields(self) -> int:
+        """Fields of a line."""
+        return len(self.names) + self.trailing
 
 
 def split_line(line: bytes, delimiter: bytes, where: str) -> list[bytes]:
@@ -198,8 +203,9 @@ def find_layout(path: Path, wanted: Wanted) -> Layout:
                 f"{path}:{i_line}: cannot be told from a row of data and from a header ({shown}): set data.header = "
                 "true if it names the columns, data.header = false if it is a sample"
             )
-    names = [f.decode("utf-8", "replace") for f in first] if named else [f"column {i + 1}" for i in range(len(first))]
-    trailing = bool(named) and len(first) > 1 and not any(row[-1] for row in (first, *below))
+    trailing = len(first) > 1 and not any(row[-1] for row in (first, *below))
+    columns = first[: len(first) - trailing]
+    names = [f.decode("utf-8", "replace") if named else f"column {i + 1}" for i, f in enumerate(columns)]
     return Layout(delimiter, bool(named), names, trailing)
 
 
