@@ -79,7 +79,7 @@ class Wanted:
         What stands for a missing value in a table in text, in any case of its letters.
     missing : {"auto", "refuse", "mean", "median", "indicator"}
         What becomes of missing values in the features of a table; ``indicator``, and ``auto``: the median, and a
-        feature more.
+        feature more. All but ``auto`` know what to take in other tables even where no value is missing in this one.
     categories : {"auto", "refuse", "onehot"}
         What becomes of texts there; ``auto``: as ``onehot``, but a few texts among numbers are refused.
     zero_based : bool
@@ -119,6 +119,11 @@ class Wanted:
     def encodes(self) -> bool:
         """Whether missing values or texts become numbers."""
         return (self.missing, self.categories) != ("refuse", "refuse")
+
+    @property
+    def is_later(self) -> bool:
+        """Whether a model or training data, which do not change any more, say what the features are."""
+        return self.names is not None or self.ignore_extra_features == "numbered"
 
     @property
     def n_columns(self) -> int | None:

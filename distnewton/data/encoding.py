@@ -12,6 +12,11 @@ from numpy.typing import NDArray
 
 MISSING_RULES = ("auto", "refuse", "mean", "median", "indicator")
 CATEGORY_RULES = ("auto", "refuse", "onehot")
+NO_FILL = (
+    "is missing, and no model knows what to put there that was trained on a table without gaps: fill it in, remove "
+    "this sample, or train anew with data.missing = median"
+)
+"""Of a value in a table that is to be read as the training data."""
 MOST_CATEGORIES = 100
 """Different texts from which a column is taken for an identifier, unless they repeat themselves ten times."""
 

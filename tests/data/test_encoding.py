@@ -117,8 +117,39 @@ def test_all_faults_of_a_table_are_told_at_once(tmp_path, kind):
 
 
 def test_a_table_of_numbers_stays_as_it_is(tmp_path):
-    source = opened(tmp_path, FRAME[["fare", "label"]], "csv", **SETTINGS)
+    source = opened(tmp_path, FRAME[["fare", "label"]], "csv")
     assert source.describe().names == ColumnNames(("fare",), "label")
+
+
+WHOLE = FRAME[["fare", "label"]].assign(size=[1.0, 2, 4, 8])[["size", "fare", "label"]]
+GAPS = pd.DataFrame({"fare": [np.nan, 7.0], "size": [2.0, 3.0]})
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "frame"])
+def test_gaps_that_training_did_not_have_are_refused_with_a_way_out(tmp_path, kind):
+    later = {"names": opened(tmp_path, WHOLE, kind).describe().names, "n_features": 2, "labels": "none"}
+    with pytest.raises(DataError, match=r"fare: value .*is missing, and no model knows .*data\.missing = median"):
+        opened(tmp_path, GAPS, kind, **later).describe()
+    if kind == "csv":
+        with pytest.raises(DataError, match="fare: 'x' is not a finite decimal number, as in training all were"):
+            opened(tmp_path, GAPS.astype(object).fillna("x"), kind, **later).describe()
+        (tmp_path / "bare").write_text("1,\n2,3\n")
+        with pytest.raises(DataError, match="bare:1: column 2: value '' is missing, and no model"):
+            open_data(tmp_path / "bare", n_features=2, ignore_extra_features="numbered", labels="none").describe()
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet", "frame"])
+@pytest.mark.parametrize(("rule", "fill"), [("mean", 3.75), ("median", 3.0), ("indicator", 3.0)])
+def test_who_names_a_rule_fills_gaps_that_training_did_not_have(tmp_path, kind, rule, fill):
+    found = opened(tmp_path, WHOLE, kind, missing=rule).describe()
+    assert found.n_features == 2
+    assert any("missing numbers, in other tables, too" in note for note in found.notes)
+    later = opened(tmp_path, GAPS.assign(size=[np.nan, 3.0]), kind, names=found.names, n_features=2, labels="none")
+    later.describe()
+    assert later.read(0, 2).tolist() == [[fill, 2.5], [3.0, 7.0]]
+    if kind != "frame":
+        convert(opened(tmp_path, WHOLE, kind, missing=rule), tmp_path / "store", files=())
+        assert open_data(tmp_path / "store").describe().names == found.names
 
 
 def test_text_that_comes_late_is_found(tmp_path, monkeypatch):

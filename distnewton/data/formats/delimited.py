@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from distnewton.data.columns import Wanted
+from distnewton.data.encoding import NO_FILL
 from distnewton.data.formats.base import Format, Location
 from distnewton.data.formats.header import (
     BLANK_RUN,
@@ -222,6 +223,8 @@ class DelimitedSource(TableSource):
                 f"{show(part)} is missing; remove this sample, give it a label, or say what else means missing "
                 "(data.missing_values)"
             )
+        if self._wanted.is_later:
+            return f"value {show(part)} {NO_FILL}"
         return (
             f"value {show(part)} is missing; set data.missing, fill it in, remove this sample, or leave the column out "
             "(data.ignore_columns)"
@@ -241,6 +244,8 @@ class DelimitedSource(TableSource):
             return value
         if DECIMAL_COMMA.fullmatch(part.decode(errors="replace")):
             raise ValueError("has a decimal comma; write decimals with a point")
+        if self._wanted.is_later:
+            raise ValueError("is not a finite decimal number, as in training all were; repair it or remove this sample")
         raise ValueError(
             "is not a finite decimal number; set data.categories = onehot, write categories as numbers, leave the "
             "column out (data.ignore_columns), or choose another label column (data.label_column)"

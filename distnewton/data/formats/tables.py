@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,7 +29,7 @@ from distnewton.data.columns import (
     select_columns,
 )
 from distnewton.data.description import Description
-from distnewton.data.encoding import MOST_CATEGORIES, ColumnEncoding, TableEncoding, fill_value
+from distnewton.data.encoding import MOST_CATEGORIES, NO_FILL, ColumnEncoding, TableEncoding, fill_value
 from distnewton.data.formats.numbers import NUMBER
 from distnewton.data.labels import join_labels, labels_of, labels_of_texts
 from distnewton.data.row_selection import RowSelection
@@ -59,6 +59,7 @@ _LABEL_MISSING = "{}: label is missing; remove this sample or give it a label"
 _TOLD = 20
 """Problems in a message."""
 
+T = TypeVar("T")
 Block = tuple[NDArray[Any], Any]
 """Features, (n_rows, n_wanted), and the Arrow array of labels, or None."""
 
@@ -122,12 +123,29 @@ class TableSource(Source):
 
     def describe(self) -> Description:
         """Check the whole table in one streaming pass; in more where its columns are to be encoded."""
+        return self.as_numbers(lambda: self.scan(lambda _: None))
+
+    def as_numbers(self, work: Callable[[], T]) -> T:
+        """Go through the table; once more, encoded, where it is none of numbers alone.
+
+        Parameters
+        ----------
+        work : callable
+            What is to be done, which a DataError ends where a column is not of numbers.
+
+        Returns
+        -------
+        object
+            What `work` returns.
+        """
+        if self._wanted.missing not in ("auto", "refuse"):
+            self.encode()
         try:
-            return self.scan(lambda _: None)
+            return work()
         except DataError:
             if not self.encode():
                 raise
-        return self.scan(lambda _: None)
+        return work()
 
     def encode(self) -> bool:
         """Find out how columns with text or missing values become numbers.
@@ -142,8 +160,7 @@ class TableSource(Source):
         DataError
             With all columns that cannot be encoded.
         """
-        if self._encoding is None and self._wanted.names is None and self._wanted.encodes:
-            # a table of numbers alone never comes here
+        if self._encoding is None and self._wanted.encodes and not self._wanted.is_later:
             self._encoding = self._fit_encoding()
             return self._encoding is not None
         return False
@@ -248,6 +265,9 @@ class TableSource(Source):
             notes[0] += f"; one for each text of {listed(texts)} (data.categories)"
         if gaps:
             notes[0] += f"; one more where values are missing in {listed(gaps)} (data.missing)"
+        if self._wanted.names is None:
+            rule = "mean" if self._wanted.missing == "mean" else "median"
+            notes[0] += f"; the {rule} takes the place of missing numbers, in other tables, too"
         if self._selection.label is not None and self._wanted.names is None and self._wanted.label_column is None:
             label = self._columns[self._selection.label]
             notes.append(f"{self.name}: the labels are those of column {label} (data.label_column)")
@@ -322,7 +342,7 @@ class TableSource(Source):
                         if i not in odd and (new := sorted(text for text in distinct[i] if not _is_numeral(text))):
                             odd[i] = new[0], n_rows + column.index(new[0]).as_py()
                 n_rows += len(columns[0]) if columns else 0
-        if not texts and not n_missing.total() and not self._unreadable():
+        if not texts and not n_missing.total() and not self._unreadable() and wanted.missing in ("auto", "refuse"):
             return None
         fills = self._fills([i for i in places if i not in texts], n_rows) if wanted.missing != "refuse" else {}
         for i in places:
@@ -487,7 +507,7 @@ class ArrowSource(TableSource):
     def __init__(self, name: str, schema: pa.Schema, wanted: Wanted) -> None:
         super().__init__(name, schema.names, True, wanted, _index_of(schema))
         self._schema_of_table = schema
-        if self._wanted.names is not None or not wanted.encodes:
+        if wanted.is_later or not wanted.encodes:
             # else they are told with what else is wrong
             Problems([
                 f"{name}: column {schema.names[i]} {problem} leave the column out (data.ignore_columns), or choose "
@@ -554,7 +574,9 @@ class ArrowSource(TableSource):
             return pa.array(values, pa.float64(), from_pandas=True)
         if column.null_count:
             i = int(np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False))[0])
-            raise DataError(f"{self.locate(row + i)}: {what} is missing; fill it in or remove this sample")
+            advice = "is missing; set data.missing, fill it in or remove this sample"
+            advice = NO_FILL if self._wanted.is_later else advice
+            raise DataError(f"{self.locate(row + i)}: {what} {advice}")
         column = column.cast(pa.float64()) if pa.types.is_decimal(column.type) else column
         values = column.to_numpy(zero_copy_only=False)
         # float32 stays, since a copy in float64 would double the memory of a block

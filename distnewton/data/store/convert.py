@@ -80,13 +80,7 @@ def convert(
             made_by = f"distnewton {version('distnewton')}"
             return writer.finish(description, [_fingerprint(path) for path in files], made_by)
 
-    try:
-        return write()
-    except DataError:
-        # a table of numbers alone is gone through once
-        if not (isinstance(source, TableSource) and source.encode()):
-            raise
-    return write()
+    return source.as_numbers(write) if isinstance(source, TableSource) else write()
 
 
 def _write(source: DataSource, writer: StoreWriter, on_progress: OnProgress) -> Description:
