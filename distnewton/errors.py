@@ -7,10 +7,6 @@ all ranks leave in step. Any other error may be known to one rank only, and ends
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-
 STOPPED_EARLY, HANGS, INTERRUPTED = 75, 76, 130
 """Exit codes that are no errors of the input: stopped by the clock, ended by the watchdog, and by Ctrl-C."""
 
@@ -104,31 +100,6 @@ class MissingExtraError(ConfigError):
 
     def __init__(self, purpose: str, extra: str) -> None:
         super().__init__(f"{purpose} needs an optional package; install it with: pip install 'distnewton[{extra}]'")
-
-
-@contextmanager
-def writing(path: Path, *, collective: bool = False) -> Iterator[None]:
-    """Tell of an output that could not be made, or not be written, inside.
-
-    Parameters
-    ----------
-    path : Path
-        The file.
-    collective : bool
-        Whether the error is raised on all ranks.
-
-    Raises
-    ------
-    CreateError
-        If there is no folder for it.
-    WriteError
-        If there is one.
-    """
-    try:
-        yield
-    except OSError as error:
-        kind: type[DistNewtonError] = WriteError if path.parent.is_dir() else CreateError
-        raise kind(f"cannot write {path}: {error.strerror or error}", collective=collective) from None
 
 
 EXIT_CODES: dict[int, type[DistNewtonError]] = {

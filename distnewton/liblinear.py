@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 
 from distnewton.backend import Array
-from distnewton.errors import DataError, writing
+from distnewton.errors import DataError
 from distnewton.models.loading import load_serial_model
 from distnewton.models.model import Model
+from distnewton.outputs import whole
 
 __all__ = ["save_liblinear", "to_liblinear"]
 
@@ -53,8 +54,8 @@ def to_liblinear(model: Model | str | Path) -> str:
 def save_liblinear(model: Model | str | Path, path: str | Path) -> None:
     """Write the text of :func:`to_liblinear` into a file; a CreateError or WriteError where that fails."""
     text = to_liblinear(model)
-    with writing(Path(path)):
-        Path(path).write_text(text, encoding="ascii")
+    with whole(Path(path)) as part:
+        part.write_text(text, encoding="ascii")
 
 
 def _problem(model: Model) -> str:

@@ -8,11 +8,12 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array
-from distnewton.errors import MissingExtraError, writing
+from distnewton.errors import MissingExtraError
 from distnewton.models.loading import load_serial_model
 from distnewton.models.model import Model
 from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.shapes import LayerShape
+from distnewton.outputs import whole
 
 try:
     import onnx
@@ -76,8 +77,8 @@ def to_onnx(model: Model | str | Path) -> Any:
 def save_onnx(model: Model | str | Path, path: str | Path) -> None:
     """Write the model of :func:`to_onnx` into a file; a CreateError or WriteError where that fails."""
     model_proto = to_onnx(model)
-    with writing(Path(path)):
-        Path(path).write_bytes(model_proto.SerializeToString())
+    with whole(Path(path)) as part:
+        part.write_bytes(model_proto.SerializeToString())
 
 
 class _Graph:

@@ -18,7 +18,8 @@ from distnewton.cli.streams import results_go_to_files
 from distnewton.cluster.cluster_file import Cluster, LaunchTable, load_cluster
 from distnewton.cluster.measured_rates import cluster_rates
 from distnewton.config import Config, apply_settings, load_config, make_config, read_settings
-from distnewton.errors import ConfigError, writing
+from distnewton.errors import ConfigError
+from distnewton.outputs import check_folder, write_output
 
 if TYPE_CHECKING:
     from distnewton.study.points import Study
@@ -75,6 +76,7 @@ def _scaling(options: argparse.Namespace) -> int:
         return _collect(read_study(root), root, options, cluster)
     if options.kind not in KINDS:
         raise ConfigError(f"--kind is {', '.join(KINDS)}, got {options.kind!r}", collective=True)
+    check_folder(root)
     study, settings = _plan_study(options, cluster)
     _make_runs(study, root, options, cluster, settings)
     if cluster.launch.scheduler != "none" or options.dry_run:
@@ -156,10 +158,9 @@ def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Clu
         print(f"note: {DEFAULT_RATES}", file=sys.stderr)
     scaling = ScalingResult(study, points, plans)
     table = scaling.markdown(missing)
-    with writing(root / "scaling.md", collective=True):
-        (root / "scaling.md").write_text(table, encoding="utf-8")
-        lines = "".join(json.dumps(line) + "\n" for line in scaling.lines())
-        (root / "scaling.jsonl").write_text(lines, encoding="utf-8")
+    lines = "".join(json.dumps(line) + "\n" for line in scaling.lines())
+    write_output(root / "scaling.md", table, collective=True)
+    write_output(root / "scaling.jsonl", lines, collective=True)
     print(table)
     caption = f"{platform.node()}, {platform.machine()}, distnewton {version('distnewton')}"
     try:

@@ -13,8 +13,9 @@ from distnewton.cli.parsing import count
 from distnewton.cli.settings import noted_config
 from distnewton.cluster.cluster_file import Cluster, load_cluster
 from distnewton.config import load_config
-from distnewton.errors import ConfigError, CreateError
+from distnewton.errors import ConfigError
 from distnewton.launch.startup import guard, launched_rank, leave_after_first
+from distnewton.outputs import check_output
 from distnewton.parallel.collectives import Communicator
 
 
@@ -105,8 +106,8 @@ def _cluster_of_doctor(options: argparse.Namespace) -> Cluster | None:
     if not options.cluster:
         return None
     path = Path(options.cluster)
-    if options.bench and not path.absolute().parent.is_dir():
-        raise CreateError(f"cannot write the cluster file {path}: there is no such folder")
+    if options.bench:
+        check_output(path)
     return None if options.bench and not path.exists() else load_cluster(path)
 
 

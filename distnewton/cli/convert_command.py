@@ -48,6 +48,7 @@ def convert(options: argparse.Namespace) -> int:
     from distnewton.data.sources import source_files
     from distnewton.data.store import convert as conversion
     from distnewton.data.store.reader import StoreSource
+    from distnewton.data.store.writer import check_target
     from distnewton.runs.held_out import opener
 
     if options.target is None:
@@ -57,6 +58,7 @@ def convert(options: argparse.Namespace) -> int:
         return 0
     if others := [setting for setting in options.set if not setting.startswith("data.")]:
         raise ConfigError(f"convert takes settings of [data] alone, got --set {others[0]}")
+    check_target(Path(options.target), overwrite=options.overwrite)
     data = load_config(None, overrides(options)).data
     if Path(options.source).exists():
         # a path that exists as it is typed is that file

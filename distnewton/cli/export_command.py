@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 
 from distnewton.cli.command import argument, command
+from distnewton.cli.results import check_result
 from distnewton.cli.streams import results_go_to_files
 from distnewton.errors import UsageError
 
@@ -30,6 +31,7 @@ def export(options: argparse.Namespace) -> int:
         torch = "; torch needs no export: safetensors.torch.load_file reads model.safetensors as it is"
         advice = torch if options.file.endswith((".pt", ".pth", ".safetensors")) else ""
         raise UsageError(f"export writes FILE.onnx or FILE.model, got {options.file}{advice}", collective=True)
+    check_result(options.file, model=options.run, makes_folder=False)
     results_go_to_files()
     save(options.run, options.file)
     print(f"exported to {options.file}")

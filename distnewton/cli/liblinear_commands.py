@@ -14,11 +14,11 @@ from distnewton.cli.liblinear_options import parse_train, predict_parser, traini
 from distnewton.cli.main import run_console
 from distnewton.cli.output import say
 from distnewton.cli.prediction import check_probabilities, data_opener, label_lines, load_on_ranks
-from distnewton.cli.results import write_text
+from distnewton.cli.results import check_result, write_text
 from distnewton.cli.streams import results_go_to_files
 from distnewton.config import Config, apply_settings, make_config
 from distnewton.data.formats.spool import STANDARD
-from distnewton.errors import CreateError, UsageError, WriteError
+from distnewton.errors import UsageError
 from distnewton.launch.startup import guard, world_communicator
 from distnewton.parallel.collectives import Communicator
 
@@ -61,21 +61,14 @@ def _train(comm: Communicator, config: Config, target: Path, quiet: bool) -> Non
     with comm.collective_errors():
         # a model that cannot be written is told before it is trained
         if comm.rank == 0:
-            _check_folder(target)
+            if str(target) == STANDARD:
+                raise UsageError("a model is written to a file, not to standard output: name one behind the data")
+            check_result(str(target), data=[config.data.train], folder=config.data.directory, makes_folder=False)
     results_go_to_files()
     observers: list[Any] = [] if quiet or comm.rank else [Progress(Console(width=120))]
     result = session.train(config, comm, observers=observers)
     result.model.save(target)
     result.model.grid.free()
-
-
-def _check_folder(target: Path) -> None:
-    if str(target) == STANDARD:
-        raise UsageError("a model is written to a file, not to standard output: name one behind the training data")
-    if not target.parent.is_dir():
-        raise CreateError(f"there is no folder {target.parent} for the model {target.name}")
-    if target.is_dir():
-        raise WriteError(f"the model cannot be written to {target}: it is a folder")
 
 
 def _search(comm: Communicator, config: Config, options: argparse.Namespace) -> None:
@@ -106,6 +99,10 @@ def predict(arguments: Sequence[str] | None = None) -> int:
     options = predict_parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
     data = make_config(apply_settings({}, options.set)).data
     comm = world_communicator()
+    with comm.collective_errors():
+        if comm.rank == 0:
+            given = {"data": [options.test_file], "folder": data.directory, "model": options.model_file}
+            check_result(options.output_file, **given)
     model = load_on_ranks(comm, options.model_file)
     task = model.architecture.task
     if options.b:

@@ -12,7 +12,7 @@ from typing import Any
 from distnewton.cli.command import DATA_DIR, DEVICE, argument, command
 from distnewton.cli.output import say, tell_notes, warn
 from distnewton.cli.prediction import check_probabilities, data_opener, label_lines, load_on_ranks, table_text
-from distnewton.cli.results import write_text
+from distnewton.cli.results import check_result, write_text
 from distnewton.cli.settings import DATA_VARIABLE
 from distnewton.config import DataConfig, load_config
 from distnewton.data.columns import LabelsWanted
@@ -42,7 +42,7 @@ _MODEL_AND_DATA = (
 def evaluate(options: argparse.Namespace) -> int:
     """Print the metrics of a model on data."""
     comm = world_communicator()
-    model, opener = _load(comm, options)
+    model, opener = _load(comm, options, options.json)
     found = model.outputs(opener)
     tell_notes(comm, found[-1])
     metrics = model.metrics(*found)
@@ -95,7 +95,7 @@ def _metric_lines(metrics: dict[str, Any]) -> Iterator[str]:
 def predict(options: argparse.Namespace) -> int:
     """Write the predicted labels, a line a sample, in input order."""
     comm = world_communicator()
-    model, opener = _load(comm, options)
+    model, opener = _load(comm, options, options.out)
     if options.probabilities:
         check_probabilities(model, options.run, "--probabilities")
     outputs, source, description = model.outputs(opener)
@@ -120,15 +120,18 @@ def _identifiers(source: DataSource, column: str) -> tuple[str, list[str]]:
     return source.texts(column, "--id-column")
 
 
-def _load(comm: Communicator, options: argparse.Namespace) -> tuple[Any, Callable[[], DataSource]]:
-    """The model, and what opens its data as the training data was opened."""
-    model = load_on_ranks(comm, options.run, options.device or "cpu")
-    for note in model.notes:
-        warn(comm, note)
+def _load(
+    comm: Communicator, options: argparse.Namespace, out: str | None
+) -> tuple[Any, Callable[[], DataSource]]:
+    """The model, and what opens its data as the training data was opened, unless `out` cannot be written."""
     settings: dict[str, Any] = {}
     with comm.collective_errors():
         if comm.rank == 0:
             settings = _data_settings(options)
+            check_result(out or STANDARD, data=[options.data], folder=settings["directory"], model=options.run)
+    model = load_on_ranks(comm, options.run, options.device or "cpu")
+    for note in model.notes:
+        warn(comm, note)
     # what rank 0 sees counts for all
     data = DataConfig.model_validate(comm.broadcast_json(settings))
     labels: LabelsWanted = "none" if options.command == "predict" else "required"

@@ -8,6 +8,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from distnewton.cli.command import RUN, argument, command
+from distnewton.cli.results import check_result
 from distnewton.cli.streams import results_go_to_files
 
 
@@ -25,6 +26,7 @@ def report(options: argparse.Namespace) -> int:
 
     runs = [Path(run) for run in options.runs]
     target = Path(options.out) if options.out else runs[0] / REPORT_FILE
+    check_result(str(target), pages_of=runs)
     results_go_to_files()
     missing = write_report(runs, target)
     if missing:

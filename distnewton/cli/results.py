@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distnewton.config import Config
 from distnewton.data.formats.spool import STANDARD
-from distnewton.errors import CreateError, MissingInputError, UsageError, writing
+from distnewton.errors import CreateError, MissingInputError, UsageError
+from distnewton.outputs import check_output, write_output
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -73,11 +74,48 @@ def picture_if_possible(console: Console) -> Iterator[None]:
         console.print(f"no picture: {error}", highlight=False, markup=False, emoji=False)
 
 
+def check_result(
+    path: str, *, data: Iterable[str] = (), folder: str = "", model: str = "", pages_of: Sequence[Path] = (),
+    makes_folder: bool = True,
+) -> None:  # fmt: skip
+    """Refuse a file of results that could not be written later, or would replace what must stay.
+
+    Parameters
+    ----------
+    path : str
+        The file; ``-`` is standard output.
+    data : iterable of str
+        Data sets that the command reads, as :func:`~distnewton.data.sources.open_data` takes them.
+    folder : str
+        Of relative data.
+    model : str
+        Run folder or model file that it reads.
+    pages_of : sequence of Path
+        Runs whose own pages may be replaced.
+    makes_folder : bool
+        Whether a folder that is missing is made for the file.
+
+    Raises
+    ------
+    CreateError, WriteError
+        If it cannot be written, or would replace an input, or a file of a run.
+    """
+    from distnewton.runs.run_folder import OWN_FILES, REPORT_FILE, files_of_run
+
+    if path == STANDARD:
+        return
+    target = Path(path)
+    parts = {part for name in data for part in (name, name.rpartition(":")[0], *name.split(",")) if part}
+    inputs = [Path(folder) / Path(part.strip()).expanduser() for part in parts]
+    check_output(target, inputs=[*inputs, *([Path(model)] if Path(model).is_file() else [])], makes_folder=makes_folder)
+    is_page = target.name == REPORT_FILE and any(target.parent.resolve() == run.resolve() for run in pages_of)
+    if target.name in OWN_FILES and not is_page and files_of_run(target.parent):
+        raise CreateError(f"cannot write {path}: that is a file of the run {target.parent}; choose another name")
+
+
 def write_text(path: Path, text: str) -> None:
     """Write a file of results; ``-`` is standard output."""
     if str(path) == STANDARD:
         sys.stdout.write(text)
         return
-    with writing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
+    write_output(path, text)

@@ -13,7 +13,8 @@ from distnewton.cluster.hosts import read_hostfile, share_ranks
 from distnewton.cluster.job import JOB_CONFIG, JOB_FILE, Job, checked_name
 from distnewton.cluster.job_text import job_text
 from distnewton.config import Config, to_toml
-from distnewton.errors import ConfigError, CreateError, writing
+from distnewton.errors import ConfigError, CreateError
+from distnewton.outputs import check_folder, write_output, writing
 from distnewton.parallel.partition import Partition, check_rank_count
 from distnewton.runs.run_folder import files_of_run, free_name, next_folder, restoring_replaced, set_aside
 
@@ -110,6 +111,7 @@ class Submission:
             If a file cannot be written.
         """
         given = self.config.run.directory
+        check_folder(self.folder())
         job_text(self.job(self.folder()))  # what does not fit is told before a folder is made
         folder = Path(given) if given else next_folder(self.name)
         present = [name for name in (JOB_FILE,) if (folder / name).exists()] + files_of_run(folder)
@@ -123,8 +125,8 @@ class Submission:
             folder.mkdir(parents=True, exist_ok=True)
             if files_of_run(folder):
                 set_aside(folder)
-            (folder / JOB_CONFIG).write_text(to_toml(self.resolved()), encoding="utf-8")
-            (folder / JOB_FILE).write_text(job_text(self.job(folder)), encoding="utf-8")
+            write_output(folder / JOB_CONFIG, to_toml(self.resolved()))
+            write_output(folder / JOB_FILE, job_text(self.job(folder)))
             (folder / JOB_FILE).chmod(0o755)
         return folder / JOB_FILE
 

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from distnewton.errors import writing
+from distnewton.outputs import whole
 
 _HEAD = r"^[ \t]*\[[^\[\]\n]+\][ \t]*(?:#[^\n]*)?$"
 """The line with the name of a table."""
@@ -70,11 +69,9 @@ def write_measured(
     WriteError
         If it cannot be written.
     """
-    with writing(path, collective=True):
+    with whole(path, collective=True) as part:
         # the name of a file may hold what the name of a cluster may not
         plain = re.sub(r"[^A-Za-z0-9_.-]|^[^A-Za-z0-9]+", "-", name).lstrip("-") or "cluster"
         new = "" if path.exists() else f'# Measured by distnewton doctor --bench.\nname = "{plain}"\n'
         text = set_values(new, {"launch": launch, **tables}) if new else set_values(path.read_text("utf-8"), tables)
-        part = path.with_name(f"{path.name}.part")
         part.write_text(text, encoding="utf-8")
-        os.replace(part, path)

@@ -14,7 +14,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from distnewton.errors import INTERRUPTED, ConfigError, DistNewtonError, NoMemoryError, WriteError
+from distnewton.errors import INTERRUPTED, ConfigError, DistNewtonError, MissingInputError, NoMemoryError, WriteError
 from distnewton.guards.failures import ERRORS_FOLDER, failures
 from distnewton.guards.faults import faults
 from distnewton.guards.reachability import own_addresses
@@ -247,6 +247,8 @@ def _cause(error: BaseException) -> tuple[str, int, str]:
             return str(error) or "interrupted", INTERRUPTED, ""
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG, filename=file):
             return f"cannot write {file or 'a file'}: {error.strerror}", WriteError.exit_code, trace
+        case OSError(errno=errno.ENAMETOOLONG, filename=file):
+            return f"{file}: {error.strerror}", MissingInputError.exit_code, ""
         case MemoryError():
             return str(NoMemoryError(str(error))), NoMemoryError.exit_code, trace
     bug = "this is a bug in distnewton"

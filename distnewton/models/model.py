@@ -18,12 +18,13 @@ from distnewton.data.row_selection import Chosen
 from distnewton.data.rows import row_range
 from distnewton.data.scaled import FeatureReader, apply_scaling, gather_scaling
 from distnewton.data.scaling import ColumnScaling
-from distnewton.errors import DataError, NumericalError, writing
+from distnewton.errors import DataError, NumericalError
 from distnewton.guards.watchdog import watchdog
 from distnewton.models.architecture import Architecture, image_problem
 from distnewton.models.metrics import more_metrics, task_metrics
 from distnewton.models.model_file import assemble, shape_header, write_model
 from distnewton.network.network import PartitionedNetwork
+from distnewton.outputs import writing
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Block
 from distnewton.planning.chunks import MAX_CHUNK_ROWS
@@ -255,8 +256,8 @@ class Model:
 
         Raises
         ------
-        WriteError
-            If it cannot be written.
+        CreateError, WriteError
+            If there is no folder for it, or it cannot be written.
         NumericalError
             If a weight or a scaling is not finite: such a file would look like a model.
 
@@ -271,6 +272,7 @@ class Model:
             if not all(np.isfinite(part).all() for part in numbers):
                 raise NumericalError(f"the model holds numbers that are not finite, and is not saved to {path}")
         world, phase = self.grid.world, self.grid.ledger.phase("finalise")
+        # a fault that is injected in this phase is told as one of the file
         with watchdog.patient(), world.collective_errors(), writing(Path(path)), phase:
             if tensors is not None:
                 self._write(Path(path), tensors, scaling)

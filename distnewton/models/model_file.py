@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import zlib
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +17,7 @@ from distnewton.network.layer_tables import convolutional_shape
 from distnewton.network.layout import BlockView
 from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import LayerShape, NetworkShape, dense_shape
+from distnewton.outputs import whole
 from distnewton.parallel.partition import Block
 
 FORMAT_VERSION = 3
@@ -50,26 +49,24 @@ def write_model(path: Path, tensors: dict[str, Array], header: dict[str, Any]) -
 
     Raises
     ------
-    WriteError
-        If it cannot be written.
+    CreateError, WriteError
+        If there is no folder for it, or it cannot be written.
     """
     from safetensors import SafetensorError
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save, save_file
 
-    part = Path(f"{path}.part")
     sums = {name: zlib.crc32(tensor.data) for name, tensor in tensors.items()}
     text = json.dumps(header | {_TENSOR_SUMS: sums}).removesuffix("}")
+    metadata = {_KEY: f"{text}{_HEADER_SUM}{zlib.crc32(text.encode())}}}"}
     try:
-        # safetensors makes files that only their owner may read; a file made here has the mode that the umask asks for
-        part.touch()
-        mode = part.stat().st_mode
-        save_file(tensors, part, metadata={_KEY: f"{text}{_HEADER_SUM}{zlib.crc32(text.encode())}}}"})
-        part.chmod(mode)
-        os.replace(part, path)
-    except (SafetensorError, OSError) as error:
-        with suppress(OSError):
-            part.unlink()
-        raise WriteError(f"cannot write the model to {path}: {error}") from None
+        with whole(path) as part:
+            if part.is_file():
+                save_file(tensors, part, metadata)
+            else:
+                # a device, in whose place safetensors would put a file
+                part.write_bytes(save(tensors, metadata))
+    except SafetensorError as error:
+        raise WriteError(f"cannot write {path}: {error}") from None
 
 
 def read_header(file: Path) -> dict[str, Any]:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from xml.etree import ElementTree
 
 from distnewton.errors import ConfigError, MissingExtraError
+from distnewton.outputs import whole
 from distnewton.reporting.style import LIGHT
 
 N_COLOURS = 6
@@ -148,7 +149,8 @@ def save(picture: Picture, path: Path, purpose: str) -> None:
         figure = library.Figure((width / _DPI, height / _DPI), layout="constrained", facecolor="white")
         picture.draw(figure)
         figure.suptitle(clean(picture.title, 160), fontsize="medium")
-        figure.savefig(path, dpi=130)
+        with whole(path) as part:
+            figure.savefig(part, dpi=130, format=path.suffix.removeprefix("."))
 
 
 def _plain(root: ElementTree.Element) -> ElementTree.Element:

@@ -10,7 +10,8 @@ from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
-from distnewton.errors import ConfigError, writing
+from distnewton.errors import ConfigError
+from distnewton.outputs import write_output
 from distnewton.parallel.partition import splits_title
 from distnewton.reporting import report_pictures as pictures
 from distnewton.reporting.drawing import Picture, as_svg, drawing
@@ -272,7 +273,5 @@ def write_report(paths: Sequence[Path], target: Path) -> str:
         If the file cannot be written.
     """
     page = report_page(read_runs(list(paths)))
-    with writing(target):
-        target.parent.mkdir(parents=True, exist_ok=True)
-        target.write_text(page, encoding="utf-8")
+    write_output(target, page)
     return no_pictures()

@@ -23,11 +23,12 @@ from typing import TYPE_CHECKING, Any, Literal
 from distnewton.checkpoint.files import put
 from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, clear, has_checkpoints
 from distnewton.config import to_toml
-from distnewton.errors import CreateError, DataError, MissingInputError, writing
+from distnewton.errors import CreateError, DataError, MissingInputError
 from distnewton.guards.failures import forget, replace
 from distnewton.launch.threads import blas_libraries
 from distnewton.method.records import IterationRecord, plain
 from distnewton.models.model_file import MODEL_FILE
+from distnewton.outputs import check_folder, whole, writing
 from distnewton.parallel.partition import Partition
 
 if TYPE_CHECKING:
@@ -69,6 +70,7 @@ class RunFolder:
     def __init__(
         self, path: Path, *, overwrite: bool = False, resume: bool = False, made: Sequence[Path] = ()
     ) -> None:
+        check_folder(path)
         self.path = path
         self._metrics: FileIO | None = None
         self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
@@ -189,10 +191,8 @@ class RunFolder:
             self._metrics = None
 
     def _write(self, name: str, text: str) -> None:
-        part = self.path / f"{name}.part"
-        with writing(self.path / name):
+        with whole(self.path / name) as part:
             part.write_text(text, encoding="utf-8")
-            part.replace(self.path / name)
 
 
 def _lock(file: FileIO, kind: int = fcntl.LOCK_EX) -> bool:

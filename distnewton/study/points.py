@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from distnewton.errors import ConfigError, DataError, MissingInputError, writing
+from distnewton.errors import ConfigError, DataError, MissingInputError
 from distnewton.network.shapes import NetworkShape
+from distnewton.outputs import write_output
 from distnewton.planning.plan import widened
 
 STUDY_FILE = "study.json"
@@ -75,9 +76,7 @@ class Study:
         WriteError
             If it cannot be written.
         """
-        with writing(root / STUDY_FILE, collective=True):
-            root.mkdir(parents=True, exist_ok=True)
-            (root / STUDY_FILE).write_text(json.dumps(asdict(self), indent=1) + "\n", encoding="utf-8")
+        write_output(root / STUDY_FILE, json.dumps(asdict(self), indent=1) + "\n", collective=True)
 
 
 def read_study(root: Path) -> Study:

@@ -66,7 +66,8 @@ def test_a_dry_run_shows_the_job_and_writes_nothing(place):
     (["submit", "--cluster", "here.toml", "--run-dir", "runs/x\ntouch FULL/hit\n#"], 78,
      "a run folder must be one line"),
     (["submit", "a\ntouch FULL/hit\n#.toml", "--cluster", "here.toml"], 78, "the name of a job must be one line"),
-    (["submit", "--cluster", "here.toml", "--run-dir", "small.csv"], 73, "cannot write small.csv/job.sh"),
+    (["submit", "--cluster", "here.toml", "--run-dir", "small.csv"], 73,
+     "cannot create small.csv: there is a file of that name"),
     (["submit", "--cluster", "here.toml", "--run-dir", "FULL"], 73, "FULL holds an earlier run or job"),
 ])  # fmt: skip
 def test_wrong_submissions_are_told_before_anything_is_made(place, arguments, code, words):

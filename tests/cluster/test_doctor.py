@@ -313,7 +313,7 @@ def test_wrong_cluster_files_are_told_once(world, folder):
     assert (done.returncode, done.stderr.count("cannot read the cluster file")) == (66, 1)
     # told before anything is measured
     done = call_together(world, "doctor", "--bench", "--cluster", folder / "no/c.toml")
-    assert (done.returncode, done.stderr.count("there is no such folder"), done.stdout) == (73, 1, "")
+    assert (done.returncode, done.stderr.count("there is no folder"), done.stdout) == (73, 1, "")
 
 
 @launching

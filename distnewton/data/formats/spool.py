@@ -10,7 +10,8 @@ import sys
 import tempfile
 from pathlib import Path
 
-from distnewton.errors import ConfigError, MissingInputError, writing
+from distnewton.errors import ConfigError, MissingInputError
+from distnewton.outputs import writing
 from distnewton.parallel.collectives import Communicator
 
 STANDARD = "-"

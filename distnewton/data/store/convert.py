@@ -16,7 +16,7 @@ from distnewton.data.source import TextSource
 from distnewton.data.store.layout_on_disk import SourceFile, StoreManifest
 from distnewton.data.store.reader import StoreSource
 from distnewton.data.store.rows_of_blocks import BLOCK_VALUES, DenseRows, SparseRows
-from distnewton.data.store.writer import StoreWriter
+from distnewton.data.store.writer import StoreWriter, check_target
 from distnewton.errors import ConfigError, DataError
 
 GROUP_BYTES = 1 << 28
@@ -70,6 +70,7 @@ def convert(
     """
     if isinstance(source, StoreSource):
         raise ConfigError(f"{source.name}: is a store already; copy its folder")
+    check_target(target, overwrite=overwrite, files=files)
     sizes = [path.stat().st_size for path in files]
 
     def write() -> StoreManifest:

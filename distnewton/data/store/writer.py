@@ -6,7 +6,7 @@ import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
@@ -34,10 +34,37 @@ from distnewton.data.store.layout_on_disk import (
     padded,
 )
 from distnewton.errors import CreateError, DistNewtonError, WriteError
+from distnewton.outputs import check_folder
 
 _CHECKED_FIRST = 4096
 
 Values = NDArray[Any]
+
+
+def check_target(target: Path, *, overwrite: bool, files: Iterable[Path] = ()) -> None:
+    """Refuse a place where no store can be made.
+
+    Parameters
+    ----------
+    target : Path
+        The store's folder.
+    overwrite : bool
+        Whether a store of that name is replaced.
+    files : iterable of Path
+        What it is made from.
+
+    Raises
+    ------
+    CreateError
+        If something is there that stays, or files cannot be made there.
+    """
+    check_folder(target.with_name(f"{target.name}.part"))
+    is_store = _is_store(target)
+    if target.exists() and not (overwrite and is_store):
+        advice = "--overwrite replaces it" if is_store else "it is no store: choose another name"
+        raise CreateError(f"{target}: exists; {advice}")
+    if any(target.resolve() in path.resolve().parents for path in files):
+        raise CreateError(f"{target}: holds what it would be made from; choose another name")
 
 
 class StoreWriter:
@@ -73,10 +100,6 @@ class StoreWriter:
 
     def _claim(self) -> None:
         """Make the folder that is written to."""
-        is_store = _is_store(self.target)
-        if self.target.exists() and not (self._overwrite and is_store):
-            advice = "--overwrite replaces it" if is_store else "it is no store: choose another name"
-            raise CreateError(f"{self.target}: exists; {advice}")
         try:
             if self._overwrite and self.part.is_dir() and _only_own(self.part):
                 shutil.rmtree(self.part)
@@ -89,8 +112,6 @@ class StoreWriter:
 
     def _refuse_occupied(self) -> NoReturn:
         """Raise for a name that something else has taken."""
-        if not self.target.parent.is_dir():
-            raise CreateError(f"cannot create {self.part}: {self.target.parent} is a file") from None
         raise CreateError(
             f"{self.part}: exists, since another conversion is at work or was cut off; if none is at work, remove that "
             "folder or use --overwrite"

@@ -1,0 +1,173 @@
+"""Files that the program makes: refused at once where they cannot be written, and written whole or not at all."""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import stat
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from distnewton.errors import CreateError, DistNewtonError, WriteError
+
+
+@contextmanager
+def writing(path: Path, *, collective: bool = False) -> Iterator[None]:
+    """Tell of an output that could not be made, or not be written, inside.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+    collective : bool
+        Whether the error is raised on all ranks.
+
+    Raises
+    ------
+    CreateError
+        If there is no folder for it.
+    WriteError
+        If there is one.
+    """
+    try:
+        yield
+    except OSError as error:
+        kind: type[DistNewtonError] = WriteError if path.parent.is_dir() else CreateError
+        raise kind(f"cannot write {path}: {error.strerror or error}", collective=collective) from None
+
+
+@contextmanager
+def whole(path: Path, *, collective: bool = False) -> Iterator[Path]:
+    """A new file beside an output, which takes the output's place, on disk, when all that is inside has succeeded.
+
+    Parameters
+    ----------
+    path : Path
+        The output, in a folder that exists. What is there stays as it is until then; a link stays a link.
+    collective : bool
+        Whether errors are raised on all ranks.
+
+    Yields
+    ------
+    Path
+        The file to write, empty, or a pipe or device that `path` names. However it is written, the output has the mode
+        that the umask asks for.
+
+    Raises
+    ------
+    CreateError, WriteError
+        As of :func:`writing`.
+    """
+    with writing(path, collective=collective):
+        if _is_stream(path):
+            yield path
+            return
+        target = path.resolve()
+        part = _part(target)
+        part.touch(exist_ok=False)
+        try:
+            mode = part.stat().st_mode
+            yield part
+            part.chmod(mode)
+            with part.open("rb") as file:
+                os.fsync(file.fileno())
+            part.replace(target)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+
+
+def write_output(path: Path, text: str, *, collective: bool = False) -> None:
+    """Write a text as of :func:`whole`, in a folder that is made where it is missing."""
+    with writing(path, collective=collective):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with whole(path) as part:
+            part.write_text(text, encoding="utf-8")
+
+
+def check_output(path: Path, *, inputs: Iterable[Path] = (), makes_folder: bool = False) -> None:
+    """Refuse a file that could not be written later; nothing is left by asking.
+
+    Parameters
+    ----------
+    path : Path
+        The file that is to be written.
+    inputs : iterable of Path
+        Files that it must not replace, and folders of files that it must not replace.
+    makes_folder : bool
+        Whether a folder that is missing is made for it.
+
+    Raises
+    ------
+    CreateError
+        If there is no folder for it, or it would replace an input.
+    WriteError
+        If it cannot be written there.
+    """
+    with writing(path):
+        target, replaces = path.resolve(), path.exists()
+        for given in inputs:
+            kept = given.resolve()
+            if replaces and ((given.exists() and path.samefile(given)) or kept in target.parents):
+                raise CreateError(f"cannot write {path}: it would replace an input; choose another name")
+        if target.is_dir():
+            raise IsADirectoryError(errno.EISDIR, "it is a folder")
+        if replaces and not os.access(path, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+        if not _is_stream(path):
+            if not (makes_folder or target.parent.exists()):
+                raise FileNotFoundError(errno.ENOENT, f"there is no folder {target.parent}")
+            _probe(target.parent)
+            if len(os.fsencode(_part(target).name)) > os.pathconf(_existing(target), "PC_NAME_MAX"):
+                raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder in which no files can be made; one that is missing is made later.
+
+    Parameters
+    ----------
+    folder : Path
+        The folder.
+
+    Raises
+    ------
+    CreateError
+        If it cannot be made, or nothing in it.
+    """
+    try:
+        _probe(folder)
+    except OSError as error:
+        raise CreateError(f"cannot create {folder}: {error.strerror or error}") from None
+
+
+def _probe(folder: Path) -> None:
+    """Make and remove a file in a folder, or in the innermost one around it that exists."""
+    place = _existing(folder)
+    if not place.is_dir():
+        name = "there is a file of that name" if place == folder else f"{place} is a file"
+        raise NotADirectoryError(errno.ENOTDIR, name)
+    with tempfile.TemporaryFile(dir=place):
+        pass
+
+
+def _existing(path: Path) -> Path:
+    """The innermost of a path and the folders around it that exists."""
+    return next(place for place in (path, *path.absolute().parents) if place.exists())
+
+
+def _part(target: Path) -> Path:
+    """A name beside a file that nothing else has."""
+    return target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
+
+
+def _is_stream(path: Path) -> bool:
+    """Whether a path names a device or a pipe, or what such a name stands for (/dev/stdout), and no file to replace."""
+    try:
+        mode = path.stat().st_mode
+    except OSError:
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode)) or path.absolute().parts[1:2] in (("dev",), ("proc",))
