@@ -48,6 +48,7 @@ from distnewton.directions.options import FullBatchOptions
 from distnewton.errors import ConfigError, MissingExtraError
 from distnewton.launch.membership import communicator_of_launch, is_rank, is_worker
 from distnewton.launch.startup import guard
+from distnewton.method.divergence import DIVERGED
 from distnewton.models.loading import whole_model
 from distnewton.network.losses import probabilities
 from distnewton.parallel.collectives import Communicator
@@ -138,6 +139,8 @@ class _NewtonEstimator(BaseEstimator):
         self.n_iter_: int = known["n_iter_"] + result.last.iteration
         run = config.run
         could_converge = bool(run.tolerance or self.early_stopping) and run.iterations > 0
+        if result.ended.startswith(DIVERGED) and comm.rank == 0:
+            warnings.warn(result.ended, ConvergenceWarning, stacklevel=3)
         if could_converge and not (partial or result.stopped or result.ended) and comm.rank == 0:
             warnings.warn(
                 f"training ended after max_iter = {run.iterations} iterations, before it converged (tol = {self.tol:g})"

@@ -57,3 +57,25 @@ def untimed(values):
 def free(*results):
     for result in results:
         result.model.grid.free()
+
+
+def stopped_and_resumed(world, folder, config, k, **data):
+    """Results of the whole run, of its first k iterations, and of the rest."""
+    whole = distnewton.train(config, world, **data)
+    part = distnewton.train(config, world, **data, clock=StopAfter(k, world), checkpoints=folder / "c")
+    rest = distnewton.train(config, world, **data, checkpoints=folder / "c", resume=True)
+    return whole, part, rest
+
+
+def same_run(world, whole, part, rest, k):
+    """Verdict: both parts together are the whole, bit for bit."""
+    assert part.last.iteration == k
+    assert rest.history[0].as_dict() == part.last.as_dict()
+    resumed, uninterrupted = ([facts(r) for r in h] for h in ([*part.history, *rest.history[1:]], whole.history))
+    if part.last.note:
+        # a rejected direction leaves the linearisation to the next one, which sends for it anew after a resumption
+        for history in (resumed, uninterrupted):
+            del history[k + 1]["sent_bytes"]
+    assert resumed == uninterrupted
+    same = np.array_equal(whole.model.params, rest.model.params)
+    assert not world.any(not same)

@@ -160,6 +160,15 @@ class Objective:
         part.X, part.targets, part.n_samples = take_rows(self.X, own), take_rows(self.targets, own), len(rows)
         return part
 
+    def loss_of_nothing(self) -> float:
+        """Mean loss where all outputs are zero (collective, one number)."""
+        total, n_out = 0.0, self.network.n_out
+        if self.network.grid.rank == 0:
+            for start, stop in chunk_ranges(self.share.n_own, None, self.chunk_rows):
+                total += self.loss.value(self.network.backend.zeros(stop - start, n_out), self.targets[start:stop])
+        (total,) = self.network.grid.world.sum_scalars(total)
+        return total / self.n_samples
+
     @_QUIET
     def evaluate(self, params: Array, last: tuple[int, int] | None) -> Evaluation:
         """Loss of all samples, keeping activations as far as memory allows.

@@ -16,7 +16,6 @@ from distnewton.curvature.linearization import Linearization
 from distnewton.curvature.point import Point
 from distnewton.curvature.sample import CurvatureSample
 from distnewton.directions.direction import Direction, DirectionResult
-from distnewton.errors import NumericalError
 from distnewton.method.batches import Batches, draws
 from distnewton.method.newton import NewtonStep, regularizer
 from distnewton.method.objective import Evaluation, Objective, subsample_range, subsample_size
@@ -38,6 +37,8 @@ class Stage(Protocol):
         Objective there.
     exhausted : bool
         Whether no direction leads down any more.
+    remedy : str
+        What keeps training from diverging with it.
     """
 
     evaluation: Evaluation
@@ -45,6 +46,9 @@ class Stage(Protocol):
 
     @property
     def exhausted(self) -> bool: ...  # noqa: D102
+
+    @property
+    def remedy(self) -> str: ...  # noqa: D102
 
     def start(self, params: Array, known: Evaluation | None) -> None:
         """Begin at a point, whose evaluation may be known; collective."""
@@ -77,6 +81,8 @@ class FullBatch:
     seed : int
         Of the subsamples.
     """
+
+    remedy = "raise method.damping"
 
     def __init__(
         self, objective: Objective, newton: NewtonStep, subsample: float, subsample_min: int, seed: int
@@ -137,6 +143,7 @@ class _MiniBatch:
     """
 
     exhausted = False
+    remedy = "raise method.damping or method.batch"
 
     def __init__(self, objective: Objective, batches: Batches, n_steps: int) -> None:
         self._objective, self._batches = objective, batches
@@ -311,12 +318,11 @@ class RateSteps(_MiniBatch):
         record.direction = gather_direction(grid.world, self._direction.title, whole, self._direction_seconds)
         record.step_size, record.steps = self._options.rate(self._t - 1), self._n_steps
         self._evaluate(self._current())
-        if not math.isfinite(self.value):
-            raise NumericalError(
-                f"training diverged: the objective is {self.value} after {self._t} steps of {self._direction.title}; "
-                f"lower method.learning_rate (now {self._options.learning_rate:g})",
-                collective=True,
-            )
+
+    @property
+    def remedy(self) -> str:
+        """A shorter step."""
+        return f"lower method.learning_rate (now {self._options.learning_rate:g})"
 
     def _step(self) -> tuple[Array, DirectionResult]:
         """One mini-batch; returns the gradient and the direction."""

@@ -13,6 +13,7 @@ from distnewton.errors import DataError
 from distnewton.guards.failures import failures
 from distnewton.launch.deadline import Stop
 from distnewton.method.best_model import BestModel
+from distnewton.method.divergence import Divergence
 from distnewton.method.nonfinite import not_finite
 from distnewton.method.objective import Evaluation, Objective
 from distnewton.method.records import IterationRecord, gather_costs
@@ -87,6 +88,7 @@ class Trainer:
     ) -> None:
         self.objective, self.params = objective, params
         self._schedule, self._metrics, self._best = list(schedule), metrics, best
+        self._divergence = Divergence(objective, keeps_lowest=best is None)
         self._position, self._resumed = Position(), False
         self.stopped, self.ended = Stop.NO, ""
 
@@ -94,6 +96,20 @@ class Trainer:
     def iteration(self) -> int:
         """Number of the last iteration, of the whole run."""
         return self._position.iteration
+
+    @property
+    def diverged(self) -> bool:
+        """Whether training ended because it diverged."""
+        return bool(self._divergence.reason)
+
+    @property
+    def chosen(self) -> tuple[int, Array]:
+        """Iteration and variables of the result: by validation, where training diverged the lowest, else the last."""
+        if self._best is not None and self._best.best is not None and self._best.params is not None:
+            return self._best.best.iteration, self._best.params
+        if self.diverged and self._divergence.params is not None:
+            return self._divergence.iteration, self._divergence.params
+        return self.iteration, self.params
 
     @property
     def evaluation(self) -> Evaluation:
@@ -144,6 +160,7 @@ class Trainer:
             if not math.isfinite(self._stage.value):
                 raise not_finite("the objective", self.objective, self._stage.evaluation)
             record = IterationRecord(0, 0.0, self._stage.value, self._stage.evaluation.loss)
+            self._divergence.follow(record, self.params, "")
             yield self._finish(record, start, must_stop)
         elif self._ends(position.elapsed_seconds - position.evaluation_seconds, seconds, tolerance):
             return
@@ -175,13 +192,17 @@ class Trainer:
             position.first_gradient_norm = record.gradient_norm
         record.objective, record.loss = stage.value, stage.evaluation.loss
         self.params = stage.evaluation.params
+        with self.objective.network.grid.ledger.phase("evaluation"):
+            self._divergence.follow(record, self.params, stage.remedy)
         return record
 
     def _ends(self, training_seconds: float, seconds: float, tolerance: float) -> bool:
         """Whether training ends here, before its last iteration; says why."""
         position = self._position
         first, norm = position.first_gradient_norm or 0.0, position.gradient_norm
-        if self._stage.exhausted:
+        if self.diverged:
+            self.ended = self._divergence.reason
+        elif self._stage.exhausted:
             self.ended = "no direction leads down any more"
         elif training_seconds >= seconds:
             self.ended = f"run.seconds = {seconds:g} were reached"
@@ -194,7 +215,7 @@ class Trainer:
     def state(self) -> State:
         """What the next iteration needs: the point, where the schedule stands, and the state of its stage."""
         numbers = {**asdict(self._position), "loss": self._stage.evaluation.loss}
-        parts = {"stage": self._stage.state()}
+        parts = {"stage": self._stage.state(), "divergence": self._divergence.state(self.params)}
         if self._best is not None:
             parts["best"] = self._best.state()
         return State(numbers, {"params": self.params}, parts=parts)
@@ -222,6 +243,7 @@ class Trainer:
         if self._best is not None:
             self._best.restore(state.parts["best"])
         self.params = state.vectors["params"]
+        self._divergence.restore(state.parts["divergence"], self.params)
         self._stage.restore(self.params, state.parts["stage"])
         loss = self._stage.evaluation.loss
         relative, absolute = _SAME_LOSS[str(self.params.dtype)]

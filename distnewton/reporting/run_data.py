@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from distnewton.config import Config, DataConfig, load_config
 from distnewton.errors import INTERRUPTED, STOPPED_EARLY, ConfigError, DataError
 from distnewton.guards.failures import read_first
+from distnewton.method.divergence import DIVERGED
 from distnewton.method.records import IterationRecord
 from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC
 from distnewton.parallel.partition import Partition
@@ -183,6 +184,8 @@ def _ending(path: Path, lines: list[IterationRecord]) -> Iterator[str]:
     stops = {STOPPED_EARLY: "stopped by the clock or a signal", INTERRUPTED: "interrupted"}
     if end and end.get("exit_code") in stops:
         yield f"{stops[end['exit_code']]} after iteration {lines[-1].iteration if lines else 0}"
+    if lines and DIVERGED in lines[-1].note:
+        yield lines[-1].note
     # the runs of a comparison have no end of their own
     elif end is None and not failure and not (path.parent / COMPARISON_FILE).is_file():
         yield "has not ended, or was cut off"

@@ -227,7 +227,8 @@ class CheckpointKeeper:
     def _save(self, record: IterationRecord) -> None:
         """Write a checkpoint, then remove those that are one too many."""
         settings, start = self._settings, time.monotonic()
-        if not settings.n_keep:
+        # where training has diverged the checkpoint before is the one to go on from, with other settings
+        if not settings.n_keep or self._trainer.diverged:
             return
         for observer in self._observers:
             observer.sync()

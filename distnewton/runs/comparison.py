@@ -13,6 +13,7 @@ from distnewton.config import Config, choose_direction, make_config, read_settin
 from distnewton.config.method import default_options
 from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import ConfigError, NumericalError
+from distnewton.method.divergence import DIVERGED
 from distnewton.method.records import IterationRecord
 from distnewton.runs.session import Observer, Session
 
@@ -170,7 +171,8 @@ def run_entries(
     for entry in entries:
         trial = Trial(entry)
         try:
-            session.train(entry.config, observers=[_Recorder(trial), *observers.get(entry.name, ())])
+            result = session.train(entry.config, observers=[_Recorder(trial), *observers.get(entry.name, ())])
+            trial.failure = result.ended if result.ended.startswith(DIVERGED) else ""
         except NumericalError as error:
             # one that not all ranks share has left them out of step
             if not error.collective and session.setup.comm.size > 1:

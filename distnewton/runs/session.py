@@ -199,7 +199,7 @@ class Session:
                 _iterate(trainer, config, clock, followers)
                 keeper.finish()
             return Result(
-                setup.model(self._final_params(trainer, best, evaluator)),
+                setup.model(self._final_params(trainer, evaluator)),
                 history,
                 summary,
                 trainer.stopped,
@@ -237,16 +237,15 @@ class Session:
             origin.check_scaling(gather_scaling(placement.grid, self.setup.training.scaling))
         return origin.params(placement.network)
 
-    def _final_params(self, trainer: Trainer, best: BestModel | None, evaluator: MetricsEvaluator) -> Array:
+    def _final_params(self, trainer: Trainer, evaluator: MetricsEvaluator) -> Array:
         """The variables of the result, whose outputs are then the last ones measured."""
-        if best is None or best.best is None or best.params is None:
-            if evaluator.last is None:
-                # nothing was left to do: the point is a checkpoint's
-                evaluator.measure(trainer.params, trainer.evaluation)
-            return trainer.params
-        if evaluator.last is None or best.best.iteration != trainer.iteration:
-            evaluator.measure(best.params, self.setup.training.objective.evaluate(best.params, None))
-        return best.params
+        iteration, params = trainer.chosen
+        if iteration != trainer.iteration:
+            evaluator.measure(params, self.setup.training.objective.evaluate(params, None))
+        elif evaluator.last is None:
+            # nothing was left to do: the point is a checkpoint's
+            evaluator.measure(params, trainer.evaluation)
+        return params
 
 
 def _iterate(
