@@ -43,12 +43,10 @@ class Stage(Protocol):
 
     evaluation: Evaluation
     value: float
+    remedy: str
 
     @property
     def exhausted(self) -> bool: ...  # noqa: D102
-
-    @property
-    def remedy(self) -> str: ...  # noqa: D102
 
     def start(self, params: Array, known: Evaluation | None) -> None:
         """Begin at a point, whose evaluation may be known; collective."""
@@ -268,6 +266,7 @@ class RateSteps(_MiniBatch):
     ) -> None:
         super().__init__(objective, batches, n_steps)
         self._direction, self._options = direction, options
+        self.remedy = f"lower method.learning_rate (now {options.learning_rate:g})"
         zeros: Callable[[int], Array] = objective.network.backend.zeros
         self._direction_seconds = 0.0
         self._velocity = zeros(objective.network.layout.n_params)
@@ -318,11 +317,6 @@ class RateSteps(_MiniBatch):
         record.direction = gather_direction(grid.world, self._direction.title, whole, self._direction_seconds)
         record.step_size, record.steps = self._options.rate(self._t - 1), self._n_steps
         self._evaluate(self._current())
-
-    @property
-    def remedy(self) -> str:
-        """A shorter step."""
-        return f"lower method.learning_rate (now {self._options.learning_rate:g})"
 
     def _step(self) -> tuple[Array, DirectionResult]:
         """One mini-batch; returns the gradient and the direction."""
