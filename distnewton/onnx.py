@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -45,6 +46,8 @@ def to_onnx(model: Model | str | Path) -> Any:
         also ``label`` (n,), the user's own, as int64, float64 or texts, and ``probabilities`` (n, n_classes) where the
         loss has some (``Loss.link``; not in files of versions that did not write the loss).
         Numbers are float32 or float64, as the model's; of images always float32, since runtimes convolve nothing else.
+        Where the training data had names of columns, the metadata ``features`` is a JSON list of what the columns of
+        ``X`` are: of an encoded table also ``island=Dream`` (1 or 0), ``age (missing)``.
 
     Raises
     ------
@@ -70,6 +73,8 @@ def to_onnx(model: Model | str | Path) -> Any:
         ir_version=_IR_VERSION,
         opset_imports=[helper.make_opsetid("", OPSET)],
     )
+    if model.names is not None:
+        helper.set_model_props(model_proto, {"features": json.dumps(model.names.inputs)})
     onnx.checker.check_model(model_proto, full_check=True)
     return model_proto
 

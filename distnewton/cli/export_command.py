@@ -31,8 +31,14 @@ def export(options: argparse.Namespace) -> int:
         torch = "; torch needs no export: safetensors.torch.load_file reads model.safetensors as it is"
         advice = torch if options.file.endswith((".pt", ".pth", ".safetensors")) else ""
         raise UsageError(f"export writes FILE.onnx or FILE.model, got {options.file}{advice}", collective=True)
+    from distnewton.models.loading import load_serial_model
+
     check_result(options.file, model=options.run, makes_folder=False)
     results_go_to_files()
-    save(options.run, options.file)
+    model = load_serial_model(options.run)
+    save(model, options.file)
     print(f"exported to {options.file}")
+    if model.names is not None and model.names.encoding is not None:
+        columns = "; ".join(model.names.inputs)
+        print(f"its {model.names.encoding.n_features} features are the encoded columns, in this order: {columns}")
     return 0

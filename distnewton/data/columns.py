@@ -40,6 +40,11 @@ class ColumnNames:
     label: str
     encoding: TableEncoding | None = None
 
+    @property
+    def inputs(self) -> list[str]:
+        """Names of the network's inputs: the features, or what they are encoded as."""
+        return list(self.features) if self.encoding is None else self.encoding.feature_names(self.features)
+
     def to_json(self) -> list[Any]:
         """Plain values for JSON."""
         return [list(self.features), self.label, None if self.encoding is None else self.encoding.to_json()]

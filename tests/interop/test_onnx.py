@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import importlib
+import json
 import sys
 
 import numpy as np
+import pandas as pd
 import pytest
+from launched import call, run
 from launched import distnewton as command
-from launched import run
 
 import distnewton
 from distnewton.errors import CreateError, MissingExtraError
@@ -135,6 +137,22 @@ def test_files_are_written_by_call_and_by_command(tmp_path):
     wrong = run(command("export", tmp_path, tmp_path / "typed.pb"))
     assert wrong.returncode == 2
     assert "export writes FILE.onnx" in wrong.stderr
+
+
+def test_encoded_columns_are_named(tmp_path):
+    frame = pd.DataFrame({"age": [1.0, None, 3, 4] * 5, "sex": ["m", "f"] * 10, "label": ["x", "y"] * 10})
+    model = distnewton.train(distnewton.make_config({"run": {"iterations": 3}}), frame).model
+    model.save(tmp_path / "model.safetensors")
+    names = ["age", "age (missing)", "sex=f", "sex=m"]
+    assert model.names.inputs == names
+    done = call("export", tmp_path / "model.safetensors", tmp_path / "m.onnx")
+    told = f"its 4 features are the encoded columns, in this order: {'; '.join(names)}"
+    assert done.stdout.splitlines()[1:] == [told]
+    session = runtime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
+    assert json.loads(session.get_modelmeta().custom_metadata_map["features"]) == names
+    X = np.tile(np.float32([[1, 0, 0, 1], [2.5, 1, 1, 0], [3, 0, 0, 1], [4, 0, 1, 0]]), (5, 1))
+    labels = session.run(["label"], {"X": X})[0]
+    assert labels.tolist() == model.predict(frame).tolist()
 
 
 def test_the_extra_is_named_where_onnx_is_missing(monkeypatch):
