@@ -15,6 +15,11 @@ MAIN_METRIC = {"classification": "accuracy", "binary": "auc", "regression": "rms
 LOWER_IS_BETTER = frozenset({"rmse"})
 
 
+def metric_text(name: str, value: float) -> str:
+    """A metric as tables show it: shares have four decimals, an RMSE, in the targets' units, has five digits."""
+    return f"{value:.5g}" if name in LOWER_IS_BETTER else f"{value:.4f}"
+
+
 def task_metrics(task: str, outputs: Array, targets: Array) -> dict[str, float]:
     """Metrics of a task.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distnewton.method.records import IterationRecord
-from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC
+from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC, metric_text
 from distnewton.parallel.partition import splits_title
 from distnewton.reporting.drawing import save
 from distnewton.reporting.pictures import Chart, Curve, Panels
@@ -140,8 +140,8 @@ class Comparison:
         return [
             trial.entry.name,
             *("never" if math.isinf(t) else f"{t:.2f}" for t in times),
-            f"{self.scale.best(trial):.4f}",
-            f"{self.scale.of(history[-1]):.4f}",
+            metric_text(self.scale.metric, self.scale.best(trial)),
+            metric_text(self.scale.metric, self.scale.of(history[-1])),
             f"{history[-1].objective:.4g}",
             str(len(history) - 1),
             str(sum(record.steps for record in history[1:])),
@@ -154,9 +154,9 @@ class Comparison:
         """A run in one line."""
         if not trial.history:
             return f"{trial.entry.name}: {trial.failure}"
-        last = trial.history[-1]
+        last, best = trial.history[-1], metric_text(self.scale.metric, self.scale.best(trial))
         text = f"{trial.entry.name}: {last.iteration} iterations in {last.training_seconds:.1f} s, "
-        text += f"best {self.scale.title} {self.scale.best(trial):.4f}, objective {last.objective:.4g}"
+        text += f"best {self.scale.title} {best}, objective {last.objective:.4g}"
         return f"{text}; {trial.failure}" if trial.failure else text
 
     def remarks(self) -> list[str]:
@@ -176,7 +176,7 @@ class Comparison:
 
     def _of_rate(self, trial: Trial) -> str:
         rate, best = trial.entry.config.method.learning_rate, self.scale.best(trial)
-        return f"{rate:g}: " + ("nothing" if math.isnan(best) else f"{best:.4f}")
+        return f"{rate:g}: " + ("nothing" if math.isnan(best) else metric_text(self.scale.metric, best))
 
     def _verdict(self, level: float) -> str:
         """Who reached a level first, and by how much the others were later."""

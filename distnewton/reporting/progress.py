@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from distnewton.config import Config
 from distnewton.method.records import IterationRecord
-from distnewton.models.metrics import MAIN_METRIC
+from distnewton.models.metrics import MAIN_METRIC, metric_text
 from distnewton.parallel.partition import splits_title
 from distnewton.reporting.slowest import slowest_rank
 from distnewton.reporting.stragglers import Stragglers
@@ -266,7 +266,7 @@ def _summary_rows(result: Result) -> list[tuple[str, str]]:
         rows.append(("model", f"of iteration {best.iteration}, the best by validation {best.metric}"))
         measured = best.metrics
     for name, metrics in measured.items():
-        rows += [(f"{name} {key}", f"{value:.4f}") for key, value in metrics.items()]
+        rows += [(f"{name} {key}", metric_text(key, value)) for key, value in metrics.items()]
     return rows + (_traffic_rows(result) if result.summary.machine.n_ranks > 1 else [])
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from distnewton.guards.failures import read_first
+from distnewton.models.metrics import metric_text
 from distnewton.models.model_file import MODEL_FILE, read_header, read_shape
 from distnewton.parallel.partition import splits_title
 from distnewton.reporting.run_data import TORN, Run, held_out, read_run
@@ -54,7 +55,8 @@ def _progress(run: Run) -> Iterator[str]:
         yield f"model of   iteration {model.iteration}, the best by validation {run.metric}"
     for name in ("train", "validation", "test"):
         if metrics := getattr(model, name):
-            yield f"{name:<10} " + ", ".join(f"{k} {v:.4f}" for k, v in metrics.items() if not math.isnan(v))
+            shown = (f"{key} {metric_text(key, value)}" for key, value in metrics.items() if not math.isnan(value))
+            yield f"{name:<10} " + ", ".join(shown)
 
 
 def _model(path: Path) -> str:

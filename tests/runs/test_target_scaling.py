@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
+from launched import call
 from models.test_model import without_checksums
 
 from distnewton import ArraySource, load_model, make_config, train
@@ -121,3 +123,12 @@ def test_weights_count_as_repeated_samples():
     repeated = TargetScaling.fit(np.repeat(targets, weights, axis=0))
     np.testing.assert_allclose([*found.mean, *found.deviation], [*repeated.mean, *repeated.deviation], rtol=1e-12)
     assert TargetScaling.fit(np.full((5, 1), 0.1)).deviation == (1.0,)
+
+
+def test_small_units_are_shown_with_digits(tmp_path):
+    rows = np.hstack([X, 1e-6 * Y[:, :1]])
+    np.savetxt(tmp_path / "t.csv", rows, delimiter=",")
+    settings = ["--network.loss", "squared", "--network.layers", "auto-3-auto", "--run.iterations", 2]
+    done = call("train", "--data.train", tmp_path / "t.csv", *settings, "--run-dir", tmp_path / "run")
+    assert re.search(r"train rmse .*\d\.\d+e-0\d", done.stdout)
+    assert re.search(r"train +rmse \d\.\d+e-0\d, r2 0\.\d{4}\b", call("info", tmp_path / "run").stdout)
