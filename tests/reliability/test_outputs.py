@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
+import stat
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from launched import call, launching, run
 
 from distnewton.cli import liblinear_commands
+from distnewton.cluster.tables import write_measured
 from distnewton.errors import CreateError, DistNewtonError, WriteError
+from distnewton.guards.failures import failures
 from distnewton.outputs import check_output, whole, write_output
 
-ROWS = "".join(f"{k % 7},{k % 3},{'ab'[k % 2]}\n" for k in range(40))
+ROWS = "".join(f"{k % 7},{k % 3},{k % 2}\n" for k in range(40))
 CLUSTER = 'name = "c"\n[launch]\nlauncher = "none"\n'
 SETTINGS = ["--network.layers=auto-auto", "--run.iterations=2", "--run.checkpoint_minutes=0", "--quiet"]
 
@@ -147,9 +151,38 @@ def test_devices_and_pipes_stay_what_they_are(tmp_path, place):
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
-    for command in ("distnewton-train", "distnewton-predict", "predict", "evaluate", "report"):
+    for command in ("distnewton-train", "distnewton-predict", "predict", "evaluate"):  # write less than a pipe holds
         check_output(pipe)
         assert start(FILES[command], data="data.csv", out=pipe)[0] == 0
         assert os.read(reader, 1 << 20)
         assert pipe.is_fifo()
     os.close(reader)
+
+
+def test_files_have_the_mode_that_the_umask_asks_for(place, monkeypatch):
+    # neither what programs write by themselves (022) nor what safetensors does (077)
+    umask = 0o027
+    before = os.umask(umask)
+    try:
+        out, data = place / "new", "--set=data.train=data.csv"
+        more = ["--tensorboard"] if find_spec("tensorboardX") else []
+        done = call("train", "--data.train=data.csv", *SETTINGS, *more, f"--run-dir={out}/run", DISTNEWTON_PICTURE="1")
+        assert done.returncode == 0, done.stderr
+        monkeypatch.setattr(failures, "folder", out / "run")
+        assert failures.write(0, 70, "a failure") == (False, "")
+        for name, arguments in FILES.items():
+            if name != "doctor":
+                assert start(arguments, data="data.csv", out=f"{out}/{name}")[0] == 0
+        assert call("compare", "--directions=sgd", data, "--set=run.iterations=1", f"--run-dir={out}/c").returncode == 0
+        assert call("convert", "data.csv", f"{out}/store").returncode == 0
+        assert call("bench", "scaling", "--dry-run", data, f"--run-dir={out}/study").returncode == 0
+        write_measured(out / "cluster.toml", "x", {"nodes": 1}, {"compute": {"float64_gflop_s": 7.0}})
+    finally:
+        os.umask(before)
+    modes = {path.relative_to(out): stat.S_IMODE(path.stat().st_mode) for path in out.rglob("*")}
+    expected = {name: (0o777 if (out / name).is_dir() else 0o666) & ~umask for name in modes}
+    expected |= {name: 0o755 for name in modes if name.name == "job.sh"}
+    assert {name: mode for name, mode in modes.items() if mode != expected[name]} == {}
+    names = {name.name for name in modes}
+    assert names >= {"model.safetensors", "metrics.jsonl", "end.json", "manifest.json", "convergence.png", "first.json",
+                     "comparison.png", "comparison.md", "job.sh", "job.toml", "study.json", "features.bin"}  # fmt: skip
