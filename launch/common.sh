@@ -115,15 +115,23 @@ is_installed() {
   done
 }
 
-# Run a command of the installation; its output goes to the log, which is shown when it fails.
+# Run a command of the installation; its output goes to the log, which is shown when it fails. Meanwhile dots show that
+# it goes on.
 logged() {
-  local log=$venv/install.log
+  local log=$venv/install.log dots code=0
   if $dry_run; then
     quoted "$@"
     return
   fi
   quoted "$@" >"$log"
-  if ! "$@" >>"$log" 2>&1 </dev/null; then
+  # ends by itself where this script is ended
+  while sleep 2 && kill -0 $$ 2>/dev/null; do printf .; done &
+  dots=$!
+  "$@" >>"$log" 2>&1 </dev/null || code=$?
+  kill "$dots" 2>/dev/null || true
+  wait "$dots" 2>/dev/null || true
+  printf '\n'
+  if [ "$code" -ne 0 ]; then
     printf '%s\n' "$(<"$log")" >&2
     die "the installation failed; the lines above are in $log. Once the cause is gone, run this again"
   fi

@@ -62,7 +62,7 @@ def test_quickstart_makes_installs_trains(tmp_path):
 
 
 def test_open_mpi_is_told_to_oversubscribe(tmp_path):
-    arguments = ("--dry-run", "--mpi", "openmpi")
+    arguments = ("--dry-run", "--mpi", "openmpi", "--ranks", "4")
     text = run(LAUNCH / "quickstart.sh", *arguments, DISTNEWTON_VENV=str(tmp_path / "env")).stdout
     root = " --allow-run-as-root" if os.geteuid() == 0 else ""
     assert f"mpirun --oversubscribe{root} -n 4 " in text
