@@ -331,19 +331,20 @@ def _describe(details: ErrorDetails, model: type[BaseModel]) -> list[str]:
     """One error as lines: the key, what is wrong, what came."""
     parts = [str(part) for part in details["loc"]]
     key = ".".join(
-        part for part in parts if re.fullmatch(r"[A-Za-z_]\w*|\d+", part) and part not in (*_UNION_TAGS, *LAYERS)
+        part for k, part in enumerate(parts)
+        if re.fullmatch(r"[A-Za-z_]\w*|\d+", part) and (k == 0 or part not in (*_UNION_TAGS, *LAYERS))
     )
     if details["type"] == "extra_forbidden":
         known = _known_keys(parts[:-1], model)
         near = difflib.get_close_matches(parts[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-        return [f"{key}: unknown key; {hint}"]
+        return [f"{key}: unknown key; {hint}".removesuffix("; known are ")]
     if details["type"] == "value_error":
         return [f"{key}: {line}".removeprefix(": ") for line in str(details["ctx"]["error"]).splitlines()]
     if details["type"] == "unknown_component":
         return [f"{key}: {details['msg']}"]
     message = details["msg"][0].lower() + details["msg"][1:]
-    return [f"{key}: {message}, got {details['input']!r}"]
+    return [f"{key}: {message}, got {details['input']!r}".removeprefix(": ")]
 
 
 _UNION_TAGS = ("int", "str", "float", "tables", "widths")

@@ -10,9 +10,12 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import Any, Literal
 
-from distnewton.data.encoding import CATEGORY_RULES, MISSING_RULES, TableEncoding
+from pydantic import model_validator
+
+from distnewton.data.encoding import CATEGORY_RULES, MISSING_RULES, StoredColumn, TableEncoding
 from distnewton.data.labels import MISSING_VALUES
 from distnewton.errors import ConfigError, DataError
+from distnewton.options import Options
 
 LABEL_NAMES = ("label", "target", "class", "y")
 LabelsWanted = Literal["required", "if_there", "none", "apart"]
@@ -45,14 +48,39 @@ class ColumnNames:
         """Names of the network's inputs: the features, or what they are encoded as."""
         return list(self.features) if self.encoding is None else self.encoding.feature_names(self.features)
 
-    def to_json(self) -> list[Any]:
-        """Plain values for JSON."""
-        return [list(self.features), self.label, None if self.encoding is None else self.encoding.to_json()]
+    def to_json(self) -> dict[str, Any]:
+        """Plain values for JSON, as :class:`StoredColumns` checks them."""
+        columns = {"features": list(self.features), "label": self.label}
+        return columns if self.encoding is None else {**columns, "encoding": self.encoding.to_json()}
 
     @classmethod
     def from_json(cls, values: Any) -> ColumnNames | None:
         """Undo :meth:`to_json`; None stays None."""
-        return None if values is None else cls(tuple(values[0]), values[1], TableEncoding.from_json(values[2]))
+        if values is None:
+            return None
+        return cls(tuple(values["features"]), values["label"], TableEncoding.from_json(values.get("encoding")))
+
+
+class StoredColumns(Options):
+    """Columns as :meth:`ColumnNames.to_json` writes them, in stores and model files."""
+
+    features: list[str]
+    label: str
+    encoding: list[StoredColumn] | None = None
+
+    @property
+    def n_features(self) -> int:
+        """Features that the columns become."""
+        encoding = TableEncoding.from_json(self.encoding)
+        return len(self.features) if encoding is None else encoding.n_features
+
+    @model_validator(mode="after")
+    def _usable(self) -> StoredColumns:
+        if self.encoding is not None and len(self.encoding) != len(self.features):
+            raise ValueError(f"{len(self.features)} columns, but encoding is of {len(self.encoding)}")
+        if self.encoding is None and (problem := _unusable([*self.features, self.label])):
+            raise ValueError(problem)
+        return self
 
 
 @dataclass(frozen=True)

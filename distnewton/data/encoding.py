@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import Field
 
 MISSING_RULES = ("auto", "refuse", "mean", "median", "indicator")
 CATEGORY_RULES = ("auto", "refuse", "onehot")
@@ -75,6 +76,12 @@ class ColumnEncoding:
         if self.indicator:
             X[:, -1] = missing
         return X, n_unknown
+
+
+StoredColumn = Annotated[
+    tuple[list[str] | None, Annotated[float, Field(allow_inf_nan=False)], bool], Field(strict=False)
+]
+"""A column as :meth:`TableEncoding.to_json` writes it; JSON has a list for the tuple."""
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from distnewton.data.description import Labels
 
 Class = int | float | str
-_MAX_WHOLE = 2**53
+MAX_WHOLE = 2**53
+"""Up to here each whole number is a float64."""
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _KINDS = {"M": "times", "m": "durations", "c": "complex numbers", "V": "records"}
@@ -39,7 +40,7 @@ def plain(label: Any) -> Class:
     if isinstance(label, str):
         return str(label)
     number = float(label)
-    return int(number) if number.is_integer() and abs(number) <= _MAX_WHOLE else number
+    return int(number) if number.is_integer() and abs(number) <= MAX_WHOLE else number
 
 
 def label_text(label: Any) -> str:
@@ -101,7 +102,7 @@ def labels_of(values: Any, locate: Callable[[int], str], *, missing: Iterable[in
     if absent_rows:
         raise DataError(f"{locate(min(absent_rows))}: label is missing; remove this sample or give it a label")
     if array.dtype.kind in "iu":
-        exact = array.size == 0 or (int(array.min()) >= -_MAX_WHOLE and int(array.max()) <= _MAX_WHOLE)
+        exact = array.size == 0 or (int(array.min()) >= -MAX_WHOLE and int(array.max()) <= MAX_WHOLE)
         return array.astype(np.float64) if exact else array.astype(np.str_)
     return array.astype(np.float64) if array.dtype.kind == "f" else array.astype(np.str_)
 
@@ -118,7 +119,7 @@ def _from_objects(array: NDArray[Any], locate: Callable[[int], str]) -> tuple[ND
     there = [label for label, gone in zip(flat, absent, strict=True) if not gone]
     is_number = all(not isinstance(label, str | bytes | bool | np.bool_) for label in there)
     exact = is_number and all(
-        isinstance(label, float | np.floating) or abs(int(label)) <= _MAX_WHOLE for label in there
+        isinstance(label, float | np.floating) or abs(int(label)) <= MAX_WHOLE for label in there
     )
     if exact:
         numbers = [np.nan if gone else float(label) for label, gone in zip(flat, absent, strict=True)]
@@ -184,7 +185,7 @@ def are_numbers(texts: Iterable[str]) -> bool:
         value = float(text)
         if abs(value) == float("inf") or (digits[0] == "0" and digits[1:2].isdigit()):
             return False
-        if _WHOLE.fullmatch(text) and abs(int(text)) > _MAX_WHOLE:
+        if _WHOLE.fullmatch(text) and abs(int(text)) > MAX_WHOLE:
             return False
         fractions |= not value.is_integer()
         exponents |= "e" in text.lower() and value.is_integer()

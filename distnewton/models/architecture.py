@@ -3,14 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from distnewton.data.columns import ColumnNames
 from distnewton.data.description import Description
-from distnewton.data.labels import LabelMapping
 from distnewton.data.partitioned import Task
-from distnewton.data.target_scaling import TargetScaling
-from distnewton.models.model_file import read_names, read_shape
 from distnewton.network.losses import LOSSES
 from distnewton.network.shapes import NetworkShape
 
@@ -52,15 +48,6 @@ class Architecture:
             return LOSSES[self.loss].link
         # of a file that does not name its loss, or of a loss that is not installed here
         return "logistic" if self.task.name == "binary" and not self.loss else ""
-
-    @classmethod
-    def from_header(cls, header: dict[str, Any]) -> Architecture:
-        """Architecture of a model file, from its checked header."""
-        classes = None if header["classes"] is None else LabelMapping.from_dict(header["classes"])
-        shape = read_shape(header)
-        task = Task(header["task"], classes, shape.widths[-1], TargetScaling.from_dict(header.get("targets")))
-        loss, names = header.get("loss", ""), read_names(header)
-        return cls(shape, header["activation"], task, header["dense"], header["dtype"], loss, names)
 
 
 def image_problem(shape: NetworkShape, description: Description) -> str | None:

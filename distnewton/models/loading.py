@@ -55,15 +55,15 @@ def load_model(path: str | Path, comm: Communicator | None = None, device: str =
     file = Path(path) / MODEL_FILE if Path(path).is_dir() else Path(path)
     with comm.collective_errors():
         header = read_header(file)
-    architecture = Architecture.from_header(header)
+        architecture, scaling = header.architecture, header.column_scaling
     # before the grid, whose groups of ranks sum as these do
     chosen = choose_device(comm, device, architecture.dtype)
     network = _network(architecture, comm, chosen.backend)
     params = np.zeros(network.layout.n_params, architecture.dtype)
     with comm.collective_errors():
-        read_blocks(file, network, params)
-    scaling = ColumnScaling.from_dict(header["scaling"]).columns(*network.grid.feature_range())
-    return Model(architecture, network, network.backend.asarray(params), scaling, chosen.notes)
+        read_blocks(file, header, network, params)
+    own = scaling.columns(*network.grid.feature_range())
+    return Model(architecture, network, network.backend.asarray(params), own, chosen.notes)
 
 
 def model_of_weights(

@@ -21,8 +21,9 @@ from distnewton.data.scaling import ColumnScaling
 from distnewton.errors import DataError, NumericalError
 from distnewton.guards.watchdog import watchdog
 from distnewton.models.architecture import Architecture, image_problem
+from distnewton.models.header import ModelHeader
 from distnewton.models.metrics import more_metrics, task_metrics
-from distnewton.models.model_file import assemble, shape_header, write_model
+from distnewton.models.model_file import assemble, write_model
 from distnewton.network.network import PartitionedNetwork
 from distnewton.outputs import writing
 from distnewton.parallel.grid import ProcessGrid
@@ -279,30 +280,7 @@ class Model:
 
     def _write(self, path: Path, tensors: dict[str, Array], scaling: ColumnScaling) -> None:
         """Write the model file, on one rank."""
-        a = self.architecture
-        header = {
-            **shape_header(a.shape),
-            "activation": a.activation,
-            "task": a.task.name,
-            **({"loss": a.loss} if a.loss else {}),
-            "classes": None if a.task.classes is None else a.task.classes.to_dict(),
-            "scaling": scaling.to_dict(),
-            "dense": a.dense,
-            "dtype": a.dtype,
-            **({} if a.task.scaling is None else {"format_version": 3, "targets": a.task.scaling.to_dict()}),
-            **_columns_header(a.names),
-        }
-        write_model(path, tensors, header)
-
-
-def _columns_header(names: ColumnNames | None) -> dict[str, Any]:
-    """Names of columns as the model file has them, and how they are encoded where they are."""
-    if names is None:
-        return {}
-    columns = {"features": names.features, "label": names.label}
-    if names.encoding is None:
-        return {"columns": columns}
-    return {"format_version": 3, "columns": columns | {"encoding": names.encoding.to_json()}}
+        write_model(path, tensors, ModelHeader.of(self.architecture, scaling))
 
 
 def network_outputs(network: PartitionedNetwork, params: Array, X: Any, chunk_rows: int = MAX_CHUNK_ROWS) -> Array:

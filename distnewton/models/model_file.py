@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import zlib
 from pathlib import Path
 from typing import Any
@@ -10,32 +9,27 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array
-from distnewton.data.columns import ColumnNames
 from distnewton.errors import DataError, MissingInputError, WriteError
-from distnewton.network.activations import ACTIVATIONS
-from distnewton.network.layer_tables import convolutional_shape
+from distnewton.models.header import ModelHeader, parse_header
 from distnewton.network.layout import BlockView
 from distnewton.network.network import PartitionedNetwork
-from distnewton.network.shapes import LayerShape, NetworkShape, dense_shape
+from distnewton.network.shapes import LayerShape
 from distnewton.outputs import whole
 from distnewton.parallel.partition import Block
 
-FORMAT_VERSION = 3
-"""1: fully connected networks, by their widths. 2: networks on images, by layer tables. 3: of scaled targets. Each is
-written as the first that holds it, so that older versions read what they can."""
 MODEL_FILE = "model.safetensors"
 _KEY = "distnewton"
-_TENSOR_SUMS = "tensors_crc32"
 _HEADER_SUM = ', "header_crc32": '
 """What ends the header: the checksum of the text before it. It has no entry of its own in the file's metadata, since
 safetensors writes entries in random order, and two files of one model are to be equal. Older files have neither this
 nor the tensors' checksums; where only one is missing, the file is damaged."""
+_DTYPES = {"float32": "F32", "float64": "F64"}
+"""Types of numbers as safetensors calls them."""
 _PIECE = 1 << 22
 """Numbers of a tensor that are checked at a time."""
-_HEADER_KEYS = {"activation", "task", "classes", "scaling", "dense", "dtype"}
 
 
-def write_model(path: Path, tensors: dict[str, Array], header: dict[str, Any]) -> None:
+def write_model(path: Path, tensors: dict[str, Array], header: ModelHeader) -> None:
     """Write a model file, whole or not at all.
 
     Parameters
@@ -44,8 +38,8 @@ def write_model(path: Path, tensors: dict[str, Array], header: dict[str, Any]) -
         The file.
     tensors : dict of str to Array
         Weights.
-    header : dict
-        What else a model is.
+    header : ModelHeader
+        What else a model is, without checksums.
 
     Raises
     ------
@@ -56,7 +50,7 @@ def write_model(path: Path, tensors: dict[str, Array], header: dict[str, Any]) -
     from safetensors.numpy import save, save_file
 
     sums = {name: zlib.crc32(tensor.data) for name, tensor in tensors.items()}
-    text = json.dumps(header | {_TENSOR_SUMS: sums}).removesuffix("}")
+    text = header.model_copy(update={"tensors_crc32": sums}).text().removesuffix("}")
     metadata = {_KEY: f"{text}{_HEADER_SUM}{zlib.crc32(text.encode())}}}"}
     try:
         with whole(path) as part:
@@ -69,8 +63,8 @@ def write_model(path: Path, tensors: dict[str, Array], header: dict[str, Any]) -
         raise WriteError(f"cannot write {path}: {error}") from None
 
 
-def read_header(file: Path) -> dict[str, Any]:
-    """Architecture and scaling from a model file's metadata.
+def read_header(file: Path) -> ModelHeader:
+    """What a model file says that the model is, and that its weights have the shapes of.
 
     Parameters
     ----------
@@ -79,7 +73,7 @@ def read_header(file: Path) -> dict[str, Any]:
 
     Returns
     -------
-    dict
+    ModelHeader
 
     Raises
     ------
@@ -97,29 +91,42 @@ def read_header(file: Path) -> dict[str, Any]:
     try:
         with safe_open(file, framework="numpy") as tensors:
             metadata = tensors.metadata() or {}
+            slices = {name: tensors.get_slice(name) for name in tensors.keys()}  # noqa: SIM118  (no mapping)
+            found = {name: (part.get_dtype(), part.get_shape()) for name, part in slices.items()}
     except (SafetensorError, OSError) as error:
         raise DataError(f"{file} is not a readable safetensors file{_look(file)}: {error}") from None
     text = metadata.get(_KEY)
     if text is None:
         raise DataError(f"{file} is a safetensors file, but not a model that distnewton wrote")
-    try:
-        header: dict[str, Any] = json.loads(text)
-        version = int(header["format_version"])
-    except (ValueError, KeyError, TypeError):
-        raise DataError(f"{file} has a damaged header: it names no format version") from None
-    if version > FORMAT_VERSION:
-        raise DataError(f"{file} has format {version}, this version reads up to {FORMAT_VERSION}: update distnewton")
-    keys = _HEADER_KEYS | ({"input", "layers"} if version == 2 or "layers" in header else {"widths"})
-    if missing := sorted(keys - header.keys()):
-        raise DataError(f"{file} has a damaged header: {', '.join(missing)} missing")
-    if header["activation"] not in ACTIVATIONS:
-        raise DataError(f"{file} has an unknown activation: {header['activation']!r}")
+    other = f"{file} has a damaged header: its checksum is another; copy the file again"
     summed, has_sum, told = text.rpartition(_HEADER_SUM)
-    if (has_sum or _TENSOR_SUMS in header) and (
-        told != f"{zlib.crc32(summed.encode())}}}" or not isinstance(header.get(_TENSOR_SUMS), dict)
-    ):
-        raise DataError(f"{file} has a damaged header: its checksum is another; copy the file again")
+    if has_sum and told != f"{zlib.crc32(summed.encode())}}}":
+        raise DataError(other)
+    header = parse_header(text, str(file))
+    if len({bool(has_sum), header.header_crc32 is not None, header.tensors_crc32 is not None}) > 1:
+        raise DataError(other)
+    _check_tensors(str(file), header, found)
     return header
+
+
+def _check_tensors(name: str, header: ModelHeader, found: dict[str, tuple[str, list[int]]]) -> None:
+    """Refuse a file whose tensors are not those of its header, by their types and shapes."""
+    shape, dtype = header.shape, _DTYPES[header.dtype]
+    expected: dict[str, tuple[str, list[int]]] = {}
+    for number, layer in zip(shape.modules, shape.layers, strict=True):
+        expected |= {f"{number}.weight": (dtype, weight_shape(layer)), f"{number}.bias": (dtype, [layer.n_out])}
+    for key in sorted(expected.keys() | found.keys()):
+        if found.get(key) != expected.get(key):
+            raise DataError(
+                f"{name} does not hold the weights its header promises: {key} is {_titled(found.get(key))}, expected "
+                f"{_titled(expected.get(key))}"
+            )
+    if header.tensors_crc32 is not None and header.tensors_crc32.keys() != expected.keys():
+        raise DataError(f"{name} has a damaged header: tensors_crc32 is not of its weights")
+
+
+def _titled(kind: tuple[str, list[int]] | None) -> str:
+    return "missing" if kind is None else f"{kind[0]} {kind[1]}"
 
 
 def _look(file: Path) -> str:
@@ -131,30 +138,6 @@ def _look(file: Path) -> str:
     if head.startswith(b"PK\x03\x04"):
         return ", but a torch file or another zip archive, which is never loaded since it can run any code"
     return ""
-
-
-def shape_header(shape: NetworkShape) -> dict[str, Any]:
-    """Version and layers, as a model file's header holds them."""
-    if shape.image_shape is None:
-        return {"format_version": 1, "widths": shape.widths}
-    return {"format_version": 2, "input": shape.image_shape, "layers": shape.listed}
-
-
-def read_shape(header: dict[str, Any]) -> NetworkShape:
-    """Layers of a header, as of :func:`read_header`."""
-    if "widths" in header:
-        return dense_shape(header["widths"])
-    return convolutional_shape(header["input"], header["layers"])
-
-
-def read_names(header: dict[str, Any]) -> ColumnNames | None:
-    """Names of columns in a header, as of :func:`read_header`; None where there are none."""
-    columns = header.get("columns")
-    return (
-        None
-        if columns is None
-        else ColumnNames.from_json((columns["features"], columns["label"], columns.get("encoding")))
-    )
 
 
 def assemble(network: PartitionedNetwork, m: int, blocks: list[Block | None], parts: list[Array]) -> dict[str, Array]:
@@ -227,13 +210,15 @@ def fill_block(layer: LayerShape, block: Block, view: BlockView, weight: Any, bi
         view.b[...] = bias[slice(*block.outputs)]
 
 
-def read_blocks(file: Path, network: PartitionedNetwork, params: Array) -> None:
+def read_blocks(file: Path, header: ModelHeader, network: PartitionedNetwork, params: Array) -> None:
     """Fill this rank's variables from the slices of a model file.
 
     Parameters
     ----------
     file : Path
         A model file of this network.
+    header : ModelHeader
+        Of the file.
     network : PartitionedNetwork
         Laid out on a grid.
     params : Array of shape (n_params_local,)
@@ -242,8 +227,7 @@ def read_blocks(file: Path, network: PartitionedNetwork, params: Array) -> None:
     Raises
     ------
     DataError
-        If the file holds other weights than its header promises, weights that are not finite, or weights that were
-        changed since they were written.
+        If the weights are not finite, or were changed since they were written.
 
     Notes
     -----
@@ -251,18 +235,15 @@ def read_blocks(file: Path, network: PartitionedNetwork, params: Array) -> None:
     """
     from safetensors import SafetensorError, safe_open
 
+    sums, world = header.tensors_crc32 or {}, network.grid.world
     try:
         with safe_open(file, framework="numpy") as tensors:
-            world = network.grid.world
-            sums = json.loads((tensors.metadata() or {})[_KEY]).get(_TENSOR_SUMS, {})
             for m, view in network.layout.views(params).items():
                 block, layer, name = network.layout.blocks[m], network.shape.layers[m - 1], network.shape.modules[m - 1]
                 weight, bias = tensors.get_slice(f"{name}.weight"), tensors.get_slice(f"{name}.bias")
-                if (weight.get_shape(), bias.get_shape()) != (weight_shape(layer), [layer.n_out]):
-                    raise ValueError(f"layer {m} has shapes {weight.get_shape()} and {bias.get_shape()}")
                 if sums and m % world.size == world.rank:
                     for key, tensor in ((f"{name}.weight", weight), (f"{name}.bias", bias)):
-                        if _tensor_sum(tensor) != sums.get(key):
+                        if _tensor_sum(tensor) != sums[key]:
                             raise ValueError(f"{key} was changed or damaged; copy the file again")
                 if block.n_params == 0:
                     continue

@@ -65,6 +65,7 @@ class Start:
     def __init__(self, comm: Communicator, model: StartFrom) -> None:
         self._comm, self._model, self._file = comm, model if isinstance(model, Model) else None, Path()
         self.architecture: Architecture
+        self.scaling: ColumnScaling
         if self._model is not None:
             n_ranks = self._model.grid.world.size
             if n_ranks not in (1, comm.size):
@@ -78,11 +79,10 @@ class Start:
             return
         path = Path(str(model))
         self._file = path / MODEL_FILE if path.is_dir() else path
-        header: dict[str, Any] = {}
+        self.name = str(self._file)
         with comm.collective_errors():
-            header = read_header(self._file)
-        self.name, self.architecture = str(self._file), Architecture.from_header(header)
-        self.scaling = ColumnScaling.from_dict(header["scaling"])
+            self._header = read_header(self._file)
+            self.architecture, self.scaling = self._header.architecture, self._header.column_scaling
 
     @property
     def fingerprint(self) -> int:
@@ -162,7 +162,7 @@ class Start:
         params: Array = np.zeros(network.layout.n_params, network.backend.dtype)
         if self._model is None:
             with watchdog.patient(), self._comm.collective_errors():
-                read_blocks(self._file, network, params)
+                read_blocks(self._file, self._header, network, params)
         elif self._model.grid.partition == network.grid.partition:
             params[...] = to_host(self._model.params)
         else:

@@ -17,8 +17,8 @@ from distnewton.network.shapes import NetworkShape, ShapeInProgress, Window, den
 from distnewton.options import Options
 from distnewton.registry import Registry
 
-Size = Annotated[int, Field(ge=1)]
-Padding = Annotated[int, Field(ge=0)]
+Size = Annotated[int, Field(ge=1, lt=2**31)]
+Padding = Annotated[int, Field(ge=0, lt=2**31)]
 WindowPixels = Annotated[int, Field(ge=1, le=16)]
 
 
@@ -156,6 +156,8 @@ class Dense(LayerTable):
 
     def extend(self, shape: ShapeInProgress) -> None:
         """Connect all values so far to each neuron."""
+        if self.width == "auto":
+            raise ConfigError("the width must be a number here")
         shape.connect(int(self.width))
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from distnewton.guards.failures import read_first
 from distnewton.models.metrics import metric_text
-from distnewton.models.model_file import MODEL_FILE, read_header, read_shape
+from distnewton.models.model_file import MODEL_FILE, read_header
 from distnewton.parallel.partition import splits_title
 from distnewton.reporting.run_data import TORN, Run, held_out, read_run
 
@@ -64,4 +64,4 @@ def _model(path: Path) -> str:
     file = path / MODEL_FILE
     if not file.is_file():
         return "none: the run has not finished, or is one of a comparison"
-    return f"{file} ({read_shape(read_header(file))})"
+    return f"{file} ({read_header(file).shape})"

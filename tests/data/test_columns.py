@@ -212,7 +212,7 @@ def test_a_store_keeps_the_names(tmp_path, write):
     tree["content"]["columns"]["features"].pop()
     digest = hashlib.sha256(json.dumps(tree["content"], sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     (tmp_path / "store" / "store.json").write_text(json.dumps(tree | {"checksum": digest}))
-    with pytest.raises(DataError, match="2 columns have names, there are 3 features"):
+    with pytest.raises(DataError, match="the columns become 2 features, there are 3"):
         open_data(tmp_path / "store")
 
 

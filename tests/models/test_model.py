@@ -9,7 +9,7 @@ import pytest
 
 import distnewton
 from distnewton.errors import CreateError, DataError, DistNewtonError, MissingInputError, WriteError
-from distnewton.models.model_file import FORMAT_VERSION
+from distnewton.models.header import FORMAT_VERSION
 
 pytestmark = pytest.mark.mpi(min_size=1, sizes=(1, 4))
 
@@ -182,9 +182,9 @@ def reshaped(name, shape):
 
 DAMAGES = [
     (edited(format_version=FORMAT_VERSION + 1), f"has format {FORMAT_VERSION + 1}, this version reads up to"),
-    (edited(format_version="gone"), "damaged header: it names no format version"),
-    (edited(widths="gone"), "damaged header: widths missing"),
-    (edited(activation="gelu"), "unknown activation: 'gelu'"),
+    (edited(format_version="gone"), "damaged header: format_version: field required"),
+    (edited(widths="gone"), "damaged header: expected widths, or input and layers"),
+    (edited(activation="gelu"), "activation: unknown activation 'gelu'"),
     (lambda tensors, header: (tensors, "{"), "damaged header"),
     (without("2.weight"), "does not hold the weights its header promises"),
     (reshaped("0.weight", (2, 2)), "does not hold the weights its header promises"),

@@ -77,8 +77,14 @@ def override(path):
 def model():
     from safetensors.numpy import save
 
-    header = '{"format_version": 1, "widths": [2, 2], "activation": "tanh", "task": "binary", "classes": null}'
-    return save({"0.weight": np.zeros((2, 2), np.float32)}, {"distnewton": header})
+    header = {
+        "format_version": 1, "widths": [2, 3, 1], "activation": "tanh", "task": "binary", "loss": "logistic",
+        "classes": {"classes": ["cat", "dog"]}, "dense": True, "dtype": "float32",
+        "scaling": {"kind": "minmax", "n_columns": 2, "offset": [0.5, 1e3], "factor": [1.0, 2e-2]},
+    }  # fmt: skip
+    shapes = {"0.weight": (3, 2), "0.bias": 3, "2.weight": (1, 3), "2.bias": 1}
+    tensors = {name: np.zeros(shape, np.float32) for name, shape in shapes.items()}
+    return save(tensors, {"distnewton": json.dumps(header)})
 
 
 def manifest():

@@ -26,6 +26,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from distnewton.data.columns import StoredColumns
 from distnewton.errors import DataError, MissingInputError
 
 FORMAT_NAME, VERSION = "distnewton store", 2
@@ -95,14 +96,6 @@ class SourceFile(_Part):
     name: str
     n_bytes: Count
     sha256: Digest
-
-
-class StoredColumns(_Part):
-    """Names that the columns of a table had; those of the features in their order."""
-
-    features: list[str]
-    label: str
-    encoding: list[Any] | None = None
 
 
 class StoreManifest(_Part):
@@ -229,9 +222,8 @@ def _problem(manifest: StoreManifest) -> str:
         offset += padded(block.n_bytes)
     if offset != manifest.features_bytes:
         return f"the blocks take {offset} bytes, the features {manifest.features_bytes}"
-    encoded = manifest.columns is not None and manifest.columns.encoding is not None
-    if manifest.columns is not None and not encoded and len(manifest.columns.features) != manifest.n_features:
-        return f"{len(manifest.columns.features)} columns have names, there are {manifest.n_features} features"
+    if manifest.columns is not None and manifest.columns.n_features != manifest.n_features:
+        return f"the columns become {manifest.columns.n_features} features, there are {manifest.n_features}"
     others, kinds = (manifest.dense_blocks, "sparse features have dense") if manifest.sparse else (
         manifest.sparse_blocks, "dense features have sparse"
     )  # fmt: skip

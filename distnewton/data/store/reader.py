@@ -88,8 +88,10 @@ class StoreSource(Source):
             image_shape = channels, height, width
         names = None
         if m.columns is not None:
-            kept = m.columns.features if m.columns.encoding else m.columns.features[: self._n_kept]
-            names = ColumnNames.from_json((kept, m.columns.label, m.columns.encoding))
+            columns = m.columns.model_dump()
+            if not m.columns.encoding:
+                columns["features"] = m.columns.features[: self._n_kept]
+            names = ColumnNames.from_json(columns)
         return Description(
             self.name, "store", m.n_samples, self._n_kept, m.n_nonzeros - (n_beyond - n_zero), m.sparse,
             self._labels(), m.n_ignored_values + n_beyond, notes, image_shape,

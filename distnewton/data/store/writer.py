@@ -15,7 +15,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
-from distnewton.data.columns import ColumnNames
+from distnewton.data.columns import StoredColumns
 from distnewton.data.description import Description
 from distnewton.data.store.layout_on_disk import (
     FEATURES_FILE,
@@ -27,7 +27,6 @@ from distnewton.data.store.layout_on_disk import (
     FileSum,
     SourceFile,
     SparseBlock,
-    StoredColumns,
     StoreManifest,
     ValueType,
     manifest_text,
@@ -216,7 +215,7 @@ class StoreWriter:
                 features_bytes=self.n_bytes,
                 dense_blocks=[block for block in self._blocks if isinstance(block, DenseBlock)],
                 sparse_blocks=[block for block in self._blocks if isinstance(block, SparseBlock)],
-                columns=None if names is None else _stored(names),
+                columns=None if names is None else StoredColumns.model_validate(names.to_json()),
             )
             with (self.part / MANIFEST_FILE).open("w", encoding="utf-8") as file:
                 file.write(manifest_text(manifest))
@@ -267,11 +266,6 @@ class StoreWriter:
             self._file.write(bytes(padded(n_bytes) - n_bytes))
         self.n_bytes += padded(n_bytes)
         return digest.hexdigest(), offset
-
-
-def _stored(names: ColumnNames) -> StoredColumns:
-    features, label, encoding = names.to_json()
-    return StoredColumns(features=features, label=label, encoding=encoding)
 
 
 def by_columns(lengths: Values, indices: Values, values: Values) -> tuple[Values, Values, Values, Values]:

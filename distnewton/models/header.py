@@ -1,0 +1,214 @@
+"""The header of a model file, JSON in its metadata: what a model is apart from its weights, checked as a whole.
+
+Whoever reads a model goes through :func:`parse_header`: what comes out of it can be used without further checks.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Iterator
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, SerializeAsAny, ValidationError, model_validator
+
+from distnewton.config.sections import NameOf
+from distnewton.config.tree import describe_errors
+from distnewton.data.columns import ColumnNames, StoredColumns
+from distnewton.data.labels import MAX_WHOLE, LabelMapping, label_text
+from distnewton.data.partitioned import Task
+from distnewton.data.scaling import SCALINGS, ColumnScaling
+from distnewton.data.target_scaling import TargetScaling
+from distnewton.errors import ConfigError, DataError
+from distnewton.models.architecture import Architecture
+from distnewton.network.activations import ACTIVATIONS
+from distnewton.network.layer_tables import LayerTable, convolutional_shape
+from distnewton.network.shapes import NetworkShape, dense_shape
+from distnewton.options import Options
+
+FORMAT_VERSION = 3
+"""1: fully connected networks, by their widths. 2: networks on images, by layer tables. 3: of scaled targets, or
+encoded columns. Each model is written as the first that holds it, so that older versions read what they can."""
+
+_SHOWN = 300
+"""Characters of a problem in a message, which holds what came."""
+Number = Annotated[float, Field(allow_inf_nan=False)]
+Width = Annotated[int, Field(ge=1, lt=2**31)]
+Label = Annotated[int, Field(ge=-MAX_WHOLE, le=MAX_WHOLE)] | Number | str
+
+
+class Classes(Options):
+    """Labels of the classes, in the order of the outputs."""
+
+    classes: Annotated[list[Label], Field(min_length=2)]
+
+
+class Scaling(Options):
+    """A fitted scaling; offset and factor of the kinds that shift columns."""
+
+    kind: Annotated[str, NameOf(SCALINGS)]
+    n_columns: int
+    offset: list[Number] | None = None
+    factor: list[Number] | None = None
+
+
+class Targets(Options):
+    """Scaling of the numbers of regression."""
+
+    mean: list[Number]
+    deviation: list[Annotated[float, Field(gt=0.0, allow_inf_nan=False)]]
+
+
+class ModelHeader(Options):
+    """What a model file says that a model is; the attributes of :class:`Architecture` mean the same here.
+
+    ``widths`` is of fully connected networks; those on images have ``input`` (channels, height, width) and ``layers``.
+    ``tensors_crc32`` has the checksum of each weight, ``header_crc32`` that of the text before it.
+    """
+
+    format_version: Annotated[int, Field(ge=1, le=FORMAT_VERSION)]
+    widths: Annotated[list[Width], Field(min_length=2)] | None = None
+    input: Annotated[list[Width], Field(min_length=3, max_length=3)] | None = None
+    layers: Annotated[list[SerializeAsAny[LayerTable]], Field(min_length=1)] | None = None
+    activation: Annotated[str, NameOf(ACTIVATIONS)]
+    task: Literal["classification", "binary", "regression"]
+    loss: str = ""
+    classes: Classes | None
+    scaling: Scaling
+    dense: bool
+    dtype: Literal["float32", "float64"]
+    targets: Targets | None = None
+    columns: StoredColumns | None = None
+    tensors_crc32: dict[str, int] | None = None
+    header_crc32: int | None = None
+
+    @classmethod
+    def of(cls, a: Architecture, scaling: ColumnScaling) -> ModelHeader:
+        """Header of a model, without checksums."""
+        images, newer = a.shape.image_shape is not None, a.task.scaling is not None
+        tree: dict[str, Any] = {
+            "activation": a.activation,
+            "task": a.task.name,
+            "loss": a.loss,
+            "classes": None if a.task.classes is None else a.task.classes.to_dict(),
+            "scaling": scaling.to_dict(),
+            "dense": a.dense,
+            "dtype": a.dtype,
+        }
+        if images:
+            tree |= {"input": a.shape.image_shape, "layers": a.shape.listed}
+        else:
+            tree["widths"] = a.shape.widths
+        if a.task.scaling is not None:
+            tree["targets"] = a.task.scaling.to_dict()
+        if a.names is not None:
+            tree["columns"] = a.names.to_json()
+            newer = newer or a.names.encoding is not None
+        return cls.model_validate_json(json.dumps({"format_version": 3 if newer else 2 if images else 1, **tree}))
+
+    def text(self) -> str:
+        """As JSON."""
+        return json.dumps(self.model_dump(exclude_defaults=True))
+
+    @property
+    def shape(self) -> NetworkShape:
+        """Layers."""
+        if self.widths is not None:
+            return dense_shape(self.widths)
+        return convolutional_shape(self.input or (), [layer.model_dump() for layer in self.layers or ()])
+
+    @property
+    def architecture(self) -> Architecture:
+        """What the model is."""
+        shape = self.shape
+        classes = None if self.classes is None else LabelMapping.from_dict(self.classes.model_dump())
+        targets = None if self.targets is None else TargetScaling.from_dict(self.targets.model_dump())
+        task = Task(self.task, classes, shape.widths[-1], targets)
+        names = None if self.columns is None else ColumnNames.from_json(self.columns.model_dump())
+        return Architecture(shape, self.activation, task, self.dense, self.dtype, self.loss, names)
+
+    @property
+    def column_scaling(self) -> ColumnScaling:
+        """Scaling of all features."""
+        return ColumnScaling.from_dict(self.scaling.model_dump())
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> ModelHeader:
+        if problem := next(self._problems(), None):
+            raise ValueError(problem)
+        return self
+
+    def _problems(self) -> Iterator[str]:
+        """What contradicts itself, the first of which keeps the rest from being looked at."""
+        if [self.widths is None, self.input is None, self.layers is None] not in ([False, True, True],
+                                                                                  [True, False, False]):  # fmt: skip
+            yield "expected widths, or input and layers"
+        try:
+            shape = self.shape
+        except ConfigError as error:
+            yield str(error)
+        n_features, n_out = shape.widths[0] * shape.features_per_unit, shape.widths[-1]
+        yield from self._scaling_problems(n_features)
+        if self.columns is not None and self.columns.n_features != n_features:
+            yield f"columns: of {self.columns.n_features} features, the network has {n_features}"
+        yield from self._task_problems(n_out)
+
+    def _scaling_problems(self, n_features: int) -> Iterator[str]:
+        s = self.scaling
+        if s.n_columns != n_features:
+            yield f"scaling: of {s.n_columns} columns, the network has {n_features} features"
+        wanted = n_features if SCALINGS.find(s.kind).shifts_columns else None
+        for name, values in (("offset", s.offset), ("factor", s.factor)):
+            if (None if values is None else len(values)) != wanted:
+                n_found = "no" if values is None else len(values)
+                yield f"scaling.{name}: {n_found} numbers, {s.kind} of this network has {wanted or 'no'}"
+
+    def _task_problems(self, n_out: int) -> Iterator[str]:
+        n_classes = 0 if self.classes is None else len(self.classes.classes)
+        expected = {"classification": (n_out, n_out), "binary": (2, 1), "regression": (0, n_out)}[self.task]
+        if (n_classes, n_out) != expected:
+            yield f"classes: {n_classes} with {n_out} outputs do not fit task = {self.task}"
+        labels = [] if self.classes is None else self.classes.classes
+        if len({isinstance(label, str) for label in labels}) > 1:
+            yield "classes: some are numbers, some texts"
+        if twice := [text for text, count in Counter(map(label_text, labels)).items() if count > 1]:
+            yield f"classes: {twice[0]!r} is there twice"
+        if self.targets is None:
+            return
+        if self.task != "regression":
+            yield f"targets are of regression, task = {self.task}"
+        for name, values in (("mean", self.targets.mean), ("deviation", self.targets.deviation)):
+            if len(values) != n_out:
+                yield f"targets.{name}: {len(values)} numbers for {n_out} outputs"
+
+
+def parse_header(text: str, name: str) -> ModelHeader:
+    """Read and check a header.
+
+    Parameters
+    ----------
+    text : str
+        JSON.
+    name : str
+        The file, for messages.
+
+    Returns
+    -------
+    ModelHeader
+
+    Raises
+    ------
+    DataError
+        If a newer version wrote it, or with the first thing that is wrong.
+    """
+    try:
+        return ModelHeader.model_validate_json(text)
+    except ValidationError as error:
+        for details in error.errors():
+            if details["loc"] == ("format_version",) and details["type"] == "less_than_equal":
+                raise DataError(
+                    f"{name} has format {details['input']}, this version reads up to {FORMAT_VERSION}: update "
+                    "distnewton"
+                ) from None
+        problem = describe_errors(error, ModelHeader).strip().splitlines()[0]
+        raise DataError(f"{name} has a damaged header: {problem[:_SHOWN]}") from None
