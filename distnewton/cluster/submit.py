@@ -16,7 +16,14 @@ from distnewton.config import Config, to_toml
 from distnewton.errors import ConfigError, CreateError
 from distnewton.outputs import check_folder, write_output, writing
 from distnewton.parallel.partition import Partition, check_rank_count
-from distnewton.runs.run_folder import files_of_run, free_name, next_folder, restoring_replaced, set_aside
+from distnewton.runs.run_folder import (
+    files_of_run,
+    free_name,
+    next_folder,
+    restore_replaced,
+    restoring_replaced,
+    set_aside,
+)
 
 
 @dataclass(frozen=True)
@@ -173,4 +180,8 @@ def run_here(job_file: Path) -> int:
     """Run a job file on this machine and return its exit code; its output goes where ours goes."""
     sys.stdout.flush()
     bash = shutil.which("bash") or "/bin/bash"
-    return subprocess.run([bash, str(job_file.absolute())], stdin=subprocess.DEVNULL, check=False).returncode  # noqa: S603
+    code = subprocess.run([bash, str(job_file.absolute())], stdin=subprocess.DEVNULL, check=False).returncode  # noqa: S603
+    if code:
+        # a run that it was to replace is as it was, also where not even the launcher was found
+        restore_replaced(job_file.parent)
+    return code

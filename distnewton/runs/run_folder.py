@@ -75,7 +75,6 @@ class RunFolder:
         self._metrics: FileIO | None = None
         self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
         self._made += made
-        self._set_aside = False
         try:
             if resume:
                 self._open_metrics("a")
@@ -104,7 +103,6 @@ class RunFolder:
             # nobody trains it now; what moves next is not what another run makes at this moment
             self.close()
             set_aside(self.path)
-            self._set_aside = True
         forget(self.path)
         try:
             self._open_metrics("x")
@@ -175,8 +173,8 @@ class RunFolder:
         metrics = self.path / METRICS_FILE
         if metrics.is_file() and metrics.stat().st_size == 0:
             metrics.unlink()
-            if self._set_aside:
-                restore_replaced(self.path)
+            # also what the command that submitted this job had set aside
+            restore_replaced(self.path)
         for path in self._made:
             try:
                 path.rmdir()

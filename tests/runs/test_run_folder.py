@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from distnewton.cli.main import main
-from distnewton.errors import CreateError, DistNewtonError
+from distnewton.errors import CreateError
 from distnewton.guards.failures import failures, read_first
 from distnewton.runs.run_folder import METRICS_FILE, RunFolder, free_name, next_folder
 
@@ -159,28 +159,6 @@ def contents(folder):
     return {str(file.relative_to(folder)): file.read_bytes() for file in files}
 
 
-@pytest.mark.parametrize("bad", [
-    ["--data.train=TYPO.csv"],
-    ["--data.test=TYPO.csv"],
-    ["--data.label_column=nowhere"],
-    ["--network.layers=5-3-auto"],
-    ["--partition.splits=1-1"],
-    ["--partition.splits=2-2-2"],
-    ["--network.start=TYPO.safetensors"],
-    ["--network.start={run}"],
-    ["--network.start={run}/model.safetensors"],
-    ["--run.device=gpu"],
-    ["--method.damping=-1"],
-    ["--resume=auto", "--data.train=TYPO.csv", "--method.C=3"],
-])  # fmt: skip
-def test_a_start_that_fails_leaves_the_run_that_it_would_replace(finished, bad):
-    run, given, before = finished
-    changed = [option.format(run=run) for option in bad]
-    with pytest.raises(DistNewtonError):
-        main(["train", *given, "--set", "run.overwrite=true", *changed])
-    assert contents(run) == before
-
-
 def test_a_run_that_begins_replaces_the_earlier_one(finished):
     run, given, before = finished
     assert main(["train", *given, "--run.iterations=1", "--set", "run.overwrite=true", "--run.seed=5"]) == 0
@@ -200,34 +178,3 @@ def test_a_start_that_was_killed_before_it_began_leaves_the_run_aside(finished):
     folder = RunFolder(run, overwrite=True)
     folder.discard()
     assert contents(run) == before
-
-
-def test_resuming_automatically_deletes_no_model(finished):
-    run, given, _ = finished
-    shutil.rmtree(run / "checkpoints")
-    before = contents(run)
-    with pytest.raises(CreateError, match="holds a finished run without checkpoints"):
-        main(["train", *given, "--resume=auto"])
-    assert contents(run) == before
-
-
-def test_a_job_that_cannot_be_queued_replaces_nothing(finished, tmp_path, monkeypatch):
-    run, given, before = finished
-    monkeypatch.setenv("PATH", str(tmp_path))  # without sbatch
-    cluster = tmp_path / "cluster.toml"
-    cluster.write_text('name = "c"\n[launch]\nscheduler = "slurm"\nlauncher = "srun"\nnodes = 1\nranks_per_node = 1\n')
-    settings = [f"--set=data.train={given[0].partition('=')[2]}", "--set=run.overwrite=true"]
-    with pytest.raises(DistNewtonError, match="no sbatch"):
-        main(["submit", f"--cluster={cluster}", f"--run-dir={run}", *settings])
-    assert {name: data for name, data in contents(run).items() if not name.startswith("job.")} == before
-
-
-def test_a_job_file_that_cannot_be_written_replaces_nothing(finished, tmp_path):
-    run, given, before = finished
-    (run / "job.sh").mkdir()
-    cluster = tmp_path / "cluster.toml"
-    cluster.write_text('name = "c"\n[launch]\nlauncher = "none"\n')
-    settings = [f"--set=data.train={given[0].partition('=')[2]}", "--set=run.overwrite=true"]
-    with pytest.raises(DistNewtonError, match="cannot write"):
-        main(["submit", f"--cluster={cluster}", f"--run-dir={run}", *settings])
-    assert {name: data for name, data in contents(run).items() if not name.startswith("job.")} == before
