@@ -44,8 +44,9 @@ from distnewton.config import Config, make_config
 from distnewton.data.columns import ColumnNames, Wanted, names_from_frame
 from distnewton.data.formats.tables import encode_frame, is_frame
 from distnewton.data.in_memory import ArraySource
+from distnewton.data.labels import labels_of
 from distnewton.directions.options import FullBatchOptions
-from distnewton.errors import ConfigError, MissingExtraError
+from distnewton.errors import ConfigError, DataError, MissingExtraError
 from distnewton.launch.membership import communicator_of_launch, is_rank, is_worker
 from distnewton.launch.startup import guard
 from distnewton.method.divergence import DIVERGED
@@ -203,6 +204,13 @@ class _NewtonEstimator(BaseEstimator):
 
     def _training_data(self, X: Any, y: Any, *, reset: bool = True, **checks: Any) -> tuple[Any, Array]:
         """Checked features and labels; of a table with texts or missing values the numbers that these become."""
+        _refuse_hidden(X)
+        if np.ma.isMaskedArray(y) or getattr(getattr(y, "dtype", None), "kind", None) in tuple("OMmV"):
+            # scikit-learn takes times and what a mask hides for classes
+            try:
+                labels_of(y, lambda i: f"y[{i}]")
+            except DataError as error:
+                raise ValueError(str(error)) from None
         if reset:
             data = (self.settings or {}).get("data", {})
             rules = {rule: data[rule] for rule in ("missing", "categories") if rule in data}
@@ -235,6 +243,7 @@ class _NewtonEstimator(BaseEstimator):
     def _outputs(self, X: Any) -> Array:
         """Outputs of the network, of shape (n_samples, n_out)."""
         check_is_fitted(self)
+        _refuse_hidden(X)
         numbers = self._encoded(X)
         if numbers is None:
             numbers = validate_data(self, X, accept_sparse="csr", dtype=[np.float64, np.float32], reset=False)
@@ -552,6 +561,12 @@ class NewtonRegressor(RegressorMixin, _NewtonEstimator):
         """
         outputs = self._outputs(X)
         return outputs[:, 0] if self._one_column else outputs
+
+
+def _refuse_hidden(X: Any) -> None:
+    """Refuse features that a mask hides, which scikit-learn takes as they are."""
+    if np.ma.is_masked(X):
+        raise ValueError("X hides values behind a mask; fill them in: X.filled(0.0)")
 
 
 def _present(X: Any, y: Array, weights: Array | None) -> tuple[Any, Array, Array | None]:

@@ -172,6 +172,8 @@ def as_source(
 
 def _numbers(X: Any, name: str) -> NDArray[Any]:
     """Features as an array of numbers; of a frame with nullable or mixed types in float64."""
+    if np.ma.is_masked(X):
+        raise DataError(f"{name}: X hides values behind a mask; fill them in: X.filled(0.0)")
     array = np.asarray(X)
     if array.dtype.kind != "O":
         return array

@@ -258,7 +258,9 @@ def _notes_on_labels(config: Config, data: DataSets) -> Iterator[str]:
     elif len(labels) > _MANY_CLASSES:
         n, (_, counts) = len(labels), np.unique(data.train.labels, return_counts=True)
         if n > _MANY_SHARE * data.train.n_samples or any(label % 1 for label in labels) or counts.min() < _FEW_SAMPLES:
-            yield f"{n} different numbers are taken for classes; to approximate numbers set network.loss = squared"
+            other = "" if config.data.label_column is not None else ", or name the label column (data.label_column)"
+            taken = f"{n} different numbers are taken for classes"
+            yield f"{taken}; to approximate numbers set network.loss = squared{other}"
     method = config.method
     if method.has(FullBatchOptions) and data.n_train < method.subsample_min != _SUBSAMPLE_MIN:
         yield f"method.subsample_min is more than the {data.n_train} samples there are: all are used"

@@ -23,6 +23,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks  # noqa: E402
 
 from distnewton.cli.main import main  # noqa: E402
 from distnewton.data.columns import ColumnNames  # noqa: E402
+from distnewton.data.in_memory import ArraySource  # noqa: E402
 from distnewton.errors import ConfigError, DataError, MissingExtraError  # noqa: E402
 from distnewton.models.loading import load_model  # noqa: E402
 from distnewton.sklearn import NewtonClassifier, NewtonRegressor  # noqa: E402
@@ -395,6 +396,39 @@ def test_the_extra_is_named_where_scikit_learn_is_missing(monkeypatch):
 def test_parameters_are_checked_rather_than_truncated(parameters, message):
     with pytest.raises((TypeError, ValueError), match=message):
         NewtonRegressor(**parameters).fit(np.eye(4), np.arange(4.0))
+
+
+TIMES = np.datetime64("2026-01-01") + np.arange(4) % 2
+
+
+@pytest.mark.parametrize(("y", "message"), [
+    (TIMES, "labels are times"), (TIMES.astype(object), r"y\[0\]: label is a date"),
+    (np.ma.masked_equal([0, 1, 0, 1], 1), r"y\[1\]: label is missing"),
+    (np.array(["a", None, "b", "a"], object), r"y\[1\]: label is missing"),
+])  # fmt: skip
+def test_labels_that_are_none_are_refused(y, message):
+    with pytest.raises(ValueError, match=message):
+        NewtonClassifier(()).fit(np.eye(4), y)
+    with pytest.raises(ValueError, match=message):
+        NewtonClassifier(()).partial_fit(np.eye(4), y, classes=[0, 1])
+
+
+def test_labels_of_pandas_that_are_missing_are_refused():
+    pandas = pytest.importorskip("pandas")
+    for y in (pandas.array(["a", None, "b", "a"], "string"), pandas.array([0, None, 1, 1], "Int64")):
+        with pytest.raises(ValueError, match=r"y\[1\]: label is missing|contains NaN"):
+            NewtonClassifier(()).fit(np.eye(4), y)
+
+
+def test_features_behind_a_mask_are_refused():
+    X = np.ma.masked_equal(np.eye(4), 0.0)
+    y = [0, 1, 0, 1]
+    with pytest.raises(ValueError, match="X hides values behind a mask"):
+        NewtonClassifier(()).fit(X, y)
+    with pytest.raises(ValueError, match="X hides values behind a mask"):
+        NewtonClassifier((), max_iter=1).fit(np.eye(4), y).predict(X)
+    with pytest.raises(DataError, match="X hides values behind a mask"):
+        ArraySource(X, y)
 
 
 def test_a_communicator_is_cloned_as_it_is_and_left_out_of_pickles():

@@ -17,7 +17,7 @@ from distnewton.data.description import Description
 from distnewton.data.formats.base import Format, Location
 from distnewton.data.formats.libsvm_lines import MAX_INDEX, LineParser, Rows, Rules, parse_label, parse_regular
 from distnewton.data.formats.streams import first_lines, is_compressed
-from distnewton.data.labels import join_labels
+from distnewton.data.labels import join_labels, labels_of_texts
 from distnewton.data.row_selection import RowSelection, chosen_values
 from distnewton.data.rows import join_rows
 from distnewton.data.source import TextSource
@@ -40,6 +40,8 @@ _LABELS = re.compile(rb"[0-9]+(?:,[0-9]+)+|[^\s,;:\"']+")
 _PAIR = re.compile(rb"[+-]?[0-9]{1,10}:[^\s:,;\"']*(,[0-9]+)?")
 _BLANK_AT_COLON = re.compile(rb"[ \t]*:(?![ \t]+[0-9]+[ \t]*:)[ \t]*")
 _QUERY = re.compile(rb"^([ \t\r\f\v]*[^\s:#]+[ \t\r\f\v]+)qid:\S*", re.MULTILINE)
+# what no double is written as: zeros in front, more digits than it has, a whole number with an exponent
+_ODD_LABEL = re.compile(rb"\n[ \t]*[+-]?(?:0[0-9]|[0-9]{16}|[0-9.]+[eE])")
 _LABEL = re.compile(rb"^[ \t\r\f\v]*([^\s:#]+)(?=\s)", re.MULTILINE)
 
 
@@ -141,6 +143,8 @@ class LibsvmSource(TextSource):
             notes |= dict.fromkeys(_block_notes(block))
             take(rows)
         joined = self._join_labels(labels)
+        if joined.dtype.kind == "U":
+            joined = labels_of_texts(joined)
         expected = self.rules.n_features
         if n_extra:
             notes[f"{n_extra} values of features beyond the {expected} expected were ignored"] = None
@@ -183,7 +187,7 @@ class LibsvmSource(TextSource):
             block = _COMMENT.sub(b"", block)
         if b"q" in block and b"qid:" in block:  # one byte is searched for ten times faster
             block = _QUERY.sub(rb"\1", block)
-        if not self._text_labels:
+        if not (self._text_labels or _ODD_LABEL.search(b"\n" + block)):
             return self._parse(block, self.rules, start, stop)
         tokens = _LABEL.findall(block)
         block = _LABEL.sub(b"0", block)

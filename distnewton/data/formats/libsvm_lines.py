@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distnewton.data.formats.numbers import NUMBER, finite_number
+from distnewton.data.labels import are_numbers
 from distnewton.errors import DataError
 
 MAX_INDEX = 2**31 - 1
@@ -104,7 +105,7 @@ def show(token: bytes) -> str:
 
 
 def parse_label(token: bytes) -> float | str:
-    """Label that a token spells: a number where it is one, else a class name.
+    """Label that a token spells: a number where one is written so, else a class name (``007``).
 
     Parameters
     ----------
@@ -122,7 +123,8 @@ def parse_label(token: bytes) -> float | str:
     """
     value = finite_number(token)
     if value is not None:
-        return value
+        text = token.decode()
+        return value if are_numbers([text]) else text
     if NUMBER.fullmatch(token) or _NOT_FINITE.fullmatch(token):
         raise ValueError(f"label {show(token)} is not a finite number; remove this sample or give it a label")
     if b":" in token:
