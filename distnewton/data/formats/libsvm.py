@@ -144,7 +144,7 @@ class LibsvmSource(TextSource):
             take(rows)
         joined = self._join_labels(labels)
         if joined.dtype.kind == "U":
-            joined = labels_of_texts(joined)
+            joined = labels_of_texts(joined.astype(np.str_))
         expected = self.rules.n_features
         if n_extra:
             notes[f"{n_extra} values of features beyond the {expected} expected were ignored"] = None
