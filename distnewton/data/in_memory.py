@@ -175,6 +175,8 @@ def _numbers(X: Any, name: str) -> NDArray[Any]:
     if np.ma.is_masked(X):
         raise DataError(f"{name}: X hides values behind a mask; fill them in: X.filled(0.0)")
     array = np.asarray(X)
+    if not array.ndim:
+        raise DataError(f"{name}: expected an array or a table, got a {type(X).__name__}")
     if array.dtype.kind != "O":
         return array
     columns = getattr(X, "columns", None)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -35,8 +36,8 @@ def opener(
     ----------
     data : DataConfig
         How files are read.
-    given : DataSource, tuple of X and y, frame or None
-        Data that is there already, as of :func:`~distnewton.data.in_memory.as_source`.
+    given : DataSource, tuple of X and y, frame, path or None
+        Data that is there already, as of :func:`~distnewton.data.in_memory.as_source`; a path overrules `name`.
     name : str
         Else the file, or the name of a bundled set.
     n_features : int or None
@@ -50,7 +51,9 @@ def opener(
     -------
     callable
     """
-    if given is not None:
+    if isinstance(given, str | Path):
+        name = str(given)
+    elif given is not None:
         wanted = Wanted(
             data.label_column, tuple(data.ignore_columns), missing=data.missing, categories=data.categories
         )

@@ -11,7 +11,6 @@ from typing import Any
 from distnewton.backend import Array
 from distnewton.components import with_components
 from distnewton.config import Config
-from distnewton.data.formats.tables import is_frame
 from distnewton.data.scaled import gather_scaling
 from distnewton.errors import ConfigError, DistNewtonError, NumericalError
 from distnewton.guards.signals import StopSignals
@@ -22,6 +21,7 @@ from distnewton.method.schedule import Schedule, check_memory
 from distnewton.method.trainer import Trainer
 from distnewton.models.warm_start import Start, StartFrom
 from distnewton.network.losses import Loss
+from distnewton.parallel.collectives import Communicator
 from distnewton.runs.checkpoints import CheckpointKeeper, Resume, keeper_of_run
 from distnewton.runs.evaluator import MetricsEvaluator
 from distnewton.runs.history import History
@@ -52,9 +52,9 @@ def train(
     ----------
     config : Config
         The run.
-    comm : mpi4py.MPI.Intracomm, Communicator, tuple, frame or None
-        The ranks; None is this process alone, without MPI. A tuple or frame is ``train_data``, for this process alone.
-    train_data, test_data, validation_data : DataSource, tuple of X and y, frame, or None
+    comm : mpi4py.MPI.Intracomm, Communicator, None, or training data
+        The ranks; None is this process alone, without MPI. Anything else is ``train_data``, for this process alone.
+    train_data, test_data, validation_data : DataSource, tuple of X and y, frame, path, or None
         Data in memory, as of :func:`~distnewton.data.in_memory.as_source`; by default what ``config.data`` names. A
         frame holds its labels in the column that ``config.data.label_column`` names, or that a file would have.
     start : Model, path or None
@@ -90,9 +90,11 @@ def train(
     -----
     Collective over ``comm``.
     """
+    if not isinstance(config, Config):
+        raise ConfigError(f"expected a Config, got a {type(config).__name__}; make_config(tables) makes one")
     if direction is not None or loss is not None:
         config = with_components(config, direction, loss)
-    if isinstance(comm, tuple) or is_frame(comm):
+    if not (comm is None or isinstance(comm, Communicator) or hasattr(comm, "Get_rank")):
         if train_data is not None:
             raise ConfigError("the training data is given twice: behind the configuration, and as train_data")
         comm, train_data = None, comm

@@ -56,6 +56,23 @@ def test_short_ways_to_train():
         result.model.evaluate(X)
 
 
+def test_data_behind_the_configuration_may_be_of_any_form(tmp_path):
+    path = tmp_path / "t.csv"
+    path.write_text("side,a,b\n" + "".join(f"{'rl'[int(x < 0)]},{x},{i}\n" for i, x in enumerate(X[:, 0])))
+    config = make_config({**CONFIG.model_dump(include={"method"}), "data": {"label_column": "side"}})
+    for data in (path, str(path)):
+        assert train(config, data).model.names.label == "side"
+        assert train(config, train_data=data, test_data=data).last.test["accuracy"] > 0.5
+    assert train(CONFIG, ArraySource(X, SIDE)).last.train["accuracy"] > 0.5
+    with pytest.raises(DataError, match="no labels to train on"):
+        train(CONFIG, X)
+    for call in (lambda: train(CONFIG, 5), lambda: train(CONFIG, (X, SIDE)).model.predict(None)):
+        with pytest.raises(DataError, match=r"expected an array or a table, got a (int|NoneType)"):
+            call()
+    with pytest.raises(ConfigError, match=r"expected a Config, got a dict; make_config\(tables\)"):
+        train({"run": {"iterations": 1}}, (X, SIDE))
+
+
 def test_frames_go_by_name():
     pandas = pytest.importorskip("pandas")
     frame = pandas.DataFrame(X, columns=["a", "b", "c"])
