@@ -26,6 +26,10 @@ RECIPE = argument("recipe", nargs="?", metavar="RECIPE", help="TOML file of sett
 SET = argument(
     "--set", action="append", default=[], metavar="KEY=VALUE", help="setting section.key, which wins over the recipe"
 )
+READING_SET = argument(
+    "--set", action="append", default=[], metavar="KEY=VALUE",
+    help="how the data are read, as data.label_column=class, data.zero_based=true or data.ignore_columns=id,name",
+)  # fmt: skip
 RUN_DIR = argument("--run-dir", metavar="DIR", help="run folder (default runs/NAME-NUMBER)")
 DATA_DIR = argument("--data-dir", metavar="DIR", help="folder of relative data paths")
 DEVICE = argument("--device", choices=("cpu", "gpu", "auto"), metavar="NAME", help="cpu (default), gpu or auto")
@@ -80,7 +84,7 @@ class Command:
 
     def rewrite(self, arguments: Sequence[str]) -> list[str]:
         """Turn settings that are written as flags into ``--set``, where the command takes settings."""
-        if SET not in self.arguments:
+        if not any(item in self.arguments for item in (SET, READING_SET)):
             return list(arguments)
         flags = {name for names, _ in self.arguments for name in names}
         return settings_to_set(arguments, flags, note_old=not self.setting_flags)
@@ -88,9 +92,11 @@ class Command:
     def flags(self) -> list[str]:
         """Flags that a user may have meant: the command's own, and settings where it takes them."""
         from distnewton.cli.setting_help import settings
+        from distnewton.config.sections import READING
 
         own = [name for names, _ in self.arguments for name in names if name.startswith("--")]
-        return own + [f"--{name}" for name in settings() if SET in self.arguments]
+        known = settings() if SET in self.arguments else (f"data.{key}" for key in READING)
+        return own + [f"--{name}" for name in known if any(item in self.arguments for item in (SET, READING_SET))]
 
     def __call__(self, options: argparse.Namespace) -> int:
         """Run the command on the ranks that it is for."""

@@ -10,8 +10,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distnewton.cli.command import argument, command
-from distnewton.cli.settings import DATA_VARIABLE, overrides
+from distnewton.cli.command import READING_SET, argument, command
+from distnewton.cli.settings import check_reading, overrides
 from distnewton.cli.streams import results_go_to_files
 from distnewton.config import load_config
 from distnewton.errors import ConfigError
@@ -29,11 +29,7 @@ _SECONDS_APART = 0.2
     "write data as a store, from which each rank reads only its features",
     argument("source", metavar="SOURCE", help="data as train takes it; with --verify alone, a store"),
     argument("target", metavar="TARGET", nargs="?", help="folder to create"),
-    argument("--data-dir", metavar="DIR", help=f"folder of a relative SOURCE (default {DATA_VARIABLE})"),
-    argument(
-        "--set", action="append", default=[], metavar="KEY=VALUE",
-        help="how SOURCE is read, as data.label_column=class, data.zero_based=true or data.ignore_columns=id,name",
-    ),
+    READING_SET,
     argument(
         "--dtype", choices=("exact", "float32"), default="exact",
         help="exact: each number as the text has it (default); float32: rounded, at most half as large",
@@ -42,22 +38,22 @@ _SECONDS_APART = 0.2
     argument("--verify", action="store_true", help="read all data again and compare the checksums"),
     usage="SOURCE TARGET [OPTION ...], or distnewton convert STORE --verify",
     without_mpirun="one process reads the text",
+    setting_flags=True,
 )  # fmt: skip
 def convert(options: argparse.Namespace) -> int:
     """Convert a data set, or check a store, in this process alone."""
+    from distnewton.config.opening import opener
     from distnewton.data.sources import source_files
     from distnewton.data.store import convert as conversion
     from distnewton.data.store.reader import StoreSource
     from distnewton.data.store.writer import check_target
-    from distnewton.runs.held_out import opener
 
     if options.target is None:
         if not options.verify:
             raise ConfigError("convert needs a TARGET, the folder to make; a store alone is checked with --verify")
         _verify(StoreSource(Path(options.source)))
         return 0
-    if others := [setting for setting in options.set if not setting.startswith("data.")]:
-        raise ConfigError(f"convert takes settings of [data] alone, got --set {others[0]}")
+    check_reading(options.set, also=("n_features", "directory"))
     check_target(Path(options.target), overwrite=options.overwrite)
     data = load_config(None, overrides(options)).data
     if Path(options.source).exists():

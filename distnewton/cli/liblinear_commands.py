@@ -97,17 +97,19 @@ def _cross_validate(comm: Communicator, config: Config, n_folds: int) -> None:
 def predict(arguments: Sequence[str] | None = None) -> int:
     """Write the predicted labels, and print how many are right; returns the exit code."""
     options = predict_parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
-    data = make_config(apply_settings({}, options.set)).data
+    folder = make_config(apply_settings({}, options.set)).data.directory
     comm = world_communicator()
     with comm.collective_errors():
         if comm.rank == 0:
-            given = {"data": [options.test_file], "folder": data.directory, "model": options.model_file}
+            given = {"data": [options.test_file], "folder": folder, "model": options.model_file}
             check_result(options.output_file, **given)
     model = load_on_ranks(comm, options.model_file)
     task = model.architecture.task
     if options.b:
         check_probabilities(model, options.model_file, "-b 1")
-    outputs, source, description = model.outputs(data_opener(model, data, options.test_file, "if_there"))
+    outputs, source, description = model.outputs(
+        data_opener(model, options.model_file, options.test_file, "if_there", options.set, folder)
+    )
     targets: Array = np.zeros(0)
     with comm.collective_errors():
         if description.labelled:

@@ -63,11 +63,11 @@ def search_c(
     -----
     Collective. The data is read once.
     """
+    from distnewton.config.opening import opener
     from distnewton.data.partitioned import open_and_describe
     from distnewton.data.subset import CachedSource
     from distnewton.runs.consistency import check_same_file
     from distnewton.runs.cross_validation import cross_validate
-    from distnewton.runs.held_out import opener
 
     check_same_file(comm, config.data.train, config.data.directory or None)
     data = CachedSource(*open_and_describe(comm, opener(config.data, None, config.data.train)))

@@ -9,12 +9,19 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from distnewton.cli.command import DATA_DIR, DEVICE, argument, command
+from distnewton.cli.command import DATA_DIR, DEVICE, READING_SET, argument, command
 from distnewton.cli.output import say, tell_notes, warn
-from distnewton.cli.prediction import check_probabilities, data_opener, label_lines, load_on_ranks, table_text
+from distnewton.cli.prediction import (
+    check_probabilities,
+    data_opener,
+    label_lines,
+    load_on_ranks,
+    recipe_beside,
+    table_text,
+)
 from distnewton.cli.results import check_result, write_text
 from distnewton.cli.settings import DATA_VARIABLE
-from distnewton.config import DataConfig, load_config
+from distnewton.config import load_config
 from distnewton.data.columns import LabelsWanted
 from distnewton.data.description import DataSource
 from distnewton.data.formats.spool import STANDARD
@@ -29,6 +36,7 @@ _MODEL_AND_DATA = (
     argument("run", metavar="RUN", help="run folder or model file"),
     argument("data", metavar="DATA", help="data file, - for standard input, or a bundled set such as digits:test"),
     DATA_DIR,
+    READING_SET,
     DEVICE,
 )
 
@@ -38,6 +46,7 @@ _MODEL_AND_DATA = (
     "compute the metrics of a trained model on data",
     *_MODEL_AND_DATA,
     argument("--json", metavar="FILE", help="file for all metrics as JSON; - for standard output instead of the text"),
+    setting_flags=True,
 )
 def evaluate(options: argparse.Namespace) -> int:
     """Print the metrics of a model on data."""
@@ -91,6 +100,7 @@ def _metric_lines(metrics: dict[str, Any]) -> Iterator[str]:
     argument(
         "--id-column", metavar="NAME", help="write CSV whose first column is this one of the data, by name or number"
     ),
+    setting_flags=True,
 )  # fmt: skip
 def predict(options: argparse.Namespace) -> int:
     """Write the predicted labels, a line a sample, in input order."""
@@ -124,29 +134,28 @@ def _load(
     comm: Communicator, options: argparse.Namespace, out: str | None
 ) -> tuple[Any, Callable[[], DataSource]]:
     """The model, and what opens its data as the training data was opened, unless `out` cannot be written."""
-    settings: dict[str, Any] = {}
+    directory = ""
     with comm.collective_errors():
         if comm.rank == 0:
-            settings = _data_settings(options)
-            check_result(out or STANDARD, data=[options.data], folder=settings["directory"], model=options.run)
+            directory = _directory(options)
+            check_result(out or STANDARD, data=[options.data], folder=directory, model=options.run)
     model = load_on_ranks(comm, options.run, options.device or "cpu")
     for note in model.notes:
         warn(comm, note)
-    # what rank 0 sees counts for all
-    data = DataConfig.model_validate(comm.broadcast_json(settings))
     labels: LabelsWanted = "none" if options.command == "predict" else "required"
-    return model, data_opener(model, data, options.data, labels)
+    # what rank 0 sees counts for all
+    directory = comm.broadcast_json(directory)
+    return model, data_opener(model, options.run, options.data, labels, options.set, directory)
 
 
-def _data_settings(options: argparse.Namespace) -> dict[str, Any]:
-    """Settings of the training data, with the folder in which the named data is looked for."""
-    recipe = Path(options.run) / "config.toml"
-    data = load_config(recipe if recipe.is_file() else None).data
+def _directory(options: argparse.Namespace) -> str:
+    """The folder in which the named data is looked for."""
     # a path that exists as it is typed is that file: the folder of the recipe is for the names of the recipe
     typed = options.data, options.data.rpartition(":")[0], options.data.partition(",")[0]
-    here = any(path and Path(path).exists() for path in typed)
-    directory = "" if here else options.data_dir or os.environ.get(DATA_VARIABLE) or data.directory
-    return {**data.model_dump(), "directory": directory}
+    if any(path and Path(path).exists() for path in typed):
+        return ""
+    named = options.data_dir or os.environ.get(DATA_VARIABLE)
+    return named or load_config(recipe_beside(options.run)).data.directory
 
 
 def _counts(unseen: dict[str, int]) -> str:

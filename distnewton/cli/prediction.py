@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import csv
 import io
+import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distnewton.config import DataConfig
+from distnewton.cli.settings import check_reading
+from distnewton.config import DataConfig, apply_settings, load_config, make_config
 from distnewton.errors import ConfigError
 from distnewton.parallel.collectives import Communicator
 
@@ -31,13 +34,90 @@ def load_on_ranks(comm: Communicator, path: str, device: str = "cpu") -> Model:
     return load_model(path, comm, device)
 
 
-def data_opener(model: Model, data: DataConfig, path: str, labels: LabelsWanted) -> Callable[[], DataSource]:
-    """Check that a data file is the same on all ranks, and return what opens it for a model (collective)."""
-    from distnewton.runs.consistency import check_same_file
-    from distnewton.runs.held_out import opener
+def recipe_beside(run: str) -> str | None:
+    """The configuration of the run whose model is named; None where the file stands alone."""
+    from distnewton.models.model_file import MODEL_FILE, find_model
+    from distnewton.runs.run_folder import CONFIG_FILE
 
-    check_same_file(model.grid.comm, path, data.directory or None)
-    return opener(data, None, path, model.grid.partition.n_features, model.names, labels)
+    file = find_model(run)
+    recipe = file.with_name(CONFIG_FILE)
+    return str(recipe) if file.name == MODEL_FILE and recipe.is_file() else None
+
+
+def data_opener(
+    model: Model, run: str, path: str, labels: LabelsWanted, settings: Sequence[str], directory: str = ""
+) -> Callable[[], DataSource]:
+    """What opens data for a model, as its training data were opened but for settings that say otherwise.
+
+    Parameters
+    ----------
+    model : Model
+        Model that predicts.
+    run : str
+        Its file or run folder.
+    path, directory : str
+        The data, and the folder of a relative path.
+    labels : {"required", "if_there", "none"}
+        Whether there must be labels, may be, or are not read.
+    settings : sequence of str
+        ``data.key=value``.
+
+    Returns
+    -------
+    callable
+
+    Raises
+    ------
+    ConfigError
+        If a setting is none of reading, or the label column of a model with names is given by number.
+    DistNewtonError
+        If the data are not the same file on all ranks.
+
+    Notes
+    -----
+    Collective. What rank 0 sees counts for all.
+    """
+    from distnewton.runs.consistency import check_same_file
+
+    check_reading(settings, also=("directory",))
+    comm, tree = model.grid.world, {}
+    given = apply_settings({}, settings).get("data", {})
+    with comm.collective_errors():
+        if comm.rank == 0:
+            stored = _stored_reading(model, run)
+            data = make_config({"data": {**stored.model_dump(), **given}}).data
+            for key in given:
+                before, now = getattr(stored, key), getattr(data, key)
+                if before != now:
+                    print(f"note: data.{key} = {now!r}; the model was trained with {before!r}", file=sys.stderr)
+            tree = data.model_dump()
+    data = DataConfig.model_validate({**comm.broadcast_json(tree), "directory": directory})
+    names = None
+    if "label_column" in given and model.names is not None:
+        if isinstance(data.label_column, str):
+            names = replace(model.names, label=data.label_column)
+        elif data.header is not False:
+            raise ConfigError(
+                f"data.label_column = {data.label_column}: the model takes columns by name; name the column, or set "
+                "data.header = false where the data have no names",
+                collective=True,
+            )
+    check_same_file(comm, path, directory or None)
+    return model.opener(path, labels, data, names)
+
+
+def _stored_reading(model: Model, run: str) -> DataConfig:
+    """How the training data of a model were read; of a model of an older version as the file beside it says."""
+    if model.architecture.reading is not None:
+        return model.architecture.reading
+    recipe = recipe_beside(run)
+    if recipe is None:
+        print(
+            f"note: {run}, of an older version, does not say how its data were read: default settings are taken, and "
+            "--set data.KEY=VALUE says otherwise",
+            file=sys.stderr,
+        )
+    return load_config(recipe).data.reading
 
 
 def check_probabilities(model: Model, path: str, flag: str) -> None:

@@ -6,12 +6,14 @@ import argparse
 import json
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distnewton.cli.parsing import SHORT_FLAGS
 from distnewton.config import Config, load_config, make_config
-from distnewton.errors import UsageError
+from distnewton.config.sections import READING
+from distnewton.errors import ConfigError, UsageError
 from distnewton.parallel.collectives import Communicator
 
 if TYPE_CHECKING:
@@ -47,6 +49,17 @@ def overrides(options: argparse.Namespace) -> list[str]:
     folder = os.environ.get(DATA_VARIABLE)
     settings = [f"data.directory={json.dumps(folder)}"] if folder else []
     return [*settings, *options.set, *(f"{name}={json.dumps(value)}" for name, value in given.items() if value)]
+
+
+def check_reading(settings: Sequence[str], also: Sequence[str] = ()) -> None:
+    """Refuse settings other than those of how data are read, and `also` those."""
+    known = [f"data.{key}" for key in (*READING, *also)]
+    for setting in settings:
+        if setting.partition("=")[0].strip() not in known:
+            raise ConfigError(
+                f"--set {setting}: data are read by {', '.join(known)}; other settings have no effect here",
+                collective=True,
+            )
 
 
 def settle_resumption(options: argparse.Namespace) -> Resume:

@@ -102,6 +102,13 @@ ClassWeight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 _DEFAULT_LAYERS: list[int | Literal["auto"]] = ["auto", 100, "auto"]
 
 
+READING = (
+    "format", "label_column", "ignore_columns", "header", "comment", "missing_values", "missing", "categories",
+    "zero_based", "sort_indices",
+)  # fmt: skip
+"""Settings of ``[data]`` that decide how a file is read; a model stores them, since its data are read likewise."""
+
+
 class DataConfig(Options):
     """``[data]``: what to train and test on."""
 
@@ -148,7 +155,9 @@ class DataConfig(Options):
     header: Literal["auto"] | bool = Field(
         "auto", description="CSV: whether the first line names the columns; auto compares it with the lines below"
     )
-    comment: str = Field("", description="CSV: character that begins comment lines; by default there are none")
+    comment: Annotated[str, Field(pattern="^[!-~]?$")] = Field(
+        "", description="CSV: character that begins comment lines; by default there are none"
+    )
     missing_values: Annotated[list[str], BeforeValidator(_commas_to_texts)] = Field(
         list(MISSING_VALUES), description="CSV: what stands for a missing value, as NA,?; in any case of its letters"
     )
@@ -162,6 +171,11 @@ class DataConfig(Options):
     )  # fmt: skip
     zero_based: bool = Field(False, description="LIBSVM: whether indices start at 0")
     sort_indices: bool = Field(False, description="LIBSVM: put indices that are out of order in order; slow")
+
+    @property
+    def reading(self) -> DataConfig:
+        """The settings that decide how a file is read (:data:`READING`); the others have their defaults."""
+        return DataConfig(**self.model_dump(include=set(READING)))
 
     @model_validator(mode="after")
     def _one_validation(self) -> DataConfig:

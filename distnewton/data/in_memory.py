@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -129,14 +128,13 @@ def as_source(
 
     Parameters
     ----------
-    data : DataSource, tuple of X and y, array, frame, sparse array, or path
-        Arrays as :class:`ArraySource` takes them, alone or with their labels; a path as of
-        :func:`~distnewton.data.sources.open_data`. Of a frame (pandas, polars, pyarrow) missing values and texts become
-        numbers as of a file; one for training without y holds its labels in a column.
+    data : DataSource, tuple of X and y, array, frame or sparse array
+        Arrays as :class:`ArraySource` takes them, alone or with their labels. Of a frame (pandas, polars, pyarrow)
+        missing values and texts become numbers as of a file; one for training without y holds its labels in a column.
     names : ColumnNames or None
         Of the features, in the order wanted: a frame's columns are chosen by them, and encoded as they say.
     labels : {"required", "if_there", "none"}
-        Whether a frame or file without y must have labels, may have, or has them left out.
+        Whether a frame without y must have labels, may have, or has them left out.
     wanted : Wanted or None
         Which column of a frame holds labels, and how the others are encoded.
 
@@ -151,10 +149,6 @@ def as_source(
     """
     if hasattr(data, "locate"):
         return data
-    if isinstance(data, str | Path):
-        from distnewton.data.sources import open_data
-
-        return open_data(data, names=names, labels=labels)
     X, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
     if is_frame(X):
         wanted = replace(wanted or Wanted(), names=names, labels=labels)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
+from distnewton.config import DataConfig
 from distnewton.data.columns import ColumnNames
 from distnewton.data.description import Description
 from distnewton.data.partitioned import Task
@@ -31,6 +32,9 @@ class Architecture:
         What it was trained with; empty where a file of an older version does not say.
     names : ColumnNames or None
         Of the columns of the training data, where they had names.
+    reading : DataConfig or None
+        How the training data were read (:attr:`DataConfig.reading`); None where a file of an older version does not
+        say.
     """
 
     shape: NetworkShape
@@ -40,6 +44,7 @@ class Architecture:
     dtype: str
     loss: str = ""
     names: ColumnNames | None = None
+    reading: DataConfig | None = field(default_factory=DataConfig)
 
     @property
     def link(self) -> str:

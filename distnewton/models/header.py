@@ -12,7 +12,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
-from distnewton.config.sections import NameOf
+from distnewton.config.sections import READING, DataConfig, NameOf
 from distnewton.config.tree import describe_errors
 from distnewton.data.columns import ColumnNames, StoredColumns
 from distnewton.data.labels import MAX_WHOLE, LabelMapping, label_text
@@ -26,9 +26,10 @@ from distnewton.network.layer_tables import LayerTable, convolutional_shape
 from distnewton.network.shapes import NetworkShape, dense_shape
 from distnewton.options import Options
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """1: fully connected networks, by their widths. 2: networks on images, by layer tables. 3: of scaled targets, or
-encoded columns. Each model is written as the first that holds it, so that older versions read what they can."""
+encoded columns. 4: of data that are not read by default settings. Each model is written as the first that holds it, so
+that older versions read what they can."""
 
 _SHOWN = 300
 """Characters of a problem in a message, which holds what came."""
@@ -79,6 +80,7 @@ class ModelHeader(Options):
     dtype: Literal["float32", "float64"]
     targets: Targets | None = None
     columns: StoredColumns | None = None
+    reading: DataConfig | None = None
     tensors_crc32: dict[str, int] | None = None
     header_crc32: int | None = None
 
@@ -104,7 +106,10 @@ class ModelHeader(Options):
         if a.names is not None:
             tree["columns"] = a.names.to_json()
             newer = newer or a.names.encoding is not None
-        return cls.model_validate_json(json.dumps({"format_version": 3 if newer else 2 if images else 1, **tree}))
+        if a.reading is not None:
+            tree["reading"] = a.reading.model_dump(exclude_defaults=True)
+        version = 4 if tree.get("reading") else 3 if newer else 2 if images else 1
+        return cls.model_validate_json(json.dumps({"format_version": version, **tree}))
 
     def text(self) -> str:
         """As JSON."""
@@ -125,7 +130,7 @@ class ModelHeader(Options):
         targets = None if self.targets is None else TargetScaling.from_dict(self.targets.model_dump())
         task = Task(self.task, classes, shape.widths[-1], targets)
         names = None if self.columns is None else ColumnNames.from_json(self.columns.model_dump())
-        return Architecture(shape, self.activation, task, self.dense, self.dtype, self.loss, names)
+        return Architecture(shape, self.activation, task, self.dense, self.dtype, self.loss, names, self.reading)
 
     @property
     def column_scaling(self) -> ColumnScaling:
@@ -151,6 +156,8 @@ class ModelHeader(Options):
         yield from self._scaling_problems(n_features)
         if self.columns is not None and self.columns.n_features != n_features:
             yield f"columns: of {self.columns.n_features} features, the network has {n_features}"
+        if self.reading is not None and self.reading != self.reading.reading:
+            yield f"reading: of {', '.join(READING)} alone"
         yield from self._task_problems(n_out)
 
     def _scaling_problems(self, n_features: int) -> Iterator[str]:

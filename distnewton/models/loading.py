@@ -14,7 +14,7 @@ from distnewton.launch.devices import choose_device
 from distnewton.launch.startup import ensure_guarded
 from distnewton.models.architecture import Architecture
 from distnewton.models.model import Model
-from distnewton.models.model_file import MODEL_FILE, fill_block, read_blocks, read_header
+from distnewton.models.model_file import fill_block, find_model, read_blocks, read_header
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
@@ -52,7 +52,7 @@ def load_model(path: str | Path, comm: Communicator | None = None, device: str =
     """
     comm = comm or Communicator()
     ensure_guarded(comm)
-    file = Path(path) / MODEL_FILE if Path(path).is_dir() else Path(path)
+    file = find_model(path)
     with comm.collective_errors():
         header = read_header(file)
         architecture, scaling = header.architecture, header.column_scaling

@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from distnewton.backend import Array, to_host
+from distnewton.config import DataConfig
+from distnewton.config.opening import opener
 from distnewton.data.columns import ColumnNames, LabelsWanted, check_names
 from distnewton.data.description import DataSource, Description
-from distnewton.data.in_memory import as_source
 from distnewton.data.partitioned import open_and_describe
 from distnewton.data.row_selection import Chosen
 from distnewton.data.rows import row_range
@@ -31,7 +32,7 @@ from distnewton.parallel.partition import Block
 from distnewton.planning.chunks import MAX_CHUNK_ROWS
 
 Data = Any
-"""A data source, what opens one, or anything that :func:`~distnewton.data.in_memory.as_source` takes."""
+"""A data source, what opens one, a path, or anything that :func:`~distnewton.data.in_memory.as_source` takes."""
 
 
 class Model:
@@ -116,10 +117,33 @@ class Model:
         -------
         tuple of Array of shape (n_samples, n_out), DataSource and Description
         """
-        opener = data if callable(data) else lambda: as_source(data, self.names, labels=labels)
-        source, description = open_and_describe(self.grid.world, opener)
+        opened = data if callable(data) else self.opener(data, labels)
+        source, description = open_and_describe(self.grid.world, opened)
         self.check_data(source, description)
         return self.outputs_of(self.features(source, description)), source, description
+
+    def opener(
+        self, data: Any, labels: LabelsWanted, reading: DataConfig | None = None, names: ColumnNames | None = None
+    ) -> Callable[[], DataSource]:
+        """How data are opened for this model: as its training data were.
+
+        Parameters
+        ----------
+        data : DataSource, path, or what :func:`~distnewton.data.in_memory.as_source` takes
+            The data.
+        labels : {"required", "if_there", "none"}
+            Whether there must be labels, may be, or are not read.
+        reading : DataConfig or None
+            Other settings than those of the training data.
+        names : ColumnNames or None
+            Other names of columns than those of the training data.
+
+        Returns
+        -------
+        callable
+        """
+        reading = reading or self.architecture.reading or DataConfig()
+        return opener(reading, data, "", self.grid.partition.n_features, names or self.names, labels)
 
     def check_data(self, source: DataSource, description: Description) -> None:
         """Refuse data whose features are not those of the model.

@@ -109,6 +109,11 @@ def read_header(file: Path) -> ModelHeader:
     return header
 
 
+def find_model(path: str | Path) -> Path:
+    """The model file that a path names: the file itself, or that of a run folder."""
+    return Path(path) / MODEL_FILE if Path(path).is_dir() else Path(path)
+
+
 def _check_tensors(name: str, header: ModelHeader, found: dict[str, tuple[str, list[int]]]) -> None:
     """Refuse a file whose tensors are not those of its header, by their types and shapes."""
     shape, dtype = header.shape, _DTYPES[header.dtype]

@@ -21,7 +21,7 @@ from distnewton.errors import ConfigError, DataError
 from distnewton.guards.watchdog import watchdog
 from distnewton.models.architecture import Architecture
 from distnewton.models.model import Model
-from distnewton.models.model_file import MODEL_FILE, join_blocks, read_blocks, read_header
+from distnewton.models.model_file import find_model, join_blocks, read_blocks, read_header
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.collectives import Communicator
 
@@ -77,8 +77,7 @@ class Start:
             self.name, self.architecture = "the model", self._model.architecture
             self.scaling = gather_scaling(self._model.grid, self._model.scaling)
             return
-        path = Path(str(model))
-        self._file = path / MODEL_FILE if path.is_dir() else path
+        self._file = find_model(str(model))
         self.name = str(self._file)
         with comm.collective_errors():
             self._header = read_header(self._file)

@@ -10,9 +10,9 @@ from typing import Any
 
 from distnewton.config import Config, make_config
 from distnewton.config.method import AUTO
+from distnewton.config.opening import opener
 from distnewton.models.warm_start import Start
 from distnewton.network.layer_tables import number_of_weight_layers
-from distnewton.runs.held_out import opener
 
 _PATIENCE = 15
 _FEW, _VERY_FEW = 1000, 100

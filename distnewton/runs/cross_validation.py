@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from distnewton.backend import Array
 from distnewton.config import Config
+from distnewton.config.opening import opener
 from distnewton.data.folds import draw_folds
 from distnewton.data.partitioned import Task, open_and_describe
 from distnewton.data.subset import CachedSource, Subset
@@ -21,7 +22,6 @@ from distnewton.models.metrics import task_metrics
 from distnewton.models.warm_start import StartFrom
 from distnewton.parallel.collectives import Communicator
 from distnewton.runs.consistency import check_same_file
-from distnewton.runs.held_out import opener
 from distnewton.runs.session import Session
 
 

@@ -8,6 +8,7 @@ from functools import partial
 from typing import Any
 
 from distnewton.config import Config, DataConfig
+from distnewton.config.opening import opener
 from distnewton.data.description import DataSource, Description
 from distnewton.data.folds import class_weights, split_off
 from distnewton.data.partitioned import Task, open_and_describe
@@ -18,7 +19,7 @@ from distnewton.network.losses import LOSSES
 from distnewton.parallel.collectives import Communicator
 from distnewton.runs.automatic import settle
 from distnewton.runs.consistency import check_same_file
-from distnewton.runs.held_out import HeldOut, opener
+from distnewton.runs.held_out import HeldOut
 
 HELD_OUT = ("validation", "test")
 

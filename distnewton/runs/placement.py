@@ -87,7 +87,9 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
         grid,
         SampleShare(data.n_train, n_replicas, grid.replica),
         PartitionedNetwork(grid, network.activation, device.backend, shape, run.overlap),
-        Architecture(shape, network.activation, data.task, dense, run.dtype, network.loss, data.train.names),
+        Architecture(
+            shape, network.activation, data.task, dense, run.dtype, network.loss, data.train.names, config.data.reading
+        ),
     )
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from distnewton.config import Config, MethodConfig
 from distnewton.config.method import AUTO
+from distnewton.config.opening import opener
 from distnewton.data.description import Description
 from distnewton.data.folds import split_off
 from distnewton.data.partitioned import Task, keep_dense
@@ -21,7 +22,6 @@ from distnewton.planning.plan import make_plans
 from distnewton.planning.problem import MODELLED, PlannedMethod, Problem
 from distnewton.planning.rates import Rates
 from distnewton.runs.automatic import settle
-from distnewton.runs.held_out import opener
 
 
 class DataSize(NamedTuple):

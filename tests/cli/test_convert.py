@@ -50,7 +50,7 @@ def test_options_of_the_source(place, monkeypatch):
     (place / "gaps.csv").write_text("#1\nname,a,class\nx,,u\nx,3,v\ny,5,u\n")
     main(["convert", "gaps.csv", "gaps", "--set", "data.comment=#", "--set", "data.missing=mean"])
     np.testing.assert_array_equal(open_data("gaps").read(0, 3), [[1, 0, 4], [1, 0, 3], [0, 1, 5]])
-    with pytest.raises(ConfigError, match=r"settings of \[data\] alone, got --set run\.seed=1"):
+    with pytest.raises(ConfigError, match=r"--set run\.seed=1: data are read by data\.format, "):
         main(["convert", "table.csv", "other", "--set", "run.seed=1"])
     (place / "zero.txt").write_text("1 0:5\n2 2:6\n")
     main(["convert", "zero.txt", "zero", "--set", "data.zero_based=true", "--set", "data.n_features=9"])

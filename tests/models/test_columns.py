@@ -11,8 +11,8 @@ from resumed import free, settings
 import distnewton
 from distnewton.cli import liblinear_commands as liblinear
 from distnewton.cli.main import main
+from distnewton.config.opening import opener
 from distnewton.errors import DataError, DistNewtonError
-from distnewton.runs.held_out import opener
 
 mpi = pytest.mark.mpi(min_size=1)
 alone = pytest.mark.skipif(

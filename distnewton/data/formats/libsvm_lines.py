@@ -326,7 +326,7 @@ class LineParser:
         number = int(index) if len(index.lstrip(b"0")) <= 19 else 10**19
         if number < rules.first_index:
             raise DataError(
-                f"{where}: index 0, but indices start at 1; use --data.zero_based=true if this file counts "
+                f"{where}: index 0, but indices start at 1; use --set data.zero_based=true if this file counts "
                 "its features from 0"
             )
         if number > rules.last_index:
@@ -350,7 +350,7 @@ class LineParser:
                 raise DataError(f"{where}: index {b} appears twice; a feature has one value in a sample")
             if a > b:
                 raise DataError(
-                    f"{where}: index {b} after {a}: indices must increase; use --data.sort_indices=true to put them in "
-                    "order"
+                    f"{where}: index {b} after {a}: indices must increase; use --set data.sort_indices=true to put "
+                    "them in order"
                 )
         return pairs
