@@ -9,7 +9,6 @@ from dataclasses import asdict, dataclass
 
 from distnewton.backend import Array
 from distnewton.checkpoint.state import State
-from distnewton.errors import DataError
 from distnewton.guards.failures import failures
 from distnewton.launch.deadline import Stop
 from distnewton.method.best_model import BestModel
@@ -19,8 +18,6 @@ from distnewton.method.objective import Evaluation, Objective
 from distnewton.method.records import IterationRecord, gather_costs
 from distnewton.method.stages import Stage
 
-_SAME_LOSS = {"float32": (1e-3, 1e-6), "float64": (1e-6, 1e-12)}
-"""Relative and absolute difference of a loss that is computed again, on whatever grid, by dtype."""
 Measured = dict[str, dict[str, float]]
 """Metrics by set: ``train``, ``validation``, ``test``, as far as there are any."""
 Metrics = Callable[[Array, Evaluation], Measured]
@@ -214,7 +211,7 @@ class Trainer:
 
     def state(self) -> State:
         """What the next iteration needs: the point, where the schedule stands, and the state of its stage."""
-        numbers = {**asdict(self._position), "loss": self._stage.evaluation.loss}
+        numbers = asdict(self._position)
         parts = {"stage": self._stage.state(), "divergence": self._divergence.state(self.params)}
         if self._best is not None:
             parts["best"] = self._best.state()
@@ -228,31 +225,16 @@ class Trainer:
         state : State
             As of :meth:`state`, perhaps from another grid.
 
-        Raises
-        ------
-        DataError
-            If the loss there differs: then the data are not those that were trained on.
-
         Notes
         -----
         Collective over the grid.
         """
-        numbers = dict(state.numbers)
-        known = numbers.pop("loss")
-        self._position, self._resumed = Position(**numbers), True
+        self._position, self._resumed = Position(**state.numbers), True
         if self._best is not None:
             self._best.restore(state.parts["best"])
         self.params = state.vectors["params"]
         self._divergence.restore(state.parts["divergence"], self.params)
         self._stage.restore(self.params, state.parts["stage"])
-        loss = self._stage.evaluation.loss
-        relative, absolute = _SAME_LOSS[str(self.params.dtype)]
-        if not math.isclose(loss, known, rel_tol=relative, abs_tol=absolute):
-            raise DataError(
-                f"the loss at the checkpoint's variables was {known:.9g} and is {loss:.9g} on these data: values or "
-                "labels, or their order, have changed since",
-                collective=True,
-            )
 
     def _finish(
         self, record: IterationRecord, start: float, must_stop: Callable[[], Stop] | None

@@ -62,6 +62,8 @@ class KeeperSettings:
         About how large one will be, over all ranks.
     task : str
         Decides which metric tells the best.
+    data : str
+        Name of the training data, for messages.
     identity : mapping
         What must be the same when the run is resumed.
     """
@@ -71,6 +73,7 @@ class KeeperSettings:
     seconds: float
     n_bytes: float
     task: str
+    data: str
     identity: Mapping[str, Any]
 
 
@@ -207,7 +210,8 @@ class CheckpointKeeper:
         if lines:
             raise DataError(
                 f"{path} is of another run:\n" + "\n".join(f"  {line}" for line in lines) + "\n"
-                "resume with the settings and data it was made with, or train anew in another folder",
+                f"resume with the settings and data it was made with (now the data are {self._settings.data}), or "
+                "train anew in another folder, from its model if you like (network.start)",
                 collective=True,
             )
 
@@ -275,6 +279,7 @@ def keeper_of_run(
         60.0 * config.run.checkpoint_minutes,
         n_bytes,
         setup.data.task.name,
-        run_identity(config, setup.placement.architecture, setup.data, setup.start),
+        setup.data.train.name,
+        run_identity(config, setup.placement.architecture, setup.data, setup.training.fingerprint, setup.start),
     )
     return CheckpointKeeper(settings, network, trainer, clock)

@@ -23,7 +23,7 @@ _SHOWN = 60
 
 
 def run_identity(
-    config: Config, architecture: Architecture, data: DataSets, start: Start | None
+    config: Config, architecture: Architecture, data: DataSets, fingerprint: str, start: Start | None
 ) -> dict[str, Any]:
     """Network, data, method, seed and dtype of a run, as JSON has them.
 
@@ -35,6 +35,8 @@ def run_identity(
         Layers and task, resolved.
     data : DataSets
         Training and held-out data.
+    fingerprint : str
+        Hash of the training data as it was read.
     start : Start or None
         Model that the run starts from.
 
@@ -43,7 +45,7 @@ def run_identity(
     dict
         Without length, splits, threads, memory and places of files: a run can continue with others.
     """
-    task, names, weights = architecture.task, architecture.names, data.train.weights
+    task, names = architecture.task, architecture.names
     network: dict[str, Any] = {
         "layers": list(architecture.shape.listed),
         "input": architecture.shape.image_shape,
@@ -55,6 +57,7 @@ def run_identity(
     described: dict[str, Any] = {
         "features": data.train.n_features,
         "samples": data.n_train,
+        "values, labels and weights (hash)": fingerprint,
         "scale": config.data.scale,
         "task": task.name,
         "outputs": task.n_out,
@@ -70,8 +73,6 @@ def run_identity(
         if names.encoding is not None:
             encoding = json.dumps(names.encoding.to_json())
             described["encoding of columns (checksum)"] = zlib.crc32(encoding.encode())
-    if weights is not None:
-        described["sum of weights"] = float(weights.sum())
     if "validation" in data.held_out:
         described["validation samples"] = data.held_out["validation"].description.n_samples
     seed = {"seed": config.run.seed, "dtype": config.run.dtype}

@@ -10,6 +10,9 @@ import numpy as np
 from distnewton.backend import Array
 from distnewton.config import Config
 from distnewton.config.method import AUTO
+from distnewton.data.description import Description
+from distnewton.data.fingerprint import combined, fingerprint
+from distnewton.data.row_selection import Chosen
 from distnewton.data.rows import permute_rows
 from distnewton.data.scaled import FeatureReader, apply_scaling, check_range, fit_and_apply, suitable_scaling
 from distnewton.data.scaling import ColumnScaling
@@ -35,11 +38,14 @@ class TrainingData:
         Scaling of this rank's features.
     targets : Array
         Targets of the samples of all replicas, as the network learns them, in the order of the run, without weights.
+    fingerprint : str
+        Hash of what was read, the same on any grid (:mod:`distnewton.data.fingerprint`).
     """
 
     objective: Objective
     scaling: ColumnScaling
     targets: Array
+    fingerprint: str
 
 
 def read_training_data(config: Config, data: DataSets, placement: Placement, start: Start | None) -> TrainingData:
@@ -81,6 +87,7 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
     dense = placement.architecture.dense
     reader = FeatureReader(grid, data.source, train.n_samples, backend.dtype, wanted, dense=dense)
     X = reader.read()
+    known = _fingerprint(grid, X, wanted, train)
     scaling = _scale(grid, config.data.scale, start, X, reader)
     # a copy of the data: here memory may end on some ranks only
     with grid.world.collective_errors(), grid.ledger.phase("allocate"):
@@ -101,7 +108,15 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
         config.run.memory_mb * 2**20,
         share,
     )
-    return TrainingData(objective, scaling, plain_targets(own if share.whole else targets_on(backend, targets)))
+    plain = plain_targets(own if share.whole else targets_on(backend, targets))
+    return TrainingData(objective, scaling, plain, known)
+
+
+def _fingerprint(grid: ProcessGrid, X: Any, rows: Chosen | None, train: Description) -> str:
+    """Hash of the values as they were read, of labels and of weights (collective)."""
+    with grid.ledger.phase("data"):
+        own = fingerprint(X, rows, grid.feature_range()[0]) if grid.first_of_feature_group() else 0
+        return combined(sum(grid.world.allgather_json(own)), train.labels, train.weights)
 
 
 def _scale(grid: ProcessGrid, kind: str, start: Start | None, X: Any, reader: FeatureReader) -> ColumnScaling:
