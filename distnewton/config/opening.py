@@ -44,7 +44,7 @@ def opener(
     """
     if isinstance(given, str | Path):
         name = str(given)
-    elif given is not None:
+    elif given is not None or not name:
         wanted = Wanted(
             data.label_column, tuple(data.ignore_columns), missing=data.missing, categories=data.categories
         )
