@@ -40,7 +40,8 @@ class Follower:
         self.quiet, self.folder = options.quiet, folder
         self.console = make_console(watched=live or None)
         self.progress = Progress(self.console, live=live)
-        self.observers: list[Any] = [*([] if self.quiet else [self.progress]), folder]
+        # what is shown is on disk, and what the folder finds when a run resumes is shown
+        self.observers: list[Any] = [folder, *([] if self.quiet else [self.progress])]
         self._open: list[Any] = [self.progress]
         if options.tensorboard:
             from distnewton.reporting.tensorboard import TensorBoard

@@ -273,7 +273,7 @@ def _summary_rows(result: Result) -> list[tuple[str, str]]:
 def _traffic_rows(result: Result) -> list[tuple[str, str]]:
     """What several ranks waited and sent."""
     # the record of the checkpoint that a resumed run starts from was another launch's
-    own = result.history if result.summary.resumed is None else result.history[1:]
+    own = result.history if result.summary.checkpoint is None else result.history[1:]
     n = len(result.history) - 1
     if not n:
         return []

@@ -25,6 +25,7 @@ from distnewton.runs.run_folder import (
     ENVIRONMENT_FILE,
     METRICS_FILE,
     PREDICTIONS_FILE,
+    gap_note,
     metrics_lines,
     no_run_folder,
 )
@@ -206,6 +207,7 @@ def _lines(path: Path, remarks: list[str]) -> list[IterationRecord]:
             raise DataError(f"{path}:{number}: not a record: {where}: {first['msg']}", collective=True) from None
         except ValueError as error:
             raise DataError(f"{path}:{number}: not a record: {error}", collective=True) from None
+    remarks += filter(None, [gap_note([line.iteration for line in lines])])
     return lines
 
 

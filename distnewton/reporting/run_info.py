@@ -11,6 +11,7 @@ from distnewton.models.metrics import metric_text
 from distnewton.models.model_file import MODEL_FILE, read_header
 from distnewton.parallel.partition import splits_title
 from distnewton.reporting.run_data import TORN, Run, held_out, read_run
+from distnewton.runs.run_folder import GAP
 
 
 def describe_run(path: Path) -> Iterator[str]:
@@ -38,8 +39,9 @@ def describe_run(path: Path) -> Iterator[str]:
     yield f"versions   distnewton {distnewton}, Python {software.python}, {mpi}"
     if run.lines:
         yield from _progress(run)
-    if TORN in run.remarks:
-        yield f"note       {TORN}"
+    for remark in run.remarks:
+        if remark == TORN or remark.startswith(GAP):
+            yield f"note       {remark}"
     first_failure = read_first(path)
     if first_failure:
         yield f"failed     {first_failure['time']}, exit code {first_failure['exit_code']}: {first_failure['message']}"

@@ -17,6 +17,7 @@ from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from io import FileIO
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 
 CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE = "config.toml", "environment.json", "metrics.jsonl"
 PICTURE_FILE, END_FILE, PREDICTIONS_FILE = "convergence.png", "end.json", "predictions.json"
+GAP = f"{METRICS_FILE} lacks"
 REPORT_FILE, REPLACED_FOLDER = "report.html", "replaced"
 OWN_FILES = (
     CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, PICTURE_FILE, END_FILE, PREDICTIONS_FILE, REPORT_FILE,
@@ -122,23 +124,26 @@ class RunFolder:
             raise CreateError(f"{self.path}: another process trains this run at this moment")
 
     def start(self, summary: RunSummary) -> None:
-        """Write what is known before training; drop records behind the checkpoint that the run continues from."""
+        """Write what is known before training; let the records end with that of the checkpoint it continues from."""
         self._write(CONFIG_FILE, to_toml(summary.config))
         self._write(ENVIRONMENT_FILE, json.dumps(environment(summary), indent=2) + "\n")
-        if summary.resumed is not None:
-            self._drop_records_behind(summary.resumed)
+        if summary.checkpoint is not None:
+            summary.notes += filter(None, [self._match_records(summary.checkpoint)])
             forget(self.path)
             (self.path / END_FILE).unlink(missing_ok=True)
 
-    def _drop_records_behind(self, iteration: int) -> None:
-        """Leave each iteration up to a checkpoint's once in the metrics."""
+    def _match_records(self, checkpoint: IterationRecord) -> str:
+        """Leave each iteration up to a checkpoint's once in the metrics; returns a note on those that are missing."""
         if self._metrics is None:
             raise RuntimeError("a resumed run has its metrics open")
         file, part = self.path / METRICS_FILE, self.path / f"{METRICS_FILE}.part"
         present = file.read_text(encoding="utf-8", errors="replace")
-        kept = keep_records(present, iteration)
+        records = keep_records(present, checkpoint.iteration)
+        records.setdefault(checkpoint.iteration, checkpoint.to_json())
+        kept = "".join(f"{record}\n" for record in records.values())
+        gap = gap_note(list(records))
         if kept == present:
-            return
+            return gap
         with writing(file):
             stream = FileIO(part, "w")
             # locked before it has its name, and the old one is let go after that
@@ -148,6 +153,7 @@ class RunFolder:
             part.replace(file)
             self.close()
             self._metrics = stream
+        return gap
 
     def sync(self) -> None:
         """Bring the metrics to disk."""
@@ -291,8 +297,8 @@ def _clear(path: Path) -> None:
     clear(path / CHECKPOINTS_FOLDER)
 
 
-def keep_records(text: str, iteration: int) -> str:
-    """Lines of metrics up to an iteration, each iteration once, in order; a torn last line is dropped.
+def keep_records(text: str, iteration: int) -> dict[int, str]:
+    """Lines of metrics up to an iteration, each iteration once, in order; what is no record is dropped.
 
     Parameters
     ----------
@@ -303,7 +309,8 @@ def keep_records(text: str, iteration: int) -> str:
 
     Returns
     -------
-    str
+    dict of int to str
+        By iteration.
     """
     kept: dict[int, str] = {}
     for line in text.splitlines():
@@ -314,7 +321,25 @@ def keep_records(text: str, iteration: int) -> str:
         if isinstance(number, int) and number <= iteration:
             # a run that resumed from an older checkpoint repeats iterations: the later line counts
             kept[number] = line
-    return "".join(f"{kept[number]}\n" for number in sorted(kept))
+    return dict(sorted(kept.items()))
+
+
+def gap_note(iterations: Sequence[int]) -> str:
+    """What to tell of records that are missing in a history.
+
+    Parameters
+    ----------
+    iterations : sequence of int
+        Those of its records.
+
+    Returns
+    -------
+    str
+        The missing ones up to the last; empty where there are none.
+    """
+    gaps = [(a + 1, b - 1) for a, b in pairwise(sorted({-1, *iterations})) if b - a > 1]
+    shown = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in gaps)
+    return f"{GAP} iterations {shown}: lines were cut or removed" if gaps else ""
 
 
 def free_name(name: str) -> Path:
@@ -393,7 +418,7 @@ def environment(summary: RunSummary) -> dict[str, Any]:
         "device_transport": machine.device_transport,
         "slurm": {k: v for k, v in os.environ.items() if k in ("SLURM_JOB_ID", "SLURM_NTASKS", "SLURM_JOB_NODELIST")},
         **partition_facts(str(summary.shape), summary.partition),
-        "resumed_from": summary.resumed,
+        "resumed_from": None if summary.checkpoint is None else summary.checkpoint.iteration,
     }
 
 

@@ -84,8 +84,8 @@ class RunSummary:
         Ranks, threads and devices.
     transport : str
         How ranks tell each other that they have finished; empty without early termination.
-    resumed : int or None
-        Iteration of the checkpoint that the run continues from.
+    checkpoint : IterationRecord or None
+        Record of the checkpoint that the run continues from.
     notes : list of str
         What the user should know: idle ranks, constant features, peculiarities of the files.
     """
@@ -98,7 +98,7 @@ class RunSummary:
     partition: Partition
     machine: Machine
     transport: str = ""
-    resumed: int | None = None
+    checkpoint: IterationRecord | None = None
     notes: list[str] = field(default_factory=list)
 
     @property
@@ -233,7 +233,7 @@ def summarize_run(
         grid.partition,
         machine,
         transport,
-        None if resumed is None else resumed.iteration,
+        resumed,
         all_notes,
     )
 
