@@ -139,13 +139,13 @@ class _NewtonEstimator(BaseEstimator):
         self.loss_curve_: list[float] = [*known["loss_curve_"], *curve[1:]]
         self.n_iter_: int = known["n_iter_"] + result.last.iteration
         run = config.run
-        could_converge = bool(run.tolerance or self.early_stopping) and run.iterations > 0
+        could_converge = bool(run.tolerance or self.early_stopping) and run.n_iterations > 0
         if result.ended.startswith(DIVERGED) and comm.rank == 0:
             warnings.warn(result.ended, ConvergenceWarning, stacklevel=3)
         if could_converge and not (partial or result.stopped or result.ended) and comm.rank == 0:
             warnings.warn(
-                f"training ended after max_iter = {run.iterations} iterations, before it converged (tol = {self.tol:g})"
-                ": raise max_iter, scale the features, or raise tol",
+                f"training ended after max_iter = {run.n_iterations} iterations, before it converged "
+                f"(tol = {self.tol:g}): raise max_iter, scale the features, or raise tol",
                 ConvergenceWarning,
                 stacklevel=3,
             )

@@ -85,7 +85,7 @@ def _shared_entries(comm: Communicator, options: argparse.Namespace) -> list[lis
             tree = apply_settings(read_settings(options.recipe), settings)
             methods = [name.strip() for name in options.directions.split(",") if name.strip()]
             limited = any(setting.startswith("run.iterations=") for setting in settings)
-            limit = make_config({"run": tree.get("run", {})}).run.iterations if limited else None
+            limit = make_config({"run": tree.get("run", {})}).run.n_iterations if limited else None
             notes: list[str] = []
             entries = make_entries(tree, methods, options.seconds, limit, notes)
             for note in dict.fromkeys(notes):

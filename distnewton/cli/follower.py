@@ -86,7 +86,7 @@ def end_run(comm: Communicator, result: Result, config: Config, path: Path) -> i
         how = f"; distnewton train --resume {path} continues" if result.checkpoint else ""
         tell_once(
             comm,
-            f"{whys[result.stopped]} after iteration {result.last.iteration} of {config.run.iterations}; {saved} "
+            f"{whys[result.stopped]} after iteration {config.run.of_iterations(result.last.iteration)}; {saved} "
             f"saved, exit code {code}{how}",
         )
     # rank 0 may still be at the picture

@@ -48,6 +48,12 @@ def _stages(value: object) -> object:
     return stages
 
 
+def _checked_constant(C: float | str) -> float | str:
+    """C, if it is a constant."""
+    regularization_constant(C, 1)
+    return C
+
+
 class StageOptions(Options):
     """A direction; its options come from the direction itself.
 
@@ -120,14 +126,17 @@ class StageOptions(Options):
 class StageConfig(StageOptions):
     """A stage that comes before the last: a direction, its options, and for how many iterations."""
 
-    iterations: int = Field(ge=1, description="iterations of the stage")
+    iterations: int = Field(ge=1, description="iterations of the stage, at most")
+    C: float | str = Field(AUTO, description="regularisation of this stage alone; auto: that of method.C")
+
+    _C_is_constant = field_validator("C")(_checked_constant)
 
 
 class MethodConfig(StageOptions):
     """``[method]``: the objective's regularisation, the direction, and stages that come before it."""
 
     C: float | str = Field(
-        "l", description='regularisation theta^2 / (2C): a number, inf, or a multiple of l as "0.01 l"'
+        AUTO, description='regularisation theta^2 / (2C): a number, inf, or a multiple of l as "0.01 l"; auto: l'
     )
     schedule: Annotated[list[SerializeAsAny[StageConfig]], BeforeValidator(_stages)] = Field(
         [], description="stages before this direction takes over, as kfac:20,sgn:5 (direction:iterations)"
@@ -139,16 +148,11 @@ class MethodConfig(StageOptions):
         stages = [f"{stage.title}, for {stage.iterations} iterations" for stage in self.schedule]
         return "; then ".join([*stages, super().title])
 
-    @field_validator("C")
-    @classmethod
-    def _is_constant(cls, C: float | str) -> float | str:
-        regularization_constant(C, 1)
-        return C
+    _C_is_constant = field_validator("C")(_checked_constant)
 
     def regularization(self, n_samples: float) -> float:
         """1/C for a number l of training samples, or the sum of their weights."""
-        C = regularization_constant(self.C, n_samples)
-        return 0.0 if math.isinf(C) else 1.0 / C
+        return regularization(self.C, n_samples)
 
 
 def default_method() -> MethodConfig:
@@ -237,7 +241,7 @@ def regularization_constant(C: float | str, n_samples: float) -> float:
     Parameters
     ----------
     C : float or str
-        A number, or a multiple of l such as ``"0.01 l"``.
+        A number, or a multiple of l such as ``"0.01 l"``; ``auto`` stands for l.
     n_samples : float
         l; where samples have weights, their sum.
 
@@ -251,10 +255,18 @@ def regularization_constant(C: float | str, n_samples: float) -> float:
     ValueError
         If C is neither a positive number nor a positive multiple of l.
     """
-    if isinstance(C, str) and (match := re.fullmatch(_MULTIPLE_OF_L, C)):
+    if C == AUTO:
+        number = n_samples
+    elif isinstance(C, str) and (match := re.fullmatch(_MULTIPLE_OF_L, C)):
         number = float(match[1] or 1) * n_samples
     else:
         number = 0.0 if isinstance(C, str) else C
     if not number > 0:
         raise ValueError(f'must be a positive number, inf, or a multiple of l such as "0.01 l", got {C!r}')
     return number
+
+
+def regularization(C: float | str, n_samples: float) -> float:
+    """1/C for a number l of training samples, or the sum of their weights; 0 of inf."""
+    constant = regularization_constant(C, n_samples)
+    return 0.0 if math.isinf(constant) else 1.0 / constant

@@ -266,10 +266,17 @@ class PartitionConfig(Options):
     )
 
 
+UNLIMITED = 10**9
+"""Iterations of a run that something else ends."""
+
+
 class RunConfig(Options):
     """``[run]``: how long, how precisely, and where to."""
 
-    iterations: int = Field(100, ge=0, description="number of iterations; 0 writes the initial model")
+    iterations: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
+        "auto", description="number of iterations; 0 writes the initial model. auto: 100; with method.direction = auto "
+        "no limit beside run.seconds where that is given, else 400 where the last stage is exact"
+    )  # fmt: skip
     seconds: float = Field(
         math.inf, gt=0.0, description="training time; the iteration that reaches it is the last, and evaluation is not "
         "timed"
@@ -337,3 +344,12 @@ class RunConfig(Options):
             if self.tf32 and getattr(self, option) == other:
                 raise ValueError(f"tf32 has no effect with {option} = {other}")
         return self
+
+    @property
+    def n_iterations(self) -> int:
+        """Iterations as a number; auto that was not settled is 100."""
+        return 100 if self.iterations == "auto" else self.iterations
+
+    def of_iterations(self, n: int) -> str:
+        """So many of all iterations, in words; without those where there is no limit."""
+        return str(n) if self.n_iterations >= UNLIMITED else f"{n} of {self.n_iterations}"

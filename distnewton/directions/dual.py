@@ -64,14 +64,18 @@ class Dual(Direction):
             )
         jacobian = problem.jacobian
         direction = -problem.gradient
-        residual = 0.0
+        residual, failure = 0.0, ""
         for layers in [[m] for m in jacobian.layers] if self._by_layer else [jacobian.layers]:
             if self.apart and not any(problem.layout.blocks[m].n_params for m in layers):
                 continue
             K, Jg = self._system(problem, layers)
             n_samples = problem.sample.share.n_own if self.apart else problem.n_samples
             K.reshape(-1)[:: len(K) + 1] += problem.shift * n_samples
-            y = problem.backend.solve(K, Jg)
+            try:
+                y = problem.backend.solve(K, Jg)
+            except NumericalError as error:
+                # told with the direction, which is tried again: other replicas may wait in the sum below
+                y, failure = problem.backend.xp.zeros_like(Jg), str(error)
             norm = problem.backend.xp.linalg.norm
             residual = max(residual, relative(scalar(norm(K @ y - Jg)), scalar(norm(Jg))))
             correction = problem.backend.zeros(problem.layout.n_params)
@@ -80,7 +84,7 @@ class Dual(Direction):
             jacobian.rmatvec(problem.backend.xp.ascontiguousarray(own), correction, layers)
             direction += correction if self.apart else problem.grid.sum_over_replicas(correction)
         direction /= problem.shift
-        return DirectionResult(direction, 0, True, residual)
+        return DirectionResult(direction, 0, not failure, residual, failure=failure)
 
 
     def check_memory(self, n_samples: int, n_out: int, itemsize: int, memory_mb: float) -> None:

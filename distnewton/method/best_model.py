@@ -79,9 +79,11 @@ class BestModel:
             self.best = Best(record.iteration, self._metric, value, metrics)
             self.params = params.copy()
 
-    def gives_up(self, iteration: int) -> str:
-        """Why training ends after an iteration; empty where it continues."""
-        if not self._patience or self.best is None or iteration - self.best.iteration < self._patience:
+    def gives_up(self, iteration: int, first: int) -> str:
+        """Why a stage that began after iteration ``first`` ends after another one; empty where it continues."""
+        if not self._patience or self.best is None:
+            return ""
+        if iteration - max(self.best.iteration, first) < self._patience:
             return ""
         return (
             f"validation {self._metric} was not better than that of iteration {self.best.iteration} for "

@@ -114,6 +114,8 @@ class Objective:
         What the activations of a rank may occupy. Chunks and what is kept of an evaluation follow from it.
     share : SampleShare or None
         Which samples are this replica's; by default it holds all.
+    n_counted : float or None
+        l, of which C may be a multiple: the sum of the samples' weights; by default their number.
 
     Attributes
     ----------
@@ -134,11 +136,13 @@ class Objective:
         regularization: float,
         memory_bytes: float,
         share: SampleShare | None = None,
+        n_counted: float | None = None,
     ) -> None:
         self.network, self.loss, self.X, self.targets = network, loss, X, targets
         self.regularization = regularization
         self.share = share or SampleShare(len(targets))
         self.n_samples, self.memory_bytes = self.share.n_samples, memory_bytes
+        self.n_counted = float(self.n_samples) if n_counted is None else n_counted
         # the same number of rows on all ranks, since chunks are summed together: the widest rank decides
         width = network.grid.comm.allgather(np.array([network.n_kept + network.n_out])).max()
         self.n_rows_kept, self.chunk_rows = rows_kept(width, network.backend.dtype.itemsize, memory_bytes)
@@ -159,6 +163,12 @@ class Objective:
         own, part.share = self.share.choose(rows)
         part.X, part.targets, part.n_samples = take_rows(self.X, own), take_rows(self.targets, own), len(rows)
         return part
+
+    def regularized(self, regularization: float) -> Objective:
+        """The same objective with another 1/C."""
+        other = copy.copy(self)
+        other.regularization = regularization
+        return other
 
     def loss_of_nothing(self) -> float:
         """Mean loss where all outputs are zero (collective, one number)."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from distnewton.config.method import MethodConfig, StageOptions
+from distnewton.config.method import AUTO, MethodConfig, StageConfig, StageOptions, regularization
 from distnewton.curvature.sketch import auto_sketch
 from distnewton.directions.composition import make_direction
 from distnewton.directions.direction import Direction
@@ -85,6 +85,8 @@ class Schedule:
     def _stage(self, options: StageOptions, n_iterations: int) -> Stage:
         """A stage from its options."""
         objective, direction = self._objective, make_direction(options)
+        if isinstance(options, StageConfig) and options.C != AUTO:
+            objective = objective.regularized(regularization(options.C, objective.n_counted))
         if options.has(FullBatchOptions):
             newton = self._newton(options, direction)
             return FullBatch(objective, newton, options.subsample, options.subsample_min, self._seed)

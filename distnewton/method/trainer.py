@@ -59,11 +59,13 @@ class Trainer:
     params : Array of shape (n_params_local,)
         Starting point.
     schedule : sequence of (Stage, int)
-        Stages in their order, with the iterations of each; the last one takes all that remain.
+        Stages in their order, with the most iterations of each; the last one takes all that remain. A stage hands over
+        sooner where it no longer gains: no direction leads down, or the validation metric has not become better for
+        ``best``'s patience, in which case the next one begins at the best point.
     metrics : callable
         What to measure after each iteration.
     best : BestModel or None
-        Follows the validation metric, and ends training where it does not get better.
+        Follows the validation metric, and ends a stage where it does not get better.
 
     Attributes
     ----------
@@ -172,16 +174,16 @@ class Trainer:
 
     def _iterate(self) -> IterationRecord:
         """Do the next iteration, by the next stage where this one has done all of its own."""
-        position = self._position
-        is_last = position.stage + 1 == len(self._schedule)
-        while not is_last and position.iterations_of_stage >= self._schedule[position.stage][1]:
-            known = self._stage.evaluation
-            position.stage, position.iterations_of_stage = position.stage + 1, 0
-            self._stage.start(self.params, known)
-            is_last = position.stage + 1 == len(self._schedule)
+        position, note = self._position, ""
+        while not self._is_last:
+            why = self._no_gain()
+            if not why and position.iterations_of_stage < self._schedule[position.stage][1]:
+                break
+            note = self._next_stage(why)
         stage = self._stage
         record = IterationRecord(position.iteration + 1, 0.0, stage.value, stage.evaluation.loss)
         stage.iterate(record)
+        record.note = "; ".join(filter(None, [note, record.note]))
         position.iteration += 1
         position.iterations_of_stage += 1
         position.gradient_norm = record.gradient_norm
@@ -193,17 +195,40 @@ class Trainer:
             self._divergence.follow(record, self.params, stage.remedy)
         return record
 
+    @property
+    def _is_last(self) -> bool:
+        return self._position.stage + 1 == len(self._schedule)
+
+    def _no_gain(self) -> str:
+        """Why the current stage does not go on; empty where it does."""
+        if self._stage.exhausted:
+            return "no direction leads down any more"
+        position = self._position
+        first = position.iteration - position.iterations_of_stage
+        return self._best.gives_up(position.iteration, first) if self._best is not None else ""
+
+    def _next_stage(self, why: str) -> str:
+        """Begin the next stage here, or, where this one gains no more, at the best point; returns a note on that."""
+        position, note = self._position, ""
+        known: Evaluation | None = self._stage.evaluation
+        if why:
+            note = f"{why}: stage {position.stage + 2} begins"
+            if self._best is not None and self._best.best is not None and self._best.params is not None:
+                self.params, known = self._best.params.copy(), None
+                note += f" at the point of iteration {self._best.best.iteration}"
+        position.stage, position.iterations_of_stage = position.stage + 1, 0
+        self._stage.start(self.params, known)
+        return note
+
     def _ends(self, training_seconds: float, seconds: float, tolerance: float) -> bool:
         """Whether training ends here, before its last iteration; says why."""
         position = self._position
         first, norm = position.first_gradient_norm or 0.0, position.gradient_norm
         if self.diverged:
             self.ended = self._divergence.reason
-        elif self._stage.exhausted:
-            self.ended = "no direction leads down any more"
         elif training_seconds >= seconds:
             self.ended = f"run.seconds = {seconds:g} were reached"
-        elif self._best is not None and (why := self._best.gives_up(position.iteration)):
+        elif self._is_last and (why := self._no_gain()):
             self.ended = why
         elif tolerance and norm is not None and norm <= tolerance * first:
             self.ended = f"the gradient's norm fell to {norm / (first or 1.0):.2g} of its first"

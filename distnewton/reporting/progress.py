@@ -139,7 +139,7 @@ class Progress:
         line = Table.grid(padding=(0, 1))
         done = self._share_done(record)
         line.add_row(
-            Text(f"iteration {record.iteration}/{config.run.iterations}"),
+            Text(f"iteration {config.run.of_iterations(record.iteration)}"),
             ProgressBar(total=1.0, completed=done, width=30),
             Text(f"{_clock(record.elapsed_seconds + since)} gone"),
             Text("" if left is None else f"about {_clock(max(0.0, left - since))} left"),
@@ -166,7 +166,7 @@ class Progress:
 
     def _share_done(self, record: IterationRecord) -> float:
         run: Config = self._config
-        limits = [record.iteration / max(1, run.run.iterations), record.training_seconds / run.run.seconds]
+        limits = [record.iteration / max(1, run.run.n_iterations), record.training_seconds / run.run.seconds]
         return min(1.0, max(limits))
 
     def _left(self) -> float | None:
@@ -176,7 +176,7 @@ class Progress:
             return None
         typical = statistics.median(b - a for a, b in itertools.pairwise(recent))
         return min(
-            typical * (run.iterations - record.iteration),
+            typical * (run.n_iterations - record.iteration),
             max(0.0, run.seconds - record.training_seconds),
             max(0.0, run.max_seconds - record.elapsed_seconds),
         )

@@ -113,7 +113,7 @@ def _reached(run: Run) -> dict[str, str]:
         return {"iterations": "none"}
     last, model = run.lines[-1], run.model_line
     return {
-        "iterations": f"{last.iteration} of {run.config.run.iterations}",
+        "iterations": run.config.run.of_iterations(last.iteration),
         "seconds": f"{last.training_seconds:.2f}",
         "objective": _number(last.objective),
         "best iteration": f"{model.iteration}" if model.validation else "",

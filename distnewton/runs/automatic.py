@@ -6,11 +6,13 @@ density and task, never for test data, and not for the ranks: the choice is the 
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 from distnewton.config import Config, make_config
 from distnewton.config.method import AUTO
 from distnewton.config.opening import opener
+from distnewton.config.sections import UNLIMITED
 from distnewton.models.warm_start import Start
 from distnewton.network.layer_tables import number_of_weight_layers
 
@@ -21,9 +23,17 @@ _LARGEST_BATCH, _SMALLEST_BATCH, _BATCHES = 256, 32, 8
 """Of a pass there are so many mini-batches at least, but for their smallest size."""
 _LINEAR = {"subsample": 1.0, "damping": 1e-4, "cg_max": 100}
 _TOLERANCE = 1e-2
+_EXACT_ROWS = 2000
+"""Most samples times targets whose system in sample space takes a fraction of a second."""
+_LEAST = {"float32": 1e-5, "float64": 1e-13}
+"""Least damping with which a matrix without regularisation can be factorised."""
+_FIRST_STAGE, _BOTH_STAGES = 100, 400
+"""Iterations of mini-batches before the exact ones, and of both together."""
 
 
-def settle(config: Config, n_samples: int, *, validated: bool, start: Start | None = None) -> Config:
+def settle(
+    config: Config, n_samples: int, *, validated: bool, start: Start | None = None, n_targets: int = 1
+) -> Config:
     """The configuration without ``auto``, but for ``data.scale``, which also looks at values.
 
     Parameters
@@ -36,6 +46,8 @@ def settle(config: Config, n_samples: int, *, validated: bool, start: Start | No
         Whether there is validation data.
     start : Start or None
         Model whose activation and scaling are taken over.
+    n_targets : int
+        Numbers that a sample is to be mapped to, of regression.
 
     Returns
     -------
@@ -46,8 +58,8 @@ def settle(config: Config, n_samples: int, *, validated: bool, start: Start | No
     tree: dict[str, dict[str, Any]] = config.model_dump()
     if tree["data"]["validation_fraction"] == AUTO:
         tree["data"]["validation_fraction"] = _validation_share(config, n_samples, validated) if chooses else 0.0
+    has_validation = validated or tree["data"]["validation_fraction"] > 0.0
     if tree["run"]["patience"] == AUTO:
-        has_validation = validated or tree["data"]["validation_fraction"] > 0.0
         tree["run"]["patience"] = _PATIENCE if chooses and has_validation else 0
     if start is not None:
         chosen = {"data": {"scale": start.scaling.kind}, "network": {"activation": start.architecture.activation}}
@@ -57,9 +69,13 @@ def settle(config: Config, n_samples: int, *, validated: bool, start: Start | No
     for section, settings in chosen.items():
         tree[section] |= {key: value for key, value in settings.items() if tree[section][key] == AUTO}
     if chooses:
-        tree["method"] = {"C": config.method.C, **_method(config, n_samples)}
+        tree["method"] = {"C": config.method.C, **_method(config, n_samples, n_targets if has_validation else 0)}
         if _is_linear(config) and not config.run.tolerance:
             tree["run"]["tolerance"] = _TOLERANCE
+    if tree["run"]["iterations"] == AUTO:
+        tree["run"]["iterations"] = _iterations(config, tree["method"]) if chooses else config.run.n_iterations
+    if tree["method"]["C"] == AUTO:
+        tree["method"]["C"] = "l"
     return make_config(tree)
 
 
@@ -114,8 +130,8 @@ def _is_linear(config: Config) -> bool:
     return number_of_weight_layers(config.network.layers) == 1
 
 
-def _method(config: Config, n_samples: int) -> dict[str, Any]:
-    """The direction and those of its options that are not its defaults."""
+def _method(config: Config, n_samples: int, n_targets: int) -> dict[str, Any]:
+    """The direction and those of its options that are not its defaults; ``n_targets`` is 0 without validation data."""
     if _is_linear(config):
         return {"direction": "gauss_newton", **_LINEAR}
     if config.run.tolerance:
@@ -124,7 +140,22 @@ def _method(config: Config, n_samples: int) -> dict[str, Any]:
     batch = _LARGEST_BATCH
     while batch > _SMALLEST_BATCH and batch * _BATCHES > n_samples:
         batch //= 2
-    return {"direction": "kfac", "batch": batch}
+    kfac = {"direction": "kfac", "batch": batch}
+    iterations = _FIRST_STAGE if config.run.iterations == AUTO else min(_FIRST_STAGE, 3 * config.run.n_iterations // 5)
+    if config.network.loss != "squared" or not 0 < n_samples * n_targets <= _EXACT_ROWS or not iterations:
+        return kfac
+    # of smooth functions without noise, Levenberg-Marquardt on all samples finds what no mini-batch does; where there
+    # is noise, validation keeps what came before
+    first = {**kfac, "iterations": iterations, "C": "l" if config.method.C == AUTO else AUTO}
+    last = {"direction": "dual", "subsample": 1.0, "damping_min": _LEAST[config.run.dtype], "schedule": [first]}
+    return {**last, "C": math.inf} if config.method.C == AUTO else last
+
+
+def _iterations(config: Config, method: dict[str, Any]) -> int:
+    """How many iterations a run has at most."""
+    if config.run.seconds < math.inf:
+        return UNLIMITED
+    return _BOTH_STAGES if "schedule" in method else config.run.n_iterations
 
 
 def _validation_share(config: Config, n_samples: int, validated: bool) -> float:

@@ -11,6 +11,7 @@ from typing import Any
 
 from distnewton.config import Config, choose_direction, make_config, read_settings
 from distnewton.config.method import default_options
+from distnewton.config.sections import UNLIMITED
 from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import ConfigError, NumericalError
 from distnewton.method.divergence import DIVERGED
@@ -21,7 +22,6 @@ FIRST_ORDER = ("sgd", "adam")
 """Baselines, which get several learning rates each, so that no comparison hangs on one that was ill chosen."""
 RATE_FACTORS = (0.3, 1.0, 3.0)
 """Of the learning rate that a baseline would have: for adam 3e-4, 1e-3 and 3e-3."""
-UNLIMITED = 10**9
 """Iterations of a run that only its seconds end."""
 
 
@@ -108,7 +108,7 @@ def make_entries(
         own["method"] = _method_settings(own.get("method", {}), method, notes)
         config = make_config(own)
         falls = getattr(config.method, "rate_decay", "none") != "none"
-        n = config.run.iterations if falls else UNLIMITED
+        n = config.run.n_iterations if falls else UNLIMITED
         length = {"seconds": seconds, "iterations": n if iterations is None else iterations}
         config = config.model_copy(update={"run": config.run.model_copy(update={**length, "directory": ""})})
         entries += _with_rates(_short(method), config)

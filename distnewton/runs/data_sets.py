@@ -71,7 +71,10 @@ class DataSets:
         self._check_files(comm, config.data, given)
         self.source, self.train = open_and_describe(comm, opener(config.data, given["train"], config.data.train))
         validated = given["validation"] is not None or bool(config.data.validation)
-        self.settle = partial(settle, n_samples=self.train.n_samples, validated=validated, start=start)
+        labels = self.train.labels
+        self.settle = partial(
+            settle, n_samples=len(labels), validated=validated, start=start, n_targets=labels.size // len(labels)
+        )
         self.config = config = self.settle(config)
         data = config.data
         self._cache: CachedSource | None = None

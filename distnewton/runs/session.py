@@ -184,7 +184,7 @@ class Session:
             with setup.comm.ledger.phase("init"):
                 params = self._first_params(config, origin)
             schedule = Schedule(
-                config.method, training.objective, run.iterations, run.seed, deterministic=run.deterministic
+                config.method, training.objective, run.n_iterations, run.seed, deterministic=run.deterministic
             )
             trainer = Trainer(training.objective, params, schedule.stages, evaluator.measure, best)
             keeper = keeper_of_run(config, setup, trainer, checkpoints, clock)
@@ -255,7 +255,7 @@ def _iterate(
 ) -> None:
     """Train to the end of the run; followers are told of each iteration, one after the other."""
     run, must_stop = config.run, clock.must_stop if clock else None
-    for record in trainer.iterations(run.iterations, run.seconds, must_stop, tolerance=run.tolerance):
+    for record in trainer.iterations(run.n_iterations, run.seconds, must_stop, tolerance=run.tolerance):
         for follow in followers:
             follow(record)
 

@@ -222,8 +222,8 @@ def summarize_run(
         *_notes_on_labels(config, data),
         *_notes_on_held_out(data),
     ]
-    if resumed is not None and resumed.iteration >= config.run.iterations:
-        all_notes.append(f"nothing is left of {config.run.iterations} iterations: raise run.iterations")
+    if resumed is not None and resumed.iteration >= config.run.n_iterations:
+        all_notes.append(f"nothing is left of {config.run.n_iterations} iterations: raise run.iterations")
     return RunSummary(
         config,
         data.train,

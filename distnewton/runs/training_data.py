@@ -107,6 +107,7 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
         config.method.regularization(n_counted),
         config.run.memory_mb * 2**20,
         share,
+        n_counted,
     )
     plain = plain_targets(own if share.whole else targets_on(backend, targets))
     return TrainingData(objective, scaling, plain, known)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import numpy as np
 import pytest
 from launched import call
@@ -56,6 +58,39 @@ def test_validation_data_is_not_split_off_a_second_time():
 
 def test_numbers_have_a_smooth_network():
     assert settled(network={"loss": "squared"}).network.activation == "tanh"
+
+
+def test_few_samples_of_numbers_end_with_an_exact_stage():
+    method = settled(2000, network={"loss": "squared"}).method
+    (first,) = method.schedule
+    assert (first.direction, first.C, first.iterations) == ("kfac", "l", 100)
+    assert (method.direction, method.subsample, method.C) == ("dual", 1.0, math.inf)
+    method = settled(2000, network={"loss": "squared"}, method={"C": 3.0}).method
+    assert (method.direction, method.C, method.schedule[0].C) == ("dual", 3.0, "auto")
+    assert settled(2001, network={"loss": "squared"}).method.direction == "kfac"
+    # nothing would tell where noise is learnt by heart
+    assert settled(99, network={"loss": "squared"}).method.direction == "kfac"
+    assert settled(2000).method.direction == "kfac"
+
+
+@pytest.mark.parametrize(
+    ("run", "loss", "n_iterations"),
+    [({}, "cross_entropy", 100), ({}, "squared", 400), ({"seconds": 5.0}, "squared", 10**9),
+     ({"seconds": 5.0, "iterations": 7}, "squared", 7)],
+)  # fmt: skip
+def test_a_run_is_as_long_as_it_says(run, loss, n_iterations):
+    assert settled(500, run=run, network={"loss": loss}).run.iterations == n_iterations
+    assert settled(500, run=run, method={"direction": "kfac"}).run.iterations == run.get("iterations", 100)
+
+
+def test_a_smooth_function_is_learnt_further_than_by_mini_batches():
+    X = np.random.default_rng(0).uniform(-1, 1, (300, 2))
+    y = np.sin(3 * X[:, 0]) + X[:, 0] * X[:, 1]
+    tables = {"network": {"layers": ["auto", 20, "auto"], "loss": "squared"}, "run": {"threads": 1}}
+    automatic = distnewton.train(make_config(tables), train_data=(X, y))
+    named = {**tables, "method": {"direction": "kfac", "batch": 32}, "data": {"validation_fraction": 0.2}}
+    batches = distnewton.train(make_config(named), train_data=(X, y))
+    assert automatic.best.value < 0.1 * batches.best.value
 
 
 def test_a_linear_network_is_solved_on_all_samples():

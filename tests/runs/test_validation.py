@@ -159,6 +159,32 @@ def test_a_run_with_patience_goes_on_bit_for_bit(world, folder, direction, n_bef
 
 
 @mpi
+@pytest.mark.parametrize("n_before", [4, 9])
+def test_a_stage_without_a_better_metric_hands_over_at_its_best(world, folder, n_before):
+    stage = {**EXACT, "iterations": 30, "C": 0.5}
+    config = settings({**EXACT, "schedule": [stage]}, iterations=60, run={"patience": 3})
+    data = {"train_data": source(slice(80)), "validation_data": source(slice(80, 120))}
+    whole = distnewton.train(config, world, **data)
+    begins = next(record.iteration for record in whole.history if "stage 2 begins" in record.note)
+    before = [record.validation["accuracy"] for record in whole.history[:begins]]
+    best = int(np.argmax(before))
+    assert begins == best + 4 < 30
+    assert f"stage 2 begins at the point of iteration {best}" in whole.history[begins].note
+    assert whole.last.iteration == max(whole.best.iteration, begins - 1) + 3
+    # the stage begins where a run of that many iterations ended, with the C of the run
+    first = settings({**EXACT, "C": 0.5}, iterations=best)
+    model = distnewton.train(first, world, train_data=source(slice(80))).model
+    second = settings(EXACT, iterations=1)
+    after = distnewton.train(second, world, train_data=source(slice(80)), start=model)
+    assert after.last.objective == pytest.approx(whole.history[begins].objective, rel=1e-9)
+    part = distnewton.train(config, world, **data, clock=StopAfter(n_before, world), checkpoints=folder)
+    rest = distnewton.train(config, world, **data, checkpoints=folder, resume=True)
+    assert facts(rest.last) == facts(whole.last)
+    assert rest.best == whole.best
+    free(whole, after, part, rest)
+
+
+@mpi
 def test_the_best_model_is_read_by_other_splits(world, folder):
     data = {"train_data": source(slice(80)), "validation_data": source(slice(80, 120))}
     n, results = world.size, []
