@@ -189,11 +189,10 @@ class _NewtonEstimator(BaseEstimator):
         """Who follows the run: the terminal, if asked for."""
         if not self.verbose or comm.rank:
             return []
-        from rich.console import Console
-
         from distnewton.reporting.progress import Progress
+        from distnewton.reporting.terminal import make_console
 
-        return [Progress(Console())]
+        return [Progress(make_console(80))]
 
     def _checked_weights(self, X: Any, sample_weight: Any) -> Array | None:
         """Weights of the samples as an array, if there are some."""

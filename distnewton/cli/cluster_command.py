@@ -10,6 +10,7 @@ from pathlib import Path
 from distnewton.cli.command import CLUSTER_FILE, RECIPE, RUN_DIR, SET, argument, command
 from distnewton.cli.output import say
 from distnewton.cli.parsing import count
+from distnewton.cli.results import write_text
 from distnewton.cli.settings import noted_config
 from distnewton.cluster.cluster_file import Cluster, load_cluster
 from distnewton.config import load_config
@@ -45,7 +46,7 @@ def submit(options: argparse.Namespace) -> int:
     submission = Submission(config, _with_hosts(cluster, hosts), name, options.ranks, hosts)
     if options.dry_run:
         folder = submission.folder()
-        sys.stdout.write(job_text(submission.job(folder)))
+        write_text(Path("-"), job_text(submission.job(folder)))
         print(f"dry run: would be written to {folder}/job.sh", file=sys.stderr)
         return 0
     job_file = submission.write()

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distnewton.cli.command import RECIPE, SET, argument, command
-from distnewton.cli.output import make_console, say, warn
+from distnewton.cli.output import say, warn
 from distnewton.cli.results import discarding, picture_if_possible, write_text
 from distnewton.cli.settings import overrides
 from distnewton.cli.streams import results_go_to_files
@@ -16,6 +16,7 @@ from distnewton.config import apply_settings, make_config, read_settings
 from distnewton.errors import ConfigError
 from distnewton.launch.startup import guard, world_communicator
 from distnewton.parallel.collectives import Communicator
+from distnewton.reporting.terminal import make_console
 
 if TYPE_CHECKING:
     from distnewton.reporting.comparison_tables import Comparison

@@ -15,6 +15,7 @@ from distnewton.cli.settings import check_reading, overrides
 from distnewton.cli.streams import results_go_to_files
 from distnewton.config import load_config
 from distnewton.errors import ConfigError
+from distnewton.reporting.terminal import make_console
 
 if TYPE_CHECKING:
     from distnewton.data.store.convert import OnProgress
@@ -103,10 +104,8 @@ def _progress() -> Iterator[OnProgress]:
     if not sys.stdout.isatty():
         yield lambda *_: None
         return
-    from rich.console import Console
-
     started = told = time.perf_counter()
-    with Console().status("converting") as status:
+    with make_console().status("converting") as status:
 
         def on_progress(n_samples: int, n_bytes: int) -> None:
             nonlocal told

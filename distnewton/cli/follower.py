@@ -7,12 +7,13 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distnewton.cli.output import make_console, tell_once
+from distnewton.cli.output import tell_once
 from distnewton.cli.results import picture_if_possible
 from distnewton.config import Config
 from distnewton.errors import INTERRUPTED, STOPPED_EARLY
 from distnewton.guards.watchdog import watchdog
 from distnewton.parallel.collectives import Communicator
+from distnewton.reporting.terminal import make_console
 
 if TYPE_CHECKING:
     from distnewton.runs.run_folder import RunFolder

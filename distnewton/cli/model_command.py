@@ -31,6 +31,7 @@ from distnewton.launch.startup import world_communicator
 from distnewton.method.records import plain
 from distnewton.models.predictions import MAX_CLASSES
 from distnewton.parallel.collectives import Communicator
+from distnewton.printable import printable
 
 _MODEL_AND_DATA = (
     argument("run", metavar="RUN", help="run folder or model file"),
@@ -79,7 +80,7 @@ def _metric_lines(metrics: dict[str, Any]) -> Iterator[str]:
     if not 0 < len(classes) <= MAX_CLASSES:
         return
     # labels come from files: none may steer the terminal
-    classes = {label if label.isprintable() else ascii(label)[1:-1]: found for label, found in classes.items()}
+    classes = {printable(label, keep=""): found for label, found in classes.items()}
     width = max(len("class"), *map(len, classes))
     yield f"{'class':{width}} precision  recall      f1  n_samples"
     for label, found in classes.items():

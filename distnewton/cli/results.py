@@ -12,6 +12,7 @@ from distnewton.config import Config
 from distnewton.data.formats.spool import STANDARD
 from distnewton.errors import CreateError, MissingInputError, UsageError
 from distnewton.outputs import check_output, write_output
+from distnewton.reporting.terminal import ends_on_terminal
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -116,6 +117,8 @@ def check_result(
 def write_text(path: Path, text: str) -> None:
     """Write a file of results; ``-`` is standard output."""
     if str(path) == STANDARD:
-        sys.stdout.write(text)
+        # no label steers a terminal; what goes elsewhere stays as it is
+        write = sys.stdout.write if ends_on_terminal() else getattr(sys.stdout, "write_raw", sys.stdout.write)
+        write(text)
         return
     write_output(path, text)

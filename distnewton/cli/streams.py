@@ -8,10 +8,11 @@ from collections.abc import Callable
 from typing import Any, TextIO
 
 from distnewton.errors import WriteError
+from distnewton.printable import printable
 
 
 class StandardStream:
-    """A standard stream; all that it does not do itself is the stream's.
+    """A standard stream, on which no text steers a terminal; all that it does not do itself is the stream's.
 
     Parameters
     ----------
@@ -33,7 +34,7 @@ class StandardStream:
         return getattr(self._stream, name)
 
     def write(self, text: str) -> int:
-        """Write text.
+        """Write text, as :func:`~distnewton.printable.printable` shows it.
 
         Parameters
         ----------
@@ -52,6 +53,10 @@ class StandardStream:
         BrokenPipeError
             If its reader has left (``| head``), and the stream is not optional.
         """
+        return self.write_raw(printable(text))
+
+    def write_raw(self, text: str) -> int:
+        """Write data as they are, or what a library says to a terminal; errors as of :meth:`write`."""
         self._try(lambda: self._stream.write(text))
         return len(text)
 

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 
 from distnewton.cli.command import COMMANDS, DATA_DIR, DEVICE, RECIPE, RUN_DIR, SET, argument, command
 from distnewton.cli.follower import Follower, end_run
-from distnewton.cli.output import say
-from distnewton.cli.results import discarding, make_folder
+from distnewton.cli.results import discarding, make_folder, write_text
 from distnewton.cli.setting_help import settings_text
 from distnewton.cli.settings import settle_resumption, shared_config
 from distnewton.cli.streams import results_go_to_files
 from distnewton.config import to_toml
+from distnewton.data.formats.spool import STANDARD
 from distnewton.guards.failures import failures
 from distnewton.launch.startup import guard, launched_rank, launched_size, world_communicator
 
@@ -80,7 +80,8 @@ def _train(options: argparse.Namespace) -> int:
         from distnewton.runs.automatic import settle_by_data
 
         with comm.collective_errors():
-            say(comm, to_toml(settle_by_data(config) if comm.rank == 0 else config))
+            if comm.rank == 0:
+                write_text(Path(STANDARD), to_toml(settle_by_data(config)) + "\n")
         return 0
     guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
     # from here on to the very end: a signal must not come between a run that is set aside and the one that replaces it

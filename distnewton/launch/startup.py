@@ -21,6 +21,7 @@ from distnewton.guards.reachability import own_addresses
 from distnewton.guards.watchdog import DEFAULT_SECONDS, WARN_SECONDS, watchdog
 from distnewton.launch.roll_call import call_roll
 from distnewton.parallel.collectives import CHECK_VARIABLE, Communicator
+from distnewton.printable import printable
 
 _SIZE_VARIABLES = ("OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS")
 _RANK_VARIABLES = ("OMPI_COMM_WORLD_RANK", "PMI_RANK", "PMIX_RANK", "SLURM_PROCID")
@@ -331,4 +332,4 @@ def _context(trace: str) -> str:
 
 
 def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print(printable(text), file=sys.stderr, flush=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
@@ -10,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from distnewton.guards.ledger import PHASES
 from distnewton.planning.plan import Plan
 from distnewton.reporting.pictures import label
+from distnewton.reporting.terminal import make_console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -48,9 +48,7 @@ def print_plans(plans: Sequence[Plan], n_ranks: int, memory_gb: float | None, wi
     widest : Plan or None
         Plan of the widest network that fits the memory.
     """
-    from rich.console import Console
-
-    console = Console(width=None if sys.stdout.isatty() else 150)
+    console = make_console(150)
     for part in (_about(plans[0], n_ranks), *_tables(plans, memory_gb), *_advice(plans, memory_gb, widest)):
         console.print(part, highlight=False, markup=False, emoji=False)
 

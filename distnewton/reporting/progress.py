@@ -13,6 +13,7 @@ from distnewton.config import Config
 from distnewton.method.records import IterationRecord
 from distnewton.models.metrics import MAIN_METRIC, metric_text
 from distnewton.parallel.partition import splits_title
+from distnewton.printable import printable
 from distnewton.reporting.slowest import slowest_rank
 from distnewton.reporting.stragglers import Stragglers
 from distnewton.runs.summary import Machine, Result, RunSummary
@@ -188,7 +189,7 @@ class Progress:
         return f"{value:.4g}" if self._metric == "rmse" else f"{100 * value:.2f}%"
 
     def _print(self, line: str) -> None:
-        print(line, file=self._console.file, flush=True)
+        print(printable(line), file=self._console.file, flush=True)
 
 
 def _packed(figures: Sequence[str], width: int) -> list[str]:

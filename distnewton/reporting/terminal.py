@@ -6,8 +6,14 @@ import os
 import sys
 from contextlib import suppress
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from distnewton.launch.startup import launched_size, launcher_kind
+from distnewton.printable import printable
+
+if TYPE_CHECKING:
+    from rich.console import Console
+    from rich.text import Text
 
 _LAUNCHERS = frozenset({"mpirun", "mpiexec", "mpiexec.hydra", "prterun", "prte", "orterun"})
 _MAX_DEPTH = 12
@@ -65,3 +71,43 @@ def launchers_output() -> str:
         if pid <= 1:
             break
     return target
+
+
+def make_console(width: int = 120, *, watched: bool | None = None) -> Console:
+    """Where results are shown; wide enough for a line an iteration, or for a table, where there is no terminal.
+
+    Parameters
+    ----------
+    width : int
+        Columns where there is no terminal.
+    watched : bool or None
+        Whether somebody watches; None: as of :func:`ends_on_terminal`.
+
+    Returns
+    -------
+    Console
+        Texts on it are shown as of :func:`~distnewton.printable.printable`; its own signs reach the terminal.
+    """
+    from rich.console import Console
+
+    class Shown(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(printable(text), **options)
+
+    # Open MPI gives ranks a terminal, whose other end may be a file
+    watched = ends_on_terminal() if watched is None else watched
+    file: Any = _Raw() if hasattr(sys.stdout, "write_raw") else None
+    if watched and (launched_size() > 1 or not sys.stdout.isatty()):
+        return Shown(width=launched_width(), force_terminal=True, file=file)
+    return Shown(width=None if sys.stdout.isatty() else width, force_terminal=watched, file=file)
+
+
+class _Raw:
+    """Standard output for what rich says to a terminal."""
+
+    def __init__(self) -> None:
+        stream: Any = sys.stdout
+        self._stream, self.write = stream, stream.write_raw
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from distnewton.data.formats.numbers import NUMBER, finite_number
 from distnewton.data.labels import are_numbers
 from distnewton.errors import DataError
+from distnewton.printable import printable
 
 MAX_INDEX = 2**31 - 1
 _SHOWN = 40
@@ -99,8 +100,7 @@ class Rows:
 
 def show(token: bytes) -> str:
     """Return token as a message shows it."""
-    text = token.decode("utf-8", "backslashreplace")
-    text = text if text.isprintable() else ascii(text)[1:-1]
+    text = printable(token.decode("utf-8", "backslashreplace"), keep="")
     return "'" + (text if len(text) <= _SHOWN else text[:_SHOWN] + "...") + "'"
 
 
