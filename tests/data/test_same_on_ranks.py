@@ -121,3 +121,19 @@ def test_what_is_refused(world, folder, case):
     world.barrier()
     with pytest.raises(DataError, match=message):
         open_and_describe(world, lambda: open_data(folder / "t"))
+
+
+@mpi
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_columns_in_another_order_are_put_right(world, folder, kind):
+    indexed, other = FRAME.set_axis(np.arange(6)[::-1]), FRAME[FRAME.columns[::-1]]
+    if world.rank == 0:
+        for name, frame in (("t", indexed), ("o", other)):
+            frame.to_csv(folder / name) if kind == "csv" else frame.to_parquet(folder / name)
+    world.barrier()
+    _, description = open_and_describe(world, lambda: open_data(folder / "t"))
+    names = description.names
+    source, again = open_and_describe(world, lambda: open_data(folder / "o", names=names, n_features=5))
+    assert (again.names, again.labels.tolist()) == (names, TEXTS)
+    start, stop = (int(5 * k / world.size) for k in (world.rank, world.rank + 1))
+    assert not world.any(not np.array_equal(source.read(start, stop), X[:, start:stop]))
