@@ -200,12 +200,16 @@ def krylov_minimiser(A, b, k):
     return Q @ np.linalg.solve(Q.T @ A @ Q, Q.T @ b)
 
 
-def history(problem, theta, blocks, subsamples, *, cg_steps, damping=1.0, combine=True, batches=False):
+def history(problem, theta, blocks, subsamples, *, cg_steps, damping=1.0, combine=True, batches=False, nielsen=False):
     """Objective after each iteration of the method with given blocks (lists of positions in theta).
 
     A second derivation of the whole loop, with dense matrices. With ``batches`` a step knows the samples of its
-    subsample only: their gradient, curvature and values.
+    subsample only: their gradient, curvature and values. With ``nielsen`` the first damping is a tenth of the curvature
+    along the gradient, and Nielsen's rule changes it.
     """
+    if nielsen:
+        g, G = problem.gradient(theta), problem.gauss_newton(theta, subsamples[0])
+        damping = 0.1 * (g @ G @ g) / (g @ g)
     previous, values = None, []
     for rows in subsamples:
         samples = rows if batches else None
@@ -223,7 +227,10 @@ def history(problem, theta, blocks, subsamples, *, cg_steps, damping=1.0, combin
             alpha /= 2
         new = problem.value(theta + alpha * d, samples)
         rho = (new - value) / (alpha * g @ d + alpha**2 * d @ G @ d / 2)
-        damping *= 2 / 3 if rho > 0.5 else 3 / 2 if rho < 0.25 else 1
+        if nielsen:
+            damping *= min(max(1 / 3, 1 - (2 * rho - 1) ** 3), 2 / 3 if rho > 0.5 else 2)
+        else:
+            damping *= 2 / 3 if rho > 0.5 else 3 / 2 if rho < 0.25 else 1
         theta, previous = theta + alpha * d, d
         values.append(problem.value(theta))
     return np.array(values)

@@ -154,9 +154,12 @@ def linearization(case, rows, *, damping=0.5, sketch=0, rooted=False, curvature=
     return Linearization(gradient, sample, 1 / case.dense.C, damping, case.grid, form)
 
 
-def newton_trainer(case, direction, *, subsample=0.5, seed=0, termination=NEVER, damping=1.0, **options):
+def newton_trainer(
+    case, direction, *, subsample=0.5, seed=0, termination=NEVER, damping=1.0, rule="simplenn", **options
+):
     """Newton iterations on a case, without metrics."""
-    newton = NewtonStep(direction, LevenbergMarquardt(damping), StepOptions(seed=seed, **options), termination)
+    damped = LevenbergMarquardt(damping, rule=rule)
+    newton = NewtonStep(direction, damped, StepOptions(seed=seed, **options), termination)
     stage = FullBatch(case.objective, newton, subsample, 1, seed)
     return Trainer(case.objective, case.params.copy(), [(stage, 0)], lambda params, evaluation: {})
 

@@ -160,11 +160,18 @@ def _model(
     needed = [m for m in models if not any(m is not other and issubclass(other, m) for other in (*models, base))]
     described: dict[str, Any] = {"__module__": base.__module__, "__doc__": base.__doc__}
     union = cast(Any, create_model(base.__name__, __base__=(*reversed(needed), base), **described))
-    changed: dict[str, Any] = {}
+    # an option that a model defines again holds, whatever another one inherits
+    fields = {
+        name: field
+        for m in reversed(needed)
+        for name, field in m.model_fields.items()
+        if name in vars(m).get("__annotations__", ())
+    }
+    changed: dict[str, Any] = {name: (field.annotation, field) for name, field in fields.items()}
     for name, default in {**dict(presets), **dict(chosen)}.items():
         # a preset of an option that nothing here reads is no option
         if name in union.model_fields:
-            known = union.model_fields[name]
+            known = fields.get(name, union.model_fields[name])
             changed[name] = (known.annotation, FieldInfo.merge_field_infos(known, default=default))
     return cast(type[Options], create_model(base.__name__, __base__=union, **described, **changed))
 

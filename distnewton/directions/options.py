@@ -19,7 +19,7 @@ class DampingOptions(Options):
     damping: float = Field(1.0, ge=0.0, allow_inf_nan=False, description="lambda; the first where it adapts")
 
 
-class NewtonOptions(DampingOptions):
+class NewtonOptions(Options):
     """A Newton step after its direction: combination, line search and adaptation of the damping."""
 
     damping_threshold: float = Field(
@@ -38,6 +38,13 @@ class NewtonOptions(DampingOptions):
 class FullBatchOptions(NewtonOptions):
     """Newton steps with the gradient of all samples."""
 
+    damping: Literal["auto"] | Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = Field(
+        "auto",
+        description="first lambda; auto: a tenth of the curvature along the gradient, or 1 with simplenn's rule",
+    )
+    damping_rule: Literal["nielsen", "simplenn"] = Field(
+        "nielsen", description="how lambda changes: by Nielsen's factor of the ratio, or by drop and boost alone"
+    )
     subsample: float = Field(0.05, gt=0.0, le=1.0, description="share of the samples whose curvature is used")
     subsample_min: int = Field(512, ge=1, description="least number of samples whose curvature is used, if there are")
 
@@ -49,7 +56,7 @@ class BatchOptions(Options):
     steps: int = Field(0, ge=0, description="mini-batches of an iteration; 0: as many as there are (a pass)")
 
 
-class BatchNewtonOptions(BatchOptions, NewtonOptions):
+class BatchNewtonOptions(BatchOptions, NewtonOptions, DampingOptions):
     """Newton steps on mini-batches."""
 
 

@@ -58,7 +58,7 @@ class NewtonStep:
     direction : Direction
         Method for the direction.
     damping : LevenbergMarquardt
-        Its value is the first lambda.
+        Its value is the first lambda, or NaN for one from the first point's curvature.
     options : StepOptions
         Settings.
     termination : EarlyTermination
@@ -115,6 +115,8 @@ class NewtonStep:
         -----
         Collective over the grid.
         """
+        if not self._damping.begun:
+            self._begin_damping(objective, evaluation)
         retries = Retries(self._damping)
         while True:
             record.damping = self._damping.value
@@ -142,16 +144,30 @@ class NewtonStep:
         -------
         State
         """
-        numbers = {"damping": self._damping.value, "n_rejected": self.n_rejected, **self._linearizer.state(evaluation)}
+        damping = {"damping": self._damping.value if self._damping.begun else None, "growth": self._damping.growth}
+        numbers = {**damping, "n_rejected": self.n_rejected, **self._linearizer.state(evaluation)}
         previous = {} if self._previous is None else {"previous": self._previous}
         return State(numbers, previous, parts={"direction": self._direction.state()})
 
     def restore(self, state: State, layout: ParameterLayout) -> None:
         """Take over a state as of :meth:`state`, for this rank's blocks."""
-        self._damping.value = state.numbers["damping"]
+        damping = state.numbers["damping"]
+        self._damping.value = math.nan if damping is None else damping
+        self._damping.growth = state.numbers["growth"]
         self.n_rejected, self._previous = state.numbers["n_rejected"], state.vectors.get("previous")
         self._linearizer.restore(state.numbers)
         self._direction.restore(state.parts["direction"], layout)
+
+    def _begin_damping(self, objective: Objective, evaluation: Evaluation) -> None:
+        """Take the first lambda from the curvature along the gradient: one product."""
+        _, problem = self._linearizer.model(objective, evaluation, 0.0)
+        with objective.network.grid.ledger.phase("combination"):
+            along = combine(problem, evaluation.params, [problem.gradient], scale=False)
+            damped = along.squared_norm
+            if problem.damping_matrix is not None:
+                g = problem.gradient
+                (damped,) = problem.grid.sum_of_variables(problem.backend.dot(g, problem.damping_matrix * g))
+        self._damping.begin(along.curvature / damped if damped else 0.0)
 
     def _find_direction(self, grid: ProcessGrid, problem: Linearization) -> tuple[DirectionResult, DirectionRecord]:
         """Solve for the direction; ranks that finished, and those that were stopped, are recorded."""

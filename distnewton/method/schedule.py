@@ -27,7 +27,7 @@ from distnewton.parallel.early_stop import FinishBoard, stop_threshold
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition
 from distnewton.parallel.termination import NEVER, EarlyTermination
-from distnewton.solvers.damping import LevenbergMarquardt
+from distnewton.solvers.damping import DampingRule, LevenbergMarquardt
 
 
 class Schedule:
@@ -112,9 +112,7 @@ class Schedule:
         finish_fraction = options.finish_fraction if options.has(EarlyTerminationOptions) else 1.0
         return NewtonStep(
             direction,
-            LevenbergMarquardt(
-                options.damping, options.drop, options.boost, options.damping_threshold, minimum=options.damping_min
-            ),
+            _damping(options),
             StepOptions(
                 options.combine,
                 options.sufficient_decrease,
@@ -148,6 +146,17 @@ class Schedule:
         n_idle = len(grid.partition.idle_ranks()) * grid.n_replicas
         self._boards.append(FinishBoard(grid.world.mpi, ledger=grid.ledger))
         return EarlyTermination(self._boards[-1], n_idle + stop_threshold(grid.world.size - n_idle, finish_fraction))
+
+
+def _damping(options: StageOptions) -> LevenbergMarquardt:
+    """The first lambda of a Newton stage and its rule; on mini-batches, whose models are exact, lambda moves slowly."""
+    rule: DampingRule = options.damping_rule if options.has(FullBatchOptions) else "simplenn"
+    first = options.damping
+    if first == "auto":
+        first = math.nan if rule == "nielsen" else 1.0
+    return LevenbergMarquardt(
+        first, options.drop, options.boost, options.damping_threshold, minimum=options.damping_min, rule=rule
+    )
 
 
 def check_memory(method: MethodConfig, n_samples: int, n_out: int, itemsize: int, memory_mb: float) -> None:

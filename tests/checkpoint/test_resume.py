@@ -51,6 +51,14 @@ def test_every_direction_goes_on_bit_for_bit(world, folder, name):
     free(*results)
 
 
+def test_a_run_goes_on_from_before_its_first_damping(world, folder):
+    source = distnewton.ArraySource(*blobs())
+    config = settings({"direction": "dual", **FEW}, iterations=3)
+    results = stopped_and_resumed(world, folder, config, 0, train_data=source)
+    same_run(world, *results, 0)
+    free(*results)
+
+
 @pytest.mark.parametrize("k", [0, 2, 3, 5])
 def test_schedules_go_on_from_each_of_their_iterations(world, folder, k):
     source = distnewton.ArraySource(*blobs())

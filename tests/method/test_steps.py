@@ -180,8 +180,8 @@ def test_a_start_that_overflows_is_told_by_all_ranks(world):
 def test_damping_reacts_to_the_ratio_of_the_accepted_step(world, threshold):
     source = distnewton.ArraySource(*blobs())
     for splits in alternating(world.size, 3):
-        method = {"direction": "gauss_newton", "damping_threshold": threshold, "subsample": 0.2, "subsample_min": 1}
-        config = settings(method, iterations=12, partition={"splits": list(splits)})
+        method = {"direction": "gauss_newton", "damping_rule": "simplenn", "damping": 1.0, "subsample_min": 16}
+        config = settings(method | {"damping_threshold": threshold}, iterations=12, partition={"splits": list(splits)})
         result = distnewton.train(config, world, train_data=source)
         ratios = []
         for record, after in pairwise(result.history[1:]):

@@ -101,3 +101,33 @@ def test_five_iterations_equal_a_dense_derivation_of_the_method(
             subsamples = [list(range(*subsample_range(12, 6, 3, k))) for k in range(5)]
             expected = history(case.dense, case.theta, dense_blocks, subsamples, cg_steps=steps)
             np.testing.assert_allclose([r.objective for r in records[1:]], expected, rtol=1e-10, atol=0)
+
+
+@pytest.mark.parametrize("direction", ["block_diagonal", "gauss_newton"])
+@pytest.mark.parametrize(("widths", "activation", "loss"), NETWORKS[:3])
+def test_nielsens_rule_from_the_curvature_equals_a_dense_derivation(world, widths, activation, loss, direction):
+    for splits in grids(world, widths):
+        case = make_case(world, widths, splits, activation=activation, loss=loss, n=12)
+        with case.grid:
+            method = named_direction(direction, cg_tolerance=0.0, cg_max=4, cg_min=1)
+            trainer = newton_trainer(case, method, seed=3, damping=np.nan, rule="nielsen")
+            records = list(trainer.iterations(6))
+            blocks = [np.arange(case.dense.n_params)]
+            if direction == "block_diagonal":
+                blocks = [b for r in range(world.size) if len(b := case.index_of(r))]
+            subsamples = [list(range(*subsample_range(12, 6, 3, k))) for k in range(6)]
+            expected = history(case.dense, case.theta, blocks, subsamples, cg_steps=4, nielsen=True)
+            np.testing.assert_allclose([r.objective for r in records[1:]], expected, rtol=1e-9, atol=0)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1.0])
+def test_a_first_damping_of_the_diagonal_is_a_share_of_the_curvature_in_its_metric(world, scale):
+    for splits in grids(world, NETWORKS[0][0]):
+        case = make_case(world, NETWORKS[0][0], splits, n=12)
+        case.theta *= scale
+        with case.grid:
+            method = named_direction("gauss_newton", damping_form="diagonal")
+            trainer = newton_trainer(case, method, subsample=1.0, damping=np.nan, rule="nielsen")
+            record = list(trainer.iterations(1))[1]
+            g, G = case.dense.gradient(case.theta), case.dense.gauss_newton(case.theta, list(range(12)))
+            assert record.damping == pytest.approx(0.1 * (g @ G @ g) / (g @ (np.diag(G) * g)))

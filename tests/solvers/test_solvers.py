@@ -119,6 +119,44 @@ def test_damping_follows_the_ratio():
     assert damping.value == pytest.approx(2.25)
 
 
+def test_nielsens_rule_follows_the_ratio():
+    damping = LevenbergMarquardt(1.0, rule="nielsen")
+    values = []
+    for ratio in (1.0, 0.9, 0.75, 0.5, 0.25, 0.01):
+        before = damping.value
+        damping.update(ratio)
+        values.append(damping.value / before)
+    # 1 - 0.8^3 is less than the factor of every good step, 1 - 0.5^3 is not
+    assert values == pytest.approx([1 / 3, 1 - 0.8**3, 2 / 3, 1.0, 1.125, 1 + 0.98**3])
+
+
+def test_failures_in_a_row_raise_nielsens_damping_ever_faster():
+    damping = LevenbergMarquardt(1.0, rule="nielsen")
+    values = []
+    for step in (damping.reject, damping.reject, lambda: damping.update(math.nan), lambda: damping.update(-0.1)):
+        step()
+        values.append(damping.value)
+    assert values == [2.0, 8.0, 64.0, 1024.0]
+    damping.update(0.5)
+    damping.reject()
+    assert damping.value == 2048.0
+    low = LevenbergMarquardt(1.0, rule="nielsen", minimum=0.5)
+    low.update(1.0)
+    assert low.value == 0.5
+
+
+def test_the_first_damping_is_a_share_of_the_curvature():
+    damping = LevenbergMarquardt(math.nan, rule="nielsen")
+    assert not damping.begun
+    damping.begin(30.0)
+    assert damping.begun
+    assert damping.value == pytest.approx(3.0)
+    # a flat function, or one that overflows, says nothing of a scale
+    for curvature in (0.0, math.inf, math.nan):
+        damping.begin(curvature)
+        assert damping.value == 1.0
+
+
 def test_ratio_is_one_where_the_model_is_exact():
     # f(a) = -2 a + 3 a^2: slope -2, curvature 6
     assert reduction_ratio(-2 * 0.25 + 3 * 0.0625, -2.0, 6.0, 0.25) == pytest.approx(1.0)
