@@ -1,4 +1,4 @@
-"""Mini-batches: a fresh order of all samples for each pass, a function of (seed, pass) alone."""
+"""Mini-batches and curvature subsamples: a fresh order of all samples each pass, a function of (seed, pass) alone."""
 
 from __future__ import annotations
 
@@ -46,9 +46,46 @@ class Batches:
         """
         i_pass, i = divmod(step, self.per_pass)
         if i_pass != self._pass:
-            generator = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, 3, 0, i_pass]))
-            self._pass, self._order = i_pass, generator.permutation(self._n_samples)
+            self._pass, self._order = i_pass, _order(self._n_samples, self._seed, 3, i_pass)
         return self._order[slice(*bounds(self._n_samples, self.per_pass, i))]
+
+
+class Subsamples:
+    """Samples of each curvature subsample; the same on all ranks and grids.
+
+    Those of a pass are disjoint parts of a fresh order of all samples, as many as there are whole ones: each sample is
+    as likely as any other, and none is left out for long.
+
+    Parameters
+    ----------
+    n_samples, size : int
+        Number of samples, and of those in a subsample.
+    seed : int
+        Of the orders.
+
+    Attributes
+    ----------
+    whole : bool
+        Whether each subsample is all samples.
+    """
+
+    def __init__(self, n_samples: int, size: int, seed: int) -> None:
+        self._n_samples, self._size, self._seed = n_samples, size, seed
+        self.whole = size == n_samples
+        self._pass, self._order = -1, np.empty(0, np.intp)
+
+    def rows(self, i: int) -> Array:
+        """Indices of the samples of the i-th subsample, ascending; shape (size,)."""
+        i_pass, k = divmod(i, self._n_samples // self._size)
+        if i_pass != self._pass:
+            self._pass, self._order = i_pass, _order(self._n_samples, self._seed, 1, i_pass)
+        return np.sort(self._order[k * self._size : (k + 1) * self._size])
+
+
+def _order(n_samples: int, seed: int, purpose: int, i_pass: int) -> Array:
+    """A random order of all samples."""
+    generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, purpose, 0, i_pass]))
+    return generator.permutation(n_samples)
 
 
 def draws(seed: int, stage: int, step: int) -> np.random.Generator:

@@ -118,8 +118,7 @@ class Linearizer:
             if not math.isfinite(squared):
                 raise not_finite("the gradient", objective, evaluation, gradient=gradient)
         with grid.ledger.phase("jacobian"):
-            samples, activations = evaluation.subsample
-            targets = objective.targets[slice(*samples)]
+            activations, targets = objective.curvature_samples(evaluation)
             # a point that was linearised before the checkpoint keeps its number and draws from where it stood
             self.n_points -= self._drawn is not None
             generator = draws(self._seed, self._stage, self.n_points)

@@ -88,7 +88,7 @@ class NewtonStep:
         objective: Objective,
         evaluation: Evaluation,
         value: float,
-        last: tuple[int, int],
+        curvature: tuple[int, int] | Array,
         record: IterationRecord,
     ) -> tuple[Evaluation, float] | None:
         """Take one step from a point.
@@ -101,8 +101,8 @@ class NewtonStep:
             Of the point, on the objective's samples.
         value : float
             Objective there, regularisation included.
-        last : tuple of int
-            Subsample for which a trial keeps its activations.
+        curvature : tuple of int, or Array
+            Samples of the next point's curvature, as of :meth:`Objective.evaluate`.
         record : IterationRecord
             Filled with what happened.
 
@@ -127,7 +127,7 @@ class NewtonStep:
                 if math.isfinite(combined.slope + combined.curvature):
                     break
             record.note = retries.retry(objective, evaluation, problem, found, record.direction)
-        search = self._search(objective, evaluation.params, value, last, combined)
+        search = self._search(objective, evaluation.params, value, curvature, combined)
         record.betas = list(combined.betas)
         record.line_search_trials, record.step_size = search.trials, search.step_size
         return self._accept(search, value, combined, record)
@@ -194,7 +194,12 @@ class NewtonStep:
             return combine(problem, params, directions, scale=self._options.combine != "none")
 
     def _search(
-        self, objective: Objective, params: Array, value: float, last: tuple[int, int], combined: Combination
+        self,
+        objective: Objective,
+        params: Array,
+        value: float,
+        curvature: tuple[int, int] | Array,
+        combined: Combination,
     ) -> LineSearchResult[Evaluation]:
         """Backtrack along the direction; an accepted trial is the next point's evaluation."""
         ledger = objective.network.grid.ledger
@@ -202,7 +207,7 @@ class NewtonStep:
             start = regularizer(objective, params)
 
             def evaluate(alpha: float) -> tuple[float, Evaluation]:
-                trial = objective.evaluate(params + alpha * combined.direction, last)
+                trial = objective.evaluate(params + alpha * combined.direction, curvature)
                 change = alpha * combined.params_dot + 0.5 * alpha**2 * combined.squared_norm
                 return trial.loss + start + objective.regularization * change, trial
 

@@ -2,9 +2,9 @@ r"""The regularised objective over all samples, in chunks, and what its evaluati
 
 .. math:: f(\theta) = \frac{\theta^T\theta}{2C} + \frac1l \sum_i \xi(z^{L,i}; y^i)
 
-Samples are permuted once, by the seed, when training starts; a subsample is then a contiguous range, so that neither
-chunks nor the subsample are ever copied. It is evaluated last, and its activations serve the Jacobian. Of replicas of
-the grid each has its share of the samples; loss and gradient are summed over them.
+Samples are permuted once, by the seed, when training starts, so that chunks are ranges and never copied. Samples of the
+curvature that are not all are drawn anew for each point, copied, and passed forward once more where the point is
+linearised. Of replicas of the grid each has its share of the samples; loss and gradient are summed over them.
 """
 
 from __future__ import annotations
@@ -32,32 +32,6 @@ def subsample_size(n_samples: int, fraction: float, minimum: int = 1) -> int:
     return min(n_samples, max(minimum, int(np.ceil(fraction * n_samples))))
 
 
-def subsample_range(n_samples: int, size: int, seed: int, iteration: int) -> tuple[int, int]:
-    """Range of the permuted samples that serves for curvature in an iteration.
-
-    Consecutive iterations take disjoint ranges; each pass over the samples starts at another random offset, so
-    that passes cut the samples differently. A function of (seed, iteration) only.
-
-    Parameters
-    ----------
-    n_samples, size : int
-        Number of samples, and of those in a subsample.
-    seed, iteration : int
-        Seed of the run and iteration from 0.
-
-    Returns
-    -------
-    tuple of int
-        Half-open range.
-    """
-    n_offsets = min(size, n_samples - size + 1)
-    per_pass = max(1, (n_samples - n_offsets + 1) // size)
-    i_pass, k = divmod(iteration, per_pass)
-    offset = int(np.random.Generator(np.random.Philox(key=seed, counter=[0, 1, 0, i_pass])).integers(n_offsets))
-    start = offset + k * size
-    return start, start + size
-
-
 @dataclass
 class Evaluation:
     """The loss at a point, and the activations that were kept.
@@ -76,6 +50,8 @@ class Evaluation:
         Their targets, in the same order, without weights.
     share : SampleShare
         Which samples of the subsample are this replica's.
+    apart : Array of int or None
+        Numbers of this replica's samples that are the subsample, in place of the last chunk.
     """
 
     params: Array
@@ -84,6 +60,7 @@ class Evaluation:
     outputs: Array
     targets: Array
     share: SampleShare
+    apart: Array | None = None
 
     @property
     def subsample(self) -> tuple[tuple[int, int], Activations]:
@@ -180,16 +157,16 @@ class Objective:
         return total / self.n_samples
 
     @_QUIET
-    def evaluate(self, params: Array, last: tuple[int, int] | None) -> Evaluation:
+    def evaluate(self, params: Array, curvature: tuple[int, int] | Array | None) -> Evaluation:
         """Loss of all samples, keeping activations as far as memory allows.
 
         Parameters
         ----------
         params : Array of shape (n_params_local,)
             The point; kept, not copied.
-        last : tuple of int or None
-            Range of all samples evaluated last and always kept: the subsample of the step that starts here. None keeps
-            nothing.
+        curvature : tuple of int, Array of shape (n,), or None
+            Samples of the curvature of the step that starts here: a range of all samples, which is evaluated last and
+            always kept, or positions among all samples, for whose activations room is left. None keeps nothing.
 
         Returns
         -------
@@ -200,10 +177,16 @@ class Objective:
         Collective, as :meth:`PartitionedNetwork.forward` a chunk, and one sum of a number over all ranks.
         """
         network = self.network
-        share = self.share.part(*(last or (0, self.n_samples)))
-        last = self.share.within(*last) if last else None
-        # the subsample is kept in any case; other chunks as far as there is room besides it
-        room = self.n_rows_kept - (last[1] - last[0]) if last else 0
+        last, apart, room = None, None, 0
+        if isinstance(curvature, np.ndarray):
+            apart, share = self.share.choose(curvature)
+            # a point and a trial share the memory, and only the point has the subsample
+            room = self.n_rows_kept - len(apart) // 2
+        else:
+            share = self.share.part(*(curvature or (0, self.n_samples)))
+            last = self.share.within(*curvature) if curvature else None
+            # the subsample is kept in any case; other chunks as far as there is room besides it
+            room = self.n_rows_kept - (last[1] - last[0]) if last else 0
         chunks: list[tuple[tuple[int, int], Activations | None]] = []
         outputs = network.backend.empty(self.share.n_own, network.n_out)
         total = 0.0
@@ -221,7 +204,30 @@ class Objective:
                 room -= n_rows if kept else 0
             chunks.append((samples, kept))
         (total,) = network.grid.world.sum_scalars(total)
-        return Evaluation(params, total / self.n_samples, chunks, outputs, plain_targets(self.targets), share)
+        return Evaluation(params, total / self.n_samples, chunks, outputs, plain_targets(self.targets), share, apart)
+
+    @_QUIET
+    def curvature_samples(self, evaluation: Evaluation) -> tuple[Activations, Array]:
+        """Activations and targets of this replica's samples of the curvature.
+
+        Parameters
+        ----------
+        evaluation : Evaluation
+            Of the point.
+
+        Returns
+        -------
+        tuple of Activations and Array
+
+        Notes
+        -----
+        Collective where these samples lie apart: a forward pass.
+        """
+        if evaluation.apart is None:
+            samples, activations = evaluation.subsample
+            return activations, self.targets[slice(*samples)]
+        activations = self.network.forward(evaluation.params, take_rows(self.X, evaluation.apart))
+        return activations, take_rows(self.targets, evaluation.apart)
 
     @_QUIET
     def gradient(self, evaluation: Evaluation) -> Array:

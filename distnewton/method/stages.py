@@ -16,9 +16,9 @@ from distnewton.curvature.linearization import Linearization
 from distnewton.curvature.point import Point
 from distnewton.curvature.sample import CurvatureSample
 from distnewton.directions.direction import Direction, DirectionResult
-from distnewton.method.batches import Batches, draws
+from distnewton.method.batches import Batches, Subsamples, draws
 from distnewton.method.newton import NewtonStep, regularizer
-from distnewton.method.objective import Evaluation, Objective, subsample_range, subsample_size
+from distnewton.method.objective import Evaluation, Objective, subsample_size
 from distnewton.method.records import DirectionRecord, IterationRecord, gather_direction
 from distnewton.parallel.termination import NEVER
 
@@ -85,9 +85,9 @@ class FullBatch:
     def __init__(
         self, objective: Objective, newton: NewtonStep, subsample: float, subsample_min: int, seed: int
     ) -> None:
-        self._objective, self._newton, self._seed = objective, newton, seed
-        self._size = subsample_size(objective.n_samples, subsample, subsample_min)
-        self._n_accepted = 0
+        self._objective, self._newton, self._n_accepted = objective, newton, 0
+        n = objective.n_samples
+        self._subsamples = Subsamples(n, subsample_size(n, subsample, subsample_min), seed)
 
     @property
     def exhausted(self) -> bool:
@@ -95,16 +95,16 @@ class FullBatch:
         return self._newton.n_rejected >= MAX_REJECTIONS
 
     def start(self, params: Array, known: Evaluation | None) -> None:
-        """Evaluate the point, its first subsample last."""
-        # what is known has other activations than the subsample's
+        """Evaluate the point, whose activations serve the gradient."""
+        # what is known keeps none
         with self._objective.network.grid.ledger.phase("gradient"):
-            self.evaluation = self._objective.evaluate(params, self._range(0))
+            self.evaluation = self._objective.evaluate(params, self._curvature(0))
             self.value = self.evaluation.loss + regularizer(self._objective, params)
 
     def iterate(self, record: IterationRecord) -> None:
         """One Newton step; the accepted trial is the next iteration's evaluation."""
-        last = self._range(self._n_accepted + 1)
-        accepted = self._newton.step(self._objective, self.evaluation, self.value, last, record)
+        following = self._curvature(self._n_accepted + 1)
+        accepted = self._newton.step(self._objective, self.evaluation, self.value, following, record)
         if accepted is not None:
             self.evaluation, self.value = accepted
             self._n_accepted += 1
@@ -119,12 +119,12 @@ class FullBatch:
         self._n_accepted = state.numbers["n_accepted"]
         self._newton.restore(state.parts["newton"], self._objective.network.layout)
         with self._objective.network.grid.ledger.phase("gradient"):
-            self.evaluation = self._objective.evaluate(params, self._range(self._n_accepted))
+            self.evaluation = self._objective.evaluate(params, self._curvature(self._n_accepted))
         self.value = state.numbers["value"]
 
-    def _range(self, i: int) -> tuple[int, int]:
-        """Sample range of the i-th subsample."""
-        return subsample_range(self._objective.n_samples, self._size, self._seed, i)
+    def _curvature(self, i: int) -> tuple[int, int] | Array:
+        """Samples of the i-th point's curvature."""
+        return (0, self._objective.n_samples) if self._subsamples.whole else self._subsamples.rows(i)
 
 
 class _MiniBatch:

@@ -39,7 +39,9 @@ def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, 
     stored = {m: block.shape[1] * share.layer(m).n_values for m, block in share.blocks.items()}
     # neither the identity of the output layer nor, without roots, the factor below it is stored
     full = sum(size for m, size in stored.items() if m < share.n_layers - (not problem.sketched))
-    kept = min(n, max(n_rows_kept, problem.n_curvature))
+    # the curvature's samples are held besides, with their features, where they are not all
+    apart = problem.n_curvature if problem.apart else 0
+    kept = min(n, max(0, n_rows_kept - apart // 2)) if apart else n
     passing = min(n, chunk_rows)
     stored_rows = 0 if problem.method.recomputed else problem.n_rows
     jacobian = 0 if not stored_rows else problem.n_curvature * (problem.n_rows * full + sum(own.values()))
@@ -50,7 +52,8 @@ def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, 
     numbers = {
         "variables": N_VECTORS * share.n_params,
         # of a point and of a trial; later of a point and of test samples
-        "activations": (kept + max(kept, min(problem.n_test, chunk_rows))) * n_kept,
+        "activations": (kept + apart + max(kept, min(problem.n_test, chunk_rows))) * n_kept
+        + features_bytes(problem, share, apart) / itemsize,
         "outputs": 3 * (n + problem.n_test) * problem.n_out,
         "jacobian": jacobian,
         # a chunk that is not kept; pre-activations, patches and their products; the loss, which is in float64
@@ -58,17 +61,16 @@ def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, 
     }
     parts = {name: float(itemsize * count) for name, count in numbers.items()}
     reading = max(0.0, problem.reading_bytes - sum(parts.values()))
-    return {"features": features_bytes(problem, share)} | parts | {"reading": reading}
+    return {"features": features_bytes(problem, share, n + problem.n_test)} | parts | {"reading": reading}
 
 
-def features_bytes(problem: Problem, share: Share) -> float:
-    """Bytes of a rank's features of training and test."""
+def features_bytes(problem: Problem, share: Share, n: int) -> float:
+    """Bytes of a rank's features of some samples."""
     block = share.blocks.get(1)
     if block is None:
         return 0.0
     per_unit = share.partition.features_per_unit
     n_features = (block.inputs[1] - block.inputs[0]) * per_unit
-    n = problem.n_samples + problem.n_test
     if problem.nonzeros is None:
         return float(n * n_features * problem.itemsize)
     share_of_all = n_features / (share.partition.widths[0] * per_unit)

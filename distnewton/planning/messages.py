@@ -52,20 +52,14 @@ class Messages:
         Of the rank.
     width : float
         Of :func:`widest_kept`.
-    subsample : tuple of int or None
-        Where the curvature's samples lie, which cut the chunks of the others; in the middle where nobody says.
     """
 
-    def __init__(
-        self, problem: Problem, share: Share, width: float, subsample: tuple[int, int] | None = None
-    ) -> None:
+    def __init__(self, problem: Problem, share: Share, width: float) -> None:
         if problem.method.direction not in MODELLED:
             raise ValueError(f"{problem.method.direction} is not modelled")
         self._problem, self._share = problem, share
         self._n_ranks = share.partition.n_ranks
         self._n_world = self._n_ranks * problem.n_replicas
-        start = (problem.n_samples - problem.n_curvature) // 2
-        self._subsample = subsample or (start, start + problem.n_curvature)
         self._n_pieces = 1 if problem.shape.image_shape is not None else problem.method.n_pieces
         self._rows_kept, self._chunk_rows = rows_kept(width, problem.itemsize, problem.memory_bytes)
 
@@ -81,7 +75,7 @@ class Messages:
         problem = self._problem
         counts = {
             "gradient": [*self._gradient(), self._over_replicas(), self._over_world(_SCALAR)],
-            "jacobian": [] if problem.method.recomputed else list(self._jacobian()),
+            "jacobian": [*self._curvature_samples(), *([] if problem.method.recomputed else self._jacobian())],
             "direction": list(self._direction()),
             "combination": list(self._combination()),
             "line_search": [self._over_world(_SCALAR), *self._line_search()],
@@ -92,15 +86,16 @@ class Messages:
     @property
     def chunks(self) -> list[tuple[int, bool]]:
         """Samples of each chunk of an evaluation, and whether their activations are kept."""
-        size = self._problem.n_curvature
-        ranges = chunk_ranges(self._problem.n_samples, self._subsample, self._chunk_rows)
-        made, kept = [], size
-        for start, stop in ranges[:-1]:
+        problem = self._problem
+        if not problem.apart:
+            return [(problem.n_samples, True)]
+        made, kept = [], problem.n_curvature // 2
+        for start, stop in chunk_ranges(problem.n_samples, None, self._chunk_rows):
             n = stop - start
             keep = kept + n <= self._rows_kept
             kept += n * keep
             made.append((n, keep))
-        return [*made, (size, True)]
+        return made
 
     def _over_all(self, n_bytes: float, n_calls: int = 1) -> Message:
         return Message(n_bytes, n_calls, self._n_ranks, 0, self._n_ranks - 1)
@@ -154,6 +149,11 @@ class Messages:
             if not kept:
                 yield from self._forward(n)
             yield from self._backward(n)
+
+    def _curvature_samples(self) -> Iterator[Message]:
+        """A forward pass of the curvature's samples, where they are not all."""
+        if self._problem.apart:
+            yield from self._forward(self._problem.n_curvature)
 
     def _jacobian(self) -> Iterator[Message]:
         problem, last = self._problem, self._share.n_layers - 1

@@ -102,6 +102,11 @@ class Problem:
         return self.shape.widths[-1]
 
     @property
+    def apart(self) -> bool:
+        """Whether the curvature's samples are not all, so that they pass forward once more."""
+        return self.n_curvature < self.n_samples
+
+    @property
     def sketched(self) -> bool:
         """Whether rows of the Jacobian are random combinations of the outputs."""
         return self.n_rows < self.n_out

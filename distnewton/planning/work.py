@@ -61,7 +61,8 @@ class Work:
         k, axpy = problem.method.n_directions, self._vectors("axpy")
         seconds = {
             "gradient": self._forward(again) + self._backward(n) + self._loss(n) + axpy + self._dots(1),
-            "jacobian": 0.0 if problem.method.recomputed else self._jacobian() + self._loss(size),
+            "jacobian": self._forward(size * problem.apart)
+            + (0.0 if problem.method.recomputed else self._jacobian() + self._loss(size)),
             "direction": n_products * (product + self._step()),
             "combination": k * (along + axpy + self._hessians(size)) + self._dots(2 * k + k * k),
             "line_search": problem.method.n_trials * (self._forward(n) + self._loss(n) + axpy) + self._dots(1),

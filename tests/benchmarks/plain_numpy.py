@@ -11,7 +11,7 @@ from itertools import pairwise
 import numpy as np
 
 from distnewton.backend import Array
-from distnewton.method.objective import subsample_range
+from distnewton.method.batches import Subsamples
 from distnewton.planning.chunks import MAX_CHUNK_ROWS, chunk_ranges
 
 
@@ -71,11 +71,11 @@ class PlainNewton:
             start += (a + 1) * b
         return views
 
-    def evaluate(self, theta: Array, i: int) -> tuple[float, list[tuple[tuple[int, int], list[Array]]]]:
-        """Objective and activations of all chunks, the i-th subsample last."""
+    def evaluate(self, theta: Array) -> tuple[float, list[tuple[tuple[int, int], list[Array]]]]:
+        """Objective and activations of all chunks."""
         n, weights = len(self.X), self.matrices(theta)
         chunks, total = [], 0.0
-        for a, b in chunk_ranges(n, subsample_range(n, self.size, 0, i), MAX_CHUNK_ROWS):
+        for a, b in chunk_ranges(n, None, MAX_CHUNK_ROWS):
             Z = _forward(weights, self.X[a:b])
             chunks.append(((a, b), Z))
             shifted = Z[-1].astype(np.float64)
@@ -152,11 +152,12 @@ class PlainNewton:
     def step(self) -> None:
         """One iteration, in the order of the trainer."""
         if self.state is None:
-            self.state = self.evaluate(self.theta, 0)
+            self.state = self.evaluate(self.theta)
         value, chunks = self.state
         n = len(self.X)
         g = self.gradient(chunks)
-        Z = chunks[-1][1]
+        rows = Subsamples(n, self.size, 0).rows(len(self.objectives))
+        Z = _forward(self.matrices(self.theta), self.X[rows]) if self.size < n else chunks[-1][1]
         D, p, shift = self.linearize(Z), _softmax(Z[-1]), 1 / n + self.damping
         x, r, direction = np.zeros_like(g), -g, -g
         rr = _dot(r, r)
@@ -179,9 +180,7 @@ class PlainNewton:
         if self.previous is not None:
             d += float(betas[1]) * self.previous
         slope, curvature, step_size = float(betas @ slopes), float(betas @ G @ betas), 1.0
-        while (trial := self.evaluate(self.theta + step_size * d, len(self.objectives) + 1))[0] > (
-            value + 1e-4 * step_size * slope
-        ):
+        while (trial := self.evaluate(self.theta + step_size * d))[0] > value + 1e-4 * step_size * slope:
             step_size /= 2
         rho = (trial[0] - value) / (step_size * slope + step_size**2 * curvature / 2)
         self.damping *= 2 / 3 if rho > 0.5 else 1.5 if rho < 0.25 else 1

@@ -8,35 +8,53 @@ from hypothesis import given
 from hypothesis import strategies as st
 from problems import alternating, make_case
 
-from distnewton.method.objective import subsample_range, subsample_size
+from distnewton.method.batches import Subsamples
+from distnewton.method.objective import subsample_size
 from distnewton.planning.chunks import chunk_ranges
 
 WIDTHS = (5, 4, 3, 2)
 
 
 @given(st.integers(1, 200), st.floats(0.001, 1.0), st.integers(1, 40), st.integers(0, 9))
-def test_subsamples_lie_inside_and_are_disjoint_within_a_pass(n, fraction, minimum, seed):
+def test_subsamples_are_disjoint_within_a_pass_and_the_same_in_any_order_of_asking(n, fraction, minimum, seed):
     size = subsample_size(n, fraction, minimum)
     assert 1 <= size <= n
     assert size >= min(n, fraction * n)
     assert size >= min(n, minimum)
-    ranges = [subsample_range(n, size, seed, k) for k in range(60)]
-    assert all(a >= 0 and b <= n and b - a == size for a, b in ranges)
-    assert ranges == [subsample_range(n, size, seed, k) for k in range(60)]
-    # a pass ends where the next range does not follow on the one before
-    starts = [0] + [k for k in range(1, 60) if ranges[k][0] != ranges[k - 1][1]]
-    lengths = np.diff(starts)
-    assert (lengths >= n // (2 * size)).all()
-    if fraction == 1.0:
-        assert set(ranges) == {(0, n)}
+    subsamples, per_pass = Subsamples(n, size, seed), n // size
+    assert subsamples.whole == (size == n)
+    drawn = [subsamples.rows(k) for k in range(3 * per_pass)]
+    for first in range(0, 3 * per_pass, per_pass):
+        rows = np.concatenate(drawn[first : first + per_pass])
+        assert len(np.unique(rows)) == len(rows) == per_pass * size
+        assert rows.min() >= 0
+        assert rows.max() < n
+    for k in (2 * per_pass, 0):
+        assert np.array_equal(Subsamples(n, size, seed).rows(k), drawn[k])
+        assert (np.diff(drawn[k]) > 0).all()
 
 
-def test_another_seed_and_another_pass_cut_elsewhere():
-    def first_of_passes(seed):
-        return [subsample_range(1000, 100, seed, 9 * i)[0] for i in range(20)]
+@pytest.mark.parametrize(("n", "size"), [(700, 512), (15_000, 750), (1000, 51), (513, 512)])
+def test_each_sample_is_used_as_often_as_any_other(n, size):
+    # of a binomial distribution the numbers of uses have at least the variance that disjoint parts of a pass leave
+    subsamples, uses = Subsamples(n, size, 3), np.zeros(n, int)
+    n_drawn = 100
+    for k in range(n_drawn):
+        uses[subsamples.rows(k)] += 1
+    assert uses.sum() == n_drawn * size
+    assert uses.min() > 0
+    share = size / n
+    deviation = np.sqrt(n_drawn * share * (1 - share))
+    assert abs(uses - n_drawn * share).max() < 6 * deviation + 1
+    assert uses.std() < 1.2 * deviation + 1e-12
+    # two samples meet as often as chance has it: windows of one fixed order would keep neighbours together
+    first, second = (np.array([i in subsamples.rows(k) for k in range(n_drawn)]) for i in (0, 1))
+    assert abs((first & second).sum() - n_drawn * share * (size - 1) / (n - 1)) < 6 * np.sqrt(n_drawn * share) + 1
 
-    assert len(set(first_of_passes(0))) > 10
-    assert first_of_passes(0) != first_of_passes(1)
+
+def test_another_seed_and_another_pass_draw_others():
+    drawn = [Subsamples(1000, 100, seed).rows(k).tolist() for seed in (0, 1) for k in (0, 10, 20)]
+    assert len({tuple(rows) for rows in drawn}) == 6
 
 
 @given(st.integers(1, 60), st.integers(0, 59), st.integers(1, 60), st.integers(1, 70))

@@ -13,7 +13,8 @@ from resumed import blobs, free, settings
 import distnewton
 from distnewton.directions.direction import Direction, DirectionResult
 from distnewton.errors import NumericalError
-from distnewton.method.objective import Evaluation, Objective, subsample_range
+from distnewton.method.batches import Subsamples
+from distnewton.method.objective import Evaluation, Objective
 from distnewton.method.stages import MAX_REJECTIONS
 
 pytestmark = pytest.mark.mpi(min_size=1)
@@ -201,7 +202,7 @@ def test_rho_is_the_decrease_over_the_undamped_model(world):
         iterator = trainer.iterations(4)
         assert next(iterator).objective == pytest.approx(value, rel=1e-13)
         for k, record in enumerate(iterator):
-            rows = list(range(*subsample_range(12, 6, 0, k)))
+            rows = Subsamples(12, 6, 0).rows(k).tolist()
             g, G = case.dense.gradient(theta), case.dense.gauss_newton(theta, rows)
             moved = case.whole(trainer.params)
             step = moved - theta

@@ -15,7 +15,7 @@ from distnewton.curvature.jacobian import linearize
 from distnewton.curvature.operators import BlockGaussNewton
 from distnewton.directions.mini_block_fisher import MiniBlockOptions
 from distnewton.directions.registry import PRECONDITIONERS
-from distnewton.method.objective import subsample_range
+from distnewton.method.batches import Subsamples
 from distnewton.parallel.termination import NEVER
 
 pytestmark = pytest.mark.mpi(min_size=1, sizes=(3,))
@@ -163,7 +163,7 @@ def test_exact_directions_equal_the_dense_solve(world, name, direction, monkeypa
 @pytest.mark.parametrize("name", NETWORKS)
 def test_runs_follow_the_dense_history(world, name, direction):
     for case in cases(world, name):
-        subsamples = [list(range(*subsample_range(7, 4, 3, k))) for k in range(3)]
+        subsamples = [Subsamples(7, 4, 3).rows(k).tolist() for k in range(3)]
         blocks = (
             [case.index_of(rank) for rank in range(world.size)]
             if direction == "block_diagonal"

@@ -12,7 +12,7 @@ from problems import alternating, make_case, make_image_case, newton_trainer
 from distnewton.directions.block_diagonal import BlockDiagonal
 from distnewton.directions.gauss_newton import GaussNewton
 from distnewton.guards.ledger import PHASES, Ledger
-from distnewton.method.objective import subsample_range
+from distnewton.method.batches import Subsamples
 from distnewton.parallel.partition import divisors
 from distnewton.planning.messages import Messages, widest_kept
 from distnewton.planning.problem import PlannedMethod, Problem, Share
@@ -68,11 +68,12 @@ def check(case, monkeypatch, direction, *, combine="previous", **given):
             n_replicas=case.grid.n_replicas,
         )
         # the next point's subsample is the line search's
-        ranges = [share.within(*subsample_range(n, problem.n_curvature, 0, i)) for i in (k - 1, k)]
+        subsamples = Subsamples(n, problem.n_curvature, 0)
+        sizes = [len(share.choose(subsamples.rows(i))[0]) for i in (k - 1, k)]
         own, width = shares[case.grid.rank], widest_kept(problem, shares)
         # replicas may differ by a sample
-        problems = [replace(problem, n_samples=share.n_own, n_curvature=stop - start) for start, stop in ranges]
-        here, there = (Messages(p, own, width, rows).by_phase() for p, rows in zip(problems, ranges, strict=True))
+        problems = [replace(problem, n_samples=share.n_own, n_curvature=size) for size in sizes]
+        here, there = (Messages(p, own, width).by_phase() for p in problems)
         # nothing is measured here, for which replicas would have to add up
         for phase in set(PHASES) - {"evaluation"}:
             messages = there[phase] if phase == "line_search" else here[phase]

@@ -9,7 +9,7 @@ from problems import alternating, make_case, named_direction, newton_trainer
 
 from distnewton.curvature.jacobian import linearize
 from distnewton.curvature.operators import BlockGaussNewton
-from distnewton.method.objective import subsample_range
+from distnewton.method.batches import Subsamples
 
 pytestmark = pytest.mark.mpi(min_size=1, sizes=(1, 2, 4, 7))
 
@@ -98,7 +98,7 @@ def test_five_iterations_equal_a_dense_derivation_of_the_method(
                 dense_blocks = [b for r in range(world.size) for b in case.index_of(r, by_layer=True) if len(b)]
             else:
                 dense_blocks = [b for r in range(world.size) if len(b := case.index_of(r))]
-            subsamples = [list(range(*subsample_range(12, 6, 3, k))) for k in range(5)]
+            subsamples = [Subsamples(12, 6, 3).rows(k).tolist() for k in range(5)]
             expected = history(case.dense, case.theta, dense_blocks, subsamples, cg_steps=steps)
             np.testing.assert_allclose([r.objective for r in records[1:]], expected, rtol=1e-10, atol=0)
 
@@ -115,7 +115,7 @@ def test_nielsens_rule_from_the_curvature_equals_a_dense_derivation(world, width
             blocks = [np.arange(case.dense.n_params)]
             if direction == "block_diagonal":
                 blocks = [b for r in range(world.size) if len(b := case.index_of(r))]
-            subsamples = [list(range(*subsample_range(12, 6, 3, k))) for k in range(6)]
+            subsamples = [Subsamples(12, 6, 3).rows(k).tolist() for k in range(6)]
             expected = history(case.dense, case.theta, blocks, subsamples, cg_steps=4, nielsen=True)
             np.testing.assert_allclose([r.objective for r in records[1:]], expected, rtol=1e-9, atol=0)
 

@@ -12,7 +12,8 @@ from distnewton.curvature.point import Point
 from distnewton.curvature.sample import CurvatureSample
 from distnewton.data.description import Description
 from distnewton.errors import ConfigError
-from distnewton.method.objective import subsample_range, subsample_size
+from distnewton.method.batches import Subsamples
+from distnewton.method.objective import subsample_size
 from distnewton.parallel.partition import divisors, regular_splits
 from distnewton.parallel.termination import NEVER
 from distnewton.runs.session import Session
@@ -60,7 +61,9 @@ def partitions(n_ranks, n_layers=3):
 EXACT = [
     {"direction": "gauss_newton", "subsample_min": 20},
     {"direction": "gauss_newton", "subsample_min": 20, "jacobian": "recomputed"},
-    {"direction": "gauss_newton", "subsample_min": 21, "preconditioner": "diagonal", "warm_start": 0.5, "sketch": 2},
+    # with little damping and few rows 30 CG steps would magnify rounding beyond this test's tolerance
+    {"direction": "gauss_newton", "subsample_min": 21, "preconditioner": "diagonal", "warm_start": 0.5, "sketch": 2,
+     "damping_rule": "simplenn"},
     {"direction": "dual", "subsample_min": 20},
     {"direction": "dual", "subsample_min": 19, "sketch": 1},
     {"direction": "sgn", "solver": "gauss_newton", "batch": 30, "preconditioner": "diagonal", "sketch": 2},
@@ -69,7 +72,7 @@ EXACT = [
     {"direction": "sgd", "batch": 20, "momentum": 0.5},
     {"direction": "adam", "batch": 5, "learning_rate": 0.01, "rate_decay": "cosine", "average": 0.5},
     {"direction": "grouped_newton", "batch": 40, "rate_period": 1},
-]
+]  # fmt: skip
 
 
 @pytest.mark.parametrize("method", EXACT, ids=str)
@@ -129,10 +132,10 @@ def test_the_step_takes_the_mean_of_what_replicas_find_apart(world):
     objective, network = session.setup.training.objective, session.setup.placement.network
     params = network.initial_params(config.run.seed, config.network.init)
     gradient = objective.gradient(objective.evaluate(params, None))
-    start, stop = subsample_range(91, subsample_size(91, 0.5, config.method.subsample_min), config.run.seed, 0)
+    chosen = Subsamples(91, subsample_size(91, 0.5, config.method.subsample_min), config.run.seed).rows(0)
     found = []
     for replica in range(world.size):
-        rows = [p for p in range(start, stop) if p % world.size == replica]
+        rows = [p for p in chosen if p % world.size == replica]
         activations = network.forward(params, objective.X[rows])
         sample = CurvatureSample(Point(network, params, activations, objective.loss, objective.targets[rows]))
         sample.linearize()
