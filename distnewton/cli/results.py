@@ -101,17 +101,25 @@ def check_result(
     CreateError, WriteError
         If it cannot be written, or would replace an input, or a file of a run.
     """
-    from distnewton.runs.run_folder import OWN_FILES, REPORT_FILE, files_of_run
+    from distnewton.data.formats.array_files import ArrayFormat
+    from distnewton.runs.run_folder import OWN_NAMES, REPORT_FILE, files_of_run
 
     if path == STANDARD:
         return
     target = Path(path)
     parts = {part for name in data for part in (name, name.rpartition(":")[0], *name.split(",")) if part}
     inputs = [Path(folder) / Path(part.strip()).expanduser() for part in parts]
+    inputs += [
+        file.parent / name for file in inputs for kind in ArrayFormat.__subclasses__()
+        for name in kind().label_files(file)
+    ]  # fmt: skip
     check_output(target, inputs=[*inputs, *([Path(model)] if Path(model).is_file() else [])], makes_folder=makes_folder)
-    is_page = target.name == REPORT_FILE and any(target.parent.resolve() == run.resolve() for run in pages_of)
-    if target.name in OWN_FILES and not is_page and files_of_run(target.parent):
-        raise CreateError(f"cannot write {path}: that is a file of the run {target.parent}; choose another name")
+    target = target.resolve()
+    if target.name == REPORT_FILE and any(target.parent == run.resolve() for run in pages_of):
+        return
+    for run in target.parents:
+        if target.relative_to(run).parts[0] in OWN_NAMES and files_of_run(run):
+            raise CreateError(f"cannot write {path}: that is a file of the run {run}; choose another name")
 
 
 def write_text(path: Path, text: str) -> None:

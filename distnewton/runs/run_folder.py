@@ -25,7 +25,7 @@ from distnewton.checkpoint.files import put
 from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, clear, has_checkpoints
 from distnewton.config import to_toml
 from distnewton.errors import CreateError, DataError, MissingInputError
-from distnewton.guards.failures import forget, replace
+from distnewton.guards.failures import ERRORS_FOLDER, forget, replace
 from distnewton.launch.threads import blas_libraries
 from distnewton.method.records import IterationRecord, plain
 from distnewton.models.model_file import MODEL_FILE
@@ -42,6 +42,7 @@ REPORT_FILE, REPLACED_FOLDER = "report.html", "replaced"
 OWN_FILES = (
     CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, PICTURE_FILE, END_FILE, PREDICTIONS_FILE, REPORT_FILE,
 )  # fmt: skip
+OWN_NAMES = (*OWN_FILES, CHECKPOINTS_FOLDER, REPLACED_FOLDER, ERRORS_FOLDER)
 _ATTEMPTS = 20
 _NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
 """What file systems say that lock no files."""
