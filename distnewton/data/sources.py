@@ -115,7 +115,8 @@ def open_data(
         return BundledSource(*bundled, wanted)
     chosen = None if format == "auto" else named_format(format)
     location = _find_location(name, data_dir, folders=chosen is None or chosen.has_folders)
-    kind = find_format(location.path, chosen)
+    # a model of a table with one feature may be given this column alone
+    kind = find_format(location.path, chosen, is_table=names is not None)
     if location.part and not kind.has_parts:
         raise ConfigError(
             f"{location.path}: is {kind.name}; only a folder or archive of images has folders such as :{location.part}"

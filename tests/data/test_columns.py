@@ -87,6 +87,16 @@ def test_labels_need_not_be_there_where_none_are_wanted(tmp_path, write):
         opened(path)
 
 
+def test_one_feature_alone_is_a_table(tmp_path):
+    names = ColumnNames(("fare",), "label")
+    (tmp_path / "t").write_text("fare\n1.5\n7\n")
+    source = open_data(tmp_path / "t", names=names, n_features=1, labels="none")
+    assert source.describe().n_samples == 2
+    assert source.read(0, 1).ravel().tolist() == [1.5, 7.0]
+    with pytest.raises(DataError, match="neither `index:value` pairs nor"):
+        open_data(tmp_path / "t")
+
+
 def test_labels_that_are_not_wanted_may_hold_anything(tmp_path):
     path = tmp_path / "new.csv"
     path.write_text("sort,a,b,c\n,1,2,3\nNA,4,5,6\n?,7,8,9\n")

@@ -63,7 +63,7 @@ def named_format(name: str) -> Format:
     return FORMATS[name]
 
 
-def find_format(path: Path, wanted: Format | None = None) -> Format:
+def find_format(path: Path, wanted: Format | None = None, *, is_table: bool = False) -> Format:
     """Format of a file, judged by its first bytes, never by its suffix.
 
     Parameters
@@ -72,6 +72,8 @@ def find_format(path: Path, wanted: Format | None = None) -> Format:
         An existing file, compressed or not, or a folder.
     wanted : Format or None
         A format, which then is only checked against content that it certainly is not.
+    is_table : bool
+        Whether text with one field a line is a table.
 
     Returns
     -------
@@ -89,7 +91,8 @@ def find_format(path: Path, wanted: Format | None = None) -> Format:
         if wanted is not None and wanted.is_text:
             return wanted
         head = _whole_lines(path)
-        recognised = _recognise(path, head, text=True) or _refuse_text(path, head)
+        table = FORMATS["csv"] if is_table and first_lines(head, 1) else None
+        recognised = _recognise(path, head, text=True) or table or _refuse_text(path, head)
     if wanted not in (None, recognised):
         name = recognised.name
         raise DataError(f"{path}: is {name}, not {wanted.name} as asked for; use format = {name} or auto")
