@@ -7,6 +7,7 @@ all ranks leave in step. Any other error may be known to one rank only, and ends
 
 from __future__ import annotations
 
+_MOST_SHOWN = 100
 STOPPED_EARLY, HANGS, INTERRUPTED = 75, 76, 130
 """Exit codes that are no errors of the input: stopped by the clock, ended by the watchdog, and by Ctrl-C."""
 
@@ -100,6 +101,15 @@ class MissingExtraError(ConfigError):
 
     def __init__(self, purpose: str, extra: str) -> None:
         super().__init__(f"{purpose} needs an optional package; install it with: pip install 'distnewton[{extra}]'")
+
+
+def shown(value: object) -> str:
+    """A value that came as messages show it: on one line, and its beginning where it is long."""
+    try:
+        text = repr(value)
+    except ValueError:
+        return "a number of thousands of digits"  # which Python refuses to write
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
 EXIT_CODES: dict[int, type[DistNewtonError]] = {

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from distnewton.errors import CreateError, DistNewtonError, WriteError
+from distnewton.files import real_path
 
 
 @contextmanager
@@ -65,7 +66,7 @@ def whole(path: Path, *, collective: bool = False) -> Iterator[Path]:
         if _is_stream(path):
             yield path
             return
-        target = path.resolve()
+        target = real_path(path)
         part = _part(target)
         part.touch(exist_ok=False)
         try:
@@ -108,9 +109,9 @@ def check_output(path: Path, *, inputs: Iterable[Path] = (), makes_folder: bool 
         If it cannot be written there.
     """
     with writing(path):
-        target, replaces = path.resolve(), path.exists()
+        target, replaces = real_path(path), path.exists()
         for given in inputs:
-            kept = given.resolve()
+            kept = real_path(given)
             if replaces and ((given.exists() and path.samefile(given)) or kept in target.parents):
                 raise CreateError(f"cannot write {path}: it would replace an input; choose another name")
         if target.is_dir():

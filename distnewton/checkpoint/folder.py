@@ -24,6 +24,7 @@ from distnewton.checkpoint.manifest import (
     parse,
 )
 from distnewton.errors import DataError, MissingInputError, WriteError
+from distnewton.files import possible_path
 
 CHECKPOINTS_FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{6,})(?:-(\d+))?")
@@ -59,7 +60,7 @@ def list_checkpoints(folder: Path) -> list[StoredCheckpoint]:
         If it cannot be looked into.
     """
     try:
-        named = [path for path in folder.iterdir() if _NAME.fullmatch(path.name)]
+        named = [path for path in possible_path(folder).iterdir() if _NAME.fullmatch(path.name)]
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:

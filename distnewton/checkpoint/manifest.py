@@ -15,6 +15,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distnewton.errors import DataError
+from distnewton.files import parse_json
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -189,7 +190,7 @@ def _intact_values(data: bytes, name: str) -> dict[str, Any]:
     if len(data) > MAX_BYTES:
         raise DataError(f"{name} has more than {MAX_BYTES:,} bytes")
     try:
-        values = json.loads(data)
+        values = parse_json(data)
         intact = isinstance(values, dict) and _with_hash({k: v for k, v in values.items() if k != "sha256"}) == data
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name} is damaged: {_short(error)}") from None

@@ -14,7 +14,7 @@ from typing import NoReturn
 from distnewton.cli.command import COMMANDS
 from distnewton.cli.parsing import Parser, nearest
 from distnewton.cli.streams import guard_streams, results_go_to_files
-from distnewton.errors import UsageError
+from distnewton.errors import UsageError, shown
 from distnewton.launch.startup import launched_rank, run_guarded
 
 _DESCRIPTION = "Train neural networks with distributed Newton methods; each MPI rank owns a part of the features."
@@ -36,6 +36,8 @@ def build_parser() -> argparse.ArgumentParser:
 
 def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse a command line; an unknown flag is a UsageError that names the nearest known one."""
+    if wrong := [argument for argument in arguments if "\0" in argument]:
+        raise UsageError(f"an argument has a NUL character in it: {shown(wrong[0])}", collective=True)
     parser = build_parser()
     command = COMMANDS.get(arguments[0]) if arguments else None
     options, unknown = parser.parse_known_args(command.rewrite(arguments) if command else arguments)
@@ -45,7 +47,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     hint = f"; did you mean {near}?" if near else f"\ntry: distnewton {options.command or ''} --help"
     if not unknown[0].startswith("--") and options.command == "train":
         hint = "; options in LIBLINEAR's manner are those of distnewton-train"
-    raise UsageError(f"unknown argument {unknown[0]}{hint}", collective=True)
+    raise UsageError(f"unknown argument {unknown[0][:100]}{hint}", collective=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import argparse
 import difflib
 import math
+import re
 import sys
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NoReturn
 
-from distnewton.errors import UsageError
+from distnewton.errors import UsageError, shown
 from distnewton.launch.startup import launched_rank
 
 SHORT_FLAGS = {
@@ -152,14 +153,14 @@ def number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"expected a number, got {text!r}") from None
+        raise argparse.ArgumentTypeError(f"expected a number, got {shown(text)}") from None
 
 
 def positive(text: str) -> float:
     """A number above 0; infinity counts."""
     value = number(text)
     if not value > 0.0:
-        raise argparse.ArgumentTypeError(f"expected a number above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a number above 0, got {shown(text)}")
     return value
 
 
@@ -167,14 +168,14 @@ def finite(text: str) -> float:
     """A finite number above 0."""
     value = positive(text)
     if math.isinf(value):
-        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {shown(text)}")
     return value
 
 
 def count(text: str, least: int = 1) -> int:
     """A whole number from 1."""
-    if not text.isdigit() or int(text) < least:
-        raise argparse.ArgumentTypeError(f"expected a number from {least}, got {text!r}")
+    if not re.fullmatch("[0-9]{1,18}", text) or int(text) < least:
+        raise argparse.ArgumentTypeError(f"expected a number from {least}, got {shown(text)}")
     return int(text)
 
 

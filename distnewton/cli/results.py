@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from distnewton.config import Config
 from distnewton.data.formats.spool import STANDARD
 from distnewton.errors import CreateError, MissingInputError, UsageError
+from distnewton.files import real_path, user_path
 from distnewton.outputs import check_output, write_output
 from distnewton.reporting.terminal import ends_on_terminal
 
@@ -45,10 +46,11 @@ def make_folder(config: Config, recipe: str | None, resume: Resume = False) -> R
             f"{path} holds a finished run without checkpoints, so there is nothing to resume: choose another "
             "--run-dir, or replace it with --set run.overwrite=true and without --resume"
         )
-    start = Path(config.network.start)
-    if config.network.start and path.resolve() in (start.resolve(), *start.resolve().parents):
+    start = real_path(config.network.start)
+    if config.network.start and real_path(path) in (start, *start.parents):
         raise UsageError(
-            f"the run would replace the model that it starts with, {start}: choose another --run-dir", collective=True
+            f"the run would replace the model that it starts with, {config.network.start}: choose another --run-dir",
+            collective=True,
         )
     return RunFolder(path, overwrite=bool(resume) or config.run.overwrite)
 
@@ -108,14 +110,14 @@ def check_result(
         return
     target = Path(path)
     parts = {part for name in data for part in (name, name.rpartition(":")[0], *name.split(",")) if part}
-    inputs = [Path(folder) / Path(part.strip()).expanduser() for part in parts]
+    inputs = [Path(folder) / user_path(part.strip()) for part in parts]
     inputs += [
         file.parent / name for file in inputs for kind in ArrayFormat.__subclasses__()
         for name in kind().label_files(file)
     ]  # fmt: skip
     check_output(target, inputs=[*inputs, *([Path(model)] if Path(model).is_file() else [])], makes_folder=makes_folder)
-    target = target.resolve()
-    if target.name == REPORT_FILE and any(target.parent == run.resolve() for run in pages_of):
+    target = real_path(target)
+    if target.name == REPORT_FILE and any(target.parent == real_path(run) for run in pages_of):
         return
     for run in target.parents:
         if target.relative_to(run).parts[0] in OWN_NAMES and files_of_run(run):

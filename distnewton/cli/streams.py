@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 from collections.abc import Callable
@@ -93,6 +94,10 @@ def guard_streams() -> None:
         if getattr(sys, name) is None:
             _connect(number, mode)
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
+    # a label may have letters that the encoding of a terminal, or of the C locale, lacks
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     sys.stdout = StandardStream(sys.stdout)
     sys.stderr = StandardStream(sys.stderr, optional=True)
 

@@ -6,7 +6,6 @@ Open MPI's mpirun waits for it for ever after all other ranks have been aborted,
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -16,6 +15,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from distnewton.errors import EXIT_CODES
+from distnewton.files import parse_json
 from distnewton.guards.failures import ERRORS_FOLDER, FIRST_FILE, LAUNCHER_FILE, read_first, replace
 from distnewton.runs.run_folder import END_FILE
 
@@ -94,7 +94,7 @@ def _verdict(folder: Path, ended: bool, failed: bool, code: int) -> int:
         failure: int = first["exit_code"]
         return failure
     if ended:
-        end: int = json.loads((folder / END_FILE).read_text(encoding="utf-8"))["exit_code"]
+        end: int = parse_json((folder / END_FILE).read_text(encoding="utf-8"))["exit_code"]
         # an error after the end, say while MPI shuts down, is still one
         return end or code
     if code == 0:

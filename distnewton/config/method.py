@@ -25,6 +25,7 @@ from pydantic_core import InitErrorDetails, PydanticCustomError
 
 from distnewton.directions.composition import ComponentError, Composition, possible_options
 from distnewton.directions.registry import DIRECTIONS
+from distnewton.errors import shown
 from distnewton.options import Options
 
 StageT = TypeVar("StageT", bound="StageOptions")
@@ -43,7 +44,7 @@ def _stages(value: object) -> object:
     for part in filter(None, (p.strip() for p in value.split(","))):
         name, colon, number = part.partition(":")
         if not colon or not number.strip().isdigit():
-            raise ValueError(f"a stage is written DIRECTION:ITERATIONS, as kfac:20, got {part!r}")
+            raise ValueError(f"a stage is written DIRECTION:ITERATIONS, as kfac:20, got {shown(part)}")
         stages.append({"direction": name.strip(), "iterations": int(number)})
     return stages
 
@@ -232,7 +233,8 @@ def _no_effect(name: str, composition: Composition) -> str:
     return f"{name} has no effect with {chosen}; it is for {', '.join(users)}"
 
 
-_MULTIPLE_OF_L = r"\s*((?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?)?\s*\*?\s*l\s*"
+# without backtracking, which takes quadratic time
+_MULTIPLE_OF_L = r"\s*+((?:[0-9]++\.?+[0-9]*+|\.[0-9]++)(?:[eE][+-]?+[0-9]++)?+)?+\s*+\*?+\s*+l\s*+"
 
 
 def regularization_constant(C: float | str, n_samples: float) -> float:
@@ -262,7 +264,7 @@ def regularization_constant(C: float | str, n_samples: float) -> float:
     else:
         number = 0.0 if isinstance(C, str) else C
     if not number > 0:
-        raise ValueError(f'must be a positive number, inf, or a multiple of l such as "0.01 l", got {C!r}')
+        raise ValueError(f'must be a positive number, inf, or a multiple of l such as "0.01 l", got {shown(C)}')
     return number
 
 

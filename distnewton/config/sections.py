@@ -14,7 +14,7 @@ from pydantic_core import CoreSchema, core_schema
 from distnewton.data.formats.registry import FORMATS
 from distnewton.data.labels import MISSING_VALUES
 from distnewton.data.scaling import SCALINGS
-from distnewton.errors import ConfigError
+from distnewton.errors import ConfigError, shown
 from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.layer_tables import Dense, LayerTable, Size, resolve_shape, tables_problem
 from distnewton.network.losses import LOSSES
@@ -87,7 +87,7 @@ def _pairs_to_weights(value: object) -> object:
     try:
         return {label.strip(): float(weight) for label, _, weight in pairs}
     except ValueError:
-        raise ValueError(f"expected weights of labels as spam=5,ham=1, got {value!r}") from None
+        raise ValueError(f"expected weights of labels as spam=5,ham=1, got {shown(value)}") from None
 
 
 def _kind_of_layers(value: object) -> str:

@@ -10,7 +10,6 @@ import difflib
 import json
 import math
 import re
-import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, time
 from pathlib import Path
@@ -24,10 +23,14 @@ from distnewton.config.method import AUTO, MethodConfig, default_method, default
 from distnewton.config.sections import DataConfig, NameOf, NetworkConfig, PartitionConfig, RunConfig
 from distnewton.directions.composition import CHOICES, ComponentError, choices
 from distnewton.directions.options import BatchOptions
-from distnewton.errors import ConfigError, MissingInputError
+from distnewton.errors import ConfigError, MissingInputError, shown
+from distnewton.files import check_tree, parse_toml, user_path
 from distnewton.network.layer_tables import LAYERS, LayerTable, number_of_weight_layers
 from distnewton.network.losses import LOSSES
 from distnewton.options import Options
+
+_MOST_BYTES = 1 << 24
+"""Of a recipe or cluster file: whatever is larger is something else."""
 
 
 class Config(Options):
@@ -138,6 +141,10 @@ def make_config(tree: Mapping[str, Any]) -> Config:
         With every error of the tree, a line each.
     """
     try:
+        check_tree(tree)
+    except ValueError as error:
+        raise ConfigError(f"the configuration has errors:\n  {error}") from None
+    try:
         return Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(f"the configuration has errors:\n{describe_errors(error, Config)}") from None
@@ -204,11 +211,16 @@ def read_settings(path: str | Path | None) -> dict[str, Any]:
 def read_toml(path: str | Path, what: str, hint: str = "", *, collective: bool = False) -> dict[str, Any]:
     """The tree of a TOML file; errors name the kind of file, and end in a hint where it is not TOML."""
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8-sig"))
+        with user_path(path).open("rb") as file:
+            content = file.read(_MOST_BYTES + 1)
     except OSError as error:
         message = f"cannot read the {what} {path}: {error.strerror or error}"
         raise MissingInputError(message, collective=collective) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    if len(content) > _MOST_BYTES:
+        raise ConfigError(f"{path} has more than {_MOST_BYTES:,} bytes: it is no {what}{hint}", collective=collective)
+    try:
+        return parse_toml(content.decode("utf-8-sig"))
+    except ValueError as error:
         raise ConfigError(f"{path} is not a TOML file: {error}{hint}", collective=collective) from None
 
 
@@ -236,10 +248,10 @@ def apply_settings(tree: dict[str, Any], settings: Sequence[str]) -> dict[str, A
         key, equals, value = text.partition("=")
         section, dot, name = key.strip().partition(".")
         if not (equals and dot and name):
-            raise ConfigError(f"a setting is written section.key=value, got {text!r}")
+            raise ConfigError(f"a setting is written section.key=value, got {shown(text)}")
         table = tree.setdefault(section, {})
         if not isinstance(table, dict):
-            raise ConfigError(f"{section} must be a table of settings, got {table!r}")
+            raise ConfigError(f"{section} must be a table of settings, got {shown(table)}")
         table[name] = parse_value(value)
     return tree
 
@@ -280,8 +292,8 @@ def choose_direction(method: Mapping[str, Any], chosen: Mapping[str, Any], notes
 def parse_value(text: str) -> Any:
     """A value in TOML's notation, or the text itself where it is not TOML."""
     try:
-        value = tomllib.loads(f"value = {text}")["value"]
-    except tomllib.TOMLDecodeError:
+        value = parse_toml(f"value = {text}")["value"]
+    except ValueError:
         return text.strip()
     # no setting is a date, but the widths 1024-10-10 look like one
     return text.strip() if isinstance(value, date | time) else value
@@ -344,7 +356,7 @@ def _describe(details: ErrorDetails, model: type[BaseModel]) -> list[str]:
     if details["type"] == "unknown_component":
         return [f"{key}: {details['msg']}"]
     message = details["msg"][0].lower() + details["msg"][1:]
-    return [f"{key}: {message}, got {details['input']!r}".removeprefix(": ")]
+    return [f"{key}: {message}, got {shown(details['input'])}".removeprefix(": ")]
 
 
 _UNION_TAGS = ("int", "str", "float", "tables", "widths")

@@ -21,6 +21,9 @@ MAX_WHOLE = 2**53
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _KINDS = {"M": "times", "m": "durations", "c": "complex numbers", "V": "records"}
+MOST_CHARACTERS = 256
+"""A longer text is no name of a class; as numpy stores texts, each label would take as much memory as the longest."""
+TOO_LONG = f"has {{:,}} characters, the name of a class at most {MOST_CHARACTERS}; choose another label column"
 MISSING_VALUES = ("", "?", "NA", "N/A", "NaN", "null", "None", "-")
 """What stands for a missing value in a text, in any case of its letters, unless ``data.missing_values`` says else."""
 
@@ -97,6 +100,7 @@ def labels_of(values: Any, locate: Callable[[int], str], *, missing: Iterable[in
     if array.dtype.kind == "f":
         hidden |= np.isnan(array)
     elif array.dtype.kind == "U":
+        check_lengths(np.char.str_len(array.ravel()).tolist(), lambda i: locate(i * len(array) // array.size))
         hidden |= np.char.strip(array) == ""
     absent_rows = [*np.flatnonzero(hidden.reshape(len(hidden), -1).any(axis=1) if len(hidden) else hidden), *missing]
     if absent_rows:
@@ -127,7 +131,15 @@ def _from_objects(array: NDArray[Any], locate: Callable[[int], str]) -> tuple[ND
     texts = ["" if gone else _as_text(label, locate, i // n_columns) for i, (label, gone) in enumerate(
         zip(flat, absent, strict=True)
     )]  # fmt: skip
+    check_lengths(map(len, texts), lambda i: locate(i // n_columns))
     return np.array(texts, np.str_).reshape(array.shape), absent.reshape(array.shape)
+
+
+def check_lengths(lengths: Iterable[int], locate: Callable[[int], str]) -> None:
+    """Refuse a text that is too long for the name of a class, by the lengths of all texts in characters."""
+    for i, length in enumerate(lengths):
+        if length > MOST_CHARACTERS:
+            raise DataError(f"{locate(i)}: label {TOO_LONG.format(length)}")
 
 
 def _is_missing(label: Any) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
@@ -14,6 +15,7 @@ from distnewton.data.formats.registry import FORMATS, find_format, named_format
 from distnewton.data.formats.streams import find_file
 from distnewton.data.labels import MISSING_VALUES
 from distnewton.errors import ConfigError
+from distnewton.files import user_path
 
 __all__ = ["BUNDLED", "FORMATS", "DataSource", "Description", "Format", "Location", "open_data", "source_files"]
 
@@ -148,7 +150,7 @@ def _find_location(name: str, data_dir: str | Path | None, *, folders: bool) -> 
     """Where a data set is; a file whose own name has a colon or a comma is that file."""
 
     def exists(name: str) -> bool:
-        return (Path(data_dir or ".") / Path(name).expanduser()).exists()
+        return os.path.exists(user_path(data_dir or ".") / user_path(name))
 
     base, _, part = name.rpartition(":")
     if not base or not part or part.startswith("/") or exists(name):

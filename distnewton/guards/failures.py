@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from distnewton.files import parse_json
 from distnewton.guards.ledger import Ledger
 
 ERRORS_FOLDER, FIRST_FILE, LAUNCHER_FILE = "errors", "first.json", "launcher.json"
@@ -152,7 +153,7 @@ def read_first(folder: Path) -> dict[str, Any] | None:
         ``time, host, pid, phase, finished_iteration, rank, exit_code, message``; None where nothing failed.
     """
     try:
-        failure: dict[str, Any] = json.loads((folder / ERRORS_FOLDER / FIRST_FILE).read_text(encoding="utf-8"))
+        failure: dict[str, Any] = parse_json((folder / ERRORS_FOLDER / FIRST_FILE).read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
     return failure

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
+
+from distnewton.files import parse_json
 
 Report = Mapping[str, Any]
 HANG_FILES = "hang-rank-*.json"
@@ -27,7 +28,7 @@ def read_hangs(errors: Path, launch: str | None = None) -> dict[int, Report]:
     dict of int to report
         By rank.
     """
-    reports = [json.loads(file.read_text(encoding="utf-8")) for file in sorted(errors.glob(HANG_FILES))]
+    reports = [parse_json(file.read_text(encoding="utf-8")) for file in sorted(errors.glob(HANG_FILES))]
     return {report["rank"]: report for report in reports if launch is None or report.get("launch") == launch}
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import os
 from pathlib import Path
 from typing import Any
 
+from distnewton.files import parse_json
 from distnewton.guards.failures import replace
 
 _FILE = "waiting.json"
@@ -33,7 +33,7 @@ def claim_warning(place: Path, report: dict[str, Any]) -> bool:
             # only one rank gets the name
             os.link(own, file)
         except FileExistsError:
-            before = json.loads(file.read_text(encoding="utf-8"))
+            before = parse_json(file.read_text(encoding="utf-8"))
             if all(before.get(key) == report[key] for key in ("launch", "finished_iteration")):
                 return False
             os.replace(own, file)
@@ -60,7 +60,7 @@ def take_back_warning(place: Path, rank: int) -> bool:
     """
     _own(place, rank).unlink(missing_ok=True)
     file = place / _FILE
-    if not file.exists() or json.loads(file.read_text(encoding="utf-8")).get("rank") != rank:
+    if not file.exists() or parse_json(file.read_text(encoding="utf-8")).get("rank") != rank:
         return False
     file.unlink(missing_ok=True)
     return True

@@ -248,8 +248,10 @@ def _cause(error: BaseException) -> tuple[str, int, str]:
             return str(error) or "interrupted", INTERRUPTED, ""
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG, filename=file):
             return f"cannot write {file or 'a file'}: {error.strerror}", WriteError.exit_code, trace
-        case OSError(errno=errno.ENAMETOOLONG, filename=file):
-            return f"{file}: {error.strerror}", MissingInputError.exit_code, ""
+        case OSError(errno=int(), filename=str() | bytes() | os.PathLike() as file):
+            # of what users name there may be anything in the way of anybody who looks at it: links in a circle, names
+            # that are too long, broken disks
+            return f"{os.fsdecode(file)}: cannot be used ({error.strerror})", MissingInputError.exit_code, ""
         case MemoryError():
             return str(NoMemoryError(str(error))), NoMemoryError.exit_code, trace
     bug = "this is a bug in distnewton"

@@ -14,6 +14,7 @@ from pydantic import BeforeValidator, TypeAdapter
 
 from distnewton.backend import library_of
 from distnewton.directions.direction import DirectionResult
+from distnewton.files import parse_json
 from distnewton.guards.ledger import PHASES, PhaseCost
 from distnewton.launch.deadline import Stop
 from distnewton.parallel.collectives import Communicator
@@ -187,7 +188,7 @@ class IterationRecord:
     @classmethod
     def from_json(cls, line: str) -> IterationRecord:
         """Read a line of ``metrics.jsonl``, as :meth:`to_json` returns it; a ValueError where it is not a record."""
-        return cls.from_dict(json.loads(line))
+        return cls.from_dict(parse_json(line))
 
 
 @cache

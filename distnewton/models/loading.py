@@ -10,6 +10,7 @@ import numpy as np
 from distnewton.backend import Array, Backend
 from distnewton.data.scaled import gather_scaling
 from distnewton.data.scaling import ColumnScaling
+from distnewton.files import possible_path
 from distnewton.launch.devices import choose_device
 from distnewton.launch.startup import ensure_guarded
 from distnewton.models.architecture import Architecture
@@ -52,7 +53,7 @@ def load_model(path: str | Path, comm: Communicator | None = None, device: str =
     """
     comm = comm or Communicator()
     ensure_guarded(comm)
-    file = find_model(path)
+    file = find_model(possible_path(path))
     with comm.collective_errors():
         header = read_header(file)
         architecture, scaling = header.architecture, header.column_scaling

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import signal
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from distnewton.errors import DataError
+from distnewton.files import parse_json
 from distnewton.guards.failures import ERRORS_FOLDER, LAUNCHER_FILE, read_first
 from distnewton.guards.hangs import describe_hang, ranges, read_hangs, where
 from distnewton.reporting.run_data import TORN
@@ -65,7 +65,7 @@ def _silent_end(path: Path) -> str:
     file = path / ERRORS_FOLDER / LAUNCHER_FILE
     if not file.is_file():
         return f"no report was written, and no process has the run open: {outside}; the launcher's output says which,"
-    code = json.loads(file.read_text(encoding="utf-8"))["exit_code"]
+    code = parse_json(file.read_text(encoding="utf-8"))["exit_code"]
     # shells and Open MPI add 128, MPICH does not
     number = code - 128 if code > 128 else code
     try:
@@ -88,7 +88,7 @@ def _hang(path: Path, first: dict[str, Any] | None) -> Iterator[str]:
 def _later(path: Path, first: dict[str, Any] | None) -> Iterator[str]:
     """Ranks that failed after the first one."""
     reports = (path / ERRORS_FOLDER).glob("rank-*.json")
-    failed = sorted(json.loads(file.read_text(encoding="utf-8"))["rank"] for file in reports)
+    failed = sorted(parse_json(file.read_text(encoding="utf-8"))["rank"] for file in reports)
     later = [rank for rank in failed if first is None or rank != first["rank"]]
     if later:
         yield f"later      rank {ranges(later)} failed too, independently or as a consequence"
@@ -98,7 +98,7 @@ def _cause(path: Path, first: dict[str, Any] | None) -> Iterator[str]:
     """The first failure in some lines, or what its absence means."""
     if first is None:
         if (path / END_FILE).is_file():
-            code = json.loads((path / END_FILE).read_text(encoding="utf-8"))["exit_code"]
+            code = parse_json((path / END_FILE).read_text(encoding="utf-8"))["exit_code"]
             yield f"ended      in order, exit code {code}"
             return
         records = list(read_metrics(path)) if (path / METRICS_FILE).is_file() else []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distnewton.config import Config, DataConfig, load_config
 from distnewton.errors import INTERRUPTED, STOPPED_EARLY, ConfigError, DataError
+from distnewton.files import parse_json
 from distnewton.guards.failures import read_first
 from distnewton.method.divergence import DIVERGED
 from distnewton.method.records import IterationRecord
@@ -179,7 +179,7 @@ def read_run(path: Path, name: str) -> Run:
 
 def _ending(path: Path, lines: list[IterationRecord]) -> Iterator[str]:
     """How a run ended, where that is not as wished."""
-    failure, end = read_first(path), _optional(path / END_FILE, json.loads)
+    failure, end = read_first(path), _optional(path / END_FILE, parse_json)
     if failure:
         yield f"failed with exit code {failure.get('exit_code')}: {failure.get('message')}"
     stops = {STOPPED_EARLY: "stopped by the clock or a signal", INTERRUPTED: "interrupted"}

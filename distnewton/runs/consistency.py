@@ -14,6 +14,7 @@ from distnewton.data.formats.bundled import split_name
 from distnewton.data.formats.spool import spool_for_all
 from distnewton.data.store.layout_on_disk import MANIFEST_FILE
 from distnewton.errors import ConfigError, DataError
+from distnewton.files import user_path
 from distnewton.guards.hangs import ranges
 from distnewton.parallel.collectives import Communicator
 
@@ -100,9 +101,9 @@ def check_same_file(comm: Communicator, name: str, data_dir: str | None) -> None
 
 def _path(name: str, data_dir: str | None) -> Path:
     """The file or folder of a name: ``features,labels`` are two files, ``folder:part`` is a part of a folder."""
-    folder = Path(data_dir or ".")
+    folder = user_path(data_dir or ".")
     names = name, name.rpartition(":")[0], name.partition(",")[0].strip()
-    paths = [folder / Path(part).expanduser() for part in names if part]
+    paths = [folder / user_path(part) for part in names if part]
     path_here = next((path for path in paths if path.exists()), paths[0])
     # a store's manifest has the checksums of all that is in it
     return path_here / MANIFEST_FILE if (path_here / MANIFEST_FILE).is_file() else path_here

@@ -25,6 +25,7 @@ from distnewton.checkpoint.files import put
 from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, clear, has_checkpoints
 from distnewton.config import to_toml
 from distnewton.errors import CreateError, DataError, MissingInputError
+from distnewton.files import parse_json, possible_path
 from distnewton.guards.failures import ERRORS_FOLDER, forget, replace
 from distnewton.launch.threads import blas_libraries
 from distnewton.method.records import IterationRecord, plain
@@ -73,7 +74,7 @@ class RunFolder:
     def __init__(
         self, path: Path, *, overwrite: bool = False, resume: bool = False, made: Sequence[Path] = ()
     ) -> None:
-        check_folder(path)
+        check_folder(possible_path(path))
         self.path = path
         self._metrics: FileIO | None = None
         self._made = [folder for folder in (path, *path.parents) if not folder.exists()]
@@ -316,7 +317,7 @@ def keep_records(text: str, iteration: int) -> dict[int, str]:
     kept: dict[int, str] = {}
     for line in text.splitlines():
         try:
-            number = json.loads(line)["iteration"]
+            number = parse_json(line)["iteration"]
         except (ValueError, KeyError, TypeError):
             continue
         if isinstance(number, int) and number <= iteration:
@@ -508,7 +509,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     lines, _ = metrics_lines(path)
     for number, line in enumerate(lines, 1):
         try:
-            yield json.loads(line)
+            yield parse_json(line)
         except json.JSONDecodeError as error:
             raise DataError(f"{path / METRICS_FILE}:{number}: not a record: {error}", collective=True) from None
 
@@ -516,7 +517,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 def hosts_of(path: Path) -> list[str]:
     """Host of each rank of a run; empty where the run did not begin."""
     try:
-        hosts: list[str] = json.loads((path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))["hosts"]
+        hosts: list[str] = parse_json((path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))["hosts"]
     except FileNotFoundError:
         return []
     return hosts

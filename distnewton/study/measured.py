@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from distnewton.files import parse_json
 from distnewton.guards.ledger import PHASES
 from distnewton.runs.run_folder import ENVIRONMENT_FILE, read_metrics
 from distnewton.study.points import Study
@@ -99,7 +99,7 @@ def collect(study: Study, root: Path, tolerance: float) -> tuple[list[MeasuredPo
             if len(records) < n_expected:
                 missing.append(f"{folder.relative_to(root)}: {len(records)} of {n_expected} records")
             else:
-                facts = json.loads((folder / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
+                facts = parse_json((folder / ENVIRONMENT_FILE).read_text(encoding="utf-8"))
                 runs.append((records, facts))
         if runs:
             points.append(_point(study, n_ranks, runs))

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distnewton.errors import ConfigError, DataError, MissingInputError
+from distnewton.files import parse_json
 from distnewton.network.shapes import NetworkShape
 from distnewton.outputs import write_output
 from distnewton.planning.plan import widened
@@ -99,7 +100,7 @@ def read_study(root: Path) -> Study:
         If its file is damaged.
     """
     try:
-        return Study(**json.loads((root / STUDY_FILE).read_text(encoding="utf-8")))
+        return Study(**parse_json((root / STUDY_FILE).read_text(encoding="utf-8")))
     except FileNotFoundError:
         raise MissingInputError(f"{root} holds no study ({STUDY_FILE})", collective=True) from None
     except (ValueError, TypeError) as error:

@@ -144,8 +144,9 @@ def _check_shapes(array: TableArray, labels: TableArray | None) -> None:
     n = array.shape[0]
     if labels is not None and labels.shape[:1] != (n,):
         raise DataError(f"{array.name}: has {n} samples, but {labels.name} holds labels of shape {labels.shape}")
-    if not n:
-        raise DataError(f"{array.name}: no samples (shape {array.shape})")
+    for what, number in (("samples", n), ("features", array.table_shape[1])):
+        if not number:
+            raise DataError(f"{array.name}: no {what} (shape {array.shape})")
 
 
 class ArrayFormat(Format):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Literal
 
 from distnewton.data.columns import LABEL_NAMES, Wanted
+from distnewton.data.formats.libsvm_lines import show
 from distnewton.data.formats.numbers import NUMBER
 from distnewton.data.formats.streams import line_blocks
 from distnewton.errors import DataError
@@ -19,6 +20,9 @@ _SAMPLED_LINES = 100
 _SAMPLED_FIELDS = 1 << 18
 _FEW_LINES = 20
 _MANY_NUMBERS = 4
+_DIGITS = 20
+_MOST_CHARACTERS = 1000
+"""Of a column's name: what is longer is none."""
 MOST_QUOTED = 1 << 20
 """Bytes behind the line on which a quote opens, within which it has to close."""
 
@@ -203,6 +207,11 @@ def find_layout(path: Path, wanted: Wanted) -> Layout:
                 f"{path}:{i_line}: cannot be told from a row of data and from a header ({shown}): set data.header = "
                 "true if it names the columns, data.header = false if it is a sample"
             )
+    if named and (longest := max(first, key=len)) and len(longest) > _MOST_CHARACTERS:
+        raise DataError(
+            f"{path}:{i_line}: the name {show(longest)} of a column has {len(longest):,} characters, at most "
+            f"{_MOST_CHARACTERS:,} are expected; set data.header = false if this line is a sample"
+        )
     trailing = len(first) > 1 and not any(row[-1] for row in (first, *below))
     columns = first[: len(first) - trailing]
     names = [f.decode("utf-8", "replace") if named else f"column {i + 1}" for i, f in enumerate(columns)]
@@ -257,7 +266,8 @@ def _all_numbers(column: Sequence[bytes], missing: set[bytes]) -> bool:
 
 def _counts(fields: Sequence[bytes]) -> bool:
     """Whether fields count on by one."""
-    if not all(field.isdigit() for field in fields):
+    # columns have no numbers of twenty digits, and Python does not convert thousands
+    if not all(field.isdigit() and len(field) < _DIGITS for field in fields):
         return False
     start = int(fields[0]) if fields else 0
     return [int(field) for field in fields] == list(range(start, start + len(fields)))

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distnewton.data.formats.numbers import NUMBER, finite_number
-from distnewton.data.labels import are_numbers
+from distnewton.data.labels import MOST_CHARACTERS, TOO_LONG, are_numbers
 from distnewton.errors import DataError
 from distnewton.printable import printable
 
@@ -140,6 +140,8 @@ def parse_label(token: bytes) -> float | str:
         text = "\0"
     if not text.isprintable():
         raise ValueError(f"label {show(token)} is not text: the file looks binary; {_EXPECTED}")
+    if len(text) > MOST_CHARACTERS:
+        raise ValueError(f"label {show(token)} {TOO_LONG.format(len(text))}")
     return text
 
 
@@ -150,9 +152,7 @@ def foreign_line(line: bytes) -> str | None:
         return "HTML (a web page instead of the data?)"
     if b"\0" in line:
         return "binary data"
-    tokens = line.split()
-    has_pairs = any(b":" in token for token in tokens)
-    if not has_pairs and line.count(b",") + line.count(b";") > 1:
+    if b":" not in line and line.count(b",") + line.count(b";") > 1:
         return "CSV; read it with format = csv"
     return None
 
@@ -280,19 +280,22 @@ class LineParser:
             If the line is not as it should be. None is returned for a line without a sample.
         """
         content = line.partition(b"#")[0]
-        tokens = [(match.start() + 1, match[0]) for match in re.finditer(rb"[^ \t\n\r\f\v]+", content)]
-        if not tokens:
+        # one after the other: of millions on a line, the first may be wrong
+        tokens = re.finditer(rb"[^ \t\n\r\f\v]+", content)
+        first = next(tokens, None)
+        if first is None:
             return None
         where = f"{self.rules.name}:{i_line}"
         if foreign := foreign_line(content):
             raise DataError(f"{where}: looks like {foreign}; {_EXPECTED}")
         try:
-            label = parse_label(tokens[0][1])
+            label = parse_label(first[0])
         except ValueError as error:
             raise DataError(f"{where}: {error}") from None
-        if len(tokens) > 1 and tokens[1][1].startswith(b"qid:"):
-            del tokens[1]
-        pairs = [self._parse_pair(token, f"{where}:{column}") for column, token in tokens[1:]]
+        pairs = [
+            self._parse_pair(token[0], f"{where}:{token.start() + 1}")
+            for i, token in enumerate(tokens) if i or not token[0].startswith(b"qid:")
+        ]  # fmt: skip
         if any(b <= a for (a, _), (b, _) in pairwise(pairs)):
             pairs = self._in_order(pairs, where)
         return label, pairs
@@ -322,8 +325,9 @@ class LineParser:
             raise DataError(f"{where}: index missing in {show(token)}; {_EXPECTED}")
         if not _INDEX.fullmatch(index):
             raise DataError(f"{where}: index {show(index)} is not a whole number from {rules.first_index}")
-        # Python refuses to convert thousands of digits
-        number = int(index) if len(index.lstrip(b"0")) <= 19 else 10**19
+        # Python refuses to convert thousands of digits, zeros in front included
+        digits = index.lstrip(b"0")
+        number = int(digits or b"0") if len(digits) <= 19 else 10**19
         if number < rules.first_index:
             raise DataError(
                 f"{where}: index 0, but indices start at 1; use --set data.zero_based=true if this file counts "

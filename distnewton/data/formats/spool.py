@@ -11,6 +11,7 @@ import tempfile
 from pathlib import Path
 
 from distnewton.errors import ConfigError, MissingInputError
+from distnewton.files import user_path
 from distnewton.outputs import writing
 from distnewton.parallel.collectives import Communicator
 
@@ -41,8 +42,8 @@ def is_stream(name: str) -> bool:
     if name == STANDARD:
         return True
     try:
-        mode = os.stat(Path(name).expanduser()).st_mode
-    except (OSError, ValueError, RuntimeError):
+        mode = os.stat(user_path(name)).st_mode
+    except OSError:
         return False  # whoever opens it says what is wrong
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return False
@@ -73,7 +74,7 @@ def spooled(name: str) -> Path:
     """
     if name not in _spooled:
         try:
-            source = sys.stdin.buffer if name == STANDARD else Path(name).expanduser().open("rb")
+            source = sys.stdin.buffer if name == STANDARD else user_path(name).open("rb")
         except (OSError, AttributeError) as error:
             raise MissingInputError(f"{name}: cannot be read ({error})") from None
         with source:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
-import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -14,11 +14,12 @@ from typing import IO, Any, cast
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from distnewton.data.formats.streams import BLOCK_BYTES, ByteStream, is_compressed, open_stream
+from distnewton.data.formats.streams import BLOCK_BYTES, ByteStream, check_line, is_compressed, open_stream
 from distnewton.data.row_selection import RowSelection
-from distnewton.errors import DataError
+from distnewton.errors import DataError, shown
 
 IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_MOST_BYTES = 2**62
 Opener = Callable[[], AbstractContextManager[ByteStream]]
 Header = tuple[tuple[int, ...], np.dtype[Any], bool, int]
 """Shape, dtype with its byte order, whether the first axis runs fastest, and the bytes in front of the values."""
@@ -77,6 +78,28 @@ class TableArray(ABC):
         """
 
 
+def check_shape(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
+    """Refuse a shape that no array has: a file may claim any.
+
+    Parameters
+    ----------
+    name : str
+        Array, for messages.
+    shape : tuple of int
+        As its file says.
+    dtype : dtype
+        As its file says.
+
+    Raises
+    ------
+    DataError
+        If a number is none or negative, or addresses of 64 bits do not reach the values.
+    """
+    whole = all(type(n) is int and n >= 0 for n in shape)
+    if not whole or math.prod(filter(None, shape)) * max(1, dtype.itemsize) > _MOST_BYTES:
+        raise DataError(f"{name}: header is damaged: no array has the shape {shown(shape)}")
+
+
 class StoredArray(TableArray):
     """An array in a file of numbers, one behind the other.
 
@@ -88,14 +111,30 @@ class StoredArray(TableArray):
         What the file says of the array.
     opener : callable
         Opens the stream of bytes, header included.
-    mapped_path : Path or None
-        File to map into memory; None where it is compressed.
+    path : Path
+        The file.
+    packed : bool
+        Whether it is compressed, or an archive; else it is mapped into memory.
     """
 
-    def __init__(self, name: str, header: Header, opener: Opener, mapped_path: Path | None) -> None:
-        self.name, self._opener, self._mapped_path = name, opener, mapped_path
+    def __init__(self, name: str, header: Header, opener: Opener, path: Path, *, packed: bool) -> None:
+        self.name, self._opener, self._path, self._packed = name, opener, path, packed
         self.shape, self.dtype, fortran_order, self._offset = header
         self._by_columns = fortran_order and len(self.shape) > 1
+        check_shape(name, self.shape, self.dtype)
+        if packed:
+            # each column has a number of 8 bytes in memory
+            column_bytes = math.prod(self.shape[:1]) * self.dtype.itemsize
+            self._check_packed(max(8 * math.prod(self.shape[1:]), column_bytes * self._by_columns))
+            return
+        needed = self._offset + math.prod(self.shape) * self.dtype.itemsize
+        if (size := path.stat().st_size) < needed:
+            raise DataError(f"{name}: file is cut short: it has {size} bytes, its header promises {needed}")
+
+    def _check_packed(self, n_bytes: int) -> None:
+        """Refuse to hold so much at once of a file that is far smaller."""
+        if self._packed:
+            check_line(self.name, n_bytes, self._path)
 
     def blocks(self) -> Iterator[tuple[int, int, NDArray[Any]]]:
         """Whole rows, or whole columns in Fortran order."""
@@ -114,7 +153,7 @@ class StoredArray(TableArray):
         """Yield blocks of rows of a C-ordered table."""
         line_bytes = line_length * self.dtype.itemsize
         n_block = max(1, BLOCK_BYTES // max(1, line_bytes))
-        if self._mapped_path is not None and n_lines and line_length:
+        if not self._packed and n_lines and line_length:
             table = self._mapped((n_lines, line_length))
             yield from ((i, table[i : i + n_block]) for i in range(0, n_lines, n_block))
             return
@@ -127,11 +166,7 @@ class StoredArray(TableArray):
 
     def _mapped(self, shape: tuple[int, int]) -> NDArray[Any]:
         """Return the file's values as an array in memory that is read when used."""
-        path = cast("Path", self._mapped_path)
-        needed = self._offset + shape[0] * shape[1] * self.dtype.itemsize
-        if (size := path.stat().st_size) < needed:
-            raise DataError(f"{self.name}: file is cut short: it has {size} bytes, its header promises {needed}")
-        return np.memmap(path, dtype=self.dtype, mode="r", offset=self._offset, shape=shape)
+        return np.memmap(self._path, dtype=self.dtype, mode="r", offset=self._offset, shape=shape)
 
     def read_columns(self, columns: NDArray[np.int64], dtype: DTypeLike, wanted: RowSelection) -> NDArray[Any]:
         """Some columns of samples; all of a compressed file is read, of others the pages that hold them."""
@@ -152,6 +187,7 @@ class StoredArray(TableArray):
         with self._opener() as stream:
             stream.skip(self._offset + first * self.dtype.itemsize)
             for n in lengths:
+                self._check_packed(n * self.dtype.itemsize)
                 yield np.frombuffer(stream.read_exactly(n * self.dtype.itemsize), self.dtype)
 
     def load(self) -> NDArray[Any]:
@@ -171,7 +207,7 @@ def open_npy(path: Path) -> StoredArray:
     -------
     StoredArray
     """
-    return _from_npy_stream(str(path), lambda: open_stream(path), None if is_compressed(path) else path)
+    return _from_npy_stream(str(path), lambda: open_stream(path), path, packed=is_compressed(path))
 
 
 def open_npz(path: Path) -> dict[str, Callable[[], StoredArray]]:
@@ -198,7 +234,7 @@ def open_npz(path: Path) -> dict[str, Callable[[], StoredArray]]:
         raise DataError(f"{path}: npz archive is cut short or damaged ({error}); copy or download it again") from None
     names = {member.removesuffix(".npy"): member for member in members}
     return {
-        name: partial(_from_npy_stream, f"{path}[{name}]", _member_opener(path, member), None)
+        name: partial(_from_npy_stream, f"{path}[{name}]", _member_opener(path, member), path, packed=True)
         for name, member in names.items()
     }
 
@@ -224,7 +260,7 @@ class _Exact:
         return self._stream.read_exactly(n_bytes)
 
 
-def _from_npy_stream(name: str, opener: Opener, mapped_path: Path | None) -> StoredArray:
+def _from_npy_stream(name: str, opener: Opener, path: Path, *, packed: bool) -> StoredArray:
     """Read the header of an npy stream."""
     with opener() as stream:
         file = cast("IO[bytes]", _Exact(stream))
@@ -233,15 +269,19 @@ def _from_npy_stream(name: str, opener: Opener, mapped_path: Path | None) -> Sto
             first = version[0] == 1
             read_header = np.lib.format.read_array_header_1_0 if first else np.lib.format.read_array_header_2_0
             shape, fortran_order, dtype = read_header(file)
-        except (ValueError, zlib.error) as error:
-            raise DataError(f"{name}: npy header is damaged ({error})") from None
+        except DataError:
+            raise
+        except Exception as error:
+            # numpy parses the header as Python, in which whatever stands there fails in its own way
+            what = str(error).splitlines()[:1] or [type(error).__name__]
+            raise DataError(f"{name}: npy header is damaged ({what[0][:200]})") from None
         offset = stream.read_bytes
     if dtype.hasobject:
         raise DataError(
             f"{name}: holds Python objects, which are never loaded, since a pickle can run any code; save numbers as "
             "numbers, texts as y.astype(str), and a sparse matrix by scipy.sparse.save_npz"
         )
-    return StoredArray(name, (shape, dtype, fortran_order, offset), opener, mapped_path)
+    return StoredArray(name, (shape, dtype, fortran_order, offset), opener, path, packed=packed)
 
 
 def open_idx(path: Path) -> StoredArray:
@@ -268,4 +308,4 @@ def open_idx(path: Path) -> StoredArray:
         shape = tuple(np.frombuffer(stream.read_exactly(4 * magic[3]), dtype=">u4").tolist())
         offset = stream.read_bytes
     header = shape, np.dtype(IDX_DTYPES[magic[2]]), False, offset
-    return StoredArray(str(path), header, lambda: open_stream(path), None if is_compressed(path) else path)
+    return StoredArray(str(path), header, lambda: open_stream(path), path, packed=is_compressed(path))

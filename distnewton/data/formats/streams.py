@@ -17,9 +17,12 @@ from typing import IO, Any, cast
 
 from distnewton.data.formats.spool import STANDARD, is_stream, spooled
 from distnewton.errors import DataError, MissingInputError
+from distnewton.files import user_path
 
 BLOCK_BYTES = 1 << 17
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
+MOST_LINE = 1 << 25
+_MOST_RATIO = 64
 HEAD_BYTES = 1 << 16
 OFFICE = re.compile(rb"PK\x03\x04.{26}(?:\[Content_Types\]\.xml|mimetypeapplication/vnd\.oasis|_rels/)", re.DOTALL)
 """Beginning of a spreadsheet or document, which is a zip archive, as npz files are."""
@@ -49,7 +52,7 @@ def find_file(path: str | Path, data_dir: str | Path | None = None, *, folders: 
     """
     if str(path) == STANDARD:
         return spooled(STANDARD)
-    full = Path(data_dir or ".") / Path(path).expanduser()
+    full = user_path(data_dir or ".") / user_path(path)
     if is_stream(str(full)):
         return spooled(str(full))
     try:
@@ -70,9 +73,17 @@ def _missing_text(full: Path) -> str:
     text = f"data file {full}: does not exist (working directory {Path.cwd()})"
     if not full.parent.is_dir():
         return f"{text}; there is no folder {full.parent} either"
-    names = [entry.name for entry in full.parent.iterdir()]
+    names = _names(full.parent)
     close = difflib.get_close_matches(full.name, names, n=1, cutoff=0.4)
     return text + (f"; did you mean {full.parent / close[0]}?" if close else "")
+
+
+def _names(folder: Path) -> list[str]:
+    """What is in a folder, as far as one may look."""
+    try:
+        return [entry.name for entry in folder.iterdir()]
+    except OSError:
+        return []
 
 
 def _opened(path: Path) -> IO[bytes]:
@@ -134,6 +145,30 @@ def is_compressed(path: Path) -> bool:
     """Return whether the first bytes are those of gzip, bzip2 or xz."""
     with path.open("rb") as raw:
         return raw.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
+
+
+def check_line(name: str, n_bytes: int, path: Path) -> None:
+    """Refuse a line, of text or of an array, that is far larger than the compressed file which holds it.
+
+    Parameters
+    ----------
+    name : str
+        Where the line is, for messages.
+    n_bytes : int
+        What it takes, or takes so far.
+    path : Path
+        The file.
+
+    Raises
+    ------
+    DataError
+        If memory for the line could be exhausted by a file of few bytes.
+    """
+    if n_bytes > MOST_LINE and n_bytes > _MOST_RATIO * path.stat().st_size:
+        raise DataError(
+            f"{name}: a line has more than {MOST_LINE >> 20} MiB, and more than {_MOST_RATIO} times what "
+            "the compressed file has, which may be made to exhaust the memory; if it is right, decompress the file"
+        )
 
 
 class ByteStream:
@@ -292,12 +327,15 @@ def line_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
     with open_stream(path) as stream:
         data = stream.read(block_bytes).removeprefix(BYTE_ORDER_MARK)
         pending: list[bytes] = []
+        n_pending = n_lines = 0
         while data:
             cut = data.rfind(b"\n") + 1
             if cut:
                 yield b"".join([*pending, data[:cut]])
-                pending = []
+                pending, n_pending, n_lines = [], 0, n_lines + data.count(b"\n")
             pending.append(data[cut:])
+            n_pending += len(data) - cut
+            check_line(f"{path}:{n_lines + 1}", n_pending, path)
             data = stream.read(block_bytes)
         if rest := b"".join(pending):
             yield rest + b"\n"

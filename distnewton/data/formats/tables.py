@@ -437,9 +437,9 @@ class _Labels:
             column = compute.call_function("utf8_trim_whitespace", [column])
             # each distinct label is made a text of Python once
             coded = column.dictionary_encode()
-            texts = np.array(coded.dictionary.to_pylist(), dtype=np.str_)
-            labels_of(texts, lambda i: locate(int(np.argmax(coded.indices.to_numpy() == i))))
-            self._parts.append((texts, coded.indices.to_numpy()))
+            indices, texts = coded.indices.to_numpy(), np.array(coded.dictionary.to_pylist(), np.object_)
+            texts = labels_of(texts, lambda i: locate(int(np.argmax(indices == i)))).astype(np.str_)
+            self._parts.append((texts, indices))
         elif is_number(kind) or pa.types.is_boolean(kind) or pa.types.is_null(kind):
             self._parts.append(labels_of(column.to_numpy(zero_copy_only=False), locate))
         else:

@@ -28,6 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distnewton.data.columns import StoredColumns
 from distnewton.errors import DataError, MissingInputError
+from distnewton.files import parse_json
 
 FORMAT_NAME, VERSION = "distnewton store", 2
 MANIFEST_FILE, LABELS_FILE, FEATURES_FILE = "store.json", "labels.npy", "features.bin"
@@ -196,7 +197,7 @@ def _read_json(path: Path) -> Any:
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
             raise DataError(f"{path}: is too large for a manifest; convert the data again")
-        return json.loads(path.read_text(encoding="utf-8"))
+        return parse_json(path.read_text(encoding="utf-8"))
     except (FileNotFoundError, NotADirectoryError):
         if not folder.exists():
             raise MissingInputError(f"store {folder}: does not exist") from None

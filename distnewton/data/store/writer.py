@@ -33,6 +33,7 @@ from distnewton.data.store.layout_on_disk import (
     padded,
 )
 from distnewton.errors import CreateError, DistNewtonError, WriteError
+from distnewton.files import real_path
 from distnewton.outputs import check_folder
 
 _CHECKED_FIRST = 4096
@@ -62,7 +63,7 @@ def check_target(target: Path, *, overwrite: bool, files: Iterable[Path] = ()) -
     if target.exists() and not (overwrite and is_store):
         advice = "--overwrite replaces it" if is_store else "it is no store: choose another name"
         raise CreateError(f"{target}: exists; {advice}")
-    if any(target.resolve() in path.resolve().parents for path in files):
+    if any(real_path(target) in real_path(path).parents for path in files):
         raise CreateError(f"{target}: holds what it would be made from; choose another name")
 
 

@@ -1,0 +1,113 @@
+"""Paths, and texts of TOML and JSON, as users or damage have left them: whatever is in them, only errors of ours."""
+
+from __future__ import annotations
+
+import json
+import os
+import tomllib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distnewton.errors import MissingInputError, shown
+
+_MOST_LEVELS, _MOST_SHOWN = 20, 100
+_TOO_DEEP = "tables or arrays lie too deep in each other"
+
+
+def possible_path(name: str | Path) -> Path:
+    """Path of a name, refused as a MissingInputError where no file can have it."""
+    try:
+        impossible = b"\0" in os.fsencode(name)
+    except UnicodeEncodeError:
+        impossible = True  # of other letters than those of this locale
+    if impossible:
+        raise MissingInputError(f"{str(name)!a}: no file here can have this name, for the characters in it")
+    return Path(name)
+
+
+def real_path(name: str | Path) -> Path:
+    """Absolute path of a name without links; unlike Path.resolve, also of one that leads in a circle."""
+    return Path(os.path.realpath(possible_path(name)))
+
+
+def user_path(name: str | Path) -> Path:
+    """Path that a user has written, ``~`` and ``~user`` resolved.
+
+    Parameters
+    ----------
+    name : str or Path
+        Of a file or folder, which need not exist.
+
+    Returns
+    -------
+    Path
+
+    Raises
+    ------
+    MissingInputError
+        If no file can have this name, or there is no such user.
+    """
+    try:
+        return possible_path(name).expanduser()
+    except RuntimeError:
+        raise MissingInputError(
+            f"{name}: there is no user {Path(name).parts[0][1:]}, whose folder ~ stands for; write ./{name} if a file "
+            "is called so"
+        ) from None
+
+
+def parse_toml(text: str) -> dict[str, Any]:
+    """Tree of a text of TOML; whatever is wrong with it is a ValueError, nesting and numbers without end included."""
+    try:
+        tree = tomllib.loads(text)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+    check_tree(tree)
+    return tree
+
+
+def parse_json(text: str | bytes) -> Any:
+    """Value of a text of JSON; whatever is wrong with it is a ValueError, nesting and numbers without end included."""
+    try:
+        return json.loads(text)
+    except RecursionError:
+        raise ValueError(_TOO_DEEP) from None
+
+
+def check_tree(tree: Mapping[str, Any]) -> None:
+    """Refuse a tree of settings that could not be written, or sent to other ranks.
+
+    Parameters
+    ----------
+    tree : mapping
+        Of tables, arrays, texts and numbers.
+
+    Raises
+    ------
+    ValueError
+        If tables lie too deep in each other, a whole number has more than 64 bits, or a text is no Unicode.
+    """
+    level: list[tuple[str, Any]] = [(str(key), value) for key, value in tree.items()]
+    for _ in range(_MOST_LEVELS):
+        for key, value in level:
+            if isinstance(value, int) and abs(value) >> 63:
+                raise ValueError(f"{key}: whole numbers have at most 64 bits, got one with {value.bit_length()}")
+            if not (key.isascii() and (not isinstance(value, str) or value.isascii())):
+                _check_text(key, value)
+        inner = [(key, value) for key, value in level if isinstance(value, list | tuple | Mapping)]
+        level = [
+            (f"{key}.{i}" if len(key) < _MOST_SHOWN else key, item) for key, values in inner
+            for i, item in (values.items() if isinstance(values, Mapping) else enumerate(values))
+        ]  # fmt: skip
+        if not level:
+            return
+    raise ValueError(_TOO_DEEP)
+
+
+def _check_text(key: str, value: object) -> None:
+    """Refuse a key or text with bytes that were no UTF-8."""
+    try:
+        f"{key}{value if isinstance(value, str) else ''}".encode()
+    except UnicodeEncodeError:
+        raise ValueError(f"{shown(key)[1:-1]}: is not UTF-8 text, got {shown(value)}") from None

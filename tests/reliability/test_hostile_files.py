@@ -1,0 +1,172 @@
+"""What no sane program writes, and files hold all the same: told with the name of the file, by a code of ours, soon."""
+
+from __future__ import annotations
+
+import errno
+import gzip
+import struct
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+from launched import call, distnewton, run
+
+import distnewton as package
+from distnewton.errors import DistNewtonError
+
+GOOD = "1 1:0.5 2:-1\n2 1:1.5 3:2\n1 2:0.25 3:-2\n2 1:1 2:0.5\n"
+TABLE = "".join(f"{x},{-x},{'ab'[x % 2]}\n" for x in range(8))
+DIGITS = "9" * 1_000_000
+
+
+def npy(shape, descr="'<f8'"):
+    header = f"{{'descr': {descr}, 'fortran_order': False, 'shape': {shape}, }}".ljust(117) + "\n"
+    return b"\x93NUMPY\1\0" + struct.pack("<H", len(header)) + header.encode() + bytes(480)
+
+
+def idx(*shape, kind=8):
+    return bytes([0, 0, kind, len(shape)]) + struct.pack(f">{len(shape)}I", *shape) + bytes(480)
+
+
+SHAPES = ["(-20, 3)", "(20, -3)", "(-1, -60)", "(True, 3)", "(20, True)", f"({2**70}, 3)", f"(20, {2**70})",
+          f"({2**32}, {2**32})", f"({2**32}, {2**32}, {2**32})", "(3, 10000000000)", "(10000000000, 3)",
+          f"({2**62}, 0)", "(20, 0)", "(20.0, 3)", "20", "(" + "(" * 900 + ")" * 901, "1" * 4400]  # fmt: skip
+FILES = {
+    **{f"npy {shape[:30]}": ("x.npy", npy(shape), ["--data.label_column=-1"]) for shape in SHAPES},
+    **{f"npy.gz {shape[:30]}": ("x.npy", gzip.compress(npy(shape)), ["--data.label_column=0"])
+       for shape in SHAPES},
+    "npy type": ("x.npy", npy("(20, 3)", "()"), ["--data.label_column=0"]),
+    "npy text": ("x.npy", b"\x93NUMPY\1\0\x70\x00{'descr':1,\n'a':" + bytes(200), ["--data.label_column=0"]),
+    **{f"idx {shape}": ("images-idx3-ubyte", idx(*shape), [])
+       for shape in [(20, 0), (20, 2**32 - 1), (20, 2**31, 2**31), (20, *(65536,) * 7)]},
+    "libsvm value": ("x", f"{GOOD}1 1:{DIGITS}\n", []),
+    "libsvm index": ("x", f"{GOOD}1 {DIGITS}:1\n", []),
+    "libsvm label": ("x", f"{GOOD}{DIGITS} 1:1\n", []),
+    "libsvm class": ("x", f"{GOOD}{'a' * len(DIGITS)} 1:1\n", []),
+    "libsvm pairs": ("x", f"{GOOD}{'1 ' * len(DIGITS)}\n", []),
+    "csv value": ("x", f"{TABLE}{DIGITS},1,a\n", []),
+    "csv label": ("x", f"{TABLE}1,1,{DIGITS}\n", []),
+    "csv class": ("x", f"{TABLE}1,1,{'a' * len(DIGITS)}\n", []),
+    "csv name": ("x", f"{'a' * len(DIGITS)},y,z\n{TABLE}", []),
+    "csv numbers": ("x", f"{DIGITS},1,2\n1,2,3\n4,5,6\n", []),
+}  # fmt: skip
+
+
+def train_on(name, *settings):
+    fixed = ["--network.layers=auto-3-auto", "--run.iterations=1", "--run-dir=R", "--run.overwrite=true"]
+    return ["train", f"--data.train={name}", *fixed, *settings]
+
+
+def check(done, words, codes=(65,)):
+    assert done.returncode in codes, done.stderr
+    assert words in done.stderr
+    assert len(done.stderr) < 9000
+    assert "Traceback" not in done.stderr
+    assert 'File "' not in done.stderr
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "good").write_text(GOOD)
+    np.save("y.npy", np.arange(20) % 2)
+    (tmp_path / "labels-idx1-ubyte").write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 20]) + bytes([0, 1] * 10))
+    return tmp_path
+
+
+@pytest.mark.parametrize("case", FILES)
+def test_files(here, case):
+    name, content, settings = FILES[case]
+    (here / name).write_bytes(content.encode() if isinstance(content, str) else content)
+    start = time.process_time()
+    check(call(*train_on(name, *settings)), name)
+    assert time.process_time() - start < 5.0
+    with pytest.raises(DistNewtonError) as caught:
+        package.open_data(here / name, label_column=0 if settings else None).describe()
+    assert name in str(caught.value)
+
+
+def test_zeros_in_front_of_an_index(here):
+    (here / "x").write_text(GOOD + f"1 {'0' * 5000}3:7\n")
+    assert package.open_data(here / "x").read(2, 3).toarray().tolist()[-1] == [7]
+
+
+NAMES = ["a\0b", "~nosuchuser/x", "x" * 1000, "a/" * 2048, "circle", "circle/x", "good/x", "no\nsuch", "\ud800"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_names(here, name):
+    (here / "circle").symlink_to("circle")
+    for command in [
+        train_on(name), train_on("good", f"--data.test={name}"), train_on("good", f"--network.start={name}"),
+        train_on("good", f"--data.directory={name}"), ["train", name], ["predict", name, "good"],
+        ["predict", "good", name], ["convert", name, "s"], ["report", name], ["train", "--resume", name],
+        ["plan", name], ["why", name], ["submit", "good", "--cluster", name], ["export", name, "x.onnx"],
+    ]:  # fmt: skip
+        check(call(*command), "", (2, 65, 66, 73, 78))
+    with pytest.raises(DistNewtonError):
+        package.open_data(name)
+
+
+def test_disks_that_cannot_be_read(here, monkeypatch):
+    done = call(*train_on("good"))
+    assert done.returncode == 0, done.stderr
+    opened = Path.open
+
+    def broken(path, mode="r", *arguments, **options):
+        if path.name == name and "r" in mode:
+            raise OSError(errno.EIO, "Input/output error", str(path))
+        return opened(path, mode, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", broken)
+    for name, command in {
+        "good": train_on("good", "--run-dir=S"), "r.toml": ["train", "r.toml"],
+        "metrics.jsonl": ["report", "R"], "config.toml": ["report", "R"],
+    }.items():
+        (here / "r.toml").write_text('[data]\ntrain = "good"\n')
+        done = call(*command)
+        check(done, name, (65, 66))
+        assert "nput/output error" in done.stderr
+
+
+@pytest.mark.parametrize("text", [
+    "a = " + "[" * 5000 + "]" * 5000, "a = " + "{a=" * 5000 + "1" + "}" * 5000, "." * 5000, "a." * 5000 + "a = 1",
+    "[" + "a." * 5000 + "a]", "[method]\nC = " + "1" * 100_000, "[method]\nC = 0x" + "f" * 100_000,
+    "[method]\ncg_max = " + "1" * 4000, "\0", "[data]\ntrain = \"" + "x" * 1000 + '"',
+    "#" * (1 << 24) + "\n",
+])  # fmt: skip
+def test_recipes(here, text):
+    (here / "r.toml").write_text(text)
+    cluster = ["submit", "good", "--cluster=r.toml"]
+    for command in (["train", "r.toml"], ["plan", "r.toml"], cluster):
+        done = call(*command)
+        check(done, "", (66, 78))
+
+
+@pytest.mark.parametrize("value", ["1" * 100_000, "1" * 4000, "-" + "1" * 4000, "[" * 5000, "1e" + "9" * 5000, "²",
+                                   "0x" + "f" * 5000, "\ud800"])  # fmt: skip
+@pytest.mark.parametrize("setting", ["method.C", "method.cg_max", "network.layers", "run.iterations", "run.memory_mb",
+                                     "partition.splits", "run.seed", "data.label_column", "method.schedule",
+                                     "data.class_weights", "run.dtype"])  # fmt: skip
+def test_settings(here, setting, value):
+    done = call(*train_on("good"), f"--{setting}={value}")
+    if setting != "data.label_column" and (setting, value[:2]) != ("method.C", "1e"):
+        check(done, setting.partition(".")[2], (78,))
+
+
+@pytest.mark.parametrize("flag", ["--ranks", "--top"])
+@pytest.mark.parametrize("value", ["1" * 5000, "²", "-1", "1e3", "", "[" * 5000])
+def test_numbers_of_flags(here, flag, value):
+    check(call("plan", f"{flag}={value}"), "", (2,))
+
+
+def test_labels_in_a_locale_without_them(here):
+    (here / "x.csv").write_text("größe,é\n" + "".join(f"{i},{'äö'[i % 2]}\n" for i in range(9)), encoding="utf-8")
+    ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
+    for command in (train_on("x.csv"), ["report", "R"], ["evaluate", "R", "x.csv"], ["predict", "R", "x.csv"]):
+        done = run(distnewton(*command), cwd=here, **ascii_only)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.isascii()
+    wrong = run(distnewton(*train_on("é.csv", "--run-dir=S")), cwd=here, **ascii_only)
+    check(wrong, "data.train: is not UTF-8 text", (78,))
