@@ -10,7 +10,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.linalg import lapack
 
 from distnewton.backend.arrays import HOST, Array, Library, is_sparse
 from distnewton.errors import NumericalError
@@ -247,4 +246,7 @@ def _streams(D: Array) -> bool:
 
 def _lapack(name: str, dtype: np.dtype[Any]) -> Any:
     """LAPACK's function of a name and real dtype."""
+    # half of the time that a command needs to start, where nothing is solved
+    from scipy.linalg import lapack
+
     return getattr(lapack, ("s" if dtype == np.float32 else "d") + name)

@@ -43,8 +43,6 @@ def fingerprint(X: Features, rows: Chosen | None = None, first_column: int = 0) 
     int
         Below 2^64; those of parts add up to that of the whole, modulo 2^64.
     """
-    from scipy import sparse
-
     n_rows, n_columns = X.shape
     n_parts = X.dtype.itemsize // 4
     of_column = _weights(np.arange(n_parts * first_column, n_parts * (first_column + n_columns)), _COLUMNS)
@@ -56,6 +54,8 @@ def fingerprint(X: Features, rows: Chosen | None = None, first_column: int = 0) 
             bits = np.ascontiguousarray(part).view(np.uint32)
             sums = np.einsum("ik,k->i", bits, of_column, dtype=np.uint64, casting="unsafe")
         else:
+            from scipy import sparse
+
             sums = np.zeros(part.shape[0], np.uint64)
             for k in range(n_parts):
                 part_bits = part.data.view(np.uint32)[k::n_parts].astype(np.uint64)

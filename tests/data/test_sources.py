@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from sklearn import datasets
 
 from distnewton.data.sources import open_data
 from distnewton.errors import ConfigError, DataError, MissingInputError
@@ -226,6 +227,9 @@ def test_bundled(name):
     assert test.describe().n_samples == n // 5
     assert train.describe().n_samples == n - n // 5
     d = whole.describe().n_features
+    X, y = getattr(datasets, f"load_{name}")(return_X_y=True)
+    np.testing.assert_allclose(whole.read(0, d), X, rtol=1e-9, atol=1e-15)
+    np.testing.assert_array_equal(whole.describe().labels, y)
     both = np.vstack([train.read(0, d), test.read(0, d)])
     np.testing.assert_array_equal(np.sort(both, axis=0), np.sort(whole.read(0, d), axis=0))
     np.testing.assert_array_equal(train.read(1, 3), train.read(0, d)[:, 1:3])

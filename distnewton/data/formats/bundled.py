@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property
+from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,9 +17,37 @@ from distnewton.data.row_selection import RowSelection
 from distnewton.data.source import Source
 from distnewton.errors import ConfigError, MissingExtraError
 
-BUNDLED = ("digits", "iris", "wine", "breast_cancer", "diabetes")
 _PARTS = ("all", "train", "test")
 _TEST_PART = 5  # one sample in so many
+_FILES: dict[str, Callable[[Path], tuple[NDArray[np.float64], NDArray[np.float64]]]] = {
+    "digits": lambda folder: _last_column(folder / "digits.csv.gz"),
+    "iris": lambda folder: _last_column(folder / "iris.csv", skiprows=1),
+    "wine": lambda folder: _last_column(folder / "wine_data.csv", skiprows=1),
+    "breast_cancer": lambda folder: _last_column(folder / "breast_cancer.csv", skiprows=1),
+    "diabetes": lambda folder: _diabetes(folder),
+}
+BUNDLED = tuple(_FILES)
+
+
+def _folder(name: str) -> Path:
+    """scikit-learn's data files. The package is not imported: that takes longer than training on them."""
+    spec = find_spec("sklearn")
+    if spec is None or not spec.submodule_search_locations:
+        raise MissingExtraError(f"the data set {name!r}", "digits")
+    return Path(spec.submodule_search_locations[0]) / "datasets" / "data"
+
+
+def _last_column(file: Path, skiprows: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Features and, in the last column, labels."""
+    table = np.loadtxt(file, delimiter=",", skiprows=skiprows)
+    return table[:, :-1], table[:, -1]
+
+
+def _diabetes(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Columns of mean 0 and norm 1, as ``sklearn.datasets.load_diabetes`` has them, and the disease's progression."""
+    X = np.loadtxt(folder / "diabetes_data_raw.csv.gz")
+    X -= X.mean(axis=0)
+    return X / np.linalg.norm(X, axis=0), np.loadtxt(folder / "diabetes_target.csv.gz")
 
 
 def split_name(name: str) -> tuple[str, str] | None:
@@ -69,11 +100,7 @@ class BundledSource(Source):
     @cached_property
     def _arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Features and labels of the part."""
-        try:
-            from sklearn import datasets
-        except ImportError:
-            raise MissingExtraError(f"the data set {self.name!r}", "digits") from None
-        X, y = getattr(datasets, f"load_{self._base}")(return_X_y=True)
+        X, y = _FILES[self._base](_folder(self.name))
         order = np.arange(len(y))
         if self._part != "all":
             order = np.random.RandomState(0).permutation(len(y))  # its stream never changes
