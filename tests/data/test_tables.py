@@ -57,11 +57,27 @@ def rows(text):
     ("gene,cell,type", "a,b,t u,v,t", True), ("1,2,label", "3.5,4,0 2,1,1", True), (",0,1,2", "0,.1,.2,.3", True),
     ("0,1,2,3", "4,5,6,7", False), ("0,1,2,3", ".5,1,2,3", True), ("x,2.5,0", "1,2,1", "unknown"),
     ("2010,2011,rare", "1,2,a 1,3,b " * 20, "unknown"), ("NA,1,a", "2,3,a", False), ("a,b", "", True),
-    ("1,2", "", False),
+    ("1,2", "", False), (",1940,1945", "food,22.2,44.5 rent,10.5,15.5", True), (",3,1", "red,4,2 red,5,2", False),
+    (",3,1", "7,4,2 8,5,2", False),
 ])  # fmt: skip
 def test_what_is_a_header(first, below, verdict):
     encoded = [[field.encode() for field in row] for row in rows(below)]
     assert is_header([field.encode() for field in first.split(",")], encoded, MISSING) == verdict
+
+
+@pytest.mark.parametrize("text", [
+    '"","142.24","144.78"\n"9.4",0,1\n"9.5",0,2\n', '"","y","b"\n"1","y",2\n"2","n",2\n',
+    '"P","q","b"\n"P",2,1\n"Q",NA,2\n"P",4,1\n',
+])  # fmt: skip
+def test_quotes_around_texts_alone_tell_a_header(tmp_path, text):
+    found = opened(tmp_path / "t", text).describe()
+    assert found.n_samples == text.count("\n") - 1
+
+
+def test_quotes_around_all_fields_tell_nothing(tmp_path):
+    assert opened(tmp_path / "t", '"1","2","x"\n"3","4","y"\n').describe().n_samples == 2
+    with pytest.raises(DataError, match=r"data\.header"):
+        opened(tmp_path / "t", '"x","2.5","0"\n"1","2","1"\n"3","4","0"\n')
 
 
 def test_a_line_that_may_be_both_is_refused_with_the_setting(tmp_path):

@@ -197,10 +197,14 @@ def find_layout(path: Path, wanted: Wanted) -> Layout:
     first = split_line(line, delimiter, f"{path}:{i_line}")
     named = wanted.header
     n_sampled = min(_SAMPLED_LINES, max(1, _SAMPLED_FIELDS // len(first)))
-    below = [split_line(line, delimiter, f"{path}:{i}") for i, line in islice(rows, n_sampled)]
+    lines = list(islice(rows, n_sampled))
+    below = [split_line(line, delimiter, f"{path}:{i}") for i, line in lines]
+    # who puts quotes around texts alone has a text in each field of this line
+    quoted, *others = (text.count(b'"') >= 2 * len(first) for _, text in [(i_line, line), *lines])
     if named == "auto":
         missing = {value.lower().encode() for value in wanted.missing_values}
-        named = is_header(first, [row for row in below if len(row) == len(first)], missing)
+        rows_below = [row for row in below if len(row) == len(first)]
+        named = is_header(first, rows_below, missing, quoted=quoted and not any(others))
         if named == "unknown":
             shown = ", ".join(field.decode("utf-8", "replace")[:20] for field in first[:10])
             raise DataError(
@@ -218,7 +222,9 @@ def find_layout(path: Path, wanted: Wanted) -> Layout:
     return Layout(delimiter, bool(named), names, trailing)
 
 
-def is_header(first: Sequence[bytes], below: Sequence[Sequence[bytes]], missing: set[bytes]) -> Verdict:
+def is_header(
+    first: Sequence[bytes], below: Sequence[Sequence[bytes]], missing: set[bytes], *, quoted: bool = False
+) -> Verdict:
     """Whether the first line of a table names its columns.
 
     Parameters
@@ -229,12 +235,16 @@ def is_header(first: Sequence[bytes], below: Sequence[Sequence[bytes]], missing:
         Fields of lines that follow, as many each.
     missing : set of bytes
         What stands for a missing value, in small letters.
+    quoted : bool
+        Whether quotes are around all of its fields, and around those of no line below.
 
     Returns
     -------
     bool or "unknown"
         ``unknown`` where the lines speak for both.
     """
+    if quoted and any(_all_numbers(column, missing) for column in zip(*below, strict=True)):
+        return True
     numbers = [i for i, field in enumerate(first) if NUMBER.fullmatch(field)]
     texts = [i for i, field in enumerate(first) if field.lower() not in missing and not NUMBER.fullmatch(field)]
     columns = {i: [row[i] for row in below] for i in (*texts, *numbers[:1])}
@@ -249,6 +259,9 @@ def is_header(first: Sequence[bytes], below: Sequence[Sequence[bytes]], missing:
         return bool(texts) and not repeats
     if repeats or not could_name:
         return False
+    row_names = {row[0] for row in below if row[0].lower() not in missing and not NUMBER.fullmatch(row[0])}
+    if not first[0] and len(row_names) == len(below) > 1:
+        return True
     if _counts(whole) and not any(_counts([row[i] for i in numbers]) for row in below):
         # 0,1,2,species, as pandas names the columns of an array
         return bool(texts) or not first[0] or len(numbers) >= _MANY_NUMBERS
