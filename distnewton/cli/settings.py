@@ -79,6 +79,11 @@ def settle_resumption(options: argparse.Namespace) -> Resume:
     UsageError
         If the run to resume is not named, or named twice.
     """
+    if options.replay:
+        if options.recipe or options.resume is not None:
+            raise UsageError("--replay repeats a run by its own settings: no recipe, no --resume", collective=True)
+        # never into the run that is repeated
+        options.run_dir = options.run_dir or f"{options.replay.rstrip('/')}-replay"
     if options.resume is None:
         return False
     if options.resume == "auto":
@@ -101,6 +106,8 @@ def recipe_of(options: argparse.Namespace) -> str | None:
     from distnewton.runs.run_folder import CONFIG_FILE
 
     named: str | None = options.recipe
+    if options.command == "train" and options.replay:
+        return str(Path(options.replay) / CONFIG_FILE)
     if named or options.command != "train" or options.resume is None or not options.run_dir:
         return named
     run = Path(options.run_dir)

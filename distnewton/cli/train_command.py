@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from distnewton.cli.command import COMMANDS, DATA_DIR, DEVICE, RECIPE, RUN_DIR, SET, argument, command
 from distnewton.cli.follower import Follower, end_run
+from distnewton.cli.output import tell_once
 from distnewton.cli.results import discarding, make_folder, write_text
 from distnewton.cli.setting_help import settings_text
 from distnewton.cli.settings import settle_resumption, shared_config
@@ -36,6 +37,7 @@ _NOTICE = "distnewton: interrupted; the run saves a checkpoint after this iterat
     argument(
         "--resume", nargs="?", const="", metavar="RUN", help="continue from the newest checkpoint (=auto: if any)"
     ),
+    argument("--replay", metavar="RUN", help="repeat a run from its record, bit for bit, with as many ranks"),
     argument("--start", metavar="MODEL", help="run folder or model file with the first weights"),
     RUN_DIR,
     DATA_DIR,
@@ -98,9 +100,11 @@ def _train_until(
     from distnewton.launch.deadline import Clock
     from distnewton.launch.shared_folder import check_visible
     from distnewton.runs import session
+    from distnewton.runs.replay import Replay
 
     folder: RunFolder | None = None
     follower: Follower | None = None
+    replay = Replay(comm, Path(options.replay)) if options.replay else None
     with comm.collective_errors():
         folder = make_folder(config, options.recipe, resume) if comm.rank == 0 else None
     path = Path(comm.broadcast_json(str(folder.path.absolute()) if folder else ""))
@@ -113,7 +117,7 @@ def _train_until(
         with closing(follower) if follower else nullcontext():
             result = session.train(
                 config, comm, observers=follower.observers if follower else [], clock=clock,
-                checkpoints=path / CHECKPOINTS_FOLDER, resume=resume,
+                checkpoints=path / CHECKPOINTS_FOLDER, resume=resume, replay=replay,
             )  # fmt: skip
     with comm.collective_errors():
         if folder:
@@ -122,6 +126,8 @@ def _train_until(
     if follower:
         follower.finish(result)
     result.model.grid.free()
+    if replay:
+        tell_once(comm, replay.verdict)
     code = end_run(comm, result, config, path)
     if folder:
         folder.close()

@@ -47,7 +47,7 @@ class BlockDiagonal(CGDirection):
                 if not cg.finished:
                     cg.step()
             n_steps += 1
-            if n_steps >= self.options.cg_min and termination.enough_finished():
+            if n_steps >= self.options.cg_min and termination.enough_finished(n_steps):
                 break
         finished = all(cg.finished for cg in solvers)
         if finished:

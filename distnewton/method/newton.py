@@ -117,11 +117,14 @@ class NewtonStep:
         """
         if not self._damping.begun:
             self._begin_damping(objective, evaluation)
-        retries = Retries(self._damping)
+        retries, phases = Retries(self._damping), []
         while True:
             record.damping = self._damping.value
             record.gradient_norm, problem = self._linearizer.model(objective, evaluation, self._damping.value)
             found, record.direction = self._find_direction(objective.network.grid, problem)
+            if self._termination.stops_ranks:
+                phases.append(record.direction.inner_iterations)
+                record.direction.phases = phases
             if not record.direction.failed_ranks:
                 combined = self._combine(objective.network.grid, problem, evaluation.params, found.direction)
                 if math.isfinite(combined.slope + combined.curvature):

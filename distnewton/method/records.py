@@ -43,6 +43,8 @@ class DirectionRecord:
         Seconds each rank spent in the direction phase.
     failed_ranks : list of int
         Ranks that found no direction, or one that is not finite; with any, it is not taken.
+    phases : list of list of int
+        CG steps of each rank in each direction of the iteration, where ranks may be stopped early: what a replay needs.
     step_sizes : list of float
         Step sizes of the groups of ``grouped_newton``, those of the last step; else empty.
     """
@@ -54,6 +56,7 @@ class DirectionRecord:
     stopped_early: bool
     seconds: list[float]
     failed_ranks: list[int] = field(default_factory=list)
+    phases: list[list[int]] = field(default_factory=list)
     step_sizes: list[Number] = field(default_factory=list)
 
     @staticmethod
@@ -76,6 +79,7 @@ class DirectionRecord:
             any(record.stopped_early for record in records),
             seconds.sum(axis=0).tolist(),
             sorted(failed),
+            [steps for record in records for steps in record.phases],
             last.step_sizes,
         )
 
@@ -212,7 +216,7 @@ def gather_direction(comm: Communicator, method: str, result: DirectionResult, s
         bool((finished == 0).any()),
         [float(t) for t in times],
         [int(rank) for rank in np.flatnonzero(failures)],
-        list(result.step_sizes),
+        step_sizes=list(result.step_sizes),
     )
 
 

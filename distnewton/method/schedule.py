@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 
 from distnewton.config.method import AUTO, MethodConfig, StageConfig, StageOptions, regularization
 from distnewton.curvature.sketch import auto_sketch
@@ -26,7 +27,7 @@ from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.early_stop import FinishBoard, stop_threshold
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition
-from distnewton.parallel.termination import NEVER, EarlyTermination
+from distnewton.parallel.termination import NEVER, EarlyTermination, RecordedTermination
 from distnewton.solvers.damping import DampingRule, LevenbergMarquardt
 
 
@@ -45,6 +46,8 @@ class Schedule:
         Of the run.
     deterministic : bool
         Whether early termination is off.
+    recorded : iterator of int or None
+        CG steps of this rank in each direction of a run that is repeated, in place of early termination.
 
     Attributes
     ----------
@@ -59,9 +62,17 @@ class Schedule:
     """
 
     def __init__(
-        self, method: MethodConfig, objective: Objective, n_iterations: int, seed: int, *, deterministic: bool
+        self,
+        method: MethodConfig,
+        objective: Objective,
+        n_iterations: int,
+        seed: int,
+        *,
+        deterministic: bool,
+        recorded: Iterator[int] | None = None,
     ) -> None:
         self._objective, self._seed, self._deterministic = objective, seed, deterministic
+        self._recorded = recorded
         self._boards: list[FinishBoard] = []
         self.notes: list[str] = []
         self.stages: list[tuple[Stage, int]] = []
@@ -142,6 +153,8 @@ class Schedule:
         grid: ProcessGrid = self._objective.network.grid
         if self._deterministic or grid.world.size == 1 or not direction.stops_early:
             return NEVER
+        if self._recorded is not None:
+            return RecordedTermination(self._recorded)
         # ranks without variables have finished before they start: they announce, but do not count
         n_idle = len(grid.partition.idle_ranks()) * grid.n_replicas
         self._boards.append(FinishBoard(grid.world.mpi, ledger=grid.ledger))

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Protocol
 
+from distnewton.errors import DataError
 from distnewton.guards.faults import faults
 
 
@@ -31,6 +32,11 @@ class EarlyTermination:
     def __init__(self, board: Board | None, threshold: int = 1) -> None:
         self._board, self._threshold = board, threshold
 
+    @property
+    def stops_ranks(self) -> bool:
+        """Whether a phase may end before a rank has finished."""
+        return self._board is not None
+
     def begin(self, phase_number: int) -> None:
         """Open a direction phase; numbers only grow."""
         if self._board is not None:
@@ -41,8 +47,8 @@ class EarlyTermination:
         if self._board is not None:
             self._board.announce()
 
-    def enough_finished(self) -> bool:
-        """Whether enough ranks are known to have finished; does not block."""
+    def enough_finished(self, n_steps: int) -> bool:
+        """Whether enough ranks are known to have finished after so many steps of this one; does not block."""
         faults.at("cg")
         return self._board is not None and self._board.n_finished() >= self._threshold
 
@@ -50,6 +56,41 @@ class EarlyTermination:
         """Close the phase, after a collective from which every rank knows who announced."""
         if self._board is not None:
             self._board.end(finished_ranks)
+
+
+class RecordedTermination(EarlyTermination):
+    """Stops this rank after the steps that it took in a recorded run.
+
+    Parameters
+    ----------
+    steps : iterator of int
+        Of this rank, one direction phase after the other.
+    """
+
+    def __init__(self, steps: Iterator[int]) -> None:
+        super().__init__(None)
+        self._steps, self._limit = steps, 0
+
+    @property
+    def stops_ranks(self) -> bool:
+        """Yes: the record of the repeated run says where."""
+        return True
+
+    def begin(self, phase_number: int) -> None:
+        """Take the steps of the next phase."""
+        limit = next(self._steps, None)
+        if limit is None:
+            raise DataError(
+                f"direction {phase_number} is not in the record of the run that is replayed: it had other settings, or "
+                "another machine computes",
+                collective=True,
+            )
+        self._limit = limit
+
+    def enough_finished(self, n_steps: int) -> bool:
+        """Whether this rank had stopped, or finished, after so many steps."""
+        faults.at("cg")
+        return n_steps >= self._limit
 
 
 NEVER = EarlyTermination(None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -25,6 +26,7 @@ from distnewton.parallel.collectives import Communicator
 from distnewton.runs.checkpoints import CheckpointKeeper, Resume, keeper_of_run
 from distnewton.runs.evaluator import MetricsEvaluator
 from distnewton.runs.history import History
+from distnewton.runs.replay import Replay
 from distnewton.runs.setup import Setup
 from distnewton.runs.summary import Observer, Result, RunSummary, summarize_run
 
@@ -45,6 +47,7 @@ def train(
     clock: Clock | None = None,
     checkpoints: str | Path | None = None,
     resume: Resume = False,
+    replay: Replay | None = None,
 ) -> Result:
     """Train a network as configured.
 
@@ -74,6 +77,8 @@ def train(
         clock, Ctrl-C lets the iteration end and saves; a second one ends at once.
     resume : bool or "auto"
         Go on from the newest checkpoint there; with ``"auto"`` begin anew where there is none.
+    replay : Replay or None
+        Run that is repeated: its directions end where they did, and training ends where it did.
 
     Returns
     -------
@@ -101,10 +106,14 @@ def train(
     given = {"train": train_data, "validation": validation_data, "test": test_data}
     session = Session(config, comm, given=given, start=start)
     if clock is not None or checkpoints is None:
-        return session.train(config, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume)
+        return session.train(
+            config, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume, replay=replay
+        )
     with StopSignals([signal.SIGINT]) as signals:
         clock = Clock(session.setup.comm, None, signals)
-        result = session.train(config, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume)
+        result = session.train(
+            config, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume, replay=replay
+        )
     if result.stopped is Stop.INTERRUPT:
         raise KeyboardInterrupt(f"interrupted after iteration {result.last.iteration}; saved as {result.checkpoint}")
     return result
@@ -155,6 +164,7 @@ class Session:
         clock: Clock | None = None,
         checkpoints: str | Path | None = None,
         resume: Resume = False,
+        replay: Replay | None = None,
     ) -> Result:
         """Train from the configuration's start, or from a checkpoint.
 
@@ -165,7 +175,7 @@ class Session:
         start : Model, path or None
             Model whose weights the run begins with; by default the session's, or random weights. Its scaling must be
             the session's.
-        observers, clock, checkpoints, resume
+        observers, clock, checkpoints, resume, replay
             Arguments of :func:`train`, whose errors are raised, too.
 
         Returns
@@ -184,8 +194,9 @@ class Session:
             with setup.comm.ledger.phase("init"):
                 params = self._first_params(config, origin)
             schedule = Schedule(
-                config.method, training.objective, run.n_iterations, run.seed, deterministic=run.deterministic
-            )
+                config.method, training.objective, run.n_iterations, run.seed, deterministic=run.deterministic,
+                recorded=replay.steps() if replay else None,
+            )  # fmt: skip
             trainer = Trainer(training.objective, params, schedule.stages, evaluator.measure, best)
             keeper = keeper_of_run(config, setup, trainer, checkpoints, clock)
             with _schedule_freed(schedule, keeper):
@@ -198,7 +209,7 @@ class Session:
                     observer.start(summary)
                 # a checkpoint counts records, so that it comes last
                 followers = [history.append, *(observer.iteration for observer in observers), keeper.follow]
-                _iterate(trainer, config, clock, followers)
+                _iterate(trainer, config, clock, followers, replay)
                 keeper.finish()
             return Result(
                 setup.model(self._final_params(trainer, evaluator)),
@@ -251,11 +262,18 @@ class Session:
 
 
 def _iterate(
-    trainer: Trainer, config: Config, clock: Clock | None, followers: Sequence[Callable[[IterationRecord], None]]
+    trainer: Trainer,
+    config: Config,
+    clock: Clock | None,
+    followers: Sequence[Callable[[IterationRecord], None]],
+    replay: Replay | None,
 ) -> None:
-    """Train to the end of the run; followers are told of each iteration, one after the other."""
+    """Train to the end of the run, or of the repeated one; followers are told of each iteration in turn."""
     run, must_stop = config.run, clock.must_stop if clock else None
-    for record in trainer.iterations(run.n_iterations, run.seconds, must_stop, tolerance=run.tolerance):
+    length = (replay.n_iterations, math.inf) if replay else (run.n_iterations, run.seconds)
+    for record in trainer.iterations(*length, must_stop, tolerance=run.tolerance):
+        if replay:
+            replay.iteration(record)
         for follow in followers:
             follow(record)
 
