@@ -260,15 +260,10 @@ class Model:
 
     def gather_layer(self, m: int) -> tuple[list[Block | None], list[Array] | None]:
         """Blocks of a layer, by rank, and on rank 0 their rows of W and, where owned, of b (collective)."""
-        partition, views = self.grid.partition, self.network.layout.views(self.params)
+        partition, layout = self.grid.partition, self.network.layout
         blocks = [partition.block(m, rank) for rank in range(self.grid.size)]
         shapes = [(0, 0) if b is None else (b.shape[0] + b.owns_bias, b.shape[1]) for b in blocks]
-        own = np.empty(shapes[self.grid.rank], self.network.backend.dtype)
-        if m in views:
-            own[: len(views[m].W)] = to_host(views[m].W)
-            bias = views[m].b
-            if bias is not None:
-                own[-1] = to_host(bias)
+        own = to_host(self.params[layout.slices.get(m, slice(0))]).reshape(shapes[self.grid.rank])
         return blocks, self.grid.comm.gather_array(own, shapes)
 
     def save(self, path: str | Path) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
@@ -143,12 +144,12 @@ class NetworkShape:
     layers: tuple[LayerShape, ...]
     listed: tuple[Any, ...]
 
-    @property
+    @cached_property
     def widths(self) -> tuple[int, ...]:
         """Units of layers 0..L."""
         return (self.layers[0].n_in, *(layer.n_out for layer in self.layers))
 
-    @property
+    @cached_property
     def rows_per_unit(self) -> tuple[int, ...]:
         """Rows of the weight matrix for each input unit, of layers 1..L."""
         return tuple(layer.rows_per_unit for layer in self.layers)
@@ -174,7 +175,7 @@ class NetworkShape:
         speeds = () if len(set(speeds)) <= 1 else tuple(speeds)
         return Partition(self.widths, as_splits(splits), self.rows_per_unit, self.features_per_unit, speeds)
 
-    @property
+    @cached_property
     def modules(self) -> list[int]:
         """Number of each layer's weights in the equal torch.nn.Sequential, with activations, pooling and Flatten."""
         numbers, following = [], 0

@@ -58,6 +58,9 @@ class ProcessGrid:
         self.rank, self.size = self.comm.rank, self.comm.size
         self.blocks: dict[int, Block] = {block.layer: block for block in partition.blocks(self.rank)}
         self._boundaries = self._join_boundaries()
+        self._groups: dict[int, list[int]] = {}
+        for layer, j in self._boundaries:
+            self._groups.setdefault(layer, []).append(j)
 
     def _join_boundaries(self) -> dict[tuple[int, int], Communicator]:
         """Communicators of this rank's boundaries; all ranks pass the boundaries in the same order."""
@@ -79,7 +82,7 @@ class ProcessGrid:
 
     def groups(self, layer: int) -> list[int]:
         """Groups of a layer on whose boundary this rank stands, ascending: one on a regular grid, at most two."""
-        return [j for m, j in self._boundaries if m == layer]
+        return self._groups.get(layer, [])
 
     def group_width(self, layer: int, j: int) -> int:
         """Number of units in a group: neurons, or channels."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from distnewton.curvature.sketch import auto_sketch
+from distnewton.errors import ConfigError
 from distnewton.network.shapes import LayerShape, NetworkShape, dense_shape
 from distnewton.parallel.partition import Partition, regular_splits, splits_title
 from distnewton.parallel.replicas import ranks_of_a_grid
@@ -15,6 +16,9 @@ from distnewton.planning.problem import Problem, Share
 from distnewton.planning.rates import Rates
 from distnewton.planning.splits import auto_splits
 from distnewton.planning.work import Work
+
+_MOST_BLOCKS = 1_000_000
+"""Blocks of all ranks, layers and plans that are looked at: some ten seconds."""
 
 
 @dataclass(frozen=True)
@@ -172,6 +176,7 @@ def make_plan(
     Plan
     """
     partition, problem = problem.shape.partition(splits, speeds), problem.shared(n_replicas)
+    check_size(partition.n_ranks, problem.shape)
     if sketch is None:
         sizes = problem.n_curvature, problem.itemsize, problem.memory_bytes
         sketch = auto_sketch(problem.shape, partition, *sizes)
@@ -184,6 +189,33 @@ def make_plan(
     phases = {phase: Forecast.of(compute[phase], sent, rates) for phase, sent in messages.by_phase().items()}
     n_idle = n_replicas * sum(share.n_params == 0 for share in shares)
     return Plan(problem, partition, phases, iteration_memory(problem, busiest, width), n_idle)
+
+
+def check_size(n_ranks: int, shape: NetworkShape, n_plans: int = 1) -> None:
+    """Refuse plans that would take minutes, since each goes over the blocks of all ranks and layers.
+
+    Parameters
+    ----------
+    n_ranks : int
+        Ranks of a grid.
+    shape : NetworkShape
+        Layers.
+    n_plans : int
+        Plans that are made.
+
+    Raises
+    ------
+    ConfigError
+        If there are too many blocks.
+    """
+    n_layers = len(shape.layers)
+    if n_ranks * n_layers * n_plans > _MOST_BLOCKS:
+        several = f" and {n_plans} ways to split" if n_plans > 1 else ""
+        raise ConfigError(
+            f"{n_ranks:,} ranks of a grid, {n_layers:,} layers{several} are too many to plan: their product may be "
+            f"{_MOST_BLOCKS:,}; plan fewer ranks, more replicas (partition.replicas), or certain splits",
+            collective=True,
+        )
 
 
 def _slowest_work(
@@ -244,9 +276,12 @@ def make_plans(
     """
     density = None if problem.nonzeros is None else problem.nonzeros / max(1, problem.shape.widths[0])
     n = ranks_of_a_grid(n_ranks, n_replicas)
+    check_size(n, problem.shape)
+    splits_to_try = candidates(problem.shape, n, density=density)
+    check_size(n, problem.shape, len(splits_to_try))
     listed = [
         make_plan(problem, splits, rates, sketch=sketch, n_replicas=n_replicas, speeds=speeds)
-        for splits in candidates(problem.shape, n, density=density)
+        for splits in splits_to_try
     ]
     return sorted(listed, key=lambda plan: (plan.seconds, plan.sent_bytes))
 

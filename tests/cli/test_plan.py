@@ -49,12 +49,22 @@ def test_chosen_splits_only(capsys):
     [
         (["--ranks=4", "--set=partition.splits=2-1-2-1"], ConfigError, "Splits that fit 4 ranks"),
         (["--set=method.direction=sgd"], ConfigError, "there is no model of sgd yet"),
+        (["--ranks=1000000"], ConfigError, "1,000,000 ranks of a grid, 3 layers are too many to plan"),
+        (["--ranks=100000000000000000"], ConfigError, "too many to plan"),
+        (["--ranks=27720"], ConfigError, "27,720 ranks of a grid, 3 layers and 97 ways to split are too many"),
+        (["--ranks=1000000", "--set=partition.splits=1000000-1-1-1"], ConfigError, "too many to plan"),
         (["--cluster=none.toml"], MissingInputError, "cannot read the cluster file none.toml"),
     ],
 )
 def test_what_is_refused(more, kind, text):
     with pytest.raises(kind, match=text):
         main([*FLAGS, *more])
+
+
+def test_thousands_of_layers(capsys):
+    layers = "auto-" + "3-" * 3000 + "auto"
+    assert main(["plan", "--samples=9", "--features=9", "--outputs=2", f"--set=network.layers={layers}"]) == 0
+    assert "ranks" in capsys.readouterr().out
 
 
 def test_without_data_and_flags_it_says_what_it_needs():
