@@ -122,6 +122,17 @@ def test_a_table_of_numbers_stays_as_it_is(tmp_path):
 
 
 WHOLE = FRAME[["fare", "label"]].assign(size=[1.0, 2, 4, 8])[["size", "fare", "label"]]
+@pytest.mark.parametrize("trained_on", ["csv", "parquet", "frame"])
+@pytest.mark.parametrize("used_on", ["csv", "parquet", "frame"])
+def test_true_and_false_are_the_same_in_every_format(tmp_path, trained_on, used_on):
+    frame = pd.DataFrame({"tame": [True, False, True], "size": [1.0, 2, 3], "label": ["x", "y", "x"]})
+    source = opened(tmp_path, frame, trained_on)
+    names, n = source.describe().names, source.describe().n_features
+    later = opened(tmp_path, frame, used_on, names=names, n_features=n)
+    assert not any("training data do not have" in note for note in later.describe().notes)
+    np.testing.assert_array_equal(later.read(0, n), source.read(0, n))
+
+
 GAPS = pd.DataFrame({"fare": [np.nan, 7.0], "size": [2.0, 3.0]})
 
 

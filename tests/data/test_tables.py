@@ -58,7 +58,8 @@ def rows(text):
     ("0,1,2,3", "4,5,6,7", False), ("0,1,2,3", ".5,1,2,3", True), ("x,2.5,0", "1,2,1", "unknown"),
     ("2010,2011,rare", "1,2,a 1,3,b " * 20, "unknown"), ("NA,1,a", "2,3,a", False), ("a,b", "", True),
     ("1,2", "", False), (",1940,1945", "food,22.2,44.5 rent,10.5,15.5", True), (",3,1", "red,4,2 red,5,2", False),
-    (",3,1", "7,4,2 8,5,2", False),
+    (",3,1", "7,4,2 9,5,2", False), (",3.5,1", "7,4,2 8,5,2", True), (",.5,1", "7,4,2 9,5,2 " * 20, False),
+    (",.5,.7", " ".join(f"{i * i},4,2" for i in range(20)), "unknown"),
 ])  # fmt: skip
 def test_what_is_a_header(first, below, verdict):
     encoded = [[field.encode() for field in row] for row in rows(below)]

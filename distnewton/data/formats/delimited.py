@@ -245,6 +245,9 @@ class DelimitedSource(TableSource):
         if DECIMAL_COMMA.fullmatch(part.decode(errors="replace")):
             raise ValueError("has a decimal comma; write decimals with a point")
         if self._wanted.is_later:
+            if (is_true := part.lower() == b"true") or part.lower() == b"false":
+                # a column of Parquet or of a frame, written as text
+                return float(is_true)
             raise ValueError("is not a finite decimal number, as in training all were; repair it or remove this sample")
         raise ValueError(
             "is not a finite decimal number; set data.categories = onehot, write categories as numbers, leave the "

@@ -257,11 +257,15 @@ def is_header(
         return True if could_name and not repeats else "unknown"
     if not numbers:
         return bool(texts) and not repeats
+    row_names = {row[0] for row in below if row[0].lower() not in missing}
+    if not (first[0] or repeats) and len(row_names) == len(below) > 1:
+        # an index without a name
+        if _counts([row[0] for row in below]) or (could_name and not any(map(NUMBER.fullmatch, row_names))):
+            return True
+        if len(below) >= _FEW_LINES and all(name.isdigit() for name in row_names):
+            return "unknown"
     if repeats or not could_name:
         return False
-    row_names = {row[0] for row in below if row[0].lower() not in missing and not NUMBER.fullmatch(row[0])}
-    if not first[0] and len(row_names) == len(below) > 1:
-        return True
     if _counts(whole) and not any(_counts([row[i] for i in numbers]) for row in below):
         # 0,1,2,species, as pandas names the columns of an array
         return bool(texts) or not first[0] or len(numbers) >= _MANY_NUMBERS

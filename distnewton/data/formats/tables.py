@@ -543,14 +543,13 @@ class ArrowSource(TableSource):
                     yield whole.slice(start, height)
 
     def _arrays(self, places: Sequence[int], texts: set[int]) -> Iterator[list[Any]]:
-        import pyarrow as pa
 
         row = 0
         for batch in self._slices(list(places)):
             columns = []
             for i, column in zip(places, batch.columns, strict=True):
                 if i in texts:
-                    column = _decoded(column).cast(pa.string())
+                    column = _as_texts(_decoded(column))
                 elif i != self._selection.label:
                     column = self._numbers(column, i, row, missing=True)
                 columns.append(column)
@@ -695,6 +694,16 @@ def _decoded(column: Any) -> Any:
     if pa.types.is_dictionary(column.type):
         column = pa.DictionaryArray.from_arrays(column.indices, _decoded(column.dictionary)).dictionary_decode()
     return column.cast(pa.string()) if pa.types.is_string_view(column.type) else column
+
+
+def _as_texts(column: Any) -> Any:
+    """Values as texts; those that are true or false as pandas writes them."""
+    import pyarrow as pa
+    from pyarrow import compute
+
+    if pa.types.is_boolean(column.type):
+        return compute.call_function("if_else", [column, pa.scalar("True"), pa.scalar("False")])
+    return column.cast(pa.string())
 
 
 def is_number(kind: pa.DataType) -> bool:
