@@ -95,6 +95,13 @@ def test_widths_as_papers_write_them(text, layers):
     assert load_config(None, ["partition.splits=2-1", "network.layers=4-3"]).partition.splits == [2, 1]
 
 
+@pytest.mark.parametrize(("text", "value"), [(".2", 0.2), ("+.2", 0.2), (".5e-1", 0.05), ("2e-1", 0.2)])
+def test_numbers_may_begin_or_end_with_their_point(text, value):
+    assert load_config(None, [f"data.validation_fraction={text}"]).data.validation_fraction == value
+    config = load_config(None, ["data.label_column=.x", "data.train=1.csv", "method.damping=1."])
+    assert (config.data.label_column, config.data.train, config.method.damping) == (".x", "1.csv", 1.0)
+
+
 def test_flags_win_over_the_file(tmp_path):
     path = tmp_path / "recipe ü.toml"
     # with the mark that some editors write first

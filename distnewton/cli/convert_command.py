@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distnewton.cli.command import READING_SET, argument, command
-from distnewton.cli.settings import check_reading, overrides
+from distnewton.cli.settings import check_reading, is_here, overrides
 from distnewton.cli.streams import results_go_to_files
 from distnewton.config import load_config
 from distnewton.errors import ConfigError
@@ -57,7 +57,7 @@ def convert(options: argparse.Namespace) -> int:
     check_reading(options.set, also=("n_features", "directory"))
     check_target(Path(options.target), overwrite=options.overwrite)
     data = load_config(None, overrides(options)).data
-    if Path(options.source).exists():
+    if is_here(options.source):
         # a path that exists as it is typed is that file
         data = data.model_copy(update={"directory": ""})
     source = opener(data, None, options.source)()

@@ -20,7 +20,7 @@ from distnewton.cli.prediction import (
     table_text,
 )
 from distnewton.cli.results import check_result, write_text
-from distnewton.cli.settings import DATA_VARIABLE
+from distnewton.cli.settings import DATA_VARIABLE, is_here
 from distnewton.config import load_config
 from distnewton.data.columns import LabelsWanted
 from distnewton.data.description import DataSource
@@ -152,8 +152,7 @@ def _load(
 def _directory(options: argparse.Namespace) -> str:
     """The folder in which the named data is looked for."""
     # a path that exists as it is typed is that file: the folder of the recipe is for the names of the recipe
-    typed = options.data, options.data.rpartition(":")[0], options.data.partition(",")[0]
-    if any(path and Path(path).exists() for path in typed):
+    if is_here(options.data):
         return ""
     named = options.data_dir or os.environ.get(DATA_VARIABLE)
     return named or load_config(recipe_beside(options.run)).data.directory

@@ -27,10 +27,10 @@ def load_on_ranks(comm: Communicator, path: str, device: str = "cpu") -> Model:
     """Load a model over all ranks, and give each rank its BLAS threads (collective)."""
     from threadpoolctl import threadpool_limits
 
-    from distnewton.launch.threads import threads_per_rank
+    from distnewton.launch.threads import threads_of_rank
     from distnewton.models.loading import load_model
 
-    threadpool_limits(threads_per_rank(comm), user_api="blas")
+    threadpool_limits(threads_of_rank(comm), user_api="blas")
     return load_model(path, comm, device)
 
 

@@ -34,10 +34,28 @@ def shared_config(comm: Communicator, options: argparse.Namespace) -> Config:
 def noted_config(options: argparse.Namespace) -> Config:
     """The configuration as this process reads it; what is left out of the recipe is told on stderr."""
     notes: list[str] = []
-    config = load_config(recipe_of(options), overrides(options), notes)
+    config = _beside_variable(load_config(recipe_of(options), overrides(options), notes))
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     return config
+
+
+def is_here(name: str) -> bool:
+    """Whether data that is named so, perhaps as ``PATH:PART`` or ``FEATURES,LABELS``, is in the working folder."""
+    return any(path and Path(path).exists() for path in (name, name.rpartition(":")[0], name.partition(",")[0]))
+
+
+def _beside_variable(config: Config) -> Config:
+    """The configuration with files of the working folder as they are typed: the variable's folder is for the others."""
+    data = config.data
+    if not data.directory or data.directory != os.environ.get(DATA_VARIABLE):
+        return config
+    named = {which: getattr(data, which) for which in ("train", "test", "validation")}
+    here = {
+        which: ",".join(str(Path(part).absolute()) for part in name.split(","))
+        for which, name in named.items() if is_here(name)
+    }  # fmt: skip
+    return config.model_copy(update={"data": data.model_copy(update=here)})
 
 
 def overrides(options: argparse.Namespace) -> list[str]:

@@ -304,7 +304,8 @@ class RunConfig(Options):
         "directions that are less exact"
     )  # fmt: skip
     deterministic: bool = Field(False, description="no early termination, so that runs repeat bit for bit")
-    threads: int = Field(0, ge=0, description="BLAS threads a rank; 0: cores divided by the ranks that share them")
+    threads: int = Field(0, ge=0, description="BLAS threads a rank; 0: OMP_NUM_THREADS, else the cores divided by the "
+        "ranks that share them")
     memory_mb: float = Field(
         1024.0, gt=0.0, allow_inf_nan=False, description="megabytes a rank may fill with activations"
     )

@@ -289,12 +289,16 @@ def choose_direction(method: Mapping[str, Any], chosen: Mapping[str, Any], notes
     return kept
 
 
+_POINT_AT_AN_END = re.compile(r"[+-]?(\.[0-9]+|[0-9]+\.)([eE][+-]?[0-9]+)?")
+
+
 def parse_value(text: str) -> Any:
     """A value in TOML's notation, or the text itself where it is not TOML."""
     try:
         value = parse_toml(f"value = {text}")["value"]
     except ValueError:
-        return text.strip()
+        # what other programs take for a number, and TOML does not
+        return float(text) if _POINT_AT_AN_END.fullmatch(text.strip()) else text.strip()
     # no setting is a date, but the widths 1024-10-10 look like one
     return text.strip() if isinstance(value, date | time) else value
 

@@ -27,8 +27,16 @@ def blas_libraries() -> list[dict[str, Any]]:
     return [{key: pool.get(key) for key in keys} for pool in threadpool_info() if pool.get("user_api") == "blas"]
 
 
+def threads_of_rank(comm: Communicator, asked: int = 0) -> int:
+    """Threads that this rank is to use: what a setting or ``OMP_NUM_THREADS`` asks for, else its share (collective)."""
+    share = threads_per_rank(comm)
+    # OpenMP takes a list, of which the first is for the outer level
+    named = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return asked or (int(named) if named.isdecimal() else 0) or share
+
+
 def threads_per_rank(comm: Communicator) -> int:
-    """Threads for each rank, at least 1: ranks bound to the same cores share them (collective)."""
+    """Cores that are each rank's, at least 1: ranks bound to the same cores share them (collective)."""
     cores = own_cores()
     if comm.mpi is None or comm.size == 1:
         return len(cores)

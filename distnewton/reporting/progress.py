@@ -59,6 +59,9 @@ class Progress:
         for name, text in [*_header(summary).items(), *(("note", note) for note in summary.notes)]:
             if text:
                 self._print(f"{name:<8} {text}")
+        if self._metric != "accuracy":
+            measured = ", ".join(name for name in self._columns if name in ("train", "valid", "test"))
+            self._print(f"{'columns':<8} {measured}: {self._metric}")
         if self._is_live:
             self._begin_live()
         else:
@@ -140,7 +143,7 @@ class Progress:
         line = Table.grid(padding=(0, 1))
         done = self._share_done(record)
         line.add_row(
-            Text(f"iteration {config.run.of_iterations(record.iteration)}"),
+            Text(f"iteration {config.run.of_iterations(record.iteration).replace(" of ", "/")}"),
             ProgressBar(total=1.0, completed=done, width=30),
             Text(f"{_clock(record.elapsed_seconds + since)} gone"),
             Text("" if left is None else f"about {_clock(max(0.0, left - since))} left"),

@@ -11,7 +11,7 @@ from distnewton.config import Config
 from distnewton.config.method import AUTO
 from distnewton.guards.watchdog import watchdog
 from distnewton.launch.startup import guard
-from distnewton.launch.threads import threads_per_rank
+from distnewton.launch.threads import threads_of_rank
 from distnewton.models.model import Model
 from distnewton.models.warm_start import Start, StartFrom
 from distnewton.parallel.collectives import Communicator
@@ -72,7 +72,7 @@ class Setup:
             # a program of its own: the command line has done so. It stands before the first collective, so that a rank
             # that never comes is named
             guard(self.comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
-        self.n_threads = config.run.threads or threads_per_rank(self.comm)
+        self.n_threads = threads_of_rank(self.comm, config.run.threads)
         check_same_config(self.comm, config)
         with self.limit_threads(), watchdog.patient():
             start = start if start is not None else config.network.start or None

@@ -199,6 +199,13 @@ def test_data_folders_and_free_run_folders(place):
     assert sorted(path.name for path in (place / "runs").iterdir()) == ["run-001", "run-002"]
     assert (place / "runs/run-002/model.safetensors").is_file()
     assert "n_samples 90" in called("evaluate", "runs/run-001", "set.csv").stdout
+    # the variable hides no file of the working folder
+    text = (place / "elsewhere/set.csv").read_text()
+    (place / "here.csv").write_text("".join(text.splitlines(keepends=True)[:60]))
+    both = ["--data.train=here.csv", "--data.test=set.csv", "--run.iterations=0", "--run-dir=both"]
+    printed = called("train", *both, DISTNEWTON_DATA="elsewhere").stdout
+    assert "60 samples" in printed
+    assert "test 90" in printed
 
 
 @pytest.mark.mpi(min_size=1, sizes=(2,))
