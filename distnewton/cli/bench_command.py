@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distnewton.cli.command import CLUSTER_FILE, RECIPE, SET, argument, command
-from distnewton.cli.parsing import count, counts, finite
+from distnewton.cli.parsing import count, counts
 from distnewton.cli.settings import overrides
 from distnewton.cli.streams import results_go_to_files
 from distnewton.cluster.cluster_file import Cluster, LaunchTable, load_cluster
@@ -24,6 +24,10 @@ from distnewton.outputs import check_folder, write_output
 if TYPE_CHECKING:
     from distnewton.study.points import Study
 
+_TOLERANCE = 1e-3
+"""Relative difference of the objective above which a point of a study is refused."""
+_SLOWDOWN = 5
+"""How many times slower the straggler is."""
 DEFAULT_RATES = "no --cluster: no prediction; distnewton doctor --bench writes the rates of this machine into a file"
 
 
@@ -44,11 +48,6 @@ DEFAULT_RATES = "no --cluster: no prediction; distnewton doctor --bench writes t
     argument("--repeats", type=count, default=5, metavar="N", help="runs of each point (default 5)"),
     argument("--warmup", type=count, default=2, metavar="N", help="first iterations, which do not count (default 2)"),
     argument("--iterations", type=count, default=7, metavar="N", help="iterations that count (default 7)"),
-    argument(
-        "--tolerance", type=finite, default=1e-3, metavar="X",
-        help="relative difference of the objective above which a point is refused (default 0.001)",
-    ),
-    argument("--factor", type=finite, default=5.0, metavar="X", help="straggler: slowdown of the rank (default 5)"),
     argument("--run-dir", metavar="DIR", help="folder of the runs (default scaling, or straggler)"),
     argument("--collect", action="store_true", help="run nothing; collect the runs of --run-dir"),
     argument("--dry-run", action="store_true", help="write the job files and start nothing"),
@@ -146,7 +145,7 @@ def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Clu
     from distnewton.study.measured import collect
     from distnewton.study.prediction import predict
 
-    points, missing = collect(study, root, options.tolerance)
+    points, missing = collect(study, root, _TOLERANCE)
     if not points:
         raise ConfigError(f"no run of {root} has ended:\n" + "\n".join(missing[:10]), collective=True)
     plans = []
@@ -179,7 +178,7 @@ def _straggler(options: argparse.Namespace) -> int:
     n_ranks = max(options.ranks or [2])
     if n_ranks < 2:
         raise ConfigError("--ranks 1: nobody waits for a rank that is alone; take 2 or more", collective=True)
-    fault = {"DISTNEWTON_FAULT": f"rank={n_ranks - 1} at=cg kind=slow factor={options.factor:g}"}
+    fault = {"DISTNEWTON_FAULT": f"rank={n_ranks - 1} at=cg kind=slow factor={_SLOWDOWN}"}
     variables = {**cluster.environment.variables, **fault}
     disturbed = cluster.model_copy(
         update={"environment": cluster.environment.model_copy(update={"variables": variables})}
@@ -196,7 +195,7 @@ def _straggler(options: argparse.Namespace) -> int:
             folder = f"{number}-{name.replace(', ', '-').replace(' ', '-')}/repeat-{repeat:02d}"
             seconds[name] += _trial(options, where, n_ranks, folder, deterministic=deterministic)
     medians = {name: np.median(values, axis=0).tolist() for name, values in seconds.items()}
-    print(f"{n_ranks} ranks, the last one {options.factor:g} times slower in its CG steps; median of iterations:")
+    print(f"{n_ranks} ranks, the last one {_SLOWDOWN} times slower in its CG steps; median of iterations:")
     for name, (iteration, direction) in medians.items():
         ratio = iteration / medians["undisturbed"][0]
         print(f"  {name:28} {iteration:.4g} s ({ratio:.2f} x), direction {direction:.4g} s")

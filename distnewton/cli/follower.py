@@ -37,7 +37,7 @@ class Follower:
         from distnewton.reporting.progress import Progress
         from distnewton.reporting.terminal import ends_on_terminal
 
-        live = options.progress == "bar" or (options.progress == "auto" and ends_on_terminal())
+        live = ends_on_terminal()
         self.quiet, self.folder = options.quiet, folder
         self.console = make_console(watched=live or None)
         self.progress = Progress(self.console, live=live)

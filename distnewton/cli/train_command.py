@@ -37,7 +37,7 @@ _NOTICE = "distnewton: interrupted; the run saves a checkpoint after this iterat
     argument(
         "--resume", nargs="?", const="", metavar="RUN", help="continue from the newest checkpoint (=auto: if any)"
     ),
-    argument("--replay", metavar="RUN", help="repeat a run from its record, bit for bit, with as many ranks"),
+    argument("--replay", metavar="RUN", help="repeat a run bit for bit, on as many ranks"),
     argument("--start", metavar="MODEL", help="run folder or model file with the first weights"),
     RUN_DIR,
     DATA_DIR,
@@ -45,10 +45,6 @@ _NOTICE = "distnewton: interrupted; the run saves a checkpoint after this iterat
     argument("--dry-run", action="store_true", help="predict memory, messages and seconds, then stop"),
     argument("--print-config", action="store_true", help="show the resolved configuration, then stop"),
     argument("--quiet", action="store_true", help="show warnings and errors only"),
-    argument(
-        "--progress", choices=("auto", "bar", "lines"), default="auto", metavar="NAME",
-        help="auto (default), bar or lines",
-    ),
     argument("--tensorboard", action="store_true", help="also write events to RUN/tensorboard"),
     usage="[RECIPE] [OPTION ...] [--SECTION.KEY VALUE ...]",
     setting_flags=True,
