@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import islice, pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -20,6 +20,7 @@ _SAMPLED_LINES = 100
 _SAMPLED_FIELDS = 1 << 18
 _FEW_LINES = 20
 _MANY_NUMBERS = 4
+_SAME_STEP = 1e-6
 _DIGITS = 20
 _MOST_CHARACTERS = 1000
 """Of a column's name: what is longer is none."""
@@ -253,6 +254,9 @@ def is_header(
     repeats = any(first[i] in columns[i] for i in texts)
     whole = [first[i] for i in numbers]
     could_name = all(field.isdigit() for field in whole) and len(set(whole)) == len(whole)
+    # years, or the middles of intervals
+    if not repeats and _climbs(whole) and not any(_climbs([row[i] for i in numbers]) for row in below):
+        return True
     if over_numbers:
         return True if could_name and not repeats else "unknown"
     if not numbers:
@@ -279,6 +283,15 @@ def _all_numbers(column: Sequence[bytes], missing: set[bytes]) -> bool:
     """Whether a column holds numbers and nothing else but missing values."""
     filled = [field for field in column if field.lower() not in missing]
     return bool(filled) and all(NUMBER.fullmatch(field) for field in filled)
+
+
+def _climbs(fields: Sequence[bytes]) -> bool:
+    """Whether fields are several numbers with one step between them."""
+    if len(fields) < _MANY_NUMBERS or not all(map(NUMBER.fullmatch, fields)):
+        return False
+    values = [float(field) for field in fields]
+    step = values[1] - values[0]
+    return step > 0 and all(abs(b - a - step) <= _SAME_STEP * step for a, b in pairwise(values))
 
 
 def _counts(fields: Sequence[bytes]) -> bool:
