@@ -65,14 +65,13 @@ class ColumnEncoding:
         if self.categories is None:
             X[:, 0] = np.where(missing, self.fill, column.to_numpy(zero_copy_only=False))
         else:
-            coded = column.dictionary_encode()
-            place = {category: k for k, category in enumerate(self.categories)}
-            places = np.array([place.get(text, -1) for text in coded.dictionary.to_pylist()], np.int64)
-            indices = coded.indices.fill_null(0).to_numpy()
-            known = np.where(missing, -1, places[indices]) if len(places) else np.full(len(column), -1)
+            import pyarrow as pa
+            from pyarrow import compute
+
+            known = compute.index_in(column, pa.array(self.categories, column.type)).fill_null(-1).to_numpy()
             rows = np.flatnonzero(known >= 0)
             X[rows, known[rows]] = 1.0
-            n_unknown = int(np.count_nonzero((known < 0) & ~missing))
+            n_unknown = len(column) - len(rows) - int(missing.sum())
         if self.indicator:
             X[:, -1] = missing
         return X, n_unknown

@@ -16,7 +16,7 @@ over the ranks that share it, which the caller does between :func:`row_square_su
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -225,25 +225,6 @@ class ColumnScaling:
         """
         return ColumnScaling(self.kind, self.offset[start:stop], self.factor[start:stop])
 
-    @staticmethod
-    def join(parts: Sequence[ColumnScaling]) -> ColumnScaling:
-        """Scaling of all columns from those of consecutive ranges.
-
-        Parameters
-        ----------
-        parts : sequence of ColumnScaling
-            Of one kind, in the order of their columns.
-
-        Returns
-        -------
-        ColumnScaling
-        """
-        kinds = {part.kind for part in parts}
-        if len(kinds) != 1:
-            raise ValueError(f"parts must be of one kind, got {sorted(kinds)}")
-        offset = np.concatenate([part.offset for part in parts])
-        return ColumnScaling(kinds.pop(), offset, np.concatenate([part.factor for part in parts]))
-
     def to_dict(self) -> dict[str, Any]:
         """Return scaling as plain values for JSON; floats survive the round trip exactly."""
         values: dict[str, Any] = {"kind": self.kind, "n_columns": len(self.factor)}
@@ -437,13 +418,10 @@ def scale_rows(X_local: Features, factors: NDArray[np.float64]) -> None:
         From :func:`row_factors`.
     """
     if isinstance(X_local, np.ndarray):
-        n_rows = _rows_of_block(X_local)
-        for i in range(0, len(X_local), n_rows):
-            block = X_local[i : i + n_rows]
-            np.multiply(block, factors[i : i + n_rows, None], out=block, casting="same_kind")
-        return
-    per_value = np.repeat(factors, np.diff(X_local.indptr))
-    np.multiply(X_local.data, per_value, out=X_local.data, casting="same_kind")
+        np.multiply(X_local, factors[:, None], out=X_local, casting="same_kind")
+    else:
+        per_value = np.repeat(factors, np.diff(X_local.indptr))
+        np.multiply(X_local.data, per_value, out=X_local.data, casting="same_kind")
 
 
 def log_features(kind: str, X_local: Features) -> None:
@@ -476,14 +454,9 @@ def _values(X_local: Features) -> NDArray[Any]:
     return X_local if isinstance(X_local, np.ndarray) else X_local.data
 
 
-def _rows_of_block(X: NDArray[Any]) -> int:
-    """Return rows that make a block small next to the matrix."""
-    return max(1, _BLOCK_VALUES // max(1, int(X.shape[1])))
-
-
 def _row_blocks(X: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Return views of consecutive rows."""
-    n_rows = _rows_of_block(X)
+    """Return views of consecutive rows, small next to the matrix."""
+    n_rows = max(1, _BLOCK_VALUES // max(1, int(X.shape[1])))
     return (X[i : i + n_rows] for i in range(0, len(X), n_rows))
 
 
