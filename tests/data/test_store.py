@@ -15,6 +15,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import distnewton
 from distnewton.data.sources import open_data, source_files
 from distnewton.data.store import layout_on_disk as store_format
 from distnewton.data.store.convert import convert
@@ -24,6 +25,8 @@ from distnewton.data.store.rows_of_blocks import DenseRows, SparseRows
 from distnewton.data.store.writer import StoreWriter, by_columns
 from distnewton.errors import ConfigError, CreateError, DataError, WriteError
 
+N_FLIPS = int(os.environ.get("DISTNEWTON_FLIPS", "100"))
+"""Bits to flip; by hand: ``DISTNEWTON_FLIPS=1000 python -m pytest tests/data/test_store.py -k flipped``."""
 mpi = pytest.mark.mpi(min_size=1, sizes=(3,))
 
 
@@ -168,8 +171,8 @@ def test_ranks_read_their_own_bytes_and_no_others(tmp_path, monkeypatch, kind):
         seen.append(sorted(reads))
     total = sum(end - begin for part in seen for begin, end in part)
     if kind == "libsvm":
-        # all once, and one more start of a column a rank and block
-        most = sum(block.n_bytes + 4 * 2 for block in store.manifest.sparse_blocks)
+        # all once, and a rank and block one more start of a column, and the columns on either side
+        most = sum(block.n_bytes + 4 * (2 + 4) for block in store.manifest.sparse_blocks)
     else:
         most = sum(block.n_bytes for block in store.manifest.blocks)
         flat = sorted(span for part in seen for span in part)
@@ -252,6 +255,7 @@ CONTRADICTIONS = {
     "gap": (lambda c: first_block(c).update(offset=8), "a block begins at byte 8"),
     "size": (lambda c: c.update(features_bytes=c["features_bytes"] - 8), "the blocks take"),
     "rows": (lambda c: first_block(c).update(first_row=1), "a block begins at 1, expected 0"),
+    "sums": (lambda c: c.update(sums_bytes=444), "the sums take 444 bytes"),
     "samples": (lambda c: c.update(n_samples=58), "the blocks reach to 57 of 58"),
     "kind": (lambda c: c.update(sparse=not c["sparse"]), "features have"),
 }
@@ -271,8 +275,8 @@ def test_manifests_that_contradict_themselves(tmp_path, monkeypatch, kind, case)
 def test_a_store_of_a_newer_version(tmp_path, monkeypatch):
     _, path = make(tmp_path, monkeypatch)
     tree = json.loads((path / MANIFEST_FILE).read_text())
-    (path / MANIFEST_FILE).write_text(json.dumps(tree | {"version": 3}))
-    with pytest.raises(DataError, match="version 3, this program reads up to 2; update distnewton"):
+    (path / MANIFEST_FILE).write_text(json.dumps(tree | {"version": 4}))
+    with pytest.raises(DataError, match="version 4, this program reads up to 3; update distnewton"):
         open_data(path)
 
 
@@ -313,6 +317,64 @@ def test_every_flipped_bit_is_found(tmp_path, monkeypatch, kind):
     list(StoreSource(path).verify())
 
 
+@pytest.mark.parametrize("kind", ["libsvm", "csv", "images"])
+def test_every_flipped_bit_is_told_at_reading(tmp_path, monkeypatch, kind):
+    _, path = make(tmp_path, monkeypatch, kind)
+    rng = np.random.default_rng(0)
+    files = {file.name: file.read_bytes() for file in path.iterdir()}
+    sizes = [8 * len(content) for content in files.values()]
+    shares = np.divide(sizes, sum(sizes))
+    for name, bit in itertools.chain(
+        # as many in each file as in all together by their sizes, since the features are the largest
+        ((name, bit) for name, n in zip(files, sizes, strict=True) for bit in rng.integers(n, size=N_FLIPS // 10)),
+        ((list(files)[k], int(rng.integers(sizes[k]))) for k in rng.choice(len(sizes), N_FLIPS, p=shares)),
+    ):
+        flipped = bytearray(files[name])
+        flipped[bit // 8] ^= 1 << (bit % 8)
+        (path / name).write_bytes(flipped)
+        with pytest.raises(DataError, match=str(path)):
+            read_all(path)
+        (path / name).write_bytes(files[name])
+    read_all(path)
+
+
+def read_all(path):
+    """Features and labels as three ranks read them."""
+    store = open_data(path)
+    n = store.describe().n_features
+    for start, stop in itertools.pairwise([0, n // 4, n // 2, n]):
+        store.read(start, stop)
+
+
+@mpi
+def test_all_ranks_are_told_of_a_flipped_bit(world, folder):
+    if world.rank == 0:
+        np.save(folder / "X.npy", np.random.default_rng(0).standard_normal((90, 7)))
+        np.save(folder / "y.npy", np.arange(90) % 3)
+        convert(open_data(f"{folder / 'X.npy'},{folder / 'y.npy'}"), folder / "store", files=[])
+        content = bytearray((folder / "store" / FEATURES_FILE).read_bytes())
+        content[-9] ^= 4
+        (folder / "store" / FEATURES_FILE).write_bytes(content)
+    world.barrier()
+    config = distnewton.make_config({"data": {"train": str(folder / "store")}, "run": {"iterations": 0}})
+    with pytest.raises(DataError, match=r"features\.bin: was changed or damaged") as caught:
+        distnewton.train(config, world)
+    assert not world.any(not caught.value.collective)
+
+
+def test_stores_without_sums_are_read(tmp_path, monkeypatch):
+    source, path = make(tmp_path, monkeypatch)
+    n = source.describe().n_features
+    expected = bits(open_data(path).read(0, n))
+    tamper(path, lambda content: content.pop("sums_bytes"))
+    with pytest.raises(DataError, match="was changed or damaged"):
+        open_data(path)
+    tree = json.loads((path / MANIFEST_FILE).read_text())
+    (path / MANIFEST_FILE).write_text(json.dumps(tree | {"version": 2}))
+    (path / "sums.bin").unlink()
+    assert bits(open_data(path).read(0, n)) == expected
+
+
 def test_damaged_numbers_never_lead_outside_of_an_array(tmp_path, monkeypatch):
     source, path = make(tmp_path, monkeypatch)
     n = source.describe().n_features
@@ -324,7 +386,9 @@ def test_damaged_numbers_never_lead_outside_of_an_array(tmp_path, monkeypatch):
             damaged[at] = int(rng.integers(256))
         (path / FEATURES_FILE).write_bytes(damaged)
         try:
-            X = StoreSource(path).read(0, n)
+            store = StoreSource(path)
+            store._sums = None  # as of a store of an older version
+            X = store.read(0, n)
         except DataError:
             continue
         assert len(X.indices) == 0 or (X.indices.min() >= 0 and X.indices.max() < n)

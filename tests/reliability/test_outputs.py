@@ -185,4 +185,5 @@ def test_files_have_the_mode_that_the_umask_asks_for(place, monkeypatch):
     assert {name: mode for name, mode in modes.items() if mode != expected[name]} == {}
     names = {name.name for name in modes}
     assert names >= {"model.safetensors", "metrics.jsonl", "end.json", "manifest.json", "convergence.png", "first.json",
-                     "comparison.png", "comparison.md", "job.sh", "job.toml", "study.json", "features.bin"}  # fmt: skip
+                     "comparison.png", "comparison.md", "job.sh", "job.toml", "study.json", "features.bin",
+                     "sums.bin"}  # fmt: skip

@@ -4,6 +4,7 @@
 ``store.json``    the manifest, written last: sizes, source, blocks, checksums (:class:`StoreManifest`)
 ``labels.npy``    float64 or text, of shape (n_samples,), or float64 of (n_samples, n_targets)
 ``features.bin``  the blocks one behind the other, little-endian
+``sums.bin``      a uint32 for each page of the features (:mod:`distnewton.checksums`), which reading compares
 ================  =====================================================================================================
 
 A *dense* block holds a range of columns for a range of samples, column by column: the array (n_columns, n_rows) in C
@@ -26,13 +27,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from distnewton.checksums import PAGE_BYTES
 from distnewton.data.columns import StoredColumns
 from distnewton.errors import DataError, MissingInputError
 from distnewton.files import parse_json
 
-FORMAT_NAME, VERSION = "distnewton store", 2
-MANIFEST_FILE, LABELS_FILE, FEATURES_FILE = "store.json", "labels.npy", "features.bin"
-OWN_FILES = (MANIFEST_FILE, LABELS_FILE, FEATURES_FILE)
+FORMAT_NAME, VERSION = "distnewton store", 3
+"""2: without ``sums.bin``."""
+MANIFEST_FILE, LABELS_FILE, FEATURES_FILE, SUMS_FILE = "store.json", "labels.npy", "features.bin", "sums.bin"
+OWN_FILES = (MANIFEST_FILE, LABELS_FILE, FEATURES_FILE, SUMS_FILE)
 MAX_ROWS = 1 << 16
 ALIGNMENT = 8
 ITEMSIZES = {"uint8": 1, "float32": 4, "float64": 8}
@@ -119,6 +122,7 @@ class StoreManifest(_Part):
     rounded_to_float32: bool
     labels: FileSum
     features_bytes: Count
+    sums_bytes: Count = 0
     dense_blocks: list[DenseBlock]
     sparse_blocks: list[SparseBlock]
     columns: StoredColumns | None = None
@@ -178,10 +182,15 @@ def read_manifest(folder: Path) -> StoreManifest:
         raise DataError(
             f"{path}: is a store of version {tree['version']}, this program reads up to {VERSION}; update distnewton"
         )
-    if set(tree) != {"format", "version", "checksum", "content"} or tree["checksum"] != _checksum(tree["content"]):
+    content = tree.get("content")
+    if (
+        set(tree) != {"format", "version", "checksum", "content"}
+        or tree["checksum"] != _checksum(content)
+        or (isinstance(content, dict) and ("sums_bytes" in content) != (tree["version"] > 2))
+    ):
         raise DataError(f"{path}: was changed or damaged: its checksum is another; convert the data again")
     try:
-        manifest = StoreManifest.model_validate(tree["content"])
+        manifest = StoreManifest.model_validate(content)
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"]))
@@ -223,6 +232,9 @@ def _problem(manifest: StoreManifest) -> str:
         offset += padded(block.n_bytes)
     if offset != manifest.features_bytes:
         return f"the blocks take {offset} bytes, the features {manifest.features_bytes}"
+    n_pages = -(-manifest.features_bytes // PAGE_BYTES)
+    if manifest.sums_bytes not in (0, 4 * n_pages):
+        return f"the sums take {manifest.sums_bytes} bytes, not 4 for each of {n_pages} pages"
     if manifest.columns is not None and manifest.columns.n_features != manifest.n_features:
         return f"the columns become {manifest.columns.n_features} features, there are {manifest.n_features}"
     others, kinds = (manifest.dense_blocks, "sparse features have dense") if manifest.sparse else (

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
+from distnewton.checksums import PAGE_BYTES, page_sums
 from distnewton.data.columns import ColumnNames, Wanted
 from distnewton.data.description import Description
 from distnewton.data.row_selection import RowSelection
@@ -18,6 +19,7 @@ from distnewton.data.store.layout_on_disk import (
     FEATURES_FILE,
     ITEMSIZES,
     LABELS_FILE,
+    SUMS_FILE,
     DenseBlock,
     SparseBlock,
     padded,
@@ -54,7 +56,10 @@ class StoreSource(Source):
     def __init__(self, path: Path, wanted: Wanted | None = None) -> None:
         self.path, self.name = path, str(path)
         self.manifest = m = read_manifest(path)
-        for name, expected in ((FEATURES_FILE, m.features_bytes), (LABELS_FILE, m.labels.n_bytes)):
+        sizes = {FEATURES_FILE: m.features_bytes, LABELS_FILE: m.labels.n_bytes}
+        if m.sums_bytes:
+            sizes[SUMS_FILE] = m.sums_bytes
+        for name, expected in sizes.items():
             try:
                 size = (path / name).stat().st_size
             except OSError as error:
@@ -63,6 +68,8 @@ class StoreSource(Source):
                 raise DataError(
                     f"{path / name}: has {size} bytes, {expected} were written; copy or convert the data again"
                 )
+        # mapped, since a rank looks at those of its own columns
+        self._sums = np.asarray(np.memmap(path / SUMS_FILE, "<u4", "r")) if m.sums_bytes else None
         wanted = wanted or Wanted()
         # values of sparse data say which feature they belong to: fewer are no sign of other data
         n_wanted = wanted.n_features or m.n_features
@@ -113,6 +120,7 @@ class StoreSource(Source):
     def _labels(self) -> Labels:
         """Labels as they were when the data were converted."""
         path = self.path / LABELS_FILE
+        self._check_labels()
         try:
             labels: Labels = np.load(path, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
@@ -120,6 +128,17 @@ class StoreSource(Source):
         if labels.shape[:1] != (self.manifest.n_samples,) or labels.dtype.kind not in "fU":
             raise DataError(f"{path}: holds other labels than the store says; convert the data again")
         return labels
+
+    def _check_labels(self) -> None:
+        """Compare the labels with their checksum."""
+        path = self.path / LABELS_FILE
+        try:
+            with path.open("rb") as file:
+                found = hashlib.file_digest(file, "sha256").hexdigest()
+        except OSError as error:
+            raise DataError(f"{path}: cannot be read ({error}); convert the data again") from None
+        if found != self.manifest.labels.sha256:
+            raise DataError(f"{path}: was changed or damaged; copy or convert the data again")
 
     def locate(self, i_sample: int) -> str:
         """``store: sample i``, counted from 1, with the name of what was converted."""
@@ -157,10 +176,7 @@ class StoreSource(Source):
         DataError
             With the file, the samples and the features of a block that has changed.
         """
-        labels = self.path / LABELS_FILE
-        with labels.open("rb") as file:
-            if hashlib.file_digest(file, "sha256").hexdigest() != self.manifest.labels.sha256:
-                raise DataError(f"{labels}: was changed or damaged; copy or convert the data again")
+        self._check_labels()
         yield self.manifest.labels.n_bytes
         with self._opened() as file:
             for block in self.manifest.blocks:
@@ -185,14 +201,27 @@ class StoreSource(Source):
             raise MissingInputError(f"{self.path / FEATURES_FILE}: cannot be read ({error.strerror})") from None
 
     def _numbers(self, file: BinaryIO, offset: int, dtype: str, n: int) -> NDArray[Any]:
-        """Numbers that stand at an offset."""
+        """Numbers that stand at an offset, found to be whole: all of their pages are read."""
+        kind = np.dtype(dtype).newbyteorder("<")
+        first, stop = offset, offset + n * kind.itemsize
+        if self._sums is not None and n:
+            first -= first % PAGE_BYTES
+            stop = min(-(-stop // PAGE_BYTES) * PAGE_BYTES, self.manifest.features_bytes)
         try:
-            values = np.fromfile(file, np.dtype(dtype).newbyteorder("<"), n, offset=offset - file.tell())
+            data = np.fromfile(file, np.uint8, stop - first, offset=first - file.tell())
         except OSError as error:
             raise MissingInputError(f"{self.path / FEATURES_FILE}: cannot be read ({error.strerror})") from None
-        if len(values) != n:
-            raise DataError(f"{self.path / FEATURES_FILE}: ends before byte {offset + n * values.itemsize}")
-        return values
+        if len(data) != stop - first:
+            raise DataError(f"{self.path / FEATURES_FILE}: ends before byte {stop}")
+        if self._sums is not None and n:
+            found, k = page_sums(data), first // PAGE_BYTES
+            if (found != self._sums[k : k + len(found)]).any():
+                raise DataError(
+                    f"{self.path / FEATURES_FILE}: was changed or damaged between bytes {first} and {stop}, or "
+                    f"{SUMS_FILE} was; copy or convert the data again"
+                )
+        values = data[offset - first : offset - first + n * kind.itemsize].view(kind)
+        return values if values.flags.aligned else values.copy()
 
     def _dense_parts(self, file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, int, NDArray[Any]]]:
         """Yield first row, first column and values, (n_columns, n_rows), of what lies in a range of columns."""
@@ -219,7 +248,14 @@ class StoreSource(Source):
                 self.path / FEATURES_FILE, dtype="<u4", mode="r", offset=block.offset, shape=(block.n_columns,)
             )
             i, j = np.searchsorted(mapped, [start, stop]).tolist()
-        columns = self._numbers(file, block.offset + 4 * i, "uint32", j - i)
+        # with their neighbours, which tell a search that damage has misled
+        low, high = max(i - 1, 0), min(j + 1, block.n_columns)
+        known = self._numbers(file, block.offset + 4 * low, "uint32", max(0, high - low))
+        columns = known[i - low : j - low]
+        if not ((known[: i - low] < start).all() and (known[j - low :] >= stop).all() and i <= j
+                and ((columns >= start) & (columns < stop)).all()):  # fmt: skip
+            file_name = self.path / FEATURES_FILE
+            raise DataError(f"{file_name}: was damaged near byte {block.offset}; copy or convert the data again")
         begin = block.offset + 4 * (block.n_columns + i)
         starts = self._numbers(file, begin, "uint32", j - i + 1)
         first, last = int(starts[0]), int(starts[-1])

@@ -15,6 +15,7 @@ from typing import Any, Literal, NoReturn
 import numpy as np
 from numpy.typing import NDArray
 
+from distnewton.checksums import PAGE_BYTES, page_sums
 from distnewton.data.columns import StoredColumns
 from distnewton.data.description import Description
 from distnewton.data.store.layout_on_disk import (
@@ -23,6 +24,7 @@ from distnewton.data.store.layout_on_disk import (
     MANIFEST_FILE,
     MAX_ROWS,
     OWN_FILES,
+    SUMS_FILE,
     DenseBlock,
     FileSum,
     SourceFile,
@@ -97,6 +99,8 @@ class StoreWriter:
         self._blocks: list[DenseBlock | SparseBlock] = []
         self._claim()
         self._file = (self.part / FEATURES_FILE).open("wb")
+        self._sums: list[Values] = []
+        self._unsummed = b""
 
     def _claim(self) -> None:
         """Make the folder that is written to."""
@@ -197,6 +201,7 @@ class StoreWriter:
         """
         with _write_errors(self.target):
             _sync(self._file)
+            sums_bytes = self._write_sums()
             labels = _write_labels(self.part / LABELS_FILE, description.labels)
             image_shape, names = description.image_shape, description.names
             manifest = StoreManifest(
@@ -214,6 +219,7 @@ class StoreWriter:
                 rounded_to_float32=self._float32,
                 labels=labels,
                 features_bytes=self.n_bytes,
+                sums_bytes=sums_bytes,
                 dense_blocks=[block for block in self._blocks if isinstance(block, DenseBlock)],
                 sparse_blocks=[block for block in self._blocks if isinstance(block, SparseBlock)],
                 columns=None if names is None else StoredColumns.model_validate(names.to_json()),
@@ -264,9 +270,27 @@ class StoreWriter:
                 digest.update(data)
                 self._file.write(data)
                 n_bytes += len(data)
-            self._file.write(bytes(padded(n_bytes) - n_bytes))
+                self._sum(data)
+            padding = bytes(padded(n_bytes) - n_bytes)
+            self._file.write(padding)
+            self._sum(padding)
         self.n_bytes += padded(n_bytes)
         return digest.hexdigest(), offset
+
+    def _sum(self, data: memoryview | bytes) -> None:
+        """Take the sums of the pages that what is written now has filled."""
+        waiting = np.frombuffer(b"".join((self._unsummed, data)), np.uint8)
+        n_bytes = len(waiting) // PAGE_BYTES * PAGE_BYTES
+        self._sums.append(page_sums(waiting[:n_bytes]))
+        self._unsummed = waiting[n_bytes:].tobytes()
+
+    def _write_sums(self) -> int:
+        """Write the sums of all pages; returns the size of their file."""
+        self._sums.append(page_sums(np.frombuffer(self._unsummed, np.uint8)))
+        with (self.part / SUMS_FILE).open("wb") as file:
+            file.write(np.concatenate(self._sums).astype("<u4").tobytes())
+            _sync(file)
+            return file.tell()
 
 
 def by_columns(lengths: Values, indices: Values, values: Values) -> tuple[Values, Values, Values, Values]:
