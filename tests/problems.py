@@ -155,10 +155,10 @@ def linearization(case, rows, *, damping=0.5, sketch=0, rooted=False, curvature=
 
 
 def newton_trainer(
-    case, direction, *, subsample=0.5, seed=0, termination=NEVER, damping=1.0, rule="simplenn", **options
+    case, direction, *, subsample=0.5, seed=0, termination=NEVER, damping=1.0, nielsen=False, **options
 ):
     """Newton iterations on a case, without metrics."""
-    damped = LevenbergMarquardt(damping, rule=rule)
+    damped = LevenbergMarquardt(damping, nielsen=nielsen)
     newton = NewtonStep(direction, damped, StepOptions(seed=seed, **options), termination)
     stage = FullBatch(case.objective, newton, subsample, 1, seed)
     return Trainer(case.objective, case.params.copy(), [(stage, 0)], lambda params, evaluation: {})

@@ -221,7 +221,7 @@ def test_useless_options_of_all_stages_are_told():
 
 
 DEFAULTS = [
-    ({"direction": "block_diagonal"}, {"cg_max": 30, "damping": "auto", "damping_rule": "nielsen", "subsample": 0.05}),
+    ({"direction": "block_diagonal"}, {"cg_max": 30, "damping": "auto", "drop": "nielsen", "subsample": 0.05}),
     ({"direction": "sgn"}, {"cg_max": 2, "damping": 0.01, "batch": 512, "solver": "block_diagonal",
                             "preconditioner": "kfac", "sketch": 2}),
     ({"direction": "sgn", "solver": "dual"}, {"damping": 0.01, "batch": 512, "sketch": 2}),

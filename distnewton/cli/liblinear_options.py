@@ -20,9 +20,7 @@ NUMBERS = {
     "grouped_newton": 7, "sgd": 8, "adam": 9, SIMPLENN: 10,
 }  # fmt: skip
 """Numbers of ``-s``, which scripts rely on: a new direction has its name only, or the next number."""
-CONSTANTS = {
-    "cg_tolerance": 0.1, "cg_max": 250, "damping": 1.0, "damping_rule": "simplenn", "drop": 2.0 / 3.0, "boost": 1.5,
-}  # fmt: skip
+CONSTANTS = {"cg_tolerance": 0.1, "cg_max": 250, "damping": 1.0, "drop": 2.0 / 3.0, "boost": 1.5}
 """simpleNN's values, which the directions of all samples take here."""
 FLAGS: tuple[tuple[str, str, Callable[[str], Any], str], ...] = (
     ("-e", "epsilon", positive, "run.tolerance"),
@@ -94,7 +92,6 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument("-s", metavar="type", type=_direction, help="see below; without it a linear network is trained")
     parser.add_argument("-c", metavar="cost", type=positive, help="C (default 1)")
     parser.add_argument("-C", metavar="cost", type=positive, help="C as simpleNN has it; without a number: find C")
-    parser.add_argument("--find-c", action="store_true", help=argparse.SUPPRESS)
     parser.add_argument("-v", metavar="n", type=count, help="n-fold cross validation; no model is written")
     parser.add_argument("-B", metavar="1", type=number, choices=(1.0,), help="accepted: every layer has biases")
     parser.add_argument(
@@ -125,24 +122,26 @@ def predict_parser() -> argparse.ArgumentParser:
 def parse_train(arguments: Sequence[str]) -> argparse.Namespace:
     """Options of ``distnewton-train``, with the settings of :data:`FLAGS` under their own names; or a UsageError."""
     parser = train_parser()
-    options = parser.parse_args(list(_plain(arguments)))
+    words, find_c = _plain(arguments)
+    options = parser.parse_args(words, argparse.Namespace(find_c=find_c))
     if options.c is not None and options.C is not None:
         parser.error("-c and -C are two names of the same: give one")
     return options
 
 
-def _plain(arguments: Sequence[str]) -> Iterator[str]:
-    """Arguments as argparse reads them: weights in one word, since labels may look like flags, and -C with a number."""
-    words = list(arguments)[::-1]
+def _plain(arguments: Sequence[str]) -> tuple[list[str], bool]:
+    """Arguments with weights in one word, since labels may look like flags, and whether a -C has no number."""
+    words, plain, find_c = list(arguments)[::-1], [], False
     while words:
         word = words.pop()
         if word == "-C" and not (words and _is_number(words[-1])):
-            yield "--find-c"
+            find_c = True
         elif word.startswith("-w"):
             label = word[2:] or (words.pop() if words else "")
-            yield f"-w={label}={words.pop() if words else ''}"
+            plain.append(f"-w={label}={words.pop() if words else ''}")
         else:
-            yield word
+            plain.append(word)
+    return plain, find_c
 
 
 def _is_number(text: str) -> bool:

@@ -25,8 +25,12 @@ class NewtonOptions(Options):
     damping_threshold: float = Field(
         0.5, ge=0.25, lt=1.0, description="ratio of actual to predicted decrease above which lambda falls"
     )
-    drop: float = Field(2.0 / 3.0, gt=0.0, le=1.0, description="factor of lambda after a good prediction")
-    boost: float = Field(1.5, ge=1.0, allow_inf_nan=False, description="factor of lambda after a bad prediction")
+    drop: Literal["nielsen"] | Annotated[float, Field(gt=0.0, le=1.0)] = Field(
+        "nielsen", description="factor of lambda after a good prediction; nielsen: a factor that follows the ratio"
+    )
+    boost: float = Field(
+        1.5, ge=1.0, allow_inf_nan=False, description="factor of lambda after a bad prediction, where drop is a number"
+    )
     damping_min: float = Field(0.0, ge=0.0, allow_inf_nan=False, description="lower bound of lambda")
     combine: Literal["previous", "scale", "none"] = Field(
         "previous", description="combine the direction with the last one, only scale it, or take it as it is"
@@ -40,10 +44,7 @@ class FullBatchOptions(NewtonOptions):
 
     damping: Literal["auto"] | Annotated[float, Field(ge=0.0, allow_inf_nan=False)] = Field(
         "auto",
-        description="first lambda; auto: a tenth of the curvature along the gradient, or 1 with simplenn's rule",
-    )
-    damping_rule: Literal["nielsen", "simplenn"] = Field(
-        "nielsen", description="how lambda changes: by Nielsen's factor of the ratio, or by drop and boost alone"
+        description="first lambda; auto: a tenth of the curvature along the gradient, or 1 where drop is a number",
     )
     subsample: float = Field(0.05, gt=0.0, le=1.0, description="share of the samples whose curvature is used")
     subsample_min: int = Field(512, ge=1, description="least number of samples whose curvature is used, if there are")

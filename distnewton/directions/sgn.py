@@ -40,7 +40,7 @@ class StochasticGaussNewton(DelegatingDirection):
     presets: ClassVar[Presets] = {
         "direction": {
             "batch": 512, "sketch": 2, "cg_max": 2, "cg_min": 1, "damping": 0.01, "damping_min": 1e-4,
-            "preconditioner": "kfac", "statistics_period": 2, "inverse_period": 5,
+            "drop": 2.0 / 3.0, "preconditioner": "kfac", "statistics_period": 2, "inverse_period": 5,
         }
     }  # fmt: skip
     slots = ("solver",)

@@ -28,7 +28,7 @@ from distnewton.parallel.early_stop import FinishBoard, stop_threshold
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition
 from distnewton.parallel.termination import NEVER, EarlyTermination, RecordedTermination
-from distnewton.solvers.damping import DampingRule, LevenbergMarquardt
+from distnewton.solvers.damping import LevenbergMarquardt
 
 
 class Schedule:
@@ -162,13 +162,13 @@ class Schedule:
 
 
 def _damping(options: StageOptions) -> LevenbergMarquardt:
-    """The first lambda of a Newton stage and its rule; on mini-batches, whose models are exact, lambda moves slowly."""
-    rule: DampingRule = options.damping_rule if options.has(FullBatchOptions) else "simplenn"
-    first = options.damping
+    """The first lambda of a Newton stage, and what changes it."""
+    nielsen, first = options.drop == "nielsen", options.damping
     if first == "auto":
-        first = math.nan if rule == "nielsen" else 1.0
+        first = math.nan if nielsen else 1.0
+    drop = 2.0 / 3.0 if nielsen else options.drop
     return LevenbergMarquardt(
-        first, options.drop, options.boost, options.damping_threshold, minimum=options.damping_min, rule=rule
+        first, drop, options.boost, options.damping_threshold, minimum=options.damping_min, nielsen=nielsen
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
 
 from distnewton.backend import Array, add_scaled
 
@@ -45,16 +44,12 @@ class Shift:
         return self.mean * squared_norm if self.diagonal is None else dot(v, self.diagonal * v)
 
 
-DampingRule = Literal["nielsen", "simplenn"]
-
-
 @dataclass
 class LevenbergMarquardt:
     r"""Damping lambda and the rule that changes it.
 
-    With ``simplenn`` lambda falls by the factor ``drop`` above a reduction ratio of ``good``, and grows by ``boost``
-    below ``bad``. With ``nielsen`` (Nielsen, Damping parameter in Marquardt's method, 1999) the factor follows the
-    ratio,
+    By simpleNN's rule lambda falls by the factor ``drop`` above a reduction ratio of ``good``, and grows by ``boost``
+    below ``bad``. By Nielsen's (Damping parameter in Marquardt's method, 1999) the factor follows the ratio,
 
     .. math:: \lambda \leftarrow \lambda \max\big(\tfrac13,\, 1 - (2 \rho - 1)^3\big),
 
@@ -80,10 +75,10 @@ class LevenbergMarquardt:
     maximum : float
         lambda is not raised above this: a step no longer changes the variables there, and where batch after batch is
         rejected, as at a minimum, lambda would overflow.
-    rule : str
-        ``nielsen`` or ``simplenn``.
+    nielsen : bool
+        Whether Nielsen's rule holds.
     growth : float
-        Factor of the next failure with ``nielsen``.
+        Factor of the next failure by it.
     """
 
     value: float
@@ -93,7 +88,7 @@ class LevenbergMarquardt:
     bad: float = 0.25
     minimum: float = 0.0
     maximum: float = 1e12
-    rule: DampingRule = "simplenn"
+    nielsen: bool = False
     growth: float = _FIRST_GROWTH
 
     @property
@@ -114,7 +109,7 @@ class LevenbergMarquardt:
     def update(self, reduction_ratio: float) -> None:
         """Adapt lambda to the reduction ratio of an accepted step."""
         rho = reduction_ratio
-        if self.rule == "nielsen" and rho > 0.0:
+        if self.nielsen and rho > 0.0:
             factor = max(_LARGEST_DROP, 1.0 - (2.0 * rho - 1.0) ** 3)
             factor = min(factor, self.drop) if rho > self.good else factor
             self.growth = _FIRST_GROWTH
@@ -129,7 +124,7 @@ class LevenbergMarquardt:
     def reject(self) -> None:
         """Raise lambda after a direction that led nowhere."""
         factor = self.boost
-        if self.rule == "nielsen":
+        if self.nielsen:
             factor, self.growth = self.growth, 2.0 * self.growth
         self.value = min(self.value * factor, max(self.value, self.maximum))
 

@@ -181,7 +181,7 @@ def test_a_start_that_overflows_is_told_by_all_ranks(world):
 def test_damping_reacts_to_the_ratio_of_the_accepted_step(world, threshold):
     source = distnewton.ArraySource(*blobs())
     for splits in alternating(world.size, 3):
-        method = {"direction": "gauss_newton", "damping_rule": "simplenn", "damping": 1.0, "subsample_min": 16}
+        method = {"direction": "gauss_newton", "drop": 2 / 3, "subsample_min": 16}
         config = settings(method | {"damping_threshold": threshold}, iterations=12, partition={"splits": list(splits)})
         result = distnewton.train(config, world, train_data=source)
         ratios = []

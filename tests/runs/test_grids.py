@@ -110,7 +110,7 @@ def test_nielsens_rule_from_the_curvature_equals_a_dense_derivation(world, width
         case = make_case(world, widths, splits, activation=activation, loss=loss, n=12)
         with case.grid:
             method = named_direction(direction, cg_tolerance=0.0, cg_max=4, cg_min=1)
-            trainer = newton_trainer(case, method, seed=3, damping=np.nan, rule="nielsen")
+            trainer = newton_trainer(case, method, seed=3, damping=np.nan, nielsen=True)
             records = list(trainer.iterations(6))
             blocks = [np.arange(case.dense.n_params)]
             if direction == "block_diagonal":
@@ -127,7 +127,7 @@ def test_a_first_damping_of_the_diagonal_is_a_share_of_the_curvature_in_its_metr
         case.theta *= scale
         with case.grid:
             method = named_direction("gauss_newton", damping_form="diagonal")
-            trainer = newton_trainer(case, method, subsample=1.0, damping=np.nan, rule="nielsen")
+            trainer = newton_trainer(case, method, subsample=1.0, damping=np.nan, nielsen=True)
             record = list(trainer.iterations(1))[1]
             g, G = case.dense.gradient(case.theta), case.dense.gauss_newton(case.theta, list(range(12)))
             assert record.damping == pytest.approx(0.1 * (g @ G @ g) / (g @ (np.diag(G) * g)))

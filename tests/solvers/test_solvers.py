@@ -120,7 +120,7 @@ def test_damping_follows_the_ratio():
 
 
 def test_nielsens_rule_follows_the_ratio():
-    damping = LevenbergMarquardt(1.0, rule="nielsen")
+    damping = LevenbergMarquardt(1.0, nielsen=True)
     values = []
     for ratio in (1.0, 0.9, 0.75, 0.5, 0.25, 0.01):
         before = damping.value
@@ -131,7 +131,7 @@ def test_nielsens_rule_follows_the_ratio():
 
 
 def test_failures_in_a_row_raise_nielsens_damping_ever_faster():
-    damping = LevenbergMarquardt(1.0, rule="nielsen")
+    damping = LevenbergMarquardt(1.0, nielsen=True)
     values = []
     for step in (damping.reject, damping.reject, lambda: damping.update(math.nan), lambda: damping.update(-0.1)):
         step()
@@ -140,13 +140,13 @@ def test_failures_in_a_row_raise_nielsens_damping_ever_faster():
     damping.update(0.5)
     damping.reject()
     assert damping.value == 2048.0
-    low = LevenbergMarquardt(1.0, rule="nielsen", minimum=0.5)
+    low = LevenbergMarquardt(1.0, nielsen=True, minimum=0.5)
     low.update(1.0)
     assert low.value == 0.5
 
 
 def test_the_first_damping_is_a_share_of_the_curvature():
-    damping = LevenbergMarquardt(math.nan, rule="nielsen")
+    damping = LevenbergMarquardt(math.nan, nielsen=True)
     assert not damping.begun
     damping.begin(30.0)
     assert damping.begun
