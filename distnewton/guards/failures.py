@@ -16,6 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from distnewton.errors import DataError
 from distnewton.files import parse_json
 from distnewton.guards.ledger import Ledger
 
@@ -123,7 +124,7 @@ class Failures:
                 # of an earlier launch in the same folder
                 first.unlink(missing_ok=True)
                 os.link(own, first)
-        except (OSError, ValueError) as error:
+        except (OSError, DataError) as error:
             return False, f"(this failure could not be kept in {errors}: {getattr(error, 'strerror', None) or error})"
         return False, ""
 
@@ -152,10 +153,15 @@ def read_first(folder: Path) -> dict[str, Any] | None:
     dict or None
         ``time, host, pid, phase, finished_iteration, rank, exit_code, message``; None where nothing failed.
     """
+    file = folder / ERRORS_FOLDER / FIRST_FILE
     try:
-        failure: dict[str, Any] = parse_json((folder / ERRORS_FOLDER / FIRST_FILE).read_text(encoding="utf-8"))
-    except FileNotFoundError:
+        failure: dict[str, Any] = parse_json(file.read_bytes())
+        if not (isinstance(failure["rank"], int) and isinstance(failure["exit_code"], int)):
+            raise TypeError("rank and exit_code are no numbers")
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError(f"{file} is damaged: {error}") from None
     return failure
 
 

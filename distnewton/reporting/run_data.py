@@ -179,7 +179,7 @@ def read_run(path: Path, name: str) -> Run:
 
 def _ending(path: Path, lines: list[IterationRecord]) -> Iterator[str]:
     """How a run ended, where that is not as wished."""
-    failure, end = read_first(path), _optional(path / END_FILE, parse_json)
+    failure, end = read_first(path), _optional(path / END_FILE, _object)
     if failure:
         yield f"failed with exit code {failure.get('exit_code')}: {failure.get('message')}"
     stops = {STOPPED_EARLY: "stopped by the clock or a signal", INTERRUPTED: "interrupted"}
@@ -209,6 +209,14 @@ def _lines(path: Path, remarks: list[str]) -> list[IterationRecord]:
             raise DataError(f"{path}:{number}: not a record: {error}", collective=True) from None
     remarks += filter(None, [gap_note([line.iteration for line in lines])])
     return lines
+
+
+def _object(text: str) -> dict[str, Any]:
+    """An object of JSON; a ValueError where it is something else."""
+    found = parse_json(text)
+    if not isinstance(found, dict):
+        raise ValueError("expected an object of JSON")
+    return found
 
 
 def _optional(path: Path, parse: Callable[[str], Any]) -> Any:

@@ -2,15 +2,23 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import os
+import resource
+import tarfile
+import tempfile
 import time
 import tracemalloc
 import warnings
 from contextlib import suppress
+from pathlib import Path
 
 import numpy as np
 import pytest
+from launched import call, small_data
+from scipy import sparse
 
 from distnewton.checkpoint.manifest import (
     FORMAT_VERSION,
@@ -21,14 +29,30 @@ from distnewton.checkpoint.manifest import (
     parse,
     render,
 )
+from distnewton.cli.main import parse as parse_arguments
+from distnewton.cli.settings import overrides
+from distnewton.cluster.cluster_file import load_cluster
 from distnewton.config import apply_settings, load_config, make_config, to_toml
 from distnewton.data.sources import open_data
+from distnewton.data.store.convert import convert
+from distnewton.data.store.layout_on_disk import MANIFEST_FILE, _checksum
 from distnewton.errors import DistNewtonError
 from distnewton.models.model_file import read_header
+from distnewton.reporting.failure_report import explain_failure
+from distnewton.reporting.run_data import read_run
 
 LIBSVM = b"1 1:0.5 3:-2e-3 12:7\n-1 2:1.5 # note\n1 qid:3 1:1 4:2.25\n-1 3:0 5:1e10\n" * 3
-TABLE = b'a,b,"the, label"\n1,2.5,cat\n-3e2,.5,dog\n\n0,+7,cat\n' * 2
+TABLE = b'a,b,"the, label"\n' + b"1,2.5,cat\n-3e2,.5,dog\n\n0,+7,cat\n" * 2
 RECIPE = to_toml(make_config({"method": {"schedule": "kfac:5"}})).encode()
+SETTINGS = b"""method.cg_max=7
+network.layers=auto-3-auto
+method.C=0.01 l
+data.class_weights=a=1,b=2
+method.schedule=kfac:5,sgn:2
+partition.splits=2-1-2
+data.missing_values=NA,-9
+run.seed=3
+"""
 FRAGMENTS = [
     b":", b" ", b"\n", b"\r\n", b"\t", b"#", b"qid:", b",", b'"', b"nan", b"inf", b"1e999", b"-", b"0x", b"\0", b"\xff",
     b"\xef\xbb\xbf", b"9" * 400, b"1:1", b"=", b"[", b"]", b"{", b"}", b"'", b"[method]", b"true", b"2147483648", b".",
@@ -71,7 +95,7 @@ def configure(path):
 
 
 def override(path):
-    apply_settings({}, path.read_bytes().decode("latin-1").splitlines())
+    make_config(apply_settings({}, path.read_bytes().decode("latin-1").splitlines()))
 
 
 def model():
@@ -116,19 +140,229 @@ def read_sealed_manifest(path):
     parse(text, "manifest")
 
 
+def read_labelled(path):
+    """A file of one array, whose first column holds the labels."""
+    source = open_data(path, label_column=0)
+    source.read(0, min(source.describe().n_features, 1000))
+
+
+def read_idx(path):
+    labels = path.parent / "y"
+    labels.write_bytes(bytes([0, 0, 8, 1, 0, 0, 0, 6, 0, 1, 0, 1, 0, 1]))
+    source = open_data(f"{path},{labels}")
+    source.read(0, min(source.describe().n_features, 1000))
+
+
+def read_sparse(path):
+    """A sparse matrix beside its labels."""
+    np.save(path.parent / "in_y.npy", np.arange(6) % 2)
+    whole = path.with_name("in.npz")
+    path.replace(whole)
+    source = open_data(whole)
+    source.read(0, min(source.describe().n_features, 1000))
+
+
+def packed(save, *arrays, **named):
+    with io.BytesIO() as file:
+        save(file, *arrays, **named)
+        return file.getvalue()
+
+
+X = np.arange(24.0).reshape(6, 4) % 5
+Y = np.arange(6) % 2
+
+
+def hdf5():
+    import h5py
+
+    def write(file):
+        with h5py.File(file, "w") as made:
+            made["X"], made["y"] = X, Y
+
+    return packed(write)
+
+
+def arrow(save):
+    import pyarrow as pa
+
+    table = pa.table({"a": X[:, 0], "b": X[:, 1], "c": ["x", "y", None, "x", "y", "x"], "label": Y})
+    return packed(lambda file: save(table, file))
+
+
+def parquet():
+    from pyarrow import parquet
+
+    return arrow(parquet.write_table)
+
+
+def feather():
+    from pyarrow import feather
+
+    return arrow(lambda table, file: feather.write_feather(table, file, compression="uncompressed"))
+
+
+def images():
+    from PIL import Image
+
+    def write(file):
+        with tarfile.open(fileobj=file, mode="w") as archive:
+            for name in ("a/1.png", "a/2.bmp", "b/1.png"):
+                picture = packed(lambda to, name=name: Image.new("L", (2, 2), len(name)).save(to, name[-3:]))
+                member = tarfile.TarInfo(name)
+                member.size = len(picture)
+                archive.addfile(member, io.BytesIO(picture))
+
+    return packed(write)
+
+
+def store(folder=None):
+    """A store's manifest; with a folder, the store itself."""
+    with tempfile.TemporaryDirectory() as made:
+        data = Path(made, "x.csv")
+        data.write_bytes(TABLE)
+        target = Path(folder or made, "store")
+        convert(open_data(data), target, files=[data])
+        return (target / MANIFEST_FILE).read_bytes()
+
+
+def read_store(path):
+    """A store whose manifest is damaged, and has the checksum of what the damage has left, where that is JSON."""
+    folder = path.parent / "store"
+    if not folder.exists():
+        store(path.parent)
+    text = path.read_bytes()
+    with suppress(ValueError, RecursionError, TypeError):
+        tree = json.loads(text)
+        tree["checksum"] = _checksum(tree["content"])
+        text = json.dumps(tree).encode()
+    (folder / MANIFEST_FILE).write_bytes(text)
+    read(folder)
+
+
+def read_store_as_is(path):
+    """The same with the checksum as the damage has left it."""
+    store(path.parent) if not (path.parent / "store").exists() else None
+    (path.parent / "store" / MANIFEST_FILE).write_bytes(path.read_bytes())
+    read(path.parent / "store")
+
+
+CLUSTER = b'''name = "x"
+[launch]
+nodes = 2
+ranks_per_node = 4
+scheduler = "slurm"
+launcher = "srun"
+[environment]
+modules = ["gcc/12"]
+variables = { OMP_NUM_THREADS = "1" }
+[slurm]
+time = "1:00:00"
+extra = ["--exclusive"]
+[network]
+latency_us = 1.5
+'''
+COMMANDS = b"""train
+recipe.toml
+--set
+method.cg_max=7
+--network.layers=auto-3-auto
+--resume=auto
+--progress
+lines
+--run-dir
+R
+--method.C=0.01 l
+--data.class_weights=a=1,b=2
+--method.schedule=kfac:5,sgn:2
+--partition.splits=2-1-2
+"""
+
+
+def parse_command(path):
+    options = parse_arguments(path.read_bytes().decode(errors="surrogateescape").splitlines())
+    if options.command in ("train", "plan", "compare"):
+        options.recipe = None
+        apply_settings({}, overrides(options))
+        make_config(apply_settings({}, overrides(options)))
+
+
+def run_folder(folder):
+    """A run of an iteration, and the report of a failure."""
+    run = folder / "run"
+    if not run.exists():
+        data = small_data(folder)
+        done = call("train", "--set", f"data.train={data}", "--set", "run.iterations=2", "--set", "run.threads=1",
+                    "--set", "method.direction=gauss_newton", f"--run-dir={run}")  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        (run / "errors").mkdir(exist_ok=True)
+    return run
+
+
+FAILURE = json.dumps({
+    "time": "now", "launch": "a", "host": "h", "pid": 3, "phase": "cg", "finished_iteration": 3, "rank": 1,
+    "exit_code": 70, "message": "no", "traceback": "a\nb", "collective": {"name": "sum", "call": 3, "group": "a",
+    "members": [0, 1], "place": "x"}, "recent": [],
+}).encode()  # fmt: skip
+
+
+def of_run(name):
+    """How a file of a run is damaged: its content, and what reads it."""
+
+    def content():
+        if name.startswith("errors/"):
+            return FAILURE
+        with tempfile.TemporaryDirectory() as made:
+            return (run_folder(Path(made)) / name).read_bytes()
+
+    def use(path):
+        file = run_folder(path.parent) / name
+        kept = file.read_bytes() if file.exists() else None
+        file.write_bytes(path.read_bytes())
+        try:
+            problem = None
+            for reader in (lambda: read_run(file.parents[name.count("/")], "run"),
+                           lambda: list(explain_failure(file.parents[name.count("/")]))):
+                try:
+                    reader()
+                except DistNewtonError as error:
+                    problem = error
+            if problem:
+                raise problem
+        finally:
+            file.write_bytes(kept) if kept is not None else file.unlink()
+
+    return content, use
+
+
 KINDS = {
-    "libsvm": (LIBSVM, read), "table": (TABLE, read), "recipe": (RECIPE, configure), "setting": (RECIPE, override),
-    "model": (model(), read_header), "manifest": (manifest(), read_manifest),
-    "sealed manifest": (manifest(), read_sealed_manifest),
+    "libsvm": (lambda: LIBSVM, read), "table": (lambda: TABLE, read),
+    "npy": (lambda: packed(np.save, X), read_labelled),
+    "npy.gz": (lambda: gzip.compress(packed(np.save, X)), read_labelled),
+    "npz": (lambda: packed(np.savez, X=X, y=Y), read),
+    "sparse npz": (lambda: packed(sparse.save_npz, sparse.csr_array(X)), read_sparse),
+    "idx": (lambda: bytes([0, 0, 8, 3, 0, 0, 0, 6, 0, 0, 0, 2, 0, 0, 0, 2]) + X.astype(np.uint8).tobytes(), read_idx),
+    "hdf5": (hdf5, read), "parquet": (parquet, read), "feather": (feather, read), "images": (images, read),
+    "store": (store, read_store_as_is), "sealed store": (store, read_store),
+    "recipe": (lambda: RECIPE, configure), "setting": (lambda: SETTINGS, override),
+    "command": (lambda: COMMANDS, parse_command), "cluster": (lambda: CLUSTER, load_cluster),
+    "model": (model, read_header), "manifest": (manifest, read_manifest),
+    "sealed manifest": (manifest, read_sealed_manifest),
+    "metrics": of_run("metrics.jsonl"), "end": of_run("end.json"), "environment": of_run("environment.json"),
+    "predictions": of_run("predictions.json"), "failure": of_run("errors/first.json"),
+    "other failure": of_run("errors/rank-0001.json"),
 }  # fmt: skip
 
 
 def fuzz(folder, kind, n, seed):
     """Errors that are none of ours, with what caused them; asserts on time."""
-    text, use = KINDS[kind]
+    content, use = KINDS[kind]
+    text = content()
     rng = np.random.default_rng([seed, len(kind)])
     path = folder / "in"
     slowest, strange, n_refused, longest = 0.0, [], 0, 0
+    path.write_bytes(text)
+    use(path)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     for _ in range(n):
         damaged = mutate(rng, text)
         path.write_bytes(damaged)
@@ -144,10 +378,11 @@ def fuzz(folder, kind, n, seed):
             strange.append((repr(error)[:300], damaged))
         slowest = max(slowest, time.process_time() - start)
     assert not strange, (len(strange), strange[0])
-    assert slowest < 1.0
+    assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 1 << 20  # in KiB
+    assert slowest < 2.0
     assert longest < 20_000
     # else the damage is too small to test anything
-    assert n_refused > 0.1 * n
+    assert n_refused > 0.02 * n
     return n_refused, slowest
 
 

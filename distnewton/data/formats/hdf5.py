@@ -13,8 +13,8 @@ from numpy.typing import DTypeLike, NDArray
 from distnewton.data.columns import Wanted
 from distnewton.data.formats.array_files import ArrayFileSource
 from distnewton.data.formats.base import Format, Location
-from distnewton.data.formats.stored_arrays import TableArray
-from distnewton.data.formats.streams import is_compressed
+from distnewton.data.formats.stored_arrays import TableArray, check_shape
+from distnewton.data.formats.streams import check_line, is_compressed
 from distnewton.data.row_selection import RowSelection
 from distnewton.errors import ConfigError, DataError, MissingExtraError, MissingInputError
 
@@ -58,19 +58,22 @@ class Hdf5Array(TableArray):
     def __init__(self, path: Path, key: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
         self.path, self.key, self.shape, self.dtype = path, key, shape, dtype
         self.name = f"{path}:{key}"
+        check_shape(self.name, shape, dtype)
+        # what was never written takes no place in the file
+        check_line(self.name, 8 * self.table_shape[1], path)
 
     def blocks(self) -> Iterator[tuple[int, int, NDArray[Any]]]:
         """Whole rows."""
         n_rows, n_columns = self.table_shape
         height = max(1, _BLOCK_BYTES // max(1, n_columns * self.dtype.itemsize))
-        with _open(self.path) as file, self._damage_named():
+        with _open(self.path) as file:
             for i in range(0, n_rows, height):
                 yield i, 0, file[self.key][i : i + height].reshape(-1, n_columns)
 
     def read_columns(self, columns: NDArray[np.int64], dtype: DTypeLike, wanted: RowSelection) -> NDArray[Any]:
         """Some columns of samples; of a table with two axes, nothing else is read. Text stays text."""
         n_rows = self.shape[0]
-        with _open(self.path) as file, self._damage_named():
+        with _open(self.path) as file:
             if self.dtype.kind == "U":
                 texts = file[self.key].asstr(errors="strict")[...].astype(np.str_)
                 return np.asarray(wanted.apply(np.asarray(texts).reshape(n_rows, -1)[:, columns]))
@@ -91,14 +94,6 @@ class Hdf5Array(TableArray):
         """Columns of samples of other than two axes, whose values are read whole."""
         whole: NDArray[Any] = file[self.key][rows].reshape(rows.stop - rows.start, -1)
         return whole[:, start:stop]
-
-    @contextmanager
-    def _damage_named(self) -> Iterator[None]:
-        """Turn what HDF5 says of damage into our error."""
-        try:
-            yield
-        except (OSError, RuntimeError, UnicodeDecodeError) as error:
-            raise DataError(f"{self.name}: cannot be read ({error}); copy or download the file again") from None
 
 
 def open_hdf5(path: Path, keys: str, *, with_labels: bool, needed: bool = True) -> tuple[Hdf5Array, Hdf5Array | None]:
@@ -159,6 +154,9 @@ def _open(path: Path) -> Iterator[Any]:
         raise DataError(f"{path}: HDF5 file is cut short or damaged ({error}); copy or download it again") from None
     try:
         yield file
+    # HDF5 meets damage as it reads on, and h5py has an error of its own for each kind
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
+        raise DataError(f"{path}: HDF5 file is damaged ({error}); copy or download it again") from None
     finally:
         file.close()
 

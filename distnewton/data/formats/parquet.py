@@ -35,6 +35,8 @@ class _FileSource(ArrowSource):
             raise DataError(f"{path}: is a compressed {self.format.capitalize()} file; decompress it first")
         with self._damage_named():
             schema = self._schema()
+            # texts of a damaged file need not be UTF-8
+            _ = schema.names
         super().__init__(str(path), schema, wanted)
 
     @abstractmethod
@@ -107,7 +109,10 @@ class ArrowFileSource(_FileSource):
         with pa.OSFile(str(self.path)) as file:
             reader = pa.ipc.open_file(file, options=options)
             for i in range(reader.num_record_batches):
-                yield reader.get_batch(i).select([sorted(places).index(place) for place in places])
+                batch = reader.get_batch(i).select([sorted(places).index(place) for place in places])
+                # a damaged file else crashes the process: Arrow reads where it points to
+                batch.validate(full=True)
+                yield batch
 
 
 class _FileFormat(Format):

@@ -10,7 +10,7 @@ import numpy as np
 from distnewton.data.columns import Wanted, extra_note
 from distnewton.data.description import Description
 from distnewton.data.formats.array_files import read_labels
-from distnewton.data.formats.stored_arrays import StoredArray
+from distnewton.data.formats.stored_arrays import StoredArray, check_shape
 from distnewton.data.row_selection import RowSelection
 from distnewton.data.rows import join_rows
 from distnewton.data.source import Source
@@ -56,12 +56,15 @@ class SparseSource(Source):
                 "X.tocsr())"
             )
         self._by_rows = kind == "csr"
+        if missing := sorted({"indices", "indptr"} - arrays.keys()):
+            raise DataError(f"{name}: the sparse matrix has no {' and no '.join(missing)}; save it again")
         shape, values = arrays["shape"]().load(), arrays["data"]()
         self._values, self._indices = values, arrays["indices"]()
         if shape.shape != (2,) or values.dtype.kind not in "fiub" or self._indices.dtype.kind not in "iu":
             raise DataError(
                 f"{name}: features must be a matrix of numbers, got shape {shape} and values of {values.dtype}"
             )
+        check_shape(name, tuple(shape.tolist()), values.dtype)
         self._n_samples, n_columns = shape.tolist()
         pointers = arrays["indptr"]().load().astype(np.int64)
         n_lines = self._n_samples if self._by_rows else n_columns

@@ -6,7 +6,7 @@ import math
 import zipfile
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import IO, Any, cast
@@ -227,11 +227,8 @@ def open_npz(path: Path) -> dict[str, Callable[[], StoredArray]]:
     DataError
         If the archive is damaged.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            members = [name for name in archive.namelist() if name.endswith(".npy")]
-    except (zipfile.BadZipFile, OSError) as error:
-        raise DataError(f"{path}: npz archive is cut short or damaged ({error}); copy or download it again") from None
+    with _archive(path) as archive:
+        members = [name for name in archive.namelist() if name.endswith(".npy")]
     names = {member.removesuffix(".npy"): member for member in members}
     return {
         name: partial(_from_npy_stream, f"{path}[{name}]", _member_opener(path, member), path, packed=True)
@@ -244,10 +241,23 @@ def _member_opener(path: Path, member: str) -> Opener:
 
     @contextmanager
     def opener() -> Iterator[ByteStream]:
-        with zipfile.ZipFile(path) as archive, archive.open(member) as stream:
+        with ExitStack() as opened:
+            with _archive(path) as archive:
+                opened.push(archive)
+                stream = opened.enter_context(archive.open(member))
             yield ByteStream(path, stream)
 
     return opener
+
+
+@contextmanager
+def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
+    """Open an archive, and turn what zipfile says of damage inside into our error."""
+    try:
+        yield zipfile.ZipFile(path)
+    # RuntimeError: encrypted, or of a version or compression that zipfile does not know
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, KeyError, EOFError) as error:
+        raise DataError(f"{path}: npz archive is cut short or damaged ({error}); copy or download it again") from None
 
 
 class _Exact:

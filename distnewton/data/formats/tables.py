@@ -595,7 +595,7 @@ class ArrowSource(TableSource):
 
         try:
             yield
-        except pa.ArrowException as error:
+        except (pa.ArrowException, UnicodeDecodeError) as error:
             raise DataError(
                 f"{self.name}: {self.format.capitalize()} file is cut short or damaged ({error}); copy it again"
             ) from None
