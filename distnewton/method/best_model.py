@@ -13,6 +13,8 @@ from distnewton.method.records import IterationRecord, Number, plain
 from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC
 from distnewton.parallel.collectives import Communicator
 
+_LEAST_GAIN = 0.01
+
 
 @dataclass(frozen=True)
 class Best:
@@ -61,7 +63,7 @@ class BestModel:
         self.best: Best | None = None
         self.params: Array | None = None
 
-    def follow(self, record: IterationRecord, params: Array) -> None:
+    def follow(self, record: IterationRecord, params: Array, first: int = -1) -> None:
         """Look at an iteration (collective, one number: ranks may round differently, and the first one decides).
 
         Parameters
@@ -70,14 +72,22 @@ class BestModel:
             With its metrics.
         params : Array of shape (n_params_local,)
             The point; copied where it is the best. Of equal ones the first is kept.
+        first : int
+            Iteration after which the current stage began. Where the best point is from before, an error must be smaller
+            by 1 % to take its place: less is chance, and a later stage may have learnt the noise.
         """
         mine = record.validation[self._metric]
         value = float(self._comm.broadcast_json(mine if self._comm.rank == 0 else None))
         sign = -1.0 if self._metric in LOWER_IS_BETTER else 1.0
-        if self.best is None or sign * value > sign * self.best.value:
+        if self.best is None or sign * value > sign * self.best.value * self._share_to_beat(first):
             metrics = {"train": record.train, "validation": record.validation, "test": record.test}
             self.best = Best(record.iteration, self._metric, value, metrics)
             self.params = params.copy()
+
+    def _share_to_beat(self, first: int) -> float:
+        """What of the best value another one must be beyond."""
+        is_from_before = self.best is not None and self.best.iteration <= first
+        return 1.0 - _LEAST_GAIN if is_from_before and self._metric in LOWER_IS_BETTER else 1.0
 
     def gives_up(self, iteration: int, first: int) -> str:
         """Why a stage that began after iteration ``first`` ends after another one; empty where it continues."""

@@ -272,7 +272,8 @@ class Trainer:
                 measured.get(which, {}) for which in ("train", "validation", "test")
             )
             if self._best is not None:
-                self._best.follow(record, self.params)
+                first = position.iteration - position.iterations_of_stage if position.stage else -1
+                self._best.follow(record, self.params, first)
         costs = grid.ledger.take()
         position.evaluation_seconds += costs["evaluation"].seconds
         stop = must_stop() if must_stop else Stop.NO

@@ -29,7 +29,7 @@ from sklearn.model_selection import train_test_split
 import distnewton
 
 RATES, PASSES, BATCH = (1e-3, 3e-3, 1e-2), 60, 128
-REGRESSION = {"diabetes", "friedman", "smooth8", "abalone", "protein"}
+REGRESSION = {"diabetes", "friedman", "friedman_small", "smooth8", "smooth8_small", "abalone", "protein"}
 
 
 def _split(X: Any, y: Any, n: int = 20_000) -> tuple[Any, Any, Any, Any]:
@@ -103,7 +103,9 @@ def sets(data: Path) -> dict[str, Callable[[], tuple[Any, Any, Any, Any]]]:
         ),
         "diabetes": lambda: _split(*datasets.load_diabetes(return_X_y=True)),
         "friedman": lambda: _split(*datasets.make_friedman1(4000, 10, noise=0.5, random_state=0)),
+        "friedman_small": lambda: _split(*datasets.make_friedman1(1500, 10, noise=0.5, random_state=0)),
         "smooth8": lambda: _split(*_smooth()),
+        "smooth8_small": lambda: _split(*(part[:2000] for part in _smooth())),
         "abalone": lambda: _split(*_table(data / "abalone/abalone.data.gz", 8)),
         "protein": lambda: _split(*_table(data / "protein_casp/data.csv.gz", 9)),
     }  # fmt: skip

@@ -9,7 +9,10 @@ from resumed import StopAfter, facts, free, settings
 import distnewton
 from distnewton.data.folds import split_off
 from distnewton.errors import ConfigError, DataError, DistNewtonError
+from distnewton.method.best_model import BestModel
+from distnewton.method.records import IterationRecord
 from distnewton.models.metrics import task_metrics
+from distnewton.parallel.collectives import Communicator
 
 mpi = pytest.mark.mpi(min_size=1)
 EXACT = {"direction": "gauss_newton", "damping": 0.01, "subsample": 1.0, "cg_max": 6}
@@ -182,6 +185,16 @@ def test_a_stage_without_a_better_metric_hands_over_at_its_best(world, folder, n
     assert facts(rest.last) == facts(whole.last)
     assert rest.best == whole.best
     free(whole, after, part, rest)
+
+
+def test_a_later_stage_takes_the_place_of_an_earlier_one_by_more_than_chance():
+    best = BestModel(Communicator(), "regression", 0)
+    values = [(3, 1.0, -1), (4, 0.999, -1), (9, 0.995, 6), (10, 0.98, 6), (11, 0.979, 6)]
+    chosen = []
+    for iteration, rmse, first in values:
+        best.follow(IterationRecord(iteration, 0.0, 0.0, 0.0, validation={"rmse": rmse}), np.zeros(1), first)
+        chosen.append(best.best.iteration)
+    assert chosen == [3, 4, 4, 10, 11]
 
 
 @mpi
