@@ -23,6 +23,7 @@ _SHOWN = 10
 """Names in a message."""
 _PANDAS_INDEX = re.compile(r"__index_level_[0-9]+__")
 _UNNAMED_INDEX = ("", "Unnamed: 0")
+_ROW_NAMES = ("index", "id", "row", "row_id", "rownames")
 
 
 @dataclass(frozen=True)
@@ -334,6 +335,9 @@ class _Table:
         if left_out := sorted(self.index - ignored - {label}):
             names = listed([self.columns[i] or "without a name" for i in left_out])
             notes.append(f"{self.path}: the index column ({names}) counts rows, and is no feature")
+        if self.named and 0 in features and self.columns[0].lower() in _ROW_NAMES:
+            name = self.columns[0]
+            notes.append(f"{self.path}: column {name} is a feature; if it numbers rows: data.ignore_columns = {name}")
         if self.named and (
             problem := _unusable([self.columns[i] for i in (*features, *([] if label is None else [label]))])
         ):

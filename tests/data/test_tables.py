@@ -121,6 +121,19 @@ def test_the_index_of_pandas_is_no_feature_and_no_label(tmp_path, kind, shuffled
         assert any("index column" in note for note in description.notes)
 
 
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_a_first_column_that_is_called_an_index_is_told(tmp_path, kind):
+    frame = iris(list("abcd")).reset_index()
+    frame.to_csv(tmp_path / "t", index=False) if kind == "csv" else frame.to_parquet(tmp_path / "t")
+    found = open_data(tmp_path / "t").describe()
+    assert found.n_features == 5
+    told = "column index is a feature; if it numbers rows: data.ignore_columns = index"
+    assert any(told in note for note in found.notes)
+    left_out = open_data(tmp_path / "t", ignore_columns=["index"]).describe()
+    assert left_out.n_features == 4
+    assert not any("column index" in note for note in left_out.notes)
+
+
 def test_tables_with_an_index_are_taken_by_name(tmp_path):
     names = ColumnNames(("m2_price", "rooms"), "age")
     source = opened(
