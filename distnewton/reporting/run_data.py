@@ -120,10 +120,12 @@ class Run:
 
     @property
     def model_line(self) -> IterationRecord:
-        """The iteration of the model: the first with the best validation metric where there is one, else the last."""
+        """The iteration of the model: the best by validation, the lowest where training diverged, else the last."""
         sign = -1.0 if self.metric in LOWER_IS_BETTER else 1.0
         values = [sign * line.validation.get(self.metric, math.nan) for line in self.lines]
         measured = [k for k, value in enumerate(values) if not math.isnan(value)]
+        if not measured and DIVERGED in self.lines[-1].note:
+            return min(self.lines, key=lambda line: line.objective if math.isfinite(line.objective) else math.inf)
         return self.lines[max(measured, key=values.__getitem__, default=-1)]
 
     @property

@@ -26,7 +26,7 @@ from distnewton.reporting.drawing import as_svg, save
 from distnewton.reporting.failure_report import explain_failure
 from distnewton.reporting.pictures import BlockMap, Chart, Curve, HeatMap, Panels, label
 from distnewton.reporting.report import report_page, write_report
-from distnewton.reporting.run_data import read_runs
+from distnewton.reporting.run_data import read_run, read_runs
 from distnewton.reporting.run_info import describe_run
 from distnewton.runs.run_folder import partition_facts
 
@@ -221,6 +221,17 @@ def test_runs_that_did_not_end_well(tmp_path):
 
 
 @pytest.mark.usefixtures("words_only")
+def test_the_line_of_the_model_of_a_run_that_diverged_is_the_lowest(tmp_path):
+    note = "training diverged: the objective is nan after iteration 3; the model is that of iteration 1"
+    objectives = [3.0, 1.0, 40.0, None]
+    lines = [record(k, objective=value) for k, value in enumerate(objectives)]
+    lines[-1]["note"] = note
+    run = read_run(made_run(tmp_path / "wild", records=lines), "wild")
+    assert run.model_line.iteration == 1
+    assert note in run.remarks
+    assert read_run(made_run(tmp_path / "tame"), "tame").model_line.iteration == 3
+
+
 def test_runs_of_older_versions(tmp_path):
     lines = [record(k) for k in range(3)]
     for line in lines:
