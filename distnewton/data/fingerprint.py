@@ -45,24 +45,26 @@ def fingerprint(X: Features, rows: Chosen | None = None, first_column: int = 0) 
     """
     n_rows, n_columns = X.shape
     n_parts = X.dtype.itemsize // 4
-    of_column = _weights(np.arange(n_parts * first_column, n_parts * (first_column + n_columns)), _COLUMNS)
     rows = np.arange(n_rows) if rows is None else rows
+    dense = isinstance(X, np.ndarray)
+    # of sparse data, which may have very many columns, those weights alone that occur
+    of_column = _of_columns(np.arange(n_columns if dense else 0) + first_column, n_parts)
     total, height = 0, max(1, _BLOCK_VALUES * n_rows // max(1, X.size * n_parts))
     for i in range(0, n_rows, height):
-        part = X[i : i + height]
+        part, of_row = X[i : i + height], _weights(rows[i : i + height], _ROWS)
         if isinstance(part, np.ndarray):
             bits = np.ascontiguousarray(part).view(np.uint32)
-            sums = np.einsum("ik,k->i", bits, of_column, dtype=np.uint64, casting="unsafe")
+            products = of_row * np.einsum("ik,k->i", bits, of_column, dtype=np.uint64, casting="unsafe")
         else:
-            from scipy import sparse
-
-            sums = np.zeros(part.shape[0], np.uint64)
-            for k in range(n_parts):
-                part_bits = part.data.view(np.uint32)[k::n_parts].astype(np.uint64)
-                matrix = sparse.csr_array((part_bits, part.indices, part.indptr), shape=part.shape)
-                sums += matrix @ of_column[k::n_parts]
-        total += int((sums * _weights(rows[i : i + height], _ROWS)).sum(dtype=np.uint64))
+            of_value = _of_columns(part.indices.astype(np.int64) + first_column, n_parts)
+            products = np.repeat(of_row, n_parts * np.diff(part.indptr)) * of_value * part.data.view(np.uint32)
+        total += int(products.sum(dtype=np.uint64))
     return total & _BITS
+
+
+def _of_columns(numbers: NDArray[np.int64], n_parts: int) -> NDArray[np.uint64]:
+    """Weights of the parts of some columns, one column after the other."""
+    return _weights(np.add.outer(n_parts * numbers, np.arange(n_parts)).ravel(), _COLUMNS)
 
 
 def combined(values: int, *arrays: NDArray[Any] | None) -> str:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 from launched import call_together
 from scipy import sparse
 
 from distnewton.data.fingerprint import combined, fingerprint
+from distnewton.data.sources import open_data
+from distnewton.data.store import rows_of_blocks
+from distnewton.data.store.convert import convert
 
 TYPES = [np.float32, np.float64]
 
@@ -70,6 +75,27 @@ def test_labels_and_weights_count():
     assert combined(5 + 2**64, labels, None) == combined(5, labels)
 
 
+@pytest.mark.parametrize("dtype", TYPES)
+@pytest.mark.parametrize("rounded", [False, True])
+def test_a_store_knows_the_hash_of_what_it_holds(tmp_path, monkeypatch, dtype, rounded):
+    X = np.random.default_rng(0).standard_normal((60, 9)).round(4)
+    for name in ("DenseRows", "SparseRows"):
+        few = partial(getattr(rows_of_blocks, name), block_values=100)
+        monkeypatch.setattr(f"distnewton.data.store.convert.{name}", few)
+    (tmp_path / "d.csv").write_text("".join(",".join(map(str, row)) + ",1\n" for row in X.tolist()))
+    (tmp_path / "d.libsvm").write_text("".join(
+        "1 " + " ".join(f"{k + 1}:{x}" for k, x in enumerate(row) if x > 0) + "\n" for row in X.tolist()
+    ))  # fmt: skip
+    for name in ("d.csv", "d.libsvm"):
+        convert(open_data(tmp_path / name), tmp_path / f"{name}.store", files=[], float32=rounded)
+        text, store = open_data(tmp_path / name), open_data(tmp_path / f"{name}.store")
+        values = text.read(0, 9, dtype)
+        values = values.astype(np.float32).astype(dtype) if rounded else values
+        assert store.fingerprint(dtype) == fingerprint(values) == fingerprint(store.read(0, 9, dtype))
+        narrow = open_data(tmp_path / f"{name}.store", n_features=8, ignore_extra_features=True)
+        assert narrow.fingerprint(dtype) is None
+
+
 def rows_of(changed=None):
     lines = [f"{k % 7}.25,{k % 3},{'ab'[k % 2]}\n" for k in range(40)]
     match changed:
@@ -103,6 +129,13 @@ def test_a_run_resumes_with_its_data_alone(world, folder):
         assert f"now the data are {data}" in done.stderr
         assert "network.start" in done.stderr
     grids = [[], ["--partition.splits=1-4-1"], ["--partition.splits=2-1-2", "--partition.replicas=2"]]
+    # a store of the same values is the same data
+    if world.rank == 0:
+        data.write_text(rows_of())
+        convert(open_data(data), folder / "store", files=[])
+    world.barrier()
+    done = train(rows_of(), "--resume", "--run.iterations=2", f"--data.train={folder}/store")
+    assert done.returncode == 0, done.stderr
     for more in grids if world.size == 4 else [[]]:
         done = train(rows_of(), "--resume", "--run.iterations=2", *more)
         assert done.returncode == 0, done.stderr

@@ -123,6 +123,7 @@ class StoreManifest(_Part):
     labels: FileSum
     features_bytes: Count
     sums_bytes: Count = 0
+    fingerprints: dict[str, Count] = {}
     dense_blocks: list[DenseBlock]
     sparse_blocks: list[SparseBlock]
     columns: StoredColumns | None = None

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import DTypeLike, NDArray
 
 from distnewton.checksums import PAGE_BYTES, page_sums
 from distnewton.data.columns import ColumnNames, Wanted
@@ -75,6 +75,22 @@ class StoreSource(Source):
         n_wanted = wanted.n_features or m.n_features
         by_number = m.sparse and (wanted.ignore_extra_features or n_wanted > m.n_features)
         self._n_kept = n_wanted if by_number else wanted.n_kept(self.name, m.n_features)
+
+    def fingerprint(self, dtype: DTypeLike) -> int | None:
+        """Hash of all values in a dtype (:mod:`distnewton.data.fingerprint`).
+
+        Parameters
+        ----------
+        dtype : dtype
+            float32 or float64.
+
+        Returns
+        -------
+        int or None
+            None where features are left out, or where an older version wrote the store.
+        """
+        whole = self._n_kept >= self.manifest.n_features
+        return self.manifest.fingerprints.get(np.dtype(dtype).name) if whole else None
 
     def describe(self) -> Description:
         """Size and labels, from the manifest: values were checked when they were converted."""

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from distnewton.checksums import PAGE_BYTES, page_sums
 from distnewton.data.columns import StoredColumns
 from distnewton.data.description import Description
+from distnewton.data.fingerprint import fingerprint
 from distnewton.data.store.layout_on_disk import (
     FEATURES_FILE,
     LABELS_FILE,
@@ -101,6 +102,7 @@ class StoreWriter:
         self._file = (self.part / FEATURES_FILE).open("wb")
         self._sums: list[Values] = []
         self._unsummed = b""
+        self._fingerprints = {"float32": 0, "float64": 0}
 
     def _claim(self) -> None:
         """Make the folder that is written to."""
@@ -144,6 +146,7 @@ class StoreWriter:
         """
         columns = self._narrow(np.ascontiguousarray(values.T))
         n_columns, n_rows = columns.shape
+        self._take_fingerprints(columns.T, first_row, first_column)
         sha256, offset = self._append([columns])
         self._blocks.append(
             DenseBlock(
@@ -166,8 +169,13 @@ class StoreWriter:
         values : ndarray of float64 of shape (n_values,)
             Finite numbers.
         """
+        from scipy import sparse
+
+        values = self._narrow(values)
+        pointers = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
+        shape = len(lengths), int(indices.max(initial=-1)) + 1
+        self._take_fingerprints(sparse.csr_array((values, indices, pointers), shape=shape), first_row)
         columns, starts, rows, ordered = by_columns(lengths, indices, values)
-        ordered = self._narrow(ordered)
         sha256, offset = self._append([columns, starts, ordered, rows])
         self._blocks.append(
             SparseBlock(
@@ -220,6 +228,7 @@ class StoreWriter:
                 labels=labels,
                 features_bytes=self.n_bytes,
                 sums_bytes=sums_bytes,
+                fingerprints={name: hash % 2**64 for name, hash in self._fingerprints.items()},
                 dense_blocks=[block for block in self._blocks if isinstance(block, DenseBlock)],
                 sparse_blocks=[block for block in self._blocks if isinstance(block, SparseBlock)],
                 columns=None if names is None else StoredColumns.model_validate(names.to_json()),
@@ -243,6 +252,14 @@ class StoreWriter:
         _sync_folder(self.target.parent)
         if replaced:
             shutil.rmtree(old)
+
+    def _take_fingerprints(self, X: Any, first_row: int, first_column: int = 0) -> None:
+        """Add the hashes of a block, by which runs know their data, as its values are read in either dtype."""
+        rows = np.arange(first_row, first_row + X.shape[0])
+        for name in self._fingerprints:
+            with np.errstate(over="ignore"):
+                part = X.astype(name)
+            self._fingerprints[name] += fingerprint(part, rows, first_column)
 
     def _narrow(self, values: Values) -> Values:
         """The same numbers in the narrowest type that holds them all, to the last bit."""
