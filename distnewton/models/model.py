@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -33,6 +34,9 @@ from distnewton.planning.chunks import MAX_CHUNK_ROWS
 
 Data = Any
 """A data source, what opens one, a path, or anything that :func:`~distnewton.data.in_memory.as_source` takes."""
+
+_EXACT = 2**53
+"""Whole numbers up to this are float64, and so are labels."""
 
 
 class Model:
@@ -223,8 +227,7 @@ class Model:
             return task.labels(outputs)
         if task.classes is None:
             return outputs[:, 0] if task.n_out == 1 else outputs
-        classes = task.classes.classes
-        return np.array([False, True] if classes == ("False", "True") else classes)[task.chosen(outputs)]
+        return _typed(task.classes.classes)[task.chosen(outputs)]
 
     def weights(self) -> dict[str, Array] | None:
         """All weights on rank 0 under the keys, and in the shapes, of the equal torch.nn.Sequential.
@@ -309,3 +312,15 @@ def network_outputs(network: PartitionedNetwork, params: Array, X: Any, chunk_ro
         rows = start, min(X.shape[0], start + chunk_rows)
         outputs[slice(*rows)] = network.forward(params, row_range(X, *rows)).output
     return outputs
+
+
+def _typed(classes: Sequence[float | str]) -> Array:
+    """Classes as an array: texts that stand for what no float64 is, booleans and long whole numbers, as these."""
+    if tuple(classes) == ("False", "True"):
+        return np.array([False, True])
+    texts = [name for name in classes if isinstance(name, str)]
+    if len(texts) == len(classes) and all(re.fullmatch("0|-?[1-9][0-9]*", name) for name in texts):
+        numbers = [int(name) for name in texts]
+        if max(map(abs, numbers)) > _EXACT:
+            return np.array(numbers)
+    return np.array(classes)

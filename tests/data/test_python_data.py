@@ -116,4 +116,5 @@ def test_long_numbers_stay_apart():
     y = np.where(SIDE, 2**53 + 1, 2**53)
     model = train(CONFIG, (X, y)).model
     assert model.architecture.task.n_out == 2
-    assert set(model.predict(X)) == {str(2**53), str(2**53 + 1)}
+    assert set(model.predict(X).tolist()) == {2**53, 2**53 + 1}
+    assert set(model.predict(ArraySource(X))) == {str(2**53), str(2**53 + 1)}
