@@ -64,7 +64,7 @@ class ModelHeader(Options):
     """What a model file says that a model is; the attributes of :class:`Architecture` mean the same here.
 
     ``widths`` is of fully connected networks; those on images have ``input`` (channels, height, width) and ``layers``.
-    ``tensors_crc32`` has the checksum of each weight, ``header_crc32`` that of the text before it.
+    ``tensor_sums`` has the checksums of the sections of each weight, ``header_crc32`` that of the text before it.
     """
 
     format_version: Annotated[int, Field(ge=1, le=FORMAT_VERSION)]
@@ -81,7 +81,7 @@ class ModelHeader(Options):
     targets: Targets | None = None
     columns: StoredColumns | None = None
     reading: DataConfig | None = None
-    tensors_crc32: dict[str, int] | None = None
+    tensor_sums: dict[str, list[int]] | None = None
     header_crc32: int | None = None
 
     @classmethod

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import math
 import zlib
 from pathlib import Path
 from typing import Any
@@ -9,12 +11,14 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array
+from distnewton.checksums import page_sums
 from distnewton.errors import DataError, MissingInputError, WriteError
 from distnewton.models.header import ModelHeader, parse_header
 from distnewton.network.layout import BlockView
 from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import LayerShape
 from distnewton.outputs import whole
+from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.partition import Block
 
 MODEL_FILE = "model.safetensors"
@@ -25,8 +29,8 @@ safetensors writes entries in random order, and two files of one model are to be
 nor the tensors' checksums; where only one is missing, the file is damaged."""
 _DTYPES = {"float32": "F32", "float64": "F64"}
 """Types of numbers as safetensors calls them."""
-_PIECE = 1 << 22
-"""Numbers of a tensor that are checked at a time."""
+_SECTION = 1 << 22
+"""Bytes of a tensor that a checksum is of; ranks share the sections."""
 
 
 def write_model(path: Path, tensors: dict[str, Array], header: ModelHeader) -> None:
@@ -49,8 +53,11 @@ def write_model(path: Path, tensors: dict[str, Array], header: ModelHeader) -> N
     from safetensors import SafetensorError
     from safetensors.numpy import save, save_file
 
-    sums = {name: zlib.crc32(tensor.data) for name, tensor in tensors.items()}
-    text = header.model_copy(update={"tensors_crc32": sums}).text().removesuffix("}")
+    sums = {}
+    for name, tensor in tensors.items():
+        data = np.ascontiguousarray(tensor).reshape(-1).view(np.uint8)
+        sums[name] = [_section_sum(data, k) for k in range(_n_sections(len(data)))]
+    text = header.model_copy(update={"tensor_sums": sums}).text().removesuffix("}")
     metadata = {_KEY: f"{text}{_HEADER_SUM}{zlib.crc32(text.encode())}}}"}
     try:
         with whole(path) as part:
@@ -103,7 +110,7 @@ def read_header(file: Path) -> ModelHeader:
     if has_sum and told != f"{zlib.crc32(summed.encode())}}}":
         raise DataError(other)
     header = parse_header(text, str(file))
-    if len({bool(has_sum), header.header_crc32 is not None, header.tensors_crc32 is not None}) > 1:
+    if len({bool(has_sum), header.header_crc32 is not None, header.tensor_sums is not None}) > 1:
         raise DataError(other)
     _check_tensors(str(file), header, found)
     return header
@@ -126,8 +133,10 @@ def _check_tensors(name: str, header: ModelHeader, found: dict[str, tuple[str, l
                 f"{name} does not hold the weights its header promises: {key} is {_titled(found.get(key))}, expected "
                 f"{_titled(expected.get(key))}"
             )
-    if header.tensors_crc32 is not None and header.tensors_crc32.keys() != expected.keys():
-        raise DataError(f"{name} has a damaged header: tensors_crc32 is not of its weights")
+    itemsize = np.dtype(header.dtype).itemsize
+    lengths = {key: _n_sections(itemsize * math.prod(dimensions)) for key, (_, dimensions) in expected.items()}
+    if header.tensor_sums is not None and {key: len(s) for key, s in header.tensor_sums.items()} != lengths:
+        raise DataError(f"{name} has a damaged header: tensor_sums is not of its weights")
 
 
 def _titled(kind: tuple[str, list[int]] | None) -> str:
@@ -236,20 +245,16 @@ def read_blocks(file: Path, header: ModelHeader, network: PartitionedNetwork, pa
 
     Notes
     -----
-    Each layer's checksums are compared by one rank: the ranks share the file among them.
+    The ranks share the sections of the file whose checksums they compare.
     """
     from safetensors import SafetensorError, safe_open
 
-    sums, world = header.tensors_crc32 or {}, network.grid.world
     try:
+        _check_sums(file, header.tensor_sums or {}, network.grid.world)
         with safe_open(file, framework="numpy") as tensors:
             for m, view in network.layout.views(params).items():
                 block, layer, name = network.layout.blocks[m], network.shape.layers[m - 1], network.shape.modules[m - 1]
                 weight, bias = tensors.get_slice(f"{name}.weight"), tensors.get_slice(f"{name}.bias")
-                if sums and m % world.size == world.rank:
-                    for key, tensor in ((f"{name}.weight", weight), (f"{name}.bias", bias)):
-                        if _tensor_sum(tensor) != sums[key]:
-                            raise ValueError(f"{key} was changed or damaged; copy the file again")
                 if block.n_params == 0:
                     continue
                 fill_block(layer, block, view, weight, bias)
@@ -259,10 +264,24 @@ def read_blocks(file: Path, header: ModelHeader, network: PartitionedNetwork, pa
         raise DataError(f"{file} does not hold the weights its header promises: {error}") from None
 
 
-def _tensor_sum(tensor: Any) -> int:
-    """Checksum of a slice of a safetensors file, which passes through memory some rows at a time."""
-    shape, total = tensor.get_shape(), 0
-    step = max(1, _PIECE // max(1, int(np.prod(shape[1:]))))
-    for first in range(0, shape[0], step):
-        total = zlib.crc32(np.ascontiguousarray(tensor[first : min(first + step, shape[0])]).data, total)
-    return total
+def _check_sums(file: Path, sums: dict[str, list[int]], world: Communicator) -> None:
+    """Compare this rank's share of the sections of all tensors with their checksums; a ValueError names a tensor."""
+    mapped, n_before = np.memmap(file, np.uint8, "r"), 0
+    data = 8 + int.from_bytes(mapped[:8].tobytes(), "little")
+    places = json.loads(mapped[8:data].tobytes())
+    for name, expected in sums.items():
+        first, stop = places[name]["data_offsets"]
+        found = mapped[data + first : data + stop]
+        for k in range((world.rank - n_before) % world.size, _n_sections(len(found)), world.size):
+            if _section_sum(found, k) != expected[k]:
+                raise ValueError(f"{name} was changed or damaged; copy the file again")
+        n_before += len(expected)
+
+
+def _n_sections(n_bytes: int) -> int:
+    return -(-n_bytes // _SECTION)
+
+
+def _section_sum(data: Any, k: int) -> int:
+    """Checksum of a section of a tensor's bytes."""
+    return zlib.crc32(page_sums(data[k * _SECTION : (k + 1) * _SECTION]).data)

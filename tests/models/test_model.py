@@ -42,7 +42,7 @@ def read_file(path):
 
 def without_checksums(header):
     """A header as older versions wrote it: one that is changed and written by hand."""
-    return {key: value for key, value in header.items() if key not in ("tensors_crc32", "header_crc32")}
+    return {key: value for key, value in header.items() if key not in ("tensor_sums", "header_crc32")}
 
 
 def plain_outputs(path, X):

@@ -52,6 +52,25 @@ def test_all_ranks_refuse_a_flipped_weight(world, folder, model_file):
         distnewton.load_model(model_file, world)
 
 
+@pytest.mark.mpi(min_size=1, sizes=(1, 3))
+def test_the_ranks_together_compare_all_sections(world, folder, monkeypatch):
+    monkeypatch.setattr("distnewton.models.model_file._SECTION", 16)
+    trained(world, problem()[1], dtype="float32", iterations=0).save(folder / "m")
+    whole = (folder / "m").read_bytes()
+    first = 8 + int.from_bytes(whole[:8], "little")
+    assert len(whole) - first == 4 * sum((a + 1) * b for a, b in ((6, 5), (5, 4), (4, 3)))
+    for at in range(first, len(whole), 12):
+        world.barrier()
+        if world.rank == 0:
+            damaged = bytearray(whole)
+            damaged[at] ^= 1
+            (folder / "m").write_bytes(damaged)
+        world.barrier()
+        with pytest.raises(DataError, match="changed or damaged") as caught:
+            distnewton.load_model(folder / "m", world)
+        assert not world.any(not caught.value.collective)
+
+
 def test_a_missing_checksum_is_damage(folder, model_file):
     tensors, header = read_file(model_file)
     of_tensors = {key: value for key, value in header.items() if key != "header_crc32"}

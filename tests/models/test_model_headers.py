@@ -141,7 +141,7 @@ UNKNOWN = [
     (("task",), "regression", "classes: 3 with 3 outputs do not fit task = regression"),
     (("classes", "classes", 0), "b", "classes: 'b' is there twice"),
     (("secret",), 1, "secret: unknown key"),
-    (("tensors_crc32",), {}, "tensors_crc32 is not of its weights"),
+    (("tensor_sums",), {}, "tensor_sums is not of its weights"),
     (("dtype",), "float64", "0.bias is F32 [3], expected F64 [3]"),
 ]
 
