@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import bz2
 import errno
 import gzip
+import lzma
 import struct
 import time
 from pathlib import Path
@@ -13,6 +15,7 @@ import pytest
 from launched import call, distnewton, run
 
 import distnewton as package
+from distnewton.data.formats import delimited
 from distnewton.errors import DistNewtonError
 
 GOOD = "1 1:0.5 2:-1\n2 1:1.5 3:2\n1 2:0.25 3:-2\n2 1:1 2:0.5\n"
@@ -170,3 +173,52 @@ def test_labels_in_a_locale_without_them(here):
     assert done.stdout.isascii()
     wrong = run(distnewton(*train_on("é.csv", "--run-dir=S")), cwd=here, **ascii_only)
     check(wrong, "data.train: is not UTF-8 text", (78,))
+
+
+LONG_LINES = {
+    "csv": (b"1,2,a\n2,3,b\n", b"1,"), "csv names": (b"", b"ab,"), "csv text": (b"1,2,a\n2,3,b\n", b"a"),
+    "libsvm": (GOOD.encode(), b"1 "), "blanks": (GOOD.encode(), b" "),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("case", LONG_LINES)
+@pytest.mark.parametrize("packer", [gzip, bz2, lzma], ids=lambda packer: packer.__name__)
+def test_long_lines_in_small_compressed_files(here, packer, case):
+    """The line is told before it is held."""
+    head, piece = LONG_LINES[case]
+    if packer is not gzip and case != "csv":
+        pytest.skip("bytes take the same way from all decompressors")
+    (here / "x").write_bytes(packer.compress(head + piece * ((40 << 20) // len(piece))))
+    check(call(*train_on("x")), f"x:{head.count(10) + 1}: a line has more than 32 MiB")
+
+
+def test_long_rows_in_small_compressed_arrays(here):
+    import h5py
+
+    np.savez_compressed("x.npz", X=np.zeros((2, 5_000_000), np.int8), y=np.arange(2))
+    with h5py.File("x.h5", "w") as file:
+        file["y"] = np.arange(2)
+        file.create_dataset("X", (2, 10**12), np.float32, chunks=(1, 1000))
+    for name in ("x.npz", "x.h5"):
+        check(call(*train_on(name)), f"{name}")
+        check(call(*train_on(name)), "a line has more than 32 MiB")
+
+
+def test_long_lines_that_are_right(here):
+    """What a table holds may be compressed well: its lines are as long as the limit allows."""
+    line = b"0," * 400_000 + b"1\n"
+    (here / "x").write_bytes(gzip.compress(line + line.replace(b"1\n", b"2\n")))
+    assert (here / "x").stat().st_size < len(line) // 64
+    assert package.open_data(here / "x").describe().n_features == 400_000
+
+
+def test_tables_wider_than_what_arrow_reads_at_once(here, monkeypatch):
+    (here / "x.csv").write_text('a,b,c,d,label\n1,,3,"x",u\n4,5,6,y,v\n-1e3,.5,0,x,u\n')
+
+    def features():
+        source = package.open_data("x.csv")
+        return source.read(0, source.describe().n_features)
+
+    expected = features()
+    monkeypatch.setattr(delimited, "_MOST_AT_ONCE", 2)
+    np.testing.assert_array_equal(features(), expected)

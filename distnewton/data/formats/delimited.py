@@ -36,6 +36,10 @@ _WIDE = 512
 each block, and a few lines of 200,000 columns make a block."""
 
 
+_MOST_AT_ONCE = 20_000
+"""Columns of which Arrow makes arrays at once: it takes 15 kB for each. Lines with more are looked at one by one."""
+
+
 class Csv(Format):
     """Delimited text."""
 
@@ -302,7 +306,7 @@ class _Reader:
         """Columns of lines; None where one of them must be looked at by itself."""
         import pyarrow as pa
 
-        if not lines.strip():
+        if not lines.strip() or len(self._places) > _MOST_AT_ONCE:
             return None
         try:
             return self._parse(self._plain(lines), self._narrow)[: len(self._places)]
