@@ -267,8 +267,7 @@ recipe.toml
 method.cg_max=7
 --network.layers=auto-3-auto
 --resume=auto
---progress
-lines
+--quiet
 --run-dir
 R
 --method.C=0.01 l
