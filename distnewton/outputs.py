@@ -140,6 +140,8 @@ def check_folder(folder: Path) -> None:
         If it cannot be made, or nothing in it.
     """
     try:
+        if folder.is_file():
+            raise FileExistsError(errno.EEXIST, "there is a file of that name")
         _probe(folder)
     except OSError as error:
         raise CreateError(f"cannot create {folder}: {error.strerror or error}") from None
@@ -149,8 +151,7 @@ def _probe(folder: Path) -> None:
     """Make and remove a file in a folder, or in the innermost one around it that exists."""
     place = _existing(folder)
     if not place.is_dir():
-        name = "there is a file of that name" if place == folder else f"{place} is a file"
-        raise NotADirectoryError(errno.ENOTDIR, name)
+        raise NotADirectoryError(errno.ENOTDIR, f"{place} is a file")
     with tempfile.TemporaryFile(dir=place):
         pass
 

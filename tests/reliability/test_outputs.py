@@ -97,6 +97,7 @@ def test_what_cannot_be_written_is_told_before_data_are_opened(place, command):
         assert code in (CreateError.exit_code, WriteError.exit_code), (out, said)
         assert out in said
         assert "nowhere.csv" not in said
+        assert out != "data.csv/out" or "data.csv is a file" in said
     code, said = start(arguments, out="a" * 300, **names)
     assert (code != 70, "File name too long" in said) == (True, True)
     assert contents(place) == before
