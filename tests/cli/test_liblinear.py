@@ -167,7 +167,7 @@ NAMES = [
     ("-s 0", "method.boost", 1.5),
     ("-eta 0.1", "method.sufficient_decrease", 0.1),
     ("-s 0", "method.sufficient_decrease", 1e-4),
-    ("", "run.iterations", 100),
+    ("", "run.n_iterations", 100),
     ("-iter_max 7", "run.iterations", 7),
     ("-e 0.01", "run.tolerance", 0.01),
     ("-s 0", "method.subsample", 0.05),
