@@ -231,7 +231,7 @@ def read_store(path):
     if not folder.exists():
         store(path.parent)
     text = path.read_bytes()
-    with suppress(ValueError, RecursionError, TypeError):
+    with suppress(ValueError, RecursionError, TypeError, KeyError):
         tree = json.loads(text)
         tree["checksum"] = _checksum(tree["content"])
         text = json.dumps(tree).encode()
