@@ -39,6 +39,10 @@ class Backend:
 
     dtype: np.dtype[Any]
 
+    def __post_init__(self) -> None:
+        # commands that compute nothing start without it, and no iteration is charged for it
+        import scipy.linalg  # noqa: F401
+
     @property
     def library(self) -> Library:
         """Whose arrays these are."""
@@ -246,7 +250,6 @@ def _streams(D: Array) -> bool:
 
 def _lapack(name: str, dtype: np.dtype[Any]) -> Any:
     """LAPACK's function of a name and real dtype."""
-    # half of the time that a command needs to start, where nothing is solved
     from scipy.linalg import lapack
 
     return getattr(lapack, ("s" if dtype == np.float32 else "d") + name)

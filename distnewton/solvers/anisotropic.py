@@ -106,10 +106,10 @@ def _cubic(A: Array, b: Array, D: Array, c: float) -> Array | None:
     else:
         # Gershgorin: D^-1 A D^-1 + c r I is positive definite there
         high = 2.0 * float((np.abs(A) / np.outer(D, D)).sum(axis=1).max()) / c
-    while too_short(high):
+    while np.isfinite(high) and too_short(high):
         high *= _WIDEN
-        if not np.isfinite(high):
-            return None
+    if not np.isfinite(high):
+        return None
     low = high / _WIDEN
     while not too_short(low):
         low, high = low / _WIDEN, low

@@ -325,7 +325,8 @@ def test_compare_leaves_a_table_a_picture_and_a_folder_a_run(place):
         lines = (place / "both" / name / "metrics.jsonl").read_text().splitlines()
         # the Newton method may have nothing left to gain before its time is over
         assert name == "gauss_newton" or json.loads(lines[-1])["training_seconds"] >= 0.2
-        assert len(lines) > 2
+        # on a busy machine one iteration may take all of the time
+        assert len(lines) > 1
     assert 'direction = "adam"' in (place / "both" / "adam-0.003" / "config.toml").read_text()
     again = call("compare", "--directions", names, *common)
     assert again.returncode == 73

@@ -121,7 +121,7 @@ def test_the_first_failure_is_in_the_output_and_in_the_run_folder(slurm, tmp_pat
     text = cluster.read_text()
     lines = (f"variables = {variables}" if "variables" in line else line for line in text.splitlines())
     cluster.write_text("\n".join(lines))
-    number = submit(slurm, tmp_path, cluster, "--set=run.iterations=500")
+    number = submit(slurm, tmp_path, cluster, "--set=run.iterations=500", "--set=method.direction=block_diagonal")
     state, text = slurm.wait(number, 150), output(tmp_path, number)
     assert state["ExitCode"] == "70:0", text
     assert text.count("InjectedFaultError: injected at cg") == 1
