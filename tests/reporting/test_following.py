@@ -28,6 +28,7 @@ from distnewton.reporting.tensorboard import TensorBoard
 
 mpi = pytest.mark.mpi(min_size=1)
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+BLOCKS = {"method": {"direction": "block_diagonal"}}
 
 
 def trained(*observers, iterations=3, **more):
@@ -136,7 +137,7 @@ def test_a_rank_that_costs_more_than_a_fifth_is_named():
 def test_computing_and_waiting_are_recorded_by_rank(world):
     rng = np.random.default_rng(0)
     source = package.ArraySource(rng.standard_normal((60, 9)), rng.integers(3, size=60))
-    result = package.train(make_config({"run": {"iterations": 2}}), world, train_data=source)
+    result = package.train(make_config({"run": {"iterations": 2}, **BLOCKS}), world, train_data=source)
     good = True
     for found in result.history:
         good &= len(found.compute_seconds) == len(found.wait_seconds) == world.size
@@ -269,7 +270,8 @@ def test_a_planted_slow_rank_is_named_within_three_iterations(world, monkeypatch
     comm = Communicator(world.mpi)
     out = io.StringIO()
     progress = Progress(Console(file=out, width=120))
-    result = package.train(make_config({"run": {"iterations": 3}}), comm, train_data=source, observers=[progress])
+    config = make_config({"run": {"iterations": 3}, **BLOCKS})
+    result = package.train(config, comm, train_data=source, observers=[progress])
     progress.finish(result)
     found = slowest_rank(result.history)
     result.model.grid.free()
