@@ -156,6 +156,9 @@ class _NewtonEstimator(BaseEstimator):
             raise ValueError("partial_fit does not support early_stopping=True: it sees one part of the data at a time")
         sizes = [self.hidden_layer_sizes] if isinstance(self.hidden_layer_sizes, Real) else self.hidden_layer_sizes
         hidden = [int(check_scalar(size, "hidden_layer_sizes", Integral, min_val=1)) for size in sizes]
+        for name in ("max_iter", "n_iter_no_change", "C", "tol"):
+            if isinstance(getattr(self, name), bool | np.bool_):
+                raise TypeError(f"{name} must be a number, not {getattr(self, name)}")
         check_scalar(self.max_iter, "max_iter", Integral, min_val=0)
         check_scalar(self.n_iter_no_change, "n_iter_no_change", Integral, min_val=1)
         check_scalar(self.C, "C", Real, min_val=0, include_boundaries="neither")

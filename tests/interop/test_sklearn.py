@@ -391,6 +391,7 @@ def test_the_extra_is_named_where_scikit_learn_is_missing(monkeypatch):
     ({"hidden_layer_sizes": 4.5}, "hidden_layer_sizes must be an instance of int"),
     ({"hidden_layer_sizes": (0,)}, "hidden_layer_sizes == 0, must be >= 1"),
     ({"max_iter": 2.5}, "max_iter must be an instance of int"), ({"C": "1"}, "C must be an instance of float"),
+    ({"C": True}, "C must be a number, not True"),
     ({"C": 0}, "C == 0, must be > 0"), ({"n_iter_no_change": 1.5}, "n_iter_no_change must be an instance of int"),
 ])  # fmt: skip
 def test_parameters_are_checked_rather_than_truncated(parameters, message):
