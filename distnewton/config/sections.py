@@ -351,6 +351,6 @@ class RunConfig(Options):
         """Iterations as a number; auto that was not settled is 100."""
         return 100 if self.iterations == "auto" else self.iterations
 
-    def of_iterations(self, n: int) -> str:
+    def of_iterations(self, n: int, of: str = " of ") -> str:
         """So many of all iterations, in words; without those where there is no limit."""
-        return str(n) if self.n_iterations >= UNLIMITED else f"{n} of {self.n_iterations}"
+        return str(n) if self.n_iterations >= UNLIMITED else f"{n}{of}{self.n_iterations}"

@@ -63,6 +63,11 @@ class BestModel:
         self.best: Best | None = None
         self.params: Array | None = None
 
+    @property
+    def point(self) -> tuple[int, Array] | None:
+        """The best iteration and this rank's variables there; None before the start was measured."""
+        return None if self.best is None or self.params is None else (self.best.iteration, self.params)
+
     def follow(self, record: IterationRecord, params: Array, first: int = -1) -> None:
         """Look at an iteration (collective, one number: ranks may round differently, and the first one decides).
 

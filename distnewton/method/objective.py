@@ -177,7 +177,7 @@ class Objective:
         Collective, as :meth:`PartitionedNetwork.forward` a chunk, and one sum of a number over all ranks.
         """
         network = self.network
-        last, apart, room = None, None, 0
+        last, apart = None, None
         if isinstance(curvature, np.ndarray):
             apart, share = self.share.choose(curvature)
             # a point and a trial share the memory, and only the point has the subsample

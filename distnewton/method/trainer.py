@@ -48,6 +48,11 @@ class Position:
     first_gradient_norm: float | None = None
     gradient_norm: float | None = None
 
+    @property
+    def before_stage(self) -> int:
+        """Iteration after which the current stage began."""
+        return self.iteration - self.iterations_of_stage
+
 
 class Trainer:
     """Iterations from a starting point.
@@ -104,8 +109,8 @@ class Trainer:
     @property
     def chosen(self) -> tuple[int, Array]:
         """Iteration and variables of the result: by validation, where training diverged the lowest, else the last."""
-        if self._best is not None and self._best.best is not None and self._best.params is not None:
-            return self._best.best.iteration, self._best.params
+        if self._best is not None and (best := self._best.point) is not None:
+            return best
         if self.diverged and self._divergence.params is not None:
             return self._divergence.iteration, self._divergence.params
         return self.iteration, self.params
@@ -204,8 +209,7 @@ class Trainer:
         if self._stage.exhausted:
             return "no direction leads down any more"
         position = self._position
-        first = position.iteration - position.iterations_of_stage
-        return self._best.gives_up(position.iteration, first) if self._best is not None else ""
+        return self._best.gives_up(position.iteration, position.before_stage) if self._best is not None else ""
 
     def _next_stage(self, why: str) -> str:
         """Begin the next stage here, or, where this one gains no more, at the best point; returns a note on that."""
@@ -213,9 +217,10 @@ class Trainer:
         known: Evaluation | None = self._stage.evaluation
         if why:
             note = f"{why}: stage {position.stage + 2} begins"
-            if self._best is not None and self._best.best is not None and self._best.params is not None:
-                self.params, known = self._best.params.copy(), None
-                note += f" at the point of iteration {self._best.best.iteration}"
+            if self._best is not None and (best := self._best.point) is not None:
+                iteration, params = best
+                self.params, known = params.copy(), None
+                note += f" at the point of iteration {iteration}"
         position.stage, position.iterations_of_stage = position.stage + 1, 0
         self._stage.start(self.params, known)
         return note
@@ -272,8 +277,7 @@ class Trainer:
                 measured.get(which, {}) for which in ("train", "validation", "test")
             )
             if self._best is not None:
-                first = position.iteration - position.iterations_of_stage if position.stage else -1
-                self._best.follow(record, self.params, first)
+                self._best.follow(record, self.params, position.before_stage if position.stage else -1)
         costs = grid.ledger.take()
         position.evaluation_seconds += costs["evaluation"].seconds
         stop = must_stop() if must_stop else Stop.NO

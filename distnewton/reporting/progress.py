@@ -143,7 +143,7 @@ class Progress:
         line = Table.grid(padding=(0, 1))
         done = self._share_done(record)
         line.add_row(
-            Text(f"iteration {config.run.of_iterations(record.iteration).replace(' of ', '/')}"),
+            Text(f"iteration {config.run.of_iterations(record.iteration, '/')}"),
             ProgressBar(total=1.0, completed=done, width=30),
             Text(f"{_clock(record.elapsed_seconds + since)} gone"),
             Text("" if left is None else f"about {_clock(max(0.0, left - since))} left"),
