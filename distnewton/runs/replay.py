@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from distnewton.errors import ConfigError, DataError
+from distnewton.files import parse_json
 from distnewton.method.records import IterationRecord
 from distnewton.parallel.collectives import Communicator
 from distnewton.runs.run_folder import ENVIRONMENT_FILE, no_run_folder, read_metrics
@@ -82,7 +82,10 @@ def _read(path: Path) -> dict[str, Any]:
     """Ranks, CG steps and objectives of a run."""
     if not (path / ENVIRONMENT_FILE).is_file():
         raise no_run_folder(path, ENVIRONMENT_FILE)
-    n_ranks = json.loads((path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))["ranks"]
+    try:
+        n_ranks = int(parse_json((path / ENVIRONMENT_FILE).read_bytes())["ranks"])
+    except (ValueError, KeyError, TypeError):
+        raise DataError(f"{path / ENVIRONMENT_FILE} is damaged: it names no number of ranks") from None
     records = [IterationRecord.from_dict(record) for record in read_metrics(path)]
     if [record.iteration for record in records] != list(range(len(records))):
         raise DataError(f"{path}: the records have gaps, so that the run cannot be repeated")

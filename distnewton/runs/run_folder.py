@@ -510,7 +510,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(lines, 1):
         try:
             yield parse_json(line)
-        except json.JSONDecodeError as error:
+        except ValueError as error:
             raise DataError(f"{path / METRICS_FILE}:{number}: not a record: {error}", collective=True) from None
 
 

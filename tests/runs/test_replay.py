@@ -90,3 +90,19 @@ def test_what_cannot_be_repeated_is_refused(world, place):
     done = call_together(world, "train", "--replay", place / "R", "--run-dir", place / "T")
     assert done.returncode == 65
     assert "the records have gaps" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [("metrics.jsonl", "[" * 100_000, "metrics.jsonl:1: not a record"),
+     ("environment.json", "{", "environment.json is damaged"),
+     ("environment.json", "[]", "environment.json is damaged")],
+)  # fmt: skip
+def test_damaged_records_are_refused(world, place, file, content, message):
+    trained(world, place, "block_diagonal")
+    if world.rank == 0:
+        (place / "R" / file).write_text(content + "\n")
+    world.barrier()
+    done = call_together(world, "train", "--replay", place / "R", "--run-dir", place / "T")
+    assert done.returncode == 65
+    assert message in done.stderr
