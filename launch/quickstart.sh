@@ -45,7 +45,7 @@ case $ranks in "" | 0* | *[!0-9]*) usage_error "--ranks is a number of ranks fro
 
 make_environment plot digits
 say "Training on $ranks ranks"
-run "${mpirun[@]}" -n "$ranks" distnewton train launch/recipes/digits.toml --run-dir runs/quickstart \
+run "${mpirun[@]}" -n "$ranks" distnewton train digits --run-dir runs/quickstart \
   --set run.overwrite=true </dev/null
 
 run "$venv/bin/python" -c '
@@ -65,6 +65,6 @@ say "  source $(quoted "${venv#"$repository/"}/bin/activate")"
 say "  distnewton info runs/quickstart"
 say "  distnewton evaluate runs/quickstart digits:test"
 say "  distnewton predict runs/quickstart digits:test --out runs/quickstart/predictions.txt"
-say "  $(quoted "${mpirun[@]}" -n "$ranks") distnewton train launch/recipes/digits.toml --set network.layers=64-100-10"
+say "  $(quoted "${mpirun[@]}" -n "$ranks") distnewton train digits --set network.layers=64-100-10"
 say ""
-say "launch/recipes/ has training runs for larger data; each says where its data is to be had."
+say "\`distnewton recipes\` lists training runs for larger data; each says where its data is to be had."

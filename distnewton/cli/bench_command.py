@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 
 _TOLERANCE = 1e-3
 """Relative difference of the objective above which a point of a study is refused."""
+_REPLICAS = "-replicas"
+"""Ends the names of kinds of studies in which the number of replicas grows, and the grid stays."""
 _SLOWDOWN = 5
 """How many times slower the straggler is."""
 DEFAULT_RATES = "no --cluster: no prediction; distnewton doctor --bench writes the rates of this machine into a file"
@@ -40,10 +42,9 @@ DEFAULT_RATES = "no --cluster: no prediction; distnewton doctor --bench writes t
     argument("--cluster", metavar="FILE", help=f"{CLUSTER_FILE}: how runs start, and rates for predictions"),
     argument("--ranks", type=counts, metavar="LIST", help="numbers of ranks (default 1,2)"),
     argument("--nodes", type=counts, metavar="LIST", help="numbers of nodes of the cluster file, instead of --ranks"),
-    argument("--kind", default="strong", metavar="K", help="strong (default), weak-weights or weak-samples"),
     argument(
-        "--grow", default="grid", choices=("grid", "replicas"), help="what grows with the ranks: the grid (default), "
-        "or the number of its replicas, each with its share of the samples"
+        "--kind", default="strong", metavar="K", help="strong (default), weak-weights or weak-samples; strong-replicas "
+        "and weak-samples-replicas use more ranks for replicas of the grid, each with its share of the samples"
     ),
     argument("--repeats", type=count, default=5, metavar="N", help="runs of each point (default 5)"),
     argument("--warmup", type=count, default=2, metavar="N", help="first iterations, which do not count (default 2)"),
@@ -73,8 +74,9 @@ def _scaling(options: argparse.Namespace) -> int:
     cluster = _cluster(options)
     if options.collect:
         return _collect(read_study(root), root, options, cluster)
-    if options.kind not in KINDS:
-        raise ConfigError(f"--kind is {', '.join(KINDS)}, got {options.kind!r}", collective=True)
+    known = [*KINDS, *(f"{kind}{_REPLICAS}" for kind in KINDS if kind != "weak-weights")]
+    if options.kind not in known:
+        raise ConfigError(f"--kind is {', '.join(known)}, got {options.kind!r}", collective=True)
     check_folder(root)
     study, settings = _plan_study(options, cluster)
     _make_runs(study, root, options, cluster, settings)
@@ -94,9 +96,10 @@ def _plan_study(options: argparse.Namespace, cluster: Cluster) -> tuple[Study, d
     config = _point_config(options, {})
     data = describe_data(config)
     shape = config.network.shape(data.n_features, data.image_shape, data.n_out)
-    n = data.n_samples * ranks[0] // ranks[-1] if options.kind == "weak-samples" else data.n_samples
-    n_replicas = config.partition.replicas if options.grow == "replicas" else 0
-    study = Study(options.kind, ranks, options.repeats, options.warmup, options.iterations, n, n_replicas)
+    kind = options.kind.removesuffix(_REPLICAS)
+    n = data.n_samples * ranks[0] // ranks[-1] if kind == "weak-samples" else data.n_samples
+    n_replicas = config.partition.replicas if kind != options.kind else 0
+    study = Study(kind, ranks, options.repeats, options.warmup, options.iterations, n, n_replicas)
     return study, {n: study.settings(shape, n) for n in ranks}
 
 

@@ -22,7 +22,7 @@ def argument(*names: str, **keywords: Any) -> Argument:
 
 
 RUN = argument("run", metavar="RUN", help="run folder")
-RECIPE = argument("recipe", nargs="?", metavar="RECIPE", help="TOML file of settings")
+RECIPE = argument("recipe", nargs="?", metavar="RECIPE", help="file of settings, or a name from `distnewton recipes`")
 SET = argument(
     "--set", action="append", default=[], metavar="KEY=VALUE", help="setting section.key, which wins over the recipe"
 )

@@ -18,7 +18,7 @@ from distnewton.errors import UsageError, shown
 from distnewton.launch.startup import launched_rank, run_guarded
 
 _DESCRIPTION = "Train neural networks with distributed Newton methods; each MPI rank owns a part of the features."
-_MODULES = ("train", "compare", "model", "report", "cluster", "plan", "bench", "convert", "export")
+_MODULES = ("train", "compare", "model", "report", "cluster", "plan", "bench", "convert", "export", "recipes")
 """Modules of commands, in the order in which help lists them."""
 
 

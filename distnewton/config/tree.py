@@ -20,6 +20,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from distnewton.config.method import AUTO, MethodConfig, default_method, default_options, method_fields
+from distnewton.config.recipes import locate_recipe
 from distnewton.config.sections import DataConfig, NameOf, NetworkConfig, PartitionConfig, RunConfig
 from distnewton.directions.composition import CHOICES, ComponentError, choices
 from distnewton.directions.options import BatchOptions
@@ -153,7 +154,7 @@ def make_config(tree: Mapping[str, Any]) -> Config:
 def load_config(
     path: str | Path | None = None, overrides: Sequence[str] = (), notes: list[str] | None = None
 ) -> Config:
-    """Read a TOML file and apply settings given as ``section.key=value``, which win.
+    """Read a recipe and apply settings given as ``section.key=value``, which win.
 
     A setting that chooses another direction leaves out the options of the file's ``[method]`` that were meant for the
     file's own (:func:`choose_direction`).
@@ -161,7 +162,7 @@ def load_config(
     Parameters
     ----------
     path : path or None
-        The file; None starts from the defaults.
+        A TOML file, or the name of a recipe that comes with the package; None starts from the defaults.
     overrides : sequence of str
         Values in TOML's notation; what is not TOML counts as text, so that ``network.loss=squared`` needs no quotes.
     notes : list of str or None
@@ -187,12 +188,12 @@ def load_config(
 
 
 def read_settings(path: str | Path | None) -> dict[str, Any]:
-    """The tree of a TOML file, not yet checked.
+    """The tree of a recipe, not yet checked.
 
     Parameters
     ----------
     path : path or None
-        The file; None is an empty tree.
+        A TOML file, or the name of a recipe that comes with the package; None is an empty tree.
 
     Returns
     -------
@@ -201,11 +202,13 @@ def read_settings(path: str | Path | None) -> dict[str, Any]:
     Raises
     ------
     MissingInputError
-        If the file cannot be read.
+        If there is none, or it cannot be read.
     ConfigError
         If it is not TOML.
     """
-    return {} if path is None else read_toml(path, "recipe", f"; data is named by --data.train {path}")
+    if path is None:
+        return {}
+    return read_toml(locate_recipe(path), "recipe", f"; data is named by --data.train {path}")
 
 
 def read_toml(path: str | Path, what: str, hint: str = "", *, collective: bool = False) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from typing import Any
 
 from distnewton.config import Config, choose_direction, make_config, read_settings
 from distnewton.config.method import default_options
+from distnewton.config.recipes import shipped_recipes
 from distnewton.config.sections import UNLIMITED
 from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import ConfigError, NumericalError
@@ -78,7 +79,7 @@ def make_entries(
     tree : mapping
         Settings of the recipe and the flags. Of its ``[method]`` each direction takes what was meant for it.
     methods : sequence of str
-        Names of directions, or of TOML files whose ``[method]`` is taken, schedule included.
+        Names of directions, or of recipes whose ``[method]`` is taken, schedule included.
     seconds : float
         Training time of each run.
     iterations : int or None
@@ -116,16 +117,16 @@ def make_entries(
 
 
 def _method_settings(method: Mapping[str, Any], name: str, notes: list[str]) -> dict[str, Any]:
-    """``[method]`` of a direction, or of the file that was named instead; C is the comparison's."""
+    """``[method]`` of a direction, or of the recipe that was named instead; C is the comparison's."""
     shared = {"C": method["C"]} if "C" in method else {}
-    if name.endswith(".toml"):
+    if _is_recipe(name):
         given = dict(read_settings(name).get("method", {}))
         if given.pop("C", method.get("C")) != method.get("C"):
             notes.append(f"{name}: method.C is the comparison's, since all runs minimise the same objective")
         return {**given, **shared}
     if name not in DIRECTIONS:
         raise ConfigError(
-            f"unknown direction {name!r}: known are {', '.join(DIRECTIONS)}, or a recipe's file name", collective=True
+            f"unknown direction {name!r}: known are {', '.join(DIRECTIONS)}, or a recipe", collective=True
         )
     own = {key: value for key, value in method.items() if key != "schedule"}
     if name == default_options(own)["direction"]:
@@ -145,8 +146,12 @@ def _with_rates(method: str, config: Config) -> list[Entry]:
     return entries
 
 
+def _is_recipe(name: str) -> bool:
+    return name.endswith(".toml") or (name not in DIRECTIONS and name in shipped_recipes())
+
+
 def _short(method: str) -> str:
-    return Path(method).stem if method.endswith(".toml") else method
+    return Path(method).stem if _is_recipe(method) else method
 
 
 def run_entries(

@@ -55,7 +55,7 @@ def test_quickstart_makes_installs_trains(tmp_path):
     venv = tmp_path / "env"
     done = run(LAUNCH / "quickstart.sh", "--dry-run", "--ranks", "3", DISTNEWTON_VENV=str(venv))
     lines = done.stdout.splitlines()
-    commands = ["-m venv", "pip install", "mpirun -n 3 distnewton train launch/recipes/digits.toml"]
+    commands = ["-m venv", "pip install", "mpirun -n 3 distnewton train digits"]
     places = [next(i for i, line in enumerate(lines) if text in line) for text in commands]
     assert places == sorted(places)
     assert any("[mpich,plot,digits]" in line for line in lines)

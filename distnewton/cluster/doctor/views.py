@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from distnewton.cluster.launchers import THREAD_VARIABLES
+from distnewton.config.recipes import locate_recipe
 from distnewton.launch.deadline import output_of
 from distnewton.launch.startup import launcher_kind
 from distnewton.launch.threads import blas_libraries, own_cores
@@ -131,6 +132,6 @@ def _digest(recipe: str | None) -> str:
     if not recipe:
         return ""
     try:
-        return hashlib.sha256(Path(recipe).read_bytes()).hexdigest()
+        return hashlib.sha256(locate_recipe(recipe).read_bytes()).hexdigest()
     except OSError as error:
         return f"cannot be read: {error.strerror or error}"
