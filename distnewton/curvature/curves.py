@@ -14,7 +14,6 @@ from __future__ import annotations
 from distnewton.backend import Array
 from distnewton.curvature.groups import ParameterGroups
 from distnewton.curvature.point import Point
-from distnewton.network.layers import add_bias
 
 
 class Curves:
@@ -127,4 +126,4 @@ class Curves:
                     layer.elements(below[0, s], U.W, None, winners, change)
                     T[1, s] += 2.0 * change
         if U.b is not None and m in self.groups.biases:
-            add_bias(T[0, self._position[self.groups.biases[m]]], U.b)
+            layer.add_bias(T[0, self._position[self.groups.biases[m]]], U.b)

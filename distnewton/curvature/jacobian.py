@@ -12,7 +12,7 @@ from typing import Any
 
 from distnewton.backend import Array, Backend
 from distnewton.curvature.factors import AveragedFactor, IdentityFactor, JacobianFactor, ScaledFactor, StoredFactor
-from distnewton.network.layers import Layer, sum_units
+from distnewton.network.layers import Layer
 from distnewton.network.layout import BlockView, ParameterLayout
 from distnewton.network.network import Activations, PartitionedNetwork, take_turns
 
@@ -131,7 +131,7 @@ class Jacobian:
             part.layer.weight_product(part.inputs, T, part.winners, views[layer].W)
             bias = views[layer].b
             if bias is not None:
-                sum_units(T, bias)
+                part.layer.sum_units(T, bias)
         return out
 
 
@@ -191,8 +191,9 @@ def _output_factor(
     n, n_out = activations.output.shape
     if roots is None:
         return {block.j: IdentityFactor(block.outputs, n, n_out, network.backend)}
-    own = network.backend.xp.ascontiguousarray(network.backend.asarray(roots)[:, :, slice(*block.outputs)])
-    return {block.j: StoredFactor(own, network.backend)}
+    own = network.backend.xp.ascontiguousarray(network.own_outputs(network.backend.asarray(roots)))
+    width = block.shape[1] * network.layers[network.n_layers].shape.n_values
+    return {block.j: StoredFactor(own.reshape(*own.shape[:2], width), network.backend)}
 
 
 def _last_hidden_factors(
@@ -289,7 +290,7 @@ def _pass_down(
     yield
     pending.wait()
     if elements is not None:
-        network.activation.multiply_derivative(D[rows], elements[rows][:, None, :])
+        network.pull_back(D[rows], elements[rows])
 
 
 def _sample_chunks(D: Array, n_pieces: int) -> list[slice]:

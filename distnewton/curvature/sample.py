@@ -128,6 +128,8 @@ class CurvatureSample:
         point, n_out = self.point, self.point.network.n_out
         hessian = point.loss_hessian
         roots = None
+        # a residual is one row, where its channels would be many
+        rooted = rooted or point.network.jets is not None
         if 0 < sketch < n_out:
             roots = hessian.roots(sketch, self.draws)
         elif rooted:
@@ -313,7 +315,7 @@ class CurvatureSample:
             dense: dict[int, Array] = {}
             for deltas in self._root_cotangents():
                 for m, delta in deltas.items():
-                    if self.shape(m).kernel is not None:
+                    if self.shape(m).shares_weights:
                         self.add_squares(m, delta, sums[m])
                     else:
                         # sum_k (z_a delta_kt)^2 = z_a^2 sum_k delta_kt^2: one product for all roots
@@ -337,10 +339,11 @@ class CurvatureSample:
             Added to.
         """
         n_in, _ = self.layout.blocks[m].shape
+        layer = self.point.network.layers[m]
         for part in self.unfold(m, delta):
             out[:n_in] += square_sums(part)
             if len(out) > n_in:
-                out[n_in] += (part.deltas.sum(axis=1) ** 2).sum(axis=0)
+                out[n_in] += (layer.bias_cotangents(part) ** 2).sum(axis=0)
 
     def _root_cotangents(self) -> Iterator[dict[int, Array]]:
         """Cotangents of the own output groups, for one after the other of the roots of B."""

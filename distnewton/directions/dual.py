@@ -29,6 +29,7 @@ from distnewton.errors import ConfigError, NumericalError
 from distnewton.network.layers import sample_gradients
 from distnewton.options import Options
 from distnewton.parallel.grid import ProcessGrid
+from distnewton.parallel.partition import Block
 from distnewton.parallel.replicas import SampleShare
 from distnewton.parallel.termination import EarlyTermination
 
@@ -203,7 +204,7 @@ def sample_space_system(
     -------
     Array of shape (n_own k, n k)
         Sum over dense blocks of (Z Z^T + [bias]) * (D D^T), the first repeated over the rows of a sample, and over
-        convolutions of products of explicit columns.
+        layers that share their weights of products of explicit columns.
     Array of shape (n_own k,)
         J g.
 
@@ -219,13 +220,11 @@ def sample_space_system(
         if not block.n_params:
             continue
         part = jacobian.parts[m]
-        if part.layer.shape.kernel is None:
+        if not part.layer.shape.shares_weights:
             _add_gram(K, part, k, every, owns_bias=block.owns_bias)
         else:
             n_of_all = every.n_samples if every else n
-            for columns in explicit_columns(
-                part, jacobian.backend, k, block.shape[1], n_of_all, owns_bias=block.owns_bias
-            ):
+            for columns in explicit_columns(part, jacobian.backend, k, block, n_of_all):
                 K += columns @ (every.rows(columns, k) if every else columns).T
     return K, jacobian.matvec(gradient, layers).ravel()
 
@@ -250,11 +249,11 @@ def _add_gram(K: Array, part: JacobianPart, k: int, every: SamplesOfAll | None, 
 
 
 def explicit_columns(
-    part: JacobianPart, backend: Backend, k: int, n_out: int, n_of_all: int, *, owns_bias: bool
+    part: JacobianPart, backend: Backend, k: int, block: Block, n_of_all: int
 ) -> Iterator[Array]:
-    """Columns of J of a convolution, some output channels at a time.
+    """Columns of J of a layer that shares its weights, some output units at a time.
 
-    Its places couple all pairs of samples, so that a product of Gram matrices would cost more than J itself.
+    Places and channels couple all pairs of samples, so that a product of Gram matrices would cost more than J itself.
 
     Parameters
     ----------
@@ -262,20 +261,20 @@ def explicit_columns(
         The block's.
     backend : Backend
         Makes arrays.
-    k, n_out : int
-        Rows of a sample, and output channels of the block.
+    k : int
+        Rows of a sample.
+    block : Block
+        The block, with the biases' columns where it owns them.
     n_of_all : int
-        Samples of all replicas: these take the same channels at a time.
-    owns_bias : bool
-        Whether the biases' columns are part of it.
+        Samples of all replicas: these take the same units at a time.
 
     Yields
     ------
-    Array of shape (n k, (n_in_local + owns_bias) n_channels)
+    Array of shape (n k, (n_in_local + owns_bias) n_units)
     """
     D = part.factor.dense()
     n, n_elements = len(D), part.layer.shape.n_elements
-    n_rows = part.inputs.shape[1] // math.prod(part.layer.shape.image_in) * part.layer.shape.rows_per_unit + owns_bias
+    (n_in, n_out), n_rows = block.shape, block.shape[0] + block.owns_bias
     D = D.reshape(n, k, n_elements, n_out)
     winners = None if part.winners is None else part.winners.reshape(n, n_elements, n_out)
     step = max(1, _CHUNK_SIZE // max(1, n_of_all * k * n_rows))
@@ -287,7 +286,7 @@ def explicit_columns(
         for a in range(k):
             delta = D[:, a, :, units].reshape(n, n_elements * n_units)
             for piece in part.layer.unfold(part.inputs, delta, chosen):
-                columns[piece.rows, a, : n_rows - owns_bias] = sample_gradients(piece)
-                if owns_bias:
-                    columns[piece.rows, a, -1] = piece.deltas.sum(axis=1)
+                columns[piece.rows, a, :n_in] = sample_gradients(piece)
+                if block.owns_bias:
+                    columns[piece.rows, a, -1] = part.layer.bias_cotangents(piece)
         yield columns.reshape(n * k, n_rows * n_units)

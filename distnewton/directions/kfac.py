@@ -9,7 +9,7 @@ block has its own factors, of its own inputs and outputs: nothing is communicate
 means, in D by the roots that c has of them.
 
 In a convolution (KFC, arXiv 1602.01407) A sums over the places of the kernel and D is their mean: places are taken as
-alike, and their cotangents as uncorrelated.
+alike, and their cotangents as uncorrelated. So are the channels of derivatives ("expand", arXiv 2405.15603).
 """
 
 from __future__ import annotations
@@ -81,13 +81,13 @@ def _factors(problem: Linearization, m: int, delta: Array) -> tuple[Array, Array
     A: Array | None = None
     n_out = problem.layout.blocks[m].shape[1]
     D = backend.zeros(n_out, n_out)
-    weights = problem.sample.weights
+    weights, layer = problem.sample.weights, problem.sample.point.network.layers[m]
     for part in problem.sample.unfold(m, delta):
         n_places = part.deltas.shape[1]
         rows = part.deltas.reshape(part.deltas.shape[0] * n_places, n_out)
         inputs = part.inputs.reshape(len(rows), part.inputs.shape[-1]) if part.inputs.ndim == 3 else part.inputs
         of_rows = None if weights is None else backend.asarray(backend.xp.repeat(weights[part.rows], n_places))
-        moments = second_moments(backend, inputs, owns_bias, of_rows)
+        moments = second_moments(backend, inputs, owns_bias, of_rows, layer.bias_inputs(len(part.deltas)))
         A = moments if A is None else A + moments
         D += rows.T @ rows
     if A is None:

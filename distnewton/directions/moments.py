@@ -21,7 +21,9 @@ def moments_size(n_inputs: int) -> int:
     return n_inputs if is_wide(n_inputs) else n_inputs**2
 
 
-def second_moments(backend: Backend, Z: Any, owns_bias: bool, weights: Array | None = None) -> Array:
+def second_moments(
+    backend: Backend, Z: Any, owns_bias: bool, weights: Array | None = None, ones: Array | None = None
+) -> Array:
     r"""Sum of w z z^T over rows, with z = (inputs, 1) where the block owns the bias.
 
     Parameters
@@ -34,6 +36,8 @@ def second_moments(backend: Backend, Z: Any, owns_bias: bool, weights: Array | N
         Whether a 1 is appended.
     weights : Array of shape (n,) or None
         w; 1 by default.
+    ones : Array of shape (n,) or None
+        1 where the bias counts, and 0 elsewhere; it counts in all rows by default.
 
     Returns
     -------
@@ -44,20 +48,21 @@ def second_moments(backend: Backend, Z: Any, owns_bias: bool, weights: Array | N
     k = n_in + owns_bias
     dense = not is_sparse(Z)
     w = backend.xp.ones(n, backend.dtype) if weights is None else weights
+    of_bias = w if ones is None else w * ones
     if is_wide(n_in):
         moments = backend.empty(k)
         moments[:n_in] = w @ (Z * Z) if dense else Z.multiply(Z).T @ w
         if owns_bias:
-            moments[n_in] = w.sum()
+            moments[n_in] = of_bias.sum()
         return moments
     moments = backend.empty(k, k)
     weighted = Z if weights is None else (Z * weights[:, None] if dense else Z.multiply(weights[:, None]).tocsr())
     product = Z.T @ weighted
     moments[:n_in, :n_in] = product if dense else product.toarray()
     if owns_bias:
-        moments[n_in, :n_in] = Z.T @ w
+        moments[n_in, :n_in] = Z.T @ of_bias
         moments[:n_in, n_in] = moments[n_in, :n_in]
-        moments[n_in, n_in] = w.sum()
+        moments[n_in, n_in] = of_bias.sum()
     return moments
 
 

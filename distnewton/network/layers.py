@@ -133,6 +133,25 @@ class Layer(ABC):
     def unfold(self, Z: Any, delta: Array, winners: Array | None) -> Iterator[Unfolded]:
         """The factors of :meth:`weight_product`, some samples at a time, for sums over samples of other kinds."""
 
+    def add_bias(self, S: Array, b: Array) -> None:
+        """Add a number of each unit to all its values, in place."""
+        if b.size:
+            S.reshape(S.size // len(b), len(b))[...] += b
+
+    def sum_units(self, delta: Array, out: Array) -> None:
+        """Write the sums over samples and places of each unit's values: the adjoint of :meth:`add_bias`."""
+        if out.size:
+            delta.reshape(delta.size // len(out), len(out)).sum(axis=0, out=out)
+
+    def bias_cotangents(self, part: Unfolded) -> Array:
+        """Cotangents of each sample's biases, of shape (n, n_out_local): the sums over the places."""
+        cotangents: Array = part.deltas.sum(axis=1)
+        return cotangents
+
+    def bias_inputs(self, n: int) -> Array | None:
+        """What the bias is multiplied with in the rows of n samples and all places; None for ones."""
+        return None
+
 
 class DenseLayer(Layer):
     """Fully connected units; images below are flattened, which is no work at all."""
@@ -149,7 +168,7 @@ class DenseLayer(Layer):
         """Write Z W + b."""
         self.backend.product(Z, W, out)
         if b is not None:
-            add_bias(out, b)
+            self.add_bias(out, b)
 
     def input_cotangent(self, delta: Array, W: Array, winners: Array | None, out: Array) -> None:
         """Write delta W^T."""
@@ -163,6 +182,58 @@ class DenseLayer(Layer):
         """All samples at once, with one place each."""
         inputs = Z if is_sparse(Z) else Z[:, None, :]
         yield Unfolded(slice(0, Z.shape[0]), inputs, delta[:, None, :])
+
+
+class JetLayer(DenseLayer):
+    """Fully connected units whose values carry derivatives along: these meet the same weights, but no bias."""
+
+    def linear(self, Z: Any, W: Array, out: Array) -> None:
+        """Write Z W of each channel."""
+        super().linear(self._rows(Z), W, self._rows(out))
+
+    def elements(self, Z: Any, W: Array, b: Array | None, winners: Array | None, out: Array) -> None:
+        """Write Z W of each channel, and add b to the values."""
+        self.linear(Z, W, out)
+        if b is not None:
+            self.add_bias(out, b)
+
+    def input_cotangent(self, delta: Array, W: Array, winners: Array | None, out: Array) -> None:
+        """Write delta W^T of each channel."""
+        super().input_cotangent(self._rows(delta), W, winners, self._rows(out))
+
+    def weight_product(self, Z: Any, delta: Array, winners: Array | None, out: Array) -> None:
+        """Write Z^T delta, summed over samples and channels."""
+        super().weight_product(self._rows(Z), self._rows(delta), winners, out)
+
+    def unfold(self, Z: Any, delta: Array, winners: Array | None) -> Iterator[Unfolded]:
+        """All samples at once, with the channels as places."""
+        n, size = len(Z), self.shape.n_linear
+        yield Unfolded(
+            slice(0, n), Z.reshape(n, size, Z.shape[1] // size), delta.reshape(n, size, delta.shape[1] // size)
+        )
+
+    def add_bias(self, S: Array, b: Array) -> None:
+        """Add a number of each unit to its value, in place."""
+        S[:, : len(b)] += b
+
+    def sum_units(self, delta: Array, out: Array) -> None:
+        """Write the sums over samples of the cotangents of the values."""
+        delta[:, : len(out)].sum(axis=0, out=out)
+
+    def bias_cotangents(self, part: Unfolded) -> Array:
+        """Cotangents of the values."""
+        return part.deltas[:, 0]
+
+    def bias_inputs(self, n: int) -> Array | None:
+        """1 for values, 0 for derivatives."""
+        ones = self.backend.zeros(n, self.shape.n_linear)
+        ones[:, 0] = 1
+        return ones.reshape(n * self.shape.n_linear)
+
+    def _rows(self, A: Array) -> Array:
+        """View with a row for each channel of a sample."""
+        size = self.shape.n_linear
+        return A.reshape(len(A) * size, A.shape[1] // size)
 
 
 class ConvolutionLayer(Layer):
@@ -183,7 +254,7 @@ class ConvolutionLayer(Layer):
                 S = (patches @ W).reshape(rows.stop - rows.start, n_linear * n_out)
                 self.max_pooling.gather(S, winners[rows], out[rows])
         if b is not None:
-            add_bias(out, b)
+            self.add_bias(out, b)
 
     def input_cotangent(self, delta: Array, W: Array, winners: Array | None, out: Array) -> None:
         """Write phi^T(delta W^T)."""
@@ -278,18 +349,6 @@ class ConvolutionLayer(Layer):
         return self.shape.kernel
 
 
-def add_bias(S: Array, b: Array) -> None:
-    """Add a number of each unit to all its values, in place."""
-    if b.size:
-        S.reshape(S.size // len(b), len(b))[...] += b
-
-
-def sum_units(delta: Array, out: Array) -> None:
-    """Write the sums over samples and places of each unit's values: the adjoint of :func:`add_bias`."""
-    if out.size:
-        delta.reshape(delta.size // len(out), len(out)).sum(axis=0, out=out)
-
-
 def sample_gradients(part: Unfolded) -> Array:
     """Each sample's own product of inputs and cotangents, of shape (n, n_in_local, n_out_local)."""
     products: Array = namespace(part.deltas).matmul(part.inputs.transpose(0, 2, 1), part.deltas)
@@ -315,7 +374,7 @@ def make_layer(shape: LayerShape, backend: Backend) -> Layer:
     Parameters
     ----------
     shape : LayerShape
-        Dense or convolutional.
+        Dense, with or without derivatives, or convolutional.
     backend : Backend
         Array library and dtype.
 
@@ -323,4 +382,6 @@ def make_layer(shape: LayerShape, backend: Backend) -> Layer:
     -------
     Layer
     """
+    if shape.jet is not None:
+        return JetLayer(shape, backend)
     return DenseLayer(shape, backend) if shape.kernel is None else ConvolutionLayer(shape, backend)

@@ -15,7 +15,8 @@ from typing import Any
 from distnewton.backend import Array, Backend
 from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.initialization import initial_params
-from distnewton.network.layers import Layer, add_bias, make_layer, sum_units
+from distnewton.network.jets import Jet, JetActivation
+from distnewton.network.layers import Layer, make_layer
 from distnewton.network.layout import BlockView, ParameterLayout
 from distnewton.network.shapes import NetworkShape, dense_shape
 from distnewton.parallel.collectives import PendingSum
@@ -33,7 +34,8 @@ class Activations:
         Outputs of layers by (layer, group), each of shape (n, values of the group): the features of this rank at
         (0, i) (dense or sparse) and the hidden groups on whose boundary it stands. Images have their channels last.
     activated : dict of (int, int) to Array
-        Activations in front of average pooling, where there is one; elsewhere they are the outputs.
+        Activations in front of average pooling, where there is one; where derivatives ride along, activated values
+        with the pre-activations' derivatives. Elsewhere they are the outputs.
     winners : dict of (int, int) to Array of uint8
         What max pooling has chosen, where there is one.
     output : Array of shape (n, n_out)
@@ -92,8 +94,15 @@ class PartitionedNetwork:
         self.layers: dict[int, Layer] = {m: make_layer(s, backend) for m, s in enumerate(self.shape.layers, start=1)}
         self.layout = ParameterLayout(grid.blocks)
         self.n_layers = grid.partition.n_layers
-        self.n_out = grid.partition.widths[-1]
-        self.n_pieces = n_pieces if self.shape.image_shape is None and grid.size > 1 else 1
+        jet = self.shape.jet
+        self.jets = None if jet is None else JetActivation(self.activation, jet)
+        self.n_out = grid.partition.widths[-1] * self.shape.layers[-1].n_values
+        simple = self.shape.image_shape is None and jet is None
+        self.n_pieces = n_pieces if simple and grid.size > 1 else 1
+
+    def with_jet(self, jet: Jet) -> PartitionedNetwork:
+        """The same network, with the same variables, on samples that carry derivatives in the inputs along."""
+        return PartitionedNetwork(self.grid, self.activation.name, self.backend, self.shape.with_jet(jet))
 
     def initial_params(self, seed: int, scheme: str) -> Array:
         """Initial variables of this rank, the same on every grid; shape (n_params_local,)."""
@@ -115,7 +124,7 @@ class PartitionedNetwork:
             layer = self.layers[m]
             for j in self.grid.groups(m):
                 total += self.n_values(m, j)
-                total += self.n_elements(m, j) if layer.average_pooling is not None else 0
+                total += self.n_elements(m, j) if layer.average_pooling is not None or self.jets else 0
                 total += self.n_values(m, j) / self.backend.dtype.itemsize if layer.max_pooling is not None else 0
         return total
 
@@ -207,7 +216,7 @@ class PartitionedNetwork:
         Z = result.groups[m, j] = self.backend.empty(n, self.n_values(m, j))
         if layer.max_pooling is not None:
             result.winners[m, j] = self.backend.small_integers(*Z.shape)
-        elif layer.average_pooling is not None:
+        elif layer.average_pooling is not None or self.jets is not None:
             result.activated[m, j] = self.backend.empty(n, self.n_elements(m, j))
         chunks = layer.sample_chunks(n, n_units)
         for rows in chunks:
@@ -220,6 +229,9 @@ class PartitionedNetwork:
             if layer.max_pooling is not None:
                 layer.max_pooling.choose(S, Z[rows], result.winners[m, j][rows])
                 S = Z[rows]
+            if self.jets is not None:
+                self.jets.apply(S, Z[rows])
+                continue
             self.activation.apply(S)
             if layer.average_pooling is not None:
                 layer.average_pooling.average(S, Z[rows])
@@ -242,17 +254,36 @@ class PartitionedNetwork:
         self.layers[m].linear(Z if rows is None else Z[rows], views[m].W, S)
         bias = views[m].b
         if bias is not None:
-            add_bias(S, bias)
+            self.layers[m].add_bias(S, bias)
 
     def _output(self, n: int, write_partial: Callable[[int, Array], None]) -> Array:
         """Sum the partial outputs, or their changes, over all ranks: everyone holds them."""
         output = self.backend.zeros(n, self.n_out)
         block = self.grid.blocks.get(self.n_layers)
         if block is not None:
-            S = self.backend.empty(n, block.shape[1])
+            S = self.backend.empty(n, block.shape[1] * self.layers[self.n_layers].shape.n_values)
             write_partial(block.j, S)
-            output[:, slice(*block.outputs)] = S
+            own = self.own_outputs(output)
+            own[...] = S.reshape(own.shape)
         return self.grid.sum_all(output)
+
+    def own_outputs(self, A: Array) -> Array:
+        """View of the outputs of the own block of the last layer, which there must be.
+
+        Parameters
+        ----------
+        A : Array of shape (..., n_out)
+            Outputs, or cotangents of them.
+
+        Returns
+        -------
+        Array of shape (..., units of the block), or (..., channels, units) where derivatives ride along
+        """
+        columns = slice(*self.grid.blocks[self.n_layers].outputs)
+        if self.jets is None:
+            return A[..., columns]
+        size = self.layers[self.n_layers].shape.n_values
+        return A.reshape(*A.shape[:-1], size, self.n_out // size)[..., columns]
 
     def add_gradient(self, params: Array, activations: Activations, cotangent: Array, out: Array) -> None:
         r"""Add the gradient of some samples to this rank's block of it: J^T applied to a cotangent of the outputs.
@@ -306,11 +337,16 @@ class PartitionedNetwork:
             for m in range(1, self.n_layers) for j in self.grid.groups(m)
         }  # fmt: skip
         own = {
-            m: cotangent[:, slice(*block.outputs)] if m == self.n_layers else deltas[m, block.j]
+            m: self._own_cotangents(cotangent) if m == self.n_layers else deltas[m, block.j]
             for m, block in self.grid.blocks.items()
         }
         take_turns([self._backward_piece(views, activations, own, deltas, rows) for rows in pieces(n, self.n_pieces)])
         return own
+
+    def _own_cotangents(self, cotangent: Array) -> Array:
+        """Cotangents of the outputs of the own block, a row a sample."""
+        own = self.own_outputs(cotangent)
+        return own if self.jets is None else own.reshape(len(own), own.shape[1] * own.shape[2])
 
     def _backward_piece(
         self,
@@ -339,7 +375,22 @@ class PartitionedNetwork:
                 pooling = self.layers[m - 1].average_pooling
                 if pooling is not None:
                     pooling.spread(E, delta)
-                self.activation.multiply_derivative(delta, activations.elements(m - 1, i)[rows])
+                self.pull_back(delta, activations.elements(m - 1, i)[rows])
+
+    def pull_back(self, E: Array, elements: Array) -> None:
+        """Turn cotangents of activations into those of what is activated, in place.
+
+        Parameters
+        ----------
+        E : Array of shape (n, ..., n_elements of a group)
+            Cotangents.
+        elements : Array of shape (n, n_elements of the group)
+            As of :meth:`Activations.elements`.
+        """
+        if self.jets is not None:
+            self.jets.pull_back(E, elements)
+        else:
+            self.activation.multiply_derivative(E, elements if E.ndim == 2 else elements[:, None, :])
 
     def begin_sum(self, m: int, j: int, array: Array) -> PendingSum:
         """Begin the sum over a boundary where passes go in pieces, of which others come next; else make it at once.
@@ -400,7 +451,7 @@ class PartitionedNetwork:
             bias = sums[m].b
             if bias is not None:
                 total = self.backend.empty(len(bias))
-                sum_units(delta, total)
+                self.layers[m].sum_units(delta, total)
                 bias += total
 
     def tangent(self, params: Array, activations: Activations, direction: Array) -> Array:
@@ -436,7 +487,10 @@ class PartitionedNetwork:
                 P = self.backend.empty(n, self.n_elements(m, j))
                 self._partial_tangent(m, j, views, changes, activations, tangents, P)
                 self.grid.sum_boundary(m, j, P)
-                self.activation.multiply_derivative(P, activations.elements(m, j))
+                if self.jets is not None:
+                    self.jets.push_forward(P, activations.elements(m, j))
+                else:
+                    self.activation.multiply_derivative(P, activations.elements(m, j))
                 tangents[m, j] = self.average(m, j, P)
         return self._output(
             n, lambda j, S: self._partial_tangent(self.n_layers, j, views, changes, activations, tangents, S)

@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any
 
 from distnewton.errors import ConfigError
+from distnewton.network.jets import Jet
 from distnewton.parallel.partition import Partition, as_splits
 
 Pair = tuple[int, int]
@@ -83,6 +84,8 @@ class LayerShape:
         Of a convolution; None for a dense layer, which flattens its input.
     pooling : Pooling or None
         Behind the activation.
+    jet : Jet or None
+        Derivatives in the network's inputs that ride along, of a dense layer: a value of each unit for each channel.
     """
 
     n_in: int
@@ -90,6 +93,7 @@ class LayerShape:
     image_in: Pair = ONE
     kernel: Window | None = None
     pooling: Pooling | None = None
+    jet: Jet | None = None
 
     @property
     def rows_per_unit(self) -> int:
@@ -109,7 +113,12 @@ class LayerShape:
     @property
     def n_linear(self) -> int:
         """Pre-activations of a unit."""
-        return self.image[0] * self.image[1]
+        return self.image[0] * self.image[1] if self.jet is None else self.jet.size
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether the weights meet a sample in several places, or channels of derivatives."""
+        return self.kernel is not None or self.jet is not None
 
     @property
     def n_elements(self) -> int:
@@ -120,7 +129,7 @@ class LayerShape:
     @property
     def n_values(self) -> int:
         """Values of a unit in the output."""
-        return self.image_out[0] * self.image_out[1]
+        return self.image_out[0] * self.image_out[1] if self.jet is None else self.jet.size
 
     @property
     def fans(self) -> Pair:
@@ -174,6 +183,15 @@ class NetworkShape:
         """These layers cut into so many groups of units each; in proportion to the speeds of ranks, if these differ."""
         speeds = () if len(set(speeds)) <= 1 else tuple(speeds)
         return Partition(self.widths, as_splits(splits), self.rows_per_unit, self.features_per_unit, speeds)
+
+    @property
+    def jet(self) -> Jet | None:
+        """Derivatives that ride along."""
+        return self.layers[-1].jet
+
+    def with_jet(self, jet: Jet) -> NetworkShape:
+        """The same dense layers, on samples that carry derivatives along."""
+        return replace(self, layers=tuple(replace(layer, jet=jet) for layer in self.layers))
 
     @cached_property
     def modules(self) -> list[int]:
