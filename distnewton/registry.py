@@ -11,8 +11,10 @@ of its kind. A package adds components through entry points of the registry's gr
 from __future__ import annotations
 
 import difflib
+import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, TypeVar
 
@@ -146,7 +148,7 @@ class Registry(Mapping[str, T], Generic[T]):
         """Entry points of installed packages, by name."""
         if self._unloaded is None:
             # looked up at the first use: a second of file reading on a slow file system that imports need not pay
-            points = entry_points(group=self._group) if self._group else ()
+            points = _installed(tuple(sys.path)).select(group=self._group) if self._group else ()
             self._unloaded = {point.name: point for point in points}
         return self._unloaded
 
@@ -164,3 +166,9 @@ class Registry(Mapping[str, T], Generic[T]):
             message = f"the {self.kind} that {point.value} names {name} calls itself {own_name!r}"
             raise ConfigError(message, collective=True)
         self.add(component)
+
+
+@lru_cache(maxsize=1)
+def _installed(path: tuple[str, ...]) -> Any:
+    """The ``EntryPoints`` of all packages on the path: reading them opens a file for each package."""
+    return entry_points()

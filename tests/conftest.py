@@ -26,8 +26,6 @@ os.environ.setdefault("DISTNEWTON_CHECK", "1")
 # more ranks than cores: those that wait for a message sleep, or the rank that they wait for has no core (MPICH;
 # Open MPI finds out by itself)
 os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
-# a picture costs more than the run of a test, on all ranks, which wait for it; tests of pictures ask for it
-os.environ["DISTNEWTON_PICTURE"] = "0"
 attendant: Attendant | None = None
 RANKS = (1, 2, 3, 4, 7)  # of launch/test.sh
 MARK = re.compile(r"mark\.mpi\b(\((?:[^()]|\([^()]*\))*\))?")

@@ -35,6 +35,31 @@ print(json.dumps(found))
 """
 
 
+HEAVY = (
+    "matplotlib", "numba", "numpy.ma", "pandas", "pyarrow", "rich", "scipy", "sklearn",
+    "distnewton.cli.bench_command", "distnewton.cluster.cluster_file", "distnewton.reporting.drawing",
+)  # fmt: skip
+RUN = """
+import sys
+from distnewton.cli.main import main
+folder, *flags = sys.argv[1:]
+assert main(["train", "--data.train=digits:train", "--data.test=digits:test", "--run.iterations=1",
+             f"--run-dir={folder}", *flags]) == 0
+print(sorted({name for name in sys.modules} & set(HEAVY)))
+"""
+
+
+def test_a_rank_imports_only_what_its_run_needs(tmp_path):
+    pytest.importorskip("sklearn")
+    done = subprocess.run(
+        [sys.executable, "-c", f"HEAVY = {HEAVY}\n{RUN}", str(tmp_path / "run"), "--quiet",
+         "--method.direction=block_diagonal"],
+        capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "[]\n"
+
+
 def test_importing_loads_no_heavy_library_and_starts_no_mpi():
     done = subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 0, done.stderr

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from importlib.metadata import EntryPoint
+from importlib.metadata import EntryPoint, EntryPoints
 
 import pytest
 
@@ -20,7 +20,8 @@ ROUND = Shape("round")
 
 
 def make(monkeypatch, *points):
-    monkeypatch.setattr(module, "entry_points", lambda group: [EntryPoint(n, v, group) for n, v in points])
+    found = EntryPoints(EntryPoint(n, v, "my.shapes") for n, v in points)
+    monkeypatch.setattr(module, "_installed", lambda path: found)
     return Registry("shape", Shape, [Shape("flat"), ROUND], "my.shapes")
 
 
@@ -54,7 +55,8 @@ def test_only_components_of_the_kind_with_a_name_are_taken(monkeypatch, componen
 def test_installed_packages_add_components(monkeypatch):
     monkeypatch.setattr(ROUND, "name", "oval")
     shapes = Registry("shape", Shape, [Shape("flat")], "my.shapes")
-    monkeypatch.setattr(module, "entry_points", lambda group: [EntryPoint("oval", f"{__name__}:ROUND", group)])
+    found = EntryPoints([EntryPoint("oval", f"{__name__}:ROUND", "my.shapes"), EntryPoint("x", "x:x", "other.shapes")])
+    monkeypatch.setattr(module, "_installed", lambda path: found)
     monkeypatch.setitem(__import__("sys").modules, __name__, __import__("types").SimpleNamespace(ROUND=ROUND))
     assert list(shapes) == ["flat", "oval"]
     assert shapes["oval"] is ROUND

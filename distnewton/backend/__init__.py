@@ -18,7 +18,7 @@ from distnewton.backend.arrays import (
     update,
     vecdot,
 )
-from distnewton.backend.cpu import Backend
+from distnewton.backend.cpu import Backend, load_lapack
 
 __all__ = [
     "Array",
@@ -27,6 +27,7 @@ __all__ = [
     "is_sparse",
     "library_of",
     "like",
+    "load_lapack",
     "namespace",
     "on_device",
     "scalar",

@@ -39,10 +39,6 @@ class Backend:
 
     dtype: np.dtype[Any]
 
-    def __post_init__(self) -> None:
-        # commands that compute nothing start without it, and no iteration is charged for it
-        import scipy.linalg  # noqa: F401
-
     @property
     def library(self) -> Library:
         """Whose arrays these are."""
@@ -246,6 +242,11 @@ def _streams(D: Array) -> bool:
     """Whether products with a stack of matrices wait for memory: one pass in its order then beats BLAS's many calls."""
     # measured on rows of 64 to 30,000 numbers: from 16 MiB on a third less time, in the caches up to twice as much
     return D.nbytes >= _BEYOND_CACHES and D.shape[2] in _ROW
+
+
+def load_lapack() -> None:
+    """Import what factorises matrices, where no iteration is charged for it; what needs none starts without it."""
+    import scipy.linalg  # noqa: F401
 
 
 def _lapack(name: str, dtype: np.dtype[Any]) -> Any:

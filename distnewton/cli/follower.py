@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 import argparse
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distnewton.cli.output import tell_once
-from distnewton.cli.results import picture_if_possible
 from distnewton.config import Config
 from distnewton.errors import INTERRUPTED, STOPPED_EARLY
-from distnewton.guards.watchdog import watchdog
 from distnewton.parallel.collectives import Communicator
-from distnewton.reporting.terminal import make_console
 
 if TYPE_CHECKING:
+    from distnewton.reporting.progress import Progress
     from distnewton.runs.run_folder import RunFolder
     from distnewton.runs.session import Result
-
-PICTURE_VARIABLE = "DISTNEWTON_PICTURE"
 
 
 class Follower:
@@ -34,16 +29,10 @@ class Follower:
     """
 
     def __init__(self, options: argparse.Namespace, folder: RunFolder) -> None:
-        from distnewton.reporting.progress import Progress
-        from distnewton.reporting.terminal import ends_on_terminal
-
-        live = ends_on_terminal()
-        self.quiet, self.folder = options.quiet, folder
-        self.console = make_console(watched=live or None)
-        self.progress = Progress(self.console, live=live)
+        self.folder, self.progress = folder, None if options.quiet else _progress()
         # what is shown is on disk, and what the folder finds when a run resumes is shown
-        self.observers: list[Any] = [folder, *([] if self.quiet else [self.progress])]
-        self._open: list[Any] = [self.progress]
+        self.observers: list[Any] = [folder, *([self.progress] if self.progress else [])]
+        self._open: list[Any] = self.observers[1:]
         if options.tensorboard:
             from distnewton.reporting.tensorboard import TensorBoard
 
@@ -56,22 +45,19 @@ class Follower:
             follower.close()
 
     def finish(self, result: Result) -> None:
-        """Draw the picture, and show the result; a failure to draw never spoils a finished run."""
-        # other ranks wait meanwhile: importing matplotlib takes longer than a small run
-        if os.environ.get(PICTURE_VARIABLE) != "0":
-            self._draw()
-        if not self.quiet:
+        """Show the result."""
+        if self.progress:
             self.progress.finish(result)
             print(f"run folder: {self.folder.path}", flush=True)
 
-    def _draw(self) -> None:
-        from distnewton.reporting.report_pictures import save_convergence
-        from distnewton.reporting.run_data import read_run
-        from distnewton.runs.run_folder import PICTURE_FILE
 
-        path = self.folder.path
-        with picture_if_possible(self.console):
-            save_convergence(read_run(path, path.name), path / PICTURE_FILE)
+def _progress() -> Progress:
+    """What shows a run on the terminal."""
+    from distnewton.reporting.progress import Progress
+    from distnewton.reporting.terminal import ends_on_terminal, make_console
+
+    live = ends_on_terminal()
+    return Progress(make_console(watched=live or None), live=live)
 
 
 def end_run(comm: Communicator, result: Result, config: Config, path: Path) -> int:
@@ -90,8 +76,7 @@ def end_run(comm: Communicator, result: Result, config: Config, path: Path) -> i
             f"{whys[result.stopped]} after iteration {config.run.of_iterations(result.last.iteration)}; {saved} "
             f"saved, exit code {code}{how}",
         )
-    # rank 0 may still be at the picture
-    with watchdog.patient(), comm.collective_errors():
+    with comm.collective_errors():
         if comm.rank == 0:
             write_end(path, code)
     return code

@@ -18,19 +18,24 @@ from distnewton.errors import UsageError, shown
 from distnewton.launch.startup import launched_rank, run_guarded
 
 _DESCRIPTION = "Train neural networks with distributed Newton methods; each MPI rank owns a part of the features."
-_MODULES = ("train", "compare", "model", "report", "cluster", "plan", "bench", "convert", "export", "recipes")
-"""Modules of commands, in the order in which help lists them."""
+_MODULES = {
+    "train": ("train",), "compare": ("compare",), "model": ("evaluate", "predict"), "report": ("report", "info", "why"),
+    "cluster": ("submit", "doctor"), "plan": ("plan",), "bench": ("bench",), "convert": ("convert",),
+    "export": ("export",), "recipes": ("recipes",),
+}  # fmt: skip
+"""Modules of commands, and the commands of each, in the order in which help lists them."""
 
 
-def build_parser() -> argparse.ArgumentParser:
-    """The parser of all commands."""
-    for name in _MODULES:
-        import_module(f"distnewton.cli.{name}_command")
+def build_parser(called: str = "") -> argparse.ArgumentParser:
+    """The parser of all commands, or of one that is called: then the modules of the others are not imported."""
+    needed = [module for module, names in _MODULES.items() if called in names] or list(_MODULES)
+    for module in needed:
+        import_module(f"distnewton.cli.{module}_command")
     parser = Parser(prog="distnewton", description=_DESCRIPTION)
     parser.add_argument("--version", action="store_true", help="show the version")
     commands = parser.add_subparsers(dest="command", metavar="COMMAND", parser_class=Parser)
-    for command in COMMANDS.values():
-        command.add_to(commands)
+    for name in (name for module in needed for name in _MODULES[module]):
+        COMMANDS[name].add_to(commands)
     return parser
 
 
@@ -38,7 +43,7 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse a command line; an unknown flag is a UsageError that names the nearest known one."""
     if wrong := [argument for argument in arguments if "\0" in argument]:
         raise UsageError(f"an argument has a NUL character in it: {shown(wrong[0])}", collective=True)
-    parser = build_parser()
+    parser = build_parser(arguments[0] if arguments else "")
     command = COMMANDS.get(arguments[0]) if arguments else None
     options, unknown = parser.parse_known_args(command.rewrite(arguments) if command else arguments)
     if not unknown:

@@ -106,9 +106,9 @@ def settings_to_set(arguments: Sequence[str], flags: Iterable[str], *, note_old:
     UsageError
         If a setting has no value.
     """
-    from distnewton.cli.setting_help import settings
+    from distnewton.config import setting_names
 
-    known = {f"--{name}": name for name in settings()}
+    known = {f"--{name}": name for name in setting_names()}
     known |= {flag: name for flag, name in SHORT_FLAGS.items() if flag not in flags}
     rest, words = [], iter(arguments)
     for word in words:

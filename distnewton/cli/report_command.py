@@ -22,13 +22,14 @@ from distnewton.cli.streams import results_go_to_files
 def report(options: argparse.Namespace) -> int:
     """Write the page."""
     from distnewton.reporting.report import write_report
-    from distnewton.runs.run_folder import REPORT_FILE
+    from distnewton.runs.run_folder import PICTURE_FILE, REPORT_FILE
 
     runs = [Path(run) for run in options.runs]
     target = Path(options.out) if options.out else runs[0] / REPORT_FILE
     check_result(str(target), pages_of=runs)
     results_go_to_files()
-    missing = write_report(runs, target)
+    # a page elsewhere leaves the folder as it is
+    missing = write_report(runs, target, None if options.out else runs[0] / PICTURE_FILE)
     if missing:
         print(f"no pictures: {missing}", file=sys.stderr)
     return _show([f"report: {target}"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from contextlib import closing, nullcontext
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -59,6 +60,7 @@ def _dry_run(options: argparse.Namespace) -> int:
     """Plan the run for the ranks of this launch; rank 0 does so alone."""
     if launched_rank() != 0:
         return 0
+    import_module("distnewton.cli.plan_command")
     planned = COMMANDS["plan"].parse(["--ranks", str(launched_size())])
     return COMMANDS["plan"].run(argparse.Namespace(**{**vars(planned), **vars(options)}))
 

@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from distnewton.cluster.cluster_file import Cluster
 from distnewton.cluster.quoting import MOST_NAME, MOST_PATH, checked
 from distnewton.runs.run_folder import METRICS_FILE
+
+if TYPE_CHECKING:
+    from distnewton.cluster.cluster_file import Cluster
 
 JOB_FILE, JOB_CONFIG, OUTPUT_FILE = "job.sh", "job.toml", "job-%j.out"
 GO_ON = "--resume=auto"

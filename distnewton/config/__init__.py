@@ -11,6 +11,7 @@ from distnewton.config.tree import (
     make_config,
     parse_value,
     read_settings,
+    setting_names,
     settings_of,
     to_toml,
 )
@@ -32,6 +33,7 @@ __all__ = [
     "parse_value",
     "read_settings",
     "regularization_constant",
+    "setting_names",
     "settings_of",
     "to_toml",
 ]

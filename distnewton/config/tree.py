@@ -101,6 +101,11 @@ def settings_of(section: str) -> dict[str, FieldInfo]:
     return dict(model.model_fields)
 
 
+def setting_names() -> list[str]:
+    """Every setting as ``section.key``, in the order of the configuration."""
+    return [f"{section}.{key}" for section in Config.model_fields for key in settings_of(section)]
+
+
 def choices_of(key: str, field: FieldInfo) -> tuple[str, ...]:
     """Names that a setting may have; empty where its values cannot be listed.
 

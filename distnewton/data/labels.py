@@ -264,7 +264,9 @@ class LabelMapping:
                 f"{labels.shape}; "
                 "use a regression loss for several targets"
             )
-        return cls._checked((plain(label) for label in np.unique(labels)), name)
+        # for the distinct values alone, numpy would first import its masked arrays, which takes longer
+        distinct, _ = np.unique(labels, return_counts=True)
+        return cls._checked((plain(label) for label in distinct), name)
 
     @classmethod
     def union(cls, mappings: Iterable[LabelMapping], *, name: str = "data") -> LabelMapping:

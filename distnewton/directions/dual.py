@@ -20,7 +20,17 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from distnewton.backend import Array, Backend, is_sparse, library_of, like, namespace, scalar, take_rows
+from distnewton.backend import (
+    Array,
+    Backend,
+    is_sparse,
+    library_of,
+    like,
+    load_lapack,
+    namespace,
+    scalar,
+    take_rows,
+)  # fmt: skip
 from distnewton.curvature.jacobian import Jacobian, JacobianPart
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions.direction import Curvature, Direction, DirectionResult, Presets, Role, relative
@@ -142,6 +152,7 @@ class BlockDual(Dual):
 
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
+        load_lapack()
         self._by_layer = self.options.by_layer
 
 

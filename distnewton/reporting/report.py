@@ -250,7 +250,7 @@ def _number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.5g}"
 
 
-def write_report(paths: Sequence[Path], target: Path) -> str:
+def write_report(paths: Sequence[Path], target: Path, picture: Path | None = None) -> str:
     """Write the page on run folders.
 
     Parameters
@@ -259,6 +259,8 @@ def write_report(paths: Sequence[Path], target: Path) -> str:
         Run folders.
     target : Path
         The file.
+    picture : Path or None
+        PNG file for the convergence of the first run, if pictures can be drawn.
 
     Returns
     -------
@@ -272,6 +274,9 @@ def write_report(paths: Sequence[Path], target: Path) -> str:
     WriteError, CreateError
         If the file cannot be written.
     """
-    page = report_page(read_runs(list(paths)))
-    write_output(target, page)
-    return no_pictures()
+    runs = read_runs(list(paths))
+    write_output(target, report_page(runs))
+    missing = no_pictures()
+    if picture is not None and not missing:
+        pictures.save_convergence(runs[0], picture)
+    return missing

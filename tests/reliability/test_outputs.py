@@ -167,7 +167,7 @@ def test_files_have_the_mode_that_the_umask_asks_for(place, monkeypatch):
     try:
         out, data = place / "new", "--set=data.train=data.csv"
         more = ["--tensorboard"] if find_spec("tensorboardX") else []
-        done = call("train", "--data.train=data.csv", *SETTINGS, *more, f"--run-dir={out}/run", DISTNEWTON_PICTURE="1")
+        done = call("train", "--data.train=data.csv", *SETTINGS, *more, f"--run-dir={out}/run")
         assert done.returncode == 0, done.stderr
         monkeypatch.setattr(failures, "folder", out / "run")
         assert failures.write(0, 70, "a failure") == (False, "")
@@ -176,6 +176,7 @@ def test_files_have_the_mode_that_the_umask_asks_for(place, monkeypatch):
                 assert start(arguments, data="data.csv", out=f"{out}/{name}")[0] == 0
         assert call("compare", "--directions=sgd", data, "--set=run.iterations=1", f"--run-dir={out}/c").returncode == 0
         assert call("convert", "data.csv", f"{out}/store").returncode == 0
+        assert call("report", f"{out}/run").returncode == 0
         assert call("bench", "scaling", "--dry-run", data, f"--run-dir={out}/study").returncode == 0
         write_measured(out / "cluster.toml", "x", {"nodes": 1}, {"compute": {"float64_gflop_s": 7.0}})
     finally:

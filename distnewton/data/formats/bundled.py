@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property
+from functools import cached_property, lru_cache
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -27,6 +27,14 @@ _FILES: dict[str, Callable[[Path], tuple[NDArray[np.float64], NDArray[np.float64
     "diabetes": lambda folder: _diabetes(folder),
 }
 BUNDLED = tuple(_FILES)
+
+
+@lru_cache(maxsize=1)
+def _table(base: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Features and labels of a set, read once for its parts."""
+    X, y = _FILES[base](_folder(base))
+    X.flags.writeable = y.flags.writeable = False
+    return X, y
 
 
 def _folder(name: str) -> Path:
@@ -100,7 +108,7 @@ class BundledSource(Source):
     @cached_property
     def _arrays(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Features and labels of the part."""
-        X, y = _FILES[self._base](_folder(self.name))
+        X, y = _table(self._base)
         order = np.arange(len(y))
         if self._part != "all":
             order = np.random.RandomState(0).permutation(len(y))  # its stream never changes
