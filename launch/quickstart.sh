@@ -48,13 +48,6 @@ say "Training on $ranks ranks"
 run "${mpirun[@]}" -n "$ranks" distnewton train digits --run-dir runs/quickstart \
   --set run.overwrite=true </dev/null
 
-run "$venv/bin/python" -c '
-import json
-from pathlib import Path
-last = json.loads(Path("runs/quickstart/metrics.jsonl").read_text().splitlines()[-1])
-right, seconds = 100 * last["test"]["accuracy"], last["training_seconds"]
-print(f"\n{right:.1f} % of the test digits are right after {seconds:.1f} seconds of training.", end=" ")
-'
 run distnewton report runs/quickstart
 
 say ""

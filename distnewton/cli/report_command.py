@@ -16,7 +16,10 @@ from distnewton.cli.streams import results_go_to_files
     "report",
     "write an HTML page about one or more runs",
     argument("runs", metavar="RUN", nargs="+", help="run folders"),
-    argument("--out", metavar="FILE", help="page to write (default report.html in the first run's folder)"),
+    argument(
+        "--out", metavar="FILE", help="page to write (default: report.html in the run's folder; of several runs "
+        "their names, here)"
+    ),
     first_rank=True,
 )
 def report(options: argparse.Namespace) -> int:
@@ -25,14 +28,17 @@ def report(options: argparse.Namespace) -> int:
     from distnewton.runs.run_folder import PICTURE_FILE, REPORT_FILE
 
     runs = [Path(run) for run in options.runs]
-    target = Path(options.out) if options.out else runs[0] / REPORT_FILE
+    names = "-".join(run.absolute().name for run in runs)[:100]
+    # a page on several runs is not the first one's
+    target = Path(options.out) if options.out else runs[0] / REPORT_FILE if len(runs) == 1 else Path(f"{names}.html")
     check_result(str(target), pages_of=runs)
     results_go_to_files()
-    # a page elsewhere leaves the folder as it is
-    missing = write_report(runs, target, None if options.out else runs[0] / PICTURE_FILE)
+    # a page elsewhere, or on several runs, leaves their folders as they are
+    picture = runs[0] / PICTURE_FILE if len(runs) == 1 and not options.out else None
+    sentence, missing = write_report(runs, target, picture)
     if missing:
         print(f"no pictures: {missing}", file=sys.stderr)
-    return _show([f"report: {target}"])
+    return _show([*filter(None, [sentence]), f"report: {target}"])
 
 
 @command("info", "summarise a run: what it was and how it went", RUN, first_rank=True)

@@ -37,13 +37,22 @@ def threads_of_rank(comm: Communicator, asked: int = 0) -> int:
 
 def threads_per_rank(comm: Communicator) -> int:
     """Cores that are each rank's, at least 1: ranks bound to the same cores share them (collective)."""
+    return max(1, int(share_of_cores(comm)))
+
+
+def n_cores(comm: Communicator) -> int:
+    """Cores that all ranks may use together, on all hosts (collective)."""
+    return round(comm.sum_scalars(share_of_cores(comm))[0])
+
+
+def share_of_cores(comm: Communicator) -> float:
+    """Cores that are this rank's, where a core of several ranks counts in part for each of them (collective)."""
     cores = own_cores()
     if comm.mpi is None or comm.size == 1:
-        return len(cores)
+        return float(len(cores))
     from mpi4py import MPI
 
-    n_cores = (max(cores) // 64 + 1) * 64
-    width = np.array([n_cores], dtype=np.int64)
+    width = np.array([(max(cores) // 64 + 1) * 64], dtype=np.int64)
     with watchdog.inside("share cores"):
         node = comm.mpi.Split_type(MPI.COMM_TYPE_SHARED)
         node.Allreduce(MPI.IN_PLACE, width, op=MPI.MAX)
@@ -51,4 +60,4 @@ def threads_per_rank(comm: Communicator) -> int:
         users[list(cores)] = 1
         node.Allreduce(MPI.IN_PLACE, users, op=MPI.SUM)
         node.Free()
-    return max(1, int(sum(1.0 / users[core] for core in cores)))
+    return float(sum(1.0 / users[core] for core in cores))

@@ -13,6 +13,7 @@ from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC, metric_text
 from distnewton.parallel.partition import splits_title
 from distnewton.reporting.drawing import save
 from distnewton.reporting.pictures import Chart, Curve, Panels
+from distnewton.reporting.totals import Totals
 from distnewton.runs.comparison import Trial
 from distnewton.runs.session import RunSummary
 
@@ -21,7 +22,6 @@ if TYPE_CHECKING:
 
 _USUAL_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
 _RMSE_FACTORS = (2.0, 1.2, 1.05)
-_MB = 1e6
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class Comparison:
         if not history:
             return [trial.entry.name, *["-"] * (len(self.columns()) - 1)]
         times = [self.scale.seconds_to(trial, level) for level in self.levels]
-        n_ranks = max(1, self._summary.machine.n_ranks)
+        totals = Totals.of(history)
         return [
             trial.entry.name,
             *("never" if math.isinf(t) else f"{t:.2f}" for t in times),
@@ -145,9 +145,9 @@ class Comparison:
             f"{history[-1].objective:.4g}",
             str(len(history) - 1),
             str(sum(record.steps for record in history[1:])),
-            f"{history[-1].training_seconds:.1f}",
-            f"{sum(record.training_bytes for record in history) / _MB:.1f}",
-            f"{sum(sum(record.wait_seconds) for record in history) / n_ranks:.2f}",
+            f"{totals.seconds:.1f}",
+            f"{totals.sent:.1f}",
+            f"{totals.waited:.2f}",
         ]
 
     def line(self, trial: Trial) -> str:

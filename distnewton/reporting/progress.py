@@ -14,8 +14,10 @@ from distnewton.method.records import IterationRecord
 from distnewton.models.metrics import MAIN_METRIC, metric_text
 from distnewton.parallel.partition import splits_title
 from distnewton.printable import printable
+from distnewton.reporting.headline import share_of_cores
 from distnewton.reporting.slowest import slowest_rank
 from distnewton.reporting.stragglers import Stragglers
+from distnewton.reporting.totals import Totals
 from distnewton.runs.summary import Machine, Result, RunSummary
 
 if TYPE_CHECKING:
@@ -53,10 +55,13 @@ class Progress:
     def start(self, summary: RunSummary) -> None:
         """Show what is about to run."""
         self._metric, self._config = MAIN_METRIC[summary.task.name], summary.config
-        self._stragglers = Stragglers(summary.machine.hosts)
+        machine = summary.machine
+        shared = share_of_cores(machine.n_ranks, machine.n_cores)
+        self._stragglers = Stragglers(machine.hosts, machine.crowding)
         # a column that would be empty is left out
         self._columns = [name for name in _COLUMNS if name != "valid" or summary.validation]
-        for name, text in [*_header(summary).items(), *(("note", note) for note in summary.notes)]:
+        notes = [f"{shared}: ranks wait for each other"] if shared else []
+        for name, text in [*_header(summary).items(), *(("note", note) for note in [*notes, *summary.notes])]:
             if text:
                 self._print(f"{name:<8} {text}")
         if self._metric != "accuracy":
@@ -89,7 +94,7 @@ class Progress:
             self._format(record.train),
             *([self._format(record.validation)] if "valid" in self._columns else []),
             self._format(record.test),
-            f"{record.elapsed_seconds:.2f}",
+            f"{record.training_seconds:.2f}",
             f"{record.seconds.get('wait', 0.0):.3f}",
             _clock(self._left()),
         ]
@@ -108,9 +113,10 @@ class Progress:
         for name, value in _summary_rows(result):
             table.add_row(name, value)
         self._console.print(table)
-        slowest = slowest_rank(result.history)
+        machine = result.summary.machine
+        slowest = slowest_rank(result.history, machine.crowding)
         if slowest is not None:
-            self._print(f"note     {slowest.text(result.summary.machine.hosts)}")
+            self._print(f"note     {slowest.text(machine.hosts)}")
 
     def close(self) -> None:
         """End the live bar, after an error, too."""
@@ -260,7 +266,7 @@ def _summary_rows(result: Result) -> list[tuple[str, str]]:
     last, start = result.last, result.history[0]
     rows = [
         ("iterations", str(last.iteration)),
-        ("seconds", f"{last.elapsed_seconds:.2f}"),
+        ("seconds", f"{last.training_seconds:.2f}"),
         ("objective", f"{start.objective:.6g} -> {last.objective:.6g}"),
     ]
     rows += [("ended", result.ended)] if result.ended else []
@@ -281,13 +287,11 @@ def _traffic_rows(result: Result) -> list[tuple[str, str]]:
     n = len(result.history) - 1
     if not n:
         return []
-    wait = sum(sum(record.wait_seconds) for record in own) / result.summary.machine.n_ranks
-    sent = sum(sum(record.sent_bytes.values()) for record in own)
-    stopped = sum(record.direction.stopped_early for record in own if record.direction)
+    totals = Totals.of(own, result.history[0].training_seconds if len(own) < len(result.history) else 0.0)
     return [
-        ("waiting in MPI", f"{wait:.2f} s a rank"),
-        ("sent by all ranks", f"{sent / 1e6:.1f} MB"),
-        ("directions ended early", f"{stopped} of {n}"),
+        ("waiting in MPI, a rank", totals.waiting),
+        ("sent by all ranks", totals.traffic),
+        ("directions ended early", f"{totals.n_early} of {totals.n_directions}"),
     ]
 
 

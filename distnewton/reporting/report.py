@@ -15,10 +15,11 @@ from distnewton.outputs import write_output
 from distnewton.parallel.partition import splits_title
 from distnewton.reporting import report_pictures as pictures
 from distnewton.reporting.drawing import Picture, as_svg, drawing
+from distnewton.reporting.headline import headline
 from distnewton.reporting.run_data import Predictions, Run, held_out, read_runs
 from distnewton.reporting.style import STYLE
+from distnewton.reporting.totals import Totals
 
-_MEGABYTE = 1e6
 _MOST_MISTAKEN, _MOST_NOTES = 12, 200
 _SETS = ("train", "validation", "test")
 
@@ -42,6 +43,7 @@ def report_page(runs: Sequence[Run]) -> str:
     parts = [
         f"<h1>{escape(title)}</h1>",
         f'<p class="dim">distnewton {escape(version("distnewton"))}, written {now}</p>',
+        _lead(headline(runs)),
         _bad(no_pictures()),
         *_remarks(runs),
         _summary(runs),
@@ -84,6 +86,10 @@ def _bad(text: str) -> str:
     return f'<p class="bad">{escape(text)}</p>' if text else ""
 
 
+def _lead(text: str) -> str:
+    return f'<p class="lead">{escape(text)}</p>' if text else ""
+
+
 def _remarks(runs: Sequence[Run]) -> Iterator[str]:
     """How runs ended where that is not as wished, and ranks that cost time."""
     for run in runs:
@@ -114,7 +120,7 @@ def _reached(run: Run) -> dict[str, str]:
     last, model = run.lines[-1], run.model_line
     return {
         "iterations": run.config.run.of_iterations(last.iteration),
-        "seconds": f"{last.training_seconds:.2f}",
+        "seconds": f"{Totals.of(run.lines).seconds:.2f}",
         "objective": _number(last.objective),
         "best iteration": f"{model.iteration}" if model.validation else "",
     }
@@ -131,16 +137,14 @@ def _measured(run: Run) -> dict[str, str]:
 
 def _spent(run: Run) -> dict[str, str]:
     """What the ranks spent on each other, by column."""
-    if not run.lines:
+    # one rank sends nothing and waits for nobody
+    if not run.lines or run.environment.ranks == 1:
         return {}
-    seconds = run.lines[-1].training_seconds
-    waited = sum(sum(line.wait_seconds) for line in run.lines) / max(1, run.environment.ranks)
-    sent = sum(line.training_bytes for line in run.lines) / _MEGABYTE
-    early = sum(line.direction.stopped_early for line in run.lines if line.direction)
+    totals = Totals.of(run.lines)
     return {
-        "waiting in MPI": f"{waited:.2f} s" + (f" ({100 * waited / seconds:.0f} %)" if seconds > 0 else ""),
-        "sent": f"{sent:,.1f} MB" if sent < 1e4 else f"{sent / 1e3:,.1f} GB",
-        "ended early": f"{early} of {len(run.lines) - 1}",
+        "waiting in MPI": totals.waiting,
+        "sent": totals.traffic,
+        "ended early": f"{totals.n_early} of {totals.n_directions}",
     }
 
 
@@ -165,7 +169,7 @@ def _of_run(run: Run, heading: str) -> str:
 def _owners(run: Run) -> str:
     """A row a rank: host, variables, features."""
     partition = run.environment.partition
-    if partition is None:
+    if partition is None or partition.n_ranks == 1:
         return ""
     rows = []
     # ranks of further replicas of the grid own the same, with other samples
@@ -207,12 +211,13 @@ def _environment(run: Run) -> str:
     facts, software, data, network = run.environment, run.software, run.config.data, run.config.network
     hosts = list(dict.fromkeys(facts.hosts))
     shown = ", ".join(hosts[:8]) + (f" and {len(hosts) - 8} more" if len(hosts) > 8 else "")
+    cores = f", {facts.cores} core(s) in all" if facts.cores else ""
     rows = [
         ["folder", str(run.path)],
         ["data", ", ".join([data.train, *held_out(data)])],
         ["scaling", data.scale],
         ["network", f"{facts.network or network.title}, {network.activation}, {network.loss}"],
-        ["ranks", f"{facts.ranks} with {facts.threads_per_rank} BLAS thread(s) each, on {shown or '?'}"],
+        ["ranks", f"{facts.ranks} with {facts.threads_per_rank} BLAS thread(s) each, on {shown or '?'}{cores}"],
         ["MPI", software.mpi_library or "none"],
         ["platform", f"{software.platform}, Python {software.python}"],
         ["packages", ", ".join(f"{name} {number}" for name, number in software.packages.items())],
@@ -250,7 +255,7 @@ def _number(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.5g}"
 
 
-def write_report(paths: Sequence[Path], target: Path, picture: Path | None = None) -> str:
+def write_report(paths: Sequence[Path], target: Path, picture: Path | None = None) -> tuple[str, str]:
     """Write the page on run folders.
 
     Parameters
@@ -264,8 +269,8 @@ def write_report(paths: Sequence[Path], target: Path, picture: Path | None = Non
 
     Returns
     -------
-    str
-        Why the page has no pictures; empty where it has them.
+    headline, missing : str
+        The sentence at its top, and why the page has no pictures; empty where it has them.
 
     Raises
     ------
@@ -279,4 +284,4 @@ def write_report(paths: Sequence[Path], target: Path, picture: Path | None = Non
     missing = no_pictures()
     if picture is not None and not missing:
         pictures.save_convergence(runs[0], picture)
-    return missing
+    return headline(runs), missing

@@ -179,7 +179,7 @@ def _group_steps(run: Run) -> Chart:
 def ownership(run: Run) -> list[Picture]:
     """Who owned which block."""
     partition, hosts, n = run.environment.partition, run.environment.hosts, run.environment.replicas
-    if partition is None:
+    if partition is None or partition.n_ranks == 1:
         return []
     about = [f"host {hosts[rank]}" if rank < len(hosts) else "" for rank in range(partition.n_ranks)]
     more = f" (the first of {n} replicas, which differ in their samples)" if n > 1 else ""

@@ -55,11 +55,17 @@ class Environment(_Read):
     ranks: int = 1
     hosts: list[str] = []
     threads_per_rank: int = 1
+    cores: int = 0  # of all hosts; 0 where it was not recorded
     splits: list[int] = []
     replicas: int = 1
     network: str = ""
     partition: Partition | None = None
     slurm: dict[str, str] = {}
+
+    @property
+    def crowding(self) -> float:
+        """Ranks a core, at least 1."""
+        return max(1.0, self.ranks / self.cores) if self.cores else 1.0
 
 
 class Predictions(_Read):
@@ -131,7 +137,7 @@ class Run:
     @property
     def slowest(self) -> Slowest | None:
         """The rank for which the others waited more than 20 % of the time."""
-        return slowest_rank(self.lines)
+        return slowest_rank(self.lines, self.environment.crowding)
 
 
 def held_out(data: DataConfig) -> list[str]:

@@ -51,7 +51,7 @@ def describe_run(path: Path) -> Iterator[str]:
 def _progress(run: Run) -> Iterator[str]:
     """How far the run came, and what its model reaches."""
     first, last, model = run.lines[0], run.lines[-1], run.model_line
-    yield f"iterations {run.config.run.of_iterations(last.iteration)} in {last.elapsed_seconds:.2f} s"
+    yield f"iterations {run.config.run.of_iterations(last.iteration)} in {last.training_seconds:.2f} s"
     yield f"objective  {first.objective:.6g} -> {last.objective:.6g}"
     if model.validation:
         yield f"model of   iteration {model.iteration}, the best by validation {run.metric}"

@@ -34,13 +34,15 @@ class Slowest:
         )
 
 
-def slowest_rank(records: Sequence[IterationRecord]) -> Slowest | None:
+def slowest_rank(records: Sequence[IterationRecord], crowding: float = 1.0) -> Slowest | None:
     """The rank that costs more than 20 % of the time.
 
     Parameters
     ----------
     records : sequence of IterationRecord
         Iterations of a run. Where the run was resumed on another number of ranks, the last ones count.
+    crowding : float
+        Ranks a core, where that is more than 1: so many times longer may a rank take that shares its core.
 
     Returns
     -------
@@ -59,6 +61,7 @@ def slowest_rank(records: Sequence[IterationRecord]) -> Slowest | None:
     rank = int(totals.argmax())
     others = float(np.median(np.delete(totals, rank)))
     lost = float(totals[rank]) - others
-    if lost < max(THRESHOLD * seconds, _LEAST_SECONDS):
+    ratio = float(totals[rank]) / max(others, 1e-9)
+    if lost < max(THRESHOLD * seconds, _LEAST_SECONDS) or ratio <= crowding:
         return None
-    return Slowest(rank, lost, min(1.0, lost / seconds), float(totals[rank]) / max(others, 1e-9))
+    return Slowest(rank, lost, min(1.0, lost / seconds), ratio)

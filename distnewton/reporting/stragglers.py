@@ -24,10 +24,12 @@ class Stragglers:
     ----------
     hosts : list of str
         Host of each rank.
+    crowding : float
+        Ranks a core, where that is more than 1: so many times longer may a rank take that shares its core.
     """
 
-    def __init__(self, hosts: list[str]) -> None:
-        self._hosts = hosts
+    def __init__(self, hosts: list[str], crowding: float = 1.0) -> None:
+        self._hosts, self._factor = hosts, _FACTOR * crowding
         self._elapsed = 0.0
         self._recent: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
         self._named: set[int] = set()
@@ -57,16 +59,16 @@ class Stragglers:
         if len(self._recent) < _N_ITERATIONS:
             return ""
         for what, tables in zip(("it works", "its CG steps take"), zip(*self._recent, strict=True), strict=True):
-            rank, factor = _slow_rank(np.array(tables))
+            rank, factor = _slow_rank(np.array(tables), self._factor)
             if factor and rank not in self._named:
                 self._named.add(rank)
                 return f"rank {rank} on {self._hosts[rank]} is slow: {what} {factor:.1f} times as long as the others"
         return ""
 
 
-def _slow_rank(seconds: NDArray[np.float64]) -> tuple[int, float]:
+def _slow_rank(seconds: NDArray[np.float64], least: float) -> tuple[int, float]:
     """The rank that takes longest, and how many times as long as the others; 0 where it is not slow in each row."""
     rank = int(seconds.sum(axis=0).argmax())
     own, others = seconds[:, rank], np.median(np.delete(seconds, rank, axis=1), axis=1)
-    slow = (own > _FACTOR * others).all() and (others > 0).all() and (own - others).sum() > _LEAST_SECONDS
+    slow = (own > least * others).all() and (others > 0).all() and (own - others).sum() > _LEAST_SECONDS
     return rank, float(own.sum() / others.sum()) if slow else 0.0

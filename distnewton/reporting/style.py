@@ -30,6 +30,7 @@ body { margin: 0 auto; padding: 1.2rem 1.5rem 4rem; max-width: 1180px; backgroun
   font: 15px/1.5 system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 h1 { font-size: 1.5rem; margin: 0.4rem 0; } h2 { font-size: 1.15rem; margin: 2.2rem 0 0.6rem; }
 h3 { font-size: 1rem; margin: 1.4rem 0 0.4rem; } p { margin: 0.3rem 0; max-width: 75ch; }
+.lead { font-size: 1.08rem; margin: 0.6rem 0; }
 .dim { color: var(--dim); } .bad { color: var(--bad); font-weight: 600; }
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 14px; }
 figure { margin: 0; padding: 10px 12px; background: var(--box); border-radius: 8px; overflow-x: auto; }

@@ -413,6 +413,7 @@ def environment(summary: RunSummary) -> dict[str, Any]:
         "ranks": machine.n_ranks,
         "hosts": machine.hosts,
         "threads_per_rank": machine.n_threads,
+        "cores": machine.n_cores,
         "blas": blas_libraries(),
         "splits": list(summary.partition.splits),
         "replicas": machine.n_replicas,

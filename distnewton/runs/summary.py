@@ -17,6 +17,7 @@ from distnewton.data.scaling import ColumnScaling
 from distnewton.directions.options import FullBatchOptions
 from distnewton.launch.deadline import Stop
 from distnewton.launch.startup import mpi_library
+from distnewton.launch.threads import n_cores
 from distnewton.method.best_model import Best
 from distnewton.method.records import IterationRecord
 from distnewton.models.architecture import Architecture
@@ -43,8 +44,8 @@ class Machine:
 
     Attributes
     ----------
-    n_ranks, n_threads : int
-        Ranks of all replicas, and BLAS threads of each.
+    n_ranks, n_threads, n_cores : int
+        Ranks of all replicas, BLAS threads of each, and cores that all of them may use together.
     n_replicas : int
         Copies of the process grid, each with its share of the samples.
     mpi_library : str
@@ -59,11 +60,17 @@ class Machine:
 
     n_ranks: int
     n_threads: int
+    n_cores: int
     n_replicas: int
     mpi_library: str
     hosts: list[str]
     devices: list[str]
     device_transport: str
+
+    @property
+    def crowding(self) -> float:
+        """Ranks a core, at least 1."""
+        return max(1.0, self.n_ranks / self.n_cores)
 
 
 @dataclass
@@ -207,6 +214,7 @@ def summarize_run(
     machine = Machine(
         comm.size,
         setup.n_threads,
+        n_cores(comm),
         grid.n_replicas,
         mpi_library(comm),
         comm.allgather_json(platform.node()),

@@ -235,7 +235,7 @@ ERRORS = [
         78,
         ["did you mean cg_max?", "got 'float16'", "method.C: must be a positive number", "errors:"],
     ),
-    (["train", "none.toml"], 66, ["cannot read the recipe none.toml"]),
+    (["train", "none.toml"], 66, ["there is no recipe none.toml"]),
     (["train", "--data.train=bad.libsvm", "--run-dir", "R"], 65, ["bad.libsvm:2"]),
     (small("R", "--partition.splits=2-9-1"), 78, ["needs 18 ranks", "Splits that fit"]),
     (small("R", "--network.layers=8-5-3"), 78, ["the data has 7 features, not 8"]),
@@ -338,7 +338,7 @@ def test_compare_leaves_a_table_a_picture_and_a_folder_a_run(place):
         (["--directions", "adams"], 78, "unknown direction 'adams': known are block_diagonal"),
         (["--directions", "adam", "--seconds", "0"], 78, "--seconds must be positive, got 0"),
         (["--directions", "adam", "--levels", "high"], 78, "--levels takes numbers, as 0.95,0.97, got 'high'"),
-        (["--directions", "none.toml"], 66, "cannot read the recipe none.toml"),
+        (["--directions", "none.toml"], 66, "there is no recipe none.toml"),
         ([], 2, "the following arguments are required: --directions"),
     ],
 )

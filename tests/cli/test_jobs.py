@@ -56,7 +56,7 @@ def test_a_dry_run_shows_the_job_and_writes_nothing(place):
 @pytest.mark.parametrize(("arguments", "code", "words"), [
     (["submit", *SMALL], 2, "the following arguments are required: --cluster"),
     (["submit", "--cluster", "none.toml"], 66, "cannot read the cluster file none.toml"),
-    (["submit", "none.toml", "--cluster", "here.toml"], 66, "cannot read the recipe none.toml"),
+    (["submit", "none.toml", "--cluster", "here.toml"], 66, "there is no recipe none.toml"),
     (["submit", "--cluster", "here.toml", "--ranks", "0"], 2, "expected a number from 1, got '0'"),
     (["submit", "--cluster", "here.toml", "--set=method.C=-1"], 78, "method.C: must be a positive number"),
     (["submit", "--cluster", "here.toml", "--hosts", "a b"], 78, "a name of letters"),

@@ -24,6 +24,7 @@ from distnewton.models.predictions import MAX_CLASSES, MAX_POINTS, summarize
 from distnewton.parallel.partition import Partition
 from distnewton.reporting.drawing import as_svg, save
 from distnewton.reporting.failure_report import explain_failure
+from distnewton.reporting.headline import headline
 from distnewton.reporting.pictures import BlockMap, Chart, Curve, HeatMap, Panels, label
 from distnewton.reporting.report import report_page, write_report
 from distnewton.reporting.run_data import read_run, read_runs
@@ -373,7 +374,8 @@ def test_the_users_matplotlib_does_not_matter(tmp_path, window_system):
 def test_without_matplotlib_the_page_has_its_tables(tmp_path, monkeypatch):
     path = made_run(tmp_path / "one", predictions=CONFUSION)
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    advice = write_report([path], tmp_path / "page.html")
+    sentence, advice = write_report([path], tmp_path / "page.html")
+    assert sentence.startswith("80.0 % of the training samples are right after 6.0 s of training on 4 ranks; 67 % ")
     assert "pip install 'distnewton[plot]'" in advice
     shown = Page((tmp_path / "page.html").read_text())
     assert advice in shown.text
@@ -417,10 +419,15 @@ def test_the_command_reports_real_runs(tmp_path, n_ranks):
     done = call("report", folder)
     assert done.returncode == 0, done.stderr
     assert (folder / "convergence.png").exists()
-    assert done.stdout == f"report: {folder / 'report.html'}\n"
+    sentence, report = done.stdout.splitlines()
+    assert sentence.startswith(f"{100 * last['train']['accuracy']:.1f} % of the training samples are right after ")
+    assert report == f"report: {folder / 'report.html'}"
     shown = Page((folder / "report.html").read_text())
+    assert sentence in shown.text
     assert "confusion matrix" in shown.text
-    assert "Who owns what" in shown.text
+    # one rank owns all, sends nothing and waits for nobody
+    for words in ("Who owns what", "waiting in MPI", "ended early"):
+        assert (words in shown.text) == (n_ranks > 1)
     failed = call("report", tmp_path)
     assert (failed.returncode, "is not a run folder" in failed.stderr) == (66, True)
 
@@ -434,3 +441,67 @@ def test_predictions_come_with_the_result():
     residuals = np.array(found["predictions"]) - np.array(found["targets"])
     assert found["set"] == "test"
     assert np.sqrt(np.mean(residuals**2)) == pytest.approx(result.last.test["rmse"], rel=1e-5)
+
+
+def test_terminal_page_and_metrics_have_the_same_figures(tmp_path):
+    folder = tmp_path / "run"
+    train = ["train", "--data.train", small_data(tmp_path), "--network.layers", "auto-6-auto", "--run.iterations", 3]
+    done = run([*mpirun(2), *distnewton(*train, "--method.direction=block_diagonal", "--run-dir", folder)])
+    assert done.returncode == 0, done.stderr
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    seconds = f"{lines[-1]['training_seconds']:.2f}"
+    sent = sum(v for line in lines for phase, v in line["sent_bytes"].items() if phase != "evaluation") / 1e6
+    waited = sum(sum(line["wait_seconds"]) / 2 for line in lines)
+    table = dict(re.findall(r"│ (.*?) +│ (.*?) +│", done.stdout))
+    assert (table["seconds"], table["sent by all ranks"]) == (seconds, f"{sent:,.1f} MB")
+    assert table["waiting in MPI, a rank"].startswith(f"{waited:.2f} s (")
+    shown = page_of(folder).text
+    for figure in (seconds, f"{sent:,.1f} MB", table["waiting in MPI, a rank"]):
+        assert f" {figure} " in shown
+    assert f"of 3 in {seconds} s" in "\n".join(describe_run(folder))
+
+
+@pytest.mark.parametrize(
+    ("more", "found"),
+    [
+        ({}, "67 % of it waiting."),
+        ({"cores": 2}, "67 % of it waiting (4 ranks share 2 cores; try 2)."),
+        ({"cores": 8}, "67 % of it waiting."),
+    ],
+)
+def test_the_first_sentence_says_what_limits(tmp_path, more, found):
+    runs = read_runs([made_run(tmp_path / "one", **more)])
+    assert headline(runs).endswith(found)
+
+
+def test_the_first_sentence_names_a_slow_rank(tmp_path):
+    slow = read_runs([made_run(tmp_path / "one", records=[record(k, slow=1.9) for k in range(4)], cores=4)])
+    assert "rank 0 on a is the slowest" in page_of(tmp_path / "one").text
+    assert headline(slow).endswith("waiting (for rank 0, above all).")
+    # twice as long is what a rank that shares its core takes
+    crowded = made_run(tmp_path / "two", records=[record(k, slow=1.9) for k in range(4)], cores=2)
+    assert "is the slowest" not in page_of(crowded).text
+
+
+def test_the_first_sentence_on_several_runs_says_which_was_sooner(tmp_path):
+    quick = [record(k, training_seconds=0.5 * k, test={"accuracy": 0.5 + 0.1 * k}) for k in range(4)]
+    runs = read_runs([
+        made_run(tmp_path / "good", records=[record(k, test={"accuracy": 0.6 + 0.1 * k}) for k in range(4)]),
+        made_run(tmp_path / "quick", records=quick),
+    ])  # fmt: skip
+    assert headline(runs) == (
+        "Best test accuracy on the way: good 0.9000, quick 0.8000. "
+        "quick reaches 0.8000 first, after 1.5 s; good after 4.0 s."
+    )
+    # a metric of another set is no comparison
+    assert not headline(read_runs([tmp_path / "good", made_run(tmp_path / "other")]))
+
+
+def test_a_page_on_several_runs_replaces_none_of_theirs(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a", "b"):
+        made_run(tmp_path / name)
+    assert call("report", "a").stdout.endswith("report: a/report.html\n")
+    own = (tmp_path / "a/report.html").read_bytes()
+    assert call("report", "a", "b").stdout.endswith("report: a-b.html\n")
+    assert (tmp_path / "a/report.html").read_bytes() == own
