@@ -21,6 +21,9 @@ NO_FILL = (
 MOST_CATEGORIES = 100
 """Different texts from which a column is taken for an identifier, unless they repeat themselves ten times."""
 
+_FEW = 64
+"""Rows up to which Python is faster than a call of Arrow: a table of few rows may have very many columns."""
+
 
 @dataclass(frozen=True)
 class ColumnEncoding:
@@ -45,36 +48,56 @@ class ColumnEncoding:
         """Features that the column becomes."""
         return (1 if self.categories is None else len(self.categories)) + self.indicator
 
-    def encode(self, column: Any) -> tuple[NDArray[np.float64], int]:
-        """Features of a column of Arrow, and how many of its values are no known category.
+    def encode(self, column: Any, X: NDArray[np.float64]) -> int:
+        """Features of a column of Arrow, written into zeros.
 
         Parameters
         ----------
         column : pyarrow.Array
             Of float64, or of texts; null where a value is missing.
+        X : ndarray of float64 of shape (n_rows, width)
+            Zeros, which a category that is not known leaves in all columns.
 
         Returns
         -------
-        ndarray of float64 of shape (n_rows, width)
-            A category that is not known is 0 in all columns.
         int
+            How many values are no known category.
         """
-        missing = column.is_null().to_numpy(zero_copy_only=False)
-        X = np.zeros((len(column), self.width))
-        n_unknown = 0
         if self.categories is None:
+            missing = column.is_null().to_numpy(zero_copy_only=False)
             X[:, 0] = np.where(missing, self.fill, column.to_numpy(zero_copy_only=False))
+            n_unknown = 0
         else:
-            import pyarrow as pa
-            from pyarrow import compute
-
-            known = compute.index_in(column, pa.array(self.categories, column.type)).fill_null(-1).to_numpy()
-            rows = np.flatnonzero(known >= 0)
+            texts, codes = coded_texts(column)
+            places = {None: -1} | {text: k for k, text in enumerate(self.categories)}
+            known = np.array([places.get(text, -2) for text in texts], np.intp)[codes]
+            rows = (known >= 0).nonzero()[0]
             X[rows, known[rows]] = 1.0
-            n_unknown = len(column) - len(rows) - int(missing.sum())
+            missing, n_unknown = known == -1, int((known == -2).sum())
         if self.indicator:
             X[:, -1] = missing
-        return X, n_unknown
+        return n_unknown
+
+
+def coded_texts(column: Any) -> tuple[list[str | None], NDArray[np.intp]]:
+    """Distinct texts of a column, and which of them stands in each row.
+
+    Parameters
+    ----------
+    column : pyarrow.Array
+        Of texts; null where one is missing.
+
+    Returns
+    -------
+    list of (str or None)
+    ndarray of intp of shape (n_rows,)
+    """
+    if len(column) < _FEW:
+        values = column.to_pylist()
+        place_of = {text: k for k, text in enumerate(dict.fromkeys(values))}
+        return list(place_of), np.array([place_of[text] for text in values], np.intp)
+    coded = column.dictionary_encode(null_encoding="encode")
+    return coded.dictionary.to_pylist(), coded.indices.to_numpy().astype(np.intp)
 
 
 StoredColumn = Annotated[

@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 from pyarrow import feather
 
+from distnewton.data import encoding
 from distnewton.data.columns import ColumnNames, Wanted
 from distnewton.data.formats.tables import FrameSource
 from distnewton.data.sources import open_data
@@ -161,6 +162,20 @@ def test_who_names_a_rule_fills_gaps_that_training_did_not_have(tmp_path, kind, 
     if kind != "frame":
         convert(opened(tmp_path, WHOLE, kind, missing=rule), tmp_path / "store", files=())
         assert open_data(tmp_path / "store").describe().names == found.names
+
+
+@pytest.mark.parametrize("kind", ["frame", "csv", "parquet", "feather"])
+def test_a_table_without_rows_has_no_samples(tmp_path, kind):
+    with pytest.raises(DataError, match="no samples"):
+        opened(tmp_path, FRAME.astype({"island": "str"})[:0], kind, **SETTINGS).describe()
+
+
+@pytest.mark.parametrize("few", [0, 64])
+def test_texts_of_few_rows_become_the_same_as_those_of_many(tmp_path, monkeypatch, few):
+    monkeypatch.setattr(encoding, "_FEW", few)
+    source = opened(tmp_path, FRAME, "csv", **SETTINGS)
+    assert source.describe().n_features == 8
+    np.testing.assert_array_equal(source.read(0, 8), ENCODED)
 
 
 def test_text_that_comes_late_is_found(tmp_path, monkeypatch):

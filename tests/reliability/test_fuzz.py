@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import io
 import json
@@ -14,6 +15,7 @@ import tracemalloc
 import warnings
 from contextlib import suppress
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -29,7 +31,7 @@ from distnewton.checkpoint.manifest import (
     parse,
     render,
 )
-from distnewton.cli.main import parse as parse_arguments
+from distnewton.cli import main as command_line
 from distnewton.cli.settings import overrides
 from distnewton.cluster.cluster_file import load_cluster
 from distnewton.config import apply_settings, load_config, make_config, to_toml
@@ -38,8 +40,8 @@ from distnewton.data.store.convert import convert
 from distnewton.data.store.layout_on_disk import MANIFEST_FILE, _checksum
 from distnewton.errors import DistNewtonError
 from distnewton.models.model_file import read_header
+from distnewton.reporting import run_data
 from distnewton.reporting.failure_report import explain_failure
-from distnewton.reporting.run_data import read_run
 
 LIBSVM = b"1 1:0.5 3:-2e-3 12:7\n-1 2:1.5 # note\n1 qid:3 1:1 4:2.25\n-1 3:0 5:1e10\n" * 3
 TABLE = b'a,b,"the, label"\n' + b"1,2.5,cat\n-3e2,.5,dog\n\n0,+7,cat\n" * 2
@@ -277,23 +279,44 @@ R
 """
 
 
+PARSER = functools.cache(command_line.build_parser)
+
+
 def parse_command(path):
-    options = parse_arguments(path.read_bytes().decode(errors="surrogateescape").splitlines())
+    arguments = path.read_bytes().decode(errors="surrogateescape").splitlines()
+    # a parser has no state: one for all inputs takes a tenth of the time
+    with mock.patch.object(command_line, "build_parser", PARSER):
+        options = command_line.parse(arguments)
     if options.command in ("train", "plan", "compare"):
         options.recipe = None
         apply_settings({}, overrides(options))
         make_config(apply_settings({}, overrides(options)))
 
 
+@functools.cache
+def trained():
+    """A run of two iterations, made once: what each file holds, by name."""
+    with tempfile.TemporaryDirectory() as made:
+        recipe, run = Path(made, "recipe.toml"), Path(made, "run")
+        recipe.write_text(
+            f"[data]\ntrain = '{small_data(Path(made))}'\n[run]\niterations = 2\nthreads = 1\n"
+            "[method]\ndirection = 'gauss_newton'\n"
+        )
+        done = call("train", recipe, f"--run-dir={run}")
+        assert done.returncode == 0, done.stderr
+        files = {file.name: file.read_bytes() for file in run.iterdir() if file.is_file()}
+        # without defaults: reading all settings takes most of the time
+        files["config.toml"] = recipe.read_bytes()
+        return files
+
+
 def run_folder(folder):
-    """A run of an iteration, and the report of a failure."""
+    """A run of two iterations, and a place for the report of a failure."""
     run = folder / "run"
     if not run.exists():
-        data = small_data(folder)
-        done = call("train", "--set", f"data.train={data}", "--set", "run.iterations=2", "--set", "run.threads=1",
-                    "--set", "method.direction=gauss_newton", f"--run-dir={run}")  # fmt: skip
-        assert done.returncode == 0, done.stderr
-        (run / "errors").mkdir(exist_ok=True)
+        (run / "errors").mkdir(parents=True)
+        for name, content in trained().items():
+            (run / name).write_bytes(content)
     return run
 
 
@@ -304,31 +327,32 @@ FAILURE = json.dumps({
 }).encode()  # fmt: skip
 
 
+CONFIG = functools.cache(load_config)
+
+
 def of_run(name):
     """How a file of a run is damaged: its content, and what reads it."""
 
     def content():
         if name.startswith("errors/"):
             return FAILURE
-        with tempfile.TemporaryDirectory() as made:
-            return (run_folder(Path(made)) / name).read_bytes()
+        return trained()[name]
 
     def use(path):
         file = run_folder(path.parent) / name
-        kept = file.read_bytes() if file.exists() else None
-        file.write_bytes(path.read_bytes())
-        try:
-            problem = None
-            for reader in (lambda: read_run(file.parents[name.count("/")], "run"),
-                           lambda: list(explain_failure(file.parents[name.count("/")]))):
+        # the next input takes its place
+        path.replace(file)
+        folder = file.parents[name.count("/")]
+        problem = None
+        # another kind damages the configuration, whose reading takes longer than all else
+        with mock.patch.object(run_data, "load_config", CONFIG):
+            for reader in (lambda: run_data.read_run(folder, "run"), lambda: list(explain_failure(folder))):
                 try:
                     reader()
                 except DistNewtonError as error:
                     problem = error
-            if problem:
-                raise problem
-        finally:
-            file.write_bytes(kept) if kept is not None else file.unlink()
+        if problem:
+            raise problem
 
     return content, use
 
@@ -395,6 +419,64 @@ def test_damaged_input_gives_only_our_errors(tmp_path, kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_much_damaged_input(tmp_path, kind):
     print(kind, N_LONG, fuzz(tmp_path, kind, N_LONG, 1))
+
+
+def at(place, value):
+    """One byte, by its place or by what stands at its place, is another."""
+    return lambda text: text[: place(text)] + bytes([value]) + text[place(text) + 1 :]
+
+
+def instead(whole):
+    return lambda text: whole
+
+
+def entry(offset):
+    """Place in the first entry of an archive's directory."""
+    return lambda text: text.index(b"PK\x01\x02") + offset
+
+
+def behind(piece, offset):
+    return lambda text: text.index(piece) + offset
+
+
+def without(name):
+    """Arrays of an archive without one of them."""
+
+    def saved(text):
+        with np.load(io.BytesIO(text)) as archive:
+            return packed(np.savez, **{key: archive[key] for key in archive if key != name})
+
+    return saved
+
+
+FOUND = {
+    "npz of a later version": ("npz", at(entry(6), 255)), "npz with a password": ("npz", at(entry(8), 1)),
+    "npz packed otherwise": ("npz", at(entry(10), 99)), "npz of another name": ("npz", at(entry(46), 255)),
+    "npz with an end in front": ("npz", lambda text: text[:-3] + b"\xff" * 3),
+    "matrix without indices": ("sparse npz", without("indices")), "without indptr": ("sparse npz", without("indptr")),
+    "hdf5 superblock": ("hdf5", at(lambda text: 8, 255)), "hdf5 runtime": ("hdf5", at(lambda text: 16, 255)),
+    "hdf5 key": ("hdf5", at(lambda text: 24, 1)), "hdf5 name": ("hdf5", at(lambda text: text.rindex(b"X\0"), 255)),
+    "hdf5 type": ("hdf5", at(lambda text: text.rindex(b"X\0") + 1, 255)),
+    "hdf5 float": ("hdf5", at(lambda text: text.index(b"\x34\x0b\0\x34"), 0)),
+    "feather offset": ("feather", at(behind(np.arange(1, 3, dtype=np.int32).tobytes(), 0), 255)),
+    "feather text": ("feather", at(behind(b"xyxyx", 0), 255)),
+    "feather name": ("feather", at(lambda text: text.rindex(b"label"), 255)),
+    **{f"failure {text}": ("failure", instead(text)) for text in (b"[]", b"3", b"{}", b'{"rank":"a","exit_code":1}')},
+    **{f"another {text}": ("other failure", instead(text)) for text in (b"[]", b"3", b"{}")},
+    **{f"end {text}": ("end", instead(text)) for text in (b"[]", b"3", b"null", b"{}", b"{")},
+}  # fmt: skip
+"""The smallest inputs that ended as bugs, or by a crash, before."""
+
+
+@pytest.mark.parametrize("case", FOUND)
+def test_what_fuzzing_has_found(tmp_path, case):
+    kind, damage = FOUND[case]
+    content, use = KINDS[kind]
+    text = content()
+    assert damage(text) != text
+    (tmp_path / "in").write_bytes(damage(text))
+    with pytest.raises(DistNewtonError):
+        use(tmp_path / "in")
 
 
 @pytest.mark.parametrize("text", [LIBSVM, b"1,2.5,cat\n-3e2,.5,dog\n"])

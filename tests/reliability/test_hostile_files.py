@@ -5,18 +5,21 @@ from __future__ import annotations
 import bz2
 import errno
 import gzip
+import io
 import lzma
 import struct
 import time
+from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
 from launched import call, distnewton, run
 
 import distnewton as package
-from distnewton.data.formats import delimited
-from distnewton.errors import DistNewtonError
+from distnewton.data.formats import delimited, streams
+from distnewton.errors import DataError, DistNewtonError
 
 GOOD = "1 1:0.5 2:-1\n2 1:1.5 3:2\n1 2:0.25 3:-2\n2 1:1 2:0.5\n"
 TABLE = "".join(f"{x},{-x},{'ab'[x % 2]}\n" for x in range(8))
@@ -202,6 +205,49 @@ def test_long_rows_in_small_compressed_arrays(here):
     for name in ("x.npz", "x.h5"):
         check(call(*train_on(name)), f"{name}")
         check(call(*train_on(name)), "a line has more than 32 MiB")
+
+
+def grown(here, case):
+    """A small file that becomes very large: its name."""
+    import h5py
+    from pyarrow import feather, parquet
+
+    n = 50_000
+    if case == "hdf5":
+        with h5py.File("x", "w") as file:
+            file.create_dataset("X", (10**9, 2), np.int8, chunks=(1000, 2))
+            file["y"] = np.arange(2)
+    elif case in ("parquet", "feather"):
+        table = pa.table({"a": np.zeros(n), "label": np.zeros(n, np.int8)})
+        write = parquet.write_table if case == "parquet" else partial(feather.write_feather, compression="zstd")
+        write(table, "x")
+    elif case in ("npy", "npz"):
+        with io.BytesIO() as file:
+            np.savez_compressed(file, X=np.zeros((n, 2)), y=np.arange(n) % 2)
+            packed = file.getvalue()
+        with io.BytesIO() as file:
+            np.save(file, np.zeros((n, 2)))
+            (here / "x").write_bytes(gzip.compress(file.getvalue()) if case == "npy" else packed)
+    else:
+        head, line = {"csv": (b"1,a\n2,b\n", b"3,a\n"), "libsvm": (GOOD.encode(), b"1\n")}[case.partition(" ")[0]]
+        line = (line.strip() + b" " * 16 + b"\n") if "blanks" in case else line
+        (here / "x").write_bytes(gzip.compress(head + line * n))
+    return "x"
+
+
+@pytest.mark.parametrize("case", ["csv", "libsvm", "csv blanks", "npy", "npz", "hdf5", "parquet", "feather"])
+def test_small_files_that_become_very_large(here, monkeypatch, case):
+    """Many short lines, and numbers that are all alike or were never written, are told before they are held."""
+    name = grown(here, case)
+    options = {"label_column": 0} if case == "npy" else {}
+    if case != "hdf5":
+        package.open_data(name, **options).describe()
+        monkeypatch.setattr(streams, "_GROWN_BYTES", 300_000)
+        monkeypatch.setattr(streams, "_GROWN_SAMPLES", 30_000)
+        monkeypatch.setattr(streams, "_MOST_GROWTH", 64)
+    with pytest.raises(DataError, match=r"for each byte of its file") as told:
+        package.open_data(name, **options).describe()
+    assert "store it without compression" in str(told.value)
 
 
 def test_long_lines_that_are_right(here):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -202,11 +203,19 @@ class DelimitedSource(TableSource):
                 if problem:
                     what = "label" if i == self._selection.label else f"{self._columns[i]}:"
                     problems.add(i, f"{where}: {what} {problem}")
+                    if strict and self._may_encode:
+                        problems.raise_any()  # all of them are told where they cannot be encoded
         problems.raise_any()
-        return [
-            pa.array(values, pa.string() if i in texts else pa.float64())
-            for i, values in zip(places, columns, strict=True)
-        ]
+        # one array of Arrow's for each type, cut into columns: each takes ten times as long as a cut
+        arrays: dict[int, Any] = {}
+        for kind, members in (
+            (pa.string(), [k for k, i in enumerate(places) if i in texts]),
+            (pa.float64(), [k for k, i in enumerate(places) if i not in texts]),
+        ):
+            whole = pa.array(list(chain.from_iterable(columns[k] for k in members)), kind)
+            n = len(whole) // max(1, len(members))
+            arrays |= {k: whole.slice(j * n, n) for j, k in enumerate(members)}
+        return [arrays[k] for k in range(len(places))]
 
     def _ragged(self, where: str, line: bytes, parts: list[bytes]) -> str:
         """What to say of a line with another number of fields."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +15,7 @@ from distnewton.data.columns import Wanted
 from distnewton.data.formats.array_files import ArrayFileSource
 from distnewton.data.formats.base import Format, Location
 from distnewton.data.formats.stored_arrays import TableArray, check_shape
-from distnewton.data.formats.streams import check_line, is_compressed
+from distnewton.data.formats.streams import check_growth, check_line, is_compressed
 from distnewton.data.row_selection import RowSelection
 from distnewton.errors import ConfigError, DataError, MissingExtraError, MissingInputError
 
@@ -61,6 +62,7 @@ class Hdf5Array(TableArray):
         check_shape(self.name, shape, dtype)
         # what was never written takes no place in the file
         check_line(self.name, 8 * self.table_shape[1], path)
+        check_growth(self.name, path, n_bytes=dtype.itemsize * math.prod(shape), n_samples=shape[0])
 
     def blocks(self) -> Iterator[tuple[int, int, NDArray[Any]]]:
         """Whole rows."""

@@ -12,7 +12,7 @@ from typing import Any, ClassVar
 
 from distnewton.data.columns import Wanted
 from distnewton.data.formats.base import Format, Location
-from distnewton.data.formats.streams import is_compressed
+from distnewton.data.formats.streams import check_growth, is_compressed
 from distnewton.data.formats.tables import BATCH_VALUES, BLOCKS_BYTES, ArrowSource
 from distnewton.errors import DataError
 from distnewton.launch.host_memory import release_freed_memory
@@ -42,6 +42,10 @@ class _FileSource(ArrowSource):
     @abstractmethod
     def _schema(self) -> Any:
         """Names and types of the columns."""
+
+    def _check_rows(self, n_rows: int) -> None:
+        """Refuse rows of which the file has next to nothing."""
+        check_growth(self.name, self.path, n_bytes=8 * n_rows * len(self._columns), n_samples=n_rows)
 
 
 class ParquetSource(_FileSource):
@@ -82,7 +86,9 @@ class ParquetSource(_FileSource):
     def _file(self) -> Any:
         from pyarrow import parquet
 
-        return parquet.ParquetFile(self.path, memory_map=False)
+        file = parquet.ParquetFile(self.path, memory_map=False)
+        self._check_rows(file.metadata.num_rows)
+        return file
 
     def _batches(self, places: list[int]) -> Iterator[Any]:
         names = [self._columns[i] for i in places]
@@ -104,7 +110,10 @@ class ArrowFileSource(_FileSource):
 
     def _batches(self, places: list[int]) -> Iterator[Any]:
         import pyarrow as pa
+        from pyarrow import dataset
 
+        # of what stands in front of the columns, which are not unpacked for it
+        self._check_rows(dataset.dataset(self.path, format="ipc").count_rows())
         options = pa.ipc.IpcReadOptions(included_fields=sorted(places), use_threads=False)
         with pa.OSFile(str(self.path)) as file:
             reader = pa.ipc.open_file(file, options=options)

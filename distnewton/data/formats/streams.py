@@ -23,6 +23,9 @@ BLOCK_BYTES = 1 << 17
 BYTE_ORDER_MARK = b"\xef\xbb\xbf"
 MOST_LINE = 1 << 25
 _MOST_RATIO = 64
+_GROWN_BYTES, _MOST_GROWTH = 1 << 28, 512
+_GROWN_SAMPLES, _MOST_SAMPLES = 1 << 22, 8
+"""Of content: up to here anything is read, and beyond it so many for each byte of the file."""
 HEAD_BYTES = 1 << 16
 OFFICE = re.compile(rb"PK\x03\x04.{26}(?:\[Content_Types\]\.xml|mimetypeapplication/vnd\.oasis|_rels/)", re.DOTALL)
 """Beginning of a spreadsheet or document, which is a zip archive, as npz files are."""
@@ -171,6 +174,38 @@ def check_line(name: str, n_bytes: int, path: Path) -> None:
         )
 
 
+def check_growth(name: str, path: Path, *, n_bytes: int = 0, n_samples: int = 0) -> None:
+    """Refuse content that is far larger than the file which holds it.
+
+    No real data are packed so well: deflate itself writes at least one byte for 1,032, and samples of less than a bit
+    each tell nothing.
+
+    Parameters
+    ----------
+    name : str
+        What is read, for messages.
+    path : Path
+        The file.
+    n_bytes : int
+        What the content takes, or takes so far.
+    n_samples : int
+        Samples in it.
+
+    Raises
+    ------
+    DataError
+        If memory or time could be exhausted by a file of few bytes.
+    """
+    for number, least, most, what in (
+        (n_bytes, _GROWN_BYTES, _MOST_GROWTH, "bytes"), (n_samples, _GROWN_SAMPLES, _MOST_SAMPLES, "samples"),
+    ):  # fmt: skip
+        if number > least and number > most * path.stat().st_size:
+            raise DataError(
+                f"{name}: holds more than {least:,} {what}, and more than {most} for each byte of its file, which may "
+                "be made to exhaust the memory; if it is right, store it without compression"
+            )
+
+
 class ByteStream:
     """Sequential reader of a possibly compressed file that counts bytes and names what is broken.
 
@@ -182,7 +217,7 @@ class ByteStream:
         Where the bytes come from.
     """
 
-    def __init__(self, path: Path | str, stream: IO[bytes]) -> None:
+    def __init__(self, path: Path, stream: IO[bytes]) -> None:
         self.path = path
         self.read_bytes = 0
         self._stream = stream
@@ -221,6 +256,7 @@ class ByteStream:
                 "download it again"
             ) from None
         self.read_bytes += len(data)
+        check_growth(str(self.path), self.path, n_bytes=self.read_bytes)
         return data
 
     def read_exactly(self, n_bytes: int) -> bytes:
@@ -336,6 +372,7 @@ def line_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
             pending.append(data[cut:])
             n_pending += len(data) - cut
             check_line(f"{path}:{n_lines + 1}", n_pending, path)
+            check_growth(str(path), path, n_samples=n_lines)
             data = stream.read(block_bytes)
         if rest := b"".join(pending):
             yield rest + b"\n"

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -29,7 +30,7 @@ from distnewton.data.columns import (
     select_columns,
 )
 from distnewton.data.description import Description
-from distnewton.data.encoding import MOST_CATEGORIES, NO_FILL, ColumnEncoding, TableEncoding, fill_value
+from distnewton.data.encoding import MOST_CATEGORIES, NO_FILL, ColumnEncoding, TableEncoding, coded_texts, fill_value
 from distnewton.data.formats.numbers import NUMBER
 from distnewton.data.labels import join_labels, labels_of, labels_of_texts
 from distnewton.data.row_selection import RowSelection
@@ -160,10 +161,15 @@ class TableSource(Source):
         DataError
             With all columns that cannot be encoded.
         """
-        if self._encoding is None and self._wanted.encodes and not self._wanted.is_later:
-            self._encoding = self._fit_encoding()
-            return self._encoding is not None
-        return False
+        if not self._may_encode:
+            return False
+        self._encoding = self._fit_encoding()
+        return self._encoding is not None
+
+    @property
+    def _may_encode(self) -> bool:
+        """Whether columns with text or missing values may still become numbers."""
+        return self._encoding is None and self._wanted.encodes and not self._wanted.is_later
 
     def scan(self, take: Callable[[NDArray[Any]], None]) -> Description:
         """Check the whole table as it is encoded by now, and hand over the samples on the way.
@@ -306,15 +312,14 @@ class TableSource(Source):
         covering = encoding.covering(start, stop)
         places = [selection.features[j] for j in covering]
         texts = {selection.features[j] for j in covering if encoding.columns[j].categories is not None}
-        own = slice(start - int(encoding.starts[covering.start]), stop - int(encoding.starts[covering.start]))
+        starts = encoding.starts[covering.start : covering.stop + 1].tolist()
         for columns in self._arrays([*places, *([] if label is None else [label])], texts):
-            parts = [np.zeros((len(columns[0]), 0))]
-            for j, place, column in zip(covering, places, columns, strict=False):
-                X, n_unknown = encoding.columns[j].encode(column)
-                if n_unknown and encoding.starts[j] >= start:
+            X = np.zeros((len(columns[0]), starts[-1] - starts[0]))
+            for j, place, column, first, last in zip(covering, places, columns, starts, starts[1:], strict=False):
+                n_unknown = encoding.columns[j].encode(column, X[:, first - starts[0] : last - starts[0]])
+                if n_unknown and first >= start:
                     unknown[self._columns[place]] += n_unknown
-                parts.append(X)
-            yield np.hstack(parts)[:, own], None if label is None else columns[-1]
+            yield X[:, start - starts[0] : stop - starts[0]], None if label is None else columns[-1]
 
     def _fit_encoding(self) -> TableEncoding | None:
         """How the columns become numbers; None where all are numbers, none of them missing."""
@@ -324,7 +329,6 @@ class TableSource(Source):
         places = [i for i in self._selection.features if i not in self._unreadable()]
         texts = self._text_columns(places)
         distinct: dict[int, set[str]] = {i: set() for i in texts}
-        odd: dict[int, tuple[str, int]] = {}
         n_missing, n_rows = Counter[int](), 0
         label = self._selection.label
         for first, last in self._groups(0, len(places)):
@@ -338,10 +342,10 @@ class TableSource(Source):
                         continue
                     n_missing[i] += column.null_count
                     if i in texts:
-                        distinct[i] |= {text for text in column.unique().to_pylist() if text is not None}
-                        if i not in odd and (new := sorted(text for text in distinct[i] if not _is_numeral(text))):
-                            odd[i] = new[0], n_rows + column.index(new[0]).as_py()
+                        distinct[i] |= {text for text in coded_texts(column)[0] if text is not None}
                 n_rows += len(columns[0]) if columns else 0
+        if not n_rows:
+            return None  # for want of samples the table is refused where it is scanned
         if not texts and not n_missing.total() and not self._unreadable() and wanted.missing in ("auto", "refuse"):
             return None
         fills = self._fills([i for i in places if i not in texts], n_rows) if wanted.missing != "refuse" else {}
@@ -349,8 +353,8 @@ class TableSource(Source):
             if n_missing[i] and wanted.missing == "refuse":
                 problems.add(i, f"{n_missing[i]} of {n_rows} values are missing: set data.missing, or")
             problem = text_problem(distinct[i], n_rows, wanted.categories) if i in texts else ""
-            if not problem and i in odd and wanted.categories == "auto":
-                problem = self._stray_text(distinct[i], *odd[i])
+            if not problem and i in texts and wanted.categories == "auto":
+                problem = self._stray_text(i, distinct[i])
             if problem:
                 problems.add(i, problem)
         problems.raise_named(self.name, self._columns, label)
@@ -366,16 +370,18 @@ class TableSource(Source):
         """Columns that are neither numbers nor texts, with what to say of each."""
         return {}
 
-    def _stray_text(self, texts: set[str], text: str, row: int) -> str:
+    def _stray_text(self, place: int, texts: set[str]) -> str:
         """What to say of a column with a few texts among its numbers; empty where the texts are most of it."""
-        if DECIMAL_COMMA.fullmatch(text):
-            return f"{text!r} ({self.locate(row)}) has a decimal comma; write decimals with a point, or"
-        n_texts = sum(not _is_numeral(other) for other in texts)
-        if n_texts * 2 > len(texts):
+        strays = sorted(text for text in texts if not _is_numeral(text))
+        has_comma = bool(strays) and DECIMAL_COMMA.fullmatch(strays[0]) is not None
+        if not strays or (len(strays) * 2 > len(texts) and not has_comma):
             return ""
+        where = self.locate(self.texts(place, "data.categories")[1].index(strays[0].strip()))
+        if has_comma:
+            return f"{strays[0]!r} ({where}) has a decimal comma; write decimals with a point, or"
         return (
-            f"{text!r} stands among numbers ({self.locate(row)}; {n_texts} of {len(texts)} different values are "
-            "texts): repair it, name it in data.missing_values, set data.categories = onehot, or"
+            f"{strays[0]!r} stands among numbers ({where}; {len(strays)} of {len(texts)} different values are texts): "
+            "repair it, name it in data.missing_values, set data.categories = onehot, or"
         )
 
     def _fills(self, places: list[int], n_rows: int) -> dict[int, float]:
@@ -713,6 +719,7 @@ def is_number(kind: pa.DataType) -> bool:
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
 
 
+@lru_cache(1 << 16)
 def _is_numeral(text: str) -> bool:
     """Whether a text is a number."""
     return NUMBER.fullmatch(text.strip().encode()) is not None
@@ -730,12 +737,13 @@ def _is_text(kind: pa.DataType) -> bool:
 
 def text_problem(texts: set[str], n_rows: int, rule: str) -> str:
     """Why the texts of a column become no features, and what to do; empty where they do."""
-    shown = ", ".join(repr(text)[:30] for text in sorted(texts)[:3])
     if sum(bool(_DATE.match(text)) for text in texts) > len(texts) / 2:
-        return f"dates ({shown}): write them as numbers (a year, seconds since a start), or"
-    if len(texts) > MOST_CATEGORIES and len(texts) * 10 > n_rows:
-        return f"{len(texts)} different texts in {n_rows} rows ({shown}), as of identifiers:"
-    return f"text ({shown}): set data.categories = onehot, or" if rule == "refuse" else ""
+        problem = "dates ({}): write them as numbers (a year, seconds since a start), or"
+    elif len(texts) > MOST_CATEGORIES and len(texts) * 10 > n_rows:
+        problem = f"{len(texts)} different texts in {n_rows} rows ({{}}), as of identifiers:"
+    else:
+        problem = "text ({}): set data.categories = onehot, or" if rule == "refuse" else ""
+    return problem and problem.format(", ".join(repr(text)[:30] for text in sorted(texts)[:3]))
 
 
 def _type_problem(kind: pa.DataType, *, texts: bool) -> str:

@@ -35,6 +35,8 @@ if TYPE_CHECKING:
 _MAX_INT32 = 2**31 - 1
 _STRIP = 64
 _HASHED_AT_ONCE = 1 << 20
+_SUMMED_AT_ONCE = 1 << 18
+"""Bytes that are summed before they leave the cache; whole pages."""
 
 
 class StoreSource(Source):
@@ -223,21 +225,31 @@ class StoreSource(Source):
         if self._sums is not None and n:
             first -= first % PAGE_BYTES
             stop = min(-(-stop // PAGE_BYTES) * PAGE_BYTES, self.manifest.features_bytes)
+        data = np.empty(stop - first, np.uint8)
         try:
-            data = np.fromfile(file, np.uint8, stop - first, offset=first - file.tell())
+            file.seek(first)
+            for i in range(0, len(data), _SUMMED_AT_ONCE):
+                self._fill(file, first + i, data[i : i + _SUMMED_AT_ONCE])
         except OSError as error:
             raise MissingInputError(f"{self.path / FEATURES_FILE}: cannot be read ({error.strerror})") from None
-        if len(data) != stop - first:
-            raise DataError(f"{self.path / FEATURES_FILE}: ends before byte {stop}")
-        if self._sums is not None and n:
-            found, k = page_sums(data), first // PAGE_BYTES
-            if (found != self._sums[k : k + len(found)]).any():
-                raise DataError(
-                    f"{self.path / FEATURES_FILE}: was changed or damaged between bytes {first} and {stop}, or "
-                    f"{SUMS_FILE} was; copy or convert the data again"
-                )
         values = data[offset - first : offset - first + n * kind.itemsize].view(kind)
         return values if values.flags.aligned else values.copy()
+
+    def _fill(self, file: BinaryIO, offset: int, part: NDArray[np.uint8]) -> None:
+        """Read what stands at an offset, and compare its sums while it is in the cache."""
+        stop, n_read = offset + len(part), 0
+        while n_read < len(part):
+            n_more = file.readinto(part[n_read:])  # type: ignore[attr-defined]  # unbuffered
+            if not n_more:
+                raise DataError(f"{self.path / FEATURES_FILE}: ends before byte {stop}")
+            n_read += n_more
+        if self._sums is not None:
+            found, k = page_sums(part), offset // PAGE_BYTES
+            if (found != self._sums[k : k + len(found)]).any():
+                raise DataError(
+                    f"{self.path / FEATURES_FILE}: was changed or damaged between bytes {offset} and {stop}, or "
+                    f"{SUMS_FILE} was; copy or convert the data again"
+                )
 
     def _dense_parts(self, file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, int, NDArray[Any]]]:
         """Yield first row, first column and values, (n_columns, n_rows), of what lies in a range of columns."""
