@@ -27,7 +27,8 @@ def shared_config(comm: Communicator, options: argparse.Namespace) -> Config:
     tree: dict[str, Any] = {}
     with comm.collective_errors(), comm.ledger.phase("config"):
         if comm.rank == 0:
-            tree = noted_config(options).model_dump()
+            # what nobody has set may depend on the data
+            tree = noted_config(options).model_dump(exclude_unset=True)
     return make_config(comm.broadcast_json(tree))
 
 

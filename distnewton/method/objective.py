@@ -10,6 +10,7 @@ linearised. Of replicas of the grid each has its share of the samples; loss and 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -98,6 +99,8 @@ class Objective:
     ----------
     n_samples : int
         All samples, over the replicas.
+    renewal : callable or None
+        Draws samples anew: takes the number of an iteration, and returns whether they are others than before.
     n_rows_kept : int
         Samples whose activations an evaluation keeps, so that the gradient need not pass forward again.
     chunk_rows : int
@@ -120,6 +123,7 @@ class Objective:
         self.share = share or SampleShare(len(targets))
         self.n_samples, self.memory_bytes = self.share.n_samples, memory_bytes
         self.n_counted = float(self.n_samples) if n_counted is None else n_counted
+        self.renewal: Callable[[int], bool] | None = None
         # the same number of rows on all ranks, since chunks are summed together: the widest rank decides
         width = network.grid.comm.allgather(np.array([network.n_kept + network.n_out])).max()
         self.n_rows_kept, self.chunk_rows = rows_kept(width, network.backend.dtype.itemsize, memory_bytes)
@@ -140,6 +144,10 @@ class Objective:
         own, part.share = self.share.choose(rows)
         part.X, part.targets, part.n_samples = take_rows(self.X, own), take_rows(self.targets, own), len(rows)
         return part
+
+    def renew(self, iteration: int) -> bool:
+        """Take the samples of an iteration, in place; whether they are others than before."""
+        return self.renewal is not None and self.renewal(iteration)
 
     def regularized(self, regularization: float) -> Objective:
         """The same objective with another 1/C."""

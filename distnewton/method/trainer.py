@@ -186,6 +186,8 @@ class Trainer:
                 break
             note = self._next_stage(why)
         stage = self._stage
+        if self.objective.renew(position.iteration + 1):
+            stage.start(self.params, None)
         record = IterationRecord(position.iteration + 1, 0.0, stage.value, stage.evaluation.loss)
         stage.iterate(record)
         record.note = "; ".join(filter(None, [note, record.note]))
@@ -264,6 +266,7 @@ class Trainer:
             self._best.restore(state.parts["best"])
         self.params = state.vectors["params"]
         self._divergence.restore(state.parts["divergence"], self.params)
+        self.objective.renew(self.iteration)
         self._stage.restore(self.params, state.parts["stage"])
 
     def _finish(

@@ -38,10 +38,13 @@ class Jet:
         Of the first derivatives, each with a number for each feature.
     seconds : tuple of tuple of float
         A weight for each direction: the channel is the sum of the second derivatives in them with these weights.
+    n_constants : int
+        The last outputs of the network that are constants: biases alone, whose weights have no effect.
     """
 
     directions: tuple[tuple[float, ...], ...] = ()
     seconds: tuple[tuple[float, ...], ...] = ()
+    n_constants: int = 0
 
     @property
     def size(self) -> int:

@@ -38,11 +38,14 @@ class Unfolded(NamedTuple):
         What the weights are multiplied with.
     deltas : Array of shape (n, n_places, n_out_local)
         Cotangents of the products.
+    biases : Array of shape (n, n_out_local) or None
+        Cotangents of the biases, where they are not the sums of the others over the places.
     """
 
     rows: slice
     inputs: Any
     deltas: Array
+    biases: Array | None = None
 
 
 class Layer(ABC):
@@ -145,7 +148,7 @@ class Layer(ABC):
 
     def bias_cotangents(self, part: Unfolded) -> Array:
         """Cotangents of each sample's biases, of shape (n, n_out_local): the sums over the places."""
-        cotangents: Array = part.deltas.sum(axis=1)
+        cotangents: Array = part.deltas.sum(axis=1) if part.biases is None else part.biases
         return cotangents
 
     def bias_inputs(self, n: int) -> Array | None:
@@ -185,11 +188,25 @@ class DenseLayer(Layer):
 
 
 class JetLayer(DenseLayer):
-    """Fully connected units whose values carry derivatives along: these meet the same weights, but no bias."""
+    """Fully connected units whose values carry derivatives along: these meet the same weights, but no bias.
+
+    Parameters
+    ----------
+    shape, backend : LayerShape, Backend
+        As of all layers.
+    outputs : tuple of int
+        Range of the units of this rank's block, of which the last ones may be constants.
+    """
+
+    def __init__(self, shape: LayerShape, backend: Backend, outputs: tuple[int, int]) -> None:
+        super().__init__(shape, backend)
+        n_constants = 0 if shape.jet is None else shape.jet.n_constants
+        self._n_free = max(0, min(outputs[1], shape.n_out - n_constants) - outputs[0])
 
     def linear(self, Z: Any, W: Array, out: Array) -> None:
         """Write Z W of each channel."""
         super().linear(self._rows(Z), W, self._rows(out))
+        self._rows(out)[:, self._n_free :] = 0
 
     def elements(self, Z: Any, W: Array, b: Array | None, winners: Array | None, out: Array) -> None:
         """Write Z W of each channel, and add b to the values."""
@@ -199,18 +216,23 @@ class JetLayer(DenseLayer):
 
     def input_cotangent(self, delta: Array, W: Array, winners: Array | None, out: Array) -> None:
         """Write delta W^T of each channel."""
-        super().input_cotangent(self._rows(delta), W, winners, self._rows(out))
+        free = slice(0, self._n_free)
+        super().input_cotangent(self._rows(delta)[:, free], W[:, free], winners, self._rows(out))
 
     def weight_product(self, Z: Any, delta: Array, winners: Array | None, out: Array) -> None:
         """Write Z^T delta, summed over samples and channels."""
         super().weight_product(self._rows(Z), self._rows(delta), winners, out)
+        out[:, self._n_free :] = 0
 
     def unfold(self, Z: Any, delta: Array, winners: Array | None) -> Iterator[Unfolded]:
         """All samples at once, with the channels as places."""
         n, size = len(Z), self.shape.n_linear
-        yield Unfolded(
-            slice(0, n), Z.reshape(n, size, Z.shape[1] // size), delta.reshape(n, size, delta.shape[1] // size)
-        )
+        deltas = delta.reshape(n, size, delta.shape[1] // size)
+        biases = deltas[:, 0]
+        if self._n_free < deltas.shape[2]:
+            deltas = deltas.copy()
+            deltas[:, :, self._n_free :] = 0
+        yield Unfolded(slice(0, n), Z.reshape(n, size, Z.shape[1] // size), deltas, biases)
 
     def add_bias(self, S: Array, b: Array) -> None:
         """Add a number of each unit to its value, in place."""
@@ -219,10 +241,6 @@ class JetLayer(DenseLayer):
     def sum_units(self, delta: Array, out: Array) -> None:
         """Write the sums over samples of the cotangents of the values."""
         delta[:, : len(out)].sum(axis=0, out=out)
-
-    def bias_cotangents(self, part: Unfolded) -> Array:
-        """Cotangents of the values."""
-        return part.deltas[:, 0]
 
     def bias_inputs(self, n: int) -> Array | None:
         """1 for values, 0 for derivatives."""
@@ -368,7 +386,7 @@ def square_sums(part: Unfolded) -> Array:
     return total
 
 
-def make_layer(shape: LayerShape, backend: Backend) -> Layer:
+def make_layer(shape: LayerShape, backend: Backend, outputs: tuple[int, int] = (0, 0)) -> Layer:
     """Layer of a shape.
 
     Parameters
@@ -377,11 +395,13 @@ def make_layer(shape: LayerShape, backend: Backend) -> Layer:
         Dense, with or without derivatives, or convolutional.
     backend : Backend
         Array library and dtype.
+    outputs : tuple of int
+        Range of the units of this rank's block.
 
     Returns
     -------
     Layer
     """
     if shape.jet is not None:
-        return JetLayer(shape, backend)
+        return JetLayer(shape, backend, outputs)
     return DenseLayer(shape, backend) if shape.kernel is None else ConvolutionLayer(shape, backend)

@@ -91,7 +91,10 @@ class PartitionedNetwork:
         self.shape = shape or dense_shape(grid.partition.widths)
         if (self.shape.widths, self.shape.rows_per_unit) != (grid.partition.widths, grid.partition.all_rows_per_unit):
             raise ValueError(f"the grid has other layers than {self.shape}")
-        self.layers: dict[int, Layer] = {m: make_layer(s, backend) for m, s in enumerate(self.shape.layers, start=1)}
+        outputs = {m: block.outputs for m, block in grid.blocks.items()}
+        self.layers: dict[int, Layer] = {
+            m: make_layer(s, backend, outputs.get(m, (0, 0))) for m, s in enumerate(self.shape.layers, start=1)
+        }
         self.layout = ParameterLayout(grid.blocks)
         self.n_layers = grid.partition.n_layers
         jet = self.shape.jet

@@ -191,7 +191,9 @@ class NetworkShape:
 
     def with_jet(self, jet: Jet) -> NetworkShape:
         """The same dense layers, on samples that carry derivatives along."""
-        return replace(self, layers=tuple(replace(layer, jet=jet) for layer in self.layers))
+        hidden = replace(jet, n_constants=0)
+        layers = [replace(layer, jet=hidden) for layer in self.layers[:-1]]
+        return replace(self, layers=(*layers, replace(self.layers[-1], jet=jet)))
 
     @cached_property
     def modules(self) -> list[int]:

@@ -13,8 +13,10 @@ from distnewton.config import Config, make_config
 from distnewton.config.method import AUTO
 from distnewton.config.opening import opener
 from distnewton.config.sections import UNLIMITED
+from distnewton.errors import ConfigError
 from distnewton.models.warm_start import Start
 from distnewton.network.layer_tables import number_of_weight_layers
+from distnewton.physics.sources import problem_of
 
 _PATIENCE = 15
 _FEW, _VERY_FEW = 1000, 100
@@ -25,6 +27,7 @@ _LINEAR = {"subsample": 1.0, "damping": 1e-4, "cg_max": 100}
 _TOLERANCE = 1e-2
 _EXACT_ROWS = 2000
 """Most samples times targets whose system in sample space takes a fraction of a second."""
+_OF_RESIDUALS = {"direction": "dual", "subsample": 1.0, "damping_min": 1e-16}
 _LEAST = {"float32": 1e-5, "float64": 1e-13}
 """Least damping with which a matrix without regularisation can be factorised."""
 _FIRST_STAGE, _BOTH_STAGES = 100, 400
@@ -32,7 +35,13 @@ _FIRST_STAGE, _BOTH_STAGES = 100, 400
 
 
 def settle(
-    config: Config, n_samples: int, *, validated: bool, start: Start | None = None, n_targets: int = 1
+    config: Config,
+    n_samples: int,
+    *,
+    validated: bool,
+    start: Start | None = None,
+    n_targets: int = 1,
+    residual: bool = False,
 ) -> Config:
     """The configuration without ``auto``, but for ``data.scale``, which also looks at values.
 
@@ -48,11 +57,15 @@ def settle(
         Model whose activation and scaling are taken over.
     n_targets : int
         Numbers that a sample is to be mapped to, of regression.
+    residual : bool
+        Whether the samples are points of a residual problem.
 
     Returns
     -------
     Config
     """
+    if residual:
+        config = settle_residual(config)
     chooses = config.method.direction == AUTO
     n_samples = min(config.data.n_train or n_samples, n_samples)
     tree: dict[str, dict[str, Any]] = config.model_dump()
@@ -79,6 +92,32 @@ def settle(
     return make_config(tree)
 
 
+def settle_residual(config: Config) -> Config:
+    """The configuration of a residual problem, without ``auto``: float64, and the exact direction of all points.
+
+    Parameters
+    ----------
+    config : Config
+        As the user gave it, or as this function returned it.
+
+    Returns
+    -------
+    Config
+    """
+    tree: dict[str, dict[str, Any]] = config.model_dump()
+    if "dtype" not in config.run.model_fields_set:
+        tree["run"]["dtype"] = "float64"
+    tree["data"] |= {"task": "regression", "validation_fraction": 0.0}
+    if tree["data"]["scale"] not in (AUTO, "none"):
+        raise ConfigError("data.scale has no meaning for the points of a residual problem", collective=True)
+    tree["data"]["scale"], tree["network"]["loss"] = "none", "squared"
+    if config.method.direction == AUTO:
+        tree["method"] = {"C": config.method.C, **_OF_RESIDUALS}
+    if tree["method"]["C"] == AUTO:
+        tree["method"]["C"] = math.inf
+    return make_config(tree)
+
+
 def settle_by_data(config: Config) -> Config:
     """The configuration as :func:`settle` returns it for its training file, which this process reads for its size.
 
@@ -99,6 +138,8 @@ def settle_by_data(config: Config) -> Config:
     data = config.data
     if config.method.direction != AUTO or not data.train:
         return config
+    if (problem := problem_of(None, data.train)) is not None:
+        return settle(config, problem.n_points, validated=False, residual=True)
     train = opener(data, None, data.train)().describe()
     return settle(config, train.n_samples, validated=bool(data.validation))
 

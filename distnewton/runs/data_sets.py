@@ -17,6 +17,8 @@ from distnewton.errors import ConfigError
 from distnewton.models.warm_start import Start
 from distnewton.network.losses import LOSSES
 from distnewton.parallel.collectives import Communicator
+from distnewton.physics.residuals import ResidualLoss
+from distnewton.physics.sources import point_sources, problem_of
 from distnewton.runs.automatic import settle
 from distnewton.runs.consistency import check_same_file
 from distnewton.runs.held_out import HeldOut
@@ -54,6 +56,9 @@ class DataSets:
         Number of samples that are trained on.
     held_out : dict of str to HeldOut
         ``validation`` and ``test`` data, as far as they exist.
+    residuals : ResidualLoss or None
+        Loss of a residual problem, whose points are then the training data, and the test data those at which its
+        solution is known.
 
     Raises
     ------
@@ -68,13 +73,20 @@ class DataSets:
     def __init__(
         self, comm: Communicator, config: Config, given: Mapping[str, Any], start: Start | None = None
     ) -> None:
+        self.residuals: ResidualLoss | None = None
+        with comm.collective_errors():
+            problem = problem_of(given["train"], config.data.train)
+            if problem is not None:
+                self.residuals = ResidualLoss(problem, config.run.seed)
+                given = {**given, **point_sources(self.residuals, given["test"])}
         self._check_files(comm, config.data, given)
         self.source, self.train = open_and_describe(comm, opener(config.data, given["train"], config.data.train))
         validated = given["validation"] is not None or bool(config.data.validation)
         labels = self.train.labels
         self.settle = partial(
-            settle, n_samples=len(labels), validated=validated, start=start, n_targets=labels.size // len(labels)
-        )
+            settle, n_samples=len(labels), validated=validated, start=start, n_targets=labels.size // len(labels),
+            residual=problem is not None,
+        )  # fmt: skip
         self.config = config = self.settle(config)
         data = config.data
         self._cache: CachedSource | None = None
@@ -82,7 +94,7 @@ class DataSets:
             given = {**given, "validation": self._split_off(config, given["validation"])}
         self._weigh_classes(config)
         with comm.collective_errors():
-            scaled = LOSSES[config.network.loss].scales_targets
+            scaled = LOSSES[config.network.loss].scales_targets and problem is None
             self.task = Task.fit(config.task, self.train, self.source, scaled=scaled)
         self.n_train = data.n_train or self.train.n_samples
         if self.n_train > self.train.n_samples:

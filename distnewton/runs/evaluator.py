@@ -14,6 +14,8 @@ from distnewton.models.metrics import task_metrics
 from distnewton.models.predictions import summarize
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.replicas import SampleShare
+from distnewton.physics.metrics import residual_metrics, solution_metrics
+from distnewton.physics.residuals import ResidualLoss
 from distnewton.runs.held_out import HeldOut
 
 
@@ -22,6 +24,8 @@ class MetricsEvaluator:
 
     Parameters
     ----------
+    network : PartitionedNetwork
+        Without derivatives that ride along.
     task : Task
         What the outputs are for.
     objective : Objective
@@ -30,6 +34,8 @@ class MetricsEvaluator:
         Of all samples of training, in the order of the run.
     held_out : dict of str to HeldOut
         ``validation`` and ``test`` data, as far as there are any.
+    residuals : ResidualLoss or None
+        Loss of a residual problem, whose metrics are then those of :mod:`distnewton.physics.metrics`.
 
     Attributes
     ----------
@@ -41,9 +47,17 @@ class MetricsEvaluator:
     All methods are collective.
     """
 
-    def __init__(self, task: Task, objective: Objective, targets: Array, held_out: dict[str, HeldOut]) -> None:
+    def __init__(
+        self,
+        network: PartitionedNetwork,
+        task: Task,
+        objective: Objective,
+        targets: Array,
+        held_out: dict[str, HeldOut],
+        residuals: ResidualLoss | None = None,
+    ) -> None:
         self._task, self._objective, self._targets, self._held_out = task, objective, targets, held_out
-        self._network: PartitionedNetwork = objective.network
+        self._network, self._residuals = network, residuals
         self.last: tuple[str, Array, Array, SampleShare] | None = None
 
     def measure(self, params: Array, evaluation: Evaluation) -> Measured:
@@ -61,8 +75,12 @@ class MetricsEvaluator:
         dict of str to dict
         """
         share = self._objective.share
-        self.last = "train", evaluation.outputs, self._targets, share
-        metrics = {"train": self._judged(evaluation.outputs, self._targets, share)}
+        if self._residuals is None:
+            self.last = "train", evaluation.outputs, self._targets, share
+            metrics = {"train": self._judged(evaluation.outputs, self._targets, share)}
+        else:
+            own = evaluation.outputs, evaluation.targets
+            metrics = {"train": residual_metrics(self._residuals, self._network.grid, *own)}
         for which, held in self._held_out.items():
             outputs = held.outputs(self._network, params, self._objective.chunk_rows)
             self.last = which, outputs, held.targets, held.share
@@ -81,6 +99,8 @@ class MetricsEvaluator:
     def _judged(self, outputs: Array, targets: Array, share: SampleShare) -> dict[str, float]:
         """The task's metrics, from the outputs of this replica's samples and the targets of all."""
         grid = self._network.grid
+        if self._residuals is not None:
+            return solution_metrics(self._residuals.problem, grid.gather_samples(outputs, share), targets)
         if share.whole or self._task.name != "classification":
             outputs = grid.gather_samples(outputs, share)
             return task_metrics(self._task.name, self._sized(outputs), self._sized(targets))

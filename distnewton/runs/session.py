@@ -23,6 +23,7 @@ from distnewton.method.trainer import Trainer
 from distnewton.models.warm_start import Start, StartFrom
 from distnewton.network.losses import Loss
 from distnewton.parallel.collectives import Communicator
+from distnewton.physics.network import check_residuals, set_unknowns
 from distnewton.runs.checkpoints import CheckpointKeeper, Resume, keeper_of_run
 from distnewton.runs.evaluator import MetricsEvaluator
 from distnewton.runs.history import History
@@ -187,7 +188,9 @@ class Session:
         run = config.run
         self._check(config, checkpoints, resume)
         data, training = setup.data, setup.training
-        evaluator = MetricsEvaluator(data.task, training.objective, training.targets, data.held_out)
+        evaluator = MetricsEvaluator(
+            setup.placement.network, data.task, training.objective, training.targets, data.held_out, data.residuals
+        )
         best = BestModel(setup.comm, data.task.name, int(run.patience)) if "validation" in data.held_out else None
         with setup.limit_threads():
             origin = setup.start if start is None else Start(setup.comm, start)
@@ -197,6 +200,8 @@ class Session:
                 config.method, training.objective, run.n_iterations, run.seed, deterministic=run.deterministic,
                 recorded=replay.steps() if replay else None,
             )  # fmt: skip
+            if data.residuals is not None:
+                check_residuals(data.residuals, training.objective.network, params)
             trainer = Trainer(training.objective, params, schedule.stages, evaluator.measure, best)
             keeper = keeper_of_run(config, setup, trainer, checkpoints, clock)
             with _schedule_freed(schedule, keeper):
@@ -244,7 +249,10 @@ class Session:
         """The variables that a run begins with."""
         placement = self.setup.placement
         if origin is None:
-            return placement.network.initial_params(config.run.seed, config.network.init)
+            params = placement.network.initial_params(config.run.seed, config.network.init)
+            if self.setup.data.residuals is not None:
+                set_unknowns(self.setup.data.residuals.problem, placement.network, params)
+            return params
         if origin is not self.setup.start:
             origin.check(placement.architecture, config.data.scale)
             origin.check_scaling(gather_scaling(placement.grid, self.setup.training.scaling))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,7 @@ from distnewton.models.warm_start import Start
 from distnewton.network.losses import LOSSES
 from distnewton.network.weighted import normalised, plain_targets, targets_on, weighted, with_weights
 from distnewton.parallel.grid import ProcessGrid
+from distnewton.physics.residuals import ResidualLoss
 from distnewton.runs.data_sets import DataSets
 from distnewton.runs.placement import Placement
 
@@ -98,19 +100,36 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
     targets, n_counted = normalised(with_weights(targets, train.weights)[order])
     if not n_counted > 0:
         raise DataError(f"{train.name}: the weights of all {len(targets)} samples are 0", collective=True)
+    loss = weighted(LOSSES[config.network.loss], targets)
+    X = backend.features(network.arrange(X))
+    if data.residuals is not None:
+        loss, targets, network = data.residuals, order, network.with_jet(data.residuals.jet)
+        X = data.residuals.jet.seed(X, grid.feature_range()[0])
     own = targets_on(backend, targets[share.own])
     objective = Objective(
         network,
-        weighted(LOSSES[config.network.loss], targets),
-        backend.features(network.arrange(X)),
+        loss,
+        X,
         own,
         config.method.regularization(n_counted),
         config.run.memory_mb * 2**20,
         share,
         n_counted,
     )
+    if data.residuals is not None:
+        objective.renewal = partial(_renew, data.residuals, objective)
     plain = plain_targets(own if share.whole else targets_on(backend, targets))
     return TrainingData(objective, scaling, plain, known)
+
+
+def _renew(residuals: ResidualLoss, objective: Objective, iteration: int) -> bool:
+    """Draw the points of an iteration anew where it begins a round, in place."""
+    if not residuals.renew(iteration):
+        return False
+    first, last = objective.network.grid.feature_range()
+    values = objective.X.reshape(len(objective.X), residuals.jet.size, last - first)[:, 0]
+    values[...] = residuals.points[objective.targets, first:last]
+    return True
 
 
 def _fingerprint(grid: ProcessGrid, X: Any, rows: Chosen | None, data: DataSets) -> str:

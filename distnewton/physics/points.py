@@ -1,0 +1,196 @@
+"""Where residuals are taken: points of boxes, faces and spheres, or given ones.
+
+Points fill their region evenly, by the additive recurrence of the generalised golden ratio (Roberts, "The unreasonable
+effectiveness of quasirandom sequences", 2018) with a random shift: a point is a function of the seed and its number.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from distnewton.backend import Array
+from distnewton.errors import ConfigError
+
+
+class Points(ABC):
+    """So many points in d dimensions.
+
+    Attributes
+    ----------
+    n, dimension : int
+        Their number, and d.
+    """
+
+    n: int
+    dimension: int
+
+    @abstractmethod
+    def draw(self, generator: np.random.Generator) -> Array:
+        """The points, of shape (n, dimension), in float64.
+
+        Parameters
+        ----------
+        generator : numpy.random.Generator
+            In the same state on all ranks; resampling passes another one.
+        """
+
+
+@dataclass(frozen=True)
+class Given(Points):
+    """Points that are there already; they stay where they are.
+
+    Parameters
+    ----------
+    array : array-like of shape (n, dimension), or (n,) for one dimension
+        Finite numbers.
+    """
+
+    array: Any
+
+    def __post_init__(self) -> None:
+        points = np.array(self.array, dtype=np.float64)
+        points = points[:, None] if points.ndim == 1 else points
+        if points.ndim != 2 or not points.size or not np.isfinite(points).all():
+            raise ConfigError(
+                f"expected points as finite numbers of shape (n, dimension), got shape {points.shape}", collective=True
+            )
+        object.__setattr__(self, "array", points)
+
+    @property
+    def n(self) -> int:  # type: ignore[override]
+        """Number of points."""
+        return len(self.array)
+
+    @property
+    def dimension(self) -> int:  # type: ignore[override]
+        """Numbers of a point."""
+        return int(self.array.shape[1])
+
+    def draw(self, generator: np.random.Generator) -> Array:
+        """The points."""
+        points: Array = self.array.copy()
+        return points
+
+
+@dataclass(frozen=True)
+class _InBox(Points):
+    """Points of a box, or of some of its faces: (axis, 0 for the lower end, 1 for the upper)."""
+
+    n: int
+    low: Array
+    high: Array
+    faces: tuple[tuple[int, int], ...] = ()
+
+    @property
+    def dimension(self) -> int:  # type: ignore[override]
+        """Numbers of a point."""
+        return len(self.low)
+
+    def draw(self, generator: np.random.Generator) -> Array:
+        """Evenly in the box, or on the faces in turn."""
+        d = self.dimension
+        unit = np.empty((self.n, d))
+        if not self.faces:
+            unit[:] = evenly(self.n, d, generator)
+        for number, (axis, end) in enumerate(self.faces):
+            rows = slice(number, None, len(self.faces))
+            others = [a for a in range(d) if a != axis]
+            unit[rows, axis] = end
+            unit[rows, others] = evenly(len(unit[rows]), d - 1, generator)
+        points: Array = self.low + unit * (self.high - self.low)
+        return points
+
+
+class Box:
+    """A box, the region of most problems; time is a dimension like others.
+
+    Parameters
+    ----------
+    low, high : sequence of float
+        Two opposite corners.
+    """
+
+    def __init__(self, low: Sequence[float], high: Sequence[float]) -> None:
+        self.low, self.high = np.array(low, dtype=np.float64), np.array(high, dtype=np.float64)
+        fits = self.low.ndim == 1 and self.low.shape == self.high.shape and self.low.size
+        if not fits or not np.isfinite([self.low, self.high]).all() or not (self.low < self.high).all():
+            raise ConfigError(f"a box needs two corners with low < high, got {low} and {high}", collective=True)
+
+    def interior(self, n: int) -> Points:
+        """So many points in the box."""
+        return _InBox(_counted(n), self.low, self.high)
+
+    def boundary(self, n: int) -> Points:
+        """So many points on all faces, as many on each."""
+        return _InBox(
+            _counted(n), self.low, self.high, tuple((a, end) for a in range(len(self.low)) for end in (0, 1))
+        )
+
+    def face(self, n: int, *faces: tuple[int, int]) -> Points:
+        """So many points on some faces, each (axis, 0 for the lower end or 1 for the upper one)."""
+        if not faces or any(not 0 <= axis < len(self.low) or end not in (0, 1) for axis, end in faces):
+            raise ConfigError(
+                f"faces are (axis, 0 or 1) with axes below {len(self.low)}, got {faces}", collective=True
+            )
+        return _InBox(_counted(n), self.low, self.high, faces)
+
+
+@dataclass(frozen=True)
+class _OnSphere(Points):
+    n: int
+    center: Array
+    radius: float
+
+    @property
+    def dimension(self) -> int:  # type: ignore[override]
+        """Numbers of a point."""
+        return len(self.center)
+
+    def draw(self, generator: np.random.Generator) -> Array:
+        """Independent of one another."""
+        directions = generator.standard_normal((self.n, self.dimension))
+        directions *= self.radius / np.linalg.norm(directions, axis=1, keepdims=True)
+        return self.center + directions
+
+
+class Sphere:
+    """A sphere.
+
+    Parameters
+    ----------
+    center : sequence of float
+        Its centre.
+    radius : float
+        Positive.
+    """
+
+    def __init__(self, center: Sequence[float], radius: float) -> None:
+        self.center, self.radius = np.array(center, dtype=np.float64), float(radius)
+        if not (self.center.ndim == 1 and np.isfinite(self.center).all() and 0.0 < self.radius < np.inf):
+            raise ConfigError(f"a sphere needs a centre and a positive radius, got {center}, {radius}", collective=True)
+
+    def surface(self, n: int) -> Points:
+        """So many points on its surface."""
+        return _OnSphere(_counted(n), self.center, self.radius)
+
+
+def evenly(n: int, dimension: int, generator: np.random.Generator) -> Array:
+    """Points that fill the unit cube evenly, of shape (n, dimension), from a random shift on."""
+    # the root above 1 of x^(d+1) = x + 1
+    root = 2.0
+    for _ in range(60):
+        root = (1.0 + root) ** (1.0 / (dimension + 1))
+    steps = root ** -np.arange(1.0, dimension + 1)
+    points: Array = (generator.random(dimension) + np.arange(1, n + 1)[:, None] * steps) % 1.0
+    return points
+
+
+def _counted(n: int) -> int:
+    if isinstance(n, bool) or not isinstance(n, int | np.integer) or n < 1:
+        raise ConfigError(f"expected a number of points, at least 1, got {n!r}", collective=True)
+    return int(n)

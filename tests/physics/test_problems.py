@@ -1,0 +1,245 @@
+"""Residual problems: losses against plain formulas, runs alike on every grid, unknown constants, and bad input."""
+
+from __future__ import annotations
+
+import sys
+import types
+
+import numpy as np
+import pytest
+from launched import call_together
+from problems import alternating
+
+import distnewton
+from distnewton.errors import ConfigError
+from distnewton.physics import Box, Given, Problem, Sphere, Term, derivatives
+from distnewton.physics.residuals import ResidualLoss
+
+SQUARE = Box([0, 0], [1, 2])
+
+
+def heat(n=9, **options):
+    """u_t = u_xx with a coupled component, on a few points."""
+    return Problem(
+        [
+            Term("heat", SQUARE.interior(n), lambda x, u, du, d2u: (
+                du[0, 1] - d2u[0, 0] - np.sin(x[0]) * u[1], u[1] * du[0, 0] - np.exp(-u[0] ** 2) * d2u[1, 1]
+            )),
+            Term("ends", SQUARE.face(n // 2, (0, 0), (1, 1)), lambda u, x: u[0] - x[0], weight=3.0),
+        ],
+        n_outputs=2, solution=lambda x: np.stack([x[0] * x[1], x[0]]), **options,
+    )  # fmt: skip
+
+
+def config(widths=(2, 4, 3, 2), iterations=3, partition=None, run=None, **method):
+    return distnewton.make_config({
+        "network": {"layers": list(widths), "activation": "tanh"}, "partition": partition or {},
+        "method": method, "run": {"iterations": iterations, "checkpoint_minutes": 0.0, **(run or {})},
+    })  # fmt: skip
+
+
+def numbers_of(result):
+    """What must not depend on the grid."""
+    return [[r.objective, r.gradient_norm or 0.0, *r.train.values(), *r.test.values()] for r in result.history]
+
+
+def test_loss_gradient_and_rows_equal_plain_formulas():
+    problem = heat(6)
+    loss = ResidualLoss(problem, seed=4)
+    rng = np.random.default_rng(0)
+    order = rng.permutation(problem.n_points)
+    Z = rng.standard_normal((len(order), 5 * 2))
+    x = loss.points[order]
+
+    def rows(z, i):
+        """Weighted residuals of a point from its channels, whose squares are its loss."""
+        (u, v), (u_x, v_x), (u_t, _), (u_xx, _), (_, v_tt) = z.reshape(5, 2)
+        n, scale = problem.n_points, np.sqrt
+        if order[i] < 6:
+            equations = u_t - u_xx - np.sin(x[i, 0]) * v, v * u_x - np.exp(-(u**2)) * v_tt
+            return np.array([scale(n / 6) * r for r in equations]) + 0 * v_x
+        return np.array([scale(3.0 * n / 3) * (u - x[i, 0]), 0.0 * u])
+
+    step = 1e-30
+    J = np.stack([
+        np.stack([rows(Z[i] + 1j * step * e, i).imag / step for e in np.eye(10)], axis=-1) for i in range(len(Z))
+    ])
+    R = np.stack([rows(Z[i], i) for i in range(len(Z))])
+    for term in loss.terms:
+        at = loss.points[term.rows]
+        term.check(Z[: len(at)], at, np.arange(len(at)))
+    np.testing.assert_allclose(loss.values(Z, order), (R**2).sum(axis=1), rtol=1e-13)
+    np.testing.assert_allclose(loss.gradient(Z, order), 2 * np.einsum("na,nac->nc", R, J), rtol=0, atol=1e-12)
+    hessian = loss.hessian(Z, order)
+    np.testing.assert_allclose(hessian.roots(0, None), np.sqrt(2) * J, rtol=0, atol=1e-12)
+    V = rng.standard_normal(Z.shape)
+    np.testing.assert_allclose(hessian.matvec(V), 2 * np.einsum("nac,nad,nd->nc", J, J, V), rtol=0, atol=1e-11)
+    mean = loss.values(Z, order).mean()
+    squares = loss.mean_squares(Z, order)
+    assert mean == pytest.approx(squares[0] + 3.0 * squares[1], rel=1e-13)
+
+
+@pytest.mark.mpi(min_size=1, sizes=(4,))
+@pytest.mark.parametrize(
+    "method",
+    [
+        {},
+        {"direction": "gauss_newton", "subsample": 0.7, "subsample_min": 1, "cg_tolerance": 1e-12, "cg_max": 200},
+        {"direction": "adam", "batch": 5},
+    ],
+    ids=["auto", "gauss_newton", "adam"],
+)
+def test_runs_are_alike_on_all_grids_and_replicas(world, method):
+    problem = heat(resample=2)
+    alone = numbers_of(distnewton.train(config(**method), problem))
+    splits = [((1, 2, 1, 2), 2)]
+    if not method:
+        splits += [(s, 1) for s in alternating(world.size, 3)] + [((1, 1, 1, 1), 4)]
+    for chosen, replicas in splits:
+        partition = {"splits": list(chosen), "replicas": replicas}
+        together = distnewton.train(config(partition=partition, **method), world.mpi, train_data=problem)
+        np.testing.assert_allclose(numbers_of(together), alone, rtol=1e-7)
+        together.model.grid.free()
+
+
+@pytest.mark.mpi(min_size=1, sizes=(3,))
+@pytest.mark.parametrize("direction", ["block_diagonal", "block_dual", "kfac", "dual", "gauss_newton", "adam"])
+def test_directions_lead_down(world, direction):
+    method = {"direction": direction}
+    if direction == "kfac":
+        method |= {"batch": 6, "learning_rate": 1e-3}
+    if direction == "block_dual":
+        method |= {"damping": 1.0}
+    result = distnewton.train(config(iterations=6, **method), world.mpi, train_data=heat())
+    assert result.last.objective < 0.9 * result.history[0].objective
+    assert set(result.last.train) == {"rmse", "heat", "ends"}
+    assert result.last.objective == pytest.approx(result.last.train["rmse"] ** 2, rel=1e-9)
+    result.model.grid.free()
+
+
+def test_points_are_drawn_anew_by_rounds_and_a_resumed_run_goes_on_alike(tmp_path):
+    problem = heat(resample=2)
+    first, second = problem.points(3, 0), problem.points(3, 1)
+    assert (problem.points(3, 1) == second).all()
+    assert not (first[:9] == second[:9]).any()
+    whole = distnewton.train(config(iterations=6), problem)
+    for stop in (3, 4):
+        folder = tmp_path / str(stop)
+        distnewton.train(config(iterations=stop), problem, checkpoints=folder)
+        resumed = distnewton.train(config(iterations=6), problem, checkpoints=folder, resume=True)
+        assert resumed.last.objective == whole.last.objective
+
+
+@pytest.mark.mpi(min_size=1, sizes=(3,))
+def test_unknown_constants_are_found_on_every_grid(world):
+    x = np.linspace(0, 1, 21)
+    problem = Problem(
+        [
+            Term("equation", Box([0], [1]).interior(20), lambda u, du, rate: du[0, 0] + rate * u[0]),
+            Term("observed", x, lambda u, data: u[0] - data, data=2.0 * np.exp(-1.5 * x)),
+        ],
+        unknowns={"rate": 0.5}, solution=lambda x: 2.0 * np.exp(-1.5 * x[0]),
+    )  # fmt: skip
+    alone = distnewton.train(config((1, 6, 2), 40), problem)
+    assert alone.history[0].test["rate"] == 0.5
+    assert alone.last.test["rate"] == pytest.approx(1.5, abs=1e-4)
+    assert alone.last.test["relative_l2"] < 1e-4
+    for splits in alternating(world.size, 2):
+        partition = {"splits": list(splits)}
+        together = distnewton.train(config((1, 6, 2), 8, partition), world.mpi, train_data=problem)
+        np.testing.assert_allclose(numbers_of(together), numbers_of(alone)[:9], rtol=1e-6)
+        together.model.grid.free()
+
+
+@pytest.mark.mpi(min_size=1, sizes=(3,))
+def test_derivatives_of_a_model_are_those_of_its_outputs(world):
+    partition = {"splits": [1, world.size, 1, world.size]}
+    model = distnewton.train(config(partition=partition, iterations=1), world.mpi, train_data=heat()).model
+    X = np.random.default_rng(0).random((4, 2))
+    found = derivatives(model, X)
+    np.testing.assert_allclose(found["u"].T, model.predict(X), rtol=0, atol=1e-13)
+    h = 1e-4
+    for i, e in enumerate(np.eye(2)):
+        up, down = model.predict(X + h * e), model.predict(X - h * e)
+        np.testing.assert_allclose(found["du"][:, i].T, (up - down) / (2 * h), rtol=0, atol=1e-6)
+        second = (up - 2 * model.predict(X) + down) / h**2
+        np.testing.assert_allclose(found["d2u"][:, i].T, second, rtol=0, atol=1e-5)
+    model.grid.free()
+
+
+@pytest.mark.mpi(min_size=1, sizes=(3,))
+def test_a_recipe_names_a_problem(world, folder, monkeypatch):
+    monkeypatch.setitem(sys.modules, "own_equations", types.SimpleNamespace(heat=heat, two=2, __spec__=None))
+    monkeypatch.setattr("distnewton.physics.sources._is_module", lambda name: name == "own_equations")
+    common = ["--network.layers", "2-3-2", "--run.iterations", "2", "--quiet"]
+    done = call_together(
+        world, "train", "--data.train", "own_equations:heat", *common, "--run-dir", folder / "run"
+    )
+    assert done.returncode == 0, done.stderr
+    lines = (folder / "run" / "metrics.jsonl").read_text().splitlines()
+    assert len(lines) == 3
+    assert '"relative_l2"' in lines[-1]
+    assert 'dtype = "float64"' in (folder / "run" / "config.toml").read_text()
+    done = call_together(world, "train", "--data.train", "own_equations:two", *common, "--run-dir", folder / "no")
+    assert done.returncode == 78
+    assert "own_equations has no problem two" in done.stderr
+
+
+def one(residual, **options):
+    return Problem([Term("law", SQUARE.interior(5), residual, **options)])
+
+
+BAD = {
+    "not finite": (lambda: one(lambda u, x: u[0] / (0 * x[0])), r"term law: the residual is not finite at x = \["),
+    "wrong shape": (lambda: one(lambda u: u[0][:3]), r"term law: expected residuals of shape \(n,\) = \(5,\)"),
+    "a number": (lambda: one(lambda u: 1.0), "term law: expected residuals of shape"),
+    "complex": (lambda: one(lambda u: 1j * u[0]), "term law: the residual of real numbers is complex"),
+    "independent": (lambda: one(lambda x, u: x[0]), "term law: the residual does not depend on the network"),
+    "abs": (lambda: one(lambda u: abs(u[0] - 9.0)), "term law: derivatives by complex steps differ"),
+    "real part": (lambda: one(lambda u, du: u[0] + du[0, 0].real ** 2), "term law: derivatives by complex steps"),
+    "argument": (lambda: one(lambda u, v: u[0]), "term law: the residual has no argument 'v'"),
+    "data without points": (lambda: one(lambda u, data: u[0], data=np.ones(5)), "term law: data belong to given"),
+    "no data": (lambda: one(lambda u, data: u[0]), "term law: the residual takes data"),
+    "weight": (lambda: one(lambda u: u[0], weight=-1.0), "term law: the weight must be positive"),
+    "dimensions": (
+        lambda: Problem([Term("a", SQUARE.interior(5), lambda u: u[0]), Term("b", [0.1], lambda u: u[0])]),
+        "one dimension, got a: 2, b: 1",
+    ),
+    "names": (lambda: Problem([Term("a", [1.0], lambda u: u[0])] * 2), "different names"),
+    "points": (lambda: Given([[0.0, np.nan]]), "finite numbers of shape"),
+    "box": (lambda: Box([0, 1], [1, 1]), "low < high"),
+    "no points": (lambda: SQUARE.interior(0), "number of points"),
+    "face": (lambda: SQUARE.face(3, (2, 0)), "axes below 2"),
+    "sphere": (lambda: Sphere([0, 0], -1), "positive radius"),
+    "solution": (
+        lambda: Problem([Term("law", SQUARE.interior(5), lambda u: u[0])], solution=lambda x: x), "solution: expected"
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.mpi(min_size=1, sizes=(3,))
+@pytest.mark.parametrize("kind", BAD)
+def test_bad_problems_are_refused_by_the_name_of_the_term_on_all_ranks(world, kind):
+    make, message = BAD[kind]
+    with pytest.raises(ConfigError, match=message):
+        distnewton.train(config((2, 3, 1), 1), world.mpi, train_data=make())
+    world.barrier()
+
+
+@pytest.mark.mpi(min_size=1, sizes=(3,))
+def test_relu_is_refused_where_second_derivatives_are_needed(world):
+    settings = config().model_copy(update={"network": config().network.model_copy(update={"activation": "relu"})})
+    with pytest.raises(ConfigError, match="second derivatives, which relu does not have"):
+        distnewton.train(settings, world.mpi, train_data=heat())
+
+
+def test_points_lie_where_they_should():
+    generator = np.random.default_rng(0)
+    inside, faces = SQUARE.interior(200).draw(generator), SQUARE.boundary(40).draw(generator)
+    assert ((inside > 0) & (inside < [1, 2])).all()
+    # a quarter of the box holds a quarter of the points, nearly
+    assert abs(((inside < [0.5, 1]).all(axis=1)).sum() - 50) <= 3
+    on = [(faces[:, 0] == 0), (faces[:, 0] == 1), (faces[:, 1] == 0), (faces[:, 1] == 2)]
+    assert [int(side.sum()) for side in on] == [10] * 4
+    sphere = Sphere([1, 2, 3], 2).surface(30).draw(generator)
+    np.testing.assert_allclose(np.linalg.norm(sphere - [1, 2, 3], axis=1), 2)
