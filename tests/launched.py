@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import os
 import shutil
 import signal
@@ -84,6 +85,24 @@ def end_group(process):
 def distnewton(*arguments):
     """The command."""
     return [sys.executable, "-m", "distnewton.cli", *map(str, arguments)]
+
+
+SEVERAL = """
+import json, sys
+from distnewton.cli.main import console
+for arguments in json.loads(sys.argv[1]):
+    sys.argv[1:] = arguments
+    try:
+        console()
+    except SystemExit as end:
+        if end.code:
+            raise
+"""
+
+
+def several(*commands):
+    """Commands after each other in one process, which the first that fails ends."""
+    return [sys.executable, "-c", SEVERAL, json.dumps([list(map(str, command)) for command in commands])]
 
 
 def call(*arguments, **environment):

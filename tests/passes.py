@@ -114,10 +114,7 @@ def passes(options: argparse.Namespace) -> list[Pass]:
     if not options.mpi_only:
         # in the order of tests/conftest.py: what takes longest begins first
         beside = ["-n", str(n_workers), "--dist", "loadfile", "--no-loadscope-reorder"]
-        chosen = [
-            Pass("serial", [*common, *beside, "-m", f"not mpi and not alone{not_slow}", *options.pytest]),
-            Pass("alone", [*common, "-m", f"alone and not mpi{not_slow}", *options.pytest]),
-        ]
+        chosen = [Pass("serial", [*common, *beside, "-m", f"not mpi{not_slow}", *options.pytest])]
     if not options.serial_only:
         # a cache folder would be written by all ranks
         ranked = [*common, "--with-mpi", "-p", "no:cacheprovider", "-m", f"mpi{not_slow}", *options.pytest]

@@ -145,10 +145,9 @@ def test_one_process_at_a_time_trains_a_run(place):
 
 
 def test_a_run_that_went_on_with_other_ranks_is_told_of_by_all_commands(place):
-    begun = run([*mpirun(2), *distnewton("train", "--data.train=small.csv", "--network.layers=auto-6-auto",
-                                         "--run.iterations=2", "--run-dir", "R")])  # fmt: skip
+    begun = call("train", "--data.train=small.csv", "--network.layers=auto-6-auto", "--run.iterations=2", "--run-dir=R")
     assert begun.returncode == 0, begun.stderr
-    done = run([*mpirun(3), *distnewton("train", "--resume", "R", "--run.iterations=5")])
+    done = run([*mpirun(2), *distnewton("train", "--resume", "R", "--run.iterations=5")])
     assert done.returncode == 0, done.stderr
     assert "resumes from iteration 2" in done.stdout
     ended = re.search(r"directions ended early\W+(\d+) of (\d+)", done.stdout)

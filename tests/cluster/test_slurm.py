@@ -27,11 +27,12 @@ def slurm():
         yield nodes
 
 
-def cluster_file(folder, launcher="mpirun", minutes=5, **slurm):
+def cluster_file(folder, launcher="mpirun", minutes=5, fault=None, **slurm):
     """Two nodes with two ranks each, on this machine's few cores."""
     options = ["--mpi=pmi2"] if launcher == "srun" else []
     # Slurm's pmi2 takes 1,024 bytes of a message, which the addresses of UCX may exceed; those of libfabric are short
     variables = {**AS_ROOT, "MPIR_CVAR_CH4_NETMOD": "ofi"} if launcher == "srun" else AS_ROOT
+    variables = variables | ({"DISTNEWTON_FAULT": fault} if fault else {})
     lines = [f"{key} = {json.dumps(value)}" for key, value in slurm.items()]
     file = folder / "two.toml"
     file.write_text(f"""
@@ -68,8 +69,9 @@ def output(folder, number):
 
 def test_training_over_two_nodes_stopped_by_the_clock_and_queued_again(slurm, tmp_path):
     # Slurm's shortest limit is a minute, of which the run leaves 30 s: two tries of half a minute
-    number = submit(slurm, tmp_path, cluster_file(tmp_path, minutes=1, requeues=1), "--set=run.iterations=10000000",
-                    "--set=network.layers=auto-40-30-auto", "--set=method.direction=sgd")  # fmt: skip
+    # a rank that sleeps most of the time leaves the cores to other tests
+    cluster = cluster_file(tmp_path, minutes=1, requeues=1, fault="rank=0 at=cg kind=slow factor=50")
+    number = submit(slurm, tmp_path, cluster, "--set=run.iterations=10000000", "--set=method.direction=block_diagonal")
     state = slurm.wait(number, 200)
     text = output(tmp_path, number)
     assert (state["ExitCode"], state["Restarts"], state["NodeList"]) == ("75:0", "1", "n[0-1]"), text
@@ -116,11 +118,7 @@ def test_srun_that_starts_processes_apart_from_each_other(slurm, tmp_path):
 
 
 def test_the_first_failure_is_in_the_output_and_in_the_run_folder(slurm, tmp_path):
-    cluster = cluster_file(tmp_path)
-    variables = json.dumps({**AS_ROOT, "DISTNEWTON_FAULT": "rank=3 at=cg kind=raise skip=4"}).replace('": ', '" = ')
-    text = cluster.read_text()
-    lines = (f"variables = {variables}" if "variables" in line else line for line in text.splitlines())
-    cluster.write_text("\n".join(lines))
+    cluster = cluster_file(tmp_path, fault="rank=3 at=cg kind=raise skip=4")
     number = submit(slurm, tmp_path, cluster, "--set=run.iterations=500", "--set=method.direction=block_diagonal")
     state, text = slurm.wait(number, 150), output(tmp_path, number)
     assert state["ExitCode"] == "70:0", text

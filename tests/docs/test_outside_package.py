@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from launched import distnewton, launches, mpirun, run
+from launched import call, distnewton, launches, mpirun, run, several
 
 REPOSITORY = Path(__file__).parents[2]
 EXAMPLES = REPOSITORY / "docs" / "examples"
@@ -77,24 +77,11 @@ def start(site, *arguments, n_ranks=1):
     return run([*launcher, *distnewton(*arguments)], PYTHONPATH=path)
 
 
-SEVERAL = """
-import json, sys
-from distnewton.cli.main import console
-for arguments in json.loads(sys.argv[1]):
-    sys.argv[1:] = arguments
-    try:
-        console()
-    except SystemExit as end:
-        if end.code:
-            raise
-"""
-
-
-def start_several(site, *commands):
-    """Run commands after each other in one process with the package on its path; the first that fails ends it."""
+def start_several(site, *commands, n_ranks=1):
+    """Run commands after each other in one process (a rank) with the package on its path."""
+    launcher = mpirun(n_ranks) if n_ranks > 1 else []
     path = os.pathsep.join([str(site), *filter(None, [os.environ.get("PYTHONPATH")])])
-    commands = [list(map(str, command)) for command in commands]
-    return run([sys.executable, "-c", SEVERAL, json.dumps(commands)], PYTHONPATH=path)
+    return run([*launcher, *several(*commands)], PYTHONPATH=path)
 
 
 def settings(matlab, direction):
@@ -123,25 +110,33 @@ def test_help_lists_components_and_their_options(installed):
     assert done.returncode == 0, done.stderr
 
 
-@pytest.mark.parametrize("direction", ["diagonal_newton", "lbfgs", "levenberg_marquardt"])
-def test_a_run_that_is_resumed_on_another_grid(installed, matlab, tmp_path, direction):
-    given = [*settings(matlab, direction), f"--run-dir={tmp_path / 'run'}"]
-    given += ["--method.memory=4"] if direction == "lbfgs" else []
-    done = start(installed, "train", *given, "--run.iterations=12", n_ranks=2)
+DIRECTIONS = ["diagonal_newton", "lbfgs", "levenberg_marquardt"]
+
+
+@pytest.fixture(scope="module")
+def resumed(installed, matlab, tmp_path_factory):
+    """Folder with runs of each direction on two ranks, resumed on one, beside whole ones; and what was printed."""
+    folder = tmp_path_factory.mktemp("runs")
+    given = {name: [*settings(matlab, name), *["--method.memory=4"] * (name == "lbfgs")] for name in DIRECTIONS}
+    begun = [["train", *given[name], f"--run-dir={folder / name}", "--run.iterations=12"] for name in DIRECTIONS]
+    done = start_several(installed, *begun, n_ranks=2)
     assert done.returncode == 0, done.stderr
-    # the same steps without a stop, and on one rank
-    whole = [*given[:-1], "--method.memory=4"] if direction == "lbfgs" else given[:]
-    whole = [argument for argument in whole if not argument.startswith("--run-dir")]
-    done = start_several(
-        installed,
-        ["train", *whole, f"--run-dir={tmp_path / 'whole'}", "--run.iterations=16"],
-        ["train", "--resume", tmp_path / "run", "--run.iterations=16"],
-        ["info", tmp_path / "run"],
-        ["report", tmp_path / "run"],
-    )
+    commands = []
+    for name in DIRECTIONS:
+        # the same steps without a stop, and on one rank
+        commands += [["train", *given[name], f"--run-dir={folder / name}-whole", "--run.iterations=16"],
+                     ["train", "--resume", folder / name, "--run.iterations=16"],
+                     ["info", folder / name], ["report", folder / name]]  # fmt: skip
+    done = start_several(installed, *commands)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.count(f"report: {tmp_path / 'run' / 'report.html'}") == 1
-    found, expected = objectives(tmp_path / "run"), objectives(tmp_path / "whole")
+    return folder, done.stdout
+
+
+@pytest.mark.parametrize("direction", DIRECTIONS)
+def test_a_run_that_is_resumed_on_another_grid(resumed, direction):
+    folder, told = resumed
+    assert told.count(f"report: {folder / direction / 'report.html'}") == 1
+    found, expected = objectives(folder / direction), objectives(folder / f"{direction}-whole")
     assert len(found) == len(expected) == 17
     assert found[-1] < 0.65 * found[0]  # the outliers stay
     np.testing.assert_allclose(found, expected, rtol=1e-7 if direction == "lbfgs" else 1e-5)
@@ -149,15 +144,15 @@ def test_a_run_that_is_resumed_on_another_grid(installed, matlab, tmp_path, dire
 
 def test_compare_and_plan(installed, matlab):
     given = [option for option in settings(matlab, "adam") if "direction" not in option]
-    plan = [f"--set={option[2:]}" for option in settings(matlab, "diagonal_newton")]
+    plan = [[f"--set={option[2:]}" for option in settings(matlab, name)] for name in ("diagonal_newton", "lbfgs")]
     done = start_several(
         installed,
         ["compare", *given, "--directions=lbfgs,adam", "--seconds=0.2"],
-        ["plan", *plan, "--ranks=4"],
+        ["plan", *plan[0], "--ranks=4"],
+        ["plan", *plan[1], "--ranks=4"],
     )
-    assert done.returncode == 0, done.stderr
     assert "lbfgs" in done.stdout
-    done = start(installed, "plan", *[f"--set={option[2:]}" for option in settings(matlab, "lbfgs")], "--ranks=4")
+    # of the last command: the others succeed
     assert done.returncode == 78
     assert "there is no model of lbfgs" in done.stderr
 
@@ -194,12 +189,12 @@ def test_a_layer_on_two_ranks_and_in_its_model(installed, tmp_path):
             run.iterations = 5
             run.dtype = "float64"
         """)
-        done = start(installed, "train", str(recipe), f"--run-dir={tmp_path / name}", n_ranks=2)
-        assert done.returncode == 0, done.stderr
-    assert objectives(tmp_path / "own") == objectives(tmp_path / "same")
-    done = start(installed, "evaluate", str(tmp_path / "own"), str(tmp_path / "images.npz"))
+    train = [["train", tmp_path / f"{name}.toml", f"--run-dir={tmp_path / name}"] for name in ("own", "same")]
+    evaluate = ["evaluate", tmp_path / "own", tmp_path / "images.npz"]
+    done = start_several(installed, *train, evaluate, n_ranks=2)
     assert done.returncode == 0, done.stderr
-    done = start("", "evaluate", str(tmp_path / "own"), str(tmp_path / "images.npz"))
+    assert objectives(tmp_path / "own") == objectives(tmp_path / "same")
+    done = call(*evaluate)
     assert done.returncode != 0
     assert "unknown layer 'global_avg_pool'" in done.stderr
 

@@ -237,7 +237,7 @@ LAUNCHED = {"1", "40", "48 pickle"}
 @launching
 def test_bad_input_of_a_launch(tmp_path, row):
     prepare(tmp_path, row)
-    done = run([*mpirun(4), *distnewton(*row.arguments())], cwd=tmp_path)
+    done = run([*mpirun(2), *distnewton(*row.arguments())], cwd=tmp_path)
     check(row, tmp_path, done.returncode, done.stderr.replace("\r", ""))
 
 

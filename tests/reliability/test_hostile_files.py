@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow as pa
 import pytest
-from launched import call, distnewton, run
+from launched import call, distnewton, run, several
 
 import distnewton as package
 from distnewton.data.formats import delimited, streams
@@ -170,9 +170,9 @@ def test_numbers_of_flags(here, flag, value):
 def test_labels_in_a_locale_without_them(here):
     (here / "x.csv").write_text("größe,é\n" + "".join(f"{i},{'äö'[i % 2]}\n" for i in range(9)), encoding="utf-8")
     ascii_only = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0", "PYTHONIOENCODING": "ascii"}
-    for command in (train_on("x.csv"), ["report", "R"], ["evaluate", "R", "x.csv"], ["predict", "R", "x.csv"]):
-        done = run(distnewton(*command), cwd=here, **ascii_only)
-        assert done.returncode == 0, done.stderr
+    done = run(several(train_on("x.csv"), ["report", "R"], ["evaluate", "R", "x.csv"], ["predict", "R", "x.csv"]),
+               cwd=here, **ascii_only)  # fmt: skip
+    assert done.returncode == 0, done.stderr
     assert done.stdout.isascii()
     wrong = run(distnewton(*train_on("é.csv", "--run-dir=S")), cwd=here, **ascii_only)
     check(wrong, "data.train: is not UTF-8 text", (78,))
