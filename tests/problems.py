@@ -65,7 +65,7 @@ class Case:
         """A vector over all variables from the blocks of the ranks."""
         full = np.zeros(self.dense.n_params)
         full[self.own_index] = local
-        return self.grid.comm.sum_inplace(full)
+        return self.grid.sum_over_replicas(self.grid.comm.sum_inplace(full)) / self.grid.n_replicas
 
     def agree(self, condition):
         """Collective verdict: true when it holds on every rank."""
@@ -140,18 +140,19 @@ def weigh(case, weights):
     return case
 
 
-def linearization(case, rows, *, damping=0.5, sketch=0, rooted=False, curvature=True, seed=0, form="identity"):
+def linearization(
+    case, rows, *, damping=0.5, sketch=0, rooted=False, curvature=True, seed=0, form="identity", of_sample=False
+):
     """The model at the case's point, with the curvature of a range of samples."""
     evaluation = case.objective.evaluate(case.params, rows)
     gradient = case.objective.gradient(evaluation)
-    targets = case.objective.targets[slice(*rows)]
     generator = np.random.default_rng(seed)
-    activations = evaluation.subsample[1]
+    activations, targets = case.objective.curvature_samples(evaluation)
     point = Point(case.network, case.params, activations, case.objective.loss, targets)
-    sample = CurvatureSample(point, generator)
+    sample = CurvatureSample(point, generator, share=evaluation.share)
     if curvature:
         sample.linearize(sketch, rooted=rooted)
-    return Linearization(gradient, sample, 1 / case.dense.C, damping, case.grid, form)
+    return Linearization(gradient, sample, 1 / case.dense.C, damping, case.grid, form, of_sample)
 
 
 def newton_trainer(

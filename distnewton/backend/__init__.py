@@ -18,9 +18,10 @@ from distnewton.backend.arrays import (
     update,
     vecdot,
 )
-from distnewton.backend.cpu import Backend, load_lapack
+from distnewton.backend.cpu import SYSTEM_ADVICE, Backend, load_lapack
 
 __all__ = [
+    "SYSTEM_ADVICE",
     "Array",
     "Backend",
     "add_scaled",

@@ -205,33 +205,43 @@ class Backend:
         roots = np.linalg.inv(factors)
         return self.asarray(np.matrix_transpose(roots) @ roots)
 
-    def solve(self, A: Array, b: Array) -> Array:
-        """Solution of A x = b for a symmetric positive definite matrix, by Cholesky as in :meth:`inverse`.
+    def cholesky(self, A: Array) -> Array:
+        """Lower Cholesky factor of a symmetric positive definite matrix.
 
         Parameters
         ----------
         A : Array of shape (n, n)
-            CachedSource.
-        b : Array of shape (n,)
-            Right-hand side.
+            Kept.
 
         Returns
         -------
-        Array of shape (n,)
+        Array of shape (n, n)
+            In the first of this dtype and float64 that can; what is above the diagonal means nothing.
 
         Raises
         ------
         NumericalError
             If the matrix is not positive definite in float64 either.
         """
-        factor = self._cholesky(A, SYSTEM_ADVICE)
-        x, _ = _lapack("potrs", factor.dtype)(factor, b.astype(factor.dtype), lower=True)
+        return self._cholesky(A, SYSTEM_ADVICE)
+
+    def solve(self, factor: Array, b: Array) -> Array:
+        """Solution of L L^T x = b, for a lower factor as of :meth:`cholesky` and b of shape (n,)."""
+        x, _ = _lapack("potrs", factor.dtype)(factor, b.astype(factor.dtype, copy=False), lower=True)
         return self.asarray(x)
+
+    def solve_triangular(self, L: Array, b: Array, *, transposed: bool) -> Array:
+        """Solution of L x = b, or of L^T x = b, for a lower triangular matrix; b of shape (n,) or (n, k)."""
+        x, _ = _lapack("trtrs", L.dtype)(L, b, lower=True, trans=int(transposed))
+        solution: Array = x
+        return solution
 
     def _cholesky(self, A: Array, advice: str) -> Array:
         """Lower Cholesky factor, in the first of this dtype and float64 that can; the upper triangle is not cleared."""
         for dtype in dict.fromkeys((self.dtype, np.dtype(np.float64))):
-            factor, failed = _lapack("potrf", dtype)(A.astype(dtype), lower=True, overwrite_a=True, clean=False)
+            # the transpose of a symmetric matrix is the matrix, in the order that LAPACK wants
+            copied = A.T.astype(dtype, order="K")
+            factor, failed = _lapack("potrf", dtype)(copied, lower=True, overwrite_a=True, clean=False)
             if not failed:
                 lower: Array = factor
                 return lower

@@ -112,11 +112,14 @@ class DeviceBackend(Backend):
         roots = self.xp.linalg.inv(factors)
         return self.asarray(self.xp.swapaxes(roots, -1, -2) @ roots)
 
-    def solve(self, A: Array, b: Array) -> Array:
-        """Solution of A x = b for a symmetric positive definite matrix, by Cholesky as in :meth:`inverse`."""
-        factor = self._factor_of(A, SYSTEM_ADVICE)
-        y = self._solve_triangular(factor, b.astype(factor.dtype, copy=False), transposed=False)
-        return self.asarray(self._solve_triangular(factor, y, transposed=True))
+    def cholesky(self, A: Array) -> Array:
+        """Lower Cholesky factor, in the first of this dtype and float64 that can."""
+        return self._factor_of(A, SYSTEM_ADVICE)
+
+    def solve(self, factor: Array, b: Array) -> Array:
+        """Solution of L L^T x = b."""
+        y = self.solve_triangular(factor, b.astype(factor.dtype, copy=False), transposed=False)
+        return self.asarray(self.solve_triangular(factor, y, transposed=True))
 
     def _factor_of(self, A: Array, advice: str) -> Array:
         """Lower Cholesky factor, in the first of this dtype and float64 that can."""
@@ -139,7 +142,7 @@ class DeviceBackend(Backend):
         result: Array = self.xp.linalg.inv(L)
         return result
 
-    def _solve_triangular(self, L: Array, b: Array, *, transposed: bool) -> Array:
+    def solve_triangular(self, L: Array, b: Array, *, transposed: bool) -> Array:
         """Solution of L x = b, or of its transpose."""
         result: Array = self.xp.linalg.solve(L.T if transposed else L, b)
         return result

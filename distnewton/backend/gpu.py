@@ -253,7 +253,8 @@ class CupyBackend(DeviceBackend):
         result: Array = solve_triangular(L, self.xp.eye(len(L), dtype=L.dtype), lower=True)
         return result
 
-    def _solve_triangular(self, L: Array, b: Array, *, transposed: bool) -> Array:
+    def solve_triangular(self, L: Array, b: Array, *, transposed: bool) -> Array:
+        """Solution of L x = b, or of its transpose."""
         from cupyx.scipy.linalg import solve_triangular
 
         result: Array = solve_triangular(L, b, trans="T" if transposed else "N", lower=True)

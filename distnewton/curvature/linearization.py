@@ -43,6 +43,8 @@ class Linearization:
         The ranks.
     damping_form : str
         ``identity`` or ``diagonal``. The diagonal is computed as the model is made, collectively.
+    of_sample : bool
+        Whether the gradient is that of the curvature's samples, and of the regularisation.
     """
 
     gradient: Array
@@ -51,6 +53,7 @@ class Linearization:
     damping: float
     grid: ProcessGrid
     damping_form: DampingForm = "identity"
+    of_sample: bool = False
 
     def __post_init__(self) -> None:
         # here, where all ranks are: directions of a rank's own block send nothing

@@ -157,6 +157,17 @@ class CurvatureSample:
             self._hessian = self.point.loss_hessian
         return self._hessian
 
+    @property
+    def residuals(self) -> Array | None:
+        """Own samples' u with J^T u / |S| = gradient of the mean loss, for exact roots of B; None without such."""
+        exact = self._rooted and self.jacobian.n_out == self.point.network.n_out
+        return self.point.loss.residuals(self.point.activations.output, self.point.targets) if exact else None
+
+    def rooted(self, V: Array) -> Array:
+        """R V of own samples for exact roots R of B: outputs of shape (n, n_out) become rows of the Jacobian."""
+        roots = self.backend.asarray(self.point.loss_hessian.roots(self.point.network.n_out, None))
+        return self.backend.stacked_matvec(roots, self.backend.asarray(V))
+
     def product(self, v: Array, scalars: Sequence[float]) -> tuple[Array, Array]:
         """J v, or R J v with roots, and sums of some numbers, over the ranks of a replica.
 

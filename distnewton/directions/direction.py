@@ -60,6 +60,9 @@ class DirectionResult:
     ----------
     direction : Array of shape (n_params_local,)
         This rank's block.
+    acceleration : Array of shape (n_params_local,) or None
+        Half the second derivative of a curved step, theta + alpha d + alpha^2 a; None where it is straight. The model's
+        prediction is that of d alone.
     inner_iterations : int
         CG steps of this rank.
     finished : bool
@@ -72,6 +75,10 @@ class DirectionResult:
         Why this rank has no direction; else empty.
     step_sizes : tuple of float
         Step sizes of the groups, the same on all ranks, of directions that have some.
+    rank : int
+        Numerical rank of the matrix that this rank factorised; 0 where it factorised none. The least over its blocks.
+    condition : float
+        Estimate of that matrix's condition number, damping included; the largest over its blocks.
     """
 
     direction: Array
@@ -81,6 +88,9 @@ class DirectionResult:
     note: str = ""
     failure: str = ""
     step_sizes: tuple[float, ...] = ()
+    rank: int = 0
+    condition: float = 0.0
+    acceleration: Array | None = None
 
 
 class Direction(ABC):
@@ -209,7 +219,9 @@ class Direction(ABC):
             This rank's blocks.
         """
 
-    def check_memory(self, n_samples: int, n_out: int, itemsize: int, memory_mb: float) -> None:  # noqa: B027
+    def check_memory(  # noqa: B027
+        self, n_samples: int, n_out: int, itemsize: int, memory_mb: float, n_ranks: int = 1
+    ) -> None:
         """Refuse a problem whose systems do not fit, before any data is read; takes all by default.
 
         Parameters
@@ -220,12 +232,31 @@ class Direction(ABC):
             Bytes of a number.
         memory_mb : float
             Megabytes that a rank may use.
+        n_ranks : int
+            Ranks of all replicas.
 
         Raises
         ------
         ConfigError
             With the sizes that would fit.
         """
+
+    def system_bytes(self, n_rows: int, itemsize: int, n_ranks: int) -> float:
+        """Bytes of a rank for a matrix in sample space.
+
+        Parameters
+        ----------
+        n_rows, itemsize : int
+            Its rows, and bytes of a number.
+        n_ranks : int
+            Ranks of all replicas.
+
+        Returns
+        -------
+        float
+            0, as by default, where it has none.
+        """
+        return 0.0
 
     def n_vectors(self) -> int:
         """Vectors of its variables that a rank keeps from one call to the next, as checkpoints have them."""

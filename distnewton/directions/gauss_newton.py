@@ -16,17 +16,18 @@ Of replicas of the grid each multiplies with its samples; their products are sum
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
-from typing import Any, Literal, Self
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from distnewton.backend import Array, add_scaled, namespace, scalar, scale_and_add
 from distnewton.curvature.linearization import Linearization
+from distnewton.directions.acceleration import accelerated, longest_acceleration
 from distnewton.directions.cg import CGDirection
-from distnewton.directions.direction import DirectionResult
-from distnewton.directions.options import CGOptions, SketchOptions
+from distnewton.directions.direction import DirectionResult, RoleOptions
+from distnewton.directions.options import AccelerationOptions, CGOptions, SketchOptions
 from distnewton.directions.preconditioner import Preconditioner
 from distnewton.parallel.termination import EarlyTermination
 from distnewton.solvers.conjugate_gradient import Progress, check_curvature, rounding_floor
@@ -57,6 +58,8 @@ class GaussNewton(CGDirection):
     name = "gauss_newton"
     help = "the full Gauss-Newton system by CG over all ranks, a sum each step"
     own_options = GaussNewtonOptions
+    # a proposal is scaled, along straight lines
+    role_options: ClassVar[RoleOptions] = {"direction": (AccelerationOptions,), "solver": (AccelerationOptions,)}
     planned_as = "gauss_newton"
 
     def __init__(self, options: Any = None, preconditioner: Preconditioner | None = None) -> None:
@@ -65,10 +68,22 @@ class GaussNewton(CGDirection):
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
         """Solve together; all ranks do the same steps, so nobody is waited for or stopped early."""
-        options = self.options
         if self._preconditioner is not None:
             self._preconditioner.update(problem)
-        x, r, phi, bb = self._start(problem)
+        velocity = self._solve(problem, self._last)
+        self._remember(velocity.direction)
+
+        def solve(second: Array) -> DirectionResult:
+            hessian = problem.sample.point.loss_hessian
+            force = problem.sample.pull_back(hessian.matvec(second) / problem.n_samples)
+            return self._solve(replace(problem, gradient=force), None)
+
+        return accelerated(problem, velocity, longest_acceleration(self.options), solve)
+
+    def _solve(self, problem: Linearization, last: Array | None) -> DirectionResult:
+        """CG for the problem's gradient, from a multiple of the last solution where there is one."""
+        options = self.options
+        x, r, phi, bb = self._start(problem, last)
         z = self._precondition(r)
         p, s = z.copy(), 0 * x
         step = _product(problem, r, z)
@@ -91,15 +106,14 @@ class GaussNewton(CGDirection):
             step = _product(problem, r, z)
             beta = step.rz / previous
             n_steps += 1
-        self._remember(x)
         return DirectionResult(x, n_steps, True, math.sqrt(step.rr / bb) if bb else 0.0)
 
-    def _start(self, problem: Linearization) -> tuple[Array, Array, float, float | None]:
+    def _start(self, problem: Linearization, last: Array | None) -> tuple[Array, Array, float, float | None]:
         """First iterate, its residual, the model there, and b^T b where it is not the residual's."""
         b = -problem.gradient
-        if self._last is None:
+        if last is None:
             return problem.backend.zeros(len(b)), b, 0.0, None
-        x = self.options.warm_start * self._last
+        x = self.options.warm_start * last
         r = b - _product(problem, x, x).Az
         dot = problem.backend.dot
         xr, xb, bb = problem.grid.sum_of_variables(dot(x, r), dot(x, b), dot(b, b))

@@ -74,7 +74,13 @@ class LearningRateOptions(BatchOptions):
 class MomentumOptions(Options):
     """Heavy-ball momentum of steps of a learning rate."""
 
-    momentum: float = Field(0.9, ge=0.0, lt=1.0, description="share of the last step that is kept")
+    momentum: float = Field(
+        0.9,
+        ge=0.0,
+        lt=1.0,
+        description="share of the last step that is kept; of dual that of the last direction that damping pulls to "
+        "(SPRING), 0 by default",
+    )
 
 
 class ClipOptions(Options):
@@ -112,12 +118,27 @@ class BlockOptions(Options):
         return self.blocks == "layer"
 
 
-class CGOptions(DampingOptions):
-    """Conjugate gradients on a damped Gauss-Newton system."""
+class DampingFormOptions(DampingOptions):
+    """lambda, and the matrix that it multiplies."""
 
     damping_form: Literal["identity", "diagonal"] = Field(
         "identity", description="damp by lambda I, or by lambda diag(G), which does not depend on scales (Fletcher)"
     )
+
+
+class AccelerationOptions(Options):
+    """Geodesic acceleration of a Levenberg-Marquardt step."""
+
+    acceleration: float = Field(
+        0.0,
+        ge=0.0,
+        description="geodesic acceleration: the largest length of the acceleration against that of the step; 0: none",
+    )
+
+
+class CGOptions(DampingFormOptions):
+    """Conjugate gradients on a damped Gauss-Newton system."""
+
     preconditioner: str = Field("none", description="preconditioner of CG")
     cg_tolerance: float = Field(0.1, ge=0.0, lt=1.0, description="relative residual at which CG stops")
     cg_max: int = Field(30, ge=1, description="most CG steps")

@@ -91,7 +91,8 @@ class Linearizer:
             self._point = None  # its Jacobian is freed before there is another
             self._point = self._linearize(objective, evaluation)
         point, grid, form = self._point, objective.network.grid, self._direction.damping_form
-        problem = Linearization(point.gradient, point.sample, objective.regularization, damping, grid, form)
+        of_sample = point.sample.n_samples == objective.n_samples
+        problem = Linearization(point.gradient, point.sample, objective.regularization, damping, grid, form, of_sample)
         return point.norm, problem
 
     def forget(self) -> None:

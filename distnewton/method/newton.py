@@ -130,10 +130,12 @@ class NewtonStep:
                 if math.isfinite(combined.slope + combined.curvature):
                     break
             record.note = retries.retry(objective, evaluation, problem, found, record.direction)
-        search = self._search(objective, evaluation.params, value, curvature, combined)
+        record.note = "; ".join(filter(None, [record.note, found.note]))
+        curve = None if found.acceleration is None else combined.betas[0] ** 2 * found.acceleration
+        search = self._search(objective, evaluation.params, value, curvature, combined, curve)
         record.betas = list(combined.betas)
         record.line_search_trials, record.step_size = search.trials, search.step_size
-        return self._accept(search, value, combined, record)
+        return self._accept(search, value, combined, curve, record)
 
     def state(self, evaluation: Evaluation) -> State:
         """What the next step needs, also from a point whose directions were all rejected so far.
@@ -203,13 +205,18 @@ class NewtonStep:
         value: float,
         curvature: tuple[int, int] | Array,
         combined: Combination,
+        curve: Array | None,
     ) -> LineSearchResult[Evaluation]:
-        """Backtrack along the direction; an accepted trial is the next point's evaluation."""
+        """Backtrack along the direction, or a parabola; an accepted trial is the next point's evaluation."""
         ledger = objective.network.grid.ledger
         with ledger.phase("line_search"):
             start = regularizer(objective, params)
 
             def evaluate(alpha: float) -> tuple[float, Evaluation]:
+                if curve is not None:
+                    step = combined.direction + alpha * curve
+                    trial = objective.evaluate(params + alpha * step, curvature)
+                    return trial.loss + regularizer(objective, trial.params), trial
                 trial = objective.evaluate(params + alpha * combined.direction, curvature)
                 change = alpha * combined.params_dot + 0.5 * alpha**2 * combined.squared_norm
                 return trial.loss + start + objective.regularization * change, trial
@@ -223,7 +230,12 @@ class NewtonStep:
             )
 
     def _accept(
-        self, search: LineSearchResult[Evaluation], value: float, combined: Combination, record: IterationRecord
+        self,
+        search: LineSearchResult[Evaluation],
+        value: float,
+        combined: Combination,
+        curve: Array | None,
+        record: IterationRecord,
     ) -> tuple[Evaluation, float] | None:
         """Adapt the damping to an accepted step, or raise it and forget the last direction."""
         if search.state is None:
@@ -238,8 +250,9 @@ class NewtonStep:
         self._damping.update(rho)
         # what was known of the old point is freed before the new one is judged, on test data, say
         self._linearizer.forget()
-        self._previous = combined.direction
-        self._direction.step_taken(combined.direction, search.step_size)
+        direction = combined.direction
+        self._previous = direction if curve is None else direction + search.step_size * curve
+        self._direction.step_taken(self._previous, search.step_size)
         self.n_rejected = 0
         return search.state, search.value
 

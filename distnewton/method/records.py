@@ -47,6 +47,11 @@ class DirectionRecord:
         CG steps of each rank in each direction of the iteration, where ranks may be stopped early: what a replay needs.
     step_sizes : list of float
         Step sizes of the groups of ``grouped_newton``, those of the last step; else empty.
+    rank : list of int
+        Numerical rank of the matrix in sample space that each rank factorised, which is its size where Cholesky's
+        factorisation exists; the least over its blocks. Empty for directions without such a matrix.
+    condition : list of float
+        Estimate of the 1-norm condition number of that matrix, damping included; the largest over its blocks.
     """
 
     method: str
@@ -58,6 +63,8 @@ class DirectionRecord:
     failed_ranks: list[int] = field(default_factory=list)
     phases: list[list[int]] = field(default_factory=list)
     step_sizes: list[Number] = field(default_factory=list)
+    rank: list[int] = field(default_factory=list)
+    condition: list[Number] = field(default_factory=list)
 
     @staticmethod
     def sum(records: Sequence[DirectionRecord]) -> DirectionRecord | None:
@@ -81,6 +88,8 @@ class DirectionRecord:
             sorted(failed),
             [steps for record in records for steps in record.phases],
             last.step_sizes,
+            last.rank,
+            last.condition,
         )
 
 
@@ -206,8 +215,9 @@ def gather_direction(comm: Communicator, method: str, result: DirectionResult, s
     squared = library_of(result.direction).dot(result.direction, result.direction)
     failed = bool(result.failure) or not math.isfinite(result.residual + squared)
     residual = result.residual if math.isfinite(result.residual) else 0.0
-    mine = np.array([result.inner_iterations, residual, result.finished, seconds, failed], dtype=np.float64)
-    steps, residuals, finished, times, failures = comm.allgather(mine).T
+    numbers = [result.inner_iterations, residual, result.finished, seconds, failed, result.rank, result.condition]
+    steps, residuals, finished, times, failures, ranks, conditions = comm.allgather(np.array(numbers, np.float64)).T
+    factorised = bool(ranks.any())
     return DirectionRecord(
         method,
         [int(n) for n in steps],
@@ -217,6 +227,8 @@ def gather_direction(comm: Communicator, method: str, result: DirectionResult, s
         [float(t) for t in times],
         [int(rank) for rank in np.flatnonzero(failures)],
         step_sizes=list(result.step_sizes),
+        rank=[int(n) for n in ranks] if factorised else [],
+        condition=[float(c) for c in conditions] if factorised else [],
     )
 
 

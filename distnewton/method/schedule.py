@@ -172,7 +172,9 @@ def _damping(options: StageOptions) -> LevenbergMarquardt:
     )
 
 
-def check_memory(method: MethodConfig, n_samples: int, n_out: int, itemsize: int, memory_mb: float) -> None:
+def check_memory(
+    method: MethodConfig, n_samples: int, n_out: int, itemsize: int, memory_mb: float, n_ranks: int
+) -> None:
     """Refuse stages whose systems do not fit, before any data is read.
 
     Parameters
@@ -185,6 +187,8 @@ def check_memory(method: MethodConfig, n_samples: int, n_out: int, itemsize: int
         Bytes of a number.
     memory_mb : float
         What a rank may use.
+    n_ranks : int
+        Ranks of all replicas.
 
     Raises
     ------
@@ -192,7 +196,8 @@ def check_memory(method: MethodConfig, n_samples: int, n_out: int, itemsize: int
         If a dual direction's matrix is too large; says by how much, and what would fit.
     """
     for options in (*method.schedule, method):
-        make_direction(options).check_memory(_n_curvature(options, n_samples), n_out, itemsize, memory_mb)
+        n = _n_curvature(options, n_samples)
+        make_direction(options).check_memory(n, n_out, itemsize, memory_mb, n_ranks)
 
 
 def check_samples(method: MethodConfig, n_samples: int, n_replicas: int) -> None:

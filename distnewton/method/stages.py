@@ -171,18 +171,21 @@ class BatchNewton(_MiniBatch):
     def iterate(self, record: IterationRecord) -> None:
         """Steps on the next batches; the record holds their sums, and the last one's scalars."""
         directions: list[DirectionRecord] = []
-        trials, notes, step_sizes = 0, [], []
+        trials, mended, step_sizes = 0, [], []
         for _ in range(self._n_steps):
             self._step(record)
             trials += record.line_search_trials
             step_sizes.append(record.step_size)
-            notes += [record.note] if record.note else []
+            mended += [record.note] if record.note and record.step_size else []
             directions += [record.direction] if record.direction else []
             record.note = ""
         record.steps = self._n_steps
         record.line_search_trials, record.step_size = trials, float(np.mean(step_sizes))
         record.direction = DirectionRecord.sum(directions)
-        record.note = f"{len(notes)} of {self._n_steps} batches rejected" if notes else ""
+        rejected = step_sizes.count(0.0)
+        notes = [f"{rejected} of {self._n_steps} batches rejected"] if rejected else []
+        notes += [f"{len(mended)} of {self._n_steps} batches: {mended[-1]}"] if mended else []
+        record.note = "; ".join(notes)
         self._evaluate(self._params)
 
     def state(self) -> State:

@@ -14,7 +14,7 @@ from distnewton.curvature.linearization import Linearization
 from distnewton.curvature.operators import BlockGaussNewton
 from distnewton.curvature.point import Point
 from distnewton.curvature.sample import CurvatureSample
-from distnewton.directions.dual import BlockDual, BlockDualOptions, Dual, DualOptions
+from distnewton.directions.dual import BlockDual, BlockDualOptions, Dual
 from distnewton.errors import ConfigError, NumericalError
 from distnewton.models.model import Model
 from distnewton.models.model_file import fill_block, weight_shape
@@ -251,5 +251,5 @@ class CurvatureOperator(LinearOperator):
         # Dual divides the matrix by the number of samples, this operator multiplies it by its factor
         scale = self._factor * self._sample.n_samples
         problem = Linearization(-b / scale, rooted, 0.0, damping / scale, self.model.grid)
-        dual = BlockDual(BlockDualOptions(blocks="layer")) if self._kind == "block" else Dual(DualOptions())
+        dual = BlockDual(BlockDualOptions(blocks="layer")) if self._kind == "block" else Dual()
         return dual.solve(problem, NEVER).direction

@@ -123,6 +123,23 @@ class Loss(ABC):
     def hessian(self, Z: Array, targets: Array) -> LossHessian:
         """Hessians of the samples' losses in their outputs."""
 
+    def residuals(self, Z: Array, targets: Array) -> Array | None:
+        """Residuals u with sum_a u_a c_a = gradient of each sample's loss, for the exact roots c_a of its Hessian.
+
+        Parameters
+        ----------
+        Z : Array of shape (n, n_out)
+            Outputs.
+        targets : Array of shape (n,) or (n, n_out)
+            As for :meth:`values`.
+
+        Returns
+        -------
+        Array of shape (n, n_out), or None
+            None, as by default, where the loss is no sum of squares: roots may then be near zero.
+        """
+        return None
+
     @abstractmethod
     def third(self, Z: Array, targets: Array, V: Array) -> float:
         """Third derivative of the sum of the samples' losses along a change of the outputs, in float64.
@@ -260,6 +277,12 @@ class Squared(Loss):
     def hessian(self, Z: Array, targets: Array) -> LossHessian:
         """Hessians of the samples' losses in their outputs."""
         return ScaledIdentity(2.0, Z)
+
+    def residuals(self, Z: Array, targets: Array) -> Array | None:
+        """sqrt(2) (z - y)."""
+        error = self._error(Z, targets)
+        error *= math.sqrt(2.0)
+        return error
 
     def third(self, Z: Array, targets: Array, V: Array) -> float:
         """Zero: the loss is quadratic."""

@@ -171,6 +171,13 @@ class Weighted(Loss):
         """Hessians of the samples' weighted losses in their outputs."""
         return WeightedHessian(self._loss.hessian(Z, targets[_TARGET]), targets[_WEIGHT])
 
+    def residuals(self, Z: Array, targets: Array) -> Array | None:
+        """Those of each sample times the root of its weight; None where the loss has none."""
+        residuals = self._loss.residuals(Z, targets[_TARGET])
+        if residuals is not None:
+            residuals *= namespace(residuals).sqrt(targets[_WEIGHT]).astype(residuals.dtype)[:, None]
+        return residuals
+
     def third(self, Z: Array, targets: Array, V: Array) -> float:
         """Third derivative of the sum of the samples' weighted losses along a change of the outputs."""
         # it is of third order in the change

@@ -13,7 +13,7 @@ from distnewton.planning.problem import MODELLED, Group, Problem, Share
 
 _SCALAR = 8
 # numbers that each rank tells of its direction
-_FOUND = 5
+_FOUND = 7
 
 
 @dataclass(frozen=True)

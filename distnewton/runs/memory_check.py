@@ -12,6 +12,7 @@ import numpy as np
 
 from distnewton.config import Config
 from distnewton.data.description import Description
+from distnewton.directions.composition import make_direction
 from distnewton.errors import ConfigError
 from distnewton.launch.host_memory import free_memory
 from distnewton.method.schedule import curvature_rows
@@ -54,6 +55,8 @@ class PlannedRun:
             own, n_test = -(-n_samples // R), -(-self.n_test // R)
             problem = Problem(self.shape, own, n, n_rows, itemsize, memory, n_test, nonzeros=nonzeros)
             needed = iteration_memory(problem, shares[rank], widest_kept(problem, shares))
+            system = make_direction(options).system_bytes(n * R * n_rows, itemsize, partition.n_ranks * R)
+            needed |= {"system": system} if system else {}
             worst = max(worst, needed, key=lambda parts: sum(parts.values()))
         if self.keeps_best:
             worst = {**worst, "best model": float(partition.n_params(rank) * itemsize)}

@@ -73,7 +73,8 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
     splits = _choose_splits(comm, config, shape, data.n_train, speeds, nonzeros)
     run = config.run
     device = choose_device(comm, run.device, run.dtype, run.comm, tf32=run.tf32)
-    check_memory(config.method, data.n_train, data.task.n_out, np.dtype(run.dtype).itemsize, run.memory_mb)
+    itemsize = np.dtype(run.dtype).itemsize
+    check_memory(config.method, data.n_train, data.task.n_out, itemsize, run.memory_mb, comm.size)
     check_samples(config.method, data.n_train, n_replicas)
     grid = ProcessGrid(comm, shape.partition(splits, speeds), n_replicas)
     if run.memory_check:

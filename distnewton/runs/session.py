@@ -242,8 +242,8 @@ class Session:
             )
         if resume and checkpoints is None:
             raise ConfigError("resume needs checkpoints: the folder to resume from", collective=True)
-        itemsize = setup.placement.network.backend.dtype.itemsize
-        check_memory(config.method, setup.data.n_train, setup.data.task.n_out, itemsize, config.run.memory_mb)
+        itemsize, n_ranks = setup.placement.network.backend.dtype.itemsize, setup.placement.grid.world.size
+        check_memory(config.method, setup.data.n_train, setup.data.task.n_out, itemsize, config.run.memory_mb, n_ranks)
 
     def _first_params(self, config: Config, origin: Start | None) -> Array:
         """The variables that a run begins with."""

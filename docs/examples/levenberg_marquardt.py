@@ -1,6 +1,7 @@
 r"""Levenberg-Marquardt with geodesic acceleration (Transtrum and Sethna, arXiv 1201.5885).
 
-.. math:: (G + \lambda D)\, v = -g, \qquad (G + \lambda D)\, a = -J^T B\, \ddot z(v), \qquad d = v + \tfrac12 a
+.. math:: (G + \lambda D)\, v = -g, \qquad (G + \lambda D)\, a = -J^T B\, \ddot z(v), \qquad
+    \theta(\alpha) = \theta + \alpha v + \tfrac12 \alpha^2 a
 
 with D = diag(G) (Fletcher), and the second derivative of the outputs along v. The step follows the curve of steepest
 descent in the space of outputs to second order, where a straight line leaves it. The correction is left out where it
@@ -24,7 +25,7 @@ class LevenbergMarquardtOptions(GaussNewtonOptions):
     """Full Gauss-Newton's, with other defaults."""
 
     damping_form: Literal["identity", "diagonal"] = Field("diagonal", description="what lambda multiplies")
-    acceleration: float = Field(0.75, ge=0.0, description="largest length of a against that of v; 0: no acceleration")
+    longest: float = Field(0.75, ge=0.0, description="largest length of a against that of v; 0: no acceleration")
 
 
 class LevenbergMarquardt(GaussNewton):
@@ -41,7 +42,7 @@ class LevenbergMarquardt(GaussNewton):
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
         """Solve for the velocity, then for the acceleration."""
         velocity = super().solve(problem, termination)
-        if not self.options.acceleration:
+        if not self.options.longest:
             return velocity
         v = velocity.direction
         _, second = problem.sample.curve(v)
@@ -51,6 +52,6 @@ class LevenbergMarquardt(GaussNewton):
         dot = problem.backend.dot
         vv, aa = problem.grid.sum_of_variables(dot(v, v), dot(a, a))
         n_steps = velocity.inner_iterations + acceleration.inner_iterations
-        if aa > self.options.acceleration**2 * vv:
+        if aa > self.options.longest**2 * vv:
             return replace(velocity, inner_iterations=n_steps)
-        return replace(velocity, direction=v + 0.5 * a, inner_iterations=n_steps)
+        return replace(velocity, acceleration=0.5 * a, inner_iterations=n_steps)

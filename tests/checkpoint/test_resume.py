@@ -24,6 +24,8 @@ METHODS = {
     "gauss_newton warm": {**FEW, "warm_start": 0.5, "preconditioner": "mini_block_fisher", "inverse_period": 2},
     "gauss_newton rejected": {**FEW, **REJECTS, "preconditioner": "diagonal", "jacobian": "recomputed"},
     "dual": FEW,
+    "dual momentum": {**FEW, "momentum": 0.9, "acceleration": 0.75, "damping_form": "diagonal"},
+    "dual rejected": {**FEW, **REJECTS},
     "block_dual": {**FEW, "combine": "scale"},
     "sgn": BATCH,
     "sgn gauss_newton": {**BATCH, "solver": "gauss_newton", "preconditioner": "diagonal", "steps": 3, **REJECTS},

@@ -64,7 +64,7 @@ def test_block_dual_equals_dense_solves_by_block(world, widths, loss, rows, damp
 
 
 def test_gram_matrices_are_made_in_chunks(world, monkeypatch):
-    monkeypatch.setattr("distnewton.directions.dual._CHUNK_SIZE", 70)
+    monkeypatch.setattr("distnewton.curvature.gram._IN_CACHE", 70)
     case = make_case(world, WIDTHS, (1, world.size, 1, world.size))
     with case.grid:
         A, b = dense_system(case, (0, 9), 0.5)

@@ -204,7 +204,7 @@ def test_generated_pages_have_every_setting_and_command(tmp_path):
     # who uses an option is what the check of configurations says
     (row,) = re.findall(r"^\| `momentum` \|.*$", settings, re.M)
     used = {d for d in DIRECTIONS if f"`{d}`" in row}
-    assert used == {"sgd", "kfac", "mini_block_fisher", "grouped_newton"}
+    assert used == {"sgd", "kfac", "mini_block_fisher", "grouped_newton", "dual", "sgn"}
     assert "momentum" in make_config({"method": {"direction": "sgd"}}).method.used()
     listed = (tmp_path / "commands.md").read_text(encoding="utf-8")
     (choices,) = (action.choices for action in build_parser()._actions if isinstance(action.choices, dict))

@@ -146,7 +146,7 @@ def test_roots_and_sketches(world, name, sketch):
 @pytest.mark.parametrize("direction", ["dual", "block_dual"])
 def test_exact_directions_equal_the_dense_solve(world, name, direction, monkeypatch):
     for chunk in (1 << 22, 150):
-        monkeypatch.setattr("distnewton.directions.dual._CHUNK_SIZE", chunk)
+        monkeypatch.setattr("distnewton.curvature.gram._CHUNK_SIZE", chunk)
         for case in cases(world, name):
             A, b = dense_system(case, ROWS, 0.5)
             problem = linearization(case, ROWS, damping=0.5, rooted=True)

@@ -1,0 +1,157 @@
+r"""Cholesky factorisation of a matrix that no rank could hold: block columns dealt out to the ranks in turn.
+
+Each rank holds the lower part of its block columns, N^2 / (2 P) numbers, which its part of the factor overwrites. Step
+j sends block column j of the factor to all ranks, which subtract its products from their own later columns (the
+right-looking algorithm of ScaLAPACK's PDPOTRF on a process row).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+
+from distnewton.backend import SYSTEM_ADVICE, Array, Backend, scalar
+from distnewton.errors import NumericalError
+from distnewton.parallel.collectives import Communicator
+
+_WIDEST, _NARROWEST = 128, 32
+_PANELS = 32
+"""Block columns a rank, so that all have about as much and a block column is small against what a rank holds."""
+
+
+def block_bounds(n: int, unit: int, n_ranks: int) -> list[int]:
+    """Where the block columns of a matrix of n rows begin, and n; multiples of a unit.
+
+    Parameters
+    ----------
+    n, unit : int
+        Rows of the matrix, and rows that stay together.
+    n_ranks : int
+        Ranks.
+
+    Returns
+    -------
+    list of int
+    """
+    width = max(1, max(_NARROWEST, min(_WIDEST, n // (_PANELS * n_ranks))) // unit) * unit
+    return [*range(0, n, width), n]
+
+
+class BlockCholesky:
+    """L L^T = A over the ranks of a communicator.
+
+    Parameters
+    ----------
+    comm : Communicator
+        The ranks.
+    backend : Backend
+        Makes arrays.
+    bounds : sequence of int
+        Where block columns begin, and the number of rows n.
+    columns : callable
+        (start, stop) -> this rank's part of the columns, of shape (n - start, stop - start), from row ``start`` on: A
+        is the sum over the ranks.
+    shift : float
+        Added to the diagonal of A.
+
+    Attributes
+    ----------
+    norm : float
+        The largest sum of absolute values of a column: the 1-norm of A.
+
+    Raises
+    ------
+    NumericalError
+        If A is not positive definite, on all ranks alike.
+
+    Notes
+    -----
+    Collective: two sums a block column, together of N^2 numbers.
+    """
+
+    def __init__(
+        self,
+        comm: Communicator,
+        backend: Backend,
+        bounds: Sequence[int],
+        columns: Callable[[int, int], Array],
+        shift: float,
+    ) -> None:
+        self._comm, self._backend = comm, backend
+        self._blocks = list(pairwise(bounds))
+        self._n = bounds[-1]
+        self._own: dict[int, Array] = {}
+        sums = backend.zeros(self._n)
+        for j, (start, stop) in enumerate(self._blocks):
+            panel = comm.sum_inplace(columns(start, stop))
+            width = stop - start
+            panel.reshape(-1)[: width * width : width + 1] += shift
+            absolute = backend.xp.abs(panel)
+            sums[start:stop] += absolute.sum(axis=0)
+            sums[stop:] += absolute[width:].sum(axis=1)
+            if self._owns(j):
+                self._own[j] = panel
+        self.norm = scalar(sums.max()) if self._n else 0.0
+        for j in range(len(self._blocks)):
+            self._eliminate(j)
+
+    def _owns(self, j: int) -> bool:
+        return j % self._comm.size == self._comm.rank
+
+    def _eliminate(self, j: int) -> None:
+        """Factorise a block column, and subtract its products from the later ones."""
+        start, stop = self._blocks[j]
+        width, xp = stop - start, self._backend.xp
+        if self._owns(j):
+            panel = self._own[j]
+            try:
+                L = self._backend.cholesky(panel[:width]).astype(panel.dtype, copy=False)
+                panel[:width] = xp.tril(L)
+                panel[width:] = self._backend.solve_triangular(L, panel[width:].T, transposed=False).T
+            except NumericalError:
+                # the others wait for the panel, which says it
+                panel[...] = xp.nan
+        else:
+            panel = self._backend.zeros(self._n - start, width)
+        self._comm.sum_inplace(panel)
+        if not scalar(xp.isfinite(panel[0, 0])):
+            raise NumericalError(SYSTEM_ADVICE, collective=True)
+        for i, block in self._own.items():
+            if i > j:
+                first = self._blocks[i][0] - start
+                block -= panel[first:] @ panel[first : first + block.shape[1]].T
+
+    def solve(self, b: Array) -> Array:
+        """Solution of A x = b.
+
+        Parameters
+        ----------
+        b : Array of shape (n,)
+            Replicated.
+
+        Returns
+        -------
+        Array of shape (n,)
+            Replicated.
+
+        Notes
+        -----
+        Collective: two small sums a block column.
+        """
+        x, products = b.copy(), self._backend.zeros(self._n)
+        for j, (start, stop) in enumerate(self._blocks):
+            product = self._comm.sum_inplace(products[start:stop].copy())
+            if self._owns(j):
+                L = self._own[j]
+                y = self._backend.solve_triangular(L[: stop - start], x[start:stop] - product, transposed=False)
+                products[stop:] += L[stop - start :] @ y
+                x[start:stop] = y
+        for j, (start, stop) in reversed(list(enumerate(self._blocks))):
+            if self._owns(j):
+                L = self._own[j]
+                y = x[start:stop] - L[stop - start :].T @ x[stop:]
+                y = self._backend.solve_triangular(L[: stop - start], y, transposed=True)
+            else:
+                y = self._backend.zeros(stop - start)
+            x[start:stop] = self._comm.sum_inplace(y)
+        return x
