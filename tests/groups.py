@@ -33,7 +33,10 @@ def positions(case, kind):
 
 
 def dense_summary(case, u, kind, rows):
-    """Gradient, Hessian and third derivatives along the groups of u, from values of the objective alone."""
+    """Gradient, Hessian and third derivatives along the groups of u, from values of the objective alone.
+
+    Groups have a kind, or are lists of positions in theta.
+    """
     radius = 0.02 if case.dense.act(np.array([-1.0]))[0] == 0 else 0.1
     rows = list(range(*rows))
 
@@ -45,7 +48,7 @@ def dense_summary(case, u, kind, rows):
         return taylor(value, order, radius)
 
     parts = []
-    for index in positions(case, kind):
+    for index in positions(case, kind) if isinstance(kind, str) else kind:
         part = np.zeros_like(u)
         part[index] = u[index]
         parts.append(part)

@@ -82,7 +82,7 @@ def make_targets(rng, loss, n, n_out):
 
 def make_case(
     comm, widths, splits, *, activation="tanh", loss="squared", n=9, C=5.0, seed=0, memory=1e9, sparse=False,
-    n_replicas=1, n_pieces=1,
+    n_replicas=1, n_pieces=1, blocks=(),
 ):  # fmt: skip
     rng = np.random.default_rng(seed)
     X = rng.standard_normal((n, widths[0]))
@@ -91,7 +91,7 @@ def make_case(
     y = make_targets(rng, loss, n, widths[-1])
     dense = DenseProblem(widths, activation, loss, X, y, C)
     theta = 0.7 * rng.standard_normal(dense.n_params)
-    grid = ProcessGrid(comm, Partition(tuple(widths), tuple(splits)), n_replicas)
+    grid = ProcessGrid(comm, Partition(tuple(widths), tuple(splits), block_splits=tuple(blocks)), n_replicas)
     network = PartitionedNetwork(grid, activation, Backend.of("float64"), n_pieces=n_pieces)
     share = SampleShare(n, n_replicas, grid.replica)
     X_local = X[share.own, slice(*grid.feature_range())].copy()

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from distnewton.backend import Array
-from distnewton.checkpoint.state import State
+from distnewton.checkpoint.state import BlockKey, State
 from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.partition import Block
 
@@ -38,17 +38,18 @@ def tensors_of(state: State, layout: ParameterLayout) -> dict[str, Array]:
     -------
     dict of str to Array
         ``NAME/LAYER/W`` of shape (rows_per_unit, n_input_units, n_output_units), ``NAME/LAYER/b``; of factors
-        ``NAME/LAYER``, or ``NAME/LAYER.T`` for one whose columns lie together.
+        ``NAME/BLOCK/LAYER``, or ``NAME/BLOCK/LAYER.T`` for one whose columns lie together.
     """
     tensors: dict[str, Array] = {}
     for prefix, part in state.walk():
         for name, flat in part.vectors.items():
             tensors.update(_vector_tensors(f"{prefix}{name}", flat, layout))
-        for name, by_layer in part.factors.items():
-            for m, array in by_layer.items():
+        for name, by_block in part.factors.items():
+            for (number, m), array in by_block.items():
                 # the order in memory decides how products round, and a resumed run repeats them bit for bit
                 columns = array.flags.f_contiguous and not array.flags.c_contiguous
-                tensors[f"{prefix}{name}/{m}" + ".T" * columns] = np.ascontiguousarray(array.T if columns else array)
+                key = f"{prefix}{name}/{number}/{m}" + ".T" * columns
+                tensors[key] = np.ascontiguousarray(array.T if columns else array)
     return tensors
 
 
@@ -149,13 +150,17 @@ def _copy_bias(b: Array, block: Block, outputs: tuple[int, int], row: BlockRow, 
     return outputs[1] - outputs[0]
 
 
-def read_factors(name: str, names: Mapping[str, str], get_tensor: Callable[[str], Array]) -> dict[int, Array]:
-    """Factors of this rank's own part, by layer.
+def read_factors(
+    name: str, numbers: Collection[int], names: Mapping[str, str], get_tensor: Callable[[str], Array]
+) -> dict[BlockKey, Array]:
+    """Factors of some logical blocks from a part.
 
     Parameters
     ----------
     name : str
         With its prefix.
+    numbers : collection of int
+        The blocks.
     names : mapping of str to str
         Names of the tensors without the mark of their order, to their names in the part.
     get_tensor : callable
@@ -163,14 +168,15 @@ def read_factors(name: str, names: Mapping[str, str], get_tensor: Callable[[str]
 
     Returns
     -------
-    dict of int to Array
+    dict of (int, int) to Array
+        By block and layer.
     """
-    tensors = {}
+    tensors: dict[BlockKey, Array] = {}
     for short, full in names.items():
-        prefix, _, layer = short.rpartition("/")
-        if prefix == name and layer.isdigit():
+        prefix, *key = short.rsplit("/", 2)
+        if prefix == name and len(key) == 2 and all(number.isdigit() for number in key) and int(key[0]) in numbers:
             array = get_tensor(full)
-            tensors[int(layer)] = array.T if full.endswith(".T") else array
+            tensors[int(key[0]), int(key[1])] = array.T if full.endswith(".T") else array
     return dict(sorted(tensors.items()))
 
 

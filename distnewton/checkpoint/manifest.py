@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distnewton.errors import DataError
 from distnewton.files import parse_json
+from distnewton.parallel.partition import Partition
 
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
@@ -111,6 +112,8 @@ class CheckpointManifest(CheckpointFacts):
         Global shapes, and how they were cut.
     speeds : list of float
         In proportion to what, where ranks were not alike.
+    logical_blocks : list of int
+        How the logical blocks were cut; empty: as the ranks.
     parts : list of Part
         Files, by rank.
     state : StateTree
@@ -124,9 +127,21 @@ class CheckpointManifest(CheckpointFacts):
     widths: list[int]
     splits: list[int]
     speeds: list[float] = []
+    logical_blocks: list[int] = []
     rows_per_unit: list[int]
     parts: list[Part]
     state: StateTree
+
+
+def partition_of(manifest: CheckpointManifest) -> Partition:
+    """Who owned what; an error of :class:`~distnewton.errors.ConfigError` where that cannot be."""
+    return Partition(
+        tuple(manifest.widths),
+        tuple(manifest.splits),
+        tuple(manifest.rows_per_unit),
+        speeds=tuple(manifest.speeds),
+        block_splits=tuple(manifest.logical_blocks),
+    )
 
 
 def writer() -> str:

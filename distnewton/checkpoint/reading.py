@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,9 +16,17 @@ import numpy as np
 from distnewton.backend import Array
 from distnewton.checkpoint.blocks import GetSlice, VectorReader, read_factors
 from distnewton.checkpoint.folder import list_checkpoints
-from distnewton.checkpoint.manifest import MANIFEST_FILE, PART_NAME, CheckpointManifest, Part, StateTree, parse
-from distnewton.checkpoint.state import State
-from distnewton.errors import DataError, MissingInputError
+from distnewton.checkpoint.manifest import (
+    MANIFEST_FILE,
+    PART_NAME,
+    CheckpointManifest,
+    Part,
+    StateTree,
+    parse,
+    partition_of,
+)
+from distnewton.checkpoint.state import BlockKey, State
+from distnewton.errors import ConfigError, DataError, MissingInputError
 from distnewton.guards.watchdog import watchdog
 from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.collectives import Communicator
@@ -138,7 +147,7 @@ def read_state(path: Path, manifest: CheckpointManifest, grid: ProcessGrid, layo
     Returns
     -------
     State
-        Without factors where the splits, or the speeds that they follow, differ.
+        Without factors where the logical blocks differ.
 
     Raises
     ------
@@ -149,29 +158,32 @@ def read_state(path: Path, manifest: CheckpointManifest, grid: ProcessGrid, layo
     -----
     Collective.
     """
-    cut = tuple(manifest.splits), tuple(manifest.speeds)
-    same_blocks = cut == (grid.partition.splits, grid.partition.speeds)
-    state = State()
+    numbers, state = grid.partition.numbers(grid.rank), State()
     comm, ledger = grid.world, grid.ledger
     with watchdog.patient(), comm.collective_errors(), ledger.phase("checkpoint_read"), ExitStack() as opened:
         parts = _Parts(path, manifest, opened)
         reader = VectorReader(layout, np.dtype(manifest.dtype), [part.blocks for part in manifest.parts])
         try:
-            state = _build(manifest.state, "", reader, parts, grid.rank if same_blocks else None)
+            before = partition_of(manifest)
+            same_blocks = before.cut_of_blocks == grid.partition.cut_of_blocks
+            holders = {number: before.holder(number) for number in numbers} if same_blocks else None
+            state = _build(manifest.state, "", reader, parts, holders)
         except parts.errors as error:
             raise DataError(f"{path} does not hold what its manifest promises: {error}") from None
     return state
 
 
-def _build(tree: StateTree, prefix: str, reader: VectorReader, parts: _Parts, rank: int | None) -> State:
-    """A state and those inside; ``rank`` is the part whose factors are read, None for none."""
+def _build(
+    tree: StateTree, prefix: str, reader: VectorReader, parts: _Parts, holders: Mapping[int, int] | None
+) -> State:
+    """A state and those inside; ``holders`` are the parts with the factors of own blocks, None where these differ."""
     vectors = {name: reader.read(f"{prefix}{name}", parts.tensors) for name in tree.vectors}
-    factors = {}
-    if rank is not None and tree.factors:
-        names, tensors = parts.names(rank), parts.whole(rank)
-        factors = {name: read_factors(f"{prefix}{name}", names, tensors) for name in tree.factors}
-    inside = {name: _build(part, f"{prefix}{name}/", reader, parts, rank) for name, part in tree.parts.items()}
-    return State(dict(tree.numbers), vectors, factors, inside, same_blocks=rank is not None)
+    factors: dict[str, dict[BlockKey, Array]] = {name: {} for name in tree.factors}
+    for name, i_part in product(factors, sorted(set((holders or {}).values()))):
+        names, tensors = parts.names(i_part), parts.whole(i_part)
+        factors[name] |= read_factors(f"{prefix}{name}", holders or {}, names, tensors)
+    inside = {name: _build(part, f"{prefix}{name}/", reader, parts, holders) for name, part in tree.parts.items()}
+    return State(dict(tree.numbers), vectors, factors, inside, same_blocks=holders is not None)
 
 
 class _Parts:
@@ -180,7 +192,7 @@ class _Parts:
     def __init__(self, path: Path, manifest: CheckpointManifest, opened: ExitStack) -> None:
         from safetensors import SafetensorError
 
-        self.errors: tuple[type[Exception], ...] = (SafetensorError, OSError, ValueError)
+        self.errors: tuple[type[Exception], ...] = (SafetensorError, OSError, ValueError, ConfigError)
         self._path, self._manifest, self._opened = path, manifest, opened
         self._files: dict[int, Any] = {}
 

@@ -12,6 +12,8 @@ from distnewton.backend import Array
 
 Tree = Mapping[str, Any]
 """Numbers and parts of a state as JSON has them."""
+BlockKey = tuple[int, int]
+"""Number of a logical block, 0 in a state of one block, and a layer."""
 
 
 @dataclass
@@ -24,17 +26,17 @@ class State:
         JSON-able values, the same on all ranks.
     vectors : dict of str to Array of shape (n_params_local,)
         A number for each variable, stored by global index: any grid gets back its own blocks.
-    factors : dict of str to dict of int to Array
-        By own layer, of whatever shape: they belong to these very blocks, and are left out where blocks differ.
+    factors : dict of str to dict of BlockKey to Array
+        Of whatever shape, by own logical block and layer: they are left out where the network is cut into other blocks.
     parts : dict of str to State
         Of the objects inside.
     same_blocks : bool
-        Of a state that was read: whether it comes from the same blocks, so that its factors are there.
+        Of a state that was read: whether it comes from the same logical blocks, so that its factors are there.
     """
 
     numbers: dict[str, Any] = field(default_factory=dict)
     vectors: dict[str, Array] = field(default_factory=dict)
-    factors: dict[str, dict[int, Array]] = field(default_factory=dict)
+    factors: dict[str, dict[BlockKey, Array]] = field(default_factory=dict)
     parts: dict[str, State] = field(default_factory=dict)
     same_blocks: bool = True
 
@@ -78,6 +80,6 @@ class State:
         return ""
 
 
-def _values(factors: dict[str, dict[int, Array]]) -> Iterator[Array]:
+def _values(factors: dict[str, dict[BlockKey, Array]]) -> Iterator[Array]:
     for by_layer in factors.values():
         yield from by_layer.values()

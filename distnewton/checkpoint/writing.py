@@ -121,6 +121,7 @@ def _manifest(grid: ProcessGrid, state: State, facts: CheckpointFacts, parts: li
         widths=list(partition.widths),
         splits=list(partition.splits),
         speeds=list(partition.speeds),
+        logical_blocks=list(partition.block_splits),
         rows_per_unit=list(partition.all_rows_per_unit),
         parts=parts,
         state=StateTree.model_validate(state.tree()),

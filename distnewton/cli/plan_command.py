@@ -91,7 +91,9 @@ def _speeds(config: Config, problem: Problem, n_ranks: int) -> list[float]:
     if partition.speeds == "measured":
         raise ConfigError("a plan measures nothing: give partition.speeds as a list, one a rank", collective=True)
     if partition.splits != "auto":
-        check_rank_count(problem.shape.partition(partition.splits), n_of_grid, partition.replicas)
+        check_rank_count(
+            problem.shape.partition(partition.splits, (), problem.blocks), n_of_grid, partition.replicas
+        )
     return [] if partition.speeds == "equal" else speeds_of_grid(partition.speeds, n_of_grid, partition.replicas)
 
 

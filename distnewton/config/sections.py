@@ -20,6 +20,7 @@ from distnewton.network.layer_tables import Dense, LayerTable, Size, resolve_sha
 from distnewton.network.losses import LOSSES
 from distnewton.network.shapes import NetworkShape
 from distnewton.options import Options
+from distnewton.parallel.partition import regular_blocks
 from distnewton.registry import Registry
 
 TaskName = Literal["auto", "classification", "binary", "regression"]
@@ -254,6 +255,10 @@ class PartitionConfig(Options):
     splits: Annotated[Literal["auto"] | list[Split], BeforeValidator(_dashes_to_list)] = Field(
         "auto", description="groups of each layer's neurons, as 2-2-2-2; auto plans them"
     )
+    blocks: Annotated[Literal["ranks"] | Split | list[Split], BeforeValidator(_dashes_to_list)] = Field(
+        "ranks", description="blocks that block-diagonal methods solve apart: ranks (one each), so many, or the groups "
+        "that make them, as 2-2-2-2. Ranks then own whole blocks, and the method is the same on any number of them"
+    )  # fmt: skip
     speeds: Annotated[
         Literal["equal", "measured"] | Annotated[list[Annotated[float, Field(gt=0.0)]], Field(min_length=1)],
         BeforeValidator(_commas_to_numbers),
@@ -264,6 +269,14 @@ class PartitionConfig(Options):
     replicas: int = Field(
         1, ge=1, description="copies of the grid, each with its share of the samples; splits are those of a copy"
     )
+
+    def logical(self, shape: NetworkShape) -> tuple[int, ...]:
+        """Splits of the logical blocks of a network; empty: those of the ranks."""
+        if self.blocks == "ranks":
+            return ()
+        if isinstance(self.blocks, int):
+            return regular_blocks(self.blocks, shape.widths, shape.rows_per_unit)
+        return tuple(self.blocks)
 
 
 UNLIMITED = 10**9

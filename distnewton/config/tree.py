@@ -56,14 +56,16 @@ class Config(Options):
         return self
 
     def _splits_problems(self) -> Iterator[str]:
-        """Splits that do not fit the layers."""
-        splits, layers = self.partition.splits, self.network.layers
+        """Splits and blocks that do not fit the layers."""
+        layers = self.network.layers
         n_splits = number_of_weight_layers(layers) + 1
-        if splits != "auto" and len(splits) != n_splits:
-            what = "widths of network.layers"
-            if isinstance(layers[0], LayerTable):
-                what = "groups of channels or neurons: those of the input images, and of each conv and dense layer"
-            yield f"partition.splits has {len(splits)} numbers for {n_splits} {what}"
+        for name in ("splits", "blocks"):
+            splits = getattr(self.partition, name)
+            if isinstance(splits, list) and len(splits) != n_splits:
+                what = "widths of network.layers"
+                if isinstance(layers[0], LayerTable):
+                    what = "groups of channels or neurons: those of the input images, and of each conv and dense layer"
+                yield f"partition.{name} has {len(splits)} numbers for {n_splits} {what}"
 
     def _task_problems(self) -> Iterator[str]:
         """Loss, task, outputs and class weights that do not fit each other."""

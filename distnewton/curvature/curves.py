@@ -115,15 +115,14 @@ class Curves:
             for order in range(2):
                 for s in range(n_below):
                     layer.elements(below[order, s], self._weights[m].W, None, winners, T[order, s])
-        if m in self.groups.weights:
-            s = self._position[self.groups.weights[m]]
-            change = network.backend.empty(*T.shape[2:])
-            layer.elements(activations.groups[m - 1, block.i], U.W, None, winners, change)
+        for group, V in self.groups.parts(network.layout, m, U.W):
+            s, change = self._position[group], network.backend.empty(*T.shape[2:])
+            layer.elements(activations.groups[m - 1, block.i], V, None, winners, change)
             T[0, s] += change
             if below is not None:
-                self.meet_weights(m, s, U.W, below)
+                self.meet_weights(m, s, V, below)
                 if s < n_below:
-                    layer.elements(below[0, s], U.W, None, winners, change)
+                    layer.elements(below[0, s], V, None, winners, change)
                     T[1, s] += 2.0 * change
-        if U.b is not None and m in self.groups.biases:
-            layer.add_bias(T[0, self._position[self.groups.biases[m]]], U.b)
+        for group, v in self.groups.parts(network.layout, m, U.b, biases=True):
+            layer.add_bias(T[0, self._position[group]], v)

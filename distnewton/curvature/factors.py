@@ -52,6 +52,36 @@ class JacobianFactor(Protocol):
         """What is stored, its first axis the samples'."""
         ...
 
+    def of_units(self, units: slice, n_units: int) -> JacobianFactor:
+        """The factor of some units of the group, which has ``n_units``: views where a unit has one value."""
+        ...
+
+
+def values_of(array: Array, units: slice, n_units: int) -> Array:
+    """Values of some units of a group of ``n_units``, along the last axis, in which the units of a place lie together.
+
+    Parameters
+    ----------
+    array : Array of shape (..., n_places n_units)
+        Values of a group.
+    units : slice
+        Which.
+    n_units : int
+        Units of the group.
+
+    Returns
+    -------
+    Array of shape (..., n_places len(units))
+        A view where there is one place, or where these are all units.
+    """
+    if units == slice(0, n_units):
+        return array
+    if array.shape[-1] == n_units:
+        return array[..., units]
+    by_place = array.reshape(*array.shape[:-1], array.shape[-1] // max(1, n_units), n_units)[..., units]
+    chosen: Array = by_place.reshape(*array.shape[:-1], by_place.shape[-2] * by_place.shape[-1])
+    return chosen
+
 
 class IdentityFactor:
     """D^L = I restricted to the columns of one group of outputs.
@@ -91,6 +121,11 @@ class IdentityFactor:
         """What is stored, its first axis the samples'."""
         return []
 
+    def of_units(self, units: slice, n_units: int) -> IdentityFactor:
+        """The factor of some units of the group."""
+        first = self._columns.start
+        return IdentityFactor((first + units.start, first + units.stop), *self._shape, self._backend)
+
 
 class ScaledFactor:
     """D[s, k, t] = weights[t, k] derivative[s, t], kept as its two parts.
@@ -125,6 +160,11 @@ class ScaledFactor:
         """What is stored, its first axis the samples'."""
         return [self._derivative]
 
+    def of_units(self, units: slice, n_units: int) -> ScaledFactor:
+        """The factor of some units of the group."""
+        weights = values_of(self._weights.T, units, n_units).T
+        return ScaledFactor(values_of(self._derivative, units, n_units), weights)
+
 
 class StoredFactor:
     """D kept in full.
@@ -157,6 +197,10 @@ class StoredFactor:
     def arrays(self) -> list[Array]:
         """What is stored, its first axis the samples'."""
         return [self._D]
+
+    def of_units(self, units: slice, n_units: int) -> StoredFactor:
+        """The factor of some units of the group."""
+        return StoredFactor(values_of(self._D, units, n_units), self._backend)
 
 
 class AveragedFactor:
@@ -207,3 +251,11 @@ class AveragedFactor:
     def arrays(self) -> list[Array]:
         """What is stored, its first axis the samples'."""
         return [*self._factor.arrays(), self._derivative]
+
+    def of_units(self, units: slice, n_units: int) -> AveragedFactor:
+        """The factor of some units of the group."""
+        n_averages = self._averages.shape[1] // max(1, n_units) * (units.stop - units.start)
+        derivative = values_of(self._derivative, units, n_units)
+        return AveragedFactor(
+            self._factor.of_units(units, n_units), derivative, self._pooling, n_averages, self._backend
+        )

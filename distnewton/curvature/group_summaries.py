@@ -131,13 +131,11 @@ def _regularize(sums: _Sums, point: Point, direction: Array, groups: ParameterGr
     layout, dot = point.network.layout, point.network.backend.dot
     weights, changes = layout.views(point.params), layout.views(direction)
     for m, U in changes.items():
-        params = weights[m]
-        for group, change, value in ((groups.weights.get(m), U.W, params.W), (groups.biases.get(m), U.b, params.b)):
-            if group is None or change is None or value is None:
-                continue
-            s = groups.order.index(group)
-            sums.slopes[s] += regularization * dot(change.ravel(), value.ravel())
-            sums.hessian[s, s] += regularization * dot(change.ravel(), change.ravel())
+        for whole, value, biases in ((U.W, weights[m].W, False), (U.b, weights[m].b, True)):
+            for group, change in groups.parts(layout, m, whole, biases=biases):
+                s = groups.order.index(group)
+                sums.slopes[s] += regularization * dot(change.ravel(), value.ravel())  # type: ignore[union-attr]
+                sums.hessian[s, s] += regularization * dot(change.ravel(), change.ravel())
 
 
 class _SummedCurves(Curves):

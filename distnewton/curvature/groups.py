@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from distnewton.backend import Array
+from collections.abc import Iterator
+
+from distnewton.backend import Array, namespace
 from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.partition import Partition
 
@@ -15,8 +17,8 @@ class ParameterGroups:
     Parameters
     ----------
     kind : str
-        ``tensor``: the weights and the bias of each layer; ``kind``: all weights, all biases; ``rank``: what each
-        rank owns; ``all``: one group.
+        ``tensor``: the weights and the bias of each layer; ``kind``: all weights, all biases; ``rank``: each logical
+        block, by default what a rank owns; ``all``: one group.
     partition : Partition
         Who owns what.
     rank : int
@@ -26,8 +28,8 @@ class ParameterGroups:
     ----------
     n_groups : int
         S, groups without variables included.
-    weights, biases : dict of int to int
-        Groups of this rank's own weights and biases that are not empty, by layer.
+    weights, biases : dict of int to dict of int to int
+        Groups of this rank's own weights and biases that are not empty, by layer and number of the logical block.
     first_layers : list of int
         By group, the lowest layer in which it has variables; beyond the last where it has none.
     order : list of int
@@ -40,25 +42,25 @@ class ParameterGroups:
         if kind not in GROUPS:
             raise ValueError(f"groups must be one of {', '.join(GROUPS)}, got {kind!r}")
         self._kind, L = kind, partition.n_layers
-        self.n_groups = {"tensor": 2 * L, "kind": 2, "rank": partition.n_ranks, "all": 1}[kind]
-        self.weights: dict[int, int] = {}
-        self.biases: dict[int, int] = {}
+        self.n_groups = {"tensor": 2 * L, "kind": 2, "rank": partition.logical.n_ranks, "all": 1}[kind]
+        self.weights: dict[int, dict[int, int]] = {}
+        self.biases: dict[int, dict[int, int]] = {}
         first = self.first_layers = [L + 1] * self.n_groups
-        blocks = [(owner, block) for owner in range(partition.n_ranks) for block in partition.blocks(owner)]
-        for owner, block in blocks:
+        logical = partition.logical
+        for number, block in [(p, block) for p in range(logical.n_ranks) for block in logical.blocks(p)]:
             n_in, n_out = block.shape
             for own, size in ((self.weights, n_in * n_out), (self.biases, n_out * block.owns_bias)):
                 if size:
-                    group = self._group(block.layer, own is self.biases, owner)
+                    group = self._group(block.layer, own is self.biases, number)
                     first[group] = min(first[group], block.layer)
-                    if owner == rank:
-                        own[block.layer] = group
+                    if partition.holder(number) == rank:
+                        own.setdefault(block.layer, {})[number] = group
         self.order = sorted((s for s in range(self.n_groups) if first[s] <= L), key=lambda s: first[s])
         self.n_active = [sum(first[s] <= m for s in self.order) for m in range(L + 1)]
 
-    def _group(self, layer: int, is_bias: bool, owner: int) -> int:
+    def _group(self, layer: int, is_bias: bool, number: int) -> int:
         """Group of the weights or the bias of a block."""
-        return {"tensor": 2 * (layer - 1) + is_bias, "kind": int(is_bias), "rank": owner, "all": 0}[self._kind]
+        return {"tensor": 2 * (layer - 1) + is_bias, "kind": int(is_bias), "rank": number, "all": 0}[self._kind]
 
     def scaled(self, layout: ParameterLayout, factors: Array, v: Array) -> Array:
         """A vector with each group multiplied by its own factor.
@@ -78,8 +80,42 @@ class ParameterGroups:
         """
         scaled = v.copy()
         for m, view in layout.views(scaled).items():
-            if m in self.weights:
-                view.W[...] *= float(factors[self.weights[m]])
-            if view.b is not None and m in self.biases:
-                view.b[...] *= float(factors[self.biases[m]])
+            for of_layer, array in ((self.weights, view.W), (self.biases, view.b)):
+                groups = of_layer.get(m, {})
+                for block in layout.parts:
+                    if array is not None and block.number in groups:
+                        block.part(m, array)[...] *= float(factors[groups[block.number]])
         return scaled
+
+    def parts(
+        self, layout: ParameterLayout, m: int, array: Array | None, *, biases: bool = False
+    ) -> Iterator[tuple[int, Array]]:
+        """What each group has of an own layer's weights, or biases.
+
+        Parameters
+        ----------
+        layout : ParameterLayout
+            Where the blocks lie.
+        m : int
+            The layer.
+        array : Array or None
+            Weights of shape (n_in_local, n_out_local) or, with ``biases``, biases; None where another rank has them.
+        biases : bool
+            Which of the two.
+
+        Yields
+        ------
+        tuple of int and Array
+            Number of the group, and an array of the same shape, zero outside of the group.
+        """
+        groups = (self.biases if biases else self.weights).get(m, {})
+        if array is None:
+            return
+        if len(set(groups.values())) == 1:
+            yield next(iter(groups.values())), array
+            return
+        for block in layout.parts:
+            if block.number in groups:
+                alone = namespace(array).zeros_like(array)
+                block.part(m, alone)[...] = block.part(m, array)
+                yield groups[block.number], alone

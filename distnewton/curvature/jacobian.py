@@ -6,14 +6,21 @@ r"""The Jacobian of the outputs on the curvature subsample: one backward pass, t
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from distnewton.backend import Array, Backend
-from distnewton.curvature.factors import AveragedFactor, IdentityFactor, JacobianFactor, ScaledFactor, StoredFactor
+from distnewton.curvature.factors import (
+    AveragedFactor,
+    IdentityFactor,
+    JacobianFactor,
+    ScaledFactor,
+    StoredFactor,
+    values_of,
+)
 from distnewton.network.layers import Layer
-from distnewton.network.layout import BlockView, ParameterLayout
+from distnewton.network.layout import BlockView, LogicalBlock, ParameterLayout
 from distnewton.network.network import Activations, PartitionedNetwork, take_turns
 
 # numbers of D that the backward recursion expands at a time
@@ -57,6 +64,8 @@ class Jacobian:
         Shape of J v; with roots their number stands for that of the outputs.
     backend : Backend
         Array library and dtype.
+    work : dict of int to Array or None
+        Arrays that products may overwrite, at least as large as the values of the output group; by default new ones.
     """
 
     def __init__(
@@ -66,15 +75,39 @@ class Jacobian:
         n_samples: int,
         n_out: int,
         backend: Backend,
+        work: Mapping[int, Array] | None = None,
     ) -> None:
         self.parts = parts
         self.layout, self.backend = layout, backend
         self.n_samples, self.n_out = n_samples, n_out
         # one work array a layer, reused by every product: fresh ones would cost page faults at each CG step
-        self._work = {
-            m: backend.empty(n_samples, layout.blocks[m].shape[1] * part.layer.shape.n_elements)
-            for m, part in parts.items()
-        }
+        self._work = {}
+        for m, part in parts.items():
+            shape = n_samples, layout.blocks[m].shape[1] * part.layer.shape.n_elements
+            self._work[m] = backend.empty(*shape) if work is None else _of_shape(work[m], shape)
+
+    def of_block(self, block: LogicalBlock, inputs: Mapping[int, Any]) -> Jacobian:
+        """Columns of one of the rank's logical blocks; products with several of them do not run at a time.
+
+        Parameters
+        ----------
+        block : LogicalBlock
+            Which.
+        inputs : mapping of int to Array or csr_array
+            Its inputs, by layer.
+
+        Returns
+        -------
+        Jacobian
+        """
+        parts = {}
+        for m, own in block.layout.blocks.items():
+            part, (_, units) = self.parts[m], block.units(m)
+            n_units = self.layout.blocks[m].shape[1]
+            winners = None if part.winners is None else values_of(part.winners, units, n_units)
+            layer = part.layer.of_outputs(own.outputs)
+            parts[m] = JacobianPart(layer, inputs[m], part.factor.of_units(units, n_units), winners)
+        return Jacobian(parts, block.layout, self.n_samples, self.n_out, self.backend, self._work)
 
     def arrays(self) -> list[Array]:
         """What is stored of D, layer by layer."""
@@ -133,6 +166,12 @@ class Jacobian:
             if bias is not None:
                 part.layer.sum_units(T, bias)
         return out
+
+
+def _of_shape(array: Array, shape: tuple[int, int]) -> Array:
+    """Its first numbers as a matrix."""
+    matrix: Array = array.reshape(-1)[: shape[0] * shape[1]].reshape(shape)
+    return matrix
 
 
 def linearize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Literal
@@ -9,9 +10,10 @@ from typing import Literal
 import numpy as np
 
 from distnewton.backend import Array, Backend, scalar
+from distnewton.curvature.columns import BlockSample, SampleColumns, SharedColumns
 from distnewton.curvature.jacobian import Jacobian
 from distnewton.curvature.sample import CurvatureSample
-from distnewton.network.layout import ParameterLayout
+from distnewton.network.layout import LogicalBlock, ParameterLayout
 from distnewton.network.losses import LossHessian
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.solvers.damping import Shift
@@ -20,20 +22,14 @@ DampingForm = Literal["identity", "diagonal"]
 
 
 @dataclass(frozen=True)
-class Linearization:
-    r"""Gradient and linearised network at a point, with the damped quadratic model that they make.
-
-    .. math:: q(d) = g^T d + \tfrac12 d^T (G_S + \lambda D) d, \qquad
-        G_S = I/C + |S|^{-1} \sum_{i \in S} J_i^T B_i J_i
-
-    D is the identity, or the diagonal of G_S (Fletcher's form of Levenberg-Marquardt damping, which does not depend on
-    the scales of the variables).
+class BlockModel(ABC):
+    """The damped quadratic model of some variables, which others leave alone: a rank's, or a logical block's.
 
     Attributes
     ----------
     gradient : Array of shape (n_params_local,)
-        This rank's block of grad f, over all samples or over a mini-batch.
-    sample : CurvatureSample
+        Of these variables, over all samples or over a mini-batch.
+    sample : SampleColumns
         Samples of the curvature.
     regularization : float
         1/C.
@@ -41,32 +37,22 @@ class Linearization:
         lambda.
     grid : ProcessGrid
         The ranks.
-    damping_form : str
-        ``identity`` or ``diagonal``. The diagonal is computed as the model is made, collectively.
-    of_sample : bool
-        Whether the gradient is that of the curvature's samples, and of the regularisation.
     """
 
     gradient: Array
-    sample: CurvatureSample
+    sample: SampleColumns
     regularization: float
     damping: float
     grid: ProcessGrid
-    damping_form: DampingForm = "identity"
-    of_sample: bool = False
-
-    def __post_init__(self) -> None:
-        # here, where all ranks are: directions of a rank's own block send nothing
-        _ = self.shift_matrix
 
     @property
-    def params(self) -> Array:
-        """The current point, this rank's block."""
-        return self.sample.params
+    @abstractmethod
+    def shift_matrix(self) -> Shift:
+        """The diagonal matrix I/C + lambda D."""
 
     @property
     def jacobian(self) -> Jacobian:
-        """This rank's columns of J on the curvature sample."""
+        """These columns of J on the curvature sample."""
         return self.sample.jacobian
 
     @property
@@ -94,6 +80,66 @@ class Linearization:
         """1/C + lambda times the mean of D: what is added to the diagonal of J^T B J / |S|, or its mean."""
         return self.shift_matrix.mean
 
+
+@dataclass(frozen=True)
+class LogicalModel(BlockModel):
+    """The model of one of a rank's logical blocks.
+
+    Attributes
+    ----------
+    shifts : Shift
+        The block's part of I/C + lambda D.
+    """
+
+    shifts: Shift
+
+    @property
+    def shift_matrix(self) -> Shift:
+        """The diagonal matrix I/C + lambda D."""
+        return self.shifts
+
+
+@dataclass(frozen=True)
+class Linearization(BlockModel):
+    r"""Gradient and linearised network at a point, with the damped quadratic model that they make.
+
+    .. math:: q(d) = g^T d + \tfrac12 d^T (G_S + \lambda D) d, \qquad
+        G_S = I/C + |S|^{-1} \sum_{i \in S} J_i^T B_i J_i
+
+    D is the identity, or the diagonal of G_S (Fletcher's form of Levenberg-Marquardt damping, which does not depend on
+    the scales of the variables).
+
+    Attributes
+    ----------
+    gradient : Array of shape (n_params_local,)
+        This rank's block of grad f, over all samples or over a mini-batch.
+    sample : CurvatureSample
+        Samples of the curvature.
+    regularization : float
+        1/C.
+    damping : float
+        lambda.
+    grid : ProcessGrid
+        The ranks.
+    damping_form : str
+        ``identity`` or ``diagonal``. The diagonal is computed as the model is made, collectively.
+    of_sample : bool
+        Whether the gradient is that of the curvature's samples, and of the regularisation.
+    """
+
+    sample: CurvatureSample
+    damping_form: DampingForm = "identity"
+    of_sample: bool = False
+
+    def __post_init__(self) -> None:
+        # here, where all ranks are: directions of a rank's own block send nothing
+        _ = self.shift_matrix
+
+    @property
+    def params(self) -> Array:
+        """The current point, this rank's block."""
+        return self.sample.params
+
     @cached_property
     def damping_matrix(self) -> Array | None:
         """D as a vector of shape (n_params_local,); None for the identity."""
@@ -116,6 +162,31 @@ class Linearization:
         n = self.sample.point.network.shape.n_params
         (total,) = self.grid.sum_of_variables(scalar(D.sum(dtype=np.float64)))
         return Shift(self.regularization + self.damping * total / n, self.regularization + self.damping * D)
+
+    @cached_property
+    def by_block(self) -> list[tuple[LogicalBlock, BlockModel]]:
+        """The models of this rank's logical blocks, which block-diagonal methods solve apart; no communication.
+
+        Where the rank owns one, it is this model.
+        """
+        parts = self.layout.parts
+        if len(parts) == 1 and parts[0].is_whole:
+            return [(parts[0], self)]
+        shared, S = SharedColumns(self.sample), self.shift_matrix
+        return [
+            (
+                block,
+                LogicalModel(
+                    block.gather(self.gradient),
+                    BlockSample(shared, block),
+                    self.regularization,
+                    self.damping,
+                    self.grid,
+                    Shift(S.mean, None if S.diagonal is None else block.gather(S.diagonal)),
+                ),
+            )
+            for block in parts
+        ]
 
     def matvec(self, v: Array) -> Array:
         """Multiply the damped matrix onto a vector.

@@ -8,21 +8,19 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array, Backend, like, to_host
+from distnewton.curvature.columns import SampleColumns
 from distnewton.curvature.curves import Curves
 from distnewton.curvature.group_summaries import Summary, summarise
 from distnewton.curvature.groups import ParameterGroups
 from distnewton.curvature.jacobian import Jacobian, linearize
 from distnewton.curvature.point import Point
-from distnewton.network.layers import Unfolded, square_sums
 from distnewton.network.layout import ParameterLayout
 from distnewton.network.losses import LossHessian, ScaledIdentity, random_signs
-from distnewton.network.shapes import LayerShape
-from distnewton.network.weighted import weights_of
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.replicas import Draws, OwnDraws, SampleShare
 
 
-class CurvatureSample:
+class CurvatureSample(SampleColumns):
     """Products with the Jacobian of the outputs on some samples, and cotangents of their losses.
 
     Parameters
@@ -78,36 +76,14 @@ class CurvatureSample:
         return self.point.network.layout
 
     @property
-    def weights(self) -> Array | None:
-        """Weights of the samples, of shape (n,) and mean 1 over all samples of the run; None where all count alike."""
-        return weights_of(self.point.targets)
-
-    @property
     def inputs(self) -> Mapping[int, Any]:
         """Z^{m-1} of the input group of each own block, by layer."""
         groups = self.point.activations.groups
         return {m: groups[m - 1, block.i] for m, block in self.grid.blocks.items()}
 
-    def unfold(self, m: int, delta: Array) -> Iterator[Unfolded]:
-        """Inputs and cotangents of an own layer by places, some samples at a time.
-
-        Parameters
-        ----------
-        m : int
-            An own layer.
-        delta : Array of shape (n, n_elements of the own output group)
-            Cotangents of what is activated there.
-
-        Yields
-        ------
-        Unfolded
-        """
-        winners = self.point.activations.winners.get((m, self.grid.blocks[m].j))
-        yield from self.point.network.layers[m].unfold(self.inputs[m], delta, winners)
-
-    def shape(self, m: int) -> LayerShape:
-        """Units, kernel and pooling of a layer."""
-        return self.point.network.shape.layers[m - 1]
+    def winners(self, m: int) -> Array | None:
+        """What max pooling has chosen in the own output group of a layer, where there is one."""
+        return self.point.activations.winners.get((m, self.grid.blocks[m].j))
 
     # --- the Jacobian
 
@@ -337,25 +313,6 @@ class CurvatureSample:
             self._diagonal /= self.n_samples
         return self._diagonal
 
-    def add_squares(self, m: int, delta: Array, out: Array) -> None:
-        """Add the squares of each sample's gradient in the variables of an own layer.
-
-        Parameters
-        ----------
-        m : int
-            An own layer.
-        delta : Array of shape (n, n_elements of the own output group)
-            Cotangents of what is activated there.
-        out : Array of shape (n_in_local + owns_bias, n_out_local)
-            Added to.
-        """
-        n_in, _ = self.layout.blocks[m].shape
-        layer = self.point.network.layers[m]
-        for part in self.unfold(m, delta):
-            out[:n_in] += square_sums(part)
-            if len(out) > n_in:
-                out[n_in] += (layer.bias_cotangents(part) ** 2).sum(axis=0)
-
     def _root_cotangents(self) -> Iterator[dict[int, Array]]:
         """Cotangents of the own output groups, for one after the other of the roots of B."""
         if self._rooted:
@@ -410,17 +367,6 @@ class CurvatureSample:
         if self._deltas is None:
             self._deltas = self._backpropagate(self.point.loss_gradient)
         return self._deltas
-
-    def fisher_cotangents(self) -> dict[int, Array]:
-        """Cotangents as of :meth:`loss_cotangents` whose squares add up to the empirical Fisher matrix's."""
-        # those of each sample's loss, times the root of its weight: a sample of weight 2 counts twice
-        deltas, weights = self.loss_cotangents(), self.weights
-        if weights is None:
-            return deltas
-        # the gradient of the weighted loss has the weight as a factor, so that it is 0 where that is
-        xp = self.backend.xp
-        roots = xp.sqrt(xp.where(weights > 0, weights, 1.0))[:, None]
-        return {m: delta / roots.astype(delta.dtype) for m, delta in deltas.items()}
 
     def random_cotangents(self) -> dict[int, Array]:
         """Cotangents as of :meth:`loss_cotangents`, for random outputs c with E[c c^T] = B; one backward pass."""

@@ -1,6 +1,9 @@
-r"""The direction of [DNM]: every rank solves with its own diagonal block, without communication.
+r"""The direction of [DNM]: every rank solves with its own diagonal blocks, without communication.
 
 .. math:: (G_{pp} + \lambda I)\, d_p = -g_p
+
+A rank owns one block p, or several where ``partition.blocks`` says so; these advance by a CG step in turn, so that
+early termination sees what it would see of as many ranks of one speed.
 
 Of replicas of the grid each solves with its own share of the subsample, still without communication; the step takes the
 mean of their directions.
@@ -11,11 +14,12 @@ from __future__ import annotations
 from typing import ClassVar
 
 from distnewton.backend import Array
-from distnewton.curvature.linearization import Linearization
+from distnewton.curvature.linearization import BlockModel, Linearization
 from distnewton.curvature.operators import BlockGaussNewton
 from distnewton.directions.cg import CGDirection
 from distnewton.directions.direction import Curvature, DirectionResult, RoleOptions
 from distnewton.directions.options import BlockOptions, CGOptions, EarlyTerminationOptions, SketchOptions
+from distnewton.network.layout import LogicalBlock
 from distnewton.parallel.termination import EarlyTermination
 from distnewton.solvers.conjugate_gradient import ConjugateGradient
 
@@ -28,7 +32,7 @@ class BlockDiagonal(CGDirection):
     """Local CG on each rank's block, ended early when enough ranks have finished."""
 
     name = "block_diagonal"
-    help = "each rank solves with its own diagonal block of G by CG, without communication"
+    help = "each rank solves with its own diagonal blocks of G by CG, without communication"
     own_options = BlockDiagonalOptions
     # the ranks of a proposal all finish, since they compute its step sizes together right after
     role_options: ClassVar[RoleOptions] = dict.fromkeys(("direction", "solver"), (EarlyTerminationOptions,))
@@ -37,62 +41,62 @@ class BlockDiagonal(CGDirection):
     curvature: Curvature = "jacobian"
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
-        """Solve with this rank's block; the only messages are those of early termination."""
-        if self._preconditioner is not None:
-            self._preconditioner.update(problem)
-        solvers = self._solvers(problem)
+        """Solve with this rank's blocks; the only messages are those of early termination."""
+        if self._preconditioners is not None:
+            self._preconditioners.update(problem)
+        solvers = [self._solvers(block, model) for block, model in problem.by_block]
         n_steps = 0
-        while any(not cg.finished for cg in solvers):
-            for cg in solvers:
-                if not cg.finished:
-                    cg.step()
+        while (left := [cg for of_block in solvers for cg in of_block if not cg.finished]):
+            for cg in left:
+                cg.step()
             n_steps += 1
-            if n_steps >= self.options.cg_min and termination.enough_finished(n_steps):
+            n_finished = sum(all(cg.finished for cg in of_block) for of_block in solvers)
+            if n_steps >= self.options.cg_min and termination.enough_finished(n_steps, n_finished):
                 break
-        finished = all(cg.finished for cg in solvers)
+        finished = all(cg.finished for of_block in solvers for cg in of_block)
         if finished:
             termination.announce()
         direction = problem.backend.zeros(problem.layout.n_params)
-        for cg in solvers:
-            direction += cg.x
+        for (block, model), of_block in zip(problem.by_block, solvers, strict=True):
+            block.scatter(sum((cg.x for cg in of_block), model.backend.zeros(model.layout.n_params)), direction)
         self._remember(direction)
-        residual = max((cg.relative_residual for cg in solvers), default=0.0)
+        residual = max((cg.relative_residual for of_block in solvers for cg in of_block), default=0.0)
         return DirectionResult(direction, n_steps, finished, residual)
 
     def set_mean_direction(self, direction: Array) -> None:
         """Start the next CG from the mean of the replicas' directions."""
         self._remember(direction)
 
-    def _solvers(self, problem: Linearization) -> list[ConjugateGradient]:
-        """One CG a block; blocks without variables have none."""
-        jacobian, options = problem.jacobian, self.options
-        blocks = [[m] for m in jacobian.layers] if options.by_layer else [jacobian.layers]
+    def _solvers(self, block: LogicalBlock, model: BlockModel) -> list[ConjugateGradient]:
+        """CG of a logical block, or one for each of its layers; what has no variables has none."""
+        jacobian, options = model.jacobian, self.options
+        last = None if self._last is None else block.gather(self._last)
+        precondition = None if self._preconditioners is None else self._preconditioners.of(block).restricted
         solvers = []
-        for layers in blocks:
-            if not any(problem.layout.blocks[m].n_params for m in layers):
+        for layers in [[m] for m in jacobian.layers] if options.by_layer else [jacobian.layers]:
+            if not any(model.layout.blocks[m].n_params for m in layers):
                 continue
-            matrix = BlockGaussNewton(jacobian, problem.loss_hessian, problem.shift_matrix, layers)
-            start = None if self._last is None else self._restrict(problem, self._last, layers, options.warm_start)
+            matrix = BlockGaussNewton(jacobian, model.loss_hessian, model.shift_matrix, layers)
             solvers.append(
                 ConjugateGradient(
                     matrix.matvec,
-                    self._restrict(problem, problem.gradient, layers, -1.0),
-                    problem.backend.dot,
+                    _restrict(model, model.gradient, layers, -1.0),
+                    model.backend.dot,
                     tolerance=options.cg_tolerance,
                     max_steps=options.cg_max,
                     min_steps=options.cg_min,
-                    precondition=None if self._preconditioner is None else self._preconditioner.restricted(layers),
-                    start=start,
+                    precondition=None if precondition is None else precondition(layers),
+                    start=None if last is None else _restrict(model, last, layers, options.warm_start),
                     progress=options.cg_progress,
                 )
             )
         return solvers
 
-    @staticmethod
-    def _restrict(problem: Linearization, v: Array, layers: list[int], factor: float) -> Array:
-        """A multiple of a vector in some layers, zero in the others."""
-        b = problem.backend.zeros(problem.layout.n_params)
-        for m in layers:
-            part = problem.layout.slices[m]
-            b[part] = factor * v[part]
-        return b
+
+def _restrict(model: BlockModel, v: Array, layers: list[int], factor: float) -> Array:
+    """A multiple of a vector in some layers, zero in the others."""
+    b = model.backend.zeros(model.layout.n_params)
+    for m in layers:
+        part = model.layout.slices[m]
+        b[part] = factor * v[part]
+    return b

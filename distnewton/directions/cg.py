@@ -6,6 +6,7 @@ from typing import Any, ClassVar
 
 from distnewton.backend import Array
 from distnewton.checkpoint.state import State
+from distnewton.directions.blockwise import Blockwise
 from distnewton.directions.direction import Direction, Presets, Role
 from distnewton.directions.preconditioner import Preconditioner
 from distnewton.network.layout import ParameterLayout
@@ -31,7 +32,7 @@ class CGDirection(Direction):
     def __init__(self, options: Any = None, preconditioner: Preconditioner | None = None) -> None:
         super().__init__(options)
         self.damping_form = self.options.damping_form
-        self._preconditioner = preconditioner
+        self._preconditioners = None if preconditioner is None else Blockwise(preconditioner)
         self._last: Array | None = None
 
     def _remember(self, solution: Array) -> None:
@@ -43,20 +44,20 @@ class CGDirection(Direction):
         """The last solution, with a warm start, and the preconditioner."""
         return State(
             vectors={} if self._last is None else {"last": self._last},
-            parts={} if self._preconditioner is None else {"preconditioner": self._preconditioner.state()},
+            parts={} if self._preconditioners is None else {"preconditioner": self._preconditioners.state()},
         )
 
     def restore(self, state: State, layout: ParameterLayout) -> None:
         """Take over the last solution and the preconditioner."""
-        if self._preconditioner is not None:
-            self._preconditioner.restore(state.parts["preconditioner"], layout)
+        if self._preconditioners is not None:
+            self._preconditioners.restore(state.parts["preconditioner"], layout)
         self._last = state.vectors.get("last")
 
     def n_vectors(self) -> int:
         """The last solution, and what the preconditioner keeps."""
-        kept = 0 if self._preconditioner is None else self._preconditioner.n_vectors
+        kept = 0 if self._preconditioners is None else self._preconditioners.n_vectors
         return kept + int(self.options.warm_start > 0)
 
     def factor_size(self, shape: NetworkShape, block: Block) -> float:
         """Numbers in the preconditioner's factors of a block."""
-        return 0.0 if self._preconditioner is None else self._preconditioner.factor_size(shape, block)
+        return 0.0 if self._preconditioners is None else self._preconditioners.factor_size(shape, block)

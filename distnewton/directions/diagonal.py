@@ -14,7 +14,7 @@ import numpy as np
 
 from distnewton.backend import Array, Backend, namespace
 from distnewton.checkpoint.state import State
-from distnewton.curvature.linearization import Linearization
+from distnewton.curvature.linearization import BlockModel
 from distnewton.directions.moments import blend
 from distnewton.directions.preconditioner import Preconditioner
 from distnewton.network.layout import ParameterLayout
@@ -41,7 +41,7 @@ class Diagonal(Preconditioner):
         self._inverses = layout.matrices(state.vectors["inverses"])
         return True
 
-    def _accumulate(self, problem: Linearization, weight: float) -> None:
+    def _accumulate(self, problem: BlockModel, weight: float) -> None:
         deltas = problem.sample.random_cotangents()
         for m in problem.sample.inputs:
             block = problem.layout.blocks[m]

@@ -187,14 +187,17 @@ class BlockDual(Dual):
     apart = True
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
-        """Factorise a matrix for each own block, and go back to the variables."""
+        """Factorise a matrix for each of this rank's blocks, and go back to the variables."""
         _check_shift(problem)
         u, h = self._right_hand_side(problem) if problem.grid.n_replicas == 1 else (None, problem.gradient)
         result = DirectionResult(problem.backend.zeros(problem.layout.n_params))
-        layers = [m for m in problem.jacobian.layers if problem.layout.blocks[m].n_params]
-        for part in [[m] for m in layers] if self.options.by_layer else [layers]:
-            if part:
-                result = _joined(result, SampleSpace(problem, part, apart=True), u, h)
+        for block, model in problem.by_block:
+            found, own = model.backend.zeros(model.layout.n_params), None if h is None else block.gather(h)
+            layers = [m for m in model.jacobian.layers if model.layout.blocks[m].n_params]
+            for part in [[m] for m in layers] if self.options.by_layer else [layers]:
+                if part:
+                    result = _joined(result, SampleSpace(model, part, apart=True), u, own, found)
+            block.scatter(found, result.direction)
         return result
 
 
@@ -206,15 +209,18 @@ def _check_shift(problem: Linearization) -> None:
         )
 
 
-def _joined(result: DirectionResult, space: SampleSpace, u: Array | None, h: Array | None) -> DirectionResult:
-    """The direction of some blocks with that of another one, which fails without a word to other ranks."""
+def _joined(
+    result: DirectionResult, space: SampleSpace, u: Array | None, h: Array | None, out: Array
+) -> DirectionResult:
+    """What is known of some blocks and of another one, which adds its direction or fails without a word to others."""
     try:
         direction, residual = space.solve(u, h)
     except NumericalError as error:
         # told with the direction, which is tried again: other replicas may wait for the mean
         return DirectionResult(result.direction, finished=False, failure=str(error))
+    out += direction
     return DirectionResult(
-        result.direction + direction,
+        result.direction,
         residual=max(result.residual, residual),
         failure=result.failure,
         finished=result.finished,

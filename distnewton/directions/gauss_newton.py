@@ -52,7 +52,7 @@ class GaussNewtonOptions(CGOptions, SketchOptions):
 class GaussNewton(CGDirection):
     """CG on the full system; the same trajectory on every grid.
 
-    Preconditioners other than ``diagonal`` depend on the grid, since their blocks are the ranks'.
+    Preconditioners other than ``diagonal`` depend on the logical blocks, which by default are the ranks'.
     """
 
     name = "gauss_newton"
@@ -68,8 +68,8 @@ class GaussNewton(CGDirection):
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
         """Solve together; all ranks do the same steps, so nobody is waited for or stopped early."""
-        if self._preconditioner is not None:
-            self._preconditioner.update(problem)
+        if self._preconditioners is not None:
+            self._preconditioners.update(problem)
         velocity = self._solve(problem, self._last)
         self._remember(velocity.direction)
 
@@ -120,7 +120,7 @@ class GaussNewton(CGDirection):
         return x, r, -0.5 * (xr + xb), bb
 
     def _precondition(self, r: Array) -> Array:
-        return r if self._preconditioner is None else self._preconditioner.apply(r)
+        return r if self._preconditioners is None else self._preconditioners.apply(r)
 
 
 @dataclass(frozen=True)

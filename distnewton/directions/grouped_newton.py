@@ -100,7 +100,7 @@ class GroupedNewton(DelegatingDirection):
         return State({"n_calls": self._n_calls, "step_sizes": sizes}, parts={"proposal": self._inner.state()})
 
     def restore(self, state: State, layout: ParameterLayout) -> None:
-        """Take over the step sizes, unless a group is a rank and the ranks are others: they are then found anew."""
+        """Take over the step sizes, unless a group is a block and the blocks are others: they are then found anew."""
         self._inner.restore(state.parts["proposal"], layout)
         sizes = state.numbers["step_sizes"]
         if sizes is None or (self.options.groups == "rank" and not state.same_blocks):

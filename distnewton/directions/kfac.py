@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array, Backend, namespace, scalar
-from distnewton.curvature.linearization import Linearization
+from distnewton.curvature.linearization import BlockModel
 from distnewton.directions.moments import apply_left, blend, inverted, is_wide, moments_size, second_moments, shifted
 from distnewton.directions.options import FactorOptions
 from distnewton.directions.preconditioned import PreconditionedGradient
@@ -44,7 +44,7 @@ class KroneckerFactors(Preconditioner):
         self._inverse_inputs: dict[int, Array] = {}
         self._inverse_outputs: dict[int, Array] = {}
 
-    def _accumulate(self, problem: Linearization, weight: float) -> None:
+    def _accumulate(self, problem: BlockModel, weight: float) -> None:
         deltas = problem.sample.random_cotangents()
         for m in problem.sample.inputs:
             A, D = _factors(problem, m, deltas[m])
@@ -75,7 +75,7 @@ class KroneckerFactors(Preconditioner):
         return 2.0 * (moments_size(n_in) + n_out**2)
 
 
-def _factors(problem: Linearization, m: int, delta: Array) -> tuple[Array, Array]:
+def _factors(problem: BlockModel, m: int, delta: Array) -> tuple[Array, Array]:
     """A and D of an own layer."""
     backend, owns_bias = problem.backend, problem.layout.blocks[m].owns_bias
     A: Array | None = None

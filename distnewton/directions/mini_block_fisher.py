@@ -22,7 +22,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from distnewton.backend import Array, Backend, namespace
-from distnewton.curvature.linearization import Linearization
+from distnewton.curvature.linearization import BlockModel
 from distnewton.directions.moments import apply_left, blend, inverted, moments_size, second_moments, shifted
 from distnewton.directions.options import FactorOptions
 from distnewton.directions.preconditioned import PreconditionedGradient
@@ -58,7 +58,7 @@ class MiniBlockFisher(Preconditioner):
         self._bias_averages: dict[int, Array] = {}
         self._bias_inverses: dict[int, Array] = {}
 
-    def _accumulate(self, problem: Linearization, weight: float) -> None:
+    def _accumulate(self, problem: BlockModel, weight: float) -> None:
         deltas = problem.sample.fisher_cotangents()
         for m, Z in problem.sample.inputs.items():
             block = problem.layout.blocks[m]
@@ -75,7 +75,7 @@ class MiniBlockFisher(Preconditioner):
             fresh /= problem.n_samples
             self._averages[m] = blend(self._averages.get(m), fresh, weight)
 
-    def _neuron_moments(self, problem: Linearization, Z: Any, delta: Array, *, owns_bias: bool) -> Array:
+    def _neuron_moments(self, problem: BlockModel, Z: Any, delta: Array, *, owns_bias: bool) -> Array:
         """Sums of delta_j^2 z z^T, or of their mean over the neurons."""
         squares = delta * delta
         if self._shared:
@@ -86,7 +86,7 @@ class MiniBlockFisher(Preconditioner):
         stacked: Array = xp.stack(moments)
         return stacked
 
-    def _kernel_moments(self, problem: Linearization, m: int, delta: Array) -> tuple[Array, Array]:
+    def _kernel_moments(self, problem: BlockModel, m: int, delta: Array) -> tuple[Array, Array]:
         """Sums of g g^T for each kernel, of shape (n_in, n_out, r, r) in channels and pixels, and of bias squares."""
         (n_rows, n_out), r = problem.layout.blocks[m].shape, problem.sample.shape(m).rows_per_unit
         n_in = n_rows // r

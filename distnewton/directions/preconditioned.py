@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
+from distnewton.directions.blockwise import Blockwise
 from distnewton.directions.direction import (
     LEARNING_RATE,
     Curvature,
@@ -48,27 +49,27 @@ class PreconditionedGradient(Direction):
 
     def __init__(self, options: Any = None) -> None:
         super().__init__(options)
-        self._preconditioner = self.preconditioner(self.options)
+        self._preconditioners = Blockwise(self.preconditioner(self.options))
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
         """Update the preconditioner as its periods say, and apply it."""
-        self._preconditioner.update(problem)
-        direction = self._preconditioner.apply(problem.gradient)
+        self._preconditioners.update(problem)
+        direction = self._preconditioners.apply(problem.gradient)
         direction *= -1
         return DirectionResult(direction)
 
     def state(self) -> State:
         """The preconditioner's."""
-        return State(parts={"preconditioner": self._preconditioner.state()})
+        return State(parts={"preconditioner": self._preconditioners.state()})
 
     def restore(self, state: State, layout: ParameterLayout) -> None:
         """Take over the preconditioner's."""
-        self._preconditioner.restore(state.parts["preconditioner"], layout)
+        self._preconditioners.restore(state.parts["preconditioner"], layout)
 
     def n_vectors(self) -> int:
         """Vectors that the preconditioner keeps."""
-        return self._preconditioner.n_vectors
+        return self._preconditioners.n_vectors
 
     def factor_size(self, shape: NetworkShape, block: Block) -> float:
         """Numbers in the preconditioner's factors of a block."""
-        return self._preconditioner.factor_size(shape, block)
+        return self._preconditioners.factor_size(shape, block)

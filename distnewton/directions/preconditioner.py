@@ -1,4 +1,4 @@
-"""What a preconditioner is: a matrix close to this rank's block of G + lambda I, whose inverse is cheap to apply."""
+"""What a preconditioner is: a matrix close to a logical block of G + lambda I, whose inverse is cheap to apply."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any, ClassVar
 
 from distnewton.backend import Array, Backend, load_lapack
 from distnewton.checkpoint.state import State
-from distnewton.curvature.linearization import Linearization
+from distnewton.curvature.linearization import BlockModel
 from distnewton.directions.options import FactorOptions
 from distnewton.network.layout import ParameterLayout
 from distnewton.network.shapes import NetworkShape
@@ -17,7 +17,7 @@ from distnewton.parallel.partition import Block
 
 
 class Preconditioner(ABC):
-    """An approximation of a rank's block of G + lambda I, block-diagonal over its layers.
+    """An approximation of a logical block of G + lambda I, block-diagonal over its layers.
 
     To add one, write a subclass and register it: :func:`distnewton.register`, or an entry point of the group
     ``distnewton.preconditioners``.
@@ -35,7 +35,7 @@ class Preconditioner(ABC):
     own_options : type of Options
         Its options.
     n_vectors : int
-        Vectors of its variables that a rank keeps.
+        Vectors of the block's variables that it keeps.
     factors : tuple of str
         Names of its averages and inverses, dicts of arrays by layer in attributes with an underscore before the name.
     """
@@ -53,7 +53,7 @@ class Preconditioner(ABC):
         self._layout: ParameterLayout | None = None
         self._backend: Backend | None = None
 
-    def update(self, problem: Linearization) -> None:
+    def update(self, problem: BlockModel) -> None:
         """Follow the curvature of a new point, as often as the periods say.
 
         Parameters
@@ -80,7 +80,7 @@ class Preconditioner(ABC):
         Parameters
         ----------
         v : Array of shape (n_params_local,)
-            A vector of this rank's variables.
+            A vector of the block's variables.
         layers : iterable of int or None
             Own layers that take part, all by default; entries of others are zero in the result.
 
@@ -128,24 +128,26 @@ class Preconditioner(ABC):
         state : State
             As of :meth:`state`.
         layout : ParameterLayout
-            This rank's blocks.
+            The block's part of each layer.
         """
         if state.numbers["n_calls"] and self._load(state, layout):
             self._n_calls, self._n_updates = state.numbers["n_calls"], state.numbers["n_updates"]
 
     def _save(self, state: State) -> None:
         """Add averages and inverses to a state."""
-        state.factors |= {name: getattr(self, f"_{name}") for name in self.factors}
+        state.factors |= {
+            name: {(0, m): array for m, array in getattr(self, f"_{name}").items()} for name in self.factors
+        }
 
     def _load(self, state: State, layout: ParameterLayout) -> bool:
         """Take over averages and inverses; False where they belong to other blocks, on all ranks alike."""
         if state.same_blocks:
             for name in self.factors:
-                setattr(self, f"_{name}", state.factors[name])
+                setattr(self, f"_{name}", {m: array for (_, m), array in state.factors[name].items()})
         return state.same_blocks
 
     @abstractmethod
-    def _accumulate(self, problem: Linearization, weight: float) -> None:
+    def _accumulate(self, problem: BlockModel, weight: float) -> None:
         """Move the averages by a weight towards the statistics of this sample."""
 
     @abstractmethod

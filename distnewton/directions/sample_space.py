@@ -20,7 +20,7 @@ import numpy as np
 
 from distnewton.backend import SYSTEM_ADVICE, Array, Backend, scalar
 from distnewton.curvature.gram import GramMatrix
-from distnewton.curvature.linearization import Linearization
+from distnewton.curvature.linearization import BlockModel
 from distnewton.directions.direction import relative
 from distnewton.errors import NumericalError
 from distnewton.parallel.replicas import SampleShare
@@ -73,7 +73,7 @@ class SampleSpace:
 
     Parameters
     ----------
-    problem : Linearization
+    problem : BlockModel
         The model.
     layers : sequence of int
         Own layers that take part.
@@ -90,7 +90,7 @@ class SampleSpace:
 
     def __init__(
         self,
-        problem: Linearization,
+        problem: BlockModel,
         layers: Sequence[int],
         *,
         apart: bool = False,
@@ -267,7 +267,7 @@ class _Dealt:
 
     Parameters
     ----------
-    problem : Linearization
+    problem : BlockModel
         The model.
     gram : GramMatrix
         Makes this rank's part of its columns.
@@ -277,7 +277,7 @@ class _Dealt:
 
     note = ""
 
-    def __init__(self, problem: Linearization, gram: GramMatrix, shift: float) -> None:
+    def __init__(self, problem: BlockModel, gram: GramMatrix, shift: float) -> None:
         world, k = problem.grid.world, gram.k
         self.rank = gram.n_samples * k
         bounds = block_bounds(self.rank, k, world.size)

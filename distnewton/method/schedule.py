@@ -140,7 +140,7 @@ class Schedule:
         objective, network = self._objective, self._objective.network
         n = -(-_n_curvature(options, objective.n_samples) // network.grid.n_replicas)
         sizes = n, network.backend.dtype.itemsize, objective.memory_bytes
-        k = _sketch(options, direction, network.shape, network.grid.partition, sizes)
+        k = _sketch(options, direction, network.shape, network.grid.partition.logical, sizes)
         if 0 < k < network.n_out and options.sketch == "auto":
             self.notes.append(
                 f"{options.inner_direction}: {k} random cotangents a sample stand for {network.n_out} outputs "
@@ -149,16 +149,19 @@ class Schedule:
         return k
 
     def _termination(self, direction: Direction, finish_fraction: float) -> EarlyTermination:
-        """Early termination among the ranks that have something to solve."""
+        """Early termination among the blocks that have something to solve."""
         grid: ProcessGrid = self._objective.network.grid
-        if self._deterministic or grid.world.size == 1 or not direction.stops_early:
+        blocks = grid.partition.logical
+        n_blocks = blocks.n_ranks * grid.n_replicas
+        if self._deterministic or n_blocks == 1 or not direction.stops_early:
             return NEVER
         if self._recorded is not None:
             return RecordedTermination(self._recorded)
-        # ranks without variables have finished before they start: they announce, but do not count
-        n_idle = len(grid.partition.idle_ranks()) * grid.n_replicas
-        self._boards.append(FinishBoard(grid.world.mpi, ledger=grid.ledger))
-        return EarlyTermination(self._boards[-1], n_idle + stop_threshold(grid.world.size - n_idle, finish_fraction))
+        # blocks without variables have finished before they start: they are announced, but do not count
+        n_idle = len(blocks.idle_ranks()) * grid.n_replicas
+        weights = [len(grid.partition.numbers(rank)) for rank in range(grid.size)] * grid.n_replicas
+        self._boards.append(FinishBoard(grid.world.mpi, ledger=grid.ledger, weights=weights))
+        return EarlyTermination(self._boards[-1], n_idle + stop_threshold(n_blocks - n_idle, finish_fraction))
 
 
 def _damping(options: StageOptions) -> LevenbergMarquardt:
@@ -249,7 +252,7 @@ def curvature_rows(
     direction = make_direction(options)
     if direction.curvature not in {"jacobian", "roots"}:
         return n, 0
-    n_out, sketch = shape.widths[-1], _sketch(options, direction, shape, partition, (n, itemsize, memory))
+    n_out, sketch = shape.widths[-1], _sketch(options, direction, shape, partition.logical, (n, itemsize, memory))
     return n, sketch if 0 < sketch < n_out else n_out
 
 

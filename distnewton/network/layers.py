@@ -68,6 +68,10 @@ class Layer(ABC):
         elif pooling is not None:
             self.average_pooling = AveragePooling(pooling.window, shape.image)
 
+    def of_outputs(self, outputs: tuple[int, int]) -> Layer:
+        """The layer for a block of these output units."""
+        return self
+
     @property
     def pooled(self) -> bool:
         """Whether pooling follows."""
@@ -202,6 +206,10 @@ class JetLayer(DenseLayer):
         super().__init__(shape, backend)
         n_constants = 0 if shape.jet is None else shape.jet.n_constants
         self._n_free = max(0, min(outputs[1], shape.n_out - n_constants) - outputs[0])
+
+    def of_outputs(self, outputs: tuple[int, int]) -> JetLayer:
+        """The layer for a block of these output units."""
+        return JetLayer(self.shape, self.backend, outputs)
 
     def linear(self, Z: Any, W: Array, out: Array) -> None:
         """Write Z W of each channel."""

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import NamedTuple
 
-from distnewton.backend import Array
-from distnewton.parallel.partition import Block
+from distnewton.backend import Array, namespace
+from distnewton.parallel.partition import Block, Partition
 
 
 class BlockView(NamedTuple):
@@ -34,10 +34,13 @@ class ParameterLayout:
     ----------
     n_params : int
         Length of the flat vector; directions, gradients and CG work on it as a whole.
+    parts : list of LogicalBlock
+        The logical blocks whose variables these are.
     """
 
     def __init__(self, blocks: Mapping[int, Block]) -> None:
         self.blocks = dict(blocks)
+        self.parts: list[LogicalBlock] = []
         self.slices: dict[int, slice] = {}
         start = 0
         for layer, block in self.blocks.items():
@@ -79,3 +82,104 @@ class ParameterLayout:
     def matrices(self, flat: Array) -> dict[int, Array]:
         """Views as of :meth:`views`, of W with b, where owned, as last row: (n_in_local + owns_bias, n_out_local)."""
         return {layer: flat[part].reshape(shape) for layer, part, shape, _, _ in self._shapes}
+
+
+class LogicalBlock:
+    """A logical block among the variables of the rank that owns it.
+
+    Parameters
+    ----------
+    number : int
+        Number of the block, the same on every grid.
+    blocks : list of Block
+        Its part of each layer.
+    whole : ParameterLayout
+        The rank's variables.
+
+    Attributes
+    ----------
+    number : int
+        As given.
+    layout : ParameterLayout
+        Of its own variables; the rank's where that owns nothing else.
+    """
+
+    def __init__(self, number: int, blocks: list[Block], whole: ParameterLayout) -> None:
+        self.number, self._whole = number, whole
+        own = {block.layer: block for block in blocks}
+        self.layout = whole if own == whole.blocks else ParameterLayout(own)
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the rank owns nothing else."""
+        return self.layout is self._whole
+
+    def units(self, m: int) -> tuple[slice, slice]:
+        """Input and output units of its part of a layer, counted in the rank's block."""
+        own, of_rank = self.layout.blocks[m], self._whole.blocks[m]
+        first_in, first_out = of_rank.inputs[0], of_rank.outputs[0]
+        return (
+            slice(own.inputs[0] - first_in, own.inputs[1] - first_in),
+            slice(own.outputs[0] - first_out, own.outputs[1] - first_out),
+        )
+
+    def part(self, m: int, array: Array) -> Array:
+        """View of its part of the rank's weights or biases of a layer.
+
+        Parameters
+        ----------
+        m : int
+            A layer of the block.
+        array : Array of shape (n_in_local, n_out_local), or (n_out_local,)
+            The rank's.
+
+        Returns
+        -------
+        Array of shape (rows_per_unit, n_input_units, n_output_units), or (n_output_units,)
+        """
+        inputs, outputs = self.units(m)
+        if array.ndim == 1:
+            return array[outputs]
+        r = self._whole.blocks[m].rows_per_unit
+        return array.reshape(r, array.shape[0] // r, array.shape[1])[:, inputs, outputs]
+
+    def gather(self, flat: Array) -> Array:
+        """Its variables of a vector of the rank's; the vector itself where the rank owns nothing else."""
+        if self.is_whole:
+            return flat
+        part: Array = namespace(flat).empty(self.layout.n_params, flat.dtype)
+        for own, of_rank in self._pairs(part, flat):
+            own[...] = of_rank
+        return part
+
+    def like_whole(self, part: Array) -> Array:
+        """Zeros for all of the rank's variables, of the dtype of a vector of its own."""
+        zeros: Array = namespace(part).zeros(self._whole.n_params, part.dtype)
+        return zeros
+
+    def scatter(self, part: Array, out: Array) -> None:
+        """Write its variables into a vector of the rank's."""
+        if self.is_whole:
+            out[...] = part
+            return
+        for own, of_rank in self._pairs(part, out):
+            of_rank[...] = own
+
+    def _pairs(self, part: Array, flat: Array) -> Iterator[tuple[Array, Array]]:
+        """Views of the same variables in both vectors."""
+        views = self._whole.views(flat)
+        for m, own in self.layout.views(part).items():
+            of_rank = self.part(m, views[m].W)
+            yield own.W.reshape(of_rank.shape), of_rank
+            bias = views[m].b
+            if own.b is not None and bias is not None:
+                yield own.b, self.part(m, bias)
+
+
+def layout_of(partition: Partition, rank: int) -> ParameterLayout:
+    """Layout of a rank's variables with its logical blocks, or one without variables, so that all ranks do the same."""
+    layout = ParameterLayout({block.layer: block for block in partition.blocks(rank)})
+    numbers = partition.numbers(rank)
+    layout.parts = [LogicalBlock(n, partition.logical.blocks(n), layout) for n in numbers]
+    layout.parts = layout.parts or [LogicalBlock(-1, [], layout)]
+    return layout

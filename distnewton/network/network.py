@@ -17,7 +17,7 @@ from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.initialization import initial_params
 from distnewton.network.jets import Jet, JetActivation
 from distnewton.network.layers import Layer, make_layer
-from distnewton.network.layout import BlockView, ParameterLayout
+from distnewton.network.layout import BlockView, layout_of
 from distnewton.network.shapes import NetworkShape, dense_shape
 from distnewton.parallel.collectives import PendingSum
 from distnewton.parallel.grid import ProcessGrid
@@ -95,7 +95,7 @@ class PartitionedNetwork:
         self.layers: dict[int, Layer] = {
             m: make_layer(s, backend, outputs.get(m, (0, 0))) for m, s in enumerate(self.shape.layers, start=1)
         }
-        self.layout = ParameterLayout(grid.blocks)
+        self.layout = layout_of(grid.partition, grid.rank)
         self.n_layers = grid.partition.n_layers
         jet = self.shape.jet
         self.jets = None if jet is None else JetActivation(self.activation, jet)

@@ -179,10 +179,28 @@ class NetworkShape:
         """Number of variables."""
         return sum((layer.n_in * layer.rows_per_unit + 1) * layer.n_out for layer in self.layers)
 
-    def partition(self, splits: Sequence[int], speeds: Sequence[float] = ()) -> Partition:
-        """These layers cut into so many groups of units each; in proportion to the speeds of ranks, if these differ."""
+    def partition(
+        self, splits: Sequence[int], speeds: Sequence[float] = (), blocks: Sequence[int] = ()
+    ) -> Partition:
+        """These layers cut into so many groups of units each.
+
+        Parameters
+        ----------
+        splits : sequence of int
+            Groups of layers 0..L.
+        speeds : sequence of float
+            Of ranks; where they differ, groups are in proportion.
+        blocks : sequence of int
+            Groups of the logical blocks; empty: those of the ranks.
+
+        Returns
+        -------
+        Partition
+        """
         speeds = () if len(set(speeds)) <= 1 else tuple(speeds)
-        return Partition(self.widths, as_splits(splits), self.rows_per_unit, self.features_per_unit, speeds)
+        return Partition(
+            self.widths, as_splits(splits), self.rows_per_unit, self.features_per_unit, speeds, as_splits(blocks)
+        )
 
     @property
     def jet(self) -> Jet | None:

@@ -78,6 +78,8 @@ class FinishBoard:
         be shared; ``shared``: shared memory or an error; ``messages``: messages only.
     ledger : Ledger or None
         Where the bytes of messages are charged, of those that open the connections, too; by default one of its own.
+    weights : sequence of int or None
+        As how much each rank counts; 1 each by default.
 
     Attributes
     ----------
@@ -107,7 +109,11 @@ class FinishBoard:
     """
 
     def __init__(
-        self, comm: Intracomm | None = None, transport: str = "auto", ledger: Ledger | None = None
+        self,
+        comm: Intracomm | None = None,
+        transport: str = "auto",
+        ledger: Ledger | None = None,
+        weights: Sequence[int] | None = None,
     ) -> None:
         if transport not in TRANSPORTS:
             raise ValueError(f"transport must be one of {', '.join(TRANSPORTS)}, got {transport!r}")
@@ -117,6 +123,8 @@ class FinishBoard:
         self._rank = self._i_own = 0
         self._mailbox: _Mailbox | None = None
         n_ranks = 1 if comm is None else comm.Get_size()
+        self._weights: Slots = np.array([1] * n_ranks if weights is None else weights, dtype=np.int64)
+        self._node = np.zeros(1, dtype=np.intp)  # ranks of the slots
         if comm is not None and n_ranks > 1:
             self._rank = comm.Get_rank()
             self._mailbox = self._connect(comm, transport)
@@ -170,7 +178,7 @@ class FinishBoard:
             self._ledger.charge(self._mailbox.n_peers * self._slots.itemsize, 0.0)
 
     def n_finished(self) -> int:
-        """Count the ranks known to have finished this phase, this one included; does not block.
+        """Count the ranks known to have finished this phase, each by its weight, this one included; does not block.
 
         To be asked before the collective that follows; after it, ranks that are in the next phase already may
         count no longer.
@@ -180,11 +188,11 @@ class FinishBoard:
         int
             Never more than have announced: of this node all, of other nodes those whose message is here.
         """
-        n = int(np.count_nonzero(self._slots == self._phase))
+        n = self._weights[self._node[self._slots == self._phase]].sum()
         if self._mailbox is not None:
             self._mailbox.receive()
-            n += int(np.count_nonzero(self._mailbox.heard == self._phase))
-        return n
+            n += self._weights[self._mailbox.heard == self._phase].sum()
+        return int(n)
 
     def end(self, finished_ranks: Sequence[int]) -> None:
         """Close the phase: receive what is still under way, complete what was sent.
@@ -247,6 +255,7 @@ class FinishBoard:
                 self._slots, self._i_own = table, i_own
             else:
                 nodes = every
+        self._node = np.flatnonzero(nodes == nodes[self._rank])
         peers = np.flatnonzero(nodes != nodes[self._rank]).tolist()
         return _Mailbox(comm.Dup(), peers) if peers else None
 

@@ -11,6 +11,10 @@ exactly the ranks that need it as input of layer m + 1. This generalises the par
 
 What is cut are *units*: neurons, or the channels of images. An input channel feeds several rows of a weight matrix, a
 row for each position of its kernel (or, where images are flattened, for each pixel); a block holds them all.
+
+*Logical blocks* (``block_splits``) are what block-diagonal methods take apart. By default there is one a rank. Else
+they are cut like the ranks of a grid of their own, and each rank owns whole ones: its groups of units are unions of
+theirs. The method is then the same on every grid that can share them.
 """
 
 from __future__ import annotations
@@ -139,6 +143,8 @@ class Partition:
     speeds : tuple of float
         Relative speed of each rank; empty: all alike. A group of units is then as large as its ranks are fast in the
         mean, so that where a layer is cut in one direction only, each rank's block is in proportion to its speed.
+    block_splits : tuple of int
+        Groups of layers 0..L of the logical blocks; empty: those of the ranks.
     """
 
     widths: tuple[int, ...]
@@ -146,6 +152,7 @@ class Partition:
     rows_per_unit: tuple[int, ...] = ()
     features_per_unit: int = 1
     speeds: tuple[float, ...] = ()
+    block_splits: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         widths, splits = list(self.widths), list(self.splits)
@@ -161,6 +168,18 @@ class Partition:
             raise ValueError(f"expected rows per unit of {self.n_layers} layers, got {self.rows_per_unit}")
         if self.speeds:
             self._check_speeds()
+        if self.block_splits:
+            self._check_blocks()
+
+    def _check_blocks(self) -> None:
+        title, cut = splits_title(self.splits), splits_title(self.block_splits)
+        if len(self.block_splits) != len(self.splits) or min(self.block_splits) < 1:
+            raise ConfigError(f"partition.blocks needs one number per width ({len(self.widths)}), got {cut}")
+        if any(n > n_blocks for n, n_blocks in zip(self.splits, self.block_splits, strict=True)):
+            raise ConfigError(f"splits {title} cut blocks {cut}: a rank owns whole blocks")
+        for number in range(self.logical.n_ranks):
+            if len(set(self._owners(number))) > 1:
+                raise ConfigError(f"splits {title} put layers of block {number} of {cut} on several ranks")
 
     def _check_speeds(self) -> None:
         if len(self.speeds) != self.n_ranks:
@@ -197,9 +216,18 @@ class Partition:
 
     def group(self, layer: int, j: int) -> tuple[int, int]:
         """Half-open range of the units of group j of a layer (0 for features)."""
+        first, end = self._cut(layer, j)
+        if not self.block_splits:
+            return first, end
+        n, n_groups = self.widths[layer], self.block_splits[layer]
+        return bounds(n, n_groups, first)[0], bounds(n, n_groups, end)[0]
+
+    def _cut(self, layer: int, j: int) -> tuple[int, int]:
+        """Half-open range of what group j of a layer is made of: units, or groups of the logical blocks."""
+        n = self.block_splits[layer] if self.block_splits else self.widths[layer]
         if not self.speeds:
-            return bounds(self.widths[layer], self.splits[layer], j)
-        return weighted_bounds(self.widths[layer], self._weights[layer], j)
+            return bounds(n, self.splits[layer], j)
+        return weighted_bounds(n, self._weights[layer], j)
 
     @cached_property
     def _weights(self) -> list[list[float]]:
@@ -239,6 +267,43 @@ class Partition:
         """All blocks of a rank, at most one a layer, by layer."""
         owned = (self.block(layer, rank) for layer in range(1, self.n_layers + 1))
         return [block for block in owned if block is not None]
+
+    @cached_property
+    def logical(self) -> Partition:
+        """The partition whose ranks are the logical blocks: this one, unless they are cut otherwise."""
+        if not self.block_splits:
+            return self
+        return Partition(self.widths, self.block_splits, self.rows_per_unit, self.features_per_unit)
+
+    @property
+    def cut_of_blocks(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
+        """What decides where the logical blocks lie: their splits, and speeds that they follow."""
+        return self.logical.splits, self.logical.speeds
+
+    def holder(self, number: int) -> int:
+        """Rank that owns a logical block."""
+        return self._owners(number)[0] if self.block_splits else number
+
+    def numbers(self, rank: int) -> list[int]:
+        """Logical blocks that a rank owns, ascending."""
+        if not self.block_splits:
+            return [rank]
+        return [number for number in range(self.logical.n_ranks) if self.holder(number) == rank]
+
+    def _owners(self, number: int) -> list[int]:
+        """Owner of each of a logical block's parts, by layer."""
+        groups = self._groups
+        return [
+            self.owner(block.layer, groups[block.layer - 1][block.i], groups[block.layer][block.j])
+            for block in self.logical.blocks(number)
+        ]
+
+    @cached_property
+    def _groups(self) -> list[list[int]]:
+        """Group of the ranks in which each group of the logical blocks lies, by layer."""
+        return [
+            [j for j in range(n_groups) for _ in range(*self._cut(m, j))] for m, n_groups in enumerate(self.splits)
+        ]
 
     def boundary(self, layer: int, j: int) -> tuple[int, ...]:
         """Ranks that share group j of a layer: owners of (m; ., j) and of (m + 1; j, .), sorted.
@@ -301,6 +366,30 @@ def regular_splits(n_ranks: int, n_layers: int) -> list[tuple[int, ...]]:
     ]
 
 
+def regular_blocks(n_blocks: int, widths: Sequence[int], rows_per_unit: Sequence[int]) -> tuple[int, ...]:
+    """Regular splits into so many logical blocks, of which the largest has the fewest variables, inputs and outputs.
+
+    Parameters
+    ----------
+    n_blocks : int
+        Number of blocks.
+    widths, rows_per_unit : sequence of int
+        Of the network's layers.
+
+    Returns
+    -------
+    tuple of int
+        A function of the network alone.
+    """
+
+    def cost(splits: tuple[int, ...]) -> int:
+        # the first block is the largest: it has the larger groups, and the biases
+        blocks = Partition(tuple(widths), splits, tuple(rows_per_unit)).blocks(0)
+        return sum(block.n_params + sum(block.shape) for block in blocks)
+
+    return min(regular_splits(n_blocks, len(widths) - 1), key=cost)
+
+
 def check_rank_count(partition: Partition, n_ranks: int, n_replicas: int = 1) -> None:
     """Refuse splits that do not use exactly the ranks there are.
 
@@ -330,9 +419,25 @@ def check_rank_count(partition: Partition, n_ranks: int, n_replicas: int = 1) ->
     )
 
 
-def splits_title(splits: Sequence[int], n_replicas: int = 1) -> str:
-    """Splits as they are shown and written: ``2-1-2``, or ``3 x 2-1-2`` with three replicas of the grid."""
+def splits_title(splits: Sequence[int], n_replicas: int = 1, blocks: Sequence[int] = ()) -> str:
+    """Splits as they are shown and written.
+
+    Parameters
+    ----------
+    splits : sequence of int
+        Of a grid.
+    n_replicas : int
+        Copies of the grid.
+    blocks : sequence of int
+        Groups of the logical blocks, where they are not those of the ranks.
+
+    Returns
+    -------
+    str
+        ``2-1-2``, ``3 x 2-1-2`` with three replicas of the grid, ``2-1-2 (blocks 2-2-2)``.
+    """
     text = "-".join(map(str, splits))
+    text += f" (blocks {'-'.join(map(str, blocks))})" if blocks else ""
     return text if n_replicas == 1 else f"{n_replicas} x {text}"
 
 

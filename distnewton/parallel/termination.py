@@ -19,14 +19,16 @@ class Board(Protocol):
 
 
 class EarlyTermination:
-    """The rule of early termination: enough ranks have met their own stopping rule.
+    """The rule of early termination: enough blocks have met their own stopping rule.
+
+    A rank that owns several says so once, when all of them have, and counts for as many.
 
     Parameters
     ----------
     board : Board or None
         Shared by the ranks; None never ends a phase early, which makes runs repeat bit for bit.
     threshold : int
-        Number of finished ranks that is enough.
+        Number of finished blocks that is enough.
     """
 
     def __init__(self, board: Board | None, threshold: int = 1) -> None:
@@ -47,10 +49,22 @@ class EarlyTermination:
         if self._board is not None:
             self._board.announce()
 
-    def enough_finished(self, n_steps: int) -> bool:
-        """Whether enough ranks are known to have finished after so many steps of this one; does not block."""
+    def enough_finished(self, n_steps: int, n_own: int = 0) -> bool:
+        """Whether enough blocks are known to be finished after so many steps of this rank; does not block.
+
+        Parameters
+        ----------
+        n_steps : int
+            Steps of each block of this rank.
+        n_own : int
+            Blocks of this rank that have finished, which has not said so: others have not.
+
+        Returns
+        -------
+        bool
+        """
         faults.at("cg")
-        return self._board is not None and self._board.n_finished() >= self._threshold
+        return self._board is not None and self._board.n_finished() + n_own >= self._threshold
 
     def end(self, finished_ranks: Sequence[int]) -> None:
         """Close the phase, after a collective from which every rank knows who announced."""
@@ -87,7 +101,7 @@ class RecordedTermination(EarlyTermination):
             )
         self._limit = limit
 
-    def enough_finished(self, n_steps: int) -> bool:
+    def enough_finished(self, n_steps: int, n_own: int = 0) -> bool:
         """Whether this rank had stopped, or finished, after so many steps."""
         faults.at("cg")
         return n_steps >= self._limit

@@ -43,14 +43,20 @@ def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, 
     apart = problem.n_curvature if problem.apart else 0
     kept = min(n, max(0, n_rows_kept - apart // 2)) if apart else n
     passing = min(n, chunk_rows)
+    dense = problem.nonzeros is None
     stored_rows = 0 if problem.method.recomputed else problem.n_rows
-    jacobian = 0 if not stored_rows else problem.n_curvature * (problem.n_rows * full + sum(own.values()))
+    jacobian = 0.0 if not stored_rows else problem.n_curvature * (problem.n_rows * full + sum(own.values()))
     # the gradient's: there is neither a trial nor a Jacobian then; a chunk that is not kept passes once more
     cotangents = passing * (2 * max(own.values(), default=0) + n_kept * (kept < n))
     beyond = max(0.0, cotangents - kept * n_kept - jacobian)
     buffers = 2 * LINEAR_SIZE + 4 * PATCH_SIZE if problem.shape.image_shape is not None else 0
+    # logical blocks that are not the rank's have views of dense tables, and copies of everything else
+    several = bool(share.partition.block_splits)
+    copied = several and problem.shape.image_shape is not None
+    jacobian += copied * problem.n_curvature * (stored_rows * full + n_kept)
+    jacobian += several * features_bytes(problem, share, problem.n_curvature) / itemsize * (copied or not dense)
     numbers = {
-        "variables": N_VECTORS * share.n_params,
+        "variables": (N_VECTORS + several) * share.n_params,
         # of a point and of a trial; later of a point and of test samples
         "activations": (kept + apart + max(kept, min(problem.n_test, chunk_rows))) * n_kept
         + features_bytes(problem, share, apart) / itemsize,

@@ -101,7 +101,7 @@ class Plan:
     @property
     def title(self) -> str:
         """Splits, and replicas where there are several: ``2 x 4-1-4``."""
-        return splits_title(self.splits, self.n_replicas)
+        return splits_title(self.splits, self.n_replicas, self.partition.block_splits)
 
     @property
     def seconds(self) -> float:
@@ -175,11 +175,11 @@ def make_plan(
     -------
     Plan
     """
-    partition, problem = problem.shape.partition(splits, speeds), problem.shared(n_replicas)
+    partition, problem = problem.shape.partition(splits, speeds, problem.blocks), problem.shared(n_replicas)
     check_size(partition.n_ranks, problem.shape)
     if sketch is None:
         sizes = problem.n_curvature, problem.itemsize, problem.memory_bytes
-        sketch = auto_sketch(problem.shape, partition, *sizes)
+        sketch = auto_sketch(problem.shape, partition.logical, *sizes)
     problem = replace(problem, n_rows=min(sketch or problem.n_out, problem.n_out))
     shares = [Share(problem.shape, partition, rank) for rank in range(partition.n_ranks)]
     width = widest_kept(problem, shares)
@@ -232,7 +232,9 @@ def _slowest_work(
     return slowest
 
 
-def candidates(shape: NetworkShape, n_ranks: int, *, density: float | None = None) -> list[tuple[int, ...]]:
+def candidates(
+    shape: NetworkShape, n_ranks: int, *, density: float | None = None, blocks: tuple[int, ...] = ()
+) -> list[tuple[int, ...]]:
     """Splits worth a look: all regular grids, and the one that suits each layer.
 
     Parameters
@@ -243,13 +245,43 @@ def candidates(shape: NetworkShape, n_ranks: int, *, density: float | None = Non
         Ranks.
     density : float or None
         Share of non-zeros of sparse features; None for dense.
+    blocks : tuple of int
+        Groups of the logical blocks, of which ranks own whole ones; empty: one a rank.
 
     Returns
     -------
     list of tuple of int
+
+    Raises
+    ------
+    ConfigError
+        If so many ranks cannot share the blocks.
     """
-    fitting = auto_splits(shape, n_ranks, density=density)
-    return list(dict.fromkeys([fitting, *regular_splits(n_ranks, len(shape.layers))]))
+    n_layers = len(shape.layers)
+    listed = list(dict.fromkeys([auto_splits(shape, n_ranks, density=density), *regular_splits(n_ranks, n_layers)]))
+    if not blocks:
+        return listed
+    sharing = [splits for splits in dict.fromkeys([blocks, *listed]) if _can_share(shape, blocks, splits, n_ranks)]
+    if not sharing:
+        n_blocks = shape.partition(blocks).n_ranks
+        numbers = [
+            n for n in range(1, n_blocks + 1)
+            if any(_can_share(shape, blocks, splits, n) for splits in [blocks, *regular_splits(n, n_layers)])
+        ]  # fmt: skip
+        raise ConfigError(
+            f"{n_ranks} ranks cannot share partition.blocks = {splits_title(blocks)}, of which each owns whole ones; "
+            f"these numbers can: {', '.join(map(str, numbers))}",
+            collective=True,
+        )
+    return sharing
+
+
+def _can_share(shape: NetworkShape, blocks: tuple[int, ...], splits: tuple[int, ...], n_ranks: int) -> bool:
+    """Whether splits are those of so many ranks, each with whole blocks."""
+    try:
+        return shape.partition(splits, (), blocks).n_ranks == n_ranks
+    except ConfigError:
+        return False
 
 
 def make_plans(
@@ -277,7 +309,7 @@ def make_plans(
     density = None if problem.nonzeros is None else problem.nonzeros / max(1, problem.shape.widths[0])
     n = ranks_of_a_grid(n_ranks, n_replicas)
     check_size(n, problem.shape)
-    splits_to_try = candidates(problem.shape, n, density=density)
+    splits_to_try = candidates(problem.shape, n, density=density, blocks=problem.blocks)
     check_size(n, problem.shape, len(splits_to_try))
     listed = [
         make_plan(problem, splits, rates, sketch=sketch, n_replicas=n_replicas, speeds=speeds)

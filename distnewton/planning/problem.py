@@ -47,7 +47,7 @@ class PlannedMethod:
 class Problem:
     """What an iteration works on, or one replica of the grid in it.
 
-    It has one attribute more than ten, since each is a quantity that formulas of messages, memory and work use alone.
+    It has more attributes than ten, since each is a quantity that formulas of messages, memory and work use alone.
 
     Attributes
     ----------
@@ -73,6 +73,8 @@ class Problem:
         Copies of the grid that share the samples.
     reading_bytes : float
         Memory of reading the data, beside the features; 0 where they are not known.
+    blocks : tuple of int
+        Groups of the logical blocks; empty: those of the ranks.
     """
 
     shape: NetworkShape
@@ -87,6 +89,7 @@ class Problem:
     activation: str = "relu"
     n_replicas: int = 1
     reading_bytes: float = 0.0
+    blocks: tuple[int, ...] = ()
 
     def shared(self, n_replicas: int) -> Problem:
         """What falls to a replica of the grid where so many share the samples of this problem."""

@@ -212,15 +212,15 @@ def _packed(figures: Sequence[str], width: int) -> list[str]:
 
 def _header(summary: RunSummary) -> dict[str, str]:
     """What is about to run, by subject; what does not apply is empty."""
-    config, machine = summary.config, summary.machine
+    config, machine, cut = summary.config, summary.machine, summary.partition
     method = f"{config.method.title}; {config.run.dtype}"
     return {
         "data": _data(summary),
         "network": f"{summary.shape}, {config.network.activation}, {config.network.loss}: "
         f"{summary.shape.n_params:,} variables",
         "ranks": _listed(
-            f"{machine.n_ranks}", f"splits {splits_title(summary.partition.splits, machine.n_replicas)}"
-            + _speeds(summary.partition.speeds), f"{machine.n_threads} BLAS thread(s) each", machine.mpi_library,
+            f"{machine.n_ranks}", f"splits {splits_title(cut.splits, machine.n_replicas, cut.block_splits)}"
+            + _speeds(cut.speeds), f"{machine.n_threads} BLAS thread(s) each", machine.mpi_library,
         ),
         "device": _devices(machine) if config.run.device != "cpu" else "",
         "method": _listed(method, summary.transport and f"early termination by {summary.transport}"),

@@ -109,7 +109,7 @@ def _summary(runs: Sequence[Run]) -> str:
 def _about(run: Run) -> dict[str, str]:
     """What the run was, by column."""
     facts = run.environment
-    splits = splits_title(facts.splits, facts.replicas) or "?"
+    splits = splits_title(facts.splits, facts.replicas, facts.blocks) or "?"
     return {"run": run.name, "method": run.config.method.title, "ranks": f"{facts.ranks}", "splits": splits}
 
 

@@ -57,6 +57,7 @@ class Environment(_Read):
     threads_per_rank: int = 1
     cores: int = 0  # of all hosts; 0 where it was not recorded
     splits: list[int] = []
+    blocks: list[int] = []
     replicas: int = 1
     network: str = ""
     partition: Partition | None = None

@@ -32,7 +32,7 @@ def describe_run(path: Path) -> Iterator[str]:
     yield f"run        {path}"
     yield "data       " + ", ".join([config.data.train, *held_out(config.data)])
     yield f"network    {config.network.title}, {config.network.activation}, {config.network.loss}"
-    splits = splits_title(run.environment.splits, run.environment.replicas)
+    splits = splits_title(run.environment.splits, run.environment.replicas, run.environment.blocks)
     yield f"ranks      {run.environment.ranks} x {run.environment.threads_per_rank} threads, splits {splits}"
     yield f"method     {config.method.title}; seed {config.run.seed}"
     mpi, distnewton = software.mpi_library or "no MPI", software.packages.get("distnewton", "?")

@@ -13,7 +13,7 @@ from typing import Any, Literal, Protocol, runtime_checkable
 
 from distnewton.backend import to_host
 from distnewton.checkpoint.folder import list_checkpoints, next_sequence, prune, remove_leftovers
-from distnewton.checkpoint.manifest import CheckpointFacts, CheckpointManifest
+from distnewton.checkpoint.manifest import CheckpointFacts, CheckpointManifest, partition_of
 from distnewton.checkpoint.reading import choose_checkpoint, read_state
 from distnewton.checkpoint.writing import make_home, write_checkpoint
 from distnewton.config import Config
@@ -196,8 +196,7 @@ class CheckpointKeeper:
         self._run, self.path, self.record = manifest.run, path, IterationRecord.from_dict(manifest.record)
         self._last, self._saved = self.record, _Saved(self.record.iteration, self.record.elapsed_seconds)
         notes = [f"a damaged checkpoint is skipped: {problem}" for problem in problems]
-        partition = self._network.grid.partition
-        now, then = (partition.splits, partition.speeds), (tuple(manifest.splits), tuple(manifest.speeds))
+        now, then = self._network.grid.partition.cut_of_blocks, partition_of(manifest).cut_of_blocks
         notes.append(f"resumes from iteration {manifest.iteration} ({path.name} of {manifest.saved_at})")
         if now != then:
             shown = splits_title(manifest.splits) + (" and other speeds" if now[1] != then[1] else "")

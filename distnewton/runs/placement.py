@@ -76,7 +76,7 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
     itemsize = np.dtype(run.dtype).itemsize
     check_memory(config.method, data.n_train, data.task.n_out, itemsize, run.memory_mb, comm.size)
     check_samples(config.method, data.n_train, n_replicas)
-    grid = ProcessGrid(comm, shape.partition(splits, speeds), n_replicas)
+    grid = ProcessGrid(comm, shape.partition(splits, speeds, config.partition.logical(shape)), n_replicas)
     if run.memory_check:
         n_held_out = sum(description.n_samples for description in data.descriptions.values())
         sizes = PlannedRun(config, shape, data.train, n_held_out, dense, "validation" in data.held_out)

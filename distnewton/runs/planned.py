@@ -152,6 +152,7 @@ def planned_problem(
         nonzeros,
         config.network.activation,
         reading_bytes=reading_bytes,
+        blocks=config.partition.logical(shape),
     )
 
 
@@ -193,5 +194,6 @@ def planned_splits(
         problem = Problem(
             shape, size, size, shape.widths[-1], np.dtype(config.run.dtype).itemsize,
             config.run.memory_mb * 2.0**20, method=PlannedMethod("block_diagonal", 2), nonzeros=nonzeros,
+            blocks=config.partition.logical(shape),
         )  # fmt: skip
     return make_plans(problem.shared(config.partition.replicas), n_ranks, Rates(), speeds=speeds)[0].splits

@@ -43,7 +43,8 @@ def run_identity(
     Returns
     -------
     dict
-        Without length, splits, threads, memory and places of files: a run can continue with others.
+        Without length, splits, threads, memory and places of files: a run can continue with others. Logical blocks are
+        part of it where they are given.
     """
     task, names = architecture.task, architecture.names
     network: dict[str, Any] = {
@@ -75,9 +76,11 @@ def run_identity(
             described["encoding of columns (checksum)"] = zlib.crc32(encoding.encode())
     if "validation" in data.held_out:
         described["validation samples"] = data.held_out["validation"].description.n_samples
+    blocks = config.partition.logical(architecture.shape)
     seed = {"seed": config.run.seed, "dtype": config.run.dtype}
     identity: dict[str, Any] = _plain(
         {"network": network, "data": described, "method": config.method.model_dump(), "run": seed}
+        | ({"partition": {"blocks": blocks}} if blocks else {})
     )
     return identity
 
@@ -145,7 +148,8 @@ def state_bytes(
     -------
     float
     """
-    blocks = [block for rank in range(partition.n_ranks) for block in partition.blocks(rank)]
+    cut = partition.logical
+    blocks = [block for number in range(cut.n_ranks) for block in cut.blocks(number)]
     sizes = []
     for options in (method, *method.schedule):
         direction = make_direction(options)

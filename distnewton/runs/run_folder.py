@@ -416,6 +416,7 @@ def environment(summary: RunSummary) -> dict[str, Any]:
         "cores": machine.n_cores,
         "blas": blas_libraries(),
         "splits": list(summary.partition.splits),
+        "blocks": list(summary.partition.block_splits),
         "replicas": machine.n_replicas,
         "devices": machine.devices,
         "device_transport": machine.device_transport,

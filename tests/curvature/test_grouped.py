@@ -147,7 +147,7 @@ def test_groups_know_their_layers_and_scale_their_own():
     assert ParameterGroups("rank", partition, 1).first_layers == [1, 1]
     # the second rank owns inputs of the first layer but no bias there, and half of the last layer with its bias
     groups = ParameterGroups("tensor", partition, 1)
-    assert (groups.weights, groups.biases) == ({1: 0, 2: 2}, {2: 3})
+    assert (groups.weights, groups.biases) == ({1: {1: 0}, 2: {1: 2}}, {2: {1: 3}})
     idle = ParameterGroups("rank", Partition((1, 1, 2), (2, 1, 2)), 0)
     assert idle.first_layers == [1, 2]
     with pytest.raises(ValueError, match="groups must be one of tensor, kind, rank, all, got 'layers'"):

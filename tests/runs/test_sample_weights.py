@@ -147,7 +147,7 @@ def test_input_moments_of_a_convolution_count_samples_by_their_weights(world):
     with weigh(case, weights).grid:
         direction = named_direction("kfac")
         direction.solve(linearization(case, (0, 7), curvature=False), NEVER)
-        found = direction.state().parts["preconditioner"].factors["inputs"].get(1)
+        found = direction.state().parts["preconditioner"].factors["inputs"].get((world.rank, 1))
         patches = np.lib.stride_tricks.sliding_window_view(case.dense.X.reshape(7, 5, 5), (3, 3), (1, 2))
         # the trace does not depend on the order of a kernel's places; 9 of them, and 9 biases of each sample
         trace = np.einsum("s,sabij->", weights, patches**2) / weights.sum() + 9
