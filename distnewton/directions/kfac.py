@@ -81,7 +81,7 @@ def _factors(problem: BlockModel, m: int, delta: Array) -> tuple[Array, Array]:
     A: Array | None = None
     n_out = problem.layout.blocks[m].shape[1]
     D = backend.zeros(n_out, n_out)
-    weights, layer = problem.sample.weights, problem.sample.point.network.layers[m]
+    weights, layer = problem.sample.weights, problem.sample.layer(m)
     for part in problem.sample.unfold(m, delta):
         n_places = part.deltas.shape[1]
         rows = part.deltas.reshape(part.deltas.shape[0] * n_places, n_out)
