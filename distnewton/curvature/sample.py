@@ -50,7 +50,7 @@ class CurvatureSample(SampleColumns):
         self.point, self._generator, self._deltas = point, generator, deltas
         self._jacobian: Jacobian | None = None
         self._hessian: LossHessian | None = None
-        self._rooted = False
+        self._rooted = self._exact = False
         self._diagonal: Array | None = None
         self.share = share or SampleShare(point.n_samples)
         self.n_samples = max(1, self.share.n_samples)
@@ -111,6 +111,7 @@ class CurvatureSample(SampleColumns):
         elif rooted:
             roots = hessian.roots(n_out, None)
         self._rooted = roots is not None
+        self._exact = self._rooted and not 0 < sketch < n_out
         self._jacobian = linearize(point.network, point.params, point.activations, roots)
         self._hessian = hessian if roots is None else ScaledIdentity(1.0, roots[:, :, 0].copy())
 
@@ -136,8 +137,7 @@ class CurvatureSample(SampleColumns):
     @property
     def residuals(self) -> Array | None:
         """Own samples' u with J^T u / |S| = gradient of the mean loss, for exact roots of B; None without such."""
-        exact = self._rooted and self.jacobian.n_out == self.point.network.n_out
-        return self.point.loss.residuals(self.point.activations.output, self.point.targets) if exact else None
+        return self.point.loss.residuals(self.point.activations.output, self.point.targets) if self._exact else None
 
     def rooted(self, V: Array) -> Array:
         """R V of own samples for exact roots R of B: outputs of shape (n, n_out) become rows of the Jacobian."""

@@ -135,8 +135,8 @@ class Loss(ABC):
 
         Returns
         -------
-        Array of shape (n, n_out), or None
-            None, as by default, where the loss is no sum of squares: roots may then be near zero.
+        Array of shape (n, k), or None
+            Of k exact roots. None, as by default, where the loss is no sum of squares: roots may then be near zero.
         """
         return None
 

@@ -242,6 +242,13 @@ class ResidualLoss(Loss):
             gradient[rows] = 2.0 * term.scale * np.einsum("an,nac->nc", r, slopes)
         return gradient
 
+    def residuals(self, Z: Array, targets: Array) -> Array:
+        """Weighted residuals of each point, sqrt(2 s_t) r, zero beyond the equations of its term."""
+        residuals = np.zeros((len(Z), max(1, self.n_rows)), Z.dtype)
+        for term, rows, r, _ in self._residuals(Z, targets):
+            residuals[rows, : len(r)] = np.sqrt(2.0 * term.scale) * r.T
+        return residuals
+
     def hessian(self, Z: Array, targets: Array) -> ResidualHessian:
         """Gauss-Newton matrices of the points' losses in their channels."""
         roots = np.zeros((len(Z), max(1, self.n_rows), Z.shape[1]))

@@ -25,6 +25,11 @@ _LARGEST_BATCH, _SMALLEST_BATCH, _BATCHES = 256, 32, 8
 """Of a pass there are so many mini-batches at least, but for their smallest size."""
 _LINEAR = {"subsample": 1.0, "damping": 1e-4, "cg_max": 100}
 _TOLERANCE = 1e-2
+_LEVENBERG_MARQUARDT = {
+    "direction": "dual", "subsample": 1.0, "acceleration": 0.75, "combine": "none", "damping_threshold": 0.95,
+    "line_search_max": 1,
+}  # fmt: skip
+"""Nielsen's own rule, and more damping in place of shorter steps: those would keep lambda where it is too small."""
 _EXACT_ROWS = 2000
 """Most samples times targets whose system in sample space takes a fraction of a second."""
 _OF_RESIDUALS = {"direction": "dual", "subsample": 1.0, "damping_min": 1e-16}
@@ -188,7 +193,7 @@ def _method(config: Config, n_samples: int, n_targets: int) -> dict[str, Any]:
     # of smooth functions without noise, Levenberg-Marquardt on all samples finds what no mini-batch does; where there
     # is noise, validation keeps what came before
     first = {**kfac, "iterations": iterations, "C": "l" if config.method.C == AUTO else AUTO}
-    last = {"direction": "dual", "subsample": 1.0, "damping_min": _LEAST[config.run.dtype], "schedule": [first]}
+    last = {**_LEVENBERG_MARQUARDT, "damping_min": _LEAST[config.run.dtype], "schedule": [first]}
     return {**last, "C": math.inf} if config.method.C == AUTO else last
 
 

@@ -72,6 +72,7 @@ def test_loss_gradient_and_rows_equal_plain_formulas():
     np.testing.assert_allclose(loss.gradient(Z, order), 2 * np.einsum("na,nac->nc", R, J), rtol=0, atol=1e-12)
     hessian = loss.hessian(Z, order)
     np.testing.assert_allclose(hessian.roots(0, None), np.sqrt(2) * J, rtol=0, atol=1e-12)
+    np.testing.assert_allclose(loss.residuals(Z, order), np.sqrt(2) * R, rtol=0, atol=1e-12)
     V = rng.standard_normal(Z.shape)
     np.testing.assert_allclose(hessian.matvec(V), 2 * np.einsum("nac,nad,nd->nc", J, J, V), rtol=0, atol=1e-11)
     mean = loss.values(Z, order).mean()

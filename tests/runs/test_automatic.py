@@ -65,6 +65,7 @@ def test_few_samples_of_numbers_end_with_an_exact_stage():
     (first,) = method.schedule
     assert (first.direction, first.C, first.iterations) == ("kfac", "l", 100)
     assert (method.direction, method.subsample, method.C) == ("dual", 1.0, math.inf)
+    assert (method.acceleration, method.combine, method.line_search_max) == (0.75, "none", 1)
     method = settled(2000, network={"loss": "squared"}, method={"C": 3.0}).method
     assert (method.direction, method.C, method.schedule[0].C) == ("dual", 3.0, "auto")
     assert settled(2001, network={"loss": "squared"}).method.direction == "kfac"
