@@ -183,7 +183,7 @@ def test_auto_is_compared_on_what_it_chooses(world):
     """All runs have the data and the network of auto, and each minimises its own objective."""
     rng = np.random.default_rng(0)
     X = 3 * rng.standard_normal((120, 4)) + 5
-    source = distnewton.ArraySource(X, np.sin(X[:, 0]) + 0.1 * X[:, 1], task="regression")
+    source = distnewton.ArraySource(X, np.sin(X[:, 0]) + 0.1 * X[:, 1])
     tree = {"network": {"layers": ["auto", 5, "auto"], "loss": "squared"}, "run": {"dtype": "float64"}}
     entries = make_entries(tree, ["gauss_newton", "auto", "kfac"], 1e9, 2, [])
     assert [entry.config.method.direction for entry in entries] == ["gauss_newton", "auto", "kfac"]
