@@ -103,7 +103,10 @@ class Curves:
         if own:
             self.meet_activation(m, T, second, third)
         T[1] += second * (T[0] * T[0])
-        return network.average(m, j, network.activation.multiply_derivative(T, activated))
+        # samples come first where derivatives are multiplied
+        for slab in T.reshape(-1, *T.shape[2:]):
+            network.activation.multiply_derivative(slab, activated)
+        return network.average(m, j, T)
 
     def _add_partial(self, m: int, T: Array) -> None:
         """Write this rank's part of S_s and S_ss into zeros."""

@@ -124,8 +124,8 @@ class Direction(ABC):
     slots : tuple of str
         Options that name another component: ``preconditioner``, ``solver`` or ``proposal``.
     planned_as : str
-        Direction of the cost model, ``block_diagonal`` or ``gauss_newton``, whose iterations cost as much; empty where
-        plans cannot tell.
+        Direction of the cost model, ``block_diagonal``, ``gauss_newton`` or ``dual``, whose iterations cost as much;
+        empty where plans cannot tell.
     stops_early : bool
         Whether ranks solve apart from each other, so that early termination applies.
     apart : bool

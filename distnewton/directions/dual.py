@@ -36,11 +36,12 @@ from distnewton.directions.options import (
     MomentumOptions,
     SketchOptions,
 )
-from distnewton.directions.sample_space import SampleSpace, system_size
+from distnewton.directions.sample_space import SampleSpace
 from distnewton.errors import ConfigError, NumericalError
 from distnewton.network.layout import ParameterLayout
 from distnewton.options import Options
 from distnewton.parallel.termination import EarlyTermination
+from distnewton.solvers.block_cholesky import system_size
 
 
 class SampleSpaceOptions(SketchOptions, DampingFormOptions):
@@ -65,6 +66,7 @@ class Dual(Direction):
     # a proposal is scaled, along straight lines, and has momentum of its own
     role_options: ClassVar[RoleOptions] = dict.fromkeys(("direction", "solver"), (AccelerationOptions, SpringOptions))
     presets: ClassVar[Presets] = {"proposal": {"damping": 0.1}}
+    planned_as = "dual"
     curvature: Curvature = "roots"
     random_rows = False
 
@@ -184,6 +186,7 @@ class BlockDual(Dual):
     help = "each rank's own block solved exactly through sample space, without communication"
     own_options = BlockDualOptions
     role_options: ClassVar[RoleOptions] = {}
+    planned_as = ""
     apart = True
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:

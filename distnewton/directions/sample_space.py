@@ -7,8 +7,8 @@ with J the rows times roots of B, S = I/C + lambda D, sbar its mean and M = S / 
 rows themselves say of the gradient, u, never passes through the variables: where lambda is small the usual form, with
 u = 0 and h the gradient, loses the direction in the difference of two large vectors.
 
-Up to :data:`MOST_REPLICATED` rows every rank factorises the matrix; a larger one is dealt out over the ranks
-(:class:`~distnewton.solvers.block_cholesky.BlockCholesky`).
+Up to :data:`~distnewton.solvers.block_cholesky.MOST_REPLICATED` rows every rank factorises the matrix; a larger one is
+dealt out over the ranks (:class:`~distnewton.solvers.block_cholesky.BlockCholesky`).
 """
 
 from __future__ import annotations
@@ -24,36 +24,8 @@ from distnewton.curvature.linearization import BlockModel
 from distnewton.directions.direction import relative
 from distnewton.errors import NumericalError
 from distnewton.parallel.replicas import SampleShare
-from distnewton.solvers.block_cholesky import BlockCholesky, block_bounds
+from distnewton.solvers.block_cholesky import MOST_REPLICATED, BlockCholesky, block_bounds
 from distnewton.solvers.condition import inverse_norm
-
-MOST_REPLICATED = 2048
-"""Most rows of a matrix that every rank factorises."""
-_N_COPIES = 3
-"""Matrices of N x N that live at once then: K, its factor, and one more in float64 where float32 cannot factorise."""
-_N_PANELS = 6
-"""Block columns that live at once else, beside what is dealt out."""
-
-
-def system_size(n_rows: int, n_ranks: int) -> int:
-    """Numbers that a rank holds for a system of so many rows.
-
-    Parameters
-    ----------
-    n_rows : int
-        Rows.
-    n_ranks : int
-        Ranks that share it.
-
-    Returns
-    -------
-    int
-    """
-    if n_rows <= MOST_REPLICATED:
-        return _N_COPIES * n_rows**2
-    width = block_bounds(n_rows, 1, n_ranks)[1]
-    # a rank has at most one block column more than the others, and those of the left are the longest
-    return n_rows**2 // (2 * n_ranks) + (_N_PANELS + 1) * width * n_rows
 
 
 class _Factor(Protocol):

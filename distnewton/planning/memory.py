@@ -5,6 +5,7 @@ from __future__ import annotations
 from distnewton.network.layers import LINEAR_SIZE, PATCH_SIZE
 from distnewton.planning.chunks import rows_kept
 from distnewton.planning.problem import Problem, Share
+from distnewton.solvers.block_cholesky import system_size
 
 N_VECTORS = 12
 """Vectors of a rank's variables at once: the point and its trial, gradient, directions, and those of CG."""
@@ -24,9 +25,9 @@ def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, 
     -------
     dict of str to float
         ``features`` of training and test, ``variables``, ``activations`` of a point and of a trial or test samples,
-        ``outputs`` of all samples, ``jacobian`` with the work arrays of its products, and ``work``: what passes forward
-        and backward hold of the samples they are at; ``reading``: what reading takes more than all of these but the
-        features, which it ends with.
+        ``outputs`` of all samples, ``jacobian`` with the work arrays of its products, ``system`` in sample space, and
+        ``work``: what passes forward and backward hold of the samples they are at; ``reading``: what reading takes more
+        than all of these but the features, which it ends with.
 
     Notes
     -----
@@ -38,7 +39,7 @@ def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, 
     own = {m: block.shape[1] * share.layer(m).n_elements for m, block in share.blocks.items()}
     stored = {m: block.shape[1] * share.layer(m).n_values for m, block in share.blocks.items()}
     # neither the identity of the output layer nor, without roots, the factor below it is stored
-    full = sum(size for m, size in stored.items() if m < share.n_layers - (not problem.sketched))
+    full = sum(size for m, size in stored.items() if m < share.n_layers - (not problem.rooted))
     # the curvature's samples are held besides, with their features, where they are not all
     apart = problem.n_curvature if problem.apart else 0
     kept = min(n, max(0, n_rows_kept - apart // 2)) if apart else n
@@ -62,6 +63,7 @@ def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, 
         + features_bytes(problem, share, apart) / itemsize,
         "outputs": 3 * (n + problem.n_test) * problem.n_out,
         "jacobian": jacobian,
+        "system": system_size(problem.n_system, share.partition.n_ranks * problem.n_replicas),
         # a chunk that is not kept; pre-activations, patches and their products; the loss, which is in float64
         "work": passing * n_kept * (kept < n) + buffers + beyond + passing * problem.n_out * 8 // itemsize,
     }

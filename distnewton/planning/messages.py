@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import pairwise
 
 from distnewton.curvature.jacobian import rows_at_once
 from distnewton.guards.ledger import PHASES, allreduce_bytes
 from distnewton.network.layers import LINEAR_SIZE
 from distnewton.planning.chunks import chunk_ranges, rows_kept
 from distnewton.planning.problem import MODELLED, Group, Problem, Share
+from distnewton.solvers.block_cholesky import MOST_REPLICATED, block_bounds
 
 _SCALAR = 8
 # numbers that each rank tells of its direction
 _FOUND = 7
+_SOLUTIONS = 5
+"""Systems that are solved with a factor: the direction's, and those of its condition number."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +164,7 @@ class Messages:
         for m, groups in self._share.groups.items():
             for group in groups:
                 size = group.n_units * self._share.layer(m).n_values
-                if m == last and not problem.sketched:
+                if m == last and not problem.rooted:
                     yield self._over(group, size * problem.n_out * problem.itemsize)
                     continue
                 at_once = rows_at_once(problem.n_curvature, problem.n_rows * size, self._n_pieces)
@@ -170,6 +174,9 @@ class Messages:
     def _direction(self) -> Iterator[Message]:
         problem = self._problem
         if problem.method.direction == "block_diagonal":
+            return
+        if problem.method.direction == "dual":
+            yield from self._system()
             return
         # one product before the first step; a warm start has one more, and a sum of its own
         n_products = problem.method.n_steps + 1 + problem.method.warm
@@ -187,13 +194,29 @@ class Messages:
         if problem.method.warm:
             yield self._over_world(3 * _SCALAR)
 
+    def _system(self) -> Iterator[Message]:
+        """A matrix in sample space: its sum, or that of its block columns, their factors, and solutions."""
+        problem, n = self._problem, self._problem.n_system
+        if problem.n_replicas > 1:
+            yield self._over_replicas()
+        if n <= MOST_REPLICATED:
+            yield self._over_world((n * n + n) * problem.itemsize)
+            return
+        bounds = block_bounds(n, problem.n_rows, self._n_world)
+        numbers = sum((n - start) * (stop - start) for start, stop in pairwise(bounds))
+        n_blocks, last = len(bounds) - 1, self._n_world - 1
+        yield Message(2 * numbers * problem.itemsize, 2 * n_blocks, self._n_world, 0, last)
+        # J h and the residual; each solution goes down and up
+        yield Message(2 * n * problem.itemsize, 2, self._n_world, 0, last)
+        yield Message(2 * _SOLUTIONS * n * problem.itemsize, 2 * _SOLUTIONS * n_blocks, self._n_world, 0, last)
+
     def _combination(self) -> Iterator[Message]:
         problem, k = self._problem, self._problem.method.n_directions
         yield self._over_world(_FOUND * self._n_world * _SCALAR)
         if problem.method.direction == "block_diagonal":
             yield self._over_replicas()
         n_numbers = k * problem.n_curvature * problem.n_out
-        if problem.method.recomputed or problem.sketched:
+        if problem.method.recomputed or problem.rooted:
             for _ in range(k):
                 yield from self._tangent(problem.n_curvature)
             n_numbers = 0

@@ -8,7 +8,7 @@ from functools import cached_property
 from distnewton.network.shapes import LayerShape, NetworkShape
 from distnewton.parallel.partition import Block, Partition
 
-MODELLED = ("gauss_newton", "block_diagonal")
+MODELLED = ("dual", "gauss_newton", "block_diagonal")
 """Directions whose iterations are modelled."""
 
 
@@ -108,6 +108,16 @@ class Problem:
     def apart(self) -> bool:
         """Whether the curvature's samples are not all, so that they pass forward once more."""
         return self.n_curvature < self.n_samples
+
+    @property
+    def rooted(self) -> bool:
+        """Whether rows of the Jacobian are combinations of the outputs, whose factors are all stored."""
+        return self.sketched or self.method.direction == "dual"
+
+    @property
+    def n_system(self) -> int:
+        """Rows of the matrix in sample space, over all replicas; 0 where there is none."""
+        return self.n_curvature * self.n_replicas * self.n_rows if self.method.direction == "dual" else 0
 
     @property
     def sketched(self) -> bool:

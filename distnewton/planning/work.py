@@ -7,6 +7,7 @@ from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.shapes import LayerShape
 from distnewton.planning.problem import Problem, Share
 from distnewton.planning.rates import Rates
+from distnewton.solvers.block_cholesky import MOST_REPLICATED
 
 _PASSES = {"bias": 2, "derivative": 5, "units": 2, "sum": 3, "axpy": 5}
 """Times that element-wise work reads or writes a value: of numpy, whose temporaries count."""
@@ -15,6 +16,8 @@ _LOSS_ROW, _LOSS_VALUE = 160.0, 3.0
 sums along short rows cost by the row."""
 _HESSIAN_ROW, _HESSIAN_VALUE = 45.0, 1.2
 """The same for a product with the Hessians."""
+_GRAM = 4
+"""Passes over half of a matrix in sample space that each block's part takes."""
 _DOT = 1.5
 """The same for a pair of numbers in an inner product that float64 accumulates; in float64 itself two passes."""
 _SPARSE_LARGE, _SPARSE_BEYOND = 1 << 23, 1.45
@@ -56,19 +59,36 @@ class Work:
         again = sum(count for count, kept in self._chunks if not kept)
         product = self._product()
         n_products = problem.method.n_steps + (problem.method.direction == "gauss_newton") + problem.method.warm
-        tangents = problem.method.recomputed or problem.sketched
+        tangents = problem.method.recomputed or problem.rooted
         along = self._tangent(size) if tangents else 0.5 * product
         k, axpy = problem.method.n_directions, self._vectors("axpy")
         seconds = {
             "gradient": self._forward(again) + self._backward(n) + self._loss(n) + axpy + self._dots(1),
             "jacobian": self._forward(size * problem.apart)
             + (0.0 if problem.method.recomputed else self._jacobian() + self._loss(size)),
-            "direction": n_products * (product + self._step()),
+            "direction": self._system() if problem.n_system else n_products * (product + self._step()),
             "combination": k * (along + axpy + self._hessians(size)) + self._dots(2 * k + k * k),
             "line_search": problem.method.n_trials * (self._forward(n) + self._loss(n) + axpy) + self._dots(1),
             "evaluation": self._forward(problem.n_test) + self._loss(problem.n_test),
         }
         return {phase: seconds.get(phase, 0.0) for phase in PHASES}
+
+    def _system(self) -> float:
+        """The matrix in sample space, whose upper half is a copy, its factor, and the way back to the variables."""
+        problem, rates, n = self._problem, self._rates, self._problem.n_system
+        n_samples, world = problem.n_curvature * problem.n_replicas, self._share.partition.n_ranks * problem.n_replicas
+        n_own = problem.n_curvature * problem.n_rows
+        seconds = self._stream(_GRAM * n_own * n * len(self._share.blocks)) + self._product()
+        for m, block in self._share.blocks.items():
+            n_in, n_out = block.shape
+            if self._share.layer(m).shares_weights:
+                seconds += rates.product(n_own, n_in * n_out, n, problem.itemsize)
+            else:
+                seconds += 0.5 * rates.product(problem.n_curvature, n_in, n_samples, problem.itemsize)
+                seconds += 0.5 * rates.product(n_own, n_out, n, problem.itemsize)
+        # n^3 / 3 operations, of all ranks together where they share the matrix
+        factor = rates.product(n, n / 6, n, problem.itemsize)
+        return seconds + (factor if n <= MOST_REPLICATED else factor / world)
 
     def _step(self) -> float:
         """Vectors of a CG step: updates of the iterate, the residual and the directions, and inner products."""
@@ -159,7 +179,7 @@ class Work:
         """One backward pass of the rows of all samples, the stored factors written."""
         problem, seconds = self._problem, 0.0
         rows = problem.n_curvature * problem.n_rows
-        top = self._share.n_layers - (0 if problem.sketched else 1)
+        top = self._share.n_layers - (0 if problem.rooted else 1)
         for m, groups in self._share.groups.items():
             seconds += self._rates.call
             if m >= top:
@@ -180,7 +200,7 @@ class Work:
         if problem.method.recomputed:
             return self._tangent(n) + self._backward(n)
         seconds = self._hessians(n) + self._stream(8 * n * problem.n_rows) + self._vectors("axpy")
-        top = self._share.n_layers - (0 if problem.sketched else 1)
+        top = self._share.n_layers - (0 if problem.rooted else 1)
         for m, block in self._share.blocks.items():
             layer = self._share.layer(m)
             values = n * block.shape[1] * layer.n_elements

@@ -55,8 +55,8 @@ class PlannedRun:
             own, n_test = -(-n_samples // R), -(-self.n_test // R)
             problem = Problem(self.shape, own, n, n_rows, itemsize, memory, n_test, nonzeros=nonzeros)
             needed = iteration_memory(problem, shares[rank], widest_kept(problem, shares))
-            system = make_direction(options).system_bytes(n * R * n_rows, itemsize, partition.n_ranks * R)
-            needed |= {"system": system} if system else {}
+            n_ranks = partition.n_ranks * R
+            needed["system"] = make_direction(options).system_bytes(n * R * n_rows, itemsize, n_ranks)
             worst = max(worst, needed, key=lambda parts: sum(parts.values()))
         if self.keeps_best:
             worst = {**worst, "best model": float(partition.n_params(rank) * itemsize)}

@@ -123,7 +123,7 @@ def planned_problem(
     """
     chosen, config = config.method.direction, settle(config, n_samples, validated=n_test > 0)
     method = config.method
-    if chosen == AUTO and not DIRECTIONS[method.direction].planned_as:
+    if chosen == AUTO and DIRECTIONS[method.direction].planned_as != "gauss_newton":
         method = MethodConfig.model_validate({"direction": MODELLED[-1]})
     modelled = DIRECTIONS[method.direction].planned_as
     if not modelled:

@@ -14,6 +14,12 @@ from distnewton.backend import SYSTEM_ADVICE, Array, Backend, scalar
 from distnewton.errors import NumericalError
 from distnewton.parallel.collectives import Communicator
 
+MOST_REPLICATED = 2048
+"""Most rows of a matrix that every rank factorises."""
+_N_COPIES = 3
+"""Matrices of N x N that live at once then: K, its factor, and one more in float64 where float32 cannot factorise."""
+_N_PANELS = 6
+"""Block columns that live at once else, beside what is dealt out."""
 _WIDEST, _NARROWEST = 128, 32
 _PANELS = 32
 """Block columns a rank, so that all have about as much and a block column is small against what a rank holds."""
@@ -35,6 +41,27 @@ def block_bounds(n: int, unit: int, n_ranks: int) -> list[int]:
     """
     width = max(1, max(_NARROWEST, min(_WIDEST, n // (_PANELS * n_ranks))) // unit) * unit
     return [*range(0, n, width), n]
+
+
+def system_size(n_rows: int, n_ranks: int) -> int:
+    """Numbers that a rank holds for a system of so many rows.
+
+    Parameters
+    ----------
+    n_rows : int
+        Rows.
+    n_ranks : int
+        Ranks that share it.
+
+    Returns
+    -------
+    int
+    """
+    if n_rows <= MOST_REPLICATED:
+        return _N_COPIES * n_rows**2
+    width = block_bounds(n_rows, 1, n_ranks)[1]
+    # a rank has at most one block column more than the others, and those of the left are the longest
+    return n_rows**2 // (2 * n_ranks) + (_N_PANELS + 1) * width * n_rows
 
 
 class BlockCholesky:

@@ -115,7 +115,7 @@ def compare_dual(session: Session, params: Array, damping: float) -> list[str]:
         steps = steps_to_quality(plain, exact)
         cg = direction("gauss_newton", cg_tolerance=0.0, cg_max=steps, cg_min=steps)
         slow = best_seconds(comm, lambda cg=cg, plain=plain: cg.solve(plain, NEVER))  # type: ignore[misc]
-        fast = best_seconds(comm, lambda dual=dual, rooted=rooted: dual.solve(rooted, NEVER))  # type: ignore[misc]
+        fast = best_seconds(comm, lambda rooted=rooted: direction("dual").solve(rooted, NEVER))  # type: ignore[misc]
         lines.append(f"{n:>6} {n * n_out:>6} {1e3 * fast:>9.1f} {steps:>9} {1e3 * slow:>9.1f} {slow / fast:>10.2f}")
     return lines
 

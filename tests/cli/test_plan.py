@@ -32,6 +32,15 @@ def test_as_json(capsys):
     assert best["phases"]["direction"]["n_messages"] == 8
 
 
+def test_a_matrix_in_sample_space_is_part_of_the_memory(capsys):
+    dual = ["--ranks=4", "--json", "--set=method.direction=dual", "--set=method.subsample=1", "--set=run.dtype=float64"]
+    assert main([*FLAGS, *dual]) == 0
+    (first, *_) = json.loads(capsys.readouterr().out)
+    n = 6000 * 10
+    assert first["memory_bytes"]["system"] == pytest.approx(8 * n**2 / 8, rel=0.15)
+    assert first["phases"]["direction"]["seconds"] > n**3 / 3 / 4 / 1e11
+
+
 def test_from_data(capsys):
     assert main(["plan", "--set=data.train=digits:train", "--set=network.layers=auto-32-auto", "--ranks=2"]) == 0
     assert "64-32-10: " in capsys.readouterr().out

@@ -63,6 +63,17 @@ def test_other_points_curves_and_cotangents(world, options):
             assert case.agree(np.allclose(sample.pull_back(U), expected, rtol=1e-11, atol=1e-12))
 
 
+def test_curves_of_many_samples_are_those_of_few(world, monkeypatch):
+    for case in cases(world, "avg_pool"):
+        with case.grid:
+            sample, v = linearization(case, ROWS).sample, direction(case)[case.own_index]
+            whole = sample.curve(v)
+            with monkeypatch.context() as patch:
+                patch.setattr("distnewton.network.activations._STRIP", 1)
+                parts = sample.curve(v)
+            assert case.agree(all(np.array_equal(a, b) for a, b in zip(whole, parts, strict=True)))
+
+
 @pytest.mark.parametrize("options", [{}, {"rooted": True}, {"curvature": False}])
 def test_the_diagonal_is_exact(world, options):
     for case in cases(world):

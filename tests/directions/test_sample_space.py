@@ -9,9 +9,9 @@ import pytest
 from groups import taylor
 from problems import alternating, dense_system, linearization, make_case, named_direction, newton_trainer, weigh
 
-from distnewton.directions.sample_space import SampleSpace, system_size
+from distnewton.directions.sample_space import SampleSpace
 from distnewton.parallel.termination import NEVER
-from distnewton.solvers.block_cholesky import block_bounds
+from distnewton.solvers.block_cholesky import block_bounds, system_size
 
 pytestmark = pytest.mark.mpi(min_size=1, sizes=(2, 4))
 

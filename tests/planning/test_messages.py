@@ -10,6 +10,7 @@ from convolutional import Conv
 from problems import alternating, make_case, make_image_case, newton_trainer
 
 from distnewton.directions.block_diagonal import BlockDiagonal
+from distnewton.directions.dual import Dual
 from distnewton.directions.gauss_newton import GaussNewton
 from distnewton.guards.ledger import PHASES, Ledger
 from distnewton.method.batches import Subsamples
@@ -57,7 +58,7 @@ def check(case, monkeypatch, direction, *, combine="previous", **given):
             itemsize=8,
             memory_bytes=case.objective.memory_bytes,
             method=PlannedMethod(
-                direction="gauss_newton" if isinstance(direction, GaussNewton) else "block_diagonal",
+                direction=direction.planned_as,
                 n_steps=record.direction.inner_iterations[0],
                 n_trials=record.line_search_trials,
                 n_directions=1 + (combine == "previous" and not before.note),
@@ -87,11 +88,13 @@ def check(case, monkeypatch, direction, *, combine="previous", **given):
 
 
 def solver(kind, **options):
+    if kind == "dual":
+        return Dual()
     direction = GaussNewton if kind == "gauss_newton" else BlockDiagonal
     return direction(direction.own_options(cg_max=5, **options))
 
 
-@pytest.mark.parametrize("kind", ["gauss_newton", "block_diagonal"])
+@pytest.mark.parametrize("kind", ["gauss_newton", "block_diagonal", "dual"])
 @pytest.mark.parametrize("combine", ["previous", "none"])
 def test_dense_networks(world, monkeypatch, kind, combine):
     for widths in ((6, 5, 4, 3), (7, 3)):
