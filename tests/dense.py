@@ -28,6 +28,9 @@ def sample_loss(name, z, y):
         return sum((z - y) ** 2)
     if name == "cross_entropy":
         return np.log(sum(np.exp(z))) - z[y]
+    if name == "squared_hinge":
+        missing = [1 - z[k] if k == y else 1 + z[k] for k in range(len(z))]
+        return sum(m**2 for m in missing if m.real > 0)
     return np.log(1 + np.exp(z[0])) - y * z[0]
 
 

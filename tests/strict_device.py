@@ -1,7 +1,7 @@
 """A device that is none: arrays of numpy that refuse whatever a GPU's would, or would do behind one's back.
 
 Numbers leave and enter by the library's own ways alone, which are counted by phase of the method. Its functions are
-those that cupy has, too: the list was compared with cupy 14.2.
+those that cupy has, too, and take cupy's arguments alone (:mod:`cupy_signatures`).
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import pytest
+from cupy_signatures import signature
 from scipy.linalg import cholesky
 from scipy.sparse import csr_array
 
@@ -73,10 +74,11 @@ def wrap(value):
     return StrictArray(np.asarray(value)) if isinstance(value, np.ndarray | np.generic) else value
 
 
-def guarded(function):
-    """A function of numpy on arrays of the device."""
+def guarded(function, name):
+    """A function of numpy on arrays of the device, with the arguments of cupy's function."""
 
     def call(*args, out=None, **options):
+        signature(name).bind(*args, **options, **({} if out is None else {"out": out}))
         given = {name: value if name == "dtype" else unwrap(value) for name, value in options.items()}
         if out is not None:
             function(*unwrap(args), out=unwrap(out), **given)
@@ -89,9 +91,9 @@ def guarded(function):
 class _Namespace:
     """The functions that numpy and cupy share."""
 
-    def __init__(self, functions, inside):
+    def __init__(self, functions, inside, place="cupy"):
         for name in functions:
-            setattr(self, name, guarded(getattr(inside, name)))
+            setattr(self, name, guarded(getattr(inside, name), f"{place}.{name}"))
 
 
 def _operator(name):
@@ -129,7 +131,7 @@ class StrictArray:
     def __getattr__(self, name):
         if name not in METHODS:
             raise AttributeError(f"arrays of the device have no {name} here")
-        return guarded(getattr(self._numbers, name))
+        return guarded(getattr(self._numbers, name), f"cupy.ndarray.{name}")
 
     shape = property(lambda self: self._numbers.shape)
     dtype = property(lambda self: self._numbers.dtype)
@@ -155,7 +157,7 @@ for _name in ("add", "sub", "mul", "truediv", "matmul", "pow", "mod"):
     for _prefix in ("", "r"):
         setattr(StrictArray, f"__{_prefix}{_name}__", _operator(f"__{_prefix}{_name}__"))
     setattr(StrictArray, f"__i{_name}__", _inplace(f"__i{_name}__"))
-for _name in ("neg", "invert", "eq", "ne", "lt", "le", "gt", "ge", "and", "or"):
+for _name in ("abs", "neg", "invert", "eq", "ne", "lt", "le", "gt", "ge", "and", "or"):
     setattr(StrictArray, f"__{_name}__", _operator(f"__{_name}__"))
 for _name in (
     "__array__", "__float__", "__int__", "__bool__", "__index__", "__iter__", "__array_function__", "__contains__",
@@ -211,10 +213,10 @@ class StrictLibrary:
 
     def __init__(self):
         self.xp = _Namespace(FUNCTIONS, np)
-        self.xp.linalg = _Namespace(("inv", "norm", "solve"), np.linalg)
-        self.xp.linalg.cholesky = guarded(_cholesky)
+        self.xp.linalg = _Namespace(("inv", "norm", "solve"), np.linalg, "cupy.linalg")
+        self.xp.linalg.cholesky = guarded(_cholesky, "cupy.linalg.cholesky")
         self.xp.lib = self.xp
-        self.xp.stride_tricks = _Namespace(("as_strided",), np.lib.stride_tricks)
+        self.xp.stride_tricks = _Namespace(("as_strided",), np.lib.stride_tricks, "cupy.lib.stride_tricks")
         self.n_pinned = 0
 
     def to_host(self, array):

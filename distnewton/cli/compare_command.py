@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     RECIPE,
     SET,
     argument(
-        "--directions", required=True, metavar="NAMES", help="directions by commas, or recipes whose [method] counts"
+        "--directions", required=True, metavar="NAMES",
+        help="directions by commas, auto among them, or recipes whose [method] counts",
     ),
     argument("--seconds", type=float, default=60.0, metavar="N", help="training time of each run (default 60)"),
     argument("--levels", metavar="VALUES", help="metrics whose times are shown, as 0.95,0.97 (default: usual ones)"),
@@ -43,7 +44,7 @@ if TYPE_CHECKING:
 def compare(options: argparse.Namespace) -> int:
     """Train with several directions; the table is rewritten after each, so that a job that is cut leaves some."""
     from distnewton.reporting.comparison_tables import Comparison
-    from distnewton.runs.comparison import Entry, run_entries
+    from distnewton.runs.comparison import Entry, run_entries, session_config
     from distnewton.runs.session import Session
 
     comm = world_communicator()
@@ -56,8 +57,8 @@ def compare(options: argparse.Namespace) -> int:
     path = folders[entries[0].name].path.parent if folders else Path()
     results_go_to_files()
     with discarding(list(folders.values())):
-        session = Session(entries[0].config, comm)
-        comparison = Comparison(session.summary(entries[0].config), options.seconds, _levels(options.levels))
+        session = Session(session_config(entries), comm)
+        comparison = Comparison(session.summary(session_config(entries)), options.seconds, _levels(options.levels))
         observers = {name: [folder] for name, folder in folders.items()}
         for trial in run_entries(session, entries, observers):
             comparison.trials.append(trial)

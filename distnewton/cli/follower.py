@@ -29,7 +29,7 @@ class Follower:
     """
 
     def __init__(self, options: argparse.Namespace, folder: RunFolder) -> None:
-        self.folder, self.progress = folder, None if options.quiet else _progress()
+        self.folder, self.progress = folder, None if options.quiet else make_progress()
         # what is shown is on disk, and what the folder finds when a run resumes is shown
         self.observers: list[Any] = [folder, *([self.progress] if self.progress else [])]
         self._open: list[Any] = self.observers[1:]
@@ -51,12 +51,13 @@ class Follower:
             print(f"run folder: {self.folder.path}", flush=True)
 
 
-def _progress() -> Progress:
-    """What shows a run on the terminal."""
+def make_progress(*, live: bool | None = None) -> Progress:
+    """What shows a run on the terminal; by a bar, unless told otherwise, if it ends on one."""
+    # imported here: a quiet run shows nothing
     from distnewton.reporting.progress import Progress
     from distnewton.reporting.terminal import ends_on_terminal, make_console
 
-    live = ends_on_terminal()
+    live = ends_on_terminal() if live is None else live
     return Progress(make_console(watched=live or None), live=live)
 
 

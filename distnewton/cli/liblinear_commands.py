@@ -53,8 +53,7 @@ def train(arguments: Sequence[str] | None = None) -> int:
 
 
 def _train(comm: Communicator, config: Config, target: Path, quiet: bool) -> None:
-    from distnewton.reporting.progress import Progress
-    from distnewton.reporting.terminal import make_console
+    from distnewton.cli.follower import make_progress
     from distnewton.runs import session
 
     with comm.collective_errors():
@@ -64,7 +63,7 @@ def _train(comm: Communicator, config: Config, target: Path, quiet: bool) -> Non
                 raise UsageError("a model is written to a file, not to standard output: name one behind the data")
             check_result(str(target), data=[config.data.train], folder=config.data.directory, makes_folder=False)
     results_go_to_files()
-    observers: list[Any] = [] if quiet or comm.rank else [Progress(make_console())]
+    observers: list[Any] = [] if quiet or comm.rank else [make_progress(live=False)]
     result = session.train(config, comm, observers=observers)
     result.model.save(target)
     result.model.grid.free()

@@ -50,8 +50,9 @@ _EPILOG = """\
 Like LIBLINEAR, training minimises |theta|^2 / 2 + C sum_i loss_i; theta are all weights and biases of a
 network, whose label of a sample is its class. Biases are variables like others, as with LIBLINEAR's -B 1.
 
-Without -s, --layers and options of a type the network is linear, as LIBLINEAR's models are, and Newton's method
-with all samples runs to the solution. --layers 123-100-2 is a network with a hidden layer.
+Without -s, --layers and options of a type the network is linear, with the loss of LIBLINEAR's own default, the squared
+hinge of each class against the rest, and Newton's method with all samples runs to the solution; --loss cross_entropy
+gives probabilities. --layers 123-100-2 is a network with a hidden layer.
 
 types of -s, by number or name:
 {types}
@@ -179,7 +180,7 @@ def training_config(options: argparse.Namespace) -> Config:
         options.s = "block_diagonal"
     linear = options.s is None and not {"network.layers", "network.start"} & set(given)
     if linear:
-        tree["network"]["layers"] = ["auto", "auto"]
+        tree["network"] |= {"layers": ["auto", "auto"], "loss": "squared_hinge"}
     tree["data"]["scale"] = "none"
     tree["method"] |= {} if options.s is None else _defaults("gauss_newton" if simplenn else options.s)
     C = next((value for value in (options.c, options.C) if value is not None), 0.01 if simplenn else 1.0)

@@ -16,7 +16,14 @@ from distnewton.data.labels import MISSING_VALUES
 from distnewton.data.scaling import SCALINGS
 from distnewton.errors import ConfigError, shown
 from distnewton.network.activations import ACTIVATIONS
-from distnewton.network.layer_tables import Dense, LayerTable, Size, resolve_shape, tables_problem
+from distnewton.network.layer_tables import (
+    Dense,
+    LayerTable,
+    Size,
+    number_of_weight_layers,
+    resolve_shape,
+    tables_problem,
+)
 from distnewton.network.losses import LOSSES
 from distnewton.network.shapes import NetworkShape
 from distnewton.options import Options
@@ -210,11 +217,16 @@ class NetworkConfig(Options):
         "method.direction = auto; else tanh"
     )  # fmt: skip
     loss: Annotated[str, NameOf(LOSSES)] = Field("cross_entropy", description="loss of a sample")
-    init: Literal["glorot", "he", "lecun"] = Field("he", description="variance of the initial weights")
+    init: Literal["auto", "glorot", "he", "lecun", "zero"] = Field(
+        "auto", description="variance of the initial weights; zero is for networks without hidden layers. auto: zero "
+        "of these, with method.direction = auto; else he"
+    )  # fmt: skip
     start: str = Field("", description="model file or run folder whose weights and scaling the run starts with")
 
     @model_validator(mode="after")
     def _layers_fit(self) -> NetworkConfig:
+        if self.init == "zero" and number_of_weight_layers(self.layers) > 1:
+            raise ValueError("init = zero leaves hidden layers where they are: it is for networks without them")
         if isinstance(self.layers[0], LayerTable):
             if problem := tables_problem(self.layers):
                 raise ValueError(problem)

@@ -9,6 +9,9 @@ from distnewton.network.layout import ParameterLayout
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.partition import Block
 
+ZERO = "zero"
+"""The scheme of no weights, which suits networks without hidden layers."""
+
 
 def row_generator(seed: int, layer: int, row: int) -> np.random.Generator:
     """Counter-based random numbers of one weight row, whoever owns it."""
@@ -57,13 +60,15 @@ def initial_params(layout: ParameterLayout, shape: NetworkShape, backend: Backen
     seed : int
         Seed of the run.
     scheme : str
-        As of :func:`standard_deviation`.
+        As of :func:`standard_deviation`; or ``zero``.
 
     Returns
     -------
     Array of shape (n_params,)
     """
     flat = backend.zeros(layout.n_params)
+    if scheme == ZERO:
+        return flat
     for layer, view in layout.views(flat).items():
         # drawn on the host, by the same keys whatever the device
         view.W[...] = backend.asarray(initial_block(layout.blocks[layer], shape, seed, scheme))

@@ -6,9 +6,12 @@ name              loss                               gradient           B v     
 squared           ||z - y||^2                        2 (z - y)          2 v                    0
 cross_entropy     log sum exp z - z_y                p - e_y            p * v - p (p^T v)      p^T (v - p^T v)^3
 logistic          log(1 + exp z) - y z, one output   p - y              p (1 - p) v            p (1 - p) (1 - 2 p) v^3
+squared_hinge     sum_k max(0, 1 - s_k z_k)^2        -2 s max(0, ...)   2 [1 > s z] v          0
 ================  =================================  =================  =====================  ========================
 
-with p = softmax(z), or the logistic function of z. Squared loss as in [DNM], without the factor 1/2.
+with p = softmax(z), or the logistic function of z; s is 1 for the own class and -1 for each other one. Squared loss as
+in [DNM], without the factor 1/2. The squared hinge is LIBLINEAR's first choice (its -s 1 and 2), of each class against
+the rest; its second derivative jumps, and B is the one that its Newton method takes.
 """
 
 from __future__ import annotations
@@ -52,6 +55,7 @@ class LossHessian(Protocol):
         squared         sqrt(2) e_a                                     sqrt(2 / k) times random signs
         cross_entropy   sqrt(p_a) (p - e_a)                             (p - e_y') / sqrt(k), y' drawn from p
         logistic        sqrt(p (1 - p))                                 sqrt(p (1 - p) / k) times random signs
+        squared_hinge   sqrt(2) e_a where 1 > s_a z_a                   sqrt(2 / k) times random signs, there
         ==============  ==============================================  =======================================
 
         Parameters
@@ -357,6 +361,43 @@ class Logistic(Loss):
         return scalar((p * (1 - p) * (1 - 2 * p) * v * v * v).sum())
 
 
+class SquaredHinge(Loss):
+    """Squared hinge loss of each class against the rest; targets are class indices."""
+
+    name, help = "squared_hinge", "sum_k max(0, 1 - s_k z_k)^2, each class against the rest"
+    tasks = ("classification",)
+
+    def _margins(self, Z: Array, targets: Array) -> tuple[Array, Array]:
+        """What misses from each margin, 0 where it is kept, and its slope -s."""
+        xp = namespace(Z)
+        slopes = xp.ones_like(Z)
+        slopes[xp.arange(len(Z)), targets] = -1
+        missing = slopes * Z
+        missing += 1
+        return xp.maximum(missing, 0, out=missing), slopes
+
+    def values(self, Z: Array, targets: Array) -> Array:
+        """Loss of each sample, in float64."""
+        missing = self._margins(Z.astype(np.float64, copy=False), targets)[0]
+        squares: Array = vecdot(missing, missing)
+        return squares
+
+    def gradient(self, Z: Array, targets: Array) -> Array:
+        """Gradient of each sample's loss in its outputs, of shape (n, n_out)."""
+        missing, slopes = self._margins(Z, targets)
+        missing *= slopes
+        missing *= 2
+        return missing
+
+    def hessian(self, Z: Array, targets: Array) -> LossHessian:
+        """Hessians of the samples' losses in their outputs, 0 where the margin is kept."""
+        return Diagonal((2 * (self._margins(Z, targets)[0] > 0)).astype(Z.dtype))
+
+    def third(self, Z: Array, targets: Array, V: Array) -> float:
+        """Zero, but where a margin is just kept."""
+        return 0.0
+
+
 def probabilities(link: str, Z: Array) -> Array:
     """Probabilities of the classes from outputs.
 
@@ -392,5 +433,5 @@ def logistic(Z: Array) -> Array:
 
 
 LOSSES: Registry[Loss] = Registry(
-    "loss", Loss, [Squared(), CrossEntropy(), Logistic()], group="distnewton.losses", objects=True
+    "loss", Loss, [Squared(), CrossEntropy(), Logistic(), SquaredHinge()], group="distnewton.losses", objects=True
 )

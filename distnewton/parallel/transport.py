@@ -216,7 +216,7 @@ class Nccl:
         if id(group) not in self._groups:
             rank, size = group.place
             # 128 bytes as numbers; NCCL itself needs no other way between the ranks to begin
-            unique = tuple(group.broadcast_json(list(self._nccl.get_unique_id()) if rank == 0 else None))
+            unique = bytes(group.broadcast_json(list(self._nccl.get_unique_id()) if rank == 0 else None))
             self._groups[id(group)] = self._nccl.NcclCommunicator(size, unique, rank)
         return self._groups[id(group)]
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from distnewton.method.records import IterationRecord
 from distnewton.models.metrics import LOWER_IS_BETTER, metric_text
-from distnewton.reporting.run_data import Run
 from distnewton.reporting.totals import Totals
+
+if TYPE_CHECKING:
+    from distnewton.reporting.run_data import Run
 
 _MUCH = 0.3
 """Share of the seconds from which on waiting is what limits a run."""

@@ -86,6 +86,8 @@ def settle(
         chosen = {"data": {} if chooses else {"scale": "none"}, "network": {"activation": "tanh" if smooth else "relu"}}
     for section, settings in chosen.items():
         tree[section] |= {key: value for key, value in settings.items() if tree[section][key] == AUTO}
+    if tree["network"]["init"] == AUTO:
+        tree["network"]["init"] = "zero" if chooses and _is_linear(config) else "he"
     if chooses:
         tree["method"] = {"C": config.method.C, **_method(config, n_samples, n_targets if has_validation else 0)}
         if _is_linear(config) and not config.run.tolerance:

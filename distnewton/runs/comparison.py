@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from distnewton.config import Config, choose_direction, make_config, read_settings
-from distnewton.config.method import default_options
+from distnewton.config.method import AUTO, default_options
 from distnewton.config.recipes import shipped_recipes
 from distnewton.config.sections import UNLIMITED
 from distnewton.directions.registry import DIRECTIONS
@@ -79,7 +79,7 @@ def make_entries(
     tree : mapping
         Settings of the recipe and the flags. Of its ``[method]`` each direction takes what was meant for it.
     methods : sequence of str
-        Names of directions, or of recipes whose ``[method]`` is taken, schedule included.
+        Names of directions, ``auto`` among them, or of recipes whose ``[method]`` is taken, schedule included.
     seconds : float
         Training time of each run.
     iterations : int or None
@@ -124,14 +124,21 @@ def _method_settings(method: Mapping[str, Any], name: str, notes: list[str]) -> 
         if given.pop("C", method.get("C")) != method.get("C"):
             notes.append(f"{name}: method.C is the comparison's, since all runs minimise the same objective")
         return {**given, **shared}
+    if name == AUTO:
+        return {"direction": AUTO, **shared}
     if name not in DIRECTIONS:
         raise ConfigError(
-            f"unknown direction {name!r}: known are {', '.join(DIRECTIONS)}, or a recipe", collective=True
+            f"unknown direction {name!r}: known are {', '.join([*DIRECTIONS, AUTO])}, or a recipe", collective=True
         )
     own = {key: value for key, value in method.items() if key != "schedule"}
     if name == default_options(own)["direction"]:
         return {**own, "direction": name}
     return {**choose_direction(own, {"direction": name}, notes), "direction": name}
+
+
+def session_config(entries: Sequence[Entry]) -> Config:
+    """Configuration whose data and network all runs have: where ``auto`` is compared, those that it chooses."""
+    return next((entry.config for entry in entries if entry.config.method.direction == AUTO), entries[0].config)
 
 
 def _with_rates(method: str, config: Config) -> list[Entry]:

@@ -12,6 +12,7 @@ from typing import Any
 from distnewton.backend import Array
 from distnewton.components import with_components
 from distnewton.config import Config
+from distnewton.config.method import regularization
 from distnewton.data.scaled import gather_scaling
 from distnewton.errors import ConfigError, DistNewtonError, NumericalError
 from distnewton.guards.signals import StopSignals
@@ -172,7 +173,8 @@ class Session:
         Parameters
         ----------
         config : Config
-            The session's own, or one with another ``[method]`` and another length of the run.
+            The session's own, or one with another ``[method]`` and another length of the run; C differs only where
+            ``auto`` has chosen that of the session.
         start : Model, path or None
             Model whose weights the run begins with; by default the session's, or random weights. Its scaling must be
             the session's.
@@ -188,6 +190,9 @@ class Session:
         run = config.run
         self._check(config, checkpoints, resume)
         data, training = setup.data, setup.training
+        objective = training.objective
+        if config.method.C != setup.config.method.C:
+            objective = objective.regularized(regularization(config.method.C, objective.n_counted))
         evaluator = MetricsEvaluator(
             setup.placement.network, data.task, training.objective, training.targets, data.held_out, data.residuals
         )
@@ -197,12 +202,12 @@ class Session:
             with setup.comm.ledger.phase("init"):
                 params = self._first_params(config, origin)
             schedule = Schedule(
-                config.method, training.objective, run.n_iterations, run.seed, deterministic=run.deterministic,
+                config.method, objective, run.n_iterations, run.seed, deterministic=run.deterministic,
                 recorded=replay.steps() if replay else None,
             )  # fmt: skip
             if data.residuals is not None:
                 check_residuals(data.residuals, training.objective.network, params)
-            trainer = Trainer(training.objective, params, schedule.stages, evaluator.measure, best)
+            trainer = Trainer(objective, params, schedule.stages, evaluator.measure, best)
             keeper = keeper_of_run(config, setup, trainer, checkpoints, clock)
             with _schedule_freed(schedule, keeper):
                 notes = [*filter(None, [setup.note]), *schedule.notes, *keeper.begin(resume, observers)]
@@ -232,7 +237,8 @@ class Session:
         setup, own = self.setup, self.setup.config
         length = {key: getattr(own.run, key) for key in ("iterations", "seconds", "patience", "tolerance")}
         same = {"method": own.method, "run": config.run.model_copy(update=length)}
-        if config.model_copy(update=same) != own or config.method.C != own.method.C:
+        other_constant = config.method.C != own.method.C and not setup.chooses
+        if config.model_copy(update=same) != own or other_constant:
             message = "runs of a session differ in [method], apart from C, and in their length"
             raise ConfigError(message, collective=True)
         if config.run.patience and "validation" not in setup.data.held_out:

@@ -66,7 +66,7 @@ class Setup:
         given: Mapping[str, Any] | None = None,
         start: StartFrom | None = None,
     ) -> None:
-        self.config = config
+        self.config = self._given = config
         self.comm = comm if isinstance(comm, Communicator) else Communicator(comm)
         if not isinstance(comm, Communicator):
             # a program of its own: the command line has done so. It stands before the first collective, so that a rank
@@ -92,8 +92,15 @@ class Setup:
                 held.read(self.model(self.placement.network.backend.zeros(0)))
             self.data.forget()
 
+    @property
+    def chooses(self) -> bool:
+        """Whether data and network are those that ``method.direction = auto`` takes."""
+        return self._given.method.direction == AUTO
+
     def settle(self, config: Config) -> Config:
-        """The configuration of a run with these data, without ``auto``."""
+        """The configuration of a run with these data and this network, without ``auto``."""
+        if (config.data, config.network) == (self._given.data, self._given.network):
+            config = config.model_copy(update={"data": self.config.data, "network": self.config.network})
         return self._scaled(self.data.settle(config))
 
     def _scaled(self, config: Config) -> Config:

@@ -92,6 +92,21 @@ def test_the_objective_is_liblinears(files):
         np.testing.assert_allclose(outputs[:, 0], expected.decision_function(with_bias), atol=1e-4)
 
 
+def test_the_usual_model_is_the_one_that_liblinear_trains(files):
+    """The squared hinge of each class against the rest, with three classes."""
+    svc = pytest.importorskip("sklearn.svm").LinearSVC
+    X, y = samples(120)
+    y = np.where(X[:, 0] > 1, 3, y)
+    write(files / "train", X, y)
+    with_bias = np.hstack([X, np.ones((120, 1))])
+    liblinear.train(["-q", "-c", "0.03", "-e", "1e-6", "--set", "run.dtype=float64", "train"])
+    expected = svc(C=0.03, fit_intercept=False, tol=1e-10, max_iter=10_000).fit(with_bias, y)
+    outputs, _, _ = distnewton.load_model("train.model").outputs(distnewton.open_data("train"))
+    np.testing.assert_allclose(outputs, expected.decision_function(with_bias), atol=1e-4)
+    with pytest.raises(ConfigError, match="was trained with the loss squared_hinge: its outputs are no probabilities"):
+        liblinear.predict(["-b", "1", "train", "train.model", "found"])
+
+
 def test_cross_validation_prints_its_accuracy_and_writes_no_model(files, capsys):
     assert liblinear.train(["-q", "-v", "3", "-iter_max", "4", "train"]) == 0
     found = cross_validate(config_of("-iter_max", "4"), n_folds=3)

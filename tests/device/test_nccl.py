@@ -63,7 +63,7 @@ class Cuda:
         cuda.Stream = self.new_stream
         cuda.nccl = SimpleNamespace(
             NCCL_FLOAT32=7, NCCL_FLOAT64=8, NCCL_INT64=4, NCCL_INT32=2, NCCL_UINT8=1, NCCL_SUM=0,
-            get_unique_id=lambda: tuple(np.random.default_rng().integers(-128, 128, 128).tolist()),
+            get_unique_id=lambda: np.random.default_rng().bytes(128),
             NcclCommunicator=self.communicator,
         )  # fmt: skip
         self.cupy = ModuleType("cupy")
@@ -83,6 +83,8 @@ class Cuda:
         return SimpleNamespace(data=SimpleNamespace(ptr=pointer), size=1, dtype=np.dtype("float64"), flags=flags)
 
     def communicator(self, size, unique, rank):
+        # before cupy 14 it was a tuple
+        assert type(unique) is bytes
         made = SimpleNamespace(size=size, unique=unique, rank=rank, destroyed=False)
 
         def all_reduce(source, target, n, kind, operation, stream):

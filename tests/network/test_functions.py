@@ -33,7 +33,8 @@ def test_activations_do_not_overflow(name, dtype):
 
 
 @pytest.mark.parametrize(
-    ("name", "targets"), [("cross_entropy", [0, 2]), ("squared", [0, 2]), ("logistic", [0.0, 1.0])]
+    ("name", "targets"),
+    [("cross_entropy", [0, 2]), ("squared", [0, 2]), ("logistic", [0.0, 1.0]), ("squared_hinge", [0, 2])],
 )
 def test_losses_and_gradients(name, targets):
     Z = np.random.default_rng(0).standard_normal((2, 1 if name == "logistic" else 3))
@@ -45,6 +46,10 @@ def test_losses_and_gradients(name, targets):
         moved[c] += 1e-30j
         slope = np.imag(dense.sample_loss(name, moved, targets[k])) / 1e-30
         assert loss.gradient(Z, y)[k, c] == pytest.approx(slope, rel=1e-12, abs=1e-15)
+        change = np.zeros_like(Z)
+        change[k, c] = 1e-6
+        second = (loss.gradient(Z + change, y) - loss.gradient(Z - change, y)) / 2e-6
+        np.testing.assert_allclose(loss.hessian(Z, y).matvec(change * 1e6)[k], second[k], atol=1e-8)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64"])

@@ -11,7 +11,7 @@ import distnewton
 from distnewton.errors import ConfigError
 from distnewton.method.records import IterationRecord
 from distnewton.reporting.comparison_tables import Comparison, Scale
-from distnewton.runs.comparison import UNLIMITED, Entry, Trial, make_entries, run_entries
+from distnewton.runs.comparison import UNLIMITED, Entry, Trial, make_entries, run_entries, session_config
 from distnewton.runs.session import Session
 
 pytestmark = pytest.mark.mpi(min_size=1)
@@ -176,6 +176,29 @@ def test_a_session_refuses_another_problem(world):
     for change in ({"network": {"layers": ["auto", 4, "auto"]}}, {"method": {"C": 1.0}}, {"run": {"seed": 3}}):
         with pytest.raises(ConfigError, match="runs of a session differ in"):
             session.train(distnewton.make_config(TREE | change))
+    session.free()
+
+
+def test_auto_is_compared_on_what_it_chooses(world):
+    """All runs have the data and the network of auto, and each minimises its own objective."""
+    rng = np.random.default_rng(0)
+    X = 3 * rng.standard_normal((120, 4)) + 5
+    source = distnewton.ArraySource(X, np.sin(X[:, 0]) + 0.1 * X[:, 1])
+    tree = {"network": {"layers": ["auto", 5, "auto"], "loss": "squared"}, "run": {"dtype": "float64"}}
+    entries = make_entries(tree, ["gauss_newton", "auto", "kfac"], 1e9, 2, [])
+    assert [entry.config.method.direction for entry in entries] == ["gauss_newton", "auto", "kfac"]
+    session = Session(session_config(entries), world, given={"train": source, "test": source})
+    newton, auto, kfac = run_entries(session, entries, {})
+    settled = [session.setup.settle(entry.config) for entry in entries]
+    assert not any(trial.failure for trial in (newton, auto, kfac))
+    for config in settled:
+        assert (config.data, config.network) == (session.setup.config.data, session.setup.config.network)
+    assert (settled[0].data.scale, settled[0].data.validation_fraction) == ("standard", 0.2)
+    # exact in its last stage, of 96 samples: without regularisation
+    assert [config.method.C for config in settled] == ["l", math.inf, "l"]
+    assert [stage.direction for stage in settled[1].method.schedule] == ["kfac"]
+    start, loss = newton.history[0].objective, newton.history[0].loss
+    assert start == kfac.history[0].objective > loss
     session.free()
 
 

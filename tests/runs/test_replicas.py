@@ -131,7 +131,7 @@ def test_the_step_takes_the_mean_of_what_replicas_find_apart(world):
     config = distnewton.make_config(tree | {"partition": {}})
     session = Session(config, None, given={"train": source})
     objective, network = session.setup.training.objective, session.setup.placement.network
-    params = network.initial_params(config.run.seed, config.network.init)
+    params = network.initial_params(config.run.seed, "he")
     gradient = objective.gradient(objective.evaluate(params, None))
     chosen = Subsamples(91, subsample_size(91, 0.5, config.method.subsample_min), config.run.seed).rows(0)
     found = []
