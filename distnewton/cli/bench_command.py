@@ -152,9 +152,8 @@ def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Clu
     if not points:
         raise ConfigError(f"no run of {root} has ended:\n" + "\n".join(missing[:10]), collective=True)
     plans = []
+    config = load_config(study.folder(root, points[0].n_ranks, 1) / "config.toml")
     if options.cluster:
-        first = study.folder(root, points[0].n_ranks, 1) / "config.toml"
-        config = load_config(str(first))
         plans = predict(study, config, describe_data(config), points, cluster_rates(cluster, config.run.dtype)[0])
     else:
         print(f"note: {DEFAULT_RATES}", file=sys.stderr)
@@ -164,7 +163,10 @@ def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Clu
     write_output(root / "scaling.md", table, collective=True)
     write_output(root / "scaling.jsonl", lines, collective=True)
     print(table)
-    caption = f"{platform.node()}, {platform.machine()}, distnewton {version('distnewton')}"
+    caption = (
+        f"{config.data.train}, {config.network.title}, {config.method.title}; {platform.node()}, {platform.machine()}, "
+        f"distnewton {version('distnewton')}"
+    )
     try:
         scaling.save_picture(root / "scaling.png", caption)
         print(f"picture: {root / 'scaling.png'}")

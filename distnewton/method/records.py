@@ -129,6 +129,8 @@ class IterationRecord:
         How the direction was found.
     seconds : dict of str to float
         By phase, the slowest rank's; ``wait`` is the mean over ranks of the time inside MPI.
+    phase_seconds : dict of str to float
+        By phase, the mean over ranks, the time inside MPI included.
     phase_wait_seconds : dict of str to float
         The time inside MPI by phase: waiting for other ranks and transfer, the mean over ranks.
     wait_seconds : list of float
@@ -156,6 +158,7 @@ class IterationRecord:
     note: str = ""
     direction: DirectionRecord | None = None
     seconds: dict[str, float] = field(default_factory=dict)
+    phase_seconds: dict[str, float] = field(default_factory=dict)
     phase_wait_seconds: dict[str, float] = field(default_factory=dict)
     wait_seconds: list[float] = field(default_factory=list)
     compute_seconds: list[float] = field(default_factory=list)
@@ -269,6 +272,7 @@ def gather_costs(
     wait = table[:, method, 1].sum(axis=1)
     record.seconds = dict(zip(PHASES, table[:, :, 0].max(axis=0).tolist(), strict=True))
     record.seconds["wait"] = float(wait.mean())
+    record.phase_seconds = dict(zip(PHASES, table[:, :, 0].mean(axis=0).tolist(), strict=True))
     record.phase_wait_seconds = dict(zip(PHASES, table[:, :, 1].mean(axis=0).tolist(), strict=True))
     record.wait_seconds = wait.tolist()
     timed = [p not in {"evaluation", "other"} for p in PHASES]

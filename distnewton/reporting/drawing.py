@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import os
 import re
@@ -69,6 +70,9 @@ class Picture(Protocol):
     def draw(self, figure: Any) -> Sequence[Tip]:
         """Draw into an empty figure."""
 
+    def table(self) -> Iterator[Sequence[Any]]:
+        """The numbers behind it, a header first."""
+
 
 @contextmanager
 def drawing(purpose: str) -> Iterator[Any]:
@@ -114,16 +118,42 @@ def clean(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-def as_svg(picture: Picture) -> str:
-    """A picture as an ``svg`` element that refers to nothing outside; the page gives it colours and a font."""
+@dataclass(frozen=True)
+class Drawn:
+    """A picture for a page.
+
+    Attributes
+    ----------
+    element : str
+        An ``svg`` element that refers to nothing outside; the page gives it colours and a font.
+    files : dict of str to bytes
+        The picture and its numbers as files, by their suffix.
+    """
+
+    element: str
+    files: dict[str, bytes]
+
+
+def draw(picture: Picture) -> Drawn:
+    """Draw a picture for a page."""
     width, height = picture.size
     with drawing("the pictures of a report") as library:
         figure = library.Figure((width / _DPI, height / _DPI), dpi=_DPI, layout="constrained")
         tips = picture.draw(figure)
-        file = io.StringIO()
-        figure.savefig(file, format="svg")
+        svg, png, numbers = io.BytesIO(), io.BytesIO(), io.StringIO()
+        figure.savefig(svg, format="svg", metadata={"Date": None})
         boxes = [_tip(tip, height) for tip in tips]
-    root = _plain(ElementTree.fromstring(file.getvalue()))  # noqa: S314 (matplotlib wrote it)
+        # the layout takes most of the time, and is the same
+        figure.set_layout_engine("none")
+        figure.savefig(png, format="png", dpi=2 * _DPI, facecolor="white")
+    csv.writer(numbers, lineterminator="\n").writerows(picture.table())
+    files = {"svg": svg.getvalue(), "png": png.getvalue(), "csv": numbers.getvalue().encode()}
+    return Drawn(_element(picture, files["svg"], boxes), files)
+
+
+def _element(picture: Picture, svg: bytes, boxes: Sequence[ElementTree.Element]) -> str:
+    width, height = picture.size
+    root = _plain(ElementTree.fromstring(svg))  # noqa: S314 (matplotlib wrote it)
     root.attrib = {
         "viewBox": f"0 0 {width:.0f} {height:.0f}", "role": "img", "aria-label": clean(picture.title, 200),
         "style": f"max-width:{1.35 * width:.0f}px",

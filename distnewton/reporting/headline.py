@@ -45,7 +45,7 @@ def share_of_cores(n_ranks: int, n_cores: int) -> str:
 
 
 def _of_one(run: Run) -> str:
-    which = _judged_set(run)
+    which = judged_set(run)
     if not which:
         return ""
     totals, n = Totals.of(run.lines), run.environment.ranks
@@ -75,7 +75,7 @@ def _limit(run: Run, totals: Totals) -> str:
 
 def _of_several(runs: Sequence[Run]) -> str:
     """Which run is the best, and which reached the level of the worst one soonest."""
-    judged = {(_judged_set(run), run.metric) for run in runs}
+    judged = {(judged_set(run), run.metric) for run in runs}
     which, metric = judged.pop()
     if judged or not which:
         return ""
@@ -93,7 +93,7 @@ def _of_several(runs: Sequence[Run]) -> str:
     )
 
 
-def _judged_set(run: Run) -> str:
+def judged_set(run: Run) -> str:
     """The set that says most of a run: the first of test, validation and training that was measured, or none."""
     return next((which for which in _SETS if _values(run, which)), "")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,6 +37,15 @@ def label(value: float, _position: int | None = None) -> str:
     return f"{value:,.4g}" if abs(value) < 1000 else f"{value:,.0f}"
 
 
+def numbers(axis: Any) -> None:
+    """Ticks of an axis as numbers that are as short as they can be; a few, also within a decade."""
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
+
+    axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(label))
+
+
 def legend_columns(names: Sequence[str], width: float) -> int:
     """Columns of a legend that fit a width in pixels."""
     return max(1, min(len(names), int(width / (44 + _LETTER * max(map(len, names))))))
@@ -54,12 +63,15 @@ class Curve:
         Points; the curve is broken where one is None or not finite.
     colour : int
         Number of its colour; dashes differ where colours repeat.
+    kind : str
+        ``line``; ``faint``, for a line behind others that the legend leaves out; or ``mark``, for points.
     """
 
     name: str
     x: Sequence[float | None]
     y: Sequence[float | None]
     colour: int = 0
+    kind: str = "line"
 
     def points(self, *, log: bool) -> np.ndarray:
         """Points as columns, NaN in the gaps, thinned out where there are more of them than pixels."""
@@ -104,9 +116,15 @@ class Chart:
     @property
     def size(self) -> tuple[float, float]:
         """Width and height in pixels."""
-        names = [curve.name for curve in self.curves if curve.name]
+        names = [curve.name for curve in self.curves if curve.name and curve.kind != "faint"]
         rows = math.ceil(len(names) / legend_columns(names, _WIDTH)) if names else 0
         return _WIDTH, _HEIGHT + _ROW * rows
+
+    def table(self) -> Iterator[Sequence[Any]]:
+        """The points of all curves."""
+        yield "curve", self.x_label, self.title
+        for curve in self.curves:
+            yield from ((curve.name, x, y) for x, y in zip(curve.x, curve.y, strict=True))
 
     def draw(self, figure: Any) -> list[Tip]:
         """Draw the curves, with a legend above them."""
@@ -129,9 +147,15 @@ class Chart:
             return []
         # a point between gaps is no line
         alone = there & ~np.r_[False, there[:-1]] & ~np.r_[there[1:], False]
-        style = _DASHES[curve.colour // N_COLOURS % len(_DASHES)]
-        axes.plot(x, y, ls=style, c=colour(curve.colour), label=clean(curve.name, 44) or None)
-        axes.plot(x[alone], y[alone], "o", c=colour(curve.colour), ms=3.5)
+        styles: dict[str, dict[str, Any]] = {
+            "line": {"ls": _DASHES[curve.colour // N_COLOURS % len(_DASHES)]},
+            "faint": {"lw": 1.0, "alpha": 0.4},
+            "mark": {"ls": "none", "marker": "o", "ms": 7.0, "mfc": "none", "mew": 1.6},
+        }
+        name = "" if curve.kind == "faint" else clean(curve.name, 44)
+        axes.plot(x, y, c=colour(curve.colour), label=name or None, **styles[curve.kind])
+        if curve.kind == "line":
+            axes.plot(x[alone], y[alone], "o", c=colour(curve.colour), ms=3.5)
         if there.sum() > _MAX_TIPS:
             return []
         start = f"{curve.name}: " if curve.name else ""
@@ -177,6 +201,11 @@ class Panels:
     charts: Sequence[Chart]
     size: tuple[float, float] = (680.0, 480.0)
 
+    def table(self) -> Iterator[Sequence[Any]]:
+        """The points of all charts."""
+        for chart in self.charts:
+            yield from chart.table()
+
     def draw(self, figure: Any) -> list[Tip]:
         """Draw the charts."""
         for axis, chart in zip(figure.subplots(len(self.charts) // 2, 2).flat, self.charts, strict=True):
@@ -219,6 +248,11 @@ class Scatter:
     diagonal: bool
     size: tuple[float, float] = (_WIDTH, _HEIGHT)
 
+    def table(self) -> Iterator[Sequence[Any]]:
+        """The points."""
+        yield self.x_label, self.title
+        yield from zip(self.x, self.y, strict=True)
+
     def draw(self, figure: Any) -> list[Tip]:
         """Draw the points and the line."""
         axes = figure.subplots()
@@ -248,6 +282,8 @@ class Bars:
         By name and kind.
     unit : str
         Unit of the values.
+    colours : sequence of str
+        Names of the kinds' colours in the style.
     """
 
     title: str
@@ -255,6 +291,7 @@ class Bars:
     kinds: Sequence[str]
     values: Sequence[Sequence[float]]
     unit: str
+    colours: Sequence[str]
 
     @property
     def size(self) -> tuple[float, float]:
@@ -262,15 +299,19 @@ class Bars:
         rows = math.ceil(len(self.kinds) / legend_columns(self.kinds, _WIDTH))
         return _WIDTH, 24 + _ROW * rows + len(self.names) * (26.0 if len(self.names) <= 8 else 15.0)
 
+    def table(self) -> Iterator[Sequence[Any]]:
+        """A row a bar."""
+        yield f"{self.title} ({self.unit})", *self.kinds
+        yield from ((name, *row) for name, row in zip(self.names, self.values, strict=True))
+
     def draw(self, figure: Any) -> list[Tip]:
         """Draw the bars, with their sums at the ends."""
         axes = figure.subplots()
         tips = []
         for k, kind in enumerate(self.kinds):
-            strength = 1.0 if k < N_COLOURS else 0.62
             for i, row in enumerate(self.values):
                 start, end = sum(row[:k]), sum(row[: k + 1])
-                axes.barh(i, row[k], left=start, color=colour(k), alpha=strength, label=None if i else kind)
+                axes.barh(i, row[k], left=start, color=LIGHT[self.colours[k]], label=None if i else kind)
                 if row[k] > 0.0:
                     text = f"{self.names[i]}, {kind}: {row[k]:.4g} {self.unit}"
                     tips.append(Tip(axes, (start, end), (i - 0.4, i + 0.4), text))
@@ -310,6 +351,8 @@ class HeatMap:
     square : bool
         Whether cells are as high as they are wide, and the strength is the root of the value: in a table of classes
         against classes, what is not on the diagonal is small.
+    most : float
+        Value of the strongest colour; 0 for the largest value.
     """
 
     title: str
@@ -322,6 +365,7 @@ class HeatMap:
     number: str = ""
     tips: Sequence[Sequence[str]] = ()
     square: bool = False
+    most: float = 0.0
 
     @property
     def _cell(self) -> tuple[float, float]:
@@ -346,6 +390,11 @@ class HeatMap:
         numbers = all(name.replace("-", "").isdigit() for name in self.columns)
         return numbers or _LETTER * self._longest <= self._cell[0]
 
+    def table(self) -> Iterator[Sequence[Any]]:
+        """The cells."""
+        yield f"{self.row_label} / {self.column_label}", *self.columns
+        yield from ((name, *row) for name, row in zip(self.rows, self.values, strict=True))
+
     def draw(self, figure: Any) -> list[Tip]:
         """Draw the cells, and what their colour means."""
         from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgb
@@ -353,7 +402,7 @@ class HeatMap:
 
         axes = figure.subplots()
         table = np.array(self.values, dtype=float)
-        most = float(np.nanmax(table, initial=0.0)) or 1.0
+        most = self.most or float(np.nanmax(table, initial=0.0)) or 1.0
         norm = PowerNorm(0.5 if self.square else 1.0, 0.0, most)
         # one colour whose strength is the value reads the same on light and on dark ground
         # a colour bar of fifty shades would be an image
@@ -441,6 +490,14 @@ class BlockMap:
         layers = range(1, self.partition.n_layers + 1)
         names = sum(30 + _LETTER * max(map(len, self._spans(layer - 1))) for layer in layers)
         return names + sum(self._box(layer)[0] for layer in layers), 56 + max(self._box(layer)[1] for layer in layers)
+
+    def table(self) -> Iterator[Sequence[Any]]:
+        """A row a block."""
+        yield "layer", "inputs", "outputs", "rank"
+        for layer in range(1, self.partition.n_layers + 1):
+            inputs, outputs = self._spans(layer - 1), self._spans(layer)
+            for i, j in np.ndindex(*self.partition.grid_shape(layer)):
+                yield layer, inputs[i], outputs[j], self.partition.owner(layer, i, j)
 
     def draw(self, figure: Any) -> list[Tip]:
         """Draw the matrices side by side."""

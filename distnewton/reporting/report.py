@@ -3,22 +3,26 @@
 from __future__ import annotations
 
 import math
+import re
+from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from html import escape
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
+from shlex import quote
 
 from distnewton.errors import ConfigError
 from distnewton.outputs import write_output
 from distnewton.parallel.partition import splits_title
 from distnewton.reporting import report_pictures as pictures
-from distnewton.reporting.drawing import Picture, as_svg, drawing
+from distnewton.reporting.drawing import Picture, draw, drawing
 from distnewton.reporting.headline import headline
 from distnewton.reporting.run_data import Predictions, Run, held_out, read_runs
 from distnewton.reporting.style import STYLE
 from distnewton.reporting.totals import Totals
+from distnewton.runs.run_folder import CONFIG_FILE
 
 _MOST_MISTAKEN, _MOST_NOTES = 12, 200
 _SETS = ("train", "validation", "test")
@@ -211,6 +215,7 @@ def _environment(run: Run) -> str:
     facts, software, data, network = run.environment, run.software, run.config.data, run.config.network
     hosts = list(dict.fromkeys(facts.hosts))
     shown = ", ".join(hosts[:8]) + (f" and {len(hosts) - 8} more" if len(hosts) > 8 else "")
+    repeat = f"distnewton train {quote(str(run.path / CONFIG_FILE))} --run-dir NEW"
     cores = f", {facts.cores} core(s) in all" if facts.cores else ""
     rows = [
         ["folder", str(run.path)],
@@ -224,21 +229,31 @@ def _environment(run: Run) -> str:
         ["seed, dtype", f"{run.config.run.seed}, {run.config.run.dtype}"],
         *[[name, value] for name, value in facts.slurm.items()],
     ]
-    return _table([], rows, left=(1,))
+    launcher = f"mpirun -n {facts.ranks} " if facts.ranks > 1 else ""
+    return _table([], rows, left=(1,)) + f"<p>Train it again:</p><pre>{escape(launcher + repeat)}</pre>"
 
 
 def _figures(found: Sequence[Picture], *, wide: bool = False) -> str:
     """Pictures side by side; those that have nothing to show are left out, and all where none can be drawn."""
     kind = ' class="wide"' if wide else ""
     try:
-        figures = [
-            f"<figure{kind}><figcaption>{escape(picture.title)}</figcaption>{as_svg(picture)}</figure>"
-            for picture in found
-            if picture
-        ]
+        figures = [_figure(picture, kind) for picture in found if picture]
     except ConfigError:
         return ""
     return f'<div class="pictures">{"".join(figures)}</div>' if figures else ""
+
+
+def _figure(picture: Picture, kind: str) -> str:
+    """A picture with its title, and links that save it and its numbers."""
+    drawn = draw(picture)
+    name = re.sub(r"[^a-z0-9]+", "-", picture.title.lower()).strip("-")[:60]
+    types = {"svg": "image/svg+xml", "png": "image/png", "csv": "text/csv"}
+    links = " ".join(
+        f'<a download="{name}.{suffix}" href="data:{types[suffix]};base64,{b64encode(content).decode()}">{suffix}</a>'
+        for suffix, content in drawn.files.items()
+    )
+    caption = f'<figcaption>{escape(picture.title)} <span class="save">{links}</span></figcaption>'
+    return f"<figure{kind}>{caption}{drawn.element}</figure>"
 
 
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import accumulate
 from pathlib import Path
 
 import numpy as np
 
 from distnewton.guards.ledger import PHASES
 from distnewton.method.records import IterationRecord
+from distnewton.models.metrics import LOWER_IS_BETTER
 from distnewton.reporting.drawing import Picture, save
+from distnewton.reporting.headline import judged_set
 from distnewton.reporting.pictures import Bars, BlockMap, Chart, Curve, HeatMap, Panels, Scatter
 from distnewton.reporting.run_data import Predictions, Run
 
@@ -18,8 +22,11 @@ _MAX_COLUMNS, _MAX_ROWS, _MAX_GROUPS = 120, 64, 24
 _PHASES = [phase for phase in PHASES if phase not in {"other", "evaluation"}]
 _PHASE_NAMES = [phase.replace("_", " ") for phase in _PHASES]
 _MEGABYTE = 1e6
+_ROUNDING = 1e-12
+"""Errors up to this are none."""
 _SET_COLOURS = {"train": 5, "validation": 2, "test": 1}
 _SET_NAMES = {"train": "training", "validation": "validation", "test": "test"}
+_PHASE_COLOURS = [f"p{k}" for k in range(len(_PHASES))]
 
 Get = Callable[[IterationRecord], float | None]
 _PLACES: dict[str, Get] = {
@@ -29,26 +36,46 @@ _PLACES: dict[str, Get] = {
 
 
 def convergence(runs: Sequence[Run]) -> list[Chart]:
-    """Objective and metric of all runs, of which there is one at least, against iterations and against seconds."""
+    """Objective and error of all runs, of which there is one at least, against iterations and against seconds."""
     charts = [
         Chart(f"objective against {place}", place, _overlaid(runs, x, lambda line: line.objective), log=True)
         for place, x in _PLACES.items()
     ]
     for metric in dict.fromkeys(run.metric for run in runs):
         shown = [(k, run) for k, run in enumerate(runs) if run.metric == metric]
+        sets = {judged_set(run) for _, run in shown} - {""}
+        which = _SET_NAMES[sets.pop()] if len(sets) == 1 else "held-out, or training,"
         for place, x in _PLACES.items():
-            if len(runs) == 1:
-                curves, which = _curves_of_sets(runs[0], x), metric
-            else:
-                curves = [_curve(run.name, run, x, _metric(_judged_set(run), metric), k) for k, run in shown]
-                which = f"{_title_of_sets([run for _, run in shown])} {metric}"
-            charts.append(Chart(f"{which} against {place}", place, curves))
+            curves = _curves_of_sets(runs[0], x) if len(runs) == 1 else _curves_of_runs(shown, x)
+            title = _error_name(metric) if len(runs) == 1 else f"{which} {_error_name(metric)}"
+            charts.append(_error_chart(f"{title} against {place}", place, curves))
     return charts
 
 
-def _metric(which: str, metric: str) -> Get:
-    """What gets a metric of a set from a line."""
-    return lambda line: getattr(line, which).get(metric)
+def _error_name(metric: str) -> str:
+    return metric if metric in LOWER_IS_BETTER else f"error (1 - {metric})"
+
+
+def _error(which: str, metric: str) -> Get:
+    """What gets the error on a set from a line: a metric of which less is better, or what is missing to 1."""
+
+    def get(line: IterationRecord) -> float | None:
+        value: float | None = getattr(line, which).get(metric)
+        return value if value is None or metric in LOWER_IS_BETTER else 1.0 - value
+
+    return get
+
+
+def _error_chart(title: str, place: str, curves: Sequence[Curve]) -> Chart:
+    """Errors on a logarithmic axis, at whose lower edge those stand that are 0."""
+    values = [value for curve in curves for value in curve.y if value is not None and math.isfinite(value)]
+    least = min((value for value in values if value > _ROUNDING), default=1.0)
+    if any(value <= _ROUNDING for value in values):
+        title += "; 0 at the lower edge"
+        # rounding leaves no error, either
+        edge = [[least / 2 if y is not None and y <= _ROUNDING else y for y in curve.y] for curve in curves]
+        curves = [replace(curve, y=y) for curve, y in zip(curves, edge, strict=True)]
+    return Chart(title, place, curves, log=True)
 
 
 def _overlaid(runs: Sequence[Run], x: Get, y: Get) -> list[Curve]:
@@ -60,19 +87,28 @@ def _curve(name: str, run: Run, x: Get, y: Get, colour: int) -> Curve:
     return Curve(name, [x(line) for line in run.lines], [y(line) for line in run.lines], colour)
 
 
-def _judged_set(run: Run) -> str:
-    return "test" if any(line.test for line in run.lines) else "train"
-
-
-def _title_of_sets(runs: Sequence[Run]) -> str:
-    sets = {_judged_set(run) for run in runs}
-    return "test (where there is one)" if len(sets) > 1 else _SET_NAMES[sets.pop()]
-
-
 def _curves_of_sets(run: Run, x: Get) -> list[Curve]:
-    """The metric of a run on each set that it has."""
+    """The error of a run on each set that it has, and where its model is."""
     sets = [which for which in _SET_NAMES if which == "train" or any(getattr(line, which) for line in run.lines)]
-    return [_curve(_SET_NAMES[which], run, x, _metric(which, run.metric), _SET_COLOURS[which]) for which in sets]
+    curves = [_curve(_SET_NAMES[which], run, x, _error(which, run.metric), _SET_COLOURS[which]) for which in sets]
+    judged = judged_set(run)
+    if judged and run.lines:
+        line = run.model_line
+        name = f"model: iteration {line.iteration}"
+        curves.append(Curve(name, [x(line)], [_error(judged, run.metric)(line)], _SET_COLOURS[judged], "mark"))
+    return curves
+
+
+def _curves_of_runs(shown: Sequence[tuple[int, Run]], x: Get) -> list[Curve]:
+    """The error of each run, and its least up to each iteration."""
+    raw = [_curve(run.name, run, x, _error(judged_set(run) or "train", run.metric), k) for k, run in shown]
+    least = [replace(curve, y=_least_so_far(curve.y)) for curve in raw]
+    return [*(replace(curve, kind="faint") for curve in raw), *least]
+
+
+def _least_so_far(values: Sequence[float | None]) -> list[float | None]:
+    numbers = [math.inf if value is None or math.isnan(value) else value for value in values]
+    return [value if math.isfinite(value) else None for value in accumulate(numbers, min)]
 
 
 def save_convergence(run: Run, path: Path) -> None:
@@ -83,7 +119,7 @@ def save_convergence(run: Run, path: Path) -> None:
 def costs(runs: Sequence[Run]) -> list[Picture]:
     """Where time and traffic went: by phase for all runs, and by rank for a single one."""
     kinds: list[tuple[str, Callable[[IterationRecord], dict[str, float]], float, str]] = [
-        ("seconds by phase, on its slowest rank, waiting included", lambda line: line.seconds, 1.0, "s"),
+        ("seconds by phase, waiting included, mean of the ranks", lambda line: line.phase_seconds, 1.0, "s"),
         ("seconds in MPI by phase, mean of the ranks", lambda line: line.phase_wait_seconds, 1.0, "s"),
         ("megabytes sent by all ranks, by phase", lambda line: line.sent_bytes, _MEGABYTE, "MB"),
     ]
@@ -91,7 +127,7 @@ def costs(runs: Sequence[Run]) -> list[Picture]:
     for title, get, unit_size, unit in kinds:
         values = [[sum(get(r).get(phase, 0.0) for r in run.lines) / unit_size for phase in _PHASES] for run in runs]
         if any(map(any, values)):
-            pictures.append(Bars(title, [run.name for run in runs], _PHASE_NAMES, values, unit))
+            pictures.append(Bars(title, [run.name for run in runs], _PHASE_NAMES, values, unit, _PHASE_COLOURS))
     return pictures + (rank_times(runs[0]) if len(runs) == 1 else [])
 
 
@@ -103,7 +139,7 @@ def rank_times(run: Run) -> list[Picture]:
     rows = [line for line in run.lines if len(line.compute_seconds) == len(line.wait_seconds) == n]
     values = [[sum(r.compute_seconds[i] for r in rows), sum(r.wait_seconds[i] for r in rows)] for i in range(n)]
     names, kinds = [f"rank {i}" for i in range(n)], ["computing", "waiting in MPI"]
-    return [Bars("seconds by rank: computing, and waiting in MPI", names, kinds, values, "s")]
+    return [Bars("seconds by rank: computing, and waiting in MPI", names, kinds, values, "s", ["work", "wait"])]
 
 
 def cg_steps(run: Run) -> list[Picture]:
@@ -217,5 +253,5 @@ def _confusion(shown: Predictions, name: str) -> HeatMap:
     return HeatMap(
         f"confusion matrix: per cent of each true class ({name})", (100.0 * counts / totals[:, None]).tolist(),
         classes, classes, row_label="true class", column_label="predicted class", number="{:.0f}", tips=tips,
-        square=True,
+        square=True, most=100.0,
     )  # fmt: skip

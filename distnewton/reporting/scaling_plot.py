@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from distnewton.parallel.partition import splits_title
 from distnewton.planning.plan import Plan
 from distnewton.reporting.drawing import save
-from distnewton.reporting.pictures import colour
+from distnewton.reporting.pictures import colour, numbers
 from distnewton.reporting.style import LIGHT
 from distnewton.study.measured import MeasuredPoint, efficiency
 from distnewton.study.points import Study
@@ -112,19 +114,25 @@ class _ScalingPicture:
 
     scaling: ScalingResult
     caption: str
-    size: tuple[float, float] = (720.0, 330.0)
+    size: tuple[float, float] = (1020.0, 340.0)
 
     @property
     def title(self) -> str:
         return _TITLES[self.scaling.study.kind]
 
+    def table(self) -> Iterator[Sequence[Any]]:
+        yield "ranks", "cores", "seconds", "efficiency", "refused"
+        for point in self.scaling.points:
+            yield point.n_ranks, point.n_cores, point.seconds, self.scaling.efficiency(point), point.refused
+
     def draw(self, figure: Any) -> tuple[()]:
-        left, right = figure.subplots(1, 2)
-        self._draw_efficiency(left)
+        left, middle, right = figure.subplots(1, 3)
+        self._draw_times(left)
+        self._draw_efficiency(middle)
         self._draw_seconds(right)
-        for axes in (left, right):
+        for axes in (left, middle, right):
             axes.grid(visible=False, axis="x")
-            axes.set_xlabel("ranks")
+            axes.set_xlabel("ranks (cores)")
         figure.supxlabel(self.caption, fontsize=9, color=LIGHT["dim"])
         return ()
 
@@ -132,6 +140,40 @@ class _ScalingPicture:
     def _counted(self) -> list[tuple[MeasuredPoint, Plan | None]]:
         pairs = zip(self.scaling.points, self.scaling.planned, strict=True)
         return [(point, plan) for point, plan in pairs if not point.refused]
+
+    @property
+    def _names(self) -> list[str]:
+        """Ranks and cores of each point."""
+        return [f"{point.n_ranks} ({point.n_cores})" for point, _ in self._counted]
+
+    def _scale_ranks(self, axes: Any) -> None:
+        """Ranks on a logarithmic axis, with room beside a single point."""
+        ranks = [point.n_ranks for point, _ in self._counted]
+        axes.set_xscale("log", base=2)
+        axes.set_xlim(ranks[0] / 1.3, ranks[-1] * 1.3)
+        axes.set_xticks(ranks, self._names)
+        axes.minorticks_off()
+
+    def _draw_times(self, axes: Any) -> None:
+        """Seconds of an iteration on logarithmic axes, speed-up on the right, and the ideal."""
+        points, base = [point for point, _ in self._counted], self.scaling.points[0]
+        ranks, seconds = [point.n_ranks for point in points], [point.seconds for point in points]
+        errors = [[s - p.low for s, p in zip(seconds, points, strict=True)],
+                  [p.high - s for s, p in zip(seconds, points, strict=True)]]  # fmt: skip
+        ideal = [base.seconds * (base.n_ranks / n if self.scaling.study.kind == "strong" else 1.0) for n in ranks]
+        axes.plot(ranks, ideal, color=LIGHT["dim"], linewidth=1, linestyle=":", label="ideal")
+        axes.errorbar(ranks, seconds, yerr=np.maximum(errors, 0.0), marker="o", color=colour(0), capsize=3,
+                      label="measured")  # fmt: skip
+        axes.set_yscale("log")
+        self._scale_ranks(axes)
+        axes.margins(y=0.25)
+        axes.set_ylabel("seconds of an iteration")
+        if self.scaling.study.kind == "strong":
+            right = axes.secondary_yaxis("right", functions=(lambda s: base.seconds / s, lambda u: base.seconds / u))
+            right.set_ylabel("speed-up")
+            numbers(right.yaxis)
+        numbers(axes.yaxis)
+        axes.legend()
 
     def _draw_efficiency(self, axes: Any) -> None:
         points, base, of = [point for point, _ in self._counted], self.scaling.points[0], self.scaling.efficiency
@@ -149,9 +191,7 @@ class _ScalingPicture:
             scale = base.seconds / training_seconds(self.scaling.plans[0])
             model = [of(point, scale * training_seconds(plan)) for point, plan in self._counted if plan]
             axes.plot(ranks, model, "--", color=colour(5), label="model")
-        axes.set_xscale("log", base=2)
-        axes.set_xticks(ranks, [str(n) for n in ranks])
-        axes.minorticks_off()
+        self._scale_ranks(axes)
         axes.set_ylim(0, 1.15 * max(1.0, *share))
         axes.set_ylabel("parallel efficiency")
         axes.legend(loc="lower left")
@@ -166,9 +206,9 @@ class _ScalingPicture:
                 parts[name].append(value)
         if not self.scaling.plans:
             parts = {"compute": parts["compute"], "wait and transfer": parts["wait"]}
-        names, below = [str(point.n_ranks) for point, _ in self._counted], [0.0] * len(self._counted)
-        for k, (name, values) in enumerate(parts.items()):
-            axes.bar(names, values, bottom=below, color=colour(k), label=name)
+        below, colours = [0.0] * len(self._counted), (LIGHT["work"], LIGHT["c1"], LIGHT["wait"])
+        for name, values, shade in zip(parts, parts.values(), colours[:: 3 - len(parts) or 1], strict=False):
+            axes.bar(self._names, values, bottom=below, color=shade, label=name)
             below = [a + b for a, b in zip(below, values, strict=True)]
         axes.set_ylabel("seconds of an iteration, mean of ranks")
         axes.legend()

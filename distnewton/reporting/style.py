@@ -1,19 +1,22 @@
 """The look of a report: light and dark as the reader's system has it, colours that colour-blind readers tell apart.
 
 The six colours follow Okabe and Ito's set, darkened on white and lightened on black until each has a contrast of 3:1 or
-more to its ground. Heat maps have one colour, whose strength is the value, so that they read the same in both.
+more to its ground. Phases, and computing against waiting, have colours of their own, so that no colour of a
+page has two meanings. Heat maps have one colour, whose strength is the value, so that they read the same in both.
 """
 
 LIGHT = {
     "ground": "#ffffff", "box": "#f6f7f9", "ink": "#1b1f24", "dim": "#57606a", "line": "#d9dee3", "c0": "#0072b2",
     "c1": "#c75000", "c2": "#008060", "c3": "#b0478e", "c4": "#9a6a00", "c5": "#3f4d5c", "heat": "#00558c",
-    "owner": "#fefefe", "bad": "#b42318",
+    "p0": "#4a3fa0", "p1": "#1f8278", "p2": "#77700f", "p3": "#b3405f", "p4": "#7d3c98", "work": "#2d6f8f",
+    "wait": "#7b848e", "owner": "#fefefe", "bad": "#b42318",
 }  # fmt: skip
 """Colours on white, by their names in the page; no two are the same, so that a picture's colours tell their names."""
 _DARK = {
     "ground": "#14171a", "box": "#1d2126", "ink": "#e8eaed", "dim": "#a3adb8", "line": "#353c44", "c0": "#5ab4e8",
     "c1": "#ff9a52", "c2": "#33cc9e", "c3": "#e79bcb", "c4": "#f0c84e", "c5": "#c0cbd6", "heat": "#6cc0f2",
-    "owner": "#14171a", "bad": "#ff8d80",
+    "p0": "#9d93ee", "p1": "#5fc9bd", "p2": "#cdc55c", "p3": "#f08ba3", "p4": "#c992e2", "work": "#7fb9d4",
+    "wait": "#8b949e", "owner": "#14171a", "bad": "#ff8d80",
 }  # fmt: skip
 
 
@@ -35,6 +38,7 @@ h3 { font-size: 1rem; margin: 1.4rem 0 0.4rem; } p { margin: 0.3rem 0; max-width
 .pictures { display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 440px), 1fr)); gap: 14px; }
 figure { margin: 0; padding: 10px 12px; background: var(--box); border-radius: 8px; overflow-x: auto; }
 figure.wide { grid-column: 1 / -1; } figcaption { font-size: 0.87rem; font-weight: 600; margin-bottom: 6px; }
+.save { float: right; font-weight: 400; font-size: 0.75rem; } .save a { color: var(--dim); }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; font-size: 0.84rem; }
 th, td { padding: 3px 10px 3px 0; text-align: right; border-bottom: 1px solid var(--line); white-space: nowrap;
   vertical-align: top; }
@@ -46,6 +50,6 @@ pre { background: var(--box); padding: 10px 12px; border-radius: 8px; overflow-x
 svg { width: 100%; height: auto; display: block; stroke-linejoin: round; }
 svg text { font-family: system-ui, -apple-system, "Segoe UI", Roboto, "DejaVu Sans", sans-serif; }
 svg .tip { fill: transparent; stroke: none; } svg .tip:hover { fill: var(--ink); fill-opacity: 0.35; }
-@media print { figure { break-inside: avoid; } }
+@media print { figure { break-inside: avoid; } .save { display: none; } }
 """
 )

@@ -22,7 +22,7 @@ _BASIC = [phase for phase in PHASES if phase != "evaluation"]
 class MeasuredPoint:
     """Runs on a number of ranks.
 
-    Its 16 attributes are the keys of a line of ``scaling.jsonl``.
+    Its 17 attributes are the keys of a line of ``scaling.jsonl``.
 
     Attributes
     ----------
@@ -50,6 +50,8 @@ class MeasuredPoint:
         Why the point does not count; empty if it does.
     n_replicas : int
         Copies of the grid.
+    n_cores : int
+        Cores that the ranks' threads had; less than the threads where they shared some.
     """
 
     n_ranks: int
@@ -68,6 +70,7 @@ class MeasuredPoint:
     n_runs: int
     refused: str = ""
     n_replicas: int = 1
+    n_cores: int = 0
 
 
 def collect(study: Study, root: Path, tolerance: float) -> tuple[list[MeasuredPoint], list[str]]:
@@ -117,6 +120,7 @@ def _point(study: Study, n_ranks: int, runs: list[tuple[list[dict[str, Any]], di
         counted += records[study.n_warmup + 1 :]
     low, high = bootstrap_interval(times)
     facts = runs[0][1]
+    n_threads = n_ranks * int(facts["threads_per_rank"])
     steps = [np.mean(record["direction"]["inner_iterations"]) for record in counted if record["direction"]]
     return MeasuredPoint(
         n_ranks,
@@ -134,6 +138,7 @@ def _point(study: Study, n_ranks: int, runs: list[tuple[list[dict[str, Any]], di
         list(facts["splits"]),
         len(runs),
         n_replicas=int(facts.get("replicas", 1)),
+        n_cores=min(n_threads, int(facts.get("cores") or n_threads)),
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -22,11 +23,12 @@ from distnewton.data.partitioned import Task
 from distnewton.errors import CreateError, DataError, MissingExtraError, MissingInputError
 from distnewton.models.predictions import MAX_CLASSES, MAX_POINTS, summarize
 from distnewton.parallel.partition import Partition
-from distnewton.reporting.drawing import as_svg, save
+from distnewton.reporting.drawing import Drawn, draw, save
 from distnewton.reporting.failure_report import explain_failure
 from distnewton.reporting.headline import headline
 from distnewton.reporting.pictures import BlockMap, Chart, Curve, HeatMap, Panels, label
 from distnewton.reporting.report import report_page, write_report
+from distnewton.reporting.report_pictures import convergence, costs
 from distnewton.reporting.run_data import read_run, read_runs
 from distnewton.reporting.run_info import describe_run
 from distnewton.runs.run_folder import partition_facts
@@ -76,6 +78,7 @@ def record(k, n_ranks=4, slow=1.0, **more):
         "loss": 1.0, "gradient_norm": 0.5 if k else None, "damping": 0.5**k, "reduction_ratio": 0.9, "step_size": 1.0,
         "note": "", "direction": direction if k else None, "seconds": {"gradient": 1.0, "direction": 0.5, "wait": 0.1},
         "phase_wait_seconds": {"gradient": 0.25, "direction": 0.0},
+        "phase_seconds": {"gradient": 0.75, "direction": 0.5},
         "wait_seconds": [2.0 - c for c in compute], "compute_seconds": compute,
         "sent_bytes": {"gradient": 1e6, "evaluation": 5e6}, "train": {"accuracy": 0.5 + 0.1 * k}, "test": {},
     } | more  # fmt: skip
@@ -108,7 +111,7 @@ CONFUSION = {"set": "test", "task": "classification", "n_samples": 9, "classes":
 @pytest.fixture
 def words_only(monkeypatch):
     """Pages whose pictures are their titles: drawing takes most of the time of a page."""
-    monkeypatch.setattr("distnewton.reporting.report.as_svg", lambda picture: "")
+    monkeypatch.setattr("distnewton.reporting.report.draw", lambda picture: Drawn("", {}))
 
 
 def page_of(*paths):
@@ -118,8 +121,8 @@ def page_of(*paths):
 def test_a_page_shows_all_there_is(tmp_path):
     found = page_of(made_run(tmp_path / "one", predictions=CONFUSION))
     for words in (
-        "Run one", "objective against seconds of training", "accuracy against iterations", "seconds by phase",
-        "seconds in MPI by phase",
+        "Run one", "objective against seconds of training", "error (1 - accuracy) against iterations",
+        "seconds by phase", "seconds in MPI by phase",
         "megabytes sent", "damping lambda", "step size alpha", "CG steps by rank", "blocks of the weight matrices",
         "rank 3", "confusion matrix", "Most frequent mistakes", "some data.csv", "config.toml", "block_diagonal",
     ):  # fmt: skip
@@ -135,7 +138,10 @@ def test_nothing_is_loaded_and_nothing_runs(tmp_path):
     text = report_page(read_runs([made_run(tmp_path / "one", predictions=CONFUSION)]))
     found = Page(text)
     assert found.tags.isdisjoint({"script", "img", "link", "iframe", "object", "use", "image", "foreignObject"})
-    assert not [name for name, _ in found.attributes if name in ("src", "href", "xlink:href") or name.startswith("on")]
+    names = {name for name, _ in found.attributes}
+    assert not [name for name in names if name in ("src", "xlink:href") or name.startswith("on")]
+    # the only links save what is in the page
+    assert all(value.startswith("data:") for name, value in found.attributes if name == "href")
     assert "http" not in text.replace("http-equiv", "")
     assert "url(" not in text
     assert "@import" not in text
@@ -310,7 +316,8 @@ def test_numbers_are_short(value, shown):
 
 def test_curves_break_where_nothing_was_measured():
     broken = Chart("t", "x", [Curve("", [0, 1, 2, 3, 4, 5], [1.0, 2.0, None, 3.0, 4.0, float("nan")])])
-    line = next(e for e in ElementTree.fromstring(as_svg(broken)).iter("path") if "var(--c0)" in e.get("style", ""))
+    paths = ElementTree.fromstring(draw(broken).element).iter("path")
+    line = next(path for path in paths if "var(--c0)" in path.get("style", ""))
     assert line.get("d").count("M") == 2
     assert not Chart("t", "x", [Curve("", [0, 1], [None, None])])
     assert not Chart("t", "x", [Curve("", [0], [-1.0])], log=True)
@@ -320,7 +327,7 @@ def test_curves_break_where_nothing_was_measured():
 
 @pytest.mark.parametrize("values", [[1e-9, 1e5], [0.2, 0.21], [3.0, 3.0], [1.0]])
 def test_logarithmic_axes_have_values(values):
-    svg = as_svg(Chart("t", "x", [Curve("", list(range(len(values))), values)], log=True))
+    svg = draw(Chart("t", "x", [Curve("", list(range(len(values))), values)], log=True)).element
     assert len({e.text for e in ElementTree.fromstring(svg).iter("text")}) >= 3
     assert "mathdefault" not in svg
 
@@ -328,7 +335,7 @@ def test_logarithmic_axes_have_values(values):
 def test_a_heat_map_keeps_its_order_and_empty_cells():
     table = [[1.0, None], [4.0, 2.0]]
     picture = HeatMap("t", table, ["a", "b"], ["c", "d"], row_label="r", column_label="s", number="{:g}")
-    root = ElementTree.fromstring(as_svg(picture))
+    root = ElementTree.fromstring(draw(picture).element)
     cells = [e for e in root.iter("rect") if e.find("title") is not None]
     assert [e.find("title").text for e in cells] == ["r a, s c: 1", "r b, s c: 4", "r b, s d: 2"]
     # the first row is on top
@@ -342,7 +349,7 @@ def test_a_heat_map_keeps_its_order_and_empty_cells():
 
 def test_the_grid_names_the_owner_of_every_block():
     partition = Partition((7, 5, 3), (2, 3, 2))
-    root = ElementTree.fromstring(as_svg(BlockMap("t", partition, ["host"] * 6)))
+    root = ElementTree.fromstring(draw(BlockMap("t", partition, ["host"] * 6)).element)
     tips = [e.find("title").text for e in root.iter("rect")]
     expected = [
         f"layer {m}, block ({i}, {j}): rank {partition.owner(m, i, j)}"
@@ -443,7 +450,7 @@ def test_predictions_come_with_the_result():
     assert np.sqrt(np.mean(residuals**2)) == pytest.approx(result.last.test["rmse"], rel=1e-5)
 
 
-def test_terminal_page_and_metrics_have_the_same_figures(tmp_path):
+def test_terminal_page_and_metrics_have_the_same_figures(tmp_path, words_only):
     folder = tmp_path / "run"
     train = ["train", "--data.train", small_data(tmp_path), "--network.layers", "auto-6-auto", "--run.iterations", 3]
     done = run([*mpirun(2), *distnewton(*train, "--method.direction=block_diagonal", "--run-dir", folder)])
@@ -474,7 +481,7 @@ def test_the_first_sentence_says_what_limits(tmp_path, more, found):
     assert headline(runs).endswith(found)
 
 
-def test_the_first_sentence_names_a_slow_rank(tmp_path):
+def test_the_first_sentence_names_a_slow_rank(tmp_path, words_only):
     slow = read_runs([made_run(tmp_path / "one", records=[record(k, slow=1.9) for k in range(4)], cores=4)])
     assert "rank 0 on a is the slowest" in page_of(tmp_path / "one").text
     assert headline(slow).endswith("waiting (for rank 0, above all).")
@@ -497,7 +504,7 @@ def test_the_first_sentence_on_several_runs_says_which_was_sooner(tmp_path):
     assert not headline(read_runs([tmp_path / "good", made_run(tmp_path / "other")]))
 
 
-def test_a_page_on_several_runs_replaces_none_of_theirs(tmp_path, monkeypatch):
+def test_a_page_on_several_runs_replaces_none_of_theirs(tmp_path, monkeypatch, words_only):
     monkeypatch.chdir(tmp_path)
     for name in ("a", "b"):
         made_run(tmp_path / name)
@@ -505,3 +512,51 @@ def test_a_page_on_several_runs_replaces_none_of_theirs(tmp_path, monkeypatch):
     own = (tmp_path / "a/report.html").read_bytes()
     assert call("report", "a", "b").stdout.endswith("report: a-b.html\n")
     assert (tmp_path / "a/report.html").read_bytes() == own
+
+
+def saved(picture, suffix):
+    return draw(picture).files[suffix].decode()
+
+
+def curves(chart):
+    return {(curve.kind, curve.name): list(curve.y) for curve in chart.curves}
+
+
+def test_an_error_of_zero_stands_at_the_lower_edge_and_the_model_is_marked(tmp_path):
+    lines = [record(k, train={"accuracy": a}, validation={"accuracy": v}) for k, (a, v) in
+             enumerate([(0.5, 0.25), (0.75, 0.875), (1.0, 0.5)])]  # fmt: skip
+    chart = convergence(read_runs([made_run(tmp_path / "one", records=lines)]))[2]
+    assert chart.log
+    assert chart.title == "error (1 - accuracy) against iterations; 0 at the lower edge"
+    found = curves(chart)
+    assert found["line", "training"] == [0.5, 0.25, 0.0625]
+    assert found["line", "validation"] == [0.75, 0.125, 0.5]
+    assert found["mark", "model: iteration 1"] == [0.125]
+
+
+def test_several_runs_are_shown_with_their_best_so_far(tmp_path):
+    values = [0.5, 0.75, 0.625]
+    lines = [record(k, validation={"accuracy": value}) for k, value in enumerate(values)]
+    chart = convergence(read_runs([made_run(tmp_path / name, records=lines) for name in "ab"]))[2]
+    assert chart.title == "validation error (1 - accuracy) against iterations"
+    assert curves(chart)["faint", "a"] == [0.5, 0.25, 0.375]
+    assert curves(chart)["line", "a"] == [0.5, 0.25, 0.25]
+
+
+def test_the_bar_of_phases_is_no_longer_than_the_training(tmp_path):
+    (run,) = read_runs([made_run(tmp_path / "one")])
+    bars = costs([run])[0]
+    assert sum(bars.values[0]) == 5.0 <= run.lines[-1].training_seconds
+    assert saved(bars, "csv").splitlines()[1] == "one,3.0,0.0,2.0,0.0,0.0"
+
+
+def test_pictures_can_be_saved_with_their_numbers(tmp_path):
+    page = page_of(made_run(tmp_path / "one"))
+    links = [value for name, value in page.attributes if name == "href"]
+    kinds = [link.partition(";")[0] for link in links]
+    assert kinds.count("data:image/png") == kinds.count("data:text/csv") == kinds.count("data:image/svg+xml") > 4
+    table = base64.b64decode(next(link for link in links if "text/csv" in link).partition(",")[2]).decode()
+    assert table.splitlines()[:3] == ["curve,iterations,objective against iterations", ",0,3.0", ",1,1.5"]
+    picture = base64.b64decode(next(link for link in links if "svg" in link).partition(",")[2])
+    assert ElementTree.fromstring(picture).tag.endswith("svg")
+    assert f"mpirun -n 4 distnewton train {tmp_path}/one/config.toml --run-dir NEW" in page.text
