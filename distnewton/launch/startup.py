@@ -20,6 +20,7 @@ from distnewton.guards.faults import faults
 from distnewton.guards.reachability import own_addresses
 from distnewton.guards.watchdog import DEFAULT_SECONDS, WARN_SECONDS, watchdog
 from distnewton.launch.roll_call import call_roll
+from distnewton.launch.threads import own_cores
 from distnewton.parallel.collectives import CHECK_VARIABLE, Communicator
 from distnewton.printable import printable
 
@@ -146,6 +147,7 @@ def _load_mpi() -> Any:
     """mpi4py's module with MPI running, unless the library would abort under this launcher."""
     # else UCX, below MPICH, takes SIGHUP to raise its log level, and no run ends by it
     os.environ.setdefault("UCX_DEBUG_SIGNO", "0")
+    _let_waiting_ranks_sleep()
     try:
         import mpi4py
 
@@ -174,6 +176,13 @@ def _load_mpi() -> Any:
         )
     MPI.Init_thread(MPI.THREAD_MULTIPLE)
     return MPI
+
+
+def _let_waiting_ranks_sleep() -> None:
+    """Where MPICH's ranks on this host share cores, those that wait sleep: polling would keep others from working."""
+    # Open MPI finds out by itself
+    if _first_number(("MPI_LOCALNRANKS",), 1) > len(own_cores()):
+        os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
 
 
 def _alone(n: int, library: str) -> str:

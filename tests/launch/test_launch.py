@@ -12,6 +12,7 @@ from launched import launching, mpirun, run
 from distnewton.errors import ConfigError
 from distnewton.guards.faults import FaultInjector, InjectedFaultError
 from distnewton.guards.ledger import Ledger
+from distnewton.launch import startup
 from distnewton.launch.startup import launched_rank, launched_size, run_guarded
 
 VARIABLES = [
@@ -193,3 +194,15 @@ def test_a_rank_that_fails_before_mpi_connects_it_ends_the_job():
     assert done.returncode == 130
     assert "rank 1 of 3" in done.stderr
     assert "interrupted" in done.stderr
+
+
+@pytest.mark.parametrize(("n_ranks", "given", "expected"), [(3, None, "1"), (2, None, None), (3, "0", "0")])
+def test_waiting_ranks_sleep_where_they_share_cores(monkeypatch, n_ranks, given, expected):
+    variable = "MPIR_CVAR_ENABLE_HEAVY_YIELD"
+    monkeypatch.setattr(startup, "own_cores", lambda: {0, 1})
+    monkeypatch.setenv("MPI_LOCALNRANKS", str(n_ranks))
+    monkeypatch.setenv(variable, given or "")
+    if given is None:
+        monkeypatch.delenv(variable)
+    startup._let_waiting_ranks_sleep()
+    assert os.environ.get(variable) == expected
