@@ -30,6 +30,8 @@ _REPLICAS = "-replicas"
 """Ends the names of kinds of studies in which the number of replicas grows, and the grid stays."""
 _SLOWDOWN = 5
 """How many times slower the straggler is."""
+_WARMUP = 2
+"""First iterations, which do not count."""
 DEFAULT_RATES = "no --cluster: no prediction; distnewton doctor --bench writes the rates of this machine into a file"
 
 
@@ -47,7 +49,6 @@ DEFAULT_RATES = "no --cluster: no prediction; distnewton doctor --bench writes t
         "and weak-samples-replicas use more ranks for replicas of the grid, each with its share of the samples"
     ),
     argument("--repeats", type=count, default=5, metavar="N", help="runs of each point (default 5)"),
-    argument("--warmup", type=count, default=2, metavar="N", help="first iterations, which do not count (default 2)"),
     argument("--iterations", type=count, default=7, metavar="N", help="iterations that count (default 7)"),
     argument("--run-dir", metavar="DIR", help="folder of the runs (default scaling, or straggler)"),
     argument("--collect", action="store_true", help="run nothing; collect the runs of --run-dir"),
@@ -99,7 +100,7 @@ def _plan_study(options: argparse.Namespace, cluster: Cluster) -> tuple[Study, d
     kind = options.kind.removesuffix(_REPLICAS)
     n = data.n_samples * ranks[0] // ranks[-1] if kind == "weak-samples" else data.n_samples
     n_replicas = config.partition.replicas if kind != options.kind else 0
-    study = Study(kind, ranks, options.repeats, options.warmup, options.iterations, n, n_replicas)
+    study = Study(kind, ranks, options.repeats, _WARMUP, options.iterations, n, n_replicas)
     return study, {n: study.settings(shape, n) for n in ranks}
 
 
@@ -217,12 +218,12 @@ def _trial(
     from distnewton.runs.run_folder import read_metrics
 
     path = Path(options.run_dir or "straggler") / folder
-    n_iterations = options.warmup + options.iterations
+    n_iterations = _WARMUP + options.iterations
     run = {"iterations": n_iterations, "deterministic": deterministic, "directory": str(path)}
     _run(Submission(_point_config(options, {"run": run}), cluster, "straggler", n_ranks).write(), run_here)
     records = list(read_metrics(path))
-    times = np.diff([record["training_seconds"] for record in records])[options.warmup :]
-    phases = [record["seconds"]["direction"] for record in records[options.warmup + 1 :]]
+    times = np.diff([record["training_seconds"] for record in records])[_WARMUP :]
+    phases = [record["seconds"]["direction"] for record in records[_WARMUP + 1 :]]
     return [[float(time), float(phase)] for time, phase in zip(times, phases, strict=True)]
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import argparse
+import json
 import platform
 import sys
+from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from distnewton.cli.command import CLUSTER_FILE, RECIPE, RUN_DIR, SET, argument, command
 from distnewton.cli.output import say
@@ -14,10 +17,13 @@ from distnewton.cli.results import write_text
 from distnewton.cli.settings import noted_config
 from distnewton.cluster.cluster_file import Cluster, load_cluster
 from distnewton.config import load_config
-from distnewton.errors import ConfigError
+from distnewton.errors import ConfigError, UsageError
 from distnewton.launch.startup import guard, launched_rank, leave_after_first
 from distnewton.outputs import check_output
 from distnewton.parallel.collectives import Communicator
+
+if TYPE_CHECKING:
+    from distnewton.cluster.doctor.findings import CheckResult
 
 
 @command(
@@ -76,6 +82,8 @@ def _with_hosts(cluster: Cluster, hosts: tuple[str, ...]) -> Cluster:
     argument("--cluster", metavar="FILE", help="cluster file to compare with, or to write with --bench"),
     argument("--run-dir", metavar="DIR", help="folder for runs (default runs)"),
     argument("--bench", action="store_true", help="measure messages and products (20 s)"),
+    argument("--verify-gpu", action="store_true", help="compare all that a GPU computes with the CPU (a minute)"),
+    argument("--json", metavar="FILE", help="write what was found as JSON, with versions"),
 )
 def doctor(options: argparse.Namespace) -> int:
     """Look for what breaks runs; with --bench, also how fast ranks compute and talk."""
@@ -87,19 +95,45 @@ def doctor(options: argparse.Namespace) -> int:
         leave_after_first(10.0)
         return 78
     guard(comm, 120.0, 30.0)
-    cluster, threads = None, 0
+    if options.verify_gpu and comm.size > 1:
+        raise UsageError("--verify-gpu is for one process: start it without mpirun", collective=True)
+    cluster, threads, report = None, 0, dict[str, Any]()
     with comm.collective_errors():
+        if options.json:
+            check_output(Path(options.json))
         cluster = _cluster_of_doctor(options)
     with comm.collective_errors():
         # a recipe that differs on another host is a finding, and not an error
         if comm.rank == 0:
             threads = load_config(options.recipe).run.threads
     folder, threads = comm.broadcast_json([options.run_dir or "runs", threads])
-    results += examine(comm, Path(folder), cluster, options.recipe, threads)
+    if options.verify_gpu:
+        verified, report = _verify_gpu()
+        results += verified
+    else:
+        results += examine(comm, Path(folder), cluster, options.recipe, threads)
     say(comm, "\n".join(line for result in results for line in result.lines()))
     if options.bench:
         _bench(comm, options.cluster)
+    with comm.collective_errors():
+        if options.json and comm.rank == 0:
+            found = {"results": [asdict(result) for result in results], **report}
+            write_text(Path(options.json), json.dumps(found, indent=1) + "\n")
     return 78 if any(result.level == "problem" for result in results) else 0
+
+
+def _verify_gpu() -> tuple[list[CheckResult], dict[str, Any]]:
+    """Results of comparing the first GPU with the CPU, and the report on it."""
+    from distnewton.backend.gpu import INSTALL
+    from distnewton.cluster.doctor.findings import problem
+    from distnewton.cluster.doctor.verify_gpu import verify
+    from distnewton.launch import devices
+
+    _, missing = devices.GPUS.count()
+    if missing:
+        return [problem("GPU", missing, f"cupy ({INSTALL}), a driver and a GPU must be there")], {}
+    verified = verify()
+    return verified.results(), {"gpu": verified.to_json()}
 
 
 def _cluster_of_doctor(options: argparse.Namespace) -> Cluster | None:

@@ -14,7 +14,7 @@ from distnewton.errors import ConfigError, MissingInputError
 RECIPE = str(Path(__file__).parents[2] / "launch/recipes/digits.toml")
 CLUSTERS = Path(__file__).parents[2] / "cluster_configs"
 SHORT = [
-    "--repeats=1", "--warmup=1", "--iterations=2", "--set=network.layers=auto-16-auto", "--set=data.n_train=200",
+    "--repeats=1", "--iterations=2", "--set=network.layers=auto-16-auto", "--set=data.n_train=200",
 ]  # fmt: skip
 
 
