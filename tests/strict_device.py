@@ -24,8 +24,8 @@ from distnewton.backend.gpu import CupyBackend, count_gpus
 FUNCTIONS = frozenset({
     "abs", "all", "any", "arange", "argsort", "ascontiguousarray", "broadcast_to", "cbrt", "concatenate", "cumsum",
     "divide", "empty", "empty_like", "exp", "expm1", "eye", "full_like", "greater", "isfinite", "log", "log1p",
-    "logaddexp", "matmul", "maximum", "minimum", "multiply", "ones", "repeat", "searchsorted", "sqrt", "stack",
-    "sum", "swapaxes", "tanh", "tensordot", "unique", "vdot", "where", "zeros", "zeros_like",
+    "logaddexp", "matmul", "maximum", "minimum", "multiply", "ones", "ones_like", "repeat", "searchsorted", "sqrt",
+    "stack", "sum", "swapaxes", "tanh", "tensordot", "unique", "vdot", "where", "zeros", "zeros_like",
 })  # fmt: skip
 METHODS = frozenset({
     "all", "any", "argmax", "argsort", "astype", "copy", "cumsum", "diagonal", "max", "mean", "min", "ravel",
