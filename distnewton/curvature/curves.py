@@ -14,6 +14,7 @@ from __future__ import annotations
 from distnewton.backend import Array
 from distnewton.curvature.groups import ParameterGroups
 from distnewton.curvature.point import Point
+from distnewton.errors import ConfigError
 
 
 class Curves:
@@ -30,6 +31,9 @@ class Curves:
     """
 
     def __init__(self, point: Point, direction: Array, groups: ParameterGroups) -> None:
+        if point.network.jets is not None:
+            message = "there are no curves of derivatives: take another direction than grouped_newton"
+            raise ConfigError(message, collective=True)
         self.point, self.groups = point, groups
         layout = point.network.layout
         self._weights, self._changes = layout.views(point.params), layout.views(direction)

@@ -97,6 +97,17 @@ class GramMatrix:
             placed[own if isinstance(own, slice) else like(placed, own)] = out.reshape(-1, k, columns.shape[1])
         return columns
 
+    def explicit(self) -> Array:
+        """Own samples' rows of J M^{-1/2} of this rank's variables, of shape (n_own, k, n_params_local)."""
+        n, k, layout = self._share.n_own, self.k, self._jacobian.layout
+        whole = self._jacobian.backend.zeros(n, k, layout.n_params)
+        for m in self._layers:
+            block = layout.blocks[m]
+            by_unit = whole[:, :, layout.slices[m]].reshape(n, k, block.shape[0] + block.owns_bias, block.shape[1])
+            for units, columns in self._by_units(self._jacobian.parts[m], m, slice(0, n), n):
+                by_unit[..., units] = columns
+        return whole
+
     def place(self, rows: Array) -> Array:
         """A vector of all samples' rows, zero but for the own ones, which are of shape (n_own, k)."""
         if self._share.whole:
@@ -153,7 +164,12 @@ class GramMatrix:
             out[start * k : stop * k, : n_made * k] += products
 
     def _explicit(self, part: JacobianPart, m: int, rows: slice, n_columns: int) -> Iterator[Array]:
-        """Columns of J M^{-1/2} of a block for some own samples, some units at a time."""
+        """Columns of J M^{-1/2} of a block for some own samples, a row each, some units at a time."""
+        for _, columns in self._by_units(part, m, rows, n_columns):
+            yield columns.reshape(len(columns) * self.k, -1)
+
+    def _by_units(self, part: JacobianPart, m: int, rows: slice, n_columns: int) -> Iterator[tuple[slice, Array]]:
+        """Some units, and their columns, of shape (n, k, n_in_local + owns_bias, n_units)."""
         block = self._jacobian.layout.blocks[m]
         n_at_once = max(rows.stop - rows.start, n_columns)
         columns_of = _shared_columns if part.layer.shape.shares_weights else _dense_columns
@@ -164,7 +180,7 @@ class GramMatrix:
                 columns[:, :, : view.W.shape[0]] *= view.W[:, units]
                 if view.b is not None:
                     columns[:, :, -1] *= view.b[units]
-            yield columns.reshape(len(columns) * self.k, -1)
+            yield units, columns
 
     def _of_all(self, array: Any, columns: tuple[int, int], k: int = 1) -> Any:
         """Rows of a range of all samples, from k of each own sample in it; dense or sparse."""

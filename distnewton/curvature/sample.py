@@ -19,6 +19,9 @@ from distnewton.network.losses import LossHessian, ScaledIdentity, random_signs
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.replicas import Draws, OwnDraws, SampleShare
 
+_DIFFERENCE = 0.1
+"""Share of a step over which differences are taken: of third order in it, and far above rounding."""
+
 
 class CurvatureSample(SampleColumns):
     """Products with the Jacobian of the outputs on some samples, and cotangents of their losses.
@@ -240,7 +243,7 @@ class CurvatureSample(SampleColumns):
         Collective: one sum of k |S| n_out numbers where the Jacobian is known for all outputs, else a forward pass a
         direction.
         """
-        if self._jacobian is None or self._rooted:
+        if self._jacobian is None or (self._rooted and not self._exact):
             tangents = [self.point.tangent(d).astype(np.float64) for d in directions]
             return tangents, self.grid.sum_all(np.array(scalars, dtype=float)), self.point.loss_hessian
         return (*self._summed([self._jacobian.matvec(d) for d in directions], scalars), self.loss_hessian)
@@ -279,6 +282,34 @@ class CurvatureSample(SampleColumns):
         groups = ParameterGroups("all", self.grid.partition, self.grid.rank)
         curves = Curves(self.point, direction, groups).outputs()
         return curves[0, 0], curves[1, 0]
+
+    def bend(self, direction: Array) -> Array:
+        """Second derivative of the residuals along a direction, as rows of the Jacobian of exact roots.
+
+        Parameters
+        ----------
+        direction : Array of shape (n_params_local,)
+            This rank's block.
+
+        Returns
+        -------
+        Array of shape (n, k)
+            R times that of the outputs; where derivatives in the inputs ride along, and residuals are no linear
+            functions of them, by central differences of the residuals themselves.
+
+        Notes
+        -----
+        Collective: one or two forward passes.
+        """
+        point, h = self.point, _DIFFERENCE
+        if point.network.jets is None:
+            return self.rooted(self.curve(direction)[1])
+        moved = (point.loss.residuals(point.outputs(point.params + s * h * direction), point.targets) for s in (1, -1))
+        here, up, down = self.residuals, *moved
+        if here is None or up is None or down is None:
+            raise RuntimeError("only sums of squares have residuals")
+        bent: Array = (up - 2.0 * here + down) / h**2
+        return bent
 
     def diagonal(self) -> Array:
         r"""Exact diagonal of the undamped matrix without 1/C, computed once.

@@ -39,7 +39,7 @@ def accelerated(
     limit : float
         Largest length of a against that of v; 0: nothing is done.
     solve : callable
-        Finds a from the second derivative of the outputs, of shape (n, n_out).
+        Finds a along v.
 
     Returns
     -------
@@ -53,7 +53,7 @@ def accelerated(
     if not limit:
         return velocity
     v = velocity.direction
-    acceleration = solve(problem.sample.curve(v)[1])
+    acceleration = solve(v)
     a = acceleration.direction
     dot = problem.backend.dot
     vv, aa = problem.grid.sum_of_variables(dot(v, v), dot(a, a))

@@ -37,6 +37,7 @@ from distnewton.directions.options import (
     SketchOptions,
 )
 from distnewton.directions.sample_space import SampleSpace
+from distnewton.directions.variable_space import VariableSpace
 from distnewton.errors import ConfigError, NumericalError
 from distnewton.network.layout import ParameterLayout
 from distnewton.options import Options
@@ -83,7 +84,8 @@ class Dual(Direction):
         """Factorise the matrix in sample space, and go back to the variables."""
         _check_shift(problem)
         sample = problem.sample
-        space = SampleSpace(problem, problem.jacobian.layers, known=self._known(sample))
+        space_of = VariableSpace if VariableSpace.suits(problem) else SampleSpace
+        space = space_of(problem, problem.jacobian.layers, known=self._known(sample))
         velocity, residual = space.solve(*self._right_hand_side(problem))
         if self._momentum:
             self._found = velocity
@@ -93,11 +95,14 @@ class Dual(Direction):
             velocity, residual=residual, note=space.note, rank=space.rank, condition=space.condition
         )
 
-        def solve(second: Array) -> DirectionResult:
+        def solve(v: Array) -> DirectionResult:
             if sample.residuals is None:
-                force = sample.pull_back(problem.sample.point.loss_hessian.matvec(second) / problem.n_samples)
-                return DirectionResult(space.solve(None, force)[0])
-            return DirectionResult(space.solve(sample.rooted(second), None)[0])
+                second = sample.point.loss_hessian.matvec(sample.curve(v)[1])
+                return DirectionResult(space.solve(None, sample.pull_back(second / problem.n_samples))[0])
+            bent = sample.bend(v)
+            if isinstance(space, VariableSpace):
+                return DirectionResult(space.solve(None, sample.transposed_product(bent / problem.n_samples))[0])
+            return DirectionResult(space.solve(bent, None)[0])
 
         return accelerated(problem, result, longest_acceleration(self.options), solve)
 

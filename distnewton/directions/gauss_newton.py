@@ -73,9 +73,13 @@ class GaussNewton(CGDirection):
         velocity = self._solve(problem, self._last)
         self._remember(velocity.direction)
 
-        def solve(second: Array) -> DirectionResult:
-            hessian = problem.sample.point.loss_hessian
-            force = problem.sample.pull_back(hessian.matvec(second) / problem.n_samples)
+        def solve(v: Array) -> DirectionResult:
+            sample = problem.sample
+            if sample.residuals is None:
+                second = sample.point.loss_hessian.matvec(sample.curve(v)[1])
+                force = sample.pull_back(second / problem.n_samples)
+            else:
+                force = sample.transposed_product(sample.bend(v) / problem.n_samples)
             return self._solve(replace(problem, gradient=force), None)
 
         return accelerated(problem, velocity, longest_acceleration(self.options), solve)
