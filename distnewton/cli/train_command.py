@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from contextlib import closing, nullcontext
 from importlib import import_module
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -83,6 +84,12 @@ def _train(options: argparse.Namespace) -> int:
             if comm.rank == 0:
                 write_text(Path(STANDARD), to_toml(settle_by_data(config)) + "\n")
         return 0
+    limited = isfinite(config.run.max_seconds) and not any("run.max_seconds" in given for given in options.set)
+    if resume and limited and not options.recipe:
+        tell_once(
+            comm, f"run.max_seconds = {config.run.max_seconds:g} holds for this command, too; --run.max_seconds inf "
+            "lifts it"
+        )  # fmt: skip
     guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
     # from here on to the very end: a signal must not come between a run that is set aside and the one that replaces it
     results_go_to_files()

@@ -377,5 +377,5 @@ class RunConfig(Options):
         return 100 if self.iterations == "auto" else self.iterations
 
     def of_iterations(self, n: int, of: str = " of ") -> str:
-        """So many of all iterations, in words; without those where there is no limit."""
-        return str(n) if self.n_iterations >= UNLIMITED else f"{n}{of}{self.n_iterations}"
+        """So many of all iterations, in words; without those where there is no limit, or a resumed run is beyond it."""
+        return str(n) if self.n_iterations >= UNLIMITED or n > self.n_iterations else f"{n}{of}{self.n_iterations}"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 import pytest
+from launched import call, small_data
 
 from distnewton.cli.main import main, parse
 from distnewton.config import make_config
@@ -88,3 +89,14 @@ def test_a_run_says_where_the_labels_are_and_nothing_of_settings_that_nobody_gav
     assert "subsample_min" not in shown
     assert main(["train", "--data.train", "table.csv", "--method.subsample_min", "100", *flags, "run2"]) == 0
     assert "method.subsample_min is more than the 20 samples there are: all are used" in capsys.readouterr().out
+
+
+def test_a_resumed_run_says_that_its_old_limit_holds_and_info_counts_beyond_the_new_number(tmp_path):
+    run = tmp_path / "run"
+    train = ["train", "--data.train", small_data(tmp_path), "--network.layers=auto-3-auto"]
+    assert call(*train, "--run-dir", run, "--run.iterations=2", "--run.max_seconds=1000").returncode == 0
+    again = call("train", "--resume", run, "--run.iterations=1")
+    assert "run.max_seconds = 1000 holds for this command, too; --run.max_seconds inf lifts it" in again.stderr
+    assert "max_seconds" not in call("train", "--resume", run, "--run.iterations=3", "--run.max_seconds=inf").stderr
+    assert call("train", "--resume", run, "--run.iterations=1").returncode == 0
+    assert "\niterations 3 in " in call("info", run).stdout
