@@ -108,8 +108,9 @@ class Curves:
             self.meet_activation(m, T, second, third)
         T[1] += second * (T[0] * T[0])
         # samples come first where derivatives are multiplied
-        for slab in T.reshape(-1, *T.shape[2:]):
-            network.activation.multiply_derivative(slab, activated)
+        for derivatives in T:
+            for along in derivatives:
+                network.activation.multiply_derivative(along, activated)
         return network.average(m, j, T)
 
     def _add_partial(self, m: int, T: Array) -> None:
