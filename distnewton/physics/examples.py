@@ -25,7 +25,7 @@ def poisson2d(n: int = 900) -> Problem:
 
     terms = [
         Term("equation", square.interior(n), equation),
-        Term("boundary", square.boundary(max(4, n // 30 * 4)), lambda u: u[0], weight=100.0),
+        Term("boundary", square.boundary(max(4, n // 30 * 4)), lambda u: u[0], weight=10.0),
     ]
     return Problem(terms, solution=solution, test=square.interior(2000))
 
@@ -53,8 +53,8 @@ def heat(n: int = 900) -> Problem:
 
     terms = [
         Term("equation", bar.interior(n), lambda du, d2u: du[0, 1] - d2u[0, 0] / 4),
-        Term("start", bar.face(n // 15, (1, 0)), lambda x, u: u[0] - np.sin(pi * x[0]), weight=100.0),
-        Term("ends", bar.face(n // 15, (0, 0), (0, 1)), lambda u: u[0], weight=100.0),
+        Term("start", bar.face(n // 15, (1, 0)), lambda x, u: u[0] - np.sin(pi * x[0]), weight=10.0),
+        Term("ends", bar.face(n // 15, (0, 0), (0, 1)), lambda u: u[0], weight=10.0),
     ]
     return Problem(terms, solution=solution, test=bar.interior(2000))
 
@@ -69,7 +69,7 @@ def burgers(n: int = 2000) -> Problem:
     def solution(x: Array) -> Any:
         # Cole and Hopf's transformation, by Gauss and Hermite's rule
         nodes, weights = np.polynomial.hermite.hermgauss(200)
-        y = x[0][:, None] - np.sqrt(4 * nu * x[1])[:, None] * nodes
+        y = x[0][:, None] - np.sqrt(4 * nu * np.maximum(x[1], 0))[:, None] * nodes
         exponent = -np.cos(pi * y) / (2 * pi * nu)
         kernel = weights * np.exp(exponent - exponent.max(axis=1, keepdims=True))
         return -(np.sin(pi * y) * kernel).sum(axis=1) / kernel.sum(axis=1)

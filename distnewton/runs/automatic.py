@@ -32,11 +32,7 @@ _LEVENBERG_MARQUARDT = {
 """Nielsen's own rule, and more damping in place of shorter steps: those would keep lambda where it is too small."""
 _EXACT_ROWS = 2000
 """Most samples times targets whose system in sample space takes a fraction of a second."""
-_OF_RESIDUALS = {
-    "direction": "dual", "subsample": 1.0, "damping": 1e-3, "damping_min": 1e-18, "line_search_max": 1,
-    "acceleration": 0.75,
-}  # fmt: skip
-"""Levenberg and Marquardt: a step that fails raises the damping, where a shorter one would creep along a valley."""
+_OF_RESIDUALS = {**_LEVENBERG_MARQUARDT, "damping": 1e-3, "damping_min": 1e-18}
 _LEAST = {"float32": 1e-5, "float64": 1e-13}
 """Least damping with which a matrix without regularisation can be factorised."""
 _FIRST_STAGE, _BOTH_STAGES = 100, 400

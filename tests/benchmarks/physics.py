@@ -1,0 +1,123 @@
+"""Residual problems beside PyTorch: Adam (the best of three rates, cosine) and L-BFGS (strong Wolfe), in float64.
+
+    PYTHONPATH=tests python -m benchmarks.physics [NAME ...]
+
+Each peer has the processor seconds that the recipe took, on one thread: the same network, points, weights and seed.
+Derivatives in the inputs are torch.autograd's.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from itertools import pairwise
+
+import numpy as np
+import torch
+
+import distnewton
+from distnewton.config import load_config
+from distnewton.physics import examples
+from distnewton.physics.residuals import ResidualLoss
+
+NAMES = ("poisson2d", "heat", "sinc")
+# the same residuals for torch, by term
+TORCH = {
+    "poisson2d": {
+        "equation": lambda x, u, du, d2u: d2u[0] + d2u[1]
+        + 2 * np.pi**2 * torch.sin(np.pi * x[:, 0]) * torch.sin(np.pi * x[:, 1]),
+        "boundary": lambda x, u, du, d2u: u,
+    },
+    "heat": {
+        "equation": lambda x, u, du, d2u: du[1] - d2u[0] / 4,
+        "start": lambda x, u, du, d2u: u - torch.sin(np.pi * x[:, 0]),
+        "ends": lambda x, u, du, d2u: u,
+    },
+    "sinc": {"fit": lambda x, u, du, d2u: u - torch.sinc(10 * x[:, 0])},
+}
+
+
+def channels(model, x):
+    """u, and its first and second derivatives along the axes."""
+    x = x.clone().requires_grad_(True)
+    u = model(x)[:, 0]
+    (slopes,) = torch.autograd.grad(u.sum(), x, create_graph=True)
+    curves = [torch.autograd.grad(slopes[:, i].sum(), x, create_graph=True)[0][:, i] for i in range(x.shape[1])]
+    return u, slopes.T, curves
+
+
+class Peer:
+    """A torch network on the points of a problem."""
+
+    def __init__(self, name, layers, seed=0):
+        torch.manual_seed(seed)
+        modules = []
+        for a, b in pairwise(layers):
+            modules += [torch.nn.Linear(a, b, dtype=torch.float64), torch.nn.Tanh()]
+        self.model = torch.nn.Sequential(*modules[:-1])
+        self.problem, self.residuals = getattr(examples, name)(), TORCH[name]
+        self.loss_of_points = ResidualLoss(self.problem, seed)
+
+    def loss(self):
+        total = 0.0
+        for term in self.loss_of_points.terms:
+            x = torch.tensor(self.loss_of_points.points[term.rows])
+            needs = any(name in term.term.arguments for name in ("du", "d2u", "laplacian"))
+            u, du, d2u = channels(self.model, x) if needs else (self.model(x)[:, 0], None, None)
+            total = total + term.term.weight * (self.residuals[term.name](x, u, du, d2u) ** 2).mean()
+        return total
+
+    def error(self):
+        X = self.problem.test_points(0)
+        with torch.no_grad():
+            u = self.model(torch.tensor(X)).numpy()
+        return float(np.linalg.norm(u - self.problem.solved(X)) / np.linalg.norm(self.problem.solved(X)))
+
+    def adam(self, seconds, rate):
+        """Adam with a cosine over the processor seconds."""
+        optimizer, start = torch.optim.Adam(self.model.parameters(), rate), time.process_time()
+        while (done := (time.process_time() - start) / seconds) < 1.0:
+            for group in optimizer.param_groups:
+                group["lr"] = 0.5 * rate * (1 + np.cos(np.pi * done))
+            optimizer.zero_grad()
+            self.loss().backward()
+            optimizer.step()
+        return self.error()
+
+    def lbfgs(self, seconds):
+        """L-BFGS with the strong Wolfe conditions."""
+        optimizer = torch.optim.LBFGS(
+            self.model.parameters(), max_iter=20, history_size=50, tolerance_grad=0, tolerance_change=0,
+            line_search_fn="strong_wolfe",
+        )  # fmt: skip
+
+        def closure():
+            optimizer.zero_grad()
+            loss = self.loss()
+            loss.backward()
+            return loss
+
+        start = time.process_time()
+        while time.process_time() - start < seconds:
+            optimizer.step(closure)
+        return self.error()
+
+
+def main(names):
+    """Print a line a problem."""
+    torch.set_num_threads(1)
+    for name in names:
+        config = load_config(name)
+        problem, start = getattr(examples, name)(), time.process_time()
+        result = distnewton.train(config, problem)
+        seconds = time.process_time() - start
+        print(f"{name}: {seconds:.1f} processor seconds, objective {result.last.objective:.2e}", end="; ")
+        print(f"relative L2 error {result.last.test['relative_l2']:.1e}", end=", ", flush=True)
+        layers = config.network.layers
+        print(f"L-BFGS {Peer(name, layers).lbfgs(seconds):.1e}", end=", ", flush=True)
+        errors = [Peer(name, layers).adam(seconds, rate) for rate in (1e-2, 3e-3, 1e-3)]
+        print(f"Adam {min(errors):.1e}")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:] or NAMES)
