@@ -23,6 +23,8 @@ from distnewton.errors import NumericalError
 
 MOST_VARIABLES = 2048
 """Most variables of a system that every rank factorises."""
+MOST_NUMBERS = 1 << 24
+"""Most numbers of J, which every rank holds twice while it is factorised: 256 MB, on every grid alike."""
 _PANEL = 32
 
 
@@ -82,7 +84,7 @@ class VariableSpace:
     def suits(problem: Linearization) -> bool:
         """Whether there are no more variables than rows, and few enough for every rank."""
         n_rows, n_params = problem.n_samples * problem.jacobian.n_out, problem.sample.point.network.shape.n_params
-        return n_params <= min(n_rows, MOST_VARIABLES)
+        return n_params <= min(n_rows, MOST_VARIABLES) and n_params * n_rows <= MOST_NUMBERS
 
     def solve(self, u: Array | None, h: Array | None) -> tuple[Array, float]:
         """The direction of a right-hand side.

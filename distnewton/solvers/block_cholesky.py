@@ -57,11 +57,14 @@ def system_size(n_rows: int, n_ranks: int) -> int:
     -------
     int
     """
+    replicated = _N_COPIES * min(n_rows, MOST_REPLICATED) ** 2
     if n_rows <= MOST_REPLICATED:
-        return _N_COPIES * n_rows**2
+        return replicated
     width = block_bounds(n_rows, 1, n_ranks)[1]
     # a rank has at most one block column more than the others, and those of the left are the longest
-    return n_rows**2 // (2 * n_ranks) + (_N_PANELS + 1) * width * n_rows
+    dealt = n_rows**2 // (2 * n_ranks) + (_N_PANELS + 1) * width * n_rows
+    # a matrix that is smaller never takes more
+    return max(replicated, dealt)
 
 
 class BlockCholesky:

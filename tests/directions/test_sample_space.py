@@ -25,6 +25,12 @@ def grids(world, n_layers=3):
     return [(splits, R) for R in (1, 2) if world.size % R == 0 for splits in alternating(world.size // R, n_layers)]
 
 
+@pytest.fixture(autouse=True)
+def through_samples(monkeypatch):
+    """Solve in sample space, however few variables there are."""
+    monkeypatch.setattr("distnewton.directions.variable_space.MOST_VARIABLES", 0)
+
+
 @pytest.fixture
 def dealt(monkeypatch):
     """Deal out matrices however small, in block columns of a few rows."""
@@ -57,7 +63,7 @@ def dense_second_derivative(case, v):
 
 
 @pytest.mark.parametrize(("rows", "damping", "C", "sparse"), [(ALL, 0.5, 5.0, False), ((2, 7), 0.01, np.inf, True)])
-@pytest.mark.parametrize(("widths", "loss"), [((4, 3, 5, 3), "cross_entropy"), ((3, 2), "squared")])
+@pytest.mark.parametrize(("widths", "loss"), [((3, 3, 2), "cross_entropy"), ((3, 2), "squared")])
 def test_a_matrix_dealt_over_ranks_gives_the_dense_solve(world, dealt, widths, loss, rows, damping, C, sparse):
     for splits, R in grids(world, len(widths) - 1):
         case = make_case(world, widths, splits, loss=loss, C=C, sparse=sparse, n_replicas=R)
@@ -159,7 +165,7 @@ def test_momentum_is_that_of_spring(world, C, form, of_sample):
 @pytest.mark.parametrize("name", ["dual", "gauss_newton"])
 @pytest.mark.parametrize("loss", ["squared", "cross_entropy"])
 def test_acceleration_is_half_the_second_order_correction(world, loss, name, form):
-    for splits, R in grids(world, 2):
+    for splits, R in grids(world, 2) if name == "dual" else [((1, world.size, 1), 1)]:
         case = make_case(world, (3, 3, 2), splits, loss=loss, n_replicas=R)
         with case.grid:
             problem = linearization(case, ALL, damping=0.3, form=form, rooted=name == "dual", of_sample=True)
