@@ -62,6 +62,7 @@ class BestModel:
         self._comm, self._metric, self._patience = comm, MAIN_METRIC[task], patience
         self.best: Best | None = None
         self.params: Array | None = None
+        self._gained = 0
 
     @property
     def point(self) -> tuple[int, Array] | None:
@@ -76,7 +77,9 @@ class BestModel:
         record : IterationRecord
             With its metrics.
         params : Array of shape (n_params_local,)
-            The point; copied where it is the best. Of equal ones the first is kept.
+            The point; copied where it is the best. Of equal ones of a stage the last is kept: shares of few right
+            answers are often equal, and by chance high at first, while later points have seen more of the data.
+            Patience counts from the first.
         first : int
             Iteration after which the current stage began. Where the best point is from before, an error must be smaller
             by 1 % to take its place: less is chance, and a later stage may have learnt the noise.
@@ -84,7 +87,10 @@ class BestModel:
         mine = record.validation[self._metric]
         value = float(self._comm.broadcast_json(mine if self._comm.rank == 0 else None))
         sign = -1.0 if self._metric in LOWER_IS_BETTER else 1.0
-        if self.best is None or sign * value > sign * self.best.value * self._share_to_beat(first):
+        gains = self.best is None or sign * value > sign * self.best.value * self._share_to_beat(first)
+        if gains:
+            self._gained = record.iteration
+        if self.best is None or gains or (value == self.best.value and self.best.iteration > first):
             metrics = {"train": record.train, "validation": record.validation, "test": record.test}
             self.best = Best(record.iteration, self._metric, value, metrics)
             self.params = params.copy()
@@ -98,22 +104,22 @@ class BestModel:
         """Why a stage that began after iteration ``first`` ends after another one; empty where it continues."""
         if not self._patience or self.best is None:
             return ""
-        if iteration - max(self.best.iteration, first) < self._patience:
+        if iteration - max(self._gained, first) < self._patience:
             return ""
         return (
-            f"validation {self._metric} was not better than that of iteration {self.best.iteration} for "
+            f"validation {self._metric} was not better than that of iteration {self._gained} for "
             f"{self._patience} iterations"
         )
 
     def state(self) -> State:
-        """The best iteration and its variables."""
+        """The best iteration, its variables, and since when there is none better."""
         if self.best is None or self.params is None:
             return State({"best": None})
-        return State({"best": plain(vars(self.best))}, {"params": self.params})
+        return State({"best": plain(vars(self.best)), "gained": self._gained}, {"params": self.params})
 
     def restore(self, state: State) -> None:
         """Take over a state, perhaps from another grid."""
         found: dict[str, Any] | None = state.numbers["best"]
         if found is not None:
             self.best = TypeAdapter(Best).validate_python(found)
-            self.params = state.vectors["params"]
+            self.params, self._gained = state.vectors["params"], state.numbers["gained"]

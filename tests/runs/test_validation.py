@@ -47,13 +47,13 @@ def whole_params(result):
 
 @mpi
 @pytest.mark.parametrize("direction", ["gauss_newton", "kfac"])
-def test_the_model_is_that_of_the_first_best_iteration(world, direction):
+def test_the_model_is_that_of_the_last_best_iteration(world, direction):
     method = EXACT if direction == "gauss_newton" else {"direction": direction, "batch": 16}
     config = settings(method, iterations=12)
     held = source(slice(80, 120))
     result = distnewton.train(config, world, train_data=source(slice(80)), validation_data=held, test_data=held)
     values = [record.validation["accuracy"] for record in result.history]
-    assert result.best.iteration == int(np.argmax(values)) < 12
+    assert result.best.iteration == max(np.flatnonzero(np.array(values) == max(values)))
     assert (result.best.metric, result.best.value) == ("accuracy", max(values))
     # an independent way to the same number: by the labels that the model predicts
     _, y = noisy()
@@ -195,6 +195,25 @@ def test_a_later_stage_takes_the_place_of_an_earlier_one_by_more_than_chance():
         best.follow(IterationRecord(iteration, 0.0, 0.0, 0.0, validation={"rmse": rmse}), np.zeros(1), first)
         chosen.append(best.best.iteration)
     assert chosen == [3, 4, 4, 10, 11]
+
+
+def test_of_equal_models_the_last_is_kept_and_patience_counts_from_the_first():
+    best = BestModel(Communicator(), "classification", 3)
+    chosen, ends = [], []
+    for iteration, accuracy in enumerate([0.5, 0.9, 0.9, 0.8, 0.9]):
+        record = IterationRecord(iteration, 0.0, 0.0, 0.0, validation={"accuracy": accuracy})
+        best.follow(record, np.full(1, float(iteration)))
+        chosen.append(best.point)
+        ends.append(best.gives_up(iteration, -1))
+        again = BestModel(Communicator(), "classification", 3)
+        again.restore(best.state())
+        assert (again.best, again.gives_up(iteration, -1)) == (best.best, ends[-1])
+    assert chosen == [(0, 0.0), (1, 1.0), (2, 2.0), (2, 2.0), (4, 4.0)]
+    assert ends[:4] == [""] * 4
+    assert "not better than that of iteration 1 for 3 iterations" in ends[4]
+    # an equal one of a later stage is no gain
+    best.follow(IterationRecord(6, 0.0, 0.0, 0.0, validation={"accuracy": 0.9}), np.zeros(1), 5)
+    assert best.best.iteration == 4
 
 
 @mpi
