@@ -17,7 +17,7 @@ from distnewton.backend import Array
 from distnewton.curvature.linearization import BlockModel, Linearization
 from distnewton.curvature.operators import BlockGaussNewton
 from distnewton.directions.cg import CGDirection
-from distnewton.directions.direction import Curvature, DirectionResult, RoleOptions
+from distnewton.directions.direction import Curvature, DirectionResult, Presets, RoleOptions
 from distnewton.directions.options import BlockOptions, CGOptions, EarlyTerminationOptions, SketchOptions
 from distnewton.network.layout import LogicalBlock
 from distnewton.parallel.termination import EarlyTermination
@@ -35,6 +35,8 @@ class BlockDiagonal(CGDirection):
     help = "each rank solves with its own diagonal blocks of G by CG, without communication"
     own_options = BlockDiagonalOptions
     # the ranks of a proposal all finish, since they compute its step sizes together right after
+    # few steps with Kronecker factors gain more than many without, in fewer seconds (docs/guide/directions.md)
+    presets: ClassVar[Presets] = {**CGDirection.presets, "direction": {"preconditioner": "kfac", "cg_max": 6}}
     role_options: ClassVar[RoleOptions] = dict.fromkeys(("direction", "solver"), (EarlyTerminationOptions,))
     planned_as = "block_diagonal"
     stops_early = apart = True

@@ -55,8 +55,10 @@ class PlannedRun:
             own, n_test = -(-n_samples // R), -(-self.n_test // R)
             problem = Problem(self.shape, own, n, n_rows, itemsize, memory, n_test, nonzeros=nonzeros)
             needed = iteration_memory(problem, shares[rank], widest_kept(problem, shares))
-            n_ranks = partition.n_ranks * R
-            needed["system"] = make_direction(options).system_bytes(n * R * n_rows, itemsize, n_ranks)
+            n_ranks, direction = partition.n_ranks * R, make_direction(options)
+            needed["system"] = direction.system_bytes(n * R * n_rows, itemsize, n_ranks)
+            blocks = [block for number in partition.numbers(rank) for block in partition.logical.blocks(number)]
+            needed["factors"] = itemsize * sum(direction.factor_size(self.shape, block) for block in blocks)
             worst = max(worst, needed, key=lambda parts: sum(parts.values()))
         if self.keeps_best:
             worst = {**worst, "best model": float(partition.n_params(rank) * itemsize)}
