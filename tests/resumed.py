@@ -50,7 +50,7 @@ def facts(record):
 def untimed(values):
     """The same of a line of metrics.jsonl."""
     direction = dict(values["direction"] or {}, seconds=None)
-    timed = ("elapsed_seconds", "training_seconds", "seconds", "phase_wait_seconds", "wait_seconds", "compute_seconds")
+    timed = {name for name in values if name.endswith("seconds")}
     return {name: value for name, value in values.items() if name not in timed} | {"direction": direction}
 
 
