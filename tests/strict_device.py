@@ -79,6 +79,8 @@ def guarded(function, name):
 
     def call(*args, out=None, **options):
         signature(name).bind(*args, **options, **({} if out is None else {"out": out}))
+        if isinstance(function, np.ufunc) and any(isinstance(value, list | tuple) for value in args):
+            raise TypeError(f"{name} takes arrays of the device and numbers, no lists")
         given = {name: value if name == "dtype" else unwrap(value) for name, value in options.items()}
         if out is not None:
             function(*unwrap(args), out=unwrap(out), **given)
@@ -150,7 +152,20 @@ class StrictArray:
         return wrap(self._numbers[unwrap(key)])
 
     def __setitem__(self, key, value):
-        self._numbers[unwrap(key)] = unwrap(value)
+        key = unwrap(key)
+        indices = [i for i in (key if isinstance(key, tuple) else (key,)) if isinstance(i, np.ndarray)]
+        if indices and all(index.dtype.kind in "iu" for index in indices):
+            places = np.stack([index.ravel() for index in np.broadcast_arrays(*indices)])
+            if len(np.unique(places, axis=1).T) < places.shape[1]:
+                raise ValueError("which of several values for one place stays is not known on a GPU")
+        self._numbers[key] = unwrap(value)
+
+    def astype(self, dtype, *args, **options):
+        kind = np.dtype(dtype).kind
+        if kind in "iu" and self.dtype.kind == "f":
+            whole = np.isfinite(self._numbers).all() and (kind == "i" or (self._numbers >= 0).all())
+            assert whole, "C++ does not say which whole number NaN, infinity or a negative number becomes"
+        return guarded(self._numbers.astype, "cupy.ndarray.astype")(dtype, *args, **options)
 
 
 for _name in ("add", "sub", "mul", "truediv", "matmul", "pow", "mod"):

@@ -1,10 +1,10 @@
-"""What devices do element by element in one pass: numpy's numbers, and a text that CUDA's compiler takes."""
+"""What devices do element by element in one pass: numpy's numbers."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
-from strict_device import LIBRARY, StrictBackend, backend_maker
+from strict_device import backend_maker
 
 from distnewton.backend import add_scaled, scale_and_add, to_host
 from distnewton.network.activations import ACTIVATIONS
@@ -50,35 +50,3 @@ def test_sums_of_vectors(backend_of, dtype):
             function(here, a, v)
             assert here.dtype == there.dtype == np.dtype(dtype)
             np.testing.assert_allclose(to_host(there), here, rtol=5 * np.finfo(dtype).eps, atol=1e-6)
-
-
-@pytest.mark.parametrize("kind", ["float", "double"])
-def test_cudas_compiler_takes_them(monkeypatch, kind):
-    """No GPU is needed for that."""
-    reason = "cupy, or CUDA's compiler, is not installed"
-    nvrtc = pytest.importorskip("cupy_backends.cuda.libs.nvrtc", reason=reason, exc_type=ImportError)
-    try:
-        nvrtc.getVersion()
-    except RuntimeError:
-        pytest.skip(reason)
-    seen = {}
-    monkeypatch.setattr(LIBRARY, "update", lambda target, text, **others: seen.update({text: ["x", *others]}) or target)
-    Z = StrictBackend(np.dtype("float64")).zeros(2, 3)
-    for activation in ACTIVATIONS.values():
-        activation.apply(Z)
-        activation.multiply_derivative(Z, Z)
-    add_scaled(Z, 1.0, Z)
-    scale_and_add(Z, 1.0, Z)
-    assert len(seen) == 8
-    for text, names in seen.items():
-        source = f"""
-            typedef {kind} T;
-            extern "C" __global__ void update({', '.join(f'const T* all_{name}' for name in names)}, T* made) {{
-                int i = threadIdx.x;
-                {' '.join(f'const T {name} = all_{name}[i];' for name in names)}
-                made[i] = {text};
-            }}"""
-        program = nvrtc.createProgram(source, "update.cu", (), ())
-        nvrtc.compileProgram(program, ("--gpu-architecture=compute_90",))
-        # nothing of float32 is computed in float64
-        assert (b".f64" in nvrtc.getPTX(program)) == (kind == "double")
