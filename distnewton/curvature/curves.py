@@ -108,9 +108,9 @@ class Curves:
             self.meet_activation(m, T, second, third)
         T[1] += second * (T[0] * T[0])
         # samples come first where derivatives are multiplied
-        for derivatives in T:
-            for along in derivatives:
-                network.activation.multiply_derivative(along, activated)
+        for order in range(2):
+            for s in range(T.shape[1]):
+                network.activation.multiply_derivative(T[order, s], activated)
         return network.average(m, j, T)
 
     def _add_partial(self, m: int, T: Array) -> None:
