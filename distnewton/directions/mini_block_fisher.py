@@ -27,6 +27,7 @@ from distnewton.directions.moments import apply_left, blend, inverted, moments_s
 from distnewton.directions.options import FactorOptions
 from distnewton.directions.preconditioned import PreconditionedGradient
 from distnewton.directions.preconditioner import Preconditioner
+from distnewton.errors import ConfigError
 from distnewton.network.layers import sample_gradients
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.partition import Block
@@ -59,6 +60,9 @@ class MiniBlockFisher(Preconditioner):
         self._bias_inverses: dict[int, Array] = {}
 
     def _accumulate(self, problem: BlockModel, weight: float) -> None:
+        if problem.sample.point.network.jets is not None:
+            message = "there are no mini-blocks of derivatives: take another direction or preconditioner"
+            raise ConfigError(message, collective=True)
         deltas = problem.sample.fisher_cotangents()
         for m, Z in problem.sample.inputs.items():
             block = problem.layout.blocks[m]

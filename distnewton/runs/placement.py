@@ -79,7 +79,8 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
     grid = ProcessGrid(comm, shape.partition(splits, speeds, config.partition.logical(shape)), n_replicas)
     if run.memory_check:
         n_held_out = sum(description.n_samples for description in data.descriptions.values())
-        sizes = PlannedRun(config, shape, data.train, n_held_out, dense, "validation" in data.held_out)
+        carried = shape if data.residuals is None else shape.with_jet(data.residuals.jet)
+        sizes = PlannedRun(config, carried, data.train, n_held_out, dense, "validation" in data.held_out)
         check_memory_fits(comm, sizes, grid.partition)
         check_device_memory(comm, sizes, grid.partition, device.backend.memory_limit)
     network = config.network

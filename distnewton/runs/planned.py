@@ -18,6 +18,7 @@ from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import ConfigError
 from distnewton.method.objective import subsample_size
 from distnewton.network.shapes import NetworkShape
+from distnewton.physics.sources import problem_of
 from distnewton.planning.plan import make_plans
 from distnewton.planning.problem import MODELLED, PlannedMethod, Problem
 from distnewton.planning.rates import Rates
@@ -64,6 +65,8 @@ def describe_data(config: Config) -> DataSize:
             collective=True,
         )
 
+    if problem_of(None, data.train) is not None:
+        raise ConfigError(f"there is no plan of residual problems yet, such as {data.train}", collective=True)
     source = opener(data, None, data.train)()
     train = source.describe()
     data = settle(config, train.n_samples, validated=bool(data.validation)).data

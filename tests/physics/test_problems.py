@@ -93,9 +93,10 @@ def test_loss_gradient_and_rows_equal_plain_formulas():
 def test_runs_are_alike_on_all_grids_and_replicas(world, method):
     problem = heat(resample=2)
     alone = numbers_of(distnewton.train(config(**method), problem))
-    splits = [((1, 2, 1, 2), 2)]
+    n = world.size
+    splits = [((1, n // 2, 1, n // 2), 2)] if n % 2 == 0 else [((1, 1, 1, 1), n)]
     if not method:
-        splits += [(s, 1) for s in alternating(world.size, 3)] + [((1, 1, 1, 1), 4)]
+        splits += [(s, 1) for s in alternating(n, 3)] + [((1, 1, 1, 1), n)]
     for chosen, replicas in splits:
         partition = {"splits": list(chosen), "replicas": replicas}
         together = distnewton.train(config(partition=partition, **method), world.mpi, train_data=problem)
@@ -116,6 +117,13 @@ def test_directions_lead_down(world, direction):
     assert set(result.last.train) == {"rmse", "heat", "ends"}
     assert result.last.objective == pytest.approx(result.last.train["rmse"] ** 2, rel=1e-9)
     result.model.grid.free()
+
+
+@pytest.mark.mpi(min_size=1, sizes=(3,))
+@pytest.mark.parametrize("direction", ["mini_block_fisher", "grouped_newton"])
+def test_directions_without_derivatives_are_refused(world, direction):
+    with pytest.raises(ConfigError, match="take another direction"):
+        distnewton.train(config(iterations=1, direction=direction), world.mpi, train_data=heat())
 
 
 def test_points_are_drawn_anew_by_rounds_and_a_resumed_run_goes_on_alike(tmp_path):
