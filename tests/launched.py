@@ -138,12 +138,11 @@ def call_together(world, *arguments, **environment):
 
 
 def small_data(folder, n=90):
-    """A CSV file that trains in no time."""
+    """Arrays that train in no time; a table would have each process import pandas, which costs 0.6 s."""
     import numpy as np
 
     rng = np.random.default_rng(0)
     y = rng.integers(3, size=n)
     X = 3 * rng.standard_normal((3, 7))[y] + rng.standard_normal((n, 7))
-    lines = [",".join([*(f"{value:.6f}" for value in row), "abc"[k]]) for row, k in zip(X, y, strict=True)]
-    (folder / "small.csv").write_text("\n".join(lines) + "\n")
-    return folder / "small.csv"
+    np.savez(folder / "small.npz", X=X, y=np.array(list("abc"))[y])
+    return folder / "small.npz"

@@ -14,22 +14,25 @@ import subprocess
 import time
 
 import pytest
-from launched import AS_ROOT, distnewton, launches, mpirun, run, small_data
+from launched import AS_ROOT, call_together, distnewton, launching, mpirun, run, small_data
 from resumed import untimed
 
 from distnewton.checkpoint.folder import list_checkpoints
 from distnewton.guards.faults import CHECKPOINT_WRITE_POINTS
 
-pytestmark = launches
 N_RANKS = 3
 
 
-def command(place, name, iterations):
+def training(place, name, iterations):
     return [
-        *mpirun(N_RANKS), *distnewton("train", "--data.train", place / "small.csv", "--network.layers=auto-6-auto",
+        "train", "--data.train", place / "small.npz", "--network.layers=auto-6-auto",
         "--run-dir", place / name, "--resume=auto", "--run.deterministic=true", "--run.checkpoint_minutes=0",
-        "--method.direction=kfac", "--method.batch=30", f"--run.iterations={iterations}"),
+        "--method.direction=kfac", "--method.batch=30", f"--run.iterations={iterations}",
     ]  # fmt: skip
+
+
+def command(place, name, iterations):
+    return [*mpirun(N_RANKS), *distnewton(*training(place, name, iterations))]
 
 
 def killed_at(place, iterations, point, rank, skip):
@@ -102,10 +105,12 @@ def chain(place, n_kills, seed):
     return left
 
 
+@launching
 def test_a_run_survives_kills_during_its_saves(tmp_path):
     chain(tmp_path, 3, 0)
 
 
+@launching
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_run_survives_200_kills_during_its_saves(tmp_path):
@@ -115,12 +120,17 @@ def test_a_run_survives_200_kills_during_its_saves(tmp_path):
     assert forward > 150
 
 
-def test_a_damaged_run_folder_is_told_by_the_command(tmp_path):
-    small_data(tmp_path)
-    assert run(command(tmp_path, "R", 2)).returncode == 0
-    part = tmp_path / "R/checkpoints/step-000002/part-0001.safetensors"
-    part.write_bytes(part.read_bytes()[:-1])
-    done = run(command(tmp_path, "R", 3))
+@pytest.mark.mpi(min_size=1)
+def test_a_damaged_run_folder_is_told_by_the_command(world, folder):
+    if world.rank == 0:
+        small_data(folder)
+    world.barrier()
+    assert call_together(world, *training(folder, "R", 2)).returncode == 0
+    if world.rank == 0:
+        part = folder / "R/checkpoints/step-000002/part-0001.safetensors"
+        part.write_bytes(part.read_bytes()[:-1])
+    world.barrier()
+    done = call_together(world, *training(folder, "R", 3))
     assert done.returncode == 0, done.stderr
     assert done.stdout.count("step-000002/part-0001.safetensors has ") == 1
-    assert [record["iteration"] for record in history(tmp_path, "R")] == [0, 1, 2, 3]
+    assert [record["iteration"] for record in history(folder, "R")] == [0, 1, 2, 3]

@@ -26,7 +26,7 @@ def place(tmp_path, monkeypatch):
     return tmp_path
 
 
-SMALL = ["--set=data.train=small.csv", "--set=network.layers=auto-6-auto"]
+SMALL = ["--set=data.train=small.npz", "--set=network.layers=auto-6-auto"]
 
 
 def test_submit_without_slurm_runs_here_and_now(place):
@@ -66,8 +66,8 @@ def test_a_dry_run_shows_the_job_and_writes_nothing(place):
     (["submit", "--cluster", "here.toml", "--run-dir", "runs/x\ntouch FULL/hit\n#"], 78,
      "a run folder must be one line"),
     (["submit", "a\ntouch FULL/hit\n#.toml", "--cluster", "here.toml"], 78, "the name of a job must be one line"),
-    (["submit", "--cluster", "here.toml", "--run-dir", "small.csv"], 73,
-     "cannot create small.csv: there is a file of that name"),
+    (["submit", "--cluster", "here.toml", "--run-dir", "small.npz"], 73,
+     "cannot create small.npz: there is a file of that name"),
     (["submit", "--cluster", "here.toml", "--run-dir", "FULL"], 73, "FULL holds an earlier run or job"),
 ])  # fmt: skip
 def test_wrong_submissions_are_told_before_anything_is_made(place, arguments, code, words):
@@ -98,7 +98,7 @@ def test_the_clock_ends_a_run_with_a_model_and_code_75(place):
     assert time.monotonic() - begin < 12 * slowness()
     assert done.stderr.count("stopped by the clock after iteration") == 1
     assert json.loads((place / "R/end.json").read_text()) == {"exit_code": 75}
-    assert call("evaluate", "R", "small.csv").returncode == 0
+    assert call("evaluate", "R", "small.npz").returncode == 0
 
 
 def test_a_rank_that_stops_answering_is_named(place):

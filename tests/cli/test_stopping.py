@@ -14,7 +14,7 @@ import pytest
 from launched import AS_ROOT, call, distnewton, is_open_mpi, launches, mpirun, run, small_data
 
 pytestmark = launches
-ENDLESS = ["--data.train=small.csv", "--network.layers=auto-6-auto", "--method.direction=sgd",
+ENDLESS = ["--data.train=small.npz", "--network.layers=auto-6-auto", "--method.direction=sgd",
            "--run.iterations=10000000", "--run-dir", "R", "--quiet"]  # fmt: skip
 
 
@@ -145,7 +145,7 @@ def test_one_process_at_a_time_trains_a_run(place):
 
 
 def test_a_run_that_went_on_with_other_ranks_is_told_of_by_all_commands(place):
-    begun = call("train", "--data.train=small.csv", "--network.layers=auto-6-auto", "--run.iterations=2", "--run-dir=R")
+    begun = call("train", "--data.train=small.npz", "--network.layers=auto-6-auto", "--run.iterations=2", "--run-dir=R")
     assert begun.returncode == 0, begun.stderr
     done = run([*mpirun(2), *distnewton("train", "--resume", "R", "--run.iterations=5")])
     assert done.returncode == 0, done.stderr
@@ -153,7 +153,7 @@ def test_a_run_that_went_on_with_other_ranks_is_told_of_by_all_commands(place):
     ended = re.search(r"directions ended early\W+(\d+) of (\d+)", done.stdout)
     assert ended
     assert int(ended[1]) <= int(ended[2]) == 3
-    for command in (["info", "R"], ["report", "R"], ["evaluate", "R", "small.csv"]):
+    for command in (["info", "R"], ["report", "R"], ["evaluate", "R", "small.npz"]):
         told = call(*command)
         assert told.returncode == 0, told.stderr
     lines = (place / "R/metrics.jsonl").read_text().splitlines()

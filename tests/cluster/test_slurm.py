@@ -71,7 +71,8 @@ def test_training_over_two_nodes_stopped_by_the_clock_and_queued_again(slurm, tm
     # Slurm's shortest limit is a minute, of which the run leaves 30 s: two tries of half a minute
     # a rank that sleeps most of the time leaves the cores to other tests
     cluster = cluster_file(tmp_path, minutes=1, requeues=1, fault="rank=0 at=cg kind=slow factor=50")
-    number = submit(slurm, tmp_path, cluster, "--set=run.iterations=10000000", "--set=method.direction=block_diagonal")
+    number = submit(slurm, tmp_path, cluster, "--set=run.iterations=10000000", "--set=method.direction=sgn",
+                    "--set=method.batch=30", "--set=method.preconditioner=none")  # fmt: skip
     state = slurm.wait(number, 200)
     text = output(tmp_path, number)
     assert (state["ExitCode"], state["Restarts"], state["NodeList"]) == ("75:0", "1", "n[0-1]"), text

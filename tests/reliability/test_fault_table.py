@@ -46,10 +46,10 @@ QUICK = [
 
 def start(folder, fault, *more, n_ranks=N_RANKS, **environment):
     """Train under mpirun with a fault; returns the process's end and its seconds."""
-    if not (folder / "small.csv").exists():
+    if not (folder / "small.npz").exists():
         small_data(folder)
     command = distnewton(
-        "train", "--data.train=small.csv", "--network.layers=auto-6-auto", "--run.iterations=4", "--run-dir", "R",
+        "train", "--data.train=small.npz", "--network.layers=auto-6-auto", "--run.iterations=4", "--run-dir", "R",
         "--quiet", "--method.direction=block_diagonal", *more,
     )  # fmt: skip
     started = time.monotonic()
@@ -163,7 +163,7 @@ def test_a_model_that_cannot_be_written(tmp_path, kind, code):
 def test_data_that_one_rank_may_not_read(tmp_path):
     done, _ = start(tmp_path, "rank=1 at=data kind=eacces", n_ranks=2)
     assert done.returncode == 66, done.stderr
-    assert done.stderr.count(f"small.csv: cannot be read on {os.uname().nodename} (Permission denied) (rank 1)") == 1
+    assert done.stderr.count(f"small.npz[X]: cannot be read on {os.uname().nodename} (Permission denied) (rank 1)") == 1
     assert not (tmp_path / "R").exists()
 
 

@@ -36,7 +36,7 @@ distnewton.train(config, MPI.COMM_WORLD, train_data=distnewton.ArraySource(X, y)
 def train(folder, fault, *more, n_ranks=N_RANKS, check="0"):
     small_data(folder)
     command = distnewton(
-        "train", "--data.train=small.csv", "--network.layers=auto-6-auto", "--run.iterations=50", "--run-dir=R",
+        "train", "--data.train=small.npz", "--network.layers=auto-6-auto", "--run.iterations=50", "--run-dir=R",
         "--method.direction=block_diagonal", "--quiet", f"--run.hang_seconds={LIMIT}", "--run.warn_seconds=0.7", *more,
     )  # fmt: skip
     start = time.monotonic()

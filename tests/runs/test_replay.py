@@ -32,7 +32,7 @@ def lines(folder):
 
 
 def trained(world, place, name, *more):
-    data = ["--data.train", place / "small.csv", "--data.directory", place]
+    data = ["--data.train", place / "small.npz", "--data.directory", place]
     return call_together(world, "train", *data, "--network.layers", "auto-12-12-auto", "--run.iterations", 5,
                          "--run-dir", place / "R", "--quiet", *METHODS[name], *more, **SLOW)  # fmt: skip
 
