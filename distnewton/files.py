@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -95,14 +95,19 @@ def check_tree(tree: Mapping[str, Any]) -> None:
                 raise ValueError(f"{key}: whole numbers have at most 64 bits, got one with {value.bit_length()}")
             if not (key.isascii() and (not isinstance(value, str) or value.isascii())):
                 _check_text(key, value)
-        inner = [(key, value) for key, value in level if isinstance(value, list | tuple | Mapping)]
-        level = [
-            (f"{key}.{i}" if len(key) < _MOST_SHOWN else key, item) for key, values in inner
-            for i, item in (values.items() if isinstance(values, Mapping) else enumerate(values))
-        ]  # fmt: skip
+        level = _inner(level)
         if not level:
             return
     raise ValueError(_TOO_DEEP)
+
+
+def _inner(level: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
+    """What tables and arrays hold, with longer keys."""
+    inner = [(key, value) for key, value in level if isinstance(value, list | tuple | Mapping)]
+    return [
+        (f"{key}.{i}" if len(key) < _MOST_SHOWN else key, item) for key, values in inner
+        for i, item in (values.items() if isinstance(values, Mapping) else enumerate(values))
+    ]  # fmt: skip
 
 
 def _check_text(key: str, value: object) -> None:

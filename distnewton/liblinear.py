@@ -74,16 +74,14 @@ def _problem(model: Model) -> str:
 def _lines(model: Model) -> Iterator[str]:
     """The lines of the file."""
     W, b = _raw(model)
-    task, solver = model.architecture.task, "L2R_L2LOSS_SVR"
+    task = model.architecture.task
     classes = list(task.classes.classes) if task.classes else []
-    if classes:
-        solver = "MCSVM_CS" if len(classes) > 2 else "L2R_LR" if model.architecture.link else "L2R_L2LOSS_SVC"
-        if task.name == "binary":
-            # a value above 0 means LIBLINEAR's first class, and our second
-            classes = classes[::-1]
-        elif len(classes) == 2:
-            W, b = W[:1] - W[1:], b[:1] - b[1:]
-    yield f"solver_type {solver}"
+    if task.name == "binary":
+        # a value above 0 means LIBLINEAR's first class, and our second
+        classes = classes[::-1]
+    elif len(classes) == 2:
+        W, b = W[:1] - W[1:], b[:1] - b[1:]
+    yield f"solver_type {_solver(len(classes), model.architecture.link)}"
     yield f"nr_class {len(classes) or 2}"
     if classes:
         yield f"label {' '.join(map(str, classes))}"
@@ -93,6 +91,13 @@ def _lines(model: Model) -> Iterator[str]:
     for row in np.vstack([W.T, b]):
         # LIBLINEAR itself ends each line with a space; 0.0 makes zeros of the negative ones
         yield "".join(f"{value:.17g} " for value in row + 0.0)
+
+
+def _solver(n_classes: int, link: str) -> str:
+    """LIBLINEAR's solver with a model of the same form."""
+    if not n_classes:
+        return "L2R_L2LOSS_SVR"
+    return "MCSVM_CS" if n_classes > 2 else "L2R_LR" if link else "L2R_L2LOSS_SVC"
 
 
 def _raw(model: Model) -> tuple[Array, Array]:

@@ -109,14 +109,12 @@ def check_output(path: Path, *, inputs: Iterable[Path] = (), makes_folder: bool 
         If it cannot be written there.
     """
     with writing(path):
-        target, replaces = real_path(path), path.exists()
-        for given in inputs:
-            kept = real_path(given)
-            if replaces and ((given.exists() and path.samefile(given)) or kept in target.parents):
-                raise CreateError(f"cannot write {path}: it would replace an input; choose another name")
+        target = real_path(path)
+        if path.exists():
+            _check_replacing(path, inputs)
         if target.is_dir():
             raise IsADirectoryError(errno.EISDIR, "it is a folder")
-        if replaces and not os.access(path, os.W_OK):
+        if path.exists() and not os.access(path, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
         if not _is_stream(path):
             if not (makes_folder or target.parent.exists()):
@@ -124,6 +122,14 @@ def check_output(path: Path, *, inputs: Iterable[Path] = (), makes_folder: bool 
             _probe(target.parent)
             if len(os.fsencode(_part(target).name)) > os.pathconf(_existing(target), "PC_NAME_MAX"):
                 raise OSError(errno.ENAMETOOLONG, os.strerror(errno.ENAMETOOLONG))
+
+
+def _check_replacing(path: Path, inputs: Iterable[Path]) -> None:
+    """Refuse to replace an input, or a file in an input."""
+    parents = real_path(path).parents
+    for given in inputs:
+        if (given.exists() and path.samefile(given)) or real_path(given) in parents:
+            raise CreateError(f"cannot write {path}: it would replace an input; choose another name")
 
 
 def check_folder(folder: Path) -> None:

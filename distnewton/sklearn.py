@@ -53,7 +53,7 @@ from distnewton.method.divergence import DIVERGED
 from distnewton.models.loading import whole_model
 from distnewton.network.losses import probabilities
 from distnewton.parallel.collectives import Communicator
-from distnewton.runs.session import Observer, train
+from distnewton.runs.session import Observer, Result, train
 
 try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
@@ -118,8 +118,7 @@ class _NewtonEstimator(BaseEstimator):
         classes: Array | None = None, partial: bool = False,
     ) -> None:  # fmt: skip
         """Train on checked data, one iteration from the last model on where it is a part; sets what is known after."""
-        mpi = communicator_of_launch() if isinstance(self.comm, str) and self.comm == "auto" else self.comm
-        comm = mpi if isinstance(mpi, Communicator) else Communicator(mpi)
+        comm = self._communicator()
         limits = self._config(loss, 0, partial=partial).run
         guard(comm, limits.hang_seconds, limits.warn_seconds, checked=limits.checked)
         _check_same_data(comm, X, y, sample_weight)
@@ -138,31 +137,31 @@ class _NewtonEstimator(BaseEstimator):
         known: Mapping[str, Any] = vars(self) if goes_on else {"loss_curve_": curve[:1], "n_iter_": 0}
         self.loss_curve_: list[float] = [*known["loss_curve_"], *curve[1:]]
         self.n_iter_: int = known["n_iter_"] + result.last.iteration
+        if comm.rank == 0:
+            self._warn_of_end(result, config, partial)
+
+    def _communicator(self) -> Communicator:
+        """The ranks that train."""
+        mpi = communicator_of_launch() if isinstance(self.comm, str) and self.comm == "auto" else self.comm
+        return mpi if isinstance(mpi, Communicator) else Communicator(mpi)
+
+    def _warn_of_end(self, result: Result, config: Config, partial: bool) -> None:
+        """Warn of training that diverged, or ended before it converged."""
         run = config.run
         could_converge = bool(run.tolerance or self.early_stopping) and run.n_iterations > 0
-        if result.ended.startswith(DIVERGED) and comm.rank == 0:
-            warnings.warn(result.ended, ConvergenceWarning, stacklevel=3)
-        if could_converge and not (partial or result.stopped or result.ended) and comm.rank == 0:
+        if result.ended.startswith(DIVERGED):
+            warnings.warn(result.ended, ConvergenceWarning, stacklevel=4)
+        if could_converge and not (partial or result.stopped or result.ended):
             warnings.warn(
                 f"training ended after max_iter = {run.n_iterations} iterations, before it converged "
                 f"(tol = {self.tol:g}): raise max_iter, scale the features, or raise tol",
                 ConvergenceWarning,
-                stacklevel=3,
+                stacklevel=4,
             )
 
     def _config(self, loss: str, seed: int, *, partial: bool = False) -> Config:
         """The parameters as a configuration; of one iteration for a part of the data."""
-        if partial and self.early_stopping:
-            raise ValueError("partial_fit does not support early_stopping=True: it sees one part of the data at a time")
-        sizes = [self.hidden_layer_sizes] if isinstance(self.hidden_layer_sizes, Real) else self.hidden_layer_sizes
-        hidden = [int(check_scalar(size, "hidden_layer_sizes", Integral, min_val=1)) for size in sizes]
-        for name in ("max_iter", "n_iter_no_change", "C", "tol"):
-            if isinstance(getattr(self, name), bool | np.bool_):
-                raise TypeError(f"{name} must be a number, not {getattr(self, name)}")
-        check_scalar(self.max_iter, "max_iter", Integral, min_val=0)
-        check_scalar(self.n_iter_no_change, "n_iter_no_change", Integral, min_val=1)
-        check_scalar(self.C, "C", Real, min_val=0, include_boundaries="neither")
-        check_scalar(self.tol, "tol", Real, min_val=0)
+        hidden = self._checked_sizes(partial)
         C = float("inf") if np.isinf(self.C) else f"{float(self.C)!r} l"
         method: dict[str, Any] = {"direction": self.direction, "C": C}
         given = {"subsample": self.subsample, "batch": self.batch_size}
@@ -178,15 +177,34 @@ class _NewtonEstimator(BaseEstimator):
             tree["run"]["patience"] = int(self.n_iter_no_change)
         if is_worker():
             tree["run"]["threads"] = _blas_threads()
-        for section, table in (self.settings or {}).items():
-            if not isinstance(table, Mapping):
-                raise ConfigError(f'settings: {section} must be a table, as {{"method": {{"cg_max": 50}}}}')
-            tree[section] = tree.get(section, {}) | dict(table)
+        self._add_settings(tree)
         config = make_config(tree)
         if config.method.has(FullBatchOptions) and not config.method.schedule:
             tree["run"].setdefault("tolerance", float(self.tol))
             config = make_config(tree)
         return config
+
+    def _add_settings(self, tree: dict[str, dict[str, Any]]) -> None:
+        """Put ``settings`` into a tree."""
+        for section, table in (self.settings or {}).items():
+            if not isinstance(table, Mapping):
+                raise ConfigError(f'settings: {section} must be a table, as {{"method": {{"cg_max": 50}}}}')
+            tree[section] = tree.get(section, {}) | dict(table)
+
+    def _checked_sizes(self, partial: bool) -> list[int]:
+        """Widths of the hidden layers; checks the numbers among the parameters, and what a part of the data allows."""
+        if partial and self.early_stopping:
+            raise ValueError("partial_fit does not support early_stopping=True: it sees one part of the data at a time")
+        sizes = [self.hidden_layer_sizes] if isinstance(self.hidden_layer_sizes, Real) else self.hidden_layer_sizes
+        hidden = [int(check_scalar(size, "hidden_layer_sizes", Integral, min_val=1)) for size in sizes]
+        for name in ("max_iter", "n_iter_no_change", "C", "tol"):
+            if isinstance(getattr(self, name), bool | np.bool_):
+                raise TypeError(f"{name} must be a number, not {getattr(self, name)}")
+        check_scalar(self.max_iter, "max_iter", Integral, min_val=0)
+        check_scalar(self.n_iter_no_change, "n_iter_no_change", Integral, min_val=1)
+        check_scalar(self.C, "C", Real, min_val=0, include_boundaries="neither")
+        check_scalar(self.tol, "tol", Real, min_val=0)
+        return hidden
 
     def _observers(self, comm: Communicator) -> list[Observer]:
         """Who follows the run: the terminal, if asked for."""
@@ -207,12 +225,7 @@ class _NewtonEstimator(BaseEstimator):
     def _training_data(self, X: Any, y: Any, *, reset: bool = True, **checks: Any) -> tuple[Any, Array]:
         """Checked features and labels; of a table with texts or missing values the numbers that these become."""
         _refuse_hidden(X)
-        if np.ma.isMaskedArray(y) or getattr(getattr(y, "dtype", None), "kind", None) in tuple("OMmV"):
-            # scikit-learn takes times and what a mask hides for classes
-            try:
-                labels_of(y, lambda i: f"y[{i}]")
-            except DataError as error:
-                raise ValueError(str(error)) from None
+        _refuse_labels(y)
         if reset:
             data = (self.settings or {}).get("data", {})
             rules = {rule: data[rule] for rule in ("missing", "categories") if rule in data}
@@ -563,6 +576,15 @@ class NewtonRegressor(RegressorMixin, _NewtonEstimator):
         """
         outputs = self._outputs(X)
         return outputs[:, 0] if self._one_column else outputs
+
+
+def _refuse_labels(y: Any) -> None:
+    """Refuse times and what a mask hides, which scikit-learn takes for classes."""
+    if np.ma.isMaskedArray(y) or getattr(getattr(y, "dtype", None), "kind", None) in tuple("OMmV"):
+        try:
+            labels_of(y, lambda i: f"y[{i}]")
+        except DataError as error:
+            raise ValueError(str(error)) from None
 
 
 def _refuse_hidden(X: Any) -> None:

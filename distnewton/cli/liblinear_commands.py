@@ -94,7 +94,7 @@ def _cross_validate(comm: Communicator, config: Config, n_folds: int) -> None:
 
 def predict(arguments: Sequence[str] | None = None) -> int:
     """Write the predicted labels, and print how many are right; returns the exit code."""
-    options = predict_parser().parse_args(sys.argv[1:] if arguments is None else list(arguments))
+    options = predict_parser().parse_args(arguments)
     folder = make_config(apply_settings({}, options.set)).data.directory
     comm = world_communicator()
     with comm.collective_errors():
@@ -112,14 +112,13 @@ def predict(arguments: Sequence[str] | None = None) -> int:
     with comm.collective_errors():
         if description.labelled:
             targets = task.targets(description, source)
-    with comm.collective_errors():
         if comm.rank == 0:
             lines = label_lines(model, outputs, probabilities=bool(options.b))
             write_text(Path(options.output_file), "".join(f"{line}\n" for line in lines))
-    if description.labelled and not options.q:
-        for line in _verdict(task, outputs, targets) if comm.rank == 0 else ():
-            # labels alone go to standard output where they are asked for there
-            print(line, file=sys.stderr if options.output_file == STANDARD else sys.stdout, flush=True)
+    if description.labelled and not options.q and comm.rank == 0:
+        # labels alone go to standard output where they are asked for there
+        stream = sys.stderr if options.output_file == STANDARD else sys.stdout
+        print(*_verdict(task, outputs, targets), sep="\n", file=stream, flush=True)
     model.grid.free()
     return 0
 

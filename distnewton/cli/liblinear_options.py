@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NoReturn
 
 from distnewton.cli.parsing import Parser, count, count_from_0, number, positive
@@ -175,25 +175,39 @@ def training_config(options: argparse.Namespace) -> Config:
     tree: dict[str, dict[str, Any]] = {"data": {}, "network": {}, "method": {}, "run": {}}
     tree |= {section: dict(table) for section, table in _SIMPLENN_TREE.items() if simplenn}
     tree["data"] |= {"train": options.training_set_file, "class_weights": dict(options.w) or "none"}
-    if options.s is None and any(name.startswith("method.") for name in given):
-        # options of a type, which was always this one where none is named
-        options.s = "block_diagonal"
-    linear = options.s is None and not {"network.layers", "network.start"} & set(given)
-    if linear:
+    direction = _direction_of(options.s, given)
+    if direction is None and not {"network.layers", "network.start"} & set(given):
         tree["network"] |= {"layers": ["auto", "auto"], "loss": "squared_hinge"}
     tree["data"]["scale"] = "none"
-    tree["method"] |= {} if options.s is None else _defaults("gauss_newton" if simplenn else options.s)
-    C = next((value for value in (options.c, options.C) if value is not None), 0.01 if simplenn else 1.0)
-    tree["method"]["C"] = math.inf if math.isinf(C) else f"{C!r} l"
+    tree["method"] |= _defaults(direction) if direction else {}
+    tree["method"]["C"] = _constant(options, 0.01 if simplenn else 1.0)
     for name, value in given.items():
         section, _, key = name.partition(".")
         tree[section][key] = value
-    if "method.subsample_min" in given:
-        tree["method"]["subsample"] = _NO_SHARE
+    tree["method"] |= _consequences(given)
+    return make_config(apply_settings(tree, options.set))
+
+
+def _direction_of(named: str | None, given: Iterable[str]) -> str | None:
+    """The direction of a type; options of a type without one are those of ``block_diagonal``."""
+    if named is None:
+        return "block_diagonal" if any(name.startswith("method.") for name in given) else None
+    return "gauss_newton" if named == SIMPLENN else named
+
+
+def _constant(options: argparse.Namespace, default: float) -> float | str:
+    """C, for the sum over the samples: from ``-c`` or ``-C``."""
+    C = next((value for value in (options.c, options.C) if value is not None), default)
+    return math.inf if math.isinf(C) else f"{C!r} l"
+
+
+def _consequences(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Options of the method that follow from given ones."""
+    follow: dict[str, Any] = {"subsample": _NO_SHARE} if "method.subsample_min" in given else {}
     fewest = settings()["method.cg_min"].field.default
     if given.get("method.cg_max", fewest) < fewest:
-        tree["method"]["cg_min"] = given["method.cg_max"]
-    return make_config(apply_settings(tree, options.set))
+        follow["cg_min"] = given["method.cg_max"]
+    return follow
 
 
 def _defaults(direction: str) -> dict[str, Any]:

@@ -46,13 +46,18 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = build_parser(arguments[0] if arguments else "")
     command = COMMANDS.get(arguments[0]) if arguments else None
     options, unknown = parser.parse_known_args(command.rewrite(arguments) if command else arguments)
-    if not unknown:
-        return options
-    near = nearest(unknown[0].partition("=")[0], command.flags() if command else [])
-    hint = f"; did you mean {near}?" if near else f"\ntry: distnewton {options.command or ''} --help"
-    if not unknown[0].startswith("--") and options.command == "train":
-        hint = "; options in LIBLINEAR's manner are those of distnewton-train"
-    raise UsageError(f"unknown argument {unknown[0][:100]}{hint}", collective=True)
+    if unknown:
+        flags = command.flags() if command else []
+        raise UsageError(f"unknown argument {unknown[0][:100]}{_hint(unknown[0], options, flags)}", collective=True)
+    return options
+
+
+def _hint(unknown: str, options: argparse.Namespace, flags: list[str]) -> str:
+    """What an unknown argument may have been."""
+    if not unknown.startswith("--") and options.command == "train":
+        return "; options in LIBLINEAR's manner are those of distnewton-train"
+    near = nearest(unknown.partition("=")[0], flags)
+    return f"; did you mean {near}?" if near else f"\ntry: distnewton {options.command or ''} --help"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

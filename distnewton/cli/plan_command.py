@@ -6,6 +6,7 @@ import argparse
 import json
 import math
 import sys
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distnewton.cli.command import CLUSTER_FILE, RECIPE, SET, argument, command
@@ -50,10 +51,7 @@ def plan(options: argparse.Namespace) -> int:
     config = load_config(options.recipe, overrides(options), notes)
     cluster = load_cluster(options.cluster) if options.cluster else None
     rates, missing = cluster_rates(cluster, config.run.dtype)
-    if cluster is None:
-        notes.append("no --cluster: round figures of a core and of one memory stand for rates")
-    elif missing:
-        notes.append(f"{options.cluster} has no {', '.join(missing)}: round figures; doctor --bench measures them")
+    notes += _notes_on_rates(options.cluster if cluster else "", missing)
     n_ranks = options.ranks or (cluster.launch.nodes * cluster.launch.ranks_per_node if cluster else 1)
     problem = _problem(config, options, notes)
     splits, sketch = config.partition.splits, getattr(config.method, "sketch", 0)
@@ -80,6 +78,14 @@ def plan(options: argparse.Namespace) -> int:
     return 0
 
 
+def _notes_on_rates(cluster: str, missing: Sequence[str]) -> Iterator[str]:
+    """Which rates are round figures."""
+    if not cluster:
+        yield "no --cluster: round figures of a core and of one memory stand for rates"
+    elif missing:
+        yield f"{cluster} has no {', '.join(missing)}: round figures; doctor --bench measures them"
+
+
 def _speeds(config: Config, problem: Problem, n_ranks: int) -> list[float]:
     """Given speeds of the ranks of a grid; checks that the given splits fit the ranks."""
     from distnewton.launch.speeds import speeds_of_grid
@@ -97,10 +103,8 @@ def _speeds(config: Config, problem: Problem, n_ranks: int) -> list[float]:
     return [] if partition.speeds == "equal" else speeds_of_grid(partition.speeds, n_of_grid, partition.replicas)
 
 
-def _problem(config: Config, options: argparse.Namespace, notes: list[str]) -> Problem:
-    """The problem, from flags and the recipe as far as they say it, else from the data."""
-    from distnewton.runs.planned import DataSize, describe_data, planned_problem
-
+def _given_sizes(config: Config, options: argparse.Namespace) -> dict[str, Any]:
+    """Sizes of the data that flags or recipe say."""
     first, last, image = config.network.listed[0], config.network.last_width, config.network.input
     widths = [first if isinstance(first, int) else None, None if image == "auto" else math.prod(map(int, image))]
     sizes = {
@@ -110,7 +114,14 @@ def _problem(config: Config, options: argparse.Namespace, notes: list[str]) -> P
         "n_test": options.test_samples,
         "nonzeros": options.nonzeros,
     }
-    given = {name: size for name, size in sizes.items() if size is not None}
+    return {name: size for name, size in sizes.items() if size is not None}
+
+
+def _problem(config: Config, options: argparse.Namespace, notes: list[str]) -> Problem:
+    """The problem, from flags and the recipe as far as they say it, else from the data."""
+    from distnewton.runs.planned import DataSize, describe_data, planned_problem
+
+    given = _given_sizes(config, options)
     complete = {"n_samples", "n_features", "n_out"} <= given.keys()
     size = (DataSize(0, 0, 0, 0, None, None) if complete else describe_data(config))._replace(**given)
     shape = config.network.shape(size.n_features, size.image_shape, size.n_out)

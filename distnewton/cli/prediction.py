@@ -199,12 +199,7 @@ def table_text(
     str
     """
     task = model.architecture.task
-    labels = task.labels(outputs)
-    columns: list[Sequence[str]] = [labels]
-    if task.classes is None:
-        columns = list(zip(*(label.split(" ") for label in labels), strict=True))
-    name = model.names.label if model.names is not None and model.names.label else "prediction"
-    names = [name] if len(columns) == 1 else [f"{name}_{i}" for i in range(len(columns))]
+    names, columns = _label_columns(model, outputs)
     if probabilities and task.classes is not None:
         names += [f"probability_{label}" for label in task.classes.decode(range(task.classes.n_classes))]
         columns += [[f"{p:g}" for p in column] for column in _probabilities(model, outputs).T]
@@ -215,6 +210,16 @@ def table_text(
     writer.writerows([names] * header)
     writer.writerows(zip(*columns, strict=True))
     return text.getvalue()
+
+
+def _label_columns(model: Model, outputs: Array) -> tuple[list[str], list[Sequence[str]]]:
+    """Names and values of the columns of labels: one, or one for each target."""
+    labels = model.architecture.task.labels(outputs)
+    columns: list[Sequence[str]] = [labels]
+    if model.architecture.task.classes is None:
+        columns = list(zip(*(label.split(" ") for label in labels), strict=True))
+    name = model.names.label if model.names is not None and model.names.label else "prediction"
+    return [name] if len(columns) == 1 else [f"{name}_{i}" for i in range(len(columns))], columns
 
 
 def _probabilities(model: Model, outputs: Array) -> Array:

@@ -46,13 +46,17 @@ def make_folder(config: Config, recipe: str | None, resume: Resume = False) -> R
             f"{path} holds a finished run without checkpoints, so there is nothing to resume: choose another "
             "--run-dir, or replace it with --set run.overwrite=true and without --resume"
         )
-    start = real_path(config.network.start)
-    if config.network.start and real_path(path) in (start, *start.parents):
-        raise UsageError(
-            f"the run would replace the model that it starts with, {config.network.start}: choose another --run-dir",
-            collective=True,
-        )
+    _check_start(config.network.start, path)
     return RunFolder(path, overwrite=bool(resume) or config.run.overwrite)
+
+
+def _check_start(start: str, run: Path) -> None:
+    """Refuse a run that would replace the model that it starts with."""
+    model = real_path(start)
+    if start and real_path(run) in (model, *model.parents):
+        raise UsageError(
+            f"the run would replace the model that it starts with, {start}: choose another --run-dir", collective=True
+        )
 
 
 @contextmanager
@@ -103,18 +107,11 @@ def check_result(
     CreateError, WriteError
         If it cannot be written, or would replace an input, or a file of a run.
     """
-    from distnewton.data.formats.array_files import ArrayFormat
     from distnewton.runs.run_folder import OWN_NAMES, REPORT_FILE, files_of_run
 
     if path == STANDARD:
         return
-    target = Path(path)
-    parts = {part for name in data for part in (name, name.rpartition(":")[0], *name.split(",")) if part}
-    inputs = [Path(folder) / user_path(part.strip()) for part in parts]
-    inputs += [
-        file.parent / name for file in inputs for kind in ArrayFormat.__subclasses__()
-        for name in kind().label_files(file)
-    ]  # fmt: skip
+    target, inputs = Path(path), _files_of_data(data, folder)
     check_output(target, inputs=[*inputs, *([Path(model)] if Path(model).is_file() else [])], makes_folder=makes_folder)
     target = real_path(target)
     if target.name == REPORT_FILE and any(target.parent == real_path(run) for run in pages_of):
@@ -122,6 +119,17 @@ def check_result(
     for run in target.parents:
         if target.relative_to(run).parts[0] in OWN_NAMES and files_of_run(run):
             raise CreateError(f"cannot write {path}: that is a file of the run {run}; choose another name")
+
+
+def _files_of_data(data: Iterable[str], folder: str) -> list[Path]:
+    """Files and folders that data sets may be read from, those of labels included."""
+    from distnewton.data.formats.array_files import ArrayFormat
+
+    parts = {part for name in data for part in (name, name.rpartition(":")[0], *name.split(",")) if part}
+    inputs = [Path(folder) / user_path(part.strip()) for part in parts]
+    labels = (file.parent / name for file in inputs for kind in ArrayFormat.__subclasses__()
+              for name in kind().label_files(file))  # fmt: skip
+    return [*inputs, *labels]
 
 
 def write_text(path: Path, text: str) -> None:

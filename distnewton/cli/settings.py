@@ -108,15 +108,19 @@ def settle_resumption(options: argparse.Namespace) -> Resume:
     if options.resume == "auto":
         return "auto"
     if options.resume:
-        run = Path(options.resume)
-        if run.suffix == ".toml":
-            raise UsageError(f"--resume takes a run folder, not {run}: put the recipe before --resume", collective=True)
-        if options.run_dir and Path(options.run_dir).absolute() != run.absolute():
-            raise UsageError(f"--resume {run} and --run-dir {options.run_dir} are two folders", collective=True)
-        options.run_dir = str(run)
+        options.run_dir = _run_to_resume(Path(options.resume), options.run_dir)
     if not (options.recipe or options.run_dir):
         raise UsageError("--resume needs a run folder: --resume RUN, or --run-dir RUN", collective=True)
     return True
+
+
+def _run_to_resume(run: Path, run_dir: str | None) -> str:
+    """The run folder that ``--resume`` names; refused if ``--run-dir`` is another one."""
+    if run.suffix == ".toml":
+        raise UsageError(f"--resume takes a run folder, not {run}: put the recipe before --resume", collective=True)
+    if run_dir and Path(run_dir).absolute() != run.absolute():
+        raise UsageError(f"--resume {run} and --run-dir {run_dir} are two folders", collective=True)
+    return str(run)
 
 
 def recipe_of(options: argparse.Namespace) -> str | None:

@@ -55,6 +55,17 @@ def _checked_constant(C: float | str) -> float | str:
     return C
 
 
+def _options_of(base: type[StageOptions], tree: Mapping[str, Any]) -> Options:
+    """The options of a direction, checked; those that have no effect on it are refused."""
+    composition = _compose(tree)
+    model = composition.model(base)
+    useless = [name for name in tree if name not in model.model_fields and name in method_fields()]
+    options = model.model_validate({name: value for name, value in tree.items() if name not in useless})
+    if useless:
+        raise ValueError("\n".join(_no_effect(name, composition) for name in sorted(useless)))
+    return options
+
+
 class StageOptions(Options):
     """A direction; its options come from the direction itself.
 
@@ -77,14 +88,7 @@ class StageOptions(Options):
         tree = _with_direction(tree, _PREFERRED[-1] if cls is StageConfig else AUTO)
         if tree["direction"] == AUTO:
             return handler(tree)
-        composition = _compose(tree)
-        model = composition.model(cls)
-        unknown = [name for name in tree if name not in model.model_fields]
-        useless = [name for name in unknown if name in method_fields()]
-        options = model.model_validate({name: value for name, value in tree.items() if name not in useless})
-        if useless:
-            raise ValueError("\n".join(_no_effect(name, composition) for name in sorted(useless)))
-        return cast(StageT, options)
+        return cast(StageT, _options_of(cls, tree))
 
     def __reduce__(self) -> tuple[Any, ...]:
         # the class of an instance has no importable name

@@ -356,10 +356,7 @@ def describe_errors(error: ValidationError, model: type[BaseModel]) -> str:
 def _describe(details: ErrorDetails, model: type[BaseModel]) -> list[str]:
     """One error as lines: the key, what is wrong, what came."""
     parts = [str(part) for part in details["loc"]]
-    key = ".".join(
-        part for k, part in enumerate(parts)
-        if re.fullmatch(r"[A-Za-z_]\w*|\d+", part) and (k == 0 or part not in (*_UNION_TAGS, *LAYERS))
-    )
+    key = _key_of(parts)
     if details["type"] == "extra_forbidden":
         known = _known_keys(parts[:-1], model)
         near = difflib.get_close_matches(parts[-1], known, n=1, cutoff=0.5)
@@ -371,6 +368,14 @@ def _describe(details: ErrorDetails, model: type[BaseModel]) -> list[str]:
         return [f"{key}: {details['msg']}"]
     message = details["msg"][0].lower() + details["msg"][1:]
     return [f"{key}: {message}, got {shown(details['input'])}".removeprefix(": ")]
+
+
+def _key_of(place: Sequence[str]) -> str:
+    """The key of a place in the tree, without what pydantic puts into it."""
+    return ".".join(
+        part for k, part in enumerate(place)
+        if re.fullmatch(r"[A-Za-z_]\w*|\d+", part) and (k == 0 or part not in (*_UNION_TAGS, *LAYERS))
+    )
 
 
 _UNION_TAGS = ("int", "str", "float", "tables", "widths")
@@ -387,6 +392,5 @@ def _known_keys(path: Sequence[str], model: type[BaseModel]) -> list[str]:
         return [name for tag in path if tag in LAYERS for name in LAYERS[tag].model_fields]
     if model is Config and path[0] in Config.model_fields:
         return list(settings_of(path[0]))
-    section = model.model_fields[path[0]].annotation
-    return list(section.model_fields) if isinstance(section, type) and issubclass(section, BaseModel) else []
+    return list(getattr(model.model_fields[path[0]].annotation, "model_fields", ()))
 

@@ -53,15 +53,20 @@ def call_roll(comm: Communicator, end: Callable[[str, int], object], limit: floa
             return
         if warn_seconds and not warned and waited > warn_seconds:
             warned = True
-            if claim_warning(failures.meeting_place(), {**failures.facts(), "rank": comm.rank}):
-                limits = f"; the job ends after {limit:g} s of it" if limit else ""
-                tell(
-                    f"rank {comm.rank} on {platform.node()} has waited {waited:.0f} s for rank {ranges(missing)} of "
-                    f"{comm.size}, before the first message of all ranks{limits}"
-                )
+            _warn(comm, waited, missing, limit)
         clock.sleep(min(_LONGEST_PAUSE, waited / 10))
     if warned and take_back_warning(failures.meeting_place(), comm.rank):
         tell(f"rank {comm.rank} continues")
+
+
+def _warn(comm: Communicator, waited: float, missing: list[int], limit: float) -> None:
+    """Tell who has not come, if no other rank does."""
+    if claim_warning(failures.meeting_place(), {**failures.facts(), "rank": comm.rank}):
+        limits = f"; the job ends after {limit:g} s of it" if limit else ""
+        tell(
+            f"rank {comm.rank} on {platform.node()} has waited {waited:.0f} s for rank {ranges(missing)} of "
+            f"{comm.size}, before the first message of all ranks{limits}"
+        )
 
 
 def _poll_others(mpi: Intracomm) -> Callable[[], list[int]]:

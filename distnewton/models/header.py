@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
@@ -175,11 +175,7 @@ class ModelHeader(Options):
         expected = {"classification": (n_out, n_out), "binary": (2, 1), "regression": (0, n_out)}[self.task]
         if (n_classes, n_out) != expected:
             yield f"classes: {n_classes} with {n_out} outputs do not fit task = {self.task}"
-        labels = [] if self.classes is None else self.classes.classes
-        if len({isinstance(label, str) for label in labels}) > 1:
-            yield "classes: some are numbers, some texts"
-        if twice := [text for text, count in Counter(map(label_text, labels)).items() if count > 1]:
-            yield f"classes: {twice[0]!r} is there twice"
+        yield from _label_problems([] if self.classes is None else self.classes.classes)
         if self.targets is None:
             return
         if self.task != "regression":
@@ -187,6 +183,14 @@ class ModelHeader(Options):
         for name, values in (("mean", self.targets.mean), ("deviation", self.targets.deviation)):
             if len(values) != n_out:
                 yield f"targets.{name}: {len(values)} numbers for {n_out} outputs"
+
+
+def _label_problems(labels: Sequence[int | float | str]) -> Iterator[str]:
+    """Labels of two kinds, or twice the same."""
+    if len({isinstance(label, str) for label in labels}) > 1:
+        yield "classes: some are numbers, some texts"
+    if twice := [text for text, count in Counter(map(label_text, labels)).items() if count > 1]:
+        yield f"classes: {twice[0]!r} is there twice"
 
 
 def parse_header(text: str, name: str) -> ModelHeader:

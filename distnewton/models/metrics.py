@@ -119,16 +119,20 @@ def more_metrics(task: str, link: str, classes: Sequence[str], outputs: Array, t
         own = scores[known, truth[known]]
         found["log_loss"] = float(-own.mean()) if own.size else math.nan
     # ties go to the first class, as in predictions
-    predicted = Z.argmax(axis=1)
+    return found | _by_class(classes, Z.argmax(axis=1), truth)
+
+
+def _by_class(classes: Sequence[str], predicted: Array, truth: Array) -> dict[str, Any]:
+    """``macro_f1`` and ``classes``, as of :func:`more_metrics`."""
+    known = truth >= 0
     n_right, n_of, n_predicted = (
         np.bincount(numbers, minlength=len(classes))
         for numbers in (truth[known & (truth == predicted)], truth[known], predicted)
     )
     precision, recall = n_right / np.maximum(n_predicted, 1), n_right / np.maximum(n_of, 1)
     f1 = 2 * n_right / np.maximum(n_of + n_predicted, 1)
-    found["macro_f1"] = float(f1.mean())
     columns = precision.tolist(), recall.tolist(), f1.tolist(), n_of.tolist()
     names = "precision", "recall", "f1", "n_samples"
     rows = zip(*columns, strict=True)
-    found["classes"] = {label: dict(zip(names, row, strict=True)) for label, row in zip(classes, rows, strict=True)}
-    return found
+    by_label = {label: dict(zip(names, row, strict=True)) for label, row in zip(classes, rows, strict=True)}
+    return {"macro_f1": float(f1.mean()), "classes": by_label}

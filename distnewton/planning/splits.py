@@ -8,7 +8,7 @@ nobody idles there. :func:`~distnewton.planning.plan.make_plans` compares the re
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
 from distnewton.guards.ledger import allreduce_bytes
@@ -48,19 +48,25 @@ def auto_splits(
     """
     choices = divisors(n_ranks)
     pairs = {a: [b for b in choices if a * b <= n_ranks] for a in choices}
-    first = shape.layers[0]
-    # cutting the few channels of an image would put the largest pre-activations of all into messages
-    few_channels = first.kernel is not None and first.n_in < n_ranks
     # dynamic programming over layers
-    endings: _Endings = {
-        (a, b, a * b == n_ranks): (_first_layer_seconds(rates, first, a, b, density), (a, b))
-        for a in (choices[:1] if few_channels else choices)
-        for b in pairs[a]
-    }
+    endings = _of_first_layer(shape.layers[0], n_ranks, pairs, rates, density)
     for below, layer in pairwise(shape.layers):
         blocks = {b: {c: _block_seconds(rates, layer, b, c) for c in pairs[b]} for b in choices}
         endings = _extended(endings, n_ranks, rates, below, blocks)
     return min(value for (_, _, full), value in endings.items() if full)[1]
+
+
+def _of_first_layer(
+    first: LayerShape, n_ranks: int, pairs: Mapping[int, Sequence[int]], rates: Rates, density: float | None
+) -> _Endings:
+    """Each way to split the first layer, with its seconds."""
+    # cutting the few channels of an image would put the largest pre-activations of all into messages
+    few_channels = first.kernel is not None and first.n_in < n_ranks
+    return {
+        (a, b, a * b == n_ranks): (_first_layer_seconds(rates, first, a, b, density), (a, b))
+        for a in ([1] if few_channels else pairs)
+        for b in pairs[a]
+    }
 
 
 def _extended(

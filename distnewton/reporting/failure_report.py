@@ -94,18 +94,23 @@ def _later(path: Path, first: dict[str, Any] | None) -> Iterator[str]:
         yield f"later      rank {ranges(later)} failed too, independently or as a consequence"
 
 
+def _end_without_failure(path: Path) -> Iterator[str]:
+    """How a run ended, or where it stopped, of which no rank left a report."""
+    if (path / END_FILE).is_file():
+        code = parse_json((path / END_FILE).read_text(encoding="utf-8"))["exit_code"]
+        yield f"ended      in order, exit code {code}"
+        return
+    records = list(read_metrics(path)) if (path / METRICS_FILE).is_file() else []
+    if (path / METRICS_FILE).is_file() and metrics_lines(path)[1]:
+        yield f"note       {TORN}"
+    reached = f"after iteration {records[-1]['iteration']}" if records else "before its first iteration"
+    yield f"cause      {_silent_end(path)} {reached}"
+
+
 def _cause(path: Path, first: dict[str, Any] | None) -> Iterator[str]:
     """The first failure in some lines, or what its absence means."""
     if first is None:
-        if (path / END_FILE).is_file():
-            code = parse_json((path / END_FILE).read_text(encoding="utf-8"))["exit_code"]
-            yield f"ended      in order, exit code {code}"
-            return
-        records = list(read_metrics(path)) if (path / METRICS_FILE).is_file() else []
-        if (path / METRICS_FILE).is_file() and metrics_lines(path)[1]:
-            yield f"note       {TORN}"
-        reached = f"after iteration {records[-1]['iteration']}" if records else "before its first iteration"
-        yield f"cause      {_silent_end(path)} {reached}"
+        yield from _end_without_failure(path)
         return
     phase = f", phase {first['phase']}" if first.get("phase") else ""
     done = first.get("finished_iteration")

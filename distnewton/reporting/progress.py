@@ -64,6 +64,10 @@ class Progress:
         for name, text in [*_header(summary).items(), *(("note", note) for note in [*notes, *summary.notes])]:
             if text:
                 self._print(f"{name:<8} {text}")
+        self._begin_table()
+
+    def _begin_table(self) -> None:
+        """Name the columns, and what is measured where it is not the accuracy."""
         if self._metric != "accuracy":
             measured = ", ".join(name for name in self._columns if name in ("train", "valid", "test"))
             self._print(f"{'columns':<8} {measured}: {self._metric}")

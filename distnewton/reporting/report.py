@@ -15,7 +15,7 @@ from shlex import quote
 
 from distnewton.errors import ConfigError
 from distnewton.outputs import write_output
-from distnewton.parallel.partition import splits_title
+from distnewton.parallel.partition import Partition, splits_title
 from distnewton.reporting import report_pictures as pictures
 from distnewton.reporting.drawing import Picture, draw, drawing
 from distnewton.reporting.headline import headline
@@ -170,24 +170,24 @@ def _of_run(run: Run, heading: str) -> str:
     return "\n".join(filter(None, sections))
 
 
+def _owned(partition: Partition, rank: int, host: str) -> list[str]:
+    """The row of a rank."""
+    blocks, size = partition.blocks(rank), partition.features_per_unit
+    first = next((block.inputs for block in blocks if block.layer == 1), None)
+    features = f"{first[0] * size:,} to {first[1] * size - 1:,}" if first else "none"
+    share = 100.0 * partition.n_params(rank) / max(1, sum(map(partition.n_params, range(partition.n_ranks))))
+    own = ", ".join(f"{block.layer}: ({block.i}, {block.j})" for block in blocks) or "none"
+    return [f"{rank}", host, f"{partition.n_params(rank):,}", f"{share:.1f} %", features, own]
+
+
 def _owners(run: Run) -> str:
     """A row a rank: host, variables, features."""
     partition = run.environment.partition
     if partition is None or partition.n_ranks == 1:
         return ""
-    rows = []
+    hosts = [*run.environment.hosts, *["?"] * partition.n_ranks]
     # ranks of further replicas of the grid own the same, with other samples
-    for rank in range(partition.n_ranks):
-        blocks = partition.blocks(rank)
-        first = next((block for block in blocks if block.layer == 1), None)
-        features = "none"
-        if first is not None:
-            size = partition.features_per_unit
-            features = f"{first.inputs[0] * size:,} to {first.inputs[1] * size - 1:,}"
-        host = run.environment.hosts[rank] if rank < len(run.environment.hosts) else "?"
-        share = 100.0 * partition.n_params(rank) / max(1, sum(map(partition.n_params, range(partition.n_ranks))))
-        own = ", ".join(f"{block.layer}: ({block.i}, {block.j})" for block in blocks) or "none"
-        rows.append([f"{rank}", host, f"{partition.n_params(rank):,}", f"{share:.1f} %", features, own])
+    rows = [_owned(partition, rank, hosts[rank]) for rank in range(partition.n_ranks)]
     header = ["rank", "host", "variables", "share", "features", "block of each layer"]
     table = _table(header, rows, left=(1, 5))
     return table if len(rows) <= 16 else _details(f"{len(rows)} ranks", table)

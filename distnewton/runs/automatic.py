@@ -74,29 +74,39 @@ def settle(
     chooses = config.method.direction == AUTO
     n_samples = min(config.data.n_train or n_samples, n_samples)
     tree: dict[str, dict[str, Any]] = config.model_dump()
-    if tree["data"]["validation_fraction"] == AUTO:
-        tree["data"]["validation_fraction"] = _validation_share(config, n_samples, validated) if chooses else 0.0
-    has_validation = validated or tree["data"]["validation_fraction"] > 0.0
-    if tree["run"]["patience"] == AUTO:
-        tree["run"]["patience"] = _PATIENCE if chooses and has_validation else 0
-    if start is not None:
-        chosen = {"data": {"scale": start.scaling.kind}, "network": {"activation": start.architecture.activation}}
-    else:
-        smooth = not chooses or config.task == "regression"
-        chosen = {"data": {} if chooses else {"scale": "none"}, "network": {"activation": "tanh" if smooth else "relu"}}
-    for section, settings in chosen.items():
+    has_validation = _settle_validation(tree, config, n_samples, validated)
+    for section, settings in _form(config, start).items():
         tree[section] |= {key: value for key, value in settings.items() if tree[section][key] == AUTO}
     if tree["network"]["init"] == AUTO:
         tree["network"]["init"] = "zero" if chooses and _is_linear(config) else "he"
     if chooses:
-        tree["method"] = {"C": config.method.C, **_method(config, n_samples, n_targets if has_validation else 0)}
-        if _is_linear(config) and not config.run.tolerance:
-            tree["run"]["tolerance"] = _TOLERANCE
+        tree["method"] = {"C": config.method.C, **_method(config, n_samples, n_targets * has_validation)}
+        tree["run"]["tolerance"] = config.run.tolerance or _TOLERANCE * _is_linear(config)
     if tree["run"]["iterations"] == AUTO:
-        tree["run"]["iterations"] = _iterations(config, tree["method"]) if chooses else config.run.n_iterations
+        tree["run"]["iterations"] = _iterations(config, tree["method"])
     if tree["method"]["C"] == AUTO:
         tree["method"]["C"] = "l"
     return make_config(tree)
+
+
+def _settle_validation(tree: dict[str, dict[str, Any]], config: Config, n_samples: int, validated: bool) -> bool:
+    """Choose share and patience of validation in a tree; tells whether there is validation data."""
+    chooses = config.method.direction == AUTO
+    if tree["data"]["validation_fraction"] == AUTO:
+        tree["data"]["validation_fraction"] = _validation_share(config, n_samples, validated) if chooses else 0.0
+    has_validation: bool = validated or tree["data"]["validation_fraction"] > 0.0
+    if tree["run"]["patience"] == AUTO:
+        tree["run"]["patience"] = _PATIENCE if chooses and has_validation else 0
+    return has_validation
+
+
+def _form(config: Config, start: Start | None) -> dict[str, dict[str, str]]:
+    """Scaling and activation where they are ``auto``: those of the first model, else by what is to be learnt."""
+    if start is not None:
+        return {"data": {"scale": start.scaling.kind}, "network": {"activation": start.architecture.activation}}
+    if config.method.direction != AUTO:
+        return {"data": {"scale": "none"}, "network": {"activation": "tanh"}}
+    return {"network": {"activation": "tanh" if config.task == "regression" else "relu"}}
 
 
 def settle_residual(config: Config) -> Config:
@@ -189,7 +199,7 @@ def _method(config: Config, n_samples: int, n_targets: int) -> dict[str, Any]:
     while batch > _SMALLEST_BATCH and batch * _BATCHES > n_samples:
         batch //= 2
     kfac = {"direction": "kfac", "batch": batch}
-    iterations = _FIRST_STAGE if config.run.iterations == AUTO else min(_FIRST_STAGE, 3 * config.run.n_iterations // 5)
+    iterations = _first_iterations(config)
     if config.network.loss != "squared" or not 0 < n_samples * n_targets <= _EXACT_ROWS or not iterations:
         return kfac
     # of smooth functions without noise, Levenberg-Marquardt on all samples finds what no mini-batch does; where there
@@ -199,8 +209,15 @@ def _method(config: Config, n_samples: int, n_targets: int) -> dict[str, Any]:
     return {**last, "C": math.inf} if config.method.C == AUTO else last
 
 
+def _first_iterations(config: Config) -> int:
+    """Iterations of mini-batches before the exact ones."""
+    return _FIRST_STAGE if config.run.iterations == AUTO else min(_FIRST_STAGE, 3 * config.run.n_iterations // 5)
+
+
 def _iterations(config: Config, method: dict[str, Any]) -> int:
     """How many iterations a run has at most."""
+    if config.method.direction != AUTO:
+        return config.run.n_iterations
     if config.run.seconds < math.inf:
         return UNLIMITED
     return _BOTH_STAGES if "schedule" in method else config.run.n_iterations

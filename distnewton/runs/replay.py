@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -78,20 +78,30 @@ class Replay:
         return f"replay of {self._path} {self._difference or same}"
 
 
-def _read(path: Path) -> dict[str, Any]:
-    """Ranks, CG steps and objectives of a run."""
+def _ranks_of(path: Path) -> int:
+    """On how many ranks a run was."""
     if not (path / ENVIRONMENT_FILE).is_file():
         raise no_run_folder(path, ENVIRONMENT_FILE)
     try:
-        n_ranks = int(parse_json((path / ENVIRONMENT_FILE).read_bytes())["ranks"])
+        return int(parse_json((path / ENVIRONMENT_FILE).read_bytes())["ranks"])
     except (ValueError, KeyError, TypeError):
         raise DataError(f"{path / ENVIRONMENT_FILE} is damaged: it names no number of ranks") from None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    """Ranks, CG steps and objectives of a run."""
+    n_ranks = _ranks_of(path)
     records = [IterationRecord.from_dict(record) for record in read_metrics(path)]
     if [record.iteration for record in records] != list(range(len(records))):
         raise DataError(f"{path}: the records have gaps, so that the run cannot be repeated")
+    objectives = [record.objective if math.isfinite(record.objective) else None for record in records]
+    return {"n_ranks": n_ranks, "steps": _steps(path, records), "objectives": objectives}
+
+
+def _steps(path: Path, records: Iterable[IterationRecord]) -> list[Any]:
+    """CG steps of each direction phase."""
     directions = [record.direction for record in records if record.direction is not None]
     steps = [steps for direction in directions for steps in direction.phases]
     if not steps and any(direction.stopped_early for direction in directions):
         raise DataError(f"{path}: the records do not say how each direction ended; they are of an older version")
-    objectives = [record.objective if math.isfinite(record.objective) else None for record in records]
-    return {"n_ranks": n_ranks, "steps": steps, "objectives": objectives}
+    return steps

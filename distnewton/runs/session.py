@@ -6,6 +6,7 @@ import math
 import signal
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,24 +102,24 @@ def train(
         raise ConfigError(f"expected a Config, got a {type(config).__name__}; make_config(tables) makes one")
     if direction is not None or loss is not None:
         config = with_components(config, direction, loss)
-    if not (comm is None or isinstance(comm, Communicator) or hasattr(comm, "Get_rank")):
+    if not _is_communicator(comm):
         if train_data is not None:
             raise ConfigError("the training data is given twice: behind the configuration, and as train_data")
         comm, train_data = None, comm
     given = {"train": train_data, "validation": validation_data, "test": test_data}
     session = Session(config, comm, given=given, start=start)
+    run = partial(session.train, config, observers=observers, checkpoints=checkpoints, resume=resume, replay=replay)
     if clock is not None or checkpoints is None:
-        return session.train(
-            config, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume, replay=replay
-        )
+        return run(clock=clock)
     with StopSignals([signal.SIGINT]) as signals:
-        clock = Clock(session.setup.comm, None, signals)
-        result = session.train(
-            config, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume, replay=replay
-        )
+        result = run(clock=Clock(session.setup.comm, None, signals))
     if result.stopped is Stop.INTERRUPT:
         raise KeyboardInterrupt(f"interrupted after iteration {result.last.iteration}; saved as {result.checkpoint}")
     return result
+
+
+def _is_communicator(given: Any) -> bool:
+    return given is None or isinstance(given, Communicator) or hasattr(given, "Get_rank")
 
 
 class Session:

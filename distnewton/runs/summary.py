@@ -256,19 +256,24 @@ def _notes_on_ranks(grid: ProcessGrid, scaling: ColumnScaling) -> Iterator[str]:
         yield f"{n_constant:.0f} features are constant and are scaled to 0"
 
 
+def _look_like_numbers(labels: Sequence[Any], train: Any) -> bool:
+    """Whether numbers that are classes may have been meant to be approximated: many, broken, or each of few samples."""
+    if len(labels) > _MANY_SHARE * train.n_samples or any(label % 1 for label in labels):
+        return True
+    _, counts = np.unique(train.labels, return_counts=True)
+    return bool(counts.min() < _FEW_SAMPLES)
+
+
 def _notes_on_labels(config: Config, data: DataSets) -> Iterator[str]:
     """Classes and their number."""
     labels = () if data.task.classes is None else data.task.classes.classes
     if any(isinstance(label, str) for label in labels):
-        named = [f"{k} = {label}" for k, label in enumerate(labels)]
-        more = f", ... ({len(named)} in all)" if len(named) > 10 else ""
-        yield f"classes: {', '.join(named[:10])}{more}"
-    elif len(labels) > _MANY_CLASSES:
-        n, (_, counts) = len(labels), np.unique(data.train.labels, return_counts=True)
-        if n > _MANY_SHARE * data.train.n_samples or any(label % 1 for label in labels) or counts.min() < _FEW_SAMPLES:
-            other = "" if config.data.label_column is not None else ", or name the label column (data.label_column)"
-            taken = f"{n} different numbers are taken for classes"
-            yield f"{taken}; to approximate numbers set network.loss = squared{other}"
+        more = f", ... ({len(labels)} in all)" if len(labels) > 10 else ""
+        yield f"classes: {', '.join(f'{k} = {label}' for k, label in enumerate(labels[:10]))}{more}"
+    elif len(labels) > _MANY_CLASSES and _look_like_numbers(labels, data.train):
+        other = "" if config.data.label_column is not None else ", or name the label column (data.label_column)"
+        taken = f"{len(labels)} different numbers are taken for classes"
+        yield f"{taken}; to approximate numbers set network.loss = squared{other}"
     method = config.method
     if method.has(FullBatchOptions) and data.n_train < method.subsample_min != _SUBSAMPLE_MIN:
         yield f"method.subsample_min is more than the {data.n_train} samples there are: all are used"
