@@ -146,12 +146,13 @@ class GramMatrix:
         n_own = len(D)
         D = namespace(out).ascontiguousarray(D.reshape(n_own * k, D.shape[2]))
         n_first, n = self._n_own(*columns), columns[1] - columns[0]
-        Z_columns, D_columns = self._of_all(Z[:n_first], columns), self._of_all(D[: n_first * k], columns, k)
+        Z_columns = self._of_all(_rows_of(Z, slice(0, n_first)), columns)
+        D_columns = self._of_all(D[: n_first * k], columns, k)
         owns_bias = self._jacobian.layout.blocks[m].owns_bias
         for start, stop in self._chunks(n_own, n):
             # rows and columns begin with the same sample where there is one replica: the rest is mirrored
             n_made = min(stop, n) if self._share.whole else n
-            gram = _rows_of(Z, slice(start, stop)) @ Z_columns[:n_made].T
+            gram = _rows_of(Z, slice(start, stop)) @ _rows_of(Z_columns, slice(0, n_made)).T
             gram = gram.toarray() if is_sparse(gram) else gram
             if owns_bias:
                 gram += 1
