@@ -127,6 +127,9 @@ def settle_residual(config: Config) -> Config:
     tree["data"] |= {"task": "regression", "validation_fraction": 0.0}
     if tree["data"]["scale"] not in (AUTO, "none"):
         raise ConfigError("data.scale has no meaning for the points of a residual problem", collective=True)
+    if tree["run"]["device"] == "gpu":
+        raise ConfigError("residuals are numpy functions: residual problems need run.device = cpu", collective=True)
+    tree["run"]["device"] = "cpu"
     tree["data"]["scale"], tree["network"]["loss"] = "none", "squared"
     if config.method.direction == AUTO:
         tree["method"] = {"C": config.method.C, **_OF_RESIDUALS}

@@ -242,6 +242,13 @@ def test_relu_is_refused_where_second_derivatives_are_needed(world):
         distnewton.train(settings, world.mpi, train_data=heat())
 
 
+@pytest.mark.parametrize(("section", "setting"), [("run", {"device": "gpu"}), ("data", {"scale": "standard"})])
+def test_settings_without_a_meaning_are_refused(section, setting):
+    tree = {"network": {"layers": [2, 3, 2]}, section: setting}
+    with pytest.raises(ConfigError, match="residual problem"):
+        distnewton.train(distnewton.make_config(tree), heat())
+
+
 def test_points_lie_where_they_should():
     generator = np.random.default_rng(0)
     inside, faces = SQUARE.interior(200).draw(generator), SQUARE.boundary(40).draw(generator)
