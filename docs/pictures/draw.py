@@ -1,12 +1,15 @@
 """Draws the pictures of the pages, each once for light and once for dark pages: `python docs/pictures/draw.py`.
 
-Who owns what comes from the package itself.
+Who owns what comes from the package itself, and what methods reach from `docs/benchmarks/peers.json`.
 """
 
 from __future__ import annotations
 
+import json
+import math
 import sys
 from pathlib import Path
+from statistics import median
 
 from distnewton.parallel.partition import Partition
 
@@ -40,6 +43,12 @@ class Picture:
         self.parts.append(
             f'<rect x="{x:g}" y="{y:g}" width="{w:g}" height="{h:g}" rx="3" fill="{self.color(fill)}" '
             f'fill-opacity="{opacity:g}"/>'
+        )
+
+    def dot(self, x: float, y: float, radius: float, fill: str | int, opacity: float = 1.0) -> None:
+        """Filled disc."""
+        self.parts.append(
+            f'<circle cx="{x:.1f}" cy="{y:g}" r="{radius:g}" fill="{self.color(fill)}" fill-opacity="{opacity:g}"/>'
         )
 
     def text(self, x: float, y: float, text: str, color: str | int = "ink", size: float = 13, anchor: str = "middle",
@@ -213,7 +222,37 @@ def jacobian(palette: dict[str, object]) -> str:
     return p.finish()
 
 
-PICTURES = {"blocks": blocks, "boundary": boundary, "iteration": iteration, "jacobian": jacobian}
+def peers(palette: dict[str, object]) -> str:
+    """Test error of each method relative to the best one of its row, from ``docs/benchmarks/peers.json``."""
+    table = json.loads((Path(__file__).parents[1] / "benchmarks" / "peers.json").read_text(encoding="utf-8"))
+    rows = {name: row["methods"] for name, row in table["sets"].items() if not row["sparse"]}
+    kinds = {"distnewton auto": (0, 6, 1.0), "Adam": (1, 5, 0.9), "HistGradientBoosting": (2, 5, 0.9)}
+    left, right, top, step, most = 130, 790, 70, 26, 8.0
+    p = Picture(824, top + step * len(rows) + 44, palette, "Test error relative to the best method, by data set")
+
+    def place(ratio: float) -> float:
+        return left + (right - left) * math.log(min(max(ratio, 1.0), most)) / math.log(most)
+
+    for k, (name, (color, size, _)) in enumerate({**kinds, "others": ("dim", 3, 1.0)}.items()):
+        p.dot(left + 8 + 170 * k, 26, size, color)
+        p.text(left + 20 + 170 * k, 30, name, size=12.5, anchor="start")
+    bottom = top + step * len(rows)
+    for ratio in (1, 1.5, 2, 4, 8):
+        p.line([(place(ratio), top - 16), (place(ratio), bottom)], "line", 1)
+        p.text(place(ratio), bottom + 18, "best" if ratio == 1 else f"{'≥ ' * (ratio == 8)}{ratio:g} times", "dim", 12)
+    for k, (name, methods) in enumerate(rows.items()):
+        y = top + step * k
+        errors = {m: median(r["test"] for r in runs if "test" in r) for m, runs in methods.items() if "test" in runs[0]}
+        p.text(left - 12, y + 4, name, size=12.5, anchor="end")
+        for method in sorted(errors, key=lambda m: (m in kinds, m == "distnewton auto")):
+            color, size, opacity = kinds.get(method, ("dim", 3, 0.7))
+            least = min(errors.values())
+            ratio = errors[method] / least if least else 1.0 + most * (errors[method] > 0)
+            p.dot(place(ratio), y, size, color, opacity)
+    return p.finish()
+
+
+PICTURES = {"blocks": blocks, "boundary": boundary, "iteration": iteration, "jacobian": jacobian, "peers": peers}
 
 
 def draw(folder: Path) -> None:

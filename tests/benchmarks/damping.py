@@ -23,7 +23,7 @@ from sklearn import datasets
 from sklearn.model_selection import train_test_split
 
 import distnewton
-from benchmarks.defaults import REGRESSION, sets
+from benchmarks.data_sets import REGRESSION, sets
 from distnewton.config import apply_settings
 from distnewton.launch.startup import world_communicator
 

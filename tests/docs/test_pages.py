@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import re
 import shlex
 import sys
@@ -191,6 +192,13 @@ def test_pictures_are_those_of_the_script(tmp_path):
     draw.draw(tmp_path)
     for path in tmp_path.iterdir():
         assert (DOCS / "pictures" / path.name).read_text(encoding="utf-8") == path.read_text(encoding="utf-8")
+
+
+def test_the_page_of_the_peers_is_written_from_its_file():
+    from benchmarks.peers_page import page
+
+    folder = DOCS / "benchmarks"
+    assert (folder / "peers.md").read_text(encoding="utf-8") == page(json.loads((folder / "peers.json").read_text()))
 
 
 def test_generated_pages_have_every_setting_and_command(tmp_path):
