@@ -25,7 +25,7 @@ FUNCTIONS = frozenset({
     "abs", "all", "any", "arange", "argsort", "ascontiguousarray", "broadcast_to", "cbrt", "concatenate", "cumsum",
     "divide", "empty", "empty_like", "exp", "expm1", "eye", "full_like", "greater", "isfinite", "log", "log1p",
     "logaddexp", "matmul", "maximum", "minimum", "multiply", "ones", "ones_like", "repeat", "searchsorted", "sqrt",
-    "stack", "sum", "swapaxes", "tanh", "tensordot", "unique", "vdot", "where", "zeros", "zeros_like",
+    "stack", "sum", "swapaxes", "tanh", "tensordot", "tril", "unique", "vdot", "where", "zeros", "zeros_like",
 })  # fmt: skip
 METHODS = frozenset({
     "all", "any", "argmax", "argsort", "astype", "copy", "cumsum", "diagonal", "max", "mean", "min", "ravel",
@@ -228,9 +228,9 @@ class StrictLibrary:
 
     def __init__(self):
         self.xp = _Namespace(FUNCTIONS, np)
-        self.xp.linalg = _Namespace(("inv", "norm", "solve"), np.linalg, "cupy.linalg")
+        self.xp.linalg = _Namespace(("eigh", "inv", "norm", "solve"), np.linalg, "cupy.linalg")
         self.xp.linalg.cholesky = guarded(_cholesky, "cupy.linalg.cholesky")
-        self.xp.lib = self.xp
+        self.xp.lib, self.xp.nan = self.xp, np.nan
         self.xp.stride_tricks = _Namespace(("as_strided",), np.lib.stride_tricks, "cupy.lib.stride_tricks")
         self.n_pinned = 0
 

@@ -84,17 +84,22 @@ def _train(options: argparse.Namespace) -> int:
             if comm.rank == 0:
                 write_text(Path(STANDARD), to_toml(settle_by_data(config)) + "\n")
         return 0
-    limited = isfinite(config.run.max_seconds) and not any("run.max_seconds" in given for given in options.set)
-    if resume and limited and not options.recipe:
-        tell_once(
-            comm, f"run.max_seconds = {config.run.max_seconds:g} holds for this command, too; --run.max_seconds inf "
-            "lifts it"
-        )  # fmt: skip
+    if resume and not options.recipe:
+        _tell_limit(comm, config, options)
     guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
     # from here on to the very end: a signal must not come between a run that is set aside and the one that replaces it
     results_go_to_files()
     with StopSignals(notice=_NOTICE if comm.rank == 0 else "") as signals:
         return _train_until(signals, comm, config, options, resume)
+
+
+def _tell_limit(comm: Communicator, config: Config, options: argparse.Namespace) -> None:
+    """Tell of a limit that comes from the run that is resumed, and not from the command."""
+    if isfinite(config.run.max_seconds) and not any("run.max_seconds" in given for given in options.set):
+        tell_once(
+            comm, f"run.max_seconds = {config.run.max_seconds:g} holds for this command, too; --run.max_seconds inf "
+            "lifts it"
+        )  # fmt: skip
 
 
 def _train_until(

@@ -305,8 +305,8 @@ class _Table:
                 f"{self.path}: has no column {listed(missing)}, which the model was trained on; its columns are "
                 f"{listed(self.columns)}. Columns are taken by name: rename them"
             )
-        counts = Counter(self.columns)
-        if twice := [name for name in places if name in {*names.features, names.label} and counts[name] > 1]:
+        wanted = {*names.features, names.label}
+        if twice := [name for name, count in Counter(self.columns).items() if count > 1 and name in wanted]:
             raise DataError(f"{self.path}: has two columns {listed(twice)}; columns are taken by name: rename one")
         if label_required and names.label not in places:
             raise DataError(

@@ -6,6 +6,8 @@ import math
 import time
 from dataclasses import dataclass, replace
 
+import numpy as np
+
 from distnewton.backend import Array
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
@@ -68,6 +70,8 @@ class NewtonStep:
     ----------
     n_rejected : int
         Directions rejected in a row.
+    converged : bool
+        Whether the last direction led down so little that the rounding of the objective hides it.
     """
 
     def __init__(
@@ -82,6 +86,7 @@ class NewtonStep:
         self._previous: Array | None = None
         self._linearizer = Linearizer(direction, options.sketch, options.seed, options.stage)
         self._n_directions = self.n_rejected = 0
+        self.converged = False
 
     def step(
         self,
@@ -238,6 +243,8 @@ class NewtonStep:
         record: IterationRecord,
     ) -> tuple[Evaluation, float] | None:
         """Adapt the damping to an accepted step, or raise it and forget the last direction."""
+        rounding = float(np.finfo(combined.direction.dtype).eps) * abs(value)
+        self.converged = 0.0 < -combined.slope <= rounding
         if search.state is None:
             record.note = "no descent direction" if search.trials == 0 else "no decrease along the direction"
             self._damping.reject()

@@ -35,8 +35,8 @@ class Stage(Protocol):
         Of the current point on all samples.
     value : float
         Objective there.
-    exhausted : bool
-        Whether no direction leads down any more.
+    exhausted : str
+        Why no direction leads down any more; empty where one may.
     remedy : str
         What keeps training from diverging with it.
     """
@@ -46,7 +46,7 @@ class Stage(Protocol):
     remedy: str
 
     @property
-    def exhausted(self) -> bool: ...  # noqa: D102
+    def exhausted(self) -> str: ...  # noqa: D102
 
     def start(self, params: Array, known: Evaluation | None) -> None:
         """Begin at a point, whose evaluation may be known; collective."""
@@ -90,9 +90,11 @@ class FullBatch:
         self._subsamples = Subsamples(n, subsample_size(n, subsample, subsample_min), seed)
 
     @property
-    def exhausted(self) -> bool:
-        """Whether too many directions in a row were rejected."""
-        return self._newton.n_rejected >= MAX_REJECTIONS
+    def exhausted(self) -> str:
+        """That what is left to gain is rounding, or that too many directions in a row were rejected."""
+        if self._newton.converged:
+            return "converged: what the next step would gain is less than the rounding of the objective"
+        return "no direction leads down any more" if self._newton.n_rejected >= MAX_REJECTIONS else ""
 
     def start(self, params: Array, known: Evaluation | None) -> None:
         """Evaluate the point, whose activations serve the gradient."""
@@ -140,7 +142,7 @@ class _MiniBatch:
         Steps of an iteration; 0 for a pass over the samples.
     """
 
-    exhausted = False
+    exhausted = ""
     remedy = "raise method.damping or method.batch"
 
     def __init__(self, objective: Objective, batches: Batches, n_steps: int) -> None:

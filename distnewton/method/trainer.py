@@ -209,7 +209,7 @@ class Trainer:
     def _no_gain(self) -> str:
         """Why the current stage does not go on; empty where it does."""
         if self._stage.exhausted:
-            return "no direction leads down any more"
+            return self._stage.exhausted
         position = self._position
         return self._best.gives_up(position.iteration, position.before_stage) if self._best is not None else ""
 

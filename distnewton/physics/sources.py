@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+from distnewton.data.formats.bundled import split_name
 from distnewton.data.in_memory import ArraySource
 from distnewton.errors import ConfigError
 from distnewton.physics.problem import Problem
@@ -28,7 +29,7 @@ def problem_of(given: Any, name: str) -> Problem | None:
         What a program passes.
     name : str
         ``data.train``: ``module:problem`` names a problem of an importable module, or a function that returns one; the
-        working folder is searched, too. A file of that name is meant where there is one.
+        working folder is searched, too. A file or folder of that name, or a bundled set, is meant where there is one.
 
     Returns
     -------
@@ -42,7 +43,9 @@ def problem_of(given: Any, name: str) -> Problem | None:
     if given is not None:
         return given if isinstance(given, Problem) else None
     match = _NAME.fullmatch(name)
-    if match is None or Path(name).exists() or not _is_module(match[1]):
+    if match is None or split_name(name) or any(Path(path).exists() for path in (name, match[1])):
+        return None
+    if not _is_module(match[1]):
         return None
     found = getattr(import_module(match[1]), match[2], None)
     if callable(found):
@@ -57,9 +60,11 @@ def _is_module(name: str) -> bool:
     if folder not in sys.path:
         sys.path.append(folder)
     try:
-        return find_spec(name) is not None
-    except ModuleNotFoundError:
+        spec = find_spec(name)
+    except (ImportError, ValueError):
         return False
+    # a folder without modules is none
+    return spec is not None and spec.origin is not None
 
 
 def point_sources(residuals: ResidualLoss, test: Any) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from itertools import accumulate
 from pathlib import Path
@@ -41,15 +41,19 @@ def convergence(runs: Sequence[Run]) -> list[Chart]:
         Chart(f"objective against {place}", place, _overlaid(runs, x, lambda line: line.objective), log=True)
         for place, x in _PLACES.items()
     ]
-    for metric in dict.fromkeys(run.metric for run in runs):
-        shown = [(k, run) for k, run in enumerate(runs) if run.metric == metric]
-        sets = {judged_set(run) for _, run in shown} - {""}
-        which = _SET_NAMES[sets.pop()] if len(sets) == 1 else "held-out, or training,"
-        for place, x in _PLACES.items():
-            curves = _curves_of_sets(runs[0], x) if len(runs) == 1 else _curves_of_runs(shown, x)
-            title = _error_name(metric) if len(runs) == 1 else f"{which} {_error_name(metric)}"
-            charts.append(_error_chart(f"{title} against {place}", place, curves))
-    return charts
+    metrics = dict.fromkeys(run.metric for run in runs)
+    return [*charts, *(chart for metric in metrics for chart in _errors(runs, metric))]
+
+
+def _errors(runs: Sequence[Run], metric: str) -> Iterator[Chart]:
+    """The error of a metric, of the runs that have it."""
+    shown = [(k, run) for k, run in enumerate(runs) if run.metric == metric]
+    sets = {judged_set(run) for _, run in shown} - {""}
+    which = _SET_NAMES[sets.pop()] if len(sets) == 1 else "held-out, or training,"
+    for place, x in _PLACES.items():
+        curves = _curves_of_sets(runs[0], x) if len(runs) == 1 else _curves_of_runs(shown, x)
+        title = _error_name(metric) if len(runs) == 1 else f"{which} {_error_name(metric)}"
+        yield _error_chart(f"{title} against {place}", place, curves)
 
 
 def _error_name(metric: str) -> str:
@@ -72,10 +76,13 @@ def _error_chart(title: str, place: str, curves: Sequence[Curve]) -> Chart:
     least = min((value for value in values if value > _ROUNDING), default=1.0)
     if any(value <= _ROUNDING for value in values):
         title += "; 0 at the lower edge"
-        # rounding leaves no error, either
-        edge = [[least / 2 if y is not None and y <= _ROUNDING else y for y in curve.y] for curve in curves]
-        curves = [replace(curve, y=y) for curve, y in zip(curves, edge, strict=True)]
+        curves = [replace(curve, y=[_raised(y, least / 2) for y in curve.y]) for curve in curves]
     return Chart(title, place, curves, log=True)
+
+
+def _raised(y: float | None, edge: float) -> float | None:
+    """An error, or the edge in place of none; rounding leaves none, either."""
+    return edge if y is not None and y <= _ROUNDING else y
 
 
 def _overlaid(runs: Sequence[Run], x: Get, y: Get) -> list[Curve]:

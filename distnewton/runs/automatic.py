@@ -71,15 +71,12 @@ def settle(
     """
     if residual:
         config = settle_residual(config)
-    chooses = config.method.direction == AUTO
     n_samples = min(config.data.n_train or n_samples, n_samples)
     tree: dict[str, dict[str, Any]] = config.model_dump()
     has_validation = _settle_validation(tree, config, n_samples, validated)
     for section, settings in _form(config, start).items():
         tree[section] |= {key: value for key, value in settings.items() if tree[section][key] == AUTO}
-    if tree["network"]["init"] == AUTO:
-        tree["network"]["init"] = "zero" if chooses and _is_linear(config) else "he"
-    if chooses:
+    if config.method.direction == AUTO:
         tree["method"] = {"C": config.method.C, **_method(config, n_samples, n_targets * has_validation)}
         tree["run"]["tolerance"] = config.run.tolerance or _TOLERANCE * _is_linear(config)
     if tree["run"]["iterations"] == AUTO:
@@ -101,12 +98,15 @@ def _settle_validation(tree: dict[str, dict[str, Any]], config: Config, n_sample
 
 
 def _form(config: Config, start: Start | None) -> dict[str, dict[str, str]]:
-    """Scaling and activation where they are ``auto``: those of the first model, else by what is to be learnt."""
+    """Scaling, activation and init where they are ``auto``: as of the first model, else by what is to be learnt."""
+    chooses = config.method.direction == AUTO
+    init = "zero" if chooses and _is_linear(config) else "he"
     if start is not None:
-        return {"data": {"scale": start.scaling.kind}, "network": {"activation": start.architecture.activation}}
-    if config.method.direction != AUTO:
-        return {"data": {"scale": "none"}, "network": {"activation": "tanh"}}
-    return {"network": {"activation": "tanh" if config.task == "regression" else "relu"}}
+        network = {"activation": start.architecture.activation, "init": init}
+        return {"data": {"scale": start.scaling.kind}, "network": network}
+    if not chooses:
+        return {"data": {"scale": "none"}, "network": {"activation": "tanh", "init": init}}
+    return {"network": {"activation": "tanh" if config.task == "regression" else "relu", "init": init}}
 
 
 def settle_residual(config: Config) -> Config:
@@ -127,6 +127,9 @@ def settle_residual(config: Config) -> Config:
     tree["data"] |= {"task": "regression", "validation_fraction": 0.0}
     if tree["data"]["scale"] not in (AUTO, "none"):
         raise ConfigError("data.scale has no meaning for the points of a residual problem", collective=True)
+    if tree["run"]["device"] == "gpu":
+        raise ConfigError("residuals are numpy functions: residual problems need run.device = cpu", collective=True)
+    tree["run"]["device"] = "cpu"
     tree["data"]["scale"], tree["network"]["loss"] = "none", "squared"
     if config.method.direction == AUTO:
         tree["method"] = {"C": config.method.C, **_OF_RESIDUALS}

@@ -274,9 +274,13 @@ def _notes_on_labels(config: Config, data: DataSets) -> Iterator[str]:
         other = "" if config.data.label_column is not None else ", or name the label column (data.label_column)"
         taken = f"{len(labels)} different numbers are taken for classes"
         yield f"{taken}; to approximate numbers set network.loss = squared{other}"
-    method = config.method
-    if method.has(FullBatchOptions) and data.n_train < method.subsample_min != _SUBSAMPLE_MIN:
-        yield f"method.subsample_min is more than the {data.n_train} samples there are: all are used"
+    yield from _notes_on_subsample(config.method, data.n_train)
+
+
+def _notes_on_subsample(method: Any, n_train: int) -> Iterator[str]:
+    """A subsample that would be larger than the samples."""
+    if method.has(FullBatchOptions) and n_train < method.subsample_min != _SUBSAMPLE_MIN:
+        yield f"method.subsample_min is more than the {n_train} samples there are: all are used"
 
 
 def _notes_on_held_out(data: DataSets) -> Iterator[str]:

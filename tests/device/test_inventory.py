@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import ast
+from functools import reduce
 
 import cupy_signatures
 import pytest
 from cupy_signatures import FROM_IMPORTS, OF_OBJECTS, PACKAGE, TABLE, installed, inventory, names, signature
+from strict_device import LIBRARY
 
 
 def problems(calls):
@@ -40,6 +42,19 @@ def test_every_call_of_cupy_has_a_checked_signature():
             modules += [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             strange = [name for name in modules if name.partition(".")[0] in ("cupy", "cupyx") and name not in allowed]
             assert not strange, (file, strange)
+
+
+def test_the_stand_in_for_a_device_has_what_the_package_calls():
+    """Apart from what makes a GPU a device, in modules that know cupy by name."""
+    own = ("backend/gpu.py", "parallel/transport.py", "launch/devices.py")
+    missing = []
+    for name, uses in inventory().items():
+        if any(not where.startswith(own) for where, *_ in uses):
+            try:
+                reduce(getattr, name.split(".")[1:], LIBRARY.xp)
+            except AttributeError:
+                missing.append((name, uses))
+    assert missing == []
 
 
 @pytest.mark.parametrize(("name", "use"), [

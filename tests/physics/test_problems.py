@@ -14,6 +14,7 @@ import distnewton
 from distnewton.errors import ConfigError
 from distnewton.physics import Box, Given, Problem, Sphere, Term, derivatives
 from distnewton.physics.residuals import ResidualLoss
+from distnewton.physics.sources import problem_of
 
 SQUARE = Box([0, 0], [1, 2])
 
@@ -240,6 +241,23 @@ def test_relu_is_refused_where_second_derivatives_are_needed(world):
     settings = config().model_copy(update={"network": config().network.model_copy(update={"activation": "relu"})})
     with pytest.raises(ConfigError, match="second derivatives, which relu does not have"):
         distnewton.train(settings, world.mpi, train_data=heat())
+
+
+@pytest.mark.parametrize(("section", "setting"), [("run", {"device": "gpu"}), ("data", {"scale": "standard"})])
+def test_settings_without_a_meaning_are_refused(section, setting):
+    tree = {"network": {"layers": [2, 3, 2]}, section: setting}
+    with pytest.raises(ConfigError, match="residual problem"):
+        distnewton.train(distnewton.make_config(tree), heat())
+
+
+def test_folders_and_bundled_sets_are_data(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pictures" / "train").mkdir(parents=True)
+    assert problem_of(None, "pictures:train") is None
+    assert problem_of(None, "digits:train") is None
+    assert problem_of(None, "nothing:there") is None
+    monkeypatch.syspath_prepend(str(tmp_path / "pictures"))
+    assert problem_of(None, "train:wave") is None
 
 
 def test_points_lie_where_they_should():
