@@ -100,7 +100,10 @@ def _plan_study(options: argparse.Namespace, cluster: Cluster) -> tuple[Study, d
     kind = options.kind.removesuffix(_REPLICAS)
     n = data.n_samples * ranks[0] // ranks[-1] if kind == "weak-samples" else data.n_samples
     n_replicas = config.partition.replicas if kind != options.kind else 0
-    study = Study(kind, ranks, options.repeats, _WARMUP, options.iterations, n, n_replicas)
+    # a strong study is of one problem and one method, and blocks are part of a method
+    shares = kind == "strong" and not n_replicas and all(ranks[-1] % k == 0 for k in ranks)
+    n_blocks = ranks[-1] if shares and config.partition.blocks == "ranks" else 0
+    study = Study(kind, ranks, options.repeats, _WARMUP, options.iterations, n, n_replicas, n_blocks)
     return study, {n: study.settings(shape, n) for n in ranks}
 
 

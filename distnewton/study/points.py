@@ -33,6 +33,8 @@ class Study:
     n_samples: int  # of the problem on the fewest ranks
     # replicas of the grid on the fewest ranks, where they grow with the ranks; 0 where the grid grows
     n_replicas: int = 0
+    # logical blocks of all points, so that block methods do the same work on any number of ranks; 0 for the recipe's
+    n_blocks: int = 0
 
     def folder(self, root: Path, n_ranks: int, repeat: int) -> Path:
         """Run folder of a point."""
@@ -55,6 +57,8 @@ class Study:
         """
         run = {"iterations": self.n_warmup + self.n_measured, "deterministic": True}
         changes: dict[str, Any] = {"run": run}
+        if self.n_blocks:
+            changes["partition"] = {"blocks": self.n_blocks}
         if self.n_replicas:
             changes["partition"] = {"replicas": self.n_replicas * n_ranks // self.ranks[0]}
         if self.kind == "weak-samples":

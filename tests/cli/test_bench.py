@@ -23,12 +23,13 @@ class TestRuns:
 
     def test_a_study_on_one_and_two_ranks(self, tmp_path):
         done = run(distnewton("bench", "scaling", RECIPE, "--ranks=1,2", *SHORT, "--run-dir", tmp_path / "s",
-                              "--set=method.direction=gauss_newton",
                               "--cluster", CLUSTERS / "laptop.toml"))  # fmt: skip
         assert done.returncode == 0, done.stdout + done.stderr
         lines = [json.loads(line) for line in (tmp_path / "s/scaling.jsonl").read_text().splitlines()]
         assert [(line["n_ranks"], line["refused"], line["n_threads"]) for line in lines] == [(1, "", 1), (2, "", 1)]
         assert all(line["predicted_seconds"] > 0 for line in lines)
+        # the blocks of the recipe's method are the same on one rank and on two
+        assert lines[1]["objective"] == pytest.approx(lines[0]["objective"], rel=1e-5)
         assert "strong scaling" in done.stdout
         assert (tmp_path / "s/scaling.md").read_text() in done.stdout
         again = run(distnewton("bench", "scaling", RECIPE, "--collect", "--run-dir", tmp_path / "s"))
