@@ -216,7 +216,7 @@ class NetworkConfig(Options):
         "auto", description="activation; that of the outputs is linear. auto: relu for classes, with "
         "method.direction = auto; else tanh"
     )  # fmt: skip
-    loss: Annotated[str, NameOf(LOSSES)] = Field("cross_entropy", description="loss of a sample")
+    loss: Annotated[str, NameOf(LOSSES)] = Field("cross_entropy", description="loss")
     init: Literal["auto", "glorot", "he", "lecun", "zero"] = Field(
         "auto", description="variance of the initial weights; zero is for networks without hidden layers. auto: zero "
         "of these, with method.direction = auto; else he"

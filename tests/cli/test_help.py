@@ -54,7 +54,7 @@ def test_the_help_of_training_fits_a_screen(capsys):
     assert all(len(line) <= 80 for line in text.splitlines())
     assert set(COMMON) <= set(settings())
     assert set(re.findall(r"^  --(\w+\.\w+)", text, re.M)) == set(COMMON)
-    assert "loss of a sample: squared, [cross_entropy], logistic" in text
+    assert "loss: squared, [cross_entropy], logistic" in text
 
 
 def test_the_whole_help_has_every_setting_and_every_choice(capsys):
