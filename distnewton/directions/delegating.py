@@ -31,13 +31,15 @@ class DelegatingDirection(Direction):
         """Tell the inner direction."""
         self._inner.step_taken(direction, step_size)
 
-    def check_memory(self, n_samples: int, n_out: int, itemsize: int, memory_mb: float, n_ranks: int = 1) -> None:
+    def check_memory(
+        self, n_samples: int, n_out: int, itemsize: int, memory_mb: float, n_ranks: int = 1, n_params: int = 0
+    ) -> None:
         """Refuse what the inner direction refuses."""
-        self._inner.check_memory(n_samples, n_out, itemsize, memory_mb, n_ranks)
+        self._inner.check_memory(n_samples, n_out, itemsize, memory_mb, n_ranks, n_params)
 
-    def system_bytes(self, n_rows: int, itemsize: int, n_ranks: int) -> float:
+    def system_bytes(self, n_rows: int, itemsize: int, n_ranks: int, n_params: int = 0) -> float:
         """Bytes of the inner direction's matrix."""
-        return self._inner.system_bytes(n_rows, itemsize, n_ranks)
+        return self._inner.system_bytes(n_rows, itemsize, n_ranks, n_params)
 
     def n_vectors(self) -> int:
         """Vectors that the inner direction keeps."""

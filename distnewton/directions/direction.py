@@ -220,7 +220,7 @@ class Direction(ABC):
         """
 
     def check_memory(  # noqa: B027
-        self, n_samples: int, n_out: int, itemsize: int, memory_mb: float, n_ranks: int = 1
+        self, n_samples: int, n_out: int, itemsize: int, memory_mb: float, n_ranks: int = 1, n_params: int = 0
     ) -> None:
         """Refuse a problem whose systems do not fit, before any data is read; takes all by default.
 
@@ -234,6 +234,8 @@ class Direction(ABC):
             Megabytes that a rank may use.
         n_ranks : int
             Ranks of all replicas.
+        n_params : int
+            Variables of the network; 0 where they are not known.
 
         Raises
         ------
@@ -241,7 +243,7 @@ class Direction(ABC):
             With the sizes that would fit.
         """
 
-    def system_bytes(self, n_rows: int, itemsize: int, n_ranks: int) -> float:
+    def system_bytes(self, n_rows: int, itemsize: int, n_ranks: int, n_params: int = 0) -> float:
         """Bytes of a rank for a matrix in sample space.
 
         Parameters

@@ -43,6 +43,7 @@ from distnewton.network.layout import ParameterLayout
 from distnewton.options import Options
 from distnewton.parallel.termination import EarlyTermination
 from distnewton.solvers.block_cholesky import system_size
+from distnewton.solvers.least_squares import solves_for_variables, variable_system_bytes
 
 
 class SampleSpaceOptions(SketchOptions, DampingFormOptions):
@@ -124,12 +125,14 @@ class Dual(Direction):
         """The last direction, with momentum."""
         return int(self._momentum > 0.0)
 
-    def check_memory(self, n_samples: int, n_out: int, itemsize: int, memory_mb: float, n_ranks: int = 1) -> None:
+    def check_memory(
+        self, n_samples: int, n_out: int, itemsize: int, memory_mb: float, n_ranks: int = 1, n_params: int = 0
+    ) -> None:
         """Refuse a system in sample space that does not fit, and say by how much."""
         n_ranks = 1 if self.apart else n_ranks
         n_rows = min((0 if self.options.sketch == "auto" else self.options.sketch) or n_out, n_out)
         n = n_samples * n_rows
-        needed = self.system_bytes(n, itemsize, n_ranks) / 2**20
+        needed = self.system_bytes(n, itemsize, n_ranks, n_params) / 2**20
         if needed <= memory_mb:
             return
         fitting = self._most_rows(n, itemsize, memory_mb, n_ranks)
@@ -147,8 +150,10 @@ class Dual(Direction):
             collective=True,
         )
 
-    def system_bytes(self, n_rows: int, itemsize: int, n_ranks: int) -> float:
-        """Bytes of a rank for the matrix of so many rows."""
+    def system_bytes(self, n_rows: int, itemsize: int, n_ranks: int, n_params: int = 0) -> float:
+        """Bytes of a rank for the matrix of so many rows, or for the Jacobian of fewer variables."""
+        if n_params and not self.apart and solves_for_variables(n_rows, n_params):
+            return variable_system_bytes(n_rows, n_params)
         return float(itemsize * system_size(n_rows, 1 if self.apart else n_ranks))
 
     def _most_rows(self, too_many: int, itemsize: int, memory_mb: float, n_ranks: int) -> int:

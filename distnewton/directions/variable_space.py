@@ -20,11 +20,8 @@ from distnewton.curvature.gram import GramMatrix
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions.direction import relative
 from distnewton.errors import NumericalError
+from distnewton.solvers.least_squares import solves_for_variables
 
-MOST_VARIABLES = 2048
-"""Most variables of a system that every rank factorises."""
-MOST_NUMBERS = 1 << 24
-"""Most numbers of J, which every rank holds twice while it is factorised: 256 MB, on every grid alike."""
 _PANEL = 32
 
 
@@ -82,9 +79,9 @@ class VariableSpace:
 
     @staticmethod
     def suits(problem: Linearization) -> bool:
-        """Whether there are no more variables than rows, and few enough for every rank."""
-        n_rows, n_params = problem.n_samples * problem.jacobian.n_out, problem.sample.point.network.shape.n_params
-        return n_params <= min(n_rows, MOST_VARIABLES) and n_params * n_rows <= MOST_NUMBERS
+        """Whether the model is solved so."""
+        n_rows = problem.n_samples * problem.jacobian.n_out
+        return solves_for_variables(n_rows, problem.sample.point.network.shape.n_params)
 
     def solve(self, u: Array | None, h: Array | None) -> tuple[Array, float]:
         """The direction of a right-hand side.

@@ -176,7 +176,7 @@ def _damping(options: StageOptions) -> LevenbergMarquardt:
 
 
 def check_memory(
-    method: MethodConfig, n_samples: int, n_out: int, itemsize: int, memory_mb: float, n_ranks: int
+    method: MethodConfig, n_samples: int, n_out: int, itemsize: int, memory_mb: float, n_ranks: int, n_params: int
 ) -> None:
     """Refuse stages whose systems do not fit, before any data is read.
 
@@ -190,8 +190,8 @@ def check_memory(
         Bytes of a number.
     memory_mb : float
         What a rank may use.
-    n_ranks : int
-        Ranks of all replicas.
+    n_ranks, n_params : int
+        Ranks of all replicas, and variables of the network.
 
     Raises
     ------
@@ -200,7 +200,7 @@ def check_memory(
     """
     for options in (*method.schedule, method):
         n = _n_curvature(options, n_samples)
-        make_direction(options).check_memory(n, n_out, itemsize, memory_mb, n_ranks)
+        make_direction(options).check_memory(n, n_out, itemsize, memory_mb, n_ranks, n_params)
 
 
 def check_samples(method: MethodConfig, n_samples: int, n_replicas: int) -> None:

@@ -6,6 +6,7 @@ from distnewton.network.layers import LINEAR_SIZE, PATCH_SIZE
 from distnewton.planning.chunks import rows_kept
 from distnewton.planning.problem import Problem, Share
 from distnewton.solvers.block_cholesky import system_size
+from distnewton.solvers.least_squares import variable_system_bytes
 
 N_VECTORS = 12
 """Vectors of a rank's variables at once: the point and its trial, gradient, directions, and those of CG."""
@@ -63,13 +64,20 @@ def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, 
         + features_bytes(problem, share, apart) / itemsize,
         "outputs": 3 * (n + problem.n_test) * problem.n_out,
         "jacobian": jacobian,
-        "system": system_size(problem.n_system, share.partition.n_ranks * problem.n_replicas),
+        "system": _system_size(problem, share.partition.n_ranks * problem.n_replicas),
         # a chunk that is not kept; pre-activations, patches and their products; the loss, which is in float64
         "work": passing * n_kept * (kept < n) + buffers + beyond + passing * problem.n_out * 8 // itemsize,
     }
     parts = {name: float(itemsize * count) for name, count in numbers.items()}
     reading = max(0.0, problem.reading_bytes - sum(parts.values()))
     return {"features": features_bytes(problem, share, n + problem.n_test)} | parts | {"reading": reading}
+
+
+def _system_size(problem: Problem, n_ranks: int) -> float:
+    """Numbers of an exact direction's system."""
+    if problem.for_variables:
+        return variable_system_bytes(problem.n_system, problem.shape.n_params) / problem.itemsize
+    return system_size(problem.n_system, n_ranks)
 
 
 def features_bytes(problem: Problem, share: Share, n: int) -> float:

@@ -197,6 +197,10 @@ class Messages:
     def _system(self) -> Iterator[Message]:
         """A matrix in sample space: its sum, or that of its block columns, their factors, and solutions."""
         problem, n = self._problem, self._problem.n_system
+        if problem.for_variables:
+            yield self._over_world(n * (problem.shape.n_params + 1) * _SCALAR)
+            yield self._over_all(problem.shape.n_params * _SCALAR)
+            return
         if problem.n_replicas > 1:
             yield self._over_replicas()
         if n <= MOST_REPLICATED:
@@ -216,7 +220,7 @@ class Messages:
         if problem.method.direction == "block_diagonal":
             yield self._over_replicas()
         n_numbers = k * problem.n_curvature * problem.n_out
-        if problem.method.recomputed or problem.rooted:
+        if problem.method.recomputed or problem.sketched:
             for _ in range(k):
                 yield from self._tangent(problem.n_curvature)
             n_numbers = 0

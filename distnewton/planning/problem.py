@@ -7,6 +7,7 @@ from functools import cached_property
 
 from distnewton.network.shapes import LayerShape, NetworkShape
 from distnewton.parallel.partition import Block, Partition
+from distnewton.solvers.least_squares import solves_for_variables
 
 MODELLED = ("dual", "gauss_newton", "block_diagonal")
 """Directions whose iterations are modelled."""
@@ -118,6 +119,11 @@ class Problem:
     def n_system(self) -> int:
         """Rows of the matrix in sample space, over all replicas; 0 where there is none."""
         return self.n_curvature * self.n_replicas * self.n_rows if self.method.direction == "dual" else 0
+
+    @property
+    def for_variables(self) -> bool:
+        """Whether the exact direction solves for the variables, since they are fewer than its rows."""
+        return solves_for_variables(self.n_system, self.shape.n_params)
 
     @property
     def sketched(self) -> bool:

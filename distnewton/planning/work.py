@@ -59,7 +59,7 @@ class Work:
         again = sum(count for count, kept in self._chunks if not kept)
         product = self._product()
         n_products = problem.method.n_steps + (problem.method.direction == "gauss_newton") + problem.method.warm
-        tangents = problem.method.recomputed or problem.rooted
+        tangents = problem.method.recomputed or problem.sketched
         along = self._tangent(size) if tangents else 0.5 * product
         k, axpy = problem.method.n_directions, self._vectors("axpy")
         seconds = {
@@ -76,6 +76,9 @@ class Work:
     def _system(self) -> float:
         """The matrix in sample space, whose upper half is a copy, its factor, and the way back to the variables."""
         problem, rates, n = self._problem, self._rates, self._problem.n_system
+        if problem.for_variables:
+            # 2 N P^2 operations of a QR factorisation, by every rank
+            return rates.product(n, problem.shape.n_params, problem.shape.n_params, 8)
         n_samples, world = problem.n_curvature * problem.n_replicas, self._share.partition.n_ranks * problem.n_replicas
         n_own = problem.n_curvature * problem.n_rows
         seconds = self._stream(_GRAM * n_own * n * len(self._share.blocks)) + self._product()

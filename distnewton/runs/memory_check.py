@@ -56,7 +56,7 @@ class PlannedRun:
             problem = Problem(self.shape, own, n, n_rows, itemsize, memory, n_test, nonzeros=nonzeros)
             needed = iteration_memory(problem, shares[rank], widest_kept(problem, shares))
             n_ranks, direction = partition.n_ranks * R, make_direction(options)
-            needed["system"] = direction.system_bytes(n * R * n_rows, itemsize, n_ranks)
+            needed["system"] = direction.system_bytes(n * R * n_rows, itemsize, n_ranks, self.shape.n_params)
             blocks = [block for number in partition.numbers(rank) for block in partition.logical.blocks(number)]
             needed["factors"] = itemsize * sum(direction.factor_size(self.shape, block) for block in blocks)
             worst = max(worst, needed, key=lambda parts: sum(parts.values()))

@@ -74,7 +74,9 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
     run = config.run
     device = choose_device(comm, run.device, run.dtype, run.comm, tf32=run.tf32)
     itemsize = np.dtype(run.dtype).itemsize
-    check_memory(config.method, data.n_train, data.task.n_out, itemsize, run.memory_mb, comm.size)
+    check_memory(
+        config.method, data.n_train, data.task.n_out, itemsize, run.memory_mb, comm.size, shape.n_params
+    )
     check_samples(config.method, data.n_train, n_replicas)
     grid = ProcessGrid(comm, shape.partition(splits, speeds, config.partition.logical(shape)), n_replicas)
     if run.memory_check:

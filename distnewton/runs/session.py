@@ -249,8 +249,11 @@ class Session:
             )
         if resume and checkpoints is None:
             raise ConfigError("resume needs checkpoints: the folder to resume from", collective=True)
-        itemsize, n_ranks = setup.placement.network.backend.dtype.itemsize, setup.placement.grid.world.size
-        check_memory(config.method, setup.data.n_train, setup.data.task.n_out, itemsize, config.run.memory_mb, n_ranks)
+        network, n_ranks = setup.placement.network, setup.placement.grid.world.size
+        check_memory(
+            config.method, setup.data.n_train, setup.data.task.n_out, network.backend.dtype.itemsize,
+            config.run.memory_mb, n_ranks, network.shape.n_params,
+        )  # fmt: skip
 
     def _first_params(self, config: Config, origin: Start | None) -> Array:
         """The variables that a run begins with."""

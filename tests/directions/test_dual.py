@@ -149,3 +149,10 @@ def test_a_system_that_just_fits_is_taken():
     assert fits(256, 4, 4, 12.0)
     assert not fits(256, 4, 4, 11.99)
     assert not fits(257, 4, 4, 12.0)
+
+
+def test_few_variables_need_no_matrix_of_all_rows():
+    # 20,000 rows of a network of 61 variables: J takes 20 MB, a matrix in sample space 3 GB
+    Dual().check_memory(20_000, 1, 8, 1024.0, 1, 61)
+    with pytest.raises(ConfigError, match="20,000 unknowns"):
+        Dual().check_memory(20_000, 1, 8, 1024.0, 1, 20_000)

@@ -28,7 +28,7 @@ def grids(world, n_layers=3):
 @pytest.fixture(autouse=True)
 def through_samples(monkeypatch):
     """Solve in sample space, however few variables there are."""
-    monkeypatch.setattr("distnewton.directions.variable_space.MOST_VARIABLES", 0)
+    monkeypatch.setattr("distnewton.solvers.least_squares.MOST_VARIABLES", 0)
 
 
 @pytest.fixture

@@ -1,0 +1,18 @@
+"""When a damped least-squares problem is solved for its variables, by QR, and what that takes."""
+
+from __future__ import annotations
+
+MOST_VARIABLES = 2048
+"""Most variables of a system that every rank factorises."""
+MOST_NUMBERS = 1 << 24
+"""Most numbers of J, which every rank holds twice while it is factorised: 256 MB, on every grid alike."""
+
+
+def solves_for_variables(n_rows: int, n_params: int) -> bool:
+    """Whether there are no more variables than rows, and few enough for every rank."""
+    return n_params <= min(n_rows, MOST_VARIABLES) and n_params * n_rows <= MOST_NUMBERS
+
+
+def variable_system_bytes(n_rows: int, n_params: int) -> float:
+    """Bytes of a rank for J and the residuals, in float64, while they are factorised."""
+    return 16.0 * n_rows * (n_params + 1)
