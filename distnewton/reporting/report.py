@@ -11,8 +11,8 @@ from html import escape
 from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
-from shlex import quote
 
+from distnewton.cluster.quoting import for_shell
 from distnewton.errors import ConfigError
 from distnewton.outputs import write_output
 from distnewton.parallel.partition import Partition, splits_title
@@ -215,7 +215,7 @@ def _environment(run: Run) -> str:
     facts, software, data, network = run.environment, run.software, run.config.data, run.config.network
     hosts = list(dict.fromkeys(facts.hosts))
     shown = ", ".join(hosts[:8]) + (f" and {len(hosts) - 8} more" if len(hosts) > 8 else "")
-    repeat = f"distnewton train {quote(str(run.path / CONFIG_FILE))} --run-dir NEW"
+    repeat = f"distnewton train {for_shell(str(run.path / CONFIG_FILE))} --run-dir NEW"
     cores = f", {facts.cores} core(s) in all" if facts.cores else ""
     rows = [
         ["folder", str(run.path)],

@@ -89,7 +89,7 @@ def test_five_iterations_equal_a_dense_derivation_of_the_method(
         case = make_case(world, widths, splits, activation=activation, loss=loss, n=12, sparse=sparse)
         with case.grid:
             steps = 4
-            options = {"cg_tolerance": 0.0, "cg_max": steps, "cg_min": 1, "blocks": blocks}
+            options = {"cg_tolerance": 0.0, "cg_max": steps, "cg_min": 1, "blocks": blocks, "preconditioner": "none"}
             trainer = newton_trainer(case, named_direction(direction, **options), seed=3)
             records = list(trainer.iterations(5))
             if direction == "gauss_newton":
@@ -109,7 +109,7 @@ def test_nielsens_rule_from_the_curvature_equals_a_dense_derivation(world, width
     for splits in grids(world, widths):
         case = make_case(world, widths, splits, activation=activation, loss=loss, n=12)
         with case.grid:
-            method = named_direction(direction, cg_tolerance=0.0, cg_max=4, cg_min=1)
+            method = named_direction(direction, cg_tolerance=0.0, cg_max=4, cg_min=1, preconditioner="none")
             trainer = newton_trainer(case, method, seed=3, damping=np.nan, nielsen=True)
             records = list(trainer.iterations(6))
             blocks = [np.arange(case.dense.n_params)]
