@@ -218,7 +218,9 @@ class StrictRows:
 
 def _cholesky(A):
     """In the precision of the matrices, as on a GPU: numpy's own takes float64 for float32."""
-    return np.reshape([cholesky(matrix, lower=True) for matrix in A.reshape(-1, *A.shape[-2:])], A.shape)
+    # what is not finite is factorised into NaN, as there
+    factors = [cholesky(matrix, lower=True, check_finite=False) for matrix in A.reshape(-1, *A.shape[-2:])]
+    return np.reshape(factors, A.shape)
 
 
 class StrictLibrary:

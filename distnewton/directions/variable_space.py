@@ -130,7 +130,7 @@ class VariableSpace:
         whole[share.own, :, self._own] = to_host(
             GramMatrix(problem.jacobian, layers, problem.grid, share).explicit()
         )
-        u = problem.sample.residuals if problem.of_sample else None
+        u = problem.sample.residuals
         if u is not None and problem.grid.rank == 0:
             whole[share.own, :, n] = to_host(u)
         problem.grid.world.sum_inplace(whole)
