@@ -167,7 +167,7 @@ class GramMatrix:
     def _explicit(self, part: JacobianPart, m: int, rows: slice, n_columns: int) -> Iterator[Array]:
         """Columns of J M^{-1/2} of a block for some own samples, a row each, some units at a time."""
         for _, columns in self._by_units(part, m, rows, n_columns):
-            yield columns.reshape(len(columns) * self.k, -1)
+            yield columns.reshape(len(columns) * self.k, columns.shape[2] * columns.shape[3])
 
     def _by_units(self, part: JacobianPart, m: int, rows: slice, n_columns: int) -> Iterator[tuple[slice, Array]]:
         """Some units, and their columns, of shape (n, k, n_in_local + owns_bias, n_units)."""
