@@ -57,8 +57,9 @@ def compare(options: argparse.Namespace) -> int:
     path = folders[entries[0].name].path.parent if folders else Path()
     results_go_to_files()
     with discarding(list(folders.values())):
-        session = Session(session_config(entries), comm)
-        comparison = Comparison(session.summary(session_config(entries)), options.seconds, _levels(options.levels))
+        shared = session_config(entries)
+        session = Session(shared, comm)
+        comparison = Comparison(session.summary(shared), options.seconds, _levels(options.levels))
         observers = {name: [folder] for name, folder in folders.items()}
         for trial in run_entries(session, entries, observers):
             comparison.trials.append(trial)

@@ -20,6 +20,11 @@ def metric_text(name: str, value: float) -> str:
     return f"{value:.5g}" if name in LOWER_IS_BETTER else f"{value:.4f}"
 
 
+def is_reached(metric: str, value: float, level: float) -> bool:
+    """Whether a value of a metric is as good as a level."""
+    return value <= level if metric in LOWER_IS_BETTER else value >= level
+
+
 def task_metrics(task: str, outputs: Array, targets: Array) -> dict[str, float]:
     """Metrics of a task.
 

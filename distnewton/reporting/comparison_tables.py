@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distnewton.method.records import IterationRecord
-from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC, metric_text
+from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC, is_reached, metric_text
 from distnewton.parallel.partition import splits_title
 from distnewton.reporting.drawing import save
 from distnewton.reporting.pictures import Chart, Curve, Panels
@@ -46,7 +46,7 @@ class Scale:
 
     def reaches(self, value: float, level: float) -> bool:
         """Whether a value is as good as a level."""
-        return value <= level if self.metric in LOWER_IS_BETTER else value >= level
+        return is_reached(self.metric, value, level)
 
     def best(self, trial: Trial) -> float:
         """Best metric of a run; NaN before its start."""

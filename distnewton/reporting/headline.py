@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from distnewton.method.records import IterationRecord
-from distnewton.models.metrics import LOWER_IS_BETTER, metric_text
+from distnewton.models.metrics import LOWER_IS_BETTER, is_reached, metric_text
 from distnewton.reporting.totals import Totals
 
 if TYPE_CHECKING:
@@ -31,8 +31,7 @@ def headline(runs: Sequence[Run]) -> str:
     str
         A sentence or two; empty where nothing was recorded, or where several runs are not judged alike.
     """
-    recorded = [run for run in runs if run.lines]
-    if len(recorded) < len(runs):
+    if not all(run.lines for run in runs):
         return ""
     return _of_one(runs[0]) if len(runs) == 1 else _of_several(runs)
 
@@ -109,12 +108,8 @@ def _value(line: IterationRecord, which: str, metric: str) -> float:
 
 def _seconds_to(run: Run, which: str, level: float) -> float:
     """Seconds of training to a level."""
-    lower = run.metric in LOWER_IS_BETTER
-    for line in run.lines:
-        value = _value(line, which, run.metric)
-        if (value <= level) if lower else (value >= level):
-            return line.training_seconds
-    return math.inf
+    reached = (line for line in run.lines if is_reached(run.metric, _value(line, which, run.metric), level))
+    return next((line.training_seconds for line in reached), math.inf)
 
 
 def _words(metric: str, which: str, value: float) -> str:
