@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from dense import history
@@ -17,6 +19,7 @@ from problems import (
 
 import distnewton
 from distnewton.directions.direction import Direction, DirectionResult
+from distnewton.directions.dual import Dual
 from distnewton.directions.first_order import Adam, SteepestDescent
 from distnewton.errors import ConfigError
 from distnewton.method.batches import Batches
@@ -40,7 +43,9 @@ def test_newton_steps_on_batches_equal_a_dense_derivation(world, widths, loss, n
     for splits in alternating(world.size, 3):
         case = make_case(world, widths, splits, loss=loss, n=14)
         with case.grid:
-            trainer = stage_trainer(case, (batch_newton(case, named_direction(name, **CG), batch=5, steps=1), 4))
+            plain = {"preconditioner": "none"} if name == "block_diagonal" else {}  # the oracle has no preconditioner
+            direction = named_direction(name, **CG, **plain)
+            trainer = stage_trainer(case, (batch_newton(case, direction, batch=5, steps=1), 4))
             found = [record.objective for record in trainer.iterations(4)][1:]
             rows = [Batches(14, 5, 0).rows(t).tolist() for t in range(4)]
             whole = [np.arange(case.dense.n_params)]
@@ -288,20 +293,23 @@ def test_a_rate_that_diverges_ends_the_run_with_advice(world, direction, dtype):
 
 
 def test_a_dual_system_too_large_is_refused_before_the_run_and_its_advice_followed_runs(world):
-    limits = {"iterations": 1, "dtype": "float64", "threads": 1, "memory_mb": 0.5}
+    wide = {"layers": ["auto", 40, 4, "auto"]}  # 459 variables, more than the 270 unknowns of 90 samples
+    half = Dual().system_bytes(270, 8, world.size) / 2**21
+    limits = {"iterations": 1, "dtype": "float64", "threads": 1, "memory_mb": half}
     dual_sgn = {"direction": "sgn", "solver": "dual", "sketch": 0}
     for method in ({"direction": "dual", "subsample_min": 90}, {**dual_sgn, "batch": 90}):
-        with pytest.raises(ConfigError, match=r"90 samples x 3 rows = 270 unknowns.*at most 49 samples") as caught:
-            run(world, method, run=limits)
+        with pytest.raises(ConfigError, match=r"90 samples x 3 rows = 270 unknowns: .*, 2.0 times run") as caught:
+            run(world, method, run=limits, network=wide)
         assert caught.value.collective
-        assert "sketch = 1" in str(caught.value)
-        assert "run.memory_mb = 2)" in str(caught.value)
+        assert "sketch = 2" in str(caught.value)
+        fitting = int(re.search(r"at most (\d+) samples", str(caught.value))[1])
+        assert 50 < fitting < 90
     for method in (
-        {"direction": "dual", "subsample_min": 49},
-        {"direction": "dual", "subsample_min": 90, "sketch": 1},
-        {**dual_sgn, "batch": 49},
+        {"direction": "dual", "subsample_min": fitting},
+        {"direction": "dual", "subsample_min": 90, "sketch": 2},
+        {**dual_sgn, "batch": fitting},
     ):
-        assert len(run(world, method, run=limits).history) == 2
-    with pytest.raises(ConfigError, match="49 samples"):
+        assert len(run(world, method, run=limits, network=wide).history) == 2
+    with pytest.raises(ConfigError, match=f"{fitting} samples"):
         run(world, {"direction": "sgd", "schedule": [{"direction": "dual", "subsample_min": 90, "iterations": 1}]},
-            run=limits)  # fmt: skip
+            run=limits, network=wide)  # fmt: skip
