@@ -460,6 +460,7 @@ FOUND = {
     "hdf5 float": ("hdf5", at(lambda text: text.index(b"\x34\x0b\0\x34"), 0)),
     "feather offset": ("feather", at(behind(np.arange(1, 3, dtype=np.int32).tobytes(), 0), 255)),
     "feather text": ("feather", at(behind(b"xyxyx", 0), 255)),
+    "parquet text": ("parquet", at(behind(b"\x01\0\0\0x\x01\0\0\0y", 4), 255)),
     "feather name": ("feather", at(lambda text: text.rindex(b"label"), 255)),
     **{f"failure {text}": ("failure", instead(text)) for text in (b"[]", b"3", b"{}", b'{"rank":"a","exit_code":1}')},
     **{f"another {text}": ("other failure", instead(text)) for text in (b"[]", b"3", b"{}")},

@@ -545,6 +545,10 @@ class ArrowSource(TableSource):
         height = max(1, BATCH_VALUES // max(1, len(places)))
         with self._damage_named():
             for whole in self._batches(places):
+                for column in whole.columns:
+                    if _is_text(column.type):
+                        # Arrow itself takes bytes that are no UTF-8, and fails where they become texts of Python
+                        column.validate(full=True)
                 for start in range(0, whole.num_rows, height):
                     yield whole.slice(start, height)
 
