@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distnewton.errors import DataError
 from distnewton.files import parse_json
+from distnewton.parallel.cuts import FileOwners
 from distnewton.parallel.partition import Partition
 
 FORMAT_VERSION = 1
@@ -114,6 +115,8 @@ class CheckpointManifest(CheckpointFacts):
         In proportion to what, where ranks were not alike.
     logical_blocks : list of int
         How the logical blocks were cut; empty: as the ranks.
+    files, files_of_ranks : list of int, list of (list of int)
+        Features of each file by columns, and the files of each rank; empty: the features come from one.
     parts : list of Part
         Files, by rank.
     state : StateTree
@@ -128,6 +131,8 @@ class CheckpointManifest(CheckpointFacts):
     splits: list[int]
     speeds: list[float] = []
     logical_blocks: list[int] = []
+    files: list[_Count] = []
+    files_of_ranks: list[Annotated[list[_Count], Field(min_length=2, max_length=2)]] = []
     rows_per_unit: list[int]
     parts: list[Part]
     state: StateTree
@@ -135,12 +140,14 @@ class CheckpointManifest(CheckpointFacts):
 
 def partition_of(manifest: CheckpointManifest) -> Partition:
     """Who owned what; an error of :class:`~distnewton.errors.ConfigError` where that cannot be."""
+    files = tuple((first, last) for first, last in manifest.files_of_ranks)
     return Partition(
         tuple(manifest.widths),
         tuple(manifest.splits),
         tuple(manifest.rows_per_unit),
         speeds=tuple(manifest.speeds),
         block_splits=tuple(manifest.logical_blocks),
+        owners=FileOwners(tuple(manifest.files), files) if manifest.files else None,
     )
 
 

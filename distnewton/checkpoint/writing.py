@@ -122,6 +122,8 @@ def _manifest(grid: ProcessGrid, state: State, facts: CheckpointFacts, parts: li
         splits=list(partition.splits),
         speeds=list(partition.speeds),
         logical_blocks=list(partition.block_splits),
+        files=list(partition.owners.columns) if partition.owners else [],
+        files_of_ranks=[list(files) for files in partition.owners.files] if partition.owners else [],
         rows_per_unit=list(partition.all_rows_per_unit),
         parts=parts,
         state=StateTree.model_validate(state.tree()),

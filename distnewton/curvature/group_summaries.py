@@ -32,7 +32,7 @@ from distnewton.curvature.curves import Curves
 from distnewton.curvature.groups import GROUPS, ParameterGroups
 from distnewton.curvature.point import Point
 from distnewton.network.network import PartitionedNetwork
-from distnewton.parallel.partition import bounds
+from distnewton.parallel.cuts import bounds
 
 __all__ = ["GROUPS", "ParameterGroups", "Summary", "summarise"]
 

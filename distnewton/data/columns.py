@@ -8,9 +8,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from distnewton.data.encoding import CATEGORY_RULES, MISSING_RULES, StoredColumn, TableEncoding
 from distnewton.data.labels import MISSING_VALUES
@@ -38,11 +38,14 @@ class ColumnNames:
         Of the column with the labels.
     encoding : TableEncoding or None
         How the columns become the network's inputs, where they are not these themselves.
+    files : tuple of int
+        How many of the features come from each file, where they come from several; empty: from one.
     """
 
     features: tuple[str, ...]
     label: str
     encoding: TableEncoding | None = None
+    files: tuple[int, ...] = ()
 
     @property
     def inputs(self) -> list[str]:
@@ -51,15 +54,28 @@ class ColumnNames:
 
     def to_json(self) -> dict[str, Any]:
         """Plain values for JSON, as :class:`StoredColumns` checks them."""
-        columns = {"features": list(self.features), "label": self.label}
-        return columns if self.encoding is None else {**columns, "encoding": self.encoding.to_json()}
+        columns: dict[str, Any] = {"features": list(self.features), "label": self.label}
+        columns |= {} if self.encoding is None else {"encoding": self.encoding.to_json()}
+        return columns | ({"files": list(self.files)} if self.files else {})
 
     @classmethod
     def from_json(cls, values: Any) -> ColumnNames | None:
         """Undo :meth:`to_json`; None stays None."""
         if values is None:
             return None
-        return cls(tuple(values["features"]), values["label"], TableEncoding.from_json(values.get("encoding")))
+        encoding = TableEncoding.from_json(values.get("encoding"))
+        return cls(tuple(values["features"]), values["label"], encoding, tuple(values.get("files") or ()))
+
+    def of_file(self, i: int) -> ColumnNames:
+        """Those of one of the files."""
+        first, last = sum(self.files[:i]), sum(self.files[: i + 1])
+        own = None if self.encoding is None else TableEncoding(self.encoding.columns[first:last])
+        return ColumnNames(self.features[first:last], self.label, own)
+
+    @property
+    def inputs_of_files(self) -> tuple[int, ...]:
+        """The network's inputs from each file."""
+        return tuple(len(self.of_file(i).inputs) for i in range(len(self.files)))
 
 
 class StoredColumns(Options):
@@ -68,6 +84,7 @@ class StoredColumns(Options):
     features: list[str]
     label: str
     encoding: list[StoredColumn] | None = None
+    files: list[Annotated[int, Field(ge=0)]] | None = None
 
     @property
     def n_features(self) -> int:
@@ -79,6 +96,8 @@ class StoredColumns(Options):
     def _usable(self) -> StoredColumns:
         if self.encoding is not None and len(self.encoding) != len(self.features):
             raise ValueError(f"{len(self.features)} columns, but encoding is of {len(self.encoding)}")
+        if self.files is not None and sum(self.files) != len(self.features):
+            raise ValueError(f"{len(self.features)} columns, but the files have {sum(self.files)}")
         if self.encoding is None and (problem := _unusable([*self.features, self.label])):
             raise ValueError(problem)
         return self

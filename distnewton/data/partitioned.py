@@ -12,6 +12,7 @@ from distnewton.data.columns import ColumnNames
 from distnewton.data.description import DataSource, Description
 from distnewton.data.formats.spool import spool_notes
 from distnewton.data.formats.tables import TableSource
+from distnewton.data.joined import FilesByColumns
 from distnewton.data.labels import LabelMapping, regression_targets
 from distnewton.data.target_scaling import TargetScaling
 from distnewton.errors import DataError
@@ -31,7 +32,8 @@ def open_and_describe(comm: Communicator, open_source: Callable[[], DataSource])
     comm : Communicator
         All ranks.
     open_source : callable
-        Opens the data; may fail on some ranks only.
+        Opens the data; may fail on some ranks only. Of files by columns each rank opens those that it owns, one of
+        which it may describe.
 
     Returns
     -------
@@ -46,6 +48,9 @@ def open_and_describe(comm: Communicator, open_source: Callable[[], DataSource])
     -----
     Collective.
     """
+    if isinstance(open_source, FilesByColumns):
+        joined = open_source.join(comm)
+        return joined, joined.describe()
     with comm.collective_errors():
         source = open_source()
     description: Description | None = None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from distnewton.backend import Array
-from distnewton.parallel.partition import bounds
+from distnewton.parallel.cuts import bounds
 
 
 class Batches:

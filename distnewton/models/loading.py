@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +18,14 @@ from distnewton.models.model import Model
 from distnewton.models.model_file import fill_block, find_model, read_blocks, read_header
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.cuts import FileOwners, files_of_ranks
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.planning.splits import auto_splits
 
 
-def load_model(path: str | Path, comm: Communicator | None = None, device: str = "cpu") -> Model:
+def load_model(
+    path: str | Path, comm: Communicator | None = None, device: str = "cpu", files: Sequence[int] = ()
+) -> Model:
     """Load a model file, or the one of a run folder, onto any number of ranks.
 
     Parameters
@@ -33,6 +36,8 @@ def load_model(path: str | Path, comm: Communicator | None = None, device: str =
         The ranks; None is this process alone.
     device : str
         What computes: ``cpu``, ``gpu``, or ``auto``, which is a GPU if every rank has one.
+    files : sequence of int
+        Number of ranks that own each of the files by columns that the model is for; by default as equal as can be.
 
     Returns
     -------
@@ -59,7 +64,7 @@ def load_model(path: str | Path, comm: Communicator | None = None, device: str =
         architecture, scaling = header.architecture, header.column_scaling
     # before the grid, whose groups of ranks sum as these do
     chosen = choose_device(comm, device, architecture.dtype)
-    network = _network(architecture, comm, chosen.backend)
+    network = _network(architecture, comm, chosen.backend, files)
     params = np.zeros(network.layout.n_params, architecture.dtype)
     with comm.collective_errors():
         read_blocks(file, header, network, params)
@@ -103,10 +108,13 @@ def model_of_weights(
     return Model(architecture, network, params, scaling.columns(*network.grid.feature_range()))
 
 
-def _network(architecture: Architecture, comm: Communicator, backend: Backend) -> PartitionedNetwork:
+def _network(
+    architecture: Architecture, comm: Communicator, backend: Backend, counts: Sequence[int] = ()
+) -> PartitionedNetwork:
     """The network on a new grid of all ranks (collective)."""
-    shape = architecture.shape
-    grid = ProcessGrid(comm, shape.partition(auto_splits(shape, comm.size)))
+    shape, files = architecture.shape, () if architecture.names is None else architecture.names.inputs_of_files
+    owners = FileOwners(files, files_of_ranks(len(files), comm.size, (), counts)) if files else None
+    grid = ProcessGrid(comm, shape.partition(auto_splits(shape, comm.size, owners=owners), owners=owners))
     return PartitionedNetwork(grid, architecture.activation, backend, shape)
 
 

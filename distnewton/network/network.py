@@ -20,8 +20,8 @@ from distnewton.network.layers import Layer, make_layer
 from distnewton.network.layout import BlockView, layout_of
 from distnewton.network.shapes import NetworkShape, dense_shape
 from distnewton.parallel.collectives import PendingSum
+from distnewton.parallel.cuts import bounds
 from distnewton.parallel.grid import ProcessGrid
-from distnewton.parallel.partition import bounds
 
 
 @dataclass

@@ -15,6 +15,7 @@ from typing import Any
 
 from distnewton.errors import ConfigError
 from distnewton.network.jets import Jet
+from distnewton.parallel.cuts import FileOwners
 from distnewton.parallel.partition import Partition, as_splits
 
 Pair = tuple[int, int]
@@ -180,8 +181,9 @@ class NetworkShape:
         return sum((layer.n_in * layer.rows_per_unit + 1) * layer.n_out for layer in self.layers)
 
     def partition(
-        self, splits: Sequence[int], speeds: Sequence[float] = (), blocks: Sequence[int] = ()
-    ) -> Partition:
+        self, splits: Sequence[int], speeds: Sequence[float] = (), blocks: Sequence[int] = (),
+        owners: FileOwners | None = None,
+    ) -> Partition:  # fmt: skip
         """These layers cut into so many groups of units each.
 
         Parameters
@@ -192,6 +194,8 @@ class NetworkShape:
             Of ranks; where they differ, groups are in proportion.
         blocks : sequence of int
             Groups of the logical blocks; empty: those of the ranks.
+        owners : FileOwners or None
+            Of the files by columns that the features come from.
 
         Returns
         -------
@@ -199,8 +203,9 @@ class NetworkShape:
         """
         speeds = () if len(set(speeds)) <= 1 else tuple(speeds)
         return Partition(
-            self.widths, as_splits(splits), self.rows_per_unit, self.features_per_unit, speeds, as_splits(blocks)
-        )
+            self.widths, as_splits(splits), self.rows_per_unit, self.features_per_unit, speeds, as_splits(blocks),
+            owners,
+        )  # fmt: skip
 
     @property
     def jet(self) -> Jet | None:

@@ -29,51 +29,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distnewton.errors import ConfigError
-
-
-def bounds(n: int, n_parts: int, i_part: int) -> tuple[int, int]:
-    """Half-open range of the indices of one part when ``n`` items are cut as ``numpy.array_split`` cuts.
-
-    Parameters
-    ----------
-    n : int
-        Number of items.
-    n_parts : int
-        Number of contiguous parts; parts may be empty.
-    i_part : int
-        Which part, from 0.
-
-    Returns
-    -------
-    tuple of int
-        First index and one past the last.
-    """
-    size, n_larger = divmod(n, n_parts)
-    start = i_part * size + min(i_part, n_larger)
-    return start, start + size + (i_part < n_larger)
-
-
-def weighted_bounds(n: int, weights: Sequence[float], i_part: int) -> tuple[int, int]:
-    """Half-open range of the indices of one part when ``n`` items are cut in proportion to weights.
-
-    Parameters
-    ----------
-    n : int
-        Number of items.
-    weights : sequence of float
-        Of the parts, not negative, not all 0.
-    i_part : int
-        Which part, from 0.
-
-    Returns
-    -------
-    tuple of int
-        First index and one past the last: each limit is the nearest to its exact place, so that no part is off by more
-        than an item.
-    """
-    total = math.fsum(weights)
-    first, last = (round(n * (math.fsum(weights[:k]) / total)) for k in (i_part, i_part + 1))
-    return first, last
+from distnewton.parallel.cuts import FileOwners, Range, bounds, weighted_bounds
 
 
 @dataclass(frozen=True)
@@ -145,6 +101,8 @@ class Partition:
         mean, so that where a layer is cut in one direction only, each rank's block is in proportion to its speed.
     block_splits : tuple of int
         Groups of layers 0..L of the logical blocks; empty: those of the ranks.
+    owners : FileOwners or None
+        Files that the features come from, each with ranks of its own, whose groups no other file's features join.
     """
 
     widths: tuple[int, ...]
@@ -153,6 +111,7 @@ class Partition:
     features_per_unit: int = 1
     speeds: tuple[float, ...] = ()
     block_splits: tuple[int, ...] = ()
+    owners: FileOwners | None = None
 
     def __post_init__(self) -> None:
         widths, splits = list(self.widths), list(self.splits)
@@ -170,6 +129,21 @@ class Partition:
             self._check_speeds()
         if self.block_splits:
             self._check_blocks()
+        if self.owners is not None:
+            self._check_owners(self.owners)
+
+    def _check_owners(self, owners: FileOwners) -> None:
+        if self.block_splits:
+            raise ConfigError("partition.blocks cut features across files by columns: leave them out", collective=True)
+        if sum(owners.columns) != self.n_features or self.features_per_unit != 1:
+            raise ConfigError("files by columns hold tables: a network on images has no use for them", collective=True)
+        if not owners.suits(self.splits):
+            raise ConfigError(
+                f"splits {splits_title(self.splits)} give ranks that own different files the same features: a group of "
+                f"features belongs to one file here, and its {self.splits[1]} rank(s) to that file alone; cut the "
+                "features into more groups, or say which ranks own which file (partition.files)",
+                collective=True,
+            )
 
     def _check_blocks(self) -> None:
         title, cut = splits_title(self.splits), splits_title(self.block_splits)
@@ -216,6 +190,8 @@ class Partition:
 
     def group(self, layer: int, j: int) -> tuple[int, int]:
         """Half-open range of the units of group j of a layer (0 for features)."""
+        if layer == 0 and self.owners is not None:
+            return self._features_of_files[j]
         first, end = self._cut(layer, j)
         if not self.block_splits:
             return first, end
@@ -228,6 +204,10 @@ class Partition:
         if not self.speeds:
             return bounds(n, self.splits[layer], j)
         return weighted_bounds(n, self._weights[layer], j)
+
+    @cached_property
+    def _features_of_files(self) -> list[Range]:
+        return [] if self.owners is None else self.owners.cut(self.splits)
 
     @cached_property
     def _weights(self) -> list[list[float]]:
@@ -276,9 +256,9 @@ class Partition:
         return Partition(self.widths, self.block_splits, self.rows_per_unit, self.features_per_unit)
 
     @property
-    def cut_of_blocks(self) -> tuple[tuple[int, ...], tuple[float, ...]]:
-        """What decides where the logical blocks lie: their splits, and speeds that they follow."""
-        return self.logical.splits, self.logical.speeds
+    def cut_of_blocks(self) -> tuple[tuple[int, ...], tuple[float, ...], FileOwners | None]:
+        """What decides where the logical blocks lie: their splits, and speeds and files that they follow."""
+        return self.logical.splits, self.logical.speeds, self.logical.owners
 
     def holder(self, number: int) -> int:
         """Rank that owns a logical block."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from distnewton.parallel.partition import bounds
+from distnewton.parallel.cuts import bounds
 
 MAX_CHUNK_ROWS = 4096
 """More samples at once would leave the caches without making matrix products faster."""

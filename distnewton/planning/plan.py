@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from distnewton.curvature.sketch import auto_sketch
 from distnewton.errors import ConfigError
 from distnewton.network.shapes import LayerShape, NetworkShape, dense_shape
+from distnewton.parallel.cuts import FileOwners
 from distnewton.parallel.partition import Partition, regular_splits, splits_title
 from distnewton.parallel.replicas import ranks_of_a_grid
 from distnewton.planning.memory import iteration_memory
@@ -175,7 +176,8 @@ def make_plan(
     -------
     Plan
     """
-    partition, problem = problem.shape.partition(splits, speeds, problem.blocks), problem.shared(n_replicas)
+    partition = problem.shape.partition(splits, speeds, problem.blocks, problem.owners)
+    problem = problem.shared(n_replicas)
     check_size(partition.n_ranks, problem.shape)
     if sketch is None:
         sizes = problem.n_curvature, problem.itemsize, problem.memory_bytes
@@ -233,8 +235,9 @@ def _slowest_work(
 
 
 def candidates(
-    shape: NetworkShape, n_ranks: int, *, density: float | None = None, blocks: tuple[int, ...] = ()
-) -> list[tuple[int, ...]]:
+    shape: NetworkShape, n_ranks: int, *, density: float | None = None, blocks: tuple[int, ...] = (),
+    owners: FileOwners | None = None,
+) -> list[tuple[int, ...]]:  # fmt: skip
     """Splits worth a look: all regular grids, and the one that suits each layer.
 
     Parameters
@@ -247,6 +250,8 @@ def candidates(
         Share of non-zeros of sparse features; None for dense.
     blocks : tuple of int
         Groups of the logical blocks, of which ranks own whole ones; empty: one a rank.
+    owners : FileOwners or None
+        Of files by columns, which splits of the features must suit.
 
     Returns
     -------
@@ -258,7 +263,10 @@ def candidates(
         If so many ranks cannot share the blocks.
     """
     n_layers = len(shape.layers)
-    listed = list(dict.fromkeys([auto_splits(shape, n_ranks, density=density), *regular_splits(n_ranks, n_layers)]))
+    best = auto_splits(shape, n_ranks, density=density, owners=owners)
+    listed = list(dict.fromkeys([best, *regular_splits(n_ranks, n_layers)]))
+    if owners is not None:
+        return [splits for splits in listed if owners.suits(splits)]
     if not blocks:
         return listed
     sharing = [splits for splits in dict.fromkeys([blocks, *listed]) if _can_share(shape, blocks, splits, n_ranks)]
@@ -309,7 +317,7 @@ def make_plans(
     density = None if problem.nonzeros is None else problem.nonzeros / max(1, problem.shape.widths[0])
     n = ranks_of_a_grid(n_ranks, n_replicas)
     check_size(n, problem.shape)
-    splits_to_try = candidates(problem.shape, n, density=density, blocks=problem.blocks)
+    splits_to_try = candidates(problem.shape, n, density=density, blocks=problem.blocks, owners=problem.owners)
     check_size(n, problem.shape, len(splits_to_try))
     listed = [
         make_plan(problem, splits, rates, sketch=sketch, n_replicas=n_replicas, speeds=speeds)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 from distnewton.network.shapes import LayerShape, NetworkShape
+from distnewton.parallel.cuts import FileOwners
 from distnewton.parallel.partition import Block, Partition
 from distnewton.solvers.least_squares import solves_for_variables
 
@@ -76,6 +77,8 @@ class Problem:
         Memory of reading the data, beside the features; 0 where they are not known.
     blocks : tuple of int
         Groups of the logical blocks; empty: those of the ranks.
+    owners : FileOwners or None
+        Of the files by columns that the features come from.
     """
 
     shape: NetworkShape
@@ -91,6 +94,7 @@ class Problem:
     n_replicas: int = 1
     reading_bytes: float = 0.0
     blocks: tuple[int, ...] = ()
+    owners: FileOwners | None = None
 
     def shared(self, n_replicas: int) -> Problem:
         """What falls to a replica of the grid where so many share the samples of this problem."""

@@ -13,6 +13,7 @@ from itertools import pairwise
 
 from distnewton.guards.ledger import allreduce_bytes
 from distnewton.network.shapes import LayerShape, NetworkShape
+from distnewton.parallel.cuts import FileOwners
 from distnewton.parallel.partition import divisors
 from distnewton.planning.rates import Rates
 
@@ -26,8 +27,9 @@ _Endings = dict[tuple[int, int, bool], tuple[float, tuple[int, ...]]]
 
 
 def auto_splits(
-    shape: NetworkShape, n_ranks: int, *, density: float | None = None, rates: Rates = _ONE_CORE
-) -> tuple[int, ...]:
+    shape: NetworkShape, n_ranks: int, *, density: float | None = None, rates: Rates = _ONE_CORE,
+    owners: FileOwners | None = None,
+) -> tuple[int, ...]:  # fmt: skip
     """Splits with the least predicted time a sample on a number of ranks.
 
     Parameters
@@ -40,6 +42,8 @@ def auto_splits(
         Share of non-zeros of sparse features; None for dense.
     rates : Rates
         How fast ranks compute and talk.
+    owners : FileOwners or None
+        Of files by columns, which the splits of the features must suit.
 
     Returns
     -------
@@ -50,6 +54,8 @@ def auto_splits(
     pairs = {a: [b for b in choices if a * b <= n_ranks] for a in choices}
     # dynamic programming over layers
     endings = _of_first_layer(shape.layers[0], n_ranks, pairs, rates, density)
+    if owners is not None:
+        endings = {ending: way for ending, way in endings.items() if owners.suits(ending[:2])}
     for below, layer in pairwise(shape.layers):
         blocks = {b: {c: _block_seconds(rates, layer, b, c) for c in pairs[b]} for b in choices}
         endings = _extended(endings, n_ranks, rates, below, blocks)

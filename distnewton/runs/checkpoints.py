@@ -200,6 +200,7 @@ class CheckpointKeeper:
         notes.append(f"resumes from iteration {manifest.iteration} ({path.name} of {manifest.saved_at})")
         if now != then:
             shown = splits_title(manifest.splits) + (" and other speeds" if now[1] != then[1] else "")
+            shown += " and other files of ranks" if now[2] != then[2] else ""
             notes.append(f"saved with splits {shown}: what belongs to a rank's own blocks begins anew")
         return notes
 

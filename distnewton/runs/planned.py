@@ -18,6 +18,7 @@ from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import ConfigError
 from distnewton.method.objective import subsample_size
 from distnewton.network.shapes import NetworkShape
+from distnewton.parallel.cuts import FileOwners
 from distnewton.physics.sources import problem_of
 from distnewton.planning.plan import make_plans
 from distnewton.planning.problem import MODELLED, PlannedMethod, Problem
@@ -40,6 +41,8 @@ class DataSize(NamedTuple):
         Channels, height and width of images.
     reading_bytes : float
         Memory, about, that reading them takes on a rank beside the features.
+    files : tuple of int
+        Features of each file, of files by columns.
     """
 
     n_samples: int
@@ -49,6 +52,7 @@ class DataSize(NamedTuple):
     nonzeros: float | None
     image_shape: tuple[int, ...] | None
     reading_bytes: float = 0.0
+    files: tuple[int, ...] = ()
 
 
 def nonzeros_of(description: Description, *, dense: bool) -> float | None:
@@ -82,7 +86,8 @@ def describe_data(config: Config) -> DataSize:
         n_left, n_test = len(rows), n_test + len(aside)
     n_samples = data.n_train or n_left
     reading_bytes = getattr(source, "reading_bytes", 0.0)
-    return DataSize(n_samples, train.n_features, n_out, n_test, nonzeros, train.image_shape, reading_bytes)
+    files = () if train.names is None else train.names.inputs_of_files
+    return DataSize(n_samples, train.n_features, n_out, n_test, nonzeros, train.image_shape, reading_bytes, files)
 
 
 def planned_problem(
@@ -95,6 +100,7 @@ def planned_problem(
     n_steps: float | None = None,
     n_trials: float = 1,
     reading_bytes: float = 0.0,
+    owners: FileOwners | None = None,
 ) -> Problem:
     """What an iteration of a run works on.
 
@@ -114,6 +120,8 @@ def planned_problem(
         Points that the line search tries, likewise.
     reading_bytes : float
         Memory of reading the data.
+    owners : FileOwners or None
+        Of files by columns.
 
     Returns
     -------
@@ -156,6 +164,7 @@ def planned_problem(
         config.network.activation,
         reading_bytes=reading_bytes,
         blocks=config.partition.logical(shape),
+        owners=owners,
     )
 
 
@@ -167,6 +176,7 @@ def planned_splits(
     speeds: Sequence[float] = (),
     *,
     nonzeros: float | None = None,
+    owners: FileOwners | None = None,
 ) -> tuple[int, ...]:
     """The splits with which an iteration takes the least time by the model, with round rates.
 
@@ -184,6 +194,8 @@ def planned_splits(
         Of the ranks of a grid; empty where all are alike.
     nonzeros : float or None
         Of a sample with sparse features; None for dense.
+    owners : FileOwners or None
+        Of files by columns, which splits must suit.
 
     Returns
     -------
@@ -191,12 +203,12 @@ def planned_splits(
     """
     method = config.method
     if DIRECTIONS[method.direction].planned_as:
-        problem = planned_problem(config, shape, n_samples, nonzeros=nonzeros)
+        problem = planned_problem(config, shape, n_samples, nonzeros=nonzeros, owners=owners)
     else:
         size = min(n_samples, method.batch) if method.has(BatchOptions) else n_samples
         problem = Problem(
             shape, size, size, shape.widths[-1], np.dtype(config.run.dtype).itemsize,
             config.run.memory_mb * 2.0**20, method=PlannedMethod("block_diagonal", 2), nonzeros=nonzeros,
-            blocks=config.partition.logical(shape),
+            blocks=config.partition.logical(shape), owners=owners,
         )  # fmt: skip
     return make_plans(problem.shared(config.partition.replicas), n_ranks, Rates(), speeds=speeds)[0].splits

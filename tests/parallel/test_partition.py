@@ -8,6 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from distnewton.errors import ConfigError
+from distnewton.parallel.cuts import FileOwners, files_of_ranks
 from distnewton.parallel.partition import Partition, bounds, check_rank_count, regular_splits
 
 widths_and_splits = st.lists(st.tuples(st.integers(1, 9), st.integers(1, 4)), min_size=2, max_size=5)
@@ -73,3 +74,53 @@ def test_errors_name_what_fits():
 def test_idle_ranks_are_those_without_variables():
     partition = Partition((2, 3, 1), (1, 4, 1))
     assert partition.idle_ranks() == [3]
+
+
+@pytest.mark.parametrize(("n_files", "n_ranks", "splits", "counts", "files"), [
+    (3, 4, (), (), [0, 0, 1, 2]),
+    (3, 3, (), (), [0, 1, 2]),
+    (2, 4, (2, 2, 2), (), [0, 0, 1, 1]),
+    (2, 6, (3, 2, 3), (), [0, 0, 0, 0, 1, 1]),
+    (3, 4, (), (1, 1, 2), [0, 1, 2, 2]),
+])
+def test_files_are_dealt_out_to_ranks(n_files, n_ranks, splits, counts, files):
+    assert files_of_ranks(n_files, n_ranks, splits, counts) == tuple((i, i + 1) for i in files)
+
+
+def test_few_ranks_own_several_files_and_ranks_without_features_none():
+    assert files_of_ranks(3, 1) == ((0, 3),)
+    assert files_of_ranks(3, 2) == ((0, 2), (2, 3))
+    assert files_of_ranks(2, 3, (2, 1, 3)) == ((0, 1), (1, 2), (0, 0))
+    with pytest.raises(ConfigError, match=r"partition\.files has 2 numbers of 3 ranks together, but there are 2 files"):
+        files_of_ranks(2, 4, (), (1, 2))
+
+
+def test_groups_of_features_end_where_files_end():
+    owners = FileOwners((5, 0, 2), files_of_ranks(3, 6, (), (3, 1, 2)))
+    partition = Partition((7, 4, 2), (6, 1, 6), owners=owners)
+    assert [partition.group(0, j) for j in range(6)] == [(0, 2), (2, 4), (4, 5), (5, 5), (5, 6), (6, 7)]
+    assert [partition.group(1, 0), partition.group(2, 5)] == [(0, 4), (2, 2)]
+    pairs = FileOwners((5, 2), files_of_ranks(2, 4))
+    assert [Partition((7, 4, 2), (2, 2, 2), owners=pairs).group(0, j) for j in range(2)] == [(0, 5), (5, 7)]
+    whole = FileOwners((5, 2, 1), files_of_ranks(3, 2))
+    assert [Partition((8, 4, 2), (2, 1, 2), owners=whole).group(0, j) for j in range(2)] == [(0, 7), (7, 8)]
+    for splits in [(1, 4, 1), (3, 1, 4)]:
+        assert pairs.suits(splits) == (splits == (3, 1, 4))
+    with pytest.raises(ConfigError, match="splits 1-4-1 give ranks that own different files the same features"):
+        Partition((7, 4, 2), (1, 4, 1), owners=pairs)
+    with pytest.raises(ConfigError, match="a network on images has no use for them"):
+        Partition((8, 4, 2), (4, 1, 4), owners=pairs)
+
+
+def test_plans_of_files_leave_their_features_whole():
+    from distnewton.network.shapes import dense_shape
+    from distnewton.planning.plan import candidates
+    from distnewton.planning.splits import auto_splits
+
+    shape, owners = dense_shape((70, 500, 500, 10)), FileOwners((50, 20), files_of_ranks(2, 4))
+    found = candidates(shape, 4, owners=owners)
+    assert (4, 1, 4, 1) in found
+    assert (2, 2, 2, 2) in found
+    assert (1, 4, 1, 4) not in found
+    assert owners.suits(auto_splits(shape, 4, owners=owners))
+    assert auto_splits(shape, 3, owners=FileOwners((50, 10, 10), files_of_ranks(3, 3)))[:2] == (3, 1)

@@ -107,6 +107,11 @@ class TableSource(Source):
         """How columns become features, as far as it is known."""
         return self._encoding
 
+    @property
+    def columns(self) -> Sequence[str]:
+        """Names of all columns; empty where they are not the table's own."""
+        return self._columns if self._named else ()
+
     def feature_columns(self) -> Iterator[str]:
         """Names of the columns that are features."""
         return (self._columns[i] for i in self._selection.features)
@@ -148,8 +153,13 @@ class TableSource(Source):
                 raise
         return work()
 
-    def encode(self) -> bool:
+    def encode(self, *, always: bool = False) -> bool:
         """Find out how columns with text or missing values become numbers.
+
+        Parameters
+        ----------
+        always : bool
+            Whether to encode a table of numbers without gaps, too, since another one may have some.
 
         Returns
         -------
@@ -163,7 +173,7 @@ class TableSource(Source):
         """
         if not self._may_encode:
             return False
-        self._encoding = self._fit_encoding()
+        self._encoding = self._fit_encoding(always)
         return self._encoding is not None
 
     @property
@@ -227,9 +237,13 @@ class TableSource(Source):
             Its name, and a text a row; empty where a value is missing.
         """
         place = column_place(self.name, self._columns, self._named, column, setting)
+        return self._columns[place], [text for block in self.text_blocks(place) for text in block]
+
+    def text_blocks(self, place: int) -> Iterator[list[str]]:
+        """Texts of a column by its number, a block of rows after the other; empty where a value is missing."""
         with self._opened():
-            blocks = [columns[0].to_pylist() for columns in self._arrays([place], {place})]
-        return self._columns[place], ["" if text is None else text.strip() for block in blocks for text in block]
+            for columns in self._arrays([place], {place}):
+                yield ["" if text is None else text.strip() for text in columns[0].to_pylist()]
 
     @property
     def has_whole_rows(self) -> bool:
@@ -321,8 +335,8 @@ class TableSource(Source):
                     unknown[self._columns[place]] += n_unknown
             yield X[:, start - starts[0] : stop - starts[0]], None if label is None else columns[-1]
 
-    def _fit_encoding(self) -> TableEncoding | None:
-        """How the columns become numbers; None where all are numbers, none of them missing."""
+    def _fit_encoding(self, always: bool) -> TableEncoding | None:
+        """How the columns become numbers; None where all are numbers, none of them missing, unless it is `always`."""
         wanted, problems = self._wanted, Problems()
         for i, problem in self._unreadable().items():
             problems.add(i, problem)
@@ -346,7 +360,8 @@ class TableSource(Source):
                 n_rows += len(columns[0]) if columns else 0
         if not n_rows:
             return None  # for want of samples the table is refused where it is scanned
-        if not texts and not n_missing.total() and not self._unreadable() and wanted.missing in ("auto", "refuse"):
+        numeric = not texts and not n_missing.total() and not self._unreadable()
+        if numeric and not always and wanted.missing in ("auto", "refuse"):
             return None
         fills = self._fills([i for i in places if i not in texts], n_rows) if wanted.missing != "refuse" else {}
         for i in places:
