@@ -120,7 +120,7 @@ class _NewtonEstimator(BaseEstimator):
         """Train on checked data, one iteration from the last model on where it is a part; sets what is known after."""
         comm = self._communicator()
         limits = self._config(loss, 0, partial=partial).run
-        guard(comm, limits.hang_seconds, limits.warn_seconds, checked=limits.checked)
+        guard(comm, limits.hang_seconds, limits.warn_seconds, checked="messages" in limits.checks)
         _check_same_data(comm, X, y, sample_weight)
         seed = comm.broadcast_json(int(check_random_state(self.random_state).randint(2**31 - 1)))
         config = self._config(loss, seed, partial=partial)

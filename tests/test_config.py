@@ -19,7 +19,7 @@ def test_every_error_is_told_at_once_with_the_nearest_key():
     for part in (
         "method.cgmax: unknown key; did you mean cg_max?",
         "method.subsample: input should be less than or equal to 1, got 1.5",
-        "run.dtype: input should be 'float32' or 'float64', got 'float16'",
+        "run.dtype: input should be 'float32', 'float64' or 'tf32', got 'float16'",
         "method.C: must be a positive number, inf",
         "foo: unknown key; known are data, network",
         "run.seed: input should be a valid integer, got 1.5",
@@ -369,3 +369,41 @@ def test_a_recomputed_jacobian_is_for_the_full_direction_without_sketch():
     ]:
         with pytest.raises(ConfigError, match=part):
             make_config({"method": method})
+
+
+@pytest.mark.parametrize(
+    ("recipe", "given", "checks", "dtype"),
+    [
+        ("", [], ["memory"], "float32"),
+        ("checked = true", [], ["memory", "messages"], "float32"),
+        ("memory_check = false\nchecked = false", [], [], "float32"),
+        ("memory_check = false", ["run.checked=true"], ["messages"], "float32"),
+        ('checks = ["messages"]', ["run.memory_check=true"], ["messages", "memory"], "float32"),
+        ("", ["run.checks=messages,memory", "run.tf32=true", "run.device=gpu"], ["messages", "memory"], "tf32"),
+        ("", ["run.checks=", "run.tf32=false"], [], "float32"),
+        ('dtype = "float64"', ["run.tf32=false"], ["memory"], "float64"),
+    ],
+)
+def test_settings_by_the_names_of_the_last_version(tmp_path, recipe, given, checks, dtype):
+    path = tmp_path / "old.toml"
+    path.write_text(f"[run]\n{recipe}\n")
+    notes = []
+    run = load_config(path, given, notes).run
+    assert (run.checks, run.dtype) == (checks, dtype)
+    assert run.array_dtype == ("float32" if dtype == "tf32" else dtype)
+    old = [name for name in ("checked", "memory_check", "tf32") if name in f"{recipe} {given}"]
+    assert all(any(f"run.{name}" in note for note in notes) for name in old)
+    assert bool(notes) == bool(old)
+
+
+def test_values_of_old_settings_are_checked_and_programs_are_warned():
+    for settings, told in (
+        ({"checked": "yes"}, "checked = yes"),
+        ({"memory_check": 0}, "memory_check = 0"),
+        ({"tf32": True, "dtype": "float64"}, "float64, tf32 = True"),
+        ({"tf32": "no"}, "tf32 = no"),
+    ):
+        with pytest.warns(FutureWarning, match="next version"), pytest.raises(ConfigError, match=told):
+            make_config({"run": settings})
+    with pytest.warns(FutureWarning, match=r"run\.checked: from .* is written run\.checks = \['memory', 'mess"):
+        assert make_config({"run": {"checked": True}}).run.checks == ["memory", "messages"]

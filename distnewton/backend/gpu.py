@@ -266,5 +266,5 @@ def _round_factors(cupy: Any, device: int, *, tf32: bool) -> None:
     from cupy._core import _routines_linalg as products
 
     if tf32 and int(cupy.cuda.Device(device).compute_capability) < _FIRST_WITH_TF32:
-        raise ConfigError(f"run.tf32: GPU {device} has no TF32, which came with compute capability 8.0")
+        raise ConfigError(f"run.dtype = tf32: GPU {device} has no TF32, which came with compute capability 8.0")
     cupy._core.set_compute_type(np.float32, products.COMPUTE_TYPE_TF32 if tf32 else products.COMPUTE_TYPE_TBD)

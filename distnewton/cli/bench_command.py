@@ -158,7 +158,8 @@ def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Clu
     plans = []
     config = load_config(study.folder(root, points[0].n_ranks, 1) / "config.toml")
     if options.cluster:
-        plans = predict(study, config, describe_data(config), points, cluster_rates(cluster, config.run.dtype)[0])
+        rates, _ = cluster_rates(cluster, config.run.array_dtype)
+        plans = predict(study, config, describe_data(config), points, rates)
     else:
         print(f"note: {DEFAULT_RATES}", file=sys.stderr)
     scaling = ScalingResult(study, points, plans)

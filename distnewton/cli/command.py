@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 from distnewton.cli.parsing import Parser, settings_to_set
@@ -28,7 +28,8 @@ SET = argument(
 )
 READING_SET = argument(
     "--set", action="append", default=[], metavar="KEY=VALUE",
-    help="how the data are read, as data.label_column=class, data.zero_based=true or data.ignore_columns=id,name",
+    help="how the data are read, as data.label_column=class, data.zero_based=true or data.ignore_columns=id,name; "
+    "data.directory: the folder of relative paths",
 )  # fmt: skip
 RUN_DIR = argument("--run-dir", metavar="DIR", help="run folder (default runs/NAME-NUMBER)")
 DATA_DIR = argument("--data-dir", metavar="DIR", help="folder of relative data paths")
@@ -58,6 +59,8 @@ class Command:
         Whether settings are flags of their own, ``--section.key VALUE``.
     appendix : callable or None
         Makes the text below the help, of all settings or of the common ones.
+    old_flags : mapping of str to str
+        Flags of the last version, and what stands for each, as ``--sizes=samples``.
     """
 
     name: str
@@ -70,6 +73,7 @@ class Command:
     first_rank: bool = False
     setting_flags: bool = False
     appendix: Callable[[bool], str] | None = None
+    old_flags: Mapping[str, str] = field(default_factory=dict)
 
     def add_to(self, parsers: Any) -> None:
         """Add the command to the subparsers of the program."""
@@ -87,7 +91,7 @@ class Command:
         if not any(item in self.arguments for item in (SET, READING_SET)):
             return list(arguments)
         flags = {name for names, _ in self.arguments for name in names}
-        return settings_to_set(arguments, flags, note_old=not self.setting_flags)
+        return settings_to_set(arguments, flags, self.old_flags, note_settings=not self.setting_flags)
 
     def flags(self) -> list[str]:
         """Flags that a user may have meant: the command's own, and settings where it takes them."""

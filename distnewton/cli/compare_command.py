@@ -51,7 +51,7 @@ def compare(options: argparse.Namespace) -> int:
     trees = _shared_entries(comm, options)
     entries = [Entry(method, name, make_config(tree)) for method, name, tree in trees]
     run = entries[0].config.run
-    guard(comm, run.hang_seconds, run.warn_seconds, checked=run.checked)
+    guard(comm, run.hang_seconds, run.warn_seconds, checked="messages" in run.checks)
     with comm.collective_errors():
         folders = _entry_folders(entries, options) if comm.rank == 0 else {}
     path = folders[entries[0].name].path.parent if folders else Path()

@@ -54,7 +54,7 @@ def convert(options: argparse.Namespace) -> int:
             raise ConfigError("convert needs a TARGET, the folder to make; a store alone is checked with --verify")
         _verify(StoreSource(Path(options.source)))
         return 0
-    check_reading(options.set, also=("n_features", "directory"))
+    check_reading(options.set, also=("data.n_features", "data.directory"))
     check_target(Path(options.target), overwrite=options.overwrite)
     data = load_config(None, overrides(options)).data
     if is_here(options.source):

@@ -15,6 +15,7 @@ from distnewton.cli.main import run_console
 from distnewton.cli.output import say
 from distnewton.cli.prediction import check_probabilities, data_opener, label_lines, load_on_ranks
 from distnewton.cli.results import check_result, write_text
+from distnewton.cli.settings import check_reading
 from distnewton.cli.streams import results_go_to_files
 from distnewton.config import Config, apply_settings, make_config
 from distnewton.data.formats.spool import STANDARD
@@ -42,7 +43,7 @@ def train(arguments: Sequence[str] | None = None) -> int:
     options = parse_train(sys.argv[1:] if arguments is None else arguments)
     config = training_config(options)
     comm = world_communicator()
-    guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
+    guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked="messages" in config.run.checks)
     if options.find_c:
         _search(comm, config, options)
     elif options.v is not None:
@@ -95,6 +96,7 @@ def _cross_validate(comm: Communicator, config: Config, n_folds: int) -> None:
 def predict(arguments: Sequence[str] | None = None) -> int:
     """Write the predicted labels, and print how many are right; returns the exit code."""
     options = predict_parser().parse_args(arguments)
+    check_reading(options.set, also=("data.directory",))
     folder = make_config(apply_settings({}, options.set)).data.directory
     comm = world_communicator()
     with comm.collective_errors():

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from distnewton.cli.command import DATA_DIR, DEVICE, READING_SET, argument, command
+from distnewton.cli.command import READING_SET, argument, command
 from distnewton.cli.output import say, tell_notes, warn
 from distnewton.cli.prediction import (
     check_probabilities,
@@ -20,8 +20,8 @@ from distnewton.cli.prediction import (
     table_text,
 )
 from distnewton.cli.results import check_result, write_text
-from distnewton.cli.settings import DATA_VARIABLE, is_here
-from distnewton.config import load_config
+from distnewton.cli.settings import DATA_VARIABLE, check_reading, is_here
+from distnewton.config import apply_settings, load_config, make_config
 from distnewton.data.columns import LabelsWanted
 from distnewton.data.description import DataSource
 from distnewton.data.formats.spool import STANDARD
@@ -36,10 +36,9 @@ from distnewton.printable import printable
 _MODEL_AND_DATA = (
     argument("run", metavar="RUN", help="run folder or model file"),
     argument("data", metavar="DATA", help="data file, - for standard input, or a bundled set such as digits:test"),
-    DATA_DIR,
     READING_SET,
-    DEVICE,
 )
+_EPILOG = "--data-dir DIR and --device NAME stand for the settings data.directory and run.device."
 
 
 @command(
@@ -47,6 +46,7 @@ _MODEL_AND_DATA = (
     "compute the metrics of a trained model on data",
     *_MODEL_AND_DATA,
     argument("--json", metavar="FILE", help="file for all metrics as JSON; - for standard output instead of the text"),
+    epilog=_EPILOG,
     setting_flags=True,
 )
 def evaluate(options: argparse.Namespace) -> int:
@@ -101,6 +101,7 @@ def _metric_lines(metrics: dict[str, Any]) -> Iterator[str]:
     argument(
         "--id-column", metavar="NAME", help="write CSV whose first column is this one of the data, by name or number"
     ),
+    epilog=_EPILOG,
     setting_flags=True,
 )  # fmt: skip
 def predict(options: argparse.Namespace) -> int:
@@ -137,10 +138,12 @@ def _load(
     """The model, and what opens its data as the training data was opened, unless `out` cannot be written."""
     directory = ""
     with comm.collective_errors():
+        check_reading(options.set, also=("data.directory", "run.device"))
+        given = make_config(apply_settings({}, options.set))
         if comm.rank == 0:
-            directory = _directory(options)
+            directory = _directory(options, given.data.directory)
             check_result(out or STANDARD, data=[options.data], folder=directory, model=options.run)
-    model = load_on_ranks(comm, options.run, options.device or "cpu")
+    model = load_on_ranks(comm, options.run, given.run.device)
     for note in model.notes:
         warn(comm, note)
     labels: LabelsWanted = "none" if options.command == "predict" else "required"
@@ -149,12 +152,12 @@ def _load(
     return model, data_opener(model, options.run, options.data, labels, options.set, directory)
 
 
-def _directory(options: argparse.Namespace) -> str:
+def _directory(options: argparse.Namespace, named: str) -> str:
     """The folder in which the named data is looked for."""
     # a path that exists as it is typed is that file: the folder of the recipe is for the names of the recipe
     if is_here(options.data):
         return ""
-    named = options.data_dir or os.environ.get(DATA_VARIABLE)
+    named = named or os.environ.get(DATA_VARIABLE, "")
     return named or load_config(recipe_beside(options.run)).data.directory
 
 

@@ -7,7 +7,7 @@ import difflib
 import math
 import re
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from distnewton.errors import UsageError, shown
@@ -85,8 +85,10 @@ class _HelpAll(argparse.Action):
         parser.exit()
 
 
-def settings_to_set(arguments: Sequence[str], flags: Iterable[str], *, note_old: bool) -> list[str]:
-    """Rewrite ``--section.key value`` as ``--set=section.key=value``, in its place among the other arguments.
+def settings_to_set(
+    arguments: Sequence[str], flags: Iterable[str], old: Mapping[str, str], *, note_settings: bool
+) -> list[str]:
+    """Rewrite ``--section.key value`` as ``--set=section.key=value``, and old flags, in place among other arguments.
 
     Parameters
     ----------
@@ -94,8 +96,11 @@ def settings_to_set(arguments: Sequence[str], flags: Iterable[str], *, note_old:
         Arguments of a command.
     flags : iterable of str
         The command's own flags. One of :data:`SHORT_FLAGS` that is not among them is rewritten, too.
-    note_old : bool
-        Whether to note on stderr that the command takes settings by ``--set``.
+    old : mapping of str to str
+        What stands for flags of the last version, as ``--sizes=samples`` for ``--samples``: that they are old is noted
+        on stderr.
+    note_settings : bool
+        Whether to note, too, that the command takes settings by ``--set``.
 
     Returns
     -------
@@ -107,9 +112,11 @@ def settings_to_set(arguments: Sequence[str], flags: Iterable[str], *, note_old:
         If a setting has no value.
     """
     from distnewton.config import setting_names
+    from distnewton.config.old_names import old_names
 
-    known = {f"--{name}": name for name in setting_names()}
-    known |= {flag: name for flag, name in SHORT_FLAGS.items() if flag not in flags}
+    known = {f"--{name}": f"--set={name}" for name in (*setting_names(), *old_names())}
+    known |= {flag: f"--set={name}" for flag, name in SHORT_FLAGS.items() if flag not in flags}
+    known |= old
     rest, words = [], iter(arguments)
     for word in words:
         flag, equals, value = word.partition("=")
@@ -118,9 +125,10 @@ def settings_to_set(arguments: Sequence[str], flags: Iterable[str], *, note_old:
             continue
         if not equals and (value := next(words, "--")).startswith("--"):
             raise UsageError(f"argument {flag}: expected one argument", collective=True)
-        if note_old:
-            print(f"note: {flag} is written --set {known[flag]}={value} from the next version on", file=sys.stderr)
-        rest.append(f"--set={known[flag]}={value}")
+        if note_settings or flag in old:
+            written = known[flag].replace("=", " ", 1)
+            print(f"note: {flag} is written {written}={value} from the next version on", file=sys.stderr)
+        rest.append(f"{known[flag]}={value}")
     return rest
 
 

@@ -6,7 +6,7 @@ import argparse
 import json
 import math
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from distnewton.cli.command import CLUSTER_FILE, RECIPE, SET, argument, command
@@ -16,12 +16,32 @@ from distnewton.cluster.cluster_file import load_cluster
 from distnewton.cluster.measured_rates import cluster_rates
 from distnewton.config import Config, load_config
 from distnewton.config.method import AUTO
-from distnewton.errors import ConfigError
+from distnewton.errors import ConfigError, shown
 from distnewton.planning.problem import MODELLED
 
 if TYPE_CHECKING:
     from distnewton.planning.plan import Plan
     from distnewton.planning.problem import Problem
+
+
+_SIZES: dict[str, tuple[str, Callable[[str], float]]] = {
+    "samples": ("n_samples", count), "features": ("n_features", count), "outputs": ("n_out", count),
+    "test_samples": ("n_test", count), "nonzeros": ("nonzeros", finite),
+}  # fmt: skip
+"""Sizes that ``--sizes`` takes: names in a problem, and kinds of numbers."""
+
+
+def _sizes(text: str) -> dict[str, float]:
+    """Sizes of the data, by their names in a problem."""
+    sizes = {}
+    for part in text.split(","):
+        name, equals, value = (word.strip() for word in part.partition("="))
+        if name not in _SIZES or not equals:
+            known = ", ".join(_SIZES)
+            raise argparse.ArgumentTypeError(f"expected sizes as samples=6000, of {known}, got {shown(part)}")
+        key, kind = _SIZES[name]
+        sizes[key] = kind(value)
+    return sizes
 
 
 @command(
@@ -31,16 +51,17 @@ if TYPE_CHECKING:
     SET,
     argument("--cluster", metavar="FILE", help=f"{CLUSTER_FILE}; doctor --bench measures its rates"),
     argument("--ranks", type=count, metavar="N", help="MPI ranks (default: all of the cluster file, else 1)"),
-    argument("--samples", type=count, metavar="N", help="training samples"),
-    argument("--features", type=count, metavar="N", help="features"),
-    argument("--outputs", type=count, metavar="N", help="classes, or targets"),
-    argument("--test-samples", type=count, metavar="N", help="test samples"),
-    argument("--nonzeros", type=finite, metavar="X", help="non-zeros of a sample, if features are sparse"),
+    argument(
+        "--sizes", type=_sizes, action="append", default=[], metavar="LIST",
+        help="sizes of the data, as samples=6000,features=780,outputs=10; also test_samples, and nonzeros, those of a "
+        "sample where features are sparse",
+    ),
     argument("--memory-gb", type=finite, metavar="X", help="memory of a rank; shows how wide the network may be"),
     argument("--json", action="store_true", help="print all figures as JSON"),
-    usage="[RECIPE] [--cluster FILE] [--ranks N] [--samples N ...] [--set SECTION.KEY=VALUE ...]",
-    epilog="Without --samples, --features and --outputs the recipe's data is read for its size.",
+    usage="[RECIPE] [--cluster FILE] [--ranks N] [--sizes LIST] [--set SECTION.KEY=VALUE ...]",
+    epilog="Without samples, features and outputs in --sizes the recipe's data is read for its size.",
     without_mpirun="--ranks says how many there would be",
+    old_flags={f"--{name.replace('_', '-')}": f"--sizes={name}" for name in _SIZES},
 )
 def plan(options: argparse.Namespace) -> int:
     """Show every way to split the network over a number of ranks, the best in detail, and what limits it."""
@@ -50,7 +71,7 @@ def plan(options: argparse.Namespace) -> int:
     notes: list[str] = []
     config = load_config(options.recipe, overrides(options), notes)
     cluster = load_cluster(options.cluster) if options.cluster else None
-    rates, missing = cluster_rates(cluster, config.run.dtype)
+    rates, missing = cluster_rates(cluster, config.run.array_dtype)
     notes += _notes_on_rates(options.cluster if cluster else "", missing)
     n_ranks = options.ranks or (cluster.launch.nodes * cluster.launch.ranks_per_node if cluster else 1)
     problem = _problem(config, options, notes)
@@ -108,12 +129,12 @@ def _given_sizes(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     first, last, image = config.network.listed[0], config.network.last_width, config.network.input
     widths = [first if isinstance(first, int) else None, None if image == "auto" else math.prod(map(int, image))]
     sizes = {
-        "n_samples": options.samples or config.data.n_train,
-        "n_features": options.features or next(filter(None, widths), None),
-        "n_out": options.outputs or (None if last == "auto" else int(last)),
-        "n_test": options.test_samples,
-        "nonzeros": options.nonzeros,
+        "n_samples": config.data.n_train,
+        "n_features": next(filter(None, widths), None),
+        "n_out": None if last == "auto" else int(last),
     }
+    for given in options.sizes:
+        sizes |= given
     return {name: size for name, size in sizes.items() if size is not None}
 
 

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from distnewton.cli.settings import check_reading
 from distnewton.config import DataConfig, apply_settings, load_config, make_config
 from distnewton.errors import ConfigError
 from distnewton.parallel.collectives import Communicator
@@ -60,7 +59,7 @@ def data_opener(
     labels : {"required", "if_there", "none"}
         Whether there must be labels, may be, or are not read.
     settings : sequence of str
-        ``data.key=value``.
+        ``data.key=value``, checked by :func:`~distnewton.cli.settings.check_reading`.
 
     Returns
     -------
@@ -69,7 +68,7 @@ def data_opener(
     Raises
     ------
     ConfigError
-        If a setting is none of reading, or the label column of a model with names is given by number.
+        If the label column of a model with names is given by number.
     DistNewtonError
         If the data are not the same file on all ranks.
 
@@ -79,9 +78,8 @@ def data_opener(
     """
     from distnewton.runs.consistency import check_same_file
 
-    check_reading(settings, also=("directory",))
     comm, tree = model.grid.world, {}
-    given = apply_settings({}, settings).get("data", {})
+    given = {key: value for key, value in apply_settings({}, settings).get("data", {}).items() if key != "directory"}
     with comm.collective_errors():
         if comm.rank == 0:
             stored = _stored_reading(model, run)

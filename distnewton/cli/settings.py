@@ -72,7 +72,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
 
 def check_reading(settings: Sequence[str], also: Sequence[str] = ()) -> None:
     """Refuse settings other than those of how data are read, and `also` those."""
-    known = [f"data.{key}" for key in (*READING, *also)]
+    known = [*(f"data.{key}" for key in READING), *also]
     for setting in settings:
         if setting.partition("=")[0].strip() not in known:
             raise ConfigError(

@@ -86,7 +86,7 @@ def _train(options: argparse.Namespace) -> int:
         return 0
     if resume and not options.recipe:
         _tell_limit(comm, config, options)
-    guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
+    guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked="messages" in config.run.checks)
     # from here on to the very end: a signal must not come between a run that is set aside and the one that replaces it
     results_go_to_files()
     with StopSignals(notice=_NOTICE if comm.rank == 0 else "") as signals:

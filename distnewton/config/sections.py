@@ -315,7 +315,10 @@ class RunConfig(Options):
         "at most this share of the first one's; for directions of all samples"
     )  # fmt: skip
     seed: int = Field(0, ge=0, lt=2**63, description="seed of initial weights and subsamples")
-    dtype: Literal["float32", "float64"] = Field("float32", description="type of arrays; sums are taken in float64")
+    dtype: Literal["float32", "float64", "tf32"] = Field(
+        "float32", description="type of arrays; sums are taken in float64. tf32: float32, and GPUs round the factors "
+        "of products to 10 bits: several times faster, and directions that are less exact"
+    )  # fmt: skip
     device: Literal["cpu", "gpu", "auto"] = Field(
         "cpu", description="what computes: cpu; gpu, with cupy and a GPU that each rank sees; auto takes GPUs where "
         "every rank sees one, else the CPU, and says so"
@@ -323,10 +326,6 @@ class RunConfig(Options):
     comm: Literal["auto", "mpi", "nccl"] = Field(
         "auto", description="how sums of arrays on GPUs travel: mpi, through host memory unless MPI was seen to read "
         "that of GPUs; nccl, with a GPU for each rank; auto is mpi"
-    )  # fmt: skip
-    tf32: bool = Field(
-        False, description="GPUs round the factors of float32 products to 10 bits (TF32): several times faster, and "
-        "directions that are less exact"
     )  # fmt: skip
     deterministic: bool = Field(False, description="no early termination, so that runs repeat bit for bit")
     threads: int = Field(0, ge=0, description="BLAS threads a rank; 0: OMP_NUM_THREADS, else the cores divided by the "
@@ -354,22 +353,24 @@ class RunConfig(Options):
     warn_seconds: float = Field(
         60.0, ge=0.0, allow_inf_nan=False, description="a rank that waits so long for others says so; 0: never"
     )
-    checked: bool = Field(
-        False, description="compare every message between all ranks over them before it is sent, to find bugs; also "
-        "with DISTNEWTON_CHECK=1"
+    checks: Annotated[list[Literal["memory", "messages"]], BeforeValidator(_commas_to_list)] = Field(
+        ["memory"], description="memory: refuse to start when the predicted memory is more than the hosts have free; "
+        "messages: compare every message between all ranks over them before it is sent, to find bugs, as does "
+        "DISTNEWTON_CHECK=1"
     )  # fmt: skip
-    memory_check: bool = Field(
-        True, description="refuse to start when the predicted memory is more than the hosts have free"
-    )
     directory: str = Field("", description="run folder; empty: runs/NAME-NUMBER is made")
     overwrite: bool = Field(False, description="replace the files of an earlier run in that folder")
 
     @model_validator(mode="after")
     def _tf32_has_an_effect(self) -> RunConfig:
-        for option, other in (("dtype", "float64"), ("device", "cpu")):
-            if self.tf32 and getattr(self, option) == other:
-                raise ValueError(f"tf32 has no effect with {option} = {other}")
+        if self.dtype == "tf32" and self.device == "cpu":
+            raise ValueError("dtype = tf32 has no effect with device = cpu")
         return self
+
+    @property
+    def array_dtype(self) -> str:
+        """Type of arrays, as numpy names it."""
+        return "float32" if self.dtype == "tf32" else self.dtype
 
     @property
     def n_iterations(self) -> int:

@@ -10,6 +10,7 @@ import difflib
 import json
 import math
 import re
+import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, time
 from pathlib import Path
@@ -20,6 +21,7 @@ from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from distnewton.config.method import AUTO, MethodConfig, default_method, default_options, method_fields
+from distnewton.config.old_names import with_present_names
 from distnewton.config.recipes import locate_recipe
 from distnewton.config.sections import DataConfig, NameOf, NetworkConfig, PartitionConfig, RunConfig
 from distnewton.directions.composition import CHOICES, ComponentError, choices
@@ -152,6 +154,10 @@ def make_config(tree: Mapping[str, Any]) -> Config:
         check_tree(tree)
     except ValueError as error:
         raise ConfigError(f"the configuration has errors:\n  {error}") from None
+    notes: list[str] = []
+    tree = with_present_names(tree, notes)
+    for note in notes:
+        warnings.warn(note, FutureWarning, stacklevel=2)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
@@ -173,7 +179,7 @@ def load_config(
     overrides : sequence of str
         Values in TOML's notation; what is not TOML counts as text, so that ``network.loss=squared`` needs no quotes.
     notes : list of str or None
-        Takes a line on each option left out.
+        Takes a line on each option left out, and on each setting by an old name.
 
     Returns
     -------
@@ -186,12 +192,13 @@ def load_config(
     ConfigError
         If it is not TOML, or with every error of the settings.
     """
-    tree = read_settings(path)
+    notes = [] if notes is None else notes
+    tree = with_present_names(read_settings(path), notes)
     given = apply_settings({}, overrides)
     chosen = given.get("method")
     if isinstance(chosen, dict) and isinstance(tree.get("method", {}), dict):
-        tree["method"] = choose_direction(tree.get("method", {}), chosen, [] if notes is None else notes)
-    return make_config(apply_settings(tree, overrides))
+        tree["method"] = choose_direction(tree.get("method", {}), chosen, notes)
+    return make_config(with_present_names(apply_settings(tree, overrides), notes))
 
 
 def read_settings(path: str | Path | None) -> dict[str, Any]:

@@ -208,7 +208,7 @@ def _method(config: Config, n_samples: int, n_targets: int) -> dict[str, Any]:
     # of smooth functions without noise, Levenberg-Marquardt on all samples finds what no mini-batch does; where there
     # is noise, validation keeps what came before
     first = {**kfac, "iterations": iterations, "C": "l" if config.method.C == AUTO else AUTO}
-    last = {**_LEVENBERG_MARQUARDT, "damping_min": _LEAST[config.run.dtype], "schedule": [first]}
+    last = {**_LEVENBERG_MARQUARDT, "damping_min": _LEAST[config.run.array_dtype], "schedule": [first]}
     return {**last, "C": math.inf} if config.method.C == AUTO else last
 
 

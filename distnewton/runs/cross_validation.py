@@ -101,7 +101,7 @@ def cross_validate(
     """
     ranks = comm if isinstance(comm, Communicator) else Communicator(comm)
     if not isinstance(comm, Communicator):
-        guard(ranks, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
+        guard(ranks, config.run.hang_seconds, config.run.warn_seconds, checked="messages" in config.run.checks)
     data = config.data
     if train_data is None and not data.train:
         raise ConfigError("cross validation needs data: data.train, or train_data", collective=True)

@@ -44,7 +44,7 @@ class PlannedRun:
 
     def parts(self, partition: Partition, rank: int) -> dict[str, float]:
         """Bytes that a rank of a grid would hold, by part."""
-        config, itemsize = self.config, np.dtype(self.config.run.dtype).itemsize
+        config, itemsize = self.config, np.dtype(self.config.run.array_dtype).itemsize
         R = config.partition.replicas
         n_samples, memory = config.data.n_train or self.train.n_samples, config.run.memory_mb * 2**20
         nonzeros = nonzeros_of(self.train, dense=self.dense)
@@ -95,7 +95,7 @@ def check_device_memory(comm: Communicator, run: PlannedRun, partition: Partitio
         raise ConfigError(
             f"rank {rank} needs {needed:.3g} GB on its GPU, of which it may take {room:.3g} GB: take more ranks, each "
             "with a GPU of its own, or a smaller run.memory_mb (activations), method.subsample and method.sketch "
-            "(jacobian), data.n_train, run.dtype = float32. run.memory_check = false starts all the same",
+            "(jacobian), data.n_train, run.dtype = float32. --set run.checks= starts all the same",
             collective=True,
         )
 
@@ -147,7 +147,7 @@ def check_memory_fits(comm: Communicator, run: PlannedRun, partition: Partition)
         f"the run needs {needed[host] / 1e9:.2f} GB on {host}, which has {free[host] / 1e9:.2f} GB free:\n"
         + "\n".join(_table([by_part for _, _, by_part in views]))
         + f"\n{way}. Smaller: run.memory_mb (activations), method.subsample and method.sketch (jacobian), "
-        "data.n_train, run.dtype = float32. run.memory_check = false starts all the same",
+        "data.n_train, run.dtype = float32. --set run.checks= starts all the same",
         collective=True,
     )
 

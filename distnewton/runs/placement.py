@@ -72,14 +72,14 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
     nonzeros = nonzeros_of(data.train, dense=dense)
     splits = _choose_splits(comm, config, shape, data.n_train, speeds, nonzeros)
     run = config.run
-    device = choose_device(comm, run.device, run.dtype, run.comm, tf32=run.tf32)
-    itemsize = np.dtype(run.dtype).itemsize
+    device = choose_device(comm, run.device, run.array_dtype, run.comm, tf32=run.dtype == "tf32")
+    itemsize = np.dtype(run.array_dtype).itemsize
     check_memory(
         config.method, data.n_train, data.task.n_out, itemsize, run.memory_mb, comm.size, shape.n_params
     )
     check_samples(config.method, data.n_train, n_replicas)
     grid = ProcessGrid(comm, shape.partition(splits, speeds, config.partition.logical(shape)), n_replicas)
-    if run.memory_check:
+    if "memory" in run.checks:
         n_held_out = sum(description.n_samples for description in data.descriptions.values())
         carried = shape if data.residuals is None else shape.with_jet(data.residuals.jet)
         sizes = PlannedRun(config, carried, data.train, n_held_out, dense, "validation" in data.held_out)
@@ -92,9 +92,10 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
         SampleShare(data.n_train, n_replicas, grid.replica),
         PartitionedNetwork(grid, network.activation, device.backend, shape, run.overlap),
         Architecture(
-            shape, network.activation, data.task, dense, run.dtype, network.loss, data.train.names, config.data.reading
+            shape, network.activation, data.task, dense, run.array_dtype, network.loss, data.train.names,
+            config.data.reading,
         ),
-    )
+    )  # fmt: skip
 
 
 def _resolve_shape(config: Config, data: DataSets) -> NetworkShape:

@@ -65,7 +65,8 @@ def describe_data(config: Config) -> DataSize:
     data = config.data
     if not data.train:
         raise ConfigError(
-            "a plan needs to know the data: --samples, --features and --outputs, or data.train, whose file is read",
+            "a plan needs to know the data: samples, features and outputs in --sizes, or data.train, whose file is "
+            "read",
             collective=True,
         )
 
@@ -156,7 +157,7 @@ def planned_problem(
         n_samples,
         subsample_size(n_samples, method.subsample, method.subsample_min),
         shape.widths[-1],
-        np.dtype(config.run.dtype).itemsize,
+        np.dtype(config.run.array_dtype).itemsize,
         config.run.memory_mb * 2.0**20,
         n_test,
         planned,
@@ -207,7 +208,7 @@ def planned_splits(
     else:
         size = min(n_samples, method.batch) if method.has(BatchOptions) else n_samples
         problem = Problem(
-            shape, size, size, shape.widths[-1], np.dtype(config.run.dtype).itemsize,
+            shape, size, size, shape.widths[-1], np.dtype(config.run.array_dtype).itemsize,
             config.run.memory_mb * 2.0**20, method=PlannedMethod("block_diagonal", 2), nonzeros=nonzeros,
             blocks=config.partition.logical(shape), owners=owners,
         )  # fmt: skip

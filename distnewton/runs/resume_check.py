@@ -77,7 +77,7 @@ def run_identity(
     if "validation" in data.held_out:
         described["validation samples"] = data.held_out["validation"].description.n_samples
     blocks = config.partition.logical(architecture.shape)
-    seed = {"seed": config.run.seed, "dtype": config.run.dtype}
+    seed = {"seed": config.run.seed, "dtype": config.run.array_dtype}
     identity: dict[str, Any] = _plain(
         {"network": network, "data": described, "method": config.method.model_dump(), "run": seed}
         | ({"partition": {"blocks": blocks}} if blocks else {})

@@ -71,7 +71,7 @@ class Setup:
         if not isinstance(comm, Communicator):
             # a program of its own: the command line has done so. It stands before the first collective, so that a rank
             # that never comes is named
-            guard(self.comm, config.run.hang_seconds, config.run.warn_seconds, checked=config.run.checked)
+            guard(self.comm, config.run.hang_seconds, config.run.warn_seconds, checked="messages" in config.run.checks)
         self.n_threads = threads_of_rank(self.comm, config.run.threads)
         check_same_config(self.comm, config)
         with self.limit_threads(), watchdog.patient():

@@ -43,7 +43,7 @@ def main() -> None:
     problem = planned_problem(
         config, shape, data.n_train, nonzeros=nonzeros, n_steps=n_steps, n_trials=n_trials
     )
-    plan = make_plan(problem, placement.grid.partition.splits, cluster_rates(cluster, config.run.dtype)[0])
+    plan = make_plan(problem, placement.grid.partition.splits, cluster_rates(cluster, config.run.array_dtype)[0])
     if comm.rank:
         return
     print(f"{shape}, splits {plan.title}, {n_steps:.1f} CG steps, {n_trials:.1f} trials: milliseconds")

@@ -7,9 +7,9 @@ import json
 import pytest
 
 from distnewton.cli.main import main
-from distnewton.errors import ConfigError, DistNewtonError, MissingInputError
+from distnewton.errors import ConfigError, DistNewtonError, MissingInputError, UsageError
 
-FLAGS = ["plan", "--set=network.layers=784-200-100-10", "--samples=6000"]
+FLAGS = ["plan", "--set=network.layers=784-200-100-10", "--sizes=samples=6000"]
 
 
 def test_every_factorisation_and_the_recommended_splits(capsys):
@@ -72,10 +72,28 @@ def test_what_is_refused(more, kind, text):
 
 def test_thousands_of_layers(capsys):
     layers = "auto-" + "3-" * 3000 + "auto"
-    assert main(["plan", "--samples=9", "--features=9", "--outputs=2", f"--set=network.layers={layers}"]) == 0
+    assert main(["plan", "--sizes=samples=9,features=9,outputs=2", f"--set=network.layers={layers}"]) == 0
     assert "ranks" in capsys.readouterr().out
 
 
 def test_without_data_and_flags_it_says_what_it_needs():
-    with pytest.raises(DistNewtonError, match="--samples, --features and --outputs"):
+    with pytest.raises(DistNewtonError, match="samples, features and outputs in --sizes"):
         main(["plan", "--set=network.layers=auto-20-auto"])
+
+
+def test_sizes_by_flags_of_the_last_version(capsys):
+    old = ["--samples", "9", "--features=8", "--outputs=2", "--test-samples=4", "--nonzeros=3.5"]
+    new = ["--sizes=samples=9,features=8", "--sizes", "outputs=2, test_samples=4,nonzeros=3.5"]
+    texts = []
+    for given in (old, new):
+        assert main(["plan", *given, "--set=network.layers=auto-5-auto", "--json"]) == 0
+        out, err = capsys.readouterr()
+        texts.append(out)
+        assert ("note: --samples is written --sizes samples=9 from the next version on" in err) == (given is old)
+    assert texts[0] == texts[1]
+
+
+@pytest.mark.parametrize("text", ["sample=3", "samples", "samples=0", "samples=1e3", "nonzeros=inf", ""])
+def test_sizes_that_are_none(text):
+    with pytest.raises(UsageError, match="argument --sizes: expected"):
+        main([*FLAGS, f"--sizes={text}"])

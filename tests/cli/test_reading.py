@@ -113,6 +113,24 @@ def test_settings_of_the_command_line_win_with_a_note(world, folder):
         assert "--set run.iterations=3: data are read by data.format, data.label_column" in done.stderr
 
 
+def test_the_folder_of_the_data_and_the_device_are_settings(world, folder):
+    model, *_ = trained(world, folder, label_first, {"label_column": 0})
+    write(world, folder, "elsewhere.csv", label_first(1))
+    texts = []
+    by_flag = f"--data-dir={folder}"
+    for flags in (["--data-dir", str(folder)], [f"--set=data.directory={folder}"], ["--device=cpu", by_flag]):
+        done = call_together(world, "evaluate", model, "elsewhere.csv", *flags)
+        assert done.returncode == 0, done.stderr
+        texts.append(done.stdout)
+        assert "note" not in done.stderr
+    assert len(set(texts)) == 1
+    assert call_together(world, "evaluate", model, "elsewhere.csv").returncode == 66
+    refused = call_together(world, "evaluate", model, "elsewhere.csv", by_flag, "--device=cuda")
+    assert refused.returncode == 78
+    if world.rank == 0:
+        assert "run.device: input should be 'cpu', 'gpu' or 'auto', got 'cuda'" in refused.stderr
+
+
 def test_another_label_column_of_a_model_with_names_is_given_by_name(world, folder):
     _, _, alone = trained(world, folder, lambda seed: "kind,a,b\n" + label_first(seed), {"label_column": "kind"})
     test = write(world, folder, "test", "a,b,truth\n1,0,cat\n9,0,cat\n")

@@ -255,7 +255,7 @@ def test_a_run_that_does_not_fit_the_device_is_refused(world, monkeypatch):
     with pytest.raises(ConfigError, match=r"needs 0\.\d+ GB on its GPU, of which it may take 2e-05") as caught:
         trained(world, "gpu", "dense", SMALL | {"direction": "block_diagonal"}, data_options={"n": 400})
     assert caught.value.collective
-    found, _ = trained(world, "gpu", "dense", SMALL | {"direction": "block_diagonal"}, run={"memory_check": False})
+    found, _ = trained(world, "gpu", "dense", SMALL | {"direction": "block_diagonal"}, run={"checks": []})
     assert len(found.history) == 3
 
 

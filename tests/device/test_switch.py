@@ -60,12 +60,11 @@ def test_the_head_of_a_run_names_the_device(monkeypatch, no_cupy):
 
 
 def test_tf32_where_it_is_asked_for(monkeypatch, no_cupy):
-    assert "note     no GPU, the CPU computes, without TF32: cupy" in head("auto", tf32=True)
+    assert "note     no GPU, the CPU computes, without TF32: cupy" in head("auto", dtype="tf32")
     monkeypatch.setattr(devices, "GPUS", StrictGpus())
-    assert "device   strict device, TF32\n" in head("gpu", tf32=True)
-    for given, other in ({"device": "gpu", "dtype": "float64"}, "dtype = float64"), ({}, "device = cpu"):
-        with pytest.raises(ConfigError, match=f"tf32 has no effect with {other}"):
-            distnewton.make_config({"run": {"tf32": True, **given}})
+    assert "device   strict device, TF32\n" in head("gpu", dtype="tf32")
+    with pytest.raises(ConfigError, match="tf32 has no effect with device = cpu"):
+        distnewton.make_config({"run": {"dtype": "tf32"}})
 
 
 def test_without_cupy_a_gpu_is_refused_with_the_install_command(no_cupy):

@@ -25,7 +25,7 @@ def model_of(world, loss, scale="standard"):
     config = distnewton.make_config({
         "data": {"scale": scale},
         "network": {"layers": ["auto", 4, 3, "auto"], "loss": loss, "activation": "tanh"},
-        "run": {"iterations": 0, "dtype": "float64", "threads": 1, "memory_check": False},
+        "run": {"iterations": 0, "dtype": "float64", "threads": 1, "checks": []},
     })
     return distnewton.train(config, world, train_data=distnewton.ArraySource(X, y)).model
 

@@ -73,7 +73,7 @@ WRONG = [("skip-collective", "line_search", 1), ("wrong-count", "gradient", 0), 
 
 @pytest.mark.parametrize(("kind", "at", "rank"), WRONG)
 def test_the_checked_mode_names_the_rank_that_is_elsewhere(tmp_path, kind, at, rank):
-    done, _ = train(tmp_path, f"rank={rank} at={at} iter=2 kind={kind}", "--run.checked=true")
+    done, _ = train(tmp_path, f"rank={rank} at={at} iter=2 kind={kind}", "--run.checks=memory,messages")
     assert done.returncode == 70, done.stderr
     assert done.stderr.count("ranks are about to make different collectives:\n  rank ") == 1
     assert f"\n  rank {rank}: number " in done.stderr

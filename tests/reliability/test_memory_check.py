@@ -70,7 +70,7 @@ def test_too_little_memory_is_refused_alike_with_the_ranks_that_would_fit(world,
     assert text.count("\n") == 2 + world.size
     words = f" ranks would fit, {world.size} on each of "
     assert words in text or "no number of ranks up to 4096 would fit" in text
-    session(world, memory_check=False).free()
+    session(world, checks=[]).free()
 
 
 def test_the_least_number_of_ranks(world):
