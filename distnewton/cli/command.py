@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from distnewton.cli.parsing import Parser, settings_to_set
+from distnewton.cli.parsing import OLD_FLAGS, Parser, settings_to_set
 from distnewton.errors import ConfigError
 from distnewton.launch.startup import launched_rank, launched_size
 
@@ -59,8 +59,6 @@ class Command:
         Whether settings are flags of their own, ``--section.key VALUE``.
     appendix : callable or None
         Makes the text below the help, of all settings or of the common ones.
-    old_flags : mapping of str to str
-        Flags of the last version, and what stands for each, as ``--sizes=samples``.
     """
 
     name: str
@@ -73,7 +71,6 @@ class Command:
     first_rank: bool = False
     setting_flags: bool = False
     appendix: Callable[[bool], str] | None = None
-    old_flags: Mapping[str, str] = field(default_factory=dict)
 
     def add_to(self, parsers: Any) -> None:
         """Add the command to the subparsers of the program."""
@@ -91,7 +88,7 @@ class Command:
         if not any(item in self.arguments for item in (SET, READING_SET)):
             return list(arguments)
         flags = {name for names, _ in self.arguments for name in names}
-        return settings_to_set(arguments, flags, self.old_flags, note_settings=not self.setting_flags)
+        return settings_to_set(arguments, flags, OLD_FLAGS.get(self.name, {}), note_settings=not self.setting_flags)
 
     def flags(self) -> list[str]:
         """Flags that a user may have meant: the command's own, and settings where it takes them."""

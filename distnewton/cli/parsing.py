@@ -17,6 +17,13 @@ SHORT_FLAGS = {
     "--data-dir": "data.directory", "--device": "run.device", "--run-dir": "run.directory", "--start": "network.start",
 }  # fmt: skip
 """Flags of commands that stand for a setting."""
+OLD_FLAGS = {
+    "plan": {
+        "--samples": "--sizes=samples", "--features": "--sizes=features", "--outputs": "--sizes=outputs",
+        "--test-samples": "--sizes=test_samples", "--nonzeros": "--sizes=nonzeros",
+    },
+}  # fmt: skip
+"""By command, flags of the last version and what they begin now; they are read for one version more, with a note."""
 _SYNONYMS = {
     "epochs": "iterations", "max_iter": "iterations", "lr": "learning_rate", "batch_size": "batch",
     "label": "label_column", "labels": "label_column", "target": "label_column",

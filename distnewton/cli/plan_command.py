@@ -61,7 +61,6 @@ def _sizes(text: str) -> dict[str, float]:
     usage="[RECIPE] [--cluster FILE] [--ranks N] [--sizes LIST] [--set SECTION.KEY=VALUE ...]",
     epilog="Without samples, features and outputs in --sizes the recipe's data is read for its size.",
     without_mpirun="--ranks says how many there would be",
-    old_flags={f"--{name.replace('_', '-')}": f"--sizes={name}" for name in _SIZES},
 )
 def plan(options: argparse.Namespace) -> int:
     """Show every way to split the network over a number of ranks, the best in detail, and what limits it."""
