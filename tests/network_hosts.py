@@ -12,7 +12,7 @@ AGENT = """#!/bin/bash
 while [[ $1 == -* ]]; do shift; done
 host=$1; shift
 k=$(( ${host##*.} - 1 ))
-exec ip netns exec PREFIX$k unshare --uts bash -c "hostname PREFIX$k; $*"
+exec ip netns exec PREFIX$k unshare --uts bash -c "hostname PREFIX$k; HOME; $*"
 """
 
 
@@ -39,14 +39,26 @@ class NetworkHosts:
         How many.
     folder : Path
         Where the agent is written.
+    own : str
+        Name of a folder in it whose content is each host's own: on host k that of ``own.hk``, which is made, too.
     """
 
-    def __init__(self, n: int, folder: Path) -> None:
+    def __init__(self, n: int, folder: Path, own: str = "") -> None:
         self.n, self.prefix, self.bridge = n, "h", "dnbr0"
         self.addresses = [f"10.77.0.{k + 1}" for k in range(n)]
-        self.agent = folder / "agent"
-        self.agent.write_text(AGENT.replace("PREFIX", self.prefix))
+        self.agent, self.home = folder / "agent", folder / own if own else None
+        for place in [self.home, *(self.home_of(k) for k in range(n))] if self.home else []:
+            place.mkdir()
+        self.agent.write_text(AGENT.replace("PREFIX", self.prefix).replace("HOME", self._mount(f"{self.prefix}$k")))
         self.agent.chmod(0o755)
+
+    def home_of(self, k: int) -> Path:
+        """Where the content of a host's own folder lies."""
+        return Path(f"{self.home}.{self.prefix}{k}")
+
+    def _mount(self, name: str) -> str:
+        """What gives a host its own folder: ip netns exec has given it mounts of its own."""
+        return f"mount --bind {self.home}.{name} {self.home} || exit 1" if self.home else ":"
 
     def __enter__(self) -> NetworkHosts:
         self._remove()
@@ -82,7 +94,8 @@ class NetworkHosts:
         """A command as it is started on a host."""
         quoted = " ".join("'" + word.replace("'", "'\\''") + "'" for word in command)
         name = f"{self.prefix}{k}"
-        return ["ip", "netns", "exec", name, "unshare", "--uts", "bash", "-c", f"hostname {name}; exec {quoted}"]
+        return ["ip", "netns", "exec", name, "unshare", "--uts", "bash", "-c",
+                f"hostname {name}; {self._mount(name)}; exec {quoted}"]  # fmt: skip
 
     def kill(self) -> None:
         """End what still runs on the hosts."""

@@ -18,6 +18,7 @@ from distnewton.cli.streams import results_go_to_files
 from distnewton.cluster.cluster_file import Cluster, LaunchTable, load_cluster
 from distnewton.cluster.measured_rates import cluster_rates
 from distnewton.config import Config, apply_settings, load_config, make_config, read_settings
+from distnewton.config.sections import data_title
 from distnewton.errors import ConfigError
 from distnewton.outputs import check_folder, write_output
 
@@ -169,8 +170,8 @@ def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Clu
     write_output(root / "scaling.jsonl", lines, collective=True)
     print(table)
     caption = (
-        f"{config.data.train}, {config.network.title}, {config.method.title}; {platform.node()}, {platform.machine()}, "
-        f"distnewton {version('distnewton')}"
+        f"{data_title(config.data.train)}, {config.network.title}, {config.method.title}; {platform.node()}, "
+        f"{platform.machine()}, distnewton {version('distnewton')}"
     )
     try:
         scaling.save_picture(root / "scaling.png", caption)

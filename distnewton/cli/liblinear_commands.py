@@ -62,7 +62,7 @@ def _train(comm: Communicator, config: Config, target: Path, quiet: bool) -> Non
         if comm.rank == 0:
             if str(target) == STANDARD:
                 raise UsageError("a model is written to a file, not to standard output: name one behind the data")
-            check_result(str(target), data=[config.data.train], folder=config.data.directory, makes_folder=False)
+            check_result(str(target), data=[str(config.data.train)], folder=config.data.directory, makes_folder=False)
     results_go_to_files()
     observers: list[Any] = [] if quiet or comm.rank else [make_progress(live=False)]
     result = session.train(config, comm, observers=observers)

@@ -26,6 +26,7 @@ from distnewton.data.columns import LabelsWanted
 from distnewton.data.description import DataSource
 from distnewton.data.formats.spool import STANDARD
 from distnewton.data.formats.tables import TableSource
+from distnewton.data.joined import JoinedSource
 from distnewton.errors import ConfigError
 from distnewton.launch.startup import world_communicator
 from distnewton.method.records import plain
@@ -35,7 +36,10 @@ from distnewton.printable import printable
 
 _MODEL_AND_DATA = (
     argument("run", metavar="RUN", help="run folder or model file"),
-    argument("data", metavar="DATA", help="data file, - for standard input, or a bundled set such as digits:test"),
+    argument(
+        "data", metavar="DATA", nargs="+", help="data file, - for standard input, or a bundled set such as "
+        "digits:test; or as many files by columns as in training"
+    ),
     READING_SET,
 )
 _EPILOG = "--data-dir DIR and --device NAME stand for the settings data.directory and run.device."
@@ -127,7 +131,7 @@ def predict(options: argparse.Namespace) -> int:
 
 def _identifiers(source: DataSource, column: str) -> tuple[str, list[str]]:
     """Name and texts of a column of a table."""
-    if not isinstance(source, TableSource):
+    if not isinstance(source, TableSource | JoinedSource):
         raise ConfigError(f"--id-column {column}: {source.name} is no table with columns, such as CSV or Parquet")
     return source.texts(column, "--id-column")
 
@@ -138,18 +142,19 @@ def _load(
     """The model, and what opens its data as the training data was opened, unless `out` cannot be written."""
     directory = ""
     with comm.collective_errors():
-        check_reading(options.set, also=("data.directory", "run.device"))
+        check_reading(options.set, also=("data.directory", "run.device", "partition.files"))
         given = make_config(apply_settings({}, options.set))
         if comm.rank == 0:
             directory = _directory(options, given.data.directory)
-            check_result(out or STANDARD, data=[options.data], folder=directory, model=options.run)
-    model = load_on_ranks(comm, options.run, given.run.device)
+            check_result(out or STANDARD, data=options.data, folder=directory, model=options.run)
+    model = load_on_ranks(comm, options.run, given.run.device, given.partition.files)
     for note in model.notes:
         warn(comm, note)
     labels: LabelsWanted = "none" if options.command == "predict" else "required"
     # what rank 0 sees counts for all
     directory = comm.broadcast_json(directory)
-    return model, data_opener(model, options.run, options.data, labels, options.set, directory)
+    named = options.data if len(options.data) > 1 else options.data[0]
+    return model, data_opener(model, options.run, named, labels, options.set, directory)
 
 
 def _directory(options: argparse.Namespace, named: str) -> str:

@@ -16,7 +16,9 @@ from distnewton.cluster.cluster_file import load_cluster
 from distnewton.cluster.measured_rates import cluster_rates
 from distnewton.config import Config, load_config
 from distnewton.config.method import AUTO
+from distnewton.config.opening import files_owned
 from distnewton.errors import ConfigError, shown
+from distnewton.parallel.cuts import FileOwners
 from distnewton.planning.problem import MODELLED
 
 if TYPE_CHECKING:
@@ -73,7 +75,7 @@ def plan(options: argparse.Namespace) -> int:
     rates, missing = cluster_rates(cluster, config.run.array_dtype)
     notes += _notes_on_rates(options.cluster if cluster else "", missing)
     n_ranks = options.ranks or (cluster.launch.nodes * cluster.launch.ranks_per_node if cluster else 1)
-    problem = _problem(config, options, notes)
+    problem = _problem(config, options, n_ranks, notes)
     splits, sketch = config.partition.splits, getattr(config.method, "sketch", 0)
     grid: dict[str, Any] = {
         "sketch": None if sketch == "auto" else int(sketch),
@@ -118,8 +120,9 @@ def _speeds(config: Config, problem: Problem, n_ranks: int) -> list[float]:
         raise ConfigError("a plan measures nothing: give partition.speeds as a list, one a rank", collective=True)
     if partition.splits != "auto":
         check_rank_count(
-            problem.shape.partition(partition.splits, (), problem.blocks), n_of_grid, partition.replicas
-        )
+            problem.shape.partition(partition.splits, (), problem.blocks, problem.owners), n_of_grid,
+            partition.replicas,
+        )  # fmt: skip
     return [] if partition.speeds == "equal" else speeds_of_grid(partition.speeds, n_of_grid, partition.replicas)
 
 
@@ -137,7 +140,7 @@ def _given_sizes(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     return {name: size for name, size in sizes.items() if size is not None}
 
 
-def _problem(config: Config, options: argparse.Namespace, notes: list[str]) -> Problem:
+def _problem(config: Config, options: argparse.Namespace, n_ranks: int, notes: list[str]) -> Problem:
     """The problem, from flags and the recipe as far as they say it, else from the data."""
     from distnewton.runs.planned import DataSize, describe_data, planned_problem
 
@@ -148,6 +151,12 @@ def _problem(config: Config, options: argparse.Namespace, notes: list[str]) -> P
     if config.method.direction == AUTO:
         notes.append(f"method.direction = auto: {MODELLED[-1]} is planned; name a direction to plan another")
     notes += [f"stages before {config.method.direction} are left out"] if config.method.schedule else []
+    owners = None
+    if size.files:
+        owners = FileOwners(size.files, tuple(files_owned(config.partition)(len(size.files), n_ranks)))
+    elif not isinstance(config.data.train, str):
+        notes.append("data.train lists files by columns that are not read: features are cut as those of one file")
     return planned_problem(
-        config, shape, size.n_samples, n_test=size.n_test, nonzeros=size.nonzeros, reading_bytes=size.reading_bytes
-    )
+        config, shape, size.n_samples, n_test=size.n_test, nonzeros=size.nonzeros, reading_bytes=size.reading_bytes,
+        owners=owners,
+    )  # fmt: skip

@@ -12,17 +12,19 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from distnewton.config import DataConfig, apply_settings, load_config, make_config
+from distnewton.config.opening import owned_by
 from distnewton.errors import ConfigError
 from distnewton.parallel.collectives import Communicator
 
 if TYPE_CHECKING:
     from distnewton.backend import Array
+    from distnewton.config.sections import DataName
     from distnewton.data.columns import LabelsWanted
     from distnewton.data.description import DataSource
     from distnewton.models.model import Model
 
 
-def load_on_ranks(comm: Communicator, path: str, device: str = "cpu") -> Model:
+def load_on_ranks(comm: Communicator, path: str, device: str = "cpu", files: Sequence[int] = ()) -> Model:
     """Load a model over all ranks, and give each rank its BLAS threads (collective)."""
     from threadpoolctl import threadpool_limits
 
@@ -30,7 +32,7 @@ def load_on_ranks(comm: Communicator, path: str, device: str = "cpu") -> Model:
     from distnewton.models.loading import load_model
 
     threadpool_limits(threads_of_rank(comm), user_api="blas")
-    return load_model(path, comm, device)
+    return load_model(path, comm, device, files)
 
 
 def recipe_beside(run: str) -> str | None:
@@ -44,7 +46,7 @@ def recipe_beside(run: str) -> str | None:
 
 
 def data_opener(
-    model: Model, run: str, path: str, labels: LabelsWanted, settings: Sequence[str], directory: str = ""
+    model: Model, run: str, path: DataName, labels: LabelsWanted, settings: Sequence[str], directory: str = ""
 ) -> Callable[[], DataSource]:
     """What opens data for a model, as its training data were opened but for settings that say otherwise.
 
@@ -54,8 +56,10 @@ def data_opener(
         Model that predicts.
     run : str
         Its file or run folder.
-    path, directory : str
-        The data, and the folder of a relative path.
+    path : str or list of str
+        The data, or files by columns.
+    directory : str
+        Folder of relative paths.
     labels : {"required", "if_there", "none"}
         Whether there must be labels, may be, or are not read.
     settings : sequence of str
@@ -100,7 +104,7 @@ def data_opener(
                 "data.header = false where the data have no names",
                 collective=True,
             )
-    check_same_file(comm, path, directory or None)
+    check_same_file(comm, path, directory or None, owned_by(model.grid.partition.owners))
     return model.opener(path, labels, data, names)
 
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from distnewton.cli.parsing import SHORT_FLAGS
 from distnewton.config import Config, load_config, make_config
-from distnewton.config.sections import READING
+from distnewton.config.sections import READING, DataName
 from distnewton.errors import ConfigError, UsageError
 from distnewton.parallel.collectives import Communicator
 
@@ -41,9 +41,16 @@ def noted_config(options: argparse.Namespace) -> Config:
     return config
 
 
-def is_here(name: str) -> bool:
+def is_here(name: DataName) -> bool:
     """Whether data that is named so, perhaps as ``PATH:PART`` or ``FEATURES,LABELS``, is in the working folder."""
+    # of files by columns the first is rank 0's
+    name = name if isinstance(name, str) else name[0]
     return any(path and Path(path).exists() for path in (name, name.rpartition(":")[0], name.partition(",")[0]))
+
+
+def _absolute(name: str) -> str:
+    """Name of data in the working folder from everywhere."""
+    return ",".join(str(Path(part).absolute()) for part in name.split(","))
 
 
 def _beside_variable(config: Config) -> Config:
@@ -53,7 +60,7 @@ def _beside_variable(config: Config) -> Config:
         return config
     named = {which: getattr(data, which) for which in ("train", "test", "validation")}
     here = {
-        which: ",".join(str(Path(part).absolute()) for part in name.split(","))
+        which: _absolute(name) if isinstance(name, str) else [_absolute(part) for part in name]
         for which, name in named.items() if is_here(name)
     }  # fmt: skip
     return config.model_copy(update={"data": data.model_copy(update=here)})
@@ -71,7 +78,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
 
 
 def check_reading(settings: Sequence[str], also: Sequence[str] = ()) -> None:
-    """Refuse settings other than those of how data are read, and `also` those."""
+    """Refuse settings other than those of how data are read, and `also` those, as ``section.key``."""
     known = [*(f"data.{key}" for key in READING), *also]
     for setting in settings:
         if setting.partition("=")[0].strip() not in known:

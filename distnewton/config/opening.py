@@ -2,24 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distnewton.config.sections import DataConfig
+from distnewton.config.sections import DataConfig, DataName, PartitionConfig
 from distnewton.data.columns import ColumnNames, LabelsWanted, Wanted
 from distnewton.data.description import DataSource
 from distnewton.data.in_memory import as_source
+from distnewton.data.joined import FilesByColumns
 from distnewton.data.sources import open_data
+from distnewton.errors import ConfigError
+from distnewton.parallel.cuts import FileOwners, Range, files_of_ranks
+from distnewton.parallel.replicas import ranks_of_a_grid
+
+Owned = Callable[[int, int], Sequence[Range]]
+"""From the numbers of files and of all ranks to the files that each rank of a grid owns."""
+
+
+def files_owned(partition: PartitionConfig) -> Owned:
+    """Which files by columns belong to which ranks of a run."""
+
+    def owned(n_files: int, n_ranks: int) -> Sequence[Range]:
+        splits = () if partition.splits == "auto" else partition.splits
+        return files_of_ranks(n_files, ranks_of_a_grid(n_ranks, partition.replicas), splits, partition.files)
+
+    return owned
+
+
+def owned_by(owners: FileOwners | None) -> Owned:
+    """Which files by columns belong to which ranks of a model: those of its grid where these have as many."""
+
+    def owned(n_files: int, n_ranks: int) -> Sequence[Range]:
+        known = owners is not None and len(owners.columns) == n_files
+        return owners.files if owners is not None and known else files_of_ranks(n_files, n_ranks)
+
+    return owned
 
 
 def opener(
     data: DataConfig,
     given: Any,
-    name: str,
+    name: DataName,
     n_features: int | None = None,
     names: ColumnNames | None = None,
     labels: LabelsWanted = "required",
+    owned: Owned = files_of_ranks,
 ) -> Callable[[], DataSource]:
     """How a data set is opened.
 
@@ -28,42 +57,68 @@ def opener(
     data : DataConfig
         How files are read.
     given : DataSource, tuple of X and y, frame, path or None
-        Data that is there already, as of :func:`~distnewton.data.in_memory.as_source`; a path overrules `name`.
-    name : str
-        Else the file, or the name of a bundled set.
+        Data that is there already, as of :func:`~distnewton.data.in_memory.as_source`; a path, or a list of them,
+        overrules `name`.
+    name : str or list of str
+        Else the file, or the name of a bundled set; or files by columns.
     n_features : int or None
         Of the training data, which other data take over: what LIBSVM text has beyond them is left out.
     names : ColumnNames or None
         Of the columns of the training data, by which those of other tables are taken.
     labels : {"required", "if_there", "none"}
         Whether there must be labels, may be, or are not read.
+    owned : callable
+        Which files by columns belong to which ranks; by default they are dealt out evenly.
 
     Returns
     -------
     callable
+        A :class:`~distnewton.data.joined.FilesByColumns` of files by columns.
     """
-    if isinstance(given, str | Path):
-        name = str(given)
+    if (named := named_data(given)) is not None:
+        name = named
     elif given is not None or not name:
         wanted = Wanted(
             data.label_column, tuple(data.ignore_columns), missing=data.missing, categories=data.categories
         )
         return lambda: as_source(given, names, labels=labels, wanted=wanted)
-    return lambda: open_data(
-        name,
+    open_file = partial(
+        open_data,
         data_dir=data.directory or None,
         format=data.format,
-        label_column=data.label_column,
-        ignore_columns=data.ignore_columns,
-        names=names,
-        labels=labels,
-        n_features=n_features or data.n_features,
-        zero_based=data.zero_based,
-        ignore_extra_features=False if n_features is None else "numbered",
-        sort_indices=data.sort_indices,
         header=data.header,
         comment=data.comment,
         missing_values=data.missing_values,
         missing=data.missing,
         categories=data.categories,
     )
+    if not isinstance(name, str):
+        if not data.id_column:
+            raise ConfigError("files by columns are joined by an identifier: name its column in data.id_column")
+        files = tuple(name)
+        return FilesByColumns(
+            files, open_file, partial(owned, len(files)), data.id_column,
+            None if data.label_column is None else str(data.label_column), tuple(map(str, data.ignore_columns)),
+            labels, names,
+        )  # fmt: skip
+    return partial(
+        open_file,
+        name,
+        label_column=data.label_column,
+        ignore_columns=[*data.ignore_columns, *([data.id_column] if data.id_column else [])],
+        names=names,
+        labels=labels,
+        n_features=n_features or data.n_features,
+        zero_based=data.zero_based,
+        ignore_extra_features=False if n_features is None else "numbered",
+        sort_indices=data.sort_indices,
+    )
+
+
+def named_data(given: Any) -> DataName | None:
+    """The name, or the names of files by columns, that a program passes for data; None where it passes data."""
+    if isinstance(given, str | Path):
+        return str(given)
+    if isinstance(given, list) and given and all(isinstance(name, str | Path) for name in given):
+        return [str(name) for name in given]
+    return None

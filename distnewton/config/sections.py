@@ -104,15 +104,22 @@ def _kind_of_layers(value: object) -> str:
     return "tables" if tables else "widths"
 
 
+DataName = str | Annotated[list[str], Field(min_length=2)]
+"""A data set; or files by columns, whose rows are joined."""
 Width = Annotated[int, Field(ge=1)] | Literal["auto"]
 Split = Annotated[int, Field(ge=1)]
 ClassWeight = Annotated[float, Field(ge=0.0, allow_inf_nan=False)]
 _DEFAULT_LAYERS: list[int | Literal["auto"]] = ["auto", 100, "auto"]
 
 
+def data_title(name: str | list[str]) -> str:
+    """A data set, or all files by columns, as people read it."""
+    return name if isinstance(name, str) else ", ".join(name)
+
+
 READING = (
     "format", "label_column", "ignore_columns", "header", "comment", "missing_values", "missing", "categories",
-    "zero_based", "sort_indices",
+    "zero_based", "sort_indices", "id_column",
 )  # fmt: skip
 """Settings of ``[data]`` that decide how a file is read; a model stores them, since its data are read likewise."""
 
@@ -120,11 +127,12 @@ READING = (
 class DataConfig(Options):
     """``[data]``: what to train and test on."""
 
-    train: str = Field(
-        "", description="training data: file, images as FOLDER or ARCHIVE:FOLDER, or a bundled set such as digits:train"
-    )
-    test: str = Field("", description="test data; without it only training metrics are shown")
-    validation: str = Field(
+    train: DataName = Field(
+        "", description="training data: file, images as FOLDER or ARCHIVE:FOLDER, or a bundled set such as "
+        "digits:train; a list of tables by columns, each read only by ranks that own it"
+    )  # fmt: skip
+    test: DataName = Field("", description="test data; without it only training metrics are shown")
+    validation: DataName = Field(
         "", description="data by whose main metric (accuracy; auc of two classes with the logistic loss; rmse) the "
         "model is chosen: that of the best iteration is kept"
     )  # fmt: skip
@@ -147,6 +155,9 @@ class DataConfig(Options):
     )
     ignore_columns: Annotated[list[int | str], BeforeValidator(_commas_to_list)] = Field(
         [], description="CSV and Parquet: columns that are neither features nor labels, as id,name; by index or name"
+    )
+    id_column: str = Field(
+        "", description="column that says which row it is, and is no feature; joins the rows of files by columns"
     )
     n_features: Annotated[int, Field(ge=1)] | None = Field(
         None, description="number of features, if not what the file shows"
@@ -189,6 +200,23 @@ class DataConfig(Options):
     def _one_validation(self) -> DataConfig:
         if self.validation and self.validation_fraction not in ("auto", 0.0):
             raise ValueError("validation and validation_fraction are two ways to say the same: give one")
+        return self
+
+    @model_validator(mode="after")
+    def _files_by_columns(self) -> DataConfig:
+        listed = [key for key in ("train", "test", "validation") if isinstance(getattr(self, key), list)]
+        if not listed:
+            return self
+        if not self.id_column:
+            raise ValueError(f"{listed[0]} lists files by columns: id_column must name what joins their rows")
+        if "train" not in listed:
+            raise ValueError(f"{listed[0]} lists files by columns, but train does not")
+        if self.n_features is not None or not all(isinstance(c, str) for c in (self.label_column or "",
+                                                                               *self.ignore_columns)):  # fmt: skip
+            raise ValueError(
+                "of files by columns columns are known by name: label_column and ignore_columns are names, and "
+                "n_features has no meaning"
+            )
         return self
 
 
@@ -278,6 +306,9 @@ class PartitionConfig(Options):
         "equal", description="relative speed of each rank, as 1,1,0.5,1: blocks are in proportion; measured: by a "
         "product of matrices on all ranks at the start"
     )  # fmt: skip
+    files: Annotated[list[Split], BeforeValidator(_dashes_to_list)] = Field(
+        [], description="files by columns: number of ranks that own each, as 1-1-2; by default as equal as can be"
+    )
     replicas: int = Field(
         1, ge=1, description="copies of the grid, each with its share of the samples; splits are those of a copy"
     )

@@ -78,7 +78,7 @@ class FilesByColumns:
         if launched_size() > 1:
             raise ConfigError(
                 f"one rank would read all of {self.name} for their size, but each belongs to some ranks: ask without "
-                "mpirun where all can be read, or give plan --samples, --features and --outputs",
+                "mpirun where all can be read, or give plan its --sizes",
                 collective=True,
             )
         return self.join(Communicator())

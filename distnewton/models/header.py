@@ -26,10 +26,10 @@ from distnewton.network.layer_tables import LayerTable, convolutional_shape
 from distnewton.network.shapes import NetworkShape, dense_shape
 from distnewton.options import Options
 
-FORMAT_VERSION = 4
+FORMAT_VERSION = 5
 """1: fully connected networks, by their widths. 2: networks on images, by layer tables. 3: of scaled targets, or
-encoded columns. 4: of data that are not read by default settings. Each model is written as the first that holds it, so
-that older versions read what they can."""
+encoded columns. 4: of data that are not read by default settings. 5: of data with identifiers. Each model is written as
+the first that holds it, so that older versions read what they can."""
 
 _SHOWN = 300
 """Characters of a problem in a message, which holds what came."""
@@ -109,6 +109,8 @@ class ModelHeader(Options):
         if a.reading is not None:
             tree["reading"] = a.reading.model_dump(exclude_defaults=True)
         version = 4 if tree.get("reading") else 3 if newer else 2 if images else 1
+        # what older versions do not know
+        version = 5 if "id_column" in tree.get("reading", {}) else version
         return cls.model_validate_json(json.dumps({"format_version": version, **tree}))
 
     def text(self) -> str:

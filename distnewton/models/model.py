@@ -12,7 +12,7 @@ import numpy as np
 
 from distnewton.backend import Array, to_host
 from distnewton.config import DataConfig
-from distnewton.config.opening import opener
+from distnewton.config.opening import named_data, opener, owned_by
 from distnewton.data.columns import ColumnNames, LabelsWanted, check_names
 from distnewton.data.description import DataSource, Description
 from distnewton.data.partitioned import open_and_describe
@@ -133,8 +133,8 @@ class Model:
 
         Parameters
         ----------
-        data : DataSource, path, or what :func:`~distnewton.data.in_memory.as_source` takes
-            The data.
+        data : DataSource, path, list of paths, or what :func:`~distnewton.data.in_memory.as_source` takes
+            The data; a list are files by columns.
         labels : {"required", "if_there", "none"}
             Whether there must be labels, may be, or are not read.
         reading : DataConfig or None
@@ -147,7 +147,9 @@ class Model:
         callable
         """
         reading = reading or self.architecture.reading or DataConfig()
-        return opener(reading, data, "", self.grid.partition.n_features, names or self.names, labels)
+        partition = self.grid.partition
+        owned = owned_by(partition.owners)
+        return opener(reading, data, "", partition.n_features, names or self.names, labels, owned)
 
     def check_data(self, source: DataSource, description: Description) -> None:
         """Refuse data whose features are not those of the model.
@@ -223,7 +225,7 @@ class Model:
         outputs, source, _ = self.outputs(data, labels="none")
         for note in getattr(source, "unknown_notes", []) if self.grid.world.rank == 0 else []:
             warnings.warn(note, stacklevel=2)
-        if callable(data) or hasattr(data, "locate") or isinstance(data, str | Path):
+        if callable(data) or hasattr(data, "locate") or named_data(data) is not None:
             return task.labels(outputs)
         if task.classes is None:
             return outputs[:, 0] if task.n_out == 1 else outputs

@@ -20,7 +20,7 @@ from distnewton.physics.residuals import ResidualLoss
 _NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 
 
-def problem_of(given: Any, name: str) -> Problem | None:
+def problem_of(given: Any, name: str | list[str]) -> Problem | None:
     """The residual problem that is trained on; None where data are meant.
 
     Parameters
@@ -42,6 +42,8 @@ def problem_of(given: Any, name: str) -> Problem | None:
     """
     if given is not None:
         return given if isinstance(given, Problem) else None
+    if not isinstance(name, str):
+        return None
     match = _NAME.fullmatch(name)
     if match is None or split_name(name) or any(Path(path).exists() for path in (name, match[1])):
         return None

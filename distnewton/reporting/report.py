@@ -19,7 +19,7 @@ from distnewton.parallel.partition import Partition, splits_title
 from distnewton.reporting import report_pictures as pictures
 from distnewton.reporting.drawing import Picture, draw, drawing
 from distnewton.reporting.headline import headline
-from distnewton.reporting.run_data import Predictions, Run, held_out, read_runs
+from distnewton.reporting.run_data import Predictions, Run, data_line, read_runs
 from distnewton.reporting.style import STYLE
 from distnewton.reporting.totals import Totals
 from distnewton.runs.run_folder import CONFIG_FILE
@@ -219,7 +219,7 @@ def _environment(run: Run) -> str:
     cores = f", {facts.cores} core(s) in all" if facts.cores else ""
     rows = [
         ["folder", str(run.path)],
-        ["data", ", ".join([data.train, *held_out(data)])],
+        ["data", data_line(data)],
         ["scaling", data.scale],
         ["network", f"{facts.network or network.title}, {network.activation}, {network.loss}"],
         ["ranks", f"{facts.ranks} with {facts.threads_per_rank} BLAS thread(s) each, on {shown or '?'}{cores}"],

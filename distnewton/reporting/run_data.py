@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from distnewton.config import Config, DataConfig, load_config
+from distnewton.config.sections import data_title
 from distnewton.errors import INTERRUPTED, STOPPED_EARLY, ConfigError, DataError
 from distnewton.files import parse_json
 from distnewton.guards.failures import read_first
@@ -141,12 +142,12 @@ class Run:
         return slowest_rank(self.lines, self.environment.crowding)
 
 
-def held_out(data: DataConfig) -> list[str]:
-    """What is put aside or measured besides the training data, as people read it."""
-    words = [f"validation {data.validation}"] if data.validation else []
+def data_line(data: DataConfig) -> str:
+    """What was trained on, and put aside or measured, as people read it."""
+    words = [f"validation {data_title(data.validation)}"] if data.validation else []
     share = data.validation_fraction
     words += [f"{100 * share:g} % of it for validation"] if isinstance(share, float) and share else []
-    return [*words, *([f"test {data.test}"] if data.test else [])]
+    return ", ".join([data_title(data.train), *words, *([f"test {data_title(data.test)}"] if data.test else [])])
 
 
 def read_run(path: Path, name: str) -> Run:

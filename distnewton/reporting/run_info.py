@@ -10,7 +10,7 @@ from distnewton.guards.failures import read_first
 from distnewton.models.metrics import metric_text
 from distnewton.models.model_file import MODEL_FILE, read_header
 from distnewton.parallel.partition import splits_title
-from distnewton.reporting.run_data import TORN, Run, held_out, read_run
+from distnewton.reporting.run_data import TORN, Run, data_line, read_run
 from distnewton.runs.run_folder import GAP
 
 
@@ -30,7 +30,7 @@ def describe_run(path: Path) -> Iterator[str]:
     run = read_run(path, path.name)
     config, software = run.config, run.software
     yield f"run        {path}"
-    yield "data       " + ", ".join([config.data.train, *held_out(config.data)])
+    yield "data       " + data_line(config.data)
     yield f"network    {config.network.title}, {config.network.activation}, {config.network.loss}"
     splits = splits_title(run.environment.splits, run.environment.replicas, run.environment.blocks)
     yield f"ranks      {run.environment.ranks} x {run.environment.threads_per_rank} threads, splits {splits}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from distnewton.config.sections import data_title
 from distnewton.errors import MissingExtraError
 from distnewton.method.records import IterationRecord
 from distnewton.runs.session import RunSummary
@@ -42,7 +43,8 @@ class TensorBoard:
             old.unlink()
         self._writer = self._new_writer(str(self._folder))
         config = summary.config
-        text = f"{config.data.train}; {summary.shape}; {config.method.title}; {summary.machine.n_ranks} ranks"
+        data, n_ranks = data_title(config.data.train), summary.machine.n_ranks
+        text = f"{data}; {summary.shape}; {config.method.title}; {n_ranks} ranks"
         self._writer.add_text("run", text, 0)
 
     def iteration(self, record: IterationRecord) -> None:

@@ -6,10 +6,13 @@ import json
 import platform
 import zlib
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from distnewton.config import Config
+from distnewton.config.opening import Owned
+from distnewton.config.sections import DataName
 from distnewton.data.formats.bundled import split_name
 from distnewton.data.formats.spool import spool_for_all
 from distnewton.data.store.layout_on_disk import MANIFEST_FILE
@@ -17,6 +20,7 @@ from distnewton.errors import ConfigError, DataError
 from distnewton.files import user_path
 from distnewton.guards.hangs import ranges
 from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.cuts import files_of_ranks
 
 _NO_KEY = "not set"
 # bytes compared at the beginning, in the middle and at the end: a whole file would be read twice
@@ -61,17 +65,22 @@ def _flat(tree: dict[str, Any]) -> dict[str, Any]:
     return {f"{section}.{key}": value for section, table in tree.items() for key, value in table.items()}
 
 
-def check_same_file(comm: Communicator, name: str, data_dir: str | None) -> None:
+def check_same_file(
+    comm: Communicator, name: DataName, data_dir: str | None, owned: Owned = files_of_ranks
+) -> None:
     """Compare size and samples of a data file over the ranks; copy standard input, or a pipe, to a file first.
 
     Parameters
     ----------
     comm : Communicator
         All ranks.
-    name : str
+    name : str or list of str
         A data set as :func:`~distnewton.data.sources.open_data` takes it; sets bundled with a package are not compared.
+        Of files by columns each is compared over the ranks that own it.
     data_dir : str or None
         Folder of relative paths.
+    owned : callable
+        Which files by columns belong to which ranks.
 
     Raises
     ------
@@ -82,18 +91,30 @@ def check_same_file(comm: Communicator, name: str, data_dir: str | None) -> None
     -----
     Collective.
     """
-    if comm.size == 1 or split_name(name):
+    if comm.size == 1:
         return
-    if spool_for_all(comm, name, data_dir):
+    if isinstance(name, str):
+        if not split_name(name) and not spool_for_all(comm, name, data_dir):
+            _compare(name, comm.allgather_json([*_fingerprint(_path(name, data_dir)), platform.node(), comm.rank]))
         return
-    views = comm.allgather_json([*_fingerprint(_path(name, data_dir)), platform.node()])
-    if any(size < 0 for size, _, _ in views):
+    files = owned(len(name), comm.size)
+    first, last = files[comm.rank % len(files)]
+    own = {i: _fingerprint(_path(name[i], data_dir)) for i in range(first, last)}
+    views = comm.allgather_json([[i, *view, platform.node(), comm.rank] for i, view in own.items()])
+    for i, part in enumerate(name):
+        _compare(part, [view[1:] for rank in views for view in rank if view[0] == i])
+
+
+def _compare(name: str, views: Sequence[tuple[int, int, str, int]]) -> None:
+    """Refuse a file with another size or checksum on other hosts than on that of the first rank."""
+    if any(size < 0 for size, *_ in views):
         # who opens the data says which rank cannot
         return
-    others = sorted({f"{host} ({size:,} bytes)" for size, crc, host in views if [size, crc] != views[0][:2]})
+    size, crc, host, rank = views[0]
+    others = sorted({f"{at} ({n:,} bytes)" for n, sample, at, _ in views if [n, sample] != [size, crc]})
     if others:
         raise DataError(
-            f"{name} is another file on {', '.join(others)} than on rank 0's host {views[0][2]} ({views[0][0]:,} "
+            f"{name} is another file on {', '.join(others)} than on rank {rank}'s host {host} ({size:,} "
             "bytes): put the data where all hosts see the same file, or copy it anew",
             collective=True,
         )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from distnewton.backend import Array
 from distnewton.config import Config
-from distnewton.config.opening import opener
+from distnewton.config.opening import files_owned, opener
 from distnewton.data.folds import draw_folds
 from distnewton.data.partitioned import Task, open_and_describe
 from distnewton.data.subset import CachedSource, Subset
@@ -102,13 +102,13 @@ def cross_validate(
     ranks = comm if isinstance(comm, Communicator) else Communicator(comm)
     if not isinstance(comm, Communicator):
         guard(ranks, config.run.hang_seconds, config.run.warn_seconds, checked="messages" in config.run.checks)
-    data = config.data
+    data, owned = config.data, files_owned(config.partition)
     if train_data is None and not data.train:
         raise ConfigError("cross validation needs data: data.train, or train_data", collective=True)
     if train_data is None:
-        check_same_file(ranks, data.train, data.directory or None)
+        check_same_file(ranks, data.train, data.directory or None, owned)
     with watchdog.patient():
-        source, described = open_and_describe(ranks, opener(data, train_data, data.train))
+        source, described = open_and_describe(ranks, opener(data, train_data, data.train, owned=owned))
     task = Task("", None, 0)
     targets: Array = np.zeros(0)
     with ranks.collective_errors():

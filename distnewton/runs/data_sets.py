@@ -8,7 +8,7 @@ from functools import partial
 from typing import Any
 
 from distnewton.config import Config, DataConfig
-from distnewton.config.opening import opener
+from distnewton.config.opening import files_owned, opener
 from distnewton.data.description import DataSource, Description
 from distnewton.data.folds import class_weights, split_off
 from distnewton.data.partitioned import Task, open_and_describe
@@ -17,6 +17,7 @@ from distnewton.errors import ConfigError
 from distnewton.models.warm_start import Start
 from distnewton.network.losses import LOSSES
 from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.cuts import FileOwners
 from distnewton.physics.residuals import ResidualLoss
 from distnewton.physics.sources import point_sources, problem_of
 from distnewton.runs.automatic import settle
@@ -56,6 +57,8 @@ class DataSets:
         Number of samples that are trained on.
     held_out : dict of str to HeldOut
         ``validation`` and ``test`` data, as far as they exist.
+    owners : FileOwners or None
+        Ranks of the files by columns that are trained on; None of other data.
     residuals : ResidualLoss or None
         Loss of a residual problem, whose points are then the training data, and the test data those at which its
         solution is known.
@@ -79,8 +82,13 @@ class DataSets:
             if problem is not None:
                 self.residuals = ResidualLoss(problem, config.run.seed)
                 given = {**given, **point_sources(self.residuals, given["test"])}
+        self._owned = files_owned(config.partition)
         self._check_files(comm, config.data, given)
-        self.source, self.train = open_and_describe(comm, opener(config.data, given["train"], config.data.train))
+        opened = opener(config.data, given["train"], config.data.train, owned=self._owned)
+        self.source, self.train = open_and_describe(comm, opened)
+        self.owners: FileOwners | None = getattr(self.source, "owners", None)
+        if config.partition.files and self.owners is None:
+            raise ConfigError("partition.files is for a list of files by columns in data.train", collective=True)
         validated = given["validation"] is not None or bool(config.data.validation)
         labels = self.train.labels
         self.settle = partial(
@@ -106,11 +114,12 @@ class DataSets:
         for which in HELD_OUT:
             name = getattr(data, which)
             if given[which] is not None or name:
-                opened = opener(data, given[which], name, self.train.n_features, self.train.names)
+                opened = opener(
+                    data, given[which], name, self.train.n_features, self.train.names, owned=self._owned
+                )
                 self.held_out[which] = HeldOut(which, comm, opened, self.train)
 
-    @staticmethod
-    def _check_files(comm: Communicator, data: DataConfig, given: Mapping[str, Any]) -> None:
+    def _check_files(self, comm: Communicator, data: DataConfig, given: Mapping[str, Any]) -> None:
         """Refuse a run without training data, and files that differ between hosts."""
         if given["train"] is None and not data.train:
             message = "data.train is not set: name a file, or a bundled set such as digits:train"
@@ -118,7 +127,7 @@ class DataSets:
         for which in ("train", *HELD_OUT):
             name = getattr(data, which)
             if given[which] is None and name:
-                check_same_file(comm, name, data.directory or None)
+                check_same_file(comm, name, data.directory or None, self._owned)
 
     def _split_off(self, config: Config, given: Any) -> DataSource:
         """Put some of the training samples aside; returns them as validation data."""

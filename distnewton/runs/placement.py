@@ -70,7 +70,7 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
     n_ranks = ranks_of_a_grid(comm.size, n_replicas)
     speeds = _choose_speeds(comm, config, n_ranks)
     nonzeros = nonzeros_of(data.train, dense=dense)
-    splits = _choose_splits(comm, config, shape, data.n_train, speeds, nonzeros)
+    splits = _choose_splits(comm, config, shape, data, speeds, nonzeros)
     run = config.run
     device = choose_device(comm, run.device, run.array_dtype, run.comm, tf32=run.dtype == "tf32")
     itemsize = np.dtype(run.array_dtype).itemsize
@@ -78,7 +78,8 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
         config.method, data.n_train, data.task.n_out, itemsize, run.memory_mb, comm.size, shape.n_params
     )
     check_samples(config.method, data.n_train, n_replicas)
-    grid = ProcessGrid(comm, shape.partition(splits, speeds, config.partition.logical(shape)), n_replicas)
+    partition = shape.partition(splits, speeds, config.partition.logical(shape), data.owners)
+    grid = ProcessGrid(comm, partition, n_replicas)
     if "memory" in run.checks:
         n_held_out = sum(description.n_samples for description in data.descriptions.values())
         carried = shape if data.residuals is None else shape.with_jet(data.residuals.jet)
@@ -121,7 +122,7 @@ def _choose_splits(
     comm: Communicator,
     config: Config,
     shape: NetworkShape,
-    n_train: int,
+    data: DataSets,
     speeds: Sequence[float],
     nonzeros: float | None,
 ) -> tuple[int, ...]:
@@ -134,5 +135,7 @@ def _choose_splits(
     # one rank's choice is everyone's: processors of different kinds round differently
     with comm.collective_errors():
         if comm.rank == 0:
-            splits = planned_splits(config, shape, n_train, n_ranks, uneven, nonzeros=nonzeros)
+            splits = planned_splits(
+                config, shape, data.n_train, n_ranks, uneven, nonzeros=nonzeros, owners=data.owners
+            )
     return tuple(comm.broadcast_json(list(splits)))

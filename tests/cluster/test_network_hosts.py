@@ -13,7 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import numpy as np
 import pytest
-from launched import AS_ROOT, is_open_mpi, launches, small_data
+from launched import AS_ROOT, call, is_open_mpi, launches, small_data
 from network_hosts import NetworkHosts, why_not
 from speed import slowness
 
@@ -171,3 +171,46 @@ def test_one_file_that_differs_changes_nothing_or_is_named(hosts, tmp_path):
     assert done.returncode == 65, done.stderr
     assert "is another file on h2" in done.stderr
     assert done.stderr.count("put the data where all hosts see the same file") == 1
+
+
+def test_hosts_that_have_a_file_each_train(tmp_path):
+    rng = np.random.default_rng(0)
+    X, labels = rng.standard_normal((60, 7)).round(3), np.array(["no", "yes"])
+    names, held = ["a.csv", "b.csv", "c.csv", "d.csv"], [[0, 1, 2], [3], [4, 5], [6]]
+    label = labels[(X[:, 0] + X[:, 4] > 0).astype(int)]
+    with NetworkHosts(4, tmp_path, own="home") as hosts:
+        for k, (name, own) in enumerate(zip(names, held, strict=True)):
+            lines = [",".join(["id", *(f"x{i}" for i in own), *(["label"] if k == 2 else [])])]
+            for row in range(60) if k == 2 else rng.permutation(60):
+                lines.append(",".join(map(str, [f"p{row}", *X[row, own], *([label[row]] if k == 2 else [])])))
+            (hosts.home_of(k) / name).write_text("\n".join(lines) + "\n")
+        listed = json.dumps(names)
+        process = submit(
+            tmp_path, hosts, f"--set=data.train={listed}", "--set=data.id_column=id", f"--data-dir={hosts.home}",
+            "--set=run.iterations=8", "--set=run.dtype=float64", "--method.direction=gauss_newton",
+        )  # fmt: skip
+        code = wait_for(process, 90, tmp_path)
+        assert code == 0, (tmp_path / "output").read_text()
+        facts = json.loads((tmp_path / "run/environment.json").read_text())
+        assert facts["hosts"] == ["h0", "h1", "h2", "h3"]
+        # a host whose file is another's is named
+        (hosts.home_of(1) / "b.csv").rename(hosts.home_of(2) / "b.csv")
+        process = submit(
+            tmp_path, hosts, f"--set=data.train={listed}", "--set=data.id_column=id", f"--data-dir={hosts.home}",
+            "--set=run.overwrite=true",
+        )  # fmt: skip
+        assert wait_for(process, 90, tmp_path) != 0
+        assert "this rank on h1 owns the file" in (tmp_path / "output").read_text()
+    # the same numbers as those of the joined file on one rank
+    lines = [",".join(["id", *(f"x{i}" for i in range(7)), "label"])]
+    lines += [",".join(map(str, [f"p{row}", *X[row], label[row]])) for row in range(60)]
+    (tmp_path / "joined.csv").write_text("\n".join(lines) + "\n")
+    alone = call(
+        "train", "--data.train", tmp_path / "joined.csv", "--data.id_column", "id", "--network.layers", "auto-6-auto",
+        "--run.iterations", 8, "--run.dtype", "float64", "--method.direction", "gauss_newton", "--run-dir",
+        tmp_path / "alone",
+    )  # fmt: skip
+    assert alone.returncode == 0, alone.stderr
+    read = [(tmp_path / name / "metrics.jsonl").read_text().splitlines() for name in ("run", "alone")]
+    found, expected = ([json.loads(line)["objective"] for line in lines] for lines in read)
+    np.testing.assert_allclose(found, expected, rtol=1e-12)
