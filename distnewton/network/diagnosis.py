@@ -137,15 +137,15 @@ def _in_vector(
             continue
         block, (row, column) = network.grid.blocks[m], bad[0]
         target = block.outputs[0] + column
-        source = f"from input {block.rows[row]}" if row < block.shape[0] else "of the bias"
+        source = f"from input {network.input_rows(m)[row]}" if row < block.shape[0] else "of the bias"
         what = f"{name} of layer {m}, block ({block.i}, {block.j}), {source} to unit {target}"
         yield Finding(stage, m, what, bad[1], *ranges[m])
 
 
 def _feature(network: PartitionedNetwork, X: Any) -> tuple[str, str] | None:
     """The first feature that is not finite, and its value."""
-    start, _ = network.grid.feature_range()
     if not is_sparse(X):
+        start, _ = network.grid.feature_range()
         bad = _first(X)
         if bad is None:
             return None
@@ -159,7 +159,8 @@ def _feature(network: PartitionedNetwork, X: Any) -> tuple[str, str] | None:
         return None
     position = bad[0][0]
     row = int(np.searchsorted(to_host(X.indptr), position, side="right")) - 1
-    return f"the features: feature {start + int(to_host(X.indices[position]))}, sample {row} in the run's order", bad[1]
+    feature = network.input_rows(1)[int(to_host(X.indices[position]))]
+    return f"the features: feature {feature}, sample {row} in the run's order", bad[1]
 
 
 def _unit(network: PartitionedNetwork, m: int, j: int, column: int) -> int:

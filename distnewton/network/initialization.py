@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
+from numpy.typing import NDArray
 
 from distnewton.backend import Array, Backend
 from distnewton.network.layout import ParameterLayout
@@ -36,17 +39,26 @@ def standard_deviation(scheme: str, n_in: int, n_out: int) -> float:
     return float(np.sqrt(variance))
 
 
-def initial_block(block: Block, shape: NetworkShape, seed: int, scheme: str) -> Array:
-    """Initial weights of one block, of shape (n_in_local, n_out_local), float64."""
+def initial_block(
+    block: Block, shape: NetworkShape, seed: int, scheme: str, rows: NDArray[np.int64]
+) -> Array:
+    """Initial weights of one block, of shape (n_in_local, n_out_local), float64; ``rows`` are its own, globally."""
     layer = shape.layers[block.layer - 1]
     W = np.empty(block.shape)
-    for k, row in enumerate(block.rows.tolist()):
+    for k, row in enumerate(rows.tolist()):
         W[k] = row_generator(seed, block.layer, row).standard_normal(layer.n_out)[slice(*block.outputs)]
     W *= standard_deviation(scheme, *layer.fans)
     return W
 
 
-def initial_params(layout: ParameterLayout, shape: NetworkShape, backend: Backend, seed: int, scheme: str) -> Array:
+def initial_params(
+    layout: ParameterLayout,
+    shape: NetworkShape,
+    backend: Backend,
+    seed: int,
+    scheme: str,
+    rows_of: Callable[[int], NDArray[np.int64]],
+) -> Array:
     """Initial variables of a rank: normal weights, zero biases.
 
     Parameters
@@ -61,6 +73,8 @@ def initial_params(layout: ParameterLayout, shape: NetworkShape, backend: Backen
         Seed of the run.
     scheme : str
         As of :func:`standard_deviation`; or ``zero``.
+    rows_of : callable
+        Own layer to the global rows of this rank's block of its weights.
 
     Returns
     -------
@@ -71,5 +85,5 @@ def initial_params(layout: ParameterLayout, shape: NetworkShape, backend: Backen
         return flat
     for layer, view in layout.views(flat).items():
         # drawn on the host, by the same keys whatever the device
-        view.W[...] = backend.asarray(initial_block(layout.blocks[layer], shape, seed, scheme))
+        view.W[...] = backend.asarray(initial_block(layout.blocks[layer], shape, seed, scheme, rows_of(layer)))
     return flat

@@ -12,6 +12,9 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
+
 from distnewton.backend import Array, Backend
 from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.initialization import initial_params
@@ -109,7 +112,23 @@ class PartitionedNetwork:
 
     def initial_params(self, seed: int, scheme: str) -> Array:
         """Initial variables of this rank, the same on every grid; shape (n_params_local,)."""
-        return initial_params(self.layout, self.shape, self.backend, seed, scheme)
+        return initial_params(self.layout, self.shape, self.backend, seed, scheme, self.input_rows)
+
+    def input_rows(self, m: int) -> NDArray[np.int64]:
+        """Global rows of the weights of this rank's block of a layer; of the first layer of tables the features."""
+        return self.grid.blocks[m].rows
+
+    def choose(self, X: Any) -> Any:
+        """The features of which the network has weights, from all; a csr_array of shape (n, n_features_local)."""
+        return X
+
+    def expanded(self, params: Array, out: Array | None = None) -> Array:
+        """A point, with the weights for which :class:`~distnewton.network.active.ActiveNetwork` has no variables."""
+        return params
+
+    def reduced(self, params: Array) -> Array:
+        """The variables of a point of which :meth:`expanded` tells all weights."""
+        return params
 
     def n_values(self, m: int, j: int) -> int:
         """Values of a group in a layer's output."""

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from statistics import fmean
 
@@ -103,6 +103,9 @@ class Partition:
         Groups of layers 0..L of the logical blocks; empty: those of the ranks.
     owners : FileOwners or None
         Files that the features come from, each with ranks of its own, whose groups no other file's features join.
+    feature_limits : tuple of int
+        Where the groups of layer 0 begin (the logical blocks', where these are cut otherwise), and the number of
+        features; empty: as equal as can be.
     """
 
     widths: tuple[int, ...]
@@ -112,6 +115,7 @@ class Partition:
     speeds: tuple[float, ...] = ()
     block_splits: tuple[int, ...] = ()
     owners: FileOwners | None = None
+    feature_limits: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         widths, splits = list(self.widths), list(self.splits)
@@ -190,6 +194,9 @@ class Partition:
 
     def group(self, layer: int, j: int) -> tuple[int, int]:
         """Half-open range of the units of group j of a layer (0 for features)."""
+        if self.feature_limits and layer == 0:
+            first, end = self._cut(0, j) if self.block_splits else (j, j + 1)
+            return self.feature_limits[first], self.feature_limits[end]
         if layer == 0 and self.owners is not None:
             return self._features_of_files[j]
         first, end = self._cut(layer, j)
@@ -253,7 +260,33 @@ class Partition:
         """The partition whose ranks are the logical blocks: this one, unless they are cut otherwise."""
         if not self.block_splits:
             return self
-        return Partition(self.widths, self.block_splits, self.rows_per_unit, self.features_per_unit)
+        return Partition(
+            self.widths, self.block_splits, self.rows_per_unit, self.features_per_unit,
+            feature_limits=self.feature_limits,
+        )  # fmt: skip
+
+    def of_features(self, chosen: NDArray[np.bool_]) -> Partition:
+        """The same cut of some of the features: each group keeps those that it has.
+
+        Parameters
+        ----------
+        chosen : Array of bool, of shape (n_features,)
+            Which, of a network that is no image's.
+
+        Returns
+        -------
+        Partition
+            Its features are numbered anew.
+        """
+        finest = self.logical
+        limits = [finest.group(0, j)[0] for j in range(finest.splits[0])]
+        before = np.concatenate([[0], np.cumsum(chosen)])
+        kept = (*before[limits].tolist(), int(before[-1]))
+        owners = self.owners
+        if owners is not None:
+            ends = before[np.cumsum([0, *owners.columns])]
+            owners = replace(owners, columns=tuple(np.diff(ends).tolist()))
+        return replace(self, widths=(kept[-1], *self.widths[1:]), owners=owners, feature_limits=kept)
 
     @property
     def cut_of_blocks(self) -> tuple[tuple[int, ...], tuple[float, ...], FileOwners | None]:

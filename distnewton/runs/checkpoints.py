@@ -265,11 +265,11 @@ def keeper_of_run(
     config: Config, setup: Setup, trainer: Trainer, checkpoints: str | Path | None, clock: Clock | None
 ) -> CheckpointKeeper:
     """What saves and resumes a run; it saves nothing where there is no folder for it."""
-    network = setup.placement.network
+    network = setup.training.objective.network
     n_bytes = state_bytes(
         config.method,
         network.shape,
-        setup.placement.grid.partition,
+        network.grid.partition,
         network.backend.dtype.itemsize,
         n_more=int("validation" in setup.data.held_out),
     )
@@ -280,6 +280,6 @@ def keeper_of_run(
         n_bytes,
         setup.data.task.name,
         setup.data.train.name,
-        run_identity(config, setup.placement.architecture, setup.data, setup.training.fingerprint, setup.start),
+        run_identity(config, setup.placement.architecture, setup.data, setup.training, setup.start),
     )
     return CheckpointKeeper(settings, network, trainer, clock)

@@ -58,6 +58,7 @@ class MetricsEvaluator:
     ) -> None:
         self._task, self._objective, self._targets, self._held_out = task, objective, targets, held_out
         self._network, self._residuals = network, residuals
+        self._whole: Array | None = None
         self.last: tuple[str, Array, Array, SampleShare] | None = None
 
     def measure(self, params: Array, evaluation: Evaluation) -> Measured:
@@ -81,6 +82,9 @@ class MetricsEvaluator:
         else:
             own = evaluation.outputs, evaluation.targets
             metrics = {"train": residual_metrics(self._residuals, self._network.grid, *own)}
+        if self._held_out:
+            # held-out samples have features that no training sample has
+            params = self._whole = self._objective.network.expanded(params, self._whole)
         for which, held in self._held_out.items():
             outputs = held.outputs(self._network, params, self._objective.chunk_rows)
             self.last = which, outputs, held.targets, held.share

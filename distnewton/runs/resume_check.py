@@ -14,16 +14,18 @@ from distnewton.directions.composition import make_direction
 from distnewton.directions.options import NewtonOptions
 from distnewton.models.architecture import Architecture
 from distnewton.models.warm_start import Start
+from distnewton.network.active import ActiveNetwork
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.partition import Partition
 from distnewton.runs.data_sets import DataSets
+from distnewton.runs.training_data import TrainingData
 
 _SHOWN = 60
 """Characters of a value in a message."""
 
 
 def run_identity(
-    config: Config, architecture: Architecture, data: DataSets, fingerprint: str, start: Start | None
+    config: Config, architecture: Architecture, data: DataSets, training: TrainingData, start: Start | None
 ) -> dict[str, Any]:
     """Network, data, method, seed and dtype of a run, as JSON has them.
 
@@ -35,8 +37,8 @@ def run_identity(
         Layers and task, resolved.
     data : DataSets
         Training and held-out data.
-    fingerprint : str
-        Hash of the training data as it was read.
+    training : TrainingData
+        What was read of the training data.
     start : Start or None
         Model that the run starts from.
 
@@ -58,12 +60,14 @@ def run_identity(
     described: dict[str, Any] = {
         "features": data.train.n_features,
         "samples": data.n_train,
-        "values, labels and weights (hash)": fingerprint,
+        "values, labels and weights (hash)": training.fingerprint,
         "scale": config.data.scale,
         "task": task.name,
         "outputs": task.n_out,
         "classes": None if task.classes is None else task.classes.to_dict()["classes"],
     }
+    if isinstance(training.objective.network, ActiveNetwork):
+        described["features with weights"] = training.objective.network.title
     if task.scaling is not None:
         described["scaling of the targets"] = task.scaling.to_dict()
     if config.data.class_weights != "none":

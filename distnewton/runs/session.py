@@ -10,12 +10,12 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distnewton.backend import Array
+from distnewton.backend import Array, scalar
 from distnewton.components import with_components
 from distnewton.config import Config
 from distnewton.config.method import regularization
 from distnewton.data.scaled import gather_scaling
-from distnewton.errors import ConfigError, DistNewtonError, NumericalError
+from distnewton.errors import ConfigError, DataError, DistNewtonError, NumericalError
 from distnewton.guards.signals import StopSignals
 from distnewton.launch.deadline import Clock, Stop
 from distnewton.method.best_model import BestModel
@@ -223,7 +223,7 @@ class Session:
                 _iterate(trainer, config, clock, followers, replay)
                 keeper.finish()
             return Result(
-                setup.model(self._final_params(trainer, evaluator)),
+                setup.model(objective.network.expanded(self._final_params(trainer, evaluator))),
                 history,
                 summary,
                 trainer.stopped,
@@ -257,16 +257,23 @@ class Session:
 
     def _first_params(self, config: Config, origin: Start | None) -> Array:
         """The variables that a run begins with."""
-        placement = self.setup.placement
+        placement, network = self.setup.placement, self.setup.training.objective.network
         if origin is None:
-            params = placement.network.initial_params(config.run.seed, config.network.init)
+            params = network.initial_params(config.run.seed, config.network.init)
             if self.setup.data.residuals is not None:
                 set_unknowns(self.setup.data.residuals.problem, placement.network, params)
             return params
         if origin is not self.setup.start:
             origin.check(placement.architecture, config.data.scale)
             origin.check_scaling(gather_scaling(placement.grid, self.setup.training.scaling))
-        return origin.params(placement.network)
+        params = origin.params(placement.network)
+        reduced = network.reduced(params)
+        if placement.grid.world.any(scalar((params != 0).sum()) > scalar((reduced != 0).sum())):
+            raise DataError(
+                f"{origin.name} has weights for features that no training sample has: give it to the session",
+                collective=True,
+            )
+        return reduced
 
     def _final_params(self, trainer: Trainer, evaluator: MetricsEvaluator) -> Array:
         """The variables of the result, whose outputs are then the last ones measured."""

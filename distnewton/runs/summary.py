@@ -22,6 +22,8 @@ from distnewton.method.best_model import Best
 from distnewton.method.records import IterationRecord
 from distnewton.models.architecture import Architecture
 from distnewton.models.model import Model
+from distnewton.network.active import ActiveNetwork
+from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition
@@ -227,6 +229,7 @@ def summarize_run(
         *data.train.notes,
         *(note for description in described.values() for note in description.notes),
         *_notes_on_ranks(grid, setup.training.scaling),
+        *_notes_on_features(grid.partition.n_features, setup.training.objective.network),
         *_notes_on_labels(config, data),
         *_notes_on_held_out(data),
     ]
@@ -254,6 +257,13 @@ def _notes_on_ranks(grid: ProcessGrid, scaling: ColumnScaling) -> Iterator[str]:
     (n_constant,) = grid.sum_of_variables(scaling.n_constant * grid.first_of_feature_group())
     if n_constant:
         yield f"{n_constant:.0f} features are constant and are scaled to 0"
+
+
+def _notes_on_features(n_features: int, network: PartitionedNetwork) -> Iterator[str]:
+    """Features without weights."""
+    if isinstance(network, ActiveNetwork):
+        n = n_features - network.shape.widths[0]
+        yield f"{n:,} of {n_features:,} features are in no training sample: their weights are 0"
 
 
 def _look_like_numbers(labels: Sequence[Any], train: Any) -> bool:

@@ -20,6 +20,7 @@ from distnewton.data.store.reader import StoreSource
 from distnewton.errors import DataError
 from distnewton.method.objective import Objective
 from distnewton.models.warm_start import Start
+from distnewton.network.active import active_network
 from distnewton.network.losses import LOSSES
 from distnewton.network.weighted import normalised, plain_targets, targets_on, weighted, with_weights
 from distnewton.parallel.grid import ProcessGrid
@@ -101,6 +102,9 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
     if not n_counted > 0:
         raise DataError(f"{train.name}: the weights of all {len(targets)} samples are 0", collective=True)
     loss = weighted(LOSSES[config.network.loss], targets)
+    if not isinstance(X, np.ndarray):
+        network = active_network(network, X, None if start is None else start.params(network))
+        X = network.choose(X)
     X = backend.features(network.arrange(X))
     if data.residuals is not None:
         loss, targets, network = data.residuals, order, network.with_jet(data.residuals.jet)
