@@ -112,15 +112,17 @@ class VectorReader:
             if not block.n_params:
                 continue
             W = _by_unit(view.W, block)
-            n_weights = n_biases = 0
+            n_weights, biases = 0, set()
             for i_part, row in self._sources.get(m, []):
                 outputs = _overlap(block.outputs, row[3:])
                 if outputs is None:
                     continue
                 n_weights += _copy_weights(W, block, outputs, row, get_slice(i_part), f"{name}/{m}/W")
-                # the first input group owns the bias
-                if view.b is not None and row[1] == 0:
-                    n_biases += _copy_bias(view.b, block, outputs, row, get_slice(i_part), f"{name}/{m}/b")
+                # the first input group owns the bias; where that has no unit, the next begins at the same one
+                if view.b is not None and row[1] == 0 and outputs not in biases:
+                    biases.add(outputs)
+                    _copy_bias(view.b, block, outputs, row, get_slice(i_part), f"{name}/{m}/b")
+            n_biases = sum(end - first for first, end in biases)
             if n_weights != W.shape[1] * W.shape[2] or (view.b is not None and n_biases != len(view.b)):
                 raise ValueError(f"the parts do not hold all of {name} in layer {m}")
         return flat
@@ -141,13 +143,12 @@ def _copy_weights(
     return (inputs[1] - inputs[0]) * (outputs[1] - outputs[0])
 
 
-def _copy_bias(b: Array, block: Block, outputs: tuple[int, int], row: BlockRow, get_slice: GetSlice, name: str) -> int:
-    """Copy what a stored bias holds of an own one; returns the number of units copied."""
+def _copy_bias(b: Array, block: Block, outputs: tuple[int, int], row: BlockRow, get_slice: GetSlice, name: str) -> None:
+    """Copy what a stored bias holds of an own one."""
     _, _, _, first_out, end_out = row
     stored = get_slice(name)
     _check_shape(stored, [end_out - first_out])
     b[_shifted(outputs, block.outputs[0])] = stored[_shifted(outputs, first_out)]
-    return outputs[1] - outputs[0]
 
 
 def read_factors(

@@ -184,7 +184,8 @@ def join_blocks(
 ) -> tuple[Array, Array]:
     """W of shape (n_rows, n_out) and b of a whole layer; parameters as of :func:`assemble`."""
     layer, dtype = network.shape.layers[m - 1], network.backend.dtype
-    W, b = np.empty((layer.n_in * layer.rows_per_unit, layer.n_out), dtype), np.empty(layer.n_out, dtype)
+    # a layer without biases has zeros
+    W, b = np.empty((layer.n_in * layer.rows_per_unit, layer.n_out), dtype), np.zeros(layer.n_out, dtype)
     for block, part in zip(blocks, parts, strict=True):
         if block is not None:
             W[block.rows, slice(*block.outputs)] = part[: block.shape[0]]

@@ -153,12 +153,13 @@ class Dense(LayerTable):
     has_weights = True
 
     width: Size | Literal["auto"] = Field(description="neurons; auto, for the last layer, takes the data's")
+    bias: bool = Field(True, description="whether neurons have biases; else these are 0")
 
     def extend(self, shape: ShapeInProgress) -> None:
         """Connect all values so far to each neuron."""
         if self.width == "auto":
             raise ConfigError("the width must be a number here")
-        shape.connect(int(self.width))
+        shape.connect(int(self.width), bias=self.bias)
 
 
 LAYERS: Registry[type[LayerTable]] = Registry(
@@ -218,7 +219,8 @@ def convolutional_shape(image_shape: Sequence[int], tables: Sequence[Mapping[str
     first = shape.layers[0]
     if first.kernel is None:
         # without convolutions images are rows of numbers from the start
-        return dense_shape([first.n_in * first.rows_per_unit, *(layer.n_out for layer in shape.layers)])
+        widths = [first.n_in * first.rows_per_unit, *(layer.n_out for layer in shape.layers)]
+        return dense_shape(widths, [layer.bias for layer in shape.layers])
     return NetworkShape(tuple(shape.layers), tuple(layer.model_dump() for layer in layers))
 
 

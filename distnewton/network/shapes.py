@@ -87,6 +87,8 @@ class LayerShape:
         Behind the activation.
     jet : Jet or None
         Derivatives in the network's inputs that ride along, of a dense layer: a value of each unit for each channel.
+    bias : bool
+        Whether units have biases that are variables; else they are 0.
     """
 
     n_in: int
@@ -95,6 +97,7 @@ class LayerShape:
     kernel: Window | None = None
     pooling: Pooling | None = None
     jet: Jet | None = None
+    bias: bool = True
 
     @property
     def rows_per_unit(self) -> int:
@@ -178,7 +181,7 @@ class NetworkShape:
     @property
     def n_params(self) -> int:
         """Number of variables."""
-        return sum((layer.n_in * layer.rows_per_unit + 1) * layer.n_out for layer in self.layers)
+        return sum((layer.n_in * layer.rows_per_unit + layer.bias) * layer.n_out for layer in self.layers)
 
     def partition(
         self, splits: Sequence[int], speeds: Sequence[float] = (), blocks: Sequence[int] = (),
@@ -202,9 +205,10 @@ class NetworkShape:
         Partition
         """
         speeds = () if len(set(speeds)) <= 1 else tuple(speeds)
+        unbiased = tuple(m for m, layer in enumerate(self.layers, start=1) if not layer.bias)
         return Partition(
             self.widths, as_splits(splits), self.rows_per_unit, self.features_per_unit, speeds, as_splits(blocks),
-            owners,
+            owners, unbiased=unbiased,
         )  # fmt: skip
 
     @property
@@ -245,9 +249,22 @@ class NetworkShape:
         return ", ".join(parts)
 
 
-def dense_shape(widths: Sequence[int]) -> NetworkShape:
-    """Shape of a fully connected network of so many features, neurons of each hidden layer, and outputs."""
-    layers = (LayerShape(a, b) for a, b in pairwise(widths))
+def dense_shape(widths: Sequence[int], biases: Sequence[bool] = ()) -> NetworkShape:
+    """Shape of a fully connected network.
+
+    Parameters
+    ----------
+    widths : sequence of int
+        Features, neurons of each hidden layer, and outputs.
+    biases : sequence of bool
+        Whether each layer has biases; by default all have.
+
+    Returns
+    -------
+    NetworkShape
+    """
+    have = biases or [True] * (len(widths) - 1)
+    layers = (LayerShape(a, b, bias=bias) for (a, b), bias in zip(pairwise(widths), have, strict=True))
     return NetworkShape(tuple(layers), tuple(widths))
 
 
@@ -293,9 +310,9 @@ class ShapeInProgress:
         """Let only dense layers follow."""
         self.flat = True
 
-    def connect(self, width: int) -> None:
+    def connect(self, width: int, *, bias: bool = True) -> None:
         """Add a dense layer, which flattens its input."""
-        self._add(LayerShape(self.n_units, width, self.image))
+        self._add(LayerShape(self.n_units, width, self.image, bias=bias))
         self.flat = True
 
     def _add(self, layer: LayerShape) -> None:

@@ -46,6 +46,8 @@ class Block:
         Half-open ranges of global units: features, neurons or channels.
     rows_per_unit : int
         Rows of the weight matrix for each input unit.
+    has_bias : bool
+        Whether the layer has biases.
     """
 
     layer: int
@@ -54,6 +56,7 @@ class Block:
     inputs: tuple[int, int]
     outputs: tuple[int, int]
     rows_per_unit: int = 1
+    has_bias: bool = True
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -73,7 +76,7 @@ class Block:
     @property
     def owns_bias(self) -> bool:
         """Whether the bias of the output group belongs to this block."""
-        return self.i == 0
+        return self.has_bias and self.i == 0
 
     @property
     def n_params(self) -> int:
@@ -106,6 +109,8 @@ class Partition:
     feature_limits : tuple of int
         Where the groups of layer 0 begin (the logical blocks', where these are cut otherwise), and the number of
         features; empty: as equal as can be.
+    unbiased : tuple of int
+        Layers without biases.
     """
 
     widths: tuple[int, ...]
@@ -116,6 +121,7 @@ class Partition:
     block_splits: tuple[int, ...] = ()
     owners: FileOwners | None = None
     feature_limits: tuple[int, ...] = ()
+    unbiased: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         widths, splits = list(self.widths), list(self.splits)
@@ -247,8 +253,8 @@ class Partition:
         if rank >= n_i * n_j:
             return None
         i, j = divmod(rank, n_j) if layer % 2 else divmod(rank, n_i)[::-1]
-        n_rows = self.all_rows_per_unit[layer - 1]
-        return Block(layer, i, j, self.group(layer - 1, i), self.group(layer, j), n_rows)
+        n_rows, has_bias = self.all_rows_per_unit[layer - 1], layer not in self.unbiased
+        return Block(layer, i, j, self.group(layer - 1, i), self.group(layer, j), n_rows, has_bias)
 
     def blocks(self, rank: int) -> list[Block]:
         """All blocks of a rank, at most one a layer, by layer."""
@@ -262,7 +268,7 @@ class Partition:
             return self
         return Partition(
             self.widths, self.block_splits, self.rows_per_unit, self.features_per_unit,
-            feature_limits=self.feature_limits,
+            feature_limits=self.feature_limits, unbiased=self.unbiased,
         )  # fmt: skip
 
     def of_features(self, chosen: NDArray[np.bool_]) -> Partition:
