@@ -6,6 +6,7 @@
 from distnewton.backend.arrays import (
     Array,
     add_scaled,
+    is_packed,
     is_sparse,
     library_of,
     like,
@@ -25,6 +26,7 @@ __all__ = [
     "Array",
     "Backend",
     "add_scaled",
+    "is_packed",
     "is_sparse",
     "library_of",
     "like",

@@ -208,5 +208,10 @@ def vecdot(x: Any, y: Any) -> Any:
 
 
 def is_sparse(array: Any) -> bool:
-    """Whether an array holds sparse rows."""
-    return hasattr(array, "indptr")
+    """Whether an array holds sparse rows, or packed columns in their place."""
+    return hasattr(array, "indptr") or is_packed(array)
+
+
+def is_packed(array: Any) -> bool:
+    """Whether an array is a :class:`~distnewton.data.packed.PackedColumns`."""
+    return hasattr(array, "codes")

@@ -159,4 +159,5 @@ def _problem(config: Config, options: argparse.Namespace, n_ranks: int, notes: l
     return planned_problem(
         config, shape, size.n_samples, n_test=size.n_test, nonzeros=size.nonzeros, reading_bytes=size.reading_bytes,
         owners=owners,
+        packed=size.packed,
     )  # fmt: skip

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Array, is_sparse, library_of, like, namespace, take_rows
+from distnewton.backend import Array, is_packed, is_sparse, library_of, like, namespace, take_rows
 from distnewton.curvature.jacobian import Jacobian, JacobianPart
 from distnewton.network.layers import sample_gradients
 from distnewton.parallel.grid import ProcessGrid
@@ -129,9 +129,9 @@ class GramMatrix:
             rows = slice(start * self.k, stop * self.k)
             columns[: rows.start, rows] = columns[rows, : rows.start].T
 
-    def _chunks(self, n_rows: int, n_columns: int) -> Iterator[tuple[int, int]]:
-        """Samples whose rows are made at a time."""
-        numbers = self._jacobian.backend.at_once(_IN_CACHE)
+    def _chunks(self, n_rows: int, n_columns: int, size: int = _IN_CACHE) -> Iterator[tuple[int, int]]:
+        """Samples whose rows are made at a time, of about so many numbers."""
+        numbers = self._jacobian.backend.at_once(size)
         step = max(1, numbers // max(1, n_columns * self.k**2))
         return ((start, min(start + step, n_rows)) for start in range(0, n_rows, step))
 
@@ -149,7 +149,8 @@ class GramMatrix:
         Z_columns = self._of_all(_rows_of(Z, slice(0, n_first)), columns)
         D_columns = self._of_all(D[: n_first * k], columns, k)
         owns_bias = self._jacobian.layout.blocks[m].owns_bias
-        for start, stop in self._chunks(n_own, n):
+        # packed columns are decoded anew for each chunk
+        for start, stop in self._chunks(n_own, n, _CHUNK_SIZE if is_packed(Z) else _IN_CACHE):
             # rows and columns begin with the same sample where there is one replica: the rest is mirrored
             n_made = min(stop, n) if self._share.whole else n
             gram = _rows_of(Z, slice(start, stop)) @ _rows_of(Z_columns, slice(0, n_made)).T
@@ -188,6 +189,8 @@ class GramMatrix:
         if self._share.whole:
             return array
         share = self._share.part(*columns)
+        if is_packed(array):
+            return array.gathered(share.n_samples, lambda rows: self._grid.gather_samples(rows, share))
         if is_sparse(array):
             return self._sparse_rows(array, share)
         by_sample = array.reshape(share.n_own, k * array.shape[1])

@@ -54,6 +54,8 @@ class Description:
         Of the columns, where the data have any.
     classes : list of (float or str) or None
         All classes, where `labels` need not have each of them.
+    packed : bool
+        Whether :meth:`DataSource.read` returns :class:`~distnewton.data.packed.PackedColumns`.
     """
 
     name: str
@@ -70,6 +72,7 @@ class Description:
     labelled: bool = True
     names: ColumnNames | None = None
     classes: list[float] | list[str] | None = None
+    packed: bool = False
 
 
 class DataSource(Protocol):

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from distnewton.data.packed import PackedColumns
+
 if TYPE_CHECKING:
     from distnewton.data.description import Features
     from distnewton.data.row_selection import Chosen
@@ -22,17 +24,19 @@ if TYPE_CHECKING:
 _BLOCK_VALUES = 1 << 16
 """Numbers that are multiplied at a time: they stay in the cache."""
 _BITS = (1 << 64) - 1
+_LIMB = 22
+"""Bits of a part of a weight: codes times as many rows as memory holds are then below 2^53."""
 _ROWS, _COLUMNS = np.uint64(0x243F6A8885A308D3), np.uint64(0x13198A2E03707344)
 """Beginnings of the two sequences of weights: digits of pi."""
 
 
-def fingerprint(X: Features, rows: Chosen | None = None, first_column: int = 0) -> int:
+def fingerprint(X: Features | PackedColumns, rows: Chosen | None = None, first_column: int = 0) -> int:
     """Hash of some samples' values of some features, as they were read.
 
     Parameters
     ----------
-    X : ndarray or csr_array of float32 or float64, of shape (n_rows, n_columns)
-        Values.
+    X : ndarray or csr_array of float32 or float64, or PackedColumns, of shape (n_rows, n_columns)
+        Values; of packed columns their codes are taken.
     rows : ndarray of int of shape (n_rows,), optional
         Numbers of the samples in the whole data set; by default from 0.
     first_column : int
@@ -43,6 +47,8 @@ def fingerprint(X: Features, rows: Chosen | None = None, first_column: int = 0) 
     int
         Below 2^64; those of parts add up to that of the whole, modulo 2^64.
     """
+    if isinstance(X, PackedColumns):
+        return _of_packed(X, np.arange(X.shape[0]) if rows is None else rows, first_column)
     n_rows, n_columns = X.shape
     n_parts = X.dtype.itemsize // 4
     rows = np.arange(n_rows) if rows is None else rows
@@ -60,6 +66,18 @@ def fingerprint(X: Features, rows: Chosen | None = None, first_column: int = 0) 
             products = np.repeat(of_row, n_parts * np.diff(part.indptr)) * of_value * part.data.view(np.uint32)
         total += int(products.sum(dtype=np.uint64))
     return total & _BITS
+
+
+def _of_packed(X: PackedColumns, rows: Chosen, first_column: int) -> int:
+    """Hash of codes, by products whose sums are whole numbers that float64 holds: weights in three parts."""
+    of_row, (n, p) = _weights(rows, _ROWS), (X.shape[0], X.n_packed)
+    parts = np.stack([(of_row >> np.uint64(_LIMB * k)) & np.uint64(2**_LIMB - 1) for k in range(3)], axis=1)
+    codes = np.repeat(np.arange(4.0)[:, None], p, axis=1)
+    sums = PackedColumns(X.codes, n, codes, X.numbers[:, :0], np.float64).T @ parts.astype(np.float64)
+    shifted = sums.astype(np.uint64) << np.arange(0, 3 * _LIMB, _LIMB, dtype=np.uint64)
+    of_column = _of_columns(np.arange(p) + first_column, 2)[::2]
+    total = int((shifted.sum(axis=1, dtype=np.uint64) * of_column).sum(dtype=np.uint64))
+    return (total + fingerprint(X.numbers, rows, first_column + p)) & _BITS
 
 
 def _of_columns(numbers: NDArray[np.int64], n_parts: int) -> NDArray[np.uint64]:

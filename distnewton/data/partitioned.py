@@ -78,6 +78,8 @@ def open_and_describe(comm: Communicator, open_source: Callable[[], DataSource])
 def keep_dense(description: Description) -> bool:
     """Whether features are held as a dense array."""
     n_values = description.n_samples * description.n_features
+    if description.packed:
+        return False
     return not description.sparse_format or description.n_nonzeros >= DENSE_FROM * n_values
 
 

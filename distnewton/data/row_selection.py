@@ -21,11 +21,11 @@ class RowSelection:
     """
 
     def __init__(self, rows: Chosen | None) -> None:
-        self._rows = rows
+        self.rows = rows
 
     def count(self, n_samples: int) -> int:
         """Samples of the result, of a source with so many."""
-        return n_samples if self._rows is None else len(self._rows)
+        return n_samples if self.rows is None else len(self.rows)
 
     def of(self, first: int, n: int) -> tuple[slice, slice | Chosen]:
         """What is wanted of some consecutive samples.
@@ -42,14 +42,14 @@ class RowSelection:
         slice or Array of int
             Which of the block.
         """
-        if self._rows is None:
+        if self.rows is None:
             return slice(first, first + n), slice(0, n)
-        i, j = np.searchsorted(self._rows, [first, first + n]).tolist()
-        return slice(i, j), self._rows[i:j] - first
+        i, j = np.searchsorted(self.rows, [first, first + n]).tolist()
+        return slice(i, j), self.rows[i:j] - first
 
     def apply(self, X: Any) -> Any:
         """The samples wanted of an array that holds all, as a view where all are."""
-        return X if self._rows is None else X[self._rows]
+        return X if self.rows is None else X[self.rows]
 
 
 def chosen_values(lengths: NDArray[Any], chosen: slice | Chosen) -> Chosen | slice:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distnewton.backend import Array, is_sparse, library_of, on_device
+from distnewton.backend import Array, is_packed, is_sparse, library_of, on_device
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -30,7 +30,7 @@ def row_range(X: Any, start: int, stop: int) -> Any:
     -------
     Array or csr_array of shape (stop - start, n_features)
     """
-    if not is_sparse(X):
+    if not is_sparse(X) or is_packed(X):
         return X[start:stop]
     if on_device(X):
         return library_of(X).sparse_rows(X, start, stop)
@@ -44,12 +44,12 @@ def row_range(X: Any, start: int, stop: int) -> Any:
 
 
 def permute_rows(X: Any, order: Array) -> Any:
-    """Put samples in another order: dense in place, a few columns at a time; sparse into a new array.
+    """Put samples in another order: dense and packed in place, a few columns at a time; sparse into a new array.
 
     Parameters
     ----------
     X : Array or csr_array of shape (n_samples, n_features)
-        Features; overwritten when dense.
+        Features; overwritten when dense or packed.
     order : Array of shape (n_samples,)
         Row ``k`` of the result is row ``order[k]`` of ``X``.
 
@@ -57,6 +57,8 @@ def permute_rows(X: Any, order: Array) -> Any:
     -------
     Array or csr_array
     """
+    if is_packed(X):
+        return X.permuted(order)
     if not isinstance(X, np.ndarray):
         return X[order]
     for start in range(0, X.shape[1], _COLUMNS_AT_ONCE):

@@ -21,6 +21,7 @@ from distnewton.data.scaling import (
     ColumnScaling,
     ColumnStatistics,
     Scaling,
+    column_statistics,
     fit_scaling,
     log_features,
     row_factors,
@@ -64,6 +65,8 @@ class FeatureReader:
         Ascending numbers of the samples wanted; all by default.
     dense : bool
         Whether sparse formats become dense arrays.
+    packed : bool
+        Whether the source packs its columns, whose few values are held in float64.
 
     Notes
     -----
@@ -72,10 +75,12 @@ class FeatureReader:
 
     def __init__(
         self, grid: ProcessGrid, source: DataSource, n_samples: int, dtype: DTypeLike, rows: Chosen | None = None, *,
-        dense: bool,
+        dense: bool, packed: bool = False,
     ) -> None:  # fmt: skip
         self._grid, self._source, self._dense, self._rows = grid, source, dense, rows
         self._n_samples, self._dtype = n_samples, np.dtype(dtype)
+        self.packed = packed
+        self._exact = packed or self._dtype == np.float64
         self._underflowed = False
         self._kept: tuple[tuple[int, int], Any] = (0, 0), None
 
@@ -91,7 +96,7 @@ class FeatureReader:
 
     def loses(self, statistics: ColumnStatistics | None, rule: Scaling) -> NDArray[np.bool_]:
         """Columns that the dtype cannot hold well enough for a scaling, by statistics of what was read."""
-        if self._dtype == np.float64:
+        if self._exact:
             return np.zeros(0, bool)
         underflowed = self._grid.world.any(self._underflowed)
         if statistics is None:
@@ -104,7 +109,7 @@ class FeatureReader:
 
     def loses_by(self, scaling: ColumnScaling) -> NDArray[np.bool_]:
         """The same, of columns whose scaling is known."""
-        if self._dtype == np.float64 or not scaling.rule.shifts_columns:
+        if self._exact or not scaling.rule.shifts_columns:
             return np.zeros(0, bool)
         low, high = _FLOAT32_RANGE
         offset, factor = np.abs(scaling.offset), scaling.factor
@@ -114,7 +119,7 @@ class FeatureReader:
 
     def exact_columns(self, wanted: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
         """Some of this rank's columns in float64, by blocks: their numbers, and arrays of shape (n, n_columns)."""
-        if self._dtype == np.float64:
+        if self._exact:
             return
         width = max(1, _VALUES_AT_ONCE // self._n_samples)
         ranges: list[tuple[int, int]] = []
@@ -193,12 +198,15 @@ def suitable_scaling(grid: ProcessGrid, X: Any, reader: FeatureReader) -> str:
     -------
     str
         Of dense features ``center`` where many columns share one range, as pixels do, else ``standard``. Of sparse ones
-        ``log1p_unit_rows`` for counts, ``unit_rows`` where values are large, else ``none``. The same on all ranks.
+        ``log1p_unit_rows`` for counts, ``unit_rows`` where values are large, else ``none``. Of genotypes ``standard``.
+        The same on all ranks.
 
     Notes
     -----
     Collective.
     """
+    if reader.packed:
+        return "standard"
     if not isinstance(X, np.ndarray):
         return _of_sparse(grid, X)
     own = ColumnStatistics(X, 0, grid.stack_replicas) if min(X.shape) > 0 else None
@@ -304,7 +312,7 @@ def fit_and_apply(grid: ProcessGrid, kind: str, X: Any, reader: FeatureReader) -
     """
     scaling = fit_scaling("none", X)
     rule = SCALINGS.find(kind)
-    statistics = ColumnStatistics(X, rule.n_moments, grid.stack_replicas) if rule.fits(X) else None
+    statistics = column_statistics(X, rule.n_moments, grid.stack_replicas) if rule.fits(X) else None
     if rule.shifts_columns:
         for columns, block in reader.exact_columns(reader.loses(statistics, rule)):
             if statistics is not None:

@@ -7,7 +7,14 @@ Per column, :math:`x' = (x - \mathrm{offset}) \cdot \mathrm{factor}`:
   that hardly varies should not be blown up;
 - ``center``: offset is the mean, factor the inverse of half of the range of all columns together, as simpleNN has
   images: the mean image is subtracted, and all pixels keep their proportions;
-- ``standard``: offset is the mean, factor the inverse of the standard deviation (divisor n_samples).
+- ``standard``: offset is the mean, factor the inverse of the standard deviation (divisor n_samples);
+- ``hardy_weinberg``: of genotypes, which count alleles, offset is the mean 2p and factor the inverse of
+  :math:`\sqrt{2p(1-p)}`, the deviation in Hardy-Weinberg equilibrium, as GCTA has it (Yang et al., Am. J. Hum. Genet.
+  88, 76 (2011)); other columns as ``standard``.
+
+Missing genotypes become the mean of their column's called ones, so that they count as 0 where columns are centred. The
+deviation of ``standard`` is that of the column thus completed, as in regenie (Mbatchou et al., Nat. Genet. 53, 1097
+(2021)).
 
 Per row, x' = x / ||x||: ``unit_rows``, and ``log1p_unit_rows`` on log(1 + x). The squares of a row are summed
 over the ranks that share it, which the caller does between :func:`row_square_sums` and :func:`scale_rows`.
@@ -23,6 +30,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from distnewton.data.packed import PackedColumns
 from distnewton.errors import ConfigError, DataError
 from distnewton.registry import Registry
 
@@ -53,6 +61,8 @@ class Scaling(ABC):
         Whether columns are shifted and multiplied by what :meth:`fit` returns; sparse data cannot be.
     scales_rows : bool
         Whether each row is divided by its norm at last.
+    centres : bool
+        Whether the offset is the mean of the column, which may then stand for missing values.
     uses_joint_range : bool
         Whether the range in :meth:`fit` is that of all columns together.
     n_moments : int
@@ -64,6 +74,7 @@ class Scaling(ABC):
     takes_logs: ClassVar[bool] = False
     shifts_columns: ClassVar[bool] = False
     scales_rows: ClassVar[bool] = False
+    centres: ClassVar[bool] = False
     uses_joint_range: ClassVar[bool] = False
     n_moments: ClassVar[int] = 0
 
@@ -84,7 +95,7 @@ class Scaling(ABC):
 
     def fits(self, X_local: Features) -> bool:
         """Whether statistics of these columns are needed, and can be had."""
-        return self.shifts_columns and isinstance(X_local, np.ndarray) and min(X_local.shape) > 0
+        return self.shifts_columns and isinstance(X_local, np.ndarray | PackedColumns) and min(X_local.shape) > 0
 
 
 class NoScaling(Scaling):
@@ -115,7 +126,7 @@ class Center(Scaling):
     """The mean of each column is subtracted; all keep their proportions."""
 
     name, help = "center", "mean 0, and one factor for all columns, as simpleNN has images"
-    shifts_columns = uses_joint_range = True
+    shifts_columns = uses_joint_range = centres = True
     n_moments = 1
 
     def fit(self, statistics: ColumnStatistics) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
@@ -127,11 +138,25 @@ class Standard(Scaling):
     """Each column gets mean 0 and standard deviation 1."""
 
     name, help = "standard", "mean 0 and standard deviation 1"
-    shifts_columns, n_moments = True, 2
+    shifts_columns = centres = True
+    n_moments = 2
 
     def fit(self, statistics: ColumnStatistics) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Mean and deviation."""
         return statistics.mean, statistics.deviation
+
+
+class HardyWeinberg(Standard):
+    """Genotypes get mean 0 and the deviation 1 that they have in Hardy-Weinberg equilibrium."""
+
+    name, help = "hardy_weinberg", "genotypes by 2p and sqrt(2p(1-p)), as GCTA; other columns as standard"
+
+    def fit(self, statistics: ColumnStatistics) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Mean, and the deviation of two draws."""
+        size = statistics.deviation.copy()
+        mean = statistics.mean[: statistics.n_packed]
+        size[: statistics.n_packed] = np.sqrt(mean * (1 - mean / 2))
+        return statistics.mean, size
 
 
 class UnitRows(Scaling):
@@ -151,7 +176,7 @@ class Log1pUnitRows(UnitRows):
 SCALINGS: Registry[Scaling] = Registry(
     "scaling",
     Scaling,
-    [NoScaling(), MinMax(), MinMaxJoint(), Center(), Standard(), UnitRows(), Log1pUnitRows()],
+    [NoScaling(), MinMax(), MinMaxJoint(), Center(), Standard(), HardyWeinberg(), UnitRows(), Log1pUnitRows()],
     group="distnewton.scalings",
     objects=True,
 )
@@ -183,12 +208,12 @@ class ColumnScaling:
         """Number of constant columns, which become 0."""
         return int(np.count_nonzero(self.factor == 0))
 
-    def apply(self, X_local: Features) -> None:
+    def apply(self, X_local: Features | PackedColumns) -> None:
         """Scale columns in place, in blocks of rows.
 
         Parameters
         ----------
-        X_local : ndarray or csr_array of shape (n_samples, n_columns)
+        X_local : ndarray, csr_array or PackedColumns of shape (n_samples, n_columns)
             Of a float dtype. Arithmetic is in float64, results are rounded to the dtype.
 
         Raises
@@ -198,6 +223,13 @@ class ColumnScaling:
         DataError
             If a logarithm is asked for and a value is negative.
         """
+        if isinstance(X_local, PackedColumns):
+            if self.rule.takes_logs or self.rule.scales_rows:
+                raise ConfigError(
+                    f"scale = {self.kind} would unpack genotypes; take standard, hardy_weinberg, center, minmax or none"
+                )
+            X_local.shift_columns(self.offset, self.factor, centred=self.rule.centres)
+            return
         values = _values(X_local)
         if values.dtype.kind != "f":
             raise ValueError(f"X_local must have a float dtype to be scaled in place, got {values.dtype}")
@@ -257,7 +289,11 @@ class ColumnStatistics:
     ----------
     low, high, half_range, mean, deviation : ndarray of float64 of shape (n_columns,)
         Moments that are not computed are zeros. The range of a column that varies by rounding alone is 0.
+    n_packed : int
+        How many of the columns, the first ones, are packed genotypes.
     """
+
+    n_packed = 0
 
     def __init__(self, X: NDArray[Any], n_moments: int, stack: Stack | None = None) -> None:
         stack = stack or (lambda array: array[None])
@@ -305,6 +341,43 @@ class ColumnStatistics:
         self.half_range = np.full_like(self.low, highest) / 2 - self.low / 2
 
 
+class PackedStatistics(ColumnStatistics):
+    """Statistics of packed columns, by the counts of their values, and of those behind them.
+
+    Parameters
+    ----------
+    X : PackedColumns of shape (n_samples, n_columns)
+        Own columns and samples, at least one; missing values are NaN.
+    n_moments, stack
+        As of :class:`ColumnStatistics`.
+    """
+
+    def __init__(self, X: PackedColumns, n_moments: int, stack: Stack | None = None) -> None:
+        stack = stack or (lambda array: array[None])
+        behind = ColumnStatistics(X.numbers, n_moments, stack) if X.numbers.shape[1] else None
+        counts = stack(X.counts()).sum(axis=0)
+        values, missing = np.nan_to_num(X.values), np.isnan(X.values)
+        called = np.where(missing, 0.0, counts)
+        mean = (called * values).sum(axis=0) / np.maximum(called.sum(axis=0), 1.0)
+        squares = (called * np.square(values - mean)).sum(axis=0)
+        low, high = (
+            limit(np.where(called > 0, values, mean), axis=0) for limit in (np.min, np.max)
+        )
+        self.n_packed = X.n_packed
+        self.low, self.high, self.half_range = low, high, (high - low) / 2
+        self.mean, self.deviation = mean, np.sqrt(squares / np.maximum(counts.sum(axis=0), 1.0))
+        if behind is not None:
+            for name in ("low", "high", "half_range", "mean", "deviation"):
+                setattr(self, name, np.concatenate([getattr(self, name), getattr(behind, name)]))
+
+
+def column_statistics(X: NDArray[Any] | PackedColumns, n_moments: int, stack: Stack | None = None) -> ColumnStatistics:
+    """Statistics of dense or packed columns; arguments as of :class:`ColumnStatistics`."""
+    if isinstance(X, PackedColumns):
+        return PackedStatistics(X, n_moments, stack)
+    return ColumnStatistics(X, n_moments, stack)
+
+
 def fit_scaling(
     kind: str,
     X_local: Features,
@@ -339,9 +412,9 @@ def fit_scaling(
     if not rule.shifts_columns or not X_local.shape[1]:
         return _identity(kind, X_local.shape[1])
     X = _refuse_sparse(kind, X_local)
-    if not len(X):
+    if not X.shape[0]:
         raise DataError(f"scale = {kind} cannot be fitted: there are no samples")
-    statistics = statistics or ColumnStatistics(X, rule.n_moments)
+    statistics = statistics or column_statistics(X, rule.n_moments)
     with np.errstate(all="ignore"):
         if rule.uses_joint_range:
             statistics.use_joint_range(*(joint_range or (statistics.low.min(), statistics.high.max())))
@@ -460,9 +533,9 @@ def _row_blocks(X: NDArray[Any]) -> Iterator[NDArray[Any]]:
     return (X[i : i + n_rows] for i in range(0, len(X), n_rows))
 
 
-def _refuse_sparse(kind: str, X_local: Features) -> NDArray[Any]:
-    """Return matrix, if it is dense."""
-    if isinstance(X_local, np.ndarray):
+def _refuse_sparse(kind: str, X_local: Features) -> NDArray[Any] | PackedColumns:
+    """Return matrix, if it is dense or packed."""
+    if isinstance(X_local, np.ndarray | PackedColumns):
         return X_local
     raise ConfigError(
         f"scale = {kind} shifts columns, which would fill a sparse matrix with nonzeros; "

@@ -123,6 +123,8 @@ def open_data(
         raise ConfigError(
             f"{location.path}: is {kind.name}; only a folder or archive of images has folders such as :{location.part}"
         )
+    if location.covariates_path is not None and not kind.has_covariates:
+        raise ConfigError(f"{location.path}: is {kind.name}; only genotypes have a third file, of covariates")
     return kind.open(location, wanted)
 
 
@@ -143,7 +145,8 @@ def source_files(name_or_path: str | Path, data_dir: str | Path | None = None) -
     if split_name(str(name_or_path)):
         return []
     location = _find_location(str(name_or_path), data_dir, folders=True)
-    return [path for path in (location.path, location.labels_path) if path is not None and path.is_file()]
+    paths = location.path, location.labels_path, location.covariates_path
+    return [path for path in paths if path is not None and path.is_file()]
 
 
 def _find_location(name: str, data_dir: str | Path | None, *, folders: bool) -> Location:
@@ -152,11 +155,19 @@ def _find_location(name: str, data_dir: str | Path | None, *, folders: bool) -> 
     def exists(name: str) -> bool:
         return os.path.exists(user_path(data_dir or ".") / user_path(name))
 
+    def find_features(name: str) -> Path:
+        # PLINK's files go by their prefix
+        suffix = ".bed" if not exists(name) and exists(f"{name}.bed") else ""
+        return find_file(name + suffix, data_dir, folders=folders)
+
     base, _, part = name.rpartition(":")
     if not base or not part or part.startswith("/") or exists(name):
         base, part = name, ""
     features, comma, labels = base.partition(",")
     if comma and not exists(base):
-        labels_path = find_file(labels.strip(), data_dir)
-        return Location(find_file(features.strip(), data_dir, folders=folders), part, labels_path)
-    return Location(find_file(base, data_dir, folders=folders), part)
+        covariates = ""
+        if not exists(labels.strip()):
+            labels, _, covariates = labels.partition(",")
+        others = [find_file(name.strip(), data_dir) if name.strip() else None for name in (labels, covariates)]
+        return Location(find_features(features.strip()), part, *others)
+    return Location(find_features(base), part)

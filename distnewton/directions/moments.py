@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from distnewton.backend import Array, Backend, is_sparse
+from distnewton.backend import Array, Backend, is_packed, is_sparse
 
 MAX_WIDTH = 4096
 """Beyond so many inputs a factor keeps its diagonal only: 4096 squared float32 numbers are 64 MiB a block, and
@@ -46,6 +46,8 @@ def second_moments(
     """
     n, n_in = Z.shape
     k = n_in + owns_bias
+    if is_packed(Z) and not is_wide(n_in):
+        Z = Z.toarray()
     dense = not is_sparse(Z)
     w = backend.xp.ones(n, backend.dtype) if weights is None else weights
     of_bias = w if ones is None else w * ones

@@ -98,7 +98,8 @@ class Model:
         Array or csr_array of shape (n_samples, n_features_local), or (len(rows), n_features_local)
         """
         dtype, dense = self.network.backend.dtype, self.architecture.dense
-        reader = FeatureReader(self.grid, source, description.n_samples, dtype, rows, dense=dense)
+        n, packed = description.n_samples, description.packed
+        reader = FeatureReader(self.grid, source, n, dtype, rows, dense=dense and not packed, packed=packed)
         X = reader.read()
         apply_scaling(self.grid, self.scaling, X, reader)
         return self.network.backend.features(self.network.arrange(X))
@@ -172,6 +173,8 @@ class Model:
                 f"{source.name} has {description.n_features} features, the model {n_features}", collective=True
             )
         check_names(source.name, description.names, self.names)
+        if description.packed and not self.network.backend.library.host:
+            raise DataError(f"{source.name} has genotypes, which need a model with device = cpu", collective=True)
         if (problem := image_problem(self.network.shape, description)) is not None:
             raise DataError(problem, collective=True)
 

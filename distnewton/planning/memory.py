@@ -10,6 +10,8 @@ from distnewton.solvers.least_squares import variable_system_bytes
 
 N_VECTORS = 12
 """Vectors of a rank's variables at once: the point and its trial, gradient, directions, and those of CG."""
+_PACKED_COLUMN = 96
+"""Bytes of a column of genotypes beside its codes: its four values, those that replace them, its scaling and counts."""
 _SPARSE_VALUE = 4
 """Bytes of the column number of a non-zero."""
 
@@ -87,6 +89,8 @@ def features_bytes(problem: Problem, share: Share, n: int) -> float:
         return 0.0
     per_unit = share.partition.features_per_unit
     n_features = (block.inputs[1] - block.inputs[0]) * per_unit
+    if problem.packed:
+        return n_features * (n / 4.0 + _PACKED_COLUMN * (n > 0))
     if problem.nonzeros is None:
         return float(n * n_features * problem.itemsize)
     share_of_all = n_features / (share.partition.widths[0] * per_unit)

@@ -79,6 +79,8 @@ class Problem:
         Groups of the logical blocks; empty: those of the ranks.
     owners : FileOwners or None
         Of the files by columns that the features come from.
+    packed : bool
+        Whether features are genotypes, two bits each.
     """
 
     shape: NetworkShape
@@ -95,6 +97,7 @@ class Problem:
     reading_bytes: float = 0.0
     blocks: tuple[int, ...] = ()
     owners: FileOwners | None = None
+    packed: bool = False
 
     def shared(self, n_replicas: int) -> Problem:
         """What falls to a replica of the grid where so many share the samples of this problem."""

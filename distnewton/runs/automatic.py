@@ -47,6 +47,7 @@ def settle(
     start: Start | None = None,
     n_targets: int = 1,
     residual: bool = False,
+    packed: bool = False,
 ) -> Config:
     """The configuration without ``auto``, but for ``data.scale``, which also looks at values.
 
@@ -64,6 +65,8 @@ def settle(
         Numbers that a sample is to be mapped to, of regression.
     residual : bool
         Whether the samples are points of a residual problem.
+    packed : bool
+        Whether features are genotypes, which are centred with any direction: missing ones are means.
 
     Returns
     -------
@@ -74,7 +77,7 @@ def settle(
     n_samples = min(config.data.n_train or n_samples, n_samples)
     tree: dict[str, dict[str, Any]] = config.model_dump()
     has_validation = _settle_validation(tree, config, n_samples, validated)
-    for section, settings in _form(config, start).items():
+    for section, settings in _form(config, start, packed=packed).items():
         tree[section] |= {key: value for key, value in settings.items() if tree[section][key] == AUTO}
     if config.method.direction == AUTO:
         tree["method"] = {"C": config.method.C, **_method(config, n_samples, n_targets * has_validation)}
@@ -97,7 +100,7 @@ def _settle_validation(tree: dict[str, dict[str, Any]], config: Config, n_sample
     return has_validation
 
 
-def _form(config: Config, start: Start | None) -> dict[str, dict[str, str]]:
+def _form(config: Config, start: Start | None, *, packed: bool) -> dict[str, dict[str, str]]:
     """Scaling, activation and init where they are ``auto``: as of the first model, else by what is to be learnt."""
     chooses = config.method.direction == AUTO
     init = "zero" if chooses and _is_linear(config) else "he"
@@ -105,7 +108,7 @@ def _form(config: Config, start: Start | None) -> dict[str, dict[str, str]]:
         network = {"activation": start.architecture.activation, "init": init}
         return {"data": {"scale": start.scaling.kind}, "network": network}
     if not chooses:
-        return {"data": {"scale": "none"}, "network": {"activation": "tanh", "init": init}}
+        return {"data": {"scale": AUTO if packed else "none"}, "network": {"activation": "tanh", "init": init}}
     return {"network": {"activation": "tanh" if config.task == "regression" else "relu", "init": init}}
 
 
@@ -161,7 +164,7 @@ def settle_by_data(config: Config) -> Config:
     if (problem := problem_of(None, data.train)) is not None:
         return settle(config, problem.n_points, validated=False, residual=True)
     train = opener(data, None, data.train)().describe()
-    return settle(config, train.n_samples, validated=bool(data.validation))
+    return settle(config, train.n_samples, validated=bool(data.validation), packed=train.packed)
 
 
 def choice_note(config: Config, settled: Config) -> str:

@@ -93,7 +93,7 @@ class DataSets:
         labels = self.train.labels
         self.settle = partial(
             settle, n_samples=len(labels), validated=validated, start=start, n_targets=labels.size // len(labels),
-            residual=problem is not None,
+            residual=problem is not None, packed=self.train.packed,
         )  # fmt: skip
         self.config = config = self.settle(config)
         data = config.data

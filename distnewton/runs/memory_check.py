@@ -53,7 +53,9 @@ class PlannedRun:
         for options in (*config.method.schedule, config.method):
             n, n_rows = curvature_rows(options, self.shape, partition, n_samples, itemsize, memory, R)
             own, n_test = -(-n_samples // R), -(-self.n_test // R)
-            problem = Problem(self.shape, own, n, n_rows, itemsize, memory, n_test, nonzeros=nonzeros)
+            problem = Problem(
+                self.shape, own, n, n_rows, itemsize, memory, n_test, nonzeros=nonzeros, packed=self.train.packed
+            )
             needed = iteration_memory(problem, shares[rank], widest_kept(problem, shares))
             n_ranks, direction = partition.n_ranks * R, make_direction(options)
             needed["system"] = direction.system_bytes(n * R * n_rows, itemsize, n_ranks, self.shape.n_params)

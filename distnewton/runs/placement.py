@@ -9,7 +9,7 @@ import numpy as np
 
 from distnewton.config import Config
 from distnewton.data.partitioned import keep_dense
-from distnewton.errors import DataError
+from distnewton.errors import ConfigError, DataError
 from distnewton.launch.devices import Device, choose_device
 from distnewton.launch.speeds import measured_speeds, speeds_of_grid
 from distnewton.method.schedule import check_memory, check_samples
@@ -72,7 +72,7 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
     nonzeros = nonzeros_of(data.train, dense=dense)
     splits = _choose_splits(comm, config, shape, data, speeds, nonzeros)
     run = config.run
-    device = choose_device(comm, run.device, run.array_dtype, run.comm, tf32=run.dtype == "tf32")
+    device = choose_device(comm, _device_name(config, data), run.array_dtype, run.comm, tf32=run.dtype == "tf32")
     itemsize = np.dtype(run.array_dtype).itemsize
     check_memory(
         config.method, data.n_train, data.task.n_out, itemsize, run.memory_mb, comm.size, shape.n_params
@@ -106,6 +106,15 @@ def _resolve_shape(config: Config, data: DataSets) -> NetworkShape:
         if (problem := image_problem(shape, description)) is not None:
             raise DataError(problem, collective=True)
     return shape
+
+
+def _device_name(config: Config, data: DataSets) -> str:
+    """The device that is asked for; genotypes stay packed, which the CPU alone decodes."""
+    if not data.train.packed:
+        return config.run.device
+    if config.run.device == "gpu":
+        raise ConfigError(f"{data.train.name} has genotypes, which need run.device = cpu", collective=True)
+    return "cpu"
 
 
 def _choose_speeds(comm: Communicator, config: Config, n_ranks: int) -> list[float]:

@@ -43,6 +43,8 @@ class DataSize(NamedTuple):
         Memory, about, that reading them takes on a rank beside the features.
     files : tuple of int
         Features of each file, of files by columns.
+    packed : bool
+        Whether they are genotypes, two bits each.
     """
 
     n_samples: int
@@ -53,11 +55,12 @@ class DataSize(NamedTuple):
     image_shape: tuple[int, ...] | None
     reading_bytes: float = 0.0
     files: tuple[int, ...] = ()
+    packed: bool = False
 
 
 def nonzeros_of(description: Description, *, dense: bool) -> float | None:
-    """Nonzeros of a sample on average; None where features are held as a dense array."""
-    return None if dense else description.n_nonzeros / description.n_samples
+    """Nonzeros of a sample on average; None where features are held as a dense array, or packed."""
+    return None if dense or description.packed else description.n_nonzeros / description.n_samples
 
 
 def describe_data(config: Config) -> DataSize:
@@ -74,7 +77,7 @@ def describe_data(config: Config) -> DataSize:
         raise ConfigError(f"there is no plan of residual problems yet, such as {data.train}", collective=True)
     source = opener(data, None, data.train)()
     train = source.describe()
-    data = settle(config, train.n_samples, validated=bool(data.validation)).data
+    data = settle(config, train.n_samples, validated=bool(data.validation), packed=train.packed).data
     n_out = Task.fit(config.task, train, source).n_out
     names = [name for name in (data.validation, data.test) if name]
     others = (opener(data, None, name, train.n_features, train.names)() for name in names)
@@ -88,7 +91,9 @@ def describe_data(config: Config) -> DataSize:
     n_samples = data.n_train or n_left
     reading_bytes = getattr(source, "reading_bytes", 0.0)
     files = () if train.names is None else train.names.inputs_of_files
-    return DataSize(n_samples, train.n_features, n_out, n_test, nonzeros, train.image_shape, reading_bytes, files)
+    return DataSize(
+        n_samples, train.n_features, n_out, n_test, nonzeros, train.image_shape, reading_bytes, files, train.packed
+    )
 
 
 def planned_problem(
@@ -102,6 +107,7 @@ def planned_problem(
     n_trials: float = 1,
     reading_bytes: float = 0.0,
     owners: FileOwners | None = None,
+    packed: bool = False,
 ) -> Problem:
     """What an iteration of a run works on.
 
@@ -123,6 +129,8 @@ def planned_problem(
         Memory of reading the data.
     owners : FileOwners or None
         Of files by columns.
+    packed : bool
+        Whether features are genotypes, two bits each.
 
     Returns
     -------
@@ -164,6 +172,7 @@ def planned_problem(
         nonzeros,
         config.network.activation,
         reading_bytes=reading_bytes,
+        packed=packed,
         blocks=config.partition.logical(shape),
         owners=owners,
     )

@@ -88,7 +88,9 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
     # files are read in ascending order, and in full without a look at each row where all rows are wanted
     wanted = None if len(rows) == train.n_samples else np.sort(rows)
     dense = placement.architecture.dense
-    reader = FeatureReader(grid, data.source, train.n_samples, backend.dtype, wanted, dense=dense)
+    reader = FeatureReader(
+        grid, data.source, train.n_samples, backend.dtype, wanted, dense=dense, packed=train.packed
+    )
     X = reader.read()
     known = _fingerprint(grid, X, wanted, data)
     scaling = _scale(grid, config.data.scale, start, X, reader)

@@ -23,11 +23,14 @@ class Location:
         What follows a colon: the folder of ``PATH:FOLDER``, the data sets of ``FILE:FEATURES,LABELS``.
     labels_path : Path or None
         File with the labels, where it is given beside that of the features.
+    covariates_path : Path or None
+        File with more features, where it is given behind that of the labels.
     """
 
     path: Path
     part: str = ""
     labels_path: Path | None = None
+    covariates_path: Path | None = None
 
 
 class Format(ABC):
@@ -48,8 +51,9 @@ class Format(ABC):
         Formats are asked in falling order whether they recognise a file: 100 for a signature, less for a guess.
     is_text : bool
         Whether files are text without a signature, which is taken for this format where a user says so.
-    has_folders, has_parts : bool
-        Whether a data set may be a folder, and may be a part of what is at its path.
+    has_folders, has_parts, has_covariates : bool
+        Whether a data set may be a folder, may be a part of what is at its path, and may have more features in another
+        file.
     """
 
     name: ClassVar[str]
@@ -59,6 +63,7 @@ class Format(ABC):
     is_text: ClassVar[bool] = False
     has_folders: ClassVar[bool] = False
     has_parts: ClassVar[bool] = False
+    has_covariates: ClassVar[bool] = False
 
     @abstractmethod
     def recognises(self, path: Path, head: bytes) -> bool:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from distnewton.data.formats.base import Format
+from distnewton.data.formats.bed import Bed
 from distnewton.data.formats.delimited import Csv
 from distnewton.data.formats.hdf5 import Hdf5
 from distnewton.data.formats.idx import Idx
@@ -23,7 +24,7 @@ from distnewton.registry import Registry
 FORMATS: Registry[Format] = Registry(
     "data format",
     Format,
-    [Libsvm(), Csv(), Npy(), Npz(), Idx(), Images(), Hdf5(), Parquet(), Arrow(), Store()],
+    [Libsvm(), Csv(), Npy(), Npz(), Idx(), Images(), Hdf5(), Parquet(), Arrow(), Bed(), Store()],
     group="distnewton.formats",
     objects=True,
 )

@@ -1,0 +1,299 @@
+"""PLINK 1 genotypes: a rank reads its variants alone, and keeps them in the two bits a call that the file has.
+
+A variant's calls count its allele A1, the first in the .bim file: two bits of 00 are 2, 10 are 1, 11 are 0, and 01 are
+missing (https://www.cog-genomics.org/plink/1.9/formats#bed). Its name is PLINK's own for a column that counts alleles,
+``ID_A1(/A2)``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distnewton.data.columns import ColumnNames, Wanted, listed
+from distnewton.data.description import Description
+from distnewton.data.formats.base import Format, Location
+from distnewton.data.formats.sample_tables import SampleTable, read_fam, refuse_twice
+from distnewton.data.formats.streams import is_compressed
+from distnewton.data.packed import PackedColumns, pack, unpack
+from distnewton.data.row_selection import RowSelection
+from distnewton.data.source import Source
+from distnewton.errors import ConfigError, DataError, MissingInputError
+
+_MAGIC, _BY_VARIANT = b"\x6c\x1b", 1
+_VALUES = np.array([2.0, np.nan, 1.0, 0.0])
+"""Copies of A1 by the two bits of a call."""
+_ALL_MISSING = 0x55
+_VARIANT = re.compile(r"(.*)_([^_/()]*)\(/([^()]*)\)", re.DOTALL)
+_AT_ONCE = 1 << 22
+"""Bytes of the file that are looked at at a time."""
+
+
+class Bed(Format):
+    """PLINK 1 binary genotypes."""
+
+    name = "bed"
+    help = "PLINK 1 genotypes (.bed with .bim and .fam)"
+    settings = ("label_column", "ignore_columns", "names", "missing_values")
+    has_covariates = True
+
+    def recognises(self, path: Path, head: bytes) -> bool:
+        """Whether a file begins as one does, or is called so beside a .bim file: what is wrong is then said."""
+        return head.startswith(_MAGIC) or (path.suffix == ".bed" and path.with_suffix(".bim").is_file())
+
+    def open(self, location: Location, wanted: Wanted) -> BedSource:
+        """Open genotypes; reads all of the .fam file and of tables of samples, and counts the variants."""
+        return BedSource(location, wanted)
+
+
+class BedSource(Source):
+    """Genotypes with phenotypes and covariates.
+
+    Parameters
+    ----------
+    location : Location
+        The .bed file, with a table of phenotypes and one of covariates where there are some.
+    wanted : Wanted
+        What the caller wants.
+
+    Raises
+    ------
+    DataError
+        If the files do not belong together, or one of them is damaged.
+    """
+
+    def __init__(self, location: Location, wanted: Wanted) -> None:
+        self.path, self.name, self._wanted = location.path, str(location.path), wanted
+        self._bim, fam = (_beside(self.path, suffix) for suffix in (".bim", ".fam"))
+        samples = read_fam(fam)
+        self._n_all, self._n_variants = len(samples.identifiers), _count_lines(self._bim)
+        self._check_file()
+        gone = wanted.missing_values
+        if wanted.labels == "none":
+            labels = SampleTable(str(fam), (), np.zeros((self._n_all, 0)), [])
+        elif location.labels_path is None:
+            labels = SampleTable.of_fam(fam, samples, gone)
+        else:
+            labels = SampleTable.read(location.labels_path, samples, gone)
+        if wanted.label_column is not None and labels.columns:
+            labels = labels.choose([part.strip() for part in str(wanted.label_column).split(",")], "label_column")
+        self._labels = labels.as_phenotypes()
+        path = location.covariates_path
+        covariates = None if path is None else SampleTable.read(path, samples, gone)
+        self._covariates = self._chosen_covariates(covariates)
+        self._notes = [*labels.notes, *([] if covariates is None else covariates.notes)]
+        self._rows = self._kept_samples()
+        if wanted.names is None:
+            n_there = self._n_variants + self._covariates.shape[1]
+            self._n_features = wanted.n_kept(self.name, n_there, "variants and covariates")
+        else:
+            self._n_features = len(wanted.names.features)
+
+    def _check_file(self) -> None:
+        """Refuse a file that is none, of other samples or variants, or cut short."""
+        if is_compressed(self.path):
+            raise DataError(f"{self.path}: is compressed; decompress it, so that ranks can read their variants alone")
+        with self.path.open("rb") as file:
+            head = file.read(3)
+        if head[:2] != _MAGIC:
+            raise DataError(f"{self.path}: is no PLINK 1 .bed file: it begins with {head.hex(' ')}, expected 6c 1b 01")
+        if head[2:] != bytes([_BY_VARIANT]):
+            raise DataError(
+                f"{self.path}: lies by samples, or is damaged in its third byte; write it by variants: plink --make-bed"
+            )
+        size, expected = self.path.stat().st_size, 3 + self._n_variants * self._n_bytes
+        if size != expected:
+            raise DataError(
+                f"{self.path}: has {size:,} bytes, but {self._n_all:,} samples of its .fam file and "
+                f"{self._n_variants:,} variants of its .bim file take {expected:,}: it is cut short, or the files do "
+                "not belong together"
+            )
+
+    @property
+    def _n_used(self) -> int:
+        """Variants that are features."""
+        names = self._wanted.names
+        return self._n_variants if names is None else len(names.features) - self._covariates.shape[1]
+
+    @property
+    def _n_bytes(self) -> int:
+        """Bytes of a variant."""
+        return -(-self._n_all // 4)
+
+    def _chosen_covariates(self, table: SampleTable | None) -> NDArray[np.float64]:
+        """Covariates of all samples of the file: those of the training data, or all but what is ignored."""
+        names = self._wanted.names
+        self._covariate_names: tuple[str, ...] = ()
+        if names is not None:
+            wanted = [name for name in names.features if not _VARIANT.fullmatch(name)]
+            if wanted and table is None:
+                raise DataError(
+                    f"{self.name}: the model was trained with covariates, {listed(wanted)}; give their file as "
+                    f"{self.path.name},,COVARIATES"
+                )
+            columns = {} if table is None else {name: i for i, name in enumerate(table.columns)}
+            if table is not None and (absent := [name for name in wanted if name not in columns]):
+                raise DataError(f"{table.name}: has no column {listed(absent)}, which the model was trained on")
+            chosen = [columns[name] for name in wanted]
+        else:
+            columns = {} if table is None else {name: i for i, name in enumerate(table.columns)}
+            ignored = {str(column) for column in self._wanted.ignored}
+            if unknown := ignored - columns.keys():
+                raise ConfigError(f"ignore_columns = {listed(sorted(unknown))}: {self.name} has no such covariate")
+            chosen = [i for name, i in columns.items() if name not in ignored]
+        if table is None:
+            return np.zeros((self._n_all, 0))
+        self._covariate_names = tuple(table.columns[i] for i in chosen)
+        return table.values[:, chosen]
+
+    def _kept_samples(self) -> NDArray[np.intp] | None:
+        """Numbers of the samples that are used; None for all."""
+        without = np.isnan(self._covariates).any(axis=1)
+        if self._wanted.labels != "required":
+            if without.any():
+                raise DataError(f"{self.name}: {without.sum():,} samples lack a covariate of the model; fill them in")
+            return None
+        unlabelled = np.isnan(self._labels.values).any(axis=1)
+        for rows, what in ((unlabelled, "a phenotype"), (without & ~unlabelled, "a covariate")):
+            if rows.any():
+                self._notes.append(f"{rows.sum():,} of {self._n_all:,} samples lack {what}, and are left out")
+        kept = np.flatnonzero(~(unlabelled | without))
+        if not kept.size:
+            raise DataError(
+                f"{self._labels.name}: no sample has {listed(self._labels.columns)} and all covariates; samples are "
+                "joined by FID and IID"
+            )
+        return None if len(kept) == self._n_all else kept
+
+    def describe(self) -> Description:
+        """Size, names and phenotypes; calls are looked at where they are read."""
+        values = self._labels.values if self._rows is None else self._labels.values[self._rows]
+        notes, labelled = list(self._notes), self._wanted.labels != "none" and not np.isnan(values).any()
+        if not labelled:
+            if not np.isnan(values).all():
+                notes.append("some samples lack a phenotype: the others are not compared with predictions either")
+            values = np.full((len(values), 1), np.nan)
+        n_samples, n_features = len(values), self._n_features
+        return Description(
+            self.name, "bed", n_samples, n_features, n_samples * n_features, False,
+            values[:, 0] if values.shape[1] == 1 else values, notes=notes, labelled=labelled, names=self._names(),
+            packed=True,
+        )  # fmt: skip
+
+    def _names(self) -> ColumnNames:
+        """Names of variants and covariates."""
+        if self._wanted.names is not None:
+            return self._wanted.names
+        variants = [f"{name}_{a1}(/{a2})" for name, a1, a2 in self._variants()]
+        refuse_twice(str(self._bim), "variants", [name for name, _, _ in self._variants()])
+        refuse_twice(self.name, "names of variants and covariates", [*variants, *self._covariate_names])
+        features = (*variants, *self._covariate_names)
+        return ColumnNames(features[: self._n_features], ",".join(self._labels.columns))
+
+    def _variants(self) -> Iterator[tuple[str, str, str]]:
+        """Identifier and both alleles of each variant."""
+        with self._bim.open(encoding="utf-8") as file:
+            for number, line in enumerate(file, start=1):
+                fields = line.split()
+                if len(fields) != 6:
+                    raise DataError(f"{self._bim}:{number}: expected six fields as of PLINK, got {len(fields)}")
+                yield fields[1], fields[4], fields[5]
+
+    @cached_property
+    def _places(self) -> tuple[NDArray[np.intp], NDArray[np.bool_]] | None:
+        """Which variant of the file each one of the training data is, and whether alleles are swapped."""
+        if self._wanted.names is None:
+            return None
+        wanted = [match.groups() for name in self._wanted.names.features if (match := _VARIANT.fullmatch(name))]
+        places = {name: (i, a1, a2) for i, (name, a1, a2) in enumerate(self._variants())}
+        if len(places) < self._n_variants:
+            refuse_twice(str(self._bim), "variants", [name for name, _, _ in self._variants()])
+        if absent := [name for name, _, _ in wanted if name not in places]:
+            raise DataError(
+                f"{self.name}: {len(absent):,} of the model's {len(wanted):,} variants are not there, as "
+                f"{listed(absent)}"
+            )
+        found = [(places[name], (a1, a2)) for name, a1, a2 in wanted]
+        others = [name for (name, *own), (_, *there) in zip(wanted, (f[0] for f in found), strict=True)
+                  if sorted(own) != sorted(there)]  # fmt: skip
+        if others:
+            raise DataError(
+                f"{self.name}: {len(others):,} variants have other alleles than the model's, as {listed(others)}"
+            )
+        swapped = np.array([there[1:] != own for there, own in found], bool)
+        return np.array([there[0] for there, _ in found], np.intp), swapped
+
+    def locate(self, i_sample: int) -> str:
+        """Name a sample in a message, by its number in the .fam file."""
+        return super().locate(i_sample if self._rows is None else int(self._rows[i_sample]))
+
+    def _n_readable(self) -> int:
+        return self._n_features
+
+    def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> PackedColumns:
+        """This range's calls, packed, with the covariates that are in it."""
+        rows = wanted.rows if self._rows is None else wanted.apply(self._rows)
+        n_used = self._n_used
+        first, last = min(start, n_used), min(stop, n_used)
+        values = np.repeat(_VALUES[:, None], last - first, axis=1)
+        places: NDArray[np.intp] = np.arange(first, last)
+        if self._places is not None:
+            places, swapped = self._places[0][first:last], self._places[1][first:last]
+            values[:, swapped] = 2.0 - values[:, swapped]
+        n = self._n_all if rows is None else len(rows)
+        codes = np.empty((last - first, -(-n // 4)), np.uint8)
+        with self.path.open("rb", buffering=0) as file:
+            for part, i in _runs(places, max(1, _AT_ONCE // self._n_bytes)):
+                calls = self._calls(file, i, part.stop - part.start)
+                codes[part] = calls if rows is None else pack(unpack(calls, 0, self._n_all)[:, rows])
+        behind = self._covariates[:, max(0, start - n_used) : max(0, stop - n_used)]
+        return PackedColumns(codes, n, values, behind if rows is None else behind[rows], dtype)
+
+    def _calls(self, file: BinaryIO, i: int, n: int) -> NDArray[np.uint8]:
+        """The bytes of some variants."""
+        file.seek(3 + i * self._n_bytes)
+        calls = np.fromfile(file, np.uint8, n * self._n_bytes).reshape(-1, self._n_bytes)
+        if len(calls) < n:
+            raise DataError(f"{self.path}: was cut short while it was read")
+        n_whole = self._n_all // 4
+        if self._wanted.names is None:
+            missing = (calls[:, :n_whole] == _ALL_MISSING).all(axis=1)
+            missing &= (unpack(calls[:, n_whole:], 0, self._n_all % 4) == 1).all(axis=1)
+            if missing.any():
+                k = i + int(np.argmax(missing))
+                name = next(name for number, (name, _, _) in enumerate(self._variants()) if number == k)
+                raise DataError(
+                    f"{self.path}: variant {k + 1}, {name}, is missing in all samples; plink --geno removes it"
+                )
+        return calls
+
+
+def _runs(places: NDArray[np.intp], most: int) -> Iterator[tuple[slice, int]]:
+    """Ranges of an array of numbers in which they count up, of a limited length, and their first number."""
+    breaks = np.flatnonzero(np.diff(places) != 1) + 1
+    for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(places)], strict=True):
+        for first in range(start, stop, most):
+            yield slice(first, min(first + most, stop)), int(places[first])
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    """The file of the same name with another suffix."""
+    other = path.with_suffix(suffix) if path.suffix == ".bed" else path.with_name(path.name + suffix)
+    if not other.is_file():
+        raise MissingInputError(f"{path}: needs {other.name} beside it, which is not there")
+    return other
+
+
+def _count_lines(path: Path) -> int:
+    """Lines of a text, whether or not the last one ends."""
+    n, end = 0, b"\n"
+    with path.open("rb") as file:
+        while block := file.read(_AT_ONCE):
+            n, end = n + block.count(b"\n"), block[-1:]
+    return n + (end != b"\n")

@@ -1,0 +1,194 @@
+"""Tables of samples beside genotypes, phenotypes or covariates, joined by family and individual identifiers."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from distnewton.data.columns import listed
+from distnewton.data.formats.streams import line_blocks
+from distnewton.errors import ConfigError, DataError
+
+MISSING = -9.0
+"""PLINK's number for a missing phenotype."""
+Identifier = tuple[str, str]
+"""Family and individual identifier of a sample."""
+
+
+class Samples(NamedTuple):
+    """A .fam file: its identifiers, and its phenotype as texts."""
+
+    identifiers: list[Identifier]
+    phenotype: list[str]
+
+
+def read_fam(path: Path) -> Samples:
+    """Samples of a .fam file.
+
+    Parameters
+    ----------
+    path : Path
+        The file.
+
+    Returns
+    -------
+    Samples
+
+    Raises
+    ------
+    DataError
+        If a line has not six fields, or a sample is there twice.
+    """
+    identifiers, phenotype = [], []
+    for number, fields in _lines(path):
+        if len(fields) != 6:
+            raise DataError(f"{path}:{number}: expected six fields as PLINK writes them, got {len(fields)}")
+        identifiers.append((fields[0], fields[1]))
+        phenotype.append(fields[5])
+    if not identifiers:
+        raise DataError(f"{path}: no samples")
+    refuse_twice(str(path), "samples", [" ".join(names) for names in identifiers])
+    return Samples(identifiers, phenotype)
+
+
+def refuse_twice(name: str, what: str, texts: Sequence[str]) -> None:
+    """Refuse identifiers that are there more than once, with their number and the first."""
+    if len(set(texts)) == len(texts):
+        return
+    twice = [text for text, count in Counter(texts).items() if count > 1]
+    raise DataError(f"{name}: {len(twice):,} {what} are there more than once, as {listed(twice)}")
+
+
+@dataclass(frozen=True)
+class SampleTable:
+    """Columns of numbers, a row for each sample of the genotypes.
+
+    Attributes
+    ----------
+    name : str
+        File, for messages.
+    columns : tuple of str
+        Names.
+    values : ndarray of float64 of shape (n_samples, n_columns)
+        NaN where a sample has none.
+    notes : list of str
+        What a user should be told.
+    """
+
+    name: str
+    columns: tuple[str, ...]
+    values: NDArray[np.float64]
+    notes: list[str]
+
+    @classmethod
+    def read(cls, path: Path, samples: Samples, missing: Sequence[str]) -> SampleTable:
+        """A table in text, whose first columns are FID and IID, or IID alone where the header says so.
+
+        Parameters
+        ----------
+        path : Path
+            The file, plain or compressed.
+        samples : Samples
+            Those of the genotypes, whose order the rows take.
+        missing : sequence of str
+            What stands for a missing value, in any case of its letters.
+
+        Returns
+        -------
+        SampleTable
+
+        Raises
+        ------
+        DataError
+            If lines differ in length, a value is no number, or an identifier is there twice.
+        """
+        lines = list(_lines(path))
+        if not lines:
+            raise DataError(f"{path}: no samples")
+        first = [field.lstrip("#").upper() for field in lines[0][1][:2]]
+        named = first[0] in ("FID", "IID")
+        n_keys = 1 if first[0] == "IID" else 2
+        columns = lines[0][1][n_keys:] if named else [f"column{i + 1}" for i in range(len(lines[0][1]) - n_keys)]
+        lines = lines[1:] if named else lines
+        if not columns:
+            raise DataError(f"{path}:1: expected FID, IID and at least one column")
+        refuse_twice(str(path), "columns", columns)
+        keys = [" ".join(fields[:n_keys]) for _, fields in lines]
+        refuse_twice(str(path), "samples", keys)
+        wanted = [" ".join(names[2 - n_keys :]) for names in samples.identifiers]
+        if n_keys == 1:
+            refuse_twice(str(path), "individual identifiers without families of the genotypes", wanted)
+        rows = dict(zip(keys, lines, strict=True))
+        gone, empty = {text.upper() for text in missing}, [np.nan] * len(columns)
+        values = np.array([
+            _numbers(path, rows[key], n_keys, len(columns), gone) if key in rows else empty for key in wanted
+        ])  # fmt: skip
+        n_others = len(rows.keys() - set(wanted))
+        notes = [f"{path}: {n_others:,} samples are not among the genotypes, and left out"] if n_others else []
+        return cls(str(path), tuple(columns), values.reshape(len(wanted), len(columns)), notes)
+
+    @classmethod
+    def of_fam(cls, path: Path, samples: Samples, missing: Sequence[str]) -> SampleTable:
+        """The phenotype of a .fam file."""
+        gone = {text.upper() for text in missing}
+        lines = enumerate(samples.phenotype, start=1)
+        values = [_numbers(path, (number, [text]), 0, 1, gone) for number, text in lines]
+        return cls(str(path), ("PHENOTYPE",), np.array(values), [])
+
+    def choose(self, wanted: Sequence[str], setting: str) -> SampleTable:
+        """Some columns, by name, or by number from 0 where no column is named so."""
+        places = []
+        for column in wanted:
+            if column in self.columns:
+                places.append(self.columns.index(column))
+            elif column.lstrip("-").isdigit() and -len(self.columns) <= int(column) < len(self.columns):
+                places.append(int(column) % len(self.columns))
+            else:
+                raise ConfigError(
+                    f"{setting} = {column}: {self.name} has no such column; its columns are {listed(self.columns)}"
+                )
+        return SampleTable(self.name, tuple(self.columns[i] for i in places), self.values[:, places], self.notes)
+
+    def as_phenotypes(self) -> SampleTable:
+        """The same with PLINK's rule for missing ones: -9, and 0 in a column of 1 and 2, cases and controls."""
+        values = self.values.copy()
+        values[values == MISSING] = np.nan
+        for column in values.T:
+            present = set(np.unique(column[~np.isnan(column)]).tolist())
+            if present <= {0.0, 1.0, 2.0} and 2.0 in present:
+                column[column == 0.0] = np.nan
+        return SampleTable(self.name, self.columns, values, self.notes)
+
+
+def _numbers(path: Path, line: tuple[int, list[str]], n_keys: int, n_columns: int, missing: set[str]) -> list[float]:
+    """Values of a line."""
+    number, fields = line
+    if len(fields) != n_keys + n_columns:
+        raise DataError(f"{path}:{number}: expected {n_keys + n_columns} fields, got {len(fields)}")
+    values = []
+    for text in fields[n_keys:]:
+        try:
+            value = np.nan if text.upper() in missing else float(text)
+        except ValueError:
+            advice = "data.missing_values says what is missing"
+            raise DataError(f"{path}:{number}: {text!r} is no number; {advice}") from None
+        if np.isinf(value):
+            raise DataError(f"{path}:{number}: {text!r} is not a finite number")
+        values.append(value)
+    return values
+
+
+def _lines(path: Path) -> list[tuple[int, list[str]]]:
+    """Numbers and fields of the lines that are not empty; fields are separated by blanks or commas."""
+    try:
+        text = b"".join(line_blocks(path)).decode("utf-8-sig")
+    except UnicodeDecodeError:
+        raise DataError(f"{path}: is not UTF-8 text") from None
+    lines = enumerate(text.splitlines(), start=1)
+    return [(number, line.replace(",", " ").split()) for number, line in lines if line.strip()]

@@ -1,0 +1,320 @@
+r"""Columns of four values, two bits each, as a rank holds genotypes; products decode some columns at a time.
+
+.. math:: X_{ik} = t_k(c_{ik}), \qquad c_{ik} \in \{0, 1, 2, 3\}
+
+c is what is stored, four samples a byte as PLINK packs them, and t_k the four values of column k: scaling a column, or
+counting its other allele, changes t alone. Columns of plain numbers, such as covariates, may stand behind them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from distnewton.errors import ConfigError, DataError
+
+_AT_ONCE = 1 << 18
+"""Values that are decoded at a time: they stay in the cache between decoding and product."""
+_MOST_NUMBERS = 1 << 31
+"""Values that are held as numbers at once, at most, where something cannot do without."""
+_CODES = ((np.arange(256)[:, None] >> np.arange(0, 8, 2)) & 3).astype(np.uint8)
+"""Codes of the four samples of each byte."""
+_COUNTS = (_CODES[:, :, None] == np.arange(4)).sum(axis=1)
+"""How often each code is in a byte, (256, 4)."""
+
+
+class PackedColumns:
+    """A table of packed columns, and behind them columns of numbers; it stands where sparse rows do.
+
+    Parameters
+    ----------
+    codes : ndarray of uint8 of shape (n_packed, n_bytes)
+        A row for each packed column, four samples a byte, the first in the lowest bits.
+    n : int
+        Number of samples.
+    values : ndarray of float64 of shape (4, n_packed)
+        Value of each code. NaN marks a missing value until columns are centred.
+    numbers : ndarray of float64 of shape (n, n_columns - n_packed)
+        The columns behind them.
+    dtype : dtype
+        Of the values that products see.
+    first : int
+        Samples of the codes before the first one.
+    """
+
+    def __init__(
+        self, codes: NDArray[np.uint8], n: int, values: NDArray[np.float64], numbers: NDArray[np.float64],
+        dtype: DTypeLike, first: int = 0,
+    ) -> None:  # fmt: skip
+        self.codes, self.values, self.numbers, self.dtype = codes, values, numbers, np.dtype(dtype)
+        self.shape: tuple[int, int] = n, len(codes) + numbers.shape[1]
+        self._first = first
+
+    ndim = 2
+
+    @property
+    def n_packed(self) -> int:
+        """Number of packed columns, the first ones."""
+        return len(self.codes)
+
+    @property
+    def size(self) -> int:
+        """Number of values."""
+        n, n_columns = self.shape
+        return n * n_columns
+
+    @property
+    def data(self) -> NDArray[np.float64]:
+        """All values that occur, for checks of their range."""
+        return np.concatenate([self.values.ravel(), self.numbers.ravel()])
+
+    def blocks(self, n: int | None = None) -> Iterator[tuple[slice, NDArray[Any]]]:
+        """Some columns at a time, decoded.
+
+        Parameters
+        ----------
+        n : int or None
+            Samples by which the width of blocks is chosen; by default those of this table.
+
+        Yields
+        ------
+        slice
+            The columns.
+        ndarray of shape (n_columns_of_block, n)
+            Their values, a row for each column.
+        """
+        for columns in self._ranges(n):
+            yield columns, self._decoded(columns)
+        if self.numbers.shape[1]:
+            yield slice(self.n_packed, self.shape[1]), self.numbers.T.astype(self.dtype)
+
+    def _ranges(self, n: int | None = None) -> Iterator[slice]:
+        """Packed columns, some at a time."""
+        width = max(1, _AT_ONCE // max(1, self.shape[0] if n is None else n))
+        for start in range(0, self.n_packed, width):
+            yield slice(start, min(start + width, self.n_packed))
+
+    def _decoded(self, columns: slice) -> NDArray[Any]:
+        packed = self._bytes(columns)
+        of_byte = np.take(self.values[:, columns].T.astype(self.dtype), _CODES, axis=1)
+        places = packed + np.arange(0, 256 * len(packed), 256, dtype=np.intp)[:, None]
+        decoded: NDArray[Any] = np.take(of_byte.reshape(-1, 4), places, axis=0, mode="clip")
+        skipped = self._first % 4
+        return decoded.reshape(len(packed), 4 * packed.shape[1])[:, skipped : skipped + self.shape[0]]
+
+    def _bytes(self, columns: slice) -> NDArray[np.uint8]:
+        """The bytes that hold the samples of some packed columns."""
+        return self.codes[columns, self._first // 4 : -(-(self._first + self.shape[0]) // 4)]
+
+    def _unpacked(self, columns: slice) -> NDArray[np.uint8]:
+        """Codes of some packed columns, (n_columns, n)."""
+        return unpack(self._bytes(columns), self._first % 4, self.shape[0])
+
+    # --- as sparse rows have it
+
+    def __matmul__(self, other: Any) -> NDArray[Any]:
+        """The product with weights, (n_columns,) or (n_columns, k), or with the transpose of such a table."""
+        if isinstance(other, _Transposed):
+            theirs, product = other.columns, np.zeros((self.shape[0], other.shape[1]), self.dtype)
+            n = max(self.shape[0], theirs.shape[0])
+            for (_, left), (_, right) in zip(self.blocks(n), theirs.blocks(n), strict=True):
+                product += left.T @ right
+            return product
+        product = np.zeros((self.shape[0], *other.shape[1:]), self.dtype)
+        for columns, block in self.blocks():
+            product += block.T @ other[columns]
+        return product
+
+    @property
+    def T(self) -> _Transposed:  # noqa: N802  (numpy's name)
+        """The transpose, for products."""
+        return _Transposed(self)
+
+    def __getitem__(self, key: Any) -> PackedColumns:
+        """Some samples, by a slice as a view and by numbers as a copy; or ``[:, columns]``, a view."""
+        if isinstance(key, tuple):
+            start, stop, _ = key[1].indices(self.shape[1])
+            packed = slice(start, min(stop, self.n_packed))
+            behind = slice(max(0, start - self.n_packed), max(0, stop - self.n_packed))
+            return PackedColumns(
+                self.codes[packed], self.shape[0], self.values[:, packed], self.numbers[:, behind], self.dtype,
+                self._first,
+            )  # fmt: skip
+        if isinstance(key, slice):
+            start, stop, _ = key.indices(self.shape[0])
+            n = max(0, stop - start)
+            return PackedColumns(self.codes, n, self.values, self.numbers[key], self.dtype, self._first + start)
+        codes = np.empty((self.n_packed, -(-len(key) // 4)), np.uint8)
+        self._choose(key, codes)
+        return PackedColumns(codes, len(key), self.values.copy(), self.numbers[key], self.dtype)
+
+    def permuted(self, order: NDArray[np.intp]) -> PackedColumns:
+        """As many samples in another order, or some of them; in place where they are as many.
+
+        Parameters
+        ----------
+        order : ndarray of int of shape (n,)
+            Sample ``k`` of the result is sample ``order[k]`` of this table.
+
+        Returns
+        -------
+        PackedColumns
+        """
+        if len(order) != self.shape[0] or self._first:
+            return self[order]
+        self._choose(order, self.codes)
+        return PackedColumns(self.codes, len(order), self.values, self.numbers[order], self.dtype)
+
+    def _choose(self, rows: NDArray[np.intp], out: NDArray[np.uint8]) -> None:
+        """Pack the codes of some samples."""
+        for columns in self._ranges():
+            out[columns] = pack(self._unpacked(columns)[:, rows])
+
+    def gathered(self, n: int, gather: Callable[[NDArray[Any]], NDArray[Any]]) -> PackedColumns:
+        """The samples of all replicas.
+
+        Parameters
+        ----------
+        n : int
+            Their number.
+        gather : callable
+            Makes rows of all samples, (n, k), from those of this table.
+
+        Returns
+        -------
+        PackedColumns
+
+        Notes
+        -----
+        Collective over the replicas, as ``gather`` is: a call for each block of columns.
+        """
+        codes = np.empty((self.n_packed, -(-n // 4)), np.uint8)
+        for columns in self._ranges(n):
+            rows = gather(self._unpacked(columns).T.astype(self.dtype, order="C"))
+            codes[columns] = pack(rows.T.astype(np.uint8))
+        return PackedColumns(codes, n, self.values, gather(self.numbers), self.dtype)
+
+    def multiply(self, other: PackedColumns) -> PackedColumns:
+        """The squares of all values, where the other table is this one."""
+        if other is not self:
+            raise TypeError("packed columns are multiplied by themselves alone")
+        return PackedColumns(
+            self.codes, self.shape[0], np.square(self.values), np.square(self.numbers), self.dtype, self._first
+        )
+
+    def toarray(self) -> NDArray[Any]:
+        """All values as an array of numbers; refuses to fill the memory."""
+        if self.size > _MOST_NUMBERS:
+            raise ConfigError(
+                f"{self.shape[0]:,} samples of {self.shape[1]:,} packed columns would take "
+                f"{self.size * self.dtype.itemsize / 1e9:.0f} GB as numbers, which this method needs; take "
+                "method.direction = gauss_newton, or more ranks"
+            )
+        result = np.empty(self.shape, self.dtype)
+        for columns, block in self.blocks():
+            result[:, columns] = block.T
+        return result
+
+    # --- what scaling asks for
+
+    def counts(self) -> NDArray[np.float64]:
+        """How many samples of each packed column have each code, (4, n_packed)."""
+        result = np.empty((4, self.n_packed))
+        n_whole = self.shape[0] // 4 if self._first % 4 == 0 else 0
+        for columns in self._ranges():
+            packed = self._bytes(columns)[:, :n_whole]
+            places = packed + np.arange(0, 256 * len(packed), 256, dtype=np.intp)[:, None]
+            of_bytes = np.bincount(places.ravel(), minlength=256 * len(packed)).reshape(len(packed), 256)
+            rest = self._unpacked(columns)[:, 4 * n_whole :]
+            result[:, columns] = (of_bytes @ _COUNTS).T + (rest == np.arange(4)[:, None, None]).sum(axis=2)
+        return result
+
+    def shift_columns(
+        self, offset: NDArray[np.float64], factor: NDArray[np.float64], *, centred: bool
+    ) -> None:
+        """Replace x by (x - offset) factor, in place.
+
+        Parameters
+        ----------
+        offset, factor : ndarray of float64 of shape (n_columns,)
+            Of each column.
+        centred : bool
+            Whether the offset is the mean, which then takes the place of what is missing.
+
+        Raises
+        ------
+        DataError
+            If it is not, and a value is missing.
+        """
+        n, missing = self.n_packed, np.isnan(self.values)
+        if not centred and missing.any():
+            n_missing = int(self.counts()[missing].sum())
+            if n_missing:
+                raise DataError(
+                    f"{n_missing:,} calls are missing, and become the mean of their column only where columns are "
+                    "centred: take data.scale = standard, hardy_weinberg or center"
+                )
+        self.values = (self.values - offset[:n]) * factor[:n]
+        self.values[missing] = 0.0
+        self.numbers = (self.numbers - offset[n:]) * factor[n:]
+
+
+class _Transposed:
+    """The transpose of packed columns, of which products are taken."""
+
+    def __init__(self, columns: PackedColumns) -> None:
+        self.columns = columns
+        self.shape = columns.shape[::-1]
+
+    def __matmul__(self, other: NDArray[Any]) -> NDArray[Any]:
+        """The product with an array of shape (n,) or (n, k)."""
+        table = self.columns
+        product = np.empty((table.shape[1], *other.shape[1:]), np.result_type(table.dtype, other.dtype))
+        for columns, block in table.blocks():
+            product[columns] = block @ other
+        return product
+
+
+def unpack(packed: NDArray[np.uint8], first: int, n: int) -> NDArray[np.uint8]:
+    """Codes of some samples.
+
+    Parameters
+    ----------
+    packed : ndarray of uint8 of shape (n_columns, n_bytes)
+        Four samples a byte.
+    first, n : int
+        Samples before, and how many.
+
+    Returns
+    -------
+    ndarray of uint8 of shape (n_columns, n)
+        From 0 to 3.
+    """
+    return _CODES[packed].reshape(len(packed), 4 * packed.shape[1])[:, first : first + n]
+
+
+def pack(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Four samples a byte.
+
+    Parameters
+    ----------
+    codes : ndarray of uint8 of shape (n_columns, n)
+        From 0 to 3.
+
+    Returns
+    -------
+    ndarray of uint8 of shape (n_columns, ceil(n / 4))
+        What is left of the last byte is 0.
+    """
+    n = codes.shape[1]
+    padded = codes
+    if n % 4:
+        padded = np.zeros((len(codes), n + 4 - n % 4), np.uint8)
+        padded[:, :n] = codes
+    packed: NDArray[np.uint8] = padded[:, ::4].copy()
+    for k in (1, 2, 3):
+        packed |= padded[:, k::4] << np.uint8(2 * k)
+    return packed
