@@ -171,6 +171,9 @@ class DataConfig(Options):
         "none", description='how much the samples of a class count: {spam = 5, "-1" = 0.5}, 1 for labels left out; '
         "balanced: each class as much as any other"
     )  # fmt: skip
+    unpenalised: Annotated[list[str], BeforeValidator(_commas_to_texts)] = Field(
+        [], description="features whose weights in the first layer 1/C leaves out, by name, as age,PC*"
+    )
     header: Literal["auto"] | bool = Field(
         "auto", description="CSV: whether the first line names the columns; auto compares it with the lines below"
     )

@@ -18,7 +18,7 @@ Hessian of the loss in the outputs z,
     n D_s &= \ell'''[z_s, z_s, z_s] + 3 \langle B z_s, z_{ss} \rangle + 3 \langle \delta, Z_{ss} V_s \rangle
         + 3 \langle c, S_s * S_{ss} \rangle + \langle e, S_s^3 \rangle
 
-The regularisation adds theta^T u_s / C and u_s^T u_s / C to the first two.
+The regularisation adds theta^T P u_s / C and u_s^T P u_s / C to the first two; P leaves out what is not penalised.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from distnewton.curvature.groups import GROUPS, ParameterGroups
 from distnewton.curvature.point import Point
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.cuts import bounds
+from distnewton.solvers.damping import penalised_part
 
 __all__ = ["GROUPS", "ParameterGroups", "Summary", "summarise"]
 
@@ -68,6 +69,7 @@ def summarise(
     groups: ParameterGroups,
     regularization: float,
     n_samples: int,
+    penalised: Array | None = None,
 ) -> Summary:
     """Derivatives of the mean loss of some samples, plus regularisation, along the groups of a direction.
 
@@ -85,6 +87,8 @@ def summarise(
         1/C.
     n_samples : int
         Number of samples over all replicas, of which the mean is taken.
+    penalised : Array of shape (n_params_local,) or None
+        1 for variables that are regularised, 0 for others; None: all are.
 
     Returns
     -------
@@ -104,7 +108,7 @@ def summarise(
     for array in (sums.slopes, sums.hessian, sums.mixed, sums.third):
         array /= n_samples
     if point.network.grid.replica == 0:
-        _regularize(sums, point, direction, groups, regularization)
+        _regularize(sums, point, penalised_part(direction, penalised), groups, regularization)
     return sums.summary(point.network, groups)
 
 
@@ -127,7 +131,7 @@ class _Sums:
 
 
 def _regularize(sums: _Sums, point: Point, direction: Array, groups: ParameterGroups, regularization: float) -> None:
-    """Add the derivatives of theta^T theta / (2 C), of this rank's own variables."""
+    """Add the derivatives of theta^T P theta / (2 C), of this rank's own variables, where the direction is P u."""
     layout, dot = point.network.layout, point.network.backend.dot
     weights, changes = layout.views(point.params), layout.views(direction)
     for m, U in changes.items():

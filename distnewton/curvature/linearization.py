@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,7 +16,7 @@ from distnewton.curvature.sample import CurvatureSample
 from distnewton.network.layout import LogicalBlock, ParameterLayout
 from distnewton.network.losses import LossHessian
 from distnewton.parallel.grid import ProcessGrid
-from distnewton.solvers.damping import Shift
+from distnewton.solvers.damping import Shift, penalised_part
 
 DampingForm = Literal["identity", "diagonal"]
 
@@ -48,7 +48,7 @@ class BlockModel(ABC):
     @property
     @abstractmethod
     def shift_matrix(self) -> Shift:
-        """The diagonal matrix I/C + lambda D."""
+        """The diagonal matrix P/C + lambda D."""
 
     @property
     def jacobian(self) -> Jacobian:
@@ -88,14 +88,14 @@ class LogicalModel(BlockModel):
     Attributes
     ----------
     shifts : Shift
-        The block's part of I/C + lambda D.
+        The block's part of P/C + lambda D.
     """
 
     shifts: Shift
 
     @property
     def shift_matrix(self) -> Shift:
-        """The diagonal matrix I/C + lambda D."""
+        """The diagonal matrix P/C + lambda D."""
         return self.shifts
 
 
@@ -104,10 +104,10 @@ class Linearization(BlockModel):
     r"""Gradient and linearised network at a point, with the damped quadratic model that they make.
 
     .. math:: q(d) = g^T d + \tfrac12 d^T (G_S + \lambda D) d, \qquad
-        G_S = I/C + |S|^{-1} \sum_{i \in S} J_i^T B_i J_i
+        G_S = P/C + |S|^{-1} \sum_{i \in S} J_i^T B_i J_i
 
-    D is the identity, or the diagonal of G_S (Fletcher's form of Levenberg-Marquardt damping, which does not depend on
-    the scales of the variables).
+    P is the identity, without the variables that are not penalised. D is the identity, or the diagonal of G_S
+    (Fletcher's form of Levenberg-Marquardt damping, which does not depend on the scales of the variables).
 
     Attributes
     ----------
@@ -125,11 +125,14 @@ class Linearization(BlockModel):
         ``identity`` or ``diagonal``. The diagonal is computed as the model is made, collectively.
     of_sample : bool
         Whether the gradient is that of the curvature's samples, and of the regularisation.
+    penalised : Array of shape (n_params_local,) or None
+        Diagonal of P: 0 for variables that regularisation leaves out, 1 for others; None for the identity.
     """
 
     sample: CurvatureSample
     damping_form: DampingForm = "identity"
     of_sample: bool = False
+    penalised: Array | None = None
 
     def __post_init__(self) -> None:
         # here, where all ranks are: directions of a rank's own block send nothing
@@ -145,7 +148,7 @@ class Linearization(BlockModel):
         """D as a vector of shape (n_params_local,); None for the identity."""
         if self.damping_form == "identity":
             return None
-        diagonal = self.sample.diagonal() + self.regularization
+        diagonal = self.sample.diagonal() + self._penalties
         # a variable on which no output depends still gets some damping
         n = self.sample.point.network.shape.n_params
         (squares,) = self.grid.sum_of_variables(self.backend.dot(diagonal, diagonal))
@@ -155,13 +158,23 @@ class Linearization(BlockModel):
 
     @cached_property
     def shift_matrix(self) -> Shift:
-        """The diagonal matrix I/C + lambda D."""
+        """The diagonal matrix P/C + lambda D."""
         D = self.damping_matrix
-        if D is None:
+        if D is None and self.penalised is None:
             return Shift(self.regularization + self.damping)
+        diagonal = self._penalties + (self.damping if D is None else self.damping * D)
         n = self.sample.point.network.shape.n_params
-        (total,) = self.grid.sum_of_variables(scalar(D.sum(dtype=np.float64)))
-        return Shift(self.regularization + self.damping * total / n, self.regularization + self.damping * D)
+        (total,) = self.grid.sum_of_variables(scalar(diagonal.sum(dtype=np.float64)))
+        return Shift(total / n, diagonal)
+
+    @property
+    def _penalties(self) -> Any:
+        """P/C: a number, or the diagonal."""
+        return self.regularization * (1.0 if self.penalised is None else self.penalised)
+
+    def penalised_part(self, v: Array) -> Array:
+        """P v: zeros for the variables that regularisation leaves out."""
+        return penalised_part(v, self.penalised)
 
     @cached_property
     def by_block(self) -> list[tuple[LogicalBlock, BlockModel]]:

@@ -358,7 +358,9 @@ class CurvatureSample(SampleColumns):
         for a in range(n_out):
             yield self._backpropagate(self.backend.asarray(roots[:, a]))
 
-    def summarise(self, direction: Array, groups: ParameterGroups, regularization: float) -> Summary:
+    def summarise(
+        self, direction: Array, groups: ParameterGroups, regularization: float, penalised: Array | None = None
+    ) -> Summary:
         """First, second and third derivatives of these samples' objective along the groups of a direction.
 
         Parameters
@@ -369,6 +371,8 @@ class CurvatureSample(SampleColumns):
             Its cut.
         regularization : float
             1/C.
+        penalised : Array of shape (n_params_local,) or None
+            1 for variables that are regularised, 0 for others; None: all are.
 
         Returns
         -------
@@ -379,7 +383,8 @@ class CurvatureSample(SampleColumns):
         -----
         Collective, as :func:`~distnewton.curvature.group_summaries.summarise` and :meth:`loss_cotangents`.
         """
-        return summarise(self.point, self.loss_cotangents(), direction, groups, regularization, self.n_samples)
+        cotangents = self.loss_cotangents()
+        return summarise(self.point, cotangents, direction, groups, regularization, self.n_samples, penalised)
 
     # --- cotangents
 

@@ -10,6 +10,8 @@ from functools import cached_property
 from itertools import zip_longest
 from typing import Annotated, Any, Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import Field, model_validator
 
 from distnewton.data.encoding import CATEGORY_RULES, MISSING_RULES, StoredColumn, TableEncoding
@@ -456,6 +458,44 @@ def _unusable(names: Sequence[str]) -> str:
     if twice and twice != [""]:
         return f"two columns are named {listed([name for name in twice if name])}"
     return "" if all(names) else "a column has no name"
+
+
+def matching_inputs(names: ColumnNames | None, patterns: Sequence[str], name: str) -> NDArray[np.intp]:
+    """Inputs of the network whose names are among some, or fit a pattern.
+
+    Parameters
+    ----------
+    names : ColumnNames or None
+        Of the data.
+    patterns : sequence of str
+        Names, or patterns in which ``*`` stands for any text.
+    name : str
+        Of the data, for messages.
+
+    Returns
+    -------
+    ndarray of int
+        Ascending.
+
+    Raises
+    ------
+    ConfigError
+        If the data have no names, or a pattern fits none, as an error that all ranks see.
+    """
+    if patterns and names is None:
+        raise ConfigError(f"data.unpenalised names features, but those of {name} have no names", collective=True)
+    inputs = [] if names is None else names.inputs
+    found = np.zeros(len(inputs), bool)
+    for pattern in patterns:
+        fits = re.compile(".*".join(map(re.escape, pattern.split("*"))), re.DOTALL).fullmatch
+        own = np.array([fits(text) is not None for text in inputs], bool)
+        if not own.any():
+            raise ConfigError(
+                f"data.unpenalised = {pattern}: {name} has no such feature; its features are {listed(inputs)}",
+                collective=True,
+            )
+        found |= own
+    return np.flatnonzero(found)
 
 
 def names_from_frame(features: Iterable[Any], label: Any) -> ColumnNames | None:

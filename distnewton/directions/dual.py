@@ -90,7 +90,7 @@ class Dual(Direction):
         velocity, residual = space.solve(*self._right_hand_side(problem))
         if self._momentum:
             self._found = velocity
-        elif problem.damping_matrix is None:
+        elif problem.shift_matrix.diagonal is None:
             self._tried = sample, space.known
         result = DirectionResult(
             velocity, residual=residual, note=space.note, rank=space.rank, condition=space.condition
@@ -177,7 +177,7 @@ class Dual(Direction):
         u = problem.sample.residuals if problem.of_sample else None
         h = problem.gradient if u is None else None
         if u is not None and problem.regularization:
-            h = problem.regularization * problem.params
+            h = problem.regularization * problem.penalised_part(problem.params)
         if self._last is not None:
             D = problem.damping_matrix
             pull = self._momentum * problem.damping * (self._last if D is None else D * self._last)
@@ -215,9 +215,11 @@ class BlockDual(Dual):
 
 
 def _check_shift(problem: Linearization) -> None:
-    if not problem.shift > 0.0:
+    undamped = problem.damping == 0.0 and problem.penalised is not None
+    if undamped or not problem.shift > 0.0:
         raise NumericalError(
-            "the dual direction needs method.damping > 0 or a finite method.C: without either the matrix is singular",
+            "the dual direction needs method.damping > 0, or a finite method.C and no data.unpenalised: without either "
+            "the matrix is singular",
             collective=True,
         )
 

@@ -110,7 +110,7 @@ class GroupedNewton(DelegatingDirection):
     def _renew(self, problem: Linearization, groups: ParameterGroups, direction: Array) -> str:
         """Move the average towards the step sizes of this sample; returns a note where there are none."""
         # the step is against u = -d, whose gradient of the sample, not the one averaged over batches, counts
-        summary = problem.sample.summarise(-direction, groups, problem.regularization)
+        summary = problem.sample.summarise(-direction, groups, problem.regularization, problem.penalised)
         eta = step_sizes(summary.hessian, summary.gradient, summary.third, self.options.internal_damping)
         message = np.zeros(1 + groups.n_groups)
         if problem.grid.world.rank == 0 and eta is not None:

@@ -37,8 +37,8 @@ class Combination:
         d^T G_S d, undamped, 1/C included.
     squared_norm : float
         d^T d.
-    params_dot : float
-        theta^T d.
+    penalised_norm, params_dot : float
+        d^T P d and theta^T P d, of the variables that are penalised.
     """
 
     direction: Array
@@ -46,6 +46,7 @@ class Combination:
     slope: float
     curvature: float
     squared_norm: float
+    penalised_norm: float
     params_dot: float
 
 
@@ -70,22 +71,26 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
     Notes
     -----
     Collective: :meth:`CurvatureSample.products`, and a sum over all ranks of k^2 numbers in float64, with replicas of
-    2 k + k^2 more; damping by a diagonal adds k^2 to either.
+    2 k + k^2 more; damping by a diagonal, and variables that are not penalised, add k^2 each to either.
     """
     k = len(directions)
     dot = problem.backend.dot
     D = problem.damping_matrix
     scaled = [] if D is None else [D * d for d in directions]
-    # rows: g, theta, each direction d, and D d where D is not the identity; columns: the directions
-    local_dots = [dot(u, d) for u in (problem.gradient, params, *directions, *scaled) for d in directions]
+    penalised = [] if problem.penalised is None else [problem.penalised_part(d) for d in directions]
+    # rows: g, P theta, each direction d, and P d and D d where they are others; columns: the directions
+    vectors = problem.gradient, problem.penalised_part(params), *directions, *penalised, *scaled
+    local_dots = [dot(u, d) for u in vectors for d in directions]
     Jd, scalars, hessian = problem.sample.products(directions, local_dots)
     BJd = [hessian.matvec(q) for q in Jd]
     vdot = problem.backend.xp.vdot
     products = np.array([[scalar(vdot(p, q)) for q in BJd] for p in Jd]) / problem.n_samples
     products, scalars = _sum_over_replicas(problem.grid, products, scalars)
     slopes, params_dots, *gram_rows = scalars.reshape(-1, k)
-    gram, damping_gram = np.array(gram_rows[:k]), np.array(gram_rows[-k:])
-    G = products + problem.regularization * gram
+    gram = np.array(gram_rows[:k])
+    penalised_gram = np.array(gram_rows[k : 2 * k]) if penalised else gram
+    damping_gram = np.array(gram_rows[-k:]) if scaled else gram
+    G = products + problem.regularization * penalised_gram
     betas = minimise(G + problem.damping * damping_gram, slopes) if scale else np.eye(k)[0]
     direction = float(betas[0]) * directions[0]
     if k == 2:
@@ -96,6 +101,7 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
         slope=float(betas @ slopes),
         curvature=float(betas @ G @ betas),
         squared_norm=float(betas @ gram @ betas),
+        penalised_norm=float(betas @ penalised_gram @ betas),
         params_dot=float(betas @ params_dots),
     )
 

@@ -92,7 +92,9 @@ class Linearizer:
             self._point = self._linearize(objective, evaluation)
         point, grid, form = self._point, objective.network.grid, self._direction.damping_form
         of_sample = point.sample.n_samples == objective.n_samples
-        problem = Linearization(point.gradient, point.sample, objective.regularization, damping, grid, form, of_sample)
+        problem = Linearization(
+            point.gradient, point.sample, objective.regularization, damping, grid, form, of_sample, objective.penalised
+        )
         return point.norm, problem
 
     def forget(self) -> None:

@@ -20,7 +20,7 @@ from distnewton.method.records import DirectionRecord, IterationRecord, gather_d
 from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.termination import NEVER, EarlyTermination
-from distnewton.solvers.damping import LevenbergMarquardt, reduction_ratio
+from distnewton.solvers.damping import LevenbergMarquardt, penalised_part, reduction_ratio
 from distnewton.solvers.line_search import LineSearchResult, backtrack
 
 
@@ -223,7 +223,7 @@ class NewtonStep:
                     trial = objective.evaluate(params + alpha * step, curvature)
                     return trial.loss + regularizer(objective, trial.params), trial
                 trial = objective.evaluate(params + alpha * combined.direction, curvature)
-                change = alpha * combined.params_dot + 0.5 * alpha**2 * combined.squared_norm
+                change = alpha * combined.params_dot + 0.5 * alpha**2 * combined.penalised_norm
                 return trial.loss + start + objective.regularization * change, trial
 
             return backtrack(
@@ -265,6 +265,7 @@ class NewtonStep:
 
 
 def regularizer(objective: Objective, params: Array) -> float:
-    """theta^T theta / (2C) (collective, one number)."""
-    (squared,) = objective.network.grid.sum_of_variables(objective.network.backend.dot(params, params))
+    """theta^T P theta / (2C) (collective, one number)."""
+    penalised = penalised_part(params, objective.penalised)
+    (squared,) = objective.network.grid.sum_of_variables(objective.network.backend.dot(penalised, penalised))
     return 0.5 * objective.regularization * squared

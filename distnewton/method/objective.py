@@ -1,6 +1,8 @@
 r"""The regularised objective over all samples, in chunks, and what its evaluation leaves for the next step.
 
-.. math:: f(\theta) = \frac{\theta^T\theta}{2C} + \frac1l \sum_i \xi(z^{L,i}; y^i)
+.. math:: f(\theta) = \frac{\theta^T P \theta}{2C} + \frac1l \sum_i \xi(z^{L,i}; y^i)
+
+P is the identity, without the variables that are not penalised.
 
 Samples are permuted once, by the seed, when training starts, so that chunks are ranges and never copied. Samples of the
 curvature that are not all are drawn anew for each point, copied, and passed forward once more where the point is
@@ -23,6 +25,7 @@ from distnewton.network.network import Activations, PartitionedNetwork
 from distnewton.network.weighted import plain_targets
 from distnewton.parallel.replicas import SampleShare
 from distnewton.planning.chunks import chunk_ranges, rows_kept
+from distnewton.solvers.damping import penalised_part
 
 _QUIET = np.errstate(over="ignore", invalid="ignore")
 """A trial step may overflow: that is a value that the line search refuses, and nothing to warn of on every rank."""
@@ -94,6 +97,8 @@ class Objective:
         Which samples are this replica's; by default it holds all.
     n_counted : float or None
         l, of which C may be a multiple: the sum of the samples' weights; by default their number.
+    penalised : Array of shape (n_params_local,) or None
+        Diagonal of P: 0 for variables that regularisation leaves out, 1 for others; None for the identity.
 
     Attributes
     ----------
@@ -117,9 +122,10 @@ class Objective:
         memory_bytes: float,
         share: SampleShare | None = None,
         n_counted: float | None = None,
+        penalised: Array | None = None,
     ) -> None:
         self.network, self.loss, self.X, self.targets = network, loss, X, targets
-        self.regularization = regularization
+        self.regularization, self.penalised = regularization, penalised
         self.share = share or SampleShare(len(targets))
         self.n_samples, self.memory_bytes = self.share.n_samples, memory_bytes
         self.n_counted = float(self.n_samples) if n_counted is None else n_counted
@@ -261,5 +267,10 @@ class Objective:
             cotangent /= self.n_samples
             self.network.add_gradient(evaluation.params, activations, cotangent, total)
         self.network.grid.sum_over_replicas(total)
-        total += self.regularization * evaluation.params
+        total += self.penalty_gradient(evaluation.params)
         return total
+
+    def penalty_gradient(self, params: Array) -> Array:
+        """P theta / C, the gradient of the regularisation; shape (n_params_local,)."""
+        gradient: Array = self.regularization * penalised_part(params, self.penalised)
+        return gradient

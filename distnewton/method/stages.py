@@ -339,8 +339,9 @@ class RateSteps(_MiniBatch):
                 self._velocity += gradient
                 steered = self._velocity
             problem = Linearization(
-                steered, sample, self._objective.regularization, options.damping, grid, self._direction.damping_form
-            )
+                steered, sample, self._objective.regularization, options.damping, grid, self._direction.damping_form,
+                penalised=self._objective.penalised,
+            )  # fmt: skip
             start = time.perf_counter()
             result = self._direction.solve(problem, NEVER)
             self._direction_seconds += time.perf_counter() - start
@@ -360,7 +361,7 @@ class RateSteps(_MiniBatch):
         network.add_products(activations, deltas, gradient)
         network.grid.sum_over_replicas(gradient)
         gradient /= share.n_samples
-        gradient += objective.regularization * self._params
+        gradient += objective.penalty_gradient(self._params)
         generator = draws(self._options.seed, self._options.stage, self._t)
         point = Point(network, self._params, activations, objective.loss, targets)
         sample = CurvatureSample(point, generator, deltas, share)

@@ -70,6 +70,8 @@ def run_identity(
         described["features with weights"] = training.objective.network.title
     if task.scaling is not None:
         described["scaling of the targets"] = task.scaling.to_dict()
+    if config.data.unpenalised:
+        described["unpenalised"] = config.data.unpenalised
     if config.data.class_weights != "none":
         described["class weights"] = config.data.class_weights
     if names is not None:

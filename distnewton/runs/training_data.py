@@ -7,21 +7,24 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distnewton.backend import Array
 from distnewton.config import Config
 from distnewton.config.method import AUTO
+from distnewton.data.columns import matching_inputs
 from distnewton.data.fingerprint import combined, fingerprint
 from distnewton.data.row_selection import Chosen
 from distnewton.data.rows import permute_rows
 from distnewton.data.scaled import FeatureReader, apply_scaling, check_range, fit_and_apply, suitable_scaling
 from distnewton.data.scaling import ColumnScaling
 from distnewton.data.store.reader import StoreSource
-from distnewton.errors import DataError
+from distnewton.errors import ConfigError, DataError
 from distnewton.method.objective import Objective
 from distnewton.models.warm_start import Start
 from distnewton.network.active import active_network
 from distnewton.network.losses import LOSSES
+from distnewton.network.network import PartitionedNetwork
 from distnewton.network.weighted import normalised, plain_targets, targets_on, weighted, with_weights
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.physics.residuals import ResidualLoss
@@ -104,7 +107,7 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
     if not n_counted > 0:
         raise DataError(f"{train.name}: the weights of all {len(targets)} samples are 0", collective=True)
     loss = weighted(LOSSES[config.network.loss], targets)
-    if not isinstance(X, np.ndarray):
+    if not (train.packed or isinstance(X, np.ndarray)):
         network = active_network(network, X, None if start is None else start.params(network))
         X = network.choose(X)
     X = backend.features(network.arrange(X))
@@ -121,11 +124,36 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
         config.run.memory_mb * 2**20,
         share,
         n_counted,
+        penalised_variables(network, matching_inputs(train.names, config.data.unpenalised, train.name)),
     )
     if data.residuals is not None:
         objective.renewal = partial(_renew, data.residuals, objective)
     plain = plain_targets(own if share.whole else targets_on(backend, targets))
     return TrainingData(objective, scaling, plain, known)
+
+
+def penalised_variables(network: PartitionedNetwork, free: NDArray[np.intp]) -> Array | None:
+    """1 for variables of this rank that are regularised, 0 for first-layer weights of some features.
+
+    Parameters
+    ----------
+    network : PartitionedNetwork
+        Of a table's features.
+    free : ndarray of int
+        Numbers of the features whose weights are not regularised, ascending.
+
+    Returns
+    -------
+    Array of shape (n_params_local,), or None where all are
+    """
+    if not free.size:
+        return None
+    if network.shape.image_shape is not None:
+        raise ConfigError("data.unpenalised is of tables: the first layer here shares its weights", collective=True)
+    mask = np.ones(network.layout.n_params)
+    if 1 in network.grid.blocks:
+        network.layout.views(mask)[1].W[np.isin(network.input_rows(1), free)] = 0
+    return network.backend.asarray(mask)
 
 
 def _renew(residuals: ResidualLoss, objective: Objective, iteration: int) -> bool:

@@ -19,14 +19,16 @@ _FIRST_GROWTH = 2.0
 class Shift:
     r"""The diagonal matrix S that damping and regularisation add to a Gauss-Newton matrix.
 
-    .. math:: S = I/C + \lambda D, \qquad D = I \;\text{or}\; \mathrm{diag}(G)
+    .. math:: S = P/C + \lambda D, \qquad D = I \;\text{or}\; \mathrm{diag}(G)
+
+    P is the identity, without the variables that are not penalised.
 
     Attributes
     ----------
     mean : float
-        Mean of the diagonal over the variables of all ranks; the diagonal itself where D = I.
+        Mean of the diagonal over the variables of all ranks; the diagonal itself where P = D = I.
     diagonal : Array of shape (n_params_local,) or None
-        This rank's part of the diagonal; None where D = I.
+        This rank's part of the diagonal; None where P = D = I.
     """
 
     mean: float
@@ -42,6 +44,23 @@ class Shift:
     def inner(self, v: Array, squared_norm: float, dot: Callable[[Array, Array], float]) -> float:
         """v^T S v of this rank's variables, whose squared norm is known."""
         return self.mean * squared_norm if self.diagonal is None else dot(v, self.diagonal * v)
+
+
+def penalised_part(v: Array, penalised: Array | None) -> Array:
+    """A vector with zeros for the variables that regularisation leaves out.
+
+    Parameters
+    ----------
+    v : Array of shape (n_params_local,)
+        Of this rank's variables.
+    penalised : Array of shape (n_params_local,) or None
+        1 for variables that are regularised, 0 for others; None: all are, and the vector itself is returned.
+
+    Returns
+    -------
+    Array of shape (n_params_local,)
+    """
+    return v if penalised is None else penalised * v
 
 
 @dataclass

@@ -144,3 +144,36 @@ def test_what_is_damaged_is_refused_on_all_ranks(world, folder):
         distnewton.train(config(folder, "c,y.txt", data={"scale": "unit_rows"}), world)
     with pytest.raises(ConfigError, match=r"has genotypes, which need run.device = cpu"):
         distnewton.train(config(folder, "c,y.txt", device="gpu"), world)
+
+
+def ridge(X, Z, Y, c):
+    """Weights of X, which are penalised by 1/c, and of Z, which are not: least squares on what Z leaves."""
+    n, Y = len(X), Y - Y.mean(axis=0)
+    rest = np.eye(n) - Z @ np.linalg.pinv(Z)
+    A = rest @ X
+    W = A.T @ np.linalg.solve(A @ A.T + np.eye(n) * n / (2 * c), rest @ Y)
+    return W, np.linalg.lstsq(Z, Y - X @ W)[0]
+
+
+SOLVERS = {
+    "gauss_newton": {}, "diagonal damping": {"damping_form": "diagonal"},
+    "preconditioned": {"preconditioner": "diagonal"},
+    "dual": {"direction": "dual", "damping": 1e-4, "line_search_max": 5},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+def test_covariates_need_not_be_penalised(world, folder, solver):
+    calls, y, z = cohort(world, folder)
+    method = {**EXACT, **SOLVERS[solver]}
+    method = {key: value for key, value in method.items() if method["direction"] != "dual" or not key.startswith("cg")}
+    data = {"unpenalised": ["AGE", "S*"]}
+    result = distnewton.train(config(folder, "c,y.txt,z.txt", method, iterations=25, data=data), world)
+    kept = np.arange(N) != 7
+    X, Z, Y = standardised(calls, kept), centred(z[kept]), centred(y[kept])
+    W, V = ridge(X, Z, Y, C)
+    found = (result.model.weights() or {}).get("0.weight")
+    same_on_ranks(world, None if found is None else found.T, np.concatenate([W, V]), 1e-8)
+    objective = (W**2).sum() / (2 * C) + ((Y - X @ W - Z @ V) ** 2).sum() / len(X)
+    np.testing.assert_allclose(result.history[-1].objective, objective, rtol=1e-12)
+    result.model.grid.free()
