@@ -93,19 +93,23 @@ def _plan_study(options: argparse.Namespace, cluster: Cluster) -> tuple[Study, d
     from distnewton.runs.planned import describe_data
     from distnewton.study.points import Study, check_ranks
 
-    ranks = [n * cluster.launch.ranks_per_node for n in options.nodes or []] or options.ranks or [1, 2]
-    ranks = check_ranks(ranks)
+    ranks = check_ranks([n * cluster.launch.ranks_per_node for n in options.nodes or []] or options.ranks or [1, 2])
     config = _point_config(options, {})
     data = describe_data(config)
     shape = config.network.shape(data.n_features, data.image_shape, data.n_out)
     kind = options.kind.removesuffix(_REPLICAS)
     n = data.n_samples * ranks[0] // ranks[-1] if kind == "weak-samples" else data.n_samples
     n_replicas = config.partition.replicas if kind != options.kind else 0
-    # a strong study is of one problem and one method, and blocks are part of a method
-    shares = kind == "strong" and not n_replicas and all(ranks[-1] % k == 0 for k in ranks)
-    n_blocks = ranks[-1] if shares and config.partition.blocks == "ranks" else 0
+    n_blocks = _shared_blocks(config, ranks) if kind == options.kind == "strong" else 0
     study = Study(kind, ranks, options.repeats, _WARMUP, options.iterations, n, n_replicas, n_blocks)
     return study, {n: study.settings(shape, n) for n in ranks}
+
+
+def _shared_blocks(config: Config, ranks: list[int]) -> int:
+    """Blocks that the ranks of all points can own, unless the recipe says which; 0 where there are none."""
+    # a strong study is of one problem and one method, and blocks are part of a method
+    shares = config.partition.blocks == "ranks" and all(ranks[-1] % n == 0 for n in ranks)
+    return ranks[-1] if shares else 0
 
 
 def _make_runs(

@@ -24,16 +24,16 @@ class Follower:
     ----------
     options : argparse.Namespace
         Options of the command.
-    folder : RunFolder
-        Run folder.
+    folder : RunFolder or None
+        Run folder; None on other ranks, which nothing follows.
     """
 
-    def __init__(self, options: argparse.Namespace, folder: RunFolder) -> None:
-        self.folder, self.progress = folder, None if options.quiet else make_progress()
+    def __init__(self, options: argparse.Namespace, folder: RunFolder | None) -> None:
+        self.folder, self.progress = folder, make_progress() if folder and not options.quiet else None
         # what is shown is on disk, and what the folder finds when a run resumes is shown
-        self.observers: list[Any] = [folder, *([self.progress] if self.progress else [])]
+        self.observers: list[Any] = [follower for follower in (folder, self.progress) if follower]
         self._open: list[Any] = self.observers[1:]
-        if options.tensorboard:
+        if folder and options.tensorboard:
             from distnewton.reporting.tensorboard import TensorBoard
 
             self._open.append(TensorBoard(folder.path))
@@ -44,9 +44,14 @@ class Follower:
         for follower in self._open:
             follower.close()
 
+    def keep(self, result: Result) -> None:
+        """Write what a result predicts into the folder."""
+        if self.folder:
+            self.folder.predictions(result.predictions)
+
     def finish(self, result: Result) -> None:
         """Show the result."""
-        if self.progress:
+        if self.folder and self.progress:
             self.progress.finish(result)
             print(f"run folder: {self.folder.path}", flush=True)
 

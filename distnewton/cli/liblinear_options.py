@@ -171,21 +171,28 @@ def training_config(options: argparse.Namespace) -> Config:
         If they do not go together.
     """
     given = {name: value for *_, name in FLAGS if (value := vars(options)[name]) is not None}
-    simplenn = options.s == SIMPLENN
-    tree: dict[str, dict[str, Any]] = {"data": {}, "network": {}, "method": {}, "run": {}}
-    tree |= {section: dict(table) for section, table in _SIMPLENN_TREE.items() if simplenn}
-    tree["data"] |= {"train": options.training_set_file, "class_weights": dict(options.w) or "none"}
-    direction = _direction_of(options.s, given)
-    if direction is None and not {"network.layers", "network.start"} & set(given):
-        tree["network"] |= {"layers": ["auto", "auto"], "loss": "squared_hinge"}
-    tree["data"]["scale"] = "none"
-    tree["method"] |= _defaults(direction) if direction else {}
-    tree["method"]["C"] = _constant(options, 0.01 if simplenn else 1.0)
+    tree = _defaults_of_type(options.s, given)
+    tree["data"] |= {
+        "train": options.training_set_file, "class_weights": dict(options.w) or "none", "scale": "none",
+    }  # fmt: skip
+    tree["method"]["C"] = _constant(options, 0.01 if options.s == SIMPLENN else 1.0)
     for name, value in given.items():
         section, _, key = name.partition(".")
         tree[section][key] = value
     tree["method"] |= _consequences(given)
     return make_config(apply_settings(tree, options.set))
+
+
+def _defaults_of_type(named: str | None, given: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Settings of a type, or of none: then those of LIBLINEAR's own default, unless others ask for another network."""
+    tree: dict[str, dict[str, Any]] = {"data": {}, "network": {}, "method": {}, "run": {}}
+    tree |= {section: dict(table) for section, table in _SIMPLENN_TREE.items() if named == SIMPLENN}
+    direction = _direction_of(named, given)
+    if direction is not None:
+        tree["method"] |= _defaults(direction)
+    elif not {"network.layers", "network.start"} & set(given):
+        tree["network"] |= {"layers": ["auto", "auto"], "loss": "squared_hinge"}
+    return tree
 
 
 def _direction_of(named: str | None, given: Iterable[str]) -> str | None:

@@ -20,7 +20,7 @@ from distnewton.launch.startup import launched_rank, run_guarded
 _DESCRIPTION = "Train neural networks with distributed Newton methods; each MPI rank owns a part of the features."
 _MODULES = {
     "train": ("train",), "compare": ("compare",), "model": ("evaluate", "predict"), "report": ("report", "info", "why"),
-    "cluster": ("submit", "doctor"), "plan": ("plan",), "bench": ("bench",), "convert": ("convert",),
+    "submit": ("submit",), "doctor": ("doctor",), "plan": ("plan",), "bench": ("bench",), "convert": ("convert",),
     "export": ("export",), "recipes": ("recipes",),
 }  # fmt: skip
 """Modules of commands, and the commands of each, in the order in which help lists them."""

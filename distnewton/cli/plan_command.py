@@ -76,23 +76,18 @@ def plan(options: argparse.Namespace) -> int:
     notes += _notes_on_rates(options.cluster if cluster else "", missing)
     n_ranks = options.ranks or (cluster.launch.nodes * cluster.launch.ranks_per_node if cluster else 1)
     problem = _problem(config, options, n_ranks, notes)
-    splits, sketch = config.partition.splits, getattr(config.method, "sketch", 0)
-    grid: dict[str, Any] = {
-        "sketch": None if sketch == "auto" else int(sketch),
-        "n_replicas": config.partition.replicas,
-        "speeds": _speeds(config, problem, n_ranks),
-    }
+    grid = _grid(config, problem, n_ranks)
 
     def plans_of(problem: Problem) -> list[Plan]:
-        if splits == "auto":
+        if config.partition.splits == "auto":
             return make_plans(problem, n_ranks, rates, **grid)
-        return [make_plan(problem, splits, rates, **grid)]
+        return [make_plan(problem, config.partition.splits, rates, **grid)]
 
     plans = plans_of(problem)
     memory_gb = options.memory_gb or (cluster.compute.memory_gb if cluster else None)
     widest = largest(problem, memory_gb * 1e9, plans_of) if memory_gb else None
     if options.json:
-        print(json.dumps([as_dict(plan) for plan in plans], indent=1))
+        print(json.dumps(list(map(as_dict, plans)), indent=1))
         return 0
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
@@ -106,6 +101,16 @@ def _notes_on_rates(cluster: str, missing: Sequence[str]) -> Iterator[str]:
         yield "no --cluster: round figures of a core and of one memory stand for rates"
     elif missing:
         yield f"{cluster} has no {', '.join(missing)}: round figures; doctor --bench measures them"
+
+
+def _grid(config: Config, problem: Problem, n_ranks: int) -> dict[str, Any]:
+    """What a plan needs to know of the grid and of the method."""
+    sketch = getattr(config.method, "sketch", 0)
+    return {
+        "sketch": None if sketch == "auto" else int(sketch),
+        "n_replicas": config.partition.replicas,
+        "speeds": _speeds(config, problem, n_ranks),
+    }
 
 
 def _speeds(config: Config, problem: Problem, n_ranks: int) -> list[float]:

@@ -19,7 +19,7 @@ from distnewton.parallel.collectives import Communicator
 if TYPE_CHECKING:
     from distnewton.backend import Array
     from distnewton.config.sections import DataName
-    from distnewton.data.columns import LabelsWanted
+    from distnewton.data.columns import ColumnNames, LabelsWanted
     from distnewton.data.description import DataSource
     from distnewton.models.model import Model
 
@@ -94,18 +94,22 @@ def data_opener(
                     print(f"note: data.{key} = {now!r}; the model was trained with {before!r}", file=sys.stderr)
             tree = data.model_dump()
     data = DataConfig.model_validate({**comm.broadcast_json(tree), "directory": directory})
-    names = None
-    if "label_column" in given and model.names is not None:
-        if isinstance(data.label_column, str):
-            names = replace(model.names, label=data.label_column)
-        elif data.header is not False:
-            raise ConfigError(
-                f"data.label_column = {data.label_column}: the model takes columns by name; name the column, or set "
-                "data.header = false where the data have no names",
-                collective=True,
-            )
+    names = _names(model, data) if "label_column" in given else None
     check_same_file(comm, path, directory or None, owned_by(model.grid.partition.owners))
     return model.opener(path, labels, data, names)
+
+
+def _names(model: Model, data: DataConfig) -> ColumnNames | None:
+    """Names of the columns of data with another label column; None where the model has none, or the data."""
+    if model.names is None or (data.header is False and not isinstance(data.label_column, str)):
+        return None
+    if isinstance(data.label_column, str):
+        return replace(model.names, label=data.label_column)
+    raise ConfigError(
+        f"data.label_column = {data.label_column}: the model takes columns by name; name the column, or set "
+        "data.header = false where the data have no names",
+        collective=True,
+    )
 
 
 def _stored_reading(model: Model, run: str) -> DataConfig:

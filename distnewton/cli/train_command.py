@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from contextlib import closing, nullcontext
 from importlib import import_module
 from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distnewton.cli.command import COMMANDS, DATA_DIR, DEVICE, RECIPE, RUN_DIR, SET, argument, command
-from distnewton.cli.follower import Follower, end_run
 from distnewton.cli.output import tell_once
-from distnewton.cli.results import discarding, make_folder, write_text
+from distnewton.cli.results import write_text
 from distnewton.cli.setting_help import settings_text
 from distnewton.cli.settings import settle_resumption, shared_config
 from distnewton.cli.streams import results_go_to_files
@@ -23,10 +21,7 @@ from distnewton.launch.startup import guard, launched_rank, launched_size, world
 
 if TYPE_CHECKING:
     from distnewton.config import Config
-    from distnewton.guards.signals import StopSignals
     from distnewton.parallel.collectives import Communicator
-    from distnewton.runs.checkpoints import Resume
-    from distnewton.runs.run_folder import RunFolder
 
 _NOTICE = "distnewton: interrupted; the run saves a checkpoint after this iteration. Ctrl-C again ends it at once"
 
@@ -68,6 +63,7 @@ def _dry_run(options: argparse.Namespace) -> int:
 
 def _train(options: argparse.Namespace) -> int:
     """Train to the end, to the time limit, or to a signal."""
+    from distnewton.cli.training import train_into_folder
     from distnewton.cluster.job import is_waiting
     from distnewton.guards.signals import StopSignals
 
@@ -90,7 +86,7 @@ def _train(options: argparse.Namespace) -> int:
     # from here on to the very end: a signal must not come between a run that is set aside and the one that replaces it
     results_go_to_files()
     with StopSignals(notice=_NOTICE if comm.rank == 0 else "") as signals:
-        return _train_until(signals, comm, config, options, resume)
+        return train_into_folder(signals, comm, config, options, resume)
 
 
 def _tell_limit(comm: Communicator, config: Config, options: argparse.Namespace) -> None:
@@ -100,45 +96,3 @@ def _tell_limit(comm: Communicator, config: Config, options: argparse.Namespace)
             comm, f"run.max_seconds = {config.run.max_seconds:g} holds for this command, too; --run.max_seconds inf "
             "lifts it"
         )  # fmt: skip
-
-
-def _train_until(
-    signals: StopSignals, comm: Communicator, config: Config, options: argparse.Namespace, resume: Resume
-) -> int:
-    """Train into a run folder until the end, or until a signal or the clock stops the run."""
-    from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER
-    from distnewton.launch.deadline import Clock
-    from distnewton.launch.shared_folder import check_visible
-    from distnewton.runs import session
-    from distnewton.runs.replay import Replay
-
-    folder: RunFolder | None = None
-    follower: Follower | None = None
-    replay = Replay(comm, Path(options.replay)) if options.replay else None
-    with comm.collective_errors():
-        folder = make_folder(config, options.recipe, resume) if comm.rank == 0 else None
-    path = Path(comm.broadcast_json(str(folder.path.absolute()) if folder else ""))
-    failures.folder = path
-    with discarding([folder] if folder else []):
-        check_visible(comm, path)
-        clock = Clock(comm, config.run.max_seconds, signals)
-        with comm.collective_errors():
-            follower = Follower(options, folder) if folder else None
-        with closing(follower) if follower else nullcontext():
-            result = session.train(
-                config, comm, observers=follower.observers if follower else [], clock=clock,
-                checkpoints=path / CHECKPOINTS_FOLDER, resume=resume, replay=replay,
-            )  # fmt: skip
-    with comm.collective_errors():
-        if folder:
-            folder.predictions(result.predictions)
-    result.model.save(path / "model.safetensors")
-    if follower:
-        follower.finish(result)
-    result.model.grid.free()
-    if replay:
-        tell_once(comm, replay.verdict)
-    code = end_run(comm, result, config, path)
-    if folder:
-        folder.close()
-    return code

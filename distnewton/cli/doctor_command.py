@@ -1,23 +1,21 @@
-"""The commands ``submit`` and ``doctor``."""
+"""The command ``doctor``."""
 
 from __future__ import annotations
 
 import argparse
 import json
 import platform
-import sys
 from dataclasses import asdict
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distnewton.cli.command import CLUSTER_FILE, RECIPE, RUN_DIR, SET, argument, command
+from distnewton.cli.command import argument, command
 from distnewton.cli.output import say
-from distnewton.cli.parsing import count
 from distnewton.cli.results import write_text
-from distnewton.cli.settings import noted_config
 from distnewton.cluster.cluster_file import Cluster, load_cluster
 from distnewton.config import load_config
-from distnewton.errors import ConfigError, UsageError
+from distnewton.errors import UsageError
 from distnewton.launch.startup import guard, launched_rank, leave_after_first
 from distnewton.outputs import check_output
 from distnewton.parallel.collectives import Communicator
@@ -25,55 +23,8 @@ from distnewton.parallel.collectives import Communicator
 if TYPE_CHECKING:
     from distnewton.cluster.doctor.findings import CheckResult
 
-
-@command(
-    "submit",
-    "train on a cluster: write the job file and queue it",
-    RECIPE,
-    SET,
-    argument("--cluster", required=True, metavar="FILE", help=CLUSTER_FILE),
-    argument("--ranks", type=count, metavar="N", help="MPI ranks (default: all of the cluster file)"),
-    argument("--hosts", metavar="LIST", help="hosts by commas, instead of the cluster file's"),
-    RUN_DIR,
-    argument("--dry-run", action="store_true", help="show the job file and write nothing"),
-    usage="[RECIPE] --cluster FILE [--ranks N] [--dry-run] [--set SECTION.KEY=VALUE ...]",
-    epilog="Writes job.sh and job.toml into the run folder. Without Slurm the job runs at once, on this machine.",
-    without_mpirun="the job that it writes starts the ranks",
-)
-def submit(options: argparse.Namespace) -> int:
-    """Write the job file of a run and start it: in the queue of Slurm, or here."""
-    from distnewton.cluster.job_text import job_text
-    from distnewton.cluster.submit import Submission, queue, run_here
-
-    cluster = load_cluster(options.cluster)
-    config = noted_config(options)
-    hosts = tuple(host.strip() for host in (options.hosts or "").split(",") if host.strip())
-    name = Path(options.recipe).stem if options.recipe else "run"
-    submission = Submission(config, _with_hosts(cluster, hosts), name, options.ranks, hosts)
-    if options.dry_run:
-        folder = submission.folder()
-        write_text(Path("-"), job_text(submission.job(folder)))
-        print(f"dry run: would be written to {folder}/job.sh", file=sys.stderr)
-        return 0
-    job_file = submission.write()
-    if cluster.launch.scheduler == "none":
-        return run_here(job_file)
-    number = queue(job_file)
-    print(f"job {number} is queued; run folder: {job_file.parent}")
-    print(f"its output will be in {job_file.parent}/job-{number}.out")
-    return 0
-
-
-def _with_hosts(cluster: Cluster, hosts: tuple[str, ...]) -> Cluster:
-    """The cluster with other hosts, checked as if they stood in its file."""
-    if not hosts:
-        return cluster
-    launch = {**cluster.launch.model_dump(), "hosts": list(hosts), "hostfile": ""}
-    try:
-        return Cluster.model_validate({**cluster.model_dump(), "launch": launch})
-    except ValueError as error:
-        raise ConfigError(f"--hosts {','.join(hosts)}: {error}", collective=True) from None
-
+_EXIT_CODES = {"problem": 78}
+"""By level of what is found; the others are no reason to stop a script."""
 
 @command(
     "doctor",
@@ -87,7 +38,7 @@ def _with_hosts(cluster: Cluster, hosts: tuple[str, ...]) -> Cluster:
 )
 def doctor(options: argparse.Namespace) -> int:
     """Look for what breaks runs; with --bench, also how fast ranks compute and talk."""
-    from distnewton.cluster.doctor.examine import connect, examine
+    from distnewton.cluster.doctor.examine import connect
 
     comm, results = connect()
     if results and launched_rank() != 0:
@@ -97,29 +48,36 @@ def doctor(options: argparse.Namespace) -> int:
     guard(comm, 120.0, 30.0)
     if options.verify_gpu and comm.size > 1:
         raise UsageError("--verify-gpu is for one process: start it without mpirun", collective=True)
-    cluster, threads, report = None, 0, dict[str, Any]()
     with comm.collective_errors():
-        if options.json:
-            check_output(Path(options.json))
         cluster = _cluster_of_doctor(options)
+    found, report = _examine(comm, cluster, options)
+    results += found
+    say(comm, "\n".join(chain.from_iterable(result.lines() for result in results)))
+    if options.bench:
+        _bench(comm, options.cluster)
+    if options.json:
+        facts = {"results": list(map(asdict, results)), **report}
+        with comm.collective_errors():
+            if comm.rank == 0:
+                write_text(Path(options.json), json.dumps(facts, indent=1) + "\n")
+    return max((_EXIT_CODES.get(result.level, 0) for result in results), default=0)
+
+
+def _examine(
+    comm: Communicator, cluster: Cluster | None, options: argparse.Namespace
+) -> tuple[list[CheckResult], dict[str, Any]]:
+    """Results of all checks, or of those of the GPU with a report; folder and recipe are those that rank 0 sees."""
+    from distnewton.cluster.doctor.examine import examine
+
+    if options.verify_gpu:
+        return _verify_gpu()
+    threads = 0
     with comm.collective_errors():
         # a recipe that differs on another host is a finding, and not an error
         if comm.rank == 0:
             threads = load_config(options.recipe).run.threads
     folder, threads = comm.broadcast_json([options.run_dir or "runs", threads])
-    if options.verify_gpu:
-        verified, report = _verify_gpu()
-        results += verified
-    else:
-        results += examine(comm, Path(folder), cluster, options.recipe, threads)
-    say(comm, "\n".join(line for result in results for line in result.lines()))
-    if options.bench:
-        _bench(comm, options.cluster)
-    with comm.collective_errors():
-        if options.json and comm.rank == 0:
-            found = {"results": [asdict(result) for result in results], **report}
-            write_text(Path(options.json), json.dumps(found, indent=1) + "\n")
-    return 78 if any(result.level == "problem" for result in results) else 0
+    return examine(comm, Path(folder), cluster, options.recipe, threads), {}
 
 
 def _verify_gpu() -> tuple[list[CheckResult], dict[str, Any]]:
@@ -137,7 +95,9 @@ def _verify_gpu() -> tuple[list[CheckResult], dict[str, Any]]:
 
 
 def _cluster_of_doctor(options: argparse.Namespace) -> Cluster | None:
-    """The cluster file to compare with; one that --bench is to make may be missing."""
+    """The cluster file to compare with; one that --bench is to make may be missing, if it can be written."""
+    if options.json:
+        check_output(Path(options.json))
     if not options.cluster:
         return None
     path = Path(options.cluster)

@@ -1,0 +1,63 @@
+"""The command ``submit``."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+from distnewton.cli.command import CLUSTER_FILE, RECIPE, RUN_DIR, SET, argument, command
+from distnewton.cli.parsing import count
+from distnewton.cli.results import write_text
+from distnewton.cli.settings import noted_config
+from distnewton.cluster.cluster_file import Cluster, load_cluster
+from distnewton.errors import ConfigError
+
+
+@command(
+    "submit",
+    "train on a cluster: write the job file and queue it",
+    RECIPE,
+    SET,
+    argument("--cluster", required=True, metavar="FILE", help=CLUSTER_FILE),
+    argument("--ranks", type=count, metavar="N", help="MPI ranks (default: all of the cluster file)"),
+    argument("--hosts", metavar="LIST", help="hosts by commas, instead of the cluster file's"),
+    RUN_DIR,
+    argument("--dry-run", action="store_true", help="show the job file and write nothing"),
+    usage="[RECIPE] --cluster FILE [--ranks N] [--dry-run] [--set SECTION.KEY=VALUE ...]",
+    epilog="Writes job.sh and job.toml into the run folder. Without Slurm the job runs at once, on this machine.",
+    without_mpirun="the job that it writes starts the ranks",
+)
+def submit(options: argparse.Namespace) -> int:
+    """Write the job file of a run and start it: in the queue of Slurm, or here."""
+    from distnewton.cluster.job_text import job_text
+    from distnewton.cluster.submit import Submission, queue, run_here
+
+    cluster = load_cluster(options.cluster)
+    config = noted_config(options)
+    hosts = tuple(host.strip() for host in (options.hosts or "").split(",") if host.strip())
+    name = Path(options.recipe).stem if options.recipe else "run"
+    submission = Submission(config, _with_hosts(cluster, hosts), name, options.ranks, hosts)
+    if options.dry_run:
+        folder = submission.folder()
+        write_text(Path("-"), job_text(submission.job(folder)))
+        print(f"dry run: would be written to {folder}/job.sh", file=sys.stderr)
+        return 0
+    job_file = submission.write()
+    if cluster.launch.scheduler == "none":
+        return run_here(job_file)
+    number = queue(job_file)
+    print(f"job {number} is queued; run folder: {job_file.parent}")
+    print(f"its output will be in {job_file.parent}/job-{number}.out")
+    return 0
+
+
+def _with_hosts(cluster: Cluster, hosts: tuple[str, ...]) -> Cluster:
+    """The cluster with other hosts, checked as if they stood in its file."""
+    if not hosts:
+        return cluster
+    launch = {**cluster.launch.model_dump(), "hosts": list(hosts), "hostfile": ""}
+    try:
+        return Cluster.model_validate({**cluster.model_dump(), "launch": launch})
+    except ValueError as error:
+        raise ConfigError(f"--hosts {','.join(hosts)}: {error}", collective=True) from None
