@@ -18,18 +18,14 @@ from distnewton.data.description import DataSource, Description
 from distnewton.data.partitioned import open_and_describe
 from distnewton.data.row_selection import Chosen
 from distnewton.data.rows import row_range
-from distnewton.data.scaled import FeatureReader, apply_scaling, gather_scaling
+from distnewton.data.scaled import FeatureReader, apply_scaling
 from distnewton.data.scaling import ColumnScaling
-from distnewton.errors import DataError, NumericalError
-from distnewton.guards.watchdog import watchdog
+from distnewton.errors import DataError
 from distnewton.models.architecture import Architecture, image_problem
-from distnewton.models.header import ModelHeader
 from distnewton.models.metrics import more_metrics, task_metrics
-from distnewton.models.model_file import assemble, write_model
+from distnewton.models.saving import gather_weights, save_model
 from distnewton.network.network import PartitionedNetwork
-from distnewton.outputs import writing
 from distnewton.parallel.grid import ProcessGrid
-from distnewton.parallel.partition import Block
 from distnewton.planning.chunks import MAX_CHUNK_ROWS
 
 Data = Any
@@ -235,26 +231,8 @@ class Model:
         return _typed(task.classes.classes)[task.chosen(outputs)]
 
     def weights(self) -> dict[str, Array] | None:
-        """All weights on rank 0 under the keys, and in the shapes, of the equal torch.nn.Sequential.
-
-        Returns
-        -------
-        dict of str to Array, or None on other ranks
-            ``0.weight`` of shape (n_out, n_in) or (n_out, n_in, height, width), ``0.bias``, ``2.weight``, ...: numbers
-            left out are activations, pooling and Flatten.
-
-        Notes
-        -----
-        Collective: each block travels once, to rank 0, which must hold the whole network.
-        """
-        if self.grid.replica:
-            return None  # the first replica has all of them
-        tensors: dict[str, Array] = {}
-        for m in range(1, self.grid.partition.n_layers + 1):
-            blocks, parts = self.gather_layer(m)
-            if parts is not None:
-                tensors |= assemble(self.network, m, blocks, parts)
-        return tensors if self.grid.rank == 0 else None
+        """All weights on rank 0, as :func:`~distnewton.models.saving.gather_weights` has them."""
+        return gather_weights(self.network, self.params)
 
     def exported_weights(self) -> dict[str, Array]:
         """All weights, as :meth:`weights`, of a network on one rank whose outputs have the units of the targets."""
@@ -266,48 +244,9 @@ class Model:
             tensors[f"{last}.bias"] = b * deviation + np.array(scaling.mean)
         return tensors
 
-    def gather_layer(self, m: int) -> tuple[list[Block | None], list[Array] | None]:
-        """Blocks of a layer, by rank, and on rank 0 their rows of W and, where owned, of b (collective)."""
-        partition, layout = self.grid.partition, self.network.layout
-        blocks = [partition.block(m, rank) for rank in range(self.grid.size)]
-        shapes = [(0, 0) if b is None else (b.shape[0] + b.owns_bias, b.shape[1]) for b in blocks]
-        own = to_host(self.params[layout.slices.get(m, slice(0))]).reshape(shapes[self.grid.rank])
-        return blocks, self.grid.comm.gather_array(own, shapes)
-
     def save(self, path: str | Path) -> None:
-        """Write the model file from rank 0, whole or not at all.
-
-        Parameters
-        ----------
-        path : path
-            The file, in a folder that exists.
-
-        Raises
-        ------
-        CreateError, WriteError
-            If there is no folder for it, or it cannot be written.
-        NumericalError
-            If a weight or a scaling is not finite: such a file would look like a model.
-
-        Notes
-        -----
-        Collective: on return the file is there for all ranks.
-        """
-        tensors = self.weights()
-        scaling = gather_scaling(self.grid, self.scaling)
-        with self.grid.world.collective_errors():
-            numbers = to_host(self.params), self.scaling.offset, self.scaling.factor
-            if not all(np.isfinite(part).all() for part in numbers):
-                raise NumericalError(f"the model holds numbers that are not finite, and is not saved to {path}")
-        world, phase = self.grid.world, self.grid.ledger.phase("finalise")
-        # a fault that is injected in this phase is told as one of the file
-        with watchdog.patient(), world.collective_errors(), writing(Path(path)), phase:
-            if tensors is not None:
-                self._write(Path(path), tensors, scaling)
-
-    def _write(self, path: Path, tensors: dict[str, Array], scaling: ColumnScaling) -> None:
-        """Write the model file, on one rank."""
-        write_model(path, tensors, ModelHeader.of(self.architecture, scaling))
+        """Write the model file from rank 0, as :func:`~distnewton.models.saving.save_model` does."""
+        save_model(Path(path), self.architecture, self.network, self.params, self.scaling)
 
 
 def network_outputs(network: PartitionedNetwork, params: Array, X: Any, chunk_rows: int = MAX_CHUNK_ROWS) -> Array:

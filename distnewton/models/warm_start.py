@@ -22,6 +22,7 @@ from distnewton.guards.watchdog import watchdog
 from distnewton.models.architecture import Architecture
 from distnewton.models.model import Model
 from distnewton.models.model_file import find_model, join_blocks, read_blocks, read_header
+from distnewton.models.saving import gather_layer
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.collectives import Communicator
 
@@ -172,7 +173,7 @@ class Start:
         """Fill this rank's blocks from those of another grid."""
         views = network.layout.views(params)
         for m in range(1, network.grid.partition.n_layers + 1):
-            blocks, parts = model.gather_layer(m)
+            blocks, parts = gather_layer(model.network, model.params, m)
             whole = None if parts is None else join_blocks(model.network, m, blocks, parts)
             if model.grid.world.size == 1 and whole is not None:
                 W, b = whole

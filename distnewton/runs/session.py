@@ -2,36 +2,26 @@
 
 from __future__ import annotations
 
-import math
 import signal
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-from distnewton.backend import Array, scalar
 from distnewton.components import with_components
 from distnewton.config import Config
-from distnewton.config.method import regularization
-from distnewton.data.scaled import gather_scaling
-from distnewton.errors import ConfigError, DataError, DistNewtonError, NumericalError
+from distnewton.errors import ConfigError
 from distnewton.guards.signals import StopSignals
 from distnewton.launch.deadline import Clock, Stop
-from distnewton.method.best_model import BestModel
-from distnewton.method.records import IterationRecord
-from distnewton.method.schedule import Schedule, check_memory
-from distnewton.method.trainer import Trainer
-from distnewton.models.warm_start import Start, StartFrom
+from distnewton.method.schedule import check_memory
+from distnewton.models.warm_start import StartFrom
 from distnewton.network.losses import Loss
 from distnewton.parallel.collectives import Communicator
-from distnewton.physics.network import check_residuals, set_unknowns
-from distnewton.runs.checkpoints import CheckpointKeeper, Resume, keeper_of_run
-from distnewton.runs.evaluator import MetricsEvaluator
-from distnewton.runs.history import History
+from distnewton.runs.checkpoints import Resume
 from distnewton.runs.replay import Replay
 from distnewton.runs.setup import Setup
 from distnewton.runs.summary import Observer, Result, RunSummary, summarize_run
+from distnewton.runs.training_run import train_once
 
 __all__ = ["Observer", "Result", "RunSummary", "Session", "train"]
 
@@ -186,52 +176,12 @@ class Session:
         -------
         Result
         """
-        setup = self.setup
-        config = setup.settle(config)
-        run = config.run
+        config = self.setup.settle(config)
         self._check(config, checkpoints, resume)
-        data, training = setup.data, setup.training
-        objective = training.objective
-        if config.method.C != setup.config.method.C:
-            objective = objective.regularized(regularization(config.method.C, objective.n_counted))
-        evaluator = MetricsEvaluator(
-            setup.placement.network, data.task, training.objective, training.targets, data.held_out, data.residuals
-        )
-        best = BestModel(setup.comm, data.task.name, int(run.patience)) if "validation" in data.held_out else None
-        with setup.limit_threads():
-            origin = setup.start if start is None else Start(setup.comm, start)
-            with setup.comm.ledger.phase("init"):
-                params = self._first_params(config, origin)
-            schedule = Schedule(
-                config.method, objective, run.n_iterations, run.seed, deterministic=run.deterministic,
-                recorded=replay.steps() if replay else None,
-            )  # fmt: skip
-            if data.residuals is not None:
-                check_residuals(data.residuals, training.objective.network, params)
-            trainer = Trainer(objective, params, schedule.stages, evaluator.measure, best)
-            keeper = keeper_of_run(config, setup, trainer, checkpoints, clock)
-            with _schedule_freed(schedule, keeper):
-                notes = [*filter(None, [setup.note]), *schedule.notes, *keeper.begin(resume, observers)]
-                if origin is not None and keeper.record is None:
-                    notes.append(f"starts from {origin.name}")
-                summary = summarize_run(setup, config, schedule.transport, notes, resumed=keeper.record)
-                history = History([keeper.record] if keeper.record else [])
-                for observer in observers:
-                    observer.start(summary)
-                # a checkpoint counts records, so that it comes last
-                followers = [history.append, *(observer.iteration for observer in observers), keeper.follow]
-                _iterate(trainer, config, clock, followers, replay)
-                keeper.finish()
-            return Result(
-                setup.model(objective.network.expanded(self._final_params(trainer, evaluator))),
-                history,
-                summary,
-                trainer.stopped,
-                keeper.path,
-                evaluator.predictions(),
-                best.best if best else None,
-                trainer.ended,
-            )
+        return train_once(
+            self.setup, config, start, observers=observers, clock=clock, checkpoints=checkpoints, resume=resume,
+            replay=replay,
+        )  # fmt: skip
 
     def _check(self, config: Config, checkpoints: str | Path | None, resume: Resume) -> None:
         """Refuse a run that the session's data and network do not serve."""
@@ -254,66 +204,3 @@ class Session:
             config.method, setup.data.n_train, setup.data.task.n_out, network.backend.dtype.itemsize,
             config.run.memory_mb, n_ranks, network.shape.n_params,
         )  # fmt: skip
-
-    def _first_params(self, config: Config, origin: Start | None) -> Array:
-        """The variables that a run begins with."""
-        placement, network = self.setup.placement, self.setup.training.objective.network
-        if origin is None:
-            params = network.initial_params(config.run.seed, config.network.init)
-            if self.setup.data.residuals is not None:
-                set_unknowns(self.setup.data.residuals.problem, placement.network, params)
-            return params
-        if origin is not self.setup.start:
-            origin.check(placement.architecture, config.data.scale)
-            origin.check_scaling(gather_scaling(placement.grid, self.setup.training.scaling))
-        params = origin.params(placement.network)
-        reduced = network.reduced(params)
-        if placement.grid.world.any(scalar((params != 0).sum()) > scalar((reduced != 0).sum())):
-            raise DataError(
-                f"{origin.name} has weights for features that no training sample has: give it to the session",
-                collective=True,
-            )
-        return reduced
-
-    def _final_params(self, trainer: Trainer, evaluator: MetricsEvaluator) -> Array:
-        """The variables of the result, whose outputs are then the last ones measured."""
-        iteration, params = trainer.chosen
-        if iteration != trainer.iteration:
-            evaluator.measure(params, self.setup.training.objective.evaluate(params, None))
-        elif evaluator.last is None:
-            # nothing was left to do: the point is a checkpoint's
-            evaluator.measure(params, trainer.evaluation)
-        return params
-
-
-def _iterate(
-    trainer: Trainer,
-    config: Config,
-    clock: Clock | None,
-    followers: Sequence[Callable[[IterationRecord], None]],
-    replay: Replay | None,
-) -> None:
-    """Train to the end of the run, or of the repeated one; followers are told of each iteration in turn."""
-    run, must_stop = config.run, clock.must_stop if clock else None
-    length = (replay.n_iterations, math.inf) if replay else (run.n_iterations, run.seconds)
-    for record in trainer.iterations(*length, must_stop, tolerance=run.tolerance):
-        if replay:
-            replay.iteration(record)
-        for follow in followers:
-            follow(record)
-
-
-@contextmanager
-def _schedule_freed(schedule: Schedule, keeper: CheckpointKeeper) -> Iterator[None]:
-    """Free what the schedule holds open at the end; name the checkpoint that is left where numbers went wrong."""
-    try:
-        yield
-    except DistNewtonError as error:
-        # freeing is collective: only where every rank gets here
-        if error.collective:
-            schedule.free()
-        if isinstance(error, NumericalError) and keeper.path:
-            text = f"{error}\nthe last checkpoint is {keeper.path}"
-            raise NumericalError(text, collective=error.collective) from None
-        raise
-    schedule.free()
