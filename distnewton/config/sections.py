@@ -125,7 +125,7 @@ READING = (
 
 
 class DataConfig(Options):
-    """``[data]``: what to train and test on."""
+    """``[data]``: what to train and test on; an attribute for each setting, all of them keys of one table."""
 
     train: DataName = Field(
         "", description="training data: file, images as FOLDER or ARCHIVE:FOLDER, or a bundled set such as "
@@ -330,7 +330,7 @@ UNLIMITED = 10**9
 
 
 class RunConfig(Options):
-    """``[run]``: how long, how precisely, and where to."""
+    """``[run]``: how long, how precisely, and where to; an attribute for each setting, which are keys of one table."""
 
     iterations: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         "auto", description="number of iterations; 0 writes the initial model. auto: 100; with method.direction = auto "

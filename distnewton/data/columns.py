@@ -109,6 +109,8 @@ class StoredColumns(Options):
 class Wanted:
     """What a caller wants of a data set; each format uses the settings that it names.
 
+    Its attributes are settings of ``[data]``, one each, and what the caller knows besides.
+
     Attributes
     ----------
     label_column : int, str or None

@@ -8,7 +8,7 @@ exactly where it has an effect.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from typing import Any, cast
@@ -160,13 +160,7 @@ def _model(
     needed = [m for m in models if not any(m is not other and issubclass(other, m) for other in (*models, base))]
     described: dict[str, Any] = {"__module__": base.__module__, "__doc__": base.__doc__}
     union = cast(Any, create_model(base.__name__, __base__=(*reversed(needed), base), **described))
-    # an option that a model defines again holds, whatever another one inherits
-    fields = {
-        name: field
-        for m in reversed(needed)
-        for name, field in m.model_fields.items()
-        if name in vars(m).get("__annotations__", ())
-    }
+    fields = _own_fields(reversed(needed))
     changed: dict[str, Any] = {name: (field.annotation, field) for name, field in fields.items()}
     for name, default in {**dict(presets), **dict(chosen)}.items():
         # a preset of an option that nothing here reads is no option
@@ -174,6 +168,16 @@ def _model(
             known = fields.get(name, union.model_fields[name])
             changed[name] = (known.annotation, FieldInfo.merge_field_infos(known, default=default))
     return cast(type[Options], create_model(base.__name__, __base__=union, **described, **changed))
+
+
+def _own_fields(models: Iterable[type[Options]]) -> dict[str, FieldInfo]:
+    """Fields that models define themselves: an option defined again holds, whatever another model inherits."""
+    return {
+        name: field
+        for model in models
+        for name, field in model.model_fields.items()
+        if name in vars(model).get("__annotations__", ())
+    }
 
 
 def make_direction(options: Any) -> Direction:

@@ -102,8 +102,6 @@ class Objective:
 
     Attributes
     ----------
-    n_samples : int
-        All samples, over the replicas.
     renewal : callable or None
         Draws samples anew: takes the number of an iteration, and returns whether they are others than before.
     n_rows_kept : int
@@ -127,12 +125,17 @@ class Objective:
         self.network, self.loss, self.X, self.targets = network, loss, X, targets
         self.regularization, self.penalised = regularization, penalised
         self.share = share or SampleShare(len(targets))
-        self.n_samples, self.memory_bytes = self.share.n_samples, memory_bytes
+        self.memory_bytes = memory_bytes
         self.n_counted = float(self.n_samples) if n_counted is None else n_counted
         self.renewal: Callable[[int], bool] | None = None
         # the same number of rows on all ranks, since chunks are summed together: the widest rank decides
         width = network.grid.comm.allgather(np.array([network.n_kept + network.n_out])).max()
         self.n_rows_kept, self.chunk_rows = rows_kept(width, network.backend.dtype.itemsize, memory_bytes)
+
+    @property
+    def n_samples(self) -> int:
+        """All samples, over the replicas."""
+        return self.share.n_samples
 
     def batch(self, rows: Array) -> Objective:
         """The same objective on some of the samples only; 1/C is that of the whole.
@@ -148,7 +151,7 @@ class Objective:
         """
         part = copy.copy(self)
         own, part.share = self.share.choose(rows)
-        part.X, part.targets, part.n_samples = take_rows(self.X, own), take_rows(self.targets, own), len(rows)
+        part.X, part.targets = take_rows(self.X, own), take_rows(self.targets, own)
         return part
 
     def renew(self, iteration: int) -> bool:

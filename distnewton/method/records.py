@@ -25,7 +25,7 @@ Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is Non
 
 @dataclass
 class DirectionRecord:
-    """How the direction was found, by rank.
+    """How the direction was found, by rank; it has as many attributes as ``direction`` in a record has keys.
 
     Attributes
     ----------
@@ -220,18 +220,18 @@ def gather_direction(comm: Communicator, method: str, result: DirectionResult, s
     residual = result.residual if math.isfinite(result.residual) else 0.0
     numbers = [result.inner_iterations, residual, result.finished, seconds, failed, result.rank, result.condition]
     steps, residuals, finished, times, failures, ranks, conditions = comm.allgather(np.array(numbers, np.float64)).T
-    factorised = bool(ranks.any())
+    factorised = slice(None if ranks.any() else 0)
     return DirectionRecord(
         method,
-        [int(n) for n in steps],
-        [float(r) for r in residuals],
-        [int(rank) for rank in np.flatnonzero(finished)],
+        steps.astype(int).tolist(),
+        residuals.tolist(),
+        np.flatnonzero(finished).tolist(),
         bool((finished == 0).any()),
-        [float(t) for t in times],
-        [int(rank) for rank in np.flatnonzero(failures)],
+        times.tolist(),
+        np.flatnonzero(failures).tolist(),
         step_sizes=list(result.step_sizes),
-        rank=[int(n) for n in ranks] if factorised else [],
-        condition=[float(c) for c in conditions] if factorised else [],
+        rank=ranks.astype(int)[factorised].tolist(),
+        condition=conditions[factorised].tolist(),
     )
 
 

@@ -63,6 +63,7 @@ class Targets(Options):
 class ModelHeader(Options):
     """What a model file says that a model is; the attributes of :class:`Architecture` mean the same here.
 
+    It has as many attributes as the file's metadata has keys.
     ``widths`` is of fully connected networks; those on images have ``input`` (channels, height, width) and ``layers``.
     ``tensor_sums`` has the checksums of the sections of each weight, ``header_crc32`` that of the text before it.
     """

@@ -34,7 +34,7 @@ class ProcessGrid:
     world : Communicator
         All ranks of all replicas.
     comm : Communicator
-        The ranks of this replica; ``rank`` and ``size`` are its.
+        The ranks of this replica.
     n_replicas, replica : int
         How many there are, and which is this rank's.
     blocks : dict of int to Block
@@ -55,7 +55,6 @@ class ProcessGrid:
         first = self.replica * n
         self.comm = self.world if n_replicas == 1 else self.world.subgroup(range(first, first + n))
         self.replica_comm = self.world.subgroup(range(comm.rank % n, comm.size, n)) if n_replicas > 1 else None
-        self.rank, self.size = self.comm.rank, self.comm.size
         self.blocks: dict[int, Block] = {block.layer: block for block in partition.blocks(self.rank)}
         self._boundaries = self._join_boundaries()
         self._groups: dict[int, list[int]] = {}
@@ -74,6 +73,16 @@ class ProcessGrid:
                         by_ranks[ranks] = self.comm.subgroup(ranks)
                     boundaries[layer, j] = by_ranks[ranks]
         return boundaries
+
+    @property
+    def rank(self) -> int:
+        """This rank's number in its replica."""
+        return self.comm.rank
+
+    @property
+    def size(self) -> int:
+        """Ranks of a replica."""
+        return self.comm.size
 
     @property
     def ledger(self) -> Ledger:

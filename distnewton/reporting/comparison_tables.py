@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distnewton.method.records import IterationRecord
-from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC, is_reached, metric_text
+from distnewton.models.metrics import MAIN_METRIC
 from distnewton.parallel.partition import splits_title
 from distnewton.reporting.drawing import save
 from distnewton.reporting.pictures import Chart, Curve, Panels
+from distnewton.reporting.scale import Scale
 from distnewton.reporting.totals import Totals
 from distnewton.runs.comparison import Trial
 from distnewton.runs.session import RunSummary
@@ -22,45 +22,6 @@ if TYPE_CHECKING:
 
 _USUAL_LEVELS = (0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.93, 0.95, 0.96, 0.97, 0.98, 0.985, 0.99, 0.995)
 _RMSE_FACTORS = (2.0, 1.2, 1.05)
-
-
-@dataclass(frozen=True)
-class Scale:
-    """What runs are judged by.
-
-    Attributes
-    ----------
-    metric : str
-        ``accuracy``, ``auc`` or ``rmse``.
-    which : str
-        Of which set: ``test`` where there is one, else ``validation``, else ``train``.
-    """
-
-    metric: str
-    which: str
-
-    def of(self, record: IterationRecord) -> float:
-        """The metric after an iteration."""
-        metrics: dict[str, float] = getattr(record, self.which)
-        return metrics[self.metric]
-
-    def reaches(self, value: float, level: float) -> bool:
-        """Whether a value is as good as a level."""
-        return is_reached(self.metric, value, level)
-
-    def best(self, trial: Trial) -> float:
-        """Best metric of a run; NaN before its start."""
-        values = [self.of(record) for record in trial.history]
-        return (min if self.metric in LOWER_IS_BETTER else max)(values, default=math.nan)
-
-    def seconds_to(self, trial: Trial, level: float) -> float:
-        """Training seconds until a run has reached a level; inf if it has not."""
-        return next((r.training_seconds for r in trial.history if self.reaches(self.of(r), level)), math.inf)
-
-    @property
-    def title(self) -> str:
-        """Name of the metric, with the set."""
-        return f"{self.which} {self.metric}"
 
 
 class Comparison:
@@ -86,11 +47,11 @@ class Comparison:
     def levels(self) -> list[float]:
         """Values of the metric whose time is shown, the hardest last."""
         if self._levels:
-            return sorted(self._levels, reverse=self.scale.metric in LOWER_IS_BETTER)
-        reached = [self.scale.best(trial) for trial in self.trials if trial.history]
+            return sorted(self._levels, reverse=self.scale.lower)
+        reached = [best for trial in self.trials if not math.isnan(best := self.scale.best(trial.history))]
         if not reached:
             return []
-        if self.scale.metric in LOWER_IS_BETTER:
+        if self.scale.lower:
             return [float(f"{factor * min(reached):.3g}") for factor in _RMSE_FACTORS]
         return [level for level in _USUAL_LEVELS if level <= max(reached)][-3:]
 
@@ -100,11 +61,8 @@ class Comparison:
         return [min((t for t in self.trials if t.entry.method == m), key=self._rank) for m in methods]
 
     def _rank(self, trial: Trial) -> tuple[float, ...]:
-        times = [self.scale.seconds_to(trial, level) for level in reversed(self.levels)]
-        best = self.scale.best(trial)
-        if math.isnan(best):
-            return *times, math.inf
-        return *times, best if self.scale.metric in LOWER_IS_BETTER else -best
+        times = [self.scale.seconds_to(trial.history, level) for level in reversed(self.levels)]
+        return *times, self.scale.cost(self.scale.best(trial.history))
 
     def header(self) -> list[str]:
         """What was compared, a line each."""
@@ -135,13 +93,13 @@ class Comparison:
         history = trial.history
         if not history:
             return [trial.entry.name, *["-"] * (len(self.columns()) - 1)]
-        times = [self.scale.seconds_to(trial, level) for level in self.levels]
+        times = [self.scale.seconds_to(history, level) for level in self.levels]
         totals = Totals.of(history)
         return [
             trial.entry.name,
             *("never" if math.isinf(t) else f"{t:.2f}" for t in times),
-            metric_text(self.scale.metric, self.scale.best(trial)),
-            metric_text(self.scale.metric, self.scale.of(history[-1])),
+            self.scale.text(self.scale.best(history)),
+            self.scale.text(self.scale.of(history[-1])),
             f"{history[-1].objective:.4g}",
             str(len(history) - 1),
             str(sum(record.steps for record in history[1:])),
@@ -154,7 +112,7 @@ class Comparison:
         """A run in one line."""
         if not trial.history:
             return f"{trial.entry.name}: {trial.failure}"
-        last, best = trial.history[-1], metric_text(self.scale.metric, self.scale.best(trial))
+        last, best = trial.history[-1], self.scale.text(self.scale.best(trial.history))
         text = f"{trial.entry.name}: {last.iteration} iterations in {last.training_seconds:.1f} s, "
         text += f"best {self.scale.title} {best}, objective {last.objective:.4g}"
         return f"{text}; {trial.failure}" if trial.failure else text
@@ -175,12 +133,12 @@ class Comparison:
         return f"{best.entry.method}: best of {len(trials)} learning rates ({rates}); all of them took {seconds:.0f} s"
 
     def _of_rate(self, trial: Trial) -> str:
-        rate, best = trial.entry.config.method.learning_rate, self.scale.best(trial)
-        return f"{rate:g}: " + ("nothing" if math.isnan(best) else metric_text(self.scale.metric, best))
+        rate, best = trial.entry.config.method.learning_rate, self.scale.best(trial.history)
+        return f"{rate:g}: " + ("nothing" if math.isnan(best) else self.scale.text(best))
 
     def _verdict(self, level: float) -> str:
         """Who reached a level first, and by how much the others were later."""
-        times = sorted((self.scale.seconds_to(t, level), t.entry.name) for t in self.best_trials())
+        times = sorted((self.scale.seconds_to(t.history, level), t.entry.name) for t in self.best_trials())
         reached = [(t, name) for t, name in times if not math.isinf(t)]
         if not reached:
             return f"{self.scale.title} {level:g}: nobody"
@@ -224,11 +182,8 @@ class Comparison:
         MissingExtraError
             If matplotlib is not installed.
         """
-        lower = self.scale.metric in LOWER_IS_BETTER
-        values: dict[str, Callable[[IterationRecord], float]] = {
-            self.scale.title if lower else f"1 - {self.scale.title}": (
-                self.scale.of if lower else lambda record: 1.0 - self.scale.of(record)
-            ),
+        values: dict[str, Callable[[IterationRecord], float | None]] = {
+            self.scale.title if self.scale.lower else f"1 - {self.scale.title}": self.scale.error,
             "objective": lambda record: record.objective,
         }
         # time zero has no logarithm: linear up to a hundredth of the run

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from distnewton.method.records import IterationRecord
-from distnewton.models.metrics import LOWER_IS_BETTER, is_reached, metric_text
+from distnewton.reporting.scale import Scale
 from distnewton.reporting.totals import Totals
 
 if TYPE_CHECKING:
@@ -15,7 +13,6 @@ if TYPE_CHECKING:
 
 _MUCH = 0.3
 """Share of the seconds from which on waiting is what limits a run."""
-_SETS = ("test", "validation", "train")
 
 
 def headline(runs: Sequence[Run]) -> str:
@@ -44,12 +41,12 @@ def share_of_cores(n_ranks: int, n_cores: int) -> str:
 
 
 def _of_one(run: Run) -> str:
-    which = judged_set(run)
-    if not which:
+    scale = run.scale
+    if not scale.which:
         return ""
     totals, n = Totals.of(run.lines), run.environment.ranks
     ranks = "1 rank" if n == 1 else f"{n} ranks"
-    reached = _words(run.metric, which, _value(run.model_line, which, run.metric))
+    reached = _words(scale, scale.of(run.model_line))
     return f"{reached} after {totals.seconds:.1f} s of training on {ranks}{_limit(run, totals)}."
 
 
@@ -74,47 +71,26 @@ def _limit(run: Run, totals: Totals) -> str:
 
 def _of_several(runs: Sequence[Run]) -> str:
     """Which run is the best, and which reached the level of the worst one soonest."""
-    judged = {(judged_set(run), run.metric) for run in runs}
-    which, metric = judged.pop()
-    if judged or not which:
+    scale, *others = {run.scale for run in runs}
+    if others or not scale.which:
         return ""
-    lower = metric in LOWER_IS_BETTER
-    best = {run.name: (min if lower else max)(_values(run, which)) for run in runs}
-    order = sorted(best, key=best.__getitem__, reverse=not lower)
+    best = {run.name: scale.best(run.lines) for run in runs}
+    order = sorted(best, key=lambda name: scale.cost(best[name]))
     level = best[order[-1]]
-    times = {run.name: _seconds_to(run, which, level) for run in runs}
-    first, *others = sorted(times, key=times.__getitem__)
-    shown = ", ".join(f"{name} {metric_text(metric, best[name])}" for name in order)
-    rest = ", ".join(f"{name} after {times[name]:.1f} s" for name in others)
+    times = {run.name: scale.seconds_to(run.lines, level) for run in runs}
+    first, *later = sorted(times, key=times.__getitem__)
+    shown = ", ".join(f"{name} {scale.text(best[name])}" for name in order)
+    rest = ", ".join(f"{name} after {times[name]:.1f} s" for name in later)
     return (
-        f"Best {which} {metric} on the way: {shown}. "
-        f"{first} reaches {metric_text(metric, level)} first, after {times[first]:.1f} s; {rest}."
+        f"Best {scale.title} on the way: {shown}. "
+        f"{first} reaches {scale.text(level)} first, after {times[first]:.1f} s; {rest}."
     )
 
 
-def judged_set(run: Run) -> str:
-    """The set that says most of a run: the first of test, validation and training that was measured, or none."""
-    return next((which for which in _SETS if _values(run, which)), "")
-
-
-def _values(run: Run, which: str) -> list[float]:
-    values = (_value(line, which, run.metric) for line in run.lines)
-    return [value for value in values if not math.isnan(value)]
-
-
-def _value(line: IterationRecord, which: str, metric: str) -> float:
-    return float(getattr(line, which).get(metric, math.nan))
-
-
-def _seconds_to(run: Run, which: str, level: float) -> float:
-    """Seconds of training to a level."""
-    reached = (line for line in run.lines if is_reached(run.metric, _value(line, which, run.metric), level))
-    return next((line.training_seconds for line in reached), math.inf)
-
-
-def _words(metric: str, which: str, value: float) -> str:
+def _words(scale: Scale, value: float) -> str:
     """A metric in words."""
-    samples = "training" if which == "train" else which
-    if metric == "accuracy":
+    samples = "training" if scale.which == "train" else scale.which
+    if scale.metric == "accuracy":
         return f"{100 * value:.1f} % of the {samples} samples are right"
-    return f"{samples.capitalize()} {metric.upper() if metric == 'auc' else metric} {metric_text(metric, value)}"
+    name = scale.metric.upper() if scale.metric == "auc" else scale.metric
+    return f"{samples.capitalize()} {name} {scale.text(value)}"

@@ -340,7 +340,7 @@ class HeatMap:
         By row and column; None stays empty.
     rows, columns : sequence of str
         Their names.
-    row_label, column_label : str
+    axes : tuple of str
         What rows and columns are.
     marks : sequence of sequence of bool
         Cells that get a dot.
@@ -359,8 +359,7 @@ class HeatMap:
     values: Sequence[Sequence[float | None]]
     rows: Sequence[str]
     columns: Sequence[str]
-    row_label: str
-    column_label: str
+    axes: tuple[str, str]
     marks: Sequence[Sequence[bool]] = ()
     number: str = ""
     tips: Sequence[Sequence[str]] = ()
@@ -392,7 +391,7 @@ class HeatMap:
 
     def table(self) -> Iterator[Sequence[Any]]:
         """The cells."""
-        yield f"{self.row_label} / {self.column_label}", *self.columns
+        yield " / ".join(self.axes), *self.columns
         yield from ((name, *row) for name, row in zip(self.rows, self.values, strict=True))
 
     def draw(self, figure: Any) -> list[Tip]:
@@ -422,7 +421,7 @@ class HeatMap:
         ]  # fmt: skip
 
     def _tip(self, i: int, j: int, value: float) -> str:
-        return f"{self.row_label} {self.rows[i]}, {self.column_label} {self.columns[j]}: {label(value)}"
+        return f"{self.axes[0]} {self.rows[i]}, {self.axes[1]} {self.columns[j]}: {label(value)}"
 
     def _mark(self, axes: Any, table: np.ndarray, strong: np.ndarray) -> None:
         """Dots and numbers in cells, in a colour that is seen on theirs."""
@@ -449,7 +448,7 @@ class HeatMap:
         axes.set_xticks([j + 0.5 for j in columns], [clean(self.columns[j], 14) for j in columns], **turned)
         axes.set_yticks([i + 0.5 for i in rows], [clean(self.rows[i], 24) for i in rows])
         axes.invert_yaxis()
-        axes.set(xlabel=self.column_label, ylabel=self.row_label)
+        axes.set(ylabel=self.axes[0], xlabel=self.axes[1])
         axes.grid(visible=False)
         axes.spines[["left", "bottom"]].set_visible(False)
 

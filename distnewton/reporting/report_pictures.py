@@ -12,11 +12,10 @@ import numpy as np
 
 from distnewton.guards.ledger import PHASES
 from distnewton.method.records import IterationRecord
-from distnewton.models.metrics import LOWER_IS_BETTER
 from distnewton.reporting.drawing import Picture, save
-from distnewton.reporting.headline import judged_set
 from distnewton.reporting.pictures import Bars, BlockMap, Chart, Curve, HeatMap, Panels, Scatter
 from distnewton.reporting.run_data import Predictions, Run
+from distnewton.reporting.scale import Scale
 
 _MAX_COLUMNS, _MAX_ROWS, _MAX_GROUPS = 120, 64, 24
 _PHASES = [phase for phase in PHASES if phase not in {"other", "evaluation"}]
@@ -48,33 +47,20 @@ def convergence(runs: Sequence[Run]) -> list[Chart]:
 def _errors(runs: Sequence[Run], metric: str) -> Iterator[Chart]:
     """The error of a metric, of the runs that have it."""
     shown = [(k, run) for k, run in enumerate(runs) if run.metric == metric]
-    sets = {judged_set(run) for _, run in shown} - {""}
+    sets = {run.scale.which for _, run in shown} - {""}
     which = _SET_NAMES[sets.pop()] if len(sets) == 1 else "held-out, or training,"
     for place, x in _PLACES.items():
         curves = _curves_of_sets(runs[0], x) if len(runs) == 1 else _curves_of_runs(shown, x)
-        title = _error_name(metric) if len(runs) == 1 else f"{which} {_error_name(metric)}"
+        name = metric if shown[0][1].scale.lower else f"error (1 - {metric})"
+        title = name if len(runs) == 1 else f"{which} {name}"
         yield _error_chart(f"{title} against {place}", place, curves)
-
-
-def _error_name(metric: str) -> str:
-    return metric if metric in LOWER_IS_BETTER else f"error (1 - {metric})"
-
-
-def _error(which: str, metric: str) -> Get:
-    """What gets the error on a set from a line: a metric of which less is better, or what is missing to 1."""
-
-    def get(line: IterationRecord) -> float | None:
-        value: float | None = getattr(line, which).get(metric)
-        return value if value is None or metric in LOWER_IS_BETTER else 1.0 - value
-
-    return get
 
 
 def _error_chart(title: str, place: str, curves: Sequence[Curve]) -> Chart:
     """Errors on a logarithmic axis, at whose lower edge those stand that are 0."""
-    values = [value for curve in curves for value in curve.y if value is not None and math.isfinite(value)]
-    least = min((value for value in values if value > _ROUNDING), default=1.0)
-    if any(value <= _ROUNDING for value in values):
+    errors = np.array([math.nan if y is None else y for curve in curves for y in curve.y])
+    if (errors <= _ROUNDING).any():
+        least = min(errors[np.isfinite(errors) & (errors > _ROUNDING)], default=1.0)
         title += "; 0 at the lower edge"
         curves = [replace(curve, y=[_raised(y, least / 2) for y in curve.y]) for curve in curves]
     return Chart(title, place, curves, log=True)
@@ -97,18 +83,20 @@ def _curve(name: str, run: Run, x: Get, y: Get, colour: int) -> Curve:
 def _curves_of_sets(run: Run, x: Get) -> list[Curve]:
     """The error of a run on each set that it has, and where its model is."""
     sets = [which for which in _SET_NAMES if which == "train" or any(getattr(line, which) for line in run.lines)]
-    curves = [_curve(_SET_NAMES[which], run, x, _error(which, run.metric), _SET_COLOURS[which]) for which in sets]
-    judged = judged_set(run)
-    if judged and run.lines:
+    curves = [
+        _curve(_SET_NAMES[which], run, x, Scale(run.metric, which).error, _SET_COLOURS[which]) for which in sets
+    ]
+    judged = run.scale
+    if judged.which:
         line = run.model_line
         name = f"model: iteration {line.iteration}"
-        curves.append(Curve(name, [x(line)], [_error(judged, run.metric)(line)], _SET_COLOURS[judged], "mark"))
+        curves.append(Curve(name, [x(line)], [judged.error(line)], _SET_COLOURS[judged.which], "mark"))
     return curves
 
 
 def _curves_of_runs(shown: Sequence[tuple[int, Run]], x: Get) -> list[Curve]:
     """The error of each run, and its least up to each iteration."""
-    raw = [_curve(run.name, run, x, _error(judged_set(run) or "train", run.metric), k) for k, run in shown]
+    raw = [_curve(run.name, run, x, Scale(run.metric, run.scale.which or "train").error, k) for k, run in shown]
     least = [replace(curve, y=_least_so_far(curve.y)) for curve in raw]
     return [*(replace(curve, kind="faint") for curve in raw), *least]
 
@@ -171,8 +159,7 @@ def cg_steps(run: Run) -> list[Picture]:
             counts.tolist(),
             _spans(list(range(n_ranks)), ranks),
             _spans([iteration for iteration, _ in steps], groups),
-            row_label="rank",
-            column_label="iteration" if len(groups) == len(steps) else "iterations (the most steps of each group)",
+            ("rank", "iteration" if len(groups) == len(steps) else "iterations (the most steps of each group)"),
             marks=stopped.tolist(),
         )
     ]
@@ -259,6 +246,6 @@ def _confusion(shown: Predictions, name: str) -> HeatMap:
     ]
     return HeatMap(
         f"confusion matrix: per cent of each true class ({name})", (100.0 * counts / totals[:, None]).tolist(),
-        classes, classes, row_label="true class", column_label="predicted class", number="{:.0f}", tips=tips,
+        classes, classes, ("true class", "predicted class"), number="{:.0f}", tips=tips,
         square=True, most=100.0,
     )  # fmt: skip

@@ -17,8 +17,9 @@ from distnewton.files import parse_json
 from distnewton.guards.failures import read_first
 from distnewton.method.divergence import DIVERGED
 from distnewton.method.records import IterationRecord
-from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC
+from distnewton.models.metrics import MAIN_METRIC
 from distnewton.parallel.partition import Partition
+from distnewton.reporting.scale import Scale
 from distnewton.reporting.slowest import Slowest, slowest_rank
 from distnewton.runs.run_folder import (
     CONFIG_FILE,
@@ -127,14 +128,19 @@ class Run:
         return MAIN_METRIC[self.config.task]
 
     @property
+    def scale(self) -> Scale:
+        """What it is judged by."""
+        return Scale.of_records(self.metric, self.lines)
+
+    @property
     def model_line(self) -> IterationRecord:
         """The iteration of the model: the best by validation, the lowest where training diverged, else the last."""
-        sign = -1.0 if self.metric in LOWER_IS_BETTER else 1.0
-        values = [sign * line.validation.get(self.metric, math.nan) for line in self.lines]
-        measured = [k for k, value in enumerate(values) if not math.isnan(value)]
-        if not measured and DIVERGED in self.lines[-1].note:
+        validation = Scale(self.metric, "validation")
+        if validation.values(self.lines):
+            return min(self.lines, key=lambda line: validation.cost(validation.of(line)))
+        if DIVERGED in self.lines[-1].note:
             return min(self.lines, key=lambda line: line.objective if math.isfinite(line.objective) else math.inf)
-        return self.lines[max(measured, key=values.__getitem__, default=-1)]
+        return self.lines[-1]
 
     @property
     def slowest(self) -> Slowest | None:

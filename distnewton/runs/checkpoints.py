@@ -7,7 +7,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -79,11 +79,12 @@ class KeeperSettings:
 
 @dataclass(frozen=True)
 class _Saved:
-    """The newest checkpoint: its iteration, when it was complete, in seconds of the run, and how long it took."""
+    """The newest checkpoint."""
 
     iteration: int = -1
-    at: float = 0.0
-    seconds: float = 0.0
+    at: float = 0.0  # seconds of the run at which it was complete
+    seconds: float = 0.0  # how long saving it took
+    following: int = 0  # number of the next one
 
 
 class CheckpointKeeper:
@@ -116,7 +117,7 @@ class CheckpointKeeper:
         self, settings: KeeperSettings, network: PartitionedNetwork, trainer: Trainer, clock: Clock | None
     ) -> None:
         self._settings, self._network, self._trainer, self._clock = settings, network, trainer, clock
-        self._run, self._sequence, self._saved = "", 0, _Saved()
+        self._run, self._saved = "", _Saved()
         self._observers: list[Durable] = []
         self._last: IterationRecord | None = None
         self.path: Path | None = None
@@ -157,7 +158,8 @@ class CheckpointKeeper:
             if comm.rank == 0:
                 sequence = self._claim(notes)
         shared = [sequence, self._run or secrets.token_hex(8), notes]
-        self._sequence, self._run, shared_notes = comm.broadcast_json(shared)
+        following, self._run, shared_notes = comm.broadcast_json(shared)
+        self._saved = replace(self._saved, following=following)
         if self._clock is not None:
             self._clock.saved(self._settings.n_bytes / _FIRST_RATE)
         return list(shared_notes)
@@ -240,7 +242,7 @@ class CheckpointKeeper:
         metric = (record.validation or record.test or record.train).get(name, math.nan)
         facts = CheckpointFacts(
             run=self._run,
-            sequence=self._sequence,
+            sequence=self._saved.following,
             iteration=record.iteration,
             identity=dict(settings.identity),
             dtype=self._network.backend.dtype.name,
@@ -253,10 +255,10 @@ class CheckpointKeeper:
         with comm.collective_errors():
             if comm.rank == 0:
                 prune(settings.folder, self._run, settings.n_keep, lower_is_better=name in LOWER_IS_BETTER)
-        self._sequence += 1
         # one rank's clock decides when the next one is due
         (seconds,) = comm.broadcast_json([time.monotonic() - start])
-        self._saved = _Saved(record.iteration, record.elapsed_seconds + seconds, seconds)
+        following = self._saved.following + 1
+        self._saved = _Saved(record.iteration, record.elapsed_seconds + seconds, seconds, following)
         if self._clock is not None:
             self._clock.saved(seconds)
 

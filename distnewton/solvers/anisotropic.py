@@ -14,6 +14,8 @@ part of Hbar.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 
 from distnewton.backend import Array
@@ -106,15 +108,23 @@ def _cubic(A: Array, b: Array, D: Array, c: float) -> Array | None:
     else:
         # Gershgorin: D^-1 A D^-1 + c r I is positive definite there
         high = 2.0 * float((np.abs(A) / np.outer(D, D)).sum(axis=1).max()) / c
+    low, high = _bisected(too_short, high)
+    if not np.isfinite(high):
+        return None
+    # without a solution the length jumps from infinity to below r where the matrix becomes positive definite: the hard
+    # case, in which g has nothing along the direction of negative curvature
+    return solution(high) if solution(low) is not None else None
+
+
+def _bisected(too_short: Callable[[float], bool], high: float) -> tuple[float, float]:
+    """Neighbouring numbers of which the first is too short and the second is not; infinite where all are too short."""
     while np.isfinite(high) and too_short(high):
         high *= _WIDEN
     if not np.isfinite(high):
-        return None
+        return high, high
     low = high / _WIDEN
     while not too_short(low):
         low, high = low / _WIDEN, low
     while low < (middle := float(np.sqrt(low) * np.sqrt(high))) < high:
         low, high = (middle, high) if too_short(middle) else (low, middle)
-    # without a solution the length jumps from infinity to below r where the matrix becomes positive definite: the hard
-    # case, in which g has nothing along the direction of negative curvature
-    return solution(high) if solution(low) is not None else None
+    return low, high

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -45,6 +46,26 @@ class Progress:
         if self._epsilon == 0.0 or i <= k or self._values[i] >= 0.0:
             return False
         return (self._values[i] - self._values[i - k]) / self._values[i] < k * self._epsilon
+
+
+@dataclass(frozen=True)
+class _Stop:
+    """When a system counts as solved."""
+
+    max_steps: int
+    min_steps: int
+    b_norm: float  # norm of the right-hand side
+    target: float  # norm of the residual that is asked for
+    floor: float  # squared norm of a residual that is rounding only
+    progress: Progress  # of the quadratic model
+
+    def met(self, n_steps: int, rr: float) -> bool:
+        """Whether to stop after so many steps, with that squared norm of the residual."""
+        if n_steps >= self.max_steps or rr <= self.floor:
+            return True
+        if n_steps < self.min_steps:
+            return False
+        return math.sqrt(rr) <= self.target or self.progress.exhausted
 
 
 class ConjugateGradient:
@@ -94,7 +115,6 @@ class ConjugateGradient:
         progress: float = 0.0,
     ) -> None:
         self._matvec, self._dot, self._precondition = matvec, dot, precondition
-        self.max_steps, self.min_steps = max_steps, min_steps
         self.x = b * 0
         self._r = b.copy()
         phi = 0.0
@@ -103,14 +123,12 @@ class ConjugateGradient:
             self._r -= matvec(start)
             phi = -0.5 * (dot(start, self._r) + dot(start, b))
         bb = dot(b, b)
-        self._b_norm = math.sqrt(bb)
-        self._target = tolerance * self._b_norm
-        self._floor = rounding_floor(b, bb)
+        b_norm, floor = math.sqrt(bb), rounding_floor(b, bb)
+        self._stop = _Stop(max_steps, min_steps, b_norm, tolerance * b_norm, floor, Progress(progress, phi))
         self._rr = bb if start is None else dot(self._r, self._r)
         z = self._r if precondition is None else precondition(self._r)
         self._rz = self._rr if precondition is None else dot(self._r, z)
         self._p = z.copy()
-        self._progress = Progress(progress, phi)
         self.n_steps = 0
 
     @property
@@ -121,16 +139,12 @@ class ConjugateGradient:
     @property
     def relative_residual(self) -> float:
         """||b - A x|| / ||b||, 0 where b is zero."""
-        return self.residual_norm / self._b_norm if self._b_norm else 0.0
+        return self.residual_norm / self._stop.b_norm if self._stop.b_norm else 0.0
 
     @property
     def finished(self) -> bool:
         """Whether the stopping rule is met: the residual, the limit of steps, or nothing left but rounding."""
-        if self.n_steps >= self.max_steps or self._rr <= self._floor:
-            return True
-        if self.n_steps < self.min_steps:
-            return False
-        return self.residual_norm <= self._target or self._progress.exhausted
+        return self._stop.met(self.n_steps, self._rr)
 
     def step(self) -> None:
         """Advance by one step.
@@ -144,7 +158,7 @@ class ConjugateGradient:
         alpha = self._rz / check_curvature(self._dot(self._p, Ap), self.n_steps)
         add_scaled(self.x, alpha, self._p)
         add_scaled(self._r, -alpha, Ap)
-        self._progress.step(0.5 * alpha * self._rz)
+        self._stop.progress.step(0.5 * alpha * self._rz)
         self._rr = self._dot(self._r, self._r)
         if self._precondition is None:
             z, rz = self._r, self._rr

@@ -334,7 +334,7 @@ def test_logarithmic_axes_have_values(values):
 
 def test_a_heat_map_keeps_its_order_and_empty_cells():
     table = [[1.0, None], [4.0, 2.0]]
-    picture = HeatMap("t", table, ["a", "b"], ["c", "d"], row_label="r", column_label="s", number="{:g}")
+    picture = HeatMap("t", table, ["a", "b"], ["c", "d"], ("r", "s"), number="{:g}")
     root = ElementTree.fromstring(draw(picture).element)
     cells = [e for e in root.iter("rect") if e.find("title") is not None]
     assert [e.find("title").text for e in cells] == ["r a, s c: 1", "r b, s c: 4", "r b, s d: 2"]

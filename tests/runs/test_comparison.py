@@ -10,7 +10,8 @@ import pytest
 import distnewton
 from distnewton.errors import ConfigError
 from distnewton.method.records import IterationRecord
-from distnewton.reporting.comparison_tables import Comparison, Scale
+from distnewton.reporting.comparison_tables import Comparison
+from distnewton.reporting.scale import Scale
 from distnewton.runs.comparison import UNLIMITED, Entry, Trial, make_entries, run_entries, session_config
 from distnewton.runs.session import Session
 
@@ -128,10 +129,20 @@ def test_runs_are_judged_by_the_time_to_the_hardest_level(comparison):
 
 def test_a_smaller_error_is_better():
     scale = Scale("rmse", "train")
-    run = trial("kfac", [])
-    run.history = [IterationRecord(k, 0, 0, 0, training_seconds=k, train={"rmse": e}) for k, e in enumerate((4, 2, 3))]
+    errors = (math.nan, 4, 2, 3)
+    run = [IterationRecord(k, 0, 0, 0, training_seconds=k, train={"rmse": e}) for k, e in enumerate(errors)]
     assert scale.best(run) == 2
-    assert (scale.seconds_to(run, 3.5), scale.seconds_to(run, 1.5)) == (1, math.inf)
+    assert (scale.seconds_to(run, 3.5), scale.seconds_to(run, 1.5)) == (2, math.inf)
+    assert [scale.error(record) for record in run] == [None, 4, 2, 3]
+    assert Scale.of_records("rmse", run) == scale
+    assert Scale.of_records("rmse", run[:1]).which == ""
+    assert math.isnan(scale.best(run[:1]))
+
+
+def test_an_accuracy_becomes_an_error():
+    record = IterationRecord(0, 0, 0, 0, train={"accuracy": 0.75}, test={"accuracy": 0.5})
+    assert Scale.of_records("accuracy", [record]) == Scale("accuracy", "test")
+    assert (Scale("accuracy", "train").error(record), Scale("accuracy", "validation").error(record)) == (0.25, None)
 
 
 def test_runs_share_data_and_start_and_a_diverging_one_is_a_result(world):

@@ -73,18 +73,9 @@ class Verification:
 
     def results(self) -> list[CheckResult]:
         """A line for each group, and for each trial that differs."""
-        lines = []
+        lines: list[CheckResult] = []
         for group in dict.fromkeys(trial.group for trial in self.trials):
-            of_group = [trial for trial in self.trials if trial.group == group]
-            n = Counter(trial.verdict for trial in of_group)
-            largest = max((trial.difference or 0.0 for trial in of_group if trial.verdict == "agrees"), default=0.0)
-            text = f"{n['agrees']} of {n.total()} agree with the CPU, up to {largest:.1e}"
-            if n["not tried"] == n.total():
-                lines.append(slow("GPU", f"{group}: not tried: {of_group[0].text}", "nothing is known of it here"))
-            elif not n["differs"]:
-                lines.append(ok("GPU", f"{group}: {text}"))
-            wrong = [trial for trial in of_group if trial.verdict == "differs"]
-            lines += [problem("GPU", f"{group}, {trial.name}: {trial.text}", _ADVICE) for trial in wrong[:_TOLD]]
+            lines += _results_of_group(group, [trial for trial in self.trials if trial.group == group])
         rates = ", ".join(f"{name} {value:.3g}" for name, value in self.rates.items())
         return [*lines, ok("GPU", f"rates of {self.device}: {rates}")]
 
@@ -94,6 +85,19 @@ class Verification:
         versions |= {wheel: version(wheel) for wheel in cupy_wheels()}
         versions["driver"] = output_of(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]).strip()
         return asdict(self) | {"versions": versions}
+
+
+def _results_of_group(group: str, trials: list[Trial]) -> Iterator[CheckResult]:
+    """A line for the trials of a group that agree, or were not tried, and one for each that differs."""
+    n = Counter(trial.verdict for trial in trials)
+    largest = max((trial.difference or 0.0 for trial in trials if trial.verdict == "agrees"), default=0.0)
+    if n["not tried"] == n.total():
+        yield slow("GPU", f"{group}: not tried: {trials[0].text}", "nothing is known of it here")
+    elif not n["differs"]:
+        yield ok("GPU", f"{group}: {n['agrees']} of {n.total()} agree with the CPU, up to {largest:.1e}")
+    wrong = [trial for trial in trials if trial.verdict == "differs"]
+    for trial in wrong[:_TOLD]:
+        yield problem("GPU", f"{group}, {trial.name}: {trial.text}", _ADVICE)
 
 
 _ADVICE = "do not train on this GPU; write the report by --json FILE and attach it to an issue"
