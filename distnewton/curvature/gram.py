@@ -1,13 +1,18 @@
 r"""The matrix in sample space, K = J M^{-1} J^T, made from Gram matrices without J, some columns at a time.
 
-In dense blocks K is a Hadamard product of the Gram matrices of the inputs (plus 1 for the bias) and of D; where M is
-not the identity, and in layers that share their weights, it is a product of explicit columns of J, some units at a
-time.
+In dense blocks K is a Hadamard product of the Gram matrices of the inputs (plus 1 for the bias) and of D. Where
+derivatives ride along as channels it is the sum of such products over all pairs of channels,
+
+.. math:: K_{ij} = \sum_{c, c'} (z_{ic} \cdot z_{jc'}) (d_{ic} \cdot d_{jc'}) + d_{i0} \cdot d_{j0}
+
+which costs less than J in wide layers. Else, where M is not the identity, and between images, it is a product of
+explicit columns of J, some units at a time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -23,6 +28,8 @@ _CHUNK_SIZE = 1 << 22
 """Numbers of explicit columns that are made at a time."""
 _IN_CACHE = 1 << 16
 """Numbers of a Gram matrix that are made, multiplied and added at a time."""
+_PAIR = 1.5
+"""How much longer the narrow products of a pair of channels take than wide ones of as much work."""
 
 
 class GramMatrix:
@@ -84,11 +91,11 @@ class GramMatrix:
         out = columns if self._share.whole else backend.zeros((last - first) * k, columns.shape[1])
         for m in self._layers:
             part = self._jacobian.parts[m]
-            if not part.layer.shape.shares_weights and self._roots is None:
+            if self._roots is None and _pairs_suit(part, self._jacobian.layout.blocks[m]):
                 self._add_gram(out, part, m, rows, (start, stop))
             else:
                 for pieces in self._explicit(part, m, rows, stop - start):
-                    out += pieces @ self._of_all(pieces[: self._n_own(start, stop) * k], (start, stop), k).T
+                    self._add_product(out, pieces, (start, stop))
         if self._share.whole:
             self._mirror(columns)
         else:
@@ -139,31 +146,48 @@ class GramMatrix:
         first, last = self._share.within(start, stop)
         return last - first
 
+    def _add_product(self, out: Array, pieces: Array, columns: tuple[int, int]) -> None:
+        """Add J J^T of some columns of J."""
+        n_columns = self._n_own(*columns) * self.k
+        first = pieces[:n_columns]
+        others = self._of_all(first, columns, self.k)
+        step, n_done = max(1, _CHUNK_SIZE // max(1, len(others))), 0
+        if self._share.whole:
+            # the diagonal block apart: BLAS takes half the work for a product with one's own transpose
+            out[:n_columns] += first @ first.T
+            n_done = n_columns
+        for start in range(n_done, len(pieces), step):
+            out[start : start + step] += pieces[start : start + step] @ others.T
+
     def _add_gram(self, out: Array, part: JacobianPart, m: int, rows: slice, columns: tuple[int, int]) -> None:
-        """Add J J^T of a dense block: a Hadamard product of two Gram matrices."""
-        k = self.k
+        """Add J J^T of a dense block: Hadamard products of two Gram matrices, of each pair of channels."""
+        k, layer = self.k, part.layer
         Z, D = _rows_of(part.inputs, rows), part.factor.dense(rows)
         n_own = len(D)
-        D = namespace(out).ascontiguousarray(D.reshape(n_own * k, D.shape[2]))
+        D = D.reshape(n_own * k, D.shape[2])
         n_first, n = self._n_own(*columns), columns[1] - columns[0]
         Z_columns = self._of_all(_rows_of(Z, slice(0, n_first)), columns)
         D_columns = self._of_all(D[: n_first * k], columns, k)
+        of_rows = zip(layer.channels(Z), layer.channels(D), strict=True)
+        of_columns = zip(layer.channels(Z_columns), layer.channels(D_columns), strict=True)
+        pairs = list(product(of_rows, of_columns))
         owns_bias = self._jacobian.layout.blocks[m].owns_bias
         # packed columns are decoded anew for each chunk
         for start, stop in self._chunks(n_own, n, _CHUNK_SIZE if is_packed(Z) else _IN_CACHE):
             # rows and columns begin with the same sample where there is one replica: the rest is mirrored
             n_made = min(stop, n) if self._share.whole else n
-            gram = _rows_of(Z, slice(start, stop)) @ _rows_of(Z_columns, slice(0, n_made)).T
-            gram = gram.toarray() if is_sparse(gram) else gram
-            if owns_bias:
-                gram += 1
-            products = D[start * k : stop * k] @ D_columns[: n_made * k].T
-            if k == 1:
-                products *= gram
-            else:
-                blocks = products.reshape(stop - start, k, n_made, k)
-                blocks *= gram[:, None, :, None]
-            out[start * k : stop * k, : n_made * k] += products
+            for number, ((Z_rows, D_rows), (Z_other, D_other)) in enumerate(pairs):
+                gram = _rows_of(Z_rows, slice(start, stop)) @ _rows_of(Z_other, slice(0, n_made)).T
+                gram = gram.toarray() if is_sparse(gram) else gram
+                if owns_bias and number == 0:
+                    gram += 1
+                products = D_rows[start * k : stop * k] @ D_other[: n_made * k].T
+                if k == 1:
+                    products *= gram
+                else:
+                    blocks = products.reshape(stop - start, k, n_made, k)
+                    blocks *= gram[:, None, :, None]
+                out[start * k : stop * k, : n_made * k] += products
 
     def _explicit(self, part: JacobianPart, m: int, rows: slice, n_columns: int) -> Iterator[Array]:
         """Columns of J M^{-1/2} of a block for some own samples, a row each, some units at a time."""
@@ -212,6 +236,12 @@ class GramMatrix:
         return library_of(X).sparse_array(values, columns.astype(X.indices.dtype), starts, X.shape[1])
 
 
+def _pairs_suit(part: JacobianPart, block: Block) -> bool:
+    """Whether Gram matrices of all pairs of channels take less work than explicit columns."""
+    n_channels, (n_in, n_out) = part.layer.n_channels, block.shape
+    return n_channels == 1 or 0 < _PAIR * n_channels**2 * (n_in + n_out) < n_in * n_out
+
+
 def _rows_of(X: Any, rows: slice) -> Any:
     """Some consecutive rows of dense or sparse inputs; all of them without a copy."""
     if rows.start == 0 and rows.stop == X.shape[0]:
@@ -239,7 +269,8 @@ def _shared_columns(
 ) -> Iterator[tuple[slice, Array]]:
     """Columns of J of a layer that shares its weights, of shape (n, k, n_in_local + owns_bias, n_units).
 
-    Places and channels couple all pairs of samples, so that a product of Gram matrices would cost more than J itself.
+    Places couple all pairs of samples, so that products of Gram matrices would cost more than J itself, and so do the
+    channels of narrow layers.
 
     Yields
     ------
@@ -255,12 +286,13 @@ def _shared_columns(
     for start in range(0, n_out, step):
         units = slice(start, min(start + step, n_out))
         n_units = units.stop - units.start
+        layer = part.layer.of_outputs((block.outputs[0] + units.start, block.outputs[0] + units.stop))
         chosen = None if winners is None else winners[:, :, units].reshape(n, n_elements * n_units)
         columns = namespace(D).empty((n, k, n_rows, n_units), D.dtype)
         for a in range(k):
             delta = D[:, a, :, units].reshape(n, n_elements * n_units)
-            for piece in part.layer.unfold(inputs, delta, chosen):
+            for piece in layer.unfold(inputs, delta, chosen):
                 columns[piece.rows, a, :n_in] = sample_gradients(piece)
                 if block.owns_bias:
-                    columns[piece.rows, a, -1] = part.layer.bias_cotangents(piece)
+                    columns[piece.rows, a, -1] = layer.bias_cotangents(piece)
         yield units, columns

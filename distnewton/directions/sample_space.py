@@ -24,7 +24,7 @@ from distnewton.curvature.linearization import BlockModel
 from distnewton.directions.direction import relative
 from distnewton.errors import NumericalError
 from distnewton.parallel.replicas import SampleShare
-from distnewton.solvers.block_cholesky import MOST_REPLICATED, BlockCholesky, block_bounds
+from distnewton.solvers.block_cholesky import GROUPS, MOST_REPLICATED, BlockCholesky, block_bounds
 from distnewton.solvers.condition import inverse_norm
 
 
@@ -234,6 +234,36 @@ class _Replicated:
         return self._backend.asarray(self._vectors @ ((self._vectors.T @ b) / self._values))
 
 
+class _GroupedColumns:
+    """Columns of the matrix for one block column after the other, of which several are made at a time.
+
+    Narrow products are slow, and each needs the columns of J anew: a group takes as much memory as half of what a rank
+    keeps of the matrix.
+
+    Parameters
+    ----------
+    gram : GramMatrix
+        Makes them.
+    width : int
+        Columns of a block column.
+    n_ranks : int
+        Ranks that share the matrix.
+    """
+
+    def __init__(self, gram: GramMatrix, width: int, n_ranks: int) -> None:
+        self._gram, self._n = gram, gram.n_samples * gram.k
+        self._size = max(1, self._n // (GROUPS * n_ranks) // width) * width
+        self._first, self._made = 0, gram.columns(0, 0)
+
+    def __call__(self, start: int, stop: int) -> Array:
+        """This rank's part of some columns, from row ``start`` on."""
+        if stop > self._first + self._made.shape[1]:
+            self._first, k = start, self._gram.k
+            self._made = self._gram.columns(start // k, min(start + self._size, self._n) // k)
+        columns = slice(start - self._first, stop - self._first)
+        return self._made[columns.start :, columns].copy()
+
+
 class _Dealt:
     """A matrix of which each rank holds its share; the ranks are those of all replicas.
 
@@ -250,11 +280,11 @@ class _Dealt:
     note = ""
 
     def __init__(self, problem: BlockModel, gram: GramMatrix, shift: float) -> None:
-        world, k = problem.grid.world, gram.k
-        self.rank = gram.n_samples * k
-        bounds = block_bounds(self.rank, k, world.size)
+        world = problem.grid.world
+        self.rank = gram.n_samples * gram.k
+        bounds = block_bounds(self.rank, gram.k, world.size)
         self._cholesky = BlockCholesky(
-            world, problem.backend, bounds, lambda start, stop: gram.columns(start // k, stop // k), shift
+            world, problem.backend, bounds, _GroupedColumns(gram, bounds[1], world.size), shift
         )
         norm = inverse_norm(self._cholesky.solve, problem.backend.zeros(self.rank))
         self.condition = self._cholesky.norm * norm

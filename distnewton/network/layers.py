@@ -73,6 +73,19 @@ class Layer(ABC):
         return self
 
     @property
+    def n_channels(self) -> int:
+        """Channels of :meth:`channels`; 0 where the weights' gradient is no such sum."""
+        return 0
+
+    def channels(self, A: Any) -> list[Any]:
+        """Inputs, or cotangents, of each channel, as matrices of a row each.
+
+        Each sample's gradient in the weights is the sum over channels of the outer products of inputs and cotangents,
+        and that in the biases the cotangents of the first channel.
+        """
+        raise NotImplementedError
+
+    @property
     def pooled(self) -> bool:
         """Whether pooling follows."""
         return self.shape.pooling is not None
@@ -163,6 +176,12 @@ class Layer(ABC):
 class DenseLayer(Layer):
     """Fully connected units; images below are flattened, which is no work at all."""
 
+    n_channels = 1
+
+    def channels(self, A: Any) -> list[Any]:
+        """A alone."""
+        return [A if is_sparse(A) else namespace(A).ascontiguousarray(A)]
+
     def sample_chunks(self, n: int, n_units: int) -> list[slice]:
         """All samples at once."""
         return [slice(0, n)]
@@ -205,11 +224,23 @@ class JetLayer(DenseLayer):
     def __init__(self, shape: LayerShape, backend: Backend, outputs: tuple[int, int]) -> None:
         super().__init__(shape, backend)
         n_constants = 0 if shape.jet is None else shape.jet.n_constants
+        self._n_units = outputs[1] - outputs[0]
         self._n_free = max(0, min(outputs[1], shape.n_out - n_constants) - outputs[0])
 
     def of_outputs(self, outputs: tuple[int, int]) -> JetLayer:
         """The layer for a block of these output units."""
         return JetLayer(self.shape, self.backend, outputs)
+
+    @property
+    def n_channels(self) -> int:  # type: ignore[override]
+        """The value and the derivatives; 0 with constants, whose cotangents are not their weights'."""
+        return self.shape.n_linear if self._n_free == self._n_units else 0
+
+    def channels(self, A: Array) -> list[Array]:
+        """The rows of each channel."""
+        size = self.shape.n_linear
+        by_channel = A.reshape(len(A), size, A.shape[1] // size).transpose(1, 0, 2)
+        return list(namespace(A).ascontiguousarray(by_channel))
 
     def linear(self, Z: Any, W: Array, out: Array) -> None:
         """Write Z W of each channel."""

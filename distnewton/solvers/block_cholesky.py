@@ -20,6 +20,8 @@ _N_COPIES = 3
 """Matrices of N x N that live at once then: K, its factor, and one more in float64 where float32 cannot factorise."""
 _N_PANELS = 6
 """Block columns that live at once else, beside what is dealt out."""
+GROUPS = 4
+"""Groups of block columns a rank that are made at a time: each has N^2 / (4 P) numbers at most."""
 _WIDEST, _NARROWEST = 128, 32
 _PANELS = 32
 """Block columns a rank, so that all have about as much and a block column is small against what a rank holds."""
@@ -62,7 +64,7 @@ def system_size(n_rows: int, n_ranks: int) -> int:
         return replicated
     width = block_bounds(n_rows, 1, n_ranks)[1]
     # a rank has at most one block column more than the others, and those of the left are the longest
-    dealt = n_rows**2 // (2 * n_ranks) + (_N_PANELS + 1) * width * n_rows
+    dealt = n_rows**2 // (2 * n_ranks) + n_rows**2 // (GROUPS * n_ranks) + (_N_PANELS + 1) * width * n_rows
     # a matrix that is smaller never takes more
     return max(replicated, dealt)
 

@@ -39,6 +39,7 @@ JETS = {
     "oblique": ((2, 3, 1), Jet(((1.0, 1.0), (1.0, -1.0)), ((0.25, -0.25),))),
     "first derivatives": ((2, 1, 4, 3), Jet(PLANE)),
     "values": ((2, 3, 2), Jet()),
+    "constants": ((2, 3, 4), Jet(PLANE, PLANE, 2)),
 }
 ROWS = 6
 
@@ -63,6 +64,9 @@ class Plain:
             part = theta[start : start + self.sizes[m]]
             start += self.sizes[m]
             W, bias = part[: a * b].reshape(a, b), part[a * b :]
+            if m == len(self.sizes) - 1:
+                # constants are biases alone
+                W = W * (np.arange(b) < b - self.jet.n_constants)
             value, slopes, curves = value @ W + bias, [s @ W for s in slopes], [q @ W for q in curves]
             if m < len(self.sizes) - 1:
                 value, d1, d2, _ = self.taylor(value)
@@ -168,7 +172,8 @@ def test_the_plain_channels_are_the_derivatives_of_the_values():
         theta = rng.standard_normal(plain.n_params)
 
         def value(X, plain=plain, theta=theta):
-            return Plain(plain.widths, "tanh", Jet(), X).channels(theta)[:, 0]
+            values = Jet(n_constants=plain.jet.n_constants)
+            return Plain(plain.widths, "tanh", values, X).channels(theta)[:, 0]
 
         h, second = 1e-4, []
         channels = plain.channels(theta)
@@ -205,6 +210,30 @@ def test_rows_that_combine_channels_and_what_directions_make_of_them(world, n_ro
         own = named_direction("block_dual").solve(problem, NEVER).direction
         block = np.linalg.solve(G[np.ix_(both.own, both.own)], -g[both.own])
         assert not both.grid.world.any(not np.allclose(own, block, rtol=0, atol=1e-10 * np.linalg.norm(exact)))
+
+
+@pytest.mark.parametrize("n_rows", [1, 3])
+@pytest.mark.parametrize("dealt", [False, True])
+def test_the_matrix_of_pairs_of_channels_is_that_of_the_columns(world, monkeypatch, n_rows, dealt):
+    monkeypatch.setattr("distnewton.solvers.least_squares.MOST_VARIABLES", 0)
+    monkeypatch.setattr("distnewton.curvature.gram._PAIR", 1e-9)
+    monkeypatch.setattr("distnewton.curvature.gram._IN_CACHE", 20)
+    monkeypatch.setattr("distnewton.curvature.gram._CHUNK_SIZE", 20)
+    if dealt:
+        monkeypatch.setattr("distnewton.directions.sample_space.MOST_REPLICATED", 0)
+        monkeypatch.setattr("distnewton.solvers.block_cholesky._NARROWEST", 3)
+    for both in everywhere(world):
+        roots = np.random.default_rng(4).standard_normal((ROWS, n_rows, both.network.n_out))
+        sample = both.sample(roots)
+        sample.linearize()
+        free = [m for m, part in sample.jacobian.parts.items() if part.layer.n_channels]
+        assert set(free) >= set(sample.jacobian.parts) - {both.network.n_layers}
+        R = np.einsum("sak,skp->sap", roots, both.plain.jacobian(both.theta)).reshape(-1, both.plain.n_params)
+        g = np.random.default_rng(5).standard_normal(both.plain.n_params)
+        problem = Linearization(g[both.own], sample, 0.0, 0.3, both.grid)
+        exact = np.linalg.solve(R.T @ R / ROWS + 0.3 * np.eye(len(g)), -g)
+        found = named_direction("dual").solve(problem, NEVER)
+        np.testing.assert_allclose(both.whole(found.direction), exact, rtol=0, atol=1e-10 * np.linalg.norm(exact))
 
 
 def test_kronecker_factors_sum_over_channels(world):
