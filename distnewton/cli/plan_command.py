@@ -147,13 +147,14 @@ def _given_sizes(config: Config, options: argparse.Namespace) -> dict[str, Any]:
 
 def _problem(config: Config, options: argparse.Namespace, n_ranks: int, notes: list[str]) -> Problem:
     """The problem, from flags and the recipe as far as they say it, else from the data."""
+    from distnewton.physics.sources import problem_of
     from distnewton.runs.planned import DataSize, describe_data, planned_problem
 
-    given = _given_sizes(config, options)
-    complete = {"n_samples", "n_features", "n_out"} <= given.keys()
+    given, residual = _given_sizes(config, options), problem_of(None, config.data.train) is not None
+    complete = {"n_samples", "n_features", "n_out"} <= given.keys() and not residual
     size = (DataSize(0, 0, 0, 0, None, None) if complete else describe_data(config))._replace(**given)
     shape = config.network.shape(size.n_features, size.image_shape, size.n_out)
-    if config.method.direction == AUTO:
+    if config.method.direction == AUTO and not residual:
         notes.append(f"method.direction = auto: {MODELLED[-1]} is planned; name a direction to plan another")
     notes += [f"stages before {config.method.direction} are left out"] if config.method.schedule else []
     owners = None
@@ -165,4 +166,5 @@ def _problem(config: Config, options: argparse.Namespace, n_ranks: int, notes: l
         config, shape, size.n_samples, n_test=size.n_test, nonzeros=size.nonzeros, reading_bytes=size.reading_bytes,
         owners=owners,
         packed=size.packed,
+        jet=size.jet, n_rows=size.n_rows,
     )  # fmt: skip

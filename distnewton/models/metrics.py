@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,12 +12,20 @@ from distnewton.backend import Array, namespace, scalar
 
 MAIN_METRIC = {"classification": "accuracy", "binary": "auc", "regression": "rmse"}
 """The metric that a task is judged by where there is room for one."""
-LOWER_IS_BETTER = frozenset({"rmse"})
+SOLUTION_METRIC = "relative_l2"
+"""The metric of a residual problem whose solution is known."""
+LOWER_IS_BETTER = frozenset({"rmse", SOLUTION_METRIC})
+_SHARES = frozenset({"accuracy", "auc", "r2"})
+
+
+def main_metric(task: str, metrics: Mapping[str, float]) -> str:
+    """The metric by which a set is judged: the task's, or the error against a known solution where there is one."""
+    return SOLUTION_METRIC if SOLUTION_METRIC in metrics else MAIN_METRIC[task]
 
 
 def metric_text(name: str, value: float) -> str:
-    """A metric as tables show it: shares have four decimals, an RMSE, in the targets' units, has five digits."""
-    return f"{value:.5g}" if name in LOWER_IS_BETTER else f"{value:.4f}"
+    """A metric as tables show it: shares have four decimals, others, in the targets' units, five digits."""
+    return f"{value:.4f}" if name in _SHARES else f"{value:.5g}"
 
 
 def is_reached(metric: str, value: float, level: float) -> bool:

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Array
+from distnewton.backend import Array, to_host
+from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.physics.problem import Problem
 from distnewton.physics.residuals import ResidualLoss
+
+_DRAWN = {1: 200, 2: 40}
+"""Points along each axis at which a network is drawn, by the number of dimensions."""
 
 
 def residual_metrics(residuals: ResidualLoss, grid: ProcessGrid, outputs: Array, targets: Array) -> dict[str, float]:
@@ -60,3 +65,43 @@ def solution_metrics(problem: Problem, outputs: Array, targets: Array) -> dict[s
     error, size = (float(np.linalg.norm(values)) for values in (u - targets[:, : problem.n_outputs], targets))
     found = {"relative_l2": error / size if size else math.nan, "rmse": error / math.sqrt(u.size)}
     return found | {name: float(outputs[0, problem.n_outputs + j]) for j, name in enumerate(problem.unknowns)}
+
+
+def drawn_field(residuals: ResidualLoss, network: PartitionedNetwork, params: Array) -> dict[str, Any]:
+    """What a picture shows of a problem in one or two dimensions: the network, and its error, on a regular grid.
+
+    Parameters
+    ----------
+    residuals : ResidualLoss
+        The problem; the grid fills the smallest box around its points.
+    network : PartitionedNetwork
+        Without derivatives that ride along.
+    params : Array of shape (n_params_local,)
+        The point.
+
+    Returns
+    -------
+    dict of str to list
+        ``axes``: coordinates along each; ``values`` and ``errors``: of each component, the last axis fastest, without
+        errors where no solution is known. Empty in more dimensions.
+
+    Notes
+    -----
+    Collective: a forward pass.
+    """
+    problem = residuals.problem
+    if problem.dimension not in _DRAWN:
+        return {}
+    ends = residuals.points.min(axis=0), residuals.points.max(axis=0)
+    axes = np.linspace(*ends, _DRAWN[problem.dimension]).T
+    X = np.stack(np.meshgrid(*axes, indexing="ij"), axis=-1).reshape(-1, problem.dimension)
+    first, last = network.grid.feature_range()
+    outputs = network.forward(params, network.backend.features(X[:, first:last])).output
+    u = to_host(outputs)[:, : problem.n_outputs].astype(np.float64)
+    errors: Any = [] if problem.solution is None else (u - problem.solved(X)[:, : problem.n_outputs]).T
+    return {"axes": _rounded(axes), "values": _rounded(u.T), "errors": _rounded(errors)}
+
+
+def _rounded(rows: Any) -> list[list[float]]:
+    """Numbers with as many digits as pictures show."""
+    return [[float(f"{value:.6g}") for value in row] for row in rows]

@@ -9,11 +9,14 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from os import PathLike
 from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Array
+from distnewton.backend import Array, is_sparse
+from distnewton.data.columns import LabelsWanted
+from distnewton.data.sources import open_data
 from distnewton.errors import ConfigError
 
 
@@ -46,14 +49,15 @@ class Given(Points):
 
     Parameters
     ----------
-    array : array-like of shape (n, dimension), or (n,) for one dimension
-        Finite numbers.
+    array : array-like of shape (n, dimension), or (n,) for one dimension, or path
+        Finite numbers, or a file of them, as of :func:`read_points`.
     """
 
     array: Any
 
     def __post_init__(self) -> None:
-        points = np.array(self.array, dtype=np.float64)
+        given = read_points(self.array)[0] if isinstance(self.array, str | PathLike) else self.array
+        points = np.array(given, dtype=np.float64)
         points = points[:, None] if points.ndim == 1 else points
         if points.ndim != 2 or not points.size or not np.isfinite(points).all():
             raise ConfigError(
@@ -177,6 +181,40 @@ class Sphere:
     def surface(self, n: int) -> Points:
         """So many points on its surface."""
         return _OnSphere(_counted(n), self.center, self.radius)
+
+
+def read_points(path: str | PathLike[str], *, observed: bool = False) -> tuple[Array, Array | None]:
+    """Points of a file, and what was observed there.
+
+    Parameters
+    ----------
+    path : str or path
+        A file of numbers as of :func:`~distnewton.data.sources.open_data`: csv, npy, npz and others, in the working
+        folder where it is relative.
+    observed : bool
+        Whether the label column, the last one where no name says another, or the labels beside an array, are
+        observations; else all columns are coordinates.
+
+    Returns
+    -------
+    Array of shape (n, dimension)
+        The points.
+    Array of shape (n,) or (n_data, n), or None
+        The observations.
+
+    Raises
+    ------
+    DistNewtonError
+        If the file cannot be read, or holds anything but finite numbers.
+    """
+    labels: LabelsWanted = "required" if observed else "apart"
+    source = open_data(str(path), labels=labels, missing="refuse", categories="refuse")
+    found = source.describe()
+    points: Any = source.read(0, found.n_features)
+    if found.labels.dtype.kind not in "biuf":
+        raise ConfigError(f"{path}: the observations are no numbers")
+    observations = np.asarray(found.labels, np.float64).T if observed else None
+    return points.toarray() if is_sparse(points) else points, observations
 
 
 def evenly(n: int, dimension: int, generator: np.random.Generator) -> Array:

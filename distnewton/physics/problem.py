@@ -7,14 +7,15 @@ import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from distnewton.backend import Array
-from distnewton.errors import ConfigError
+from distnewton.errors import ConfigError, DistNewtonError
 from distnewton.network.jets import Jet
-from distnewton.physics.points import Given, Points
+from distnewton.physics.points import Given, Points, read_points
 
 CHANNELS = ("u", "du", "d2u", "laplacian")
 """Arguments of a residual that come from the network."""
@@ -29,8 +30,9 @@ class Term:
     ----------
     name : str
         In messages and records: letters, digits, underscores.
-    points : Points, or array-like of shape (n, dimension)
-        Where it is taken.
+    points : Points, or array-like of shape (n, dimension), or path
+        Where it is taken; a file as of :func:`~distnewton.physics.points.read_points`, whose label column are the data
+        where the residual takes data and there are no others.
     residual : callable
         What is to vanish, a numpy function of arguments by these names, in any order:
 
@@ -52,7 +54,7 @@ class Term:
     weight : float
         Factor of its mean square in the objective.
     data : array-like of shape (n,) or (n_data, n), or None
-        Observations, for given points.
+        Observations, for given points that are no file.
     """
 
     name: str
@@ -66,7 +68,9 @@ class Term:
             raise ConfigError(f"a term's name is an identifier, got {self.name!r}", collective=True)
         if not callable(self.residual):
             raise ConfigError(f"term {self.name}: the residual must be a function", collective=True)
-        if not isinstance(self.points, Points):
+        if isinstance(self.points, str | PathLike):
+            self._read()
+        elif not isinstance(self.points, Points):
             object.__setattr__(self, "points", Given(self.points))
         if not 0.0 < self.weight < math.inf:
             raise ConfigError(f"term {self.name}: the weight must be positive, got {self.weight}", collective=True)
@@ -75,6 +79,17 @@ class Term:
             raise ConfigError(f"term {self.name}: the residual {missing}", collective=True)
         if self.data is not None:
             self._check_data()
+
+    def _read(self) -> None:
+        """Read points, and observations if they are wanted, from a file."""
+        observed = self.data is None and "data" in self.arguments
+        try:
+            points, data = read_points(self.points, observed=observed)
+        except DistNewtonError as error:
+            raise type(error)(f"term {self.name}: {error}") from None
+        object.__setattr__(self, "points", Given(points))
+        if observed:
+            object.__setattr__(self, "data", data)
 
     def _check_data(self) -> None:
         data = np.array(self.data, dtype=np.float64)

@@ -208,6 +208,12 @@ class ResidualLoss(Loss):
         """Most equations of a term: rows of the Jacobian of a point."""
         return max(term.n_equations for term in self.terms)
 
+    def count_equations(self) -> int:
+        """Most equations of a term, from values at a point of each; before any :meth:`TermResidual.check`."""
+        Z = np.full((1, self.jet.size * self.problem.n_all_outputs), 0.5)
+        first = (term.values(Z, self.points[term.rows][:1], np.zeros(1, np.int64)) for term in self.terms)
+        return max(len(values) for values in first)
+
     def _by_term(self, targets: Array) -> Iterator[tuple[TermResidual, Array, Array]]:
         """Each term with the positions of its points among some, and their numbers in the term."""
         for term in self.terms:

@@ -20,6 +20,7 @@ _DASHES = ("-", (0, (7, 3)), (0, (2, 3)), (0, (9, 3, 2, 3)))
 _MAX_POINTS = 800
 _MAX_TIPS = 150
 _MOST_CELLS = 96
+_STEPS = 12
 
 
 def colour(k: int) -> str:
@@ -329,6 +330,54 @@ class Bars:
 
 
 @dataclass(frozen=True)
+class Field:
+    """Values over a plane, in steps of the strength of a colour.
+
+    Attributes
+    ----------
+    title : str
+        What the values are.
+    x, y : sequence of float
+        Places to the right and upwards.
+    values : Array of shape (len(x), len(y))
+        At the places.
+    """
+
+    title: str
+    x: Sequence[float]
+    y: Sequence[float]
+    values: np.ndarray
+    size: tuple[float, float] = (_WIDTH, _HEIGHT)
+
+    def table(self) -> Iterator[Sequence[Any]]:
+        """A row a place."""
+        yield "x[0]", "x[1]", self.title
+        yield from ((self.x[i], self.y[j], value) for (i, j), value in np.ndenumerate(self.values))
+
+    def draw(self, figure: Any) -> list[Tip]:
+        """Draw the steps, and what their colour means."""
+        from matplotlib.ticker import FuncFormatter, MaxNLocator
+
+        axes = figure.subplots()
+        filled = axes.contourf(
+            self.x, self.y, self.values.T, locator=MaxNLocator(_STEPS), cmap=_shades(256), antialiased=True
+        )
+        bar = figure.colorbar(filled, ax=axes, aspect=18, pad=0.02, format=FuncFormatter(label))
+        bar.outline.set_visible(False)
+        axes.set(xlabel="x[0]", ylabel="x[1]")
+        axes.grid(visible=False)
+        return []
+
+
+def _shades(n: int) -> Any:
+    """One colour, whose strength is the value, reads the same on light and on dark ground."""
+    from matplotlib.colors import LinearSegmentedColormap, to_rgb
+
+    weak, strong = ((*to_rgb(LIGHT["heat"]), alpha) for alpha in (0.04, 1.0))
+    return LinearSegmentedColormap.from_list("heat", [weak, strong], n)
+
+
+@dataclass(frozen=True)
 class HeatMap:
     """Values as the strength of a colour.
 
@@ -396,18 +445,15 @@ class HeatMap:
 
     def draw(self, figure: Any) -> list[Tip]:
         """Draw the cells, and what their colour means."""
-        from matplotlib.colors import LinearSegmentedColormap, PowerNorm, to_rgb
+        from matplotlib.colors import PowerNorm
         from matplotlib.ticker import FuncFormatter
 
         axes = figure.subplots()
         table = np.array(self.values, dtype=float)
         most = self.most or float(np.nanmax(table, initial=0.0)) or 1.0
         norm = PowerNorm(0.5 if self.square else 1.0, 0.0, most)
-        # one colour whose strength is the value reads the same on light and on dark ground
         # a colour bar of fifty shades would be an image
-        weak, strong = ((*to_rgb(LIGHT["heat"]), alpha) for alpha in (0.04, 1.0))
-        shades = LinearSegmentedColormap.from_list("heat", [weak, strong], 48)
-        cells = axes.pcolormesh(table, cmap=shades, norm=norm, linewidth=0)
+        cells = axes.pcolormesh(table, cmap=_shades(48), norm=norm, linewidth=0)
         shrink = min(1.0, 120 / self.size[1])
         bar = figure.colorbar(cells, ax=axes, shrink=shrink, aspect=10, anchor=(0.0, 1.0), pad=0.02)
         bar.set_ticks([0.0, most / 4, most] if self.square else [0.0, most], minor=False)

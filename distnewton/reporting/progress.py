@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from distnewton.config import Config
 from distnewton.method.records import IterationRecord
-from distnewton.models.metrics import MAIN_METRIC, metric_text
+from distnewton.models.metrics import LOWER_IS_BETTER, main_metric, metric_text
 from distnewton.parallel.partition import splits_title
 from distnewton.printable import printable
 from distnewton.reporting.headline import share_of_cores
@@ -45,7 +45,7 @@ class Progress:
 
     def __init__(self, console: Console, *, live: bool = False) -> None:
         self._console, self._is_live = console, live
-        self._metric = ""
+        self._task = ""
         self._columns: list[str] = []
         self._times: list[float] = []
         self._live: Live | None = None
@@ -54,7 +54,7 @@ class Progress:
 
     def start(self, summary: RunSummary) -> None:
         """Show what is about to run."""
-        self._metric, self._config = MAIN_METRIC[summary.task.name], summary.config
+        self._task, self._config = summary.task.name, summary.config
         machine = summary.machine
         shared = share_of_cores(machine.n_ranks, machine.n_cores)
         self._stragglers = Stragglers(machine.hosts, machine.crowding)
@@ -64,21 +64,26 @@ class Progress:
         for name, text in [*_header(summary).items(), *(("note", note) for note in [*notes, *summary.notes])]:
             if text:
                 self._print(f"{name:<8} {text}")
-        self._begin_table()
-
-    def _begin_table(self) -> None:
-        """Name the columns, and what is measured where it is not the accuracy."""
-        if self._metric != "accuracy":
-            measured = ", ".join(name for name in self._columns if name in ("train", "valid", "test"))
-            self._print(f"{'columns':<8} {measured}: {self._metric}")
         if self._is_live:
             self._begin_live()
-        else:
-            first, second, *rest = self._columns
-            self._print(f"{first:>5} {second:>12} " + " ".join(f"{name:>8}" for name in rest))
+
+    def _begin_table(self, record: IterationRecord) -> None:
+        """Name the columns, and what is measured where it is not the accuracy."""
+        sets = {"train": record.train, "valid": record.validation, "test": record.test}
+        measured: dict[str, list[str]] = {}
+        for name in self._columns:
+            if name in sets:
+                measured.setdefault(main_metric(self._task, sets[name]), []).append(name)
+        if [*measured] != ["accuracy"]:
+            words = (f"{', '.join(names)}: {metric}" for metric, names in measured.items())
+            self._print(f"{'columns':<8} {'; '.join(words)}")
+        first, second, *rest = self._columns
+        self._print(f"{first:>5} {second:>12} " + " ".join(f"{name:>8}" for name in rest))
 
     def iteration(self, record: IterationRecord) -> None:
         """Show the iteration."""
+        if self._record is None and not self._is_live:
+            self._begin_table(record)
         self._record, self._shown_at = record, time.monotonic()
         self._times.append(record.elapsed_seconds)
         if self._live is not None:
@@ -166,7 +171,7 @@ class Progress:
         figures = [f"objective {record.objective:.5g}"]
         for name, metrics in (("validation", record.validation), ("test", record.test), ("train", record.train)):
             if text := self._format(metrics):
-                figures.append(f"{name} {self._metric} {text}")
+                figures.append(f"{name} {main_metric(self._task, metrics)} {text}")
                 break
         if record.gradient_norm is not None:
             figures.append(f"|grad| {record.gradient_norm:.2e}")
@@ -196,10 +201,11 @@ class Progress:
         )
 
     def _format(self, metrics: dict[str, float]) -> str:
-        value = metrics.get(self._metric)
+        metric = main_metric(self._task, metrics)
+        value = metrics.get(metric)
         if value is None:
             return ""
-        return f"{value:.4g}" if self._metric == "rmse" else f"{100 * value:.2f}%"
+        return f"{value:.4g}" if metric in LOWER_IS_BETTER else f"{100 * value:.2f}%"
 
     def _print(self, line: str) -> None:
         print(printable(line), file=self._console.file, flush=True)

@@ -160,7 +160,11 @@ def _of_run(run: Run, heading: str) -> str:
         # a single run has this picture beside those of its phases
         _section(heading, "Ranks", _figures(pictures.rank_times(run))) if heading == "h3" else "",
         _section(heading, "Who owns what", _figures(pictures.ownership(run), wide=True), _owners(run)),
-        _section(heading, "Predictions at the end", *_predictions(run.predictions)) if run.predictions else "",
+        _section(heading, "Solution", _figures(pictures.solution(run.predictions))) if run.predictions else "",
+        # of an equation's solution a picture says more than its values beside those that are right
+        _section(heading, "Predictions at the end", *_predictions(run.predictions))
+        if run.predictions and not run.predictions.values
+        else "",
         _section(heading, "Settings and environment", _environment(run)),
         _details("config.toml", f"<pre>{escape(run.config_text)}</pre>"),
     ]

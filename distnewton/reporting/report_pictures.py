@@ -13,7 +13,7 @@ import numpy as np
 from distnewton.guards.ledger import PHASES
 from distnewton.method.records import IterationRecord
 from distnewton.reporting.drawing import Picture, save
-from distnewton.reporting.pictures import Bars, BlockMap, Chart, Curve, HeatMap, Panels, Scatter
+from distnewton.reporting.pictures import Bars, BlockMap, Chart, Curve, Field, HeatMap, Panels, Scatter
 from distnewton.reporting.run_data import Predictions, Run
 from distnewton.reporting.scale import Scale
 
@@ -82,7 +82,7 @@ def _curve(name: str, run: Run, x: Get, y: Get, colour: int) -> Curve:
 
 def _curves_of_sets(run: Run, x: Get) -> list[Curve]:
     """The error of a run on each set that it has, and where its model is."""
-    sets = [which for which in _SET_NAMES if which == "train" or any(getattr(line, which) for line in run.lines)]
+    sets = [which for which in _SET_NAMES if any(run.metric in getattr(line, which) for line in run.lines)]
     curves = [
         _curve(_SET_NAMES[which], run, x, Scale(run.metric, which).error, _SET_COLOURS[which]) for which in sets
     ]
@@ -249,3 +249,24 @@ def _confusion(shown: Predictions, name: str) -> HeatMap:
         classes, classes, ("true class", "predicted class"), number="{:.0f}", tips=tips,
         square=True, most=100.0,
     )  # fmt: skip
+
+
+def solution(shown: Predictions) -> list[Picture]:
+    """What a network has found of a residual problem in one or two dimensions, and its error where that is known."""
+    several = len(shown.values) > 1
+    pictures: list[Picture] = []
+    for k, values in enumerate(shown.values):
+        name = f"u[{k}]" if several else "u"
+        of_error = f"error |{name} - solution|"
+        errors = [abs(value) for value in shown.errors[k]] if shown.errors else []
+        if len(shown.axes) == 1:
+            (x,) = shown.axes
+            true = [value - error for value, error in zip(values, shown.errors[k], strict=True)] if errors else []
+            known = [Curve("solution", x, true, 1)] if errors else []
+            pictures.append(Chart(name, "x[0]", [*known, Curve("network", x, values)]))
+            pictures += [Chart(of_error, "x[0]", [Curve("", x, errors)], log=True)] if errors else []
+        else:
+            x, y = shown.axes
+            fields = {name: values, of_error: errors}
+            pictures += [Field(title, x, y, np.reshape(v, (len(x), len(y)))) for title, v in fields.items() if v]
+    return pictures

@@ -17,7 +17,7 @@ from distnewton.files import parse_json
 from distnewton.guards.failures import read_first
 from distnewton.method.divergence import DIVERGED
 from distnewton.method.records import IterationRecord
-from distnewton.models.metrics import MAIN_METRIC
+from distnewton.models.metrics import main_metric
 from distnewton.parallel.partition import Partition
 from distnewton.reporting.scale import Scale
 from distnewton.reporting.slowest import Slowest, slowest_rank
@@ -74,8 +74,8 @@ class Environment(_Read):
 class Predictions(_Read):
     """How the model did at the end: see :mod:`distnewton.models.predictions`."""
 
-    set: str
-    n_samples: int
+    set: str = ""
+    n_samples: int = 0
     classes: list[str] = []
     n_right: list[int] = []
     n_of: list[int] = []
@@ -84,6 +84,9 @@ class Predictions(_Read):
     mistaken: list[tuple[int, int, int]] = []
     targets: list[float] = []
     predictions: list[float | None] = []
+    axes: list[list[float]] = []
+    values: list[list[float]] = []
+    errors: list[list[float]] = []
 
 
 @dataclass(frozen=True)
@@ -124,8 +127,8 @@ class Run:
 
     @property
     def metric(self) -> str:
-        """The metric that its task is judged by."""
-        return MAIN_METRIC[self.config.task]
+        """The metric that it is judged by."""
+        return main_metric(self.config.task, self.lines[-1].test if self.lines else {})
 
     @property
     def scale(self) -> Scale:
@@ -252,6 +255,10 @@ def _check(path: Path, found: Predictions) -> None:
     right = right and (not found.confusion or [len(row) for row in found.confusion] == [k] * k)
     if not right or any(not (0 <= i < k and 0 <= j < k) for i, j, _ in found.mistaken):
         raise DataError(f"{path}: counts and classes do not fit together", collective=True)
+    n_points = math.prod(map(len, found.axes))
+    fits = len(found.axes) <= 2 and len(found.errors) in (0, len(found.values))
+    if not fits or any(len(row) != n_points for row in found.values + found.errors):
+        raise DataError(f"{path}: axes and values do not fit together", collective=True)
 
 
 def read_runs(paths: list[Path]) -> list[Run]:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from distnewton.config import Config
 from distnewton.config.opening import Owned
 from distnewton.config.sections import DataName
@@ -21,6 +23,7 @@ from distnewton.files import user_path
 from distnewton.guards.hangs import ranges
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.cuts import files_of_ranks
+from distnewton.physics.residuals import ResidualLoss
 
 _NO_KEY = "not set"
 # bytes compared at the beginning, in the middle and at the end: a whole file would be read twice
@@ -118,6 +121,40 @@ def _compare(name: str, views: Sequence[tuple[int, int, str, int]]) -> None:
             "bytes): put the data where all hosts see the same file, or copy it anew",
             collective=True,
         )
+
+
+def check_same_points(comm: Communicator, residuals: ResidualLoss) -> None:
+    """Refuse a residual problem whose points or observations differ over the ranks (collective).
+
+    Parameters
+    ----------
+    comm : Communicator
+        All ranks.
+    residuals : ResidualLoss
+        This rank's terms, with their points drawn.
+
+    Raises
+    ------
+    ConfigError
+        On every rank alike, with the names of the terms.
+    """
+    sums = {
+        term.name: [term.term.points.n, zlib.crc32(residuals.points[term.rows].tobytes()), _sum_of(term.term.data)]
+        for term in residuals.terms
+    }
+    views = comm.allgather_json(sums)
+    names = sorted(set().union(*views))
+    others = [name for name in names if any(view.get(name) != views[0].get(name) for view in views)]
+    if others:
+        raise ConfigError(
+            f"term {', '.join(others)}: the ranks have different points or data; draw random numbers from a "
+            "fixed seed, and read files that are the same on all hosts",
+            collective=True,
+        )
+
+
+def _sum_of(data: Any) -> int:
+    return 0 if data is None else zlib.crc32(np.ascontiguousarray(data).tobytes())
 
 
 def _path(name: str, data_dir: str | None) -> Path:

@@ -21,7 +21,7 @@ from distnewton.parallel.cuts import FileOwners
 from distnewton.physics.residuals import ResidualLoss
 from distnewton.physics.sources import point_sources, problem_of
 from distnewton.runs.automatic import settle
-from distnewton.runs.consistency import check_same_file
+from distnewton.runs.consistency import check_same_file, check_same_points
 from distnewton.runs.held_out import HeldOut
 
 HELD_OUT = ("validation", "test")
@@ -83,6 +83,8 @@ class DataSets:
                 self.residuals = ResidualLoss(problem, config.run.seed)
                 given = {**given, **point_sources(self.residuals, given["test"])}
         self._owned = files_owned(config.partition)
+        if self.residuals is not None:
+            check_same_points(comm, self.residuals)
         self._check_files(comm, config.data, given)
         opened = opener(config.data, given["train"], config.data.train, owned=self._owned)
         self.source, self.train = open_and_describe(comm, opened)

@@ -14,7 +14,7 @@ from distnewton.models.metrics import task_metrics
 from distnewton.models.predictions import summarize
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.replicas import SampleShare
-from distnewton.physics.metrics import residual_metrics, solution_metrics
+from distnewton.physics.metrics import drawn_field, residual_metrics, solution_metrics
 from distnewton.physics.residuals import ResidualLoss
 from distnewton.runs.held_out import HeldOut
 
@@ -60,6 +60,7 @@ class MetricsEvaluator:
         self._network, self._residuals = network, residuals
         self._whole: Array | None = None
         self.last: tuple[str, Array, Array, SampleShare] | None = None
+        self._params: Array | None = None
 
     def measure(self, params: Array, evaluation: Evaluation) -> Measured:
         """The task's metrics by set, from the evaluation's outputs and a pass over each other set.
@@ -75,7 +76,7 @@ class MetricsEvaluator:
         -------
         dict of str to dict
         """
-        share = self._objective.share
+        share, self._params = self._objective.share, params
         if self._residuals is None:
             self.last = "train", evaluation.outputs, self._targets, share
             metrics = {"train": self._judged(evaluation.outputs, self._targets, share)}
@@ -92,13 +93,16 @@ class MetricsEvaluator:
         return metrics
 
     def predictions(self) -> dict[str, Any]:
-        """How the model did on the set that was judged last; empty before there is one."""
-        if self.last is None:
-            return {}
-        which, outputs, targets, share = self.last
-        whole = self._network.grid.gather_samples(outputs, share)
-        task = self._task
-        return summarize(task, which, task.to_user(to_host(whole)), task.to_user(to_host(targets)))
+        """How the model did on the set that was judged last, and what is drawn of a residual problem's solution."""
+        found: dict[str, Any] = {}
+        if self.last is not None:
+            which, outputs, targets, share = self.last
+            whole = self._network.grid.gather_samples(outputs, share)
+            task = self._task
+            found = summarize(task, which, task.to_user(to_host(whole)), task.to_user(to_host(targets)))
+        if self._residuals is not None and self._params is not None:
+            found |= drawn_field(self._residuals, self._network, self._params)
+        return found
 
     def _judged(self, outputs: Array, targets: Array, share: SampleShare) -> dict[str, float]:
         """The task's metrics, from the outputs of this replica's samples and the targets of all."""

@@ -17,8 +17,11 @@ from distnewton.directions.options import BatchOptions
 from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import ConfigError
 from distnewton.method.objective import subsample_size
+from distnewton.network.jets import Jet
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.cuts import FileOwners
+from distnewton.physics.problem import Problem as ResidualProblem
+from distnewton.physics.residuals import ResidualLoss
 from distnewton.physics.sources import problem_of
 from distnewton.planning.plan import make_plans
 from distnewton.planning.problem import MODELLED, PlannedMethod, Problem
@@ -45,6 +48,10 @@ class DataSize(NamedTuple):
         Features of each file, of files by columns.
     packed : bool
         Whether they are genotypes, two bits each.
+    jet : Jet or None
+        Derivatives that ride along, of a residual problem.
+    n_rows : int
+        Most equations of a term, of a residual problem.
     """
 
     n_samples: int
@@ -56,6 +63,8 @@ class DataSize(NamedTuple):
     reading_bytes: float = 0.0
     files: tuple[int, ...] = ()
     packed: bool = False
+    jet: Jet | None = None
+    n_rows: int = 0
 
 
 def nonzeros_of(description: Description, *, dense: bool) -> float | None:
@@ -72,9 +81,8 @@ def describe_data(config: Config) -> DataSize:
             "read",
             collective=True,
         )
-
-    if problem_of(None, data.train) is not None:
-        raise ConfigError(f"there is no plan of residual problems yet, such as {data.train}", collective=True)
+    if (problem := problem_of(None, data.train)) is not None:
+        return _size_of_problem(problem, config.run.seed)
     source = opener(data, None, data.train)()
     train = source.describe()
     data = settle(config, train.n_samples, validated=bool(data.validation), packed=train.packed).data
@@ -96,6 +104,16 @@ def describe_data(config: Config) -> DataSize:
     )
 
 
+def _size_of_problem(problem: ResidualProblem, seed: int) -> DataSize:
+    """The size of a residual problem, whose samples are its points."""
+    residuals = ResidualLoss(problem, seed)
+    n_test = 0 if problem.solution is None else len(problem.test_points(seed))
+    return DataSize(
+        problem.n_points, problem.dimension, problem.n_all_outputs, n_test, None, None, jet=residuals.jet,
+        n_rows=residuals.count_equations(),
+    )  # fmt: skip
+
+
 def planned_problem(
     config: Config,
     shape: NetworkShape,
@@ -108,6 +126,8 @@ def planned_problem(
     reading_bytes: float = 0.0,
     owners: FileOwners | None = None,
     packed: bool = False,
+    jet: Jet | None = None,
+    n_rows: int = 0,
 ) -> Problem:
     """What an iteration of a run works on.
 
@@ -131,6 +151,10 @@ def planned_problem(
         Of files by columns.
     packed : bool
         Whether features are genotypes, two bits each.
+    jet : Jet or None
+        Derivatives that ride along, of a residual problem, whose own functions take no time here.
+    n_rows : int
+        Most equations of a term, of a residual problem.
 
     Returns
     -------
@@ -141,9 +165,11 @@ def planned_problem(
     ConfigError
         For directions without a model; ``block_diagonal`` stands for what ``auto`` chooses.
     """
-    chosen, config = config.method.direction, settle(config, n_samples, validated=n_test > 0)
+    chosen = config.method.direction
+    config = settle(config, n_samples, validated=n_test > 0, residual=jet is not None)
     method = config.method
-    if chosen == AUTO and DIRECTIONS[method.direction].planned_as != "gauss_newton":
+    shape = shape if jet is None else shape.with_jet(jet)
+    if jet is None and chosen == AUTO and DIRECTIONS[method.direction].planned_as != "gauss_newton":
         method = MethodConfig.model_validate({"direction": MODELLED[-1]})
     modelled = DIRECTIONS[method.direction].planned_as
     if not modelled:
@@ -164,7 +190,7 @@ def planned_problem(
         shape,
         n_samples,
         subsample_size(n_samples, method.subsample, method.subsample_min),
-        shape.widths[-1],
+        n_rows or shape.widths[-1],
         np.dtype(config.run.array_dtype).itemsize,
         config.run.memory_mb * 2.0**20,
         n_test,

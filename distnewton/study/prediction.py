@@ -47,6 +47,8 @@ def predict(study: Study, config: Config, data: DataSize, points: Sequence[Measu
             nonzeros=data.nonzeros,
             n_steps=point.n_steps,
             n_trials=point.n_trials,
+            jet=data.jet,
+            n_rows=data.n_rows,
         )
         plans.append(make_plan(problem, point.splits, rates, sketch=sketch, n_replicas=point.n_replicas))
     return plans

@@ -11,7 +11,7 @@ from launched import call_together
 from problems import alternating
 
 import distnewton
-from distnewton.errors import ConfigError
+from distnewton.errors import ConfigError, DistNewtonError
 from distnewton.physics import Box, Given, Problem, Sphere, Term, derivatives
 from distnewton.physics.residuals import ResidualLoss
 from distnewton.physics.sources import problem_of
@@ -93,7 +93,8 @@ def test_loss_gradient_and_rows_equal_plain_formulas():
 )
 def test_runs_are_alike_on_all_grids_and_replicas(world, method):
     problem = heat(resample=2)
-    alone = numbers_of(distnewton.train(config(**method), problem))
+    reference = distnewton.train(config(**method), problem)
+    alone, field = numbers_of(reference), reference.predictions["values"]
     n = world.size
     splits = [((1, n // 2, 1, n // 2), 2)] if n % 2 == 0 else [((1, 1, 1, 1), n)]
     if not method:
@@ -102,6 +103,7 @@ def test_runs_are_alike_on_all_grids_and_replicas(world, method):
         partition = {"splits": list(chosen), "replicas": replicas}
         together = distnewton.train(config(partition=partition, **method), world.mpi, train_data=problem)
         np.testing.assert_allclose(numbers_of(together), alone, rtol=1e-7)
+        np.testing.assert_allclose(together.predictions["values"], field, rtol=1e-5, atol=1e-6)
         together.model.grid.free()
 
 
@@ -193,6 +195,72 @@ def test_a_recipe_names_a_problem(world, folder, monkeypatch):
     done = call_together(world, "train", "--data.train", "own_equations:two", *common, "--run-dir", folder / "no")
     assert done.returncode == 78
     assert "own_equations has no problem two" in done.stderr
+
+
+@pytest.fixture
+def points_file(folder, world):
+    """A file of points with what was observed there, in several formats."""
+    x = np.linspace(0, 1, 21)
+    table = np.stack([x, 1 + x, 2.0 * np.exp(-1.5 * x)], axis=1)
+    if world.rank == 0:
+        np.savetxt(folder / "table.csv", table, delimiter=",", header="x,t,u", comments="")
+        np.save(folder / "points.npy", table[:, :2])
+        np.save(folder / "points_labels.npy", table[:, 2])
+        np.savez(folder / "both.npz", X=table[:, :2], y=table[:, 2])
+    world.barrier()
+    return folder, table
+
+
+@pytest.mark.mpi(min_size=1, sizes=(3,))
+@pytest.mark.parametrize("name", ["table.csv", "points.npy", "both.npz"])
+def test_points_and_observations_come_from_files(world, points_file, name):
+    folder, table = points_file
+
+    def problem(points, **options):
+        return Problem([
+            Term("seen", points, lambda u, data: u[0] - data, **options),
+            Term("law", table[:, :2], lambda u, du: du[0, 0] + 1.5 * u[0]),
+        ])
+
+    term = problem(str(folder / name)).terms[0]
+    np.testing.assert_allclose(term.points.array, table[:, :2])
+    np.testing.assert_allclose(term.data, table[:, 2])
+    given = problem(table[:, :2], data=table[:, 2])
+    found, expected = (
+        distnewton.train(config((2, 3, 1)), world.mpi, train_data=made) for made in (problem(folder / name), given)
+    )
+    np.testing.assert_allclose(numbers_of(found), numbers_of(expected), rtol=1e-12)
+    for result in (found, expected):
+        result.model.grid.free()
+    # without observations all columns are coordinates
+    n = {"table.csv": 3}.get(name, 2)
+    assert Given(folder / name).array.shape == (21, n)
+    assert Problem([Term("law", SQUARE.interior(3), lambda u: u[0])], test=str(folder / "points.npy")).test.n == 21
+
+
+@pytest.mark.mpi(min_size=1, sizes=(3,))
+def test_files_that_hold_no_points_are_refused_by_the_name_of_the_term(world, folder):
+    if world.rank == 0:
+        (folder / "bad.csv").write_text("1,2\n3,nan\n4,5\n")
+        (folder / "text.csv").write_text("a,b\nc,d\ne,f\n")
+    world.barrier()
+    messages = {"bad.csv": "bad.csv:2: ", "text.csv": "text.csv:2: ", "no.csv": "does not exist"}
+    for name, message in messages.items():
+        for residual in (lambda u: u[0], lambda u, data: u[0] - data):
+            with pytest.raises(DistNewtonError, match=f"term seen: .*{message}"):
+                Term("seen", folder / name, residual)
+
+
+@pytest.mark.mpi(min_size=2, sizes=(3,))
+@pytest.mark.parametrize("what", ["points", "data", "names"])
+def test_points_that_differ_over_ranks_are_refused(world, what):
+    other = float(world.rank == world.size - 1)
+    x = np.linspace(0, 1, 5) + other * (what == "points")
+    name = "other" if other and what == "names" else "seen"
+    problem = Problem([Term(name, x, lambda u, data: u[0] - data, data=x - x[0] + other * (what == "data"))])
+    text = "term other, seen" if what == "names" else "term seen"
+    with pytest.raises(ConfigError, match=f"{text}: the ranks have different points or data"):
+        distnewton.train(config((1, 3, 1), 1), world.mpi, train_data=problem)
 
 
 def one(residual, **options):

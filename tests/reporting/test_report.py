@@ -405,6 +405,45 @@ def test_a_browser_finds_no_fault(tmp_path):
     assert "CONSOLE" not in done.stderr
 
 
+def sine(x):
+    return np.exp(-(np.pi**2) * x[1] / 4) * np.sin(np.pi * x[0])
+
+
+@pytest.mark.parametrize(
+    ("recipe", "layers", "solution", "titles"),
+    [
+        ("sinc", "1-3-1", lambda x: np.sinc(10 * x[0]), {"u", "error |u - solution|"}),
+        ("heat", "2-3-1", sine, {"u", "error |u - solution|"}),
+        ("kovasznay", "2-3-3", None, {f"u[{k}]" for k in range(3)} | {f"error |u[{k}] - solution|" for k in range(3)}),
+        ("poisson5d", "5-3-1", None, set()),
+    ],
+)
+def test_solutions_of_equations_and_their_errors_are_drawn(tmp_path, recipe, layers, solution, titles):
+    folder = tmp_path / "run"
+    done = call("train", recipe, "--network.layers", layers, "--run.iterations", 0, "--run-dir", folder)
+    assert done.returncode == 0, done.stderr
+    last = json.loads((folder / "metrics.jsonl").read_text().splitlines()[-1])
+    assert "columns  train: rmse; test: relative_l2" in done.stdout
+    (row,) = (line for line in done.stdout.splitlines() if line.startswith("    0 "))
+    assert f" {last['test']['relative_l2']:.4g} " in row
+    shown = report_page(read_runs([folder]))
+    captions = set(re.findall(r"<figcaption>([^<]*) <span", shown))
+    assert {name for name in captions if name.startswith(("u", "error"))} == titles
+    assert "relative_l2 against iterations" in captions
+    assert headline(read_runs([folder])).startswith("Test relative_l2 ")
+    assert ("prediction against target" in shown) != bool(titles)
+    found = json.loads((folder / "predictions.json").read_text())
+    if solution is not None:
+        X = np.stack(np.meshgrid(*found["axes"], indexing="ij"), axis=-1).reshape(-1, len(found["axes"]))
+        values = package.load_model(folder).predict(X).ravel()
+        np.testing.assert_allclose(found["values"], [values], rtol=1e-5, atol=1e-6)
+        np.testing.assert_allclose(found["errors"], [values - solution(X.T)], rtol=1e-4, atol=1e-5)
+        found["errors"][0].pop()
+        (folder / "predictions.json").write_text(json.dumps(found))
+        with pytest.raises(DataError, match="axes and values do not fit together"):
+            read_runs([folder])
+
+
 @pytest.mark.parametrize("n_ranks", [1, 3])
 @pytest.mark.launches
 @pytest.mark.skipif(launches[1].args[0], reason="no mpirun")
