@@ -253,7 +253,7 @@ class _GroupedColumns:
     def __init__(self, gram: GramMatrix, width: int, n_ranks: int) -> None:
         self._gram, self._n = gram, gram.n_samples * gram.k
         self._size = max(1, self._n // (GROUPS * n_ranks) // width) * width
-        self._first, self._made = 0, gram.columns(0, 0)
+        self._first, self._made = 0, gram.columns(0, min(self._size, self._n) // gram.k)
 
     def __call__(self, start: int, stop: int) -> Array:
         """This rank's part of some columns, from row ``start`` on."""
