@@ -19,7 +19,7 @@ from distnewton.physics.points import Given, Points, read_points
 
 CHANNELS = ("u", "du", "d2u", "laplacian")
 """Arguments of a residual that come from the network."""
-OTHERS = ("x", "data")
+OTHERS = ("x", "data", "round")
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,9 @@ class Term:
             Sums of the second derivatives, at less cost than each of them.
         ``data``, of shape (n,) or (n_data, n)
             Observations at the points.
+        ``round``, a whole number
+            How many times the points were drawn anew, from 0 on: for a curriculum, such as a viscosity that falls to
+            its value (Krishnapriyan et al., NeurIPS 2021, arXiv 2109.01050).
         An unknown constant of the problem by its name
             Of shape (n,).
 

@@ -51,7 +51,7 @@ class TermResidual:
         self.term, self.rows = term, rows
         self.name, self.scale = term.name, term.weight * problem.n_points / term.points.n
         self._problem, self._jet, self._arguments = problem, jet, term.arguments
-        self.n_equations = 0
+        self.n_equations = self.round = 0
 
     @property
     def used(self) -> list[int]:
@@ -83,7 +83,8 @@ class TermResidual:
         problem, d = self._problem, self._problem.dimension
         channels = np.ascontiguousarray(Z.reshape(len(Z), self._jet.size, problem.n_all_outputs).transpose(2, 1, 0))
         u = channels[: problem.n_outputs]
-        given: dict[str, Any] = {"x": X.T, "u": u[:, 0], "du": u[:, 1 : 1 + d], "d2u": u[:, 1 + d :]}
+        given: dict[str, Any] = {"u": u[:, 0], "du": u[:, 1 : 1 + d], "d2u": u[:, 1 + d :]}
+        given |= {"x": X.T, "round": self.round}
         if "laplacian" in self._arguments:
             given["laplacian"] = given["d2u"].sum(axis=1)
         if self.term.data is not None:
@@ -200,6 +201,8 @@ class ResidualLoss(Loss):
         if number == self._round:
             return False
         self._round = number
+        for term in self.terms:
+            term.round = number
         self.points[...] = self.problem.points(self.seed, number)
         return True
 

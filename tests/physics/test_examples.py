@@ -50,6 +50,8 @@ def test_the_known_solution_fulfils_the_equations(name):
     seconds = [sum(curves)] if len(loss.jet.seconds) == 1 < d else curves
     channels = [u(X), *slopes[: len(loss.jet.directions)], *seconds[: len(loss.jet.seconds)]]
     inside = slice(0, problem.terms[0].points.n)
+    # beyond a curriculum's last round
+    loss.terms[0].round = 100
     residual = loss.terms[0].values(np.stack(channels, axis=1).reshape(len(X), -1)[inside], X[inside], np.arange(40))
     # Burgers' front is too steep for differences
     scale = np.abs(np.stack(channels)).max()

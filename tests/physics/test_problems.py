@@ -26,7 +26,10 @@ def heat(n=9, **options):
             Term("heat", SQUARE.interior(n), lambda x, u, du, d2u: (
                 du[0, 1] - d2u[0, 0] - np.sin(x[0]) * u[1], u[1] * du[0, 0] - np.exp(-u[0] ** 2) * d2u[1, 1]
             )),
-            Term("ends", SQUARE.face(n // 2, (0, 0), (1, 1)), lambda u, x: u[0] - x[0], weight=3.0),
+            Term(
+                "ends", SQUARE.face(n // 2, (0, 0), (1, 1)), lambda u, x, round: u[0] - (1.0 + round) * x[0],
+                weight=3.0,
+            ),
         ],
         n_outputs=2, solution=lambda x: np.stack([x[0] * x[1], x[0]]), **options,
     )  # fmt: skip
@@ -134,6 +137,12 @@ def test_points_are_drawn_anew_by_rounds_and_a_resumed_run_goes_on_alike(tmp_pat
     first, second = problem.points(3, 0), problem.points(3, 1)
     assert (problem.points(3, 1) == second).all()
     assert not (first[:9] == second[:9]).any()
+    loss = ResidualLoss(problem, 3)
+    Z, row = np.ones((1, 10)), np.array([problem.n_points - 1])
+    for iteration, number in ((0, 0), (2, 0), (3, 1), (6, 2)):
+        loss.renew(iteration)
+        expected = 3.0 * problem.n_points / 4 * (1.0 - (1 + number) * loss.points[-1, 0]) ** 2
+        assert loss.values(Z, row)[0] == pytest.approx(expected, rel=1e-13)
     whole = distnewton.train(config(iterations=6), problem)
     for stop in (3, 4):
         folder = tmp_path / str(stop)
