@@ -98,7 +98,8 @@ def record(k, elapsed, compute=(), wait=0.0):
 ])  # fmt: skip
 def test_the_time_left(limits, left):
     progress = Progress(Console(file=io.StringIO()))
-    progress._config = make_config({"run": {"iterations": 20, **limits}})
+    progress._config, progress._columns = make_config({"run": {"iterations": 20, **limits}}), ["iter", "objective"]
+    progress._task = "regression"
     for k, elapsed in enumerate([0.0, 2.0, 4.0, 6.0, 8.0, 10.0]):
         progress.iteration(record(k, elapsed))
     assert progress._left() == pytest.approx(left)
