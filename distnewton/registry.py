@@ -11,14 +11,15 @@ of its kind. A package adds components through entry points of the registry's gr
 from __future__ import annotations
 
 import difflib
-import sys
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
-from functools import lru_cache
-from importlib.metadata import EntryPoint, entry_points
-from typing import Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from distnewton.errors import ConfigError
+from distnewton.packages import entry_points
+
+if TYPE_CHECKING:
+    from importlib.metadata import EntryPoint
 
 T = TypeVar("T")
 
@@ -147,8 +148,8 @@ class Registry(Mapping[str, T], Generic[T]):
     def _outside(self) -> dict[str, EntryPoint]:
         """Entry points of installed packages, by name."""
         if self._unloaded is None:
-            # looked up at the first use: a second of file reading on a slow file system that imports need not pay
-            points = _installed(tuple(sys.path)).select(group=self._group) if self._group else ()
+            # looked up at the first use: file reading that imports need not pay
+            points = entry_points(self._group) if self._group else []
             self._unloaded = {point.name: point for point in points}
         return self._unloaded
 
@@ -167,8 +168,3 @@ class Registry(Mapping[str, T], Generic[T]):
             raise ConfigError(message, collective=True)
         self.add(component)
 
-
-@lru_cache(maxsize=1)
-def _installed(path: tuple[str, ...]) -> Any:
-    """The ``EntryPoints`` of all packages on the path: reading them opens a file for each package."""
-    return entry_points()

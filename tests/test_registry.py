@@ -21,7 +21,7 @@ ROUND = Shape("round")
 
 def make(monkeypatch, *points):
     found = EntryPoints(EntryPoint(n, v, "my.shapes") for n, v in points)
-    monkeypatch.setattr(module, "_installed", lambda path: found)
+    monkeypatch.setattr(module, "entry_points", lambda group: list(found.select(group=group)))
     return Registry("shape", Shape, [Shape("flat"), ROUND], "my.shapes")
 
 
@@ -56,7 +56,7 @@ def test_installed_packages_add_components(monkeypatch):
     monkeypatch.setattr(ROUND, "name", "oval")
     shapes = Registry("shape", Shape, [Shape("flat")], "my.shapes")
     found = EntryPoints([EntryPoint("oval", f"{__name__}:ROUND", "my.shapes"), EntryPoint("x", "x:x", "other.shapes")])
-    monkeypatch.setattr(module, "_installed", lambda path: found)
+    monkeypatch.setattr(module, "entry_points", lambda group: list(found.select(group=group)))
     monkeypatch.setitem(__import__("sys").modules, __name__, __import__("types").SimpleNamespace(ROUND=ROUND))
     assert list(shapes) == ["flat", "oval"]
     assert shapes["oval"] is ROUND

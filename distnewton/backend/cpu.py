@@ -6,6 +6,7 @@ here, because these are the operations in which array libraries differ.
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,8 @@ from distnewton.errors import NumericalError
 
 _BEYOND_CACHES = 1 << 24
 _ROW = range(256, 4096)
+_SMALL = 64
+"""Triangular matrices of at most so many rows are inverted as any matrix."""
 
 FACTOR_ADVICE = (
     "a damped curvature factor is not positive definite: the statistics overflowed, or the damping is too small for "
@@ -171,12 +174,11 @@ class Backend:
         NumericalError
             If the matrix is not positive definite in float64 either.
         """
-        factor = self._cholesky(A, FACTOR_ADVICE)
-        # a Cholesky factor has no zero on its diagonal, so that this cannot fail
-        lower, _ = _lapack("potri", factor.dtype)(factor, lower=True, overwrite_c=True)
-        inverse = np.tril(lower)
-        inverse += np.tril(lower, -1).T
-        return self.asarray(inverse)
+        for dtype in dict.fromkeys((self.dtype, np.dtype(np.float64))):
+            with suppress(np.linalg.LinAlgError):
+                root = _triangular_inverse(np.linalg.cholesky(A.astype(dtype, copy=False)))
+                return self.asarray(root.T @ root)
+        raise NumericalError(FACTOR_ADVICE)
 
     def inverses(self, A: Array) -> Array:
         """Inverses of many small symmetric positive definite matrices by Cholesky, in float64.
@@ -223,7 +225,14 @@ class Backend:
         NumericalError
             If the matrix is not positive definite in float64 either.
         """
-        return self._cholesky(A, SYSTEM_ADVICE)
+        for dtype in dict.fromkeys((self.dtype, np.dtype(np.float64))):
+            # the transpose of a symmetric matrix is the matrix, in the order that LAPACK wants
+            copied = A.T.astype(dtype, order="K")
+            factor, failed = _lapack("potrf", dtype)(copied, lower=True, overwrite_a=True, clean=False)
+            if not failed:
+                lower: Array = factor
+                return lower
+        raise NumericalError(SYSTEM_ADVICE)
 
     def solve(self, factor: Array, b: Array) -> Array:
         """Solution of L L^T x = b, for a lower factor as of :meth:`cholesky` and b of shape (n,)."""
@@ -236,17 +245,6 @@ class Backend:
         solution: Array = x
         return solution
 
-    def _cholesky(self, A: Array, advice: str) -> Array:
-        """Lower Cholesky factor, in the first of this dtype and float64 that can; the upper triangle is not cleared."""
-        for dtype in dict.fromkeys((self.dtype, np.dtype(np.float64))):
-            # the transpose of a symmetric matrix is the matrix, in the order that LAPACK wants
-            copied = A.T.astype(dtype, order="K")
-            factor, failed = _lapack("potrf", dtype)(copied, lower=True, overwrite_a=True, clean=False)
-            if not failed:
-                lower: Array = factor
-                return lower
-        raise NumericalError(advice)
-
 
 def _streams(D: Array) -> bool:
     """Whether products with a stack of matrices wait for memory: one pass in its order then beats BLAS's many calls."""
@@ -257,6 +255,20 @@ def _streams(D: Array) -> bool:
 def load_lapack() -> None:
     """Import what factorises matrices, where no iteration is charged for it; what needs none starts without it."""
     import scipy.linalg  # noqa: F401
+
+
+def _triangular_inverse(L: Array) -> Array:
+    """Inverse of a lower triangular matrix, by halves: numpy alone, as SciPy's takes longer to import than to use."""
+    n = len(L)
+    if n <= _SMALL:
+        small: Array = np.linalg.inv(L)
+        return small
+    half = n // 2
+    inverse = np.zeros_like(L)
+    inverse[:half, :half] = upper = _triangular_inverse(L[:half, :half])
+    inverse[half:, half:] = lower = _triangular_inverse(L[half:, half:])
+    inverse[half:, :half] = -lower @ (L[half:, :half] @ upper)
+    return inverse
 
 
 def _lapack(name: str, dtype: np.dtype[Any]) -> Any:

@@ -9,13 +9,13 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from importlib.metadata import version
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from distnewton.errors import DataError
 from distnewton.files import parse_json
+from distnewton.packages import version
 from distnewton.parallel.cuts import FileOwners
 from distnewton.parallel.partition import Partition
 

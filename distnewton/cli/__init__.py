@@ -1,1 +1,10 @@
 """The command line."""
+
+import gc
+import os
+
+# Settings need none of pydantic's plugins, for which each rank would open a file of each installed package.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
+COLLECTOR = gc.get_threshold()
+"""When Python looks for garbage, to which a command sets it back: what a start makes stays, and looking takes a tenth."""
+gc.set_threshold(50_000)

@@ -7,7 +7,6 @@ import json
 import os
 import platform
 import sys
-from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +20,7 @@ from distnewton.config import Config, apply_settings, load_config, make_config, 
 from distnewton.config.sections import data_title
 from distnewton.errors import ConfigError
 from distnewton.outputs import check_folder, write_output
+from distnewton.packages import version
 
 if TYPE_CHECKING:
     from distnewton.study.points import Study

@@ -64,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run a command line and return its exit code."""
     options = parse(sys.argv[1:] if arguments is None else arguments)
     if options.version:
-        from importlib.metadata import version
+        from distnewton.packages import version
 
         if launched_rank() == 0:
             print("distnewton", version("distnewton"))

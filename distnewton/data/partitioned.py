@@ -10,6 +10,7 @@ import numpy as np
 from distnewton.backend import Array
 from distnewton.data.columns import ColumnNames
 from distnewton.data.description import DataSource, Description
+from distnewton.data.formats.bundled import BundledSource
 from distnewton.data.formats.spool import spool_notes
 from distnewton.data.formats.tables import TableSource
 from distnewton.data.joined import FilesByColumns
@@ -69,6 +70,8 @@ def open_and_describe(comm: Communicator, open_source: Callable[[], DataSource])
     found.names = ColumnNames.from_json(found.names)
     if isinstance(source, TableSource):
         source.adopt(found.names)
+    if isinstance(source, BundledSource):
+        source.adopt(comm.broadcast_array(source.features if comm.rank == 0 else None), labels)
     if found.image_shape is not None:  # JSON has lists alone
         channels, height, width = found.image_shape
         found.image_shape = (channels, height, width)

@@ -6,7 +6,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable
 from typing import Any, ClassVar
 
-from distnewton.backend import Array, Backend, load_lapack
+from distnewton.backend import Array, Backend
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import BlockModel
 from distnewton.directions.options import FactorOptions
@@ -47,7 +47,6 @@ class Preconditioner(ABC):
     factors: ClassVar[tuple[str, ...]] = ()
 
     def __init__(self, options: Any) -> None:
-        load_lapack()
         self._options = options if isinstance(options, FactorOptions) else FactorOptions()
         self._n_calls = self._n_updates = 0
         self._layout: ParameterLayout | None = None

@@ -8,13 +8,13 @@ from base64 import b64encode
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from html import escape
-from importlib.metadata import version
 from itertools import chain
 from pathlib import Path
 
 from distnewton.cluster.quoting import for_shell
 from distnewton.errors import ConfigError
 from distnewton.outputs import write_output
+from distnewton.packages import version
 from distnewton.parallel.partition import Partition, splits_title
 from distnewton.reporting import report_pictures as pictures
 from distnewton.reporting.drawing import Picture, draw, drawing

@@ -15,7 +15,6 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
-from importlib.metadata import PackageNotFoundError, version
 from io import FileIO
 from itertools import pairwise
 from pathlib import Path
@@ -31,6 +30,7 @@ from distnewton.launch.threads import blas_libraries
 from distnewton.method.records import IterationRecord, plain
 from distnewton.models.model_file import MODEL_FILE
 from distnewton.outputs import check_folder, whole, writing
+from distnewton.packages import version
 from distnewton.parallel.partition import Partition
 
 if TYPE_CHECKING:
@@ -527,10 +527,4 @@ def hosts_of(path: Path) -> list[str]:
 
 def package_versions() -> dict[str, str]:
     """Versions of the packages that numbers depend on."""
-    versions = {}
-    for name in _PACKAGES:
-        try:
-            versions[name] = version(name)
-        except PackageNotFoundError:
-            versions[name] = "not installed"
-    return versions
+    return {name: version(name) for name in _PACKAGES}

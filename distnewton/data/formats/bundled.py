@@ -117,6 +117,15 @@ class BundledSource(Source):
         n_kept = self._wanted.n_kept(self.name, X.shape[1])
         return X[order, :n_kept].astype(np.float64), y[order].astype(np.float64)
 
+    @property
+    def features(self) -> NDArray[np.float64]:
+        """Features of all samples of the part."""
+        return self._arrays[0]
+
+    def adopt(self, X: NDArray[np.float64], y: NDArray[np.float64]) -> None:
+        """Take features and labels that another rank has read: one file is then opened once, not by every rank."""
+        self.__dict__["_arrays"] = X, y
+
     def describe(self) -> Description:
         """Return size and labels."""
         X, y = self._arrays

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +17,7 @@ from distnewton.data.store.reader import StoreSource
 from distnewton.data.store.rows_of_blocks import BLOCK_VALUES, DenseRows, SparseRows
 from distnewton.data.store.writer import StoreWriter, check_target
 from distnewton.errors import ConfigError, DataError
+from distnewton.packages import version
 
 GROUP_BYTES = 1 << 28
 """Columns that are read at once from a source that is no text: its files are gone through once a group."""
