@@ -198,8 +198,8 @@ def linearize(
 
     Notes
     -----
-    Collective. Without roots, for the last hidden layer a sum of (values of the group, n_out) numbers over its
-    boundaries; for each layer below it, and with roots for that one, too, one of (n, k, values of the group), some
+    Collective. For the last hidden layer a sum of (values of the group + 1, n_out) numbers over its boundaries; for
+    each layer below it, and with roots of many outputs for that one, too, one of (n, k, values of the group), some
     samples at a time, where k is n_out without.
     """
     blocks, L = network.grid.blocks, network.n_layers
@@ -212,7 +212,8 @@ def linearize(
         elif m == L - 1 and roots is None:
             factors = _last_hidden_factors(network, views, activations)
         else:
-            factors = _hidden_factors(network, views, activations, m, parts.get(m + 1), n_rows)
+            collected = roots if m == L - 1 and network.collects_output(len(activations.output) * n_rows) else None
+            factors = _hidden_factors(network, views, activations, m, parts.get(m + 1), n_rows, collected)
         if m in blocks:
             i, j = blocks[m].i, blocks[m].j
             winners = activations.winners.get((m, j))
@@ -239,15 +240,10 @@ def _last_hidden_factors(
     network: PartitionedNetwork, views: dict[int, BlockView], activations: Activations
 ) -> dict[int, JacobianFactor]:
     """D^{L-1} of the groups on whose boundary this rank stands: all output weights that leave the group, and act'."""
-    grid, L = network.grid, network.n_layers
-    above = grid.blocks.get(L)
+    L = network.n_layers
     factors: dict[int, JacobianFactor] = {}
-    for i in grid.groups(L - 1):
-        weights = network.backend.zeros(network.n_values(L - 1, i), network.n_out)
-        if above is not None and above.i == i:
-            weights[:, slice(*above.outputs)] = views[L].W
-        grid.sum_boundary(L - 1, i, weights)
-        weights = network.spread(L - 1, i, weights.T).T
+    for i in network.grid.groups(L - 1):
+        weights = network.spread(L - 1, i, network.output_weights(views, i)[:-1].T).T
         factors[i] = ScaledFactor(_derivative(network, activations.elements(L - 1, i)), weights)
     return factors
 
@@ -259,8 +255,9 @@ def _hidden_factors(
     m: int,
     above: JacobianPart | None,
     n_rows: int,
+    collected: Array | None,
 ) -> dict[int, JacobianFactor]:
-    """D^m of the groups on whose boundary this rank stands, one step of the recursion down."""
+    """D^m of the groups on whose boundary this rank stands, one step of the recursion down, or from the roots."""
     grid = network.grid
     block = grid.blocks.get(m + 1)
     factors: dict[int, JacobianFactor] = {}
@@ -269,15 +266,10 @@ def _hidden_factors(
         own = above if block is not None and block.i == i else None
         elements, pooling = activations.elements(m, i), network.layers[m].average_pooling
         derivative = elements if pooling is None else None
-        # some samples at a time: no second array of this size, neither here nor inside MPI
-        works = [
-            _pass_down(network, (m, i), own, views, rows, D, derivative) for rows in _sample_chunks(D, network.n_pieces)
-        ]
-        if network.n_pieces > 1:
-            take_turns(works)
+        if collected is not None:
+            _pass_down_all(network, (m, i), views, collected, D, derivative)
         else:
-            for work in works:
-                take_turns([work])
+            _pass_down_in_turns(network, (m, i), own, views, D, derivative)
         factor = StoredFactor(D, network.backend)
         if pooling is None:
             factors[i] = factor
@@ -285,6 +277,39 @@ def _hidden_factors(
             slopes = _derivative(network, elements)
             factors[i] = AveragedFactor(factor, slopes, pooling, network.n_values(m, i), network.backend)
     return factors
+
+
+def _pass_down_all(
+    network: PartitionedNetwork,
+    group: tuple[int, int],
+    views: dict[int, BlockView],
+    roots: Array,
+    D: Array,
+    elements: Array | None,
+) -> None:
+    """Factors in a group of the last hidden layer from roots that all ranks hold: only weights are sent."""
+    n, k, n_values = D.shape
+    weights = network.output_weights(views, group[1])[:-1]
+    network.backend.product(network.backend.asarray(roots).reshape(n * k, -1), weights.T, D.reshape(n * k, n_values))
+    if elements is not None:
+        network.pull_back(D, elements)
+
+
+def _pass_down_in_turns(
+    network: PartitionedNetwork,
+    group: tuple[int, int],
+    own: JacobianPart | None,
+    views: dict[int, BlockView],
+    D: Array,
+    elements: Array | None,
+) -> None:
+    """Factors in a group, some samples at a time: no second array of this size, neither here nor inside MPI."""
+    works = [_pass_down(network, group, own, views, rows, D, elements) for rows in _sample_chunks(D, network.n_pieces)]
+    if network.n_pieces > 1:
+        take_turns(works)
+        return
+    for work in works:
+        take_turns([work])
 
 
 def _pass_down(

@@ -170,8 +170,10 @@ class CurvatureSample(SampleColumns):
         """
         if self._jacobian is None:
             return self.point.tangent(v).astype(np.float64), self.grid.sum_all(np.array(scalars, dtype=float))
-        (q,), sums = self._summed([self._jacobian.matvec(v)], scalars)
-        return q, sums
+        q = self._jacobian.matvec(v)
+        numbers = like(q, np.array(scalars, dtype=np.float64))
+        message = self.grid.sum_all(self.backend.xp.concatenate([q.ravel().astype(np.float64), numbers]))
+        return message[: q.size].reshape(q.shape), to_host(message[q.size :])
 
     def transposed_product(self, U: Array) -> Array:
         """This rank's block of J^T u over the samples of all replicas, or of (R J)^T u with roots.
@@ -216,8 +218,8 @@ class CurvatureSample(SampleColumns):
         self.point.network.add_products(self.point.activations, self._backpropagate(self.backend.asarray(U)), product)
         return self.grid.sum_over_replicas(product)
 
-    def products(self, directions: Sequence[Array], scalars: Sequence[float]) -> tuple[list[Array], Array, LossHessian]:
-        """J d of some directions, and sums of some numbers, over the ranks of a replica.
+    def products(self, directions: Sequence[Array]) -> tuple[list[Array], LossHessian]:
+        """J d of some directions, summed over the ranks of a replica.
 
         A sketch knows less of a direction that was found with it than of others, so J d is then taken by forward
         differentiation, exactly.
@@ -226,15 +228,11 @@ class CurvatureSample(SampleColumns):
         ----------
         directions : sequence of Array of shape (n_params_local,)
             This rank's blocks of the directions.
-        scalars : sequence of float
-            Numbers to sum over the ranks.
 
         Returns
         -------
         list of Array of shape (n, n_out)
             J d in float64, replicated.
-        Array of shape (len(scalars),)
-            The sums.
         LossHessian
             B of the rows of J d.
 
@@ -244,17 +242,11 @@ class CurvatureSample(SampleColumns):
         direction.
         """
         if self._jacobian is None or (self._rooted and not self._exact):
-            tangents = [self.point.tangent(d).astype(np.float64) for d in directions]
-            return tangents, self.grid.sum_all(np.array(scalars, dtype=float)), self.point.loss_hessian
-        return (*self._summed([self._jacobian.matvec(d) for d in directions], scalars), self.loss_hessian)
-
-    def _summed(self, parts: Sequence[Array], scalars: Sequence[float]) -> tuple[list[Array], Array]:
-        """Sums over the ranks of some arrays of one shape and a few numbers, in one message, in float64."""
-        xp, shape, n = self.backend.xp, parts[0].shape, parts[0].size
-        numbers = like(parts[0], np.array(scalars, dtype=np.float64))
-        message = self.grid.sum_all(xp.concatenate([*(q.ravel().astype(np.float64) for q in parts), numbers]))
-        sums = [message[a * n : (a + 1) * n].reshape(shape) for a in range(len(parts))]
-        return sums, to_host(message[len(parts) * n :])
+            return [self.point.tangent(d).astype(np.float64) for d in directions], self.point.loss_hessian
+        # products have the precision of the network: their sums need no other
+        parts = self.backend.xp.stack([self._jacobian.matvec(d) for d in directions])
+        sums = self.grid.sum_all(parts).astype(np.float64)
+        return [sums[a] for a in range(len(directions))], self.loss_hessian
 
     # --- beyond the linear model
 

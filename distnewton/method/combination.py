@@ -70,8 +70,8 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
 
     Notes
     -----
-    Collective: :meth:`CurvatureSample.products`, and a sum over all ranks of k^2 numbers in float64, with replicas of
-    2 k + k^2 more; damping by a diagonal, and variables that are not penalised, add k^2 each to either.
+    Collective: :meth:`CurvatureSample.products`, and a sum over all ranks of 2 k + 2 k^2 numbers in float64; damping by
+    a diagonal, and variables that are not penalised, add k^2 each.
     """
     k = len(directions)
     dot = problem.backend.dot
@@ -81,11 +81,11 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
     # rows: g, P theta, each direction d, and P d and D d where they are others; columns: the directions
     vectors = problem.gradient, problem.penalised_part(params), *directions, *penalised, *scaled
     local_dots = [dot(u, d) for u in vectors for d in directions]
-    Jd, scalars, hessian = problem.sample.products(directions, local_dots)
+    Jd, hessian = problem.sample.products(directions)
     BJd = [hessian.matvec(q) for q in Jd]
     vdot = problem.backend.xp.vdot
     products = np.array([[scalar(vdot(p, q)) for q in BJd] for p in Jd]) / problem.n_samples
-    products, scalars = _sum_over_replicas(problem.grid, products, scalars)
+    products, scalars = _summed(problem.grid, products, local_dots)
     slopes, params_dots, *gram_rows = scalars.reshape(-1, k)
     gram = np.array(gram_rows[:k])
     penalised_gram = np.array(gram_rows[k : 2 * k]) if penalised else gram
@@ -106,8 +106,8 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
     )
 
 
-def _sum_over_replicas(grid: ProcessGrid, products: Array, scalars: Array) -> tuple[Array, Array]:
-    """Numbers of samples summed over the replicas, and numbers of variables, of which each replica has the sums.
+def _summed(grid: ProcessGrid, products: Array, dots: list[float]) -> tuple[Array, Array]:
+    """Numbers of samples summed over the replicas, and numbers of variables over the ranks of one, in one message.
 
     The step hangs on these few numbers: processors of different kinds round differently, so one rank's are everyone's.
 
@@ -116,19 +116,21 @@ def _sum_over_replicas(grid: ProcessGrid, products: Array, scalars: Array) -> tu
     grid : ProcessGrid
         The ranks.
     products : Array of shape (k, k)
-        Of this replica's samples.
-    scalars : Array
-        Sums over the ranks of this replica.
+        Of this replica's samples, the same on all its ranks up to rounding.
+    dots : list of float
+        Of this rank's variables.
 
     Returns
     -------
     tuple of Array
         The same on all ranks.
     """
-    if grid.n_replicas == 1:
-        return grid.sum_of_samples(products), scalars
-    mine = scalars if grid.replica == 0 else 0 * scalars
-    message = grid.sum_of_samples(np.concatenate([products.ravel(), mine]))
+    message = np.zeros(products.size + len(dots))
+    if grid.rank == 0:
+        message[: products.size] = products.ravel()
+    if grid.replica == 0:
+        message[products.size :] = dots
+    grid.world.sum_inplace(message)
     return message[: products.size].reshape(products.shape), message[products.size :]
 
 

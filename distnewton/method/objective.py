@@ -183,7 +183,8 @@ class Objective:
             The point; kept, not copied.
         curvature : tuple of int, Array of shape (n,), or None
             Samples of the curvature of the step that starts here: a range of all samples, which is evaluated last and
-            always kept, or positions among all samples, for whose activations room is left. None keeps nothing.
+            always kept, or ascending positions among all samples, for whose activations room is left. None keeps
+            nothing.
 
         Returns
         -------
@@ -238,13 +239,20 @@ class Objective:
 
         Notes
         -----
-        Collective where these samples lie apart: a forward pass.
+        Collective where these samples lie apart, and not all activations were kept: a forward pass.
         """
-        if evaluation.apart is None:
+        rows = evaluation.apart
+        if rows is None:
             samples, activations = evaluation.subsample
             return activations, self.targets[slice(*samples)]
-        activations = self.network.forward(evaluation.params, take_rows(self.X, evaluation.apart))
-        return activations, take_rows(self.targets, evaluation.apart)
+        X, targets = take_rows(self.X, rows), take_rows(self.targets, rows)
+        parts = [
+            (kept, rows[slice(*np.searchsorted(rows, samples))] - samples[0])
+            for samples, kept in evaluation.chunks if kept is not None
+        ]  # fmt: skip
+        if len(parts) < len(evaluation.chunks):
+            return self.network.forward(evaluation.params, X), targets
+        return Activations.gathered(parts, X), targets
 
     @_QUIET
     def gradient(self, evaluation: Evaluation) -> Array:

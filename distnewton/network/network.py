@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from distnewton.backend import Array, Backend
+from distnewton.backend import Array, Backend, namespace, take_rows
 from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.initialization import initial_params
 from distnewton.network.jets import Jet, JetActivation
@@ -56,6 +56,33 @@ class Activations:
             {key: Z[start:stop] for key, Z in whole.items()} for whole in (self.groups, self.activated, self.winners)
         )
         return Activations(groups, activated, winners, self.output[start:stop])
+
+    @classmethod
+    def gathered(cls, parts: Sequence[tuple[Activations, Array]], X: Any) -> Activations:
+        """Copies of some rows.
+
+        Parameters
+        ----------
+        parts : sequence of (Activations, Array of int)
+            At least one, and which of its rows.
+        X : Array or csr_array
+            Features of these rows, of all parts.
+
+        Returns
+        -------
+        Activations
+        """
+        def rows_of(arrays: list[Any]) -> Any:
+            taken = [take_rows(array, rows) for array, (_, rows) in zip(arrays, parts, strict=True)]
+            return taken[0] if len(taken) == 1 else namespace(taken[0]).concatenate(taken)
+
+        first = parts[0][0]
+        groups = {
+            key: rows_of([part.groups[key] for part, _ in parts]) if key[0] else X for key in first.groups
+        }
+        activated = {key: rows_of([part.activated[key] for part, _ in parts]) for key in first.activated}
+        winners = {key: rows_of([part.winners[key] for part, _ in parts]) for key in first.winners}
+        return cls(groups, activated, winners, rows_of([part.output for part, _ in parts]))
 
     def elements(self, m: int, j: int) -> Array:
         """Values of a group right behind the activation, of shape (n, n_elements of the group)."""
@@ -187,7 +214,8 @@ class PartitionedNetwork:
         Notes
         -----
         Collective: a sum of (n, pre-activations of a group) numbers over the boundary of each hidden group, some
-        samples at a time where they are images, and one of (n, n_out) over all ranks.
+        samples at a time where they are images, and one of (n, n_out) over all ranks, or of the output weights where
+        those are less.
         """
         views = self.layout.views(params)
         n = X.shape[0]
@@ -200,8 +228,49 @@ class PartitionedNetwork:
         for m in range(1, self.n_layers):
             for j in self.grid.groups(m):
                 self._forward_group(m, j, views, result, n)
+        if self._repeats_output(n):
+            result.output = self._all_outputs(self.output_weights(views, 0), result.groups[self.n_layers - 1, 0])
+            return result
         result.output = self._output(n, lambda j, S: self._partial_forward(self.n_layers, j, views, result, None, S))
         return result
+
+    def _repeats_output(self, n: int) -> bool:
+        """Whether each rank computes all outputs of some samples."""
+        return self.shape.repeats_output(n, self.grid.partition)
+
+    def output_weights(self, views: dict[int, BlockView], i: int) -> Array:
+        """All weights between a group of the last hidden layer and the outputs, and below them the group's biases.
+
+        Parameters
+        ----------
+        views : dict of int to BlockView
+            Weights of this rank's blocks, or changes of them.
+        i : int
+            A group on whose boundary this rank stands.
+
+        Returns
+        -------
+        Array of shape (values of the group + 1, n_out)
+            Biases are those of the blocks that own some: of group 0, zero for the others.
+
+        Notes
+        -----
+        Collective over the group's boundary: a sum of these numbers.
+        """
+        weights = self.backend.zeros(self.n_values(self.n_layers - 1, i) + 1, self.n_out)
+        block = self.grid.blocks.get(self.n_layers)
+        if block is not None and block.i == i:
+            columns, view = slice(*block.outputs), views[self.n_layers]
+            weights[:-1, columns] = view.W
+            if view.b is not None:
+                weights[-1, columns] = view.b
+        return self.grid.sum_boundary(self.n_layers - 1, i, weights)
+
+    def _all_outputs(self, weights: Array, Z: Array, out: Array | None = None) -> Array:
+        """Outputs of some samples from the last hidden layer, all of which this rank holds."""
+        output = self.backend.product(Z, weights[:-1], self.backend.empty(len(Z), self.n_out) if out is None else out)
+        output += weights[-1]
+        return output
 
     def _forward_in_turns(self, views: dict[int, BlockView], result: Activations, n: int) -> None:
         """Outputs of all layers, pieces of the samples taking turns."""
@@ -209,9 +278,12 @@ class PartitionedNetwork:
             for j in self.grid.groups(m):
                 result.groups[m, j] = self.backend.empty(n, self.n_values(m, j))
         result.output = self.backend.zeros(n, self.n_out)
-        take_turns([self._forward_piece(views, result, rows) for rows in pieces(n, self.n_pieces)])
+        weights = self.output_weights(views, 0) if self._repeats_output(n) else None
+        take_turns([self._forward_piece(views, result, rows, weights) for rows in pieces(n, self.n_pieces)])
 
-    def _forward_piece(self, views: dict[int, BlockView], result: Activations, rows: slice) -> Iterator[None]:
+    def _forward_piece(
+        self, views: dict[int, BlockView], result: Activations, rows: slice, weights: Array | None
+    ) -> Iterator[None]:
         """Outputs of some samples, layer by layer; other pieces compute while the sums travel."""
         for m in range(1, self.n_layers):
             begun = []
@@ -223,6 +295,9 @@ class PartitionedNetwork:
             for S, pending in begun:
                 pending.wait()
                 self.activation.apply(S)
+        if weights is not None:
+            self._all_outputs(weights, result.groups[self.n_layers - 1, 0][rows], result.output[rows])
+            return
         block = self.grid.blocks.get(self.n_layers)
         if block is not None:
             S = self.backend.empty(rows.stop - rows.start, block.shape[1])
@@ -351,7 +426,8 @@ class PartitionedNetwork:
 
         Notes
         -----
-        Collective: a sum of (n, values of the group) numbers over the boundary of each hidden group.
+        Collective: a sum of (n, values of the group) numbers over the boundary of each hidden group; of the last hidden
+        layer as of :meth:`output_weights` where that is less.
         """
         views, n = self.layout.views(params), len(cotangent)
         deltas = {
@@ -362,8 +438,46 @@ class PartitionedNetwork:
             m: self._own_cotangents(cotangent) if m == self.n_layers else deltas[m, block.j]
             for m, block in self.grid.blocks.items()
         }
-        take_turns([self._backward_piece(views, activations, own, deltas, rows) for rows in pieces(n, self.n_pieces)])
+        top = self.n_layers
+        if self.collects_output(n):
+            top -= 1
+            for i in self.grid.groups(top):
+                self.pass_down_all(views, i, cotangent, deltas[top, i])
+                self.pull_back(deltas[top, i], activations.elements(top, i))
+        works = [
+            self._backward_piece(views, activations, own, deltas, rows, top) for rows in pieces(n, self.n_pieces)
+        ]
+        take_turns(works)
         return own
+
+    def collects_output(self, n_rows: int) -> bool:
+        """Whether so many cotangents go down from the outputs by all output weights (:meth:`pass_down_all`)."""
+        return self.n_layers > 1 and self.shape.collects_output(n_rows, self.grid.partition.splits[-1])
+
+    def pass_down_all(self, views: dict[int, BlockView], i: int, cotangents: Array, out: Array) -> None:
+        """Write cotangents behind the activation of a group of the last hidden layer, without a sum of them.
+
+        Parameters
+        ----------
+        views : dict of int to BlockView
+            Weights.
+        i : int
+            The group.
+        cotangents : Array of shape (n, n_out)
+            Of the outputs, replicated.
+        out : Array of shape (n, n_elements of the group)
+            Overwritten.
+
+        Notes
+        -----
+        Collective, as :meth:`output_weights`.
+        """
+        m = self.n_layers - 1
+        weights, pooling = self.output_weights(views, i)[:-1], self.layers[m].average_pooling
+        if pooling is None:
+            self.backend.product(cotangents, weights.T, out)
+        else:
+            pooling.spread(self.backend.product(cotangents, weights.T, self.backend.empty(len(out), len(weights))), out)
 
     def _own_cotangents(self, cotangent: Array) -> Array:
         """Cotangents of the outputs of the own block, a row a sample."""
@@ -377,9 +491,10 @@ class PartitionedNetwork:
         own: dict[int, Array],
         deltas: dict[tuple[int, int], Array],
         rows: slice,
+        top: int,
     ) -> Iterator[None]:
-        """Cotangents of some samples, layer by layer downwards; other pieces compute while the sums travel."""
-        for m in range(self.n_layers, 1, -1):
+        """Cotangents of some samples from a layer on down; other pieces compute while the sums travel."""
+        for m in range(top, 1, -1):
             block, begun = self.grid.blocks.get(m), []
             for i in self.grid.groups(m - 1):
                 delta, pooling = deltas[m - 1, i][rows], self.layers[m - 1].average_pooling
@@ -514,6 +629,10 @@ class PartitionedNetwork:
                 else:
                     self.activation.multiply_derivative(P, activations.elements(m, j))
                 tangents[m, j] = self.average(m, j, P)
+        if self._repeats_output(n):
+            change = self._all_outputs(self.output_weights(changes, 0), activations.groups[self.n_layers - 1, 0])
+            change += tangents[self.n_layers - 1, 0] @ self.output_weights(views, 0)[:-1]
+            return change
         return self._output(
             n, lambda j, S: self._partial_tangent(self.n_layers, j, views, changes, activations, tangents, S)
         )

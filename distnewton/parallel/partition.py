@@ -343,6 +343,12 @@ class Partition:
         """
         return tuple(range(self.n_ranks)) if layer == self.n_layers else self._holders(layer, j)
 
+    @property
+    def shares_last_hidden(self) -> bool:
+        """Whether the last hidden layer is one group, on whose boundary all ranks stand."""
+        last = self.n_layers - 1
+        return last > 0 and self.splits[last] == 1 and len(self._holders(last, 0)) == self.n_ranks
+
     def _holders(self, layer: int, j: int) -> tuple[int, ...]:
         """Owners of blocks (m; ., j) and (m + 1; j, .), sorted."""
         below = {self.owner(layer, i, j) for i in range(self.splits[layer - 1])} if layer else set()

@@ -128,7 +128,26 @@ class Messages:
                 at_once = n if layer.kernel is None else max(1, LINEAR_SIZE // max(1, size))
                 n_calls = -(-n // at_once) if layer.kernel is not None else self._pieces(n)
                 yield self._over(group, n * size * self._problem.itemsize, n_calls)
-        yield self._over_all(n * self._problem.n_out * self._problem.itemsize, self._pieces(n))
+        yield from self._outputs(n, 1, self._pieces(n))
+
+    def _outputs(self, n: int, n_weights: int, n_pieces: int = 1) -> Iterator[Message]:
+        """Outputs of some samples, or of so many kinds the weights that each rank computes them from."""
+        if self._share.shape.repeats_output(n, self._share.partition):
+            (group,) = self._share.groups[self._share.n_layers - 1]
+            for _ in range(n_weights):
+                yield self._output_weights(group)
+        else:
+            yield self._over_all(n * self._problem.n_out * self._problem.itemsize, n_pieces)
+
+    def _output_weights(self, group: Group) -> Message:
+        """Weights and biases between a group of the last hidden layer and the outputs."""
+        n_values = group.n_units * self._share.layer(self._share.n_layers - 1).n_values
+        return self._over(group, (n_values + 1) * self._problem.n_out * self._problem.itemsize)
+
+    def _collects(self, m: int, n_rows: int) -> bool:
+        """Whether so many cotangents reach a layer by the output weights."""
+        n_groups = self._share.partition.splits[-1]
+        return m == self._share.n_layers - 1 and self._share.shape.collects_output(n_rows, n_groups)
 
     def _pieces(self, n: int) -> int:
         """Messages in which the samples of a pass are summed."""
@@ -138,6 +157,9 @@ class Messages:
         """A backward pass of some samples."""
         for m, groups in self._share.groups.items():
             for group in groups:
+                if self._collects(m, n):
+                    yield self._output_weights(group)
+                    continue
                 n_bytes = n * group.n_units * self._share.layer(m).n_values * self._problem.itemsize
                 yield self._over(group, n_bytes, self._pieces(n))
 
@@ -146,7 +168,7 @@ class Messages:
         for m, groups in self._share.groups.items():
             for group in groups:
                 yield self._over(group, n * group.n_units * self._share.layer(m).n_elements * self._problem.itemsize)
-        yield self._over_all(n * self._problem.n_out * self._problem.itemsize)
+        yield from self._outputs(n, 2)
 
     def _gradient(self) -> Iterator[Message]:
         for n, kept in self.chunks:
@@ -155,8 +177,8 @@ class Messages:
             yield from self._backward(n)
 
     def _curvature_samples(self) -> Iterator[Message]:
-        """A forward pass of the curvature's samples, where they are not all."""
-        if self._problem.apart:
+        """A forward pass of the curvature's samples, where they are not all and activations are not kept."""
+        if self._problem.apart and not all(kept for _, kept in self.chunks):
             yield from self._forward(self._problem.n_curvature)
 
     def _jacobian(self) -> Iterator[Message]:
@@ -164,8 +186,8 @@ class Messages:
         for m, groups in self._share.groups.items():
             for group in groups:
                 size = group.n_units * self._share.layer(m).n_values
-                if m == last and not problem.rooted:
-                    yield self._over(group, size * problem.n_out * problem.itemsize)
+                if (m == last and not problem.rooted) or self._collects(m, problem.n_curvature * problem.n_rows):
+                    yield self._output_weights(group)
                     continue
                 at_once = rows_at_once(problem.n_curvature, problem.n_rows * size, self._n_pieces)
                 n_bytes = problem.n_curvature * problem.n_rows * size * problem.itemsize
@@ -219,13 +241,13 @@ class Messages:
         yield self._over_world(_FOUND * self._n_world * _SCALAR)
         if problem.method.direction == "block_diagonal":
             yield self._over_replicas()
-        n_numbers = k * problem.n_curvature * problem.n_out
+        n_bytes = k * problem.n_curvature * problem.n_out * problem.itemsize
         if problem.method.recomputed or problem.sketched:
             for _ in range(k):
                 yield from self._tangent(problem.n_curvature)
-            n_numbers = 0
-        yield self._over_all((n_numbers + 2 * k + k * k) * _SCALAR)
-        yield self._over_world((k * k + (2 * k + k * k) * (problem.n_replicas > 1)) * _SCALAR)
+            n_bytes = 0
+        yield self._over_all(n_bytes)
+        yield self._over_world((2 * k + 2 * k * k) * _SCALAR)
 
     def _line_search(self) -> Iterator[Message]:
         for _ in range(self._problem.method.n_trials):

@@ -64,7 +64,7 @@ class Work:
         k, axpy = problem.method.n_directions, self._vectors("axpy")
         seconds = {
             "gradient": self._forward(again) + self._backward(n) + self._loss(n) + axpy + self._dots(1),
-            "jacobian": self._forward(size * problem.apart)
+            "jacobian": (self._forward(size * problem.apart) if again else self._stream(2 * self._values(size)))
             + (0.0 if problem.method.recomputed else self._jacobian() + self._loss(size)),
             "direction": self._system() if problem.n_system else n_products * (product + self._step()),
             "combination": k * (along + axpy + self._hessians(size)) + self._dots(2 * k + k * k),

@@ -61,9 +61,10 @@ def linearized(session: Session, params: Array, n_samples: int, damping: float, 
 def decrease(problem: Linearization, d: Array) -> float:
     """-q(d) of the damped quadratic model (collective)."""
     dot = problem.backend.dot
-    (Jd,), (slope, squared), hessian = problem.sample.products([d], [dot(problem.gradient, d), dot(d, d)])
-    curvature = float(np.vdot(Jd, hessian.matvec(Jd))) / problem.n_samples + problem.shift * float(squared)
-    return -float(slope) - 0.5 * curvature
+    (Jd,), hessian = problem.sample.products([d])
+    slope, squared = problem.grid.sum_of_variables(dot(problem.gradient, d), dot(d, d))
+    curvature = float(np.vdot(Jd, hessian.matvec(Jd))) / problem.n_samples + problem.shift * squared
+    return -slope - 0.5 * curvature
 
 
 def best_seconds(comm: Communicator, task: Callable[[], object]) -> float:

@@ -122,10 +122,12 @@ def test_bytes_of_gradient_and_jacobian_follow_the_model(world):
             costs = case.grid.ledger.take()
             widths = {(m, j): case.grid.group_width(m, j) for m in (1, 2) for j in case.grid.groups(m)}
             members = {key: len(case.grid.partition.boundary(*key)) for key in widths}
-            gradient = sum(allreduce_bytes(itemsize * n * w, members[key]) for key, w in widths.items())
-            jacobian = sum(
-                allreduce_bytes(itemsize * w * 3 * (6 if m == 1 else 1), members[m, j]) for (m, j), w in widths.items()
-            )
+            # weights and biases of three outputs stand for the cotangents of six samples, but not for those of three
+            outputs = {key: 3 * (w + 1) for key, w in widths.items()}
+            numbers = {key: n * w if key[0] == 1 else outputs[key] + 3 * w for key, w in widths.items()}
+            gradient = sum(allreduce_bytes(itemsize * numbers[key], members[key]) for key in widths)
+            numbers = {key: 3 * 6 * w if key[0] == 1 else outputs[key] for key, w in widths.items()}
+            jacobian = sum(allreduce_bytes(itemsize * numbers[key], members[key]) for key in widths)
             assert not world.any(abs(costs["gradient"].sent_bytes - gradient) > 1e-9)
             assert not world.any(abs(costs["jacobian"].sent_bytes - jacobian) > 1e-9)
 

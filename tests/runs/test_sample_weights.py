@@ -56,7 +56,7 @@ def test_curvature_of_a_part_has_the_scale_of_the_whole(world, recomputed):
         with case.grid:
             problem = linearization(case, rows, curvature=not recomputed)
             v = np.random.default_rng(1).standard_normal(case.dense.n_params)
-            (Jv,), _, B = problem.sample.products([v[case.own_index]], [])
+            (Jv,), B = problem.sample.products([v[case.own_index]])
             found = float(np.vdot(Jv, B.matvec(Jv))) / problem.n_samples
             J = case.dense.jacobian(case.theta, list(range(*rows)))
             Bs = case.dense.analytic_loss_hessians(case.theta, list(range(*rows)))
