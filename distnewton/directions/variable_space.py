@@ -1,17 +1,19 @@
-r"""The damped Gauss-Newton system of fewer variables than residuals, as a least-squares problem by Householder's QR.
+r"""The damped Gauss-Newton system of fewer variables than residuals, solved for the variables.
 
 .. math:: d = \arg\min_d \Big\| \begin{pmatrix} J / \sqrt n \\ S^{1/2} \end{pmatrix} d +
         \begin{pmatrix} u / \sqrt n \\ 0 \end{pmatrix} \Big\|^2 + 2 h^T d, \qquad J / \sqrt n = Q R
 
-J is factorised once for all dampings S, and R with each of them. The condition number of J is never squared, as in
-J^T J or J J^T, so that small residuals keep their digits. J is made of this rank's columns and samples, and every rank
-has the whole of it: N x P numbers, of which there are fewer than N^2.
+While the damping S is large against J^T J / n, Cholesky's factorisation of their sum takes a fifth of the time, and
+errs by rounding times 1e10 at most. Else J is factorised by Householder's QR, once for all S, and R with each of them:
+the condition number of J is then never squared, as in J^T J or J J^T, so that small residuals keep their digits. J is
+made of this rank's columns and samples, and every rank has the whole of it: N x P numbers, fewer than N^2.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 
@@ -23,6 +25,100 @@ from distnewton.errors import NumericalError
 from distnewton.solvers.least_squares import solves_for_variables
 
 _PANEL = 32
+_LEAST = 1e-10
+"""Least damping, as a share of the trace of J^T J / n, with which the normal equations are solved."""
+
+
+class _Rows:
+    """J and the residuals of one point, over the root of n, with what was made of them for the first damping.
+
+    Parameters
+    ----------
+    rows : Array of shape (N, P + 1)
+        J, and u in the last column; overwritten.
+
+    Attributes
+    ----------
+    gram : Array of shape (P + 1, P + 1)
+        Their inner products.
+    """
+
+    def __init__(self, rows: Array) -> None:
+        self._rows = rows
+        self._triangle: Array | None = None
+        self.gram = rows.T @ rows
+
+    def triangle(self) -> Array:
+        """R of the rows; the rows are gone afterwards."""
+        from scipy.linalg import qr
+
+        if self._triangle is None:
+            (self._triangle,) = qr(self._rows, mode="r", overwrite_a=True, check_finite=False)
+            self._rows = np.zeros((0, 0))
+        return self._triangle
+
+
+class _Normal:
+    """The damped normal equations, by Cholesky's factorisation.
+
+    Parameters
+    ----------
+    gram : Array of shape (P + 1, P + 1)
+        Inner products of the columns of J, and of u.
+    shift : Array of shape (P,)
+        The diagonal matrix S.
+    """
+
+    def __init__(self, gram: Array, shift: Array) -> None:
+        from scipy.linalg import cho_factor
+
+        self._matrix = gram[:-1, :-1] + np.diag(shift)
+        self._gradient = gram[:-1, -1]
+        self._factor = cho_factor(self._matrix, check_finite=False)
+        self.sizes = np.abs(self._factor[0].diagonal())
+
+    def solve(self, force: Array, *, with_residuals: bool) -> tuple[Array, float]:
+        """The direction, and its relative residual."""
+        from scipy.linalg import cho_solve
+
+        rhs = force + self._gradient if with_residuals else force
+        d = -cho_solve(self._factor, rhs, check_finite=False)
+        return d, relative(float(np.linalg.norm(self._matrix @ d + rhs)), float(np.linalg.norm(rhs)))
+
+
+class _Orthogonal:
+    """The damped least-squares problem, by QR.
+
+    Parameters
+    ----------
+    triangle : Array of shape (P + 1, P + 1)
+        R of J and u.
+    shift : Array of shape (P,)
+        The diagonal matrix S.
+    """
+
+    def __init__(self, triangle: Array, shift: Array) -> None:
+        from scipy.linalg import lapack
+
+        n = len(shift)
+        self._first, self._reduced = np.asfortranarray(triangle[:n, :n]), triangle[:n, n].copy()
+        # R on the damping's diagonal: both are triangular
+        panel = min(_PANEL, n)
+        self._R, *self._reflectors, _ = lapack.dtpqrt(n, panel, self._first, np.diag(np.sqrt(shift)))
+        self.sizes = np.abs(self._R.diagonal())
+
+    def solve(self, force: Array, *, with_residuals: bool) -> tuple[Array, float]:
+        """The direction, and its relative residual."""
+        from scipy.linalg import lapack, solve_triangular
+
+        R, rhs = self._R, force
+        below = solve_triangular(R, force, trans="T")
+        if with_residuals:
+            nothing = np.zeros((len(R), 1))
+            moved, _, _ = lapack.dtpmqrt(len(R), *self._reflectors, self._reduced[:, None], nothing, trans="T")
+            below, rhs = below + moved[:, 0], rhs + self._first.T @ self._reduced
+        d = -solve_triangular(R, below)
+        return d, relative(float(np.linalg.norm(R.T @ (R @ d) + rhs)), float(np.linalg.norm(rhs)))
 
 
 class VariableSpace:
@@ -34,13 +130,13 @@ class VariableSpace:
         The model.
     layers : sequence of int
         All own layers.
-    known : tuple of Array or None
+    known : Any
         :attr:`known` of an earlier object at this point.
 
     Attributes
     ----------
-    known : tuple of Array
-        R and Q^T u, which do not depend on lambda.
+    known : _Rows
+        What does not depend on lambda.
     rank : int
         Number of variables.
     condition : float
@@ -55,26 +151,22 @@ class VariableSpace:
 
     note = ""
 
-    def __init__(
-        self, problem: Linearization, layers: Sequence[int], *, known: tuple[Array, ...] | None = None
-    ) -> None:
-        from scipy.linalg import lapack
-
-        self._problem, self._lapack = problem, lapack
+    def __init__(self, problem: Linearization, layers: Sequence[int], *, known: Any = None) -> None:
+        self._problem = problem
         partition = problem.grid.partition
         starts = np.cumsum([0, *(partition.n_params(rank) for rank in range(partition.n_ranks))])
         self._own, self.rank = slice(*starts[problem.grid.rank : problem.grid.rank + 2]), int(starts[-1])
-        if known is None or len(known) != 2:
-            known = self._reduced(layers)
-        self.known = known
+        self.known = known if isinstance(known, _Rows) else _Rows(self._rows(layers))
         shift = problem.shift_matrix
         diagonal = np.full(self.rank, shift.mean) if shift.diagonal is None else self._of_all(shift.diagonal)
-        if not (np.isfinite(known[0]).all() and np.isfinite(diagonal).all()):
+        gram = self.known.gram
+        if not (np.isfinite(gram).all() and np.isfinite(diagonal).all()):
             raise NumericalError(SYSTEM_ADVICE, collective=True)
-        # R on the damping's diagonal: both are triangular
-        panel = min(_PANEL, self.rank)
-        self._R, *self._reflectors, _ = lapack.dtpqrt(self.rank, panel, known[0], np.diag(np.sqrt(diagonal)))
-        sizes = np.abs(self._R.diagonal())
+        if diagonal.min() >= _LEAST * np.trace(gram[:-1, :-1]):
+            self._factor: _Normal | _Orthogonal = _Normal(gram, diagonal)
+        else:
+            self._factor = _Orthogonal(self.known.triangle(), diagonal)
+        sizes = self._factor.sizes
         self.condition = float((sizes.max() / sizes.min()) ** 2) if sizes.min() else math.inf
 
     @staticmethod
@@ -104,26 +196,12 @@ class VariableSpace:
         -----
         Collective where there is an h.
         """
-        from scipy.linalg import solve_triangular
-
-        R = self._R
-        below, rhs = np.zeros(self.rank), np.zeros(self.rank)
-        if u is not None:
-            known_R, reduced = self.known
-            nothing = np.zeros((self.rank, 1))
-            moved, _, _ = self._lapack.dtpmqrt(self.rank, *self._reflectors, reduced[:, None], nothing, trans="T")
-            below, rhs = moved[:, 0], known_R.T @ reduced
-        if h is not None:
-            force = self._of_all(h)
-            below, rhs = below + solve_triangular(R, force, trans="T"), rhs + force
-        d = -solve_triangular(R, below)
-        residual = relative(float(np.linalg.norm(R.T @ (R @ d) + rhs)), float(np.linalg.norm(rhs)))
+        force = np.zeros(self.rank) if h is None else self._of_all(h)
+        d, residual = self._factor.solve(force, with_residuals=u is not None)
         return self._problem.backend.asarray(d[self._own]), residual
 
-    def _reduced(self, layers: Sequence[int]) -> tuple[Array, Array]:
-        """R and Q^T u, from J and u of all samples and variables, in float64."""
-        from scipy.linalg import qr
-
+    def _rows(self, layers: Sequence[int]) -> Array:
+        """J and u of all samples and variables over the root of n, in float64."""
         problem, n = self._problem, self.rank
         share, k = problem.sample.share, problem.jacobian.n_out
         whole = np.zeros((share.n_samples, k, n + 1))
@@ -136,8 +214,7 @@ class VariableSpace:
         problem.grid.world.sum_inplace(whole)
         rows = whole.reshape(share.n_samples * k, n + 1)
         rows /= math.sqrt(problem.n_samples)
-        (R,) = qr(rows, mode="r", overwrite_a=True, check_finite=False)
-        return np.asfortranarray(R[:n, :n]), R[:n, n].copy()
+        return rows
 
     def _of_all(self, own: Array) -> Array:
         """A vector of all variables, in float64, from each rank's."""

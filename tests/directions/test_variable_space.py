@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from problems import alternating, dense_system, linearization, make_case
 
-from distnewton.directions.variable_space import VariableSpace
+from distnewton.directions.variable_space import VariableSpace, _Normal, _Orthogonal
 
 pytestmark = pytest.mark.mpi(min_size=1, sizes=(3,))
 
@@ -15,7 +15,9 @@ WIDTHS = (2, 1, 3, 2)
 
 @pytest.mark.parametrize("form", ["identity", "diagonal"])
 @pytest.mark.parametrize("n_replicas", [1, 3])
-def test_directions_equal_the_dense_solve(world, form, n_replicas):
+@pytest.mark.parametrize("kind", [_Normal, _Orthogonal])
+def test_directions_equal_the_dense_solve(world, monkeypatch, form, n_replicas, kind):
+    monkeypatch.setattr("distnewton.directions.variable_space._LEAST", 0.0 if kind is _Normal else 1.0)
     if world.size % n_replicas:
         pytest.skip("no such grid")
     for splits in alternating(world.size // n_replicas, 3):
@@ -28,6 +30,7 @@ def test_directions_equal_the_dense_solve(world, form, n_replicas):
             exact = np.linalg.solve(A, b)
             assert case.agree(VariableSpace.suits(problem) and len(evaluation.outputs) > 0)
             space = VariableSpace(problem, problem.jacobian.layers)
+            assert case.agree(type(space._factor) is kind)
             again = VariableSpace(problem, problem.jacobian.layers, known=space.known)
             decay = problem.regularization * problem.params
             for found, residual in (
@@ -46,7 +49,10 @@ def test_a_small_damping_keeps_the_digits_of_small_residuals(world):
     case = make_case(world, WIDTHS, (1, world.size, 1, 1), n=14, C=np.inf)
     with case.grid:
         problem = linearization(case, (0, 14), damping=1e-14, rooted=True)
-        space = VariableSpace(problem, problem.jacobian.layers)
+        # normal equations first: what they leave of the point serves QR, too
+        known = VariableSpace(linearization(case, (0, 14), damping=1e-2, rooted=True), problem.jacobian.layers).known
+        space = VariableSpace(problem, problem.jacobian.layers, known=known)
+        assert case.agree(type(space._factor) is _Orthogonal)
         found, _ = space.solve(problem.sample.residuals, None)
         J = np.sqrt(2) * case.dense.jacobian(case.theta, range(14)).reshape(28, -1)
         u = np.sqrt(2) * (case.dense.outputs(case.theta) - case.dense.y).ravel()
