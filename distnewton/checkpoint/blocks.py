@@ -57,12 +57,12 @@ def _vector_tensors(name: str, flat: Array, layout: ParameterLayout) -> Iterator
     """Weights and bias of each own block of a vector, under their names."""
     for m, view in layout.views(flat).items():
         if view.W.size:
-            yield f"{name}/{m}/W", np.ascontiguousarray(_by_unit(view.W, layout.blocks[m]))
+            yield f"{name}/{m}/W", np.ascontiguousarray(by_unit(view.W, layout.blocks[m]))
         if view.b is not None and view.b.size:
             yield f"{name}/{m}/b", np.ascontiguousarray(view.b)
 
 
-def _by_unit(W: Array, block: Block) -> Array:
+def by_unit(W: Array, block: Block) -> Array:
     """View of a block by position of the kernel, input unit and output unit."""
     return W.reshape(block.rows_per_unit, block.inputs[1] - block.inputs[0], W.shape[1])
 
@@ -111,10 +111,10 @@ class VectorReader:
             block = self._layout.blocks[m]
             if not block.n_params:
                 continue
-            W = _by_unit(view.W, block)
+            W = by_unit(view.W, block)
             n_weights, biases = 0, set()
             for i_part, row in self._sources.get(m, []):
-                outputs = _overlap(block.outputs, row[3:])
+                outputs = overlap(block.outputs, row[3:])
                 if outputs is None:
                     continue
                 n_weights += _copy_weights(W, block, outputs, row, get_slice(i_part), f"{name}/{m}/W")
@@ -133,13 +133,13 @@ def _copy_weights(
 ) -> int:
     """Copy what a stored block holds of an own one; returns the number of pairs of units copied."""
     _, first_in, end_in, first_out, end_out = row
-    inputs = _overlap(block.inputs, (first_in, end_in))
+    inputs = overlap(block.inputs, (first_in, end_in))
     if inputs is None:
         return 0
     stored = get_slice(name)
     _check_shape(stored, [block.rows_per_unit, end_in - first_in, end_out - first_out])
-    own = slice(None), _shifted(inputs, block.inputs[0]), _shifted(outputs, block.outputs[0])
-    W[own] = stored[:, _shifted(inputs, first_in), _shifted(outputs, first_out)]
+    own = slice(None), shifted(inputs, block.inputs[0]), shifted(outputs, block.outputs[0])
+    W[own] = stored[:, shifted(inputs, first_in), shifted(outputs, first_out)]
     return (inputs[1] - inputs[0]) * (outputs[1] - outputs[0])
 
 
@@ -148,7 +148,7 @@ def _copy_bias(b: Array, block: Block, outputs: tuple[int, int], row: BlockRow, 
     _, _, _, first_out, end_out = row
     stored = get_slice(name)
     _check_shape(stored, [end_out - first_out])
-    b[_shifted(outputs, block.outputs[0])] = stored[_shifted(outputs, first_out)]
+    b[shifted(outputs, block.outputs[0])] = stored[shifted(outputs, first_out)]
 
 
 def read_factors(
@@ -181,12 +181,14 @@ def read_factors(
     return dict(sorted(tensors.items()))
 
 
-def _overlap(a: Sequence[int], b: Sequence[int]) -> tuple[int, int] | None:
+def overlap(a: Sequence[int], b: Sequence[int]) -> tuple[int, int] | None:
+    """Half-open range that two half-open ranges share, or None."""
     first, end = max(a[0], b[0]), min(a[1], b[1])
     return (first, end) if first < end else None
 
 
-def _shifted(interval: tuple[int, int], by: int) -> slice:
+def shifted(interval: tuple[int, int], by: int) -> slice:
+    """A range counted from another place."""
     return slice(interval[0] - by, interval[1] - by)
 
 

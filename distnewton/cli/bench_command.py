@@ -6,6 +6,7 @@ import argparse
 import json
 import os
 import platform
+import re
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -31,8 +32,8 @@ _REPLICAS = "-replicas"
 """Ends the names of kinds of studies in which the number of replicas grows, and the grid stays."""
 _SLOWDOWN = 5
 """How many times slower the straggler is."""
-_WARMUP = 2
-"""First iterations, which do not count."""
+_WARMUP, _SETTLED = 2, 10
+"""First iterations, which do not count: of a study, and of a comparison in which the partition moves meanwhile."""
 DEFAULT_RATES = "no --cluster: no prediction; distnewton doctor --bench writes the rates of this machine into a file"
 
 
@@ -186,54 +187,56 @@ def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Clu
 
 
 def _straggler(options: argparse.Namespace) -> int:
-    """Slow one rank in its CG steps, and compare iterations with and without early termination."""
+    """Slow one rank in all its work, and compare iterations in which others wait for it, leave it behind, or help."""
     import numpy as np
 
     cluster = _cluster(options)
     n_ranks = max(options.ranks or [2])
     if n_ranks < 2:
         raise ConfigError("--ranks 1: nobody waits for a rank that is alone; take 2 or more", collective=True)
-    fault = {"DISTNEWTON_FAULT": f"rank={n_ranks - 1} at=cg kind=slow factor={_SLOWDOWN}"}
+    fault = {"DISTNEWTON_FAULT": f"rank={n_ranks - 1} at=all kind=slow factor={_SLOWDOWN}"}
     variables = {**cluster.environment.variables, **fault}
     disturbed = cluster.model_copy(
         update={"environment": cluster.environment.model_copy(update={"variables": variables})}
     )
+    equal: dict[str, Any] = {"partition": {"speeds": "equal"}}
     trials = {
-        "undisturbed": (cluster, False),
-        "slowed, early termination": (disturbed, False),
-        "slowed, all waited for": (disturbed, True),
+        "undisturbed": (cluster, equal),
+        "slowed, early termination": (disturbed, equal),
+        "slowed, all waited for": (disturbed, {**equal, "run": {"deterministic": True}}),
+        "slowed, partition.speeds=auto": (disturbed, {"partition": {"speeds": "auto"}}),
     }
-    seconds: dict[str, list[list[float]]] = {name: [] for name in trials}
+    found: dict[str, list[list[float]]] = {name: [] for name in trials}
     # repeats take turns, so that a slow spell of the machine meets all trials
     for repeat in range(1, options.repeats + 1):
-        for number, (name, (where, deterministic)) in enumerate(trials.items(), start=1):
-            folder = f"{number}-{name.replace(', ', '-').replace(' ', '-')}/repeat-{repeat:02d}"
-            seconds[name] += _trial(options, where, n_ranks, folder, deterministic=deterministic)
-    medians = {name: np.median(values, axis=0).tolist() for name, values in seconds.items()}
-    print(f"{n_ranks} ranks, the last one {_SLOWDOWN} times slower in its CG steps; median of iterations:")
-    for name, (iteration, direction) in medians.items():
+        for number, (name, (where, changes)) in enumerate(trials.items(), start=1):
+            folder = f"{number}-{re.sub('[, =.]+', '-', name)}/repeat-{repeat:02d}"
+            found[name] += _trial(options, where, n_ranks, folder, changes)
+    medians = {name: np.median(values, axis=0).tolist() for name, values in found.items()}
+    print(f"{n_ranks} ranks, the last one {_SLOWDOWN} times slower; median of iterations after the first {_SETTLED}:")
+    for name, (iteration, direction, objective) in medians.items():
         ratio = iteration / medians["undisturbed"][0]
-        print(f"  {name:28} {iteration:.4g} s ({ratio:.2f} x), direction {direction:.4g} s")
+        print(f"  {name:30} {iteration:.4g} s ({ratio:.2f} x), direction {direction:.4g} s, objective {objective:.10g}")
     return 0
 
 
 def _trial(
-    options: argparse.Namespace, cluster: Cluster, n_ranks: int, folder: str, *, deterministic: bool
+    options: argparse.Namespace, cluster: Cluster, n_ranks: int, folder: str, changes: dict[str, Any]
 ) -> list[list[float]]:
-    """Seconds of each iteration that counts, and of its direction, in a new run."""
+    """Seconds of each iteration that counts, and of its direction, and the last objective, in a new run."""
     import numpy as np
 
     from distnewton.cluster.submit import Submission, run_here
     from distnewton.runs.run_folder import read_metrics
 
     path = Path(options.run_dir or "straggler") / folder
-    n_iterations = _WARMUP + options.iterations
-    run = {"iterations": n_iterations, "deterministic": deterministic, "directory": str(path)}
-    _run(Submission(_point_config(options, {"run": run}), cluster, "straggler", n_ranks).write(), run_here)
+    run = {"iterations": _SETTLED + options.iterations, "deterministic": False, "directory": str(path)}
+    config = _point_config(options, {**changes, "run": {**run, **changes.get("run", {})}})
+    _run(Submission(config, cluster, "straggler", n_ranks).write(), run_here)
     records = list(read_metrics(path))
-    times = np.diff([record["training_seconds"] for record in records])[_WARMUP :]
-    phases = [record["seconds"]["direction"] for record in records[_WARMUP + 1 :]]
-    return [[float(time), float(phase)] for time, phase in zip(times, phases, strict=True)]
+    times = np.diff([record["training_seconds"] for record in records])[_SETTLED:].tolist()
+    phases = [record["seconds"]["direction"] for record in records[_SETTLED + 1 :]]
+    return [[time, phase, records[-1]["objective"]] for time, phase in zip(times, phases, strict=True)]
 
 
 def _cluster(options: argparse.Namespace) -> Cluster:

@@ -128,7 +128,8 @@ def _speeds(config: Config, problem: Problem, n_ranks: int) -> list[float]:
             problem.shape.partition(partition.splits, (), problem.blocks, problem.owners), n_of_grid,
             partition.replicas,
         )  # fmt: skip
-    return [] if partition.speeds == "equal" else speeds_of_grid(partition.speeds, n_of_grid, partition.replicas)
+    given = partition.speeds
+    return [] if isinstance(given, str) else speeds_of_grid(given, n_of_grid, partition.replicas)
 
 
 def _given_sizes(config: Config, options: argparse.Namespace) -> dict[str, Any]:

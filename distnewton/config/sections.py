@@ -303,11 +303,11 @@ class PartitionConfig(Options):
         "that make them, as 2-2-2-2. Ranks then own whole blocks, and the method is the same on any number of them"
     )  # fmt: skip
     speeds: Annotated[
-        Literal["equal", "measured"] | Annotated[list[Annotated[float, Field(gt=0.0)]], Field(min_length=1)],
+        Literal["equal", "measured", "auto"] | Annotated[list[Annotated[float, Field(gt=0.0)]], Field(min_length=1)],
         BeforeValidator(_commas_to_numbers),
     ] = Field(
         "equal", description="relative speed of each rank, as 1,1,0.5,1: blocks are in proportion; measured: by a "
-        "product of matrices on all ranks at the start"
+        "product of matrices on all ranks at the start; auto: equal, and less for a rank that stays slow during the run"
     )  # fmt: skip
     files: Annotated[list[Split], BeforeValidator(_dashes_to_list)] = Field(
         [], description="files by columns: number of ranks that own each, as 1-1-2; by default as equal as can be"

@@ -53,6 +53,8 @@ class Config(Options):
             problems.append(
                 f"run.tolerance is for directions whose gradient is that of all samples, not {', '.join(batched)}"
             )
+        if self.run.deterministic and self.partition.speeds == "auto":
+            problems.append("partition.speeds = auto goes by the clock, which run.deterministic rules out")
         if problems:
             raise ValueError("\n".join(problems))
         return self

@@ -2,7 +2,8 @@
 
 ``DISTNEWTON_FAULT="rank=1 at=cg iter=3 kind=kill"`` ends rank 1 by SIGKILL in the CG of iteration 3. ``at`` names a
 point of :data:`POINTS`: the beginning of a phase of the ledger, ``cg`` (a CG step after which a rank looks whether it
-may stop early), or a step of writing a checkpoint. ``kind`` says what happens there:
+may stop early), ``all`` (all of a rank's work, for ``slow``), or a step of writing a checkpoint. ``kind`` says what
+happens there:
 
 =================================  =====================================================================================
 ``raise, exit, _exit, interrupt``  an exception, ``sys.exit(3)``, ``os._exit(3)``, KeyboardInterrupt
@@ -10,7 +11,7 @@ may stop early), or a step of writing a checkpoint. ``kind`` says what happens t
 ``mpi-error, memory-error``        a message to a rank that does not exist; MemoryError
 ``enospc, eacces``                 OSError of a full disk, of a missing permission
 ``skip-collective, wrong-count``   the next sum over ranks is left out, or made with one number too many
-``slow, sleep``                    CG steps take ``factor`` times as long; a pause of ``seconds`` anywhere
+``slow, sleep``                    CG steps, or all work, take ``factor`` times as long; a pause of ``seconds``
 =================================  =====================================================================================
 
 ``iter=N`` waits for iteration N (0 is the start), ``skip=N`` lets the first N passes go by. All but ``slow`` happen
@@ -41,7 +42,10 @@ CHECKPOINT_WRITE_POINTS = tuple(
         "before_part", "mid_part", "before_fsync", "before_manifest", "before_rename", "after_rename"
     )
 )  # fmt: skip
-POINTS = (*OUTER_PHASES, *PHASES[:-1], "cg", *CHECKPOINT_WRITE_POINTS)
+EVERYWHERE = "all"
+POINTS = (*OUTER_PHASES, *PHASES[:-1], "cg", EVERYWHERE, *CHECKPOINT_WRITE_POINTS)
+MESSAGE = "message"
+"""Passed before each message: where a slow rank has done the work before it."""
 
 
 class InjectedFaultError(RuntimeError):
@@ -105,7 +109,7 @@ class FaultInjector:
     def __init__(self) -> None:
         self._fault: Fault | None = None
         self._n_passes = 0
-        self._last_pass = 0.0
+        self._last_pass, self._ledger = 0.0, Ledger()
         self._environment = ""
         self.wrong_sum = ""
 
@@ -126,7 +130,7 @@ class FaultInjector:
         ConfigError
             If the request is not understood.
         """
-        ledger.on_phase = self.at
+        ledger.on_phase, self._ledger = self.at, ledger
         if text is None:
             text = os.environ.get(VARIABLE, "")
             if text == self._environment:
@@ -142,7 +146,7 @@ class FaultInjector:
         Parameters
         ----------
         point : str
-            One of :data:`POINTS`.
+            One of :data:`POINTS`, or :data:`MESSAGE`.
 
         Raises
         ------
@@ -156,19 +160,20 @@ class FaultInjector:
             return
         if self._is_due(fault, point):
             self._do(fault)
-        self._last_pass = time.perf_counter()
+        self._last_pass = time.perf_counter() - self._ledger.waited
 
     def _is_due(self, fault: Fault, point: str) -> bool:
         """Whether the fault is set for this pass."""
-        if fault.at != point or fault.iter not in {None, failures.current_iteration}:
+        if fault.at not in {point, EVERYWHERE} or fault.iter not in {None, failures.current_iteration}:
             return False
         self._n_passes += 1
         return self._n_passes > fault.skip
 
     def _do(self, fault: Fault) -> None:
         if fault.kind == "slow":
-            # what was done since the last point was a CG step, or the beginning of the direction phase
-            time.sleep((time.perf_counter() - self._last_pass) * (fault.factor - 1.0))
+            # what was done since the last point was a CG step, the beginning of a phase, or what leads to a message
+            worked = time.perf_counter() - self._ledger.waited - self._last_pass
+            time.sleep(max(0.0, worked) * (fault.factor - 1.0))
             return
         self._fault = None
         if fault.kind == "sleep":
@@ -206,9 +211,11 @@ def _parse(text: str) -> Fault:
             f"kind=({'|'.join(KINDS)}) [iter=N] [skip=N] [factor=F] [seconds=S]",
             collective=True,
         ) from None
-    if fault.kind == "slow" and fault.at != "cg":
+    fits = fault.at in {"cg", EVERYWHERE} if fault.kind == "slow" else fault.at != EVERYWHERE
+    if not fits:
         raise ConfigError(
-            f"{VARIABLE}={text!r}: only CG steps are slowed; kind=sleep seconds=S holds a rank up elsewhere",
+            f"{VARIABLE}={text!r}: kind=slow is for at=cg (CG steps) and at=all (all work), and at=all for kind=slow; "
+            "kind=sleep seconds=S holds a rank up elsewhere",
             collective=True,
         )
     return fault

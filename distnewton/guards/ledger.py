@@ -46,6 +46,7 @@ class Ledger:
 
     costs: dict[str, PhaseCost] = field(default_factory=dict)
     current: str = "other"
+    waited: float = 0.0  # seconds inside MPI calls, ever
     failed: str = ""  # the innermost phase that an exception has left, for the report of it
     on_phase: Callable[[str], object] = _ignore  # told of each phase as it begins
 
@@ -88,10 +89,12 @@ class Ledger:
         cost.sent_bytes += sent_bytes
         cost.wait_seconds += wait_seconds
         cost.n_messages += 1
+        self.waited += wait_seconds
 
     def wait(self, seconds: float) -> None:
         """Add to the waiting of the current phase, for a message that is charged already."""
         self._current_cost().wait_seconds += seconds
+        self.waited += seconds
 
     def _current_cost(self) -> PhaseCost:
         return self.costs[_CHARGED[self.current]]

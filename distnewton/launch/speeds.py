@@ -1,11 +1,13 @@
-"""How fast ranks are beside each other, so that a slow one gets less."""
+"""How fast ranks are beside each other, at the start and during a run, so that a slow one gets less."""
 
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distnewton.errors import ConfigError
 from distnewton.parallel.collectives import Communicator
@@ -70,3 +72,89 @@ def speeds_of_grid(speeds: Sequence[float], n_ranks: int, n_replicas: int) -> li
             f"partition.speeds has {len(speeds)} numbers, but there are {n_ranks * n_replicas} ranks", collective=True
         )
     return [min(speeds[rank::n_ranks]) for rank in range(n_ranks)]
+
+
+_WINDOW = 3
+"""Iterations that must all say the same."""
+_ALIKE = 0.8
+"""Ranks of at least this share of the fastest one's speed count as fast."""
+_LEAST_GAIN, _LEAST_SECONDS = 0.2, 0.05
+"""What a move must save: share of an iteration, and seconds over the window, since less is the noise of short runs."""
+_RECOVERED = 1.5
+"""A rank that was given less, and is faster than that by this, is given more for any gain."""
+_PATIENCE = 5
+"""Iterations from the first move to the next; each further one waits twice as long."""
+
+
+class SpeedWatch:
+    """Tells during a run when ranks have other speeds than those by which they own the network.
+
+    A decision needs the same answer from three iterations in a row. After each move the next one waits twice as long,
+    so that a machine whose noise changes all the time costs few moves, whatever the length of the run.
+
+    Parameters
+    ----------
+    speeds : sequence of float
+        By rank of a grid, by which the network was cut.
+    """
+
+    def __init__(self, speeds: Sequence[float]) -> None:
+        self._speeds = np.array(speeds, dtype=float)
+        self._recent: deque[tuple[NDArray[np.float64], float]] = deque(maxlen=_WINDOW)
+        # the first iteration of a partition warms up
+        self._skip, self._pause, self._patience = 1, 0, _PATIENCE
+
+    def look(self, seconds: Sequence[float], iteration_seconds: float, n_left: int) -> list[float]:
+        """Take in an iteration.
+
+        Parameters
+        ----------
+        seconds : sequence of float
+            That each rank worked, in what all ranks do, waiting left out: the same on all ranks.
+        iteration_seconds : float
+            Of the whole iteration.
+        n_left : int
+            Iterations that are left.
+
+        Returns
+        -------
+        list of float
+            Speeds to cut the network by from now on, of which the fastest is 1; empty to leave it as it is.
+        """
+        self._pause = max(0, self._pause - 1)
+        if self._skip:
+            self._skip -= 1
+            return []
+        self._recent.append((np.array(seconds, dtype=float), iteration_seconds))
+        if self._pause or len(self._recent) < _WINDOW or n_left < _WINDOW:
+            return []
+        wanted = self._wanted()
+        if (wanted == self._speeds).all() or not self._pays(wanted, n_left):
+            return []
+        self._speeds, self._skip, self._pause = wanted, 1, self._patience
+        self._patience *= 2
+        self._recent.clear()
+        return [float(speed) for speed in wanted]
+
+    def _wanted(self) -> NDArray[np.float64]:
+        """Speeds by which all would have worked as long, of each rank the least change that an iteration asks for."""
+        relative = self._relative()
+        slower, faster = relative.min(axis=0), relative.max(axis=0)
+        work = np.where(slower > 1.0, slower, np.minimum(faster, 1.0))
+        speeds = self._speeds / np.maximum(work, 1e-9)
+        speeds /= speeds.max()
+        return np.where(speeds >= _ALIKE, 1.0, np.maximum(_STEP, np.round(np.round(speeds / _STEP) * _STEP, 2)))
+
+    def _relative(self) -> NDArray[np.float64]:
+        """Seconds of each rank by the median rank's, in a row for each iteration."""
+        return np.array([seconds / max(float(np.median(seconds)), 1e-9) for seconds, _ in self._recent])
+
+    def _pays(self, wanted: NDArray[np.float64], n_left: int) -> bool:
+        """Whether each iteration says that other shares would save enough."""
+        factors = (wanted / wanted.sum()) / (self._speeds / self._speeds.sum())
+        gains = np.array([(seconds.max() - (factors * seconds).max()) for seconds, _ in self._recent])
+        whole = np.array([iteration for _, iteration in self._recent])
+        back = (self._relative().max(axis=0) < 1.0 / _RECOVERED) & (self._speeds < 1.0)
+        enough = (gains > 0.0).all() if back.any() else (gains > _LEAST_GAIN * whole).all()
+        # a move costs about two iterations: the exchange, and an evaluation of the point
+        return bool(enough and gains.sum() > _LEAST_SECONDS and gains.mean() * n_left > 2 * whole.mean())

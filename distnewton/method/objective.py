@@ -154,6 +154,12 @@ class Objective:
         part.X, part.targets = take_rows(self.X, own), take_rows(self.targets, own)
         return part
 
+    def on(self, network: PartitionedNetwork, X: Any) -> Objective:
+        """The same objective on another partition of the network, whose features are given; collective."""
+        return Objective(
+            network, self.loss, X, self.targets, self.regularization, self.memory_bytes, self.share, self.n_counted
+        )
+
     def renew(self, iteration: int) -> bool:
         """Take the samples of an iteration, in place; whether they are others than before."""
         return self.renewal is not None and self.renewal(iteration)

@@ -137,6 +137,8 @@ class IterationRecord:
         Time inside MPI by rank, evaluation left out.
     compute_seconds : list of float
         Time in the phases of the method outside of MPI by rank: what a slow rank makes the others wait for.
+    common_seconds : list of float
+        The same without the direction phase, in which a slow rank may be stopped: what all ranks do as often.
     sent_bytes : dict of str to float
         By phase, over all ranks.
     train, validation, test : dict of str to float
@@ -162,6 +164,7 @@ class IterationRecord:
     phase_wait_seconds: dict[str, float] = field(default_factory=dict)
     wait_seconds: list[float] = field(default_factory=list)
     compute_seconds: list[float] = field(default_factory=list)
+    common_seconds: list[float] = field(default_factory=list)
     sent_bytes: dict[str, float] = field(default_factory=dict)
     train: dict[str, Number] = field(default_factory=dict)
     validation: dict[str, Number] = field(default_factory=dict)
@@ -275,8 +278,11 @@ def gather_costs(
     record.phase_seconds = dict(zip(PHASES, table[:, :, 0].mean(axis=0).tolist(), strict=True))
     record.phase_wait_seconds = dict(zip(PHASES, table[:, :, 1].mean(axis=0).tolist(), strict=True))
     record.wait_seconds = wait.tolist()
+    worked = np.maximum(table[:, :, 0] - table[:, :, 1], 0.0)
     timed = [p not in {"evaluation", "other"} for p in PHASES]
-    record.compute_seconds = np.maximum(table[:, timed, 0] - table[:, timed, 1], 0.0).sum(axis=1).tolist()
+    common = [p not in {"evaluation", "other", "direction"} for p in PHASES]
+    record.compute_seconds = worked[:, timed].sum(axis=1).tolist()
+    record.common_seconds = worked[:, common].sum(axis=1).tolist()
     record.sent_bytes = dict(zip(PHASES, table[:, :, 2].sum(axis=0).tolist(), strict=True))
     return Stop(int(everyone[:, -1].max()))
 

@@ -241,6 +241,10 @@ class Trainer:
             self.ended = f"the gradient's norm fell to {norm / (first or 1.0):.2g} of its first"
         return bool(self.ended)
 
+    def pass_time(self, seconds: float) -> None:
+        """Count seconds that were spent on the run between iterations; the same on all ranks."""
+        self._position.elapsed_seconds += seconds
+
     def state(self) -> State:
         """What the next iteration needs: the point, where the schedule stands, and the state of its stage."""
         numbers = asdict(self._position)

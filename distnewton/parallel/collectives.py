@@ -6,13 +6,14 @@ see, and is trivially correct without MPI (``comm=None``), so that one process n
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import sys
 import time
 import zlib
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -22,7 +23,7 @@ from numpy.typing import NDArray
 
 from distnewton.backend import on_device
 from distnewton.errors import EXIT_CODES, DistNewtonError, NoMemoryError
-from distnewton.guards.faults import faults
+from distnewton.guards.faults import MESSAGE, faults
 from distnewton.guards.hangs import ranges
 from distnewton.guards.ledger import Ledger, allreduce_bytes
 from distnewton.guards.watchdog import Watchdog, calling_place, watchdog
@@ -33,6 +34,8 @@ if TYPE_CHECKING:
     from mpi4py.MPI import Intracomm
 
 Array = NDArray[Any]
+_MOST_BYTES = 1 << 30
+"""Of a message between two ranks: MPI libraries count up to 2^31."""
 CHECK_VARIABLE = "DISTNEWTON_CHECK"
 _VIEW_BYTES = 256
 """Length of a rank's view of a collective, cut or filled up, in a message of checked mode."""
@@ -186,6 +189,7 @@ class Communicator:
         summed = faults.spoil(array) if faults.wrong_sum else array
         if summed is None:
             return array
+        faults.at(MESSAGE)
         # in checked mode ranks wait for each other when they compare
         start = time.perf_counter()
         with self._inside("sum", summed.size, summed.dtype):
@@ -217,6 +221,7 @@ class Communicator:
         if faults.wrong_sum:
             self.sum_inplace(array)
             return PendingSum()
+        faults.at(MESSAGE)
         start = time.perf_counter()
         with self._inside("start of a sum", array.size, array.dtype):
             wait = self._device_transport().begin(self, array) if on_device(array) else self.begin_sum_buffer(array)
@@ -225,6 +230,7 @@ class Communicator:
 
     def _finish_sum(self, wait: Callable[[], None], n_call: int) -> None:
         """Wait for the end of a sum that was begun as a call of this number."""
+        faults.at(MESSAGE)
         start = time.perf_counter()
         with watchdog.inside("sum", 0, self.name, self._who, n_call):
             wait()
@@ -368,6 +374,44 @@ class Communicator:
                     self.mpi.Recv(part, source=source, tag=1)
         return parts
 
+    def exchange(self, parts: Sequence[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
+        """Send named arrays to every rank, and receive those of every rank (collective).
+
+        Parameters
+        ----------
+        parts : sequence of mapping of str to Array
+            What each rank gets, by rank; of any shapes and dtypes of numbers, on the host. Ranks that get nothing are
+            sent nothing.
+
+        Returns
+        -------
+        list of mapping of str to Array
+            What each rank sent, by rank; the rank's own are not copied. Arrays keep their order in memory.
+        """
+        if self.mpi is None or self.size == 1:
+            return list(parts)
+        from mpi4py import MPI
+
+        empty: Mapping[str, Array] = {}
+        outgoing = [_packed(empty if rank == self.rank else part) for rank, part in enumerate(parts)]
+        sent, lengths = np.array([part.size for part in outgoing]), np.empty(self.size, np.int64)
+        start = time.perf_counter()
+        with self._inside("exchange"):
+            self.mpi.Alltoall(sent, lengths)
+            incoming = [np.empty(n, np.uint8) for n in lengths.tolist()]
+            requests = [
+                pass_on(piece, rank, 2)
+                for pass_on, buffers in ((self.mpi.Irecv, incoming), (self.mpi.Isend, outgoing))
+                for rank, buffer in enumerate(buffers)
+                for piece in np.split(buffer, range(_MOST_BYTES, buffer.size, _MOST_BYTES))
+                if piece.size
+            ]
+            MPI.Request.Waitall(requests)
+        self.ledger.charge(float(sent.sum()), time.perf_counter() - start)
+        received = [_unpacked(buffer) for buffer in incoming]
+        received[self.rank] = parts[self.rank]
+        return received
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.mpi is not None:
@@ -438,3 +482,19 @@ class Communicator:
             ranks_by_view[row.tobytes().rstrip(b"\0").decode(errors="replace")].append(rank)
         lines = [f"  rank {ranges(ranks)}: {text}" for text, ranks in ranks_by_view.items()]
         raise CollectiveMismatchError("ranks are about to make different collectives:\n" + "\n".join(lines))
+
+
+def _packed(arrays: Mapping[str, Array]) -> Array:
+    """Named arrays as bytes; none for none."""
+    buffer = io.BytesIO()
+    if arrays:
+        np.savez(buffer, allow_pickle=False, **arrays)
+    return np.frombuffer(buffer.getbuffer(), np.uint8)
+
+
+def _unpacked(data: Array) -> Mapping[str, Array]:
+    """Undo :func:`_packed`."""
+    if not data.size:
+        return {}
+    with np.load(io.BytesIO(data.tobytes()), allow_pickle=False) as arrays:
+        return dict(arrays.items())

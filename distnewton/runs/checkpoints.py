@@ -217,6 +217,10 @@ class CheckpointKeeper:
                 collective=True,
             )
 
+    def rebind(self, trainer: Trainer) -> None:
+        """Save another trainer from now on: the same run, on another partition of its ranks."""
+        self._trainer, self._network = trainer, trainer.objective.network
+
     def follow(self, record: IterationRecord) -> None:
         """Save if it is time, after an iteration of which all observers have been told."""
         self._last = record

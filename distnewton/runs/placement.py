@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -18,7 +18,7 @@ from distnewton.network.network import PartitionedNetwork
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
-from distnewton.parallel.partition import as_splits
+from distnewton.parallel.partition import Partition, as_splits
 from distnewton.parallel.replicas import SampleShare, ranks_of_a_grid
 from distnewton.runs.data_sets import DataSets
 from distnewton.runs.memory_check import PlannedRun, check_device_memory, check_memory_fits
@@ -81,9 +81,7 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
     partition = shape.partition(splits, speeds, config.partition.logical(shape), data.owners)
     grid = ProcessGrid(comm, partition, n_replicas)
     if "memory" in run.checks:
-        n_held_out = sum(description.n_samples for description in data.descriptions.values())
-        carried = shape if data.residuals is None else shape.with_jet(data.residuals.jet)
-        sizes = PlannedRun(config, carried, data.train, n_held_out, dense, "validation" in data.held_out)
+        sizes = _planned_run(config, data, shape, dense=dense)
         check_memory_fits(comm, sizes, grid.partition)
         check_device_memory(comm, sizes, grid.partition, device.backend.memory_limit)
     network = config.network
@@ -97,6 +95,41 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
             config.data.reading,
         ),
     )  # fmt: skip
+
+
+def choose_partition(placement: Placement, config: Config, data: DataSets, speeds: Sequence[float]) -> Partition:
+    """The partition of a network that is placed already, for other speeds of its ranks; collective."""
+    shape, world = placement.network.shape, placement.grid.world
+    nonzeros = nonzeros_of(data.train, dense=placement.architecture.dense)
+    splits = _choose_splits(world, config, shape, data.n_train, speeds, nonzeros)
+    return shape.partition(splits, speeds, config.partition.logical(shape))
+
+
+def replace_grid(placement: Placement, config: Config, comm: Communicator, partition: Partition) -> Placement:
+    """The same network on another partition of the same ranks; collective."""
+    old = placement.network
+    grid = ProcessGrid(comm, partition, placement.grid.n_replicas)
+    network = PartitionedNetwork(grid, old.activation.name, old.backend, old.shape, config.run.overlap)
+    return replace(placement, grid=grid, network=network)
+
+
+def memory_problem(comm: Communicator, config: Config, data: DataSets, placement: Placement, after: Partition) -> str:
+    """Why a partition does not fit the hosts beside what is there; empty where it does, or is not checked."""
+    if "memory" not in config.run.checks:
+        return ""
+    sizes = _planned_run(config, data, placement.network.shape, dense=placement.architecture.dense)
+    try:
+        check_memory_fits(comm, sizes, after)
+    except ConfigError as error:
+        return str(error).partition("\n")[0].removesuffix(":")
+    return ""
+
+
+def _planned_run(config: Config, data: DataSets, shape: NetworkShape, *, dense: bool) -> PlannedRun:
+    """What the memory of a run depends on, besides its partition."""
+    n_held_out = sum(description.n_samples for description in data.descriptions.values())
+    carried = shape if data.residuals is None else shape.with_jet(data.residuals.jet)
+    return PlannedRun(config, carried, data.train, n_held_out, dense, "validation" in data.held_out)
 
 
 def _resolve_shape(config: Config, data: DataSets) -> NetworkShape:
@@ -120,11 +153,10 @@ def _device_name(config: Config, data: DataSets) -> str:
 def _choose_speeds(comm: Communicator, config: Config, n_ranks: int) -> list[float]:
     """Relative speeds of the ranks of a grid, measured where the user asks for it; empty for equal ones."""
     given = config.partition.speeds
-    if given == "equal":
-        return []
-    return speeds_of_grid(
-        measured_speeds(comm) if given == "measured" else given, n_ranks, config.partition.replicas
-    )
+    if given == "measured":
+        given = measured_speeds(comm)
+    # auto: all alike at first
+    return [] if isinstance(given, str) else speeds_of_grid(given, n_ranks, config.partition.replicas)
 
 
 def _choose_splits(

@@ -9,19 +9,19 @@ from pathlib import Path
 
 from distnewton.backend import Array, scalar
 from distnewton.config import Config
-from distnewton.config.method import regularization
 from distnewton.data.scaled import gather_scaling
 from distnewton.errors import DataError, DistNewtonError, NumericalError
 from distnewton.launch.deadline import Clock
 from distnewton.method.best_model import BestModel
 from distnewton.method.records import IterationRecord
-from distnewton.method.schedule import Schedule
 from distnewton.method.trainer import Trainer
 from distnewton.models.warm_start import Start, StartFrom
 from distnewton.physics.network import check_residuals, set_unknowns
 from distnewton.runs.checkpoints import CheckpointKeeper, Resume, keeper_of_run
+from distnewton.runs.engine import Engine, make_engine
 from distnewton.runs.evaluator import MetricsEvaluator
 from distnewton.runs.history import History
+from distnewton.runs.moving import MovingPartition
 from distnewton.runs.replay import Replay
 from distnewton.runs.setup import Setup
 from distnewton.runs.summary import Observer, Result, summarize_run
@@ -57,37 +57,32 @@ def train_once(
     -----
     Collective.
     """
-    run, data, training = config.run, setup.data, setup.training
-    objective = training.objective
-    if config.method.C != setup.config.method.C:
-        objective = objective.regularized(regularization(config.method.C, objective.n_counted))
-    evaluator = MetricsEvaluator(
-        setup.placement.network, data.task, training.objective, training.targets, data.held_out, data.residuals
-    )
-    best = BestModel(setup.comm, data.task.name, int(run.patience)) if "validation" in data.held_out else None
+    data = setup.data
+    best = BestModel(setup.comm, data.task.name, int(config.run.patience)) if "validation" in data.held_out else None
+    moving = None
+    if config.partition.speeds == "auto" and setup.placement.grid.size > 1:
+        moving = MovingPartition(setup, config, replay=replay is not None)
     with setup.limit_threads():
         origin = setup.start if start is None else Start(setup.comm, start)
         params = _first_params(setup, config, origin)
-        schedule = Schedule(
-            config.method, objective, run.n_iterations, run.seed, deterministic=run.deterministic,
-            recorded=replay.steps() if replay else None,
-        )  # fmt: skip
-        trainer = Trainer(objective, params, schedule.stages, evaluator.measure, best)
-        keeper = keeper_of_run(config, setup, trainer, checkpoints, clock)
-        with _schedule_freed(schedule, keeper):
-            notes = [*filter(None, [setup.note]), *schedule.notes, *keeper.begin(resume, observers)]
+        engine = make_engine(setup, config, params, best, replay.steps() if replay else None)
+        keeper = keeper_of_run(config, setup, engine.trainer, checkpoints, clock)
+        course = _Course(engine, best, keeper, moving)
+        with course.ending():
+            notes = [*filter(None, [setup.note]), *engine.schedule.notes, *keeper.begin(resume, observers)]
             if origin is not None and keeper.record is None:
                 notes.append(f"starts from {origin.name}")
-            summary = summarize_run(setup, config, schedule.transport, notes, resumed=keeper.record)
+            summary = summarize_run(setup, config, engine.schedule.transport, notes, resumed=keeper.record)
             history = History(filter(None, [keeper.record]))
             for observer in observers:
                 observer.start(summary)
             # a checkpoint counts records, so that it comes last
             followers = [history.append, *(observer.iteration for observer in observers), keeper.follow]
-            _iterate(trainer, config, clock, followers, replay)
+            course.iterate(config, clock, followers, replay)
             keeper.finish()
+        trainer, evaluator = course.engine.trainer, course.engine.evaluator
         return Result(
-            setup.model(objective.network.expanded(_final_params(setup, trainer, evaluator))),
+            setup.model(trainer.objective.network.expanded(_final_params(setup, trainer, evaluator))),
             history,
             summary,
             trainer.stopped,
@@ -144,34 +139,56 @@ def _final_params(setup: Setup, trainer: Trainer, evaluator: MetricsEvaluator) -
     return params
 
 
-def _iterate(
-    trainer: Trainer,
-    config: Config,
-    clock: Clock | None,
-    followers: Sequence[Callable[[IterationRecord], None]],
-    replay: Replay | None,
-) -> None:
-    """Train to the end of the run, or of the repeated one; followers are told of each iteration in turn."""
-    run, must_stop = config.run, clock.must_stop if clock else None
-    length = (replay.n_iterations, math.inf) if replay else (run.n_iterations, run.seconds)
-    for record in trainer.iterations(*length, must_stop, tolerance=run.tolerance):
-        if replay:
-            replay.iteration(record)
-        for follow in followers:
-            follow(record)
+class _Course:
+    """A run from its first iteration to its last, on one partition or on several, one after the other."""
 
+    def __init__(
+        self, engine: Engine, best: BestModel | None, keeper: CheckpointKeeper, moving: MovingPartition | None
+    ) -> None:
+        self.engine, self._best, self._keeper, self._moving = engine, best, keeper, moving
 
-@contextmanager
-def _schedule_freed(schedule: Schedule, keeper: CheckpointKeeper) -> Iterator[None]:
-    """Free what the schedule holds open at the end; name the checkpoint that is left where numbers went wrong."""
-    try:
-        yield
-    except DistNewtonError as error:
-        # freeing is collective: only where every rank gets here
-        if error.collective:
-            schedule.free()
-        if isinstance(error, NumericalError) and keeper.path:
-            text = f"{error}\nthe last checkpoint is {keeper.path}"
-            raise NumericalError(text, collective=error.collective) from None
-        raise
-    schedule.free()
+    def iterate(
+        self,
+        config: Config,
+        clock: Clock | None,
+        followers: Sequence[Callable[[IterationRecord], None]],
+        replay: Replay | None,
+    ) -> None:
+        """Train to the end of the run, or of the repeated one; followers are told of each iteration in turn."""
+        run, must_stop = config.run, clock.must_stop if clock else None
+        length = (replay.n_iterations, math.inf) if replay else (run.n_iterations, run.seconds)
+        moves = True
+        while moves:
+            moves = False
+            for record in self.engine.trainer.iterations(*length, must_stop, tolerance=run.tolerance):
+                if replay:
+                    replay.iteration(record)
+                if self._moving:
+                    self._moving.announce(record)
+                for follow in followers:
+                    follow(record)
+                if moves := self._moves(record):
+                    break
+
+    def _moves(self, record: IterationRecord) -> bool:
+        """Whether the run has another engine after an iteration, which goes on with the next one."""
+        if self._moving is None or self.engine.trainer.stopped or not self._moving.is_due(record):
+            return False
+        before, self.engine = self.engine, self._moving.move(self.engine, self._best)
+        self._keeper.rebind(self.engine.trainer)
+        return self.engine is not before
+
+    @contextmanager
+    def ending(self) -> Iterator[None]:
+        """Free what the run holds open at its end; name the checkpoint that is left where numbers went wrong."""
+        try:
+            yield
+        except DistNewtonError as error:
+            # freeing is collective: only where every rank gets here
+            if error.collective:
+                self.engine.schedule.free()
+            if isinstance(error, NumericalError) and self._keeper.path:
+                text = f"{error}\nthe last checkpoint is {self._keeper.path}"
+                raise NumericalError(text, collective=error.collective) from None
+            raise
+        self.engine.schedule.free()

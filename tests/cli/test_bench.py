@@ -40,7 +40,7 @@ class TestRuns:
         done = run(distnewton("bench", "straggler", RECIPE, "--ranks=2", *SHORT, "--run-dir", tmp_path / "s"))
         assert done.returncode == 0, done.stdout + done.stderr
         assert "2 ranks, the last one 5 times slower" in done.stdout
-        assert done.stdout.count(" x), direction ") == 3
+        assert done.stdout.count(" x), direction ") == 4
 
 
 def test_job_files_from_1_to_64_nodes(tmp_path, capsys):

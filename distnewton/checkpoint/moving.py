@@ -1,0 +1,119 @@
+"""A state on another partition of the same ranks, by messages: what a checkpoint does through files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+
+from distnewton.backend import Array
+from distnewton.checkpoint.blocks import by_unit, overlap, shifted
+from distnewton.checkpoint.state import BlockKey, State
+from distnewton.network.layout import ParameterLayout, layout_of
+from distnewton.parallel.collectives import Communicator
+from distnewton.parallel.partition import Block, Partition
+
+Arrays = Mapping[str, Array]
+
+
+def move_state(state: State, before: Partition, after: Partition, comm: Communicator) -> State:
+    """This rank's state on another partition.
+
+    Parameters
+    ----------
+    state : State
+        This rank's on the partition before, on the host; names are the same on all ranks.
+    before, after : Partition
+        Who owned what, and who will.
+    comm : Communicator
+        The ranks of the grid.
+
+    Returns
+    -------
+    State
+        Without factors where the logical blocks differ, as when a checkpoint is read.
+
+    Notes
+    -----
+    Collective: one exchange, of what changes its owner.
+    """
+    same_blocks = before.cut_of_blocks == after.cut_of_blocks
+    own = layout_of(before, comm.rank)
+    parts: list[dict[str, Array]] = [{} for _ in range(comm.size)]
+    for prefix, part in state.walk():
+        for name, vector in part.vectors.items():
+            for rank, piece, array in _pieces(vector, own, after, comm.size):
+                parts[rank][f"{prefix}{name}/{piece}"] = array
+        for name, by_block in part.factors.items() if same_blocks else ():
+            for (number, m), array in by_block.items():
+                parts[after.holder(number)][f"{prefix}{name}/{number}/{m}"] = array
+    received = comm.exchange(parts)
+    sources = [{block.layer: block for block in before.blocks(rank)} for rank in range(comm.size)]
+    return _build(state, "", layout_of(after, comm.rank), list(zip(sources, received, strict=True)), same_blocks)
+
+
+def _common(source: Block, target: Block | None) -> Iterator[tuple[str, tuple[int, int], tuple[int, int]]]:
+    """What two blocks of a layer share: ``W`` with its inputs and outputs, ``b`` with no inputs and its outputs."""
+    outputs = None if target is None else overlap(source.outputs, target.outputs)
+    if target is None or outputs is None:
+        return
+    if (inputs := overlap(source.inputs, target.inputs)) is not None:
+        yield "W", inputs, outputs
+    if source.owns_bias and target.owns_bias:
+        yield "b", (0, 0), outputs
+
+
+def _view(layout: ParameterLayout, vector: Array, m: int, piece: str, ranges: Sequence[tuple[int, int]]) -> Array:
+    """View of a piece of a vector in the block of a layer."""
+    block, views = layout.blocks[m], layout.views(vector)[m]
+    inputs, outputs = ranges
+    columns = shifted(outputs, block.outputs[0])
+    if piece == "W":
+        return by_unit(views.W, block)[:, shifted(inputs, block.inputs[0]), columns]
+    assert views.b is not None  # noqa: S101 - both blocks own it
+    return views.b[columns]
+
+
+def _pieces(
+    vector: Array, own: ParameterLayout, after: Partition, n_ranks: int
+) -> Iterator[tuple[int, str, Array]]:
+    """Ranks that will own a part of this rank's blocks, with names and values of these parts."""
+    for m, block in own.blocks.items():
+        for rank in range(n_ranks):
+            for piece, *ranges in _common(block, after.block(m, rank)):
+                yield rank, f"{m}/{piece}", np.ascontiguousarray(_view(own, vector, m, piece, ranges))
+
+
+def _build(
+    state: State, prefix: str, layout: ParameterLayout, sources: Sequence[tuple[dict[int, Block], Arrays]],
+    same_blocks: bool,
+) -> State:  # fmt: skip
+    """A state and those inside from what the ranks sent, which owned these blocks."""
+    vectors = {}
+    for name, old in state.vectors.items():
+        vector = vectors[name] = np.zeros(layout.n_params, old.dtype)
+        for blocks, arrays in sources:
+            for m in layout.blocks.keys() & blocks.keys():
+                for piece, *ranges in _common(blocks[m], layout.blocks[m]):
+                    _view(layout, vector, m, piece, ranges)[...] = arrays[f"{prefix}{name}/{m}/{piece}"]
+    numbers = [part.number for part in layout.parts]
+    factors = {name: _factors(f"{prefix}{name}", numbers, sources) for name in state.factors}
+    inside = {
+        name: _build(part, f"{prefix}{name}/", layout, sources, same_blocks) for name, part in state.parts.items()
+    }
+    return State(state.numbers, vectors, factors, inside, same_blocks=same_blocks)
+
+
+def _factors(
+    name: str, numbers: Sequence[int], sources: Sequence[tuple[dict[int, Block], Arrays]]
+) -> dict[BlockKey, Array]:
+    """Factors of own logical blocks."""
+    found: dict[BlockKey, Array] = {}
+    for _, arrays in sources:
+        for key, array in arrays.items():
+            before, _, place = key.partition(f"{name}/")
+            if not before and place.replace("/", "").isdigit():
+                number, m = map(int, place.split("/"))
+                if number in numbers:
+                    found[number, m] = array
+    return dict(sorted(found.items()))
