@@ -139,6 +139,7 @@ class FaultInjector:
         fault = _parse(text) if text else None
         self._fault = fault if fault is not None and fault.rank == rank else None
         self._n_passes, self.wrong_sum = 0, ""
+        self._last_pass = time.perf_counter() - ledger.waited
 
     def at(self, point: str) -> None:
         """Pass a point of the code; a no-op unless this rank's fault is set for it.

@@ -187,6 +187,7 @@ class NewtonStep:
             start = time.perf_counter()
             result = solve(self._direction, problem, self._termination)
             seconds = time.perf_counter() - start
+            self._termination.leave()
         with grid.ledger.phase("combination"):
             record = gather_direction(grid.world, self._direction.title, result, seconds)
             self._termination.end(record.finished_ranks)

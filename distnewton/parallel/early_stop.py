@@ -2,9 +2,9 @@
 
 Inside a node the board is a table in shared memory: a rank stores the phase's number in its own slot, and
 the others read it. Neither calls MPI, so it does not matter that the others are inside a GEMM. Between nodes,
-a rank that has finished sends 8 bytes to every rank of the other nodes, and each looks for them between two
-of its CG steps. Raising or reading a counter in a one-sided window would instead block until its owner's next
-MPI call wherever the network has no hardware for it, for milliseconds.
+the first rank of each passes counts on along a tree (:mod:`.relay`), between two of its CG steps, and when it
+has finished until nobody below needs it. Raising or reading a counter in a one-sided window would instead block
+until its owner's next MPI call wherever the network has no hardware for it, for milliseconds.
 ``python -m benchmarks.early_stop`` measures these.
 """
 
@@ -14,7 +14,8 @@ import math
 import mmap
 import os
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,7 @@ from numpy.typing import NDArray
 
 from distnewton.guards.ledger import Ledger
 from distnewton.guards.watchdog import watchdog
+from distnewton.parallel.relay import Message, Relay
 
 if TYPE_CHECKING:
     from mpi4py.MPI import Comm, Intracomm
@@ -34,6 +36,11 @@ _NEVER, _OPENING = -2, -1
 """Content of a slot before its first phase; number of the phase that opens the connections."""
 _STRIDE = 8
 """int64 from slot to slot: 64 bytes, so that a store takes no cache line from the readers of another slot."""
+_FINISHED, _LEFT = 0, 1
+"""Columns of the table: phase in which a rank has finished, and which it has left."""
+_BITS, _COUNT = 32, (1 << 32) - 1
+"""What a node has heard is stored in its last row as one number: phase, and count."""
+_MESSAGE_BYTES = 24
 _N_LOOKS = 4
 """Looks without a message that end a search. A look may advance the library and yet say no: with MPICH and
 Open MPI, over shared memory and TCP, up to 2 in a row did before a message that had long been there."""
@@ -86,7 +93,7 @@ class FinishBoard:
     transport : str
         What this rank uses: ``shared``, ``messages`` or ``shared+messages``.
     n_messages_sent : int
-        What this rank has sent, with the one message a peer that opens the connections.
+        What this rank has sent, with those that open the connections.
 
     Raises
     ------
@@ -99,8 +106,9 @@ class FinishBoard:
     -----
     Construction and :meth:`free` are collective over ``comm``, nothing else is. A phase is, on each rank ::
 
-        board.begin(k)                        # k grows: no slot needs a reset, and no old message counts
+        board.begin(k, enough)                # k grows: no slot needs a reset, and no old message counts
         step, board.n_finished(), step, ...   # and board.announce() when the stopping rule is met
+        board.leave()                         # pass on what others need
         a collective from which every rank learns who announced
         board.end(finished_ranks)
 
@@ -118,8 +126,9 @@ class FinishBoard:
         if transport not in TRANSPORTS:
             raise ValueError(f"transport must be one of {', '.join(TRANSPORTS)}, got {transport!r}")
         self._ledger, self.n_messages_sent = ledger or Ledger(), 0
-        self._phase, self._announced, self._is_open = _NEVER, False, False
-        self._slots: Slots = np.full(1, _NEVER, dtype=np.int64)  # of this node's ranks; own: _slots[_i_own]
+        self._phase, self._announced, self._is_open, self._n_final = _NEVER, False, False, 0
+        # of this node's ranks, and what the node has heard; own: _table[_i_own]
+        self._table: Slots = np.full((2, 2), _NEVER, dtype=np.int64)
         self._rank = self._i_own = 0
         self._mailbox: _Mailbox | None = None
         n_ranks = 1 if comm is None else comm.Get_size()
@@ -128,22 +137,24 @@ class FinishBoard:
         if comm is not None and n_ranks > 1:
             self._rank = comm.Get_rank()
             self._mailbox = self._connect(comm, transport)
-        self.transport = "shared" if len(self._slots) > 1 or self._mailbox is None else "messages"
-        if self._mailbox is not None and len(self._slots) > 1:
-            self.transport = "shared+messages"
+        n_shared, several = len(self._node), len(self._node) < n_ranks
+        self.transport = "shared" if not several else "messages" if n_shared == 1 else "shared+messages"
         # A first phase, finished by all, opens the connections: later no message waits for an answer of its
         # receiver, who may be in a GEMM.
         self.begin(_OPENING)
         self.announce()
         self.end(range(n_ranks))
 
-    def begin(self, phase_number: int) -> None:
+    def begin(self, phase_number: int, enough: int | None = None) -> None:
         """Open a phase.
 
         Parameters
         ----------
         phase_number : int
             The same on all ranks, not negative, and larger than that of the phase before.
+        enough : int or None
+            Weight of the finished ranks that all nodes are told of; fewer are known where they were counted. By
+            default all. The same on all ranks.
 
         Raises
         ------
@@ -157,6 +168,8 @@ class FinishBoard:
         if phase_number <= self._phase:
             raise ValueError(f"phase_number must be larger than {self._phase}, got {phase_number}")
         self._phase, self._announced, self._is_open = phase_number, False, True
+        if self._mailbox is not None:
+            self._mailbox.relay.begin(phase_number, int(self._weights.sum()) if enough is None else enough)
 
     def announce(self) -> None:
         """Say that this rank has met its stopping rule; does not block, and does nothing when said before.
@@ -171,28 +184,39 @@ class FinishBoard:
         if self._announced:
             return
         self._announced = True
-        self._slots[self._i_own] = self._phase
-        if self._mailbox is not None:
-            self._mailbox.send(self._phase)
-            self.n_messages_sent += self._mailbox.n_peers
-            self._ledger.charge(self._mailbox.n_peers * self._slots.itemsize, 0.0)
+        self._table[self._i_own, _FINISHED] = self._phase
+        self._pass_on()
+
+    def leave(self) -> None:
+        """Say that this rank's part of the phase is over; who passes messages on does so until nobody below needs it.
+
+        Notes
+        -----
+        To be called before the collective that ends the phase, in which a rank hears nothing. It waits, on the first
+        rank of a node, until enough have finished or all of the nodes below have left: no sooner could the collective
+        end.
+        """
+        self._table[self._i_own, _LEFT] = self._phase
+        self._wait("messages of the direction phase", lambda relay: relay.may_leave)
 
     def n_finished(self) -> int:
         """Count the ranks known to have finished this phase, each by its weight, this one included; does not block.
 
-        To be asked before the collective that follows; after it, ranks that are in the next phase already may
-        count no longer.
+        To be asked before the collective that follows, after which ranks may be in the next phase; once the phase has
+        ended, the answer is what that collective told.
 
         Returns
         -------
         int
-            Never more than have announced: of this node all, of other nodes those whose message is here.
+            Never more than have announced: of this node all; of all nodes those that the tree has told of, which are
+            enough, or all at the end.
         """
-        n = self._weights[self._node[self._slots == self._phase]].sum()
-        if self._mailbox is not None:
-            self._mailbox.receive()
-            n += self._weights[self._mailbox.heard == self._phase].sum()
-        return int(n)
+        if not self._is_open:
+            return self._n_final
+        self._pass_on()
+        heard = int(self._table[-1, _FINISHED])
+        n_of_all = heard & _COUNT if heard >> _BITS == self._phase else 0
+        return max(self._n_of_node(), n_of_all)
 
     def end(self, finished_ranks: Sequence[int]) -> None:
         """Close the phase: receive what is still under way, complete what was sent.
@@ -209,8 +233,8 @@ class FinishBoard:
 
         Notes
         -----
-        Waits only for messages sent before the collective that told who finished. A fast rank's message of
-        the next phase may arrive here already; it carries that phase's number, and counts there.
+        Waits only for messages that ranks send when they leave, or here. A fast rank's message of the next phase may
+        arrive here already; it carries that phase's number, and counts there.
         """
         if not self._is_open or (self._rank in finished_ranks) != self._announced:
             raise RuntimeError(
@@ -218,24 +242,57 @@ class FinishBoard:
                 f"{'announced' if self._announced else 'did not announce'} in phase {self._phase}"
                 f"{'' if self._is_open else ', already ended'}"
             )
-        self._is_open = False
+        self._is_open, self._n_final = False, int(self._weights[list(finished_ranks)].sum())
+        self._table[self._i_own, _LEFT] = self._phase
+        self._wait("end of the direction phase", lambda relay: relay.is_done)
         if self._mailbox is not None:
-            with watchdog.inside("end of the direction phase"):
-                self._mailbox.drain(finished_ranks, self._phase)
+            self._mailbox.complete()
 
     def free(self) -> None:
         """Free what MPI allocated; collective, outside of a phase."""
-        self._slots, self._i_own = self._slots[:1].copy(), 0
+        self._table, self._i_own = self._table[[self._i_own, -1]].copy(), 0
+        self._node = self._node[:1]
         if self._mailbox is not None:
             self._mailbox.free()
             self._mailbox = None
 
+    def _n_of_node(self) -> int:
+        """Weight of the finished ranks of this node."""
+        return int(self._weights[self._node[self._table[:-1, _FINISHED] == self._phase]].sum())
+
+    def _pass_on(self) -> None:
+        """Take in the messages that are here and send what is due, on the first rank of a node; does not block."""
+        if self._mailbox is None:
+            return
+        # a rank that passes nothing on may be in a later phase
+        left = bool((self._table[:-1, _LEFT] >= self._phase).all())
+        # counted after it was seen that all have left, so that the count is then the last one
+        self._mailbox.relay.update(self._n_of_node(), all_left=left)
+        n_sent = self._mailbox.exchange()
+        self._table[-1, _FINISHED] = self._phase << _BITS | self._mailbox.relay.count
+        self.n_messages_sent += n_sent
+        if n_sent:
+            self._ledger.charge(n_sent * _MESSAGE_BYTES, 0.0)
+
+    def _wait(self, what: str, is_over: Callable[[Relay], bool]) -> None:
+        """Pass messages on until a condition holds; nothing on ranks that pass none on."""
+        if self._mailbox is None:
+            return
+        start = time.perf_counter()
+        with watchdog.inside(what):
+            self._pass_on()
+            while not is_over(self._mailbox.relay):
+                # a rank of this node may wait for this core
+                time.sleep(0)
+                self._pass_on()
+        self._ledger.wait(time.perf_counter() - start)
+
     def _connect(self, comm: Intracomm, transport: str) -> _Mailbox | None:
-        # Share slots with the ranks of this node; what is returned reaches the others.
+        # Share a table with the ranks of this node; the first of them gets what reaches the others.
         from mpi4py import MPI
 
         every = np.arange(comm.Get_size(), dtype=np.int64)
-        nodes = every.copy()  # by rank: the lowest rank with which it shares slots
+        nodes = every.copy()  # by rank: the lowest rank with which it shares a table
         if transport != "messages":
             node = _split_by_node(comm)
             leader, i_own = np.array([self._rank], dtype=np.int64), node.Get_rank()
@@ -252,35 +309,32 @@ class FinishBoard:
             if transport == "shared" and not shared[0]:
                 raise RuntimeError(f"transport='shared': no file could be shared in {_shared_folder()}")
             if table is not None and shared[0]:
-                self._slots, self._i_own = table, i_own
+                self._table, self._i_own = table, i_own
             else:
                 nodes = every
         self._node = np.flatnonzero(nodes == nodes[self._rank])
-        peers = np.flatnonzero(nodes != nodes[self._rank]).tolist()
-        return _Mailbox(comm.Dup(), peers) if peers else None
+        if not nodes.any():
+            return None
+        first = self._rank == self._node[0]
+        own = comm.Split(0 if first else MPI.UNDEFINED, key=self._rank)
+        return _Mailbox(own) if first else None
 
 
 class _Mailbox:
-    """A number to many ranks, and the last number of each of them; over a communicator of its own."""
+    """Messages along the tree of nodes, over a communicator of their first ranks."""
 
-    def __init__(self, comm: Intracomm, peers: list[int]) -> None:
+    def __init__(self, comm: Comm) -> None:
         from mpi4py import MPI
 
-        self._comm, self._peers, self.n_peers = comm, set(peers), len(peers)
-        self.heard: Slots = np.full(comm.Get_size(), _NEVER, dtype=np.int64)
-        self._incoming, self._outgoing = np.zeros(1, dtype=np.int64), np.zeros(1, dtype=np.int64)
-        rank, size = comm.Get_rank(), comm.Get_size()
-        peers = sorted(peers, key=lambda peer: (peer - rank) % size)  # not all to one rank at the same time
-        self._sends = [comm.Send_init(self._outgoing, peer) for peer in peers]
-        self._start, self._wait, self._status = MPI.Prequest.Startall, MPI.Request.Waitall, MPI.Status()
+        self._comm, self._incoming = comm, np.zeros(3, dtype=np.int64)
+        self.relay = Relay(comm.Get_rank(), comm.Get_size())
+        neighbours = [*self.relay.children, *([] if self.relay.parent is None else [self.relay.parent])]
+        self._outgoing: dict[int, Slots] = {node: np.zeros(3, dtype=np.int64) for node in neighbours}
+        self._sends = {node: comm.Send_init(self._outgoing[node], node) for node in neighbours}
+        self._status = MPI.Status()
 
-    def send(self, number: int) -> None:
-        """Start one message to each peer; they complete in :meth:`drain`."""
-        self._outgoing[0] = number
-        self._start(self._sends)
-
-    def receive(self) -> None:
-        """Take all messages that are here, of whichever phase; one peer's come in their order."""
+    def exchange(self) -> int:
+        """Take all messages that are here, of whichever phase, and start to send what is due; returns their number."""
         # No receive is posted: one from any source, posted beforehand, hangs with MPICH 5.0 over UCX.
         n_looks = 0
         while n_looks < _N_LOOKS:
@@ -288,18 +342,23 @@ class _Mailbox:
             if self._comm.Iprobe(status=self._status):
                 source, n_looks = self._status.Get_source(), 0
                 self._comm.Recv(self._incoming, source)
-                self.heard[source] = self._incoming[0]
+                phase, count, left = self._incoming.tolist()
+                self.relay.hear(source, (phase, count, left))
+        # a request that is not active has completed
+        messages: list[tuple[int, Message]] = self.relay.due(lambda node: bool(self._sends[node].Test()))
+        for node, message in messages:
+            self._outgoing[node][:] = message
+            self._sends[node].Start()
+        return len(messages)
 
-    def drain(self, senders: Sequence[int], number: int) -> None:
-        """Receive until each of the senders is at this number, and complete the own messages."""
-        awaited = sorted(self._peers.intersection(senders))
-        while np.any(self.heard[awaited] < number):
-            self.receive()
-        self._wait(self._sends)
+    def complete(self) -> None:
+        """Wait until what was sent is on its way."""
+        for request in self._sends.values():
+            request.Wait()
 
     def free(self) -> None:
         """Free requests and communicator (collective)."""
-        for request in self._sends:
+        for request in self._sends.values():
             request.Free()
         self._comm.Free()
 
@@ -317,13 +376,14 @@ def _shared_folder() -> str:
 
 
 def _map_table(node: Comm) -> tuple[Slots | None, str]:
-    # One slot a rank in memory that the node shares, or None; and on its first rank the file to remove.
+    # One slot a rank, and one more, in memory that the node shares, or None; and on its first rank the file to remove.
     # A mapped file and not a window of MPI: that it fails is an OSError to answer, ranks that die leave
     # nothing in /dev/shm, and Open MPI does not look for RMA hardware first and complain on stderr.
-    n_bytes, path, name = 8 * _STRIDE * node.Get_size(), "", np.zeros(1024, dtype=np.uint8)
+    n_rows, path, name = node.Get_size() + 1, "", np.zeros(1024, dtype=np.uint8)
+    n_bytes = 8 * _STRIDE * n_rows
     table = None
     if node.Get_size() == 1:
-        return np.full(1, _NEVER, dtype=np.int64), path
+        return np.full((2, 2), _NEVER, dtype=np.int64), path
     if node.Get_rank() == 0:
         with suppress(OSError):
             handle, path = tempfile.mkstemp(prefix="distnewton-", dir=_shared_folder())
@@ -332,5 +392,5 @@ def _map_table(node: Comm) -> tuple[Slots | None, str]:
             name[: len(os.fsencode(path))] = np.frombuffer(os.fsencode(path), dtype=np.uint8)
     node.Bcast(name, root=0)
     with suppress(OSError), open(os.fsdecode(name.tobytes().rstrip(b"\0")), "r+b") as file:
-        table = np.frombuffer(mmap.mmap(file.fileno(), n_bytes), dtype=np.int64)[::_STRIDE]
+        table = np.frombuffer(mmap.mmap(file.fileno(), n_bytes), dtype=np.int64).reshape(n_rows, _STRIDE)[:, :2]
     return table, path

@@ -12,9 +12,10 @@ from distnewton.guards.faults import faults
 class Board(Protocol):
     """Where ranks say without blocking that they have finished, and see how many have."""
 
-    def begin(self, phase_number: int) -> None: ...  # noqa: D102
+    def begin(self, phase_number: int, enough: int | None = None) -> None: ...  # noqa: D102
     def announce(self) -> None: ...  # noqa: D102
     def n_finished(self) -> int: ...  # noqa: D102
+    def leave(self) -> None: ...  # noqa: D102
     def end(self, finished_ranks: Sequence[int]) -> None: ...  # noqa: D102
 
 
@@ -42,7 +43,7 @@ class EarlyTermination:
     def begin(self, phase_number: int) -> None:
         """Open a direction phase; numbers only grow."""
         if self._board is not None:
-            self._board.begin(phase_number)
+            self._board.begin(phase_number, self._threshold)
 
     def announce(self) -> None:
         """Say that this rank has finished; does not block."""
@@ -65,6 +66,11 @@ class EarlyTermination:
         """
         faults.at("cg")
         return self._board is not None and self._board.n_finished() + n_own >= self._threshold
+
+    def leave(self) -> None:
+        """Say that this rank's part of the phase is over, before the collective that follows."""
+        if self._board is not None:
+            self._board.leave()
 
     def end(self, finished_ranks: Sequence[int]) -> None:
         """Close the phase, after a collective from which every rank knows who announced."""

@@ -65,6 +65,8 @@ class MovingPartition:
         partition = setup.placement.grid.partition
         self._watch = SpeedWatch(partition.speeds or (1.0,) * partition.n_ranks)
         self._elapsed, self._speeds, self._note = 0.0, list[float](), ""
+        method = config.method
+        self._solves_apart = any(make_direction(options).stops_early for options in (*method.schedule, method))
 
     def is_due(self, record: IterationRecord) -> bool:
         """Whether the partition moves after an iteration.
@@ -82,7 +84,9 @@ class MovingPartition:
         if record.direction is None or not record.common_seconds:
             return False
         n = self._setup.placement.grid.size
-        slowest = [max(record.common_seconds[rank::n]) for rank in range(n)]
+        # a direction that ranks find together is work that all do as often
+        worked = record.common_seconds if self._solves_apart else record.compute_seconds
+        slowest = [max(worked[rank::n]) for rank in range(n)]
         self._speeds = self._watch.look(slowest, seconds, self._config.run.n_iterations - record.iteration)
         return bool(self._speeds)
 
@@ -128,11 +132,6 @@ class MovingPartition:
         if before.cut_of_blocks != after.cut_of_blocks and self._solves_apart:
             self._note += "; the blocks that are solved apart are others now (partition.blocks keeps them)"
         return moved
-
-    @property
-    def _solves_apart(self) -> bool:
-        method = self._config.method
-        return any(make_direction(options).stops_early for options in (*method.schedule, method))
 
     def announce(self, record: IterationRecord) -> None:
         """Note in the first record after a move what has moved."""

@@ -32,7 +32,7 @@ GEMM_SECONDS = 0.02
 class Board(Protocol):
     """What is measured."""
 
-    def begin(self, phase_number: int) -> None: ...
+    def begin(self, phase_number: int, enough: int | None = None) -> None: ...
     def announce(self) -> None: ...
     def n_finished(self) -> int: ...
     def end(self, finished_ranks: Sequence[int]) -> None: ...
@@ -54,7 +54,7 @@ class Counter:
             self._window.Flush(self._owner)
         comm.Barrier()
 
-    def begin(self, phase_number: int) -> None:
+    def begin(self, phase_number: int, enough: int | None = None) -> None:
         """Nothing to do: the counter is not reset."""
 
     def announce(self) -> None:
@@ -95,7 +95,7 @@ class Probed:
         self._sends: list[Request] = []
         self._status = MPI.Status()
 
-    def begin(self, phase_number: int) -> None:
+    def begin(self, phase_number: int, enough: int | None = None) -> None:
         """Note the number."""
         self._phase = phase_number
 
@@ -187,7 +187,7 @@ def measure_busy(comm: Intracomm, board: Board, gemm: Callable[[], None]) -> NDA
     rng, rank = np.random.default_rng(0), comm.Get_rank()
     rows = np.full((N_BUSY, 4), np.nan)
     for i in range(N_BUSY):
-        board.begin(N_IDLE + i)
+        board.begin(N_IDLE + i, 1)
         comm.Barrier()
         announced = np.zeros(2)
         polls: list[tuple[float, float, int]] = []  # start, end, answer

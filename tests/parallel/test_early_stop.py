@@ -156,26 +156,24 @@ def test_saying_it_twice_is_saying_it_once(comm, board):
             board.announce()
     board.end(who(comm, comm.rank == 0))
     sent = board.n_messages_sent - before
-    n_peers = 0 if board._mailbox is None else board._mailbox.n_peers
-    verdict(comm, sent == (n_peers if comm.rank == 0 else 0))
+    # one down each edge of the tree, and up one when all have left and perhaps one before
+    relay = None if board._mailbox is None else board._mailbox.relay
+    n_down, n_up = (0, 0) if relay is None else (len(relay.children), relay.parent is not None)
+    verdict(comm, n_down + n_up <= sent <= n_down + 2 * n_up)
     cost = board._ledger.take()["other"]
-    verdict(comm, cost.sent_bytes == 8 * board.n_messages_sent)
+    verdict(comm, cost.sent_bytes == 24 * board.n_messages_sent)
 
 
 @pytest.mark.mpi(min_size=1, sizes=(2, 3, 4, 7))
 def test_many_phases_leave_nothing_behind(comm, board):
     rng, own = np.random.default_rng(0), np.random.default_rng(comm.rank)
-    last = np.full(comm.size, -1)
-    opened, n_announced = board.n_messages_sent, 0
     good = True
     for phase in range(400 // comm.size):
         finishers = np.flatnonzero(rng.random(comm.size) < rng.choice([0.0, 0.3, 1.0]))
-        last[finishers] = phase
         board.begin(phase)
         counts = [board.n_finished() for _ in range(own.integers(3))]
         if comm.rank in finishers:
             board.announce()
-            n_announced += 1
         counts += [board.n_finished() for _ in range(own.integers(3))]
         finished = who(comm, comm.rank in finishers)
         good &= finished == finishers.tolist()
@@ -190,12 +188,8 @@ def test_many_phases_leave_nothing_behind(comm, board):
             good &= board.n_finished() == len(finishers)
             comm.Barrier()
     verdict(comm, good)
-    if board._mailbox is not None:
-        board._mailbox.receive()
-        peers = sorted(board._mailbox._peers)
-        good = np.array_equal(board._mailbox.heard[peers], last[peers])
-        good &= board.n_messages_sent == opened + n_announced * len(peers)
-    verdict(comm, good)
+    comm.Barrier()
+    verdict(comm, board._mailbox is None or not board._mailbox._comm.Iprobe())
 
 
 @pytest.mark.mpi(min_size=2, sizes=(2, 3, 4, 7))
@@ -242,7 +236,7 @@ def test_a_slow_rank_stops_after_the_step_it_is_in(comm, board):
     for phase in range(rounds):
         finishes_after = phase + 1 + comm.rank if comm.rank < threshold else 10**6
         said, asked = np.inf, []
-        board.begin(phase)
+        board.begin(phase, threshold)
         comm.Barrier()
         for step in range(1, 10**6):
             for _ in range(n_gemm):
@@ -255,6 +249,7 @@ def test_a_slow_rank_stops_after_the_step_it_is_in(comm, board):
             if board.n_finished() >= threshold:
                 asked.pop()
                 break
+        board.leave()
         enough = sorted(comm.allgather(said))[threshold - 1]
         missed.append(sum(start > enough for start in asked))
         board.end(who(comm, said < np.inf))
@@ -316,3 +311,30 @@ def test_wrong_lists_are_refused_before_anyone_waits(comm, board):
     others = list(range(1, comm.size))
     verdict(comm, raises(RuntimeError, lambda: board.end(others)))
     board.end([0])
+
+
+@pytest.mark.mpi(min_size=2, sizes=(2, 3, 4, 7))
+def test_ranks_that_have_finished_pass_on_what_others_say(comm, board):
+    """The first rank of each node finishes first: the last one hears of all of them all the same."""
+    threshold = comm.size - 1
+    for phase in range(20):
+        board.begin(phase, threshold)
+        if comm.rank < threshold:
+            board.announce()
+        else:
+            while board.n_finished() < threshold:
+                pass
+        board.leave()
+        board.end(who(comm, comm.rank < threshold))
+    verdict(comm, True)
+
+
+@pytest.mark.mpi(min_size=2, sizes=(2, 3, 4, 7))
+def test_a_phase_in_which_too_few_finish_ends(comm, board):
+    for phase in range(20):
+        board.begin(phase, comm.size)
+        if comm.rank % 2:
+            board.announce()
+        board.leave()
+        board.end(who(comm, comm.rank % 2))
+    verdict(comm, board.n_finished() == comm.size // 2)
