@@ -154,11 +154,12 @@ class Objective:
         part.X, part.targets = take_rows(self.X, own), take_rows(self.targets, own)
         return part
 
-    def on(self, network: PartitionedNetwork, X: Any) -> Objective:
-        """The same objective on another partition of the network, whose features are given; collective."""
+    def on(self, network: PartitionedNetwork, X: Any, penalised: Array | None) -> Objective:
+        """The same objective on another partition of the network; what belongs to a rank is given. Collective."""
         return Objective(
-            network, self.loss, X, self.targets, self.regularization, self.memory_bytes, self.share, self.n_counted
-        )
+            network, self.loss, X, self.targets, self.regularization, self.memory_bytes, self.share, self.n_counted,
+            penalised,
+        )  # fmt: skip
 
     def renew(self, iteration: int) -> bool:
         """Take the samples of an iteration, in place; whether they are others than before."""

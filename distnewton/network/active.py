@@ -55,8 +55,13 @@ class ActiveNetwork(PartitionedNetwork):
         grid.partition = whole.grid.partition.of_features(active)
         grid.blocks = {block.layer: block for block in grid.partition.blocks(grid.rank)}
         super().__init__(grid, whole.activation.name, whole.backend, shape, whole.n_pieces)
+        self._active = active
         self._whole, self.columns = whole, np.flatnonzero(active[start:stop])
         self.title = f"{n_active} (checksum {zlib.crc32(np.packbits(active).tobytes()):08x})"
+
+    def on(self, whole: PartitionedNetwork) -> PartitionedNetwork:
+        """The same features of another whole network."""
+        return ActiveNetwork(whole, self._active)
 
     def initial_params(self, seed: int, scheme: str) -> Array:
         """Initial variables of this rank: those that the whole network has; shape (n_params_local,)."""

@@ -149,6 +149,10 @@ class PartitionedNetwork:
         """The features of which the network has weights, from all; a csr_array of shape (n, n_features_local)."""
         return X
 
+    def on(self, whole: PartitionedNetwork) -> PartitionedNetwork:
+        """The same network as part of another one, which is the whole on another partition."""
+        return whole
+
     def expanded(self, params: Array, out: Array | None = None) -> Array:
         """A point, with the weights for which :class:`~distnewton.network.active.ActiveNetwork` has no variables."""
         return params

@@ -13,6 +13,7 @@ from dataclasses import replace
 import numpy as np
 
 from distnewton.checkpoint.moving import move_state
+from distnewton.checkpoint.state import State
 from distnewton.config import Config
 from distnewton.data.moving import move_columns
 from distnewton.data.scaled import gather_scaling
@@ -56,6 +57,8 @@ class MovingPartition:
         refused = {
             "residual problems": setup.data.residuals is not None,
             "runs on GPUs": setup.placement.network.backend.memory_limit is not None,
+            "files by columns, which others do not see": setup.data.owners is not None,
+            "genotypes": setup.data.train.packed,
             "replays, which repeat a run as it was": replay,
         }
         if any(refused.values()):
@@ -119,10 +122,9 @@ class MovingPartition:
         if problem := memory_problem(setup.comm, self._config, setup.data, placement, after):
             self._note = f"the partition stays: a second copy of the run does not fit ({problem})"
             return engine
-        state = move_state(engine.trainer.state(), before, after, placement.grid.comm)
+        state = _move_setup(setup, self._config, after, engine.trainer.state())
         engine.schedule.free()
-        _move_setup(setup, self._config, after)
-        network = setup.placement.network
+        network = setup.training.objective.network
         moved = make_engine(setup, self._config, network.backend.zeros(network.layout.n_params), best)
         moved.trainer.restore(state)
         placement.grid.free()
@@ -139,16 +141,22 @@ class MovingPartition:
         self._note = ""
 
 
-def _move_setup(setup: Setup, config: Config, after: Partition) -> None:
-    """Lay another partition over the ranks of a setup, and exchange the features."""
+def _move_setup(setup: Setup, config: Config, after: Partition, state: State) -> State:
+    """Lay another partition over the ranks of a setup, and exchange features and state."""
     old, training = setup.placement, setup.training
-    before, whole = old.grid.partition, gather_scaling(old.grid, training.scaling)
+    objective, before, scaling = training.objective, old.grid.partition, gather_scaling(old.grid, training.scaling)
     setup.placement = replace_grid(old, config, setup.comm, after)
-    grid, network = setup.placement.grid, setup.placement.network
-    objective = training.objective.on(network, move_columns(training.objective.X, before, after, grid.comm))
-    setup.training = replace(training, objective=objective, scaling=whole.columns(*grid.feature_range()))
+    grid = setup.placement.grid
+    # variables and training features may be those of the features that some sample has
+    network = objective.network.on(setup.placement.network)
+    own = objective.network.grid.partition, network.grid.partition, grid.comm
+    masks = {} if objective.penalised is None else {"penalised": objective.penalised}
+    moved = move_state(State(vectors=masks, parts={"trainer": state}), *own)
+    objective = objective.on(network, move_columns(objective.X, *own), moved.vectors.get("penalised"))
+    setup.training = replace(training, objective=objective, scaling=scaling.columns(*grid.feature_range()))
     for held in setup.data.held_out.values():
         held.X = move_columns(held.X, before, after, grid.comm)
+    return moved.parts["trainer"]
 
 
 def _shares(before: Partition, after: Partition) -> str:

@@ -101,7 +101,7 @@ def choose_partition(placement: Placement, config: Config, data: DataSets, speed
     """The partition of a network that is placed already, for other speeds of its ranks; collective."""
     shape, world = placement.network.shape, placement.grid.world
     nonzeros = nonzeros_of(data.train, dense=placement.architecture.dense)
-    splits = _choose_splits(world, config, shape, data.n_train, speeds, nonzeros)
+    splits = _choose_splits(world, config, shape, data, speeds, nonzeros)
     return shape.partition(splits, speeds, config.partition.logical(shape))
 
 

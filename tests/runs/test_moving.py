@@ -93,10 +93,12 @@ def test_blocks_that_follow_the_ranks_are_said_to_change(world, forced):
 @ranks
 def test_sparse_features_and_held_out_data_move_too(world, forced):
     rng = np.random.default_rng(1)
-    X = csr_array(random_array((90, 23), density=0.1, rng=rng))
+    # some features have no value, and no weights therefore
+    X = csr_array(random_array((90, 43), density=0.03, rng=rng))
     y = rng.integers(3, size=90)
     source, test = distnewton.ArraySource(X[:60], y[:60]), distnewton.ArraySource(X[60:], y[60:])
     found = []
+    assert 5 < (abs(X[:60]).sum(axis=0) > 0).sum() < 43
     for speeds in ("equal", "auto"):
         forced({3: speeds_after(world.size)})
         config = config_of("gauss_newton", speeds, run={"iterations": N_ITERATIONS, "dtype": "float64", "patience": 50})
@@ -289,3 +291,29 @@ def test_noise_moves_nothing():
 def test_a_machine_that_changes_all_the_time_costs_few_moves():
     asked = watched(lambda k: [1, 1, 1, 5 if k // 12 % 2 else 1], n_left=1000)
     assert len(asked) <= np.log2(1000 / 5) + 2
+
+
+@ranks
+def test_a_move_that_does_not_fit_leaves_the_run_as_it_is(world, forced, monkeypatch):
+    source = distnewton.ArraySource(*blobs())
+    plain, *_ = train(world, config_of("gauss_newton", "equal"), source)
+    forced({3: speeds_after(world.size)})
+    monkeypatch.setattr("distnewton.runs.moving.memory_problem", lambda *_: "it needs 9 GB on here")
+    found, _, notes, _ = train(world, config_of("gauss_newton"), source)
+    np.testing.assert_allclose(found, plain, rtol=1e-12)
+    assert ("the partition stays: a second copy of the run does not fit (it needs 9 GB on here)" in notes[4]) == (
+        world.size > 1
+    )
+
+
+@ranks
+def test_features_that_are_not_regularised_move(world, forced):
+    pd = pytest.importorskip("pandas")
+    X, y = blobs()
+    frame = pd.DataFrame(X, columns=[f"x{k}" for k in range(X.shape[1])]).assign(label=y)
+    found = []
+    for speeds in ("equal", "auto"):
+        forced({3: speeds_after(world.size)})
+        config = config_of("gauss_newton", speeds, data={"unpenalised": ["x1", "x5"]})
+        found.append(train(world, config, frame)[0])
+    np.testing.assert_allclose(*found, rtol=1e-9)
