@@ -63,6 +63,8 @@ def _problem(model: Model) -> str:
     shape, task, scaling = model.architecture.shape, model.architecture.task, model.scaling
     if len(shape.layers) > 1 or shape.layers[0].kernel is not None:
         return f"this one has the layers {shape}; distnewton export FILE.onnx takes all"
+    if task.name == "multilabel":
+        return "this one gives a sample any number of labels"
     if task.classes is None and shape.widths[-1] > 1:
         return f"this one predicts {shape.widths[-1]} numbers a sample"
     if scaling.rule.scales_rows:

@@ -151,7 +151,7 @@ class _Graph:
     def add_answers(self) -> None:
         """Labels, and probabilities where the loss has some."""
         task = self.architecture.task
-        if task.classes is None:
+        if task.classes is None or task.name == "multilabel":
             return
         if task.name == "binary":
             positive = self._add("Greater", "outputs", self._constant("middle", np.zeros((), self.dtype)), keep=True)

@@ -59,7 +59,7 @@ try:
     from sklearn.base import BaseEstimator, ClassifierMixin, RegressorMixin
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.utils import check_random_state, check_scalar, check_X_y, compute_sample_weight
-    from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets
+    from sklearn.utils.multiclass import _check_partial_fit_first_call, check_classification_targets, type_of_target
     from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 except ImportError:
     raise MissingExtraError("distnewton.sklearn", "sklearn") from None
@@ -94,6 +94,8 @@ class _NewtonEstimator(BaseEstimator):
     verbose: bool = False
     settings: Mapping[str, Any] | None = None
     comm: Any = "auto"
+
+    _several = False  # whether a sample has any number of labels
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -172,6 +174,8 @@ class _NewtonEstimator(BaseEstimator):
             "method": method,
             "run": {"iterations": 1 if partial else int(self.max_iter), "dtype": self.dtype, "seed": seed},
         }
+        if self._several:
+            tree["data"]["task"] = "multilabel"
         if self.early_stopping:
             tree["data"]["validation_fraction"] = float(self.validation_fraction)
             tree["run"]["patience"] = int(self.n_iter_no_change)
@@ -341,6 +345,11 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
 
     class_weight: Any = field(default=None, kw_only=True)
 
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.classifier_tags.multi_label = True
+        return tags
+
     def fit(self, X: Any, y: Any, sample_weight: Any = None) -> NewtonClassifier:
         """Train the network.
 
@@ -349,8 +358,9 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         X : array-like, table or sparse matrix of shape (n_samples, n_features)
             Features. Of a table (pandas, polars, pyarrow) missing values and texts become numbers as of a file, which
             ``settings`` may change: ``{"data": {"missing": "mean", "categories": "refuse"}}``.
-        y : array-like of shape (n_samples,)
-            Labels: numbers, texts or any others.
+        y : array-like of shape (n_samples,), or array-like or sparse matrix of shape (n_samples, n_labels)
+            Labels: numbers, texts or any others; or 0 and 1 for each label, of which a sample may have any number. The
+            loss is then logistic, of each label, and ``classes_`` numbers the columns.
         sample_weight : array-like of shape (n_samples,) or None
             How much each sample counts; one of weight 0 is as good as absent.
 
@@ -364,9 +374,14 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         Collective over the ranks, which all pass the same data.
         """
         label = getattr(y, "name", None)
-        X, y = self._training_data(X, y)
+        y = y.toarray() if hasattr(y, "toarray") else y
+        shape = np.asarray(y).shape
+        self._several = len(shape) == 2 and shape[1] > 1
+        X, y = self._training_data(X, y, multi_output=self._several)
         check_classification_targets(y)
         weights = self._checked_weights(X, sample_weight)
+        if self._several:
+            return self._fit_labels(X, y, weights)
         if self.class_weight is not None:
             by_class = compute_sample_weight(self.class_weight, y)
             weights = by_class if weights is None else weights * by_class
@@ -375,6 +390,17 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         if len(self.classes_) < 2:
             raise ValueError(f"{type(self).__name__} needs at least 2 classes, got 1 class: {self.classes_[0]!r}")
         self._train(X, _names(self.classes_)[indices], weights, self._loss(), label)
+        return self
+
+    def _fit_labels(self, X: Any, y: Array, weights: Array | None) -> NewtonClassifier:
+        """Train on a column of 0 and 1 for each label."""
+        if type_of_target(y) != "multilabel-indicator":
+            raise ValueError("Unknown label type: of several columns, y holds 0 and 1: whether a sample has a label")
+        if self.class_weight is not None:
+            raise ValueError("class_weight is for one label a sample; give sample_weight")
+        X, y, weights = _present(X, y, weights)
+        self.classes_ = np.arange(y.shape[1])
+        self._train(X, y.astype(np.float64), weights, self._loss(), None)
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> NewtonClassifier:
@@ -403,7 +429,7 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         directions that remember earlier steps begin anew with each call.
         """
         label = getattr(y, "name", None)
-        is_first = _check_partial_fit_first_call(self, classes)
+        is_first, self._several = _check_partial_fit_first_call(self, classes), False
         X, y = self._training_data(X, y, reset=is_first)
         check_classification_targets(y)
         if isinstance(self.class_weight, str):
@@ -435,7 +461,7 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         ndarray of shape (n_samples, n_classes), or (n_samples,) for two classes
         """
         outputs = self._outputs(X)
-        return outputs[:, 0] if len(self.classes_) == 2 else outputs
+        return outputs[:, 0] if outputs.shape[1] == 1 else outputs
 
     def predict_proba(self, X: Any) -> Array:
         """Probabilities of the classes.
@@ -451,10 +477,11 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         """
         # outputs first: they refuse an estimator that is not fitted
         outputs = self._outputs(X)
-        return probabilities("softmax" if len(self.classes_) > 2 else "logistic", outputs)
+        link = "softmax" if len(self.classes_) > 2 else "logistic"
+        return probabilities(link, outputs, each=self._several)
 
     def predict(self, X: Any) -> Array:
-        """The most likely class of each sample.
+        """The most likely class of each sample, or its labels.
 
         Parameters
         ----------
@@ -463,15 +490,17 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
 
         Returns
         -------
-        ndarray of shape (n_samples,)
+        ndarray of shape (n_samples,), or of 0 and 1 of shape (n_samples, n_labels)
         """
         scores = self.decision_function(X)
+        if self._several:
+            return (scores > 0).astype(np.intp)
         chosen = (scores > 0).astype(np.intp) if scores.ndim == 1 else scores.argmax(axis=1)
         labels: Array = self.classes_[chosen]
         return labels
 
     def _loss(self) -> str:
-        return "logistic" if len(self.classes_) == 2 else "cross_entropy"
+        return "logistic" if self._several or len(self.classes_) == 2 else "cross_entropy"
 
 
 @dataclass(eq=False, repr=False)

@@ -31,7 +31,7 @@ def sample_loss(name, z, y):
     if name == "squared_hinge":
         missing = [1 - z[k] if k == y else 1 + z[k] for k in range(len(z))]
         return sum(m**2 for m in missing if m.real > 0)
-    return np.log(1 + np.exp(z[0])) - y * z[0]
+    return sum(np.log(1 + np.exp(z)) - np.atleast_1d(y) * z)
 
 
 def remembered(method):
@@ -145,7 +145,7 @@ class DenseProblem:
             p = np.exp(z) / np.exp(z).sum(axis=1, keepdims=True)
             return np.stack([np.diag(q) - np.outer(q, q) for q in p])
         p = 1 / (1 + np.exp(-z))
-        return (p * (1 - p))[:, :, None]
+        return (p * (1 - p))[:, :, None] * np.eye(z.shape[1])
 
     def random_roots(self, theta, rows, k, generator):
         """Random cotangents of shape (n, k, n_out) with E[sum_a c_a c_a^T] = B."""

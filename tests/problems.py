@@ -76,7 +76,7 @@ def make_targets(rng, loss, n, n_out):
     if loss == "cross_entropy":
         return rng.integers(n_out, size=n)
     if loss == "logistic":
-        return rng.integers(2, size=n).astype(float)
+        return rng.integers(2, size=n if n_out == 1 else (n, n_out)).astype(float)
     return rng.standard_normal((n, n_out))
 
 

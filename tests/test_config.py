@@ -34,7 +34,7 @@ def test_every_error_is_told_at_once_with_the_nearest_key():
         (["network.layers=4-auto-2"], "only the first and the last"),
         (["partition.splits=2-2"], "partition.splits has 2 numbers for 3 widths"),
         (["network.loss=logistic", "network.layers=4-3-2"], "logistic needs one output"),
-        (["network.loss=logistic", "data.task=regression"], "fits data.task = binary, not regression"),
+        (["network.loss=logistic", "data.task=regression"], "fits data.task = binary or multilabel, not regression"),
         (["method.cg_min=50"], "cg_min = 50 must not exceed cg_max = 6"),
         (["method.C=nan"], "method.C: must be a positive number"),
         (["method.C=1.2.3 l"], "method.C: must be a positive number"),

@@ -62,7 +62,8 @@ def evaluate(options: argparse.Namespace) -> int:
     metrics = model.metrics(*found)
     unseen = metrics.pop("unseen_labels")
     if unseen:
-        warn(comm, f"labels the model does not know count as wrong: {_counts(unseen)}")
+        what = model.architecture.task.of_unseen
+        warn(comm, f"labels the model does not know {what}: {_counts(unseen)}")
     with comm.collective_errors():
         if options.json and comm.rank == 0:
             write_text(Path(options.json), json.dumps(plain({**metrics, "unseen_labels": unseen}), indent=1) + "\n")

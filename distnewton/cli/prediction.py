@@ -7,7 +7,7 @@ import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -87,7 +87,10 @@ def data_opener(
     with comm.collective_errors():
         if comm.rank == 0:
             stored = _stored_reading(model, run)
-            data = make_config({"data": {**stored.model_dump(), **given}}).data
+            tables: dict[str, Any] = {"data": {**stored.model_dump(), **given}}
+            if (task := model.architecture.task).name == "multilabel":
+                tables["data"]["task"], tables["network"] = task.name, {"loss": model.architecture.loss}
+            data = make_config(tables).data
             for key in given:
                 before, now = getattr(stored, key), getattr(data, key)
                 if before != now:
@@ -101,7 +104,8 @@ def data_opener(
 
 def _names(model: Model, data: DataConfig) -> ColumnNames | None:
     """Names of the columns of data with another label column; None where the model has none, or the data."""
-    if model.names is None or (data.header is False and not isinstance(data.label_column, str)):
+    column = data.label_column
+    if model.names is None or isinstance(column, list) or (data.header is False and not isinstance(column, str)):
         return None
     if isinstance(data.label_column, str):
         return replace(model.names, label=data.label_column)
@@ -232,4 +236,6 @@ def _probabilities(model: Model, outputs: Array) -> Array:
     """Probability of each class, (n_samples, n_classes)."""
     from distnewton.network.losses import probabilities
 
-    return probabilities(model.architecture.link, outputs.astype(np.float64))
+    architecture = model.architecture
+    each = architecture.task.name == "multilabel"
+    return probabilities(architecture.link, outputs.astype(np.float64), each=each)

@@ -12,6 +12,7 @@ from distnewton.data.columns import ColumnNames, LabelsWanted, Wanted
 from distnewton.data.description import DataSource
 from distnewton.data.in_memory import as_source
 from distnewton.data.joined import FilesByColumns
+from distnewton.data.label_columns import LabelColumns
 from distnewton.data.sources import open_data
 from distnewton.errors import ConfigError
 from distnewton.parallel.cuts import FileOwners, Range, files_of_ranks
@@ -79,8 +80,9 @@ def opener(
         name = named
     elif given is not None or not name:
         wanted = Wanted(
-            data.label_column, tuple(data.ignore_columns), missing=data.missing, categories=data.categories
-        )
+            None if isinstance(data.label_column, list) else data.label_column, tuple(data.ignore_columns),
+            missing=data.missing, categories=data.categories,
+        )  # fmt: skip
         return lambda: as_source(given, names, labels=labels, wanted=wanted)
     open_file = partial(
         open_data,
@@ -92,7 +94,10 @@ def opener(
         missing=data.missing,
         categories=data.categories,
     )
+    ignored = [*data.ignore_columns, *([data.id_column] if data.id_column else [])]
     if not isinstance(name, str):
+        if isinstance(data.label_column, list):
+            raise ConfigError("files by columns have one column of labels: data.label_column is its name")
         if not data.id_column:
             raise ConfigError("files by columns are joined by an identifier: name its column in data.id_column")
         files = tuple(name)
@@ -101,11 +106,14 @@ def opener(
             None if data.label_column is None else str(data.label_column), tuple(map(str, data.ignore_columns)),
             labels, names,
         )  # fmt: skip
+    if isinstance(data.label_column, list):
+        return partial(LabelColumns, partial(open_file, name), data.label_column, ignored, names, labels)
     return partial(
         open_file,
         name,
         label_column=data.label_column,
-        ignore_columns=[*data.ignore_columns, *([data.id_column] if data.id_column else [])],
+        ignore_columns=ignored,
+        multilabel=data.task == "multilabel",
         names=names,
         labels=labels,
         n_features=n_features or data.n_features,

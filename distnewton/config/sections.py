@@ -30,7 +30,7 @@ from distnewton.options import Options
 from distnewton.parallel.partition import regular_blocks
 from distnewton.registry import Registry
 
-TaskName = Literal["auto", "classification", "binary", "regression"]
+TaskName = Literal["auto", "classification", "binary", "multilabel", "regression"]
 
 
 @dataclass(frozen=True)
@@ -145,14 +145,17 @@ class DataConfig(Options):
     format: Annotated[str, NameOf(FORMATS, also=("auto",))] = Field(
         "auto", description="file format; auto looks at the content"
     )
-    task: TaskName = Field("auto", description="classification, binary or regression; auto follows the loss")
+    task: TaskName = Field(
+        "auto", description="what labels are; auto follows the loss. multilabel: any number of them a sample, as 1,5,7"
+    )
     scale: Annotated[str, NameOf(SCALINGS, also=("auto",))] = Field(
         "auto", description="scaling, fitted on the training data and stored in the model; auto: what suits the data, "
         "with method.direction = auto; else none"
     )  # fmt: skip
-    label_column: int | str | None = Field(
-        None, description="label column of CSV and Parquet; by index (from 0, or from -1) or name"
-    )
+    label_column: int | str | Annotated[list[str], Field(min_length=2)] | None = Field(
+        None, description="label column of CSV and Parquet; by index (from 0, or from -1) or name; a list of names: "
+        "one of 0 and 1 for each label of data.task = multilabel"
+    )  # fmt: skip
     ignore_columns: Annotated[list[int | str], BeforeValidator(_commas_to_list)] = Field(
         [], description="CSV and Parquet: columns that are neither features nor labels, as id,name; by index or name"
     )

@@ -74,14 +74,16 @@ class Config(Options):
     def _task_problems(self) -> Iterator[str]:
         """Loss, task, outputs and class weights that do not fit each other."""
         loss, task = self.network.loss, self.data.task
+        if isinstance(self.data.label_column, list) and task != "multilabel":
+            yield "data.label_column lists a column for each label, which is for data.task = multilabel"
         fitting = LOSSES[loss].tasks
         if task not in ("auto", *fitting):
             yield f"network.loss = {loss} fits data.task = {' or '.join(fitting)}, not {task}"
         last = self.network.last_width
-        if fitting[0] == "binary" and last not in (1, "auto"):
+        if fitting[0] == "binary" and self.task != "multilabel" and last not in (1, "auto"):
             yield f"network.loss = {loss} needs one output, network.layers ends in {last}"
-        if self.data.class_weights != "none" and self.task == "regression":
-            yield "data.class_weights is for classes, but the task is regression"
+        if self.data.class_weights != "none" and self.task in ("regression", "multilabel"):
+            yield f"data.class_weights is for classes, but the task is {self.task}"
 
     @property
     def task(self) -> str:

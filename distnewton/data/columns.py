@@ -143,6 +143,8 @@ class Wanted:
         Whether the indices of LIBSVM text count from 0.
     sort_indices : bool
         Whether indices of LIBSVM text that are out of order are put in order instead of refused.
+    multilabel : bool
+        Whether rows of LIBSVM text have any number of labels.
     """
 
     label_column: int | str | None = None
@@ -158,6 +160,7 @@ class Wanted:
     missing_values: tuple[str, ...] = MISSING_VALUES
     missing: str = "auto"
     categories: str = "auto"
+    multilabel: bool = False
 
     def __post_init__(self) -> None:
         if self.header not in (True, False, "auto"):

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from distnewton.data.description import Labels
 
 Rows = NDArray[np.int64]
+BY_CLASS = ("classification", "binary")
+"""Tasks whose samples have a class each."""
 
 
 def split_off(labels: Labels, fraction: float, seed: int, *, by_class: bool) -> tuple[Rows, Rows]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,10 +15,15 @@ from distnewton.data.formats.bundled import BundledSource
 from distnewton.data.formats.spool import spool_notes
 from distnewton.data.formats.tables import TableSource
 from distnewton.data.joined import FilesByColumns
-from distnewton.data.labels import LabelMapping, regression_targets
+from distnewton.data.label_columns import LabelColumns
+from distnewton.data.label_sets import label_classes, label_indicator, unknown_labels
+from distnewton.data.labels import LabelMapping, plain, regression_targets
 from distnewton.data.target_scaling import TargetScaling
 from distnewton.errors import DataError
 from distnewton.parallel.collectives import Communicator
+
+if TYPE_CHECKING:
+    from distnewton.data.description import Labels
 
 FEWEST_NUMBERS = 10
 """Labels of at most so many different numbers are taken for classes, even where they have fractions."""
@@ -68,7 +74,7 @@ def open_and_describe(comm: Communicator, open_source: Callable[[], DataSource])
         head = {**vars(description), "labels": None, "weights": None, "names": names}
     found = Description(**{**comm.broadcast_json(head), "labels": labels, "weights": weights})
     found.names = ColumnNames.from_json(found.names)
-    if isinstance(source, TableSource):
+    if isinstance(source, TableSource | LabelColumns):
         source.adopt(found.names)
     if isinstance(source, BundledSource):
         source.adopt(comm.broadcast_array(source.features if comm.rank == 0 else None), labels)
@@ -93,7 +99,7 @@ class Task:
     Attributes
     ----------
     name : str
-        ``classification``, ``binary`` or ``regression``.
+        ``classification``, ``binary``, ``multilabel`` or ``regression``.
     classes : LabelMapping or None
         The user's labels; None for regression.
     n_out : int
@@ -114,7 +120,7 @@ class Task:
         Parameters
         ----------
         name : str
-            ``classification``, ``binary`` or ``regression``.
+            ``classification``, ``binary``, ``multilabel`` or ``regression``.
         description : Description
             Of the training data.
         source : DataSource
@@ -141,6 +147,12 @@ class Task:
         if labels.dtype.kind == "f" and not np.isfinite(labels).all():
             i_sample = int(np.argwhere(~np.isfinite(labels))[0][0])
             raise DataError(f"{source.locate(i_sample)}: a label is NaN or infinite, which is no class")
+        if name == "multilabel":
+            known = description.classes
+            found = label_classes(labels, source.locate, source.name)
+            classes = found if known is None else LabelMapping(tuple(map(plain, known)))
+            label_indicator(labels, classes, source.locate, source.name)
+            return cls(name, classes, classes.n_classes)
         if description.classes is not None:
             classes = LabelMapping.fit(np.array(description.classes), name=source.name)
         else:
@@ -166,8 +178,11 @@ class Task:
         Returns
         -------
         Array
-            Class indices (-1 where unknown), 0.0 and 1.0 (-1.0 where unknown), or numbers (n_samples, n_out).
+            Class indices (-1 where unknown), 0.0 and 1.0 (-1.0 where unknown), 0 and 1 of each label, or numbers
+            (n_samples, n_out).
         """
+        if self.name == "multilabel" and self.classes is not None:
+            return label_indicator(description.labels, self.classes, source.locate, source.name)
         if self.classes is None:
             targets = regression_targets(description.labels, source.locate, name=source.name)
             if targets.shape[1] != self.n_out:
@@ -197,12 +212,26 @@ class Task:
         Returns
         -------
         list of str
-            A line a sample; several regression targets are separated by a blank.
+            A line a sample; several regression targets are separated by a blank, labels by commas.
         """
+        if self.name == "multilabel" and self.classes is not None:
+            texts = np.array(self.classes.decode(range(self.n_out)), np.object_)
+            return [",".join(texts[row]) for row in outputs > 0]
         if self.classes is None:
             n_digits = 9 if self.scaling is None else self.scaling.n_digits
             return [" ".join(f"{value:.{n_digits}g}" for value in row) for row in outputs]
         return self.classes.decode(self.chosen(outputs))
+
+    def unseen(self, labels: Labels) -> dict[str, int]:
+        """Labels that are no class, with their counts; empty for regression."""
+        if self.classes is None:
+            return {}
+        return unknown_labels(labels, self.classes) if self.name == "multilabel" else self.classes.unseen(labels)
+
+    @property
+    def of_unseen(self) -> str:
+        """What becomes of labels that are no class."""
+        return "are left out" if self.name == "multilabel" else "count as wrong"
 
     def chosen(self, outputs: Array) -> Array:
         """Index of the most likely class of each sample."""

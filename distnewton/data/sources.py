@@ -38,6 +38,7 @@ def open_data(
     zero_based: bool = False,
     ignore_extra_features: bool | Literal["numbered"] = False,
     sort_indices: bool = False,
+    multilabel: bool = False,
 ) -> DataSource:
     """Open a data set; only the beginning of its file is read.
 
@@ -94,6 +95,8 @@ def open_data(
         ``numbered``: only those of LIBSVM text and of stores of it, whose values say which feature they belong to.
     sort_indices : bool
         LIBSVM: put the indices of a row in order instead of refusing it; slow.
+    multilabel : bool
+        LIBSVM: whether a row has any number of labels, as ``1,5,7``; one without labels begins with a blank.
 
     Returns
     -------
@@ -110,7 +113,7 @@ def open_data(
     """
     wanted = Wanted(
         label_column, tuple(ignore_columns), names, n_features, ignore_extra_features, labels, header, zero_based,
-        sort_indices, comment, tuple(missing_values), missing, categories,
+        sort_indices, comment, tuple(missing_values), missing, categories, multilabel,
     )  # fmt: skip
     name = str(name_or_path)
     if bundled := split_name(name):

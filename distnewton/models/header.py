@@ -28,7 +28,8 @@ from distnewton.options import Options
 
 FORMAT_VERSION = 5
 """1: fully connected networks, by their widths. 2: networks on images, by layer tables. 3: of scaled targets, or
-encoded columns. 4: of data that are not read by default settings. 5: of data with identifiers. Each model is written as
+encoded columns. 4: of data that are not read by default settings. 5: of data with identifiers, or
+several labels. Each model is written as
 the first that holds it, so that older versions read what they can."""
 
 _SHOWN = 300
@@ -73,7 +74,7 @@ class ModelHeader(Options):
     input: Annotated[list[Width], Field(min_length=3, max_length=3)] | None = None
     layers: Annotated[list[SerializeAsAny[LayerTable]], Field(min_length=1)] | None = None
     activation: Annotated[str, NameOf(ACTIVATIONS)]
-    task: Literal["classification", "binary", "regression"]
+    task: Literal["classification", "binary", "multilabel", "regression"]
     loss: str = ""
     classes: Classes | None
     scaling: Scaling
@@ -111,7 +112,7 @@ class ModelHeader(Options):
             tree["reading"] = a.reading.model_dump(exclude_defaults=True)
         version = 4 if tree.get("reading") else 3 if newer else 2 if images else 1
         # what older versions do not know
-        version = 5 if "id_column" in tree.get("reading", {}) else version
+        version = 5 if "id_column" in tree.get("reading", {}) or a.task.name == "multilabel" else version
         return cls.model_validate_json(json.dumps({"format_version": version, **tree}))
 
     def text(self) -> str:
@@ -175,7 +176,10 @@ class ModelHeader(Options):
 
     def _task_problems(self, n_out: int) -> Iterator[str]:
         n_classes = 0 if self.classes is None else len(self.classes.classes)
-        expected = {"classification": (n_out, n_out), "binary": (2, 1), "regression": (0, n_out)}[self.task]
+        several = n_out, n_out
+        expected = {
+            "classification": several, "multilabel": several, "binary": (2, 1), "regression": (0, n_out)
+        }[self.task]  # fmt: skip
         if (n_classes, n_out) != expected:
             yield f"classes: {n_classes} with {n_out} outputs do not fit task = {self.task}"
         yield from _label_problems([] if self.classes is None else self.classes.classes)

@@ -10,12 +10,15 @@ import numpy as np
 
 from distnewton.backend import Array, namespace, scalar
 
-MAIN_METRIC = {"classification": "accuracy", "binary": "auc", "regression": "rmse"}
+MAIN_METRIC = {"classification": "accuracy", "binary": "auc", "multilabel": "micro_f1", "regression": "rmse"}
 """The metric that a task is judged by where there is room for one."""
+PRECISION_AT = (1, 3, 5)
+"""Numbers of most likely labels that are looked at."""
+_ROWS_AT_ONCE = 1024
 SOLUTION_METRIC = "relative_l2"
 """The metric of a residual problem whose solution is known."""
 LOWER_IS_BETTER = frozenset({"rmse", SOLUTION_METRIC})
-_SHARES = frozenset({"accuracy", "auc", "r2"})
+_SHARES = frozenset({"accuracy", "auc", "r2", "micro_f1", *(f"precision_at_{k}" for k in PRECISION_AT)})
 
 
 def main_metric(task: str, metrics: Mapping[str, float]) -> str:
@@ -39,17 +42,21 @@ def task_metrics(task: str, outputs: Array, targets: Array) -> dict[str, float]:
     Parameters
     ----------
     task : str
-        ``classification``, ``binary`` or ``regression``.
+        ``classification``, ``binary``, ``multilabel`` or ``regression``.
     outputs : Array of shape (n, n_out)
         Outputs of the network: logits, or predictions.
     targets : Array
-        Class indices (classification; negative for labels unknown to the model), 0 and 1 (binary), or numbers.
+        Class indices (classification; negative for labels unknown to the model), 0 and 1 (binary; a column for each
+        label), or numbers.
 
     Returns
     -------
     dict of str to float
-        ``accuracy``; ``accuracy`` and ``auc``; or ``rmse`` and ``r2``. AUC and R2 are NaN where undefined.
+        ``accuracy``; ``accuracy`` and ``auc``; ``micro_f1`` and ``precision_at_1`` to ``precision_at_5``; or ``rmse``
+        and ``r2``. AUC and R2 are NaN where undefined.
     """
+    if task == "multilabel":
+        return label_metrics(outputs, targets)
     if task == "classification":
         return {"accuracy": scalar((outputs.argmax(axis=1) == targets).mean())}
     if task == "binary":
@@ -65,6 +72,42 @@ def task_metrics(task: str, outputs: Array, targets: Array) -> dict[str, float]:
         "rmse": math.sqrt(scalar((error**2).mean())),
         "r2": 1.0 - scalar(vdot(error, error)) / total if total else math.nan,
     }
+
+
+def label_metrics(outputs: Array, targets: Array) -> dict[str, float]:
+    """Metrics of samples with any number of labels.
+
+    Parameters
+    ----------
+    outputs : Array of shape (n, n_labels)
+        Logits.
+    targets : Array of shape (n, n_labels)
+        0 and 1.
+
+    Returns
+    -------
+    dict of str to float
+        ``micro_f1`` of the labels whose logit is positive, over all samples and labels; 0 where nothing is either
+        predicted or true. ``precision_at_k`` for k = 1, 3 and 5, as far as there are as many labels: the share, on
+        average, of a sample's k largest logits whose labels it has; the first label goes first among equals.
+    """
+    n, n_labels = outputs.shape
+    xp, truth = namespace(outputs), targets > 0
+    predicted = outputs > 0
+    n_right = scalar((predicted & truth).sum())
+    n_all = scalar(predicted.sum()) + scalar(truth.sum())
+    found = {"micro_f1": 2.0 * n_right / n_all if n_all else 0.0}
+    ranks = [k for k in PRECISION_AT if k <= n_labels]
+    hits = np.zeros(max(ranks, default=0))
+    for start in range(0, n, _ROWS_AT_ONCE):
+        # a largest one after the other: sorting thousands of labels would take ten times as long
+        left, own = outputs[start : start + _ROWS_AT_ONCE].copy(), truth[start : start + _ROWS_AT_ONCE]
+        rows = xp.arange(len(left))
+        for i in range(len(hits)):
+            largest = left.argmax(axis=1)
+            hits[i] += scalar(own[rows, largest].sum())
+            left[rows, largest] = -math.inf
+    return found | {f"precision_at_{k}": float(hits[:k].sum()) / (k * n) for k in ranks}
 
 
 def auc(scores: Array, positive: Array) -> float:
@@ -116,6 +159,8 @@ def more_metrics(task: str, link: str, classes: Sequence[str], outputs: Array, t
     """
     if task == "regression":
         return {"mae": float(np.abs(outputs - targets.reshape(outputs.shape)).mean())}
+    if task == "multilabel":
+        return _by_label(classes, outputs > 0, targets > 0)
     Z, truth = outputs.astype(np.float64), targets.astype(np.int64)
     if task == "binary":
         # the logits of both classes
@@ -142,6 +187,16 @@ def _by_class(classes: Sequence[str], predicted: Array, truth: Array) -> dict[st
         np.bincount(numbers, minlength=len(classes))
         for numbers in (truth[known & (truth == predicted)], truth[known], predicted)
     )
+    return _ratios(classes, n_right, n_of, n_predicted)
+
+
+def _by_label(classes: Sequence[str], predicted: Array, truth: Array) -> dict[str, Any]:
+    """The same where each sample has any number of labels."""
+    return _ratios(classes, (predicted & truth).sum(axis=0), truth.sum(axis=0), predicted.sum(axis=0))
+
+
+def _ratios(classes: Sequence[str], n_right: Array, n_of: Array, n_predicted: Array) -> dict[str, Any]:
+    """Precision, recall and F1 of each class from its counts: found rightly, there are, and found."""
     precision, recall = n_right / np.maximum(n_predicted, 1), n_right / np.maximum(n_of, 1)
     f1 = 2 * n_right / np.maximum(n_of + n_predicted, 1)
     columns = precision.tolist(), recall.tolist(), f1.tolist(), n_of.tolist()

@@ -144,6 +144,8 @@ class Model:
         callable
         """
         reading = reading or self.architecture.reading or DataConfig()
+        if self.architecture.task.name == "multilabel":
+            reading = reading.model_copy(update={"task": "multilabel"})
         partition = self.grid.partition
         owned = owned_by(partition.owners)
         return opener(reading, data, "", partition.n_features, names or self.names, labels, owned)
@@ -197,7 +199,7 @@ class Model:
         task, targets = self.architecture.task, np.zeros(0)
         with self.grid.world.collective_errors():
             targets = task.targets(description, source)
-        unseen = task.classes.unseen(description.labels) if task.classes is not None else {}
+        unseen = task.unseen(description.labels)
         classes = [] if task.classes is None else task.classes.decode(range(task.classes.n_classes))
         return {
             "n_samples": description.n_samples,
@@ -218,7 +220,7 @@ class Model:
         -------
         list of str, or ndarray of shape (n_samples,) or (n_samples, n_targets)
             Of a source or file the labels as texts. Of arrays an array of the classes: whole numbers, numbers, texts
-            or booleans as training had them; or of the numbers predicted.
+            or booleans as training had them; or of the numbers predicted; or 0 and 1 for each label.
         """
         task = self.architecture.task
         outputs, source, _ = self.outputs(data, labels="none")
@@ -228,6 +230,8 @@ class Model:
             return task.labels(outputs)
         if task.classes is None:
             return outputs[:, 0] if task.n_out == 1 else outputs
+        if task.name == "multilabel":
+            return (outputs > 0).astype(np.int64)
         return _typed(task.classes.classes)[task.chosen(outputs)]
 
     def weights(self) -> dict[str, Array] | None:

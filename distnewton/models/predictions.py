@@ -36,13 +36,16 @@ def summarize(task: Task, which: str, outputs: Array, targets: Array) -> dict[st
         ``set, task, n_samples``; of classes ``classes``, ``n_right`` and ``n_of`` (by true class), ``n_unknown``
         (samples with labels that training did not have), and ``confusion[true][predicted]`` or ``mistaken`` ([true,
         predicted, count], the most frequent first); of numbers ``targets`` and ``predictions`` of at most 2,000
-        values, evenly chosen.
+        values, evenly chosen. Empty where a sample has several labels.
     """
     head = {"set": which, "task": task.name, "n_samples": len(outputs)}
     if task.classes is None:
         truth, found = np.asarray(targets, np.float64).ravel(), np.asarray(outputs, np.float64).ravel()
         chosen = np.unique(np.linspace(0, len(truth) - 1, min(len(truth), MAX_POINTS)).round().astype(np.int64))
         return {**head, "targets": truth[chosen].tolist(), "predictions": found[chosen].tolist()}
+    if task.name == "multilabel":
+        # classes are not confused where a sample has several
+        return {}
     k = task.classes.n_classes
     predicted = outputs.argmax(axis=1) if task.name == "classification" else (outputs[:, 0] > 0).astype(np.int64)
     true = np.asarray(targets).ravel().astype(np.int64)

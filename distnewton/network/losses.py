@@ -5,7 +5,7 @@ name              loss                               gradient           B v     
 ================  =================================  =================  =====================  ========================
 squared           ||z - y||^2                        2 (z - y)          2 v                    0
 cross_entropy     log sum exp z - z_y                p - e_y            p * v - p (p^T v)      p^T (v - p^T v)^3
-logistic          log(1 + exp z) - y z, one output   p - y              p (1 - p) v            p (1 - p) (1 - 2 p) v^3
+logistic          sum_k log(1 + exp z_k) - y_k z_k   p - y              p (1 - p) v            p (1 - p) (1 - 2 p) v^3
 squared_hinge     sum_k max(0, 1 - s_k z_k)^2        -2 s max(0, ...)   2 [1 > s z] v          0
 ================  =================================  =================  =====================  ========================
 
@@ -26,7 +26,7 @@ from distnewton.backend import Array, like, namespace, scalar, vecdot
 from distnewton.parallel.replicas import Draws
 from distnewton.registry import Registry
 
-Task = Literal["classification", "binary", "regression"]
+Task = Literal["classification", "binary", "multilabel", "regression"]
 
 
 class LossHessian(Protocol):
@@ -81,8 +81,8 @@ class Loss(ABC):
         Value of ``network.loss``, and the formula in a line.
     tasks : tuple of str
         Tasks that it fits, the usual one first. They decide on outputs and targets: ``classification`` has an output
-        and an index (integer, from 0) a class, ``binary`` one output and targets 0.0 and 1.0, ``regression`` targets
-        of shape (n, n_out).
+        and an index (integer, from 0) a class, ``binary`` one output and targets 0.0 and 1.0, ``multilabel`` an output
+        and a column of 0.0 and 1.0 a label, ``regression`` targets of shape (n, n_out).
     link : str
         How outputs become probabilities: ``softmax``, ``logistic``, or empty where they do not.
     torch : str
@@ -331,23 +331,23 @@ class CrossEntropy(Loss):
 
 
 class Logistic(Loss):
-    """Logistic loss of one output; targets are 0 and 1."""
+    """Logistic loss of each output; targets are 0 and 1."""
 
-    name, help = "logistic", "log(1 + exp z) - y z, one output"
-    tasks = ("binary",)
+    name, help = "logistic", "sum_k log(1 + exp z_k) - y_k z_k: of one output, or of one a label"
+    tasks = ("binary", "multilabel")
     link = "logistic"
     torch = "torch.nn.BCEWithLogitsLoss"
 
     def values(self, Z: Array, targets: Array) -> Array:
         """Loss of each sample, in float64."""
-        z = Z[:, 0].astype(np.float64)
-        values: Array = namespace(z).logaddexp(z, 0.0) - targets * z
+        z = Z.astype(np.float64)
+        values: Array = (namespace(z).logaddexp(z, 0.0) - targets.reshape(Z.shape) * z).sum(axis=1)
         return values
 
     def gradient(self, Z: Array, targets: Array) -> Array:
         """Gradient of each sample's loss in its outputs, of shape (n, n_out)."""
         p = logistic(Z)
-        p[:, 0] -= targets
+        p -= targets.reshape(Z.shape)
         return p
 
     def hessian(self, Z: Array, targets: Array) -> LossHessian:
@@ -398,7 +398,7 @@ class SquaredHinge(Loss):
         return 0.0
 
 
-def probabilities(link: str, Z: Array) -> Array:
+def probabilities(link: str, Z: Array, *, each: bool = False) -> Array:
     """Probabilities of the classes from outputs.
 
     Parameters
@@ -407,11 +407,15 @@ def probabilities(link: str, Z: Array) -> Array:
         As a loss declares it: ``softmax`` or ``logistic``.
     Z : Array of shape (n, n_out)
         Outputs.
+    each : bool
+        Whether each output is that of a label of its own.
 
     Returns
     -------
     Array of shape (n, n_classes)
     """
+    if each:
+        return logistic(Z)
     # of both classes by the same function: the difference to 1 would lose the digits of small probabilities
     return softmax(Z) if link == "softmax" else np.hstack([logistic(-Z), logistic(Z)])
 

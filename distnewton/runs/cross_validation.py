@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from distnewton.backend import Array
 from distnewton.config import Config
 from distnewton.config.opening import files_owned, opener
-from distnewton.data.folds import draw_folds
+from distnewton.data.folds import BY_CLASS, draw_folds
 from distnewton.data.partitioned import Task, open_and_describe
 from distnewton.data.subset import CachedSource, Subset
 from distnewton.errors import ConfigError
@@ -114,7 +114,7 @@ def cross_validate(
     with ranks.collective_errors():
         task = Task.fit(config.task, described, source)
         targets = task.targets(described, source)
-    folds = draw_folds(described.labels, n_folds, config.run.seed, by_class=task.classes is not None)
+    folds = draw_folds(described.labels, n_folds, config.run.seed, by_class=task.name in BY_CLASS)
     config = config.model_copy(update={"data": data.model_copy(update={"test": ""})})
     whole, everything = CachedSource(source, described), np.arange(described.n_samples)
     validation = CrossValidation(task, np.full((described.n_samples, task.n_out), -np.inf), targets, folds)
@@ -133,7 +133,7 @@ def cross_validate(
 
 def _columns(whole: Task, part: Task) -> NDArray[np.int64]:
     """Which outputs of all are those of a model that may know fewer classes."""
-    if whole.name != "classification" or whole.classes is None or part.classes is None:
+    if whole.name not in ("classification", "multilabel") or whole.classes is None or part.classes is None:
         return np.arange(whole.n_out)
     numbers = {label: k for k, label in enumerate(whole.classes.classes)}
     return np.array([numbers[label] for label in part.classes.classes], dtype=np.int64)

@@ -10,7 +10,7 @@ from typing import Any
 from distnewton.config import Config, DataConfig
 from distnewton.config.opening import files_owned, opener
 from distnewton.data.description import DataSource, Description
-from distnewton.data.folds import class_weights, split_off
+from distnewton.data.folds import BY_CLASS, class_weights, split_off
 from distnewton.data.partitioned import Task, open_and_describe
 from distnewton.data.subset import CachedSource, Subset
 from distnewton.errors import ConfigError
@@ -135,7 +135,7 @@ class DataSets:
         """Put some of the training samples aside; returns them as validation data."""
         if given is not None:
             raise ConfigError("data.validation_fraction and validation_data say the same: give one", collective=True)
-        whole, by_class = self.train, config.task != "regression"
+        whole, by_class = self.train, config.task in BY_CLASS
         share = float(config.data.validation_fraction)
         rows, aside = split_off(whole.labels, share, config.run.seed, by_class=by_class)
         # both parts are read from one pass over the file

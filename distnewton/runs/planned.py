@@ -11,7 +11,7 @@ from distnewton.config import Config, MethodConfig
 from distnewton.config.method import AUTO
 from distnewton.config.opening import opener
 from distnewton.data.description import Description
-from distnewton.data.folds import split_off
+from distnewton.data.folds import BY_CLASS, split_off
 from distnewton.data.partitioned import Task, keep_dense
 from distnewton.directions.options import BatchOptions
 from distnewton.directions.registry import DIRECTIONS
@@ -93,7 +93,7 @@ def describe_data(config: Config) -> DataSize:
     nonzeros = nonzeros_of(train, dense=keep_dense(train))
     n_left = train.n_samples
     if data.validation_fraction:
-        by_class = config.task != "regression"
+        by_class = config.task in BY_CLASS
         rows, aside = split_off(train.labels, float(data.validation_fraction), config.run.seed, by_class=by_class)
         n_left, n_test = len(rows), n_test + len(aside)
     n_samples = data.n_train or n_left

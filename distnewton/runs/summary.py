@@ -280,7 +280,7 @@ def _notes_on_labels(config: Config, data: DataSets) -> Iterator[str]:
     if any(isinstance(label, str) for label in labels):
         more = f", ... ({len(labels)} in all)" if len(labels) > 10 else ""
         yield f"classes: {', '.join(f'{k} = {label}' for k, label in enumerate(labels[:10]))}{more}"
-    elif len(labels) > _MANY_CLASSES and _look_like_numbers(labels, data.train):
+    elif len(labels) > _MANY_CLASSES and data.task.name != "multilabel" and _look_like_numbers(labels, data.train):
         other = "" if config.data.label_column is not None else ", or name the label column (data.label_column)"
         taken = f"{len(labels)} different numbers are taken for classes"
         yield f"{taken}; to approximate numbers set network.loss = squared{other}"
@@ -298,6 +298,6 @@ def _notes_on_held_out(data: DataSets) -> Iterator[str]:
     for which, description in data.descriptions.items():
         if n := description.n_ignored_values:
             yield f"{description.name}: ignored {n} values of features that the training data does not have"
-        if unseen := data.task.classes.unseen(description.labels) if data.task.classes else {}:
+        if unseen := data.task.unseen(description.labels):
             shown = ", ".join(f"'{label}' ({n})" for label, n in unseen.items())
-            yield f"{which} labels that never occur in training count as wrong: {shown}"
+            yield f"{which} labels that never occur in training {data.task.of_unseen}: {shown}"

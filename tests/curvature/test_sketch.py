@@ -18,7 +18,8 @@ from distnewton.parallel.termination import NEVER
 
 pytestmark = pytest.mark.mpi(min_size=1, sizes=(3,))
 
-NETWORKS = [((4, 3, 5, 3), "cross_entropy"), ((5, 4, 3, 3), "squared"), ((3, 4, 2, 1), "logistic")]
+NETWORKS = [((4, 3, 5, 3), "cross_entropy"), ((5, 4, 3, 3), "squared"), ((3, 4, 2, 1), "logistic"),
+            ((4, 3, 2, 3), "logistic")]  # fmt: skip
 ROWS = (2, 7)
 SEED = 11
 

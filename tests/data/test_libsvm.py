@@ -191,7 +191,7 @@ ERRORS = [
     (" 1:2 2:3\n", "data.txt:1: label missing"),
     ("nan 1:2\n", "data.txt:1: label 'nan' is not a finite number"),
     ("1e999 1:2\n", "data.txt:1: label '1e999' is not a finite number"),
-    ("1,3 1:2\n", "data.txt:1: label '1,3': multi-label data is not supported"),
+    ("1,3 1:2\n", "data.txt:1: label '1,3': multi-label rows need data.task = multilabel"),
     ("ham 1:2\nham 2:3\nham,eggs 2:3\n", "data.txt:3: label 'ham,eggs': multi-label"),
     ("1 1:2 qid:3\n", "index 'qid' is not a whole number"),
 ]

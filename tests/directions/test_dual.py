@@ -21,7 +21,8 @@ from distnewton.solvers.block_cholesky import system_size
 pytestmark = pytest.mark.mpi(min_size=1, sizes=(4,))
 
 WIDTHS = (5, 4, 3, 2)
-NETWORKS = [(WIDTHS, "squared"), ((4, 3, 5, 3), "cross_entropy"), ((3, 4, 2, 1), "logistic"), ((3, 2), "squared")]
+NETWORKS = [(WIDTHS, "squared"), ((4, 3, 5, 3), "cross_entropy"), ((3, 4, 2, 1), "logistic"), ((3, 2), "squared"),
+            ((4, 3, 2, 3), "logistic")]  # fmt: skip
 MODELS = [
     ((0, 9), 0.5, 5.0, False),  # all samples
     ((2, 7), 0.01, np.inf, True),  # more samples in the gradient than in the curvature; sparse features

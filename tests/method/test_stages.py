@@ -29,7 +29,8 @@ from distnewton.solvers.damping import LevenbergMarquardt
 
 pytestmark = pytest.mark.mpi(min_size=1, sizes=(4,))
 
-NETWORKS = [((4, 3, 5, 3), "cross_entropy"), ((5, 4, 3, 2), "squared"), ((3, 4, 2, 1), "logistic")]
+NETWORKS = [((4, 3, 5, 3), "cross_entropy"), ((5, 4, 3, 2), "squared"), ((3, 4, 2, 1), "logistic"),
+            ((4, 3, 2, 3), "logistic")]  # fmt: skip
 CG = {"cg_tolerance": 0.0, "cg_max": 4, "cg_min": 1}
 
 

@@ -34,10 +34,11 @@ def test_activations_do_not_overflow(name, dtype):
 
 @pytest.mark.parametrize(
     ("name", "targets"),
-    [("cross_entropy", [0, 2]), ("squared", [0, 2]), ("logistic", [0.0, 1.0]), ("squared_hinge", [0, 2])],
+    [("cross_entropy", [0, 2]), ("squared", [0, 2]), ("logistic", [0.0, 1.0]), ("squared_hinge", [0, 2]),
+     ("logistic", [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0]])],
 )
 def test_losses_and_gradients(name, targets):
-    Z = np.random.default_rng(0).standard_normal((2, 1 if name == "logistic" else 3))
+    Z = np.random.default_rng(0).standard_normal((2, 1 if np.ndim(targets) == 1 and name == "logistic" else 3))
     y, loss = np.array(targets), LOSSES[name]
     value = sum(dense.sample_loss(name, z, t) for z, t in zip(Z, targets, strict=True))
     assert loss.value(Z, y) == pytest.approx(value, rel=1e-13)

@@ -34,11 +34,12 @@ def test_ratios_stay_finite_where_the_derivative_vanishes(name, dtype):
 
 @pytest.mark.parametrize(
     ("name", "targets"),
-    [("cross_entropy", [0, 2]), ("squared", [0, 2]), ("squared", [[1.0, -2.0, 0.5]] * 2), ("logistic", [0.0, 1.0])],
+    [("cross_entropy", [0, 2]), ("squared", [0, 2]), ("squared", [[1.0, -2.0, 0.5]] * 2), ("logistic", [0.0, 1.0]),
+     ("logistic", [[0.0, 1.0, 1.0], [0.0, 0.0, 0.0]])],
 )
 def test_losses(name, targets):
     rng = np.random.default_rng(0)
-    Z, V = rng.standard_normal((2, 2, 1 if name == "logistic" else 3))
+    Z, V = rng.standard_normal((2, 2, 1 if np.ndim(targets) == 1 and name == "logistic" else 3))
     y = np.array(targets)
 
     def along(t):

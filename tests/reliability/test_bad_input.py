@@ -128,7 +128,7 @@ ROWS = [
     data("17 no label", GOOD + "3:1 4:1\n", 65, f"{L}:5: label missing: the line begins with '3:1'"),
     data("17 regression", GOOD + "cat 3:1\n", 65, f"{L}:5: label 'cat' is not a finite number",
          settings=["--network.loss=squared"]),
-    data("19", GOOD + "1,3 3:1\n", 65, f"{L}:5: label '1,3': multi-label data is not supported"),
+    data("19", GOOD + "1,3 3:1\n", 65, f"{L}:5: label '1,3': multi-label rows need"),
     data("21", "1 1:1\n1 2:1\n", 65, f"{L}: classification needs two classes, found only '1'"),
     data("26", HUGE, 3, "feature 0 (from 0", "which overflows in layer 1", ADVICE, settings=["--data.scale=none"]),
     data("26 float64", HUGE, 3, "feature 0 (from 0",

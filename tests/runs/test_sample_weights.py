@@ -15,7 +15,8 @@ from distnewton.parallel.termination import NEVER
 pytestmark = pytest.mark.mpi(min_size=1)
 
 COUNTS = np.array([1, 0, 3, 2, 1, 1, 0, 2, 4])
-NETWORKS = [((4, 3, 5, 3), "cross_entropy"), ((5, 4, 3, 2), "squared"), ((3, 4, 2, 1), "logistic")]
+NETWORKS = [((4, 3, 5, 3), "cross_entropy"), ((5, 4, 3, 2), "squared"), ((3, 4, 2, 1), "logistic"),
+            ((4, 3, 2, 3), "logistic")]  # fmt: skip
 SOLVED = {"dual": {}, "gauss_newton": {"cg_tolerance": 1e-13, "cg_max": 300}}
 
 

@@ -15,7 +15,15 @@ from numpy.typing import NDArray
 from distnewton.data.columns import Wanted
 from distnewton.data.description import Description
 from distnewton.data.formats.base import Format, Location
-from distnewton.data.formats.libsvm_lines import MAX_INDEX, LineParser, Rows, Rules, parse_label, parse_regular
+from distnewton.data.formats.libsvm_lines import (
+    MAX_INDEX,
+    LineParser,
+    Rows,
+    Rules,
+    parse_label,
+    parse_label_set,
+    parse_regular,
+)
 from distnewton.data.formats.streams import first_lines, is_compressed
 from distnewton.data.labels import join_labels, labels_of_texts
 from distnewton.data.row_selection import RowSelection, chosen_values
@@ -42,6 +50,9 @@ _BLANK_AT_COLON = re.compile(rb"[ \t]*:(?![ \t]+[0-9]+[ \t]*:)[ \t]*")
 _QUERY = re.compile(rb"^([ \t\r\f\v]*[^\s:#]+[ \t\r\f\v]+)qid:\S*", re.MULTILINE)
 # what no double is written as: zeros in front, more digits than it has, a whole number with an exponent
 _ODD_LABEL = re.compile(rb"\n[ \t]*[+-]?(?:0[0-9]|[0-9]{16}|[0-9.]+[eE])")
+# of a line without labels what stands in front of its first blank is empty
+_LABEL_SET = re.compile(rb"^([^\s#]*)(?=[ \t\r\n])", re.MULTILINE)
+_BLANK_LINE = re.compile(rb"^[ \t\r\f\v]*\n", re.MULTILINE)
 _LABEL = re.compile(rb"^[ \t\r\f\v]*([^\s:#]+)(?=\s)", re.MULTILINE)
 
 
@@ -64,7 +75,8 @@ class Libsvm(Format):
         """Open a file; it may mention fewer features than expected."""
         limit = None if wanted.n_features is None else min(wanted.n_features, MAX_INDEX)
         lenient = bool(wanted.ignore_extra_features)
-        rules = Rules(str(location.path), int(not wanted.zero_based), limit, lenient, wanted.sort_indices)
+        first = int(not wanted.zero_based)
+        rules = Rules(str(location.path), first, limit, lenient, wanted.sort_indices, wanted.multilabel)
         return LibsvmSource(location.path, rules)
 
 
@@ -143,7 +155,7 @@ class LibsvmSource(TextSource):
             notes |= dict.fromkeys(_block_notes(block))
             take(rows)
         joined = self._join_labels(labels)
-        if joined.dtype.kind == "U":
+        if joined.dtype.kind == "U" and not self.rules.multilabel:
             joined = labels_of_texts(joined.astype(np.str_))
         expected = self.rules.n_features
         if n_extra:
@@ -187,18 +199,22 @@ class LibsvmSource(TextSource):
             block = _COMMENT.sub(b"", block)
         if b"q" in block and b"qid:" in block:  # one byte is searched for ten times faster
             block = _QUERY.sub(rb"\1", block)
-        if not (self._text_labels or _ODD_LABEL.search(b"\n" + block)):
+        pattern, parse_one = _LABEL, parse_label
+        if self.rules.multilabel:
+            block, pattern, parse_one = _BLANK_LINE.sub(b"", block), _LABEL_SET, parse_label_set
+        elif not (self._text_labels or _ODD_LABEL.search(b"\n" + block)):
             return self._parse(block, self.rules, start, stop)
-        tokens = _LABEL.findall(block)
-        block = _LABEL.sub(b"0", block)
+        tokens = pattern.findall(block)
+        block = pattern.sub(b"0", block)
         try:
-            known = {token: parse_label(token) for token in set(tokens)}
+            known = {token: parse_one(token) for token in set(tokens)}
         except ValueError:
             return None
         rows = self._parse(block, self.rules, start, stop)
-        if rows is not None:
+        if rows is not None and len(rows) == len(tokens):
             rows.labels = [known[token] for token in tokens]
-        return rows
+            return rows
+        return None
 
 
 def _block_notes(block: bytes) -> Iterator[str]:
@@ -213,6 +229,8 @@ def _as_array(labels: list[float | str] | NDArray[np.float64]) -> Labels:
     """Return labels of a block as one array."""
     if isinstance(labels, np.ndarray):
         return labels
+    if labels and all(isinstance(label, str) for label in labels):
+        return np.array(labels, np.str_)
     if any(isinstance(label, str) for label in labels):
         return join_labels([np.array([label]) for label in labels])
     return np.array(labels, dtype=np.float64)

@@ -13,7 +13,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distnewton.data.formats.numbers import NUMBER, finite_number
-from distnewton.data.labels import MOST_CHARACTERS, TOO_LONG, are_numbers
+from distnewton.data.label_sets import split_labels
+from distnewton.data.labels import MOST_CHARACTERS, TOO_LONG, are_numbers, label_text
 from distnewton.errors import DataError
 from distnewton.printable import printable
 
@@ -25,6 +26,7 @@ _COLON_TO_BLANK = bytes.maketrans(b":", b" ")
 # NUMBER without backtracking, which takes quadratic time where a long block does not match
 _NUMBER = rb"[+-]?+(?:[0-9]++\.?+[0-9]*+|\.[0-9]++)(?:[eE][+-]?+[0-9]++)?+"
 _REGULAR = re.compile(rb"(?:%b(?:[ \t]++[0-9]{1,10}+:%b)*+[ \t\r]*+\n)*+" % (_NUMBER, _NUMBER))
+_TOKEN = rb"[^ \t\n\r\f\v]+"
 _BLANK_LINE = re.compile(rb"^[ \t\r]*\n", re.MULTILINE)
 _EXPECTED = "LIBSVM lines are `label index:value index:value ...`"
 
@@ -45,6 +47,8 @@ class Rules:
         Whether features beyond `n_features` are counted and left out instead of refused.
     sort_indices : bool
         Whether rows whose indices are out of order are put in order instead of refused.
+    multilabel : bool
+        Whether a row has any number of labels; one without labels begins with a blank.
     """
 
     name: str
@@ -52,6 +56,7 @@ class Rules:
     n_features: int | None = None
     ignore_extra: bool = False
     sort_indices: bool = False
+    multilabel: bool = False
 
     @property
     def limit(self) -> int:
@@ -133,7 +138,7 @@ def parse_label(token: bytes) -> float | str:
             "known"
         )
     if b"," in token:
-        raise ValueError(f"label {show(token)}: multi-label data is not supported; give every sample one label")
+        raise ValueError(f"label {show(token)}: multi-label rows need data.task = multilabel")
     try:
         text = token.decode("utf-8")
     except UnicodeDecodeError:
@@ -143,6 +148,31 @@ def parse_label(token: bytes) -> float | str:
     if len(text) > MOST_CHARACTERS:
         raise ValueError(f"label {show(token)} {TOO_LONG.format(len(text))}")
     return text
+
+
+def parse_label_set(token: bytes) -> str:
+    """Labels that a token spells, as ``1,5,7``.
+
+    Parameters
+    ----------
+    token : bytes
+        First token of a line; empty where the line begins with a blank.
+
+    Returns
+    -------
+    str
+        Labels with commas between them, each as :func:`parse_label` reads it.
+
+    Raises
+    ------
+    ValueError
+        With the second half of a message, if one is empty, stands twice or is no label.
+    """
+    if not token:
+        return ""
+    if b":" in token:
+        raise ValueError(f"label missing: the line begins with {show(token)}; a row without any begins with a blank")
+    return ",".join(split_labels(",".join(label_text(parse_label(part)) for part in token.split(b","))))
 
 
 def foreign_line(line: bytes) -> str | None:
@@ -281,15 +311,21 @@ class LineParser:
         """
         content = line.partition(b"#")[0]
         # one after the other: of millions on a line, the first may be wrong
-        tokens = re.finditer(rb"[^ \t\n\r\f\v]+", content)
+        tokens = re.finditer(_TOKEN, content)
         first = next(tokens, None)
         if first is None:
             return None
         where = f"{self.rules.name}:{i_line}"
-        if foreign := foreign_line(content):
+        if (foreign := foreign_line(content)) and not self.rules.multilabel:
             raise DataError(f"{where}: looks like {foreign}; {_EXPECTED}")
+        label: float | str
         try:
-            label = parse_label(first[0])
+            if not self.rules.multilabel:
+                label = parse_label(first[0])
+            elif first.start():
+                label, tokens = "", re.finditer(_TOKEN, content)
+            else:
+                label = parse_label_set(first[0])
         except ValueError as error:
             raise DataError(f"{where}: {error}") from None
         pairs = [
