@@ -35,7 +35,7 @@ def test_every_error_is_told_at_once_with_the_nearest_key():
         (["partition.splits=2-2"], "partition.splits has 2 numbers for 3 widths"),
         (["network.loss=logistic", "network.layers=4-3-2"], "logistic needs one output"),
         (["network.loss=logistic", "data.task=regression"], "fits data.task = binary or multilabel, not regression"),
-        (["method.cg_min=50"], "cg_min = 50 must not exceed cg_max = 6"),
+        (["method.cg_min=50"], "cg_min = 50 must not exceed cg_max = 2"),
         (["method.C=nan"], "method.C: must be a positive number"),
         (["method.C=1.2.3 l"], "method.C: must be a positive number"),
         (["nodot=3"], "written section.key=value, got 'nodot=3'"),
@@ -221,8 +221,8 @@ def test_useless_options_of_all_stages_are_told():
 
 
 DEFAULTS = [
-    ({"direction": "block_diagonal"}, {"preconditioner": "kfac", "cg_max": 6, "damping": "auto", "drop": "nielsen",
-                                       "subsample": 0.05}),
+    ({"direction": "block_diagonal"}, {"preconditioner": "kfac", "cg_max": 2, "sketch": 2, "parts": 8,
+                                       "damping": "auto", "drop": "nielsen", "subsample": 0.05}),
     ({"direction": "gauss_newton"}, {"preconditioner": "none", "cg_max": 30}),
     ({"direction": "sgn"}, {"cg_max": 2, "damping": 0.01, "batch": 512, "solver": "block_diagonal",
                             "preconditioner": "kfac", "sketch": 2}),

@@ -20,7 +20,9 @@ NUMBERS = {
     "grouped_newton": 7, "sgd": 8, "adam": 9, SIMPLENN: 10,
 }  # fmt: skip
 """Numbers of ``-s``, which scripts rely on: a new direction has its name only, or the next number."""
-CONSTANTS = {"cg_tolerance": 0.1, "cg_max": 250, "damping": 1.0, "drop": 2.0 / 3.0, "boost": 1.5}
+CONSTANTS = {
+    "cg_tolerance": 0.1, "cg_max": 250, "damping": 1.0, "drop": 2.0 / 3.0, "boost": 1.5, "sketch": 0, "parts": 1,
+}  # fmt: skip
 """simpleNN's values, which the directions of all samples take here."""
 FLAGS: tuple[tuple[str, str, Callable[[str], Any], str], ...] = (
     ("-e", "epsilon", positive, "run.tolerance"),

@@ -48,6 +48,11 @@ class FullBatchOptions(NewtonOptions):
     )
     subsample: float = Field(0.05, gt=0.0, le=1.0, description="share of the samples whose curvature is used")
     subsample_min: int = Field(512, ge=1, description="least number of samples whose curvature is used, if there are")
+    parts: int = Field(
+        1,
+        ge=1,
+        description="steps of a run's first iteration, each on a part of the samples; the next one has half as many",
+    )
 
 
 class BatchOptions(Options):

@@ -93,7 +93,7 @@ class NewtonStep:
         objective: Objective,
         evaluation: Evaluation,
         value: float,
-        curvature: tuple[int, int] | Array,
+        curvature: tuple[int, int] | Array | None,
         record: IterationRecord,
     ) -> tuple[Evaluation, float] | None:
         """Take one step from a point.
@@ -106,7 +106,7 @@ class NewtonStep:
             Of the point, on the objective's samples.
         value : float
             Objective there, regularisation included.
-        curvature : tuple of int, or Array
+        curvature : tuple of int, Array or None
             Samples of the next point's curvature, as of :meth:`Objective.evaluate`.
         record : IterationRecord
             Filled with what happened.
@@ -168,6 +168,11 @@ class NewtonStep:
         self._linearizer.restore(state.numbers)
         self._direction.restore(state.parts["direction"], layout)
 
+    def forget(self) -> None:
+        """Forget the last direction and what is known of the last point: the next step starts from another."""
+        self._previous = None
+        self._linearizer.forget()
+
     def _begin_damping(self, objective: Objective, evaluation: Evaluation) -> None:
         """Take the first lambda from the curvature along the gradient: one product."""
         _, problem = self._linearizer.model(objective, evaluation, 0.0)
@@ -209,7 +214,7 @@ class NewtonStep:
         objective: Objective,
         params: Array,
         value: float,
-        curvature: tuple[int, int] | Array,
+        curvature: tuple[int, int] | Array | None,
         combined: Combination,
         curve: Array | None,
     ) -> LineSearchResult[Evaluation]:

@@ -100,7 +100,9 @@ class Schedule:
             objective = objective.regularized(regularization(options.C, objective.n_counted))
         if options.has(FullBatchOptions):
             newton = self._newton(options, direction)
-            return FullBatch(objective, newton, options.subsample, options.subsample_min, self._seed)
+            # what an earlier stage has found is no longer far from a minimum
+            parts = 1 if self.stages else options.parts
+            return FullBatch(objective, newton, options.subsample, options.subsample_min, self._seed, parts)
         batches = Batches(objective.n_samples, options.batch, self._seed)
         if options.has(BatchNewtonOptions):
             return BatchNewton(objective, self._newton(options, direction), batches, options.steps)

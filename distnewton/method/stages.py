@@ -25,6 +25,9 @@ from distnewton.parallel.termination import NEVER
 MAX_REJECTIONS = 30
 """Directions rejected in a row before training ends: by then lambda has grown 190,000 times."""
 
+_LEAST_PART = 512
+"""Fewest samples of a part: the gradient of fewer says too little."""
+
 
 class Stage(Protocol):
     """A method with its state, from a point on.
@@ -68,6 +71,11 @@ class Stage(Protocol):
 class FullBatch:
     """Newton iterations: the gradient of all samples, the curvature of a subsample ([DNM]).
 
+    The first iterations may make several steps, each with a part of the samples ([DSS]): far from a minimum a part says
+    as much. The parts of an iteration are disjoint and together all samples, in an order of its own, and there are half
+    as many in the next one. An iteration that does not lower the objective of all samples is taken back, and no parts
+    follow.
+
     Parameters
     ----------
     objective : Objective
@@ -75,23 +83,32 @@ class FullBatch:
     newton : NewtonStep
         The method.
     subsample, subsample_min : float, int
-        Share of the samples whose curvature an iteration uses, and their least number.
+        Share of the samples whose curvature a step uses, and their least number.
     seed : int
-        Of the subsamples.
+        Of subsamples and parts.
+    parts : int
+        Steps of the first iteration, fewer where a part would have less than 512 samples.
     """
 
+    evaluation: Evaluation
+    value: float
     remedy = "raise method.damping"
 
     def __init__(
-        self, objective: Objective, newton: NewtonStep, subsample: float, subsample_min: int, seed: int
+        self, objective: Objective, newton: NewtonStep, subsample: float, subsample_min: int, seed: int, parts: int = 1
     ) -> None:
-        self._objective, self._newton, self._n_accepted = objective, newton, 0
+        self._objective, self._newton, self._seed = objective, newton, seed
         n = objective.n_samples
-        self._subsamples = Subsamples(n, subsample_size(n, subsample, subsample_min), seed)
+        self._n_curvature = subsample_size(n, subsample, subsample_min)
+        self._subsamples = Subsamples(n, self._n_curvature, seed)
+        self._n_parts = max(1, min(parts, n // _LEAST_PART))
+        self._n_accepted = self._n_passes = 0
 
     @property
     def exhausted(self) -> str:
         """That what is left to gain is rounding, or that too many directions in a row were rejected."""
+        if self._n_parts > 1:
+            return ""
         if self._newton.converged:
             return "converged: what the next step would gain is less than the rounding of the objective"
         return "no direction leads down any more" if self._newton.n_rejected >= MAX_REJECTIONS else ""
@@ -100,11 +117,13 @@ class FullBatch:
         """Evaluate the point, whose activations serve the gradient."""
         # what is known keeps none
         with self._objective.network.grid.ledger.phase("gradient"):
-            self.evaluation = self._objective.evaluate(params, self._curvature(0))
-            self.value = self.evaluation.loss + regularizer(self._objective, params)
+            self._evaluate(params)
 
     def iterate(self, record: IterationRecord) -> None:
-        """One Newton step; the accepted trial is the next iteration's evaluation."""
+        """One Newton step, whose accepted trial is the next iteration's evaluation, or one for each part."""
+        if self._n_parts > 1:
+            self._pass_in_parts(record)
+            return
         following = self._curvature(self._n_accepted + 1)
         accepted = self._newton.step(self._objective, self.evaluation, self.value, following, record)
         if accepted is not None:
@@ -112,21 +131,84 @@ class FullBatch:
             self._n_accepted += 1
 
     def state(self) -> State:
-        """The number of the subsample, the objective as it was summed up, and the method's own."""
-        numbers = {"n_accepted": self._n_accepted, "value": self.value}
+        """The numbers of the subsample and of parts, the objective as it was summed up, and the method's own."""
+        numbers = {
+            "n_accepted": self._n_accepted, "value": self.value, "n_parts": self._n_parts, "n_passes": self._n_passes
+        }  # fmt: skip
         return State(numbers, parts={"newton": self._newton.state(self.evaluation)})
 
     def restore(self, params: Array, state: State) -> None:
         """Evaluate the point as the accepted trial was."""
-        self._n_accepted = state.numbers["n_accepted"]
+        self._n_accepted, self._n_parts, self._n_passes = (
+            state.numbers[name] for name in ("n_accepted", "n_parts", "n_passes")
+        )
         self._newton.restore(state.parts["newton"], self._objective.network.layout)
-        with self._objective.network.grid.ledger.phase("gradient"):
-            self.evaluation = self._objective.evaluate(params, self._curvature(self._n_accepted))
+        self.start(params, None)
         self.value = state.numbers["value"]
+
+    def _evaluate(self, params: Array) -> None:
+        """Take a point."""
+        self.evaluation = self._objective.evaluate(params, self._curvature(self._n_accepted))
+        self.value = self.evaluation.loss + regularizer(self._objective, params)
+
+    def _pass_in_parts(self, record: IterationRecord) -> None:
+        """A step with each part of the samples, then all of them decide."""
+        before = self.evaluation, self.value
+        params = before[0].params
+        parts = Batches(self._objective.n_samples, -(-self._objective.n_samples // self._n_parts), self._seed)
+
+        def step(i: int) -> None:
+            nonlocal params
+            part = self._objective.batch(parts.rows(self._n_passes * parts.per_pass + i))
+            curvature = 0, min(part.n_samples, self._n_curvature)
+            params = _step_on(part, self._newton, params, curvature, record)
+
+        _several_steps(record, parts.per_pass, step)
+        self._n_passes += 1
+        self._n_parts //= 2
+        # the next iteration's gradient needs the same activations
+        with self._objective.network.grid.ledger.phase("evaluation" if self._n_parts > 1 else "gradient"):
+            self._evaluate(params)
+        if not self.value < before[1]:
+            self.evaluation, self.value = before
+            self._n_parts = 1
+            self._newton.forget()
+            record.note = "; ".join(filter(None, [record.note, "taken back: the objective of all samples rose"]))
 
     def _curvature(self, i: int) -> tuple[int, int] | Array:
         """Samples of the i-th point's curvature."""
         return (0, self._objective.n_samples) if self._subsamples.whole else self._subsamples.rows(i)
+
+
+def _step_on(
+    objective: Objective, newton: NewtonStep, params: Array, curvature: tuple[int, int], record: IterationRecord
+) -> Array:
+    """A Newton step on some samples only; returns where it leads, which is the same point if it was rejected."""
+    with objective.network.grid.ledger.phase("gradient"):
+        evaluation = objective.evaluate(params, curvature)
+        value = evaluation.loss + regularizer(objective, params)
+    accepted = newton.step(objective, evaluation, value, None, record)
+    return params if accepted is None else accepted[0].params
+
+
+def _several_steps(record: IterationRecord, n_steps: int, step: Callable[[int], None]) -> None:
+    """Do Newton steps as one iteration; the record holds their sums, and the last one's scalars."""
+    directions: list[DirectionRecord] = []
+    trials, mended, step_sizes = 0, [], []
+    for i in range(n_steps):
+        step(i)
+        trials += record.line_search_trials
+        step_sizes.append(record.step_size)
+        mended += [record.note] if record.note and record.step_size else []
+        directions += [record.direction] if record.direction else []
+        record.note = ""
+    record.steps = n_steps
+    record.line_search_trials, record.step_size = trials, float(np.mean(step_sizes))
+    record.direction = DirectionRecord.sum(directions)
+    rejected = step_sizes.count(0.0)
+    notes = [f"{rejected} of {n_steps} batches rejected"] if rejected else []
+    notes += [f"{len(mended)} of {n_steps} batches: {mended[-1]}"] if mended else []
+    record.note = "; ".join(notes)
 
 
 class _MiniBatch:
@@ -172,22 +254,7 @@ class BatchNewton(_MiniBatch):
 
     def iterate(self, record: IterationRecord) -> None:
         """Steps on the next batches; the record holds their sums, and the last one's scalars."""
-        directions: list[DirectionRecord] = []
-        trials, mended, step_sizes = 0, [], []
-        for _ in range(self._n_steps):
-            self._step(record)
-            trials += record.line_search_trials
-            step_sizes.append(record.step_size)
-            mended += [record.note] if record.note and record.step_size else []
-            directions += [record.direction] if record.direction else []
-            record.note = ""
-        record.steps = self._n_steps
-        record.line_search_trials, record.step_size = trials, float(np.mean(step_sizes))
-        record.direction = DirectionRecord.sum(directions)
-        rejected = step_sizes.count(0.0)
-        notes = [f"{rejected} of {self._n_steps} batches rejected"] if rejected else []
-        notes += [f"{len(mended)} of {self._n_steps} batches: {mended[-1]}"] if mended else []
-        record.note = "; ".join(notes)
+        _several_steps(record, self._n_steps, lambda _: self._step(record))
         self._evaluate(self._params)
 
     def state(self) -> State:
@@ -202,13 +269,7 @@ class BatchNewton(_MiniBatch):
 
     def _step(self, record: IterationRecord) -> None:
         objective = self._objective.batch(self._batches.rows(self._t))
-        whole = 0, objective.n_samples
-        with self._ledger.phase("gradient"):
-            evaluation = objective.evaluate(self._params, whole)
-            value = evaluation.loss + regularizer(objective, self._params)
-        accepted = self._newton.step(objective, evaluation, value, whole, record)
-        if accepted is not None:
-            self._params = accepted[0].params
+        self._params = _step_on(objective, self._newton, self._params, (0, objective.n_samples), record)
         self._t += 1
 
 

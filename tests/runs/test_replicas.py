@@ -118,7 +118,7 @@ def test_replicas_that_solve_apart_learn(world, solver, outer):
 
 def test_the_step_takes_the_mean_of_what_replicas_find_apart(world):
     method = {"direction": "block_diagonal", "subsample": 0.5, "combine": "none", "damping": 1.0}
-    method |= {"cg_max": 200, "cg_tolerance": 1e-13, "preconditioner": "none"}
+    method |= {"cg_max": 200, "cg_tolerance": 1e-13, "preconditioner": "none", "sketch": 0}
     tree = {
         "network": {"layers": ["auto", 4, "auto"]}, "method": method, "partition": {"replicas": world.size},
         "run": {"iterations": 1, "dtype": "float64", "deterministic": True, "threads": 1},

@@ -94,7 +94,7 @@ def images_and_labels():
 
 RUNS = {
     # K-FAC draws cotangents for each sample, so that copies have others
-    "block_diagonal": {"preconditioner": "none"},
+    "block_diagonal": {"preconditioner": "none", "sketch": 0},
     "gauss_newton": {"cg_max": 5},
     "recomputed": {"direction": "gauss_newton", "jacobian": "recomputed", "cg_max": 5},
     "preconditioned": {"direction": "gauss_newton", "preconditioner": "mini_block_fisher", "cg_max": 5},
