@@ -10,7 +10,7 @@ from typing import Protocol
 
 import numpy as np
 
-from distnewton.backend import Array, take_rows
+from distnewton.backend import Array, add_scaled, scale_and_add, take_rows
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
 from distnewton.curvature.point import Point
@@ -22,6 +22,8 @@ from distnewton.method.objective import Evaluation, Objective, subsample_size
 from distnewton.method.records import DirectionRecord, IterationRecord, gather_direction
 from distnewton.parallel.termination import NEVER
 
+_IN_CACHE = 1 << 14
+"""Numbers of a vector to which a step is applied at a time."""
 MAX_REJECTIONS = 30
 """Directions rejected in a row before training ends: by then lambda has grown 190,000 times."""
 
@@ -438,18 +440,22 @@ class RateSteps(_MiniBatch):
             (slope,) = grid.sum_of_variables(dot(steered, direction))
             # by the rate before its decay: a clip that undid the decay would keep the noise of the batches for ever
             nu = min(1.0, math.sqrt(options.kl_clip / max(abs(slope), 1e-300)) / options.learning_rate)
-        if options.momentum and not self._direction.averages_gradient:
-            self._velocity *= options.momentum
-            self._velocity += direction if nu == 1.0 else nu * direction
-            direction, step_size = self._velocity, rate
-        else:
-            step_size = rate * nu
-        self._params += step_size * direction
-        self._direction.step_taken(direction, step_size)
-        if self._mean is not None:
-            weight = max(1.0 - options.average, 1.0 / (self._t + 1))
-            self._mean *= 1.0 - weight
-            self._mean += weight * self._params
+        has_velocity = options.momentum and not self._direction.averages_gradient
+        step_size = rate if has_velocity else rate * nu
+        weight = max(1.0 - options.average, 1.0 / (self._t + 1))
+        n, step = len(direction), self._objective.network.backend.at_once(_IN_CACHE)
+        # some numbers at a time, so that what one line has written is still in the cache for the next
+        for part in (slice(start, start + step) for start in range(0, n, step)):
+            change = direction[part]
+            if has_velocity:
+                velocity = self._velocity[part]
+                scale_and_add(velocity, options.momentum, change if nu == 1.0 else nu * change)
+                change = velocity
+            add_scaled(self._params[part], step_size, change)
+            if self._mean is not None:
+                mean = self._mean[part]
+                scale_and_add(mean, 1.0 - weight, weight * self._params[part])
+        self._direction.step_taken(self._velocity if has_velocity else direction, step_size)
 
     def _current(self) -> Array:
         """The point that counts, as a copy: the iterates move in place."""

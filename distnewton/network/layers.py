@@ -17,7 +17,9 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from distnewton.backend import Array, Backend, is_sparse, namespace
+import numpy as np
+
+from distnewton.backend import Array, Backend, is_sparse, namespace, on_device
 from distnewton.network.pooling import AveragePooling, MaxPooling
 from distnewton.network.shapes import LayerShape
 
@@ -149,6 +151,12 @@ class Layer(ABC):
             Overwritten.
         """
 
+    def add_weight_product(self, Z: Any, delta: Array, winners: Array | None, out: Array) -> None:
+        """Add what :meth:`weight_product` writes."""
+        product = self.backend.empty(*out.shape)
+        self.weight_product(Z, delta, winners, product)
+        out += product
+
     @abstractmethod
     def unfold(self, Z: Any, delta: Array, winners: Array | None) -> Iterator[Unfolded]:
         """The factors of :meth:`weight_product`, some samples at a time, for sums over samples of other kinds."""
@@ -203,6 +211,16 @@ class DenseLayer(Layer):
     def weight_product(self, Z: Any, delta: Array, winners: Array | None, out: Array) -> None:
         """Write Z^T delta."""
         self.backend.transposed_product(Z, delta, out)
+
+    def add_weight_product(self, Z: Any, delta: Array, winners: Array | None, out: Array) -> None:
+        """Add Z^T delta; of few sparse samples to the rows of their features alone."""
+        if not is_sparse(Z) or on_device(Z) or Z.nnz >= Z.shape[1]:
+            super().add_weight_product(Z, delta, winners, out)
+            return
+        touched = np.zeros(Z.shape[1], bool)
+        touched[Z.indices] = True
+        features = np.flatnonzero(touched)
+        out[features] += Z[:, features].T @ delta
 
     def unfold(self, Z: Any, delta: Array, winners: Array | None) -> Iterator[Unfolded]:
         """All samples at once, with one place each."""

@@ -585,10 +585,8 @@ class PartitionedNetwork:
         sums = self.layout.views(out)
         for m, delta in deltas.items():
             block = self.grid.blocks[m]
-            product = self.backend.empty(*block.shape)
             winners = activations.winners.get((m, block.j))
-            self.layers[m].weight_product(activations.groups[m - 1, block.i], delta, winners, product)
-            sums[m].W[...] += product
+            self.layers[m].add_weight_product(activations.groups[m - 1, block.i], delta, winners, sums[m].W)
             bias = sums[m].b
             if bias is not None:
                 total = self.backend.empty(len(bias))
