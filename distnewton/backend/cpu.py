@@ -99,14 +99,14 @@ class Backend:
         """Product ``Z @ W`` into ``out``; Z may be sparse."""
         if not is_sparse(Z):
             return np.matmul(Z, W, out=out)
-        out[...] = Z @ W
+        out[...] = getattr(Z, "by_columns", Z) @ W
         return out
 
     def transposed_product(self, Z: Any, T: Array, out: Array) -> Array:
         """Product ``Z.T @ T`` into ``out``; Z may be sparse."""
         if not is_sparse(Z):
             return np.matmul(Z.T, T, out=out)
-        out[...] = Z.T @ T
+        out[...] = getattr(Z, "by_columns", Z).T @ T
         return out
 
     def stacked_matvec(self, A: Array, x: Array) -> Array:

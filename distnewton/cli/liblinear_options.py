@@ -50,11 +50,12 @@ _NO_SHARE = 1e-12
 """A share of the samples that is less than one of them: the least number of samples then decides."""
 _EPILOG = """\
 Like LIBLINEAR, training minimises |theta|^2 / 2 + C sum_i loss_i; theta are all weights and biases of a
-network, whose label of a sample is its class. Biases are variables like others, as with LIBLINEAR's -B 1.
+network, whose label of a sample is its class.
 
 Without -s, --layers and options of a type the network is linear, with the loss of LIBLINEAR's own default, the squared
 hinge of each class against the rest, and Newton's method with all samples runs to the solution; --loss cross_entropy
-gives probabilities. --layers 123-100-2 is a network with a hidden layer.
+gives probabilities. As with LIBLINEAR its outputs have no bias; -B 1 gives them one, a variable like others.
+--layers 123-100-2 is a network with a hidden layer, and biases.
 
 types of -s, by number or name:
 {types}
@@ -96,7 +97,10 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument("-c", metavar="cost", type=positive, help="C (default 1)")
     parser.add_argument("-C", metavar="cost", type=positive, help="C as simpleNN has it; without a number: find C")
     parser.add_argument("-v", metavar="n", type=count, help="n-fold cross validation; no model is written")
-    parser.add_argument("-B", metavar="1", type=number, choices=(1.0,), help="accepted: every layer has biases")
+    parser.add_argument(
+        "-B", metavar="bias", type=number, choices=(1.0, -1.0),
+        help="1: outputs have a bias; -1: they have none (default; other networks than linear ones always have some)",
+    )  # fmt: skip
     parser.add_argument(
         "-w", metavar="label weight", type=_weight, action="append", default=[], help="weight of a label, also -wLABEL"
     )
@@ -173,7 +177,7 @@ def training_config(options: argparse.Namespace) -> Config:
         If they do not go together.
     """
     given = {name: value for *_, name in FLAGS if (value := vars(options)[name]) is not None}
-    tree = _defaults_of_type(options.s, given)
+    tree = _defaults_of_type(options.s, given, options.B)
     tree["data"] |= {
         "train": options.training_set_file, "class_weights": dict(options.w) or "none", "scale": "none",
     }  # fmt: skip
@@ -185,7 +189,7 @@ def training_config(options: argparse.Namespace) -> Config:
     return make_config(apply_settings(tree, options.set))
 
 
-def _defaults_of_type(named: str | None, given: Iterable[str]) -> dict[str, dict[str, Any]]:
+def _defaults_of_type(named: str | None, given: Iterable[str], bias: float | None) -> dict[str, dict[str, Any]]:
     """Settings of a type, or of none: then those of LIBLINEAR's own default, unless others ask for another network."""
     tree: dict[str, dict[str, Any]] = {"data": {}, "network": {}, "method": {}, "run": {}}
     tree |= {section: dict(table) for section, table in _SIMPLENN_TREE.items() if named == SIMPLENN}
@@ -193,7 +197,11 @@ def _defaults_of_type(named: str | None, given: Iterable[str]) -> dict[str, dict
     if direction is not None:
         tree["method"] |= _defaults(direction)
     elif not {"network.layers", "network.start"} & set(given):
-        tree["network"] |= {"layers": ["auto", "auto"], "loss": "squared_hinge"}
+        outputs = {"type": "dense", "width": "auto", "bias": bias == 1.0}
+        tree["network"] |= {"layers": [outputs], "loss": "squared_hinge"}
+        return tree
+    if bias == -1.0:
+        raise UsageError("-B -1 is for a linear network: leave out -s, --layers, --start and options of a type")
     return tree
 
 

@@ -119,6 +119,9 @@ class TextSource(Source):
         """Check the whole file in one streaming pass."""
         return self.scan(lambda _: None)
 
+    def prepare(self) -> None:
+        """What other ranks do while one describes the data; problems are left to that one."""
+
     @abstractmethod
     def scan(self, take: Callable[[Any], None]) -> Description:
         """Do what `describe` does, and hand over the samples on the way.

@@ -72,7 +72,9 @@ def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, 
     }
     parts = {name: float(itemsize * count) for name, count in numbers.items()}
     reading = max(0.0, problem.reading_bytes - sum(parts.values()))
-    return {"features": features_bytes(problem, share, n + problem.n_test)} | parts | {"reading": reading}
+    # sparse samples that are all the curvature's are kept in the order of columns, too, where that pays
+    n_features_kept = n + problem.n_test + n * (not dense and not problem.apart)
+    return {"features": features_bytes(problem, share, n_features_kept)} | parts | {"reading": reading}
 
 
 def _system_size(problem: Problem, n_ranks: int) -> float:

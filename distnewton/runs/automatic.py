@@ -23,7 +23,7 @@ _FEW, _VERY_FEW = 1000, 100
 """Samples below which a share of them says too little of an accuracy, or of an error."""
 _LARGEST_BATCH, _SMALLEST_BATCH, _BATCHES = 256, 32, 8
 """Of a pass there are so many mini-batches at least, but for their smallest size."""
-_LINEAR = {"subsample": 1.0, "damping": 1e-4, "cg_max": 100}
+_LINEAR = {"subsample": 1.0, "damping": 1e-4, "cg_max": 100, "preconditioner": "diagonal"}
 _TOLERANCE = 1e-2
 _LEVENBERG_MARQUARDT = {
     "direction": "dual", "subsample": 1.0, "acceleration": 0.75, "combine": "none", "damping_threshold": 0.95,

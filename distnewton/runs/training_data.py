@@ -15,10 +15,11 @@ from distnewton.config.method import AUTO
 from distnewton.data.columns import matching_inputs
 from distnewton.data.fingerprint import combined, fingerprint
 from distnewton.data.row_selection import Chosen
-from distnewton.data.rows import permute_rows
+from distnewton.data.rows import keep_by_columns, permute_rows
 from distnewton.data.scaled import FeatureReader, apply_scaling, check_range, fit_and_apply, suitable_scaling
 from distnewton.data.scaling import ColumnScaling
 from distnewton.data.store.reader import StoreSource
+from distnewton.directions.options import FullBatchOptions
 from distnewton.errors import ConfigError, DataError
 from distnewton.method.objective import Objective
 from distnewton.models.warm_start import Start
@@ -30,6 +31,9 @@ from distnewton.parallel.grid import ProcessGrid
 from distnewton.physics.residuals import ResidualLoss
 from distnewton.runs.data_sets import DataSets
 from distnewton.runs.placement import Placement
+
+_CACHED = 1 << 18
+"""Numbers of a layer's weights that caches hold: products with sparse features then need no second order of these."""
 
 
 @dataclass(frozen=True)
@@ -110,6 +114,9 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
     if not (train.packed or isinstance(X, np.ndarray)):
         network = active_network(network, X, None if start is None else start.params(network))
         X = network.choose(X)
+        method, n_numbers = config.method, X.shape[1] * network.shape.layers[0].n_out
+        if method.has(FullBatchOptions) and method.subsample == 1.0 and X.shape[0] < X.shape[1] and n_numbers > _CACHED:
+            keep_by_columns(X)
     X = backend.features(network.arrange(X))
     if data.residuals is not None:
         loss, targets, network = data.residuals, order, network.with_jet(data.residuals.jet)

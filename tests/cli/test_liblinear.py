@@ -93,16 +93,19 @@ def test_the_objective_is_liblinears(files):
 
 
 def test_the_usual_model_is_the_one_that_liblinear_trains(files):
-    """The squared hinge of each class against the rest, with three classes."""
+    """The squared hinge of each class against the rest, with three classes; with a bias where -B 1 asks for one."""
     svc = pytest.importorskip("sklearn.svm").LinearSVC
     X, y = samples(120)
     y = np.where(X[:, 0] > 1, 3, y)
     write(files / "train", X, y)
     with_bias = np.hstack([X, np.ones((120, 1))])
-    liblinear.train(["-q", "-c", "0.03", "-e", "1e-6", "--set", "run.dtype=float64", "train"])
-    expected = svc(C=0.03, fit_intercept=False, tol=1e-10, max_iter=10_000).fit(with_bias, y)
-    outputs, _, _ = distnewton.load_model("train.model").outputs(distnewton.open_data("train"))
-    np.testing.assert_allclose(outputs, expected.decision_function(with_bias), atol=1e-4)
+    for options, features in (([], X), (["-B", "-1"], X), (["-B", "1"], with_bias)):
+        liblinear.train([*options, "-q", "-c", "0.03", "-e", "1e-6", "--set", "run.dtype=float64", "train"])
+        expected = svc(C=0.03, fit_intercept=False, tol=1e-10, max_iter=10_000).fit(features, y)
+        outputs, _, _ = distnewton.load_model("train.model").outputs(distnewton.open_data("train"))
+        np.testing.assert_allclose(outputs, expected.decision_function(features), atol=1e-4)
+    with pytest.raises(UsageError, match="-B -1 is for a linear network"):
+        liblinear.train(["-B", "-1", "-s", "0", "train"])
     with pytest.raises(ConfigError, match="was trained with the loss squared_hinge: its outputs are no probabilities"):
         liblinear.predict(["-b", "1", "train", "train.model", "found"])
 
@@ -234,7 +237,7 @@ def test_a_curvature_sample_has_the_size_that_is_asked_for():
         (["-w", "1"], "argument -w: expected a label and a number, got '1'"),
         (["-c", "-1", "train"], "expected a number above 0"),
         (["-v", "0", "train"], "expected a number from 1"),
-        (["-B", "-1", "train"], "argument -B: invalid choice: -1.0 (choose from 1.0)"),
+        (["-B", "0.5", "train"], "argument -B: invalid choice: 0.5 (choose from 1.0, -1.0)"),
         (["-R", "train"], "unrecognized arguments: -R"),
         (["-p", "0.1", "train"], "unrecognized arguments: -p"),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.util
 import re
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -29,6 +30,7 @@ from distnewton.data.labels import join_labels, labels_of_texts
 from distnewton.data.row_selection import RowSelection, chosen_values
 from distnewton.data.rows import join_rows
 from distnewton.data.source import TextSource
+from distnewton.errors import DataError
 
 if TYPE_CHECKING:
     from scipy import sparse
@@ -42,6 +44,8 @@ BlockParser = Callable[[bytes, Rules, int, int], Rows | None]
 # loads from its cache in 0.4 s, and compiles in 3.2 s once on a machine.
 NUMBA_FROM_BYTES = 16 << 20
 _TYPICAL_COMPRESSION = 4
+_KEPT_BYTES, _BYTES_OF_VALUE = 48 << 20, 12
+"""Memory for what a pass over a file has found, so that the next need not parse it again."""
 _COMMENT = re.compile(rb"#[^\n]*")
 _LABELS = re.compile(rb"[0-9]+(?:,[0-9]+)+|[^\s,;:\"']+")
 # what was meant as a pair, with whatever value; a time or a position in a genome is followed by other fields
@@ -120,6 +124,21 @@ def pick_parser(path: Path, parser: Parser = "auto") -> BlockParser:
     return parse_regular
 
 
+class _Keep:
+    """Rows of a file, as long as they are few; None from then on."""
+
+    def __init__(self) -> None:
+        self.rows: list[Rows] | None = []
+        self._n_values = 0
+
+    def __call__(self, rows: Rows) -> None:
+        self._n_values += len(rows.values)
+        if self.rows is not None and self._n_values <= _KEPT_BYTES // _BYTES_OF_VALUE:
+            self.rows.append(rows)
+        else:
+            self.rows = None
+
+
 class LibsvmSource(TextSource):
     """A LIBSVM file, ``label index:value ...`` on each line.
 
@@ -137,10 +156,25 @@ class LibsvmSource(TextSource):
         super().__init__(path)
         self.name, self.rules, self._parser = rules.name, rules, parser
         self._text_labels = False
+        self._kept: list[Rows] | None = None
 
     @cached_property
     def _parse(self) -> BlockParser:
         return pick_parser(self.path, self._parser)
+
+    def describe(self) -> Description:
+        """Check the whole file in one streaming pass; of a small one keep what it holds for the next reading."""
+        keep = _Keep()
+        description = self.scan(keep)
+        self._kept = keep.rows
+        return description
+
+    def prepare(self) -> None:
+        """Parse a small file while another rank does, rather than after it."""
+        if self.path.stat().st_size * (_TYPICAL_COMPRESSION if is_compressed(self.path) else 1) <= _KEPT_BYTES:
+            # what is wrong with it the rank says that describes it, before anything is read
+            with suppress(DataError, OSError):
+                self.describe()
 
     def scan(self, take: Callable[[Rows], None]) -> Description:
         """Check the whole file, and hand over the samples of block after block."""
@@ -175,7 +209,9 @@ class LibsvmSource(TextSource):
         """Rows with the explicit zeros of the file."""
         # memory is that of the result, twice while its pieces are joined, and a few blocks of text
         n_samples, pieces = 0, []
-        for _, block in self._rows(start, stop):
+        kept, self._kept = self._kept, None
+        known = None if kept is None else (rows.within(start, stop) for rows in kept)
+        for block in known or (rows for _, rows in self._rows(start, stop)):
             _, chosen = wanted.of(n_samples, len(block))
             n_samples += len(block)
             values = chosen_values(block.lengths, chosen)

@@ -6,7 +6,7 @@ Blocks of regular lines, as :data:`_REGULAR` spells them, are converted at once;
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 
 import numpy as np
@@ -101,6 +101,15 @@ class Rows:
 
     def __len__(self) -> int:
         return len(self.lengths)
+
+    def within(self, start: int, stop: int) -> Rows:
+        """The values in a range of features, of rows of all features."""
+        kept = (self.indices >= start) & (self.indices < stop)
+        if kept.all():
+            return replace(self, indices=self.indices - np.int32(start))
+        ends = np.concatenate(([0], np.cumsum(kept)))[np.concatenate(([0], np.cumsum(self.lengths)))]
+        indices = self.indices[kept] - np.int32(start)
+        return replace(self, lengths=np.diff(ends), indices=indices, values=self.values[kept])
 
 
 def show(token: bytes) -> str:
