@@ -122,8 +122,11 @@ class Box:
     def __init__(self, low: Sequence[float], high: Sequence[float]) -> None:
         self.low, self.high = np.array(low, dtype=np.float64), np.array(high, dtype=np.float64)
         fits = self.low.ndim == 1 and self.low.shape == self.high.shape and self.low.size
-        if not fits or not np.isfinite([self.low, self.high]).all() or not (self.low < self.high).all():
-            raise ConfigError(f"a box needs two corners with low < high, got {low} and {high}", collective=True)
+        with np.errstate(over="ignore", invalid="ignore"):
+            if not fits or not np.isfinite(self.high - self.low).all() or not (self.low < self.high).all():
+                raise ConfigError(
+                    f"a box needs two finite corners with low < high, got {low} and {high}", collective=True
+                )
 
     def interior(self, n: int) -> Points:
         """So many points in the box."""
@@ -175,7 +178,7 @@ class Sphere:
 
     def __init__(self, center: Sequence[float], radius: float) -> None:
         self.center, self.radius = np.array(center, dtype=np.float64), float(radius)
-        if not (self.center.ndim == 1 and np.isfinite(self.center).all() and 0.0 < self.radius < np.inf):
+        if not (self.center.ndim == 1 and np.isfinite(np.abs(self.center) + self.radius).all() and self.radius > 0.0):
             raise ConfigError(f"a sphere needs a centre and a positive radius, got {center}, {radius}", collective=True)
 
     def surface(self, n: int) -> Points:

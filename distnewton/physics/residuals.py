@@ -90,7 +90,10 @@ class TermResidual:
         if self.term.data is not None:
             given["data"] = self.term.data[..., numbers]
         given |= {name: channels[problem.n_outputs + j, 0] for j, name in enumerate(problem.unknowns)}
-        found = self.term.residual(**{name: given[name] for name in self._arguments})
+        try:
+            found = self.term.residual(**{name: given[name] for name in self._arguments})
+        except Exception as error:
+            raise ConfigError(f"term {self.name}: the residual fails with {type(error).__name__}: {error}") from error
         return self._as_rows(found, len(Z))
 
     def _as_rows(self, found: Any, n: int) -> Array:

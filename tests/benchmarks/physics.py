@@ -1,9 +1,10 @@
 """Residual problems beside PyTorch: Adam (the best of three rates, cosine) and L-BFGS (strong Wolfe), in float64.
 
-    PYTHONPATH=tests python -m benchmarks.physics [NAME ...]
+    PYTHONPATH=tests python -m benchmarks.physics [NAME ...] [--alone]
 
-Each peer has the processor seconds that the recipe took, on one thread: the same network, points, weights and seed.
-Derivatives in the inputs are torch.autograd's.
+Prints the table of docs/guide/physics.md, a row a recipe. Each peer has the processor seconds that the recipe took, on
+one thread: the same network, points, weights and seed. Derivatives in the inputs are torch.autograd's. ``--alone``
+leaves the peers out.
 """
 
 from __future__ import annotations
@@ -11,16 +12,23 @@ from __future__ import annotations
 import sys
 import time
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
-import torch
 
 import distnewton
 from distnewton.config import load_config
 from distnewton.physics import examples
 from distnewton.physics.residuals import ResidualLoss
 
-NAMES = ("poisson2d", "heat", "sinc")
+try:
+    import torch
+
+    torch.set_num_threads(1)
+except ImportError:
+    torch = None
+
+NAMES = ("poisson2d", "poisson5d", "heat", "burgers", "kovasznay", "helmholtz", "inverse_diffusion", "sinc")
 # the same residuals for torch, by term
 TORCH = {
     "poisson2d": {
@@ -32,6 +40,15 @@ TORCH = {
         "equation": lambda x, u, du, d2u: du[1] - d2u[0] / 4,
         "start": lambda x, u, du, d2u: u - torch.sin(np.pi * x[:, 0]),
         "ends": lambda x, u, du, d2u: u,
+    },
+    "poisson5d": {
+        "equation": lambda x, u, du, d2u: sum(d2u) + np.pi**2 * torch.cos(np.pi * x).sum(dim=1),
+        "boundary": lambda x, u, du, d2u: u - torch.cos(np.pi * x).sum(dim=1),
+    },
+    "helmholtz": {
+        "equation": lambda x, u, du, d2u: d2u[0] + d2u[1] + 100 * u
+        - (100 - 25 * np.pi**2) * torch.sin(3 * np.pi * x[:, 0]) * torch.sin(4 * np.pi * x[:, 1]),
+        "boundary": lambda x, u, du, d2u: u,
     },
     "sinc": {"fit": lambda x, u, du, d2u: u - torch.sinc(10 * x[:, 0])},
 }
@@ -103,21 +120,27 @@ class Peer:
         return self.error()
 
 
-def main(names):
-    """Print a line a problem."""
-    torch.set_num_threads(1)
+def main(names, *, alone=False):
+    """Print a row a problem."""
+    about = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
+    model = about.partition("model name")[2].splitlines()[0].lstrip("\t :")
+    print(f"{model}, one thread, numpy {np.__version__}, torch {torch.__version__ if torch else '-'}\n")
+    print("| recipe | weights, points | iterations | relative L2 error | processor s | L-BFGS | Adam |")
+    print("|---|---|---|---|---|---|---|")
     for name in names:
         config = load_config(name)
         problem, start = getattr(examples, name)(), time.process_time()
         result = distnewton.train(config, problem)
-        seconds = time.process_time() - start
-        print(f"{name}: {seconds:.1f} processor seconds, objective {result.last.objective:.2e}", end="; ")
-        print(f"relative L2 error {result.last.test['relative_l2']:.1e}", end=", ", flush=True)
-        layers = config.network.layers
-        print(f"L-BFGS {Peer(name, layers).lbfgs(seconds):.1e}", end=", ", flush=True)
-        errors = [Peer(name, layers).adam(seconds, rate) for rate in (1e-2, 3e-3, 1e-3)]
-        print(f"Adam {min(errors):.1e}")
+        seconds, error = time.process_time() - start, result.last.test["relative_l2"]
+        layers, cells = config.network.layers, ["", ""]
+        if name in TORCH and not alone:
+            errors = [Peer(name, layers).adam(seconds, rate) for rate in (1e-2, 3e-3, 1e-3)]
+            cells = [f"{Peer(name, layers).lbfgs(seconds):.1e}", f"{min(errors):.1e}"]
+        size = f"{result.summary.shape.n_params:,}, {problem.n_points:,}"
+        cells = [name, size, f"{result.last.iteration}", f"{error:.1e}", f"{seconds:.1f}", *cells]
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or NAMES)
+    named = [name for name in sys.argv[1:] if name != "--alone"]
+    main(named or NAMES, alone="--alone" in sys.argv)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 import types
 
@@ -107,6 +108,22 @@ def test_runs_are_alike_on_all_grids_and_replicas(world, method):
         together = distnewton.train(config(partition=partition, **method), world.mpi, train_data=problem)
         np.testing.assert_allclose(numbers_of(together), alone, rtol=1e-7)
         np.testing.assert_allclose(together.predictions["values"], field, rtol=1e-5, atol=1e-6)
+        together.model.grid.free()
+
+
+@pytest.mark.mpi(min_size=2, sizes=(2, 4))
+def test_a_matrix_that_ranks_share_makes_the_same_run_as_on_one(world, monkeypatch):
+    monkeypatch.setattr("distnewton.solvers.least_squares.MOST_VARIABLES", 0)
+    problem = heat(24)
+    alone = numbers_of(distnewton.train(config(iterations=4), problem))
+    monkeypatch.setattr("distnewton.directions.sample_space.MOST_REPLICATED", 0)
+    monkeypatch.setattr("distnewton.solvers.block_cholesky._NARROWEST", 4)
+    monkeypatch.setattr("distnewton.curvature.gram._CHUNK_SIZE", 1 << 8)
+    for splits in alternating(world.size, 3):
+        together = distnewton.train(
+            config(partition={"splits": list(splits)}, iterations=4), world.mpi, train_data=problem
+        )
+        np.testing.assert_allclose(numbers_of(together), alone, rtol=1e-9)
         together.model.grid.free()
 
 
@@ -295,9 +312,12 @@ BAD = {
     "names": (lambda: Problem([Term("a", [1.0], lambda u: u[0])] * 2), "different names"),
     "points": (lambda: Given([[0.0, np.nan]]), "finite numbers of shape"),
     "box": (lambda: Box([0, 1], [1, 1]), "low < high"),
+    "too wide": (lambda: Box([-1.7e308], [1.7e308]), "two finite corners"),
+    "raises": (lambda: one(lambda u: math.sin(u[0])), "term law: the residual fails with TypeError: only"),
     "no points": (lambda: SQUARE.interior(0), "number of points"),
     "face": (lambda: SQUARE.face(3, (2, 0)), "axes below 2"),
     "sphere": (lambda: Sphere([0, 0], -1), "positive radius"),
+    "too far": (lambda: Sphere([1.7e308], 1.7e308), "positive radius"),
     "solution": (
         lambda: Problem([Term("law", SQUARE.interior(5), lambda u: u[0])], solution=lambda x: x), "solution: expected"
     ),
