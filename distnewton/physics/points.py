@@ -178,7 +178,9 @@ class Sphere:
 
     def __init__(self, center: Sequence[float], radius: float) -> None:
         self.center, self.radius = np.array(center, dtype=np.float64), float(radius)
-        if not (self.center.ndim == 1 and np.isfinite(np.abs(self.center) + self.radius).all() and self.radius > 0.0):
+        with np.errstate(over="ignore"):
+            reach = np.abs(self.center) + self.radius
+        if not (self.center.ndim == 1 and np.isfinite(reach).all() and self.radius > 0.0):
             raise ConfigError(f"a sphere needs a centre and a positive radius, got {center}, {radius}", collective=True)
 
     def surface(self, n: int) -> Points:
