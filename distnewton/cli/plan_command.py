@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from distnewton.cli.command import CLUSTER_FILE, RECIPE, SET, argument, command
 from distnewton.cli.parsing import count, finite
 from distnewton.cli.settings import overrides
-from distnewton.cluster.cluster_file import load_cluster
+from distnewton.cluster.cluster_file import Cluster, load_cluster
 from distnewton.cluster.measured_rates import cluster_rates
 from distnewton.config import Config, load_config
 from distnewton.config.method import AUTO
@@ -24,6 +24,7 @@ from distnewton.planning.problem import MODELLED
 if TYPE_CHECKING:
     from distnewton.planning.plan import Plan
     from distnewton.planning.problem import Problem
+    from distnewton.planning.rates import Rates
 
 
 _SIZES: dict[str, tuple[str, Callable[[str], float]]] = {
@@ -66,6 +67,7 @@ def _sizes(text: str) -> dict[str, float]:
 )
 def plan(options: argparse.Namespace) -> int:
     """Show every way to split the network over a number of ranks, the best in detail, and what limits it."""
+    from distnewton.planning.advice import more_ranks, wasted_ranks
     from distnewton.planning.plan import largest, make_plan, make_plans
     from distnewton.reporting.plan_tables import as_dict, print_plans
 
@@ -92,7 +94,48 @@ def plan(options: argparse.Namespace) -> int:
     for note in notes:
         print(f"note: {note}", file=sys.stderr)
     print_plans(plans, n_ranks, memory_gb, widest)
+    if config.partition.splits == "auto" and not grid["speeds"] and problem.owners is None:
+        plan_on = _best_plan(problem, rates, grid)
+        for text in filter(None, [wasted_ranks(plans[0], plan_on) or more_ranks(plans[0], plan_on)]):
+            print(f"ranks: {text}")
     return 0
+
+
+def advice_on_ranks(config: Config, cluster: Cluster, n_ranks: int) -> str:
+    """Which ranks of a job are wasted, as its plan has it; empty where none are, or where splits are given.
+
+    Parameters
+    ----------
+    config : Config
+        The run, whose data is read for its size where the configuration does not say it.
+    cluster : Cluster
+        Where.
+    n_ranks : int
+        How many.
+
+    Returns
+    -------
+    str
+    """
+    from distnewton.planning.advice import wasted_ranks
+
+    if config.partition.splits != "auto" or not isinstance(config.partition.speeds, str):
+        return ""
+    rates, _ = cluster_rates(cluster, config.run.array_dtype)
+    problem = _problem(config, argparse.Namespace(sizes=[]), n_ranks, [])
+    if problem.owners is not None:
+        return ""
+    sketch = getattr(config.method, "sketch", 0)
+    grid = {"sketch": None if sketch == "auto" else int(sketch), "n_replicas": config.partition.replicas}
+    plan_on = _best_plan(problem, rates, grid)
+    return wasted_ranks(plan_on(n_ranks), plan_on)
+
+
+def _best_plan(problem: Problem, rates: Rates, grid: dict[str, Any]) -> Callable[[int], Plan]:
+    """The fastest plan on a number of ranks."""
+    from distnewton.planning.plan import make_plans
+
+    return lambda n_ranks: make_plans(problem, n_ranks, rates, **grid)[0]
 
 
 def _notes_on_rates(cluster: str, missing: Sequence[str]) -> Iterator[str]:

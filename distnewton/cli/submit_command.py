@@ -11,7 +11,11 @@ from distnewton.cli.parsing import count
 from distnewton.cli.results import write_text
 from distnewton.cli.settings import noted_config
 from distnewton.cluster.cluster_file import Cluster, load_cluster
-from distnewton.errors import ConfigError
+from distnewton.cluster.submit import Submission
+from distnewton.errors import ConfigError, DistNewtonError
+
+_MOST_BYTES = 20_000_000
+"""Of a file of training data that is read for the sizes of a plan."""
 
 
 @command(
@@ -31,13 +35,14 @@ from distnewton.errors import ConfigError
 def submit(options: argparse.Namespace) -> int:
     """Write the job file of a run and start it: in the queue of Slurm, or here."""
     from distnewton.cluster.job_text import job_text
-    from distnewton.cluster.submit import Submission, queue, run_here
+    from distnewton.cluster.submit import queue, run_here
 
     cluster = load_cluster(options.cluster)
     config = noted_config(options)
     hosts = tuple(host.strip() for host in (options.hosts or "").split(",") if host.strip())
     name = Path(options.recipe).stem if options.recipe else "run"
     submission = Submission(config, _with_hosts(cluster, hosts), name, options.ranks, hosts)
+    _warn_of_wasted_ranks(submission)
     if options.dry_run:
         folder = submission.folder()
         write_text(Path("-"), job_text(submission.job(folder)))
@@ -50,6 +55,28 @@ def submit(options: argparse.Namespace) -> int:
     print(f"job {number} is queued; run folder: {job_file.parent}")
     print(f"its output will be in {job_file.parent}/job-{number}.out")
     return 0
+
+
+def _warn_of_wasted_ranks(submission: Submission) -> None:
+    """Say on stderr where fewer ranks would be as fast; data of many bytes is not read for that."""
+    from distnewton.cli.plan_command import advice_on_ranks
+
+    config, n_ranks = submission.config, submission.job(submission.folder()).n_ranks
+    train = config.data.train
+    path = Path(config.data.directory) / train if isinstance(train, str) else Path()
+    if n_ranks == 1 or not isinstance(train, str) or (path.exists() and not _is_small(path)):
+        return
+    try:
+        advice = advice_on_ranks(config, submission.cluster, n_ranks)
+    except DistNewtonError as error:
+        advice = f"the run is not planned: {str(error).partition(chr(10))[0]}"
+    if advice:
+        print(f"note: {advice}", file=sys.stderr)
+
+
+def _is_small(path: Path) -> bool:
+    """Whether a file is read in about a second."""
+    return path.is_file() and path.stat().st_size <= _MOST_BYTES
 
 
 def _with_hosts(cluster: Cluster, hosts: tuple[str, ...]) -> Cluster:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import accumulate, pairwise
 
 from distnewton.errors import ConfigError
@@ -36,8 +36,8 @@ def bounds(n: int, n_parts: int, i_part: int) -> tuple[int, int]:
     return start, start + size + (i_part < n_larger)
 
 
-def weighted_bounds(n: int, weights: Sequence[float], i_part: int) -> tuple[int, int]:
-    """Half-open range of the indices of one part when ``n`` items are cut in proportion to weights.
+def weighted_bounds(n: int, weights: Sequence[float]) -> list[Range]:
+    """Half-open ranges of the indices of all parts when ``n`` items are cut in proportion to weights.
 
     Parameters
     ----------
@@ -45,18 +45,16 @@ def weighted_bounds(n: int, weights: Sequence[float], i_part: int) -> tuple[int,
         Number of items.
     weights : sequence of float
         Of the parts, not negative, not all 0.
-    i_part : int
-        Which part, from 0.
 
     Returns
     -------
-    tuple of int
-        First index and one past the last: each limit is the nearest to its exact place, so that no part is off by more
-        than an item.
+    list of tuple of int
+        First index and one past the last of each: each limit is the nearest to its exact place, so that no part is off
+        by more than an item.
     """
-    total = math.fsum(weights)
-    first, last = (round(n * (math.fsum(weights[:k]) / total)) for k in (i_part, i_part + 1))
-    return first, last
+    # exact sums, so that all ranks cut alike, whatever their number
+    sums = [float(total) for total in accumulate(map(Fraction, weights), initial=Fraction())]
+    return list(pairwise(round(n * (before / sums[-1])) for before in sums))
 
 
 @dataclass(frozen=True)

@@ -213,10 +213,18 @@ class Partition:
 
     def _cut(self, layer: int, j: int) -> tuple[int, int]:
         """Half-open range of what group j of a layer is made of: units, or groups of the logical blocks."""
-        n = self.block_splits[layer] if self.block_splits else self.widths[layer]
         if not self.speeds:
-            return bounds(n, self.splits[layer], j)
-        return weighted_bounds(n, self._weights[layer], j)
+            return bounds(self._n_items(layer), self.splits[layer], j)
+        return self._weighted[layer][j]
+
+    def _n_items(self, layer: int) -> int:
+        """What the groups of a layer are made of."""
+        return self.block_splits[layer] if self.block_splits else self.widths[layer]
+
+    @cached_property
+    def _weighted(self) -> list[list[Range]]:
+        """Groups of each layer by the speeds of the ranks."""
+        return [weighted_bounds(self._n_items(m), weights) for m, weights in enumerate(self._weights)]
 
     @cached_property
     def _features_of_files(self) -> list[Range]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from distnewton.network.layers import LINEAR_SIZE, PATCH_SIZE
 from distnewton.planning.chunks import rows_kept
+from distnewton.planning.kronecker import moment_sizes
 from distnewton.planning.problem import Problem, Share
 from distnewton.solvers.block_cholesky import system_size
 from distnewton.solvers.least_squares import variable_system_bytes
@@ -28,8 +29,9 @@ def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, 
     -------
     dict of str to float
         ``features`` of training and test, ``variables``, ``activations`` of a point and of a trial or test samples,
-        ``outputs`` of all samples, ``jacobian`` with the work arrays of its products, ``system`` in sample space, and
-        ``work``: what passes forward and backward hold of the samples they are at; ``reading``: what reading takes more
+        ``outputs`` of all samples, ``jacobian`` with the work arrays of its products, ``factors`` of a preconditioner,
+        ``system`` in sample space, and ``work``: what passes forward and backward hold of the samples they are at;
+        ``reading``: what reading takes more
         than all of these but the features, which it ends with.
 
     Notes
@@ -66,6 +68,7 @@ def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, 
         + features_bytes(problem, share, apart) / itemsize,
         "outputs": 3 * (n + problem.n_test) * problem.n_out,
         "jacobian": jacobian,
+        "factors": 2 * sum(moment_sizes(problem, share)),
         "system": _system_size(problem, share.partition.n_ranks * problem.n_replicas),
         # a chunk that is not kept; pre-activations, patches and their products; the loss, which is in float64
         "work": passing * n_kept * (kept < n) + buffers + beyond + passing * problem.n_out * 8 // itemsize,

@@ -10,6 +10,7 @@ from distnewton.curvature.jacobian import rows_at_once
 from distnewton.guards.ledger import PHASES, allreduce_bytes
 from distnewton.network.layers import LINEAR_SIZE
 from distnewton.planning.chunks import chunk_ranges, rows_kept
+from distnewton.planning.kronecker import moment_sizes
 from distnewton.planning.problem import MODELLED, Group, Problem, Share
 from distnewton.solvers.block_cholesky import MOST_REPLICATED, block_bounds
 
@@ -195,13 +196,18 @@ class Messages:
 
     def _direction(self) -> Iterator[Message]:
         problem = self._problem
+        yield from self._factors()
+        if problem.method.accelerated:
+            # about: a forward pass with twice the numbers, and two lengths
+            yield from self._tangent(2 * problem.n_curvature)
+            yield self._over_world(2 * _SCALAR)
         if problem.method.direction == "block_diagonal":
             return
         if problem.method.direction == "dual":
             yield from self._system()
             return
         # one product before the first step; a warm start has one more, and a sum of its own
-        n_products = problem.method.n_steps + 1 + problem.method.warm
+        n_products = problem.method.n_steps + 1 + problem.method.warm + problem.method.accelerated
         n_numbers = problem.n_curvature * problem.n_rows
         if problem.method.recomputed:
             for _ in range(n_products):
@@ -215,6 +221,13 @@ class Messages:
                 yield self._over_world(4 * _SCALAR)
         if problem.method.warm:
             yield self._over_world(3 * _SCALAR)
+
+    def _factors(self) -> Iterator[Message]:
+        """Moments of a preconditioner, which only replicas add up."""
+        first = self._share.rank
+        last = first + (self._problem.n_replicas - 1) * self._n_ranks
+        for size in moment_sizes(self._problem, self._share):
+            yield Message(size * self._problem.itemsize, 1, self._problem.n_replicas, first, last)
 
     def _system(self) -> Iterator[Message]:
         """A matrix in sample space: its sum, or that of its block columns, their factors, and solutions."""

@@ -134,7 +134,7 @@ class Plan:
         part = max(totals, key=lambda name: totals[name])
         phase = max(self.phases, key=lambda name: getattr(self.phases[name], part))
         named = {
-            "compute": "computing: more ranks would help",
+            "compute": "computing",
             "latency": "latency: blocks are so small that messages are mostly waiting; fewer ranks lose little",
             "transfer": "bytes between ranks: wider layers, fewer ranks or a faster network would help",
         }[part]

@@ -34,6 +34,10 @@ class PlannedMethod:
         Whether products pass through the network instead of a stored Jacobian.
     n_pieces : int
         Pieces in which the samples of a pass take turns; of images always 1.
+    preconditioner : str
+        Preconditioner of CG; that of ``kfac`` is priced, others are cheap beside products.
+    accelerated : bool
+        Whether a second solution, along the first, bends the step; its CG steps count in ``n_steps``.
     """
 
     direction: str = "gauss_newton"
@@ -43,6 +47,8 @@ class PlannedMethod:
     warm: bool = False
     recomputed: bool = False
     n_pieces: int = 1
+    preconditioner: str = "none"
+    accelerated: bool = False
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from distnewton.guards.ledger import PHASES
 from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.shapes import LayerShape
+from distnewton.planning.kronecker import KroneckerCost
 from distnewton.planning.problem import Problem, Share
 from distnewton.planning.rates import Rates
 from distnewton.solvers.block_cholesky import MOST_REPLICATED
@@ -58,7 +59,12 @@ class Work:
         n, size = problem.n_samples, problem.n_curvature
         again = sum(count for count, kept in self._chunks if not kept)
         product = self._product()
-        n_products = problem.method.n_steps + (problem.method.direction == "gauss_newton") + problem.method.warm
+        method = problem.method
+        n_products = method.n_steps + (1 + method.accelerated) * (method.direction == "gauss_newton") + method.warm
+        factors = KroneckerCost(problem, self._share, self._rates)
+        by_cg = n_products * (product + self._step() + factors.application) + factors.renewal
+        # the outputs' second derivative along the step, and its way back to the variables
+        curved = method.accelerated * (2 * self._tangent(size) + 0.5 * product)
         tangents = problem.method.recomputed or problem.sketched
         along = self._tangent(size) if tangents else 0.5 * product
         k, axpy = problem.method.n_directions, self._vectors("axpy")
@@ -66,7 +72,7 @@ class Work:
             "gradient": self._forward(again) + self._backward(n) + self._loss(n) + axpy + self._dots(1),
             "jacobian": (self._forward(size * problem.apart) if again else self._stream(2 * self._values(size)))
             + (0.0 if problem.method.recomputed else self._jacobian() + self._loss(size)),
-            "direction": self._system() if problem.n_system else n_products * (product + self._step()),
+            "direction": curved + (self._system() if problem.n_system else by_cg),
             "combination": k * (along + axpy + self._hessians(size)) + self._dots(2 * k + k * k),
             "line_search": problem.method.n_trials * (self._forward(n) + self._loss(n) + axpy) + self._dots(1),
             "evaluation": self._forward(problem.n_test) + self._loss(problem.n_test),

@@ -20,7 +20,7 @@ def test_parts_cover_all_in_order_and_are_off_by_less_than_an_item():
     rng = np.random.default_rng(0)
     for _ in range(300):
         n, weights = int(rng.integers(0, 50)), rng.random(int(rng.integers(1, 9))) + 0.01
-        parts = [weighted_bounds(n, weights.tolist(), i) for i in range(len(weights))]
+        parts = weighted_bounds(n, weights.tolist())
         assert parts[0][0] == 0
         assert parts[-1][1] == n
         assert all(a[1] == b[0] for a, b in itertools.pairwise(parts))

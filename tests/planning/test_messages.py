@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from convolutional import Conv
-from problems import alternating, make_case, make_image_case, newton_trainer
+from problems import alternating, make_case, make_image_case, named_direction, newton_trainer
 
 from distnewton.directions.block_diagonal import BlockDiagonal
 from distnewton.directions.dual import Dual
@@ -65,6 +65,7 @@ def check(case, monkeypatch, direction, *, combine="previous", **given):
                 warm=given.get("warm", False),
                 recomputed=given.get("recomputed", False),
                 n_pieces=case.network.n_pieces,
+                preconditioner=given.get("preconditioner", "none"),
             ),
             n_replicas=case.grid.n_replicas,
         )
@@ -125,6 +126,16 @@ def test_replicas(world, monkeypatch, kind, given):
             case = make_case(world, (6, 5, 4, 3), splits, n=31, n_replicas=n_replicas)
             with case.grid:
                 check(case, monkeypatch, solver(kind, **options), **given)
+
+
+@pytest.mark.parametrize("kind", ["gauss_newton", "block_diagonal"])
+def test_kronecker_factors_as_preconditioner(world, monkeypatch, kind):
+    options = {"preconditioner": "kfac", "cg_tolerance": 0.1, "cg_max": 4}
+    for n_replicas in divisors(world.size):
+        for splits in alternating(world.size // n_replicas, 3):
+            case = make_case(world, (6, 5, 4, 3), splits, n=31, n_replicas=n_replicas)
+            with case.grid:
+                check(case, monkeypatch, named_direction(kind, **options), preconditioner="kfac")
 
 
 @pytest.mark.parametrize("given", [{"warm": True}, {"recomputed": True}, {"sketch": 2}])

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import itertools
+import math
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from distnewton.cluster.cluster_file import Cluster
 from distnewton.cluster.measured_rates import cluster_rates
 from distnewton.network.layer_tables import convolutional_shape
 from distnewton.network.shapes import dense_shape
-from distnewton.parallel.partition import Partition
+from distnewton.parallel.partition import Partition, regular_splits
+from distnewton.planning.advice import more_ranks, wasted_ranks
 from distnewton.planning.memory import iteration_memory
 from distnewton.planning.messages import Message, widest_kept
 from distnewton.planning.plan import candidates, largest, make_plan, make_plans, widened
@@ -141,3 +144,105 @@ def test_candidates_are_valid():
     for n_ranks, widths in itertools.product((1, 7, 12), ((5, 4), (784, 300, 10))):
         for splits in candidates(dense_shape(widths), n_ranks):
             assert Partition(widths, splits).n_ranks == n_ranks
+
+
+class TestWorthOfRanks:
+    """Whether ranks are wasted, or more would help, is what plans of fewer and of more say."""
+
+    PROBLEM = replace(PROBLEM, method=PlannedMethod("gauss_newton", 10))
+
+    def plan_on(self, problem, rates):
+        return lambda n_ranks: make_plans(problem, n_ranks, rates)[0]
+
+    def test_more_ranks_help_where_work_is_shared(self):
+        plan_on = self.plan_on(self.PROBLEM, RATES)
+        assert not wasted_ranks(plan_on(2), plan_on)
+        text = more_ranks(plan_on(2), plan_on)
+        gain = 1 - plan_on(4).seconds / plan_on(2).seconds
+        assert text.startswith(f"4 ranks would take {gain:.0%} off an iteration")
+        assert gain > 0.3
+
+    def test_ranks_that_wait_for_messages_are_wasted(self):
+        small = replace(self.PROBLEM, shape=dense_shape((64, 16, 10)), n_samples=1000, n_curvature=100)
+        plan_on = self.plan_on(small, replace(RATES, latency=1e-3))
+        text = wasted_ranks(plan_on(32), plan_on)
+        assert text.startswith("31 of 32 ranks are wasted: 1 take")
+        assert "help little" in more_ranks(plan_on(32), plan_on)
+
+    def test_what_cannot_be_planned_is_left_out(self):
+        blocks = replace(self.PROBLEM, blocks=(2, 2, 2, 2))
+        plan_on = self.plan_on(blocks, RATES)
+        assert not more_ranks(plan_on(4), plan_on)
+
+
+def test_kronecker_factors_cost_time_and_memory():
+    plain = replace(PROBLEM, method=PlannedMethod("block_diagonal", 6))
+    factored = replace(plain, method=PlannedMethod("block_diagonal", 6, preconditioner="kfac"))
+    for splits in [(1, 1, 1, 1), (2, 2, 2, 2)]:
+        a, b = make_plan(plain, splits, RATES), make_plan(factored, splits, RATES)
+        phases = [name for name in a.phases if a.phases[name] != b.phases[name]]
+        assert phases == ["direction"]
+        assert b.phases["direction"].compute > 1.1 * a.phases["direction"].compute
+        assert b.sent_bytes == a.sent_bytes
+        # input and output factors of the block of the largest layer, and their inverses, at least
+        assert b.memory["factors"] > 8 * ((784 // splits[0]) ** 2 + (512 // splits[1]) ** 2)
+        assert a.memory["factors"] == 0.0
+    # a block's factors are smaller where there are more blocks
+    whole, parts = (make_plan(replace(factored, blocks=blocks), (1,) * 4, RATES) for blocks in [(), (2, 2, 2, 2)])
+    assert parts.phases["direction"].compute < whole.phases["direction"].compute
+    # beyond 4,096 inputs the input factor is a diagonal
+    wide = make_plan(replace(factored, shape=dense_shape((50_000, 20, 5)), nonzeros=100), (1, 1, 1), RATES)
+    assert wide.memory["factors"] < 4 * 2 * (50_001 + 20**2 + 21**2 + 5**2 + 1)
+
+
+@pytest.mark.parametrize("direction", ["gauss_newton", "dual"])
+def test_an_acceleration_is_part_of_the_direction(direction):
+    small = replace(PROBLEM, n_samples=2000, n_curvature=100, method=PlannedMethod(direction, 10))
+    bent = replace(small, method=PlannedMethod(direction, 10, accelerated=True))
+    for splits in [(1, 1, 1, 1), (2, 2, 2, 2)]:
+        a, b = make_plan(small, splits, RATES), make_plan(bent, splits, RATES)
+        assert [name for name in a.phases if a.phases[name] != b.phases[name]] == ["direction"]
+        assert b.seconds > a.seconds
+
+
+class TestThousandsOfRanks:
+    """A network of 20,000 x 20,000 on up to 4,096 ranks: the arithmetic alone."""
+
+    SHAPE = dense_shape((20_000, 20_000, 10))
+    PROBLEM = Problem(SHAPE, 100_000, 5_000, 10, method=PlannedMethod("gauss_newton", 11), n_test=1000)
+    RANKS = (1, 4, 16, 64, 256, 1024, 4096)
+    # a network as fast as the memory that ranks of a node share
+    RATES = replace(RATES, ranks_per_node=64, far_latency=2e-6, far_bandwidth=64 * 4e9, call=2e-5)
+
+    def test_predictions_are_finite_and_fall(self):
+        plans = [make_plan(self.PROBLEM, (round(n**0.5),) * 3, self.RATES) for n in self.RANKS]
+        seconds = [plan.seconds for plan in plans]
+        assert all(math.isfinite(second) and second > 0.0 for second in seconds)
+        assert seconds == sorted(seconds, reverse=True)
+        memory = [plan.memory_bytes for plan in plans]
+        assert memory == sorted(memory, reverse=True)
+        # work is shared: never more than twice what an even share would be
+        assert plans[-1].total("compute") < 2 * plans[0].total("compute") / 4096
+        slow = replace(self.RATES, far_bandwidth=1e9, far_latency=1e-4)
+        assert seconds[-1] < make_plan(self.PROBLEM, (64,) * 3, slow).seconds < math.inf
+        # bytes of a rank fall with the side of the grid, not with the ranks
+        assert plans[-1].sent_bytes < plans[1].sent_bytes
+
+    @pytest.mark.parametrize("n_ranks", [4096, 4095, 1000])
+    def test_every_rank_owns_as_much_as_any_other(self, n_ranks):
+        square = min(regular_splits(n_ranks, 2), key=lambda splits: abs(splits[0] - splits[1]))
+        for splits in [(1, n_ranks, 1), square]:
+            partition = Partition(self.SHAPE.widths, splits)
+            owned = np.array([partition.n_params(rank) for rank in range(n_ranks)])
+            assert owned.sum() == self.SHAPE.n_params
+            # groups differ by a unit, of five where there are 4,096, and the first owns the biases
+            assert owned.max() / owned.min() < 1.4
+            assert not partition.idle_ranks()
+
+    def test_slow_ranks_among_thousands_own_in_proportion(self):
+        speeds = [1.0] * 4096
+        speeds[7] = speeds[4000] = 0.2
+        partition = Partition(self.SHAPE.widths, (1, 4096, 1), speeds=tuple(speeds))
+        owned = np.array([partition.n_params(rank) for rank in range(4096)])
+        assert owned.sum() == self.SHAPE.n_params
+        assert owned[7] == owned[4000] <= 0.3 * np.median(owned)

@@ -1,0 +1,71 @@
+"""What Kronecker factors cost as a preconditioner: their moments and inverses once a direction, products a CG step."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distnewton.directions.moments import is_wide, moments_size
+from distnewton.parallel.partition import Block
+from distnewton.planning.problem import Problem, Share
+
+if TYPE_CHECKING:
+    from distnewton.planning.rates import Rates
+
+_PASSES = 4
+"""Passes over a factor as it is averaged, damped and copied for its inverse."""
+
+
+def factored_blocks(problem: Problem, share: Share) -> list[tuple[Block, int]]:
+    """Logical blocks of a rank with Kronecker factors, and the inputs that these are over; none without them."""
+    if problem.method.preconditioner != "kfac":
+        return []
+    partition = share.partition
+    blocks = [block for number in partition.numbers(share.rank) for block in partition.logical.blocks(number)]
+    return [(block, block.shape[0] + block.owns_bias) for block in blocks]
+
+
+def moment_sizes(problem: Problem, share: Share) -> list[int]:
+    """Numbers of each moment of a rank's blocks; their inverses have as many."""
+    return [n for block, n_in in factored_blocks(problem, share) for n in (moments_size(n_in), block.shape[1] ** 2)]
+
+
+class KroneckerCost:
+    """The factors of a rank's logical blocks; of other preconditioners nothing.
+
+    Parameters
+    ----------
+    problem, share, rates
+        Arguments of :class:`~distnewton.planning.work.Work`.
+    """
+
+    def __init__(self, problem: Problem, share: Share, rates: Rates) -> None:
+        self._problem, self._share, self._rates = problem, share, rates
+
+    @property
+    def renewal(self) -> float:
+        """Seconds of both moments of each block, and of their inverses."""
+        problem, rates, seconds = self._problem, self._rates, 0.0
+        for block, n_in in factored_blocks(self._problem, self._share):
+            n_out, rows = block.shape[1], problem.n_curvature * self._share.layer(block.layer).n_linear
+            # random cotangents come from the stored factors of the Jacobian
+            seconds += rates.stream(problem.n_rows * rows * n_out * problem.itemsize)
+            for n, is_diagonal in ((n_in, is_wide(n_in)), (n_out, False)):
+                if is_diagonal:
+                    seconds += rates.stream(rows * n * problem.itemsize)
+                    continue
+                # n^2 operations a row, and n^3 of an inverse by its factor
+                seconds += rates.product(n, rows, n, problem.itemsize) + rates.product(n, 0.5 * n, n, problem.itemsize)
+                seconds += rates.stream(_PASSES * n * n * problem.itemsize)
+            seconds += 2 * rates.call
+        return seconds
+
+    @property
+    def application(self) -> float:
+        """Seconds of the products with the inverses, of one vector."""
+        rates, itemsize, seconds = self._rates, self._problem.itemsize, 0.0
+        for block, n_in in factored_blocks(self._problem, self._share):
+            n_out = block.shape[1]
+            wide = rates.stream(3 * n_in * n_out * itemsize)
+            seconds += wide if is_wide(n_in) else rates.product(n_in, n_in, n_out, itemsize)
+            seconds += rates.product(n_in, n_out, n_out, itemsize)
+        return seconds
