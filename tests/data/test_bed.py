@@ -72,6 +72,19 @@ def test_products_and_choices_are_those_of_numbers(n, n_numbers):
     np.testing.assert_array_equal(packed.permuted(order).toarray(), X[order])
 
 
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_numba_decodes_alike(monkeypatch, dtype):
+    pytest.importorskip("numba")
+    packed, X = table(dtype=np.dtype(dtype))
+    packed.values[1, 3] = np.nan
+    found = [packed[2:].toarray()]
+    monkeypatch.setattr("distnewton.data.packed.NUMBA_FROM", 0)
+    found.append(packed[2:].toarray())
+    np.testing.assert_array_equal(*found)
+    assert found[0].dtype == dtype
+    assert X.shape == (23, 11)
+
+
 def test_packing_is_undone():
     for n in range(1, 10):
         codes = np.random.default_rng(n).integers(4, size=(3, n), dtype=np.uint8)

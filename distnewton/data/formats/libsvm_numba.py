@@ -30,7 +30,7 @@ _SCRATCH_STEP = 1 << 18
 _njit: Any = numba.njit
 
 
-def _compiled(function: Callable[..., Any]) -> Any:
+def compiled(function: Callable[..., Any]) -> Any:
     """Return function for compiled code, cached on disk where a folder for that can be written."""
     try:
         return _njit(cache=True)(function)
@@ -195,7 +195,7 @@ def _scan(
     return True, n_rows, n_kept, n_open, n_stored, n_features, n_extra
 
 
-_scan_compiled = _compiled(_scan)
+_scan_compiled = compiled(_scan)
 
 
 @lru_cache(maxsize=1)
