@@ -251,7 +251,7 @@ def _data(summary: RunSummary) -> str:
     return f"{data.name}: " + _listed(
         samples,
         *(f"{which} {found.n_samples:,}" for which, found in others.items() if found),
-        f"{data.n_features:,} features ({kind} file)",
+        f"{data.n_features:,} features ({'genotypes' if data.packed else f'{kind} file'})",
         f"labels in column {data.names.label}" if data.names else "",
     )
 
