@@ -1,12 +1,13 @@
 """What ``auto`` reaches beside what people would pick: one table and one picture, wins and losses alike.
 
-``python -m benchmarks.peers DATA [SET ...] [--seconds 3] [--seeds 1] [--out docs/benchmarks/peers.json]``
+``python -m benchmarks.peers DATA [SET ...] [--seeds 3] [--methods NAME ...] [--out docs/benchmarks/peers.json]``
 (``PYTHONPATH=tests``; DATA is a folder with the public files of :mod:`~benchmarks.data_sets`). Each method has the same
-network, weights to start with, samples, and seconds of this process's processor time, one thread, evaluation left out.
-A tenth of the training samples chooses the iteration that counts, and among learning rates; the table has its test
-metric. Trees and least squares take the time that they need. A package that is missing is named. On sparse sets
-LIBLINEAR's program and ``distnewton-train`` are compared as processes, reading and start included. Sets that the file
-has already are replaced.
+network, weights to start with, samples, and seconds of this process's processor time (:data:`SECONDS`, enough for Adam
+to come to its best), one thread, evaluation left out. A tenth of the training samples chooses the iteration that
+counts, and among learning rates; the table has its test metric. Adam comes first of a set and seed, so that the others
+are measured at the time of its best, too. Trees take the time that they need. A package that is missing is named. On
+sparse sets LIBLINEAR's program and ``distnewton-train`` are compared as processes, reading and start included. Runs
+that the file has already are replaced, so that some methods can be measured again.
 
 ``python -m benchmarks.peers --render docs/benchmarks`` writes page and pictures from the file.
 """
@@ -14,6 +15,7 @@ has already are replaced.
 from __future__ import annotations
 
 import argparse
+import fcntl
 import json
 import math
 import os
@@ -43,6 +45,16 @@ from distnewton.launch.deadline import Stop
 
 BATCH, HIDDEN = 128, {"wave": [20, 20]}
 RATES = (1e-3, 3e-3, 1e-2)
+SECONDS = {
+    "digits": 1.0, "cancer": 0.5, "letter": 6.0, "pendigits": 2.0, "usps": 2.5, "magic04": 5.0, "higgs": 1.5,
+    "covertype": 3.0, "ijcnn1": 6.0, "kddcup99": 3.0, "smooth8_small": 2.0, "friedman_small": 1.5, "abalone": 1.0,
+    "protein": 6.0, "wave": 1.5,
+}  # fmt: skip
+"""Sets of the table, and a method's seconds on each."""
+ADAM = ("Adam", "Adam, cosine", "AdamW", "AdamW, cosine")
+OURS = "distnewton auto"
+Point = tuple[float, float, float]
+"""Errors of validation and test, and the seconds until then."""
 PACKAGES = ("distnewton", "numpy", "scipy", "torch", "pytorch-optimizer", "schedulefree", "scikit-learn", "lightgbm",
             "xgboost")  # fmt: skip
 
@@ -107,7 +119,7 @@ class Follower:
         return Stop.CLOCK if self.points and self.points[-1][2] >= self._budget else Stop.NO
 
 
-def ours(problem: Problem, budget: float) -> dict[str, Any]:
+def ours(problem: Problem, budget: float) -> tuple[list[Point], dict[str, Any]]:
     """``distnewton.train`` with nothing chosen."""
     follower = Follower(problem, budget)
     distnewton.train(
@@ -115,14 +127,31 @@ def ours(problem: Problem, budget: float) -> dict[str, Any]:
         test_data=(problem.X_test, problem.y_test), observers=[follower], clock=follower,
     )  # fmt: skip
     # the iteration that reaches the budget may be long
-    within = [point for point in follower.points if point[2] <= 1.05 * budget]
-    return chosen(within, note=follower.note)
+    return [point for point in follower.points if point[2] <= 1.05 * budget], {"note": follower.note}
 
 
-def chosen(points: list[tuple[float, float, float]], **more: Any) -> dict[str, Any]:
-    """The point that validation chooses; its test error and seconds, and those of the whole run."""
-    best = min(points, key=lambda point: point[0] if math.isfinite(point[0]) else math.inf)
+def chosen(runs: list[tuple[list[Point], dict[str, Any]]]) -> dict[str, Any]:
+    """The point that validation chooses of some runs: its test error and seconds, and those of the whole run."""
+    points, more = min(runs, key=lambda run: _best(run[0])[0])
+    best = _best(points)
     return {"validation": best[0], "test": best[1], "seconds": best[2], "spent": points[-1][2], **more}
+
+
+def _best(points: list[Point]) -> Point:
+    return min(points, key=lambda point: point[0] if math.isfinite(point[0]) else math.inf)
+
+
+def adams_best(runs: list[list[Point]]) -> tuple[float, float]:
+    """The least test error of some runs, and the seconds until the first of them has it."""
+    return min(point[1:] for points in runs for point in points if math.isfinite(point[1]))
+
+
+def beside_adam(runs: list[list[Point]], best: tuple[float, float]) -> dict[str, float | None]:
+    """The least test error until Adam's best, and the seconds until an error as small as that, if it is reached."""
+    points = [point for run in runs for point in run]
+    within = [test for _, test, seconds in points if seconds <= best[1] and math.isfinite(test)]
+    reached = [seconds for _, test, seconds in points if test <= best[0]]
+    return {"within": min(within, default=None), "reached": min(reached, default=None)}
 
 
 def torch_network(problem: Problem) -> Any:
@@ -137,7 +166,9 @@ def torch_network(problem: Problem) -> Any:
     return network
 
 
-def torch_run(problem: Problem, budget: float, make: Callable[..., Any], rate: float, cosine: bool) -> dict[str, Any]:
+def torch_run(
+    problem: Problem, budget: float, make: Callable[..., Any], rate: float, cosine: bool
+) -> tuple[list[Point], dict[str, Any]]:
     """An optimiser with one rate, from pass to pass until the budget is spent."""
     import torch
 
@@ -170,7 +201,7 @@ def torch_run(problem: Problem, budget: float, make: Callable[..., Any], rate: f
             outputs = [network(X).numpy() for X in others]
         answers = [Z[:, 0] if problem.regression else Z.argmax(1) for Z in outputs]
         points.append((problem.error(answers[0], problem.y_val), problem.error(answers[1], problem.y_test), spent))
-    return chosen(points, rate=rate)
+    return points, {"rate": rate}
 
 
 def _step(network: Any, loss: Any, optimizers: list[Any], X: Any, y: Any, rate: float) -> None:
@@ -212,12 +243,12 @@ def _of(module: str, name: str, **options: Any) -> Callable[[Any, float], list[A
 
 OPTIMIZERS: dict[str, tuple[str, Callable[..., Any], tuple[float, ...], bool]] = {
     "Adam": ("torch", _of("torch.optim", "Adam"), RATES, False),
-    "Adam, cosine": ("torch", _of("torch.optim", "Adam"), RATES[1:], True),
+    "Adam, cosine": ("torch", _of("torch.optim", "Adam"), RATES[1:2], True),
     "AdamW": ("torch", _of("torch.optim", "AdamW"), RATES, False),
-    "AdamW, cosine": ("torch", _of("torch.optim", "AdamW"), RATES[1:], True),
+    "AdamW, cosine": ("torch", _of("torch.optim", "AdamW"), RATES[1:2], True),
     "SGD": ("torch", _of("torch.optim", "SGD", momentum=0.9, nesterov=True), (1e-2, 1e-1), False),
     "SOAP": ("pytorch_optimizer", _of("pytorch_optimizer", "SOAP"), (3e-3, 1e-2), False),
-    "Shampoo": ("pytorch_optimizer", _of("pytorch_optimizer", "ScalableShampoo"), (3e-3, 1e-2), False),
+    "Shampoo": ("pytorch_optimizer", _of("pytorch_optimizer", "ScalableShampoo"), (1e-2,), False),
     "Muon": ("torch", _muon, (3e-3, 2e-2), False),
     "schedule-free": ("schedulefree", _of("schedulefree", "AdamWScheduleFree"), (3e-3, 1e-2), False),
     "L-BFGS": ("torch", _of("torch.optim", "LBFGS", max_iter=10, line_search_fn="strong_wolfe"), (1.0,), False),
@@ -248,7 +279,7 @@ def trees(problem: Problem, make: Callable[[], Any]) -> dict[str, Any]:
     return {"test": problem.error(model.predict(problem.X_test), problem.y_test), "seconds": seconds, "spent": seconds}
 
 
-def least_squares(problem: Problem, budget: float) -> dict[str, Any]:
+def least_squares(problem: Problem, budget: float) -> list[Point]:
     """``scipy.optimize.least_squares`` (MINPACK's Levenberg-Marquardt) with the exact Jacobian, in float64."""
     from scipy.optimize import least_squares as minimise
 
@@ -289,24 +320,49 @@ def least_squares(problem: Problem, budget: float) -> dict[str, Any]:
         points.append((problem.error(outputs[0], problem.y_val), problem.error(outputs[1], problem.y_test), seconds))
         if found.status > 0:
             break
-    return chosen(points)
+    return points
 
 
-def dense_rows(name: str, data: Any, seed: int, budget: float) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Methods and what they reach on a set; of several rates the one that validation chooses."""
-    problem = Problem(name, data, seed)
-    yield "distnewton auto", ours(problem, budget)
-    for method, (package, make, rates, cosine) in OPTIMIZERS.items():
-        if find_spec(package) is None:
-            yield method, {"missing": package}
+def network_runs(problem: Problem, method: str, budget: float) -> list[tuple[list[Point], dict[str, Any]]] | str:
+    """Runs of a method that trains the network, one a rate; the name of the package that is missing."""
+    if method == OURS:
+        return [ours(problem, budget)]
+    if method == "scipy least_squares":
+        return [(least_squares(problem, budget), {})]
+    package, make, rates, cosine = OPTIMIZERS[method]
+    return [torch_run(problem, budget, make, rate, cosine) for rate in rates] if find_spec(package) else package
+
+
+def dense_rows(
+    problem: Problem, methods: list[str], budget: float, best: tuple[float, float]
+) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Methods and what they reach on a set, of several rates the one that validation chooses; ``best`` is Adam's."""
+    of_adam: list[list[Point]] = []
+    trees_of = tree_methods(problem)
+    for method in methods:
+        if method in trees_of:
+            package, make = trees_of[method]
+            yield method, trees(problem, make) if find_spec(package) else {"missing": package}
             continue
-        runs = [torch_run(problem, budget, make, rate, cosine) for rate in rates]
-        yield method, min(runs, key=lambda run: run["validation"] if math.isfinite(run["validation"]) else math.inf)
-    if name == "wave":
-        yield "scipy least_squares", least_squares(problem, budget)
-        return
-    for method, (package, make) in tree_methods(problem).items():
-        yield method, trees(problem, make) if find_spec(package) else {"missing": package}
+        runs = network_runs(problem, method, budget)
+        if isinstance(runs, str):
+            yield method, {"missing": runs}
+            continue
+        points = [run[0] for run in runs]
+        if method in ADAM:
+            of_adam += points
+            best = adams_best(of_adam)
+            yield method, chosen(runs) | {"least": adams_best(points)}
+        else:
+            yield method, chosen(runs) | beside_adam(points, best)
+
+
+def methods_of(problem: Problem) -> list[str]:
+    """The methods that are compared on a set, Adam first."""
+    networks = [*ADAM, OURS, *(method for method in OPTIMIZERS if method not in ADAM)]
+    # trees hardly vary with the split
+    more = ["scipy least_squares"] if problem.name == "wave" else list(tree_methods(problem)) * (problem.seed == 0)
+    return networks + more
 
 
 def linear_rows(data: Any) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -334,17 +390,63 @@ def linear_rows(data: Any) -> Iterator[tuple[str, dict[str, Any]]]:
             yield method, {"test": wrong, "seconds": seconds, "spent": seconds}
 
 
-def measure(name: str, load: Callable[[], Any], arguments: argparse.Namespace, *, dense: bool) -> dict[str, Any]:
-    """All methods on a set, one list of runs a method."""
-    data, methods = load(), {}
-    for seed in range(arguments.seeds if dense else 1):
-        for method, found in dense_rows(name, data, seed, arguments.seconds) if dense else linear_rows(data):
-            methods.setdefault(method, []).append(found)
-            print(name, seed, method, found, flush=True)
+def measure(name: str, data: Any, seed: int, arguments: argparse.Namespace) -> None:
+    """Compare the methods on a set, and put what they reach into the file, one after the other."""
+    sparse, rows = name not in SECONDS, data[0].shape
     metric = "root mean square error" if name in REGRESSION else "wrong answers"
-    rows, columns = data[0].shape
-    return {"samples": rows, "features": columns, "metric": metric, "sparse": not dense,
-            "seconds": arguments.seconds if dense else None, "methods": methods}  # fmt: skip
+    budget = None if sparse else arguments.seconds or SECONDS[name]
+    facts = {"samples": rows[0], "features": rows[1], "metric": metric, "sparse": sparse, "seconds": budget}
+    if not sparse:
+        facts["deviation"] = float(np.std(data[3])) if name in REGRESSION else 1.0
+    found = linear_rows(data)
+    if not sparse:
+        problem, known = Problem(name, data, seed), _known(arguments.out, name, seed)
+        found = dense_rows(problem, arguments.methods or methods_of(problem), budget, known)
+    for method, run in found:
+        print(name, seed, method, run, flush=True)
+        _store(arguments.out, name, facts, method, {"seed": seed, **run})
+
+
+def _known(path: Path, name: str, seed: int) -> tuple[float, float]:
+    """Adam's best error on a set with a seed, and its seconds, as the file has it; it is inf where it has none."""
+    table = json.loads(path.read_text())["sets"] if path.exists() else {}
+    methods = table.get(name, {}).get("methods", {})
+    least = [tuple(run["least"]) for m in ADAM for run in methods.get(m, []) if run["seed"] == seed and "least" in run]
+    return min(least, default=(math.inf, math.inf))
+
+
+def _store(path: Path, name: str, facts: dict[str, Any], method: str, run: dict[str, Any]) -> None:
+    """Put a run into the file, in place of the one that it may have; other processes may do so, too."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a+", encoding="utf-8") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        file.seek(0)
+        table = json.loads(file.read() or '{"sets": {}}')
+        row = table["sets"].setdefault(name, {"methods": {}})
+        row |= facts
+        runs = [other for other in row["methods"].get(method, []) if other.get("seed") != run["seed"]]
+        row["methods"][method] = sorted([*runs, run], key=lambda one: one["seed"])
+        table["machine"] = machine()
+        file.truncate(0)
+        file.write(text_of(table))
+
+
+def text_of(table: dict[str, Any]) -> str:
+    """The file's text: a line for each run."""
+    sets_of = []
+    for name, row in table["sets"].items():
+        facts = json.dumps({key: value for key, value in row.items() if key != "methods"})
+        methods = [
+            f"  {json.dumps(method)}: [\n   " + ",\n   ".join(json.dumps(_rounded(run)) for run in runs) + "]"
+            for method, runs in row["methods"].items()
+        ]
+        sets_of.append(f' {json.dumps(name)}: {facts[:-1]}, "methods": {{\n' + ",\n".join(methods) + "}}")
+    return f'{{"machine": {json.dumps(table["machine"])}, "sets": {{\n' + ",\n".join(sets_of) + "}}\n"
+
+
+def _rounded(run: dict[str, Any]) -> dict[str, Any]:
+    """A run with six digits of each number."""
+    return json.loads(json.dumps(run), parse_float=lambda text: float(f"{float(text):.6g}"))
 
 
 def machine() -> dict[str, Any]:
@@ -365,8 +467,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("data", nargs="?", type=Path)
     parser.add_argument("sets", nargs="*")
-    parser.add_argument("--seconds", type=float, default=3.0)
-    parser.add_argument("--seeds", type=int, default=1)
+    parser.add_argument("--seconds", type=float, help="of each method, in place of those of the set")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--methods", nargs="+", help="only these")
     parser.add_argument("--out", type=Path, default=Path("docs/benchmarks/peers.json"))
     parser.add_argument("--render", type=Path)
     arguments = parser.parse_args()
@@ -374,14 +477,10 @@ def main() -> None:
         render(arguments.render)
         return
     dense, sparse = sets(arguments.data), sparse_sets(arguments.data)
-    for name in arguments.sets or [*dense, *sparse]:
-        found = measure(name, (dense | sparse)[name], arguments, dense=name in dense)
-        # read again: another process may have measured other sets meanwhile
-        table = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"sets": {}}
-        table |= {"machine": machine()}
-        table["sets"][name] = found
-        arguments.out.parent.mkdir(parents=True, exist_ok=True)
-        arguments.out.write_text(json.dumps(table, indent=1) + "\n")
+    for seed in range(arguments.seeds):
+        for name in arguments.sets or [*SECONDS, *sparse]:
+            if name in SECONDS or seed == 0:
+                measure(name, (dense | sparse)[name](), seed, arguments)
 
 
 if __name__ == "__main__":
