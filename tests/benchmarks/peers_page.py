@@ -137,7 +137,7 @@ def page(table: dict[str, Any]) -> str:
         "sparse": (
             "Sparse sets",
             "Test samples that are put into a wrong class, by commands without options; seconds with reading and\n"
-            "start. LIBLINEAR's models have no bias unless asked for.",
+            "start. Neither's models have a bias.",
         ),
     }
     for kind, (title, what) in titles.items():

@@ -153,6 +153,26 @@ def test_weights_of_a_first_model_count(world):
         session.train(config, start=start)
 
 
+def test_a_layer_without_biases_is_the_same_on_any_grid(world):
+    def run(comm, splits):
+        config = settings(METHODS["dual"], "blocks", world)
+        layers = [{"type": "dense", "width": 4, "bias": False}, {"type": "dense", "width": "auto"}]
+        network = config.network.model_validate({**config.network.model_dump(), "layers": layers})
+        partition = config.partition.model_copy(update={"splits": splits, "blocks": "ranks"})
+        result = train(comm, config.model_copy(update={"network": network, "partition": partition}))
+        assert result.summary.shape.n_params == 60 * 4 + 5 * 3
+        return numbers(result), result.model.weights()
+
+    alone, weights = run(None, "auto")
+    assert not weights["0.bias"].any()
+    assert weights["2.bias"].any()
+    for splits in ([world.size, 1, world.size], [1, world.size, 1]):
+        found, others = run(world, splits)
+        np.testing.assert_allclose(found, alone, rtol=1e-8, atol=1e-10)
+        fine = others is None or all(np.allclose(others[name], W, atol=1e-8) for name, W in weights.items())
+        assert not world.any(not fine)
+
+
 def test_samples_without_features(world):
     config = settings(METHODS["gauss_newton"], "features", world)
     result = distnewton.train(config, world, train_data=(csr_array(X * 0), Y))
