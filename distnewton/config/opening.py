@@ -42,6 +42,22 @@ def owned_by(owners: FileOwners | None) -> Owned:
     return owned
 
 
+def _by_columns(
+    data: DataConfig, files: tuple[str, ...], open_file: Callable[..., DataSource], owned: Owned,
+    labels: LabelsWanted, names: ColumnNames | None,
+) -> FilesByColumns:  # fmt: skip
+    """How files by columns are opened."""
+    if isinstance(data.label_column, list):
+        raise ConfigError("files by columns have one column of labels: data.label_column is its name")
+    if not data.id_column:
+        raise ConfigError("files by columns are joined by an identifier: name its column in data.id_column")
+    label = None if data.label_column is None else str(data.label_column)
+    ignored = tuple(map(str, data.ignore_columns))
+    return FilesByColumns(
+        files, open_file, partial(owned, len(files)), data.id_column, label, ignored, labels, names
+    )
+
+
 def opener(
     data: DataConfig,
     given: Any,
@@ -96,16 +112,7 @@ def opener(
     )
     ignored = [*data.ignore_columns, *([data.id_column] if data.id_column else [])]
     if not isinstance(name, str):
-        if isinstance(data.label_column, list):
-            raise ConfigError("files by columns have one column of labels: data.label_column is its name")
-        if not data.id_column:
-            raise ConfigError("files by columns are joined by an identifier: name its column in data.id_column")
-        files = tuple(name)
-        return FilesByColumns(
-            files, open_file, partial(owned, len(files)), data.id_column,
-            None if data.label_column is None else str(data.label_column), tuple(map(str, data.ignore_columns)),
-            labels, names,
-        )  # fmt: skip
+        return _by_columns(data, tuple(name), open_file, owned, labels, names)
     if isinstance(data.label_column, list):
         return partial(LabelColumns, partial(open_file, name), data.label_column, ignored, names, labels)
     return partial(

@@ -150,18 +150,29 @@ def as_source(
     if hasattr(data, "locate"):
         return data
     X, y = data if isinstance(data, tuple) and len(data) == 2 else (data, None)
-    if is_frame(X):
-        wanted = replace(wanted or Wanted(), names=names, labels=labels)
-        encoded = names is not None and names.encoding is not None
-        if y is None and (encoded or labels == "required"):
-            return FrameSource(X, wanted)
-        if (names is None or encoded) and (found := encode_frame(X, getattr(y, "name", None), wanted)):
-            return ArraySource(found[0], y, columns=found[1], notes=found[2])
-    if names is not None and all(isinstance(column, str) for column in getattr(X, "columns", [0])):
-        if missing := [name for name in names.features if name not in X.columns]:
-            raise DataError(f"the data has no column {missing[0]!r}, which the model was trained on")
-        X = X[list(names.features)]
-    return ArraySource(X, y)
+    if is_frame(X) and (source := _of_frame(X, y, replace(wanted or Wanted(), names=names, labels=labels))) is not None:
+        return source
+    return ArraySource(X if names is None else _chosen_columns(X, names.features), y)
+
+
+def _of_frame(X: Any, y: Any, wanted: Wanted) -> FrameSource | ArraySource | None:
+    """A frame whose missing values and texts become numbers; None where there is nothing to encode."""
+    names = wanted.names
+    encoded = names is not None and names.encoding is not None
+    if y is None and (encoded or wanted.labels == "required"):
+        return FrameSource(X, wanted)
+    if (names is None or encoded) and (found := encode_frame(X, getattr(y, "name", None), wanted)):
+        return ArraySource(found[0], y, columns=found[1], notes=found[2])
+    return None
+
+
+def _chosen_columns(X: Any, features: Sequence[str]) -> Any:
+    """Columns of a frame by their names; data whose columns have none is left as it is."""
+    if not all(isinstance(column, str) for column in getattr(X, "columns", [0])):
+        return X
+    if missing := [name for name in features if name not in X.columns]:
+        raise DataError(f"the data has no column {missing[0]!r}, which the model was trained on")
+    return X[list(features)]
 
 
 def _numbers(X: Any, name: str) -> NDArray[Any]:

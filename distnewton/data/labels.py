@@ -90,25 +90,34 @@ def labels_of(values: Any, locate: Callable[[int], str], *, missing: Iterable[in
     array = np.asarray(array)
     if array.dtype.kind in _KINDS:
         raise DataError(f"{locate(0)}: labels are {_KINDS[array.dtype.kind]}, expected numbers or texts")
+    array, absent = _numbers_or_texts(array, locate)
+    hidden |= absent
+    absent_rows = [*np.flatnonzero(hidden.reshape(len(hidden), -1).any(axis=1) if len(hidden) else hidden), *missing]
+    if absent_rows:
+        raise DataError(f"{locate(min(absent_rows))}: label is missing; remove this sample or give it a label")
+    exact = array.dtype.kind == "f"
+    if array.dtype.kind in "iu":
+        exact = array.size == 0 or (int(array.min()) >= -MAX_WHOLE and int(array.max()) <= MAX_WHOLE)
+    return array.astype(np.float64) if exact else array.astype(np.str_)
+
+
+def _numbers_or_texts(
+    array: NDArray[Any], locate: Callable[[int], str]
+) -> tuple[NDArray[Any], NDArray[np.bool_]]:
+    """Labels of any kind as numbers or texts, and which of them are missing."""
+    absent = np.zeros(array.shape, bool)
     if array.dtype.kind == "O":
         array, absent = _from_objects(array, locate)
-        hidden |= absent
     elif array.dtype.kind == "S":
         array, _ = _from_objects(array.astype(np.object_), locate)
     elif array.dtype.kind == "b":
         array = array.astype(np.str_)
     if array.dtype.kind == "f":
-        hidden |= np.isnan(array)
+        absent = absent | np.isnan(array)
     elif array.dtype.kind == "U":
         check_lengths(np.char.str_len(array.ravel()).tolist(), lambda i: locate(i * len(array) // array.size))
-        hidden |= np.char.strip(array) == ""
-    absent_rows = [*np.flatnonzero(hidden.reshape(len(hidden), -1).any(axis=1) if len(hidden) else hidden), *missing]
-    if absent_rows:
-        raise DataError(f"{locate(min(absent_rows))}: label is missing; remove this sample or give it a label")
-    if array.dtype.kind in "iu":
-        exact = array.size == 0 or (int(array.min()) >= -MAX_WHOLE and int(array.max()) <= MAX_WHOLE)
-        return array.astype(np.float64) if exact else array.astype(np.str_)
-    return array.astype(np.float64) if array.dtype.kind == "f" else array.astype(np.str_)
+        absent = absent | (np.char.strip(array) == "")
+    return array, absent
 
 
 def _from_objects(array: NDArray[Any], locate: Callable[[int], str]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
@@ -116,23 +125,32 @@ def _from_objects(array: NDArray[Any], locate: Callable[[int], str]) -> tuple[ND
     flat = array.ravel().tolist()
     absent = np.array([_is_missing(label) for label in flat], np.bool_)
     n_columns = max(1, array.size // max(1, len(array)))
-    for i, label in enumerate(flat):
-        if not (absent[i] or isinstance(label, str | bytes | int | float | np.integer | np.floating | np.bool_)):
-            what = type(label).__name__
-            raise DataError(f"{locate(i // n_columns)}: label is a {what}, expected a number or a text")
-    there = [label for label, gone in zip(flat, absent, strict=True) if not gone]
-    is_number = all(not isinstance(label, str | bytes | bool | np.bool_) for label in there)
-    exact = is_number and all(
-        isinstance(label, float | np.floating) or abs(int(label)) <= MAX_WHOLE for label in there
-    )
-    if exact:
-        numbers = [np.nan if gone else float(label) for label, gone in zip(flat, absent, strict=True)]
-        return np.array(numbers, np.float64).reshape(array.shape), absent.reshape(array.shape)
+    there = [(i, label) for i, label in enumerate(flat) if not absent[i]]
+    for i, label in there:
+        _check_kind(label, locate, i // n_columns)
+    if all(_is_exact(label) for _, label in there):
+        numbers = np.full(len(flat), np.nan)
+        numbers[~absent] = [float(label) for _, label in there]
+        return numbers.reshape(array.shape), absent.reshape(array.shape)
     texts = ["" if gone else _as_text(label, locate, i // n_columns) for i, (label, gone) in enumerate(
         zip(flat, absent, strict=True)
     )]  # fmt: skip
     check_lengths(map(len, texts), lambda i: locate(i // n_columns))
     return np.array(texts, np.str_).reshape(array.shape), absent.reshape(array.shape)
+
+
+def _check_kind(label: Any, locate: Callable[[int], str], i_sample: int) -> None:
+    """Refuse an object that is neither a number nor a text."""
+    if not isinstance(label, str | bytes | int | float | np.integer | np.floating | np.bool_):
+        what = type(label).__name__
+        raise DataError(f"{locate(i_sample)}: label is a {what}, expected a number or a text")
+
+
+def _is_exact(label: Any) -> bool:
+    """Whether an object is a number that float64 holds; booleans are texts."""
+    if isinstance(label, str | bytes | bool | np.bool_):
+        return False
+    return isinstance(label, float | np.floating) or abs(int(label)) <= MAX_WHOLE
 
 
 def check_lengths(lengths: Iterable[int], locate: Callable[[int], str]) -> None:

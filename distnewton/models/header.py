@@ -89,7 +89,6 @@ class ModelHeader(Options):
     @classmethod
     def of(cls, a: Architecture, scaling: ColumnScaling) -> ModelHeader:
         """Header of a model, without checksums."""
-        images, newer = a.shape.image_shape is not None, a.task.scaling is not None
         tree: dict[str, Any] = {
             "activation": a.activation,
             "task": a.task.name,
@@ -99,7 +98,7 @@ class ModelHeader(Options):
             "dense": a.dense,
             "dtype": a.dtype,
         }
-        if images:
+        if a.shape.image_shape is not None:
             tree |= {"input": a.shape.image_shape, "layers": a.shape.listed}
         else:
             tree["widths"] = a.shape.widths
@@ -107,13 +106,9 @@ class ModelHeader(Options):
             tree["targets"] = a.task.scaling.to_dict()
         if a.names is not None:
             tree["columns"] = a.names.to_json()
-            newer = newer or a.names.encoding is not None
         if a.reading is not None:
             tree["reading"] = a.reading.model_dump(exclude_defaults=True)
-        version = 4 if tree.get("reading") else 3 if newer else 2 if images else 1
-        # what older versions do not know
-        version = 5 if "id_column" in tree.get("reading", {}) or a.task.name == "multilabel" else version
-        return cls.model_validate_json(json.dumps({"format_version": version, **tree}))
+        return cls.model_validate_json(json.dumps({"format_version": _first_version(a, tree), **tree}))
 
     def text(self) -> str:
         """As JSON."""
@@ -230,3 +225,15 @@ def parse_header(text: str, name: str) -> ModelHeader:
                 ) from None
         problem = describe_errors(error, ModelHeader).strip().splitlines()[0]
         raise DataError(f"{name} has a damaged header: {problem[:_SHOWN]}") from None
+
+
+def _first_version(a: Architecture, tree: dict[str, Any]) -> int:
+    """The first version that knows all of a header."""
+    encoded = a.names is not None and a.names.encoding is not None
+    needed = {
+        5: "id_column" in tree.get("reading", {}) or a.task.name == "multilabel",
+        4: bool(tree.get("reading")),
+        3: a.task.scaling is not None or encoded,
+        2: a.shape.image_shape is not None,
+    }
+    return next((version for version, is_needed in needed.items() if is_needed), 1)

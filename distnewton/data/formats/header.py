@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import islice, pairwise
 from pathlib import Path
 from typing import Literal
@@ -189,30 +190,17 @@ def find_layout(path: Path, wanted: Wanted) -> Layout:
         If the file has no line, or its first line may be a header or a row.
     """
     rows = numbered_rows(path, wanted.comment.encode())
-    i_line, line = next(rows, (0, b""))
-    if not i_line:
-        raise DataError(f"{path}: no samples (the file is empty or holds only comments)")
-    if b"\r" in line.rstrip(b"\r") and b'"' not in line:
-        raise DataError(f"{path}:{i_line}: has carriage returns inside; end lines by a newline, with or without one")
+    i_line, line = _first_line(path, rows)
     delimiter = find_delimiter(line)
     first = split_line(line, delimiter, f"{path}:{i_line}")
-    named = wanted.header
     n_sampled = min(_SAMPLED_LINES, max(1, _SAMPLED_FIELDS // len(first)))
     lines = list(islice(rows, n_sampled))
     below = [split_line(line, delimiter, f"{path}:{i}") for i, line in lines]
-    # who puts quotes around texts alone has a text in each field of this line
-    quoted, *others = (text.count(b'"') >= 2 * len(first) for _, text in [(i_line, line), *lines])
+    named = wanted.header
     if named == "auto":
-        missing = {value.lower().encode() for value in wanted.missing_values}
-        rows_below = [row for row in below if len(row) == len(first)]
-        named = is_header(first, rows_below, missing, quoted=quoted and not any(others))
-        if named == "unknown":
-            shown = ", ".join(field.decode("utf-8", "replace")[:20] for field in first[:10])
-            raise DataError(
-                f"{path}:{i_line}: cannot be told from a row of data and from a header ({shown}): set data.header = "
-                "true if it names the columns, data.header = false if it is a sample"
-            )
-    if named and (longest := max(first, key=len)) and len(longest) > _MOST_CHARACTERS:
+        quoted = _alone_quoted(len(first), [line, *(text for _, text in lines)])
+        named = _names_columns(first, below, wanted, f"{path}:{i_line}", quoted=quoted)
+    if named and len(longest := max(first, key=len)) > _MOST_CHARACTERS:
         raise DataError(
             f"{path}:{i_line}: the name {show(longest)} of a column has {len(longest):,} characters, at most "
             f"{_MOST_CHARACTERS:,} are expected; set data.header = false if this line is a sample"
@@ -221,6 +209,37 @@ def find_layout(path: Path, wanted: Wanted) -> Layout:
     columns = first[: len(first) - trailing]
     names = [f.decode("utf-8", "replace") if named else f"column {i + 1}" for i, f in enumerate(columns)]
     return Layout(delimiter, bool(named), names, trailing)
+
+
+def _first_line(path: Path, rows: Iterator[tuple[int, bytes]]) -> tuple[int, bytes]:
+    """Number and text of the first line; a file without lines, or with lines that end otherwise, is refused."""
+    i_line, line = next(rows, (0, b""))
+    if not i_line:
+        raise DataError(f"{path}: no samples (the file is empty or holds only comments)")
+    if b"\r" in line.rstrip(b"\r") and b'"' not in line:
+        raise DataError(f"{path}:{i_line}: has carriage returns inside; end lines by a newline, with or without one")
+    return i_line, line
+
+
+def _alone_quoted(n_fields: int, lines: Sequence[bytes]) -> bool:
+    """Whether the first line alone has quotes around all fields: who puts them around texts has texts there."""
+    quoted, *others = (line.count(b'"') >= 2 * n_fields for line in lines)
+    return quoted and not any(others)
+
+
+def _names_columns(
+    first: Sequence[bytes], below: Sequence[Sequence[bytes]], wanted: Wanted, where: str, *, quoted: bool
+) -> bool:
+    """Whether the first line names the columns; one of which the lines speak for both is refused."""
+    missing = {value.lower().encode() for value in wanted.missing_values}
+    found = is_header(first, [row for row in below if len(row) == len(first)], missing, quoted=quoted)
+    if found != "unknown":
+        return found
+    shown = ", ".join(field.decode("utf-8", "replace")[:20] for field in first[:10])
+    raise DataError(
+        f"{where}: cannot be told from a row of data and from a header ({shown}): set data.header = "
+        "true if it names the columns, data.header = false if it is a sample"
+    )
 
 
 def is_header(
@@ -246,37 +265,96 @@ def is_header(
     """
     if quoted and any(_all_numbers(column, missing) for column in zip(*below, strict=True)):
         return True
-    numbers = [i for i, field in enumerate(first) if NUMBER.fullmatch(field)]
-    texts = [i for i, field in enumerate(first) if field.lower() not in missing and not NUMBER.fullmatch(field)]
-    columns = {i: [row[i] for row in below] for i in (*texts, *numbers[:1])}
-    over_numbers = [i for i in texts if _all_numbers(columns[i], missing)]
-    # a column of classes holds its first one again
-    repeats = any(first[i] in columns[i] for i in texts)
-    whole = [first[i] for i in numbers]
-    could_name = all(field.isdigit() for field in whole) and len(set(whole)) == len(whole)
-    # years, or the middles of intervals
-    if not repeats and _climbs(whole) and not any(_climbs([row[i] for i in numbers]) for row in below):
-        return True
-    if over_numbers:
-        return True if could_name and not repeats else "unknown"
-    if not numbers:
-        return bool(texts) and not repeats
-    row_names = {row[0] for row in below if row[0].lower() not in missing}
-    if not (first[0] or repeats) and len(row_names) == len(below) > 1:
-        # an index without a name
-        if _counts([row[0] for row in below]) or (could_name and not any(map(NUMBER.fullmatch, row_names))):
+    lines = _Lines(first, below, missing)
+    verdicts = (verdict() for verdict in (lines.by_numbers, lines.by_index, lines.by_names))
+    return next((verdict for verdict in verdicts if verdict is not None), False)
+
+
+@dataclass(frozen=True)
+class _Lines:
+    """The first line of a table, the lines below it, and what each says of the first."""
+
+    first: Sequence[bytes]
+    below: Sequence[Sequence[bytes]]
+    missing: set[bytes]  # what stands for a missing value, in small letters
+
+    @cached_property
+    def numbers(self) -> list[int]:
+        """Columns whose first field is a number."""
+        return [i for i, field in enumerate(self.first) if NUMBER.fullmatch(field)]
+
+    @cached_property
+    def texts(self) -> list[int]:
+        """Columns whose first field is a text."""
+        there = (i for i, field in enumerate(self.first) if field.lower() not in self.missing)
+        return [i for i in there if not NUMBER.fullmatch(self.first[i])]
+
+    @cached_property
+    def columns(self) -> dict[int, list[bytes]]:
+        """Columns below those texts."""
+        return {i: [row[i] for row in self.below] for i in self.texts}
+
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether a text of the first line stands again below it: a column of classes holds its first one again."""
+        return any(self.first[i] in column for i, column in self.columns.items())
+
+    @cached_property
+    def whole(self) -> list[bytes]:
+        """The numbers of the first line."""
+        return [self.first[i] for i in self.numbers]
+
+    @cached_property
+    def could_name(self) -> bool:
+        """Whether the numbers of the first line could be names: whole, and no two alike."""
+        return all(field.isdigit() for field in self.whole) and len(set(self.whole)) == len(self.whole)
+
+    def only_first(self, rule: Callable[[Sequence[bytes]], bool]) -> bool:
+        """Whether a rule holds of the numbers of the first line, and of no line below."""
+        return rule(self.whole) and not any(rule([row[i] for i in self.numbers]) for row in self.below)
+
+    def by_numbers(self) -> Verdict | None:
+        """What numbers say, in the first line or below its texts."""
+        # years, or the middles of intervals
+        if not self.repeats and self.only_first(_climbs):
             return True
-        if len(below) >= _FEW_LINES and all(name.isdigit() for name in row_names):
-            return "unknown"
-    if repeats or not could_name:
-        return False
-    if _counts(whole) and not any(_counts([row[i] for i in numbers]) for row in below):
-        # 0,1,2,species, as pandas names the columns of an array
-        return bool(texts) or not first[0] or len(numbers) >= _MANY_NUMBERS
-    if any(first[i].lower().decode("utf-8", "replace") in LABEL_NAMES for i in texts):
-        return True
-    again = any(len(set(columns[i])) < len(columns[i]) for i in texts)
-    return "unknown" if again and len(below) >= _FEW_LINES else False
+        if any(_all_numbers(column, self.missing) for column in self.columns.values()):
+            return True if self.could_name and not self.repeats else "unknown"
+        return None if self.numbers else bool(self.texts) and not self.repeats
+
+    @property
+    def again(self) -> bool:
+        """Whether a column below a text holds a text twice."""
+        return any(len(set(column)) < len(column) for column in self.columns.values())
+
+    @cached_property
+    def index(self) -> list[bytes]:
+        """Fields of an index without a name, which differ from line to line; empty where there is none."""
+        if self.first[0] or self.repeats:
+            return []
+        index = [row[0] for row in self.below]
+        differ = len(set(index)) == len(index) > 1 and not self.missing.intersection(map(bytes.lower, index))
+        return index if differ else []
+
+    def by_index(self) -> Verdict | None:
+        """What an index without a name says."""
+        if not (index := self.index):
+            return None
+        if _counts(index) or (self.could_name and not any(map(NUMBER.fullmatch, index))):
+            return True
+        return "unknown" if len(index) >= _FEW_LINES and all(map(bytes.isdigit, index)) else None
+
+    def by_names(self) -> Verdict:
+        """What names that tables have say, where nothing else does."""
+        if self.repeats or not self.could_name:
+            return False
+        if self.only_first(_counts):
+            # 0,1,2,species, as pandas names the columns of an array
+            return bool(self.texts) or not self.first[0] or len(self.numbers) >= _MANY_NUMBERS
+        names = {self.first[i].lower().decode("utf-8", "replace") for i in self.texts}
+        if not names.isdisjoint(LABEL_NAMES):
+            return True
+        return "unknown" if self.again and len(self.below) >= _FEW_LINES else False
 
 
 def _all_numbers(column: Sequence[bytes], missing: set[bytes]) -> bool:

@@ -37,9 +37,8 @@ class Npz(Format):
             return SparseSource(str(location.path), arrays, Npy().open_labels(location, wanted), wanted)
         names = {"x": "X", "y": "y"} | {name.lower(): name for name in sorted(arrays, reverse=True)}
         has_labels = column is None and (wanted.labels == "required" or names["y"] in arrays)
-        if any(names[key] not in arrays for key in ("x", "y")[: 1 + has_labels]):
-            advice = "" if arrays else "; images are read from folders and tar archives, not from zip"
-            there = ", ".join(sorted(arrays)) or "none"
-            raise DataError(f"{location.path}: expected arrays X and y, got {there}{advice}")
+        if not {names[key] for key in ("x", "y")[: 1 + has_labels]} <= arrays.keys():
+            there = ", ".join(sorted(arrays)) or "none; images are read from folders and tar archives, not from zip"
+            raise DataError(f"{location.path}: expected arrays X and y, got {there}")
         labels = arrays[names["y"]]() if has_labels else None
         return ArrayFileSource(arrays[names["x"]](), self.name, labels, column, wanted)

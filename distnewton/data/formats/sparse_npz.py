@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distnewton.data.columns import Wanted, extra_note
 from distnewton.data.description import Description
@@ -49,15 +50,7 @@ class SparseSource(Source):
         self, name: str, arrays: Mapping[str, Callable[[], StoredArray]], labels: StoredArray | None, wanted: Wanted
     ) -> None:
         self.name, self._labels = name, labels
-        kind = str(arrays["format"]().load().astype(np.str_))
-        if kind not in ("csr", "csc"):
-            raise DataError(
-                f"{name}: is a sparse matrix in {kind.upper()} format; save it by rows: scipy.sparse.save_npz(path, "
-                "X.tocsr())"
-            )
-        self._by_rows = kind == "csr"
-        if missing := sorted({"indices", "indptr"} - arrays.keys()):
-            raise DataError(f"{name}: the sparse matrix has no {' and no '.join(missing)}; save it again")
+        self._by_rows = _is_by_rows(name, arrays)
         shape, values = arrays["shape"]().load(), arrays["data"]()
         self._values, self._indices = values, arrays["indices"]()
         if shape.shape != (2,) or values.dtype.kind not in "fiub" or self._indices.dtype.kind not in "iu":
@@ -66,14 +59,10 @@ class SparseSource(Source):
             )
         check_shape(name, tuple(shape.tolist()), values.dtype)
         self._n_samples, n_columns = shape.tolist()
-        pointers = arrays["indptr"]().load().astype(np.int64)
+        self._pointers = arrays["indptr"]().load().astype(np.int64)
         n_lines = self._n_samples if self._by_rows else n_columns
-        if (
-            pointers.shape != (n_lines + 1,) or pointers[0] != 0 or (np.diff(pointers) < 0).any()
-            or {values.shape, self._indices.shape} != {(int(pointers[-1]),)}
-        ):  # fmt: skip
+        if not _belong_together(self._pointers, n_lines, {values.shape, self._indices.shape}):
             raise DataError(f"{name}: the arrays of the sparse matrix do not belong together; save it again")
-        self._pointers = pointers
         if not self._n_samples:
             raise DataError(f"{name}: no samples (shape {tuple(shape.tolist())})")
         if labels is not None and labels.shape[:1] != (self._n_samples,):
@@ -153,3 +142,23 @@ class SparseSource(Source):
             part = block[chosen, start:stop]
             pieces.append((np.diff(part.indptr), part.indices, part.data.astype(dtype, copy=False)))
         return join_rows(pieces, stop - start, dtype)
+
+
+def _is_by_rows(name: str, arrays: Mapping[str, Callable[[], StoredArray]]) -> bool:
+    """Whether a matrix is stored by rows, and not by columns; one that is stored in another way is refused."""
+    kind = str(arrays["format"]().load().astype(np.str_))
+    if kind not in ("csr", "csc"):
+        raise DataError(
+            f"{name}: is a sparse matrix in {kind.upper()} format; save it by rows: scipy.sparse.save_npz(path, "
+            "X.tocsr())"
+        )
+    if missing := sorted({"indices", "indptr"} - arrays.keys()):
+        raise DataError(f"{name}: the sparse matrix has no {' and no '.join(missing)}; save it again")
+    return kind == "csr"
+
+
+def _belong_together(pointers: NDArray[np.int64], n_lines: int, shapes: set[tuple[int, ...]]) -> bool:
+    """Whether arrays of these shapes are the values and indices of so many lines, which begin at the pointers."""
+    if pointers.shape != (n_lines + 1,) or pointers[0] != 0 or (np.diff(pointers) < 0).any():
+        return False
+    return shapes == {(int(pointers[-1]),)}

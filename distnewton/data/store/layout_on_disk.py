@@ -176,7 +176,20 @@ def read_manifest(folder: Path) -> StoreManifest:
         If the store is incomplete or of a newer version, or its manifest contradicts itself.
     """
     path = folder / MANIFEST_FILE
-    tree = _read_json(path)
+    content = _content(path, _read_json(path))
+    try:
+        manifest = StoreManifest.model_validate(content)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise DataError(f"{path}: {where}: {first['msg']}; convert the data again") from None
+    if problem := _problem(manifest):
+        raise DataError(f"{path}: {problem}; convert the data again")
+    return manifest
+
+
+def _content(path: Path, tree: Any) -> Any:
+    """What the file of a manifest says of the store, if it is one of this or an older version, and not damaged."""
     if not isinstance(tree, dict) or tree.get("format") != FORMAT_NAME or not isinstance(tree.get("version"), int):
         raise DataError(f"{path}: is no manifest of a store: its format is not {FORMAT_NAME!r}")
     if tree["version"] > VERSION:
@@ -190,15 +203,7 @@ def read_manifest(folder: Path) -> StoreManifest:
         or (isinstance(content, dict) and ("sums_bytes" in content) != (tree["version"] > 2))
     ):
         raise DataError(f"{path}: was changed or damaged: its checksum is another; convert the data again")
-    try:
-        manifest = StoreManifest.model_validate(content)
-    except ValidationError as error:
-        first = error.errors()[0]
-        where = ".".join(map(str, first["loc"]))
-        raise DataError(f"{path}: {where}: {first['msg']}; convert the data again") from None
-    if problem := _problem(manifest):
-        raise DataError(f"{path}: {problem}; convert the data again")
-    return manifest
+    return content
 
 
 def _read_json(path: Path) -> Any:
