@@ -11,6 +11,8 @@ mean of their directions.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import chain
 from typing import ClassVar
 
 from distnewton.backend import Array
@@ -54,6 +56,19 @@ class BlockDiagonal(CGDirection):
         if self._preconditioners is not None:
             self._preconditioners.update(problem)
         solvers = [self._solvers(block, model) for block, model in problem.by_block]
+        every = list(chain.from_iterable(solvers))
+        n_steps = self._iterate(solvers, termination)
+        finished = all(cg.finished for cg in every)
+        if finished:
+            termination.announce()
+        direction = problem.backend.zeros(problem.layout.n_params)
+        for (block, model), of_block in zip(problem.by_block, solvers, strict=True):
+            block.scatter(sum((cg.x for cg in of_block), model.backend.zeros(model.layout.n_params)), direction)
+        self._remember(direction)
+        return DirectionResult(direction, n_steps, finished, max((cg.relative_residual for cg in every), default=0.0))
+
+    def _iterate(self, solvers: Sequence[Sequence[ConjugateGradient]], termination: EarlyTermination) -> int:
+        """Step all solvers until each has finished, or enough other ranks have; returns the number of steps."""
         n_steps = 0
         while (left := [cg for of_block in solvers for cg in of_block if not cg.finished]):
             for cg in left:
@@ -62,15 +77,7 @@ class BlockDiagonal(CGDirection):
             n_finished = sum(all(cg.finished for cg in of_block) for of_block in solvers)
             if n_steps >= self.options.cg_min and termination.enough_finished(n_steps, n_finished):
                 break
-        finished = all(cg.finished for of_block in solvers for cg in of_block)
-        if finished:
-            termination.announce()
-        direction = problem.backend.zeros(problem.layout.n_params)
-        for (block, model), of_block in zip(problem.by_block, solvers, strict=True):
-            block.scatter(sum((cg.x for cg in of_block), model.backend.zeros(model.layout.n_params)), direction)
-        self._remember(direction)
-        residual = max((cg.relative_residual for of_block in solvers for cg in of_block), default=0.0)
-        return DirectionResult(direction, n_steps, finished, residual)
+        return n_steps
 
     def set_mean_direction(self, direction: Array) -> None:
         """Start the next CG from the mean of the replicas' directions."""

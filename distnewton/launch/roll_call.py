@@ -6,6 +6,7 @@ report to rank 0, which answers; no collective is made before everybody is there
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Callable
 from typing import TYPE_CHECKING
@@ -44,14 +45,14 @@ def call_roll(comm: Communicator, end: Callable[[str, int], object], limit: floa
     clock, warned = AwakeClock(), False
     while missing := poll():
         waited = clock.seconds()
-        if limit and waited > limit + _LATER * (comm.rank > 0):
+        if waited > (limit or math.inf) + _LATER * (comm.rank > 0):
             end(
                 f"waited {waited:.0f} s for rank {ranges(missing)} of {comm.size} before the first message of all "
                 f"ranks (run.hang_seconds = {limit:g}): it has not called what others have, is stopped, or has died",
                 HANGS,
             )
             return
-        if warn_seconds and not warned and waited > warn_seconds:
+        if not warned and waited > (warn_seconds or math.inf):
             warned = True
             _warn(comm, waited, missing, limit)
         clock.sleep(min(_LONGEST_PAUSE, waited / 10))

@@ -9,6 +9,7 @@ numbers and a few dot products over all ranks.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,19 +75,12 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
     a diagonal, and variables that are not penalised, add k^2 each.
     """
     k = len(directions)
-    dot = problem.backend.dot
     D = problem.damping_matrix
     scaled = [] if D is None else [D * d for d in directions]
     penalised = [] if problem.penalised is None else [problem.penalised_part(d) for d in directions]
     # rows: g, P theta, each direction d, and P d and D d where they are others; columns: the directions
     vectors = problem.gradient, problem.penalised_part(params), *directions, *penalised, *scaled
-    local_dots = [dot(u, d) for u in vectors for d in directions]
-    Jd, hessian = problem.sample.products(directions)
-    BJd = [hessian.matvec(q) for q in Jd]
-    vdot = problem.backend.xp.vdot
-    products = np.array([[scalar(vdot(p, q)) for q in BJd] for p in Jd]) / problem.n_samples
-    products, scalars = _summed(problem.grid, products, local_dots)
-    slopes, params_dots, *gram_rows = scalars.reshape(-1, k)
+    products, (slopes, params_dots, *gram_rows) = _products(problem, directions, vectors)
     gram = np.array(gram_rows[:k])
     penalised_gram = np.array(gram_rows[k : 2 * k]) if penalised else gram
     damping_gram = np.array(gram_rows[-k:]) if scaled else gram
@@ -104,6 +98,19 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
         penalised_norm=float(betas @ penalised_gram @ betas),
         params_dot=float(betas @ params_dots),
     )
+
+
+def _products(
+    problem: Linearization, directions: list[Array], vectors: Sequence[Array]
+) -> tuple[Array, Array]:
+    """d^T J^T B J d / |S| of all pairs of directions, and rows of the inner products of vectors with them."""
+    dot, vdot = problem.backend.dot, problem.backend.xp.vdot
+    local_dots = [dot(u, d) for u in vectors for d in directions]
+    Jd, hessian = problem.sample.products(directions)
+    BJd = [hessian.matvec(q) for q in Jd]
+    products = np.array([[scalar(vdot(p, q)) for q in BJd] for p in Jd]) / problem.n_samples
+    products, scalars = _summed(problem.grid, products, local_dots)
+    return products, scalars.reshape(-1, len(directions))
 
 
 def _summed(grid: ProcessGrid, products: Array, dots: list[float]) -> tuple[Array, Array]:

@@ -22,7 +22,7 @@ from distnewton.errors import ConfigError, DataError
 from distnewton.files import user_path
 from distnewton.guards.hangs import ranges
 from distnewton.parallel.collectives import Communicator
-from distnewton.parallel.cuts import files_of_ranks
+from distnewton.parallel.cuts import Range, files_of_ranks
 from distnewton.physics.residuals import ResidualLoss
 
 _NO_KEY = "not set"
@@ -100,7 +100,11 @@ def check_same_file(
         if not split_name(name) and not spool_for_all(comm, name, data_dir):
             _compare(name, comm.allgather_json([*_fingerprint(_path(name, data_dir)), platform.node(), comm.rank]))
         return
-    files = owned(len(name), comm.size)
+    _compare_parts(comm, name, data_dir, owned(len(name), comm.size))
+
+
+def _compare_parts(comm: Communicator, name: Sequence[str], data_dir: str | None, files: Sequence[Range]) -> None:
+    """Compare each of files by columns over the ranks that own it (collective)."""
     first, last = files[comm.rank % len(files)]
     own = {i: _fingerprint(_path(name[i], data_dir)) for i in range(first, last)}
     views = comm.allgather_json([[i, *view, platform.node(), comm.rank] for i, view in own.items()])

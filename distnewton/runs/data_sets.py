@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -112,14 +112,18 @@ class DataSets:
                 f"data.n_train = {self.n_train}, but {self.train.name} has {self.train.n_samples} samples",
                 collective=True,
             )
-        self.held_out: dict[str, HeldOut] = {}
+        self.held_out = dict(self._open_held_out(comm, data, given))
+
+    def _open_held_out(
+        self, comm: Communicator, data: DataConfig, given: Mapping[str, Any]
+    ) -> Iterator[tuple[str, HeldOut]]:
+        """Validation and test data, as far as there are any, by their names."""
+        train = self.train
         for which in HELD_OUT:
             name = getattr(data, which)
             if given[which] is not None or name:
-                opened = opener(
-                    data, given[which], name, self.train.n_features, self.train.names, owned=self._owned
-                )
-                self.held_out[which] = HeldOut(which, comm, opened, self.train)
+                opened = opener(data, given[which], name, train.n_features, train.names, owned=self._owned)
+                yield which, HeldOut(which, comm, opened, train)
 
     def _check_files(self, comm: Communicator, data: DataConfig, given: Mapping[str, Any]) -> None:
         """Refuse a run without training data, and files that differ between hosts."""

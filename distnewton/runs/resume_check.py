@@ -48,7 +48,6 @@ def run_identity(
         Without length, splits, threads, memory and places of files: a run can continue with others. Logical blocks are
         part of it where they are given.
     """
-    task, names = architecture.task, architecture.names
     network: dict[str, Any] = {
         "layers": list(architecture.shape.listed),
         "input": architecture.shape.image_shape,
@@ -57,6 +56,21 @@ def run_identity(
     }
     if start is not None:
         network["start"] = f"a model with scaling {start.fingerprint:08x}"
+    described = _described_data(config, architecture, data, training)
+    blocks = config.partition.logical(architecture.shape)
+    seed = {"seed": config.run.seed, "dtype": config.run.array_dtype}
+    identity: dict[str, Any] = _plain(
+        {"network": network, "data": described, "method": config.method.model_dump(), "run": seed}
+        | ({"partition": {"blocks": blocks}} if blocks else {})
+    )
+    return identity
+
+
+def _described_data(
+    config: Config, architecture: Architecture, data: DataSets, training: TrainingData
+) -> dict[str, Any]:
+    """The data of a run, and what becomes of them."""
+    task, names = architecture.task, architecture.names
     described: dict[str, Any] = {
         "features": data.train.n_features,
         "samples": data.n_train,
@@ -82,13 +96,7 @@ def run_identity(
             described["encoding of columns (checksum)"] = zlib.crc32(encoding.encode())
     if "validation" in data.held_out:
         described["validation samples"] = data.held_out["validation"].description.n_samples
-    blocks = config.partition.logical(architecture.shape)
-    seed = {"seed": config.run.seed, "dtype": config.run.array_dtype}
-    identity: dict[str, Any] = _plain(
-        {"network": network, "data": described, "method": config.method.model_dump(), "run": seed}
-        | ({"partition": {"blocks": blocks}} if blocks else {})
-    )
-    return identity
+    return described
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:

@@ -4,21 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distnewton.backend import Array
 from distnewton.config import Config
-from distnewton.config.method import AUTO
 from distnewton.data.columns import matching_inputs
-from distnewton.data.fingerprint import combined, fingerprint
-from distnewton.data.row_selection import Chosen
-from distnewton.data.rows import keep_by_columns, permute_rows
-from distnewton.data.scaled import FeatureReader, apply_scaling, check_range, fit_and_apply, suitable_scaling
+from distnewton.data.rows import keep_by_columns
 from distnewton.data.scaling import ColumnScaling
-from distnewton.data.store.reader import StoreSource
 from distnewton.directions.options import FullBatchOptions
 from distnewton.errors import ConfigError, DataError
 from distnewton.method.objective import Objective
@@ -27,9 +21,9 @@ from distnewton.network.active import active_network
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
 from distnewton.network.weighted import normalised, plain_targets, targets_on, weighted, with_weights
-from distnewton.parallel.grid import ProcessGrid
 from distnewton.physics.residuals import ResidualLoss
 from distnewton.runs.data_sets import DataSets
+from distnewton.runs.features import read_features
 from distnewton.runs.placement import Placement
 
 _CACHED = 1 << 18
@@ -88,22 +82,10 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
     Collective over the grid.
     """
     network, share, train = placement.network, placement.share, data.train
-    backend, grid = network.backend, placement.grid
+    backend = network.backend
     generator = np.random.Generator(np.random.Philox(key=config.run.seed, counter=[0, 2, 0, 0]))
     order = generator.permutation(train.n_samples)[: data.n_train]
-    rows = order[share.own]
-    # files are read in ascending order, and in full without a look at each row where all rows are wanted
-    wanted = None if len(rows) == train.n_samples else np.sort(rows)
-    dense = placement.architecture.dense
-    reader = FeatureReader(
-        grid, data.source, train.n_samples, backend.dtype, wanted, dense=dense, packed=train.packed
-    )
-    X = reader.read()
-    known = _fingerprint(grid, X, wanted, data)
-    scaling = _scale(grid, config.data.scale, start, X, reader)
-    # a copy of the data: here memory may end on some ranks only
-    with grid.world.collective_errors(), grid.ledger.phase("allocate"):
-        X = permute_rows(X, rows if wanted is None else np.searchsorted(wanted, rows))
+    X, scaling, known = read_features(config.data.scale, data, placement, start, order[share.own])
     targets = data.task.to_network(data.task.targets(train, data.source))
     if targets.dtype.kind != "i":  # class indices stay integers
         targets = np.asarray(targets, backend.dtype)
@@ -120,7 +102,7 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
     X = backend.features(network.arrange(X))
     if data.residuals is not None:
         loss, targets, network = data.residuals, order, network.with_jet(data.residuals.jet)
-        X = data.residuals.jet.seed(X, grid.feature_range()[0])
+        X = data.residuals.jet.seed(X, placement.grid.feature_range()[0])
     own = targets_on(backend, targets[share.own])
     objective = Objective(
         network,
@@ -171,27 +153,3 @@ def _renew(residuals: ResidualLoss, objective: Objective, iteration: int) -> boo
     values = objective.X.reshape(len(objective.X), residuals.jet.size, last - first)[:, 0]
     values[...] = residuals.points[objective.targets, first:last]
     return True
-
-
-def _fingerprint(grid: ProcessGrid, X: Any, rows: Chosen | None, data: DataSets) -> str:
-    """Hash of the values as they were read, of labels and of weights (collective)."""
-    source, train = data.source, data.train
-    with grid.ledger.phase("data"):
-        values = None
-        if isinstance(source, StoreSource) and data.n_train == train.n_samples:
-            # a store is read faster than its values can be hashed, and reading has compared its checksums
-            values = source.fingerprint(X.dtype)
-        if values is None:
-            own = fingerprint(X, rows, grid.feature_range()[0]) if grid.first_of_feature_group() else 0
-            values = sum(grid.world.allgather_json(own))
-        return combined(values, train.labels, train.weights)
-
-
-def _scale(grid: ProcessGrid, kind: str, start: Start | None, X: Any, reader: FeatureReader) -> ColumnScaling:
-    """Scale features in place: by a fit to them, or as the model does from which the run starts."""
-    if start is None:
-        return fit_and_apply(grid, suitable_scaling(grid, X, reader) if kind == AUTO else kind, X, reader)
-    scaling = start.scaling.columns(*grid.feature_range())
-    apply_scaling(grid, scaling, X, reader)
-    check_range(grid, X)
-    return scaling

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -112,16 +113,12 @@ def collect(study: Study, root: Path, tolerance: float) -> tuple[list[MeasuredPo
 
 
 def _point(study: Study, n_ranks: int, runs: list[tuple[list[dict[str, Any]], dict[str, Any]]]) -> MeasuredPoint:
-    times: list[float] = []
-    counted: list[dict[str, Any]] = []
-    for records, _ in runs:
-        ends = [record["training_seconds"] for record in records]
-        times += list(np.diff(ends)[study.n_warmup :])
-        counted += records[study.n_warmup + 1 :]
+    times = list(chain.from_iterable(_iteration_seconds(records)[study.n_warmup :] for records, _ in runs))
+    counted = list(chain.from_iterable(records[study.n_warmup + 1 :] for records, _ in runs))
     low, high = bootstrap_interval(times)
     facts = runs[0][1]
     n_threads = n_ranks * int(facts["threads_per_rank"])
-    steps = [np.mean(record["direction"]["inner_iterations"]) for record in counted if record["direction"]]
+    directions = [record["direction"] for record in counted if record["direction"]]
     return MeasuredPoint(
         n_ranks,
         len(set(facts["hosts"])),
@@ -130,9 +127,9 @@ def _point(study: Study, n_ranks: int, runs: list[tuple[list[dict[str, Any]], di
         low,
         high,
         _median(np.mean(record["wait_seconds"]) for record in counted),
-        {phase: _median(record["seconds"][phase] for record in counted) for phase in _BASIC},
+        _seconds_by_phase(counted),
         _median(sum(map(record["sent_bytes"].__getitem__, _BASIC)) for record in counted),
-        float(np.mean(steps)),
+        float(np.mean([np.mean(direction["inner_iterations"]) for direction in directions])),
         float(np.mean([record["line_search_trials"] for record in counted])),
         float(counted[-1]["objective"]),
         list(facts["splits"]),
@@ -140,6 +137,16 @@ def _point(study: Study, n_ranks: int, runs: list[tuple[list[dict[str, Any]], di
         n_replicas=int(facts.get("replicas", 1)),
         n_cores=min(n_threads, int(facts.get("cores") or n_threads)),
     )
+
+
+def _seconds_by_phase(records: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Median seconds of the slowest rank."""
+    return {phase: _median(record["seconds"][phase] for record in records) for phase in _BASIC}
+
+
+def _iteration_seconds(records: Sequence[dict[str, Any]]) -> list[float]:
+    """Seconds of each iteration of a run."""
+    return list(np.diff([record["training_seconds"] for record in records]))
 
 
 def _median(values: Iterable[float]) -> float:
