@@ -18,7 +18,6 @@ from distnewton.cli.streams import results_go_to_files
 from distnewton.cluster.cluster_file import Cluster, LaunchTable, load_cluster
 from distnewton.cluster.measured_rates import cluster_rates
 from distnewton.config import Config, apply_settings, load_config, make_config, read_settings
-from distnewton.config.sections import data_title
 from distnewton.errors import ConfigError
 from distnewton.outputs import check_folder, write_output
 from distnewton.packages import version
@@ -91,7 +90,7 @@ def _scaling(options: argparse.Namespace) -> int:
 
 def _plan_study(options: argparse.Namespace, cluster: Cluster) -> tuple[Study, dict[int, dict[str, Any]]]:
     """The study that the flags describe, and the settings of its points by their ranks."""
-    from distnewton.runs.planned import describe_data
+    from distnewton.runs.data_size import describe_data
     from distnewton.study.points import Study, check_ranks
 
     ranks = check_ranks([n * cluster.launch.ranks_per_node for n in options.nodes or []] or options.ranks or [1, 2])
@@ -154,7 +153,7 @@ def _run(job_file: Path, run_here: Any) -> None:
 def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Cluster) -> int:
     """Read what has ended, and write the table, the lines and the picture."""
     from distnewton.reporting.scaling_plot import ScalingResult
-    from distnewton.runs.planned import describe_data
+    from distnewton.runs.data_size import describe_data
     from distnewton.study.measured import collect
     from distnewton.study.prediction import predict
 
@@ -175,7 +174,7 @@ def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Clu
     write_output(root / "scaling.jsonl", lines, collective=True)
     print(table)
     caption = (
-        f"{data_title(config.data.train)}, {config.network.title}, {config.method.title}; {platform.node()}, "
+        f"{config.data.title}, {config.network.title}, {config.method.title}; {platform.node()}, "
         f"{platform.machine()}, distnewton {version('distnewton')}"
     )
     try:

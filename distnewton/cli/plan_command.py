@@ -17,7 +17,7 @@ from distnewton.cluster.measured_rates import cluster_rates
 from distnewton.config import Config, load_config
 from distnewton.config.method import AUTO
 from distnewton.config.opening import files_owned
-from distnewton.errors import ConfigError, shown
+from distnewton.errors import shown
 from distnewton.parallel.cuts import FileOwners
 from distnewton.planning.problem import MODELLED
 
@@ -70,6 +70,7 @@ def plan(options: argparse.Namespace) -> int:
     from distnewton.planning.advice import more_ranks, wasted_ranks
     from distnewton.planning.plan import largest, make_plan, make_plans
     from distnewton.reporting.plan_tables import as_dict, print_plans
+    from distnewton.runs.planned import planned_grid
 
     notes: list[str] = []
     config = load_config(options.recipe, overrides(options), notes)
@@ -78,7 +79,7 @@ def plan(options: argparse.Namespace) -> int:
     notes += _notes_on_rates(options.cluster if cluster else "", missing)
     n_ranks = options.ranks or (cluster.launch.nodes * cluster.launch.ranks_per_node if cluster else 1)
     problem = _problem(config, options, n_ranks, notes)
-    grid = _grid(config, problem, n_ranks)
+    grid = planned_grid(config, problem, n_ranks)
 
     def plans_of(problem: Problem) -> list[Plan]:
         if config.partition.splits == "auto":
@@ -146,35 +147,6 @@ def _notes_on_rates(cluster: str, missing: Sequence[str]) -> Iterator[str]:
         yield f"{cluster} has no {', '.join(missing)}: round figures; doctor --bench measures them"
 
 
-def _grid(config: Config, problem: Problem, n_ranks: int) -> dict[str, Any]:
-    """What a plan needs to know of the grid and of the method."""
-    sketch = getattr(config.method, "sketch", 0)
-    return {
-        "sketch": None if sketch == "auto" else int(sketch),
-        "n_replicas": config.partition.replicas,
-        "speeds": _speeds(config, problem, n_ranks),
-    }
-
-
-def _speeds(config: Config, problem: Problem, n_ranks: int) -> list[float]:
-    """Given speeds of the ranks of a grid; checks that the given splits fit the ranks."""
-    from distnewton.launch.speeds import speeds_of_grid
-    from distnewton.parallel.partition import check_rank_count
-    from distnewton.parallel.replicas import ranks_of_a_grid
-
-    partition = config.partition
-    n_of_grid = ranks_of_a_grid(n_ranks, partition.replicas)
-    if partition.speeds == "measured":
-        raise ConfigError("a plan measures nothing: give partition.speeds as a list, one a rank", collective=True)
-    if partition.splits != "auto":
-        check_rank_count(
-            problem.shape.partition(partition.splits, (), problem.blocks, problem.owners), n_of_grid,
-            partition.replicas,
-        )  # fmt: skip
-    given = partition.speeds
-    return [] if isinstance(given, str) else speeds_of_grid(given, n_of_grid, partition.replicas)
-
-
 def _given_sizes(config: Config, options: argparse.Namespace) -> dict[str, Any]:
     """Sizes of the data that flags or recipe say."""
     first, last, image = config.network.listed[0], config.network.last_width, config.network.input
@@ -192,7 +164,8 @@ def _given_sizes(config: Config, options: argparse.Namespace) -> dict[str, Any]:
 def _problem(config: Config, options: argparse.Namespace, n_ranks: int, notes: list[str]) -> Problem:
     """The problem, from flags and the recipe as far as they say it, else from the data."""
     from distnewton.physics.sources import problem_of
-    from distnewton.runs.planned import DataSize, describe_data, planned_problem
+    from distnewton.runs.data_size import DataSize, describe_data
+    from distnewton.runs.planned import planned_problem
 
     given, residual = _given_sizes(config, options), problem_of(None, config.data.train) is not None
     complete = {"n_samples", "n_features", "n_out"} <= given.keys() and not residual

@@ -198,6 +198,11 @@ class DataConfig(Options):
     sort_indices: bool = Field(False, description="LIBSVM: put indices that are out of order in order; slow")
 
     @property
+    def title(self) -> str:
+        """The training data as people read it."""
+        return data_title(self.train)
+
+    @property
     def reading(self) -> DataConfig:
         """The settings that decide how a file is read (:data:`READING`); the others have their defaults."""
         return DataConfig(**self.model_dump(include=set(READING)))

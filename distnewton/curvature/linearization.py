@@ -111,16 +111,10 @@ class Linearization(BlockModel):
 
     Attributes
     ----------
-    gradient : Array of shape (n_params_local,)
-        This rank's block of grad f, over all samples or over a mini-batch.
+    gradient, regularization, damping, grid
+        Attributes of :class:`BlockModel`, of this rank's block of variables.
     sample : CurvatureSample
         Samples of the curvature.
-    regularization : float
-        1/C.
-    damping : float
-        lambda.
-    grid : ProcessGrid
-        The ranks.
     damping_form : str
         ``identity`` or ``diagonal``. The diagonal is computed as the model is made, collectively.
     of_sample : bool

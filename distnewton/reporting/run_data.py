@@ -156,7 +156,7 @@ def data_line(data: DataConfig) -> str:
     words = [f"validation {data_title(data.validation)}"] if data.validation else []
     share = data.validation_fraction
     words += [f"{100 * share:g} % of it for validation"] if isinstance(share, float) and share else []
-    return ", ".join([data_title(data.train), *words, *([f"test {data_title(data.test)}"] if data.test else [])])
+    return ", ".join([data.title, *words, *([f"test {data_title(data.test)}"] if data.test else [])])
 
 
 def read_run(path: Path, name: str) -> Run:

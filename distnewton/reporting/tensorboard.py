@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from distnewton.config.sections import data_title
 from distnewton.errors import MissingExtraError
 from distnewton.method.records import IterationRecord
 from distnewton.runs.session import RunSummary
@@ -43,7 +42,7 @@ class TensorBoard:
             old.unlink()
         self._writer = self._new_writer(str(self._folder))
         config = summary.config
-        data, n_ranks = data_title(config.data.train), summary.machine.n_ranks
+        data, n_ranks = config.data.title, summary.machine.n_ranks
         text = f"{data}; {summary.shape}; {config.method.title}; {n_ranks} ranks"
         self._writer.add_text("run", text, 0)
 

@@ -23,7 +23,7 @@ from distnewton.planning.memory import iteration_memory
 from distnewton.planning.messages import widest_kept
 from distnewton.planning.problem import Problem, Share
 from distnewton.planning.splits import auto_splits
-from distnewton.runs.planned import nonzeros_of
+from distnewton.runs.data_size import nonzeros_of
 
 # of the free memory that a run may take
 SHARE = 0.95

@@ -21,8 +21,9 @@ from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition, as_splits
 from distnewton.parallel.replicas import SampleShare, ranks_of_a_grid
 from distnewton.runs.data_sets import DataSets
+from distnewton.runs.data_size import nonzeros_of
 from distnewton.runs.memory_check import PlannedRun, check_device_memory, check_memory_fits
-from distnewton.runs.planned import nonzeros_of, planned_splits
+from distnewton.runs.planned import planned_splits
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from distnewton.config import Config
 from distnewton.planning.plan import Plan, make_plan
 from distnewton.planning.rates import Rates
-from distnewton.runs.planned import DataSize, planned_problem
+from distnewton.runs.data_size import DataSize
+from distnewton.runs.planned import planned_problem
 from distnewton.study.measured import MeasuredPoint
 from distnewton.study.points import Study, grow
 

@@ -20,7 +20,7 @@ from distnewton.parallel.collectives import Communicator
 from distnewton.planning.memory import iteration_memory
 from distnewton.planning.messages import widest_kept
 from distnewton.planning.problem import PlannedMethod, Problem, Share
-from distnewton.runs.planned import nonzeros_of
+from distnewton.runs.data_size import nonzeros_of
 from distnewton.runs.session import Session
 
 

@@ -19,7 +19,8 @@ from distnewton.cluster.measured_rates import cluster_rates
 from distnewton.config import load_config
 from distnewton.parallel.collectives import Communicator
 from distnewton.planning.plan import make_plan
-from distnewton.runs.planned import nonzeros_of, planned_problem
+from distnewton.runs.data_size import nonzeros_of
+from distnewton.runs.planned import planned_problem
 from distnewton.runs.session import Session
 
 _SECONDS = 0.5

@@ -326,7 +326,7 @@ def test_metrics_of_a_validation_file(tmp_path):
 
 
 def test_a_plan_counts_what_is_put_aside(tmp_path):
-    from distnewton.runs.planned import describe_data
+    from distnewton.runs.data_size import describe_data
 
     X, y = noisy()
     write_libsvm(tmp_path / "train", X, y)

@@ -14,7 +14,7 @@ from distnewton.network.layer_tables import convolutional_shape
 from distnewton.network.shapes import dense_shape
 from distnewton.planning.rates import Rates
 from distnewton.reporting.scaling_plot import ScalingResult, training_seconds
-from distnewton.runs.planned import DataSize
+from distnewton.runs.data_size import DataSize
 from distnewton.study.measured import bootstrap_interval, collect, efficiency
 from distnewton.study.points import Study, check_ranks, grow, read_study
 from distnewton.study.prediction import predict

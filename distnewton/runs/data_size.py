@@ -1,0 +1,102 @@
+"""The size of a run's data, read on one process."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from distnewton.config import Config
+from distnewton.config.opening import opener
+from distnewton.data.description import Description
+from distnewton.data.folds import BY_CLASS, split_off
+from distnewton.data.partitioned import Task, keep_dense
+from distnewton.errors import ConfigError
+from distnewton.network.jets import Jet
+from distnewton.physics.problem import Problem
+from distnewton.physics.residuals import ResidualLoss
+from distnewton.physics.sources import problem_of
+from distnewton.runs.automatic import settle
+
+
+class DataSize(NamedTuple):
+    """What the data of a run says.
+
+    Attributes
+    ----------
+    n_samples, n_test : int
+        Samples of training, and of validation and test together.
+    n_features, n_out : int
+        Features, and outputs that the task needs.
+    nonzeros : float or None
+        Of a sample with sparse features; None for dense.
+    image_shape : tuple of int or None
+        Channels, height and width of images.
+    reading_bytes : float
+        Memory, about, that reading them takes on a rank beside the features.
+    files : tuple of int
+        Features of each file, of files by columns.
+    packed : bool
+        Whether they are genotypes, two bits each.
+    jet : Jet or None
+        Derivatives that ride along, of a residual problem.
+    n_rows : int
+        Most equations of a term, of a residual problem.
+    """
+
+    n_samples: int
+    n_features: int
+    n_out: int
+    n_test: int
+    nonzeros: float | None
+    image_shape: tuple[int, ...] | None
+    reading_bytes: float = 0.0
+    files: tuple[int, ...] = ()
+    packed: bool = False
+    jet: Jet | None = None
+    n_rows: int = 0
+
+
+def nonzeros_of(description: Description, *, dense: bool) -> float | None:
+    """Nonzeros of a sample on average; None where features are held as a dense array, or packed."""
+    return None if dense or description.packed else description.n_nonzeros / description.n_samples
+
+
+def describe_data(config: Config) -> DataSize:
+    """Read the data for its size, on one process; refuses a configuration without data."""
+    data = config.data
+    if not data.train:
+        raise ConfigError(
+            "a plan needs to know the data: samples, features and outputs in --sizes, or data.train, whose file is "
+            "read",
+            collective=True,
+        )
+    if (problem := problem_of(None, data.train)) is not None:
+        return _size_of_problem(problem, config.run.seed)
+    source = opener(data, None, data.train)()
+    train = source.describe()
+    data = settle(config, train.n_samples, validated=bool(data.validation), packed=train.packed).data
+    n_out = Task.fit(config.task, train, source).n_out
+    names = [name for name in (data.validation, data.test) if name]
+    others = (opener(data, None, name, train.n_features, train.names)() for name in names)
+    n_test = sum(other.describe().n_samples for other in others)
+    nonzeros = nonzeros_of(train, dense=keep_dense(train))
+    n_left = train.n_samples
+    if data.validation_fraction:
+        by_class = config.task in BY_CLASS
+        rows, aside = split_off(train.labels, float(data.validation_fraction), config.run.seed, by_class=by_class)
+        n_left, n_test = len(rows), n_test + len(aside)
+    n_samples = data.n_train or n_left
+    reading_bytes = getattr(source, "reading_bytes", 0.0)
+    files = () if train.names is None else train.names.inputs_of_files
+    return DataSize(
+        n_samples, train.n_features, n_out, n_test, nonzeros, train.image_shape, reading_bytes, files, train.packed
+    )
+
+
+def _size_of_problem(problem: Problem, seed: int) -> DataSize:
+    """The size of a residual problem, whose samples are its points."""
+    residuals = ResidualLoss(problem, seed)
+    n_test = 0 if problem.solution is None else len(problem.test_points(seed))
+    return DataSize(
+        problem.n_points, problem.dimension, problem.n_all_outputs, n_test, None, None, jet=residuals.jet,
+        n_rows=residuals.count_equations(),
+    )  # fmt: skip
