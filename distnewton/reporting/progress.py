@@ -91,9 +91,18 @@ class Progress:
                 self._console.print(f"iteration {record.iteration}: {record.note}", highlight=False, markup=False)
             self._live.refresh()
             return
+        note = f"  {record.note}" if record.note else ""
+        cells = " ".join(f"{cell:>8}" for cell in self._cells(record))
+        self._print(f"{record.iteration:>5} {record.objective:>12.6g} {cells}{note}")
+        slow = self._stragglers.look(record)
+        if slow:
+            self._print(f"note     {slow}")
+
+    def _cells(self, record: IterationRecord) -> list[str]:
+        """What stands in the columns behind iteration and objective."""
         direction = record.direction
         stopped = f"{len(direction.inner_iterations) - len(direction.finished_ranks)}" if direction else ""
-        cells = [
+        return [
             _number(record.gradient_norm, ".2e"),
             _number(record.damping if direction else None, ".2e"),
             _number(record.reduction_ratio, ".2f"),
@@ -107,11 +116,6 @@ class Progress:
             f"{record.seconds.get('wait', 0.0):.3f}",
             _clock(self._left()),
         ]
-        note = f"  {record.note}" if record.note else ""
-        self._print(f"{record.iteration:>5} {record.objective:>12.6g} " + " ".join(f"{c:>8}" for c in cells) + note)
-        slow = self._stragglers.look(record)
-        if slow:
-            self._print(f"note     {slow}")
 
     def finish(self, result: Result) -> None:
         """Show the table of the run, and the rank that the others waited for."""

@@ -259,14 +259,18 @@ def solution(shown: Predictions) -> list[Picture]:
         name = f"u[{k}]" if several else "u"
         of_error = f"error |{name} - solution|"
         errors = [abs(value) for value in shown.errors[k]] if shown.errors else []
+        x = shown.axes[0]
         if len(shown.axes) == 1:
-            (x,) = shown.axes
-            true = [value - error for value, error in zip(values, shown.errors[k], strict=True)] if errors else []
+            true = np.subtract(values, shown.errors[k]).tolist() if errors else []
             known = [Curve("solution", x, true, 1)] if errors else []
             pictures.append(Chart(name, "x[0]", [*known, Curve("network", x, values)]))
             pictures += [Chart(of_error, "x[0]", [Curve("", x, errors)], log=True)] if errors else []
         else:
-            x, y = shown.axes
-            fields = {name: values, of_error: errors}
-            pictures += [Field(title, x, y, np.reshape(v, (len(x), len(y)))) for title, v in fields.items() if v]
+            pictures += _fields(shown.axes, {name: values, of_error: errors})
     return pictures
+
+
+def _fields(axes: Sequence[Sequence[float]], fields: dict[str, list[float]]) -> list[Picture]:
+    """Values on a grid of points by their titles; what is empty is left out."""
+    x, y = axes
+    return [Field(title, x, y, np.reshape(values, (len(x), len(y)))) for title, values in fields.items() if values]

@@ -255,6 +255,11 @@ def _check(path: Path, found: Predictions) -> None:
     right = right and (not found.confusion or [len(row) for row in found.confusion] == [k] * k)
     if not right or any(not (0 <= i < k and 0 <= j < k) for i, j, _ in found.mistaken):
         raise DataError(f"{path}: counts and classes do not fit together", collective=True)
+    _check_solution(path, found)
+
+
+def _check_solution(path: Path, found: Predictions) -> None:
+    """Refuse values of a solution that do not belong to the axes."""
     n_points = math.prod(map(len, found.axes))
     fits = len(found.axes) <= 2 and len(found.errors) in (0, len(found.values))
     if not fits or any(len(row) != n_points for row in found.values + found.errors):

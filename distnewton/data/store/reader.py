@@ -58,18 +58,10 @@ class StoreSource(Source):
     def __init__(self, path: Path, wanted: Wanted | None = None) -> None:
         self.path, self.name = path, str(path)
         self.manifest = m = read_manifest(path)
-        sizes = {FEATURES_FILE: m.features_bytes, LABELS_FILE: m.labels.n_bytes}
+        _check_size(path / FEATURES_FILE, m.features_bytes)
+        _check_size(path / LABELS_FILE, m.labels.n_bytes)
         if m.sums_bytes:
-            sizes[SUMS_FILE] = m.sums_bytes
-        for name, expected in sizes.items():
-            try:
-                size = (path / name).stat().st_size
-            except OSError as error:
-                raise DataError(f"{path / name}: is missing ({error.strerror}); convert the data again") from None
-            if size != expected:
-                raise DataError(
-                    f"{path / name}: has {size} bytes, {expected} were written; copy or convert the data again"
-                )
+            _check_size(path / SUMS_FILE, m.sums_bytes)
         # mapped, since a rank looks at those of its own columns
         self._sums = np.asarray(np.memmap(path / SUMS_FILE, "<u4", "r")) if m.sums_bytes else None
         wanted = wanted or Wanted()
@@ -331,3 +323,13 @@ class StoreSource(Source):
         matrix = sparse.csr_array((values, indices, pointers), shape=(n_samples, stop - start))
         matrix.has_canonical_format = True  # by columns, which ascend; spares scipy a scan of all indices
         return matrix
+
+
+def _check_size(file: Path, expected: int) -> None:
+    """Refuse a file that is missing, or of another size than was written."""
+    try:
+        size = file.stat().st_size
+    except OSError as error:
+        raise DataError(f"{file}: is missing ({error.strerror}); convert the data again") from None
+    if size != expected:
+        raise DataError(f"{file}: has {size} bytes, {expected} were written; copy or convert the data again")
