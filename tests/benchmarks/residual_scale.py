@@ -76,7 +76,7 @@ def system(n):
     Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
     start = time.process_time()
     record = session.train(config).last
-    peaks = comm.allgather([resident("VmHWM") - before, time.process_time() - start])
+    peaks = comm.allgather(np.array([resident("VmHWM") - before, time.process_time() - start]))
     if comm.rank == 0:
         share = 8.0 * session.setup.data.n_train**2 / comm.size
         print(f"{session.setup.data.n_train} residuals, {comm.size} ranks, objective {record.objective:.6g}")
