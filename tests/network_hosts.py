@@ -41,10 +41,12 @@ class NetworkHosts:
         Where the agent is written.
     own : str
         Name of a folder in it whose content is each host's own: on host k that of ``own.hk``, which is made, too.
+    prefix : str
+        Begins the names of the hosts; those of other names are left alone.
     """
 
-    def __init__(self, n: int, folder: Path, own: str = "") -> None:
-        self.n, self.prefix, self.bridge = n, "h", "dnbr0"
+    def __init__(self, n: int, folder: Path, own: str = "", prefix: str = "h") -> None:
+        self.n, self.prefix, self.bridge = n, prefix, f"dn{prefix}br0"
         self.addresses = [f"10.77.0.{k + 1}" for k in range(n)]
         self.agent, self.home = folder / "agent", folder / own if own else None
         for place in [self.home, *(self.home_of(k) for k in range(n))] if self.home else []:
@@ -65,7 +67,7 @@ class NetworkHosts:
         _ip("link", "add", self.bridge, "type", "bridge")
         _ip("link", "set", self.bridge, "up")
         for k in range(self.n):
-            host, outer = f"{self.prefix}{k}", f"dnv{k}"
+            host, outer = f"{self.prefix}{k}", f"dn{self.prefix}v{k}"
             _ip("netns", "add", host)
             _ip("link", "add", outer, "type", "veth", "peer", "name", "e0", "netns", host)
             _ip("link", "set", outer, "master", self.bridge, "up")
@@ -79,7 +81,7 @@ class NetworkHosts:
 
     def cut(self, k: int) -> None:
         """Cut a host off the others."""
-        _ip("link", "set", f"dnv{k}", "down")
+        _ip("link", "set", f"dn{self.prefix}v{k}", "down")
 
     def sent_bytes(self) -> int:
         """Bytes that the interfaces of all hosts have sent so far."""
@@ -111,7 +113,7 @@ class NetworkHosts:
         self.kill()
         for k in range(self.n):
             _ip("netns", "del", f"{self.prefix}{k}", check=False)
-            _ip("link", "del", f"dnv{k}", check=False)
+            _ip("link", "del", f"dn{self.prefix}v{k}", check=False)
         _ip("link", "del", self.bridge, check=False)
 
 

@@ -379,6 +379,10 @@ class RunConfig(Options):
         1, ge=1, description="pieces in which the samples of a pass take turns, so that the sums of one travel while "
         "the next is multiplied: 2 to 4 on slow networks; 1: none. Networks on images pass as one"
     )  # fmt: skip
+    compress: Literal["none", "bfloat16"] = Field(
+        "none", description="bfloat16: sums over boundaries between ranks travel as 8 significant bits, in half the "
+        "bytes, and are equal on all ranks; outputs, weights and decisions do not. For float32 on the CPU"
+    )  # fmt: skip
     max_seconds: float = Field(
         math.inf, gt=0.0, description="the whole command stops before so many seconds, with exit code 75, as it does "
         "before the end of a Slurm job"
@@ -407,6 +411,15 @@ class RunConfig(Options):
     def _tf32_has_an_effect(self) -> RunConfig:
         if self.dtype == "tf32" and self.device == "cpu":
             raise ValueError("dtype = tf32 has no effect with device = cpu")
+        return self
+
+    @model_validator(mode="after")
+    def _compression_has_numbers_to_round(self) -> RunConfig:
+        if self.compress != "none" and (self.dtype, self.device) != ("float32", "cpu"):
+            raise ValueError(
+                f"compress = {self.compress} is for dtype = float32 with device = cpu, not for {self.dtype} with "
+                f"{self.device}"
+            )
         return self
 
     @property

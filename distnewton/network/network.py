@@ -268,7 +268,7 @@ class PartitionedNetwork:
             weights[:-1, columns] = view.W
             if view.b is not None:
                 weights[-1, columns] = view.b
-        return self.grid.sum_boundary(self.n_layers - 1, i, weights)
+        return self.grid.collect(self.n_layers - 1, i, weights)
 
     def _all_outputs(self, weights: Array, Z: Array, out: Array | None = None) -> Array:
         """Outputs of some samples from the last hidden layer, all of which this rank holds."""

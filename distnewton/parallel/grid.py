@@ -9,6 +9,7 @@ from distnewton.guards.ledger import Ledger
 from distnewton.parallel.collectives import Array, Communicator, PendingSum
 from distnewton.parallel.partition import Block, Partition, check_rank_count
 from distnewton.parallel.replicas import SampleShare, ranks_of_a_grid
+from distnewton.parallel.rounding import RoundedSums
 
 
 class ProcessGrid:
@@ -23,6 +24,9 @@ class ProcessGrid:
     n_replicas : int
         Copies of the grid, each with its share of the samples: rank r is rank r mod n of replica r // n, where n counts
         the ranks of a copy. Ranks of a copy are neighbours, since they talk most.
+
+    rounded : bool
+        Whether sums over boundaries travel as bfloat16, which arrays in float32 on the host can.
 
     Raises
     ------
@@ -46,7 +50,7 @@ class ProcessGrid:
     a x b grid there are only a row and a column communicator.
     """
 
-    def __init__(self, comm: Communicator, partition: Partition, n_replicas: int = 1) -> None:
+    def __init__(self, comm: Communicator, partition: Partition, n_replicas: int = 1, *, rounded: bool = False) -> None:
         n = ranks_of_a_grid(comm.size, n_replicas)
         check_rank_count(partition, n, n_replicas)
         self.partition = partition
@@ -57,6 +61,9 @@ class ProcessGrid:
         self.replica_comm = self.world.subgroup(range(comm.rank % n, comm.size, n)) if n_replicas > 1 else None
         self.blocks: dict[int, Block] = {block.layer: block for block in partition.blocks(self.rank)}
         self._boundaries = self._join_boundaries()
+        self._sums: dict[tuple[int, int], Communicator | RoundedSums] = dict(self._boundaries)
+        if rounded:
+            self._sums = {key: RoundedSums(group) for key, group in self._boundaries.items()}
         self._groups: dict[int, list[int]] = {}
         for layer, j in self._boundaries:
             self._groups.setdefault(layer, []).append(j)
@@ -114,11 +121,15 @@ class ProcessGrid:
         -------
         Array
         """
+        return self._sums[layer, j].sum_inplace(array)
+
+    def collect(self, layer: int, j: int, array: Array) -> Array:
+        """Sum what each rank of a boundary has a part of, zero elsewhere, in place and exactly."""
         return self._boundaries[layer, j].sum_inplace(array)
 
     def start_boundary(self, layer: int, j: int, array: Array) -> PendingSum:
         """Begin what :meth:`sum_boundary` does; the same order on all ranks."""
-        return self._boundaries[layer, j].start_sum(array)
+        return self._sums[layer, j].start_sum(array)
 
     def start_all(self, array: Array) -> PendingSum:
         """Begin what :meth:`sum_all` does."""

@@ -15,6 +15,7 @@ from distnewton.planning.problem import MODELLED, Group, Problem, Share
 from distnewton.solvers.block_cholesky import MOST_REPLICATED, block_bounds
 
 _SCALAR = 8
+_ROUNDED = 2
 # numbers that each rank tells of its direction
 _FOUND = 7
 _SOLUTIONS = 5
@@ -116,9 +117,10 @@ class Messages:
         last = first + (self._problem.n_replicas - 1) * self._n_ranks
         return Message(n_bytes, n_calls, self._problem.n_replicas, first, last)
 
-    @staticmethod
-    def _over(group: Group, n_bytes: float, n_calls: int = 1) -> Message:
-        return Message(n_bytes, n_calls, len(group.ranks), group.ranks[0], group.ranks[-1])
+    def _over(self, group: Group, n_numbers: float, n_calls: int = 1) -> Message:
+        """A sum over a boundary."""
+        itemsize = _ROUNDED if self._problem.method.rounded else self._problem.itemsize
+        return Message(n_numbers * itemsize, n_calls, len(group.ranks), group.ranks[0], group.ranks[-1])
 
     def _forward(self, n: int) -> Iterator[Message]:
         """A forward pass of some samples."""
@@ -128,7 +130,7 @@ class Messages:
                 size = group.n_units * layer.n_linear
                 at_once = n if layer.kernel is None else max(1, LINEAR_SIZE // max(1, size))
                 n_calls = -(-n // at_once) if layer.kernel is not None else self._pieces(n)
-                yield self._over(group, n * size * self._problem.itemsize, n_calls)
+                yield self._over(group, n * size, n_calls)
         yield from self._outputs(n, 1, self._pieces(n))
 
     def _outputs(self, n: int, n_weights: int, n_pieces: int = 1) -> Iterator[Message]:
@@ -143,7 +145,8 @@ class Messages:
     def _output_weights(self, group: Group) -> Message:
         """Weights and biases between a group of the last hidden layer and the outputs."""
         n_values = group.n_units * self._share.layer(self._share.n_layers - 1).n_values
-        return self._over(group, (n_values + 1) * self._problem.n_out * self._problem.itemsize)
+        n_bytes = (n_values + 1) * self._problem.n_out * self._problem.itemsize
+        return Message(n_bytes, 1, len(group.ranks), group.ranks[0], group.ranks[-1])
 
     def _collects(self, m: int, n_rows: int) -> bool:
         """Whether so many cotangents reach a layer by the output weights."""
@@ -161,14 +164,13 @@ class Messages:
                 if self._collects(m, n):
                     yield self._output_weights(group)
                     continue
-                n_bytes = n * group.n_units * self._share.layer(m).n_values * self._problem.itemsize
-                yield self._over(group, n_bytes, self._pieces(n))
+                yield self._over(group, n * group.n_units * self._share.layer(m).n_values, self._pieces(n))
 
     def _tangent(self, n: int) -> Iterator[Message]:
         """Forward differentiation on some samples."""
         for m, groups in self._share.groups.items():
             for group in groups:
-                yield self._over(group, n * group.n_units * self._share.layer(m).n_elements * self._problem.itemsize)
+                yield self._over(group, n * group.n_units * self._share.layer(m).n_elements)
         yield from self._outputs(n, 2)
 
     def _gradient(self) -> Iterator[Message]:
@@ -191,8 +193,8 @@ class Messages:
                     yield self._output_weights(group)
                     continue
                 at_once = rows_at_once(problem.n_curvature, problem.n_rows * size, self._n_pieces)
-                n_bytes = problem.n_curvature * problem.n_rows * size * problem.itemsize
-                yield self._over(group, n_bytes, -(-problem.n_curvature // at_once))
+                n_numbers = problem.n_curvature * problem.n_rows * size
+                yield self._over(group, n_numbers, -(-problem.n_curvature // at_once))
 
     def _direction(self) -> Iterator[Message]:
         problem = self._problem

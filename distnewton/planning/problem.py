@@ -38,6 +38,8 @@ class PlannedMethod:
         Preconditioner of CG; that of ``kfac`` is priced, others are cheap beside products.
     accelerated : bool
         Whether a second solution, along the first, bends the step; its CG steps count in ``n_steps``.
+    rounded : bool
+        Whether sums over boundaries travel as bfloat16.
     """
 
     direction: str = "gauss_newton"
@@ -49,6 +51,7 @@ class PlannedMethod:
     n_pieces: int = 1
     preconditioner: str = "none"
     accelerated: bool = False
+    rounded: bool = False
 
 
 @dataclass(frozen=True)

@@ -80,7 +80,7 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
     )
     check_samples(config.method, data.n_train, n_replicas)
     partition = shape.partition(splits, speeds, config.partition.logical(shape), data.owners)
-    grid = ProcessGrid(comm, partition, n_replicas)
+    grid = ProcessGrid(comm, partition, n_replicas, rounded=run.compress == "bfloat16")
     if "memory" in run.checks:
         sizes = _planned_run(config, data, shape, dense=dense)
         check_memory_fits(comm, sizes, grid.partition)
@@ -109,7 +109,7 @@ def choose_partition(placement: Placement, config: Config, data: DataSets, speed
 def replace_grid(placement: Placement, config: Config, comm: Communicator, partition: Partition) -> Placement:
     """The same network on another partition of the same ranks; collective."""
     old = placement.network
-    grid = ProcessGrid(comm, partition, placement.grid.n_replicas)
+    grid = ProcessGrid(comm, partition, placement.grid.n_replicas, rounded=config.run.compress == "bfloat16")
     network = PartitionedNetwork(grid, old.activation.name, old.backend, old.shape, config.run.overlap)
     return replace(placement, grid=grid, network=network)
 

@@ -103,6 +103,7 @@ def planned_problem(
         config.run.overlap,
         getattr(method, "preconditioner", "none"),
         longest_acceleration(method) > 0.0,
+        config.run.compress == "bfloat16",
     )
     return Problem(
         shape,

@@ -1,6 +1,7 @@
 """Draws the pictures of the pages, each once for light and once for dark pages: `python docs/pictures/draw.py`.
 
-Who owns what comes from the package itself, and what methods reach from `docs/benchmarks/peers.json`.
+Who owns what comes from the package itself, and what methods reach from `peers.json` and `networks.json` in
+`docs/benchmarks`.
 """
 
 from __future__ import annotations
@@ -252,7 +253,52 @@ def peers(palette: dict[str, object]) -> str:
     return p.finish()
 
 
-PICTURES = {"blocks": blocks, "boundary": boundary, "iteration": iteration, "jacobian": jacobian, "peers": peers}
+def networks(palette: dict[str, object]) -> str:
+    """Test accuracy on news20 by seconds on four hosts at 1 Gbit/s and 1 ms, from ``docs/benchmarks/networks.json``."""
+    sys.path.insert(0, str(Path(__file__).parents[2] / "tests"))
+    from benchmarks.networks_page import NETWORKS, seconds
+
+    table = json.loads((Path(__file__).parents[1] / "benchmarks" / "networks.json").read_text(encoding="utf-8"))
+    methods, network = table["problems"]["news20"]["methods"], NETWORKS["1 Gbit/s, 1 ms"]
+    left, right, top, bottom, low, high = 90, 790, 60, 330, 0.5, 0.85
+    curves = {
+        name: [(seconds(p, network), p["accuracy"]) for p in method["points"] if p["accuracy"] >= low]
+        for name, method in methods.items()
+    }  # fmt: skip
+    times = [s for curve in curves.values() for s, _ in curve]
+    first, last = min(times) / 1.2, max(times) * 1.2
+    p = Picture(824, bottom + 60, palette, "Test accuracy on news20 by seconds at 1 Gbit/s and 1 ms")
+
+    def place(s: float, accuracy: float) -> tuple[float, float]:
+        return (
+            left + (right - left) * math.log(s / first) / math.log(last / first),
+            bottom - (bottom - top) * (accuracy - low) / (high - low),
+        )
+
+    kinds = {"distnewton": 0, "DDP, sparse gradients": 1, "DDP, Adam": 3}
+    present = [name for name in kinds if any(title.startswith(name) for title in curves)]
+    for k, name in enumerate(present):
+        color = kinds[name]
+        p.dot(left + 8 + 210 * k, 26, 5, color)
+        p.text(left + 20 + 210 * k, 30, name, size=12.5, anchor="start")
+    for accuracy in (0.5, 0.6, 0.7, 0.8):
+        p.line([place(first, accuracy), place(last, accuracy)], "line", 1)
+        p.text(left - 12, place(first, accuracy)[1] + 4, f"{100 * accuracy:.0f} %", size=12, anchor="end")
+    for s in (1, 3, 10, 30, 100, 300, 1000):
+        if first < s < last:
+            p.text(place(s, low)[0], bottom + 20, f"{s} s", "dim", 12)
+    for name, curve in curves.items():
+        color = next(color for kind, color in kinds.items() if name.startswith(kind))
+        p.line([place(*point) for point in curve], color)
+        for point in curve:
+            p.dot(*place(*point), 3.5, color)
+    return p.finish()
+
+
+PICTURES = {
+    "blocks": blocks, "boundary": boundary, "iteration": iteration, "jacobian": jacobian, "peers": peers,
+    "networks": networks,
+}  # fmt: skip
 
 
 def draw(folder: Path) -> None:

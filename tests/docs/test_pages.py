@@ -194,11 +194,11 @@ def test_pictures_are_those_of_the_script(tmp_path):
         assert (DOCS / "pictures" / path.name).read_text(encoding="utf-8") == path.read_text(encoding="utf-8")
 
 
-def test_the_page_of_the_peers_is_written_from_its_file():
-    from benchmarks.peers_page import page
-
-    folder = DOCS / "benchmarks"
-    assert (folder / "peers.md").read_text(encoding="utf-8") == page(json.loads((folder / "peers.json").read_text()))
+@pytest.mark.parametrize("name", ["peers", "networks"])
+def test_pages_of_benchmarks_are_written_from_their_files(name):
+    page = importlib.import_module(f"benchmarks.{name}_page").page
+    table = json.loads((DOCS / "benchmarks" / f"{name}.json").read_text())
+    assert (DOCS / "benchmarks" / f"{name}.md").read_text(encoding="utf-8") == page(table)
 
 
 def test_generated_pages_have_every_setting_and_command(tmp_path):
