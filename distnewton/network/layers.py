@@ -19,7 +19,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from distnewton.backend import Array, Backend, is_sparse, namespace, on_device
+from distnewton.backend import Array, Backend, is_packed, is_sparse, namespace, on_device
 from distnewton.network.pooling import AveragePooling, MaxPooling
 from distnewton.network.shapes import LayerShape
 
@@ -214,7 +214,7 @@ class DenseLayer(Layer):
 
     def add_weight_product(self, Z: Any, delta: Array, winners: Array | None, out: Array) -> None:
         """Add Z^T delta; of few sparse samples to the rows of their features alone."""
-        if not is_sparse(Z) or on_device(Z) or Z.nnz >= Z.shape[1]:
+        if not is_sparse(Z) or is_packed(Z) or on_device(Z) or Z.nnz >= Z.shape[1]:
             super().add_weight_product(Z, delta, winners, out)
             return
         touched = np.zeros(Z.shape[1], bool)
