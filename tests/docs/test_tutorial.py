@@ -9,11 +9,12 @@ import sys
 from pathlib import Path
 
 import pytest
-from launched import AS_ROOT, BIN, is_open_mpi, launches
+from launched import AS_ROOT, BIN, distnewton, is_open_mpi, launches, mpirun, run
 
 REPOSITORY = Path(__file__).parents[2]
 TUTORIAL = REPOSITORY / "docs" / "tutorial.md"
 FENCE = re.compile(r"^```(sh|python)\n(.*?)^```$", re.M | re.S)
+OUTPUT = re.compile(r"^```sh\n([^\n]*)\n```\n\n```text\n(.*?)^```$", re.M | re.S)
 NOT_HERE = ("pip ", "python3 -m venv")
 
 
@@ -23,6 +24,26 @@ def steps():
             yield body, ""
         else:
             yield from (("", line) for line in body.splitlines() if not line.startswith(NOT_HERE))
+
+
+def shapes(text):
+    """Lines with a # for each number, without the version of MPI and the spaces between columns."""
+    numbers = (re.sub(r"\d[\d,.]*(e[+-]\d+)?", "#", line.partition(", MPICH")[0]) for line in text.splitlines())
+    return [" ".join(line.split()) for line in numbers]
+
+
+@pytest.mark.parametrize("marks", [pytest.param(None, marks=launches)])
+def test_the_tutorial_shows_what_is_printed(marks, tmp_path):
+    if is_open_mpi():
+        pytest.skip("the tutorial shows MPICH's name")
+    shown = OUTPUT.findall(TUTORIAL.read_text(encoding="utf-8"))
+    assert len(shown) == 1
+    for command, text in shown:
+        done = run([*mpirun(4), *distnewton(*command.split("distnewton ")[1].split(), "--run.iterations", "2")],
+                   cwd=tmp_path)  # fmt: skip
+        assert done.returncode == 0, done.stderr
+        missing = [line for line in shapes(text) if line not in shapes(done.stdout)]
+        assert not missing, f"{missing}\nnot in\n{done.stdout}"
 
 
 @pytest.mark.slow
