@@ -132,11 +132,11 @@ class GramMatrix:
     def _mirror(self, columns: Array) -> None:
         """Fill the upper triangle of the diagonal block, of which Gram matrices make little."""
         width = columns.shape[1]
-        for start, stop in self._chunks(width // self.k, width // self.k):
+        for start, stop in self._chunks(width // self.k, width // self.k, _IN_CACHE):
             rows = slice(start * self.k, stop * self.k)
             columns[: rows.start, rows] = columns[rows, : rows.start].T
 
-    def _chunks(self, n_rows: int, n_columns: int, size: int = _IN_CACHE) -> Iterator[tuple[int, int]]:
+    def _chunks(self, n_rows: int, n_columns: int, size: int) -> Iterator[tuple[int, int]]:
         """Samples whose rows are made at a time, of about so many numbers."""
         numbers = self._jacobian.backend.at_once(size)
         step = max(1, numbers // max(1, n_columns * self.k**2))

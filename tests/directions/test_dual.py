@@ -95,7 +95,7 @@ def test_without_damping_and_weight_decay_all_ranks_refuse(world, name):
     case = make_case(world, WIDTHS, (1, world.size, 1, 1), C=np.inf)
     with case.grid:
         problem = linearization(case, (0, 9), damping=0.0, rooted=True)
-        with pytest.raises(NumericalError, match=r"method\.damping > 0 or a finite method\.C") as caught:
+        with pytest.raises(NumericalError, match=r"method\.damping > 0, or a finite method\.C") as caught:
             solve(name, problem)
         assert caught.value.collective
 
