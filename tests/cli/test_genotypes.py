@@ -67,7 +67,8 @@ def test_plans_count_two_bits(tmp_path):
     from distnewton.network.shapes import dense_shape
     from distnewton.planning.memory import features_bytes
     from distnewton.planning.problem import Share
-    from distnewton.runs.planned import describe_data, planned_problem
+    from distnewton.runs.data_size import describe_data
+    from distnewton.runs.planned import planned_problem
 
     cohort(tmp_path)
     data = {"train": "c,y.txt", "directory": str(tmp_path)}
