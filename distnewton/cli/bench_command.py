@@ -90,7 +90,9 @@ def _scaling(options: argparse.Namespace) -> int:
 
 def _plan_study(options: argparse.Namespace, cluster: Cluster) -> tuple[Study, dict[int, dict[str, Any]]]:
     """The study that the flags describe, and the settings of its points by their ranks."""
+    from distnewton.directions.options import CGOptions
     from distnewton.runs.data_size import describe_data
+    from distnewton.runs.planned import expected_steps
     from distnewton.study.points import Study, check_ranks
 
     ranks = check_ranks([n * cluster.launch.ranks_per_node for n in options.nodes or []] or options.ranks or [1, 2])
@@ -101,7 +103,8 @@ def _plan_study(options: argparse.Namespace, cluster: Cluster) -> tuple[Study, d
     n = data.n_samples * ranks[0] // ranks[-1] if kind == "weak-samples" else data.n_samples
     n_replicas = config.partition.replicas if kind != options.kind else 0
     n_blocks = _shared_blocks(config, ranks) if kind == options.kind == "strong" else 0
-    study = Study(kind, ranks, options.repeats, _WARMUP, options.iterations, n, n_replicas, n_blocks)
+    n_steps = expected_steps(config.method) if kind == "strong" and config.method.has(CGOptions) else 0
+    study = Study(kind, ranks, options.repeats, _WARMUP, options.iterations, n, n_replicas, n_blocks, n_steps)
     return study, {n: study.settings(shape, n) for n in ranks}
 
 

@@ -35,6 +35,8 @@ class Study:
     n_replicas: int = 0
     # logical blocks of all points, so that block methods do the same work on any number of ranks; 0 for the recipe's
     n_blocks: int = 0
+    # CG steps of every direction, so that rounding decides nowhere how many there are; 0 for the recipe's rule
+    n_steps: int = 0
 
     def folder(self, root: Path, n_ranks: int, repeat: int) -> Path:
         """Run folder of a point."""
@@ -59,6 +61,8 @@ class Study:
         changes: dict[str, Any] = {"run": run}
         if self.n_blocks:
             changes["partition"] = {"blocks": self.n_blocks}
+        if self.n_steps:
+            changes["method"] = {"cg_tolerance": 0.0, "cg_min": self.n_steps, "cg_max": self.n_steps}
         if self.n_replicas:
             changes["partition"] = {"replicas": self.n_replicas * n_ranks // self.ranks[0]}
         if self.kind == "weak-samples":

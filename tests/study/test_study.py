@@ -152,3 +152,11 @@ def test_the_study_is_kept_and_read_back(tmp_path):
         read_study(tmp_path / "a")
     with pytest.raises(ConfigError, match="at least two"):
         check_ranks([2, 2])
+
+
+def test_a_strong_study_fixes_the_steps_of_cg():
+    study = Study("strong", [1, 2], 1, 2, 1, 100, n_blocks=2, n_steps=6)
+    changes = study.settings(dense_shape((8, 8, 3)), 2)
+    assert changes["method"] == {"cg_tolerance": 0.0, "cg_min": 6, "cg_max": 6}
+    assert changes["partition"] == {"blocks": 2}
+    assert "method" not in Study("weak-weights", [1, 2], 1, 2, 1, 100).settings(dense_shape((8, 8, 3)), 1)
