@@ -11,12 +11,12 @@ from distnewton.directions.gauss_newton import GaussNewton
 from distnewton.guards.failures import failures
 from distnewton.method.objective import Objective
 from distnewton.network.network import PartitionedNetwork
-from distnewton.runs.session import Session
+from distnewton.runs import training_run
 
 # place -> functions that hand arrays over, and the arrays in (owner, result)
 HANDOVERS = {
     "data": ([(ArraySource, "read")], lambda _, X: [X]),
-    "init": ([(Session, "_first_params")], lambda _, params: [params]),
+    "init": ([(training_run, "_first_params")], lambda _, params: [params]),
     "forward": (
         [(PartitionedNetwork, "forward")],
         lambda _, activations: [*(Z for key, Z in activations.groups.items() if key[0]), activations.output],

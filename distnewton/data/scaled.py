@@ -160,7 +160,7 @@ class FeatureReader:
         source, grid = self._source, self._grid
         start = grid.feature_range()[0]
         n = self._n_samples if rows is None else len(rows)
-        X: Any = np.zeros((n, 0), dtype) if kept is None else kept
+        X: Any = self._no_columns(n, dtype) if kept is None else kept
         with grid.world.collective_errors():
             try:
                 # what overflows here is found by check_range
@@ -176,6 +176,14 @@ class FeatureReader:
             if X.shape[0] != n:
                 raise DataError(f"{source.name} changed while it was read: {X.shape[0]} samples, then {n}")
         return X
+
+    def _no_columns(self, n: int, dtype: np.dtype[Any]) -> Any:
+        """What a rank without features has: an array of the others' kind, which decides what they send."""
+        if self._dense or self.packed:
+            return np.zeros((n, 0), dtype)
+        from scipy.sparse import csr_array
+
+        return csr_array((n, 0), dtype=dtype)
 
     def _note_underflow(self, kind: str, flag: int) -> None:
         """Told by numpy where a number is rounded to 0, or to one of few digits."""

@@ -23,7 +23,7 @@ METHODS = {
 }
 BY_DIMENSION = {"kfac", "block_diagonal", "sgn", "gauss_newton kfac", "grouped_newton"}
 """Methods with Kronecker factors, whose damping depends on how many variables there are."""
-GRIDS = ("features", "neurons", "blocks")
+GRIDS = ("features", "neurons", "outputs", "blocks")
 
 
 def samples(n, seed):
@@ -41,7 +41,11 @@ ACTIVE = X.any(axis=0)
 
 
 def settings(method, grid, world, **run):
-    splits = {"features": [world.size, 1, world.size], "neurons": [1, world.size, 1], "blocks": "auto"}[grid]
+    splits = {
+        "features": [world.size, 1, world.size], "neurons": [1, world.size, 1],
+        "outputs": [1, 1, world.size],  # ranks but one have no features
+        "blocks": "auto",
+    }[grid]  # fmt: skip
     is_batch = hasattr(distnewton.make_config({"method": method}).method, "batch")
     sizes = {"batch": 15} if is_batch else {"subsample": 0.5, "subsample_min": 1}
     return distnewton.make_config({
