@@ -14,6 +14,7 @@ from distnewton.cluster.doctor.gpu_cases import NETWORKS, difference
 from distnewton.cluster.doctor.verify_gpu import verify
 from distnewton.directions.registry import DIRECTIONS
 from distnewton.launch import devices
+from distnewton.network.network import PartitionedNetwork
 
 
 @pytest.fixture(autouse=True)
@@ -138,14 +139,14 @@ def one_buffer(patch):
 
 
 def one_by_one(patch):
-    take = LIBRARY.sparse_rows
+    forward = PartitionedNetwork.forward
 
-    def rows(X, start, stop):
-        for _ in range(stop - start):
+    def by_sample(network, params, X, *args, **options):
+        for _ in range(X.shape[0]):
             LIBRARY.scalar(wrap(np.float64(0)))
-        return take(X, start, stop)
+        return forward(network, params, X, *args, **options)
 
-    patch.setattr(LIBRARY, "sparse_rows", rows, raising=False)
+    patch.setattr(PartitionedNetwork, "forward", by_sample)
 
 
 FAULTS = {

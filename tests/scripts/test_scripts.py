@@ -119,6 +119,8 @@ def test_recipe_is_valid_and_says_what_it_is(recipe):
     assert not config.data.directory
     # a recipe of a data set sets no option of a method, so that any can be tried on it; NAME-METHOD.toml is for that
     none = {}, {"direction": "block_diagonal"}
+    if config.data.train.startswith("distnewton.physics"):
+        return  # a residual problem is no data set: how it is solved is part of it
     assert (tomllib.loads(text).get("method", {}) not in none) == ("-" in recipe.stem)
 
 
