@@ -157,7 +157,7 @@ def test_what_is_not_finite_is_never_saved(world, folder):
     config = settings(METHOD, iterations=2, run=EACH)
     session = Session(config, world, given={"train": source})
     observer = Spoils([])
-    from distnewton.runs import training_run as module
+    from distnewton.runs import engine as module
 
     made = []
 
