@@ -255,8 +255,8 @@ def test_a_slow_rank_stops_after_the_step_it_is_in(comm, board):
         board.end(who(comm, said < np.inf))
     if board.transport == "shared":
         verdict(comm, sum(missed) == 0)
-    else:  # who passes it on may be in a step of its own, which is shorter
-        verdict(comm, sum(missed) <= 2 * rounds)
+    else:  # news climbs and descends two levels of four nodes, and who passes it on may be in a step of its own
+        verdict(comm, sum(missed) <= 4 * rounds)
 
 
 @pytest.mark.mpi(min_size=2, sizes=(2, 3, 4, 7))
