@@ -258,7 +258,7 @@ def test_a_schedule_as_text_means_stages_with_their_defaults():
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("kfac", "a stage is written DIRECTION:ITERATIONS, as kfac:20, got 'kfac'"),
+        ("kfac", "a stage is written DIRECTION:ITERATIONS, such as kfac:20, got 'kfac'"),
         ("kfac:20,sgd:x", "got 'sgd:x'"),
         ("kfac:-1", "got 'kfac:-1'"),
         ("kfak:3", "method.schedule.0.direction"),
@@ -301,7 +301,7 @@ def test_a_direction_on_the_command_line_leaves_out_what_the_recipe_said_of_anot
     path.write_text('[method]\ndirection = "gauss_newton"\ncg_max = 9\nsketch = 2\nC = 3.0\n', "utf-8")
     method = load_config(path, ["method.direction=dual"], notes).method
     assert (method.direction, method.sketch, method.C) == ("dual", 2, 3.0)
-    assert notes == ["method.cg_max of the recipe is left out: it was not meant for dual"]
+    assert notes == ["method.cg_max of the recipe is ignored: it was not meant for dual"]
     notes = []
     method = load_config(path, ["method.direction=adam", "method.batch=7"], notes).method
     assert (method.direction, method.batch, method.C) == ("adam", 7, 3.0)
@@ -405,5 +405,5 @@ def test_values_of_old_settings_are_checked_and_programs_are_warned():
     ):
         with pytest.warns(FutureWarning, match="next version"), pytest.raises(ConfigError, match=told):
             make_config({"run": settings})
-    with pytest.warns(FutureWarning, match=r"run\.checked: from .* is written run\.checks = \['memory', 'mess"):
+    with pytest.warns(FutureWarning, match=r"run\.checked: the next version reads only run\.checks = \['memory', 'mess"):
         assert make_config({"run": {"checked": True}}).run.checks == ["memory", "messages"]

@@ -1,4 +1,4 @@
-"""The configuration of a run: sections, the options of each method, and reading and writing of the whole tree."""
+"""The configuration of a run: its sections, the options of each method, and how the whole tree is read and written."""
 
 from distnewton.config.method import MethodConfig, StageConfig, StageOptions, regularization_constant
 from distnewton.config.sections import DataConfig, NetworkConfig, PartitionConfig, RunConfig

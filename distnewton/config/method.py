@@ -1,7 +1,7 @@
-"""``[method]``: which direction, with which options, and in which order of stages.
+"""``[method]``: the direction, its options, and the stages that come before it.
 
-The options of a stage are those of its direction and of what fills the direction's slots
-(:mod:`distnewton.directions.composition`), so that no setting is ever silently without effect.
+A stage has the options of its direction and of the components in the direction's slots
+(:mod:`distnewton.directions.composition`); any other option is an error, so no setting is silently ignored.
 """
 
 from __future__ import annotations
@@ -30,33 +30,33 @@ from distnewton.options import Options
 
 StageT = TypeVar("StageT", bound="StageOptions")
 AUTO = "auto"
-"""Value of ``method.direction``, and of other settings, that leaves the choice to what the data are."""
+"""Value of ``method.direction``, and of other settings, that lets the data decide."""
 _OF_ALL = ("direction", "C", "schedule", "iterations")
 _PREFERRED = ("kfac", "block_diagonal")
-"""Directions that options without a direction ask for, if they have them."""
+"""Directions that are tried first where options are given without a direction."""
 
 
 def _stages(value: object) -> object:
-    """Read ``kfac:20,sgn:5`` as stages: each a direction and its iterations."""
+    """Read ``kfac:20,sgn:5`` as stages, each a direction and its number of iterations."""
     if not isinstance(value, str):
         return value
     stages = []
     for part in filter(None, (p.strip() for p in value.split(","))):
         name, colon, number = part.partition(":")
         if not colon or not number.strip().isdigit():
-            raise ValueError(f"a stage is written DIRECTION:ITERATIONS, as kfac:20, got {shown(part)}")
+            raise ValueError(f"a stage is written DIRECTION:ITERATIONS, such as kfac:20, got {shown(part)}")
         stages.append({"direction": name.strip(), "iterations": int(number)})
     return stages
 
 
 def _checked_constant(C: float | str) -> float | str:
-    """C, if it is a constant."""
+    """Return C if it is a valid constant."""
     regularization_constant(C, 1)
     return C
 
 
 def _options_of(base: type[StageOptions], tree: Mapping[str, Any]) -> Options:
-    """The options of a direction, checked; those that have no effect on it are refused."""
+    """Check the options of a direction, and refuse those that have no effect on it."""
     composition = _compose(tree)
     model = composition.model(base)
     useless = [name for name in tree if name not in model.model_fields and name in method_fields()]
@@ -67,15 +67,15 @@ def _options_of(base: type[StageOptions], tree: Mapping[str, Any]) -> Options:
 
 
 class StageOptions(Options):
-    """A direction; its options come from the direction itself.
+    """A direction with its options, which the direction itself declares.
 
-    Validation returns an instance of a subclass with the fields of the direction that is named: a stage of
-    ``block_diagonal`` is also an instance of :class:`~distnewton.directions.options.CGOptions`, say.
+    Validation returns an instance of a subclass that has the fields of the named direction. A stage of
+    ``block_diagonal``, for example, is also an instance of :class:`~distnewton.directions.options.CGOptions`.
     """
 
     direction: str = Field(
-        AUTO, description="method of the direction; auto chooses it by the data, and by the options of [method] if any "
-        "are given"
+        AUTO, description="method of the direction; auto chooses one that suits the data, and the options of [method] "
+        "if any are given"
     )  # fmt: skip
 
     @model_validator(mode="wrap")
@@ -84,7 +84,7 @@ class StageOptions(Options):
         if cls not in (StageConfig, MethodConfig) or not isinstance(tree, Mapping):
             return handler(tree)
         if cls is StageConfig and tree.get("direction") == AUTO:
-            raise ValueError("a stage names its direction")
+            raise ValueError("a stage must name its direction")
         tree = _with_direction(tree, _PREFERRED[-1] if cls is StageConfig else AUTO)
         if tree["direction"] == AUTO:
             return handler(tree)
@@ -96,16 +96,16 @@ class StageOptions(Options):
         return base.model_validate, (self.model_dump(),)
 
     def has(self, model: type[Options]) -> bool:
-        """Whether it has the options of a model."""
+        """Whether the stage has the options of a model."""
         return isinstance(self, model)
 
     def used(self) -> frozenset[str]:
-        """Names of the options of this direction and of what fills its slots."""
+        """Names of the options of this direction and of the components in its slots."""
         return frozenset(type(self).model_fields) - {"C", "schedule", "iterations"}
 
     @property
     def inner_direction(self) -> str:
-        """The direction of each step: sgn's solver, grouped_newton's proposal, else the direction itself."""
+        """The direction of each step: sgn's solver, grouped_newton's proposal, or else the direction itself."""
         inner: str = getattr(self, "solver", getattr(self, "proposal", self.direction))
         return inner
 
@@ -129,44 +129,44 @@ class StageOptions(Options):
 
 
 class StageConfig(StageOptions):
-    """A stage that comes before the last: a direction, its options, and for how many iterations."""
+    """A stage before the last one: a direction, its options and its number of iterations."""
 
-    iterations: int = Field(ge=1, description="iterations of the stage, at most")
+    iterations: int = Field(ge=1, description="largest number of iterations of the stage")
     C: float | str = Field(AUTO, description="regularisation of this stage alone; auto: that of method.C")
 
     _C_is_constant = field_validator("C")(_checked_constant)
 
 
 class MethodConfig(StageOptions):
-    """``[method]``: the objective's regularisation, the direction, and stages that come before it."""
+    """``[method]``: the objective's regularisation, the direction, and the stages before it."""
 
     C: float | str = Field(
         AUTO, description='regularisation theta^2 / (2C): a number, inf, or a multiple of l as "0.01 l"; auto: l'
     )
     schedule: Annotated[list[SerializeAsAny[StageConfig]], BeforeValidator(_stages)] = Field(
-        [], description="stages before this direction takes over, as kfac:20,sgn:5 (direction:iterations)"
+        [], description="stages before this direction, such as kfac:20,sgn:5 (direction:iterations)"
     )
 
     @property
     def title(self) -> str:
-        """The stages in a few words each."""
+        """All stages, in a few words each."""
         stages = [f"{stage.title}, for {stage.iterations} iterations" for stage in self.schedule]
         return "; then ".join([*stages, super().title])
 
     _C_is_constant = field_validator("C")(_checked_constant)
 
     def regularization(self, n_samples: float) -> float:
-        """1/C for a number l of training samples, or the sum of their weights."""
+        """Return 1/C for l training samples, where l is their number or the sum of their weights."""
         return regularization(self.C, n_samples)
 
 
 def default_method() -> MethodConfig:
-    """The method of a recipe that says nothing of it."""
+    """Return the method of a recipe without ``[method]``."""
     return MethodConfig.model_validate({})
 
 
 def _compose(tree: Mapping[str, Any]) -> Composition:
-    """The composition that settings name; an unknown component is an error of its key."""
+    """Compose the direction that settings name; report an unknown component under its key."""
     try:
         return Composition.of(_direction_name(tree), tree)
     except ComponentError as error:
@@ -176,18 +176,18 @@ def _compose(tree: Mapping[str, Any]) -> Composition:
 
 
 def _with_direction(tree: Mapping[str, Any], default: str = AUTO) -> Mapping[str, Any]:
-    """Settings with the direction that their options ask for, or the default where they ask for none."""
+    """Add the direction that the options imply, or the default where they imply none."""
     if tree.get("direction", AUTO) != AUTO:
         return tree
     options = {name for name in tree if name in method_fields() and name not in _OF_ALL}
     if options:
         return {**tree, "direction": _direction_with(options, tree)}
-    # after stages of one's own comes a Newton method
+    # the user's own stages are followed by a Newton method
     return {**tree, "direction": _PREFERRED[-1] if tree.get("schedule") else default}
 
 
 def _direction_with(options: set[str], tree: Mapping[str, Any]) -> str:
-    """The first direction that has all of these options, or most of them."""
+    """Return the first direction that has all of these options, or else the most of them."""
     names = dict.fromkeys((*_PREFERRED, *DIRECTIONS))
 
     def missing(name: str) -> int:
@@ -197,7 +197,7 @@ def _direction_with(options: set[str], tree: Mapping[str, Any]) -> str:
             return len(options)
         return len(options - set(model.model_fields))
 
-    # of equals, the first
+    # min() returns the first of equals
     return min(names, key=missing)
 
 
@@ -206,14 +206,14 @@ def _direction_name(tree: Mapping[str, Any]) -> str:
 
 
 def method_fields() -> dict[str, FieldInfo]:
-    """Every option that a stage may have with some direction, with the default that presets may change."""
+    """Collect every option that some direction has, with its default, which presets may change."""
     models = (model for direction in DIRECTIONS.available() for model in possible_options(direction))
     fields = {name: field for model in models for name, field in model.model_fields.items()}
     return {**StageOptions.model_fields, **fields}
 
 
 def users_of_options() -> dict[str, list[str]]:
-    """Directions with which each option has an effect, whatever fills their slots."""
+    """List, for each option, the directions on which it has an effect with some filling of their slots."""
     users: dict[str, list[str]] = {}
     for direction in DIRECTIONS.available():
         for option in dict.fromkeys(key for model in possible_options(direction) for key in model.model_fields):
@@ -222,14 +222,14 @@ def users_of_options() -> dict[str, list[str]]:
 
 
 def default_options(tree: Mapping[str, Any]) -> dict[str, Any]:
-    """Names of the options that a table of settings has with its components, and their defaults."""
+    """Return the options of the components that settings name, with their defaults."""
     name = _direction_name(tree)
     model = StageOptions if name == AUTO else Composition.of(name, tree).model(StageOptions)
     return {name: field.default for name, field in model.model_fields.items()}
 
 
 def _no_effect(name: str, composition: Composition) -> str:
-    """Message for an option that another direction would use."""
+    """Write the message for an option that only other directions use."""
     users = users_of_options()[name]
     chosen = f"direction = {composition.direction.name}"
     if composition.direction.name in users:
@@ -237,24 +237,24 @@ def _no_effect(name: str, composition: Composition) -> str:
     return f"{name} has no effect with {chosen}; it is for {', '.join(users)}"
 
 
-# without backtracking, which takes quadratic time
+# possessive quantifiers: backtracking would take quadratic time
 _MULTIPLE_OF_L = r"\s*+((?:[0-9]++\.?+[0-9]*+|\.[0-9]++)(?:[eE][+-]?+[0-9]++)?+)?+\s*+\*?+\s*+l\s*+"
 
 
 def regularization_constant(C: float | str, n_samples: float) -> float:
-    """C as a number, for a number l of training samples.
+    """Return C as a number, for l training samples.
 
     Parameters
     ----------
     C : float or str
         A number, or a multiple of l such as ``"0.01 l"``; ``auto`` stands for l.
     n_samples : float
-        l; where samples have weights, their sum.
+        The number l of samples, or the sum of their weights.
 
     Returns
     -------
     float
-        inf means no regularisation.
+        Infinity means no regularisation.
 
     Raises
     ------
@@ -273,6 +273,6 @@ def regularization_constant(C: float | str, n_samples: float) -> float:
 
 
 def regularization(C: float | str, n_samples: float) -> float:
-    """1/C for a number l of training samples, or the sum of their weights; 0 of inf."""
+    """Return 1/C for l training samples, where l is their number or the sum of their weights; 0 if C is infinite."""
     constant = regularization_constant(C, n_samples)
     return 0.0 if math.isinf(constant) else 1.0 / constant

@@ -1,4 +1,4 @@
-"""Settings by the names of the last version: they are read for one version more, with a note."""
+"""Names that settings had in the last version; this version still reads them, with a note."""
 
 from __future__ import annotations
 
@@ -7,12 +7,12 @@ from typing import Any, NamedTuple
 
 
 class Renaming(NamedTuple):
-    """Settings that became one."""
+    """Settings that were merged into one."""
 
-    section: str  # table of both
-    old: tuple[str, ...]  # names of the last version
-    new: str  # name of the present one
-    # value of the new setting, from the old ones that are given, and its own value or None
+    section: str  # table that holds the old settings and the new one
+    old: tuple[str, ...]  # names in the last version
+    new: str  # name in this version
+    # computes the new value from the old settings that are given and the new one's own value, None where it has none
     value: Callable[[Mapping[str, Any], Any], Any]
 
 
@@ -21,7 +21,7 @@ def _checks(given: Mapping[str, Any], checks: Any) -> Any:
     for old, name in (("memory_check", "memory"), ("checked", "messages")):
         if old in given:
             names = [other for other in names if other != name]
-            # what is not a boolean stays in sight, for the message that refuses it
+            # keep a value that is no boolean, so that the error message can show it
             names += [] if given[old] is False else [name if given[old] is True else f"{old} = {given[old]}"]
     return names
 
@@ -36,12 +36,12 @@ RENAMED = (Renaming("run", ("checked", "memory_check"), "checks", _checks), Rena
 
 
 def old_names() -> list[str]:
-    """Names of the last version as ``section.key``."""
+    """List the names of the last version as ``section.key``."""
     return [f"{renaming.section}.{key}" for renaming in RENAMED for key in renaming.old]
 
 
 def with_present_names(tree: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """Settings by their present names; `notes` takes a line on each that was given by an old one."""
+    """Rename settings to their present names; add a line to `notes` for each old name."""
     renamed = dict(tree)
     for section, old, new, value in RENAMED:
         table = renamed.get(section)
@@ -50,5 +50,5 @@ def with_present_names(tree: Mapping[str, Any], notes: list[str]) -> dict[str, A
             made = value(given, table.get(new))
             renamed[section] = {key: item for key, item in table.items() if key not in given} | {new: made}
             words = " and ".join(f"{section}.{key}" for key in given)
-            notes.append(f"{words}: from the next version on it is written {section}.{new} = {made!r}")
+            notes.append(f"{words}: the next version reads only {section}.{new} = {made!r}")
     return renamed

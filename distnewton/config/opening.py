@@ -1,4 +1,4 @@
-"""How the settings of ``[data]`` open a data set: the one way for training, held-out and other data."""
+"""Open a data set as ``[data]`` says; training, held-out and all other data are opened here."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from distnewton.parallel.cuts import FileOwners, Range, files_of_ranks
 from distnewton.parallel.replicas import ranks_of_a_grid
 
 Owned = Callable[[int, int], Sequence[Range]]
-"""From the numbers of files and of all ranks to the files that each rank of a grid owns."""
+"""Maps the number of files and the number of all ranks to the files that each rank of a grid owns."""
 
 
 def files_owned(partition: PartitionConfig) -> Owned:
-    """Which files by columns belong to which ranks of a run."""
+    """Return the function that assigns files by columns to the ranks of a run."""
 
     def owned(n_files: int, n_ranks: int) -> Sequence[Range]:
         splits = () if partition.splits == "auto" else partition.splits
@@ -33,7 +33,7 @@ def files_owned(partition: PartitionConfig) -> Owned:
 
 
 def owned_by(owners: FileOwners | None) -> Owned:
-    """Which files by columns belong to which ranks of a model: those of its grid where these have as many."""
+    """Return the function that assigns files by columns to ranks as the model does where it knows as many files."""
 
     def owned(n_files: int, n_ranks: int) -> Sequence[Range]:
         known = owners is not None and len(owners.columns) == n_files
@@ -46,11 +46,11 @@ def _by_columns(
     data: DataConfig, files: tuple[str, ...], open_file: Callable[..., DataSource], owned: Owned,
     labels: LabelsWanted, names: ColumnNames | None,
 ) -> FilesByColumns:  # fmt: skip
-    """How files by columns are opened."""
+    """Open files by columns."""
     if isinstance(data.label_column, list):
-        raise ConfigError("files by columns have one column of labels: data.label_column is its name")
+        raise ConfigError("files by columns have one column of labels: give its name in data.label_column")
     if not data.id_column:
-        raise ConfigError("files by columns are joined by an identifier: name its column in data.id_column")
+        raise ConfigError("files by columns are joined on an identifier: name its column in data.id_column")
     label = None if data.label_column is None else str(data.label_column)
     ignored = tuple(map(str, data.ignore_columns))
     return FilesByColumns(
@@ -67,30 +67,30 @@ def opener(
     labels: LabelsWanted = "required",
     owned: Owned = files_of_ranks,
 ) -> Callable[[], DataSource]:
-    """How a data set is opened.
+    """Return a function that opens a data set.
 
     Parameters
     ----------
     data : DataConfig
         How files are read.
     given : DataSource, tuple of X and y, frame, path or None
-        Data that is there already, as of :func:`~distnewton.data.in_memory.as_source`; a path, or a list of them,
-        overrules `name`.
+        Data in memory, as :func:`~distnewton.data.in_memory.as_source` takes it; a path, or a list of paths, replaces
+        `name`.
     name : str or list of str
-        Else the file, or the name of a bundled set; or files by columns.
+        File or bundled set that is opened where no data is given; a list names files by columns.
     n_features : int or None
-        Of the training data, which other data take over: what LIBSVM text has beyond them is left out.
+        Number of features of the training data, for other data: features of LIBSVM text beyond it are dropped.
     names : ColumnNames or None
-        Of the columns of the training data, by which those of other tables are taken.
+        Column names of the training data, by which the columns of other tables are chosen.
     labels : {"required", "if_there", "none"}
-        Whether there must be labels, may be, or are not read.
+        Whether labels are required, optional, or not read.
     owned : callable
-        Which files by columns belong to which ranks; by default they are dealt out evenly.
+        Assigns files by columns to ranks; by default it deals them out evenly.
 
     Returns
     -------
     callable
-        A :class:`~distnewton.data.joined.FilesByColumns` of files by columns.
+        For files by columns a :class:`~distnewton.data.joined.FilesByColumns`.
     """
     if (named := named_data(given)) is not None:
         name = named
@@ -131,7 +131,7 @@ def opener(
 
 
 def named_data(given: Any) -> DataName | None:
-    """The name, or the names of files by columns, that a program passes for data; None where it passes data."""
+    """Return the name, or the names of files by columns, that a program passed as data; None if it passed the data."""
     if isinstance(given, str | Path):
         return str(given)
     if isinstance(given, list) and given and all(isinstance(name, str | Path) for name in given):

@@ -11,18 +11,18 @@ from distnewton.files import user_path
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _FOLDERS = (_PACKAGE / "recipes", _PACKAGE.parent / "launch" / "recipes")
-"""Where recipes are: in an installed package, and in a clone."""
+"""Folders of the recipes in an installed package and in a clone."""
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Files of the recipes that come with the package, by name in alphabetical order."""
+    """List the recipes that come with the package: files by name, in alphabetical order."""
     folder = next((folder for folder in _FOLDERS if folder.is_dir()), None)
     files = folder.glob("*.toml") if folder else ()
     return {file.stem: file for file in sorted(files, key=lambda file: file.stem)}
 
 
 def locate_recipe(name: str | Path) -> Path:
-    """The file of a recipe: a file of that name, else the recipe of that name that comes with the package.
+    """Find the file of a recipe: a file of that name, or else the package's recipe of that name.
 
     Parameters
     ----------
@@ -36,7 +36,7 @@ def locate_recipe(name: str | Path) -> Path:
     Raises
     ------
     MissingInputError
-        If there is neither.
+        If neither exists.
     """
     file = user_path(name)
     text = str(name)
@@ -48,12 +48,12 @@ def locate_recipe(name: str | Path) -> Path:
     if file.is_dir():
         return file
     near = get_close_matches(file.stem, recipes, n=1)
-    hint = f"distnewton train {near[0]} takes the package's" if near else "see distnewton recipes"
+    hint = f"distnewton train {near[0]} uses the package's" if near else "see distnewton recipes"
     raise MissingInputError(f"there is no recipe {name}, here or in the package: {hint}; --data.train names data")
 
 
 def summary(recipe: Path) -> str:
-    """The first sentence of a recipe's comment."""
+    """Return the first sentence of a recipe's comment."""
     lines = recipe.read_text(encoding="utf-8").splitlines()
     comment = " ".join(line.strip("# ") for line in takewhile(lambda line: line.startswith("#"), lines))
     end = comment.find(". ")

@@ -1,7 +1,7 @@
 """The configuration of a run: one checked tree, whether it comes from a TOML file, from flags or from Python.
 
-Defaults are simpleNN's where it has them; others say where they come from. Every error of a configuration is
-reported at once, and unknown keys come with the nearest known one.
+Defaults are simpleNN's where it has them; others state their source. All errors of a configuration are reported
+together, and an unknown key is shown with the nearest known one.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from distnewton.network.losses import LOSSES
 from distnewton.options import Options
 
 _MOST_BYTES = 1 << 24
-"""Of a recipe or cluster file: whatever is larger is something else."""
+"""Largest size of a recipe or a cluster file; a larger file must be something else."""
 
 
 class Config(Options):
@@ -51,16 +51,16 @@ class Config(Options):
         batched = [o.direction for o in (*self.method.schedule, self.method) if o.has(BatchOptions)]
         if self.run.tolerance and batched:
             problems.append(
-                f"run.tolerance is for directions whose gradient is that of all samples, not {', '.join(batched)}"
+                f"run.tolerance is for directions that use the gradient of all samples, not {', '.join(batched)}"
             )
         if self.run.deterministic and self.partition.speeds == "auto":
-            problems.append("partition.speeds = auto goes by the clock, which run.deterministic rules out")
+            problems.append("partition.speeds = auto depends on measured times, which run.deterministic rules out")
         if problems:
             raise ValueError("\n".join(problems))
         return self
 
     def _splits_problems(self) -> Iterator[str]:
-        """Splits and blocks that do not fit the layers."""
+        """Yield a line for splits, and for blocks, that do not fit the layers."""
         layers = self.network.layers
         n_splits = number_of_weight_layers(layers) + 1
         for name in ("splits", "blocks"):
@@ -72,7 +72,7 @@ class Config(Options):
                 yield f"partition.{name} has {len(splits)} numbers for {n_splits} {what}"
 
     def _task_problems(self) -> Iterator[str]:
-        """Loss, task, outputs and class weights that do not fit each other."""
+        """Yield a line for each two of loss, task, outputs and class weights that do not fit together."""
         loss, task = self.network.loss, self.data.task
         if isinstance(self.data.label_column, list) and task != "multilabel":
             yield "data.label_column lists a column for each label, which is for data.task = multilabel"
@@ -87,12 +87,12 @@ class Config(Options):
 
     @property
     def task(self) -> str:
-        """The task, derived from the loss where it is ``auto``."""
+        """The task; where it is ``auto``, the one that the loss implies."""
         return LOSSES[self.network.loss].tasks[0] if self.data.task == "auto" else self.data.task
 
 
 def settings_of(section: str) -> dict[str, FieldInfo]:
-    """The settings of a section, of ``[method]`` those of every direction.
+    """Return the settings of a section; for ``[method]`` those of all directions.
 
     Parameters
     ----------
@@ -110,19 +110,19 @@ def settings_of(section: str) -> dict[str, FieldInfo]:
 
 
 def setting_names() -> list[str]:
-    """Every setting as ``section.key``, in the order of the configuration."""
+    """List every setting as ``section.key``, in the order of the configuration."""
     return [f"{section}.{key}" for section in Config.model_fields for key in settings_of(section)]
 
 
 def choices_of(key: str, field: FieldInfo) -> tuple[str, ...]:
-    """Names that a setting may have; empty where its values cannot be listed.
+    """List the names that a setting accepts; empty where its values cannot be listed.
 
     Parameters
     ----------
     key : str
         Name of the setting, without its section.
     field : FieldInfo
-        Its field, as of :func:`settings_of`.
+        The setting's field, from :func:`settings_of`.
 
     Returns
     -------
@@ -143,7 +143,7 @@ def make_config(tree: Mapping[str, Any]) -> Config:
     Parameters
     ----------
     tree : mapping
-        Tables ``data``, ``network``, ``partition``, ``method``, ``run``; what is missing takes its default.
+        Tables ``data``, ``network``, ``partition``, ``method``, ``run``; missing settings take their defaults.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def make_config(tree: Mapping[str, Any]) -> Config:
     Raises
     ------
     ConfigError
-        With every error of the tree, a line each.
+        If the tree has errors; the message has a line for each.
     """
     try:
         check_tree(tree)
@@ -171,19 +171,19 @@ def make_config(tree: Mapping[str, Any]) -> Config:
 def load_config(
     path: str | Path | None = None, overrides: Sequence[str] = (), notes: list[str] | None = None
 ) -> Config:
-    """Read a recipe and apply settings given as ``section.key=value``, which win.
+    """Read a recipe and apply settings given as ``section.key=value``, which win over it.
 
-    A setting that chooses another direction leaves out the options of the file's ``[method]`` that were meant for the
-    file's own (:func:`choose_direction`).
+    If a setting chooses another direction, options of the recipe that were meant for its own direction are dropped
+    (:func:`choose_direction`).
 
     Parameters
     ----------
     path : path or None
         A TOML file, or the name of a recipe that comes with the package; None starts from the defaults.
     overrides : sequence of str
-        Values in TOML's notation; what is not TOML counts as text, so that ``network.loss=squared`` needs no quotes.
+        Values in TOML's notation; anything else counts as text, so ``network.loss=squared`` needs no quotes.
     notes : list of str or None
-        Takes a line on each option left out, and on each setting by an old name.
+        A line is added for each dropped option and for each setting given by an old name.
 
     Returns
     -------
@@ -194,7 +194,7 @@ def load_config(
     MissingInputError
         If the file cannot be read.
     ConfigError
-        If it is not TOML, or with every error of the settings.
+        If it is not TOML, or if settings are wrong; the message then has a line for each error.
     """
     notes = [] if notes is None else notes
     tree = with_present_names(read_settings(path), notes)
@@ -206,12 +206,12 @@ def load_config(
 
 
 def read_settings(path: str | Path | None) -> dict[str, Any]:
-    """The tree of a recipe, not yet checked.
+    """Read the tree of a recipe without checking it.
 
     Parameters
     ----------
     path : path or None
-        A TOML file, or the name of a recipe that comes with the package; None is an empty tree.
+        A TOML file, or the name of a recipe that comes with the package; None gives an empty tree.
 
     Returns
     -------
@@ -220,17 +220,17 @@ def read_settings(path: str | Path | None) -> dict[str, Any]:
     Raises
     ------
     MissingInputError
-        If there is none, or it cannot be read.
+        If the file does not exist or cannot be read.
     ConfigError
         If it is not TOML.
     """
     if path is None:
         return {}
-    return read_toml(locate_recipe(path), "recipe", f"; data is named by --data.train {path}")
+    return read_toml(locate_recipe(path), "recipe", f"; to name data, use --data.train {path}")
 
 
 def read_toml(path: str | Path, what: str, hint: str = "", *, collective: bool = False) -> dict[str, Any]:
-    """The tree of a TOML file; errors name the kind of file, and end in a hint where it is not TOML."""
+    """Read the tree of a TOML file; errors name the kind of file and end in the hint where it is not TOML."""
     try:
         with user_path(path).open("rb") as file:
             content = file.read(_MOST_BYTES + 1)
@@ -238,7 +238,7 @@ def read_toml(path: str | Path, what: str, hint: str = "", *, collective: bool =
         message = f"cannot read the {what} {path}: {error.strerror or error}"
         raise MissingInputError(message, collective=collective) from None
     if len(content) > _MOST_BYTES:
-        raise ConfigError(f"{path} has more than {_MOST_BYTES:,} bytes: it is no {what}{hint}", collective=collective)
+        raise ConfigError(f"{path} has more than {_MOST_BYTES:,} bytes: not a {what}{hint}", collective=collective)
     try:
         return parse_toml(content.decode("utf-8-sig"))
     except ValueError as error:
@@ -251,19 +251,19 @@ def apply_settings(tree: dict[str, Any], settings: Sequence[str]) -> dict[str, A
     Parameters
     ----------
     tree : dict
-        Changed in place.
+        The tree, which is changed in place.
     settings : sequence of str
-        Values in TOML's notation, or text.
+        The settings; values are in TOML's notation, or text.
 
     Returns
     -------
     dict
-        The tree.
+        The same tree.
 
     Raises
     ------
     ConfigError
-        If a setting is not written so, or its section is no table.
+        If a setting has another form, or its section is not a table.
     """
     for text in settings:
         key, equals, value = text.partition("=")
@@ -278,17 +278,19 @@ def apply_settings(tree: dict[str, Any], settings: Sequence[str]) -> dict[str, A
 
 
 def choose_direction(method: Mapping[str, Any], chosen: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-    """The options of a ``[method]`` that still hold when other settings choose another direction.
+    """Drop the options of ``[method]`` that were not meant for a newly chosen direction.
+
+    Options are dropped that have no effect on the new direction, or whose default differs between the two directions,
+    such as a damping or a learning rate.
 
     Parameters
     ----------
     method : mapping
-        The table.
+        The ``[method]`` table.
     chosen : mapping
-        Settings that win over it.
+        Settings that win over the table and may choose another direction.
     notes : list of str
-        Takes a line on each option left out: those without effect with the chosen direction, and those whose defaults
-        differ between the two, such as a damping or a learning rate.
+        A line is added for each dropped option.
 
     Returns
     -------
@@ -299,14 +301,14 @@ def choose_direction(method: Mapping[str, Any], chosen: Mapping[str, Any], notes
     try:
         before, after = default_options(method), default_options({**method, **chosen})
     except ComponentError:
-        # the check of the whole tree reports it, with all other errors
+        # the check of the whole tree reports this error with all others
         return dict(method)
     kept = {}
     for key, value in method.items():
         if key not in before or key in chosen or (key in after and before[key] == after[key]):
             kept[key] = value
         else:
-            notes.append(f"method.{key} of the recipe is left out: it was not meant for {after['direction']}")
+            notes.append(f"method.{key} of the recipe is ignored: it was not meant for {after['direction']}")
     return kept
 
 
@@ -314,18 +316,18 @@ _POINT_AT_AN_END = re.compile(r"[+-]?(\.[0-9]+|[0-9]+\.)([eE][+-]?[0-9]+)?")
 
 
 def parse_value(text: str) -> Any:
-    """A value in TOML's notation, or the text itself where it is not TOML."""
+    """Read a value in TOML's notation; return the text itself if it is not TOML."""
     try:
         value = parse_toml(f"value = {text}")["value"]
     except ValueError:
-        # what other programs take for a number, and TOML does not
+        # numbers such as 1. and .5, which TOML refuses and other programs accept
         return float(text) if _POINT_AT_AN_END.fullmatch(text.strip()) else text.strip()
     # no setting is a date, but the widths 1024-10-10 look like one
     return text.strip() if isinstance(value, date | time) else value
 
 
 def to_toml(config: Config) -> str:
-    """The resolved configuration as TOML: reading it back gives the same run."""
+    """Write the resolved configuration as TOML; reading it back gives the same run."""
     lines = []
     for section, table in config.model_dump().items():
         lines += [f"[{section}]", *(f"{key} = {_toml(value)}" for key, value in table.items() if value is not None), ""]
@@ -333,7 +335,7 @@ def to_toml(config: Config) -> str:
 
 
 def _toml(value: Any) -> str:
-    """One value; TOML's basic strings, numbers and booleans are JSON's, except for inf and the DEL sign."""
+    """Write one value; TOML's basic strings, numbers and booleans are JSON's, except for inf and DEL."""
     if isinstance(value, dict):
         return "{" + ", ".join(f"{_key(key)} = {_toml(item)}" for key, item in value.items() if item is not None) + "}"
     if isinstance(value, list):
@@ -342,19 +344,19 @@ def _toml(value: Any) -> str:
 
 
 def _key(name: str) -> str:
-    """A key; labels may be any text."""
+    """Write a key, quoted if necessary: a label may be any text."""
     return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else _toml(name)
 
 
 def describe_errors(error: ValidationError, model: type[BaseModel]) -> str:
-    """Every error of a checked tree, a line each, with the nearest known key for an unknown one.
+    """Describe the errors of a tree, a line each, with the nearest known key for an unknown one.
 
     Parameters
     ----------
     error : ValidationError
-        Of the check.
+        The error that the check raised.
     model : type of BaseModel
-        What the tree should be.
+        The model that the tree should fit.
 
     Returns
     -------
@@ -365,7 +367,7 @@ def describe_errors(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _describe(details: ErrorDetails, model: type[BaseModel]) -> list[str]:
-    """One error as lines: the key, what is wrong, what came."""
+    """Describe one error in lines that give the key, what is wrong, and the value."""
     parts = [str(part) for part in details["loc"]]
     key = _key_of(parts)
     if details["type"] == "extra_forbidden":
@@ -382,7 +384,7 @@ def _describe(details: ErrorDetails, model: type[BaseModel]) -> list[str]:
 
 
 def _key_of(place: Sequence[str]) -> str:
-    """The key of a place in the tree, without what pydantic puts into it."""
+    """Return the key of a place in the tree, without the parts that pydantic adds."""
     return ".".join(
         part for k, part in enumerate(place)
         if re.fullmatch(r"[A-Za-z_]\w*|\d+", part) and (k == 0 or part not in (*_UNION_TAGS, *LAYERS))
@@ -390,11 +392,11 @@ def _key_of(place: Sequence[str]) -> str:
 
 
 _UNION_TAGS = ("int", "str", "float", "tables", "widths")
-"""What pydantic appends to the place of an error in a union: the type it tried, which is no key of the tree."""
+"""Names of types that pydantic appends to the place of an error in a union; they are no keys of the tree."""
 
 
 def _known_keys(path: Sequence[str], model: type[BaseModel]) -> list[str]:
-    """Keys of the tree or of one of its tables."""
+    """List the keys of the tree or of one of its tables."""
     if not path:
         return list(model.model_fields)
     if list(path[:2]) == ["method", "schedule"]:

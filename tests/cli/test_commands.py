@@ -297,7 +297,7 @@ def test_compare_leaves_a_table_a_picture_and_a_folder_a_run(place):
     common = ["--data.train=small.csv", "--network.layers=auto-6-auto", "--seconds", "0.2", "--run-dir", "both"]
     base = ["--method.direction=gauss_newton", "--method.damping=0.9"]
     done = launched("compare", "--directions", names, *common, *base, check=True)
-    assert "note: method.damping of the recipe is left out: it was not meant for kfac" in done.stderr
+    assert "note: method.damping of the recipe is ignored: it was not meant for kfac" in done.stderr
     assert "[5/5] adam 0.003" in done.stdout
     table = (place / "both" / "comparison.md").read_text()
     assert table.count("| gauss_newton |") == table.count("| kfac |") == 1

@@ -71,7 +71,7 @@ def test_weights_of_classes_and_columns_as_a_command_line_has_them():
 
     assert data(class_weights="spam=5, -1=0.5").class_weights == {"spam": 5.0, "-1": 0.5}
     assert data(class_weights="balanced").class_weights == "balanced"
-    with pytest.raises(ConfigError, match="expected weights of labels as spam=5,ham=1, got 'spam=much'"):
+    with pytest.raises(ConfigError, match="expected weights of labels, such as spam=5,ham=1, got 'spam=much'"):
         data(class_weights="spam=much")
     assert data(ignore_columns="id,name, -1").ignore_columns == ["id", "name", -1]
     assert data(ignore_columns=0).ignore_columns == [0]

@@ -335,7 +335,7 @@ def test_files_that_do_not_belong_together_are_refused_on_all_ranks(world, folde
     ({"train": ["a.csv", "b.csv"]}, "train lists files by columns: id_column must name what joins their rows"),
     ({"train": "a.csv", "test": ["a.csv", "b.csv"], "id_column": "id"}, "test lists files by columns, but train does"),
     ({"train": ["a.csv", "b.csv"], "id_column": "id", "label_column": 3}, "columns are known by name"),
-    ({"train": ["a.csv", "b.csv"], "id_column": "id", "n_features": 3}, "n_features has no meaning"),
+    ({"train": ["a.csv", "b.csv"], "id_column": "id", "n_features": 3}, "and no n_features"),
     ({"train": ["a.csv"], "id_column": "id"}, "at least 2"),
 ])
 def test_settings_that_do_not_fit_are_refused(data, text):

@@ -137,7 +137,7 @@ def test_options_of_no_one_direction_are_refused():
 
 
 def test_a_stage_names_its_direction():
-    with pytest.raises(ConfigError, match="a stage names its direction"):
+    with pytest.raises(ConfigError, match="a stage must name its direction"):
         make_config({"method": {"schedule": [{"direction": "auto", "iterations": 2}]}})
 
 

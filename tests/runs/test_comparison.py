@@ -36,7 +36,7 @@ def test_each_direction_takes_the_options_meant_for_it():
     assert {method.C for method in methods.values()} == {"0.1 l"}
     assert {entry.config.run.seconds for entry in entries} == {5.0}
     assert {entry.config.run.iterations for entry in entries} == {UNLIMITED}
-    assert "method.damping of the recipe is left out: it was not meant for kfac" in notes
+    assert "method.damping of the recipe is ignored: it was not meant for kfac" in notes
 
 
 def test_first_order_baselines_get_three_learning_rates():

@@ -210,7 +210,7 @@ test_factors_move_with_their_blocks = pytest.mark.mpi(min_size=1, sizes=(2, 3))(
 
 @ranks
 def test_what_cannot_move_is_refused(world):
-    with pytest.raises(ConfigError, match=r"goes by the clock, which run.deterministic rules out"):
+    with pytest.raises(ConfigError, match=r"depends on measured times, which run.deterministic rules out"):
         config_of("adam", run={"deterministic": True})
     if world.size > 1:
         data = {"train": "distnewton.physics.examples:poisson2d"}

@@ -307,11 +307,11 @@ def test_training_ends_at_a_small_gradient(world, folder):
 
 
 def test_a_tolerance_needs_the_gradient_of_all_samples():
-    with pytest.raises(ConfigError, match=r"run\.tolerance is for directions whose .* all samples, not kfac"):
+    with pytest.raises(ConfigError, match=r"run\.tolerance is for directions that use .* all samples, not kfac"):
         settings({"direction": "kfac"}, run={"tolerance": 0.1})
     with pytest.raises(ConfigError, match="not kfac"):
         settings({"direction": "gauss_newton", "schedule": "kfac:2"}, run={"tolerance": 0.1})
-    with pytest.raises(ConfigError, match="two ways to say the same"):
+    with pytest.raises(ConfigError, match="both name validation data"):
         settings(EXACT, data={"validation": "a", "validation_fraction": 0.1})
 
 
