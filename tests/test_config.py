@@ -405,5 +405,5 @@ def test_values_of_old_settings_are_checked_and_programs_are_warned():
     ):
         with pytest.warns(FutureWarning, match="next version"), pytest.raises(ConfigError, match=told):
             make_config({"run": settings})
-    with pytest.warns(FutureWarning, match=r"run\.checked: the next version reads only run\.checks = \['memory', 'mess"):
+    with pytest.warns(FutureWarning, match=r"run\.checked: the next version reads only run\.checks = \['memory', 'm"):
         assert make_config({"run": {"checked": True}}).run.checks == ["memory", "messages"]
