@@ -1,4 +1,4 @@
-"""Cross validation: every sample is predicted by a model that was not trained on it."""
+"""Cross validation: each sample is predicted by a model that was not trained on it."""
 
 from __future__ import annotations
 
@@ -27,16 +27,16 @@ from distnewton.runs.session import Session
 
 @dataclass
 class CrossValidation:
-    """How models did on the samples that they were not trained on; replicated.
+    """Predictions and metrics of models on samples that they were not trained on; replicated.
 
     Attributes
     ----------
     task : Task
         Task and classes of all the data.
     outputs : Array of shape (n_samples, n_out)
-        Of each sample, by the model that did not see it; -inf for classes that this model did not know.
+        Outputs of each sample, by the model that did not see it; -inf for classes that this model does not know.
     targets : Array
-        As :func:`~distnewton.models.metrics.task_metrics` takes them.
+        Targets as :func:`~distnewton.models.metrics.task_metrics` takes them.
     folds : list of ndarray of int64
         Samples of each fold.
     fold_metrics : list of dict of str to float
@@ -51,7 +51,7 @@ class CrossValidation:
 
     @property
     def metrics(self) -> dict[str, float]:
-        """The task's metrics over all samples."""
+        """Metrics of the task over all samples."""
         return task_metrics(self.task.name, self.outputs, self.targets)
 
     @property
@@ -69,7 +69,7 @@ def cross_validate(
     start: StartFrom | None = None,
     on_fold: Callable[[int, dict[str, float]], None] | None = None,
 ) -> CrossValidation:
-    """Train a model without each fold in turn, and predict the fold.
+    """Train a model without each fold in turn, and predict that fold.
 
     Parameters
     ----------
@@ -78,13 +78,14 @@ def cross_validate(
     comm : mpi4py.MPI.Intracomm, Communicator or None
         The ranks; None is this process alone, without MPI.
     n_folds : int
-        Folds, at least 2. They are drawn by the run's seed, each with the same share of every class, on any grid alike.
+        Number of folds, at least 2. They are drawn by the run's seed, have the same share of each class, and are the
+        same on any grid.
     train_data : DataSource, tuple of X and y, or None
-        Data in memory, as of :func:`~distnewton.data.in_memory.as_source`; by default ``config.data.train``.
+        Data in memory, as :func:`~distnewton.data.in_memory.as_source` takes it; by default ``config.data.train``.
     start : Model, path or None
-        As of :func:`~distnewton.runs.session.train`.
+        As in :func:`~distnewton.runs.session.train`.
     on_fold : callable or None
-        Told of each fold's number, from 1, and metrics, on every rank.
+        Called after each fold with its number, from 1, and its metrics, on every rank.
 
     Returns
     -------
@@ -93,7 +94,7 @@ def cross_validate(
     Raises
     ------
     DistNewtonError
-        As of :func:`~distnewton.runs.session.train`.
+        As in :func:`~distnewton.runs.session.train`.
 
     Notes
     -----
@@ -104,7 +105,7 @@ def cross_validate(
         guard(ranks, config.run.hang_seconds, config.run.warn_seconds, checked="messages" in config.run.checks)
     data, owned = config.data, files_owned(config.partition)
     if train_data is None and not data.train:
-        raise ConfigError("cross validation needs data: data.train, or train_data", collective=True)
+        raise ConfigError("cross validation needs data: give data.train or train_data", collective=True)
     if train_data is None:
         check_same_file(ranks, data.train, data.directory or None, owned)
     with watchdog.patient():
@@ -132,7 +133,7 @@ def cross_validate(
 
 
 def _columns(whole: Task, part: Task) -> NDArray[np.int64]:
-    """Which outputs of all are those of a model that may know fewer classes."""
+    """Number the outputs of a model, which may know fewer classes, among those of the whole task."""
     if whole.name not in ("classification", "multilabel") or whole.classes is None or part.classes is None:
         return np.arange(whole.n_out)
     numbers = {label: k for k, label in enumerate(whole.classes.classes)}

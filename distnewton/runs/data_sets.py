@@ -1,4 +1,4 @@
-"""The data sets of a run: what it trains on, and what it is measured on."""
+"""The training, validation and test data of a run."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ HELD_OUT = ("validation", "test")
 
 
 class DataSets:
-    """The data of a configuration, opened and described, but not read.
+    """The data of a configuration, opened and described but not yet read.
 
     Parameters
     ----------
     comm : Communicator
         All ranks.
     config : Config
-        Names the files and how they are read.
+        Names the files and says how they are read.
     given : mapping of str to DataSource, tuple of X and y, frame or None
         Data in memory for ``train``, ``validation`` and ``test``; for None the configuration's file is opened.
     start : Start or None
-        Model whose activation and scaling are taken over where the configuration says ``auto``.
+        Model whose activation and scaling are used where the configuration says ``auto``.
 
     Attributes
     ----------
     config : Config
-        The configuration, settled by what the data are.
+        The configuration with ``auto`` settled by the data.
     settle : callable
         Takes a configuration, and returns it settled in the same way.
     source : DataSource
@@ -52,16 +52,16 @@ class DataSets:
     train : Description
         Size, labels and weights of the training data.
     task : Task
-        What the labels mean to the network.
+        Meaning of the labels for the network.
     n_train : int
         Number of samples that are trained on.
     held_out : dict of str to HeldOut
-        ``validation`` and ``test`` data, as far as they exist.
+        ``validation`` and ``test`` data, where given.
     owners : FileOwners or None
-        Ranks of the files by columns that are trained on; None of other data.
+        Ranks that own each training file by columns; None for other data.
     residuals : ResidualLoss or None
-        Loss of a residual problem, whose points are then the training data, and the test data those at which its
-        solution is known.
+        Loss of a residual problem. Its points are then the training data, and the points at which its solution is
+        known are the test data.
 
     Raises
     ------
@@ -117,7 +117,7 @@ class DataSets:
     def _open_held_out(
         self, comm: Communicator, data: DataConfig, given: Mapping[str, Any]
     ) -> Iterator[tuple[str, HeldOut]]:
-        """Validation and test data, as far as there are any, by their names."""
+        """Open the validation and the test data, where given; yield each with its name."""
         train = self.train
         for which in HELD_OUT:
             name = getattr(data, which)
@@ -128,7 +128,7 @@ class DataSets:
     def _check_files(self, comm: Communicator, data: DataConfig, given: Mapping[str, Any]) -> None:
         """Refuse a run without training data, and files that differ between hosts."""
         if given["train"] is None and not data.train:
-            message = "data.train is not set: name a file, or a bundled set such as digits:train"
+            message = "data.train is not set: name a file or a bundled set such as digits:train"
             raise ConfigError(message, collective=True)
         for which in ("train", *HELD_OUT):
             name = getattr(data, which)
@@ -136,27 +136,29 @@ class DataSets:
                 check_same_file(comm, name, data.directory or None, self._owned)
 
     def _split_off(self, config: Config, given: Any) -> DataSource:
-        """Put some of the training samples aside; returns them as validation data."""
+        """Put some of the training samples aside, and return them as validation data."""
         if given is not None:
-            raise ConfigError("data.validation_fraction and validation_data say the same: give one", collective=True)
+            raise ConfigError(
+                "data.validation_fraction and validation_data both give validation data: use one", collective=True
+            )
         whole, by_class = self.train, config.task in BY_CLASS
         share = float(config.data.validation_fraction)
         rows, aside = split_off(whole.labels, share, config.run.seed, by_class=by_class)
-        # both parts are read from one pass over the file
+        # one pass over the file reads both parts
         self._cache = CachedSource(self.source, whole)
         self.source = Subset(self._cache, rows, whole.name)
         self.train = replace(self.source.describe(), notes=whole.notes)
         return Subset(self._cache, aside, f"{whole.name} (validation)")
 
     def _weigh_classes(self, config: Config) -> None:
-        """Multiply the weights of the classes into those of the samples."""
+        """Multiply the weights of the samples by those of their classes."""
         of_class = class_weights(self.train.labels, config.data.class_weights, self.train.name)
         if of_class is not None:
             own = self.train.weights
             self.train = replace(self.train, weights=of_class if own is None else own * of_class)
 
     def forget(self) -> None:
-        """Free what was read, once all sets have been taken from it."""
+        """Free the cached data, once all sets have been read from it."""
         if self._cache is not None:
             self._cache.forget()
 

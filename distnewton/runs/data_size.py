@@ -1,4 +1,4 @@
-"""The size of a run's data, read on one process."""
+"""The size of a run's data, read by one process."""
 
 from __future__ import annotations
 
@@ -18,28 +18,28 @@ from distnewton.runs.automatic import settle
 
 
 class DataSize(NamedTuple):
-    """What the data of a run says.
+    """Sizes that the data of a run gives.
 
     Attributes
     ----------
     n_samples, n_test : int
-        Samples of training, and of validation and test together.
+        Number of training samples, and of validation and test samples together.
     n_features, n_out : int
-        Features, and outputs that the task needs.
+        Number of features, and of outputs that the task needs.
     nonzeros : float or None
-        Of a sample with sparse features; None for dense.
+        Mean number of nonzeros in a sample with sparse features; None for dense features.
     image_shape : tuple of int or None
         Channels, height and width of images.
     reading_bytes : float
-        Memory, about, that reading them takes on a rank beside the features.
+        Approximate bytes that reading takes on a rank, besides the features.
     files : tuple of int
-        Features of each file, of files by columns.
+        For files by columns, number of features of each file.
     packed : bool
-        Whether they are genotypes, two bits each.
+        Whether the features are genotypes of two bits each.
     jet : Jet or None
-        Derivatives that ride along, of a residual problem.
+        For a residual problem, derivatives that pass through the network with the values.
     n_rows : int
-        Most equations of a term, of a residual problem.
+        For a residual problem, largest number of equations of a term.
     """
 
     n_samples: int
@@ -56,17 +56,17 @@ class DataSize(NamedTuple):
 
 
 def nonzeros_of(description: Description, *, dense: bool) -> float | None:
-    """Nonzeros of a sample on average; None where features are held as a dense array, or packed."""
+    """Return the mean number of nonzeros in a sample; None where features are held as a dense array, or packed."""
     return None if dense or description.packed else description.n_nonzeros / description.n_samples
 
 
 def describe_data(config: Config) -> DataSize:
-    """Read the data for its size, on one process; refuses a configuration without data."""
+    """Read the size of the data on one process; refuse a configuration without data."""
     data = config.data
     if not data.train:
         raise ConfigError(
-            "a plan needs to know the data: samples, features and outputs in --sizes, or data.train, whose file is "
-            "read",
+            "a plan needs the size of the data: give samples, features and outputs in --sizes, or a file in "
+            "data.train",
             collective=True,
         )
     if (problem := problem_of(None, data.train)) is not None:
@@ -93,7 +93,7 @@ def describe_data(config: Config) -> DataSize:
 
 
 def _size_of_problem(problem: Problem, seed: int) -> DataSize:
-    """The size of a residual problem, whose samples are its points."""
+    """Return the size of a residual problem, whose samples are its points."""
     residuals = ResidualLoss(problem, seed)
     n_test = 0 if problem.solution is None else len(problem.test_points(seed))
     return DataSize(

@@ -1,4 +1,4 @@
-"""What trains a run on one partition of its network."""
+"""The objects that train a run on one partition of its network."""
 
 from __future__ import annotations
 
@@ -17,30 +17,30 @@ from distnewton.runs.setup import Setup
 
 @dataclass(frozen=True)
 class Engine:
-    """The objects of a run that know who owns what; a run whose partition moves has one after the other."""
+    """The objects of a run that depend on its partition; a run whose partition moves makes a new engine each time."""
 
-    schedule: Schedule  # stages, and what they hold open
-    evaluator: MetricsEvaluator  # metrics
-    trainer: Trainer  # iterations
+    schedule: Schedule  # stages and the resources that they hold
+    evaluator: MetricsEvaluator  # computes the metrics
+    trainer: Trainer  # runs the iterations
 
 
 def make_engine(
     setup: Setup, config: Config, params: Array, best: BestModel | None, recorded: Iterator[int] | None = None
 ) -> Engine:
-    """What trains a run from a point on.
+    """Make the engine that trains a run from a given point.
 
     Parameters
     ----------
     setup : Setup
         Data, network and ranks.
     config : Config
-        Of the run, settled.
+        Settled configuration of the run.
     params : Array of shape (n_params_local,)
-        The point.
+        This rank's variables at that point.
     best : BestModel or None
         Follows the validation metric.
     recorded : iterator of int or None
-        CG steps of this rank in each direction of a run that is repeated.
+        CG steps that this rank took in each direction of the run that is replayed.
 
     Returns
     -------

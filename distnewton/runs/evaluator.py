@@ -1,4 +1,4 @@
-"""How a model does: the task's metrics on all sets, and predictions on the last one."""
+"""Evaluation of a model: the task's metrics on all sets, and its predictions on the last one."""
 
 from __future__ import annotations
 
@@ -20,27 +20,27 @@ from distnewton.runs.held_out import HeldOut
 
 
 class MetricsEvaluator:
-    """Metrics of points of a run.
+    """Computes the metrics of a run at given points.
 
     Parameters
     ----------
     network : PartitionedNetwork
-        Without derivatives that ride along.
+        The network, which passes values only, without derivatives.
     task : Task
-        What the outputs are for.
+        The task of the outputs.
     objective : Objective
-        On the training data.
+        The objective on the training data.
     targets : Array
-        Of all samples of training, in the order of the run.
+        Targets of all training samples, in the order of the run.
     held_out : dict of str to HeldOut
-        ``validation`` and ``test`` data, as far as there are any.
+        ``validation`` and ``test`` data, where given.
     residuals : ResidualLoss or None
         Loss of a residual problem, whose metrics are then those of :mod:`distnewton.physics.metrics`.
 
     Attributes
     ----------
     last : tuple or None
-        The set that was judged last: its name, outputs, targets and share of the samples.
+        The set that was evaluated last: its name, outputs, targets and share of the samples.
 
     Notes
     -----
@@ -63,14 +63,14 @@ class MetricsEvaluator:
         self._params: Array | None = None
 
     def measure(self, params: Array, evaluation: Evaluation) -> Measured:
-        """The task's metrics by set, from the evaluation's outputs and a pass over each other set.
+        """Compute the task's metrics by set, from the evaluation's outputs and a pass over each held-out set.
 
         Parameters
         ----------
         params : Array of shape (n_params_local,)
-            The point.
+            This rank's variables.
         evaluation : Evaluation
-            Of the objective there.
+            Evaluation of the objective at these variables.
 
         Returns
         -------
@@ -84,7 +84,7 @@ class MetricsEvaluator:
             own = evaluation.outputs, evaluation.targets
             metrics = {"train": residual_metrics(self._residuals, self._network.grid, *own)}
         if self._held_out:
-            # held-out samples have features that no training sample has
+            # held-out samples may have features that no training sample has
             params = self._whole = self._objective.network.expanded(params, self._whole)
         for which, held in self._held_out.items():
             outputs = held.outputs(self._network, params, self._objective.chunk_rows)
@@ -93,7 +93,7 @@ class MetricsEvaluator:
         return metrics
 
     def predictions(self) -> dict[str, Any]:
-        """How the model did on the set that was judged last, and what is drawn of a residual problem's solution."""
+        """Summarise the predictions on the set evaluated last; add a residual problem's solution for its picture."""
         found: dict[str, Any] = {}
         if self.last is not None:
             which, outputs, targets, share = self.last
@@ -105,7 +105,7 @@ class MetricsEvaluator:
         return found
 
     def _judged(self, outputs: Array, targets: Array, share: SampleShare) -> dict[str, float]:
-        """The task's metrics, from the outputs of this replica's samples and the targets of all."""
+        """Compute the task's metrics from the outputs of this replica's samples and the targets of all samples."""
         grid = self._network.grid
         if self._residuals is not None:
             return solution_metrics(self._residuals.problem, grid.gather_samples(outputs, share), targets)
@@ -116,6 +116,6 @@ class MetricsEvaluator:
         return {"accuracy": float(grid.sum_of_samples(n_right)[0]) / share.n_samples}
 
     def _sized(self, values: Array) -> Array:
-        """Outputs or targets in the user's units, but for the mean, whose digits would be lost for nothing."""
+        """Scale outputs or targets to the user's units; the mean is left out: adding it would cost digits."""
         scaling = self._task.scaling
         return values if scaling is None else values.astype(np.float64) * like(values, np.array(scaling.deviation))

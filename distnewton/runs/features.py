@@ -1,4 +1,4 @@
-"""Features of the training data as a rank holds them: its columns of its samples, scaled, in the order of the run."""
+"""The training features of a rank: its columns of its samples, scaled and in the order of the run."""
 
 from __future__ import annotations
 
@@ -27,15 +27,15 @@ def read_features(
     Parameters
     ----------
     kind : str
-        Scaling that is fitted, or ``auto``.
+        Scaling to fit, or ``auto``.
     data : DataSets
-        What is read.
+        The data sets of the run.
     placement : Placement
-        Which columns this rank holds.
+        Decides which columns this rank holds.
     start : Start or None
-        Model whose scaling is taken over instead.
+        Model whose scaling is used instead of a fitted one.
     rows : Array of int
-        Numbers of the samples, in the order wanted.
+        Numbers of the samples, in the order of the result.
 
     Returns
     -------
@@ -44,7 +44,7 @@ def read_features(
     ColumnScaling
         Scaling of this rank's features.
     str
-        Hash of what was read, the same on any grid.
+        Hash of the data that was read, the same on any grid.
 
     Raises
     ------
@@ -58,26 +58,26 @@ def read_features(
     Collective over the grid.
     """
     grid, train = placement.grid, data.train
-    # files are read in ascending order, and in full without a look at each row where all rows are wanted
+    # files are read in ascending order; where all rows are wanted, the reader need not select them
     wanted = None if len(rows) == train.n_samples else np.sort(rows)
     dtype, dense = placement.network.backend.dtype, placement.architecture.dense
     reader = FeatureReader(grid, data.source, train.n_samples, dtype, wanted, dense=dense, packed=train.packed)
     X = reader.read()
     known = _fingerprint(grid, X, wanted, data)
     scaling = _scale(grid, kind, start, X, reader)
-    # a copy of the data: here memory may end on some ranks only
+    # this copies the data, so some ranks may run out of memory here
     with grid.world.collective_errors(), grid.ledger.phase("allocate"):
         X = permute_rows(X, rows if wanted is None else np.searchsorted(wanted, rows))
     return X, scaling, known
 
 
 def _fingerprint(grid: ProcessGrid, X: Any, rows: Chosen | None, data: DataSets) -> str:
-    """Hash of the values as they were read, of labels and of weights (collective)."""
+    """Hash the values as they were read, the labels and the weights (collective)."""
     source, train = data.source, data.train
     with grid.ledger.phase("data"):
         values = None
         if isinstance(source, StoreSource) and data.n_train == train.n_samples:
-            # a store is read faster than its values can be hashed, and reading has compared its checksums
+            # hashing the values would take longer than reading the store, whose checksums have been compared
             values = source.fingerprint(X.dtype)
         if values is None:
             own = fingerprint(X, rows, grid.feature_range()[0]) if grid.first_of_feature_group() else 0
@@ -86,7 +86,7 @@ def _fingerprint(grid: ProcessGrid, X: Any, rows: Chosen | None, data: DataSets)
 
 
 def _scale(grid: ProcessGrid, kind: str, start: Start | None, X: Any, reader: FeatureReader) -> ColumnScaling:
-    """Scale features in place: by a fit to them, or as the model does from which the run starts."""
+    """Scale features in place, by a scaling fitted to them or by that of the model from which the run starts."""
     if start is None:
         return fit_and_apply(grid, suitable_scaling(grid, X, reader) if kind == AUTO else kind, X, reader)
     scaling = start.scaling.columns(*grid.feature_range())

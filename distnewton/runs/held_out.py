@@ -1,4 +1,4 @@
-"""Data sets that a run is measured on, but does not train on: validation and test."""
+"""Validation and test data: sets that a run is measured on but not trained on."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from distnewton.parallel.replicas import SampleShare
 
 
 class HeldOut:
-    """A data set beside the training data.
+    """A validation or test set.
 
     Parameters
     ----------
@@ -30,7 +30,7 @@ class HeldOut:
     open_source : callable
         Opens the data.
     train : Description
-        Of the training data, whose features it must have.
+        Describes the training data, whose features the set must have.
 
     Attributes
     ----------
@@ -39,16 +39,16 @@ class HeldOut:
     description : Description
         Size and labels.
     X : Array or csr_array of shape (n_own, n_features_local)
-        This rank's columns of its replica's samples, scaled and arranged, once :meth:`read` has been called.
+        This rank's columns of its replica's samples, scaled and arranged; set by :meth:`read`.
     share : SampleShare
-        Which samples are this replica's, from then on, too.
+        Samples of this replica; set by :meth:`read`.
     targets : Array
-        Of all samples, as the network learns them, likewise.
+        Targets of all samples as the network learns them; set by :meth:`read`.
 
     Raises
     ------
     DataError
-        If it has another number of features.
+        If the set has another number of features.
 
     Notes
     -----
@@ -72,17 +72,17 @@ class HeldOut:
         check_names(self.description.name, self.description.names, train.names)
 
     def read(self, model: Model) -> None:
-        """Read this rank's columns, scaled as the model's are.
+        """Read this rank's columns, and scale them as the model does.
 
         Parameters
         ----------
         model : Model
-            Its variables do not matter.
+            Gives the network and the scaling; its variables are not used.
 
         Raises
         ------
         DataError
-            If it is at fault; of validation data of two classes also where one of them is missing.
+            If the data is at fault, or validation data of a binary task has only one class.
         """
         grid, n_samples = model.grid, self.description.n_samples
         self.share = SampleShare(n_samples, grid.n_replicas, grid.replica)
@@ -93,11 +93,11 @@ class HeldOut:
         with grid.world.collective_errors():
             targets = task.to_network(task.targets(self.description, self.source))
             if self.which == "validation" and task.name == "binary" and len(np.unique(targets > 0)) < 2:
-                raise DataError(f"{self.description.name} holds one class only, of which there is no AUC to choose by")
+                raise DataError(f"{self.description.name} has only one class, so it has no AUC to choose the model by")
         self.targets = model.network.backend.library.to_device(targets)
 
     def outputs(self, network: PartitionedNetwork, params: Array, chunk_rows: int) -> Array:
-        """Outputs of the network on this replica's samples, so many at a time.
+        """Compute the outputs of the network on this replica's samples, in chunks.
 
         Parameters
         ----------
@@ -106,7 +106,7 @@ class HeldOut:
         params : Array of shape (n_params_local,)
             This rank's variables.
         chunk_rows : int
-            Samples that pass at a time.
+            Number of samples in a chunk.
 
         Returns
         -------

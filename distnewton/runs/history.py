@@ -1,4 +1,4 @@
-"""The records of a run in little memory."""
+"""The records of a run, compressed in memory."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from typing import overload
 
 from distnewton.method.records import IterationRecord
 
-_WINDOW = 13  # 8 KB: the record before and this one
+_WINDOW = 13  # 8 KB: the first record and this one
 
 
 class History(Sequence[IterationRecord]):
     """Records of iterations, each packed as it is added and unpacked as it is read.
 
-    A record is some 60 small objects, 2.6 KB for 4 ranks and more for more: over a long run they would be what a rank's
-    memory grows by. Packed against the first record, of which all others repeat the names, it takes about 0.5 KB.
+    A record consists of some 60 small objects: 2.6 KB for 4 ranks, more for more ranks. In a long run the memory of a
+    rank would grow by them. Compressed with the first record as a dictionary, a record takes about 0.5 KB.
 
     Parameters
     ----------
     records : iterable of IterationRecord
-        What it begins with.
+        Records that the history begins with.
 
     Notes
     -----
-    A record read from it is a copy: changing it changes nothing here. Numbers come back bit for bit.
+    A record read from the history is a copy: changing it does not change the history. Numbers come back bit for bit.
     """
 
     def __init__(self, records: Iterable[IterationRecord] = ()) -> None:

@@ -1,4 +1,4 @@
-"""Refusing a run that does not fit its hosts, before data is read, with the number of ranks that would."""
+"""Refuse, before data is read, a run that does not fit the memory of its hosts, and say how many ranks would fit."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from distnewton.planning.problem import Problem, Share
 from distnewton.planning.splits import auto_splits
 from distnewton.runs.data_size import nonzeros_of
 
-# of the free memory that a run may take
+# share of the free memory that a run may take
 SHARE = 0.95
 _MOST_RANKS = 4096
 _SHOWN = 8
@@ -33,17 +33,17 @@ _SHOWN = 8
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """What the memory of a run depends on, besides its partition."""
+    """The inputs from which the memory of a run is predicted, besides its partition."""
 
     config: Config  # settings
     shape: NetworkShape  # layers
     train: Description  # training data
-    n_test: int  # test samples
+    n_test: int  # number of test samples
     dense: bool  # whether features are held as a dense array
     keeps_best: bool = False  # whether a copy of the best model is kept
 
     def parts(self, partition: Partition, rank: int) -> dict[str, float]:
-        """Bytes that a rank of a grid would hold, by part."""
+        """Predict the bytes that a rank of a grid holds, by part."""
         config, itemsize = self.config, np.dtype(self.config.run.array_dtype).itemsize
         R = config.partition.replicas
         n_samples, memory = config.data.n_train or self.train.n_samples, config.run.memory_mb * 2**20
@@ -67,7 +67,7 @@ class PlannedRun:
         return worst
 
     def smallest(self, n_ranks: int, limit: float) -> int | None:
-        """Least number of ranks of a grid, from one that is too few on, with at most so many bytes a rank."""
+        """Find the least number of ranks of a grid, above one that is too few, that need at most `limit` bytes each."""
 
         def fits(n: int) -> bool:
             partition = self.shape.partition(auto_splits(self.shape, n))
@@ -85,8 +85,8 @@ class PlannedRun:
 
 
 def check_device_memory(comm: Communicator, run: PlannedRun, partition: Partition, limit: int | None) -> None:
-    """Refuse a run whose predicted arrays are more than its GPUs have for them."""
-    # the limit is in bytes, and None on the CPU, on all ranks alike; else this is collective
+    """Refuse a run whose predicted arrays exceed the memory of its GPUs."""
+    # the limit is in bytes; on the CPU it is None, on all ranks alike. The rest is collective
     if limit is None:
         return
     needed = sum(run.parts(partition, comm.rank % partition.n_ranks).values())
@@ -95,15 +95,15 @@ def check_device_memory(comm: Communicator, run: PlannedRun, partition: Partitio
     needed, room = views[rank] / 1e9
     if needed > room:
         raise ConfigError(
-            f"rank {rank} needs {needed:.3g} GB on its GPU, of which it may take {room:.3g} GB: take more ranks, each "
-            "with a GPU of its own, or a smaller run.memory_mb (activations), method.subsample and method.sketch "
-            "(jacobian), data.n_train, run.dtype = float32. --set run.checks= starts all the same",
+            f"rank {rank} needs {needed:.3g} GB on its GPU, of which it may take {room:.3g} GB: use more ranks, each "
+            "with its own GPU, or reduce run.memory_mb (activations), method.subsample or method.sketch (jacobian), "
+            "data.n_train, or run.dtype to float32. --set run.checks= skips this check",
             collective=True,
         )
 
 
 def check_memory_fits(comm: Communicator, run: PlannedRun, partition: Partition) -> None:
-    """Refuse a run whose predicted memory is more than its hosts have free.
+    """Refuse a run whose predicted memory exceeds the free memory of its hosts.
 
     Parameters
     ----------
@@ -117,7 +117,7 @@ def check_memory_fits(comm: Communicator, run: PlannedRun, partition: Partition)
     Raises
     ------
     ConfigError
-        On every rank alike, with a table of the ranks, and the number of ranks that would fit.
+        On every rank alike, with a table of the ranks and the number of ranks that would fit.
 
     Notes
     -----
@@ -138,7 +138,7 @@ def check_memory_fits(comm: Communicator, run: PlannedRun, partition: Partition)
     smallest = run.smallest(partition.n_ranks, SHARE * min(free.values()) / n_on_host)
     if smallest is None:
         largest = max(parts, key=lambda name: parts[name])
-        way = f"no number of ranks up to {_MOST_RANKS} would fit with {n_on_host} a host; most goes into {largest}"
+        way = f"no number of ranks up to {_MOST_RANKS} would fit with {n_on_host} a host; {largest} takes the most"
     else:
         n = smallest * run.config.partition.replicas
         way = (
@@ -148,14 +148,14 @@ def check_memory_fits(comm: Communicator, run: PlannedRun, partition: Partition)
     raise ConfigError(
         f"the run needs {needed[host] / 1e9:.2f} GB on {host}, which has {free[host] / 1e9:.2f} GB free:\n"
         + "\n".join(_table([by_part for _, _, by_part in views]))
-        + f"\n{way}. Smaller: run.memory_mb (activations), method.subsample and method.sketch (jacobian), "
-        "data.n_train, run.dtype = float32. --set run.checks= starts all the same",
+        + f"\n{way}. To need less, reduce run.memory_mb (activations), method.subsample or method.sketch (jacobian), "
+        "data.n_train, or run.dtype to float32. --set run.checks= skips this check",
         collective=True,
     )
 
 
 def _table(needed: Sequence[dict[str, float]]) -> Iterator[str]:
-    """Lines on the ranks that need most: rank, GB in all, and GB by part."""
+    """Yield lines on the ranks that need most: rank, total GB, and GB by part."""
     names = list(needed[0])
     yield f"{'rank':>6} {'total':>9} " + " ".join(f"{name:>11}" for name in names)
     order = np.argsort([-sum(by_part.values()) for by_part in needed], kind="stable")
@@ -164,4 +164,4 @@ def _table(needed: Sequence[dict[str, float]]) -> Iterator[str]:
         numbers = [f"{by_part[name] / 1e9:>11.2f}" for name in names]
         yield f"{rank:>6} {sum(by_part.values()) / 1e9:>9.2f} " + " ".join(numbers)
     if len(needed) > _SHOWN:
-        yield f"  ... and {len(needed) - _SHOWN} ranks with no more"
+        yield f"  ... and {len(needed) - _SHOWN} ranks that need no more"

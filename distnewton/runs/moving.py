@@ -1,8 +1,8 @@
-"""A partition that moves while a run goes on: a rank that stays slow is given less of the network, and its features.
+"""Change the partition during a run: a rank that stays slow gets fewer neurons and features.
 
-What a checkpoint does through files, from one grid to another, is done by messages between the same ranks: variables,
-what directions and steps carry along, and the features. Weights and samples are functions of global indices, so that
-the run goes on as it would have, to rounding; only blocks that follow the ranks are other blocks then.
+A checkpoint moves a run to another grid through files. Here the ranks exchange the same data by messages: variables,
+the state of directions and steps, and features. Weights and samples are functions of global indices, so the run
+continues as it would have, up to rounding; only blocks that follow the ranks change.
 """
 
 from __future__ import annotations
@@ -28,25 +28,25 @@ from distnewton.runs.placement import choose_partition, memory_problem, replace_
 from distnewton.runs.setup import Setup
 
 _SHOWN = 4
-"""Ranks in a note."""
+"""Most ranks that a note lists."""
 
 
 class MovingPartition:
-    """Watches the speeds of ranks, and moves a run to the partition that suits them.
+    """Watches the speeds of the ranks, and moves a run to a partition that suits them.
 
     Parameters
     ----------
     setup : Setup
-        Data, network and ranks, whose grid and features are exchanged.
+        Data, network and ranks; a move replaces its grid and features.
     config : Config
-        Of the run, settled.
+        Settled configuration of the run.
     replay : bool
         Whether the run repeats another one.
 
     Raises
     ------
     ConfigError
-        If the run cannot be moved: a residual problem, arrays on GPUs, or a replay.
+        If the run cannot be moved: a residual problem, arrays on GPUs, files by columns, genotypes, or a replay.
 
     Notes
     -----
@@ -57,13 +57,13 @@ class MovingPartition:
         refused = {
             "residual problems": setup.data.residuals is not None,
             "runs on GPUs": setup.placement.network.backend.memory_limit is not None,
-            "files by columns, which others do not see": setup.data.owners is not None,
+            "files by columns, which other ranks do not see": setup.data.owners is not None,
             "genotypes": setup.data.train.packed,
             "replays, which repeat a run as it was": replay,
         }
         if any(refused.values()):
             named = ", ".join(name for name, applies in refused.items() if applies)
-            raise ConfigError(f"partition.speeds = auto is not for {named}: take equal or measured", collective=True)
+            raise ConfigError(f"partition.speeds = auto is not for {named}: use equal or measured", collective=True)
         self._setup, self._config = setup, config
         partition = setup.placement.grid.partition
         self._watch = SpeedWatch(partition.speeds or (1.0,) * partition.n_ranks)
@@ -72,12 +72,12 @@ class MovingPartition:
         self._solves_apart = any(make_direction(options).stops_early for options in (*method.schedule, method))
 
     def is_due(self, record: IterationRecord) -> bool:
-        """Whether the partition moves after an iteration.
+        """Decide whether the partition moves after an iteration.
 
         Parameters
         ----------
         record : IterationRecord
-            Of the iteration, each in turn.
+            Record of the iteration; the method is called once for each, in order.
 
         Returns
         -------
@@ -87,25 +87,26 @@ class MovingPartition:
         if record.direction is None or not record.common_seconds:
             return False
         n = self._setup.placement.grid.size
-        # a direction that ranks find together is work that all do as often
+        # where all ranks find the direction together, each does its work equally often
         worked = record.common_seconds if self._solves_apart else record.compute_seconds
         slowest = [max(worked[rank::n]) for rank in range(n)]
         self._speeds = self._watch.look(slowest, seconds, self._config.run.n_iterations - record.iteration)
         return bool(self._speeds)
 
     def move(self, engine: Engine, best: BestModel | None) -> Engine:
-        """Take a run to the partition that is due.
+        """Move a run to the partition that is due.
 
         Parameters
         ----------
         engine : Engine
-            What trained it until now; of no use afterwards, unless it is returned, where memory is too short.
+            The engine that has trained the run; it must not be used afterwards unless it is returned.
         best : BestModel or None
             Follows the validation metric.
 
         Returns
         -------
         Engine
+            The engine to continue with; `engine` itself where the partition stays, for want of memory or otherwise.
         """
         placement = self._setup.placement
         try:
@@ -116,7 +117,7 @@ class MovingPartition:
         return engine if after == placement.grid.partition else self.move_to(after, engine, best)
 
     def move_to(self, after: Partition, engine: Engine, best: BestModel | None) -> Engine:
-        """Take a run to a partition of the same ranks."""
+        """Move a run to another partition of the same ranks."""
         start, setup, placement = time.perf_counter(), self._setup, self._setup.placement
         before = placement.grid.partition
         if problem := memory_problem(setup.comm, self._config, setup.data, placement, after):
@@ -132,22 +133,22 @@ class MovingPartition:
         moved.trainer.pass_time(seconds)
         self._note = f"partition moved in {seconds:.2g} s: {_shares(before, after)}"
         if before.cut_of_blocks != after.cut_of_blocks and self._solves_apart:
-            self._note += "; the blocks that are solved apart are others now (partition.blocks keeps them)"
+            self._note += "; this changes the blocks that are solved separately (partition.blocks would keep them)"
         return moved
 
     def announce(self, record: IterationRecord) -> None:
-        """Note in the first record after a move what has moved."""
+        """Add a note about a move to the first record after it."""
         record.note = "; ".join(filter(None, [self._note, record.note]))
         self._note = ""
 
 
 def _move_setup(setup: Setup, config: Config, after: Partition, state: State) -> State:
-    """Lay another partition over the ranks of a setup, and exchange features and state."""
+    """Replace the partition of a setup; exchange features and state between the ranks."""
     old, training = setup.placement, setup.training
     objective, before, scaling = training.objective, old.grid.partition, gather_scaling(old.grid, training.scaling)
     setup.placement = replace_grid(old, config, setup.comm, after)
     grid = setup.placement.grid
-    # variables and training features may be those of the features that some sample has
+    # variables and training features may cover only the features that occur in some sample
     network = objective.network.on(setup.placement.network)
     own = objective.network.grid.partition, network.grid.partition, grid.comm
     masks = {} if objective.penalised is None else {"penalised": objective.penalised}
@@ -160,7 +161,7 @@ def _move_setup(setup: Setup, config: Config, after: Partition, state: State) ->
 
 
 def _shares(before: Partition, after: Partition) -> str:
-    """What ranks own of the variables before and after: the slow ones, and the others in the mean."""
+    """Describe what ranks own of the variables before and after: each slow rank, and the mean of the others."""
     owned = np.array([[p.n_params(rank) for rank in range(p.n_ranks)] for p in (before, after)], dtype=float)
     percent = 100.0 * owned / owned.sum(axis=1, keepdims=True)
     slow = np.any([np.array(p.speeds or (1.0,) * p.n_ranks) < 1.0 for p in (before, after)], axis=0)

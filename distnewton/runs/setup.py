@@ -1,4 +1,4 @@
-"""What runs share: data, network and ranks from one configuration."""
+"""Data, network and ranks of one configuration, which several runs share."""
 
 from __future__ import annotations
 
@@ -28,21 +28,21 @@ class Setup:
     Parameters
     ----------
     config : Config
-        What is trained on what.
+        Names data, network and method.
     comm : mpi4py.MPI.Intracomm, Communicator or None
         The ranks; None is this process alone, without MPI.
     given : mapping of str to DataSource, tuple of X and y, or None
-        Data in memory by the name of its set, as of :func:`~distnewton.data.in_memory.as_source`; of the others the
-        configuration's files are read.
+        Data in memory by the name of its set, as :func:`~distnewton.data.in_memory.as_source` takes it; for the other
+        sets the configuration's files are read.
     start : Model, path or None
-        Model whose scaling is taken over, and with whose weights runs begin; by default ``config.network.start``.
+        Model whose scaling is used and with whose weights runs begin; by default ``config.network.start``.
 
     Attributes
     ----------
     config : Config
-        What is trained on what, without ``auto``.
+        The configuration with ``auto`` replaced by what was chosen.
     note : str
-        What was chosen for ``auto``, or empty.
+        Line on what was chosen for ``auto``, or empty.
     n_threads : int
         BLAS threads of this rank.
     start : Start or None
@@ -69,8 +69,8 @@ class Setup:
         self.config = self._given = config
         self.comm = comm if isinstance(comm, Communicator) else Communicator(comm)
         if not isinstance(comm, Communicator):
-            # a program of its own: the command line has done so. It stands before the first collective, so that a rank
-            # that never comes is named
+            # called from a user's program; commands have done so already. The guard comes before the first collective,
+            # to name a rank that never arrives
             guard(self.comm, config.run.hang_seconds, config.run.warn_seconds, checked="messages" in config.run.checks)
         self.n_threads = threads_of_rank(self.comm, config.run.threads)
         check_same_config(self.comm, config)
@@ -94,11 +94,11 @@ class Setup:
 
     @property
     def chooses(self) -> bool:
-        """Whether data and network are those that ``method.direction = auto`` takes."""
+        """Whether ``method.direction = auto`` chose the settings of data and network."""
         return self._given.method.direction == AUTO
 
     def settle(self, config: Config) -> Config:
-        """The configuration of a run with these data and this network, without ``auto``."""
+        """Replace ``auto`` in the configuration of a run with these data and this network."""
         if (config.data, config.network) == (self._given.data, self._given.network):
             config = config.model_copy(update={"data": self.config.data, "network": self.config.network})
         return self._scaled(self.data.settle(config))
@@ -108,14 +108,14 @@ class Setup:
         return config.model_copy(update={"data": config.data.model_copy(update={"scale": scale})})
 
     def limit_threads(self) -> AbstractContextManager[Any]:
-        """Limit the BLAS threads of this rank, inside the context."""
+        """Return a context in which the BLAS threads of this rank are limited."""
         from threadpoolctl import threadpool_limits
 
         limit: AbstractContextManager[Any] = threadpool_limits(self.n_threads, user_api="blas")
         return limit
 
     def model(self, params: Array) -> Model:
-        """The network with some variables, and the scaling of the training data.
+        """Make a model of the network, given variables, and the scaling of the training data.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""Training data as a rank holds it: its columns of its samples, scaled, with the objective on them."""
+"""The training data of a rank: its scaled columns of its samples, and the objective on them."""
 
 from __future__ import annotations
 
@@ -27,23 +27,23 @@ from distnewton.runs.features import read_features
 from distnewton.runs.placement import Placement
 
 _CACHED = 1 << 18
-"""Numbers of a layer's weights that caches hold: products with sparse features then need no second order of these."""
+"""Number of first-layer weights that fit in the caches; products with sparse features are then fast by rows alone."""
 
 
 @dataclass(frozen=True)
 class TrainingData:
-    """What a run minimises.
+    """The objective that a run minimises, with its data.
 
     Attributes
     ----------
     objective : Objective
-        Loss of this replica's samples and regularisation.
+        Loss on this replica's samples, and regularisation.
     scaling : ColumnScaling
         Scaling of this rank's features.
     targets : Array
         Targets of the samples of all replicas, as the network learns them, in the order of the run, without weights.
     fingerprint : str
-        Hash of what was read, the same on any grid (:mod:`distnewton.data.fingerprint`).
+        Hash of the data that was read, the same on any grid (:mod:`distnewton.data.fingerprint`).
     """
 
     objective: Objective
@@ -58,13 +58,13 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
     Parameters
     ----------
     config : Config
-        The run.
+        Configuration of the run.
     data : DataSets
-        What is read.
+        The data sets of the run.
     placement : Placement
-        Which part of it this rank holds.
+        Decides which part this rank holds.
     start : Start or None
-        Model whose scaling is taken over; by default a scaling is fitted.
+        Model whose scaling is used; by default a scaling is fitted.
 
     Returns
     -------
@@ -122,23 +122,24 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
 
 
 def penalised_variables(network: PartitionedNetwork, free: NDArray[np.intp]) -> Array | None:
-    """1 for variables of this rank that are regularised, 0 for first-layer weights of some features.
+    """Mark the variables of this rank that are regularised: 1, but 0 for first-layer weights of some features.
 
     Parameters
     ----------
     network : PartitionedNetwork
-        Of a table's features.
+        Network on the features of a table.
     free : ndarray of int
         Numbers of the features whose weights are not regularised, ascending.
 
     Returns
     -------
-    Array of shape (n_params_local,), or None where all are
+    Array of shape (n_params_local,), or None
+        None if all variables are regularised.
     """
     if not free.size:
         return None
     if network.shape.image_shape is not None:
-        raise ConfigError("data.unpenalised is of tables: the first layer here shares its weights", collective=True)
+        raise ConfigError("data.unpenalised is for tables: a layer on images shares its weights", collective=True)
     mask = np.ones(network.layout.n_params)
     if 1 in network.grid.blocks:
         network.layout.views(mask)[1].W[np.isin(network.input_rows(1), free)] = 0
@@ -146,7 +147,7 @@ def penalised_variables(network: PartitionedNetwork, free: NDArray[np.intp]) -> 
 
 
 def _renew(residuals: ResidualLoss, objective: Objective, iteration: int) -> bool:
-    """Draw the points of an iteration anew where it begins a round, in place."""
+    """Draw new points, in place, where an iteration begins a round; tell whether it does."""
     if not residuals.renew(iteration):
         return False
     first, last = objective.network.grid.feature_range()

@@ -61,7 +61,7 @@ def test_whole_numbers_that_look_like_amounts_are_told(tmp_path, monkeypatch, ca
     monkeypatch.chdir(tmp_path)
     (tmp_path / "table.csv").write_text("a,built\n" + "".join(f"{i}.5,{label}\n" for i, label in enumerate(labels)))
     assert main(["train", "--data.train", "table.csv", "--run.iterations", "0", "--run-dir", "run"]) == 0
-    text = "different numbers are taken for classes; to approximate numbers set network.loss = squared"
+    text = "different labels are taken as classes; to approximate numbers set network.loss = squared"
     assert (text in capsys.readouterr().out) is told
 
 
@@ -88,7 +88,7 @@ def test_a_run_says_where_the_labels_are_and_nothing_of_settings_that_nobody_gav
     assert "table.csv: 20 samples, 1 features (dense file), labels in column kind" in shown
     assert "subsample_min" not in shown
     assert main(["train", "--data.train", "table.csv", "--method.subsample_min", "100", *flags, "run2"]) == 0
-    assert "method.subsample_min is more than the 20 samples there are: all are used" in capsys.readouterr().out
+    assert "method.subsample_min exceeds the number of samples, 20: all are used" in capsys.readouterr().out
 
 
 def test_a_resumed_run_says_that_its_old_limit_holds_and_info_counts_beyond_the_new_number(tmp_path):

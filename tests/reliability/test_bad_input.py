@@ -251,7 +251,7 @@ ACCEPTED = {
     "20 qid": (b"1 qid:7 1:1 # why\n2 qid:7 2:1\n", [], ["query ids (qid:) were ignored", "comments (# ...) were"]),
     "25 constant": (b"1 1:1 2:5 3:1\n2 1:2 2:5 3:1\n", ["--data.scale=standard"], ["2 features are constant"]),
     "33 C": (GOOD.encode(), ["--method.C=inf"], []),
-    "35 large": (GOOD.encode(), ["--method.subsample_min=100"], ["method.subsample_min is more than the 4 samples"]),
+    "35 large": (GOOD.encode(), ["--method.subsample_min=100"], ["method.subsample_min exceeds the number of samples, 4"]),
 }
 
 
@@ -287,7 +287,7 @@ def test_more_ranks_than_features_and_constant_features(world, folder):
         done = call_together(world, *arguments)
         return done.returncode, done.stderr, done.stdout
 
-    words = ["own no variable: more ranks than these layers can use", "1 features are constant"]
+    words = ["own no variable: these layers cannot use so many ranks", "1 features are constant"]
     given = ["--partition.splits=4-1-1", "--data.scale=standard"]
     with contextlib.chdir(folder):
         accept(folder, b"1 1:1 2:5\n2 1:2 2:5\n", given, words, code_and_words)

@@ -78,7 +78,7 @@ def test_a_run_whose_partition_moves_is_the_run_without(world, forced, name):
     assert moved == ([4, 6] if world.size > 1 else [])
     if world.size == 4:
         assert "rank 3 owns" in notes[4]
-        assert "blocks that are solved apart" not in notes[4]
+        assert "blocks that are solved separately" not in notes[4]
 
 
 @ranks
@@ -87,7 +87,7 @@ def test_blocks_that_follow_the_ranks_are_said_to_change(world, forced):
     config = config_of("block_diagonal", partition={"blocks": "ranks"})
     found, _, notes, _ = train(world, config, distnewton.ArraySource(*blobs()))
     assert (np.diff(found) < 0).all()
-    assert ("blocks that are solved apart are others now" in notes[4]) == (world.size > 1)
+    assert ("blocks that are solved separately" in notes[4]) == (world.size > 1)
 
 
 @ranks

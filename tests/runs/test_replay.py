@@ -79,7 +79,7 @@ def test_what_cannot_be_repeated_is_refused(world, place):
     world.barrier()
     done = call_together(world, "train", "--replay", place / "R", "--run-dir", place / "T")
     assert done.returncode == 78
-    assert "the run had 4 ranks, and there are 3" in done.stderr
+    assert "the run had 4 ranks, but there are 3" in done.stderr
     world.barrier()
     if world.rank == 0:
         metrics = place / "R/metrics.jsonl"
