@@ -1,7 +1,7 @@
-"""What ``auto`` becomes: the method and all that goes with it, chosen by the size and the kind of the data.
+"""Replace ``auto`` by a method, and settings that go with it, chosen by the size and the kind of the data.
 
-The rules come from measurements on 24 data sets (docs/guide/defaults.md). They ask for the training data's size,
-density and task, never for test data, and not for the ranks: the choice is the same on every grid.
+The rules come from measurements on 24 data sets (docs/guide/defaults.md). They depend on the training data's size,
+density and task, never on test data or on the ranks: the choice is the same on every grid.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from distnewton.physics.sources import problem_of
 
 _PATIENCE = 15
 _FEW, _VERY_FEW = 1000, 100
-"""Samples below which a share of them says too little of an accuracy, or of an error."""
+"""Numbers of samples below which a share of them is too small to estimate an accuracy, and an error of regression."""
 _LARGEST_BATCH, _SMALLEST_BATCH, _BATCHES = 256, 32, 8
-"""Of a pass there are so many mini-batches at least, but for their smallest size."""
+"""Bounds of the mini-batch size, and the least number of mini-batches in a pass, unless they are of the least size."""
 _LINEAR = {"subsample": 1.0, "damping": 1e-4, "cg_max": 100, "preconditioner": "diagonal"}
 _TOLERANCE = 1e-2
 _LEVENBERG_MARQUARDT = {
     "direction": "dual", "subsample": 1.0, "acceleration": 0.75, "combine": "none", "damping_threshold": 0.95,
     "line_search_max": 1,
 }  # fmt: skip
-"""Nielsen's own rule, and more damping in place of shorter steps: those would keep lambda where it is too small."""
+"""Nielsen's own rule. Rejected steps raise the damping and are not shortened: that would leave lambda too small."""
 _EXACT_ROWS = 2000
-"""Most samples times targets whose system in sample space takes a fraction of a second."""
+"""Largest number of samples times targets for which solving in sample space takes a fraction of a second."""
 _OF_RESIDUALS = {**_LEVENBERG_MARQUARDT, "damping": 1e-3, "damping_min": 1e-18}
 _LEAST = {"float32": 1e-5, "float64": 1e-13}
-"""Least damping with which a matrix without regularisation can be factorised."""
+"""Least damping at which a matrix without regularisation can be factorised."""
 _FIRST_STAGE, _BOTH_STAGES = 100, 400
-"""Iterations of mini-batches before the exact ones, and of both together."""
+"""Number of iterations on mini-batches before the exact ones, and of both together."""
 
 
 def settle(
@@ -49,24 +49,24 @@ def settle(
     residual: bool = False,
     packed: bool = False,
 ) -> Config:
-    """The configuration without ``auto``, but for ``data.scale``, which also looks at values.
+    """Replace ``auto`` in a configuration, except in ``data.scale``, which also depends on the values.
 
     Parameters
     ----------
     config : Config
         As the user gave it.
     n_samples : int
-        Training samples, with those that are put aside for validation.
+        Number of training samples, including those put aside for validation.
     validated : bool
         Whether there is validation data.
     start : Start or None
-        Model whose activation and scaling are taken over.
+        Model whose activation and scaling are used.
     n_targets : int
-        Numbers that a sample is to be mapped to, of regression.
+        For regression, number of targets of a sample.
     residual : bool
         Whether the samples are points of a residual problem.
     packed : bool
-        Whether features are genotypes, which are centred with any direction: missing ones are means.
+        Whether features are genotypes; they are centred for any direction, because missing ones become means.
 
     Returns
     -------
@@ -90,7 +90,7 @@ def settle(
 
 
 def _settle_validation(tree: dict[str, dict[str, Any]], config: Config, n_samples: int, validated: bool) -> bool:
-    """Choose share and patience of validation in a tree; tells whether there is validation data."""
+    """Choose the share and patience of validation in a tree; tell whether there is validation data."""
     chooses = config.method.direction == AUTO
     if tree["data"]["validation_fraction"] == AUTO:
         tree["data"]["validation_fraction"] = _validation_share(config, n_samples, validated) if chooses else 0.0
@@ -101,7 +101,7 @@ def _settle_validation(tree: dict[str, dict[str, Any]], config: Config, n_sample
 
 
 def _form(config: Config, start: Start | None, *, packed: bool) -> dict[str, dict[str, str]]:
-    """Scaling, activation and init where they are ``auto``: as of the first model, else by what is to be learnt."""
+    """Choose values for scaling, activation and init: those of the first model, or else by the task."""
     chooses = config.method.direction == AUTO
     init = "zero" if chooses and _is_linear(config) else "he"
     if start is not None:
@@ -113,12 +113,12 @@ def _form(config: Config, start: Start | None, *, packed: bool) -> dict[str, dic
 
 
 def settle_residual(config: Config) -> Config:
-    """The configuration of a residual problem, without ``auto``: float64, and the exact direction of all points.
+    """Replace ``auto`` for a residual problem: float64, and the exact direction on all points.
 
     Parameters
     ----------
     config : Config
-        As the user gave it, or as this function returned it.
+        Configuration as the user gave it, or as this function returned it.
 
     Returns
     -------
@@ -142,12 +142,12 @@ def settle_residual(config: Config) -> Config:
 
 
 def settle_by_data(config: Config) -> Config:
-    """The configuration as :func:`settle` returns it for its training file, which this process reads for its size.
+    """Settle a configuration (:func:`settle`) by its training file, whose size this process reads.
 
     Parameters
     ----------
     config : Config
-        As the user gave it; one without a file, or with a direction, comes back as it is.
+        Configuration as the user gave it; without a file, or with a direction, it is returned unchanged.
 
     Returns
     -------
@@ -168,12 +168,12 @@ def settle_by_data(config: Config) -> Config:
 
 
 def choice_note(config: Config, settled: Config) -> str:
-    """A line on what was chosen; empty where nothing was.
+    """Write a line on what was chosen; empty where nothing was.
 
     Parameters
     ----------
     config, settled : Config
-        As the user gave it, and as :func:`settle` returned it.
+        Configuration as the user gave it, and as :func:`settle` returned it.
 
     Returns
     -------
@@ -195,11 +195,11 @@ def _is_linear(config: Config) -> bool:
 
 
 def _method(config: Config, n_samples: int, n_targets: int) -> dict[str, Any]:
-    """The direction and those of its options that are not its defaults; ``n_targets`` is 0 without validation data."""
+    """Choose a direction and its options, except defaults; ``n_targets`` is 0 without validation data."""
     if _is_linear(config):
         return {"direction": "gauss_newton", **_LINEAR}
     if config.run.tolerance:
-        # a tolerance is on the gradient of all samples
+        # a tolerance needs the gradient of all samples
         return {"direction": "gauss_newton"}
     batch = _LARGEST_BATCH
     while batch > _SMALLEST_BATCH and batch * _BATCHES > n_samples:
@@ -208,20 +208,20 @@ def _method(config: Config, n_samples: int, n_targets: int) -> dict[str, Any]:
     iterations = _first_iterations(config)
     if config.network.loss != "squared" or not 0 < n_samples * n_targets <= _EXACT_ROWS or not iterations:
         return kfac
-    # of smooth functions without noise, Levenberg-Marquardt on all samples finds what no mini-batch does; where there
-    # is noise, validation keeps what came before
+    # for smooth functions without noise, Levenberg-Marquardt on all samples finds better fits than mini-batches; with
+    # noise, validation keeps the earlier model
     first = {**kfac, "iterations": iterations, "C": "l" if config.method.C == AUTO else AUTO}
     last = {**_LEVENBERG_MARQUARDT, "damping_min": _LEAST[config.run.array_dtype], "schedule": [first]}
     return {**last, "C": math.inf} if config.method.C == AUTO else last
 
 
 def _first_iterations(config: Config) -> int:
-    """Iterations of mini-batches before the exact ones."""
+    """Return the number of iterations on mini-batches before the exact ones."""
     return _FIRST_STAGE if config.run.iterations == AUTO else min(_FIRST_STAGE, 3 * config.run.n_iterations // 5)
 
 
 def _iterations(config: Config, method: dict[str, Any]) -> int:
-    """How many iterations a run has at most."""
+    """Return the largest number of iterations of a run."""
     if config.method.direction != AUTO:
         return config.run.n_iterations
     if config.run.seconds < math.inf:
@@ -230,10 +230,10 @@ def _iterations(config: Config, method: dict[str, Any]) -> int:
 
 
 def _validation_share(config: Config, n_samples: int, validated: bool) -> float:
-    """Share of the samples by which to choose the iteration."""
+    """Return the share of the samples that is put aside to choose the best iteration."""
     if validated or _is_linear(config):
         return 0.0
     if n_samples >= _FEW:
         return 0.1
-    # errors of numbers say more than shares of right answers
+    # an error of regression can be estimated from fewer samples than an accuracy
     return 0.2 if config.task == "regression" and n_samples >= _VERY_FEW else 0.0

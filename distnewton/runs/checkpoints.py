@@ -1,4 +1,4 @@
-"""When a run is saved, what of it is kept, and how it resumes."""
+"""Save a run while it proceeds, keep some of its checkpoints, and resume it."""
 
 from __future__ import annotations
 
@@ -30,42 +30,42 @@ from distnewton.runs.setup import Setup
 Resume = bool | Literal["auto"]
 """Whether a run resumes from its newest checkpoint; ``auto``: if there is one."""
 SHARE = 0.01
-"""Of the time that saving may take, unless it is asked for after each iteration."""
+"""Share of the time that saving may take, unless the user wants a checkpoint after each iteration."""
 N_FREE = 3
-"""Checkpoints that must fit on the disk when a run begins."""
+"""Number of checkpoints that must fit on the disk when a run begins."""
 _FIRST_RATE = 1e8
-"""Bytes a second at which the first checkpoint is thought to be written."""
+"""Bytes a second assumed for writing the first checkpoint."""
 
 
 @runtime_checkable
 class Durable(Protocol):
-    """An observer that keeps a history on disk: what a checkpoint counts in it must be there before."""
+    """An observer that keeps a history on disk, which must be there before a checkpoint that relies on it."""
 
     def sync(self) -> None:
-        """Bring what was told so far to disk; on every rank."""
+        """Write all records so far to disk; called on every rank."""
         ...
 
 
 @dataclass(frozen=True)
 class KeeperSettings:
-    """What is saved how often.
+    """Settings of checkpoints: what is saved, and how often.
 
     Attributes
     ----------
     folder : Path
-        Of the checkpoints, visible to all ranks.
+        Folder of the checkpoints, visible to all ranks.
     n_keep : int
-        How many of the last ones stay; 0: none are saved.
+        Number of last checkpoints that are kept; 0 saves none.
     seconds : float
-        From one to the next; 0: after each iteration.
+        Time between checkpoints; 0: after each iteration.
     n_bytes : float
-        About how large one will be, over all ranks.
+        Approximate size of a checkpoint, over all ranks.
     task : str
-        Decides which metric tells the best.
+        Task, which decides the metric that marks the best checkpoint.
     data : str
         Name of the training data, for messages.
     identity : mapping
-        What must be the same when the run is resumed.
+        Properties that must be the same when the run resumes.
     """
 
     folder: Path
@@ -83,30 +83,30 @@ class _Saved:
 
     iteration: int = -1
     at: float = 0.0  # seconds of the run at which it was complete
-    seconds: float = 0.0  # how long saving it took
-    following: int = 0  # number of the next one
+    seconds: float = 0.0  # time that saving it took
+    following: int = 0  # number of the next checkpoint
 
 
 class CheckpointKeeper:
-    """Saves a run as it proceeds, and continues it.
+    """Saves a run as it proceeds, and resumes it.
 
     Parameters
     ----------
     settings : KeeperSettings
-        What is saved how often.
+        What is saved, and how often.
     network : PartitionedNetwork
         The network on its grid.
     trainer : Trainer
         The trainer whose state is saved.
     clock : Clock or None
-        Is told how long saving takes.
+        Clock that is told how long saving takes.
 
     Attributes
     ----------
     path : Path or None
         Newest checkpoint of this run.
     record : IterationRecord or None
-        Record of the checkpoint that the run continues from; None for a run that begins.
+        Record of the checkpoint from which the run resumes; None for a new run.
 
     Notes
     -----
@@ -124,7 +124,7 @@ class CheckpointKeeper:
         self.record: IterationRecord | None = None
 
     def begin(self, resume: Resume, observers: Sequence[object]) -> list[str]:
-        """Restore the trainer, or make sure that the folder is free; in both cases that there is room on the disk.
+        """Restore the trainer, or check that the folder is free; check in both cases that the disk has room.
 
         Parameters
         ----------
@@ -136,14 +136,14 @@ class CheckpointKeeper:
         Returns
         -------
         list of str
-            What the user should know.
+            Notes to the user.
 
         Raises
         ------
         MissingInputError
             If there is nothing to resume from.
         DataError
-            If the checkpoints are damaged, of another network, data or method, or from a newer version.
+            If the checkpoints are damaged, belong to another network, data or method, or come from a newer version.
         CreateError
             If the folder holds another run's checkpoints.
         WriteError
@@ -165,7 +165,7 @@ class CheckpointKeeper:
         return list(shared_notes)
 
     def _claim(self, notes: list[str]) -> int:
-        """Look at the folder and at the disk; returns the number of the next checkpoint. On rank 0."""
+        """Check the folder and the disk, on rank 0; return the number of the next checkpoint."""
         folder = self._settings.folder
         checkpoints = list_checkpoints(folder)
         if not self._run and any(checkpoint.manifest is not None for checkpoint in checkpoints):
@@ -175,15 +175,15 @@ class CheckpointKeeper:
         free, needed = shutil.disk_usage(disk).free, N_FREE * self._settings.n_bytes
         if free < needed:
             raise WriteError(
-                f"{folder}: {free / 1e6:,.3g} MB are free, and {N_FREE} checkpoints of this run need "
-                f"{needed / 1e6:,.3g} MB; free some space, choose another --run-dir, or do without "
+                f"{folder}: {free / 1e6:,.3g} MB are free, but {N_FREE} checkpoints of this run need "
+                f"{needed / 1e6:,.3g} MB; free some space, choose another --run-dir, or save none "
                 "(run.keep_checkpoints = 0)"
             )
         make_home(folder)
         return next_sequence(checkpoints)
 
     def _restore(self, resume: Resume) -> list[str]:
-        """Go on from the newest checkpoint; returns notes."""
+        """Restore the newest checkpoint; return notes."""
         folder = self._settings.folder
         try:
             path, manifest, problems = choose_checkpoint(folder, self._network.grid.world)
@@ -203,26 +203,26 @@ class CheckpointKeeper:
         if now != then:
             shown = splits_title(manifest.splits) + (" and other speeds" if now[1] != then[1] else "")
             shown += " and other files of ranks" if now[2] != then[2] else ""
-            notes.append(f"saved with splits {shown}: what belongs to a rank's own blocks begins anew")
+            notes.append(f"saved with splits {shown}: the state of each rank's own blocks starts anew")
         return notes
 
     def _compare(self, path: Path, manifest: CheckpointManifest) -> None:
-        """Refuse a checkpoint of something else, with the differences."""
+        """Refuse a checkpoint of another run, with the differences."""
         lines = list(differences(manifest.identity, self._settings.identity))
         if lines:
             raise DataError(
                 f"{path} is of another run:\n" + "\n".join(f"  {line}" for line in lines) + "\n"
-                f"resume with the settings and data it was made with (now the data are {self._settings.data}), or "
-                "train anew in another folder, from its model if you like (network.start)",
+                f"resume with the settings and data of that run (the data are now {self._settings.data}), or "
+                "train in another folder; network.start can begin with its model",
                 collective=True,
             )
 
     def rebind(self, trainer: Trainer) -> None:
-        """Save another trainer from now on: the same run, on another partition of its ranks."""
+        """Switch to another trainer of the same run, whose partition has changed."""
         self._trainer, self._network = trainer, trainer.objective.network
 
     def follow(self, record: IterationRecord) -> None:
-        """Save if it is time, after an iteration of which all observers have been told."""
+        """Save if a checkpoint is due, after all observers have seen the iteration."""
         self._last = record
         seconds = self._settings.seconds
         interval = max(seconds, self._saved.seconds / SHARE) if seconds else 0.0
@@ -230,14 +230,14 @@ class CheckpointKeeper:
             self._save(record)
 
     def finish(self) -> None:
-        """Save the end of a run: its last iteration, or the one at which it was stopped."""
+        """Save the end of a run: its last iteration, or the one after which it was stopped."""
         if self._last is not None and self._last.iteration != self._saved.iteration:
             self._save(self._last)
 
     def _save(self, record: IterationRecord) -> None:
-        """Write a checkpoint, then remove those that are one too many."""
+        """Write a checkpoint, then remove old ones."""
         settings, start = self._settings, time.monotonic()
-        # where training has diverged the checkpoint before is the one to go on from, with other settings
+        # once training has diverged, the previous checkpoint is the one to resume from, with other settings
         if not settings.n_keep or self._trainer.diverged:
             return
         for observer in self._observers:
@@ -270,7 +270,7 @@ class CheckpointKeeper:
 def keeper_of_run(
     config: Config, setup: Setup, trainer: Trainer, checkpoints: str | Path | None, clock: Clock | None
 ) -> CheckpointKeeper:
-    """What saves and resumes a run; it saves nothing where there is no folder for it."""
+    """Make the keeper that saves and resumes a run; without a folder it saves nothing."""
     network = setup.training.objective.network
     n_bytes = state_bytes(
         config.method,

@@ -1,4 +1,4 @@
-"""Several methods on the same data, network, start and ranks, each for the same seconds of training."""
+"""Compare methods on the same data, network, start and ranks, each with the same training time."""
 
 from __future__ import annotations
 
@@ -20,10 +20,9 @@ from distnewton.method.records import IterationRecord
 from distnewton.runs.session import Observer, Session
 
 FIRST_ORDER = ("sgd", "adam")
-"""Baselines, which get several learning rates each, so that no comparison hangs on one that was ill chosen."""
+"""Baselines, each run with several learning rates, so that no comparison depends on an ill-chosen one."""
 RATE_FACTORS = (0.3, 1.0, 3.0)
-"""Of the learning rate that a baseline would have: for adam 3e-4, 1e-3 and 3e-3."""
-"""Iterations of a run that only its seconds end."""
+"""Factors on a baseline's learning rate: 3e-4, 1e-3 and 3e-3 for adam."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +32,11 @@ class Entry:
     Attributes
     ----------
     method : str
-        What the user named; runs of one method differ in their learning rate only, and the best of them counts.
+        Name that the user gave. Runs of one method differ only in their learning rate, and the best of them counts.
     name : str
-        Of this run, with its learning rate where the method has several.
+        Name of this run, with its learning rate if the method has several.
     config : Config
-        The run.
+        Configuration of the run.
     """
 
     method: str
@@ -46,22 +45,22 @@ class Entry:
 
     @property
     def folder(self) -> str:
-        """Name that can be a folder's."""
+        """The name of the run in a form that a folder can have."""
         return re.sub(r"[^\w.]+", "-", self.name).strip("-")
 
 
 @dataclass
 class Trial:
-    """What a run came to.
+    """The outcome of a run.
 
     Attributes
     ----------
     entry : Entry
         The run.
     history : list of IterationRecord
-        The start and each iteration.
+        Records of the start and of each iteration.
     failure : str
-        Why it ended early, else empty: a diverging run is a result, not an error.
+        Why the run failed, else empty: in a comparison a diverging run is a result, not an error.
     """
 
     entry: Entry
@@ -72,21 +71,21 @@ class Trial:
 def make_entries(
     tree: Mapping[str, Any], methods: Sequence[str], seconds: float, iterations: int | None, notes: list[str]
 ) -> list[Entry]:
-    """The runs of a comparison.
+    """List the runs of a comparison.
 
     Parameters
     ----------
     tree : mapping
-        Settings of the recipe and the flags. Of its ``[method]`` each direction takes what was meant for it.
+        Settings of the recipe and the flags. Each direction takes the options of ``[method]`` that were meant for it.
     methods : sequence of str
-        Names of directions, ``auto`` among them, or of recipes whose ``[method]`` is taken, schedule included.
+        Names of directions, which may include ``auto``, or recipes whose ``[method]`` is used, schedule included.
     seconds : float
         Training time of each run.
     iterations : int or None
-        At most so many iterations; None leaves the end to the seconds, apart from methods whose learning rate falls
-        over ``run.iterations``.
+        Largest number of iterations. None sets no limit, except ``run.iterations`` for methods whose learning rate
+        falls over it.
     notes : list of str
-        Takes a line on each option left out.
+        A line is added for each option that is left out.
 
     Returns
     -------
@@ -95,12 +94,14 @@ def make_entries(
     Raises
     ------
     ConfigError
-        If a method is unknown or named twice, or with every error of its settings.
+        If a method is unknown or named twice, or if settings are wrong; the message then lists every error.
     MissingInputError
         If a file cannot be read.
     """
     if not methods:
-        raise ConfigError("name the directions to compare, as --directions block_diagonal,kfac,adam", collective=True)
+        raise ConfigError(
+            "name the directions to compare, for example --directions block_diagonal,kfac,adam", collective=True
+        )
     if twice := {m for m in methods if list(methods).count(m) > 1}:
         raise ConfigError(f"named twice: {', '.join(sorted(twice))}", collective=True)
     entries: list[Entry] = []
@@ -117,12 +118,12 @@ def make_entries(
 
 
 def _method_settings(method: Mapping[str, Any], name: str, notes: list[str]) -> dict[str, Any]:
-    """``[method]`` of a direction, or of the recipe that was named instead; C is the comparison's."""
+    """Return ``[method]`` of a direction, or of a recipe that was named instead; C is the comparison's."""
     shared = {"C": method["C"]} if "C" in method else {}
     if _is_recipe(name):
         given = dict(read_settings(name).get("method", {}))
         if given.pop("C", method.get("C")) != method.get("C"):
-            notes.append(f"{name}: method.C is the comparison's, since all runs minimise the same objective")
+            notes.append(f"{name}: method.C is that of the comparison, in which all runs minimise the same objective")
         return {**given, **shared}
     if name == AUTO:
         return {"direction": AUTO, **shared}
@@ -137,12 +138,12 @@ def _method_settings(method: Mapping[str, Any], name: str, notes: list[str]) -> 
 
 
 def session_config(entries: Sequence[Entry]) -> Config:
-    """Configuration whose data and network all runs have: where ``auto`` is compared, those that it chooses."""
+    """Return the configuration whose data and network all runs use: that of ``auto`` if it is compared."""
     return next((entry.config for entry in entries if entry.config.method.direction == AUTO), entries[0].config)
 
 
 def _with_rates(method: str, config: Config) -> list[Entry]:
-    """One run, or one for each learning rate of a first-order baseline."""
+    """List the one run of a method, or a run for each learning rate of a first-order baseline."""
     if config.method.direction not in FIRST_ORDER or config.method.schedule:
         return [Entry(method, method, config)]
     entries = []
@@ -164,7 +165,7 @@ def _short(method: str) -> str:
 def run_entries(
     session: Session, entries: Sequence[Entry], observers: Mapping[str, Sequence[Observer]]
 ) -> Iterator[Trial]:
-    """Run one after the other.
+    """Do the runs one after the other.
 
     Parameters
     ----------
@@ -173,12 +174,12 @@ def run_entries(
     entries : sequence of Entry
         The runs.
     observers : mapping of str to sequence of Observer
-        Of each run, by its name.
+        Observers of each run, by its name.
 
     Yields
     ------
     Trial
-        As soon as it has ended; collective.
+        Each run as soon as it has ended; collective.
     """
     for entry in entries:
         trial = Trial(entry)
@@ -186,7 +187,7 @@ def run_entries(
             result = session.train(entry.config, observers=[_Recorder(trial), *observers.get(entry.name, ())])
             trial.failure = result.ended if result.ended.startswith(DIVERGED) else ""
         except NumericalError as error:
-            # one that not all ranks share has left them out of step
+            # an error of some ranks only has left the ranks out of step
             if not error.collective and session.setup.comm.size > 1:
                 raise
             trial.failure = str(error)
@@ -194,13 +195,13 @@ def run_entries(
 
 
 class _Recorder:
-    """Observer that keeps the history also of a run that fails."""
+    """Observer that keeps the history of a run, even if it fails."""
 
     def __init__(self, trial: Trial) -> None:
         self._trial = trial
 
     def start(self, summary: object) -> None:
-        """Nothing to keep."""
+        """Do nothing: there is nothing to keep yet."""
 
     def iteration(self, record: IterationRecord) -> None:
         """Keep the record."""

@@ -1,4 +1,4 @@
-"""What must be the same on all ranks, and would change the numbers without a word: configurations and data files."""
+"""Check that configurations and data files are the same on all ranks; differences would silently change the results."""
 
 from __future__ import annotations
 
@@ -26,19 +26,19 @@ from distnewton.parallel.cuts import Range, files_of_ranks
 from distnewton.physics.residuals import ResidualLoss
 
 _NO_KEY = "not set"
-# bytes compared at the beginning, in the middle and at the end: a whole file would be read twice
+# bytes compared at the beginning, in the middle and at the end; comparing whole files would read them twice
 _SAMPLE = 65536
 
 
 def check_same_config(comm: Communicator, config: Config) -> None:
-    """Refuse configurations that differ over the ranks (collective).
+    """Refuse configurations that differ between ranks (collective).
 
     Parameters
     ----------
     comm : Communicator
         All ranks.
     config : Config
-        This rank's.
+        This rank's configuration.
 
     Raises
     ------
@@ -64,14 +64,14 @@ def check_same_config(comm: Communicator, config: Config) -> None:
 
 
 def _flat(tree: dict[str, Any]) -> dict[str, Any]:
-    """Settings by section.key."""
+    """Flatten settings to ``section.key``."""
     return {f"{section}.{key}": value for section, table in tree.items() for key, value in table.items()}
 
 
 def check_same_file(
     comm: Communicator, name: DataName, data_dir: str | None, owned: Owned = files_of_ranks
 ) -> None:
-    """Compare size and samples of a data file over the ranks; copy standard input, or a pipe, to a file first.
+    """Compare the size and parts of a data file between ranks; copy standard input, or a pipe, to a file first.
 
     Parameters
     ----------
@@ -79,16 +79,16 @@ def check_same_file(
         All ranks.
     name : str or list of str
         A data set as :func:`~distnewton.data.sources.open_data` takes it; sets bundled with a package are not compared.
-        Of files by columns each is compared over the ranks that own it.
+        Each file by columns is compared between the ranks that own it.
     data_dir : str or None
         Folder of relative paths.
     owned : callable
-        Which files by columns belong to which ranks.
+        Assigns files by columns to ranks.
 
     Raises
     ------
     DataError
-        On every rank alike, with the hosts whose file is not rank 0's.
+        On every rank alike, with the hosts whose file differs from rank 0's.
 
     Notes
     -----
@@ -104,7 +104,7 @@ def check_same_file(
 
 
 def _compare_parts(comm: Communicator, name: Sequence[str], data_dir: str | None, files: Sequence[Range]) -> None:
-    """Compare each of files by columns over the ranks that own it (collective)."""
+    """Compare each file by columns between the ranks that own it (collective)."""
     first, last = files[comm.rank % len(files)]
     own = {i: _fingerprint(_path(name[i], data_dir)) for i in range(first, last)}
     views = comm.allgather_json([[i, *view, platform.node(), comm.rank] for i, view in own.items()])
@@ -113,22 +113,22 @@ def _compare_parts(comm: Communicator, name: Sequence[str], data_dir: str | None
 
 
 def _compare(name: str, views: Sequence[tuple[int, int, str, int]]) -> None:
-    """Refuse a file with another size or checksum on other hosts than on that of the first rank."""
+    """Refuse a file whose size or checksum on another host differs from that on the first rank's host."""
     if any(size < 0 for size, *_ in views):
-        # who opens the data says which rank cannot
+        # the code that opens the data reports which rank cannot read it
         return
     size, crc, host, rank = views[0]
     others = sorted({f"{at} ({n:,} bytes)" for n, sample, at, _ in views if [n, sample] != [size, crc]})
     if others:
         raise DataError(
             f"{name} is another file on {', '.join(others)} than on rank {rank}'s host {host} ({size:,} "
-            "bytes): put the data where all hosts see the same file, or copy it anew",
+            "bytes): put the data where all hosts see the same file, or copy it again",
             collective=True,
         )
 
 
 def check_same_points(comm: Communicator, residuals: ResidualLoss) -> None:
-    """Refuse a residual problem whose points or observations differ over the ranks (collective).
+    """Refuse a residual problem whose points or observations differ between ranks (collective).
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def check_same_points(comm: Communicator, residuals: ResidualLoss) -> None:
     others = [name for name in names if any(view.get(name) != views[0].get(name) for view in views)]
     if others:
         raise ConfigError(
-            f"term {', '.join(others)}: the ranks have different points or data; draw random numbers from a "
+            f"term {', '.join(others)}: the ranks have different points or data; draw random numbers with a "
             "fixed seed, and read files that are the same on all hosts",
             collective=True,
         )
@@ -162,17 +162,17 @@ def _sum_of(data: Any) -> int:
 
 
 def _path(name: str, data_dir: str | None) -> Path:
-    """The file or folder of a name: ``features,labels`` are two files, ``folder:part`` is a part of a folder."""
+    """Find the file or folder of a name: ``features,labels`` names two files, ``folder:part`` a part of a folder."""
     folder = user_path(data_dir or ".")
     names = name, name.rpartition(":")[0], name.partition(",")[0].strip()
     paths = [folder / user_path(part) for part in names if part]
     path_here = next((path for path in paths if path.exists()), paths[0])
-    # a store's manifest has the checksums of all that is in it
+    # a store's manifest holds the checksums of all its files
     return path_here / MANIFEST_FILE if (path_here / MANIFEST_FILE).is_file() else path_here
 
 
 def _fingerprint(path: Path) -> tuple[int, int]:
-    """Size, and a checksum of samples; of a folder those of its list of names; a negative size if it cannot be read."""
+    """Return size and checksum of parts of a file, or of a folder's list of names; size -1 if unreadable."""
     try:
         if path.is_dir():
             names = sorted(entry.name for entry in path.iterdir())

@@ -28,9 +28,9 @@ from distnewton.runs.planned import planned_splits
 
 @dataclass(frozen=True)
 class Placement:
-    """Who computes what of a run."""
+    """The network of a run on its ranks and devices."""
 
-    device: Device  # what this rank computes on
+    device: Device  # device of this rank
     grid: ProcessGrid  # ranks and their blocks
     share: SampleShare  # training samples of this rank's replica
     network: PartitionedNetwork  # the network on the grid
@@ -47,7 +47,7 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
     config : Config
         Layers, splits, replicas and device.
     data : DataSets
-        Their sizes decide the widths of input and output, and whether the run fits.
+        Data sets whose sizes decide the widths of input and output, and whether the run fits.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
     Raises
     ------
     ConfigError
-        If the network cannot be partitioned so, or does not fit the memory.
+        If the network cannot be partitioned as configured, or does not fit the memory.
     DataError
         If images have another shape than the network takes.
 
@@ -99,7 +99,7 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
 
 
 def choose_partition(placement: Placement, config: Config, data: DataSets, speeds: Sequence[float]) -> Partition:
-    """The partition of a network that is placed already, for other speeds of its ranks; collective."""
+    """Choose another partition of a placed network, for other speeds of its ranks; collective."""
     shape, world = placement.network.shape, placement.grid.world
     nonzeros = nonzeros_of(data.train, dense=placement.architecture.dense)
     splits = _choose_splits(world, config, shape, data, speeds, nonzeros)
@@ -107,7 +107,7 @@ def choose_partition(placement: Placement, config: Config, data: DataSets, speed
 
 
 def replace_grid(placement: Placement, config: Config, comm: Communicator, partition: Partition) -> Placement:
-    """The same network on another partition of the same ranks; collective."""
+    """Place the network on another partition of the same ranks; collective."""
     old = placement.network
     grid = ProcessGrid(comm, partition, placement.grid.n_replicas, rounded=config.run.compress == "bfloat16")
     network = PartitionedNetwork(grid, old.activation.name, old.backend, old.shape, config.run.overlap)
@@ -115,7 +115,7 @@ def replace_grid(placement: Placement, config: Config, comm: Communicator, parti
 
 
 def memory_problem(comm: Communicator, config: Config, data: DataSets, placement: Placement, after: Partition) -> str:
-    """Why a partition does not fit the hosts beside what is there; empty where it does, or is not checked."""
+    """Say why a second partition does not fit the hosts' memory; empty if it fits or is not checked."""
     if "memory" not in config.run.checks:
         return ""
     sizes = _planned_run(config, data, placement.network.shape, dense=placement.architecture.dense)
@@ -127,14 +127,14 @@ def memory_problem(comm: Communicator, config: Config, data: DataSets, placement
 
 
 def _planned_run(config: Config, data: DataSets, shape: NetworkShape, *, dense: bool) -> PlannedRun:
-    """What the memory of a run depends on, besides its partition."""
+    """Collect what the memory of a run depends on, besides its partition."""
     n_held_out = sum(description.n_samples for description in data.descriptions.values())
     carried = shape if data.residuals is None else shape.with_jet(data.residuals.jet)
     return PlannedRun(config, carried, data.train, n_held_out, dense, "validation" in data.held_out)
 
 
 def _resolve_shape(config: Config, data: DataSets) -> NetworkShape:
-    """Layers with their sizes, which all data sets must fit."""
+    """Resolve the sizes of the layers, which all data sets must fit."""
     shape = config.network.shape(data.train.n_features, data.train.image_shape, data.task.n_out)
     for description in (data.train, *data.descriptions.values()):
         if (problem := image_problem(shape, description)) is not None:
@@ -143,7 +143,7 @@ def _resolve_shape(config: Config, data: DataSets) -> NetworkShape:
 
 
 def _device_name(config: Config, data: DataSets) -> str:
-    """The device that is asked for; genotypes stay packed, which the CPU alone decodes."""
+    """Return the configured device, or the CPU for genotypes: they stay packed, and only the CPU decodes them."""
     if not data.train.packed:
         return config.run.device
     if config.run.device == "gpu":
@@ -152,11 +152,11 @@ def _device_name(config: Config, data: DataSets) -> str:
 
 
 def _choose_speeds(comm: Communicator, config: Config, n_ranks: int) -> list[float]:
-    """Relative speeds of the ranks of a grid, measured where the user asks for it; empty for equal ones."""
+    """Return the relative speeds of the ranks of a grid, given or measured; empty for equal ones."""
     given = config.partition.speeds
     if given == "measured":
         given = measured_speeds(comm)
-    # auto: all alike at first
+    # auto begins with equal speeds
     return [] if isinstance(given, str) else speeds_of_grid(given, n_ranks, config.partition.replicas)
 
 
@@ -168,13 +168,13 @@ def _choose_splits(
     speeds: Sequence[float],
     nonzeros: float | None,
 ) -> tuple[int, ...]:
-    """The configured splits, or those that the plan expects to be fastest."""
+    """Return the configured splits, or those that the plan predicts to be fastest."""
     if config.partition.splits != "auto":
         return as_splits(config.partition.splits)
     n_ranks = ranks_of_a_grid(comm.size, config.partition.replicas)
     uneven = speeds if len(set(speeds)) > 1 else []
     splits: Sequence[int] = ()
-    # one rank's choice is everyone's: processors of different kinds round differently
+    # rank 0 chooses for all: different processors round differently, and could choose differently
     with comm.collective_errors():
         if comm.rank == 0:
             splits = planned_splits(

@@ -1,4 +1,4 @@
-"""The problem of a configuration in numbers, for plans and studies."""
+"""The sizes of a configured problem, for plans and studies."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from distnewton.planning.rates import Rates
 from distnewton.runs.automatic import settle
 
 _STEPS = 11
-"""CG steps for each decade of the residual."""
+"""CG steps that reduce the residual by a factor of ten."""
 
 
 def planned_problem(
@@ -45,32 +45,33 @@ def planned_problem(
     jet: Jet | None = None,
     n_rows: int = 0,
 ) -> Problem:
-    """What an iteration of a run works on.
+    """Describe the work of an iteration of a run.
 
     Parameters
     ----------
     config : Config
-        The run; stages before its direction are left out.
+        The run; stages before its last one are left out.
     shape : NetworkShape
         Layers, resolved.
     n_samples, n_test : int
-        Samples of training and test.
+        Number of training and of test samples.
     nonzeros : float or None
-        Of a sample with sparse features; None for dense.
+        Mean number of nonzeros in a sample with sparse features; None for dense features.
     n_steps : float or None
-        CG steps of a direction, counted as whole ones, one at least; None for :func:`expected_steps`.
+        CG steps of a direction, rounded to at least 1; None for :func:`expected_steps`.
     n_trials : float
-        Points that the line search tries, likewise.
+        Number of points that the line search tries, rounded to at least 1.
     reading_bytes : float
-        Memory of reading the data.
+        Bytes that reading the data takes.
     owners : FileOwners or None
-        Of files by columns.
+        Ranks that own each file by columns.
     packed : bool
-        Whether features are genotypes, two bits each.
+        Whether features are genotypes of two bits each.
     jet : Jet or None
-        Derivatives that ride along, of a residual problem, whose own functions take no time here.
+        For a residual problem, derivatives that pass through the network; the problem's own functions take no time in
+        the model.
     n_rows : int
-        Most equations of a term, of a residual problem.
+        For a residual problem, largest number of equations of a term.
 
     Returns
     -------
@@ -79,7 +80,7 @@ def planned_problem(
     Raises
     ------
     ConfigError
-        For directions without a model; ``block_diagonal`` stands for what ``auto`` chooses.
+        For a direction without a model. ``block_diagonal`` stands in for the choice of ``auto``.
     """
     chosen = config.method.direction
     config = settle(config, n_samples, validated=n_test > 0, residual=jet is not None)
@@ -124,22 +125,23 @@ def planned_problem(
 
 
 def expected_steps(method: MethodConfig) -> int:
-    """CG steps of a direction that a run takes, about.
+    """Estimate the CG steps that a run takes for a direction.
 
     Parameters
     ----------
     method : MethodConfig
-        Of the run.
+        Method of the run.
 
     Returns
     -------
     int
-        At least 1, which stands for directions without CG.
+        At least 1; 1 for directions without CG.
 
     Notes
     -----
-    Runs of digits, letter, usps, pendigits, abalone and mnist on two ranks took 8 to 15 in the mean of their first 15
-    iterations, with a tolerance of 0.1 and at most 30, of one block or of all, and with Kronecker factors or without.
+    Runs on digits, letter, usps, pendigits, abalone and mnist with two ranks took 8 to 15 steps, on average over their
+    first 15 iterations, with a tolerance of 0.1 and at most 30 steps; block-diagonal or full, with Kronecker factors or
+    without.
     """
     if not method.has(CGOptions):
         return 1
@@ -158,24 +160,24 @@ def planned_splits(
     nonzeros: float | None = None,
     owners: FileOwners | None = None,
 ) -> tuple[int, ...]:
-    """The splits with which an iteration takes the least time by the model, with round rates.
+    """Choose the splits that minimise the modelled time of an iteration, with rounded machine rates.
 
     Parameters
     ----------
     config : Config
-        The run. Steps on mini-batches count as a Newton step with few products on a batch.
+        The run. Steps on mini-batches are modelled as a Newton step with few products on a batch.
     shape : NetworkShape
         Layers, resolved.
     n_samples : int
-        Of training.
+        Number of training samples.
     n_ranks : int
-        Ranks of a grid.
+        Number of ranks of a grid.
     speeds : sequence of float
-        Of the ranks of a grid; empty where all are alike.
+        Relative speeds of the ranks of a grid; empty if they are equal.
     nonzeros : float or None
-        Of a sample with sparse features; None for dense.
+        Mean number of nonzeros in a sample with sparse features; None for dense features.
     owners : FileOwners or None
-        Of files by columns, which splits must suit.
+        Ranks that own each file by columns, which the splits must respect.
 
     Returns
     -------
@@ -195,16 +197,16 @@ def planned_splits(
 
 
 def planned_grid(config: Config, problem: Problem, n_ranks: int) -> dict[str, Any]:
-    """What a plan needs to know of the grid and of the method.
+    """Collect what a plan needs to know about the grid and the method.
 
     Parameters
     ----------
     config : Config
         The run.
     problem : Problem
-        What an iteration of it works on.
+        Work of one of its iterations.
     n_ranks : int
-        Ranks of all replicas.
+        Number of ranks of all replicas.
 
     Returns
     -------
@@ -225,11 +227,13 @@ def planned_grid(config: Config, problem: Problem, n_ranks: int) -> dict[str, An
 
 
 def _speeds(config: Config, problem: Problem, n_ranks: int) -> list[float]:
-    """Given speeds of the ranks of a grid; checks that the given splits fit the ranks."""
+    """Return the given speeds of the ranks of a grid; check that given splits fit the ranks."""
     partition = config.partition
     n_of_grid = ranks_of_a_grid(n_ranks, partition.replicas)
     if partition.speeds == "measured":
-        raise ConfigError("a plan measures nothing: give partition.speeds as a list, one a rank", collective=True)
+        raise ConfigError(
+            "a plan cannot measure speeds: give partition.speeds as a list with one for each rank", collective=True
+        )
     if partition.splits != "auto":
         check_rank_count(
             problem.shape.partition(partition.splits, (), problem.blocks, problem.owners), n_of_grid,

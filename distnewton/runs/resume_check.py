@@ -1,4 +1,4 @@
-"""What must be the same when a run resumes from a checkpoint, and how large a checkpoint will be."""
+"""The identity of a run, which must match when it resumes from a checkpoint, and the size of its checkpoints."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from distnewton.runs.data_sets import DataSets
 from distnewton.runs.training_data import TrainingData
 
 _SHOWN = 60
-"""Characters of a value in a message."""
+"""Length beyond which a message shortens a value."""
 
 
 def run_identity(
     config: Config, architecture: Architecture, data: DataSets, training: TrainingData, start: Start | None
 ) -> dict[str, Any]:
-    """Network, data, method, seed and dtype of a run, as JSON has them.
+    """Collect network, data, method, seed and dtype of a run as plain JSON values.
 
     Parameters
     ----------
@@ -38,15 +38,15 @@ def run_identity(
     data : DataSets
         Training and held-out data.
     training : TrainingData
-        What was read of the training data.
+        The training data that was read.
     start : Start or None
         Model that the run starts from.
 
     Returns
     -------
     dict
-        Without length, splits, threads, memory and places of files: a run can continue with others. Logical blocks are
-        part of it where they are given.
+        Length, splits, threads, memory and file names are left out: a run may resume with others. Logical blocks are
+        included where they are given.
     """
     network: dict[str, Any] = {
         "layers": list(architecture.shape.listed),
@@ -69,7 +69,7 @@ def run_identity(
 def _described_data(
     config: Config, architecture: Architecture, data: DataSets, training: TrainingData
 ) -> dict[str, Any]:
-    """The data of a run, and what becomes of them."""
+    """Describe the data of a run and how it is prepared."""
     task, names = architecture.task, architecture.names
     described: dict[str, Any] = {
         "features": data.train.n_features,
@@ -89,7 +89,7 @@ def _described_data(
     if config.data.class_weights != "none":
         described["class weights"] = config.data.class_weights
     if names is not None:
-        # of names, which may be very many, a checksum
+        # there may be very many names: store a checksum
         described["names of columns (checksum)"] = zlib.crc32("\n".join(names.features).encode())
         if names.encoding is not None:
             encoding = json.dumps(names.encoding.to_json())
@@ -100,14 +100,14 @@ def _described_data(
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """Lines on what differs between two identities.
+    """Yield a line for each difference between two identities.
 
     Parameters
     ----------
     before, now : mapping
         Identity in the checkpoint, and that of the run that is to resume.
     prefix : str
-        Names above.
+        Names of the enclosing tables, each with a dot.
 
     Yields
     ------
@@ -123,7 +123,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any], prefix: str =
 
 
 def _short(value: Any, other: Any) -> str:
-    """A value; of long lists what the other one lacks."""
+    """Write a value briefly; for a long list, write the items that the other one lacks."""
     text = str(value)
     if isinstance(value, list) and isinstance(other, list) and len(text) > _SHOWN:
         more = [item for item in value if item not in other][:5]
@@ -132,7 +132,7 @@ def _short(value: Any, other: Any) -> str:
 
 
 def _plain(value: Any) -> Any:
-    """Tuples as lists, and numbers that JSON does not know as text."""
+    """Convert tuples to lists, and numbers that JSON lacks to text."""
     if isinstance(value, Mapping):
         return {str(key): _plain(item) for key, item in value.items()}
     if isinstance(value, list | tuple):
@@ -143,20 +143,20 @@ def _plain(value: Any) -> Any:
 def state_bytes(
     method: MethodConfig, shape: NetworkShape, partition: Partition, itemsize: int, *, n_more: int = 0
 ) -> float:
-    """About how large a checkpoint of a run is, over all ranks.
+    """Estimate the bytes of a checkpoint of a run, over all ranks.
 
     Parameters
     ----------
     method : MethodConfig
-        Its stages, of which the largest counts.
+        The stages of the run, of which the largest counts.
     shape : NetworkShape
-        Layers.
+        The layers.
     partition : Partition
-        Their blocks.
+        Blocks of the layers.
     itemsize : int
         Bytes of a number.
     n_more : int
-        Vectors of variables that the run saves besides those of its method: the best model.
+        Vectors of variables that the run saves besides those of its method, such as the best model.
 
     Returns
     -------
@@ -173,7 +173,7 @@ def state_bytes(
 
 
 def _n_stage_vectors(options: StageOptions) -> int:
-    """Vectors of variables that a stage keeps besides the point and those of its direction."""
+    """Count the vectors of variables that a stage keeps besides the point and those of its direction."""
     if options.has(NewtonOptions):
         return 1
     return int(getattr(options, "momentum", 0.0) > 0) + 2 * int(options.average > 0)

@@ -51,27 +51,28 @@ def train(
     comm : mpi4py.MPI.Intracomm, Communicator, None, or training data
         The ranks; None is this process alone, without MPI. Anything else is ``train_data``, for this process alone.
     train_data, test_data, validation_data : DataSource, tuple of X and y, frame, path, or None
-        Data in memory, as of :func:`~distnewton.data.in_memory.as_source`; by default what ``config.data`` names. A
-        frame holds its labels in the column that ``config.data.label_column`` names, or that a file would have.
+        Data in memory, as :func:`~distnewton.data.in_memory.as_source` takes it; by default what ``config.data`` names.
+        The labels of a frame are in the column that ``config.data.label_column`` names, or where a file would have
+        them.
     start : Model, path or None
         Model, model file or run folder whose weights and scaling the run begins with, on any grid; by default what
-        ``config.network.start`` names, or random weights. Under MPI all ranks name the same.
+        ``config.network.start`` names, or random weights. Under MPI all ranks must name the same one.
     direction : Direction, type of Direction or None
-        Direction of one's own in place of ``config.method.direction``; the options of an instance win over the
+        The caller's own direction in place of ``config.method.direction``; the options of an instance win over the
         configuration's.
     loss : Loss or None
-        Loss of one's own in place of ``config.network.loss``.
+        The caller's own loss in place of ``config.network.loss``.
     observers : sequence of Observer
-        Told of the start and of each iteration, on every rank.
+        Called at the start and after each iteration, on every rank.
     clock : Clock or None
-        When to stop before the last iteration; None for never.
+        Decides when to stop before the last iteration; None never stops.
     checkpoints : path or None
-        Folder in which all ranks save, and from which a run resumes; None saves nothing. Where there is one, and no
-        clock, Ctrl-C lets the iteration end and saves; a second one ends at once.
+        Folder in which all ranks save checkpoints, and from which a run resumes; None saves nothing. With a folder and
+        no clock, Ctrl-C saves after the current iteration and stops; a second Ctrl-C stops at once.
     resume : bool or "auto"
-        Go on from the newest checkpoint there; with ``"auto"`` begin anew where there is none.
+        Whether to continue from the newest checkpoint in that folder; ``"auto"`` starts anew if there is none.
     replay : Replay or None
-        Run that is repeated: its directions end where they did, and training ends where it did.
+        Run to repeat: directions and training end where they ended in it.
 
     Returns
     -------
@@ -80,7 +81,7 @@ def train(
     Raises
     ------
     DistNewtonError
-        With advice; on every rank alike where it is marked as agreed.
+        With advice; on every rank alike if its ``collective`` is true.
     KeyboardInterrupt
         After Ctrl-C on any rank.
 
@@ -89,12 +90,12 @@ def train(
     Collective over ``comm``.
     """
     if not isinstance(config, Config):
-        raise ConfigError(f"expected a Config, got a {type(config).__name__}; make_config(tables) makes one")
+        raise ConfigError(f"expected a Config, got a {type(config).__name__}; make_config(tables) returns one")
     if direction is not None or loss is not None:
         config = with_components(config, direction, loss)
     if not _is_communicator(comm):
         if train_data is not None:
-            raise ConfigError("the training data is given twice: behind the configuration, and as train_data")
+            raise ConfigError("the training data is given twice: after the configuration, and as train_data")
         comm, train_data = None, comm
     given = {"train": train_data, "validation": validation_data, "test": test_data}
     session = Session(config, comm, given=given, start=start)
@@ -113,7 +114,7 @@ def _is_communicator(given: Any) -> bool:
 
 
 class Session:
-    """One method after the other, trained on the same data, network and ranks.
+    """Trains several methods, one after the other, on the same data, network and ranks.
 
     Parameters
     ----------
@@ -127,7 +128,7 @@ class Session:
 
     Notes
     -----
-    Collective over ``comm``, as all methods.
+    Collective over ``comm``, as are all methods.
     """
 
     def __init__(
@@ -141,11 +142,11 @@ class Session:
         self.setup = Setup(config, comm, given, start)
 
     def free(self) -> None:
-        """Free the communicators of the grid."""
+        """Free the communicators of the grid (collective)."""
         self.setup.placement.grid.free()
 
     def summary(self, config: Config) -> RunSummary:
-        """Summary of a run of this session."""
+        """Summarise a run of this session."""
         return summarize_run(self.setup, self.setup.settle(config))
 
     def train(
@@ -164,13 +165,13 @@ class Session:
         Parameters
         ----------
         config : Config
-            The session's own, or one with another ``[method]`` and another length of the run; C differs only where
-            ``auto`` has chosen that of the session.
+            The session's configuration, or one with another ``[method]`` and another length of the run. C may differ
+            only if ``auto`` chose that of the session.
         start : Model, path or None
             Model whose weights the run begins with; by default the session's, or random weights. Its scaling must be
             the session's.
         observers, clock, checkpoints, resume, replay
-            Arguments of :func:`train`, whose errors are raised, too.
+            As in :func:`train`, whose errors this method also raises.
 
         Returns
         -------
@@ -184,13 +185,13 @@ class Session:
         )  # fmt: skip
 
     def _check(self, config: Config, checkpoints: str | Path | None, resume: Resume) -> None:
-        """Refuse a run that the session's data and network do not serve."""
+        """Refuse a run that does not fit the session's data and network."""
         setup, own = self.setup, self.setup.config
         length = {key: getattr(own.run, key) for key in ("iterations", "seconds", "patience", "tolerance")}
         same = {"method": own.method, "run": config.run.model_copy(update=length)}
         other_constant = config.method.C != own.method.C and not setup.chooses
         if config.model_copy(update=same) != own or other_constant:
-            message = "runs of a session differ in [method], apart from C, and in their length"
+            message = "runs of a session may differ only in [method], except C, and in their length"
             raise ConfigError(message, collective=True)
         if config.run.patience and "validation" not in setup.data.held_out:
             raise ConfigError(

@@ -1,4 +1,4 @@
-"""What a run is about, who follows it, and what it returns."""
+"""Summary, observers and result of a run."""
 
 from __future__ import annotations
 
@@ -27,12 +27,12 @@ from distnewton.runs.setup import Setup
 
 @dataclass(frozen=True)
 class Machine:
-    """The ranks of a run and what they compute on; replicated.
+    """The ranks of a run and their devices; replicated.
 
     Attributes
     ----------
     n_ranks, n_threads, n_cores : int
-        Ranks of all replicas, BLAS threads of each, and cores that all of them may use together.
+        Number of ranks of all replicas, of BLAS threads of each, and of cores that all of them may use together.
     n_replicas : int
         Copies of the process grid, each with its share of the samples.
     mpi_library : str
@@ -42,7 +42,7 @@ class Machine:
     devices : list of str
         Device of each rank, in words: ``CPU``, or its GPU.
     device_transport : str
-        How sums of arrays on GPUs travel; empty on the CPU.
+        How arrays on GPUs are summed; empty on the CPU.
     """
 
     n_ranks: int
@@ -56,13 +56,13 @@ class Machine:
 
     @property
     def crowding(self) -> float:
-        """Ranks a core, at least 1."""
+        """Number of ranks that share a core, at least 1."""
         return max(1.0, self.n_ranks / self.n_cores)
 
 
 @dataclass
 class RunSummary:
-    """What is known of a run before its first iteration; replicated.
+    """Facts about a run that are known before its first iteration; replicated.
 
     Attributes
     ----------
@@ -77,11 +77,11 @@ class RunSummary:
     machine : Machine
         Ranks, threads and devices.
     transport : str
-        How ranks tell each other that they have finished; empty without early termination.
+        How ranks announce that they have finished a direction; empty without early termination.
     checkpoint : IterationRecord or None
         Record of the checkpoint that the run continues from.
     notes : list of str
-        What the user should know: idle ranks, constant features, peculiarities of the files.
+        Notes to the user: idle ranks, constant features, peculiarities of the files.
     """
 
     config: Config
@@ -107,39 +107,39 @@ class RunSummary:
 
 
 class Observer(Protocol):
-    """Something that follows a run on every rank: progress, the run folder, the caller's own."""
+    """An object that follows a run on every rank, such as the progress display or the run folder."""
 
     def start(self, summary: RunSummary) -> None:
-        """Before the first iteration."""
+        """Take the summary, before the first iteration."""
         ...
 
     def iteration(self, record: IterationRecord) -> None:
-        """After each iteration, the start (0) included."""
+        """Take the record of an iteration; the first one is that of the start, 0."""
         ...
 
 
 @dataclass(repr=False)
 class Result:
-    """What training returns, on every rank.
+    """The result of training, on every rank.
 
     Attributes
     ----------
     model : Model
-        The trained network; with validation data that of the best iteration.
+        The trained network; with validation data, that of the best iteration.
     history : History
-        Record of each iteration, the start included; of a run that was resumed from its checkpoint's on. A sequence.
+        Sequence of records: of the start and each iteration, or of a resumed run from its checkpoint on.
     summary : RunSummary
-        What the run was about.
+        Summary of the run.
     stopped : Stop
-        What ended it before its last iteration, if anything: the clock, or a signal.
+        What stopped the run before its last iteration: the clock, a signal, or nothing.
     checkpoint : Path or None
-        The last that was saved, or that it went on from; None where there is none.
+        The checkpoint saved last, or the one that the run resumed from; None if there is none.
     predictions : dict
-        How the model did at the end, on the test set where there is one: :func:`~.predictions.summarize`.
+        Summary of the final predictions, on the test set if there is one: :func:`~.predictions.summarize`.
     best : Best or None
-        The iteration of the model; None without validation data.
+        The iteration that the model comes from; None without validation data.
     ended : str
-        Why training ended before its last iteration, where it was neither the clock nor a signal.
+        Why training ended before its last iteration, if neither the clock nor a signal stopped it.
     """
 
     model: Model
@@ -152,7 +152,7 @@ class Result:
     ended: str = ""
 
     def __repr__(self) -> str:
-        """What was trained, how far, and how well, in a line or two."""
+        """Write task, layers, iteration, objective and metrics in a line or two."""
         last, task = self.last, self.summary.task
         sets = {"train": last.train, "validation": last.validation, "test": last.test}
         metrics = [f"{which} {name} {value:.4g}" for which, found in sets.items() for name, value in found.items()]
@@ -173,7 +173,7 @@ def summarize_run(
     notes: Sequence[str] = (),
     resumed: IterationRecord | None = None,
 ) -> RunSummary:
-    """Summarise a run, with the notes of its data and partition.
+    """Summarise a run, with notes on its data and partition.
 
     Parameters
     ----------
@@ -182,9 +182,9 @@ def summarize_run(
     config : Config
         Settings of the run.
     transport : str
-        How ranks tell each other that they have finished.
+        How ranks announce that they have finished a direction.
     notes : sequence of str
-        Notes of the method.
+        Notes on the method.
     resumed : IterationRecord or None
         Record of the checkpoint that the run continues from.
 
@@ -216,7 +216,7 @@ def summarize_run(
         *notes_of_run(grid, config, data, setup.training),
     ]
     if resumed is not None and resumed.iteration >= config.run.n_iterations:
-        all_notes.append(f"nothing is left of {config.run.n_iterations} iterations: raise run.iterations")
+        all_notes.append(f"all {config.run.n_iterations} iterations are done: raise run.iterations to train on")
     return RunSummary(
         config,
         data.train,

@@ -1,4 +1,4 @@
-"""One run on a setup: from its first variables, through every iteration, to its result."""
+"""One run on a setup, from its first variables through every iteration to its result."""
 
 from __future__ import annotations
 
@@ -76,7 +76,7 @@ def train_once(
             history = History(filter(None, [keeper.record]))
             for observer in observers:
                 observer.start(summary)
-            # a checkpoint counts records, so that it comes last
+            # last, because a checkpoint relies on what the others have recorded
             followers = [history.append, *(observer.iteration for observer in observers), keeper.follow]
             course.iterate(config, clock, followers, replay)
             keeper.finish()
@@ -94,7 +94,7 @@ def train_once(
 
 
 def _first_params(setup: Setup, config: Config, origin: Start | None) -> Array:
-    """The variables that a run begins with; terms of a residual problem are tried there."""
+    """Return the first variables of a run; try the terms of a residual problem at them."""
     residuals = setup.data.residuals
     with setup.comm.ledger.phase("init"):
         params = _random_params(setup, config) if origin is None else _params_of(setup, config, origin)
@@ -104,7 +104,7 @@ def _first_params(setup: Setup, config: Config, origin: Start | None) -> Array:
 
 
 def _random_params(setup: Setup, config: Config) -> Array:
-    """Random variables, and a residual problem's values of its unknown constants."""
+    """Draw random variables; set unknown constants to the values that a residual problem gives."""
     residuals = setup.data.residuals
     params = setup.training.objective.network.initial_params(config.run.seed, config.network.init)
     if residuals is not None:
@@ -113,7 +113,7 @@ def _random_params(setup: Setup, config: Config) -> Array:
 
 
 def _params_of(setup: Setup, config: Config, origin: Start) -> Array:
-    """The variables of a model that the run starts from; one that the setup did not start from is checked."""
+    """Return the variables of the model that the run starts from; check the model if the setup has not done so."""
     placement, network = setup.placement, setup.training.objective.network
     if origin is not setup.start:
         origin.check(placement.architecture, config.data.scale)
@@ -122,25 +122,25 @@ def _params_of(setup: Setup, config: Config, origin: Start) -> Array:
     reduced = network.reduced(params)
     if placement.grid.world.any(scalar((params != 0).sum()) > scalar((reduced != 0).sum())):
         raise DataError(
-            f"{origin.name} has weights for features that no training sample has: give it to the session",
+            f"{origin.name} has weights for features that no training sample has: pass it as the session's start",
             collective=True,
         )
     return reduced
 
 
 def _final_params(setup: Setup, trainer: Trainer, evaluator: MetricsEvaluator) -> Array:
-    """The variables of the result, whose outputs are then the last ones measured."""
+    """Return the variables of the result; their outputs are then the ones measured last."""
     iteration, params = trainer.chosen
     if iteration != trainer.iteration:
         evaluator.measure(params, setup.training.objective.evaluate(params, None))
     elif evaluator.last is None:
-        # nothing was left to do: the point is a checkpoint's
+        # no iteration was left to do: the point comes from a checkpoint
         evaluator.measure(params, trainer.evaluation)
     return params
 
 
 class _Course:
-    """A run from its first iteration to its last, on one partition or on several, one after the other."""
+    """A run from its first iteration to its last, on one partition or on several in turn."""
 
     def __init__(
         self, engine: Engine, best: BestModel | None, keeper: CheckpointKeeper, moving: MovingPartition | None
@@ -154,7 +154,7 @@ class _Course:
         followers: Sequence[Callable[[IterationRecord], None]],
         replay: Replay | None,
     ) -> None:
-        """Train to the end of the run, or of the repeated one; followers are told of each iteration in turn."""
+        """Train to the end of the run, or of the replayed one; call the followers, in order, after each iteration."""
         run, must_stop = config.run, clock.must_stop if clock else None
         length = (replay.n_iterations, math.inf) if replay else (run.n_iterations, run.seconds)
         moves = True
@@ -171,7 +171,7 @@ class _Course:
                     break
 
     def _moves(self, record: IterationRecord) -> bool:
-        """Whether the run has another engine after an iteration, which goes on with the next one."""
+        """Move the partition if a move is due; tell whether a new engine does the next iteration."""
         if self._moving is None or self.engine.trainer.stopped or not self._moving.is_due(record):
             return False
         before, self.engine = self.engine, self._moving.move(self.engine, self._best)
@@ -180,11 +180,11 @@ class _Course:
 
     @contextmanager
     def ending(self) -> Iterator[None]:
-        """Free what the run holds open at its end; name the checkpoint that is left where numbers went wrong."""
+        """Free the run's resources at its end; add the last checkpoint to a numerical error."""
         try:
             yield
         except DistNewtonError as error:
-            # freeing is collective: only where every rank gets here
+            # freeing is collective, so only if every rank gets here
             if error.collective:
                 self.engine.schedule.free()
             if isinstance(error, NumericalError) and self._keeper.path:

@@ -104,7 +104,7 @@ def test_too_little_room_is_told_before_training(world, folder, monkeypatch):
     usage = namedtuple("usage", "total used free")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage(10**6, 10**6, 1000))
     told = []
-    with pytest.raises(WriteError, match=r"0.001 MB are free, and 3 checkpoints .*run.keep_checkpoints = 0"):
+    with pytest.raises(WriteError, match=r"0.001 MB are free, but 3 checkpoints .*run.keep_checkpoints = 0"):
         train(world, folder / "c", observers=[Told(told)])
     assert told == []
     assert not (folder / "c").exists()

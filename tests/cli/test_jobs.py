@@ -38,7 +38,7 @@ def test_submit_without_slurm_runs_here_and_now(place):
     assert {"job.sh", "job.toml", "end.json", "model.safetensors"} <= {path.name for path in folder.iterdir()}
     again = run(["bash", folder / "job.sh"])
     assert again.returncode == 0, again.stderr
-    assert again.stdout.count("resumes from iteration 2") == again.stdout.count("nothing is left of 2 iterations") == 1
+    assert again.stdout.count("resumes from iteration 2") == again.stdout.count("all 2 iterations are done") == 1
     assert len((folder / "metrics.jsonl").read_text().splitlines()) == 3
     assert json.loads((folder / "end.json").read_text()) == {"exit_code": 0}
 

@@ -126,7 +126,7 @@ def test_a_run_resumes_with_its_data_alone(world, folder):
     for changed in ("a value", "a label", "two rows"):
         done = train(rows_of(changed), "--resume", "--run.iterations=2")
         assert (done.returncode, done.stderr.count("values, labels and weights (hash)")) == (65, 1), done.stderr
-        assert f"now the data are {data}" in done.stderr
+        assert f"the data are now {data}" in done.stderr
         assert "network.start" in done.stderr
     grids = [[], ["--partition.splits=1-4-1"], ["--partition.splits=2-1-2", "--partition.replicas=2"]]
     # a store of the same values is the same data

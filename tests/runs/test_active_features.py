@@ -156,7 +156,7 @@ def test_weights_of_a_first_model_count(world):
     result = train(world, config, start=start)
     same(world, result, train(world, config, dense=True, start=start))
     session = distnewton.runs.session.Session(config, world, given={"train": (csr_array(X), Y)})
-    with pytest.raises(DataError, match=r"has weights for features that no training sample has: give it to the"):
+    with pytest.raises(DataError, match=r"has weights for features that no training sample has: pass it as the"):
         session.train(config, start=start)
 
 
