@@ -6,6 +6,8 @@ of its kind. A package adds components through entry points of the registry's gr
 
     [project.entry-points."distnewton.losses"]
     huber = "my_package.losses:Huber"
+
+The package's own directions and formats are written in the same way, so that a run imports only those that it uses.
 """
 
 from __future__ import annotations
@@ -13,6 +15,7 @@ from __future__ import annotations
 import difflib
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
 from distnewton.errors import ConfigError
@@ -33,8 +36,9 @@ class Registry(Mapping[str, T], Generic[T]):
         Word for one of them in messages, such as ``loss``.
     base : type
         Class that each component is an instance of, or a subclass of where components are classes.
-    builtin : iterable of T
-        Components of this package, each with an attribute ``name``, in the order in which help lists them.
+    builtin : iterable of T, or mapping of str to str
+        Components of this package, each with an attribute ``name``, in the order in which help lists them; or their
+        names and places, as ``module:attribute``, which are imported when they are first used.
     group : str
         Entry-point group in which installed packages name components of this kind; empty for none.
     objects : bool
@@ -42,15 +46,22 @@ class Registry(Mapping[str, T], Generic[T]):
     """
 
     def __init__(
-        self, kind: str, base: type, builtin: Iterable[T], group: str = "", *, objects: bool = False
+        self,
+        kind: str,
+        base: type,
+        builtin: Iterable[T] | Mapping[str, str],
+        group: str = "",
+        *,
+        objects: bool = False,
     ) -> None:
         self.kind, self.base, self._group, self._objects = kind, base, group, objects
         self._components: dict[str, T] = {}
         self._unloaded: dict[str, EntryPoint] | None = None
-        self._builtin: frozenset[str] = frozenset()
-        for component in builtin:
+        self._builtin: tuple[str, ...] = ()
+        self._places = dict(builtin) if isinstance(builtin, Mapping) else {}
+        for component in () if isinstance(builtin, Mapping) else builtin:
             self.add(component)
-        self._builtin = frozenset(self._components)
+        self._builtin = (*self._places, *self._components)
 
     def accepts(self, component: Any) -> bool:
         """Whether a component is of this registry's kind."""
@@ -83,26 +94,31 @@ class Registry(Mapping[str, T], Generic[T]):
                 collective=True,
             )
         item = component() if self._objects and isinstance(component, type) else component
-        if name in self._builtin and self._components[name] is not item:
+        if name in self._builtin and self[name] is not item:
             message = f"the {self.kind} {name} belongs to distnewton; give {component!r} another name"
             raise ConfigError(message, collective=True)
         self._components[name] = item
         return component
 
     def __getitem__(self, name: str) -> T:
-        if name not in self._components:
+        if name in self._components:
+            return self._components[name]
+        if name in self._places:
+            module, _, attribute = self._places[name].partition(":")
+            component = getattr(import_module(module), attribute)
+            self._components[name] = component() if self._objects else component
+        else:
             self._load(name)
         return self._components[name]
 
     def __iter__(self) -> Iterator[str]:
-        yield from list(self._components)
-        yield from (name for name in self._outside() if name not in self._components)
+        return iter(dict.fromkeys((*self._builtin, *self._components, *self._outside())))
 
     def __len__(self) -> int:
-        return len(set(self._components) | set(self._outside()))
+        return len({*self._builtin, *self._components, *self._outside()})
 
     def __contains__(self, name: object) -> bool:
-        return name in self._components or name in self._outside()
+        return name in self._builtin or name in self._components or name in self._outside()
 
     def available(self) -> Iterator[T]:
         """All components, without those of installed packages that cannot be imported, of which a warning tells.

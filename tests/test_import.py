@@ -38,6 +38,7 @@ print(json.dumps(found))
 HEAVY = (
     "matplotlib", "numba", "numpy.ma", "pandas", "pyarrow", "rich", "scipy", "sklearn",
     "distnewton.cli.bench_command", "distnewton.cluster.cluster_file", "distnewton.reporting.drawing",
+    "distnewton.data.formats.delimited", "distnewton.data.formats.libsvm", "distnewton.directions.dual",
 )  # fmt: skip
 RUN = """
 import sys

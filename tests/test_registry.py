@@ -7,6 +7,8 @@ from importlib.metadata import EntryPoint, EntryPoints
 import pytest
 
 from distnewton import registry as module
+from distnewton.data.formats.registry import FORMATS
+from distnewton.directions.registry import DIRECTIONS, PRECONDITIONERS
 from distnewton.errors import ConfigError
 from distnewton.registry import Registry
 
@@ -71,6 +73,27 @@ def test_a_package_that_cannot_be_imported_is_named(monkeypatch):
     with pytest.warns(RuntimeWarning, match="the shape") as told:
         assert [shape.name for shape in shapes.available()] == ["flat", "round"]
     assert len(told) == 2
+
+
+def test_own_components_are_imported_at_their_first_use(monkeypatch):
+    monkeypatch.setattr(module, "entry_points", lambda group: [])
+    shapes = Registry("shape", Shape, {"flat": "no_such_module:Flat", "round": f"{__name__}:ROUND"})
+    monkeypatch.setitem(__import__("sys").modules, __name__, __import__("types").SimpleNamespace(ROUND=ROUND))
+    assert list(shapes) == ["flat", "round"]
+    assert len(shapes) == 2
+    assert "flat" in shapes
+    assert shapes["round"] is ROUND
+    assert list(shapes) == ["flat", "round"]
+    with pytest.raises(ModuleNotFoundError, match="no_such_module"):
+        shapes.find("flat")
+    with pytest.raises(ConfigError, match="the shape round belongs to distnewton"):
+        shapes.add(Shape("round"))
+
+
+@pytest.mark.parametrize("registry", [DIRECTIONS, PRECONDITIONERS, FORMATS])
+def test_components_have_the_names_by_which_they_are_listed(registry):
+    assert [component.name for component in registry.values()] == list(registry)
+    assert all(registry.accepts(component) for component in registry.values())
 
 
 def test_unknown_names_come_with_the_nearest_and_all(monkeypatch):

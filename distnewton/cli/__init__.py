@@ -7,4 +7,4 @@ import os
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 COLLECTOR = gc.get_threshold()
 """How often Python looks for garbage once a command runs: what a start makes stays, and looking takes a tenth of it."""
-gc.set_threshold(50_000)
+gc.set_threshold(1_000_000)

@@ -107,7 +107,10 @@ class Command:
             raise ConfigError(f"{self.name} is called without mpirun: {self.without_mpirun}", collective=True)
         if self.first_rank and launched_rank() != 0:
             return 0
-        gc.set_threshold(*COLLECTOR)
+        if gc.get_threshold() != COLLECTOR:
+            # what the start has made stays to the end, and is not looked at again
+            gc.freeze()
+            gc.set_threshold(*COLLECTOR)
         return self.run(options)
 
     def _keywords(self) -> dict[str, Any]:

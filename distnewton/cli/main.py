@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import faulthandler
+import gc
 import sys
 import warnings
 from collections.abc import Callable, Sequence
@@ -92,6 +93,8 @@ def run_console(program: Callable[[], int]) -> NoReturn:
     # after another failure Python would only complain at exit
     results_go_to_files()
     sys.stdout.flush()
+    # the process ends and gives back all of its memory: Python need not look which of it is garbage
+    gc.freeze()
     sys.exit(code)
 
 

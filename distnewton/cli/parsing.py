@@ -118,15 +118,17 @@ def settings_to_set(
     UsageError
         If a setting has no value.
     """
-    from distnewton.config import setting_names
+    from distnewton.config import is_setting
     from distnewton.config.old_names import old_names
 
-    known = {f"--{name}": f"--set={name}" for name in (*setting_names(), *old_names())}
+    known = {f"--{name}": f"--set={name}" for name in old_names()}
     known |= {flag: f"--set={name}" for flag, name in SHORT_FLAGS.items() if flag not in flags}
     known |= old
     rest, words = [], iter(arguments)
     for word in words:
         flag, equals, value = word.partition("=")
+        if flag.startswith("--") and is_setting(flag[2:]):
+            known[flag] = f"--set={flag[2:]}"
         if flag not in known:
             rest.append(word)
             continue

@@ -64,13 +64,15 @@ def _dry_run(options: argparse.Namespace) -> int:
 def _train(options: argparse.Namespace) -> int:
     """Train to the end, to the time limit, or to a signal."""
     from distnewton.cli.training import train_into_folder
-    from distnewton.cluster.job import is_waiting
     from distnewton.guards.signals import StopSignals
 
     resume = settle_resumption(options)
-    if options.run_dir and is_waiting(Path(options.run_dir)):
-        # a job's own folder: what fails before its recipe is read is kept there, too
-        failures.folder = Path(options.run_dir)
+    if options.run_dir:
+        from distnewton.cluster.job import is_waiting
+
+        if is_waiting(Path(options.run_dir)):
+            # a job's own folder: what fails before its recipe is read is kept there, too
+            failures.folder = Path(options.run_dir)
     comm = world_communicator()
     config = shared_config(comm, options)
     if options.print_config:

@@ -179,7 +179,7 @@ def _with_direction(tree: Mapping[str, Any], default: str = AUTO) -> Mapping[str
     """Add the direction that the options imply, or the default where they imply none."""
     if tree.get("direction", AUTO) != AUTO:
         return tree
-    options = {name for name in tree if name in method_fields() and name not in _OF_ALL}
+    options = {name for name in tree if name not in _OF_ALL and name in method_fields()}
     if options:
         return {**tree, "direction": _direction_with(options, tree)}
     # the user's own stages are followed by a Newton method

@@ -114,6 +114,12 @@ def setting_names() -> list[str]:
     return [f"{section}.{key}" for section in Config.model_fields for key in settings_of(section)]
 
 
+def is_setting(name: str) -> bool:
+    """Whether a name is that of a setting, as ``section.key``; only ``method.key`` asks every direction."""
+    section, _, key = name.partition(".")
+    return section in Config.model_fields and key in settings_of(section)
+
+
 def choices_of(key: str, field: FieldInfo) -> tuple[str, ...]:
     """List the names that a setting accepts; empty where its values cannot be listed.
 

@@ -136,9 +136,10 @@ class Composition:
 def _find(option: str, name: str) -> Any:
     """The component that an option names."""
     registry: Registry[Any] = PRECONDITIONERS if option == "preconditioner" else DIRECTIONS
-    if name in choices(option):
-        return registry[name]
     if name in registry:
+        # looked at alone: the choices of some slots take the import of every direction
+        if option in ("direction", "preconditioner") or option in registry[name].roles:
+            return registry[name]
         raise ComponentError(option, f"{name} cannot be a {option}; known are {', '.join(choices(option))}")
     near = difflib.get_close_matches(name, choices(option), n=1, cutoff=0.5)
     hint = f"did you mean {near[0]}? " if near else ""

@@ -9,7 +9,6 @@ import socket
 import struct
 import sys
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 from distnewton.guards.hangs import ranges
 
@@ -105,6 +104,9 @@ class Hosts:
 def _ask(addresses: Mapping[str, Sequence[str]], *, wanted: bool) -> list[str]:
     if not addresses:
         return []
+    # most ranks share their host with all others
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(min(32, len(addresses))) as pool:
         replies = list(pool.map(answers, addresses.values()))
     return [host for host, reply in zip(addresses, replies, strict=True) if reply == wanted]

@@ -7,16 +7,6 @@ from pathlib import Path
 from typing import NoReturn
 
 from distnewton.data.formats.base import Format
-from distnewton.data.formats.bed import Bed
-from distnewton.data.formats.delimited import Csv
-from distnewton.data.formats.hdf5 import Hdf5
-from distnewton.data.formats.idx import Idx
-from distnewton.data.formats.images import Images
-from distnewton.data.formats.libsvm import Libsvm
-from distnewton.data.formats.npy import Npy
-from distnewton.data.formats.npz import Npz
-from distnewton.data.formats.parquet import Arrow, Parquet
-from distnewton.data.formats.store import Store
 from distnewton.data.formats.streams import OFFICE, first_lines, line_blocks, read_head
 from distnewton.errors import ConfigError, DataError
 from distnewton.registry import Registry
@@ -24,7 +14,19 @@ from distnewton.registry import Registry
 FORMATS: Registry[Format] = Registry(
     "data format",
     Format,
-    [Libsvm(), Csv(), Npy(), Npz(), Idx(), Images(), Hdf5(), Parquet(), Arrow(), Bed(), Store()],
+    {
+        "libsvm": "distnewton.data.formats.libsvm:Libsvm",
+        "csv": "distnewton.data.formats.delimited:Csv",
+        "npy": "distnewton.data.formats.npy:Npy",
+        "npz": "distnewton.data.formats.npz:Npz",
+        "idx": "distnewton.data.formats.idx:Idx",
+        "images": "distnewton.data.formats.images:Images",
+        "hdf5": "distnewton.data.formats.hdf5:Hdf5",
+        "parquet": "distnewton.data.formats.parquet:Parquet",
+        "arrow": "distnewton.data.formats.parquet:Arrow",
+        "bed": "distnewton.data.formats.bed:Bed",
+        "store": "distnewton.data.formats.store:Store",
+    },
     group="distnewton.formats",
     objects=True,
 )
