@@ -1,7 +1,7 @@
-"""The folder a run leaves: configuration, environment, a line an iteration, the model.
+"""The folder of a run: configuration, environment, a line for each iteration, and the model.
 
-Many jobs may begin at the same time on one file system: a name is taken by making its folder, and a folder by making
-its metrics file, both of which the file system lets only one process do.
+Many jobs may begin at the same time on one file system. A process takes a name by creating the folder, and a folder by
+creating its metrics file; the file system lets only one process do either.
 """
 
 from __future__ import annotations
@@ -46,29 +46,29 @@ OWN_FILES = (
 OWN_NAMES = (*OWN_FILES, CHECKPOINTS_FOLDER, REPLACED_FOLDER, ERRORS_FOLDER)
 _ATTEMPTS = 20
 _NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
-"""What file systems say that lock no files."""
+"""Errors of file systems that cannot lock files."""
 _PACKAGES = ("distnewton", "numpy", "scipy", "mpi4py", "safetensors", "pydantic")
 
 
 class RunFolder:
-    """A run's folder while it is written; on rank 0 only.
+    """The folder of a run that is being written; on rank 0 only.
 
     Parameters
     ----------
     path : Path
-        The folder; made with its parents.
+        The folder, which is created with its parents.
     overwrite : bool
-        Whether an earlier run there is replaced, its checkpoints included: its files stand aside, in the folder
-        ``replaced``, until the first record of the new run is written, and come back where the new one never begins.
+        Whether to replace an earlier run there, with its checkpoints. Its files move to the subfolder ``replaced``
+        until the first record of the new run is written; if the new run never begins, they move back.
     resume : bool
         Whether to resume the earlier run there.
     made : sequence of Path
-        Folders around it that were made for this run, the innermost first.
+        Parent folders that were created for this run, the innermost first.
 
     Raises
     ------
     CreateError
-        If it cannot be made, or holds another run, also one that begins or resumes at the same moment.
+        If the folder cannot be created, or holds another run, even one that begins or resumes at the same moment.
     """
 
     def __init__(
@@ -89,12 +89,12 @@ class RunFolder:
 
     @classmethod
     def under_free_name(cls, name: str) -> RunFolder:
-        """Take the first of runs/NAME-001, runs/NAME-002, ... that nobody has."""
+        """Take the first of runs/NAME-001, runs/NAME-002, ... that is free."""
         path = next_folder(name)
         return cls(path, made=[path, path.parent])
 
     def _claim(self, overwrite: bool) -> None:
-        """Make the folder and the metrics file in it, which says whose it is."""
+        """Create the folder, and the metrics file that marks it as taken."""
         _make(self.path)
         present = files_of_run(self.path)
         if present and not overwrite:
@@ -104,7 +104,7 @@ class RunFolder:
             )
         if present:
             self._open_metrics("a")
-            # nobody trains it now; what moves next is not what another run makes at this moment
+            # the lock showed that no process trains this run, so the files to move are not a running run's
             self.close()
             set_aside(self.path)
         forget(self.path)
@@ -112,21 +112,21 @@ class RunFolder:
             self._open_metrics("x")
         except FileExistsError:
             raise CreateError(
-                f"{self.path} was taken by another run that begins at the same moment: choose another --run-dir"
+                f"{self.path} was taken by another run that began at the same moment: choose another --run-dir"
             ) from None
 
     def _open_metrics(self, mode: Literal["a", "x"]) -> None:
-        """Open the metrics, and keep other processes from the run as long as this one has them open."""
+        """Open the metrics file and lock it, to keep other processes from this run while the file is open."""
         file = self.path / METRICS_FILE
-        # without a buffer: what could not be written would be written again when the file is closed
+        # unbuffered: closing a buffered file would write again what could not be written before
         self._metrics = FileIO(file, mode)
-        # whoever held the lock may have put another file in the place of the one that was opened
+        # the previous holder of the lock may have replaced the file after it was opened here
         if not _lock(self._metrics) or os.fstat(self._metrics.fileno()).st_ino != file.stat().st_ino:
             self.close()
-            raise CreateError(f"{self.path}: another process trains this run at this moment")
+            raise CreateError(f"{self.path}: another process is training this run now")
 
     def start(self, summary: RunSummary) -> None:
-        """Write what is known before training; let the records end with that of the checkpoint it continues from."""
+        """Write what is known before training; if the run resumes, cut the records after its checkpoint."""
         self._write(CONFIG_FILE, to_toml(summary.config))
         self._write(ENVIRONMENT_FILE, json.dumps(environment(summary), indent=2) + "\n")
         if summary.checkpoint is not None:
@@ -135,7 +135,7 @@ class RunFolder:
             (self.path / END_FILE).unlink(missing_ok=True)
 
     def _match_records(self, checkpoint: IterationRecord) -> str:
-        """Leave each iteration up to a checkpoint's once in the metrics; returns a note on those that are missing."""
+        """Keep one record for each iteration up to a checkpoint's; return a note on missing ones."""
         if self._metrics is None:
             raise RuntimeError("a resumed run has its metrics open")
         file, part = self.path / METRICS_FILE, self.path / f"{METRICS_FILE}.part"
@@ -148,7 +148,7 @@ class RunFolder:
             return gap
         with writing(file):
             stream = FileIO(part, "w")
-            # locked before it has its name, and the old one is let go after that
+            # lock the new file before it gets its name, and release the old one after that
             _lock(stream)
             put(stream.fileno(), memoryview(kept.encode()))
             os.fsync(stream.fileno())
@@ -158,13 +158,13 @@ class RunFolder:
         return gap
 
     def sync(self) -> None:
-        """Bring the metrics to disk."""
+        """Flush the metrics to disk."""
         if self._metrics is not None:
             with writing(self.path / METRICS_FILE):
                 os.fsync(self._metrics.fileno())
 
     def iteration(self, record: IterationRecord) -> None:
-        """Append the line of an iteration; it is on disk at once."""
+        """Append the line of an iteration, unbuffered."""
         if self._metrics is None:
             raise RuntimeError("the run folder was closed")
         with writing(self.path / METRICS_FILE):
@@ -172,22 +172,22 @@ class RunFolder:
             drop_replaced(self.path)
 
     def predictions(self, summary: dict[str, Any]) -> None:
-        """Write how the model did at the end of the run (:mod:`~distnewton.models.predictions`)."""
+        """Write the summary of the final predictions (:mod:`~distnewton.models.predictions`)."""
         self._write(PREDICTIONS_FILE, json.dumps(plain(summary), allow_nan=False) + "\n")
 
     def discard(self) -> None:
-        """Give up a run that never began: what it replaced comes back, and folders made for it that are empty go."""
+        """Give up a run that never began: move back what it replaced, and remove empty folders created for it."""
         self.close()
         metrics = self.path / METRICS_FILE
         if metrics.is_file() and metrics.stat().st_size == 0:
             metrics.unlink()
-            # also what the command that submitted this job had set aside
+            # this includes what the command that submitted this job set aside
             restore_replaced(self.path)
         for path in self._made:
             try:
                 path.rmdir()
             except OSError:
-                # something is in it, say another run that begins beside this one
+                # the folder is not empty: another run may have begun in it
                 return
 
     def close(self) -> None:
@@ -202,7 +202,7 @@ class RunFolder:
 
 
 def _lock(file: FileIO, kind: int = fcntl.LOCK_EX) -> bool:
-    """Lock a file for as long as it is open; False where another process has it. Some file systems lock nothing."""
+    """Lock a file while it is open; return False if another process has it. Some file systems cannot lock."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -214,7 +214,7 @@ def _lock(file: FileIO, kind: int = fcntl.LOCK_EX) -> bool:
 
 
 def is_at_work(path: Path) -> bool:
-    """Whether a process has a run open; False where the file system locks no files."""
+    """Tell whether a process has a run open; False if the file system cannot lock files."""
     try:
         with FileIO(path / METRICS_FILE) as file:
             return not _lock(file, fcntl.LOCK_SH)
@@ -223,13 +223,13 @@ def is_at_work(path: Path) -> bool:
 
 
 def files_of_run(path: Path) -> list[str]:
-    """Names of what a run has left in a folder."""
+    """List the files and folders that a run has left in a folder."""
     present = [name for name in OWN_FILES if (path / name).exists()]
     return present + [CHECKPOINTS_FOLDER] * has_checkpoints(path / CHECKPOINTS_FOLDER)
 
 
 def set_aside(path: Path) -> None:
-    """Move what a run has left in a folder into its subfolder ``replaced``, where it stays until another run begins.
+    """Move a run's files into the subfolder ``replaced``, where they stay until another run begins.
 
     Parameters
     ----------
@@ -246,7 +246,7 @@ def set_aside(path: Path) -> None:
     aside, metrics = path / REPLACED_FOLDER, path / METRICS_FILE
     if files_of_run(aside):
         if not (path / MODEL_FILE).exists() and not (metrics.is_file() and metrics.stat().st_size):
-            # a run that was killed before it began left these: what it meant to replace counts
+            # these belong to a run that was killed before it began: keep the files that it set aside
             _clear(path)
             return
         _clear(aside)
@@ -255,7 +255,7 @@ def set_aside(path: Path) -> None:
 
 
 def restore_replaced(path: Path) -> None:
-    """Move what :func:`set_aside` has moved back; what a run that never began has left in its place goes."""
+    """Undo :func:`set_aside`, and remove the files of a run that never began."""
     aside = path / REPLACED_FOLDER
     if files_of_run(aside):
         _clear(path)
@@ -265,7 +265,7 @@ def restore_replaced(path: Path) -> None:
 
 @contextmanager
 def restoring_replaced(path: Path) -> Iterator[None]:
-    """Bring back what :func:`set_aside` has moved if what is inside fails."""
+    """Undo :func:`set_aside` if the body of the ``with`` statement fails."""
     try:
         yield
     except BaseException:
@@ -274,7 +274,7 @@ def restoring_replaced(path: Path) -> Iterator[None]:
 
 
 def drop_replaced(path: Path) -> None:
-    """Remove what :func:`set_aside` has moved: the run that replaces it has begun."""
+    """Remove the files that :func:`set_aside` moved: the run that replaces them has begun."""
     aside = path / REPLACED_FOLDER
     if aside.is_dir():
         _clear(aside)
@@ -282,7 +282,7 @@ def drop_replaced(path: Path) -> None:
 
 
 def _remove_if_empty(folder: Path) -> None:
-    """Remove a folder; what is not ours stays, and the folder with it."""
+    """Remove a folder unless it holds anything."""
     with suppress(OSError):
         folder.rmdir()
 
@@ -293,26 +293,26 @@ def _move_run(source: Path, target: Path) -> None:
 
 
 def _clear(path: Path) -> None:
-    """Remove what a run has left in a folder, and nothing else."""
+    """Remove a run's own files from a folder, and nothing else."""
     for name in OWN_FILES:
         (path / name).unlink(missing_ok=True)
     clear(path / CHECKPOINTS_FOLDER)
 
 
 def keep_records(text: str, iteration: int) -> dict[int, str]:
-    """Lines of metrics up to an iteration, each iteration once, in order; what is no record is dropped.
+    """Select the lines of metrics up to an iteration: each iteration once, in order, without invalid lines.
 
     Parameters
     ----------
     text : str
         Content of ``metrics.jsonl``.
     iteration : int
-        The last that is kept.
+        The last iteration that is kept.
 
     Returns
     -------
     dict of int to str
-        By iteration.
+        Lines by iteration.
     """
     kept: dict[int, str] = {}
     for line in text.splitlines():
@@ -327,17 +327,17 @@ def keep_records(text: str, iteration: int) -> dict[int, str]:
 
 
 def gap_note(iterations: Sequence[int]) -> str:
-    """What to tell of records that are missing in a history.
+    """Write a note on records that are missing from a history.
 
     Parameters
     ----------
     iterations : sequence of int
-        Those of its records.
+        Iterations of its records.
 
     Returns
     -------
     str
-        The missing ones up to the last; empty where there are none.
+        The iterations missing before the last one; empty if there are none.
     """
     gaps = [(a + 1, b - 1) for a, b in pairwise(sorted({-1, *iterations})) if b - a > 1]
     shown = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in gaps)
@@ -345,7 +345,7 @@ def gap_note(iterations: Sequence[int]) -> str:
 
 
 def free_name(name: str) -> Path:
-    """The folder that :func:`next_folder` would make now."""
+    """Return the folder that :func:`next_folder` would create now."""
     number = 1
     while (path := Path("runs") / f"{name}-{number:03d}").exists():
         number += 1
@@ -353,22 +353,22 @@ def free_name(name: str) -> Path:
 
 
 def next_folder(name: str) -> Path:
-    """Make the first of runs/NAME-001, runs/NAME-002, ... that does not exist.
+    """Create the first of runs/NAME-001, runs/NAME-002, ... that does not exist.
 
     Parameters
     ----------
     name : str
-        Of the recipe.
+        Name of the recipe.
 
     Returns
     -------
     Path
-        The folder, this process's own however many ask at the same time.
+        The folder; processes that ask at the same time get different ones.
 
     Raises
     ------
     CreateError
-        If folders cannot be made here.
+        If folders cannot be created here.
     """
     number = 1
     while True:
@@ -379,7 +379,7 @@ def next_folder(name: str) -> Path:
         except FileExistsError:
             number += 1
         except FileNotFoundError:
-            # a run that was given up has just removed runs/
+            # a run that gave up has just removed runs/
             continue
         except OSError as error:
             raise CreateError(f"cannot create the run folder {path}: {error.strerror or error}") from None
@@ -388,12 +388,12 @@ def next_folder(name: str) -> Path:
 
 
 def _make(path: Path) -> None:
-    """Make a folder and its parents, while others make and remove some of them."""
+    """Create a folder and its parents, while other processes may create and remove them."""
     for attempt in range(_ATTEMPTS):
         try:
             path.mkdir(parents=True, exist_ok=True)
         except (FileExistsError, FileNotFoundError):
-            # also when a folder that was there is removed at this moment
+            # mkdir also fails when another process removes an existing folder at the same moment
             if path.exists() and not path.is_dir():
                 raise CreateError(f"cannot create the run folder {path}: there is a file of that name") from None
             if attempt + 1 == _ATTEMPTS:
@@ -403,7 +403,7 @@ def _make(path: Path) -> None:
 
 
 def environment(summary: RunSummary) -> dict[str, Any]:
-    """What a run's numbers depend on besides its configuration, for ``environment.json``."""
+    """Collect what the results depend on besides the configuration, for ``environment.json``."""
     machine = summary.machine
     return {
         "python": sys.version.split()[0],
@@ -427,36 +427,36 @@ def environment(summary: RunSummary) -> dict[str, Any]:
 
 
 def partition_facts(network: str, partition: Partition) -> dict[str, Any]:
-    """Layers and who owns what of them, for ``environment.json``."""
+    """Describe layers and partition, for ``environment.json``."""
     return {"network": network, "partition": asdict(partition)}
 
 
 def write_end(path: Path, exit_code: int) -> None:
-    """Leave the exit code of a run that ended in order: launchers lose codes, and one returned 0 for a lost host."""
+    """Record the exit code of a run that ended normally: launchers lose codes, and one returned 0 for a lost host."""
     with writing(path / END_FILE):
         replace(path / END_FILE, {"exit_code": exit_code})
 
 
 def no_run_folder(path: Path, missing: str) -> MissingInputError:
-    """The error for a folder that is not a run folder.
+    """Make the error for a folder that is not a run folder.
 
     Parameters
     ----------
     path : Path
         The folder.
     missing : str
-        The file that it ought to hold.
+        The file that a run folder would hold.
 
     Returns
     -------
     MissingInputError
-        Marked as collective: all ranks look at the same folder.
+        Marked as collective, since all ranks look at the same folder.
     """
     return MissingInputError(f"{path} is not a run folder: it holds no {missing}", collective=True)
 
 
 def metrics_lines(path: Path) -> tuple[list[str], bool]:
-    """Lines of the metrics of a run that may be at work, or have been cut off while it wrote.
+    """Read the lines of metrics of a run, which may still be running or may have been cut off while writing.
 
     Parameters
     ----------
@@ -466,20 +466,20 @@ def metrics_lines(path: Path) -> tuple[list[str], bool]:
     Returns
     -------
     lines : list of str
-        Whole lines, without their ends.
+        Complete lines, without line ends.
     is_torn : bool
-        Whether a part of one more line is left out.
+        Whether an incomplete last line was left out.
 
     Raises
     ------
     MissingInputError
         If the folder holds no metrics.
     DataError
-        If they cannot be read.
+        If the metrics cannot be read.
     """
     file = path / METRICS_FILE
     try:
-        # what follows the last end of a line may be anything
+        # the bytes after the last line end may be anything
         whole, end, rest = file.read_bytes().rpartition(b"\n")
         return (whole + end).decode().split("\n")[:-1], bool(rest)
     except FileNotFoundError:
@@ -489,7 +489,7 @@ def metrics_lines(path: Path) -> tuple[list[str], bool]:
 
 
 def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
-    """Records of a run, as written; a torn last one is left out.
+    """Read the records of a run, except an incomplete last one.
 
     Parameters
     ----------
@@ -517,7 +517,7 @@ def read_metrics(path: Path) -> Iterator[dict[str, Any]]:
 
 
 def hosts_of(path: Path) -> list[str]:
-    """Host of each rank of a run; empty where the run did not begin."""
+    """Read the host of each rank of a run; empty if the run did not begin."""
     try:
         hosts: list[str] = parse_json((path / ENVIRONMENT_FILE).read_text(encoding="utf-8"))["hosts"]
     except FileNotFoundError:
@@ -526,5 +526,5 @@ def hosts_of(path: Path) -> list[str]:
 
 
 def package_versions() -> dict[str, str]:
-    """Versions of the packages that numbers depend on."""
+    """Return the versions of the packages that the results depend on."""
     return {name: version(name) for name in _PACKAGES}

@@ -138,7 +138,7 @@ def test_one_process_at_a_time_trains_a_run(place):
             for more in (["--resume=auto"], ["--run.overwrite=true"]):
                 done = call("train", *ENDLESS, *more)
                 assert done.returncode == 73
-                assert "another process trains this run at this moment" in done.stderr
+                assert "another process is training this run now" in done.stderr
         finally:
             job.terminate()
         assert job.wait(30) == 75

@@ -124,7 +124,7 @@ def test_free_names_are_those_that_are_taken_next(tmp_path, monkeypatch):
 def test_a_folder_that_is_being_written_is_not_overwritten(tmp_path):
     first = RunFolder(tmp_path / "run")
     (tmp_path / "run/metrics.jsonl").write_text("{}\n")
-    with pytest.raises(CreateError, match="another process trains this run at this moment"):
+    with pytest.raises(CreateError, match="another process is training this run now"):
         RunFolder(tmp_path / "run", overwrite=True)
     assert (tmp_path / "run/metrics.jsonl").read_text() == "{}\n"
     first.close()
