@@ -1,4 +1,4 @@
-"""Mini-batches and curvature subsamples: a fresh order of all samples each pass, a function of (seed, pass) alone."""
+"""Mini-batches and curvature subsamples: each pass has a new order of all samples, a function of (seed, pass) alone."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Batches:
     n_samples : int
         Number of samples.
     size : int
-        At most so many in a batch. A pass is cut into batches of equal size, up to one sample, so that no small last
-        batch counts as much as the others.
+        Largest size of a batch. The batches of a pass differ in size by at most one sample: a small last batch would
+        count as much as the others.
     seed : int
-        Of the orders.
+        Seed of the orders.
 
     Attributes
     ----------
     per_pass : int
-        Batches of a pass.
+        Number of batches in a pass.
     """
 
     def __init__(self, n_samples: int, size: int, seed: int) -> None:
@@ -33,12 +33,12 @@ class Batches:
         self._pass, self._order = -1, np.empty(0, np.intp)
 
     def rows(self, step: int) -> Array:
-        """Indices of the samples of a step, from 0 on.
+        """Return the indices of the samples of a step.
 
         Parameters
         ----------
         step : int
-            Number of the batch since the start.
+            Number of the batch since the start, from 0.
 
         Returns
         -------
@@ -53,20 +53,20 @@ class Batches:
 class Subsamples:
     """Samples of each curvature subsample; the same on all ranks and grids.
 
-    Those of a pass are disjoint parts of a fresh order of all samples, as many as there are whole ones: each sample is
-    as likely as any other, and none is left out for long.
+    A pass cuts a new order of all samples into as many complete subsamples as it holds. All samples are equally likely,
+    and none is left out for long.
 
     Parameters
     ----------
     n_samples, size : int
-        Number of samples, and of those in a subsample.
+        Number of all samples, and of those in a subsample.
     seed : int
-        Of the orders.
+        Seed of the orders.
 
     Attributes
     ----------
     whole : bool
-        Whether each subsample is all samples.
+        Whether each subsample consists of all samples.
     """
 
     def __init__(self, n_samples: int, size: int, seed: int) -> None:
@@ -75,7 +75,7 @@ class Subsamples:
         self._pass, self._order = -1, np.empty(0, np.intp)
 
     def rows(self, i: int) -> Array:
-        """Indices of the samples of the i-th subsample, ascending; shape (size,)."""
+        """Return the ascending indices of the samples of the i-th subsample; shape (size,)."""
         i_pass, k = divmod(i, self._n_samples // self._size)
         if i_pass != self._pass:
             self._pass, self._order = i_pass, _order(self._n_samples, self._seed, 1, i_pass)
@@ -83,25 +83,25 @@ class Subsamples:
 
 
 def _order(n_samples: int, seed: int, purpose: int, i_pass: int) -> Array:
-    """A random order of all samples."""
+    """Draw a random order of all samples."""
     generator = np.random.Generator(np.random.Philox(key=seed, counter=[0, purpose, 0, i_pass]))
     return generator.permutation(n_samples)
 
 
 def draws(seed: int, stage: int, step: int) -> np.random.Generator:
-    """Random numbers for the cotangents of one step: a function of the three, the same on all ranks."""
+    """Return the generator of a step's random cotangents: a function of the arguments, the same on all ranks."""
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, 4, stage, step]))
 
 
 def draw_state(generator: np.random.Generator) -> list[int]:
-    """Where the numbers of :func:`draws` have got to."""
+    """Return the position of a generator of :func:`draws` in its sequence."""
     state = generator.bit_generator.state
     counter, buffer = state["state"]["counter"].tolist(), state["buffer"].tolist()
     return [*counter, *buffer, state["buffer_pos"], state["has_uint32"], state["uinteger"]]
 
 
 def set_draw_state(generator: np.random.Generator, drawn: list[int]) -> None:
-    """Go on from :func:`draw_state`, with the same seed."""
+    """Move a generator with the same seed to a position that :func:`draw_state` returned."""
     state = generator.bit_generator.state
     state["state"]["counter"][:], state["buffer"][:] = drawn[:4], drawn[4:8]
     names = ("buffer_pos", "has_uint32", "uinteger")

@@ -1,4 +1,4 @@
-"""The model with the best validation metric, and when to stop waiting for a better one."""
+"""Keep the model with the best validation metric, and decide when to stop waiting for a better one."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Best:
     Attributes
     ----------
     iteration : int
-        Its number; 0 is the start.
+        Number of the iteration; 0 is the start.
     metric : str
-        By which it was chosen: ``accuracy``, ``auc`` or ``rmse`` on the validation set.
+        Metric on the validation set by which it was chosen: ``accuracy``, ``auc`` or ``rmse``.
     value : float
-        Of that metric.
+        Value of that metric.
     metrics : dict of str to dict of str to float
-        All metrics there, by set: ``train``, ``validation``, ``test``.
+        All metrics of the iteration by set: ``train``, ``validation``, ``test``.
     """
 
     iteration: int
@@ -39,23 +39,23 @@ class Best:
 
 
 class BestModel:
-    """Follows the iterations of a run and keeps the best.
+    """Follows the iterations of a run and keeps the best model.
 
     Parameters
     ----------
     comm : Communicator
         All ranks.
     task : str
-        Decides the metric: :data:`~distnewton.models.metrics.MAIN_METRIC`.
+        Task, which decides the metric: :data:`~distnewton.models.metrics.MAIN_METRIC`.
     patience : int
-        Iterations without a better metric after which training ends; 0: it does not.
+        Iterations without a better metric after which training ends; 0: never.
 
     Attributes
     ----------
     best : Best or None
-        So far; None before the start was measured.
+        Best iteration so far; None before the start has been measured.
     params : Array of shape (n_params_local,) or None
-        This rank's variables there.
+        This rank's variables after that iteration.
     """
 
     def __init__(self, comm: Communicator, task: str, patience: int) -> None:
@@ -66,23 +66,27 @@ class BestModel:
 
     @property
     def point(self) -> tuple[int, Array] | None:
-        """The best iteration and this rank's variables there; None before the start was measured."""
+        """The best iteration and this rank's variables after it; None before the start has been measured."""
         return None if self.best is None or self.params is None else (self.best.iteration, self.params)
 
     def follow(self, record: IterationRecord, params: Array, first: int = -1) -> None:
-        """Look at an iteration (collective, one number: ranks may round differently, and the first one decides).
+        """Compare an iteration with the best one.
 
         Parameters
         ----------
         record : IterationRecord
-            With its metrics.
+            Record of the iteration, with its metrics.
         params : Array of shape (n_params_local,)
-            The point; copied where it is the best. Of equal ones of a stage the last is kept: shares of few right
-            answers are often equal, and by chance high at first, while later points have seen more of the data.
-            Patience counts from the first.
+            The point, which is copied if it is the best. Among equal ones of a stage the last is kept: accuracies on
+            few samples are often equal, and an early one may be high by chance, while later points have seen more of
+            the data. Patience counts from the first.
         first : int
-            Iteration after which the current stage began. Where the best point is from before, an error must be smaller
-            by 1 % to take its place: less is chance, and a later stage may have learnt the noise.
+            Iteration after which the current stage began. If the best point is from an earlier stage, an error must be
+            1 % smaller to replace it: a smaller gain is chance, and a later stage may have fitted the noise.
+
+        Notes
+        -----
+        Collective: a broadcast of one number. Ranks may round differently, so the first one decides.
         """
         mine = record.validation[self._metric]
         value = float(self._comm.broadcast_json(mine if self._comm.rank == 0 else None))
@@ -96,12 +100,12 @@ class BestModel:
             self.params = params.copy()
 
     def _share_to_beat(self, first: int) -> float:
-        """What of the best value another one must be beyond."""
+        """Return the factor on the best value that another one must beat."""
         is_from_before = self.best is not None and self.best.iteration <= first
         return 1.0 - _LEAST_GAIN if is_from_before and self._metric in LOWER_IS_BETTER else 1.0
 
     def gives_up(self, iteration: int, first: int) -> str:
-        """Why a stage that began after iteration ``first`` ends after another one; empty where it continues."""
+        """Say why a stage that began after iteration ``first`` ends after ``iteration``; empty if it continues."""
         if not self._patience or self.best is None:
             return ""
         if iteration - max(self._gained, first) < self._patience:
@@ -112,13 +116,13 @@ class BestModel:
         )
 
     def state(self) -> State:
-        """The best iteration, its variables, and since when there is none better."""
+        """Return the best iteration, its variables, and the iteration of the last gain."""
         if self.best is None or self.params is None:
             return State({"best": None})
         return State({"best": plain(vars(self.best)), "gained": self._gained}, {"params": self.params})
 
     def restore(self, state: State) -> None:
-        """Take over a state, perhaps from another grid."""
+        """Restore a state, perhaps from another grid."""
         found: dict[str, Any] | None = state.numbers["best"]
         if found is not None:
             self.best = TypeAdapter(Best).validate_python(found)

@@ -1,10 +1,10 @@
-r"""The step's direction from this iteration's and the last one's.
+r"""Combine this iteration's direction with the last one.
 
 .. math:: \min_\beta\; q(\beta_1 \bar d + \beta_2 d_{prev}), \qquad q(d) = g^T d + \tfrac12 d^T (G_S + \lambda I) d
 
-A 2 x 2 system with the full matrix, not the block-diagonal one: block directions overshoot, and this scalar is what
-makes them work (on random networks q after beta_1 recovered 73 to 96 % of the exact decrease). One sum of 2 |S| n_L
-numbers and a few dot products over all ranks.
+The 2 x 2 system uses the full matrix, not the block-diagonal one: block directions overshoot, and beta_1 corrects
+their length (on random networks q after beta_1 recovered 73 to 96 % of the exact decrease). It costs one sum of
+2 |S| n_L numbers and a few dot products over all ranks.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Combination:
     squared_norm : float
         d^T d.
     penalised_norm, params_dot : float
-        d^T P d and theta^T P d, of the variables that are penalised.
+        d^T P d and theta^T P d, over the variables that are penalised.
     """
 
     direction: Array
@@ -61,9 +61,9 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
     params : Array of shape (n_params_local,)
         The point.
     directions : list of Array of shape (n_params_local,)
-        This iteration's direction, then the last one's if there is one.
+        This iteration's direction, then the last one if there is one.
     scale : bool
-        With False the first direction is taken as it is.
+        Whether to scale; with False the first direction is returned as it is.
 
     Returns
     -------
@@ -71,14 +71,14 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
 
     Notes
     -----
-    Collective: :meth:`CurvatureSample.products`, and a sum over all ranks of 2 k + 2 k^2 numbers in float64; damping by
-    a diagonal, and variables that are not penalised, add k^2 each.
+    Collective: :meth:`CurvatureSample.products`, and a sum over all ranks of 2 k + 2 k^2 numbers in float64. Diagonal
+    damping adds k^2 numbers, and so do variables that are not penalised.
     """
     k = len(directions)
     D = problem.damping_matrix
     scaled = [] if D is None else [D * d for d in directions]
     penalised = [] if problem.penalised is None else [problem.penalised_part(d) for d in directions]
-    # rows: g, P theta, each direction d, and P d and D d where they are others; columns: the directions
+    # rows: g, P theta, each direction d, and P d and D d if P or D is not the identity; columns: the directions
     vectors = problem.gradient, problem.penalised_part(params), *directions, *penalised, *scaled
     products, (slopes, params_dots, *gram_rows) = _products(problem, directions, vectors)
     gram = np.array(gram_rows[:k])
@@ -103,7 +103,7 @@ def combine(problem: Linearization, params: Array, directions: list[Array], *, s
 def _products(
     problem: Linearization, directions: list[Array], vectors: Sequence[Array]
 ) -> tuple[Array, Array]:
-    """d^T J^T B J d / |S| of all pairs of directions, and rows of the inner products of vectors with them."""
+    """Return d^T J^T B J d / |S| for all pairs of directions, and a row of inner products with them for each vector."""
     dot, vdot = problem.backend.dot, problem.backend.xp.vdot
     local_dots = [dot(u, d) for u in vectors for d in directions]
     Jd, hessian = problem.sample.products(directions)
@@ -114,18 +114,19 @@ def _products(
 
 
 def _summed(grid: ProcessGrid, products: Array, dots: list[float]) -> tuple[Array, Array]:
-    """Numbers of samples summed over the replicas, and numbers of variables over the ranks of one, in one message.
+    """Sum products over the replicas, and dot products over the ranks of one replica, in one message.
 
-    The step hangs on these few numbers: processors of different kinds round differently, so one rank's are everyone's.
+    Every rank must compute the same step from these numbers. Different processors round differently, so of each
+    replica only one rank's products count.
 
     Parameters
     ----------
     grid : ProcessGrid
         The ranks.
     products : Array of shape (k, k)
-        Of this replica's samples, the same on all its ranks up to rounding.
+        Products over this replica's samples, the same on all its ranks up to rounding.
     dots : list of float
-        Of this rank's variables.
+        Dot products over this rank's variables.
 
     Returns
     -------
@@ -142,7 +143,7 @@ def _summed(grid: ProcessGrid, products: Array, dots: list[float]) -> tuple[Arra
 
 
 def minimise(A: Array, slopes: Array) -> Array:
-    """Minimiser of slopes^T beta + beta^T A beta / 2 for one or two coefficients.
+    """Minimise slopes^T beta + beta^T A beta / 2 over one or two coefficients.
 
     Parameters
     ----------
@@ -154,13 +155,13 @@ def minimise(A: Array, slopes: Array) -> Array:
     Returns
     -------
     Array of shape (k,)
-        The second coefficient is 0 where the directions are nearly parallel, both where the first is zero.
+        The second coefficient is 0 if the directions are nearly parallel; both are 0 if the first direction is zero.
     """
     betas = np.zeros(len(slopes))
     if not A[0, 0] > 0:
         return betas
     if len(slopes) == 2:
-        # Cramer's rule: a library's solution would round by its own kernels, and differ between machines
+        # Cramer's rule: the rounding of a library's solver would differ between machines
         determinant = A[0, 0] * A[1, 1] - A[0, 1] * A[1, 0]
         if determinant > _NEARLY_PARALLEL * A[0, 0] * A[1, 1]:
             betas[0] = A[0, 1] * slopes[1] - A[1, 1] * slopes[0]

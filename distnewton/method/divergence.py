@@ -1,4 +1,4 @@
-"""When training diverges, and the point to which it returns."""
+"""Detect that training diverges, and return to the point of the lowest objective."""
 
 from __future__ import annotations
 
@@ -10,34 +10,34 @@ from distnewton.method.objective import Objective
 from distnewton.method.records import IterationRecord
 
 DIVERGED = "training diverged"
-"""How the reason begins."""
+"""Beginning of the reason."""
 _FAR = 10.0
-"""Objectives beyond this multiple of the start's, and of what outputs of zero would have, are far above both."""
+"""An objective above this multiple of both the first objective and the loss of zero outputs counts as far above."""
 _PATIENCE = 3
-"""So many iterations may an objective stay far above without falling: one that overshot comes down."""
+"""Iterations that an objective may stay far above without falling; after an overshoot it falls again."""
 
 
 class Divergence:
     """Follows the objective of a run, and keeps the point where it was lowest.
 
-    Training diverges where the objective is not finite, or is far above the start's for some iterations and does not
-    fall meanwhile. Steps of a line search never do; steps of a learning rate on mini-batches may.
+    Training diverges if the objective is not finite, or if it stays far above the first one for some iterations without
+    falling. Steps with a line search never diverge; steps with a learning rate on mini-batches may.
 
     Parameters
     ----------
     objective : Objective
-        What is minimised.
+        Objective that is minimised.
     keeps_lowest : bool
-        Whether to keep the point of the lowest objective; not where validation chooses the model.
+        Whether to keep the point of the lowest objective; False if validation chooses the model.
 
     Attributes
     ----------
     iteration : int
-        Whose objective is the lowest so far.
+        Iteration with the lowest objective so far.
     params : Array of shape (n_params_local,) or None
-        The point there, which nobody changes in place; None where it is not kept.
+        The point after that iteration, which no code changes in place; None if it is not kept.
     reason : str
-        Why training diverged, the same on all ranks; empty as long as it does not.
+        Why training diverged, the same on all ranks; empty if it has not.
     """
 
     def __init__(self, objective: Objective, *, keeps_lowest: bool) -> None:
@@ -48,20 +48,20 @@ class Divergence:
         self.params: Array | None = None
 
     def follow(self, record: IterationRecord, params: Array, remedy: str) -> None:
-        """Look at an iteration; note in its record that training diverged.
+        """Examine an iteration; if training diverged, note it in the record.
 
         Parameters
         ----------
         record : IterationRecord
-            With its objective.
+            Record of the iteration, with its objective.
         params : Array of shape (n_params_local,)
-            The point.
+            The point after the iteration.
         remedy : str
-            What the user can do.
+            What the user can do about divergence.
 
         Notes
         -----
-        Collective where the objective is far above the start's.
+        Collective if the objective is above 10 times the first one.
         """
         value = record.objective
         if record.iteration == 0:
@@ -80,18 +80,18 @@ class Divergence:
         record.note = "; ".join(filter(None, [record.note, self.reason]))
 
     def state(self, params: Array) -> State:
-        """What it has seen; the point only where it is not the current one."""
+        """Return the numbers seen so far, and the lowest point unless it is the current one."""
         vectors = {} if self.params is None or self.params is params else {"lowest": self.params}
         numbers = {"first": self._first, "lowest": self._lowest, "iteration": self.iteration, "far": self._far}
         return State(numbers, vectors)
 
     def restore(self, state: State, params: Array) -> None:
-        """Take over a state, perhaps from another grid, with the current point."""
+        """Restore a state, perhaps from another grid, given the current point."""
         numbers = state.numbers
         self._first, self._lowest, self.iteration = numbers["first"], numbers["lowest"], numbers["iteration"]
         self._far = list(numbers["far"])
         self.params = state.vectors.get("lowest", params) if self._keeps_lowest else None
 
     def _is_far(self, value: float) -> bool:
-        """Whether an objective is far above the start's, and above that of a network that predicts nothing."""
+        """Tell whether an objective is far above both the first one and the loss of zero outputs."""
         return value > _FAR * self._first and value > _FAR * self._objective.loss_of_nothing()

@@ -1,4 +1,4 @@
-"""The model around a point: computed once, however many directions are tried there."""
+"""The quadratic model around a point, computed once for all directions that are tried there."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class LinearizedPoint:
     Attributes
     ----------
     evaluation : Evaluation
-        The point.
+        Evaluation of the objective at the point.
     gradient : Array of shape (n_params_local,)
         This rank's block of the gradient.
     norm : float
@@ -39,21 +39,21 @@ class LinearizedPoint:
 
 
 class Linearizer:
-    """Linearises one point after the other.
+    """Linearises points, one after the other.
 
     Parameters
     ----------
     direction : Direction
-        What the model is for, which decides on the curvature.
+        Method that uses the model; it decides which curvature is computed.
     sketch : int
-        Random output cotangents a sample in place of all outputs; 0 for all.
+        Number of random output cotangents of a sample in place of all outputs; 0 uses all outputs.
     seed, stage : int
-        Seed of random cotangents, and number of the stage, so that stages draw other numbers.
+        Seed of random cotangents, and number of the stage; each stage draws different numbers.
 
     Attributes
     ----------
     n_points : int
-        Points so far, each of which draws other numbers.
+        Number of points so far; each point draws different numbers.
     """
 
     def __init__(self, direction: Direction, sketch: int, seed: int, stage: int) -> None:
@@ -63,14 +63,14 @@ class Linearizer:
         self.n_points = 0
 
     def model(self, objective: Objective, evaluation: Evaluation, damping: float) -> tuple[float, Linearization]:
-        """Norm of the gradient at a point, and the model around it.
+        """Return the norm of the gradient at a point, and the model around it.
 
         Parameters
         ----------
         objective : Objective
-            What is minimised.
+            Objective that is minimised.
         evaluation : Evaluation
-            The point.
+            Evaluation of the objective at the point.
         damping : float
             lambda.
 
@@ -88,7 +88,7 @@ class Linearizer:
         Collective over the grid.
         """
         if self._point is None or self._point.evaluation is not evaluation:
-            self._point = None  # its Jacobian is freed before there is another
+            self._point = None  # frees its Jacobian before the next one is allocated
             self._point = self._linearize(objective, evaluation)
         point, grid, form = self._point, objective.network.grid, self._direction.damping_form
         of_sample = point.sample.n_samples == objective.n_samples
@@ -98,21 +98,21 @@ class Linearizer:
         return point.norm, problem
 
     def forget(self) -> None:
-        """Free what is known of the last point."""
+        """Free the gradient and the curvature of the last point."""
         self._point = None
 
     def state(self, evaluation: Evaluation) -> dict[str, Any]:
-        """Number of the next point, and where its random numbers stand if it is linearised already."""
+        """Return the number of the next point, and the position of its generator if it is already linearised."""
         point = self._point
         drawn = draw_state(point.sample.generator) if point is not None and point.evaluation is evaluation else None
         return {"n_points": self.n_points, "drawn": drawn}
 
     def restore(self, numbers: dict[str, Any]) -> None:
-        """Take over a state."""
+        """Restore a state."""
         self.n_points, self._drawn = numbers["n_points"], numbers["drawn"]
 
     def _linearize(self, objective: Objective, evaluation: Evaluation) -> LinearizedPoint:
-        """Gradient and curvature sample of a point."""
+        """Compute gradient and curvature sample of a point."""
         network = objective.network
         grid = network.grid
         with grid.ledger.phase("gradient"):
@@ -122,7 +122,7 @@ class Linearizer:
                 raise not_finite("the gradient", objective, evaluation, gradient=gradient)
         with grid.ledger.phase("jacobian"):
             activations, targets = objective.curvature_samples(evaluation)
-            # a point that was linearised before the checkpoint keeps its number and draws from where it stood
+            # a point that was linearised before the checkpoint keeps its number, and its generator its position
             self.n_points -= self._drawn is not None
             generator = draws(self._seed, self._stage, self.n_points)
             point = Point(network, evaluation.params, activations, objective.loss, targets)

@@ -1,4 +1,4 @@
-"""One Newton step: linearise, find a direction, combine it with the last, search along it, adapt the damping."""
+"""One Newton step: linearise, find a direction, combine it with the last one, search along it, adapt the damping."""
 
 from __future__ import annotations
 
@@ -31,17 +31,18 @@ class StepOptions:
     Attributes
     ----------
     combine : str
-        ``previous``: the step mixes this direction with the last; ``scale``: it only scales it; ``none``: neither.
+        ``previous``: the step combines this direction with the last one; ``scale``: it scales this direction;
+        ``none``: neither.
     sufficient_decrease : float
-        eta of the line search.
+        Coefficient eta of sufficient decrease in the line search.
     line_search_max : int
-        At most so many trials.
+        Largest number of trials in the line search.
     sketch : int
-        Random output cotangents a sample in place of all outputs; 0 for all.
+        Number of random output cotangents of a sample in place of all outputs; 0 uses all outputs.
     seed : int
-        Of random cotangents.
+        Seed of random cotangents.
     stage : int
-        Number of the stage, so that stages draw other numbers.
+        Number of the stage; each stage draws different numbers.
     """
 
     combine: str = "previous"
@@ -53,25 +54,25 @@ class StepOptions:
 
 
 class NewtonStep:
-    """Steps of the Newton method on an objective, which may be another one (a mini-batch) at each step.
+    """Steps of the Newton method on an objective, which may change (to another mini-batch) at each step.
 
     Parameters
     ----------
     direction : Direction
         Method for the direction.
     damping : LevenbergMarquardt
-        Its value is the first lambda, or NaN for one from the first point's curvature.
+        Damping whose value is the first lambda, or NaN to choose it by the first point's curvature.
     options : StepOptions
         Settings.
     termination : EarlyTermination
-        When a direction phase may end early.
+        Decides when a direction phase may end early.
 
     Attributes
     ----------
     n_rejected : int
-        Directions rejected in a row.
+        Number of directions rejected in a row.
     converged : bool
-        Whether the last direction led down so little that the rounding of the objective hides it.
+        Whether the predicted decrease along the last direction was less than the rounding error of the objective.
     """
 
     def __init__(
@@ -101,20 +102,20 @@ class NewtonStep:
         Parameters
         ----------
         objective : Objective
-            What is minimised.
+            Objective that is minimised.
         evaluation : Evaluation
-            Of the point, on the objective's samples.
+            Evaluation of the point on the objective's samples.
         value : float
-            Objective there, regularisation included.
+            Objective at the point, regularisation included.
         curvature : tuple of int, Array or None
-            Samples of the next point's curvature, as of :meth:`Objective.evaluate`.
+            Samples of the next point's curvature, as :meth:`Objective.evaluate` takes them.
         record : IterationRecord
-            Filled with what happened.
+            Record that is filled in.
 
         Returns
         -------
         tuple of (Evaluation, float), or None
-            The accepted point and the objective there; None when the direction was rejected.
+            The accepted point and the objective there; None if the direction was rejected.
 
         Notes
         -----
@@ -143,12 +144,12 @@ class NewtonStep:
         return self._accept(search, value, combined, curve, record)
 
     def state(self, evaluation: Evaluation) -> State:
-        """What the next step needs, also from a point whose directions were all rejected so far.
+        """Return what the next step needs, even at a point whose directions have all been rejected so far.
 
         Parameters
         ----------
         evaluation : Evaluation
-            Of the point that the next step starts from, where it is the one that was linearised.
+            Evaluation of the point at which the next step starts.
 
         Returns
         -------
@@ -160,7 +161,7 @@ class NewtonStep:
         return State(numbers, previous, parts={"direction": self._direction.state()})
 
     def restore(self, state: State, layout: ParameterLayout) -> None:
-        """Take over a state as of :meth:`state`, for this rank's blocks."""
+        """Restore a state from :meth:`state`, for this rank's blocks."""
         damping = state.numbers["damping"]
         self._damping.value = math.nan if damping is None else damping
         self._damping.growth = state.numbers["growth"]
@@ -169,12 +170,12 @@ class NewtonStep:
         self._direction.restore(state.parts["direction"], layout)
 
     def forget(self) -> None:
-        """Forget the last direction and what is known of the last point: the next step starts from another."""
+        """Forget the last direction and the model of the last point: the next step starts elsewhere."""
         self._previous = None
         self._linearizer.forget()
 
     def _begin_damping(self, objective: Objective, evaluation: Evaluation) -> None:
-        """Take the first lambda from the curvature along the gradient: one product."""
+        """Choose the first lambda by the curvature along the gradient, for one product."""
         _, problem = self._linearizer.model(objective, evaluation, 0.0)
         with objective.network.grid.ledger.phase("combination"):
             along = combine(problem, evaluation.params, [problem.gradient], scale=False)
@@ -185,7 +186,7 @@ class NewtonStep:
         self._damping.begin(along.curvature / damped if damped else 0.0)
 
     def _find_direction(self, grid: ProcessGrid, problem: Linearization) -> tuple[DirectionResult, DirectionRecord]:
-        """Solve for the direction; ranks that finished, and those that were stopped, are recorded."""
+        """Solve for the direction; record which ranks finished and which were stopped."""
         self._n_directions += 1
         self._termination.begin(self._n_directions)
         with grid.ledger.phase("direction"):
@@ -202,7 +203,7 @@ class NewtonStep:
         return result, record
 
     def _combine(self, grid: ProcessGrid, problem: Linearization, params: Array, direction: Array) -> Combination:
-        """Scale the direction and mix in the last one, where that is asked for."""
+        """Scale the direction and combine it with the last one, as the options say."""
         with grid.ledger.phase("combination"):
             directions = [direction]
             if self._options.combine == "previous" and self._previous is not None:
@@ -218,7 +219,7 @@ class NewtonStep:
         combined: Combination,
         curve: Array | None,
     ) -> LineSearchResult[Evaluation]:
-        """Backtrack along the direction, or a parabola; an accepted trial is the next point's evaluation."""
+        """Backtrack along the direction, or along a parabola; an accepted trial is the next point's evaluation."""
         ledger = objective.network.grid.ledger
         with ledger.phase("line_search"):
             start = regularizer(objective, params)
@@ -261,7 +262,7 @@ class NewtonStep:
         rho = reduction_ratio(search.value - value, combined.slope, combined.curvature, search.step_size)
         record.reduction_ratio = rho if math.isfinite(rho) else None
         self._damping.update(rho)
-        # what was known of the old point is freed before the new one is judged, on test data, say
+        # free the model of the old point before the new point is evaluated, for example on test data
         self._linearizer.forget()
         direction = combined.direction
         self._previous = direction if curve is None else direction + search.step_size * curve
@@ -271,7 +272,7 @@ class NewtonStep:
 
 
 def regularizer(objective: Objective, params: Array) -> float:
-    """theta^T P theta / (2C) (collective, one number)."""
+    """Compute theta^T P theta / (2C) (collective: a sum of one number)."""
     penalised = penalised_part(params, objective.penalised)
     (squared,) = objective.network.grid.sum_of_variables(objective.network.backend.dot(penalised, penalised))
     return 0.5 * objective.regularization * squared

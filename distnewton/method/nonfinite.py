@@ -1,7 +1,7 @@
-"""What happens when numbers are not finite: verdicts that are the same on all ranks, retries, and messages.
+"""Handle numbers that are not finite: decisions that are the same on all ranks, retries, and messages.
 
-Each verdict rides on a sum that is made anyway: of the loss, of the gradient's norm, of how ranks found the direction.
-A trial point that overflows is no decrease, which the line search sees to.
+Each decision uses a sum that is computed anyway: the loss, the gradient's norm, or the gathered results of the
+direction. The line search handles a trial point that overflows, since it is no decrease.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from distnewton.solvers.damping import LevenbergMarquardt
 
 MAX_RETRIES = 3
 RETRY_BOOST = 10.0
-"""Factor on the damping from one try to the next: those of accepted steps are too small to get away from rounding."""
+"""Factor on the damping between tries; the factors of ordinary steps are too small to escape rounding errors."""
 _ADVICE = (
     "scale the data ([data] scale = standard), use float64 ([run] dtype), a smaller method.C or more method.damping"
 )
@@ -38,25 +38,25 @@ def not_finite(
     direction: Array | None = None,
     problem: Linearization | None = None,
 ) -> NumericalError:
-    """The error for something that is not finite, with the first place where it is so.
+    """Make the error for a result that is not finite, with the first place where a number is not finite.
 
     Parameters
     ----------
     what : str
-        What was found.
+        Name of the result.
     objective : Objective
-        Data and network.
+        Objective, with data and network.
     evaluation : Evaluation
-        Of the point.
+        Evaluation of the objective at the point.
     gradient, direction : Array of shape (n_params_local,) or None
-        Made from it, as far as they were.
+        Gradient and direction at the point, if they have been computed.
     problem : Linearization or None
-        Holds the Jacobian, where one was made.
+        Model that holds the Jacobian, if there is one.
 
     Returns
     -------
     NumericalError
-        Agreed: the same on all ranks.
+        Collective: the same on all ranks.
 
     Notes
     -----
@@ -78,7 +78,7 @@ def not_finite(
 
 
 def solve(direction: Direction, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
-    """Find a direction; a rank that finds none says so in its result, where the others do not wait for it in a message.
+    """Find a direction; where ranks work independently, a failure is reported in the result instead of raised.
 
     Parameters
     ----------
@@ -87,14 +87,14 @@ def solve(direction: Direction, problem: Linearization, termination: EarlyTermin
     problem : Linearization
         The model.
     termination : EarlyTermination
-        When it may end early.
+        Decides when the rank may stop early.
 
     Returns
     -------
     DirectionResult
     """
     try:
-        # told by the verdict, once, and not by warnings of every rank
+        # the collective decision reports it once; warnings would come from every rank
         with np.errstate(over="ignore", invalid="ignore", divide="ignore"):
             return direction.solve(problem, termination)
     except NumericalError as error:
@@ -105,12 +105,12 @@ def solve(direction: Direction, problem: Linearization, termination: EarlyTermin
 
 
 class Retries:
-    """Tries of a direction at one point, each with more damping.
+    """Retries of a direction at one point, each with more damping.
 
     Parameters
     ----------
     damping : LevenbergMarquardt
-        Raised before each retry.
+        Damping that is raised before each retry.
     """
 
     def __init__(self, damping: LevenbergMarquardt) -> None:
@@ -129,11 +129,11 @@ class Retries:
         Parameters
         ----------
         objective, evaluation, problem : Objective, Evaluation, Linearization
-            Where the direction was sought.
+            Objective, point and model for which the direction was computed.
         found : DirectionResult
-            On this rank.
+            Result on this rank.
         record : DirectionRecord
-            On all ranks.
+            Results on all ranks.
 
         Returns
         -------

@@ -1,12 +1,12 @@
-r"""The regularised objective over all samples, in chunks, and what its evaluation leaves for the next step.
+r"""The regularised objective over all samples, evaluated in chunks, and what an evaluation keeps for the next step.
 
 .. math:: f(\theta) = \frac{\theta^T P \theta}{2C} + \frac1l \sum_i \xi(z^{L,i}; y^i)
 
-P is the identity, without the variables that are not penalised.
+P is the identity, with zeros for variables that are not penalised.
 
-Samples are permuted once, by the seed, when training starts, so that chunks are ranges and never copied. Samples of the
-curvature that are not all are drawn anew for each point, copied, and passed forward once more where the point is
-linearised. Of replicas of the grid each has its share of the samples; loss and gradient are summed over them.
+Samples are permuted once, by the seed, when training starts, so chunks are ranges that need no copy. A curvature
+subsample that is not the whole set is drawn for each point and copied; it passes forward again when the point is
+linearised. Each replica of the grid holds its share of the samples; loss and gradient are summed over the replicas.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from distnewton.planning.chunks import chunk_ranges, rows_kept
 from distnewton.solvers.damping import penalised_part
 
 _QUIET = np.errstate(over="ignore", invalid="ignore")
-"""A trial step may overflow: that is a value that the line search refuses, and nothing to warn of on every rank."""
+"""A trial step may overflow: the line search refuses it, so the ranks need not warn."""
 
 
 def subsample_size(n_samples: int, fraction: float, minimum: int = 1) -> int:
-    """Number of samples in the curvature subsample: a fraction, rounded up, within 1 and all."""
+    """Return the size of the curvature subsample: a fraction of all, rounded up, at least `minimum` and at most all."""
     return min(n_samples, max(minimum, int(np.ceil(fraction * n_samples))))
 
 
@@ -47,15 +47,16 @@ class Evaluation:
     loss : float
         Mean loss of the samples, over all replicas.
     chunks : list of tuple
-        Range of this replica's samples, and activations, or None where they were not kept; the subsample is the last.
+        Ranges of this replica's samples, each with its activations, or None if these were not kept. The last chunk is
+        the subsample, unless `apart` is given.
     outputs : Array of shape (n_own, n_out)
         Outputs of this replica's samples, the same on all its ranks.
     targets : Array
         Their targets, in the same order, without weights.
     share : SampleShare
-        Which samples of the subsample are this replica's.
+        This replica's share of the subsample.
     apart : Array of int or None
-        Numbers of this replica's samples that are the subsample, in place of the last chunk.
+        Numbers of this replica's samples in the subsample, if it is not the last chunk.
     """
 
     params: Array
@@ -68,7 +69,7 @@ class Evaluation:
 
     @property
     def subsample(self) -> tuple[tuple[int, int], Activations]:
-        """Range of this replica's samples, and activations, of the curvature subsample."""
+        """Range of this replica's samples in the curvature subsample, and their activations."""
         samples, activations = self.chunks[-1]
         if activations is None:
             raise RuntimeError("the activations of the subsample are always kept")
@@ -76,38 +77,38 @@ class Evaluation:
 
 
 class Objective:
-    """Loss over this rank's features and all samples, plus regularisation.
+    """Mean loss over all samples, plus regularisation.
 
     Parameters
     ----------
     network : PartitionedNetwork
         The network on its grid.
     loss : Loss
-        Loss of one sample; where samples have weights, a :class:`~distnewton.network.weighted.Weighted` one.
+        Loss of one sample; if samples have weights, a :class:`~distnewton.network.weighted.Weighted` one.
     X : Array or csr_array of shape (n_own, n_features_local)
-        Features this rank holds of its replica's samples, already permuted.
+        Features of this replica's samples that this rank holds, already permuted.
     targets : Array
-        Targets of these samples, with weights where the loss takes some; the same on all ranks of the replica, permuted
-        alike.
+        Targets of these samples in the same order, with weights if the loss uses them; the same on all ranks of the
+        replica.
     regularization : float
         1/C.
     memory_bytes : float
-        What the activations of a rank may occupy. Chunks and what is kept of an evaluation follow from it.
+        Bytes that a rank's activations may take; they decide the size of chunks and what an evaluation keeps.
     share : SampleShare or None
-        Which samples are this replica's; by default it holds all.
+        Samples of this replica; by default all.
     n_counted : float or None
-        l, of which C may be a multiple: the sum of the samples' weights; by default their number.
+        The number l that C may be a multiple of: the sum of the samples' weights, by default their number.
     penalised : Array of shape (n_params_local,) or None
-        Diagonal of P: 0 for variables that regularisation leaves out, 1 for others; None for the identity.
+        Diagonal of P: 0 for variables that are not penalised, 1 for others; None for the identity.
 
     Attributes
     ----------
     renewal : callable or None
-        Draws samples anew: takes the number of an iteration, and returns whether they are others than before.
+        Draws new samples: takes the number of an iteration, and returns whether the samples have changed.
     n_rows_kept : int
-        Samples whose activations an evaluation keeps, so that the gradient need not pass forward again.
+        Number of samples whose activations an evaluation keeps, which saves the gradient a forward pass.
     chunk_rows : int
-        Samples that pass at a time.
+        Number of samples in a chunk.
     """
 
     def __init__(
@@ -128,22 +129,22 @@ class Objective:
         self.memory_bytes = memory_bytes
         self.n_counted = float(self.n_samples) if n_counted is None else n_counted
         self.renewal: Callable[[int], bool] | None = None
-        # the same number of rows on all ranks, since chunks are summed together: the widest rank decides
+        # all ranks sum the same chunks, so the rank that keeps the most per sample decides their size
         width = network.grid.comm.allgather(np.array([network.n_kept + network.n_out])).max()
         self.n_rows_kept, self.chunk_rows = rows_kept(width, network.backend.dtype.itemsize, memory_bytes)
 
     @property
     def n_samples(self) -> int:
-        """All samples, over the replicas."""
+        """Number of samples of all replicas."""
         return self.share.n_samples
 
     def batch(self, rows: Array) -> Objective:
-        """The same objective on some of the samples only; 1/C is that of the whole.
+        """Return the same objective on some of the samples, with the same 1/C.
 
         Parameters
         ----------
         rows : Array of shape (n,)
-            Positions of samples among all, the same on all ranks.
+            Positions of the samples among all samples, the same on all ranks.
 
         Returns
         -------
@@ -155,24 +156,24 @@ class Objective:
         return part
 
     def on(self, network: PartitionedNetwork, X: Any, penalised: Array | None) -> Objective:
-        """The same objective on another partition of the network; what belongs to a rank is given. Collective."""
+        """Return the same objective on another partition, given the new arrays of this rank. Collective."""
         return Objective(
             network, self.loss, X, self.targets, self.regularization, self.memory_bytes, self.share, self.n_counted,
             penalised,
         )  # fmt: skip
 
     def renew(self, iteration: int) -> bool:
-        """Take the samples of an iteration, in place; whether they are others than before."""
+        """Take the samples of an iteration, in place; return whether they have changed."""
         return self.renewal is not None and self.renewal(iteration)
 
     def regularized(self, regularization: float) -> Objective:
-        """The same objective with another 1/C."""
+        """Return the same objective with another 1/C."""
         other = copy.copy(self)
         other.regularization = regularization
         return other
 
     def loss_of_nothing(self) -> float:
-        """Mean loss where all outputs are zero (collective, one number)."""
+        """Compute the mean loss of zero outputs (collective: a sum of one number)."""
         total, n_out = 0.0, self.network.n_out
         if self.network.grid.rank == 0:
             for start, stop in chunk_ranges(self.share.n_own, None, self.chunk_rows):
@@ -182,16 +183,16 @@ class Objective:
 
     @_QUIET
     def evaluate(self, params: Array, curvature: tuple[int, int] | Array | None) -> Evaluation:
-        """Loss of all samples, keeping activations as far as memory allows.
+        """Compute the loss of all samples; keep activations as far as memory allows.
 
         Parameters
         ----------
         params : Array of shape (n_params_local,)
             The point; kept, not copied.
         curvature : tuple of int, Array of shape (n,), or None
-            Samples of the curvature of the step that starts here: a range of all samples, which is evaluated last and
-            always kept, or ascending positions among all samples, for whose activations room is left. None keeps
-            nothing.
+            Curvature samples of the step that starts here: either a range of all samples, which is evaluated last and
+            always kept, or ascending positions among all samples, for which room is left. None means no curvature
+            samples.
 
         Returns
         -------
@@ -199,18 +200,18 @@ class Objective:
 
         Notes
         -----
-        Collective, as :meth:`PartitionedNetwork.forward` a chunk, and one sum of a number over all ranks.
+        Collective: :meth:`PartitionedNetwork.forward` for each chunk, and a sum of one number over all ranks.
         """
         network = self.network
         last, apart = None, None
         if isinstance(curvature, np.ndarray):
             apart, share = self.share.choose(curvature)
-            # a point and a trial share the memory, and only the point has the subsample
+            # a point and a trial share the memory, and only the point holds the subsample
             room = self.n_rows_kept - len(apart) // 2
         else:
             share = self.share.part(*(curvature or (0, self.n_samples)))
             last = self.share.within(*curvature) if curvature else None
-            # the subsample is kept in any case; other chunks as far as there is room besides it
+            # the subsample is always kept, other chunks only if there is room
             room = self.n_rows_kept - (last[1] - last[0]) if last else 0
         chunks: list[tuple[tuple[int, int], Activations | None]] = []
         outputs = network.backend.empty(self.share.n_own, network.n_out)
@@ -219,7 +220,7 @@ class Objective:
             activations = network.forward(params, row_range(self.X, *samples))
             rows, n_rows = slice(*samples), samples[1] - samples[0]
             outputs[rows] = activations.output
-            # all of a replica hold the outputs, but one rank's sum is everyone's, so that decisions never differ
+            # all ranks of a replica hold the outputs, but rounding may differ: only one rank's sum counts
             if network.grid.rank == 0:
                 total += self.loss.value(activations.output, self.targets[rows])
             if samples == last:
@@ -233,12 +234,12 @@ class Objective:
 
     @_QUIET
     def curvature_samples(self, evaluation: Evaluation) -> tuple[Activations, Array]:
-        """Activations and targets of this replica's samples of the curvature.
+        """Return activations and targets of this replica's curvature samples.
 
         Parameters
         ----------
         evaluation : Evaluation
-            Of the point.
+            Evaluation of the point.
 
         Returns
         -------
@@ -246,7 +247,7 @@ class Objective:
 
         Notes
         -----
-        Collective where these samples lie apart, and not all activations were kept: a forward pass.
+        Collective, a forward pass, if these samples are no range and not all activations were kept.
         """
         rows = evaluation.apart
         if rows is None:
@@ -263,12 +264,12 @@ class Objective:
 
     @_QUIET
     def gradient(self, evaluation: Evaluation) -> Array:
-        """This rank's block of the gradient of the objective; shape (n_params_local,).
+        """Compute this rank's block of the gradient of the objective.
 
         Parameters
         ----------
         evaluation : Evaluation
-            Of the point; chunks that were not kept are computed again.
+            Evaluation of the point; chunks that were not kept are computed again.
 
         Returns
         -------
@@ -276,7 +277,7 @@ class Objective:
 
         Notes
         -----
-        Collective, as :meth:`PartitionedNetwork.add_gradient` a chunk, and a sum over the replicas.
+        Collective: :meth:`PartitionedNetwork.add_gradient` for each chunk, and a sum over the replicas.
         """
         total = self.network.backend.zeros(self.network.layout.n_params)
         for samples, kept in evaluation.chunks:
@@ -289,6 +290,6 @@ class Objective:
         return total
 
     def penalty_gradient(self, params: Array) -> Array:
-        """P theta / C, the gradient of the regularisation; shape (n_params_local,)."""
+        """Return P theta / C, the gradient of the regularisation; shape (n_params_local,)."""
         gradient: Array = self.regularization * penalised_part(params, self.penalised)
         return gradient

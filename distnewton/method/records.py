@@ -1,4 +1,4 @@
-"""The record of one iteration: what happened, on which rank, and what it cost."""
+"""The record of one iteration: its results, and its costs by rank and phase."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from distnewton.launch.deadline import Stop
 from distnewton.parallel.collectives import Communicator
 
 Number = Annotated[float, BeforeValidator(lambda value: math.nan if value is None else value)]
-"""A number for which JSON has null where it is not finite."""
+"""A number that JSON stores as null if it is not finite."""
 
 
 @dataclass
 class DirectionRecord:
-    """How the direction was found, by rank; it has as many attributes as ``direction`` in a record has keys.
+    """How each rank found the direction; the attributes are the keys of ``direction`` in a record.
 
     Attributes
     ----------
@@ -34,24 +34,24 @@ class DirectionRecord:
     inner_iterations : list of int
         CG steps of each rank.
     residuals : list of float
-        Relative residual each rank ended with.
+        Final relative residual of each rank.
     finished_ranks : list of int
         Ranks that met their own stopping rule; with early termination the others were stopped.
     stopped_early : bool
         Whether any rank was stopped.
     seconds : list of float
-        Seconds each rank spent in the direction phase.
+        Seconds that each rank spent in the direction phase.
     failed_ranks : list of int
-        Ranks that found no direction, or one that is not finite; with any, it is not taken.
+        Ranks without a direction, or with one that is not finite; if there are any, the direction is not used.
     phases : list of list of int
-        CG steps of each rank in each direction of the iteration, where ranks may be stopped early: what a replay needs.
+        CG steps of each rank in each direction of the iteration, for a replay; empty if ranks cannot be stopped early.
     step_sizes : list of float
-        Step sizes of the groups of ``grouped_newton``, those of the last step; else empty.
+        Step sizes of the groups of ``grouped_newton`` in the last step; else empty.
     rank : list of int
-        Numerical rank of the matrix in sample space that each rank factorised, which is its size where Cholesky's
-        factorisation exists; the least over its blocks. Empty for directions without such a matrix.
+        Numerical rank of the matrix in sample space that each rank factorised, the least over its blocks; it equals the
+        matrix size if the Cholesky factorisation exists. Empty for directions without such a matrix.
     condition : list of float
-        Estimate of the 1-norm condition number of that matrix, damping included; the largest over its blocks.
+        Estimated 1-norm condition number of that matrix, damping included; the largest over the rank's blocks.
     """
 
     method: str
@@ -68,7 +68,7 @@ class DirectionRecord:
 
     @staticmethod
     def sum(records: Sequence[DirectionRecord]) -> DirectionRecord | None:
-        """Several steps as one: CG steps and seconds add up, a rank finished if it always did."""
+        """Merge the records of several steps: CG steps and seconds add up, and a rank finished if it always did."""
         if not records:
             return None
         last = records[-1]
@@ -97,50 +97,50 @@ class DirectionRecord:
 class IterationRecord:
     """One line of ``metrics.jsonl``; iteration 0 is the start.
 
-    It has as many attributes as the line has keys: it is the one description of that file, for writing and reading.
+    The attributes are the keys of the line: this class is the only description of the file, for writing and reading.
 
     Attributes
     ----------
     iteration : int
         Number of the iteration.
     elapsed_seconds : float
-        Since training started, on the slowest rank.
+        Seconds since training started, on the slowest rank.
     training_seconds : float
-        The same without evaluation: metrics, and objectives that the method itself does not need.
+        The same without evaluation, that is without metrics and objectives that the method itself does not need.
     objective, loss : float
         f and the mean loss at the end of the iteration.
     gradient_norm : float or None
-        ||grad f|| where the iteration started.
+        ||grad f|| at the start of the iteration.
     damping : float
         lambda that the iteration used.
     reduction_ratio : float or None
         Actual over predicted decrease.
     step_size : float
-        Accepted alpha; 0 when the direction was rejected.
+        Accepted alpha; 0 if the direction was rejected.
     line_search_trials : int
-        Evaluations in the line search.
+        Number of evaluations in the line search.
     steps : int
-        Steps of the iteration: 1, or mini-batches.
+        Number of steps in the iteration: 1, or the number of mini-batches.
     betas : list of float
-        Coefficients of this direction and the last in the combination.
+        Coefficients of this direction and the last one in the combination.
     note : str
-        Why a direction was rejected or mended, else empty.
+        Note on what was unusual, such as a rejected direction or more damping; else empty.
     direction : DirectionRecord or None
         How the direction was found.
     seconds : dict of str to float
-        By phase, the slowest rank's; ``wait`` is the mean over ranks of the time inside MPI.
+        Seconds by phase on the slowest rank; ``wait`` is the mean over ranks of the time inside MPI.
     phase_seconds : dict of str to float
-        By phase, the mean over ranks, the time inside MPI included.
+        Seconds by phase, averaged over ranks, including the time inside MPI.
     phase_wait_seconds : dict of str to float
-        The time inside MPI by phase: waiting for other ranks and transfer, the mean over ranks.
+        Seconds inside MPI by phase, for transfer and waiting for other ranks, averaged over ranks.
     wait_seconds : list of float
-        Time inside MPI by rank, evaluation left out.
+        Seconds inside MPI of each rank, without evaluation.
     compute_seconds : list of float
-        Time in the phases of the method outside of MPI by rank: what a slow rank makes the others wait for.
+        Seconds of each rank in the phases of the method, outside MPI; a slow rank makes the others wait for them.
     common_seconds : list of float
-        The same without the direction phase, in which a slow rank may be stopped: what all ranks do as often.
+        The same without the direction phase, in which a slow rank may be stopped: time for equal work on all ranks.
     sent_bytes : dict of str to float
-        By phase, over all ranks.
+        Bytes sent by phase, over all ranks.
     train, validation, test : dict of str to float
         The task's metrics at the end of the iteration, empty for a set that the run does not have.
     """
@@ -172,15 +172,15 @@ class IterationRecord:
 
     @property
     def training_bytes(self) -> float:
-        """Bytes of the iteration over all ranks, evaluation left out."""
+        """Bytes sent in the iteration over all ranks, without evaluation."""
         return sum(sent for phase, sent in self.sent_bytes.items() if phase != "evaluation")
 
     def as_dict(self) -> dict[str, Any]:
-        """The record as plain values; numbers that are not finite stay as they are."""
+        """Return the record as plain values; numbers that are not finite stay as they are."""
         return asdict(self)
 
     def to_json(self) -> str:
-        """The record as a line of ``metrics.jsonl``: numbers that are not finite become null."""
+        """Return the record as a line of ``metrics.jsonl``; numbers that are not finite become null."""
         return json.dumps(plain(self.as_dict()), allow_nan=False)
 
     @classmethod
@@ -190,8 +190,8 @@ class IterationRecord:
         Parameters
         ----------
         values : dict
-            Values of the record. Keys of other versions are ignored, and missing ones get their defaults. None where
-            a number must stand means NaN.
+            Values of the record. Unknown keys, from other versions, are ignored, and missing ones get their defaults.
+            None in place of a number means NaN.
 
         Returns
         -------
@@ -206,18 +206,18 @@ class IterationRecord:
 
     @classmethod
     def from_json(cls, line: str) -> IterationRecord:
-        """Read a line of ``metrics.jsonl``, as :meth:`to_json` returns it; a ValueError where it is not a record."""
+        """Read a line of ``metrics.jsonl``, as :meth:`to_json` returns it; raise a ValueError if it is not a record."""
         return cls.from_dict(parse_json(line))
 
 
 @cache
 def _reader() -> TypeAdapter[IterationRecord]:
-    """Checks and converts plain values; built at the first use, which takes milliseconds."""
+    """Build the checker and converter of plain values, at first use because it takes milliseconds."""
     return TypeAdapter(IterationRecord)
 
 
 def gather_direction(comm: Communicator, method: str, result: DirectionResult, seconds: float) -> DirectionRecord:
-    """Tell all ranks how each found its part of the direction (collective, one small sum)."""
+    """Gather, on all ranks, how each rank found its part of the direction (collective: one small sum)."""
     squared = library_of(result.direction).dot(result.direction, result.direction)
     failed = bool(result.failure) or not math.isfinite(result.residual + squared)
     residual = result.residual if math.isfinite(result.residual) else 0.0
@@ -246,25 +246,25 @@ def gather_costs(
     evaluation: float,
     stop: Stop = Stop.NO,
 ) -> Stop:
-    """Fill in what an iteration cost on all ranks, and agree on whether to stop (collective, one small sum).
+    """Fill in the costs of an iteration on all ranks, and agree on whether to stop (collective: one small sum).
 
     Parameters
     ----------
     comm : Communicator
         The ranks.
     record : IterationRecord
-        Takes seconds, waiting and bytes; the same on all ranks.
+        Record that takes seconds, waiting and bytes; the same on all ranks.
     costs : dict of str to PhaseCost
-        Of this rank, by phase.
+        Costs of this rank, by phase.
     elapsed, evaluation : float
-        Seconds since the start, and those of them that went into evaluation, on this rank.
+        Seconds since the start, and the part of them spent in evaluation, on this rank.
     stop : Stop
-        Whether this rank wants to stop, and why: it rides in a sum that is made anyway.
+        Whether this rank wants to stop, and why; it is sent with the costs.
 
     Returns
     -------
     Stop
-        Whether any rank wants to; the same on all.
+        Whether any rank wants to stop, and why; the same on all ranks.
     """
     by_phase = [[costs[p].seconds, costs[p].wait_seconds, costs[p].sent_bytes] for p in PHASES]
     mine = np.array([elapsed, elapsed - evaluation, *np.ravel(by_phase), stop])
@@ -288,7 +288,7 @@ def gather_costs(
 
 
 def plain(value: Any) -> Any:
-    """The same value with None for numbers that JSON does not know."""
+    """Replace numbers that JSON lacks by None."""
     if isinstance(value, dict):
         return {key: plain(item) for key, item in value.items()}
     if isinstance(value, list):

@@ -1,4 +1,4 @@
-"""Stages from their configuration."""
+"""Make the stages of a run from their configuration."""
 
 from __future__ import annotations
 
@@ -32,33 +32,33 @@ from distnewton.solvers.damping import LevenbergMarquardt
 
 
 class Schedule:
-    """The stages of a run and what they hold open.
+    """The stages of a run, and the MPI resources that they hold.
 
     Parameters
     ----------
     method : MethodConfig
-        The stages: those of its schedule, then itself.
+        The stages of the schedule, and the last stage.
     objective : Objective
-        What is minimised.
+        Objective that is minimised.
     n_iterations : int
-        Iterations of the whole run.
+        Number of iterations of the whole run.
     seed : int
-        Of the run.
+        Seed of the run.
     deterministic : bool
         Whether early termination is off.
     recorded : iterator of int or None
-        CG steps of this rank in each direction of a run that is repeated, in place of early termination.
+        For a replay, CG steps of this rank in each direction; they replace early termination.
 
     Attributes
     ----------
     stages : list of (Stage, int)
-        With the iterations of each.
+        Each stage with its number of iterations.
     notes : list of str
-        What the user should know.
+        Notes to the user.
 
     Notes
     -----
-    Construction is collective where a direction ends early: ranks then share a board.
+    Construction is collective if a direction may end early: the ranks then share a finish board.
     """
 
     def __init__(
@@ -85,7 +85,7 @@ class Schedule:
 
     @property
     def transport(self) -> str:
-        """How ranks tell each other that they have finished; empty without early termination."""
+        """How ranks announce that they have finished a direction; empty without early termination."""
         return self._boards[0].transport if self._boards else ""
 
     def free(self) -> None:
@@ -94,13 +94,13 @@ class Schedule:
             board.free()
 
     def _stage(self, options: StageOptions, n_iterations: int) -> Stage:
-        """A stage from its options."""
+        """Make a stage from its options."""
         objective, direction = self._objective, make_direction(options)
         if isinstance(options, StageConfig) and options.C != AUTO:
             objective = objective.regularized(regularization(options.C, objective.n_counted))
         if options.has(FullBatchOptions):
             newton = self._newton(options, direction)
-            # what an earlier stage has found is no longer far from a minimum
+            # steps on parts are for points far from a minimum, which no point after an earlier stage is
             parts = 1 if self.stages else options.parts
             return FullBatch(objective, newton, options.subsample, options.subsample_min, self._seed, parts)
         batches = Batches(objective.n_samples, options.batch, self._seed)
@@ -121,7 +121,7 @@ class Schedule:
         return RateSteps(objective, direction, batches, options.steps, rates)
 
     def _newton(self, options: StageOptions, direction: Direction) -> NewtonStep:
-        """Newton steps with a direction."""
+        """Make the Newton steps of a direction."""
         finish_fraction = options.finish_fraction if options.has(EarlyTerminationOptions) else 1.0
         return NewtonStep(
             direction,
@@ -138,20 +138,20 @@ class Schedule:
         )
 
     def _sketch(self, options: StageOptions, direction: Direction) -> int:
-        """Random cotangents a sample, 0 for all outputs."""
+        """Return the number of random cotangents of a sample; 0 uses all outputs."""
         objective, network = self._objective, self._objective.network
         n = -(-_n_curvature(options, objective.n_samples) // network.grid.n_replicas)
         sizes = n, network.backend.dtype.itemsize, objective.memory_bytes
         k = _sketch(options, direction, network.shape, network.grid.partition.logical, sizes)
         if 0 < k < network.n_out and options.sketch == "auto":
             self.notes.append(
-                f"{options.inner_direction}: {k} random cotangents a sample stand for {network.n_out} outputs "
-                "(method.sketch = 0: all)"
+                f"{options.inner_direction}: {k} random cotangents a sample replace {network.n_out} outputs "
+                "(method.sketch = 0 uses all)"
             )
         return k
 
     def _termination(self, direction: Direction, finish_fraction: float) -> EarlyTermination:
-        """Early termination among the blocks that have something to solve."""
+        """Make the early termination of a direction, among the blocks that have variables."""
         grid: ProcessGrid = self._objective.network.grid
         blocks = grid.partition.logical
         n_blocks = blocks.n_ranks * grid.n_replicas
@@ -159,7 +159,7 @@ class Schedule:
             return NEVER
         if self._recorded is not None:
             return RecordedTermination(self._recorded)
-        # blocks without variables have finished before they start: they are announced, but do not count
+        # blocks without variables finish at once: they announce it, but must not count towards the threshold
         n_idle = len(blocks.idle_ranks()) * grid.n_replicas
         weights = [len(grid.partition.numbers(rank)) for rank in range(grid.size)] * grid.n_replicas
         self._boards.append(FinishBoard(grid.world.mpi, ledger=grid.ledger, weights=weights))
@@ -167,7 +167,7 @@ class Schedule:
 
 
 def _damping(options: StageOptions) -> LevenbergMarquardt:
-    """The first lambda of a Newton stage, and what changes it."""
+    """Make the damping of a Newton stage."""
     nielsen, first = options.drop == "nielsen", options.damping
     if first == "auto":
         first = math.nan if nielsen else 1.0
@@ -180,25 +180,25 @@ def _damping(options: StageOptions) -> LevenbergMarquardt:
 def check_memory(
     method: MethodConfig, n_samples: int, n_out: int, itemsize: int, memory_mb: float, n_ranks: int, n_params: int
 ) -> None:
-    """Refuse stages whose systems do not fit, before any data is read.
+    """Refuse stages whose linear systems do not fit the memory, before any data is read.
 
     Parameters
     ----------
     method : MethodConfig
         The stages.
     n_samples, n_out : int
-        Of the training data.
+        Number of training samples and of outputs.
     itemsize : int
         Bytes of a number.
     memory_mb : float
-        What a rank may use.
+        Megabytes that a rank may use.
     n_ranks, n_params : int
-        Ranks of all replicas, and variables of the network.
+        Number of ranks of all replicas, and of variables of the network.
 
     Raises
     ------
     ConfigError
-        If a dual direction's matrix is too large; says by how much, and what would fit.
+        If a dual direction's matrix is too large; the message says by how much, and what would fit.
     """
     for options in (*method.schedule, method):
         n = _n_curvature(options, n_samples)
@@ -206,7 +206,7 @@ def check_memory(
 
 
 def check_samples(method: MethodConfig, n_samples: int, n_replicas: int) -> None:
-    """Refuse replicas of the grid without a sample to find a direction from."""
+    """Refuse a run in which a replica of the grid would have no sample for a direction."""
     fewest = n_samples, "samples"
     for options in (*method.schedule, method):
         if make_direction(options).apart:
@@ -229,22 +229,22 @@ def curvature_rows(
     memory: float,
     n_replicas: int = 1,
 ) -> tuple[int, int]:
-    """Samples whose curvature a replica uses in a stage, and rows of its Jacobian a sample; 0 where it stores none.
+    """Return the number of curvature samples of a replica in a stage, and of Jacobian rows it stores for each (or 0).
 
     Parameters
     ----------
     options : StageOptions
         The stage.
     shape : NetworkShape
-        Layers.
+        The layers.
     partition : Partition
-        Who owns what.
+        Blocks of the ranks.
     n_samples, itemsize : int
-        Of the training data, and bytes of a number.
+        Number of training samples, and bytes of a number.
     memory : float
-        Bytes a rank may fill.
+        Bytes that a rank may use.
     n_replicas : int
-        Copies of the grid that share the samples.
+        Number of copies of the grid that share the samples.
 
     Returns
     -------
@@ -265,7 +265,7 @@ def _sketch(
     partition: Partition,
     sizes: tuple[int, int, float],
 ) -> int:
-    """Random cotangents a sample, 0 for all outputs; ``sizes`` are samples, and bytes of a number and of a rank."""
+    """Count the random cotangents of a sample, 0 for all; ``sizes``: samples, bytes of a number, bytes of a rank."""
     if not options.has(SketchOptions):
         return 0
     if options.sketch != "auto":
@@ -274,7 +274,7 @@ def _sketch(
 
 
 def _n_curvature(options: StageOptions, n_samples: int) -> int:
-    """Samples whose curvature a step uses, of so many: the subsample, or the mini-batch."""
+    """Return the number of samples whose curvature a step uses: the subsample or the mini-batch."""
     if options.has(FullBatchOptions):
         return subsample_size(n_samples, options.subsample, options.subsample_min)
     return min(n_samples, int(options.batch))

@@ -1,4 +1,4 @@
-"""The ways of going on from a point: Newton iterations over all samples, Newton steps or learning rates on batches."""
+"""The kinds of stages: Newton iterations on all samples, and Newton steps or learning-rate steps on mini-batches."""
 
 from __future__ import annotations
 
@@ -23,27 +23,27 @@ from distnewton.method.records import DirectionRecord, IterationRecord, gather_d
 from distnewton.parallel.termination import NEVER
 
 _IN_CACHE = 1 << 14
-"""Numbers of a vector to which a step is applied at a time."""
+"""Number of elements to which a step is applied at a time."""
 MAX_REJECTIONS = 30
 """Directions rejected in a row before training ends: by then lambda has grown 190,000 times."""
 
 _LEAST_PART = 512
-"""Fewest samples of a part: the gradient of fewer says too little."""
+"""Fewest samples in a part; the gradient of fewer is too noisy."""
 
 
 class Stage(Protocol):
-    """A method with its state, from a point on.
+    """A method with its state, which trains from a point on.
 
     Attributes
     ----------
     evaluation : Evaluation
-        Of the current point on all samples.
+        Evaluation of the current point on all samples.
     value : float
-        Objective there.
+        Objective at the current point.
     exhausted : str
-        Why no direction leads down any more; empty where one may.
+        Why no direction decreases the objective any more; empty if one may.
     remedy : str
-        What keeps training from diverging with it.
+        What the user can change if training diverges.
     """
 
     evaluation: Evaluation
@@ -54,7 +54,7 @@ class Stage(Protocol):
     def exhausted(self) -> str: ...  # noqa: D102
 
     def start(self, params: Array, known: Evaluation | None) -> None:
-        """Begin at a point, whose evaluation may be known; collective."""
+        """Begin at a point, whose evaluation may already be known; collective."""
         ...
 
     def iterate(self, record: IterationRecord) -> None:
@@ -62,7 +62,7 @@ class Stage(Protocol):
         ...
 
     def state(self) -> State:
-        """What the next iteration needs besides the point."""
+        """Return what the next iteration needs besides the point."""
         ...
 
     def restore(self, params: Array, state: State) -> None:
@@ -73,23 +73,23 @@ class Stage(Protocol):
 class FullBatch:
     """Newton iterations: the gradient of all samples, the curvature of a subsample ([DNM]).
 
-    The first iterations may make several steps, each with a part of the samples ([DSS]): far from a minimum a part says
-    as much. The parts of an iteration are disjoint and together all samples, in an order of its own, and there are half
-    as many in the next one. An iteration that does not lower the objective of all samples is taken back, and no parts
-    follow.
+    The first iterations may take several steps, each on a part of the samples ([DSS]): far from a minimum, a part gives
+    as good a direction as all samples. Each iteration cuts all samples, in a new order, into disjoint parts, half as
+    many as the iteration before. An iteration that does not lower the objective of all samples is undone, and no
+    further iteration uses parts.
 
     Parameters
     ----------
     objective : Objective
-        What is minimised.
+        Objective that is minimised.
     newton : NewtonStep
-        The method.
+        The Newton step.
     subsample, subsample_min : float, int
         Share of the samples whose curvature a step uses, and their least number.
     seed : int
-        Of subsamples and parts.
+        Seed of subsamples and parts.
     parts : int
-        Steps of the first iteration, fewer where a part would have less than 512 samples.
+        Number of steps in the first iteration; fewer if a part would have less than 512 samples.
     """
 
     evaluation: Evaluation
@@ -108,21 +108,21 @@ class FullBatch:
 
     @property
     def exhausted(self) -> str:
-        """That what is left to gain is rounding, or that too many directions in a row were rejected."""
+        """Reason to end: only rounding is left to gain, or too many directions in a row were rejected."""
         if self._n_parts > 1:
             return ""
         if self._newton.converged:
-            return "converged: what the next step would gain is less than the rounding of the objective"
-        return "no direction leads down any more" if self._newton.n_rejected >= MAX_REJECTIONS else ""
+            return "converged: the next step would gain less than the rounding error of the objective"
+        return "no direction decreases the objective any more" if self._newton.n_rejected >= MAX_REJECTIONS else ""
 
     def start(self, params: Array, known: Evaluation | None) -> None:
-        """Evaluate the point, whose activations serve the gradient."""
-        # what is known keeps none
+        """Evaluate the point, and keep its activations for the gradient."""
+        # a known evaluation holds no activations
         with self._objective.network.grid.ledger.phase("gradient"):
             self._evaluate(params)
 
     def iterate(self, record: IterationRecord) -> None:
-        """One Newton step, whose accepted trial is the next iteration's evaluation, or one for each part."""
+        """Take one Newton step, whose accepted trial is the next iteration's evaluation, or one step for each part."""
         if self._n_parts > 1:
             self._pass_in_parts(record)
             return
@@ -133,14 +133,14 @@ class FullBatch:
             self._n_accepted += 1
 
     def state(self) -> State:
-        """The numbers of the subsample and of parts, the objective as it was summed up, and the method's own."""
+        """Return the numbers of the subsample and of parts, the objective as it was summed, and the method's state."""
         numbers = {
             "n_accepted": self._n_accepted, "value": self.value, "n_parts": self._n_parts, "n_passes": self._n_passes
         }  # fmt: skip
         return State(numbers, parts={"newton": self._newton.state(self.evaluation)})
 
     def restore(self, params: Array, state: State) -> None:
-        """Evaluate the point as the accepted trial was."""
+        """Evaluate the point in the way in which the accepted trial was evaluated."""
         self._n_accepted, self._n_parts, self._n_passes = (
             state.numbers[name] for name in ("n_accepted", "n_parts", "n_passes")
         )
@@ -149,12 +149,12 @@ class FullBatch:
         self.value = state.numbers["value"]
 
     def _evaluate(self, params: Array) -> None:
-        """Take a point."""
+        """Evaluate a point and make it the current one."""
         self.evaluation = self._objective.evaluate(params, self._curvature(self._n_accepted))
         self.value = self.evaluation.loss + regularizer(self._objective, params)
 
     def _pass_in_parts(self, record: IterationRecord) -> None:
-        """A step with each part of the samples, then all of them decide."""
+        """Take a step on each part of the samples; undo all of them unless the whole objective falls."""
         before = self.evaluation, self.value
         params = before[0].params
         parts = Batches(self._objective.n_samples, -(-self._objective.n_samples // self._n_parts), self._seed)
@@ -175,17 +175,17 @@ class FullBatch:
             self.evaluation, self.value = before
             self._n_parts = 1
             self._newton.forget()
-            record.note = "; ".join(filter(None, [record.note, "taken back: the objective of all samples rose"]))
+            record.note = "; ".join(filter(None, [record.note, "undone: the objective of all samples rose"]))
 
     def _curvature(self, i: int) -> tuple[int, int] | Array:
-        """Samples of the i-th point's curvature."""
+        """Return the curvature samples of the i-th point."""
         return (0, self._objective.n_samples) if self._subsamples.whole else self._subsamples.rows(i)
 
 
 def _step_on(
     objective: Objective, newton: NewtonStep, params: Array, curvature: tuple[int, int], record: IterationRecord
 ) -> Array:
-    """A Newton step on some samples only; returns where it leads, which is the same point if it was rejected."""
+    """Take a Newton step on some of the samples; return the new point, or the same one if it was rejected."""
     with objective.network.grid.ledger.phase("gradient"):
         evaluation = objective.evaluate(params, curvature)
         value = evaluation.loss + regularizer(objective, params)
@@ -194,7 +194,7 @@ def _step_on(
 
 
 def _several_steps(record: IterationRecord, n_steps: int, step: Callable[[int], None]) -> None:
-    """Do Newton steps as one iteration; the record holds their sums, and the last one's scalars."""
+    """Do several Newton steps as one iteration; the record holds sums over the steps, and scalars of the last one."""
     directions: list[DirectionRecord] = []
     trials, mended, step_sizes = 0, [], []
     for i in range(n_steps):
@@ -214,16 +214,16 @@ def _several_steps(record: IterationRecord, n_steps: int, step: Callable[[int], 
 
 
 class _MiniBatch:
-    """What stages on mini-batches share: an iteration is several steps, then all samples are evaluated.
+    """Base of stages on mini-batches: an iteration takes several steps, then evaluates all samples.
 
     Parameters
     ----------
     objective : Objective
-        What is minimised.
+        Objective that is minimised.
     batches : Batches
         The mini-batches.
     n_steps : int
-        Steps of an iteration; 0 for a pass over the samples.
+        Number of steps in an iteration; 0 for a pass over the samples.
     """
 
     exhausted = ""
@@ -236,31 +236,31 @@ class _MiniBatch:
         self._t = 0
 
     def start(self, params: Array, known: Evaluation | None) -> None:
-        """Take over a point; it is evaluated only where nobody has done so."""
+        """Begin at a point, and evaluate it unless its evaluation is known."""
         self._params = params
         self._evaluate(params, known)
 
     def _evaluate(self, params: Array, known: Evaluation | None = None) -> None:
-        """Objective over all samples, for the record: the method itself does not need it."""
+        """Evaluate the objective of all samples for the record; the method itself does not need it."""
         with self._ledger.phase("evaluation"):
             self.evaluation = known or self._objective.evaluate(params, None)
             self.value = self.evaluation.loss + regularizer(self._objective, params)
 
 
 class BatchNewton(_MiniBatch):
-    """Newton steps on mini-batches ([SGN]): gradient, curvature and line search on the same samples."""
+    """Newton steps on mini-batches ([SGN]): gradient, curvature and line search use the same samples."""
 
     def __init__(self, objective: Objective, newton: NewtonStep, batches: Batches, n_steps: int) -> None:
         super().__init__(objective, batches, n_steps)
         self._newton = newton
 
     def iterate(self, record: IterationRecord) -> None:
-        """Steps on the next batches; the record holds their sums, and the last one's scalars."""
+        """Take steps on the next batches; the record holds sums over the steps, and scalars of the last one."""
         _several_steps(record, self._n_steps, lambda _: self._step(record))
         self._evaluate(self._params)
 
     def state(self) -> State:
-        """The number of the batch, and the method's own."""
+        """Return the number of the next batch, and the method's state."""
         return State({"t": self._t}, parts={"newton": self._newton.state(self.evaluation)})
 
     def restore(self, params: Array, state: State) -> None:
@@ -280,21 +280,21 @@ class RateOptions:
     """Settings of steps with a learning rate."""
 
     learning_rate: float  # step length
-    rate_decay: str = "none"  # ``none``, ``linear`` or ``cosine``: how it falls to zero over ``horizon`` steps
-    horizon: int = 1  # steps of the stage
+    rate_decay: str = "none"  # how the rate falls to zero over ``horizon`` steps: ``none``, ``linear`` or ``cosine``
+    horizon: int = 1  # number of steps of the stage
     momentum: float = 0.0  # share of the last step kept
     average: float = 0.0  # decay of the average of the iterates; 0: the last iterate is the result
     # bound kappa on alpha_0^2 d^T P d, the squared length of a step in the metric of its preconditioner before the
     # decay of alpha; inf: none
     kl_clip: float = math.inf
     damping: float = 0.0  # lambda of the preconditioner
-    # of random cotangents, and the number of the stage
+    # seed of random cotangents, and number of the stage
     seed: int = 0
     stage: int = 0
     sketch: int = 0  # random cotangents a sample, for directions that use a Jacobian; 0: all outputs
 
     def rate(self, step: int) -> float:
-        """Step length of a step, from 0 on."""
+        """Return the step length of a step, numbered from 0."""
         done = min(1.0, step / max(1, self.horizon))
         factor = {"none": 1.0, "linear": 1.0 - done, "cosine": 0.5 * (1.0 + math.cos(math.pi * done))}
         return self.learning_rate * factor[self.rate_decay]
@@ -307,19 +307,19 @@ class RateSteps(_MiniBatch):
         \nu = \min\big(1, \sqrt{\kappa / (\alpha_0^2 |d^T g|)}\big)
 
     or, for directions that average the gradient, theta += alpha nu d with d and g of the averaged gradient. |d^T g| is
-    d^T P d, the squared length of d in the metric of its preconditioner. The evaluated point, and the result, is
-    the average of the iterates where that is asked for (its first steps weighted as if it had no start).
+    d^T P d, the squared length of d in the metric of its preconditioner. With `average`, the evaluated point and the
+    result are the average of the iterates, which is a plain mean over the first steps.
 
     Parameters
     ----------
     objective : Objective
-        What is minimised.
+        Objective that is minimised.
     direction : Direction
         Method for the direction.
     batches : Batches
         The mini-batches.
     n_steps : int
-        Steps of an iteration; 0 for a pass over the samples.
+        Number of steps in an iteration; 0 for a pass over the samples.
     options : RateOptions
         Settings.
     """
@@ -341,12 +341,12 @@ class RateSteps(_MiniBatch):
         self._mean = zeros(objective.network.layout.n_params) if options.average else None
 
     def start(self, params: Array, known: Evaluation | None) -> None:
-        """Take over a point; the iterates move in place, what was evaluated stays."""
+        """Begin at a point; the iterates move in place, but the evaluated point stays unchanged."""
         super().start(params, known)
         self._params = params.copy()
 
     def state(self) -> State:
-        """The number of the batch, momentum, the iterate where its average counts, and the direction's own."""
+        """Return the number of the next batch, momentum, the iterate if its average counts, and the direction."""
         vectors = {"velocity": self._velocity} if self._options.momentum else {}
         if self._mean is not None:
             vectors |= {"mean": self._mean, "iterate": self._params}
@@ -361,15 +361,15 @@ class RateSteps(_MiniBatch):
             self._mean, self._params = state.vectors["mean"], state.vectors["iterate"]
         self._direction.restore(state.parts["direction"], self._objective.network.layout)
 
-    # training that diverges is told below, once, and not by warnings of every rank
+    # divergence is reported once, by the trainer; warnings would come from every rank
     @np.errstate(over="ignore", invalid="ignore", divide="ignore")
     def iterate(self, record: IterationRecord) -> None:
-        """Steps on the next batches, then the objective and the gradient's norm for the record."""
+        """Take steps on the next batches, then compute the objective and the gradient's norm for the record."""
         results: list[DirectionResult] = []
         self._direction_seconds = 0.0
         for _ in range(self._n_steps):
             gradient, result = self._step()
-            # what counts of it, without its vector
+            # keep its numbers, without the vector
             results.append(replace(result, direction=np.empty(0)))
         notes = [result.note for result in results if result.note]
         record.note = f"{len(notes)} of {self._n_steps} batches: {notes[-1]}" if notes else ""
@@ -387,7 +387,7 @@ class RateSteps(_MiniBatch):
         self._evaluate(self._current())
 
     def _step(self) -> tuple[Array, DirectionResult]:
-        """One mini-batch; returns the gradient and the direction."""
+        """Compute the gradient and the direction of one mini-batch."""
         options = self._options
         with self._ledger.phase("gradient"):
             gradient, sample = self._evaluate_batch()
@@ -413,7 +413,7 @@ class RateSteps(_MiniBatch):
         return gradient, result
 
     def _evaluate_batch(self) -> tuple[Array, CurvatureSample]:
-        """Gradient of the batch, and its samples for the curvature, which share the backward pass."""
+        """Compute the gradient of the batch and its curvature sample, which share the backward pass."""
         objective, network = self._objective, self._objective.network
         rows, share = objective.share.choose(self._batches.rows(self._t))
         targets = take_rows(objective.targets, rows)
@@ -431,20 +431,20 @@ class RateSteps(_MiniBatch):
         return gradient, sample
 
     def _move(self, steered: Array, direction: Array) -> None:
-        """Step along the direction of a gradient, clipped and with momentum; follow with the iterates' average."""
+        """Step along the direction of a gradient, with clipping and momentum; update the average of the iterates."""
         options = self._options
         rate = options.rate(self._t)
         nu = 1.0
         if math.isfinite(options.kl_clip) and rate > 0.0:
             grid, dot = self._objective.network.grid, self._objective.network.backend.dot
             (slope,) = grid.sum_of_variables(dot(steered, direction))
-            # by the rate before its decay: a clip that undid the decay would keep the noise of the batches for ever
+            # clip by the rate before its decay: otherwise the clip would undo the decay, and the noise would stay
             nu = min(1.0, math.sqrt(options.kl_clip / max(abs(slope), 1e-300)) / options.learning_rate)
         has_velocity = options.momentum and not self._direction.averages_gradient
         step_size = rate if has_velocity else rate * nu
         weight = max(1.0 - options.average, 1.0 / (self._t + 1))
         n, step = len(direction), self._objective.network.backend.at_once(_IN_CACHE)
-        # some numbers at a time, so that what one line has written is still in the cache for the next
+        # a few elements at a time, so that each line finds them in the cache
         for part in (slice(start, start + step) for start in range(0, n, step)):
             change = direction[part]
             if has_velocity:
@@ -458,5 +458,5 @@ class RateSteps(_MiniBatch):
         self._direction.step_taken(self._velocity if has_velocity else direction, step_size)
 
     def _current(self) -> Array:
-        """The point that counts, as a copy: the iterates move in place."""
+        """Return the point that counts, as a copy, since the iterates move in place."""
         return (self._params if self._mean is None else self._mean).copy()

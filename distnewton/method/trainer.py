@@ -1,4 +1,4 @@
-"""The outer loop: stages one after the other, a record an iteration."""
+"""The outer loop: it runs the stages one after the other and yields a record for each iteration."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from distnewton.method.records import IterationRecord, gather_costs
 from distnewton.method.stages import Stage
 
 Measured = dict[str, dict[str, float]]
-"""Metrics by set: ``train``, ``validation``, ``test``, as far as there are any."""
+"""Metrics by set, for those of ``train``, ``validation`` and ``test`` that exist."""
 Metrics = Callable[[Array, Evaluation], Measured]
 """(params, evaluation) -> metrics; collective."""
 
 
 @dataclass
 class Position:
-    """Where a run stands, as its checkpoints say it.
+    """Progress of a run, as its checkpoints store it.
 
     Attributes
     ----------
     iteration : int
-        Number of the last iteration, of the whole run.
+        Number of the last iteration, counted over the whole run.
     stage, iterations_of_stage : int
-        Current stage, and its iterations so far.
+        Current stage, and its number of iterations so far.
     elapsed_seconds, evaluation_seconds : float
-        Seconds of the whole run, and those of them that went into evaluation.
+        Seconds of the whole run, and the part of them spent in evaluation.
     first_gradient_norm, gradient_norm : float or None
-        Norms where the first and the last iteration began.
+        Norm of the gradient at the start of the first and of the last iteration.
     """
 
     iteration: int = 0
@@ -55,31 +55,31 @@ class Position:
 
 
 class Trainer:
-    """Iterations from a starting point.
+    """Runs the iterations of training from a starting point.
 
     Parameters
     ----------
     objective : Objective
-        What is minimised.
+        Objective that is minimised.
     params : Array of shape (n_params_local,)
         Starting point.
     schedule : sequence of (Stage, int)
-        Stages in their order, with the most iterations of each; the last one takes all that remain. A stage hands over
-        sooner where it no longer gains: no direction leads down, or the validation metric has not become better for
-        ``best``'s patience, in which case the next one begins at the best point.
+        Stages in order, each with its largest number of iterations; the last stage takes all that remain. A stage ends
+        sooner if no direction decreases the objective, or if the validation metric has not improved for the patience of
+        `best`; the next stage then begins at the best point.
     metrics : callable
-        What to measure after each iteration.
+        Computes the metrics after each iteration.
     best : BestModel or None
-        Follows the validation metric, and ends a stage where it does not get better.
+        Follows the validation metric, and ends a stage in which it no longer improves.
 
     Attributes
     ----------
     params : Array of shape (n_params_local,)
         Current point.
     stopped : Stop
-        What ended the last :meth:`iterations` before its end, if anything.
+        What stopped :meth:`iterations` from outside: the clock, a signal, or nothing.
     ended : str
-        Why it ended before its last iteration for another reason; else empty.
+        Any other reason why it ended before its last iteration; else empty.
     """
 
     def __init__(
@@ -98,7 +98,7 @@ class Trainer:
 
     @property
     def iteration(self) -> int:
-        """Number of the last iteration, of the whole run."""
+        """Number of the last iteration, counted over the whole run."""
         return self._position.iteration
 
     @property
@@ -108,7 +108,7 @@ class Trainer:
 
     @property
     def chosen(self) -> tuple[int, Array]:
-        """Iteration and variables of the result: by validation, where training diverged the lowest, else the last."""
+        """Iteration and variables of the result: the best by validation, the lowest after divergence, or the last."""
         if self._best is not None and (best := self._best.point) is not None:
             return best
         if self.diverged and self._divergence.params is not None:
@@ -137,19 +137,19 @@ class Trainer:
         Parameters
         ----------
         n_iterations : int
-            At most so many; fewer when no direction leads down any more.
+            Largest number of iterations; fewer if no direction decreases the objective any more.
         seconds : float
             Training ends with the iteration in which ``training_seconds`` reach this.
         must_stop : callable or None
-            Asked on each rank after each iteration whether to stop; one rank that wants to is enough.
+            Called on each rank after each iteration; training stops if any rank's call says so.
         tolerance : float
-            Training ends with the iteration that begins with a gradient whose norm is at most this share of that with
-            which the first one began; 0: it does not.
+            Relative gradient norm at which training ends: the last iteration is the one that begins with at most this
+            share of the first norm; 0 turns the test off.
 
         Yields
         ------
         IterationRecord
-            First of the start (iteration 0) unless the run was resumed, then of each iteration; the same on all ranks.
+            Record of the start (iteration 0) unless the run was resumed, then of each iteration; the same on all ranks.
 
         Notes
         -----
@@ -169,16 +169,16 @@ class Trainer:
         elif self._ends(position.elapsed_seconds - position.evaluation_seconds, seconds, tolerance):
             return
         while position.iteration < n_iterations and not self.stopped:
-            # what records, observers and checkpoints have sent is no cost of the method
+            # messages of records, observers and checkpoints do not count as costs of the method
             ledger.take()
             record = self._finish(self._iterate(), start, must_stop)
             yield record
-            # the record's seconds are the same on all ranks; those of evaluation alone are not
+            # the seconds in the record are the same on all ranks, as this decision requires
             if self._ends(record.training_seconds, seconds, tolerance):
                 return
 
     def _iterate(self) -> IterationRecord:
-        """Do the next iteration, by the next stage where this one has done all of its own."""
+        """Do the next iteration; begin the next stage first if the current one has ended."""
         position, note = self._position, ""
         while not self._is_last:
             why = self._no_gain()
@@ -207,14 +207,14 @@ class Trainer:
         return self._position.stage + 1 == len(self._schedule)
 
     def _no_gain(self) -> str:
-        """Why the current stage does not go on; empty where it does."""
+        """Say why the current stage ends for lack of gain; empty if it continues."""
         if self._stage.exhausted:
             return self._stage.exhausted
         position = self._position
         return self._best.gives_up(position.iteration, position.before_stage) if self._best is not None else ""
 
     def _next_stage(self, why: str) -> str:
-        """Begin the next stage here, or, where this one gains no more, at the best point; returns a note on that."""
+        """Begin the next stage here, or at the best point if the current one no longer gains; return a note on that."""
         position, note = self._position, ""
         known: Evaluation | None = self._stage.evaluation
         if why:
@@ -228,7 +228,7 @@ class Trainer:
         return note
 
     def _ends(self, training_seconds: float, seconds: float, tolerance: float) -> bool:
-        """Whether training ends here, before its last iteration; says why."""
+        """Decide whether training ends here, before its last iteration; store the reason."""
         position = self._position
         first, norm = position.first_gradient_norm or 0.0, position.gradient_norm
         if self.diverged:
@@ -238,15 +238,15 @@ class Trainer:
         elif self._is_last and (why := self._no_gain()):
             self.ended = why
         elif tolerance and norm is not None and norm <= tolerance * first:
-            self.ended = f"the gradient's norm fell to {norm / (first or 1.0):.2g} of its first"
+            self.ended = f"the gradient's norm fell to {norm / (first or 1.0):.2g} of its first value"
         return bool(self.ended)
 
     def pass_time(self, seconds: float) -> None:
-        """Count seconds that were spent on the run between iterations; the same on all ranks."""
+        """Add seconds spent between iterations to the run's time; the same on all ranks."""
         self._position.elapsed_seconds += seconds
 
     def state(self) -> State:
-        """What the next iteration needs: the point, where the schedule stands, and the state of its stage."""
+        """Return what the next iteration needs: the point, the position in the schedule, and the stage's state."""
         numbers = asdict(self._position)
         parts = {"stage": self._stage.state(), "divergence": self._divergence.state(self.params)}
         if self._best is not None:
@@ -259,7 +259,7 @@ class Trainer:
         Parameters
         ----------
         state : State
-            As of :meth:`state`, perhaps from another grid.
+            State from :meth:`state`, perhaps from another grid.
 
         Notes
         -----
@@ -276,7 +276,7 @@ class Trainer:
     def _finish(
         self, record: IterationRecord, start: float, must_stop: Callable[[], Stop] | None
     ) -> IterationRecord:
-        """Measure the metrics, gather what the iteration cost on all ranks, and whether one of them wants to stop."""
+        """Compute the metrics; gather the iteration's costs on all ranks and whether a rank wants to stop."""
         grid, position = self.objective.network.grid, self._position
         with grid.ledger.phase("evaluation"):
             measured = self._metrics(self.params, self._stage.evaluation)

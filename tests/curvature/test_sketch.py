@@ -178,7 +178,7 @@ def test_many_outputs_are_sketched_and_the_run_says_so(world):
     tree = {"network": {"layers": ["auto", 4, 6, "auto"]}, "run": {"iterations": 2, "threads": 1, "dtype": "float64"}}
     method = {"direction": "gauss_newton", "subsample_min": 70}
     auto = distnewton.train(distnewton.make_config({**tree, "method": method}), world, train_data=source)
-    assert "gauss_newton: 16 random cotangents a sample stand for 70 outputs" in auto.summary.notes[0]
+    assert "gauss_newton: 16 random cotangents a sample replace 70 outputs" in auto.summary.notes[0]
     given, exact = (
         distnewton.train(distnewton.make_config({**tree, "method": method | {"sketch": k}}), world, train_data=source)
         for k in (16, 0)

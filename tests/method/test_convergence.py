@@ -18,7 +18,7 @@ def test_a_run_that_has_converged_ends_and_says_so(dtype):
         "method": {"direction": "gauss_newton", "C": 1e6, "subsample": 1.0, "cg_max": 100}, "data": {"scale": "none"},
     })  # fmt: skip
     result = train(config, train_data=ArraySource(X, y))
-    assert result.ended == "converged: what the next step would gain is less than the rounding of the objective"
+    assert result.ended == "converged: the next step would gain less than the rounding error of the objective"
     assert len(result.history) < 40
     bias = np.c_[X, np.ones(60)]
     best = np.mean((bias @ np.linalg.lstsq(bias, y)[0] - y) ** 2)

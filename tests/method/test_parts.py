@@ -71,7 +71,7 @@ def test_a_pass_that_leads_up_is_taken_back(world, monkeypatch):
     monkeypatch.setattr(stages, "_step_on", lambda part, newton, params, curvature, record: params + 1.0)
     result = trained(world, {}, iterations=1, start=first.model)
     assert result.last.objective == result.history[0].objective
-    assert "taken back" in result.last.note
+    assert "undone" in result.last.note
     monkeypatch.undo()
     assert np.array_equal(result.model.params, first.model.params)
     free(first)
