@@ -5,6 +5,13 @@ import os
 
 # Settings need none of pydantic's plugins, for which each rank would open a file of each installed package.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
-COLLECTOR = gc.get_threshold()
-"""How often Python looks for garbage once a command runs: what a start makes stays, and looking takes a tenth of it."""
+_COLLECTOR = gc.get_threshold()
+# what a start makes stays to the end, and looking for garbage in it takes a tenth of the start
 gc.set_threshold(1_000_000)
+
+
+def end_start() -> None:
+    """Let Python look for garbage as usual, now that a command begins, but not in what the start has made."""
+    if gc.get_threshold() != _COLLECTOR:
+        gc.freeze()
+        gc.set_threshold(*_COLLECTOR)

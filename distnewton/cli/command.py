@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import argparse
-import gc
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from distnewton.cli import COLLECTOR
+from distnewton.cli import end_start
 from distnewton.cli.parsing import OLD_FLAGS, Parser, settings_to_set
 from distnewton.errors import ConfigError
 from distnewton.launch.startup import launched_rank, launched_size
@@ -107,10 +106,7 @@ class Command:
             raise ConfigError(f"{self.name} is called without mpirun: {self.without_mpirun}", collective=True)
         if self.first_rank and launched_rank() != 0:
             return 0
-        if gc.get_threshold() != COLLECTOR:
-            # what the start has made stays to the end, and is not looked at again
-            gc.freeze()
-            gc.set_threshold(*COLLECTOR)
+        end_start()
         return self.run(options)
 
     def _keywords(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from distnewton.cli import end_start
 from distnewton.cli.liblinear_options import parse_train, predict_parser, training_config
 from distnewton.cli.main import run_console
 from distnewton.cli.output import say
@@ -42,6 +43,7 @@ def train(arguments: Sequence[str] | None = None) -> int:
     """Train a model and write it, or cross validate; returns the exit code."""
     options = parse_train(sys.argv[1:] if arguments is None else arguments)
     config = training_config(options)
+    end_start()
     comm = world_communicator()
     guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked="messages" in config.run.checks)
     if options.find_c:
@@ -98,6 +100,7 @@ def predict(arguments: Sequence[str] | None = None) -> int:
     options = predict_parser().parse_args(arguments)
     check_reading(options.set, also=("data.directory",))
     folder = make_config(apply_settings({}, options.set)).data.directory
+    end_start()
     comm = world_communicator()
     with comm.collective_errors():
         if comm.rank == 0:

@@ -79,6 +79,16 @@ class LiblinearParser(Parser):
         self.add_argument("-q", action="store_true", help="quiet")
         self.add_argument("--set", action="append", default=[], metavar=_SET[0], help=_SET[1])
 
+    def format_help(self, *, complete: bool = False) -> str:
+        """The help; what it says of settings and directions takes the import of every direction."""
+        known = settings()
+        for action in self._actions:
+            if action.dest in known:
+                action.help = f"{known[action.dest].clause} ({action.dest})"
+        if self.epilog:
+            self.epilog = _EPILOG.format(types="\n".join(_types()))
+        return super().format_help(complete=complete)
+
     def error(self, message: str) -> NoReturn:
         """Refuse a command line, and show how it is written."""
         raise UsageError(f"{message}\n{self.format_usage().strip()}\ntry: {self.prog} --help", collective=True)
@@ -89,7 +99,7 @@ def train_parser() -> argparse.ArgumentParser:
     parser = LiblinearParser(
         "distnewton-train [options] training_set_file [model_file]",
         description="Train a network on a file, in the manner of LIBLINEAR's train.",
-        epilog=_EPILOG.format(types="\n".join(_types())),
+        epilog=_EPILOG,
     )
     parser.add_argument("training_set_file", help="LIBSVM text, or another format that distnewton train takes")
     parser.add_argument("model_file", nargs="?", help="default: training_set_file.model in the working folder")
@@ -104,9 +114,8 @@ def train_parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-w", metavar="label weight", type=_weight, action="append", default=[], help="weight of a label, also -wLABEL"
     )
-    known = settings()
     for flag, metavar, kind, name in FLAGS:
-        parser.add_argument(flag, dest=name, metavar=metavar, type=kind, help=f"{known[name].clause} ({name})")
+        parser.add_argument(flag, dest=name, metavar=metavar, type=kind, help=name)
     return parser
 
 
@@ -221,9 +230,9 @@ def _constant(options: argparse.Namespace, default: float) -> float | str:
 def _consequences(given: Mapping[str, Any]) -> dict[str, Any]:
     """Options of the method that follow from given ones."""
     follow: dict[str, Any] = {"subsample": _NO_SHARE} if "method.subsample_min" in given else {}
-    fewest = settings()["method.cg_min"].field.default
-    if given.get("method.cg_max", fewest) < fewest:
-        follow["cg_min"] = given["method.cg_max"]
+    if "method.cg_max" in given:
+        fewest = settings()["method.cg_min"].field.default
+        follow |= {"cg_min": given["method.cg_max"]} if given["method.cg_max"] < fewest else {}
     return follow
 
 
