@@ -43,7 +43,11 @@ TUNED: dict[str, dict[str, dict[str, Any]]] = {
         "adam, rate 0.015": {"direction": "adam", "learning_rate": 1.5e-2, "batch": 512, "C": math.inf},
         "adam, rate 0.02": {"direction": "adam", "learning_rate": 2e-2, "batch": 1024, "C": math.inf},
     },
-    "dense": {"block_diagonal": {"direction": "block_diagonal"}},
+    "dense": {
+        "block_diagonal": {"direction": "block_diagonal"},
+        "adam, rate 0.001": {"direction": "adam", "learning_rate": 1e-3, "batch": 256, "C": math.inf},
+        "adam, rate 0.003": {"direction": "adam", "learning_rate": 3e-3, "batch": 256, "C": math.inf},
+    },
 }  # fmt: skip
 """Settings that take the place of those by which DDP is tuned, its rates."""
 BATCH = {"news20": 128, "dense": 64}
@@ -53,8 +57,8 @@ BATCH = {"news20": 128, "dense": 64}
 def dense_problem() -> tuple[Any, Any, Any, Any]:
     """20,000 features that mix twenty hidden ones, with noise; ten classes by a random network of the hidden ones."""
     rng = np.random.default_rng(0)
-    hidden = rng.standard_normal((1250, 20))
-    X = hidden @ rng.standard_normal((20, 20_000)) / np.sqrt(20) + 0.5 * rng.standard_normal((1250, 20_000))
+    hidden = rng.standard_normal((4000, 20))
+    X = hidden @ rng.standard_normal((20, 20_000)) / np.sqrt(20) + 0.5 * rng.standard_normal((4000, 20_000))
     y = (np.tanh(hidden @ rng.standard_normal((20, 40)) / 3) @ rng.standard_normal((40, 10))).argmax(axis=1)
     X = (X / np.sqrt(20_000)).astype(np.float32)
     return X[:1000], y[:1000], X[1000:], y[1000:]
@@ -158,9 +162,9 @@ def main() -> None:
         for title, found in measure(name, sets, arguments.passes, arguments.only):
             table = json.loads(arguments.out.read_text()) if arguments.out.exists() else {"problems": {}}
             entry = table["problems"].setdefault(name, {"methods": {}})
-            entry |= {"samples": len(sets[1]), "features": sets[0].shape[1], "hidden": HIDDEN[name]}
+            entry |= {"samples": len(sets[1]), "features": sets[0].shape[1], "hidden": HIDDEN[name],
+                      "machine": machine()}  # fmt: skip
             entry["methods"][title] = found
-            table["machine"] = machine()
             arguments.out.write_text(json.dumps(table, indent=1) + "\n")
             accuracies = [round(point["accuracy"], 4) for point in found["points"]]
             print(name, title, accuracies, found["points"][-1], flush=True)

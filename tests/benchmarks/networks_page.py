@@ -28,8 +28,7 @@ message. Elapsed seconds on this machine stand beside them.
 
 DDP has no regularisation, and is tuned by its rate. distnewton's `adam` is the same first-order method, on distnewton's
 partition, without regularisation and tuned likewise: what it gains is the partition's. `auto` chooses a method with
-curvature and regularises (C = l) without being told anything. Where its best accuracy is the lower one, as on news20,
-it loses.
+curvature and regularises (C = l) without being told anything; on both problems its best accuracy is below DDP's.
 
 ```{image} ../pictures/networks-light.svg
 :class: only-light
@@ -93,17 +92,19 @@ def _section(name: str, problem: dict[str, Any]) -> Iterator[str]:
         figures = (last["compute_seconds"] / n, last["sent_bytes"] / 1e6 / n, last["n_messages"] / n)
         columns = f"{figures[0]:.2f} | {figures[1]:.1f} | {figures[2]:.0f} | {last['elapsed_seconds'] / n:.1f}"
         yield f"| {title} | {n} | {max(p['accuracy'] for p in points):.4f} | {columns} |"
-    yield ""
+    where = problem["machine"]
+    packages = ", ".join(f"{name} {where['packages'][name]}" for name in ("distnewton", "numpy", "torch"))
+    yield (
+        f"\nMeasured on {where['processor']}, {where['cores']} cores that other programs used as well; "
+        f"Python {where['python']},\n{packages}.\n"
+    )
 
 
 def page(table: dict[str, Any]) -> str:
     """The page as Markdown."""
-    where = table["machine"]
     text = "\n".join(line for name, problem in table["problems"].items() for line in _section(name, problem))
-    packages = ", ".join(f"{name} {where['packages'][name]}" for name in ("distnewton", "numpy", "torch"))
     return (
-        f"{_HEAD}{text}\n## Measured on\n\n{where['processor']}, {where['cores']} cores that other programs used "
-        f"as well; Python {where['python']}, {packages}.\n"
+        f"{_HEAD}{text}\n## Measure again\n\n"
         "`PYTHONPATH=tests python -m benchmarks.networks DATA` measures (as root), "
         "`PYTHONPATH=tests python -m benchmarks.networks --render docs/benchmarks`\nwrites this page, and "
         "`python docs/pictures/draw.py` its picture, from `networks.json` beside it.\n"
