@@ -84,7 +84,7 @@ def _line(name: str, cells: Iterable[str]) -> str:
 def beside_adam(row: dict[str, Any]) -> dict[str, Any]:
     """Medians over the seeds: Adam's best error and its seconds, the others' errors until then, and our seconds to it.
 
-    Seconds to an error that is never reached count as all that the runs took.
+    Where that error is never reached, the share of Adam's seconds is at least 1: giving up early gains nothing.
     """
     of_seed: dict[int, dict[str, float]] = {}
     for run in runs_of(row, OURS):
@@ -97,7 +97,8 @@ def beside_adam(row: dict[str, Any]) -> dict[str, Any]:
         reached = run["reached"]
         of_seed[seed] = {
             "adam": least[0], "others": min(others, default=math.inf), "ours": run["within"],
-            "seconds": least[1], "share": (run["spent"] if reached is None else reached) / least[1],
+            "seconds": least[1],
+            "share": max(1.0, run["spent"] / least[1]) if reached is None else reached / least[1],
             "reached": float(reached is not None),
         }  # fmt: skip
     medians = {key: statistics.median(one[key] for one in of_seed.values()) for key in next(iter(of_seed.values()))}
@@ -114,11 +115,11 @@ def _beside_adam_table(rows: dict[str, Any]) -> str:
     summary = (
         f"`auto` is within {CLOSE} of the best\nnetwork on {sum(close)} of {len(found)} sets, better than Adam on "
         f"{sum(better)}, and takes {mean:.2f} times Adam's seconds to Adam's best (geometric\nmean; where it does not "
-        "reach that error, all that it took)."
+        "reach that error, all that it took, and at least 1)."
     )
     lines = ["| | Adam | its seconds | others | `auto` | its seconds to Adam's best / Adam's |", "|---" * 6 + "|"]
     for name, f in found.items():
-        share = f"{f['share']:.2f}" if f["reached"] else f"not reached in {f['share']:.2f}"
+        share = f"{f['share']:.2f}" if f["reached"] else f"not reached ({f['share']:.2f})"
         errors = [f"{f[key]:.4f}" if math.isfinite(f[key]) else "" for key in ("adam", "others", "ours")]
         lines.append(_line(name, [errors[0], f"{f['seconds']:.2f}", *errors[1:], share]))
     return _BESIDE_ADAM.format(summary=summary) + "\n".join(lines) + "\n\n"

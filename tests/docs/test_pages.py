@@ -201,6 +201,15 @@ def test_pages_of_benchmarks_are_written_from_their_files(name):
     assert (DOCS / "benchmarks" / f"{name}.md").read_text(encoding="utf-8") == page(table)
 
 
+@pytest.mark.parametrize(("reached", "spent", "share"), [(None, 0.5, 1.0), (None, 3.0, 1.5), (0.5, 3.0, 0.25)])
+def test_a_best_of_adam_that_is_not_reached_counts_as_its_seconds_at_least(reached, spent, share):
+    page = importlib.import_module("benchmarks.peers_page")
+    ours = {"seed": 0, "test": 0.2, "within": 0.2, "reached": reached, "spent": spent}
+    adam = {"seed": 0, "test": 0.1, "least": [0.1, 2.0]}
+    row = {"deviation": 1.0, "methods": {page.OURS: [ours], page.ADAM[0]: [adam]}}
+    assert page.beside_adam(row)["share"] == share
+
+
 def test_generated_pages_have_every_setting_and_command(tmp_path):
     pages_module().write_pages(tmp_path)
     settings = (tmp_path / "configuration.md").read_text(encoding="utf-8")
