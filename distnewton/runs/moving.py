@@ -68,6 +68,8 @@ class MovingPartition:
         partition = setup.placement.grid.partition
         self._watch = SpeedWatch(partition.speeds or (1.0,) * partition.n_ranks)
         self._elapsed, self._speeds, self._note = 0.0, list[float](), ""
+        # seconds that each rank should work beside the others, at the speeds by which the network was cut
+        self._expected = np.ones(partition.n_ranks)
         method = config.method
         self._solves_apart = any(make_direction(options).stops_early for options in (*method.schedule, method))
 
@@ -89,7 +91,7 @@ class MovingPartition:
         n = self._setup.placement.grid.size
         # where all ranks find the direction together, each does its work equally often
         worked = record.common_seconds if self._solves_apart else record.compute_seconds
-        slowest = [max(worked[rank::n]) for rank in range(n)]
+        slowest = [max(worked[rank::n]) / self._expected[rank] for rank in range(n)]
         self._speeds = self._watch.look(slowest, seconds, self._config.run.n_iterations - record.iteration)
         return bool(self._speeds)
 
@@ -110,11 +112,18 @@ class MovingPartition:
         """
         placement = self._setup.placement
         try:
-            after = choose_partition(placement, self._config, self._setup.data, self._speeds)
+            after, work = choose_partition(
+                placement, self._config, self._setup.data, self._speeds, with_direction=not self._solves_apart
+            )
         except ConfigError as error:
             self._note = f"the partition stays: {error}"
             return engine
-        return engine if after == placement.grid.partition else self.move_to(after, engine, best)
+        moved = engine if after == placement.grid.partition else self.move_to(after, engine, best)
+        if self._setup.placement.grid.partition == after:
+            # a slow rank may be expected to work longer than the others, since part of the work cannot be shared
+            seconds = np.array(work) / self._speeds
+            self._expected = seconds / np.median(seconds)
+        return moved
 
     def move_to(self, after: Partition, engine: Engine, best: BestModel | None) -> Engine:
         """Move a run to another partition of the same ranks."""

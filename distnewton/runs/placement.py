@@ -23,7 +23,7 @@ from distnewton.parallel.replicas import SampleShare, ranks_of_a_grid
 from distnewton.runs.data_sets import DataSets
 from distnewton.runs.data_size import nonzeros_of
 from distnewton.runs.memory_check import PlannedRun, check_device_memory, check_memory_fits
-from distnewton.runs.planned import planned_splits
+from distnewton.runs.planned import planned_shares, planned_splits
 
 
 @dataclass(frozen=True)
@@ -98,12 +98,49 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
     )  # fmt: skip
 
 
-def choose_partition(placement: Placement, config: Config, data: DataSets, speeds: Sequence[float]) -> Partition:
-    """Choose another partition of a placed network, for other speeds of its ranks; collective."""
+def choose_partition(
+    placement: Placement, config: Config, data: DataSets, speeds: Sequence[float], *, with_direction: bool
+) -> tuple[Partition, list[float]]:
+    """Choose another partition of a placed network, for other speeds of its ranks.
+
+    Parameters
+    ----------
+    placement : Placement
+        The network as it is placed.
+    config : Config
+        The run.
+    data : DataSets
+        The data of the run.
+    speeds : sequence of float
+        Relative speed of each rank of a grid, of which the fastest is 1.
+    with_direction : bool
+        Whether ranks wait for each other in the direction, too.
+
+    Returns
+    -------
+    partition : Partition
+        The one on which the slowest rank should end soonest.
+    work : list of float
+        Seconds that each rank would work on it at the speed of the fastest; alike on all ranks.
+
+    Raises
+    ------
+    ConfigError
+        If no partition fits.
+
+    Notes
+    -----
+    Collective.
+    """
     shape, world = placement.network.shape, placement.grid.world
     nonzeros = nonzeros_of(data.train, dense=placement.architecture.dense)
     splits = _choose_splits(world, config, shape, data, speeds, nonzeros)
-    return shape.partition(splits, speeds, config.partition.logical(shape))
+    planned = planned_shares(
+        config, shape, data.n_train, splits, speeds, nonzeros=nonzeros, with_direction=with_direction
+    )
+    # rank 0's, as above
+    shares, work = world.broadcast_json(planned)
+    return shape.partition(splits, shares, config.partition.logical(shape)), work
 
 
 def replace_grid(placement: Placement, config: Config, comm: Communicator, partition: Partition) -> Placement:

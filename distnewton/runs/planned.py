@@ -24,6 +24,7 @@ from distnewton.parallel.replicas import ranks_of_a_grid
 from distnewton.planning.plan import make_plans
 from distnewton.planning.problem import MODELLED, PlannedMethod, Problem
 from distnewton.planning.rates import Rates
+from distnewton.planning.shares import suitable_shares, work_of_ranks
 from distnewton.runs.automatic import settle
 
 _STEPS = 11
@@ -183,6 +184,48 @@ def planned_splits(
     -------
     tuple of int
     """
+    problem = _problem_of_replica(config, shape, n_samples, nonzeros, owners)
+    return make_plans(problem, n_ranks, Rates(), speeds=speeds)[0].splits
+
+
+def planned_shares(
+    config: Config,
+    shape: NetworkShape,
+    n_samples: int,
+    splits: Sequence[int],
+    speeds: Sequence[float],
+    *,
+    nonzeros: float | None = None,
+    with_direction: bool = True,
+) -> tuple[list[float], list[float]]:
+    """Choose what ranks of different speeds own, with rounded machine rates.
+
+    Parameters
+    ----------
+    config, shape, n_samples, speeds, nonzeros
+        Arguments of :func:`planned_splits`; the largest speed is 1.
+    splits : sequence of int
+        Groups of layers 0..L.
+    with_direction : bool
+        Whether ranks wait for each other in the direction, too.
+
+    Returns
+    -------
+    shares : list of float
+        Share of each rank (:func:`~distnewton.planning.shares.suitable_shares`).
+    work : list of float
+        Seconds that each rank then works in an iteration, at the speed of the fastest.
+    """
+    problem = _problem_of_replica(config, shape, n_samples, nonzeros, None)
+    shares = suitable_shares(problem, splits, speeds, with_direction=with_direction)
+    partition = shape.partition(splits, shares, problem.blocks)
+    return list(shares), work_of_ranks(problem, partition, with_direction=with_direction).tolist()
+
+
+def _problem_of_replica(
+    config: Config, shape: NetworkShape, n_samples: int, nonzeros: float | None, owners: FileOwners | None
+) -> Problem:
+    """Describe the work of an iteration on the samples of one replica, with any direction."""
     method = config.method
     if DIRECTIONS[method.direction].planned_as:
         problem = planned_problem(config, shape, n_samples, nonzeros=nonzeros, owners=owners)
@@ -193,7 +236,7 @@ def planned_splits(
             config.run.memory_mb * 2.0**20, method=PlannedMethod("block_diagonal", 2), nonzeros=nonzeros,
             blocks=config.partition.logical(shape), owners=owners,
         )  # fmt: skip
-    return make_plans(problem.shared(config.partition.replicas), n_ranks, Rates(), speeds=speeds)[0].splits
+    return problem.shared(config.partition.replicas)
 
 
 def planned_grid(config: Config, problem: Problem, n_ranks: int) -> dict[str, Any]:
