@@ -6,7 +6,7 @@ Cross validation
     :func:`cross_validate`, :class:`CrossValidation`
 Settings
     :class:`Config`, :func:`make_config`, :func:`load_config`
-Components of one's own
+User-defined components
     :func:`register`
 Data
     :class:`ArraySource`, :func:`open_data`
@@ -16,7 +16,7 @@ Curvature of a model
     :func:`curvature_operator`
 Errors
     :class:`DistNewtonError`
-Modules with extras of their names
+Modules that need the extra of the same name
     :mod:`distnewton.sklearn`, :mod:`distnewton.torch`, :mod:`distnewton.onnx`
 
 Names are imported at first use: importing the package starts no MPI and loads no library.

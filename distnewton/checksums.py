@@ -1,4 +1,4 @@
-"""Sums of pages, by which damage is told while numbers are read, at the speed of memory."""
+"""Checksums of pages, which detect damage while data is read, at the speed of memory."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ PAGE_BYTES = 4096
 
 
 def page_sums(data: NDArray[np.uint8]) -> NDArray[Any]:
-    """Sum of the words of each page.
+    """Sum the words of each page.
 
     Parameters
     ----------
     data : ndarray of uint8 of shape (n_bytes,)
-        Contiguous; a multiple of 4 bytes, of which the last page may be shorter.
+        Contiguous; a multiple of 4 bytes. The last page may be shorter.
 
     Returns
     -------
@@ -24,8 +24,8 @@ def page_sums(data: NDArray[np.uint8]) -> NDArray[Any]:
 
     Notes
     -----
-    Sums modulo 2^32 see each changed bit, and all damage within a word; other damage in a page goes unseen once in four
-    billion times. A CRC costs seven times as much: they take no more than a pass over memory.
+    Sums modulo 2^32 detect any changed bit and any damage within a single word; they miss other damage in a page once
+    in four billion times. They cost one pass over memory; a CRC costs seven times as much.
     """
     words, per_page = data.view("<u4"), PAGE_BYTES // 4
     whole = len(words) // per_page * per_page

@@ -1,4 +1,4 @@
-"""Components of one's own: directions, losses and other parts that a program adds to those of the package."""
+"""User-defined components: directions, losses and other parts that a program adds to the package's own."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from distnewton.registry import Registry
 T = TypeVar("T")
 
 REGISTRIES: tuple[Registry[Any], ...] = (DIRECTIONS, PRECONDITIONERS, LOSSES, ACTIVATIONS, LAYERS, SCALINGS, FORMATS)
-"""Everything that settings name; each has an entry-point group, such as ``distnewton.losses``."""
+"""All kinds of components that settings name; each has an entry-point group, such as ``distnewton.losses``."""
 
 
 def register(component: T) -> T:
-    """Make a direction, preconditioner, loss or other component known under its name.
+    """Register a direction, preconditioner, loss or other component under its name.
 
-    Settings, help and checkpoints then know it as one of the package's own. Under MPI every rank registers it.
+    Settings, help and checkpoints then treat it like one of the package's own. Under MPI every rank must register it.
 
     Parameters
     ----------
@@ -35,12 +35,12 @@ def register(component: T) -> T:
     Returns
     -------
     T
-        The component, so that this is a decorator, too.
+        The component itself, so that this function also works as a decorator.
 
     Raises
     ------
     ConfigError
-        If it is of no known kind, or has the name of a component of the package.
+        If it is of no known kind, or has the name of one of the package's own components.
     """
     for registry in REGISTRIES:
         if registry.accepts(component):
@@ -51,14 +51,14 @@ def register(component: T) -> T:
 
 
 def with_components(config: Config, direction: Any = None, loss: Loss | None = None) -> Config:
-    """A configuration that uses given objects, which are registered for it.
+    """Return a configuration that uses given objects; registers them.
 
     Parameters
     ----------
     config : Config
-        Settings of the run. Options of its own direction that the given one does not have are left out.
+        Settings of the run. Options of its direction that the given direction lacks are dropped.
     direction : Direction, type of Direction or None
-        Direction of the last stage. The options of an instance win over the configuration's.
+        Direction of the last stage. An instance's options override the configuration's.
     loss : Loss or None
         Loss of a sample.
 

@@ -1,26 +1,26 @@
-"""The errors a user can meet, each with the exit code that a job script can act on.
+"""Errors that users can meet, each with an exit code that job scripts can act on.
 
-An error is *collective* when every rank raises it with the same text (configuration, or a verdict that
-:func:`distnewton.parallel.collectives.Communicator.agree` has formed); rank 0 then prints it once and
-all ranks leave in step. Any other error may be known to one rank only, and ends the whole job.
+An error is *collective* if every rank raises it with the same text: a configuration error, or a decision of
+:func:`distnewton.parallel.collectives.Communicator.agree`. Rank 0 prints it once, and all ranks leave in step. Any
+other error may be known to one rank only, and ends the whole job.
 """
 
 from __future__ import annotations
 
 _MOST_SHOWN = 100
 STOPPED_EARLY, HANGS, INTERRUPTED = 75, 76, 130
-"""Exit codes that are no errors of the input: stopped by the clock, ended by the watchdog, and by Ctrl-C."""
+"""Exit codes of ends that are not input errors: the time limit, the watchdog and Ctrl-C."""
 
 
 class DistNewtonError(Exception):
-    """Base of all errors that come with advice instead of a traceback.
+    """Base class of errors that show advice instead of a traceback.
 
     Parameters
     ----------
     message : str
-        What was expected, what came, and what to do.
+        What was expected, what was found, and what to do.
     collective : bool
-        Whether every rank raises this same error.
+        Whether every rank raises the same error.
     """
 
     exit_code = 70
@@ -37,13 +37,13 @@ class UsageError(DistNewtonError):
 
 
 class NumericalError(DistNewtonError):
-    """The computation cannot continue: a non-finite objective, or a curvature that is not positive."""
+    """The computation cannot continue: the objective is not finite, or the curvature is not positive."""
 
     exit_code = 3
 
 
 class DataError(DistNewtonError):
-    """The content of a data or model file is not what it should be."""
+    """A data or model file has invalid content."""
 
     exit_code = 65
 
@@ -67,7 +67,7 @@ class WriteError(DistNewtonError):
 
 
 class ConfigError(DistNewtonError):
-    """The configuration, or the way the program was launched, is wrong."""
+    """The configuration or the launch is wrong."""
 
     exit_code = 78
 
@@ -78,7 +78,7 @@ class NoMemoryError(ConfigError):
     Parameters
     ----------
     detail : str
-        What Python or numpy said.
+        Message of Python or numpy.
     """
 
     def __init__(self, detail: str = "") -> None:
@@ -89,14 +89,14 @@ class NoMemoryError(ConfigError):
 
 
 class MissingExtraError(ConfigError):
-    """An optional dependency is asked for but not installed.
+    """An optional dependency is needed but not installed.
 
     Parameters
     ----------
     purpose : str
-        What needs it.
+        Feature that needs it.
     extra : str
-        The extra of this package that brings it.
+        Extra of this package that installs it.
     """
 
     def __init__(self, purpose: str, extra: str) -> None:
@@ -104,7 +104,7 @@ class MissingExtraError(ConfigError):
 
 
 def shown(value: object) -> str:
-    """A value that came as messages show it: on one line, and its beginning where it is long."""
+    """A value as messages show it: on one line, shortened if it is long."""
     try:
         text = repr(value)
     except ValueError:

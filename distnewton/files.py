@@ -1,4 +1,4 @@
-"""Paths, and texts of TOML and JSON, as users or damage have left them: whatever is in them, only errors of ours."""
+"""Paths, TOML and JSON as users or damage leave them: any invalid content raises an error of this package."""
 
 from __future__ import annotations
 
@@ -16,28 +16,28 @@ _TOO_DEEP = "tables or arrays lie too deep in each other"
 
 
 def possible_path(name: str | Path) -> Path:
-    """Path of a name, refused as a MissingInputError where no file can have it."""
+    """Return a name as a path; raises MissingInputError if no file can have this name."""
     try:
         impossible = b"\0" in os.fsencode(name)
     except UnicodeEncodeError:
-        impossible = True  # of other letters than those of this locale
+        impossible = True  # the locale's encoding lacks some characters
     if impossible:
         raise MissingInputError(f"{str(name)!a}: no file here can have this name, for the characters in it")
     return Path(name)
 
 
 def real_path(name: str | Path) -> Path:
-    """Absolute path of a name without links; unlike Path.resolve, also of one that leads in a circle."""
+    """Return the absolute path without links; unlike Path.resolve, also of a circular link."""
     return Path(os.path.realpath(possible_path(name)))
 
 
 def user_path(name: str | Path) -> Path:
-    """Path that a user has written, ``~`` and ``~user`` resolved.
+    """Return a path that a user has written, with ``~`` and ``~user`` expanded.
 
     Parameters
     ----------
     name : str or Path
-        Of a file or folder, which need not exist.
+        Name of a file or folder, which need not exist.
 
     Returns
     -------
@@ -46,7 +46,7 @@ def user_path(name: str | Path) -> Path:
     Raises
     ------
     MissingInputError
-        If no file can have this name, or there is no such user.
+        If no file can have this name, or the user does not exist.
     """
     try:
         return possible_path(name).expanduser()
@@ -58,7 +58,7 @@ def user_path(name: str | Path) -> Path:
 
 
 def parse_toml(text: str) -> dict[str, Any]:
-    """Tree of a text of TOML; whatever is wrong with it is a ValueError, nesting and numbers without end included."""
+    """Parse TOML; any fault, including endless nesting or numbers, raises ValueError."""
     try:
         tree = tomllib.loads(text)
     except RecursionError:
@@ -68,7 +68,7 @@ def parse_toml(text: str) -> dict[str, Any]:
 
 
 def parse_json(text: str | bytes) -> Any:
-    """Value of a text of JSON; whatever is wrong with it is a ValueError, nesting and numbers without end included."""
+    """Parse JSON; any fault, including endless nesting or numbers, raises ValueError."""
     try:
         return json.loads(text)
     except RecursionError:
@@ -76,17 +76,17 @@ def parse_json(text: str | bytes) -> Any:
 
 
 def check_tree(tree: Mapping[str, Any]) -> None:
-    """Refuse a tree of settings that could not be written, or sent to other ranks.
+    """Refuse a tree of settings that could not be written or sent to other ranks.
 
     Parameters
     ----------
     tree : mapping
-        Of tables, arrays, texts and numbers.
+        Tree of tables, arrays, texts and numbers.
 
     Raises
     ------
     ValueError
-        If tables lie too deep in each other, a whole number has more than 64 bits, or a text is no Unicode.
+        If tables are nested too deeply, a whole number has more than 64 bits, or a text is not Unicode.
     """
     level: list[tuple[str, Any]] = [(str(key), value) for key, value in tree.items()]
     for _ in range(_MOST_LEVELS):
@@ -102,7 +102,7 @@ def check_tree(tree: Mapping[str, Any]) -> None:
 
 
 def _inner(level: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
-    """What tables and arrays hold, with longer keys."""
+    """Entries of tables and arrays, with extended keys."""
     inner = [(key, value) for key, value in level if isinstance(value, list | tuple | Mapping)]
     return [
         (f"{key}.{i}" if len(key) < _MOST_SHOWN else key, item) for key, values in inner
@@ -111,7 +111,7 @@ def _inner(level: Iterable[tuple[str, Any]]) -> list[tuple[str, Any]]:
 
 
 def _check_text(key: str, value: object) -> None:
-    """Refuse a key or text with bytes that were no UTF-8."""
+    """Refuse a key or text that is not valid UTF-8."""
     try:
         f"{key}{value if isinstance(value, str) else ''}".encode()
     except UnicodeEncodeError:

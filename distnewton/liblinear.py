@@ -1,4 +1,4 @@
-"""A linear model as a text file in LIBLINEAR's form, which its ``predict`` and its bindings read."""
+"""Linear models as text files in LIBLINEAR's format, which LIBLINEAR's ``predict`` and its bindings read."""
 
 from __future__ import annotations
 
@@ -17,28 +17,28 @@ __all__ = ["save_liblinear", "to_liblinear"]
 
 
 def to_liblinear(model: Model | str | Path) -> str:
-    """A network without hidden layers as the text of a LIBLINEAR model file.
+    """Convert a network without hidden layers to the text of a LIBLINEAR model file.
 
     Parameters
     ----------
     model : Model or path
-        In memory, or its file or run folder.
+        A model in memory, a model file or a run folder.
 
     Returns
     -------
     str
-        Weights of raw features, feature 1 first, and behind them those of LIBLINEAR's bias feature of value 1: the
-        stored scaling is multiplied into both. ``solver_type`` says how the file is to be read: ``L2R_LR`` with
-        probabilities, of two classes; ``MCSVM_CS``, of several, the largest value wins; ``L2R_L2LOSS_SVC`` of two
-        classes and the squared loss; ``L2R_L2LOSS_SVR`` for a number.
+        Weights of the raw features, feature 1 first, followed by those of LIBLINEAR's bias feature, whose value is 1.
+        The stored scaling is folded into both. ``solver_type`` tells readers how to use the weights: ``L2R_LR`` for two
+        classes with probabilities, ``MCSVM_CS`` for several classes (the largest value wins), ``L2R_L2LOSS_SVC`` for
+        two classes with the squared loss, ``L2R_L2LOSS_SVR`` for regression.
 
     Raises
     ------
     MissingInputError
-        If there is no such file.
+        If the file does not exist.
     DataError
-        If LIBLINEAR's form has no place for the model: hidden layers, labels that are no whole numbers, several
-        numbers a sample, or a scaling of rows.
+        If LIBLINEAR's format cannot hold the model: hidden layers, labels that are not whole numbers, several outputs
+        per sample, or row scaling.
 
     Notes
     -----
@@ -52,14 +52,14 @@ def to_liblinear(model: Model | str | Path) -> str:
 
 
 def save_liblinear(model: Model | str | Path, path: str | Path) -> None:
-    """Write the text of :func:`to_liblinear` into a file; a CreateError or WriteError where that fails."""
+    """Write the text of :func:`to_liblinear` into a file; raises CreateError or WriteError if that fails."""
     text = to_liblinear(model)
     with whole(Path(path)) as part:
         part.write_text(text, encoding="ascii")
 
 
 def _problem(model: Model) -> str:
-    """Why a model has no such form; empty where it has one."""
+    """Reason why LIBLINEAR's format cannot hold a model; empty if it can."""
     shape, task, scaling = model.architecture.shape, model.architecture.task, model.scaling
     if len(shape.layers) > 1 or shape.layers[0].kernel is not None:
         return f"this one has the layers {shape}; distnewton export FILE.onnx takes all"
@@ -74,12 +74,12 @@ def _problem(model: Model) -> str:
 
 
 def _lines(model: Model) -> Iterator[str]:
-    """The lines of the file."""
+    """Yield the lines of the file."""
     W, b = _raw(model)
     task = model.architecture.task
     classes = list(task.classes.classes) if task.classes else []
     if task.name == "binary":
-        # a value above 0 means LIBLINEAR's first class, and our second
+        # in LIBLINEAR a positive value means the first class, here the second
         classes = classes[::-1]
     elif len(classes) == 2:
         W, b = W[:1] - W[1:], b[:1] - b[1:]
@@ -91,19 +91,19 @@ def _lines(model: Model) -> Iterator[str]:
     yield "bias 1"
     yield "w"
     for row in np.vstack([W.T, b]):
-        # LIBLINEAR itself ends each line with a space; 0.0 makes zeros of the negative ones
+        # LIBLINEAR itself ends each line with a space; adding 0.0 turns -0.0 into 0.0
         yield "".join(f"{value:.17g} " for value in row + 0.0)
 
 
 def _solver(n_classes: int, link: str) -> str:
-    """LIBLINEAR's solver with a model of the same form."""
+    """LIBLINEAR solver whose models have the same form."""
     if not n_classes:
         return "L2R_L2LOSS_SVR"
     return "MCSVM_CS" if n_classes > 2 else "L2R_LR" if link else "L2R_L2LOSS_SVC"
 
 
 def _raw(model: Model) -> tuple[Array, Array]:
-    """Weights and biases of raw features, in float64."""
+    """Weights and biases that apply to raw features, in float64."""
     tensors = model.exported_weights()
     W, b = (tensors[f"0.{name}"].astype(np.float64) for name in ("weight", "bias"))
     W = W * model.scaling.factor

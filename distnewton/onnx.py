@@ -1,4 +1,4 @@
-"""A trained network as an ONNX file: raw features in, outputs, probabilities and labels out."""
+"""Trained networks as ONNX files, which map raw features to outputs, probabilities and labels."""
 
 from __future__ import annotations
 
@@ -26,35 +26,35 @@ __all__ = ["save_onnx", "to_onnx"]
 
 OPSET = 17
 _IR_VERSION = 9
-"""Of the years of the opset: runtimes refuse files of an IR version newer than they are."""
+"""IR version from the years of the opset: a runtime refuses files of a newer IR version than its own."""
 _TYPES = {"float32": TensorProto.FLOAT, "float64": TensorProto.DOUBLE}
 
 
 def to_onnx(model: Model | str | Path) -> Any:
-    """A network as an ONNX model.
+    """Convert a network to an ONNX model.
 
     Parameters
     ----------
     model : Model or path
-        What to write: a model in memory, a model file, or a run folder.
+        A model in memory, a model file or a run folder.
 
     Returns
     -------
     onnx.ModelProto
-        Its input is ``X``, raw features of shape (n, n_features) or images (n, channels, height, width): the stored
-        scaling is part of it. Its outputs are ``outputs`` (n, n_out), linear: logits, or predictions; of classifiers
-        also ``label`` (n,), the user's own, as int64, float64 or texts, and ``probabilities`` (n, n_classes) where the
-        loss has some (``Loss.link``; not in files of versions that did not write the loss).
-        Numbers are float32 or float64, as the model's; of images always float32, since runtimes convolve nothing else.
-        Where the training data had names of columns, the metadata ``features`` is a JSON list of what the columns of
-        ``X`` are: of an encoded table also ``island=Dream`` (1 or 0), ``age (missing)``.
+        The input ``X`` holds raw features of shape (n, n_features) or images (n, channels, height, width); the stored
+        scaling is part of the graph. The output ``outputs`` (n, n_out) is linear: logits or predictions. Classifiers
+        also have ``label`` (n,), the user's own labels as int64, float64 or strings, and ``probabilities``
+        (n, n_classes) if the loss defines them (``Loss.link``; absent for files of versions that did not store the
+        loss). Numbers have the model's type, float32 or float64; images are always float32, since runtimes convolve no
+        other type. If the training data had column names, the metadata entry ``features`` is a JSON list that describes
+        the columns of ``X``; an encoded table also has names such as ``island=Dream`` (1 or 0) and ``age (missing)``.
 
     Raises
     ------
     MissingInputError
-        If there is no such file.
+        If the file does not exist.
     DataError
-        If it is not a model.
+        If the file is not a model.
     ConfigError
         If the activation declares no ONNX operator.
 
@@ -80,14 +80,14 @@ def to_onnx(model: Model | str | Path) -> Any:
 
 
 def save_onnx(model: Model | str | Path, path: str | Path) -> None:
-    """Write the model of :func:`to_onnx` into a file; a CreateError or WriteError where that fails."""
+    """Write the model of :func:`to_onnx` into a file; raises CreateError or WriteError if that fails."""
     model_proto = to_onnx(model)
     with whole(Path(path)) as part:
         part.write_bytes(model_proto.SerializeToString())
 
 
 class _Graph:
-    """Nodes and constants, one after the other; ``last`` is the name of what was computed last."""
+    """The nodes and constants of a graph built in order; ``last`` names the latest result."""
 
     def __init__(self, model: Model) -> None:
         self.model, self.architecture = model, model.architecture
@@ -101,7 +101,7 @@ class _Graph:
         self.last = "X"
 
     def scale_features(self) -> None:
-        """The stored scaling, in float64."""
+        """Add the stored scaling, in float64."""
         scaling = self.model.scaling
         if scaling.kind == "none":
             return
@@ -112,7 +112,7 @@ class _Graph:
         if scaling.rule.scales_rows:
             axes = list(range(1, len(self._sample) + 1))
             squares = self._add("ReduceSumSquare", self.last, axes=axes, keepdims=1, keep=True)
-            # a row of zeros stays one
+            # a row of zeros stays zero
             zero = self._add("Equal", squares, self._constant("zero", np.zeros(())), keep=True)
             safe = self._add("Where", zero, self._constant("unit", np.ones(())), squares, keep=True)
             norms = self._add("Sqrt", safe, keep=True)
@@ -123,7 +123,7 @@ class _Graph:
         self._cast(self.dtype)
 
     def add_layers(self) -> None:
-        """Products, activations, pooling."""
+        """Add products, activations and pooling."""
         shape, weights = self.architecture.shape, self.model.exported_weights()
         images = shape.image_shape is not None
         for m, layer in enumerate(shape.layers):
@@ -149,7 +149,7 @@ class _Graph:
         self.outputs.append(helper.make_tensor_value_info("outputs", _TYPES[self.dtype], ["n", n_out]))
 
     def add_answers(self) -> None:
-        """Labels, and probabilities where the loss has some."""
+        """Add labels, and probabilities if the loss defines them."""
         task = self.architecture.task
         if task.classes is None or task.name == "multilabel":
             return
@@ -175,19 +175,19 @@ class _Graph:
         self.outputs.append(described)
 
     def _activate(self) -> None:
-        """The hidden activation."""
+        """Add the hidden activation."""
         activation = ACTIVATIONS.find(self.architecture.activation)
         self.last = activation.add_to_onnx(lambda operator, *inputs: self._add(operator, *inputs, keep=True), self.last)
 
     def _pool(self, layer: LayerShape) -> None:
-        """Pooling behind the activation."""
+        """Add the pooling that follows an activation."""
         if layer.pooling is not None:
             window = layer.pooling.window
             kind = {"max": "MaxPool", "average": "AveragePool"}[layer.pooling.kind]
             self._add(kind, self.last, kernel_shape=window.size, strides=window.stride)
 
     def _add(self, operator: str, *inputs: str, name: str = "", keep: bool = False, **attributes: Any) -> str:
-        """Add a node; unless ``keep`` says that the last result stays so, its result is the last one."""
+        """Add a node and return its name; the node becomes ``last`` unless `keep` is set."""
         result = name or f"{operator.lower()}_{len(self.nodes)}"
         self.nodes.append(helper.make_node(operator, list(inputs), [result], name=result, **attributes))
         if not keep:
@@ -203,7 +203,7 @@ class _Graph:
 
 
 def _labels(classes: list[Any]) -> Array:
-    """Labels as an array of texts, whole numbers or numbers."""
+    """Labels as an array of strings, whole numbers or floats."""
     if any(isinstance(label, str) for label in classes):
         return np.array(classes, dtype=object)
     whole = all(isinstance(label, int) for label in classes)

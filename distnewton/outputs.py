@@ -1,4 +1,4 @@
-"""Files that the program makes: refused at once where they cannot be written, and written whole or not at all."""
+"""Output files: refused early if they cannot be written, and written completely or not at all."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ from distnewton.files import real_path
 
 @contextmanager
 def writing(path: Path, *, collective: bool = False) -> Iterator[None]:
-    """Tell of an output that could not be made, or not be written, inside.
+    """Turn a failure to create or write an output inside the block into an error with advice.
 
     Parameters
     ----------
     path : Path
-        The file.
+        Output file.
     collective : bool
         Whether the error is raised on all ranks.
 
     Raises
     ------
     CreateError
-        If there is no folder for it.
+        If the folder of the file does not exist.
     WriteError
-        If there is one.
+        If the folder exists but writing fails.
     """
     try:
         yield
@@ -42,25 +42,25 @@ def writing(path: Path, *, collective: bool = False) -> Iterator[None]:
 
 @contextmanager
 def whole(path: Path, *, collective: bool = False) -> Iterator[Path]:
-    """A new file beside an output, which takes the output's place, on disk, when all that is inside has succeeded.
+    """Write an output atomically: a new file beside it replaces it, synced to disk, once the block has succeeded.
 
     Parameters
     ----------
     path : Path
-        The output, in a folder that exists. What is there stays as it is until then; a link stays a link.
+        The output, in an existing folder. Its old content stays until then; a link stays a link.
     collective : bool
         Whether errors are raised on all ranks.
 
     Yields
     ------
     Path
-        The file to write, empty, or a pipe or device that `path` names. However it is written, the output has the mode
-        that the umask asks for.
+        The empty file to write, or `path` itself if it is a pipe or device. The output gets the mode that the umask
+        gives new files, whatever writes it.
 
     Raises
     ------
     CreateError, WriteError
-        As of :func:`writing`.
+        As for :func:`writing`.
     """
     with writing(path, collective=collective):
         if _is_stream(path):
@@ -82,7 +82,7 @@ def whole(path: Path, *, collective: bool = False) -> Iterator[Path]:
 
 
 def write_output(path: Path, text: str, *, collective: bool = False) -> None:
-    """Write a text as of :func:`whole`, in a folder that is made where it is missing."""
+    """Write a text atomically (:func:`whole`), creating the folder if it is missing."""
     with writing(path, collective=collective):
         path.parent.mkdir(parents=True, exist_ok=True)
         with whole(path) as part:
@@ -90,23 +90,23 @@ def write_output(path: Path, text: str, *, collective: bool = False) -> None:
 
 
 def check_output(path: Path, *, inputs: Iterable[Path] = (), makes_folder: bool = False) -> None:
-    """Refuse a file that could not be written later; nothing is left by asking.
+    """Refuse a file that could not be written later; leaves nothing behind.
 
     Parameters
     ----------
     path : Path
-        The file that is to be written.
+        File to be written.
     inputs : iterable of Path
-        Files that it must not replace, and folders of files that it must not replace.
+        Files, and folders of files, that it must not replace.
     makes_folder : bool
-        Whether a folder that is missing is made for it.
+        Whether a missing folder will be created.
 
     Raises
     ------
     CreateError
-        If there is no folder for it, or it would replace an input.
+        If the folder does not exist, or the file would replace an input.
     WriteError
-        If it cannot be written there.
+        If the file cannot be written.
     """
     with writing(path):
         target = real_path(path)
@@ -133,7 +133,7 @@ def _check_replacing(path: Path, inputs: Iterable[Path]) -> None:
 
 
 def check_folder(folder: Path) -> None:
-    """Refuse a folder in which no files can be made; one that is missing is made later.
+    """Refuse a folder in which no files can be created; a missing folder is created later.
 
     Parameters
     ----------
@@ -143,7 +143,7 @@ def check_folder(folder: Path) -> None:
     Raises
     ------
     CreateError
-        If it cannot be made, or nothing in it.
+        If the folder, or a file in it, cannot be created.
     """
     try:
         if folder.is_file():
@@ -154,7 +154,7 @@ def check_folder(folder: Path) -> None:
 
 
 def _probe(folder: Path) -> None:
-    """Make and remove a file in a folder, or in the innermost one around it that exists."""
+    """Create and remove a file in a folder, or in its innermost parent that exists."""
     place = _existing(folder)
     if not place.is_dir():
         raise NotADirectoryError(errno.ENOTDIR, f"{place} is a file")
@@ -163,17 +163,17 @@ def _probe(folder: Path) -> None:
 
 
 def _existing(path: Path) -> Path:
-    """The innermost of a path and the folders around it that exists."""
+    """Return the path itself, or its innermost parent, whichever exists."""
     return next(place for place in (path, *path.absolute().parents) if place.exists())
 
 
 def _part(target: Path) -> Path:
-    """A name beside a file that nothing else has."""
+    """Unused name beside a file."""
     return target.with_name(f"{target.name}.{secrets.token_hex(4)}.part")
 
 
 def _is_stream(path: Path) -> bool:
-    """Whether a path names a device or a pipe, or what such a name stands for (/dev/stdout), and no file to replace."""
+    """Whether a path leads to a device or a pipe (also by a name such as /dev/stdout), not to a file to replace."""
     try:
         mode = path.stat().st_mode
     except OSError:

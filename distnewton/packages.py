@@ -1,7 +1,7 @@
-"""Installed packages, told by the folders of their metadata.
+"""Installed packages, found by the names of their metadata folders.
 
-``importlib.metadata`` parses the metadata of every installed package to find a single entry point or version. That is a
-tenth of the start of a rank here, and reading of some hundred files on a parallel file system.
+``importlib.metadata`` parses the metadata of every installed package to find a single entry point or version. That took
+a tenth of a rank's start when measured, and reads hundreds of files on a parallel file system.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ _SUFFIXES = (".dist-info", ".egg-info")
 
 
 def entry_points(group: str) -> list[EntryPoint]:
-    """Entry points of a group.
+    """Return the entry points of a group.
 
     Parameters
     ----------
     group : str
-        Such as ``distnewton.losses``.
+        Name of the group, such as ``distnewton.losses``.
 
     Returns
     -------
     list of EntryPoint
-        Of each package the first one on the path, as ``importlib.metadata.entry_points`` takes it.
+        For each package those of its first copy on the path, as ``importlib.metadata.entry_points`` selects them.
     """
     return [point for point in _own_entry_points(tuple(sys.path)) if point.group == group]
 
 
 def version(name: str) -> str:
-    """Version of an installed package.
+    """Return the version of an installed package.
 
     Parameters
     ----------
@@ -46,7 +46,7 @@ def version(name: str) -> str:
     Returns
     -------
     str
-        ``not installed`` where it is not.
+        ``not installed`` if the package is absent.
     """
     folder = _folders(tuple(sys.path)).get(_normalized(name))
     if folder is not None and folder.suffix == ".dist-info":
@@ -61,12 +61,12 @@ def version(name: str) -> str:
 
 @lru_cache(maxsize=1)
 def _folders(path: tuple[str, ...]) -> dict[str, Path]:
-    """Folder of metadata of each package in a folder of the path, the first one of each name."""
+    """Metadata folder of each package on the path, the first one of each name."""
     found: dict[str, Path] = {}
     for place in path:
         try:
             names = os.listdir(place or ".")
-        except OSError:  # what is no folder is asked otherwise
+        except OSError:  # not a folder (an archive, say): _that_may_have_some asks it
             continue
         for name in names:
             if name.endswith(_SUFFIXES):
@@ -76,7 +76,7 @@ def _folders(path: tuple[str, ...]) -> dict[str, Path]:
 
 @lru_cache(maxsize=1)
 def _own_entry_points(path: tuple[str, ...]) -> list[EntryPoint]:
-    """Entry points of all groups of this package."""
+    """Entry points of this package, in all groups."""
     return [
         point for package in _that_may_have_some(path) for point in package.entry_points
         if point.group.startswith("distnewton.")
@@ -84,11 +84,11 @@ def _own_entry_points(path: tuple[str, ...]) -> list[EntryPoint]:
 
 
 def _that_may_have_some(path: tuple[str, ...]) -> Iterator[Distribution]:
-    """Packages whose entry points mention this one, and all in archives."""
+    """Yield packages whose entry points mention this one, and all packages in archives."""
     for folder in _folders(path).values():
         try:
             text = (folder / "entry_points.txt").read_bytes()
-        except OSError:  # most packages have none
+        except OSError:  # most packages have no entry points
             continue
         if b"[distnewton." in text:
             from importlib.metadata import PathDistribution
@@ -101,5 +101,5 @@ def _that_may_have_some(path: tuple[str, ...]) -> Iterator[Distribution]:
 
 
 def _normalized(name: str) -> str:
-    """A distribution's name as names of folders have it."""
+    """A distribution's name as folder names spell it."""
     return name.lower().replace("-", "_").replace(".", "_")

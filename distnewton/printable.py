@@ -1,4 +1,4 @@
-"""Texts of files and users on a terminal, which they must not steer: what is not printable is shown by its code."""
+"""Text from files and users made safe for a terminal: unprintable characters are shown by their codes."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ _DOUBTFUL = re.compile("[^ -~]")
 
 
 def printable(text: str, keep: str = "\n\t") -> str:
-    r"""A text without control characters and other signs that do not show: escape becomes ``\x1b``.
+    r"""Replace control characters and other invisible ones by their codes: escape becomes ``\x1b``.
 
     Parameters
     ----------
     text : str
-        Any, lone surrogates included.
+        Any text, including lone surrogates.
     keep : str
-        Signs that stay: those that lay out lines by default, none for a text in a line.
+        Characters to keep: by default those that lay out lines; pass none for text within a line.
 
     Returns
     -------

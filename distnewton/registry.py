@@ -1,13 +1,13 @@
 """Components by name: those of this package, those a program registers, and those of installed packages.
 
 Directions, preconditioners, losses, activations, scalings and data formats are *components*: each declares its own
-name, help line and options, and everything else (configuration, help, plans, checkpoints, bridges) asks the registry
-of its kind. A package adds components through entry points of the registry's group::
+name, help line and options. The rest of the package (configuration, help, plans, checkpoints, bridges) asks the
+registry of that kind. Other packages add components through entry points of the registry's group::
 
     [project.entry-points."distnewton.losses"]
     huber = "my_package.losses:Huber"
 
-The package's own directions and formats are written in the same way, so that a run imports only those that it uses.
+The package's own directions and formats are listed the same way, so a run imports only those that it uses.
 """
 
 from __future__ import annotations
@@ -28,21 +28,21 @@ T = TypeVar("T")
 
 
 class Registry(Mapping[str, T], Generic[T]):
-    """The components of one kind by name.
+    """The components of one kind, by name.
 
     Parameters
     ----------
     kind : str
-        Word for one of them in messages, such as ``loss``.
+        Word for such a component in messages, for example ``loss``.
     base : type
-        Class that each component is an instance of, or a subclass of where components are classes.
+        Class of which each component is an instance, or a subclass if components are classes.
     builtin : iterable of T, or mapping of str to str
-        Components of this package, each with an attribute ``name``, in the order in which help lists them; or their
-        names and places, as ``module:attribute``, which are imported when they are first used.
+        Components of this package, each with an attribute ``name``, in the order of the help; or a mapping from names
+        to places, ``module:attribute``, which are imported at first use.
     group : str
         Entry-point group in which installed packages name components of this kind; empty for none.
     objects : bool
-        Whether components are objects; a class then stands for its object without arguments.
+        Whether components are objects; a class then stands for its instance without arguments.
     """
 
     def __init__(
@@ -68,23 +68,23 @@ class Registry(Mapping[str, T], Generic[T]):
         return issubclass(component, self.base) if isinstance(component, type) else isinstance(component, self.base)
 
     def add(self, component: T) -> T:
-        """Make a component known under its name.
+        """Register a component under its name.
 
         Parameters
         ----------
         component : T
-            With an attribute ``name``. It takes the place of one that a program has added under this name before, as
-            when a cell of a notebook is run again.
+            Has an attribute ``name``. It replaces a component that the program registered before under this name, as
+            happens when a notebook cell runs again.
 
         Returns
         -------
         T
-            The component, so that this is a decorator, too.
+            The component itself, so that this method also works as a decorator.
 
         Raises
         ------
         ConfigError
-            If the component is of another kind, or has the name of one of this package.
+            If the component is of another kind, or has the name of one of the package's own.
         """
         name = getattr(component, "name", None)
         if not self.accepts(component) or not isinstance(name, str) or not name.isidentifier():
@@ -121,9 +121,9 @@ class Registry(Mapping[str, T], Generic[T]):
         return name in self._builtin or name in self._components or name in self._outside()
 
     def available(self) -> Iterator[T]:
-        """All components, without those of installed packages that cannot be imported, of which a warning tells.
+        """Yield all components; warns of those of installed packages that cannot be imported.
 
-        A broken package must not keep others from being used; a run that names its component fails with the reason.
+        A broken package must not disable the others; a run that names its component fails with the reason.
 
         Yields
         ------
@@ -138,12 +138,12 @@ class Registry(Mapping[str, T], Generic[T]):
             yield component
 
     def find(self, name: str) -> T:
-        """The component of a name that a user has written.
+        """Return the component with a name that a user has written.
 
         Parameters
         ----------
         name : str
-            Its name.
+            Name of the component.
 
         Returns
         -------
@@ -152,7 +152,7 @@ class Registry(Mapping[str, T], Generic[T]):
         Raises
         ------
         ConfigError
-            If there is none; names the nearest one, and all.
+            If there is none; the message gives the closest name and all names.
         """
         if name in self:
             return self[name]
@@ -164,13 +164,13 @@ class Registry(Mapping[str, T], Generic[T]):
     def _outside(self) -> dict[str, EntryPoint]:
         """Entry points of installed packages, by name."""
         if self._unloaded is None:
-            # looked up at the first use: file reading that imports need not pay
+            # looked up at first use: imports should not have to read metadata files
             points = entry_points(self._group) if self._group else []
             self._unloaded = {point.name: point for point in points}
         return self._unloaded
 
     def _load(self, name: str) -> None:
-        """Import the component that an installed package names."""
+        """Import a component that an installed package provides."""
         point = self._outside()[name]
         try:
             component = point.load()

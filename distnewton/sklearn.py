@@ -1,7 +1,7 @@
-"""Estimators for scikit-learn: one process like any other estimator, or all ranks under mpirun.
+"""Estimators for scikit-learn, which train on one process like any other estimator, or on all ranks under mpirun.
 
-Each setting of a training run has a name in ``settings``, a tree as of :func:`distnewton.make_config`. The parameters
-are short names of those that one wants to search over:
+``settings`` takes any setting of a training run, as a tree for :func:`distnewton.make_config`. The parameters are short
+names of the settings that one wants to search over:
 
 ====================  =================================================================
 parameter             setting
@@ -21,10 +21,10 @@ dtype                 ``run.dtype``
 random_state          ``run.seed``
 ====================  =================================================================
 
-C counts as in scikit-learn's linear models and in LIBLINEAR: minimised is theta^2 / 2 + C sum_i w_i loss_i.
+C scales the loss as in scikit-learn's linear models and in LIBLINEAR: theta^2 / 2 + C sum_i w_i loss_i is minimised.
 
-Under MPI all ranks call ``fit`` with the same data. Each then holds the whole trained network, so that ``predict`` and
-all else are no collective calls: one rank may make them alone.
+Under MPI all ranks call ``fit`` with the same data. Afterwards each rank holds the whole trained network, so
+``predict`` and all other methods are not collective: a single rank may call them.
 """
 
 from __future__ import annotations
@@ -66,14 +66,14 @@ except ImportError:
 
 __all__ = ["NewtonClassifier", "NewtonRegressor"]
 
-# workers that joblib starts from here on know that they are no ranks
+# tells the workers that joblib starts from here on that they are not ranks
 is_rank()
 
 
-# scikit-learn reads the parameters off the constructor, which dataclass writes: each is said once
+# dataclass writes the constructor from which scikit-learn reads the parameters, so each is declared once
 @dataclass(eq=False, repr=False)
 class _NewtonEstimator(BaseEstimator):
-    """What both estimators have in common: an attribute for each parameter, as scikit-learn asks of constructors."""
+    """Common part of both estimators: one attribute for each parameter, as scikit-learn requires of constructors."""
 
     hidden_layer_sizes: Any = (100,)
     activation: str = "tanh"
@@ -95,7 +95,7 @@ class _NewtonEstimator(BaseEstimator):
     settings: Mapping[str, Any] | None = None
     comm: Any = "auto"
 
-    _several = False  # whether a sample has any number of labels
+    _several = False  # whether a sample may have several labels
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -103,7 +103,7 @@ class _NewtonEstimator(BaseEstimator):
         return tags
 
     def __sklearn_clone__(self) -> Any:
-        """A copy that is not fitted, on the same ranks: a communicator itself cannot be copied."""
+        """Copy the estimator unfitted, on the same ranks: a communicator itself cannot be copied."""
         plain = copy(self)
         plain.comm = None
         cloned = super(_NewtonEstimator, plain).__sklearn_clone__()
@@ -111,7 +111,7 @@ class _NewtonEstimator(BaseEstimator):
         return cloned
 
     def __getstate__(self) -> dict[str, Any]:
-        """What is pickled: ``comm`` becomes ``auto``, since no other process has this one's communicator."""
+        """State to pickle: ``comm`` becomes ``auto``, since another process cannot use this one's communicator."""
         state: dict[str, Any] = {**super().__getstate__()}
         return state if self.comm is None else {**state, "comm": "auto"}
 
@@ -119,7 +119,7 @@ class _NewtonEstimator(BaseEstimator):
         self, X: Any, y: Array, sample_weight: Array | None, loss: str, label: Any, *,
         classes: Array | None = None, partial: bool = False,
     ) -> None:  # fmt: skip
-        """Train on checked data, one iteration from the last model on where it is a part; sets what is known after."""
+        """Train on checked data and set the fitted attributes; partial_fit trains one iteration from the last model."""
         comm = self._communicator()
         limits = self._config(loss, 0, partial=partial).run
         guard(comm, limits.hang_seconds, limits.warn_seconds, checked="messages" in limits.checks)
@@ -143,12 +143,12 @@ class _NewtonEstimator(BaseEstimator):
             self._warn_of_end(result, config, partial)
 
     def _communicator(self) -> Communicator:
-        """The ranks that train."""
+        """Communicator of the ranks that train."""
         mpi = communicator_of_launch() if isinstance(self.comm, str) and self.comm == "auto" else self.comm
         return mpi if isinstance(mpi, Communicator) else Communicator(mpi)
 
     def _warn_of_end(self, result: Result, config: Config, partial: bool) -> None:
-        """Warn of training that diverged, or ended before it converged."""
+        """Warn if training diverged, or ended before it converged."""
         run = config.run
         could_converge = bool(run.tolerance or self.early_stopping) and run.n_iterations > 0
         if result.ended.startswith(DIVERGED):
@@ -162,7 +162,7 @@ class _NewtonEstimator(BaseEstimator):
             )
 
     def _config(self, loss: str, seed: int, *, partial: bool = False) -> Config:
-        """The parameters as a configuration; of one iteration for a part of the data."""
+        """Configuration from the parameters; a partial fit makes one iteration."""
         hidden = self._checked_sizes(partial)
         C = float("inf") if np.isinf(self.C) else f"{float(self.C)!r} l"
         method: dict[str, Any] = {"direction": self.direction, "C": C}
@@ -189,14 +189,14 @@ class _NewtonEstimator(BaseEstimator):
         return config
 
     def _add_settings(self, tree: dict[str, dict[str, Any]]) -> None:
-        """Put ``settings`` into a tree."""
+        """Merge ``settings`` into a tree."""
         for section, table in (self.settings or {}).items():
             if not isinstance(table, Mapping):
                 raise ConfigError(f'settings: {section} must be a table, as {{"method": {{"cg_max": 50}}}}')
             tree[section] = tree.get(section, {}) | dict(table)
 
     def _checked_sizes(self, partial: bool) -> list[int]:
-        """Widths of the hidden layers; checks the numbers among the parameters, and what a part of the data allows."""
+        """Widths of the hidden layers; checks the numeric parameters, and those that partial_fit does not support."""
         if partial and self.early_stopping:
             raise ValueError("partial_fit does not support early_stopping=True: it sees one part of the data at a time")
         sizes = [self.hidden_layer_sizes] if isinstance(self.hidden_layer_sizes, Real) else self.hidden_layer_sizes
@@ -211,7 +211,7 @@ class _NewtonEstimator(BaseEstimator):
         return hidden
 
     def _observers(self, comm: Communicator) -> list[Observer]:
-        """Who follows the run: the terminal, if asked for."""
+        """Observers of the run: the terminal, if `verbose` is set."""
         if not self.verbose or comm.rank:
             return []
         from distnewton.reporting.progress import Progress
@@ -220,14 +220,14 @@ class _NewtonEstimator(BaseEstimator):
         return [Progress(make_console(80))]
 
     def _checked_weights(self, X: Any, sample_weight: Any) -> Array | None:
-        """Weights of the samples as an array, if there are some."""
+        """Sample weights as an array, if given."""
         if sample_weight is None:
             return None
         weights: Array = _check_sample_weight(sample_weight, X, dtype=np.float64, ensure_non_negative=True)
         return weights
 
     def _training_data(self, X: Any, y: Any, *, reset: bool = True, **checks: Any) -> tuple[Any, Array]:
-        """Checked features and labels; of a table with texts or missing values the numbers that these become."""
+        """Checked features and labels; a table with texts or missing values is encoded as numbers."""
         _refuse_hidden(X)
         _refuse_labels(y)
         if reset:
@@ -247,14 +247,14 @@ class _NewtonEstimator(BaseEstimator):
         return checked
 
     def _encoded(self, X: Any) -> Array | None:
-        """Numbers of a table, encoded as that of training; None where training had only numbers."""
+        """Encode a table as in training; None if the training data had numbers only."""
         if self.columns_ is None:
             return None
         if not is_frame(X):
             raise ValueError("fit saw a table with texts or missing values: give a table with the same columns")
         validate_data(self, X, skip_check_array=True, reset=False)
         found = encode_frame(X, wanted=Wanted(names=self.columns_), name="X")
-        assert found is not None  # noqa: S101  (columns that are known are always encoded)
+        assert found is not None  # noqa: S101  (known columns are always encoded)
         for note in found[2]:
             warnings.warn(note, stacklevel=4)
         return found[0]
@@ -272,11 +272,11 @@ class _NewtonEstimator(BaseEstimator):
 
 @dataclass(eq=False, repr=False)
 class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
-    r"""A neural network for classes, trained by a Gauss-Newton method.
+    r"""A neural-network classifier, trained by a Gauss-Newton method.
 
     .. math:: \min_\theta \tfrac12 \theta^T\theta + C \sum_i w_i\, \xi(z(x_i); y_i)
 
-    with the cross-entropy, which for two classes is the logistic loss of one output.
+    with the cross-entropy loss, which for two classes is the logistic loss of a single output.
 
     Parameters
     ----------
@@ -287,41 +287,39 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
     C : float
         Inverse of the regularisation, as in scikit-learn's linear models; ``inf`` for none.
     direction : str
-        Method of the direction. The default gives the same model on any number of ranks; ``block_diagonal``, made for
-        many ranks, needs no communication.
+        Method that computes the direction. The default gives the same model on any number of ranks; ``block_diagonal``,
+        meant for many ranks, needs no communication.
     max_iter : int
-        At most so many iterations; those of ``kfac``, ``adam`` and other methods of mini-batches are passes over the
-        samples.
+        Maximum number of iterations; for ``kfac``, ``adam`` and other mini-batch methods, of passes over the samples.
     tol : float
-        Training ends when the norm of the gradient is at most this share of the first one; methods of mini-batches do
-        not know it.
+        Training ends when the gradient norm is at most this fraction of the initial one; mini-batch methods ignore it.
     subsample : float or None
-        Share of the samples whose curvature counts, by default 0.05 and at least 512.
+        Fraction of the samples used for the curvature, by default 0.05 and at least 512 samples.
     batch_size : int or None
-        Samples of a mini-batch, for directions that take some.
+        Samples in a mini-batch, for directions that use mini-batches.
     scale : str
-        Scaling of the features that becomes part of the model: ``none`` (say in a pipeline behind a scaler),
+        Scaling of the features, which becomes part of the model: ``none`` (for instance after a scaler in a pipeline),
         ``standard``, ``minmax`` and others.
     class_weight : dict, "balanced" or None
-        How much classes count, on top of ``sample_weight``.
+        Weights of the classes, multiplied with ``sample_weight``.
     dtype : {"float64", "float32"}
-        Of the computation.
+        Floating-point type of the computation.
     random_state : int, RandomState or None
-        Of initial weights and subsamples. Under MPI rank 0's counts.
+        Seed of the initial weights and the subsamples. Under MPI rank 0's value is used.
     warm_start : bool
-        Whether fit starts from the weights and the scaling of the last fit; the classes must be the same.
+        Whether fit starts from the weights and the scaling of the last fit, which must have had the same classes.
     early_stopping : bool
-        Whether to put samples aside, and to keep the model that does best on them.
+        Whether to hold out samples, and to keep the model that does best on them.
     validation_fraction : float
-        Share of the samples put aside.
+        Fraction of the samples held out.
     n_iter_no_change : int
-        Iterations without a better model after which training ends.
+        Training ends after this many iterations without a better model.
     verbose : bool
-        Whether fit shows a line an iteration.
+        Whether fit prints a line for each iteration.
     settings : mapping or None
-        Further settings, as ``{"method": {"cg_max": 50}, "run": {"seconds": 60.0}}``. They win over parameters.
+        Further settings, as ``{"method": {"cg_max": 50}, "run": {"seconds": 60.0}}``. They override the parameters.
     comm : "auto", None or mpi4py.MPI.Intracomm
-        The ranks that train: those of the launch, this process alone, or those given.
+        Ranks that train: those of the launch, this process alone, or those of a communicator.
 
     Attributes
     ----------
@@ -330,17 +328,17 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
     n_features_in_ : int
         Number of features.
     feature_names_in_ : ndarray of str
-        Where X had names of columns.
+        Names of the columns, if X had names.
     columns_ : ColumnNames or None
-        How the columns of a table (pandas, polars, pyarrow) with texts or missing values became numbers; else None.
+        How a table (pandas, polars, pyarrow) with texts or missing values was encoded; None for other data.
     n_iter_ : int
-        Iterations done.
+        Number of iterations made.
     history_ : History
-        Record of each iteration, the start included.
+        Record of each iteration, including the start.
     loss_curve_ : list of float
-        Objective, over the sum of the weights, at the start and after each iteration.
+        Objective divided by the sum of the weights, at the start and after each iteration.
     model_ : Model
-        The network on this process; ``model_.save(file)`` writes what the command line and torch read.
+        The network on this process; ``model_.save(file)`` writes a file that the command line and torch read.
     """
 
     class_weight: Any = field(default=None, kw_only=True)
@@ -356,22 +354,22 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         Parameters
         ----------
         X : array-like, table or sparse matrix of shape (n_samples, n_features)
-            Features. Of a table (pandas, polars, pyarrow) missing values and texts become numbers as of a file, which
-            ``settings`` may change: ``{"data": {"missing": "mean", "categories": "refuse"}}``.
+            Features. Missing values and texts of a table (pandas, polars, pyarrow) are encoded like those of a file;
+            ``settings`` can change how: ``{"data": {"missing": "mean", "categories": "refuse"}}``.
         y : array-like of shape (n_samples,), or array-like or sparse matrix of shape (n_samples, n_labels)
-            Labels: numbers, texts or any others; or 0 and 1 for each label, of which a sample may have any number. The
-            loss is then logistic, of each label, and ``classes_`` numbers the columns.
+            Labels: numbers, texts or any others. For several labels per sample, a column of 0 and 1 for each label: the
+            loss is then logistic for each label, and ``classes_`` numbers the columns.
         sample_weight : array-like of shape (n_samples,) or None
-            How much each sample counts; one of weight 0 is as good as absent.
+            Weight of each sample; a sample of weight 0 is ignored.
 
         Returns
         -------
         NewtonClassifier
-            Itself.
+            The fitted estimator.
 
         Notes
         -----
-        Collective over the ranks, which all pass the same data.
+        Collective: all ranks must pass the same data.
         """
         label = getattr(y, "name", None)
         y = y.toarray() if hasattr(y, "toarray") else y
@@ -404,7 +402,7 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         return self
 
     def partial_fit(self, X: Any, y: Any, classes: Any = None, sample_weight: Any = None) -> NewtonClassifier:
-        """Train one iteration on a part of the data, from the weights of the last call, or of fit, on.
+        """Train for one iteration on a part of the data, starting from the weights of the last call or of fit.
 
         Parameters
         ----------
@@ -413,20 +411,20 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         y : array-like of shape (n_samples,)
             Labels; some classes may be missing.
         classes : array-like of shape (n_classes,) or None
-            All classes, needed in the first call.
+            All classes; required in the first call.
         sample_weight : array-like of shape (n_samples,) or None
-            How much each sample counts.
+            Weight of each sample.
 
         Returns
         -------
         NewtonClassifier
-            Itself.
+            The fitted estimator.
 
         Notes
         -----
-        Collective over the ranks, which all pass the same data. The scaling of the features is that of the first part;
-        C weighs the samples of this part alone against the regularisation. ``tol`` and ``max_iter`` do not count, and
-        directions that remember earlier steps begin anew with each call.
+        Collective: all ranks must pass the same data. The features are scaled as for the first part. C weighs only the
+        samples of this part against the regularisation. ``tol`` and ``max_iter`` are ignored, and directions that
+        remember earlier steps start afresh in each call.
         """
         label = getattr(y, "name", None)
         is_first, self._several = _check_partial_fit_first_call(self, classes), False
@@ -449,7 +447,7 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         return self
 
     def decision_function(self, X: Any) -> Array:
-        """Outputs of the network: logits of the classes, or of two classes those of the second over the first.
+        """Compute the outputs of the network: logits of the classes; for two classes, the log-odds of the second.
 
         Parameters
         ----------
@@ -464,7 +462,7 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         return outputs[:, 0] if outputs.shape[1] == 1 else outputs
 
     def predict_proba(self, X: Any) -> Array:
-        """Probabilities of the classes.
+        """Compute the probabilities of the classes.
 
         Parameters
         ----------
@@ -475,13 +473,13 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         -------
         ndarray of shape (n_samples, n_classes)
         """
-        # outputs first: they refuse an estimator that is not fitted
+        # compute outputs first: this raises NotFittedError for an unfitted estimator
         outputs = self._outputs(X)
         link = "softmax" if len(self.classes_) > 2 else "logistic"
         return probabilities(link, outputs, each=self._several)
 
     def predict(self, X: Any) -> Array:
-        """The most likely class of each sample, or its labels.
+        """Predict the most likely class of each sample, or its labels.
 
         Parameters
         ----------
@@ -490,7 +488,7 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
 
         Returns
         -------
-        ndarray of shape (n_samples,), or of 0 and 1 of shape (n_samples, n_labels)
+        ndarray of shape (n_samples,), or of 0 and 1 with shape (n_samples, n_labels)
         """
         scores = self.decision_function(X)
         if self._several:
@@ -505,26 +503,26 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
 
 @dataclass(eq=False, repr=False)
 class NewtonRegressor(RegressorMixin, _NewtonEstimator):
-    r"""A neural network for numbers, trained by a Gauss-Newton method.
+    r"""A neural-network regressor, trained by a Gauss-Newton method.
 
     .. math:: \min_\theta \tfrac12 \theta^T\theta + C \sum_i w_i \|z(x_i) - y_i\|^2
 
     Parameters
     ----------
     hidden_layer_sizes, activation, C, direction, max_iter, tol, subsample, batch_size, scale, dtype
-        As of :class:`NewtonClassifier`.
+        See :class:`NewtonClassifier`.
     random_state, warm_start, early_stopping, validation_fraction, n_iter_no_change, verbose, settings, comm
-        As of :class:`NewtonClassifier`.
+        See :class:`NewtonClassifier`.
 
     Attributes
     ----------
     n_features_in_, feature_names_in_, columns_, n_iter_, history_, loss_curve_, model_
-        As of :class:`NewtonClassifier`.
+        See :class:`NewtonClassifier`.
 
     Notes
     -----
-    y_i is scaled to mean 0 and deviation 1 by the targets of training, so that C and ``loss_curve_`` mean the same in
-    all units; predictions are in the units of y.
+    The training targets are scaled to mean 0 and standard deviation 1, so C and ``loss_curve_`` do not depend on the
+    units of y. Predictions are in the units of y.
     """
 
     def __sklearn_tags__(self) -> Any:
@@ -539,21 +537,21 @@ class NewtonRegressor(RegressorMixin, _NewtonEstimator):
         Parameters
         ----------
         X : array-like, table or sparse matrix of shape (n_samples, n_features)
-            Features. Of a table (pandas, polars, pyarrow) missing values and texts become numbers as of a file, which
-            ``settings`` may change: ``{"data": {"missing": "mean", "categories": "refuse"}}``.
+            Features. Missing values and texts of a table (pandas, polars, pyarrow) are encoded like those of a file;
+            ``settings`` can change how: ``{"data": {"missing": "mean", "categories": "refuse"}}``.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
-            Numbers.
+            Targets.
         sample_weight : array-like of shape (n_samples,) or None
-            How much each sample counts; one of weight 0 is as good as absent.
+            Weight of each sample; a sample of weight 0 is ignored.
 
         Returns
         -------
         NewtonRegressor
-            Itself.
+            The fitted estimator.
 
         Notes
         -----
-        Collective over the ranks, which all pass the same data.
+        Collective: all ranks must pass the same data.
         """
         label = getattr(y, "name", None)
         X, y = self._training_data(X, y, multi_output=True, y_numeric=True)
@@ -563,25 +561,25 @@ class NewtonRegressor(RegressorMixin, _NewtonEstimator):
         return self
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> NewtonRegressor:
-        """Train one iteration on a part of the data, from the weights of the last call, or of fit, on.
+        """Train for one iteration on a part of the data, starting from the weights of the last call or of fit.
 
         Parameters
         ----------
         X : array-like or sparse matrix of shape (n_samples, n_features)
             Features.
         y : array-like of shape (n_samples,) or (n_samples, n_targets)
-            Numbers.
+            Targets.
         sample_weight : array-like of shape (n_samples,) or None
-            How much each sample counts.
+            Weight of each sample.
 
         Returns
         -------
         NewtonRegressor
-            Itself.
+            The fitted estimator.
 
         Notes
         -----
-        As of :meth:`NewtonClassifier.partial_fit`; the scaling of y is that of the first part, too.
+        See :meth:`NewtonClassifier.partial_fit`; y, too, is scaled as for the first part.
         """
         label = getattr(y, "name", None)
         reset = not hasattr(self, "model_")
@@ -592,7 +590,7 @@ class NewtonRegressor(RegressorMixin, _NewtonEstimator):
         return self
 
     def predict(self, X: Any) -> Array:
-        """Numbers for each sample.
+        """Predict the targets of each sample.
 
         Parameters
         ----------
@@ -601,14 +599,14 @@ class NewtonRegressor(RegressorMixin, _NewtonEstimator):
 
         Returns
         -------
-        ndarray of shape (n_samples,) or (n_samples, n_targets), as y was
+        ndarray of shape (n_samples,) or (n_samples, n_targets), as y in fit
         """
         outputs = self._outputs(X)
         return outputs[:, 0] if self._one_column else outputs
 
 
 def _refuse_labels(y: Any) -> None:
-    """Refuse times and what a mask hides, which scikit-learn takes for classes."""
+    """Refuse dates and masked values, which scikit-learn would accept as classes."""
     if np.ma.isMaskedArray(y) or getattr(getattr(y, "dtype", None), "kind", None) in tuple("OMmV"):
         try:
             labels_of(y, lambda i: f"y[{i}]")
@@ -617,13 +615,13 @@ def _refuse_labels(y: Any) -> None:
 
 
 def _refuse_hidden(X: Any) -> None:
-    """Refuse features that a mask hides, which scikit-learn takes as they are."""
+    """Refuse masked features, which scikit-learn would use without their mask."""
     if np.ma.is_masked(X):
         raise ValueError("X hides values behind a mask; fill them in: X.filled(0.0)")
 
 
 def _present(X: Any, y: Array, weights: Array | None) -> tuple[Any, Array, Array | None]:
-    """The samples whose weight is not 0: others count neither for the scaling nor among the classes."""
+    """Drop samples of weight 0, so that they affect neither the scaling nor the classes."""
     if weights is None or weights.all():
         return X, y, weights
     rows = np.flatnonzero(weights)
@@ -633,7 +631,7 @@ def _present(X: Any, y: Array, weights: Array | None) -> tuple[Any, Array, Array
 
 
 def _names(classes: Array) -> Array:
-    """Labels as a model file can hold them, in the order of the classes; their numbers where it cannot."""
+    """Labels in a form that a model file can hold, in the order of the classes; else the classes' numbers."""
     if classes.dtype.kind == "U" or (
         classes.dtype.kind in "iuf" and len(np.unique(classes.astype(np.float64))) == len(classes)
     ):
@@ -644,7 +642,7 @@ def _names(classes: Array) -> Array:
 
 
 def _check_same_data(comm: Communicator, X: Any, y: Array, weights: Array | None) -> None:
-    """Refuse data that differ between the ranks, say by a random split of each (collective)."""
+    """Refuse data that differ between ranks, for instance after separate random splits (collective)."""
     if comm.size == 1:
         return
     arrays = [*([X.data, X.indices, X.indptr] if hasattr(X, "indptr") else [X]), weights]

@@ -1,7 +1,7 @@
-"""To PyTorch and back: a trained network as torch.nn.Sequential, and such a module as the start of a training run.
+"""Conversion to and from PyTorch: a trained network as torch.nn.Sequential, and a module as the start of a run.
 
-A model file needs none of this: ``module.load_state_dict(safetensors.torch.load_file("model.safetensors"))`` takes it
-as it is, where the module has the layers that :func:`to_torch` makes.
+A model file loads without this module: ``module.load_state_dict(safetensors.torch.load_file("model.safetensors"))``
+works for any module with the layers that :func:`to_torch` makes.
 """
 
 from __future__ import annotations
@@ -46,31 +46,31 @@ _PLAIN: dict[type[nn.Module], dict[str, Any]] = {
     nn.CrossEntropyLoss: {"weight": None, "label_smoothing": 0.0},
     nn.BCEWithLogitsLoss: {"weight": None, "pos_weight": None},
 }
-"""Options of modules that must have these values."""
+"""Options that modules may have only with these values."""
 
 
 class ScaleFeatures(nn.Module):
-    """The scaling of features that belongs to a trained model, as a module without variables.
+    """A trained model's feature scaling as a module without parameters.
 
     Parameters
     ----------
     scaling : ColumnScaling
-        Of all features.
+        Scaling of all features.
     dtype : torch.dtype
-        Of the result.
+        Type of the result.
     shape : sequence of int
-        Of a sample.
+        Shape of one sample.
     """
 
     def __init__(self, scaling: ColumnScaling, dtype: torch.dtype, shape: Sequence[int]) -> None:
         super().__init__()
         self.kind, self._rule, self._dtype, self._shape = scaling.kind, scaling.rule, dtype, tuple(shape)
-        # not persistent: the names of the weights alone are what a model file holds
+        # not persistent: state_dict must have the same names as a model file, which holds weights only
         self.register_buffer("offset", torch.from_numpy(scaling.offset).reshape(self._shape), persistent=False)
         self.register_buffer("factor", torch.from_numpy(scaling.factor).reshape(self._shape), persistent=False)
 
     def forward(self, X: torch.Tensor) -> torch.Tensor:
-        """Scale features, in float64.
+        """Scale features; computes in float64.
 
         Parameters
         ----------
@@ -80,7 +80,7 @@ class ScaleFeatures(nn.Module):
         Returns
         -------
         torch.Tensor
-            Of the same shape.
+            Scaled features of the same shape.
         """
         X = X.double()
         if self._rule.takes_logs:
@@ -92,20 +92,20 @@ class ScaleFeatures(nn.Module):
         return X.to(self._dtype)
 
     def extra_repr(self) -> str:
-        """The kind of scaling."""
+        """Return the kind of scaling."""
         return self.kind
 
 
 @dataclass(frozen=True)
 class Imported:
-    """A module as a run takes it.
+    """A torch module converted for a run.
 
     Attributes
     ----------
     network : dict
-        The table ``network`` of a configuration with the same layers and loss.
+        Table ``network`` of a configuration with the module's layers and loss.
     model : Model
-        Its weights, on this process: the ``start`` of :func:`distnewton.train`.
+        The module's weights on this process: pass it as ``start`` to :func:`distnewton.train`.
     """
 
     network: dict[str, Any]
@@ -113,23 +113,23 @@ class Imported:
 
 
 def to_torch(model: Model | str | Path) -> nn.Sequential:
-    """The equal torch.nn.Sequential, with copies of the weights, on the CPU.
+    """Convert a model to the equivalent torch.nn.Sequential, with copies of the weights, on the CPU.
 
     Parameters
     ----------
     model : Model or path
-        What to convert: a model in memory, a model file, or a run folder.
+        A model in memory, a model file or a run folder.
 
     Returns
     -------
     torch.nn.Sequential
-        It takes features (n, n_features) or images (n, channels, height, width) and returns the linear outputs: logits,
-        or predictions. Where the model scales features, its first module, ``scaling``, does so; the others have the
-        numbers, and ``state_dict`` the names, that the model file has.
+        Takes features (n, n_features) or images (n, channels, height, width) and returns the linear outputs: logits, or
+        predictions. If the model scales features, the first module, named ``scaling``, does so. The other modules are
+        numbered, and ``state_dict`` has the same names as the model file.
 
     Notes
     -----
-    Collective over the grid of a model in memory: all ranks get the whole module.
+    Collective over the grid of a model in memory: every rank gets the whole module.
     """
     model = load_serial_model(model)
     a, shape = model.architecture, model.architecture.shape
@@ -147,12 +147,12 @@ def to_torch(model: Model | str | Path) -> nn.Sequential:
 
 
 def counterpart(component: Activation | Loss) -> type[nn.Module]:
-    """The torch module that an activation or a loss declares as its equal.
+    """Return the torch module that an activation or a loss names as its equivalent.
 
     Parameters
     ----------
     component : Activation or Loss
-        An entry of a registry.
+        Entry of a registry.
 
     Returns
     -------
@@ -161,7 +161,7 @@ def counterpart(component: Activation | Loss) -> type[nn.Module]:
     Raises
     ------
     ConfigError
-        If it declares none, or one that cannot be imported.
+        If the component names none, or one that cannot be imported.
     """
     if not component.torch:
         raise ConfigError(f"{component.name} declares no torch module that is its equal (attribute torch)")
@@ -174,13 +174,13 @@ def counterpart(component: Activation | Loss) -> type[nn.Module]:
 
 
 def _name_of(registry: Registry[Any], module: nn.Module) -> str:
-    """Name of the component whose counterpart a module is; empty where there is none."""
+    """Name of the component whose counterpart this module is; empty if there is none."""
     kinds = ((name, registry[name]) for name in registry)
     return next((name for name, known in kinds if known.torch and type(module) is counterpart(known)), "")
 
 
 def _unsupported_options(module: nn.Module) -> list[str]:
-    """Options of a module that differ from the only values that this package has."""
+    """Options of a module that differ from the only supported values."""
     return [
         f"{name} must be {value}"
         for name, value in _PLAIN.get(type(module), {}).items()
@@ -189,7 +189,7 @@ def _unsupported_options(module: nn.Module) -> list[str]:
 
 
 def _supported() -> str:
-    """What a module may consist of."""
+    """Describe the modules that can be converted."""
     activations = ", ".join(a.torch.rpartition(".")[2] for a in ACTIVATIONS.values() if a.torch)
     return (
         f"supported are Linear and Conv2d (with bias), one of the activations {activations} behind each but the last, "
@@ -198,7 +198,7 @@ def _supported() -> str:
 
 
 def _modules(shape: NetworkShape, activation: str, dtype: torch.dtype) -> Iterator[nn.Module]:
-    """Modules without weights' values, in their order."""
+    """Yield the modules in order, before their weights are set."""
     images, last = shape.image_shape is not None, len(shape.layers) - 1
     for m, layer in enumerate(shape.layers):
         if layer.kernel is not None:
@@ -223,18 +223,19 @@ def from_torch(
     classes: Iterable[int | float | str] | None = None,
     input: Sequence[int] | None = None,
 ) -> Imported:
-    """A module's layers as settings, and its weights as a model from which a run can start.
+    """Convert a module's layers to settings, and its weights to a model from which a run can start.
 
     Parameters
     ----------
     module : torch.nn.Sequential
-        Of supported layers, perhaps nested; its outputs are linear (logits, or predictions), without softmax.
+        Supported layers, possibly nested. Its outputs must be linear (logits or predictions), without softmax.
     loss : str or torch.nn.Module
-        Loss to be minimised: a value of ``network.loss``, or the equal module, such as ``torch.nn.CrossEntropyLoss()``.
+        Loss to minimise: a value of ``network.loss``, or the equivalent module, such as
+        ``torch.nn.CrossEntropyLoss()``.
     classes : iterable or None
         Labels of the outputs, in ascending order; by default 0, 1, ...
     input : sequence of int or None
-        Channels, height and width, where the module has convolutions.
+        Channels, height and width, if the module has convolutions.
 
     Returns
     -------
@@ -243,7 +244,7 @@ def from_torch(
     Raises
     ------
     ConfigError
-        With every module that is not supported, and what is.
+        If modules are not supported; lists each of them, and what is supported.
 
     Examples
     --------
@@ -273,17 +274,17 @@ def from_torch(
 
 
 def read_loss(loss: str | nn.Module) -> tuple[str, str, list[str]]:
-    """Read what a loss is called here.
+    """Find the name of a loss in this package.
 
     Parameters
     ----------
     loss : str or torch.nn.Module
-        A value of ``network.loss``, or the equal module.
+        A value of ``network.loss``, or the equivalent module.
 
     Returns
     -------
     tuple of str, str and list of str
-        Name of the loss; ``mean``, ``sum`` or ``mean of elements``; and what keeps the module from being taken.
+        Name of the loss; its reduction, ``mean``, ``sum`` or ``mean of elements``; and reasons to refuse the module.
     """
     if isinstance(loss, str):
         return LOSSES.find(loss).name, "mean", []
@@ -295,14 +296,14 @@ def read_loss(loss: str | nn.Module) -> tuple[str, str, list[str]]:
     reduction = str(getattr(loss, "reduction", "mean"))
     if reduction not in ("mean", "sum"):
         problems.append(f"the loss {loss}: reduction must be mean or sum")
-    # torch's mean of squares is over samples and outputs
+    # torch averages squares over samples and outputs
     return name, "mean of elements" if (name, reduction) == ("squared", "mean") else reduction, problems
 
 
 def read_module(
     module: nn.Module, loss: str, shape: Sequence[int], problems: Sequence[str] = ()
 ) -> tuple[Model, list[str]]:
-    """Read a module of which only its point counts: layers may lack their bias.
+    """Read a module as a point in parameter space: layers may lack a bias.
 
     Parameters
     ----------
@@ -311,19 +312,19 @@ def read_module(
     loss : str
         Name of the loss.
     shape : sequence of int
-        Shape of the features, whose images say their height and width.
+        Shape of the features; for images it gives their height and width.
     problems : sequence of str
-        What else is wrong: told together with what is wrong with the module.
+        Problems found elsewhere, which are reported together with those of the module.
 
     Returns
     -------
     tuple of Model and list of str
-        The model on this process, and the names of the biases that the module lacks, which are 0 in the model.
+        The model on this process, and the names of the missing biases, which are 0 in the model.
 
     Raises
     ------
     ConfigError
-        With all reasons why the module cannot be taken.
+        If the module cannot be converted; gives all reasons.
     """
     chain = _read_chain(module, problems)
     chain.refuse()
@@ -336,7 +337,7 @@ def read_module(
 def _model_of_chain(
     chain: _Chain, loss: str, classes: Iterable[Any] | None, input: Sequence[int] | None
 ) -> Model:
-    """The model of a chain without problems, on this process."""
+    """Build the model, on this process, of a chain without problems."""
     n_out = chain.weights[-1].out_features
     shape = _shape(chain, n_out, input)
     tensors: dict[str, Array] = {}
@@ -359,7 +360,7 @@ def _plain(entry: Any) -> Any:
 
 
 def _shape(chain: _Chain, n_out: int, input: Sequence[int] | None) -> NetworkShape:
-    """Layers with their sizes; those of the module must follow from one another."""
+    """Layers with their sizes; the module's own sizes must agree with them."""
     first = chain.weights[0]
     if isinstance(first, nn.Linear):
         if input is not None:
@@ -379,7 +380,7 @@ def _shape(chain: _Chain, n_out: int, input: Sequence[int] | None) -> NetworkSha
 
 
 def _mismatches(chain: _Chain, shape: NetworkShape) -> Iterator[str]:
-    """Layers that take another number of channels or features than they get."""
+    """Yield the layers whose declared number of inputs differs from what they receive."""
     for module, layer in zip(chain.weights, shape.layers, strict=True):
         gets, of_what = (layer.n_in, "channels") if layer.kernel else (layer.n_in * layer.rows_per_unit, "features")
         if module.weight.shape[1] != gets:
@@ -387,7 +388,7 @@ def _mismatches(chain: _Chain, shape: NetworkShape) -> Iterator[str]:
 
 
 def _task(loss: str, classes: Iterable[Any] | None, n_out: int) -> Task:
-    """What the outputs mean."""
+    """Task that the outputs serve."""
     name = LOSSES[loss].tasks[0]
     if name == "regression":
         if classes is not None:
@@ -406,7 +407,7 @@ def _task(loss: str, classes: Iterable[Any] | None, n_out: int) -> Task:
 
 
 def _read_chain(module: nn.Module, problems: Sequence[str] = ()) -> _Chain:
-    """Read a module's layers; all that is wrong is noted, after some problems that are known already."""
+    """Read a module's layers; notes every problem, after those already known."""
     chain = _Chain(problems=list(problems))
     for name, layer in _flatten(module, "", chain):
         chain.read(name, layer)
@@ -415,7 +416,7 @@ def _read_chain(module: nn.Module, problems: Sequence[str] = ()) -> _Chain:
 
 
 def _flatten(module: nn.Module, name: str, chain: _Chain) -> Iterator[tuple[str, nn.Module]]:
-    """Yield modules in their order, out of nested Sequentials; note what would be lost on the way."""
+    """Yield the modules in order, nested Sequentials flattened; notes what the conversion would lose."""
     if module._forward_hooks or module._forward_pre_hooks:
         chain.note(name, module, "has forward hooks, which would not run")
     if "forward" in vars(module):
@@ -425,14 +426,14 @@ def _flatten(module: nn.Module, name: str, chain: _Chain) -> Iterator[tuple[str,
     elif type(module).forward is not nn.Sequential.forward:
         chain.note(name, module, "has a forward of its own, which cannot be read")
     else:
-        # not named_children, which leaves out a module that stands in two places
+        # not named_children, which skips a module that appears twice
         for key, layer in module._modules.items():
             yield from _flatten(layer, f"{name}.{key}" if name else key, chain)
 
 
 @dataclass
 class _Chain:
-    """Layers of a module, read one after the other, and all that is wrong with them."""
+    """The layers of a module, read in order, and the problems found."""
 
     weights: list[Any] = field(default_factory=list)
     tables: list[dict[str, Any]] = field(default_factory=list)
@@ -452,7 +453,7 @@ class _Chain:
         elif activation:
             self._read_activation(name, module, activation)
         elif kind in _DROPOUTS:
-            # in evaluation it is the identity
+            # dropout is the identity in evaluation mode
             if module.training and module.p > 0:
                 self.note(name, module, "drops units at random: call eval() on the module first")
         else:
@@ -460,7 +461,7 @@ class _Chain:
             self.note(name, module, f"is not supported{advice}")
 
     def end(self) -> None:
-        """Note what is wrong with the layers as a whole."""
+        """Note problems of the layers as a whole."""
         last = self.weights[-1] if self.weights else None
         if not isinstance(last, nn.Linear):
             self.problems.append("the last layer with weights must be a Linear: it holds the outputs")
@@ -471,7 +472,7 @@ class _Chain:
             self.problems.append("the module's weights must all be float32, or all float64: convert it by .float()")
 
     def refuse(self) -> None:
-        """Raise an error with all problems, if there are any."""
+        """Raise an error that lists all problems, if there are any."""
         if self.problems:
             lines = "".join(f"\n  {problem}" for problem in self.problems)
             raise ConfigError(f"the module cannot be taken over:{lines}\n{_supported()}")
@@ -486,7 +487,7 @@ class _Chain:
         if any(module is layer for layer in self.weights):
             self.note(name, module, "stands in two places, which would no longer share their weights")
         if self._state in ("weights", "pooled"):
-            # nothing stands between: the activation is the identity
+            # two layers in a row: the activation between them is the identity
             self._activate("identity", name, module)
         self.weights.append(module)
         self._state = "weights"
@@ -527,7 +528,7 @@ class _Chain:
         self._state = "done" if pooled else "activated"
 
     def _activate(self, activation: str, name: str, module: nn.Module) -> None:
-        """Note the activation of a hidden layer; all have the same."""
+        """Note the activation of a hidden layer; all must be the same."""
         if self.activation not in ("", activation):
             self.note(name, module, f"the activation in front of it is {activation}, others are {self.activation}")
         self.activation = self.activation or activation
@@ -539,7 +540,7 @@ class _Chain:
         kind = "max_pool" if isinstance(module, nn.MaxPool2d) else "avg_pool"
         size, stride = _pair(module.kernel_size), _pair(module.stride)
         self.tables.append({"type": kind, "size": size, "stride": stride})
-        # max pooling in front of the activation is the same as behind it: all activations here are monotonic
+        # max pooling before the activation equals max pooling after it: all activations here are monotonic
         self._state = "pooled" if self._state == "weights" else "done"
 
 
@@ -554,12 +555,12 @@ _DROPOUTS = (nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d, nn.AlphaDropo
 
 
 def _pair(value: int | Sequence[int]) -> list[int]:
-    """Vertical and horizontal."""
+    """Vertical and horizontal value."""
     return [value, value] if isinstance(value, int) else list(value)
 
 
 def _padding(module: nn.Conv2d) -> tuple[int, int] | None:
-    """Padding in numbers; None where it is not the same on both sides."""
+    """Padding in numbers; None if it differs between the two sides."""
     if module.padding == "valid":
         return 0, 0
     if module.padding == "same":
