@@ -1,4 +1,4 @@
-"""The command ``bench``: rates of the kernels, scaling studies, and a rank that is slow."""
+"""The command ``bench``: rates of the kernels, scaling studies, and the effect of a slow rank."""
 
 from __future__ import annotations
 
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
     from distnewton.study.points import Study
 
 _TOLERANCE = 1e-3
-"""Relative difference of the objective above which a point of a study is refused."""
+"""Relative difference of objectives above which a point of a study is refused."""
 _REPLICAS = "-replicas"
-"""Ends the names of kinds of studies in which the number of replicas grows, and the grid stays."""
+"""Suffix of the kinds of studies in which the number of replicas grows and the grid stays the same."""
 _SLOWDOWN = 5
 """How many times slower the straggler is."""
 _WARMUP, _SETTLED = 2, 10
-"""First iterations, which do not count: of a study, and of a comparison in which the partition moves meanwhile."""
-DEFAULT_RATES = "no --cluster: no prediction; distnewton doctor --bench writes the rates of this machine into a file"
+"""Number of first iterations that do not count: in a study, and in a comparison while the partition moves."""
+DEFAULT_RATES = "no --cluster: no prediction; distnewton doctor --bench writes the rates of this machine to a file"
 
 
 @command(
@@ -42,7 +42,7 @@ DEFAULT_RATES = "no --cluster: no prediction; distnewton doctor --bench writes t
     argument("what", choices=("kernels", "scaling", "straggler")),
     RECIPE,
     SET,
-    argument("--cluster", metavar="FILE", help=f"{CLUSTER_FILE}: how runs start, and rates for predictions"),
+    argument("--cluster", metavar="FILE", help=f"{CLUSTER_FILE}: says how to start runs; its rates give predictions"),
     argument("--ranks", type=counts, metavar="LIST", help="numbers of ranks (default 1,2)"),
     argument("--nodes", type=counts, metavar="LIST", help="numbers of nodes of the cluster file, instead of --ranks"),
     argument(
@@ -50,9 +50,9 @@ DEFAULT_RATES = "no --cluster: no prediction; distnewton doctor --bench writes t
         "and weak-samples-replicas use more ranks for replicas of the grid, each with its share of the samples"
     ),
     argument("--repeats", type=count, default=5, metavar="N", help="runs of each point (default 5)"),
-    argument("--iterations", type=count, default=7, metavar="N", help="iterations that count (default 7)"),
+    argument("--iterations", type=count, default=7, metavar="N", help="iterations that are timed (default 7)"),
     argument("--run-dir", metavar="DIR", help="folder of the runs (default scaling, or straggler)"),
-    argument("--collect", action="store_true", help="run nothing; collect the runs of --run-dir"),
+    argument("--collect", action="store_true", help="run nothing; collect the finished runs of --run-dir"),
     argument("--dry-run", action="store_true", help="write the job files and start nothing"),
     usage="kernels | scaling RECIPE | straggler RECIPE [--ranks 1,2,4] [--set SECTION.KEY=VALUE ...]",
     without_mpirun="it starts the ranks itself",
@@ -68,7 +68,7 @@ def bench(options: argparse.Namespace) -> int:
 
 
 def _scaling(options: argparse.Namespace) -> int:
-    """Make the runs of a study that are missing, then collect all."""
+    """Do the missing runs of a study, then collect all."""
     from distnewton.study.points import KINDS, read_study
 
     results_go_to_files()
@@ -89,7 +89,7 @@ def _scaling(options: argparse.Namespace) -> int:
 
 
 def _plan_study(options: argparse.Namespace, cluster: Cluster) -> tuple[Study, dict[int, dict[str, Any]]]:
-    """The study that the flags describe, and the settings of its points by their ranks."""
+    """Return the study that the flags describe, and the settings of its points by number of ranks."""
     from distnewton.directions.options import CGOptions
     from distnewton.runs.data_size import describe_data
     from distnewton.runs.planned import expected_steps
@@ -109,8 +109,8 @@ def _plan_study(options: argparse.Namespace, cluster: Cluster) -> tuple[Study, d
 
 
 def _shared_blocks(config: Config, ranks: list[int]) -> int:
-    """Blocks that the ranks of all points can own, unless the recipe says which; 0 where there are none."""
-    # a strong study is of one problem and one method, and blocks are part of a method
+    """Return a number of blocks that the ranks of all points can own; 0 if there is none or the recipe gives blocks."""
+    # a strong study has one problem and one method, and blocks are part of the method
     shares = config.partition.blocks == "ranks" and all(ranks[-1] % n == 0 for n in ranks)
     return ranks[-1] if shares else 0
 
@@ -118,7 +118,7 @@ def _shared_blocks(config: Config, ranks: list[int]) -> int:
 def _make_runs(
     study: Study, root: Path, options: argparse.Namespace, cluster: Cluster, settings: dict[int, dict[str, Any]]
 ) -> None:
-    """Start or queue every run; repeats take turns, so that a slow spell of the machine meets all points."""
+    """Start or queue every run; repeats take turns, so a slow spell of the machine affects all points."""
     from distnewton.cluster.submit import Submission, queue, run_here
 
     study.write(root)
@@ -137,7 +137,7 @@ def _make_runs(
 
 
 def _run(job_file: Path, run_here: Any) -> None:
-    """Run a job here, its output beside it."""
+    """Run a job here, and write its output beside it."""
     output = job_file.with_name("output.txt")
     sys.stdout.flush()
     saved = os.dup(1)
@@ -154,7 +154,7 @@ def _run(job_file: Path, run_here: Any) -> None:
 
 
 def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Cluster) -> int:
-    """Read what has ended, and write the table, the lines and the picture."""
+    """Read the finished runs, and write the table, the lines and the picture."""
     from distnewton.reporting.scaling_plot import ScalingResult
     from distnewton.runs.data_size import describe_data
     from distnewton.study.measured import collect
@@ -189,13 +189,13 @@ def _collect(study: Study, root: Path, options: argparse.Namespace, cluster: Clu
 
 
 def _straggler(options: argparse.Namespace) -> int:
-    """Slow one rank in all its work, and compare iterations in which others wait for it, leave it behind, or help."""
+    """Slow one rank down, and compare iterations in which the others wait for it, stop it early, or take its work."""
     import numpy as np
 
     cluster = _cluster(options)
     n_ranks = max(options.ranks or [2])
     if n_ranks < 2:
-        raise ConfigError("--ranks 1: nobody waits for a rank that is alone; take 2 or more", collective=True)
+        raise ConfigError("--ranks 1: no other rank would wait for the slow one; use 2 or more", collective=True)
     fault = {"DISTNEWTON_FAULT": f"rank={n_ranks - 1} at=all kind=slow factor={_SLOWDOWN}"}
     variables = {**cluster.environment.variables, **fault}
     disturbed = cluster.model_copy(
@@ -209,7 +209,7 @@ def _straggler(options: argparse.Namespace) -> int:
         "slowed, partition.speeds=auto": (disturbed, {"partition": {"speeds": "auto"}}),
     }
     found: dict[str, list[list[float]]] = {name: [] for name in trials}
-    # repeats take turns, so that a slow spell of the machine meets all trials
+    # repeats take turns, so a slow spell of the machine affects all trials
     for repeat in range(1, options.repeats + 1):
         for number, (name, (where, changes)) in enumerate(trials.items(), start=1):
             folder = f"{number}-{re.sub('[, =.]+', '-', name)}/repeat-{repeat:02d}"
@@ -225,7 +225,7 @@ def _straggler(options: argparse.Namespace) -> int:
 def _trial(
     options: argparse.Namespace, cluster: Cluster, n_ranks: int, folder: str, changes: dict[str, Any]
 ) -> list[list[float]]:
-    """Seconds of each iteration that counts, and of its direction, and the last objective, in a new run."""
+    """Do a run; return the seconds of each timed iteration and of its direction, and the last objective."""
     import numpy as np
 
     from distnewton.cluster.submit import Submission, run_here
@@ -242,7 +242,7 @@ def _trial(
 
 
 def _cluster(options: argparse.Namespace) -> Cluster:
-    """The cluster file; without one, this machine with as many ranks as are asked for."""
+    """Read the cluster file; without one, describe this machine with as many ranks as the command needs."""
     if options.cluster:
         return load_cluster(options.cluster)
     most = max([*(options.ranks or []), *(options.nodes or []), 2])
@@ -250,10 +250,10 @@ def _cluster(options: argparse.Namespace) -> Cluster:
 
 
 def _point_config(options: argparse.Namespace, changes: dict[str, Any]) -> Config:
-    """The recipe and the flags, with a point's own settings over them."""
+    """Make the configuration of a point: recipe and flags, overridden by the point's own settings."""
     given = [s for s in overrides(options) if not s.startswith("run.directory=")]
     tree = apply_settings(read_settings(options.recipe), given)
-    # points with other numbers of threads would be compared as if they were ranks
+    # points with different numbers of threads would be compared as if only their ranks differed
     changes = {**changes, "run": {"threads": tree.get("run", {}).get("threads", 0) or 1, **changes.get("run", {})}}
     for table, values in changes.items():
         tree[table] = {**tree.get(table, {}), **values}

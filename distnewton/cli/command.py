@@ -1,4 +1,4 @@
-"""Declarations of commands: each module registers its own with :func:`command`, and ``main`` runs what it finds."""
+"""Declarations of commands: each module registers its own with :func:`command`, and ``main`` runs them."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from distnewton.launch.startup import launched_rank, launched_size
 
 Function = Callable[[argparse.Namespace], int]
 Argument = tuple[tuple[str, ...], dict[str, Any]]
-"""Names and keywords of one call of ``add_argument``."""
+"""Names and keywords of a call of ``add_argument``."""
 
 
 def argument(*names: str, **keywords: Any) -> Argument:
-    """Declare an argument of a command, as ``add_argument`` takes it."""
+    """Declare an argument of a command; takes the arguments of ``add_argument``."""
     return names, keywords
 
 
@@ -29,8 +29,8 @@ SET = argument(
 )
 READING_SET = argument(
     "--set", action="append", default=[], metavar="KEY=VALUE",
-    help="how the data are read, as data.label_column=class, data.zero_based=true or data.ignore_columns=id,name; "
-    "data.directory: the folder of relative paths",
+    help="how the data are read, for example data.label_column=class, data.zero_based=true or "
+    "data.ignore_columns=id,name; data.directory is the folder of relative paths",
 )  # fmt: skip
 RUN_DIR = argument("--run-dir", metavar="DIR", help="run folder (default runs/NAME-NUMBER)")
 DATA_DIR = argument("--data-dir", metavar="DIR", help="folder of relative data paths")
@@ -45,21 +45,21 @@ class Command:
     Attributes
     ----------
     name, help : str
-        Word on the command line, and what the command does in a line.
+        Word on the command line, and a line on what the command does.
     run : callable
         Takes the parsed arguments and returns the exit code.
     arguments : tuple of Argument
         Arguments of the command.
     usage, epilog : str
-        Arguments in the usage line, and text below the help; argparse's usage where empty.
+        Arguments in the usage line, where argparse's are used if empty, and text below the help.
     without_mpirun : str
-        Why the command is refused under mpirun; empty where it is not.
+        Why the command is refused under mpirun; empty if it is allowed.
     first_rank : bool
         Whether rank 0 alone does the work under mpirun, without MPI.
     setting_flags : bool
-        Whether settings are flags of their own, ``--section.key VALUE``.
+        Whether each setting has a flag ``--section.key VALUE``.
     appendix : callable or None
-        Makes the text below the help, of all settings or of the common ones.
+        Makes the text below the help, about all settings or the common ones.
     """
 
     name: str
@@ -79,20 +79,20 @@ class Command:
         self._add_arguments(parser)
 
     def parse(self, arguments: Sequence[str]) -> argparse.Namespace:
-        """Parse arguments of this command alone, as another command that calls it needs them."""
+        """Parse the arguments of this command alone, for another command that calls it."""
         parser = Parser(prog=f"distnewton {self.name}", **self._keywords())
         self._add_arguments(parser)
         return parser.parse_args(arguments)
 
     def rewrite(self, arguments: Sequence[str]) -> list[str]:
-        """Turn settings that are written as flags into ``--set``, where the command takes settings."""
+        """Rewrite settings given as flags as ``--set``, if the command takes settings."""
         if not any(item in self.arguments for item in (SET, READING_SET)):
             return list(arguments)
         flags = {name for names, _ in self.arguments for name in names}
         return settings_to_set(arguments, flags, OLD_FLAGS.get(self.name, {}), note_settings=not self.setting_flags)
 
     def flags(self) -> list[str]:
-        """Flags that a user may have meant: the command's own, and settings where it takes them."""
+        """List the flags that a user may have meant: the command's own, and those of settings if it has them."""
         from distnewton.cli.setting_help import settings
         from distnewton.config.sections import READING
 
@@ -101,7 +101,7 @@ class Command:
         return own + [f"--{name}" for name in known if any(item in self.arguments for item in (SET, READING_SET))]
 
     def __call__(self, options: argparse.Namespace) -> int:
-        """Run the command on the ranks that it is for."""
+        """Run the command on the ranks that it is meant for."""
         if self.without_mpirun and launched_size() > 1:
             raise ConfigError(f"{self.name} is called without mpirun: {self.without_mpirun}", collective=True)
         if self.first_rank and launched_rank() != 0:
@@ -119,11 +119,11 @@ class Command:
 
 
 COMMANDS: dict[str, Command] = {}
-"""Commands by name, in the order in which help lists them."""
+"""Commands by name, in the order of the help."""
 
 
 def command(name: str, help: str, *arguments: Argument, **more: Any) -> Callable[[Function], Function]:
-    """Register a function as a command; the keywords are attributes of :class:`Command`."""
+    """Register a function as a command; keywords are attributes of :class:`Command`."""
 
     def register(run: Function) -> Function:
         COMMANDS[name] = Command(name, help, run, arguments, **more)

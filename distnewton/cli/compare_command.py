@@ -31,10 +31,10 @@ if TYPE_CHECKING:
     SET,
     argument(
         "--directions", required=True, metavar="NAMES",
-        help="directions by commas, auto among them, or recipes whose [method] counts",
+        help="directions, separated by commas; also auto, or recipes whose [method] is used",
     ),
     argument("--seconds", type=float, default=60.0, metavar="N", help="training time of each run (default 60)"),
-    argument("--levels", metavar="VALUES", help="metrics whose times are shown, as 0.95,0.97 (default: usual ones)"),
+    argument("--levels", metavar="VALUES", help="levels of the metric whose times are shown, as 0.95,0.97"),
     argument("--run-dir", metavar="DIR", help="folder of the runs (default runs/compare-NAME-NUMBER)"),
     usage="[RECIPE] --directions NAME,NAME,... [--seconds N] [--SECTION.KEY VALUE ...]",
     epilog="Writes comparison.md, comparison.png and a run folder for each run; sgd and adam are tried with three "
@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     setting_flags=True,
 )
 def compare(options: argparse.Namespace) -> int:
-    """Train with several directions; the table is rewritten after each, so that a job that is cut leaves some."""
+    """Train with several directions; rewrite the table after each, so a job that is cut short leaves a table."""
     from distnewton.reporting.comparison_tables import Comparison
     from distnewton.runs.comparison import Entry, run_entries, session_config
     from distnewton.runs.session import Session
@@ -75,7 +75,7 @@ def compare(options: argparse.Namespace) -> int:
 
 
 def _shared_entries(comm: Communicator, options: argparse.Namespace) -> list[list[Any]]:
-    """The runs as rank 0 reads them, on all ranks."""
+    """Return, on all ranks, the runs as rank 0 reads them."""
     from distnewton.runs.comparison import make_entries
 
     found: dict[str, Any] = {}
@@ -99,15 +99,15 @@ def _shared_entries(comm: Communicator, options: argparse.Namespace) -> list[lis
 
 
 def _levels(text: str | None) -> list[float]:
-    """Metrics whose times are asked for."""
+    """Read the levels of the metric whose times are shown."""
     try:
         return [float(part) for part in (text or "").split(",") if part.strip()]
     except ValueError:
-        raise ConfigError(f"--levels takes numbers, as 0.95,0.97, got {text!r}", collective=True) from None
+        raise ConfigError(f"--levels takes numbers, such as 0.95,0.97, got {text!r}", collective=True) from None
 
 
 def _entry_folders(entries: Sequence[Entry], options: argparse.Namespace) -> dict[str, RunFolder]:
-    """A run folder for each run, inside the comparison's."""
+    """Create a run folder for each run inside the comparison's folder."""
     from distnewton.runs.run_folder import RunFolder, next_folder
 
     recipe = Path(options.recipe).stem if options.recipe else "run"
@@ -120,7 +120,7 @@ def _entry_folders(entries: Sequence[Entry], options: argparse.Namespace) -> dic
 
 
 def _show_comparison(comparison: Comparison, path: Path) -> None:
-    """Table, verdicts and picture; a missing extra or a failure to draw never spoils finished runs."""
+    """Show table, verdicts and picture; a missing extra or a failure to draw must not spoil finished runs."""
     console = make_console(160)
     console.print(comparison.table())
     for line in comparison.remarks():

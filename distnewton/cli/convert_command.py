@@ -28,12 +28,12 @@ _SECONDS_APART = 0.2
 @command(
     "convert",
     "write data as a store, from which each rank reads only its features",
-    argument("source", metavar="SOURCE", help="data as train takes it; with --verify alone, a store"),
+    argument("source", metavar="SOURCE", help="data, as for train; without TARGET, a store to verify"),
     argument("target", metavar="TARGET", nargs="?", help="folder to create"),
     READING_SET,
     argument(
         "--dtype", choices=("exact", "float32"), default="exact",
-        help="exact: each number as the text has it (default); float32: rounded, at most half as large",
+        help="exact: each number as in the text (default); float32: rounded, at most half the size",
     ),
     argument("--overwrite", action="store_true", help="replace a store of that name"),
     argument("--verify", action="store_true", help="read all data again and compare the checksums"),
@@ -51,14 +51,14 @@ def convert(options: argparse.Namespace) -> int:
 
     if options.target is None:
         if not options.verify:
-            raise ConfigError("convert needs a TARGET, the folder to make; a store alone is checked with --verify")
+            raise ConfigError("convert needs a TARGET, the folder to create; --verify alone checks a store")
         _verify(StoreSource(Path(options.source)))
         return 0
     check_reading(options.set, also=("data.n_features", "data.directory"))
     check_target(Path(options.target), overwrite=options.overwrite)
     data = load_config(None, overrides(options)).data
     if is_here(options.source):
-        # a path that exists as it is typed is that file
+        # a path that exists as typed is that file
         data = data.model_copy(update={"directory": ""})
     source = opener(data, None, options.source)()
     results_go_to_files()
@@ -81,7 +81,7 @@ def convert(options: argparse.Namespace) -> int:
 
 
 def _told(manifest: StoreManifest, seconds: float) -> Iterator[str]:
-    """What was converted."""
+    """Describe what was converted."""
     kind = f"sparse, {manifest.n_nonzeros:,} values" if manifest.sparse else "dense"
     yield f"{manifest.name}: {manifest.n_samples:,} samples, {manifest.n_features:,} features ({kind})"
     for note in manifest.notes:
@@ -95,12 +95,12 @@ def _told(manifest: StoreManifest, seconds: float) -> Iterator[str]:
 def _verify(store: Any) -> None:
     """Compare a store with its checksums."""
     n_bytes = sum(store.verify())
-    print(f"verified: {store.name}, {n_bytes / _MEGABYTE:.1f} MB are what was written")
+    print(f"verified: {store.name}, {n_bytes / _MEGABYTE:.1f} MB match their checksums")
 
 
 @contextmanager
 def _progress() -> Iterator[OnProgress]:
-    """A line that follows the conversion on a terminal; nothing in a log."""
+    """Show the progress of the conversion in a line on a terminal, and nothing in a log."""
     if not sys.stdout.isatty():
         yield lambda *_: None
         return

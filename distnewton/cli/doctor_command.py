@@ -24,25 +24,25 @@ if TYPE_CHECKING:
     from distnewton.cluster.doctor.findings import CheckResult
 
 _EXIT_CODES = {"problem": 78}
-"""By level of what is found; the others are no reason to stop a script."""
+"""Exit codes by the worst level found; other levels are no reason to stop a script."""
 
 @command(
     "doctor",
     "find what is wrong with MPI, threads, GPUs, folders and versions",
-    argument("recipe", nargs="?", metavar="RECIPE", help="TOML file to compare over the ranks"),
+    argument("recipe", nargs="?", metavar="RECIPE", help="TOML file to compare between the ranks"),
     argument("--cluster", metavar="FILE", help="cluster file to compare with, or to write with --bench"),
     argument("--run-dir", metavar="DIR", help="folder for runs (default runs)"),
-    argument("--bench", action="store_true", help="measure messages and products (20 s)"),
+    argument("--bench", action="store_true", help="measure messages and matrix products (20 s)"),
     argument("--verify-gpu", action="store_true", help="compare all that a GPU computes with the CPU (a minute)"),
-    argument("--json", metavar="FILE", help="write what was found as JSON, with versions"),
+    argument("--json", metavar="FILE", help="write the findings and versions as JSON"),
 )
 def doctor(options: argparse.Namespace) -> int:
-    """Look for what breaks runs; with --bench, also how fast ranks compute and talk."""
+    """Look for what breaks runs; with --bench, also measure how fast ranks compute and communicate."""
     from distnewton.cluster.doctor.examine import connect
 
     comm, results = connect()
     if results and launched_rank() != 0:
-        # each is alone in its world; what is wrong is the same for all, and the first rank examines the rest
+        # each rank is alone in its world: the fault is the same for all, and the first rank examines the rest
         leave_after_first(10.0)
         return 78
     guard(comm, 120.0, 30.0)
@@ -66,14 +66,14 @@ def doctor(options: argparse.Namespace) -> int:
 def _examine(
     comm: Communicator, cluster: Cluster | None, options: argparse.Namespace
 ) -> tuple[list[CheckResult], dict[str, Any]]:
-    """Results of all checks, or of those of the GPU with a report; folder and recipe are those that rank 0 sees."""
+    """Return the results of all checks, or those of the GPU with a report; rank 0 decides folder and recipe."""
     from distnewton.cluster.doctor.examine import examine
 
     if options.verify_gpu:
         return _verify_gpu()
     threads = 0
     with comm.collective_errors():
-        # a recipe that differs on another host is a finding, and not an error
+        # a recipe that differs on another host is a finding, not an error
         if comm.rank == 0:
             threads = load_config(options.recipe).run.threads
     folder, threads = comm.broadcast_json([options.run_dir or "runs", threads])
@@ -81,7 +81,7 @@ def _examine(
 
 
 def _verify_gpu() -> tuple[list[CheckResult], dict[str, Any]]:
-    """Results of comparing the first GPU with the CPU, and the report on it."""
+    """Compare the first GPU with the CPU; return the results and the report."""
     from distnewton.backend.gpu import INSTALL
     from distnewton.cluster.doctor.findings import problem
     from distnewton.cluster.doctor.verify_gpu import verify
@@ -89,13 +89,13 @@ def _verify_gpu() -> tuple[list[CheckResult], dict[str, Any]]:
 
     _, missing = devices.GPUS.count()
     if missing:
-        return [problem("GPU", missing, f"cupy ({INSTALL}), a driver and a GPU must be there")], {}
+        return [problem("GPU", missing, f"this needs cupy ({INSTALL}), a driver and a GPU")], {}
     verified = verify()
     return verified.results(), {"gpu": verified.to_json()}
 
 
 def _cluster_of_doctor(options: argparse.Namespace) -> Cluster | None:
-    """The cluster file to compare with; one that --bench is to make may be missing, if it can be written."""
+    """Read the cluster file to compare with; it may be missing if --bench can write it."""
     if options.json:
         check_output(Path(options.json))
     if not options.cluster:
@@ -107,7 +107,7 @@ def _cluster_of_doctor(options: argparse.Namespace) -> Cluster | None:
 
 
 def _bench(comm: Communicator, cluster_file: str | None) -> None:
-    """Measure, show, and write into the cluster file."""
+    """Measure the rates, show them, and write them into the cluster file."""
     from threadpoolctl import threadpool_limits
 
     from distnewton.cluster.doctor.machine_bench import measure

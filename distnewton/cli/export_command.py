@@ -22,7 +22,7 @@ from distnewton.errors import UsageError
     first_rank=True,
 )  # fmt: skip
 def export(options: argparse.Namespace) -> int:
-    """Write the file, without MPI."""
+    """Write the file; MPI is not used."""
     if options.file.endswith(".onnx"):
         from distnewton.onnx import save_onnx as save
     elif options.file.endswith(".model"):

@@ -1,4 +1,4 @@
-"""What follows a run of ``train`` on rank 0, and the end of the run."""
+"""Observers of a run of ``train`` on rank 0, and the message at its end."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
 
 
 class Follower:
-    """What follows a run on rank 0: its folder, the terminal, and events for TensorBoard where they are asked for.
+    """The observers of a run on rank 0: its folder, the terminal and, with ``--tensorboard``, TensorBoard events.
 
     Parameters
     ----------
     options : argparse.Namespace
         Options of the command.
     folder : RunFolder or None
-        Run folder; None on other ranks, which nothing follows.
+        Run folder; None on other ranks, which have no observers.
     """
 
     def __init__(self, options: argparse.Namespace, folder: RunFolder | None) -> None:
         self.folder, self.progress = folder, make_progress() if folder and not options.quiet else None
-        # what is shown is on disk, and what the folder finds when a run resumes is shown
+        # the folder comes first: what is shown is then on disk, and so are its notes on a resumed run
         self.observers: list[Any] = [follower for follower in (folder, self.progress) if follower]
         self._open: list[Any] = self.observers[1:]
         if folder and options.tensorboard:
@@ -40,12 +40,12 @@ class Follower:
             self.observers.append(self._open[-1])
 
     def close(self) -> None:
-        """Close what is open, however the run ends; the folder stays its run's until the end of the command."""
+        """Close the display and the events, however the run ends; the folder stays locked until the command ends."""
         for follower in self._open:
             follower.close()
 
     def keep(self, result: Result) -> None:
-        """Write what a result predicts into the folder."""
+        """Write the predictions of a result into the folder."""
         if self.folder:
             self.folder.predictions(result.predictions)
 
@@ -57,8 +57,8 @@ class Follower:
 
 
 def make_progress(*, live: bool | None = None) -> Progress:
-    """What shows a run on the terminal; by a bar, unless told otherwise, if it ends on one."""
-    # imported here: a quiet run shows nothing
+    """Make the progress display; it shows a bar if standard output is a terminal, unless `live` says otherwise."""
+    # imported here, since a quiet run does not need it
     from distnewton.reporting.progress import Progress
     from distnewton.reporting.terminal import ends_on_terminal, make_console
 
@@ -67,7 +67,7 @@ def make_progress(*, live: bool | None = None) -> Progress:
 
 
 def end_run(comm: Communicator, result: Result, config: Config, path: Path) -> int:
-    """Say how training ended; code 75 asks the job script to queue the run again, 130 does not."""
+    """Print how training ended; return the exit code: 75 asks the job script to queue the run again, 130 does not."""
     from distnewton.launch.deadline import Stop
     from distnewton.runs.run_folder import write_end
 

@@ -1,4 +1,4 @@
-"""``distnewton-train`` and ``distnewton-predict``: training and prediction in LIBLINEAR's manner."""
+"""``distnewton-train`` and ``distnewton-predict``: training and prediction with LIBLINEAR's command lines."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def predict_console() -> NoReturn:
 
 
 def train(arguments: Sequence[str] | None = None) -> int:
-    """Train a model and write it, or cross validate; returns the exit code."""
+    """Train a model and write it, or cross validate; return the exit code."""
     options = parse_train(sys.argv[1:] if arguments is None else arguments)
     config = training_config(options)
     end_start()
@@ -60,10 +60,10 @@ def _train(comm: Communicator, config: Config, target: Path, quiet: bool) -> Non
     from distnewton.runs import session
 
     with comm.collective_errors():
-        # a model that cannot be written is told before it is trained
+        # check before training that the model can be written
         if comm.rank == 0:
             if str(target) == STANDARD:
-                raise UsageError("a model is written to a file, not to standard output: name one behind the data")
+                raise UsageError("a model is written to a file, not to standard output: name one after the data")
             check_result(str(target), data=[str(config.data.train)], folder=config.data.directory, makes_folder=False)
     results_go_to_files()
     observers: list[Any] = [] if quiet or comm.rank else [make_progress(live=False)]
@@ -83,7 +83,7 @@ def _search(comm: Communicator, config: Config, options: argparse.Namespace) -> 
 
 
 def _cross_validate(comm: Communicator, config: Config, n_folds: int) -> None:
-    """Print how well samples are predicted by models that have not seen them."""
+    """Print how well models predict samples that they have not seen."""
     from distnewton.runs.cross_validation import cross_validate
 
     validation = cross_validate(config, comm, n_folds=n_folds)
@@ -96,7 +96,7 @@ def _cross_validate(comm: Communicator, config: Config, n_folds: int) -> None:
 
 
 def predict(arguments: Sequence[str] | None = None) -> int:
-    """Write the predicted labels, and print how many are right; returns the exit code."""
+    """Write the predicted labels, and print how many are right; return the exit code."""
     options = predict_parser().parse_args(arguments)
     check_reading(options.set, also=("data.directory",))
     folder = make_config(apply_settings({}, options.set)).data.directory
@@ -121,7 +121,7 @@ def predict(arguments: Sequence[str] | None = None) -> int:
             lines = label_lines(model, outputs, probabilities=bool(options.b))
             write_text(Path(options.output_file), "".join(f"{line}\n" for line in lines))
     if description.labelled and not options.q and comm.rank == 0:
-        # labels alone go to standard output where they are asked for there
+        # if labels go to standard output, nothing else does
         stream = sys.stderr if options.output_file == STANDARD else sys.stdout
         print(*_verdict(task, outputs, targets), sep="\n", file=stream, flush=True)
     model.grid.free()
@@ -129,7 +129,7 @@ def predict(arguments: Sequence[str] | None = None) -> int:
 
 
 def _verdict(task: Task, outputs: Array, targets: Array) -> list[str]:
-    """How well the labels of the file were predicted, in LIBLINEAR's words."""
+    """Say how well the labels of the file were predicted, in LIBLINEAR's words."""
     if task.classes is None:
         error, correlation = _regression_figures(outputs, targets)
         return [
@@ -142,7 +142,7 @@ def _verdict(task: Task, outputs: Array, targets: Array) -> list[str]:
 
 
 def _regression_figures(outputs: Array, targets: Array) -> tuple[float, float]:
-    """Mean squared error and squared correlation; the latter is NaN where either is constant."""
+    """Compute mean squared error and squared correlation; the latter is NaN if outputs or targets are constant."""
     predicted, truth = outputs.astype(np.float64).ravel(), targets.astype(np.float64).ravel()
     a, b = predicted - predicted.mean(), truth - truth.mean()
     scale = float(a @ a) * float(b @ b)

@@ -1,4 +1,4 @@
-"""Command lines in LIBLINEAR's manner, and the settings of a run that their flags stand for."""
+"""LIBLINEAR's command lines, and the settings of a run that their flags stand for."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ NUMBERS = {
     "block_diagonal": 0, "gauss_newton": 1, "dual": 2, "block_dual": 3, "sgn": 4, "kfac": 5, "mini_block_fisher": 6,
     "grouped_newton": 7, "sgd": 8, "adam": 9, SIMPLENN: 10,
 }  # fmt: skip
-"""Numbers of ``-s``, which scripts rely on: a new direction has its name only, or the next number."""
+"""Numbers of ``-s``, on which scripts rely: give a new direction only its name, or the next number."""
 CONSTANTS = {
     "cg_tolerance": 0.1, "cg_max": 250, "damping": 1.0, "drop": 2.0 / 3.0, "boost": 1.5, "sketch": 0, "parts": 1,
 }  # fmt: skip
-"""simpleNN's values, which the directions of all samples take here."""
+"""simpleNN's values, which directions on all samples use here."""
 FLAGS: tuple[tuple[str, str, Callable[[str], Any], str], ...] = (
     ("-e", "epsilon", positive, "run.tolerance"),
     ("-m", "n", count, "run.threads"),
@@ -39,7 +39,7 @@ FLAGS: tuple[tuple[str, str, Callable[[str], Any], str], ...] = (
     ("--loss", "NAME", str, "network.loss"),
     ("--start", "MODEL", str, "network.start"),
 )
-"""Flags of LIBLINEAR, of simpleNN and of ours that stand for one setting each."""
+"""Flags of LIBLINEAR, of simpleNN and of this package that stand for one setting each."""
 _SIMPLENN_TREE: dict[str, dict[str, Any]] = {
     "data": {"task": "classification"},
     "network": {"activation": "relu", "loss": "squared"},
@@ -47,24 +47,24 @@ _SIMPLENN_TREE: dict[str, dict[str, Any]] = {
 }
 _SHARE = 0.05
 _NO_SHARE = 1e-12
-"""A share of the samples that is less than one of them: the least number of samples then decides."""
+"""A share below one sample, with which the least number of samples decides."""
 _EPILOG = """\
 Like LIBLINEAR, training minimises |theta|^2 / 2 + C sum_i loss_i; theta are all weights and biases of a
 network, whose label of a sample is its class.
 
-Without -s, --layers and options of a type the network is linear, with the loss of LIBLINEAR's own default, the squared
-hinge of each class against the rest, and Newton's method with all samples runs to the solution; --loss cross_entropy
-gives probabilities. As with LIBLINEAR its outputs have no bias; -B 1 gives them one, a variable like others.
---layers 123-100-2 is a network with a hidden layer, and biases.
+Without -s, --layers and options of a type, the network is linear and has LIBLINEAR's default loss, the squared hinge of
+each class against the rest; Newton's method on all samples runs to the solution. --loss cross_entropy gives
+probabilities. As in LIBLINEAR, outputs have no bias; -B 1 gives them one, a variable like others.
+--layers 123-100-2 is a network with a hidden layer and biases.
 
 types of -s, by number or name:
 {types}
 
 -C without a number finds C by -v-fold cross validation (default 5), from -c (default 2^-6) to 2^10 in steps of 4.
 Types 0 to 3 and 10 have simpleNN's defaults: 5 % of the samples, cg_tolerance 0.1, cg_max 250, damping 1.
-The option -e is for these types, too; without it -iter_max ends training.
+The option -e works for these types too; without it, -iter_max ends training.
 
-Under mpirun all ranks work and one of them speaks: mpirun -n 4 distnewton-train heart_scale
+Under mpirun all ranks work and one of them prints: mpirun -n 4 distnewton-train heart_scale
 """
 _SET = ("SECTION.KEY=VALUE", "any setting of distnewton train, as data.scale=standard or data.zero_based=true")
 
@@ -98,18 +98,18 @@ def train_parser() -> argparse.ArgumentParser:
     """The parser of ``distnewton-train``."""
     parser = LiblinearParser(
         "distnewton-train [options] training_set_file [model_file]",
-        description="Train a network on a file, in the manner of LIBLINEAR's train.",
+        description="Train a network on a file, as LIBLINEAR's train does.",
         epilog=_EPILOG,
     )
     parser.add_argument("training_set_file", help="LIBSVM text, or another format that distnewton train takes")
     parser.add_argument("model_file", nargs="?", help="default: training_set_file.model in the working folder")
-    parser.add_argument("-s", metavar="type", type=_direction, help="see below; without it a linear network is trained")
+    parser.add_argument("-s", metavar="type", type=_direction, help="see below; by default a linear network is trained")
     parser.add_argument("-c", metavar="cost", type=positive, help="C (default 1)")
-    parser.add_argument("-C", metavar="cost", type=positive, help="C as simpleNN has it; without a number: find C")
+    parser.add_argument("-C", metavar="cost", type=positive, help="C as in simpleNN; without a number: find C")
     parser.add_argument("-v", metavar="n", type=count, help="n-fold cross validation; no model is written")
     parser.add_argument(
         "-B", metavar="bias", type=number, choices=(1.0, -1.0),
-        help="1: outputs have a bias; -1: they have none (default; other networks than linear ones always have some)",
+        help="1: outputs have a bias; -1: they have none (default; only for linear networks)",
     )  # fmt: skip
     parser.add_argument(
         "-w", metavar="label weight", type=_weight, action="append", default=[], help="weight of a label, also -wLABEL"
@@ -123,30 +123,30 @@ def predict_parser() -> argparse.ArgumentParser:
     """The parser of ``distnewton-predict``."""
     parser = LiblinearParser(
         "distnewton-predict [options] test_file model_file output_file",
-        description="Write the label that a model predicts for each sample of a file, a line each.",
+        description="Write the label that a model predicts for each sample of a file, one a line.",
     )
     parser.add_argument("test_file", help="data with labels; features that the model does not have are left out")
     parser.add_argument("model_file", help="model file of distnewton-train, or a run folder")
     parser.add_argument("output_file", help="file to write")
     parser.add_argument(
         "-b", metavar="0|1", type=int, choices=(0, 1), default=0,
-        help="1: a first line with the labels, and behind each predicted label their probabilities (default 0)",
+        help="1: begin with a line of all labels, and write their probabilities after each predicted label (default 0)",
     )  # fmt: skip
     return parser
 
 
 def parse_train(arguments: Sequence[str]) -> argparse.Namespace:
-    """Options of ``distnewton-train``, with the settings of :data:`FLAGS` under their own names; or a UsageError."""
+    """Parse the options of ``distnewton-train``; settings of :data:`FLAGS` keep their names. May raise UsageError."""
     parser = train_parser()
     words, find_c = _plain(arguments)
     options = parser.parse_args(words, argparse.Namespace(find_c=find_c))
     if options.c is not None and options.C is not None:
-        parser.error("-c and -C are two names of the same: give one")
+        parser.error("-c and -C are two names of the same option: give one")
     return options
 
 
 def _plain(arguments: Sequence[str]) -> tuple[list[str], bool]:
-    """Arguments with weights in one word, since labels may look like flags, and whether a -C has no number."""
+    """Join each weight into one word, since labels may look like flags; tell whether a -C has no number."""
     words, plain, find_c = list(arguments)[::-1], [], False
     while words:
         word = words.pop()
@@ -169,12 +169,12 @@ def _is_number(text: str) -> bool:
 
 
 def training_config(options: argparse.Namespace) -> Config:
-    """Settings of a run from its options.
+    """Make the configuration of a run from its options.
 
     Parameters
     ----------
     options : argparse.Namespace
-        Options as :func:`parse_train` returns them.
+        Options from :func:`parse_train`.
 
     Returns
     -------
@@ -183,7 +183,7 @@ def training_config(options: argparse.Namespace) -> Config:
     Raises
     ------
     ConfigError
-        If they do not go together.
+        If the options do not fit together.
     """
     given = {name: value for *_, name in FLAGS if (value := vars(options)[name]) is not None}
     tree = _defaults_of_type(options.s, given, options.B)
@@ -199,7 +199,7 @@ def training_config(options: argparse.Namespace) -> Config:
 
 
 def _defaults_of_type(named: str | None, given: Iterable[str], bias: float | None) -> dict[str, dict[str, Any]]:
-    """Settings of a type, or of none: then those of LIBLINEAR's own default, unless others ask for another network."""
+    """Return the settings of a type; without one those of LIBLINEAR's default, unless options name other networks."""
     tree: dict[str, dict[str, Any]] = {"data": {}, "network": {}, "method": {}, "run": {}}
     tree |= {section: dict(table) for section, table in _SIMPLENN_TREE.items() if named == SIMPLENN}
     direction = _direction_of(named, given)
@@ -215,20 +215,20 @@ def _defaults_of_type(named: str | None, given: Iterable[str], bias: float | Non
 
 
 def _direction_of(named: str | None, given: Iterable[str]) -> str | None:
-    """The direction of a type; options of a type without one are those of ``block_diagonal``."""
+    """Return the direction of a type; options of a type that are given without one mean ``block_diagonal``."""
     if named is None:
         return "block_diagonal" if any(name.startswith("method.") for name in given) else None
     return "gauss_newton" if named == SIMPLENN else named
 
 
 def _constant(options: argparse.Namespace, default: float) -> float | str:
-    """C, for the sum over the samples: from ``-c`` or ``-C``."""
+    """Return C, as a factor on the sum over the samples, from ``-c`` or ``-C``."""
     C = next((value for value in (options.c, options.C) if value is not None), default)
     return math.inf if math.isinf(C) else f"{C!r} l"
 
 
 def _consequences(given: Mapping[str, Any]) -> dict[str, Any]:
-    """Options of the method that follow from given ones."""
+    """Return options of the method that follow from the given ones."""
     follow: dict[str, Any] = {"subsample": _NO_SHARE} if "method.subsample_min" in given else {}
     if "method.cg_max" in given:
         fewest = settings()["method.cg_min"].field.default
@@ -237,7 +237,7 @@ def _consequences(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _defaults(direction: str) -> dict[str, Any]:
-    """A direction with simpleNN's constants, as far as it is one of all samples and uses them."""
+    """Return a direction with those of simpleNN's constants that it uses, if it works on all samples."""
     if DIRECTIONS[direction].family is not FULL_BATCH:
         return {"direction": direction}
     constants = {"subsample": _SHARE, "subsample_min": 1, **CONSTANTS}
@@ -246,7 +246,7 @@ def _defaults(direction: str) -> dict[str, Any]:
 
 
 def _types() -> Iterator[str]:
-    """Directions by number and name; those without a number have a dash."""
+    """Yield a line for each direction with its number, or a dash, and its name."""
     for name in DIRECTIONS:
         yield f"  {NUMBERS.get(name, '-'):>2} {name:<18} {DIRECTIONS[name].help}"
     what = "gauss_newton with simpleNN's C, loss and activation, without combination"
@@ -254,7 +254,7 @@ def _types() -> Iterator[str]:
 
 
 def _direction(text: str) -> str:
-    """A direction by its number or name."""
+    """Read a direction by its number or name."""
     names = (*DIRECTIONS, SIMPLENN)
     name = next((known for known, n in NUMBERS.items() if text == str(n)), text)
     if name in names:
@@ -263,7 +263,7 @@ def _direction(text: str) -> str:
 
 
 def _weight(text: str) -> tuple[str, float]:
-    """A label and its weight, as label=weight."""
+    """Read a label and its weight, as label=weight."""
     label, _, weight = text.rpartition("=")
     if not label or not _is_number(weight):
         raise argparse.ArgumentTypeError(f"expected a label and a number, got {f'{label} {weight}'.strip()!r}")

@@ -1,4 +1,4 @@
-"""The best C by cross validation, as LIBLINEAR's ``train -C`` finds it."""
+"""Find the best C by cross validation, as LIBLINEAR's ``train -C`` does."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from distnewton.runs.cross_validation import CrossValidation
 FIRST = 2.0**-6
 LAST = 2.0**10
 STEP = 4.0
-"""LIBLINEAR's last value, and the factor between values: its own is 2, which costs twice as many networks."""
+"""LIBLINEAR's largest value, and the factor between values; LIBLINEAR's 2 would train twice as many networks."""
 
 
 def values_of_c(first: float) -> Iterator[float]:
-    """The values of C to try, ascending; at least the first.
+    """Yield the values of C to try, ascending, at least the first.
 
     Parameters
     ----------

@@ -1,4 +1,4 @@
-"""The program ``distnewton``: it finds the command that is called and runs it, with and without mpirun."""
+"""The program ``distnewton``: it finds the called command and runs it, with or without mpirun."""
 
 from __future__ import annotations
 
@@ -24,11 +24,11 @@ _MODULES = {
     "submit": ("submit",), "doctor": ("doctor",), "plan": ("plan",), "bench": ("bench",), "convert": ("convert",),
     "export": ("export",), "recipes": ("recipes",),
 }  # fmt: skip
-"""Modules of commands, and the commands of each, in the order in which help lists them."""
+"""Modules of commands and the commands of each, in the order of the help."""
 
 
 def build_parser(called: str = "") -> argparse.ArgumentParser:
-    """The parser of all commands, or of one that is called: then the modules of the others are not imported."""
+    """Build the parser of all commands, or of the called one alone, which saves importing the other modules."""
     needed = [module for module, names in _MODULES.items() if called in names] or list(_MODULES)
     for module in needed:
         import_module(f"distnewton.cli.{module}_command")
@@ -54,9 +54,9 @@ def parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _hint(unknown: str, options: argparse.Namespace, flags: list[str]) -> str:
-    """What an unknown argument may have been."""
+    """Suggest what an unknown argument may have meant."""
     if not unknown.startswith("--") and options.command == "train":
-        return "; options in LIBLINEAR's manner are those of distnewton-train"
+        return "; LIBLINEAR's options belong to distnewton-train"
     near = nearest(unknown.partition("=")[0], flags)
     return f"; did you mean {near}?" if near else f"\ntry: distnewton {options.command or ''} --help"
 
@@ -84,22 +84,22 @@ def console() -> NoReturn:
 def run_console(program: Callable[[], int]) -> NoReturn:
     """Run a program as a console script does: a failure on any rank ends the whole job."""
     if launched_rank() != 0 and not sys.warnoptions:
-        # rank 0 warns for all; a rank that fails is heard all the same
+        # rank 0 warns for all ranks; errors of other ranks are still reported
         warnings.simplefilter("ignore")
     guard_streams()
-    # a crash inside a library shows where it was called
+    # a crash inside a library then prints where it was called
     faulthandler.enable(all_threads=False)
     code = run_guarded(lambda: _flushed(program()))
-    # after another failure Python would only complain at exit
+    # after an error, Python would only complain at exit
     results_go_to_files()
     sys.stdout.flush()
-    # the process ends and gives back all of its memory: Python need not look which of it is garbage
+    # the process ends and returns all of its memory: garbage collection at exit is wasted time
     gc.freeze()
     sys.exit(code)
 
 
 def _flushed(code: int) -> int:
-    """Write what a command has said; returns its exit code. That a reader (`| head`) leaves is no error."""
+    """Flush the output of a command and return its exit code; a reader that has left (`| head`) is no error."""
     with suppress(BrokenPipeError):
         sys.stdout.flush()
     return code

@@ -38,7 +38,7 @@ _MODEL_AND_DATA = (
     argument("run", metavar="RUN", help="run folder or model file"),
     argument(
         "data", metavar="DATA", nargs="+", help="data file, - for standard input, or a bundled set such as "
-        "digits:test; or as many files by columns as in training"
+        "digits:test; or files by columns, as many as in training"
     ),
     READING_SET,
 )
@@ -75,16 +75,16 @@ def evaluate(options: argparse.Namespace) -> int:
 
 
 def _metric_lines(metrics: dict[str, Any]) -> Iterator[str]:
-    """A line a metric, and a table of the classes where they are not too many."""
+    """Yield a line for each metric, and a table of the classes unless they are too many."""
     classes = metrics.get("classes", {})
     for name, value in metrics.items():
         if name != "classes":
-            # the loss of float32 has fewer digits that are the same on any number of ranks
+            # fewer digits of a float32 loss are the same on any number of ranks
             n_digits = 4 if name == "log_loss" else 6
             yield f"{name} {value:.{n_digits}g}" if isinstance(value, float) else f"{name} {value}"
     if not 0 < len(classes) <= MAX_CLASSES:
         return
-    # labels come from files: none may steer the terminal
+    # labels come from files: none may control the terminal
     classes = {printable(label, keep=""): found for label, found in classes.items()}
     width = max(len("class"), *map(len, classes))
     yield f"{'class':{width}} precision  recall      f1  n_samples"
@@ -98,10 +98,10 @@ def _metric_lines(metrics: dict[str, Any]) -> Iterator[str]:
     "write the labels that a trained model predicts",
     *_MODEL_AND_DATA,
     argument(
-        "--probabilities", action="store_true", help="begin with a line of the labels, and write the probability of "
-        "each behind every predicted label"
+        "--probabilities", action="store_true", help="begin with a line of all labels, and write the probability of "
+        "each after the predicted label"
     ),
-    argument("--out", metavar="FILE", help="file for the labels, one a line (default, and -: standard output)"),
+    argument("--out", metavar="FILE", help="file for the labels, one a line (default or -: standard output)"),
     argument("--header", action="store_true", help="write CSV whose first line names the columns"),
     argument(
         "--id-column", metavar="NAME", help="write CSV whose first column is this one of the data, by name or number"
@@ -110,7 +110,7 @@ def _metric_lines(metrics: dict[str, Any]) -> Iterator[str]:
     setting_flags=True,
 )  # fmt: skip
 def predict(options: argparse.Namespace) -> int:
-    """Write the predicted labels, a line a sample, in input order."""
+    """Write the predicted labels, one line for each sample, in input order."""
     comm = world_communicator()
     model, opener = _load(comm, options, options.out)
     if options.probabilities:
@@ -131,16 +131,16 @@ def predict(options: argparse.Namespace) -> int:
 
 
 def _identifiers(source: DataSource, column: str) -> tuple[str, list[str]]:
-    """Name and texts of a column of a table."""
+    """Read the name and the texts of a column of a table."""
     if not isinstance(source, TableSource | JoinedSource):
-        raise ConfigError(f"--id-column {column}: {source.name} is no table with columns, such as CSV or Parquet")
+        raise ConfigError(f"--id-column {column}: {source.name} is not a table with columns, such as CSV or Parquet")
     return source.texts(column, "--id-column")
 
 
 def _load(
     comm: Communicator, options: argparse.Namespace, out: str | None
 ) -> tuple[Any, Callable[[], DataSource]]:
-    """The model, and what opens its data as the training data was opened, unless `out` cannot be written."""
+    """Load the model and the function that opens its data as in training; fail if `out` cannot be written."""
     directory = ""
     with comm.collective_errors():
         check_reading(options.set, also=("data.directory", "run.device", "partition.files"))
@@ -152,15 +152,15 @@ def _load(
     for note in model.notes:
         warn(comm, note)
     labels: LabelsWanted = "none" if options.command == "predict" else "required"
-    # what rank 0 sees counts for all
+    # rank 0 decides for all
     directory = comm.broadcast_json(directory)
     named = options.data if len(options.data) > 1 else options.data[0]
     return model, data_opener(model, options.run, named, labels, options.set, directory)
 
 
 def _directory(options: argparse.Namespace, named: str) -> str:
-    """The folder in which the named data is looked for."""
-    # a path that exists as it is typed is that file: the folder of the recipe is for the names of the recipe
+    """Return the folder in which to look for the named data."""
+    # a path that exists as typed is that file: the recipe's folder is for names in the recipe
     if is_here(options.data):
         return ""
     named = named or os.environ.get(DATA_VARIABLE, "")

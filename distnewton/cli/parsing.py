@@ -1,4 +1,4 @@
-"""Parsing of command lines: messages of our own, suggestions for misspelt words, and settings as flags."""
+"""Parsing of command lines: clear messages, suggestions for misspelt words, and settings as flags."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ OLD_FLAGS = {
         "--test-samples": "--sizes=test_samples", "--nonzeros": "--sizes=nonzeros",
     },
 }  # fmt: skip
-"""By command, flags of the last version and what they begin now; they are read for one version more, with a note."""
+"""Flags of the last version by command, with what replaces them; this version still reads them, with a note."""
 _SYNONYMS = {
     "epochs": "iterations", "max_iter": "iterations", "lr": "learning_rate", "batch_size": "batch",
     "label": "label_column", "labels": "label_column", "target": "label_column",
@@ -34,20 +34,21 @@ _SYNONYMS = {
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose errors are one message on rank 0 with exit code 2, and whose flags cannot be abbreviated.
+    """A parser that reports an error in one message on rank 0 with exit code 2, and refuses abbreviated flags.
 
     Parameters
     ----------
     appendix : callable or None
-        Makes the text that follows the help; called with whether all is to be shown, for which there is a flag then.
+        Makes the text below the help; its argument says whether to show everything. With it, the parser has the flag
+        ``--help-all``.
     **options : object
-        As argparse takes them.
+        Options of argparse's parser.
     """
 
     def __init__(self, appendix: Callable[[bool], str] | None = None, **options: Any) -> None:
         super().__init__(allow_abbrev=False, add_help=False, **options)
         self._appendix = appendix
-        # one group, so that a screen holds the help of a command with many flags
+        # one group saves lines: the help of a command with many flags should fit on a screen
         self._positionals = self._optionals
         self._positionals.title = "arguments"
         self.add_argument("-h", "--help", action="help", help="show this help")
@@ -73,7 +74,7 @@ class Parser(argparse.ArgumentParser):
         raise SystemExit(status)
 
     def format_help(self, *, complete: bool = False) -> str:
-        """The help, with all settings or the common ones where the command takes settings as flags."""
+        """Return the help, with all settings or the common ones if settings are flags of the command."""
         text = super().format_help()
         return text if self._appendix is None else f"{text}\n{self._appendix(complete)}"
 
@@ -102,12 +103,12 @@ def settings_to_set(
     arguments : sequence of str
         Arguments of a command.
     flags : iterable of str
-        The command's own flags. One of :data:`SHORT_FLAGS` that is not among them is rewritten, too.
+        The command's own flags. A flag of :data:`SHORT_FLAGS` that is not among them is rewritten too.
     old : mapping of str to str
-        What stands for flags of the last version, as ``--sizes=samples`` for ``--samples``: that they are old is noted
-        on stderr.
+        Replacements of flags of the last version, such as ``--sizes=samples`` for ``--samples``; each use is noted on
+        stderr.
     note_settings : bool
-        Whether to note, too, that the command takes settings by ``--set``.
+        Whether to note also that the command takes settings by ``--set``.
 
     Returns
     -------
@@ -142,22 +143,22 @@ def settings_to_set(
 
 
 def nearest(flag: str, flags: list[str]) -> str:
-    """The flag that a misspelt one is probably meant to be.
+    """Find the flag that a misspelt one probably means.
 
     Parameters
     ----------
     flag : str
-        As typed.
+        Flag as typed.
     flags : list of str
         Flags of the command.
 
     Returns
     -------
     str
-        Empty where none is near.
+        Empty if no flag is near.
     """
     name = flag.lstrip("-").replace("-", "_")
-    # settings are often called without their section
+    # users often leave out the section of a setting
     bare = {known.rpartition(".")[2].lstrip("-").replace("-", "_"): known for known in reversed(flags)}
     if (known := bare.get(_SYNONYMS.get(name, name))) is not None:
         return known
@@ -166,7 +167,7 @@ def nearest(flag: str, flags: list[str]) -> str:
 
 
 def number(text: str) -> float:
-    """A number of a command line."""
+    """Read a number of a command line."""
     try:
         return float(text)
     except ValueError:
@@ -174,7 +175,7 @@ def number(text: str) -> float:
 
 
 def positive(text: str) -> float:
-    """A number above 0; infinity counts."""
+    """Read a number above 0, which may be infinite."""
     value = number(text)
     if not value > 0.0:
         raise argparse.ArgumentTypeError(f"expected a number above 0, got {shown(text)}")
@@ -182,7 +183,7 @@ def positive(text: str) -> float:
 
 
 def finite(text: str) -> float:
-    """A finite number above 0."""
+    """Read a finite number above 0."""
     value = positive(text)
     if math.isinf(value):
         raise argparse.ArgumentTypeError(f"expected a finite number above 0, got {shown(text)}")
@@ -190,17 +191,17 @@ def finite(text: str) -> float:
 
 
 def count(text: str, least: int = 1) -> int:
-    """A whole number from 1."""
+    """Read a whole number of at least `least`."""
     if not re.fullmatch("[0-9]{1,18}", text) or int(text) < least:
         raise argparse.ArgumentTypeError(f"expected a number from {least}, got {shown(text)}")
     return int(text)
 
 
 def count_from_0(text: str) -> int:
-    """A whole number from 0."""
+    """Read a whole number of at least 0."""
     return count(text, 0)
 
 
 def counts(text: str) -> list[int]:
-    """Whole numbers from 1, by commas."""
+    """Read whole numbers of at least 1, separated by commas."""
     return [count(part.strip()) for part in text.split(",")]

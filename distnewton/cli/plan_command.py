@@ -1,4 +1,4 @@
-"""The command ``plan``: cost and memory of a run before there is a job, without data and without MPI."""
+"""The command ``plan``: predict cost and memory of a run before there is a job, without MPI."""
 
 from __future__ import annotations
 
@@ -31,17 +31,17 @@ _SIZES: dict[str, tuple[str, Callable[[str], float]]] = {
     "samples": ("n_samples", count), "features": ("n_features", count), "outputs": ("n_out", count),
     "test_samples": ("n_test", count), "nonzeros": ("nonzeros", finite),
 }  # fmt: skip
-"""Sizes that ``--sizes`` takes: names in a problem, and kinds of numbers."""
+"""Sizes that ``--sizes`` takes, with their names in a problem and their number types."""
 
 
 def _sizes(text: str) -> dict[str, float]:
-    """Sizes of the data, by their names in a problem."""
+    """Read sizes of the data, by their names in a problem."""
     sizes = {}
     for part in text.split(","):
         name, equals, value = (word.strip() for word in part.partition("="))
         if name not in _SIZES or not equals:
             known = ", ".join(_SIZES)
-            raise argparse.ArgumentTypeError(f"expected sizes as samples=6000, of {known}, got {shown(part)}")
+            raise argparse.ArgumentTypeError(f"expected sizes such as samples=6000, for {known}, got {shown(part)}")
         key, kind = _SIZES[name]
         sizes[key] = kind(value)
     return sizes
@@ -56,17 +56,17 @@ def _sizes(text: str) -> dict[str, float]:
     argument("--ranks", type=count, metavar="N", help="MPI ranks (default: all of the cluster file, else 1)"),
     argument(
         "--sizes", type=_sizes, action="append", default=[], metavar="LIST",
-        help="sizes of the data, as samples=6000,features=780,outputs=10; also test_samples, and nonzeros, those of a "
-        "sample where features are sparse",
+        help="sizes of the data, as samples=6000,features=780,outputs=10; also test_samples, and nonzeros of a sample "
+        "if features are sparse",
     ),
     argument("--memory-gb", type=finite, metavar="X", help="memory of a rank; shows how wide the network may be"),
     argument("--json", action="store_true", help="print all figures as JSON"),
     usage="[RECIPE] [--cluster FILE] [--ranks N] [--sizes LIST] [--set SECTION.KEY=VALUE ...]",
-    epilog="Without samples, features and outputs in --sizes the recipe's data is read for its size.",
-    without_mpirun="--ranks says how many there would be",
+    epilog="Without samples, features and outputs in --sizes, the sizes are read from the recipe's data.",
+    without_mpirun="--ranks gives the number of ranks",
 )
 def plan(options: argparse.Namespace) -> int:
-    """Show every way to split the network over a number of ranks, the best in detail, and what limits it."""
+    """Show all ways to split the network over a number of ranks, with details and limits of the best."""
     from distnewton.planning.advice import more_ranks, wasted_ranks
     from distnewton.planning.plan import largest, make_plan, make_plans
     from distnewton.reporting.plan_tables import as_dict, print_plans
@@ -103,16 +103,16 @@ def plan(options: argparse.Namespace) -> int:
 
 
 def advice_on_ranks(config: Config, cluster: Cluster, n_ranks: int) -> str:
-    """Which ranks of a job are wasted, as its plan has it; empty where none are, or where splits are given.
+    """Say which ranks of a job are wasted according to its plan; empty if none are or if splits are given.
 
     Parameters
     ----------
     config : Config
-        The run, whose data is read for its size where the configuration does not say it.
+        The run; its data is read for its size if the configuration does not give it.
     cluster : Cluster
-        Where.
+        Cluster of the job.
     n_ranks : int
-        How many.
+        Number of ranks.
 
     Returns
     -------
@@ -133,22 +133,22 @@ def advice_on_ranks(config: Config, cluster: Cluster, n_ranks: int) -> str:
 
 
 def _best_plan(problem: Problem, rates: Rates, grid: dict[str, Any]) -> Callable[[int], Plan]:
-    """The fastest plan on a number of ranks."""
+    """Return a function that finds the fastest plan on a number of ranks."""
     from distnewton.planning.plan import make_plans
 
     return lambda n_ranks: make_plans(problem, n_ranks, rates, **grid)[0]
 
 
 def _notes_on_rates(cluster: str, missing: Sequence[str]) -> Iterator[str]:
-    """Which rates are round figures."""
+    """Note which rates are only rough values."""
     if not cluster:
-        yield "no --cluster: round figures of a core and of one memory stand for rates"
+        yield "no --cluster: the rates are round figures for a core and for ranks that share one memory"
     elif missing:
-        yield f"{cluster} has no {', '.join(missing)}: round figures; doctor --bench measures them"
+        yield f"{cluster} has no {', '.join(missing)}: round figures are used; doctor --bench measures them"
 
 
 def _given_sizes(config: Config, options: argparse.Namespace) -> dict[str, Any]:
-    """Sizes of the data that flags or recipe say."""
+    """Return the sizes of the data that flags or recipe give."""
     first, last, image = config.network.listed[0], config.network.last_width, config.network.input
     widths = [first if isinstance(first, int) else None, None if image == "auto" else math.prod(map(int, image))]
     sizes = {
@@ -162,7 +162,7 @@ def _given_sizes(config: Config, options: argparse.Namespace) -> dict[str, Any]:
 
 
 def _problem(config: Config, options: argparse.Namespace, n_ranks: int, notes: list[str]) -> Problem:
-    """The problem, from flags and the recipe as far as they say it, else from the data."""
+    """Make the problem from the flags and the recipe; read the data for sizes that neither gives."""
     from distnewton.physics.sources import problem_of
     from distnewton.runs.data_size import DataSize, describe_data
     from distnewton.runs.planned import planned_problem
@@ -178,7 +178,7 @@ def _problem(config: Config, options: argparse.Namespace, n_ranks: int, notes: l
     if size.files:
         owners = FileOwners(size.files, tuple(files_owned(config.partition)(len(size.files), n_ranks)))
     elif not isinstance(config.data.train, str):
-        notes.append("data.train lists files by columns that are not read: features are cut as those of one file")
+        notes.append("data.train lists files by columns that are not read: features are split as in one file")
     return planned_problem(
         config, shape, size.n_samples, n_test=size.n_test, nonzeros=size.nonzeros, reading_bytes=size.reading_bytes,
         owners=owners,

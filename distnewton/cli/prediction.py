@@ -1,4 +1,4 @@
-"""What the commands that predict share: a model with its data opened as training opened it, and lines of labels."""
+"""Shared parts of the commands that predict: load a model, open its data as in training, and write labels."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def load_on_ranks(comm: Communicator, path: str, device: str = "cpu", files: Seq
 
 
 def recipe_beside(run: str) -> str | None:
-    """The configuration of the run whose model is named; None where the file stands alone."""
+    """Return the configuration of the run that a model belongs to; None if the model file is not in a run folder."""
     from distnewton.models.model_file import MODEL_FILE, find_model
     from distnewton.runs.run_folder import CONFIG_FILE
 
@@ -48,20 +48,20 @@ def recipe_beside(run: str) -> str | None:
 def data_opener(
     model: Model, run: str, path: DataName, labels: LabelsWanted, settings: Sequence[str], directory: str = ""
 ) -> Callable[[], DataSource]:
-    """What opens data for a model, as its training data were opened but for settings that say otherwise.
+    """Return a function that opens data for a model as its training data were opened, unless settings differ.
 
     Parameters
     ----------
     model : Model
         Model that predicts.
     run : str
-        Its file or run folder.
+        File or run folder of the model.
     path : str or list of str
         The data, or files by columns.
     directory : str
         Folder of relative paths.
     labels : {"required", "if_there", "none"}
-        Whether there must be labels, may be, or are not read.
+        Whether labels are required, optional, or not read.
     settings : sequence of str
         ``data.key=value``, checked by :func:`~distnewton.cli.settings.check_reading`.
 
@@ -78,7 +78,7 @@ def data_opener(
 
     Notes
     -----
-    Collective. What rank 0 sees counts for all.
+    Collective. Rank 0 decides for all.
     """
     from distnewton.runs.consistency import check_same_file
 
@@ -103,7 +103,7 @@ def data_opener(
 
 
 def _names(model: Model, data: DataConfig) -> ColumnNames | None:
-    """Names of the columns of data with another label column; None where the model has none, or the data."""
+    """Return the column names of data with another label column; None if the model or the data have no names."""
     column = data.label_column
     if model.names is None or isinstance(column, list) or (data.header is False and not isinstance(column, str)):
         return None
@@ -111,20 +111,20 @@ def _names(model: Model, data: DataConfig) -> ColumnNames | None:
         return replace(model.names, label=data.label_column)
     raise ConfigError(
         f"data.label_column = {data.label_column}: the model takes columns by name; name the column, or set "
-        "data.header = false where the data have no names",
+        "data.header = false if the data have no names",
         collective=True,
     )
 
 
 def _stored_reading(model: Model, run: str) -> DataConfig:
-    """How the training data of a model were read; of a model of an older version as the file beside it says."""
+    """Return how the training data of a model were read; for a model of an older version, read its run's file."""
     if model.architecture.reading is not None:
         return model.architecture.reading
     recipe = recipe_beside(run)
     if recipe is None:
         print(
-            f"note: {run}, of an older version, does not say how its data were read: default settings are taken, and "
-            "--set data.KEY=VALUE says otherwise",
+            f"note: {run}, of an older version, does not say how its data were read: defaults are used; "
+            "--set data.KEY=VALUE changes them",
             file=sys.stderr,
         )
     return load_config(recipe).data.reading
@@ -155,13 +155,13 @@ def check_probabilities(model: Model, path: str, flag: str) -> None:
     what = f"was trained with the loss {loss}" if loss else "does not say with which loss it was trained"
     raise ConfigError(
         f"{flag} needs a model of {' or '.join(name for name in LOSSES if LOSSES[name].link)}, but {path} {what}: "
-        "its outputs are no probabilities",
+        "its outputs are not probabilities",
         collective=True,
     )
 
 
 def label_lines(model: Model, outputs: Array, *, probabilities: bool) -> list[str]:
-    """The predicted label of each sample, a line each; with probabilities in LIBLINEAR's form.
+    """Write the predicted label of each sample, a line each; with probabilities, in LIBLINEAR's form.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ def label_lines(model: Model, outputs: Array, *, probabilities: bool) -> list[st
     outputs : Array of shape (n_samples, n_out)
         Outputs of the network.
     probabilities : bool
-        Whether the probability of every class follows each label; a first line has the classes then.
+        Whether the probability of every class follows each label; a first line then lists the classes.
 
     Returns
     -------
@@ -189,7 +189,7 @@ def label_lines(model: Model, outputs: Array, *, probabilities: bool) -> list[st
 def table_text(
     model: Model, outputs: Array, *, probabilities: bool, header: bool, identifiers: tuple[str, list[str]] | None
 ) -> str:
-    """Predictions as CSV.
+    """Write predictions as CSV.
 
     Parameters
     ----------
@@ -200,7 +200,7 @@ def table_text(
     probabilities : bool
         Whether the probability of every class follows each label.
     header : bool
-        Whether the first line names the columns: that of the labels is called as in the training data.
+        Whether the first line names the columns; the label column has its name in the training data.
     identifiers : (str, list of str) or None
         Name and values of a first column.
 
@@ -223,7 +223,7 @@ def table_text(
 
 
 def _label_columns(model: Model, outputs: Array) -> tuple[list[str], list[Sequence[str]]]:
-    """Names and values of the columns of labels: one, or one for each target."""
+    """Return names and values of the label columns: one column, or one for each target."""
     labels = model.architecture.task.labels(outputs)
     columns: list[Sequence[str]] = [labels]
     if model.architecture.task.classes is None:
@@ -233,7 +233,7 @@ def _label_columns(model: Model, outputs: Array) -> tuple[list[str], list[Sequen
 
 
 def _probabilities(model: Model, outputs: Array) -> Array:
-    """Probability of each class, (n_samples, n_classes)."""
+    """Compute the probability of each class; shape (n_samples, n_classes)."""
     from distnewton.network.losses import probabilities
 
     architecture = model.architecture

@@ -14,7 +14,7 @@ from distnewton.data.formats.spool import STANDARD
 @command(
     "recipes",
     "list the recipes that come with the package, or print one",
-    argument("name", metavar="NAME", nargs="?", help="recipe to print, as a start for one's own"),
+    argument("name", metavar="NAME", nargs="?", help="recipe to print, as a start for your own"),
     first_rank=True,
 )
 def recipes(options: argparse.Namespace) -> int:

@@ -17,8 +17,8 @@ from distnewton.cli.streams import results_go_to_files
     "write an HTML page about one or more runs",
     argument("runs", metavar="RUN", nargs="+", help="run folders"),
     argument(
-        "--out", metavar="FILE", help="page to write (default: report.html in the run's folder; of several runs "
-        "their names, here)"
+        "--out", metavar="FILE", help="page to write (default: report.html in the run's folder; for several runs a "
+        "page here, named after them)"
     ),
     first_rank=True,
 )
@@ -29,11 +29,11 @@ def report(options: argparse.Namespace) -> int:
 
     runs = [Path(run) for run in options.runs]
     names = "-".join(run.absolute().name for run in runs)[:100]
-    # a page on several runs is not the first one's
+    # a page on several runs does not belong to the first one
     target = Path(options.out) if options.out else runs[0] / REPORT_FILE if len(runs) == 1 else Path(f"{names}.html")
     check_result(str(target), pages_of=runs)
     results_go_to_files()
-    # a page elsewhere, or on several runs, leaves their folders as they are
+    # a page elsewhere, or on several runs, must not change their folders
     picture = runs[0] / PICTURE_FILE if len(runs) == 1 and not options.out else None
     sentence, missing = write_report(runs, target, picture)
     if missing:
@@ -41,7 +41,7 @@ def report(options: argparse.Namespace) -> int:
     return _show([*filter(None, [sentence]), f"report: {target}"])
 
 
-@command("info", "summarise a run: what it was and how it went", RUN, first_rank=True)
+@command("info", "summarise a run: its settings and its results", RUN, first_rank=True)
 def info(options: argparse.Namespace) -> int:
     """Print the summary of a run."""
     from distnewton.reporting.run_info import describe_run

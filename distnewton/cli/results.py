@@ -1,4 +1,4 @@
-"""What runs leave: their folders, and files of results."""
+"""Outputs of commands: run folders and files of results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def make_folder(config: Config, recipe: str | None, resume: Resume = False) -> RunFolder:
-    """Create the run folder, or open that of a resumed run; without a name take a free one under runs/."""
+    """Create the run folder, or open that of a resumed run; without a name, use the next free one under runs/."""
     from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, has_checkpoints
     from distnewton.models.model_file import MODEL_FILE
     from distnewton.runs.run_folder import RunFolder
@@ -38,8 +38,8 @@ def make_folder(config: Config, recipe: str | None, resume: Resume = False) -> R
         return RunFolder(path, resume=True)
     if resume is True:
         raise MissingInputError(
-            f"there is no checkpoint in {path / CHECKPOINTS_FOLDER} to resume from; --resume=auto begins anew where "
-            "there is none"
+            f"there is no checkpoint in {path / CHECKPOINTS_FOLDER} to resume from; --resume=auto starts anew if there "
+            "is none"
         )
     if resume and (path / MODEL_FILE).exists():
         raise CreateError(
@@ -61,11 +61,11 @@ def _check_start(start: str, run: Path) -> None:
 
 @contextmanager
 def discarding(folders: Sequence[RunFolder]) -> Iterator[None]:
-    """Remove the folders of runs that an error kept from beginning, and put back what they would have replaced."""
+    """On an error, remove the folders of runs that have not begun, and move back what they would have replaced."""
     try:
         yield
     except BaseException:
-        # the first one made the folder around them
+        # in reverse order, because the first one created their parent folder
         for folder in reversed(folders):
             folder.discard()
         raise
@@ -77,7 +77,7 @@ def picture_if_possible(console: Console) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        # also what the user's own matplotlibrc makes matplotlib raise: the model is saved, and a picture is optional
+        # any error, even one that the user's matplotlibrc causes: the model is saved, and a picture is optional
         console.print(f"no picture: {error}", highlight=False, markup=False, emoji=False)
 
 
@@ -85,7 +85,7 @@ def check_result(
     path: str, *, data: Iterable[str] = (), folder: str = "", model: str = "", pages_of: Sequence[Path] = (),
     makes_folder: bool = True,
 ) -> None:  # fmt: skip
-    """Refuse a file of results that could not be written later, or would replace what must stay.
+    """Refuse a file of results that cannot be written, or would replace a file that must stay.
 
     Parameters
     ----------
@@ -94,18 +94,18 @@ def check_result(
     data : iterable of str
         Data sets that the command reads, as :func:`~distnewton.data.sources.open_data` takes them.
     folder : str
-        Of relative data.
+        Folder of relative data paths.
     model : str
-        Run folder or model file that it reads.
+        Run folder or model file that the command reads.
     pages_of : sequence of Path
-        Runs whose own pages may be replaced.
+        Runs whose report pages may be replaced.
     makes_folder : bool
-        Whether a folder that is missing is made for the file.
+        Whether the command creates a missing folder for the file.
 
     Raises
     ------
     CreateError, WriteError
-        If it cannot be written, or would replace an input, or a file of a run.
+        If the file cannot be written, or would replace an input or a file of a run.
     """
     from distnewton.runs.run_folder import OWN_NAMES, REPORT_FILE, files_of_run
 
@@ -118,11 +118,11 @@ def check_result(
         return
     for run in target.parents:
         if target.relative_to(run).parts[0] in OWN_NAMES and files_of_run(run):
-            raise CreateError(f"cannot write {path}: that is a file of the run {run}; choose another name")
+            raise CreateError(f"cannot write {path}: it is a file of the run {run}; choose another name")
 
 
 def _files_of_data(data: Iterable[str], folder: str) -> list[Path]:
-    """Files and folders that data sets may be read from, those of labels included."""
+    """List the files and folders that data sets may be read from, including those of labels."""
     from distnewton.data.formats.array_files import ArrayFormat
 
     parts = {part for name in data for part in (name, name.rpartition(":")[0], *name.split(",")) if part}
@@ -135,7 +135,7 @@ def _files_of_data(data: Iterable[str], folder: str) -> list[Path]:
 def write_text(path: Path, text: str) -> None:
     """Write a file of results; ``-`` is standard output."""
     if str(path) == STANDARD:
-        # no label steers a terminal; what goes elsewhere stays as it is
+        # no label may control a terminal; text for files is written unchanged
         write = sys.stdout.write if ends_on_terminal() else getattr(sys.stdout, "write_raw", sys.stdout.write)
         write(text)
         return

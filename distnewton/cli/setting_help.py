@@ -1,4 +1,4 @@
-"""The settings as help shows them, read from the configuration's models: key, meaning, choices, default, users."""
+"""Help on the settings, read from the configuration's models: key, meaning, choices, default, users."""
 
 from __future__ import annotations
 
@@ -30,13 +30,13 @@ class Setting:
 
     name: str  # ``section.key``
     field: FieldInfo  # its declaration in the configuration's model
-    choices: tuple[str, ...]  # names that it takes; empty where it takes other values
-    # directions that use it, in some composition; empty where it is not one of a direction's options
+    choices: tuple[str, ...]  # names that it takes; empty if it takes other values
+    # directions that use it in some composition; empty if it is not an option of directions
     users: tuple[str, ...]
 
     @property
     def default(self) -> str:
-        """The default as a recipe writes it; empty where there is none."""
+        """The default as a recipe writes it; empty if there is none."""
         value = self.field.get_default(call_default_factory=True)
         if value in ("", None, []):
             return ""
@@ -52,7 +52,7 @@ class Setting:
         return re.split("[;:,]" if self.choices else "[;:]", self.field.description or "")[0].strip()
 
     def meaning(self, *, brief: bool) -> str:
-        """Description, or its first clause, with choices and default."""
+        """Return the description, or its first clause, with choices and default."""
         text = self.clause if brief else self.field.description or ""
         if not self.choices:
             return f"{text} [{self.default}]" if self.default else text
@@ -61,7 +61,7 @@ class Setting:
 
 @cache
 def settings() -> dict[str, Setting]:
-    """Every setting by its name, in the order of the configuration."""
+    """Return all settings by name, in the order of the configuration."""
     from distnewton.config import Config, choices_of, settings_of
     from distnewton.config.method import users_of_options
 
@@ -75,7 +75,7 @@ def settings() -> dict[str, Setting]:
 
 
 def settings_text(complete: bool) -> str:
-    """The settings for the help of a command: all by their tables and users, or those that most runs need."""
+    """Write the settings for the help of a command: all by table and users, or those that most runs need."""
     if complete:
         listed = [s for s in settings().values() if s.name not in SHORT_FLAGS.values()]
         groups: dict[str, list[Setting]] = {}
@@ -96,7 +96,7 @@ def _title(setting: Setting) -> str:
 
 
 def _lines(group: Iterable[Setting], *, brief: bool) -> str:
-    """A line a setting, continued where it is longer than the terminal is wide."""
+    """Write a line for each setting, wrapped to the width of the terminal."""
     width = min(shutil.get_terminal_size().columns, 120)
     text = ""
     for setting in group:

@@ -1,4 +1,4 @@
-"""From a command's flags, recipe and environment to the configuration, as rank 0 sees them."""
+"""Make the configuration from a command's flags, recipe and environment, as rank 0 sees them."""
 
 from __future__ import annotations
 
@@ -23,17 +23,17 @@ DATA_VARIABLE = "DISTNEWTON_DATA"
 
 
 def shared_config(comm: Communicator, options: argparse.Namespace) -> Config:
-    """The configuration of rank 0, on all ranks: a file that differs on one host changes nothing."""
+    """Return rank 0's configuration on all ranks; a file that differs on another host has no effect."""
     tree: dict[str, Any] = {}
     with comm.collective_errors(), comm.ledger.phase("config"):
         if comm.rank == 0:
-            # what nobody has set may depend on the data
+            # settings that nobody has set may depend on the data
             tree = noted_config(options).model_dump(exclude_unset=True)
     return make_config(comm.broadcast_json(tree))
 
 
 def noted_config(options: argparse.Namespace) -> Config:
-    """The configuration as this process reads it; what is left out of the recipe is told on stderr."""
+    """Read the configuration in this process; print a note on stderr for each ignored option of the recipe."""
     notes: list[str] = []
     config = _beside_variable(load_config(recipe_of(options), overrides(options), notes))
     for note in notes:
@@ -42,19 +42,19 @@ def noted_config(options: argparse.Namespace) -> Config:
 
 
 def is_here(name: DataName) -> bool:
-    """Whether data that is named so, perhaps as ``PATH:PART`` or ``FEATURES,LABELS``, is in the working folder."""
-    # of files by columns the first is rank 0's
+    """Whether the working folder has data of a name, which may be ``PATH:PART`` or ``FEATURES,LABELS``."""
+    # rank 0 owns the first of files by columns
     name = name if isinstance(name, str) else name[0]
     return any(path and Path(path).exists() for path in (name, name.rpartition(":")[0], name.partition(",")[0]))
 
 
 def _absolute(name: str) -> str:
-    """Name of data in the working folder from everywhere."""
+    """Return the absolute name of data in the working folder."""
     return ",".join(str(Path(part).absolute()) for part in name.split(","))
 
 
 def _beside_variable(config: Config) -> Config:
-    """The configuration with files of the working folder as they are typed: the variable's folder is for the others."""
+    """Make names of files in the working folder absolute: DISTNEWTON_DATA is for files that are not there."""
     data = config.data
     if not data.directory or data.directory != os.environ.get(DATA_VARIABLE):
         return config
@@ -67,10 +67,10 @@ def _beside_variable(config: Config) -> Config:
 
 
 def overrides(options: argparse.Namespace) -> list[str]:
-    """Settings from the environment, ``--set`` and short flags, the more specific last."""
+    """Collect settings from the environment, ``--set`` and short flags, the most specific last."""
     given = {name: vars(options).get(flag.strip("-").replace("-", "_")) for flag, name in SHORT_FLAGS.items()}
     if given["network.start"]:
-        # a run that is resumed from another working folder needs it, too
+        # a run that resumes from another working folder needs it too
         given["network.start"] = str(Path(given["network.start"]).absolute())
     folder = os.environ.get(DATA_VARIABLE)
     settings = [f"data.directory={json.dumps(folder)}"] if folder else []
@@ -78,7 +78,7 @@ def overrides(options: argparse.Namespace) -> list[str]:
 
 
 def check_reading(settings: Sequence[str], also: Sequence[str] = ()) -> None:
-    """Refuse settings other than those of how data are read, and `also` those, as ``section.key``."""
+    """Refuse all settings except those that decide how data are read, and those in `also`, as ``section.key``."""
     known = [*(f"data.{key}" for key in READING), *also]
     for setting in settings:
         if setting.partition("=")[0].strip() not in known:
@@ -89,12 +89,12 @@ def check_reading(settings: Sequence[str], also: Sequence[str] = ()) -> None:
 
 
 def settle_resumption(options: argparse.Namespace) -> Resume:
-    """Whether to resume a run; a run folder named there is ``--run-dir``.
+    """Decide whether to resume a run; a run folder given to ``--resume`` becomes ``--run-dir``.
 
     Parameters
     ----------
     options : argparse.Namespace
-        Of the command; changed.
+        Options of the command, which are changed.
 
     Returns
     -------
@@ -108,7 +108,7 @@ def settle_resumption(options: argparse.Namespace) -> Resume:
     if options.replay:
         if options.recipe or options.resume is not None:
             raise UsageError("--replay repeats a run by its own settings: no recipe, no --resume", collective=True)
-        # never into the run that is repeated
+        # never into the folder of the run that is repeated
         options.run_dir = options.run_dir or f"{options.replay.rstrip('/')}-replay"
     if options.resume is None:
         return False
@@ -122,16 +122,16 @@ def settle_resumption(options: argparse.Namespace) -> Resume:
 
 
 def _run_to_resume(run: Path, run_dir: str | None) -> str:
-    """The run folder that ``--resume`` names; refused if ``--run-dir`` is another one."""
+    """Return the run folder that ``--resume`` names; refuse another ``--run-dir``."""
     if run.suffix == ".toml":
         raise UsageError(f"--resume takes a run folder, not {run}: put the recipe before --resume", collective=True)
     if run_dir and Path(run_dir).absolute() != run.absolute():
-        raise UsageError(f"--resume {run} and --run-dir {run_dir} are two folders", collective=True)
+        raise UsageError(f"--resume {run} and --run-dir {run_dir} are different folders: give one", collective=True)
     return str(run)
 
 
 def recipe_of(options: argparse.Namespace) -> str | None:
-    """The recipe that was named, or the configuration of the run that is resumed; on rank 0."""
+    """Return, on rank 0, the named recipe, or the configuration of the run that resumes."""
     from distnewton.checkpoint.folder import CHECKPOINTS_FOLDER, has_checkpoints
     from distnewton.runs.run_folder import CONFIG_FILE
 

@@ -1,4 +1,4 @@
-"""Standard output and error of a command: they may be closed, on a full disk, or read by a program that has left."""
+"""Standard output and error of a command, which may be closed, on a full disk, or lose their reader."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from distnewton.printable import printable
 
 
 class StandardStream:
-    """A standard stream, on which no text steers a terminal; all that it does not do itself is the stream's.
+    """A standard stream on which no text can control the terminal; other attributes are those of the wrapped stream.
 
     Parameters
     ----------
     stream : TextIO
         ``sys.stdout`` or ``sys.stderr``.
     optional : bool
-        Whether the command goes on without it.
+        Whether the command continues if the stream is lost.
 
     Attributes
     ----------
     optional : bool
-        The same; of standard output a command says so as soon as its results go to files.
+        The same; a command whose results go to files makes its standard output optional.
     """
 
     def __init__(self, stream: TextIO, *, optional: bool = False) -> None:
@@ -40,7 +40,7 @@ class StandardStream:
         Parameters
         ----------
         text : str
-            Any.
+            Any text.
 
         Returns
         -------
@@ -57,31 +57,31 @@ class StandardStream:
         return self.write_raw(printable(text))
 
     def write_raw(self, text: str) -> int:
-        """Write data as they are, or what a library says to a terminal; errors as of :meth:`write`."""
+        """Write data, or a library's terminal output, unchanged; errors as in :meth:`write`."""
         self._try(lambda: self._stream.write(text))
         return len(text)
 
     def flush(self) -> None:
-        """Write what waits in the buffer; errors as of :meth:`write`."""
+        """Flush the buffer; errors as in :meth:`write`."""
         self._try(self._stream.flush)
 
     def _try(self, do: Callable[[], object]) -> None:
         try:
             do()
         except OSError as error:
-            # what is in the buffer has to go somewhere: Python tries again at its exit
+            # the buffer must go somewhere, because Python flushes it again at exit
             _connect(self._stream.fileno(), os.O_WRONLY)
             if not self.optional:
                 if isinstance(error, BrokenPipeError):
                     raise
                 raise WriteError(f"cannot write standard output: {error.strerror or error}") from None
             if self._stream.fileno() == 1:
-                print(f"distnewton: standard output is lost ({error.strerror or error}); the command goes on",
+                print(f"distnewton: standard output is lost ({error.strerror or error}); the command continues",
                       file=sys.stderr, flush=True)  # fmt: skip
 
 
 def _connect(number: int, mode: int) -> None:
-    """Let a file descriptor be that of /dev/null."""
+    """Connect a file descriptor to /dev/null."""
     null = os.open(os.devnull, mode)
     if null != number:
         os.dup2(null, number)
@@ -89,12 +89,12 @@ def _connect(number: int, mode: int) -> None:
 
 
 def guard_streams() -> None:
-    """Open standard streams that were closed (``>&-``), whose numbers other files would get, and guard the others."""
+    """Guard the standard streams; open those that were closed (``>&-``), or other files would get their numbers."""
     for number, name, mode in ((0, "stdin", os.O_RDONLY), (1, "stdout", os.O_WRONLY), (2, "stderr", os.O_WRONLY)):
         if getattr(sys, name) is None:
             _connect(number, mode)
             setattr(sys, name, open(number, "w" if number else "r", encoding="utf-8", closefd=False))  # noqa: SIM115
-    # a label may have letters that the encoding of a terminal, or of the C locale, lacks
+    # a label may contain letters that the encoding of a terminal, or of the C locale, lacks
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
@@ -103,6 +103,6 @@ def guard_streams() -> None:
 
 
 def results_go_to_files() -> None:
-    """Go on without standard output from here on, should it be lost: what counts is in files."""
+    """Continue from here on if standard output is lost: the results are in files."""
     if isinstance(sys.stdout, StandardStream):
         sys.stdout.optional = True

@@ -15,7 +15,7 @@ from distnewton.cluster.submit import Submission
 from distnewton.errors import ConfigError, DistNewtonError
 
 _MOST_BYTES = 20_000_000
-"""Of a file of training data that is read for the sizes of a plan."""
+"""Largest file of training data that is read to plan a run."""
 
 
 @command(
@@ -25,7 +25,7 @@ _MOST_BYTES = 20_000_000
     SET,
     argument("--cluster", required=True, metavar="FILE", help=CLUSTER_FILE),
     argument("--ranks", type=count, metavar="N", help="MPI ranks (default: all of the cluster file)"),
-    argument("--hosts", metavar="LIST", help="hosts by commas, instead of the cluster file's"),
+    argument("--hosts", metavar="LIST", help="hosts, separated by commas, instead of those of the cluster file"),
     RUN_DIR,
     argument("--dry-run", action="store_true", help="show the job file and write nothing"),
     usage="[RECIPE] --cluster FILE [--ranks N] [--dry-run] [--set SECTION.KEY=VALUE ...]",
@@ -33,7 +33,7 @@ _MOST_BYTES = 20_000_000
     without_mpirun="the job that it writes starts the ranks",
 )
 def submit(options: argparse.Namespace) -> int:
-    """Write the job file of a run and start it: in the queue of Slurm, or here."""
+    """Write the job file of a run, and queue it in Slurm or start it here."""
     from distnewton.cluster.job_text import job_text
     from distnewton.cluster.submit import queue, run_here
 
@@ -58,7 +58,7 @@ def submit(options: argparse.Namespace) -> int:
 
 
 def _warn_of_wasted_ranks(submission: Submission) -> None:
-    """Say on stderr where fewer ranks would be as fast; data of many bytes is not read for that."""
+    """Advise on stderr if fewer ranks would be as fast; large data is not read for that."""
     from distnewton.cli.plan_command import advice_on_ranks
 
     config, n_ranks = submission.config, submission.job(submission.folder()).n_ranks
@@ -75,12 +75,12 @@ def _warn_of_wasted_ranks(submission: Submission) -> None:
 
 
 def _is_small(path: Path) -> bool:
-    """Whether a file is read in about a second."""
+    """Whether a file can be read in about a second."""
     return path.is_file() and path.stat().st_size <= _MOST_BYTES
 
 
 def _with_hosts(cluster: Cluster, hosts: tuple[str, ...]) -> Cluster:
-    """The cluster with other hosts, checked as if they stood in its file."""
+    """Replace the hosts of a cluster; they are checked as if they came from its file."""
     if not hosts:
         return cluster
     launch = {**cluster.launch.model_dump(), "hosts": list(hosts), "hostfile": ""}

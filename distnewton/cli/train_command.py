@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from distnewton.config import Config
     from distnewton.parallel.collectives import Communicator
 
-_NOTICE = "distnewton: interrupted; the run saves a checkpoint after this iteration. Ctrl-C again ends it at once"
+_NOTICE = "distnewton: interrupted; the run saves a checkpoint after this iteration. Ctrl-C again stops it at once"
 
 
 @command(
@@ -62,7 +62,7 @@ def _dry_run(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    """Train to the end, to the time limit, or to a signal."""
+    """Train until the end, the time limit or a signal."""
     from distnewton.cli.training import train_into_folder
     from distnewton.guards.signals import StopSignals
 
@@ -71,7 +71,7 @@ def _train(options: argparse.Namespace) -> int:
         from distnewton.cluster.job import is_waiting
 
         if is_waiting(Path(options.run_dir)):
-            # a job's own folder: what fails before its recipe is read is kept there, too
+            # the folder belongs to the job, so errors before the recipe is read are kept there too
             failures.folder = Path(options.run_dir)
     comm = world_communicator()
     config = shared_config(comm, options)
@@ -85,16 +85,16 @@ def _train(options: argparse.Namespace) -> int:
     if resume and not options.recipe:
         _tell_limit(comm, config, options)
     guard(comm, config.run.hang_seconds, config.run.warn_seconds, checked="messages" in config.run.checks)
-    # from here on to the very end: a signal must not come between a run that is set aside and the one that replaces it
+    # to the very end: a signal must not interrupt between setting a run aside and beginning the one that replaces it
     results_go_to_files()
     with StopSignals(notice=_NOTICE if comm.rank == 0 else "") as signals:
         return train_into_folder(signals, comm, config, options, resume)
 
 
 def _tell_limit(comm: Communicator, config: Config, options: argparse.Namespace) -> None:
-    """Tell of a limit that comes from the run that is resumed, and not from the command."""
+    """Print a note on a time limit that comes from the resumed run and not from the command."""
     if isfinite(config.run.max_seconds) and not any("run.max_seconds" in given for given in options.set):
         tell_once(
-            comm, f"run.max_seconds = {config.run.max_seconds:g} holds for this command, too; --run.max_seconds inf "
-            "lifts it"
+            comm, f"run.max_seconds = {config.run.max_seconds:g} of the run limits this command too; --run.max_seconds "
+            "inf lifts it"
         )  # fmt: skip

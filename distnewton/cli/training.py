@@ -1,4 +1,4 @@
-"""A run of ``train`` in its run folder, from the start that options and configuration say to its exit code."""
+"""A run of ``train`` in its run folder, from its start to its exit code."""
 
 from __future__ import annotations
 

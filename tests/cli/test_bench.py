@@ -70,6 +70,6 @@ def test_what_is_refused(tmp_path, more, kind, text):
 
 
 def test_a_straggler_needs_company(tmp_path):
-    with pytest.raises(ConfigError, match="nobody waits for a rank that is alone"):
+    with pytest.raises(ConfigError, match="no other rank would wait for the slow one"):
         main(["bench", "straggler", RECIPE, "--ranks=1", f"--run-dir={tmp_path}/s"])
     assert not (tmp_path / "s").exists()

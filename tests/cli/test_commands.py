@@ -320,7 +320,7 @@ def test_compare_leaves_a_table_a_picture_and_a_folder_a_run(place):
     [
         (["--directions", "adams"], 78, "unknown direction 'adams': known are block_diagonal"),
         (["--directions", "adam", "--seconds", "0"], 78, "--seconds must be positive, got 0"),
-        (["--directions", "adam", "--levels", "high"], 78, "--levels takes numbers, as 0.95,0.97, got 'high'"),
+        (["--directions", "adam", "--levels", "high"], 78, "--levels takes numbers, such as 0.95,0.97, got 'high'"),
         (["--directions", "none.toml"], 66, "there is no recipe none.toml"),
         ([], 2, "the following arguments are required: --directions"),
     ],

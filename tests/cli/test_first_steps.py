@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(
     (["xyz"], "there is no command 'xyz'; there are train, compare, evaluate"),
     (["train", "--run.iteration", "5"], "unknown argument --run.iteration; did you mean --run.iterations?"),
     (["train", "--run.iteration=5"], "unknown argument --run.iteration=5; did you mean --run.iterations?"),
-    (["train", "-s", "1", "-c", "10", "file"], "unknown argument -s; options in LIBLINEAR's manner are those of dist"),
+    (["train", "-s", "1", "-c", "10", "file"], "unknown argument -s; LIBLINEAR's options belong to dist"),
     (["train", "--test", "file"], "unknown argument --test; did you mean --data.test?"),
     (["train", "--epochs=3"], "unknown argument --epochs=3; did you mean --run.iterations?"),
     (["train", "--batch-size", "3"], "unknown argument --batch-size; did you mean --method.batch?"),
@@ -96,7 +96,7 @@ def test_a_resumed_run_says_that_its_old_limit_holds_and_info_counts_beyond_the_
     train = ["train", "--data.train", small_data(tmp_path), "--network.layers=auto-3-auto"]
     assert call(*train, "--run-dir", run, "--run.iterations=2", "--run.max_seconds=1000").returncode == 0
     again = call("train", "--resume", run, "--run.iterations=1")
-    assert "run.max_seconds = 1000 holds for this command, too; --run.max_seconds inf lifts it" in again.stderr
+    assert "run.max_seconds = 1000 of the run limits this command too; --run.max_seconds inf lifts it" in again.stderr
     assert "max_seconds" not in call("train", "--resume", run, "--run.iterations=3", "--run.max_seconds=inf").stderr
     assert call("train", "--resume", run, "--run.iterations=1").returncode == 0
     assert "\niterations 3 in " in call("info", run).stdout

@@ -73,7 +73,7 @@ def test_probabilities_come_in_the_order_of_the_first_line(files, loss):
 
 def test_outputs_of_the_squared_loss_are_no_probabilities(files):
     liblinear.train(["-q", "-s", "10", "-iter_max", "1", "train"])
-    with pytest.raises(ConfigError, match="was trained with the loss squared: its outputs are no probabilities"):
+    with pytest.raises(ConfigError, match="was trained with the loss squared: its outputs are not probabilities"):
         liblinear.predict(["-b", "1", "test", "train.model", "found"])
 
 
@@ -106,7 +106,7 @@ def test_the_usual_model_is_the_one_that_liblinear_trains(files):
         np.testing.assert_allclose(outputs, expected.decision_function(features), atol=1e-4)
     with pytest.raises(UsageError, match="-B -1 is for a linear network"):
         liblinear.train(["-B", "-1", "-s", "0", "train"])
-    with pytest.raises(ConfigError, match="was trained with the loss squared_hinge: its outputs are no probabilities"):
+    with pytest.raises(ConfigError, match="was trained with the loss squared_hinge: its outputs are not probabilities"):
         liblinear.predict(["-b", "1", "train", "train.model", "found"])
 
 

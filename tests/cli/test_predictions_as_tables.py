@@ -79,7 +79,7 @@ def test_columns_that_are_not_there_and_several_targets(world, folder):
     assert "--id-column = 'code'" in done.stderr
     assert "no such column; the columns are x, y, z" in done.stderr
     done = call_together(world, "predict", f"{folder}/data.npz-run", f"{folder}/data.npz", "--id-column=0")
-    assert "is no table with columns" in done.stderr
+    assert "is not a table with columns" in done.stderr
     done = call_together(world, "predict", f"{folder}/data.npz-run", f"{folder}/data.npz", "--header")
     rows = fields(done.stdout)
     assert rows[0] == ["prediction_0", "prediction_1"]

@@ -107,7 +107,7 @@ def test_a_run_without_launcher_stops_and_goes_on(place, name, code):
     ended, _, text = signalled(place, distnewton("train", *ENDLESS), "launcher", getattr(signal, name))
     assert ended == code, text
     assert "distnewton train --resume" in text
-    assert ("Ctrl-C again ends it at once" in text) == (name == "SIGINT")
+    assert ("Ctrl-C again stops it at once" in text) == (name == "SIGINT")
     records = (place / "R/metrics.jsonl").read_text().splitlines()
     assert int(max((place / "R/checkpoints").glob("step-*")).name[5:]) == json.loads(records[-1])["iteration"]
 

@@ -94,10 +94,10 @@ def test_liblinear_commands(tmp_path):
 
 
 @pytest.mark.parametrize(("redirection", "words"), [
-    (">/dev/full", "standard output is lost (No space left on device); the command goes on"),
+    (">/dev/full", "standard output is lost (No space left on device); the command continues"),
     ("2>/dev/full >/dev/full", ""),
     (">&- 2>&- <&-", ""),
-    ("| head -1", "standard output is lost (Broken pipe); the command goes on"),
+    ("| head -1", "standard output is lost (Broken pipe); the command continues"),
 ])  # fmt: skip
 def test_a_run_goes_on_without_its_output(tmp_path, table, redirection, words):
     told = TRAIN[:-1]
