@@ -167,7 +167,7 @@ def _problem(config: Config, options: argparse.Namespace, n_ranks: int, notes: l
     from distnewton.runs.data_size import DataSize, describe_data
     from distnewton.runs.planned import planned_problem
 
-    given, residual = _given_sizes(config, options), problem_of(None, config.data.train) is not None
+    given, residual = _given_sizes(config, options), problem_of(None, config.data) is not None
     complete = {"n_samples", "n_features", "n_out"} <= given.keys() and not residual
     size = (DataSize(0, 0, 0, 0, None, None) if complete else describe_data(config))._replace(**given)
     shape = config.network.shape(size.n_features, size.image_shape, size.n_out)

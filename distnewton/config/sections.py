@@ -98,6 +98,14 @@ def _pairs_to_weights(value: object) -> object:
         raise ValueError(f"expected weights of labels, such as spam=5,ham=1, got {shown(value)}") from None
 
 
+def _pairs_to_files(value: object) -> object:
+    """Read ``observed=measured.csv,start=start.npy`` from a command line as a table."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    return {term.strip(): path.strip() for term, _, path in pairs}
+
+
 def _kind_of_layers(value: object) -> str:
     """Tell whether a list of layers holds tables or widths."""
     tables = isinstance(value, list) and any(isinstance(layer, dict | LayerTable) for layer in value)
@@ -130,6 +138,10 @@ class DataConfig(Options):
     train: DataName = Field(
         "", description="training data: file, images as FOLDER or ARCHIVE:FOLDER, or a bundled set such as "
         "digits:train; a list: files by columns, each read only by the ranks that own it"
+    )  # fmt: skip
+    points: Annotated[dict[str, Annotated[str, Field(min_length=1)]], BeforeValidator(_pairs_to_files)] = Field(
+        {}, description="residual problems: files of points, with observations in the label column where the term "
+        "takes some, by the names of the terms, as observed=measured.csv"
     )  # fmt: skip
     test: DataName = Field("", description="test data; without it only training metrics are shown")
     validation: DataName = Field(

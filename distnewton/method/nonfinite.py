@@ -60,8 +60,13 @@ def not_finite(
 
     Notes
     -----
-    Collective: one gather of short texts.
+    Collective: two gathers of short texts.
     """
+    when = f"in iteration {failures.current_iteration}" if failures.current_iteration else "at the start"
+    told = objective.loss.not_finite(evaluation.outputs, evaluation.targets)
+    by_loss = next(filter(None, objective.network.grid.world.allgather_json(told)), "")
+    if by_loss:
+        return NumericalError(f"{what} is not finite {when}: {by_loss}", collective=True)
     factors = {}
     if problem is not None and problem.sample.has_jacobian:
         factors = {m: part.factor.arrays() for m, part in problem.jacobian.parts.items()}
@@ -70,7 +75,6 @@ def not_finite(
     given = {name: vector for name, vector in vectors.items() if vector is not None}
     place = first_finding(objective.network, evaluation.params, objective.X, kept, factors, given)
     place = place or "in none of the arrays that are kept"
-    when = f"in iteration {failures.current_iteration}" if failures.current_iteration else "at the start"
     return NumericalError(
         f"{what} is not finite {when}. First found: {place}. Try to {_ADVICE}",
         collective=True,

@@ -144,6 +144,22 @@ class Loss(ABC):
         """
         return None
 
+    def not_finite(self, Z: Array, targets: Array) -> str:
+        """Where the loss of finite outputs is not finite, for a message; empty, as by default, where it never is.
+
+        Parameters
+        ----------
+        Z : Array of shape (n, n_out)
+            Outputs.
+        targets : Array of shape (n,) or (n, n_out)
+            As for :meth:`values`.
+
+        Returns
+        -------
+        str
+        """
+        return ""
+
     @abstractmethod
     def third(self, Z: Array, targets: Array, V: Array) -> float:
         """Third derivative of the sum of the samples' losses along a change of the outputs, in float64.

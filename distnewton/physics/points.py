@@ -7,7 +7,7 @@ effectiveness of quasirandom sequences", 2018) with a random shift: a point is a
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any
@@ -16,6 +16,7 @@ import numpy as np
 
 from distnewton.backend import Array, is_sparse
 from distnewton.data.columns import LabelsWanted
+from distnewton.data.description import DataSource
 from distnewton.data.sources import open_data
 from distnewton.errors import ConfigError
 
@@ -57,13 +58,12 @@ class Given(Points):
 
     def __post_init__(self) -> None:
         given = read_points(self.array)[0] if isinstance(self.array, str | PathLike) else self.array
-        points = np.array(given, dtype=np.float64)
-        points = points[:, None] if points.ndim == 1 else points
-        if points.ndim != 2 or not points.size or not np.isfinite(points).all():
+        points = real_numbers(given)
+        if points.ndim not in (1, 2) or not points.size or not np.isfinite(points).all():
             raise ConfigError(
                 f"expected points as finite numbers of shape (n, dimension), got shape {points.shape}", collective=True
             )
-        object.__setattr__(self, "array", points)
+        object.__setattr__(self, "array", points[:, None] if points.ndim == 1 else points)
 
     @property
     def n(self) -> int:  # type: ignore[override]
@@ -120,7 +120,7 @@ class Box:
     """
 
     def __init__(self, low: Sequence[float], high: Sequence[float]) -> None:
-        self.low, self.high = np.array(low, dtype=np.float64), np.array(high, dtype=np.float64)
+        self.low, self.high = real_numbers(low), real_numbers(high)
         fits = self.low.ndim == 1 and self.low.shape == self.high.shape and self.low.size
         with np.errstate(over="ignore", invalid="ignore"):
             if not fits or not np.isfinite(self.high - self.low).all() or not (self.low < self.high).all():
@@ -140,7 +140,8 @@ class Box:
 
     def face(self, n: int, *faces: tuple[int, int]) -> Points:
         """So many points on some faces, each (axis, 0 for the lower end or 1 for the upper one)."""
-        if not faces or any(not 0 <= axis < len(self.low) or end not in (0, 1) for axis, end in faces):
+        all_faces = [(axis, end) for axis in range(len(self.low)) for end in (0, 1)]
+        if not faces or any(face not in all_faces for face in faces):
             raise ConfigError(
                 f"faces are (axis, 0 or 1) with axes below {len(self.low)}, got {faces}", collective=True
             )
@@ -177,18 +178,21 @@ class Sphere:
     """
 
     def __init__(self, center: Sequence[float], radius: float) -> None:
-        self.center, self.radius = np.array(center, dtype=np.float64), float(radius)
+        self.center, size = real_numbers(center), real_numbers(radius)
         with np.errstate(over="ignore"):
-            reach = np.abs(self.center) + self.radius
-        if not (self.center.ndim == 1 and np.isfinite(reach).all() and self.radius > 0.0):
+            reach = np.abs(self.center) + size
+        if not (self.center.ndim == 1 and size.ndim == 0 and np.isfinite(reach).all() and size > 0.0):
             raise ConfigError(f"a sphere needs a centre and a positive radius, got {center}, {radius}", collective=True)
+        self.radius = float(size)
 
     def surface(self, n: int) -> Points:
         """So many points on its surface."""
         return _OnSphere(_counted(n), self.center, self.radius)
 
 
-def read_points(path: str | PathLike[str], *, observed: bool = False) -> tuple[Array, Array | None]:
+def read_points(
+    path: str | PathLike[str], *, observed: bool = False, open_file: Callable[..., DataSource] = open_data
+) -> tuple[Array, Array | None]:
     """Points of a file, and what was observed there.
 
     Parameters
@@ -199,6 +203,8 @@ def read_points(path: str | PathLike[str], *, observed: bool = False) -> tuple[A
     observed : bool
         Whether the label column, the last one where no name says another, or the labels beside an array, are
         observations; else all columns are coordinates.
+    open_file : callable
+        Opens the file, with arguments as of :func:`~distnewton.data.sources.open_data`.
 
     Returns
     -------
@@ -213,13 +219,23 @@ def read_points(path: str | PathLike[str], *, observed: bool = False) -> tuple[A
         If the file cannot be read, or holds anything but finite numbers.
     """
     labels: LabelsWanted = "required" if observed else "apart"
-    source = open_data(str(path), labels=labels, missing="refuse", categories="refuse")
+    source = open_file(str(path), labels=labels, missing="refuse", categories="refuse")
     found = source.describe()
     points: Any = source.read(0, found.n_features)
     if found.labels.dtype.kind not in "biuf":
         raise ConfigError(f"{path}: the observations are no numbers")
     observations = np.asarray(found.labels, np.float64).T if observed else None
     return points.toarray() if is_sparse(points) else points, observations
+
+
+def real_numbers(values: Any) -> Array:
+    """An array of real numbers in float64; a single NaN where values are anything else."""
+    try:
+        array = np.asarray(values)
+    except ValueError:
+        # rows of several lengths
+        return np.array(np.nan)
+    return array.astype(np.float64) if array.dtype.kind in "biuf" else np.array(np.nan)
 
 
 def evenly(n: int, dimension: int, generator: np.random.Generator) -> Array:

@@ -5,21 +5,25 @@ from __future__ import annotations
 import inspect
 import math
 import re
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from typing import Any
 
 import numpy as np
 
 from distnewton.backend import Array
+from distnewton.data.description import DataSource
 from distnewton.errors import ConfigError, DistNewtonError
 from distnewton.network.jets import Jet
-from distnewton.physics.points import Given, Points, read_points
+from distnewton.physics.points import Given, Points, read_points, real_numbers
 
 CHANNELS = ("u", "du", "d2u", "laplacian")
 """Arguments of a residual that come from the network."""
 OTHERS = ("x", "data", "round")
+RECORDED = ("rmse", "relative_l2")
+"""Names of numbers that records have beside those of the terms and the unknown constants."""
 
 
 @dataclass(frozen=True)
@@ -71,11 +75,10 @@ class Term:
             raise ConfigError(f"a term's name is an identifier, got {self.name!r}", collective=True)
         if not callable(self.residual):
             raise ConfigError(f"term {self.name}: the residual must be a function", collective=True)
-        if isinstance(self.points, str | PathLike):
-            self._read()
-        elif not isinstance(self.points, Points):
-            object.__setattr__(self, "points", Given(self.points))
-        if not 0.0 < self.weight < math.inf:
+        if not isinstance(self.points, Points):
+            self._take_points()
+        weight = real_numbers(self.weight)
+        if weight.ndim or not 0.0 < weight < math.inf:
             raise ConfigError(f"term {self.name}: the weight must be positive, got {self.weight}", collective=True)
         if ("data" in self.arguments) != (self.data is not None):
             missing = "takes data, but the term has none" if self.data is None else "takes no data, but the term has"
@@ -83,19 +86,41 @@ class Term:
         if self.data is not None:
             self._check_data()
 
-    def _read(self) -> None:
-        """Read points, and observations if they are wanted, from a file."""
-        observed = self.data is None and "data" in self.arguments
-        try:
-            points, data = read_points(self.points, observed=observed)
-        except DistNewtonError as error:
-            raise type(error)(f"term {self.name}: {error}") from None
-        object.__setattr__(self, "points", Given(points))
-        if observed:
-            object.__setattr__(self, "data", data)
+    def _take_points(self) -> None:
+        """Take points from an array, or from a file, with observations if they are wanted."""
+        points, data = self.points, self.data
+        with _told_of(self.name):
+            if isinstance(points, str | PathLike) and data is None and "data" in self.arguments:
+                points, data = read_points(points, observed=True)
+            given = Given(points)
+        object.__setattr__(self, "points", given)
+        object.__setattr__(self, "data", data)
+
+    def in_file(self, path: str, open_file: Callable[..., DataSource]) -> Term:
+        """The same residual at the points of a file, whose label column are the data where the residual takes any.
+
+        Parameters
+        ----------
+        path : str
+            The file.
+        open_file : callable
+            Opens it, as of :func:`~distnewton.physics.points.read_points`.
+
+        Returns
+        -------
+        Term
+
+        Raises
+        ------
+        DistNewtonError
+            With the name of the term, if the file cannot be read or holds anything but finite numbers.
+        """
+        with _told_of(self.name):
+            points, data = read_points(path, observed="data" in self.arguments, open_file=open_file)
+        return replace(self, points=points, data=data)
 
     def _check_data(self) -> None:
-        data = np.array(self.data, dtype=np.float64)
+        data = real_numbers(self.data)
         if not isinstance(self.points, Given) or data.ndim not in (1, 2) or data.shape[-1] != self.points.n:
             raise ConfigError(
                 f"term {self.name}: data belong to given points and have shape (n,) or (n_data, n), got {data.shape}",
@@ -108,7 +133,13 @@ class Term:
     @property
     def arguments(self) -> tuple[str, ...]:
         """Names of the residual's arguments."""
-        return tuple(inspect.signature(self.residual).parameters)
+        try:
+            return tuple(inspect.signature(self.residual).parameters)
+        except ValueError:
+            raise ConfigError(
+                f"term {self.name}: the residual does not tell its arguments: write a function of your own",
+                collective=True,
+            ) from None
 
 
 @dataclass(frozen=True)
@@ -141,10 +172,43 @@ class Problem:
     resample: int = 0
 
     def __post_init__(self) -> None:
-        if not self.terms or not all(isinstance(term, Term) for term in self.terms):
+        listed = isinstance(self.terms, Sequence) and len(self.terms) > 0
+        if not listed or not all(isinstance(term, Term) for term in self.terms):
             raise ConfigError("a problem has a list of terms, one at least", collective=True)
-        if self.n_outputs < 1 or self.resample < 0:
-            raise ConfigError("n_outputs is at least 1, and resample at least 0", collective=True)
+        self._check_settings()
+        self._check_unknowns()
+        self._check_terms()
+        if self.test is not None and not isinstance(self.test, Points):
+            object.__setattr__(self, "test", Given(self.test))
+        if self.test is not None and self.test.dimension != self.dimension:
+            raise ConfigError(
+                f"test has points of {self.test.dimension} dimensions, the terms of {self.dimension}", collective=True
+            )
+
+    def _check_settings(self) -> None:
+        """Refuse numbers and a solution that make no sense."""
+        for name, least in (("n_outputs", 1), ("resample", 0)):
+            value = getattr(self, name)
+            if not isinstance(value, int | np.integer) or value < least:
+                raise ConfigError(f"{name} is a whole number, at least {least}, got {value!r}", collective=True)
+        if self.solution is not None and not callable(self.solution):
+            raise ConfigError("the solution must be a function", collective=True)
+
+    def _check_unknowns(self) -> None:
+        """Refuse unknown constants without a name or a value of their own, and those that no term takes."""
+        if not isinstance(self.unknowns, Mapping):
+            raise ConfigError("unknowns maps names to first values, as {'diffusion': 1.0}", collective=True)
+        taken = {name for term in self.terms for name in term.arguments}
+        for name, value in self.unknowns.items():
+            if not re.fullmatch(r"[A-Za-z_]\w*", str(name)) or name in (*CHANNELS, *OTHERS, *RECORDED):
+                raise ConfigError(f"unknown {name!r}: take another name, of letters and digits", collective=True)
+            if real_numbers(value).ndim or not np.isfinite(real_numbers(value)):
+                raise ConfigError(f"unknown {name}: the first value must be a finite number", collective=True)
+            if name not in taken:
+                raise ConfigError(f"unknown {name}: no term has it as an argument", collective=True)
+
+    def _check_terms(self) -> None:
+        """Refuse terms that do not fit together."""
         dimensions = {term.points.dimension for term in self.terms}
         if len(dimensions) > 1:
             sizes = ", ".join(f"{term.name}: {term.points.dimension}" for term in self.terms)
@@ -153,13 +217,14 @@ class Problem:
             raise ConfigError("the terms of a problem have different names", collective=True)
         known = {*CHANNELS, *OTHERS, *self.unknowns}
         for term in self.terms:
+            if term.name in RECORDED:
+                raise ConfigError(f"term {term.name}: records use this name: take another", collective=True)
             if unknown := [name for name in term.arguments if name not in known]:
                 raise ConfigError(
-                    f"term {term.name}: the residual has no argument {unknown[0]!r}; there are {', '.join(known)}",
+                    f"term {term.name}: the residual has no argument {unknown[0]!r}; there are "
+                    f"{', '.join((*CHANNELS, *OTHERS, *self.unknowns))}",
                     collective=True,
                 )
-        if self.test is not None and not isinstance(self.test, Points):
-            object.__setattr__(self, "test", Given(self.test))
 
     @property
     def dimension(self) -> int:
@@ -200,13 +265,26 @@ class Problem:
         """The known solution at points, with zeros for unknown constants; shape (n, n_all_outputs)."""
         if self.solution is None:
             raise ConfigError("the problem has no known solution", collective=True)
-        values = np.atleast_2d(np.asarray(self.solution(X.T), dtype=np.float64))
+        try:
+            values = np.atleast_2d(real_numbers(self.solution(X.T)))
+        except Exception as error:
+            message = f"solution: the function fails with {type(error).__name__}: {error}"
+            raise ConfigError(message, collective=True) from error
         if values.shape != (self.n_outputs, len(X)) or not np.isfinite(values).all():
             raise ConfigError(
                 f"solution: expected {self.n_outputs} x {len(X)} finite numbers, got shape {values.shape}",
                 collective=True,
             )
         return np.concatenate([values.T, np.zeros((len(X), len(self.unknowns)))], axis=1)
+
+
+@contextmanager
+def _told_of(term: str) -> Iterator[None]:
+    """Let errors begin with the name of a term."""
+    try:
+        yield
+    except DistNewtonError as error:
+        raise type(error)(f"term {term}: {error}", collective=error.collective) from None
 
 
 def _generator(seed: int, number: int, round_number: int) -> np.random.Generator:

@@ -12,7 +12,7 @@ term, however many channels there are. r' = Im r(z + i h) / h is exact to roundi
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -90,20 +90,24 @@ class TermResidual:
         if self.term.data is not None:
             given["data"] = self.term.data[..., numbers]
         given |= {name: channels[problem.n_outputs + j, 0] for j, name in enumerate(problem.unknowns)}
+        for array in given.values():
+            if isinstance(array, np.ndarray):
+                # the points and channels of other terms and of later calls
+                array.flags.writeable = False
         try:
             found = self.term.residual(**{name: given[name] for name in self._arguments})
+            parts = [np.asarray(part) for part in (found if isinstance(found, list | tuple) else [found])]
         except Exception as error:
             raise ConfigError(f"term {self.name}: the residual fails with {type(error).__name__}: {error}") from error
-        return self._as_rows(found, len(Z))
+        return self._as_rows(parts, len(Z))
 
-    def _as_rows(self, found: Any, n: int) -> Array:
+    def _as_rows(self, parts: Sequence[Array], n: int) -> Array:
         """What a residual has returned as an array of shape (n_equations, n)."""
-        parts = [np.asarray(part) for part in (found if isinstance(found, list | tuple) else [found])]
-        if all(part.dtype.kind in "biufc" and part.shape[-1:] == (n,) and part.ndim <= 2 for part in parts):
+        if parts and all(part.dtype.kind in "iufc" and part.shape[-1:] == (n,) and part.ndim <= 2 for part in parts):
             values = np.concatenate([part.reshape(-1, n) for part in parts])
             if self.n_equations in (0, len(values)) and len(values):
                 return values
-        shapes = ", ".join(str(part.shape) for part in parts)
+        shapes = ", ".join(f"{part.dtype} of shape {part.shape}" for part in parts) or "nothing"
         raise ConfigError(
             f"term {self.name}: expected residuals of shape (n,) = ({n},), or several of them, got {shapes}"
         )
@@ -253,6 +257,30 @@ class ResidualLoss(Loss):
             slopes = term.derivatives(Z[rows].astype(np.float64), self.points[targets[rows]], numbers)
             gradient[rows] = 2.0 * term.scale * np.einsum("an,nac->nc", r, slopes)
         return gradient
+
+    @_QUIET
+    def not_finite(self, Z: Array, targets: Array) -> str:
+        """The first term whose residual or derivatives are not finite at finite channels, and where; else empty."""
+        for term, rows, r, numbers in self._residuals(Z, targets):
+            channels, X = Z[rows].astype(np.float64), self.points[targets[rows]]
+            slopes = term.derivatives(channels, X, numbers)
+            fine = np.isfinite(r).all(axis=0) & np.isfinite(slopes).all(axis=(1, 2))
+            wrong = np.flatnonzero(~fine & np.isfinite(channels).all(axis=1))
+            if wrong.size:
+                return f"term {term.name}: the residual is not finite at x = {X[wrong[0]].tolist()}"
+        return ""
+
+    def check_range(self, dtype: str) -> None:
+        """Refuse points whose squares are beyond a dtype, by the name of the term; the same on all ranks."""
+        limit = float(np.sqrt(np.finfo(dtype).max))
+        for term in self.terms:
+            far = np.abs(self.points[term.rows]).max()
+            if far > limit:
+                raise ConfigError(
+                    f"term {term.name}: the points reach {far:.3g}, too far for {dtype}: take a unit in which they "
+                    "are near 1",
+                    collective=True,
+                )
 
     def residuals(self, Z: Array, targets: Array) -> Array:
         """Weighted residuals of each point, sqrt(2 s_t) r, zero beyond the equations of its term."""

@@ -4,32 +4,42 @@ from __future__ import annotations
 
 import re
 import sys
+from dataclasses import replace
+from functools import partial
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
+from traceback import extract_tb
 from typing import Any
 
 import numpy as np
 
+from distnewton.config import DataConfig
+from distnewton.config.opening import opener
+from distnewton.data.columns import LabelsWanted
+from distnewton.data.description import DataSource
 from distnewton.data.formats.bundled import split_name
 from distnewton.data.in_memory import ArraySource
-from distnewton.errors import ConfigError
+from distnewton.errors import ConfigError, DistNewtonError
 from distnewton.physics.problem import Problem
 from distnewton.physics.residuals import ResidualLoss
 
 _NAME = re.compile(r"([A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):([A-Za-z_]\w*)")
 
+_NOT_OWN = re.compile(rf"importlib|^{re.escape(__file__)}$")
 
-def problem_of(given: Any, name: str | list[str]) -> Problem | None:
+
+def problem_of(given: Any, data: DataConfig) -> Problem | None:
     """The residual problem that is trained on; None where data are meant.
 
     Parameters
     ----------
     given : Problem, data or None
         What a program passes.
-    name : str
-        ``data.train``: ``module:problem`` names a problem of an importable module, or a function that returns one; the
+    data : DataConfig
+        ``train``, as ``module:problem``, names a problem of an importable module, or a function that returns one; the
         working folder is searched, too. A file or folder of that name, or a bundled set, is meant where there is one.
+        ``points`` names files of points, which are read as its other settings say.
 
     Returns
     -------
@@ -37,21 +47,48 @@ def problem_of(given: Any, name: str | list[str]) -> Problem | None:
 
     Raises
     ------
-    ConfigError
-        If the module has no such problem.
+    DistNewtonError
+        If the module has no such problem, or fails; if a file cannot be read, or there is no term for it.
     """
-    if given is not None:
-        return given if isinstance(given, Problem) else None
-    if not isinstance(name, str):
-        return None
+    problem = given if isinstance(given, Problem) else None
+    if given is None and isinstance(data.train, str):
+        problem = _named_problem(data.train)
+    if not data.points:
+        return problem
+    if problem is None:
+        raise ConfigError("data.points is for the terms of residual problems, of which data.train names none")
+    terms = {term.name: term for term in problem.terms}
+    for name, path in data.points.items():
+        if name not in terms:
+            raise ConfigError(f"data.points: the problem has no term {name}; its terms are {', '.join(terms)}")
+        terms[name] = terms[name].in_file(path, partial(_opened, data))
+    return replace(problem, terms=list(terms.values()))
+
+
+def _opened(data: DataConfig, path: str, labels: LabelsWanted, **refused: str) -> DataSource:
+    """A file of points, read as a configuration says."""
+    settings = data.model_copy(update={**refused, "task": "regression", "n_features": None})
+    return opener(settings, None, path, labels=labels)()
+
+
+def _named_problem(name: str) -> Problem | None:
+    """The problem of a name as ``module:problem``; None where it is that of data."""
     match = _NAME.fullmatch(name)
     if match is None or split_name(name) or any(Path(path).exists() for path in (name, match[1])):
         return None
     if not _is_module(match[1]):
         return None
-    found = getattr(import_module(match[1]), match[2], None)
-    if callable(found):
-        found = found()
+    try:
+        found = getattr(import_module(match[1]), match[2], None)
+        if callable(found):
+            found = found()
+    except DistNewtonError:
+        raise
+    except Exception as error:
+        # of its own frames; a syntax error names its line itself
+        own = [frame for frame in extract_tb(error.__traceback__) if not re.search(_NOT_OWN, frame.filename)]
+        place = f" in {Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
+        raise ConfigError(f"data.train = {name}: {type(error).__name__}{place}: {error}") from error
     if not isinstance(found, Problem):
         raise ConfigError(f"data.train = {name}: the module {match[1]} has no problem {match[2]}")
     return found

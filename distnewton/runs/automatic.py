@@ -161,19 +161,21 @@ def settle_by_data(config: Config) -> Config:
     data = config.data
     if config.method.direction != AUTO or not data.train:
         return config
-    if (problem := problem_of(None, data.train)) is not None:
+    if (problem := problem_of(None, data)) is not None:
         return settle(config, problem.n_points, validated=False, residual=True)
     train = opener(data, None, data.train)().describe()
     return settle(config, train.n_samples, validated=bool(data.validation), packed=train.packed)
 
 
-def choice_note(config: Config, settled: Config) -> str:
+def choice_note(config: Config, settled: Config, *, residual: bool = False) -> str:
     """Write a line on what was chosen; empty where nothing was.
 
     Parameters
     ----------
     config, settled : Config
         Configuration as the user gave it, and as :func:`settle` returned it.
+    residual : bool
+        Whether the samples are points of a residual problem.
 
     Returns
     -------
@@ -182,8 +184,8 @@ def choice_note(config: Config, settled: Config) -> str:
     if config.method.direction != AUTO:
         return ""
     data, run = settled.data, settled.run
-    why = "a linear network" if _is_linear(config) else "hidden layers"
-    words = [settled.method.title, f"scale {data.scale}"]
+    why = "residuals" if residual else "a linear network" if _is_linear(config) else "hidden layers"
+    words = [settled.method.title, *([] if residual else [f"scale {data.scale}"])]
     words += [] if _is_linear(config) else [settled.network.activation]
     words += [f"{100 * data.validation_fraction:g} % for validation"] if data.validation_fraction else []
     words += [f"patience {run.patience}"] if run.patience else []

@@ -78,7 +78,7 @@ class DataSets:
     ) -> None:
         self.residuals: ResidualLoss | None = None
         with comm.collective_errors():
-            problem = problem_of(given["train"], config.data.train)
+            problem = problem_of(given["train"], config.data)
             if problem is not None:
                 self.residuals = ResidualLoss(problem, config.run.seed)
                 given = {**given, **point_sources(self.residuals, given["test"])}
@@ -98,6 +98,8 @@ class DataSets:
             residual=problem is not None, packed=self.train.packed,
         )  # fmt: skip
         self.config = config = self.settle(config)
+        if self.residuals is not None:
+            self.residuals.check_range(config.run.array_dtype)
         data = config.data
         self._cache: CachedSource | None = None
         if data.validation_fraction:

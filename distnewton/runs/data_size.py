@@ -69,7 +69,7 @@ def describe_data(config: Config) -> DataSize:
             "data.train",
             collective=True,
         )
-    if (problem := problem_of(None, data.train)) is not None:
+    if (problem := problem_of(None, data)) is not None:
         return _size_of_problem(problem, config.run.seed)
     source = opener(data, None, data.train)()
     train = source.describe()

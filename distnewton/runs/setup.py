@@ -87,7 +87,9 @@ class Setup:
                 self.start.check(self.placement.architecture, config.data.scale)
             self.training = read_training_data(config, self.data, self.placement, self.start)
             self._scale = self.training.scaling.kind
-            self.note, self.config = choice_note(self.config, self._scaled(config)), self._scaled(config)
+            residual = self.data.residuals is not None
+            self.note = choice_note(self.config, self._scaled(config), residual=residual)
+            self.config = self._scaled(config)
             for held in self.data.held_out.values():
                 held.read(self.model(self.placement.network.backend.zeros(0)))
             self.data.forget()

@@ -12,6 +12,7 @@ from launched import call_together
 from problems import alternating
 
 import distnewton
+from distnewton.config import DataConfig
 from distnewton.errors import ConfigError, DistNewtonError
 from distnewton.physics import Box, Given, Problem, Sphere, Term, derivatives
 from distnewton.physics.residuals import ResidualLoss
@@ -289,8 +290,69 @@ def test_points_that_differ_over_ranks_are_refused(world, what):
         distnewton.train(config((1, 3, 1), 1), world.mpi, train_data=problem)
 
 
+@pytest.mark.mpi(min_size=1, sizes=(3,))
+@pytest.mark.parametrize("name", ["table.csv", "points.npy"])
+def test_a_recipe_names_files_of_points(world, points_file, monkeypatch, name):
+    folder, table = points_file
+
+    def problem():
+        """Terms with other points, which the files replace."""
+        return Problem([
+            Term("seen", [[0.0, 1.0]], lambda u, data: u[0] - data, data=[1.0]),
+            Term("law", SQUARE.interior(7), lambda u, du: du[0, 0] + 1.5 * u[0]),
+        ])
+
+    monkeypatch.setitem(sys.modules, "own_equations", types.SimpleNamespace(wave=problem, __spec__=None))
+    monkeypatch.setattr("distnewton.physics.sources._is_module", lambda name: name == "own_equations")
+    given = Problem([
+        Term("seen", table[:, :2], lambda u, data: u[0] - data, data=table[:, 2]),
+        Term("law", table[:, :2], lambda u, du: du[0, 0] + 1.5 * u[0]),
+    ])
+    expected = distnewton.train(config((2, 3, 1)), world.mpi, train_data=given)
+    data = {"train": "own_equations:wave", "directory": str(folder), "points": {"seen": name, "law": "points.npy"}}
+    tree = config((2, 3, 1)).model_dump(exclude_unset=True)
+    found = distnewton.train(distnewton.make_config({**tree, "data": data}), world.mpi)
+    np.testing.assert_allclose(numbers_of(found), numbers_of(expected), rtol=1e-12)
+    for result in (found, expected):
+        result.model.grid.free()
+    common = ["--network.layers", "2-3-1", "--run.iterations", "1", "--quiet", "--data.train", "own_equations:wave"]
+    for points, code, text in (
+        (f"seen={folder / name}", 0, ""), (f"seen={folder / 'no.csv'}", 66, "term seen: "),
+        ("front=a.csv", 78, "data.points: the problem has no term front; its terms are seen, law"),
+    ):  # fmt: skip
+        done = call_together(world, "train", *common, "--data.points", points, "--run-dir", folder / f"run{code}")
+        assert (done.returncode, text in done.stderr) == (code, True), done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_columns_of_files_of_points_are_chosen_as_of_other_data(points_file):
+    folder, table = points_file
+    term = Term("seen", [[0.0]], lambda u, data: u[0] - data, data=[1.0])
+    data = DataConfig(points={"seen": str(folder / "table.csv")}, label_column="t", ignore_columns=["u"])
+    (read,) = problem_of(Problem([term]), data).terms
+    np.testing.assert_allclose(read.points.array[:, 0], table[:, 0])
+    np.testing.assert_allclose(read.data, table[:, 1])
+    with pytest.raises(ConfigError, match=r"data\.points is for the terms of residual problems"):
+        problem_of(None, DataConfig(train="digits:train", points={"seen": "a.csv"}))
+
+
 def one(residual, **options):
     return Problem([Term("law", SQUARE.interior(5), residual, **options)])
+
+
+def late(u, x, round):
+    """NaN from the second round on."""
+    return (u[0] - x[0]) / (round == 0)
+
+
+def changing(u, x):
+    """Changes the points that it is given."""
+    x *= 2.0
+    return u[0] - x[0]
+
+
+def solved(**options):
+    return Problem([Term("law", SQUARE.interior(5), lambda u: u[0] - 1.0)], **options)
 
 
 BAD = {
@@ -318,10 +380,92 @@ BAD = {
     "face": (lambda: SQUARE.face(3, (2, 0)), "axes below 2"),
     "sphere": (lambda: Sphere([0, 0], -1), "positive radius"),
     "too far": (lambda: Sphere([1.7e308], 1.7e308), "positive radius"),
-    "solution": (
-        lambda: Problem([Term("law", SQUARE.interior(5), lambda u: u[0])], solution=lambda x: x), "solution: expected"
+    "boolean": (lambda: one(lambda u: u[0] > 0.0), "term law: expected residuals of shape .* got bool"),
+    "nothing": (lambda: one(lambda u: []), "term law: expected residuals of shape .* got nothing"),
+    "ragged": (lambda: one(lambda u: [[[1.0, 2.0], [1.0]]]), "term law: the residual fails with ValueError"),
+    "changes its points": (lambda: one(changing), "term law: .* read-only"),
+    "changes its channels": (lambda: one(lambda u: np.multiply(u, 2.0, out=u)[0]), "term law: .* read-only"),
+    "no signature": (lambda: one(max), "term law: the residual does not tell its arguments"),
+    "weight as text": (lambda: one(lambda u: u[0], weight="a"), "term law: the weight must be positive"),
+    "reserved": (lambda: Problem([Term("rmse", [1.0], lambda u: u[0])]), "term rmse: records use this name"),
+    "no list": (lambda: Problem(Term("law", [1.0], lambda u: u[0])), "a list of terms"),
+    "outputs": (lambda: solved(n_outputs="1"), "n_outputs is a whole number, at least 1, got '1'"),
+    "rounds": (lambda: solved(resample=1.5), r"resample is a whole number, at least 0, got 1\.5"),
+    "unknown without a term": (lambda: solved(unknowns={"k": 1.0}), "unknown k: no term has it"),
+    "unknown as a channel": (lambda: solved(unknowns={"u": 1.0}), "unknown 'u': take another name"),
+    "unknown as NaN": (
+        lambda: Problem([Term("law", [1.0], lambda u, k: u[0] - k)], unknowns={"k": np.nan}),
+        "unknown k: the first value must be a finite number",
     ),
+    "points as text": (lambda: Term("law", [["a"]], lambda u: u[0]), "term law: expected points as finite numbers"),
+    "complex points": (lambda: Term("law", [1j], lambda u: u[0]), "term law: expected points as finite numbers"),
+    "ragged points": (lambda: Term("law", [[1.0], []], lambda u: u[0]), "term law: expected points as finite"),
+    "huge integers": (lambda: Term("law", [10**400], lambda u: u[0]), "term law: expected points as finite"),
+    "beyond float64": (
+        lambda: Problem([Term("law", [[0.0, 1.0], [1e200, 0.0]], lambda u: u[0])]),
+        r"term law: the points reach 1e\+200",
+    ),
+    "box of texts": (lambda: Box(["a"], ["b"]), "two finite corners"),
+    "face as a number": (lambda: SQUARE.face(3, 0), "axes below 2"),
+    "complex data": (
+        lambda: Term("law", [1.0], lambda u, data: u[0] - data, data=[1j]), "term law: data belong to given points"
+    ),
+    "solution": (lambda: solved(solution=lambda x: x), "solution: expected"),
+    "complex solution": (lambda: solved(solution=lambda x: 1j * x[0]), "solution: expected"),
+    "solution fails": (lambda: solved(solution=lambda x: x[7]), "solution: the function fails with IndexError"),
+    "test": (lambda: solved(test=[1.0]), "test has points of 1 dimensions, the terms of 2"),
 }  # fmt: skip
+
+
+@pytest.mark.mpi(min_size=1, sizes=(3,))
+@pytest.mark.parametrize("replicas", [False, True])
+def test_what_is_not_finite_at_later_points_is_told_by_the_name_of_the_term(world, replicas):
+    partition = {"splits": [1, 1, 1, 1], "replicas": world.size} if replicas else {}
+    # the points that are tried at first are fine
+    problem = Problem([
+        Term("fine", SQUARE.interior(30), lambda u, x: u[0] - x[0]),
+        Term("law", np.linspace([0, 0], [1, 2], 30), lambda u, x: u[0] / (x[0] < 0.9)),
+    ])
+    with pytest.raises(DistNewtonError, match=r"objective is not finite at the start: term law: .* at x = \["):
+        distnewton.train(config((2, 3, 2, 1), 1, partition), world.mpi, train_data=problem)
+    problem = Problem([Term("law", SQUARE.interior(8), late)], resample=1)
+    with pytest.raises(DistNewtonError, match=r"not finite in iteration 2: term law: .* at x = \["):
+        distnewton.train(config((2, 3, 2, 1), 3, partition), world.mpi, train_data=problem)
+    world.barrier()
+
+
+def test_functions_in_pieces_have_exact_derivatives():
+    problem = one(lambda u, x: np.where(u[0] > 0.2, u[0] ** 2, 3.0 * u[0]) + np.maximum(u[0], x[0]))
+    loss = ResidualLoss(problem, 0)
+    Z = np.linspace(-1.0, 1.1, 5)[:, None]
+    (term,) = loss.terms
+    term.check(Z, loss.points, np.arange(5))
+    u, x = Z[:, 0], loss.points[:, 0]
+    expected = np.where(u > 0.2, 2.0 * u, 3.0) + (u > x)
+    np.testing.assert_allclose(term.derivatives(Z, loss.points, np.arange(5))[:, 0, 0], expected, rtol=1e-14)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("import absent_module", r"ModuleNotFoundError in own_bad\.py, line 1"),
+        ("def f(:", "SyntaxError: invalid syntax"),
+        ("def f(n):\n    pass", r"TypeError: f\(\) missing 1 required"),
+        ("def f():\n    return 1 / 0", r"ZeroDivisionError in own_bad\.py, line 2"),
+    ],
+)
+def test_a_module_that_fails_is_told_without_a_traceback(tmp_path, monkeypatch, text, message):
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "own_bad", raising=False)
+    (tmp_path / "own_bad.py").write_text(text)
+    with pytest.raises(ConfigError, match=rf"data\.train = own_bad:f: {message}"):
+        problem_of(None, DataConfig(train="own_bad:f"))
+    sys.modules.pop("own_bad", None)
+
+
+def test_the_start_says_that_the_method_was_chosen_for_residuals():
+    summary = distnewton.train(config((2, 3, 1), 1), one(lambda u, x: u[0] - x[0])).summary
+    assert any("chosen for residuals (method.direction = auto): dual" in note for note in summary.notes)
 
 
 @pytest.mark.mpi(min_size=1, sizes=(3,))
@@ -350,11 +494,11 @@ def test_settings_without_a_meaning_are_refused(section, setting):
 def test_folders_and_bundled_sets_are_data(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "pictures" / "train").mkdir(parents=True)
-    assert problem_of(None, "pictures:train") is None
-    assert problem_of(None, "digits:train") is None
-    assert problem_of(None, "nothing:there") is None
+    assert problem_of(None, DataConfig(train="pictures:train")) is None
+    assert problem_of(None, DataConfig(train="digits:train")) is None
+    assert problem_of(None, DataConfig(train="nothing:there")) is None
     monkeypatch.syspath_prepend(str(tmp_path / "pictures"))
-    assert problem_of(None, "train:wave") is None
+    assert problem_of(None, DataConfig(train="train:wave")) is None
 
 
 def test_points_lie_where_they_should():
