@@ -1,8 +1,8 @@
-"""The first failure of a run, kept where its owner looks for it: in the run folder, beside the message on stderr.
+"""The first failure of a run, which is kept in the run folder besides the message on stderr.
 
-Every failing rank writes ``errors/rank-0007.json`` before it ends the job, and the first of all also
-``errors/first.json``, which the file system gives to one rank only: that rank speaks, the others die of the
-consequences and stay quiet.
+Every failing rank writes ``errors/rank-0007.json`` before it ends the job, and the first one also writes
+``errors/first.json``. The file system lets only one rank create that file: this rank prints the message, and the
+others, which fail as a consequence, print nothing.
 """
 
 from __future__ import annotations
@@ -24,20 +24,20 @@ ERRORS_FOLDER, FIRST_FILE, LAUNCHER_FILE = "errors", "first.json", "launcher.jso
 
 
 class Failures:
-    """What this process knows of its run, for the report of a failure.
+    """Facts about this process's run, for the report of a failure.
 
     Attributes
     ----------
     folder : Path or None
         Run folder; None until it is known on this rank.
     ledger : Ledger or None
-        Tells the phase.
+        Ledger that knows the current phase.
     iteration : int or None
-        The last that was finished; None until the start is evaluated.
+        The last finished iteration; None until the start has been evaluated.
     launch : str
-        The same on all ranks of one launch, another one for each launch; empty until they have met.
+        Name of the launch, the same on all of its ranks and different for each launch; empty until they have met.
     waits : callable
-        Tells the last collective, as the fields ``collective`` and ``recent`` of a report.
+        Returns the last collectives, as the fields ``collective`` and ``recent`` of a report.
     """
 
     def __init__(self) -> None:
@@ -49,16 +49,16 @@ class Failures:
 
     @property
     def current_iteration(self) -> int:
-        """The iteration that the run is in; 0 is the start."""
+        """The current iteration of the run; 0 is the start."""
         return 0 if self.iteration is None else self.iteration + 1
 
     @property
     def phase(self) -> str | None:
-        """The phase that the run is in, or that an exception has just left."""
+        """The current phase of the run, or the one that an exception has just left."""
         return (self.ledger.failed or self.ledger.current) if self.ledger else None
 
     def facts(self) -> dict[str, Any]:
-        """When, where and in what this process is."""
+        """Return time, host, process, phase and iteration of this process."""
         return {
             "time": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
             "launch": self.launch,
@@ -70,18 +70,18 @@ class Failures:
         }
 
     def errors(self) -> Path | None:
-        """Where failures are kept: in the run folder; None where there is none, or where it was given up."""
+        """Return the folder of failures in the run folder; None if there is no run folder or it was given up."""
         return self.folder / ERRORS_FOLDER if self.folder is not None and self.folder.is_dir() else None
 
     def meeting_place(self) -> Path:
-        """Where ranks that wait for each other leave word: the run's errors, else a folder for temporary files.
+        """Return the folder in which waiting ranks exchange files: the run's errors, or else a temporary folder.
 
-        Ranks that have not met yet share the process that started them, on each host one.
+        Ranks that have not met yet use the number of their parent process, which those of a host share.
 
         Returns
         -------
         Path
-            It exists.
+            A folder that exists.
         """
         place = self.errors() or Path(tempfile.gettempdir()) / f"distnewton-{self.launch or os.getppid()}"
         place.mkdir(mode=0o777 if place.name == ERRORS_FOLDER else 0o700, exist_ok=True)
@@ -93,18 +93,18 @@ class Failures:
         Parameters
         ----------
         rank, exit_code : int
-            Who failed, and what the process returns.
+            Rank that failed, and exit code of the process.
         message : str
-            The cause.
+            Cause of the failure.
         traceback : str
-            Whole, where there is one.
+            Full traceback, if there is one.
 
         Returns
         -------
         later : bool
             Whether another rank of this launch has failed before.
         problem : str
-            Why it could not be kept, for the user; empty if it was.
+            Message to the user if the failure could not be stored; empty if it was.
         """
         errors = self.errors()
         if errors is None:
@@ -115,7 +115,7 @@ class Failures:
             errors.mkdir(exist_ok=True)
             replace(own, report)
             try:
-                # complete before it has its name, which only the first failure gets
+                # write the file completely before it gets its name, which only the first failure gets
                 os.link(own, first)
             except FileExistsError:
                 before = read_first(errors.parent)
@@ -125,23 +125,23 @@ class Failures:
                 first.unlink(missing_ok=True)
                 os.link(own, first)
         except (OSError, DataError) as error:
-            return False, f"(this failure could not be kept in {errors}: {getattr(error, 'strerror', None) or error})"
+            return False, f"(this failure could not be stored in {errors}: {getattr(error, 'strerror', None) or error})"
         return False, ""
 
 
 failures = Failures()
-"""The process's own."""
+"""The failures of this process."""
 
 
 def replace(file: Path, report: dict[str, Any]) -> None:
-    """Write a report whole: readers see all of it or nothing."""
+    """Replace a report atomically: readers see all of it or nothing."""
     part = file.with_suffix(f".part-{platform.node()}-{os.getpid()}")
     part.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
     os.replace(part, file)
 
 
 def read_first(folder: Path) -> dict[str, Any] | None:
-    """The first failure of a run, if any.
+    """Read the first failure of a run, if any.
 
     Parameters
     ----------
@@ -151,7 +151,7 @@ def read_first(folder: Path) -> dict[str, Any] | None:
     Returns
     -------
     dict or None
-        ``time, host, pid, phase, finished_iteration, rank, exit_code, message``; None where nothing failed.
+        ``time, host, pid, phase, finished_iteration, rank, exit_code, message``; None if nothing failed.
     """
     file = folder / ERRORS_FOLDER / FIRST_FILE
     try:
@@ -166,7 +166,7 @@ def read_first(folder: Path) -> dict[str, Any] | None:
 
 
 def forget(folder: Path) -> None:
-    """Remove the failures of an earlier run from a folder that is to be used again."""
+    """Remove the failures of an earlier run from a folder that will be used again."""
     errors = folder / ERRORS_FOLDER
     for pattern in ("rank-*", "hang-rank-*", "waiting.*", FIRST_FILE, LAUNCHER_FILE):
         for file in errors.glob(pattern):

@@ -1,21 +1,21 @@
-"""Injected faults, off unless the environment asks: how slow, failing and dying ranks are rehearsed.
+"""Injected faults, off unless the environment requests one, to test slow, failing and dying ranks.
 
 ``DISTNEWTON_FAULT="rank=1 at=cg iter=3 kind=kill"`` ends rank 1 by SIGKILL in the CG of iteration 3. ``at`` names a
-point of :data:`POINTS`: the beginning of a phase of the ledger, ``cg`` (a CG step after which a rank looks whether it
+point of :data:`POINTS`: the beginning of a phase of the ledger, ``cg`` (a CG step after which a rank checks whether it
 may stop early), ``all`` (all of a rank's work, for ``slow``), or a step of writing a checkpoint. ``kind`` says what
 happens there:
 
 =================================  =====================================================================================
 ``raise, exit, _exit, interrupt``  an exception, ``sys.exit(3)``, ``os._exit(3)``, KeyboardInterrupt
-``kill, segv, stop``               this signal to the process itself; a stopped process answers nobody
+``kill, segv, stop``               this signal to the process itself; a stopped process no longer answers
 ``mpi-error, memory-error``        a message to a rank that does not exist; MemoryError
 ``enospc, eacces``                 OSError of a full disk, of a missing permission
 ``skip-collective, wrong-count``   the next sum over ranks is left out, or made with one number too many
 ``slow, sleep``                    CG steps, or all work, take ``factor`` times as long; a pause of ``seconds``
 =================================  =====================================================================================
 
-``iter=N`` waits for iteration N (0 is the start), ``skip=N`` lets the first N passes go by. All but ``slow`` happen
-once. Numbers that are not finite are planted by the tests, which have the arrays.
+``iter=N`` waits for iteration N (0 is the start), ``skip=N`` skips the first N passes of the point. All but ``slow``
+happen once. Tests that need numbers that are not finite write them into the arrays themselves.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ CHECKPOINT_WRITE_POINTS = tuple(
 EVERYWHERE = "all"
 POINTS = (*OUTER_PHASES, *PHASES[:-1], "cg", EVERYWHERE, *CHECKPOINT_WRITE_POINTS)
 MESSAGE = "message"
-"""Passed before each message: where a slow rank has done the work before it."""
+"""Point before each message, at which a slow rank prolongs the work before it."""
 
 
 class InjectedFaultError(RuntimeError):
-    """Raised on request, to see what a failing rank does to the others."""
+    """Raised on request, to test what a failing rank does to the others."""
 
 
 _SIGNALS = {"kill": signal.SIGKILL, "segv": signal.SIGSEGV, "stop": signal.SIGSTOP}
@@ -70,18 +70,18 @@ def _one_of(names: tuple[str, ...]) -> str:
 
 
 class Fault(BaseModel):
-    """A fault as the environment asks for it.
+    """A fault that the environment requests.
 
     Attributes
     ----------
     rank : int
-        Rank that it is meant for.
+        Rank on which it happens.
     at, kind : str
         One of :data:`POINTS` and of :data:`KINDS`.
     iter : int or None
         Iteration to wait for; None takes any.
     skip : int
-        Number of passes of the point that are let go by.
+        Number of passes of the point that are skipped.
     factor, seconds : float
         Slowdown of ``slow``, and duration of ``sleep``.
     """
@@ -98,12 +98,12 @@ class Fault(BaseModel):
 
 
 class FaultInjector:
-    """The fault that the environment asks for, if any.
+    """The fault that the environment requests, if any.
 
     Attributes
     ----------
     wrong_sum : str
-        What the next sum over ranks does wrong: ``skip-collective``, ``wrong-count``, or empty.
+        What will be wrong with the next sum over ranks: ``skip-collective``, ``wrong-count``, or empty.
     """
 
     def __init__(self) -> None:
@@ -121,9 +121,9 @@ class FaultInjector:
         rank : int
             This process's rank.
         ledger : Ledger
-            Its phases are points from now on.
+            Ledger whose phases become points.
         text : str or None
-            The request; by default the environment variable's. One that is armed already stays as it is.
+            The request, by default from the environment variable. A fault that is already armed stays as it is.
 
         Raises
         ------
@@ -142,7 +142,7 @@ class FaultInjector:
         self._last_pass = time.perf_counter() - ledger.waited
 
     def at(self, point: str) -> None:
-        """Pass a point of the code; a no-op unless this rank's fault is set for it.
+        """Pass a point of the code; do nothing unless this rank's fault is set for it.
 
         Parameters
         ----------
@@ -172,7 +172,7 @@ class FaultInjector:
 
     def _do(self, fault: Fault) -> None:
         if fault.kind == "slow":
-            # what was done since the last point was a CG step, the beginning of a phase, or what leads to a message
+            # the time since the last point is that of a CG step, the beginning of a phase, or work before a message
             worked = time.perf_counter() - self._ledger.waited - self._last_pass
             time.sleep(max(0.0, worked) * (fault.factor - 1.0))
             return
@@ -185,7 +185,7 @@ class FaultInjector:
             _end_rank(fault)
 
     def spoil(self, array: Array) -> Array | None:
-        """What is summed in place of an array when a sum is to go wrong; None leaves the sum out. Happens once."""
+        """Return the array to sum instead when a sum shall go wrong; None leaves the sum out. Happens once."""
         kind, self.wrong_sum = self.wrong_sum, ""
         return None if kind == "skip-collective" else np.zeros(array.size + 1, array.dtype)
 
@@ -203,7 +203,7 @@ def _end_rank(fault: Fault) -> None:
 
 
 def _parse(text: str) -> Fault:
-    """Read a request; refused on every rank alike."""
+    """Parse a request; an error is raised on every rank alike."""
     try:
         fault = Fault.model_validate(dict(part.partition("=")[::2] for part in text.split()))
     except ValidationError:
@@ -223,4 +223,4 @@ def _parse(text: str) -> Fault:
 
 
 faults = FaultInjector()
-"""The process's injector; a point costs a comparison when nothing is injected."""
+"""The injector of this process; without a fault, a point costs one comparison."""

@@ -1,4 +1,4 @@
-"""What each phase of an iteration cost: seconds, seconds waited in MPI, bytes and messages sent."""
+"""Costs of each phase of an iteration: seconds, seconds inside MPI, bytes and messages sent."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 PHASES = ("gradient", "jacobian", "direction", "combination", "line_search", "evaluation", "other")
-"""What an iteration consists of; ``other`` is what lies between."""
+"""Phases of an iteration; ``other`` is the time between them."""
 OUTER_PHASES = ("config", "data", "allocate", "init", "checkpoint_read", "finalise")
-"""What happens around the iterations: named in reports of failures, charged to ``other``."""
+"""Phases outside the iterations; reports of failures name them, and their costs count as ``other``."""
 _CHARGED = {**{name: name for name in PHASES}, **dict.fromkeys(OUTER_PHASES, "other")}
 
 
@@ -23,11 +23,11 @@ class PhaseCost:
     seconds : float
         Elapsed time, waiting included.
     wait_seconds : float
-        Time inside MPI calls: waiting for others and transfer.
+        Time inside MPI calls, for transfer and waiting for other ranks.
     sent_bytes : float
-        Bytes this rank sends by the cost model of :func:`allreduce_bytes`.
+        Bytes that this rank sends by the cost model of :func:`allreduce_bytes`.
     n_messages : int
-        MPI calls that move data.
+        Number of MPI calls that move data.
     """
 
     seconds: float = 0.0
@@ -37,25 +37,25 @@ class PhaseCost:
 
 
 def _ignore(phase: str) -> None:
-    """Do nothing; a function with a name, since ledgers are pickled with models."""
+    """Do nothing; it is a named function because ledgers are pickled with models."""
 
 
 @dataclass
 class Ledger:
-    """Costs by phase since the last :meth:`take`; one a rank, shared by all its communicators."""
+    """Costs by phase since the last :meth:`take`; a rank has one ledger, which all its communicators share."""
 
     costs: dict[str, PhaseCost] = field(default_factory=dict)
     current: str = "other"
-    waited: float = 0.0  # seconds inside MPI calls, ever
-    failed: str = ""  # the innermost phase that an exception has left, for the report of it
-    on_phase: Callable[[str], object] = _ignore  # told of each phase as it begins
+    waited: float = 0.0  # total seconds inside MPI calls
+    failed: str = ""  # the innermost phase that an exception has left, for the report
+    on_phase: Callable[[str], object] = _ignore  # called with each phase as it begins
 
     def __post_init__(self) -> None:
         self.take()
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Charge what happens inside to a phase; phases do not nest in time.
+        """Charge the costs of the ``with`` body to a phase; an inner phase interrupts an outer one.
 
         Parameters
         ----------
@@ -92,7 +92,7 @@ class Ledger:
         self.waited += wait_seconds
 
     def wait(self, seconds: float) -> None:
-        """Add to the waiting of the current phase, for a message that is charged already."""
+        """Add waiting time to the current phase, for a message that has already been charged."""
         self._current_cost().wait_seconds += seconds
         self.waited += seconds
 
@@ -106,5 +106,5 @@ class Ledger:
 
 
 def allreduce_bytes(n_bytes: float, n_ranks: int) -> float:
-    """Bytes a rank must send to sum ``n_bytes`` over ``n_ranks`` so that all have the result: 2 (p - 1) / p."""
+    """Return the bytes that each of p ranks must send to sum ``n_bytes`` over all: 2 (p - 1) / p times ``n_bytes``."""
     return 2.0 * (n_ranks - 1) / n_ranks * n_bytes

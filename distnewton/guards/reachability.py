@@ -1,6 +1,7 @@
-"""Whether the other hosts of a job still answer, asked without MPI: a TCP connection that is refused is an answer, too.
+"""Test without MPI whether the other hosts of a job still answer; a refused TCP connection is an answer too.
 
-Nothing listens for it. A host that never answered, say behind a firewall that drops packets, is not judged.
+No process listens for the connection. A host that never answered, for example behind a firewall that drops packets, is
+not judged.
 """
 
 from __future__ import annotations
@@ -13,13 +14,13 @@ from collections.abc import Mapping, Sequence
 from distnewton.guards.hangs import ranges
 
 _PORTS = (1, 22)
-"""Hardly ever open, so that the system itself refuses at once; and the one that firewalls let through."""
+"""Ports to try: one that is hardly ever open, so the system refuses at once, and one that firewalls let through."""
 _SECONDS = 1.0
 _SIOCGIFADDR = 0x8915
 
 
 def own_addresses() -> list[str]:
-    """IPv4 addresses of this host's network interfaces other than the loopback; the host's name where unknown."""
+    """List the IPv4 addresses of this host's interfaces except the loopback; the host's name if they are unknown."""
     addresses = []
     if sys.platform == "linux":
         import fcntl
@@ -37,7 +38,7 @@ def own_addresses() -> list[str]:
 
 
 def answers(addresses: Sequence[str]) -> bool:
-    """Whether a host answers at one of its addresses, within seconds."""
+    """Test whether a host answers at one of its addresses within seconds."""
     return any(_answers(address, port) for port in _PORTS for address in addresses)
 
 
@@ -52,7 +53,7 @@ def _answers(address: str, port: int) -> bool:
 
 
 class Hosts:
-    """Hosts of the ranks of a job, and which of them answered when it began.
+    """The hosts of a job's ranks, and which of them answered when the job began.
 
     Parameters
     ----------
@@ -65,7 +66,7 @@ class Hosts:
         self._answering: dict[str, Sequence[str]] = {}
 
     def ask(self, addresses: Mapping[str, Sequence[str]]) -> None:
-        """Ask hosts, all at once, whether they answer now; those that do are asked again by :meth:`silent`.
+        """Ask all hosts at once whether they answer; :meth:`silent` later asks those that did again.
 
         Parameters
         ----------
@@ -75,16 +76,16 @@ class Hosts:
         self._answering = {host: addresses[host] for host in _ask(addresses, wanted=True)}
 
     def silent(self) -> list[str]:
-        """Hosts that answered then and do not now."""
+        """List the hosts that answered at the beginning and no longer do."""
         return _ask(self._answering, wanted=False)
 
     def describe_silent(self, rank: int) -> str:
-        """Which hosts are cut off, in words; empty if none is.
+        """Say which hosts are cut off; empty if none is.
 
         Parameters
         ----------
         rank : int
-            Who asks: rank 0 has asked all hosts, the others only rank 0's.
+            The rank that asks: rank 0 asks all hosts, the others only rank 0's.
 
         Returns
         -------
@@ -98,7 +99,7 @@ class Hosts:
             return f"No other host answers: {own} is cut off, or all others are. Look at its network"
         ranks = {host: ranges([r for r, name in enumerate(self.names) if name == host]) for host in silent}
         hosts = ", ".join(f"{host} (rank {ranks[host]})" for host in silent)
-        return f"The host {hosts} answered when the run began and does not now: look at it and at its network"
+        return f"The host {hosts} answered when the run began and no longer does: look at it and at its network"
 
 
 def _ask(addresses: Mapping[str, Sequence[str]], *, wanted: bool) -> list[str]:

@@ -1,7 +1,7 @@
-"""Signals that ask a run to stop: they set a flag, and the run looks at it after each iteration.
+"""Signals that ask a run to stop: they set a flag that the run examines after each iteration.
 
-SIGTERM and SIGUSR1 are what batch systems send ahead of the end of a job, and users by ``kill`` and ``scancel``; SIGINT
-is Ctrl-C, and SIGHUP comes from a terminal that is closed.
+Batch systems send SIGTERM or SIGUSR1 before the end of a job, and so do users with ``kill`` and ``scancel``; SIGINT is
+Ctrl-C, and SIGHUP comes from a terminal that is closed.
 """
 
 from __future__ import annotations
@@ -17,28 +17,29 @@ from typing import Self
 
 STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGHUP, signal.SIGINT)
 _SAME_SECONDS = 0.3
-"""A second SIGINT within these is the same Ctrl-C, which reached a rank from the terminal and from its launcher."""
+"""A second SIGINT within these seconds is the same Ctrl-C, which the terminal and the launcher have both sent."""
 
 
 class StopSignals:
-    """Notes signals instead of being ended by them, in a ``with``.
+    """Context in which signals are noted and do not end the process.
 
-    A second SIGINT raises KeyboardInterrupt: whoever presses Ctrl-C twice does not wait. Further ones of the other
-    signals change nothing, since a batch system and a launcher that forwards often send the same one twice. Signals
-    that are ignored (``nohup``), or that the program itself handles, stay so; outside of the main thread all do. Python
-    runs handlers between its own instructions: a signal that comes while MPI waits or BLAS computes is seen after that.
+    A second SIGINT raises KeyboardInterrupt: a user who presses Ctrl-C twice does not want to wait. Repeats of other
+    signals change nothing, because a batch system and a forwarding launcher often send the same signal twice. Signals
+    that are ignored (``nohup``) or that the program handles itself are left alone, and outside the main thread all are.
+    Python runs handlers between its own instructions, so a signal that comes while MPI waits or BLAS computes is
+    handled afterwards.
 
     Parameters
     ----------
     numbers : sequence of Signals
         The signals.
     notice : str
-        Said on stderr when the first of them is SIGINT; empty for nothing.
+        Message on stderr if the first signal is SIGINT; empty for none.
 
     Attributes
     ----------
     received : str
-        Name of the first signal that came, and SIGINT from when that came on; empty before.
+        Name of the first signal received, or SIGINT once that has come; empty before.
     """
 
     def __init__(self, numbers: Sequence[signal.Signals] = STOP_SIGNALS, notice: str = "") -> None:
@@ -70,5 +71,5 @@ class StopSignals:
             return
         self.received, self._interrupted_at = "SIGINT", now
         if self._notice:
-            # print may be what was interrupted, and refuses to be called inside itself
+            # the signal may have interrupted print, which refuses to be called inside itself
             os.write(sys.__stderr__.fileno() if sys.__stderr__ else 2, f"{self._notice}\n".encode())

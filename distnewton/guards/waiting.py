@@ -1,4 +1,4 @@
-"""Of many ranks that wait for another, one warns: who, they agree by a file, since messages are what they wait for."""
+"""Let only one of many waiting ranks warn; they agree by a file, because they are waiting for messages."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ _FILE = "waiting.json"
 
 
 def claim_warning(place: Path, report: dict[str, Any]) -> bool:
-    """Whether this rank is the one that warns.
+    """Decide whether this rank is the one that warns.
 
     Parameters
     ----------
     place : Path
         Folder in which the ranks of the run meet.
     report : dict
-        Where this rank is: ``rank``, ``launch``, ``finished_iteration`` and more.
+        Where this rank waits: ``rank``, ``launch``, ``finished_iteration`` and more.
 
     Returns
     -------
@@ -39,13 +39,13 @@ def claim_warning(place: Path, report: dict[str, Any]) -> bool:
             os.replace(own, file)
         own.unlink(missing_ok=True)
     except OSError:
-        # better said by several than by nobody
+        # several warnings are better than none
         return True
     return True
 
 
 def take_back_warning(place: Path, rank: int) -> bool:
-    """Remove what this rank has left; tells whether it was the one that warned.
+    """Remove the files of this rank; tell whether it was the one that warned.
 
     Parameters
     ----------

@@ -1,8 +1,8 @@
 """The watchdog: a thread that warns, and then ends the job, when this rank waits too long for others in a collective.
 
-Every MPI call that waits for others is announced with ``watchdog.inside(name)``: it gets a number, and the thread sees
-when it began. After ``warn_seconds`` one rank says so; after ``limit`` seconds the rank writes what it waits in and all
-stacks into the run folder, finds out who is missing, and ends the job with exit code 76. Announcing costs some stores.
+Every MPI call that waits for others is announced with ``watchdog.inside(name)``, which stores its number and the time
+at which it began. After ``warn_seconds`` one rank warns. After ``limit`` seconds the rank writes its collective and all
+stacks into the run folder, finds the missing ranks, and ends the job with exit code 76. Announcing is cheap.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ from distnewton.guards.waiting import claim_warning, take_back_warning
 
 DEFAULT_SECONDS, WARN_SECONDS = 600.0, 60.0
 PATIENCE = 3.0
-"""Factor on the limits while data is read and results are written: a shared disk may be slow."""
+"""Factor on the limits while data is read or results are written, since a shared disk may be slow."""
 _OTHERS = 0.5
-"""Seconds that ranks in the same hang have to write where they are, before one of them says who is missing."""
+"""Seconds for ranks in the same hang to write where they are, before one of them names the missing ranks."""
 _HEAD_START = 3.0
-"""Seconds that other ranks leave to rank 0, which asks all hosts whether they answer."""
+"""Seconds by which other ranks wait longer than rank 0, which asks all hosts whether they answer."""
 _WARN_LATER = 1.0
-"""Seconds that other ranks leave to rank 0 to warn first."""
-_OWN = {Path(__file__).parent, Path(__file__).parents[1] / "parallel"}  # a place in them tells nobody who called
+"""Seconds by which other ranks wait longer than rank 0, which should warn first."""
+_OWN = {Path(__file__).parent, Path(__file__).parents[1] / "parallel"}  # a place in them does not show the caller
 _GAP = 2.0
-"""Seconds by which a pause is longer than asked for where the process was suspended: by a signal, or its machine."""
+"""A pause that takes this much longer, in seconds, means that the process or its machine was suspended."""
 _N_RECENT = 64
-"""Collectives that are remembered."""
+"""Number of collectives that are remembered."""
 _N_SHOWN = 8
-"""Collectives that a report shows."""
+"""Number of collectives that a report shows."""
 
 
 class Call(NamedTuple):
@@ -49,15 +49,15 @@ class Call(NamedTuple):
     Attributes
     ----------
     name : str
-        What it does.
+        Name of the operation.
     n_numbers : int
-        Numbers it moves.
+        Number of array elements that it moves.
     group, members : str
         The communicator, and its ranks.
     number : int
         Number of the call in the group.
     since : float
-        When it began, by the monotonic clock.
+        Start of the call, by the monotonic clock.
     """
 
     name: str
@@ -68,7 +68,7 @@ class Call(NamedTuple):
     since: float
 
     def report(self) -> dict[str, Any]:
-        """The call in the report of a failure."""
+        """Describe the call for the report of a failure."""
         name = f"{self.name} of {self.n_numbers} numbers" if self.n_numbers else self.name
         return {"name": name, "group": self.group, "members": self.members, "call": self.number}
 
@@ -79,15 +79,15 @@ class Watchdog:
     Attributes
     ----------
     number : int
-        Collectives entered so far.
+        Number of collectives entered so far.
     current : Call or None
-        The one this rank is in; None outside. The watching thread reads it without a lock: a call is never changed.
+        The collective that this rank is in; None outside. The thread reads it without a lock, since calls never change.
     recent : deque of Call
         The last collectives.
     limit, warn_seconds : float
-        Seconds after which waiting is a hang, and is worth a warning; 0 is never.
+        Seconds of waiting after which the job ends, and after which a rank warns; 0 is never.
     hosts : Hosts
-        Where the ranks are.
+        Hosts of the ranks.
     """
 
     def __init__(self) -> None:
@@ -105,11 +105,11 @@ class Watchdog:
         Parameters
         ----------
         name : str
-            What it does.
+            Name of the operation.
         count : int
-            Numbers it moves.
+            Number of array elements that it moves.
         group, members : str
-            The communicator, called the same on all of its ranks, and its ranks.
+            Name of the communicator, the same on all of its ranks, and those ranks.
         number : int
             Number of the call in the group.
 
@@ -130,7 +130,7 @@ class Watchdog:
 
     @contextmanager
     def patient(self) -> Iterator[None]:
-        """Wait longer inside, where ranks read or write files.
+        """Wait longer in the ``with`` body, in which ranks read or write files.
 
         Yields
         ------
@@ -150,7 +150,7 @@ class Watchdog:
         limit: float = DEFAULT_SECONDS,
         warn_seconds: float = WARN_SECONDS,
     ) -> None:
-        """Begin to watch.
+        """Start the watching thread.
 
         Parameters
         ----------
@@ -159,7 +159,7 @@ class Watchdog:
         end : callable
             (message, exit code) ends the whole job; called at most once, on the watching thread.
         limit, warn_seconds : float
-            Seconds; both can be changed later.
+            Limits in seconds; both can be changed later.
         """
         self._rank, self._end, self.limit, self.warn_seconds = rank, end, limit, warn_seconds
         failures.waits = self.report
@@ -168,7 +168,7 @@ class Watchdog:
             self._thread.start()
 
     def meet(self, hosts: Sequence[str], addresses: Sequence[Sequence[str]]) -> None:
-        """Learn where the ranks are, and in the background which of their hosts answer now.
+        """Store the hosts of the ranks, and find out in the background which of them answer now.
 
         Parameters
         ----------
@@ -178,14 +178,14 @@ class Watchdog:
             Addresses of each rank's host.
         """
         self.hosts = Hosts(hosts)
-        # rank 0 asks all, the others only rank 0's host: 2 n questions, not n^2
+        # rank 0 asks all hosts, the others only rank 0's: 2 n questions, not n^2
         asked = range(len(hosts)) if self._rank == 0 else range(1)
         others = {hosts[r]: list(addresses[r]) for r in asked if hosts[r] != hosts[self._rank]}
         if others:
             threading.Thread(target=self.hosts.ask, args=(others,), name="distnewton hosts", daemon=True).start()
 
     def report(self) -> dict[str, Any]:
-        """The last collective and those before it, for the report of a failure or a hang."""
+        """Describe the last collectives, for the report of a failure or a hang."""
         calls = [call.report() for call in list(self.recent)[-_N_SHOWN:]]
         if not calls:
             return {}
@@ -194,7 +194,7 @@ class Watchdog:
         return {"collective": calls[-1] | {"place": calling_place(frame)}, "recent": calls[:-1]}
 
     def _watch(self) -> None:
-        """Look at the clock until the process ends."""
+        """Check the clock until the process ends."""
         warned: Call | None = None
         clock = AwakeClock()
         while True:
@@ -214,7 +214,7 @@ class Watchdog:
                 warned = call
 
     def _pause(self) -> float:
-        """Seconds between two looks: a small part of the shorter limit."""
+        """Return the seconds between two checks: a small part of the shorter limit."""
         shortest = min((seconds for seconds in (self.limit, self.warn_seconds) if seconds), default=20.0)
         return min(1.0, max(0.05, shortest / 20))
 
@@ -222,19 +222,19 @@ class Watchdog:
         return bool(self.warn_seconds) and waited > self.warn_seconds + _WARN_LATER * (self._rank > 0)
 
     def _warn(self, waited: float) -> None:
-        """Say that this rank waits, unless another has said so."""
+        """Warn that this rank waits, unless another rank has warned."""
         report = {**failures.facts(), "rank": self._rank}
         if claim_warning(failures.meeting_place(), report):
             limit = f"; the job ends after {self.limit:g} s of it" if self.limit else ""
             tell(f"rank {self._rank} on {platform.node()} has waited {waited:.0f} s in {where(report)}{limit}")
 
     def _take_back(self) -> None:
-        """Say that the wait is over, if it was this rank that warned."""
+        """Print that the wait is over, if this rank has warned."""
         if take_back_warning(failures.meeting_place(), self._rank):
             tell(f"rank {self._rank} continues")
 
     def _end_job(self, waited: float) -> None:
-        """Write down where this rank is, say who is missing, end the job."""
+        """Record where this rank waits, name the missing ranks, and end the job."""
         report = {**failures.facts(), "rank": self._rank, "number": self.number}
         place = failures.meeting_place()
         file = place / f"hang-rank-{self._rank:04d}"
@@ -251,23 +251,23 @@ class Watchdog:
 
 
 class AwakeClock:
-    """Seconds of waiting, which begin anew where this process was suspended, and probably the whole job with it.
+    """Measures waiting; it starts anew if this process, and probably the whole job, was suspended.
 
     Attributes
     ----------
     since : float
-        When they began, by the monotonic clock.
+        Start of the waiting, by the monotonic clock.
     """
 
     def __init__(self) -> None:
         self.since = time.monotonic()
 
     def seconds(self) -> float:
-        """Seconds since the beginning."""
+        """Return the seconds since the start."""
         return time.monotonic() - self.since
 
     def sleep(self, seconds: float) -> None:
-        """Sleep; where that takes much longer than it should, waiting begins anew."""
+        """Sleep; if that takes much longer than it should, start measuring anew."""
         before = time.monotonic()
         time.sleep(seconds)
         now = time.monotonic()
@@ -276,22 +276,22 @@ class AwakeClock:
 
 
 def tell(text: str) -> None:
-    """Say something on stderr, at once."""
+    """Print a line on stderr and flush it."""
     print(f"distnewton: {text}", file=sys.stderr, flush=True)
 
 
 def calling_place(frame: FrameType | None) -> str:
-    """``file.py:line function`` of the innermost frame outside of the modules that pass messages.
+    """Return ``file.py:line function`` of the innermost frame outside the modules that pass messages.
 
     Parameters
     ----------
     frame : frame or None
-        Where to begin; outer frames follow.
+        Frame to start from; outer frames follow.
 
     Returns
     -------
     str
-        Empty where there is none.
+        Empty if there is none.
     """
     while frame is not None:
         file = Path(frame.f_code.co_filename)
@@ -306,4 +306,4 @@ def _refuse_to_end(message: str, code: int) -> object:
 
 
 watchdog = Watchdog()
-"""The process's own; it watches nothing until it is started."""
+"""The watchdog of this process; it watches nothing until it is started."""

@@ -1,1 +1,1 @@
-"""A process and its machine: launcher, devices, threads, memory, deadline."""
+"""The environment of a process: launcher, devices, threads, memory and deadline."""

@@ -1,6 +1,6 @@
-"""Stopping in time: before the time that the user gave or the batch system ends the job, or when a signal asks for it.
+"""Stop a run in time: before the user's time limit, before the batch system ends the job, or on a signal.
 
-Signals of batch systems differ from site to site, and not every launcher hands them on; the clock works everywhere.
+Batch systems differ in their signals, and not every launcher forwards them; the clock works everywhere.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from distnewton.guards.signals import StopSignals
 from distnewton.parallel.collectives import Communicator
 
 STARTED = time.monotonic()
-"""About when the process began: this module is imported with the command line."""
+"""Approximate start of the process: the command line imports this module at once."""
 JOB_MARGIN = 30.0
-"""Seconds before the end of a Slurm job that are left to its last output and to its epilog."""
+"""Seconds before the end of a Slurm job that are reserved for its last output and its epilog."""
 
 
 class Stop(IntEnum):
@@ -28,21 +28,21 @@ class Stop(IntEnum):
 
 
 class Clock:
-    """When a run has to stop.
+    """Decides when a run has to stop.
 
     Parameters
     ----------
     comm : Communicator
         All ranks.
     max_seconds : float or None
-        Of the whole command, from its start on; inf for no limit but that of a Slurm job, None for none at all.
+        Time limit of the whole command; inf keeps only the limit of a Slurm job, None sets no limit at all.
     signals : StopSignals or None
-        Signals that stop the run, too.
+        Signals that also stop the run.
 
     Attributes
     ----------
     save_seconds : float
-        What the last save took, or the next may take; room for two is kept.
+        Seconds that the last save took or the next one may take; the clock reserves time for two saves.
 
     Notes
     -----
@@ -61,13 +61,13 @@ class Clock:
         self._last, self._longest = 0.0, 0.0
 
     def must_stop(self) -> Stop:
-        """Whether another iteration may not end in time, or a signal has come; asked after each.
+        """Tell whether a signal has come, or another iteration may not end in time; called after each iteration.
 
         Returns
         -------
         Stop
-            Of this rank: the clock is rank 0's, and a signal may have reached one rank only. The longest iteration so
-            far is what the next one may take.
+            Answer of this rank: only rank 0 looks at the clock, and a signal may reach one rank only. The next
+            iteration is assumed to take as long as the longest so far.
         """
         if self._signals is not None and self._signals.received:
             return Stop.INTERRUPT if self._signals.received == "SIGINT" else Stop.SIGNAL
@@ -80,26 +80,26 @@ class Clock:
         return Stop.CLOCK if self._comm.rank == 0 and now + room > self._deadline else Stop.NO
 
     def saved(self, seconds: float) -> None:
-        """Note what a save took: room for two like it is kept, and it is no part of an iteration."""
+        """Note how long a save took: the clock reserves time for two such saves, outside iterations."""
         self.save_seconds = seconds
         if self._last:
             self._last += seconds
 
 
 def job_seconds_left() -> float:
-    """Seconds until Slurm ends this job; inf outside of a job, or where Slurm does not say."""
-    # newer versions set the second variable; else squeue is asked
+    """Return the seconds until Slurm ends this job; inf outside a job, or if Slurm does not say."""
+    # newer versions set the second variable; otherwise ask squeue
     job, end = os.environ.get("SLURM_JOB_ID", ""), os.environ.get("SLURM_JOB_END_TIME", "")
     if end.isdigit():
         return float(end) - time.time()
     if not job:
         return math.inf
-    # compute nodes of some sites have no squeue: the job's limit is then unknown here
+    # compute nodes of some sites have no squeue: the limit of the job is then unknown
     return seconds_of(output_of(["squeue", "-h", "-j", job, "-o", "%L"]).strip())
 
 
 def output_of(command: list[str]) -> str:
-    """What a command prints; nothing where it cannot be run, fails, or takes more than 20 seconds."""
+    """Return the output of a command; empty if it cannot run, fails, or takes more than 20 seconds."""
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)  # noqa: S603
     except (OSError, subprocess.TimeoutExpired):
@@ -108,7 +108,7 @@ def output_of(command: list[str]) -> str:
 
 
 def seconds_of(text: str) -> float:
-    """Seconds of a time as Slurm writes it: ``2-12:00:00``, ``1:30:00``, ``5:00``; inf for anything else."""
+    """Convert a time as Slurm writes it to seconds: ``2-12:00:00``, ``1:30:00``, ``5:00``; inf for anything else."""
     match = re.fullmatch(r"(?:(\d+)-)?(?:(\d+):)?(\d+):(\d+)", text)
     if not match:
         return math.inf

@@ -1,4 +1,4 @@
-"""Which device each rank computes on, and how sums of its arrays travel: one GPU a rank, by its number on the node."""
+"""Choose the device of each rank, one GPU a rank by its number on the node, and how arrays are summed."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.transport import Direct, Nccl, Staged, Transport
 
 SHARE = 0.9
-"""Of a GPU's free memory that its ranks' arrays may take together: libraries need some for themselves."""
+"""Share of a GPU's free memory that its ranks' arrays may take together; libraries need the rest."""
 
 
 class CudaGpus:
     """GPUs that cupy sees."""
 
     def count(self) -> tuple[int, str]:
-        """How many this process sees, and why there are none."""
+        """Count the GPUs that this process sees, and say why if there are none."""
         from distnewton.backend.gpu import count_gpus
 
         return count_gpus()
 
     def name(self, number: int) -> str:
-        """A GPU's address on the bus, the same for every process of the node."""
+        """Return a GPU's bus address, which is the same for every process of the node."""
         from distnewton.backend.gpu import cupy_library
 
         return str(cupy_library().xp.cuda.runtime.deviceGetPCIBusId(number))
 
     def backend(self, number: int, dtype: str, n_sharing: int, *, tf32: bool) -> Backend:
-        """Arrays on a GPU, in its share of the memory where several ranks compute there."""
+        """Make the backend of a GPU, with a share of its memory if several ranks use it."""
         from distnewton.backend.gpu import CupyBackend
 
         return CupyBackend.on(number, dtype, SHARE / n_sharing, tf32=tf32)
 
     def nccl(self) -> tuple[Any, str]:
-        """What :class:`~distnewton.parallel.transport.Nccl` is made of, or None and why."""
+        """Return the library that :class:`~distnewton.parallel.transport.Nccl` takes, or None and the reason."""
         from distnewton.backend.gpu import cupy_library
 
         cupy = cupy_library().xp
@@ -49,28 +49,28 @@ class CudaGpus:
         return (cupy, "") if nccl.available else (None, "cupy finds no NCCL library: pip install nvidia-nccl-cu12")
 
     def mpi_reads_them(self) -> bool:
-        """Whether MPI takes buffers in GPU memory, tried in a child process."""
+        """Test in a child process whether MPI takes buffers in GPU memory."""
         return takes_gpu_buffers()[0]
 
 
 GPUS = CudaGpus()
-"""Replaced in tests by arrays that only look like a GPU's."""
+"""The GPUs; tests replace them by arrays that only look like a GPU's."""
 
 
 @dataclass(frozen=True)
 class Device:
-    """What a run computes on.
+    """The devices of a run.
 
     Attributes
     ----------
     backend : Backend
-        This rank's.
+        Backend of this rank.
     names : list of str
-        Of each rank: the device in words.
+        Device of each rank, in words.
     transport : str
-        How sums travel; empty on the CPU.
+        How arrays on GPUs are summed; empty on the CPU.
     notes : list of str
-        What the user should know.
+        Notes to the user.
     """
 
     backend: Backend
@@ -82,7 +82,7 @@ class Device:
 def choose_device(
     comm: Communicator, device: str, dtype: str, transport: str = "auto", *, tf32: bool = False
 ) -> Device:
-    """The backend of each rank; tells the communicator how sums of its arrays travel.
+    """Choose the device of each rank, and set how the communicator sums its arrays.
 
     Parameters
     ----------
@@ -105,8 +105,8 @@ def choose_device(
     Raises
     ------
     ConfigError
-        On every rank alike: if a GPU is asked for and a rank has none, or NCCL is and does not fit, or TF32 is and a
-        GPU has none.
+        On every rank alike: if the user requires a GPU and a rank has none, NCCL and it cannot be used, or TF32 and a
+        GPU lacks it.
 
     Notes
     -----
@@ -138,9 +138,9 @@ def choose_device(
 def _cpu_instead(
     comm: Communicator, device: str, dtype: str, transport: str, reason: str, *, tf32: bool
 ) -> Device:
-    """The CPU where some ranks have no GPU, unless the user insists on one."""
+    """Fall back to the CPU if some ranks have no GPU, unless the user requires one."""
     if device == "gpu":
-        raise ConfigError(f"device = gpu, but {reason}; take cpu, or auto", collective=True)
+        raise ConfigError(f"device = gpu, but {reason}; use cpu or auto", collective=True)
     if transport == "nccl":
         raise ConfigError(f"run.comm = nccl needs GPUs, but {reason}", collective=True)
     return _cpu(comm, dtype, [f"no GPU, the CPU computes{', without TF32' if tf32 else ''}: {reason}"])
@@ -152,21 +152,21 @@ def _cpu(comm: Communicator, dtype: str, notes: list[str]) -> Device:
 
 
 def _transport(comm: Communicator, kind: str, *, shared: bool) -> Transport:
-    """How sums travel; the same kind on all ranks."""
+    """Choose how arrays are summed; the same kind on all ranks."""
     if kind == "nccl":
         if shared:
             raise ConfigError(
-                "run.comm = nccl: two ranks are on one GPU, which NCCL refuses; start at most a rank a GPU, or take "
-                "run.comm = mpi",
+                "run.comm = nccl: two ranks are on one GPU, which NCCL refuses; start at most one rank for each GPU, "
+                "or use run.comm = mpi",
                 collective=True,
             )
         cupy, problem = GPUS.nccl()
         missing = [text for text in comm.allgather_json(problem) if text]
         if missing:
-            raise ConfigError(f"run.comm = nccl, but {missing[0]}; or take run.comm = mpi", collective=True)
+            raise ConfigError(f"run.comm = nccl, but {missing[0]}; or use run.comm = mpi", collective=True)
         return Nccl(cupy)
     if comm.size == 1:
         return Staged()
-    # tried by one rank: its word counts for all, which use the same library
+    # one rank tests for all, since they use the same library
     aware = comm.broadcast_json(GPUS.mpi_reads_them() if comm.rank == 0 else None)
     return Direct() if aware else Staged()

@@ -1,6 +1,6 @@
-"""Whether MPI takes buffers in GPU memory: tried in a child process, where a wrong answer is a segmentation fault.
+"""Test whether MPI takes buffers in GPU memory, in a child process, because failure may be a segmentation fault.
 
-What libraries and variables say of themselves has been wrong in both directions; a message that arrives has not.
+What libraries and environment variables claim has been wrong in both directions; a message that arrives is proof.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ def takes_gpu_buffers(kind: str = "cupy", limit: float = 60.0) -> tuple[bool, st
     Parameters
     ----------
     kind : str
-        ``cupy``: memory of the first GPU; ``protected``: memory that nobody may read, to try out the probe itself.
+        ``cupy``: memory of the first GPU; ``protected``: memory that no process may read, to test the probe itself.
     limit : float
-        Seconds until it counts as a no.
+        Seconds without an answer after which the test fails.
 
     Returns
     -------
     tuple of bool and str
-        Whether the right numbers arrived, and else what happened.
+        Whether the right numbers arrived, and what happened.
     """
     try:
         child = subprocess.run(  # noqa: S603
@@ -62,14 +62,14 @@ def takes_gpu_buffers(kind: str = "cupy", limit: float = 60.0) -> tuple[bool, st
 
 
 def _without_launcher() -> dict[str, str]:
-    """This environment without the variables by which the child would join this launch."""
+    """Return the environment without the variables that would make the child join this launch."""
     clean = {name: value for name, value in os.environ.items() if not name.startswith(_LAUNCHERS)}
-    # as root Open MPI starts only with the user's word, which was given for the parent
+    # Open MPI runs as root only with the user's consent, which was given for the parent
     return clean | {name: value for name, value in os.environ.items() if name.startswith("OMPI_ALLOW_RUN_AS_ROOT")}
 
 
 def _what_happened(code: int, errors: str) -> str:
-    """Why a child failed: a signal, which a shell in between adds to 128, or its last words."""
+    """Say why a child failed: by a signal, to which a shell may have added 128, or by its last line of output."""
     number = -code if code < 0 else code - 128
     if number > 0:
         return f"MPI died of signal {number} ({signal.Signals(number).name})"

@@ -1,4 +1,4 @@
-"""Memory that this host, or the job's share of it, still has."""
+"""Free memory of this host, or of the job's share of it."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ _ROOT = Path("/")
 
 
 def free_memory(root: Path = _ROOT) -> float:
-    """Bytes that processes here can still take: of the host, and within the limits of their control groups.
+    """Return the bytes that processes here can still take, on the host and within their control groups' limits.
 
     Parameters
     ----------
     root : Path
-        Of the file system; another one for tests.
+        Root of the file system; tests use another one.
 
     Returns
     -------
     float
-        inf on systems that do not say.
+        Infinity on systems that do not say.
     """
     return min([_available(root), *_left_in_groups(root)])
 
 
 def release_freed_memory() -> None:
-    """Give back to the host what libraries have freed; glibc keeps many small pieces, other C libraries do not."""
+    """Return freed memory to the host: glibc keeps many small pieces, other C libraries do not."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
     if trim is not None:
         trim(0)
 
 
 def _available(root: Path) -> float:
-    """What Linux calls MemAvailable: free, or used by caches that can go."""
+    """Read what Linux calls MemAvailable: memory that is free or used by caches that can be dropped."""
     try:
         lines = (root / "proc/meminfo").read_text(encoding="ascii").splitlines()
     except OSError:
@@ -44,7 +44,7 @@ def _available(root: Path) -> float:
 
 
 def _left_in_groups(root: Path) -> Iterator[float]:
-    """What each limited control group of this process, and of those around it, has left."""
+    """Yield the bytes left in each limited control group of this process and in its parent groups."""
     try:
         lines = (root / "proc/self/cgroup").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -67,11 +67,11 @@ def _left_in_groups(root: Path) -> Iterator[float]:
 
 
 def _left(group: Path, limit: str, used: str, cache: str) -> float:
-    """Limit less use of one group, file caches that can go not counted; inf without a limit."""
+    """Return a group's limit minus its use, without file caches that can be dropped; inf without a limit."""
     try:
         most, now = (group / limit).read_text().strip(), float((group / used).read_text())
         stat = dict(line.split() for line in (group / "memory.stat").read_text().splitlines())
     except (OSError, ValueError):
-        # the group of a container may have another path inside
+        # inside a container the group may have another path
         return math.inf
     return math.inf if most == "max" else float(most) - now + float(stat.get(cache, 0))

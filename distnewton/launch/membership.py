@@ -1,4 +1,4 @@
-"""Whether this process is a rank of an MPI launch, or a worker that a rank has started."""
+"""Tell whether this process is a rank of an MPI launch or a worker that a rank has started."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from typing import Any
 from distnewton.launch.startup import launched_size, world_communicator
 
 _OWNER = "DISTNEWTON_RANK_PROCESS"
-"""Number of the process that the launcher started. Its children inherit this and the launcher's variables alike, but
-have other numbers: if one of them started MPI, it would wait for the other ranks for ever, or end the job."""
+"""Process number of the process that the launcher started. Its children inherit this and the launcher's variables but
+have other numbers; a child that started MPI would wait for the other ranks for ever, or end the job."""
 
 
 def is_rank() -> bool:
-    """Whether the launcher started several processes, and this is one of them.
+    """Tell whether the launcher started several processes, of which this is one.
 
-    Called early, it also tells processes that are started later that they are none.
+    An early call also marks processes that are started later as no ranks.
 
     Returns
     -------
@@ -28,17 +28,17 @@ def is_rank() -> bool:
 
 
 def is_worker() -> bool:
-    """Whether this process was started by multiprocessing or joblib."""
+    """Tell whether multiprocessing or joblib started this process."""
     return multiprocessing.current_process().name != "MainProcess"
 
 
 def communicator_of_launch() -> Any:
-    """All ranks of the launch; starts MPI where it does not run.
+    """Return the communicator of all ranks of the launch; start MPI if it is not running.
 
     Returns
     -------
     mpi4py.MPI.Intracomm or None
-        None where this process is none of several ranks.
+        None if this process is not one of several ranks.
 
     Raises
     ------

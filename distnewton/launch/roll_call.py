@@ -1,7 +1,7 @@
-"""The roll call before the first collective of a communicator: it names the ranks that never come to it.
+"""A roll call before the first collective of a communicator, which names the ranks that never arrive.
 
-The first message of all ranks is where a program waits that calls a collective function on some of them only. Ranks
-report to rank 0, which answers; no collective is made before everybody is there.
+A program that calls a collective function on only some ranks would wait in the first message of all ranks. So the ranks
+report to rank 0, which answers; no collective begins before all have arrived.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 _TAG = 31_876
 _LATER = 3.0
-"""Seconds that other ranks leave to rank 0, which knows all who are missing, to end the job."""
+"""Seconds by which other ranks wait longer than rank 0, which knows all missing ranks, before they end the job."""
 _LONGEST_PAUSE = 0.01
 
 
@@ -37,7 +37,7 @@ def call_roll(comm: Communicator, end: Callable[[str, int], object], limit: floa
     end : callable
         (message, exit code) ends the whole job.
     limit, warn_seconds : float
-        Seconds after which a rank that has not come ends the job, and is warned of; 0 is never.
+        Seconds after which a missing rank makes the others end the job, and warn; 0 is never.
     """
     if comm.mpi is None or comm.size == 1:
         return
@@ -48,7 +48,7 @@ def call_roll(comm: Communicator, end: Callable[[str, int], object], limit: floa
         if waited > (limit or math.inf) + _LATER * (comm.rank > 0):
             end(
                 f"waited {waited:.0f} s for rank {ranges(missing)} of {comm.size} before the first message of all "
-                f"ranks (run.hang_seconds = {limit:g}): it has not called what others have, is stopped, or has died",
+                f"ranks (run.hang_seconds = {limit:g}): it has not made the call that others made, is stopped, or died",
                 HANGS,
             )
             return
@@ -61,7 +61,7 @@ def call_roll(comm: Communicator, end: Callable[[str, int], object], limit: floa
 
 
 def _warn(comm: Communicator, waited: float, missing: list[int], limit: float) -> None:
-    """Tell who has not come, if no other rank does."""
+    """Name the missing ranks, unless another rank does."""
     if claim_warning(failures.meeting_place(), {**failures.facts(), "rank": comm.rank}):
         limits = f"; the job ends after {limit:g} s of it" if limit else ""
         tell(
@@ -71,7 +71,7 @@ def _warn(comm: Communicator, waited: float, missing: list[int], limit: float) -
 
 
 def _poll_others(mpi: Intracomm) -> Callable[[], list[int]]:
-    """For rank 0: who has not reported yet; those who have are answered."""
+    """Return a function for rank 0 that answers new reports and lists the ranks still missing."""
     from mpi4py import MPI
 
     missing, status = set(range(1, mpi.Get_size())), MPI.Status()
@@ -89,6 +89,6 @@ def _poll_others(mpi: Intracomm) -> Callable[[], list[int]]:
 
 
 def _poll_first(mpi: Intracomm) -> Callable[[], list[int]]:
-    """For other ranks: rank 0, until it has answered."""
+    """Return a function for other ranks that lists rank 0 until it has answered."""
     requests = [mpi.Isend(b"", 0, _TAG), mpi.Irecv(bytearray(0), 0, _TAG)]
     return lambda: [] if type(requests[0]).Testall(requests) else [0]

@@ -1,4 +1,4 @@
-"""Whether a folder that rank 0 has made is there for all ranks."""
+"""Check that all ranks see a folder that rank 0 has created."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SECONDS = 5.0
 
 
 def check_visible(comm: Communicator, folder: Path) -> None:
-    """Raise a ConfigError on all ranks if some do not see the folder that rank 0 has made (collective)."""
+    """Raise a ConfigError on all ranks if some do not see the folder that rank 0 has created (collective)."""
     deadline = time.monotonic() + _SECONDS
     while not (seen := folder.is_dir()) and time.monotonic() < deadline:
         time.sleep(0.1)

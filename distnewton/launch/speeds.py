@@ -1,4 +1,4 @@
-"""How fast ranks are beside each other, at the start and during a run, so that a slow one gets less."""
+"""Relative speeds of the ranks, at the start and during a run, by which a slow rank gets less work."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from distnewton.parallel.collectives import Communicator
 _SIZE = 384
 _SECONDS = 0.3
 _STEP = 0.05
-"""Speeds are rounded to multiples of this, so that equal machines count as equal and runs repeat."""
+"""Speeds are rounded to multiples of this: equal machines then have equal speeds, and runs repeat."""
 
 
 def measured_speeds(comm: Communicator) -> list[float]:
-    """Relative speed of each rank, by products of matrices that all do at the same time.
+    """Measure the relative speed of each rank by matrix products that all ranks compute at the same time.
 
     Parameters
     ----------
@@ -29,7 +29,7 @@ def measured_speeds(comm: Communicator) -> list[float]:
     Returns
     -------
     list of float
-        By rank: multiples of 0.05, of which the fastest is 1; the same on all ranks.
+        Speed of each rank, a multiple of 0.05; the fastest is 1. The same on all ranks.
 
     Notes
     -----
@@ -48,24 +48,24 @@ def measured_speeds(comm: Communicator) -> list[float]:
 
 
 def speeds_of_grid(speeds: Sequence[float], n_ranks: int, n_replicas: int) -> list[float]:
-    """Speeds of the ranks of a grid, of which there may be several replicas: the slowest of those with the same blocks.
+    """Reduce speeds of all ranks to those of a grid: of the replicas' ranks with the same blocks, the slowest counts.
 
     Parameters
     ----------
     speeds : sequence of float
-        Of all ranks.
+        Speeds of all ranks.
     n_ranks, n_replicas : int
-        Ranks of a grid, and replicas.
+        Number of ranks of a grid, and of replicas.
 
     Returns
     -------
     list of float
-        Of length ``n_ranks``.
+        Speeds, of length ``n_ranks``.
 
     Raises
     ------
     ConfigError
-        If there is not one a rank.
+        If there is not one speed for each rank.
     """
     if len(speeds) != n_ranks * n_replicas:
         raise ConfigError(
@@ -75,51 +75,51 @@ def speeds_of_grid(speeds: Sequence[float], n_ranks: int, n_replicas: int) -> li
 
 
 _WINDOW = 3
-"""Iterations that must all say the same."""
+"""Number of iterations in a row that must agree."""
 _ALIKE = 0.8
-"""Ranks of at least this share of the fastest one's speed count as fast."""
+"""Ranks with at least this share of the fastest speed count as fast."""
 _LEAST_GAIN, _LEAST_SECONDS = 0.2, 0.05
-"""What a move must save: share of an iteration, and seconds over the window, since less is the noise of short runs."""
+"""A move must save this share of an iteration, and these seconds over the window; less is noise of short runs."""
 _RECOVERED = 1.5
-"""A rank that was given less, and is faster than that by this, is given more for any gain."""
+"""A rank that has been given less work gets more, for any gain, if it is faster than assumed by this factor."""
 _PATIENCE = 5
-"""Iterations from the first move to the next; each further one waits twice as long."""
+"""Iterations from the first move to the second; the wait doubles after each move."""
 
 
 class SpeedWatch:
-    """Tells during a run when ranks have other speeds than those by which they own the network.
+    """Tells during a run when the speeds of the ranks differ from those by which the network was partitioned.
 
-    A decision needs the same answer from three iterations in a row. After each move the next one waits twice as long,
-    so that a machine whose noise changes all the time costs few moves, whatever the length of the run.
+    A decision needs the same answer from three iterations in a row. The wait doubles after each move, so a machine with
+    changing noise causes few moves, however long the run is.
 
     Parameters
     ----------
     speeds : sequence of float
-        By rank of a grid, by which the network was cut.
+        Speeds of the ranks of a grid by which the network was partitioned.
     """
 
     def __init__(self, speeds: Sequence[float]) -> None:
         self._speeds = np.array(speeds, dtype=float)
         self._recent: deque[tuple[NDArray[np.float64], float]] = deque(maxlen=_WINDOW)
-        # the first iteration of a partition warms up
+        # the first iteration on a partition is a warm-up
         self._skip, self._pause, self._patience = 1, 0, _PATIENCE
 
     def look(self, seconds: Sequence[float], iteration_seconds: float, n_left: int) -> list[float]:
-        """Take in an iteration.
+        """Take in the times of an iteration, and decide on a new partition.
 
         Parameters
         ----------
         seconds : sequence of float
-            That each rank worked, in what all ranks do, waiting left out: the same on all ranks.
+            Seconds that each rank worked, without waiting, in work common to all ranks; the same on all ranks.
         iteration_seconds : float
-            Of the whole iteration.
+            Seconds of the whole iteration.
         n_left : int
-            Iterations that are left.
+            Number of iterations left.
 
         Returns
         -------
         list of float
-            Speeds to cut the network by from now on, of which the fastest is 1; empty to leave it as it is.
+            Speeds by which to partition the network from now on, of which the fastest is 1; empty to keep it.
         """
         self._pause = max(0, self._pause - 1)
         if self._skip:
@@ -137,7 +137,7 @@ class SpeedWatch:
         return [float(speed) for speed in wanted]
 
     def _wanted(self) -> NDArray[np.float64]:
-        """Speeds by which all would have worked as long, of each rank the least change that an iteration asks for."""
+        """Return speeds that balance the work; for each rank the smallest change that any iteration suggests."""
         relative = self._relative()
         slower, faster = relative.min(axis=0), relative.max(axis=0)
         work = np.where(slower > 1.0, slower, np.minimum(faster, 1.0))
@@ -146,7 +146,7 @@ class SpeedWatch:
         return np.where(speeds >= _ALIKE, 1.0, np.maximum(_STEP, np.round(np.round(speeds / _STEP) * _STEP, 2)))
 
     def _relative(self) -> NDArray[np.float64]:
-        """Seconds of each rank by the median rank's, in a row for each iteration."""
+        """Return the seconds of each rank relative to the median rank's, in a row for each iteration."""
         return np.array([seconds / max(float(np.median(seconds)), 1e-9) for seconds, _ in self._recent])
 
     def _pays(self, wanted: NDArray[np.float64], n_left: int) -> bool:

@@ -33,28 +33,28 @@ _SIGNS = {
 """Variables that only the mpirun of one kind of MPI sets; srun, which starts ranks of both, sets none of them."""
 ANY_LAUNCHER = "DISTNEWTON_ANY_LAUNCHER"
 _HEAD_START, _LAST_START = 0.3, 1.5
-"""Seconds that each rank leaves to the one before it, and at most, so that of one fault on all ranks one message is
-printed where no run folder tells who was first."""
+"""Seconds that each rank leaves to the one before it, and at most: without a run folder, which shows who failed first,
+a fault on all ranks then prints one message only."""
 _CONSEQUENCES = 2.0
 """Seconds that a rank which failed later waits for the first one to end the job."""
 _FIRST = 1.5
-"""Seconds that ranks which MPI does not connect leave to the first one, whose message the launcher would cut off."""
+"""Seconds that unconnected ranks leave to rank 0, whose message the launcher would otherwise cut off."""
 _MAX_LINES = 20
-"""Lines of a traceback that are printed; the run folder has all."""
+"""Number of traceback lines that are printed; the run folder has all of them."""
 _CONNECTING = 20
-"""Seconds that a rank which fails before MPI connects it has to connect and to end the job."""
+"""Seconds in which a rank that fails before MPI connects it must connect and end the job."""
 _FORWARDING = 0.1
-"""Seconds that the launcher has to forward the message before the abort: on a loaded machine it was once lost."""
+"""Seconds for the launcher to forward the message before the abort; on a loaded machine a message was once lost."""
 
 
 def launched_size() -> int:
-    """Number of processes the launcher says it started; 1 without a launcher."""
-    # in a Slurm job mpirun starts a helper on each node by srun, and Slurm counts these: mpirun's number goes first
+    """Return the number of processes that the launcher says it started; 1 without a launcher."""
+    # in a Slurm job mpirun starts a helper on each node by srun, and Slurm counts the helpers: mpirun's number wins
     return _first_number(_SIZE_VARIABLES, 1)
 
 
 def launched_rank() -> int:
-    """This process's number as the launcher gives it, before MPI is started; 0 without a launcher."""
+    """Return the rank that the launcher gives this process, before MPI starts; 0 without a launcher."""
     return _first_number(_RANK_VARIABLES, 0)
 
 
@@ -63,20 +63,20 @@ def _first_number(names: Sequence[str], default: int) -> int:
 
 
 def launcher_kind() -> str:
-    """``Open MPI`` or ``MPICH`` (or one of its descendants), whose mpirun started this; else ``Slurm`` or nothing."""
+    """Say whose mpirun started this process: ``Open MPI`` or ``MPICH`` (or a descendant); else ``Slurm`` or empty."""
     kind = next((kind for kind, names in _SIGNS.items() if any(name in os.environ for name in names)), "")
     return kind or ("Slurm" if "SLURM_STEP_ID" in os.environ else "")
 
 
 def library_kind(version: str) -> str:
-    """``Open MPI`` or ``MPICH`` from the version text of an MPI library; empty for others."""
+    """Return ``Open MPI`` or ``MPICH``, from the version text of an MPI library; empty for others."""
     if "Open MPI" in version:
         return "Open MPI"
     return "MPICH" if any(name in version for name in ("MPICH", "Intel(R) MPI", "MVAPICH")) else ""
 
 
 def world_communicator() -> Communicator:
-    """All processes of the launch; starts MPI only under a launcher, and then the watchdog.
+    """Return the communicator of all processes; under a launcher, start MPI and the watchdog.
 
     Returns
     -------
@@ -98,7 +98,7 @@ def world_communicator() -> Communicator:
         raise ConfigError(
             f"{_alone(n_launched, library_version(MPI.Get_library_version()))}; start with the mpirun of the same "
             "installation (in a virtual environment: its bin/mpirun), or with an srun whose --mpi option this library "
-            "supports (srun --mpi=list shows what there is)",
+            "supports (srun --mpi=list shows them)",
             collective=True,
         )
     _join(comm)
@@ -106,27 +106,27 @@ def world_communicator() -> Communicator:
 
 
 def _join(comm: Communicator, limit: float = DEFAULT_SECONDS, warn_seconds: float = WARN_SECONDS) -> None:
-    """Let this process know its launch, arm its fault and start the watchdog (collective)."""
+    """Agree on the name of the launch, arm this rank's fault and start the watchdog (collective)."""
     failures.ledger = comm.ledger
     faults.arm(comm.rank, comm.ledger)
     if comm.size > 1:
-        # with its limits: a rank that never comes keeps all others here
+        # with the limits: a rank that never arrives would keep all others here
         watchdog.start(comm.rank, _abort, limit, warn_seconds)
         call_roll(comm, _abort, limit, warn_seconds)
     failures.launch = comm.broadcast_json(secrets.token_hex(8))
 
 
 def guard(comm: Communicator, hang_seconds: float, warn_seconds: float, *, checked: bool = False) -> None:
-    """Set the watchdog's limits and the checked mode, and let it learn which hosts answer (collective).
+    """Set the watchdog's limits and the checked mode, and learn which hosts answer (collective).
 
     Parameters
     ----------
     comm : Communicator
-        All ranks of the launch, or those on which a program calls :func:`distnewton.train` by itself.
+        All ranks of the launch, or those on which a user's program calls :func:`distnewton.train`.
     hang_seconds, warn_seconds : float
         See ``run.hang_seconds`` and ``run.warn_seconds``.
     checked : bool
-        Whether collectives are compared over the ranks; else the environment decides.
+        Whether collectives are compared between the ranks; otherwise the environment decides.
     """
     if failures.ledger is not comm.ledger:
         _join(comm, hang_seconds, warn_seconds)
@@ -138,14 +138,14 @@ def guard(comm: Communicator, hang_seconds: float, warn_seconds: float, *, check
 
 
 def ensure_guarded(comm: Communicator) -> None:
-    """Let the guard stand, with its usual limits, before a program's own communicator is used first (collective)."""
+    """Start the guard with its default limits before the first use of a program's own communicator (collective)."""
     if comm.size > 1 and failures.ledger is not comm.ledger:
         _join(comm)
 
 
 def _load_mpi() -> Any:
-    """mpi4py's module with MPI running, unless the library would abort under this launcher."""
-    # else UCX, below MPICH, takes SIGHUP to raise its log level, and no run ends by it
+    """Start MPI and return mpi4py's module; refuse a library that would abort under this launcher."""
+    # otherwise UCX, below MPICH, uses SIGHUP to raise its log level, and the signal would not end a run
     os.environ.setdefault("UCX_DEBUG_SIGNO", "0")
     _let_waiting_ranks_sleep()
     try:
@@ -153,7 +153,7 @@ def _load_mpi() -> Any:
 
         mpi4py.rc.initialize, mpi4py.rc.finalize = False, True
         with warnings.catch_warnings():
-            # mpi4py warns on every rank of a launcher of another MPI, which is explained below, once
+            # every rank would warn that the launcher belongs to another MPI; the error below says so once
             warnings.simplefilter("ignore", RuntimeWarning)
             from mpi4py import MPI
     except (ImportError, RuntimeError) as error:
@@ -166,12 +166,12 @@ def _load_mpi() -> Any:
         return MPI
     version = library_version(MPI.Get_library_version())
     launcher, library = launcher_kind(), library_kind(version)
-    # MPICH ends the process, without advice, inside MPI_Init under the launcher of Open MPI
+    # under Open MPI's launcher, MPICH ends the process inside MPI_Init without advice
     if launcher in _SIGNS and library and launcher != library and not os.environ.get(ANY_LAUNCHER):
         raise ConfigError(
             f"{_alone(launched_size(), version)}, the launcher is {launcher}'s; start with the mpirun of the "
             "library's installation (in a virtual environment: its bin/mpirun), load one MPI module only, or name the "
-            f"launcher's library with MPI4PY_LIBMPI=/path/to/libmpi.so ({ANY_LAUNCHER}=1 continues all the same)",
+            f"launcher's library with MPI4PY_LIBMPI=/path/to/libmpi.so ({ANY_LAUNCHER}=1 skips this check)",
             collective=True,
         )
     MPI.Init_thread(MPI.THREAD_MULTIPLE)
@@ -179,8 +179,8 @@ def _load_mpi() -> Any:
 
 
 def _let_waiting_ranks_sleep() -> None:
-    """Where MPICH's ranks on this host share cores, those that wait sleep: polling would keep others from working."""
-    # Open MPI finds out by itself
+    """Make waiting ranks of MPICH sleep if ranks share cores on this host: polling would take time from the others."""
+    # Open MPI does so by itself
     if _first_number(("MPI_LOCALNRANKS",), 1) > len(own_cores()):
         os.environ.setdefault("MPIR_CVAR_ENABLE_HEAVY_YIELD", "1")
 
@@ -193,12 +193,12 @@ def _alone(n: int, library: str) -> str:
 
 
 def library_version(text: str) -> str:
-    """Name and version of an MPI library from its description."""
+    """Extract name and version of an MPI library from its description."""
     return " ".join(text.splitlines()[0].replace("\0", "").partition(",")[0].split())
 
 
 def mpi_library(comm: Communicator) -> str:
-    """Name and version of the MPI library in use; empty without MPI."""
+    """Return name and version of the MPI library in use; empty without MPI."""
     if comm.mpi is None:
         return ""
     from mpi4py import MPI
@@ -228,7 +228,7 @@ def run_guarded(main: Callable[[], int]) -> int:
         return _abort(str(error), error.exit_code)
     except SystemExit as error:
         if isinstance(error.__context__, BrokenPipeError):
-            # what rich makes of it
+            # rich turns a broken pipe into this
             return _abort(*_cause(error.__context__))
         code = error.code if isinstance(error.code, int) else int(bool(error.code))
         return _abort(f"SystemExit({error.code!r})", code) if code else 0
@@ -237,7 +237,7 @@ def run_guarded(main: Callable[[], int]) -> int:
 
 
 def _leave_together(error: DistNewtonError) -> int:
-    """Print an error that all ranks raise alike, once; returns its exit code."""
+    """Print, once, an error that all ranks raise alike; return its exit code."""
     if launched_rank() == 0:
         _, problem = failures.write(0, error.exit_code, str(error))
         _print(f"distnewton: {error}" + (f"\n{problem}" if problem else ""))
@@ -247,19 +247,18 @@ def _leave_together(error: DistNewtonError) -> int:
 
 
 def _cause(error: BaseException) -> tuple[str, int, str]:
-    """Message, exit code and traceback of a failure that no rank expected."""
+    """Return message, exit code and traceback of an unexpected failure."""
     trace = "".join(traceback.format_tb(error.__traceback__)).rstrip()
     match error:
         case BrokenPipeError():
-            # the reader of the output has left, as in `| head`: there is nothing to tell, and nobody to tell it
+            # the reader of the output has left, as in `| head`: no message can reach it
             return "", 1, ""
         case KeyboardInterrupt():
             return str(error) or "interrupted", INTERRUPTED, ""
         case OSError(errno=errno.ENOSPC | errno.EDQUOT | errno.EFBIG, filename=file):
             return f"cannot write {file or 'a file'}: {error.strerror}", WriteError.exit_code, trace
         case OSError(errno=int(), filename=str() | bytes() | os.PathLike() as file):
-            # of what users name there may be anything in the way of anybody who looks at it: links in a circle, names
-            # that are too long, broken disks
+            # looking at a path that a user gave can fail in any way: circular links, overlong names, broken disks
             return f"{os.fsdecode(file)}: cannot be used ({error.strerror})", MissingInputError.exit_code, ""
         case MemoryError():
             return str(NoMemoryError(str(error))), NoMemoryError.exit_code, trace
@@ -270,20 +269,20 @@ def _cause(error: BaseException) -> tuple[str, int, str]:
 
 
 def leave_after_first(seconds: float = _FIRST) -> None:
-    """Wait before this rank exits, where MPI connects no ranks and the first one speaks for all.
+    """Let rank 0 exit first if MPI does not connect the ranks and rank 0 prints for all.
 
-    A launcher ends the job at the first exit code that is not 0: that of a silent rank must not come first.
+    A launcher ends the job at the first exit code that is not 0, so a silent rank must not exit first.
 
     Parameters
     ----------
     seconds : float
-        How long the first rank may need. It is no delay under launchers that end the job as the first rank exits.
+        Seconds that rank 0 may need. There is no delay under launchers that end the job when rank 0 exits.
     """
     time.sleep(seconds)
 
 
 def _connected() -> bool:
-    """Whether MPI runs and connects this process with others."""
+    """Tell whether MPI runs and connects this process with others."""
     mpi: Any = sys.modules.get("mpi4py.MPI")
     return bool(
         mpi is not None and mpi.Is_initialized() and not mpi.Is_finalized() and mpi.COMM_WORLD.Get_size() > 1
@@ -295,7 +294,7 @@ def _abort(message: str, code: int, trace: str = "") -> int:
     rank, size = launched_rank(), launched_size()
     later, problem = failures.write(rank, code, message, trace)
     if later:
-        # the cause is told by another rank, which ends the job
+        # another rank prints the cause and ends the job
         time.sleep(_CONSEQUENCES)
     elif message:
         if failures.errors() is None:
@@ -311,8 +310,8 @@ def _abort(message: str, code: int, trace: str = "") -> int:
 
 
 def _abort_unconnected(code: int) -> None:
-    """End a job whose other ranks may wait in MPI_Init for this one, which launchers do not end if it only exits."""
-    # a rank that cannot connect dies by the signal, and that ends the job
+    """End a job whose other ranks may wait for this one in MPI_Init; launchers do not end it if this one only exits."""
+    # if this rank cannot connect, the signal kills it, and that ends the job
     signal.signal(signal.SIGALRM, signal.SIG_DFL)
     signal.alarm(_CONNECTING)
     try:
@@ -327,7 +326,7 @@ def _abort_unconnected(code: int) -> None:
 
 
 def _context(trace: str) -> str:
-    """When and where in the run, the end of the traceback, and the run folder; in at most 25 lines."""
+    """Describe iteration and phase, the end of the traceback, and the run folder, in at most 25 lines."""
     lines = []
     if failures.phase not in (None, "other") or failures.iteration is not None:
         last = f", last collective {call['name']}" if (call := failures.waits().get("collective")) else ""

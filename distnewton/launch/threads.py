@@ -1,4 +1,4 @@
-"""BLAS threads of a rank: cores it may use, divided by the ranks that share them."""
+"""BLAS threads of a rank: the cores that it may use, divided by the ranks that share them."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from distnewton.parallel.collectives import Communicator
 
 
 def own_cores() -> set[int]:
-    """Cores that this process may use."""
+    """Return the cores that this process may use."""
     # not every system knows affinity masks
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def blas_libraries() -> list[dict[str, Any]]:
-    """BLAS libraries of this process: API, version, architecture, threading layer and number of threads."""
+    """List the BLAS libraries of this process: API, version, architecture, threading layer and number of threads."""
     from threadpoolctl import threadpool_info
 
-    # a first product loads what is loaded late
+    # the first product loads libraries that are loaded lazily
     np.ones((2, 2)) @ np.ones((2, 2))
     keys = ("internal_api", "version", "architecture", "threading_layer", "num_threads")
     return [{key: pool.get(key) for key in keys} for pool in threadpool_info() if pool.get("user_api") == "blas"]
 
 
 def threads_of_rank(comm: Communicator, asked: int = 0) -> int:
-    """Threads that this rank is to use: what a setting or ``OMP_NUM_THREADS`` asks for, else its share (collective)."""
+    """Return the threads of this rank: as a setting or ``OMP_NUM_THREADS`` says, or its share of cores (collective)."""
     share = threads_per_rank(comm)
-    # OpenMP takes a list, of which the first is for the outer level
+    # OpenMP allows a list, whose first number is for the outer level
     named = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
     return asked or (int(named) if named.isdecimal() else 0) or share
 
 
 def threads_per_rank(comm: Communicator) -> int:
-    """Cores that are each rank's, at least 1: ranks bound to the same cores share them (collective)."""
+    """Return the number of cores for each rank, at least 1: ranks bound to the same cores share them (collective)."""
     return max(1, int(share_of_cores(comm)))
 
 
 def n_cores(comm: Communicator) -> int:
-    """Cores that all ranks may use together, on all hosts (collective)."""
+    """Count the cores that all ranks may use together, on all hosts (collective)."""
     return round(comm.sum_scalars(share_of_cores(comm))[0])
 
 
 def share_of_cores(comm: Communicator) -> float:
-    """Cores that are this rank's, where a core of several ranks counts in part for each of them (collective)."""
+    """Return this rank's number of cores, in which each core counts divided by the ranks that use it (collective)."""
     cores = own_cores()
     if comm.mpi is None or comm.size == 1:
         return float(len(cores))

@@ -121,7 +121,7 @@ def test_a_rank_that_stops_answering_is_named(place):
                 job.kill()
     assert job.returncode == 76, text
     assert time.monotonic() - begin < 20
-    assert text.count(f"Not in any collective is rank 2 on {os.uname().nodename}") == 1, text
+    assert text.count(f"In no collective: rank 2 on {os.uname().nodename}") == 1, text
     first = json.loads((place / "R/errors/first.json").read_text())
     assert (first["rank"], first["exit_code"]) == (0, 76)
 

@@ -98,7 +98,7 @@ def test_models_are_used_on_a_device(tmp_path, monkeypatch, capsys, no_cupy):
         told = capsys.readouterr()
         assert told.out == said[command]
         assert "note: no GPU, the CPU computes: cupy is not installed" in told.err
-        with pytest.raises(ConfigError, match=r"device = gpu, but cupy is not installed .*; take cpu, or auto"):
+        with pytest.raises(ConfigError, match=r"device = gpu, but cupy is not installed .*; use cpu or auto"):
             main([command, *use, "--device", "gpu"])
     monkeypatch.setattr(devices, "GPUS", StrictGpus())
     for command in ("predict", "evaluate"):

@@ -52,7 +52,7 @@ def test_a_rank_that_waits_too_long_ends_the_job_and_says_who_is_missing(bark, t
     ((message, code),) = said
     assert code == 76
     assert re.match(r"waited 0 s in sum \(call 7 of rank 0-2.*\) for other ranks \(run.hang_seconds = 0.3\)", message)
-    assert "Not in any collective is rank 2 on h2" in message
+    assert "In no collective: rank 2 on h2" in message
     stacks = (tmp_path / "errors" / "hang-rank-0001.txt").read_text()
     assert "test_a_rank_that_waits_too_long" in stacks
 
@@ -112,7 +112,7 @@ def test_a_host_that_answered_and_no_longer_does_is_named(bark, monkeypatch):
     replies["10.0.0.1"] = False
     with dog.inside("sum"):
         assert ended.wait(10)
-    assert "The host h0 (rank 0) answered when the run began and does not now" in said[0][0]
+    assert "The host h0 (rank 0) answered when the run began and no longer does" in said[0][0]
 
 
 def test_a_refused_connection_is_an_answer():
@@ -144,7 +144,7 @@ def test_of_many_failures_the_first_is_kept(tmp_path):
     assert read_first(tmp_path) is None
     (tmp_path / "errors").rmdir()
     (tmp_path / "errors").write_text("in the way")
-    assert "could not be kept" in first.write(0, 70, "again")[1]
+    assert "could not be stored" in first.write(0, 70, "again")[1]
 
 
 @pytest.mark.parametrize(("text", "seconds"), [

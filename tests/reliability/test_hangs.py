@@ -57,12 +57,12 @@ STOPPED = [(0, "cg"), (N_RANKS - 1, "gradient")]
 def test_a_rank_that_is_stopped_is_named(tmp_path, rank, at):
     done, _ = train(tmp_path, f"rank={rank} at={at} iter=3 kind=stop")
     assert done.returncode == 76, done.stderr
-    assert done.stderr.count(f"Not in any collective is rank {rank} on ") == 1, done.stderr
+    assert done.stderr.count(f"In no collective: rank {rank} on ") == 1, done.stderr
     # one rank warns, and one tells of the end
     assert done.stderr.count("s of it") == 1
     assert done.stderr.count(" failed: waited ") == 1
     told = why(tmp_path)
-    assert f"Not in any collective is rank {rank} on " in told
+    assert f"In no collective: rank {rank} on " in told
     assert "exit code 76" in told
     assert "after iteration 2" in told
     assert len(list((tmp_path / "R/errors").glob("hang-rank-*.txt"))) == N_RANKS - 1
@@ -86,7 +86,7 @@ def test_training_from_python_is_watched(tmp_path):
     fault = "rank=1 at=cg iter=3 kind=stop"
     done = run([*mpirun(2), sys.executable, "program.py"], cwd=tmp_path, DISTNEWTON_FAULT=fault)
     assert done.returncode == 76, done.stderr
-    assert "Not in any collective is rank 1 on " in done.stderr
+    assert "In no collective: rank 1 on " in done.stderr
 
 
 FIT = """from distnewton.sklearn import NewtonClassifier
@@ -129,11 +129,11 @@ def test_the_odd_rank_among_those_that_wait():
     assert odd_ranks({0: waiting("a", 5), 1: waiting("a", 5), 2: waiting("a", 5), 3: waiting("b", 9)}) == [3]
     assert odd_ranks({0: waiting("a", 5), 1: waiting("a", 5), 2: waiting("b", 5), 3: waiting("b", 9)}) != [0]
     text = describe_hang({0: waiting("w", 1), 2: waiting("w", 1)}, hosts)
-    assert "Not in any collective is rank 1 on h, 3 on h" in text
+    assert "In no collective: rank 1 on h, 3 on h" in text
     text = describe_hang({r: waiting("w", 1) for r in range(4)}, hosts)
     assert text.startswith("All ranks wait in the same collective")
     text = describe_hang({r: waiting("w", 1 + (r == 3), "barrier") for r in range(4)}, hosts)
-    assert "Elsewhere than the others is rank 3" in text
+    assert "Not where the others are: rank 3" in text
     assert "  rank 0-2: barrier (call 1 of rank of w)" in text
 
 
