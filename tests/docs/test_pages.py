@@ -75,8 +75,9 @@ def check_distnewton(words):
         make_config(apply_settings({}, settings))
     if getattr(options, "cluster", None):
         load_cluster(REPOSITORY / options.cluster)
-    for name in (getattr(options, "directions", None) or "").split(","):
-        assert not name or name in DIRECTIONS
+    for name in filter(None, (getattr(options, "directions", None) or "").split(",")):
+        # a recipe may stand for a direction
+        assert name in DIRECTIONS or load_config(name)
 
 
 def check_command(words):
