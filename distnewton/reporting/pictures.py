@@ -101,6 +101,8 @@ class Chart:
         Whether 0 is in the range.
     linear_x : float or None
         Where the horizontal axis becomes logarithmic; None for never.
+    nought : float or None
+        Where values of 0 stand on a logarithmic scale; None for nowhere.
     """
 
     title: str
@@ -109,6 +111,7 @@ class Chart:
     log: bool = False
     zero: bool = False
     linear_x: float | None = None
+    nought: float | None = None
 
     def __bool__(self) -> bool:
         """Whether there is a value to draw."""
@@ -165,23 +168,38 @@ class Chart:
 
     def _scale(self, axes: Any) -> None:
         """Scales of both axes, and what stands beside them."""
-        from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullLocator
+        from matplotlib.ticker import FuncFormatter, MaxNLocator
 
         low, high = axes.dataLim.intervaly
         if self.log and 0.0 < low <= high:
-            axes.set_yscale("log")
-            # powers of ten say little within a decade
-            axes.yaxis.set_major_locator(MaxNLocator(5) if high < 10 * low else LogLocator(numticks=7))
-            axes.yaxis.set_minor_locator(NullLocator())
+            self._scale_by_decades(axes, low, high)
         elif self.zero:
             axes.update_datalim([(axes.dataLim.x0, 0.0)])
             axes.autoscale_view()
         if self.linear_x is None:
-            axes.xaxis.set_major_locator(MaxNLocator(6))
+            whole = self.x_label.startswith("iteration")
+            axes.xaxis.set_major_locator(MaxNLocator(6, integer=whole, steps=[1, 2, 5, 10]))
         else:
             axes.set_xscale("symlog", linthresh=self.linear_x)
-        for axis in (axes.xaxis, axes.yaxis):
-            axis.set_major_formatter(FuncFormatter(label))
+        axes.xaxis.set_major_formatter(FuncFormatter(label))
+        axes.yaxis.set_major_formatter(FuncFormatter(self._label_value))
+
+    def _scale_by_decades(self, axes: Any, low: float, high: float) -> None:
+        """A logarithmic scale with a few ticks, which powers of ten alone would not be within two decades."""
+        from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
+
+        axes.set_yscale("log")
+        fine = LogLocator(subs=(1.0, 2.0, 5.0), numticks=9) if high < 100 * low else LogLocator(numticks=7)
+        locator: Any = MaxNLocator(5) if high < 5 * low else fine
+        if self.nought is not None:
+            above = [tick for tick in locator.tick_values(low, high) if tick > 1.5 * self.nought]
+            locator = FixedLocator([self.nought, *above])
+        axes.yaxis.set_major_locator(locator)
+        axes.yaxis.set_minor_locator(NullLocator())
+
+    def _label_value(self, value: float, _position: int | None = None) -> str:
+        """A value as text; what stands for 0 is called so."""
+        return "0" if self.nought is not None and math.isclose(value, self.nought) else label(value)
 
 
 @dataclass(frozen=True)

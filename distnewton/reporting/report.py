@@ -103,10 +103,13 @@ def _remarks(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _summary(runs: Sequence[Run]) -> str:
-    """A row a run; columns that are empty for all runs are left out."""
+    """A row a run, or a list on a single one; what is empty for all runs is left out."""
     parts = [[part(run) for run in runs] for part in (_about, _reached, _measured, _spent)]
     columns = {name: [row.get(name, "") for row in rows] for rows in parts for name in chain(*rows)}
     columns = {name: cells for name, cells in columns.items() if any(cells)}
+    if len(runs) == 1:
+        facts = (f"<div><dt>{escape(name)}</dt><dd>{escape(cells[0])}</dd></div>" for name, cells in columns.items())
+        return f'<dl class="facts">{"".join(facts)}</dl>'
     return _table(list(columns), list(zip(*columns.values(), strict=True)), left=(1,))
 
 

@@ -16,6 +16,7 @@ from distnewton.reporting.drawing import Picture, save
 from distnewton.reporting.pictures import Bars, BlockMap, Chart, Curve, Field, HeatMap, Panels, Scatter
 from distnewton.reporting.run_data import Predictions, Run
 from distnewton.reporting.scale import Scale
+from distnewton.reporting.totals import Totals
 
 _MAX_COLUMNS, _MAX_ROWS, _MAX_GROUPS = 120, 64, 24
 _PHASES = [phase for phase in PHASES if phase not in {"other", "evaluation"}]
@@ -57,12 +58,12 @@ def _errors(runs: Sequence[Run], metric: str) -> Iterator[Chart]:
 
 
 def _error_chart(title: str, place: str, curves: Sequence[Curve]) -> Chart:
-    """Errors on a logarithmic axis, at whose lower edge those stand that are 0."""
+    """Errors on a logarithmic axis, at whose lower edge a tick shows those that are 0."""
     errors = np.array([math.nan if y is None else y for curve in curves for y in curve.y])
     if (errors <= _ROUNDING).any():
-        least = min(errors[np.isfinite(errors) & (errors > _ROUNDING)], default=1.0)
-        title += "; 0 at the lower edge"
-        curves = [replace(curve, y=[_raised(y, least / 2) for y in curve.y]) for curve in curves]
+        edge = min(errors[np.isfinite(errors) & (errors > _ROUNDING)], default=1.0) / 2
+        curves = [replace(curve, y=[_raised(y, edge) for y in curve.y]) for curve in curves]
+        return Chart(title, place, curves, log=True, nought=edge)
     return Chart(title, place, curves, log=True)
 
 
@@ -113,17 +114,35 @@ def save_convergence(run: Run, path: Path) -> None:
 
 def costs(runs: Sequence[Run]) -> list[Picture]:
     """Where time and traffic went: by phase for all runs, and by rank for a single one."""
-    kinds: list[tuple[str, Callable[[IterationRecord], dict[str, float]], float, str]] = [
-        ("seconds by phase, waiting included, mean of the ranks", lambda line: line.phase_seconds, 1.0, "s"),
-        ("seconds in MPI by phase, mean of the ranks", lambda line: line.phase_wait_seconds, 1.0, "s"),
-        ("megabytes sent by all ranks, by phase", lambda line: line.sent_bytes, _MEGABYTE, "MB"),
+    # one rank sends nothing and waits for nobody
+    several = [run for run in runs if run.environment.ranks > 1]
+    pictures: list[Picture] = [
+        *_phase_seconds(runs),
+        *_phases("seconds in MPI by phase, mean of the ranks", several, lambda line: line.phase_wait_seconds, "s"),
+        *_phases("megabytes sent by all ranks, by phase", several, _sent_megabytes, "MB"),
     ]
-    pictures: list[Picture] = []
-    for title, get, unit_size, unit in kinds:
-        values = [[sum(get(r).get(phase, 0.0) for r in run.lines) / unit_size for phase in _PHASES] for run in runs]
-        if any(map(any, values)):
-            pictures.append(Bars(title, [run.name for run in runs], _PHASE_NAMES, values, unit, _PHASE_COLOURS))
     return pictures + (rank_times(runs[0]) if len(runs) == 1 else [])
+
+
+def _phase_seconds(runs: Sequence[Run]) -> Iterator[Bars]:
+    """Seconds by phase, and the rest of those that a run took."""
+    for bars in _phases("seconds by phase, waiting included", runs, lambda line: line.phase_seconds, "s"):
+        rest = [Totals.of(run.lines).seconds - sum(row) for run, row in zip(runs, bars.values, strict=True)]
+        values = [[*row, max(0.0, more)] for row, more in zip(bars.values, rest, strict=True)]
+        yield replace(bars, kinds=[*bars.kinds, "other"], values=values, colours=[*bars.colours, "line"])
+
+
+def _phases(
+    title: str, runs: Sequence[Run], get: Callable[[IterationRecord], dict[str, float]], unit: str
+) -> Iterator[Bars]:
+    """What runs took by phase, where they took something."""
+    values = [[sum(get(line).get(phase, 0.0) for line in run.lines) for phase in _PHASES] for run in runs]
+    if any(map(any, values)):
+        yield Bars(title, [run.name for run in runs], _PHASE_NAMES, values, unit, _PHASE_COLOURS)
+
+
+def _sent_megabytes(line: IterationRecord) -> dict[str, float]:
+    return {phase: n / _MEGABYTE for phase, n in line.sent_bytes.items()}
 
 
 def rank_times(run: Run) -> list[Picture]:

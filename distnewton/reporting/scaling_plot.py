@@ -183,7 +183,7 @@ class _ScalingPicture:
             [max(0.0, of(point) - of(point, point.high)) for point in points],
             [max(0.0, of(point, point.low) - of(point)) for point in points],
         ]
-        axes.axhline(1.0, color=LIGHT["line"], linewidth=1, label="ideal")
+        axes.axhline(1.0, color=LIGHT["dim"], linewidth=1, linestyle=":", label="ideal")
         label = f"measured ({base.n_ranks} rank{'s' * (base.n_ranks > 1)}: {base.seconds:.3g} s an iteration)"
         axes.errorbar(ranks, share, yerr=errors, marker="o", color=colour(0), capsize=3, label=label)
         if self.scaling.plans:
@@ -192,7 +192,8 @@ class _ScalingPicture:
             model = [of(point, scale * training_seconds(plan)) for point, plan in self._counted if plan]
             axes.plot(ranks, model, "--", color=colour(5), label="model")
         self._scale_ranks(axes)
-        axes.set_ylim(0, 1.15 * max(1.0, *share))
+        highest = [value + error for value, error in zip(share, errors[1], strict=True)]
+        axes.set_ylim(0, 1.15 * max(1.0, *highest))
         axes.set_ylabel("parallel efficiency")
         axes.legend(loc="lower left")
 
@@ -204,10 +205,11 @@ class _ScalingPicture:
             seconds = point.seconds - point.wait, transfer, point.wait - transfer
             for name, value in zip(parts, seconds, strict=True):
                 parts[name].append(value)
+        colours = [LIGHT["work"], LIGHT["p1"], LIGHT["wait"]]
         if not self.scaling.plans:
-            parts = {"compute": parts["compute"], "wait and transfer": parts["wait"]}
-        below, colours = [0.0] * len(self._counted), (LIGHT["work"], LIGHT["c1"], LIGHT["wait"])
-        for name, values, shade in zip(parts, parts.values(), colours[:: 3 - len(parts) or 1], strict=False):
+            parts, colours = {"compute": parts["compute"], "wait and transfer": parts["wait"]}, colours[::2]
+        below = [0.0] * len(self._counted)
+        for name, values, shade in zip(parts, parts.values(), colours, strict=True):
             axes.bar(self._names, values, bottom=below, color=shade, label=name)
             below = [a + b for a, b in zip(below, values, strict=True)]
         axes.set_ylabel("seconds of an iteration, mean of ranks")

@@ -77,12 +77,12 @@ def test_metrics_report_and_info_have_it(run_folder, capsys):
     assert "40 % of it for validation" in text
     assert main(["report", str(run_folder)]) == 0
     page = (run_folder / "report.html").read_text()
-    assert "<th>best iteration</th>" in page
-    assert f"<td>{best}</td>" in page
-    assert "<th>validation accuracy</th>" in page
+    assert "<dt>best iteration</dt>" in page
+    assert f"<dd>{best}</dd>" in page
+    assert "<dt>validation accuracy</dt>" in page
     # no column for sets that no run has
-    assert "<th>test accuracy</th>" not in page
-    assert f"<td>{values[best]:.5g}</td>" in page
+    assert "<dt>test accuracy</dt>" not in page
+    assert f"<dd>{values[best]:.5g}</dd>" in page
 
 
 def test_the_saved_model_is_the_best(run_folder):
