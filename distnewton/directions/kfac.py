@@ -21,7 +21,7 @@ import numpy as np
 
 from distnewton.backend import Array, Backend, namespace, scalar
 from distnewton.curvature.linearization import BlockModel
-from distnewton.directions.moments import apply_left, blend, inverted, is_wide, moments_size, second_moments, shifted
+from distnewton.directions.moments import blend, inverted, is_wide, moments_size, second_moments, shifted
 from distnewton.directions.options import FactorOptions
 from distnewton.directions.preconditioned import PreconditionedGradient
 from distnewton.directions.preconditioner import Preconditioner
@@ -65,8 +65,13 @@ class KroneckerFactors(Preconditioner):
             self._inverse_outputs[m] = inverted(backend, shifted(D, root / scale))
 
     def _apply_layer(self, layer: int, V: Array, out: Array) -> None:
-        products = apply_left(self._inverse_inputs[layer], V)
-        namespace(out).matmul(products, self._inverse_outputs[layer], out=out)
+        inverse, multiply = self._inverse_inputs[layer], namespace(out).matmul
+        if inverse.ndim == 1:
+            multiply(V, self._inverse_outputs[layer], out=out)
+            # in place: of a wide layer another array of its size costs as much as the product
+            out *= inverse[:, None]
+        else:
+            multiply(inverse @ V, self._inverse_outputs[layer], out=out)
 
     def factor_size(self, shape: NetworkShape, block: Block) -> float:
         """Numbers in both factors of a block and their inverses."""
