@@ -1,13 +1,14 @@
 """Draws the pictures of the pages, each once for light and once for dark pages: `python docs/pictures/draw.py`.
 
-Who owns what comes from the package itself, and what methods reach from `peers.json` and `networks.json` in
-`docs/benchmarks`.
+Who owns what comes from the package itself, and what methods reach from `peers.json`, `networks.json` and
+`equations.json` in `docs/benchmarks`.
 """
 
 from __future__ import annotations
 
 import json
 import math
+import re
 import sys
 from pathlib import Path
 from statistics import median
@@ -69,6 +70,17 @@ class Picture:
         self.parts.append(
             f'<polyline points="{path}" fill="none" stroke="{self.color(color)}" stroke-width="{width:g}"{extra}/>'
         )
+
+    def cells(self, x: float, y: float, side: float, rows: list[str], fill: str | int) -> None:
+        """Square of cells whose digits, 0 to 9, are the strength of a colour; the first row is on top."""
+        step = side / len(rows)
+        for level in range(1, 10):
+            runs = [
+                f"M{x + step * run.start():.2f} {y + step * r:.2f}h{step * len(run[0]):.2f}v{step:.2f}"
+                f"h{-step * len(run[0]):.2f}z"
+                for r, row in enumerate(rows) for run in re.finditer(f"{level}+", row)
+            ]  # fmt: skip
+            self.parts.append(f'<path d="{"".join(runs)}" fill="{self.color(fill)}" fill-opacity="{level / 9:.2f}"/>')
 
     def arrow(self, x0: float, y0: float, x1: float, y1: float, color: str | int = "dim") -> None:
         """Line with a head; horizontal or vertical."""
@@ -295,9 +307,30 @@ def networks(palette: dict[str, object]) -> str:
     return p.finish()
 
 
+def equations(palette: dict[str, object]) -> str:
+    """Solutions of the examples of residual problems, from ``docs/benchmarks/equations.json``."""
+    solutions = json.loads((Path(__file__).parents[1] / "benchmarks" / "equations.json").read_text(encoding="utf-8"))
+    side, gap, left, top, columns = 170, 32, 24, 34, 4
+    n_rows = math.ceil(len(solutions) / columns)
+    p = Picture(824, top + n_rows * (side + 62) - 16, palette, "Solutions of the examples, with their relative errors")
+    for k, (name, solution) in enumerate(solutions.items()):
+        x, y = left + (side + gap) * (k % columns), top + (side + 62) * (k // columns)
+        low, high = solution["low"], solution["high"]
+        p.text(x + side / 2, y - 10, name, size=13.5, weight=600)
+        p.text(x + side / 2, y + side + 17, f"{low:g} to {high:g}, error {solution['error']:.1e}", "dim", 11.5)
+        if "curve" in solution:
+            curve, height = solution["curve"], side / (high - low)
+            step = side / (len(curve) - 1)
+            p.line([(round(x + step * i, 1), round(y + height * (high - u), 1)) for i, u in enumerate(curve)], 0)
+        else:
+            p.box(x, y, side, side, "box")
+            p.cells(x, y, side, solution["levels"], 0)
+    return p.finish()
+
+
 PICTURES = {
     "blocks": blocks, "boundary": boundary, "iteration": iteration, "jacobian": jacobian, "peers": peers,
-    "networks": networks,
+    "networks": networks, "equations": equations,
 }  # fmt: skip
 
 

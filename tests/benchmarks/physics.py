@@ -1,14 +1,16 @@
 """Residual problems beside PyTorch: Adam (the best of three rates, cosine) and L-BFGS (strong Wolfe), in float64.
 
-    PYTHONPATH=tests python -m benchmarks.physics [NAME ...] [--alone]
+    PYTHONPATH=tests python -m benchmarks.physics [NAME ...] [--alone] [--out=FILE]
 
 Prints the table of docs/guide/physics.md, a row a recipe. Each peer has the processor seconds that the recipe took, on
 one thread: the same network, points, weights and seed. Derivatives in the inputs are torch.autograd's. ``--alone``
-leaves the peers out.
+leaves the peers out. ``--out`` writes the solutions, for docs/pictures/draw.py, over those of these names in FILE
+(docs/benchmarks/equations.json).
 """
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from itertools import pairwise
@@ -120,7 +122,26 @@ class Peer:
         return self.error()
 
 
-def main(names, *, alone=False):
+def drawn(found, error):
+    """The first component of a solution, from a run's predictions: a curve, or levels of 0 to 9 along the axes."""
+    values = np.array(found["values"][0])
+    low, high = values.min(), values.max()
+    about = {"error": error, "low": round(float(low), 3) + 0.0, "high": round(float(high), 3) + 0.0}
+    if len(found["axes"]) == 1:
+        return about | {"curve": values.round(3).tolist()}
+    levels = np.minimum(9, (10 * (values - low) / (high - low)).astype(int)).reshape(len(found["axes"][0]), -1)
+    # a row of the picture has the same second coordinate, the largest on top
+    return about | {"levels": ["".join(map(str, row)) for row in levels.T[::-1]]}
+
+
+def store(path, name, solution):
+    """Put a solution into the file of all."""
+    known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    known = {n: solution if n == name else known[n] for n in NAMES if n in {*known, name}}
+    path.write_text(json.dumps(known, indent=1) + "\n", encoding="utf-8")
+
+
+def main(names, *, alone=False, out=None):
     """Print a row a problem."""
     about = Path("/proc/cpuinfo").read_text(encoding="ascii", errors="replace")
     model = about.partition("model name")[2].splitlines()[0].lstrip("\t :")
@@ -132,6 +153,8 @@ def main(names, *, alone=False):
         problem, start = getattr(examples, name)(), time.process_time()
         result = distnewton.train(config, problem)
         seconds, error = time.process_time() - start, result.last.test["relative_l2"]
+        if out is not None and "axes" in result.predictions:
+            store(Path(out), name, drawn(result.predictions, error))
         layers, cells = config.network.layers, ["", ""]
         if name in TORCH and not alone:
             errors = [Peer(name, layers).adam(seconds, rate) for rate in (1e-2, 3e-3, 1e-3)]
@@ -142,5 +165,6 @@ def main(names, *, alone=False):
 
 
 if __name__ == "__main__":
-    named = [name for name in sys.argv[1:] if name != "--alone"]
-    main(named or NAMES, alone="--alone" in sys.argv)
+    named = [name for name in sys.argv[1:] if not name.startswith("--")]
+    given = [name.removeprefix("--out=") for name in sys.argv[1:] if name.startswith("--out=")]
+    main(named or NAMES, alone="--alone" in sys.argv, out=given[0] if given else None)
