@@ -1,8 +1,8 @@
 """Residual problems: networks that solve differential equations, fit observations, or both.
 
-:class:`Problem` and :class:`Term` say what is to vanish where; :class:`Box`, :class:`Sphere` and :class:`Given` make
-the points. :func:`distnewton.train` takes a problem in place of data, and a recipe names one as ``data.train =
-"module:problem"``. :func:`derivatives` evaluates a model's derivatives.
+:class:`Problem` and :class:`Term` say which residuals shall vanish where; :class:`Box`, :class:`Sphere` and
+:class:`Given` make the points. :func:`distnewton.train` takes a problem in place of data; a recipe names it by
+``data.train = "module:problem"``. :func:`derivatives` evaluates a model's derivatives.
 """
 
 from distnewton.physics.network import derivatives

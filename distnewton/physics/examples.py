@@ -1,4 +1,4 @@
-"""Worked examples: residual problems with known solutions, which recipes of the same names train."""
+"""Worked examples: residual problems with known solutions; recipes of the same names train them."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ def burgers(n: int = 2000) -> Problem:
     """Burgers' equation u_t + u u_x = nu u_xx with nu = 0.01 / pi, from u(x, 0) = -sin(pi x): a front at x = 0."""
     strip, nu = Box([-1, 0], [1, 1]), 0.01 / pi
 
-    # the first rounds have more viscosity, so that the front forms while it is wide: a curriculum (arXiv 2109.01050)
+    # a curriculum (arXiv 2109.01050): the first rounds have more viscosity, so the front forms while it is wide
     def equation(u: Array, du: Array, d2u: Array, round: int) -> Any:
         return du[0, 1] + u[0] * du[0, 0] - nu * max(1.0, 10.0 * 0.6**round) * d2u[0, 0]
 
@@ -131,7 +131,7 @@ def helmholtz(n: int = 1600) -> Problem:
 
 
 def inverse_diffusion(n: int = 600) -> Problem:
-    """An unknown diffusion: u_t = D u_xx is observed at some points with noise of 0.01; D = 0.3 is to be found."""
+    """An unknown diffusion: find D = 0.3 in u_t = D u_xx from observations at some points with noise of 0.01."""
     bar, true = Box([0, 0], [1, 1]), 0.3
 
     def solution(x: Array) -> Any:

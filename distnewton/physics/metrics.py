@@ -1,4 +1,4 @@
-"""How well a residual problem is solved: root mean squares of its terms, and the error against a known solution."""
+"""Metrics of a residual problem: root mean squares of its terms, and the error against a known solution."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from distnewton.physics.problem import Problem
 from distnewton.physics.residuals import ResidualLoss
 
 _DRAWN = {1: 200, 2: 40}
-"""Points along each axis at which a network is drawn, by the number of dimensions."""
+"""Number of points along each axis at which a network is drawn, by number of dimensions."""
 
 
 def residual_metrics(residuals: ResidualLoss, grid: ProcessGrid, outputs: Array, targets: Array) -> dict[str, float]:
-    """Root mean squares of the residuals.
+    """Compute root mean squares of the residuals.
 
     Parameters
     ----------
@@ -34,11 +34,11 @@ def residual_metrics(residuals: ResidualLoss, grid: ProcessGrid, outputs: Array,
     Returns
     -------
     dict of str to float
-        ``rmse``, the root of the weighted sum of the mean squares, then each term's by its name.
+        ``rmse``, the root of the weighted sum of the mean squares, then that of each term by name.
 
     Notes
     -----
-    Collective: a sum of a number a term.
+    Collective: a sum of one number for each term.
     """
     squares = grid.sum_of_samples(residuals.mean_squares(outputs, targets))
     weighted = sum(term.term.weight * square for term, square in zip(residuals.terms, squares, strict=True))
@@ -47,12 +47,12 @@ def residual_metrics(residuals: ResidualLoss, grid: ProcessGrid, outputs: Array,
 
 
 def solution_metrics(problem: Problem, outputs: Array, targets: Array) -> dict[str, float]:
-    """The error against a known solution.
+    """Compute the error against a known solution.
 
     Parameters
     ----------
     problem : Problem
-        Of how many components.
+        Problem, which has the number of components.
     outputs, targets : Array of shape (n, n_all_outputs)
         Values of the network and of the solution.
 
@@ -68,22 +68,22 @@ def solution_metrics(problem: Problem, outputs: Array, targets: Array) -> dict[s
 
 
 def drawn_field(residuals: ResidualLoss, network: PartitionedNetwork, params: Array) -> dict[str, Any]:
-    """What a picture shows of a problem in one or two dimensions: the network, and its error, on a regular grid.
+    """Evaluate the network and its error on a regular grid, for the picture of a problem in one or two dimensions.
 
     Parameters
     ----------
     residuals : ResidualLoss
         The problem; the grid fills the smallest box around its points.
     network : PartitionedNetwork
-        Without derivatives that ride along.
+        The network, which passes values only, without derivatives.
     params : Array of shape (n_params_local,)
         The point.
 
     Returns
     -------
     dict of str to list
-        ``axes``: coordinates along each; ``values`` and ``errors``: of each component, the last axis fastest, without
-        errors where no solution is known. Empty in more dimensions.
+        ``axes``: coordinates along each axis; ``values`` and ``errors`` of each component, the last axis fastest;
+        ``errors`` only if a solution is known. Empty in more than two dimensions.
 
     Notes
     -----
@@ -103,5 +103,5 @@ def drawn_field(residuals: ResidualLoss, network: PartitionedNetwork, params: Ar
 
 
 def _rounded(rows: Any) -> list[list[float]]:
-    """Numbers with as many digits as pictures show."""
+    """Round numbers to the digits that pictures show."""
     return [[float(f"{value:.6g}") for value in row] for row in rows]

@@ -1,4 +1,4 @@
-"""What a residual problem asks of a network: smooth activations, unknown constants, and derivatives of a model."""
+"""Requirements of residual problems on networks: smooth activations, unknown constants, derivatives of a model."""
 
 from __future__ import annotations
 
@@ -25,9 +25,9 @@ def check_residuals(residuals: ResidualLoss, network: PartitionedNetwork, params
     residuals : ResidualLoss
         The terms.
     network : PartitionedNetwork
-        With derivatives that ride along.
+        The network, which passes derivatives with the values.
     params : Array of shape (n_params_local,)
-        Where training starts.
+        The point where training starts.
 
     Raises
     ------
@@ -40,7 +40,7 @@ def check_residuals(residuals: ResidualLoss, network: PartitionedNetwork, params
     """
     if residuals.jet.seconds and not network.activation.analytic:
         raise ConfigError(
-            f"the residuals need second derivatives, which {network.activation.name} does not have; take "
+            f"the residuals need second derivatives, which {network.activation.name} does not have; use "
             "network.activation = tanh",
             collective=True,
         )
@@ -54,7 +54,7 @@ def check_residuals(residuals: ResidualLoss, network: PartitionedNetwork, params
 
 
 def set_unknowns(problem: Problem, network: PartitionedNetwork, params: Array) -> None:
-    """Begin with the problem's values of unknown constants: biases of the last outputs, whose weights are 0."""
+    """Set unknown constants to the problem's values; they are biases of the last outputs, whose weights are 0."""
     block = network.grid.blocks.get(network.n_layers)
     if block is None:
         return
@@ -68,12 +68,12 @@ def set_unknowns(problem: Problem, network: PartitionedNetwork, params: Array) -
 
 
 def derivatives(model: Model, X: Any) -> dict[str, Array]:
-    """A model's values and derivatives in its inputs.
+    """Compute a model's values and its derivatives in the inputs.
 
     Parameters
     ----------
     model : Model
-        Of dense layers, with features and targets as they are, as of residual problems.
+        Model of dense layers without scaling of features and targets, such as one of a residual problem.
     X : array-like of shape (n, n_features)
         Points; under MPI the same on all ranks.
 
@@ -88,7 +88,7 @@ def derivatives(model: Model, X: Any) -> dict[str, Array]:
     """
     points, network = np.asarray(X, dtype=model.network.backend.dtype), model.network
     if network.shape.image_shape is not None or model.architecture.task.scaling is not None:
-        raise ConfigError("derivatives are of networks of dense layers whose targets are not scaled", collective=True)
+        raise ConfigError("derivatives need a network of dense layers whose targets are not scaled", collective=True)
     d = network.shape.widths[0]
     axes = tuple(tuple(row) for row in np.eye(d).tolist())
     jet = Jet(axes, axes)

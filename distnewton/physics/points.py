@@ -1,7 +1,7 @@
-"""Where residuals are taken: points of boxes, faces and spheres, or given ones.
+"""Points at which residuals are evaluated: in boxes, on faces and spheres, or given ones.
 
 Points fill their region evenly, by the additive recurrence of the generalised golden ratio (Roberts, "The unreasonable
-effectiveness of quasirandom sequences", 2018) with a random shift: a point is a function of the seed and its number.
+effectiveness of quasirandom sequences", 2018) with a random shift: a point depends only on the seed and its number.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ from distnewton.errors import ConfigError
 
 
 class Points(ABC):
-    """So many points in d dimensions.
+    """A number of points in d dimensions.
 
     Attributes
     ----------
     n, dimension : int
-        Their number, and d.
+        Number of points, and d.
     """
 
     n: int
@@ -35,23 +35,23 @@ class Points(ABC):
 
     @abstractmethod
     def draw(self, generator: np.random.Generator) -> Array:
-        """The points, of shape (n, dimension), in float64.
+        """Draw the points, of shape (n, dimension), in float64.
 
         Parameters
         ----------
         generator : numpy.random.Generator
-            In the same state on all ranks; resampling passes another one.
+            Generator in the same state on all ranks; resampling passes another one.
         """
 
 
 @dataclass(frozen=True)
 class Given(Points):
-    """Points that are there already; they stay where they are.
+    """Given points, which stay where they are.
 
     Parameters
     ----------
     array : array-like of shape (n, dimension), or (n,) for one dimension, or path
-        Finite numbers, or a file of them, as of :func:`read_points`.
+        Finite numbers, or a file of them, as :func:`read_points` reads it.
     """
 
     array: Any
@@ -76,7 +76,7 @@ class Given(Points):
         return int(self.array.shape[1])
 
     def draw(self, generator: np.random.Generator) -> Array:
-        """The points."""
+        """Return the points."""
         points: Array = self.array.copy()
         return points
 
@@ -96,7 +96,7 @@ class _InBox(Points):
         return len(self.low)
 
     def draw(self, generator: np.random.Generator) -> Array:
-        """Evenly in the box, or on the faces in turn."""
+        """Draw points evenly in the box, or on the faces in turn."""
         d = self.dimension
         unit = np.empty((self.n, d))
         if not self.faces:
@@ -111,7 +111,7 @@ class _InBox(Points):
 
 
 class Box:
-    """A box, the region of most problems; time is a dimension like others.
+    """A box, the region of most problems; time is a dimension like any other.
 
     Parameters
     ----------
@@ -129,17 +129,17 @@ class Box:
                 )
 
     def interior(self, n: int) -> Points:
-        """So many points in the box."""
+        """Make n points in the box."""
         return _InBox(_counted(n), self.low, self.high)
 
     def boundary(self, n: int) -> Points:
-        """So many points on all faces, as many on each."""
+        """Make n points on all faces, equally many on each."""
         return _InBox(
             _counted(n), self.low, self.high, tuple((a, end) for a in range(len(self.low)) for end in (0, 1))
         )
 
     def face(self, n: int, *faces: tuple[int, int]) -> Points:
-        """So many points on some faces, each (axis, 0 for the lower end or 1 for the upper one)."""
+        """Make n points on some faces, each given as (axis, 0 for the lower end or 1 for the upper one)."""
         all_faces = [(axis, end) for axis in range(len(self.low)) for end in (0, 1)]
         if not faces or any(face not in all_faces for face in faces):
             raise ConfigError(
@@ -160,7 +160,7 @@ class _OnSphere(Points):
         return len(self.center)
 
     def draw(self, generator: np.random.Generator) -> Array:
-        """Independent of one another."""
+        """Draw the points independently of one another."""
         directions = generator.standard_normal((self.n, self.dimension))
         directions *= self.radius / np.linalg.norm(directions, axis=1, keepdims=True)
         return self.center + directions
@@ -172,9 +172,9 @@ class Sphere:
     Parameters
     ----------
     center : sequence of float
-        Its centre.
+        Centre of the sphere.
     radius : float
-        Positive.
+        Radius, which is positive.
     """
 
     def __init__(self, center: Sequence[float], radius: float) -> None:
@@ -186,25 +186,25 @@ class Sphere:
         self.radius = float(size)
 
     def surface(self, n: int) -> Points:
-        """So many points on its surface."""
+        """Make n points on the surface."""
         return _OnSphere(_counted(n), self.center, self.radius)
 
 
 def read_points(
     path: str | PathLike[str], *, observed: bool = False, open_file: Callable[..., DataSource] = open_data
 ) -> tuple[Array, Array | None]:
-    """Points of a file, and what was observed there.
+    """Read the points of a file, and observations at them.
 
     Parameters
     ----------
     path : str or path
-        A file of numbers as of :func:`~distnewton.data.sources.open_data`: csv, npy, npz and others, in the working
-        folder where it is relative.
+        A file of numbers, as :func:`~distnewton.data.sources.open_data` takes it: csv, npy, npz and others. A relative
+        path is in the working folder.
     observed : bool
-        Whether the label column, the last one where no name says another, or the labels beside an array, are
-        observations; else all columns are coordinates.
+        Whether the label column (by default the last one), or the labels of an array, are observations; otherwise all
+        columns are coordinates.
     open_file : callable
-        Opens the file, with arguments as of :func:`~distnewton.data.sources.open_data`.
+        Opens the file; takes the arguments of :func:`~distnewton.data.sources.open_data`.
 
     Returns
     -------
@@ -223,23 +223,23 @@ def read_points(
     found = source.describe()
     points: Any = source.read(0, found.n_features)
     if found.labels.dtype.kind not in "biuf":
-        raise ConfigError(f"{path}: the observations are no numbers")
+        raise ConfigError(f"{path}: the observations are not numbers")
     observations = np.asarray(found.labels, np.float64).T if observed else None
     return points.toarray() if is_sparse(points) else points, observations
 
 
 def real_numbers(values: Any) -> Array:
-    """An array of real numbers in float64; a single NaN where values are anything else."""
+    """Convert to an array of real numbers in float64; return a single NaN for anything else."""
     try:
         array = np.asarray(values)
     except ValueError:
-        # rows of several lengths
+        # rows of different lengths
         return np.array(np.nan)
     return array.astype(np.float64) if array.dtype.kind in "biuf" else np.array(np.nan)
 
 
 def evenly(n: int, dimension: int, generator: np.random.Generator) -> Array:
-    """Points that fill the unit cube evenly, of shape (n, dimension), from a random shift on."""
+    """Make points that fill the unit cube evenly after a random shift, of shape (n, dimension)."""
     # the root above 1 of x^(d+1) = x + 1
     root = 2.0
     for _ in range(60):

@@ -1,4 +1,4 @@
-"""What a residual problem is: terms that are to vanish at points, and a solution to compare with where one is known."""
+"""A residual problem: terms that shall vanish at points, and a solution for comparison if one is known."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ CHANNELS = ("u", "du", "d2u", "laplacian")
 """Arguments of a residual that come from the network."""
 OTHERS = ("x", "data", "round")
 RECORDED = ("rmse", "relative_l2")
-"""Names of numbers that records have beside those of the terms and the unknown constants."""
+"""Names of numbers in records, besides those of the terms and the unknown constants."""
 
 
 @dataclass(frozen=True)
 class Term:
-    """A residual at points.
+    """A residual that shall vanish at points.
 
     Attributes
     ----------
     name : str
-        In messages and records: letters, digits, underscores.
+        Name in messages and records, of letters, digits and underscores.
     points : Points, or array-like of shape (n, dimension), or path
-        Where it is taken; a file as of :func:`~distnewton.physics.points.read_points`, whose label column are the data
-        where the residual takes data and there are no others.
+        Points at which it is evaluated, or a file that :func:`~distnewton.physics.points.read_points` reads. The
+        label column of a file gives the data if the residual takes data and no other data are given.
     residual : callable
-        What is to vanish, a numpy function of arguments by these names, in any order:
+        The residual, a numpy function whose arguments have these names, in any order:
 
         ``x``, of shape (dimension, n)
             The points.
@@ -47,21 +47,21 @@ class Term:
         ``du``, ``d2u``, of shape (n_outputs, dimension, n)
             First and second derivatives along the axes.
         ``laplacian``, of shape (n_outputs, n)
-            Sums of the second derivatives, at less cost than each of them.
+            Sums of the second derivatives, which cost less than all second derivatives.
         ``data``, of shape (n,) or (n_data, n)
             Observations at the points.
         ``round``, a whole number
-            How many times the points were drawn anew, from 0 on: for a curriculum, such as a viscosity that falls to
-            its value (Krishnapriyan et al., NeurIPS 2021, arXiv 2109.01050).
+            Number of times that the points have been redrawn, from 0, for a curriculum such as a viscosity that falls
+            to its final value (Krishnapriyan et al., NeurIPS 2021, arXiv 2109.01050).
         An unknown constant of the problem by its name
             Of shape (n,).
 
-        It returns an array of shape (n,), or several of them for several equations. It is called with complex numbers,
-        which give its exact derivatives (complex step): ``abs``, ``.real`` and the like are no analytic functions.
+        It returns an array of shape (n,), or several for several equations. It is called with complex numbers, which
+        give exact derivatives (complex step), so it must be analytic: without ``abs``, ``.real`` and the like.
     weight : float
-        Factor of its mean square in the objective.
+        Factor of the mean square in the objective.
     data : array-like of shape (n,) or (n_data, n), or None
-        Observations, for given points that are no file.
+        Observations at given points that do not come from a file.
     """
 
     name: str
@@ -87,7 +87,7 @@ class Term:
             self._check_data()
 
     def _take_points(self) -> None:
-        """Take points from an array, or from a file, with observations if they are wanted."""
+        """Take points from an array or a file, with observations if the residual takes data."""
         points, data = self.points, self.data
         with _told_of(self.name):
             if isinstance(points, str | PathLike) and data is None and "data" in self.arguments:
@@ -97,14 +97,14 @@ class Term:
         object.__setattr__(self, "data", data)
 
     def in_file(self, path: str, open_file: Callable[..., DataSource]) -> Term:
-        """The same residual at the points of a file, whose label column are the data where the residual takes any.
+        """Return the same residual at the points of a file, whose label column gives the data if it takes data.
 
         Parameters
         ----------
         path : str
             The file.
         open_file : callable
-            Opens it, as of :func:`~distnewton.physics.points.read_points`.
+            Opens the file, as in :func:`~distnewton.physics.points.read_points`.
 
         Returns
         -------
@@ -137,31 +137,32 @@ class Term:
             return tuple(inspect.signature(self.residual).parameters)
         except ValueError:
             raise ConfigError(
-                f"term {self.name}: the residual does not tell its arguments: write a function of your own",
+                f"term {self.name}: the arguments of the residual cannot be read: wrap it in a function of your own",
                 collective=True,
             ) from None
 
 
 @dataclass(frozen=True)
 class Problem:
-    r"""Residuals that a network is to make vanish.
+    r"""Residuals that a network shall make vanish.
 
     .. math:: f(\theta) = \frac{\theta^T\theta}{2C} + \sum_t w_t \frac1{n_t} \sum_{i=1}^{n_t} \|r_t(x_{ti})\|^2
 
     Attributes
     ----------
     terms : sequence of Term
-        One at least.
+        The terms, at least one.
     n_outputs : int
-        Outputs of the network: components of u.
+        Number of outputs of the network, the components of u.
     unknowns : mapping of str to float
-        Constants of the equations that are found, too, and where they start.
+        Unknown constants of the equations, which training also finds, with their first values.
     solution : callable or None
-        u of x (dimension, n), where it is known: (n,) or (n_outputs, n). Records then have the error.
+        The known solution u as a function of x (dimension, n), which returns (n,) or (n_outputs, n). Records then
+        contain the error.
     test : Points or array-like or None
-        Where the error is taken; by default at the points of the first term, drawn anew.
+        Points at which the error is computed; by default redrawn points of the first term.
     resample : int
-        Points are drawn anew every so many iterations; 0: never.
+        Number of iterations after which points are redrawn; 0: never.
     """
 
     terms: Sequence[Term]
@@ -174,7 +175,7 @@ class Problem:
     def __post_init__(self) -> None:
         listed = isinstance(self.terms, Sequence) and len(self.terms) > 0
         if not listed or not all(isinstance(term, Term) for term in self.terms):
-            raise ConfigError("a problem has a list of terms, one at least", collective=True)
+            raise ConfigError("a problem needs a list of terms, at least one", collective=True)
         self._check_settings()
         self._check_unknowns()
         self._check_terms()
@@ -186,7 +187,7 @@ class Problem:
             )
 
     def _check_settings(self) -> None:
-        """Refuse numbers and a solution that make no sense."""
+        """Refuse invalid numbers and an invalid solution."""
         for name, least in (("n_outputs", 1), ("resample", 0)):
             value = getattr(self, name)
             if not isinstance(value, int | np.integer) or value < least:
@@ -195,13 +196,13 @@ class Problem:
             raise ConfigError("the solution must be a function", collective=True)
 
     def _check_unknowns(self) -> None:
-        """Refuse unknown constants without a name or a value of their own, and those that no term takes."""
+        """Refuse unknown constants whose name or value is invalid, and those that no term takes."""
         if not isinstance(self.unknowns, Mapping):
-            raise ConfigError("unknowns maps names to first values, as {'diffusion': 1.0}", collective=True)
+            raise ConfigError("unknowns must map names to first values, such as {'diffusion': 1.0}", collective=True)
         taken = {name for term in self.terms for name in term.arguments}
         for name, value in self.unknowns.items():
             if not re.fullmatch(r"[A-Za-z_]\w*", str(name)) or name in (*CHANNELS, *OTHERS, *RECORDED):
-                raise ConfigError(f"unknown {name!r}: take another name, of letters and digits", collective=True)
+                raise ConfigError(f"unknown {name!r}: choose another name, of letters and digits", collective=True)
             if real_numbers(value).ndim or not np.isfinite(real_numbers(value)):
                 raise ConfigError(f"unknown {name}: the first value must be a finite number", collective=True)
             if name not in taken:
@@ -212,13 +213,13 @@ class Problem:
         dimensions = {term.points.dimension for term in self.terms}
         if len(dimensions) > 1:
             sizes = ", ".join(f"{term.name}: {term.points.dimension}" for term in self.terms)
-            raise ConfigError(f"the points of all terms have one dimension, got {sizes}", collective=True)
+            raise ConfigError(f"the points of all terms must have the same dimension, got {sizes}", collective=True)
         if len({term.name for term in self.terms}) < len(self.terms):
-            raise ConfigError("the terms of a problem have different names", collective=True)
+            raise ConfigError("the terms of a problem must have different names", collective=True)
         known = {*CHANNELS, *OTHERS, *self.unknowns}
         for term in self.terms:
             if term.name in RECORDED:
-                raise ConfigError(f"term {term.name}: records use this name: take another", collective=True)
+                raise ConfigError(f"term {term.name}: records use this name: choose another", collective=True)
             if unknown := [name for name in term.arguments if name not in known]:
                 raise ConfigError(
                     f"term {term.name}: the residual has no argument {unknown[0]!r}; there are "
@@ -228,21 +229,21 @@ class Problem:
 
     @property
     def dimension(self) -> int:
-        """Dimensions of the points: features of the network."""
+        """Dimension of the points, which is the number of features of the network."""
         return int(self.terms[0].points.dimension)
 
     @property
     def n_all_outputs(self) -> int:
-        """Outputs with the unknown constants, which come last."""
+        """Number of outputs, including the unknown constants, which come last."""
         return self.n_outputs + len(self.unknowns)
 
     @property
     def n_points(self) -> int:
-        """Points of all terms."""
+        """Number of points of all terms."""
         return sum(term.points.n for term in self.terms)
 
     def jet(self) -> Jet:
-        """The derivatives that any of the terms needs."""
+        """Return the derivatives that any of the terms needs."""
         needs = {name for term in self.terms for name in term.arguments}
         axes = tuple(tuple(float(a == b) for b in range(self.dimension)) for a in range(self.dimension))
         if "d2u" in needs:
@@ -252,17 +253,17 @@ class Problem:
         return Jet(axes if "du" in needs else (), (), len(self.unknowns))
 
     def points(self, seed: int, round_number: int = 0) -> Array:
-        """Points of all terms, one term after the other, of shape (n_points, dimension)."""
+        """Draw the points of all terms, one term after the other; shape (n_points, dimension)."""
         drawn = [term.points.draw(_generator(seed, t, round_number)) for t, term in enumerate(self.terms)]
         return np.concatenate(drawn)
 
     def test_points(self, seed: int) -> Array:
-        """Points at which the solution is compared, of shape (n, dimension)."""
+        """Return the points at which the solution is compared; shape (n, dimension)."""
         points: Array = (self.test or self.terms[0].points).draw(_generator(seed, len(self.terms), 0))
         return points
 
     def solved(self, X: Array) -> Array:
-        """The known solution at points, with zeros for unknown constants; shape (n, n_all_outputs)."""
+        """Evaluate the known solution at points, with zeros for unknown constants; shape (n, n_all_outputs)."""
         if self.solution is None:
             raise ConfigError("the problem has no known solution", collective=True)
         try:
@@ -280,7 +281,7 @@ class Problem:
 
 @contextmanager
 def _told_of(term: str) -> Iterator[None]:
-    """Let errors begin with the name of a term."""
+    """Put the name of a term at the beginning of errors."""
     try:
         yield
     except DistNewtonError as error:
@@ -288,5 +289,5 @@ def _told_of(term: str) -> Iterator[None]:
 
 
 def _generator(seed: int, number: int, round_number: int) -> np.random.Generator:
-    """Random numbers of a term's points, the same on all ranks."""
+    """Return the generator of a term's points, the same on all ranks."""
     return np.random.Generator(np.random.Philox(key=seed, counter=[0, 0x9017, number, round_number]))

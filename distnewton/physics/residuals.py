@@ -5,8 +5,8 @@ A sample is a point of a term. Its outputs are channels z (values and derivative
 .. math:: \xi = s_t \|r_t(x, z)\|^2, \qquad s_t = w_t\, n / n_t
 
 so that the mean over all n points is sum_t w_t times the mean square of term t. The Gauss-Newton matrix in the
-channels is B = 2 s_t r'^T r' with r' = dr/dz, whose roots are the rows sqrt(2 s_t) r': one for each equation of the
-term, however many channels there are. r' = Im r(z + i h) / h is exact to rounding (Squire and Trapp, SIAM Review 40,
+channels is B = 2 s_t r'^T r' with r' = dr/dz. Its roots are the rows sqrt(2 s_t) r', one for each equation of the term,
+whatever the number of channels. r' = Im r(z + i h) / h is exact up to rounding (Squire and Trapp, SIAM Review 40,
 1998).
 """
 
@@ -27,24 +27,24 @@ from distnewton.physics.problem import Problem, Term
 _STEP = 1e-100
 _DIFFERENCE = 1e-6
 _QUIET = np.errstate(all="ignore")
-"""What is not finite is told by the term's name at the start; later the line search refuses it."""
+"""At the start, numbers that are not finite are reported with the term's name; later the line search refuses them."""
 _SAME = 1e-4
-"""Relative difference of derivatives by complex steps and by differences up to which a function counts as analytic."""
+"""Largest relative difference between complex-step and finite-difference derivatives of an analytic function."""
 
 
 class TermResidual:
-    """The residual of a term as a function of channels.
+    """The residual of a term, as a function of channels.
 
     Parameters
     ----------
     term : Term
-        What is to vanish.
+        The term.
     problem : Problem
-        With the other terms.
+        The problem, with all terms.
     jet : Jet
-        Derivatives that ride along, for all terms.
+        Derivatives that pass through the network with the values, for all terms.
     rows : slice
-        Numbers of its points.
+        Numbers of the term's points.
     """
 
     def __init__(self, term: Term, problem: Problem, jet: Jet, rows: slice) -> None:
@@ -65,7 +65,7 @@ class TermResidual:
 
     @_QUIET
     def values(self, Z: Array, X: Array, numbers: Array) -> Array:
-        """Residuals, of shape (n_equations, n).
+        """Compute the residuals, of shape (n_equations, n).
 
         Parameters
         ----------
@@ -92,7 +92,7 @@ class TermResidual:
         given |= {name: channels[problem.n_outputs + j, 0] for j, name in enumerate(problem.unknowns)}
         for array in given.values():
             if isinstance(array, np.ndarray):
-                # the points and channels of other terms and of later calls
+                # copies, since other terms and later calls need the points and channels
                 array.flags.writeable = False
         try:
             found = self.term.residual(**{name: given[name] for name in self._arguments})
@@ -102,7 +102,7 @@ class TermResidual:
         return self._as_rows(parts, len(Z))
 
     def _as_rows(self, parts: Sequence[Array], n: int) -> Array:
-        """What a residual has returned as an array of shape (n_equations, n)."""
+        """Stack what a residual returned into an array of shape (n_equations, n)."""
         if parts and all(part.dtype.kind in "iufc" and part.shape[-1:] == (n,) and part.ndim <= 2 for part in parts):
             values = np.concatenate([part.reshape(-1, n) for part in parts])
             if self.n_equations in (0, len(values)) and len(values):
@@ -113,7 +113,7 @@ class TermResidual:
         )
 
     def derivatives(self, Z: Array, X: Array, numbers: Array) -> Array:
-        """Derivatives in the channels, of shape (n, n_equations, size * n_all_outputs); arguments as of ``values``."""
+        """Differentiate in the channels; shape (n, n_equations, size * n_all_outputs), arguments as in ``values``."""
         moved = Z.astype(np.complex128)
         found: Array | None = None
         for c in self.used:
@@ -126,12 +126,12 @@ class TermResidual:
         return np.zeros((len(Z), self.n_equations, Z.shape[1])) if found is None else found
 
     def check(self, Z: Array, X: Array, numbers: Array) -> None:
-        """Refuse, by the term's name, a residual that cannot be trained on; learn how many equations it has.
+        """Refuse, by the term's name, a residual that cannot be trained on; store its number of equations.
 
         Parameters
         ----------
         Z, X, numbers : Array
-            Some points, as of :meth:`values`.
+            Some points, as in :meth:`values`.
 
         Raises
         ------
@@ -153,7 +153,7 @@ class TermResidual:
             raise ConfigError(f"term {self.name}: the residual does not depend on the network")
 
     def _check_analytic(self, Z: Array, X: Array, numbers: Array, exact: Array) -> None:
-        """Compare complex steps with differences."""
+        """Compare derivatives by complex steps with finite differences."""
         for c in self.used:
             h = _DIFFERENCE * np.maximum(1.0, np.abs(Z[:, c]))
             up, down = Z.copy(), Z.copy()
@@ -178,12 +178,12 @@ class ResidualLoss(Loss):
     problem : Problem
         The terms.
     seed : int
-        Of the points.
+        Seed of the points.
 
     Attributes
     ----------
     jet : Jet
-        Derivatives that the network has to carry along.
+        Derivatives that the network must pass with the values.
     points : Array of shape (n_points, dimension)
         All points of the current round, on every rank.
     """
@@ -202,7 +202,7 @@ class ResidualLoss(Loss):
         ]
 
     def renew(self, iteration: int) -> bool:
-        """Draw the points of an iteration, counted from 1; whether they are others than before."""
+        """Draw the points of an iteration, counted from 1; return whether they have changed."""
         period = self.problem.resample
         number = (max(iteration, 1) - 1) // period if period else 0
         if number == self._round:
@@ -215,43 +215,43 @@ class ResidualLoss(Loss):
 
     @property
     def n_rows(self) -> int:
-        """Most equations of a term: rows of the Jacobian of a point."""
+        """Largest number of equations of a term, which is the number of Jacobian rows of a point."""
         return max(term.n_equations for term in self.terms)
 
     def count_equations(self) -> int:
-        """Most equations of a term, from values at a point of each; before any :meth:`TermResidual.check`."""
+        """Find the largest number of equations of a term at a point of each, before :meth:`TermResidual.check`."""
         Z = np.full((1, self.jet.size * self.problem.n_all_outputs), 0.5)
         first = (term.values(Z, self.points[term.rows][:1], np.zeros(1, np.int64)) for term in self.terms)
         return max(len(values) for values in first)
 
     def _by_term(self, targets: Array) -> Iterator[tuple[TermResidual, Array, Array]]:
-        """Each term with the positions of its points among some, and their numbers in the term."""
+        """Yield each term with the positions of its points among the given ones, and their numbers in the term."""
         for term in self.terms:
             rows = np.flatnonzero((targets >= term.rows.start) & (targets < term.rows.stop))
             if len(rows):
                 yield term, rows, targets[rows] - term.rows.start
 
     def _residuals(self, Z: Array, targets: Array) -> Iterator[tuple[TermResidual, Array, Array, Array]]:
-        """Each term, positions of its points, residuals, and the points' numbers in the term."""
+        """Yield each term, the positions of its points, their residuals, and their numbers in the term."""
         for term, rows, numbers in self._by_term(targets):
             yield term, rows, term.values(Z[rows].astype(np.float64), self.points[targets[rows]], numbers), numbers
 
     def values(self, Z: Array, targets: Array) -> Array:
-        """Loss of each point, in float64."""
+        """Compute the loss of each point, in float64."""
         losses = np.zeros(len(Z))
         for term, rows, r, _ in self._residuals(Z, targets):
             losses[rows] = term.scale * (r * r).sum(axis=0)
         return losses
 
     def mean_squares(self, Z: Array, targets: Array) -> Array:
-        """Sums over these points of each term's squares, over the number of all its points."""
+        """Sum each term's squares over these points, and divide by the number of all points of the term."""
         sums = np.zeros(len(self.terms))
         for term, _, r, _ in self._residuals(Z, targets):
             sums[self.terms.index(term)] = (r * r).sum() / term.term.points.n
         return sums
 
     def gradient(self, Z: Array, targets: Array) -> Array:
-        """Gradient of each point's loss in its channels."""
+        """Compute the gradient of each point's loss in its channels."""
         gradient = np.zeros_like(Z)
         for term, rows, r, numbers in self._residuals(Z, targets):
             slopes = term.derivatives(Z[rows].astype(np.float64), self.points[targets[rows]], numbers)
@@ -260,7 +260,7 @@ class ResidualLoss(Loss):
 
     @_QUIET
     def not_finite(self, Z: Array, targets: Array) -> str:
-        """The first term whose residual or derivatives are not finite at finite channels, and where; else empty."""
+        """Name the first term that is not finite at finite channels, or whose derivatives are not; else empty."""
         for term, rows, r, numbers in self._residuals(Z, targets):
             channels, X = Z[rows].astype(np.float64), self.points[targets[rows]]
             slopes = term.derivatives(channels, X, numbers)
@@ -271,26 +271,26 @@ class ResidualLoss(Loss):
         return ""
 
     def check_range(self, dtype: str) -> None:
-        """Refuse points whose squares are beyond a dtype, by the name of the term; the same on all ranks."""
+        """Refuse, by the name of the term, points whose squares exceed a dtype; the same on all ranks."""
         limit = float(np.sqrt(np.finfo(dtype).max))
         for term in self.terms:
             far = np.abs(self.points[term.rows]).max()
             if far > limit:
                 raise ConfigError(
-                    f"term {term.name}: the points reach {far:.3g}, too far for {dtype}: take a unit in which they "
+                    f"term {term.name}: the points reach {far:.3g}, too far for {dtype}: use a unit in which they "
                     "are near 1",
                     collective=True,
                 )
 
     def residuals(self, Z: Array, targets: Array) -> Array:
-        """Weighted residuals of each point, sqrt(2 s_t) r, zero beyond the equations of its term."""
+        """Compute weighted residuals sqrt(2 s_t) r of each point, zero beyond the equations of its term."""
         residuals = np.zeros((len(Z), max(1, self.n_rows)), Z.dtype)
         for term, rows, r, _ in self._residuals(Z, targets):
             residuals[rows, : len(r)] = np.sqrt(2.0 * term.scale) * r.T
         return residuals
 
     def hessian(self, Z: Array, targets: Array) -> ResidualHessian:
-        """Gauss-Newton matrices of the points' losses in their channels."""
+        """Return the Gauss-Newton matrices of the points' losses in their channels."""
         roots = np.zeros((len(Z), max(1, self.n_rows), Z.shape[1]))
         for term, rows, numbers in self._by_term(targets):
             slopes = term.derivatives(Z[rows].astype(np.float64), self.points[targets[rows]], numbers)
@@ -298,8 +298,8 @@ class ResidualLoss(Loss):
         return ResidualHessian(roots.astype(Z.dtype, copy=False))
 
     def third(self, Z: Array, targets: Array, V: Array) -> float:
-        """Refused: third derivatives of residuals are not formed."""
-        message = "grouped_newton has no third derivatives of residuals; take another direction"
+        """Refuse: third derivatives of residuals are not computed."""
+        message = "grouped_newton needs third derivatives, which residuals do not have; use another direction"
         raise ConfigError(message, collective=True)
 
 
@@ -309,7 +309,7 @@ class ResidualHessian:
     Parameters
     ----------
     rows : Array of shape (n, n_rows, n_out)
-        sqrt(2 s) dr/dz.
+        Rows sqrt(2 s) dr/dz.
     """
 
     def __init__(self, rows: Array) -> None:
@@ -321,7 +321,7 @@ class ResidualHessian:
         return product
 
     def roots(self, n_roots: int, generator: Draws | None) -> Array:
-        """The rows themselves, or so many sums of them with random signs, over sqrt(n_roots)."""
+        """Return the rows themselves, or `n_roots` sums of them with random signs, divided by sqrt(n_roots)."""
         if generator is None:
             return self._rows
         n, k, _ = self._rows.shape

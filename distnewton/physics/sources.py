@@ -1,4 +1,4 @@
-"""Residual problems where data are expected: by name or as an object, and their points as data sources."""
+"""Residual problems in place of data, by name or as an object, and their points as data sources."""
 
 from __future__ import annotations
 
@@ -30,16 +30,16 @@ _NOT_OWN = re.compile(rf"importlib|^{re.escape(__file__)}$")
 
 
 def problem_of(given: Any, data: DataConfig) -> Problem | None:
-    """The residual problem that is trained on; None where data are meant.
+    """Return the residual problem to train on; None if data are meant.
 
     Parameters
     ----------
     given : Problem, data or None
-        What a program passes.
+        Problem or data that a program passes.
     data : DataConfig
-        ``train``, as ``module:problem``, names a problem of an importable module, or a function that returns one; the
-        working folder is searched, too. A file or folder of that name, or a bundled set, is meant where there is one.
-        ``points`` names files of points, which are read as its other settings say.
+        ``train``, as ``module:problem``, names a problem in an importable module, or a function that returns one; the
+        working folder is searched too. A file, folder or bundled set of that name takes precedence. ``points`` names
+        files of points, which the other settings say how to read.
 
     Returns
     -------
@@ -56,7 +56,7 @@ def problem_of(given: Any, data: DataConfig) -> Problem | None:
     if not data.points:
         return problem
     if problem is None:
-        raise ConfigError("data.points is for the terms of residual problems, of which data.train names none")
+        raise ConfigError("data.points is for the terms of residual problems, but data.train names no such problem")
     terms = {term.name: term for term in problem.terms}
     for name, path in data.points.items():
         if name not in terms:
@@ -66,13 +66,13 @@ def problem_of(given: Any, data: DataConfig) -> Problem | None:
 
 
 def _opened(data: DataConfig, path: str, labels: LabelsWanted, **refused: str) -> DataSource:
-    """A file of points, read as a configuration says."""
+    """Open a file of points as a configuration says."""
     settings = data.model_copy(update={**refused, "task": "regression", "n_features": None})
     return opener(settings, None, path, labels=labels)()
 
 
 def _named_problem(name: str) -> Problem | None:
-    """The problem of a name as ``module:problem``; None where it is that of data."""
+    """Return the problem named ``module:problem``; None if the name is that of data."""
     match = _NAME.fullmatch(name)
     if match is None or split_name(name) or any(Path(path).exists() for path in (name, match[1])):
         return None
@@ -85,7 +85,7 @@ def _named_problem(name: str) -> Problem | None:
     except DistNewtonError:
         raise
     except Exception as error:
-        # of its own frames; a syntax error names its line itself
+        # the last frame in the user's module; a syntax error names its line itself
         own = [frame for frame in extract_tb(error.__traceback__) if not re.search(_NOT_OWN, frame.filename)]
         place = f" in {Path(own[-1].filename).name}, line {own[-1].lineno}" if own else ""
         raise ConfigError(f"data.train = {name}: {type(error).__name__}{place}: {error}") from error
@@ -102,12 +102,12 @@ def _is_module(name: str) -> bool:
         spec = find_spec(name)
     except (ImportError, ValueError):
         return False
-    # a folder without modules is none
+    # a folder without modules is no module
     return spec is not None and spec.origin is not None
 
 
 def point_sources(residuals: ResidualLoss, test: Any) -> dict[str, Any]:
-    """Points of a problem as training data, and the known solution as test data, where nothing else is given.
+    """Make a problem's points the training data, and its known solution the test data if no other is given.
 
     Parameters
     ----------
@@ -119,7 +119,7 @@ def point_sources(residuals: ResidualLoss, test: Any) -> dict[str, Any]:
     Returns
     -------
     dict of str to Any
-        ``train``, and ``test`` where there is a solution.
+        ``train``, and ``test`` if there is a solution.
     """
     problem = residuals.problem
     nothing = np.zeros((problem.n_points, problem.n_all_outputs))

@@ -146,7 +146,7 @@ def test_directions_lead_down(world, direction):
 @pytest.mark.mpi(min_size=1, sizes=(3,))
 @pytest.mark.parametrize("direction", ["mini_block_fisher", "grouped_newton"])
 def test_directions_without_derivatives_are_refused(world, direction):
-    with pytest.raises(ConfigError, match="take another direction"):
+    with pytest.raises(ConfigError, match="use another direction"):
         distnewton.train(config(iterations=1, direction=direction), world.mpi, train_data=heat())
 
 
@@ -385,7 +385,7 @@ BAD = {
     "ragged": (lambda: one(lambda u: [[[1.0, 2.0], [1.0]]]), "term law: the residual fails with ValueError"),
     "changes its points": (lambda: one(changing), "term law: .* read-only"),
     "changes its channels": (lambda: one(lambda u: np.multiply(u, 2.0, out=u)[0]), "term law: .* read-only"),
-    "no signature": (lambda: one(max), "term law: the residual does not tell its arguments"),
+    "no signature": (lambda: one(max), "term law: the arguments of the residual cannot be read"),
     "weight as text": (lambda: one(lambda u: u[0], weight="a"), "term law: the weight must be positive"),
     "reserved": (lambda: Problem([Term("rmse", [1.0], lambda u: u[0])]), "term rmse: records use this name"),
     "no list": (lambda: Problem(Term("law", [1.0], lambda u: u[0])), "a list of terms"),
