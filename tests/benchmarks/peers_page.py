@@ -130,21 +130,23 @@ def page(table: dict[str, Any]) -> str:
     kinds = {kind: {n: r for n, r in table["sets"].items() if _kind(r) == kind} for kind in ("wrong", "root", "sparse")}
     dense = {name: row for name, row in table["sets"].items() if not row["sparse"]}
     with_adam = {name: row for name, row in dense.items() if any("least" in run for run in runs_of(row, ADAM[0]))}
-    budgets = " or ".join(f"{b:g}" for b in sorted({row["seconds"] for row in dense.values()}))
-    text = _HEAD.format(seconds=budgets, seeds=_seeds({len(row["methods"][OURS]) for row in dense.values()}))
+    budgets = sorted({row["seconds"] for row in dense.values()})
+    seconds = " to ".join(f"{b:g}" for b in dict.fromkeys((budgets[0], budgets[-1])))
+    text = _HEAD.format(seconds=seconds, seeds=_seeds({len(row["methods"][OURS]) for row in dense.values()}))
     titles = {
         "wrong": ("Classes", "Test samples that are put into a wrong class."),
         "root": ("Numbers", "Root mean square error of the test samples."),
         "sparse": (
             "Sparse sets",
             "Test samples that are put into a wrong class, by commands without options; seconds with reading and\n"
-            "start. Neither's models have a bias.",
+            "start ({seeds}). Neither's models have a bias.",
         ),
     }
     for kind, (title, what) in titles.items():
         if kind == "sparse" and with_adam:
             text += _beside_adam_table(with_adam)
         if kinds[kind]:
+            what = what.format(seeds=_number_of_runs(kinds[kind]))
             text += f"## {title}\n\n{what}\n\n{_table(kinds[kind], seconds=kind == 'sparse')}\n"
     where = table["machine"]
     packages = ", ".join(f"{name} {number}" for name, number in where["packages"].items())
@@ -158,6 +160,11 @@ def page(table: dict[str, Any]) -> str:
 
 def _kind(row: dict[str, Any]) -> str:
     return "sparse" if row["sparse"] else row["metric"].split()[0]
+
+
+def _number_of_runs(rows: dict[str, Any]) -> str:
+    """Say over how many seeds the figures of some sets are medians."""
+    return _seeds({len(runs) for row in rows.values() for runs in row["methods"].values()})
 
 
 def _seeds(numbers: set[int]) -> str:
