@@ -70,6 +70,8 @@ def _train(comm: Communicator, config: Config, target: Path, quiet: bool) -> Non
     result = session.train(config, comm, observers=observers)
     result.model.save(target)
     result.model.grid.free()
+    if not quiet:
+        say(comm, f"model: {target}")
 
 
 def _search(comm: Communicator, config: Config, options: argparse.Namespace) -> None:

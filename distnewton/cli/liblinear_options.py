@@ -15,11 +15,17 @@ from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import UsageError
 
 SIMPLENN = "simplenn"
-NUMBERS = {
-    "block_diagonal": 0, "gauss_newton": 1, "dual": 2, "block_dual": 3, "sgn": 4, "kfac": 5, "mini_block_fisher": 6,
-    "grouped_newton": 7, "sgd": 8, "adam": 9, SIMPLENN: 10,
-}  # fmt: skip
-"""Numbers of ``-s``, on which scripts rely: give a new direction only its name, or the next number."""
+LINEAR_LOSSES = {"0": "logistic", "1": "squared_hinge", "2": "squared_hinge", "7": "logistic"}
+"""Loss of LIBLINEAR's solvers with an L2 penalty, by the number of ``-s``; primal and dual have one solution."""
+REFUSED = {
+    "3": "the hinge loss is not here: take -s 2, its square",
+    "4": "the loss of Crammer and Singer is not here: take -s 2, or --loss cross_entropy",
+    "5": "there is no L1 penalty: take -s 2, which has the same loss",
+    "6": "there is no L1 penalty: take -s 0, which has the same loss",
+    **dict.fromkeys(("11", "12", "13"), "support vector regression is not here: take --loss squared"),
+    "21": "one-class problems are not here",
+}
+"""LIBLINEAR's other numbers, and what to take in their place."""
 CONSTANTS = {
     "cg_tolerance": 0.1, "cg_max": 250, "damping": 1.0, "drop": 2.0 / 3.0, "boost": 1.5, "sketch": 0, "parts": 1,
 }  # fmt: skip
@@ -52,17 +58,18 @@ _EPILOG = """\
 Like LIBLINEAR, training minimises |theta|^2 / 2 + C sum_i loss_i; theta are all weights and biases of a
 network, whose label of a sample is its class.
 
-Without -s, --layers and options of a type, the network is linear and has LIBLINEAR's default loss, the squared hinge of
-each class against the rest; Newton's method on all samples runs to the solution. --loss cross_entropy gives
-probabilities. As in LIBLINEAR, outputs have no bias; -B 1 gives them one, a variable like others.
---layers 123-100-2 is a network with a hidden layer and biases.
+Numbers of -s are LIBLINEAR's. They train a linear network to the solution, by Newton's method with all samples:
+   0, 7  logistic regression of two classes (-b 1 of distnewton-predict gives probabilities)
+   1, 2  the squared hinge of each class against the rest (default)
+LIBLINEAR's other numbers are refused. --loss cross_entropy gives probabilities of several classes. Outputs have no bias
+unless -B 1 gives them one, a variable like others. --layers 123-100-2 adds a hidden layer, and biases.
 
-types of -s, by number or name:
+Names of -s are directions of distnewton train:
 {types}
 
 -C without a number finds C by -v-fold cross validation (default 5), from -c (default 2^-6) to 2^10 in steps of 4.
-Types 0 to 3 and 10 have simpleNN's defaults: 5 % of the samples, cg_tolerance 0.1, cg_max 250, damping 1.
-The option -e works for these types too; without it, -iter_max ends training.
+Directions of all samples, and simplenn, have simpleNN's defaults: 5 % of the samples, cg_tolerance 0.1, cg_max 250,
+damping 1. They take -e, too; without it -iter_max ends training.
 
 Under mpirun all ranks work and one of them prints: mpirun -n 4 distnewton-train heart_scale
 """
@@ -103,7 +110,8 @@ def train_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("training_set_file", help="LIBSVM text, or another format that distnewton train takes")
     parser.add_argument("model_file", nargs="?", help="default: training_set_file.model in the working folder")
-    parser.add_argument("-s", metavar="type", type=_direction, help="see below; by default a linear network is trained")
+    solver = "solver by LIBLINEAR's number (default 2), or direction by name; see below"
+    parser.add_argument("-s", metavar="type", type=_direction, help=solver)
     parser.add_argument("-c", metavar="cost", type=positive, help="C (default 1)")
     parser.add_argument("-C", metavar="cost", type=positive, help="C as in simpleNN; without a number: find C")
     parser.add_argument("-v", metavar="n", type=count, help="n-fold cross validation; no model is written")
@@ -199,23 +207,27 @@ def training_config(options: argparse.Namespace) -> Config:
 
 
 def _defaults_of_type(named: str | None, given: Iterable[str], bias: float | None) -> dict[str, dict[str, Any]]:
-    """Return the settings of a type; without one those of LIBLINEAR's default, unless options name other networks."""
+    """Return the settings of what -s names; without a direction those of a linear network, unless layers are given."""
     tree: dict[str, dict[str, Any]] = {"data": {}, "network": {}, "method": {}, "run": {}}
     tree |= {section: dict(table) for section, table in _SIMPLENN_TREE.items() if named == SIMPLENN}
-    direction = _direction_of(named, given)
+    loss = named if named in LINEAR_LOSSES.values() else None
+    if loss and "network.loss" in given:
+        raise UsageError(f"-s has named the loss {loss}: leave out -s or --loss")
+    direction = None if loss else _direction_of(named, given)
+    tree["network"] |= {"loss": loss} if loss else {}
     if direction is not None:
         tree["method"] |= _defaults(direction)
     elif not {"network.layers", "network.start"} & set(given):
         outputs = {"type": "dense", "width": "auto", "bias": bias == 1.0}
-        tree["network"] |= {"layers": [outputs], "loss": "squared_hinge"}
+        tree["network"] |= {"layers": [outputs], "loss": loss or "squared_hinge"}
         return tree
     if bias == -1.0:
-        raise UsageError("-B -1 is for a linear network: leave out -s, --layers, --start and options of a type")
+        raise UsageError("-B -1 is for a linear network: leave out --layers, --start, directions and their options")
     return tree
 
 
 def _direction_of(named: str | None, given: Iterable[str]) -> str | None:
-    """Return the direction of a type; options of a type that are given without one mean ``block_diagonal``."""
+    """Return the direction of a name; options of directions that are given without one mean ``block_diagonal``."""
     if named is None:
         return "block_diagonal" if any(name.startswith("method.") for name in given) else None
     return "gauss_newton" if named == SIMPLENN else named
@@ -246,20 +258,22 @@ def _defaults(direction: str) -> dict[str, Any]:
 
 
 def _types() -> Iterator[str]:
-    """Yield a line for each direction with its number, or a dash, and its name."""
+    """Yield a line for each direction with its name."""
     for name in DIRECTIONS:
-        yield f"  {NUMBERS.get(name, '-'):>2} {name:<18} {DIRECTIONS[name].help}"
-    what = "gauss_newton with simpleNN's C, loss and activation, without combination"
-    yield f"  {NUMBERS[SIMPLENN]:>2} {SIMPLENN:<18} {what}"
+        yield f"   {name:<18} {DIRECTIONS[name].help}"
+    yield f"   {SIMPLENN:<18} gauss_newton with simpleNN's C, loss and activation, without combination"
 
 
 def _direction(text: str) -> str:
-    """Read a direction by its number or name."""
+    """Read one of LIBLINEAR's numbers, as its loss, or a direction by its name."""
     names = (*DIRECTIONS, SIMPLENN)
-    name = next((known for known, n in NUMBERS.items() if text == str(n)), text)
-    if name in names:
-        return name
-    raise argparse.ArgumentTypeError(f"expected 0 to {max(NUMBERS.values())}, or a name ({', '.join(names)})")
+    if text in names:
+        return text
+    if text in REFUSED:
+        raise argparse.ArgumentTypeError(f"{text}: {REFUSED[text]}")
+    if text not in LINEAR_LOSSES:
+        raise argparse.ArgumentTypeError(f"expected {', '.join(LINEAR_LOSSES)}, or a name ({', '.join(names)})")
+    return LINEAR_LOSSES[text]
 
 
 def _weight(text: str) -> tuple[str, float]:

@@ -13,7 +13,8 @@ from launched import launches, mpirun, run
 
 import distnewton
 from distnewton.cli import liblinear_commands as liblinear
-from distnewton.cli.liblinear_options import NUMBERS, parse_train, train_parser, training_config
+from distnewton.cli.liblinear_options import parse_train, train_parser, training_config
+from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import ConfigError, CreateError, UsageError
 from distnewton.runs.cross_validation import cross_validate
 
@@ -72,7 +73,7 @@ def test_probabilities_come_in_the_order_of_the_first_line(files, loss):
 
 
 def test_outputs_of_the_squared_loss_are_no_probabilities(files):
-    liblinear.train(["-q", "-s", "10", "-iter_max", "1", "train"])
+    liblinear.train(["-q", "-s", "simplenn", "-iter_max", "1", "train"])
     with pytest.raises(ConfigError, match="was trained with the loss squared: its outputs are not probabilities"):
         liblinear.predict(["-b", "1", "test", "train.model", "found"])
 
@@ -82,8 +83,8 @@ def test_the_objective_is_liblinears(files):
     linear = pytest.importorskip("sklearn.linear_model").LogisticRegression
     X, y = samples(120)
     with_bias = np.hstack([X, np.ones((120, 1))])
-    exact = ["--layers", "auto-auto", "--loss", "logistic", "-s", "1", "-GNsize", "120", "-xi", "0.0001", "-e", "1e-6"]
-    exact += ["-q", "--set", "run.dtype=float64", "train"]
+    exact = ["--layers", "auto-auto", "--loss", "logistic", "-s", "gauss_newton", "-GNsize", "120", "-xi", "0.0001"]
+    exact += ["-e", "1e-6", "-q", "--set", "run.dtype=float64", "train"]
     for options, weights in ((["-c", "0.03"], None), (["-C", "0.03", "-w1", "5", "-w", "-1", "0.5"], {1: 5, -1: 0.5})):
         liblinear.train([*options, *exact])
         expected = linear(C=0.03, fit_intercept=False, class_weight=weights, tol=1e-10, max_iter=1000)
@@ -105,7 +106,7 @@ def test_the_usual_model_is_the_one_that_liblinear_trains(files):
         outputs, _, _ = distnewton.load_model("train.model").outputs(distnewton.open_data("train"))
         np.testing.assert_allclose(outputs, expected.decision_function(features), atol=1e-4)
     with pytest.raises(UsageError, match="-B -1 is for a linear network"):
-        liblinear.train(["-B", "-1", "-s", "0", "train"])
+        liblinear.train(["-B", "-1", "-s", "block_diagonal", "train"])
     with pytest.raises(ConfigError, match="was trained with the loss squared_hinge: its outputs are not probabilities"):
         liblinear.predict(["-b", "1", "train", "train.model", "found"])
 
@@ -168,34 +169,34 @@ NAMES = [
     ("-c 10", "method.C", "10.0 l"),
     ("-C 0.01", "method.C", "0.01 l"),
     ("", "method.C", "1.0 l"),
-    ("-s 10", "method.C", "0.01 l"),
+    ("-s simplenn", "method.C", "0.01 l"),
     ("-s simplenn -C 1e-05", "method.C", "1e-05 l"),
     ("-c inf", "method.C", math.inf),
     ("-xi 0.5", "method.cg_tolerance", 0.5),
-    ("-s 1", "method.cg_tolerance", 0.1),
-    ("-s 0", "method.cg_max", 250),
+    ("-s gauss_newton", "method.cg_tolerance", 0.1),
+    ("-s block_diagonal", "method.cg_max", 250),
     ("-CGmax 2", "method.cg_max", 2),
     ("-CGmax 2", "method.cg_min", 2),
     ("-lambda 0", "method.damping", 0.0),
-    ("-s 2", "method.damping", 1.0),
-    ("-s 5", "method.damping", 0.01),
+    ("-s dual", "method.damping", 1.0),
+    ("-s kfac", "method.damping", 0.01),
     ("-drop 0.5", "method.drop", 0.5),
-    ("-s 0", "method.drop", 2 / 3),
+    ("-s block_diagonal", "method.drop", 2 / 3),
     ("-boost 2", "method.boost", 2.0),
-    ("-s 0", "method.boost", 1.5),
+    ("-s block_diagonal", "method.boost", 1.5),
     ("-eta 0.1", "method.sufficient_decrease", 0.1),
-    ("-s 0", "method.sufficient_decrease", 1e-4),
+    ("-s block_diagonal", "method.sufficient_decrease", 1e-4),
     ("", "run.n_iterations", 100),
     ("-iter_max 7", "run.iterations", 7),
     ("-e 0.01", "run.tolerance", 0.01),
-    ("-s 0", "method.subsample", 0.05),
-    ("-s 0", "method.subsample_min", 1),
+    ("-s block_diagonal", "method.subsample", 0.05),
+    ("-s block_diagonal", "method.subsample_min", 1),
     ("-GNsize 64", "method.subsample_min", 64),
     ("-s kfac", "method.direction", "kfac"),
-    ("-s 3", "method.direction", "block_dual"),
-    ("-s 10", "method.combine", "none"),
-    ("-s 10", "network.activation", "relu"),
-    ("-s 10", "data.task", "classification"),
+    ("-s block_dual", "method.direction", "block_dual"),
+    ("-s simplenn", "method.combine", "none"),
+    ("-s simplenn", "network.activation", "relu"),
+    ("-s simplenn", "data.task", "classification"),
     ("-w1 5 -w-1 2", "data.class_weights", {"1": 5.0, "-1": 2.0}),
     ("-w -1 2 -w spam 0.5", "data.class_weights", {"-1": 2.0, "spam": 0.5}),
     ("--layers 6-20-20-2", "network.layers", [6, 20, 20, 2]),
@@ -212,9 +213,24 @@ def test_options_mean_what_they_mean_there(text, key, value):
     assert getattr(getattr(config_of(*text.split()), section), name) == value
 
 
-@pytest.mark.parametrize("number", range(11))
-def test_every_direction_trains(files, number):
-    assert liblinear.train(["-q", "-s", str(number), "-iter_max", "2", "train"]) == 0
+@pytest.mark.parametrize("name", [*DIRECTIONS, "simplenn"])
+def test_every_direction_trains(files, name):
+    assert liblinear.train(["-q", "-s", name, "-iter_max", "2", "train"]) == 0
+
+
+def test_numbers_of_solvers_are_liblinears(files):
+    """Logistic regression where LIBLINEAR has it, to its solution."""
+    linear = pytest.importorskip("sklearn.linear_model").LogisticRegression
+    X, y = samples(120)
+    expected = linear(C=0.03, fit_intercept=False, tol=1e-10, max_iter=1000).fit(X, y)
+    for number in ("0", "7"):
+        liblinear.train(["-q", "-s", number, "-c", "0.03", "-e", "1e-6", "--set", "run.dtype=float64", "train"])
+        outputs, _, _ = distnewton.load_model("train.model").outputs(distnewton.open_data("train"))
+        np.testing.assert_allclose(outputs[:, 0], expected.decision_function(X), atol=1e-4)
+    assert config_of("-s", "1") == config_of("-s", "2") == config_of()
+    assert config_of("-s", "0", "--layers", "6-20-1").network.layers == [6, 20, 1]
+    with pytest.raises(UsageError, match="-s has named the loss logistic: leave out -s or --loss"):
+        config_of("-s", "0", "--loss", "squared")
 
 
 def test_a_curvature_sample_has_the_size_that_is_asked_for():
@@ -222,7 +238,7 @@ def test_a_curvature_sample_has_the_size_that_is_asked_for():
 
     method = config_of("-GNsize", "64").method
     assert subsample_size(10_000, method.subsample, method.subsample_min) == 64
-    method = config_of("-s", "0").method
+    method = config_of("-s", "block_diagonal").method
     assert subsample_size(1_001, method.subsample, method.subsample_min) == 51
 
 
@@ -232,7 +248,10 @@ def test_a_curvature_sample_has_the_size_that_is_asked_for():
         (["-frob", "3", "train"], "unrecognized arguments: -frob"),
         ([], "the following arguments are required: training_set_file"),
         (["-c", "1", "-C", "1", "train"], "-c and -C are two names of the same"),
-        (["-s", "11", "train"], "expected 0 to 10, or a name"),
+        (["-s", "8", "train"], "expected 0, 1, 2, 7, or a name"),
+        (["-s", "3", "train"], "argument -s: 3: the hinge loss is not here: take -s 2, its square"),
+        (["-s", "5", "train"], "there is no L1 penalty: take -s 2"),
+        (["-s", "11", "train"], "support vector regression is not here: take --loss squared"),
         (["-w1", "train"], "argument -w: expected a label and a number, got '1 train'"),
         (["-w", "1"], "argument -w: expected a label and a number, got '1'"),
         (["-c", "-1", "train"], "expected a number above 0"),
@@ -252,9 +271,9 @@ def test_wrong_command_lines_show_the_usage(arguments, message):
 
 def test_what_has_no_effect_is_refused():
     with pytest.raises(ConfigError, match="cg_max has no effect with direction = kfac"):
-        config_of("-s", "5", "-CGmax", "9")
+        config_of("-s", "kfac", "-CGmax", "9")
     with pytest.raises(ConfigError, match=r"run\.tolerance is for directions"):
-        config_of("-s", "9", "-e", "0.1")
+        config_of("-s", "adam", "-e", "0.1")
 
 
 def test_a_model_that_cannot_be_written_is_told_before_it_is_trained(files):
@@ -266,17 +285,13 @@ def test_the_help_maps_every_name():
     text = train_parser().format_help()
     for name in ("-C", "-GNsize", "-iter_max", "-xi", "-CGmax", "-lambda", "-drop", "-boost", "-eta"):
         assert f"\n  {name} " in text
-    for number, name in enumerate(("block_diagonal", "gauss_newton", "dual")):
-        assert f"  {number} {name}" in text
+    for name in (*DIRECTIONS, "simplenn"):
+        assert f"\n   {name} " in text
 
 
-def test_the_numbers_of_solvers_never_change():
-    names = ["block_diagonal", "gauss_newton", "dual", "block_dual", "sgn", "kfac", "mini_block_fisher",
-             "grouped_newton", "sgd", "adam", "simplenn"]  # fmt: skip
-    assert {name: i for i, name in enumerate(names)} == NUMBERS
-    for number, name in enumerate(names[:-1]):
-        assert parse_train(["-s", str(number), "train"]).s == name
-        assert config_of("-s", name).method.direction == name
+@pytest.mark.parametrize("name", DIRECTIONS)
+def test_a_name_is_a_direction(name):
+    assert config_of("-s", name).method.direction == name
 
 
 def script(name, *arguments):
