@@ -17,7 +17,7 @@ from distnewton.cluster.measured_rates import cluster_rates
 from distnewton.config import Config, load_config
 from distnewton.config.method import AUTO
 from distnewton.config.opening import files_owned
-from distnewton.errors import shown
+from distnewton.errors import MissingInputError, shown
 from distnewton.parallel.cuts import FileOwners
 from distnewton.planning.problem import MODELLED
 
@@ -169,7 +169,11 @@ def _problem(config: Config, options: argparse.Namespace, n_ranks: int, notes: l
 
     given, residual = _given_sizes(config, options), problem_of(None, config.data) is not None
     complete = {"n_samples", "n_features", "n_out"} <= given.keys() and not residual
-    size = (DataSize(0, 0, 0, 0, None, None) if complete else describe_data(config))._replace(**given)
+    try:
+        size = (DataSize(0, 0, 0, 0, None, None) if complete else describe_data(config))._replace(**given)
+    except MissingInputError as error:
+        advice = "without data, a plan needs --sizes samples=N,features=N,outputs=N"
+        raise MissingInputError(f"{error}\n{advice}", collective=error.collective) from None
     shape = config.network.shape(size.n_features, size.image_shape, size.n_out)
     if config.method.direction == AUTO and not residual:
         notes.append(f"method.direction = auto: {MODELLED[-1]} is planned; name a direction to plan another")

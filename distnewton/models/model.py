@@ -67,6 +67,11 @@ class Model:
         self.architecture, self.network, self.params, self.scaling = architecture, network, params, scaling
         self.notes = list(notes)
 
+    def __repr__(self) -> str:
+        """Write task, layers, activation and loss in a line."""
+        a = self.architecture
+        return f"<Model: {a.task.name} with {a.shape}, {a.activation}, {a.loss}>"
+
     @property
     def grid(self) -> ProcessGrid:
         """The ranks."""

@@ -452,7 +452,8 @@ def no_run_folder(path: Path, missing: str) -> MissingInputError:
     MissingInputError
         Marked as collective, since all ranks look at the same folder.
     """
-    return MissingInputError(f"{path} is not a run folder: it holds no {missing}", collective=True)
+    reason = f"it holds no {missing}" if path.is_dir() else "it is a file" if path.exists() else "it does not exist"
+    return MissingInputError(f"{path} is not a run folder: {reason}", collective=True)
 
 
 def metrics_lines(path: Path) -> tuple[list[str], bool]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import pytest
 from launched import call, small_data
 
+import distnewton
 from distnewton.cli.main import main, parse
 from distnewton.config import make_config
-from distnewton.errors import ConfigError, UsageError
+from distnewton.errors import ConfigError, MissingInputError, UsageError
 
 pytestmark = pytest.mark.skipif(
     any(name in os.environ for name in ("PMI_SIZE", "OMPI_COMM_WORLD_SIZE")), reason="programs of one process"
@@ -100,3 +102,20 @@ def test_a_resumed_run_says_that_its_old_limit_holds_and_info_counts_beyond_the_
     assert "max_seconds" not in call("train", "--resume", run, "--run.iterations=3", "--run.max_seconds=inf").stderr
     assert call("train", "--resume", run, "--run.iterations=1").returncode == 0
     assert "\niterations 3 in " in call("info", run).stdout
+
+
+def test_what_is_missing_is_told_with_what_to_do(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(MissingInputError, match=r"data.directory names the folder to look in\n.* --sizes samples=N,"):
+        main(["plan", "letter", "--ranks", "4"])
+    with pytest.raises(MissingInputError, match="runs/none is not a run folder: it does not exist"):
+        main(["why", "runs/none"])
+    with pytest.raises(MissingInputError, match="file is not a run folder: it is a file"):
+        main(["info", "file"])
+
+
+def test_a_model_says_what_it_is():
+    config = make_config({"network": {"layers": ["auto", 3, "auto"], "activation": "tanh"}, "run": {"iterations": 1}})
+    model = distnewton.train(config, train_data=(np.eye(6), np.arange(6) % 2)).model
+    assert repr(model) == "<Model: classification with 6-3-2, tanh, cross_entropy>"

@@ -75,7 +75,7 @@ def _missing_text(full: Path) -> str:
     """Return message for a file that does not exist."""
     text = f"data file {full}: does not exist (working directory {Path.cwd()})"
     if not full.parent.is_dir():
-        return f"{text}; there is no folder {full.parent} either"
+        return f"{text}; there is no folder {full.parent} either: data.directory names the folder to look in"
     names = _names(full.parent)
     close = difflib.get_close_matches(full.name, names, n=1, cutoff=0.4)
     return text + (f"; did you mean {full.parent / close[0]}?" if close else "")

@@ -499,7 +499,7 @@ class Problems:
             self._of_column = {
                 i: f"{name}: column {columns[i]}: {text} leave it out" for i, text in self._of_column.items()
             }
-            self._of_column[None] = f"all of them are left out by data.ignore_columns = {names[:_TOLD]}"
+            self._of_column[None] = f"data.ignore_columns = {names[:_TOLD]} leaves these columns out"
         if of_label:
             self._of_column = {label: of_label, **self._of_column}
         self.raise_any()
@@ -759,7 +759,7 @@ def text_problem(texts: set[str], n_rows: int, rule: str) -> str:
     if sum(bool(_DATE.match(text)) for text in texts) > len(texts) / 2:
         problem = "dates ({}): write them as numbers (a year, seconds since a start), or"
     elif len(texts) > MOST_CATEGORIES and len(texts) * 10 > n_rows:
-        problem = f"{len(texts)} different texts in {n_rows} rows ({{}}), as of identifiers:"
+        problem = f"{len(texts)} different texts in {n_rows} rows ({{}}), which looks like identifiers:"
     else:
         problem = "text ({}): set data.categories = onehot, or" if rule == "refuse" else ""
     return problem and problem.format(", ".join(repr(text)[:30] for text in sorted(texts)[:3]))
