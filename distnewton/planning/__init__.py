@@ -1,1 +1,1 @@
-"""What a run will cost before there is one: messages, memory and seconds of each rank, and the splits that follow."""
+"""Prediction of what a run will cost: messages, memory and seconds of each rank, and the splits that follow."""

@@ -1,4 +1,4 @@
-"""Whether a run is worth its ranks: its plan beside those of more ranks and of fewer."""
+"""Advice on the number of ranks: compare a run's plan with those of more ranks and of fewer."""
 
 from __future__ import annotations
 
@@ -8,25 +8,25 @@ from distnewton.errors import ConfigError
 from distnewton.planning.plan import Plan
 
 _AS_FAST = 1.05
-"""A plan is as fast as another if it takes at most so many times as long."""
+"""A plan counts as equally fast if it takes at most this many times as long."""
 _WORTH = 0.75
-"""Twice the ranks help if an iteration then takes at most this share of its time: two thirds of them are of use."""
+"""Twice the ranks are worthwhile if an iteration then takes at most this share of its time, an efficiency of 2/3."""
 
 
 def wasted_ranks(plan: Plan, plan_on: Callable[[int], Plan]) -> str:
-    """Say how many ranks do as well, where they are half as many or fewer.
+    """Say how many ranks would be as fast, if half as many or fewer are enough.
 
     Parameters
     ----------
     plan : Plan
         The best plan of a run.
     plan_on : callable
-        Number of ranks -> the best plan on them; a ConfigError where there is none.
+        Takes a number of ranks and returns the best plan on them, or raises a ConfigError if there is none.
 
     Returns
     -------
     str
-        Empty where all ranks are of use.
+        Empty if all ranks are useful.
     """
     few = None
     n = plan.n_ranks // 2
@@ -44,7 +44,7 @@ def wasted_ranks(plan: Plan, plan_on: Callable[[int], Plan]) -> str:
 
 
 def more_ranks(plan: Plan, plan_on: Callable[[int], Plan]) -> str:
-    """Say what twice the ranks would gain; empty where that cannot be planned."""
+    """Say what twice the ranks would gain; empty if that cannot be planned."""
     other = _plan_on(plan_on, 2 * plan.n_ranks)
     if other is None:
         return ""
@@ -52,7 +52,7 @@ def more_ranks(plan: Plan, plan_on: Callable[[int], Plan]) -> str:
     gain = f"take {1 - change:.0%} off an iteration" if change <= _WORTH else "help little"
     text = f"{other.n_ranks} ranks would {gain} ({other.seconds:.3g} s instead of {plan.seconds:.3g} s)"
     if plan.problem.method.direction == "block_diagonal" and not plan.problem.blocks:
-        text += "; their blocks are smaller, so that an iteration gains less (partition.blocks keeps them)"
+        text += "; their blocks are smaller, so an iteration makes less progress (partition.blocks keeps them)"
     return text
 
 
@@ -60,5 +60,5 @@ def _plan_on(plan_on: Callable[[int], Plan], n_ranks: int) -> Plan | None:
     try:
         return plan_on(n_ranks)
     except ConfigError:
-        # so many ranks cannot share the logical blocks, or are too many to plan
+        # these ranks cannot share the logical blocks, or are too many to plan
         return None

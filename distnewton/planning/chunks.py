@@ -1,24 +1,24 @@
-"""How samples are taken in chunks, so that what a rank holds of them fits its memory."""
+"""Division of the samples into chunks, which limits what a rank holds of them in memory."""
 
 from __future__ import annotations
 
 from distnewton.parallel.cuts import bounds
 
 MAX_CHUNK_ROWS = 4096
-"""More samples at once would leave the caches without making matrix products faster."""
+"""Largest chunk; more samples would not fit the caches and not make matrix products faster."""
 
 
 def rows_kept(width: float, itemsize: int, memory_bytes: float) -> tuple[int, int]:
-    """Samples whose activations are kept, and those that pass at a time.
+    """Return the number of samples whose activations are kept, and the number in a chunk.
 
     Parameters
     ----------
     width : float
-        Numbers a sample that are kept, outputs twice, on the rank with most of them.
+        Numbers kept for each sample, outputs counted twice, on the rank with the most.
     itemsize : int
         Bytes of a number.
     memory_bytes : float
-        What the activations of a rank may occupy.
+        Bytes that the activations of a rank may take.
 
     Returns
     -------
@@ -29,7 +29,7 @@ def rows_kept(width: float, itemsize: int, memory_bytes: float) -> tuple[int, in
 
 
 def chunk_ranges(n_samples: int, last: tuple[int, int] | None, n_rows: int) -> list[tuple[int, int]]:
-    """Cut the samples into ranges of at most ``n_rows``; the range ``last``, if any, is whole and at the end."""
+    """Cut the samples into ranges of at most ``n_rows``; the range ``last``, if any, is not cut and comes last."""
     ranges = []
     for start, stop in ((0, last[0]), (last[1], n_samples)) if last else ((0, n_samples),):
         n_chunks = -(-(stop - start) // n_rows)

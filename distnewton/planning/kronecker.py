@@ -1,4 +1,4 @@
-"""What Kronecker factors cost as a preconditioner: their moments and inverses once a direction, products a CG step."""
+"""Cost of Kronecker factors as a preconditioner: moments and inverses for each direction, products for each CG step."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from distnewton.planning.rates import Rates
 
 _PASSES = 4
-"""Passes over a factor as it is averaged, damped and copied for its inverse."""
+"""Passes over a factor to average it, damp it and copy it for its inverse."""
 
 
 def factored_blocks(problem: Problem, share: Share) -> list[tuple[Block, int]]:
-    """Logical blocks of a rank with Kronecker factors, and the inputs that these are over; none without them."""
+    """List a rank's logical blocks that have Kronecker factors, with the number of inputs; empty without factors."""
     if problem.method.preconditioner != "kfac":
         return []
     partition = share.partition
@@ -25,12 +25,12 @@ def factored_blocks(problem: Problem, share: Share) -> list[tuple[Block, int]]:
 
 
 def moment_sizes(problem: Problem, share: Share) -> list[int]:
-    """Numbers of each moment of a rank's blocks; their inverses have as many."""
+    """List the sizes of the moments of a rank's blocks; their inverses have the same sizes."""
     return [n for block, n_in in factored_blocks(problem, share) for n in (moments_size(n_in), block.shape[1] ** 2)]
 
 
 class KroneckerCost:
-    """The factors of a rank's logical blocks; of other preconditioners nothing.
+    """Cost of the factors of a rank's logical blocks; zero for other preconditioners.
 
     Parameters
     ----------
@@ -43,17 +43,17 @@ class KroneckerCost:
 
     @property
     def renewal(self) -> float:
-        """Seconds of both moments of each block, and of their inverses."""
+        """Seconds to compute both moments of each block, and their inverses."""
         problem, rates, seconds = self._problem, self._rates, 0.0
         for block, n_in in factored_blocks(self._problem, self._share):
             n_out, rows = block.shape[1], problem.n_curvature * self._share.layer(block.layer).n_linear
-            # random cotangents come from the stored factors of the Jacobian
+            # random cotangents are made from the stored factors of the Jacobian
             seconds += rates.stream(problem.n_rows * rows * n_out * problem.itemsize)
             for n, is_diagonal in ((n_in, is_wide(n_in)), (n_out, False)):
                 if is_diagonal:
                     seconds += rates.stream(rows * n * problem.itemsize)
                     continue
-                # n^2 operations a row, and n^3 of an inverse by its factor
+                # n^2 operations for each row, and n^3 for an inverse by its factor
                 seconds += rates.product(n, rows, n, problem.itemsize) + rates.product(n, 0.5 * n, n, problem.itemsize)
                 seconds += rates.stream(_PASSES * n * n * problem.itemsize)
             seconds += 2 * rates.call
@@ -61,7 +61,7 @@ class KroneckerCost:
 
     @property
     def application(self) -> float:
-        """Seconds of the products with the inverses, of one vector."""
+        """Seconds to multiply the inverses onto one vector."""
         rates, itemsize, seconds = self._rates, self._problem.itemsize, 0.0
         for block, n_in in factored_blocks(self._problem, self._share):
             n_out = block.shape[1]

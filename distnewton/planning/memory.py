@@ -1,4 +1,4 @@
-"""What an iteration holds on a rank, part by part: the sum is its peak."""
+"""Memory of an iteration on a rank, by part; the sum is its peak."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from distnewton.solvers.block_cholesky import system_size
 from distnewton.solvers.least_squares import variable_system_bytes
 
 N_VECTORS = 12
-"""Vectors of a rank's variables at once: the point and its trial, gradient, directions, and those of CG."""
+"""Number of vectors of a rank's variables at once: point and trial, gradient, directions, and those of CG."""
 _PACKED_COLUMN = 96
-"""Bytes of a column of genotypes beside its codes: its four values, those that replace them, its scaling and counts."""
+"""Bytes of a column of genotypes besides its codes: four values, their replacements, scaling and counts."""
 _SPARSE_VALUE = 4
-"""Bytes of the column number of a non-zero."""
+"""Bytes of the column number of a nonzero."""
 
 
 def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, float]:
-    """Bytes that a rank holds, by part: for iterations with the gradient of all samples, and before for reading.
+    """Predict the bytes that a rank holds, by part, in iterations with the gradient of all samples and while reading.
 
     Parameters
     ----------
@@ -30,13 +30,12 @@ def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, 
     dict of str to float
         ``features`` of training and test, ``variables``, ``activations`` of a point and of a trial or test samples,
         ``outputs`` of all samples, ``jacobian`` with the work arrays of its products, ``factors`` of a preconditioner,
-        ``system`` in sample space, and ``work``: what passes forward and backward hold of the samples they are at;
-        ``reading``: what reading takes more
-        than all of these but the features, which it ends with.
+        ``system`` in sample space, ``work`` of the chunk that passes forward and backward, and ``reading``: what
+        reading takes beyond all of these except the features.
 
     Notes
     -----
-    The interpreter and its libraries are not counted, nor are buffers inside MPI.
+    The interpreter, its libraries and buffers inside MPI are not counted.
     """
     n, itemsize = problem.n_samples, problem.itemsize
     n_rows_kept, chunk_rows = rows_kept(width, itemsize, problem.memory_bytes)
@@ -45,50 +44,50 @@ def iteration_memory(problem: Problem, share: Share, width: float) -> dict[str, 
     stored = {m: block.shape[1] * share.layer(m).n_values for m, block in share.blocks.items()}
     # neither the identity of the output layer nor, without roots, the factor below it is stored
     full = sum(size for m, size in stored.items() if m < share.n_layers - (not problem.rooted))
-    # the curvature's samples are held besides, with their features, where they are not all
+    # a curvature subsample is a copy, with its features
     apart = problem.n_curvature if problem.apart else 0
     kept = min(n, max(0, n_rows_kept - apart // 2)) if apart else n
     passing = min(n, chunk_rows)
     dense = problem.nonzeros is None
     stored_rows = 0 if problem.method.recomputed else problem.n_rows
     jacobian = 0.0 if not stored_rows else problem.n_curvature * (problem.n_rows * full + sum(own.values()))
-    # the gradient's: there is neither a trial nor a Jacobian then; a chunk that is not kept passes once more
+    # in the gradient there is neither a trial nor a Jacobian; a chunk that is not kept passes again
     cotangents = passing * (2 * max(own.values(), default=0) + n_kept * (kept < n))
     beyond = max(0.0, cotangents - kept * n_kept - jacobian)
     buffers = 2 * LINEAR_SIZE + 4 * PATCH_SIZE if problem.shape.image_shape is not None else 0
-    # logical blocks that are not the rank's have views of dense tables, and copies of everything else
+    # several logical blocks of a rank use views of dense tables, and copies of everything else
     several = bool(share.partition.block_splits)
     copied = several and problem.shape.image_shape is not None
     jacobian += copied * problem.n_curvature * (stored_rows * full + n_kept)
     jacobian += several * features_bytes(problem, share, problem.n_curvature) / itemsize * (copied or not dense)
     numbers = {
         "variables": (N_VECTORS + several) * share.n_params,
-        # of a point and of a trial; later of a point and of test samples
+        # for a point and a trial; later for a point and test samples
         "activations": (kept + apart + max(kept, min(problem.n_test, chunk_rows))) * n_kept
         + features_bytes(problem, share, apart) / itemsize,
         "outputs": 3 * (n + problem.n_test) * problem.n_out,
         "jacobian": jacobian,
         "factors": 2 * sum(moment_sizes(problem, share)),
         "system": _system_size(problem, share.partition.n_ranks * problem.n_replicas),
-        # a chunk that is not kept; pre-activations, patches and their products; the loss, which is in float64
+        # a chunk that is not kept; pre-activations, patches and their products; the loss, in float64
         "work": passing * n_kept * (kept < n) + buffers + beyond + passing * problem.n_out * 8 // itemsize,
     }
     parts = {name: float(itemsize * count) for name, count in numbers.items()}
     reading = max(0.0, problem.reading_bytes - sum(parts.values()))
-    # sparse samples that are all the curvature's are kept in the order of columns, too, where that pays
+    # if the curvature uses all samples, sparse ones are also kept in column order where that pays
     n_features_kept = n + problem.n_test + n * (not dense and not problem.apart)
     return {"features": features_bytes(problem, share, n_features_kept)} | parts | {"reading": reading}
 
 
 def _system_size(problem: Problem, n_ranks: int) -> float:
-    """Numbers of an exact direction's system."""
+    """Return the number of elements of an exact direction's system."""
     if problem.for_variables:
         return variable_system_bytes(problem.n_system, problem.shape.n_params) / problem.itemsize
     return system_size(problem.n_system, n_ranks)
 
 
 def features_bytes(problem: Problem, share: Share, n: int) -> float:
-    """Bytes of a rank's features of some samples."""
+    """Return the bytes of a rank's features of some samples."""
     block = share.blocks.get(1)
     if block is None:
         return 0.0

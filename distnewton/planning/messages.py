@@ -1,4 +1,4 @@
-"""Which messages a rank sends in each phase of an iteration: sizes, partners and numbers, as they are counted."""
+"""Messages that a rank sends in each phase of an iteration: sizes, partners and counts."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from distnewton.solvers.block_cholesky import MOST_REPLICATED, block_bounds
 
 _SCALAR = 8
 _ROUNDED = 2
-# numbers that each rank tells of its direction
+# numbers that each rank reports on its direction
 _FOUND = 7
 _SOLUTIONS = 5
-"""Systems that are solved with a factor: the direction's, and those of its condition number."""
+"""Number of systems solved with a factor: that of the direction, and those of its condition number."""
 
 
 @dataclass(frozen=True)
@@ -43,21 +43,21 @@ Traffic = dict[str, list[Message]]
 
 
 def widest_kept(problem: Problem, shares: list[Share]) -> float:
-    """Numbers a sample that activations keep, outputs twice, on the rank with most of them."""
+    """Return the numbers kept for each sample, outputs counted twice, on the rank with the most."""
     return max(share.n_kept(problem.itemsize) for share in shares) + problem.n_out
 
 
 class Messages:
-    """Messages of a rank.
+    """The messages of a rank.
 
     Parameters
     ----------
     problem : Problem
-        What an iteration works on.
+        Problem of the iteration.
     share : Share
-        Of the rank.
+        Share of the rank.
     width : float
-        Of :func:`widest_kept`.
+        Result of :func:`widest_kept`.
     """
 
     def __init__(self, problem: Problem, share: Share, width: float) -> None:
@@ -70,13 +70,13 @@ class Messages:
         self._rows_kept, self._chunk_rows = rows_kept(width, problem.itemsize, problem.memory_bytes)
 
     def by_phase(self) -> Traffic:
-        """Messages of one iteration in the middle of a run, by phase.
+        """Return the messages of one iteration in the middle of a run, by phase.
 
         Returns
         -------
         dict of str to list of Message
-            Phases of :data:`~distnewton.guards.ledger.PHASES`; groups without units and single ranks send none. What
-            the record of an iteration sends is left out, as the program leaves it out.
+            Phases of :data:`~distnewton.guards.ledger.PHASES`. Groups without units and single ranks send nothing.
+            Messages of the iteration's record are left out, as in the program's own counts.
         """
         problem = self._problem
         counts = {
@@ -91,7 +91,7 @@ class Messages:
 
     @property
     def chunks(self) -> list[tuple[int, bool]]:
-        """Samples of each chunk of an evaluation, and whether their activations are kept."""
+        """Number of samples in each chunk of an evaluation, and whether their activations are kept."""
         problem = self._problem
         if not problem.apart:
             return [(problem.n_samples, True)]
@@ -134,7 +134,7 @@ class Messages:
         yield from self._outputs(n, 1, self._pieces(n))
 
     def _outputs(self, n: int, n_weights: int, n_pieces: int = 1) -> Iterator[Message]:
-        """Outputs of some samples, or of so many kinds the weights that each rank computes them from."""
+        """Outputs of some samples, or the `n_weights` kinds of weights from which each rank computes them."""
         if self._share.shape.repeats_output(n, self._share.partition):
             (group,) = self._share.groups[self._share.n_layers - 1]
             for _ in range(n_weights):
@@ -149,12 +149,12 @@ class Messages:
         return Message(n_bytes, 1, len(group.ranks), group.ranks[0], group.ranks[-1])
 
     def _collects(self, m: int, n_rows: int) -> bool:
-        """Whether so many cotangents reach a layer by the output weights."""
+        """Whether this many cotangents reach a layer through the output weights."""
         n_groups = self._share.partition.splits[-1]
         return m == self._share.n_layers - 1 and self._share.shape.collects_output(n_rows, n_groups)
 
     def _pieces(self, n: int) -> int:
-        """Messages in which the samples of a pass are summed."""
+        """Number of messages in which the samples of a pass are summed."""
         return max(1, min(n, self._n_pieces))
 
     def _backward(self, n: int) -> Iterator[Message]:
@@ -180,7 +180,7 @@ class Messages:
             yield from self._backward(n)
 
     def _curvature_samples(self) -> Iterator[Message]:
-        """A forward pass of the curvature's samples, where they are not all and activations are not kept."""
+        """A forward pass of a curvature subsample, if activations are not kept."""
         if self._problem.apart and not all(kept for _, kept in self.chunks):
             yield from self._forward(self._problem.n_curvature)
 
@@ -200,7 +200,7 @@ class Messages:
         problem = self._problem
         yield from self._factors()
         if problem.method.accelerated:
-            # about: a forward pass with twice the numbers, and two lengths
+            # approximately a forward pass with twice the numbers, and two norms
             yield from self._tangent(2 * problem.n_curvature)
             yield self._over_world(2 * _SCALAR)
         if problem.method.direction == "block_diagonal":
@@ -208,7 +208,7 @@ class Messages:
         if problem.method.direction == "dual":
             yield from self._system()
             return
-        # one product before the first step; a warm start has one more, and a sum of its own
+        # one product before the first step; a warm start takes another one, and a sum
         n_products = problem.method.n_steps + 1 + problem.method.warm + problem.method.accelerated
         n_numbers = problem.n_curvature * problem.n_rows
         if problem.method.recomputed:
@@ -225,7 +225,7 @@ class Messages:
             yield self._over_world(3 * _SCALAR)
 
     def _factors(self) -> Iterator[Message]:
-        """Moments of a preconditioner, which only replicas add up."""
+        """Moments of a preconditioner, which are summed over the replicas only."""
         first = self._share.rank
         last = first + (self._problem.n_replicas - 1) * self._n_ranks
         for size in moment_sizes(self._problem, self._share):
@@ -273,7 +273,7 @@ class Messages:
     def _evaluation(self) -> Iterator[Message]:
         n_test = self._problem.n_test
         if self._problem.n_replicas > 1:
-            # of classes; the metrics of other tasks need the outputs of all samples
+            # for classes; the metrics of other tasks need the outputs of all samples
             for _ in range(1 + (n_test > 0)):
                 yield self._over_world(_SCALAR)
         for start in range(0, n_test, self._chunk_rows):

@@ -1,4 +1,4 @@
-"""An iteration on a number of ranks, predicted: for each way to split the network, and the best of them."""
+"""Predict an iteration on a number of ranks for each way to split the network, and find the best one."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ from distnewton.planning.splits import auto_splits
 from distnewton.planning.work import Work
 
 _MOST_BLOCKS = 1_000_000
-"""Blocks of all ranks, layers and plans that are looked at: some ten seconds."""
+"""Largest number of blocks (ranks x layers x plans) to examine, which takes some ten seconds."""
 
 
 @dataclass(frozen=True)
 class Forecast:
-    """A phase of an iteration on the rank with most to do.
+    """A phase of an iteration on the rank with the most work.
 
     Attributes
     ----------
     compute, latency, transfer : float
-        Seconds of its own work, of the latencies of its messages, and of their bytes.
+        Seconds of its own work, of the latencies of its messages, and of transferring their bytes.
     sent_bytes : float
-        Bytes it sends.
+        Bytes that it sends.
     n_messages : int
-        Sums it takes part in.
+        Number of sums that it takes part in.
     """
 
     compute: float
@@ -44,7 +44,7 @@ class Forecast:
 
     @classmethod
     def of(cls, compute: float, messages: Sequence[Message], rates: Rates) -> Forecast:
-        """A phase with so many seconds of work of its own, and its messages."""
+        """Make the forecast of a phase from its seconds of work and its messages."""
         times = [rates.transfer(message) for message in messages]
         return cls(
             compute,
@@ -56,26 +56,26 @@ class Forecast:
 
     @property
     def seconds(self) -> float:
-        """All of them: nothing overlaps."""
+        """Total seconds, since nothing overlaps."""
         return self.compute + self.latency + self.transfer
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What an iteration costs with certain splits.
+    """The predicted cost of an iteration with given splits.
 
     Attributes
     ----------
     problem : Problem
-        What the iteration works on.
+        Problem of the iteration.
     partition : Partition
-        Who owns what, of each replica of the grid.
+        Partition of each replica of the grid.
     phases : dict of str to Forecast
         Forecast of each phase.
     memory : dict of str to float
         Bytes on a rank, by part.
     n_idle : int
-        Ranks without variables, of all replicas.
+        Number of ranks without variables, over all replicas.
     """
 
     problem: Problem
@@ -91,22 +91,22 @@ class Plan:
 
     @property
     def n_replicas(self) -> int:
-        """Copies of the grid."""
+        """Number of copies of the grid."""
         return self.problem.n_replicas
 
     @property
     def n_ranks(self) -> int:
-        """Ranks of all replicas."""
+        """Number of ranks of all replicas."""
         return self.n_replicas * self.partition.n_ranks
 
     @property
     def title(self) -> str:
-        """Splits, and replicas where there are several: ``2 x 4-1-4``."""
+        """Splits, with the number of replicas if there are several: ``2 x 4-1-4``."""
         return splits_title(self.splits, self.n_replicas, self.partition.block_splits)
 
     @property
     def seconds(self) -> float:
-        """Seconds of an iteration, evaluation included."""
+        """Seconds of an iteration, including evaluation."""
         return sum(phase.seconds for phase in self.phases.values())
 
     @property
@@ -121,11 +121,11 @@ class Plan:
 
     @property
     def n_messages(self) -> int:
-        """Sums in an iteration."""
+        """Number of sums in an iteration."""
         return sum(phase.n_messages for phase in self.phases.values())
 
     def total(self, part: str) -> float:
-        """Seconds of an iteration in ``compute``, ``latency`` or ``transfer``."""
+        """Add up the seconds of an iteration in ``compute``, ``latency`` or ``transfer``."""
         return float(sum(getattr(phase, part) for phase in self.phases.values()))
 
     def limits(self) -> str:
@@ -135,14 +135,14 @@ class Plan:
         phase = max(self.phases, key=lambda name: getattr(self.phases[name], part))
         named = {
             "compute": "computing",
-            "latency": "latency: blocks are so small that messages are mostly waiting; fewer ranks lose little",
+            "latency": "latency: blocks are small, so messages mostly wait; fewer ranks would be almost as fast",
             "transfer": "bytes between ranks: wider layers, fewer ranks or a faster network would help",
         }[part]
         within = getattr(self.phases[phase], part) / max(1e-300, totals[part])
         share = totals[part] / max(1e-300, self.seconds)
         text = f"{share:.0%} of an iteration is {named} ({within:.0%} of it in the phase {phase})"
         if self.n_idle:
-            text += f"; {self.n_idle} of {self.n_ranks} ranks own nothing: the layers are narrower than that"
+            text += f"; {self.n_idle} of {self.n_ranks} ranks own nothing: the layers are too narrow for them"
         return text
 
 
@@ -155,22 +155,22 @@ def make_plan(
     n_replicas: int = 1,
     speeds: Sequence[float] = (),
 ) -> Plan:
-    """Predict an iteration with certain splits.
+    """Predict an iteration with given splits.
 
     Parameters
     ----------
     problem : Problem
-        What it works on, all samples.
+        Problem of the iteration, with all samples.
     splits : sequence of int
         Groups of layers 0..L, of each replica of the grid.
     rates : Rates
-        How fast ranks are.
+        Rates of the ranks.
     sketch : int or None
-        Random cotangents a sample, 0 for all outputs; None chooses as a run does.
+        Number of random cotangents of a sample, 0 for all outputs; None chooses as a run does.
     n_replicas : int
-        Copies of the grid, each with its share of the samples.
+        Number of copies of the grid, each with its share of the samples.
     speeds : sequence of float
-        Relative speed of each rank of a grid; empty: all have the rates. Blocks are in proportion.
+        Relative speed of each rank of a grid, to which block sizes are proportional; empty if all have the rates.
 
     Returns
     -------
@@ -194,7 +194,7 @@ def make_plan(
 
 
 def check_size(n_ranks: int, shape: NetworkShape, n_plans: int = 1) -> None:
-    """Refuse plans that would take minutes, since each goes over the blocks of all ranks and layers.
+    """Refuse plans that would take minutes, since each plan examines the blocks of all ranks and layers.
 
     Parameters
     ----------
@@ -203,7 +203,7 @@ def check_size(n_ranks: int, shape: NetworkShape, n_plans: int = 1) -> None:
     shape : NetworkShape
         Layers.
     n_plans : int
-        Plans that are made.
+        Number of plans.
 
     Raises
     ------
@@ -215,7 +215,7 @@ def check_size(n_ranks: int, shape: NetworkShape, n_plans: int = 1) -> None:
         several = f" and {n_plans} ways to split" if n_plans > 1 else ""
         raise ConfigError(
             f"{n_ranks:,} ranks of a grid, {n_layers:,} layers{several} are too many to plan: their product may be "
-            f"{_MOST_BLOCKS:,}; plan fewer ranks, more replicas (partition.replicas), or certain splits",
+            f"at most {_MOST_BLOCKS:,}; plan fewer ranks, more replicas (partition.replicas), or given splits",
             collective=True,
         )
 
@@ -223,7 +223,7 @@ def check_size(n_ranks: int, shape: NetworkShape, n_plans: int = 1) -> None:
 def _slowest_work(
     problem: Problem, shares: list[Share], busiest: Share, rates: Rates, messages: Messages
 ) -> dict[str, float]:
-    """Seconds of own work by phase, of the rank for which the others wait."""
+    """Return the seconds of own work by phase, of the rank for which the others wait."""
     speeds = shares[0].partition.speeds
     if not speeds:
         return Work(problem, busiest, rates, messages.chunks).by_phase()
@@ -238,7 +238,7 @@ def candidates(
     shape: NetworkShape, n_ranks: int, *, density: float | None = None, blocks: tuple[int, ...] = (),
     owners: FileOwners | None = None,
 ) -> list[tuple[int, ...]]:  # fmt: skip
-    """Splits worth a look: all regular grids, and the one that suits each layer.
+    """List the splits to compare: all regular grids, and the splits that suit each layer.
 
     Parameters
     ----------
@@ -247,11 +247,11 @@ def candidates(
     n_ranks : int
         Ranks.
     density : float or None
-        Share of non-zeros of sparse features; None for dense.
+        Share of nonzeros in sparse features; None for dense.
     blocks : tuple of int
-        Groups of the logical blocks, of which ranks own whole ones; empty: one a rank.
+        Groups of the logical blocks, of which each rank owns whole ones; empty if each rank is a block.
     owners : FileOwners or None
-        Of files by columns, which splits of the features must suit.
+        Ranks that own each file by columns, which the splits of the features must respect.
 
     Returns
     -------
@@ -260,7 +260,7 @@ def candidates(
     Raises
     ------
     ConfigError
-        If so many ranks cannot share the blocks.
+        If this number of ranks cannot share the blocks.
     """
     n_layers = len(shape.layers)
     best = auto_splits(shape, n_ranks, density=density, owners=owners)
@@ -277,7 +277,7 @@ def candidates(
             if any(_can_share(shape, blocks, splits, n) for splits in [blocks, *regular_splits(n, n_layers)])
         ]  # fmt: skip
         raise ConfigError(
-            f"{n_ranks} ranks cannot share partition.blocks = {splits_title(blocks)}, of which each owns whole ones; "
+            f"{n_ranks} ranks cannot share partition.blocks = {splits_title(blocks)}: each must own whole blocks; "
             f"these numbers can: {', '.join(map(str, numbers))}",
             collective=True,
         )
@@ -285,7 +285,7 @@ def candidates(
 
 
 def _can_share(shape: NetworkShape, blocks: tuple[int, ...], splits: tuple[int, ...], n_ranks: int) -> bool:
-    """Whether splits are those of so many ranks, each with whole blocks."""
+    """Whether splits give this number of ranks whole blocks."""
     try:
         return shape.partition(splits, (), blocks).n_ranks == n_ranks
     except ConfigError:
@@ -301,7 +301,7 @@ def make_plans(
     n_replicas: int = 1,
     speeds: Sequence[float] = (),
 ) -> list[Plan]:
-    """Plans of all candidates, the fastest first; among equals the one of fewer bytes.
+    """Plan all candidates, the fastest first; among equals, the one that sends fewer bytes.
 
     Parameters
     ----------
@@ -327,19 +327,19 @@ def make_plans(
 
 
 def widened(shape: NetworkShape, factor: float) -> NetworkShape:
-    """A network whose hidden layers have so many times the units.
+    """Scale the number of units of a network's hidden layers.
 
     Parameters
     ----------
     shape : NetworkShape
         Layers.
     factor : float
-        From 0 on; no layer becomes narrower than one unit.
+        Factor of at least 0; every layer keeps at least one unit.
 
     Returns
     -------
     NetworkShape
-        Inputs and outputs stay.
+        Network with the same inputs and outputs.
     """
     widths = [shape.widths[0], *(max(1, round(factor * n)) for n in shape.widths[1:-1]), shape.widths[-1]]
     if shape.image_shape is None:
@@ -352,21 +352,21 @@ def widened(shape: NetworkShape, factor: float) -> NetworkShape:
 
 
 def largest(problem: Problem, memory_bytes: float, plans: Callable[[Problem], Sequence[Plan]]) -> Plan | None:
-    """The plan with the widest hidden layers whose memory fits a rank.
+    """Find the plan with the widest hidden layers whose memory fits a rank.
 
     Parameters
     ----------
     problem : Problem
-        Its network is widened, or narrowed, all hidden layers alike.
+        Problem, whose hidden layers are all widened or narrowed by the same factor.
     memory_bytes : float
         Memory of a rank.
     plans : callable
-        Problem -> its plans, the fastest first.
+        Takes a problem and returns its plans, the fastest first.
 
     Returns
     -------
     Plan or None
-        The fastest that fits; None where nothing fits, or where no layer is hidden.
+        The fastest plan that fits; None if none fits or there is no hidden layer.
     """
     if len(problem.shape.layers) < 2:
         return None

@@ -1,4 +1,4 @@
-"""A training problem in numbers, and what of it falls to a rank: arithmetic, without data and without MPI."""
+"""The sizes of a training problem, and a rank's share of it: arithmetic, without data and MPI."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ MODELLED = ("dual", "gauss_newton", "block_diagonal")
 
 @dataclass(frozen=True)
 class PlannedMethod:
-    """How an iteration finds its step.
+    """The method of an iteration, as far as its cost depends on it.
 
     Attributes
     ----------
     direction : str
         One of :data:`MODELLED`.
     n_steps : int
-        CG steps of a direction.
+        Number of CG steps of a direction.
     n_trials : int
-        Points that the line search tries.
+        Number of points that the line search tries.
     n_directions : int
-        Directions that are combined: 2 with the last one, else 1.
+        Number of directions that are combined: 2 with the last one, else 1.
     warm : bool
         Whether CG starts from a multiple of the last direction.
     recomputed : bool
         Whether products pass through the network instead of a stored Jacobian.
     n_pieces : int
-        Pieces in which the samples of a pass take turns; of images always 1.
+        Number of pieces into which a pass divides the samples; 1 for networks on images.
     preconditioner : str
-        Preconditioner of CG; that of ``kfac`` is priced, others are cheap beside products.
+        Preconditioner of CG. The cost of ``kfac`` is modelled; others are cheap compared with products.
     accelerated : bool
-        Whether a second solution, along the first, bends the step; its CG steps count in ``n_steps``.
+        Whether a second solution bends the step; `n_steps` includes its CG steps.
     rounded : bool
-        Whether sums over boundaries travel as bfloat16.
+        Whether sums over boundaries are sent as bfloat16.
     """
 
     direction: str = "gauss_newton"
@@ -56,40 +56,40 @@ class PlannedMethod:
 
 @dataclass(frozen=True)
 class Problem:
-    """What an iteration works on, or one replica of the grid in it.
+    """The sizes of the problem of an iteration, or of one replica of the grid.
 
-    It has more attributes than ten, since each is a quantity that formulas of messages, memory and work use alone.
+    It has more than ten attributes because formulas of messages, memory and work use each of them separately.
 
     Attributes
     ----------
     shape : NetworkShape
         Layers.
     n_samples, n_test : int
-        Samples of training and test, of the replica with most of them.
+        Number of training and test samples, on the replica with the most.
     n_curvature : int
-        Samples of the curvature, likewise.
+        Number of curvature samples, on the replica with the most.
     n_rows : int
-        Rows of the Jacobian for each sample: outputs, or random cotangents.
+        Number of Jacobian rows for each sample: outputs, or random cotangents.
     itemsize : int
         Bytes of a number.
     memory_bytes : float
         Bytes that a rank may keep of an evaluation.
     method : PlannedMethod
-        How an iteration finds its step.
+        Method of the iteration.
     nonzeros : float or None
-        Nonzeros of a sample with sparse features; None for dense.
+        Mean number of nonzeros in a sample with sparse features; None for dense features.
     activation : str
         Activation of the hidden layers.
     n_replicas : int
-        Copies of the grid that share the samples.
+        Number of copies of the grid that share the samples.
     reading_bytes : float
-        Memory of reading the data, beside the features; 0 where they are not known.
+        Bytes that reading the data takes, besides the features; 0 if unknown.
     blocks : tuple of int
-        Groups of the logical blocks; empty: those of the ranks.
+        Groups of the logical blocks; empty if each rank is a block.
     owners : FileOwners or None
-        Of the files by columns that the features come from.
+        Ranks that own each file by columns of the features.
     packed : bool
-        Whether features are genotypes, two bits each.
+        Whether features are genotypes of two bits each.
     """
 
     shape: NetworkShape
@@ -109,7 +109,7 @@ class Problem:
     packed: bool = False
 
     def shared(self, n_replicas: int) -> Problem:
-        """What falls to a replica of the grid where so many share the samples of this problem."""
+        """Return the problem of a replica, if `n_replicas` of them share the samples."""
         sizes = (self.n_samples, self.n_test, self.n_curvature)
         n_samples, n_test, n_curvature = (-(-size // n_replicas) for size in sizes)
         return replace(
@@ -118,37 +118,37 @@ class Problem:
 
     @property
     def n_out(self) -> int:
-        """Outputs."""
+        """Number of outputs."""
         return self.shape.widths[-1]
 
     @property
     def apart(self) -> bool:
-        """Whether the curvature's samples are not all, so that they pass forward once more."""
+        """Whether the curvature uses a subsample, which passes forward again."""
         return self.n_curvature < self.n_samples
 
     @property
     def rooted(self) -> bool:
-        """Whether rows of the Jacobian are combinations of the outputs, whose factors are all stored."""
+        """Whether Jacobian rows are combinations of the outputs, whose factors are all stored."""
         return self.sketched or self.method.direction == "dual"
 
     @property
     def n_system(self) -> int:
-        """Rows of the matrix in sample space, over all replicas; 0 where there is none."""
+        """Number of rows of the matrix in sample space, over all replicas; 0 if there is none."""
         return self.n_curvature * self.n_replicas * self.n_rows if self.method.direction == "dual" else 0
 
     @property
     def for_variables(self) -> bool:
-        """Whether the exact direction solves for the variables, since they are fewer than its rows."""
+        """Whether the exact direction solves for the variables, because they are fewer than its rows."""
         return solves_for_variables(self.n_system, self.shape.n_params)
 
     @property
     def sketched(self) -> bool:
-        """Whether rows of the Jacobian are random combinations of the outputs."""
+        """Whether Jacobian rows are random combinations of the outputs."""
         return self.n_rows < self.n_out
 
 
 class Group:
-    """A group of a hidden layer on whose boundary a rank stands.
+    """A group of a hidden layer, with the ranks at its boundary.
 
     Parameters
     ----------
@@ -170,7 +170,7 @@ class Group:
 
 
 class Share:
-    """What a rank has of a network.
+    """A rank's share of a network.
 
     Parameters
     ----------
@@ -179,14 +179,14 @@ class Share:
     partition : Partition
         Who owns what.
     rank : int
-        Whose share.
+        The rank.
 
     Attributes
     ----------
     blocks : dict of int to Block
-        By layer.
+        Blocks by layer.
     groups : dict of int to list of Group
-        By hidden layer.
+        Groups by hidden layer.
     """
 
     def __init__(self, shape: NetworkShape, partition: Partition, rank: int) -> None:
@@ -197,7 +197,7 @@ class Share:
         }
 
     def _numbers(self, m: int) -> list[int]:
-        """Groups of a layer that are made of this rank's products, or that it needs as inputs."""
+        """List the groups of a layer to which this rank's products contribute, or that it needs as inputs."""
         numbers = {self.blocks[m].j} if m in self.blocks else set()
         return sorted(numbers | ({self.blocks[m + 1].i} if m + 1 in self.blocks else set()))
 
@@ -212,11 +212,11 @@ class Share:
 
     @cached_property
     def n_params(self) -> int:
-        """Variables this rank owns."""
+        """Number of variables that this rank owns."""
         return sum(block.n_params for block in self.blocks.values())
 
     def n_kept(self, itemsize: int) -> float:
-        """Numbers a sample that the activations of a forward pass keep, features left out."""
+        """Return the numbers that a forward pass keeps for each sample, without features."""
         total = float(self.partition.widths[-1])
         for m, groups in self.groups.items():
             layer = self.layer(m)

@@ -1,4 +1,4 @@
-"""How fast ranks compute and talk: the alpha-beta model of messages, and a roofline for products."""
+"""Rates of computation and communication: the alpha-beta model of messages, and a roofline for products."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ from dataclasses import dataclass
 
 from distnewton.planning.messages import Message
 
-# what products of a network's shapes reach of the rate of large square ones, their matrices' passes apart
+# share of the rate of large square products that products of a network's shapes reach, without passes over memory
 _OF_SQUARE = 0.95
-# columns of the weights for which the rate of sparse products is given
+# number of weight columns at which the rate of sparse products is given
 _SPARSE_COLUMNS = 64
-# 5 ns a value and 0.7 ns a column, as measured on one core with scipy
+# 5 ns for a value and 0.7 ns for a column, measured on one core with scipy
 _FETCH_COLUMNS = 7.0
 
 
 @dataclass(frozen=True)
 class Rates:
-    """Rates of a rank while all ranks are at work.
+    """Rates of a rank while all ranks compute.
 
     Attributes
     ----------
@@ -32,11 +32,11 @@ class Rates:
     latency, bandwidth : float
         Seconds of an empty message, and bytes a second, between ranks of one node.
     far_latency, far_bandwidth : float
-        The same between nodes; the bandwidth is a node's, which its ranks share.
+        The same between nodes; the ranks of a node share its bandwidth.
     ranks_per_node : int
-        Consecutive ranks on a node.
+        Number of consecutive ranks on a node.
     call : float
-        Seconds that the interpreter takes for a layer's work in a pass, or for a message.
+        Seconds of interpreter time for a layer in a pass, or for a message.
     """
 
     products: float = 7e10
@@ -51,29 +51,29 @@ class Rates:
     call: float = 2.5e-5
 
     def product(self, m: float, k: float, n: float, itemsize: int) -> float:
-        """Seconds of a product of m x k and k x n: its operations, and its matrices, which are packed for them."""
+        """Return the seconds of a product of m x k and k x n: its operations, and packing its matrices."""
         return 2.0 * m * k * n / (_OF_SQUARE * self.products) + self.stream(2.0 * itemsize * (m * k + k * n + m * n))
 
     def sparse_product(self, nonzeros: float, n_out: float) -> float:
-        """Seconds of a product of sparse features and dense weights, or of its adjoint."""
-        # to fetch a value takes as long as to multiply it into so many columns, whatever their number
+        """Return the seconds of a product of sparse features and dense weights, or of its adjoint."""
+        # fetching a value takes as long as multiplying it into this many columns, whatever their number
         per_column = 2.0 * _SPARSE_COLUMNS / self.sparse_products / (_FETCH_COLUMNS + _SPARSE_COLUMNS)
         return nonzeros * per_column * (_FETCH_COLUMNS + n_out)
 
     def stream(self, n_bytes: float) -> float:
-        """Seconds to move bytes through memory."""
+        """Return the seconds to move bytes through memory."""
         return n_bytes / self.memory
 
     def compute(self, n: float) -> float:
-        """Seconds of so many exponentials, or of what takes as long."""
+        """Return the seconds of n exponentials, or of work that takes as long."""
         return n / self.functions
 
     def transfer(self, message: Message) -> tuple[float, float]:
-        """Seconds of a message's sums: those of its latencies, and those of its bytes."""
+        """Return the seconds of a message's sums: of their latencies, and of their bytes."""
         hops = math.ceil(math.log2(message.n_ranks)) * message.n_calls
         called = self.call * message.n_calls
         if message.first // self.ranks_per_node == message.last // self.ranks_per_node:
             return called + hops * self.latency, message.sent_bytes / self.bandwidth
-        # the ranks of a node stand on like boundaries at the same time
+        # the ranks of a node send over similar boundaries at the same time
         sharing = min(self.ranks_per_node, message.n_ranks)
         return called + hops * self.far_latency, message.sent_bytes * sharing / self.far_bandwidth

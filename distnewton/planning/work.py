@@ -1,4 +1,4 @@
-"""Seconds that a rank computes in each phase of an iteration: its products, and what it moves through memory."""
+"""Seconds that a rank computes in each phase of an iteration, for products and for moving data through memory."""
 
 from __future__ import annotations
 
@@ -11,44 +11,44 @@ from distnewton.planning.rates import Rates
 from distnewton.solvers.block_cholesky import MOST_REPLICATED
 
 _PASSES = {"bias": 2, "derivative": 5, "units": 2, "sum": 3, "axpy": 5}
-"""Times that element-wise work reads or writes a value: of numpy, whose temporaries count."""
+"""Number of times that element-wise work reads or writes a value, including numpy's temporaries."""
 _LOSS_ROW, _LOSS_VALUE = 160.0, 3.0
 """Exponentials that take as long as a loss of many classes, its gradient or its Hessian, by row and by value: numpy's
 sums along short rows cost by the row."""
 _HESSIAN_ROW, _HESSIAN_VALUE = 45.0, 1.2
 """The same for a product with the Hessians."""
 _GRAM = 4
-"""Passes over half of a matrix in sample space that each block's part takes."""
+"""Passes over half of a matrix in sample space for the part of each block."""
 _DOT = 1.5
 """The same for a pair of numbers in an inner product that float64 accumulates; in float64 itself two passes."""
 _SPARSE_LARGE, _SPARSE_BEYOND = 1 << 23, 1.45
-"""Bytes of weights that leave the caches, and how much longer a sparse product then takes."""
+"""Bytes of weights that exceed the caches, and the factor by which a sparse product then takes longer."""
 _LARGE, _FRESH, _BEYOND = 1 << 22, 6, 2.0
-"""Bytes of a vector of which a dozen leave the caches, passes that a new one takes more, factor of inner products."""
+"""Bytes of a vector of which a dozen exceed the caches, extra passes for a new one, factor of inner products."""
 _JACOBIAN = 10
-"""Passes over the factors as they are made."""
+"""Passes over the factors while they are computed."""
 _STORED, _STORED_IN_CACHE, _CACHE = 2.2, 1.3, 1 << 24
-"""Passes over stored factors in a batched product, beyond the caches and in them, and from which size in bytes on."""
+"""Passes over stored factors in a batched product, beyond the caches and within them, and the size limit in bytes."""
 
 
 class Work:
-    """Seconds of a rank's own work.
+    """The seconds of a rank's own work.
 
     Parameters
     ----------
     problem, share
         Arguments of :class:`~distnewton.planning.messages.Messages`.
     rates : Rates
-        How fast it is.
+        Rates of the rank.
     chunks : list of (int, bool)
-        Samples of each chunk of an evaluation, and whether their activations are kept.
+        Number of samples in each chunk of an evaluation, and whether their activations are kept.
     """
 
     def __init__(self, problem: Problem, share: Share, rates: Rates, chunks: list[tuple[int, bool]]) -> None:
         self._problem, self._share, self._rates, self._chunks = problem, share, rates, chunks
 
     def by_phase(self) -> dict[str, float]:
-        """Seconds of one iteration, by phase.
+        """Return the seconds of one iteration, by phase.
 
         Returns
         -------
@@ -80,7 +80,7 @@ class Work:
         return {phase: seconds.get(phase, 0.0) for phase in PHASES}
 
     def _system(self) -> float:
-        """The matrix in sample space, whose upper half is a copy, its factor, and the way back to the variables."""
+        """The matrix in sample space, whose upper half is a copy, its factor, and the way to the variables."""
         problem, rates, n = self._problem, self._rates, self._problem.n_system
         if problem.for_variables:
             # 2 N P^2 operations of a QR factorisation, by every rank
@@ -95,7 +95,7 @@ class Work:
             else:
                 seconds += 0.5 * rates.product(problem.n_curvature, n_in, n_samples, problem.itemsize)
                 seconds += 0.5 * rates.product(n_own, n_out, n, problem.itemsize)
-        # n^3 / 3 operations, of all ranks together where they share the matrix
+        # n^3 / 3 operations, divided over the ranks if they share the matrix
         factor = rates.product(n, n / 6, n, problem.itemsize)
         return seconds + (factor if n <= MOST_REPLICATED else factor / world)
 
@@ -108,11 +108,11 @@ class Work:
 
     @property
     def _large(self) -> bool:
-        """Whether the vectors of this rank's variables leave the caches."""
+        """Whether the vectors of this rank's variables exceed the caches."""
         return self._share.n_params * self._problem.itemsize >= _LARGE
 
     def _vectors(self, kind: str) -> float:
-        """Element-wise work on vectors of this rank's variables; those that are no updates make a new one."""
+        """Element-wise work on vectors of this rank's variables; unless it is an update, it makes a new vector."""
         fresh = _FRESH if self._large and kind == "axpy" else 0
         return self._stream((_PASSES[kind] + fresh) * self._share.n_params)
 
@@ -138,7 +138,7 @@ class Work:
         n_in, n_out = self._share.blocks[m].shape
         if m == 1 and problem.nonzeros is not None:
             nonzeros = n * problem.nonzeros * n_in / max(1, self._share.partition.widths[0])
-            # the adjoint is made fresh and copied, the product likewise
+            # adjoint and product are both new arrays that are copied
             moved = self._stream((4 + _FRESH * (self._large and transposed)) * (n_in if transposed else n) * n_out)
             beyond = _SPARSE_BEYOND if n_in * n_out * problem.itemsize >= _SPARSE_LARGE else 1.0
             return beyond * self._rates.sparse_product(nonzeros, n_out) + moved
@@ -147,11 +147,11 @@ class Work:
         return self._rates.product(rows, inner, n_out, problem.itemsize) + self._gathered(layer, places, n_in)
 
     def _gathered(self, layer: LayerShape, places: float, n_in: int) -> float:
-        """Patches, written and read; none between neurons."""
+        """Patches, which are written and read; none in dense layers."""
         return 0.0 if layer.kernel is None else self._stream(2 * places * n_in)
 
     def _values(self, n: float) -> float:
-        """Values that are activated, of the groups on whose boundary this rank stands."""
+        """Values to activate, in the groups at whose boundary this rank is."""
         share = self._share
         return sum(
             n * sum(group.n_units for group in groups) * share.layer(m).n_elements for m, groups in share.groups.items()
@@ -179,13 +179,13 @@ class Work:
         return self._rates.product(places, n_out, n_in, self._problem.itemsize) + self._gathered(layer, places, n_in)
 
     def _tangent(self, n: float) -> float:
-        """Forward differentiation: two products a layer above the first."""
+        """Forward differentiation: two products for each layer above the first."""
         first = self._layer(1, n) if 1 in self._share.blocks else 0.0
         element_wise = self._stream((2 * _PASSES["bias"] + _PASSES["derivative"]) * self._values(n))
         return 2 * sum(self._layer(m, n) for m in self._share.blocks) - first + element_wise
 
     def _jacobian(self) -> float:
-        """One backward pass of the rows of all samples, the stored factors written."""
+        """One backward pass of the rows of all samples, which writes the stored factors."""
         problem, seconds = self._problem, 0.0
         rows = problem.n_curvature * problem.n_rows
         top = self._share.n_layers - (0 if problem.rooted else 1)
@@ -194,11 +194,11 @@ class Work:
             if m >= top:
                 continue
             values = rows * sum(group.n_units for group in groups) * self._share.layer(m).n_values
-            # written fresh, and multiplied by the derivative, which all rows of a sample share
+            # a new array, multiplied by the derivative, which all rows of a sample share
             seconds += self._stream(_JACOBIAN * values)
             if m + 1 in self._share.blocks:
                 above = rows * self._share.blocks[m + 1].shape[1] * self._share.layer(m + 1).n_elements
-                # of the last hidden layer it is made for the occasion
+                # for the last hidden layer it is made here
                 seconds += self._stream(3 * above if m + 1 == self._share.n_layers - 1 else 0.0)
                 seconds += self._down(m + 1, rows)
         return seconds
