@@ -12,7 +12,7 @@ import threading
 
 import numpy as np
 import pytest
-from launched import distnewton, mpirun, run
+from launched import call, distnewton, mpirun, run
 
 from distnewton.cli.streams import StandardStream
 from distnewton.errors import WriteError
@@ -33,6 +33,16 @@ def table(tmp_path):
     return path
 
 
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """A run on the table, which commands only read, and the table."""
+    folder = tmp_path_factory.mktemp("trained")
+    (folder / "table.csv").write_text(TABLE)
+    done = call("train", "--data.train", folder / "table.csv", "--run-dir", folder / "run", *TRAIN)
+    assert done.returncode == 0, done.stderr
+    return folder / "run", folder / "table.csv"
+
+
 def piped(path, command):
     """Run a command with a file as standard input, through a pipe."""
     return run(["bash", "-c", f"cat {path} | {shlex.join(map(str, command))}"])
@@ -43,7 +53,7 @@ def test_every_stream_is_read_as_the_file_is(tmp_path, table, n_ranks):
     launch = mpirun(3) if n_ranks == 3 else []
     trained = piped(table, [*launch, *distnewton("train", "--data.train", "-", "--run-dir", tmp_path / "run", *TRAIN)])
     assert trained.returncode == 0, trained.stdout + trained.stderr
-    expected = run(distnewton("predict", tmp_path / "run", table))
+    expected = call("predict", tmp_path / "run", table)
     assert len(expected.stdout.splitlines()) == 60
     os.mkfifo(tmp_path / "fifo")
     for name in ("/dev/stdin", str(tmp_path / "fifo")):
@@ -57,12 +67,12 @@ def test_every_stream_is_read_as_the_file_is(tmp_path, table, n_ranks):
     assert not (tmp_path / "-").exists()
 
 
-def test_a_pipe_of_the_shell(tmp_path, table):
-    run(distnewton("train", "--data.train", table, "--run-dir", tmp_path / "run", *TRAIN))
-    words = shlex.join(distnewton("evaluate", tmp_path / "run"))
+def test_a_pipe_of_the_shell(trained):
+    run_folder, table = trained
+    words = shlex.join(distnewton("evaluate", run_folder))
     found = run(["bash", "-c", f"{words} <(cat {table})"])
     assert found.returncode == 0, found.stderr
-    assert found.stdout == run(distnewton("evaluate", tmp_path / "run", table)).stdout
+    assert found.stdout == call("evaluate", run_folder, table).stdout
 
 
 @pytest.mark.parametrize(("name", "code", "text"), [
@@ -112,9 +122,8 @@ def test_a_run_goes_on_without_its_output(tmp_path, table, redirection, words):
 
 
 @pytest.mark.parametrize(("redirection", "codes"), [(">/dev/full", [74]), ("| head -c 1", [0, 1]), (">&-", [0])])
-def test_results_that_cannot_be_said_are_no_bug(tmp_path, table, redirection, codes):
-    run(distnewton("train", "--data.train", table, "--run-dir", tmp_path / "run", *TRAIN))
-    words = shlex.join(map(str, distnewton("evaluate", tmp_path / "run", table)))
+def test_results_that_cannot_be_said_are_no_bug(trained, redirection, codes):
+    words = shlex.join(map(str, distnewton("evaluate", *trained)))
     done = run(["bash", "-o", "pipefail", "-c", f"{words} {redirection}"])
     assert done.returncode in codes, done.stderr
     assert ("cannot write standard output: No space left on device" in done.stderr) == (codes == [74])

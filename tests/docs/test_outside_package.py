@@ -126,7 +126,9 @@ def resumed(installed, matlab, tmp_path_factory):
         # the same steps without a stop, and on one rank
         commands += [["train", *given[name], f"--run-dir={folder / name}-whole", "--run.iterations=16"],
                      ["train", "--resume", folder / name, "--run.iterations=16"],
-                     ["info", folder / name], ["report", folder / name]]  # fmt: skip
+                     ["info", folder / name]]  # fmt: skip
+    # drawing costs as much as the runs: the direction that has an option of its own
+    commands.append(["report", folder / "lbfgs"])
     done = start_several(installed, *commands)
     assert done.returncode == 0, done.stderr
     return folder, done.stdout
@@ -135,7 +137,7 @@ def resumed(installed, matlab, tmp_path_factory):
 @pytest.mark.parametrize("direction", DIRECTIONS)
 def test_a_run_that_is_resumed_on_another_grid(resumed, direction):
     folder, told = resumed
-    assert told.count(f"report: {folder / direction / 'report.html'}") == 1
+    assert told.count(f"report: {folder / direction / 'report.html'}") == (direction == "lbfgs")
     found, expected = objectives(folder / direction), objectives(folder / f"{direction}-whole")
     assert len(found) == len(expected) == 17
     assert found[-1] < 0.65 * found[0]  # the outliers stay
