@@ -1,4 +1,4 @@
-"""What a data source says about itself, and the protocol that every source follows."""
+"""The description of a data set, and the protocol that every data source follows."""
 
 from __future__ import annotations
 
@@ -21,19 +21,19 @@ if TYPE_CHECKING:
 class Description:
     """Size, labels and peculiarities of a data set, found in one strict pass.
 
-    It has more than a dozen attributes since it is a record: what one rank reads once, and broadcasts to all.
+    It has more than a dozen attributes because it is a record: one rank reads it once and broadcasts it.
 
     Attributes
     ----------
     name : str
-        Path or name of the data, as it appears in messages.
+        Path or name of the data, for messages.
     format : str
         Name of the data format, ``bundled`` or ``memory``.
     n_samples, n_features : int
-        Size of the whole data set; ``n_features`` is the number asked for where one was given.
+        Size of the whole data set; ``n_features`` is the requested number if there was one.
     n_nonzeros : int
-        Values that the file stores for these features. Sparse: explicit zeros count. Dense: values that are
-        not 0.
+        For sparse data the stored values of these features, including explicit zeros; for dense data the values that
+        are not 0.
     sparse_format : bool
         Whether :meth:`DataSource.read` returns ``scipy.sparse.csr_array``.
     labels : ndarray of shape (n_samples,)
@@ -42,18 +42,18 @@ class Description:
     n_ignored_values : int
         Stored values left out because their feature is beyond ``n_features``.
     notes : list of str
-        What a user should be told once, such as an ignored ``qid:``.
+        Notices to show the user once, such as an ignored ``qid:``.
     image_shape : tuple of int or None
-        ``(channels, height, width)`` where samples are images: their features are the values in the order (channel,
-        row, column), ``n_features`` in number. None for tables, and where columns are left out.
+        ``(channels, height, width)`` if samples are images: the ``n_features`` features are then the values in the
+        order (channel, row, column). None for tables, and if columns are left out.
     weights : ndarray of float64 of shape (n_samples,) or None
-        How much each sample counts, not negative and some of them positive; None: all alike.
+        Non-negative weight of each sample, some positive; None for equal weights.
     labelled : bool
-        Whether there are labels; else `labels` is full of NaN.
+        Whether there are labels; if not, `labels` is full of NaN.
     names : ColumnNames or None
-        Of the columns, where the data have any.
+        Names of the columns, if the data have any.
     classes : list of (float or str) or None
-        All classes, where `labels` need not have each of them.
+        All classes, if some may not occur in `labels`.
     packed : bool
         Whether :meth:`DataSource.read` returns :class:`~distnewton.data.packed.PackedColumns`.
     """
@@ -76,9 +76,9 @@ class Description:
 
 
 class DataSource(Protocol):
-    """Data of which any range of features can be read without holding the rest.
+    """Data that can be read by ranges of features without holding the rest.
 
-    :class:`~distnewton.data.source.Source`, the base of this package's own sources, says what each method takes.
+    :class:`~distnewton.data.source.Source`, the base of this package's own sources, documents the arguments.
     """
 
     @property
@@ -89,7 +89,7 @@ class DataSource(Protocol):
         """Check all of the data in one streaming pass; meant for one rank."""
 
     def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> Features:
-        """Read a range of features of all samples, or of some; meant for every rank."""
+        """Read a range of features of all or some samples; meant for every rank."""
 
     def locate(self, i_sample: int) -> str:
-        """Where a sample stands, for error messages."""
+        """Describe the position of a sample, for error messages."""

@@ -1,10 +1,10 @@
-r"""A hash of data that is the same however samples and features are cut: by it a run knows its data when it resumes.
+r"""A hash of data that does not depend on how samples and features are split; a resumed run recognises its data by it.
 
-The bits of a value are one or two numbers :math:`u < 2^{32}`, and the hash of all is
+The bits of a value are one or two numbers :math:`u < 2^{32}`, and the hash of all values is
 :math:`\sum_i a_i \sum_k b_k u_{ik} \bmod 2^{64}` over samples i and numbers k of their features. The weights a and b
-are odd random numbers, functions of the place in the whole data set, so that ranks add up their parts. One value that
-changes always changes the hash, since odd numbers have inverses; samples that change places do so but for chances of
-about :math:`2^{-32}`. Zeros have no bits: sparse data have the hash of the same data in a dense array.
+are odd random numbers that depend on the place in the whole data set, so ranks can add up their parts. A single changed
+value always changes the hash, since odd numbers have inverses; swapped samples do so except with a probability of about
+:math:`2^{-32}`. Zeros have no bits, so sparse data have the same hash as the same data in a dense array.
 """
 
 from __future__ import annotations
@@ -22,30 +22,30 @@ if TYPE_CHECKING:
     from distnewton.data.row_selection import Chosen
 
 _BLOCK_VALUES = 1 << 16
-"""Numbers that are multiplied at a time: they stay in the cache."""
+"""Numbers multiplied at a time, few enough to stay in the cache."""
 _BITS = (1 << 64) - 1
 _LIMB = 22
-"""Bits of a part of a weight: codes times as many rows as memory holds are then below 2^53."""
+"""Bits in a part of a weight: sums of codes over as many rows as memory holds then stay below 2^53."""
 _ROWS, _COLUMNS = np.uint64(0x243F6A8885A308D3), np.uint64(0x13198A2E03707344)
-"""Beginnings of the two sequences of weights: digits of pi."""
+"""Starts of the two sequences of weights: digits of pi."""
 
 
 def fingerprint(X: Features | PackedColumns, rows: Chosen | None = None, first_column: int = 0) -> int:
-    """Hash of some samples' values of some features, as they were read.
+    """Hash some samples' values of some features, as they were read.
 
     Parameters
     ----------
     X : ndarray or csr_array of float32 or float64, or PackedColumns, of shape (n_rows, n_columns)
-        Values; of packed columns their codes are taken.
+        Values; packed columns are hashed by their codes.
     rows : ndarray of int of shape (n_rows,), optional
         Numbers of the samples in the whole data set; by default from 0.
     first_column : int
-        Number of the first feature there.
+        Number of the first column in the whole data set.
 
     Returns
     -------
     int
-        Below 2^64; those of parts add up to that of the whole, modulo 2^64.
+        Hash below 2^64; the hashes of parts sum to that of the whole, modulo 2^64.
     """
     if isinstance(X, PackedColumns):
         return _of_packed(X, np.arange(X.shape[0]) if rows is None else rows, first_column)
@@ -53,7 +53,7 @@ def fingerprint(X: Features | PackedColumns, rows: Chosen | None = None, first_c
     n_parts = X.dtype.itemsize // 4
     rows = np.arange(n_rows) if rows is None else rows
     dense = isinstance(X, np.ndarray)
-    # of sparse data, which may have very many columns, those weights alone that occur
+    # sparse data may have very many columns: compute weights only of those that occur
     of_column = _of_columns(np.arange(n_columns if dense else 0) + first_column, n_parts)
     total, height = 0, max(1, _BLOCK_VALUES * n_rows // max(1, X.size * n_parts))
     for i in range(0, n_rows, height):
@@ -69,7 +69,7 @@ def fingerprint(X: Features | PackedColumns, rows: Chosen | None = None, first_c
 
 
 def _of_packed(X: PackedColumns, rows: Chosen, first_column: int) -> int:
-    """Hash of codes, by products whose sums are whole numbers that float64 holds: weights in three parts."""
+    """Hash of codes, by products with weights in three parts, so that float64 holds all sums exactly."""
     of_row, (n, p) = _weights(rows, _ROWS), (X.shape[0], X.n_packed)
     parts = np.stack([(of_row >> np.uint64(_LIMB * k)) & np.uint64(2**_LIMB - 1) for k in range(3)], axis=1)
     codes = np.repeat(np.arange(4.0)[:, None], p, axis=1)
@@ -86,14 +86,14 @@ def _of_columns(numbers: NDArray[np.int64], n_parts: int) -> NDArray[np.uint64]:
 
 
 def combined(values: int, *arrays: NDArray[Any] | None) -> str:
-    """Hash of a data set: that of its values, and those of its labels and weights.
+    """Combine the hashes of a data set's values, labels and weights.
 
     Parameters
     ----------
     values : int
         Sum of the hashes of all parts.
     *arrays : ndarray or None
-        Numbers or texts, whole.
+        Whole arrays of numbers or texts.
 
     Returns
     -------

@@ -1,6 +1,6 @@
-"""Which samples are put aside: a share of them for validation, or folds for cross validation.
+"""Held-out samples: a fraction of them for validation, or folds for cross validation.
 
-Both are functions of the seed and of the labels alone, never of the ranks.
+Both depend on the seed and the labels only, never on the ranks.
 """
 
 from __future__ import annotations
@@ -18,32 +18,32 @@ if TYPE_CHECKING:
 
 Rows = NDArray[np.int64]
 BY_CLASS = ("classification", "binary")
-"""Tasks whose samples have a class each."""
+"""Tasks in which each sample has one class."""
 
 
 def split_off(labels: Labels, fraction: float, seed: int, *, by_class: bool) -> tuple[Rows, Rows]:
-    """Draw a share of the samples.
+    """Draw a fraction of the samples.
 
     Parameters
     ----------
     labels : ndarray of shape (n_samples,) or (n_samples, n_targets)
-        Of all samples.
+        Labels of all samples.
     fraction : float
-        Between 0 and 1.
+        Fraction to hold out, between 0 and 1.
     seed : int
-        Of the run.
+        Seed of the run.
     by_class : bool
-        Whether each class gives the same share, rounded; one sample of each class always stays.
+        Whether each class gives the same fraction, rounded; at least one sample of each class always stays.
 
     Returns
     -------
     tuple of ndarray of int64
-        Samples that stay, and those that are put aside, both ascending.
+        Samples that stay and samples that are held out, both ascending.
 
     Raises
     ------
     ConfigError
-        If none would be put aside, or none stay.
+        If no sample would be held out, or none would stay.
     """
     n = len(labels)
     group = _groups(labels, by_class=by_class)
@@ -51,7 +51,7 @@ def split_off(labels: Labels, fraction: float, seed: int, *, by_class: bool) -> 
     most = sizes - 1 if by_class else sizes
     quotas = fraction * sizes
     counts = np.minimum(np.floor(quotas).astype(np.int64), most)
-    # what rounding down has left goes to the largest remainders, the first class first
+    # samples lost to rounding down go to the largest remainders, ties to the first class
     order = np.argsort(counts - quotas, kind="stable")
     order = order[(counts < most)[order]]
     counts[order[: max(0, round(fraction * n) - int(counts.sum()))]] += 1
@@ -68,16 +68,16 @@ def split_off(labels: Labels, fraction: float, seed: int, *, by_class: bool) -> 
 
 
 def draw_folds(labels: Labels, n_folds: int, seed: int, *, by_class: bool) -> list[Rows]:
-    """Cut the samples into folds whose sizes differ by one at most.
+    """Split the samples into folds whose sizes differ by at most one.
 
     Parameters
     ----------
     labels : ndarray of shape (n_samples,) or (n_samples, n_targets)
-        Of all samples.
+        Labels of all samples.
     n_folds : int
-        How many; at least 2.
+        Number of folds, at least 2.
     seed : int
-        Of the run.
+        Seed of the run.
     by_class : bool
         Whether the samples of each class are spread evenly over the folds.
 
@@ -95,7 +95,7 @@ def draw_folds(labels: Labels, n_folds: int, seed: int, *, by_class: bool) -> li
     if not 2 <= n_folds <= n:
         raise ConfigError(f"cross validation needs 2 to {n} folds for {n} samples, got {n_folds}", collective=True)
     group = _groups(labels, by_class=by_class)
-    # dealt out like cards, class after class, each where the last one ended
+    # samples are dealt out like cards, class after class, each class starting where the last one ended
     order = np.lexsort((_random_ranks(group, _generator(seed, 1)), group))
     fold = np.empty(n, np.int64)
     fold[order] = np.arange(n) % n_folds
@@ -103,17 +103,17 @@ def draw_folds(labels: Labels, n_folds: int, seed: int, *, by_class: bool) -> li
 
 
 def class_weights(labels: Labels, weights: dict[str, float] | str, name: str) -> NDArray[np.float64] | None:
-    """Weight of each sample by its class.
+    """Compute the weight of each sample from its class.
 
     Parameters
     ----------
     labels : ndarray of shape (n_samples,)
-        Of the training samples.
+        Labels of the training samples.
     weights : dict of str to float, or str
-        By label as the user writes it, 1 for others; ``balanced``: n_samples / (n_classes * n_samples of the class);
-        ``none``.
+        Weights by label as the user writes it, 1 for labels not listed; ``balanced`` for
+        n_samples / (n_classes * n_samples of the class); or ``none``.
     name : str
-        Of the data, for messages.
+        Name of the data, for messages.
 
     Returns
     -------
@@ -122,7 +122,7 @@ def class_weights(labels: Labels, weights: dict[str, float] | str, name: str) ->
     Raises
     ------
     ConfigError
-        If the data have no such label, or all samples would have weight 0.
+        If the data lack such a label, or all samples would have weight 0.
     """
     from distnewton.data.labels import label_text
 
@@ -148,7 +148,7 @@ def class_weights(labels: Labels, weights: dict[str, float] | str, name: str) ->
 
 
 def _label(text: str) -> str:
-    """A label as it is shown, however it was written: ``+1`` and ``1.0`` are ``1``."""
+    """A label in its canonical form: ``+1`` and ``1.0`` become ``1``."""
     from distnewton.data.labels import label_text
 
     try:

@@ -1,7 +1,7 @@
-"""Rows of several tables joined by an identifier column, of which only hashes need leave the table.
+"""Tables whose rows are joined by an identifier column; only hashes of the identifiers need leave a table.
 
-An identifier is a text as it stands in the file, without the blanks around it. Its hash has two words of 64 bits
-(BLAKE2b): rows are joined by the first one, and the second tells two identifiers with one first word apart.
+An identifier is a text as it appears in the file, without surrounding blanks. Its hash (BLAKE2b) has two 64-bit words:
+rows are joined by the first, and the second detects different identifiers with the same first word.
 """
 
 from __future__ import annotations
@@ -19,12 +19,12 @@ _MISSING = hashlib.blake2b(b"", digest_size=16).digest()
 
 
 def hash_identifiers(blocks: Iterable[list[str]]) -> Hashes:
-    """Hashes of identifiers.
+    """Hash identifiers.
 
     Parameters
     ----------
     blocks : iterable of list of str
-        Texts of a block of rows after the other; empty where the identifier is missing.
+        Texts of consecutive blocks of rows; empty if the identifier is missing.
 
     Returns
     -------
@@ -38,17 +38,17 @@ def hash_identifiers(blocks: Iterable[list[str]]) -> Hashes:
 
 
 def identifier_problem(hashes: Hashes) -> tuple[str, int] | None:
-    """What keeps the identifiers of a table from naming its rows.
+    """Find out why the identifiers of a table do not name its rows uniquely.
 
     Parameters
     ----------
     hashes : ndarray of uint64 of shape (n_rows, 2)
-        Of one table.
+        Hashes of one table.
 
     Returns
     -------
     tuple of str and int, or None
-        Rows without an identifier, or identifiers of several rows, with their count; and the number of such a row.
+        The kind of problem (missing or repeated identifiers, with their count) and the number of such a row.
     """
     missing = np.flatnonzero((hashes == np.frombuffer(_MISSING, "<u8")).all(axis=1))
     if missing.size:
@@ -66,17 +66,17 @@ def identifier_problem(hashes: Hashes) -> tuple[str, int] | None:
 
 
 def matching_rows(wanted: Hashes, own: Hashes) -> NDArray[np.intp]:
-    """Rows of a table with the identifiers of another one.
+    """Find the rows of a table that have the identifiers of another table.
 
     Parameters
     ----------
     wanted, own : ndarray of uint64 of shape (n, 2)
-        Of both tables, in which no identifier is missing or stands twice.
+        Hashes of both tables, with no identifier missing or repeated.
 
     Returns
     -------
     ndarray of intp of shape (len(wanted),)
-        Number of the own row for each wanted identifier; -1 where there is none.
+        Row of the own table for each wanted identifier; -1 if there is none.
     """
     order = np.argsort(own[:, 0], kind="stable")
     places = np.minimum(np.searchsorted(own[order, 0], wanted[:, 0]), len(own) - 1)

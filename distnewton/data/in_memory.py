@@ -29,28 +29,26 @@ class ArraySource(Source):
     ----------
     X : array-like of shape (n_samples, n_features), or scipy sparse array
         Finite numbers; images as (n_samples, height, width) or (n_samples, channels, height, width). Under MPI every
-        rank passes the same whole array, of which it then copies its columns. The names of a DataFrame's columns go
-        into the model.
+        rank passes the same whole array and copies its own columns. Column names of a DataFrame go into the model.
     y : array-like of shape (n_samples,) or (n_samples, n_targets), or None
-        Numbers or texts, as of :func:`~distnewton.data.labels.labels_of`; None for data without labels.
+        Numbers or texts, see :func:`~distnewton.data.labels.labels_of`; None for data without labels.
     sample_weight : array-like of shape (n_samples,) or None
-        How much each sample counts in training: the loss is sum w_i loss_i / sum w_i, and of the regularisation a
-        multiple of l counts sum w_i samples, so that a sample of weight 2 is one that is there twice. Metrics count
-        each sample once.
+        Weight of each sample in training: the loss is sum w_i loss_i / sum w_i, and a regularisation that is a multiple
+        of l counts sum w_i samples, so a sample of weight 2 equals two copies of it. Metrics count each sample once.
     name : str
-        As it appears in messages.
+        Name for messages.
     columns : ColumnNames or None
-        Names of the features and the labels; by default those that X and y have themselves.
+        Names of the features and the labels; by default those of X and y themselves.
     classes : array-like of shape (n_classes,) or None
-        All labels that there may be, where y need not have each of them; by default those of y.
+        All possible labels, if some may not occur in y; by default those in y.
     notes : sequence of str
-        What a user should be told.
+        Notices to show the user.
 
     Raises
     ------
     DataError
-        If shapes do not fit, something is not a finite number, or a label is missing or of a kind that is none; if a
-        weight is negative, or their sum 0.
+        If shapes do not match, a value is not finite, a label is missing or of an unsupported kind, a weight is
+        negative, or all weights are 0.
     """
 
     def __init__(
@@ -77,7 +75,7 @@ class ArraySource(Source):
         return int(self._X.shape[1])
 
     def _checked_weights(self, sample_weight: Any) -> NDArray[np.float64]:
-        """Weights as numbers, one a sample."""
+        """Weights as numbers, one for each sample."""
         weights = np.array(sample_weight, dtype=np.float64)
         if weights.shape != self._y.shape[:1]:
             raise DataError(
@@ -93,7 +91,7 @@ class ArraySource(Source):
         return weights
 
     def describe(self) -> Description:
-        """Size and labels; refuses numbers that are not finite."""
+        """Describe size and labels; refuses numbers that are not finite."""
         values = self._X.data if self._sparse else self._X
         if not np.isfinite(values).all():
             raise DataError(f"{self.name}: X holds NaN or infinite values; remove or impute them")
@@ -108,7 +106,7 @@ class ArraySource(Source):
         )  # fmt: skip
 
     def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> Features:
-        """A copy."""
+        """Copy a range of features."""
         columns = wanted.apply(self._X)[:, start:stop]
         if self._sparse:
             from scipy.sparse import csr_array
@@ -124,19 +122,19 @@ class ArraySource(Source):
 def as_source(
     data: Any, names: ColumnNames | None = None, *, labels: LabelsWanted = "if_there", wanted: Wanted | None = None
 ) -> Any:
-    """Data in any form that Python programs have them, as a source.
+    """Wrap data in any common Python form as a source.
 
     Parameters
     ----------
     data : DataSource, tuple of X and y, array, frame or sparse array
-        Arrays as :class:`ArraySource` takes them, alone or with their labels. Of a frame (pandas, polars, pyarrow)
-        missing values and texts become numbers as of a file; one for training without y holds its labels in a column.
+        Arrays as for :class:`ArraySource`, alone or with labels. Missing values and texts of a frame (pandas, polars,
+        pyarrow) are encoded like those of a file; a frame for training without y holds its labels in a column.
     names : ColumnNames or None
-        Of the features, in the order wanted: a frame's columns are chosen by them, and encoded as they say.
+        Names of the features in the wanted order, by which a frame's columns are selected, and their encoding.
     labels : {"required", "if_there", "none"}
-        Whether a frame without y must have labels, may have, or has them left out.
+        Whether a frame without y must, may or should not supply labels.
     wanted : Wanted or None
-        Which column of a frame holds labels, and how the others are encoded.
+        Column of a frame that holds the labels, and the encoding of the others.
 
     Returns
     -------
@@ -156,7 +154,7 @@ def as_source(
 
 
 def _of_frame(X: Any, y: Any, wanted: Wanted) -> FrameSource | ArraySource | None:
-    """A frame whose missing values and texts become numbers; None where there is nothing to encode."""
+    """Source of a frame whose missing values and texts are encoded; None if there is nothing to encode."""
     names = wanted.names
     encoded = names is not None and names.encoding is not None
     if y is None and (encoded or wanted.labels == "required"):
@@ -167,7 +165,7 @@ def _of_frame(X: Any, y: Any, wanted: Wanted) -> FrameSource | ArraySource | Non
 
 
 def _chosen_columns(X: Any, features: Sequence[str]) -> Any:
-    """Columns of a frame by their names; data whose columns have none is left as it is."""
+    """Select columns of a frame by name; data without column names is returned as it is."""
     if not all(isinstance(column, str) for column in getattr(X, "columns", [0])):
         return X
     if missing := [name for name in features if name not in X.columns]:
@@ -176,7 +174,7 @@ def _chosen_columns(X: Any, features: Sequence[str]) -> Any:
 
 
 def _numbers(X: Any, name: str) -> NDArray[Any]:
-    """Features as an array of numbers; of a frame with nullable or mixed types in float64."""
+    """Features as an array of numbers; a frame with nullable or mixed types becomes float64."""
     if np.ma.is_masked(X):
         raise DataError(f"{name}: X hides values behind a mask; fill them in: X.filled(0.0)")
     array = np.asarray(X)
@@ -199,7 +197,7 @@ def _numbers(X: Any, name: str) -> NDArray[Any]:
 
 
 def _summed(X: Any) -> Any:
-    """A CSR matrix with one value for each place; entries of the same place are summed, in a copy."""
+    """CSR matrix with one value for each position; entries of the same position are summed, in a copy."""
     if X.has_canonical_format:
         return X
     X = X.copy()
@@ -208,7 +206,7 @@ def _summed(X: Any) -> Any:
 
 
 def _as_table(X: Any) -> tuple[Any, tuple[int, int, int] | None]:
-    """Features as a table, and the shape of images as (channels, height, width) where X holds images."""
+    """Features as a table, and (channels, height, width) if X holds images."""
     if X.ndim not in (3, 4):
         return X, None
     channels, height, width = X.shape[1:] if X.ndim == 4 else (1, *X.shape[1:])

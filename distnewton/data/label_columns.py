@@ -1,4 +1,4 @@
-"""A table with a column of 0 and 1 for each label: the labels are read as features are, from the same file."""
+"""A table with a column of 0 and 1 for each label; the labels are read from the same file like features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from distnewton.data.row_selection import Chosen
 
 LABELS = "labels"
-"""What a model calls them where it has one name for its labels."""
+"""Name for the labels in models, which store a single name."""
 
 
 class LabelColumns:
@@ -29,15 +29,15 @@ class LabelColumns:
     Parameters
     ----------
     open_file : callable
-        Opens the table as :func:`~distnewton.data.sources.open_data` does, with how it is read.
+        Opens the table as :func:`~distnewton.data.sources.open_data` does, given how to read it.
     label_columns : sequence of str
-        Names of the columns of labels, of which each is 0 or 1 in each row.
+        Names of the label columns; each value must be 0 or 1.
     ignored : sequence of (int or str)
         Columns that are neither features nor labels.
     names : ColumnNames or None
-        Of the training data, by which features are taken.
+        Names in the training data, by which features are selected.
     labels : {"required", "if_there", "none"}
-        Whether there must be labels, may be, or are not read.
+        Whether labels are required, optional or not read.
     """
 
     def __init__(
@@ -59,16 +59,16 @@ class LabelColumns:
 
     @property
     def reading_bytes(self) -> float:
-        """Memory, about, that a rank takes while it reads beside the features."""
+        """Approximate memory that a rank needs for reading, besides the features."""
         return self._features.reading_bytes
 
     @property
     def unknown_notes(self) -> list[str]:
-        """Which columns had texts that the training data do not have."""
+        """Columns with texts that did not occur in the training data."""
         return self._features.unknown_notes
 
     def adopt(self, names: ColumnNames | None) -> None:
-        """Take over how columns are encoded."""
+        """Adopt an encoding of the columns."""
         self._features.adopt(names)
 
     def describe(self) -> Description:

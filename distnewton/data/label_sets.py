@@ -1,4 +1,4 @@
-"""Samples with any number of labels: texts such as ``1,5,7``, or a column of 0 and 1 for each label."""
+"""Samples with several labels: texts such as ``1,5,7``, or a column of 0 and 1 for each label."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 def split_labels(text: str) -> list[str]:
-    """Labels of a sample.
+    """Split the labels of a sample.
 
     Parameters
     ----------
@@ -31,7 +31,7 @@ def split_labels(text: str) -> list[str]:
     Raises
     ------
     ValueError
-        With the second half of a message, if one is empty or stands twice.
+        If a label is empty or repeated; the text is the second half of a message.
     """
     parts = [part.strip() for part in text.split(",")] if text else []
     if "" in parts:
@@ -42,12 +42,12 @@ def split_labels(text: str) -> list[str]:
 
 
 def sets_of(labels: Labels, locate: Callable[[int], str]) -> tuple[list[list[str]], NDArray[np.intp]]:
-    """Distinct sets of labels, and which of them each sample has.
+    """Find the distinct sets of labels, and the set of each sample.
 
     Parameters
     ----------
     labels : ndarray of shape (n_samples,)
-        Texts as of :func:`split_labels`, or numbers, of which each is one label.
+        Texts for :func:`split_labels`, or numbers, each of which is one label.
     locate : callable
         Names a sample in an error.
 
@@ -59,7 +59,7 @@ def sets_of(labels: Labels, locate: Callable[[int], str]) -> tuple[list[list[str
     Raises
     ------
     DataError
-        If one is not written so; says where.
+        If a text is malformed; says where.
     """
     distinct, first, rows = np.unique(labels, return_index=True, return_inverse=True)
     sets = []
@@ -72,12 +72,12 @@ def sets_of(labels: Labels, locate: Callable[[int], str]) -> tuple[list[list[str
 
 
 def label_classes(labels: Labels, locate: Callable[[int], str], name: str) -> LabelMapping:
-    """All labels that occur, in their fixed order.
+    """Collect all labels that occur, in their fixed order.
 
     Parameters
     ----------
     labels : ndarray of shape (n_samples,) or (n_samples, n_labels)
-        Texts as of :func:`split_labels`; or 0 and 1, whose labels are the numbers of the columns.
+        Texts for :func:`split_labels`; or 0 and 1, in which case the labels are the column numbers.
     locate : callable
         Names a sample in an error.
     name : str
@@ -97,7 +97,7 @@ def label_classes(labels: Labels, locate: Callable[[int], str], name: str) -> La
 def label_indicator(
     labels: Labels, classes: LabelMapping, locate: Callable[[int], str], name: str
 ) -> NDArray[np.uint8]:
-    """Which labels each sample has; those that are no class are left out.
+    """Mark the labels of each sample with 1; labels that are not classes are left out.
 
     Parameters
     ----------
@@ -113,7 +113,7 @@ def label_indicator(
     Raises
     ------
     DataError
-        If there is another number of columns, or a value is neither 0 nor 1.
+        If the number of columns differs, or a value is neither 0 nor 1.
     """
     if labels.ndim == 2:
         if labels.shape[1] != classes.n_classes:
@@ -133,7 +133,7 @@ def label_indicator(
 
 
 def unknown_labels(labels: Labels, classes: LabelMapping) -> dict[str, int]:
-    """Labels that are no class, with the number of samples that have them."""
+    """Count the samples that have labels which are not classes."""
     if labels.ndim == 2:
         return {}
     sets, rows = sets_of(labels, lambda i: f"sample {i + 1}")

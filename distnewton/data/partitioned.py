@@ -1,4 +1,4 @@
-"""A data set on all ranks: described by one of them, with what its labels mean to the network."""
+"""A data set on all ranks: one rank describes it, together with the task that its labels define."""
 
 from __future__ import annotations
 
@@ -27,21 +27,21 @@ if TYPE_CHECKING:
     from distnewton.data.description import Labels
 
 FEWEST_NUMBERS = 10
-"""Labels of at most so many different numbers are taken for classes, even where they have fractions."""
+"""Labels with at most this many distinct numbers are taken for classes, even if the numbers have fractions."""
 DENSE_FROM = 0.25
-"""Share of stored values from which sparse text is kept as a dense array: it is then smaller and far faster."""
+"""Fraction of stored values above which sparse text is kept as a dense array, which is then smaller and far faster."""
 
 
 def open_and_describe(comm: Communicator, open_source: Callable[[], DataSource]) -> tuple[DataSource, Description]:
-    """Open a data set on every rank, check it on one, tell all what it is.
+    """Open a data set on every rank, check it on one, and broadcast its description.
 
     Parameters
     ----------
     comm : Communicator
         All ranks.
     open_source : callable
-        Opens the data; may fail on some ranks only. Of files by columns each rank opens those that it owns, one of
-        which it may describe.
+        Opens the data; may fail on some ranks only. For files by columns each rank opens the files that it owns, and
+        may describe one of them.
 
     Returns
     -------
@@ -50,7 +50,7 @@ def open_and_describe(comm: Communicator, open_source: Callable[[], DataSource])
     Raises
     ------
     DistNewtonError
-        On every rank alike, whoever found the fault.
+        On every rank alike, whichever rank found the fault.
 
     Notes
     -----
@@ -81,14 +81,14 @@ def open_and_describe(comm: Communicator, open_source: Callable[[], DataSource])
         source.adopt(found.names)
     if isinstance(source, BundledSource):
         source.adopt(comm.broadcast_array(source.features if comm.rank == 0 else None), labels)
-    if found.image_shape is not None:  # JSON has lists alone
+    if found.image_shape is not None:  # JSON turns tuples into lists
         channels, height, width = found.image_shape
         found.image_shape = (channels, height, width)
     return source, found
 
 
 def keep_dense(description: Description) -> bool:
-    """Whether features are held as a dense array."""
+    """Whether features are stored as a dense array."""
     n_values = description.n_samples * description.n_features
     if description.packed:
         return False
@@ -97,7 +97,7 @@ def keep_dense(description: Description) -> bool:
 
 @dataclass(frozen=True)
 class Task:
-    """What the labels mean to the network.
+    """The task that the labels define for the network.
 
     Attributes
     ----------
@@ -108,7 +108,7 @@ class Task:
     n_out : int
         Outputs the network needs.
     scaling : TargetScaling or None
-        Of the numbers of regression; None where the network learns them as they are.
+        Scaling of regression targets; None if the network learns them unscaled.
     """
 
     name: str
@@ -118,18 +118,18 @@ class Task:
 
     @classmethod
     def fit(cls, name: str, description: Description, source: DataSource, *, scaled: bool = False) -> Task:
-        """Read the task off the training labels.
+        """Derive the task from the training labels.
 
         Parameters
         ----------
         name : str
             ``classification``, ``binary``, ``multilabel`` or ``regression``.
         description : Description
-            Of the training data.
+            Description of the training data.
         source : DataSource
-            Locates samples for messages.
+            Source of the data; locates samples for messages.
         scaled : bool
-            Whether the numbers of regression are scaled.
+            Whether regression targets are scaled.
 
         Returns
         -------
@@ -169,19 +169,19 @@ class Task:
         return cls(name, classes, 1 if name == "binary" else classes.n_classes)
 
     def targets(self, description: Description, source: DataSource) -> Array:
-        """Targets of a data set's samples in the form the loss takes.
+        """Convert the labels of a data set to the targets that the loss takes.
 
         Parameters
         ----------
         description : Description
-            Of the data set.
+            Description of the data set.
         source : DataSource
-            Locates samples for messages.
+            Source of the data; locates samples for messages.
 
         Returns
         -------
         Array
-            Class indices (-1 where unknown), 0.0 and 1.0 (-1.0 where unknown), 0 and 1 of each label, or numbers
+            Class indices (-1 if unknown); 0.0 and 1.0 (-1.0 if unknown); 0 and 1 for each label; or numbers
             (n_samples, n_out).
         """
         if self.name == "multilabel" and self.classes is not None:
@@ -197,15 +197,15 @@ class Task:
         return indices if self.name == "classification" else indices.astype(np.float64)
 
     def to_network(self, targets: Array) -> Array:
-        """Targets as the network learns them, from those of :meth:`targets`."""
+        """Scale targets from :meth:`targets` as the network learns them."""
         return targets if self.scaling is None else self.scaling.to_network(targets)
 
     def to_user(self, outputs: Array) -> Array:
-        """Outputs of the network, on the host, in the units of the targets."""
+        """Convert network outputs, on the host, to the units of the targets."""
         return outputs if self.scaling is None else self.scaling.to_user(outputs)
 
     def labels(self, outputs: Array) -> list[str]:
-        """The user's own labels, or numbers, that outputs of the network predict.
+        """Return the labels, in the user's own form, or the numbers that network outputs predict.
 
         Parameters
         ----------
@@ -215,7 +215,7 @@ class Task:
         Returns
         -------
         list of str
-            A line a sample; several regression targets are separated by a blank, labels by commas.
+            One line per sample; several regression targets are separated by blanks, labels by commas.
         """
         if self.name == "multilabel" and self.classes is not None:
             texts = np.array(self.classes.decode(range(self.n_out)), np.object_)
@@ -226,18 +226,18 @@ class Task:
         return self.classes.decode(self.chosen(outputs))
 
     def unseen(self, labels: Labels) -> dict[str, int]:
-        """Labels that are no class, with their counts; empty for regression."""
+        """Count the labels that are not classes; empty for regression."""
         if self.classes is None:
             return {}
         return unknown_labels(labels, self.classes) if self.name == "multilabel" else self.classes.unseen(labels)
 
     @property
     def of_unseen(self) -> str:
-        """What becomes of labels that are no class."""
+        """Text on how labels that are not classes are treated."""
         return "are left out" if self.name == "multilabel" else "count as wrong"
 
     def chosen(self, outputs: Array) -> Array:
-        """Index of the most likely class of each sample."""
+        """Return the index of the most likely class of each sample."""
         return outputs.argmax(axis=1) if self.name == "classification" else (outputs[:, 0] > 0).astype(np.int64)
 
 

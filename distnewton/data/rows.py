@@ -17,7 +17,7 @@ _MAX_INT32 = 2**31 - 1
 
 
 def row_range(X: Any, start: int, stop: int) -> Any:
-    """Some consecutive samples, as a view: sparse rows share the memory of the whole, too.
+    """Return consecutive samples as a view: sparse rows also share the memory of the whole matrix.
 
     Parameters
     ----------
@@ -39,17 +39,17 @@ def row_range(X: Any, start: int, stop: int) -> Any:
     first, last = X.indptr[start], X.indptr[stop]
     parts = X.data[first:last], X.indices[first:last], X.indptr[start : stop + 1] - first
     rows = type(X)((stop - start, X.shape[1]), dtype=X.dtype)
-    # set directly: the constructor from parts would scan all indices again, at each chunk of each evaluation
+    # set directly: the constructor would scan all indices again, for each chunk of each evaluation
     rows.data, rows.indices, rows.indptr = parts
     rows.has_canonical_format = X.has_canonical_format
     return rows
 
 
 def keep_by_columns(X: Any) -> None:
-    """Keep the values of sparse features by columns, too, as ``by_columns``, for products with all rows.
+    """Also keep sparse features by columns, as ``by_columns``, for products with all rows.
 
-    Of more features than samples the products jump about in the smaller of the two arrays, and take a third of the time
-    (11,314 texts of 130,107 words, 20 outputs: 31 ms instead of 99), for as much memory again.
+    If there are more features than samples, products then access the smaller of the two arrays at random, and take a
+    third of the time (11,314 texts of 130,107 words, 20 outputs: 31 ms instead of 99), for twice the memory.
 
     Parameters
     ----------
@@ -60,7 +60,7 @@ def keep_by_columns(X: Any) -> None:
 
 
 def permute_rows(X: Any, order: Array) -> Any:
-    """Put samples in another order: dense and packed in place, a few columns at a time; sparse into a new array.
+    """Reorder samples: dense and packed in place, a few columns at a time; sparse into a new array.
 
     Parameters
     ----------
@@ -86,13 +86,13 @@ def permute_rows(X: Any, order: Array) -> Any:
 def join_rows(
     pieces: list[tuple[NDArray[Any], NDArray[Any], NDArray[Any]]], n_columns: int, dtype: np.dtype
 ) -> sparse.csr_array:
-    """Sparse rows of all blocks of a file as one matrix.
+    """Join the sparse rows of all blocks of a file into one matrix.
 
     Parameters
     ----------
     pieces : list of (lengths, indices, values)
-        Values of each row, and their columns, which ascend in a row. The list is emptied: pieces are freed as they are
-        copied.
+        Values of each row, and their columns, which ascend within a row. The list is emptied: pieces are freed once
+        they are copied.
     n_columns : int
         Columns of the matrix.
     dtype : dtype
@@ -119,5 +119,5 @@ def join_rows(
         indices[at:end], values[at:end] = piece_indices, piece_values
         at = end
     matrix = sparse.csr_array((values, indices, pointers), shape=(len(lengths), n_columns))
-    matrix.has_canonical_format = True  # sorted and unique, as checked; spares scipy a scan of all indices
+    matrix.has_canonical_format = True  # sorted and unique, as checked; saves scipy a scan of all indices
     return matrix

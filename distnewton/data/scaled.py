@@ -1,8 +1,8 @@
-"""Features of a data set as a rank holds them: its own columns, scaled in float64, and only then rounded.
+"""Features of a data set as a rank holds them: its own columns, scaled in float64 and rounded only afterwards.
 
-Files are read in the dtype of the run. Where that loses what scaling would bring out, say the seconds in times since
-1970, or where it overflows, such columns (or, where rows are scaled, such rows) are read again in float64, a block at a
-time, and rounded when they are scaled.
+Files are read in the dtype of the run. Some columns (or rows, if rows are scaled) would lose what scaling brings out,
+such as times in seconds since 1970, or would overflow. These are read again in float64, one block at a time, and
+rounded after scaling.
 """
 
 from __future__ import annotations
@@ -33,40 +33,40 @@ from distnewton.parallel.grid import ProcessGrid
 
 _CHECKED_AT_ONCE = 1 << 18
 _VALUES_AT_ONCE = 1 << 23
-"""Numbers that are held in float64 at a time, unless a single column or row has more: 64 MB."""
+"""Numbers held in float64 at a time, unless a single column or row has more: 64 MB."""
 _LARGE = 64
-"""Values of this many times their spread leave float32 18 of its 24 bits for the differences."""
+"""A value this many times its spread leaves 18 of the 24 bits of float32 for the differences."""
 _FLOAT32_RANGE = 1e-35, 1e35
-"""Between them numbers in float32 have all of their digits."""
+"""Numbers between these limits keep all their digits in float32."""
 _PIXELS, _PIXELS_LOW, _PIXELS_WIDE, _PIXELS_RANGE = 64, 0.5, 0.25, 0.5
-"""Least number of columns of pictures, shares of them that reach the darkest value, and that span a wide range, and the
-share of the whole range that is wide."""
+"""What marks pictures: least number of columns, fraction of columns that reach the darkest value, fraction of columns
+with a wide range, and the fraction of the whole range that counts as wide."""
 _LARGE_SPARSE = 10.0
-"""Sparse values beyond it are not scaled yet."""
+"""Sparse values above this limit have not been scaled yet."""
 _SQUARES = 1e-280, 1e300
-"""Between them sums of squares in float64 have."""
+"""Sums of squares between these limits keep their digits in float64."""
 _HALF_EXPONENT = 2.0**600
 
 
 class FeatureReader:
-    """What reads this rank's columns of a data set; none on ranks without a block in layer 1.
+    """Reader of this rank's columns of a data set; reads none on ranks without a block in layer 1.
 
     Parameters
     ----------
     grid : ProcessGrid
-        Who owns which features.
+        Grid that says which rank owns which features.
     source : DataSource
         The data.
     n_samples : int
-        As described.
+        Number of samples in the description.
     dtype : dtype
         float32 or float64.
     rows : Array of int or None
-        Ascending numbers of the samples wanted; all by default.
+        Ascending numbers of the samples to read; all by default.
     dense : bool
         Whether sparse formats become dense arrays.
     packed : bool
-        Whether the source packs its columns, whose few values are held in float64.
+        Whether the source packs its columns; their few values are held in float64.
 
     Notes
     -----
@@ -85,7 +85,7 @@ class FeatureReader:
         self._kept: tuple[tuple[int, int], Any] = (0, 0), None
 
     def read(self) -> Any:
-        """All of them.
+        """Read all columns of this rank.
 
         Returns
         -------
@@ -95,7 +95,7 @@ class FeatureReader:
         return self._read(0, stop - start, self._dtype, self._rows)
 
     def loses(self, statistics: ColumnStatistics | None, rule: Scaling) -> NDArray[np.bool_]:
-        """Columns that the dtype cannot hold well enough for a scaling, by statistics of what was read."""
+        """Find the columns that the dtype cannot hold well enough for a scaling, from statistics of the data read."""
         if self._exact:
             return np.zeros(0, bool)
         underflowed = self._grid.world.any(self._underflowed)
@@ -108,7 +108,7 @@ class FeatureReader:
         return lost
 
     def loses_by(self, scaling: ColumnScaling) -> NDArray[np.bool_]:
-        """The same, of columns whose scaling is known."""
+        """Find such columns from a scaling that is already known."""
         if self._exact or not scaling.rule.shifts_columns:
             return np.zeros(0, bool)
         low, high = _FLOAT32_RANGE
@@ -118,7 +118,7 @@ class FeatureReader:
         return ~fine
 
     def exact_columns(self, wanted: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float64]]]:
-        """Some of this rank's columns in float64, by blocks: their numbers, and arrays of shape (n, n_columns)."""
+        """Yield some of this rank's columns in float64, by blocks: column numbers and arrays (n, n_columns)."""
         if self._exact:
             return
         width = max(1, _VALUES_AT_ONCE // self._n_samples)
@@ -136,14 +136,14 @@ class FeatureReader:
                 yield columns, X[:, columns - first]
 
     def inaccurate(self, squares: NDArray[np.float64]) -> NDArray[np.bool_]:
-        """Rows whose sum of squares, over all ranks, has overflowed or lost digits."""
+        """Find rows whose sum of squares, over all ranks, has overflowed or lost digits."""
         low, high = _SQUARES
         if self._dtype != np.float64:
             low = _FLOAT32_RANGE[0] ** 2 if self._grid.world.any(self._underflowed) else 0.0
         return ~((squares >= low) & (squares <= high))
 
     def exact_rows(self, wanted: NDArray[np.bool_], X: Any) -> Iterator[tuple[Chosen, Any]]:
-        """Some rows of X in float64, by blocks: their numbers and features, from the file where X is rounded."""
+        """Yield some rows in float64, by blocks: row numbers and features, read again from the file if X is rounded."""
         rows = np.flatnonzero(wanted)
         at_once = max(1, _VALUES_AT_ONCE // self._grid.partition.n_features)
         n_blocks = int(self._grid.world.allgather(np.array([-(-len(rows) // at_once)], np.float64)).max())
@@ -156,17 +156,17 @@ class FeatureReader:
                 yield block, self._read(0, X.shape[1], np.dtype(np.float64), chosen)
 
     def _read(self, first: int, last: int, dtype: np.dtype[Any], rows: Chosen | None, kept: Any = None) -> Any:
-        """Some of this rank's columns, counted from its first; those kept from the last time where there are some."""
+        """Read some of this rank's columns, counted from its first; reuses columns kept from the last read."""
         source, grid = self._source, self._grid
         start = grid.feature_range()[0]
         n = self._n_samples if rows is None else len(rows)
         X: Any = self._no_columns(n, dtype) if kept is None else kept
         with grid.world.collective_errors():
             try:
-                # what overflows here is found by check_range
+                # check_range finds values that overflow here
                 with grid.ledger.phase("data"), np.errstate(over="ignore", under="call", call=self._note_underflow):
                     if last > first and kept is None:
-                        # a source of someone's own that knows no choice of samples serves where all are wanted
+                        # pass no rows if all are wanted: a user's own source may not support a selection
                         wanted = () if rows is None else (rows,)
                         X = source.read(start + first, start + last, dtype, *wanted)
                     X = X if isinstance(X, np.ndarray) or not self._dense else X.toarray()
@@ -178,7 +178,7 @@ class FeatureReader:
         return X
 
     def _no_columns(self, n: int, dtype: np.dtype[Any]) -> Any:
-        """What a rank without features has: an array of the others' kind, which decides what they send."""
+        """Array of a rank without features, of the same kind as the others' since the kind decides what they send."""
         if self._dense or self.packed:
             return np.zeros((n, 0), dtype)
         from scipy.sparse import csr_array
@@ -186,28 +186,28 @@ class FeatureReader:
         return csr_array((n, 0), dtype=dtype)
 
     def _note_underflow(self, kind: str, flag: int) -> None:
-        """Told by numpy where a number is rounded to 0, or to one of few digits."""
+        """Handle numpy's notice that a number was rounded to 0 or lost digits."""
         self._underflowed = True
 
 
 def suitable_scaling(grid: ProcessGrid, X: Any, reader: FeatureReader) -> str:
-    """The kind of scaling that suits features: ``data.scale = auto``.
+    """Choose the kind of scaling that suits features (``data.scale = auto``).
 
     Parameters
     ----------
     grid : ProcessGrid
-        Who owns which features.
+        Grid that says which rank owns which features.
     X : Array or csr_array of shape (n_samples, n_features_local)
         This rank's columns, as they were read.
     reader : FeatureReader
-        What read them.
+        Reader of these columns.
 
     Returns
     -------
     str
-        Of dense features ``center`` where many columns share one range, as pixels do, else ``standard``. Of sparse ones
-        ``log1p_unit_rows`` for counts, ``unit_rows`` where values are large, else ``none``. Of genotypes ``standard``.
-        The same on all ranks.
+        For dense features ``center`` if many columns share one range, as pixels do, else ``standard``. For sparse
+        features ``log1p_unit_rows`` for counts, ``unit_rows`` if values are large, else ``none``. For genotypes
+        ``standard``. The same on all ranks.
 
     Notes
     -----
@@ -249,17 +249,17 @@ def apply_scaling(grid: ProcessGrid, scaling: ColumnScaling, X: Any, reader: Fea
     Parameters
     ----------
     grid : ProcessGrid
-        Who owns which features.
+        Grid that says which rank owns which features.
     scaling : ColumnScaling
-        Of this rank's columns.
+        Scaling of this rank's columns.
     X : Array or csr_array of shape (n_samples, n_features_local)
         Overwritten.
     reader : FeatureReader
-        What read them.
+        Reader of these columns.
 
     Notes
     -----
-    Collective: where rows are scaled, one sum of a number a sample.
+    Collective: if rows are scaled, one sum of one number per sample.
     """
     with grid.world.collective_errors(), np.errstate(over="ignore", invalid="ignore"):
         scaling.apply(X)
@@ -275,7 +275,7 @@ def _scale_rows(grid: ProcessGrid, scaling: ColumnScaling, X: Any, reader: Featu
     """Give rows norm 1 (collective)."""
 
     def squares_of(part: Any) -> NDArray[np.float64]:
-        # each feature group counts once, however many ranks hold it
+        # count each feature group once, however many ranks hold it
         with np.errstate(over="ignore"):
             own = row_square_sums(part) if grid.first_of_feature_group() else np.zeros(part.shape[0])
         total: NDArray[np.float64] = grid.sum_all(own)
@@ -287,7 +287,7 @@ def _scale_rows(grid: ProcessGrid, scaling: ColumnScaling, X: Any, reader: Featu
     for rows, block in reader.exact_rows(inaccurate, X):
         if scaling.rule.takes_logs and X.dtype != np.float64:
             log_features(scaling.kind, block)
-        # a power of 2 takes the squares to the middle of the range of numbers
+        # a power of 2 moves the squares to the middle of the floating-point range
         exact, (low, high) = squares_of(block), _SQUARES
         power = np.where(exact < low, _HALF_EXPONENT, np.where(exact > high, 1 / _HALF_EXPONENT, 1.0))
         scale_rows(block, power)
@@ -309,12 +309,12 @@ def fit_and_apply(grid: ProcessGrid, kind: str, X: Any, reader: FeatureReader) -
     Returns
     -------
     ColumnScaling
-        Of this rank's columns.
+        Scaling of this rank's columns.
 
     Raises
     ------
     ConfigError, DataError
-        If the scaling suits neither the features nor their values.
+        If the scaling does not suit the features or their values.
     NumericalError
         If a scaled feature overflows.
     """
@@ -325,7 +325,7 @@ def fit_and_apply(grid: ProcessGrid, kind: str, X: Any, reader: FeatureReader) -
         for columns, block in reader.exact_columns(reader.loses(statistics, rule)):
             if statistics is not None:
                 statistics.replace(columns, ColumnStatistics(block, rule.n_moments, grid.stack_replicas))
-    # extremes by stacking, not by MPI's MIN and MAX, which would drop a NaN
+    # extremes by stacking, since MPI's MIN and MAX would drop a NaN
     own = (np.inf, -np.inf) if statistics is None else (statistics.low.min(), statistics.high.max())
     ranges = grid.world.allgather(np.array(own, np.float64))
     joint = float(ranges[:, 0].min()), float(ranges[:, 1].max())
@@ -337,19 +337,19 @@ def fit_and_apply(grid: ProcessGrid, kind: str, X: Any, reader: FeatureReader) -
 
 
 def check_range(grid: ProcessGrid, X: Any) -> None:
-    """Refuse features whose squares are beyond their dtype, or that are not finite (collective).
+    """Refuse features that are not finite or whose squares overflow their dtype (collective).
 
     Parameters
     ----------
     grid : ProcessGrid
-        Who owns which features.
+        Grid that says which rank owns which features.
     X : Array or csr_array of shape (n_samples, n_features_local)
         This rank's columns, scaled.
 
     Raises
     ------
     NumericalError
-        On every rank alike, with the lowest of such features, its value and rank, and the range of the others.
+        On every rank alike, with the first such feature, its value and rank, and the range of the others.
     """
     wrong, low, high = _first_beyond(X, float(np.sqrt(np.finfo(X.dtype).max)))
     place = None if wrong is None else (grid.feature_range()[0] + wrong[0], wrong[1])
@@ -367,7 +367,7 @@ def check_range(grid: ProcessGrid, X: Any) -> None:
 
 
 def _first_beyond(X: Any, limit: float) -> tuple[tuple[int, float] | None, float, float]:
-    """Own column and value of the first number beyond a limit or not finite, and the range of all others."""
+    """Column and value of the first number that is beyond a limit or not finite, and the range of all others."""
     beyond: tuple[int, float] | None = None
     low, high = np.inf, -np.inf
     numbers = X if isinstance(X, np.ndarray) else X.data

@@ -1,4 +1,4 @@
-"""What the data sources of this package have in common: the check of ranges, the way blocks of rows are gathered."""
+"""Base classes of this package's data sources: range checks, and gathering of blocks of rows."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ if TYPE_CHECKING:
 
 
 class Source(ABC):
-    """A data set of which any range of features can be read without holding the rest.
+    """A data set that can be read by ranges of features without holding the rest.
 
     Attributes
     ----------
     name : str
-        Path or name, as it appears in messages.
+        Path or name, for messages.
     """
 
     name: str
@@ -42,7 +42,7 @@ class Source(ABC):
         Raises
         ------
         DataError
-            If anything in the data is not as it should be; says where.
+            If the data are invalid; says where.
         """
 
     def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> Features:
@@ -55,17 +55,17 @@ class Source(ABC):
         dtype : dtype
             A float dtype.
         rows : Array of int or None
-            Ascending numbers of the samples wanted; all by default.
+            Ascending numbers of the samples to read; all by default.
 
         Returns
         -------
         ndarray or csr_array of shape (n_samples, stop - start), or (len(rows), stop - start)
-            C-contiguous, or CSR when the format is sparse.
+            C-contiguous array, or CSR if the format is sparse.
 
         Raises
         ------
         ValueError
-            If the data have no such features.
+            If the range exceeds the features of the data.
         """
         if not 0 <= start <= stop:
             raise ValueError(f"start and stop must satisfy 0 <= start <= stop, got {start} and {stop}")
@@ -76,7 +76,7 @@ class Source(ABC):
         return features
 
     def locate(self, i_sample: int) -> str:
-        """Where a sample stands, as ``name: sample i``, counted from 1; for error messages.
+        """Describe the position of a sample as ``name: sample i``, counted from 1, for error messages.
 
         Parameters
         ----------
@@ -91,20 +91,20 @@ class Source(ABC):
 
     @property
     def reading_bytes(self) -> float:
-        """Memory, about, that a rank takes while it reads beside the features themselves; for plans."""
+        """Approximate memory that a rank needs for reading, besides the features themselves; for plans."""
         return 0.0
 
     @abstractmethod
     def _n_readable(self) -> int | None:
-        """Number of features that can be read; None where any number can, as of sparse text."""
+        """Number of features that can be read; None if any number can, as for sparse text."""
 
     @abstractmethod
     def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> Any:
-        """Read a range of features that is there."""
+        """Read a valid range of features."""
 
 
 class TextSource(Source):
-    """A text file with a sample on each line, parsed block by block.
+    """A text file with one sample per line, parsed in blocks.
 
     Parameters
     ----------
@@ -120,16 +120,16 @@ class TextSource(Source):
         return self.scan(lambda _: None)
 
     def prepare(self) -> None:
-        """What other ranks do while one describes the data; problems are left to that one."""
+        """Prepare to read on ranks that do not describe the data; problems are left to the rank that does."""
 
     @abstractmethod
     def scan(self, take: Callable[[Any], None]) -> Description:
-        """Do what `describe` does, and hand over the samples on the way.
+        """Describe the data and pass on the samples at the same time.
 
         Parameters
         ----------
         take : callable
-            Called with the samples of block after block, as :class:`~distnewton.data.formats.libsvm_lines.Rows`.
+            Called with the samples of each block, as :class:`~distnewton.data.formats.libsvm_lines.Rows`.
 
         Returns
         -------
@@ -142,7 +142,7 @@ class TextSource(Source):
         """Whether a line holds a sample."""
 
     def locate(self, i_sample: int) -> str:
-        """``file:line`` of a sample; reads the file anew."""
+        """Describe the position of a sample as ``file:line``; reads the file again."""
         n_lines = n_samples = 0
         for block in line_blocks(self.path):
             for line in block.split(b"\n")[:-1]:
@@ -153,14 +153,14 @@ class TextSource(Source):
         return super().locate(i_sample)
 
     def _join_labels(self, blocks: list[Labels]) -> Labels:
-        """Labels of all blocks; a file without samples is refused."""
+        """Join the labels of all blocks; refuses a file without samples."""
         labels = join_labels(blocks)
         if not len(labels):
             raise DataError(f"{self.name}: no samples (the file is empty, or holds only a header or comments)")
         return labels
 
     def _notes(self) -> list[str]:
-        """What the beginning of the file gives reason to tell."""
+        """Notices about the beginning of the file."""
         marked = read_head(self.path).startswith(BYTE_ORDER_MARK)
         return ["a byte-order mark at the beginning was skipped"] if marked else []
 
