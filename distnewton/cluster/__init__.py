@@ -1,1 +1,1 @@
-"""Clusters: files of data, jobs written from them, the supervisor of a launcher, the doctor of a set-up."""
+"""Clusters: cluster files, jobs written from them, the supervisor of a launcher, and the doctor of a set-up."""

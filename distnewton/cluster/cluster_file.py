@@ -1,4 +1,4 @@
-"""A cluster as a file of data: how jobs start there, and how fast its machines and its network are.
+"""The cluster file: how jobs start on a cluster, and how fast its machines and its network are.
 
 ``cluster_configs/README.md`` lists the keys with their units.
 """
@@ -18,7 +18,7 @@ from distnewton.options import Options
 
 
 def _matching(pattern: str, rule: str) -> AfterValidator:
-    """A check of a whole text; the rule is told with the text that breaks it."""
+    """Make a check of a whole text; its error states the rule and the text."""
 
     def check(text: str) -> str:
         if not re.fullmatch(pattern, text):
@@ -35,7 +35,7 @@ def _one_line(text: str) -> str:
 
 
 def _shell_line(text: str) -> str:
-    """A line of the user's own shell code, in which a tab is a blank."""
+    """Check a line of the user's shell code, in which a tab counts as a blank."""
     _one_line(text.replace("\t", " "))
     return text
 
@@ -91,7 +91,7 @@ class LaunchTable(MpirunKeys):
 
 
 class EnvironmentTable(Options):
-    """``[environment]``: what the job sets up by itself, so that nothing depends on the shell it came from."""
+    """``[environment]``: what the job sets up itself, to be independent of the shell that submits it."""
 
     modules: list[Annotated[str, Field(pattern=r"^[A-Za-z0-9_./+-]+$")]] = Field([])
     setup: list[ShellLine] = Field([])
@@ -107,7 +107,7 @@ class GpuTable(Options):
 
 
 class QueueOptions(Options):
-    """Options of sbatch on the queue, the account and the time."""
+    """Options of sbatch for queue, account and time."""
 
     partition: Line = ""
     account: Line = ""
@@ -116,7 +116,7 @@ class QueueOptions(Options):
 
 
 class ResourceOptions(QueueOptions):
-    """Options of sbatch on memory, nodes and GPUs."""
+    """Options of sbatch for memory, nodes and GPUs."""
 
     mem: Memory = ""
     mem_per_cpu: Memory = ""
@@ -132,7 +132,7 @@ class ResourceOptions(QueueOptions):
     def _one_way_to_ask_for_memory(self) -> Self:
         given = [key for key in ("mem", "mem_per_cpu", "mem_per_gpu") if getattr(self, key)]
         if len(given) > 1:
-            raise ValueError(f"{' and '.join(given)} exclude each other: keep the one your site asks for")
+            raise ValueError(f"{' and '.join(given)} exclude each other: keep the one that your site requires")
         return self
 
     @property
@@ -142,7 +142,7 @@ class ResourceOptions(QueueOptions):
 
 
 class SlurmTable(ResourceOptions):
-    """``[slurm]``: lines of the job file; every one is optional, since sites ask for different ones."""
+    """``[slurm]``: lines of the job file; all are optional, because sites require different ones."""
 
     export: Line = ""
     mail_type: Line = ""
@@ -152,13 +152,13 @@ class SlurmTable(ResourceOptions):
     requeues: Annotated[int, Field(ge=0)] = 0
 
     def sbatch_options(self) -> dict[str, Any]:
-        """Options of sbatch that have a value, in the order in which the job file has them."""
+        """Return the options of sbatch that have a value, in the order of the job file."""
         table = self.model_dump(exclude={"extra", "omit", "requeues"})
         return {key.replace("_", "-"): value for key, value in table.items() if value}
 
 
 class NetworkTable(Options):
-    """``[network]``: between ranks of different nodes, and of one node; ``distnewton doctor --bench`` measures it."""
+    """``[network]``: rates between ranks of different nodes and of one; measured by ``distnewton doctor --bench``."""
 
     latency_us: Rate | None = None
     bandwidth_gb_s: Rate | None = None
@@ -212,7 +212,7 @@ class Cluster(Options):
 
     @property
     def has_network(self) -> bool:
-        """Whether ranks of several machines talk; a file without rates of a network is of one machine."""
+        """Whether ranks of several machines communicate; a file without network rates describes one machine."""
         return self.launch.nodes > 1 or len(self.launch.hosts) > 1 or self.network.bandwidth_gb_s is not None
 
 
@@ -233,7 +233,7 @@ def load_cluster(path: str | Path) -> Cluster:
     MissingInputError
         If it cannot be read.
     ConfigError
-        If it is not TOML, or with every error of its keys.
+        If it is not TOML, or has errors; the message then lists all of them.
     """
     tree = read_toml(path, "cluster file", collective=True)
     try:

@@ -1,4 +1,4 @@
-"""Hosts of an mpirun: one notation for the host files of all MPIs."""
+"""Hosts of an mpirun, with one notation for the host files of all MPI libraries."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ _SLOTS = re.compile(r"\bslots\s*=\s*(\d+)")
 
 
 def read_hostfile(path: Path, ranks_per_node: int) -> dict[str, int]:
-    """Ranks by host from a host file.
+    """Read the number of ranks on each host from a host file.
 
     Parameters
     ----------
     path : Path
-        A host a line: ``h0``, ``h0 slots=4`` (Open MPI's) or ``h0:4`` (MPICH's); # begins a comment.
+        File with a host on each line: ``h0``, ``h0 slots=4`` (Open MPI) or ``h0:4`` (MPICH); # begins a comment.
     ranks_per_node : int
-        Of hosts without a number.
+        Number of ranks for hosts without a number.
 
     Returns
     -------
     dict of str to int
-        In the order of the file.
+        Ranks by host, in the order of the file.
 
     Raises
     ------
     MissingInputError
         If it cannot be read.
     ConfigError
-        With file and line of what is no host, or if there is none.
+        If a line is not a host, with file and line, or if there is no host.
     """
     try:
         lines = path.read_text(encoding="utf-8").splitlines()
@@ -56,12 +56,12 @@ def read_hostfile(path: Path, ranks_per_node: int) -> dict[str, int]:
 
 
 def share_ranks(hosts: dict[str, int], n_ranks: int | None) -> dict[str, int]:
-    """Ranks on each host for a number of ranks, filling the hosts in their order; all slots where none is asked for.
+    """Divide a number of ranks over the hosts, which are filled in order; without a number, use all slots.
 
     Parameters
     ----------
     hosts : dict of str to int
-        Most ranks by host.
+        Largest number of ranks on each host.
     n_ranks : int or None
         Ranks to start.
 
@@ -73,7 +73,7 @@ def share_ranks(hosts: dict[str, int], n_ranks: int | None) -> dict[str, int]:
     Raises
     ------
     ConfigError
-        If there is no room for them.
+        If the hosts have no room for them.
     """
     room = sum(hosts.values())
     left = room if n_ranks is None else n_ranks

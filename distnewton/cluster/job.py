@@ -1,4 +1,4 @@
-"""A job: what is to be started where, and the names of its files."""
+"""A job: what is started where, and the names of its files."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ if TYPE_CHECKING:
 
 JOB_FILE, JOB_CONFIG, OUTPUT_FILE = "job.sh", "job.toml", "job-%j.out"
 GO_ON = "--resume=auto"
-"""Flag of a job's run, so that a job that is queued again resumes it."""
+"""Flag with which a job resumes its run when it is queued again."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """A job to be written.
+    """A job that can be written.
 
     Raises
     ------
@@ -40,24 +40,24 @@ class Job:
     def __post_init__(self) -> None:
         """Refuse names that the shell, PATH or Slurm would read as something else."""
         checked_name(self.name)
-        # behind a backslash, Slurm fills no pattern in, and all jobs of a folder would write one file
+        # after a backslash Slurm expands no pattern, and all jobs of a folder would write to one file
         checked("a run folder", str(self.folder), MOST_PATH, without="\\" if self.cluster.has_slurm else "")
         checked("the working folder", str(self.directory), MOST_PATH)
         checked("the folder of distnewton", str(self.programs), MOST_PATH, without=":")
 
     @property
     def n_nodes(self) -> int:
-        """Nodes of the job."""
+        """Number of nodes of the job."""
         return len(self.hosts) or math.ceil(self.n_ranks / self.cluster.launch.ranks_per_node)
 
     @property
     def ranks_per_node(self) -> int:
-        """Ranks on a full node of the job."""
+        """Number of ranks on a full node of the job."""
         return max(self.hosts.values()) if self.hosts else min(self.n_ranks, self.cluster.launch.ranks_per_node)
 
 
 def checked_name(name: str) -> str:
-    """A job's name, which names its run folder, too.
+    """Check the name of a job, which is also the name of its run folder.
 
     Parameters
     ----------
@@ -77,5 +77,5 @@ def checked_name(name: str) -> str:
 
 
 def is_waiting(folder: Path) -> bool:
-    """Whether a folder was made for a job that has not begun to train."""
+    """Whether a folder was created for a job that has not begun to train."""
     return (folder / JOB_FILE).is_file() and not (folder / METRICS_FILE).exists()

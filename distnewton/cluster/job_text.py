@@ -1,6 +1,6 @@
-"""The job file: a shell script that sets up modules, threads, GPUs, folder, starts the ranks, and asks for more time.
+"""The job file: a shell script that sets up modules, threads, GPUs and folder, starts the ranks, and requeues the job.
 
-The same text serves ``sbatch`` and ``bash``; every Slurm line comes from the cluster file or from the numbers of ranks.
+The same text works with ``sbatch`` and ``bash``; Slurm lines come from the cluster file or from the numbers of ranks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from distnewton.errors import STOPPED_EARLY
 
 
 def job_text(job: Job) -> str:
-    """The text of the job file."""
+    """Write the text of the job file."""
     cluster = job.cluster
     lines = ["#!/bin/bash", *_title(job), *(f"#SBATCH {option}" for option in slurm_options(job)), ""]
     if cluster.gpu.per_node:
@@ -22,7 +22,7 @@ def job_text(job: Job) -> str:
 
 
 def slurm_options(job: Job) -> list[str]:
-    """Options of sbatch, as on its command line; none without Slurm."""
+    """List the options of sbatch, as on its command line; empty without Slurm."""
     launch, slurm, gpu = job.cluster.launch, job.cluster.slurm, job.cluster.gpu
     if not job.cluster.has_slurm:
         return []
@@ -34,7 +34,7 @@ def slurm_options(job: Job) -> list[str]:
     given |= slurm.sbatch_options()
     options = [f"--job-name={job.name}"]
     options += [f"--{key}" if value is True else f"--{key}={value}" for key, value in given.items()]
-    # sbatch reads a pattern in the name of the output file, in which a percent sign of the folder counts twice
+    # sbatch expands patterns in the name of the output file, so a percent sign in the folder must be doubled
     options += [f"--output={str(job.folder).replace('%', '%%')}/{OUTPUT_FILE}", "--open-mode=append"]
     options += ["--requeue" if slurm.requeues else "--no-requeue", *slurm.extra]
     return [for_sbatch(option) for option in options]
@@ -68,12 +68,12 @@ _GPU_OF_A_RANK = [
 
 
 def _environment(job: Job) -> list[str]:
-    """Modules, folders and variables, whatever the shell had from which the job was submitted."""
+    """Set modules, folders and variables, independently of the shell that submits the job."""
     environment, launch = job.cluster.environment, job.cluster.launch
     lines = [f"run={for_shell(str(job.folder))}", f"cd {for_shell(str(job.directory))} || exit 66"]
     lines += [f"module load {module} || exit 78" for module in environment.modules]
     lines += [*environment.setup, f"export PATH={for_shell(str(job.programs))}:$PATH"]
-    # one line an iteration: no colours, no carriage returns
+    # plain lines: no colours, no carriage returns
     variables = {"TERM": "dumb", "PYTHONUNBUFFERED": "1"}
     if launch.threads_per_rank:
         variables |= dict.fromkeys(THREAD_VARIABLES, str(launch.threads_per_rank))
@@ -84,7 +84,7 @@ def _environment(job: Job) -> list[str]:
 
 
 def _end(job: Job) -> list[str]:
-    """Take the exit code, and queue the job again where it was stopped by the clock."""
+    """End with the exit code; queue the job again if the clock stopped it."""
     requeues = job.cluster.slurm.requeues
     if not requeues:
         return ["exit $code"]

@@ -9,11 +9,11 @@ THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"
 
 
 def launch_lines(job: Job) -> list[str]:
-    """Shell lines that train with all ranks and leave the exit code in ``code``."""
+    """Write shell lines that train with all ranks and store the exit code in ``code``."""
     lines = ["distnewton=$(command -v distnewton) || { echo 'no distnewton in PATH' >&2; exit 78; }"]
     command: list[str]
     if job.cluster.launch.launcher == "mpirun":
-        # by its whole name: Open MPI then finds its own files on the other hosts, too
+        # by its full path: Open MPI then finds its own files on the other hosts too
         missing = "echo 'no mpirun in PATH: load the module of an MPI' >&2; exit 78"
         lines += [f"mpirun=$(command -v mpirun) || {{ {missing}; }}"]
         lines += _mpirun_options(job)
@@ -31,7 +31,7 @@ def launch_lines(job: Job) -> list[str]:
 
 
 def _mpirun_options(job: Job) -> list[str]:
-    """Set the array ``options``, for the MPI whose mpirun it is."""
+    """Set the array ``options`` for the MPI library to which mpirun belongs."""
     kinds = {"openmpi": _open_mpi(job), "mpich": _mpich(job)}
     words = {kind: " ".join(for_shell(word) for word in options) for kind, options in kinds.items()}
     if job.cluster.launch.mpi != "auto":
@@ -45,12 +45,12 @@ def _mpirun_options(job: Job) -> list[str]:
 
 
 def _open_mpi(job: Job) -> list[str]:
-    """Options of Open MPI 5; older ones take what they need from ``launch.options``."""
+    """Return options of Open MPI 5; older versions need theirs in ``launch.options``."""
     launch = job.cluster.launch
-    # left alone, it binds each of two ranks to one core, and each of more to one socket, whatever their threads
+    # by default it binds each of two ranks to one core, and each of more ranks to one socket, whatever their threads
     options = [] if launch.threads_per_rank == 1 else ["--bind-to", "none"]
     if (job.hosts or job.cluster.has_slurm) and "--map-by" not in launch.options:
-        # where more ranks than cores are allowed, say by a variable, it would put all of them on the first node
+        # if more ranks than cores are allowed, for example by a variable, it would put all of them on the first node
         options += ["--map-by", f"ppr:{job.ranks_per_node}:node:oversubscribe"]
     if job.hosts:
         options += ["--host", ",".join(f"{host}:{n}" for host, n in job.hosts.items())]
@@ -78,11 +78,11 @@ def _mpich(job: Job) -> list[str]:
 
 
 def _srun_options(job: Job) -> list[str]:
-    """Options of srun, which takes most from the job; a rank that fails ends the others."""
+    """Return options of srun, which inherits most from the job; a rank that fails ends the others."""
     launch = job.cluster.launch
     options = [f"--ntasks={job.n_ranks}", "--kill-on-bad-exit=1"]
     if launch.threads_per_rank:
-        # srun does not take it from the job since Slurm 22.05
+        # since Slurm 22.05 srun does not inherit this from the job
         options.append(f"--cpus-per-task={launch.threads_per_rank}")
     return [*options, *launch.options]
 

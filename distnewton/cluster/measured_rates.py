@@ -9,21 +9,21 @@ from distnewton.planning.rates import Rates
 
 
 def cluster_rates(cluster: Cluster | None, dtype: str) -> tuple[Rates, list[str]]:
-    """How fast a cluster's ranks are.
+    """Return the rates of a cluster's ranks.
 
     Parameters
     ----------
     cluster : Cluster or None
-        The cluster; None for round figures of a core in one memory.
+        The cluster; None for round figures of a core and of shared memory.
     dtype : str
         ``float32`` or ``float64``.
 
     Returns
     -------
     Rates
-        Rates of a rank, round figures where the file has none.
+        Rates of a rank, with round figures for those that the file lacks.
     list of str
-        Keys that the file leaves out.
+        Keys that the file lacks.
     """
     if cluster is None:
         return Rates(), []

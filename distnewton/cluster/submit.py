@@ -1,4 +1,4 @@
-"""From a recipe and a cluster file to a job: the run folder with its job file, and the queue."""
+"""Make a job from a recipe and a cluster file: write the run folder with the job file, and queue it."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ from distnewton.runs.run_folder import (
 
 @dataclass(frozen=True)
 class Submission:
-    """What is asked for."""
+    """A request to submit a run."""
 
     config: Config  # the run
     cluster: Cluster  # where
-    name: str  # of the job, and of the run folder where none is given
+    name: str  # name of the job, and of the run folder if none is given
     n_ranks: int | None = None  # ranks; None for all that the cluster file describes
     hosts: tuple[str, ...] = ()  # instead of the cluster file's
 
     def job(self, folder: Path) -> Job:
-        """The job in a run folder.
+        """Make the job in a run folder.
 
         Parameters
         ----------
@@ -68,7 +68,7 @@ class Submission:
         return job
 
     def _hosts(self) -> dict[str, int]:
-        """Ranks by host, where hosts are named by the command or by the cluster file."""
+        """Return the ranks by host, if the command or the cluster file names hosts."""
         launch = self.cluster.launch
         if named := self.hosts or launch.hosts:
             return share_ranks(dict.fromkeys(named, launch.ranks_per_node), self.n_ranks)
@@ -77,7 +77,7 @@ class Submission:
         return {}
 
     def _check(self, job: Job) -> None:
-        """Refuse before the queue what would be refused after it."""
+        """Refuse, before queueing, a job that would fail after it."""
         if self.cluster.launch.launcher == "none" and job.n_ranks > 1:
             raise ConfigError(f'{job.n_ranks} ranks need a launcher, and launch.launcher is "none"', collective=True)
         splits = self.config.partition.splits
@@ -88,22 +88,22 @@ class Submission:
         if n_gpus and job.ranks_per_node > n_gpus and self.config.run.comm == "nccl":
             raise ConfigError(
                 f"{job.ranks_per_node} ranks on a node for its {n_gpus} GPUs, and run.comm = nccl, which refuses two "
-                "ranks on one: lower launch.ranks_per_node of the cluster file, or take run.comm = mpi",
+                "ranks on one: lower launch.ranks_per_node of the cluster file, or use run.comm = mpi",
                 collective=True,
             )
 
     def resolved(self) -> Config:
-        """The run's configuration with what the cluster file decides."""
+        """Return the run's configuration with the settings that the cluster file decides."""
         threads = self.config.run.threads or self.cluster.launch.threads_per_rank
         changes = {"threads": threads, "directory": "", "overwrite": False}
         return self.config.model_copy(update={"run": self.config.run.model_copy(update=changes)})
 
     def folder(self) -> Path:
-        """The run folder, not made yet: the configuration's, or the first free name."""
+        """Return the run folder, not yet created: the configuration's, or the first free name."""
         return Path(self.config.run.directory) if self.config.run.directory else free_name(checked_name(self.name))
 
     def write(self) -> Path:
-        """Make the run folder with job file and configuration.
+        """Create the run folder with job file and configuration.
 
         Returns
         -------
@@ -113,13 +113,13 @@ class Submission:
         Raises
         ------
         CreateError
-            If the folder cannot be made, or holds a run or a job.
+            If the folder cannot be created, or holds a run or a job.
         WriteError
             If a file cannot be written.
         """
         given = self.config.run.directory
         check_folder(self.folder())
-        job_text(self.job(self.folder()))  # what does not fit is told before a folder is made
+        job_text(self.job(self.folder()))  # raises errors before a folder is created
         folder = Path(given) if given else next_folder(self.name)
         present = [name for name in (JOB_FILE,) if (folder / name).exists()] + files_of_run(folder)
         if present and not self.config.run.overwrite:
@@ -139,12 +139,12 @@ class Submission:
 
 
 def queue(job_file: Path) -> str:
-    """Hand a job file to Slurm.
+    """Queue a job file in Slurm.
 
     Parameters
     ----------
     job_file : Path
-        As written by :meth:`Submission.write`.
+        Job file from :meth:`Submission.write`.
 
     Returns
     -------
@@ -154,13 +154,13 @@ def queue(job_file: Path) -> str:
     Raises
     ------
     ConfigError
-        If there is no sbatch here, or it refuses the job; its own words are in the message. A run that the job was to
-        replace is then as it was.
+        If there is no sbatch here, or it refuses the job; the message quotes it. A run that the job would have replaced
+        is then unchanged.
     """
     with restoring_replaced(job_file.parent):
         if not shutil.which("sbatch"):
             raise ConfigError(
-                f"there is no sbatch in PATH: on a host that has it: sbatch {job_file.absolute()}; without Slurm take "
+                f"there is no sbatch in PATH: on a host that has it: sbatch {job_file.absolute()}; without Slurm use "
                 'a cluster file whose launch.scheduler is "none"',
                 collective=True,
             )
@@ -182,6 +182,6 @@ def run_here(job_file: Path) -> int:
     bash = shutil.which("bash") or "/bin/bash"
     code = subprocess.run([bash, str(job_file.absolute())], stdin=subprocess.DEVNULL, check=False).returncode  # noqa: S603
     if code:
-        # a run that it was to replace is as it was, also where not even the launcher was found
+        # restore the run that it would have replaced, even if no launcher was found
         restore_replaced(job_file.parent)
     return code

@@ -1,7 +1,7 @@
-"""Starts a launcher and sees to it that the job ends, with the exit code that the run itself left.
+"""Start a launcher, and make sure that the job ends with the exit code that the run itself has recorded.
 
-``python -m distnewton.cluster.supervise RUN_FOLDER -- mpirun ...``. Two things were met with a host that was cut off:
-Open MPI's mpirun waits for it for ever after all other ranks have been aborted, or notices by itself and returns 0.
+``python -m distnewton.cluster.supervise RUN_FOLDER -- mpirun ...``. When a host is cut off, Open MPI's mpirun has been
+seen to wait for it for ever after all other ranks were aborted, and to notice by itself and return 0.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from distnewton.guards.failures import ERRORS_FOLDER, FIRST_FILE, LAUNCHER_FILE,
 from distnewton.runs.run_folder import END_FILE
 
 GRACE_SECONDS = 5.0
-"""Time for the launcher to end the other ranks after a failure was written."""
+"""Seconds for the launcher to end the other ranks after a failure was recorded."""
 LOST = 70
 _POLL_SECONDS = 0.5
 _FORWARDED = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT, signal.SIGHUP)
 _SOFT = {int(number): int(signal.SIGUSR1) for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)}
-"""What is forwarded first instead: Open MPI's mpirun kills the ranks on any of these, MPICH's on SIGHUP; SIGUSR1 both
-hand on."""
+"""Signals sent first in place of others: Open MPI's mpirun kills the ranks on any of these, and MPICH's on SIGHUP, but
+both forward SIGUSR1."""
 
 
 def supervise(folder: Path, command: Sequence[str]) -> int:
@@ -35,14 +35,14 @@ def supervise(folder: Path, command: Sequence[str]) -> int:
     Parameters
     ----------
     folder : Path
-        Run folder of what is started.
+        Run folder of the run.
     command : sequence of str
         Launcher and program.
 
     Returns
     -------
     int
-        The run's exit code; the launcher's where the run left none, and 70 where that claims success.
+        Exit code that the run recorded; else the launcher's, or 70 if the launcher claims success.
     """
     files = folder / END_FILE, folder / ERRORS_FOLDER / FIRST_FILE
     before = [_stamp(file) for file in files]
@@ -51,7 +51,7 @@ def supervise(folder: Path, command: Sequence[str]) -> int:
         return [_stamp(file) not in ("", stamp) for file, stamp in zip(files, before, strict=True)]
 
     try:
-        # its own session: what it started can be ended with it
+        # in its own session, so all that it started can be ended with it
         launcher = subprocess.Popen(command, start_new_session=True)  # noqa: S603
     except OSError as error:
         print(f"distnewton: cannot start {command[0]}: {error.strerror}", file=sys.stderr, flush=True)
@@ -63,7 +63,7 @@ def supervise(folder: Path, command: Sequence[str]) -> int:
     while (code := _ended(launcher)) is None:
         failed_at = failed_at or (time.monotonic() if left()[1] else 0.0)
         if failed_at and time.monotonic() - failed_at > GRACE_SECONDS:
-            _say(f"{command[0]} did not end {GRACE_SECONDS:.0f} s after the run failed, and is ended")
+            _say(f"{command[0]} did not end within {GRACE_SECONDS:.0f} s after the run failed, and is killed")
             os.killpg(launcher.pid, signal.SIGKILL)
             code = launcher.wait()
             break
@@ -72,7 +72,7 @@ def supervise(folder: Path, command: Sequence[str]) -> int:
 
 
 def _stamp(file: Path) -> str:
-    """Tells one writing of a file from another; the clocks of hosts are not compared."""
+    """Identify a version of a file; clocks of hosts are not compared."""
     try:
         status = file.stat()
     except FileNotFoundError:
@@ -88,21 +88,21 @@ def _ended(launcher: subprocess.Popen[bytes]) -> int | None:
 
 
 def _verdict(folder: Path, ended: bool, failed: bool, code: int) -> int:
-    """What the run left counts more than what the launcher returns."""
+    """Choose the exit code: what the run recorded wins over what the launcher returned."""
     first = read_first(folder) if failed else None
     if first is not None:
         failure: int = first["exit_code"]
         return failure
     if ended:
         end: int = parse_json((folder / END_FILE).read_text(encoding="utf-8"))["exit_code"]
-        # an error after the end, say while MPI shuts down, is still one
+        # an error after the end, for example while MPI shuts down, is still an error
         return end or code
     if code == 0:
         _say(f"the launcher returned 0, but the run did not end: no new {END_FILE} in {folder}. A host may be lost")
         return LOST
     if code not in EXIT_CODES and code != LOST:
         _say(f"the launcher ended with code {code}, and no rank said why")
-        # a process that is killed leaves no word: this is all that distnewton why can tell of it
+        # a killed process leaves no report: this is all that distnewton why can say about it
         errors = folder / ERRORS_FOLDER
         errors.mkdir(exist_ok=True)
         replace(errors / LAUNCHER_FILE, {"exit_code": code})
@@ -114,7 +114,7 @@ def _say(text: str) -> None:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Command line: RUN_FOLDER -- LAUNCHER ..."""
+    """Run the command line RUN_FOLDER -- LAUNCHER ..."""
     if len(arguments) < 3 or arguments[1] != "--":
         _say("usage: python -m distnewton.cluster.supervise RUN_FOLDER -- LAUNCHER ...")
         return 2

@@ -1,4 +1,4 @@
-"""Writing measured values into a cluster file, whose other lines and comments stay as they are."""
+"""Write measured values into a cluster file, and keep its other lines and comments."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from pathlib import Path
 from distnewton.outputs import whole
 
 _HEAD = r"^[ \t]*\[[^\[\]\n]+\][ \t]*(?:#[^\n]*)?$"
-"""The line with the name of a table."""
+"""Pattern of a line with the name of a table."""
 
 
 def set_values(text: str, tables: Mapping[str, Mapping[str, float]]) -> str:
-    """Set keys of a TOML text, and leave its other lines as they are.
+    """Set keys of a TOML text, and keep its other lines.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ def set_values(text: str, tables: Mapping[str, Mapping[str, float]]) -> str:
 
 
 def _set(text: str, table: str, key: str, line: str) -> str:
-    """Replace a key's line in a table, or add it at the table's end; the comment behind a value stays."""
+    """Replace a key's line in a table, or add it at the table's end; keep the comment after a value."""
     section = re.search(rf"^[ \t]*\[{re.escape(table)}\][^\n]*\n(?P<body>.*?)(?={_HEAD}|\Z)", text, re.M | re.S)
     if section is None:
         blank = "" if not text or text.endswith("\n\n") else "\n"
@@ -51,18 +51,18 @@ def _set(text: str, table: str, key: str, line: str) -> str:
 def write_measured(
     path: Path, name: str, launch: Mapping[str, float], tables: Mapping[str, Mapping[str, float]]
 ) -> None:
-    """Write measured tables into a cluster file, which is made where it is missing.
+    """Write measured tables into a cluster file, which is created if it is missing.
 
     Parameters
     ----------
     path : Path
         Cluster file.
     name : str
-        Name of a cluster whose file is new.
+        Name of the cluster if the file is new.
     launch : mapping
-        ``[launch]`` of a new cluster: nodes and ranks per node that were measured.
+        ``[launch]`` of a new file: the nodes and ranks per node that were measured.
     tables : mapping
-        As :func:`set_values` takes them.
+        Tables as in :func:`set_values`.
 
     Raises
     ------
@@ -70,7 +70,7 @@ def write_measured(
         If it cannot be written.
     """
     with whole(path, collective=True) as part:
-        # the name of a file may hold what the name of a cluster may not
+        # the name of a file may contain characters that the name of a cluster may not
         plain = re.sub(r"[^A-Za-z0-9_.-]|^[^A-Za-z0-9]+", "-", name).lstrip("-") or "cluster"
         new = "" if path.exists() else f'# Measured by distnewton doctor --bench.\nname = "{plain}"\n'
         text = set_values(new, {"launch": launch, **tables}) if new else set_values(path.read_text("utf-8"), tables)

@@ -1,1 +1,1 @@
-"""Scaling studies: runs on several numbers of ranks, made, collected, and held against the model."""
+"""Scaling studies: do runs on several numbers of ranks, collect them, and compare them with the model."""

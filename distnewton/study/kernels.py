@@ -22,7 +22,7 @@ Task = Callable[[], Any]
 
 
 def interleaved_best(tasks: dict[str, Task], repeats: int) -> dict[str, float]:
-    """Best seconds of each task, the tasks taking turns so that a slow spell of the machine meets all of them."""
+    """Return the best seconds of each task; tasks take turns, so a slow spell of the machine affects all of them."""
     best = dict.fromkeys(tasks, float("inf"))
     for _ in range(repeats):
         for name, task in tasks.items():
@@ -33,25 +33,25 @@ def interleaved_best(tasks: dict[str, Task], repeats: int) -> dict[str, float]:
 
 
 def serial_network(widths: tuple[int, ...], backend: Backend) -> PartitionedNetwork:
-    """A network on one rank."""
+    """Make a network on one rank."""
     grid = ProcessGrid(Communicator(), Partition(widths, (1,) * len(widths)))
     return PartitionedNetwork(grid, "tanh", backend)
 
 
 def damped_matrix(network: PartitionedNetwork, params: Array, X: Array) -> BlockGaussNewton:
-    """G + I of some samples, with the cross-entropy, whose Hessians know no targets."""
+    """Make G + I of some samples, with the cross-entropy, whose Hessians do not depend on targets."""
     activations = network.forward(params, X)
     hessian = LOSSES["cross_entropy"].hessian(activations.output, np.zeros(len(X), dtype=np.int64))
     return BlockGaussNewton(linearize(network, params, activations), hessian, 1.0)
 
 
 def product_flops(widths: tuple[int, ...], n: int) -> float:
-    """Operations of a Gauss-Newton product on factors Z and D: 4 n n_m (n_{m-1} + n_L) a layer."""
+    """Count the operations of a Gauss-Newton product on factors Z and D: 4 n n_m (n_{m-1} + n_L) for each layer."""
     return float(sum(4 * n * b * (a + widths[-1]) for a, b in pairwise(widths)))
 
 
 def benchmark_product(widths: tuple[int, ...], n: int, dtype: str, gemm: tuple[int, int, int], repeats: int) -> None:
-    """Print the rate of the product against that of a matrix product."""
+    """Print the rate of the product relative to that of a matrix product."""
     network = serial_network(widths, Backend.of(dtype))
     rng = np.random.default_rng(0)
     X = network.backend.asarray(rng.uniform(-1, 1, (n, widths[0])))
@@ -73,7 +73,7 @@ def benchmark_product(widths: tuple[int, ...], n: int, dtype: str, gemm: tuple[i
 
 
 def main() -> None:
-    """Run all, with one BLAS thread."""
+    """Run all benchmarks with one BLAS thread."""
     from threadpoolctl import threadpool_limits
 
     with threadpool_limits(1):

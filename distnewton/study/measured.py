@@ -1,4 +1,4 @@
-"""What the runs of a study took: medians with intervals, efficiency, and points that do not count."""
+"""Measurements of a study: medians with intervals, efficiency, and points that do not count."""
 
 from __future__ import annotations
 
@@ -21,38 +21,38 @@ _BASIC = [phase for phase in PHASES if phase != "evaluation"]
 
 @dataclass
 class MeasuredPoint:
-    """Runs on a number of ranks.
+    """Measurements on a number of ranks.
 
     Its 17 attributes are the keys of a line of ``scaling.jsonl``.
 
     Attributes
     ----------
     n_ranks, n_hosts, n_threads : int
-        Ranks, hosts, and BLAS threads of a rank.
+        Number of ranks, of hosts, and of BLAS threads of a rank.
     seconds : float
-        Seconds of an iteration without its evaluation: the median over the iterations of all runs that count.
+        Seconds of an iteration without evaluation: the median over the timed iterations of all runs.
     low, high : float
         95 % bootstrap interval of the median.
     wait : float
-        Seconds of an iteration that a rank spends inside MPI, waiting and transfer: the median of the ranks' mean.
+        Seconds of an iteration inside MPI, for waiting and transfer: the median of the mean over ranks.
     phases : dict of str to float
         Median seconds of the slowest rank by phase.
     sent_bytes : float
-        Bytes of an iteration over all ranks, the median.
+        Median bytes sent in an iteration over all ranks.
     n_steps, n_trials : float
-        CG steps and line-search trials of an iteration, the mean.
+        Mean numbers of CG steps and line-search trials in an iteration.
     objective : float
         Objective after the last iteration.
     splits : list of int
         Groups of each layer.
     n_runs : int
-        Number of runs that have ended.
+        Number of finished runs.
     refused : str
         Why the point does not count; empty if it does.
     n_replicas : int
-        Copies of the grid.
+        Number of copies of the grid.
     n_cores : int
-        Cores that the ranks' threads had; less than the threads where they shared some.
+        Number of cores for the ranks' threads; less than the number of threads if they share cores.
     """
 
     n_ranks: int
@@ -75,7 +75,7 @@ class MeasuredPoint:
 
 
 def collect(study: Study, root: Path, tolerance: float) -> tuple[list[MeasuredPoint], list[str]]:
-    """Read the runs that have ended.
+    """Read the finished runs.
 
     Parameters
     ----------
@@ -89,9 +89,9 @@ def collect(study: Study, root: Path, tolerance: float) -> tuple[list[MeasuredPo
     Returns
     -------
     list of MeasuredPoint
-        By rank count; empty where nothing has ended.
+        Points by number of ranks; empty if no run has finished.
     list of str
-        What is missing.
+        Lines on missing runs.
     """
     points, missing = [], []
     n_expected = study.n_warmup + study.n_measured + 1
@@ -154,7 +154,7 @@ def _median(values: Iterable[float]) -> float:
 
 
 def bootstrap_interval(times: Sequence[float]) -> tuple[float, float]:
-    """95 % interval of the median, by resampling; the same for the same times."""
+    """Return a 95 % interval of the median by resampling; the same times give the same interval."""
     values = np.asarray(times)
     drawn = np.random.default_rng(0).choice(values, size=(_RESAMPLES, len(values)))
     low, high = np.quantile(np.median(drawn, axis=1), [0.025, 0.975])
@@ -162,7 +162,7 @@ def bootstrap_interval(times: Sequence[float]) -> tuple[float, float]:
 
 
 def _refuse_other_objectives(points: list[MeasuredPoint], tolerance: float) -> None:
-    """Points that did not do the same work do not count."""
+    """Refuse points that did not do the same work."""
     base = points[0].objective
     for point in points[1:]:
         difference = abs(point.objective - base) / max(abs(base), 1e-300)
@@ -174,23 +174,23 @@ def _refuse_other_objectives(points: list[MeasuredPoint], tolerance: float) -> N
 
 
 def efficiency(study: Study, points: Sequence[MeasuredPoint], seconds: float, n_ranks: int) -> float:
-    """Parallel efficiency against the point with the fewest ranks.
+    """Compute the parallel efficiency relative to the point with the fewest ranks.
 
     Parameters
     ----------
     study : Study
         Strong or weak.
     points : sequence of MeasuredPoint
-        The first is the base.
+        Points, of which the first is the base.
     seconds : float
         Seconds of an iteration.
     n_ranks : int
-        Ranks that need these seconds.
+        Number of ranks that take these seconds.
 
     Returns
     -------
     float
-        T_b b / (T p), or T_b / T where the work grows with the ranks.
+        T_b b / (T p), or T_b / T if the work grows with the ranks.
     """
     base = points[0]
     return base.seconds / seconds * (base.n_ranks / n_ranks if study.kind == "strong" else 1.0)

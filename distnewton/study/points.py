@@ -1,4 +1,4 @@
-"""The runs of a study: which settings each has, and where it lies."""
+"""The runs of a study, with the settings and the folder of each."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from distnewton.planning.plan import widened
 
 STUDY_FILE = "study.json"
 KINDS = ("strong", "weak-weights", "weak-samples")
-"""The same problem on more ranks; hidden layers, or samples, that grow with them."""
+"""Kinds of studies: the same problem on more ranks, or hidden layers or samples that grow with the ranks."""
 
 
 @dataclass(frozen=True)
 class Study:
-    """What is run."""
+    """The description of a study."""
 
     kind: str  # one of :data:`KINDS`
     ranks: list[int]  # numbers of ranks, ascending
@@ -30,7 +30,7 @@ class Study:
     # iterations of a run that do not count, and those that do
     n_warmup: int
     n_measured: int
-    n_samples: int  # of the problem on the fewest ranks
+    n_samples: int  # samples of the problem on the fewest ranks
     # replicas of the grid on the fewest ranks, where they grow with the ranks; 0 where the grid grows
     n_replicas: int = 0
     # logical blocks of all points, so that block methods do the same work on any number of ranks; 0 for the recipe's
@@ -39,23 +39,23 @@ class Study:
     n_steps: int = 0
 
     def folder(self, root: Path, n_ranks: int, repeat: int) -> Path:
-        """Run folder of a point."""
+        """Return the run folder of a point."""
         return root / f"ranks-{n_ranks:04d}" / f"repeat-{repeat:02d}"
 
     def settings(self, shape: NetworkShape, n_ranks: int) -> dict[str, Any]:
-        """Settings of a point, over those of the recipe.
+        """Return the settings of a point, which override those of the recipe.
 
         Parameters
         ----------
         shape : NetworkShape
-            Of the problem on the fewest ranks.
+            Layers of the problem on the fewest ranks.
         n_ranks : int
-            Ranks of the point.
+            Number of ranks of the point.
 
         Returns
         -------
         dict
-            By table and key.
+            Settings by table and key.
         """
         run = {"iterations": self.n_warmup + self.n_measured, "deterministic": True}
         changes: dict[str, Any] = {"run": run}
@@ -73,12 +73,12 @@ class Study:
         return changes
 
     def write(self, root: Path) -> None:
-        """Keep the study beside its runs.
+        """Store the study beside its runs.
 
         Parameters
         ----------
         root : Path
-            Folder of the study; made where it is missing.
+            Folder of the study, which is created if it is missing.
 
         Raises
         ------
@@ -89,7 +89,7 @@ class Study:
 
 
 def read_study(root: Path) -> Study:
-    """The study of a folder.
+    """Read the study of a folder.
 
     Parameters
     ----------
@@ -103,7 +103,7 @@ def read_study(root: Path) -> Study:
     Raises
     ------
     MissingInputError
-        If there is none.
+        If the folder holds no study.
     DataError
         If its file is damaged.
     """
@@ -116,12 +116,12 @@ def read_study(root: Path) -> Study:
 
 
 def check_ranks(ranks: Sequence[int]) -> list[int]:
-    """Numbers of ranks in order.
+    """Sort the numbers of ranks.
 
     Parameters
     ----------
     ranks : sequence of int
-        As given.
+        Numbers as given.
 
     Returns
     -------
@@ -139,14 +139,14 @@ def check_ranks(ranks: Sequence[int]) -> list[int]:
 
 
 def grow(shape: NetworkShape, factor: float) -> NetworkShape:
-    """The network with so many times the variables, its hidden layers all widened alike.
+    """Multiply the number of a network's variables by a factor; all hidden layers are widened alike.
 
     Parameters
     ----------
     shape : NetworkShape
         Layers.
     factor : float
-        At least 1.
+        Factor of at least 1.
 
     Returns
     -------
@@ -155,10 +155,10 @@ def grow(shape: NetworkShape, factor: float) -> NetworkShape:
     Raises
     ------
     ConfigError
-        For networks that cannot be widened: without hidden layers, or of images.
+        For networks that cannot be widened: without hidden layers, or on images.
     """
     if len(shape.layers) < 2 or shape.image_shape is not None:
-        text = "weak-weights widens hidden layers of neurons; take weak-samples for this network"
+        text = "weak-weights widens hidden layers of neurons; use weak-samples for this network"
         raise ConfigError(text, collective=True)
     low, high = 1.0, factor
     while high - low > 1e-4:

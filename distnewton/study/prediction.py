@@ -1,4 +1,4 @@
-"""The model's prediction for the points of a study."""
+"""Predictions of the model for the points of a study."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from distnewton.study.points import Study, grow
 
 
 def predict(study: Study, config: Config, data: DataSize, points: Sequence[MeasuredPoint], rates: Rates) -> list[Plan]:
-    """Plans of the points that were measured, with their splits, CG steps and trials.
+    """Plan the measured points, with their splits, CG steps and trials.
 
     Parameters
     ----------
     study : Study
-        What was run.
+        The study.
     config : Config
-        Of the point with the fewest ranks.
+        Configuration of the point with the fewest ranks.
     data : DataSize
-        Of its data.
+        Size of its data.
     points : sequence of MeasuredPoint
-        What was measured.
+        The measured points.
     rates : Rates
-        Of the machines.
+        Rates of the machines.
 
     Returns
     -------
     list of Plan
-        One a point.
+        A plan for each point.
     """
     shape = config.network.shape(data.n_features, data.image_shape, data.n_out)
     chosen = getattr(config.method, "sketch", "auto")

@@ -215,7 +215,7 @@ def test_6_recipes_that_differ_change_nothing(world, folder):
     (own / "r.toml").write_text(f"[run]\nseed = {world.rank}\n")
     with chdir(own):
         done = call_together(world, "doctor", "r.toml", "--run-dir", folder / "runs")
-    expect(done, "versions", "SLOW", "the recipe is another file on", "rank 1", "rank 0's is used by all")
+    expect(done, "versions", "SLOW", "the recipe is another file on", "rank 1", "all ranks use rank 0's")
     assert done.returncode == 0
 
 

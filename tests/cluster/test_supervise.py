@@ -75,7 +75,7 @@ def test_a_launcher_that_hangs_after_a_failure_is_ended(tmp_path, capsys):
     begin = time.monotonic()
     assert supervise(tmp_path, python(FAIL + "time.sleep(60)", tmp_path)) == 76
     assert time.monotonic() - begin < 20
-    assert "did not end 0 s after the run failed, and is ended" in capsys.readouterr().err
+    assert "did not end within 0 s after the run failed, and is killed" in capsys.readouterr().err
 
 
 def test_a_launcher_that_returns_0_after_a_failure(tmp_path):

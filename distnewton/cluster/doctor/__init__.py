@@ -1,1 +1,1 @@
-"""The doctor: what each rank sees, what is wrong with it, and one line of advice for each."""
+"""The doctor: it examines what each rank sees, and gives a line of advice for each problem."""

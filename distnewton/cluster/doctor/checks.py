@@ -1,4 +1,4 @@
-"""The checks of what ranks see. No check asks the machine anything."""
+"""Checks of what the ranks see; no check itself queries the machine."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _SLOW_CORES = ("prescott", "core2", "penryn", "nehalem", "generic", "sandybridge
 
 
 def check_launch(launch: LaunchView, ranks: Sequence[RankView]) -> Iterator[CheckResult]:
-    """Tell launcher, library, and numbers of ranks and hosts."""
+    """Report launcher, library, and numbers of ranks and hosts."""
     started = f" under {launch.launcher}'s launcher" if launch.launcher else ""
     n_hosts = len({rank.host for rank in ranks})
     yield ok("launch", f"{launch.size} rank(s) on {n_hosts} host(s){started}, {launch.library or 'no MPI'}")
@@ -36,7 +36,7 @@ def check_tasks(launch: LaunchView, ranks: Sequence[RankView]) -> Iterator[Check
 
 
 def _by_host(ranks: Sequence[RankView]) -> dict[str, list[RankView]]:
-    """The ranks of each host."""
+    """Group the ranks by host."""
     hosts: dict[str, list[RankView]] = {}
     for rank in ranks:
         hosts.setdefault(rank.host, []).append(rank)
@@ -44,7 +44,7 @@ def _by_host(ranks: Sequence[RankView]) -> dict[str, list[RankView]]:
 
 
 def check_threads(ranks: Sequence[RankView], cluster: Cluster | None, run_threads: int) -> Iterator[CheckResult]:
-    """Threads x ranks against the cores that the ranks of a node may use."""
+    """Compare threads x ranks with the cores that the ranks of a node may use."""
     for host, there in _by_host(ranks).items():
         n, n_cores = len(there), len({core for view in there for core in view.cores})
         wanted, source = _wanted_threads(there[0], cluster, run_threads)
@@ -53,26 +53,26 @@ def check_threads(ranks: Sequence[RankView], cluster: Cluster | None, run_thread
             yield slow("threads", f"{n} ranks share {n_cores} core(s) on {host}", advice)
         elif wanted * n > n_cores:
             fitting = max(1, n_cores // n)
-            advice = f"set it to {fitting}, or leave it out: ranks then share the cores by themselves"
+            advice = f"set it to {fitting}, or leave it out: ranks then divide the cores themselves"
             yield slow("threads", f"{n} ranks x {wanted} threads ({source}) on {n_cores} cores of {host}", advice)
     first = ranks[0]
     yield ok("threads", f"{first.n_threads} BLAS thread(s) a rank, {len(first.cores)} core(s) in its mask")
 
 
 def _wanted_threads(view: RankView, cluster: Cluster | None, run_threads: int) -> tuple[int, str]:
-    """Threads that somebody asked for, and who; 0 where nobody did."""
+    """Return the requested number of threads and its source; 0 if none is requested."""
     if run_threads:
         return run_threads, "run.threads"
     if cluster and cluster.launch.threads_per_rank:
         return cluster.launch.threads_per_rank, "launch.threads_per_rank"
-    # CUDA_VISIBLE_DEVICES is among them, and counts nothing
+    # CUDA_VISIBLE_DEVICES is among them, but is no number of threads
     given = {name: int(value) for name in THREAD_VARIABLES if (value := view.variables.get(name, "")).isdigit()}
     name = max(given, key=given.__getitem__, default="")
     return (given[name], name) if name else (0, "")
 
 
 def check_blas(launch: LaunchView, ranks: Sequence[RankView]) -> Iterator[CheckResult]:
-    """Which BLAS, and whether its kernels are those of the processor."""
+    """Report the BLAS, and whether its kernels suit the processor."""
     pools = [pool for view in ranks for pool in view.blas]
     kinds = {(str(pool["internal_api"]), str(pool["version"]), str(pool["architecture"])) for pool in pools}
     text = "; ".join(f"{api} {version}, core type {core}" for api, version, core in sorted(kinds)) or "none found"
@@ -83,7 +83,7 @@ def check_blas(launch: LaunchView, ranks: Sequence[RankView]) -> Iterator[CheckR
 
 
 def check_versions(ranks: Sequence[RankView]) -> Iterator[CheckResult]:
-    """Versions and recipe, the same on all ranks."""
+    """Check that versions and recipe are the same on all ranks."""
     for name in ranks[0].versions:
         seen: dict[str, list[RankView]] = {}
         for view in ranks:
@@ -94,14 +94,14 @@ def check_versions(ranks: Sequence[RankView]) -> Iterator[CheckResult]:
             yield problem("versions", f"{name} differs: {parts}", advice)
     others = [view for view in ranks if view.recipe != ranks[0].recipe]
     if others:
-        advice = "nothing changes, since rank 0's is used by all; but copy it anew, or use a shared folder"
+        advice = "all ranks use rank 0's, so nothing changes; but copy it again, or use a shared folder"
         yield slow("versions", f"the recipe is another file on {_where(others)}", advice)
     shown = ", ".join(f"{name} {ranks[0].versions[name]}" for name in ("distnewton", "Python", "numpy"))
     yield ok("versions", f"the same on all ranks ({shown})")
 
 
 def check_cupy(ranks: Sequence[RankView]) -> Iterator[CheckResult]:
-    """At most one wheel of cupy: several overwrite each other's files."""
+    """Check that at most one wheel of cupy is installed: several overwrite each other's files."""
     doubled = next((view for view in ranks if len(view.cupy) > 1), None)
     without = [view.rank for view in ranks if view.gpus and not view.cupy]
     if doubled:
@@ -135,6 +135,6 @@ def _gpus_of_host(host: str, ranks: Sequence[RankView], asked: int) -> Iterator[
 
 
 def _where(group: Sequence[RankView]) -> str:
-    """The first hosts of a group, with ranks."""
+    """Name the first hosts of a group, with ranks."""
     shown = ", ".join(f"{rank.host} (rank {rank.rank})" for rank in group[:4])
     return shown + (f" and {len(group) - 4} more" if len(group) > 4 else "")

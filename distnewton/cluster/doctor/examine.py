@@ -1,4 +1,4 @@
-"""The examination: what all ranks see is collected and checked."""
+"""The examination: collect what all ranks see, and check it."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ from distnewton.parallel.collectives import Communicator
 
 
 def connect() -> tuple[Communicator, list[CheckResult]]:
-    """All ranks, or this process alone with the reason why.
+    """Connect all ranks, or return this process alone with the reason.
 
     Returns
     -------
     tuple of Communicator and list of CheckResult
-        The list is empty where the launch works.
+        The list is empty if the launch works.
     """
     try:
         return world_communicator(), []
@@ -46,7 +46,7 @@ def examine(
     cluster : Cluster or None
         Cluster file to compare the machine with.
     recipe : str or None
-        File to compare over the ranks.
+        File to compare between the ranks.
     run_threads : int
         Value of ``run.threads`` in the recipe.
 
@@ -64,7 +64,7 @@ def examine(
     ranks = [RankView(**view) for view in comm.allgather_json(asdict(mine))]
     launch = LaunchView(**comm.broadcast_json(asdict(view_launch(comm.size, library)) if comm.rank == 0 else None))
     results = [
-        # where each process is alone, connect() has said so
+        # if each process is alone, connect() has reported it
         *(checks.check_launch(launch, ranks) if comm.size > 1 or launched_size() == 1 else []),
         *checks.check_tasks(launch, ranks),
         *checks.check_threads(ranks, cluster, run_threads),

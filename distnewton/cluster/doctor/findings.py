@@ -7,12 +7,12 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class CheckResult:
-    """What a check says of the set-up."""
+    """Result of a check of the set-up."""
 
     name: str  # name of the check
     level: str  # ``ok``, ``slow`` (runs, but wastes the machine) or ``problem`` (will not run, or not as meant)
     text: str  # state of what was checked
-    advice: str = ""  # what to do, in a line; empty where all is well
+    advice: str = ""  # what to do, in a line; empty if all is well
 
     def lines(self) -> list[str]:
         """The lines that the user sees."""
@@ -21,21 +21,21 @@ class CheckResult:
 
 
 def ok(name: str, text: str) -> CheckResult:
-    """Result of a check that finds all well."""
+    """Make the result of a check that finds no fault."""
     return CheckResult(name, "ok", text)
 
 
 def slow(name: str, text: str, advice: str) -> CheckResult:
-    """Result for what runs, but wastes the machine."""
+    """Make the result for a set-up that runs but wastes the machine."""
     return CheckResult(name, "slow", text, advice)
 
 
 def problem(name: str, text: str, advice: str) -> CheckResult:
-    """Result for what will not run, or not as meant."""
+    """Make the result for a set-up that will not run, or not as meant."""
     return CheckResult(name, "problem", text, advice)
 
 
 def findings_that_count(results: list[CheckResult]) -> list[CheckResult]:
-    """Results without those that say all is well with what another one finds fault with."""
+    """Drop results that are ok if another result of the same check is not."""
     bad = {result.name for result in results if result.level != "ok"}
     return [result for result in results if result.level != "ok" or result.name not in bad]

@@ -1,4 +1,4 @@
-"""Whether the run folder is one folder for all ranks: seen, writable, with an atomic rename and with room."""
+"""Check that all ranks see one and the same run folder, writable, with atomic rename and with room."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from distnewton.cluster.doctor.findings import CheckResult, ok, problem
 from distnewton.parallel.collectives import Communicator
 
 ROOM_BYTES = 2**30
-"""Three models of 90 million variables in float32."""
+"""Bytes that should be free: three models of 90 million variables in float32."""
 
 
 def check_folder(comm: Communicator, path: Path) -> CheckResult:
-    """Try the folder for runs from every rank; made where it is missing, and removed again (collective)."""
+    """Try the folder for runs from every rank; a missing folder is created, and removed again (collective)."""
     token = comm.broadcast_json(secrets.token_hex(8) if comm.rank == 0 else None)
     probe, made, trouble = path / f".distnewton-doctor-{token}", _missing(path) if comm.rank == 0 else [], ""
     if comm.rank == 0:
@@ -57,7 +57,7 @@ def _judge(path: Path, troubles: list[str], hosts: list[str], seen: int, free: i
 
 
 def _try(probe: Path, token: str, rank: int) -> str:
-    """What keeps this rank from reading, writing and renaming; empty if nothing does."""
+    """Say what keeps this rank from reading, writing or renaming; empty if nothing does."""
     try:
         if (probe / "token").read_text(encoding="utf-8") != token:
             return "holds another content"
@@ -79,7 +79,7 @@ def _missing(path: Path) -> list[Path]:
 
 
 def _clean(probe: Path, made: list[Path]) -> None:
-    """Remove the probe, and the folders that were made for it and are empty."""
+    """Remove the probe, and empty folders that were created for it."""
     if probe.is_dir():
         for file in probe.iterdir():
             file.unlink()

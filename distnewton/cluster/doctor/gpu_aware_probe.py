@@ -1,4 +1,4 @@
-"""Whether messages between GPUs take the short way."""
+"""Check whether MPI sends messages directly between GPUs."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from distnewton.launch.gpu_aware import takes_gpu_buffers
 
 
 def check_gpu_aware(n_gpus: int, wheels: list[str], n_ranks: int) -> list[CheckResult]:
-    """GPUs of several ranks, and an MPI that takes their buffers."""
+    """Check that MPI takes GPU buffers, if several ranks have GPUs."""
     if not n_gpus or not wheels or n_ranks == 1:
         return []
     aware, why = takes_gpu_buffers()

@@ -1,4 +1,4 @@
-"""What :mod:`~distnewton.cluster.doctor.verify_gpu` lets a GPU and the CPU compute, each as a function of a backend."""
+"""Computations that :mod:`~distnewton.cluster.doctor.verify_gpu` compares on GPU and CPU, as functions of a backend."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from distnewton.network.activations import ACTIVATIONS, Activation
 from distnewton.parallel.collectives import Communicator
 
 ALLOWED = {"float32": 2e-5, "float64": 1e-11}
-"""Largest difference of a result, as a part of its largest number: sums are taken in another order."""
+"""Largest allowed difference, relative to the largest number of a result: sums are taken in another order."""
 Case = Callable[[Backend], Any]
 _RNG = np.random.default_rng(0)
 X, Y = _RNG.standard_normal((2, 60, 8))
@@ -32,7 +32,7 @@ EDGES = np.array([
 
 
 def difference(found: Any, wanted: Any, allowed: float) -> tuple[float, str]:
-    """Largest difference as a part of the largest number, and what is wrong; empty if nothing."""
+    """Return the difference relative to the largest number, and what is wrong; empty if nothing is."""
     found, wanted = np.asarray(found), np.asarray(wanted)
     if found.dtype != wanted.dtype or found.shape != wanted.shape:
         return np.inf, f"is {found.dtype} of shape {found.shape}, expected {wanted.dtype} of {wanted.shape}"
@@ -80,7 +80,7 @@ OPERATIONS: dict[str, Case] = {
     ),
     "as the dtype": lambda b: b.asarray(np.arange(7)),
 }
-"""Of :class:`~distnewton.backend.Backend`, and of sparse features."""
+"""Methods of :class:`~distnewton.backend.Backend`, and sparse features."""
 
 
 def _of_library(function: Callable[[Any, Any], Any], values: NDArray[Any] = X) -> Case:
@@ -119,7 +119,7 @@ LIBRARY_CASES: dict[str, Case] = {
 
 
 def kernel_cases(dtype: np.dtype[Any]) -> dict[str, Case]:
-    """What the package computes in one pass, on edges of the dtype: zeros, infinite, NaN, subnormal and large."""
+    """Return the kernels of the package, on edge cases of a dtype: zero, infinite, NaN, subnormal and large numbers."""
     S = EDGES.astype(dtype)
     cases: dict[str, Case] = {}
     for name, activation in ACTIVATIONS.items():
@@ -134,7 +134,7 @@ def _activated(activation: Activation, S: NDArray[Any], backend: Backend) -> Any
 
 
 def _derived(activation: Activation, S: NDArray[Any], backend: Backend) -> Any:
-    # of values of the activation alone: nothing else is asked for
+    # from values of the activation alone, as the package calls it
     Z = activation.apply(S[:, :4].copy())
     return activation.multiply_derivative(backend.asarray(S[::-1, :4].copy()), backend.asarray(Z))
 
@@ -157,7 +157,7 @@ _OPTIONS = {"C": 50.0, "subsample": 0.5, "subsample_min": 1, "batch": 16, "learn
 
 
 def runs() -> Iterator[tuple[str, Callable[[str], Any]]]:
-    """Yield short runs of every direction on every kind of data, by name: functions of a device to records."""
+    """Yield short runs of every direction on every kind of data: a name, and a function from a device to records."""
     for name in DIRECTIONS:
         known = {key for options in possible_options(DIRECTIONS[name]) for key in options.model_fields} | {"C"}
         method = {"direction": name} | {key: value for key, value in _OPTIONS.items() if key in known}
@@ -168,11 +168,11 @@ def runs() -> Iterator[tuple[str, Callable[[str], Any]]]:
 SAME_STEPS: dict[str, Any] = {
     "direction": "gauss_newton", "C": 50.0, "subsample": 1.0, "cg_max": 3, "cg_min": 3, "line_search_max": 1,
 }  # fmt: skip
-"""A method that takes as many steps whatever the number of samples is."""
+"""A method whose number of steps does not depend on the number of samples."""
 
 
 def records(device: str, kind: str, method: dict[str, Any], n: int = 40) -> Any:
-    """Records of a run of two iterations on ``cpu`` or ``gpu``, on n samples."""
+    """Return the records of a run of two iterations on ``cpu`` or ``gpu``, on n samples."""
     from scipy.sparse import csr_array
 
     from distnewton.runs.session import train

@@ -1,4 +1,4 @@
-"""Numbers on their way to a device and back, at once and while either side goes on."""
+"""Transfers of numbers to a device and back, blocking and while either side continues."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distnewton.parallel.transport import Staged
 
 
 def transfers(gpu: Backend) -> Iterator[tuple[str, Callable[[], tuple[float, str]]]]:
-    """Yield trials of numbers that go there and back, by name.
+    """Yield trials of transfers to the device and back, by name.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ def transfers(gpu: Backend) -> Iterator[tuple[str, Callable[[], tuple[float, str
         for k in range(8):
             host, there = values + k, gpu.empty(values.size)
             library.upload(host, there)
-            # the copy must be over: it may be overwritten
+            # the copy must be complete: its source may be overwritten
             host[:] = np.nan
             wrong = max(wrong, difference(to_host(there), values + k, 0.0)[0])
         return wrong, "numbers were overwritten before they had arrived" if wrong else ""

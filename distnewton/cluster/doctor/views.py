@@ -1,4 +1,4 @@
-"""What the ranks see of their set-up, as plain values that the checks compare."""
+"""Views of the set-up on each rank, as plain values that the checks compare."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class LaunchView:
     launcher: str
     library: str
     slurm: dict[str, str]  # variables of the Slurm job; empty outside of one
-    n_tasks: int  # tasks of the Slurm job; 0 outside of one, or where nothing tells
+    n_tasks: int  # tasks of the Slurm job; 0 outside of one, or if unknown
     fast_cpu: bool  # whether the processor has AVX2
 
 
@@ -60,12 +60,12 @@ class RankView:
 
 
 def view_launch(size: int, library: str) -> LaunchView:
-    """Look around as rank 0, for ranks and MPI library as given."""
+    """Collect the view of rank 0, given the number of ranks and the MPI library."""
     return LaunchView(size, launcher_kind(), library, _environment(_SLURM), _job_tasks(), _has_avx2())
 
 
 def view_rank(rank: int, library: str, n_threads: int, recipe: str | None) -> RankView:
-    """Look around on this rank.
+    """Collect the view of this rank.
 
     Parameters
     ----------
@@ -76,7 +76,7 @@ def view_rank(rank: int, library: str, n_threads: int, recipe: str | None) -> Ra
     n_threads : int
         BLAS threads that training would take.
     recipe : str or None
-        File to compare over the ranks.
+        File to compare between the ranks.
 
     Returns
     -------
@@ -101,7 +101,7 @@ def _environment(names: Sequence[str]) -> dict[str, str]:
 
 
 def _job_tasks() -> int:
-    """Tasks of the job. Below an mpirun SLURM_NTASKS counts its helpers, one a node: Slurm itself is asked first."""
+    """Count the tasks of the job; ask Slurm first, because under mpirun SLURM_NTASKS counts its helpers, one a node."""
     job = os.environ.get("SLURM_JOB_ID", "")
     asked = output_of(["squeue", "-h", "-j", job, "-O", "NumTasks"]).split() if job else []
     if asked and asked[0].isdigit():
@@ -112,18 +112,18 @@ def _job_tasks() -> int:
 
 
 def cupy_wheels() -> list[str]:
-    """Installed distributions that all bring the module cupy."""
+    """List the installed distributions that provide the module cupy."""
     names = {(dist.metadata["Name"] or "").lower() for dist in importlib.metadata.distributions()}
     return sorted(name for name in names if re.fullmatch(r"cupy(-cuda\d+x?|-rocm-.*)?", name))
 
 
 def gpus_of_host() -> list[str]:
-    """GPUs that nvidia-smi lists; none where there is no such program."""
+    """List the GPUs that nvidia-smi shows; empty if there is no such program."""
     return [line.strip() for line in output_of(["nvidia-smi", "-L"]).splitlines() if line.startswith("GPU ")]
 
 
 def _has_avx2() -> bool:
-    """Whether a processor of this kind has fast kernels in any BLAS; only Linux says."""
+    """Whether the processor has AVX2, for which any BLAS has fast kernels; known only on Linux."""
     info = Path("/proc/cpuinfo")
     return info.is_file() and " avx2 " in info.read_text(encoding="utf-8", errors="replace")
 
