@@ -1,1 +1,1 @@
-"""One file a direction, one protocol."""
+"""Directions and preconditioners: one file for each, one protocol."""

@@ -3,9 +3,9 @@ r"""Geodesic acceleration of Levenberg-Marquardt steps ([GA], arXiv 1201.5885).
 .. math:: (G + \lambda D)\, v = -g, \qquad (G + \lambda D)\, a = -\tfrac1n J^T B\, \ddot z(v), \qquad
     \theta(\alpha) = \theta + \alpha v + \tfrac12 \alpha^2 a
 
-with the second derivative of the outputs along v: the step follows to second order the curve along which the outputs
-go straight, as the linear model has it, so that the prediction is that of v. It costs a forward pass and a second
-right-hand side of the same matrix.
+where the double-dotted z is the second derivative of the outputs along v. To second order the step follows the curve
+along which the outputs change linearly, as the linear model predicts, so v's prediction holds for it. It costs a
+forward pass and a second solve with the same matrix.
 """
 
 from __future__ import annotations
@@ -21,34 +21,34 @@ from distnewton.directions.options import AccelerationOptions
 
 
 def longest_acceleration(options: Any) -> float:
-    """The limit that options name; 0 where they name none."""
+    """Return the limit in the options; 0 if they have none."""
     return options.acceleration if isinstance(options, AccelerationOptions) else 0.0
 
 
 def accelerated(
     problem: Linearization, velocity: DirectionResult, limit: float, solve: Callable[[Array], DirectionResult]
 ) -> DirectionResult:
-    """A step with half its acceleration, where that is small against the step.
+    """Add half the acceleration to a step, if the acceleration is small relative to the step.
 
     Parameters
     ----------
     problem : Linearization
         The model.
     velocity : DirectionResult
-        v.
+        v, the direction without acceleration.
     limit : float
-        Largest length of a against that of v; 0: nothing is done.
+        Largest ratio of the length of a to that of v; 0 disables acceleration.
     solve : callable
         Finds a along v.
 
     Returns
     -------
     DirectionResult
-        Without acceleration where that is longer than the limit.
+        Result without acceleration if that is longer than the limit.
 
     Notes
     -----
-    Collective: a forward pass with twice the numbers, what ``solve`` sends, and a sum of two numbers.
+    Collective: a forward pass with twice the numbers, the messages of ``solve``, and a sum of two numbers.
     """
     if not limit:
         return velocity

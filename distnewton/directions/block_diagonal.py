@@ -2,11 +2,11 @@ r"""The direction of [DNM]: every rank solves with its own diagonal blocks, with
 
 .. math:: (G_{pp} + \lambda I)\, d_p = -g_p
 
-A rank owns one block p, or several where ``partition.blocks`` says so; these advance by a CG step in turn, so that
-early termination sees what it would see of as many ranks of one speed.
+A rank owns one block p, or several if ``partition.blocks`` says so. Several blocks take their CG steps in turn, so
+early termination sees the same as with as many ranks of equal speed.
 
-Of replicas of the grid each solves with its own share of the subsample, still without communication; the step takes the
-mean of their directions.
+If the grid has replicas, each solves with its own share of the subsample, still without communication; the step uses
+the mean of their directions.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from distnewton.solvers.conjugate_gradient import ConjugateGradient
 
 
 class BlockDiagonalOptions(CGOptions, SketchOptions, BlockOptions):
-    """CG on a rank's own block."""
+    """Options of CG on a rank's own blocks."""
 
 
 class BlockDiagonal(CGDirection):
@@ -36,10 +36,10 @@ class BlockDiagonal(CGDirection):
     name = "block_diagonal"
     help = "each rank solves with its own diagonal blocks of G by CG, without communication"
     own_options = BlockDiagonalOptions
-    # the ranks of a proposal all finish, since they compute its step sizes together right after
-    # few steps on few random cotangents, with Kronecker factors, gain more than many on all outputs, in fewer seconds,
-    # and the first iterations more in parts than all at once; lambda stays where float32 can invert a factor
-    # (docs/guide/directions.md)
+    # the ranks of a proposal all finish, since they compute its step sizes together right after;
+    # many iterations with few CG steps, few random cotangents and Kronecker factors gain more per second than few
+    # iterations with many steps on all outputs, and a first iteration gains more in parts; lambda has a lower bound at
+    # which float32 can still invert a factor (docs/guide/directions.md)
     presets: ClassVar[Presets] = {
         **CGDirection.presets,
         "direction": {
@@ -68,7 +68,7 @@ class BlockDiagonal(CGDirection):
         return DirectionResult(direction, n_steps, finished, max((cg.relative_residual for cg in every), default=0.0))
 
     def _iterate(self, solvers: Sequence[Sequence[ConjugateGradient]], termination: EarlyTermination) -> int:
-        """Step all solvers until each has finished, or enough other ranks have; returns the number of steps."""
+        """Advance all solvers until each, or enough other ranks, have finished; returns the number of steps."""
         n_steps = 0
         while (left := [cg for of_block in solvers for cg in of_block if not cg.finished]):
             for cg in left:
@@ -84,7 +84,7 @@ class BlockDiagonal(CGDirection):
         self._remember(direction)
 
     def _solvers(self, block: LogicalBlock, model: BlockModel) -> list[ConjugateGradient]:
-        """CG of a logical block, or one for each of its layers; what has no variables has none."""
+        """CG of a logical block, or one for each of its layers; layers without variables have none."""
         jacobian, options = model.jacobian, self.options
         last = None if self._last is None else block.gather(self._last)
         precondition = None if self._preconditioners is None else self._preconditioners.of(block).restricted

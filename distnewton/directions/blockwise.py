@@ -1,4 +1,4 @@
-"""A preconditioner for each of a rank's logical blocks, as one that the rank's direction has."""
+"""A single preconditioner for a rank's direction, composed of one for each of the rank's logical blocks."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from distnewton.parallel.partition import Block
 
 
 class Blockwise:
-    """Preconditioners of the logical blocks that a rank owns.
+    """The preconditioners of the logical blocks that a rank owns.
 
     Parameters
     ----------
     preconditioner : Preconditioner
-        A new one, of which each block gets a copy.
+        Unused preconditioner; each block gets a copy.
     """
 
     def __init__(self, preconditioner: Preconditioner) -> None:
@@ -28,19 +28,19 @@ class Blockwise:
         self._blocks: list[LogicalBlock] = []
 
     def of(self, block: LogicalBlock) -> Preconditioner:
-        """That of a block."""
+        """Return the preconditioner of a block."""
         if block.number not in self._of:
             self._of[block.number] = deepcopy(self._pattern)
         return self._of[block.number]
 
     def update(self, problem: Linearization) -> None:
-        """Follow the curvature of a new point in all blocks; collective as :meth:`Preconditioner.update`."""
+        """Update all blocks for a new point; collective like :meth:`Preconditioner.update`."""
         self._blocks = problem.layout.parts
         for block, model in problem.by_block:
             self.of(block).update(model)
 
     def apply(self, v: Array) -> Array:
-        """Multiply the inverses of the last update onto a vector of the rank's variables; a new array."""
+        """Apply the inverses of the last update to a vector of the rank's variables; returns a new array."""
         if len(self._blocks) == 1:
             return self.of(self._blocks[0]).apply(v)
         out: Array = namespace(v).empty_like(v)
@@ -50,21 +50,21 @@ class Blockwise:
 
     @property
     def n_vectors(self) -> int:
-        """Vectors of its variables that a rank keeps."""
+        """Number of vectors of its variables that a rank keeps."""
         return self._pattern.n_vectors
 
     def factor_size(self, shape: NetworkShape, block: Block) -> float:
-        """Numbers in its factors of a block, and in their inverses."""
+        """Count the numbers in its factors of a block and in their inverses."""
         return self._pattern.factor_size(shape, block)
 
     def state(self) -> State:
-        """Of all blocks, as one state of the rank."""
+        """Return the states of all blocks as one state of the rank."""
         if not self._blocks:
             return self._pattern.state()
         return _joined([(block, self.of(block).state()) for block in self._blocks])
 
     def restore(self, state: State, layout: ParameterLayout) -> None:
-        """Take over a state; factors that belong to other blocks are made anew at the next update."""
+        """Restore a state; factors that belong to other blocks are recomputed at the next update."""
         self._blocks = layout.parts
         for block in self._blocks:
             self.of(block).restore(_part(state, block), block.layout)

@@ -1,4 +1,4 @@
-"""What directions by conjugate gradients share: a preconditioner, and a warm start from the last solution."""
+"""Base of the directions by conjugate gradients: a preconditioner, and a warm start from the last solution."""
 
 from __future__ import annotations
 
@@ -36,28 +36,28 @@ class CGDirection(Direction):
         self._last: Array | None = None
 
     def _remember(self, solution: Array) -> None:
-        """Keep a solution where the next CG starts from it."""
+        """Keep a solution if the next CG starts from it."""
         if self.options.warm_start:
             self._last = solution
 
     def state(self) -> State:
-        """The last solution, with a warm start, and the preconditioner."""
+        """Return the last solution, if CG starts warm, and the preconditioner's state."""
         return State(
             vectors={} if self._last is None else {"last": self._last},
             parts={} if self._preconditioners is None else {"preconditioner": self._preconditioners.state()},
         )
 
     def restore(self, state: State, layout: ParameterLayout) -> None:
-        """Take over the last solution and the preconditioner."""
+        """Restore the last solution and the preconditioner."""
         if self._preconditioners is not None:
             self._preconditioners.restore(state.parts["preconditioner"], layout)
         self._last = state.vectors.get("last")
 
     def n_vectors(self) -> int:
-        """The last solution, and what the preconditioner keeps."""
+        """Number of vectors kept: the last solution, and those of the preconditioner."""
         kept = 0 if self._preconditioners is None else self._preconditioners.n_vectors
         return kept + int(self.options.warm_start > 0)
 
     def factor_size(self, shape: NetworkShape, block: Block) -> float:
-        """Numbers in the preconditioner's factors of a block."""
+        """Count the numbers in the preconditioner's factors of a block."""
         return 0.0 if self._preconditioners is None else self._preconditioners.factor_size(shape, block)

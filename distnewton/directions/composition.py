@@ -1,8 +1,8 @@
-"""From names to a direction: the options of a stage, and the objects that they describe.
+"""Composition of a direction from names: the options of a stage, and the objects that they describe.
 
-A stage names a direction, whose slots (a preconditioner, a solver, a proposal) name further components. The options of
-the stage are the union of its family's, the direction's and those of all that fill the slots. So an option is known
-exactly where it has an effect.
+A stage names a direction, whose slots (preconditioner, solver, proposal) name further components. The options of the
+stage are the union of those of its family, of the direction and of all components in the slots, so an option is
+accepted exactly where it has an effect.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from distnewton.registry import Registry
 NO_PRECONDITIONER = "none"
 SLOTS = ("preconditioner", "solver", "proposal")
 CHOICES = ("direction", *SLOTS)
-"""Options that name components, and so decide which other options there are."""
+"""Options that name components, and so determine which other options exist."""
 
 
 def choices(option: str) -> tuple[str, ...]:
-    """Names that an option of :data:`CHOICES` may have."""
+    """Return the names that an option of :data:`CHOICES` can have."""
     if option == "direction":
         return tuple(DIRECTIONS)
     if option == "preconditioner":
@@ -46,7 +46,7 @@ class ComponentError(ConfigError):
     option : str
         The option, of :data:`CHOICES`.
     message : str
-        What was expected, and what came.
+        What was expected, and what was found.
     """
 
     def __init__(self, option: str, message: str) -> None:
@@ -56,16 +56,16 @@ class ComponentError(ConfigError):
 
 @dataclass
 class Composition:
-    """A direction with what fills its slots.
+    """A direction and the components in its slots.
 
     Attributes
     ----------
     direction : type of Direction
         The direction of the stage.
     chosen : dict of str to str
-        Names in its slots, and in those of what fills them.
+        Names in its slots, and in the slots of those components.
     models : list of type of Options
-        Models whose union the options are.
+        Models whose union forms the options.
     presets : dict of str to object
         Defaults that differ from the models'.
     """
@@ -84,7 +84,7 @@ class Composition:
         name : str
             The direction.
         given : mapping
-            Settings, of which only those of slots count; defaults stand for missing ones.
+            Settings; only those that name components matter, and missing ones take their defaults.
 
         Returns
         -------
@@ -101,9 +101,9 @@ class Composition:
         return composition
 
     def _add(self, direction: type[Direction], role: Role, given: Mapping[str, Any]) -> None:
-        """Add the options of a direction in a role, and of what fills its slots."""
+        """Add the options of a direction in a role, and those of the components in its slots."""
         self.models += [direction.own_options, *direction.role_options.get(role, ())]
-        # an outer direction knows best what serves it
+        # an outer direction's presets come first: it knows what suits it
         self.presets = {**direction.presets.get(role, {}), **self.presets}
         for slot in direction.slots:
             default = self.presets.get(slot, direction.own_options.model_fields[slot].default)
@@ -115,7 +115,7 @@ class Composition:
                 self.models.append(_find(slot, name).own_options)
 
     def model(self, base: type[Options], *, presets: bool = True) -> type[Options]:
-        """The model of its options.
+        """Build the model of the options.
 
         Parameters
         ----------
@@ -134,10 +134,10 @@ class Composition:
 
 
 def _find(option: str, name: str) -> Any:
-    """The component that an option names."""
+    """Return the component that an option names."""
     registry: Registry[Any] = PRECONDITIONERS if option == "preconditioner" else DIRECTIONS
     if name in registry:
-        # looked at alone: the choices of some slots take the import of every direction
+        # looked up alone: listing the choices of some slots would import every direction
         if option in ("direction", "preconditioner") or option in registry[name].roles:
             return registry[name]
         raise ComponentError(option, f"{name} cannot be a {option}; known are {', '.join(choices(option))}")
@@ -157,14 +157,14 @@ def _model(
     presets: tuple[tuple[str, Any], ...],
     chosen: tuple[tuple[str, str], ...],
 ) -> type[Options]:
-    """The union of models with other defaults; a model that another one extends adds nothing."""
+    """Union of models with changed defaults; a model that another one extends adds nothing."""
     needed = [m for m in models if not any(m is not other and issubclass(other, m) for other in (*models, base))]
     described: dict[str, Any] = {"__module__": base.__module__, "__doc__": base.__doc__}
     union = cast(Any, create_model(base.__name__, __base__=(*reversed(needed), base), **described))
     fields = _own_fields(reversed(needed))
     changed: dict[str, Any] = {name: (field.annotation, field) for name, field in fields.items()}
     for name, default in {**dict(presets), **dict(chosen)}.items():
-        # a preset of an option that nothing here reads is no option
+        # skip presets of options that no component here reads
         if name in union.model_fields:
             known = fields.get(name, union.model_fields[name])
             changed[name] = (known.annotation, FieldInfo.merge_field_infos(known, default=default))
@@ -172,7 +172,7 @@ def _model(
 
 
 def _own_fields(models: Iterable[type[Options]]) -> dict[str, FieldInfo]:
-    """Fields that models define themselves: an option defined again holds, whatever another model inherits."""
+    """Fields that models define themselves: a redefined option takes precedence over an inherited one."""
     return {
         name: field
         for model in models
@@ -182,12 +182,12 @@ def _own_fields(models: Iterable[type[Options]]) -> dict[str, FieldInfo]:
 
 
 def make_direction(options: Any) -> Direction:
-    """The direction of a stage.
+    """Build the direction of a stage.
 
     Parameters
     ----------
     options : Options
-        Options of a stage, with the names of its components.
+        Options of the stage, with the names of its components.
 
     Returns
     -------
@@ -197,7 +197,7 @@ def make_direction(options: Any) -> Direction:
 
 
 def _direction(name: str, options: Any) -> Direction:
-    """A direction and what fills its slots, all with the options of the stage."""
+    """Build a direction and the components in its slots, all with the options of the stage."""
     component = DIRECTIONS[name]
     return component(options, **{slot: _part(slot, getattr(options, slot), options) for slot in component.slots})
 
@@ -209,7 +209,7 @@ def _part(slot: str, name: str, options: Any) -> Direction | Preconditioner | No
 
 
 def possible_options(direction: type[Direction], role: Role = "direction") -> Iterator[type[Options]]:
-    """Models of every option that a direction may have in a role, whatever fills its slots."""
+    """Yield the models of all options that a direction can have in a role, for any components in its slots."""
     if role == "direction":
         yield direction.family.options
     yield direction.own_options

@@ -1,4 +1,4 @@
-"""What directions share that hand the work to another one."""
+"""Base of the directions that delegate the work to another direction."""
 
 from __future__ import annotations
 
@@ -28,23 +28,23 @@ class DelegatingDirection(Direction):
         self.damping_form = inner.damping_form
 
     def step_taken(self, direction: Array, step_size: float) -> None:
-        """Tell the inner direction."""
+        """Notify the inner direction."""
         self._inner.step_taken(direction, step_size)
 
     def check_memory(
         self, n_samples: int, n_out: int, itemsize: int, memory_mb: float, n_ranks: int = 1, n_params: int = 0
     ) -> None:
-        """Refuse what the inner direction refuses."""
+        """Refuse problems that the inner direction refuses."""
         self._inner.check_memory(n_samples, n_out, itemsize, memory_mb, n_ranks, n_params)
 
     def system_bytes(self, n_rows: int, itemsize: int, n_ranks: int, n_params: int = 0) -> float:
-        """Bytes of the inner direction's matrix."""
+        """Return the bytes of the inner direction's matrix."""
         return self._inner.system_bytes(n_rows, itemsize, n_ranks, n_params)
 
     def n_vectors(self) -> int:
-        """Vectors that the inner direction keeps."""
+        """Number of vectors that the inner direction keeps."""
         return self._inner.n_vectors()
 
     def factor_size(self, shape: NetworkShape, block: Block) -> float:
-        """Numbers in the inner direction's factors of a block."""
+        """Count the numbers in the inner direction's factors of a block."""
         return self._inner.factor_size(shape, block)

@@ -2,8 +2,8 @@ r"""An estimate of the diagonal of G + lambda I (Jacobi's preconditioner), the s
 
 .. math:: \lambda + 1/C + E\Big[|S|^{-1} \sum_{i \in S} (J_i^T c_i)_a^2\Big], \qquad E[c_i c_i^T] = B_i
 
-With one random cotangent c a sample the square of weight (a, t) is z_a^2 delta_t^2, so that all of them are one matrix
-product of squares, without communication where there is a Jacobian. A kernel's is the square of a sum over its places.
+With one random cotangent c per sample the square for weight (a, t) is z_a^2 delta_t^2, so one matrix product of squares
+gives all of them; it needs no communication if there is a Jacobian. For a kernel the sum over its places is squared.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class Diagonal(Preconditioner):
         self._inverses: dict[int, Array] = {}
 
     def _save(self, state: State) -> None:
-        # a number for each variable: the same on every grid
+        # one number per variable: the same on every grid
         state.vectors |= {"averages": _flat(self._averages), "inverses": _flat(self._inverses)}
 
     def _load(self, state: State, layout: ParameterLayout) -> bool:
@@ -60,7 +60,7 @@ class Diagonal(Preconditioner):
 
 
 def _flat(by_layer: dict[int, Array]) -> Array:
-    """Blocks of all own layers as one vector."""
+    """Join the blocks of all own layers into one vector."""
     parts = [A.ravel() for A in by_layer.values()]
     flat: Array = namespace(parts[0]).concatenate(parts) if parts else np.zeros(0)
     return flat

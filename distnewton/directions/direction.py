@@ -1,4 +1,4 @@
-"""What a direction is: a method that turns the linearised objective into this rank's block of a direction."""
+"""The protocol of directions: methods that turn the linearised objective into this rank's block of a direction."""
 
 from __future__ import annotations
 
@@ -19,25 +19,25 @@ from distnewton.parallel.termination import EarlyTermination
 
 Curvature = Literal["none", "cotangents", "jacobian", "roots"]
 Role = Literal["direction", "solver", "proposal"]
-"""What a direction can be: the direction of a stage, the solver of ``sgn``, the proposal of ``grouped_newton``."""
+"""Roles of a direction: the direction of a stage, the solver of ``sgn``, the proposal of ``grouped_newton``."""
 RoleOptions = Mapping[Role, tuple[type[Options], ...]]
 Presets = Mapping[Role, Mapping[str, Any]]
 
 
 @dataclass(frozen=True)
 class Family:
-    """How a point moves along the directions of one kind.
+    """A kind of directions, which determines how the point moves along them.
 
     Attributes
     ----------
     name : str
-        Words for it in messages and pages.
+        Description for messages and pages.
     options : type of Options
         Settings that all directions of the family have.
     batches : bool
-        Whether the gradient is that of a mini-batch; else that of all samples.
+        Whether the gradient is that of a mini-batch rather than of all samples.
     newton : bool
-        Whether a step is combined, searched along and judged by its model; else it has a learning rate.
+        Whether steps are combined, line-searched and judged by their model; otherwise there is a learning rate.
     """
 
     name: str
@@ -54,31 +54,31 @@ FAMILIES = (FULL_BATCH, BATCH_NEWTON, LEARNING_RATE)
 
 @dataclass(frozen=True)
 class DirectionResult:
-    """A direction and what happened on this rank while it was sought.
+    """A direction, and what happened on this rank while it was computed.
 
     Attributes
     ----------
     direction : Array of shape (n_params_local,)
         This rank's block.
     acceleration : Array of shape (n_params_local,) or None
-        Half the second derivative of a curved step, theta + alpha d + alpha^2 a; None where it is straight. The model's
-        prediction is that of d alone.
+        Half the second derivative of a curved step, theta + alpha d + alpha^2 a; None for a straight step. The model
+        predicts the decrease from d alone.
     inner_iterations : int
-        CG steps of this rank.
+        Number of CG steps on this rank.
     finished : bool
-        Whether this rank met its own stopping rule; False when it was stopped because enough others had.
+        Whether this rank met its own stopping rule; False if it was stopped because enough others had.
     residual : float
-        Relative residual of the system that this rank solved; the largest over its blocks.
+        Relative residual of the system that this rank solved; the largest of its blocks.
     note : str
-        What went wrong and was mended, the same on all ranks; else empty.
+        Problem that was repaired, the same on all ranks; empty if there was none.
     failure : str
-        Why this rank has no direction; else empty.
+        Reason why this rank has no direction; empty if it has one.
     step_sizes : tuple of float
-        Step sizes of the groups, the same on all ranks, of directions that have some.
+        Step sizes of the groups, the same on all ranks, for directions that have them.
     rank : int
-        Numerical rank of the matrix that this rank factorised; 0 where it factorised none. The least over its blocks.
+        Numerical rank of the matrix that this rank factorised, the least of its blocks; 0 if it factorised none.
     condition : float
-        Estimate of that matrix's condition number, damping included; the largest over its blocks.
+        Estimate of that matrix's condition number, damping included; the largest of its blocks.
     """
 
     direction: Array
@@ -94,7 +94,7 @@ class DirectionResult:
 
 
 class Direction(ABC):
-    """A method for the direction, which declares all that others need to know of it.
+    """A method that computes directions, and declares all that the rest of the package needs to know about it.
 
     To add one, write a subclass and register it: :func:`distnewton.register`, or an entry point of the group
     ``distnewton.directions``.
@@ -102,44 +102,44 @@ class Direction(ABC):
     Parameters
     ----------
     options : Options or None
-        Those of the stage, or None for the defaults: an instance of :attr:`own_options`, among others.
+        Options of the stage, which include those of :attr:`own_options`; None for the defaults.
     **parts : object
         The components that fill :attr:`slots`, by the names of the slots.
 
     Attributes
     ----------
     name, help : str
-        Value of ``method.direction``, and what it does in a line.
+        Value of ``method.direction``, and a one-line description.
     family : Family
         How the point moves along its directions.
     roles : frozenset of str
-        Besides ``direction``: ``solver`` where it solves (G + lambda I) d = -g on any sample, so that ``sgn`` can use
-        it; ``proposal`` where ``grouped_newton`` can scale it.
+        Roles besides ``direction``: ``solver`` if it solves (G + lambda I) d = -g on any sample, so ``sgn`` can use it;
+        ``proposal`` if ``grouped_newton`` can scale it.
     own_options : type of Options
         Its options in every role.
     role_options : mapping of str to tuple of type of Options
-        Further options in one role.
+        Further options in individual roles.
     presets : mapping of str to mapping
-        Defaults of a role that differ from those of the options' models.
+        Defaults in individual roles that differ from those of the options' models.
     slots : tuple of str
         Options that name another component: ``preconditioner``, ``solver`` or ``proposal``.
     planned_as : str
-        Direction of the cost model, ``block_diagonal``, ``gauss_newton`` or ``dual``, whose iterations cost as much;
-        empty where plans cannot tell.
+        Direction of the cost model whose iterations cost as much: ``block_diagonal``, ``gauss_newton`` or ``dual``;
+        empty if plans cannot tell.
     stops_early : bool
-        Whether ranks solve apart from each other, so that early termination applies.
+        Whether ranks solve independently, so that early termination applies.
     apart : bool
-        Whether each replica of the grid finds a direction of its own, with its own samples.
+        Whether each replica of the grid computes its own direction from its own samples.
     curvature : str
-        What it reads of the curvature sample: ``none`` (the gradient only), ``cotangents`` (of single outputs or of
+        What it uses of the curvature sample: ``none`` (the gradient only), ``cotangents`` (of single outputs or of
         the loss), ``jacobian`` (of all outputs, or of a sketch), ``roots`` (the same with B = I).
     random_rows : bool
         Whether ``sketch = auto`` may take random cotangents in place of many outputs.
     damping_form : str
-        Which damping its systems have: ``identity`` for lambda I, ``diagonal`` for lambda diag(G).
+        Damping of its systems: ``identity`` for lambda I, ``diagonal`` for lambda diag(G).
     averages_gradient : bool
-        Whether momentum, in steps of a learning rate, averages the gradient before the direction is taken rather than
-        the directions.
+        Whether momentum, in steps with a learning rate, averages the gradients from which directions are computed
+        rather than the directions.
     """
 
     name: ClassVar[str]
@@ -164,20 +164,20 @@ class Direction(ABC):
 
     @property
     def title(self) -> str:
-        """Its name in records, with what fills its slots where that decides the direction."""
+        """Name in records, with the components in its slots if they determine the direction."""
         return self.name
 
     @abstractmethod
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
-        """Find this rank's block of a direction.
+        """Compute this rank's block of a direction.
 
         Parameters
         ----------
         problem : Linearization
             The model around the current point.
         termination : EarlyTermination
-            Where a rank says that it has finished and asks whether enough have; methods in which all ranks do the
-            same steps leave it alone.
+            Takes this rank's notice that it has finished, and tells whether enough ranks have; not used by methods in
+            which all ranks take the same steps.
 
         Returns
         -------
@@ -185,36 +185,36 @@ class Direction(ABC):
         """
 
     def set_mean_direction(self, direction: Array) -> None:  # noqa: B027 - nothing to learn by default
-        """Learn the mean over replicas of what :meth:`solve` returned, where each found a direction of its own.
+        """Receive the mean over replicas of the results of :meth:`solve`, if each replica has its own direction.
 
         Parameters
         ----------
         direction : Array of shape (n_params_local,)
-            The step's direction.
+            Direction of the step.
         """
 
     def step_taken(self, direction: Array, step_size: float) -> None:  # noqa: B027 - nothing to learn by default
-        """Learn where the point moved: by ``step_size * direction``, which is combined, clipped or has momentum.
+        """Receive the step of the point, ``step_size * direction``; the direction is combined, clipped or has momentum.
 
         Parameters
         ----------
         direction : Array of shape (n_params_local,)
-            This rank's block; not to be kept without a copy.
+            This rank's block; copy it to keep it.
         step_size : float
-            0 when the step was rejected; the same on all ranks.
+            0 if the step was rejected; the same on all ranks.
         """
 
     def state(self) -> State:
-        """What it carries from one call to the next, without copies; nothing by default."""
+        """Return what the direction keeps between calls, without copies; nothing by default."""
         return State()
 
     def restore(self, state: State, layout: ParameterLayout) -> None:  # noqa: B027 - nothing to restore by default
-        """Take over a state of a new object with the same options, perhaps from another grid.
+        """Restore a state into a new object with the same options, possibly from another grid.
 
         Parameters
         ----------
         state : State
-            As of :meth:`state`; without factors where they belong to other blocks.
+            State from :meth:`state`, without factors if they belong to other blocks.
         layout : ParameterLayout
             This rank's blocks.
         """
@@ -222,50 +222,50 @@ class Direction(ABC):
     def check_memory(  # noqa: B027
         self, n_samples: int, n_out: int, itemsize: int, memory_mb: float, n_ranks: int = 1, n_params: int = 0
     ) -> None:
-        """Refuse a problem whose systems do not fit, before any data is read; takes all by default.
+        """Refuse, before any data is read, a problem whose systems do not fit in memory; accepts all by default.
 
         Parameters
         ----------
         n_samples, n_out : int
-            Samples of the curvature, and outputs.
+            Samples of the curvature, and outputs of the network.
         itemsize : int
-            Bytes of a number.
+            Bytes per number.
         memory_mb : float
-            Megabytes that a rank may use.
+            Memory that a rank may use, in megabytes.
         n_ranks : int
-            Ranks of all replicas.
+            Number of ranks, over all replicas.
         n_params : int
-            Variables of the network; 0 where they are not known.
+            Number of variables of the network; 0 if unknown.
 
         Raises
         ------
         ConfigError
-            With the sizes that would fit.
+            If they do not fit; gives sizes that would.
         """
 
     def system_bytes(self, n_rows: int, itemsize: int, n_ranks: int, n_params: int = 0) -> float:
-        """Bytes of a rank for a matrix in sample space.
+        """Return the bytes that a rank needs for a matrix in sample space.
 
         Parameters
         ----------
         n_rows, itemsize : int
-            Its rows, and bytes of a number.
+            Rows of the matrix, and bytes per number.
         n_ranks : int
-            Ranks of all replicas.
+            Number of ranks, over all replicas.
 
         Returns
         -------
         float
-            0, as by default, where it has none.
+            0, the default, if there is no such matrix.
         """
         return 0.0
 
     def n_vectors(self) -> int:
-        """Vectors of its variables that a rank keeps from one call to the next, as checkpoints have them."""
+        """Number of vectors of its variables that a rank keeps between calls, as stored in checkpoints."""
         return 0
 
     def factor_size(self, shape: NetworkShape, block: Block) -> float:
-        """Numbers in its curvature factors of a block, and in their inverses.
+        """Count the numbers in the curvature factors of a block and in their inverses.
 
         Parameters
         ----------
@@ -282,5 +282,5 @@ class Direction(ABC):
 
 
 def relative(residual_norm: float, b_norm: float) -> float:
-    """Residual over right-hand side, 0 where that is zero."""
+    """Norm of the residual over that of the right-hand side; 0 if that is zero."""
     return residual_norm / b_norm if b_norm else 0.0

@@ -1,15 +1,15 @@
 r"""The exact direction through sample space (Woodbury's identity), over all ranks or for each rank's own block.
 
-K = J J^T over N = |S| n_out rows (|S| k with a sketch of k) needs no J: it is a sum over blocks of Hadamard products of
-Gram matrices, so over ranks one sum of N^2 + N numbers, with J h riding along. What [EGN] (arXiv 2405.14402) does with
-an explicit J; the form here (:mod:`~distnewton.directions.sample_space`) holds for any gradient, also one of more
-samples than S and with weight decay.
+K = J J^T over N = |S| n_out rows (|S| k with a sketch of k) does not need J: it is a sum over blocks of Hadamard
+products of Gram matrices, so ranks need one sum of N^2 + N numbers, which includes J h. [EGN] (arXiv 2405.14402) does
+this with an explicit J; the form used here (:mod:`~distnewton.directions.sample_space`) holds for any gradient, also
+for one over more samples than S and with weight decay.
 
-Of replicas of the grid each makes the rows of K of its own samples, for which it needs the others' inputs and factors.
-``block_dual`` solves with each replica's own samples, and the step takes the mean.
+If the grid has replicas, each computes the rows of K for its own samples, using the others' inputs and factors too.
+``block_dual`` solves with each replica's own samples, and the step uses the mean.
 
-With momentum mu it is SPRING ([SPRING], arXiv 2401.10190): of the directions that fit the
-residuals of these samples the one nearest to mu times the last,
+With momentum mu the method is SPRING ([SPRING], arXiv 2401.10190): among the directions that fit the residuals of these
+samples it takes the one nearest to mu times the last direction,
 
 .. math:: d = \arg\min_\phi\; g^T \phi + \tfrac12 \phi^T G \phi + \tfrac\lambda2 \|\phi - \mu d_{prev}\|_D^2,
 
@@ -47,11 +47,11 @@ from distnewton.solvers.least_squares import solves_for_variables, variable_syst
 
 
 class SampleSpaceOptions(SketchOptions, DampingFormOptions):
-    """Rows of the Jacobian, and the damping that makes the system regular."""
+    """Options for the rows of the Jacobian, and for the damping that makes the system regular."""
 
 
 class SpringOptions(Options):
-    """Momentum in sample space."""
+    """Option for momentum in sample space."""
 
     momentum: float = Field(
         0.0, ge=0.0, lt=1.0, description=MomentumOptions.model_fields["momentum"].description
@@ -65,7 +65,7 @@ class Dual(Direction):
     help = "the exact Gauss-Newton direction through sample space (Woodbury), one sum"
     roles: ClassVar[frozenset[Role]] = frozenset({"solver", "proposal"})
     own_options: ClassVar[type[Options]] = SampleSpaceOptions
-    # a proposal is scaled, along straight lines, and has momentum of its own
+    # a proposal is scaled along straight lines and has momentum of its own, so it takes neither of these options
     role_options: ClassVar[RoleOptions] = dict.fromkeys(("direction", "solver"), (AccelerationOptions, SpringOptions))
     presets: ClassVar[Presets] = {"proposal": {"damping": 0.1}}
     planned_as = "dual"
@@ -82,7 +82,7 @@ class Dual(Direction):
         self._tried: tuple[CurvatureSample, Any] | None = None
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
-        """Factorise the matrix in sample space, and go back to the variables."""
+        """Factorise the matrix in sample space, and map the solution back to the variables."""
         _check_shift(problem)
         sample = problem.sample
         space_of = VariableSpace if VariableSpace.suits(problem) else SampleSpace
@@ -108,27 +108,27 @@ class Dual(Direction):
         return accelerated(problem, result, longest_acceleration(self.options), solve)
 
     def step_taken(self, direction: Array, step_size: float) -> None:
-        """Keep the direction if it led somewhere, and forget the point if the next is another."""
+        """Keep the direction of an accepted step; discard what is known of the point if the point moves."""
         self._last, self._found = self._found if step_size else None, None
         if step_size:
             self._tried = None
 
     def state(self) -> State:
-        """The last direction, with momentum."""
+        """Return the last direction, if there is momentum."""
         return State(vectors={} if self._last is None else {"last": self._last})
 
     def restore(self, state: State, layout: ParameterLayout) -> None:
-        """Take over the last direction."""
+        """Restore the last direction."""
         self._last = state.vectors.get("last")
 
     def n_vectors(self) -> int:
-        """The last direction, with momentum."""
+        """Number of vectors kept: the last direction, if there is momentum."""
         return int(self._momentum > 0.0)
 
     def check_memory(
         self, n_samples: int, n_out: int, itemsize: int, memory_mb: float, n_ranks: int = 1, n_params: int = 0
     ) -> None:
-        """Refuse a system in sample space that does not fit, and say by how much."""
+        """Refuse a system in sample space that does not fit in memory, with the sizes that would."""
         n_ranks = 1 if self.apart else n_ranks
         n_rows = min((0 if self.options.sketch == "auto" else self.options.sketch) or n_out, n_out)
         n = n_samples * n_rows
@@ -151,13 +151,13 @@ class Dual(Direction):
         )
 
     def system_bytes(self, n_rows: int, itemsize: int, n_ranks: int, n_params: int = 0) -> float:
-        """Bytes of a rank for the matrix of so many rows, or for the Jacobian of fewer variables."""
+        """Return the bytes a rank needs for a matrix with this many rows, or for the Jacobian of fewer variables."""
         if n_params and not self.apart and solves_for_variables(n_rows, n_params):
             return variable_system_bytes(n_rows, n_params)
         return float(itemsize * system_size(n_rows, 1 if self.apart else n_ranks))
 
     def _most_rows(self, too_many: int, itemsize: int, memory_mb: float, n_ranks: int) -> int:
-        """Most rows below a number whose matrices of all sizes up to it fit."""
+        """Largest number of rows below a bound such that matrices of all sizes up to it fit."""
         low, high = 0, too_many
         while high - low > 1:
             middle = (low + high) // 2
@@ -168,12 +168,12 @@ class Dual(Direction):
         return low
 
     def _known(self, sample: CurvatureSample) -> Any:
-        """What was computed at this point with another damping."""
+        """Results from this point with another damping."""
         tried, self._tried = self._tried, None
         return tried[1] if tried is not None and tried[0] is sample else None
 
     def _right_hand_side(self, problem: Linearization) -> tuple[Array | None, Array | None]:
-        """Both parts of the gradient J^T u / n + h, with the pull of momentum."""
+        """Both parts of the gradient J^T u / n + h, including momentum."""
         u = problem.sample.residuals if problem.of_sample else None
         h = problem.gradient if u is None else None
         if u is not None and problem.regularization:
@@ -186,7 +186,7 @@ class Dual(Direction):
 
 
 class BlockDualOptions(SampleSpaceOptions, BlockOptions):
-    """The same on a rank's own block."""
+    """Options of the exact direction of a rank's own block."""
 
 
 class BlockDual(Dual):
@@ -200,7 +200,7 @@ class BlockDual(Dual):
     apart = True
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
-        """Factorise a matrix for each of this rank's blocks, and go back to the variables."""
+        """Factorise one matrix for each of this rank's blocks, and map the solutions back to the variables."""
         _check_shift(problem)
         u, h = self._right_hand_side(problem) if problem.grid.n_replicas == 1 else (None, problem.gradient)
         result = DirectionResult(problem.backend.zeros(problem.layout.n_params))
@@ -227,11 +227,11 @@ def _check_shift(problem: Linearization) -> None:
 def _joined(
     result: DirectionResult, space: SampleSpace, u: Array | None, h: Array | None, out: Array
 ) -> DirectionResult:
-    """What is known of some blocks and of another one, which adds its direction or fails without a word to others."""
+    """Combine the result of some blocks with the next block's direction, or with its failure (no communication)."""
     try:
         direction, residual = space.solve(u, h)
     except NumericalError as error:
-        # told with the direction, which is tried again: other replicas may wait for the mean
+        # reported with the direction, which is then retried: other replicas may be waiting for the mean
         return DirectionResult(result.direction, finished=False, failure=str(error))
     out += direction
     return DirectionResult(

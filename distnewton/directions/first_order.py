@@ -1,4 +1,4 @@
-"""First-order baselines on the partitioned network: the negative gradient, and Adam. Nothing is communicated."""
+"""First-order baselines on the partitioned network: the negative gradient, and Adam; neither communicates."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from distnewton.parallel.termination import EarlyTermination
 
 
 class SteepestDescent(Direction):
-    """d = -g; momentum is the step rule's."""
+    """The direction d = -g; the step rule adds momentum."""
 
     name = "sgd"
     help = "the negative gradient, with momentum"
@@ -45,7 +45,7 @@ class Adam(Direction):
     .. math:: m = \beta_1 m + (1 - \beta_1) g, \quad v = \beta_2 v + (1 - \beta_2) g^2, \quad
         d = -\frac{m / (1 - \beta_1^t)}{\sqrt{v / (1 - \beta_2^t)} + \epsilon}
 
-    Weight decay is that of the objective (theta / C in the gradient), as for all other directions.
+    Weight decay is part of the objective (theta / C in the gradient), as for all other directions.
     """
 
     name = "adam"
@@ -75,7 +75,7 @@ class Adam(Direction):
         self._square *= options.beta2
         self._square += work
         xp.sqrt(self._square, out=work)
-        # both corrections in two numbers, so that no array is scaled twice
+        # both corrections folded into two scalars, so that no array is scaled twice
         root = (1.0 - options.beta2**self._n_steps) ** 0.5
         work += options.epsilon * root
         xp.divide(self._mean, work, out=work)
@@ -83,17 +83,17 @@ class Adam(Direction):
         return DirectionResult(work)
 
     def state(self) -> State:
-        """Both averages and the number of steps in them."""
+        """Return both averages and the number of steps in them."""
         if self._mean is None or self._square is None:
             return State()
         return State({"n_steps": self._n_steps}, {"mean": self._mean, "square": self._square})
 
     def restore(self, state: State, layout: ParameterLayout) -> None:
-        """Take over the averages."""
+        """Restore the averages."""
         if state.vectors:
             self._n_steps = state.numbers["n_steps"]
             self._mean, self._square = state.vectors["mean"], state.vectors["square"]
 
     def n_vectors(self) -> int:
-        """Both averages."""
+        """Number of vectors kept: both averages."""
         return 2

@@ -1,16 +1,15 @@
-r"""The full subsampled Gauss-Newton direction by CG over all ranks, one fused sum a step.
+r"""The full subsampled Gauss-Newton direction by CG over all ranks, with one fused sum per step.
 
 .. math:: (G_S + \lambda I)\, d = -g
 
-With z = M^{-1} r the product needs J z summed over ranks; r^T r, r^T z and z^T z ride in the same message, and
-z^T (G + lambda I) z then follows from J z without another (Chronopoulos and Gear's form of CG), so a step synchronises
-once, which is optimal short of s-step methods. Preconditioners are block-diagonal over ranks and send nothing.
+With z = M^{-1} r the product needs J z summed over ranks; the same message carries r^T r, r^T z and z^T z, and
+z^T (G + lambda I) z then follows from J z (Chronopoulos and Gear's form of CG). So a step synchronises once, which is
+optimal short of s-step methods. Preconditioners are block-diagonal over ranks and need no communication.
 
-Where the Jacobian does not fit, as with images, its products can be recomputed: J z by a forward pass (the
-R-operator) and
-J^T u by a backward pass, with the messages of both.
+If the Jacobian does not fit in memory, as with images, its products can be recomputed: J z by a forward pass (the
+R-operator) and J^T u by a backward pass, with the messages of both.
 
-Of replicas of the grid each multiplies with its samples; their products are summed, so that the matrix is the same.
+If the grid has replicas, each multiplies with its own samples; the products are summed, so the matrix is the same.
 """
 
 from __future__ import annotations
@@ -34,7 +33,7 @@ from distnewton.solvers.conjugate_gradient import Progress, check_curvature, rou
 
 
 class GaussNewtonOptions(CGOptions, SketchOptions):
-    """CG on the full system."""
+    """Options of CG on the full system."""
 
     jacobian: Literal["stored", "recomputed"] = Field(
         "stored",
@@ -50,7 +49,7 @@ class GaussNewtonOptions(CGOptions, SketchOptions):
 
 
 class GaussNewton(CGDirection):
-    """CG on the full system; the same trajectory on every grid.
+    """CG on the full system, with the same iterates on every grid.
 
     Preconditioners other than ``diagonal`` depend on the logical blocks, which by default are the ranks'.
     """
@@ -58,7 +57,7 @@ class GaussNewton(CGDirection):
     name = "gauss_newton"
     help = "the full Gauss-Newton system by CG over all ranks, a sum each step"
     own_options = GaussNewtonOptions
-    # a proposal is scaled, along straight lines
+    # a proposal is scaled along straight lines, so it takes no acceleration
     role_options: ClassVar[RoleOptions] = {"direction": (AccelerationOptions,), "solver": (AccelerationOptions,)}
     planned_as = "gauss_newton"
 
@@ -67,7 +66,7 @@ class GaussNewton(CGDirection):
         self.curvature = "jacobian" if self.options.jacobian == "stored" else "cotangents"
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
-        """Solve together; all ranks do the same steps, so nobody is waited for or stopped early."""
+        """Solve on all ranks together: all take the same steps, so none waits or is stopped early."""
         if self._preconditioners is not None:
             self._preconditioners.update(problem)
         velocity = self._solve(problem, self._last)
@@ -85,7 +84,7 @@ class GaussNewton(CGDirection):
         return accelerated(problem, velocity, longest_acceleration(self.options), solve)
 
     def _solve(self, problem: Linearization, last: Array | None) -> DirectionResult:
-        """CG for the problem's gradient, from a multiple of the last solution where there is one."""
+        """Solve for the problem's gradient by CG, starting from a multiple of the last solution if there is one."""
         options = self.options
         x, r, phi, bb = self._start(problem, last)
         z = self._precondition(r)
@@ -98,7 +97,7 @@ class GaussNewton(CGDirection):
         while n_steps < options.cg_max and step.rr > floor:
             if n_steps >= options.cg_min and (math.sqrt(step.rr) <= target or progress.exhausted):
                 break
-            # from sums over all ranks, so that all refuse it alike
+            # computed from sums over all ranks, so all ranks raise the same error
             alpha = step.rz / check_curvature(step.curvature - beta * step.rz / alpha, n_steps, collective=True)
             scale_and_add(p, beta, z)
             scale_and_add(s, beta, step.Az)
@@ -113,7 +112,7 @@ class GaussNewton(CGDirection):
         return DirectionResult(x, n_steps, True, math.sqrt(step.rr / bb) if bb else 0.0)
 
     def _start(self, problem: Linearization, last: Array | None) -> tuple[Array, Array, float, float | None]:
-        """First iterate, its residual, the model there, and b^T b where it is not the residual's."""
+        """First iterate, its residual, its image under the model, and b^T b if that differs from the residual's."""
         b = -problem.gradient
         if last is None:
             return problem.backend.zeros(len(b)), b, 0.0, None
@@ -129,7 +128,7 @@ class GaussNewton(CGDirection):
 
 @dataclass(frozen=True)
 class _Product:
-    """(G + lambda I) z and the inner products of a step, over all ranks; the curvature is z^T (G + lambda I) z."""
+    """(G + lambda I) z and the inner products of a step, over all ranks; `curvature` is z^T (G + lambda I) z."""
 
     Az: Array
     rr: float
@@ -138,7 +137,7 @@ class _Product:
 
 
 def _product(problem: Linearization, r: Array, z: Array) -> _Product:
-    """One Gauss-Newton product with one sum over the ranks of a replica; over replicas one of a rank's variables."""
+    """One Gauss-Newton product: one sum over the ranks of a replica, and one of a rank's variables over replicas."""
     sample, dot = problem.sample, problem.backend.dot
     rr = dot(r, r)
     rz, zz = (rr, rr) if z is r else (dot(r, z), dot(z, z))
@@ -153,7 +152,7 @@ def _product(problem: Linearization, r: Array, z: Array) -> _Product:
 
 
 def _numbers(problem: Linearization, of_samples: float, of_variables: Array) -> list[float]:
-    """z^T G z over the samples of all replicas, and the inner products, which the first replica knows for all."""
+    """z^T G z over the samples of all replicas, and the inner products, which the first replica contributes."""
     numbers = np.array([of_samples, *of_variables])
     if problem.grid.n_replicas > 1:
         numbers[1:] *= problem.grid.replica == 0

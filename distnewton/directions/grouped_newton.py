@@ -1,10 +1,10 @@
-r"""Grouped Newton ([GN3], arXiv 2312.03885): any direction, with a step size of its own for each group of variables.
+r"""Grouped Newton ([GN3], arXiv 2312.03885): any direction, with a separate step size for each group of variables.
 
 .. math:: d = \sum_s \eta_s d_s, \qquad \eta = \Big(\bar H + \frac{\lambda}{2} \|D \eta\| D^2\Big)^{-1} \bar g
 
-from second and third derivatives along the groups d_s of a proposed direction. Step sizes are renewed now and then and
-averaged; in between they multiply every fresh proposal. Hbar knows how layers act on each other, which a
-block-diagonal proposal does not.
+from second and third derivatives along the groups d_s of a proposed direction. The step sizes are renewed periodically
+and averaged; in between they scale every new proposal. Hbar includes the interaction of layers, which a block-diagonal
+proposal neglects.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ NO_STEP_SIZES = "no step sizes for the groups"
 
 
 class GroupOptions(Options):
-    """Which step sizes there are, how they are found, and how long they are kept."""
+    """Options for the groups, and for computing and keeping their step sizes."""
 
     groups: Literal["tensor", "kind", "rank", "all"] = Field("tensor", description="what shares a step length")
     proposal: str = Field("sgd", description="direction whose groups are scaled")
@@ -42,18 +42,18 @@ class GroupOptions(Options):
 
 
 class GroupedNewton(DelegatingDirection):
-    """A proposal scaled by group; where no step sizes are found, the last ones stay.
+    """A proposal scaled by group; if no step sizes can be computed, the last ones stay.
 
-    Negative step sizes are averaged as they are, whether or not 0 takes their place in the step. Momentum of plain
+    Negative step sizes enter the average unchanged, whether or not the step replaces them by 0. Momentum of plain
     gradients is part of the proposal, as in [GN3]: heavy-ball momentum after the scaling would lengthen steps whose
     length has just been computed.
 
     Parameters
     ----------
     options : GroupOptions
-        Step sizes.
+        Options of the step sizes.
     proposal : Direction
-        Direction that is scaled.
+        Direction to be scaled.
     """
 
     name = "grouped_newton"
@@ -71,13 +71,13 @@ class GroupedNewton(DelegatingDirection):
 
     @property
     def step_sizes(self) -> Array | None:
-        """Those in use, of shape (n_groups,), replicated; None before any have been found."""
+        """Current step sizes, of shape (n_groups,), replicated; None before the first ones."""
         if self._average is None or self.options.negative_rates:
             return self._average
         return np.maximum(self._average, 0.0)
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
-        """Ask for the proposal, renew the step sizes where it is time, and scale; no step before any are found."""
+        """Compute the proposal, renew the step sizes if due, and scale; takes no step before the first ones."""
         proposed = self._inner.solve(problem, termination)
         if self._inner.apart and problem.grid.n_replicas > 1:
             proposed = replace(proposed, direction=problem.grid.mean_over_replicas(proposed.direction))
@@ -85,7 +85,7 @@ class GroupedNewton(DelegatingDirection):
         if self._groups is None:
             self._groups = ParameterGroups(self.options.groups, problem.grid.partition, problem.grid.rank)
         note = ""
-        # as long as there are no step sizes, each call looks for them
+        # until there are step sizes, each call tries to compute them
         if self._average is None or self._n_calls % self.options.rate_period == 0:
             note = self._renew(problem, self._groups, proposed.direction)
         self._n_calls += 1
@@ -95,12 +95,12 @@ class GroupedNewton(DelegatingDirection):
         return replace(proposed, direction=direction, note=note, step_sizes=tuple(factors.tolist()))
 
     def state(self) -> State:
-        """The averaged step sizes, and the proposal's state."""
+        """Return the averaged step sizes, and the proposal's state."""
         sizes = None if self._average is None else self._average.tolist()
         return State({"n_calls": self._n_calls, "step_sizes": sizes}, parts={"proposal": self._inner.state()})
 
     def restore(self, state: State, layout: ParameterLayout) -> None:
-        """Take over the step sizes, unless a group is a block and the blocks are others: they are then found anew."""
+        """Restore the step sizes, unless groups are blocks and the blocks differ: then they are computed anew."""
         self._inner.restore(state.parts["proposal"], layout)
         sizes = state.numbers["step_sizes"]
         if sizes is None or (self.options.groups == "rank" and not state.same_blocks):
@@ -108,14 +108,14 @@ class GroupedNewton(DelegatingDirection):
         self._n_calls, self._average = state.numbers["n_calls"], np.array(sizes)
 
     def _renew(self, problem: Linearization, groups: ParameterGroups, direction: Array) -> str:
-        """Move the average towards the step sizes of this sample; returns a note where there are none."""
-        # the step is against u = -d, whose gradient of the sample, not the one averaged over batches, counts
+        """Move the average towards the step sizes of this sample; returns a note if there are none."""
+        # the step is against u = -d; u pairs with the gradient of the sample, not with the average over batches
         summary = problem.sample.summarise(-direction, groups, problem.regularization, problem.penalised)
         eta = step_sizes(summary.hessian, summary.gradient, summary.third, self.options.internal_damping)
         message = np.zeros(1 + groups.n_groups)
         if problem.grid.world.rank == 0 and eta is not None:
             message[0], message[1:] = 1.0, eta
-        # processors of different kinds round differently, even whether there is a solution: rank 0's are everyone's
+        # different processors round differently, even on whether a solution exists: all ranks use rank 0's result
         problem.grid.world.sum_inplace(message)
         if not message[0]:
             return NO_STEP_SIZES

@@ -2,14 +2,15 @@ r"""Kronecker factors of each own block (K-FAC, arXiv 1503.05671), with the Gaus
 
 .. math:: G_{pp}\big|_{m} \approx A \otimes D, \qquad A = E[\bar z \bar z^T], \quad D = E[\delta \delta^T]
 
-where z is the input of the block (with a 1 where it owns the bias) and delta the cotangent of its pre-activations for
-a random output cotangent c with E[c c^T] = B (for cross-entropy: labels drawn from the model). The damping is split by
+where z is the input of the block (with a 1 if it owns the bias) and delta the cotangent of its pre-activations for a
+random output cotangent c with E[c c^T] = B (for cross-entropy: labels drawn from the model). The damping is split by
 pi^2 = (tr A / dim A) / (tr D / dim D) into A + pi sqrt(s) I and D + sqrt(s) / pi I, with s = lambda + 1/C. A rank's
-block has its own factors, of its own inputs and outputs: nothing is communicated. Weights of samples count in both
-means, in D by the roots that c has of them.
+block has factors of its own inputs and outputs: no communication. Sample weights enter both means; D gets them through
+c, which contains their roots.
 
-In a convolution (KFC, arXiv 1602.01407) A sums over the places of the kernel and D is their mean: places are taken as
-alike, and their cotangents as uncorrelated. So are the channels of derivatives ("expand", arXiv 2405.15603).
+In a convolution (KFC, arXiv 1602.01407) A sums over the places of the kernel and D is their mean: this takes places to
+be identically distributed and their cotangents uncorrelated. The same holds for channels of derivatives ("expand",
+arXiv 2405.15603).
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class KroneckerFactors(Preconditioner):
                 continue
             mean = _mean_diagonal(D)
             ratio = _mean_diagonal(A) / mean if mean else 0.0
-            # factors of zeros, or that overflowed as training diverges, have no balance to keep
+            # factors that are zero, or that overflowed in diverging training, have no balance to keep
             scale = math.sqrt(ratio) if 0.0 < ratio < math.inf else 1.0
             root = math.sqrt(shift)
             self._inverse_inputs[m] = inverted(backend, shifted(A, scale * root))
@@ -68,14 +69,14 @@ class KroneckerFactors(Preconditioner):
         inverse, multiply = self._inverse_inputs[layer], namespace(out).matmul
         if inverse.ndim == 1:
             multiply(V, self._inverse_outputs[layer], out=out)
-            # in place: of a wide layer another array of its size costs as much as the product
+            # in place: for a wide layer another array of its size costs as much as the product
             out *= inverse[:, None]
         else:
             multiply(inverse @ V, self._inverse_outputs[layer], out=out)
 
     def factor_size(self, shape: NetworkShape, block: Block) -> float:
-        """Numbers in both factors of a block and their inverses."""
-        # the factor of a convolution is over its channels and the places of its kernel, as its rows are
+        """Count the numbers in both factors of a block and in their inverses."""
+        # like its rows, the factor of a convolution covers the channels and the places of the kernel
         n_in, n_out = block.shape
         return 2.0 * (moments_size(n_in) + n_out**2)
 
@@ -96,7 +97,7 @@ def _factors(problem: BlockModel, m: int, delta: Array) -> tuple[Array, Array]:
         A = moments if A is None else A + moments
         D += rows.T @ rows
     if A is None:
-        # a replica of the grid may have none of a mini-batch's samples
+        # a replica of the grid may have no samples of a mini-batch
         n = problem.layout.blocks[m].shape[0]
         A = backend.zeros(n + owns_bias) if is_wide(n) else backend.zeros(n + owns_bias, n + owns_bias)
     problem.grid.sum_over_replicas(A)
@@ -116,5 +117,5 @@ class KFAC(PreconditionedGradient):
 
 
 def _mean_diagonal(A: Array) -> float:
-    """Trace over dimension; of a diagonal, its mean."""
+    """Trace over dimension; for a factor kept as its diagonal, the mean."""
     return scalar((A if A.ndim == 1 else A.diagonal()).mean(dtype=np.float64))

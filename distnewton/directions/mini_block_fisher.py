@@ -4,15 +4,15 @@ A mini-block covers the inputs of one output neuron j:
 
 .. math:: F_j = E[\delta_j^2\, \bar z \bar z^T], \qquad \bar F = E[(\|\delta\|^2 / n_{out})\, \bar z \bar z^T]
 
-with z the block's inputs (and a 1 where it owns the bias) and delta the gradient of a sample's own loss in the
-pre-activations: true labels, none drawn. ``neuron`` keeps F_j for each neuron; ``layer`` shares their mean, which
-stands for all neurons of a block at the price of one matrix. In a convolution a mini-block is a kernel, the weights
+where z are the block's inputs (with a 1 if it owns the bias) and delta the gradient of a sample's own loss in the
+pre-activations, with true labels, not drawn ones. ``neuron`` keeps F_j for each neuron; ``layer`` keeps their mean,
+which serves all neurons of a block at the price of one matrix. In a convolution a mini-block is a kernel, the weights
 from one channel to another, with g the gradient of a sample's own loss in them, summed over the kernel's places:
 
 .. math:: F_{ij} = E[g_{ij} g_{ij}^T]
 
-and a bias is a block of its own. Samples' own gradients rather than that of the batch: the paper, of which we know the
-abstract only, leaves this open, and so F is a mean over samples for both kinds of layers.
+and each bias is its own block. F uses the gradients of single samples rather than that of the batch: the paper, of
+which we know only the abstract, leaves this open, so F is a mean over samples for both kinds of layers.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ from distnewton.parallel.partition import Block
 
 
 class MiniBlockOptions(FactorOptions):
-    """What a mini-block covers."""
+    """Option for what a mini-block covers."""
 
     mini_blocks: Literal["layer", "neuron"] = Field(
         "layer", description="one mini-block shared by a layer's neurons, or one for each neuron"
@@ -42,7 +42,7 @@ class MiniBlockOptions(FactorOptions):
 
 
 class MiniBlockFisher(Preconditioner):
-    """Mini-blocks over the inputs of each output neuron, or one shared by the neurons of a block; over each kernel."""
+    """Mini-blocks over the inputs of each output neuron, or one shared by a block's neurons; or over each kernel."""
 
     name = "mini_block_fisher"
     help = "mini-blocks of the empirical Fisher matrix"
@@ -52,10 +52,10 @@ class MiniBlockFisher(Preconditioner):
     def __init__(self, options: Any) -> None:
         super().__init__(options)
         self._shared = options.mini_blocks == "layer"
-        # by layer, one mini-block after the other along the first axis
+        # by layer, mini-blocks stacked along the first axis
         self._averages: dict[int, Array] = {}
         self._inverses: dict[int, Array] = {}
-        # of convolutions, whose biases are blocks of their own
+        # of convolutions, whose biases are separate blocks
         self._bias_averages: dict[int, Array] = {}
         self._bias_inverses: dict[int, Array] = {}
 
@@ -80,7 +80,7 @@ class MiniBlockFisher(Preconditioner):
             self._averages[m] = blend(self._averages.get(m), fresh, weight)
 
     def _neuron_moments(self, problem: BlockModel, Z: Any, delta: Array, *, owns_bias: bool) -> Array:
-        """Sums of delta_j^2 z z^T, or of their mean over the neurons."""
+        """Sums of delta_j^2 z z^T for each neuron, or of their mean over the neurons."""
         squares = delta * delta
         if self._shared:
             squares = squares.mean(axis=1, keepdims=True)
@@ -119,7 +119,7 @@ class MiniBlockFisher(Preconditioner):
             kernels = V[: n_in * r].reshape(r, n_in, n_out).transpose(1, 2, 0)
             products = self.backend.stacked_matvec(inverses, kernels)
             out[: n_in * r] = products.transpose(2, 0, 1).reshape(n_in * r, n_out)
-            # the bias, where the block owns it
+            # the bias, if the block owns it
             out[n_in * r :] = V[n_in * r :] * self._bias_inverses[layer]
         elif self._shared:
             out[...] = apply_left(inverses[0], V)
@@ -129,7 +129,7 @@ class MiniBlockFisher(Preconditioner):
             out[...] = self.backend.stacked_matvec(inverses, V.T).T
 
     def factor_size(self, shape: NetworkShape, block: Block) -> float:
-        """Numbers in the mini-blocks of a block and their inverses."""
+        """Count the numbers in the mini-blocks of a block and in their inverses."""
         n_in, n_out = block.shape
         if shape.layers[block.layer - 1].kernel is not None:
             return 2.0 * n_in * n_out * block.rows_per_unit

@@ -1,4 +1,4 @@
-"""Second moments of a block's inputs, in full or, where the block is too wide for that, their diagonal."""
+"""Second moments of a block's inputs: the full matrix, or only its diagonal if the block is too wide."""
 
 from __future__ import annotations
 
@@ -7,37 +7,37 @@ from typing import Any
 from distnewton.backend import Array, Backend, is_packed, is_sparse
 
 MAX_WIDTH = 4096
-"""Beyond so many inputs a factor keeps its diagonal only: 4096 squared float32 numbers are 64 MiB a block, and
-factorising them takes seconds. Wide sparse data have such first layers."""
+"""Above this many inputs a factor is kept as its diagonal: 4096 squared float32 numbers are 64 MiB for each block and
+take seconds to factorise. Wide sparse data have such first layers."""
 
 
 def is_wide(n_inputs: int) -> bool:
-    """Whether a factor over so many inputs is kept as its diagonal."""
+    """Whether a factor over this many inputs is kept as its diagonal."""
     return n_inputs > MAX_WIDTH
 
 
 def moments_size(n_inputs: int) -> int:
-    """Numbers of a factor over so many inputs."""
+    """Count the numbers in a factor over this many inputs."""
     return n_inputs if is_wide(n_inputs) else n_inputs**2
 
 
 def second_moments(
     backend: Backend, Z: Any, owns_bias: bool, weights: Array | None = None, ones: Array | None = None
 ) -> Array:
-    r"""Sum of w z z^T over rows, with z = (inputs, 1) where the block owns the bias.
+    r"""Sum w z z^T over rows, with z = (inputs, 1) if the block owns the bias.
 
     Parameters
     ----------
     backend : Backend
         Array library and dtype.
     Z : Array or csr_array of shape (n, n_in)
-        Inputs: a row a sample, or a place of the kernel.
+        Inputs: one row per sample, or per place of the kernel.
     owns_bias : bool
         Whether a 1 is appended.
     weights : Array of shape (n,) or None
         w; 1 by default.
     ones : Array of shape (n,) or None
-        1 where the bias counts, and 0 elsewhere; it counts in all rows by default.
+        1 in rows where the bias counts, 0 elsewhere; by default it counts in all rows.
 
     Returns
     -------
@@ -69,7 +69,7 @@ def second_moments(
 
 
 def shifted(moments: Array, shift: float) -> Array:
-    """A copy with a number added to the diagonal."""
+    """Copy moments with a number added to the diagonal."""
     copy = moments.copy()
     if copy.ndim == 1:
         copy += shift
@@ -79,17 +79,17 @@ def shifted(moments: Array, shift: float) -> Array:
 
 
 def inverted(backend: Backend, moments: Array) -> Array:
-    """Inverse of a positive definite matrix, or of each number of a diagonal."""
+    """Invert a positive definite matrix, or each number of a diagonal."""
     return 1 / moments if moments.ndim == 1 else backend.inverse(moments)
 
 
 def apply_left(inverse: Array, V: Array) -> Array:
-    """Product of an inverse, full or diagonal, with a block of shape (k, n_out)."""
+    """Multiply an inverse, full or diagonal, with a block of shape (k, n_out)."""
     return inverse[:, None] * V if inverse.ndim == 1 else inverse @ V
 
 
 def blend(average: Array | None, sample: Array, weight: float) -> Array:
-    """Moving average: (1 - weight) of the old, weight of the new; the new alone where there is no old."""
+    """Update a moving average: (1 - weight) old + weight new; returns the new value if there is no old one."""
     if average is None:
         return sample
     average *= 1.0 - weight

@@ -1,4 +1,4 @@
-r"""The gradient times an inverse that is cheap to apply: ``kfac`` and ``mini_block_fisher`` as directions.
+r"""The gradient times an inverse that is cheap to apply: the directions ``kfac`` and ``mini_block_fisher``.
 
 .. math:: d = -P^{-1} g
 """
@@ -30,14 +30,14 @@ _FACTORS = {"damping": 0.01, "statistics_period": 4, "inverse_period": 20}
 
 
 class PreconditionedGradient(Direction):
-    """The preconditioned gradient; each rank with its own blocks, no communication but for statistics.
+    """The preconditioned gradient; each rank uses its own blocks, and communicates only for statistics.
 
-    Momentum averages the gradient where a subclass says so ([MBF]), else the direction (K-FAC).
+    Momentum averages the gradient if a subclass says so ([MBF]), otherwise the direction (K-FAC).
 
     Attributes
     ----------
     preconditioner : type of Preconditioner
-        P.
+        The preconditioner P.
     """
 
     family = LEARNING_RATE
@@ -52,24 +52,24 @@ class PreconditionedGradient(Direction):
         self._preconditioners = Blockwise(self.preconditioner(self.options))
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
-        """Update the preconditioner as its periods say, and apply it."""
+        """Update the preconditioner when its periods say so, and apply it."""
         self._preconditioners.update(problem)
         direction = self._preconditioners.apply(problem.gradient)
         direction *= -1
         return DirectionResult(direction)
 
     def state(self) -> State:
-        """The preconditioner's."""
+        """Return the preconditioner's state."""
         return State(parts={"preconditioner": self._preconditioners.state()})
 
     def restore(self, state: State, layout: ParameterLayout) -> None:
-        """Take over the preconditioner's."""
+        """Restore the preconditioner's state."""
         self._preconditioners.restore(state.parts["preconditioner"], layout)
 
     def n_vectors(self) -> int:
-        """Vectors that the preconditioner keeps."""
+        """Number of vectors that the preconditioner keeps."""
         return self._preconditioners.n_vectors
 
     def factor_size(self, shape: NetworkShape, block: Block) -> float:
-        """Numbers in the preconditioner's factors of a block."""
+        """Count the numbers in the preconditioner's factors of a block."""
         return self._preconditioners.factor_size(shape, block)

@@ -1,4 +1,4 @@
-"""What a preconditioner is: a matrix close to a logical block of G + lambda I, whose inverse is cheap to apply."""
+"""The protocol of preconditioners: matrices close to a logical block of G + lambda I with a cheap inverse."""
 
 from __future__ import annotations
 
@@ -25,19 +25,19 @@ class Preconditioner(ABC):
     Parameters
     ----------
     options : Options
-        Those of the stage: averages and periods as in :class:`~distnewton.directions.options.FactorOptions`, where
-        :attr:`own_options` includes them, else their defaults.
+        Options of the stage; averages and periods are those of :class:`~distnewton.directions.options.FactorOptions`
+        if :attr:`own_options` includes them, otherwise its defaults.
 
     Attributes
     ----------
     name, help : str
-        Value of ``method.preconditioner``, and what it is in a line.
+        Value of ``method.preconditioner``, and a one-line description.
     own_options : type of Options
-        Its options.
+        Options of the preconditioner.
     n_vectors : int
-        Vectors of the block's variables that it keeps.
+        Number of vectors of the block's variables that it keeps.
     factors : tuple of str
-        Names of its averages and inverses, dicts of arrays by layer in attributes with an underscore before the name.
+        Names of its averages and inverses: dicts of arrays by layer, in attributes of these names with an underscore.
     """
 
     name: ClassVar[str]
@@ -53,35 +53,35 @@ class Preconditioner(ABC):
         self._backend: Backend | None = None
 
     def update(self, problem: BlockModel) -> None:
-        """Follow the curvature of a new point, as often as the periods say.
+        """Adapt to the curvature of a new point when the periods say so.
 
         Parameters
         ----------
         problem : Linearization
-            The model; its damping and 1/C are what the inverse is damped with.
+            The model; its damping and 1/C damp the inverse.
 
         Notes
         -----
-        Collective where cotangents have to be propagated backward for it.
+        Collective if cotangents have to be propagated backward for it.
         """
         self._layout, self._backend = problem.layout, problem.backend
         if self._n_calls % self._options.statistics_period == 0:
             self._n_updates += 1
-            # a plain mean at first, so that the zero start does not count
+            # a plain mean at first, so the initial zeros do not count
             self._accumulate(problem, max(1.0 - self._options.statistics_decay, 1.0 / self._n_updates))
         if self._n_calls % self._options.inverse_period == 0:
             self._invert(problem.backend, problem.shift)
         self._n_calls += 1
 
     def apply(self, v: Array, layers: Iterable[int] | None = None) -> Array:
-        """Multiply the inverse onto a vector; no communication.
+        """Multiply the inverse with a vector; no communication.
 
         Parameters
         ----------
         v : Array of shape (n_params_local,)
             A vector of the block's variables.
         layers : iterable of int or None
-            Own layers that take part, all by default; entries of others are zero in the result.
+            Own layers that take part, all by default; entries of other layers are zero in the result.
 
         Returns
         -------
@@ -99,33 +99,33 @@ class Preconditioner(ABC):
 
     @property
     def backend(self) -> Backend:
-        """That of the last update."""
+        """Backend of the last update."""
         if self._backend is None:
             raise RuntimeError("update the preconditioner before it is applied")
         return self._backend
 
     def factor_size(self, shape: NetworkShape, block: Block) -> float:
-        """Numbers in its factors of a block, and in their inverses; none by default."""
+        """Count the numbers in the factors of a block and in their inverses; none by default."""
         return 0.0
 
     def restricted(self, layers: list[int]) -> Callable[[Array], Array]:
-        """:meth:`apply` on some layers."""
+        """Return :meth:`apply` restricted to some layers."""
         return lambda v: self.apply(v, layers)
 
     def state(self) -> State:
-        """Averages, inverses, and the calls that they have seen."""
+        """Return averages, inverses, and the number of calls that they cover."""
         state = State({"n_calls": self._n_calls, "n_updates": self._n_updates})
         if self._n_calls:
             self._save(state)
         return state
 
     def restore(self, state: State, layout: ParameterLayout) -> None:
-        """Take over averages and inverses; those that belong to other blocks are made anew at the next update.
+        """Restore averages and inverses; those that belong to other blocks are recomputed at the next update.
 
         Parameters
         ----------
         state : State
-            As of :meth:`state`.
+            State from :meth:`state`.
         layout : ParameterLayout
             The block's part of each layer.
         """
@@ -139,7 +139,7 @@ class Preconditioner(ABC):
         }
 
     def _load(self, state: State, layout: ParameterLayout) -> bool:
-        """Take over averages and inverses; False where they belong to other blocks, on all ranks alike."""
+        """Restore averages and inverses; returns False on all ranks if they belong to other blocks."""
         if state.same_blocks:
             for name in self.factors:
                 setattr(self, f"_{name}", {m: array for (_, m), array in state.factors[name].items()})
@@ -147,12 +147,12 @@ class Preconditioner(ABC):
 
     @abstractmethod
     def _accumulate(self, problem: BlockModel, weight: float) -> None:
-        """Move the averages by a weight towards the statistics of this sample."""
+        """Move the averages towards the statistics of this sample."""
 
     @abstractmethod
     def _invert(self, backend: Backend, shift: float) -> None:
-        """Factorise the averages, with ``shift`` on the diagonal."""
+        """Factorise the averages with ``shift`` added to the diagonal."""
 
     @abstractmethod
     def _apply_layer(self, layer: int, V: Array, out: Array) -> None:
-        """Write the inverse times the block V of one layer, of shape (n_in + owns_bias, n_out), into ``out``."""
+        """Write the inverse times the block V of a layer, of shape (n_in + owns_bias, n_out), to ``out``."""

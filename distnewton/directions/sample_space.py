@@ -3,12 +3,12 @@ r"""The damped Gauss-Newton system solved through sample space (Woodbury's ident
 .. math:: \Big(\tfrac1n J^T J + S\Big) d = -\Big(\tfrac1n J^T u + h\Big) \quad\Longrightarrow\quad
     d = -S^{-1} h - M^{-1} J^T y, \qquad (J M^{-1} J^T + n \bar s I)\, y = u - J S^{-1} h
 
-with J the rows times roots of B, S = I/C + lambda D, sbar its mean and M = S / sbar (the identity where D is). What the
-rows themselves say of the gradient, u, never passes through the variables: where lambda is small the usual form, with
-u = 0 and h the gradient, loses the direction in the difference of two large vectors.
+with J the rows times roots of B, S = I/C + lambda D, sbar its mean and M = S / sbar (the identity if D is). The part u
+of the gradient that lies in the rows never passes through the variables: if lambda is small, the usual form, with u = 0
+and h the whole gradient, loses the direction in the difference of two large vectors.
 
 Up to :data:`~distnewton.solvers.block_cholesky.MOST_REPLICATED` rows every rank factorises the matrix; a larger one is
-dealt out over the ranks (:class:`~distnewton.solvers.block_cholesky.BlockCholesky`).
+distributed over the ranks (:class:`~distnewton.solvers.block_cholesky.BlockCholesky`).
 """
 
 from __future__ import annotations
@@ -36,12 +36,12 @@ class _Factor(Protocol):
     note: str
 
     def solve(self, b: Array) -> Array:
-        """The solution for a right-hand side."""
+        """Solve for a right-hand side."""
         ...
 
 
 class SampleSpace:
-    """The system of some layers, factorised once for any number of right-hand sides.
+    """The system of some layers, factorised once for many right-hand sides.
 
     Parameters
     ----------
@@ -50,14 +50,14 @@ class SampleSpace:
     layers : sequence of int
         Own layers that take part.
     apart : bool
-        Whether this rank's own columns and samples are a system of their own, without communication.
+        Whether this rank's own columns and samples form a separate system, without communication.
     known : tuple of Array or None
-        :attr:`known` of an earlier object at this point and with the same h.
+        :attr:`known` of an earlier object for the same point and the same h.
 
     Attributes
     ----------
     known : tuple of Array or None
-        What does not depend on lambda: K, its diagonal and J h, where damping is by the identity and K is replicated.
+        Parts that do not depend on lambda: K, its diagonal and J h, if damping is by the identity and K is replicated.
     """
 
     def __init__(
@@ -80,33 +80,33 @@ class SampleSpace:
 
     @property
     def rank(self) -> int:
-        """Numerical rank of the matrix, which is its size where Cholesky's factorisation exists."""
+        """Numerical rank of the matrix: its full size if the Cholesky factorisation exists."""
         return self._factor.rank if self._factor else 0
 
     @property
     def condition(self) -> float:
-        """Estimate of its condition number."""
+        """Estimate of the condition number."""
         return self._factor.condition if self._factor else 0.0
 
     @property
     def note(self) -> str:
-        """What was mended."""
+        """Problem that was repaired."""
         return self._factor.note if self._factor else ""
 
     def solve(self, u: Array | None, h: Array | None) -> tuple[Array, float]:
-        """The direction of a right-hand side.
+        """Solve for the direction of a right-hand side.
 
         Parameters
         ----------
         u : Array of shape (n_own, k) or None
-            Its part in the space of own samples, replicated; None for zero.
+            Part in the space of own samples, replicated; None for zero.
         h : Array of shape (n_params_local,) or None
-            Its part in that of this rank's variables; None for zero.
+            Part in the space of this rank's variables; None for zero.
 
         Returns
         -------
         Array of shape (n_params_local,)
-            d, zero beyond the layers of this system.
+            d, zero outside the layers of this system.
         float
             Relative residual in sample space.
 
@@ -117,7 +117,7 @@ class SampleSpace:
 
         Notes
         -----
-        Collective unless apart: one sum of N^2 + N numbers at first and of N later, or those of
+        Collective unless apart: one sum of N^2 + N numbers the first time and of N later, or the messages of
         :class:`~distnewton.solvers.block_cholesky.BlockCholesky`. With replicas also sums of u and of d over them.
         """
         problem = self._problem
@@ -141,7 +141,7 @@ class SampleSpace:
         return direction, residual
 
     def _without_shift(self, h: Array) -> Array:
-        """S^{-1} h of the layers, or h itself where S is a multiple of the identity, which is divided by later."""
+        """Compute S^{-1} h; if S is a multiple of the identity, returns h itself, which is divided later."""
         out = self._problem.backend.zeros(len(h))
         for part in (self._problem.layout.slices[m] for m in self._layers):
             diagonal = self._problem.shift_matrix.diagonal
@@ -149,7 +149,7 @@ class SampleSpace:
         return out
 
     def _factorise(self, Jh: Array) -> tuple[_Factor, Array]:
-        """The factor, and J h summed over the ranks: both travel together where the matrix is small."""
+        """Return the factor, and J h summed over the ranks; one message carries both if the matrix is small."""
         problem, n = self._problem, self._gram.n_samples
         if self._n_rows > MOST_REPLICATED and not self._apart:
             Jh = problem.grid.world.sum_inplace(Jh)
@@ -165,7 +165,7 @@ class SampleSpace:
         return _Replicated(problem.backend, K), Jh
 
     def _transposed(self, y: Array) -> Array:
-        """M^{-1} J^T y of this rank's variables, over the samples of all replicas unless apart."""
+        """Compute M^{-1} J^T y for this rank's variables, over the samples of all replicas unless apart."""
         problem = self._problem
         out = problem.backend.zeros(problem.layout.n_params)
         problem.jacobian.rmatvec(self._gram.own_rows(y), out, self._layers)
@@ -176,7 +176,7 @@ class SampleSpace:
         return out
 
     def _residual(self, y: Array, b: Array, correction: Array) -> float:
-        """Relative residual of a solution y, whose J^T y is known."""
+        """Relative residual of a solution y whose J^T y is known."""
         problem, norm = self._problem, self._problem.backend.xp.linalg.norm
         if isinstance(self._factor, _Replicated):
             product = self._factor.K @ y
@@ -187,14 +187,14 @@ class SampleSpace:
 
 
 class _Replicated:
-    """A matrix that every rank factorises: by Cholesky, else by its eigenvalues.
+    """A matrix that every rank factorises: by Cholesky, or by its eigenvalues if that fails.
 
     Parameters
     ----------
     backend : Backend
-        Factorises.
+        Provides the factorisations.
     K : Array of shape (N, N)
-        The matrix; kept.
+        The matrix; it is kept.
     """
 
     def __init__(self, backend: Backend, K: Array) -> None:
@@ -209,7 +209,7 @@ class _Replicated:
             self.condition = norm * inverse_norm(lambda b: backend.solve(self._factor, b), backend.zeros(len(K)))
 
     def _decompose(self) -> None:
-        """Keep the eigenvalues that rounding leaves, where Cholesky finds the matrix not positive definite."""
+        """Keep the eigenvalues above rounding, if Cholesky finds the matrix not positive definite."""
         xp = self._backend.xp
         K = self.K.astype(np.float64)
         if not scalar(xp.isfinite(K).all()):
@@ -228,26 +228,26 @@ class _Replicated:
         )
 
     def solve(self, b: Array) -> Array:
-        """The solution of K y = b; of those with the least residual the shortest where K has not the full rank."""
+        """Solve K y = b; if K is rank-deficient, returns the shortest of the least-squares solutions."""
         if self.rank == len(self.K) and not self.note:
             return self._backend.solve(self._factor, b)
         return self._backend.asarray(self._vectors @ ((self._vectors.T @ b) / self._values))
 
 
 class _GroupedColumns:
-    """Columns of the matrix for one block column after the other, of which several are made at a time.
+    """Maker of the matrix's block columns, several of them at a time.
 
-    Narrow products are slow, and each needs the columns of J anew: a group takes as much memory as half of what a rank
-    keeps of the matrix.
+    Narrow products are slow, and each needs the columns of J anew, so columns are made in groups. A group takes as much
+    memory as half of the part of the matrix that a rank keeps.
 
     Parameters
     ----------
     gram : GramMatrix
-        Makes them.
+        Makes the columns.
     width : int
-        Columns of a block column.
+        Columns in a block column.
     n_ranks : int
-        Ranks that share the matrix.
+        Number of ranks that share the matrix.
     """
 
     def __init__(self, gram: GramMatrix, width: int, n_ranks: int) -> None:
@@ -256,7 +256,7 @@ class _GroupedColumns:
         self._first, self._made = 0, gram.columns(0, min(self._size, self._n) // gram.k)
 
     def __call__(self, start: int, stop: int) -> Array:
-        """This rank's part of some columns, from row ``start`` on."""
+        """Compute this rank's part of some columns, from row ``start`` on."""
         if stop > self._first + self._made.shape[1]:
             self._first, k = start, self._gram.k
             self._made = self._gram.columns(start // k, min(start + self._size, self._n) // k)
@@ -265,16 +265,16 @@ class _GroupedColumns:
 
 
 class _Dealt:
-    """A matrix of which each rank holds its share; the ranks are those of all replicas.
+    """A matrix distributed over the ranks of all replicas.
 
     Parameters
     ----------
     problem : BlockModel
         The model.
     gram : GramMatrix
-        Makes this rank's part of its columns.
+        Makes this rank's part of the columns.
     shift : float
-        What is added to its diagonal.
+        Number added to the diagonal.
     """
 
     note = ""
@@ -290,5 +290,5 @@ class _Dealt:
         self.condition = self._cholesky.norm * norm
 
     def solve(self, b: Array) -> Array:
-        """The solution of K y = b."""
+        """Solve K y = b."""
         return self._cholesky.solve(b)

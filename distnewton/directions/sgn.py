@@ -17,20 +17,20 @@ from distnewton.parallel.termination import EarlyTermination
 
 
 class StochasticOptions(Options):
-    """What solves for the direction of each mini-batch."""
+    """Option for the solver of each mini-batch's direction."""
 
     solver: str = Field("block_diagonal", description="direction of each mini-batch")
 
 
 class StochasticGaussNewton(DelegatingDirection):
-    """Another direction, on mini-batches: everything but the family is the solver's.
+    """Another direction on mini-batches: all but the family comes from the solver.
 
     Parameters
     ----------
     options : StochasticOptions
         Options of the stage.
     solver : Direction
-        Direction of each mini-batch.
+        Direction used for each mini-batch.
     """
 
     name = "sgn"
@@ -51,21 +51,21 @@ class StochasticGaussNewton(DelegatingDirection):
 
     @property
     def title(self) -> str:
-        """Its name and the solver's."""
+        """Name of this direction and of its solver."""
         return f"{self.name}/{self._inner.name}"
 
     def solve(self, problem: Linearization, termination: EarlyTermination) -> DirectionResult:
-        """Solve as the solver does."""
+        """Solve with the solver."""
         return self._inner.solve(problem, termination)
 
     def set_mean_direction(self, direction: Array) -> None:
-        """Tell the solver."""
+        """Notify the solver."""
         self._inner.set_mean_direction(direction)
 
     def state(self) -> State:
-        """The solver's."""
+        """Return the solver's state."""
         return self._inner.state()
 
     def restore(self, state: State, layout: ParameterLayout) -> None:
-        """Take over the solver's."""
+        """Restore the solver's state."""
         self._inner.restore(state, layout)

@@ -1,12 +1,12 @@
-r"""The damped Gauss-Newton system of fewer variables than residuals, solved for the variables.
+r"""The damped Gauss-Newton system with fewer variables than residuals, solved in the space of variables.
 
 .. math:: d = \arg\min_d \Big\| \begin{pmatrix} J / \sqrt n \\ S^{1/2} \end{pmatrix} d +
         \begin{pmatrix} u / \sqrt n \\ 0 \end{pmatrix} \Big\|^2 + 2 h^T d, \qquad J / \sqrt n = Q R
 
-While the damping S is large against J^T J / n, Cholesky's factorisation of their sum takes a fifth of the time, and
-errs by rounding times 1e10 at most. Else J is factorised by Householder's QR, once for all S, and R with each of them:
-the condition number of J is then never squared, as in J^T J or J J^T, so that small residuals keep their digits. J is
-made of this rank's columns and samples, and every rank has the whole of it: N x P numbers, fewer than N^2.
+If the damping S is large against J^T J / n, the Cholesky factorisation of their sum takes a fifth of the time, with an
+error of at most rounding times 1e10. Otherwise Householder's QR factorises J, once for all S, and then R together with
+each S: this never squares the condition number of J, as J^T J or J J^T would, so small residuals keep their digits. J
+consists of all ranks' columns and samples, and every rank holds the whole of it: N x P numbers, fewer than N^2.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from distnewton.solvers.least_squares import solves_for_variables
 
 _PANEL = 32
 _LEAST = 1e-10
-"""Least damping, as a share of the trace of J^T J / n, with which the normal equations are solved."""
+"""Least damping, relative to the trace of J^T J / n, for which the normal equations are solved."""
 
 
 class _Rows:
-    """J and the residuals of one point, over the root of n, with what was made of them for the first damping.
+    """J and the residuals of one point, divided by the root of n, and what the first damping derived from them.
 
     Parameters
     ----------
@@ -40,7 +40,7 @@ class _Rows:
     Attributes
     ----------
     gram : Array of shape (P + 1, P + 1)
-        Their inner products.
+        Inner products of the columns.
     """
 
     def __init__(self, rows: Array) -> None:
@@ -49,7 +49,7 @@ class _Rows:
         self.gram = rows.T @ rows
 
     def triangle(self) -> Array:
-        """R of the rows; the rows are gone afterwards."""
+        """Return R of the rows, which it overwrites."""
         from scipy.linalg import qr
 
         if self._triangle is None:
@@ -59,7 +59,7 @@ class _Rows:
 
 
 class _Normal:
-    """The damped normal equations, by Cholesky's factorisation.
+    """The damped normal equations, solved by Cholesky factorisation.
 
     Parameters
     ----------
@@ -78,7 +78,7 @@ class _Normal:
         self.sizes = np.abs(self._factor[0].diagonal())
 
     def solve(self, force: Array, *, with_residuals: bool) -> tuple[Array, float]:
-        """The direction, and its relative residual."""
+        """Compute the direction and its relative residual."""
         from scipy.linalg import cho_solve
 
         rhs = force + self._gradient if with_residuals else force
@@ -87,7 +87,7 @@ class _Normal:
 
 
 class _Orthogonal:
-    """The damped least-squares problem, by QR.
+    """The damped least-squares problem, solved by QR.
 
     Parameters
     ----------
@@ -102,13 +102,13 @@ class _Orthogonal:
 
         n = len(shift)
         self._first, self._reduced = np.asfortranarray(triangle[:n, :n]), triangle[:n, n].copy()
-        # R on the damping's diagonal: both are triangular
+        # stack R on the damping's diagonal: both are triangular
         panel = min(_PANEL, n)
         self._R, *self._reflectors, _ = lapack.dtpqrt(n, panel, self._first, np.diag(np.sqrt(shift)))
         self.sizes = np.abs(self._R.diagonal())
 
     def solve(self, force: Array, *, with_residuals: bool) -> tuple[Array, float]:
-        """The direction, and its relative residual."""
+        """Compute the direction and its relative residual."""
         from scipy.linalg import lapack, solve_triangular
 
         R, rhs = self._R, force
@@ -122,7 +122,7 @@ class _Orthogonal:
 
 
 class VariableSpace:
-    """The system of all variables, factorised once for any number of right-hand sides.
+    """The system of all variables, factorised once for many right-hand sides.
 
     Parameters
     ----------
@@ -131,22 +131,22 @@ class VariableSpace:
     layers : sequence of int
         All own layers.
     known : Any
-        :attr:`known` of an earlier object at this point.
+        :attr:`known` of an earlier object for the same point.
 
     Attributes
     ----------
     known : _Rows
-        What does not depend on lambda.
+        Parts that do not depend on lambda.
     rank : int
         Number of variables.
     condition : float
         Estimate of the condition number of the damped matrix.
     note : str
-        Empty.
+        Always empty.
 
     Notes
     -----
-    Construction is collective: a sum of N x P numbers, unless they are known.
+    Construction is collective: a sum of N x P numbers, unless `known` is given.
     """
 
     note = ""
@@ -171,19 +171,19 @@ class VariableSpace:
 
     @staticmethod
     def suits(problem: Linearization) -> bool:
-        """Whether the model is solved so."""
+        """Whether the model should be solved this way."""
         n_rows = problem.n_samples * problem.jacobian.n_out
         return solves_for_variables(n_rows, problem.sample.point.network.shape.n_params)
 
     def solve(self, u: Array | None, h: Array | None) -> tuple[Array, float]:
-        """The direction of a right-hand side.
+        """Solve for the direction of a right-hand side.
 
         Parameters
         ----------
         u : Array of shape (n_own, k) or None
-            The residuals of the point, if they are part of it.
+            Residuals of the point, if they are part of the right-hand side.
         h : Array of shape (n_params_local,) or None
-            Its part in the space of this rank's variables; None for zero.
+            Part in the space of this rank's variables; None for zero.
 
         Returns
         -------
@@ -194,7 +194,7 @@ class VariableSpace:
 
         Notes
         -----
-        Collective where there is an h.
+        Collective if h is given.
         """
         force = np.zeros(self.rank) if h is None else self._of_all(h)
         d, residual = self._factor.solve(force, with_residuals=u is not None)
@@ -217,7 +217,7 @@ class VariableSpace:
         return rows
 
     def _of_all(self, own: Array) -> Array:
-        """A vector of all variables, in float64, from each rank's."""
+        """Gather a vector of all variables, in float64, from the ranks' parts."""
         whole = np.zeros(self.rank)
         whole[self._own] = to_host(own)
         return self._problem.grid.sum_all(whole)
