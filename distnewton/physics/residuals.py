@@ -99,7 +99,10 @@ class TermResidual:
             parts = [np.asarray(part) for part in (found if isinstance(found, list | tuple) else [found])]
         except Exception as error:
             raise ConfigError(f"term {self.name}: the residual fails with {type(error).__name__}: {error}") from error
-        return self._as_rows(parts, len(Z))
+        values = self._as_rows(parts, len(Z))
+        if values.dtype.kind == "c" and Z.dtype.kind != "c":
+            raise ConfigError(f"term {self.name}: the residual of real numbers is complex")
+        return values
 
     def _as_rows(self, parts: Sequence[Array], n: int) -> Array:
         """Stack what a residual returned into an array of shape (n_equations, n)."""
@@ -140,8 +143,6 @@ class TermResidual:
         """
         values = self.values(Z, X, numbers)
         self.n_equations = len(values)
-        if values.dtype.kind == "c":
-            raise ConfigError(f"term {self.name}: the residual of real numbers is complex")
         if not np.isfinite(values).all():
             i = int(np.flatnonzero(~np.isfinite(values).all(axis=0))[0])
             raise ConfigError(f"term {self.name}: the residual is not finite at x = {X[i].tolist()}")

@@ -106,15 +106,15 @@ def _is_module(name: str) -> bool:
     return spec is not None and spec.origin is not None
 
 
-def point_sources(residuals: ResidualLoss, test: Any) -> dict[str, Any]:
+def point_sources(residuals: ResidualLoss, *, tested: bool) -> dict[str, Any]:
     """Make a problem's points the training data, and its known solution the test data if no other is given.
 
     Parameters
     ----------
     residuals : ResidualLoss
         The problem, with its points drawn.
-    test : Any
-        Test data that the caller has given.
+    tested : bool
+        Whether there are test data, with which the solution is compared instead.
 
     Returns
     -------
@@ -124,7 +124,7 @@ def point_sources(residuals: ResidualLoss, test: Any) -> dict[str, Any]:
     problem = residuals.problem
     nothing = np.zeros((problem.n_points, problem.n_all_outputs))
     sources: dict[str, Any] = {"train": ArraySource(residuals.points.copy(), nothing, name="points")}
-    if test is None and problem.solution is not None:
+    if not tested and problem.solution is not None:
         points = problem.test_points(residuals.seed)
         sources["test"] = ArraySource(points, problem.solved(points), name="solution")
     return sources

@@ -81,7 +81,8 @@ class DataSets:
             problem = problem_of(given["train"], config.data)
             if problem is not None:
                 self.residuals = ResidualLoss(problem, config.run.seed)
-                given = {**given, **point_sources(self.residuals, given["test"])}
+                tested = given["test"] is not None or bool(config.data.test)
+                given = {**given, **point_sources(self.residuals, tested=tested)}
         self._owned = files_owned(config.partition)
         if self.residuals is not None:
             check_same_points(comm, self.residuals)

@@ -336,6 +336,16 @@ def test_columns_of_files_of_points_are_chosen_as_of_other_data(points_file):
         problem_of(None, DataConfig(train="digits:train", points={"seen": "a.csv"}))
 
 
+def test_test_data_of_a_recipe_go_before_the_known_solution(tmp_path):
+    x = np.random.default_rng(0).random((20, 2))
+    np.savez(tmp_path / "test.npz", X=x, y=x[:, 0])
+    problem = Problem([Term("law", SQUARE.interior(9), lambda u, x: u[0] - x[0])], solution=lambda x: 5.0 + x[0])
+    tree = config((2, 3, 1), 15).model_dump(exclude_unset=True)
+    found = distnewton.train(distnewton.make_config({**tree, "data": {"test": str(tmp_path / "test.npz")}}), problem)
+    assert found.last.test["rmse"] < 0.1
+    assert distnewton.train(config((2, 3, 1), 15), problem).last.test["rmse"] > 4.0
+
+
 def one(residual, **options):
     return Problem([Term("law", SQUARE.interior(5), residual, **options)])
 
@@ -432,6 +442,13 @@ def test_what_is_not_finite_at_later_points_is_told_by_the_name_of_the_term(worl
     with pytest.raises(DistNewtonError, match=r"not finite in iteration 2: term law: .* at x = \["):
         distnewton.train(config((2, 3, 2, 1), 3, partition), world.mpi, train_data=problem)
     world.barrier()
+
+
+def test_what_becomes_complex_later_is_told_by_the_name_of_the_term():
+    law = Term("law", SQUARE.interior(8), lambda u, x, round: u[0] + np.emath.sqrt(x[0] - round))
+    problem = Problem([law], resample=1)
+    with pytest.raises(ConfigError, match="term law: the residual of real numbers is complex"):
+        distnewton.train(config((2, 3, 1), 3), problem)
 
 
 def test_functions_in_pieces_have_exact_derivatives():
