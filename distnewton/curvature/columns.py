@@ -1,4 +1,4 @@
-"""What methods that solve blocks apart ask about the curvature sample: of a rank's variables, or of one block."""
+"""The curvature sample as seen by methods that solve blocks separately: for a rank's variables, or for one block."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ Cotangents = dict[int, Array]
 
 
 class SampleColumns(ABC):
-    """Inputs and cotangents of some variables on the samples whose curvature counts.
+    """Inputs and cotangents of some variables on the curvature sample.
 
     Attributes
     ----------
     point : Point
         The samples at the current point.
     share : SampleShare
-        This replica's samples among those of all.
+        This replica's share of all samples.
     n_samples : int
         Number of samples over all replicas, at least 1.
     """
@@ -41,7 +41,7 @@ class SampleColumns(ABC):
     @property
     @abstractmethod
     def layout(self) -> ParameterLayout:
-        """Where the blocks lie in a flat vector."""
+        """Layout of the blocks in a flat vector."""
 
     @property
     @abstractmethod
@@ -50,25 +50,25 @@ class SampleColumns(ABC):
 
     @abstractmethod
     def winners(self, m: int) -> Array | None:
-        """What max pooling has chosen in the own output group of a layer, where there is one."""
+        """Choices of max pooling in the own output group of a layer, if it has max pooling."""
 
     @property
     @abstractmethod
     def jacobian(self) -> Jacobian:
-        """Own columns of J, or of R J with roots R."""
+        """Own columns of J, or of R J if there are roots R."""
 
     @property
     @abstractmethod
     def loss_hessian(self) -> LossHessian:
-        """B of the rows of the Jacobian, the identity with roots; of all outputs where there is none."""
+        """B for the rows of the Jacobian: the identity with roots; for all outputs if there is no Jacobian."""
 
     @abstractmethod
     def loss_cotangents(self) -> Cotangents:
-        """Cotangents of the own output groups for the gradient of each sample's weighted loss."""
+        """Compute the cotangents of the own output groups for the gradient of each sample's weighted loss."""
 
     @abstractmethod
     def random_cotangents(self) -> Cotangents:
-        """Cotangents as of :meth:`loss_cotangents`, for random outputs c with E[c c^T] = B; other ones at each call."""
+        """Compute cotangents of the own groups for random outputs c with E[c c^T] = B; new ones at each call."""
 
     @property
     def backend(self) -> Backend:
@@ -77,26 +77,26 @@ class SampleColumns(ABC):
 
     @property
     def weights(self) -> Array | None:
-        """Weights of the samples, of shape (n,) and mean 1 over all samples of the run; None where all count alike."""
+        """Weights of the samples, of shape (n,) and mean 1 over all samples of the run; None for equal weights."""
         return weights_of(self.point.targets)
 
     def shape(self, m: int) -> LayerShape:
-        """Units, kernel and pooling of a layer."""
+        """Return the units, kernel and pooling of a layer."""
         return self.point.network.shape.layers[m - 1]
 
     def layer(self, m: int) -> Layer:
-        """An own layer, for the own output units."""
+        """Return an own layer, for the own output units."""
         return self.point.network.layers[m].of_outputs(self.layout.blocks[m].outputs)
 
     def unfold(self, m: int, delta: Array) -> Iterator[Unfolded]:
-        """Inputs and cotangents of an own layer by places, some samples at a time.
+        """Yield inputs and cotangents of an own layer by places, some samples at a time.
 
         Parameters
         ----------
         m : int
             An own layer.
         delta : Array of shape (n, n_elements of the own output group)
-            Cotangents of what is activated there.
+            Cotangents of the activated values.
 
         Yields
         ------
@@ -112,9 +112,9 @@ class SampleColumns(ABC):
         m : int
             An own layer.
         delta : Array of shape (n, n_elements of the own output group)
-            Cotangents of what is activated there.
+            Cotangents of the activated values.
         out : Array of shape (n_in_local + owns_bias, n_out_local)
-            Added to.
+            Array to add to.
         """
         n_in, _ = self.layout.blocks[m].shape
         layer = self.layer(m)
@@ -124,24 +124,24 @@ class SampleColumns(ABC):
                 out[n_in] += (layer.bias_cotangents(part) ** 2).sum(axis=0)
 
     def fisher_cotangents(self) -> Cotangents:
-        """Cotangents as of :meth:`loss_cotangents` whose squares add up to the empirical Fisher matrix's."""
-        # those of each sample's loss, times the root of its weight: a sample of weight 2 counts twice
+        """Compute cotangents of the own groups whose squares sum to those of the empirical Fisher matrix."""
+        # cotangents of each sample's loss times the root of its weight: a sample of weight 2 counts twice
         deltas, weights = self.loss_cotangents(), self.weights
         if weights is None:
             return deltas
-        # the gradient of the weighted loss has the weight as a factor, so that it is 0 where that is
+        # the gradient of the weighted loss contains the weight, so it is 0 for weight 0
         xp = self.backend.xp
         roots = xp.sqrt(xp.where(weights > 0, weights, 1.0))[:, None]
         return {m: delta / roots.astype(delta.dtype) for m, delta in deltas.items()}
 
 
 class SharedColumns:
-    """What the logical blocks of a rank share of the rank's sample: each is made once.
+    """Parts of a rank's sample that its logical blocks share; each is computed once.
 
     Parameters
     ----------
     sample : SampleColumns
-        The rank's.
+        Sample of the rank.
     """
 
     def __init__(self, sample: SampleColumns) -> None:
@@ -150,13 +150,13 @@ class SharedColumns:
         self._inputs: dict[tuple[int, int, int], Any] = {}
 
     def drawn(self, k: int) -> Cotangents:
-        """Random cotangents of the k-th call of any block: the same for all blocks."""
+        """Return the random cotangents of the k-th call of any block: the same for all blocks."""
         while len(self._drawn) <= k:
             self._drawn.append(self.sample.random_cotangents())
         return self._drawn[k]
 
     def inputs(self, m: int, units: slice) -> Any:
-        """Inputs of some units of a layer's input group."""
+        """Return the inputs of some units of a layer's input group."""
         key = m, units.start, units.stop
         if key not in self._inputs:
             Z, block = self.sample.inputs[m], self.sample.layout.blocks[m]
@@ -166,14 +166,14 @@ class SharedColumns:
 
 
 class BlockSample(SampleColumns):
-    """Inputs and cotangents of one of a rank's logical blocks; no communication but for the first random cotangents.
+    """Inputs and cotangents of one of a rank's logical blocks; only the first random cotangents communicate.
 
     Parameters
     ----------
     shared : SharedColumns
-        The rank's sample.
+        Sample of the rank.
     block : LogicalBlock
-        Which variables.
+        Variables of the block.
     """
 
     def __init__(self, shared: SharedColumns, block: LogicalBlock) -> None:
@@ -184,7 +184,7 @@ class BlockSample(SampleColumns):
 
     @property
     def layout(self) -> ParameterLayout:
-        """Where the block's part of each layer lies in its flat vector."""
+        """Layout of the block's part of each layer in its flat vector."""
         return self._block.layout
 
     @property
@@ -193,13 +193,13 @@ class BlockSample(SampleColumns):
         return {m: self._shared.inputs(m, self._block.units(m)[0]) for m in self.layout.blocks}
 
     def winners(self, m: int) -> Array | None:
-        """What max pooling has chosen in the block's output units of a layer."""
+        """Choices of max pooling in the block's output units of a layer."""
         winners = self._shared.sample.winners(m)
         return None if winners is None else self._of_outputs(m, winners)
 
     @property
     def jacobian(self) -> Jacobian:
-        """The block's columns of J, or of R J with roots R."""
+        """The block's columns of J, or of R J if there are roots R."""
         if self._jacobian is None:
             self._jacobian = self._shared.sample.jacobian.of_block(self._block, self.inputs)
         return self._jacobian

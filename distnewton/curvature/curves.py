@@ -1,4 +1,4 @@
-r"""The outputs as curves along groups of a direction: their first two derivatives by one forward pass.
+r"""The outputs as curves along groups of a direction: their first two derivatives in one forward pass.
 
 With u = sum_s u_s cut into groups, V_s and v_{b,s} the parts of u_s in a layer, S_s and S_ss derivatives of
 pre-activations, Z_s and Z_ss of activations,
@@ -27,7 +27,7 @@ class Curves:
     direction : Array of shape (n_params_local,)
         This rank's block of u.
     groups : ParameterGroups
-        Its cut.
+        Division of u into groups.
     """
 
     def __init__(self, point: Point, direction: Array, groups: ParameterGroups) -> None:
@@ -37,13 +37,13 @@ class Curves:
         self.point, self.groups = point, groups
         layout = point.network.layout
         self._weights, self._changes = layout.views(point.params), layout.views(direction)
-        # groups in the order of their first layers: those that matter at a layer come first
+        # groups ordered by their first layers, so that the ones that affect a layer come first
         self._position = {s: a for a, s in enumerate(groups.order)}
         # derivatives of the activations of the layer below, by group of neurons, each (2, n_active, n, width)
         self._below: dict[int, Array] = {}
 
     def outputs(self) -> Array:
-        """First and second derivatives of the outputs.
+        """Compute the first and second derivatives of the outputs.
 
         Returns
         -------
@@ -68,12 +68,12 @@ class Curves:
         return summed
 
     def meet_weights(self, m: int, s: int, change: Array, below: Array) -> None:
-        """Called where a layer's own weights change along a curve that moves their inputs, too.
+        """Hook for a layer whose own weights change along a curve that also changes their inputs.
 
         Parameters
         ----------
         m, s : int
-            An own layer, and the number in the order of the group of its weights.
+            An own layer, and the position in the order of the group of its weights.
         change : Array of shape (n_in_local, n_out_local)
             V_s.
         below : Array of shape (2, n_active, n, width)
@@ -81,7 +81,7 @@ class Curves:
         """
 
     def meet_activation(self, m: int, T: Array, second: Array, third: Array) -> None:
-        """Called before the activation of an own output group.
+        """Hook before the activation of an own output group.
 
         Parameters
         ----------
@@ -94,7 +94,7 @@ class Curves:
         """
 
     def _pass_group(self, m: int, j: int) -> Array:
-        """Carry both derivatives into a hidden group on whose boundary this rank stands."""
+        """Propagate both derivatives into a hidden group on whose boundary this rank stands."""
         network, activations = self.point.network, self.point.activations
         block = network.grid.blocks.get(m)
         T = network.backend.zeros(2, self.groups.n_active[m], self.point.n_samples, network.n_elements(m, j))
@@ -114,7 +114,7 @@ class Curves:
         return network.average(m, j, T)
 
     def _add_partial(self, m: int, T: Array) -> None:
-        """Write this rank's part of S_s and S_ss into zeros."""
+        """Write this rank's part of S_s and S_ss to zeros."""
         network, activations = self.point.network, self.point.activations
         block, layer, U = network.grid.blocks[m], network.layers[m], self._changes[m]
         n_below, winners = self.groups.n_active[m - 1], activations.winners.get((m, block.j))

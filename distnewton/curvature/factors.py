@@ -1,10 +1,10 @@
 r"""Jacobian factors D^m = dz^L / dS^m of a rank's own output group, stored as compactly as each layer allows.
 
-With a linear output D^L = I, and D^{L-1}[s, k, t] = W^L[t, k] act'(S^{L-1}[s, t]) is a product of two small arrays:
-neither is stored in full. Below that D has shape (|S|, n_out, n_group), where n_group counts the values that are
-activated: of images with max pooling only those it has chosen. Where average pooling follows, D is stored for the
-averages. All offer the two contractions from
-which J v and J^T u of a block follow (Khatri-Rao structure; the explicit Jacobian of [DNM] without forming it).
+With a linear output D^L = I, and D^{L-1}[s, k, t] = W^L[t, k] act'(S^{L-1}[s, t]) is a product of two small arrays, so
+neither is stored in full. In the layers below, D has shape (|S|, n_out, n_group), where n_group counts the activated
+values: for images with max pooling only the chosen ones. If average pooling follows, D is stored for the averages. All
+factors provide the two contractions that give J v and J^T u of a block (Khatri-Rao structure; the explicit Jacobian of
+[DNM] without forming it).
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ class JacobianFactor(Protocol):
     """D of one layer and output group, for a set of samples."""
 
     def contract(self, P: Array, out: Array) -> None:
-        """Add D . P to ``out``: change of the outputs for a change P of the pre-activations.
+        """Add D . P to ``out``: the change of the outputs for a change P of the pre-activations.
 
         Parameters
         ----------
         P : Array of shape (n, n_group)
             May be overwritten.
         out : Array of shape (n, n_out)
-            Added to.
+            Array to add to.
         """
         ...
 
@@ -45,34 +45,34 @@ class JacobianFactor(Protocol):
         ...
 
     def dense(self, rows: slice = ALL) -> Array:
-        """The factor of some samples in full, of shape (n, n_out, n_group)."""
+        """Compute the full factor of some samples, of shape (n, n_out, n_group)."""
         ...
 
     def arrays(self) -> list[Array]:
-        """What is stored, its first axis the samples'."""
+        """Return the stored arrays; the samples are the first axis."""
         ...
 
     def of_units(self, units: slice, n_units: int) -> JacobianFactor:
-        """The factor of some units of the group, which has ``n_units``: views where a unit has one value."""
+        """Restrict the factor to some of the group's ``n_units`` units; a view if each unit has one value."""
         ...
 
 
 def values_of(array: Array, units: slice, n_units: int) -> Array:
-    """Values of some units of a group of ``n_units``, along the last axis, in which the units of a place lie together.
+    """Select the values of some units of a group; the last axis holds the values of all units place by place.
 
     Parameters
     ----------
     array : Array of shape (..., n_places n_units)
         Values of a group.
     units : slice
-        Which.
+        Units to select.
     n_units : int
-        Units of the group.
+        Number of units of the group.
 
     Returns
     -------
     Array of shape (..., n_places len(units))
-        A view where there is one place, or where these are all units.
+        A view if there is one place, or if all units are selected.
     """
     if units == slice(0, n_units):
         return array
@@ -204,18 +204,18 @@ class StoredFactor:
 
 
 class AveragedFactor:
-    """D in front of average pooling, from the one behind it.
+    """D before average pooling, computed from the factor after it.
 
     Parameters
     ----------
     factor : JacobianFactor
-        Of the averages.
+        Factor of the averages.
     derivative : Array of shape (n, n_group)
         act' of the group's pre-activations.
     pooling : AveragePooling
-        The pooling behind these values.
+        Pooling after these values.
     n_averages : int
-        Averages of the group.
+        Number of averages of the group.
     backend : Backend
         Makes arrays.
     """

@@ -1,11 +1,11 @@
-r"""The matrix in sample space, K = J M^{-1} J^T, made from Gram matrices without J, some columns at a time.
+r"""The matrix in sample space, K = J M^{-1} J^T, computed from Gram matrices without J, some columns at a time.
 
-In dense blocks K is a Hadamard product of the Gram matrices of the inputs (plus 1 for the bias) and of D. Where
-derivatives ride along as channels it is the sum of such products over all pairs of channels,
+For dense blocks K is a Hadamard product of the Gram matrices of the inputs (plus 1 for the bias) and of D. If inputs
+carry derivatives as channels, it is the sum of such products over all pairs of channels,
 
 .. math:: K_{ij} = \sum_{c, c'} (z_{ic} \cdot z_{jc'}) (d_{ic} \cdot d_{jc'}) + d_{i0} \cdot d_{j0}
 
-which costs less than J in wide layers. Else, where M is not the identity, and between images, it is a product of
+which costs less than J in wide layers. Otherwise, and if M is not the identity, and for images, it is a product of
 explicit columns of J, some units at a time.
 """
 
@@ -25,33 +25,33 @@ from distnewton.parallel.partition import Block
 from distnewton.parallel.replicas import SampleShare
 
 _CHUNK_SIZE = 1 << 22
-"""Numbers of explicit columns that are made at a time."""
+"""Numbers of explicit columns computed at a time."""
 _IN_CACHE = 1 << 16
-"""Numbers of a Gram matrix that are made, multiplied and added at a time."""
+"""Numbers of a Gram matrix computed, multiplied and added at a time."""
 _PAIR = 1.5
-"""How much longer the narrow products of a pair of channels take than wide ones of as much work."""
+"""Slowdown of the narrow products of a pair of channels relative to wide ones of equal work."""
 
 
 class GramMatrix:
-    """A rank's part of J M^{-1} J^T: that of its columns of J and of its replica's samples.
+    """A rank's part of J M^{-1} J^T, from its columns of J and its replica's samples.
 
     Parameters
     ----------
     jacobian : Jacobian
-        This rank's columns, of k rows a sample.
+        This rank's columns, with k rows per sample.
     layers : sequence of int
         Own layers that take part.
     grid : ProcessGrid
         The ranks.
     share : SampleShare
-        Which samples are this replica's.
+        This replica's share of the samples.
     metric : Array of shape (n_params_local,) or None
         Diagonal of M; None for the identity.
 
     Attributes
     ----------
     n_samples, k : int
-        Samples over all replicas, and rows of each.
+        Number of samples over all replicas, and rows per sample.
     """
 
     def __init__(
@@ -68,21 +68,21 @@ class GramMatrix:
         self.n_samples, self.k = share.n_samples, jacobian.n_out
 
     def columns(self, start: int, stop: int) -> Array:
-        """This rank's part of some columns, from their diagonal block on.
+        """Compute this rank's part of some columns, from their diagonal block down.
 
         Parameters
         ----------
         start, stop : int
-            Half-open range of the samples whose columns these are.
+            Half-open range of the samples to which the columns belong.
 
         Returns
         -------
         Array of shape ((n_samples - start) k, (stop - start) k)
-            Summed over all ranks, the rows of samples ``start`` and later. Rows of other replicas' samples are zero.
+            Rows of the samples from ``start`` on, to be summed over all ranks. Other replicas' rows are zero.
 
         Notes
         -----
-        Collective over the replicas, where there are several.
+        Collective over the replicas, if there are several.
         """
         k, backend = self.k, self._jacobian.backend
         columns = backend.zeros((self.n_samples - start) * k, (stop - start) * k)
@@ -105,7 +105,7 @@ class GramMatrix:
         return columns
 
     def explicit(self) -> Array:
-        """Own samples' rows of J M^{-1/2} of this rank's variables, of shape (n_own, k, n_params_local)."""
+        """Compute own samples' rows of J M^{-1/2} for this rank's variables, of shape (n_own, k, n_params_local)."""
         n, k, layout = self._share.n_own, self.k, self._jacobian.layout
         whole = self._jacobian.backend.zeros(n, k, layout.n_params)
         for m in self._layers:
@@ -116,7 +116,7 @@ class GramMatrix:
         return whole
 
     def place(self, rows: Array) -> Array:
-        """A vector of all samples' rows, zero but for the own ones, which are of shape (n_own, k)."""
+        """Place own rows, of shape (n_own, k), in a vector of all samples' rows that is zero elsewhere."""
         if self._share.whole:
             return rows.ravel()
         whole = self._jacobian.backend.zeros(self.n_samples, self.k)
@@ -125,19 +125,19 @@ class GramMatrix:
         return whole.ravel()
 
     def own_rows(self, y: Array) -> Array:
-        """The own samples' rows of a vector of all: the adjoint of :meth:`place`."""
+        """Extract the own samples' rows from a vector of all: the adjoint of :meth:`place`."""
         rows: Array = namespace(y).ascontiguousarray(take_rows(y.reshape(self.n_samples, self.k), self._share.own))
         return rows
 
     def _mirror(self, columns: Array) -> None:
-        """Fill the upper triangle of the diagonal block, of which Gram matrices make little."""
+        """Fill the upper triangle of the diagonal block, most of which Gram matrices leave out."""
         width = columns.shape[1]
         for start, stop in self._chunks(width // self.k, width // self.k, _IN_CACHE):
             rows = slice(start * self.k, stop * self.k)
             columns[: rows.start, rows] = columns[rows, : rows.start].T
 
     def _chunks(self, n_rows: int, n_columns: int, size: int) -> Iterator[tuple[int, int]]:
-        """Samples whose rows are made at a time, of about so many numbers."""
+        """Yield ranges of samples whose rows are computed at a time, of about `size` numbers."""
         numbers = self._jacobian.backend.at_once(size)
         step = max(1, numbers // max(1, n_columns * self.k**2))
         return ((start, min(start + step, n_rows)) for start in range(0, n_rows, step))
@@ -153,14 +153,14 @@ class GramMatrix:
         others = self._of_all(first, columns, self.k)
         step, n_done = max(1, _CHUNK_SIZE // max(1, len(others))), 0
         if self._share.whole:
-            # the diagonal block apart: BLAS takes half the work for a product with one's own transpose
+            # the diagonal block separately: BLAS halves the work for a product with the own transpose
             out[:n_columns] += first @ first.T
             n_done = n_columns
         for start in range(n_done, len(pieces), step):
             out[start : start + step] += pieces[start : start + step] @ others.T
 
     def _add_gram(self, out: Array, part: JacobianPart, m: int, rows: slice, columns: tuple[int, int]) -> None:
-        """Add J J^T of a dense block: Hadamard products of two Gram matrices, of each pair of channels."""
+        """Add J J^T of a dense block: for each pair of channels the Hadamard product of two Gram matrices."""
         k, layer = self.k, part.layer
         Z, D = _rows_of(part.inputs, rows), part.factor.dense(rows)
         n_own = len(D)
@@ -174,7 +174,7 @@ class GramMatrix:
         owns_bias = self._jacobian.layout.blocks[m].owns_bias
         # packed columns are decoded anew for each chunk
         for start, stop in self._chunks(n_own, n, _CHUNK_SIZE if is_packed(Z) else _IN_CACHE):
-            # rows and columns begin with the same sample where there is one replica: the rest is mirrored
+            # with one replica rows and columns start with the same sample: the rest is mirrored
             n_made = min(stop, n) if self._share.whole else n
             for number, ((Z_rows, D_rows), (Z_other, D_other)) in enumerate(pairs):
                 gram = _rows_of(Z_rows, slice(start, stop)) @ _rows_of(Z_other, slice(0, n_made)).T
@@ -190,12 +190,12 @@ class GramMatrix:
                 out[start * k : stop * k, : n_made * k] += products
 
     def _explicit(self, part: JacobianPart, m: int, rows: slice, n_columns: int) -> Iterator[Array]:
-        """Columns of J M^{-1/2} of a block for some own samples, a row each, some units at a time."""
+        """Compute columns of J M^{-1/2} of a block for some own samples, one row each, some units at a time."""
         for _, columns in self._by_units(part, m, rows, n_columns):
             yield columns.reshape(len(columns) * self.k, columns.shape[2] * columns.shape[3])
 
     def _by_units(self, part: JacobianPart, m: int, rows: slice, n_columns: int) -> Iterator[tuple[slice, Array]]:
-        """Some units, and their columns, of shape (n, k, n_in_local + owns_bias, n_units)."""
+        """Yield some units, and their columns of shape (n, k, n_in_local + owns_bias, n_units)."""
         block = self._jacobian.layout.blocks[m]
         n_at_once = max(rows.stop - rows.start, n_columns)
         columns_of = _shared_columns if part.layer.shape.shares_weights else _dense_columns
@@ -209,7 +209,7 @@ class GramMatrix:
             yield units, columns
 
     def _of_all(self, array: Any, columns: tuple[int, int], k: int = 1) -> Any:
-        """Rows of a range of all samples, from k of each own sample in it; dense or sparse."""
+        """Gather the rows of a range of all samples, k from each own sample in it; dense or sparse."""
         if self._share.whole:
             return array
         share = self._share.part(*columns)
@@ -224,7 +224,7 @@ class GramMatrix:
         offsets = library_of(X).row_offsets(X)
         lengths = self._grid.gather_samples(np.diff(offsets).astype(np.int64), share)
         starts = np.concatenate([[0], np.cumsum(lengths)])
-        # where the values of own samples lie among those of all: each row moves as a whole
+        # where own samples' values lie among those of all samples: each row moves as a whole
         xp = namespace(X.data)
         own = xp.arange(X.data.size)
         moves = like(X.data, starts[:-1][share.own] - offsets[:-1])
@@ -243,7 +243,7 @@ def _pairs_suit(part: JacobianPart, block: Block) -> bool:
 
 
 def _rows_of(X: Any, rows: slice) -> Any:
-    """Some consecutive rows of dense or sparse inputs; all of them without a copy."""
+    """Select consecutive rows of dense or sparse inputs; all rows without a copy."""
     if rows.start == 0 and rows.stop == X.shape[0]:
         return X
     return library_of(X).sparse_rows(X, rows.start, rows.stop) if is_sparse(X) else X[rows]
@@ -252,7 +252,7 @@ def _rows_of(X: Any, rows: slice) -> Any:
 def _dense_columns(
     part: JacobianPart, k: int, rows: slice, block: Block, n_at_once: int
 ) -> Iterator[tuple[slice, Array]]:
-    """Columns of J of a dense block, of shape (n, k, n_in_local + owns_bias, n_units), some units at a time."""
+    """Yield columns of J of a dense block, of shape (n, k, n_in_local + owns_bias, n_units), some units at a time."""
     Z, D = _rows_of(part.inputs, rows), part.factor.dense(rows)
     Z = Z.toarray() if is_sparse(Z) else Z
     if block.owns_bias:
@@ -267,10 +267,10 @@ def _dense_columns(
 def _shared_columns(
     part: JacobianPart, k: int, rows: slice, block: Block, n_at_once: int
 ) -> Iterator[tuple[slice, Array]]:
-    """Columns of J of a layer that shares its weights, of shape (n, k, n_in_local + owns_bias, n_units).
+    """Yield columns of J of a layer that shares weights, of shape (n, k, n_in_local + owns_bias, n_units).
 
-    Places couple all pairs of samples, so that products of Gram matrices would cost more than J itself, and so do the
-    channels of narrow layers.
+    Places couple all pairs of samples, so products of Gram matrices would cost more than J itself; the same holds for
+    the channels of narrow layers.
 
     Yields
     ------

@@ -1,24 +1,24 @@
-r"""The summary of grouped Newton ([GN3], arXiv 2312.03885): derivatives of the objective along a direction's groups.
+r"""The summary for grouped Newton ([GN3], arXiv 2312.03885): derivatives of the objective along a direction's groups.
 
 With the direction u cut into groups of variables, u = sum_s u_s,
 
 .. math:: \bar g_s = u_s^T g, \qquad \bar H_{st} = u_s^T H u_t, \qquad
     D_s = \frac{d^3}{dt^3} f(\theta + t u_s) \Big|_{t=0}
 
-with the true Hessian H. The authors differentiate reverse on reverse, 1 + 2 S passes for S groups. Here one forward
+with the true Hessian H. The authors use nested reverse differentiation, 1 + 2 S passes for S groups. Here one forward
 pass carries the first two derivatives along every group (:mod:`~distnewton.curvature.curves`).
 
-What it leaves out of the second and third derivatives of the outputs, namely the Z_st with s != t and all of third
-order, enters linearly from the layer where it arises, so the cotangents delta of the gradient's own backward pass
-collect it there. With c = delta a''/a' and e = delta a'''/a', sums over samples, layers and neurons, and B the
-Hessian of the loss in the outputs z,
+It omits some parts of the outputs' second and third derivatives: Z_st with s != t, and all of third order. These enter
+linearly from the layer where they arise, so the cotangents delta of the gradient's own backward pass collect them
+there. With c = delta a''/a' and e = delta a'''/a', sums over samples, layers and neurons, and B the Hessian of the loss
+in the outputs z,
 
 .. math:: n \bar H_{st} &= \langle z_s, B z_t \rangle + \langle \delta, Z_s V_t + Z_t V_s \rangle
         + \langle c, S_s * S_t \rangle \\
     n D_s &= \ell'''[z_s, z_s, z_s] + 3 \langle B z_s, z_{ss} \rangle + 3 \langle \delta, Z_{ss} V_s \rangle
         + 3 \langle c, S_s * S_{ss} \rangle + \langle e, S_s^3 \rangle
 
-The regularisation adds theta^T P u_s / C and u_s^T P u_s / C to the first two; P leaves out what is not penalised.
+The regularisation adds theta^T P u_s / C and u_s^T P u_s / C to the first two; P excludes unpenalised variables.
 """
 
 from __future__ import annotations
@@ -38,9 +38,9 @@ from distnewton.solvers.damping import penalised_part
 __all__ = ["GROUPS", "ParameterGroups", "Summary", "summarise"]
 
 _MAX_CURVES = 1 << 26
-"""Numbers of a boundary that live at a time: more samples are taken in several rounds."""
+"""Numbers of a boundary in memory at a time: more samples take several rounds."""
 _CHUNK_SIZE = 1 << 16
-"""Numbers that are widened to float64 at a time: they stay in the cache."""
+"""Numbers converted to float64 at a time, few enough to stay in the cache."""
 
 
 @dataclass(frozen=True)
@@ -52,9 +52,9 @@ class Summary:
     gradient : Array of shape (n_groups,)
         gbar.
     hessian : Array of shape (n_groups, n_groups)
-        Hbar; rows of groups without variables are zero, as everywhere.
+        Hbar; rows of groups without variables are zero, as are their other entries.
     third : Array of shape (n_groups,)
-        Third derivatives, with their signs.
+        Third derivatives, with signs.
     """
 
     gradient: Array
@@ -71,7 +71,7 @@ def summarise(
     n_samples: int,
     penalised: Array | None = None,
 ) -> Summary:
-    """Derivatives of the mean loss of some samples, plus regularisation, along the groups of a direction.
+    """Differentiate the mean loss of some samples, plus regularisation, along the groups of a direction.
 
     Parameters
     ----------
@@ -82,13 +82,13 @@ def summarise(
     direction : Array of shape (n_params_local,)
         This rank's block of u.
     groups : ParameterGroups
-        Its cut.
+        Division of u into groups.
     regularization : float
         1/C.
     n_samples : int
-        Number of samples over all replicas, of which the mean is taken.
+        Number of samples over all replicas, by which the mean divides.
     penalised : Array of shape (n_params_local,) or None
-        1 for variables that are regularised, 0 for others; None: all are.
+        1 for regularised variables, 0 for others; None if all are regularised.
 
     Returns
     -------
@@ -113,7 +113,7 @@ def summarise(
 
 
 class _Sums:
-    """This rank's share of all sums over samples, of the groups with variables in their order."""
+    """This rank's part of all sums over samples, for the groups with variables in their order."""
 
     def __init__(self, size: int) -> None:
         self.slopes, self.third = np.zeros(size), np.zeros(size)
@@ -131,7 +131,7 @@ class _Sums:
 
 
 def _regularize(sums: _Sums, point: Point, direction: Array, groups: ParameterGroups, regularization: float) -> None:
-    """Add the derivatives of theta^T P theta / (2 C), of this rank's own variables, where the direction is P u."""
+    """Add this rank's part of the derivatives of theta^T P theta / (2 C); the direction passed is P u."""
     layout, dot = point.network.layout, point.network.backend.dot
     weights, changes = layout.views(point.params), layout.views(direction)
     for m, U in changes.items():
@@ -143,7 +143,7 @@ def _regularize(sums: _Sums, point: Point, direction: Array, groups: ParameterGr
 
 
 class _SummedCurves(Curves):
-    """The curves of some samples, whose terms are added to the sums on the way."""
+    """The curves of some samples, whose terms are added to the sums during the pass."""
 
     def __init__(
         self, point: Point, direction: Array, groups: ParameterGroups, sums: _Sums, deltas: dict[int, Array]
@@ -184,7 +184,7 @@ class _SummedCurves(Curves):
             self._sums.third[:n_active] += to_host(vecdot(S, SS))
 
     def add_loss(self) -> None:
-        """Pass all layers, and add the terms of the loss; ranks share the samples."""
+        """Pass through all layers, and add the terms of the loss; ranks share the samples."""
         outputs, grid, sums, loss = self.outputs(), self.point.network.grid, self._sums, self.point.loss
         rows = slice(*bounds(self.point.n_samples, grid.size, grid.rank))
         Z, y = self.point.activations.output[rows].astype(np.float64), self.point.targets[rows]
@@ -199,7 +199,7 @@ class _SummedCurves(Curves):
 
 
 def _widest(network: PartitionedNetwork) -> int:
-    """Most values a sample of any group, the same on all ranks."""
+    """Largest number of values per sample in any group, the same on all ranks."""
     partition = network.grid.partition
     return max(
         max(layer.n_elements, layer.n_values) * -(-layer.n_out // n_groups)

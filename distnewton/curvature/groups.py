@@ -20,22 +20,22 @@ class ParameterGroups:
         ``tensor``: the weights and the bias of each layer; ``kind``: all weights, all biases; ``rank``: each logical
         block, by default what a rank owns; ``all``: one group.
     partition : Partition
-        Who owns what.
+        Partition of the network over the ranks.
     rank : int
         This rank.
 
     Attributes
     ----------
     n_groups : int
-        S, groups without variables included.
+        S, including groups without variables.
     weights, biases : dict of int to dict of int to int
-        Groups of this rank's own weights and biases that are not empty, by layer and number of the logical block.
+        Groups of this rank's own non-empty weights and biases, by layer and number of the logical block.
     first_layers : list of int
-        By group, the lowest layer in which it has variables; beyond the last where it has none.
+        Lowest layer in which each group has variables; beyond the last layer if it has none.
     order : list of int
-        Groups that have variables, by the lowest layer in which they have some.
+        Groups with variables, sorted by the lowest layer in which they have some.
     n_active : list of int
-        By layer from 0 on, how many of ``order`` have variables up to it: those change the outputs of that layer.
+        For each layer from 0, the number of groups in ``order`` with variables up to it: these change its outputs.
     """
 
     def __init__(self, kind: str, partition: Partition, rank: int) -> None:
@@ -59,18 +59,18 @@ class ParameterGroups:
         self.n_active = [sum(first[s] <= m for s in self.order) for m in range(L + 1)]
 
     def _group(self, layer: int, is_bias: bool, number: int) -> int:
-        """Group of the weights or the bias of a block."""
+        """Return the group of the weights or the bias of a block."""
         return {"tensor": 2 * (layer - 1) + is_bias, "kind": int(is_bias), "rank": number, "all": 0}[self._kind]
 
     def scaled(self, layout: ParameterLayout, factors: Array, v: Array) -> Array:
-        """A vector with each group multiplied by its own factor.
+        """Multiply each group of a vector by its own factor.
 
         Parameters
         ----------
         layout : ParameterLayout
-            Where the blocks lie.
+            Layout of the blocks.
         factors : Array of shape (n_groups,)
-            By group.
+            Factor of each group.
         v : Array of shape (n_params_local,)
             Any vector of this rank's variables.
 
@@ -90,23 +90,23 @@ class ParameterGroups:
     def parts(
         self, layout: ParameterLayout, m: int, array: Array | None, *, biases: bool = False
     ) -> Iterator[tuple[int, Array]]:
-        """What each group has of an own layer's weights, or biases.
+        """Yield each group's part of an own layer's weights or biases.
 
         Parameters
         ----------
         layout : ParameterLayout
-            Where the blocks lie.
+            Layout of the blocks.
         m : int
             The layer.
         array : Array or None
-            Weights of shape (n_in_local, n_out_local) or, with ``biases``, biases; None where another rank has them.
+            Weights of shape (n_in_local, n_out_local), or biases; None if another rank owns them.
         biases : bool
-            Which of the two.
+            Whether the array holds biases.
 
         Yields
         ------
         tuple of int and Array
-            Number of the group, and an array of the same shape, zero outside of the group.
+            Number of the group, and an array of the same shape that is zero outside the group.
         """
         groups = (self.biases if biases else self.weights).get(m, {})
         if array is None:

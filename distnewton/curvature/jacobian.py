@@ -1,4 +1,4 @@
-r"""The Jacobian of the outputs on the curvature subsample: one backward pass, then no communication.
+r"""The Jacobian of the outputs on the curvature sample: one backward pass, no further communication.
 
 .. math:: D^L = I, \qquad
     D^{m-1}_i = \Big(\sum_j D^m_j (W^m_{ij})^T\Big) * act'(S^{m-1}_i)
@@ -26,12 +26,12 @@ from distnewton.network.network import Activations, PartitionedNetwork, take_tur
 # numbers of D that the backward recursion expands at a time
 _CHUNK_SIZE = 1 << 20
 MESSAGE_SIZE = 1 << 22
-"""Numbers of D that are summed over a boundary at a time."""
+"""Numbers of D summed over a boundary at a time."""
 
 
 @dataclass(frozen=True)
 class JacobianPart:
-    """What the columns of a block are made of.
+    """Parts from which the columns of a block are computed.
 
     Attributes
     ----------
@@ -42,7 +42,7 @@ class JacobianPart:
     factor : JacobianFactor
         D^m of the block's output group.
     winners : Array of uint8 or None
-        What max pooling has chosen in the output group, where there is one.
+        Choices of max pooling in the output group, if there is max pooling.
     """
 
     layer: Layer
@@ -57,15 +57,15 @@ class Jacobian:
     Parameters
     ----------
     parts : dict of int to JacobianPart
-        Of each own block, by layer.
+        Parts of each own block, by layer.
     layout : ParameterLayout
-        Where the blocks lie in a flat vector.
+        Layout of the blocks in a flat vector.
     n_samples, n_out : int
-        Shape of J v; with roots their number stands for that of the outputs.
+        Shape of J v; with roots, n_out is their number.
     backend : Backend
         Array library and dtype.
     work : dict of int to Array or None
-        Arrays that products may overwrite, at least as large as the values of the output group; by default new ones.
+        Arrays that products may overwrite, each at least as large as the output group's values; new ones by default.
     """
 
     def __init__(
@@ -80,21 +80,21 @@ class Jacobian:
         self.parts = parts
         self.layout, self.backend = layout, backend
         self.n_samples, self.n_out = n_samples, n_out
-        # one work array a layer, reused by every product: fresh ones would cost page faults at each CG step
+        # one work array per layer for all products: new arrays would cost page faults at each CG step
         self._work = {}
         for m, part in parts.items():
             shape = n_samples, layout.blocks[m].shape[1] * part.layer.shape.n_elements
             self._work[m] = backend.empty(*shape) if work is None else _of_shape(work[m], shape)
 
     def of_block(self, block: LogicalBlock, inputs: Mapping[int, Any]) -> Jacobian:
-        """Columns of one of the rank's logical blocks; products with several of them do not run at a time.
+        """Select the columns of one of the rank's logical blocks; products of several such blocks must not overlap.
 
         Parameters
         ----------
         block : LogicalBlock
-            Which.
+            Block to select.
         inputs : mapping of int to Array or csr_array
-            Its inputs, by layer.
+            Inputs of the block, by layer.
 
         Returns
         -------
@@ -110,7 +110,7 @@ class Jacobian:
         return Jacobian(parts, block.layout, self.n_samples, self.n_out, self.backend, self._work)
 
     def arrays(self) -> list[Array]:
-        """What is stored of D, layer by layer."""
+        """Return the stored parts of D, layer by layer."""
         return [array for part in self.parts.values() for array in part.factor.arrays()]
 
     @property
@@ -119,7 +119,7 @@ class Jacobian:
         return list(self.parts)
 
     def matvec(self, v: Array, layers: Iterable[int] | None = None) -> Array:
-        """This rank's part of J v.
+        """Compute this rank's part of J v.
 
         Parameters
         ----------
@@ -131,7 +131,7 @@ class Jacobian:
         Returns
         -------
         Array of shape (n, n_out)
-            Summed over ranks, this is J v.
+            J v after summation over the ranks.
         """
         views = self.layout.views(v)
         q = self.backend.zeros(self.n_samples, self.n_out)
@@ -142,14 +142,14 @@ class Jacobian:
         return q
 
     def rmatvec(self, U: Array, out: Array, layers: Iterable[int] | None = None) -> Array:
-        """This rank's block of J^T u.
+        """Compute this rank's block of J^T u.
 
         Parameters
         ----------
         U : Array of shape (n, n_out)
             Cotangents of the outputs.
         out : Array of shape (n_params_local,)
-            The blocks of ``layers`` are overwritten, others are left.
+            The blocks of ``layers`` are overwritten, others stay.
         layers : iterable of int or None
             Own layers that take part; all by default.
 
@@ -169,7 +169,7 @@ class Jacobian:
 
 
 def _of_shape(array: Array, shape: tuple[int, int]) -> Array:
-    """Its first numbers as a matrix."""
+    """View of an array's first numbers as a matrix."""
     matrix: Array = array.reshape(-1)[: shape[0] * shape[1]].reshape(shape)
     return matrix
 
@@ -177,7 +177,7 @@ def _of_shape(array: Array, shape: tuple[int, int]) -> Array:
 def linearize(
     network: PartitionedNetwork, params: Array, activations: Activations, roots: Array | None = None
 ) -> Jacobian:
-    """Jacobian of this rank at the point and samples of a forward pass, or some combinations of its rows.
+    """Compute this rank's Jacobian at the point and samples of a forward pass, or combinations of its rows.
 
     Parameters
     ----------
@@ -188,9 +188,9 @@ def linearize(
     activations : Activations
         Activations of the curvature subsample at these variables.
     roots : Array of shape (n, k, n_out) or None
-        Cotangents of the outputs, replicated: the result is then their products R J with J, of k rows a sample, all of
-        whose factors are stored. With roots of the loss Hessian, sum_a c_a c_a^T = B, the Gauss-Newton matrix is
-        (R J)^T (R J); random ones make the output sketch.
+        Cotangents of the outputs, replicated: the result is then the product R J, with k rows per sample, and all of
+        its factors are stored. With roots of the loss Hessian, sum_a c_a c_a^T = B, the Gauss-Newton matrix is
+        (R J)^T (R J); random roots give the output sketch.
 
     Returns
     -------
@@ -198,9 +198,9 @@ def linearize(
 
     Notes
     -----
-    Collective. For the last hidden layer a sum of (values of the group + 1, n_out) numbers over its boundaries; for
-    each layer below it, and with roots of many outputs for that one, too, one of (n, k, values of the group), some
-    samples at a time, where k is n_out without.
+    Collective. For the last hidden layer a sum of (values of the group + 1, n_out) numbers over its boundaries. For
+    each layer below it (and for it, too, with roots of many outputs) a sum of (n, k, values of the group) numbers,
+    some samples at a time; without roots k is n_out.
     """
     blocks, L = network.grid.blocks, network.n_layers
     views = network.layout.views(params)
@@ -224,7 +224,7 @@ def linearize(
 def _output_factor(
     network: PartitionedNetwork, activations: Activations, roots: Array | None
 ) -> dict[int, JacobianFactor]:
-    """D^L, which is I or the roots, on the outputs of the own block, by group."""
+    """Return D^L (I or the roots) on the outputs of the own block, by group."""
     block = network.grid.blocks.get(network.n_layers)
     if block is None:
         return {}
@@ -239,7 +239,7 @@ def _output_factor(
 def _last_hidden_factors(
     network: PartitionedNetwork, views: dict[int, BlockView], activations: Activations
 ) -> dict[int, JacobianFactor]:
-    """D^{L-1} of the groups on whose boundary this rank stands: all output weights that leave the group, and act'."""
+    """Compute D^{L-1} of groups on whose boundary this rank stands: act', and all output weights of the group."""
     L = network.n_layers
     factors: dict[int, JacobianFactor] = {}
     for i in network.grid.groups(L - 1):
@@ -257,7 +257,7 @@ def _hidden_factors(
     n_rows: int,
     collected: Array | None,
 ) -> dict[int, JacobianFactor]:
-    """D^m of the groups on whose boundary this rank stands, one step of the recursion down, or from the roots."""
+    """Compute D^m of groups on whose boundary this rank stands: one step down the recursion, or from the roots."""
     grid = network.grid
     block = grid.blocks.get(m + 1)
     factors: dict[int, JacobianFactor] = {}
@@ -287,7 +287,7 @@ def _pass_down_all(
     D: Array,
     elements: Array | None,
 ) -> None:
-    """Factors in a group of the last hidden layer from roots that all ranks hold: only weights are sent."""
+    """Compute factors of a group of the last hidden layer from roots that all ranks hold; sends only weights."""
     n, k, n_values = D.shape
     weights = network.output_weights(views, group[1])[:-1]
     network.backend.product(network.backend.asarray(roots).reshape(n * k, -1), weights.T, D.reshape(n * k, n_values))
@@ -303,7 +303,7 @@ def _pass_down_in_turns(
     D: Array,
     elements: Array | None,
 ) -> None:
-    """Factors in a group, some samples at a time: no second array of this size, neither here nor inside MPI."""
+    """Compute factors of a group some samples at a time: no second array of this size, here or inside MPI."""
     works = [_pass_down(network, group, own, views, rows, D, elements) for rows in _sample_chunks(D, network.n_pieces)]
     if network.n_pieces > 1:
         take_turns(works)
@@ -321,7 +321,7 @@ def _pass_down(
     D: Array,
     elements: Array | None,
 ) -> Iterator[None]:
-    """Factors of some samples in a group of a layer; other pieces compute while their sum travels.
+    """Compute factors of some samples in a group of a layer; other pieces compute during the sum.
 
     Parameters
     ----------
@@ -330,15 +330,15 @@ def _pass_down(
     group : tuple of int
         Layer m, and the number of the group.
     own : JacobianPart or None
-        The block above, where this rank owns one over the group.
+        The block above, if this rank owns one over the group.
     views : dict of int to BlockView
         Weights.
     rows : slice
         The samples.
     D : Array of shape (n, n_rows, n_group)
-        Written.
+        Written to.
     elements : Array or None
-        Activations, whose derivative is multiplied in; None where that comes later.
+        Activations whose derivative is multiplied in; None if this happens later.
 
     Yields
     ------
@@ -358,26 +358,26 @@ def _pass_down(
 
 
 def _sample_chunks(D: Array, n_pieces: int) -> list[slice]:
-    """Samples that are propagated and summed together, the same on all ranks of a boundary."""
+    """Number of samples propagated and summed together, the same on all ranks of a boundary."""
     n, n_rows, n_group = D.shape
     step = rows_at_once(n, n_rows * n_group, n_pieces)
     return [slice(start, min(start + step, n)) for start in range(0, n, step)] or [slice(0, n)]
 
 
 def rows_at_once(n: int, row: int, n_pieces: int) -> int:
-    """Samples whose factors are summed together, of rows of so many numbers."""
+    """Number of samples whose factors are summed together, given the numbers in a row."""
     return max(1, min(MESSAGE_SIZE // max(1, row), -(-n // n_pieces)))
 
 
 def _derivative(network: PartitionedNetwork, Z: Array) -> Array:
-    """Derivative of the activation where its value is Z."""
+    """Derivative of the activation at the points where its value is Z."""
     ones = network.backend.empty(*Z.shape)
     ones[...] = 1
     return network.activation.multiply_derivative(ones, Z)
 
 
 def _propagate(above: JacobianPart, W: Array, rows: slice, out: Array) -> None:
-    """Write D W^T of some samples into ``out``, a chunk at a time: D may be kept as two small parts."""
+    """Write D W^T of some samples to ``out``, in chunks: D may be kept as two small parts."""
     n, n_out, n_group = out.shape
     if out.size == 0 or W.size == 0:
         out[...] = 0

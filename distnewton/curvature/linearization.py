@@ -1,4 +1,4 @@
-"""The quadratic model of the objective around the current point: what a direction is given."""
+"""The quadratic model of the objective around the current point, from which directions are computed."""
 
 from __future__ import annotations
 
@@ -23,14 +23,14 @@ DampingForm = Literal["identity", "diagonal"]
 
 @dataclass(frozen=True)
 class BlockModel(ABC):
-    """The damped quadratic model of some variables, which others leave alone: a rank's, or a logical block's.
+    """The damped quadratic model of some variables (a rank's, or a logical block's), with the others fixed.
 
     Attributes
     ----------
     gradient : Array of shape (n_params_local,)
-        Of these variables, over all samples or over a mini-batch.
+        Gradient in these variables, over all samples or over a mini-batch.
     sample : SampleColumns
-        Samples of the curvature.
+        Curvature sample.
     regularization : float
         1/C.
     damping : float
@@ -52,17 +52,17 @@ class BlockModel(ABC):
 
     @property
     def jacobian(self) -> Jacobian:
-        """These columns of J on the curvature sample."""
+        """Columns of J for these variables, on the curvature sample."""
         return self.sample.jacobian
 
     @property
     def loss_hessian(self) -> LossHessian:
-        """B of the rows of the Jacobian."""
+        """B for the rows of the Jacobian."""
         return self.sample.loss_hessian
 
     @property
     def layout(self) -> ParameterLayout:
-        """Where the blocks lie in a flat vector."""
+        """Layout of the blocks in a flat vector."""
         return self.sample.layout
 
     @property
@@ -77,7 +77,7 @@ class BlockModel(ABC):
 
     @property
     def shift(self) -> float:
-        """1/C + lambda times the mean of D: what is added to the diagonal of J^T B J / |S|, or its mean."""
+        """1/C + lambda times the mean of D: the shift of the diagonal of J^T B J / |S|, or its mean."""
         return self.shift_matrix.mean
 
 
@@ -101,26 +101,26 @@ class LogicalModel(BlockModel):
 
 @dataclass(frozen=True)
 class Linearization(BlockModel):
-    r"""Gradient and linearised network at a point, with the damped quadratic model that they make.
+    r"""Gradient and linearised network at a point, and the damped quadratic model that they define.
 
     .. math:: q(d) = g^T d + \tfrac12 d^T (G_S + \lambda D) d, \qquad
         G_S = P/C + |S|^{-1} \sum_{i \in S} J_i^T B_i J_i
 
-    P is the identity, without the variables that are not penalised. D is the identity, or the diagonal of G_S
-    (Fletcher's form of Levenberg-Marquardt damping, which does not depend on the scales of the variables).
+    P is the identity without unpenalised variables. D is the identity, or the diagonal of G_S (Fletcher's form of
+    Levenberg-Marquardt damping, which does not depend on the scales of the variables).
 
     Attributes
     ----------
     gradient, regularization, damping, grid
-        Attributes of :class:`BlockModel`, of this rank's block of variables.
+        As for :class:`BlockModel`, for this rank's block of variables.
     sample : CurvatureSample
-        Samples of the curvature.
+        Curvature sample.
     damping_form : str
-        ``identity`` or ``diagonal``. The diagonal is computed as the model is made, collectively.
+        ``identity`` or ``diagonal``. The diagonal is computed on construction, which is then collective.
     of_sample : bool
-        Whether the gradient is that of the curvature's samples, and of the regularisation.
+        Whether the gradient is that of the curvature sample and the regularisation.
     penalised : Array of shape (n_params_local,) or None
-        Diagonal of P: 0 for variables that regularisation leaves out, 1 for others; None for the identity.
+        Diagonal of P: 0 for unpenalised variables, 1 for others; None for the identity.
     """
 
     sample: CurvatureSample
@@ -129,12 +129,12 @@ class Linearization(BlockModel):
     penalised: Array | None = None
 
     def __post_init__(self) -> None:
-        # here, where all ranks are: directions of a rank's own block send nothing
+        # computed here, where all ranks take part: directions of a rank's own block do not communicate
         _ = self.shift_matrix
 
     @property
     def params(self) -> Array:
-        """The current point, this rank's block."""
+        """This rank's block of the current point."""
         return self.sample.params
 
     @cached_property
@@ -143,7 +143,7 @@ class Linearization(BlockModel):
         if self.damping_form == "identity":
             return None
         diagonal = self.sample.diagonal() + self._penalties
-        # a variable on which no output depends still gets some damping
+        # a variable that no output depends on still needs some damping
         n = self.sample.point.network.shape.n_params
         (squares,) = self.grid.sum_of_variables(self.backend.dot(diagonal, diagonal))
         floor = float(np.finfo(diagonal.dtype).eps) * (squares / n) ** 0.5
@@ -167,14 +167,14 @@ class Linearization(BlockModel):
         return self.regularization * (1.0 if self.penalised is None else self.penalised)
 
     def penalised_part(self, v: Array) -> Array:
-        """P v: zeros for the variables that regularisation leaves out."""
+        """Multiply by P: sets unpenalised variables to zero."""
         return penalised_part(v, self.penalised)
 
     @cached_property
     def by_block(self) -> list[tuple[LogicalBlock, BlockModel]]:
-        """The models of this rank's logical blocks, which block-diagonal methods solve apart; no communication.
+        """Models of this rank's logical blocks, which block-diagonal methods solve separately; no communication.
 
-        Where the rank owns one, it is this model.
+        If the rank owns a single block, this model itself.
         """
         parts = self.layout.parts
         if len(parts) == 1 and parts[0].is_whole:
@@ -196,7 +196,7 @@ class Linearization(BlockModel):
         ]
 
     def matvec(self, v: Array) -> Array:
-        """Multiply the damped matrix onto a vector.
+        """Multiply the damped matrix with a vector.
 
         Parameters
         ----------
@@ -210,7 +210,7 @@ class Linearization(BlockModel):
 
         Notes
         -----
-        Collective: one sum of (n, n_out) numbers where there is a Jacobian, else a forward and a backward pass.
+        Collective: one sum of (n, n_out) numbers if there is a Jacobian, else a forward and a backward pass.
         """
         sample = self.sample
         Jv, _ = sample.product(v, [])

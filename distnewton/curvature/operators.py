@@ -14,7 +14,7 @@ from distnewton.solvers.damping import Shift
 
 
 class BlockGaussNewton:
-    r"""This rank's diagonal block of the damped Gauss-Newton matrix, or the block of some of its layers.
+    r"""This rank's diagonal block of the damped Gauss-Newton matrix, or the block for some of its layers.
 
     .. math:: (G_{pp} + \lambda I) v = (1/C + \lambda) v + |S|^{-1} J_p^T B J_p v
 
@@ -25,7 +25,7 @@ class BlockGaussNewton:
     loss_hessian : LossHessian
         B of the samples.
     shift : float or Shift
-        1/C + lambda, or the diagonal matrix that is added.
+        1/C + lambda, or the diagonal matrix to be added.
     layers : sequence of int or None
         Own layers whose variables the block couples; all by default. Entries of other layers stay zero.
 
@@ -47,7 +47,7 @@ class BlockGaussNewton:
         self._product = jacobian.backend.zeros(jacobian.layout.n_params)
 
     def matvec(self, v: Array) -> Array:
-        """Multiply the block onto a vector.
+        """Multiply the block with a vector.
 
         Parameters
         ----------

@@ -1,4 +1,4 @@
-"""A point and some samples there: what a forward pass has left, the loss, and the targets."""
+"""A point and some samples there: the results of a forward pass, the loss, and the targets."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ class Point:
 
     @property
     def loss_gradient(self) -> Array:
-        """Gradients of the samples' losses in their outputs, of shape (n, n_out)."""
+        """Gradients of the samples' losses with respect to the outputs, of shape (n, n_out)."""
         return self.loss.gradient(self.activations.output, self.targets)
 
     @property
     def loss_hessian(self) -> LossHessian:
-        """Hessians of the samples' losses in their outputs."""
+        """Hessians of the samples' losses with respect to the outputs."""
         return self.loss.hessian(self.activations.output, self.targets)
 
     def rows(self, start: int, stop: int) -> Point:
-        """Some of the samples, as views."""
+        """Select some of the samples, as views."""
         activations = self.activations.rows(start, stop)
         return Point(self.network, self.params, activations, self.loss, self.targets[start:stop])
 
     def outputs(self, params: Array) -> Array:
-        """Outputs of the samples at another point.
+        """Compute the outputs of the samples at another point.
 
         Parameters
         ----------
@@ -64,11 +64,11 @@ class Point:
         Returns
         -------
         Array of shape (n, n_out)
-            Replicated.
+            Outputs, replicated.
 
         Notes
         -----
-        Collective: a forward pass. It takes as much memory as the activations of the samples.
+        Collective: a forward pass, which takes as much memory as the activations of the samples.
         """
         block = self.network.grid.blocks.get(1)
         # a rank without a block in layer 1 holds no features
@@ -77,9 +77,9 @@ class Point:
         return outputs
 
     def tangent(self, direction: Array) -> Array:
-        """J d by forward differentiation, of shape (n, n_out), replicated (collective: a forward pass)."""
+        """Compute J d by forward differentiation, of shape (n, n_out), replicated (collective: a forward pass)."""
         return self.network.tangent(self.params, self.activations, direction)
 
     def backpropagate(self, cotangent: Array) -> dict[int, Array]:
-        """Cotangents of the own output groups, by layer, for one of the outputs (collective: a backward pass)."""
+        """Compute cotangents of the own output groups, by layer, for one output (collective: a backward pass)."""
         return self.network.backpropagate(self.params, self.activations, cotangent)

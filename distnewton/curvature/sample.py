@@ -1,4 +1,4 @@
-"""The samples whose curvature counts, with what a direction may ask about them."""
+"""The curvature sample: the samples that define the curvature, and the products that directions need."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.replicas import Draws, OwnDraws, SampleShare
 
 _DIFFERENCE = 0.1
-"""Share of a step over which differences are taken: of third order in it, and far above rounding."""
+"""Fraction of a step used for differences: the error is of third order in it, and it is far above rounding."""
 
 
 class CurvatureSample(SampleColumns):
@@ -31,11 +31,11 @@ class CurvatureSample(SampleColumns):
     point : Point
         The samples at the current point.
     generator : numpy.random.Generator or None
-        Random numbers for cotangents, in the same state on all ranks; only methods that draw need it.
+        Random numbers for cotangents, in the same state on all ranks; only needed by methods that draw.
     deltas : dict of int to Array or None
-        Cotangents of the own output groups for the gradients of the samples' losses, where they are known already.
+        Cotangents of the own output groups for the gradients of the samples' losses, if already known.
     share : SampleShare or None
-        This replica's samples among those of all; by default they are all there are.
+        This replica's share of the samples; by default it holds all of them.
 
     Attributes
     ----------
@@ -60,12 +60,12 @@ class CurvatureSample(SampleColumns):
 
     @property
     def params(self) -> Array:
-        """The current point, this rank's block."""
+        """This rank's block of the current point."""
         return self.point.params
 
     @property
     def grid(self) -> ProcessGrid:
-        """The ranks."""
+        """Process grid."""
         return self.point.network.grid
 
     @property
@@ -75,7 +75,7 @@ class CurvatureSample(SampleColumns):
 
     @property
     def layout(self) -> ParameterLayout:
-        """Where the blocks lie in a flat vector."""
+        """Layout of the blocks in a flat vector."""
         return self.point.network.layout
 
     @property
@@ -85,7 +85,7 @@ class CurvatureSample(SampleColumns):
         return {m: groups[m - 1, block.i] for m, block in self.grid.blocks.items()}
 
     def winners(self, m: int) -> Array | None:
-        """What max pooling has chosen in the own output group of a layer, where there is one."""
+        """Choices of max pooling in the own output group of a layer, if it has max pooling."""
         return self.point.activations.winners.get((m, self.grid.blocks[m].j))
 
     # --- the Jacobian
@@ -96,18 +96,18 @@ class CurvatureSample(SampleColumns):
         Parameters
         ----------
         sketch : int
-            Random cotangents a sample; 0, or at least the number of outputs: no sketch.
+            Number of random cotangents per sample; 0, or at least the number of outputs, for no sketch.
         rooted : bool
-            Whether directions need B = I, as the sketch has it anyway.
+            Whether directions need B = I, which a sketch always has.
 
         Notes
         -----
-        Collective, as :func:`~distnewton.curvature.jacobian.linearize`.
+        Collective, like :func:`~distnewton.curvature.jacobian.linearize`.
         """
         point, n_out = self.point, self.point.network.n_out
         hessian = point.loss_hessian
         roots = None
-        # a residual is one row, where its channels would be many
+        # a residual is a single row, whereas its channels would be many
         rooted = rooted or point.network.jets is not None
         if 0 < sketch < n_out:
             roots = hessian.roots(sketch, self.draws)
@@ -120,35 +120,35 @@ class CurvatureSample(SampleColumns):
 
     @property
     def has_jacobian(self) -> bool:
-        """Whether the sample was linearized."""
+        """Whether the Jacobian has been computed."""
         return self._jacobian is not None
 
     @property
     def jacobian(self) -> Jacobian:
-        """This rank's columns of J, or of R J with roots R."""
+        """This rank's columns of J, or of R J if there are roots R."""
         if self._jacobian is None:
             raise RuntimeError("linearize the sample first: directions say by `curvature` what they need")
         return self._jacobian
 
     @property
     def loss_hessian(self) -> LossHessian:
-        """B of the rows of the Jacobian, the identity with roots; of all outputs where there is none."""
+        """B for the rows of the Jacobian: the identity with roots; for all outputs if there is no Jacobian."""
         if self._hessian is None:
             self._hessian = self.point.loss_hessian
         return self._hessian
 
     @property
     def residuals(self) -> Array | None:
-        """Own samples' u with J^T u / |S| = gradient of the mean loss, for exact roots of B; None without such."""
+        """Own samples' u with J^T u / |S| = gradient of the mean loss, for exact roots of B; None without those."""
         return self.point.loss.residuals(self.point.activations.output, self.point.targets) if self._exact else None
 
     def rooted(self, V: Array) -> Array:
-        """R V of own samples for exact roots R of B: outputs of shape (n, n_out) become rows of the Jacobian."""
+        """Convert outputs V (n, n_out) of own samples to rows of the Jacobian: R V for exact roots R of B."""
         roots = self.backend.asarray(self.point.loss_hessian.roots(self.point.network.n_out, None))
         return self.backend.stacked_matvec(roots, self.backend.asarray(V))
 
     def product(self, v: Array, scalars: Sequence[float]) -> tuple[Array, Array]:
-        """J v, or R J v with roots, and sums of some numbers, over the ranks of a replica.
+        """Compute J v, or R J v with roots, and sum some numbers, over the ranks of a replica.
 
         Parameters
         ----------
@@ -160,13 +160,13 @@ class CurvatureSample(SampleColumns):
         Returns
         -------
         Array of shape (n, n_out), or (n, k)
-            In float64, replicated.
+            Product in float64, replicated.
         Array of shape (len(scalars),)
             The sums.
 
         Notes
         -----
-        Collective: one sum where there is a Jacobian, else a forward pass.
+        Collective: one sum if there is a Jacobian, else a forward pass.
         """
         if self._jacobian is None:
             return self.point.tangent(v).astype(np.float64), self.grid.sum_all(np.array(scalars, dtype=float))
@@ -176,7 +176,7 @@ class CurvatureSample(SampleColumns):
         return message[: q.size].reshape(q.shape), to_host(message[q.size :])
 
     def transposed_product(self, U: Array) -> Array:
-        """This rank's block of J^T u over the samples of all replicas, or of (R J)^T u with roots.
+        """Compute this rank's block of J^T u, or of (R J)^T u with roots, over the samples of all replicas.
 
         Parameters
         ----------
@@ -190,7 +190,7 @@ class CurvatureSample(SampleColumns):
 
         Notes
         -----
-        Collective where there is no Jacobian: a backward pass. With replicas a sum over them.
+        Collective if there is no Jacobian: a backward pass. With replicas a sum over them.
         """
         if self._jacobian is None:
             return self.pull_back(U)
@@ -198,7 +198,7 @@ class CurvatureSample(SampleColumns):
         return self.grid.sum_over_replicas(product)
 
     def pull_back(self, U: Array) -> Array:
-        """This rank's block of J^T u over the samples of all replicas, whether there are roots or not.
+        """Compute this rank's block of J^T u over the samples of all replicas, whether or not there are roots.
 
         Parameters
         ----------
@@ -212,17 +212,17 @@ class CurvatureSample(SampleColumns):
 
         Notes
         -----
-        Collective where the Jacobian of all outputs is not known: a backward pass. With replicas a sum over them.
+        Collective if the Jacobian of all outputs is not known: a backward pass. With replicas a sum over them.
         """
         product = self.backend.zeros(self.layout.n_params)
         self.point.network.add_products(self.point.activations, self._backpropagate(self.backend.asarray(U)), product)
         return self.grid.sum_over_replicas(product)
 
     def products(self, directions: Sequence[Array]) -> tuple[list[Array], LossHessian]:
-        """J d of some directions, summed over the ranks of a replica.
+        """Compute J d for some directions, summed over the ranks of a replica.
 
-        A sketch knows less of a direction that was found with it than of others, so J d is then taken by forward
-        differentiation, exactly.
+        A sketch is less accurate for a direction that was computed with it than for others, so with a sketch J d is
+        computed exactly, by forward differentiation.
 
         Parameters
         ----------
@@ -234,16 +234,16 @@ class CurvatureSample(SampleColumns):
         list of Array of shape (n, n_out)
             J d in float64, replicated.
         LossHessian
-            B of the rows of J d.
+            B for the rows of J d.
 
         Notes
         -----
-        Collective: one sum of k |S| n_out numbers where the Jacobian is known for all outputs, else a forward pass a
-        direction.
+        Collective: one sum of k |S| n_out numbers if the Jacobian is known for all outputs, else a forward pass for
+        each direction.
         """
         if self._jacobian is None or (self._rooted and not self._exact):
             return [self.point.tangent(d).astype(np.float64) for d in directions], self.point.loss_hessian
-        # products have the precision of the network: their sums need no other
+        # products have the precision of the network: summing them needs no more
         parts = self.backend.xp.stack([self._jacobian.matvec(d) for d in directions])
         sums = self.grid.sum_all(parts).astype(np.float64)
         return [sums[a] for a in range(len(directions))], self.loss_hessian
@@ -251,11 +251,11 @@ class CurvatureSample(SampleColumns):
     # --- beyond the linear model
 
     def outputs(self, params: Array) -> Array:
-        """Outputs of the samples at another point, such as params + d (collective, as :meth:`Point.outputs`)."""
+        """Compute the outputs of the samples at another point, such as params + d (see :meth:`Point.outputs`)."""
         return self.point.outputs(params)
 
     def curve(self, direction: Array) -> tuple[Array, Array]:
-        """First and second derivative of the outputs along a direction: J d, and d^2/dt^2 z(params + t d) at t = 0.
+        """Compute two derivatives of the outputs along a direction: J d, and d^2/dt^2 z(params + t d) at t = 0.
 
         Parameters
         ----------
@@ -265,7 +265,7 @@ class CurvatureSample(SampleColumns):
         Returns
         -------
         tuple of Array of shape (n, n_out)
-            Replicated; exact but for rounding, without the kinks of ``relu``.
+            Replicated; exact up to rounding, ignoring the kinks of ``relu``.
 
         Notes
         -----
@@ -276,7 +276,7 @@ class CurvatureSample(SampleColumns):
         return curves[0, 0], curves[1, 0]
 
     def bend(self, direction: Array) -> Array:
-        """Second derivative of the residuals along a direction, as rows of the Jacobian of exact roots.
+        """Compute the second derivative of the residuals along a direction, as rows of the Jacobian of exact roots.
 
         Parameters
         ----------
@@ -286,8 +286,8 @@ class CurvatureSample(SampleColumns):
         Returns
         -------
         Array of shape (n, k)
-            R times that of the outputs; where derivatives in the inputs ride along, and residuals are no linear
-            functions of them, by central differences of the residuals themselves.
+            R times that of the outputs. If derivatives in the inputs are carried along and residuals are not linear in
+            them, it is computed by central differences of the residuals themselves.
 
         Notes
         -----
@@ -304,7 +304,7 @@ class CurvatureSample(SampleColumns):
         return bent
 
     def diagonal(self) -> Array:
-        r"""Exact diagonal of the undamped matrix without 1/C, computed once.
+        r"""Compute the exact diagonal of the undamped matrix without 1/C, once.
 
         .. math:: \Big( |S|^{-1} \sum_{i \in S} J_i^T B_i J_i \Big)_{aa}
             = |S|^{-1} \sum_{i \in S} \sum_k (c_{ik}^T J_i)_a^2, \qquad B_i = \sum_k c_{ik} c_{ik}^T
@@ -312,12 +312,12 @@ class CurvatureSample(SampleColumns):
         Returns
         -------
         Array of shape (n_params_local,)
-            This rank's part, over the samples of all replicas; of the sketched matrix where there is a sketch.
+            This rank's part, over the samples of all replicas; with a sketch, that of the sketched matrix.
 
         Notes
         -----
-        Without a Jacobian collective: a backward pass an output. With replicas a sum over them. In dense layers it
-        costs n_out products with D and one with the inputs, in convolutions n_out products with both.
+        Collective without a Jacobian: a backward pass for each output. With replicas a sum over them. Dense layers need
+        n_out products with D and one with the inputs, convolutions n_out products with both.
         """
         if self._diagonal is None:
             self._diagonal = self.backend.zeros(self.layout.n_params)
@@ -337,7 +337,7 @@ class CurvatureSample(SampleColumns):
         return self._diagonal
 
     def _root_cotangents(self) -> Iterator[dict[int, Array]]:
-        """Cotangents of the own output groups, for one after the other of the roots of B."""
+        """Yield the cotangents of the own output groups for each root of B."""
         if self._rooted:
             unit = self.backend.zeros(self.jacobian.n_samples, self.jacobian.n_out)
             for a in range(self.jacobian.n_out):
@@ -353,27 +353,27 @@ class CurvatureSample(SampleColumns):
     def summarise(
         self, direction: Array, groups: ParameterGroups, regularization: float, penalised: Array | None = None
     ) -> Summary:
-        """First, second and third derivatives of these samples' objective along the groups of a direction.
+        """Compute three derivatives of these samples' objective along the groups of a direction.
 
         Parameters
         ----------
         direction : Array of shape (n_params_local,)
             This rank's block.
         groups : ParameterGroups
-            Its cut.
+            Division of the direction into groups.
         regularization : float
             1/C.
         penalised : Array of shape (n_params_local,) or None
-            1 for variables that are regularised, 0 for others; None: all are.
+            1 for regularised variables, 0 for others; None if all are regularised.
 
         Returns
         -------
         Summary
-            Derivatives of the mean loss of these samples and the regularisation; replicated.
+            Derivatives of the mean loss of these samples plus the regularisation; replicated.
 
         Notes
         -----
-        Collective, as :func:`~distnewton.curvature.group_summaries.summarise` and :meth:`loss_cotangents`.
+        Collective, like :func:`~distnewton.curvature.group_summaries.summarise` and :meth:`loss_cotangents`.
         """
         cotangents = self.loss_cotangents()
         return summarise(self.point, cotangents, direction, groups, regularization, self.n_samples, penalised)
@@ -381,7 +381,7 @@ class CurvatureSample(SampleColumns):
     # --- cotangents
 
     def loss_cotangents(self) -> dict[int, Array]:
-        """Cotangents of the own output groups for the gradient of each sample's weighted loss.
+        """Compute the cotangents of the own output groups for the gradient of each sample's weighted loss.
 
         Returns
         -------
@@ -390,29 +390,29 @@ class CurvatureSample(SampleColumns):
 
         Notes
         -----
-        Collective where neither the Jacobian of all outputs nor the gradient's own backward pass has them already.
+        Collective unless the Jacobian of all outputs, or the gradient's own backward pass, already provides them.
         """
         if self._deltas is None:
             self._deltas = self._backpropagate(self.point.loss_gradient)
         return self._deltas
 
     def random_cotangents(self) -> dict[int, Array]:
-        """Cotangents as of :meth:`loss_cotangents`, for random outputs c with E[c c^T] = B; one backward pass."""
+        """Compute such cotangents for random outputs c with E[c c^T] = B; one backward pass."""
         if self._jacobian is not None and self._rooted:
-            # a random sign for each stored row: its square has the same mean as the sum of the rows' squares
+            # a random sign for each stored row: the squared sum has the same mean as the sum of the rows' squares
             n, k = self._jacobian.n_samples, self._jacobian.n_out
             return self._expand(like(self.point.activations.output, random_signs(self.draws, n, k)))
         c = self.point.loss_hessian.roots(1, self.draws)[:, 0, :]
         return self._backpropagate(self.backend.asarray(c))
 
     def _backpropagate(self, U: Array) -> dict[int, Array]:
-        """Cotangents of the own output groups for cotangents U of the outputs."""
+        """Compute the cotangents of the own output groups for cotangents U of the outputs."""
         if self._jacobian is not None and not self._rooted:
             return self._expand(U)
         return self.point.backpropagate(U)
 
     def _expand(self, U: Array) -> dict[int, Array]:
-        """Cotangents of the own output groups from the Jacobian's factors; no communication."""
+        """Compute the cotangents of the own output groups from the Jacobian's factors; no communication."""
         jacobian, deltas = self.jacobian, {}
         for m, part in jacobian.parts.items():
             n_elements = self.layout.blocks[m].shape[1] * part.layer.shape.n_elements
@@ -424,12 +424,12 @@ class CurvatureSample(SampleColumns):
 
     @property
     def draws(self) -> Draws:
-        """The random numbers of this replica's samples."""
+        """Random numbers for this replica's samples."""
         return self.generator if self.share.whole else OwnDraws(self.generator, self.share)
 
     @property
     def generator(self) -> np.random.Generator:
-        """Random numbers of this sample, other ones at each call."""
+        """Random numbers of this sample; new ones at each call."""
         if self._generator is None:
             raise RuntimeError("this sample was given no random numbers")
         return self._generator

@@ -1,4 +1,4 @@
-"""The default number of random cotangents that stand for the outputs of a sample."""
+"""The default number of random cotangents that replace the outputs of a sample."""
 
 from __future__ import annotations
 
@@ -6,38 +6,38 @@ from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.partition import Partition
 
 FEW_OUTPUTS = 64
-"""Networks with at most so many outputs keep them all. With the factor below the output kept as two small parts, a
+"""Networks with at most this many outputs keep them all. With the factor below the output kept as two small parts, a
 sketch of 4 saved no time on 26 outputs, and its noise cost some iterations."""
 ENOUGH = 16
-"""On 676 outputs (pairs of letters, 5 % of 40,000 samples) 4 and 16 reached the same accuracy in the same seconds, 60
-took 2.2 times as long and all outputs more than 3 times; the Jacobian of 16 rows costs a quarter of the gradient
-there. More rows are the safer of two equals: they are less noisy."""
+"""On 676 outputs (pairs of letters, 5 % of 40,000 samples) sketches of 4 and 16 reached the same accuracy in the same
+time; 60 took 2.2 times as long and all outputs more than 3 times. The Jacobian of 16 rows cost a quarter of the
+gradient. Of the two equally fast sketches the larger is safer, since it is less noisy."""
 _FEWEST = 4
 
 
 def auto_sketch(
     shape: NetworkShape, partition: Partition, n_curvature: int, itemsize: int, memory_bytes: float
 ) -> int:
-    """Random cotangents a sample, 0 for all outputs; the same on all ranks.
+    """Choose the number of random cotangents per sample, 0 for all outputs; the same on all ranks.
 
     Parameters
     ----------
     shape : NetworkShape
         Layers.
     partition : Partition
-        Who owns what.
+        Partition of the network over the ranks.
     n_curvature : int
-        Samples of the curvature.
+        Size of the curvature sample.
     itemsize : int
-        Bytes of a number.
+        Bytes per number.
     memory_bytes : float
         Memory that a rank may use for the Jacobian.
 
     Returns
     -------
     int
-        0 for up to :data:`FEW_OUTPUTS` outputs, and for images as long as memory holds all rows, which are as large as
-        the images of each layer; else :data:`ENOUGH`, or as many as memory holds if that is less.
+        0 for up to :data:`FEW_OUTPUTS` outputs, and for images if all rows, which are as large as the images of each
+        layer, fit in memory; else :data:`ENOUGH`, or fewer if memory holds fewer.
     """
     fitting = int(memory_bytes / (max(1, n_curvature) * widest_row(shape, partition) * itemsize))
     if partition.widths[-1] <= (FEW_OUTPUTS if shape.image_shape is None else min(FEW_OUTPUTS, fitting)):
@@ -46,7 +46,7 @@ def auto_sketch(
 
 
 def widest_row(shape: NetworkShape, partition: Partition) -> int:
-    """Numbers of a row of the Jacobian's factors, of a sample, on the rank with most of them."""
+    """Numbers per sample in a row of the Jacobian's factors, on the rank with the most."""
     sizes = [
         sum(block.shape[1] * shape.layers[block.layer - 1].n_values for block in partition.blocks(rank))
         for rank in range(partition.n_ranks)

@@ -1,1 +1,1 @@
-"""Conjugate gradients, line search and damping; they know no network."""
+"""Conjugate gradients, line search and damping, independent of networks."""

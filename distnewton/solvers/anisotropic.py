@@ -2,11 +2,11 @@ r"""Step sizes of groups of variables from a cubic model ([GN3], arXiv 2312.0388
 
 .. math:: \eta = \Big(\bar H + \frac{\lambda}{2} \|D \eta\| D^2\Big)^{-1} \bar g, \qquad D_s = |D^3_s|^{1/3}
 
-Of several solutions the one of largest ||D eta||: there the matrix is positive definite. r = ||D eta|| is found by
-bisection. Below it the matrix is not positive definite or the solution of the linear system is longer than r; above it
-is shorter, since its length falls as r grows. No group is left out because its D_s is small: rescaling a group changes
-D_s, but not the step, and in deep sigmoid networks some are 1e-6 of the largest. Each system is solved in variables
-that make the diagonal of its matrix 1, so that scales cost no digits.
+Of several solutions it takes the one with the largest ||D eta||, where the matrix is positive definite. r = ||D eta||
+is found by bisection: for smaller r the matrix is not positive definite or the solution of the linear system is longer
+than r; for larger r it is shorter, since its length falls as r grows. No group is dropped for a small D_s: rescaling a
+group changes D_s but not the step, and in deep sigmoid networks some are 1e-6 of the largest. Each system is solved in
+variables that make the diagonal of its matrix 1, so scales cost no digits.
 
 Groups with D_s = 0, whose third derivative vanishes identically, are eliminated first; they need a positive definite
 part of Hbar.
@@ -26,14 +26,14 @@ _WIDEN = 1e3
 
 @np.errstate(over="ignore", invalid="ignore")
 def step_sizes(H: Array, g: Array, third: Array, internal_damping: float) -> Array | None:
-    """Step size of each group.
+    """Compute the step size of each group.
 
     Parameters
     ----------
     H : Array of shape (n_groups, n_groups)
         Hbar, symmetric; groups whose row and gradient are zero get 0.
     g : Array of shape (n_groups,)
-        gbar; a step goes against the direction, so positive sizes lead down where g is positive.
+        gbar; a step goes against the direction, so positive sizes lead downhill where g is positive.
     third : Array of shape (n_groups,)
         Third derivative along each group.
     internal_damping : float
@@ -42,8 +42,8 @@ def step_sizes(H: Array, g: Array, third: Array, internal_damping: float) -> Arr
     Returns
     -------
     Array of shape (n_groups,) or None
-        None where no matrix of the family that solves the equation is positive definite: an indefinite Hbar without
-        damping, or along groups whose third derivatives are zero; and for numbers that are not finite.
+        None if no matrix of the family that solves the equation is positive definite (an indefinite Hbar without
+        damping, or along groups whose third derivatives are zero), or if numbers are not finite.
     """
     H, g = np.asarray(H, np.float64), np.asarray(g, np.float64)
     D = np.cbrt(np.abs(np.asarray(third, np.float64)))
@@ -69,7 +69,7 @@ def step_sizes(H: Array, g: Array, third: Array, internal_damping: float) -> Arr
 
 
 def _solve(A: Array, B: Array) -> Array | None:
-    """Solution of A X = B, or None where A is not positive definite beyond rounding; the scale of groups is free."""
+    """Solve A X = B; None if A is not positive definite beyond rounding. The result does not depend on group scales."""
     if not len(A):
         return B
     diagonal = A.diagonal()
@@ -95,13 +95,13 @@ def _cubic(A: Array, b: Array, D: Array, c: float) -> Array | None:
         return _solve(A + c * r * np.diag(D**2), b)
 
     def too_short(r: float) -> bool:
-        """Whether the length is above r."""
+        """Whether the solution is longer than r."""
         eta = solution(r)
         return eta is None or float(np.linalg.norm(D * eta)) > r
 
     newton = solution(0.0)
     if newton is not None:
-        # the length falls with r, so that the longest is a bound
+        # the length falls with r, so the largest length is a bound
         high = float(np.linalg.norm(D * newton))
         if high == 0.0:
             return newton
@@ -111,13 +111,13 @@ def _cubic(A: Array, b: Array, D: Array, c: float) -> Array | None:
     low, high = _bisected(too_short, high)
     if not np.isfinite(high):
         return None
-    # without a solution the length jumps from infinity to below r where the matrix becomes positive definite: the hard
-    # case, in which g has nothing along the direction of negative curvature
+    # if there is no solution, the length jumps from infinity to below r where the matrix becomes positive definite:
+    # the hard case, in which g has no component along the direction of negative curvature
     return solution(high) if solution(low) is not None else None
 
 
 def _bisected(too_short: Callable[[float], bool], high: float) -> tuple[float, float]:
-    """Neighbouring numbers of which the first is too short and the second is not; infinite where all are too short."""
+    """Adjacent numbers, the first too short and the second not; infinite if all are too short."""
     while np.isfinite(high) and too_short(high):
         high *= _WIDEN
     if not np.isfinite(high):

@@ -1,4 +1,4 @@
-r"""Cholesky factorisation of a matrix that no rank could hold: block columns dealt out to the ranks in turn.
+r"""Cholesky factorisation of a matrix too large for any rank: block columns are distributed cyclically over the ranks.
 
 Each rank holds the lower part of its block columns, N^2 / (2 P) numbers, which its part of the factor overwrites. Step
 j sends block column j of the factor to all ranks, which subtract its products from their own later columns (the
@@ -15,27 +15,27 @@ from distnewton.errors import NumericalError
 from distnewton.parallel.collectives import Communicator
 
 MOST_REPLICATED = 2048
-"""Most rows of a matrix that every rank factorises."""
+"""Largest number of rows of a matrix that every rank factorises."""
 _N_COPIES = 3
-"""Matrices of N x N that live at once then: K, its factor, and one more in float64 where float32 cannot factorise."""
+"""N x N matrices in memory at once in that case: K, its factor, and one in float64 if float32 cannot factorise it."""
 _N_PANELS = 6
-"""Block columns that live at once else, beside what is dealt out."""
+"""Block columns in memory at once otherwise, besides a rank's own."""
 GROUPS = 4
-"""Groups of block columns a rank that are made at a time: each has N^2 / (4 P) numbers at most."""
+"""Groups of block columns per rank, computed one at a time: each has at most N^2 / (4 P) numbers."""
 _WIDEST, _NARROWEST = 128, 32
 _PANELS = 32
-"""Block columns a rank, so that all have about as much and a block column is small against what a rank holds."""
+"""Block columns per rank: enough to balance the load and to keep a block column small against a rank's share."""
 
 
 def block_bounds(n: int, unit: int, n_ranks: int) -> list[int]:
-    """Where the block columns of a matrix of n rows begin, and n; multiples of a unit.
+    """Compute the starts of the block columns of a matrix of n rows, followed by n; multiples of a unit.
 
     Parameters
     ----------
     n, unit : int
-        Rows of the matrix, and rows that stay together.
+        Rows of the matrix, and number of rows that stay together.
     n_ranks : int
-        Ranks.
+        Number of ranks.
 
     Returns
     -------
@@ -46,14 +46,14 @@ def block_bounds(n: int, unit: int, n_ranks: int) -> list[int]:
 
 
 def system_size(n_rows: int, n_ranks: int) -> int:
-    """Numbers that a rank holds for a system of so many rows.
+    """Count the numbers that a rank holds for a system with this many rows.
 
     Parameters
     ----------
     n_rows : int
-        Rows.
+        Rows of the system.
     n_ranks : int
-        Ranks that share it.
+        Number of ranks that share it.
 
     Returns
     -------
@@ -63,7 +63,7 @@ def system_size(n_rows: int, n_ranks: int) -> int:
     if n_rows <= MOST_REPLICATED:
         return replicated
     width = block_bounds(n_rows, 1, n_ranks)[1]
-    # a rank has at most one block column more than the others, and those of the left are the longest
+    # a rank has at most one block column more than the others; the leftmost are the longest
     dealt = n_rows**2 // (2 * n_ranks) + n_rows**2 // (GROUPS * n_ranks) + (_N_PANELS + 1) * width * n_rows
     # a matrix that is smaller never takes more
     return max(replicated, dealt)
@@ -79,17 +79,17 @@ class BlockCholesky:
     backend : Backend
         Makes arrays.
     bounds : sequence of int
-        Where block columns begin, and the number of rows n.
+        Starts of the block columns, followed by the number of rows n.
     columns : callable
         (start, stop) -> this rank's part of the columns, of shape (n - start, stop - start), from row ``start`` on: A
         is the sum over the ranks.
     shift : float
-        Added to the diagonal of A.
+        Number added to the diagonal of A.
 
     Attributes
     ----------
     norm : float
-        The largest sum of absolute values of a column: the 1-norm of A.
+        1-norm of A: the largest sum of absolute values in a column.
 
     Raises
     ------
@@ -98,7 +98,7 @@ class BlockCholesky:
 
     Notes
     -----
-    Collective: two sums a block column, together of N^2 numbers.
+    Collective: two sums for each block column, of N^2 numbers in total.
     """
 
     def __init__(
@@ -141,7 +141,7 @@ class BlockCholesky:
                 panel[:width] = xp.tril(L)
                 panel[width:] = self._backend.solve_triangular(L, panel[width:].T, transposed=False).T
             except NumericalError:
-                # the others wait for the panel, which says it
+                # the other ranks wait for the panel, so the panel carries the failure
                 panel[...] = xp.nan
         else:
             panel = self._backend.zeros(self._n - start, width)
@@ -154,21 +154,21 @@ class BlockCholesky:
                 block -= panel[first:] @ panel[first : first + block.shape[1]].T
 
     def solve(self, b: Array) -> Array:
-        """Solution of A x = b.
+        """Solve A x = b.
 
         Parameters
         ----------
         b : Array of shape (n,)
-            Replicated.
+            Right-hand side, replicated.
 
         Returns
         -------
         Array of shape (n,)
-            Replicated.
+            Solution, replicated.
 
         Notes
         -----
-        Collective: two small sums a block column.
+        Collective: two small sums for each block column.
         """
         x, products = b.copy(), self._backend.zeros(self._n)
         for j, (start, stop) in enumerate(self._blocks):

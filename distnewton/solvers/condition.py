@@ -1,4 +1,4 @@
-"""Condition numbers of matrices that are known by their factor."""
+"""Condition numbers of matrices given by a factorisation."""
 
 from __future__ import annotations
 
@@ -10,24 +10,24 @@ _MOST_STEPS = 2
 
 
 def inverse_norm(solve: Callable[[Array], Array], x: Array) -> float:
-    """Estimate of the 1-norm of the inverse of a symmetric matrix: Hager's method, a lower bound that is mostly sharp.
+    """Estimate the 1-norm of a symmetric matrix's inverse by Hager's method, a lower bound that is usually sharp.
 
     Parameters
     ----------
     solve : callable
         b -> A^{-1} b.
     x : Array of shape (n,)
-        Overwritten; says where arrays lie, and their dtype.
+        Overwritten; determines the dtype and the device of arrays.
 
     Returns
     -------
     float
-        0 without rows.
+        Estimate; 0 without rows.
 
     Notes
     -----
-    At most four solves; collective where these are. See Higham, Accuracy and Stability of Numerical Algorithms (2002),
-    algorithm 15.1, which LAPACK's xPOCON follows.
+    At most four solves; collective if these are. See Higham, Accuracy and Stability of Numerical Algorithms (2002),
+    algorithm 15.1, on which LAPACK's xPOCON is based.
     """
     if not x.size:
         return 0.0

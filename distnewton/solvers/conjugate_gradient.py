@@ -1,6 +1,6 @@
 r"""Conjugate gradients for (G + lambda I) d = -g, one step at a time.
 
-A step at a time, because between two steps a rank may learn that enough others have finished.
+CG advances step by step so that a rank can learn between two steps that enough others have finished.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from distnewton.errors import NumericalError
 
 
 class Progress:
-    r"""Martens' stopping rule of CG [HF]: the quadratic model hardly improves any more.
+    r"""Martens' stopping rule for CG [HF]: stop when the quadratic model hardly improves any more.
 
     .. math:: \phi_i < 0 \;\text{and}\; (\phi_i - \phi_{i-k}) / \phi_i < k \epsilon, \qquad k = \max(10, i / 10)
 
@@ -25,9 +25,9 @@ class Progress:
     Parameters
     ----------
     epsilon : float
-        Relative progress a step; 0 never stops.
+        Relative progress per step below which CG stops; 0 never stops.
     start : float
-        phi of the starting point.
+        phi at the starting point.
     """
 
     def __init__(self, epsilon: float, start: float = 0.0) -> None:
@@ -35,7 +35,7 @@ class Progress:
         self._values = [start]
 
     def step(self, decrease: float) -> None:
-        """Record a step: alpha r^T z / 2 is what it takes off phi."""
+        """Record a step, which reduces phi by alpha r^T z / 2."""
         self._values.append(self._values[-1] - decrease)
 
     @property
@@ -50,17 +50,17 @@ class Progress:
 
 @dataclass(frozen=True)
 class _Stop:
-    """When a system counts as solved."""
+    """The stopping criteria of a system."""
 
     max_steps: int
     min_steps: int
     b_norm: float  # norm of the right-hand side
-    target: float  # norm of the residual that is asked for
-    floor: float  # squared norm of a residual that is rounding only
+    target: float  # norm of the residual at which to stop
+    floor: float  # squared norm of a residual that consists of rounding errors
     progress: Progress  # of the quadratic model
 
     def met(self, n_steps: int, rr: float) -> bool:
-        """Whether to stop after so many steps, with that squared norm of the residual."""
+        """Whether to stop after a number of steps, given the squared norm of the residual."""
         if n_steps >= self.max_steps or rr <= self.floor:
             return True
         if n_steps < self.min_steps:
@@ -77,7 +77,7 @@ class ConjugateGradient:
     Parameters
     ----------
     matvec : callable
-        v -> A v; may return the same array at each call.
+        v -> A v; may return the same array on each call.
     b : Array of shape (n,)
         Right-hand side; not changed.
     dot : callable
@@ -85,20 +85,20 @@ class ConjugateGradient:
     tolerance : float
         Relative residual ||r|| / ||b|| at which the system counts as solved.
     max_steps, min_steps : int
-        Most and fewest steps.
+        Maximum and minimum number of steps.
     precondition : callable or None
-        r -> M^{-1} r, a new array; None is the identity.
+        r -> M^{-1} r, a new array; None for the identity.
     start : Array of shape (n,) or None
-        First iterate; None is zero, which saves a product.
+        First iterate; None for zero, which saves a product.
     progress : float
-        epsilon of Martens' rule; 0 switches the rule off.
+        epsilon of Martens' rule; 0 disables the rule.
 
     Attributes
     ----------
     x : Array of shape (n,)
         Current iterate.
     n_steps : int
-        Steps done.
+        Number of steps made.
     """
 
     def __init__(
@@ -138,12 +138,12 @@ class ConjugateGradient:
 
     @property
     def relative_residual(self) -> float:
-        """||b - A x|| / ||b||, 0 where b is zero."""
+        """||b - A x|| / ||b||, or 0 if b is zero."""
         return self.residual_norm / self._stop.b_norm if self._stop.b_norm else 0.0
 
     @property
     def finished(self) -> bool:
-        """Whether the stopping rule is met: the residual, the limit of steps, or nothing left but rounding."""
+        """Whether to stop: the residual is small enough, the step limit is reached, or only rounding errors remain."""
         return self._stop.met(self.n_steps, self._rr)
 
     def step(self) -> None:
@@ -152,7 +152,7 @@ class ConjugateGradient:
         Raises
         ------
         NumericalError
-            If p^T A p is not positive: with G + lambda I that cannot be.
+            If p^T A p is not positive, which is impossible for G + lambda I.
         """
         Ap = self._matvec(self._p)
         alpha = self._rz / check_curvature(self._dot(self._p, Ap), self.n_steps)
@@ -171,12 +171,12 @@ class ConjugateGradient:
 
 
 def rounding_floor(b: Array, squared_norm: float) -> float:
-    """Squared norm of a residual that is rounding only: its direction means nothing, nor does the curvature along it.
+    """Squared norm below which a residual is only rounding: its direction and curvature are then meaningless.
 
     Parameters
     ----------
     b : Array of shape (n,)
-        Right-hand side, or this rank's part of it; its dtype counts.
+        Right-hand side, or this rank's part of it; its dtype matters.
     squared_norm : float
         b^T b, over all ranks.
 
@@ -195,9 +195,9 @@ def check_curvature(curvature: float, n_steps: int, *, collective: bool = False)
     curvature : float
         p^T A p of a CG step.
     n_steps : int
-        Steps done before.
+        Number of steps made before.
     collective : bool
-        Whether all ranks refuse it alike.
+        Whether all ranks raise the error together.
 
     Returns
     -------

@@ -1,4 +1,4 @@
-"""Levenberg-Marquardt damping: what is added to the matrix, and how lambda follows the quality of predictions."""
+"""Levenberg-Marquardt damping: the matrix it adds, and the adaptation of lambda to the quality of predictions."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from dataclasses import dataclass
 from distnewton.backend import Array, add_scaled
 
 _FIRST_SHARE = 0.1
-"""First lambda as a share of the curvature along the gradient."""
+"""First lambda as a fraction of the curvature along the gradient."""
 _LARGEST_DROP = 1.0 / 3.0
 _FIRST_GROWTH = 2.0
-"""Of Nielsen's rule: the smallest factor of lambda, and that of a first failure."""
+"""Factors of Nielsen's rule: the smallest one of lambda, and the one after a first failure."""
 
 
 @dataclass(frozen=True)
@@ -21,40 +21,40 @@ class Shift:
 
     .. math:: S = P/C + \lambda D, \qquad D = I \;\text{or}\; \mathrm{diag}(G)
 
-    P is the identity, without the variables that are not penalised.
+    P is the identity without unpenalised variables.
 
     Attributes
     ----------
     mean : float
-        Mean of the diagonal over the variables of all ranks; the diagonal itself where P = D = I.
+        Mean of the diagonal over the variables of all ranks; the diagonal itself if P = D = I.
     diagonal : Array of shape (n_params_local,) or None
-        This rank's part of the diagonal; None where P = D = I.
+        This rank's part of the diagonal; None if P = D = I.
     """
 
     mean: float
     diagonal: Array | None = None
 
     def add_product(self, out: Array, v: Array, part: slice = slice(None)) -> None:
-        """Add S v to a vector, in place, for all variables or for a part of them."""
+        """Add S v to a vector in place, for all variables or for a part of them."""
         if self.diagonal is None:
             add_scaled(out[part], self.mean, v[part])
         else:
             out[part] += self.diagonal[part] * v[part]
 
     def inner(self, v: Array, squared_norm: float, dot: Callable[[Array, Array], float]) -> float:
-        """v^T S v of this rank's variables, whose squared norm is known."""
+        """Compute v^T S v over this rank's variables, given their squared norm."""
         return self.mean * squared_norm if self.diagonal is None else dot(v, self.diagonal * v)
 
 
 def penalised_part(v: Array, penalised: Array | None) -> Array:
-    """A vector with zeros for the variables that regularisation leaves out.
+    """Set the unpenalised variables of a vector to zero.
 
     Parameters
     ----------
     v : Array of shape (n_params_local,)
-        Of this rank's variables.
+        Vector of this rank's variables.
     penalised : Array of shape (n_params_local,) or None
-        1 for variables that are regularised, 0 for others; None: all are, and the vector itself is returned.
+        1 for regularised variables, 0 for others; None returns the vector itself.
 
     Returns
     -------
@@ -65,39 +65,39 @@ def penalised_part(v: Array, penalised: Array | None) -> Array:
 
 @dataclass
 class LevenbergMarquardt:
-    r"""Damping lambda and the rule that changes it.
+    r"""The damping lambda and the rule that changes it.
 
-    By simpleNN's rule lambda falls by the factor ``drop`` above a reduction ratio of ``good``, and grows by ``boost``
-    below ``bad``. By Nielsen's (Damping parameter in Marquardt's method, 1999) the factor follows the ratio,
+    simpleNN's rule multiplies lambda by ``drop`` if the reduction ratio is above ``good``, and by ``boost`` if it is
+    below ``bad``. In Nielsen's rule (Damping parameter in Marquardt's method, 1999) the factor follows the ratio,
 
     .. math:: \lambda \leftarrow \lambda \max\big(\tfrac13,\, 1 - (2 \rho - 1)^3\big),
 
     but above ``good`` it is at most ``drop``: near 1/2 Nielsen's hardly moves lambda, and the ratio of a subsample's
     model often lies there. Failures in a row raise lambda by 2, 4, 8 and so on.
 
-    simpleNN drops lambda above a ratio of 0.75, this class from 0.5 on: the model is a subsample's and the objective
-    everyone's, so that good directions often land in between. The objective after 100 iterations was equal to the
-    other's or up to 3 % lower on digits, letter, abalone, protein, diabetes and rcv1 (``benchmarks.damping``), and on
-    MNIST 97.8 % were reached in 27 iterations instead of more than 60.
+    simpleNN drops lambda above a ratio of 0.75, this class from 0.5 on: the model uses a subsample but the objective
+    all samples, so ratios of good directions often lie in between. The objective after 100 iterations was equal to that
+    of simpleNN's rule or up to 3 % lower on digits, letter, abalone, protein, diabetes and rcv1
+    (``benchmarks.damping``), and MNIST reached 97.8 % in 27 iterations instead of more than 60.
 
     Attributes
     ----------
     value : float
-        Current lambda; NaN until :meth:`begin` where it begins at the curvature's scale.
+        Current lambda; if it starts at the curvature's scale, NaN until :meth:`begin`.
     drop, boost : float
-        Factors after a good and after a bad prediction.
+        Factors after a good and a bad prediction.
     good, bad : float
-        A reduction ratio above ``good`` drops, below ``bad`` boosts.
+        Reduction ratios above which lambda drops, and below which it is boosted.
     minimum : float
-        lambda does not drop below this. Mini-batches need it ([SGN] has rho_min, too): where gradient, curvature and
-        objective are those of the same few samples the prediction is always good, and lambda would fall to nothing.
+        Lower bound of lambda. Mini-batches need it ([SGN] also has rho_min): if gradient, curvature and objective come
+        from the same few samples, the prediction is always good, and lambda would vanish.
     maximum : float
         lambda is not raised above this: a step no longer changes the variables there, and where batch after batch is
         rejected, as at a minimum, lambda would overflow.
     nielsen : bool
-        Whether Nielsen's rule holds.
+        Whether to use Nielsen's rule.
     growth : float
-        Factor of the next failure by it.
+        Its factor for the next failure.
     """
 
     value: float
@@ -112,16 +112,16 @@ class LevenbergMarquardt:
 
     @property
     def begun(self) -> bool:
-        """Whether there is a lambda."""
+        """Whether lambda has a value."""
         return not math.isnan(self.value)
 
     def begin(self, curvature: float) -> None:
-        """Take the first lambda from the curvature along the gradient.
+        """Set the first lambda from the curvature along the gradient.
 
         Parameters
         ----------
         curvature : float
-            g^T G g / g^T D g, D being what lambda is multiplied with.
+            g^T G g / g^T D g, where lambda multiplies D.
         """
         self.value = _FIRST_SHARE * curvature if curvature > 0.0 and math.isfinite(curvature) else 1.0
 
@@ -141,7 +141,7 @@ class LevenbergMarquardt:
         self.value = min(max(self.value * factor, min(self.value, self.minimum)), max(self.value, self.maximum))
 
     def reject(self) -> None:
-        """Raise lambda after a direction that led nowhere."""
+        """Raise lambda after a direction without an acceptable step."""
         factor = self.boost
         if self.nielsen:
             factor, self.growth = self.growth, 2.0 * self.growth
@@ -149,7 +149,7 @@ class LevenbergMarquardt:
 
 
 def reduction_ratio(actual: float, slope: float, curvature: float, step_size: float) -> float:
-    r"""Actual over predicted change of the objective at the accepted step.
+    r"""Ratio of the actual to the predicted change of the objective in the accepted step.
 
     .. math:: \rho = \frac{f(\theta + \alpha d) - f(\theta)}{\alpha g^T d + \alpha^2 d^T G d / 2}
 
@@ -167,7 +167,7 @@ def reduction_ratio(actual: float, slope: float, curvature: float, step_size: fl
     Returns
     -------
     float
-        NaN where the model predicts no change at all.
+        NaN if the model predicts no change at all.
     """
     predicted = step_size * slope + 0.5 * step_size**2 * curvature
     return actual / predicted if predicted != 0.0 else math.nan

@@ -1,11 +1,11 @@
-"""When a damped least-squares problem is solved for its variables, by QR, and what that takes."""
+"""Whether a damped least-squares problem is solved for its variables, by QR, and the memory for that."""
 
 from __future__ import annotations
 
 MOST_VARIABLES = 2048
-"""Most variables of a system that every rank factorises."""
+"""Largest number of variables of a system that every rank factorises."""
 MOST_NUMBERS = 1 << 24
-"""Most numbers of J, which every rank holds twice while it is factorised: 256 MB, on every grid alike."""
+"""Largest size of J, which every rank holds twice during the factorisation: 256 MB, the same on every grid."""
 
 
 def solves_for_variables(n_rows: int, n_params: int) -> bool:
@@ -14,5 +14,5 @@ def solves_for_variables(n_rows: int, n_params: int) -> bool:
 
 
 def variable_system_bytes(n_rows: int, n_params: int) -> float:
-    """Bytes of a rank for J and the residuals, in float64, while they are factorised."""
+    """Bytes that a rank needs for J and the residuals, in float64, during the factorisation."""
     return 16.0 * n_rows * (n_params + 1)

@@ -12,18 +12,18 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class LineSearchResult(Generic[T]):
-    """Where a line search ended.
+    """The result of a line search.
 
     Attributes
     ----------
     step_size : float
-        Accepted alpha, 0 when no trial decreased enough.
+        Accepted alpha; 0 if no trial decreased the objective enough.
     value : float
-        Objective there (at alpha = 0, the starting value).
+        Objective at that alpha; for alpha = 0 the starting value.
     trials : int
-        Evaluations of the objective.
+        Number of evaluations of the objective.
     state : object or None
-        What the accepted evaluation left, for its gradient; None without an accepted trial.
+        State of the accepted evaluation, for its gradient; None without an accepted trial.
     """
 
     step_size: float
@@ -56,7 +56,7 @@ def backtrack(
     shrink : float
         Factor from one trial to the next.
     max_trials : int
-        Most evaluations.
+        Maximum number of evaluations.
 
     Returns
     -------
@@ -64,7 +64,7 @@ def backtrack(
 
     Notes
     -----
-    A trial that is not finite is no decrease. A slope that is not negative ends the search before its first trial.
+    A non-finite trial counts as no decrease. If the slope is not negative, the search ends before its first trial.
     """
     if not slope < 0.0:
         return LineSearchResult(0.0, value, 0, None)
@@ -74,5 +74,5 @@ def backtrack(
         if math.isfinite(trial_value) and trial_value <= value + sufficient_decrease * step_size * slope:
             return LineSearchResult(step_size, trial_value, trial, state)
         step_size *= shrink
-        del state  # as large as the point's own: never two trials at once
+        del state  # as large as the point's own state: never keep two trials at once
     return LineSearchResult(0.0, value, max_trials, None)
