@@ -1,1 +1,1 @@
-"""What a run shows, during and after."""
+"""Output about runs, while they train and afterwards."""

@@ -25,7 +25,7 @@ _RMSE_FACTORS = (2.0, 1.2, 1.05)
 
 
 class Comparison:
-    """Runs, the best of each method, and what they are shown as.
+    """The runs of a comparison, the best of each method, and their table and picture.
 
     Parameters
     ----------
@@ -34,7 +34,7 @@ class Comparison:
     seconds : float
         Training time of each run.
     levels : sequence of float
-        Values of the metric whose time is asked for; empty: the highest usual ones that a run has reached.
+        Values of the metric whose times are shown; if empty, the highest usual ones that a run has reached.
     """
 
     def __init__(self, summary: RunSummary, seconds: float, levels: Sequence[float] = ()) -> None:
@@ -45,7 +45,7 @@ class Comparison:
 
     @property
     def levels(self) -> list[float]:
-        """Values of the metric whose time is shown, the hardest last."""
+        """Values of the metric whose times are shown, the hardest last."""
         if self._levels:
             return sorted(self._levels, reverse=self.scale.lower)
         reached = [best for trial in self.trials if not math.isnan(best := self.scale.best(trial.history))]
@@ -56,7 +56,7 @@ class Comparison:
         return [level for level in _USUAL_LEVELS if level <= max(reached)][-3:]
 
     def best_trials(self) -> list[Trial]:
-        """The best run of each method: that which reaches most levels, and the hardest of these first."""
+        """Choose the best run of each method: it reaches the most levels, and the hardest of these first."""
         methods = dict.fromkeys(trial.entry.method for trial in self.trials)
         return [min((t for t in self.trials if t.entry.method == m), key=self._rank) for m in methods]
 
@@ -65,7 +65,7 @@ class Comparison:
         return *times, self.scale.cost(self.scale.best(trial.history))
 
     def header(self) -> list[str]:
-        """What was compared, a line each."""
+        """Describe what was compared, in lines."""
         s = self._summary
         test = f", {s.test.n_samples:,} test samples" if s.test else ""
         network, partition, machine = s.config.network, s.partition, s.machine
@@ -76,17 +76,17 @@ class Comparison:
             f"ranks: {machine.n_ranks} with {machine.n_threads} BLAS thread(s) each, "
             f"splits {splits_title(partition.splits, machine.n_replicas)}"
             + (f", {machine.mpi_library}" if machine.mpi_library else ""),
-            f"{self._seconds:g} seconds of training a run, evaluation left out; times are those of the slowest rank",
+            f"{self._seconds:g} seconds of training a run, without evaluation; times are those of the slowest rank",
         ]
 
     def columns(self) -> list[str]:
-        """Names of the table's columns."""
+        """List the names of the table's columns."""
         times = [f"s to {level:g}" for level in self.levels]
         counts = ["iterations", "steps", "s", "MB", "wait s"]
         return ["method", *times, f"best {self.scale.title}", "last", "objective", *counts]
 
     def rows(self) -> list[list[str]]:
-        """A row a method."""
+        """Make a row for each method."""
         return [self._row(trial) for trial in self.best_trials()]
 
     def _row(self, trial: Trial) -> list[str]:
@@ -109,7 +109,7 @@ class Comparison:
         ]
 
     def line(self, trial: Trial) -> str:
-        """A run in one line."""
+        """Describe a run in one line."""
         if not trial.history:
             return f"{trial.entry.name}: {trial.failure}"
         last, best = trial.history[-1], self.scale.text(self.scale.best(trial.history))
@@ -118,13 +118,13 @@ class Comparison:
         return f"{text}; {trial.failure}" if trial.failure else text
 
     def remarks(self) -> list[str]:
-        """Wins and losses at each level, what the learning rates cost, and failures."""
+        """Describe wins and losses at each level, the cost of the learning rates, and failures."""
         lines = [self._verdict(level) for level in self.levels]
         lines += filter(None, map(self._cost_of_rates, self.best_trials()))
         return lines + [f"{trial.entry.name}: ended early: {trial.failure}" for trial in self.trials if trial.failure]
 
     def _cost_of_rates(self, best: Trial) -> str:
-        """What a method's learning rates reached and cost; empty where there was one run."""
+        """Describe what a method's learning rates reached and cost; empty if there was one run."""
         trials = [trial for trial in self.trials if trial.entry.method == best.entry.method]
         if len(trials) == 1:
             return ""
@@ -137,7 +137,7 @@ class Comparison:
         return f"{rate:g}: " + ("nothing" if math.isnan(best) else self.scale.text(best))
 
     def _verdict(self, level: float) -> str:
-        """Who reached a level first, and by how much the others were later."""
+        """Say which method reached a level first, and how much later the others did."""
         times = sorted((self.scale.seconds_to(t.history, level), t.entry.name) for t in self.best_trials())
         reached = [(t, name) for t, name in times if not math.isinf(t)]
         if not reached:
@@ -149,7 +149,7 @@ class Comparison:
         return "; ".join([start, *late, *never])
 
     def table(self) -> Table:
-        """The table for a terminal."""
+        """Make the table for a terminal."""
         from rich.table import Table
 
         table = Table(title="comparison", title_justify="left")
@@ -160,7 +160,7 @@ class Comparison:
         return table
 
     def markdown(self) -> str:
-        """The same as a page of text."""
+        """Write the same as a Markdown page."""
         columns = self.columns()
         lines = ["# Comparison", "", *(f"- {line}" for line in self.header()), ""]
         lines += [_markdown_row(columns), _markdown_row(["---", *["---:"] * (len(columns) - 1)])]
@@ -170,7 +170,7 @@ class Comparison:
     def save_picture(self, path: Path) -> None:
         """Draw metric and objective of the best run of each method against seconds and iterations.
 
-        Accuracy and AUC are drawn as what they lack of 1, on a logarithmic scale: that is where methods differ.
+        Accuracy and AUC are drawn as 1 minus their value on a logarithmic scale, which shows how methods differ.
 
         Parameters
         ----------
@@ -186,7 +186,7 @@ class Comparison:
             self.scale.title if self.scale.lower else f"1 - {self.scale.title}": self.scale.error,
             "objective": lambda record: record.objective,
         }
-        # time zero has no logarithm: linear up to a hundredth of the run
+        # time zero has no logarithm: the axis is linear up to a hundredth of the run
         places: dict[str, tuple[Callable[[IterationRecord], float], float]] = {
             "seconds of training": (lambda record: record.training_seconds, self._seconds / 100),
             "iterations": (lambda record: record.iteration, 1.0),

@@ -1,4 +1,4 @@
-"""Drawing by matplotlib, for the report's page and for files, whatever the user's own settings of it are."""
+"""Drawing with matplotlib, for the report's page and for files, independent of the user's matplotlib settings."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ N_COLOURS = 6
 _SVG, _HREF = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 _UNUSED = {"id", "clip-path", _HREF}
 _DPI = 72
-"""Dots per inch of SVG, so that a point is one pixel of the page."""
+"""Dots per inch of SVG, at which a point is one pixel of the page."""
 _NAMES = {colour: name for name, colour in LIGHT.items()}
 _SETTINGS: dict[str, Any] = {
-    # text stays text, and a dollar sign in the name of a run starts no formula
+    # keep text as text, and do not let a dollar sign in the name of a run start a formula
     "svg.fonttype": "none", "text.parse_math": False, "font.size": 11.0,
     "axes.labelsize": 11.0, "axes.titlesize": 11.0, "legend.fontsize": 11.0, "xtick.labelsize": 10.5,
     "ytick.labelsize": 10.5, "text.color": LIGHT["ink"], "axes.labelcolor": LIGHT["dim"], "xtick.color": LIGHT["dim"],
@@ -38,16 +38,16 @@ _SETTINGS: dict[str, Any] = {
 
 @dataclass(frozen=True)
 class Tip:
-    """What the pointer shows over a box of a picture.
+    """Text that appears when the pointer is over a box of a picture.
 
     Attributes
     ----------
     axes : matplotlib.axes.Axes
         The axes that the box lies in.
     x, y : tuple of float
-        Ends of the box in the axes' coordinates; equal ends stand for a point.
+        Ends of the box in the axes' coordinates; equal ends mean a point.
     text : str
-        What is shown.
+        The text.
     """
 
     axes: Any
@@ -57,11 +57,11 @@ class Tip:
 
 
 class Picture(Protocol):
-    """What can be drawn."""
+    """An object that can be drawn."""
 
     @property
     def title(self) -> str:
-        """What it shows, with units."""
+        """What the picture shows, with units."""
 
     @property
     def size(self) -> tuple[float, float]:
@@ -71,17 +71,17 @@ class Picture(Protocol):
         """Draw into an empty figure."""
 
     def table(self) -> Iterator[Sequence[Any]]:
-        """The numbers behind it, a header first."""
+        """Return the numbers of the picture, with a header first."""
 
 
 @contextmanager
 def drawing(purpose: str) -> Iterator[Any]:
-    """The module ``matplotlib.figure``, under matplotlib's default settings and ours.
+    """Provide the module ``matplotlib.figure``, under matplotlib's default settings and this module's.
 
     Parameters
     ----------
     purpose : str
-        What is drawn, for the message where matplotlib is missing.
+        What is drawn, for the message if matplotlib is missing.
 
     Yields
     ------
@@ -94,7 +94,7 @@ def drawing(purpose: str) -> Iterator[Any]:
     ConfigError
         If matplotlib cannot be loaded.
     """
-    # a window system that is not there would end the import, and nothing here opens a window
+    # without a window system the import would fail, and no code here opens a window
     window_system = os.environ.pop("MPLBACKEND", None)
     try:
         import matplotlib.figure
@@ -107,13 +107,13 @@ def drawing(purpose: str) -> Iterator[Any]:
             os.environ["MPLBACKEND"] = window_system
     defaults: dict[Any, Any] = {name: value for name, value in matplotlib.rcParamsDefault.items() if name != "backend"}
     with warnings.catch_warnings(), matplotlib.rc_context(defaults | _SETTINGS):
-        # letters that matplotlib's own font lacks are drawn by the browser
+        # the browser draws letters that matplotlib's own font lacks
         warnings.simplefilter("ignore")
         yield matplotlib.figure
 
 
 def clean(text: str, most: int = 60) -> str:
-    """A text that XML can hold, in one line of limited length."""
+    """Convert a text to one line of limited length that XML can hold."""
     text = "".join(letter if letter.isprintable() else " " for letter in text)
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
@@ -143,7 +143,7 @@ def draw(picture: Picture) -> Drawn:
         svg, png, numbers = io.BytesIO(), io.BytesIO(), io.StringIO()
         figure.savefig(svg, format="svg", metadata={"Date": None})
         boxes = [_tip(tip, height) for tip in tips]
-        # the layout takes most of the time, and is the same
+        # the layout takes most of the time, and is shared
         figure.set_layout_engine("none")
         figure.savefig(png, format="png", dpi=2 * _DPI, facecolor="white")
     csv.writer(numbers, lineterminator="\n").writerows(picture.table())
@@ -172,7 +172,7 @@ def save(picture: Picture, path: Path, purpose: str) -> None:
     path : Path
         PNG or SVG file to write.
     purpose : str
-        What is drawn, for the message where matplotlib is missing.
+        What is drawn, for the message if matplotlib is missing.
     """
     width, height = picture.size
     with drawing(purpose) as library:
@@ -184,7 +184,7 @@ def save(picture: Picture, path: Path, purpose: str) -> None:
 
 
 def _plain(root: ElementTree.Element) -> ElementTree.Element:
-    """Matplotlib's SVG without names, definitions and links, its colours taken from the page."""
+    """Strip matplotlib's SVG of names, definitions and links, and take its colours from the page."""
     shapes = {element.get("id"): element for element in root.iter(f"{_SVG}path") if element.get("id")}
     for parent in list(root.iter()):
         for child in list(parent):
@@ -203,7 +203,7 @@ def _plain(root: ElementTree.Element) -> ElementTree.Element:
 
 
 def _for_page(name: str, value: str) -> str:
-    """A style with the page's colours and font, or lengths with few digits."""
+    """Rewrite a style with the page's colours and font, or lengths with few digits."""
     if name == "style":
         return re.sub(r"#[0-9a-f]{6}", _page_colour, re.sub(r"font-family: [^;]*(; )?", "", value))
     return re.sub(r"-?\d+\.\d+", _short_number, value).replace("\n", " ")
@@ -219,7 +219,7 @@ def _page_colour(match: re.Match[str]) -> str:
 
 
 def _tip(tip: Tip, height: float) -> ElementTree.Element:
-    """An invisible box, or a disc around a point, with what is shown over it."""
+    """Make an invisible box, or a disc around a point, that carries the text of a tip."""
     transform = tip.axes.transData.transform
     (x0, y0), (x1, y1) = (transform((x, y)) for x, y in zip(tip.x, tip.y, strict=True))
     left, top = min(x0, x1), height - max(y0, y1)

@@ -1,4 +1,4 @@
-"""Why a run failed: the first cause, and in a hang the rank that the others waited for."""
+"""Explain why a run failed: the first cause, and in a hang the rank for which the others waited."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def explain_failure(path: Path) -> Iterator[str]:
     Yields
     ------
     str
-        A line; those about one subject follow each other.
+        A line; lines on one subject are consecutive.
 
     Raises
     ------
@@ -58,9 +58,9 @@ def explain_failure(path: Path) -> Iterator[str]:
 
 
 def _silent_end(path: Path) -> str:
-    """What is known of a run that has left neither a report nor an end."""
+    """Say what is known about a run that left neither a report nor an exit code."""
     if is_at_work(path):
-        return "the run goes on, and is"
+        return "the run is still training,"
     outside = "something outside ended a process or host (out of memory, kill, crash of a library)"
     file = path / ERRORS_FOLDER / LAUNCHER_FILE
     if not file.is_file():
@@ -76,7 +76,7 @@ def _silent_end(path: Path) -> str:
 
 
 def _hang(path: Path, first: dict[str, Any] | None) -> Iterator[str]:
-    """Which rank the others waited for, where the watchdog ended the run."""
+    """Name the rank for which the others waited, if the watchdog ended the run."""
     errors = path / ERRORS_FOLDER
     hangs = read_hangs(errors, first.get("launch") if first else None)
     if hangs:
@@ -86,7 +86,7 @@ def _hang(path: Path, first: dict[str, Any] | None) -> Iterator[str]:
 
 
 def _later(path: Path, first: dict[str, Any] | None) -> Iterator[str]:
-    """Ranks that failed after the first one."""
+    """List the ranks that failed after the first one."""
     reports = (path / ERRORS_FOLDER).glob("rank-*.json")
     failed = sorted(parse_json(file.read_text(encoding="utf-8"))["rank"] for file in reports)
     later = [rank for rank in failed if first is None or rank != first["rank"]]
@@ -95,7 +95,7 @@ def _later(path: Path, first: dict[str, Any] | None) -> Iterator[str]:
 
 
 def _end_without_failure(path: Path) -> Iterator[str]:
-    """How a run ended, or where it stopped, of which no rank left a report."""
+    """Say how a run without a report ended, or where it stopped."""
     if (path / END_FILE).is_file():
         code = parse_json((path / END_FILE).read_text(encoding="utf-8"))["exit_code"]
         yield f"ended      in order, exit code {code}"
@@ -108,7 +108,7 @@ def _end_without_failure(path: Path) -> Iterator[str]:
 
 
 def _cause(path: Path, first: dict[str, Any] | None) -> Iterator[str]:
-    """The first failure in some lines, or what its absence means."""
+    """Describe the first failure in some lines, or what its absence means."""
     if first is None:
         yield from _end_without_failure(path)
         return

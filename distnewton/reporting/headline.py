@@ -1,4 +1,4 @@
-"""The sentence at the top of a report: what runs reached, in which time, and what limited them."""
+"""The sentence at the top of a report: what runs reached, in what time, and what limited them."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
     from distnewton.reporting.run_data import Run
 
 _MUCH = 0.3
-"""Share of the seconds from which on waiting is what limits a run."""
+"""Share of the seconds above which waiting limits a run."""
 
 
 def headline(runs: Sequence[Run]) -> str:
-    """Say what runs came to.
+    """Summarise the results of runs.
 
     Parameters
     ----------
@@ -26,7 +26,7 @@ def headline(runs: Sequence[Run]) -> str:
     Returns
     -------
     str
-        A sentence or two; empty where nothing was recorded, or where several runs are not judged alike.
+        A sentence or two; empty if nothing was recorded, or if several runs have different metrics.
     """
     if not all(run.lines for run in runs):
         return ""
@@ -34,7 +34,7 @@ def headline(runs: Sequence[Run]) -> str:
 
 
 def share_of_cores(n_ranks: int, n_cores: int) -> str:
-    """That ranks share cores, and what to do; empty where each has one of its own, or nobody knows."""
+    """Say that ranks share cores, and what to do; empty if each has its own, or if the number is unknown."""
     if not 0 < n_cores < n_ranks:
         return ""
     return f"{n_ranks} ranks share {n_cores} core{'s' if n_cores > 1 else ''}; try {n_cores}"
@@ -51,7 +51,7 @@ def _of_one(run: Run) -> str:
 
 
 def _limit(run: Run, totals: Totals) -> str:
-    """What took the most of the time."""
+    """Say what took most of the time."""
     facts = run.environment
     if facts.ranks > 1 and totals.share_waited >= _MUCH:
         cause = share_of_cores(facts.ranks, facts.cores)
@@ -70,7 +70,7 @@ def _limit(run: Run, totals: Totals) -> str:
 
 
 def _of_several(runs: Sequence[Run]) -> str:
-    """Which run is the best, and which reached the level of the worst one soonest."""
+    """Say which run is the best, and which one reached the level of the worst first."""
     scale, *others = {run.scale for run in runs}
     if others or not scale.which:
         return ""
@@ -82,13 +82,13 @@ def _of_several(runs: Sequence[Run]) -> str:
     shown = ", ".join(f"{name} {scale.text(best[name])}" for name in order)
     rest = ", ".join(f"{name} after {times[name]:.1f} s" for name in later)
     return (
-        f"Best {scale.title} on the way: {shown}. "
+        f"Best {scale.title} of any iteration: {shown}. "
         f"{first} reaches {scale.text(level)} first, after {times[first]:.1f} s; {rest}."
     )
 
 
 def _words(scale: Scale, value: float) -> str:
-    """A metric in words."""
+    """Write a metric in words."""
     samples = "training" if scale.which == "train" else scale.which
     if scale.metric == "accuracy":
         return f"{100 * value:.1f} % of the {samples} samples are right"

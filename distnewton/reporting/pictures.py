@@ -24,12 +24,12 @@ _STEPS = 12
 
 
 def colour(k: int) -> str:
-    """The k-th of the palette's colours, which come again after the last one."""
+    """Return the k-th colour of the palette, which repeats after the last one."""
     return LIGHT[f"c{k % N_COLOURS}"]
 
 
 def label(value: float, _position: int | None = None) -> str:
-    """A number as short as it can be."""
+    """Write a number as briefly as possible."""
     if value == 0:
         return "0"
     if abs(value) >= 1e6 or abs(value) < 1e-3:
@@ -39,7 +39,7 @@ def label(value: float, _position: int | None = None) -> str:
 
 
 def numbers(axis: Any) -> None:
-    """Ticks of an axis as numbers that are as short as they can be; a few, also within a decade."""
+    """Label the ticks of an axis with brief numbers; place a few even within a decade."""
     from matplotlib.ticker import FuncFormatter, LogLocator, NullLocator
 
     axis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0), numticks=9))
@@ -48,7 +48,7 @@ def numbers(axis: Any) -> None:
 
 
 def legend_columns(names: Sequence[str], width: float) -> int:
-    """Columns of a legend that fit a width in pixels."""
+    """Count the columns of a legend that fit a width in pixels."""
     return max(1, min(len(names), int(width / (44 + _LETTER * max(map(len, names))))))
 
 
@@ -61,7 +61,7 @@ class Curve:
     name : str
         Name in the legend; empty for none.
     x, y : sequence of float or None
-        Points; the curve is broken where one is None or not finite.
+        Points; the curve has a gap where one is None or not finite.
     colour : int
         Number of its colour; dashes differ where colours repeat.
     kind : str
@@ -75,7 +75,7 @@ class Curve:
     kind: str = "line"
 
     def points(self, *, log: bool) -> np.ndarray:
-        """Points as columns, NaN in the gaps, thinned out where there are more of them than pixels."""
+        """Return the points as columns, with NaN in gaps, thinned out if they are more than the pixels."""
         points = np.array([self.x, self.y], dtype=float).reshape(2, -1)
         points[1][~np.isfinite(points).all(axis=0) | (log & ~(points[1] > 0.0))] = math.nan
         stride = max(1, points.shape[1] // _MAX_POINTS)
@@ -92,15 +92,15 @@ class Chart:
     title : str
         What the values are, with their unit.
     x_label : str
-        What they are shown against.
+        Quantity on the horizontal axis.
     curves : sequence of Curve
-        The curves; those without a single value are left out.
+        The curves; those without any value are left out.
     log : bool
-        Whether values are on a logarithmic scale, which leaves out those that are not positive.
+        Whether the scale of the values is logarithmic; values that are not positive are then left out.
     zero : bool
-        Whether 0 is in the range.
+        Whether the range includes 0.
     linear_x : float or None
-        Where the horizontal axis becomes logarithmic; None for never.
+        Value above which the horizontal axis is logarithmic; None for a linear axis.
     nought : float or None
         Where values of 0 stand on a logarithmic scale; None for nowhere.
     """
@@ -149,7 +149,7 @@ class Chart:
         there = np.isfinite(y)
         if not there.any():
             return []
-        # a point between gaps is no line
+        # a point between gaps would make no line
         alone = there & ~np.r_[False, there[:-1]] & ~np.r_[there[1:], False]
         styles: dict[str, dict[str, Any]] = {
             "line": {"ls": _DASHES[curve.colour // N_COLOURS % len(_DASHES)]},
@@ -167,7 +167,7 @@ class Chart:
         return [Tip(axes, (a, a), (b, b), f"{start}{b:.6g} at {a:.6g}") for a, b in points]
 
     def _scale(self, axes: Any) -> None:
-        """Scales of both axes, and what stands beside them."""
+        """Set the scales and labels of both axes."""
         from matplotlib.ticker import FuncFormatter, MaxNLocator
 
         low, high = axes.dataLim.intervaly
@@ -185,7 +185,7 @@ class Chart:
         axes.yaxis.set_major_formatter(FuncFormatter(self._label_value))
 
     def _scale_by_decades(self, axes: Any, low: float, high: float) -> None:
-        """A logarithmic scale with a few ticks, which powers of ten alone would not be within two decades."""
+        """Set a logarithmic scale with a few ticks; within two decades, powers of ten alone would be too few."""
         from matplotlib.ticker import FixedLocator, LogLocator, MaxNLocator, NullLocator
 
         axes.set_yscale("log")
@@ -204,7 +204,7 @@ class Chart:
 
 @dataclass(frozen=True)
 class Panels:
-    """Charts in rows of two under a common title; the legend is that of the last one.
+    """Charts in rows of two under a common title, with the legend of the last one.
 
     Attributes
     ----------
@@ -236,10 +236,10 @@ class Panels:
 
 
 def add_legend(figure: Any, axes: Any, width: float) -> None:
-    """Names of what is drawn above the axes, where there are names."""
+    """Add the names of curves above the axes, if there are names."""
     handles, names = axes.get_legend_handles_labels()
     if names:
-        # rows are read before columns
+        # order the names by rows, since matplotlib fills columns
         n = legend_columns(names, width)
         order = [i for column in range(n) for i in range(column, len(names), n)]
         handles, names = [handles[i] for i in order], [names[i] for i in order]
@@ -248,16 +248,16 @@ def add_legend(figure: Any, axes: Any, width: float) -> None:
 
 @dataclass(frozen=True)
 class Scatter:
-    """Points over two axes, and where they should lie.
+    """Points over two axes, with the line on which they should lie.
 
     Attributes
     ----------
     title, x_label : str
-        What the values are, and against what.
+        What the values are, and the quantity on the horizontal axis.
     x, y : sequence of float
         Points.
     diagonal : bool
-        Whether equal values are right; else 0 is.
+        Whether the line is the diagonal; otherwise it is at 0.
     """
 
     title: str
@@ -287,7 +287,7 @@ class Scatter:
 
 @dataclass(frozen=True)
 class Bars:
-    """A bar a name, divided into kinds.
+    """A bar for each name, divided into kinds.
 
     Attributes
     ----------
@@ -298,7 +298,7 @@ class Bars:
     kinds : sequence of str
         Names of the parts.
     values : sequence of sequence of float
-        By name and kind.
+        Values by name and kind.
     unit : str
         Unit of the values.
     colours : sequence of str
@@ -319,7 +319,7 @@ class Bars:
         return _WIDTH, 24 + _ROW * rows + len(self.names) * (26.0 if len(self.names) <= 8 else 15.0)
 
     def table(self) -> Iterator[Sequence[Any]]:
-        """A row a bar."""
+        """Return a row for each bar."""
         yield f"{self.title} ({self.unit})", *self.kinds
         yield from ((name, *row) for name, row in zip(self.names, self.values, strict=True))
 
@@ -349,16 +349,16 @@ class Bars:
 
 @dataclass(frozen=True)
 class Field:
-    """Values over a plane, in steps of the strength of a colour.
+    """Values over a plane, shown by steps in the strength of a colour.
 
     Attributes
     ----------
     title : str
         What the values are.
     x, y : sequence of float
-        Places to the right and upwards.
+        Coordinates to the right and upwards.
     values : Array of shape (len(x), len(y))
-        At the places.
+        Values at these coordinates.
     """
 
     title: str
@@ -368,12 +368,12 @@ class Field:
     size: tuple[float, float] = (_WIDTH, _HEIGHT)
 
     def table(self) -> Iterator[Sequence[Any]]:
-        """A row a place."""
+        """Return a row for each place."""
         yield "x[0]", "x[1]", self.title
         yield from ((self.x[i], self.y[j], value) for (i, j), value in np.ndenumerate(self.values))
 
     def draw(self, figure: Any) -> list[Tip]:
-        """Draw the steps, and what their colour means."""
+        """Draw the steps and the key to their colours."""
         from matplotlib.ticker import FuncFormatter, MaxNLocator
 
         axes = figure.subplots()
@@ -388,7 +388,7 @@ class Field:
 
 
 def _shades(n: int) -> Any:
-    """One colour, whose strength is the value, reads the same on light and on dark ground."""
+    """Make shades of one colour, which read the same on a light and on a dark background."""
     from matplotlib.colors import LinearSegmentedColormap, to_rgb
 
     weak, strong = ((*to_rgb(LIGHT["heat"]), alpha) for alpha in (0.04, 1.0))
@@ -397,29 +397,29 @@ def _shades(n: int) -> Any:
 
 @dataclass(frozen=True)
 class HeatMap:
-    """Values as the strength of a colour.
+    """Values shown by the strength of a colour.
 
     Attributes
     ----------
     title : str
         What is shown, with its unit.
     values : sequence of sequence of float or None
-        By row and column; None stays empty.
+        Values by row and column; None leaves a cell empty.
     rows, columns : sequence of str
         Their names.
     axes : tuple of str
         What rows and columns are.
     marks : sequence of sequence of bool
-        Cells that get a dot.
+        Cells with a dot.
     number : str
-        Format of the values in cells that have room for them; those that are 0 then are left out.
+        Format of the values in cells that have room; values that would show as 0 are left out.
     tips : sequence of sequence of str
-        What the pointer shows over a cell.
+        Texts that appear when the pointer is over a cell.
     square : bool
-        Whether cells are as high as they are wide, and the strength is the root of the value: in a table of classes
-        against classes, what is not on the diagonal is small.
+        Whether cells are square and the strength is the root of the value: in a confusion matrix the values off the
+        diagonal are small.
     most : float
-        Value of the strongest colour; 0 for the largest value.
+        Value of the strongest colour; 0 means the largest value.
     """
 
     title: str
@@ -435,7 +435,7 @@ class HeatMap:
 
     @property
     def _cell(self) -> tuple[float, float]:
-        """Pixels of a cell across and down."""
+        """Width and height of a cell in pixels."""
         width = min(34.0, max(4.0, 760.0 / len(self.columns)))
         return width, width if self.square else min(24.0, max(5.0, 380.0 / len(self.rows)))
 
@@ -452,7 +452,7 @@ class HeatMap:
 
     @property
     def _flat(self) -> bool:
-        """Whether the names of columns stand side by side: short ones, or numbers, which may be thinned out."""
+        """Whether the names of columns are horizontal: short ones, or numbers, which may be thinned out."""
         numbers = all(name.replace("-", "").isdigit() for name in self.columns)
         return numbers or _LETTER * self._longest <= self._cell[0]
 
@@ -462,7 +462,7 @@ class HeatMap:
         yield from ((name, *row) for name, row in zip(self.rows, self.values, strict=True))
 
     def draw(self, figure: Any) -> list[Tip]:
-        """Draw the cells, and what their colour means."""
+        """Draw the cells and the key to their colours."""
         from matplotlib.colors import PowerNorm
         from matplotlib.ticker import FuncFormatter
 
@@ -488,7 +488,7 @@ class HeatMap:
         return f"{self.axes[0]} {self.rows[i]}, {self.axes[1]} {self.columns[j]}: {label(value)}"
 
     def _mark(self, axes: Any, table: np.ndarray, strong: np.ndarray) -> None:
-        """Dots and numbers in cells, in a colour that is seen on theirs."""
+        """Draw dots and numbers in cells, in a colour that contrasts with the cell's."""
         width, height = self._cell
         for kind, ink in ((False, LIGHT["ink"]), (True, LIGHT["owner"])):
             if len(self.marks):
@@ -501,7 +501,7 @@ class HeatMap:
                     axes.text(j + 0.5, i + 0.5, content, ha="center", va="center_baseline", size=9.5, color=ink)
 
     def _name(self, axes: Any) -> None:
-        """Names of rows and columns, as many as there is room for."""
+        """Write as many names of rows and columns as there is room for."""
         width, height = self._cell
         below = math.ceil(((_LETTER * self._longest + 4) if self._flat else 12) / width)
         if self._flat and not all(name.replace("-", "").isdigit() for name in self.columns):
@@ -519,7 +519,7 @@ class HeatMap:
 
 @dataclass(frozen=True)
 class BlockMap:
-    """Each layer's weight matrix, cut into blocks with the rank that owns each.
+    """The weight matrix of each layer, divided into blocks, with the rank that owns each block.
 
     Attributes
     ----------
@@ -528,7 +528,7 @@ class BlockMap:
     partition : Partition
         Who owns what.
     ranks : sequence of str
-        What is known of each rank, for the pointer.
+        Text on each rank, for the tips.
     """
 
     title: str
@@ -540,7 +540,7 @@ class BlockMap:
         return max(self.partition.splits) <= _MOST_CELLS
 
     def _box(self, layer: int) -> tuple[float, float]:
-        """Pixels of a layer's matrix."""
+        """Return width and height of a layer's matrix in pixels."""
         n_in, n_out = self.partition.grid_shape(layer)
         return max(150.0, min(360.0, 58.0 * n_out)), max(150.0, min(420.0, 16.0 * n_in))
 
@@ -555,7 +555,7 @@ class BlockMap:
         return names + sum(self._box(layer)[0] for layer in layers), 56 + max(self._box(layer)[1] for layer in layers)
 
     def table(self) -> Iterator[Sequence[Any]]:
-        """A row a block."""
+        """Return a row for each block."""
         yield "layer", "inputs", "outputs", "rank"
         for layer in range(1, self.partition.n_layers + 1):
             inputs, outputs = self._spans(layer - 1), self._spans(layer)
@@ -585,11 +585,11 @@ class BlockMap:
         return tips
 
     def _draw_block(self, axes: Any, layer: int, i: int, j: int, width: float, height: float) -> Tip:
-        """A block in its owner's colour, and the owner's name where it has room in so many pixels."""
+        """Draw a block in its owner's colour, with the owner's name if these pixels have room."""
         from matplotlib.patches import Rectangle
 
         rank = self.partition.owner(layer, i, j)
-        # after the last colour they come again, weaker
+        # after the last colour they repeat, paler
         second = rank // N_COLOURS % 2 == 1
         strength = 0.62 if second else None
         axes.add_patch(Rectangle((j, i), 1, 1, fc=colour(rank), ec=LIGHT["box"], lw=1.5, alpha=strength))
@@ -604,6 +604,6 @@ class BlockMap:
 
 
 def _range(span: tuple[int, int]) -> str:
-    """Units of a group, counted from 0, as 0-149; a word for no units."""
+    """Write the units of a group, counted from 0, as 0-149, or ``none``."""
     start, stop = span
     return "none" if start == stop else f"{start}" if stop == start + 1 else f"{start}-{stop - 1}"

@@ -15,11 +15,11 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 _SHOWN = 24
-"""Splits in a table; the fastest come first."""
+"""Number of splits in a table; the fastest come first."""
 
 
 def as_dict(plan: Plan) -> dict[str, Any]:
-    """A plan as plain, JSON-able values: seconds and bytes of the rank with most to do."""
+    """Convert a plan to JSON values: seconds and bytes of the rank with the most work."""
     return {
         "splits": list(plan.splits),
         "replicas": plan.n_replicas,
@@ -44,7 +44,7 @@ def print_plans(plans: Sequence[Plan], n_ranks: int, memory_gb: float | None, wi
     n_ranks : int
         Ranks of all replicas.
     memory_gb : float or None
-        Memory of a rank, where it is known.
+        Memory of a rank, if known.
     widest : Plan or None
         Plan of the widest network that fits the memory.
     """
@@ -54,7 +54,7 @@ def print_plans(plans: Sequence[Plan], n_ranks: int, memory_gb: float | None, wi
 
 
 def _about(plan: Plan, n_ranks: int) -> str:
-    """What is planned."""
+    """Describe what is planned."""
     problem, method = plan.problem, plan.problem.method
     rows = f"{problem.n_rows} random rows" if problem.sketched else f"{problem.n_rows} rows"
     each = f" in each of {plan.n_replicas} replicas" if plan.n_replicas > 1 else ""
@@ -66,7 +66,7 @@ def _about(plan: Plan, n_ranks: int) -> str:
 
 
 def _tables(plans: Sequence[Plan], memory_gb: float | None) -> Iterator[Table]:
-    """Memory, seconds and messages, a row for each plan."""
+    """Make tables of memory, seconds and messages, with a row for each plan."""
     of = "" if memory_gb is None else f" (of {1000 * memory_gb:,.0f})"
     yield _table(f"Memory of a rank by part, MB{of}", plans, lambda plan: plan.memory, 1e-6)
     # a phase in which nothing happens has no column
@@ -82,7 +82,7 @@ def _tables(plans: Sequence[Plan], memory_gb: float | None) -> Iterator[Table]:
 
 
 def _advice(plans: Sequence[Plan], memory_gb: float | None, widest: Plan | None) -> Iterator[str]:
-    """Which splits to take, what limits them, and which network would fit the memory."""
+    """Say which splits to use, what limits them, and which network would fit the memory."""
     best = plans[0]
     if len(plans) > _SHOWN:
         yield f"{len(plans) - _SHOWN} slower splits are not shown; --json has all"
@@ -109,7 +109,7 @@ def _table(
     *,
     messages: bool = False,
 ) -> Table:
-    """A row for each of the fastest plans: its values in the unit of the table, their sum, and its messages."""
+    """Make a row for each of the fastest plans: values in the unit of the table, their sum, and messages."""
     from rich import box
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""What a run shows: a header, a line an iteration or a live one, a table at the end; on rank 0 only."""
+"""Progress of a run: a header, a line for each iteration or a live one, and a table at the end; on rank 0 only."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ _COLUMNS = (
     "seconds", "wait", "left",
 )  # fmt: skip
 _LAST = 10
-"""Iterations from which the time left is estimated."""
+"""Number of iterations from which the remaining time is estimated."""
 
 
 class Progress:
-    """Follows a run: on a terminal a live bar, in a batch job's log plain lines without carriage returns.
+    """Shows a run: by a live bar on a terminal, by plain lines without carriage returns in a batch job's log.
 
     Parameters
     ----------
     console : rich.console.Console
-        Where to; colours only if it is a terminal.
+        Console to print on; colours are used only if it is a terminal.
     live : bool
-        Whether a bar moves in place of a line an iteration.
+        Whether to show a moving bar in place of a line for each iteration.
     """
 
     def __init__(self, console: Console, *, live: bool = False) -> None:
@@ -53,12 +53,12 @@ class Progress:
         self._stragglers = Stragglers([])
 
     def start(self, summary: RunSummary) -> None:
-        """Show what is about to run."""
+        """Show the summary of the run."""
         self._task, self._config = summary.task.name, summary.config
         machine = summary.machine
         shared = share_of_cores(machine.n_ranks, machine.n_cores)
         self._stragglers = Stragglers(machine.hosts, machine.crowding)
-        # a column that would be empty is left out
+        # leave out columns that would be empty
         self._columns = [name for name in _COLUMNS if name != "valid" or summary.validation]
         notes = [f"{shared}: ranks wait for each other"] if shared else []
         for name, text in [*_header(summary).items(), *(("note", note) for note in [*notes, *summary.notes])]:
@@ -68,7 +68,7 @@ class Progress:
             self._begin_live()
 
     def _begin_table(self, record: IterationRecord) -> None:
-        """Name the columns, and what is measured where it is not the accuracy."""
+        """Print the names of the columns, and of the metric if it is not the accuracy."""
         sets = {"train": record.train, "valid": record.validation, "test": record.test}
         measured: dict[str, list[str]] = {}
         for name in self._columns:
@@ -99,7 +99,7 @@ class Progress:
             self._print(f"note     {slow}")
 
     def _cells(self, record: IterationRecord) -> list[str]:
-        """What stands in the columns behind iteration and objective."""
+        """Return the texts of the columns after iteration and objective."""
         direction = record.direction
         stopped = f"{len(direction.inner_iterations) - len(direction.finished_ranks)}" if direction else ""
         return [
@@ -118,7 +118,7 @@ class Progress:
         ]
 
     def finish(self, result: Result) -> None:
-        """Show the table of the run, and the rank that the others waited for."""
+        """Show the table of the run, and the rank for which the others waited."""
         from rich.table import Table
 
         self.close()
@@ -132,7 +132,7 @@ class Progress:
             self._print(f"note     {slowest.text(machine.hosts)}")
 
     def close(self) -> None:
-        """End the live bar, after an error, too."""
+        """End the live bar, even after an error."""
         if self._live is not None:
             self._live.stop()
             self._live = None
@@ -141,14 +141,14 @@ class Progress:
         from rich.live import Live
 
         self._shown_at = time.monotonic()
-        # twice a second: the thread that draws takes time from this rank, for which the others would wait
+        # only twice a second: the drawing thread takes time from this rank, for which the others would wait
         self._live = Live(get_renderable=self._bar, console=self._console, refresh_per_second=2, transient=True)
         self._live.start()
-        # a job that is ended by MPI cannot bring the cursor back
+        # a job that MPI ends could not restore the cursor
         self._console.show_cursor(True)
 
     def _bar(self) -> RenderableType:
-        """The live bar: how far, and the figures of the last iteration."""
+        """Make the live bar: the share done, and the figures of the last iteration."""
         from rich.console import Group
         from rich.progress_bar import ProgressBar
         from rich.table import Table
@@ -156,7 +156,7 @@ class Progress:
 
         record, config = self._record, self._config
         if record is None:
-            return Text("the start is evaluated")
+            return Text("evaluating the start")
         since = time.monotonic() - self._shown_at
         left = self._left()
         line = Table.grid(padding=(0, 1))
@@ -171,7 +171,7 @@ class Progress:
         return Group(line, *(Text(row, overflow="ellipsis", no_wrap=True) for row in rows))
 
     def _figures(self, record: IterationRecord) -> list[str]:
-        """Figures of an iteration in the live bar, the more important first."""
+        """List the figures of an iteration for the live bar, the most important first."""
         figures = [f"objective {record.objective:.5g}"]
         for name, metrics in (("validation", record.validation), ("test", record.test), ("train", record.train)):
             if text := self._format(metrics):
@@ -193,7 +193,7 @@ class Progress:
         return min(1.0, max(limits))
 
     def _left(self) -> float | None:
-        """Seconds to the last iteration, or to the limit that comes before; None before there are two records."""
+        """Estimate the seconds to the last iteration, or to an earlier limit; None before there are two records."""
         record, run, recent = self._record, self._config.run, self._times[-_LAST - 1 :]
         if record is None or len(recent) < 2:
             return None
@@ -216,7 +216,7 @@ class Progress:
 
 
 def _packed(figures: Sequence[str], width: int) -> list[str]:
-    """Figures in as few lines as the width of a terminal allows, none cut in two."""
+    """Arrange figures in as few lines as the width of a terminal allows, without breaking any."""
     rows = [figures[0]]
     for figure in figures[1:]:
         longer = f"{rows[-1]} · {figure}"
@@ -225,7 +225,7 @@ def _packed(figures: Sequence[str], width: int) -> list[str]:
 
 
 def _header(summary: RunSummary) -> dict[str, str]:
-    """What is about to run, by subject; what does not apply is empty."""
+    """Describe the run by subject; subjects that do not apply are empty."""
     config, machine, cut = summary.config, summary.machine, summary.partition
     method = f"{config.method.title}; {config.run.dtype}"
     return {
@@ -242,12 +242,12 @@ def _header(summary: RunSummary) -> dict[str, str]:
 
 
 def _listed(*parts: str) -> str:
-    """Parts that are not empty, with commas between them."""
+    """Join the parts that are not empty with commas."""
     return ", ".join(filter(None, parts))
 
 
 def _data(summary: RunSummary) -> str:
-    """Samples of each set, features, and where labels are."""
+    """Describe the samples of each set, the features, and the place of the labels."""
     data, n_train = summary.train, summary.config.data.n_train
     others = {"validation": summary.validation, "test": summary.test}
     samples = f"{n_train:,} of {data.n_samples:,} samples" if n_train else f"{data.n_samples:,} samples"
@@ -261,13 +261,13 @@ def _data(summary: RunSummary) -> str:
 
 
 def _speeds(speeds: Sequence[float]) -> str:
-    """Relative speeds of the first ranks, where ranks differ."""
+    """Write the relative speeds of the first ranks, if they differ."""
     shown = " ".join(f"{speed:g}" for speed in speeds[:8])
     return f" (speeds {shown}{' ...' if len(speeds) > 8 else ''})" if speeds else ""
 
 
 def _devices(machine: Machine) -> str:
-    """What the ranks compute on, and how their sums travel."""
+    """Describe the devices of the ranks, and how their arrays are summed."""
     counts = Counter(machine.devices)
     names = [name if count == 1 else f"{count} x {name}" for name, count in counts.items()]
     more = f", ... ({len(names)} kinds)" if len(names) > 4 else ""
@@ -276,7 +276,7 @@ def _devices(machine: Machine) -> str:
 
 
 def _summary_rows(result: Result) -> list[tuple[str, str]]:
-    """What the closing table says."""
+    """Make the rows of the closing table."""
     last, start = result.last, result.history[0]
     rows = [
         ("iterations", str(last.iteration)),
@@ -295,8 +295,8 @@ def _summary_rows(result: Result) -> list[tuple[str, str]]:
 
 
 def _traffic_rows(result: Result) -> list[tuple[str, str]]:
-    """What several ranks waited and sent."""
-    # the record of the checkpoint that a resumed run starts from was another launch's
+    """Make rows on the waiting and the traffic of several ranks."""
+    # the first record of a resumed run belongs to an earlier launch
     own = result.history if result.summary.checkpoint is None else result.history[1:]
     n = len(result.history) - 1
     if not n:
@@ -310,7 +310,7 @@ def _traffic_rows(result: Result) -> list[tuple[str, str]]:
 
 
 def _steps(record: IterationRecord) -> str:
-    """CG steps of the ranks: one number, or the least and the most."""
+    """Write the CG steps of the ranks: one number, or the least and the most."""
     if record.direction is None:
         return ""
     least, most = min(record.direction.inner_iterations), max(record.direction.inner_iterations)
@@ -318,7 +318,7 @@ def _steps(record: IterationRecord) -> str:
 
 
 def _clock(seconds: float | None) -> str:
-    """Seconds as people read them: 0:07, 12:30, 3:04:05."""
+    """Write seconds as 0:07, 12:30 or 3:04:05."""
     if seconds is None:
         return ""
     minutes, rest = divmod(round(seconds), 60)

@@ -1,4 +1,4 @@
-"""One page on a run, or on several: a single file without scripts, that needs nothing from a network."""
+"""A page on one or several runs: a single file without scripts that loads nothing from a network."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SETS = ("train", "validation", "test")
 
 
 def report_page(runs: Sequence[Run]) -> str:
-    """The page.
+    """Write the page.
 
     Parameters
     ----------
@@ -39,7 +39,7 @@ def report_page(runs: Sequence[Run]) -> str:
     Returns
     -------
     str
-        HTML; everything that comes from files is escaped.
+        HTML, in which all text from files is escaped.
     """
     title = f"Run {runs[0].name}" if len(runs) == 1 else f"{len(runs)} runs"
     now = datetime.now().astimezone().strftime("%Y-%m-%d %H:%M")
@@ -61,14 +61,14 @@ def report_page(runs: Sequence[Run]) -> str:
     return (
         '<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
         '<meta name="viewport" content="width=device-width, initial-scale=1">\n'
-        # nothing is loaded and nothing runs, whatever a file has smuggled in
+        # nothing is loaded or executed, even if a file has smuggled something in
         "<meta http-equiv=\"Content-Security-Policy\" content=\"default-src 'none'; style-src 'unsafe-inline'\">\n"
         f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n<body>\n{content}\n</body>\n</html>\n"
     )
 
 
 def no_pictures() -> str:
-    """Why pictures cannot be drawn; empty where they can."""
+    """Say why pictures cannot be drawn; empty if they can."""
     try:
         with drawing("the report draws its pictures with matplotlib and"):
             return ""
@@ -77,7 +77,7 @@ def no_pictures() -> str:
 
 
 def _section(heading: str, title: str, *contents: str) -> str:
-    """A heading with what stands below it; empty where nothing does."""
+    """Write a heading with its contents; empty without contents."""
     content = "\n".join(filter(None, contents))
     return f"<{heading}>{escape(title)}</{heading}>\n{content}" if content else ""
 
@@ -95,7 +95,7 @@ def _lead(text: str) -> str:
 
 
 def _remarks(runs: Sequence[Run]) -> Iterator[str]:
-    """How runs ended where that is not as wished, and ranks that cost time."""
+    """Yield remarks on runs that did not end as wished, and on ranks that cost time."""
     for run in runs:
         slowest = [] if run.slowest is None else [run.slowest.text(run.environment.hosts)]
         for remark in [*run.remarks, *slowest]:
@@ -103,7 +103,7 @@ def _remarks(runs: Sequence[Run]) -> Iterator[str]:
 
 
 def _summary(runs: Sequence[Run]) -> str:
-    """A row a run, or a list on a single one; what is empty for all runs is left out."""
+    """Make a row for each run, or a list on a single run, without what is empty for all runs."""
     parts = [[part(run) for run in runs] for part in (_about, _reached, _measured, _spent)]
     columns = {name: [row.get(name, "") for row in rows] for rows in parts for name in chain(*rows)}
     columns = {name: cells for name, cells in columns.items() if any(cells)}
@@ -114,14 +114,14 @@ def _summary(runs: Sequence[Run]) -> str:
 
 
 def _about(run: Run) -> dict[str, str]:
-    """What the run was, by column."""
+    """Describe the run, by column."""
     facts = run.environment
     splits = splits_title(facts.splits, facts.replicas, facts.blocks) or "?"
     return {"run": run.name, "method": run.config.method.title, "ranks": f"{facts.ranks}", "splits": splits}
 
 
 def _reached(run: Run) -> dict[str, str]:
-    """How far the run came, by column."""
+    """Say how far the run came, by column."""
     if not run.lines:
         return {"iterations": "none"}
     last, model = run.lines[-1], run.model_line
@@ -134,7 +134,7 @@ def _reached(run: Run) -> dict[str, str]:
 
 
 def _measured(run: Run) -> dict[str, str]:
-    """Metrics of the run's model, by column."""
+    """Return the metrics of the run's model, by column."""
     if not run.lines:
         return {}
     metrics = {which: getattr(run.model_line, which) for which in _SETS}
@@ -143,8 +143,8 @@ def _measured(run: Run) -> dict[str, str]:
 
 
 def _spent(run: Run) -> dict[str, str]:
-    """What the ranks spent on each other, by column."""
-    # one rank sends nothing and waits for nobody
+    """Return the waiting and the traffic of the ranks, by column."""
+    # a single rank neither sends nor waits
     if not run.lines or run.environment.ranks == 1:
         return {}
     totals = Totals.of(run.lines)
@@ -156,15 +156,15 @@ def _spent(run: Run) -> dict[str, str]:
 
 
 def _of_run(run: Run, heading: str) -> str:
-    """What is shown of each run by itself."""
+    """Write the sections on a single run."""
     notes = [[f"{line.iteration}", line.note] for line in run.lines if line.note]
     sections = [
         _section(heading, "CG steps and early termination", _figures(pictures.cg_steps(run), wide=True)),
-        # a single run has this picture beside those of its phases
+        # for a single run, this picture stands beside those of its phases
         _section(heading, "Ranks", _figures(pictures.rank_times(run))) if heading == "h3" else "",
         _section(heading, "Who owns what", _figures(pictures.ownership(run), wide=True), _owners(run)),
         _section(heading, "Solution", _figures(pictures.solution(run.predictions))) if run.predictions else "",
-        # of an equation's solution a picture says more than its values beside those that are right
+        # for the solution of an equation, a picture says more than predictions against targets
         _section(heading, "Predictions at the end", *_predictions(run.predictions))
         if run.predictions and not run.predictions.values
         else "",
@@ -178,7 +178,7 @@ def _of_run(run: Run, heading: str) -> str:
 
 
 def _owned(partition: Partition, rank: int, host: str) -> list[str]:
-    """The row of a rank."""
+    """Make the row of a rank."""
     blocks, size = partition.blocks(rank), partition.features_per_unit
     first = next((block.inputs for block in blocks if block.layer == 1), None)
     features = f"{first[0] * size:,} to {first[1] * size - 1:,}" if first else "none"
@@ -188,12 +188,12 @@ def _owned(partition: Partition, rank: int, host: str) -> list[str]:
 
 
 def _owners(run: Run) -> str:
-    """A row a rank: host, variables, features."""
+    """Make a table with a row for each rank: host, variables, features."""
     partition = run.environment.partition
     if partition is None or partition.n_ranks == 1:
         return ""
     hosts = [*run.environment.hosts, *["?"] * partition.n_ranks]
-    # ranks of further replicas of the grid own the same, with other samples
+    # ranks of further replicas own the same variables, with other samples
     rows = [_owned(partition, rank, hosts[rank]) for rank in range(partition.n_ranks)]
     header = ["rank", "host", "variables", "share", "features", "block of each layer"]
     table = _table(header, rows, left=(1, 5))
@@ -201,7 +201,7 @@ def _owners(run: Run) -> str:
 
 
 def _predictions(found: Predictions) -> list[str]:
-    """Confusion or residuals, and the classes that fare worst."""
+    """Show confusion or residuals, and the most frequent mistakes."""
     unknown = f"{found.n_unknown:,} samples have labels that training did not have" if found.n_unknown else ""
     confused = [(i, j, n) for i, row in enumerate(found.confusion) for j, n in enumerate(row) if i != j and n]
     pairs = sorted(confused or found.mistaken, key=lambda pair: -pair[2])[:_MOST_MISTAKEN]
@@ -218,7 +218,7 @@ def _predictions(found: Predictions) -> list[str]:
 
 
 def _environment(run: Run) -> str:
-    """What the run's numbers depended on."""
+    """List what the results of the run depend on."""
     facts, software, data, network = run.environment, run.software, run.config.data, run.config.network
     hosts = list(dict.fromkeys(facts.hosts))
     shown = ", ".join(hosts[:8]) + (f" and {len(hosts) - 8} more" if len(hosts) > 8 else "")
@@ -241,7 +241,7 @@ def _environment(run: Run) -> str:
 
 
 def _figures(found: Sequence[Picture], *, wide: bool = False) -> str:
-    """Pictures side by side; those that have nothing to show are left out, and all where none can be drawn."""
+    """Place pictures side by side, without empty ones; none if pictures cannot be drawn."""
     kind = ' class="wide"' if wide else ""
     try:
         figures = [_figure(picture, kind) for picture in found if picture]
@@ -251,7 +251,7 @@ def _figures(found: Sequence[Picture], *, wide: bool = False) -> str:
 
 
 def _figure(picture: Picture, kind: str) -> str:
-    """A picture with its title, and links that save it and its numbers."""
+    """Write a picture with its title, and links that save it and its numbers."""
     drawn = draw(picture)
     name = re.sub(r"[^a-z0-9]+", "-", picture.title.lower()).strip("-")[:60]
     types = {"svg": "image/svg+xml", "png": "image/png", "csv": "text/csv"}
@@ -278,21 +278,21 @@ def _number(value: float) -> str:
 
 
 def write_report(paths: Sequence[Path], target: Path, picture: Path | None = None) -> tuple[str, str]:
-    """Write the page on run folders.
+    """Write the page on run folders to a file.
 
     Parameters
     ----------
     paths : sequence of Path
         Run folders.
     target : Path
-        The file.
+        File to write.
     picture : Path or None
         PNG file for the convergence of the first run, if pictures can be drawn.
 
     Returns
     -------
     headline, missing : str
-        The sentence at its top, and why the page has no pictures; empty where it has them.
+        The sentence at the top of the page, and the reason why it has no pictures; empty if it has them.
 
     Raises
     ------

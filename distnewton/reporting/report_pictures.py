@@ -1,4 +1,4 @@
-"""The pictures of a report, each from what runs have recorded; what has nothing to show is None or false."""
+"""The pictures of a report, made from the records of runs; a picture without contents is None or false."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _PHASES = [phase for phase in PHASES if phase not in {"other", "evaluation"}]
 _PHASE_NAMES = [phase.replace("_", " ") for phase in _PHASES]
 _MEGABYTE = 1e6
 _ROUNDING = 1e-12
-"""Errors up to this are none."""
+"""Errors up to this value count as zero."""
 _SET_COLOURS = {"train": 5, "validation": 2, "test": 1}
 _SET_NAMES = {"train": "training", "validation": "validation", "test": "test"}
 _PHASE_COLOURS = [f"p{k}" for k in range(len(_PHASES))]
@@ -36,7 +36,7 @@ _PLACES: dict[str, Get] = {
 
 
 def convergence(runs: Sequence[Run]) -> list[Chart]:
-    """Objective and error of all runs, of which there is one at least, against iterations and against seconds."""
+    """Make charts of objective and error of all runs, at least one, against iterations and against seconds."""
     charts = [
         Chart(f"objective against {place}", place, _overlaid(runs, x, lambda line: line.objective), log=True)
         for place, x in _PLACES.items()
@@ -46,7 +46,7 @@ def convergence(runs: Sequence[Run]) -> list[Chart]:
 
 
 def _errors(runs: Sequence[Run], metric: str) -> Iterator[Chart]:
-    """The error of a metric, of the runs that have it."""
+    """Make charts of the error in a metric, for the runs that have it."""
     shown = [(k, run) for k, run in enumerate(runs) if run.metric == metric]
     sets = {run.scale.which for _, run in shown} - {""}
     which = _SET_NAMES[sets.pop()] if len(sets) == 1 else "held-out, or training,"
@@ -58,7 +58,7 @@ def _errors(runs: Sequence[Run], metric: str) -> Iterator[Chart]:
 
 
 def _error_chart(title: str, place: str, curves: Sequence[Curve]) -> Chart:
-    """Errors on a logarithmic axis, at whose lower edge a tick shows those that are 0."""
+    """Make a chart of errors on a logarithmic axis, with a tick at its lower edge for errors of 0."""
     errors = np.array([math.nan if y is None else y for curve in curves for y in curve.y])
     if (errors <= _ROUNDING).any():
         edge = min(errors[np.isfinite(errors) & (errors > _ROUNDING)], default=1.0) / 2
@@ -68,12 +68,12 @@ def _error_chart(title: str, place: str, curves: Sequence[Curve]) -> Chart:
 
 
 def _raised(y: float | None, edge: float) -> float | None:
-    """An error, or the edge in place of none; rounding leaves none, either."""
+    """Return an error, or the edge if the error is zero up to rounding."""
     return edge if y is not None and y <= _ROUNDING else y
 
 
 def _overlaid(runs: Sequence[Run], x: Get, y: Get) -> list[Curve]:
-    """A curve a run, with a name where there are several."""
+    """Make a curve for each run, with names if there are several."""
     return [_curve(run.name if len(runs) > 1 else "", run, x, y, k) for k, run in enumerate(runs)]
 
 
@@ -82,7 +82,7 @@ def _curve(name: str, run: Run, x: Get, y: Get, colour: int) -> Curve:
 
 
 def _curves_of_sets(run: Run, x: Get) -> list[Curve]:
-    """The error of a run on each set that it has, and where its model is."""
+    """Make curves of a run's error on each of its sets, and mark its model."""
     sets = [which for which in _SET_NAMES if any(run.metric in getattr(line, which) for line in run.lines)]
     curves = [
         _curve(_SET_NAMES[which], run, x, Scale(run.metric, which).error, _SET_COLOURS[which]) for which in sets
@@ -96,7 +96,7 @@ def _curves_of_sets(run: Run, x: Get) -> list[Curve]:
 
 
 def _curves_of_runs(shown: Sequence[tuple[int, Run]], x: Get) -> list[Curve]:
-    """The error of each run, and its least up to each iteration."""
+    """Make curves of each run's error, and of its least value up to each iteration."""
     raw = [_curve(run.name, run, x, Scale(run.metric, run.scale.which or "train").error, k) for k, run in shown]
     least = [replace(curve, y=_least_so_far(curve.y)) for curve in raw]
     return [*(replace(curve, kind="faint") for curve in raw), *least]
@@ -113,7 +113,7 @@ def save_convergence(run: Run, path: Path) -> None:
 
 
 def costs(runs: Sequence[Run]) -> list[Picture]:
-    """Where time and traffic went: by phase for all runs, and by rank for a single one."""
+    """Make pictures of time and traffic: by phase for all runs, and by rank for a single one."""
     # one rank sends nothing and waits for nobody
     several = [run for run in runs if run.environment.ranks > 1]
     pictures: list[Picture] = [
@@ -146,7 +146,7 @@ def _sent_megabytes(line: IterationRecord) -> dict[str, float]:
 
 
 def rank_times(run: Run) -> list[Picture]:
-    """Computing and waiting of each rank, where there are several, and few enough."""
+    """Make bars of computing and waiting of each rank, if there are several but not too many."""
     n = max((len(line.compute_seconds) for line in run.lines), default=0)
     if not 2 <= n <= _MAX_ROWS:
         return []
@@ -157,7 +157,7 @@ def rank_times(run: Run) -> list[Picture]:
 
 
 def cg_steps(run: Run) -> list[Picture]:
-    """CG steps by rank and iteration, with a dot where a rank was stopped."""
+    """Make a map of CG steps by rank and iteration, with a dot where a rank was stopped."""
     steps = [(line.iteration, line.direction) for line in run.lines if line.direction is not None]
     n_ranks = max((len(direction.inner_iterations) for _, direction in steps), default=0)
     counts, stopped = np.zeros((n_ranks, len(steps))), np.zeros((n_ranks, len(steps)), dtype=bool)
@@ -168,7 +168,7 @@ def cg_steps(run: Run) -> list[Picture]:
     if not counts.any():
         return []
     ranks, groups = _starts(n_ranks, _MAX_ROWS), _starts(len(steps), _MAX_COLUMNS)
-    # a cell of several ranks or iterations shows the most of them
+    # a cell of several ranks or iterations shows their largest number
     counts, stopped = (
         np.maximum.reduceat(np.maximum.reduceat(table, ranks, axis=0), groups, axis=1) for table in (counts, stopped)
     )
@@ -185,12 +185,12 @@ def cg_steps(run: Run) -> list[Picture]:
 
 
 def _starts(n: int, most: int) -> list[int]:
-    """Where at most so many groups of the same size start among n."""
+    """Return the starts of at most `most` groups of equal size among n."""
     return list(range(0, n, max(1, math.ceil(n / most))))
 
 
 def _spans(numbers: Sequence[int], starts: Sequence[int]) -> list[str]:
-    """First and last number of each group."""
+    """Write the first and last number of each group."""
     ends = [*starts[1:], len(numbers)]
     return [_span(numbers[start], numbers[end - 1]) for start, end in zip(starts, ends, strict=True)]
 
@@ -200,7 +200,7 @@ def _span(first: int, last: int) -> str:
 
 
 def damping_and_steps(runs: Sequence[Run]) -> list[Chart]:
-    """Gradient norm, damping, steps and reduction ratio against iterations; of a single run those of groups, too."""
+    """Make charts of gradient norm, damping, steps and reduction ratio; for a single run, of steps of groups too."""
     kinds: list[tuple[str, Get, bool]] = [
         ("gradient norm", lambda line: line.gradient_norm, True),
         ("damping lambda", lambda line: line.damping if line.direction else None, True),
@@ -213,7 +213,7 @@ def damping_and_steps(runs: Sequence[Run]) -> list[Chart]:
 
 
 def _group_steps(run: Run) -> Chart:
-    """Step sizes of the groups of ``grouped_newton``."""
+    """Make a chart of the step sizes of ``grouped_newton``'s groups."""
     steps = [(line.iteration, line.direction.step_sizes) for line in run.lines if line.direction is not None]
     steps = [(k, sizes) for k, sizes in steps if sizes]
     n_groups = min(_MAX_GROUPS, max((len(sizes) for _, sizes in steps), default=0))
@@ -226,7 +226,7 @@ def _group_steps(run: Run) -> Chart:
 
 
 def ownership(run: Run) -> list[Picture]:
-    """Who owned which block."""
+    """Draw which rank owned which block."""
     partition, hosts, n = run.environment.partition, run.environment.hosts, run.environment.replicas
     if partition is None or partition.n_ranks == 1:
         return []
@@ -237,7 +237,7 @@ def ownership(run: Run) -> list[Picture]:
 
 
 def predictions(shown: Predictions) -> list[Picture]:
-    """A confusion matrix, or predictions and residuals against targets."""
+    """Draw a confusion matrix, or predictions and residuals against targets."""
     name = f"{_SET_NAMES.get(shown.set, shown.set)} set"
     if shown.targets:
         return _residuals(shown, name)
@@ -271,7 +271,7 @@ def _confusion(shown: Predictions, name: str) -> HeatMap:
 
 
 def solution(shown: Predictions) -> list[Picture]:
-    """What a network has found of a residual problem in one or two dimensions, and its error where that is known."""
+    """Draw the solution of a residual problem in one or two dimensions, and its error if that is known."""
     several = len(shown.values) > 1
     pictures: list[Picture] = []
     for k, values in enumerate(shown.values):
@@ -290,6 +290,6 @@ def solution(shown: Predictions) -> list[Picture]:
 
 
 def _fields(axes: Sequence[Sequence[float]], fields: dict[str, list[float]]) -> list[Picture]:
-    """Values on a grid of points by their titles; what is empty is left out."""
+    """Draw values on a grid of points, by title; leave out empty ones."""
     x, y = axes
     return [Field(title, x, y, np.reshape(values, (len(x), len(y)))) for title, values in fields.items() if values]

@@ -1,4 +1,4 @@
-"""What a run folder holds, read and checked for a report; a run that is at work or was cut off has less."""
+"""Contents of a run folder, read and checked for a report; an unfinished run has fewer files."""
 
 from __future__ import annotations
 
@@ -37,13 +37,13 @@ TORN = f"the last line of {METRICS_FILE} is cut off and was left out"
 
 
 class _Read(BaseModel):
-    """What is used of a file; what else is there does not matter."""
+    """The fields of a file that are used; others are ignored."""
 
     model_config = ConfigDict(extra="ignore", frozen=True, defer_build=True)
 
 
 class Software(_Read):
-    """What computed a run."""
+    """The software of a run."""
 
     python: str = ""
     platform: str = ""
@@ -52,12 +52,12 @@ class Software(_Read):
 
 
 class Environment(_Read):
-    """Where a run computed, and who owned what."""
+    """The machines and the partition of a run."""
 
     ranks: int = 1
     hosts: list[str] = []
     threads_per_rank: int = 1
-    cores: int = 0  # of all hosts; 0 where it was not recorded
+    cores: int = 0  # number of cores of all hosts; 0 if not recorded
     splits: list[int] = []
     blocks: list[int] = []
     replicas: int = 1
@@ -67,12 +67,12 @@ class Environment(_Read):
 
     @property
     def crowding(self) -> float:
-        """Ranks a core, at least 1."""
+        """Number of ranks that share a core, at least 1."""
         return max(1.0, self.ranks / self.cores) if self.cores else 1.0
 
 
 class Predictions(_Read):
-    """How the model did at the end: see :mod:`distnewton.models.predictions`."""
+    """Summary of the final predictions: see :mod:`distnewton.models.predictions`."""
 
     set: str = ""
     n_samples: int = 0
@@ -96,23 +96,23 @@ class Run:
     Attributes
     ----------
     name : str
-        Name that tells it from the others of the report.
+        Name that distinguishes it from the other runs of the report.
     path : Path
-        Its folder.
+        Folder of the run.
     config : Config
-        Its settings.
+        Settings of the run.
     config_text : str
-        Its settings as they were written.
+        Settings as they were written.
     lines : list of IterationRecord
-        Iterations, the start first; may be empty.
+        Records of the iterations, the start first; may be empty.
     environment : Environment
-        Where it ran.
+        Machines and partition of the run.
     software : Software
-        What it ran with.
+        Software of the run.
     predictions : Predictions or None
-        None before its end, and of runs of a comparison.
+        Final predictions; None before the end, and for runs of a comparison.
     remarks : list of str
-        How it ended, where that is not as wished.
+        Remarks on how it ended, if not as wished.
     """
 
     name: str
@@ -127,17 +127,17 @@ class Run:
 
     @property
     def metric(self) -> str:
-        """The metric that it is judged by."""
+        """The metric by which the run is judged."""
         return main_metric(self.config.task, self.lines[-1].test if self.lines else {})
 
     @property
     def scale(self) -> Scale:
-        """What it is judged by."""
+        """The metric and the set by which the run is judged."""
         return Scale.of_records(self.metric, self.lines)
 
     @property
     def model_line(self) -> IterationRecord:
-        """The iteration of the model: the best by validation, the lowest where training diverged, else the last."""
+        """The iteration of the model: the best by validation, the lowest after divergence, or the last."""
         validation = Scale(self.metric, "validation")
         if validation.values(self.lines):
             return min(self.lines, key=lambda line: validation.cost(validation.of(line)))
@@ -152,7 +152,7 @@ class Run:
 
 
 def data_line(data: DataConfig) -> str:
-    """What was trained on, and put aside or measured, as people read it."""
+    """Describe the training, validation and test data in a line."""
     words = [f"validation {data_title(data.validation)}"] if data.validation else []
     share = data.validation_fraction
     words += [f"{100 * share:g} % of it for validation"] if isinstance(share, float) and share else []
@@ -197,7 +197,7 @@ def read_run(path: Path, name: str) -> Run:
 
 
 def _ending(path: Path, lines: list[IterationRecord]) -> Iterator[str]:
-    """How a run ended, where that is not as wished."""
+    """Yield remarks on how a run ended, if not as wished."""
     failure, end = read_first(path), _optional(path / END_FILE, _object)
     if failure:
         yield f"failed with exit code {failure.get('exit_code')}: {failure.get('message')}"
@@ -212,7 +212,7 @@ def _ending(path: Path, lines: list[IterationRecord]) -> Iterator[str]:
 
 
 def _lines(path: Path, remarks: list[str]) -> list[IterationRecord]:
-    """Iterations; the last line of a run that was cut off may be half a line."""
+    """Read the iterations; the last line of a run that was cut off may be incomplete."""
     texts, is_torn = metrics_lines(path.parent)
     if is_torn:
         remarks.append(TORN)
@@ -231,15 +231,15 @@ def _lines(path: Path, remarks: list[str]) -> list[IterationRecord]:
 
 
 def _object(text: str) -> dict[str, Any]:
-    """An object of JSON; a ValueError where it is something else."""
+    """Read a JSON object; raise a ValueError for anything else."""
     found = parse_json(text)
     if not isinstance(found, dict):
-        raise ValueError("expected an object of JSON")
+        raise ValueError("expected a JSON object")
     return found
 
 
 def _optional(path: Path, parse: Callable[[str], Any]) -> Any:
-    """Content of a file that may be missing."""
+    """Read a file that may be missing."""
     try:
         return parse(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -267,7 +267,7 @@ def _check_solution(path: Path, found: Predictions) -> None:
 
 
 def read_runs(paths: list[Path]) -> list[Run]:
-    """Read run folders, each under a name of its own: the ends of their paths that differ.
+    """Read run folders, and name each by the end of its path that differs from the others.
 
     Parameters
     ----------

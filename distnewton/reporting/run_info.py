@@ -1,4 +1,4 @@
-"""A run folder in a few lines."""
+"""Describe a run folder in a few lines."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distnewton.runs.run_folder import GAP
 
 
 def describe_run(path: Path) -> Iterator[str]:
-    """Describe what a run was and how it went, as ``info`` prints it.
+    """Describe the settings and the results of a run, as ``info`` prints them.
 
     Parameters
     ----------
@@ -49,7 +49,7 @@ def describe_run(path: Path) -> Iterator[str]:
 
 
 def _progress(run: Run) -> Iterator[str]:
-    """How far the run came, and what its model reaches."""
+    """Describe how far the run came, and what its model reaches."""
     first, last, model = run.lines[0], run.lines[-1], run.model_line
     yield f"iterations {run.config.run.of_iterations(last.iteration)} in {last.training_seconds:.2f} s"
     yield f"objective  {first.objective:.6g} -> {last.objective:.6g}"
@@ -62,7 +62,7 @@ def _progress(run: Run) -> Iterator[str]:
 
 
 def _model(path: Path) -> str:
-    """Whether there is a model, and of which layers."""
+    """Say whether there is a model, and which layers it has."""
     file = path / MODEL_FILE
     if not file.is_file():
         return "none: the run has not finished, or is one of a comparison"

@@ -1,4 +1,4 @@
-"""What runs are judged by: a metric of one set of data, read from the records of their iterations."""
+"""The scale by which runs are judged: a metric on one set of data, read from the records of iterations."""
 
 from __future__ import annotations
 
@@ -10,19 +10,19 @@ from distnewton.method.records import IterationRecord
 from distnewton.models.metrics import LOWER_IS_BETTER, is_reached, metric_text
 
 SETS = ("test", "validation", "train")
-"""Sets of data, of which the first that was measured says most of a run."""
+"""Sets of data; the first one that was measured judges a run."""
 
 
 @dataclass(frozen=True)
 class Scale:
-    """A metric of a set. What was not measured is NaN, and counts neither as good nor as bad.
+    """A metric on a set. Values that were not measured are NaN, and count neither as good nor as bad.
 
     Attributes
     ----------
     metric : str
         ``accuracy``, ``auc`` or ``rmse``.
     which : str
-        One of :data:`SETS`, or empty where none was measured.
+        One of :data:`SETS`, or empty if none was measured.
     """
 
     metric: str
@@ -30,13 +30,13 @@ class Scale:
 
     @classmethod
     def of_records(cls, metric: str, records: Sequence[IterationRecord]) -> Scale:
-        """The scale of the set that says most of a run."""
+        """Make the scale of the first set that was measured."""
         scales = (cls(metric, which) for which in SETS)
         return next((scale for scale in scales if scale.values(records)), cls(metric, ""))
 
     @property
     def lower(self) -> bool:
-        """Whether less is better."""
+        """Whether lower values are better."""
         return self.metric in LOWER_IS_BETTER
 
     @property
@@ -45,33 +45,33 @@ class Scale:
         return f"{self.which} {self.metric}"
 
     def of(self, record: IterationRecord) -> float:
-        """The metric after an iteration."""
+        """Return the metric after an iteration."""
         return float(getattr(record, self.which).get(self.metric, math.nan))
 
     def error(self, record: IterationRecord) -> float | None:
-        """The metric as an error, what is missing to 1 where more is better; None where it was not measured."""
+        """Return the metric as an error, which is 1 minus the metric if more is better; None if it was not measured."""
         value = self.of(record)
         if math.isnan(value):
             return None
         return value if self.lower else 1.0 - value
 
     def values(self, records: Sequence[IterationRecord]) -> list[float]:
-        """The metric after each iteration at which it was measured."""
+        """Return the metric after each iteration at which it was measured."""
         return [value for value in map(self.of, records) if not math.isnan(value)]
 
     def best(self, records: Sequence[IterationRecord]) -> float:
-        """Best metric of a run."""
+        """Return the best metric of a run."""
         return (min if self.lower else max)(self.values(records), default=math.nan)
 
     def seconds_to(self, records: Sequence[IterationRecord], level: float) -> float:
-        """Training seconds until a run has reached a level; inf if it has not."""
+        """Return the training seconds until a run reached a level; inf if it did not."""
         reached = (record for record in records if is_reached(self.metric, self.of(record), level))
         return next((record.training_seconds for record in reached), math.inf)
 
     def cost(self, value: float) -> float:
-        """A number that is the lower the better a value is; inf of what was not measured."""
+        """Return a number that is lower for better values; inf if the value was not measured."""
         return math.inf if math.isnan(value) else value if self.lower else -value
 
     def text(self, value: float) -> str:
-        """A value as tables show it."""
+        """Write a value as tables show it."""
         return metric_text(self.metric, value)

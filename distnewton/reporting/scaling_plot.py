@@ -25,16 +25,16 @@ _TITLES = {
 
 
 def training_seconds(plan: Plan) -> float:
-    """Predicted seconds of an iteration without its evaluation."""
+    """Return the predicted seconds of an iteration without evaluation."""
     return plan.seconds - plan.phases["evaluation"].seconds
 
 
 @dataclass(frozen=True)
 class ScalingResult:
-    """What a study has measured, beside what the model predicts."""
+    """The measurements of a study, beside the predictions of the model."""
 
     study: Study  # what was run
-    points: Sequence[MeasuredPoint]  # what was measured, from the fewest ranks on
+    points: Sequence[MeasuredPoint]  # measured points, from the fewest ranks on
     plans: Sequence[Plan] = ()  # predictions for the points, or none
 
     @property
@@ -43,11 +43,11 @@ class ScalingResult:
         return self.plans or [None] * len(self.points)
 
     def efficiency(self, point: MeasuredPoint, seconds: float | None = None) -> float:
-        """Parallel efficiency of a point, or of as many ranks that need other seconds for an iteration."""
+        """Compute the parallel efficiency of a point, or of as many ranks that take other seconds for an iteration."""
         return efficiency(self.study, self.points, point.seconds if seconds is None else seconds, point.n_ranks)
 
     def lines(self) -> list[dict[str, Any]]:
-        """Points as JSON-able values, with efficiency and prediction."""
+        """Return the points as JSON values, with efficiency and prediction."""
         predicted = [None if plan is None else training_seconds(plan) for plan in self.planned]
         return [
             {"kind": self.study.kind} | asdict(point)
@@ -56,12 +56,12 @@ class ScalingResult:
         ]  # fmt: skip
 
     def markdown(self, missing: Sequence[str]) -> str:
-        """The study as a table, with what does not count and why.
+        """Write the study as a table, with the points that do not count and the reasons.
 
         Parameters
         ----------
         missing : sequence of str
-            Runs that have not ended.
+            Runs that have not finished.
 
         Returns
         -------
@@ -91,7 +91,7 @@ class ScalingResult:
         return "\n".join(text) + "\n"
 
     def save_picture(self, path: Path, caption: str) -> None:
-        """Draw efficiency over the number of ranks, and where the seconds go.
+        """Draw the efficiency over the number of ranks, and the parts of the seconds.
 
         Parameters
         ----------
@@ -143,11 +143,11 @@ class _ScalingPicture:
 
     @property
     def _names(self) -> list[str]:
-        """Ranks and cores of each point."""
+        """Names of the points: ranks and cores."""
         return [f"{point.n_ranks} ({point.n_cores})" for point, _ in self._counted]
 
     def _scale_ranks(self, axes: Any) -> None:
-        """Ranks on a logarithmic axis, with room beside a single point."""
+        """Put the ranks on a logarithmic axis, with room beside a single point."""
         ranks = [point.n_ranks for point, _ in self._counted]
         axes.set_xscale("log", base=2)
         axes.set_xlim(ranks[0] / 1.3, ranks[-1] * 1.3)
@@ -155,7 +155,7 @@ class _ScalingPicture:
         axes.minorticks_off()
 
     def _draw_times(self, axes: Any) -> None:
-        """Seconds of an iteration on logarithmic axes, speed-up on the right, and the ideal."""
+        """Draw seconds of an iteration on logarithmic axes, with the speed-up on the right, and the ideal."""
         points, base = [point for point, _ in self._counted], self.scaling.points[0]
         ranks, seconds = [point.n_ranks for point in points], [point.seconds for point in points]
         errors = [[s - p.low for s, p in zip(seconds, points, strict=True)],
@@ -187,7 +187,7 @@ class _ScalingPicture:
         label = f"measured ({base.n_ranks} rank{'s' * (base.n_ranks > 1)}: {base.seconds:.3g} s an iteration)"
         axes.errorbar(ranks, share, yerr=errors, marker="o", color=colour(0), capsize=3, label=label)
         if self.scaling.plans:
-            # against its own base: the shape of the curve, not the seconds, is compared here
+            # relative to its own base: this compares the shape of the curve, not the seconds
             scale = base.seconds / training_seconds(self.scaling.plans[0])
             model = [of(point, scale * training_seconds(plan)) for point, plan in self._counted if plan]
             axes.plot(ranks, model, "--", color=colour(5), label="model")
@@ -198,7 +198,7 @@ class _ScalingPicture:
         axes.legend(loc="lower left")
 
     def _draw_seconds(self, axes: Any) -> None:
-        """Bars of seconds in computing, transfer by the model, and waiting for others."""
+        """Draw bars of the seconds of computing, of transfer by the model, and of waiting for others."""
         parts: dict[str, list[float]] = {"compute": [], "transfer (by the model)": [], "wait": []}
         for point, plan in self._counted:
             transfer = min(point.wait, plan.total("transfer") + plan.total("latency")) if plan else 0.0

@@ -1,4 +1,4 @@
-"""Whether one rank keeps all others waiting."""
+"""Find a rank that keeps all others waiting."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from distnewton.method.records import IterationRecord
 
-# share of the training time from which on a rank is named
+# share of the training time above which a rank is named
 THRESHOLD = 0.2
 _LEAST_SECONDS = 0.05
 
@@ -29,25 +29,25 @@ class Slowest:
         host = f" on {hosts[self.rank]}" if self.rank < len(hosts) and len(set(hosts)) > 1 else ""
         return (
             f"rank {self.rank}{host} is the slowest: it computes {self.ratio:.1f} times as long as the others, which "
-            f"costs {100 * self.share:.0f} % of the training time ({self.seconds:.1f} s); look what else runs there, "
+            f"costs {100 * self.share:.0f} % of the training time ({self.seconds:.1f} s); see what else runs there, "
             "or give it less (partition.splits)"
         )
 
 
 def slowest_rank(records: Sequence[IterationRecord], crowding: float = 1.0) -> Slowest | None:
-    """The rank that costs more than 20 % of the time.
+    """Find a rank that costs more than 20 % of the time.
 
     Parameters
     ----------
     records : sequence of IterationRecord
-        Iterations of a run. Where the run was resumed on another number of ranks, the last ones count.
+        Iterations of a run. If the run resumed on another number of ranks, only the last ones count.
     crowding : float
-        Ranks a core, where that is more than 1: so many times longer may a rank take that shares its core.
+        Number of ranks that share a core, at least 1: a rank may take that many times longer.
 
     Returns
     -------
     Slowest or None
-        None where no rank costs that much, with one rank, or where nothing was recorded.
+        None if no rank costs that much, there is one rank, or nothing was recorded.
     """
     if not records:
         return None

@@ -1,4 +1,4 @@
-"""Naming a rank that is slower than the others, from what every rank's record already holds."""
+"""Name a rank that is slower than the others, from the records that every rank has."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from numpy.typing import NDArray
 from distnewton.method.records import IterationRecord
 
 _FACTOR = 1.5
-"""Slower than the median of the others by this, over all iterations looked at."""
+"""A slow rank takes this many times as long as the median of the others, in all iterations of the window."""
 _N_ITERATIONS = 3
 _LEAST_SECONDS = 0.05
-"""A rank must lose so many seconds over these iterations: less is the noise of short runs."""
+"""A slow rank loses at least these seconds over the window; less is noise of short runs."""
 
 
 class Stragglers:
     """Looks for a slow rank in the last iterations.
 
-    Two signs count: the time a rank is at work, waiting left out, and the time of a CG step, because a slow rank whose
-    direction is ended early works no longer than the others. Each rank is named once.
+    Two signs count: the time that a rank works, without waiting, and the time of a CG step, because a slow rank that is
+    stopped early works no longer than the others. Each rank is named once.
 
     Parameters
     ----------
     hosts : list of str
         Host of each rank.
     crowding : float
-        Ranks a core, where that is more than 1: so many times longer may a rank take that shares its core.
+        Number of ranks that share a core, at least 1: a rank may take that many times longer.
     """
 
     def __init__(self, hosts: list[str], crowding: float = 1.0) -> None:
@@ -45,7 +45,7 @@ class Stragglers:
         Returns
         -------
         str
-            Which rank is slow, and by how much; empty where no rank is slow, or it was named before.
+            Which rank is slow, and by how much; empty if none is, or if it was named before.
         """
         seconds, self._elapsed = record.training_seconds - self._elapsed, record.training_seconds
         direction, n_ranks = record.direction, len(record.wait_seconds)
@@ -53,7 +53,7 @@ class Stragglers:
             return ""
         work = seconds - np.array(record.wait_seconds)
         steps = np.array(direction.inner_iterations, dtype=float)
-        # what the fastest need for the steps of all ranks, so that early termination does not hide a slow one
+        # subtract what the fastest would need for these steps, so early termination does not hide a slow rank
         pace = np.divide(direction.seconds, steps, out=np.zeros(n_ranks), where=steps > 0) * steps.max()
         self._recent = [*self._recent[1 - _N_ITERATIONS :], (work, pace)]
         if len(self._recent) < _N_ITERATIONS:
@@ -67,7 +67,7 @@ class Stragglers:
 
 
 def _slow_rank(seconds: NDArray[np.float64], least: float) -> tuple[int, float]:
-    """The rank that takes longest, and how many times as long as the others; 0 where it is not slow in each row."""
+    """Find the rank that takes longest, and how many times as long as the others; 0 if it is not slow in every row."""
     rank = int(seconds.sum(axis=0).argmax())
     own, others = seconds[:, rank], np.median(np.delete(seconds, rank, axis=1), axis=1)
     slow = (own > least * others).all() and (others > 0).all() and (own - others).sum() > _LEAST_SECONDS

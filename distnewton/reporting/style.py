@@ -1,8 +1,8 @@
-"""The look of a report: light and dark as the reader's system has it, colours that colour-blind readers tell apart.
+"""The look of a report: light or dark as the reader's system is, in colours that colour-blind readers can distinguish.
 
 The six colours follow Okabe and Ito's set, darkened on white and lightened on black until each has a contrast of 3:1 or
-more to its ground. Phases, and computing against waiting, have colours of their own, so that no colour of a
-page has two meanings. Heat maps have one colour, whose strength is the value, so that they read the same in both.
+more to its ground. Phases, computing and waiting have their own colours, so no colour of a page has two meanings. Heat
+maps show the value by the strength of one colour, and read the same in both modes.
 """
 
 LIGHT = {
@@ -11,7 +11,7 @@ LIGHT = {
     "p0": "#4a3fa0", "p1": "#1f8278", "p2": "#77700f", "p3": "#b3405f", "p4": "#7d3c98", "work": "#2d6f8f",
     "wait": "#7b848e", "owner": "#fefefe", "bad": "#b42318",
 }  # fmt: skip
-"""Colours on white, by their names in the page; no two are the same, so that a picture's colours tell their names."""
+"""Colours on white, by their names in the page; all differ, so a picture's colours can be mapped to names."""
 _DARK = {
     "ground": "#14171a", "box": "#1d2126", "ink": "#e8eaed", "dim": "#a3adb8", "line": "#353c44", "c0": "#5ab4e8",
     "c1": "#ff9a52", "c2": "#33cc9e", "c3": "#e79bcb", "c4": "#f0c84e", "c5": "#c0cbd6", "heat": "#6cc0f2",

@@ -1,4 +1,4 @@
-"""A run as events for TensorBoard: a number an iteration for each curve."""
+"""Events of a run for TensorBoard: a number for each curve and iteration."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ FOLDER = "tensorboard"
 
 
 class TensorBoard:
-    """Observer that writes events to ``RUN/tensorboard``, on rank 0; follow it by ``tensorboard --logdir RUN``.
+    """Observer that writes events to ``RUN/tensorboard`` on rank 0; view them with ``tensorboard --logdir RUN``.
 
     Parameters
     ----------
@@ -37,7 +37,7 @@ class TensorBoard:
         self._writer: Any = None
 
     def start(self, summary: RunSummary) -> None:
-        """Begin the file, and note what the run is about; events of a run that this one replaces go."""
+        """Begin the file with a description of the run; remove events of a run that this one replaces."""
         for old in self._folder.glob("events.out.tfevents.*"):
             old.unlink()
         self._writer = self._new_writer(str(self._folder))
@@ -47,7 +47,7 @@ class TensorBoard:
         self._writer.add_text("run", text, 0)
 
     def iteration(self, record: IterationRecord) -> None:
-        """Write the numbers of an iteration; what is no number there is left out."""
+        """Write the numbers of an iteration, without those that are not finite."""
         for name, value in scalars(record):
             if math.isfinite(value):
                 self._writer.add_scalar(name, value, record.iteration)
@@ -60,7 +60,7 @@ class TensorBoard:
 
 
 def scalars(record: IterationRecord) -> Iterator[tuple[str, float]]:
-    """Names and values of an iteration.
+    """Yield names and values of an iteration.
 
     Parameters
     ----------

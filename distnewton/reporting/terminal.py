@@ -1,4 +1,4 @@
-"""Whether what is printed ends on a terminal: under mpirun, a rank itself writes to a pipe or an invented terminal."""
+"""Find out whether output ends on a terminal: under mpirun, a rank writes to a pipe or a pseudo-terminal."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ _USUAL_WIDTH = 80
 
 
 def ends_on_terminal() -> bool:
-    """Whether somebody watches: standard output is a terminal, and under mpirun on this host that of mpirun.
+    """Tell whether the output is watched: standard output is a terminal, and under mpirun on this host so is mpirun's.
 
     Returns
     -------
     bool
-        False where it cannot be known: a batch job's log must not get a line that moves.
+        False if unknown: a batch job's log must not get a moving line.
     """
     if launched_size() == 1 and not launcher_kind():
         return sys.stdout.isatty()
@@ -34,12 +34,12 @@ def ends_on_terminal() -> bool:
 
 
 def launched_width() -> int:
-    """Columns of the terminal that mpirun writes to, under mpirun on this host.
+    """Return the width of the terminal that mpirun on this host writes to.
 
     Returns
     -------
     int
-        80 where it is not known: a bar wider than its terminal would leave lines behind.
+        80 if unknown: a bar that is wider than its terminal would leave lines behind.
     """
     width = 0
     with suppress(OSError):
@@ -50,12 +50,12 @@ def launched_width() -> int:
 
 
 def launchers_output() -> str:
-    """Where the standard output of the mpirun above this process goes.
+    """Find where the standard output of this process's mpirun goes.
 
     Returns
     -------
     str
-        Empty where it is not known.
+        Empty if unknown.
     """
     pid, proc = os.getppid(), Path("/proc")
     target = ""
@@ -64,7 +64,7 @@ def launchers_output() -> str:
             name = (proc / str(pid) / "comm").read_text().strip()
             if name in _LAUNCHERS:
                 target = os.readlink(proc / str(pid) / "fd" / "1")
-            # the name in front of the parent's number may hold blanks and parentheses
+            # the name before the parent's number may contain blanks and parentheses
             pid = int((proc / str(pid) / "stat").read_text().rpartition(")")[2].split()[1])
         except (OSError, ValueError, IndexError):
             return ""
@@ -74,19 +74,19 @@ def launchers_output() -> str:
 
 
 def make_console(width: int = 120, *, watched: bool | None = None) -> Console:
-    """Where results are shown; wide enough for a line an iteration, or for a table, where there is no terminal.
+    """Make the console for results; without a terminal it is wide enough for a line of an iteration, or for a table.
 
     Parameters
     ----------
     width : int
-        Columns where there is no terminal.
+        Number of columns if there is no terminal.
     watched : bool or None
-        Whether somebody watches; None: as of :func:`ends_on_terminal`.
+        Whether the output is watched; None asks :func:`ends_on_terminal`.
 
     Returns
     -------
     Console
-        Texts on it are shown as of :func:`~distnewton.printable.printable`; its own signs reach the terminal.
+        Console that shows texts through :func:`~distnewton.printable.printable`; its own control codes pass unchanged.
     """
     from rich.console import Console
 
@@ -94,7 +94,7 @@ def make_console(width: int = 120, *, watched: bool | None = None) -> Console:
         def render_str(self, text: str, **options: Any) -> Text:
             return super().render_str(printable(text), **options)
 
-    # Open MPI gives ranks a terminal, whose other end may be a file
+    # Open MPI gives ranks a pseudo-terminal, whose other end may be a file
     watched = ends_on_terminal() if watched is None else watched
     file: Any = _Raw() if hasattr(sys.stdout, "write_raw") else None
     if watched and (launched_size() > 1 or not sys.stdout.isatty()):
@@ -103,7 +103,7 @@ def make_console(width: int = 120, *, watched: bool | None = None) -> Console:
 
 
 class _Raw:
-    """Standard output for what rich says to a terminal."""
+    """Standard output for rich's control codes."""
 
     def __init__(self) -> None:
         stream: Any = sys.stdout

@@ -1,4 +1,4 @@
-"""What the iterations of a run took: the same figures on the terminal, on the page and in comparisons."""
+"""Total costs of the iterations of a run, as shown on the terminal, on the page and in comparisons."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _MEGABYTE = 1e6
 
 @dataclass(frozen=True)
 class Totals:
-    """What iterations took, without the evaluation of metrics.
+    """Total costs of iterations, without the evaluation of metrics.
 
     Attributes
     ----------
     seconds : float
-        Of training.
+        Seconds of training.
     waited : float
-        Seconds of it in MPI, the mean over the ranks.
+        Seconds inside MPI, averaged over the ranks.
     sent : float
-        Megabytes, over all ranks.
+        Megabytes sent by all ranks.
     n_directions, n_early : int
-        Directions that were sought, and those of them that ended early.
+        Number of directions, and of those that ended early.
     """
 
     seconds: float
@@ -34,7 +34,7 @@ class Totals:
 
     @classmethod
     def of(cls, records: Sequence[IterationRecord], before: float = 0.0) -> Totals:
-        """Add up records, of which there may be none; `before` are the seconds of an earlier launch."""
+        """Add up records, possibly none; `before` is the number of seconds of an earlier launch."""
         directions = [record.direction for record in records if record.direction is not None]
         return cls(
             records[-1].training_seconds - before if records else 0.0,
@@ -46,15 +46,15 @@ class Totals:
 
     @property
     def share_waited(self) -> float:
-        """The waiting as a share of the seconds."""
+        """Waiting, as a share of the seconds."""
         return self.waited / self.seconds if self.seconds > 0.0 else 0.0
 
     @property
     def waiting(self) -> str:
-        """The waiting in words."""
+        """Waiting, as text."""
         return f"{self.waited:.2f} s ({100 * self.share_waited:.0f} %)"
 
     @property
     def traffic(self) -> str:
-        """What was sent, in words."""
+        """Traffic, as text."""
         return f"{self.sent:,.1f} MB" if self.sent < 1e4 else f"{self.sent / 1e3:,.1f} GB"

@@ -106,7 +106,7 @@ def test_why_tells_what_the_launcher_knows(tmp_path, end, words):
 
 def test_why_tells_that_a_run_goes_on(tmp_path):
     folder = RunFolder(tmp_path / "run")
-    assert list(explain_failure(folder.path)) == ["cause      the run goes on, and is before its first iteration"]
+    assert list(explain_failure(folder.path)) == ["cause      the run is still training, before its first iteration"]
     folder.close()
     assert "no process has the run open" in "".join(explain_failure(folder.path))
 

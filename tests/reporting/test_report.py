@@ -549,7 +549,7 @@ def test_the_first_sentence_on_several_runs_says_which_was_sooner(tmp_path):
         made_run(tmp_path / "quick", records=quick),
     ])  # fmt: skip
     assert headline(runs) == (
-        "Best test accuracy on the way: good 0.9000, quick 0.8000. "
+        "Best test accuracy of any iteration: good 0.9000, quick 0.8000. "
         "quick reaches 0.8000 first, after 1.5 s; good after 4.0 s."
     )
     # a metric of another set is no comparison
