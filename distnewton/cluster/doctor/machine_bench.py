@@ -1,4 +1,4 @@
-"""Rates of a cluster in twenty seconds: messages between ranks, products, memory, exponentials."""
+"""Measure the rates of a cluster in twenty seconds: messages between ranks, products, memory, exponentials."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from distnewton.guards.watchdog import watchdog
 from distnewton.parallel.collectives import Communicator
 
 SECONDS = 2.2
-"""Of each measurement; there are at most nine."""
+"""Seconds for each measurement; there are at most nine."""
 _BIG = 1 << 22
 _ROWS = 1024
 
 
 def measure(comm: Communicator, seconds: float = SECONDS) -> dict[str, dict[str, float]]:
-    """Measure with all ranks at work.
+    """Measure the rates while all ranks compute.
 
     Parameters
     ----------
     comm : Communicator
         All ranks.
     seconds : float
-        Of each measurement.
+        Seconds for each measurement.
 
     Returns
     -------
     dict of str to dict
-        Tables ``network`` and ``compute`` of a cluster file; without what there is not, such as a second node.
+        Tables ``network`` and ``compute`` of a cluster file, without rates of what is missing, such as a second node.
 
     Notes
     -----
@@ -57,7 +57,7 @@ def measure(comm: Communicator, seconds: float = SECONDS) -> dict[str, dict[str,
 
 
 def _latency(comm: Communicator, partner: int, seconds: float) -> float:
-    """Seconds of one way of an 8-byte message between rank 0 and a partner."""
+    """Measure the seconds that an 8-byte message takes one way between rank 0 and a partner."""
     buffer = np.zeros(8, dtype=np.uint8)
 
     def there_and_back(pair: Any) -> None:
@@ -72,7 +72,7 @@ def _latency(comm: Communicator, partner: int, seconds: float) -> float:
 
 
 def _bandwidth(comm: Communicator, partner: int, seconds: float) -> float:
-    """Bytes a second that rank 0 and a partner each send while they sum: less than in messages, for it is added up."""
+    """Measure the bytes a second that rank 0 and a partner each send in a sum; plain messages are faster."""
     buffer = np.zeros(_BIG // 4, dtype=np.float32)
 
     def total(pair: Any) -> None:
@@ -84,7 +84,7 @@ def _bandwidth(comm: Communicator, partner: int, seconds: float) -> float:
 
 
 def _timed(comm: Communicator, partner: int, work: Callable[[Any], None], seconds: float) -> float:
-    """Seconds of what two ranks do together, the median over rounds; the same on all ranks."""
+    """Return the median seconds of common work of two ranks; the same on all ranks."""
     assert comm.mpi is not None  # noqa: S101  (there is a partner)
     times, begin = [0.0], time.perf_counter()
     with watchdog.inside("measurement of messages"):
@@ -104,7 +104,7 @@ def _timed(comm: Communicator, partner: int, work: Callable[[Any], None], second
 
 
 def _matrix_rate(dtype: str, seconds: float) -> float:
-    """GFLOP/s of a square matrix product with the threads of this rank."""
+    """Measure the GFLOP/s of a square matrix product with the threads of this rank."""
     rng = np.random.default_rng(0)
     A, B = (rng.standard_normal((_ROWS, _ROWS)).astype(dtype) for _ in range(2))
     C = np.empty_like(A)
@@ -112,7 +112,7 @@ def _matrix_rate(dtype: str, seconds: float) -> float:
 
 
 def _sparse_rate(seconds: float) -> float:
-    """GFLOP/s of sparse features times dense weights: 10,000 rows of 100 values among 50,000 columns, 64 outputs."""
+    """Measure GFLOP/s of sparse features times dense weights: 10,000 rows of 100 values, 50,000 columns, 64 outputs."""
     from scipy.sparse import csr_array
 
     rng = np.random.default_rng(0)
@@ -125,13 +125,13 @@ def _sparse_rate(seconds: float) -> float:
 
 
 def _memory_rate(seconds: float) -> float:
-    """GB/s between a core and memory: two arrays beyond the caches are read, one is written."""
+    """Measure GB/s between a core and memory, with arrays larger than the caches: two are read, one is written."""
     a, b = np.ones(_BIG), np.ones(_BIG)
     return 3.0 * a.nbytes / _median_seconds(lambda: np.add(a, b, out=a), seconds) / 1e9
 
 
 def _exponential_rate(seconds: float) -> float:
-    """10^9 exponentials a second, in float32, with the threads of numpy: one."""
+    """Measure 10^9 exponentials a second in float32, with numpy's one thread."""
     values, out = np.linspace(-5.0, 5.0, _ROWS * 64, dtype=np.float32), np.empty(_ROWS * 64, dtype=np.float32)
     return values.size / _median_seconds(lambda: np.exp(values, out=out), seconds) / 1e9
 

@@ -1,4 +1,4 @@
-"""What a GPU computes beside the CPU: each operation, kernel and direction, each way of numbers, and their count."""
+"""Compare a GPU with the CPU: all operations, kernels and directions, all kinds of transfers, and their number."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ from distnewton.runs.run_folder import package_versions
 _RUN_ALLOWED = 1e-9
 _TOLD = 20
 _SIZE = 4096
-"""Rows and columns of the matrices whose products are timed."""
+"""Size of the square matrices whose products are timed."""
 _NCCL = """
 import numpy as np
 from types import SimpleNamespace
@@ -53,7 +53,7 @@ assert float(array.sum().get()) == 4095 * 4096 / 2
 
 @dataclass(frozen=True)
 class Trial:
-    """Something that was tried: ``agrees``, ``differs`` or ``not tried``, and how far off it was."""
+    """Result of a trial: ``agrees``, ``differs`` or ``not tried``, with the difference."""
 
     group: str
     name: str
@@ -72,7 +72,7 @@ class Verification:
     seconds: float
 
     def results(self) -> list[CheckResult]:
-        """A line for each group, and for each trial that differs."""
+        """Return a line for each group, and for each trial that differs."""
         lines: list[CheckResult] = []
         for group in dict.fromkeys(trial.group for trial in self.trials):
             lines += _results_of_group(group, [trial for trial in self.trials if trial.group == group])
@@ -80,7 +80,7 @@ class Verification:
         return [*lines, ok("GPU", f"rates of {self.device}: {rates}")]
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values, with the versions of whatever has a part in them."""
+        """Return plain values, with the versions of the software involved."""
         versions = {"Python": sys.version.split()[0], **package_versions()}
         versions |= {wheel: version(wheel) for wheel in cupy_wheels()}
         versions["driver"] = output_of(["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]).strip()
@@ -88,7 +88,7 @@ class Verification:
 
 
 def _results_of_group(group: str, trials: list[Trial]) -> Iterator[CheckResult]:
-    """A line for the trials of a group that agree, or were not tried, and one for each that differs."""
+    """Yield a line on the trials of a group that agree or were not tried, and one on each that differs."""
     n = Counter(trial.verdict for trial in trials)
     largest = max((trial.difference or 0.0 for trial in trials if trial.verdict == "agrees"), default=0.0)
     if n["not tried"] == n.total():
@@ -109,9 +109,9 @@ def verify(number: int = 0, *, groups: tuple[str, ...] = ()) -> Verification:
     Parameters
     ----------
     number : int
-        Of the GPU among those that this process sees; one must be there.
+        Number of the GPU among those that this process sees, at least one.
     groups : tuple of str
-        Which groups of trials; all by default.
+        Groups of trials; all by default.
 
     Returns
     -------
@@ -136,16 +136,16 @@ def verify(number: int = 0, *, groups: tuple[str, ...] = ()) -> Verification:
 
 
 def _tried(group: str, name: str, work: Callable[[], tuple[float, str]]) -> Trial:
-    """A trial; whatever it raises is a difference, too."""
+    """Do a trial; any exception counts as a difference."""
     try:
         off, text = work()
-    except Exception as error:  # the report says what came
+    except Exception as error:  # the report shows the exception
         return Trial(group, name, "differs", None, f"{type(error).__name__}: {error}")
     return Trial(group, name, "differs" if text else "agrees", off if np.isfinite(off) else None, text)
 
 
 def _cases(group: str, gpu: Backend, cases: dict[str, Callable[[Backend], Any]]) -> Iterator[Trial]:
-    """Cases that a backend computes, on both."""
+    """Compute the cases of a backend on both devices."""
     cpu, allowed = Backend(gpu.dtype), ALLOWED[gpu.dtype.name]
 
     def compare(case: Callable[[Backend], Any]) -> tuple[float, str]:
@@ -166,7 +166,7 @@ def _transfers(gpu: Backend) -> Iterator[Trial]:
 
 
 def _directions() -> Iterator[Trial]:
-    """Runs on both."""
+    """Do short runs on both devices."""
     for name, run in runs():
 
         def compare(run: Callable[[str], Any] = run) -> tuple[float, str]:
@@ -177,7 +177,7 @@ def _directions() -> Iterator[Trial]:
 
 
 def _crossings(gpu: Backend) -> Iterator[Trial]:
-    """Whether what crosses in a run grows with the data."""
+    """Check that the number of transfers in a run does not grow with the data."""
 
     def crossed(kind: str) -> tuple[float, str]:
         counts = []
@@ -193,7 +193,7 @@ def _crossings(gpu: Backend) -> Iterator[Trial]:
 
 @contextmanager
 def _counted(library: Any) -> Iterator[Counter[str]]:
-    """Count what crosses, by way."""
+    """Count the transfers by direction."""
     count, ways = Counter[str](), ("to_host", "to_device", "scalar", "download", "upload")
 
     def counting(way: str, move: Callable[..., Any], *args: Any) -> Any:
@@ -211,7 +211,7 @@ def _counted(library: Any) -> Iterator[Counter[str]]:
 
 
 def _messages() -> Iterator[Trial]:
-    """Sums by MPI on the device's memory and by NCCL, in child processes: a failure there is a crash."""
+    """Sum by MPI on the device's memory and by NCCL, in child processes, because a failure may be a crash."""
     if type(devices.GPUS) is not devices.CudaGpus:
         yield Trial("messages", "MPI and NCCL", "not tried", None, "the device is none of CUDA's")
         return
@@ -228,7 +228,7 @@ def _messages() -> Iterator[Trial]:
 
 
 def _rates(backends: dict[str, Backend]) -> dict[str, float]:
-    """Products of square matrices and one-pass updates, the best of five."""
+    """Measure rates of products of square matrices and of one-pass updates, the best of five."""
     rates = {}
     for dtype, gpu in backends.items():
         library: Any = gpu.library
@@ -241,7 +241,7 @@ def _rates(backends: dict[str, Backend]) -> dict[str, float]:
 
 
 def _best(library: Any, work: Callable[[], Any]) -> float:
-    """Seconds of work on the device."""
+    """Return the best seconds of work on the device."""
     seconds = []
     for _ in range(6):
         library.synchronize()
