@@ -39,9 +39,10 @@ def check_residuals(residuals: ResidualLoss, network: PartitionedNetwork, params
     Collective: a forward pass of a few points of each term.
     """
     if residuals.jet.seconds and not network.activation.analytic:
+        names = [term.name for term in residuals.terms if {"d2u", "laplacian"} & {*term.term.arguments}]
         raise ConfigError(
-            f"the residuals need second derivatives, which {network.activation.name} does not have; use "
-            "network.activation = tanh",
+            f"term {', '.join(names)}: the residual needs second derivatives, which {network.activation.name} does not "
+            "have; use network.activation = tanh",
             collective=True,
         )
     first, last = network.grid.feature_range()

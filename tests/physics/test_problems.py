@@ -497,7 +497,7 @@ def test_bad_problems_are_refused_by_the_name_of_the_term_on_all_ranks(world, ki
 @pytest.mark.mpi(min_size=1, sizes=(3,))
 def test_relu_is_refused_where_second_derivatives_are_needed(world):
     settings = config().model_copy(update={"network": config().network.model_copy(update={"activation": "relu"})})
-    with pytest.raises(ConfigError, match="second derivatives, which relu does not have"):
+    with pytest.raises(ConfigError, match="term heat: the residual needs second derivatives, which relu does not have"):
         distnewton.train(settings, world.mpi, train_data=heat())
 
 
