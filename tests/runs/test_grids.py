@@ -73,9 +73,10 @@ def test_loss_hessian_is_the_derivative_of_the_loss_gradient(world, loss):
         np.testing.assert_allclose(product, np.einsum("kab,kb->ka", exact, V), rtol=0, atol=1e-13)
 
 
-# seven ranks take turns on two cores: dense features meet their grids in the operators above, and runs on other grids
+# four and seven ranks take turns on two cores: dense features meet their grids in the operators above, and whole runs
+# with features that are split and that are not on two
 ON_1_AND_4 = pytest.mark.mpi(min_size=1, sizes=(1, 4))
-DENSE = pytest.param(False, marks=ON_1_AND_4, id="False")
+DENSE = pytest.param(False, marks=pytest.mark.mpi(min_size=1, sizes=(1, 2)), id="False")
 # the operators above meet every network on every number of ranks
 DEEP, PLAIN, LOGISTIC, DEEPER = NETWORKS[:4]
 
