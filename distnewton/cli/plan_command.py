@@ -67,7 +67,6 @@ def _sizes(text: str) -> dict[str, float]:
 )
 def plan(options: argparse.Namespace) -> int:
     """Show all ways to split the network over a number of ranks, with details and limits of the best."""
-    from distnewton.planning.advice import more_ranks, wasted_ranks
     from distnewton.planning.plan import largest, make_plan, make_plans
     from distnewton.reporting.plan_tables import as_dict, print_plans
     from distnewton.runs.planned import planned_grid
@@ -76,8 +75,8 @@ def plan(options: argparse.Namespace) -> int:
     config = load_config(options.recipe, overrides(options), notes)
     cluster = load_cluster(options.cluster) if options.cluster else None
     rates, missing = cluster_rates(cluster, config.run.array_dtype)
-    notes += _notes_on_rates(options.cluster if cluster else "", missing)
-    n_ranks = options.ranks or (cluster.launch.nodes * cluster.launch.ranks_per_node if cluster else 1)
+    notes += _notes_on_rates(options.cluster or "", missing)
+    n_ranks = _n_ranks(options, cluster)
     problem = _problem(config, options, n_ranks, notes)
     grid = planned_grid(config, problem, n_ranks)
 
@@ -96,10 +95,22 @@ def plan(options: argparse.Namespace) -> int:
         print(f"note: {note}", file=sys.stderr)
     print_plans(plans, n_ranks, memory_gb, widest)
     if config.partition.splits == "auto" and not grid["speeds"] and problem.owners is None:
-        plan_on = _best_plan(problem, rates, grid)
-        for text in filter(None, [wasted_ranks(plans[0], plan_on) or more_ranks(plans[0], plan_on)]):
-            print(f"ranks: {text}")
+        _print_advice(plans[0], _best_plan(problem, rates, grid))
     return 0
+
+
+def _print_advice(plan: Plan, plan_on: Callable[[int], Plan]) -> None:
+    """Say whether fewer ranks would do as well, or more would do better."""
+    from distnewton.planning.advice import more_ranks, wasted_ranks
+
+    if text := wasted_ranks(plan, plan_on) or more_ranks(plan, plan_on):
+        print(f"ranks: {text}")
+
+
+def _n_ranks(options: argparse.Namespace, cluster: Cluster | None) -> int:
+    """Ranks that are planned: those asked for, else all of the cluster file."""
+    every = cluster.launch.nodes * cluster.launch.ranks_per_node if cluster else 1
+    return options.ranks or every
 
 
 def advice_on_ranks(config: Config, cluster: Cluster, n_ranks: int) -> str:
@@ -170,7 +181,7 @@ def _problem(config: Config, options: argparse.Namespace, n_ranks: int, notes: l
     given, residual = _given_sizes(config, options), problem_of(None, config.data) is not None
     complete = {"n_samples", "n_features", "n_out"} <= given.keys() and not residual
     try:
-        size = (DataSize(0, 0, 0, 0, None, None) if complete else describe_data(config))._replace(**given)
+        size = (DataSize(0, 0, 0) if complete else describe_data(config))._replace(**given)
     except MissingInputError as error:
         advice = "without data, a plan needs --sizes samples=N,features=N,outputs=N"
         raise MissingInputError(f"{error}\n{advice}", collective=error.collective) from None
@@ -183,9 +194,4 @@ def _problem(config: Config, options: argparse.Namespace, n_ranks: int, notes: l
         owners = FileOwners(size.files, tuple(files_owned(config.partition)(len(size.files), n_ranks)))
     elif not isinstance(config.data.train, str):
         notes.append("data.train lists files by columns that are not read: features are split as in one file")
-    return planned_problem(
-        config, shape, size.n_samples, n_test=size.n_test, nonzeros=size.nonzeros, reading_bytes=size.reading_bytes,
-        owners=owners,
-        packed=size.packed,
-        jet=size.jet, n_rows=size.n_rows,
-    )  # fmt: skip
+    return planned_problem(config, shape, size, owners=owners)

@@ -95,11 +95,7 @@ def opener(
     if (named := named_data(given)) is not None:
         name = named
     elif given is not None or not name:
-        wanted = Wanted(
-            None if isinstance(data.label_column, list) else data.label_column, tuple(data.ignore_columns),
-            missing=data.missing, categories=data.categories,
-        )  # fmt: skip
-        return lambda: as_source(given, names, labels=labels, wanted=wanted)
+        return partial(as_source, given, names, labels=labels, wanted=_wanted_in_memory(data))
     open_file = partial(
         open_data,
         data_dir=data.directory or None,
@@ -128,6 +124,14 @@ def opener(
         ignore_extra_features=False if n_features is None else "numbered",
         sort_indices=data.sort_indices,
     )
+
+
+def _wanted_in_memory(data: DataConfig) -> Wanted:
+    """Return what is wanted of data in memory, whose labels come apart where several columns hold them in files."""
+    return Wanted(
+        None if isinstance(data.label_column, list) else data.label_column, tuple(data.ignore_columns),
+        missing=data.missing, categories=data.categories,
+    )  # fmt: skip
 
 
 def named_data(given: Any) -> DataName | None:

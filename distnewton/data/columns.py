@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import zip_longest
@@ -343,11 +343,7 @@ class _Table:
     def select_by_place(self, wanted: Wanted) -> Selection:
         """Select features in the order of the file, without the labels and what is ignored."""
         ignored = {self.place(column, "ignore_columns") for column in wanted.ignored}
-        rest = [i for i in range(len(self.columns)) if i not in ignored and i not in self.index]
-        label = None if wanted.labels == "apart" else self._label_place(wanted, rest)
-        if label in ignored:
-            raise ConfigError(f"ignore_columns names {self.columns[label]}, the label column of {self.path}")
-        features = [i for i in rest if i != label]
+        label, features = self._split_columns(wanted, ignored)
         beside = "" if label is None else f" beside that of the labels ({self.columns[label]})"
         n_kept = wanted.n_kept(str(self.path), len(features), f"feature columns{beside}")
         if not features:
@@ -355,20 +351,33 @@ class _Table:
                 f"{self.path}: expected a label and at least one feature, got columns {listed(self.columns)}"
             )
         n_extra = len(features) - n_kept
-        unlabelled = f"{self.path}: no label column, all {n_kept} columns are features"
         notes = extra_note(n_extra, n_kept, "feature columns")
-        notes += [unlabelled] * (label is None and wanted.labels != "apart")
+        if label is None and wanted.labels != "apart":
+            notes.append(f"{self.path}: no label column, all {n_kept} columns are features")
+        notes += self._notes_on_names(features, label, ignored)
+        return Selection(tuple(features[:n_kept]), None if wanted.labels == "none" else label, n_extra, notes)
+
+    def _split_columns(self, wanted: Wanted, ignored: set[int]) -> tuple[int | None, list[int]]:
+        """Column of the labels, and those of the features."""
+        rest = [i for i in range(len(self.columns)) if i not in ignored and i not in self.index]
+        label = None if wanted.labels == "apart" else self._label_place(wanted, rest)
+        if label in ignored:
+            raise ConfigError(f"ignore_columns names {self.columns[label]}, the label column of {self.path}")
+        return label, [i for i in rest if i != label]
+
+    def _notes_on_names(self, features: Sequence[int], label: int | None, ignored: set[int]) -> Iterator[str]:
+        """What a user should be told of columns whose names say that they number rows, or stand twice."""
         if left_out := sorted(self.index - ignored - {label}):
             names = listed([self.columns[i] or "without a name" for i in left_out])
-            notes.append(f"{self.path}: the index column ({names}) counts rows, and is no feature")
-        if self.named and 0 in features and self.columns[0].lower() in _ROW_NAMES:
-            name = self.columns[0]
-            notes.append(f"{self.path}: column {name} is a feature; if it numbers rows: data.ignore_columns = {name}")
-        if self.named and (
-            problem := _unusable([self.columns[i] for i in (*features, *([] if label is None else [label]))])
-        ):
-            notes.append(f"{self.path}: {problem}: columns are taken by place, not by name, in other tables too")
-        return Selection(tuple(features[:n_kept]), None if wanted.labels == "none" else label, n_extra, notes)
+            yield f"{self.path}: the index column ({names}) counts rows, and is no feature"
+        if not self.named:
+            return
+        name = self.columns[0]
+        if 0 in features and name.lower() in _ROW_NAMES:
+            yield f"{self.path}: column {name} is a feature; if it numbers rows: data.ignore_columns = {name}"
+        selected = [self.columns[i] for i in (*features, *([] if label is None else [label]))]
+        if problem := _unusable(selected):
+            yield f"{self.path}: {problem}: columns are taken by place, not by name, in other tables too"
 
     def _label_place(self, wanted: Wanted, rest: list[int]) -> int | None:
         """Column of the labels; None where the others are as many as the features, and no name says otherwise."""

@@ -129,15 +129,8 @@ class FilesByColumns:
         DataError
             If it is in no file, or in several.
         """
-        name = self.label_column if self.known is None else self.known.label
-        if name is None:
-            left_out = {*self.ignored, self.id_column}
-            found = [
-                (i, column) for i, own in enumerate(columns) for column in own
-                if column.lower() in LABEL_NAMES and column not in left_out
-            ]
-        else:
-            found = [(i, name) for i, own in enumerate(columns) if name in own]
+        name = self._label_name
+        found = [(i, column) for i, own in enumerate(columns) for column in self._label_columns(own)]
         if len(found) == 1:
             return found[0]
         if not found and self.known is not None and self.labels != "required":
@@ -149,6 +142,18 @@ class FilesByColumns:
             "data.label_column, and keep it in one file",
             collective=True,
         )
+
+    @property
+    def _label_name(self) -> str | None:
+        """Name of the column of the labels, where it is known."""
+        return self.label_column if self.known is None else self.known.label
+
+    def _label_columns(self, columns: Sequence[str]) -> list[str]:
+        """Columns of a file that may hold the labels."""
+        if self._label_name is not None:
+            return [self._label_name] if self._label_name in columns else []
+        left_out = {*self.ignored, self.id_column}
+        return [column for column in columns if column.lower() in LABEL_NAMES and column not in left_out]
 
 
 class JoinedSource:
@@ -284,107 +289,121 @@ class _Joining:
         with self.comm.collective_errors():
             self.tables = {i: self._table(i) for i in self.own}
         columns = self._by_file({i: list(table.columns) for i, table in self.tables.items()})
-        self._check_columns(columns)
+        if known is None:
+            self._refuse_twice(columns)
+            self._refuse_unknown(columns)
         self.label = files.with_label(columns)
         with self.comm.collective_errors():
             self.tables = {i: self._features_of(i, table) for i, table in self.tables.items()}
 
     def _table(self, i: int) -> TableSource:
         """An own file, of which no feature is taken yet."""
-        name = self.files.files[i]
         try:
-            table = self.files.open_file(name, names=ColumnNames((), ""), labels="none")
+            table = self._open_table(i, names=ColumnNames((), ""), labels="none")
         except MissingInputError as error:
             raise MissingInputError(
                 f"{error}; this rank on {platform.node()} owns the file (partition.files says which ranks do)"
             ) from None
+        if self.files.id_column not in table.columns:
+            raise DataError(
+                f"{table.name}: has no column {self.files.id_column} (data.id_column); its columns are "
+                f"{listed(table.columns)}"
+            )
+        return table
+
+    def _open_table(self, i: int, **settings: Any) -> TableSource:
+        """Open an own file, which must be a table with names."""
+        name = self.files.files[i]
+        table = self.files.open_file(name, **settings)
         if not isinstance(table, TableSource) or not table.columns:
             raise DataError(
                 f"{name}: files by columns are CSV with a header, Parquet or Arrow files: rows are joined by a column "
                 "with a name"
             )
-        if self.files.id_column not in table.columns:
-            raise DataError(
-                f"{name}: has no column {self.files.id_column} (data.id_column); its columns are "
-                f"{listed(table.columns)}"
-            )
         return table
 
-    def _check_columns(self, columns: Sequence[Sequence[str]]) -> None:
-        """Refuse names that stand twice, or nowhere."""
+    def _refuse_twice(self, columns: Sequence[Sequence[str]]) -> None:
+        """Refuse names that stand twice, beside those of columns that are no features."""
         files = self.files
         counts = Counter(name for own in columns for name in own if name not in (files.id_column, *files.ignored))
         twice = [name for name, n in counts.items() if n > 1]
-        if files.known is None and twice and twice != [files.label_column]:
+        if twice and twice != [files.label_column]:
             places = [files.files[i] for i, own in enumerate(columns) if twice[0] in own]
             raise DataError(
                 f"{' and '.join(places)}: two columns are named {twice[0]}; columns are taken by name: rename one",
                 collective=True,
             )
-        unknown = [name for name in files.ignored if not any(name in own for own in columns)]
-        if unknown and files.known is None:
-            raise ConfigError(f"ignore_columns = {unknown[0]!r}: {files.name} have no such column", collective=True)
+
+    def _refuse_unknown(self, columns: Sequence[Sequence[str]]) -> None:
+        """Refuse names to ignore that stand nowhere."""
+        unknown = [name for name in self.files.ignored if not any(name in own for own in columns)]
+        if unknown:
+            raise ConfigError(
+                f"ignore_columns = {unknown[0]!r}: {self.files.name} have no such column", collective=True
+            )
 
     def _features_of(self, i: int, table: TableSource) -> TableSource:
         """A file with its features, and with the labels where it has them."""
-        files, known = self.files, self.files.known
-        has_label = self.label is not None and self.label[0] == i and files.labels != "none"
-        label = self.label[1] if self.label is not None else ""
-        rest = {*table.columns} - {*files.ignored, files.id_column, label if has_label else files.id_column}
-        opened: DataSource = table
-        if known is not None:
-            names = known.of_file(i)
-            if names.features or has_label:
-                opened = files.open_file(files.files[i], names=names, labels="required" if has_label else "none")
-        elif rest:
+        files, label = self.files, self._label_of(i)
+        if files.known is not None:
+            names = files.known.of_file(i)
+            if not names.features and label is None:
+                return table
+            return self._open_table(i, names=names, labels="none" if label is None else "required")
+        if {*table.columns} - {*files.ignored, files.id_column, label}:
             own = [name for name in files.ignored if name in table.columns]
-            opened = files.open_file(
-                files.files[i], ignore_columns=[files.id_column, *own], label_column=label if has_label else None,
-                labels="required" if has_label else "apart",
+            return self._open_table(
+                i, ignore_columns=[files.id_column, *own], label_column=label,
+                labels="apart" if label is None else "required",
             )  # fmt: skip
-        elif has_label:
-            opened = files.open_file(files.files[i], names=ColumnNames((), label), labels="required")
-        else:
+        if label is None:
             raise DataError(f"{files.files[i]}: has no column beside the identifiers that is not left out")
-        assert isinstance(opened, TableSource)  # noqa: S101  (as before)
-        return opened
+        return self._open_table(i, names=ColumnNames((), label), labels="required")
 
     def describe(self) -> ColumnNames:
         """Check each file on one rank; returns the names of all columns, which own tables then are encoded by."""
         with self.comm.collective_errors():
             for i in self._spoken:
-                names_nothing = not self._columns(i) and not self._labels_in(i)
-                if not names_nothing:
+                if self._columns(i) or self._label_of(i) is not None:
                     self.described[i] = self.tables[i].describe()
         if self.files.known is not None:
             return self.files.known
+        self._encode_alike()
+        names = self._names()
+        for i, table in self.tables.items():
+            if (own := names.of_file(i)).features:
+                table.adopt(own)
+        return names
+
+    def _encode_alike(self) -> None:
+        """Encode all files where one is encoded: of a column without gaps, too, the model says what fills one."""
         encoded = {i: self.tables[i].encoding for i in self._spoken}
         if self.comm.any(any(encoding is not None for encoding in encoded.values())):
-            # of a column without gaps, too, the model says what fills one
             with self.comm.collective_errors():
                 for i in self._spoken:
                     if self._columns(i) and encoded[i] is None:
                         self.tables[i].encode(always=True)
+
+    def _names(self) -> ColumnNames:
+        """Names of all columns, and how they are encoded, as the files' speakers have them."""
         views = self._by_file({
             i: [self._columns(i), None if (e := self.tables[i].encoding) is None else e.to_json()] for i in self._spoken
         })
         columns = [tuple(view[0]) for view in views]
         encodings = [TableEncoding.from_json(view[1]) for view in views]
         whole: tuple[ColumnEncoding, ...] = sum((e.columns for e in encodings if e is not None), ())
-        features: tuple[str, ...] = sum(columns, ())
         label = self.label[1] if self.label is not None else ""
-        names = ColumnNames(features, label, TableEncoding(whole) if whole else None, tuple(map(len, columns)))
-        for i, table in self.tables.items():
-            if columns[i]:
-                table.adopt(names.of_file(i))
-        return names
+        features: tuple[str, ...] = sum(columns, ())
+        return ColumnNames(features, label, TableEncoding(whole) if whole else None, tuple(map(len, columns)))
 
     def _columns(self, i: int) -> list[str]:
         return list(self.tables[i].feature_columns())
 
-    def _labels_in(self, i: int) -> bool:
-        """Whether labels are read from a file."""
-        return self.label is not None and self.label[0] == i and self.files.labels != "none"
+    def _label_of(self, i: int) -> str | None:
+        """Column of a file that is read as labels; None where none is."""
+        if self.label is None or self.label[0] != i or self.files.labels == "none":
+            return None
+        return self.label[1]
 
     @property
     def order_file(self) -> int:

@@ -68,6 +68,17 @@ def open_and_describe(comm: Communicator, open_source: Callable[[], DataSource])
         description = source.describe() if comm.rank == 0 else None
         if description is not None:
             description.notes = [*spool_notes(source.name), *description.notes]
+    found = _broadcast(comm, description)
+    if isinstance(source, TableSource | LabelColumns):
+        source.adopt(found.names)
+    if isinstance(source, BundledSource):
+        features = comm.broadcast_array(source.features if comm.rank == 0 else None)
+        source.adopt(features, np.asarray(found.labels, np.float64))
+    return source, found
+
+
+def _broadcast(comm: Communicator, description: Description | None) -> Description:
+    """What rank 0 has found out, on all ranks; others have None (collective)."""
     labels = comm.broadcast_array(None if description is None else description.labels)
     weighted = comm.broadcast_json(description is not None and description.weights is not None)
     weights = comm.broadcast_array(None if description is None else description.weights) if weighted else None
@@ -77,14 +88,10 @@ def open_and_describe(comm: Communicator, open_source: Callable[[], DataSource])
         head = {**vars(description), "labels": None, "weights": None, "names": names}
     found = Description(**{**comm.broadcast_json(head), "labels": labels, "weights": weights})
     found.names = ColumnNames.from_json(found.names)
-    if isinstance(source, TableSource | LabelColumns):
-        source.adopt(found.names)
-    if isinstance(source, BundledSource):
-        source.adopt(comm.broadcast_array(source.features if comm.rank == 0 else None), labels)
     if found.image_shape is not None:  # JSON turns tuples into lists
         channels, height, width = found.image_shape
         found.image_shape = (channels, height, width)
-    return source, found
+    return found
 
 
 def keep_dense(description: Description) -> bool:
@@ -147,19 +154,13 @@ class Task:
             scaling = TargetScaling.fit(targets, description.weights) if scaled else None
             return cls(name, None, targets.shape[1], scaling)
         labels = description.labels
-        if labels.dtype.kind == "f" and not np.isfinite(labels).all():
-            i_sample = int(np.argwhere(~np.isfinite(labels))[0][0])
-            raise DataError(f"{source.locate(i_sample)}: a label is NaN or infinite, which is no class")
+        _refuse_nonfinite(labels, source)
         if name == "multilabel":
-            known = description.classes
-            found = label_classes(labels, source.locate, source.name)
-            classes = found if known is None else LabelMapping(tuple(map(plain, known)))
-            label_indicator(labels, classes, source.locate, source.name)
+            classes = _label_set_classes(description, source)
             return cls(name, classes, classes.n_classes)
-        if description.classes is not None:
-            classes = LabelMapping.fit(np.array(description.classes), name=source.name)
-        else:
-            classes = LabelMapping.fit(labels, name=source.name)
+        known = description.classes
+        classes = LabelMapping.fit(labels if known is None else np.array(known), name=source.name)
+        if known is None:
             _refuse_numbers(classes, len(labels), source.name)
         if name == "binary" and classes.n_classes != 2:
             raise DataError(
@@ -239,6 +240,22 @@ class Task:
     def chosen(self, outputs: Array) -> Array:
         """Return the index of the most likely class of each sample."""
         return outputs.argmax(axis=1) if self.name == "classification" else (outputs[:, 0] > 0).astype(np.int64)
+
+
+def _refuse_nonfinite(labels: Labels, source: DataSource) -> None:
+    """Refuse labels of classes that are NaN or infinite."""
+    if labels.dtype.kind == "f" and not np.isfinite(labels).all():
+        i_sample = int(np.argwhere(~np.isfinite(labels))[0][0])
+        raise DataError(f"{source.locate(i_sample)}: a label is NaN or infinite, which is no class")
+
+
+def _label_set_classes(description: Description, source: DataSource) -> LabelMapping:
+    """Labels that sets of labels are of: those that the data name, else all that a sample has."""
+    known = description.classes
+    found = label_classes(description.labels, source.locate, source.name)
+    classes = found if known is None else LabelMapping(tuple(map(plain, known)))
+    label_indicator(description.labels, classes, source.locate, source.name)
+    return classes
 
 
 def _refuse_numbers(classes: LabelMapping, n_samples: int, name: str) -> None:

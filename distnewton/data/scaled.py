@@ -84,6 +84,11 @@ class FeatureReader:
         self._underflowed = False
         self._kept: tuple[tuple[int, int], Any] = (0, 0), None
 
+    @property
+    def sparse(self) -> bool:
+        """Whether columns are read as a csr_array, the same on all ranks."""
+        return not (self._dense or self.packed)
+
     def read(self) -> Any:
         """Read all columns of this rank.
 
@@ -179,7 +184,7 @@ class FeatureReader:
 
     def _no_columns(self, n: int, dtype: np.dtype[Any]) -> Any:
         """Array of a rank without features, of the same kind as the others' since the kind decides what they send."""
-        if self._dense or self.packed:
+        if not self.sparse:
             return np.zeros((n, 0), dtype)
         from scipy.sparse import csr_array
 
@@ -215,7 +220,7 @@ def suitable_scaling(grid: ProcessGrid, X: Any, reader: FeatureReader) -> str:
     """
     if reader.packed:
         return "standard"
-    if not isinstance(X, np.ndarray):
+    if reader.sparse:
         return _of_sparse(grid, X)
     own = ColumnStatistics(X, 0, grid.stack_replicas) if min(X.shape) > 0 else None
     extremes = (np.inf, -np.inf) if own is None else (own.low.min(), own.high.max())

@@ -42,6 +42,15 @@ def call_roll(comm: Communicator, end: Callable[[str, int], object], limit: floa
     if comm.mpi is None or comm.size == 1:
         return
     poll = _poll_others(comm.mpi) if comm.rank == 0 else _poll_first(comm.mpi)
+    if _wait(comm, poll, end, limit, warn_seconds) and take_back_warning(failures.meeting_place(), comm.rank):
+        tell(f"rank {comm.rank} continues")
+
+
+def _wait(
+    comm: Communicator, poll: Callable[[], list[int]], end: Callable[[str, int], object], limit: float,
+    warn_seconds: float,
+) -> bool:  # fmt: skip
+    """Wait until nobody is missing, or for the end of the job; tells whether it has warned."""
     clock, warned = AwakeClock(), False
     while missing := poll():
         waited = clock.seconds()
@@ -51,13 +60,12 @@ def call_roll(comm: Communicator, end: Callable[[str, int], object], limit: floa
                 f"ranks (run.hang_seconds = {limit:g}): it has not made the call that others made, is stopped, or died",
                 HANGS,
             )
-            return
+            return False
         if not warned and waited > (warn_seconds or math.inf):
             warned = True
             _warn(comm, waited, missing, limit)
         clock.sleep(min(_LONGEST_PAUSE, waited / 10))
-    if warned and take_back_warning(failures.meeting_place(), comm.rank):
-        tell(f"rank {comm.rank} continues")
+    return warned
 
 
 def _warn(comm: Communicator, waited: float, missing: list[int], limit: float) -> None:

@@ -79,6 +79,8 @@ class Evaluation:
 class Objective:
     """Mean loss over all samples, plus regularisation.
 
+    It has an attribute for each quantity of the formula, and two that say how many samples are evaluated at a time.
+
     Parameters
     ----------
     network : PartitionedNetwork

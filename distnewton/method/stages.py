@@ -434,12 +434,7 @@ class RateSteps(_MiniBatch):
         """Step along the direction of a gradient, with clipping and momentum; update the average of the iterates."""
         options = self._options
         rate = options.rate(self._t)
-        nu = 1.0
-        if math.isfinite(options.kl_clip) and rate > 0.0:
-            grid, dot = self._objective.network.grid, self._objective.network.backend.dot
-            (slope,) = grid.sum_of_variables(dot(steered, direction))
-            # clip by the rate before its decay: otherwise the clip would undo the decay, and the noise would stay
-            nu = min(1.0, math.sqrt(options.kl_clip / max(abs(slope), 1e-300)) / options.learning_rate)
+        nu = self._clip(steered, direction, rate)
         has_velocity = options.momentum and not self._direction.averages_gradient
         step_size = rate if has_velocity else rate * nu
         weight = max(1.0 - options.average, 1.0 / (self._t + 1))
@@ -456,6 +451,16 @@ class RateSteps(_MiniBatch):
                 mean = self._mean[part]
                 scale_and_add(mean, 1.0 - weight, weight * self._params[part])
         self._direction.step_taken(self._velocity if has_velocity else direction, step_size)
+
+    def _clip(self, steered: Array, direction: Array, rate: float) -> float:
+        """Return the factor, at most 1, that keeps the change of the outputs within the limit, if there is one."""
+        options = self._options
+        if not math.isfinite(options.kl_clip) or not rate > 0.0:
+            return 1.0
+        grid, dot = self._objective.network.grid, self._objective.network.backend.dot
+        (slope,) = grid.sum_of_variables(dot(steered, direction))
+        # clip by the rate before its decay: otherwise the clip would undo the decay, and the noise would stay
+        return min(1.0, math.sqrt(options.kl_clip / max(abs(slope), 1e-300)) / options.learning_rate)
 
     def _current(self) -> Array:
         """Return the point that counts, as a copy, since the iterates move in place."""

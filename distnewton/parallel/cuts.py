@@ -140,8 +140,7 @@ def files_of_ranks(
     ConfigError
         If the counts do not fit files and ranks.
     """
-    n_sharing = splits[1] if splits else 1
-    n_units = splits[0] if splits else n_ranks
+    n_units, n_sharing = splits[:2] if splits else (n_ranks, 1)
     if counts:
         if len(counts) != n_files or sum(counts) != n_units * n_sharing:
             raise ConfigError(
@@ -149,11 +148,20 @@ def files_of_ranks(
                 f"files and {n_units * n_sharing} ranks with features: give the number of ranks of each file",
                 collective=True,
             )
-        units, n_sharing = [(i, i + 1) for i, count in enumerate(counts) for _ in range(count)], 1
-    elif n_units < n_files:
-        units = [bounds(n_files, n_units, i) for i in range(n_units)]
+        found = _repeated(counts)
     else:
-        sizes = [bounds(n_units, n_files, i) for i in range(n_files)]
-        units = [(i, i + 1) for i, (first, last) in enumerate(sizes) for _ in range(first, last)]
-    found = [unit for unit in units for _ in range(n_sharing)]
+        found = [files for files in _dealt(n_files, n_units) for _ in range(n_sharing)]
     return (*found, *[(0, 0)] * (n_ranks - len(found)))
+
+
+def _dealt(n_files: int, n_units: int) -> list[Range]:
+    """Files of each of some equal ranks, or groups of them."""
+    if n_units < n_files:
+        return [bounds(n_files, n_units, i) for i in range(n_units)]
+    sizes = (bounds(n_units, n_files, i) for i in range(n_files))
+    return _repeated([last - first for first, last in sizes])
+
+
+def _repeated(counts: Sequence[int]) -> list[Range]:
+    """Each file, alone, as often as its count says."""
+    return [(i, i + 1) for i, count in enumerate(counts) for _ in range(count)]

@@ -76,6 +76,9 @@ def stop_threshold(n_solving: int, finish_fraction: float) -> int:
 class FinishBoard:
     """Where the ranks of a communicator say that they have finished a phase, and see how many have.
 
+    It holds the slots of its node, the state of the open phase, and the mailbox for other nodes: a single look at the
+    board reads all three, between two steps, and must cost next to nothing.
+
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm or None

@@ -72,7 +72,7 @@ class Environment(_Read):
 
 
 class Predictions(_Read):
-    """Summary of the final predictions: see :mod:`distnewton.models.predictions`."""
+    """Summary of the final predictions, an attribute for each key: see :mod:`distnewton.models.predictions`."""
 
     set: str = ""
     n_samples: int = 0

@@ -30,6 +30,8 @@ HELD_OUT = ("validation", "test")
 class DataSets:
     """The data of a configuration, opened and described but not yet read.
 
+    It holds training and held-out data together, since the one decides how ``auto`` is settled for the other.
+
     Parameters
     ----------
     comm : Communicator

@@ -18,7 +18,7 @@ from distnewton.runs.automatic import settle
 
 
 class DataSize(NamedTuple):
-    """Sizes that the data of a run gives.
+    """Sizes that the data of a run gives, an attribute for each that a plan needs.
 
     Attributes
     ----------
@@ -45,9 +45,9 @@ class DataSize(NamedTuple):
     n_samples: int
     n_features: int
     n_out: int
-    n_test: int
-    nonzeros: float | None
-    image_shape: tuple[int, ...] | None
+    n_test: int = 0
+    nonzeros: float | None = None
+    image_shape: tuple[int, ...] | None = None
     reading_bytes: float = 0.0
     files: tuple[int, ...] = ()
     packed: bool = False
@@ -97,6 +97,6 @@ def _size_of_problem(problem: Problem, seed: int) -> DataSize:
     residuals = ResidualLoss(problem, seed)
     n_test = 0 if problem.solution is None else len(problem.test_points(seed))
     return DataSize(
-        problem.n_points, problem.dimension, problem.n_all_outputs, n_test, None, None, jet=residuals.jet,
+        problem.n_points, problem.dimension, problem.n_all_outputs, n_test, jet=residuals.jet,
         n_rows=residuals.count_equations(),
     )  # fmt: skip

@@ -21,7 +21,7 @@ from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition, as_splits
 from distnewton.parallel.replicas import SampleShare, ranks_of_a_grid
 from distnewton.runs.data_sets import DataSets
-from distnewton.runs.data_size import nonzeros_of
+from distnewton.runs.data_size import DataSize, nonzeros_of
 from distnewton.runs.memory_check import PlannedRun, check_device_memory, check_memory_fits
 from distnewton.runs.planned import planned_shares, planned_splits
 
@@ -70,8 +70,7 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
     n_replicas = config.partition.replicas
     n_ranks = ranks_of_a_grid(comm.size, n_replicas)
     speeds = _choose_speeds(comm, config, n_ranks)
-    nonzeros = nonzeros_of(data.train, dense=dense)
-    splits = _choose_splits(comm, config, shape, data, speeds, nonzeros)
+    splits = _choose_splits(comm, config, shape, data, speeds, _size_of(data, dense=dense))
     run = config.run
     device = choose_device(comm, _device_name(config, data), run.array_dtype, run.comm, tf32=run.dtype == "tf32")
     itemsize = np.dtype(run.array_dtype).itemsize
@@ -133,11 +132,9 @@ def choose_partition(
     Collective.
     """
     shape, world = placement.network.shape, placement.grid.world
-    nonzeros = nonzeros_of(data.train, dense=placement.architecture.dense)
-    splits = _choose_splits(world, config, shape, data, speeds, nonzeros)
-    planned = planned_shares(
-        config, shape, data.n_train, splits, speeds, nonzeros=nonzeros, with_direction=with_direction
-    )
+    size = _size_of(data, dense=placement.architecture.dense)
+    splits = _choose_splits(world, config, shape, data, speeds, size)
+    planned = planned_shares(config, shape, size, splits, speeds, with_direction=with_direction)
     # rank 0's, as above
     shares, work = world.broadcast_json(planned)
     return shape.partition(splits, shares, config.partition.logical(shape)), work
@@ -197,13 +194,19 @@ def _choose_speeds(comm: Communicator, config: Config, n_ranks: int) -> list[flo
     return [] if isinstance(given, str) else speeds_of_grid(given, n_ranks, config.partition.replicas)
 
 
+def _size_of(data: DataSets, *, dense: bool) -> DataSize:
+    """Return the sizes of the training data that decide how the network is partitioned."""
+    nonzeros = nonzeros_of(data.train, dense=dense)
+    return DataSize(data.n_train, data.train.n_features, data.task.n_out, nonzeros=nonzeros)
+
+
 def _choose_splits(
     comm: Communicator,
     config: Config,
     shape: NetworkShape,
     data: DataSets,
     speeds: Sequence[float],
-    nonzeros: float | None,
+    size: DataSize,
 ) -> tuple[int, ...]:
     """Return the configured splits, or those that the plan predicts to be fastest."""
     if config.partition.splits != "auto":
@@ -214,7 +217,5 @@ def _choose_splits(
     # rank 0 chooses for all: different processors round differently, and could choose differently
     with comm.collective_errors():
         if comm.rank == 0:
-            splits = planned_splits(
-                config, shape, data.n_train, n_ranks, uneven, nonzeros=nonzeros, owners=data.owners
-            )
+            splits = planned_splits(config, shape, size, n_ranks, uneven, owners=data.owners)
     return tuple(comm.broadcast_json(list(splits)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,7 +16,6 @@ from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import ConfigError
 from distnewton.launch.speeds import speeds_of_grid
 from distnewton.method.objective import subsample_size
-from distnewton.network.jets import Jet
 from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.cuts import FileOwners
 from distnewton.parallel.partition import check_rank_count
@@ -27,6 +26,9 @@ from distnewton.planning.rates import Rates
 from distnewton.planning.shares import suitable_shares, work_of_ranks
 from distnewton.runs.automatic import settle
 
+if TYPE_CHECKING:
+    from distnewton.runs.data_size import DataSize
+
 _STEPS = 11
 """CG steps that reduce the residual by a factor of ten."""
 
@@ -34,17 +36,11 @@ _STEPS = 11
 def planned_problem(
     config: Config,
     shape: NetworkShape,
-    n_samples: int,
+    data: DataSize,
     *,
-    n_test: int = 0,
-    nonzeros: float | None = None,
     n_steps: float | None = None,
     n_trials: float = 1,
-    reading_bytes: float = 0.0,
     owners: FileOwners | None = None,
-    packed: bool = False,
-    jet: Jet | None = None,
-    n_rows: int = 0,
 ) -> Problem:
     """Describe the work of an iteration of a run.
 
@@ -54,25 +50,14 @@ def planned_problem(
         The run; stages before its last one are left out.
     shape : NetworkShape
         Layers, resolved.
-    n_samples, n_test : int
-        Number of training and of test samples.
-    nonzeros : float or None
-        Mean number of nonzeros in a sample with sparse features; None for dense features.
+    data : DataSize
+        Sizes of the data; the own functions of a residual problem take no time in the model.
     n_steps : float or None
         CG steps of a direction, rounded to at least 1; None for :func:`expected_steps`.
     n_trials : float
         Number of points that the line search tries, rounded to at least 1.
-    reading_bytes : float
-        Bytes that reading the data takes.
     owners : FileOwners or None
         Ranks that own each file by columns.
-    packed : bool
-        Whether features are genotypes of two bits each.
-    jet : Jet or None
-        For a residual problem, derivatives that pass through the network; the problem's own functions take no time in
-        the model.
-    n_rows : int
-        For a residual problem, largest number of equations of a term.
 
     Returns
     -------
@@ -83,11 +68,11 @@ def planned_problem(
     ConfigError
         For a direction without a model. ``block_diagonal`` stands in for the choice of ``auto``.
     """
-    chosen = config.method.direction
-    config = settle(config, n_samples, validated=n_test > 0, residual=jet is not None)
+    chosen, n_samples = config.method.direction, data.n_samples
+    config = settle(config, n_samples, validated=data.n_test > 0, residual=data.jet is not None)
     method = config.method
-    shape = shape if jet is None else shape.with_jet(jet)
-    if jet is None and chosen == AUTO and DIRECTIONS[method.direction].planned_as != "gauss_newton":
+    shape = shape if data.jet is None else shape.with_jet(data.jet)
+    if data.jet is None and chosen == AUTO and DIRECTIONS[method.direction].planned_as != "gauss_newton":
         method = MethodConfig.model_validate({"direction": MODELLED[-1]})
     modelled = DIRECTIONS[method.direction].planned_as
     if not modelled:
@@ -111,15 +96,15 @@ def planned_problem(
         shape,
         n_samples,
         subsample_size(n_samples, method.subsample, method.subsample_min),
-        n_rows or shape.widths[-1],
+        data.n_rows or shape.widths[-1],
         np.dtype(config.run.array_dtype).itemsize,
         config.run.memory_mb * 2.0**20,
-        n_test,
+        data.n_test,
         planned,
-        nonzeros,
+        data.nonzeros,
         config.network.activation,
-        reading_bytes=reading_bytes,
-        packed=packed,
+        reading_bytes=data.reading_bytes,
+        packed=data.packed,
         blocks=config.partition.logical(shape),
         owners=owners,
     )
@@ -154,11 +139,10 @@ def expected_steps(method: MethodConfig) -> int:
 def planned_splits(
     config: Config,
     shape: NetworkShape,
-    n_samples: int,
+    data: DataSize,
     n_ranks: int,
     speeds: Sequence[float] = (),
     *,
-    nonzeros: float | None = None,
     owners: FileOwners | None = None,
 ) -> tuple[int, ...]:
     """Choose the splits that minimise the modelled time of an iteration, with rounded machine rates.
@@ -169,14 +153,12 @@ def planned_splits(
         The run. Steps on mini-batches are modelled as a Newton step with few products on a batch.
     shape : NetworkShape
         Layers, resolved.
-    n_samples : int
-        Number of training samples.
+    data : DataSize
+        Sizes of the data.
     n_ranks : int
         Number of ranks of a grid.
     speeds : sequence of float
         Relative speeds of the ranks of a grid; empty if they are equal.
-    nonzeros : float or None
-        Mean number of nonzeros in a sample with sparse features; None for dense features.
     owners : FileOwners or None
         Ranks that own each file by columns, which the splits must respect.
 
@@ -184,25 +166,24 @@ def planned_splits(
     -------
     tuple of int
     """
-    problem = _problem_of_replica(config, shape, n_samples, nonzeros, owners)
+    problem = _problem_of_replica(config, shape, data, owners)
     return make_plans(problem, n_ranks, Rates(), speeds=speeds)[0].splits
 
 
 def planned_shares(
     config: Config,
     shape: NetworkShape,
-    n_samples: int,
+    data: DataSize,
     splits: Sequence[int],
     speeds: Sequence[float],
     *,
-    nonzeros: float | None = None,
     with_direction: bool = True,
 ) -> tuple[list[float], list[float]]:
     """Choose what ranks of different speeds own, with rounded machine rates.
 
     Parameters
     ----------
-    config, shape, n_samples, speeds, nonzeros
+    config, shape, data, speeds
         Arguments of :func:`planned_splits`; the largest speed is 1.
     splits : sequence of int
         Groups of layers 0..L.
@@ -216,24 +197,22 @@ def planned_shares(
     work : list of float
         Seconds that each rank then works in an iteration, at the speed of the fastest.
     """
-    problem = _problem_of_replica(config, shape, n_samples, nonzeros, None)
+    problem = _problem_of_replica(config, shape, data, None)
     shares = suitable_shares(problem, splits, speeds, with_direction=with_direction)
     partition = shape.partition(splits, shares, problem.blocks)
     return list(shares), work_of_ranks(problem, partition, with_direction=with_direction).tolist()
 
 
-def _problem_of_replica(
-    config: Config, shape: NetworkShape, n_samples: int, nonzeros: float | None, owners: FileOwners | None
-) -> Problem:
+def _problem_of_replica(config: Config, shape: NetworkShape, data: DataSize, owners: FileOwners | None) -> Problem:
     """Describe the work of an iteration on the samples of one replica, with any direction."""
     method = config.method
     if DIRECTIONS[method.direction].planned_as:
-        problem = planned_problem(config, shape, n_samples, nonzeros=nonzeros, owners=owners)
+        problem = planned_problem(config, shape, data, owners=owners)
     else:
-        size = min(n_samples, method.batch) if method.has(BatchOptions) else n_samples
+        size = min(data.n_samples, method.batch) if method.has(BatchOptions) else data.n_samples
         problem = Problem(
             shape, size, size, shape.widths[-1], np.dtype(config.run.array_dtype).itemsize,
-            config.run.memory_mb * 2.0**20, method=PlannedMethod("block_diagonal", 2), nonzeros=nonzeros,
+            config.run.memory_mb * 2.0**20, method=PlannedMethod("block_diagonal", 2), nonzeros=data.nonzeros,
             blocks=config.partition.logical(shape), owners=owners,
         )  # fmt: skip
     return problem.shared(config.partition.replicas)

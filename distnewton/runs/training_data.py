@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distnewton.backend import Array
-from distnewton.config import Config
+from distnewton.config import Config, MethodConfig
 from distnewton.data.columns import matching_inputs
 from distnewton.data.rows import keep_by_columns
 from distnewton.data.scaling import ColumnScaling
@@ -93,12 +94,8 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
     if not n_counted > 0:
         raise DataError(f"{train.name}: the weights of all {len(targets)} samples are 0", collective=True)
     loss = weighted(LOSSES[config.network.loss], targets)
-    if not (train.packed or isinstance(X, np.ndarray)):
-        network = active_network(network, X, None if start is None else start.params(network))
-        X = network.choose(X)
-        method, n_numbers = config.method, X.shape[1] * network.shape.layers[0].n_out
-        if method.has(FullBatchOptions) and method.subsample == 1.0 and X.shape[0] < X.shape[1] and n_numbers > _CACHED:
-            keep_by_columns(X)
+    if not (placement.architecture.dense or train.packed):
+        network, X = _of_sparse(config.method, network, X, start)
     X = backend.features(network.arrange(X))
     if data.residuals is not None:
         loss, targets, network = data.residuals, order, network.with_jet(data.residuals.jet)
@@ -119,6 +116,18 @@ def read_training_data(config: Config, data: DataSets, placement: Placement, sta
         objective.renewal = partial(_renew, data.residuals, objective)
     plain = plain_targets(own if share.whole else targets_on(backend, targets))
     return TrainingData(objective, scaling, plain, known)
+
+
+def _of_sparse(
+    method: MethodConfig, network: PartitionedNetwork, X: Any, start: Start | None
+) -> tuple[PartitionedNetwork, Any]:
+    """Leave out sparse features that no sample has; return the network on the others, and these."""
+    network = active_network(network, X, None if start is None else start.params(network))
+    X = network.choose(X)
+    n_numbers = X.shape[1] * network.shape.layers[0].n_out
+    if method.has(FullBatchOptions) and method.subsample == 1.0 and X.shape[0] < X.shape[1] and n_numbers > _CACHED:
+        keep_by_columns(X)
+    return network, X
 
 
 def penalised_variables(network: PartitionedNetwork, free: NDArray[np.intp]) -> Array | None:

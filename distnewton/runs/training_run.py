@@ -59,9 +59,7 @@ def train_once(
     """
     data = setup.data
     best = BestModel(setup.comm, data.task.name, int(config.run.patience)) if "validation" in data.held_out else None
-    moving = None
-    if config.partition.speeds == "auto" and setup.placement.grid.size > 1:
-        moving = MovingPartition(setup, config, replay=replay is not None)
+    moving = _moving_partition(setup, config, replay)
     with setup.limit_threads():
         origin = setup.start if start is None else Start(setup.comm, start)
         params = _first_params(setup, config, origin)
@@ -91,6 +89,13 @@ def train_once(
             best.best if best else None,
             trainer.ended,
         )
+
+
+def _moving_partition(setup: Setup, config: Config, replay: Replay | None) -> MovingPartition | None:
+    """Return what moves the partition, where the run says so and there is something to move."""
+    if config.partition.speeds != "auto" or setup.placement.grid.size == 1:
+        return None
+    return MovingPartition(setup, config, replay=replay is not None)
 
 
 def _first_params(setup: Setup, config: Config, origin: Start | None) -> Array:

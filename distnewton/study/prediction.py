@@ -44,12 +44,9 @@ def predict(study: Study, config: Config, data: DataSize, points: Sequence[Measu
         problem = planned_problem(
             config,
             grow(shape, growth) if study.kind == "weak-weights" and growth > 1 else shape,
-            n,
-            nonzeros=data.nonzeros,
+            data._replace(n_samples=n, n_test=0),
             n_steps=point.n_steps,
             n_trials=point.n_trials,
-            jet=data.jet,
-            n_rows=data.n_rows,
         )
         plans.append(make_plan(problem, point.splits, rates, sketch=sketch, n_replicas=point.n_replicas))
     return plans

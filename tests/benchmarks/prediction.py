@@ -19,7 +19,7 @@ from distnewton.cluster.measured_rates import cluster_rates
 from distnewton.config import load_config
 from distnewton.parallel.collectives import Communicator
 from distnewton.planning.plan import make_plan
-from distnewton.runs.data_size import nonzeros_of
+from distnewton.runs.data_size import DataSize, nonzeros_of
 from distnewton.runs.planned import planned_problem
 from distnewton.runs.session import Session
 
@@ -41,9 +41,8 @@ def main() -> None:
     n_trials = float(np.mean([record.line_search_trials for record in records]))
     data, placement = session.setup.data, session.setup.placement
     shape, nonzeros = placement.network.shape, nonzeros_of(data.train, dense=placement.architecture.dense)
-    problem = planned_problem(
-        config, shape, data.n_train, nonzeros=nonzeros, n_steps=n_steps, n_trials=n_trials
-    )
+    size = DataSize(data.n_train, data.train.n_features, data.task.n_out, nonzeros=nonzeros)
+    problem = planned_problem(config, shape, size, n_steps=n_steps, n_trials=n_trials)
     plan = make_plan(problem, placement.grid.partition.splits, cluster_rates(cluster, config.run.array_dtype)[0])
     if comm.rank:
         return

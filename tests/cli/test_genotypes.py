@@ -77,7 +77,7 @@ def test_plans_count_two_bits(tmp_path):
     assert (size.n_samples, size.n_features, size.n_out, size.packed) == (39, P, 2, True)
     config = make_config({**tree, "method": {"direction": "gauss_newton"}})
     shape = dense_shape((1000, 1))
-    problem = planned_problem(config, shape, 10_000, packed=True)
+    problem = planned_problem(config, shape, size._replace(n_samples=10_000, n_test=0))
     share = Share(shape, shape.partition((4, 1)), 0)
     found = features_bytes(problem, share, 10_000)
     assert 250 * 10_000 / 4 <= found <= 1.05 * 250 * 10_000 / 4

@@ -322,6 +322,7 @@ TABLES = {
     "text": ("FID IID A\nF0 I0 x\n", "z.txt:2: 'x' is no number; data.missing_values"),
     "no column": ("FID IID\nF0 I0\n", "z.txt:1: expected FID, IID and at least one column"),
     "empty": ("\n", "z.txt: no samples"),
+    "commas": (",\n", "z.txt:1: expected FID, IID and at least one column"),
     "name of a variant": ("FID IID rs1_A(/G)\n" + "".join(f"F{i} I{i} 1\n" for i in range(6)), "once, as rs1_A"),
 }  # fmt: skip
 

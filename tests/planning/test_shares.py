@@ -7,14 +7,16 @@ import pytest
 
 from distnewton.config import load_config
 from distnewton.planning.shares import suitable_shares, work_of_ranks
+from distnewton.runs.data_size import DataSize
 from distnewton.runs.planned import planned_problem, planned_shares
 
 WIDTHS = (256, 300, 300, 10)
+SIZE = DataSize(7291, WIDTHS[0], WIDTHS[-1])
 
 
 def problem():
     config = load_config("usps")
-    return config, planned_problem(config, config.network.shape(WIDTHS[0], None, WIDTHS[-1]), 7291)
+    return config, planned_problem(config, config.network.shape(WIDTHS[0], None, WIDTHS[-1]), SIZE)
 
 
 @pytest.mark.parametrize("splits", [(4, 1, 4, 1), (1, 4, 1, 4), (2, 2, 2, 2)])
@@ -37,7 +39,7 @@ def test_a_slow_rank_owns_less_than_in_proportion(splits, slow):
 
 def test_equal_ranks_own_equal_shares_and_work_alike():
     config, usps = problem()
-    shares, work = planned_shares(config, usps.shape, 7291, (2, 2, 2, 2), [1.0] * 4)
+    shares, work = planned_shares(config, usps.shape, SIZE, (2, 2, 2, 2), [1.0] * 4)
     assert shares == [1.0] * 4
     np.testing.assert_allclose(work, work[0], rtol=0.01)
 

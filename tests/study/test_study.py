@@ -111,7 +111,7 @@ def test_prediction_table_lines_and_picture(tmp_path):
     make_runs(tmp_path)
     points, _ = collect(STUDY, tmp_path, 1e-3)
     config = make_config({"network": {"layers": [20, 30, 3]}, "method": {"direction": "gauss_newton"}})
-    plans = predict(STUDY, config, DataSize(1000, 20, 3, 0, None, None), points, Rates())
+    plans = predict(STUDY, config, DataSize(1000, 20, 3), points, Rates())
     assert [plan.partition.n_ranks for plan in plans] == [1, 2, 4]
     assert [plan.problem.method.n_steps for plan in plans] == [6, 6, 6]
     lines = ScalingResult(STUDY, points, plans).lines()

@@ -8,7 +8,7 @@ missing (https://www.cog-genomics.org/plink/1.9/formats#bed). Its name is PLINK'
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -55,6 +55,8 @@ class Bed(Format):
 class BedSource(Source):
     """Genotypes with phenotypes and covariates.
 
+    It holds what the three files and the two tables of samples say, since they describe one data set together.
+
     Parameters
     ----------
     location : Location
@@ -84,13 +86,15 @@ class BedSource(Source):
         if wanted.label_column is not None and labels.columns:
             labels = labels.choose([part.strip() for part in str(wanted.label_column).split(",")], "label_column")
         self._labels = labels.as_phenotypes()
-        path = location.covariates_path
-        covariates = None if path is None else SampleTable.read(path, samples, gone)
-        self._covariates = self._chosen_covariates(covariates)
-        self._notes = [*labels.notes, *([] if covariates is None else covariates.notes)]
+        if location.covariates_path is None:
+            covariates = SampleTable(self.name, (), np.zeros((self._n_all, 0)), [])
+        else:
+            covariates = SampleTable.read(location.covariates_path, samples, gone)
+        self._covariates = covariates.choose(self._used_covariates(covariates), "ignore_columns")
+        self._notes = [*labels.notes, *covariates.notes]
         self._rows = self._kept_samples()
         if wanted.names is None:
-            n_there = self._n_variants + self._covariates.shape[1]
+            n_there = self._n_variants + len(self._covariates.columns)
             self._n_features = wanted.n_kept(self.name, n_there, "variants and covariates")
         else:
             self._n_features = len(wanted.names.features)
@@ -119,42 +123,37 @@ class BedSource(Source):
     def _n_used(self) -> int:
         """Variants that are features."""
         names = self._wanted.names
-        return self._n_variants if names is None else len(names.features) - self._covariates.shape[1]
+        return self._n_variants if names is None else len(names.features) - len(self._covariates.columns)
 
     @property
     def _n_bytes(self) -> int:
         """Bytes of a variant."""
         return -(-self._n_all // 4)
 
-    def _chosen_covariates(self, table: SampleTable | None) -> NDArray[np.float64]:
-        """Covariates of all samples of the file: those of the training data, or all but what is ignored."""
-        names = self._wanted.names
-        self._covariate_names: tuple[str, ...] = ()
-        if names is not None:
-            wanted = [name for name in names.features if not _VARIANT.fullmatch(name)]
-            if wanted and table is None:
-                raise DataError(
-                    f"{self.name}: the model was trained with covariates, {listed(wanted)}; give their file as "
-                    f"{self.path.name},,COVARIATES"
-                )
-            columns = {} if table is None else {name: i for i, name in enumerate(table.columns)}
-            if table is not None and (absent := [name for name in wanted if name not in columns]):
-                raise DataError(f"{table.name}: has no column {listed(absent)}, which the model was trained on")
-            chosen = [columns[name] for name in wanted]
-        else:
-            columns = {} if table is None else {name: i for i, name in enumerate(table.columns)}
-            ignored = {str(column) for column in self._wanted.ignored}
-            if unknown := ignored - columns.keys():
-                raise ConfigError(f"ignore_columns = {listed(sorted(unknown))}: {self.name} has no such covariate")
-            chosen = [i for name, i in columns.items() if name not in ignored]
-        if table is None:
-            return np.zeros((self._n_all, 0))
-        self._covariate_names = tuple(table.columns[i] for i in chosen)
-        return table.values[:, chosen]
+    def _used_covariates(self, table: SampleTable) -> list[str]:
+        """Names of the covariates that are features: those of the training data, or all but what is ignored."""
+        if self._wanted.names is not None:
+            return self._covariates_of_model(self._wanted.names, table)
+        ignored = {str(column) for column in self._wanted.ignored}
+        if unknown := ignored.difference(table.columns):
+            raise ConfigError(f"ignore_columns = {listed(sorted(unknown))}: {self.name} has no such covariate")
+        return [name for name in table.columns if name not in ignored]
+
+    def _covariates_of_model(self, names: ColumnNames, table: SampleTable) -> list[str]:
+        """Names of the training data's covariates, which must be in the table."""
+        wanted = [name for name in names.features if not _VARIANT.fullmatch(name)]
+        if wanted and not table.columns:
+            raise DataError(
+                f"{self.name}: the model was trained with covariates, {listed(wanted)}; give their file as "
+                f"{self.path.name},,COVARIATES"
+            )
+        if absent := [name for name in wanted if name not in table.columns]:
+            raise DataError(f"{table.name}: has no column {listed(absent)}, which the model was trained on")
+        return wanted
 
     def _kept_samples(self) -> NDArray[np.intp] | None:
         """Numbers of the samples that are used; None for all."""
-        without = np.isnan(self._covariates).any(axis=1)
+        without = np.isnan(self._covariates.values).any(axis=1)
         if self._wanted.labels != "required":
             if without.any():
                 raise DataError(f"{self.name}: {without.sum():,} samples lack a covariate of the model; fill them in")
@@ -192,8 +191,8 @@ class BedSource(Source):
             return self._wanted.names
         variants = [f"{name}_{a1}(/{a2})" for name, a1, a2 in self._variants()]
         refuse_twice(str(self._bim), "variants", [name for name, _, _ in self._variants()])
-        refuse_twice(self.name, "names of variants and covariates", [*variants, *self._covariate_names])
-        features = (*variants, *self._covariate_names)
+        features = (*variants, *self._covariates.columns)
+        refuse_twice(self.name, "names of variants and covariates", features)
         return ColumnNames(features[: self._n_features], ",".join(self._labels.columns))
 
     def _variants(self) -> Iterator[tuple[str, str, str]]:
@@ -211,23 +210,26 @@ class BedSource(Source):
         if self._wanted.names is None:
             return None
         wanted = [match.groups() for name in self._wanted.names.features if (match := _VARIANT.fullmatch(name))]
-        places = {name: (i, a1, a2) for i, (name, a1, a2) in enumerate(self._variants())}
-        if len(places) < self._n_variants:
-            refuse_twice(str(self._bim), "variants", [name for name, _, _ in self._variants()])
-        if absent := [name for name, _, _ in wanted if name not in places]:
-            raise DataError(
-                f"{self.name}: {len(absent):,} of the model's {len(wanted):,} variants are not there, as "
-                f"{listed(absent)}"
-            )
-        found = [(places[name], (a1, a2)) for name, a1, a2 in wanted]
-        others = [name for (name, *own), (_, *there) in zip(wanted, (f[0] for f in found), strict=True)
-                  if sorted(own) != sorted(there)]  # fmt: skip
+        places, own = self._variants_named([name for name, _, _ in wanted])
+        alleles = [(a1, a2) for _, a1, a2 in wanted]
+        others = [wanted[k][0] for k, pair in enumerate(alleles) if sorted(pair) != sorted(own[k])]
         if others:
             raise DataError(
                 f"{self.name}: {len(others):,} variants have other alleles than the model's, as {listed(others)}"
             )
-        swapped = np.array([there[1:] != own for there, own in found], bool)
-        return np.array([there[0] for there, _ in found], np.intp), swapped
+        return places, np.array([pair != there for pair, there in zip(alleles, own, strict=True)], bool)
+
+    def _variants_named(self, names: Sequence[str]) -> tuple[NDArray[np.intp], list[tuple[str, str]]]:
+        """Numbers and alleles of variants, which must be in the file."""
+        there = {name: (i, (a1, a2)) for i, (name, a1, a2) in enumerate(self._variants())}
+        if len(there) < self._n_variants:
+            refuse_twice(str(self._bim), "variants", [name for name, _, _ in self._variants()])
+        if absent := [name for name in names if name not in there]:
+            raise DataError(
+                f"{self.name}: {len(absent):,} of the model's {len(names):,} variants are not there, as "
+                f"{listed(absent)}"
+            )
+        return np.array([there[name][0] for name in names], np.intp), [there[name][1] for name in names]
 
     def locate(self, i_sample: int) -> str:
         """Name a sample in a message, by its number in the .fam file."""
@@ -252,7 +254,7 @@ class BedSource(Source):
             for part, i in _runs(places, max(1, _AT_ONCE // self._n_bytes)):
                 calls = self._calls(file, i, part.stop - part.start)
                 codes[part] = calls if rows is None else pack(unpack(calls, 0, self._n_all)[:, rows])
-        behind = self._covariates[:, max(0, start - n_used) : max(0, stop - n_used)]
+        behind = self._covariates.values[:, max(0, start - n_used) : max(0, stop - n_used)]
         return PackedColumns(codes, n, values, behind if rows is None else behind[rows], dtype)
 
     def _calls(self, file: BinaryIO, i: int, n: int) -> NDArray[np.uint8]:

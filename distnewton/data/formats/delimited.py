@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from distnewton.data.columns import Wanted
 from distnewton.data.encoding import NO_FILL
@@ -183,9 +184,8 @@ class DelimitedSource(TableSource):
         self, first_line: int, block: bytes, places: Sequence[int], texts: set[int], *, strict: bool
     ) -> list[Any]:
         """Columns of lines that Arrow does not take, or all that is wrong with them; strict: what is missing, too."""
-        import pyarrow as pa
-
         problems, columns = Problems(), [list[Any]() for _ in places]
+        is_first_enough = strict and self._may_encode  # all are told where they cannot be encoded
         for i_line, line in self._rows(first_line, block):
             where = f"{self.name}:{i_line}"
             parts = split_line(line, self.layout.delimiter, where)
@@ -193,29 +193,28 @@ class DelimitedSource(TableSource):
                 problems.add(-1, self._ragged(where, line, parts))
                 break
             for i, values in zip(places, columns, strict=True):
-                problem = ""
-                try:
-                    values.append(self._value(parts[i], is_text=i in texts))
-                    if values[-1] is None and (strict or i == self._selection.label):
-                        problem = self._missing_problem(parts[i], i)
-                except ValueError as error:
-                    problem = f"{show(parts[i])} {error}"
+                value, problem = self._checked_value(parts[i], i, is_text=i in texts, strict=strict)
+                values.append(value)
                 if problem:
-                    what = "label" if i == self._selection.label else f"{self._columns[i]}:"
-                    problems.add(i, f"{where}: {what} {problem}")
-                    if strict and self._may_encode:
-                        problems.raise_any()  # all of them are told where they cannot be encoded
+                    problems.add(i, f"{where}: {problem}")
+                if is_first_enough:
+                    problems.raise_any()
         problems.raise_any()
-        # one array of Arrow's for each type, cut into columns: each takes ten times as long as a cut
-        arrays: dict[int, Any] = {}
-        for kind, members in (
-            (pa.string(), [k for k, i in enumerate(places) if i in texts]),
-            (pa.float64(), [k for k, i in enumerate(places) if i not in texts]),
-        ):
-            whole = pa.array(list(chain.from_iterable(columns[k] for k in members)), kind)
-            n = len(whole) // max(1, len(members))
-            arrays |= {k: whole.slice(j * n, n) for j, k in enumerate(members)}
-        return [arrays[k] for k in range(len(places))]
+        return _arrow_arrays(columns, places, texts)
+
+    def _checked_value(
+        self, part: bytes, place: int, *, is_text: bool, strict: bool
+    ) -> tuple[str | float | None, str]:
+        """What a field holds, and what is wrong with it; strict: that it is missing, too."""
+        is_label = place == self._selection.label
+        what = "label" if is_label else f"{self._columns[place]}:"
+        try:
+            value = self._value(part, is_text=is_text)
+        except ValueError as error:
+            return None, f"{what} {show(part)} {error}"
+        if value is None and (strict or is_label):
+            return None, f"{what} {self._missing_problem(part, place)}"
+        return value, ""
 
     def _ragged(self, where: str, line: bytes, parts: list[bytes]) -> str:
         """What to say of a line with another number of fields."""
@@ -266,6 +265,22 @@ class DelimitedSource(TableSource):
             "is not a finite decimal number; set data.categories = onehot, write categories as numbers, leave the "
             "column out (data.ignore_columns), or choose another label column (data.label_column)"
         )
+
+
+def _arrow_arrays(columns: Sequence[list[Any]], places: Sequence[int], texts: set[int]) -> list[Any]:
+    """Arrow's arrays of columns of texts and of numbers."""
+    import pyarrow as pa
+
+    # one array of Arrow's for each type, cut into columns: each takes ten times as long as a cut
+    arrays: dict[int, Any] = {}
+    for kind, members in (
+        (pa.string(), [k for k, i in enumerate(places) if i in texts]),
+        (pa.float64(), [k for k, i in enumerate(places) if i not in texts]),
+    ):
+        whole = pa.array(list(chain.from_iterable(columns[k] for k in members)), kind)
+        n = len(whole) // max(1, len(members))
+        arrays |= {k: whole.slice(j * n, n) for j, k in enumerate(members)}
+    return [arrays[k] for k in range(len(places))]
 
 
 def _strict(columns: list[Any] | None, label: int | None) -> Block | None:
@@ -363,22 +378,35 @@ class _Reader:
 
     def wide_block(self, lines: bytes, label: int | None) -> Block | None:
         """A block whose numbers are cut out first, and parsed as one column."""
-        import pyarrow as pa
-
         if b'"' in lines or not lines or lines.isspace():
             return None
         lines = self._plain(lines)
         lines = lines.replace(b"\r\n", b"\n") if b"\r" in lines else lines
+        ends = self._field_ends(lines)
+        X = None if ends is None else self._wide_numbers(lines, ends)
+        if X is None or label is None:
+            return None if X is None else (X, None)
+        labels = self._wide_labels(lines, ends, label)
+        return None if labels is None else (X, labels)
+
+    def _field_ends(self, lines: bytes) -> NDArray[np.intp] | None:
+        """Where the fields of each line end, of shape (n_lines, n_fields); None where lines have other numbers."""
         text = np.frombuffer(lines, np.uint8)
         newlines = text == ord("\n")
-        ends: Any = np.flatnonzero((text == ord(self._delimiter)) | newlines)
-        if len(ends) % self._n_fields:
+        flat = np.flatnonzero((text == ord(self._delimiter)) | newlines)
+        if len(flat) % self._n_fields:
             return None
-        ends = ends.reshape(-1, self._n_fields)
+        ends: NDArray[np.intp] = flat.reshape(-1, self._n_fields)
         if not newlines[ends[:, -1]].all() or np.count_nonzero(newlines) != len(ends):
             return None
         if self._layout.trailing and (ends[:, -1] - ends[:, -2] > 1).any():
             return None
+        return ends
+
+    def _wide_numbers(self, lines: bytes, ends: NDArray[np.intp]) -> NDArray[np.float64] | None:
+        """Features of lines; None where one is missing or infinite."""
+        import pyarrow as pa
+
         order = np.argsort(self._numbers, kind="stable")
         places = self._numbers[order]
         # columns that lie together are cut out together
@@ -391,17 +419,20 @@ class _Reader:
             return None
         if values.null_count or len(values) != len(ends) * len(places):
             return None
-        X = values.to_numpy().reshape(len(ends), len(places))
+        X: NDArray[np.float64] = values.to_numpy().reshape(len(ends), len(places))
         if not np.array_equal(places, self._numbers):
             X = np.take(X, np.argsort(order), axis=1)
-        labels = None
-        if label is not None:
-            fields_of_label = self._cut(lines, ends, np.array([label]), np.array([label]))
-            texts = [field.decode("utf-8", "surrogateescape") for field in fields_of_label]
-            if any(text.strip().lower() in self._null_values or not text.isprintable() for text in texts):
-                return None
-            labels = pa.array(texts, pa.string())
-        return (X, labels) if np.isfinite(X).all() else None
+        return X if np.isfinite(X).all() else None
+
+    def _wide_labels(self, lines: bytes, ends: Any, label: int) -> Any:
+        """Labels of lines; None where one is missing or has control characters."""
+        import pyarrow as pa
+
+        fields = self._cut(lines, ends, np.array([label]), np.array([label]))
+        texts = [field.decode("utf-8", "surrogateescape") for field in fields]
+        if any(text.strip().lower() in self._null_values or not text.isprintable() for text in texts):
+            return None
+        return pa.array(texts, pa.string())
 
     def _cut(self, lines: bytes, ends: Any, first: Any, last: Any) -> list[bytes]:
         """Text of each line between the beginnings of some columns and the ends of some."""

@@ -19,6 +19,8 @@ MISSING = -9.0
 """PLINK's number for a missing phenotype."""
 Identifier = tuple[str, str]
 """Family and individual identifier of a sample."""
+_Line = tuple[int, list[str]]
+"""Number and fields of a line."""
 
 
 class Samples(NamedTuple):
@@ -108,17 +110,7 @@ class SampleTable:
         DataError
             If lines differ in length, a value is no number, or an identifier is there twice.
         """
-        lines = list(_lines(path))
-        if not lines:
-            raise DataError(f"{path}: no samples")
-        first = [field.lstrip("#").upper() for field in lines[0][1][:2]]
-        named = first[0] in ("FID", "IID")
-        n_keys = 1 if first[0] == "IID" else 2
-        columns = lines[0][1][n_keys:] if named else [f"column{i + 1}" for i in range(len(lines[0][1]) - n_keys)]
-        lines = lines[1:] if named else lines
-        if not columns:
-            raise DataError(f"{path}:1: expected FID, IID and at least one column")
-        refuse_twice(str(path), "columns", columns)
+        n_keys, columns, lines = _header(path, _lines(path))
         keys = [" ".join(fields[:n_keys]) for _, fields in lines]
         refuse_twice(str(path), "samples", keys)
         wanted = [" ".join(names[2 - n_keys :]) for names in samples.identifiers]
@@ -166,7 +158,23 @@ class SampleTable:
         return SampleTable(self.name, self.columns, values, self.notes)
 
 
-def _numbers(path: Path, line: tuple[int, list[str]], n_keys: int, n_columns: int, missing: set[str]) -> list[float]:
+def _header(path: Path, lines: list[_Line]) -> tuple[int, list[str], list[_Line]]:
+    """How many identifiers begin a line of a table, its columns, and the lines below the header."""
+    if not lines:
+        raise DataError(f"{path}: no samples")
+    _, fields = lines[0]
+    first = fields[0].lstrip("#").upper() if fields else ""
+    n_keys = 1 if first == "IID" else 2
+    columns = [f"column{i + 1}" for i in range(len(fields) - n_keys)]
+    if first in ("FID", "IID"):
+        columns, lines = fields[n_keys:], lines[1:]
+    if not columns:
+        raise DataError(f"{path}:1: expected FID, IID and at least one column")
+    refuse_twice(str(path), "columns", columns)
+    return n_keys, columns, lines
+
+
+def _numbers(path: Path, line: _Line, n_keys: int, n_columns: int, missing: set[str]) -> list[float]:
     """Values of a line."""
     number, fields = line
     if len(fields) != n_keys + n_columns:
@@ -184,7 +192,7 @@ def _numbers(path: Path, line: tuple[int, list[str]], n_keys: int, n_columns: in
     return values
 
 
-def _lines(path: Path) -> list[tuple[int, list[str]]]:
+def _lines(path: Path) -> list[_Line]:
     """Numbers and fields of the lines that are not empty; fields are separated by blanks or commas."""
     try:
         text = b"".join(line_blocks(path)).decode("utf-8-sig")

@@ -10,10 +10,11 @@ from __future__ import annotations
 import re
 from abc import abstractmethod
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, TypeVar
 
 import numpy as np
@@ -337,49 +338,50 @@ class TableSource(Source):
 
     def _fit_encoding(self, always: bool) -> TableEncoding | None:
         """How the columns become numbers; None where all are numbers, none of them missing, unless it is `always`."""
-        wanted, problems = self._wanted, Problems()
-        for i, problem in self._unreadable().items():
-            problems.add(i, problem)
-        places = [i for i in self._selection.features if i not in self._unreadable()]
-        texts = self._text_columns(places)
-        distinct: dict[int, set[str]] = {i: set() for i in texts}
-        n_missing, n_rows = Counter[int](), 0
-        label = self._selection.label
-        for first, last in self._groups(0, len(places)):
-            n_rows, group = 0, [*places[first:last], *([] if label is None or first else [label])]
-            for columns in self._arrays(group, texts):
-                for i, column in zip(group, columns, strict=True):
-                    if i == label:
-                        if column.null_count:
-                            row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-                            problems.add(i, _LABEL_MISSING.format(self.locate(n_rows + row)))
-                        continue
-                    n_missing[i] += column.null_count
-                    if i in texts:
-                        distinct[i] |= {text for text in coded_texts(column)[0] if text is not None}
-                n_rows += len(columns[0]) if columns else 0
-        if not n_rows:
+        missing, unreadable = self._wanted.missing, self._unreadable()
+        problems = Problems(unreadable)
+        places = [i for i in self._selection.features if i not in unreadable]
+        contents = self._contents(places, problems)
+        if not contents.n_rows:
             return None  # for want of samples the table is refused where it is scanned
-        numeric = not texts and not n_missing.total() and not self._unreadable()
-        if numeric and not always and wanted.missing in ("auto", "refuse"):
+        if contents.is_numeric and not unreadable and not always and missing in ("auto", "refuse"):
             return None
-        fills = self._fills([i for i in places if i not in texts], n_rows) if wanted.missing != "refuse" else {}
+        fills = {} if missing == "refuse" else self._fills(places, contents)
         for i in places:
-            if n_missing[i] and wanted.missing == "refuse":
-                problems.add(i, f"{n_missing[i]} of {n_rows} values are missing: set data.missing, or")
-            problem = text_problem(distinct[i], n_rows, wanted.categories) if i in texts else ""
-            if not problem and i in texts and wanted.categories == "auto":
-                problem = self._stray_text(i, distinct[i])
-            if problem:
-                problems.add(i, problem)
-        problems.raise_named(self.name, self._columns, label)
-        return TableEncoding(tuple(
-            ColumnEncoding(
-                tuple(sorted(distinct[i])) if i in texts else None, fills.get(i, 0.0),
-                wanted.missing in ("auto", "indicator") and n_missing[i] > 0,
-            )
-            for i in places
-        ))  # fmt: skip
+            self._check_content(i, contents, problems)
+        problems.raise_named(self.name, self._columns, self._selection.label)
+        return contents.encoding(places, fills, has_indicators=missing in ("auto", "indicator"))
+
+    def _contents(self, places: Sequence[int], problems: Problems) -> _Contents:
+        """Go through the columns of features; labels that are missing become problems."""
+        texts, label = self._text_columns(places), self._selection.label
+        contents = _Contents({i: set() for i in texts})
+        for first, last in self._groups(0, len(places)):
+            contents.n_rows, group = 0, places[first:last]
+            labels = [] if label is None or first else [label]
+            for columns in self._arrays([*group, *labels], texts):
+                for i, column in zip(group, columns, strict=False):
+                    contents.add(i, column)
+                for i, column in zip(labels, columns[len(group) :], strict=True):
+                    if column.null_count:
+                        row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
+                        problems.add(i, _LABEL_MISSING.format(self.locate(contents.n_rows + row)))
+                contents.n_rows += len(columns[0]) if columns else 0
+        return contents
+
+    def _check_content(self, place: int, contents: _Contents, problems: Problems) -> None:
+        """Add what keeps a column from being encoded."""
+        n_missing, categories = contents.n_missing[place], self._wanted.categories
+        if n_missing and self._wanted.missing == "refuse":
+            problems.add(place, f"{n_missing} of {contents.n_rows} values are missing: set data.missing, or")
+        if place not in contents.texts:
+            return
+        texts = contents.texts[place]
+        problem = text_problem(texts, contents.n_rows, categories)
+        if not problem and categories == "auto":
+            problem = self._stray_text(place, texts)
+        if problem:
+            problems.add(place, problem)
 
     def _unreadable(self) -> dict[int, str]:
         """Columns that are neither numbers nor texts, with what to say of each."""
@@ -399,12 +401,12 @@ class TableSource(Source):
             "repair it, name it in data.missing_values, set data.categories = onehot, or"
         )
 
-    def _fills(self, places: list[int], n_rows: int) -> dict[int, float]:
+    def _fills(self, places: Sequence[int], contents: _Contents) -> dict[int, float]:
         """What takes the place of missing numbers, of all columns, since another table may lack others."""
-        fills: dict[int, float] = {}
-        width = max(1, min(self.n_at_once or len(places), _FILL_VALUES // n_rows))
-        for first in range(0, len(places), width):
-            group = places[first : first + width]
+        fills, numbers = dict[int, float](), [i for i in places if i not in contents.texts]
+        width = max(1, min(self.n_at_once or len(numbers), _FILL_VALUES // contents.n_rows))
+        for first in range(0, len(numbers), width):
+            group = numbers[first : first + width]
             blocks = [
                 np.column_stack([column.to_numpy(zero_copy_only=False) for column in columns])
                 for columns in self._arrays(group, set())
@@ -428,6 +430,36 @@ class TableSource(Source):
                     result[place, first - start : last - start] = X[chosen]
                 result.resize((n_rows, stop - start), refcheck=False)
         return result
+
+
+@dataclass
+class _Contents:
+    """What a pass over a table shows of its columns: the distinct texts, and how many values are missing."""
+
+    texts: dict[int, set[str]]  # of columns of texts alone
+    n_missing: Counter[int] = field(default_factory=Counter)
+    n_rows: int = 0
+
+    def add(self, place: int, column: Any) -> None:
+        """Take note of a block of a column."""
+        self.n_missing[place] += column.null_count
+        if place in self.texts:
+            self.texts[place] |= {text for text in coded_texts(column)[0] if text is not None}
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether all values are numbers, none of them missing."""
+        return not self.texts and not self.n_missing.total()
+
+    def encoding(self, places: Sequence[int], fills: Mapping[int, float], *, has_indicators: bool) -> TableEncoding:
+        """How columns become features, with what fills gaps and whether gaps have features of their own."""
+        return TableEncoding(tuple(
+            ColumnEncoding(
+                tuple(sorted(self.texts[i])) if i in self.texts else None, fills.get(i, 0.0),
+                has_indicators and self.n_missing[i] > 0,
+            )
+            for i in places
+        ))  # fmt: skip
 
 
 class _Labels:
@@ -481,12 +513,12 @@ class Problems:
 
     Parameters
     ----------
-    lines : sequence of str
-        A message each.
+    known : mapping of int to str
+        Messages by the numbers of columns.
     """
 
-    def __init__(self, lines: Sequence[str] = ()) -> None:
-        self._of_column: dict[Any, str] = dict(enumerate(lines))
+    def __init__(self, known: Mapping[int, str] = MappingProxyType({})) -> None:
+        self._of_column: dict[Any, str] = dict(known)
 
     def add(self, column: int, text: str) -> None:
         """Note what is wrong with a column, unless it has a problem already."""
@@ -530,11 +562,11 @@ class ArrowSource(TableSource):
         self._schema_of_table = schema
         if wanted.is_later or not wanted.encodes:
             # else they are told with what else is wrong
-            Problems([
-                f"{name}: column {schema.names[i]} {problem} leave the column out (data.ignore_columns), or choose "
+            Problems({
+                i: f"{name}: column {schema.names[i]} {problem} leave the column out (data.ignore_columns), or choose "
                 "another label column (data.label_column)"
                 for i, problem in self._unreadable().items()
-            ]).raise_any()
+            }).raise_any()
 
     def _unreadable(self) -> dict[int, str]:
         texts = self._encoding is not None or self._wanted.encodes
