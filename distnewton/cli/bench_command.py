@@ -27,12 +27,10 @@ if TYPE_CHECKING:
 
 _TOLERANCE = 1e-3
 """Relative difference of objectives above which a point of a study is refused."""
-_REPLICAS = "-replicas"
-"""Suffix of the kinds of studies in which the number of replicas grows and the grid stays the same."""
 _SLOWDOWN = 5
 """How many times slower the straggler is."""
-_WARMUP, _SETTLED = 2, 10
-"""Number of first iterations that do not count: in a study, and in a comparison while the partition moves."""
+_SETTLED = 10
+"""Number of first iterations of a comparison that do not count, while the partition moves."""
 DEFAULT_RATES = "no --cluster: no prediction; distnewton doctor --bench writes the rates of this machine to a file"
 
 
@@ -69,50 +67,24 @@ def bench(options: argparse.Namespace) -> int:
 
 def _scaling(options: argparse.Namespace) -> int:
     """Do the missing runs of a study, then collect all."""
-    from distnewton.study.points import KINDS, read_study
+    from distnewton.study.points import KINDS, REPLICAS, plan_study, read_study
 
     results_go_to_files()
     root = Path(options.run_dir or "scaling")
     cluster = _cluster(options)
     if options.collect:
         return _collect(read_study(root), root, options, cluster)
-    known = [*KINDS, *(f"{kind}{_REPLICAS}" for kind in KINDS if kind != "weak-weights")]
+    known = [*KINDS, *(f"{kind}{REPLICAS}" for kind in KINDS if kind != "weak-weights")]
     if options.kind not in known:
         raise ConfigError(f"--kind is {', '.join(known)}, got {options.kind!r}", collective=True)
     check_folder(root)
-    study, settings = _plan_study(options, cluster)
+    ranks = [n * cluster.launch.ranks_per_node for n in options.nodes or []] or options.ranks or [1, 2]
+    study, settings = plan_study(_point_config(options, {}), options.kind, ranks, options.repeats, options.iterations)
     _make_runs(study, root, options, cluster, settings)
     if cluster.launch.scheduler != "none" or options.dry_run:
         print(f"when the jobs have ended: distnewton bench scaling RECIPE --collect --run-dir {root}")
         return 0
     return _collect(study, root, options, cluster)
-
-
-def _plan_study(options: argparse.Namespace, cluster: Cluster) -> tuple[Study, dict[int, dict[str, Any]]]:
-    """Return the study that the flags describe, and the settings of its points by number of ranks."""
-    from distnewton.directions.options import CGOptions
-    from distnewton.runs.data_size import describe_data
-    from distnewton.runs.planned import expected_steps
-    from distnewton.study.points import Study, check_ranks
-
-    ranks = check_ranks([n * cluster.launch.ranks_per_node for n in options.nodes or []] or options.ranks or [1, 2])
-    config = _point_config(options, {})
-    data = describe_data(config)
-    shape = config.network.shape(data.n_features, data.image_shape, data.n_out)
-    kind = options.kind.removesuffix(_REPLICAS)
-    n = data.n_samples * ranks[0] // ranks[-1] if kind == "weak-samples" else data.n_samples
-    n_replicas = config.partition.replicas if kind != options.kind else 0
-    n_blocks = _shared_blocks(config, ranks) if kind == options.kind == "strong" else 0
-    n_steps = expected_steps(config.method) if kind == "strong" and config.method.has(CGOptions) else 0
-    study = Study(kind, ranks, options.repeats, _WARMUP, options.iterations, n, n_replicas, n_blocks, n_steps)
-    return study, {n: study.settings(shape, n) for n in ranks}
-
-
-def _shared_blocks(config: Config, ranks: list[int]) -> int:
-    """Return a number of blocks that the ranks of all points can own; 0 if there is none or the recipe gives blocks."""
-    # a strong study has one problem and one method, and blocks are part of the method
-    shares = config.partition.blocks == "ranks" and all(ranks[-1] % n == 0 for n in ranks)
-    return ranks[-1] if shares else 0
 
 
 def _make_runs(

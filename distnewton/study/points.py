@@ -9,15 +9,23 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from distnewton.config import Config
+from distnewton.directions.options import CGOptions
 from distnewton.errors import ConfigError, DataError, MissingInputError
 from distnewton.files import parse_json
 from distnewton.network.shapes import NetworkShape
 from distnewton.outputs import write_output
 from distnewton.planning.plan import widened
+from distnewton.runs.data_size import describe_data
+from distnewton.runs.planned import expected_steps
 
 STUDY_FILE = "study.json"
 KINDS = ("strong", "weak-weights", "weak-samples")
 """Kinds of studies: the same problem on more ranks, or hidden layers or samples that grow with the ranks."""
+REPLICAS = "-replicas"
+"""Suffix of the kinds of studies in which the number of replicas grows and the grid stays the same."""
+_WARMUP = 2
+"""Number of first iterations of a run that do not count."""
 
 
 @dataclass(frozen=True)
@@ -136,6 +144,52 @@ def check_ranks(ranks: Sequence[int]) -> list[int]:
     if len(counts) < 2:
         raise ConfigError(f"a study compares at least two numbers of ranks, got {list(ranks)}", collective=True)
     return counts
+
+
+def plan_study(
+    config: Config, kind: str, ranks: Sequence[int], n_repeats: int, n_iterations: int
+) -> tuple[Study, dict[int, dict[str, Any]]]:
+    """Choose the runs of a study.
+
+    Parameters
+    ----------
+    config : Config
+        Of the recipe, whose data is read for its size.
+    kind : str
+        One of :data:`KINDS`, with :data:`REPLICAS` behind it where replicas grow.
+    ranks : sequence of int
+        Numbers of ranks, two at least.
+    n_repeats, n_iterations : int
+        Runs of each number, and iterations that count in each.
+
+    Returns
+    -------
+    Study
+    dict
+        Settings of the points by their ranks.
+
+    Raises
+    ------
+    ConfigError
+        If there are fewer than two numbers of ranks, or the network cannot grow with them.
+    """
+    ranks = check_ranks(ranks)
+    data = describe_data(config)
+    shape = config.network.shape(data.n_features, data.image_shape, data.n_out)
+    growing = kind.removesuffix(REPLICAS)
+    n = data.n_samples * ranks[0] // ranks[-1] if growing == "weak-samples" else data.n_samples
+    n_replicas = config.partition.replicas if growing != kind else 0
+    n_blocks = _shared_blocks(config, ranks) if growing == kind == "strong" else 0
+    n_steps = expected_steps(config.method) if growing == "strong" and config.method.has(CGOptions) else 0
+    study = Study(growing, list(ranks), n_repeats, _WARMUP, n_iterations, n, n_replicas, n_blocks, n_steps)
+    return study, {n: study.settings(shape, n) for n in ranks}
+
+
+def _shared_blocks(config: Config, ranks: Sequence[int]) -> int:
+    """Return a number of blocks that the ranks of all points can own; 0 if there is none or the recipe gives blocks."""
+    # a strong study has one problem and one method, and blocks are part of the method
+    shares = config.partition.blocks == "ranks" and all(ranks[-1] % n == 0 for n in ranks)
+    return ranks[-1] if shares else 0
 
 
 def grow(shape: NetworkShape, factor: float) -> NetworkShape:
