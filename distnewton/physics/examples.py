@@ -152,3 +152,15 @@ def sinc(n: int = 1000) -> Problem:
     x = np.linspace(-1, 1, n)
     terms = [Term("fit", x, lambda u, data: u[0] - data, data=np.sinc(10 * x))]
     return Problem(terms, solution=lambda x: np.sinc(10 * x[0]), test=np.linspace(-1, 1, 1001))
+
+
+def robot_arm(n: int = 3000) -> Problem:
+    """Regression without noise: where the hand of a plane arm is, by the angles and lengths of its four links."""
+    box = Box([-pi / 2] * 4 + [0.5] * 4, [pi / 2] * 4 + [1.0] * 4)
+
+    def hand(x: Array) -> Any:
+        angles, lengths = np.cumsum(x[:4], axis=0), x[4:]
+        return np.array([(lengths * np.cos(angles)).sum(axis=0), (lengths * np.sin(angles)).sum(axis=0)])
+
+    terms = [Term("fit", box.interior(n), lambda x, u: u - hand(x))]
+    return Problem(terms, n_outputs=2, solution=hand, test=box.interior(2000))
