@@ -355,7 +355,8 @@ class RunConfig(Options):
 
     iterations: Literal["auto"] | Annotated[int, Field(ge=0)] = Field(
         "auto", description="number of iterations; 0 writes the initial model. auto: 100; with method.direction = auto "
-        "no limit if run.seconds is given, else 400 if the last stage is exact"
+        "no limit if run.seconds is given, else 400 if the last stage is exact, and 20 for classes of fewer than 1,000 "
+        "samples without validation data"
     )  # fmt: skip
     seconds: float = Field(
         math.inf, gt=0.0, description="training time; the iteration that reaches it is the last. Evaluation does not "

@@ -9,6 +9,8 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import numpy as np
+
 from distnewton.config import Config, make_config
 from distnewton.config.method import AUTO
 from distnewton.config.opening import opener
@@ -24,7 +26,7 @@ _FEW, _VERY_FEW = 1000, 100
 _LARGEST_BATCH, _SMALLEST_BATCH, _BATCHES = 256, 32, 8
 """Bounds of the mini-batch size, and the least number of mini-batches in a pass, unless they are of the least size."""
 _LINEAR = {"subsample": 1.0, "damping": 1e-4, "cg_max": 100, "preconditioner": "diagonal"}
-_TOLERANCE = 1e-2
+_TOLERANCE, _LEAST_TOLERANCE = 1e-2, 1e-4
 _LEVENBERG_MARQUARDT = {
     "direction": "dual", "subsample": 1.0, "acceleration": 0.75, "combine": "none", "damping_threshold": 0.95,
     "line_search_max": 1,
@@ -37,6 +39,8 @@ _LEAST = {"float32": 1e-5, "float64": 1e-13}
 """Least damping at which a matrix without regularisation can be factorised."""
 _FIRST_STAGE, _BOTH_STAGES = 100, 400
 """Number of iterations on mini-batches before the exact ones, and of both together."""
+_WITHOUT_VALIDATION = 20
+"""Number of iterations on mini-batches of few samples, which nothing ends: more no longer raised the test accuracy."""
 
 
 def settle(
@@ -46,6 +50,7 @@ def settle(
     validated: bool,
     start: Start | None = None,
     n_targets: int = 1,
+    rarity: float = 1.0,
     residual: bool = False,
     packed: bool = False,
 ) -> Config:
@@ -63,6 +68,8 @@ def settle(
         Model whose activation and scaling are used.
     n_targets : int
         For regression, number of targets of a sample.
+    rarity : float
+        Size of the rarest class relative to that of a mean class (:func:`rarity_of_classes`).
     residual : bool
         Whether the samples are points of a residual problem.
     packed : bool
@@ -81,9 +88,10 @@ def settle(
         tree[section] |= {key: value for key, value in settings.items() if tree[section][key] == AUTO}
     if config.method.direction == AUTO:
         tree["method"] = {"C": config.method.C, **_method(config, n_samples, n_targets * has_validation)}
-        tree["run"]["tolerance"] = config.run.tolerance or _TOLERANCE * _is_linear(config)
+        tolerance = max(_LEAST_TOLERANCE, _TOLERANCE * rarity)
+        tree["run"]["tolerance"] = config.run.tolerance or tolerance * _is_linear(config)
     if tree["run"]["iterations"] == AUTO:
-        tree["run"]["iterations"] = _iterations(config, tree["method"])
+        tree["run"]["iterations"] = _iterations(config, tree["method"], n_samples, validated=has_validation)
     if tree["method"]["C"] == AUTO:
         tree["method"]["C"] = "l"
     return make_config(tree)
@@ -164,7 +172,32 @@ def settle_by_data(config: Config) -> Config:
     if (problem := problem_of(None, data)) is not None:
         return settle(config, problem.n_points, validated=False, residual=True)
     train = opener(data, None, data.train)().describe()
-    return settle(config, train.n_samples, validated=bool(data.validation), packed=train.packed)
+    rarity = rarity_of_classes(config, train.labels)
+    return settle(config, train.n_samples, validated=bool(data.validation), rarity=rarity, packed=train.packed)
+
+
+def rarity_of_classes(config: Config, labels: Any) -> float:
+    """Return by how much the rarest class is smaller than a mean class, where a linear network learns three or more.
+
+    Outputs of a linear network are problems of their own. The norm of the gradient of all of them says little of a rare
+    class, so that the tolerance has to fall with its size, as LIBLINEAR's does.
+
+    Parameters
+    ----------
+    config : Config
+        Configuration as the user gave it.
+    labels : ndarray
+        Labels of the training samples.
+
+    Returns
+    -------
+    float
+        At most 1; 1 for two classes, whose outputs are one problem, and for anything but classes.
+    """
+    if not _is_linear(config) or config.task != "classification":
+        return 1.0
+    counts = np.unique(labels, return_counts=True)[1]
+    return float(counts.min() / counts.mean()) if len(counts) > 2 else 1.0
 
 
 def choice_note(config: Config, settled: Config, *, residual: bool = False) -> str:
@@ -222,12 +255,15 @@ def _first_iterations(config: Config) -> int:
     return _FIRST_STAGE if config.run.iterations == AUTO else min(_FIRST_STAGE, 3 * config.run.n_iterations // 5)
 
 
-def _iterations(config: Config, method: dict[str, Any]) -> int:
+def _iterations(config: Config, method: dict[str, Any], n_samples: int, *, validated: bool) -> int:
     """Return the largest number of iterations of a run."""
     if config.method.direction != AUTO:
         return config.run.n_iterations
     if config.run.seconds < math.inf:
         return UNLIMITED
+    ended_by_nothing = not validated and n_samples < _FEW
+    if ended_by_nothing and config.task == "classification" and method["direction"] == "kfac":
+        return _WITHOUT_VALIDATION
     return _BOTH_STAGES if "schedule" in method else config.run.n_iterations
 
 

@@ -20,7 +20,7 @@ from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.cuts import FileOwners
 from distnewton.physics.residuals import ResidualLoss
 from distnewton.physics.sources import point_sources, problem_of
-from distnewton.runs.automatic import settle
+from distnewton.runs.automatic import rarity_of_classes, settle
 from distnewton.runs.consistency import check_same_file, check_same_points
 from distnewton.runs.held_out import HeldOut
 
@@ -98,7 +98,7 @@ class DataSets:
         labels = self.train.labels
         self.settle = partial(
             settle, n_samples=len(labels), validated=validated, start=start, n_targets=labels.size // len(labels),
-            residual=problem is not None, packed=self.train.packed,
+            rarity=rarity_of_classes(config, labels), residual=problem is not None, packed=self.train.packed,
         )  # fmt: skip
         self.config = config = self.settle(config)
         if self.residuals is not None:

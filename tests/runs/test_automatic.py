@@ -11,7 +11,7 @@ from launched import call
 import distnewton
 from distnewton.config import make_config
 from distnewton.errors import ConfigError
-from distnewton.runs.automatic import settle
+from distnewton.runs.automatic import rarity_of_classes, settle
 
 QUICK = {"run": {"iterations": 3, "threads": 1}}
 
@@ -76,7 +76,7 @@ def test_few_samples_of_numbers_end_with_an_exact_stage():
 
 @pytest.mark.parametrize(
     ("run", "loss", "n_iterations"),
-    [({}, "cross_entropy", 100), ({}, "squared", 400), ({"seconds": 5.0}, "squared", 10**9),
+    [({}, "cross_entropy", 20), ({}, "squared", 400), ({"seconds": 5.0}, "squared", 10**9),
      ({"seconds": 5.0, "iterations": 7}, "squared", 7)],
 )  # fmt: skip
 def test_a_run_is_as_long_as_it_says(run, loss, n_iterations):
@@ -98,6 +98,49 @@ def test_a_linear_network_is_solved_on_all_samples():
     config = settled(network={"layers": ["auto", "auto"]})
     assert (config.method.direction, config.method.subsample) == ("gauss_newton", 1.0)
     assert (config.run.tolerance, config.data.validation_fraction) == (0.01, 0.0)
+
+
+LINEAR = {"layers": ["auto", "auto"]}
+
+
+@pytest.mark.parametrize(
+    ("counts", "tables", "rarity"),
+    [([50, 50, 50], {}, 1.0), ([90, 60, 30], {}, 0.5), ([90, 10], {}, 1.0), ([90, 60, 30], {"layers": [4, 9, 3]}, 1.0),
+     ([90, 60, 30], {"loss": "squared"}, 1.0)],
+)  # fmt: skip
+def test_rare_classes_of_linear_networks_are_told_by_their_size(counts, tables, rarity):
+    labels = np.repeat([f"class {k}" for k in range(len(counts))], counts)
+    assert rarity_of_classes(make_config({"network": LINEAR | tables}), labels) == rarity
+
+
+@pytest.mark.parametrize(("rarity", "tolerance"), [(1.0, 1e-2), (0.5, 5e-3), (1e-6, 1e-4)])
+def test_the_tolerance_falls_with_the_rarest_class(rarity, tolerance):
+    config = make_config({"network": LINEAR})
+    assert settle(config, 5000, validated=False, rarity=rarity).run.tolerance == pytest.approx(tolerance)
+    named = make_config({"network": LINEAR, "run": {"tolerance": 0.1}})
+    assert settle(named, 5000, validated=False, rarity=rarity).run.tolerance == 0.1
+
+
+def test_a_run_with_a_rare_class_ends_at_its_tolerance():
+    X, y = clusters(1500, seed=2)
+    X = X / X.std(axis=0)
+    rows = np.concatenate([np.flatnonzero(y < 2), np.flatnonzero(y == 2)[:5]])
+    result = distnewton.train(make_config({"network": LINEAR}), train_data=(X[rows], y[rows]))
+    norms = [record.gradient_norm for record in result.history[1:]]
+    tolerance = 1e-2 * 5 / (len(rows) / 3)
+    assert tolerance < 1e-3
+    assert norms[-1] <= tolerance * norms[0] < min(norms[:-1])
+
+
+@pytest.mark.parametrize(
+    ("n_samples", "tables", "iterations"),
+    [(999, {}, 20), (1000, {}, 100), (50, {"network": {"loss": "squared"}}, 100),
+     (999, {"data": {"validation_fraction": 0.2}}, 100), (999, {"run": {"iterations": 7}}, 7),
+     (999, {"network": LINEAR}, 100)],
+)  # fmt: skip
+def test_few_samples_of_classes_that_nothing_ends_take_few_iterations(n_samples, tables, iterations):
+    assert settled(n_samples, **tables).run.iterations == iterations
+    assert settled(n_samples, validated=True, **tables).run.iterations != 20
 
 
 def test_a_tolerance_asks_for_a_gradient_of_all_samples():
