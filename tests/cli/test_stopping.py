@@ -115,7 +115,7 @@ def test_a_run_without_launcher_stops_and_goes_on(place, name, code):
 @pytest.mark.parametrize(("arguments", "code", "words"), [
     (["--resume"], 2, "--resume needs a run folder"),
     (["--resume", "x.toml"], 2, "put the recipe before --resume"),
-    (["--resume", "A", "--run-dir", "B"], 2, "--resume A and --run-dir B are two folders"),
+    (["--resume", "A", "--run-dir", "B"], 2, "--resume A and --run-dir B are different folders"),
     (["--resume", "nowhere"], 66, "there is no checkpoint in nowhere/checkpoints"),
     ([*ENDLESS, "--resume"], 66, "there is no checkpoint in R/checkpoints"),
     ([*ENDLESS[:3], "--run.keep_checkpoints=-1"], 78, "run.keep_checkpoints"),
