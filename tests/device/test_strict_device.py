@@ -230,7 +230,7 @@ def test_gpus_that_are_not_there(world, monkeypatch):
 @pytest.mark.mpi(min_size=1, sizes=(2, 3))
 def test_nccl_is_refused_with_the_reason(world, monkeypatch):
     monkeypatch.setattr(devices, "GPUS", StrictGpus(8))
-    with pytest.raises(ConfigError, match=r"a strict device has no NCCL; or take run\.comm = mpi"):
+    with pytest.raises(ConfigError, match=r"a strict device has no NCCL; or use run\.comm = mpi"):
         devices.choose_device(world, "gpu", "float32", "nccl")
     if world.size > 1:
         monkeypatch.setattr(devices, "GPUS", StrictGpus(1))
