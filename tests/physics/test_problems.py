@@ -146,7 +146,7 @@ def test_directions_lead_down(world, direction):
 @pytest.mark.mpi(min_size=1, sizes=(3,))
 @pytest.mark.parametrize("direction", ["mini_block_fisher", "grouped_newton"])
 def test_directions_without_derivatives_are_refused(world, direction):
-    with pytest.raises(ConfigError, match="use another direction"):
+    with pytest.raises(ConfigError, match="take another direction"):
         distnewton.train(config(iterations=1, direction=direction), world.mpi, train_data=heat())
 
 
