@@ -1,4 +1,4 @@
-"""Element-wise activations. Each declares here whatever the package knows of it; everybody else asks the registry."""
+"""Element-wise activations. Each class declares all that the package knows about it; other code asks the registry."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from distnewton.errors import ConfigError
 from distnewton.registry import Registry
 
 _STRIP = 1 << 17
-"""Values that are worked on at a time: they stay in the cache, where temporaries of a whole layer cost page faults."""
+"""Values processed at a time, few enough to stay in the cache: temporaries of a whole layer cost page faults."""
 
 
 class Activation(ABC):
     """An increasing element-wise function whose derivatives are functions of its value.
 
-    Backward passes then need the activations only, not the pre-activations. Max pooling chooses before the activation,
-    which gives the same result because the function increases.
+    Backward passes then need only the activations, not the pre-activations. Max pooling chooses before the activation,
+    which gives the same result because the function is increasing.
 
     Attributes
     ----------
     name, help : str
-        Value of ``network.activation``, and the formula in a line.
+        Value of ``network.activation``, and the formula on one line.
     torch : str
-        Full name of the equal torch module, such as ``torch.nn.Tanh``; empty where there is none.
+        Full name of the equivalent torch module, such as ``torch.nn.Tanh``; empty if there is none.
     onnx : str
-        ONNX operator; empty where there is none and :meth:`add_to_onnx` is not overridden.
+        ONNX operator; empty if there is none, or if :meth:`add_to_onnx` is overridden.
     device_derivative : str
-        Derivative as an expression of the activated value ``z`` for :func:`~distnewton.backend.update`, so that devices
-        compute it in one pass; empty for the operations of :meth:`derivative`.
+        Derivative as an expression of the activated value ``z`` for :func:`~distnewton.backend.update`, which devices
+        compute in one pass; empty to use the operations of :meth:`derivative`.
     cost : float
-        Seconds of an activation in units of an exponential of as many values, for plans.
+        Seconds of an activation relative to an exponential of as many values, for plans.
     analytic : bool
         Whether derivatives of all orders exist everywhere.
     """
@@ -53,13 +53,13 @@ class Activation(ABC):
 
     @abstractmethod
     def derivative(self, Z: Array) -> Array:
-        """Derivative at the points whose activations are ``Z``."""
+        """Compute the derivative at the points whose activations are ``Z``."""
 
     @abstractmethod
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
-        """Second and third derivative, each over the first, at the points whose activations are ``Z``.
+        """Compute the ratios of the second and third derivatives to the first where the activations are ``Z``.
 
-        Higher derivatives always meet a cotangent that the first one has multiplied already, and the ratios are finite
+        Higher derivatives always multiply a cotangent that already contains the first one, and the ratios are finite
         where it vanishes.
 
         Parameters
@@ -79,7 +79,7 @@ class Activation(ABC):
         Parameters
         ----------
         E : Array of shape (n, ..., width)
-            Cotangents; axes between the first and the last are broadcast over.
+            Cotangents; axes between the first and the last are broadcast.
         Z : Array
             Activations, broadcastable to ``E``.
 
@@ -130,7 +130,7 @@ class Sigmoid(Activation):
 
     def apply(self, S: Array) -> Array:
         """Replace pre-activations by activations, in place, and return them."""
-        # tanh saturates without overflow, where exp(-s) would not
+        # tanh saturates without overflow, unlike exp(-s)
         if on_device(S):
             return update(S, "T(0.5) * (tanh(T(0.5) * x) + T(1))")
         for rows in _strips(S):
@@ -142,11 +142,11 @@ class Sigmoid(Activation):
         return S
 
     def derivative(self, Z: Array) -> Array:
-        """Product z (1 - z)."""
+        """Return z (1 - z)."""
         return Z * (1.0 - Z)
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
-        """Second and third derivative over the first: 1 - 2 z and 1 - 6 z (1 - z)."""
+        """Return both ratios: 1 - 2 z and 1 - 6 z (1 - z)."""
         return 1.0 - 2.0 * Z, 1.0 - 6.0 * Z * (1.0 - Z)
 
 
@@ -164,11 +164,11 @@ class Tanh(Activation):
         return activated
 
     def derivative(self, Z: Array) -> Array:
-        """1 - z^2."""
+        """Return 1 - z^2."""
         return 1.0 - Z * Z
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
-        """Second and third derivative over the first: -2 z and 6 z^2 - 2."""
+        """Return both ratios: -2 z and 6 z^2 - 2."""
         return -2.0 * Z, 6.0 * Z * Z - 2.0
 
 
@@ -187,11 +187,11 @@ class Relu(Activation):
         return activated
 
     def derivative(self, Z: Array) -> Array:
-        """Whether z > 0."""
+        """Return whether z > 0."""
         return Z > 0.0
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
-        """Zeros; the kink, which has no second derivative, is left out."""
+        """Return zeros; ignores the kink, which has no second derivative."""
         return _zeros(Z)
 
 
@@ -217,17 +217,17 @@ class Softplus(Activation):
         return S
 
     def derivative(self, Z: Array) -> Array:
-        """1 - exp(-z)."""
+        """Return 1 - exp(-z)."""
         slope: Array = -namespace(Z).expm1(-Z)
         return slope
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
-        """Second and third derivative over the first: q and q (2 q - 1) with q = exp(-z)."""
+        """Return both ratios: q and q (2 q - 1) with q = exp(-z)."""
         q: Array = namespace(Z).exp(-Z)
         return q, q * (2.0 * q - 1.0)
 
     def add_to_onnx(self, add: Callable[..., str], x: str) -> str:
-        """Add ``max(s, 0) - log(sigmoid(|s|))``: runtimes have no Softplus of float64."""
+        """Add ``max(s, 0) - log(sigmoid(|s|))``: runtimes have no Softplus for float64."""
         return add("Sub", add("Relu", x), add("Log", add("Sigmoid", add("Abs", x))))
 
 
@@ -243,7 +243,7 @@ class Identity(Activation):
         return S
 
     def derivative(self, Z: Array) -> Array:
-        """Ones."""
+        """Return ones."""
         ones: Array = namespace(Z).ones(Z.shape, Z.dtype)
         return ones
 
@@ -252,7 +252,7 @@ class Identity(Activation):
         return E
 
     def derivative_ratios(self, Z: Array) -> tuple[Array, Array]:
-        """Zeros."""
+        """Return zeros."""
         return _zeros(Z)
 
     def add_to_onnx(self, add: Callable[..., str], x: str) -> str:

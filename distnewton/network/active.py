@@ -1,13 +1,13 @@
-r"""A network on the features that some sample has, in place of all of them.
+r"""A network restricted to the features that occur in some sample.
 
 Weights of other features change no output: their part of the objective is theta^2 / (2C), whose minimiser is 0, and
 their part of a direction is
 
 .. math:: d = -\frac{g}{1/C + \lambda}, \qquad g = \frac{\theta}{C}
 
-in all methods that solve (G + lambda I) d = -g. Begun at the minimiser they stay there, whatever the method. So they
-are no variables: vectors, products, factors, messages and checkpoints have the rows of the other features only. Of text
-each sample has a few hundred of very many features, and a small set of samples a small part of them together.
+in all methods that solve (G + lambda I) d = -g. If they start at the minimiser they stay there, whatever the method. So
+they need not be variables: vectors, products, factors, messages and checkpoints contain the rows of the other features
+only. A text has a few hundred of very many features, and a small set of texts has a small part of them together.
 """
 
 from __future__ import annotations
@@ -26,21 +26,21 @@ from distnewton.network.network import PartitionedNetwork
 
 
 class ActiveNetwork(PartitionedNetwork):
-    """The part of a network that some of its features reach; on the same ranks, with groups that lie alike.
+    """The part of a network that some of its features reach, on the same ranks and with the same division into groups.
 
     Parameters
     ----------
     whole : PartitionedNetwork
         The network, of fully connected layers.
     active : Array of bool, of shape (n_features,)
-        Which features; the same on all ranks, and at least one.
+        Features that occur; the same on all ranks, and at least one.
 
     Attributes
     ----------
     columns : Array of int
-        Features that this rank has of them, counted from its first of the whole network.
+        This rank's features among them, counted from its first feature of the whole network.
     title : str
-        How many they are of all ranks, with a checksum.
+        Number of features over all ranks, with a checksum.
     """
 
     def __init__(self, whole: PartitionedNetwork, active: NDArray[np.bool_]) -> None:
@@ -60,11 +60,11 @@ class ActiveNetwork(PartitionedNetwork):
         self.title = f"{n_active} (checksum {zlib.crc32(np.packbits(active).tobytes()):08x})"
 
     def on(self, whole: PartitionedNetwork) -> PartitionedNetwork:
-        """The same features of another whole network."""
+        """Restrict another whole network to the same features."""
         return ActiveNetwork(whole, self._active)
 
     def initial_params(self, seed: int, scheme: str) -> Array:
-        """Initial variables of this rank: those that the whole network has; shape (n_params_local,)."""
+        """Initialise this rank's variables as in the whole network; shape (n_params_local,)."""
         return initial_params(self.layout, self._whole.shape, self.backend, seed, scheme, self.input_rows)
 
     def input_rows(self, m: int) -> NDArray[np.int64]:
@@ -73,7 +73,7 @@ class ActiveNetwork(PartitionedNetwork):
         return rows[self.columns] if m == 1 else rows
 
     def choose(self, X: Any) -> Any:
-        """This rank's columns of X, for those of the whole network; a new csr_array of the same values.
+        """Select this rank's columns of X from those of the whole network; a new csr_array of the same values.
 
         Parameters
         ----------
@@ -91,20 +91,20 @@ class ActiveNetwork(PartitionedNetwork):
         return chosen
 
     def reduced(self, params: Array) -> Array:
-        """This rank's variables of a point of the whole network; what it has beyond them is left out."""
+        """Return this rank's variables of a point of the whole network, without those that it lacks here."""
         flat = self.backend.empty(self.layout.n_params)
         self._copy(flat, params, inwards=True)
         return flat
 
     def expanded(self, params: Array, out: Array | None = None) -> Array:
-        """The same point of the whole network, with weights of 0 where it has no variables.
+        """Extend a point to the whole network, with weights of 0 for missing variables.
 
         Parameters
         ----------
         params : Array of shape (n_params_local,)
             This rank's variables.
         out : Array or None
-            What an earlier call returned, which is overwritten.
+            Result of an earlier call, to be overwritten.
 
         Returns
         -------
@@ -122,7 +122,7 @@ class ActiveNetwork(PartitionedNetwork):
             other = of_whole[m]
             if m == 1:
                 n = len(self.columns)
-                # the bias, where the block owns it, comes last
+                # the bias, if the block owns it, comes last
                 pairs = [(slice(0, n), rows), (slice(n, None), slice(len(other) - (len(matrix) - n), None))]
             else:
                 pairs = [(slice(None), slice(None))]
@@ -134,7 +134,7 @@ class ActiveNetwork(PartitionedNetwork):
 
 
 def active_network(whole: PartitionedNetwork, X: Any, params: Array | None) -> PartitionedNetwork:
-    """The network on the features that some sample has; the whole one where that is all of them, or none.
+    """Restrict a network to the features that occur in some sample; returns the whole one if all or none occur.
 
     Parameters
     ----------
@@ -143,8 +143,8 @@ def active_network(whole: PartitionedNetwork, X: Any, params: Array | None) -> P
     X : csr_array of shape (n, n_features_local)
         This rank's features of its replica's samples.
     params : Array of shape (n_params_local,) or None
-        Where training begins, if not with weights of :meth:`PartitionedNetwork.initial_params`: features whose weights
-        are not zero there stay.
+        Start of training, if not the weights of :meth:`PartitionedNetwork.initial_params`: features with nonzero
+        weights there are kept.
 
     Returns
     -------
@@ -152,7 +152,7 @@ def active_network(whole: PartitionedNetwork, X: Any, params: Array | None) -> P
 
     Notes
     -----
-    Collective: one sum of a number a feature.
+    Collective: one sum of one number per feature.
     """
     counts = np.zeros(whole.grid.partition.n_features, np.float32)
     own = counts[slice(*whole.grid.feature_range())]

@@ -1,4 +1,4 @@
-"""Where numbers that are not finite come from: the first place, in the order of the computation, over all ranks."""
+"""The origin of non-finite numbers: the first place, in the order of computation, over all ranks."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from distnewton.backend import Array, is_packed, is_sparse, to_host
 from distnewton.network.network import Activations, PartitionedNetwork
 
 _ROWS_AT_ONCE = 4096
-# magnitude whose square, summed, leaves the range of float64
+# magnitude whose sum of squares exceeds the range of float64
 TOO_LARGE = 1e150
 
 
@@ -25,7 +25,7 @@ class Finding:
     layer: int
     what: str  # the array and the place in it, with global indices from 0
     value: str  # ``NaN``, ``inf``, or the number
-    # least and largest finite number that goes into the layer
+    # least and largest finite number among the layer's inputs
     low: float
     high: float
 
@@ -38,7 +38,7 @@ def first_finding(
     factors: dict[int, list[Array]] | None = None,
     vectors: dict[str, Array] | None = None,
 ) -> str:
-    """Name the first array in which something is not finite.
+    """Name the first array that contains a non-finite number.
 
     Parameters
     ----------
@@ -49,16 +49,16 @@ def first_finding(
     X : Array or csr_array of shape (n, n_features_local)
         Features.
     activations : sequence of Activations
-        What is kept of forward passes.
+        Kept results of forward passes.
     factors : dict of int to list of Array
-        Jacobian factors of own layers, the values of a group last.
+        Jacobian factors of own layers, with the values of a group on the last axis.
     vectors : dict of str to Array of shape (n_params_local,)
-        Gradient or direction by name, which come after all of these.
+        Gradient or direction by name; these come last in the order.
 
     Returns
     -------
     str
-        The same on all ranks, and empty where all is finite.
+        The same on all ranks; empty if everything is finite.
 
     Notes
     -----
@@ -82,7 +82,7 @@ def _findings(
     factors: dict[int, list[Array]],
     vectors: dict[str, Array],
 ) -> Iterator[Finding]:
-    """This rank's findings in the order of the computation."""
+    """Yield this rank's findings in the order of computation."""
     blocks = network.grid.blocks
     ranges = {m: _range([a.groups[m - 1, b.i] for a in activations] if m > 1 else [X]) for m, b in blocks.items()}
     place = _feature(network, X)
@@ -98,7 +98,7 @@ def _findings(
 def _in_activations(
     network: PartitionedNetwork, activations: Sequence[Activations], ranges: dict[int, tuple[float, float]]
 ) -> Iterator[Finding]:
-    """Findings in what forward passes left, layer by layer."""
+    """Yield findings in the results of forward passes, layer by layer."""
     hidden = [(m, j) for m in range(1, network.n_layers) for j in network.grid.groups(m)]
     for m, j in [*hidden, (network.n_layers, 0)]:
         group = f", group {j}" if m < network.n_layers else ""
@@ -113,7 +113,7 @@ def _in_activations(
 def _in_factors(
     network: PartitionedNetwork, factors: dict[int, list[Array]], ranges: dict[int, tuple[float, float]]
 ) -> Iterator[Finding]:
-    """Findings in Jacobian factors, which are computed from the output layer downwards."""
+    """Yield findings in Jacobian factors, which are computed from the output layer down."""
     for m in sorted(factors, reverse=True):
         block = network.grid.blocks[m]
         for bad in filter(None, map(_first, factors[m])):
@@ -130,7 +130,7 @@ def _in_vector(
     ranges: dict[int, tuple[float, float]],
     limit: float = np.inf,
 ) -> Iterator[Finding]:
-    """Findings in a vector of this rank's variables."""
+    """Yield findings in a vector of this rank's variables."""
     for m, matrix in network.layout.matrices(vector).items():
         bad = _first(matrix, limit)
         if bad is None:
@@ -143,16 +143,16 @@ def _in_vector(
 
 
 def _feature(network: PartitionedNetwork, X: Any) -> tuple[str, str] | None:
-    """The first feature that is not finite, and its value."""
+    """Return the first feature that is not finite, and its value."""
     if is_packed(X):
-        return None  # columns of a few finite values
+        return None  # packed columns have a few finite values
     if not is_sparse(X):
         start, _ = network.grid.feature_range()
         bad = _first(X)
         if bad is None:
             return None
         (row, column), value = bad
-        # pixels lie with their channels last
+        # pixels are stored with channels last
         n_pixels = network.shape.features_per_unit
         pixel, channel = divmod(column, X.shape[1] // n_pixels)
         return f"the features: feature {start + channel * n_pixels + pixel}, sample {row} in the run's order", value
@@ -166,17 +166,17 @@ def _feature(network: PartitionedNetwork, X: Any) -> tuple[str, str] | None:
 
 
 def _unit(network: PartitionedNetwork, m: int, j: int, column: int) -> int:
-    """Global unit of a column of a group's values; of the output all columns are in their place."""
+    """Global unit of a column of a group's values; output columns keep their numbers."""
     if m == network.n_layers:
         return column
     return network.grid.partition.group(m, j)[0] + column % network.grid.group_width(m, j)
 
 
 def _first(array: Array, limit: float = np.inf) -> tuple[tuple[int, ...], str] | None:
-    """Index and value of the first number that is not finite, or not below a limit."""
+    """Return index and value of the first number that is not finite, or not below a limit."""
     for start in range(0, len(array), _ROWS_AT_ONCE):
         part = to_host(array[start : start + _ROWS_AT_ONCE])
-        # NaN is not below anything; in float64, since the limit does not fit float32
+        # NaN compares false; in float64, since the limit does not fit float32
         fine = np.isfinite(part) if limit == np.inf else np.abs(part.astype(np.float64)) < limit
         if not fine.all():
             index = tuple(int(i) for i in np.unravel_index(int(np.argmin(fine)), fine.shape))
@@ -186,7 +186,7 @@ def _first(array: Array, limit: float = np.inf) -> tuple[tuple[int, ...], str] |
 
 
 def _range(arrays: Sequence[Any]) -> tuple[float, float]:
-    """Least and largest finite number; the wrong way round where there is none."""
+    """Return the least and largest finite number; (inf, -inf) if there is none."""
     low, high = np.inf, -np.inf
     for array in arrays:
         numbers = array.data if is_sparse(array) else array

@@ -13,29 +13,29 @@ from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.partition import Block
 
 ZERO = "zero"
-"""The scheme of no weights, which suits networks without hidden layers."""
+"""The scheme with all weights zero, which suits networks without hidden layers."""
 
 
 def weight_rows(seed: int, layer: int, rows: NDArray[np.int64], n: int) -> Iterator[Array]:
-    """Normal random numbers for each of some rows of weights: counter-based, the same whoever owns the row."""
+    """Draw normal random numbers for some rows of weights: counter-based, independent of the rows' owners."""
     numbers = np.random.Philox(key=seed)
     generator, state = np.random.Generator(numbers), numbers.state
     for row in rows.tolist():
-        # a fresh generator of this counter would take three times as long
+        # creating a generator with this counter would take three times as long
         state["state"]["counter"][:] = 0, 0, layer, row
         numbers.state = state
         yield generator.standard_normal(n)
 
 
 def standard_deviation(scheme: str, n_in: int, n_out: int) -> float:
-    """Standard deviation of the weights of a layer.
+    """Compute the standard deviation of a layer's weights.
 
     Parameters
     ----------
     scheme : str
-        ``glorot``: sqrt(2 / (n_in + n_out)); ``he``: sqrt(2 / n_in), simpleNN's; ``lecun``: sqrt(1 / n_in).
+        ``glorot``: sqrt(2 / (n_in + n_out)); ``he``: sqrt(2 / n_in), as in simpleNN; ``lecun``: sqrt(1 / n_in).
     n_in, n_out : int
-        Inputs of a unit and outputs of an input in the whole layer, never in a block; a kernel counts all its pixels.
+        Inputs per unit and outputs per input in the whole layer, not in a block; all pixels of a kernel count.
 
     Returns
     -------
@@ -48,7 +48,7 @@ def standard_deviation(scheme: str, n_in: int, n_out: int) -> float:
 def initial_block(
     block: Block, shape: NetworkShape, seed: int, scheme: str, rows: NDArray[np.int64]
 ) -> Array:
-    """Initial weights of one block, of shape (n_in_local, n_out_local), float64; ``rows`` are its own, globally."""
+    """Draw a block's initial weights, of shape (n_in_local, n_out_local), float64; ``rows`` are its global rows."""
     layer = shape.layers[block.layer - 1]
     W = np.empty(block.shape)
     for k, numbers in enumerate(weight_rows(seed, block.layer, rows, layer.n_out)):
@@ -65,7 +65,7 @@ def initial_params(
     scheme: str,
     rows_of: Callable[[int], NDArray[np.int64]],
 ) -> Array:
-    """Initial variables of a rank: normal weights, zero biases.
+    """Draw the initial variables of a rank: normal weights, zero biases.
 
     Parameters
     ----------
@@ -78,9 +78,9 @@ def initial_params(
     seed : int
         Seed of the run.
     scheme : str
-        As of :func:`standard_deviation`; or ``zero``.
+        Scheme of :func:`standard_deviation`, or ``zero``.
     rows_of : callable
-        Own layer to the global rows of this rank's block of its weights.
+        Maps an own layer to the global rows of this rank's block of its weights.
 
     Returns
     -------
@@ -90,6 +90,6 @@ def initial_params(
     if scheme == ZERO:
         return flat
     for layer, view in layout.views(flat).items():
-        # drawn on the host, by the same keys whatever the device
+        # drawn on the host, from the same keys on any device
         view.W[...] = backend.asarray(initial_block(layout.blocks[layer], shape, seed, scheme, rows_of(layer)))
     return flat

@@ -1,14 +1,14 @@
-r"""Derivatives of a network in its inputs, carried along with its values: a truncated Taylor expansion of each sample.
+r"""Derivatives of a network in its inputs, carried along with its values: a truncated Taylor expansion per sample.
 
-Beside the value s a neuron has *channels*: first derivatives s_i in some directions, and sums of second derivatives in
-them, s_q with weights w_{qi}: a second derivative each, or the forward Laplacian (arXiv 2307.08214) as one channel.
-Weights act on all channels alike, and the bias on the value, so that a channel is to a dense layer what a place is to
-a convolution. An activation a couples the channels of one neuron:
+Besides the value s a neuron has *channels*: first derivatives s_i in some directions, and sums of second derivatives,
+s_q with weights w_{qi}. Such a sum can be a single second derivative, or the forward Laplacian (arXiv 2307.08214).
+Weights act on all channels alike but the bias only on the value, so a channel is to a dense layer what a place is to a
+convolution. An activation a couples the channels of one neuron:
 
 .. math:: z_i = a' s_i, \qquad z_q = a' s_q + a'' Q_q, \qquad Q_q = \sum_i w_{qi} s_i^2
 
-It sends nothing, so blocks and boundary sums stay as they are. With the ratios r_2 = a''/a' and r_3 = a'''/a',
-cotangents E of the activations give those of the pre-activations,
+This needs no communication, so blocks and boundary sums stay as they are. With the ratios r_2 = a''/a' and
+r_3 = a'''/a', cotangents E of the activations give those of the pre-activations,
 
 .. math:: D_q = a' E_q, \quad D_i = a' \Big(E_i + 2 r_2 s_i \sum_q w_{qi} E_q\Big), \quad
     D_0 = a' \Big(E_0 + r_2 \Big(\sum_i E_i s_i + \sum_q E_q s_q\Big) + r_3 \sum_q E_q Q_q\Big)
@@ -25,21 +25,21 @@ from distnewton.backend import Array, namespace
 from distnewton.network.activations import Activation
 
 _STRIP = 1 << 15
-"""Numbers of the derivatives that are worked on at a time: they and their temporaries stay in the cache."""
+"""Numbers of the derivatives processed at a time, few enough to stay in the cache with their temporaries."""
 
 
 @dataclass(frozen=True)
 class Jet:
-    """Which derivatives ride along.
+    """The set of derivatives that are carried along.
 
     Attributes
     ----------
     directions : tuple of tuple of float
-        Of the first derivatives, each with a number for each feature.
+        Directions of the first derivatives, each with one number per feature.
     seconds : tuple of tuple of float
-        A weight for each direction: the channel is the sum of the second derivatives in them with these weights.
+        Weights over the directions: a channel is the sum of the directions' second derivatives with these weights.
     n_constants : int
-        The last outputs of the network that are constants: biases alone, whose weights have no effect.
+        Number of last outputs that are constants: biases alone, whose weights have no effect.
     """
 
     directions: tuple[tuple[float, ...], ...] = ()
@@ -48,18 +48,18 @@ class Jet:
 
     @property
     def size(self) -> int:
-        """Channels, the value included."""
+        """Number of channels, including the value."""
         return 1 + len(self.directions) + len(self.seconds)
 
     def seed(self, X: Array, first: int) -> Array:
-        """Channels of the features themselves.
+        """Compute the channels of the features themselves.
 
         Parameters
         ----------
         X : Array of shape (n, n_features_local)
             This rank's features.
         first : int
-            Number of the first of them among all.
+            Number of the first of these features among all.
 
         Returns
         -------
@@ -75,14 +75,14 @@ class Jet:
 
 
 class JetActivation:
-    """An activation on all channels of a neuron.
+    """An activation applied to all channels of a neuron.
 
     Parameters
     ----------
     activation : Activation
-        Of the values.
+        Activation of the values.
     jet : Jet
-        The channels.
+        Definition of the channels.
     """
 
     def __init__(self, activation: Activation, jet: Jet) -> None:
@@ -99,7 +99,7 @@ class JetActivation:
         Parameters
         ----------
         S : Array of shape (n, size * width)
-            Pre-activations; their values are overwritten by the activated ones, their derivatives stay.
+            Pre-activations; activated values overwrite the values, the derivatives stay.
         Z : Array of shape (n, size * width)
             Overwritten with the activations.
         """
@@ -114,14 +114,14 @@ class JetActivation:
             s[..., 0, :] = z[..., 0, :] = value
 
     def pull_back(self, E: Array, elements: Array) -> None:
-        """Turn cotangents of the activations into those of the pre-activations, in place.
+        """Convert cotangents of the activations to those of the pre-activations, in place.
 
         Parameters
         ----------
         E : Array of shape (n, ..., size * width)
-            Cotangents; axes between the first and the last are broadcast over.
+            Cotangents; axes between the first and the last are broadcast.
         elements : Array of shape (n, size * width)
-            What :meth:`apply` has left of the pre-activations.
+            Pre-activations as modified by :meth:`apply`.
         """
         for rows in self._strips(E):
             D, s, slope, second, third = self._at(E[rows], elements[rows])
@@ -135,7 +135,7 @@ class JetActivation:
             D *= slope[..., None, :]
 
     def push_forward(self, P: Array, elements: Array) -> None:
-        """Turn changes of the pre-activations into those of the activations, in place: adjoint to :meth:`pull_back`."""
+        """Convert changes of pre-activations to those of activations, in place: the adjoint of :meth:`pull_back`."""
         for rows in self._strips(P):
             T, s, slope, second, third = self._at(P[rows], elements[rows])
             value = T[..., 0, :]
@@ -155,13 +155,13 @@ class JetActivation:
         return (self._split(A), s, self._activation.derivative(value), *self._activation.derivative_ratios(value))
 
     def _split(self, A: Array) -> Array:
-        """View with an axis of the channels before the last."""
+        """View an array with a channel axis before the last."""
         size = self._jet.size
         return A.reshape(*A.shape[:-1], size, A.shape[-1] // size)
 
     @staticmethod
     def _squares(s: Array, parts: list[tuple[int, float]]) -> Array:
-        """Q_q."""
+        """Compute Q_q."""
         total = 0.0 * s[..., 0, :]
         for i, w in parts:
             total += w * s[..., i, :] * s[..., i, :]
@@ -169,6 +169,6 @@ class JetActivation:
 
     @staticmethod
     def _strips(A: Array) -> Iterator[slice]:
-        """Some samples at a time."""
+        """Yield some samples at a time."""
         step = max(1, _STRIP // max(1, A[:1].size))
         yield from (slice(start, start + step) for start in range(0, len(A), step))

@@ -1,7 +1,7 @@
 """Layers as users list them: tables of ``network.layers``, each of which extends the shape of a network on images.
 
-A table is a component (:mod:`distnewton.registry`): its class declares the keys of the table and what the layer does
-to the units and images so far. What a rank computes follows from the shape alone.
+A table is a component (:mod:`distnewton.registry`): its class declares the table's keys and the layer's effect on the
+units and images so far. The shape alone determines what a rank computes.
 """
 
 from __future__ import annotations
@@ -31,9 +31,9 @@ class LayerTable(Options):
     Attributes
     ----------
     name, help : str
-        Value of ``type``, and what the layer does in a line.
+        Value of ``type``, and a one-line description.
     has_weights : bool
-        Whether it is a weight layer, whose units ``partition.splits`` cuts into groups.
+        Whether it is a weight layer, whose units ``partition.splits`` divides into groups.
     """
 
     name: ClassVar[str]
@@ -56,12 +56,12 @@ class LayerTable(Options):
         try:
             return cast(Self, kind.model_validate(table))
         except ValidationError as error:
-            # with the type as a part of the place, so that messages know which keys there are
+            # the location includes the type, so that messages can list the valid keys
             raise ValidationError.from_exception_data("layers", [_at(kind.name, e) for e in error.errors()]) from None
 
     @property
     def title(self) -> str:
-        """The layer in a few words: its kind, and the sizes that are given."""
+        """Describe the layer briefly: its kind and the sizes given."""
         values = (value for key, value in self.model_dump(exclude_defaults=True).items() if key != "type")
         texts = ("x".join(map(str, value)) if isinstance(value, list) else str(value) for value in values)
         return " ".join([self.type, *texts])
@@ -72,18 +72,18 @@ class LayerTable(Options):
         Parameters
         ----------
         shape : ShapeInProgress
-            Layers so far; changed.
+            Layers so far; modified.
 
         Raises
         ------
         ConfigError
-            If the layer cannot stand there; the message says why, the caller which layer it is.
+            If the layer cannot follow those; the message gives the reason, the caller the layer.
         """
         raise NotImplementedError
 
 
 def _at(name: str, details: ErrorDetails) -> InitErrorDetails:
-    """An error of a table, with the table's type in front of the key."""
+    """Error of a table, with the table's type before the key."""
     context = {"message": details["msg"], **details.get("ctx", {})}
     problem = PydanticCustomError(details["type"], "{message}", context)
     return InitErrorDetails(type=problem, loc=(name, *details["loc"]), input=details["input"])
@@ -103,12 +103,12 @@ class Convolution(LayerTable):
     )
 
     def extend(self, shape: ShapeInProgress) -> None:
-        """Add a convolution of the channels so far."""
+        """Add a convolution to the channels so far."""
         shape.convolve(self.channels, Window.of(self.kernel, self.stride, self.padding))
 
 
 class PoolingTable(LayerTable):
-    """Pooling behind a convolution's activation; pixels that fill no window are left out."""
+    """Pooling after a convolution's activation; drops pixels that fill no window."""
 
     kind: ClassVar[Literal["max", "average"]]
 
@@ -125,24 +125,24 @@ class PoolingTable(LayerTable):
 
 
 class MaxPooling(PoolingTable):
-    """The largest value of each window, behind a convolution; pixels that fill no window are left out."""
+    """The largest value of each window, after a convolution; drops pixels that fill no window."""
 
     name, help, kind = "max_pool", "largest value of each window", "max"
 
 
 class AveragePooling(PoolingTable):
-    """The mean of each window, behind a convolution's activation; pixels that fill no window are left out."""
+    """The mean of each window, after a convolution's activation; drops pixels that fill no window."""
 
     name, help, kind = "avg_pool", "mean of each window", "average"
 
 
 class Flatten(LayerTable):
-    """Images become rows of numbers; a dense layer behind images does so by itself."""
+    """Conversion of images to rows of numbers; a dense layer after images does this by itself."""
 
     name, help = "flatten", "images become rows of numbers"
 
     def extend(self, shape: ShapeInProgress) -> None:
-        """Leave images to dense layers from here on."""
+        """Allow only dense layers from here on."""
         shape.flatten()
 
 
@@ -165,18 +165,18 @@ class Dense(LayerTable):
 LAYERS: Registry[type[LayerTable]] = Registry(
     "layer", LayerTable, (Convolution, MaxPooling, AveragePooling, Flatten, Dense), "distnewton.layers"
 )
-"""Tables by their ``type``."""
+"""Layer tables by their ``type``."""
 
 
 def number_of_weight_layers(layers: Sequence[Any]) -> int:
-    """Layers with weights of a list of widths or of tables."""
+    """Weight layers of a list of widths or of tables."""
     if not isinstance(layers[0], LayerTable):
         return len(layers) - 1
     return sum(layer.has_weights for layer in layers)
 
 
 def tables_problem(layers: Sequence[LayerTable]) -> str | None:
-    """What is wrong with the order of layer tables."""
+    """Explain what is wrong with the order of layer tables; empty if it is right."""
     if not isinstance(layers[-1], Dense):
         return 'network.layers must end in a dense layer, {type = "dense", width = "auto"}: it holds the outputs'
     if any(isinstance(layer, Dense) and layer.width == "auto" for layer in layers[:-1]):
@@ -185,7 +185,7 @@ def tables_problem(layers: Sequence[LayerTable]) -> str | None:
 
 
 def convolutional_shape(image_shape: Sequence[int], tables: Sequence[Mapping[str, Any]]) -> NetworkShape:
-    """Shape of a network on images.
+    """Compute the shape of a network on images.
 
     Parameters
     ----------
@@ -201,7 +201,7 @@ def convolutional_shape(image_shape: Sequence[int], tables: Sequence[Mapping[str
     Raises
     ------
     ConfigError
-        If layers do not follow each other, or a window does not fit its image.
+        If a layer cannot follow the one before, or a window does not fit its image.
     """
     shape = ShapeInProgress(image_shape[0], (image_shape[1], image_shape[2]))
     layers: list[LayerTable] = []
@@ -218,7 +218,7 @@ def convolutional_shape(image_shape: Sequence[int], tables: Sequence[Mapping[str
         raise ConfigError("network.layers must end in a dense layer: it holds the outputs", collective=True)
     first = shape.layers[0]
     if first.kernel is None:
-        # without convolutions images are rows of numbers from the start
+        # without convolutions, images are rows of numbers from the start
         widths = [first.n_in * first.rows_per_unit, *(layer.n_out for layer in shape.layers)]
         return dense_shape(widths, [layer.bias for layer in shape.layers])
     return NetworkShape(tuple(shape.layers), tuple(layer.model_dump() for layer in layers))
@@ -227,14 +227,14 @@ def convolutional_shape(image_shape: Sequence[int], tables: Sequence[Mapping[str
 def resolve_shape(
     listed: Sequence[Any], n_features: int, image_shape: Sequence[int] | None, n_out: int
 ) -> NetworkShape:
-    """Shape of a network on a data set, with ``auto`` taken from the data.
+    """Compute the shape of a network on a data set, with ``auto`` widths taken from the data.
 
     Parameters
     ----------
     listed : sequence
-        Widths from features to outputs, or layer tables, whose ``auto`` ends the data decides.
+        Widths from features to outputs, or layer tables; the data determine ``auto`` ends.
     n_features, n_out : int
-        What the data has and the task needs.
+        Features of the data, and outputs for the task.
     image_shape : sequence of int or None
         Channels, height and width of the data's images.
 

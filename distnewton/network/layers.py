@@ -1,13 +1,13 @@
-r"""What a rank computes with its block of a weight layer: products with the weights, their adjoints, and the pooling.
+r"""The computation of a rank's block of a weight layer: products with the weights, their adjoints, and pooling.
 
-All values of a group of units are rows of a matrix, (n, values of the group); images have their channels last, so that
-a convolution is one matrix product with the patches of all samples (im2col, [CNN]):
+The values of a group of units form a matrix, (n, values of the group). Images have their channels last, so a
+convolution is one matrix product with the patches of all samples (im2col, [CNN]):
 
 .. math:: S = \phi(Z) W, \qquad dZ = \phi^T(\delta W^T), \qquad dW = \phi(Z)^T \delta
 
-where phi gathers the kernel's window at each place and its adjoint adds up what each pixel gave. Patches are made for
-some samples at a time and never kept. Cotangents delta belong to the values that are activated: where max pooling
-chooses, those of the chosen ones.
+where phi gathers the kernel's window at each place and its adjoint sums the contributions of each pixel. Patches are
+made for some samples at a time and never kept. Cotangents delta belong to the activated values: with max pooling to the
+chosen ones.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from distnewton.network.pooling import AveragePooling, MaxPooling
 from distnewton.network.shapes import LayerShape
 
 PATCH_SIZE = 1 << 18
-"""Numbers of the patches that are gathered at a time: they stay in the cache between gathering and product."""
+"""Numbers of the patches gathered at a time, few enough to stay in the cache between gathering and product."""
 LINEAR_SIZE = 1 << 20
-"""Pre-activations of a group that live at a time before they are pooled: a message of 4 MiB in float32."""
+"""Pre-activations of a group in memory at a time before pooling: a message of 4 MiB in float32."""
 
 
 class Unfolded(NamedTuple):
-    """Inputs and cotangents of some samples, a row for each place of the kernel.
+    """Inputs and cotangents of some samples, with one row for each place of the kernel.
 
     Attributes
     ----------
     rows : slice
         The samples.
     inputs : Array of shape (n, n_places, n_in_local), or csr_array of shape (n, n_in_local) with one place
-        What the weights are multiplied with.
+        Inputs that the weights multiply.
     deltas : Array of shape (n, n_places, n_out_local)
         Cotangents of the products.
     biases : Array of shape (n, n_out_local) or None
-        Cotangents of the biases, where they are not the sums of the others over the places.
+        Cotangents of the biases, if they are not the sums of the others over the places.
     """
 
     rows: slice
@@ -51,7 +51,7 @@ class Unfolded(NamedTuple):
 
 
 class Layer(ABC):
-    """A weight layer; blocks of it are passed in.
+    """A weight layer; its blocks are passed in.
 
     Parameters
     ----------
@@ -71,19 +71,19 @@ class Layer(ABC):
             self.average_pooling = AveragePooling(pooling.window, shape.image)
 
     def of_outputs(self, outputs: tuple[int, int]) -> Layer:
-        """The layer for a block of these output units."""
+        """Return the layer for a block of these output units."""
         return self
 
     @property
     def n_channels(self) -> int:
-        """Channels of :meth:`channels`; 0 where the weights' gradient is no such sum."""
+        """Number of channels in :meth:`channels`; 0 if the weights' gradient is not such a sum."""
         return 0
 
     def channels(self, A: Any) -> list[Any]:
-        """Inputs, or cotangents, of each channel, as matrices of a row each.
+        """Split inputs, or cotangents, into channels, as matrices with one row per sample.
 
-        Each sample's gradient in the weights is the sum over channels of the outer products of inputs and cotangents,
-        and that in the biases the cotangents of the first channel.
+        A sample's gradient with respect to the weights is the sum over channels of the outer products of inputs and
+        cotangents; with respect to the biases it is the cotangents of the first channel.
         """
         raise NotImplementedError
 
@@ -93,7 +93,7 @@ class Layer(ABC):
         return self.shape.pooling is not None
 
     def sample_chunks(self, n: int, n_units: int) -> list[slice]:
-        """Samples whose pre-activations are summed together; the same on all ranks of a boundary."""
+        """Number of samples whose pre-activations are summed together; the same on all ranks of a boundary."""
         size = max(1, LINEAR_SIZE // max(1, n_units * self.shape.n_linear))
         return [slice(start, min(start + size, n)) for start in range(0, n, size)] or [slice(0, n)]
 
@@ -103,7 +103,7 @@ class Layer(ABC):
 
     @abstractmethod
     def elements(self, Z: Any, W: Array, b: Array | None, winners: Array | None, out: Array) -> None:
-        """Write the products plus bias at the places that are activated.
+        """Write the products plus bias at the places to be activated.
 
         Parameters
         ----------
@@ -114,7 +114,7 @@ class Layer(ABC):
         b : Array of shape (n_out_local,) or None
             Bias, or its change.
         winners : Array of uint8 or None
-            Choice of max pooling, where there is one.
+            Choices of max pooling, if there is max pooling.
         out : Array of shape (n, n_elements * n_out_local)
             Overwritten.
         """
@@ -126,11 +126,11 @@ class Layer(ABC):
         Parameters
         ----------
         delta : Array of shape (k n, n_elements * n_out_local)
-            Cotangents of the activated values, k of each sample.
+            Cotangents of the activated values, k for each sample.
         W : Array of shape (n_in_local, n_out_local)
             Weights.
         winners : Array of uint8 or None
-            Choice of max pooling of the n samples, where there is one.
+            Choices of max pooling for the n samples, if there is max pooling.
         out : Array of shape (k n, n_values_below)
             Overwritten.
         """
@@ -146,52 +146,52 @@ class Layer(ABC):
         delta : Array of shape (n, n_elements * n_out_local)
             Cotangents.
         winners : Array of uint8 or None
-            Choice of max pooling, where there is one.
+            Choices of max pooling, if there is max pooling.
         out : Array of shape (n_in_local, n_out_local)
             Overwritten.
         """
 
     def add_weight_product(self, Z: Any, delta: Array, winners: Array | None, out: Array) -> None:
-        """Add what :meth:`weight_product` writes."""
+        """Add the result of :meth:`weight_product`."""
         product = self.backend.empty(*out.shape)
         self.weight_product(Z, delta, winners, product)
         out += product
 
     @abstractmethod
     def unfold(self, Z: Any, delta: Array, winners: Array | None) -> Iterator[Unfolded]:
-        """The factors of :meth:`weight_product`, some samples at a time, for sums over samples of other kinds."""
+        """Yield the factors of :meth:`weight_product`, some samples at a time, for other kinds of sums over samples."""
 
     def add_bias(self, S: Array, b: Array) -> None:
-        """Add a number of each unit to all its values, in place."""
+        """Add one number per unit to all values of that unit, in place."""
         if b.size:
             S.reshape(S.size // len(b), len(b))[...] += b
 
     def sum_units(self, delta: Array, out: Array) -> None:
-        """Write the sums over samples and places of each unit's values: the adjoint of :meth:`add_bias`."""
+        """Write the sum of each unit's values over samples and places: the adjoint of :meth:`add_bias`."""
         if out.size:
             delta.reshape(delta.size // len(out), len(out)).sum(axis=0, out=out)
 
     def bias_cotangents(self, part: Unfolded) -> Array:
-        """Cotangents of each sample's biases, of shape (n, n_out_local): the sums over the places."""
+        """Compute the cotangents of each sample's biases, of shape (n, n_out_local), by summing over the places."""
         cotangents: Array = part.deltas.sum(axis=1) if part.biases is None else part.biases
         return cotangents
 
     def bias_inputs(self, n: int) -> Array | None:
-        """What the bias is multiplied with in the rows of n samples and all places; None for ones."""
+        """Factors of the bias in the rows of n samples and all places; None for ones."""
         return None
 
 
 class DenseLayer(Layer):
-    """Fully connected units; images below are flattened, which is no work at all."""
+    """Fully connected units; flattening images from the layer below takes no work."""
 
     n_channels = 1
 
     def channels(self, A: Any) -> list[Any]:
-        """A alone."""
+        """Return A as the only channel."""
         return [A if is_sparse(A) else namespace(A).ascontiguousarray(A)]
 
     def sample_chunks(self, n: int, n_units: int) -> list[slice]:
-        """All samples at once."""
+        """Return all samples at once."""
         return [slice(0, n)]
 
     def linear(self, Z: Any, W: Array, out: Array) -> None:
@@ -213,7 +213,7 @@ class DenseLayer(Layer):
         self.backend.transposed_product(Z, delta, out)
 
     def add_weight_product(self, Z: Any, delta: Array, winners: Array | None, out: Array) -> None:
-        """Add Z^T delta; of few sparse samples to the rows of their features alone."""
+        """Add Z^T delta; for few sparse samples only to the rows of features that occur."""
         if not is_sparse(Z) or is_packed(Z) or on_device(Z) or Z.nnz >= Z.shape[1]:
             super().add_weight_product(Z, delta, winners, out)
             return
@@ -223,20 +223,20 @@ class DenseLayer(Layer):
         out[features] += Z[:, features].T @ delta
 
     def unfold(self, Z: Any, delta: Array, winners: Array | None) -> Iterator[Unfolded]:
-        """All samples at once, with one place each."""
+        """Yield all samples at once, with one place each."""
         inputs = Z if is_sparse(Z) else Z[:, None, :]
         yield Unfolded(slice(0, Z.shape[0]), inputs, delta[:, None, :])
 
 
 class JetLayer(DenseLayer):
-    """Fully connected units whose values carry derivatives along: these meet the same weights, but no bias.
+    """Fully connected units whose values carry derivatives, which meet the same weights but no bias.
 
     Parameters
     ----------
     shape, backend : LayerShape, Backend
-        As of all layers.
+        As for all layers.
     outputs : tuple of int
-        Range of the units of this rank's block, of which the last ones may be constants.
+        Range of the units of this rank's block; the last ones may be constants.
     """
 
     def __init__(self, shape: LayerShape, backend: Backend, outputs: tuple[int, int]) -> None:
@@ -246,16 +246,16 @@ class JetLayer(DenseLayer):
         self._n_free = max(0, min(outputs[1], shape.n_out - n_constants) - outputs[0])
 
     def of_outputs(self, outputs: tuple[int, int]) -> JetLayer:
-        """The layer for a block of these output units."""
+        """Return the layer for a block of these output units."""
         return JetLayer(self.shape, self.backend, outputs)
 
     @property
     def n_channels(self) -> int:  # type: ignore[override]
-        """The value and the derivatives; 0 with constants, whose cotangents are not their weights'."""
+        """Number of values and derivatives; 0 with constants, whose cotangents do not belong to weights."""
         return self.shape.n_linear if self._n_free == self._n_units else 0
 
     def channels(self, A: Array) -> list[Array]:
-        """The rows of each channel."""
+        """Return the rows of each channel."""
         size = self.shape.n_linear
         by_channel = A.reshape(len(A), size, A.shape[1] // size).transpose(1, 0, 2)
         return list(namespace(A).ascontiguousarray(by_channel))
@@ -282,7 +282,7 @@ class JetLayer(DenseLayer):
         out[:, self._n_free :] = 0
 
     def unfold(self, Z: Any, delta: Array, winners: Array | None) -> Iterator[Unfolded]:
-        """All samples at once, with the channels as places."""
+        """Yield all samples at once, with the channels as places."""
         n, size = len(Z), self.shape.n_linear
         deltas = delta.reshape(n, size, delta.shape[1] // size)
         biases = deltas[:, 0]
@@ -292,7 +292,7 @@ class JetLayer(DenseLayer):
         yield Unfolded(slice(0, n), Z.reshape(n, size, Z.shape[1] // size), deltas, biases)
 
     def add_bias(self, S: Array, b: Array) -> None:
-        """Add a number of each unit to its value, in place."""
+        """Add one number per unit to its value, in place."""
         S[:, : len(b)] += b
 
     def sum_units(self, delta: Array, out: Array) -> None:
@@ -300,13 +300,13 @@ class JetLayer(DenseLayer):
         delta[:, : len(out)].sum(axis=0, out=out)
 
     def bias_inputs(self, n: int) -> Array | None:
-        """1 for values, 0 for derivatives."""
+        """Return 1 for values, 0 for derivatives."""
         ones = self.backend.zeros(n, self.shape.n_linear)
         ones[:, 0] = 1
         return ones.reshape(n * self.shape.n_linear)
 
     def _rows(self, A: Array) -> Array:
-        """View with a row for each channel of a sample."""
+        """View an array with one row for each channel of a sample."""
         size = self.shape.n_linear
         return A.reshape(len(A) * size, A.shape[1] // size)
 
@@ -320,7 +320,7 @@ class ConvolutionLayer(Layer):
             self.backend.product(patches, W, out[rows].reshape(len(patches), W.shape[1]))
 
     def elements(self, Z: Any, W: Array, b: Array | None, winners: Array | None, out: Array) -> None:
-        """Write phi(Z) W + b, or what max pooling chooses of it."""
+        """Write phi(Z) W + b, or the values of it that max pooling chooses."""
         n_out, n_linear = W.shape[1], self.shape.n_linear
         for rows, patches in self._patches(Z):
             if self.max_pooling is None or winners is None:
@@ -335,7 +335,7 @@ class ConvolutionLayer(Layer):
         """Write phi^T(delta W^T)."""
         n, size = len(delta), self._chunk_size(len(W))
         n_samples = n if winners is None else len(winners)
-        # a replica's share of a small batch may be empty
+        # a replica may have no samples of a small batch
         k = max(1, n // max(1, n_samples))
         step = max(1, size // k)
         for start in range(0, n_samples, step):
@@ -353,7 +353,7 @@ class ConvolutionLayer(Layer):
             out += patches.T @ S.reshape(len(patches), out.shape[1])
 
     def unfold(self, Z: Any, delta: Array, winners: Array | None) -> Iterator[Unfolded]:
-        """Patches and cotangents of some samples at a time."""
+        """Yield patches and cotangents of some samples at a time."""
         n_places = self.shape.n_linear
         for rows, patches in self._patches(Z):
             S = self._linear_cotangent(delta[rows], None if winners is None else winners[rows])
@@ -370,11 +370,11 @@ class ConvolutionLayer(Layer):
         return S
 
     def _chunk_size(self, n_rows: int) -> int:
-        """Samples whose patches, of so many rows of weights, are made at a time."""
+        """Number of samples whose patches, with this many rows of weights, are made at a time."""
         return max(1, self.backend.at_once(PATCH_SIZE) // max(1, self.shape.n_linear * n_rows))
 
     def _patches(self, Z: Array) -> Iterator[tuple[slice, Array]]:
-        """Patches of some samples at a time, of shape (n n_linear, n_in_local): pixel of the kernel, then channel."""
+        """Yield patches of some samples at a time, of shape (n n_linear, n_in_local): kernel pixel, then channel."""
         kernel, (h, w) = self._kernel, self.shape.image_in
         n_channels = Z.shape[1] // (h * w)
         n_rows = n_channels * kernel.n_positions
@@ -387,8 +387,8 @@ class ConvolutionLayer(Layer):
 
     def _gather(self, windows: Array) -> Array:
         """Copy windows of shape (n, h, w, kh, kw, c) into the rows of a matrix."""
-        # with few channels the runs that lie together are short, and a copy by columns is faster: a product takes the
-        # transpose as it is
+        # with few channels the contiguous runs are short, and copying by columns is faster; a product takes the
+        # transpose without a copy
         n_places, n_rows = math.prod(windows.shape[:3]), math.prod(windows.shape[3:])
         xp = self.backend.xp
         if windows.shape[5] >= 8:
@@ -398,7 +398,7 @@ class ConvolutionLayer(Layer):
         return columns.reshape(n_rows, n_places).T
 
     def _padded(self, images: Array) -> Array:
-        """Images with zeros around them."""
+        """Pad images with zeros."""
         (ph, pw), (h, w) = self._kernel.padding, images.shape[1:3]
         if not (ph or pw):
             return images
@@ -407,7 +407,7 @@ class ConvolutionLayer(Layer):
         return padded
 
     def _fold(self, columns: Array, out: Array) -> None:
-        """Add up what the patches hold of each pixel: the adjoint of gathering, with padding cut off."""
+        """Sum the entries of the patches for each pixel: the adjoint of gathering, with the padding cut off."""
         kernel, (h, w), (oh, ow) = self._kernel, self.shape.image_in, self.shape.image
         (kh, kw), (sh, sw), (ph, pw) = kernel.size, kernel.stride, kernel.padding
         n_channels = columns.shape[1] // kernel.n_positions
@@ -425,13 +425,13 @@ class ConvolutionLayer(Layer):
 
 
 def sample_gradients(part: Unfolded) -> Array:
-    """Each sample's own product of inputs and cotangents, of shape (n, n_in_local, n_out_local)."""
+    """Compute each sample's own product of inputs and cotangents, of shape (n, n_in_local, n_out_local)."""
     products: Array = namespace(part.deltas).matmul(part.inputs.transpose(0, 2, 1), part.deltas)
     return products
 
 
 def square_sums(part: Unfolded) -> Array:
-    """Sum over samples of the squares of their gradients in the weights; shape (n_in_local, n_out_local)."""
+    """Sum the squares of the samples' gradients with respect to the weights; shape (n_in_local, n_out_local)."""
     Z, delta = part.inputs, part.deltas
     if delta.shape[1] == 1:
         squares = delta[:, 0] * delta[:, 0]
@@ -444,7 +444,7 @@ def square_sums(part: Unfolded) -> Array:
 
 
 def make_layer(shape: LayerShape, backend: Backend, outputs: tuple[int, int] = (0, 0)) -> Layer:
-    """Layer of a shape.
+    """Make the layer for a shape.
 
     Parameters
     ----------

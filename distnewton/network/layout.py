@@ -1,4 +1,4 @@
-"""Where each block of a rank's variables lies in its flat vector."""
+"""The layout of a rank's blocks of variables in its flat vector."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class BlockView(NamedTuple):
 
 
 class ParameterLayout:
-    """Flat vector of a rank's variables: block by block, each the rows of W and then, where owned, of b.
+    """The flat vector of a rank's variables: block by block, the rows of W followed by b if the rank owns it.
 
     Parameters
     ----------
@@ -35,7 +35,7 @@ class ParameterLayout:
     n_params : int
         Length of the flat vector; directions, gradients and CG work on it as a whole.
     parts : list of LogicalBlock
-        The logical blocks whose variables these are.
+        Logical blocks that consist of these variables.
     """
 
     def __init__(self, blocks: Mapping[int, Block]) -> None:
@@ -47,14 +47,14 @@ class ParameterLayout:
             self.slices[layer] = slice(start, start + block.n_params)
             start += block.n_params
         self.n_params = start
-        # views are made several times a CG step: their shapes are worked out once
+        # views are made several times per CG step, so their shapes are precomputed
         self._shapes = [
             (m, self.slices[m], (block.shape[0] + block.owns_bias, block.shape[1]), block.shape[0], block.owns_bias)
             for m, block in self.blocks.items()
         ]
 
     def views(self, flat: Array) -> dict[int, BlockView]:
-        """Views of a flat vector, by layer.
+        """View a flat vector by layer.
 
         Parameters
         ----------
@@ -80,7 +80,7 @@ class ParameterLayout:
         return views
 
     def matrices(self, flat: Array) -> dict[int, Array]:
-        """Views as of :meth:`views`, of W with b, where owned, as last row: (n_in_local + owns_bias, n_out_local)."""
+        """View a flat vector like :meth:`views`, with b, if owned, as last row of W: (n_in_local + owns_bias, ...)."""
         return {layer: flat[part].reshape(shape) for layer, part, shape, _, _ in self._shapes}
 
 
@@ -92,16 +92,16 @@ class LogicalBlock:
     number : int
         Number of the block, the same on every grid.
     blocks : list of Block
-        Its part of each layer.
+        The block's part of each layer.
     whole : ParameterLayout
-        The rank's variables.
+        Layout of the rank's variables.
 
     Attributes
     ----------
     number : int
-        As given.
+        Number of the block.
     layout : ParameterLayout
-        Of its own variables; the rank's where that owns nothing else.
+        Layout of the block's variables; that of the rank if the rank owns nothing else.
     """
 
     def __init__(self, number: int, blocks: list[Block], whole: ParameterLayout) -> None:
@@ -111,11 +111,11 @@ class LogicalBlock:
 
     @property
     def is_whole(self) -> bool:
-        """Whether the rank owns nothing else."""
+        """Whether the rank owns no other block."""
         return self.layout is self._whole
 
     def units(self, m: int) -> tuple[slice, slice]:
-        """Input and output units of its part of a layer, counted in the rank's block."""
+        """Return the input and output units of its part of a layer, counted within the rank's block."""
         own, of_rank = self.layout.blocks[m], self._whole.blocks[m]
         first_in, first_out = of_rank.inputs[0], of_rank.outputs[0]
         return (
@@ -124,14 +124,14 @@ class LogicalBlock:
         )
 
     def part(self, m: int, array: Array) -> Array:
-        """View of its part of the rank's weights or biases of a layer.
+        """View its part of the rank's weights or biases of a layer.
 
         Parameters
         ----------
         m : int
             A layer of the block.
         array : Array of shape (n_in_local, n_out_local), or (n_out_local,)
-            The rank's.
+            Array of the rank.
 
         Returns
         -------
@@ -144,7 +144,7 @@ class LogicalBlock:
         return array.reshape(r, array.shape[0] // r, array.shape[1])[:, inputs, outputs]
 
     def gather(self, flat: Array) -> Array:
-        """Its variables of a vector of the rank's; the vector itself where the rank owns nothing else."""
+        """Extract its variables from a vector of the rank's; the vector itself if the rank owns nothing else."""
         if self.is_whole:
             return flat
         part: Array = namespace(flat).empty(self.layout.n_params, flat.dtype)
@@ -153,7 +153,7 @@ class LogicalBlock:
         return part
 
     def like_whole(self, part: Array) -> Array:
-        """Zeros for all of the rank's variables, of the dtype of a vector of its own."""
+        """Return zeros for all of the rank's variables, with the dtype of a vector of the block."""
         zeros: Array = namespace(part).zeros(self._whole.n_params, part.dtype)
         return zeros
 
@@ -177,7 +177,7 @@ class LogicalBlock:
 
 
 def layout_of(partition: Partition, rank: int) -> ParameterLayout:
-    """Layout of a rank's variables with its logical blocks, or one without variables, so that all ranks do the same."""
+    """Layout of a rank's variables with its logical blocks, or one without variables, so that all ranks act alike."""
     layout = ParameterLayout({block.layer: block for block in partition.blocks(rank)})
     numbers = partition.numbers(rank)
     layout.parts = [LogicalBlock(n, partition.logical.blocks(n), layout) for n in numbers]

@@ -1,4 +1,4 @@
-r"""Losses of one sample, their gradients and Hessians B in the output z.
+r"""Losses of one sample, with their gradients and Hessians B with respect to the output z.
 
 ================  =================================  =================  =====================  ========================
 name              loss                               gradient           B v                    third derivative along v
@@ -9,9 +9,9 @@ logistic          sum_k log(1 + exp z_k) - y_k z_k   p - y              p (1 - p
 squared_hinge     sum_k max(0, 1 - s_k z_k)^2        -2 s max(0, ...)   2 [1 > s z] v          0
 ================  =================================  =================  =====================  ========================
 
-with p = softmax(z), or the logistic function of z; s is 1 for the own class and -1 for each other one. Squared loss as
-in [DNM], without the factor 1/2. The squared hinge is LIBLINEAR's first choice (its -s 1 and 2), of each class against
-the rest; its second derivative jumps, and B is the one that its Newton method takes.
+with p = softmax(z), or the logistic function of z; s is 1 for the sample's class and -1 for all others. The squared
+loss follows [DNM], without the factor 1/2. The squared hinge is LIBLINEAR's default (its -s 1 and 2), for each class
+against the rest; its second derivative is discontinuous, and B is the one used by LIBLINEAR's Newton method.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ class LossHessian(Protocol):
     """The matrices B^i of a set of samples."""
 
     def matvec(self, V: Array) -> Array:
-        """Multiply B of each sample onto a vector of outputs.
+        """Multiply B of each sample with a vector of outputs.
 
         Parameters
         ----------
         V : Array of shape (n, n_out)
-            A vector a sample.
+            One vector per sample.
 
         Returns
         -------
@@ -47,7 +47,7 @@ class LossHessian(Protocol):
         ...
 
     def roots(self, n_roots: int, generator: Draws | None) -> Array:
-        r"""Cotangents c_1 .. c_k of each sample with B = sum_a c_a c_a^T, exactly or in expectation.
+        r"""Compute cotangents c_1 .. c_k of each sample with B = sum_a c_a c_a^T, exactly or in expectation.
 
         ==============  ==============================================  =======================================
         loss            exact, k = n_out                                random, any k (the output sketch)
@@ -61,9 +61,9 @@ class LossHessian(Protocol):
         Parameters
         ----------
         n_roots : int
-            k, for random ones.
+            k, for random roots.
         generator : Draws or None
-            The same state on all ranks; None asks for the exact roots.
+            In the same state on all ranks; None for the exact roots.
 
         Returns
         -------
@@ -73,23 +73,23 @@ class LossHessian(Protocol):
 
 
 class Loss(ABC):
-    """A convex loss of the network's outputs and the targets, which declares whatever the package knows of it.
+    """A convex loss of the network's outputs and the targets, which declares all that the package needs to know.
 
     Attributes
     ----------
     name, help : str
-        Value of ``network.loss``, and the formula in a line.
+        Value of ``network.loss``, and the formula on one line.
     tasks : tuple of str
-        Tasks that it fits, the usual one first. They decide on outputs and targets: ``classification`` has an output
-        and an index (integer, from 0) a class, ``binary`` one output and targets 0.0 and 1.0, ``multilabel`` an output
-        and a column of 0.0 and 1.0 a label, ``regression`` targets of shape (n, n_out).
+        Supported tasks, the usual one first. They determine outputs and targets: ``classification`` has one output and
+        one class index (integer, from 0) per class, ``binary`` a single output and targets 0.0 and 1.0, ``multilabel``
+        one output and one column of 0.0 and 1.0 per label, ``regression`` targets of shape (n, n_out).
     link : str
-        How outputs become probabilities: ``softmax``, ``logistic``, or empty where they do not.
+        Function from outputs to probabilities: ``softmax``, ``logistic``, or empty if there are none.
     torch : str
-        Full name of the equal torch module, such as ``torch.nn.MSELoss``; empty where there is none.
+        Full name of the equivalent torch module, such as ``torch.nn.MSELoss``; empty if there is none.
     scales_targets : bool
-        Whether the numbers of regression are learned as (y - mean) / deviation, as suits a loss that means the same in
-        all units.
+        Whether regression targets are learned as (y - mean) / deviation, which suits a loss that does not depend on
+        units.
     """
 
     name: ClassVar[str]
@@ -101,14 +101,14 @@ class Loss(ABC):
 
     @abstractmethod
     def values(self, Z: Array, targets: Array) -> Array:
-        """Loss of each sample, in float64.
+        """Compute the loss of each sample, in float64.
 
         Parameters
         ----------
         Z : Array of shape (n, n_out)
             Outputs.
         targets : Array of shape (n,) or (n, n_out)
-            Class indices, labels 0 and 1, or numbers, by the task.
+            Class indices, labels 0 and 1, or numbers, depending on the task.
 
         Returns
         -------
@@ -116,19 +116,19 @@ class Loss(ABC):
         """
 
     def value(self, Z: Array, targets: Array) -> float:
-        """Sum of the losses of the samples, in float64; arguments as of :meth:`values`."""
+        """Sum the losses of the samples, in float64; arguments as for :meth:`values`."""
         return scalar(self.values(Z, targets).sum())
 
     @abstractmethod
     def gradient(self, Z: Array, targets: Array) -> Array:
-        """Gradient of each sample's loss in its outputs, of shape (n, n_out); a new array."""
+        """Compute the gradient of each sample's loss in its outputs, of shape (n, n_out); a new array."""
 
     @abstractmethod
     def hessian(self, Z: Array, targets: Array) -> LossHessian:
-        """Hessians of the samples' losses in their outputs."""
+        """Compute the Hessians of the samples' losses with respect to the outputs."""
 
     def residuals(self, Z: Array, targets: Array) -> Array | None:
-        """Residuals u with sum_a u_a c_a = gradient of each sample's loss, for the exact roots c_a of its Hessian.
+        """Compute residuals u with sum_a u_a c_a = gradient of each sample's loss, for the exact roots c_a.
 
         Parameters
         ----------
@@ -140,12 +140,12 @@ class Loss(ABC):
         Returns
         -------
         Array of shape (n, k), or None
-            Of k exact roots. None, as by default, where the loss is no sum of squares: roots may then be near zero.
+            For k exact roots. None, the default, if the loss is not a sum of squares: roots may then be near zero.
         """
         return None
 
     def not_finite(self, Z: Array, targets: Array) -> str:
-        """Where the loss of finite outputs is not finite, for a message; empty, as by default, where it never is.
+        """Explain for a message where the loss of finite outputs is not finite; empty, the default, if it never is.
 
         Parameters
         ----------
@@ -162,7 +162,7 @@ class Loss(ABC):
 
     @abstractmethod
     def third(self, Z: Array, targets: Array, V: Array) -> float:
-        """Third derivative of the sum of the samples' losses along a change of the outputs, in float64.
+        """Sum the third derivatives of the samples' losses along a change of the outputs, in float64.
 
         Parameters
         ----------
@@ -178,21 +178,21 @@ class Loss(ABC):
 
 
 class ScaledIdentity:
-    """B = c I of each sample.
+    """The matrix B = c I for each sample.
 
     Parameters
     ----------
     factor : float
         c.
     outputs : Array of shape (n, n_out)
-        Outputs; B has their shape and their place, host or device.
+        Outputs; B has their shape and their location, host or device.
     """
 
     def __init__(self, factor: float, outputs: Array) -> None:
         self._factor, self._outputs = factor, outputs
 
     def matvec(self, V: Array) -> Array:
-        """Multiply B of each sample onto a vector of outputs."""
+        """Multiply B of each sample with a vector of outputs."""
         return self._factor * V
 
     def roots(self, n_roots: int, generator: Draws | None) -> Array:
@@ -207,13 +207,13 @@ class ScaledIdentity:
 
 
 class SoftmaxHessian:
-    """B = diag(p) - p p^T."""
+    """The matrix B = diag(p) - p p^T."""
 
     def __init__(self, p: Array) -> None:
         self._p = p
 
     def matvec(self, V: Array) -> Array:
-        """Multiply B of each sample onto a vector of outputs."""
+        """Multiply B of each sample with a vector of outputs."""
         weighted = self._p * V
         weighted -= self._p * weighted.sum(axis=1, keepdims=True)
         return weighted
@@ -226,7 +226,7 @@ class SoftmaxHessian:
             exact: Array = xp.sqrt(self._p)[:, :, None] * (self._p[:, None, :] - xp.eye(n_out, dtype=self._p.dtype))
             return exact
         thresholds = xp.cumsum(self._p, axis=1, dtype=np.float64)
-        # the sum of p is 1 up to rounding only: scaled, a number below 1 always falls on a class
+        # p sums to 1 only up to rounding; scaled, a number below 1 always falls on a class
         drawn = like(self._p, generator.random((n, n_roots))) * thresholds[:, -1:]
         labels = xp.empty((n, n_roots), dtype=np.intp)
         for a in range(n_roots):
@@ -238,13 +238,13 @@ class SoftmaxHessian:
 
 
 class Diagonal:
-    """B = diag(c), a column of factors."""
+    """The matrix B = diag(c), given as a column of factors."""
 
     def __init__(self, diagonal: Array) -> None:
         self._diagonal = diagonal
 
     def matvec(self, V: Array) -> Array:
-        """Multiply B of each sample onto a vector of outputs."""
+        """Multiply B of each sample with a vector of outputs."""
         return self._diagonal * V
 
     def roots(self, n_roots: int, generator: Draws | None) -> Array:
@@ -299,13 +299,13 @@ class Squared(Loss):
         return ScaledIdentity(2.0, Z)
 
     def residuals(self, Z: Array, targets: Array) -> Array | None:
-        """sqrt(2) (z - y)."""
+        """Return sqrt(2) (z - y)."""
         error = self._error(Z, targets)
         error *= math.sqrt(2.0)
         return error
 
     def third(self, Z: Array, targets: Array, V: Array) -> float:
-        """Zero: the loss is quadratic."""
+        """Return zero: the loss is quadratic."""
         return 0.0
 
 
@@ -341,7 +341,7 @@ class CrossEntropy(Loss):
         """Third cumulant of the change under p, summed over the samples."""
         p = softmax(Z.astype(np.float64))
         centred = V - (p * V).sum(axis=1, keepdims=True)
-        # products: a power would take ten times as long
+        # repeated products: a power would take ten times as long
         p *= centred
         return scalar(namespace(p).vdot(p, centred * centred))
 
@@ -384,7 +384,7 @@ class SquaredHinge(Loss):
     tasks = ("classification",)
 
     def _margins(self, Z: Array, targets: Array) -> tuple[Array, Array]:
-        """What misses from each margin, 0 where it is kept, and its slope -s."""
+        """Amount missing from each margin, 0 if it is kept, and its slope -s."""
         xp = namespace(Z)
         slopes = xp.ones_like(Z)
         slopes[xp.arange(len(Z)), targets] = -1
@@ -410,21 +410,21 @@ class SquaredHinge(Loss):
         return Diagonal((2 * (self._margins(Z, targets)[0] > 0)).astype(Z.dtype))
 
     def third(self, Z: Array, targets: Array, V: Array) -> float:
-        """Zero, but where a margin is just kept."""
+        """Return zero, which holds except at the margin."""
         return 0.0
 
 
 def probabilities(link: str, Z: Array, *, each: bool = False) -> Array:
-    """Probabilities of the classes from outputs.
+    """Compute probabilities of the classes from outputs.
 
     Parameters
     ----------
     link : str
-        As a loss declares it: ``softmax`` or ``logistic``.
+        Link that the loss declares: ``softmax`` or ``logistic``.
     Z : Array of shape (n, n_out)
         Outputs.
     each : bool
-        Whether each output is that of a label of its own.
+        Whether each output belongs to a label of its own.
 
     Returns
     -------
@@ -432,7 +432,7 @@ def probabilities(link: str, Z: Array, *, each: bool = False) -> Array:
     """
     if each:
         return logistic(Z)
-    # of both classes by the same function: the difference to 1 would lose the digits of small probabilities
+    # the same function for both classes: subtracting from 1 would lose the digits of small probabilities
     return softmax(Z) if link == "softmax" else np.hstack([logistic(-Z), logistic(Z)])
 
 

@@ -1,9 +1,9 @@
-"""A network cut into blocks: forward, backward and their two communications.
+"""A network cut into blocks: forward and backward passes and their communication.
 
-A rank at layer m computes with its block (i, j): the partial pre-activation Z_i W_ij, summed over boundary (m, j),
-and backward the partial cotangent delta_j W_ij^T, summed over boundary (m - 1, i). The two sums are adjoint and are
-the only communication of function, gradient and Jacobian ([DNM]). Convolutions are cut by channels in the same way;
-activation, pooling and flattening belong to a channel and send nothing.
+A rank at layer m computes with its block (i, j): forward the partial pre-activation Z_i W_ij, summed over boundary
+(m, j), and backward the partial cotangent delta_j W_ij^T, summed over boundary (m - 1, i). The two sums are adjoint and
+are the only communication of function, gradient and Jacobian ([DNM]). Convolutions are cut by channels in the same way;
+activation, pooling and flattening work within a channel and send nothing.
 """
 
 from __future__ import annotations
@@ -29,18 +29,18 @@ from distnewton.parallel.grid import ProcessGrid
 
 @dataclass
 class Activations:
-    """What a forward pass over some samples leaves on a rank.
+    """The results of a forward pass over some samples that a rank keeps.
 
     Attributes
     ----------
     groups : dict of (int, int) to Array
-        Outputs of layers by (layer, group), each of shape (n, values of the group): the features of this rank at
-        (0, i) (dense or sparse) and the hidden groups on whose boundary it stands. Images have their channels last.
+        Outputs of layers by (layer, group), each of shape (n, values of the group): this rank's features at (0, i)
+        (dense or sparse) and the hidden groups on whose boundary it stands. Images have their channels last.
     activated : dict of (int, int) to Array
-        Activations in front of average pooling, where there is one; where derivatives ride along, activated values
-        with the pre-activations' derivatives. Elsewhere they are the outputs.
+        Activations before average pooling, if there is average pooling. If derivatives are carried along, the activated
+        values with the pre-activations' derivatives. Otherwise absent: they are the outputs.
     winners : dict of (int, int) to Array of uint8
-        What max pooling has chosen, where there is one.
+        Choices of max pooling, if there is max pooling.
     output : Array of shape (n, n_out)
         Outputs of the whole network, replicated.
     """
@@ -51,7 +51,7 @@ class Activations:
     output: Any = None
 
     def rows(self, start: int, stop: int) -> Activations:
-        """Views of some of the samples."""
+        """Select some of the samples, as views."""
         groups, activated, winners = (
             {key: Z[start:stop] for key, Z in whole.items()} for whole in (self.groups, self.activated, self.winners)
         )
@@ -59,14 +59,14 @@ class Activations:
 
     @classmethod
     def gathered(cls, parts: Sequence[tuple[Activations, Array]], X: Any) -> Activations:
-        """Copies of some rows.
+        """Collect copies of some rows.
 
         Parameters
         ----------
         parts : sequence of (Activations, Array of int)
-            At least one, and which of its rows.
+            Activations, at least one, and the rows to take from each.
         X : Array or csr_array
-            Features of these rows, of all parts.
+            Features of these rows, from all parts.
 
         Returns
         -------
@@ -85,26 +85,26 @@ class Activations:
         return cls(groups, activated, winners, rows_of([part.output for part, _ in parts]))
 
     def elements(self, m: int, j: int) -> Array:
-        """Values of a group right behind the activation, of shape (n, n_elements of the group)."""
+        """Values of a group directly after the activation, of shape (n, n_elements of the group)."""
         return self.activated[m, j] if (m, j) in self.activated else self.groups[m, j]
 
 
 class PartitionedNetwork:
-    """Layers on a process grid; weights are passed in, as one flat vector a rank.
+    """Layers on a process grid; weights are passed in, as one flat vector per rank.
 
     Parameters
     ----------
     grid : ProcessGrid
-        Who owns what.
+        Process grid with the partition of the network.
     activation : str
         Name of the hidden activation; the output is linear.
     backend : Backend
         Array library and dtype.
     shape : NetworkShape or None
-        Layers of the grid's partition; by default they are fully connected.
+        Layers of the grid's partition; fully connected by default.
     n_pieces : int
-        Pieces in which the samples of a pass take turns, so that the sums of one travel while the next is multiplied.
-        Networks on images pass as one.
+        Number of pieces into which the samples of a pass are split, so that one piece's sums travel while the next is
+        multiplied. Networks on images always use one.
     """
 
     def __init__(
@@ -134,44 +134,44 @@ class PartitionedNetwork:
         self.n_pieces = n_pieces if simple and grid.size > 1 else 1
 
     def with_jet(self, jet: Jet) -> PartitionedNetwork:
-        """The same network, with the same variables, on samples that carry derivatives in the inputs along."""
+        """The same network, with the same variables, on samples that carry derivatives in the inputs."""
         return PartitionedNetwork(self.grid, self.activation.name, self.backend, self.shape.with_jet(jet))
 
     def initial_params(self, seed: int, scheme: str) -> Array:
-        """Initial variables of this rank, the same on every grid; shape (n_params_local,)."""
+        """Initialise this rank's variables, the same on every grid; shape (n_params_local,)."""
         return initial_params(self.layout, self.shape, self.backend, seed, scheme, self.input_rows)
 
     def input_rows(self, m: int) -> NDArray[np.int64]:
-        """Global rows of the weights of this rank's block of a layer; of the first layer of tables the features."""
+        """Global rows of this rank's block of a layer's weights; in the first layer of tables, the features."""
         return self.grid.blocks[m].rows
 
     def choose(self, X: Any) -> Any:
-        """The features of which the network has weights, from all; a csr_array of shape (n, n_features_local)."""
+        """Select from all features those for which the network has weights; a csr_array (n, n_features_local)."""
         return X
 
     def on(self, whole: PartitionedNetwork) -> PartitionedNetwork:
-        """The same network as part of another one, which is the whole on another partition."""
+        """Return this network as part of another one, which is the whole network on another partition."""
         return whole
 
     def expanded(self, params: Array, out: Array | None = None) -> Array:
-        """A point, with the weights for which :class:`~distnewton.network.active.ActiveNetwork` has no variables."""
+        """Add to a point the weights for which :class:`~distnewton.network.active.ActiveNetwork` has no variables."""
         return params
 
     def reduced(self, params: Array) -> Array:
-        """The variables of a point of which :meth:`expanded` tells all weights."""
+        """Return the variables of a point whose weights are those of :meth:`expanded`."""
         return params
 
     def n_values(self, m: int, j: int) -> int:
-        """Values of a group in a layer's output."""
+        """Number of values of a group in a layer's output."""
         return self.shape.layers[m - 1].n_values * self.grid.group_width(m, j)
 
     def n_elements(self, m: int, j: int) -> int:
-        """Values of a group to which a layer's activation is applied."""
+        """Number of values of a group to which a layer's activation is applied."""
         return self.shape.layers[m - 1].n_elements * self.grid.group_width(m, j)
 
     @property
     def n_kept(self) -> float:
-        """Numbers a sample that the activations of a forward pass keep on this rank, features left out."""
+        """Numbers per sample that the activations of a forward pass keep on this rank, without the features."""
         total = float(self.n_out)
         for m in range(1, self.n_layers):
             layer = self.layers[m]
@@ -182,12 +182,12 @@ class PartitionedNetwork:
         return total
 
     def arrange(self, X: Any) -> Any:
-        """Put the pixels of images in this package's order, in place: channels last.
+        """Reorder the pixels of images in place as this package expects them: channels last.
 
         Parameters
         ----------
         X : Array or csr_array of shape (n, n_features_local)
-            Features in the data's order: channel, row, column. Tables stay as they are.
+            Features in the data's order: channel, row, column. Tables stay unchanged.
 
         Returns
         -------
@@ -202,14 +202,14 @@ class PartitionedNetwork:
         return X
 
     def forward(self, params: Array, X: Any) -> Activations:
-        """Activations and outputs of some samples.
+        """Compute the activations and outputs of some samples.
 
         Parameters
         ----------
         params : Array of shape (n_params_local,)
             This rank's variables.
         X : Array or csr_array of shape (n, n_features_local)
-            This rank's features, images arranged; n is the same on all ranks.
+            This rank's features, with images arranged; n is the same on all ranks.
 
         Returns
         -------
@@ -217,9 +217,9 @@ class PartitionedNetwork:
 
         Notes
         -----
-        Collective: a sum of (n, pre-activations of a group) numbers over the boundary of each hidden group, some
-        samples at a time where they are images, and one of (n, n_out) over all ranks, or of the output weights where
-        those are less.
+        Collective: a sum of (n, pre-activations of a group) numbers over the boundary of each hidden group (for images
+        some samples at a time), and a sum of (n, n_out) numbers over all ranks, or of the output weights if those are
+        fewer.
         """
         views = self.layout.views(params)
         n = X.shape[0]
@@ -239,11 +239,11 @@ class PartitionedNetwork:
         return result
 
     def _repeats_output(self, n: int) -> bool:
-        """Whether each rank computes all outputs of some samples."""
+        """Whether each rank computes all outputs of some of the samples."""
         return self.shape.repeats_output(n, self.grid.partition)
 
     def output_weights(self, views: dict[int, BlockView], i: int) -> Array:
-        """All weights between a group of the last hidden layer and the outputs, and below them the group's biases.
+        """Gather all weights between a group of the last hidden layer and the outputs, followed by the biases.
 
         Parameters
         ----------
@@ -255,7 +255,7 @@ class PartitionedNetwork:
         Returns
         -------
         Array of shape (values of the group + 1, n_out)
-            Biases are those of the blocks that own some: of group 0, zero for the others.
+            Biases come from the blocks that own some: those of group 0; they are zero for other groups.
 
         Notes
         -----
@@ -271,13 +271,13 @@ class PartitionedNetwork:
         return self.grid.collect(self.n_layers - 1, i, weights)
 
     def _all_outputs(self, weights: Array, Z: Array, out: Array | None = None) -> Array:
-        """Outputs of some samples from the last hidden layer, all of which this rank holds."""
+        """Compute the outputs of some samples from the last hidden layer, all of which this rank holds."""
         output = self.backend.product(Z, weights[:-1], self.backend.empty(len(Z), self.n_out) if out is None else out)
         output += weights[-1]
         return output
 
     def _forward_in_turns(self, views: dict[int, BlockView], result: Activations, n: int) -> None:
-        """Outputs of all layers, pieces of the samples taking turns."""
+        """Compute the outputs of all layers; pieces of the samples take turns."""
         for m in range(1, self.n_layers):
             for j in self.grid.groups(m):
                 result.groups[m, j] = self.backend.empty(n, self.n_values(m, j))
@@ -288,7 +288,7 @@ class PartitionedNetwork:
     def _forward_piece(
         self, views: dict[int, BlockView], result: Activations, rows: slice, weights: Array | None
     ) -> Iterator[None]:
-        """Outputs of some samples, layer by layer; other pieces compute while the sums travel."""
+        """Compute the outputs of some samples, layer by layer; other pieces compute during the sums."""
         for m in range(1, self.n_layers):
             begun = []
             for j in self.grid.groups(m):
@@ -312,7 +312,7 @@ class PartitionedNetwork:
         last.wait()
 
     def _forward_group(self, m: int, j: int, views: dict[int, BlockView], result: Activations, n: int) -> None:
-        """Outputs of a hidden group, with what pooling has to remember."""
+        """Compute the output of a hidden group, and what pooling has to remember."""
         layer, n_units = self.layers[m], self.grid.group_width(m, j)
         Z = result.groups[m, j] = self.backend.empty(n, self.n_values(m, j))
         if layer.max_pooling is not None:
@@ -346,7 +346,7 @@ class PartitionedNetwork:
         rows: slice | None,
         S: Array,
     ) -> None:
-        """Write this rank's part of the pre-activations of group j of layer m, zero where it owns none."""
+        """Write this rank's part of the pre-activations of group j of layer m; zero if it owns none."""
         block = self.grid.blocks.get(m)
         if block is None or block.j != j:
             S[...] = 0
@@ -358,7 +358,7 @@ class PartitionedNetwork:
             self.layers[m].add_bias(S, bias)
 
     def _output(self, n: int, write_partial: Callable[[int, Array], None]) -> Array:
-        """Sum the partial outputs, or their changes, over all ranks: everyone holds them."""
+        """Sum the partial outputs, or their changes, over all ranks; every rank gets the result."""
         output = self.backend.zeros(n, self.n_out)
         block = self.grid.blocks.get(self.n_layers)
         if block is not None:
@@ -369,16 +369,16 @@ class PartitionedNetwork:
         return self.grid.sum_all(output)
 
     def own_outputs(self, A: Array) -> Array:
-        """View of the outputs of the own block of the last layer, which there must be.
+        """View the outputs of the own block of the last layer, which must exist.
 
         Parameters
         ----------
         A : Array of shape (..., n_out)
-            Outputs, or cotangents of them.
+            Outputs, or their cotangents.
 
         Returns
         -------
-        Array of shape (..., units of the block), or (..., channels, units) where derivatives ride along
+        Array of shape (..., units of the block), or (..., channels, units) if derivatives are carried along
         """
         columns = slice(*self.grid.blocks[self.n_layers].outputs)
         if self.jets is None:
@@ -387,7 +387,7 @@ class PartitionedNetwork:
         return A.reshape(*A.shape[:-1], size, self.n_out // size)[..., columns]
 
     def add_gradient(self, params: Array, activations: Activations, cotangent: Array, out: Array) -> None:
-        r"""Add the gradient of some samples to this rank's block of it: J^T applied to a cotangent of the outputs.
+        r"""Add J^T times a cotangent of the outputs, the gradient of some samples, to this rank's block.
 
         .. math:: dW^m_{ij} = (Z^{m-1}_i)^T \delta^m_j, \qquad
             \delta^{m-1}_i = \Big(\sum_j \delta^m_j (W^m_{ij})^T\Big) * act'(S^{m-1}_i)
@@ -399,9 +399,9 @@ class PartitionedNetwork:
         activations : Activations
             Activations at the same variables.
         cotangent : Array of shape (n, n_out)
-            Cotangent of the outputs, such as the gradient of the loss in them; replicated.
+            Cotangent of the outputs, such as the gradient of the loss; replicated.
         out : Array of shape (n_params_local,)
-            Added to.
+            Array to add to.
 
         Notes
         -----
@@ -410,9 +410,9 @@ class PartitionedNetwork:
         self.add_products(activations, self.backpropagate(params, activations, cotangent), out)
 
     def backpropagate(self, params: Array, activations: Activations, cotangent: Array) -> dict[int, Array]:
-        """Cotangents of what is activated, of this rank's own output groups.
+        """Compute the cotangents of the activated values of this rank's own output groups.
 
-        Those are the pre-activations, and behind a convolution with max pooling the chosen ones.
+        The activated values are the pre-activations; in a convolution with max pooling only the chosen ones.
 
         Parameters
         ----------
@@ -430,8 +430,8 @@ class PartitionedNetwork:
 
         Notes
         -----
-        Collective: a sum of (n, values of the group) numbers over the boundary of each hidden group; of the last hidden
-        layer as of :meth:`output_weights` where that is less.
+        Collective: a sum of (n, values of the group) numbers over the boundary of each hidden group; for the last
+        hidden layer the sum of :meth:`output_weights` if that is smaller.
         """
         views, n = self.layout.views(params), len(cotangent)
         deltas = {
@@ -455,11 +455,11 @@ class PartitionedNetwork:
         return own
 
     def collects_output(self, n_rows: int) -> bool:
-        """Whether so many cotangents go down from the outputs by all output weights (:meth:`pass_down_all`)."""
+        """Whether this many cotangents pass down from the outputs through all output weights (`pass_down_all`)."""
         return self.n_layers > 1 and self.shape.collects_output(n_rows, self.grid.partition.splits[-1])
 
     def pass_down_all(self, views: dict[int, BlockView], i: int, cotangents: Array, out: Array) -> None:
-        """Write cotangents behind the activation of a group of the last hidden layer, without a sum of them.
+        """Write the cotangents after the activation of a group of the last hidden layer without summing them.
 
         Parameters
         ----------
@@ -468,13 +468,13 @@ class PartitionedNetwork:
         i : int
             The group.
         cotangents : Array of shape (n, n_out)
-            Of the outputs, replicated.
+            Cotangents of the outputs, replicated.
         out : Array of shape (n, n_elements of the group)
             Overwritten.
 
         Notes
         -----
-        Collective, as :meth:`output_weights`.
+        Collective, like :meth:`output_weights`.
         """
         m = self.n_layers - 1
         weights, pooling = self.output_weights(views, i)[:-1], self.layers[m].average_pooling
@@ -484,7 +484,7 @@ class PartitionedNetwork:
             pooling.spread(self.backend.product(cotangents, weights.T, self.backend.empty(len(out), len(weights))), out)
 
     def _own_cotangents(self, cotangent: Array) -> Array:
-        """Cotangents of the outputs of the own block, a row a sample."""
+        """Cotangents of the outputs of the own block, one row per sample."""
         own = self.own_outputs(cotangent)
         return own if self.jets is None else own.reshape(len(own), own.shape[1] * own.shape[2])
 
@@ -497,7 +497,7 @@ class PartitionedNetwork:
         rows: slice,
         top: int,
     ) -> Iterator[None]:
-        """Cotangents of some samples from a layer on down; other pieces compute while the sums travel."""
+        """Compute cotangents of some samples from a layer down; other pieces compute during the sums."""
         for m in range(top, 1, -1):
             block, begun = self.grid.blocks.get(m), []
             for i in self.grid.groups(m - 1):
@@ -519,14 +519,14 @@ class PartitionedNetwork:
                 self.pull_back(delta, activations.elements(m - 1, i)[rows])
 
     def pull_back(self, E: Array, elements: Array) -> None:
-        """Turn cotangents of activations into those of what is activated, in place.
+        """Convert cotangents of activations to those of the activated values, in place.
 
         Parameters
         ----------
         E : Array of shape (n, ..., n_elements of a group)
             Cotangents.
         elements : Array of shape (n, n_elements of the group)
-            As of :meth:`Activations.elements`.
+            Values from :meth:`Activations.elements`.
         """
         if self.jets is not None:
             self.jets.pull_back(E, elements)
@@ -534,14 +534,14 @@ class PartitionedNetwork:
             self.activation.multiply_derivative(E, elements if E.ndim == 2 else elements[:, None, :])
 
     def begin_sum(self, m: int, j: int, array: Array) -> PendingSum:
-        """Begin the sum over a boundary where passes go in pieces, of which others come next; else make it at once.
+        """Sum over a boundary: start the sum if passes run in pieces and others follow, else complete it.
 
         Parameters
         ----------
         m, j : int
             Hidden layer and group.
         array : Array
-            Summed in place.
+            Array to sum in place.
 
         Returns
         -------
@@ -553,7 +553,7 @@ class PartitionedNetwork:
         return PendingSum()
 
     def spread(self, m: int, j: int, E: Array) -> Array:
-        """Cotangents right behind the activation from those of a group's output: the adjoint of average pooling."""
+        """Cotangents directly after the activation from those of a group's output: the adjoint of average pooling."""
         pooling = self.layers[m].average_pooling
         if pooling is None:
             return E
@@ -562,7 +562,7 @@ class PartitionedNetwork:
         return out
 
     def average(self, m: int, j: int, A: Array) -> Array:
-        """Values of a group's output, or their changes, from those right behind the activation."""
+        """Values of a group's output, or their changes, from those directly after the activation."""
         pooling = self.layers[m].average_pooling
         if pooling is None:
             return A
@@ -576,11 +576,11 @@ class PartitionedNetwork:
         Parameters
         ----------
         activations : Activations
-            Of some samples.
+            Activations of some samples.
         deltas : dict of int to Array
-            Cotangents of the own output groups there, as of :meth:`backpropagate`.
+            Cotangents of their own output groups, from :meth:`backpropagate`.
         out : Array of shape (n_params_local,)
-            Added to.
+            Array to add to.
         """
         sums = self.layout.views(out)
         for m, delta in deltas.items():
@@ -594,11 +594,11 @@ class PartitionedNetwork:
                 bias += total
 
     def tangent(self, params: Array, activations: Activations, direction: Array) -> Array:
-        r"""Change of the outputs along a direction, J v, by forward differentiation (the R-operator).
+        r"""Compute the change of the outputs along a direction, J v, by forward differentiation (the R-operator).
 
         .. math:: \dot S^m = \dot Z^{m-1} W^m + Z^{m-1} V^m + v_b, \qquad \dot Z^m = \dot S^m * act'(S^m)
 
-        It needs no Jacobian, at the price of a forward pass with its messages.
+        It needs no Jacobian, but a forward pass with its messages.
 
         Parameters
         ----------
@@ -616,7 +616,7 @@ class PartitionedNetwork:
 
         Notes
         -----
-        Collective, as :meth:`forward`.
+        Collective, like :meth:`forward`.
         """
         views, changes = self.layout.views(params), self.layout.views(direction)
         n = len(activations.output)
@@ -649,7 +649,7 @@ class PartitionedNetwork:
         tangents: dict[tuple[int, int], Array],
         P: Array,
     ) -> None:
-        """Write this rank's part of the change of what is activated in group j of layer m, zero without one."""
+        """Write this rank's part of the change of the activated values in group j of layer m; zero if it has none."""
         block = self.grid.blocks.get(m)
         if block is None or block.j != j:
             P[...] = 0
@@ -664,7 +664,7 @@ class PartitionedNetwork:
 
 
 def pieces(n: int, n_pieces: int) -> list[slice]:
-    """Samples in pieces of nearly equal size, none empty, unless there is no sample."""
+    """Split samples into pieces of nearly equal size, none empty unless there are no samples."""
     limits = [bounds(n, n_pieces, i) for i in range(n_pieces)]
     return [slice(*limit) for limit in limits if limit[0] < limit[1]] or [slice(0, 0)]
 
@@ -678,11 +678,11 @@ def take_turns(works: Sequence[Iterator[None]]) -> None:
 
 _ENDED = object()
 _ROWS_AT_ONCE = 1024
-"""Samples whose pixels are put in order at a time."""
+"""Number of samples whose pixels are reordered at a time."""
 
 
 def _as_matrix(A: Array) -> Array:
-    """View with all axes but the last as one."""
+    """View an array with all axes but the last merged."""
     n_rows = 1
     for n in A.shape[:-1]:
         n_rows *= n

@@ -1,8 +1,8 @@
-"""Pooling of images whose channels lie together: (n, height, width, channels).
+"""Pooling of images with channels last: (n, height, width, channels).
 
-Max pooling chooses before the activation: activations increase, so that the choice is the same, and only chosen values
-are activated. Average pooling comes behind the activation. Both are linear maps once the choice is made, and each
-comes with its adjoint.
+Max pooling chooses before the activation: activations are increasing, so the choice is the same, and only chosen values
+are activated. Average pooling follows the activation. Both are linear once the choice is made, and come with their
+adjoints.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ class WindowViews:
     Parameters
     ----------
     window : Window
-        Without padding.
+        Window without padding.
     image : tuple of int
         Height and width of the images.
     """
@@ -38,32 +38,32 @@ class WindowViews:
         self.tiling = (sh, sw) == (kh, kw) and (h * kh, w * kw) == image
 
     def of(self, images: Array) -> Iterator[Array]:
-        """Views of shape (..., height_out, width_out, channels), window pixels in row order."""
+        """View images as (..., height_out, width_out, channels), one view per window pixel, in row order."""
         for y, x in self._slices:
             yield images[..., y, x, :]
 
     def split(self, values: Array, n: int) -> Array:
-        """Images of shape (n, k, height, width, channels) from values of n samples, or of k of each sample."""
+        """View values of n samples, or k of each sample, as images (n, k, height, width, channels)."""
         return _as_images(values, n, self.image)
 
     def split_out(self, values: Array, n: int) -> Array:
-        """The same for pooled images."""
+        """View values in the same way as pooled images."""
         return _as_images(values, n, self.image_out)
 
 
 def _as_images(values: Array, n: int, image: Pair) -> Array:
-    """View of rows of values as images."""
+    """View rows of values as images."""
     n_per_sample, n_channels = len(values) // max(1, n), values.shape[1] // (image[0] * image[1])
     return values.reshape(n, n_per_sample, *image, n_channels)
 
 
 class MaxPooling:
-    """The largest pixel of each window; its place, the first one on ties, is kept.
+    """The largest pixel of each window, with its place (the first one if there are ties).
 
     Parameters
     ----------
     window : Window
-        Of at most 256 pixels.
+        Window of at most 256 pixels.
     image : tuple of int
         Height and width of the images.
     """
@@ -79,9 +79,9 @@ class MaxPooling:
         S : Array of shape (n, height * width * channels)
             Images.
         out : Array of shape (n, height_out * width_out * channels)
-            Largest values; NaN wins.
+            Largest values; NaN counts as largest.
         winners : Array of uint8, shape as ``out``
-            Number of the pixel in its window.
+            Number of the chosen pixel within its window.
         """
         n = len(S)
         largest, places = self._views.split_out(out, n), self._views.split_out(winners, n)
@@ -93,7 +93,7 @@ class MaxPooling:
                 places[...] = 0
                 continue
             xp.greater(view, largest, out=larger)
-            # later places are larger numbers; arithmetic is ten times as fast as copies under a mask
+            # later places have larger numbers; arithmetic is ten times as fast as masked copies
             numbers = larger.view(np.uint8)
             numbers *= np.uint8(place)
             xp.maximum(places, numbers, out=places)
@@ -105,9 +105,9 @@ class MaxPooling:
         Parameters
         ----------
         P : Array of shape (k n, height * width * channels)
-            Changes of the images, or several of each sample.
+            Changes of the images, possibly several per sample.
         winners : Array of uint8 of shape (n, height_out * width_out * channels)
-            As chosen.
+            Places from :meth:`choose`.
         out : Array of shape (k n, height_out * width_out * channels)
             Overwritten.
         """
@@ -127,14 +127,14 @@ class MaxPooling:
         delta : Array of shape (k n, height_out * width_out * channels)
             Cotangents of the chosen values.
         winners : Array of uint8 of shape (n, height_out * width_out * channels)
-            As chosen.
+            Places from :meth:`choose`.
         out : Array of shape (k n, height * width * channels)
             Overwritten.
         """
         n = len(winners)
         places, cotangents = self._views.split_out(winners, n), self._views.split_out(delta, n)
         images = self._views.split(out, n)
-        # windows that tile the image write each pixel once
+        # if the windows tile the image, each pixel is written once
         if not self._views.tiling:
             images[...] = 0
         for place, view in enumerate(self._views.of(images)):
@@ -150,7 +150,7 @@ class AveragePooling:
     Parameters
     ----------
     window : Window
-        Any.
+        Any window.
     image : tuple of int
         Height and width of the images.
     """
@@ -175,7 +175,7 @@ class AveragePooling:
         means /= self._views.window.n_positions
 
     def spread(self, E: Array, out: Array) -> None:
-        """Write cotangents of the pixels: the adjoint of :meth:`average`.
+        """Write the cotangents of the pixels: the adjoint of :meth:`average`.
 
         Parameters
         ----------

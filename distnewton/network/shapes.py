@@ -1,8 +1,8 @@
 """Shapes of a network's layers: pure arithmetic, from a list of layers to units, images and weight matrices.
 
-A layer here is a weight layer, dense or convolutional, with the pooling behind it. Its units are neurons or channels,
-and a neuron is a channel of 1 x 1 pixel. Where images meet a dense layer they are flattened: each channel then feeds a
-row of weights for each of its pixels.
+A layer here is a weight layer, dense or convolutional, with the pooling after it. Its units are neurons or channels,
+and a neuron is a channel of 1 x 1 pixel. A dense layer flattens images: each channel then feeds a row of weights for
+each of its pixels.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from distnewton.parallel.partition import Partition, as_splits
 Pair = tuple[int, int]
 ONE: Pair = (1, 1)
 MOST_COLLECTED = 128
-"""Outputs, and last hidden units, of which each rank multiplies all: a number that is then not sent costs as many
-operations, some 10 ns where a network sends it in 40."""
+"""Most outputs, or last hidden units, of which each rank computes all products itself: this costs at most as many
+operations per number, some 10 ns, where a network takes 40 ns to send it."""
 
 
 @dataclass(frozen=True)
@@ -46,11 +46,11 @@ class Window:
 
     @classmethod
     def of(cls, size: int | Sequence[int], stride: int | Sequence[int], padding: int | Sequence[int] = 0) -> Window:
-        """A window from one number for both directions, or vertical and horizontal."""
+        """Make a window from one number for both directions, or from vertical and horizontal numbers."""
         return cls(*((n, n) if isinstance(n, int) else (n[0], n[1]) for n in (size, stride, padding)))
 
     def output(self, image: Pair) -> Pair:
-        """Number of places of the window on an image, vertical and horizontal; 0 where it does not fit."""
+        """Return the window's number of places on an image, vertical and horizontal; 0 if it does not fit."""
         h, w = (
             max(0, (n + 2 * p - k) // s + 1)
             for n, k, s, p in zip(image, self.size, self.stride, self.padding, strict=True)
@@ -67,7 +67,7 @@ class Pooling:
     kind : str
         ``max`` or ``average``.
     window : Window
-        Without padding; pixels that fill no window are left out.
+        Window without padding; drops pixels that fill no window.
     """
 
     kind: str
@@ -76,7 +76,7 @@ class Pooling:
 
 @dataclass(frozen=True)
 class LayerShape:
-    """A weight layer and the pooling behind it.
+    """A weight layer and the pooling after it.
 
     Attributes
     ----------
@@ -85,13 +85,13 @@ class LayerShape:
     image_in : tuple of int
         Height and width of the input's channels.
     kernel : Window or None
-        Of a convolution; None for a dense layer, which flattens its input.
+        Kernel of a convolution; None for a dense layer, which flattens its input.
     pooling : Pooling or None
-        Behind the activation.
+        Pooling after the activation.
     jet : Jet or None
-        Derivatives in the network's inputs that ride along, of a dense layer: a value of each unit for each channel.
+        Derivatives in the network's inputs that a dense layer carries along: one value per unit and channel.
     bias : bool
-        Whether units have biases that are variables; else they are 0.
+        Whether units have variable biases; otherwise biases are 0.
     """
 
     n_in: int
@@ -114,33 +114,33 @@ class LayerShape:
 
     @property
     def image_out(self) -> Pair:
-        """Height and width of the output, pooled."""
+        """Height and width of the output, after pooling."""
         return self.image if self.pooling is None else self.pooling.window.output(self.image)
 
     @property
     def n_linear(self) -> int:
-        """Pre-activations of a unit."""
+        """Number of pre-activations of a unit."""
         return self.image[0] * self.image[1] if self.jet is None else self.jet.size
 
     @property
     def shares_weights(self) -> bool:
-        """Whether the weights meet a sample in several places, or channels of derivatives."""
+        """Whether the weights meet a sample in several places, or in several channels of derivatives."""
         return self.kernel is not None or self.jet is not None
 
     @property
     def n_elements(self) -> int:
-        """Values of a unit to which the activation is applied: those that max pooling has chosen."""
+        """Number of a unit's values to which the activation is applied; with max pooling, only chosen ones."""
         chosen = self.pooling is not None and self.pooling.kind == "max"
         return self.n_values if chosen else self.n_linear
 
     @property
     def n_values(self) -> int:
-        """Values of a unit in the output."""
+        """Number of values of a unit in the output."""
         return self.image_out[0] * self.image_out[1] if self.jet is None else self.jet.size
 
     @property
     def fans(self) -> Pair:
-        """Inputs of an output value, and output values of an input, as initialisation counts them."""
+        """Inputs per output value, and output values per input, as initialisation counts them."""
         n_kernel = 1 if self.kernel is None else self.kernel.n_positions
         return self.n_in * self.rows_per_unit, self.n_out * n_kernel
 
@@ -154,7 +154,7 @@ class NetworkShape:
     layers : tuple of LayerShape
         Layers 1..L.
     listed : tuple
-        The layers as they were listed, resolved: widths from the features on, or layer tables.
+        The layers as listed, resolved: widths from the features on, or layer tables.
     """
 
     layers: tuple[LayerShape, ...]
@@ -167,12 +167,12 @@ class NetworkShape:
 
     @cached_property
     def rows_per_unit(self) -> tuple[int, ...]:
-        """Rows of the weight matrix for each input unit, of layers 1..L."""
+        """Rows of the weight matrix for each input unit, for layers 1..L."""
         return tuple(layer.rows_per_unit for layer in self.layers)
 
     @property
     def features_per_unit(self) -> int:
-        """Features of an input unit."""
+        """Features per input unit."""
         h, w = self.layers[0].image_in
         return h * w
 
@@ -190,18 +190,18 @@ class NetworkShape:
         self, splits: Sequence[int], speeds: Sequence[float] = (), blocks: Sequence[int] = (),
         owners: FileOwners | None = None,
     ) -> Partition:  # fmt: skip
-        """These layers cut into so many groups of units each.
+        """Divide these layers into groups of units.
 
         Parameters
         ----------
         splits : sequence of int
-            Groups of layers 0..L.
+            Numbers of groups of layers 0..L.
         speeds : sequence of float
-            Of ranks; where they differ, groups are in proportion.
+            Speeds of the ranks; if they differ, groups are sized in proportion.
         blocks : sequence of int
             Groups of the logical blocks; empty: those of the ranks.
         owners : FileOwners or None
-            Of the files by columns that the features come from.
+            Owners of the files by columns that contain the features.
 
         Returns
         -------
@@ -215,17 +215,17 @@ class NetworkShape:
         )  # fmt: skip
 
     def collects_output(self, n_rows: int, n_groups: int) -> bool:
-        """Whether a pass down from the outputs collects the output weights, in place of summing products with them.
+        """Whether a pass down from the outputs gathers the output weights instead of summing products with them.
 
-        Cotangents of the outputs are replicated: who has all weights that leave a hidden group has its cotangents, too,
-        and weights are fewer numbers than products.
+        Cotangents of the outputs are replicated: a rank with all weights that leave a hidden group can compute its
+        cotangents, and weights are fewer numbers than products.
 
         Parameters
         ----------
         n_rows : int
-            Cotangents of all samples.
+            Number of cotangents over all samples.
         n_groups : int
-            Groups of the output layer.
+            Number of groups of the output layer.
 
         Returns
         -------
@@ -236,14 +236,14 @@ class NetworkShape:
         return few and layer.n_out < n_rows and layer.kernel is None and layer.jet is None
 
     def repeats_output(self, n: int, partition: Partition) -> bool:
-        """Whether each rank computes all outputs, since it holds the whole last hidden layer: only weights are sent.
+        """Whether each rank computes all outputs since it holds the whole last hidden layer; only weights are sent.
 
         Parameters
         ----------
         n : int
-            Samples of a pass.
+            Samples in a pass.
         partition : Partition
-            Who owns what.
+            Partition of the network.
 
         Returns
         -------
@@ -256,18 +256,18 @@ class NetworkShape:
 
     @property
     def jet(self) -> Jet | None:
-        """Derivatives that ride along."""
+        """Derivatives that are carried along."""
         return self.layers[-1].jet
 
     def with_jet(self, jet: Jet) -> NetworkShape:
-        """The same dense layers, on samples that carry derivatives along."""
+        """Return the same dense layers for samples that carry derivatives along."""
         hidden = replace(jet, n_constants=0)
         layers = [replace(layer, jet=hidden) for layer in self.layers[:-1]]
         return replace(self, layers=(*layers, replace(self.layers[-1], jet=jet)))
 
     @cached_property
     def modules(self) -> list[int]:
-        """Number of each layer's weights in the equal torch.nn.Sequential, with activations, pooling and Flatten."""
+        """Position of each layer's weights in the equivalent torch.nn.Sequential, counting all of its modules."""
         numbers, following = [], 0
         images = self.image_shape is not None
         for layer in self.layers:
@@ -279,7 +279,7 @@ class NetworkShape:
         return numbers
 
     def __str__(self) -> str:
-        """As papers write it: 16-300-300-26, or 1x28x28, conv 5x5x32, max pool 2x2, dense 10."""
+        """Describe the network as papers do: 16-300-300-26, or 1x28x28, conv 5x5x32, max pool 2x2, dense 10."""
         if self.image_shape is None:
             return "-".join(map(str, self.widths))
         parts = ["x".join(map(str, self.image_shape))]
@@ -293,14 +293,14 @@ class NetworkShape:
 
 
 def dense_shape(widths: Sequence[int], biases: Sequence[bool] = ()) -> NetworkShape:
-    """Shape of a fully connected network.
+    """Make the shape of a fully connected network.
 
     Parameters
     ----------
     widths : sequence of int
         Features, neurons of each hidden layer, and outputs.
     biases : sequence of bool
-        Whether each layer has biases; by default all have.
+        Whether each layer has biases; by default all do.
 
     Returns
     -------
@@ -312,12 +312,12 @@ def dense_shape(widths: Sequence[int], biases: Sequence[bool] = ()) -> NetworkSh
 
 
 class ShapeInProgress:
-    """A network on images, layer by layer from the input on.
+    """A network on images under construction, layer by layer from the input.
 
     Parameters
     ----------
     n_channels : int
-        Of the input.
+        Number of input channels.
     image : tuple of int
         Height and width of the input.
 
@@ -328,7 +328,7 @@ class ShapeInProgress:
     n_units : int
         Channels or neurons that the next layer reads.
     image : tuple of int
-        Height and width of each.
+        Height and width of each channel.
     flat : bool
         Whether only dense layers can follow.
     """
@@ -338,19 +338,19 @@ class ShapeInProgress:
         self.n_units, self.image, self.flat = n_channels, image, False
 
     def convolve(self, n_channels: int, kernel: Window) -> None:
-        """Add a convolution; a ConfigError says that its kernel does not fit."""
+        """Add a convolution; raises ConfigError if its kernel does not fit."""
         self._check_fit(kernel)
         self._add(LayerShape(self.n_units, n_channels, self.image, kernel))
 
     def pool(self, kind: str, window: Window) -> None:
-        """Add pooling, ``max`` or ``average``, to the last convolution; a ConfigError says why it cannot stand here."""
+        """Add pooling, ``max`` or ``average``, to the last convolution; raises ConfigError if it cannot follow."""
         if not self.layers or self.layers[-1].pooling is not None:
             raise ConfigError("pooling stands directly behind a convolution, once")
         self._check_fit(window)
         self._add(replace(self.layers.pop(), pooling=Pooling(kind, window)))
 
     def flatten(self) -> None:
-        """Let only dense layers follow."""
+        """Allow only dense layers from here on."""
         self.flat = True
 
     def connect(self, width: int, *, bias: bool = True) -> None:

@@ -1,12 +1,12 @@
-r"""Samples that count more or less than others: a loss times the weight of its sample.
+r"""Samples of different weight: a loss times the weight of its sample.
 
 .. math:: \frac1l \sum_i \tilde w_i \xi(z^{L,i}; y^i), \qquad \tilde w_i = \frac{l\, w_i}{\sum_k w_k}
 
-so that the mean over the l samples is sum w xi / sum w. The weights have mean 1 over all samples, not over each
-mini-batch or subsample: their means then have the right expectation, and a part in which all weights are 0 is no
-special case. With whole numbers all that is summed over samples is what repeated samples would give.
+so the mean over the l samples is sum w xi / sum w. The weights have mean 1 over all samples, not over each mini-batch
+or subsample: their means then have the right expectation, and a part in which all weights are 0 is no special case. For
+whole-number weights all sums over samples equal those with repeated samples.
 
-Weights travel with the targets, as records, so that whoever cuts or permutes the targets does so with both.
+Weights travel with the targets, as records, so that any selection or permutation of the targets includes the weights.
 """
 
 from __future__ import annotations
@@ -23,14 +23,14 @@ _TARGET, _WEIGHT = "target", "weight"
 
 
 def with_weights(targets: Array, weights: Array | None) -> Array:
-    """Targets with the weights of their samples.
+    """Combine targets with the weights of their samples.
 
     Parameters
     ----------
     targets : Array of shape (n,) or (n, n_out)
-        As a loss takes them.
+        Targets as a loss takes them.
     weights : Array of shape (n,) or None
-        Finite and not negative; None leaves the targets as they are.
+        Finite and not negative; None leaves the targets unchanged.
 
     Returns
     -------
@@ -44,14 +44,14 @@ def with_weights(targets: Array, weights: Array | None) -> Array:
 
 
 class DeviceRecords:
-    """Targets with weights on a device, whose libraries know no records: an array for each field.
+    """Targets with weights on a device, whose libraries lack records: one array per field.
 
     Parameters
     ----------
     dtype : numpy.dtype
-        Of the records on the host.
+        Type of the records on the host.
     fields : dict of str to Array
-        By name, each of shape (n, ...).
+        Arrays by name, each of shape (n, ...).
     """
 
     def __init__(self, dtype: np.dtype[Any], fields: dict[str, Array]) -> None:
@@ -61,14 +61,14 @@ class DeviceRecords:
         return len(self._fields[_TARGET])
 
     def __getitem__(self, key: Any) -> Any:
-        """A field by name, or records of some samples."""
+        """Return a field by name, or records of some samples."""
         if isinstance(key, str):
             return self._fields[key]
         return DeviceRecords(self.dtype, {name: take_rows(values, key) for name, values in self._fields.items()})
 
 
 def targets_on(backend: Backend, targets: Array) -> Any:
-    """Move targets, with or without weights, to where a backend's arrays are."""
+    """Move targets, with or without weights, to the device of a backend's arrays."""
     library = backend.library
     if library.host or targets.dtype.names is None:
         return library.to_device(targets)
@@ -77,48 +77,48 @@ def targets_on(backend: Backend, targets: Array) -> Any:
 
 
 def normalised(targets: Array) -> tuple[Array, float]:
-    """Targets whose weights have mean 1, and the number of samples that they count as.
+    """Scale the weights of targets to mean 1, and return the number of samples that they count as.
 
     Parameters
     ----------
     targets : Array
-        Of all samples that are trained on, with or without weights.
+        Targets of all training samples, with or without weights.
 
     Returns
     -------
     Array
-        In place of those given.
+        Replacement for the targets.
     float
-        Sum of the weights as they were given; the number of samples where there are none. 0 leaves the weights.
+        Sum of the given weights; without weights the number of samples. If it is 0, the weights stay unchanged.
     """
     weights = weights_of(targets)
     if weights is None:
         return targets, float(len(targets))
     total = float(weights.sum())
     if total > 0:
-        # by the largest first: no factor is then beyond the range of numbers
+        # divide by the largest first, so that no factor is out of range
         weights /= weights.max()
         weights /= weights.mean()
     return targets, total
 
 
 def weighted(loss: Loss, targets: Array) -> Loss:
-    """The loss that fits targets with or without weights."""
+    """Return the loss for targets with or without weights."""
     return loss if weights_of(targets) is None else Weighted(loss)
 
 
 def plain_targets(targets: Array) -> Array:
-    """Targets without their weights, where they have some."""
+    """Return targets without their weights, if they have some."""
     return targets if targets.dtype.names is None else targets[_TARGET]
 
 
 def weights_of(targets: Array) -> Array | None:
-    """Weights of samples, float64 of shape (n,); None where all count alike."""
+    """Return the weights of samples, float64 of shape (n,); None for equal weights."""
     return None if targets.dtype.names is None else targets[_WEIGHT]
 
 
 class WeightedHessian:
-    """w B of each sample.
+    """The matrix w B for each sample.
 
     Parameters
     ----------
@@ -132,7 +132,7 @@ class WeightedHessian:
         self._hessian, self._weights = hessian, weights
 
     def matvec(self, V: Array) -> Array:
-        """Multiply w B of each sample onto a vector of outputs."""
+        """Multiply w B of each sample with a vector of outputs."""
         product = self._hessian.matvec(V)
         scaled: Array = self._weights.astype(product.dtype)[:, None] * product
         return scaled
@@ -150,7 +150,7 @@ class Weighted(Loss):
     Parameters
     ----------
     loss : Loss
-        Of a sample of weight 1.
+        Loss of a sample of weight 1.
     """
 
     def __init__(self, loss: Loss) -> None:
@@ -172,7 +172,7 @@ class Weighted(Loss):
         return WeightedHessian(self._loss.hessian(Z, targets[_TARGET]), targets[_WEIGHT])
 
     def residuals(self, Z: Array, targets: Array) -> Array | None:
-        """Those of each sample times the root of its weight; None where the loss has none."""
+        """Return each sample's residuals times the root of its weight; None if the loss has no residuals."""
         residuals = self._loss.residuals(Z, targets[_TARGET])
         if residuals is not None:
             residuals *= namespace(residuals).sqrt(targets[_WEIGHT]).astype(residuals.dtype)[:, None]
@@ -180,5 +180,5 @@ class Weighted(Loss):
 
     def third(self, Z: Array, targets: Array, V: Array) -> float:
         """Third derivative of the sum of the samples' weighted losses along a change of the outputs."""
-        # it is of third order in the change
+        # the derivative is cubic in the change, so the cube root of the weight scales the change
         return self._loss.third(Z, targets[_TARGET], namespace(V).cbrt(targets[_WEIGHT])[:, None] * V)

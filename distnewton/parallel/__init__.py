@@ -1,1 +1,1 @@
-"""Ranks: who owns what, communication, early termination, the launch."""
+"""Ranks: the partition, communication, early termination and sums over replicas."""

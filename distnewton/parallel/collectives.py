@@ -1,7 +1,7 @@
-"""The one door to MPI: every array that crosses between ranks goes through a :class:`Communicator`.
+"""The only module that calls MPI's collectives: arrays pass between ranks through a :class:`Communicator`.
 
-It counts bytes and waiting in a :class:`~distnewton.guards.ledger.Ledger`, agrees on errors that one rank alone can
-see, and is trivially correct without MPI (``comm=None``), so that one process needs no MPI library at all.
+A communicator counts bytes and waiting in a :class:`~distnewton.guards.ledger.Ledger`, makes all ranks agree on errors
+that only one of them can see, and is trivial without MPI (``comm=None``), so a single process needs no MPI library.
 """
 
 from __future__ import annotations
@@ -37,23 +37,23 @@ if TYPE_CHECKING:
 
 Array = NDArray[Any]
 _MOST_BYTES = 1 << 30
-"""Of a message between two ranks: MPI libraries count up to 2^31."""
+"""Largest message between two ranks: MPI libraries count up to 2^31."""
 CHECK_VARIABLE = "DISTNEWTON_CHECK"
 _VIEW_BYTES = 256
-"""Length of a rank's view of a collective, cut or filled up, in a message of checked mode."""
+"""Length of a rank's description of a collective in checked mode, truncated or padded."""
 
 
 class CollectiveMismatchError(RuntimeError):
-    """Ranks are about to make different collectives: a bug that would hang them, or give wrong numbers."""
+    """Ranks are about to call different collectives: a bug that would hang them or give wrong numbers."""
 
 
 class PendingSum:
-    """A sum that was begun and may travel still.
+    """A sum that has started and may still be in transit.
 
     Parameters
     ----------
     finish : callable or None
-        Waits for its end; None where there is nothing to wait for.
+        Waits for completion; None if there is nothing to wait for.
     """
 
     def __init__(self, finish: Callable[[], None] | None = None) -> None:
@@ -69,32 +69,32 @@ class PendingSum:
 class Communicator:
     """Collective operations on arrays over a group of ranks.
 
-    Its twelve attributes are three things that each call needs at hand: the group (who it is, in MPI and in words), the
-    number of its next call, and what the process shares (ledger, transport, checked mode).
+    Its twelve attributes are what each call needs: the group (in MPI, and described in words), the number of its next
+    call, and what the process shares (ledger, transport, checked mode).
 
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm or None
-        The group; None is one process without MPI.
+        The group; None for one process without MPI.
     ledger : Ledger or None
-        Where costs are charged; a new one by default.
+        Ledger that is charged; a new one by default.
     owned : bool
         Whether :meth:`free` frees the MPI communicator.
     name : str
-        The group in messages and reports, the same on all of its ranks.
+        Name of the group in messages and reports, the same on all of its ranks.
     members : sequence of int or None
-        Ranks of the world in this group; by default all.
+        World ranks of this group; by default all.
 
     Attributes
     ----------
     checked : bool
-        Whether every collective first compares its number, name, operation, dtype, count, phase and calling line over
-        the ranks, because MPI libraries may return wrong numbers silently where counts differ. On with
-        ``DISTNEWTON_CHECK=1`` in the environment; groups made from this one take it over.
+        Whether each collective first compares its number, name, operation, dtype, count, phase and calling line over
+        the ranks, because MPI libraries may silently return wrong numbers if counts differ. Enabled by
+        ``DISTNEWTON_CHECK=1`` in the environment; derived groups inherit it.
     n_calls : int
-        Collectives so far.
+        Number of collectives so far.
     transport : Transport or None
-        How sums of arrays on a device travel; groups made from this one take it over.
+        Transport of sums of device arrays; derived groups inherit it.
     """
 
     def __init__(
@@ -118,20 +118,20 @@ class Communicator:
         self.transport: Transport | None = None
 
     def _derived(self, comm: Intracomm | None, name: str, members: Sequence[int]) -> Communicator:
-        """A communicator made from this one."""
+        """Make a communicator derived from this one."""
         part = Communicator(comm, self.ledger, owned=True, name=f"{self.name}/{name}", members=members)
         part.checked, part.transport = self.checked, self.transport
         return part
 
     def _inside(self, name: str, count: int = 0, dtype: object = "") -> Watchdog:
-        """Number, check and announce a collective, as a context."""
+        """Number, check and announce a collective, as a context manager."""
         self.n_calls += 1
         if self.checked:
             self._compare(name, count, str(dtype))
         return watchdog.inside(name, count, self.name, self._who, self.n_calls)
 
     def duplicate(self) -> Communicator:
-        """Duplicate the group, so that its messages never meet another's (collective)."""
+        """Duplicate the group, so that its messages never match another's (collective)."""
         self._n_copies += 1
         copy = None
         if self.mpi is not None:
@@ -140,12 +140,12 @@ class Communicator:
         return self._derived(copy, str(self._n_copies), self.members)
 
     def subgroup(self, ranks: Sequence[int]) -> Communicator:
-        """Communicator of some ranks (collective over those ranks only).
+        """Make a communicator of some ranks (collective over those ranks only).
 
         Parameters
         ----------
         ranks : sequence of int
-            Ascending ranks of this communicator, this one among them.
+            Ascending ranks of this communicator, including this one.
 
         Returns
         -------
@@ -157,7 +157,7 @@ class Communicator:
         world = self.mpi.Get_group()
         group = world.Incl(list(ranks))
         try:
-            # numbered apart: not all ranks of this group take part
+            # numbered separately: not all ranks of this group take part
             with watchdog.inside("subgroup", 0, f"{self.name}/{ranges(ranks)}", f"rank {ranges(members)}"):
                 return self._derived(self.mpi.Create_group(group), ranges(ranks), members)
         finally:
@@ -165,7 +165,7 @@ class Communicator:
             world.Free()
 
     def free(self) -> None:
-        """Free what MPI allocated (collective)."""
+        """Free what MPI has allocated (collective)."""
         if self._owned and self.mpi is not None:
             if self.transport is not None:
                 self.transport.free(self)
@@ -192,7 +192,7 @@ class Communicator:
         if summed is None:
             return array
         faults.at(MESSAGE)
-        # in checked mode ranks wait for each other when they compare
+        # in checked mode the comparison itself waits for the other ranks
         start = time.perf_counter()
         with self._inside("sum", summed.size, summed.dtype):
             if on_device(summed):
@@ -203,10 +203,10 @@ class Communicator:
         return array
 
     def sum_rounded(self, array: Array) -> Array:
-        """Sum an array over the ranks, in place; its numbers travel as bfloat16.
+        """Sum an array over the ranks in place, sending its numbers as bfloat16.
 
-        Each rank sums a part of the array, in float32 and in the order of the ranks, and sends the rounded sums to all:
-        both ways a number is rounded to nearest, ties to even.
+        Each rank sums a part of the array, in float32 and in the order of the ranks, and sends the rounded sums to all.
+        Numbers are rounded in both directions, to nearest with ties to even.
 
         Parameters
         ----------
@@ -243,12 +243,12 @@ class Communicator:
         numbers[...] = widened(sums)
 
     def start_sum(self, array: Array) -> PendingSum:
-        """Begin to sum an array over the ranks, in place; other work may be done until its end is waited for.
+        """Start to sum an array over the ranks in place; other work can continue until :meth:`PendingSum.wait`.
 
         Parameters
         ----------
         array : Array
-            As of :meth:`sum_inplace`; neither to be read nor written before :meth:`PendingSum.wait`.
+            Array as for :meth:`sum_inplace`; not to be read or written before :meth:`PendingSum.wait`.
 
         Returns
         -------
@@ -256,7 +256,7 @@ class Communicator:
 
         Notes
         -----
-        All ranks begin their sums in the same order.
+        All ranks must start their sums in the same order.
         """
         if self.mpi is None or self.size == 1 or array.size == 0:
             return PendingSum()
@@ -271,7 +271,7 @@ class Communicator:
         return PendingSum(partial(self._finish_sum, wait, self.n_calls))
 
     def _finish_sum(self, wait: Callable[[], None], n_call: int) -> None:
-        """Wait for the end of a sum that was begun as a call of this number."""
+        """Wait for completion of the sum that was started as the call of this number."""
         faults.at(MESSAGE)
         start = time.perf_counter()
         with watchdog.inside("sum", 0, self.name, self._who, n_call):
@@ -279,14 +279,14 @@ class Communicator:
         self.ledger.wait(time.perf_counter() - start)
 
     def sum_buffer(self, buffer: Any) -> None:
-        """MPI's sum of a buffer in place, for transports: neither announced nor charged."""
+        """Sum a buffer in place by MPI, for transports: neither announced nor charged."""
         from mpi4py import MPI
 
         if self.mpi is not None:
             self.mpi.Allreduce(MPI.IN_PLACE, buffer, op=MPI.SUM)
 
     def begin_sum_buffer(self, buffer: Any) -> Callable[[], None]:
-        """Begin :meth:`sum_buffer`; what is returned waits for its end."""
+        """Start :meth:`sum_buffer`; the returned function waits for completion."""
         from mpi4py import MPI
 
         if self.mpi is None:
@@ -295,7 +295,7 @@ class Communicator:
 
     @property
     def place(self) -> tuple[int, int]:
-        """Rank and size."""
+        """Return rank and size."""
         return self.rank, self.size
 
     def _device_transport(self) -> Transport:
@@ -304,7 +304,7 @@ class Communicator:
         return self.transport
 
     def local_place(self) -> tuple[int, int]:
-        """Number of this rank among those that share its node's memory, and how many they are (collective)."""
+        """Return this rank's number among those that share its node's memory, and their count (collective)."""
         if self.mpi is None or self.size == 1:
             return 0, 1
         from mpi4py import MPI
@@ -316,11 +316,11 @@ class Communicator:
         return place
 
     def sum_scalars(self, *values: float) -> list[float]:
-        """Sum a few float64 numbers over the ranks; bitwise the same on all of them."""
+        """Sum a few float64 numbers over the ranks; the result is bitwise the same on all of them."""
         return [float(value) for value in self.sum_inplace(np.array(values, dtype=np.float64))]
 
     def any(self, flag: bool) -> bool:
-        """Whether the flag is set on any rank (flags are reduced, since MPI's MAX and MIN drop NaN)."""
+        """Whether the flag is set on any rank (by a sum, since MPI's MAX and MIN drop NaN)."""
         return self.sum_scalars(float(flag))[0] > 0
 
     def allgather(self, values: Array) -> Array:
@@ -360,7 +360,7 @@ class Communicator:
         return json.loads(self.broadcast_bytes(json.dumps(value).encode() if self.rank == root else None, root))
 
     def allgather_json(self, value: Any) -> list[Any]:
-        """Collect a JSON-able value of every rank on all ranks, by rank."""
+        """Gather a JSON-able value of every rank on all ranks, ordered by rank."""
         mine = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)
         lengths = self.allgather(np.array([float(mine.size)]))[:, 0].astype(int)
         ends = np.cumsum(lengths)
@@ -370,23 +370,23 @@ class Communicator:
         return [json.loads(buffer[end - n : end].tobytes()) for n, end in zip(lengths, ends, strict=True)]
 
     def broadcast_array(self, array: Array | None, root: int = 0) -> Array:
-        """Send an array of numbers or of fixed-width text from one rank to all; shape and dtype travel along."""
+        """Send an array of numbers or fixed-width text from one rank to all, with its shape and dtype."""
         head = None if array is None else {"shape": array.shape, "dtype": array.dtype.str}
         head = self.broadcast_json(head, root)
         data = self.broadcast_bytes(None if array is None else np.ascontiguousarray(array).tobytes(), root)
         return np.frombuffer(data, dtype=head["dtype"]).reshape(head["shape"]).copy()
 
     def gather_array(self, array: Array, shapes: Sequence[tuple[int, ...]], root: int = 0) -> list[Array] | None:
-        """Collect an array of every rank on one rank, one message a rank.
+        """Gather an array of every rank on one rank, with one message per rank.
 
         Parameters
         ----------
         array : Array
             This rank's part, of shape ``shapes[rank]``.
         shapes : sequence of tuple
-            Shape of every rank's part, known to the root without asking; empty parts travel not at all.
+            Shape of every rank's part, known to the root in advance; empty parts are not sent.
         root : int
-            Who collects.
+            Rank that gathers.
 
         Returns
         -------
@@ -395,7 +395,7 @@ class Communicator:
         """
         if self.mpi is None or self.size == 1:
             return [array]
-        # numbered and checked once for all: the messages themselves are between two ranks
+        # numbered and checked once for all parts: the messages themselves are point-to-point
         self.n_calls += 1
         if self.checked:
             self._compare(f"gather on rank {root}", 0, str(array.dtype))
@@ -417,18 +417,17 @@ class Communicator:
         return parts
 
     def exchange(self, parts: Sequence[Mapping[str, Array]]) -> list[Mapping[str, Array]]:
-        """Send named arrays to every rank, and receive those of every rank (collective).
+        """Send named arrays to each rank, and receive those sent by each rank (collective).
 
         Parameters
         ----------
         parts : sequence of mapping of str to Array
-            What each rank gets, by rank; of any shapes and dtypes of numbers, on the host. Ranks that get nothing are
-            sent nothing.
+            Arrays for each rank, by rank; host arrays of any shapes and numeric dtypes. An empty mapping sends nothing.
 
         Returns
         -------
         list of mapping of str to Array
-            What each rank sent, by rank; the rank's own are not copied. Arrays keep their order in memory.
+            Arrays from each rank, by rank; the rank's own are not copied. Arrays keep their memory order.
         """
         if self.mpi is None or self.size == 1:
             return list(parts)
@@ -475,8 +474,8 @@ class Communicator:
 
         Notes
         -----
-        Collective on exit; the work inside must not communicate. Only :class:`DistNewtonError` and MemoryError take
-        this path: anything else is a bug, leaves at once and ends the job.
+        Collective on exit; the block must not communicate. Only :class:`DistNewtonError` and MemoryError are handled
+        this way: any other exception is a bug, propagates at once and ends the job.
         """
         error: DistNewtonError | None = None
         try:
@@ -490,7 +489,7 @@ class Communicator:
         raise self._joint_error(error)
 
     def _joint_error(self, error: DistNewtonError | None) -> DistNewtonError:
-        """Build the same error on all ranks from those that some of them met."""
+        """Build the same error on all ranks from the errors of some of them."""
         codes = self.allgather(np.array([error.exit_code if error else 0.0]))[:, 0]
         messages: dict[str, list[int]] = {}
         for rank in np.flatnonzero(codes):
@@ -502,7 +501,7 @@ class Communicator:
         return kind("\n".join(lines), collective=True)
 
     def _compare(self, name: str, count: int, dtype: str) -> None:
-        """Stop when the ranks are not about to make the same call."""
+        """Raise an error if the ranks are not about to make the same call."""
         if self.mpi is None:
             return
         from mpi4py import MPI
@@ -527,7 +526,7 @@ class Communicator:
 
 
 def _packed(arrays: Mapping[str, Array]) -> Array:
-    """Named arrays as bytes; none for none."""
+    """Encode named arrays as bytes; an empty mapping as no bytes."""
     buffer = io.BytesIO()
     if arrays:
         np.savez(buffer, allow_pickle=False, **arrays)
@@ -535,7 +534,7 @@ def _packed(arrays: Mapping[str, Array]) -> Array:
 
 
 def _unpacked(data: Array) -> Mapping[str, Array]:
-    """Undo :func:`_packed`."""
+    """Invert :func:`_packed`."""
     if not data.size:
         return {}
     with np.load(io.BytesIO(data.tobytes()), allow_pickle=False) as arrays:

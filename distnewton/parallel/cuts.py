@@ -1,4 +1,4 @@
-"""How items are cut into groups: evenly, by weights, or along the files that features come from."""
+"""Division of items into groups: evenly, by weights, or along the files from which features come."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from itertools import accumulate, pairwise
 from distnewton.errors import ConfigError
 
 Range = tuple[int, int]
-"""First number, and one past the last."""
+"""First index, and one past the last."""
 
 
 def bounds(n: int, n_parts: int, i_part: int) -> tuple[int, int]:
-    """Half-open range of the indices of one part when ``n`` items are cut as ``numpy.array_split`` cuts.
+    """Compute the half-open range of one part when ``n`` items are split as by ``numpy.array_split``.
 
     Parameters
     ----------
@@ -24,7 +24,7 @@ def bounds(n: int, n_parts: int, i_part: int) -> tuple[int, int]:
     n_parts : int
         Number of contiguous parts; parts may be empty.
     i_part : int
-        Which part, from 0.
+        Number of the part, from 0.
 
     Returns
     -------
@@ -37,54 +37,54 @@ def bounds(n: int, n_parts: int, i_part: int) -> tuple[int, int]:
 
 
 def weighted_bounds(n: int, weights: Sequence[float]) -> list[Range]:
-    """Half-open ranges of the indices of all parts when ``n`` items are cut in proportion to weights.
+    """Compute the half-open ranges of all parts when ``n`` items are split in proportion to weights.
 
     Parameters
     ----------
     n : int
         Number of items.
     weights : sequence of float
-        Of the parts, not negative, not all 0.
+        Weights of the parts, not negative, not all 0.
 
     Returns
     -------
     list of tuple of int
-        First index and one past the last of each: each limit is the nearest to its exact place, so that no part is off
-        by more than an item.
+        First index and one past the last of each part. Each limit is rounded to the nearest integer, so a part's size
+        is off by at most one item.
     """
-    # exact sums, so that all ranks cut alike, whatever their number
+    # exact sums, so that all ranks split alike for any number of parts
     sums = [float(total) for total in accumulate(map(Fraction, weights), initial=Fraction())]
     return list(pairwise(round(n * (before / sums[-1])) for before in sums))
 
 
 @dataclass(frozen=True)
 class FileOwners:
-    """Files by columns, and the ranks of a grid that own them: no other rank opens a file.
+    """Files by columns, and the ranks of a grid that own them; no other rank opens a file.
 
-    Files and ranks have one order: a rank owns a file, a share of the features of one, or several files whole.
+    Files and ranks have the same order: a rank owns one file, a share of the features of one, or several whole files.
 
     Attributes
     ----------
     columns : tuple of int
-        Features of each file, of which there may be none.
+        Number of features of each file, possibly 0.
     files : tuple of (int, int)
-        Half-open range of files of each rank of a grid; empty for ranks without a block in layer 1.
+        Half-open range of files for each rank of a grid; empty for ranks without a block in layer 1.
     """
 
     columns: tuple[int, ...]
     files: tuple[Range, ...]
 
     def suits(self, splits: Sequence[int]) -> bool:
-        """Whether the ranks of each group of features own the same files, and the groups all files."""
+        """Whether all ranks of each feature group own the same files, and the groups together all files."""
         return self._groups(splits) is not None
 
     def cut(self, splits: Sequence[int]) -> list[Range]:
-        """Half-open range of the features of each group, for splits that suit.
+        """Compute the half-open range of each group's features, for suitable splits.
 
         Parameters
         ----------
         splits : sequence of int
-            Groups of layers 0..L.
+            Number of groups of layers 0..L.
 
         Returns
         -------
@@ -103,7 +103,7 @@ class FileOwners:
         return cuts
 
     def _groups(self, splits: Sequence[int]) -> list[Range] | None:
-        """Files of each group of features; None where ranks of a group own different ones, or some file no group."""
+        """Files of each feature group; None if its ranks own different files, or if a file belongs to no group."""
         n_groups, n_sharing = splits[0], splits[1]
         if n_groups * n_sharing > len(self.files):
             return None
@@ -117,19 +117,19 @@ class FileOwners:
 def files_of_ranks(
     n_files: int, n_ranks: int, splits: Sequence[int] = (), counts: Sequence[int] = ()
 ) -> tuple[Range, ...]:
-    """Half-open range of files of each rank of a grid; empty for ranks without a block in layer 1.
+    """Compute the half-open range of files of each rank of a grid; empty for ranks without a block in layer 1.
 
     Parameters
     ----------
     n_files : int
-        Files by columns.
+        Number of files by columns.
     n_ranks : int
-        Ranks of a grid.
+        Number of ranks of a grid.
     splits : sequence of int
-        Groups of layers 0..L where they are given: then the groups of features are dealt out, else the ranks.
+        Number of groups of layers 0..L; if given, files are assigned to feature groups, otherwise to ranks.
     counts : sequence of int
-        Ranks of each file; empty: as equal as can be, the first files having more, and of fewer ranks than files each
-        has some of these.
+        Number of ranks of each file. Empty: as equal as possible, the first files having more; with fewer ranks than
+        files each rank has several files.
 
     Returns
     -------
@@ -138,7 +138,7 @@ def files_of_ranks(
     Raises
     ------
     ConfigError
-        If the counts do not fit files and ranks.
+        If the counts do not match files and ranks.
     """
     n_units, n_sharing = splits[:2] if splits else (n_ranks, 1)
     if counts:

@@ -1,11 +1,10 @@
-"""Early termination of the direction phase of [DNM]: say "I have finished", ask how many have, never block.
+"""Early termination of the direction phase of [DNM]: ranks announce that they have finished and count, never blocking.
 
-Inside a node the board is a table in shared memory: a rank stores the phase's number in its own slot, and
-the others read it. Neither calls MPI, so it does not matter that the others are inside a GEMM. Between nodes,
-the first rank of each passes counts on along a tree (:mod:`.relay`), between two of its CG steps, and when it
-has finished until nobody below needs it. Raising or reading a counter in a one-sided window would instead block
-until its owner's next MPI call wherever the network has no hardware for it, for milliseconds.
-``python -m benchmarks.early_stop`` measures these.
+Within a node the board is a table in shared memory: a rank stores the phase number in its own slot, and the others read
+it. Neither calls MPI, so it does not matter if the others are inside a GEMM. Between nodes, the first rank of each
+passes counts along a tree (:mod:`.relay`) between two of its CG steps and, once it has finished, until no node below
+needs it. A counter in a one-sided window would instead block for milliseconds, until its owner's next MPI call, unless
+the network has hardware support. ``python -m benchmarks.early_stop`` measures these variants.
 """
 
 from __future__ import annotations
@@ -33,33 +32,33 @@ Slots = NDArray[np.int64]
 
 TRANSPORTS = ("auto", "shared", "messages")
 _NEVER, _OPENING = -2, -1
-"""Content of a slot before its first phase; number of the phase that opens the connections."""
+"""Content of a slot before its first phase, and number of the phase that opens the connections."""
 _STRIDE = 8
-"""int64 from slot to slot: 64 bytes, so that a store takes no cache line from the readers of another slot."""
+"""Distance of slots in int64: 64 bytes, so that a store does not invalidate another slot's cache line."""
 _FINISHED, _LEFT = 0, 1
-"""Columns of the table: phase in which a rank has finished, and which it has left."""
+"""Columns of the table: the phase in which a rank has finished, and the phase that it has left."""
 _BITS, _COUNT = 32, (1 << 32) - 1
-"""What a node has heard is stored in its last row as one number: phase, and count."""
+"""The last row of the table stores what a node has heard, phase and count, as one number."""
 _MESSAGE_BYTES = 24
 _N_LOOKS = 4
-"""Looks without a message that end a search. A look may advance the library and yet say no: with MPICH and
-Open MPI, over shared memory and TCP, up to 2 in a row did before a message that had long been there."""
+"""Consecutive probes without a message that end a search. A probe may advance the library and yet find nothing: with
+MPICH and Open MPI, over shared memory and TCP, up to 2 probes in a row missed a message that had long arrived."""
 
 
 def stop_threshold(n_solving: int, finish_fraction: float) -> int:
-    """Count the finished ranks that end the phase for all.
+    """Compute the number of finished ranks that ends the phase for all.
 
     Parameters
     ----------
     n_solving : int
-        Ranks that solve a system, at least one.
+        Number of ranks that solve a system, at least one.
     finish_fraction : float
-        Above 0 and at most 1; 1 waits for all.
+        Above 0 and at most 1; 1 waits for all ranks.
 
     Returns
     -------
     int
-        ``ceil(finish_fraction * n_solving)``; a product above an integer by rounding only counts as it.
+        ``ceil(finish_fraction * n_solving)``, not rounded up for a product that exceeds an integer by rounding only.
 
     Raises
     ------
@@ -74,7 +73,7 @@ def stop_threshold(n_solving: int, finish_fraction: float) -> int:
 
 
 class FinishBoard:
-    """Where the ranks of a communicator say that they have finished a phase, and see how many have.
+    """A board on which ranks announce that they have finished a phase, and count how many have.
 
     It holds the slots of its node, the state of the open phase, and the mailbox for other nodes: a single look at the
     board reads all three, between two steps, and must cost next to nothing.
@@ -82,41 +81,41 @@ class FinishBoard:
     Parameters
     ----------
     comm : mpi4py.MPI.Intracomm or None
-        The ranks that take part; duplicated. None, or a single rank, needs no MPI.
+        Participating ranks; the communicator is duplicated. None, or a single rank, needs no MPI.
     transport : str
-        ``auto``: shared memory inside a node, messages between nodes, and messages only where memory cannot
-        be shared; ``shared``: shared memory or an error; ``messages``: messages only.
+        ``auto``: shared memory within a node and messages between nodes, but only messages if memory cannot be shared;
+        ``shared``: shared memory or an error; ``messages``: messages only.
     ledger : Ledger or None
-        Where the bytes of messages are charged, of those that open the connections, too; by default one of its own.
+        Charged with the bytes of messages, including those that open the connections; by default a new one.
     weights : sequence of int or None
-        As how much each rank counts; 1 each by default.
+        Weight of each rank; 1 each by default.
 
     Attributes
     ----------
     transport : str
-        What this rank uses: ``shared``, ``messages`` or ``shared+messages``.
+        Transport in use: ``shared``, ``messages`` or ``shared+messages``.
     n_messages_sent : int
-        What this rank has sent, with those that open the connections.
+        Number of messages sent by this rank, including those that open the connections.
 
     Raises
     ------
     ValueError
-        If the transport is unknown, or ``shared`` is asked for on several nodes; on all ranks alike.
+        If the transport is unknown, or ``shared`` is requested on several nodes; on all ranks alike.
     RuntimeError
-        If ``shared`` is asked for and memory cannot be shared; on all ranks alike.
+        If ``shared`` is requested but memory cannot be shared; on all ranks alike.
 
     Notes
     -----
-    Construction and :meth:`free` are collective over ``comm``, nothing else is. A phase is, on each rank ::
+    Construction and :meth:`free` are collective over ``comm``; all other methods are local. On each rank a phase is ::
 
-        board.begin(k, enough)                # k grows: no slot needs a reset, and no old message counts
+        board.begin(k, enough)                # k increases: slots need no reset, and old messages do not count
         step, board.n_finished(), step, ...   # and board.announce() when the stopping rule is met
         board.leave()                         # pass on what others need
         a collective from which every rank learns who announced
         board.end(finished_ranks)
 
-    Memory order: each slot has one writer, and an aligned int64 is stored and loaded whole. The number
-    publishes nothing but itself: it needs no order with other memory and no fence, only coherent caches.
+    Memory order: each slot has one writer, and an aligned int64 is stored and loaded atomically. The number publishes
+    no other data, so it needs coherent caches but no ordering and no fence.
     """
 
     def __init__(
@@ -130,7 +129,7 @@ class FinishBoard:
             raise ValueError(f"transport must be one of {', '.join(TRANSPORTS)}, got {transport!r}")
         self._ledger, self.n_messages_sent = ledger or Ledger(), 0
         self._phase, self._announced, self._is_open, self._n_final = _NEVER, False, False, 0
-        # of this node's ranks, and what the node has heard; own: _table[_i_own]
+        # slots of this node's ranks, and what the node has heard; own slot: _table[_i_own]
         self._table: Slots = np.full((2, 2), _NEVER, dtype=np.int64)
         self._rank = self._i_own = 0
         self._mailbox: _Mailbox | None = None
@@ -142,8 +141,8 @@ class FinishBoard:
             self._mailbox = self._connect(comm, transport)
         n_shared, several = len(self._node), len(self._node) < n_ranks
         self.transport = "shared" if not several else "messages" if n_shared == 1 else "shared+messages"
-        # A first phase, finished by all, opens the connections: later no message waits for an answer of its
-        # receiver, who may be in a GEMM.
+        # An initial phase, finished by all ranks, opens the connections: later no message has to wait for its receiver,
+        # which may be in a GEMM.
         self.begin(_OPENING)
         self.announce()
         self.end(range(n_ranks))
@@ -154,17 +153,17 @@ class FinishBoard:
         Parameters
         ----------
         phase_number : int
-            The same on all ranks, not negative, and larger than that of the phase before.
+            Number of the phase: the same on all ranks, not negative, and larger than the previous one.
         enough : int or None
-            Weight of the finished ranks that all nodes are told of; fewer are known where they were counted. By
-            default all. The same on all ranks.
+            Weight of finished ranks of which all nodes are told; smaller counts are known only where they were made. By
+            default that of all ranks. The same on all ranks.
 
         Raises
         ------
         ValueError
-            If the number does not grow.
+            If the number does not increase.
         RuntimeError
-            If the phase before was not ended.
+            If the previous phase was not ended.
         """
         if self._is_open:
             raise RuntimeError(f"phase {phase_number} begins, but phase {self._phase} was not ended")
@@ -175,7 +174,7 @@ class FinishBoard:
             self._mailbox.relay.begin(phase_number, int(self._weights.sum()) if enough is None else enough)
 
     def announce(self) -> None:
-        """Say that this rank has met its stopping rule; does not block, and does nothing when said before.
+        """Announce that this rank has met its stopping rule; does not block, and has no effect if repeated.
 
         Raises
         ------
@@ -191,28 +190,26 @@ class FinishBoard:
         self._pass_on()
 
     def leave(self) -> None:
-        """Say that this rank's part of the phase is over; who passes messages on does so until nobody below needs it.
+        """End this rank's part of the phase; ranks that relay messages do so until no node below needs them.
 
-        Notes
-        -----
-        To be called before the collective that ends the phase, in which a rank hears nothing. It waits, on the first
-        rank of a node, until enough have finished or all of the nodes below have left: no sooner could the collective
-        end.
+        Call it before the collective that ends the phase, during which a rank cannot relay. On the first rank of a node
+        it waits until enough ranks have finished or all nodes below have left; the collective could not end earlier
+        anyway.
         """
         self._table[self._i_own, _LEFT] = self._phase
         self._wait("messages of the direction phase", lambda relay: relay.may_leave)
 
     def n_finished(self) -> int:
-        """Count the ranks known to have finished this phase, each by its weight, this one included; does not block.
+        """Count the ranks known to have finished this phase, by weight and including this one; does not block.
 
-        To be asked before the collective that follows, after which ranks may be in the next phase; once the phase has
-        ended, the answer is what that collective told.
+        Call it before the collective that follows, after which ranks may be in the next phase. Once the phase has
+        ended, it returns the result of that collective.
 
         Returns
         -------
         int
-            Never more than have announced: of this node all; of all nodes those that the tree has told of, which are
-            enough, or all at the end.
+            At most the weight of those that have announced. It includes all ranks of this node; of other nodes what the
+            tree has reported: a sufficient count, or at the end that of all.
         """
         if not self._is_open:
             return self._n_final
@@ -222,12 +219,12 @@ class FinishBoard:
         return max(self._n_of_node(), n_of_all)
 
     def end(self, finished_ranks: Sequence[int]) -> None:
-        """Close the phase: receive what is still under way, complete what was sent.
+        """Close the phase: receive messages still in transit, and complete those sent.
 
         Parameters
         ----------
         finished_ranks : sequence of int
-            The ranks that announced in this phase.
+            Ranks that announced in this phase.
 
         Raises
         ------
@@ -237,7 +234,7 @@ class FinishBoard:
         Notes
         -----
         Waits only for messages that ranks send when they leave, or here. A fast rank's message of the next phase may
-        arrive here already; it carries that phase's number, and counts there.
+        already arrive here; it carries that phase's number, and counts in that phase.
         """
         if not self._is_open or (self._rank in finished_ranks) != self._announced:
             raise RuntimeError(
@@ -252,7 +249,7 @@ class FinishBoard:
             self._mailbox.complete()
 
     def free(self) -> None:
-        """Free what MPI allocated; collective, outside of a phase."""
+        """Free what MPI has allocated; collective, outside a phase."""
         self._table, self._i_own = self._table[[self._i_own, -1]].copy(), 0
         self._node = self._node[:1]
         if self._mailbox is not None:
@@ -264,12 +261,12 @@ class FinishBoard:
         return int(self._weights[self._node[self._table[:-1, _FINISHED] == self._phase]].sum())
 
     def _pass_on(self) -> None:
-        """Take in the messages that are here and send what is due, on the first rank of a node; does not block."""
+        """On the first rank of a node, receive available messages and send those due; does not block."""
         if self._mailbox is None:
             return
-        # a rank that passes nothing on may be in a later phase
+        # a rank that relays nothing may already be in a later phase
         left = bool((self._table[:-1, _LEFT] >= self._phase).all())
-        # counted after it was seen that all have left, so that the count is then the last one
+        # count after seeing that all have left, so that the count is final
         self._mailbox.relay.update(self._n_of_node(), all_left=left)
         n_sent = self._mailbox.exchange()
         self._table[-1, _FINISHED] = self._phase << _BITS | self._mailbox.relay.count
@@ -278,24 +275,24 @@ class FinishBoard:
             self._ledger.charge(n_sent * _MESSAGE_BYTES, 0.0)
 
     def _wait(self, what: str, is_over: Callable[[Relay], bool]) -> None:
-        """Pass messages on until a condition holds; nothing on ranks that pass none on."""
+        """Relay messages until a condition holds; nothing on ranks that relay none."""
         if self._mailbox is None:
             return
         start = time.perf_counter()
         with watchdog.inside(what):
             self._pass_on()
             while not is_over(self._mailbox.relay):
-                # a rank of this node may wait for this core
+                # another rank of this node may need this core
                 time.sleep(0)
                 self._pass_on()
         self._ledger.wait(time.perf_counter() - start)
 
     def _connect(self, comm: Intracomm, transport: str) -> _Mailbox | None:
-        # Share a table with the ranks of this node; the first of them gets what reaches the others.
+        # Share a table with the ranks of this node; the first of them receives messages from other nodes.
         from mpi4py import MPI
 
         every = np.arange(comm.Get_size(), dtype=np.int64)
-        nodes = every.copy()  # by rank: the lowest rank with which it shares a table
+        nodes = every.copy()  # by rank: the lowest rank that shares its table
         if transport != "messages":
             node = _split_by_node(comm)
             leader, i_own = np.array([self._rank], dtype=np.int64), node.Get_rank()
@@ -305,7 +302,7 @@ class FinishBoard:
             node.Free()
             shared = np.array([table is not None], dtype=np.int64)
             comm.Allreduce(MPI.IN_PLACE, shared, op=MPI.MIN)
-            if path:  # all have it open, or have failed to
+            if path:  # all ranks have opened it, or failed to
                 os.unlink(path)
             if transport == "shared" and nodes.any():
                 raise ValueError(f"transport='shared' works on one node, got {len(np.unique(nodes))} nodes")
@@ -337,8 +334,8 @@ class _Mailbox:
         self._status = MPI.Status()
 
     def exchange(self) -> int:
-        """Take all messages that are here, of whichever phase, and start to send what is due; returns their number."""
-        # No receive is posted: one from any source, posted beforehand, hangs with MPICH 5.0 over UCX.
+        """Receive all available messages, of any phase, and start to send those due; returns the number received."""
+        # No receive is posted: one from any source, posted in advance, hangs with MPICH 5.0 over UCX.
         n_looks = 0
         while n_looks < _N_LOOKS:
             n_looks += 1
@@ -347,7 +344,7 @@ class _Mailbox:
                 self._comm.Recv(self._incoming, source)
                 phase, count, left = self._incoming.tolist()
                 self.relay.hear(source, (phase, count, left))
-        # a request that is not active has completed
+        # an inactive request has completed
         messages: list[tuple[int, Message]] = self.relay.due(lambda node: bool(self._sends[node].Test()))
         for node, message in messages:
             self._outgoing[node][:] = message
@@ -355,7 +352,7 @@ class _Mailbox:
         return len(messages)
 
     def complete(self) -> None:
-        """Wait until what was sent is on its way."""
+        """Wait until the sent messages are on their way."""
         for request in self._sends.values():
             request.Wait()
 
@@ -374,14 +371,14 @@ def _split_by_node(comm: Intracomm) -> Comm:
 
 
 def _shared_folder() -> str:
-    # Where files are memory, if the system has such a folder.
+    # The folder whose files are in memory, if the system has one.
     return "/dev/shm" if os.path.isdir("/dev/shm") else tempfile.gettempdir()  # noqa: S108
 
 
 def _map_table(node: Comm) -> tuple[Slots | None, str]:
-    # One slot a rank, and one more, in memory that the node shares, or None; and on its first rank the file to remove.
-    # A mapped file and not a window of MPI: that it fails is an OSError to answer, ranks that die leave
-    # nothing in /dev/shm, and Open MPI does not look for RMA hardware first and complain on stderr.
+    # One slot for each rank, and one more, in memory that the node shares (or None); on its first rank also the file to
+    # remove. It is a mapped file rather than an MPI window: failure is an OSError that can be handled, ranks that die
+    # leave nothing in /dev/shm, and Open MPI does not first look for RMA hardware and complain on stderr.
     n_rows, path, name = node.Get_size() + 1, "", np.zeros(1024, dtype=np.uint8)
     n_bytes = 8 * _STRIDE * n_rows
     table = None

@@ -1,4 +1,4 @@
-"""The process grid: which blocks this rank owns, and the communicators of the boundaries it stands on."""
+"""The process grid: the blocks of this rank, and the communicators of the boundaries on which it stands."""
 
 from __future__ import annotations
 
@@ -13,20 +13,20 @@ from distnewton.parallel.rounding import RoundedSums
 
 
 class ProcessGrid:
-    """A partition laid over the ranks of a communicator.
+    """A partition mapped to the ranks of a communicator.
 
     Parameters
     ----------
     comm : Communicator
         All ranks; duplicated, and freed with the grid.
     partition : Partition
-        Who owns what; must ask for exactly ``comm.size / n_replicas`` ranks.
+        Partition of the network; it must need exactly ``comm.size / n_replicas`` ranks.
     n_replicas : int
-        Copies of the grid, each with its share of the samples: rank r is rank r mod n of replica r // n, where n counts
-        the ranks of a copy. Ranks of a copy are neighbours, since they talk most.
+        Number of copies of the grid, each with its share of the samples. World rank r is rank r mod n of replica
+        r // n, for n ranks in a replica: ranks of a replica are neighbours, since they communicate most.
 
     rounded : bool
-        Whether sums over boundaries travel as bfloat16, which arrays in float32 on the host can.
+        Whether sums over boundaries are sent as bfloat16, which works for float32 host arrays.
 
     Raises
     ------
@@ -40,14 +40,14 @@ class ProcessGrid:
     comm : Communicator
         The ranks of this replica.
     n_replicas, replica : int
-        How many there are, and which is this rank's.
+        Number of replicas, and the number of this rank's.
     blocks : dict of int to Block
-        This rank's block by layer; layers in which it owns none are absent.
+        This rank's block by layer; layers without a block of this rank are absent.
 
     Notes
     -----
-    Construction is collective over ``comm``. Boundaries with the same ranks share one communicator: on a regular
-    a x b grid there are only a row and a column communicator.
+    Construction is collective over ``comm``. Boundaries with the same ranks share one communicator: a regular a x b
+    grid has only a row and a column communicator.
     """
 
     def __init__(self, comm: Communicator, partition: Partition, n_replicas: int = 1, *, rounded: bool = False) -> None:
@@ -69,7 +69,7 @@ class ProcessGrid:
             self._groups.setdefault(layer, []).append(j)
 
     def _join_boundaries(self) -> dict[tuple[int, int], Communicator]:
-        """Communicators of this rank's boundaries; all ranks pass the boundaries in the same order."""
+        """Make communicators of this rank's boundaries; all ranks must pass boundaries in the same order."""
         by_ranks = {tuple(range(self.size)): self.comm}
         boundaries = {}
         for layer in range(self.partition.n_layers):
@@ -83,39 +83,39 @@ class ProcessGrid:
 
     @property
     def rank(self) -> int:
-        """This rank's number in its replica."""
+        """This rank's number within its replica."""
         return self.comm.rank
 
     @property
     def size(self) -> int:
-        """Ranks of a replica."""
+        """Number of ranks in a replica."""
         return self.comm.size
 
     @property
     def ledger(self) -> Ledger:
-        """Where costs are charged."""
+        """Ledger to which costs are charged."""
         return self.world.ledger
 
     def groups(self, layer: int) -> list[int]:
-        """Groups of a layer on whose boundary this rank stands, ascending: one on a regular grid, at most two."""
+        """Return the groups of a layer on whose boundary this rank stands, ascending: one or two."""
         return self._groups.get(layer, [])
 
     def group_width(self, layer: int, j: int) -> int:
-        """Number of units in a group: neurons, or channels."""
+        """Return the number of units in a group: neurons, or channels."""
         start, stop = self.partition.group(layer, j)
         return stop - start
 
     def sum_boundary(self, layer: int, j: int, array: Array) -> Array:
         """Sum an array over boundary (layer, j), in place.
 
-        It is its own adjoint: forward it sums partial pre-activations, backward partial cotangents.
+        The sum is its own adjoint: forward it sums partial pre-activations, backward partial cotangents.
 
         Parameters
         ----------
         layer, j : int
             A boundary on which this rank stands, below the output layer.
         array : Array
-            This rank's part, zero where it owns none.
+            This rank's part, zero if it owns none.
 
         Returns
         -------
@@ -124,28 +124,28 @@ class ProcessGrid:
         return self._sums[layer, j].sum_inplace(array)
 
     def collect(self, layer: int, j: int, array: Array) -> Array:
-        """Sum what each rank of a boundary has a part of, zero elsewhere, in place and exactly."""
+        """Combine parts held by the ranks of a boundary, zero elsewhere, in place and exactly."""
         return self._boundaries[layer, j].sum_inplace(array)
 
     def start_boundary(self, layer: int, j: int, array: Array) -> PendingSum:
-        """Begin what :meth:`sum_boundary` does; the same order on all ranks."""
+        """Start :meth:`sum_boundary`; in the same order on all ranks."""
         return self._sums[layer, j].start_sum(array)
 
     def start_all(self, array: Array) -> PendingSum:
-        """Begin what :meth:`sum_all` does."""
+        """Start :meth:`sum_all`."""
         return self.comm.start_sum(array)
 
     def sum_all(self, array: Array) -> Array:
-        """Sum an array over all ranks, in place: the output boundary."""
+        """Sum an array over all ranks in place: the output boundary."""
         return self.comm.sum_inplace(array)
 
     def sum_over_replicas(self, array: Array) -> Array:
-        """Sum an array of this rank's own variables over the replicas, in place; nothing with one replica.
+        """Sum an array of this rank's own variables over the replicas, in place; no effect with one replica.
 
         Parameters
         ----------
         array : Array
-            What this replica's samples make of the variables, or of what a rank holds of them.
+            Contribution of this replica's samples to the variables, or to part of what the rank holds of them.
 
         Returns
         -------
@@ -154,18 +154,18 @@ class ProcessGrid:
         return array if self.replica_comm is None else self.replica_comm.sum_inplace(array)
 
     def mean_over_replicas(self, array: Array) -> Array:
-        """Mean of an array of this rank's own variables over the replicas; a new array."""
+        """Average an array of this rank's own variables over the replicas; returns a new array."""
         mean = self.sum_over_replicas(array.copy())
         mean /= self.n_replicas
         return mean
 
     def sum_of_variables(self, *values: float) -> list[float]:
-        """Sum numbers that each rank has of its own variables, which are the same in all replicas.
+        """Sum numbers that each rank computed from its own variables, which are the same in all replicas.
 
         Parameters
         ----------
         *values : float
-            Dot products, say.
+            For example dot products.
 
         Returns
         -------
@@ -175,13 +175,13 @@ class ProcessGrid:
         return self.world.sum_scalars(*(value if self.replica == 0 else 0.0 for value in values))
 
     def sum_of_samples(self, array: Array) -> Array:
-        """Sum over the replicas what all ranks of one have alike of their samples, in place.
+        """Sum over replicas what all ranks of a replica computed identically from their samples, in place.
 
         Parameters
         ----------
         array : Array of float64
-            A few numbers. Of each replica its first rank's count, so that processors that round differently cannot
-            disagree.
+            A few numbers. Only those of each replica's first rank count, so that processors that round differently
+            cannot disagree.
 
         Returns
         -------
@@ -193,19 +193,19 @@ class ProcessGrid:
         return self.world.sum_inplace(array)
 
     def gather_samples(self, array: Array, share: SampleShare) -> Array:
-        """Rows of all samples from those of each replica.
+        """Gather the rows of all samples from all replicas.
 
         Parameters
         ----------
         array : Array of shape (n_own, ...)
             This replica's rows.
         share : SampleShare
-            Whose they are.
+            Share of samples to which they belong.
 
         Returns
         -------
         Array of shape (n_samples, ...)
-            In the order of all samples; the array itself with one replica.
+            In the order of all samples; with one replica the array itself.
         """
         if self.replica_comm is None:
             return array
@@ -215,24 +215,24 @@ class ProcessGrid:
         return self.replica_comm.sum_inplace(whole)
 
     def stack_replicas(self, array: Array) -> Array:
-        """A small float64 array of each replica, stacked along a new first axis."""
+        """Stack a small float64 array of each replica along a new first axis."""
         if self.replica_comm is None:
             return array[None]
         return self.replica_comm.allgather(array.ravel()).reshape(self.n_replicas, *array.shape)
 
     def feature_range(self) -> tuple[int, int]:
-        """Half-open range of the features this rank holds; empty without a block in layer 1."""
+        """Half-open range of the features that this rank holds; empty without a block in layer 1."""
         block, size = self.blocks.get(1), self.partition.features_per_unit
         return (0, 0) if block is None else (block.inputs[0] * size, block.inputs[1] * size)
 
     def first_of_feature_group(self) -> bool:
-        """Whether this rank speaks for its feature group, where each group is to count once."""
+        """Whether this rank represents its feature group where each group must count once."""
         block = self.blocks.get(1)
         return block is not None and block.j == 0
 
     def free(self) -> None:
         """Free all communicators (collective)."""
-        # boundaries with the same ranks share a communicator, which is freed once, in the order of its making
+        # boundaries with the same ranks share a communicator, which is freed once, in the order of creation
         for comm in dict.fromkeys(self._boundaries.values()):
             if comm is not self.comm:
                 comm.free()
@@ -247,6 +247,6 @@ class ProcessGrid:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        # After an error the ranks are not in step, and freeing is collective: leave it to MPI's end.
+        # After an error the ranks are not in step, and freeing is collective: leave it to MPI's finalisation.
         if error is None:
             self.free()

@@ -1,20 +1,20 @@
-r"""Who owns what: pure arithmetic on the split of every layer's neurons, without MPI.
+r"""The partition of a network over ranks: pure arithmetic on the split of every layer's neurons, without MPI.
 
 ``splits = [P_0, ..., P_L]`` cuts the neurons of layer m (the features for m = 0) into P_m contiguous groups.
-Layer m then has P_{m-1} x P_m blocks; block (i, j) is the weight matrix restricted to input group i and output
-group j, and the bias of group j belongs to block (0, j). Blocks are laid out with alternating orientation,
+Layer m then has P_{m-1} x P_m blocks. Block (i, j) is the weight matrix restricted to input group i and output group j;
+the bias of group j belongs to block (0, j). Ranks are numbered with alternating orientation,
 
 .. math:: \mathrm{rank}(m; i, j) = \begin{cases} i P_m + j & m \text{ odd} \\ j P_{m-1} + i & m \text{ even} \end{cases}
 
-so that on a process grid of a x b (splits a, b, a, b, ...) the ranks that hold group j of layer m after its sum are
-exactly the ranks that need it as input of layer m + 1. This generalises the partition of [DNM].
+so on a process grid of a x b (splits a, b, a, b, ...) the ranks that hold group j of layer m after its sum are exactly
+those that need it as input of layer m + 1. This generalises the partition of [DNM].
 
-What is cut are *units*: neurons, or the channels of images. An input channel feeds several rows of a weight matrix, a
-row for each position of its kernel (or, where images are flattened, for each pixel); a block holds them all.
+The split divides *units*: neurons, or the channels of images. An input channel feeds several rows of a weight matrix,
+one for each position of its kernel (or, if images are flattened, for each pixel); a block holds them all.
 
-*Logical blocks* (``block_splits``) are what block-diagonal methods take apart. By default there is one a rank. Else
-they are cut like the ranks of a grid of their own, and each rank owns whole ones: its groups of units are unions of
-theirs. The method is then the same on every grid that can share them.
+*Logical blocks* (``block_splits``) are the blocks that block-diagonal methods separate. By default there is one per
+rank. Otherwise they are split like the ranks of a grid of their own, and each rank owns whole ones: its groups of units
+are unions of theirs. The method is then the same on every grid that can share the blocks.
 """
 
 from __future__ import annotations
@@ -67,8 +67,8 @@ class Block:
     def rows(self) -> NDArray[np.int64]:
         """Global rows of the weight matrix, in the block's own order; shape (n_in_local,).
 
-        Globally the rows of a unit lie together, as in torch's layers. In a block position comes first and unit last,
-        as the values of its images do, whose channels lie together.
+        In the global order the rows of a unit are contiguous, as in torch's layers. In a block the order is position,
+        then unit, as for the values of its images, whose channels are contiguous.
         """
         units = np.arange(*self.inputs)[None, :] * self.rows_per_unit
         return (units + np.arange(self.rows_per_unit)[:, None]).ravel()
@@ -87,7 +87,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Partition:
-    """The split of a network over ranks.
+    """The division of a network among ranks.
 
     Attributes
     ----------
@@ -96,19 +96,19 @@ class Partition:
     splits : tuple of int
         Number of groups of layers 0..L.
     rows_per_unit : tuple of int
-        Rows of the weight matrix for each input unit, of layers 1..L; empty: 1 each.
+        Rows of the weight matrix for each input unit, for layers 1..L; empty: 1 each.
     features_per_unit : int
-        Features of an input unit: 1, or the pixels of a channel.
+        Features per input unit: 1, or the pixels of a channel.
     speeds : tuple of float
-        Relative speed of each rank; empty: all alike. A group of units is then as large as its ranks are fast in the
-        mean, so that where a layer is cut in one direction only, each rank's block is in proportion to its speed.
+        Relative speed of each rank; empty: all equal. The size of a group of units is proportional to the mean speed of
+        its ranks, so if a layer is split in one direction only, each rank's block is proportional to its speed.
     block_splits : tuple of int
-        Groups of layers 0..L of the logical blocks; empty: those of the ranks.
+        Numbers of groups of the logical blocks in layers 0..L; empty: those of the ranks.
     owners : FileOwners or None
-        Files that the features come from, each with ranks of its own, whose groups no other file's features join.
+        Files with the features, each with its own ranks; no group combines features of different files.
     feature_limits : tuple of int
-        Where the groups of layer 0 begin (the logical blocks', where these are cut otherwise), and the number of
-        features; empty: as equal as can be.
+        Starts of the groups of layer 0 (those of the logical blocks, if these are split otherwise), followed by the
+        number of features; empty: as equal as possible.
     unbiased : tuple of int
         Layers without biases.
     """
@@ -176,7 +176,7 @@ class Partition:
 
     @property
     def all_rows_per_unit(self) -> tuple[int, ...]:
-        """Rows of the weight matrix for each input unit, of layers 1..L."""
+        """Rows of the weight matrix for each input unit, for layers 1..L."""
         return self.rows_per_unit or (1,) * self.n_layers
 
     @property
@@ -190,16 +190,16 @@ class Partition:
         return len(self.widths) - 1
 
     def grid_shape(self, layer: int) -> tuple[int, int]:
-        """Number of input and of output groups of a layer, ``(P_{m-1}, P_m)``."""
+        """Return the numbers of input and output groups of a layer, ``(P_{m-1}, P_m)``."""
         return self.splits[layer - 1], self.splits[layer]
 
     @cached_property
     def n_ranks(self) -> int:
-        """Number of ranks the splits ask for: the largest number of blocks in a layer."""
+        """Number of ranks that the splits need: the largest number of blocks in a layer."""
         return max(a * b for a, b in map(self.grid_shape, range(1, self.n_layers + 1)))
 
     def group(self, layer: int, j: int) -> tuple[int, int]:
-        """Half-open range of the units of group j of a layer (0 for features)."""
+        """Return the half-open range of the units of group j of a layer (0 for features)."""
         if self.feature_limits and layer == 0:
             first, end = self._cut(0, j) if self.block_splits else (j, j + 1)
             return self.feature_limits[first], self.feature_limits[end]
@@ -212,18 +212,18 @@ class Partition:
         return bounds(n, n_groups, first)[0], bounds(n, n_groups, end)[0]
 
     def _cut(self, layer: int, j: int) -> tuple[int, int]:
-        """Half-open range of what group j of a layer is made of: units, or groups of the logical blocks."""
+        """Return the half-open range of the parts of group j of a layer: units, or groups of the logical blocks."""
         if not self.speeds:
             return bounds(self._n_items(layer), self.splits[layer], j)
         return self._weighted[layer][j]
 
     def _n_items(self, layer: int) -> int:
-        """What the groups of a layer are made of."""
+        """Parts of the groups of a layer."""
         return self.block_splits[layer] if self.block_splits else self.widths[layer]
 
     @cached_property
     def _weighted(self) -> list[list[Range]]:
-        """Groups of each layer by the speeds of the ranks."""
+        """Groups of each layer, sized by the speeds of the ranks."""
         return [weighted_bounds(self._n_items(m), weights) for m, weights in enumerate(self._weights)]
 
     @cached_property
@@ -239,19 +239,19 @@ class Partition:
         ]
 
     def owner(self, layer: int, i: int, j: int) -> int:
-        """Rank that owns block (i, j) of a layer."""
+        """Return the rank that owns block (i, j) of a layer."""
         n_i, n_j = self.grid_shape(layer)
         return i * n_j + j if layer % 2 else j * n_i + i
 
     def block(self, layer: int, rank: int) -> Block | None:
-        """Block of a layer that a rank owns, or None where it owns none.
+        """Return the block of a layer that a rank owns, or None if it owns none.
 
         Parameters
         ----------
         layer : int
             Number of the layer, from 1.
         rank : int
-            Any rank, owned by this process or not.
+            Any rank, not only this process's.
 
         Returns
         -------
@@ -265,13 +265,13 @@ class Partition:
         return Block(layer, i, j, self.group(layer - 1, i), self.group(layer, j), n_rows, has_bias)
 
     def blocks(self, rank: int) -> list[Block]:
-        """All blocks of a rank, at most one a layer, by layer."""
+        """Return all blocks of a rank by layer, at most one in each."""
         owned = (self.block(layer, rank) for layer in range(1, self.n_layers + 1))
         return [block for block in owned if block is not None]
 
     @cached_property
     def logical(self) -> Partition:
-        """The partition whose ranks are the logical blocks: this one, unless they are cut otherwise."""
+        """Partition whose ranks are the logical blocks: this one, unless they are split otherwise."""
         if not self.block_splits:
             return self
         return Partition(
@@ -280,17 +280,17 @@ class Partition:
         )  # fmt: skip
 
     def of_features(self, chosen: NDArray[np.bool_]) -> Partition:
-        """The same cut of some of the features: each group keeps those that it has.
+        """Apply the same division to a selection of features: each group keeps its selected ones.
 
         Parameters
         ----------
         chosen : Array of bool, of shape (n_features,)
-            Which, of a network that is no image's.
+            Selected features of a network without images.
 
         Returns
         -------
         Partition
-            Its features are numbered anew.
+            Partition with renumbered features.
         """
         finest = self.logical
         limits = [finest.group(0, j)[0] for j in range(finest.splits[0])]
@@ -304,15 +304,15 @@ class Partition:
 
     @property
     def cut_of_blocks(self) -> tuple[tuple[int, ...], tuple[float, ...], FileOwners | None]:
-        """What decides where the logical blocks lie: their splits, and speeds and files that they follow."""
+        """Everything that determines the logical blocks: their splits, and the speeds and files behind them."""
         return self.logical.splits, self.logical.speeds, self.logical.owners
 
     def holder(self, number: int) -> int:
-        """Rank that owns a logical block."""
+        """Return the rank that owns a logical block."""
         return self._owners(number)[0] if self.block_splits else number
 
     def numbers(self, rank: int) -> list[int]:
-        """Logical blocks that a rank owns, ascending."""
+        """Return the logical blocks that a rank owns, ascending."""
         if not self.block_splits:
             return [rank]
         return [number for number in range(self.logical.n_ranks) if self.holder(number) == rank]
@@ -327,16 +327,16 @@ class Partition:
 
     @cached_property
     def _groups(self) -> list[list[int]]:
-        """Group of the ranks in which each group of the logical blocks lies, by layer."""
+        """Group of the ranks that contains each group of the logical blocks, by layer."""
         return [
             [j for j in range(n_groups) for _ in range(*self._cut(m, j))] for m, n_groups in enumerate(self.splits)
         ]
 
     def boundary(self, layer: int, j: int) -> tuple[int, ...]:
-        """Ranks that share group j of a layer: owners of (m; ., j) and of (m + 1; j, .), sorted.
+        """Return the ranks that share group j of a layer: owners of (m; ., j) and of (m + 1; j, .), sorted.
 
-        They sum the partial pre-activations of the group forward and the partial cotangents backward. The output
-        boundary spans all ranks, since everyone holds the outputs, the loss and the labels.
+        They sum the group's partial pre-activations forward and its partial cotangents backward. The output boundary
+        spans all ranks, since every rank holds the outputs, the loss and the labels.
 
         Parameters
         ----------
@@ -353,7 +353,7 @@ class Partition:
 
     @property
     def shares_last_hidden(self) -> bool:
-        """Whether the last hidden layer is one group, on whose boundary all ranks stand."""
+        """Whether the last hidden layer is a single group, on whose boundary all ranks stand."""
         last = self.n_layers - 1
         return last > 0 and self.splits[last] == 1 and len(self._holders(last, 0)) == self.n_ranks
 
@@ -366,21 +366,21 @@ class Partition:
         return tuple(sorted(below | above))
 
     def n_params(self, rank: int) -> int:
-        """Number of variables a rank owns."""
+        """Return the number of variables that a rank owns."""
         return sum(block.n_params for block in self.blocks(rank))
 
     def idle_ranks(self) -> list[int]:
-        """Ranks that own no variable, because there are more groups than neurons or features."""
+        """Ranks without variables, which exist if there are more groups than neurons or features."""
         return [rank for rank in range(self.n_ranks) if self.n_params(rank) == 0]
 
 
 def divisors(n: int) -> list[int]:
-    """Divisors of a positive number, ascending."""
+    """Return the divisors of a positive number, ascending."""
     return [k for k in range(1, n + 1) if n % k == 0]
 
 
 def regular_splits(n_ranks: int, n_layers: int) -> list[tuple[int, ...]]:
-    """All alternating splits a, b, a, b, ... with a b = ``n_ranks``: on them no rank is idle by construction.
+    """List all alternating splits a, b, a, b, ... with a b = ``n_ranks``, which leave no rank idle by construction.
 
     Parameters
     ----------
@@ -392,7 +392,7 @@ def regular_splits(n_ranks: int, n_layers: int) -> list[tuple[int, ...]]:
     Returns
     -------
     list of tuple of int
-        Each of length ``n_layers + 1``.
+        Tuples of length ``n_layers + 1``.
     """
     return [
         tuple((a, n_ranks // a)[m % 2] for m in range(n_layers + 1)) for a in divisors(n_ranks)
@@ -400,23 +400,23 @@ def regular_splits(n_ranks: int, n_layers: int) -> list[tuple[int, ...]]:
 
 
 def regular_blocks(n_blocks: int, widths: Sequence[int], rows_per_unit: Sequence[int]) -> tuple[int, ...]:
-    """Regular splits into so many logical blocks, of which the largest has the fewest variables, inputs and outputs.
+    """Find regular splits into a number of logical blocks that minimise the largest block's size, inputs and outputs.
 
     Parameters
     ----------
     n_blocks : int
         Number of blocks.
     widths, rows_per_unit : sequence of int
-        Of the network's layers.
+        Shape of the network's layers.
 
     Returns
     -------
     tuple of int
-        A function of the network alone.
+        Splits that depend on the network only.
     """
 
     def cost(splits: tuple[int, ...]) -> int:
-        # the first block is the largest: it has the larger groups, and the biases
+        # the first block is the largest: it has the larger groups and the biases
         blocks = Partition(tuple(widths), splits, tuple(rows_per_unit)).blocks(0)
         return sum(block.n_params + sum(block.shape) for block in blocks)
 
@@ -424,21 +424,21 @@ def regular_blocks(n_blocks: int, widths: Sequence[int], rows_per_unit: Sequence
 
 
 def check_rank_count(partition: Partition, n_ranks: int, n_replicas: int = 1) -> None:
-    """Refuse splits that do not use exactly the ranks there are.
+    """Refuse splits that do not use exactly the available ranks.
 
     Parameters
     ----------
     partition : Partition
         The split of the network.
     n_ranks : int
-        Number of ranks that were started, of one replica of the grid.
+        Number of ranks started, for one replica of the grid.
     n_replicas : int
-        Replicas that they belong to, for the message.
+        Number of replicas, for the message.
 
     Raises
     ------
     ConfigError
-        If the largest layer has another number of blocks; valid splits are listed.
+        If the largest layer has another number of blocks; lists valid splits.
     """
     if partition.n_ranks == n_ranks:
         return
@@ -453,16 +453,16 @@ def check_rank_count(partition: Partition, n_ranks: int, n_replicas: int = 1) ->
 
 
 def splits_title(splits: Sequence[int], n_replicas: int = 1, blocks: Sequence[int] = ()) -> str:
-    """Splits as they are shown and written.
+    """Format splits for messages and files.
 
     Parameters
     ----------
     splits : sequence of int
-        Of a grid.
+        Splits of a grid.
     n_replicas : int
-        Copies of the grid.
+        Number of copies of the grid.
     blocks : sequence of int
-        Groups of the logical blocks, where they are not those of the ranks.
+        Groups of the logical blocks, if they differ from those of the ranks.
 
     Returns
     -------
@@ -475,5 +475,5 @@ def splits_title(splits: Sequence[int], n_replicas: int = 1, blocks: Sequence[in
 
 
 def as_splits(values: Sequence[int]) -> tuple[int, ...]:
-    """Splits as a tuple of plain ints."""
+    """Convert splits to a tuple of plain ints."""
     return tuple(int(value) for value in values)

@@ -1,8 +1,8 @@
 """A thread that lets MPI send and receive while this rank computes.
 
-MPI libraries move a message on when they are called, and a matrix product does not call them: a sum that was begun
-would travel only when its end is waited for. So a thread asks now and then how far the sums are (``MPI_Test``; MPI 4.1
-calls this progress). Numpy lets other threads run during its products, so it costs little more than the calls
+MPI libraries make progress only when they are called, and a matrix product does not call them: a sum that has started
+would travel only once its completion is waited for. So a thread periodically tests the pending sums (``MPI_Test``; MPI
+4.1 calls this progress). Numpy lets other threads run during its products, so this costs little more than the calls
 themselves; without messages the thread sleeps.
 """
 
@@ -14,11 +14,11 @@ from collections.abc import Callable
 from typing import Any
 
 INTERVAL = 2e-4
-"""Seconds between two questions: in them a network of 1 GB/s fills the 200 KB that a socket buffers."""
+"""Seconds between two tests: in this time a network of 1 GB/s fills the 200 KB that a socket buffers."""
 
 
 class ProgressThread:
-    """Asks after sums that were begun; one a process."""
+    """Tester of pending sums; one per process."""
 
     def __init__(self) -> None:
         self._requests: list[Any] = []
@@ -26,21 +26,21 @@ class ProgressThread:
         self._thread: threading.Thread | None = None
 
     def follow(self, request: Any) -> Callable[[], None]:
-        """Ask after a message from time to time until its end is waited for.
+        """Test a message periodically until its completion is waited for.
 
         Parameters
         ----------
         request : mpi4py.MPI.Request
-            Of a non-blocking call.
+            Request of a non-blocking call.
 
         Returns
         -------
         callable
-            Waits for its end.
+            Function that waits for completion.
 
         Notes
         -----
-        Where MPI was not started for several threads this only waits.
+        If MPI was not started with thread support, this only waits.
         """
         from mpi4py import MPI
 
@@ -48,7 +48,7 @@ class ProgressThread:
             self._ask_after(request)
 
         def wait() -> None:
-            # two threads must not ask after the same message
+            # two threads must not test the same message
             with self._lock:
                 self._requests = [other for other in self._requests if other is not request]
             request.Wait()
@@ -67,7 +67,7 @@ class ProgressThread:
         while True:
             self._some.wait()
             with self._lock:
-                # one that has ended is null, and costs nothing to wait for
+                # a completed request is null, and takes no time to wait for
                 self._requests = [request for request in self._requests if not request.Test()]
                 if not self._requests:
                     self._some.clear()

@@ -1,4 +1,4 @@
-"""Which samples a replica of the process grid holds: every R-th of the order of the run, so that ranges stay ranges."""
+"""The samples of a replica of the process grid: every R-th in the order of the run, so that ranges stay ranges."""
 
 from __future__ import annotations
 
@@ -12,26 +12,26 @@ Indices = NDArray[np.intp]
 
 
 class SampleShare:
-    """The samples of one replica among all, or among those of a subsample or a mini-batch.
+    """The samples of one replica among all samples, or among those of a subsample or a mini-batch.
 
-    Replica q of R holds the positions p with p mod R = q. Of any range of all samples it thus holds a range of its own,
-    and of any set of them about one in R; samples of a step are the same whatever R is.
+    Replica q of R holds the positions p with p mod R = q. So of any range of samples it holds a range of its own, and
+    of any set about one in R; the samples of a step do not depend on R.
 
     Parameters
     ----------
     n_samples : int
-        All samples.
+        Number of all samples.
     n_replicas, replica : int
         R and q.
     own : Array of int or None
-        Ascending positions that this replica holds instead, of a subset.
+        Ascending positions that this replica holds instead, for a subset.
 
     Attributes
     ----------
     n_samples : int
-        All samples, over the replicas.
+        Number of samples over all replicas.
     n_own : int
-        This replica's.
+        Number of this replica's samples.
     """
 
     def __init__(self, n_samples: int, n_replicas: int = 1, replica: int = 0, own: Indices | None = None) -> None:
@@ -41,7 +41,7 @@ class SampleShare:
 
     @property
     def whole(self) -> bool:
-        """Whether this replica holds all samples: there is only one."""
+        """Whether this replica holds all samples, because it is the only one."""
         return self._n_replicas == 1
 
     @property
@@ -50,7 +50,7 @@ class SampleShare:
         return slice(self._replica, None, self._n_replicas) if self._own is None else self._own
 
     def within(self, start: int, stop: int) -> tuple[int, int]:
-        """This replica's own range of samples in a range of all.
+        """Return this replica's own range of samples within a range of all.
 
         Parameters
         ----------
@@ -69,7 +69,7 @@ class SampleShare:
         return max(0, first), max(0, last)
 
     def part(self, start: int, stop: int) -> SampleShare:
-        """The share of a range of all samples, their positions counted from its start."""
+        """Return the share of a range of all samples, with positions counted from its start."""
         if self.whole:
             return SampleShare(stop - start)
         if self._own is not None:
@@ -78,7 +78,7 @@ class SampleShare:
         return SampleShare(stop - start, self._n_replicas, (self._replica - start) % self._n_replicas)
 
     def choose(self, rows: Indices) -> tuple[Indices, SampleShare]:
-        """This replica's samples among some, say of a mini-batch.
+        """Select this replica's samples from a set, such as a mini-batch.
 
         Parameters
         ----------
@@ -88,9 +88,9 @@ class SampleShare:
         Returns
         -------
         Array of int
-            Those that this replica holds, as numbers of its own samples.
+            Selected samples that this replica holds, as indices of its own samples.
         SampleShare
-            Of the chosen samples.
+            Share of the selected samples.
         """
         if self.whole:
             return rows, SampleShare(len(rows))
@@ -101,30 +101,30 @@ class SampleShare:
 
 
 class OwnDraws:
-    """Numbers drawn for all samples, of which a replica sees its own ones': the same however many replicas there are.
+    """Random numbers drawn for all samples, of which a replica sees its own; independent of the number of replicas.
 
     Parameters
     ----------
     generator : numpy.random.Generator
-        The same state on all ranks.
+        In the same state on all ranks.
     share : SampleShare
-        Which samples are this replica's.
+        This replica's share of the samples.
     """
 
     def __init__(self, generator: np.random.Generator, share: SampleShare) -> None:
         self._generator, self._share = generator, share
 
     def random(self, size: tuple[int, ...]) -> NDArray[np.float64]:
-        """Numbers in [0, 1), of shape (n_own, ...)."""
+        """Draw numbers in [0, 1), of shape (n_own, ...)."""
         return self._generator.random((self._share.n_samples, *size[1:]))[self._share.own]
 
     def integers(self, high: int, *, size: tuple[int, ...]) -> NDArray[np.int64]:
-        """Whole numbers below a limit, of shape (n_own, ...)."""
+        """Draw whole numbers below a limit, of shape (n_own, ...)."""
         return self._generator.integers(high, size=(self._share.n_samples, *size[1:]))[self._share.own]
 
 
 Draws = np.random.Generator | OwnDraws
-"""Where random numbers of samples come from."""
+"""A source of random numbers for samples."""
 
 
 def ranks_of_a_grid(n_ranks: int, n_replicas: int) -> int:

@@ -1,4 +1,4 @@
-"""Sums whose numbers travel with eight significant bits: bfloat16, rounded to nearest, ties to even."""
+"""Sums sent with eight significant bits per number: bfloat16, rounded to nearest with ties to even."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _QUIET_NAN = np.uint16(0x7FC0)
 
 
 def rounded(x: NDArray[np.float32]) -> NDArray[np.uint16]:
-    """float32 as bits of bfloat16: the nearest, of two equally near the even one; what is too large is infinite."""
+    """Round float32 to the bits of bfloat16: to nearest with ties to even; numbers too large become infinite."""
     bits = x.view(np.uint32)
     halves = ((bits + (((bits >> 16) & 1) + np.uint32(0x7FFF))) >> 16).astype(np.uint16)
     halves[np.isnan(x)] = _QUIET_NAN
@@ -22,12 +22,12 @@ def rounded(x: NDArray[np.float32]) -> NDArray[np.uint16]:
 
 
 def widened(halves: NDArray[np.uint16]) -> NDArray[np.float32]:
-    """Bits of bfloat16 as float32, exactly."""
+    """Convert the bits of bfloat16 to float32, exactly."""
     return (halves.astype(np.uint32) << 16).view(np.float32)
 
 
 class RoundedSums:
-    """Sums over a group of ranks whose numbers travel as bfloat16: half the bytes of float32.
+    """Sums over a group of ranks sent as bfloat16: half the bytes of float32.
 
     Parameters
     ----------
@@ -39,11 +39,11 @@ class RoundedSums:
         self._group = group
 
     def sum_inplace(self, array: NDArray[Any]) -> NDArray[Any]:
-        """Sum a float32 array as :meth:`Communicator.sum_rounded` does."""
+        """Sum a float32 array by :meth:`Communicator.sum_rounded`."""
         return self._group.sum_rounded(array)
 
     def start_sum(self, array: NDArray[Any]) -> PendingSum:
-        """Sum at once; nothing is left to wait for."""
+        """Sum immediately; there is nothing left to wait for."""
         from distnewton.parallel.collectives import PendingSum
 
         self._group.sum_rounded(array)

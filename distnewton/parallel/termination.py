@@ -1,4 +1,4 @@
-"""When the direction phase may end although some ranks have not finished."""
+"""Rules that end the direction phase before all ranks have finished."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distnewton.guards.faults import faults
 
 
 class Board(Protocol):
-    """Where ranks say without blocking that they have finished, and see how many have."""
+    """A board on which ranks announce without blocking that they have finished, and count how many have."""
 
     def begin(self, phase_number: int, enough: int | None = None) -> None: ...  # noqa: D102
     def announce(self) -> None: ...  # noqa: D102
@@ -20,16 +20,16 @@ class Board(Protocol):
 
 
 class EarlyTermination:
-    """The rule of early termination: enough blocks have met their own stopping rule.
+    """The rule of early termination: stop once enough blocks have met their own stopping rule.
 
-    A rank that owns several says so once, when all of them have, and counts for as many.
+    A rank that owns several blocks announces once, when all of them have finished, and counts for all of them.
 
     Parameters
     ----------
     board : Board or None
-        Shared by the ranks; None never ends a phase early, which makes runs repeat bit for bit.
+        Board shared by the ranks; None never ends a phase early, which makes runs repeat bit for bit.
     threshold : int
-        Number of finished blocks that is enough.
+        Sufficient number of finished blocks.
     """
 
     def __init__(self, board: Board | None, threshold: int = 1) -> None:
@@ -41,24 +41,24 @@ class EarlyTermination:
         return self._board is not None
 
     def begin(self, phase_number: int) -> None:
-        """Open a direction phase; numbers only grow."""
+        """Open a direction phase; its number must exceed all earlier ones."""
         if self._board is not None:
             self._board.begin(phase_number, self._threshold)
 
     def announce(self) -> None:
-        """Say that this rank has finished; does not block."""
+        """Announce that this rank has finished; does not block."""
         if self._board is not None:
             self._board.announce()
 
     def enough_finished(self, n_steps: int, n_own: int = 0) -> bool:
-        """Whether enough blocks are known to be finished after so many steps of this rank; does not block.
+        """Whether enough blocks are known to have finished after some steps of this rank; does not block.
 
         Parameters
         ----------
         n_steps : int
-            Steps of each block of this rank.
+            Steps taken by each block of this rank.
         n_own : int
-            Blocks of this rank that have finished, which has not said so: others have not.
+            Finished blocks of this rank while others have not finished, so that it has not announced.
 
         Returns
         -------
@@ -68,12 +68,12 @@ class EarlyTermination:
         return self._board is not None and self._board.n_finished() + n_own >= self._threshold
 
     def leave(self) -> None:
-        """Say that this rank's part of the phase is over, before the collective that follows."""
+        """End this rank's part of the phase, before the collective that follows."""
         if self._board is not None:
             self._board.leave()
 
     def end(self, finished_ranks: Sequence[int]) -> None:
-        """Close the phase, after a collective from which every rank knows who announced."""
+        """Close the phase, after a collective that told every rank who announced."""
         if self._board is not None:
             self._board.end(finished_ranks)
 
@@ -84,7 +84,7 @@ class RecordedTermination(EarlyTermination):
     Parameters
     ----------
     steps : iterator of int
-        Of this rank, one direction phase after the other.
+        Steps of this rank, one number per direction phase.
     """
 
     def __init__(self, steps: Iterator[int]) -> None:
@@ -93,11 +93,11 @@ class RecordedTermination(EarlyTermination):
 
     @property
     def stops_ranks(self) -> bool:
-        """Yes: the record of the repeated run says where."""
+        """Always true: the record of the repeated run says where."""
         return True
 
     def begin(self, phase_number: int) -> None:
-        """Take the steps of the next phase."""
+        """Read the number of steps of the next phase."""
         limit = next(self._steps, None)
         if limit is None:
             raise DataError(
@@ -108,10 +108,10 @@ class RecordedTermination(EarlyTermination):
         self._limit = limit
 
     def enough_finished(self, n_steps: int, n_own: int = 0) -> bool:
-        """Whether this rank had stopped, or finished, after so many steps."""
+        """Whether this rank had stopped, or finished, after this many steps."""
         faults.at("cg")
         return n_steps >= self._limit
 
 
 NEVER = EarlyTermination(None)
-"""Every rank runs to its own stopping rule."""
+"""Every rank continues to its own stopping rule."""

@@ -1,7 +1,7 @@
-"""How sums of arrays on a device travel: through host memory, by an MPI that reads the device's, or by NCCL.
+"""Ways to sum device arrays over ranks: through host memory, by a device-aware MPI, or by NCCL.
 
-MPI itself is called by :class:`~distnewton.parallel.collectives.Communicator` alone, which passes its two ways of
-summing a buffer in place; here are the buffers and their order.
+Only :class:`~distnewton.parallel.collectives.Communicator` calls MPI; it passes in its two ways of summing a buffer in
+place. This module manages the buffers and their order.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ import numpy as np
 from distnewton.backend import Array, library_of
 
 PIECE_BYTES = 1 << 23
-"""Of a staged message that travel while the next ones are copied."""
+"""Bytes of a staged message that are sent while the next ones are copied."""
 
 
 class HostSums(Protocol):
@@ -26,7 +26,7 @@ class HostSums(Protocol):
         ...
 
     def begin_sum_buffer(self, buffer: Any) -> Callable[[], None]:
-        """Begin; what is returned waits for the end."""
+        """Start the sum; the returned function waits for completion."""
         ...
 
     def broadcast_json(self, value: Any = None, root: int = 0) -> Any:
@@ -35,7 +35,7 @@ class HostSums(Protocol):
 
     @property
     def place(self) -> tuple[int, int]:
-        """Rank and size."""
+        """Return rank and size."""
         ...
 
 
@@ -45,7 +45,7 @@ class Transport(Protocol):
     Attributes
     ----------
     name : str
-        For the head of a run.
+        Name in the head of a run.
     """
 
     name: str
@@ -55,18 +55,18 @@ class Transport(Protocol):
         ...
 
     def begin(self, group: HostSums, array: Any) -> Callable[[], None]:
-        """Begin; what is returned makes sure of the same as :meth:`sum`."""
+        """Start the sum; the returned function makes the same guarantee as :meth:`sum`."""
         ...
 
     def free(self, group: HostSums) -> None:
-        """Free what was made for a group (collective over it)."""
+        """Free what was allocated for a group (collective over it)."""
         ...
 
 
 class Staged:
-    """Through page-locked host buffers, which are used again and again.
+    """Sums through page-locked host buffers, which are reused.
 
-    Messages longer than a piece go piece by piece in two buffers: while one travels, the next is copied.
+    Messages longer than a piece are sent piece by piece in two buffers: while one is sent, the next is copied.
     """
 
     name = "MPI, staged through host memory"
@@ -76,12 +76,12 @@ class Staged:
         self._free: dict[int, list[Array]] = {}
 
     def sum(self, group: HostSums, array: Any) -> None:
-        """Sum a device array: the same number of pieces on all ranks, as their arrays are of the same size."""
+        """Sum a device array; all ranks send the same number of pieces, since their arrays have the same size."""
         check_contiguous(array)
         flat, library = array.reshape(-1), library_of(array)
         step = max(1, self._piece_bytes // array.itemsize)
         if flat.size <= step:
-            # the very call that an array on the host would make, so that numbers are the same
+            # the same call as for a host array, so that results are the same
             buffer, host = self._take(flat)
             library.download(flat, host)
             group.sum_buffer(host)
@@ -97,12 +97,12 @@ class Staged:
             travelling.popleft()()
 
     def begin(self, group: HostSums, array: Any) -> Callable[[], None]:
-        """Begin the sum of a device array, as one message."""
+        """Start the sum of a device array, as one message."""
         check_contiguous(array)
         return self._begin(group, array.reshape(-1))
 
     def free(self, group: HostSums) -> None:
-        """Nothing belongs to a group."""
+        """Do nothing: no resource belongs to a group."""
 
     def _begin(self, group: HostSums, flat: Any) -> Callable[[], None]:
         buffer, host = self._take(flat)
@@ -118,7 +118,7 @@ class Staged:
         return finish
 
     def _take(self, flat: Any) -> tuple[Array, Array]:
-        """A free buffer that is large enough, and its part for the numbers of an array."""
+        """Return a free buffer that is large enough, and the part of it for the numbers of an array."""
         n_bytes = max(1, flat.nbytes)
         size = 1 << (n_bytes - 1).bit_length()
         free = self._free.setdefault(size, [])
@@ -130,37 +130,37 @@ class Staged:
 
 
 class Direct:
-    """MPI reads and writes the device's memory: only for libraries of which that was tried."""
+    """Sums for which MPI accesses device memory; only for libraries in which this was tested."""
 
     name = "MPI on GPU memory"
 
     def sum(self, group: HostSums, array: Any) -> None:
         """Sum a device array."""
-        # MPI knows nothing of the stream in which the array is still being made
+        # MPI does not know the stream in which the array is still being computed
         library_of(array).synchronize()
         group.sum_buffer(array)
 
     def begin(self, group: HostSums, array: Any) -> Callable[[], None]:
-        """Begin the sum of a device array."""
+        """Start the sum of a device array."""
         library_of(array).synchronize()
         return group.begin_sum_buffer(array)
 
     def free(self, group: HostSums) -> None:
-        """Nothing belongs to a group."""
+        """Do nothing: no resource belongs to a group."""
 
 
 class Nccl:
-    """NCCL, with its id sent over MPI: sums are work on a stream of their own, and the host waits for none of them.
+    """Sums by NCCL, on a stream of their own, for which the host does not wait; MPI distributes NCCL's id.
 
     Parameters
     ----------
     cupy : module
-        As imported; the device is the current one.
+        The imported module; the current device is used.
 
     Notes
     -----
-    That stream waits for what the current stream was to do before a sum, and the current stream for the sum where its
-    end is asked for: in between both have work.
+    NCCL's stream waits for work that the current stream had queued before a sum, and the current stream waits for the
+    sum once its completion is requested: in between both run concurrently.
     """
 
     name = "NCCL"
@@ -169,7 +169,7 @@ class Nccl:
         from cupy.cuda import nccl
 
         self._cupy, self._nccl = cupy, nccl
-        # one that waits for the default stream by itself would leave nothing to do meanwhile
+        # a blocking stream would wait for the default stream, so nothing could overlap
         self._stream = cupy.cuda.Stream(non_blocking=True)
         self._groups: dict[int, Any] = {}
         self._types = {
@@ -184,11 +184,11 @@ class Nccl:
         }
 
     def sum(self, group: HostSums, array: Any) -> None:
-        """Sum a device array: what the current stream does later sees the sum."""
+        """Sum a device array; later work on the current stream sees the sum."""
         self.begin(group, array)()
 
     def begin(self, group: HostSums, array: Any) -> Callable[[], None]:
-        """Begin the sum of a device array, which stays alive until its end was asked for."""
+        """Start the sum of a device array, which is kept alive until its completion is requested."""
         check_contiguous(array)
         communicator, pointer, stream = self._of(group), array.data.ptr, self._stream
         stream.wait_event(self._current().record())
@@ -208,20 +208,20 @@ class Nccl:
             communicator.destroy()
 
     def _current(self) -> Any:
-        """The stream that products are work of."""
+        """Stream on which products run."""
         return self._cupy.cuda.get_current_stream()
 
     def _of(self, group: HostSums) -> Any:
-        """NCCL's communicator of a group, made at its first sum."""
+        """Return NCCL's communicator of a group, created at its first sum."""
         if id(group) not in self._groups:
             rank, size = group.place
-            # 128 bytes as numbers; NCCL itself needs no other way between the ranks to begin
+            # 128 bytes sent as numbers; NCCL needs no other exchange between the ranks to start
             unique = bytes(group.broadcast_json(list(self._nccl.get_unique_id()) if rank == 0 else None))
             self._groups[id(group)] = self._nccl.NcclCommunicator(size, unique, rank)
         return self._groups[id(group)]
 
 
 def check_contiguous(array: Any) -> None:
-    """Refuse an array whose numbers do not lie in a row: its sum would go into a copy."""
+    """Refuse an array that is not contiguous: its sum would go into a copy."""
     if not array.flags.c_contiguous:
         raise ValueError(f"only contiguous arrays are summed, got one of shape {array.shape}")
