@@ -1,6 +1,6 @@
-"""The array library behind one object, so that the numerical code names no library.
+"""One interface to all array libraries: numerical code names none of them.
 
-:class:`Backend` is numpy on the CPU; a GPU has one of the same interface (:mod:`~distnewton.backend.gpu`).
+:class:`Backend` uses numpy on the CPU; a GPU's backend has the same interface (:mod:`~distnewton.backend.gpu`).
 """
 
 from distnewton.backend.arrays import (

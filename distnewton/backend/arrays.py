@@ -1,8 +1,8 @@
-"""Whose an array is: its library's functions, and the few places where numbers cross between host and device.
+"""The library of an array: its functions, and the few transfers of numbers between host and device.
 
-Numerical code asks an array for its functions, ``xp = namespace(Z)``, and moves numbers by :func:`to_host`,
-:func:`scalar`, :func:`like` and :meth:`Backend.asarray <distnewton.backend.Backend.asarray>` alone: what crosses
-to a GPU and back is then seen, and counted in tests. For arrays of numpy all of these are no work.
+Numerical code asks an array for its functions, ``xp = namespace(Z)``, and moves numbers only by :func:`to_host`,
+:func:`scalar`, :func:`like` and :meth:`Backend.asarray <distnewton.backend.Backend.asarray>`. This makes transfers
+to and from a GPU visible, and tests count them. For numpy arrays these functions do no work.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ Array = NDArray[Any]
 
 
 class Library:
-    """An array library and the memory that its arrays lie in: numpy's, which those of devices inherit from.
+    """An array library and the memory of its arrays; this one is numpy, from which device libraries inherit.
 
     Attributes
     ----------
     name : str
-        Its name in messages: ``numpy``, ``cupy``.
+        Name in messages: ``numpy``, ``cupy``.
     host : bool
-        Whether its arrays lie in the host's memory.
+        Whether its arrays are in host memory.
     xp : module
         The common array functions.
     """
@@ -34,54 +34,54 @@ class Library:
     xp: Any = np
 
     def to_host(self, array: Any) -> Array:
-        """A numpy array of the same values; on the host the array itself."""
+        """Return a numpy array of the same values; on the host the array itself."""
         values: Array = array
         return values
 
     def to_device(self, values: Array) -> Any:
-        """An array of this library with the values, and the dtype, of one of numpy; on the host that itself."""
+        """Copy a numpy array to this library, with its dtype; on the host return the array itself."""
         return values
 
     def scalar(self, value: Any) -> float:
-        """A number that a reduction has left in an array without axes."""
+        """Return the number in an array without axes, as reductions produce it."""
         return float(value)
 
     def dot(self, x: Any, y: Any) -> float:
-        """Inner product of two vectors, accumulated in float64."""
+        """Compute the inner product of two vectors, accumulated in float64."""
         if x.dtype == np.float64:
             return float(np.vdot(x, y))
         return float(np.einsum("i,i->", x, y, dtype=np.float64))
 
     def vecdot(self, x: Any, y: Any) -> Any:
-        """Inner products along the last axis."""
+        """Compute inner products along the last axis."""
         return np.vecdot(x, y)
 
     def download(self, array: Any, out: Array) -> None:
-        """Copy a contiguous array into one of numpy; on return the values are there."""
+        """Copy a contiguous array into a numpy array; on return the copy is complete."""
         np.copyto(out, array)
 
     def upload(self, values: Array, out: Any) -> None:
-        """Copy an array of numpy into a contiguous array; on return the values may be overwritten."""
+        """Copy a numpy array into a contiguous array; on return the source may be overwritten."""
         np.copyto(out, values)
 
     def pinned(self, n_bytes: int) -> Array:
-        """Host memory that a device copies from and to at full speed, as uint8."""
+        """Allocate host memory that a device copies to and from at full speed, as uint8."""
         return np.empty(n_bytes, np.uint8)
 
     def synchronize(self) -> None:
-        """Return when all work on the device is done."""
+        """Wait until all work on the device is done."""
 
     def sparse_rows(self, X: Any, start: int, stop: int) -> Any:
-        """Some consecutive rows of a sparse array."""
+        """Return consecutive rows of a sparse array."""
         return X[start:stop]
 
     def row_offsets(self, X: Any) -> Array:
-        """Where the rows of a sparse array begin among its values, on the host."""
+        """Return the start of each row of a sparse array among its values, on the host."""
         offsets: Array = X.indptr
         return offsets
 
     def sparse_array(self, values: Any, columns: Any, offsets: Array, n_columns: int) -> Any:
-        """Sparse rows from their values and columns, of which no row has one twice, and from offsets on the host."""
+        """Make sparse rows from values, columns (none twice in a row) and row offsets on the host."""
         # imported here: a run on dense data needs no scipy.sparse
         from scipy.sparse import csr_array
 
@@ -89,13 +89,13 @@ class Library:
 
 
 class DeviceLibrary(Library, ABC):
-    """A library of arrays on a device, where each operation is a launch and a way through its memory."""
+    """A library of arrays on a device, where each operation costs a launch and a pass through memory."""
 
     host = False
 
     @abstractmethod
     def update(self, target: Any, expression: str, **others: Any) -> Any:
-        """As :func:`update`."""
+        """Do the work of :func:`update`."""
 
 
 HOST = Library()
@@ -103,57 +103,57 @@ _LIBRARIES: dict[type, DeviceLibrary] = {}
 
 
 def register(library: DeviceLibrary, *kinds: type) -> None:
-    """Say whose arrays of some types are; those of all other types, numbers and scipy's among them, are the host's.
+    """Assign array types to a library; all other types, including numbers and scipy's arrays, belong to the host.
 
     Parameters
     ----------
     library : DeviceLibrary
-        Whose they are.
+        Library of these arrays.
     *kinds : type
-        Dense and sparse arrays.
+        Types of dense and sparse arrays.
     """
     _LIBRARIES.update(dict.fromkeys(kinds, library))
 
 
 def library_of(array: Any) -> Library:
-    """The library of a dense or sparse array."""
+    """Return the library of a dense or sparse array."""
     return _LIBRARIES.get(type(array), HOST)
 
 
 def namespace(array: Any) -> Any:
-    """The common array functions of an array's library: numpy's for arrays of numpy."""
+    """Return the common array functions of an array's library: numpy's for numpy arrays."""
     return _LIBRARIES.get(type(array), HOST).xp
 
 
 def on_device(array: Any) -> bool:
-    """Whether an array lies in the memory of a device."""
+    """Whether an array is in device memory."""
     return type(array) in _LIBRARIES
 
 
 def to_host(array: Any) -> Array:
-    """A numpy array of the same values; of numpy's the array itself."""
+    """Return a numpy array of the same values; a numpy array is returned itself."""
     return _LIBRARIES.get(type(array), HOST).to_host(array)
 
 
 def scalar(value: Any) -> float:
-    """A number that a reduction has left, on the host."""
+    """Return the result of a reduction as a number on the host."""
     return _LIBRARIES.get(type(value), HOST).scalar(value)
 
 
 def like(array: Any, values: Array) -> Any:
-    """Numbers made on the host, say random ones or indices, where an array is.
+    """Move numbers made on the host, such as random ones or indices, to the memory of an array.
 
     Parameters
     ----------
     array : Array
-        Decides where.
+        Array whose library determines the memory.
     values : Array of numpy
-        Their dtype is kept.
+        Numbers to move; their dtype is kept.
 
     Returns
     -------
     Array
-        The values themselves on the host.
+        On the host the values themselves.
     """
     return _LIBRARIES.get(type(array), HOST).to_device(values)
 
@@ -164,12 +164,12 @@ def update(target: Any, expression: str, **others: Any) -> Array:
     Parameters
     ----------
     target : Array on a device
-        ``x`` of the expression.
+        Array that the expression calls ``x``.
     expression : str
-        In what C++ and Python have in common: operators, ``exp``, ``expm1``, ``log1p``, ``tanh``, ``fabs``, ``fmax``,
-        and ``T(1)`` for a number of the array's type; one of float64 has all of it computed in float64.
+        Text valid in both C++ and Python: operators, ``exp``, ``expm1``, ``log1p``, ``tanh``, ``fabs``, ``fmax``, and
+        ``T(1)`` for a number of the array's type; a float64 number makes the whole computation float64.
     **others : Array on the device of the same dtype, or float
-        Its other names; arrays are broadcast to the target.
+        Values of the expression's other names; arrays are broadcast to the target.
 
     Returns
     -------
@@ -198,17 +198,17 @@ def scale_and_add(y: Any, a: float, v: Any) -> None:
 
 
 def take_rows(array: Any, rows: Any) -> Any:
-    """Rows of a dense or sparse array, by a slice or by numbers that lie on the host."""
+    """Select rows of a dense or sparse array, by a slice or by numbers on the host."""
     return array[rows] if isinstance(rows, slice) else array[like(array, rows)]
 
 
 def vecdot(x: Any, y: Any) -> Any:
-    """Inner products along the last axis."""
+    """Compute inner products along the last axis."""
     return _LIBRARIES.get(type(x), HOST).vecdot(x, y)
 
 
 def is_sparse(array: Any) -> bool:
-    """Whether an array holds sparse rows, or packed columns in their place."""
+    """Whether an array holds sparse rows, or packed columns instead."""
     return hasattr(array, "indptr") or is_packed(array)
 
 

@@ -1,7 +1,7 @@
-"""numpy on the CPU, and what the method needs beyond the common array functions.
+"""numpy on the CPU, and operations beyond the common array functions.
 
-Products with sparse features, inner products in float64, batched matrix-vector products and factorisations are gathered
-here, because these are the operations in which array libraries differ.
+Products with sparse features, inner products in float64, batched matrix-vector products and factorisations are defined
+here, because array libraries differ in these operations.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from distnewton.errors import NumericalError
 _BEYOND_CACHES = 1 << 24
 _ROW = range(256, 4096)
 _SMALL = 64
-"""Triangular matrices of at most so many rows are inverted as any matrix."""
+"""Largest number of rows for which a triangular matrix is inverted as a general one."""
 
 FACTOR_ADVICE = (
     "a damped curvature factor is not positive definite: the statistics overflowed, or the damping is too small for "
@@ -44,7 +44,7 @@ class Backend:
 
     @property
     def library(self) -> Library:
-        """Whose arrays these are."""
+        """Library of the arrays."""
         return HOST
 
     @property
@@ -54,74 +54,74 @@ class Backend:
 
     @property
     def memory_limit(self) -> int | None:
-        """Bytes of a device's own memory that arrays may take; None where they take the host's."""
+        """Bytes of device memory that arrays may occupy; None if they are in host memory."""
         return None
 
     @property
     def description(self) -> str:
-        """The device in words, for the head of a run."""
+        """Description of the device, shown at the start of a run."""
         return "CPU"
 
     @classmethod
     def of(cls, dtype: str) -> Backend:
-        """Backend of a dtype given by name."""
+        """Make a backend from the name of a dtype."""
         return cls(np.dtype(dtype))
 
     def empty(self, *shape: int) -> Array:
-        """Uninitialised array."""
+        """Allocate an uninitialised array."""
         return np.empty(shape, self.dtype)
 
     def zeros(self, *shape: int) -> Array:
-        """Array of zeros."""
+        """Make an array of zeros."""
         return np.zeros(shape, self.dtype)
 
     def small_integers(self, *shape: int) -> Array:
-        """Uninitialised array of numbers from 0 to 255."""
+        """Allocate an uninitialised array of numbers from 0 to 255."""
         return np.empty(shape, np.uint8)
 
     def asarray(self, values: Any) -> Array:
-        """Array of this backend's dtype with the given values, moved to the device where there is one."""
+        """Convert values to an array of this backend's dtype, on the device if there is one."""
         return np.asarray(values, self.dtype)
 
     def features(self, X: Any) -> Any:
-        """Dense or sparse features of numpy and scipy, moved to the device where there is one; else themselves."""
+        """Move dense or sparse features of numpy and scipy to the device; without one, return them."""
         return X
 
     def at_once(self, n_numbers: int) -> int:
-        """Numbers to work on at a time where so many stay in the cache of a processor."""
+        """Return how many numbers to process at a time, given a number that stays in a processor's cache."""
         return n_numbers
 
     def dot(self, x: Array, y: Array) -> float:
-        """Inner product of two vectors, accumulated in float64."""
+        """Compute the inner product of two vectors, accumulated in float64."""
         return HOST.dot(x, y)
 
     def product(self, Z: Any, W: Array, out: Array) -> Array:
-        """Product ``Z @ W`` into ``out``; Z may be sparse."""
+        """Compute ``Z @ W`` into ``out``; Z may be sparse."""
         if not is_sparse(Z):
             return np.matmul(Z, W, out=out)
         out[...] = getattr(Z, "by_columns", Z) @ W
         return out
 
     def transposed_product(self, Z: Any, T: Array, out: Array) -> Array:
-        """Product ``Z.T @ T`` into ``out``; Z may be sparse."""
+        """Compute ``Z.T @ T`` into ``out``; Z may be sparse."""
         if not is_sparse(Z):
             return np.matmul(Z.T, T, out=out)
         out[...] = getattr(Z, "by_columns", Z).T @ T
         return out
 
     def stacked_matvec(self, A: Array, x: Array) -> Array:
-        """Products of each matrix of a stack and its vector, (..., k, m) times (..., m); a new array."""
+        """Multiply each matrix of a stack by its vector, (..., k, m) times (..., m); a new array."""
         result: Array = np.matvec(A, x)
         return result
 
     def batched_matvec(self, D: Array, P: Array, out: Array) -> Array:
-        """Products of a matrix and a vector a sample: (n, k, m) times (n, m) into (n, k)."""
+        """Multiply a matrix by a vector for each sample: (n, k, m) times (n, m) into (n, k)."""
         if _streams(D):
             return np.vecdot(D, P[:, None, :], out=out)
         return np.matvec(D, P, out=out)
 
     def batched_vecmat(self, U: Array, D: Array, out: Array) -> Array:
-        """Products of a vector and a matrix a sample: (n, k) times (n, k, m) into (n, m)."""
+        """Multiply a vector by a matrix for each sample: (n, k) times (n, k, m) into (n, m)."""
         if D.shape[1] == 1:
             return np.multiply(U, D[:, 0], out=out)
         if _streams(D):
@@ -129,19 +129,19 @@ class Backend:
         return np.vecmat(U, D, out=out)
 
     def windows(self, images: Array, size: tuple[int, int], stride: tuple[int, int]) -> Array:
-        """View of the windows that slide over images, without a copy.
+        """View the sliding windows of images, without a copy.
 
         Parameters
         ----------
         images : Array of shape (n, height, width, channels)
-            Any memory layout.
+            Images in any memory layout.
         size, stride : tuple of int
-            Vertical, then horizontal.
+            Window size and stride, vertical then horizontal.
 
         Returns
         -------
         Array of shape (n, height_out, width_out, *size, channels)
-            Read-only.
+            Read-only view.
         """
         layout = self.window_layout(images, size, stride)
         return np.lib.stride_tricks.as_strided(images, *layout, writeable=False)
@@ -150,7 +150,7 @@ class Backend:
     def window_layout(
         images: Array, size: tuple[int, int], stride: tuple[int, int]
     ) -> tuple[tuple[int, ...], tuple[int, ...]]:
-        """Shape and strides of :meth:`windows`."""
+        """Return shape and strides of :meth:`windows`."""
         (kh, kw), (sh, sw) = size, stride
         n, h, w, c = images.shape
         d0, d1, d2, d3 = images.strides
@@ -158,12 +158,12 @@ class Backend:
         return shape, (d0, d1 * sh, d2 * sw, d1, d2, d3)
 
     def inverse(self, A: Array) -> Array:
-        """Inverse of a symmetric positive definite matrix by Cholesky; what float32 cannot factorise, float64 may.
+        """Invert a symmetric positive definite matrix by Cholesky, in float64 if float32 fails.
 
         Parameters
         ----------
         A : Array of shape (n, n)
-            CachedSource.
+            Matrix, not changed.
 
         Returns
         -------
@@ -181,17 +181,17 @@ class Backend:
         raise NumericalError(FACTOR_ADVICE)
 
     def inverses(self, A: Array) -> Array:
-        """Inverses of many small symmetric positive definite matrices by Cholesky, in float64.
+        """Invert many small symmetric positive definite matrices by Cholesky, in float64.
 
         Parameters
         ----------
         A : Array of shape (..., n, n)
-            CachedSource.
+            Matrices, not changed.
 
         Returns
         -------
         Array of shape (..., n, n)
-            NaN where numbers have overflowed: training that diverges is told by its objective, on all ranks alike.
+            All NaN if ``A`` contains non-finite numbers: the objective reveals diverged training on all ranks.
 
         Raises
         ------
@@ -208,17 +208,17 @@ class Backend:
         return self.asarray(np.matrix_transpose(roots) @ roots)
 
     def cholesky(self, A: Array) -> Array:
-        """Lower Cholesky factor of a symmetric positive definite matrix.
+        """Compute the lower Cholesky factor of a symmetric positive definite matrix.
 
         Parameters
         ----------
         A : Array of shape (n, n)
-            Kept.
+            Matrix, not changed.
 
         Returns
         -------
         Array of shape (n, n)
-            In the first of this dtype and float64 that can; what is above the diagonal means nothing.
+            Factor in this dtype, or in float64 if this dtype fails; ignore entries above the diagonal.
 
         Raises
         ------
@@ -226,7 +226,7 @@ class Backend:
             If the matrix is not positive definite in float64 either.
         """
         for dtype in dict.fromkeys((self.dtype, np.dtype(np.float64))):
-            # the transpose of a symmetric matrix is the matrix, in the order that LAPACK wants
+            # the transpose of a symmetric matrix is the same matrix in LAPACK's order
             copied = A.T.astype(dtype, order="K")
             factor, failed = _lapack("potrf", dtype)(copied, lower=True, overwrite_a=True, clean=False)
             if not failed:
@@ -235,30 +235,30 @@ class Backend:
         raise NumericalError(SYSTEM_ADVICE)
 
     def solve(self, factor: Array, b: Array) -> Array:
-        """Solution of L L^T x = b, for a lower factor as of :meth:`cholesky` and b of shape (n,)."""
+        """Solve L L^T x = b, for a lower factor from :meth:`cholesky` and b of shape (n,)."""
         x, _ = _lapack("potrs", factor.dtype)(factor, b.astype(factor.dtype, copy=False), lower=True)
         return self.asarray(x)
 
     def solve_triangular(self, L: Array, b: Array, *, transposed: bool) -> Array:
-        """Solution of L x = b, or of L^T x = b, for a lower triangular matrix; b of shape (n,) or (n, k)."""
+        """Solve L x = b, or L^T x = b, for a lower triangular matrix; b of shape (n,) or (n, k)."""
         x, _ = _lapack("trtrs", L.dtype)(L, b, lower=True, trans=int(transposed))
         solution: Array = x
         return solution
 
 
 def _streams(D: Array) -> bool:
-    """Whether products with a stack of matrices wait for memory: one pass in its order then beats BLAS's many calls."""
-    # measured on rows of 64 to 30,000 numbers: from 16 MiB on a third less time, in the caches up to twice as much
+    """Whether memory limits products with a stack of matrices: one pass in its order then beats many BLAS calls."""
+    # measured on rows of 64 to 30,000 numbers: a third less time from 16 MiB, up to twice as much in the caches
     return D.nbytes >= _BEYOND_CACHES and D.shape[2] in _ROW
 
 
 def load_lapack() -> None:
-    """Import what factorises matrices, where no iteration is charged for it; what needs none starts without it."""
+    """Import LAPACK before the iterations, which are timed; runs without factorisations start without it."""
     import scipy.linalg  # noqa: F401
 
 
 def _triangular_inverse(L: Array) -> Array:
-    """Inverse of a lower triangular matrix, by halves: numpy alone, as SciPy's takes longer to import than to use."""
+    """Invert a lower triangular matrix by halves, with numpy only: importing SciPy takes longer than this."""
     n = len(L)
     if n <= _SMALL:
         small: Array = np.linalg.inv(L)
@@ -272,7 +272,7 @@ def _triangular_inverse(L: Array) -> Array:
 
 
 def _lapack(name: str, dtype: np.dtype[Any]) -> Any:
-    """LAPACK's function of a name and real dtype."""
+    """Return LAPACK's function for a name and real dtype."""
     from scipy.linalg import lapack
 
     return getattr(lapack, ("s" if dtype == np.float32 else "d") + name)

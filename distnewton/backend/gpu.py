@@ -1,4 +1,4 @@
-"""cupy on a GPU. Nothing here is imported, nor is cupy, unless a run asks for a GPU."""
+"""cupy on a GPU. Neither this module nor cupy is imported unless a run asks for a GPU."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ INSTALL = "pip install 'distnewton[gpu]'"
 
 
 class CupyLibrary(DeviceLibrary):
-    """cupy's arrays.
+    """The library of cupy's arrays.
 
     Parameters
     ----------
     cupy, cupyx : module
-        As imported.
+        The imported modules.
     """
 
     name = "cupy"
@@ -30,82 +30,82 @@ class CupyLibrary(DeviceLibrary):
     def __init__(self, cupy: Any, cupyx: Any) -> None:
         self.xp, self.cupyx = cupy, cupyx
         self._kernels: dict[str, Any] = {}
-        # one kernel, without arrays in float64 in between
+        # one kernel, without temporary arrays in float64
         self._dot = cupy.ReductionKernel(
             "T x, T y", "float64 z", "(double)x * (double)y", "a + b", "z = a", "0", "dot64", reduce_type="double"
         )
 
     def to_host(self, array: Any) -> Array:
-        """A numpy array of the same values."""
-        # as it lies in memory: the order decides how products round
+        """Return a numpy array of the same values."""
+        # keep the memory order, which determines how products round
         result: Array = array.get() if is_sparse(array) else array.get(order="A")
         return result
 
     def to_device(self, values: Array) -> Any:
-        """An array of cupy with the values of one of numpy."""
+        """Return a cupy array with the values of a numpy array."""
         return self.xp.asarray(values)
 
     def scalar(self, value: Any) -> float:
-        """A number that a reduction has left; waits for it."""
+        """Wait for the result of a reduction and return it."""
         return float(value.get())
 
     def dot(self, x: Any, y: Any) -> float:
-        """Inner product of two vectors, accumulated in float64."""
+        """Compute the inner product of two vectors, accumulated in float64."""
         return self.scalar(self._dot(x, y))
 
     def update(self, target: Any, expression: str, **others: Any) -> Any:
         """Overwrite an array by an expression of itself and others, in one kernel."""
-        # Python's own numbers take the type of the arrays
+        # Python numbers take the type of the arrays
         given = [value if isinstance(value, self.xp.ndarray) else float(value) for value in others.values()]
         return self._kernel(expression, *others)(target, *given, target)
 
     def vecdot(self, x: Any, y: Any) -> Any:
-        """Inner products along the last axis."""
+        """Compute inner products along the last axis."""
         return (x * y).sum(axis=-1)
 
     def download(self, array: Any, out: Array) -> None:
-        """Copy a contiguous array into one of numpy; on return the values are there."""
+        """Copy a contiguous array into a numpy array; on return the copy is complete."""
         array.get(out=out)
 
     def upload(self, values: Array, out: Any) -> None:
-        """Copy an array of numpy into a contiguous array; on return the values may be overwritten."""
+        """Copy a numpy array into a contiguous array; on return the source may be overwritten."""
         out.set(values)
-        # from pinned memory the copy runs on behind the call
+        # a copy from pinned memory continues after the call
         self.synchronize()
 
     def pinned(self, n_bytes: int) -> Array:
-        """Page-locked host memory."""
+        """Allocate page-locked host memory."""
         result: Array = self.cupyx.empty_pinned((n_bytes,), np.uint8)
         return result
 
     def synchronize(self) -> None:
-        """Return when all work of the current stream is done."""
+        """Wait until all work of the current stream is done."""
         self.xp.cuda.get_current_stream().synchronize()
 
     def sparse_rows(self, X: Any, start: int, stop: int) -> Any:
-        """Some consecutive rows; the offsets are read from their copy on the host."""
+        """Return consecutive rows; reads the offsets from their host copy."""
         offsets = self.row_offsets(X)
         first, last = (int(offsets[i]) for i in (start, stop))
         parts = X.data[first:last], X.indices[first:last], X.indptr[start : stop + 1] - first
         return self._rows(parts, offsets[start : stop + 1] - first, X.shape[1])
 
     def row_offsets(self, X: Any) -> Array:
-        """Where the rows begin among the values, on the host."""
+        """Return the start of each row among the values, on the host."""
         if not hasattr(X, "offsets"):
-            # of rows that were chosen one by one, as those of a mini-batch
+            # rows selected individually, as in a mini-batch, have no host copy yet
             X.offsets = X.indptr.get()
         result: Array = X.offsets
         return result
 
     def sparse_array(self, values: Any, columns: Any, offsets: Array, n_columns: int) -> Any:
-        """Sparse rows of cupy from their values and columns, of which no row has one twice."""
-        # of two types cupy takes the wider one, for which cuSPARSE has fewer functions
+        """Make sparse rows of cupy from values and columns, none twice in a row."""
+        # cupy takes the wider of two types, for which cuSPARSE has fewer functions
         fits = offsets[-1] <= np.iinfo(columns.dtype).max
         there = self.to_device(offsets.astype(columns.dtype, copy=False) if fits else offsets)
         return self._rows((values, columns, there), offsets, n_columns)
 
     def _kernel(self, expression: str, *names: str) -> Any:
-        """The kernel of an expression of x and other names, made at its first use."""
+        """Return the kernel of an expression of x and other names, made at its first use."""
         if expression not in self._kernels:
             inputs = ", ".join(f"T {name}" for name in ("x", *names))
             name = f"update{len(self._kernels)}"
@@ -113,17 +113,17 @@ class CupyLibrary(DeviceLibrary):
         return self._kernels[expression]
 
     def _rows(self, parts: tuple[Any, Any, Any], offsets: Array, n_columns: int) -> Any:
-        """Sparse rows from values, columns and offsets, these also on the host."""
+        """Make sparse rows from values, columns and offsets, with the offsets also on the host."""
         result = self.cupyx.scipy.sparse.csr_matrix(parts, shape=(len(offsets) - 1, n_columns))
         result.offsets = offsets
-        # else each product would look for duplicates first
+        # otherwise each product would search for duplicates first
         result.has_canonical_format = True
         return result
 
 
 @cache
 def cupy_library() -> CupyLibrary:
-    """cupy, imported and known to :func:`~distnewton.backend.namespace`.
+    """Import cupy and register it for :func:`~distnewton.backend.namespace`.
 
     Returns
     -------
@@ -132,9 +132,9 @@ def cupy_library() -> CupyLibrary:
     Raises
     ------
     MissingExtraError
-        If there is no cupy.
+        If cupy is not installed.
     ConfigError
-        If there is one that cannot be imported.
+        If cupy is installed but cannot be imported.
     """
     try:
         import cupy
@@ -143,7 +143,7 @@ def cupy_library() -> CupyLibrary:
     except ImportError as error:
         if isinstance(error, ModuleNotFoundError) and error.name == "cupy":
             raise MissingExtraError("run.device = gpu", "gpu") from None
-        # its own message fills a screen; what went wrong was said first
+        # cupy's own message fills a screen; the first error has the cause
         cause: BaseException = error
         while (before := cause.__cause__ or cause.__context__) is not None:
             cause = before
@@ -155,14 +155,14 @@ def cupy_library() -> CupyLibrary:
 
 
 def count_gpus() -> tuple[int, str]:
-    """GPUs that this process sees, and why there are none.
+    """Count the GPUs visible to this process, or say why there are none.
 
     Returns
     -------
     int
-        Their number; 0 also where there is no cupy.
+        Number of GPUs; 0 also if cupy is missing.
     str
-        Empty where there are some.
+        Reason if there are none, else empty.
     """
     try:
         cupy = cupy_library().xp
@@ -179,16 +179,16 @@ def count_gpus() -> tuple[int, str]:
 
 @dataclass(frozen=True)
 class CupyBackend(DeviceBackend):
-    """cupy's arrays of one floating-point type, on one GPU.
+    """cupy arrays of one floating-point type, on one GPU.
 
     Attributes
     ----------
     device : int
-        Number of the GPU among those that this process sees.
+        Number of the GPU among those visible to this process.
     pool_bytes : int or None
-        What arrays may take there; more is an error that says so.
+        GPU memory that arrays may occupy; more raises an error that says so.
     tf32 : bool
-        Whether factors of float32 products are rounded to TF32.
+        Whether the factors of float32 products are rounded to TF32.
     """
 
     device: int = 0
@@ -198,7 +198,7 @@ class CupyBackend(DeviceBackend):
 
     @classmethod
     def on(cls, device: int, dtype: str, share: float, *, tf32: bool) -> CupyBackend:
-        """Make a GPU, and a share of its free memory, this process's own; its arrays are made there from now on."""
+        """Claim a GPU and a share of its free memory for this process, which makes its arrays there from now on."""
         cupy = cupy_library().xp
         cupy.cuda.Device(device).use()
         _round_factors(cupy, device, tf32=tf32)
@@ -209,23 +209,23 @@ class CupyBackend(DeviceBackend):
 
     @property
     def library(self) -> Library:
-        """That of cupy."""
+        """Library of cupy."""
         return self._library
 
     @property
     def memory_limit(self) -> int | None:
-        """Bytes of the GPU that arrays may take."""
+        """Bytes of GPU memory that arrays may occupy."""
         return self.pool_bytes
 
     @property
     def description(self) -> str:
-        """The GPU in words."""
+        """Description of the GPU."""
         properties = self.xp.cuda.runtime.getDeviceProperties(self.device)
         products = ", TF32" if self.tf32 else ""
         return f"GPU {self.device}, {properties['name'].decode()}, cupy {self.xp.__version__}{products}"
 
     def features(self, X: Any) -> Any:
-        """Dense or sparse features of numpy and scipy, moved to the GPU."""
+        """Move dense or sparse features of numpy and scipy to the GPU."""
         if on_device(X):
             return X
         if not is_sparse(X):
@@ -235,7 +235,7 @@ class CupyBackend(DeviceBackend):
         return self.library.sparse_array(values, columns, X.indptr, X.shape[1])
 
     def _matmul(self, A: Array, B: Array, out: Array) -> Array:
-        # dot writes where it is told to, while matmul copies its result there
+        # dot writes to out directly, while matmul copies its result there
         if out.flags.c_contiguous and A.dtype == B.dtype == out.dtype:
             self.xp.dot(A, B, out=out)
         else:
@@ -243,7 +243,7 @@ class CupyBackend(DeviceBackend):
         return out
 
     def _cholesky_of(self, A: Array) -> Array | None:
-        # without this a matrix that is not positive definite would give numbers that mean nothing
+        # otherwise a matrix that is not positive definite would give meaningless numbers
         with self._library.cupyx.errstate(linalg="raise"):
             return super()._cholesky_of(A)
 
@@ -254,7 +254,7 @@ class CupyBackend(DeviceBackend):
         return result
 
     def solve_triangular(self, L: Array, b: Array, *, transposed: bool) -> Array:
-        """Solution of L x = b, or of its transpose."""
+        """Solve L x = b, or L^T x = b."""
         from cupyx.scipy.linalg import solve_triangular
 
         result: Array = solve_triangular(L, b, trans="T" if transposed else "N", lower=True)
@@ -262,7 +262,7 @@ class CupyBackend(DeviceBackend):
 
 
 def _round_factors(cupy: Any, device: int, *, tf32: bool) -> None:
-    """Let products of float32 take TF32, or leave that to cupy, whose CUPY_TF32 may ask for it."""
+    """Make float32 products use TF32, or leave the choice to cupy, which obeys CUPY_TF32."""
     from cupy._core import _routines_linalg as products
 
     if tf32 and int(cupy.cuda.Device(device).compute_capability) < _FIRST_WITH_TF32:

@@ -1,1 +1,1 @@
-"""Checkpoints: what a run resumes from, written by the owners of the variables, readable on any grid."""
+"""Checkpoints, from which a run resumes: written by the owners of the variables, readable on any grid."""

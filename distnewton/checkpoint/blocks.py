@@ -1,4 +1,4 @@
-"""Between a rank's arrays and the tensors of a part: stored by global units, read by whoever owns them now."""
+"""Conversion between a rank's arrays and the tensors of a part, stored by global units and read by their new owners."""
 
 from __future__ import annotations
 
@@ -13,32 +13,32 @@ from distnewton.network.layout import ParameterLayout
 from distnewton.parallel.partition import Block
 
 BlockRow = Sequence[int]
-"""A row of the block table: layer, first and past the last input unit, first and past the last output unit."""
+"""A row of the block table: layer, half-open range of input units, half-open range of output units."""
 GetSlice = Callable[[str], Any]
-"""Name of a tensor to what gives its shape and its slices, as safetensors has it."""
+"""Maps the name of a tensor to safetensors' object for its shape and slices."""
 
 
 def block_table(layout: ParameterLayout) -> list[list[int]]:
-    """Own blocks with variables, as rows of the block table."""
+    """List own blocks with variables, as rows of the block table."""
     blocks = layout.blocks.values()
     return [[block.layer, *block.inputs, *block.outputs] for block in blocks if block.n_params]
 
 
 def tensors_of(state: State, layout: ParameterLayout) -> dict[str, Array]:
-    """Tensors of this rank's part.
+    """Make the tensors of this rank's part.
 
     Parameters
     ----------
     state : State
-        This rank's.
+        This rank's state.
     layout : ParameterLayout
-        Its blocks.
+        This rank's blocks.
 
     Returns
     -------
     dict of str to Array
-        ``NAME/LAYER/W`` of shape (rows_per_unit, n_input_units, n_output_units), ``NAME/LAYER/b``; of factors
-        ``NAME/BLOCK/LAYER``, or ``NAME/BLOCK/LAYER.T`` for one whose columns lie together.
+        ``NAME/LAYER/W`` of shape (rows_per_unit, n_input_units, n_output_units), ``NAME/LAYER/b``; factors are
+        ``NAME/BLOCK/LAYER``, or ``NAME/BLOCK/LAYER.T`` in column-major order.
     """
     tensors: dict[str, Array] = {}
     for prefix, part in state.walk():
@@ -46,7 +46,7 @@ def tensors_of(state: State, layout: ParameterLayout) -> dict[str, Array]:
             tensors.update(_vector_tensors(f"{prefix}{name}", flat, layout))
         for name, by_block in part.factors.items():
             for (number, m), array in by_block.items():
-                # the order in memory decides how products round, and a resumed run repeats them bit for bit
+                # memory order determines how products round, and a resumed run repeats them bit for bit
                 columns = array.flags.f_contiguous and not array.flags.c_contiguous
                 key = f"{prefix}{name}/{number}/{m}" + ".T" * columns
                 tensors[key] = np.ascontiguousarray(array.T if columns else array)
@@ -54,7 +54,7 @@ def tensors_of(state: State, layout: ParameterLayout) -> dict[str, Array]:
 
 
 def _vector_tensors(name: str, flat: Array, layout: ParameterLayout) -> Iterator[tuple[str, Array]]:
-    """Weights and bias of each own block of a vector, under their names."""
+    """Yield names and values of weights and bias of each own block of a vector."""
     for m, view in layout.views(flat).items():
         if view.W.size:
             yield f"{name}/{m}/W", np.ascontiguousarray(by_unit(view.W, layout.blocks[m]))
@@ -63,19 +63,19 @@ def _vector_tensors(name: str, flat: Array, layout: ParameterLayout) -> Iterator
 
 
 def by_unit(W: Array, block: Block) -> Array:
-    """View of a block by position of the kernel, input unit and output unit."""
+    """View a block by kernel position, input unit and output unit."""
     return W.reshape(block.rows_per_unit, block.inputs[1] - block.inputs[0], W.shape[1])
 
 
 class VectorReader:
-    """Collects this rank's blocks of vectors from the parts that overlap them.
+    """Reader of this rank's blocks of vectors from the parts that overlap them.
 
     Parameters
     ----------
     layout : ParameterLayout
         Own blocks.
     dtype : numpy.dtype
-        Of the vectors.
+        Type of the vectors.
     tables : sequence of sequence of BlockRow
         Block table of each part.
     """
@@ -88,14 +88,14 @@ class VectorReader:
                 self._sources.setdefault(row[0], []).append((i_part, row))
 
     def read(self, name: str, get_slice: Callable[[int], GetSlice]) -> Array:
-        """This rank's part of a vector.
+        """Read this rank's part of a vector.
 
         Parameters
         ----------
         name : str
-            With its prefix.
+            Name with its prefix.
         get_slice : callable
-            Number of a part to its tensors; asked only for parts that overlap.
+            Maps the number of a part to its tensors; called only for parts that overlap.
 
         Returns
         -------
@@ -104,7 +104,7 @@ class VectorReader:
         Raises
         ------
         ValueError
-            If the parts do not hold all of it.
+            If the parts lack some of it.
         """
         flat = np.zeros(self._layout.n_params, self._dtype)
         for m, view in self._layout.views(flat).items():
@@ -118,7 +118,7 @@ class VectorReader:
                 if outputs is None:
                     continue
                 n_weights += _copy_weights(W, block, outputs, row, get_slice(i_part), f"{name}/{m}/W")
-                # the first input group owns the bias; where that has no unit, the next begins at the same one
+                # the first input group owns the bias; if it has no unit, the next one starts at 0 too
                 if view.b is not None and row[1] == 0 and outputs not in biases:
                     biases.add(outputs)
                     _copy_bias(view.b, block, outputs, row, get_slice(i_part), f"{name}/{m}/b")
@@ -131,7 +131,7 @@ class VectorReader:
 def _copy_weights(
     W: Array, block: Block, outputs: tuple[int, int], row: BlockRow, get_slice: GetSlice, name: str
 ) -> int:
-    """Copy what a stored block holds of an own one; returns the number of pairs of units copied."""
+    """Copy the overlap of a stored block and an own one; returns the number of pairs of units copied."""
     _, first_in, end_in, first_out, end_out = row
     inputs = overlap(block.inputs, (first_in, end_in))
     if inputs is None:
@@ -144,7 +144,7 @@ def _copy_weights(
 
 
 def _copy_bias(b: Array, block: Block, outputs: tuple[int, int], row: BlockRow, get_slice: GetSlice, name: str) -> None:
-    """Copy what a stored bias holds of an own one."""
+    """Copy the overlap of a stored bias and an own one."""
     _, _, _, first_out, end_out = row
     stored = get_slice(name)
     _check_shape(stored, [end_out - first_out])
@@ -154,23 +154,23 @@ def _copy_bias(b: Array, block: Block, outputs: tuple[int, int], row: BlockRow, 
 def read_factors(
     name: str, numbers: Collection[int], names: Mapping[str, str], get_tensor: Callable[[str], Array]
 ) -> dict[BlockKey, Array]:
-    """Factors of some logical blocks from a part.
+    """Read factors of some logical blocks from a part.
 
     Parameters
     ----------
     name : str
-        With its prefix.
+        Name with its prefix.
     numbers : collection of int
-        The blocks.
+        Numbers of the blocks.
     names : mapping of str to str
-        Names of the tensors without the mark of their order, to their names in the part.
+        Names of the tensors without the suffix for their order, to their names in the part.
     get_tensor : callable
-        Name of a tensor of the part to it, whole: slices of tensors without elements are errors.
+        Maps a name to the whole tensor of the part: slices of empty tensors are errors.
 
     Returns
     -------
     dict of (int, int) to Array
-        By block and layer.
+        Factors by block and layer.
     """
     tensors: dict[BlockKey, Array] = {}
     for short, full in names.items():
@@ -182,13 +182,13 @@ def read_factors(
 
 
 def overlap(a: Sequence[int], b: Sequence[int]) -> tuple[int, int] | None:
-    """Half-open range that two half-open ranges share, or None."""
+    """Return the intersection of two half-open ranges, or None."""
     first, end = max(a[0], b[0]), min(a[1], b[1])
     return (first, end) if first < end else None
 
 
 def shifted(interval: tuple[int, int], by: int) -> slice:
-    """A range counted from another place."""
+    """Shift a range to count from another origin."""
     return slice(interval[0] - by, interval[1] - by)
 
 

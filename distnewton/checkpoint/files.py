@@ -1,7 +1,7 @@
-"""Files that are on disk when their function returns, with the hash of what was meant to be in them.
+"""Files that are on disk when the function returns, with the hash of their intended content.
 
-The hash is of the bytes handed to the system, not of the file read back: what goes wrong on the way to the disk is then
-found when the file is read, rather than taken for its content.
+The hash covers the bytes handed to the system, not the file read back. Readers therefore detect errors on the way to
+the disk, rather than accept them as content.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _PIECE = 1 << 24
 """Bytes written at a time."""
 _TYPES = {"float32": "F32", "float64": "F64"}
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
-"""What file systems say that cannot, or need not, write folders to disk."""
+"""Errors of file systems that cannot, or need not, sync folders."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Array]) -> dict[str, Any]:
@@ -35,12 +35,12 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> dict[str, Any]:
     path : Path
         The file, which must not exist.
     tensors : mapping of str to Array
-        C-contiguous, float32 or float64.
+        C-contiguous arrays in float32 or float64.
 
     Returns
     -------
     dict
-        The file as it was written: ``name`` without its folder, ``n_bytes`` and ``sha256`` in hexadecimal digits.
+        Facts of the written file: ``name`` without its folder, ``n_bytes`` and ``sha256`` in hexadecimal digits.
 
     Raises
     ------
@@ -55,7 +55,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Array]) -> dict[str, Any]:
         head[name] = {"dtype": kind, "shape": list(tensor.shape), "data_offsets": [start, end]}
         start = end
     text = json.dumps(head).encode()
-    # the data begin at a multiple of 8 bytes
+    # the data start at a multiple of 8 bytes
     text += b" " * (-len(text) % 8)
     return _write(path, [len(text).to_bytes(8, "little") + text, *tensors.values()], "before_part")
 
@@ -66,7 +66,7 @@ def write_text(path: Path, text: str) -> None:
 
 
 def _write(path: Path, contents: Iterable[bytes | Array], point: str) -> dict[str, Any]:
-    """Write, hash and sync pieces one after the other."""
+    """Write and hash pieces in order, then sync the file."""
     digest, n_bytes = hashlib.sha256(), 0
     try:
         faults.at(f"checkpoint_write.{point}")
@@ -87,13 +87,13 @@ def _write(path: Path, contents: Iterable[bytes | Array], point: str) -> dict[st
 
 
 def put(file: int, data: memoryview) -> None:
-    """Write all of some bytes to a file descriptor: a single call may write less, and the next then says why."""
+    """Write all bytes to a file descriptor: one call may write fewer, and the next then raises the reason."""
     while data:
         data = data[os.write(file, data) :]
 
 
 def make_folder(path: Path) -> None:
-    """Make a folder; its parents, too.
+    """Make a folder and its parents.
 
     Raises
     ------
@@ -107,7 +107,7 @@ def make_folder(path: Path) -> None:
 
 
 def publish(part: Path, final: Path) -> None:
-    """Give a complete folder its name, so that it is there as a whole or not at all, also after a loss of power.
+    """Give a complete folder its final name: it exists completely or not at all, even after a power failure.
 
     Raises
     ------
@@ -125,7 +125,7 @@ def publish(part: Path, final: Path) -> None:
 
 
 def sync_folder(path: Path) -> None:
-    """Bring the names in a folder to disk."""
+    """Sync the names in a folder to disk."""
     folder = os.open(path, os.O_RDONLY)
     try:
         os.fsync(folder)
@@ -137,7 +137,7 @@ def sync_folder(path: Path) -> None:
 
 
 def _reason(error: OSError) -> str:
-    """Why, with advice where there is some."""
+    """Describe an error, with advice if there is any."""
     text = error.strerror or str(error)
     if error.errno == errno.ENOENT:
         return f"{text}; is the run folder on a file system that all hosts share?"

@@ -1,7 +1,7 @@
-"""The folder of a run's checkpoints: which are there, which is the newest, which are kept. On rank 0 only.
+"""The folder of a run's checkpoints: which exist, which is the newest, which are kept. On rank 0 only.
 
-Names say the iteration (``step-000120``); what counts is the manifest inside. Nothing is removed but checkpoints of the
-same run whose manifest is intact, and folders ``*.part`` that hold nothing but files such as we write.
+Names give the iteration (``step-000120``), but the manifest inside is authoritative. Only checkpoints of the same run
+with an intact manifest, and folders ``*.part`` with only files named like ours, are removed.
 """
 
 from __future__ import annotations
@@ -43,12 +43,12 @@ class StoredCheckpoint:
 
 
 def list_checkpoints(folder: Path) -> list[StoredCheckpoint]:
-    """Everything with the name of a checkpoint, the newest first, those without a valid manifest before all others.
+    """List all folders named like checkpoints, newest first, with those without a valid manifest before all others.
 
     Parameters
     ----------
     folder : Path
-        Of the checkpoints; it need not exist.
+        Folder of the checkpoints; it need not exist.
 
     Returns
     -------
@@ -57,7 +57,7 @@ def list_checkpoints(folder: Path) -> list[StoredCheckpoint]:
     Raises
     ------
     MissingInputError
-        If it cannot be looked into.
+        If it cannot be listed.
     """
     try:
         named = [path for path in possible_path(folder).iterdir() if _NAME.fullmatch(path.name)]
@@ -88,12 +88,12 @@ def _look(path: Path) -> StoredCheckpoint:
 
 
 def has_checkpoints(folder: Path) -> bool:
-    """Whether anything has the name of a checkpoint, damaged or not."""
+    """Whether anything is named like a checkpoint, damaged or not."""
     return bool(list_checkpoints(folder))
 
 
 def free_name(folder: Path, iteration: int) -> Path:
-    """Name for a checkpoint; one that is taken, say by a damaged one, stays whose it is."""
+    """Find an unused name for a checkpoint; a damaged checkpoint, for example, keeps its own."""
     path, number = folder / f"step-{iteration:06d}", 2
     while path.exists():
         path = folder / f"step-{iteration:06d}-{number}"
@@ -102,28 +102,28 @@ def free_name(folder: Path, iteration: int) -> Path:
 
 
 def part_of(path: Path) -> Path:
-    """Where a checkpoint is until it is complete."""
+    """Return the path of a checkpoint until it is complete."""
     return path.with_name(path.name + _PART_SUFFIX)
 
 
 def next_sequence(found: Sequence[StoredCheckpoint]) -> int:
-    """Number of the next checkpoint: higher than that of any there is, those that cannot be read counted in."""
+    """Return the number of the next checkpoint: above all existing ones, including those that cannot be read."""
     known = [f.manifest.sequence for f in found if f.manifest is not None]
     return max(known, default=0) + 1 + len(found) - len(known)
 
 
 def remove_leftovers(folder: Path) -> list[str]:
-    """Remove what runs that were killed left unfinished.
+    """Remove unfinished checkpoints of killed runs.
 
     Parameters
     ----------
     folder : Path
-        Of the checkpoints, of this run alone.
+        Folder of the checkpoints of this run only.
 
     Returns
     -------
     list of str
-        Notes on folders that hold something else, and are left.
+        Notes on folders with other content, which are not removed.
 
     Raises
     ------
@@ -142,7 +142,7 @@ def remove_leftovers(folder: Path) -> list[str]:
 
 
 def is_ours(part: Path) -> bool:
-    """Whether an unfinished folder is a real one and holds nothing but files of a checkpoint."""
+    """Whether an unfinished folder is a real folder with only files of a checkpoint."""
     if part.is_symlink() or not part.is_dir():
         return False
     with os.scandir(part) as entries:
@@ -150,7 +150,7 @@ def is_ours(part: Path) -> bool:
 
 
 def remove(path: Path) -> None:
-    """Remove a folder that is ours.
+    """Remove a folder of ours.
 
     Raises
     ------
@@ -164,18 +164,18 @@ def remove(path: Path) -> None:
 
 
 def prune(folder: Path, run: str, n_keep: int, *, lower_is_better: bool) -> None:
-    """Remove a run's checkpoints but for the last ones and the best.
+    """Remove a run's checkpoints except the last ones and the best.
 
     Parameters
     ----------
     folder : Path
-        Of the checkpoints.
+        Folder of the checkpoints.
     run : str
-        Whose.
+        Identifier of the run.
     n_keep : int
-        How many of the last ones stay.
+        Number of last ones to keep.
     lower_is_better : bool
-        Of the metric.
+        Whether lower values of the metric are better.
 
     Raises
     ------
@@ -190,7 +190,7 @@ def prune(folder: Path, run: str, n_keep: int, *, lower_is_better: bool) -> None
 
 
 def discard(path: Path) -> None:
-    """Remove a checkpoint; one that is cut in this is an unfinished one.
+    """Remove a checkpoint; an interruption leaves an unfinished one.
 
     Raises
     ------
@@ -206,14 +206,14 @@ def discard(path: Path) -> None:
 
 
 def _best(found: Sequence[StoredCheckpoint], *, lower_is_better: bool) -> StoredCheckpoint | None:
-    """The checkpoint with the best metric, of equal ones the newest."""
+    """Find the checkpoint with the best metric, the newest among equals."""
     sign = -1.0 if lower_is_better else 1.0
     scored = [(f.manifest.metric, f) for f in found if f.manifest is not None and f.manifest.metric is not None]
     return max(scored, key=lambda pair: sign * pair[0], default=(math.nan, None))[1]
 
 
 def clear(folder: Path) -> None:
-    """Remove the checkpoints of a run that is to be replaced, as far as they are provably such.
+    """Remove the checkpoints of a run to be replaced, but only what is provably a checkpoint.
 
     Raises
     ------
@@ -225,5 +225,5 @@ def clear(folder: Path) -> None:
             discard(found.path)
     remove_leftovers(folder)
     with suppress(OSError):
-        # what is not ours stays, and the folder with it
+        # files that are not ours stay, and the folder too
         folder.rmdir()

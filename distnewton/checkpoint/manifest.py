@@ -1,7 +1,7 @@
-"""The manifest: what a checkpoint is, written last; without a valid one a folder is no checkpoint.
+"""The manifest of a checkpoint, written last; a folder without a valid one is no checkpoint.
 
-It is JSON in one canonical form, with the hash of itself: any changed byte shows. Every later format keeps
-``format_version``, ``writer``, the canonical form and the hash, so that a newer checkpoint is told from a damaged one.
+It is JSON in one canonical form, with its own hash, which reveals any changed byte. Every later format keeps
+``format_version``, ``writer``, the canonical form and the hash: they distinguish a newer checkpoint from a damaged one.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from distnewton.parallel.partition import Partition
 FORMAT_VERSION = 1
 MANIFEST_FILE = "manifest.json"
 MAX_BYTES = 10_000_000
-"""Of a manifest: nothing larger is read or written."""
+"""Limit of a manifest's size, for reading and writing."""
 PART_NAME = r"part-\d{4,}\.safetensors"
 
 _Count = Annotated[int, Field(ge=0)]
@@ -44,13 +44,13 @@ class Part(_Table):
     Attributes
     ----------
     name : str
-        Without folder; names of another form are refused, so that nothing outside is ever opened.
+        Name without folder; other forms are refused, which prevents opening files outside.
     n_bytes : int
-        Size.
+        Size of the file.
     sha256 : str
         Hash of the file.
     blocks : list of list of int
-        Block table in global units: layer, first and past the last input, first and past the last output.
+        Block table in global units: layer, half-open range of inputs, half-open range of outputs.
     """
 
     name: Annotated[str, Field(pattern=f"^{PART_NAME}$")]
@@ -60,7 +60,7 @@ class Part(_Table):
 
 
 class StateTree(_Table):
-    """Numbers of a state, and names of its arrays; see :class:`~distnewton.checkpoint.state.State`."""
+    """Numbers of a state and names of its arrays; see :class:`~distnewton.checkpoint.state.State`."""
 
     numbers: dict[str, Any]
     vectors: list[_StateName]
@@ -69,24 +69,24 @@ class StateTree(_Table):
 
 
 class CheckpointFacts(_Table):
-    """What a run says of a checkpoint, besides its state; the same on all ranks.
+    """Facts that a run records about a checkpoint besides its state; the same on all ranks.
 
     Attributes
     ----------
     run : str
-        Of which run, through all its resumptions.
+        Identifier of the run, kept when it resumes.
     sequence : int
-        Number of the checkpoint in its run: the highest is the newest.
+        Number of the checkpoint in its run; the highest is the newest.
     iteration : int
-        Iterations done; the history has one record more.
+        Iterations done; the history has one more record.
     identity : dict
-        What must be the same when a run is resumed: network, data, method, seed and dtype.
+        Facts that a resumed run must share: network, data, method, seed and dtype.
     dtype : str
-        Of the variables.
+        Type of the variables.
     record : dict
         Record of the iteration, as in ``metrics.jsonl``.
     metric : float or None
-        What the task is judged by at this point.
+        Main metric of the task at this point.
     """
 
     run: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
@@ -99,26 +99,26 @@ class CheckpointFacts(_Table):
 
 
 class CheckpointManifest(CheckpointFacts):
-    """What a checkpoint is: one attribute for each key of the file, whose format is flat.
+    """Description of a checkpoint: one attribute for each key of the file, whose format is flat.
 
     Attributes
     ----------
     format_version, writer : int, str
-        Format, and who wrote it.
+        Format, and the program that wrote it.
     saved_at : str
-        When.
+        Local time of writing.
     config_sha256 : str
         Hash of the identity.
     widths, splits, rows_per_unit : list of int
-        Global shapes, and how they were cut.
+        Global shapes, and their division into groups.
     speeds : list of float
-        In proportion to what, where ranks were not alike.
+        Relative speeds of unequal ranks; empty: all equal.
     logical_blocks : list of int
-        How the logical blocks were cut; empty: as the ranks.
+        Splits of the logical blocks; empty: those of the ranks.
     files, files_of_ranks : list of int, list of (list of int)
-        Features of each file by columns, and the files of each rank; empty: the features come from one.
+        Features of each file by columns, and the files of each rank; empty: one file has all features.
     parts : list of Part
-        Files, by rank.
+        Files by rank.
     state : StateTree
         Solver state other than arrays.
     """
@@ -139,7 +139,7 @@ class CheckpointManifest(CheckpointFacts):
 
 
 def partition_of(manifest: CheckpointManifest) -> Partition:
-    """Who owned what; an error of :class:`~distnewton.errors.ConfigError` where that cannot be."""
+    """Make the partition of a manifest; raises :class:`~distnewton.errors.ConfigError` if it is impossible."""
     files = tuple((first, last) for first, last in manifest.files_of_ranks)
     return Partition(
         tuple(manifest.widths),
@@ -152,17 +152,17 @@ def partition_of(manifest: CheckpointManifest) -> Partition:
 
 
 def writer() -> str:
-    """This program and its version."""
+    """Return the name and version of this program."""
     return f"distnewton {version('distnewton')}"
 
 
 def identity_hash(identity: dict[str, Any]) -> str:
-    """Hash of what must be the same when a run is resumed."""
+    """Hash the facts that a resumed run must share."""
     return hashlib.sha256(_canonical(identity)).hexdigest()
 
 
 def render(manifest: CheckpointManifest) -> str:
-    """Text of a manifest, in the one form that is read; refused where it is larger than what is read."""
+    """Write a manifest in canonical form; refuses one too large to be read."""
     text = _with_hash(manifest.model_dump())
     if len(text) > MAX_BYTES:
         raise DataError(f"the manifest of a checkpoint has {len(text):,} bytes, {MAX_BYTES:,} are allowed: too many "
@@ -171,14 +171,14 @@ def render(manifest: CheckpointManifest) -> str:
 
 
 def parse(data: bytes, name: str) -> CheckpointManifest:
-    """Read a manifest and find every damage to it.
+    """Read a manifest and detect any damage.
 
     Parameters
     ----------
     data : bytes
         Content of the file.
     name : str
-        Its name, for messages.
+        Name of the file, for messages.
 
     Returns
     -------
@@ -189,7 +189,7 @@ def parse(data: bytes, name: str) -> CheckpointManifest:
     NewerFormatError
         If a newer version wrote it.
     DataError
-        If it is damaged, or none of ours.
+        If it is damaged, or not ours.
     """
     values = _intact_values(data, name)
     number = values.get("format_version")
@@ -208,7 +208,7 @@ def parse(data: bytes, name: str) -> CheckpointManifest:
 
 
 def _intact_values(data: bytes, name: str) -> dict[str, Any]:
-    """Values of a manifest whose hash is right."""
+    """Return the values of a manifest after checking its hash."""
     if len(data) > MAX_BYTES:
         raise DataError(f"{name} has more than {MAX_BYTES:,} bytes")
     try:
@@ -222,7 +222,7 @@ def _intact_values(data: bytes, name: str) -> dict[str, Any]:
 
 
 def _with_hash(values: dict[str, Any]) -> bytes:
-    """Canonical text with the hash of the values in it."""
+    """Return the canonical text, with the hash of the values."""
     digest = hashlib.sha256(_canonical(values)).hexdigest()
     return _canonical({**values, "sha256": digest})
 
@@ -232,5 +232,5 @@ def _canonical(values: dict[str, Any]) -> bytes:
 
 
 def _short(error: Exception) -> str:
-    """An error's text in a line."""
+    """Return an error's text on one line."""
     return re.sub(r"\s+", " ", str(error))[:200]

@@ -1,4 +1,4 @@
-"""A state on another partition of the same ranks, by messages: what a checkpoint does through files."""
+"""Moving a state to another partition of the same ranks, by messages; a checkpoint does this through files."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ Arrays = Mapping[str, Array]
 
 
 def move_state(state: State, before: Partition, after: Partition, comm: Communicator) -> State:
-    """This rank's state on another partition.
+    """Move a state to another partition.
 
     Parameters
     ----------
     state : State
-        This rank's on the partition before, on the host; names are the same on all ranks.
+        This rank's state on the old partition, on the host; names are the same on all ranks.
     before, after : Partition
-        Who owned what, and who will.
+        Old and new partition.
     comm : Communicator
         The ranks of the grid.
 
     Returns
     -------
     State
-        Without factors where the logical blocks differ, as when a checkpoint is read.
+        This rank's new state; without factors if the logical blocks differ, as with checkpoints.
 
     Notes
     -----
-    Collective: one exchange, of what changes its owner.
+    Collective: one exchange of the pieces that change owner.
     """
     same_blocks = before.cut_of_blocks == after.cut_of_blocks
     own = layout_of(before, comm.rank)
@@ -53,7 +53,7 @@ def move_state(state: State, before: Partition, after: Partition, comm: Communic
 
 
 def _common(source: Block, target: Block | None) -> Iterator[tuple[str, tuple[int, int], tuple[int, int]]]:
-    """What two blocks of a layer share: ``W`` with its inputs and outputs, ``b`` with no inputs and its outputs."""
+    """Yield what two blocks of a layer share: ``W`` with inputs and outputs, ``b`` with no inputs and its outputs."""
     outputs = None if target is None else overlap(source.outputs, target.outputs)
     if target is None or outputs is None:
         return
@@ -64,7 +64,7 @@ def _common(source: Block, target: Block | None) -> Iterator[tuple[str, tuple[in
 
 
 def _view(layout: ParameterLayout, vector: Array, m: int, piece: str, ranges: Sequence[tuple[int, int]]) -> Array:
-    """View of a piece of a vector in the block of a layer."""
+    """View a piece of a vector in the block of a layer."""
     block, views = layout.blocks[m], layout.views(vector)[m]
     inputs, outputs = ranges
     columns = shifted(outputs, block.outputs[0])
@@ -77,7 +77,7 @@ def _view(layout: ParameterLayout, vector: Array, m: int, piece: str, ranges: Se
 def _pieces(
     vector: Array, own: ParameterLayout, after: Partition, n_ranks: int
 ) -> Iterator[tuple[int, str, Array]]:
-    """Ranks that will own a part of this rank's blocks, with names and values of these parts."""
+    """Yield the ranks that will own parts of this rank's blocks, with names and values of the parts."""
     for m, block in own.blocks.items():
         for rank in range(n_ranks):
             for piece, *ranges in _common(block, after.block(m, rank)):
@@ -88,7 +88,7 @@ def _build(
     state: State, prefix: str, layout: ParameterLayout, sources: Sequence[tuple[dict[int, Block], Arrays]],
     same_blocks: bool,
 ) -> State:  # fmt: skip
-    """A state and those inside from what the ranks sent, which owned these blocks."""
+    """Build a state and its parts from the messages of the ranks, given the blocks that each owned."""
     vectors = {}
     for name, old in state.vectors.items():
         vector = vectors[name] = np.zeros(layout.n_params, old.dtype)
@@ -107,7 +107,7 @@ def _build(
 def _factors(
     name: str, numbers: Sequence[int], sources: Sequence[tuple[dict[int, Block], Arrays]]
 ) -> dict[BlockKey, Array]:
-    """Factors of own logical blocks."""
+    """Collect the factors of own logical blocks."""
     found: dict[BlockKey, Array] = {}
     for _, arrays in sources:
         for key, array in arrays.items():

@@ -1,4 +1,4 @@
-"""Reading a checkpoint: the newest whose every file is as it was written, by any number of ranks on any grid."""
+"""Reading the newest undamaged checkpoint, by any number of ranks on any grid."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from distnewton.parallel.grid import ProcessGrid
 
 
 def choose_checkpoint(folder: Path, comm: Communicator) -> tuple[Path, CheckpointManifest, list[str]]:
-    """The newest checkpoint that is undamaged to the last bit; damaged ones are named and skipped.
+    """Find the newest checkpoint that is undamaged to the last bit; reports and skips damaged ones.
 
     Parameters
     ----------
     folder : Path
-        Of a run's checkpoints.
+        Folder of a run's checkpoints.
     comm : Communicator
         All ranks, which share the work of reading the files.
 
@@ -50,14 +50,14 @@ def choose_checkpoint(folder: Path, comm: Communicator) -> tuple[Path, Checkpoin
     CheckpointManifest
         Its manifest.
     list of str
-        What is wrong with those that were skipped.
+        Problems of the skipped ones.
 
     Raises
     ------
     MissingInputError
         If there is none.
     DataError
-        If all are damaged, or one is from a newer version.
+        If all are damaged, or a newer version wrote one.
 
     Notes
     -----
@@ -81,7 +81,7 @@ def choose_checkpoint(folder: Path, comm: Communicator) -> tuple[Path, Checkpoin
 
 
 def _candidates(folder: Path, comm: Communicator, notes: list[str]) -> list[tuple[str, str]]:
-    """Names and manifests as rank 0 sees them, the newest first; damaged ones go into the notes."""
+    """Return names and manifests as rank 0 sees them, newest first; adds problems of damaged ones to the notes."""
     seen: list[Any] = []
     with comm.collective_errors():
         if comm.rank == 0:
@@ -96,7 +96,7 @@ def _candidates(folder: Path, comm: Communicator, notes: list[str]) -> list[tupl
 
 
 def _verify(path: Path, manifest: CheckpointManifest, comm: Communicator) -> list[str]:
-    """What is wrong with the parts of a checkpoint: each rank reads its share of them, once."""
+    """Return the problems of a checkpoint's parts; each rank reads its share of them once."""
     problems = []
     for part in manifest.parts[comm.rank :: comm.size]:
         if problem := _problem_of(path, part):
@@ -112,12 +112,12 @@ def _names(path: Path) -> list[str]:
     try:
         return os.listdir(path)
     except OSError:
-        # its parts cannot be read either, which is told
+        # reading its parts fails too, and reports this
         return []
 
 
 def _problem_of(path: Path, part: Part) -> str:
-    """How a part differs from what the manifest says of it; empty if not at all."""
+    """Describe how a part differs from the manifest; empty if it does not."""
     file, name = path / part.name, f"{path.name}/{part.name}"
     try:
         with file.open("rb") as content:
@@ -131,28 +131,28 @@ def _problem_of(path: Path, part: Part) -> str:
 
 
 def read_state(path: Path, manifest: CheckpointManifest, grid: ProcessGrid, layout: ParameterLayout) -> State:
-    """This rank's state, from the slices of the parts that overlap its blocks.
+    """Read this rank's state from the slices of the parts that overlap its blocks.
 
     Parameters
     ----------
     path : Path
-        A checkpoint that was chosen, of a network with these shapes.
+        The chosen checkpoint, of a network with these shapes.
     manifest : CheckpointManifest
         Its manifest.
     grid : ProcessGrid
-        The ranks, as many and with whatever splits.
+        The ranks, of any number and with any splits.
     layout : ParameterLayout
         This rank's blocks.
 
     Returns
     -------
     State
-        Without factors where the logical blocks differ.
+        State, without factors if the logical blocks differ.
 
     Raises
     ------
     DataError
-        If the parts do not hold what the manifest promises.
+        If the parts contradict the manifest.
 
     Notes
     -----
@@ -176,7 +176,7 @@ def read_state(path: Path, manifest: CheckpointManifest, grid: ProcessGrid, layo
 def _build(
     tree: StateTree, prefix: str, reader: VectorReader, parts: _Parts, holders: Mapping[int, int] | None
 ) -> State:
-    """A state and those inside; ``holders`` are the parts with the factors of own blocks, None where these differ."""
+    """Build a state and its parts; ``holders`` maps own blocks to files with their factors, None if blocks differ."""
     vectors = {name: reader.read(f"{prefix}{name}", parts.tensors) for name in tree.vectors}
     factors: dict[str, dict[BlockKey, Array]] = {name: {} for name in tree.factors}
     for name, i_part in product(factors, sorted(set((holders or {}).values()))):
@@ -187,7 +187,7 @@ def _build(
 
 
 class _Parts:
-    """Parts of a checkpoint, each opened when it is first asked for."""
+    """Parts of a checkpoint, each opened at its first use."""
 
     def __init__(self, path: Path, manifest: CheckpointManifest, opened: ExitStack) -> None:
         from safetensors import SafetensorError
@@ -205,15 +205,15 @@ class _Parts:
         return self._files[i_part]
 
     def tensors(self, i_part: int) -> GetSlice:
-        """Name of a tensor of a part to its slices."""
+        """Return the function from a tensor's name to its slices, for a part."""
         get_slice: Callable[[str], Any] = self._file(i_part).get_slice
         return get_slice
 
     def whole(self, i_part: int) -> Callable[[str], Array]:
-        """Name of a tensor of a part to it."""
+        """Return the function from a tensor's name to the tensor, for a part."""
         get_tensor: Callable[[str], Array] = self._file(i_part).get_tensor
         return get_tensor
 
     def names(self, i_part: int) -> dict[str, str]:
-        """Names of a part's tensors without the mark of their order, to their names."""
+        """Map names of a part's tensors without the suffix for their order to full names."""
         return {name.removesuffix(".T"): name for name in self._file(i_part).keys()}  # noqa: SIM118

@@ -1,4 +1,4 @@
-"""What a method carries from one iteration to the next, in the three kinds that a checkpoint stores."""
+"""The state that a method carries between iterations, in the three kinds that a checkpoint stores."""
 
 from __future__ import annotations
 
@@ -11,27 +11,27 @@ import numpy as np
 from distnewton.backend import Array
 
 Tree = Mapping[str, Any]
-"""Numbers and parts of a state as JSON has them."""
+"""Numbers and parts of a state in JSON form."""
 BlockKey = tuple[int, int]
-"""Number of a logical block, 0 in a state of one block, and a layer."""
+"""Number of a logical block (0 in a state of one block), and a layer."""
 
 
 @dataclass
 class State:
-    """State of an object, with that of the objects inside it as parts.
+    """State of an object, with the states of the objects inside it as parts.
 
     Attributes
     ----------
     numbers : dict
-        JSON-able values, the same on all ranks.
+        JSON-compatible values, the same on all ranks.
     vectors : dict of str to Array of shape (n_params_local,)
-        A number for each variable, stored by global index: any grid gets back its own blocks.
+        One number per variable, stored by global index: any grid can read its own blocks.
     factors : dict of str to dict of BlockKey to Array
-        Of whatever shape, by own logical block and layer: they are left out where the network is cut into other blocks.
+        Arrays of any shape, by own logical block and layer; omitted if the network is split into other blocks.
     parts : dict of str to State
-        Of the objects inside.
+        States of the objects inside.
     same_blocks : bool
-        Of a state that was read: whether it comes from the same logical blocks, so that its factors are there.
+        For a state that was read: whether it comes from the same logical blocks, and thus has its factors.
     """
 
     numbers: dict[str, Any] = field(default_factory=dict)
@@ -41,13 +41,13 @@ class State:
     same_blocks: bool = True
 
     def walk(self, prefix: str = "") -> Iterator[tuple[str, State]]:
-        """This state and those inside, with the prefix of their names: ``stage/newton/``."""
+        """Yield this state and those inside, with the prefix of their names: ``stage/newton/``."""
         yield prefix, self
         for name, part in self.parts.items():
             yield from part.walk(f"{prefix}{name}/")
 
     def tree(self) -> dict[str, Any]:
-        """Numbers, and names of what else there is, of this state and those inside."""
+        """Return the numbers and the names of the arrays, of this state and those inside."""
         return {
             "numbers": self.numbers,
             "vectors": sorted(self.vectors),
@@ -56,12 +56,12 @@ class State:
         }
 
     def n_bytes(self) -> int:
-        """Bytes of this rank's arrays."""
+        """Count the bytes of this rank's arrays."""
         arrays = (a for _, s in self.walk() for a in (*s.vectors.values(), *_values(s.factors)))
         return sum(a.nbytes for a in arrays)
 
     def moved(self, move: Callable[[Array], Array]) -> State:
-        """The same state with every array as a function returns it: on the host, say, or on a device."""
+        """Apply a function to every array of a state, for example to move it to the host or a device."""
         return State(
             self.numbers,
             {name: move(vector) for name, vector in self.vectors.items()},
@@ -71,7 +71,7 @@ class State:
         )
 
     def not_finite(self) -> str:
-        """Name of an array that holds NaN or infinity, empty if there is none."""
+        """Return the name of an array that contains NaN or infinity; empty if there is none."""
         for prefix, state in self.walk():
             named = [*state.vectors.items(), *((name, a) for name, by in state.factors.items() for a in by.values())]
             for name, array in named:

@@ -1,4 +1,4 @@
-"""Writing a checkpoint: every owner its part, rank 0 the manifest last, and all of it or nothing under its name."""
+"""Writing a checkpoint: each owner writes its part, then rank 0 the manifest; it gets its name only when complete."""
 
 from __future__ import annotations
 
@@ -35,15 +35,15 @@ def write_checkpoint(
     Parameters
     ----------
     folder : Path
-        Of the run's checkpoints.
+        Folder of the run's checkpoints.
     grid : ProcessGrid
         The ranks.
     layout : ParameterLayout
         This rank's blocks.
     state : State
-        This rank's.
+        This rank's state.
     facts : CheckpointFacts
-        What else the manifest says.
+        Other contents of the manifest.
 
     Returns
     -------
@@ -53,9 +53,9 @@ def write_checkpoint(
     Raises
     ------
     NumericalError
-        If anything in the state is not finite; nothing is written then.
+        If anything in the state is not finite; then nothing is written.
     WriteError
-        If a rank cannot write; what there was before is untouched, what was begun is removed or named.
+        If a rank cannot write; old checkpoints are untouched, and the new one is removed or named.
 
     Notes
     -----
@@ -79,7 +79,7 @@ def write_checkpoint(
 
 
 def _removed(part: Path) -> str:
-    """Remove what was begun; returns what to say where that fails, too."""
+    """Remove an unfinished checkpoint; returns the error text if that fails too."""
     try:
         remove(part)
     except WriteError as error:
@@ -90,7 +90,7 @@ def _removed(part: Path) -> str:
 def _write(
     part: Path, path: Path, grid: ProcessGrid, layout: ParameterLayout, state: State, facts: CheckpointFacts
 ) -> None:
-    """Folder, parts, manifest, name: each step begins when the one before has succeeded on all ranks."""
+    """Make folder, parts, manifest and name; each step starts when the previous one has succeeded on all ranks."""
     comm = grid.world
     written: dict[str, Any] | None = None
     with comm.collective_errors():
@@ -99,7 +99,7 @@ def _write(
                 remove(part)
             make_folder(part)
     with comm.collective_errors():
-        # replicas of the grid hold the same: the first writes for all
+        # replicas of the grid hold the same state: the first writes for all
         if grid.replica == 0:
             written = write_tensors(part / f"part-{grid.rank:04d}.safetensors", tensors_of(state, layout))
     listed = comm.allgather_json([written, block_table(layout)])[: grid.size]
@@ -131,7 +131,7 @@ def _manifest(grid: ProcessGrid, state: State, facts: CheckpointFacts, parts: li
 
 
 def make_home(folder: Path) -> None:
-    """Make the folder of checkpoints, and bring its name to disk.
+    """Make the folder of checkpoints, and sync its name to disk.
 
     Raises
     ------
