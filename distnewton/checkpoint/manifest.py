@@ -162,7 +162,7 @@ def identity_hash(identity: dict[str, Any]) -> str:
 
 
 def render(manifest: CheckpointManifest) -> str:
-    """Write a manifest in canonical form; refuses one too large to be read."""
+    """Return a manifest's canonical text; refuses one too large to be read."""
     text = _with_hash(manifest.model_dump())
     if len(text) > MAX_BYTES:
         raise DataError(f"the manifest of a checkpoint has {len(text):,} bytes, {MAX_BYTES:,} are allowed: too many "

@@ -1,4 +1,4 @@
-"""What a model is, apart from its weights."""
+"""The architecture of a model: everything except its weights."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distnewton.network.shapes import NetworkShape
 
 @dataclass(frozen=True)
 class Architecture:
-    """What a model is, apart from its weights.
+    """Everything that defines a model except its weights.
 
     Attributes
     ----------
@@ -23,18 +23,18 @@ class Architecture:
     activation : str
         Hidden activation.
     task : Task
-        What the outputs mean.
+        Meaning of the outputs.
     dense : bool
         Whether features of sparse formats are held as dense arrays.
     dtype : str
-        Of the weights.
+        Type of the weights.
     loss : str
-        What it was trained with; empty where a file of an older version does not say.
+        Loss used in training; empty if a file of an older version does not record it.
     names : ColumnNames or None
-        Of the columns of the training data, where they had names.
+        Names of the columns of the training data, if they had any.
     reading : DataConfig or None
-        How the training data were read (:attr:`DataConfig.reading`); None where a file of an older version does not
-        say.
+        How the training data were read (:attr:`DataConfig.reading`); None if a file of an older version does not record
+        it.
     """
 
     shape: NetworkShape
@@ -48,22 +48,22 @@ class Architecture:
 
     @property
     def link(self) -> str:
-        """How outputs become probabilities, ``softmax`` or ``logistic``; empty where they do not."""
+        """Function from outputs to probabilities, ``softmax`` or ``logistic``; empty if there is none."""
         if self.loss in LOSSES:
             return LOSSES[self.loss].link
-        # of a file that does not name its loss, or of a loss that is not installed here
+        # the file does not name its loss, or the loss is not installed here
         return "logistic" if self.task.name == "binary" and not self.loss else ""
 
 
 def image_problem(shape: NetworkShape, description: Description) -> str | None:
-    """What is wrong where a network on images gets images of another shape; a table has none to compare.
+    """Describe the problem if a network on images gets images of another shape; tables have no shape to compare.
 
     Parameters
     ----------
     shape : NetworkShape
-        The network's layers.
+        Layers of the network.
     description : Description
-        Of a data set with as many features.
+        Description of a data set with as many features.
 
     Returns
     -------

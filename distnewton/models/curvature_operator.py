@@ -25,27 +25,27 @@ if TYPE_CHECKING:
 def curvature_operator(
     model: Any, loss: Any, X: Any, y: Any, kind: Literal["ggn", "block", "fisher"] = "ggn", *, comm: Any = None
 ) -> CurvatureOperator:
-    r"""Curvature matrix of a model on data, never formed: its products, and solutions with it.
+    r"""Make an operator for products and solutions with a model's curvature matrix on data, which is never formed.
 
     Parameters
     ----------
     model : torch.nn.Module, Model or path
-        A chain of layers as :func:`distnewton.torch.from_torch` takes it, where layers may lack their bias; or a model
-        of this package, a model file or a run folder.
+        A chain of layers that :func:`distnewton.torch.from_torch` accepts, also without biases; or a model of this
+        package, a model file or a run folder.
     loss : str or torch.nn.Module
-        ``cross_entropy``, ``logistic`` or ``squared``, whose mean over the samples counts; or
+        ``cross_entropy``, ``logistic`` or ``squared``, averaged over the samples; or
         ``nn.CrossEntropyLoss()``, ``nn.BCEWithLogitsLoss()`` or ``nn.MSELoss()`` with its own reduction, mean or sum.
     X : array-like or torch.Tensor of shape (n_samples, n_features) or (n_samples, channels, height, width)
         Features.
     y : array-like or torch.Tensor of shape (n_samples,) or (n_samples, n_out)
-        Class indices, labels 0 and 1, or numbers; for a model of this package its own labels. Numbers are scaled as
-        the model learned them: the matrix is that of its own objective.
+        Class indices, labels 0 and 1, or numbers; for a model of this package its own labels. Numbers are scaled as in
+        the model's training: the matrix belongs to its own objective.
     kind : {"ggn", "block", "fisher"}
-        ``ggn``: the generalised Gauss-Newton matrix, with B the loss's Hessian in the outputs. ``block``: its diagonal
-        blocks, one for each rank's part of each layer; on one process one a layer. ``fisher``: the empirical Fisher
-        matrix, with B = g g^T and g the gradient of a sample's loss in its outputs.
+        ``ggn``: the generalised Gauss-Newton matrix, with B the Hessian of the loss in the outputs. ``block``: its
+        diagonal blocks, one for each rank's part of each layer; on one process one per layer. ``fisher``: the empirical
+        Fisher matrix, with B = g g^T and g the gradient of a sample's loss in its outputs.
     comm : mpi4py.MPI.Intracomm, Communicator or None
-        Ranks that share the network; None is this process alone.
+        Ranks that share the network; None means this process alone.
 
     Returns
     -------
@@ -56,14 +56,14 @@ def curvature_operator(
     Raises
     ------
     ConfigError
-        If the module or the loss has no equal here; with all reasons.
+        If the module or the loss has no equivalent here; lists all reasons.
     DataError
         If the data does not fit the model.
 
     Notes
     -----
-    Collective over ``comm``, whose ranks all pass the same arguments. Activations of all samples are kept; ``block``
-    and the dual method store the factors of J, too.
+    Collective over ``comm``; all ranks pass the same arguments. Activations of all samples are kept; ``block`` and the
+    dual method also store the factors of J.
 
     Examples
     --------
@@ -99,7 +99,7 @@ def curvature_operator(
 
 
 def _read(model: Any, loss: Any, shape: tuple[int, ...]) -> tuple[Model, str, str, list[str]]:
-    """Model on this process, name and reduction of the loss, and biases that the model lacks, from torch or not."""
+    """Return the model on this process, the loss's name and reduction, and missing biases, from torch or not."""
     is_module, is_loss_module = (hasattr(thing, "named_modules") for thing in (model, loss))
     if not (is_module or is_loss_module):
         return load_serial_model(model), loss, "mean", []
@@ -115,7 +115,7 @@ def _read(model: Any, loss: Any, shape: tuple[int, ...]) -> tuple[Model, str, st
 
 
 def _targets(task: Task, source: ArraySource, description: Description, backend: Backend) -> Array:
-    """Targets as the loss takes them, on this rank's device."""
+    """Return the targets in the loss's form, on this rank's device."""
     targets = task.to_network(task.targets(description, source))
     if task.classes is not None and (targets < 0).any():
         unseen = ", ".join(task.classes.unseen(description.labels))

@@ -1,6 +1,6 @@
-"""The header of a model file, JSON in its metadata: what a model is apart from its weights, checked as a whole.
+"""The header of a model file, JSON in its metadata: the model without its weights, checked as a whole.
 
-Whoever reads a model goes through :func:`parse_header`: what comes out of it can be used without further checks.
+All code that reads models calls :func:`parse_header`, whose result needs no further checks.
 """
 
 from __future__ import annotations
@@ -27,13 +27,12 @@ from distnewton.network.shapes import NetworkShape, dense_shape
 from distnewton.options import Options
 
 FORMAT_VERSION = 5
-"""1: fully connected networks, by their widths. 2: networks on images, by layer tables. 3: of scaled targets, or
-encoded columns. 4: of data that are not read by default settings. 5: of data with identifiers, or
-several labels. Each model is written as
-the first that holds it, so that older versions read what they can."""
+"""1: fully connected networks, by widths. 2: networks on images, by layer tables. 3: scaled targets, or encoded
+columns. 4: data read with other than default settings. 5: data with identifiers, or several labels.
+Each model is written in the first format that can hold it, for use with older versions."""
 
 _SHOWN = 300
-"""Characters of a problem in a message, which holds what came."""
+"""Limit of characters of a problem in a message, which quotes the input."""
 Number = Annotated[float, Field(allow_inf_nan=False)]
 Width = Annotated[int, Field(ge=1, lt=2**31)]
 Label = Annotated[int, Field(ge=-MAX_WHOLE, le=MAX_WHOLE)] | Number | str
@@ -46,7 +45,7 @@ class Classes(Options):
 
 
 class Scaling(Options):
-    """A fitted scaling; offset and factor of the kinds that shift columns."""
+    """A fitted scaling; only kinds that shift columns have offset and factor."""
 
     kind: Annotated[str, NameOf(SCALINGS)]
     n_columns: int
@@ -55,18 +54,18 @@ class Scaling(Options):
 
 
 class Targets(Options):
-    """Scaling of the numbers of regression."""
+    """Scaling of regression targets."""
 
     mean: list[Number]
     deviation: list[Annotated[float, Field(gt=0.0, allow_inf_nan=False)]]
 
 
 class ModelHeader(Options):
-    """What a model file says that a model is; the attributes of :class:`Architecture` mean the same here.
+    """Definition of a model in its file; attributes of :class:`Architecture` have the same meaning here.
 
-    It has as many attributes as the file's metadata has keys.
-    ``widths`` is of fully connected networks; those on images have ``input`` (channels, height, width) and ``layers``.
-    ``tensor_sums`` has the checksums of the sections of each weight, ``header_crc32`` that of the text before it.
+    Each attribute is a key of the header. Fully connected networks have ``widths``; networks on images have
+    ``input`` (channels, height, width) and ``layers``. ``tensor_sums`` contains the checksums of the sections of each
+    weight, ``header_crc32`` the checksum of the text before it.
     """
 
     format_version: Annotated[int, Field(ge=1, le=FORMAT_VERSION)]
@@ -88,7 +87,7 @@ class ModelHeader(Options):
 
     @classmethod
     def of(cls, a: Architecture, scaling: ColumnScaling) -> ModelHeader:
-        """Header of a model, without checksums."""
+        """Make the header of a model, without checksums."""
         tree: dict[str, Any] = {
             "activation": a.activation,
             "task": a.task.name,
@@ -111,19 +110,19 @@ class ModelHeader(Options):
         return cls.model_validate_json(json.dumps({"format_version": _first_version(a, tree), **tree}))
 
     def text(self) -> str:
-        """As JSON."""
+        """Return JSON."""
         return json.dumps(self.model_dump(exclude_defaults=True))
 
     @property
     def shape(self) -> NetworkShape:
-        """Layers."""
+        """Layers of the network."""
         if self.widths is not None:
             return dense_shape(self.widths)
         return convolutional_shape(self.input or (), [layer.model_dump() for layer in self.layers or ()])
 
     @property
     def architecture(self) -> Architecture:
-        """What the model is."""
+        """Architecture of the model."""
         shape = self.shape
         classes = None if self.classes is None else LabelMapping.from_dict(self.classes.model_dump())
         targets = None if self.targets is None else TargetScaling.from_dict(self.targets.model_dump())
@@ -143,7 +142,7 @@ class ModelHeader(Options):
         return self
 
     def _problems(self) -> Iterator[str]:
-        """What contradicts itself, the first of which keeps the rest from being looked at."""
+        """Yield contradictions; only the first is used, since later checks rely on earlier ones."""
         if [self.widths is None, self.input is None, self.layers is None] not in ([False, True, True],
                                                                                   [True, False, False]):  # fmt: skip
             yield "expected widths, or input and layers"
@@ -188,7 +187,7 @@ class ModelHeader(Options):
 
 
 def _label_problems(labels: Sequence[int | float | str]) -> Iterator[str]:
-    """Labels of two kinds, or twice the same."""
+    """Yield problems of labels: mixed kinds, or duplicates."""
     if len({isinstance(label, str) for label in labels}) > 1:
         yield "classes: some are numbers, some texts"
     if twice := [text for text, count in Counter(map(label_text, labels)).items() if count > 1]:
@@ -201,9 +200,9 @@ def parse_header(text: str, name: str) -> ModelHeader:
     Parameters
     ----------
     text : str
-        JSON.
+        Header as JSON.
     name : str
-        The file, for messages.
+        Name of the file, for messages.
 
     Returns
     -------
@@ -212,7 +211,7 @@ def parse_header(text: str, name: str) -> ModelHeader:
     Raises
     ------
     DataError
-        If a newer version wrote it, or with the first thing that is wrong.
+        If a newer version wrote it, or it is damaged; names the first problem.
     """
     try:
         return ModelHeader.model_validate_json(text)
@@ -228,7 +227,7 @@ def parse_header(text: str, name: str) -> ModelHeader:
 
 
 def _first_version(a: Architecture, tree: dict[str, Any]) -> int:
-    """The first version that knows all of a header."""
+    """Return the first version that can represent all of a header."""
     encoded = a.names is not None and a.names.encoding is not None
     needed = {
         5: "id_column" in tree.get("reading", {}) or a.task.name == "multilabel",

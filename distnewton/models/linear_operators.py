@@ -24,18 +24,18 @@ from distnewton.solvers.conjugate_gradient import ConjugateGradient
 
 Kind = Literal["ggn", "block", "fisher"]
 _DUAL_ROWS = 1000
-"""Rows of J up to which ``solve`` takes the dual method by itself: its cost grows with their cube."""
+"""Limit of rows of J for ``solve`` to choose the dual method, whose cost grows with their cube."""
 
 
 class TorchOrder:
-    """Positions of a rank's variables in the vector of all parameters that torch would make.
+    """Positions of a rank's variables in torch's vector of all parameters.
 
     Parameters
     ----------
     network : PartitionedNetwork
         The network on its grid.
     lacking : collection of str
-        Biases that the vector does not have, under their names in the equal torch.nn.Sequential; here they are 0.
+        Biases missing in the vector, by their names in the equivalent torch.nn.Sequential; here they are 0.
 
     Attributes
     ----------
@@ -45,7 +45,7 @@ class TorchOrder:
 
     def __init__(self, network: PartitionedNetwork, lacking: Collection[str] = ()) -> None:
         self._network, layout, shape = network, network.layout, network.shape
-        # -1: a variable that the vector does not have
+        # -1: a variable that the vector lacks
         self._places = np.full(layout.n_params, -1)
         views, n = layout.views(self._places), 0
         for m, (layer, number) in enumerate(zip(shape.layers, shape.modules, strict=True), 1):
@@ -59,17 +59,17 @@ class TorchOrder:
         self.n_params = n
 
     def mask(self, local: Array) -> Array:
-        """Set variables that the vector does not have to 0, in place; returns the block."""
+        """Set variables that the vector lacks to 0, in place; returns the block."""
         local[self._network.backend.library.to_device(np.flatnonzero(self._places < 0))] = 0.0
         return local
 
     def to_local(self, vector: Array) -> Array:
-        """This rank's block of a vector that all ranks hold; shape (n_params_local,)."""
+        """Extract this rank's block of a vector that all ranks hold; shape (n_params_local,)."""
         # index -1 takes the zero at the end
         return self._network.backend.asarray(np.append(np.ravel(vector), 0.0)[self._places])
 
     def to_whole(self, local: Array) -> Array:
-        """The vector of which each rank has a block; replicated (collective: one sum of n_params + 1 numbers)."""
+        """Join the blocks of all ranks to a replicated vector (collective: one sum of n_params + 1 numbers)."""
         whole = np.zeros(self.n_params + 1)
         whole[self._places] = to_host(local)
         whole[-1] = 0.0
@@ -79,29 +79,29 @@ class TorchOrder:
 
 
 class _GradientOuterProducts:
-    """g g^T of each sample, with g the gradient of its loss in the outputs: the B of the empirical Fisher matrix."""
+    """g g^T for each sample, with g the gradient of its loss in the outputs: B of the empirical Fisher matrix."""
 
     def __init__(self, gradients: Array) -> None:
         self._gradients = gradients
 
     def matvec(self, V: Array) -> Array:
-        """Multiply the matrix of each sample onto its row."""
+        """Multiply the matrix of each sample by its row."""
         g = self._gradients
         product: Array = g * (g * V).sum(axis=1)[:, None]
         return product
 
 
 class JacobianOperator(LinearOperator):
-    """The Jacobian of all outputs in all parameters, sample by sample; its adjoint is ``.T``.
+    """The Jacobian of all outputs with respect to all parameters, sample by sample; its adjoint is ``.T``.
 
     Parameters
     ----------
     sample : CurvatureSample
-        Point and data.
+        Data at the point of linearization.
     order : TorchOrder
         Order of the parameters.
     n_out : int
-        Outputs of the network.
+        Number of outputs of the network.
 
     Notes
     -----
@@ -121,14 +121,14 @@ class JacobianOperator(LinearOperator):
 
 
 class CurvatureOperator(LinearOperator):
-    r"""A curvature matrix of a model on data; make it by :func:`distnewton.curvature_operator`.
+    r"""A curvature matrix of a model on data; :func:`distnewton.curvature_operator` makes it.
 
     .. math:: G = s \sum_i J_i^T B_i J_i
 
     Attributes
     ----------
     jacobian : LinearOperator of shape (n_samples * n_out, n_params)
-        J, whose rows are the outputs of the first sample, then of the second, and so on.
+        J, whose rows are the outputs of the first sample, then those of the second, and so on.
     model : Model
         The network on the ranks that share the products; ``model.grid.free()`` frees its communicators.
 
@@ -151,7 +151,7 @@ class CurvatureOperator(LinearOperator):
         self.jacobian = JacobianOperator(sample, order, model.network.n_out)
         self._blocks: dict[int, BlockGaussNewton] = {}
         if kind == "block":
-            # shift 0, and the mean over samples undone below: the factor is the loss's own
+            # shift 0; _multiply undoes the mean over samples, since the loss has its own factor
             jacobian = sample.jacobian
             self._blocks = {m: BlockGaussNewton(jacobian, point.loss_hessian, 0.0, [m]) for m in jacobian.layers}
         super().__init__(np.float64, (order.n_params, order.n_params))  # type: ignore[call-arg]
@@ -163,7 +163,7 @@ class CurvatureOperator(LinearOperator):
         return self
 
     def _multiply(self, v: Array) -> Array:
-        """Product with this rank's block of a vector; shape (n_params_local,)."""
+        """Multiply by this rank's block of a vector; shape (n_params_local,)."""
         if self._kind != "block":
             U = self._hessian.matvec(self._sample.product(v, [0.0])[0])
             product = self._sample.transposed_product(self._sample.backend.asarray(U))
@@ -194,13 +194,13 @@ class CurvatureOperator(LinearOperator):
         damping : float
             lambda.
         method : {"auto", "cg", "dual"}
-            ``cg``: conjugate gradients. ``dual``: exactly, through the space of samples and outputs, for kinds ``ggn``
-            and ``block`` of modules that have all biases. ``auto``: ``dual`` where it is possible with at most 1000
-            rows of J, else ``cg``.
+            ``cg``: conjugate gradients. ``dual``: exact solution in the space of samples and outputs, for kinds ``ggn``
+            and ``block`` of modules with all biases. ``auto``: ``dual`` if possible with at most 1000 rows of J, else
+            ``cg``.
         tolerance : float
             Relative residual at which CG stops.
         max_steps : int
-            CG steps after which the solution is given up.
+            Limit of CG steps.
 
         Returns
         -------
@@ -242,7 +242,7 @@ class CurvatureOperator(LinearOperator):
             return "kind is fisher"
         if not damping > 0.0:
             return "damping must be positive"
-        # its Gram matrices count every bias of the network
+        # its Gram matrices include every bias of the network
         return "" if self._order.n_params == self.model.network.shape.n_params else "the module has layers without bias"
 
     def _solve_dual(self, b: Array, damping: float) -> Array:

@@ -1,4 +1,4 @@
-"""Models from files and from given weights, on the ranks that share them or whole in one process."""
+"""Loading models from files and given weights, shared by ranks or whole in one process."""
 
 from __future__ import annotations
 
@@ -26,18 +26,18 @@ from distnewton.planning.splits import auto_splits
 def load_model(
     path: str | Path, comm: Communicator | None = None, device: str = "cpu", files: Sequence[int] = ()
 ) -> Model:
-    """Load a model file, or the one of a run folder, onto any number of ranks.
+    """Load a model file, or that of a run folder, onto any number of ranks.
 
     Parameters
     ----------
     path : path
         Run folder or file.
     comm : Communicator or None
-        The ranks; None is this process alone.
+        The ranks; None means this process alone.
     device : str
-        What computes: ``cpu``, ``gpu``, or ``auto``, which is a GPU if every rank has one.
+        Device that computes: ``cpu``, ``gpu``, or ``auto``, which is a GPU if every rank has one.
     files : sequence of int
-        Number of ranks that own each of the files by columns that the model is for; by default as equal as can be.
+        Number of ranks for each of the model's files by columns; as equal as possible by default.
 
     Returns
     -------
@@ -46,11 +46,11 @@ def load_model(
     Raises
     ------
     ConfigError
-        If a GPU is asked for and a rank has none.
+        If a GPU is requested and a rank has none.
     MissingInputError
         If there is no such file.
     DataError
-        If it is not a model of this package, or from a newer version.
+        If it is not a model of this package, or a newer version wrote it.
 
     Notes
     -----
@@ -62,7 +62,7 @@ def load_model(
     with comm.collective_errors():
         header = read_header(file)
         architecture, scaling = header.architecture, header.column_scaling
-    # before the grid, whose groups of ranks sum as these do
+    # before the grid: its groups of ranks inherit how these ranks sum
     chosen = choose_device(comm, device, architecture.dtype)
     network = _network(architecture, comm, chosen.backend, files)
     params = np.zeros(network.layout.n_params, architecture.dtype)
@@ -78,18 +78,18 @@ def model_of_weights(
     scaling: ColumnScaling,
     comm: Communicator | None = None,
 ) -> Model:
-    """Lay out a model from weights that every rank holds whole.
+    """Distribute a model from weights that every rank holds whole.
 
     Parameters
     ----------
     architecture : Architecture
-        What it is.
+        Definition of the model.
     weights : mapping of str to Array
-        Under the names, and in the shapes, of the equal torch.nn.Sequential.
+        Weights with the names and shapes of the equivalent torch.nn.Sequential.
     scaling : ColumnScaling
         Scaling of all features.
     comm : Communicator or None
-        The ranks that share the model; None is this process alone.
+        The ranks that share the model; None means this process alone.
 
     Returns
     -------
@@ -111,7 +111,7 @@ def model_of_weights(
 def _network(
     architecture: Architecture, comm: Communicator, backend: Backend, counts: Sequence[int] = ()
 ) -> PartitionedNetwork:
-    """The network on a new grid of all ranks (collective)."""
+    """Make the network on a new grid of all ranks (collective)."""
     shape, files = architecture.shape, () if architecture.names is None else architecture.names.inputs_of_files
     owners = FileOwners(files, files_of_ranks(len(files), comm.size, (), counts)) if files else None
     grid = ProcessGrid(comm, shape.partition(auto_splits(shape, comm.size, owners=owners), owners=owners))
@@ -119,12 +119,12 @@ def _network(
 
 
 def whole_model(model: Model) -> Model:
-    """The same model on each rank alone, which then needs no other rank to predict.
+    """Copy a model whole to each rank, which can then predict without the others.
 
     Parameters
     ----------
     model : Model
-        On any grid.
+        Model on any grid.
 
     Returns
     -------
@@ -132,7 +132,7 @@ def whole_model(model: Model) -> Model:
 
     Notes
     -----
-    Collective over the model's grid: the weights go through rank 0 to all ranks, each of which must hold them.
+    Collective over the model's grid: rank 0 sends the weights to all ranks, and each must hold them all.
     """
     comm, weights = model.grid.comm, model.weights()
     names = comm.broadcast_json(None if weights is None else list(weights))
@@ -141,7 +141,7 @@ def whole_model(model: Model) -> Model:
 
 
 def load_serial_model(model: Model | str | Path) -> Model:
-    """A model that each rank holds alone, from one in memory or a file.
+    """Make a model that each rank holds whole, from a model in memory or a file.
 
     Parameters
     ----------
@@ -151,11 +151,11 @@ def load_serial_model(model: Model | str | Path) -> Model:
     Returns
     -------
     Model
-        The given one where it is on one rank already.
+        The given one if it is already on one rank.
 
     Notes
     -----
-    Collective over the grid of a model in memory; a file is read by each process for itself.
+    Collective over the grid of a model in memory; each process reads a file independently.
     """
     if not isinstance(model, Model):
         return load_model(model)

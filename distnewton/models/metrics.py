@@ -1,4 +1,4 @@
-"""What a task is judged by: accuracy, AUC, RMSE and R2, and what people ask for besides."""
+"""Metrics of tasks: accuracy, AUC, RMSE and R2, and other common ones."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ import numpy as np
 from distnewton.backend import Array, namespace, scalar
 
 MAIN_METRIC = {"classification": "accuracy", "binary": "auc", "multilabel": "micro_f1", "regression": "rmse"}
-"""The metric that a task is judged by where there is room for one."""
+"""The metric of a task where only one is used."""
 PRECISION_AT = (1, 3, 5)
-"""Numbers of most likely labels that are looked at."""
+"""Numbers of most likely labels to evaluate."""
 _ROWS_AT_ONCE = 1024
 SOLUTION_METRIC = "relative_l2"
-"""The metric of a residual problem whose solution is known."""
+"""The metric of a residual problem with a known solution."""
 LOWER_IS_BETTER = frozenset({"rmse", SOLUTION_METRIC})
 _SHARES = frozenset({"accuracy", "auc", "r2", "micro_f1", *(f"precision_at_{k}" for k in PRECISION_AT)})
 
 
 def main_metric(task: str, metrics: Mapping[str, float]) -> str:
-    """The metric by which a set is judged: the task's, or the error against a known solution where there is one."""
+    """Return the main metric of a set: the task's, or the error against a known solution if there is one."""
     return SOLUTION_METRIC if SOLUTION_METRIC in metrics else MAIN_METRIC[task]
 
 
 def metric_text(name: str, value: float) -> str:
-    """A metric as tables show it: shares have four decimals, others, in the targets' units, five digits."""
+    """Format a metric for tables: shares with four decimals, others, in the targets' units, with five digits."""
     return f"{value:.4f}" if name in _SHARES else f"{value:.5g}"
 
 
 def is_reached(metric: str, value: float, level: float) -> bool:
-    """Whether a value of a metric is as good as a level."""
+    """Whether a value of a metric is at least as good as a level."""
     return value <= level if metric in LOWER_IS_BETTER else value >= level
 
 
 def task_metrics(task: str, outputs: Array, targets: Array) -> dict[str, float]:
-    """Metrics of a task.
+    """Compute the metrics of a task.
 
     Parameters
     ----------
@@ -46,14 +46,14 @@ def task_metrics(task: str, outputs: Array, targets: Array) -> dict[str, float]:
     outputs : Array of shape (n, n_out)
         Outputs of the network: logits, or predictions.
     targets : Array
-        Class indices (classification; negative for labels unknown to the model), 0 and 1 (binary; a column for each
-        label), or numbers.
+        Class indices (classification; negative for labels unknown to the model), 0 and 1 (binary; multilabel has one
+        column per label), or numbers.
 
     Returns
     -------
     dict of str to float
         ``accuracy``; ``accuracy`` and ``auc``; ``micro_f1`` and ``precision_at_1`` to ``precision_at_5``; or ``rmse``
-        and ``r2``. AUC and R2 are NaN where undefined.
+        and ``r2``. AUC and R2 are NaN if undefined.
     """
     if task == "multilabel":
         return label_metrics(outputs, targets)
@@ -75,7 +75,7 @@ def task_metrics(task: str, outputs: Array, targets: Array) -> dict[str, float]:
 
 
 def label_metrics(outputs: Array, targets: Array) -> dict[str, float]:
-    """Metrics of samples with any number of labels.
+    """Compute metrics of samples with any number of labels.
 
     Parameters
     ----------
@@ -87,9 +87,9 @@ def label_metrics(outputs: Array, targets: Array) -> dict[str, float]:
     Returns
     -------
     dict of str to float
-        ``micro_f1`` of the labels whose logit is positive, over all samples and labels; 0 where nothing is either
-        predicted or true. ``precision_at_k`` for k = 1, 3 and 5, as far as there are as many labels: the share, on
-        average, of a sample's k largest logits whose labels it has; the first label goes first among equals.
+        ``micro_f1`` over all samples and labels, where positive logits predict labels; 0 if no label is predicted or
+        true. ``precision_at_k`` for k = 1, 3 and 5, up to the number of labels: the mean share of true labels among
+        a sample's k largest logits; among equal logits the first label wins.
     """
     n, n_labels = outputs.shape
     xp, truth = namespace(outputs), targets > 0
@@ -100,7 +100,7 @@ def label_metrics(outputs: Array, targets: Array) -> dict[str, float]:
     ranks = [k for k in PRECISION_AT if k <= n_labels]
     hits = np.zeros(max(ranks, default=0))
     for start in range(0, n, _ROWS_AT_ONCE):
-        # a largest one after the other: sorting thousands of labels would take ten times as long
+        # repeated search for the largest: sorting thousands of labels would take ten times as long
         left, own = outputs[start : start + _ROWS_AT_ONCE].copy(), truth[start : start + _ROWS_AT_ONCE]
         rows = xp.arange(len(left))
         for i in range(len(hits)):
@@ -111,19 +111,19 @@ def label_metrics(outputs: Array, targets: Array) -> dict[str, float]:
 
 
 def auc(scores: Array, positive: Array) -> float:
-    """Area under the ROC curve: the share of (positive, negative) pairs ranked rightly, ties counting half.
+    """Compute the area under the ROC curve: the share of correctly ranked (positive, negative) pairs; ties count half.
 
     Parameters
     ----------
     scores : Array of shape (n,)
         Larger means more likely positive.
     positive : Array of bool of shape (n,)
-        The truth.
+        True classes.
 
     Returns
     -------
     float
-        NaN with one class only.
+        NaN with only one class.
     """
     xp = namespace(scores)
     n_positive = int(scalar(positive.sum()))
@@ -138,24 +138,24 @@ def auc(scores: Array, positive: Array) -> float:
 
 
 def more_metrics(task: str, link: str, classes: Sequence[str], outputs: Array, targets: Array) -> dict[str, Any]:
-    """What :func:`task_metrics` leaves out, since it takes longer or has more than one number; on the host.
+    """Compute metrics on the host that :func:`task_metrics` omits: they are slower, or not single numbers.
 
     Parameters
     ----------
     task, outputs, targets
-        As of :func:`task_metrics`.
+        See :func:`task_metrics`.
     link : str
-        How outputs become probabilities; empty where they do not.
+        Function from outputs to probabilities; empty if there is none.
     classes : sequence of str
-        Labels, by the numbers in the targets; empty for regression.
+        Labels, indexed by the numbers in the targets; empty for regression.
 
     Returns
     -------
     dict
-        ``mae`` of regression. Of classes ``auc``, of more than two the mean over the classes there are, each against
-        the rest, by its probability or output; ``log_loss``, where there are probabilities; ``macro_f1``; and
+        ``mae`` for regression. For classes: ``auc``, with more than two the mean over the classes that occur, each
+        against the rest, by probability or output; ``log_loss``, if there are probabilities; ``macro_f1``; and
         ``classes``, with ``precision``, ``recall``, ``f1`` and ``n_samples`` by label. Samples of unknown labels count
-        as wrongly predicted, but neither for ``auc`` nor for ``log_loss``. NaN where undefined; a ratio 0 / 0 is 0.
+        as wrong, except that ``auc`` and ``log_loss`` ignore them. NaN if undefined; a ratio 0 / 0 is 0.
     """
     if task == "regression":
         return {"mae": float(np.abs(outputs - targets.reshape(outputs.shape)).mean())}
@@ -181,7 +181,7 @@ def more_metrics(task: str, link: str, classes: Sequence[str], outputs: Array, t
 
 
 def _by_class(classes: Sequence[str], predicted: Array, truth: Array) -> dict[str, Any]:
-    """``macro_f1`` and ``classes``, as of :func:`more_metrics`."""
+    """Compute ``macro_f1`` and ``classes`` of :func:`more_metrics`."""
     known = truth >= 0
     n_right, n_of, n_predicted = (
         np.bincount(numbers, minlength=len(classes))
@@ -191,12 +191,12 @@ def _by_class(classes: Sequence[str], predicted: Array, truth: Array) -> dict[st
 
 
 def _by_label(classes: Sequence[str], predicted: Array, truth: Array) -> dict[str, Any]:
-    """The same where each sample has any number of labels."""
+    """Compute the same if each sample has any number of labels."""
     return _ratios(classes, (predicted & truth).sum(axis=0), truth.sum(axis=0), predicted.sum(axis=0))
 
 
 def _ratios(classes: Sequence[str], n_right: Array, n_of: Array, n_predicted: Array) -> dict[str, Any]:
-    """Precision, recall and F1 of each class from its counts: found rightly, there are, and found."""
+    """Compute precision, recall and F1 of each class from its counts: correct, true and predicted."""
     precision, recall = n_right / np.maximum(n_predicted, 1), n_right / np.maximum(n_of, 1)
     f1 = 2 * n_right / np.maximum(n_of + n_predicted, 1)
     columns = precision.tolist(), recall.tolist(), f1.tolist(), n_of.tolist()

@@ -1,4 +1,4 @@
-"""A trained network on a grid: predict, evaluate, save as the equal torch.nn.Sequential, load on any grid."""
+"""A trained network on a grid: predict, evaluate, save as the equivalent torch.nn.Sequential, load on any grid."""
 
 from __future__ import annotations
 
@@ -29,27 +29,27 @@ from distnewton.parallel.grid import ProcessGrid
 from distnewton.planning.chunks import MAX_CHUNK_ROWS
 
 Data = Any
-"""A data source, what opens one, a path, or anything that :func:`~distnewton.data.in_memory.as_source` takes."""
+"""A data source, a function that opens one, a path, or input of :func:`~distnewton.data.in_memory.as_source`."""
 
 _EXACT = 2**53
-"""Whole numbers up to this are float64, and so are labels."""
+"""Limit of whole numbers, and thus of labels, that are exact in float64."""
 
 
 class Model:
-    """A network with its weights and input scaling, spread over the ranks of a grid.
+    """A network with its weights and input scaling, distributed over the ranks of a grid.
 
     Parameters
     ----------
     architecture : Architecture
-        What the model is.
+        Definition of the model.
     network : PartitionedNetwork
-        Laid out on a grid.
+        Network on a grid.
     params : Array of shape (n_params_local,)
         This rank's variables.
     scaling : ColumnScaling
-        Of this rank's features.
+        Scaling of this rank's features.
     notes : sequence of str
-        What its user should know of the device.
+        Notes for the user about the device.
 
     Notes
     -----
@@ -68,7 +68,7 @@ class Model:
         self.notes = list(notes)
 
     def __repr__(self) -> str:
-        """Write task, layers, activation and loss in a line."""
+        """Write task, layers, activation and loss on one line."""
         a = self.architecture
         return f"<Model: {a.task.name} with {a.shape}, {a.activation}, {a.loss}>"
 
@@ -79,20 +79,20 @@ class Model:
 
     @property
     def names(self) -> ColumnNames | None:
-        """Names of the columns of the training data; None where they had none."""
+        """Names of the columns of the training data; None if they had none."""
         return self.architecture.names
 
     def features(self, source: DataSource, description: Description, rows: Chosen | None = None) -> Any:
-        """This rank's columns of a data set, scaled and arranged.
+        """Read this rank's columns of a data set, scaled and arranged.
 
         Parameters
         ----------
         source : DataSource
             The data.
         description : Description
-            Of it.
+            Description of the data.
         rows : Array of int or None
-            Ascending numbers of the samples wanted; all by default.
+            Ascending numbers of the samples to read; all by default.
 
         Returns
         -------
@@ -106,18 +106,18 @@ class Model:
         return self.network.backend.features(self.network.arrange(X))
 
     def outputs_of(self, X: Any) -> Array:
-        """Outputs for features that are already scaled, in the units of the targets; replicated, (n_samples, n_out)."""
+        """Compute outputs for scaled features, in the targets' units; replicated, (n_samples, n_out)."""
         return self.architecture.task.to_user(to_host(network_outputs(self.network, self.params, X)))
 
     def outputs(self, data: Data, labels: LabelsWanted = "if_there") -> tuple[Array, DataSource, Description]:
-        """Outputs for a data set, replicated.
+        """Compute replicated outputs for a data set.
 
         Parameters
         ----------
         data : DataSource or callable
-            The data, or what opens it with this model's number of features.
+            The data, or a function that opens it with this model's number of features.
         labels : {"if_there", "none"}
-            Whether the labels of a file or frame are read.
+            Whether to read the labels of a file or frame.
 
         Returns
         -------
@@ -131,18 +131,18 @@ class Model:
     def opener(
         self, data: Any, labels: LabelsWanted, reading: DataConfig | None = None, names: ColumnNames | None = None
     ) -> Callable[[], DataSource]:
-        """How data are opened for this model: as its training data were.
+        """Make a function that opens data as the training data were opened.
 
         Parameters
         ----------
         data : DataSource, path, list of paths, or what :func:`~distnewton.data.in_memory.as_source` takes
-            The data; a list are files by columns.
+            The data; a list contains files by columns.
         labels : {"required", "if_there", "none"}
-            Whether there must be labels, may be, or are not read.
+            Whether labels are required, optional, or not read.
         reading : DataConfig or None
-            Other settings than those of the training data.
+            Settings to use instead of those of the training data.
         names : ColumnNames or None
-            Other names of columns than those of the training data.
+            Names of columns to use instead of those of the training data.
 
         Returns
         -------
@@ -156,14 +156,14 @@ class Model:
         return opener(reading, data, "", partition.n_features, names or self.names, labels, owned)
 
     def check_data(self, source: DataSource, description: Description) -> None:
-        """Refuse data whose features are not those of the model.
+        """Refuse data whose features differ from the model's.
 
         Parameters
         ----------
         source : DataSource
             The data.
         description : Description
-            Its size and names of columns.
+            Size and column names of the data.
 
         Raises
         ------
@@ -182,12 +182,12 @@ class Model:
             raise DataError(problem, collective=True)
 
     def evaluate(self, data: Data) -> dict[str, Any]:
-        """Metrics on a data set, with the number of samples and of labels unknown to the model.
+        """Compute metrics on a data set, and count its samples and labels unknown to the model.
 
         Parameters
         ----------
         data : DataSource or callable
-            The data, or what opens it with this model's number of features.
+            The data, or a function that opens it with this model's number of features.
 
         Returns
         -------
@@ -198,7 +198,7 @@ class Model:
         return self.metrics(*self.outputs(data))
 
     def metrics(self, outputs: Array, source: DataSource, description: Description) -> dict[str, Any]:
-        """What :meth:`evaluate` returns, from what :meth:`outputs` does."""
+        """Compute the result of :meth:`evaluate` from that of :meth:`outputs`."""
         if not description.labelled:
             raise DataError(f"{source.name} has no labels to compare with; predict needs none", collective=True)
         task, targets = self.architecture.task, np.zeros(0)
@@ -214,18 +214,18 @@ class Model:
         }
 
     def predict(self, data: Data) -> Any:
-        """The user's own label of each sample, in input order.
+        """Predict the user's own label of each sample, in input order.
 
         Parameters
         ----------
         data : DataSource or callable, or array-like, frame or sparse array of shape (n_samples, n_features)
-            The data, or what opens it with this model's number of features. A frame's columns are taken by name.
+            The data, or a function that opens it with this model's number of features. A frame's columns go by name.
 
         Returns
         -------
         list of str, or ndarray of shape (n_samples,) or (n_samples, n_targets)
-            Of a source or file the labels as texts. Of arrays an array of the classes: whole numbers, numbers, texts
-            or booleans as training had them; or of the numbers predicted; or 0 and 1 for each label.
+            For a source or file, the labels as texts. For arrays, an array of the classes (whole numbers, numbers,
+            texts or booleans as in training), of the predicted numbers, or of 0 and 1 for each label.
         """
         task = self.architecture.task
         outputs, source, _ = self.outputs(data, labels="none")
@@ -240,11 +240,11 @@ class Model:
         return _typed(task.classes.classes)[task.chosen(outputs)]
 
     def weights(self) -> dict[str, Array] | None:
-        """All weights on rank 0, as :func:`~distnewton.models.saving.gather_weights` has them."""
+        """Gather all weights on rank 0, as :func:`~distnewton.models.saving.gather_weights` does."""
         return gather_weights(self.network, self.params)
 
     def exported_weights(self) -> dict[str, Array]:
-        """All weights, as :meth:`weights`, of a network on one rank whose outputs have the units of the targets."""
+        """Return :meth:`weights` of a network on one rank, rescaled for outputs in the units of the targets."""
         tensors, scaling = self.weights() or {}, self.architecture.task.scaling
         if scaling is not None:
             last, deviation = self.network.shape.modules[-1], np.array(scaling.deviation)
@@ -259,7 +259,7 @@ class Model:
 
 
 def network_outputs(network: PartitionedNetwork, params: Array, X: Any, chunk_rows: int = MAX_CHUNK_ROWS) -> Array:
-    """Outputs for scaled features, so many samples at a time; replicated, of shape (n_samples, n_out)."""
+    """Compute outputs for scaled features in chunks of samples; replicated, of shape (n_samples, n_out)."""
     outputs = network.backend.empty(X.shape[0], network.n_out)
     for start in range(0, X.shape[0], chunk_rows):
         rows = start, min(X.shape[0], start + chunk_rows)
@@ -268,7 +268,7 @@ def network_outputs(network: PartitionedNetwork, params: Array, X: Any, chunk_ro
 
 
 def _typed(classes: Sequence[float | str]) -> Array:
-    """Classes as an array: texts that stand for what no float64 is, booleans and long whole numbers, as these."""
+    """Convert classes to an array; texts that represent booleans or whole numbers beyond float64 become these."""
     if tuple(classes) == ("False", "True"):
         return np.array([False, True])
     texts = [name for name in classes if isinstance(name, str)]

@@ -1,4 +1,4 @@
-"""The model file: weights under the keys of the equal torch.nn.Sequential, everything else as JSON in its metadata."""
+"""The model file: weights with the keys of the equivalent torch.nn.Sequential, the rest as JSON in its metadata."""
 
 from __future__ import annotations
 
@@ -24,31 +24,31 @@ from distnewton.parallel.partition import Block
 MODEL_FILE = "model.safetensors"
 _KEY = "distnewton"
 _HEADER_SUM = ', "header_crc32": '
-"""What ends the header: the checksum of the text before it. It has no entry of its own in the file's metadata, since
-safetensors writes entries in random order, and two files of one model are to be equal. Older files have neither this
-nor the tensors' checksums; where only one is missing, the file is damaged."""
+"""End of the header, before the checksum of the preceding text. The checksum has no metadata entry of its own, since
+safetensors writes entries in random order, and two files of one model must be equal. Older files have neither this
+nor the tensors' checksums; if only one is missing, the file is damaged."""
 _DTYPES = {"float32": "F32", "float64": "F64"}
-"""Types of numbers as safetensors calls them."""
+"""safetensors' names of number types."""
 _SECTION = 1 << 22
-"""Bytes of a tensor that a checksum is of; ranks share the sections."""
+"""Bytes of a tensor that one checksum covers; ranks share the sections."""
 
 
 def write_model(path: Path, tensors: dict[str, Array], header: ModelHeader) -> None:
-    """Write a model file, whole or not at all.
+    """Write a model file completely or not at all.
 
     Parameters
     ----------
     path : Path
         The file.
     tensors : dict of str to Array
-        Weights.
+        Weights by name.
     header : ModelHeader
-        What else a model is, without checksums.
+        Header without checksums.
 
     Raises
     ------
     CreateError, WriteError
-        If there is no folder for it, or it cannot be written.
+        If its folder does not exist, or it cannot be written.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save, save_file
@@ -64,14 +64,14 @@ def write_model(path: Path, tensors: dict[str, Array], header: ModelHeader) -> N
             if part.is_file():
                 save_file(tensors, part, metadata)
             else:
-                # a device, in whose place safetensors would put a file
+                # a device, which safetensors would replace by a file
                 part.write_bytes(save(tensors, metadata))
     except SafetensorError as error:
         raise WriteError(f"cannot write {path}: {error}") from None
 
 
 def read_header(file: Path) -> ModelHeader:
-    """What a model file says that the model is, and that its weights have the shapes of.
+    """Read the header of a model file, and check it and the shapes of the weights.
 
     Parameters
     ----------
@@ -87,7 +87,7 @@ def read_header(file: Path) -> ModelHeader:
     MissingInputError
         If there is no such file.
     DataError
-        If it is not a model of this package, from a newer version, or changed since it was written.
+        If it is not a model of this package, a newer version wrote it, or it has changed since.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -117,12 +117,12 @@ def read_header(file: Path) -> ModelHeader:
 
 
 def find_model(path: str | Path) -> Path:
-    """The model file that a path names: the file itself, or that of a run folder."""
+    """Return the model file of a path: the path itself, or the file in a run folder."""
     return Path(path) / MODEL_FILE if Path(path).is_dir() else Path(path)
 
 
 def _check_tensors(name: str, header: ModelHeader, found: dict[str, tuple[str, list[int]]]) -> None:
-    """Refuse a file whose tensors are not those of its header, by their types and shapes."""
+    """Refuse a file whose tensors differ from its header in type or shape."""
     shape, dtype = header.shape, _DTYPES[header.dtype]
     expected: dict[str, tuple[str, list[int]]] = {}
     for number, layer in zip(shape.modules, shape.layers, strict=True):
@@ -144,7 +144,7 @@ def _titled(kind: tuple[str, list[int]] | None) -> str:
 
 
 def _look(file: Path) -> str:
-    """What a file that is no model looks like."""
+    """Describe a file that is no model, by its first bytes."""
     with file.open("rb") as content:
         head = content.read(8)
     if head[:1] == b"\x80" and head[1:2] in (b"\x02", b"\x03", b"\x04", b"\x05"):
@@ -155,23 +155,23 @@ def _look(file: Path) -> str:
 
 
 def assemble(network: PartitionedNetwork, m: int, blocks: list[Block | None], parts: list[Array]) -> dict[str, Array]:
-    """Weight and bias of a layer from its blocks, in torch's shapes.
+    """Join the blocks of a layer to its weight and bias, in torch's shapes.
 
     Parameters
     ----------
     network : PartitionedNetwork
-        Its layers.
+        Network with the layer.
     m : int
         Number of the layer.
     blocks : list of Block or None
-        Of each rank.
+        Block of each rank.
     parts : list of Array
-        Each block's rows of W and, where owned, of b.
+        Rows of W and, if owned, of b of each block.
 
     Returns
     -------
     dict of str to Array
-        By the names of the equal torch.nn.Sequential.
+        By the names of the equivalent torch.nn.Sequential.
     """
     layer, number = network.shape.layers[m - 1], network.shape.modules[m - 1]
     W, b = join_blocks(network, m, blocks, parts)
@@ -182,7 +182,7 @@ def assemble(network: PartitionedNetwork, m: int, blocks: list[Block | None], pa
 def join_blocks(
     network: PartitionedNetwork, m: int, blocks: list[Block | None], parts: list[Array]
 ) -> tuple[Array, Array]:
-    """W of shape (n_rows, n_out) and b of a whole layer; parameters as of :func:`assemble`."""
+    """Return W of shape (n_rows, n_out) and b of a whole layer; for parameters see :func:`assemble`."""
     layer, dtype = network.shape.layers[m - 1], network.backend.dtype
     # a layer without biases has zeros
     W, b = np.empty((layer.n_in * layer.rows_per_unit, layer.n_out), dtype), np.zeros(layer.n_out, dtype)
@@ -195,7 +195,7 @@ def join_blocks(
 
 
 def weight_shape(layer: LayerShape) -> list[int]:
-    """Shape of a weight as torch has it."""
+    """Return torch's shape of a weight."""
     if layer.kernel is None:
         return [layer.n_out, layer.n_in * layer.rows_per_unit]
     return [layer.n_out, layer.n_in, *layer.kernel.size]
@@ -209,14 +209,14 @@ def fill_block(layer: LayerShape, block: Block, view: BlockView, weight: Any, bi
     layer : LayerShape
         The layer.
     block : Block
-        The part of it.
+        Block of the layer.
     view : BlockView
-        Overwritten.
+        Result, overwritten.
     weight, bias : Array, or slice of a safetensors file
-        Of the whole layer, in torch's shapes.
+        Values of the whole layer, in torch's shapes.
     """
     if view.W.size:
-        # of a flattened image the pixels of a channel lie together, too
+        # the pixels of a channel of a flattened image are contiguous, too
         n_rows = layer.rows_per_unit
         first, last = block.inputs if layer.kernel else (n_rows * k for k in block.inputs)
         part = weight[slice(*block.outputs), first:last].reshape(block.shape[1], -1, n_rows)
@@ -233,20 +233,20 @@ def read_blocks(file: Path, header: ModelHeader, network: PartitionedNetwork, pa
     file : Path
         A model file of this network.
     header : ModelHeader
-        Of the file.
+        Header of the file.
     network : PartitionedNetwork
-        Laid out on a grid.
+        Network on a grid.
     params : Array of shape (n_params_local,)
-        Overwritten.
+        Result, overwritten.
 
     Raises
     ------
     DataError
-        If the weights are not finite, or were changed since they were written.
+        If the weights are not finite, or have changed since they were written.
 
     Notes
     -----
-    The ranks share the sections of the file whose checksums they compare.
+    The ranks share the work of comparing checksums of the file's sections.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -266,7 +266,7 @@ def read_blocks(file: Path, header: ModelHeader, network: PartitionedNetwork, pa
 
 
 def _check_sums(file: Path, sums: dict[str, list[int]], world: Communicator) -> None:
-    """Compare this rank's share of the sections of all tensors with their checksums; a ValueError names a tensor."""
+    """Check this rank's share of the sections of all tensors; raises ValueError with the name of a bad tensor."""
     mapped, n_before = np.memmap(file, np.uint8, "r"), 0
     data = 8 + int.from_bytes(mapped[:8].tobytes(), "little")
     places = json.loads(mapped[8:data].tobytes())
@@ -284,5 +284,5 @@ def _n_sections(n_bytes: int) -> int:
 
 
 def _section_sum(data: Any, k: int) -> int:
-    """Checksum of a section of a tensor's bytes."""
+    """Compute the checksum of a section of a tensor's bytes."""
     return zlib.crc32(page_sums(data[k * _SECTION : (k + 1) * _SECTION]).data)

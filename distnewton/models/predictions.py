@@ -1,4 +1,4 @@
-"""How a model did at the end of a run, small enough to be kept: a confusion matrix, or predictions against targets."""
+"""Summary of a model at the end of a run, small enough to keep: a confusion matrix, or predictions and targets."""
 
 from __future__ import annotations
 
@@ -11,32 +11,32 @@ from distnewton.data.labels import label_text
 from distnewton.data.partitioned import Task
 
 MAX_CLASSES = 60
-"""Classes up to which the whole matrix is kept; of more, the pairs that are mistaken most often."""
+"""Limit of classes for the whole matrix; with more, only the most frequently confused pairs are kept."""
 MAX_PAIRS = 40
 MAX_POINTS = 2000
 
 
 def summarize(task: Task, which: str, outputs: Array, targets: Array) -> dict[str, Any]:
-    """Counts or points that a picture is drawn from.
+    """Compute counts or points for a figure.
 
     Parameters
     ----------
     task : Task
-        What the outputs mean.
+        Meaning of the outputs.
     which : str
         ``train``, ``validation`` or ``test``.
     outputs : Array of shape (n, n_out)
         Outputs of the network.
     targets : Array
-        As :func:`~distnewton.models.metrics.task_metrics` takes them.
+        Targets in the form of :func:`~distnewton.models.metrics.task_metrics`.
 
     Returns
     -------
     dict
-        ``set, task, n_samples``; of classes ``classes``, ``n_right`` and ``n_of`` (by true class), ``n_unknown``
-        (samples with labels that training did not have), and ``confusion[true][predicted]`` or ``mistaken`` ([true,
-        predicted, count], the most frequent first); of numbers ``targets`` and ``predictions`` of at most 2,000
-        values, evenly chosen. Empty where a sample has several labels.
+        ``set, task, n_samples``; for classes ``classes``, ``n_right`` and ``n_of`` (by true class), ``n_unknown``
+        (samples with labels unknown in training), and ``confusion[true][predicted]`` or ``mistaken`` ([true,
+        predicted, count], most frequent first); for numbers ``targets`` and ``predictions`` of at most 2,000
+        evenly spaced values. Empty if samples have several labels.
     """
     head = {"set": which, "task": task.name, "n_samples": len(outputs)}
     if task.classes is None:
@@ -44,7 +44,7 @@ def summarize(task: Task, which: str, outputs: Array, targets: Array) -> dict[st
         chosen = np.unique(np.linspace(0, len(truth) - 1, min(len(truth), MAX_POINTS)).round().astype(np.int64))
         return {**head, "targets": truth[chosen].tolist(), "predictions": found[chosen].tolist()}
     if task.name == "multilabel":
-        # classes are not confused where a sample has several
+        # a sample with several labels has no confusion matrix
         return {}
     k = task.classes.n_classes
     predicted = outputs.argmax(axis=1) if task.name == "classification" else (outputs[:, 0] > 0).astype(np.int64)

@@ -1,4 +1,4 @@
-"""The weights of a network on a grid, whole on rank 0, and the model file that they make."""
+"""Gathering the weights of a network from a grid on rank 0, and writing them to a model file."""
 
 from __future__ import annotations
 
@@ -20,24 +20,24 @@ from distnewton.parallel.partition import Block
 
 
 def gather_weights(network: PartitionedNetwork, params: Array) -> dict[str, Array] | None:
-    """All weights on rank 0 under the keys, and in the shapes, of the equal torch.nn.Sequential.
+    """Gather all weights on rank 0, with the keys and shapes of the equivalent torch.nn.Sequential.
 
     Parameters
     ----------
     network : PartitionedNetwork
-        On a grid.
+        Network on a grid.
     params : Array of shape (n_params_local,)
         This rank's variables.
 
     Returns
     -------
     dict of str to Array, or None on other ranks
-        ``0.weight`` of shape (n_out, n_in) or (n_out, n_in, height, width), ``0.bias``, ``2.weight``, ...: numbers left
-        out are activations, pooling and Flatten.
+        ``0.weight`` of shape (n_out, n_in) or (n_out, n_in, height, width), ``0.bias``, ``2.weight``, ...; missing
+        numbers are activations, pooling and Flatten.
 
     Notes
     -----
-    Collective: each block travels once, to rank 0, which must hold the whole network.
+    Collective: each block is sent once, to rank 0, which must hold the whole network.
     """
     grid = network.grid
     if grid.replica:
@@ -53,7 +53,7 @@ def gather_weights(network: PartitionedNetwork, params: Array) -> dict[str, Arra
 def gather_layer(
     network: PartitionedNetwork, params: Array, m: int
 ) -> tuple[list[Block | None], list[Array] | None]:
-    """Blocks of a layer, by rank, and on rank 0 their rows of W and, where owned, of b (collective)."""
+    """Return a layer's blocks by rank, and on rank 0 their rows of W and, if owned, of b (collective)."""
     grid, layout = network.grid, network.layout
     blocks = [grid.partition.block(m, rank) for rank in range(grid.size)]
     shapes = [(0, 0) if b is None else (b.shape[0] + b.owns_bias, b.shape[1]) for b in blocks]
@@ -64,7 +64,7 @@ def gather_layer(
 def save_model(
     path: Path, architecture: Architecture, network: PartitionedNetwork, params: Array, scaling: ColumnScaling
 ) -> None:
-    """Write a model file from rank 0, whole or not at all.
+    """Write a model file from rank 0, completely or not at all.
 
     Parameters
     ----------
@@ -76,13 +76,13 @@ def save_model(
     Raises
     ------
     CreateError, WriteError
-        If there is no folder for it, or it cannot be written.
+        If its folder does not exist, or it cannot be written.
     NumericalError
-        If a weight or a scaling is not finite: such a file would look like a model.
+        If a weight or a scaling is not finite: the file would look like a valid model.
 
     Notes
     -----
-    Collective: on return the file is there for all ranks.
+    Collective: on return the file exists for all ranks.
     """
     world, tensors = network.grid.world, gather_weights(network, params)
     whole = gather_scaling(network.grid, scaling)
@@ -90,7 +90,7 @@ def save_model(
         numbers = to_host(params), scaling.offset, scaling.factor
         if not all(np.isfinite(part).all() for part in numbers):
             raise NumericalError(f"the model holds numbers that are not finite, and is not saved to {path}")
-    # a fault that is injected in this phase is told as one of the file
+    # a fault injected in this phase is reported as an error of the file
     with watchdog.patient(), world.collective_errors(), writing(path), network.grid.ledger.phase("finalise"):
         if tensors is not None:
             write_model(path, tensors, ModelHeader.of(architecture, whole))

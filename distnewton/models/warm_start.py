@@ -1,4 +1,4 @@
-"""Beginning a run at the weights of a trained model, on whatever grid either is."""
+"""Starting a run from the weights of a trained model, with any grids for both."""
 
 from __future__ import annotations
 
@@ -29,34 +29,34 @@ from distnewton.parallel.collectives import Communicator
 StartFrom = Model | str | Path
 """A model in memory, a model file, or a run folder."""
 _SHOWN = 100
-"""Characters of a value in a message."""
+"""Limit of characters of a value in a message."""
 
 
 class Start:
-    """A model at whose weights a run begins, and whose scaling of the features it takes over.
+    """A model from whose weights a run starts, and whose scaling of the features it adopts.
 
     Parameters
     ----------
     comm : Communicator
         All ranks.
     model : Model or path
-        Of a model in memory all ranks must have their part, or each the whole of it.
+        For a model in memory, each rank must hold its part, or each the whole model.
 
     Attributes
     ----------
     name : str
-        For messages.
+        Name for messages.
     architecture : Architecture
-        What it is.
+        Definition of the model.
     scaling : ColumnScaling
-        Of all features.
+        Scaling of all features.
 
     Raises
     ------
     MissingInputError, DataError
         If there is no such file, or it is not a model.
     ConfigError
-        If a model in memory is spread over other ranks.
+        If a model in memory is distributed over other ranks.
 
     Notes
     -----
@@ -86,45 +86,45 @@ class Start:
 
     @property
     def fingerprint(self) -> int:
-        """Checksum of the scaling of features, by which a checkpoint of a run with another scaling is refused."""
+        """Checksum of the features' scaling; a run refuses checkpoints with another one."""
         return zlib.crc32(json.dumps(self.scaling.to_dict(), sort_keys=True).encode())
 
     def adopt(self, task: Task) -> Task:
-        """A run's task with the scaling of the targets that the model's weights belong to."""
+        """Return a run's task with the target scaling that belongs to the model's weights."""
         own = self.architecture.task
         return replace(task, scaling=own.scaling) if task.n_out == own.n_out else task
 
     def check(self, architecture: Architecture, scale: str) -> None:
-        """Refuse a model of something else, with the differences.
+        """Refuse a model that does not match the run, and list the differences.
 
         Parameters
         ----------
         architecture : Architecture
-            Of the run.
+            Architecture of the run.
         scale : str
-            Its kind of scaling.
+            Kind of scaling of the run.
 
         Raises
         ------
         DataError
-            On every rank alike.
+            If they differ; on every rank.
         """
         lines = [f"  {line}" for line in self._differences(architecture, scale)]
         if lines:
             raise DataError(f"the run cannot start from {self.name}:\n" + "\n".join(lines), collective=True)
 
     def check_scaling(self, scaling: ColumnScaling) -> None:
-        """Refuse a model whose features were scaled otherwise than those that have been read.
+        """Refuse a model whose scaling of features differs from that of the data already read.
 
         Parameters
         ----------
         scaling : ColumnScaling
-            Of all features, of the same kind.
+            Scaling of all features, of the same kind.
 
         Raises
         ------
         DataError
-            On every rank alike.
+            If they differ; on every rank.
         """
         pairs = (self.scaling.offset, scaling.offset), (self.scaling.factor, scaling.factor)
         if not all(np.allclose(a, b) for a, b in pairs):
@@ -143,12 +143,12 @@ class Start:
         yield from _encoding_differences(self.architecture.names, architecture.names)
 
     def params(self, network: PartitionedNetwork) -> Array:
-        """This rank's variables, cast to the network's dtype; shape (n_params_local,).
+        """Return this rank's variables, cast to the network's dtype; shape (n_params_local,).
 
         Parameters
         ----------
         network : PartitionedNetwork
-            With the model's layers.
+            Network with the model's layers.
 
         Returns
         -------
@@ -156,8 +156,8 @@ class Start:
 
         Notes
         -----
-        Of a file each rank reads its own slices. Of a model in memory with other splits, a layer after the other goes
-        through rank 0 to all ranks, of which each holds it for a moment.
+        Each rank reads its own slices of a file. A model in memory with other splits goes layer by layer through rank
+        0 to all ranks; each rank temporarily holds one layer.
         """
         params: Array = np.zeros(network.layout.n_params, network.backend.dtype)
         if self._model is None:
@@ -170,7 +170,7 @@ class Start:
         return network.backend.asarray(params)
 
     def _spread(self, model: Model, network: PartitionedNetwork, params: Array) -> None:
-        """Fill this rank's blocks from those of another grid."""
+        """Fill this rank's blocks from those on another grid."""
         views = network.layout.views(params)
         for m in range(1, network.grid.partition.n_layers + 1):
             blocks, parts = gather_layer(model.network, model.params, m)
@@ -187,7 +187,7 @@ class Start:
 
 
 def _facts(a: Architecture, scale: str) -> dict[str, Any]:
-    """What must be the same where a run starts from a model."""
+    """Return the facts that a run and its model must share."""
     classes = None if a.task.classes is None else list(a.task.classes.classes)
     facts = {"layers": str(a.shape), "input": a.shape.image_shape, "activation": a.activation}
     targets = a.task.scaling and a.task.scaling.to_dict()
@@ -195,7 +195,7 @@ def _facts(a: Architecture, scale: str) -> dict[str, Any]:
 
 
 def _encoding_differences(before: ColumnNames | None, now: ColumnNames | None) -> Iterator[str]:
-    """The first column that becomes other numbers."""
+    """Yield the first column with another encoding."""
     if before is None or now is None or before.encoding == now.encoding:
         return
     own, other = (None if names.encoding is None else names.encoding.columns for names in (before, now))

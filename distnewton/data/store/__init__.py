@@ -1,1 +1,1 @@
-"""Stores: data laid out on disk by column."""
+"""Stores: data on disk in column order."""

@@ -1,4 +1,4 @@
-"""Any data source into a store, in memory that does not grow with the data; text is parsed once."""
+"""Conversion of any source to a store, in memory independent of its size; text is parsed once."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from distnewton.errors import ConfigError, DataError
 from distnewton.packages import version
 
 GROUP_BYTES = 1 << 28
-"""Columns that are read at once from a source that is no text: its files are gone through once a group."""
+"""Bytes of a group of columns; sources other than text are read once per group."""
 
 OnProgress = Callable[[int, int], None]
-"""(samples converted, bytes written); samples count anew for each group of columns."""
+"""(samples converted, bytes written); the count of samples restarts for each group of columns."""
 
 
 def convert(
@@ -35,22 +35,22 @@ def convert(
     overwrite: bool = False,
     on_progress: OnProgress = lambda *_: None,
 ) -> StoreManifest:
-    """Write a store with all that a source holds.
+    """Write all data of a source to a store.
 
     Parameters
     ----------
     source : DataSource
-        From :func:`~distnewton.data.sources.open_data`.
+        Source from :func:`~distnewton.data.sources.open_data`.
     target : Path
-        Folder to make.
+        Folder to create.
     files : list of Path
-        The source's files, whose sizes and checksums are noted.
+        The source's files, whose sizes and checksums are recorded.
     float32 : bool
-        Whether values are rounded to float32; else they stay as they are, to the last bit.
+        Whether to round values to float32; otherwise they stay the same, to the last bit.
     overwrite : bool
-        Whether a store of that name is replaced.
+        Whether to replace a store of that name.
     on_progress : callable
-        Told now and then how far it is.
+        Called periodically with the progress.
 
     Returns
     -------
@@ -59,14 +59,14 @@ def convert(
     Raises
     ------
     DataError
-        If anything in the data is not as it should be, or they change while they are read.
+        If the data are invalid, or change while they are read.
     CreateError, WriteError
         If the store cannot be made or written.
 
     Notes
     -----
-    Memory: labels, a block (8 MB of float64 and what turning it around takes), and for sources that are no text
-    a group of columns (256 MB).
+    Memory: labels, a block (8 MB of float64, and the memory to transpose it), and for sources that are no text a
+    group of columns (256 MB).
     """
     if isinstance(source, StoreSource):
         raise ConfigError(f"{source.name}: is a store already; copy its folder")
@@ -108,9 +108,9 @@ def _write(source: DataSource, writer: StoreWriter, on_progress: OnProgress) -> 
 
 
 def _write_groups(source: DataSource, description: Description, writer: StoreWriter, on_progress: OnProgress) -> None:
-    """Write a source that is read by columns, a group of columns after the other."""
+    """Write a source that is read by columns, one group of columns at a time."""
     n_rows, n_columns = description.n_samples, description.n_features
-    # images hold the values 0 to 255
+    # images have values from 0 to 255
     dtype = np.dtype(np.uint8 if description.format == "images" else np.float64)
     width = min(n_columns, max(1, GROUP_BYTES // (dtype.itemsize * n_rows)))
     height = min(1 << 16, max(16, BLOCK_VALUES // width))

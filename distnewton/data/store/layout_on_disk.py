@@ -3,18 +3,18 @@
 ================  =====================================================================================================
 ``store.json``    the manifest, written last: sizes, source, blocks, checksums (:class:`StoreManifest`)
 ``labels.npy``    float64 or text, of shape (n_samples,), or float64 of (n_samples, n_targets)
-``features.bin``  the blocks one behind the other, little-endian
-``sums.bin``      a uint32 for each page of the features (:mod:`distnewton.checksums`), which reading compares
+``features.bin``  the consecutive blocks, little-endian
+``sums.bin``      a uint32 for each page of the features (:mod:`distnewton.checksums`), checked when reading
 ================  =====================================================================================================
 
-A *dense* block holds a range of columns for a range of samples, column by column: the array (n_columns, n_rows) in C
-order. A *sparse* block holds all that a range of samples stores: four arrays, ``columns`` (uint32, those that occur,
-ascending), ``starts`` (uint32, of n_columns + 1), ``rows`` (uint16, the sample counted from the block's first) and
-``values``. A rank's features lie together in both, so it reads one range of each block and nothing else. The values
-of a block have the narrowest type that loses nothing: uint8, float32 or float64. Blocks begin at multiples of 8.
+A *dense* block contains a range of columns for a range of samples, column by column: the array (n_columns, n_rows) in C
+order. A *sparse* block contains all stored values of a range of samples in four arrays: ``columns`` (uint32, those that
+occur, ascending), ``starts`` (uint32, of n_columns + 1), ``values``, and ``rows`` (uint16, counted from the block's
+first sample). A rank's features are contiguous in both, so it reads only one range of each array. The values of a block
+have the narrowest lossless type: uint8, float32 or float64. Blocks begin at multiples of 8 bytes.
 
-Why blocks of samples: text is read once and memory stays that of a block; a whole file in column order would need a
-second pass over the disk. Rows of a block are numbers below 65,536, which take 2 bytes, and the way back to rows,
+Reasons for blocks of samples: text is read once, with the memory of one block; a whole file in column order would need
+a second pass over the disk. Row numbers in a block are below 65,536 and take 2 bytes. The conversion back to rows,
 which the networks need, stays in the processor's cache.
 """
 
@@ -48,13 +48,13 @@ ValueType = Literal["uint8", "float32", "float64"]
 
 
 class _Part(BaseModel):
-    """A part of the manifest: unknown keys and other types are errors."""
+    """A part of the manifest; unknown keys and wrong types are errors."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
 
 
 class DenseBlock(_Part):
-    """Columns ``first_column`` and on of the samples ``first_row`` and on, column by column."""
+    """Columns from ``first_column`` of the samples from ``first_row``, column by column."""
 
     first_row: Count
     n_rows: Annotated[int, Field(ge=1, le=MAX_ROWS)]
@@ -66,12 +66,12 @@ class DenseBlock(_Part):
 
     @property
     def n_bytes(self) -> int:
-        """Bytes in the file, without what fills up to the next block."""
+        """Bytes in the file, without padding to the next block."""
         return self.n_rows * self.n_columns * ITEMSIZES[self.dtype]
 
 
 class SparseBlock(_Part):
-    """What the samples ``first_row`` and on store: ``n_values`` numbers in ``n_columns`` columns that occur."""
+    """Stored values of the samples from ``first_row``: ``n_values`` numbers in ``n_columns`` columns that occur."""
 
     first_row: Count
     n_rows: Annotated[int, Field(ge=1, le=MAX_ROWS)]
@@ -83,7 +83,7 @@ class SparseBlock(_Part):
 
     @property
     def n_bytes(self) -> int:
-        """Bytes in the file, without what fills up to the next block."""
+        """Bytes in the file, without padding to the next block."""
         return 4 * (2 * self.n_columns + 1) + self.n_values * (2 + ITEMSIZES[self.dtype])
 
 
@@ -103,9 +103,9 @@ class SourceFile(_Part):
 
 
 class StoreManifest(_Part):
-    """What a store holds; the fields of :class:`~distnewton.data.description.Description` mean the same here.
+    """Contents of a store; the fields of :class:`~distnewton.data.description.Description` have the same meaning.
 
-    It has as many attributes as the file ``store.json`` has keys.
+    Each attribute is a key in the file ``store.json``.
     """
 
     name: str
@@ -135,17 +135,17 @@ class StoreManifest(_Part):
 
 
 def padded(n_bytes: int) -> int:
-    """Bytes that a block takes, up to where the next one begins."""
+    """Return the bytes of a block with padding to the next one."""
     return -(-n_bytes // ALIGNMENT) * ALIGNMENT
 
 
 def manifest_text(manifest: StoreManifest) -> str:
-    """Manifest as it is written, with its own checksum.
+    """Return a manifest's text, with its own checksum.
 
     Parameters
     ----------
     manifest : StoreManifest
-        Of a whole store.
+        Manifest of a whole store.
 
     Returns
     -------
@@ -173,7 +173,7 @@ def read_manifest(folder: Path) -> StoreManifest:
     MissingInputError
         If it cannot be read.
     DataError
-        If the store is incomplete or of a newer version, or its manifest contradicts itself.
+        If the store is incomplete or of a newer version, or its manifest is inconsistent.
     """
     path = folder / MANIFEST_FILE
     content = _content(path, _read_json(path))
@@ -189,7 +189,7 @@ def read_manifest(folder: Path) -> StoreManifest:
 
 
 def _content(path: Path, tree: Any) -> Any:
-    """What the file of a manifest says of the store, if it is one of this or an older version, and not damaged."""
+    """Return a manifest's content after checking that it is undamaged, and of this or an older version."""
     if not isinstance(tree, dict) or tree.get("format") != FORMAT_NAME or not isinstance(tree.get("version"), int):
         raise DataError(f"{path}: is no manifest of a store: its format is not {FORMAT_NAME!r}")
     if tree["version"] > VERSION:
@@ -207,7 +207,7 @@ def _content(path: Path, tree: Any) -> Any:
 
 
 def _read_json(path: Path) -> Any:
-    """Content of a manifest, or the reason why there is none."""
+    """Read the JSON of a manifest, or raise an error that says why there is none."""
     folder = path.parent
     try:
         if path.stat().st_size > _MAX_MANIFEST_BYTES:
@@ -230,7 +230,7 @@ def _checksum(content: Any) -> str:
 
 
 def _problem(manifest: StoreManifest) -> str:
-    """What the manifest says that cannot be; empty if nothing."""
+    """Describe an inconsistency of the manifest; empty if there is none."""
     offset = 0
     for block in manifest.blocks:
         if block.offset != offset:
@@ -252,7 +252,7 @@ def _problem(manifest: StoreManifest) -> str:
 
 
 def _sparse_problem(manifest: StoreManifest) -> str:
-    """Say which samples or values sparse blocks lack."""
+    """Describe missing samples or values in sparse blocks."""
     blocks = manifest.sparse_blocks
     if sum(block.n_values for block in blocks) != manifest.n_nonzeros:
         return "the blocks do not hold as many values as the store"
@@ -260,7 +260,7 @@ def _sparse_problem(manifest: StoreManifest) -> str:
 
 
 def _dense_problem(manifest: StoreManifest) -> str:
-    """Say which columns, or which samples of a group of columns, dense blocks lack."""
+    """Describe missing columns in dense blocks, or missing samples of a group of columns."""
     rows_of: dict[tuple[int, int], list[tuple[int, int]]] = {}
     for block in manifest.dense_blocks:
         rows_of.setdefault((block.first_column, block.n_columns), []).append((block.first_row, block.n_rows))
@@ -269,7 +269,7 @@ def _dense_problem(manifest: StoreManifest) -> str:
 
 
 def _gap(ranges: list[tuple[int, int]], n: int) -> str:
-    """Say where ranges (first, length) do not follow each other from 0 to n; empty if they do."""
+    """Describe where ranges (first, length) are not contiguous from 0 to n; empty if they are."""
     at = 0
     for first, length in ranges:
         if first != at:

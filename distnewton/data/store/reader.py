@@ -1,4 +1,4 @@
-"""A store as a data source: each rank reads its own range of every block, and describing reads no features at all."""
+"""A store as a data source: each rank reads only its range of every block, and a description reads no features."""
 
 from __future__ import annotations
 
@@ -36,18 +36,18 @@ _MAX_INT32 = 2**31 - 1
 _STRIP = 64
 _HASHED_AT_ONCE = 1 << 20
 _SUMMED_AT_ONCE = 1 << 18
-"""Bytes that are summed before they leave the cache; whole pages."""
+"""Bytes checked while they are in the cache; whole pages."""
 
 
 class StoreSource(Source):
-    """A folder that ``distnewton convert`` has written.
+    """A folder written by ``distnewton convert``.
 
     Parameters
     ----------
     path : Path
         The folder.
     wanted : Wanted
-        What the caller wants: a store of sparse data may have fewer features.
+        Features that the caller wants; a store of sparse data may have fewer.
 
     Raises
     ------
@@ -62,16 +62,16 @@ class StoreSource(Source):
         _check_size(path / LABELS_FILE, m.labels.n_bytes)
         if m.sums_bytes:
             _check_size(path / SUMS_FILE, m.sums_bytes)
-        # mapped, since a rank looks at those of its own columns
+        # memory-mapped, since a rank uses only those of its own columns
         self._sums = np.asarray(np.memmap(path / SUMS_FILE, "<u4", "r")) if m.sums_bytes else None
         wanted = wanted or Wanted()
-        # values of sparse data say which feature they belong to: fewer are no sign of other data
+        # sparse values name their features, so fewer features do not imply other data
         n_wanted = wanted.n_features or m.n_features
         by_number = m.sparse and (wanted.ignore_extra_features or n_wanted > m.n_features)
         self._n_kept = n_wanted if by_number else wanted.n_kept(self.name, m.n_features)
 
     def fingerprint(self, dtype: DTypeLike) -> int | None:
-        """Hash of all values in a dtype (:mod:`distnewton.data.fingerprint`).
+        """Return the hash of all values in a dtype (:mod:`distnewton.data.fingerprint`).
 
         Parameters
         ----------
@@ -81,13 +81,13 @@ class StoreSource(Source):
         Returns
         -------
         int or None
-            None where features are left out, or where an older version wrote the store.
+            None if features are omitted, or if an older version wrote the store.
         """
         whole = self._n_kept >= self.manifest.n_features
         return self.manifest.fingerprints.get(np.dtype(dtype).name) if whole else None
 
     def describe(self) -> Description:
-        """Size and labels, from the manifest: values were checked when they were converted."""
+        """Describe size and labels from the manifest; conversion has checked the values."""
         m = self.manifest
         n_beyond = n_zero = 0
         if self._n_kept < m.n_features:
@@ -116,7 +116,7 @@ class StoreSource(Source):
         )  # fmt: skip
 
     def _count_beyond(self) -> tuple[int, int]:
-        """Values stored of features that are not wanted, and how many of a dense store's are 0."""
+        """Count stored values of unwanted features, and the zeros among them in a dense store."""
         m = self.manifest
         with self._opened() as file:
             if m.sparse:
@@ -128,7 +128,7 @@ class StoreSource(Source):
             return m.n_samples * (m.n_features - self._n_kept), n_zero
 
     def _labels(self) -> Labels:
-        """Labels as they were when the data were converted."""
+        """Read the labels as they were converted."""
         path = self.path / LABELS_FILE
         self._check_labels()
         try:
@@ -151,14 +151,14 @@ class StoreSource(Source):
             raise DataError(f"{path}: was changed or damaged; copy or convert the data again")
 
     def locate(self, i_sample: int) -> str:
-        """``store: sample i``, counted from 1, with the name of what was converted."""
+        """Return ``store: sample i``, counted from 1, with the name of the original source."""
         return f"{super().locate(i_sample)} (of {self.manifest.name})"
 
     def _n_readable(self) -> int:
         return self._n_kept
 
     def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> Features:
-        """The same numbers, bit for bit, as the source that was converted gives; reads no other columns."""
+        """Read the same numbers, bit for bit, as from the original source; reads no other columns."""
         with self._opened() as file:
             if self.manifest.sparse:
                 return self._read_sparse(file, start, stop, dtype, wanted)
@@ -168,23 +168,23 @@ class StoreSource(Source):
                 place, chosen = wanted.of(row, part.shape[1])
                 part = part[:, chosen]
                 target = result[place, at : at + len(part)]
-                # a strip at a time: rows of the result and columns of the block stay in the cache together
+                # one strip at a time: rows of the result and columns of the block stay in the cache together
                 for i in range(0, part.shape[1], _STRIP):
                     target[i : i + _STRIP] = part[:, i : i + _STRIP].T
             return result
 
     def verify(self) -> Iterator[int]:
-        """Compare all that is stored with its checksums.
+        """Compare all stored data with their checksums.
 
         Yields
         ------
         int
-            Bytes of a block, after it was found to be whole.
+            Bytes of a block that was found intact.
 
         Raises
         ------
         DataError
-            With the file, the samples and the features of a block that has changed.
+            If a block has changed; names the file, its bytes and its samples.
         """
         self._check_labels()
         yield self.manifest.labels.n_bytes
@@ -204,14 +204,14 @@ class StoreSource(Source):
                 yield block.n_bytes
 
     def _opened(self) -> BinaryIO:
-        """The file of the features; unbuffered, since what is read is large."""
+        """Open the features' file, without buffering, since reads are large."""
         try:
             return (self.path / FEATURES_FILE).open("rb", buffering=0)
         except OSError as error:
             raise MissingInputError(f"{self.path / FEATURES_FILE}: cannot be read ({error.strerror})") from None
 
     def _numbers(self, file: BinaryIO, offset: int, dtype: str, n: int) -> NDArray[Any]:
-        """Numbers that stand at an offset, found to be whole: all of their pages are read."""
+        """Read numbers at an offset, and check all of their pages."""
         kind = np.dtype(dtype).newbyteorder("<")
         first, stop = offset, offset + n * kind.itemsize
         if self._sums is not None and n:
@@ -228,7 +228,7 @@ class StoreSource(Source):
         return values if values.flags.aligned else values.copy()
 
     def _fill(self, file: BinaryIO, offset: int, part: NDArray[np.uint8]) -> None:
-        """Read what stands at an offset, and compare its sums while it is in the cache."""
+        """Read bytes at an offset, and compare their sums while they are in the cache."""
         stop, n_read = offset + len(part), 0
         while n_read < len(part):
             n_more = file.readinto(part[n_read:])  # type: ignore[attr-defined]  # unbuffered
@@ -244,7 +244,7 @@ class StoreSource(Source):
                 )
 
     def _dense_parts(self, file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, int, NDArray[Any]]]:
-        """Yield first row, first column and values, (n_columns, n_rows), of what lies in a range of columns."""
+        """Yield first row, first column and values, (n_columns, n_rows), of blocks in a range of columns."""
         for block in self.manifest.dense_blocks:
             first, last = max(start, block.first_column), min(stop, block.first_column + block.n_columns)
             if first < last:
@@ -258,17 +258,17 @@ class StoreSource(Source):
     def _ranges(
         self, file: BinaryIO, block: SparseBlock, start: int, stop: int
     ) -> tuple[NDArray[np.uint32], NDArray[np.uint32], int, int]:
-        """Columns of a block in a range, where each begins, and the first and last of their values."""
+        """Return a block's columns in a range, the start of each, and the half-open range of their values."""
         if not block.n_columns or start == stop:
             return np.zeros(0, np.uint32), np.zeros(1, np.uint32), 0, 0
         i, j = 0, block.n_columns
         if start > 0 or stop < self.manifest.n_features:
-            # mapped, since a search looks at few of them
+            # memory-mapped, since a search reads few of them
             mapped = np.memmap(
                 self.path / FEATURES_FILE, dtype="<u4", mode="r", offset=block.offset, shape=(block.n_columns,)
             )
             i, j = np.searchsorted(mapped, [start, stop]).tolist()
-        # with their neighbours, which tell a search that damage has misled
+        # with their neighbours, which reveal a search misled by damage
         low, high = max(i - 1, 0), min(j + 1, block.n_columns)
         known = self._numbers(file, block.offset + 4 * low, "uint32", max(0, high - low))
         columns = known[i - low : j - low]
@@ -287,7 +287,7 @@ class StoreSource(Source):
     def _read_sparse(
         self, file: BinaryIO, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection
     ) -> sparse.csr_array:
-        """Join what the blocks hold in a range of columns to rows."""
+        """Join the blocks' values in a range of columns to rows."""
         from scipy import sparse
 
         blocks = self.manifest.sparse_blocks
@@ -321,12 +321,12 @@ class StoreSource(Source):
         if at < n_values:
             values, indices = values[:at].copy(), indices[:at].copy()
         matrix = sparse.csr_array((values, indices, pointers), shape=(n_samples, stop - start))
-        matrix.has_canonical_format = True  # by columns, which ascend; spares scipy a scan of all indices
+        matrix.has_canonical_format = True  # columns ascend in a row; spares scipy a scan of all indices
         return matrix
 
 
 def _check_size(file: Path, expected: int) -> None:
-    """Refuse a file that is missing, or of another size than was written."""
+    """Refuse a file that is missing, or whose size differs from what was written."""
     try:
         size = file.stat().st_size
     except OSError as error:

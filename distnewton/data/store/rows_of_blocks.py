@@ -1,4 +1,4 @@
-"""Rows of a text as they are parsed, gathered to the blocks of a store."""
+"""Collecting parsed rows of a text into the blocks of a store."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from distnewton.data.store.layout_on_disk import MAX_ROWS
 from distnewton.data.store.writer import StoreWriter
 
 BLOCK_VALUES = 1 << 20
-"""Values of a dense block, about: 8 MB of float64."""
+"""Approximate number of values in a dense block: 8 MB of float64."""
 SPARSE_BLOCK_VALUES = 1 << 18
-"""Values of a sparse block, about: what the reader turns around stays in the processor's cache; smaller ones repeat
-their columns more often. The whole of news20 (1.8 million values) took 20 ms with 2^20, 15 with 2^18 and with 2^16."""
+"""Approximate number of values in a sparse block: readers transpose it in the processor's cache; smaller blocks repeat
+columns more often. All of news20 (1.8 million values) took 20 ms with 2^20, and 15 ms with 2^18 and 2^16."""
 _MIN_ROWS = 16
-"""Samples of a block at least, however wide they are."""
+"""Minimum number of samples in a block, of any width."""
 
 Values = NDArray[Any]
 
 
 class DenseRows:
-    """Rows of dense features, gathered to blocks.
+    """Collects rows of dense features into blocks.
 
     Parameters
     ----------
     writer : StoreWriter
-        Where to.
+        Writer of the blocks.
     block_values : int
-        Values of a block, about.
+        Approximate number of values in a block.
     """
 
     def __init__(self, writer: StoreWriter, block_values: int = BLOCK_VALUES) -> None:
@@ -53,23 +53,23 @@ class DenseRows:
                 self.flush()
 
     def flush(self) -> None:
-        """Write what has been gathered."""
+        """Write the collected rows."""
         if self._n_filled:
             self._writer.write_dense(self._first_row, 0, self._buffer[: self._n_filled])
             self._first_row, self._n_filled = self._first_row + self._n_filled, 0
 
 
 class SparseRows:
-    """Rows of sparse features, gathered to blocks.
+    """Collects rows of sparse features into blocks.
 
     Parameters
     ----------
     writer : StoreWriter
-        Where to.
+        Writer of the blocks.
     block_values : int
-        Values of a block, about.
+        Approximate number of values in a block.
     max_rows : int
-        Samples of a block at most.
+        Maximum number of samples in a block.
     """
 
     def __init__(self, writer: StoreWriter, block_values: int = SPARSE_BLOCK_VALUES, max_rows: int = MAX_ROWS) -> None:
@@ -90,7 +90,7 @@ class SparseRows:
                 self.flush()
 
     def flush(self) -> None:
-        """Write what has been gathered."""
+        """Write the collected rows."""
         if self._n_rows:
             joined = [np.concatenate(parts) for parts in zip(*self._pieces, strict=True)]
             self._pieces = []

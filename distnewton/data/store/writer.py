@@ -1,4 +1,4 @@
-"""Writing a store: blocks as they come, the manifest last, under its name only when all of it is on the disk."""
+"""Writing a store: blocks in order of arrival, the manifest last; it gets its name when all is on disk."""
 
 from __future__ import annotations
 
@@ -45,21 +45,21 @@ Values = NDArray[Any]
 
 
 def check_target(target: Path, *, overwrite: bool, files: Iterable[Path] = ()) -> None:
-    """Refuse a place where no store can be made.
+    """Refuse a path where no store can be made.
 
     Parameters
     ----------
     target : Path
         The store's folder.
     overwrite : bool
-        Whether a store of that name is replaced.
+        Whether to replace a store of that name.
     files : iterable of Path
-        What it is made from.
+        Files from which it is made.
 
     Raises
     ------
     CreateError
-        If something is there that stays, or files cannot be made there.
+        If something there must stay, or files cannot be created there.
     """
     check_folder(target.with_name(f"{target.name}.part"))
     is_store = _is_store(target)
@@ -71,26 +71,26 @@ def check_target(target: Path, *, overwrite: bool, files: Iterable[Path] = ()) -
 
 
 class StoreWriter:
-    """A store while it is written, in ``TARGET.part``; a context that leaves nothing behind after an error.
+    """A store being written, in ``TARGET.part``; a context manager that removes it after an error.
 
     Parameters
     ----------
     target : Path
         The store's folder.
     float32 : bool
-        Whether values are rounded to float32.
+        Whether to round values to float32.
     overwrite : bool
-        Whether a store of that name is replaced, and the rest of an earlier attempt removed.
+        Whether to replace a store of that name, and to remove the rest of an earlier attempt.
 
     Attributes
     ----------
     n_bytes : int
-        Written so far.
+        Bytes written so far.
 
     Raises
     ------
     CreateError
-        If the folder cannot be made, or exists.
+        If the folder cannot be created, or exists.
     """
 
     def __init__(self, target: Path, *, float32: bool = False, overwrite: bool = False) -> None:
@@ -105,7 +105,7 @@ class StoreWriter:
         self._fingerprints = {"float32": 0, "float64": 0}
 
     def _claim(self) -> None:
-        """Make the folder that is written to."""
+        """Create the folder for writing."""
         try:
             if self._overwrite and self.part.is_dir() and _only_own(self.part):
                 shutil.rmtree(self.part)
@@ -117,7 +117,7 @@ class StoreWriter:
             raise CreateError(f"cannot create {self.part}: {error.strerror or error}") from None
 
     def _refuse_occupied(self) -> NoReturn:
-        """Raise for a name that something else has taken."""
+        """Raise an error for a name that is already taken."""
         raise CreateError(
             f"{self.part}: exists, since another conversion is at work or was cut off; if none is at work, remove that "
             "folder or use --overwrite"
@@ -140,9 +140,9 @@ class StoreWriter:
         Parameters
         ----------
         first_row, first_column : int
-            Where it begins.
+            Start of the block.
         values : ndarray of shape (n_rows, n_columns)
-            At most 65,536 rows of finite numbers.
+            Finite numbers, in at most 65,536 rows.
         """
         columns = self._narrow(np.ascontiguousarray(values.T))
         n_columns, n_rows = columns.shape
@@ -161,9 +161,9 @@ class StoreWriter:
         Parameters
         ----------
         first_row : int
-            Where it begins.
+            Start of the block.
         lengths : ndarray of int of shape (n_rows,)
-            Values of each sample; at most 65,536 samples.
+            Number of values of each sample; at most 65,536 samples.
         indices : ndarray of int32 of shape (n_values,)
             Features, ascending within a sample.
         values : ndarray of float64 of shape (n_values,)
@@ -190,9 +190,9 @@ class StoreWriter:
         Parameters
         ----------
         description : Description
-            Of the data that were written.
+            Description of the written data.
         source_files : list of SourceFile
-            What they came from.
+            Files from which they came.
         writer : str
             Program and version.
 
@@ -203,9 +203,9 @@ class StoreWriter:
         Raises
         ------
         CreateError
-            If something took the name in the meantime.
+            If something has taken the name in the meantime.
         WriteError
-            If the disk does not take it.
+            If it cannot be written to disk.
         """
         with _write_errors(self.target):
             _sync(self._file)
@@ -241,7 +241,7 @@ class StoreWriter:
         return manifest
 
     def _take_name(self) -> None:
-        """Rename the folder; only then remove the store that it replaces."""
+        """Rename the folder, and only then remove the store that it replaces."""
         old = self.target.with_name(f"{self.target.name}.old")
         replaced = self._overwrite and _is_store(self.target)
         if replaced:
@@ -254,7 +254,7 @@ class StoreWriter:
             shutil.rmtree(old)
 
     def _take_fingerprints(self, X: Any, first_row: int, first_column: int = 0) -> None:
-        """Add the hashes of a block, by which runs know their data, as its values are read in either dtype."""
+        """Add a block's hashes, which identify data in runs, as read in either dtype."""
         rows = np.arange(first_row, first_row + X.shape[0])
         for name in self._fingerprints:
             with np.errstate(over="ignore"):
@@ -262,7 +262,7 @@ class StoreWriter:
             self._fingerprints[name] += fingerprint(part, rows, first_column)
 
     def _narrow(self, values: Values) -> Values:
-        """The same numbers in the narrowest type that holds them all, to the last bit."""
+        """Convert numbers to the narrowest type that holds them all, to the last bit."""
         if values.dtype == np.uint8:
             return values
         values = values.astype(np.float64, copy=False)
@@ -273,13 +273,13 @@ class StoreWriter:
                 raise WriteError("a value is too large for float32: convert without --dtype float32")
             values = rounded.astype(np.float64)
         for kind in (np.uint8, np.float32):
-            # most data show in their first values that they do not fit
+            # in most data that do not fit, the first values show it
             if _fits(values.reshape(-1)[:_CHECKED_FIRST], kind) and _fits(values, kind):
                 return values.astype(kind)
         return values
 
     def _append(self, arrays: list[Values]) -> tuple[str, int]:
-        """Write arrays behind each other; return their checksum and where they begin."""
+        """Write arrays consecutively; return their checksum and offset."""
         digest, offset, n_bytes = hashlib.sha256(), self.n_bytes, 0
         with _write_errors(self.target):
             for array in arrays:
@@ -295,7 +295,7 @@ class StoreWriter:
         return digest.hexdigest(), offset
 
     def _sum(self, data: memoryview | bytes) -> None:
-        """Take the sums of the pages that what is written now has filled."""
+        """Compute the sums of the pages that this data completes."""
         waiting = np.frombuffer(b"".join((self._unsummed, data)), np.uint8)
         n_bytes = len(waiting) // PAGE_BYTES * PAGE_BYTES
         self._sums.append(page_sums(waiting[:n_bytes]))
@@ -311,12 +311,12 @@ class StoreWriter:
 
 
 def by_columns(lengths: Values, indices: Values, values: Values) -> tuple[Values, Values, Values, Values]:
-    """Sparse rows in the order of their columns.
+    """Sort sparse rows by column.
 
     Parameters
     ----------
     lengths : ndarray of int of shape (n_rows,)
-        Values of each row.
+        Number of values of each row.
     indices : ndarray of int of shape (n_values,)
         Columns.
     values : ndarray of shape (n_values,)
@@ -325,11 +325,11 @@ def by_columns(lengths: Values, indices: Values, values: Values) -> tuple[Values
     Returns
     -------
     columns : ndarray of uint32
-        Those that occur, ascending.
+        Columns that occur, ascending.
     starts : ndarray of uint32 of shape (n_columns + 1,)
-        Where each one's values begin.
+        Start of each column's values.
     rows : ndarray of uint16 of shape (n_values,)
-        Ascending within a column.
+        Rows, ascending within a column.
     values : ndarray of shape (n_values,)
     """
     from scipy import sparse
@@ -337,7 +337,7 @@ def by_columns(lengths: Values, indices: Values, values: Values) -> tuple[Values
     n_columns = int(indices.max()) + 1 if len(indices) else 0
     known = None
     if n_columns > 4 * len(indices) + MAX_ROWS:
-        # counting over all columns would take more than the values do
+        # counting over all columns would cost more than the values do
         known, indices = np.unique(indices, return_inverse=True)
         n_columns = len(known)
     pointers = np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)])
@@ -349,7 +349,7 @@ def by_columns(lengths: Values, indices: Values, values: Values) -> tuple[Values
 
 
 def _fits(values: Values, kind: type[np.generic]) -> bool:
-    """Whether all numbers stay the same in a type, -0.0 included."""
+    """Whether all numbers stay the same in a type, including -0.0."""
     with np.errstate(all="ignore"):
         back = values.astype(kind).astype(np.float64)
     return bool((back.view(np.uint64) == values.view(np.uint64)).all())
@@ -365,7 +365,7 @@ def _is_store(path: Path) -> bool:
 
 
 def _only_own(path: Path) -> bool:
-    """Whether a folder holds nothing but files of a store: only then may it be removed."""
+    """Whether a folder contains only files of a store, and so may be removed."""
     return path.is_dir() and all(entry.name in OWN_FILES and entry.is_file() for entry in path.iterdir())
 
 
@@ -392,7 +392,7 @@ def _sync_folder(path: Path) -> None:
 
 @contextmanager
 def _write_errors(target: Path) -> Iterator[None]:
-    """Turn what the operating system says into our error."""
+    """Turn errors of the operating system into ours."""
     try:
         yield
     except DistNewtonError:
