@@ -1,1 +1,1 @@
-"""Data: sources and formats, labels, scaling."""
+"""Data sources and formats, labels and scaling."""

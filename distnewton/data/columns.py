@@ -1,4 +1,4 @@
-"""Which columns of a table are features, in which order, and which one holds the labels."""
+"""Selection of the feature columns of a table, their order, and the label column."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from distnewton.options import Options
 LABEL_NAMES = ("label", "target", "class", "y")
 LabelsWanted = Literal["required", "if_there", "none", "apart"]
 _SHOWN = 10
-"""Names in a message."""
+"""Most names listed in a message."""
 _PANDAS_INDEX = re.compile(r"__index_level_[0-9]+__")
 _UNNAMED_INDEX = ("", "Unnamed: 0")
 _ROW_NAMES = ("index", "id", "row", "row_id", "rownames")
@@ -30,18 +30,18 @@ _ROW_NAMES = ("index", "id", "row", "row_id", "rownames")
 
 @dataclass(frozen=True)
 class ColumnNames:
-    """Names that the columns of a table had when a model was trained on it.
+    """Names of the columns of the table on which a model was trained.
 
     Attributes
     ----------
     features : tuple of str
-        Distinct, in the order of the network's inputs.
+        Distinct names, in the order of the network's inputs.
     label : str
-        Of the column with the labels.
+        Name of the label column.
     encoding : TableEncoding or None
-        How the columns become the network's inputs, where they are not these themselves.
+        How columns become network inputs; None if they are the inputs.
     files : tuple of int
-        How many of the features come from each file, where they come from several; empty: from one.
+        Number of features from each file if there are several; empty for one file.
     """
 
     features: tuple[str, ...]
@@ -51,11 +51,11 @@ class ColumnNames:
 
     @property
     def inputs(self) -> list[str]:
-        """Names of the network's inputs: the features, or what they are encoded as."""
+        """Names of the network's inputs: the features, or their encoded columns."""
         return list(self.features) if self.encoding is None else self.encoding.feature_names(self.features)
 
     def to_json(self) -> dict[str, Any]:
-        """Plain values for JSON, as :class:`StoredColumns` checks them."""
+        """Convert to plain values for JSON, which :class:`StoredColumns` validates."""
         columns: dict[str, Any] = {"features": list(self.features), "label": self.label}
         columns |= {} if self.encoding is None else {"encoding": self.encoding.to_json()}
         return columns | ({"files": list(self.files)} if self.files else {})
@@ -69,14 +69,14 @@ class ColumnNames:
         return cls(tuple(values["features"]), values["label"], encoding, tuple(values.get("files") or ()))
 
     def of_file(self, i: int) -> ColumnNames:
-        """Those of one of the files."""
+        """Names of the columns of one file."""
         first, last = sum(self.files[:i]), sum(self.files[: i + 1])
         own = None if self.encoding is None else TableEncoding(self.encoding.columns[first:last])
         return ColumnNames(self.features[first:last], self.label, own)
 
     @property
     def inputs_of_files(self) -> tuple[int, ...]:
-        """The network's inputs from each file."""
+        """Number of network inputs from each file."""
         return tuple(len(self.of_file(i).inputs) for i in range(len(self.files)))
 
 
@@ -90,7 +90,7 @@ class StoredColumns(Options):
 
     @property
     def n_features(self) -> int:
-        """Features that the columns become."""
+        """Number of features after encoding."""
         encoding = TableEncoding.from_json(self.encoding)
         return len(self.features) if encoding is None else encoding.n_features
 
@@ -107,44 +107,43 @@ class StoredColumns(Options):
 
 @dataclass(frozen=True)
 class Wanted:
-    """What a caller wants of a data set; each format uses the settings that it names.
+    """Requests of a caller to a data set; each format uses the settings that it names.
 
-    Its attributes are settings of ``[data]``, one each, and what the caller knows besides.
+    Most attributes are settings of ``[data]``; the others are what the caller already knows.
 
     Attributes
     ----------
     label_column : int, str or None
-        Column of the labels by number from 0 (negative: from the end) or by name; None takes the one named ``label``,
-        ``target``, ``class`` or ``y`` (in any case), and the last one where none is.
+        Column of the labels by number from 0 (negative: from the end) or by name; None takes the column named
+        ``label``, ``target``, ``class`` or ``y`` (case-insensitive), or else the last one.
     ignored : tuple of (int or str)
-        Columns that are neither features nor labels, likewise.
+        Columns that are neither features nor labels, by number or name.
     names : ColumnNames or None
-        Names to take columns by, where the table has names; the other attributes then do not count.
+        Names by which columns are taken if the table has names; the other attributes are then ignored.
     n_features : int or None
         Number of features expected.
     ignore_extra_features : bool or "numbered"
-        Whether features beyond that are left out instead of refused; ``numbered``: only those of sparse formats, whose
-        values say which feature they belong to.
+        Whether features beyond `n_features` are left out instead of refused; ``numbered``: only in sparse formats,
+        which store the feature's number with each value.
     labels : {"required", "if_there", "none", "apart"}
-        Whether there must be labels, may be, or are not read even where they are there; ``apart``: no column holds
-        them.
+        Whether labels are required, optional, or never read; ``apart``: no column holds them.
     header : bool or "auto"
-        Whether the first line of a text names the columns.
+        Whether the first line of a text file names the columns.
     comment : str
-        Character that begins comment lines of a table in text; none where empty.
+        Character that begins comment lines of a text table; empty for no comments.
     missing_values : tuple of str
-        What stands for a missing value in a table in text, in any case of its letters.
+        Texts that mark a missing value in a text table (case-insensitive).
     missing : {"auto", "refuse", "mean", "median", "indicator"}
-        What becomes of missing values in the features of a table; ``indicator``, and ``auto``: the median, and a
-        feature more. All but ``auto`` know what to take in other tables even where no value is missing in this one.
+        How to treat missing values in features of a table; ``indicator`` and ``auto`` fill in the median and add a
+        feature. All but ``auto`` store a value to fill in for other tables even if this one has no missing value.
     categories : {"auto", "refuse", "onehot"}
-        What becomes of texts there; ``auto``: as ``onehot``, but a few texts among numbers are refused.
+        How to treat texts in features; ``auto`` is ``onehot``, but refuses a few texts among numbers.
     zero_based : bool
-        Whether the indices of LIBSVM text count from 0.
+        Whether indices in LIBSVM text start at 0.
     sort_indices : bool
-        Whether indices of LIBSVM text that are out of order are put in order instead of refused.
+        Whether unsorted indices in LIBSVM text are sorted instead of refused.
     multilabel : bool
-        Whether rows of LIBSVM text have any number of labels.
+        Whether rows of LIBSVM text may have any number of labels.
     """
 
     label_column: int | str | None = None
@@ -177,39 +176,39 @@ class Wanted:
 
     @property
     def encodes(self) -> bool:
-        """Whether missing values or texts become numbers."""
+        """Whether missing values or texts are encoded as numbers."""
         return (self.missing, self.categories) != ("refuse", "refuse")
 
     @property
     def is_later(self) -> bool:
-        """Whether a model or training data, which do not change any more, say what the features are."""
+        """Whether an existing model or training data determine the features."""
         return self.names is not None or self.ignore_extra_features == "numbered"
 
     @property
     def n_columns(self) -> int | None:
-        """Number of columns expected beside the labels."""
+        """Number of columns expected in addition to the labels."""
         encoded = self.names is not None and self.names.encoding is not None
         return len(self.names.features) if encoded and self.names is not None else self.n_features
 
     @property
     def label_number(self) -> int | None:
-        """Label column of an array, whose columns have no names."""
+        """Number of the label column of an array, whose columns have no names."""
         try:
             return None if self.label_column is None else int(self.label_column)
         except ValueError:
             raise ConfigError(f"label_column must be a number for arrays, got {self.label_column!r}") from None
 
     def n_kept(self, name: str, n_found: int, what: str = "features") -> int:
-        """Number of features to take of a dense data set.
+        """Number of features to take from a dense data set.
 
         Parameters
         ----------
         name : str
-            Data set, for messages.
+            Name of the data set, for messages.
         n_found : int
-            Number of features that it has.
+            Number of features in the data set.
         what : str
-            Word for them in messages.
+            Word for the features in messages.
 
         Returns
         -------
@@ -218,7 +217,7 @@ class Wanted:
         Raises
         ------
         DataError
-            If there are fewer than expected, or more, which the caller does not allow.
+            If there are fewer features than expected, or more and the caller does not allow that.
         """
         n_wanted = n_found if self.n_columns is None else self.n_columns
         if n_wanted > n_found or (n_wanted < n_found and self.ignore_extra_features is not True):
@@ -229,24 +228,24 @@ class Wanted:
 
 
 def extra_note(n_extra: int, n_kept: int, what: str = "features") -> list[str]:
-    """Note for a user about features that were left out; none where there were none."""
+    """Note to the user about features left out; empty if there are none."""
     return [f"the last {n_extra} {what}, beyond the {n_kept} expected, were ignored"] if n_extra else []
 
 
 @dataclass(frozen=True)
 class Selection:
-    """What is taken of a table.
+    """Columns taken from a table.
 
     Attributes
     ----------
     features : tuple of int
         Columns in the order of the features.
     label : int or None
-        Column of the labels; None where there are none.
+        Column of the labels; None if there are none.
     n_extra : int
-        Features left out because more are there than wanted.
+        Number of features left out because the table has more than requested.
     notes : list of str
-        What a user should be told.
+        Notices for the user.
     """
 
     features: tuple[int, ...]
@@ -256,7 +255,7 @@ class Selection:
 
 
 def column_place(name: str, columns: Sequence[str], named: bool, column: int | str, setting: str) -> int:
-    """Number of a column of a table, named by a setting; a ConfigError where there is none."""
+    """Find the number of the column that a setting names; raise ConfigError if there is none."""
     return _Table(name, list(columns), named, frozenset()).place(column, setting)
 
 
@@ -268,16 +267,16 @@ def select_columns(
     Parameters
     ----------
     name : str
-        Of the table, for messages.
+        Name of the table, for messages.
     columns : sequence of str
         Names of all columns.
     named : bool
-        Whether they are the table's own.
+        Whether the table itself names its columns.
     wanted : Wanted
-        What is asked for.
+        Requested columns.
     index : iterable of str
-        Columns that the table itself calls an index. One without a name in front, and those that pandas makes up a name
-        for, are taken for one, too: they say which row it is, and are neither features nor labels.
+        Columns that the table declares as its index. An unnamed first column, and columns whose names pandas made up,
+        count as index columns, too: they number rows, and are neither features nor labels.
 
     Returns
     -------
@@ -286,9 +285,9 @@ def select_columns(
     Raises
     ------
     ConfigError
-        If a column that a setting names is not there.
+        If the table lacks a column that a setting names.
     DataError
-        If features are missing, or there are more than wanted.
+        If there are fewer features than requested, or more.
     """
     known = set(index)
     places = {i for i, column in enumerate(columns) if named and (column in known or _PANDAS_INDEX.fullmatch(column))}
@@ -302,7 +301,7 @@ def select_columns(
 
 @dataclass(frozen=True)
 class _Table:
-    """Columns of a table: all of their names, whether these are its own, and which number the rows."""
+    """Columns of a table: their names, whether the table names them itself, and which ones number the rows."""
 
     path: str
     columns: list[str]
@@ -311,7 +310,7 @@ class _Table:
 
     @cached_property
     def _places(self) -> dict[str, int]:
-        """First column of each name."""
+        """First column with each name."""
         return {name: i for i, name in reversed(list(enumerate(self.columns)))}
 
     def select_by_name(self, names: ColumnNames, labels: LabelsWanted) -> Selection:
@@ -325,7 +324,7 @@ class _Table:
         return Selection(tuple(places[name] for name in names.features), label, notes=[left_out] if others else [])
 
     def _require_names(self, names: ColumnNames, places: dict[str, int], *, label_required: bool) -> None:
-        """Refuse a table without a column that is needed, or with two of its name."""
+        """Refuse a table in which a required column is missing or occurs twice."""
         if missing := [name for name in names.features if name not in places]:
             raise DataError(
                 f"{self.path}: has no column {listed(missing)}, which the model was trained on; its columns are "
@@ -341,7 +340,7 @@ class _Table:
             )
 
     def select_by_place(self, wanted: Wanted) -> Selection:
-        """Select features in the order of the file, without the labels and what is ignored."""
+        """Select features in file order, without labels and ignored columns."""
         ignored = {self.place(column, "ignore_columns") for column in wanted.ignored}
         label, features = self._split_columns(wanted, ignored)
         beside = "" if label is None else f" beside that of the labels ({self.columns[label]})"
@@ -358,7 +357,7 @@ class _Table:
         return Selection(tuple(features[:n_kept]), None if wanted.labels == "none" else label, n_extra, notes)
 
     def _split_columns(self, wanted: Wanted, ignored: set[int]) -> tuple[int | None, list[int]]:
-        """Column of the labels, and those of the features."""
+        """Find the label column and the feature columns."""
         rest = [i for i in range(len(self.columns)) if i not in ignored and i not in self.index]
         label = None if wanted.labels == "apart" else self._label_place(wanted, rest)
         if label in ignored:
@@ -366,7 +365,7 @@ class _Table:
         return label, [i for i in rest if i != label]
 
     def _notes_on_names(self, features: Sequence[int], label: int | None, ignored: set[int]) -> Iterator[str]:
-        """What a user should be told of columns whose names say that they number rows, or stand twice."""
+        """Notices about columns whose names are repeated or suggest that they number rows."""
         if left_out := sorted(self.index - ignored - {label}):
             names = listed([self.columns[i] or "without a name" for i in left_out])
             yield f"{self.path}: the index column ({names}) counts rows, and is no feature"
@@ -380,7 +379,7 @@ class _Table:
             yield f"{self.path}: {problem}: columns are taken by place, not by name, in other tables too"
 
     def _label_place(self, wanted: Wanted, rest: list[int]) -> int | None:
-        """Column of the labels; None where the others are as many as the features, and no name says otherwise."""
+        """Find the label column; None if `rest` has just the expected number of features and none is named a label."""
         by_name = {self.columns[i].lower(): i for i in reversed(rest)} if self.named else {}
         usual = [by_name[name] for name in LABEL_NAMES if name in by_name]
         may_be_absent = wanted.labels != "required" and len(rest) == wanted.n_columns
@@ -391,7 +390,7 @@ class _Table:
         return next(iter([*usual, *rest[-1:]]), None)
 
     def place(self, column: int | str, setting: str) -> int:
-        """Number of a column that a setting names, by number from 0 (negative: from the end) or by name."""
+        """Find a column that a setting gives by number from 0 (negative: from the end) or by name."""
         if column in self._places:
             return self._places[str(column)]
         n_columns = len(self.columns)
@@ -409,19 +408,19 @@ class _Table:
 
 
 def check_names(name: str, found: ColumnNames | None, expected: ColumnNames | None) -> None:
-    """Refuse data whose features have other names than expected, or another order.
+    """Refuse data whose features differ from the expected ones in name or order.
 
     Parameters
     ----------
     name : str
         Of the data.
     found, expected : ColumnNames or None
-        Names; None: not known, and not compared.
+        Names to compare; None if unknown, which skips the comparison.
 
     Raises
     ------
     DataError
-        With the first difference, as an error that all ranks see.
+        At the first difference, as an error on all ranks.
     """
     if found is None or expected is None:
         return
@@ -443,16 +442,16 @@ def check_names(name: str, found: ColumnNames | None, expected: ColumnNames | No
 
 
 def names_of(columns: Sequence[str], selection: Selection, encoding: TableEncoding | None = None) -> ColumnNames | None:
-    """Names to take the columns of other tables by; None where two are alike, or without labels.
+    """Names by which columns of other tables are taken; None if names are repeated or there are no labels.
 
     Parameters
     ----------
     columns : sequence of str
-        Names of all columns, the file's own.
+        Names of all columns, from the file.
     selection : Selection
-        What is taken of them.
+        Columns that are taken.
     encoding : TableEncoding or None
-        How they become features.
+        How the columns become features.
 
     Returns
     -------
@@ -467,7 +466,7 @@ def names_of(columns: Sequence[str], selection: Selection, encoding: TableEncodi
 
 
 def _unusable(names: Sequence[str]) -> str:
-    """Why columns cannot be taken by these names; empty where they can."""
+    """Reason why columns cannot be taken by these names; empty if they can."""
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice and twice != [""]:
         return f"two columns are named {listed([name for name in twice if name])}"
@@ -475,7 +474,7 @@ def _unusable(names: Sequence[str]) -> str:
 
 
 def matching_inputs(names: ColumnNames | None, patterns: Sequence[str], name: str) -> NDArray[np.intp]:
-    """Inputs of the network whose names are among some, or fit a pattern.
+    """Find the network inputs whose names match given names or patterns.
 
     Parameters
     ----------
@@ -489,12 +488,12 @@ def matching_inputs(names: ColumnNames | None, patterns: Sequence[str], name: st
     Returns
     -------
     ndarray of int
-        Ascending.
+        Numbers of the inputs, ascending.
 
     Raises
     ------
     ConfigError
-        If the data have no names, or a pattern fits none, as an error that all ranks see.
+        If the data have no names, or a pattern matches none; an error on all ranks.
     """
     if patterns and names is None:
         raise ConfigError(f"data.unpenalised names features, but those of {name} have no names", collective=True)
@@ -513,19 +512,19 @@ def matching_inputs(names: ColumnNames | None, patterns: Sequence[str], name: st
 
 
 def names_from_frame(features: Iterable[Any], label: Any) -> ColumnNames | None:
-    """Names that a DataFrame has for its columns, and a Series of labels for itself.
+    """Names of the columns of a DataFrame and of its Series of labels.
 
     Parameters
     ----------
     features : iterable
-        A name each.
+        Names of the features.
     label : object
-        Of the labels; ``label`` where it is no text.
+        Name of the labels; replaced by ``label`` if it is not a text.
 
     Returns
     -------
     ColumnNames or None
-        None where there are no names of features, or some are no texts, empty or alike.
+        None if there are no features, or a feature's name is not a text, is empty or is repeated.
     """
     names = [*features, label if isinstance(label, str) and label else LABEL_NAMES[0]]
     distinct = len(set(names)) == len(names) > 1 and all(isinstance(name, str) and name for name in names)
@@ -533,6 +532,6 @@ def names_from_frame(features: Iterable[Any], label: Any) -> ColumnNames | None:
 
 
 def listed(names: Sequence[str]) -> str:
-    """Names in a message, of many the first."""
+    """List names for a message; of many only the first."""
     more = f", ... ({len(names)} in all)" if len(names) > _SHOWN else ""
     return ", ".join(names[:_SHOWN]) + more

@@ -1,4 +1,4 @@
-"""Missing values and categories of a table as numbers: fitted on the training data, and stored with the model."""
+"""Encoding of missing values and categories as numbers, fitted on the training data and stored with the model."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ NO_FILL = (
 )
 """Of a value in a table that is to be read as the training data."""
 MOST_CATEGORIES = 100
-"""Different texts from which a column is taken for an identifier, unless they repeat themselves ten times."""
+"""Number of distinct texts above which a column counts as identifiers, unless each text occurs ten times on average."""
 
 _FEW = 64
-"""Rows up to which Python is faster than a call of Arrow: a table of few rows may have very many columns."""
+"""Number of rows up to which Python is faster than an Arrow call; short tables may have very many columns."""
 
 
 @dataclass(frozen=True)
@@ -32,11 +32,11 @@ class ColumnEncoding:
     Attributes
     ----------
     categories : tuple of str or None
-        Texts, in order of their code points, each of which becomes a column of 0 and 1; None for a column of numbers.
+        Texts sorted by code points; each becomes a column of 0 and 1. None for a column of numbers.
     fill : float
-        What takes the place of a missing number.
+        Replacement for a missing number.
     indicator : bool
-        Whether one more column, behind the others, is 1 where the value is missing.
+        Whether an additional last column is 1 where the value is missing.
     """
 
     categories: tuple[str, ...] | None = None
@@ -45,23 +45,23 @@ class ColumnEncoding:
 
     @property
     def width(self) -> int:
-        """Features that the column becomes."""
+        """Number of features that encode the column."""
         return (1 if self.categories is None else len(self.categories)) + self.indicator
 
     def encode(self, column: Any, X: NDArray[np.float64]) -> int:
-        """Features of a column of Arrow, written into zeros.
+        """Write the features of an Arrow column into an array of zeros.
 
         Parameters
         ----------
         column : pyarrow.Array
-            Of float64, or of texts; null where a value is missing.
+            Values of type float64 or text; null where missing.
         X : ndarray of float64 of shape (n_rows, width)
-            Zeros, which a category that is not known leaves in all columns.
+            Zeros on entry; an unknown category leaves all columns at 0.
 
         Returns
         -------
         int
-            How many values are no known category.
+            Number of values that are not a known category.
         """
         if self.categories is None:
             missing = column.is_null().to_numpy(zero_copy_only=False)
@@ -80,12 +80,12 @@ class ColumnEncoding:
 
 
 def coded_texts(column: Any) -> tuple[list[str | None], NDArray[np.intp]]:
-    """Distinct texts of a column, and which of them stands in each row.
+    """Find the distinct texts of a column, and the number of the text in each row.
 
     Parameters
     ----------
     column : pyarrow.Array
-        Of texts; null where one is missing.
+        Texts; null where missing.
 
     Returns
     -------
@@ -103,7 +103,7 @@ def coded_texts(column: Any) -> tuple[list[str | None], NDArray[np.intp]]:
 StoredColumn = Annotated[
     tuple[list[str] | None, Annotated[float, Field(allow_inf_nan=False)], bool], Field(strict=False)
 ]
-"""A column as :meth:`TableEncoding.to_json` writes it; JSON has a list for the tuple."""
+"""A column as :meth:`TableEncoding.to_json` writes it; JSON turns the tuple into a list."""
 
 
 @dataclass(frozen=True)
@@ -113,14 +113,14 @@ class TableEncoding:
     Attributes
     ----------
     columns : tuple of ColumnEncoding
-        One for each column that is no label, in their order.
+        One for each non-label column, in order.
     """
 
     columns: tuple[ColumnEncoding, ...]
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
-        """First feature of each column, and their number at last, (n_columns + 1,)."""
+        """First feature of each column, followed by the number of features, (n_columns + 1,)."""
         return np.cumsum([0, *(column.width for column in self.columns)])
 
     @property
@@ -129,7 +129,7 @@ class TableEncoding:
         return int(self.starts[-1])
 
     def covering(self, start: int, stop: int) -> range:
-        """Columns of which at least one feature is in a range."""
+        """Columns with at least one feature in a range."""
         if start >= stop:
             return range(0)
         first = int(np.searchsorted(self.starts, start, side="right")) - 1
@@ -159,19 +159,19 @@ class TableEncoding:
 
 
 def fill_value(values: NDArray[np.float64], rule: str) -> float:
-    """What takes the place of the missing numbers of a column.
+    """Compute the replacement for the missing numbers of a column.
 
     Parameters
     ----------
     values : ndarray of float64 of shape (n_samples,)
         NaN where missing.
     rule : str
-        ``mean``, or else the median.
+        ``mean`` for the mean; anything else for the median.
 
     Returns
     -------
     float
-        0 where no value is there.
+        The mean or median of the present values; 0 if all are missing.
     """
     there = values[~np.isnan(values)]
     if not there.size:

@@ -1,7 +1,7 @@
-"""Tables by columns as one data set: each is opened only by the ranks that own it, and rows are joined by identifiers.
+"""Tables split by columns as one data set: only its owners open a table, and rows are joined by identifiers.
 
-What ranks tell each other of a table are the names of its columns and how they are encoded, its labels, and hashes of
-the identifiers of its rows: never features.
+Ranks exchange the names and encoding of a table's columns, its labels, and hashes of its row identifiers, but never
+features.
 """
 
 from __future__ import annotations
@@ -36,27 +36,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class FilesByColumns:
-    """Files that hold columns of the same rows, not opened yet.
+    """Files that hold different columns of the same rows, not yet opened.
 
     Attributes
     ----------
     files : tuple of str
-        Names, in the order of the features.
+        Names of the files, in the order of the features.
     open_file : callable
-        Opens a file as :func:`~distnewton.data.sources.open_data` does, with the settings that are the same for all.
+        Opens a file as :func:`~distnewton.data.sources.open_data` does, with the settings common to all files.
     owned : callable
-        From the number of all ranks to the half-open range of files that each rank of a grid owns; replicas of the
-        grid own the same.
+        Maps the number of all ranks to the half-open range of files that each rank of a grid owns; replicas of the
+        grid own the same files.
     id_column : str
-        Column that says which row it is, in each file.
+        Column with the row identifiers, in each file.
     label_column : str or None
-        Column of the labels, in one of them.
+        Column of the labels, in one of the files.
     ignored : tuple of str
-        Columns that are neither features nor labels, each in some file.
+        Columns that are neither features nor labels, each in at least one file.
     labels : {"required", "if_there", "none"}
-        Whether there must be labels, may be, or are not read.
+        Whether labels are required, optional, or never read.
     known : ColumnNames or None
-        Of the training data, by which columns are taken.
+        Names of the training data, by which columns are taken.
     """
 
     files: tuple[str, ...]
@@ -70,11 +70,11 @@ class FilesByColumns:
 
     @property
     def name(self) -> str:
-        """All names, as they appear in messages."""
+        """Names of all files, for messages."""
         return ", ".join(self.files)
 
     def __call__(self) -> JoinedSource:
-        """Open all files in this process, which must be the only one: other ranks own some of them."""
+        """Open all files in this process, which must be the only rank: others would own some of them."""
         if launched_size() > 1:
             raise ConfigError(
                 f"one rank would read all of {self.name} for their size, but each belongs to some ranks: ask without "
@@ -84,7 +84,7 @@ class FilesByColumns:
         return self.join(Communicator())
 
     def join(self, comm: Communicator) -> JoinedSource:
-        """Open the files, check each on one of its ranks, and find out which rows belong together.
+        """Open the files, check each on one of its ranks, and match their rows.
 
         Parameters
         ----------
@@ -94,13 +94,13 @@ class FilesByColumns:
         Returns
         -------
         JoinedSource
-            Described.
+            The joined files with their description.
 
         Raises
         ------
         DistNewtonError
-            If a rank does not find a file that it owns; if a file is no table with names, or at fault; if identifiers
-            are missing, stand in several rows of a file, or are not the same in all files.
+            If a rank does not find a file that it owns; if a file is not a table with names, or is invalid; if
+            identifiers are missing, repeated within a file, or not the same in all files.
 
         Notes
         -----
@@ -113,7 +113,7 @@ class FilesByColumns:
         return joining.source(names, orders)
 
     def with_label(self, columns: Sequence[Sequence[str]]) -> tuple[int, str] | None:
-        """Number of the file with the labels, and their column; None where there need be none.
+        """Find the file and the column with the labels; None if labels are not required and not found.
 
         Parameters
         ----------
@@ -127,7 +127,7 @@ class FilesByColumns:
         Raises
         ------
         DataError
-            If it is in no file, or in several.
+            If the label column is in no file, or in several.
         """
         name = self._label_name
         found = [(i, column) for i, own in enumerate(columns) for column in self._label_columns(own)]
@@ -145,7 +145,7 @@ class FilesByColumns:
 
     @property
     def _label_name(self) -> str | None:
-        """Name of the column of the labels, where it is known."""
+        """Name of the label column, if known."""
         return self.label_column if self.known is None else self.known.label
 
     def _label_columns(self, columns: Sequence[str]) -> list[str]:
@@ -157,22 +157,22 @@ class FilesByColumns:
 
 
 class JoinedSource:
-    """Files by columns, joined; a rank reads the features of those that it owns.
+    """Joined files; each rank reads the features of the files that it owns.
 
     Parameters
     ----------
     files : FilesByColumns
-        What was opened.
+        The files that were opened.
     tables : mapping of int to TableSource
-        Those that this rank owns, by number.
+        Tables that this rank owns, by file number.
     owners : FileOwners
-        Features and ranks of all.
+        Features and ranks of all files.
     orders : mapping of int to (ndarray of intp or None)
-        Row of each sample in an own table; None where rows are in the order of the samples.
+        Row of each sample in each table of this rank; None if rows are already in the order of the samples.
     order_file : int
-        Number of the file whose order the samples have.
+        Number of the file that determines the order of the samples.
     description : Description
-        Of all of them.
+        Description of all files together.
     """
 
     def __init__(
@@ -186,15 +186,15 @@ class JoinedSource:
 
     @property
     def reading_bytes(self) -> float:
-        """Memory, about, that reading takes beside the features: a table after the other."""
+        """Approximate memory for reading, in addition to the features; tables are read one after the other."""
         return max((table.reading_bytes for table in self._tables.values()), default=0.0)
 
     def describe(self) -> Description:
-        """What all files are together, as it was found when they were joined."""
+        """Description of all files together, from when they were joined."""
         return self._description
 
     def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> Features:
-        """Read a range of features of own files, as of :meth:`~distnewton.data.source.Source.read`."""
+        """Read a range of features of this rank's files; see :meth:`~distnewton.data.source.Source.read`."""
         parts = []
         for i, (first, last) in enumerate(zip(self._starts, self._starts[1:], strict=False)):
             if (own := (max(start, first) - first, min(stop, last) - first))[0] < own[1]:
@@ -204,7 +204,7 @@ class JoinedSource:
         return X
 
     def _read_file(self, i: int, start: int, stop: int, dtype: DTypeLike, rows: Chosen | None) -> Any:
-        """Features of a file in the order of the samples."""
+        """Read features of a file, in the order of the samples."""
         if i not in self._tables:
             raise RuntimeError(f"features of {self._files.files[i]} are asked of a rank that does not own it")
         table, order = self._tables[i], self._orders[i]
@@ -224,7 +224,7 @@ class JoinedSource:
         return table.locate(i_sample)
 
     def texts(self, column: int | str, setting: str) -> tuple[str, list[str]]:
-        """The identifiers of all samples, which each rank with a file has.
+        """Identifiers of all samples, available on each rank that owns a file.
 
         Parameters
         ----------
@@ -236,7 +236,7 @@ class JoinedSource:
         Returns
         -------
         str and list of str
-            Its name, and a text a sample.
+            Name of the column, and one text for each sample.
         """
         if column != self._files.id_column:
             raise ConfigError(f"{setting} = {column}: files by columns share {self._files.id_column} alone")
@@ -247,7 +247,7 @@ class JoinedSource:
 
 @dataclass
 class _Joining:
-    """Files by columns while they are joined; each step is collective."""
+    """Files being joined; each step is collective."""
 
     files: FilesByColumns
     comm: Communicator
@@ -267,18 +267,18 @@ class _Joining:
 
     @property
     def _spoken(self) -> list[int]:
-        """Own files for which this rank speaks."""
+        """Files of this rank for which it is the speaker."""
         return [i for i in self.own if self._speaker(i) == self.comm.rank]
 
     def _by_file(self, values: Mapping[int, Any]) -> list[Any]:
-        """A value of each file, from those who speak for it (collective)."""
+        """Collect one value for each file from its speaker (collective)."""
         known: dict[str, Any] = {}
         for part in self.comm.allgather_json({str(i): values[i] for i in self._spoken}):
             known |= part
         return [known[str(i)] for i in range(len(self.files.files))]
 
     def open(self) -> None:
-        """Open own files, and find the labels among the columns of all."""
+        """Open this rank's files, and find the labels among the columns of all files."""
         files, known = self.files, self.files.known
         if known is not None and len(known.files) != len(files.files):
             raise DataError(
@@ -297,7 +297,7 @@ class _Joining:
             self.tables = {i: self._features_of(i, table) for i, table in self.tables.items()}
 
     def _table(self, i: int) -> TableSource:
-        """An own file, of which no feature is taken yet."""
+        """Open a file of this rank without selecting features."""
         try:
             table = self._open_table(i, names=ColumnNames((), ""), labels="none")
         except MissingInputError as error:
@@ -312,7 +312,7 @@ class _Joining:
         return table
 
     def _open_table(self, i: int, **settings: Any) -> TableSource:
-        """Open an own file, which must be a table with names."""
+        """Open a file of this rank, which must be a table with names."""
         name = self.files.files[i]
         table = self.files.open_file(name, **settings)
         if not isinstance(table, TableSource) or not table.columns:
@@ -323,7 +323,7 @@ class _Joining:
         return table
 
     def _refuse_twice(self, columns: Sequence[Sequence[str]]) -> None:
-        """Refuse names that stand twice, beside those of columns that are no features."""
+        """Refuse repeated names, except for columns that are not features."""
         files = self.files
         counts = Counter(name for own in columns for name in own if name not in (files.id_column, *files.ignored))
         twice = [name for name, n in counts.items() if n > 1]
@@ -335,7 +335,7 @@ class _Joining:
             )
 
     def _refuse_unknown(self, columns: Sequence[Sequence[str]]) -> None:
-        """Refuse names to ignore that stand nowhere."""
+        """Refuse ignored names that no file has."""
         unknown = [name for name in self.files.ignored if not any(name in own for own in columns)]
         if unknown:
             raise ConfigError(
@@ -343,7 +343,7 @@ class _Joining:
             )
 
     def _features_of(self, i: int, table: TableSource) -> TableSource:
-        """A file with its features, and with the labels where it has them."""
+        """Open a file with its features, and with the labels if it holds them."""
         files, label = self.files, self._label_of(i)
         if files.known is not None:
             names = files.known.of_file(i)
@@ -361,7 +361,7 @@ class _Joining:
         return self._open_table(i, names=ColumnNames((), label), labels="required")
 
     def describe(self) -> ColumnNames:
-        """Check each file on one rank; returns the names of all columns, which own tables then are encoded by."""
+        """Check each file on one rank; return the names of all columns, with which own tables are then encoded."""
         with self.comm.collective_errors():
             for i in self._spoken:
                 if self._columns(i) or self._label_of(i) is not None:
@@ -376,7 +376,7 @@ class _Joining:
         return names
 
     def _encode_alike(self) -> None:
-        """Encode all files where one is encoded: of a column without gaps, too, the model says what fills one."""
+        """Encode all files if one is encoded, since the model stores fill values for columns without gaps, too."""
         encoded = {i: self.tables[i].encoding for i in self._spoken}
         if self.comm.any(any(encoding is not None for encoding in encoded.values())):
             with self.comm.collective_errors():
@@ -385,7 +385,7 @@ class _Joining:
                         self.tables[i].encode(always=True)
 
     def _names(self) -> ColumnNames:
-        """Names of all columns, and how they are encoded, as the files' speakers have them."""
+        """Collect names and encoding of all columns from the files' speakers."""
         views = self._by_file({
             i: [self._columns(i), None if (e := self.tables[i].encoding) is None else e.to_json()] for i in self._spoken
         })
@@ -400,18 +400,18 @@ class _Joining:
         return list(self.tables[i].feature_columns())
 
     def _label_of(self, i: int) -> str | None:
-        """Column of a file that is read as labels; None where none is."""
+        """Column of a file that is read as labels; None if there is none."""
         if self.label is None or self.label[0] != i or self.files.labels == "none":
             return None
         return self.label[1]
 
     @property
     def order_file(self) -> int:
-        """File whose order the samples have: that with the labels, else the first."""
+        """File that determines the order of the samples: the one with the labels, else the first."""
         return 0 if self.label is None else self.label[0]
 
     def join_rows(self) -> dict[int, NDArray[np.intp] | None]:
-        """Row of each sample in own tables; None where the rows are in order."""
+        """Find the row of each sample in own tables; None if rows are already in order."""
         with self.comm.collective_errors():
             for i, table in self.tables.items():
                 self.hashes[i] = hash_identifiers(table.text_blocks(list(table.columns).index(self.files.id_column)))
@@ -425,7 +425,7 @@ class _Joining:
         return {i: None if np.array_equal(r, np.arange(len(r))) else r for i, r in rows.items()}
 
     def _check_identifiers(self, i: int) -> None:
-        """Refuse an own table whose identifiers do not name its rows."""
+        """Refuse an own table whose identifiers do not name its rows uniquely."""
         if not len(self.hashes[i]):
             raise DataError(f"{self.files.files[i]}: no samples (it is empty, or holds only a header)")
         if (problem := identifier_problem(self.hashes[i])) is not None:
@@ -435,12 +435,12 @@ class _Joining:
             )
 
     def _example(self, i: int, row: int) -> str:
-        """An identifier of an own table, and where it stands."""
+        """Show the identifier of a row of an own table, and its position."""
         table = self.tables[i]
         return f"{table.texts(self.files.id_column, 'data.id_column')[1][row]!r} ({table.locate(row)})"
 
     def _refuse_others(self, rows: Mapping[int, NDArray[np.intp]], lacking: Sequence[tuple[int, int]]) -> None:
-        """Refuse own tables with other identifiers; those that tables lack are told by who has the examples."""
+        """Refuse tables whose identifiers differ; the rank that has an identifier reports where it is missing."""
         names, first = self.files.files, self.order_file
         lines = [
             f"{names[i]}: lacks {n} of the {len(self.hashes[first])} identifiers of {names[first]}, such as "
@@ -459,7 +459,7 @@ class _Joining:
             raise DataError("\n".join(lines))
 
     def source(self, names: ColumnNames, orders: Mapping[int, NDArray[np.intp] | None]) -> JoinedSource:
-        """The joined files, described."""
+        """Build the joined source with its description."""
         facts = self._by_file({i: self._facts(i) for i in self._spoken})
         first, n_samples = self.order_file, len(self.hashes[self.order_file])
         labelled = self.label is not None and self.files.labels != "none"
@@ -479,7 +479,7 @@ class _Joining:
         return source
 
     def _facts(self, i: int) -> tuple[int, list[str], list[str]]:
-        """Non-zeros of a file, what to tell of it, and of texts that training did not have."""
+        """Non-zeros of a file, its notes, and notes about texts that the training data lack."""
         if i not in self.described:
             return 0, [], []
         return self.described[i].n_nonzeros, self.described[i].notes, self.tables[i].unknown_notes

@@ -17,19 +17,19 @@ if TYPE_CHECKING:
 
 Class = int | float | str
 MAX_WHOLE = 2**53
-"""Up to here each whole number is a float64."""
+"""float64 represents every whole number up to this one."""
 _NUMBER = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 _WHOLE = re.compile(r"[+-]?[0-9]+")
 _KINDS = {"M": "times", "m": "durations", "c": "complex numbers", "V": "records"}
 MOST_CHARACTERS = 256
-"""A longer text is no name of a class; as numpy stores texts, each label would take as much memory as the longest."""
+"""Longest name of a class; numpy would give every label the memory of the longest one."""
 TOO_LONG = f"has {{:,}} characters, the name of a class at most {MOST_CHARACTERS}; choose another label column"
 MISSING_VALUES = ("", "?", "NA", "N/A", "NaN", "null", "None", "-")
-"""What stands for a missing value in a text, in any case of its letters, unless ``data.missing_values`` says else."""
+"""Texts that mark a missing value (case-insensitive); ``data.missing_values`` replaces them."""
 
 
 def plain(label: Any) -> Class:
-    """Label as int where it is a whole number, else as float or str.
+    """Convert a label to int if it is a whole number, else to float or str.
 
     Parameters
     ----------
@@ -47,7 +47,7 @@ def plain(label: Any) -> Class:
 
 
 def label_text(label: Any) -> str:
-    """Label as its user writes it: ``"1"`` for 1.0, ``"0.5"``, ``"cat"``.
+    """Format a label as a user writes it: ``"1"`` for 1.0, ``"0.5"``, ``"cat"``.
 
     Parameters
     ----------
@@ -62,23 +62,23 @@ def label_text(label: Any) -> str:
 
 
 def labels_of(values: Any, locate: Callable[[int], str], *, missing: Iterable[int] = ()) -> Labels:
-    """Labels of an array, or of a column, exactly as they are.
+    """Convert the values of an array or a column to labels without loss.
 
     Parameters
     ----------
     values : ndarray of shape (n_samples,) or (n_samples, n_targets), or masked array, or array-like
-        Numbers, booleans, texts, bytes of UTF-8, or objects that are one of these. None, NaN, NaT, ``pandas.NA``,
-        what a mask hides, and texts that are empty or blank are missing.
+        Numbers, booleans, texts, UTF-8 bytes, or objects of these types. None, NaN, NaT, ``pandas.NA``, masked
+        values, and empty or blank texts are missing.
     locate : callable
-        Names a sample, by its number from 0, in an error.
+        Describes a sample, given its number from 0, for error messages.
     missing : iterable of int
         Samples whose label is missing for another reason.
 
     Returns
     -------
     ndarray of shape (n_samples,) or (n_samples, n_targets)
-        float64 where all labels are numbers that float64 holds exactly; else texts. ``007``, 2^53 + 1, and ``1e3``
-        among whole numbers are texts, since no float64 is written so. Booleans are ``True`` and ``False``.
+        float64 if it represents all labels exactly; else texts. ``007``, 2^53 + 1, and ``1e3`` among whole numbers are
+        texts, since no float64 is written like that. Booleans become ``True`` and ``False``.
 
     Raises
     ------
@@ -104,7 +104,7 @@ def labels_of(values: Any, locate: Callable[[int], str], *, missing: Iterable[in
 def _numbers_or_texts(
     array: NDArray[Any], locate: Callable[[int], str]
 ) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Labels of any kind as numbers or texts, and which of them are missing."""
+    """Convert labels of any kind to numbers or texts, and find the missing ones."""
     absent = np.zeros(array.shape, bool)
     if array.dtype.kind == "O":
         array, absent = _from_objects(array, locate)
@@ -121,7 +121,7 @@ def _numbers_or_texts(
 
 
 def _from_objects(array: NDArray[Any], locate: Callable[[int], str]) -> tuple[NDArray[Any], NDArray[np.bool_]]:
-    """Objects as numbers or texts, and which of them are missing."""
+    """Convert objects to numbers or texts, and find the missing ones."""
     flat = array.ravel().tolist()
     absent = np.array([_is_missing(label) for label in flat], np.bool_)
     n_columns = max(1, array.size // max(1, len(array)))
@@ -147,28 +147,28 @@ def _check_kind(label: Any, locate: Callable[[int], str], i_sample: int) -> None
 
 
 def _is_exact(label: Any) -> bool:
-    """Whether an object is a number that float64 holds; booleans are texts."""
+    """Whether an object is a number that float64 represents exactly; booleans are texts."""
     if isinstance(label, str | bytes | bool | np.bool_):
         return False
     return isinstance(label, float | np.floating) or abs(int(label)) <= MAX_WHOLE
 
 
 def check_lengths(lengths: Iterable[int], locate: Callable[[int], str]) -> None:
-    """Refuse a text that is too long for the name of a class, by the lengths of all texts in characters."""
+    """Refuse a text too long for a class name, given the lengths of all texts in characters."""
     for i, length in enumerate(lengths):
         if length > MOST_CHARACTERS:
             raise DataError(f"{locate(i)}: label {TOO_LONG.format(length)}")
 
 
 def _is_missing(label: Any) -> bool:
-    """Whether an object stands for no label: only NaN and NaT differ from themselves."""
+    """Whether an object is a missing label; only NaN and NaT differ from themselves."""
     if label is None or label is np.ma.masked or type(label).__name__ == "NAType":
         return True
     return bool(label != label)
 
 
 def _as_text(label: Any, locate: Callable[[int], str], i_sample: int) -> str:
-    """A label among texts."""
+    """Convert one label to text."""
     if isinstance(label, bytes):
         try:
             return label.decode("utf-8")
@@ -178,12 +178,12 @@ def _as_text(label: Any, locate: Callable[[int], str], i_sample: int) -> str:
 
 
 def labels_of_texts(texts: NDArray[np.str_]) -> Labels:
-    """Labels of a text column, as numbers where every one is written as that number would be.
+    """Convert a text column to labels: to numbers if every text is written as its number would be.
 
     Parameters
     ----------
     texts : ndarray of str of shape (n_samples,)
-        As they stand in the file, none missing.
+        Texts as in the file, none missing.
 
     Returns
     -------
@@ -194,7 +194,7 @@ def labels_of_texts(texts: NDArray[np.str_]) -> Labels:
 
 
 def are_numbers(texts: Iterable[str]) -> bool:
-    """Whether labels can be numbers without being written otherwise than they came.
+    """Whether labels can become numbers that are written the same way.
 
     Parameters
     ----------
@@ -204,8 +204,8 @@ def are_numbers(texts: Iterable[str]) -> bool:
     Returns
     -------
     bool
-        False where one is no finite number, has zeros in front (``007``), is a whole number beyond 2^53, or is a whole
-        number with an exponent (``1e3``) in a column without fractions.
+        False if a label is not a finite number, has leading zeros (``007``), is a whole number beyond 2^53, or is a
+        whole number with an exponent (``1e3``) in a column without fractions.
     """
     exponents = fractions = False
     for text in texts:
@@ -223,12 +223,12 @@ def are_numbers(texts: Iterable[str]) -> bool:
 
 
 def join_labels(parts: Sequence[Labels]) -> Labels:
-    """Labels of several blocks of a file; all as text where one block holds text.
+    """Join the labels of several blocks of a file; all become text if one block holds text.
 
     Parameters
     ----------
     parts : sequence of ndarray
-        float64 or str arrays of one dimension.
+        One-dimensional float64 or str arrays.
 
     Returns
     -------
@@ -251,7 +251,7 @@ class LabelMapping:
     Attributes
     ----------
     classes : tuple of (int, float or str)
-        Distinct, numbers ascending or texts in order of their code points.
+        Distinct labels: ascending numbers, or texts sorted by code points.
     """
 
     classes: tuple[Class, ...]
@@ -274,7 +274,7 @@ class LabelMapping:
         Raises
         ------
         DataError
-            If there are fewer than two classes, or the labels are no column of class labels.
+            If there are fewer than two classes, or the labels are not one column of class labels.
         """
         if labels.ndim != 1:
             raise DataError(
@@ -282,13 +282,13 @@ class LabelMapping:
                 f"{labels.shape}; "
                 "use a regression loss for several targets"
             )
-        # for the distinct values alone, numpy would first import its masked arrays, which takes longer
+        # np.unique without further outputs first imports numpy's masked arrays, which takes longer
         distinct, _ = np.unique(labels, return_counts=True)
         return cls._checked((plain(label) for label in distinct), name)
 
     @classmethod
     def union(cls, mappings: Iterable[LabelMapping], *, name: str = "data") -> LabelMapping:
-        """All classes of several parts of the data, the same whatever the order of the parts.
+        """Unite the classes of several parts of the data; the order of the parts does not matter.
 
         Parameters
         ----------
@@ -320,7 +320,7 @@ class LabelMapping:
         return len(self.classes)
 
     def encode(self, labels: Labels) -> NDArray[np.int64]:
-        """Class indices of labels.
+        """Convert labels to class indices.
 
         Parameters
         ----------
@@ -330,7 +330,7 @@ class LabelMapping:
         Returns
         -------
         ndarray of int64 of shape (n_samples,)
-            -1 for labels that are no class.
+            -1 for labels that are not a class.
         """
         index_of = {label_text(label): k for k, label in enumerate(self.classes)}
         distinct, position = np.unique(labels, return_inverse=True)
@@ -338,7 +338,7 @@ class LabelMapping:
         return indices[position] if len(distinct) else np.zeros(0, dtype=np.int64)
 
     def decode(self, indices: Iterable[int]) -> list[str]:
-        """Write class indices as the user's own labels.
+        """Convert class indices to the user's labels.
 
         Parameters
         ----------
@@ -353,12 +353,12 @@ class LabelMapping:
         return [texts[k] for k in indices]
 
     def unseen(self, labels: Labels) -> dict[str, int]:
-        """Labels that are no class, with their counts.
+        """Count the labels that are not a class.
 
         Parameters
         ----------
         labels : ndarray of shape (n_samples,)
-            Labels of other data than the classes come from.
+            Labels of data other than those that defined the classes.
 
         Returns
         -------
@@ -380,16 +380,16 @@ class LabelMapping:
 def regression_targets(
     labels: Labels, locate: Callable[[int], str] | None = None, *, name: str = "data"
 ) -> NDArray[np.float64]:
-    """Labels as numbers to be approximated.
+    """Convert labels to regression targets.
 
     Parameters
     ----------
     labels : ndarray of shape (n_samples,) or (n_samples, n_targets)
         From :attr:`Description.labels`.
     locate : callable, optional
-        :meth:`DataSource.locate`, to name the line of a label that is no number.
+        :meth:`DataSource.locate`, to name the line of a label that is not a number.
     name : str
-        File, for messages where there is no `locate`.
+        File, for messages if there is no `locate`.
 
     Returns
     -------
@@ -398,7 +398,7 @@ def regression_targets(
     Raises
     ------
     DataError
-        If a label is no finite number.
+        If a label is not a finite number.
     """
     if labels.dtype.kind in "fiu":
         targets = labels.astype(np.float64, copy=False)

@@ -1,4 +1,4 @@
-"""Features on another partition of the same ranks, by messages: no file is read again."""
+"""Move features to another partition of the same ranks by messages, without reading a file again."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from distnewton.parallel.partition import Partition
 
 
 def move_columns(X: Any, before: Partition, after: Partition, comm: Communicator) -> Any:
-    """This rank's columns on another partition.
+    """Move columns to another partition.
 
     Parameters
     ----------
     X : Array or csr_array of shape (n, n_features_local)
-        Columns of this rank on the partition before, scaled and arranged: of images channels come last. On the host.
+        Columns of this rank in the old partition, on the host; scaled, and with channels last for images.
     before, after : Partition
-        Who held which features, and who will.
+        Old and new partition of the features.
     comm : Communicator
-        The ranks of the grid, which hold the same samples.
+        Ranks of the grid, which hold the same samples.
 
     Returns
     -------
@@ -30,7 +30,7 @@ def move_columns(X: Any, before: Partition, after: Partition, comm: Communicator
 
     Notes
     -----
-    Collective: one exchange, of the columns that change their holder.
+    Collective: one exchange of the columns that change owner.
     """
     n, size, own = comm.size, before.features_per_unit, before.block(1, comm.rank)
     first = 0 if own is None else own.inputs[0]
@@ -44,19 +44,19 @@ def move_columns(X: Any, before: Partition, after: Partition, comm: Communicator
 
 
 def _sent(before: Partition, after: Partition, source: int, target: int) -> tuple[int, int] | None:
-    """Range of units that one rank sends another, or keeps: of several holders one speaks."""
+    """Range of units that `source` sends to `target`, or keeps; of several holders only one sends."""
     held, wanted = before.block(1, source), after.block(1, target)
     if held is None or wanted is None:
         return None
     own = before.block(1, target)
-    # who wants them may hold them already; else those who ask are dealt out over the holders
+    # the target may hold them already; otherwise targets are distributed over the holders
     speaks = source == target if own is not None and own.i == held.i else held.j == target % before.splits[1]
     first, end = max(held.inputs[0], wanted.inputs[0]), min(held.inputs[1], wanted.inputs[1])
     return (first, end) if speaks and first < end else None
 
 
 def _columns(X: Any, size: int, start: int, units: tuple[int, int] | None) -> Mapping[str, Array]:
-    """Features of a range of units as named arrays; none where no unit is sent. X begins with unit ``start``."""
+    """Features of a range of units as named arrays; empty if no unit is sent. X begins with unit ``start``."""
     if units is None:
         return {}
     part = slice(units[0] - start, units[1] - start)
@@ -67,7 +67,7 @@ def _columns(X: Any, size: int, start: int, units: tuple[int, int] | None) -> Ma
 
 
 def _joined(X: Any, pieces: Sequence[tuple[tuple[int, int], Mapping[str, Array]]], n_units: int, size: int) -> Any:
-    """The pieces of ascending ranges side by side, of the kind that X is."""
+    """Concatenate pieces of ascending ranges by columns, in the same array type as X."""
     if is_sparse(X):
         from scipy.sparse import csr_array, hstack
 

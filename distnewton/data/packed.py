@@ -1,9 +1,9 @@
-r"""Columns of four values, two bits each, as a rank holds genotypes; products decode some columns at a time.
+r"""Columns of at most four values in two bits each, for genotypes; products decode a few columns at a time.
 
 .. math:: X_{ik} = t_k(c_{ik}), \qquad c_{ik} \in \{0, 1, 2, 3\}
 
-c is what is stored, four samples a byte as PLINK packs them, and t_k the four values of column k: scaling a column, or
-counting its other allele, changes t alone. Columns of plain numbers, such as covariates, may stand behind them.
+The codes c are stored four samples a byte, as PLINK packs them, and t_k holds the four values of column k. Scaling a
+column, or counting its other allele, changes only t. Columns of plain numbers, such as covariates, may follow.
 """
 
 from __future__ import annotations
@@ -19,41 +19,41 @@ from numpy.typing import DTypeLike, NDArray
 from distnewton.errors import ConfigError, DataError
 
 _AT_ONCE = 1 << 17
-"""Values that are decoded at a time: they stay in the cache between decoding and product."""
+"""Values decoded at a time, few enough to stay in the cache between decoding and product."""
 NUMBA_FROM = 1 << 24
-"""Values of a table from which numba is imported: of 2e8 it decodes each in 0.35 ns, lookups in 1.3."""
+"""Table size (values) from which numba is imported; for 2e8 values it takes 0.35 ns a value, lookups take 1.3."""
 _MOST_NUMBERS = 1 << 31
-"""Values that are held as numbers at once, at most, where something cannot do without."""
+"""Most values converted to a plain array at once, for operations that need one."""
 _CODES = ((np.arange(256)[:, None] >> np.arange(0, 8, 2)) & 3).astype(np.uint8)
 """Codes of the four samples of each byte."""
 _WORDS = _CODES.view("<u4").ravel()
-"""The same as one number, a byte a code: looked up far faster than four."""
+"""The four codes as one 32-bit number, one byte a code; one lookup is far faster than four."""
 _TO_BYTE = np.uint32(2**24 + 2**18 + 2**12 + 2**6)
-"""Such a number times this has the byte in its highest bits; its other products meet nowhere."""
+"""Multiplied by this, a number of `_WORDS` has the packed byte in its highest bits; no other products overlap it."""
 _COUNTED = 16
-"""Bits for how often a code occurs in some bytes."""
+"""Bits of each counter in `_COUNTS`."""
 _COUNTS = (np.uint64(1) << (np.uint64(_COUNTED) * _CODES)).sum(axis=1, dtype=np.uint64)
-"""How often each code is in a byte, four counts in a number."""
+"""Number of times each code occurs in a byte, four counters in one number."""
 _COUNTED_BYTES = (2**_COUNTED - 1) // 4
 
 
 class PackedColumns:
-    """A table of packed columns, and behind them columns of numbers; it stands where sparse rows do.
+    """A table of packed columns followed by columns of numbers, with the interface of sparse rows.
 
     Parameters
     ----------
     codes : ndarray of uint8 of shape (n_packed, n_bytes)
-        A row for each packed column, four samples a byte, the first in the lowest bits.
+        One row for each packed column, four samples a byte, the first sample in the lowest bits.
     n : int
         Number of samples.
     values : ndarray of float64 of shape (4, n_packed)
         Value of each code. NaN marks a missing value until columns are centred.
     numbers : ndarray of float64 of shape (n, n_columns - n_packed)
-        The columns behind them.
+        The columns after the packed ones.
     dtype : dtype
-        Of the values that products see.
+        Floating-point type of decoded values.
     first : int
-        Samples of the codes before the first one.
+        Number of samples in `codes` before the first sample of the table.
     """
 
     def __init__(
@@ -68,7 +68,7 @@ class PackedColumns:
 
     @property
     def n_packed(self) -> int:
-        """Number of packed columns, the first ones."""
+        """Number of packed columns, which come first."""
         return len(self.codes)
 
     @property
@@ -79,23 +79,23 @@ class PackedColumns:
 
     @property
     def data(self) -> NDArray[np.float64]:
-        """All values that occur, for checks of their range."""
+        """All values that may occur, for range checks."""
         return np.concatenate([self.values.ravel(), self.numbers.ravel()])
 
     def blocks(self, n: int | None = None) -> Iterator[tuple[slice, NDArray[Any]]]:
-        """Some columns at a time, decoded.
+        """Yield decoded blocks of columns.
 
         Parameters
         ----------
         n : int or None
-            Samples by which the width of blocks is chosen; by default those of this table.
+            Number of samples that determines the block width; by default that of this table.
 
         Yields
         ------
         slice
             The columns.
         ndarray of shape (n_columns_of_block, n)
-            Their values, a row for each column.
+            Their values, one row for each column.
         """
         for columns in self._ranges(n):
             yield columns, self._decoded(columns)
@@ -103,7 +103,7 @@ class PackedColumns:
             yield slice(self.n_packed, self.shape[1]), self.numbers.T.astype(self.dtype)
 
     def _ranges(self, n: int | None = None) -> Iterator[slice]:
-        """Packed columns, some at a time."""
+        """Yield ranges of packed columns."""
         width = max(1, _AT_ONCE // max(1, self.shape[0] if n is None else n))
         for start in range(0, self.n_packed, width):
             yield slice(start, min(start + width, self.n_packed))
@@ -115,17 +115,17 @@ class PackedColumns:
         return decoded[:, skipped : skipped + self.shape[0]]
 
     def _bytes(self, columns: slice) -> NDArray[np.uint8]:
-        """The bytes that hold the samples of some packed columns."""
+        """Bytes that hold the samples of a range of packed columns."""
         return self.codes[columns, self._first // 4 : -(-(self._first + self.shape[0]) // 4)]
 
     def _unpacked(self, columns: slice) -> NDArray[np.uint8]:
-        """Codes of some packed columns, (n_columns, n)."""
+        """Codes of a range of packed columns, (n_columns, n)."""
         return unpack(self._bytes(columns), self._first % 4, self.shape[0])
 
-    # --- as sparse rows have it
+    # --- interface of sparse rows
 
     def __matmul__(self, other: Any) -> NDArray[Any]:
-        """The product with weights, (n_columns,) or (n_columns, k), or with the transpose of such a table."""
+        """Multiply by weights, (n_columns,) or (n_columns, k), or by the transpose of a packed table."""
         if isinstance(other, _Transposed):
             theirs, product = other.columns, np.zeros((self.shape[0], other.shape[1]), self.dtype)
             n = max(self.shape[0], theirs.shape[0])
@@ -139,11 +139,11 @@ class PackedColumns:
 
     @property
     def T(self) -> _Transposed:  # noqa: N802  (numpy's name)
-        """The transpose, for products."""
+        """Transpose, for products."""
         return _Transposed(self)
 
     def __getitem__(self, key: Any) -> PackedColumns:
-        """Some samples, by a slice as a view and by numbers as a copy; or ``[:, columns]``, a view."""
+        """Select samples, as a view for a slice and a copy for numbers, or columns as a view ``[:, columns]``."""
         if isinstance(key, tuple):
             start, stop, _ = key[1].indices(self.shape[1])
             packed = slice(start, min(stop, self.n_packed))
@@ -161,7 +161,7 @@ class PackedColumns:
         return PackedColumns(codes, len(key), self.values.copy(), self.numbers[key], self.dtype)
 
     def permuted(self, order: NDArray[np.intp]) -> PackedColumns:
-        """As many samples in another order, or some of them; in place where they are as many.
+        """Reorder or select samples; in place if their number does not change.
 
         Parameters
         ----------
@@ -178,19 +178,19 @@ class PackedColumns:
         return PackedColumns(self.codes, len(order), self.values, self.numbers[order], self.dtype)
 
     def _choose(self, rows: NDArray[np.intp], out: NDArray[np.uint8]) -> None:
-        """Pack the codes of some samples."""
+        """Pack the codes of the chosen samples."""
         for columns in self._ranges():
             out[columns] = pack(np.take(self._unpacked(columns), rows, axis=1))
 
     def gathered(self, n: int, gather: Callable[[NDArray[Any]], NDArray[Any]]) -> PackedColumns:
-        """The samples of all replicas.
+        """Gather the samples of all replicas.
 
         Parameters
         ----------
         n : int
-            Their number.
+            Number of samples of all replicas.
         gather : callable
-            Makes rows of all samples, (n, k), from those of this table.
+            Function that turns rows of this table's samples into rows of all samples, (n, k).
 
         Returns
         -------
@@ -198,7 +198,7 @@ class PackedColumns:
 
         Notes
         -----
-        Collective over the replicas, as ``gather`` is: a call for each block of columns.
+        Collective over the replicas, like ``gather``, which is called once for each block of columns.
         """
         codes = np.empty((self.n_packed, -(-n // 4)), np.uint8)
         for columns in self._ranges(n):
@@ -207,7 +207,7 @@ class PackedColumns:
         return PackedColumns(codes, n, self.values, gather(self.numbers), self.dtype)
 
     def multiply(self, other: PackedColumns) -> PackedColumns:
-        """The squares of all values, where the other table is this one."""
+        """Square all values; the other table must be this one."""
         if other is not self:
             raise TypeError("packed columns are multiplied by themselves alone")
         return PackedColumns(
@@ -215,7 +215,7 @@ class PackedColumns:
         )
 
     def toarray(self) -> NDArray[Any]:
-        """All values as an array of numbers; refuses to fill the memory."""
+        """Decode all values into one array; refuses a table that would fill the memory."""
         if self.size > _MOST_NUMBERS:
             raise ConfigError(
                 f"{self.shape[0]:,} samples of {self.shape[1]:,} packed columns would take "
@@ -227,10 +227,10 @@ class PackedColumns:
             result[:, columns] = block.T
         return result
 
-    # --- what scaling asks for
+    # --- interface for scaling
 
     def counts(self) -> NDArray[np.float64]:
-        """How many samples of each packed column have each code, (4, n_packed)."""
+        """Number of samples with each code in each packed column, (4, n_packed)."""
         result = np.empty((4, self.n_packed))
         n_whole = self.shape[0] // 4 if self._first % 4 == 0 else 0
         for columns in self._ranges():
@@ -250,14 +250,14 @@ class PackedColumns:
         Parameters
         ----------
         offset, factor : ndarray of float64 of shape (n_columns,)
-            Of each column.
+            Offset and factor of each column.
         centred : bool
-            Whether the offset is the mean, which then takes the place of what is missing.
+            Whether the offset is the mean, which then replaces missing values.
 
         Raises
         ------
         DataError
-            If it is not, and a value is missing.
+            If it is not the mean, and a value is missing.
         """
         n, missing = self.n_packed, np.isnan(self.values)
         if not centred and missing.any():
@@ -273,14 +273,14 @@ class PackedColumns:
 
 
 class _Transposed:
-    """The transpose of packed columns, of which products are taken."""
+    """Transpose of packed columns, for products only."""
 
     def __init__(self, columns: PackedColumns) -> None:
         self.columns = columns
         self.shape = columns.shape[::-1]
 
     def __matmul__(self, other: NDArray[Any]) -> NDArray[Any]:
-        """The product with an array of shape (n,) or (n, k)."""
+        """Multiply by an array of shape (n,) or (n, k)."""
         table = self.columns
         product = np.empty((table.shape[1], *other.shape[1:]), np.result_type(table.dtype, other.dtype))
         for columns, block in table.blocks():
@@ -290,7 +290,7 @@ class _Transposed:
 
 @cache
 def _decoder(large: bool) -> Callable[..., None]:
-    """What decodes columns of a table, large or not; the values are the same."""
+    """Choose the decoder for a large or small table; both give the same values."""
     if large and importlib.util.find_spec("numba") is not None:
         from distnewton.data.packed_numba import decode
 
@@ -299,7 +299,7 @@ def _decoder(large: bool) -> Callable[..., None]:
 
 
 def decode_by_lookup(packed: NDArray[np.uint8], values: NDArray[Any], out: NDArray[Any]) -> None:
-    """Write the values of all samples of some columns.
+    """Decode the values of all samples of some columns.
 
     Parameters
     ----------
@@ -308,7 +308,7 @@ def decode_by_lookup(packed: NDArray[np.uint8], values: NDArray[Any], out: NDArr
     values : ndarray of shape (n_columns, 4)
         Value of each code.
     out : ndarray of shape (n_columns, 4 n_bytes)
-        Of the same dtype; overwritten.
+        Output of the same dtype as `values`; overwritten.
     """
     of_byte = np.take(values, _CODES, axis=1).reshape(-1, 4)
     places = packed + np.arange(0, 256 * len(packed), 256, dtype=np.intp)[:, None]
@@ -316,14 +316,14 @@ def decode_by_lookup(packed: NDArray[np.uint8], values: NDArray[Any], out: NDArr
 
 
 def unpack(packed: NDArray[np.uint8], first: int, n: int) -> NDArray[np.uint8]:
-    """Codes of some samples.
+    """Unpack the codes of consecutive samples.
 
     Parameters
     ----------
     packed : ndarray of uint8 of shape (n_columns, n_bytes)
         Four samples a byte.
     first, n : int
-        Samples before, and how many.
+        Number of samples to skip, and number to unpack.
 
     Returns
     -------
@@ -334,7 +334,7 @@ def unpack(packed: NDArray[np.uint8], first: int, n: int) -> NDArray[np.uint8]:
 
 
 def pack(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Four samples a byte.
+    """Pack codes, four samples a byte.
 
     Parameters
     ----------
@@ -344,7 +344,7 @@ def pack(codes: NDArray[np.uint8]) -> NDArray[np.uint8]:
     Returns
     -------
     ndarray of uint8 of shape (n_columns, ceil(n / 4))
-        What is left of the last byte is 0.
+        Packed codes; unused bits of the last byte are 0.
     """
     n = codes.shape[1]
     padded = codes

@@ -1,4 +1,4 @@
-"""Decoding of packed columns in one compiled pass; imported only where numba is wanted, since that takes a second."""
+"""Decode packed columns in one compiled pass; imported only when numba is wanted, since the import takes a second."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from distnewton.data.formats.libsvm_numba import compiled
 
 
 def _decode(packed: Any, values: Any, out: Any) -> None:
-    """Write the values of all samples; arguments as of :func:`distnewton.data.packed.decode_by_lookup`."""
+    """Decode the values of all samples; arguments as for :func:`distnewton.data.packed.decode_by_lookup`."""
     of_byte = np.empty((256, 4), values.dtype)
     for column in range(packed.shape[0]):
         for byte in range(256):

@@ -1,4 +1,4 @@
-"""Samples that a rank wants of a source, as its blocks come along."""
+"""Selection of a rank's samples from the consecutive blocks of a source."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ Chosen = NDArray[np.intp]
 
 
 class RowSelection:
-    """Where the samples of a block go in the result.
+    """Maps the samples of a block to their places in the result.
 
     Parameters
     ----------
@@ -24,23 +24,23 @@ class RowSelection:
         self.rows = rows
 
     def count(self, n_samples: int) -> int:
-        """Samples of the result, of a source with so many."""
+        """Number of samples in the result, for a source with `n_samples`."""
         return n_samples if self.rows is None else len(self.rows)
 
     def of(self, first: int, n: int) -> tuple[slice, slice | Chosen]:
-        """What is wanted of some consecutive samples.
+        """Select from consecutive samples.
 
         Parameters
         ----------
         first, n : int
-            Number of the first, and how many.
+            Number of the first sample, and number of samples.
 
         Returns
         -------
         slice
-            Where they go in the result.
+            Places of the selected samples in the result.
         slice or Array of int
-            Which of the block.
+            Selected samples of the block.
         """
         if self.rows is None:
             return slice(first, first + n), slice(0, n)
@@ -48,19 +48,19 @@ class RowSelection:
         return slice(i, j), self.rows[i:j] - first
 
     def apply(self, X: Any) -> Any:
-        """The samples wanted of an array that holds all, as a view where all are."""
+        """Select the wanted samples of an array of all; a view if all are wanted."""
         return X if self.rows is None else X[self.rows]
 
 
 def chosen_values(lengths: NDArray[Any], chosen: slice | Chosen) -> Chosen | slice:
-    """Which values of a block of sparse rows belong to some of them.
+    """Find the values of chosen rows in a block of sparse rows.
 
     Parameters
     ----------
     lengths : Array of int
-        Values of each row.
+        Number of values in each row.
     chosen : slice or Array of int
-        Rows.
+        Chosen rows.
 
     Returns
     -------

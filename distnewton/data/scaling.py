@@ -2,22 +2,21 @@ r"""Scaling of features, fitted and applied by each rank to its own columns.
 
 Per column, :math:`x' = (x - \mathrm{offset}) \cdot \mathrm{factor}`:
 
-- ``minmax``: offset is the middle of the column's range, factor the inverse of half of it: x' in [-1, 1];
-- ``minmax_joint``: the same with the range of all columns together, as for the pixels of images, where a column
+- ``minmax``: offset is the middle of the column's range, factor the inverse of half the range: x' in [-1, 1];
+- ``minmax_joint``: the same with the joint range of all columns, for example for pixels of images, where a column
   that hardly varies should not be blown up;
-- ``center``: offset is the mean, factor the inverse of half of the range of all columns together, as simpleNN has
+- ``center``: offset is the mean, factor the inverse of half the joint range of all columns, as simpleNN scales
   images: the mean image is subtracted, and all pixels keep their proportions;
 - ``standard``: offset is the mean, factor the inverse of the standard deviation (divisor n_samples);
-- ``hardy_weinberg``: of genotypes, which count alleles, offset is the mean 2p and factor the inverse of
-  :math:`\sqrt{2p(1-p)}`, the deviation in Hardy-Weinberg equilibrium, as GCTA has it (Yang et al., Am. J. Hum. Genet.
-  88, 76 (2011)); other columns as ``standard``.
+- ``hardy_weinberg``: for genotypes, which count alleles, offset is the mean 2p and factor the inverse of
+  :math:`\sqrt{2p(1-p)}`, the deviation in Hardy-Weinberg equilibrium, as in GCTA (Yang et al., Am. J. Hum. Genet.
+  88, 76 (2011)); other columns as in ``standard``.
 
-Missing genotypes become the mean of their column's called ones, so that they count as 0 where columns are centred. The
-deviation of ``standard`` is that of the column thus completed, as in regenie (Mbatchou et al., Nat. Genet. 53, 1097
-(2021)).
+Missing genotypes become the mean of the called genotypes of their column, which is 0 after centring. The deviation of
+``standard`` is that of the completed column, as in regenie (Mbatchou et al., Nat. Genet. 53, 1097 (2021)).
 
-Per row, x' = x / ||x||: ``unit_rows``, and ``log1p_unit_rows`` on log(1 + x). The squares of a row are summed
-over the ranks that share it, which the caller does between :func:`row_square_sums` and :func:`scale_rows`.
+Per row, x' = x / ||x||: ``unit_rows``, and ``log1p_unit_rows`` on log(1 + x). Between :func:`row_square_sums` and
+:func:`scale_rows` the caller sums the squares of a row over the ranks that share it.
 """
 
 from __future__ import annotations
@@ -39,14 +38,14 @@ if TYPE_CHECKING:
 
 _BLOCK_VALUES = 1 << 16
 _ROUNDINGS = 1
-"""Half of the range of a constant column, at most, in units of its rounding."""
+"""Largest half range at which a column counts as constant, in units of its rounding."""
 Stack = Callable[[NDArray[np.float64]], NDArray[np.float64]]
 
 
 class Scaling(ABC):
-    """A kind of scaling: logarithms where it takes them, then columns shifted and multiplied, then rows normalised.
+    """A kind of scaling: take logarithms, shift and multiply columns, normalise rows, each step optional.
 
-    A package adds one through an entry point of the group ``distnewton.scalings``. What is fitted is a
+    A package adds one through an entry point of the group ``distnewton.scalings``. Fitting yields a
     :class:`ColumnScaling`, which models store with the name of its kind.
 
     Attributes
@@ -54,19 +53,19 @@ class Scaling(ABC):
     name : str
         Value of ``data.scale``.
     help : str
-        A line on what becomes of the features.
+        One line on how features are scaled.
     takes_logs : bool
-        Whether x becomes log(1 + x) first.
+        Whether x is first replaced by log(1 + x).
     shifts_columns : bool
-        Whether columns are shifted and multiplied by what :meth:`fit` returns; sparse data cannot be.
+        Whether columns are shifted and multiplied as :meth:`fit` says; impossible for sparse data.
     scales_rows : bool
-        Whether each row is divided by its norm at last.
+        Whether each row is finally divided by its norm.
     centres : bool
-        Whether the offset is the mean of the column, which may then stand for missing values.
+        Whether the offset is the column mean, which may then replace missing values.
     uses_joint_range : bool
-        Whether the range in :meth:`fit` is that of all columns together.
+        Whether the range in :meth:`fit` is the joint range of all columns.
     n_moments : int
-        Moments that :meth:`fit` needs: none, the mean, or the mean and the deviation.
+        Number of moments that :meth:`fit` needs: none, the mean, or the mean and the deviation.
     """
 
     name: ClassVar[str]
@@ -79,12 +78,12 @@ class Scaling(ABC):
     n_moments: ClassVar[int] = 0
 
     def fit(self, statistics: ColumnStatistics) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Offset and size of columns, which become (x - offset) / size.
+        """Compute offset and size of columns, which become (x - offset) / size.
 
         Parameters
         ----------
         statistics : ColumnStatistics
-            Of the training data.
+            Statistics of the training data.
 
         Returns
         -------
@@ -94,12 +93,12 @@ class Scaling(ABC):
         return np.zeros_like(statistics.low), np.ones_like(statistics.low)
 
     def fits(self, X_local: Features) -> bool:
-        """Whether statistics of these columns are needed, and can be had."""
+        """Whether statistics of these columns are needed, and can be computed."""
         return self.shifts_columns and isinstance(X_local, np.ndarray | PackedColumns) and min(X_local.shape) > 0
 
 
 class NoScaling(Scaling):
-    """Features as they are."""
+    """Features are not scaled."""
 
     name, help = "none", "features as they are"
 
@@ -111,12 +110,12 @@ class MinMax(Scaling):
     shifts_columns = True
 
     def fit(self, statistics: ColumnStatistics) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Middle and half of the range."""
+        """Middle of the range, and half the range."""
         return statistics.low + statistics.half_range, statistics.half_range
 
 
 class MinMaxJoint(MinMax):
-    """The range of all columns together becomes [-1, 1]."""
+    """The joint range of all columns becomes [-1, 1]."""
 
     name, help = "minmax_joint", "all columns together to [-1, 1], as pixels"
     uses_joint_range = True
@@ -130,7 +129,7 @@ class Center(Scaling):
     n_moments = 1
 
     def fit(self, statistics: ColumnStatistics) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-        """Mean, and half of the range of all columns."""
+        """Mean, and half the joint range of all columns."""
         return statistics.mean, statistics.half_range
 
 
@@ -147,7 +146,7 @@ class Standard(Scaling):
 
 
 class HardyWeinberg(Standard):
-    """Genotypes get mean 0 and the deviation 1 that they have in Hardy-Weinberg equilibrium."""
+    """Genotypes get mean 0, and deviation 1 if they are in Hardy-Weinberg equilibrium."""
 
     name, help = "hardy_weinberg", "genotypes by 2p and sqrt(2p(1-p)), as GCTA; other columns as standard"
 
@@ -200,7 +199,7 @@ class ColumnScaling:
 
     @property
     def rule(self) -> Scaling:
-        """What its kind does."""
+        """The kind of scaling."""
         return SCALINGS.find(self.kind)
 
     @property
@@ -214,14 +213,14 @@ class ColumnScaling:
         Parameters
         ----------
         X_local : ndarray, csr_array or PackedColumns of shape (n_samples, n_columns)
-            Of a float dtype. Arithmetic is in float64, results are rounded to the dtype.
+            Columns of a float dtype. Arithmetic is in float64; results are rounded to the dtype.
 
         Raises
         ------
         ConfigError
-            If a sparse matrix would fill up.
+            If a sparse matrix would become dense.
         DataError
-            If a logarithm is asked for and a value is negative.
+            If the kind takes logarithms and a value is negative.
         """
         if isinstance(X_local, PackedColumns):
             if self.rule.takes_logs or self.rule.scales_rows:
@@ -244,7 +243,7 @@ class ColumnScaling:
                 np.multiply(block, self.factor, out=block, casting="same_kind")
 
     def columns(self, start: int, stop: int) -> ColumnScaling:
-        """Scaling of a range of these columns.
+        """Restrict the scaling to a range of these columns.
 
         Parameters
         ----------
@@ -274,23 +273,24 @@ class ColumnScaling:
 
 
 class ColumnStatistics:
-    """Extremes, mean and spread of this rank's columns, over the samples of all replicas of the grid.
+    """Extremes, mean and deviation of this rank's columns over the samples of all replicas of the grid.
 
     Parameters
     ----------
     X : ndarray of shape (n_samples, n_columns)
-        Own columns and samples, at least one.
+        This rank's columns and samples, at least one.
     n_moments : int
-        How many to compute: none, the mean, or the mean and the deviation.
+        Number of moments to compute: none, the mean, or the mean and the deviation.
     stack : callable or None
-        Stacks a float64 array of each replica along a new first axis (collective over them); by default there is one.
+        Stacks a float64 array of each replica along a new first axis (collective over the replicas); by default there
+                is one replica.
 
     Attributes
     ----------
     low, high, half_range, mean, deviation : ndarray of float64 of shape (n_columns,)
-        Moments that are not computed are zeros. The range of a column that varies by rounding alone is 0.
+        Moments that are not computed are 0. The range of a column that varies only by rounding is 0.
     n_packed : int
-        How many of the columns, the first ones, are packed genotypes.
+        Number of packed genotype columns, which come first.
     """
 
     n_packed = 0
@@ -301,7 +301,7 @@ class ColumnStatistics:
         with np.errstate(all="ignore"):
             extremes = stack(np.array([X.min(axis=0), X.max(axis=0)], np.float64))
             self.low, self.high = extremes[:, 0].min(axis=0), extremes[:, 1].max(axis=0)
-            # half of each, since the whole range can overflow
+            # halve both ends first, since the whole range can overflow
             self.half_range = self.high / 2 - self.low / 2
             self._level_rounding(X, stack)
             self.mean = self.deviation = np.zeros(X.shape[1])
@@ -314,42 +314,42 @@ class ColumnStatistics:
                 self.deviation = self.half_range * np.sqrt(squares / counts.sum())
 
     def _level_rounding(self, X: NDArray[Any], stack: Stack) -> None:
-        """Take columns that vary by rounding alone, as 0.3 and 3 * 0.1 do, for constant."""
+        """Treat columns that vary only by rounding, as 0.3 and 3 * 0.1 do, as constant."""
         unit = _ROUNDINGS * np.maximum(np.abs(self.low), np.abs(self.high))
         doubtful = (self.half_range > 0) & (self.half_range <= unit * np.finfo(np.float32).eps)
         if not doubtful.any():
             return
-        # fractions that float32 holds exactly come from there; whole numbers may be exact
+        # fractions that float32 represents exactly come from float32; whole numbers may be exact anyway
         found = np.zeros((2, np.count_nonzero(doubtful)), bool)
         for block in _row_blocks(X):
             part = block[:, doubtful]
             found |= np.array([(part != part.astype(np.float32)).any(axis=0), (part != np.rint(part)).any(axis=0)])
         views = stack(found.astype(np.float64)) > 0
-        # some have fractions, none needs float64
+        # some values have fractions, and none needs float64
         single = views[:, 1].any(axis=0) & ~views[:, 0].any(axis=0)
         eps = np.where(single, np.finfo(np.float32).eps, np.finfo(np.float64).eps)
         self.half_range[doubtful] *= self.half_range[doubtful] > unit[doubtful] * eps
 
     def replace(self, columns: NDArray[np.intp], other: ColumnStatistics) -> None:
-        """Put statistics of some columns in the place of those there."""
+        """Replace the statistics of some columns by those of `other`."""
         for name in ("low", "high", "half_range", "mean", "deviation"):
             getattr(self, name)[columns] = getattr(other, name)
 
     def use_joint_range(self, lowest: float, highest: float) -> None:
-        """Put the range of all columns in the place of each column's own."""
+        """Replace each column's range by the joint range of all columns."""
         self.low = np.full_like(self.low, lowest)
         self.half_range = np.full_like(self.low, highest) / 2 - self.low / 2
 
 
 class PackedStatistics(ColumnStatistics):
-    """Statistics of packed columns, by the counts of their values, and of those behind them.
+    """Statistics of packed columns, from counts of their values, and of the number columns after them.
 
     Parameters
     ----------
     X : PackedColumns of shape (n_samples, n_columns)
-        Own columns and samples, at least one; missing values are NaN.
+        This rank's columns and samples, at least one; missing values are NaN.
     n_moments, stack
-        As of :class:`ColumnStatistics`.
+        As for :class:`ColumnStatistics`.
     """
 
     def __init__(self, X: PackedColumns, n_moments: int, stack: Stack | None = None) -> None:
@@ -372,7 +372,7 @@ class PackedStatistics(ColumnStatistics):
 
 
 def column_statistics(X: NDArray[Any] | PackedColumns, n_moments: int, stack: Stack | None = None) -> ColumnStatistics:
-    """Statistics of dense or packed columns; arguments as of :class:`ColumnStatistics`."""
+    """Compute statistics of dense or packed columns; arguments as for :class:`ColumnStatistics`."""
     if isinstance(X, PackedColumns):
         return PackedStatistics(X, n_moments, stack)
     return ColumnStatistics(X, n_moments, stack)
@@ -393,9 +393,9 @@ def fit_scaling(
     X_local : ndarray or csr_array of shape (n_samples, n_columns)
         This rank's columns, all samples.
     joint_range : tuple of float or None
-        Smallest and largest value of all columns of all ranks; by default of these columns.
+        Smallest and largest value in all columns of all ranks; by default in these columns.
     statistics : ColumnStatistics or None
-        Of these columns; by default of these samples alone. Its range may be changed.
+        Statistics of these columns; by default computed from these samples only. Its range may be changed.
 
     Returns
     -------
@@ -404,9 +404,9 @@ def fit_scaling(
     Raises
     ------
     ConfigError
-        If there is no such kind, or it would fill a sparse matrix.
+        If the kind is unknown, or would make a sparse matrix dense.
     DataError
-        If the values are too large to be scaled.
+        If the values are too large to scale.
     """
     rule = SCALINGS.find(kind)
     if not rule.shifts_columns or not X_local.shape[1]:
@@ -420,7 +420,7 @@ def fit_scaling(
             statistics.use_joint_range(*(joint_range or (statistics.low.min(), statistics.high.max())))
         offset, size = rule.fit(statistics)
         factor = 1 / size
-    # a range so small that its inverse overflows is that of a constant column
+    # a column whose range is so small that its inverse overflows is treated as constant
     factor[(statistics.half_range == 0) | np.isinf(factor)] = 0
     if not (np.isfinite(offset).all() and np.isfinite(factor).all()):
         raise DataError(f"scale = {kind} cannot be fitted: values are too large or not finite; check the data")
@@ -428,7 +428,7 @@ def fit_scaling(
 
 
 def _square_sums(X: NDArray[Any], mean: NDArray[np.float64], half_range: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Return sums of squared deviations, in units of the range so that squares do not overflow."""
+    """Return sums of squared deviations, in units of the range to avoid overflow."""
     total = np.zeros(X.shape[1])
     for block in _row_blocks(X):
         part = (block - mean) / half_range
@@ -437,7 +437,7 @@ def _square_sums(X: NDArray[Any], mean: NDArray[np.float64], half_range: NDArray
 
 
 def _identity(kind: str, n_columns: int) -> ColumnScaling:
-    """Return scaling that leaves columns alone."""
+    """Return the scaling that leaves columns unchanged."""
     return ColumnScaling(kind, np.zeros(n_columns), np.ones(n_columns))
 
 
@@ -452,7 +452,7 @@ def row_square_sums(X_local: Features) -> NDArray[np.float64]:
     Returns
     -------
     ndarray of float64 of shape (n_samples,)
-        To be summed over the ranks that hold the other columns.
+        Sums that the caller adds up over the ranks that hold the other columns.
     """
     if isinstance(X_local, np.ndarray):
         parts = [np.einsum("ij,ij->i", block, block, dtype=np.float64) for block in _row_blocks(X_local)]
@@ -466,12 +466,12 @@ def row_square_sums(X_local: Features) -> NDArray[np.float64]:
 
 
 def row_factors(square_sums: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Inverse norms of rows; 1 for rows of zeros.
+    """Compute inverse norms of rows; 1 for rows of zeros.
 
     Parameters
     ----------
     square_sums : ndarray of float64 of shape (n_samples,)
-        Summed over all columns.
+        Sums of squares over all columns.
 
     Returns
     -------
@@ -486,7 +486,7 @@ def scale_rows(X_local: Features, factors: NDArray[np.float64]) -> None:
     Parameters
     ----------
     X_local : ndarray or csr_array of shape (n_samples, n_columns)
-        Of a float dtype.
+        Columns of a float dtype.
     factors : ndarray of float64 of shape (n_samples,)
         From :func:`row_factors`.
     """
@@ -498,7 +498,7 @@ def scale_rows(X_local: Features, factors: NDArray[np.float64]) -> None:
 
 
 def log_features(kind: str, X_local: Features) -> None:
-    """Put log(1 + x) in the place of each x.
+    """Replace each x by log(1 + x), in place.
 
     Parameters
     ----------
@@ -528,13 +528,13 @@ def _values(X_local: Features) -> NDArray[Any]:
 
 
 def _row_blocks(X: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """Return views of consecutive rows, small next to the matrix."""
+    """Yield views of consecutive rows, small compared to the matrix."""
     n_rows = max(1, _BLOCK_VALUES // max(1, int(X.shape[1])))
     return (X[i : i + n_rows] for i in range(0, len(X), n_rows))
 
 
 def _refuse_sparse(kind: str, X_local: Features) -> NDArray[Any] | PackedColumns:
-    """Return matrix, if it is dense or packed."""
+    """Return the matrix if it is dense or packed; else raise ConfigError."""
     if isinstance(X_local, np.ndarray | PackedColumns):
         return X_local
     raise ConfigError(

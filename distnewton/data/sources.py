@@ -1,4 +1,4 @@
-"""One door to all data: a name or a path becomes a source of features and labels."""
+"""Entry point to all data: open a name or a path as a source of features and labels."""
 
 from __future__ import annotations
 
@@ -47,56 +47,54 @@ def open_data(
     name_or_path : str or Path
         Name of a bundled set (``digits, iris, wine, breast_cancer, diabetes``, each also with ``:train`` or
         ``:test``; write ``./digits`` for a file of that name), or a file, plain or compressed by gzip, bzip2
-        or xz under any suffix. For npy and IDX two files may be given as ``features,labels``; else the labels
+        or xz under any suffix. For npy and IDX two files may be given as ``features,labels``; otherwise the labels
         of ``X.npy`` are in ``X_labels.npy``, ``X_y.npy`` or ``y.npy`` (``y_train.npy`` for ``X_train.npy``),
-        those of ``...images-idx3-ubyte`` in ``...labels-idx1-ubyte``. npz files hold arrays ``X`` and ``y``, or
-        what ``scipy.sparse.save_npz`` wrote, with labels beside it as of npy.
+        those of ``...images-idx3-ubyte`` in ``...labels-idx1-ubyte``. npz files hold arrays ``X`` and ``y``, or the
+        output of ``scipy.sparse.save_npz``, whose labels are in a file beside it as for npy.
         Arrays of shape ``(n_samples, height, width)`` or ``(n_samples, channels, height, width)`` are images. A
         folder, or a tar archive under any suffix, holds images as ``CLASS/FILE``; ``PATH:FOLDER``, say
-        ``cifar10.tar.xz:train``, takes those below a folder in it. Of HDF5 files the data sets ``X`` and ``y`` are
-        taken, or those of ``FILE:FEATURES,LABELS``. A folder that ``distnewton convert`` wrote is read as what it
-        was made from.
+        ``cifar10.tar.xz:train``, takes the images below a folder in it. HDF5 files hold data sets ``X`` and ``y``, or
+        those given by ``FILE:FEATURES,LABELS``. A folder that ``distnewton convert`` wrote is read like its original.
     data_dir : str or Path, optional
-        Folder of relative paths; the working directory when not given.
+        Folder to which paths are relative; by default the working directory.
     format : str
         Name of one of :data:`FORMATS`; ``auto`` decides by content. ``csv`` is any text with commas, tabs, semicolons
-        or blanks between fields; ``images`` and ``hdf5`` need the extras of these names.
+        or blanks between fields; ``images`` and ``hdf5`` need the extras of the same names.
     label_column : int or str, optional
         csv, parquet and arrow: column of the labels, by number from 0 (negative: from the end) or by name; by default
         the one named label, target, class or y, else the last. npy, npz and hdf5: column of the array, by number.
     ignore_columns : sequence of (int or str)
-        csv, parquet and arrow: columns that are neither features nor labels, likewise.
+        csv, parquet and arrow: columns that are neither features nor labels, by number or name.
     names : ColumnNames, optional
-        csv, parquet and arrow: names by which columns are taken where the file names its columns, in the order of the
-        features; others are left out. Files without names are taken by place.
+        csv, parquet and arrow: names of the columns to take, in the order of the features, if the file names its
+        columns; others are left out. Columns without names are taken by position.
     labels : {"required", "if_there", "none"}
-        Whether there must be labels, may be, or are not read even where they are there: images may then stand anywhere.
-        LIBSVM text, stores and bundled sets have some in any case. Without names a table or array that has exactly
-        `n_features` columns, and no labels beside it, has none.
+        Whether labels are required, optional, or never read; without labels images may be in any folder. LIBSVM text,
+        stores and bundled sets always have labels. A table or array without names that has exactly `n_features`
+        columns, and no file of labels, has none.
     header : bool or "auto"
-        csv: whether the first line names the columns; ``auto`` compares it with those below, and refuses a line that
-        may be either.
+        csv: whether the first line names the columns; ``auto`` compares it with the lines below, and refuses an
+        ambiguous line.
     comment : str
-        csv: character that begins lines to be left out; by default none are.
+        csv: character that begins comment lines; by default there are no comments.
     missing_values : sequence of str
-        csv: what stands for a missing value, in any case of its letters.
+        csv: texts that mark a missing value (case-insensitive).
     missing : {"auto", "refuse", "mean", "median", "indicator"}
-        csv, parquet and arrow: what becomes of missing values in features; ``indicator``, and ``auto``: the median, and
-        one feature more. `names` that know how the training data were encoded overrule it.
+        csv, parquet and arrow: how to treat missing values in features; ``indicator`` and ``auto`` fill in the median
+        and add a feature. If `names` holds the encoding of the training data, that takes precedence.
     categories : {"auto", "refuse", "onehot"}
-        csv, parquet and arrow: what becomes of texts in features, likewise.
+        csv, parquet and arrow: how to treat texts in features; `names` takes precedence here, too.
     n_features : int, optional
-        Number of features the caller expects. LIBSVM files may mention fewer; other formats must have as
-        many.
+        Number of features the caller expects. LIBSVM files may mention fewer; other formats must have exactly as many.
     zero_based : bool
         LIBSVM: whether indices count from 0.
     ignore_extra_features : bool or "numbered"
-        Leave out features beyond `n_features` and count them, instead of refusing them; not those of image files.
-        ``numbered``: only those of LIBSVM text and of stores of it, whose values say which feature they belong to.
+        Leave out and count features beyond `n_features` instead of refusing them, except in image files.
+        ``numbered``: only in LIBSVM text and its stores, which store the feature's number with each value.
     sort_indices : bool
-        LIBSVM: put the indices of a row in order instead of refusing it; slow.
+        LIBSVM: sort the indices of a row instead of refusing it; slow.
     multilabel : bool
-        LIBSVM: whether a row has any number of labels, as ``1,5,7``; one without labels begins with a blank.
+        LIBSVM: whether a row may have any number of labels, as ``1,5,7``; a row without labels begins with a blank.
 
     Returns
     -------
@@ -105,11 +103,11 @@ def open_data(
     Raises
     ------
     ConfigError
-        If an option does not fit.
+        If an option does not fit the data.
     MissingInputError
         If there is no such file.
     DataError
-        If the beginning of the file is in no format that can be read.
+        If the beginning of the file matches no known format.
     """
     wanted = Wanted(
         label_column, tuple(ignore_columns), names, n_features, ignore_extra_features, labels, header, zero_based,
@@ -120,7 +118,7 @@ def open_data(
         return BundledSource(*bundled, wanted)
     chosen = None if format == "auto" else named_format(format)
     location = _find_location(name, data_dir, folders=chosen is None or chosen.has_folders)
-    # a model of a table with one feature may be given this column alone
+    # the table for a model with one feature may consist of this column alone
     kind = find_format(location.path, chosen, is_table=names is not None)
     if location.part and not kind.has_parts:
         raise ConfigError(
@@ -132,14 +130,14 @@ def open_data(
 
 
 def source_files(name_or_path: str | Path, data_dir: str | Path | None = None) -> list[Path]:
-    """Files that a name of :func:`open_data` stands for; none for a bundled set, or a folder.
+    """List the files that a name of :func:`open_data` denotes; none for a bundled set or a folder.
 
     Parameters
     ----------
     name_or_path : str or Path
         As for :func:`open_data`.
     data_dir : str or Path, optional
-        Folder of relative paths.
+        Folder to which paths are relative.
 
     Returns
     -------
@@ -153,13 +151,13 @@ def source_files(name_or_path: str | Path, data_dir: str | Path | None = None) -
 
 
 def _find_location(name: str, data_dir: str | Path | None, *, folders: bool) -> Location:
-    """Where a data set is; a file whose own name has a colon or a comma is that file."""
+    """Find a data set; the name of an existing file is that file, even with a colon or a comma."""
 
     def exists(name: str) -> bool:
         return os.path.exists(user_path(data_dir or ".") / user_path(name))
 
     def find_features(name: str) -> Path:
-        # PLINK's files go by their prefix
+        # PLINK files are given by their prefix
         suffix = ".bed" if not exists(name) and exists(f"{name}.bed") else ""
         return find_file(name + suffix, data_dir, folders=folders)
 

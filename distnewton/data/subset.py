@@ -1,4 +1,4 @@
-"""Some samples of a data set as a data set of their own, and a data set that is read once for several of them."""
+"""Subsets of the samples of a data set, and a cache to read a data set once for several subsets."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 
 
 class CachedSource:
-    """A data source that keeps what it has read, so that parts of it need not parse the file anew.
+    """A data source that keeps the features it has read, which saves subsets from parsing the file again.
 
     Parameters
     ----------
     source : DataSource
         The data.
     description : Description
-        Of it, known already.
+        Its description, already known.
     """
 
     def __init__(self, source: DataSource, description: Description) -> None:
@@ -33,7 +33,7 @@ class CachedSource:
 
     @property
     def name(self) -> str:
-        """Path or name, as it appears in messages."""
+        """Path or name, for messages."""
         return self._source.name
 
     def describe(self) -> Description:
@@ -41,23 +41,23 @@ class CachedSource:
         return self._description
 
     def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> Features:
-        """A range of features, read once with all samples; not to be changed."""
+        """Read a range of features once, with all samples; callers must not change the result."""
         key = start, stop, str(np.dtype(dtype))
         if any(kept[0] <= start <= stop <= kept[1] and kept[2] != key[2] for kept in self._read):
-            # a part of what is kept, in another precision
+            # part of the kept range in another precision: read it without keeping it
             return self._source.read(start, stop, dtype, rows)
         if key not in self._read:
-            # another range, say of another grid, takes the place of the last one
+            # another range, for example of another grid, replaces the last one
             self._read = {key: self._source.read(start, stop, dtype)}
         features: Features = self._read[key]
         return features if rows is None else features[rows]
 
     def forget(self) -> None:
-        """Free what was read."""
+        """Free the features that were read."""
         self._read = {}
 
     def locate(self, i_sample: int) -> str:
-        """Where a sample stands."""
+        """Describe the position of a sample."""
         return self._source.locate(i_sample)
 
 
@@ -71,14 +71,14 @@ class Subset:
     rows : ndarray of int64 of shape (n_samples,)
         Its samples, in this order.
     name : str
-        As it appears in messages.
+        Name of the subset, for messages.
     """
 
     def __init__(self, whole: CachedSource, rows: NDArray[np.int64], name: str) -> None:
         self._whole, self._rows, self.name = whole, rows, name
 
     def describe(self) -> Description:
-        """Size and labels of these samples; of their non-zeros the mean share."""
+        """Size and labels of these samples; non-zeros are estimated in proportion to the number of samples."""
         whole = self._whole.describe()
         share = len(self._rows) / whole.n_samples
         return replace(
@@ -93,9 +93,9 @@ class Subset:
         )
 
     def read(self, start: int, stop: int, dtype: DTypeLike = "float64", rows: Chosen | None = None) -> Features:
-        """A copy of a range of features of these samples, or of some of them."""
+        """Copy a range of features of all or some of these samples."""
         return self._whole.read(start, stop, dtype, self._rows if rows is None else self._rows[rows])
 
     def locate(self, i_sample: int) -> str:
-        """Where a sample stands in the whole data set."""
+        """Describe the position of a sample in the whole data set."""
         return self._whole.locate(int(self._rows[i_sample]))

@@ -1,4 +1,4 @@
-"""Scaling of the numbers that a network approximates: it learns (y - mean) / deviation, whatever their units."""
+"""Scaling of regression targets: the network learns (y - mean) / deviation, independent of their units."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from distnewton.backend import Array
 
 @dataclass(frozen=True)
 class TargetScaling:
-    """Mean and deviation of the targets of training.
+    """Mean and deviation of the training targets.
 
     Attributes
     ----------
@@ -26,14 +26,14 @@ class TargetScaling:
 
     @classmethod
     def fit(cls, targets: NDArray[np.float64], weights: NDArray[np.float64] | None = None) -> TargetScaling:
-        """Mean and deviation of targets.
+        """Compute mean and deviation of targets.
 
         Parameters
         ----------
         targets : ndarray of shape (n_samples, n_targets)
             Finite numbers.
         weights : ndarray of shape (n_samples,) or None
-            How much each sample counts.
+            Weight of each sample.
 
         Returns
         -------
@@ -41,7 +41,7 @@ class TargetScaling:
         """
         if weights is not None and not weights.any():
             weights = None  # refused later, with a message
-        # in units of the largest, whose squares do not overflow
+        # in units of the largest target, to avoid overflow of squares
         unit = np.abs(targets).max(axis=0)
         unit[unit == 0] = 1
         relative = targets / unit
@@ -51,17 +51,17 @@ class TargetScaling:
         return cls(tuple((unit * mean).tolist()), tuple(deviation.tolist()))
 
     def to_network(self, targets: NDArray[np.float64]) -> NDArray[np.float64]:
-        """Targets as the network learns them, of shape (n, n_targets)."""
+        """Scale targets for the network, shape (n, n_targets)."""
         return np.asarray((targets - np.array(self.mean)) / np.array(self.deviation), np.float64)
 
     def to_user(self, outputs: Array) -> Array:
-        """Outputs of the network, on the host, in the units of the targets; float64 of shape (n, n_targets)."""
+        """Convert network outputs on the host to the units of the targets; float64 of shape (n, n_targets)."""
         numbers: Array = outputs.astype(np.float64) * np.array(self.deviation) + np.array(self.mean)
         return numbers
 
     @property
     def n_digits(self) -> int:
-        """Digits that show as much of a number as 9 do of its deviation."""
+        """Digits that show a number as precisely as 9 digits show its deviation."""
         ratio = np.max(np.abs(self.mean) / np.array(self.deviation))
         return int(min(17, 9 + np.ceil(np.log10(max(1.0, ratio)))))
 

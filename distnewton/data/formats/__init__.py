@@ -1,1 +1,1 @@
-"""Data formats, one file each; a package adds its own through the entry points ``distnewton.formats``."""
+"""Data formats, one module each; packages add their own through the entry points ``distnewton.formats``."""

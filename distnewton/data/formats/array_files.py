@@ -1,4 +1,4 @@
-"""Data sets whose features are one stored array: those of npy, npz, IDX and HDF5 files."""
+"""Data sets whose features are one stored array: npy, npz, IDX and HDF5 files."""
 
 from __future__ import annotations
 
@@ -33,16 +33,16 @@ class ArrayFileSource(Source):
     format : str
         Name of the format.
     labels : TableArray or None
-        Labels; None where they are a column of the features' array, or there are none.
+        Labels; None if they are a column of `array`, or there are none.
     label_column : int or None
-        That column.
+        Number of the label column in `array`, if any.
     wanted : Wanted
-        What the caller wants.
+        Requests of the caller.
 
     Raises
     ------
     DataError
-        If the shapes do not fit, or the array holds no numbers.
+        If the shapes do not match, or the array does not hold numbers.
     """
 
     def __init__(
@@ -81,14 +81,14 @@ class ArrayFileSource(Source):
         )  # fmt: skip
 
     def _image_shape(self) -> tuple[int, int, int] | None:
-        """Return (channels, height, width) of an array with 3 or 4 axes, channels first, none of it left out."""
+        """Return (channels, height, width) of an array with 3 or 4 axes, channels first, if no column is left out."""
         shape = self._array.shape
         if len(self._columns) != self._array.table_shape[1] or len(shape) not in (3, 4):
             return None
         return (shape[1] if len(shape) == 4 else 1), shape[-2], shape[-1]
 
     def _read_labels(self) -> Labels:
-        """Return labels as float64 or str; of several columns only if they are targets."""
+        """Return labels as float64 or str; several columns are allowed only for regression targets."""
         if self._label_column is not None:
             array, columns = self._array, np.array([self._label_column])
         elif self._labels is not None:
@@ -101,24 +101,24 @@ class ArrayFileSource(Source):
         return len(self._columns)
 
     def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> NDArray[Any]:
-        """Integers become floats of the same value: pixels 0..255 stay so."""
+        """Read a range; integers keep their values as floats, so pixels remain 0..255."""
         return self._array.read_columns(self._columns[start:stop], dtype, wanted)
 
 
 def read_labels(array: TableArray, columns: NDArray[np.int64]) -> Labels:
-    """Labels that are columns of an array.
+    """Read labels from columns of an array.
 
     Parameters
     ----------
     array : TableArray
-        Of labels, or of labels and features.
+        Array of labels, or of labels and features.
     columns : ndarray of int64
-        Which columns are the labels.
+        Numbers of the label columns.
 
     Returns
     -------
     ndarray of shape (n_samples,) or (n_samples, n_columns)
-        float64 or str.
+        Labels as float64 or str.
 
     Raises
     ------
@@ -150,7 +150,7 @@ def _check_shapes(array: TableArray, labels: TableArray | None) -> None:
 
 
 class ArrayFormat(Format):
-    """A format whose files hold one array each; labels are in another file, of this or of another such format."""
+    """A format with one array per file; labels are in another file, whose format may be another of this kind."""
 
     @abstractmethod
     def open_array(self, path: Path) -> StoredArray:
@@ -158,22 +158,22 @@ class ArrayFormat(Format):
 
     @abstractmethod
     def label_files(self, path: Path) -> list[str]:
-        """Usual names of the file with the labels of another one, in the same folder."""
+        """Usual names of the file, in the same folder, with the labels for `path`."""
 
     def open(self, location: Location, wanted: Wanted) -> ArrayFileSource:
-        """Open an array and that of its labels."""
+        """Open the features and their labels."""
         features = self.open_array(location.path)
         column = wanted.label_number if "label_column" in self.settings else None
         labels = self.open_labels(location, wanted) if column is None else None
         return ArrayFileSource(features, self.name, labels, column, wanted)
 
     def open_labels(self, location: Location, wanted: Wanted) -> StoredArray | None:
-        """Array of the labels in a file of their own; None where there is none, and none is required."""
+        """Open the array in the file of labels; None if the file is neither found nor required."""
         path = location.labels_path or self._find_labels(location.path, needed=wanted.labels == "required")
         return None if path is None else _open_labels(path, location.path)
 
     def _find_labels(self, path: Path, *, needed: bool) -> Path | None:
-        """The file with the labels by its usual names."""
+        """Find the file with the labels under its usual names."""
         names = self.label_files(path)
         labels_path = next((path.parent / name for name in names if (path.parent / name).is_file()), None)
         if labels_path is None and needed:
@@ -184,7 +184,7 @@ class ArrayFormat(Format):
 
 
 def _open_labels(path: Path, features: Path) -> StoredArray:
-    """Array of a file with labels, of any format with one array a file."""
+    """Open a file of labels in any format with one array per file."""
     head = read_head(path)
     kinds = [kind for kind in ArrayFormat.__subclasses__() if kind().recognises(path, head)]
     if not kinds:

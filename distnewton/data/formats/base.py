@@ -1,4 +1,4 @@
-"""What a data format says of itself: its name, how its files are recognised, and how they are opened."""
+"""The interface of a data format: its name, how its files are recognised, and how they are opened."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ class Location:
     path : Path
         An existing file or folder.
     part : str
-        What follows a colon: the folder of ``PATH:FOLDER``, the data sets of ``FILE:FEATURES,LABELS``.
+        Text after a colon: the folder in ``PATH:FOLDER``, the data sets in ``FILE:FEATURES,LABELS``.
     labels_path : Path or None
-        File with the labels, where it is given beside that of the features.
+        File with the labels, if given after the file of features.
     covariates_path : Path or None
-        File with more features, where it is given behind that of the labels.
+        File with more features, if given after the file of labels.
     """
 
     path: Path
@@ -36,24 +36,24 @@ class Location:
 class Format(ABC):
     """A data format; one instance serves all files.
 
-    A package adds one through an entry point of the group ``distnewton.formats``. It is then taken by
-    ``data.format = NAME``, and by ``auto`` for the files that it recognises.
+    A package adds one through an entry point of the group ``distnewton.formats``. Users select it with
+    ``data.format = NAME``, and ``auto`` selects it for the files that it recognises.
 
     Attributes
     ----------
     name : str
         Value of ``data.format``.
     help : str
-        A line on what the files hold.
+        One line on what the files hold.
     settings : tuple of str
-        Settings of :func:`~distnewton.data.sources.open_data` that it uses, beside those that all formats do.
+        Settings of :func:`~distnewton.data.sources.open_data` that it uses, in addition to those of all formats.
     specificity : int
-        Formats are asked in falling order whether they recognise a file: 100 for a signature, less for a guess.
+        Priority for recognition, highest first: 100 for a signature, less for a guess.
     is_text : bool
-        Whether files are text without a signature, which is taken for this format where a user says so.
+        Whether files are text without a signature, accepted as this format if the user names it.
     has_folders, has_parts, has_covariates : bool
-        Whether a data set may be a folder, may be a part of what is at its path, and may have more features in another
-        file.
+        Whether a data set may be a folder, may be a part of the file or folder at its path, and may have more features
+        in another file.
     """
 
     name: ClassVar[str]
@@ -72,7 +72,7 @@ class Format(ABC):
         Parameters
         ----------
         path : Path
-            An existing file, or a folder where a data set may be one.
+            An existing file, or a folder if `has_folders`.
         head : bytes
             Beginning of the content, decompressed; empty for a folder.
 
@@ -88,9 +88,9 @@ class Format(ABC):
         Parameters
         ----------
         location : Location
-            Where it is.
+            Place of the data set.
         wanted : Wanted
-            What the caller wants of it.
+            Requests of the caller.
 
         Returns
         -------
@@ -99,5 +99,5 @@ class Format(ABC):
         Raises
         ------
         DistNewtonError
-            If the beginning of the file is not as it should be, or a setting does not fit.
+            If the beginning of the file is invalid, or a setting does not fit.
         """

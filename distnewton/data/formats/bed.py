@@ -1,8 +1,8 @@
-"""PLINK 1 genotypes: a rank reads its variants alone, and keeps them in the two bits a call that the file has.
+"""PLINK 1 genotypes: a rank reads only its variants, and keeps each call in two bits as in the file.
 
-A variant's calls count its allele A1, the first in the .bim file: two bits of 00 are 2, 10 are 1, 11 are 0, and 01 are
-missing (https://www.cog-genomics.org/plink/1.9/formats#bed). Its name is PLINK's own for a column that counts alleles,
-``ID_A1(/A2)``.
+A variant's calls count its allele A1, the first in the .bim file: bits 00 mean 2, 10 mean 1, 11 mean 0, and 01 mean
+missing (https://www.cog-genomics.org/plink/1.9/formats#bed). The feature's name is PLINK's name for a column of allele
+counts, ``ID_A1(/A2)``.
 """
 
 from __future__ import annotations
@@ -28,11 +28,11 @@ from distnewton.errors import ConfigError, DataError, MissingInputError
 
 _MAGIC, _BY_VARIANT = b"\x6c\x1b", 1
 _VALUES = np.array([2.0, np.nan, 1.0, 0.0])
-"""Copies of A1 by the two bits of a call."""
+"""Copies of A1 for each two-bit call."""
 _ALL_MISSING = 0x55
 _VARIANT = re.compile(r"(.*)_([^_/()]*)\(/([^()]*)\)", re.DOTALL)
 _AT_ONCE = 1 << 22
-"""Bytes of the file that are looked at at a time."""
+"""Bytes of the file checked at a time."""
 
 
 class Bed(Format):
@@ -44,30 +44,30 @@ class Bed(Format):
     has_covariates = True
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """Whether a file begins as one does, or is called so beside a .bim file: what is wrong is then said."""
+        """Whether a file has the signature, or the suffix and a .bim file; `open` then reports what is wrong."""
         return head.startswith(_MAGIC) or (path.suffix == ".bed" and path.with_suffix(".bim").is_file())
 
     def open(self, location: Location, wanted: Wanted) -> BedSource:
-        """Open genotypes; reads all of the .fam file and of tables of samples, and counts the variants."""
+        """Open genotypes; reads the whole .fam file and tables of samples, and counts the variants."""
         return BedSource(location, wanted)
 
 
 class BedSource(Source):
     """Genotypes with phenotypes and covariates.
 
-    It holds what the three files and the two tables of samples say, since they describe one data set together.
+    It holds the contents of three files and two tables of samples, which together describe one data set.
 
     Parameters
     ----------
     location : Location
-        The .bed file, with a table of phenotypes and one of covariates where there are some.
+        The .bed file, and the tables of phenotypes and covariates if given.
     wanted : Wanted
-        What the caller wants.
+        Requests of the caller.
 
     Raises
     ------
     DataError
-        If the files do not belong together, or one of them is damaged.
+        If the files do not match, or one of them is damaged.
     """
 
     def __init__(self, location: Location, wanted: Wanted) -> None:
@@ -100,7 +100,7 @@ class BedSource(Source):
             self._n_features = len(wanted.names.features)
 
     def _check_file(self) -> None:
-        """Refuse a file that is none, of other samples or variants, or cut short."""
+        """Refuse a file that is not a .bed file, is truncated, or has other samples or variants."""
         if is_compressed(self.path):
             raise DataError(f"{self.path}: is compressed; decompress it, so that ranks can read their variants alone")
         with self.path.open("rb") as file:
@@ -121,17 +121,17 @@ class BedSource(Source):
 
     @property
     def _n_used(self) -> int:
-        """Variants that are features."""
+        """Number of variants that are features."""
         names = self._wanted.names
         return self._n_variants if names is None else len(names.features) - len(self._covariates.columns)
 
     @property
     def _n_bytes(self) -> int:
-        """Bytes of a variant."""
+        """Number of bytes of a variant."""
         return -(-self._n_all // 4)
 
     def _used_covariates(self, table: SampleTable) -> list[str]:
-        """Names of the covariates that are features: those of the training data, or all but what is ignored."""
+        """Names of the covariates that are features: those of the training data, or all that are not ignored."""
         if self._wanted.names is not None:
             return self._covariates_of_model(self._wanted.names, table)
         ignored = {str(column) for column in self._wanted.ignored}
@@ -171,7 +171,7 @@ class BedSource(Source):
         return None if len(kept) == self._n_all else kept
 
     def describe(self) -> Description:
-        """Size, names and phenotypes; calls are looked at where they are read."""
+        """Size, names and phenotypes; calls are checked when they are read."""
         values = self._labels.values if self._rows is None else self._labels.values[self._rows]
         notes, labelled = list(self._notes), self._wanted.labels != "none" and not np.isnan(values).any()
         if not labelled:
@@ -206,7 +206,7 @@ class BedSource(Source):
 
     @cached_property
     def _places(self) -> tuple[NDArray[np.intp], NDArray[np.bool_]] | None:
-        """Which variant of the file each one of the training data is, and whether alleles are swapped."""
+        """Find each variant of the training data in the file, and whether its alleles are swapped."""
         if self._wanted.names is None:
             return None
         wanted = [match.groups() for name in self._wanted.names.features if (match := _VARIANT.fullmatch(name))]
@@ -220,7 +220,7 @@ class BedSource(Source):
         return places, np.array([pair != there for pair, there in zip(alleles, own, strict=True)], bool)
 
     def _variants_named(self, names: Sequence[str]) -> tuple[NDArray[np.intp], list[tuple[str, str]]]:
-        """Numbers and alleles of variants, which must be in the file."""
+        """Numbers and alleles of the named variants, which must be in the file."""
         there = {name: (i, (a1, a2)) for i, (name, a1, a2) in enumerate(self._variants())}
         if len(there) < self._n_variants:
             refuse_twice(str(self._bim), "variants", [name for name, _, _ in self._variants()])
@@ -239,7 +239,7 @@ class BedSource(Source):
         return self._n_features
 
     def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> PackedColumns:
-        """This range's calls, packed, with the covariates that are in it."""
+        """Read the packed calls of a range, and the covariates in it."""
         rows = wanted.rows if self._rows is None else wanted.apply(self._rows)
         n_used = self._n_used
         first, last = min(start, n_used), min(stop, n_used)
@@ -258,7 +258,7 @@ class BedSource(Source):
         return PackedColumns(codes, n, values, behind if rows is None else behind[rows], dtype)
 
     def _calls(self, file: BinaryIO, i: int, n: int) -> NDArray[np.uint8]:
-        """The bytes of some variants."""
+        """Read the bytes of consecutive variants."""
         file.seek(3 + i * self._n_bytes)
         calls = np.fromfile(file, np.uint8, n * self._n_bytes).reshape(-1, self._n_bytes)
         if len(calls) < n:
@@ -277,7 +277,7 @@ class BedSource(Source):
 
 
 def _runs(places: NDArray[np.intp], most: int) -> Iterator[tuple[slice, int]]:
-    """Ranges of an array of numbers in which they count up, of a limited length, and their first number."""
+    """Yield slices of limited length in which numbers increase by one, each with its first number."""
     breaks = np.flatnonzero(np.diff(places) != 1) + 1
     for start, stop in zip([0, *breaks.tolist()], [*breaks.tolist(), len(places)], strict=True):
         for first in range(start, stop, most):
@@ -293,7 +293,7 @@ def _beside(path: Path, suffix: str) -> Path:
 
 
 def _count_lines(path: Path) -> int:
-    """Lines of a text, whether or not the last one ends."""
+    """Count lines, including a last line without a newline."""
     n, end = 0, b"\n"
     with path.open("rb") as file:
         while block := file.read(_AT_ONCE):

@@ -1,4 +1,4 @@
-"""Small data sets that scikit-learn brings along: nothing to download, for first steps and tests."""
+"""Small data sets included in scikit-learn, for first steps and tests without a download."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def _table(base: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
 
 
 def _folder(name: str) -> Path:
-    """scikit-learn's data files. The package is not imported: that takes longer than training on them."""
+    """Folder of scikit-learn's data files. Importing the package would take longer than training on them."""
     spec = find_spec("sklearn")
     if spec is None or not spec.submodule_search_locations:
         raise MissingExtraError(f"the data set {name!r}", "digits")
@@ -46,25 +46,25 @@ def _folder(name: str) -> Path:
 
 
 def _last_column(file: Path, skiprows: int = 0) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Features and, in the last column, labels."""
+    """Read features, and labels from the last column."""
     table = np.loadtxt(file, delimiter=",", skiprows=skiprows)
     return table[:, :-1], table[:, -1]
 
 
 def _diabetes(folder: Path) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Columns of mean 0 and norm 1, as ``sklearn.datasets.load_diabetes`` has them, and the disease's progression."""
+    """Columns of mean 0 and norm 1, as in ``sklearn.datasets.load_diabetes``, and the disease's progression."""
     X = np.loadtxt(folder / "diabetes_data_raw.csv.gz")
     X -= X.mean(axis=0)
     return X / np.linalg.norm(X, axis=0), np.loadtxt(folder / "diabetes_target.csv.gz")
 
 
 def split_name(name: str) -> tuple[str, str] | None:
-    """Bundled set and part of a name such as ``digits:train``; None for other names.
+    """Split a name such as ``digits:train`` into bundled set and part; None for other names.
 
     Parameters
     ----------
     name : str
-        What the user gave.
+        Name that the user gave.
 
     Returns
     -------
@@ -87,18 +87,17 @@ def split_name(name: str) -> tuple[str, str] | None:
 class BundledSource(Source):
     """A data set of scikit-learn, or a fixed part of it.
 
-    The samples are shuffled by ``numpy.random.RandomState(0).permutation`` (frozen for all numpy versions,
-    not stratified). The last fifth, rounded down, is ``test``, the rest ``train``; without a part the
-    original order stays.
+    For a part the samples are shuffled by ``numpy.random.RandomState(0).permutation`` (the same in all numpy versions,
+    not stratified); the last fifth, rounded down, is ``test``, the rest ``train``. The whole set keeps its order.
 
     Parameters
     ----------
     base : str
         Name of the set.
     part : {"all", "train", "test"}
-        Which samples.
+        Part of the samples.
     wanted : Wanted
-        What the caller wants.
+        Requests of the caller.
     """
 
     def __init__(self, base: str, part: str, wanted: Wanted) -> None:
@@ -123,7 +122,7 @@ class BundledSource(Source):
         return self._arrays[0]
 
     def adopt(self, X: NDArray[np.float64], y: NDArray[np.float64]) -> None:
-        """Take features and labels that another rank has read: one file is then opened once, not by every rank."""
+        """Adopt features and labels that another rank has read, so that not every rank opens the file."""
         self.__dict__["_arrays"] = X, y
 
     def describe(self) -> Description:

@@ -1,4 +1,4 @@
-"""Delimited text: Arrow parses blocks of lines; lines that it does not take are looked at one by one."""
+"""Delimited text: Arrow parses blocks of lines; blocks that it refuses are parsed line by line."""
 
 from __future__ import annotations
 
@@ -34,12 +34,12 @@ from distnewton.data.formats.tables import DECIMAL_COMMA, Block, Problems, Table
 
 BLOCK_BYTES = 1 << 21
 _WIDE = 512
-"""Features from which a block is parsed as one column of numbers: Arrow takes tens of microseconds for each column of
-each block, and a few lines of 200,000 columns make a block."""
+"""Number of features from which a block is parsed as one column: Arrow takes tens of microseconds for each column of a
+block, and a few lines of 200,000 columns fill a block."""
 
 
 _MOST_AT_ONCE = 20_000
-"""Columns of which Arrow makes arrays at once: it takes 15 kB for each. Lines with more are looked at one by one."""
+"""Most columns that Arrow parses at once, at 15 kB each; wider blocks are parsed line by line."""
 
 
 class Csv(Format):
@@ -56,21 +56,21 @@ class Csv(Format):
         return any(re.search(rb"[^\s][ \t]*[,;\s][ \t]*[^\s]|[,;]", line.strip()) for line in first_lines(head))
 
     def open(self, location: Location, wanted: Wanted) -> DelimitedSource:
-        """Open a file, divided as its first lines are."""
+        """Open a file with the layout of its first lines."""
         return DelimitedSource(location.path, find_layout(location.path, wanted), wanted)
 
 
 class DelimitedSource(TableSource):
-    """A text file with as many fields on each line.
+    """A text file with the same number of fields on each line.
 
     Parameters
     ----------
     path : Path
         An existing file, plain or compressed.
     layout : Layout
-        How its lines are divided.
+        Layout of its lines.
     wanted : Wanted
-        Which columns are asked for.
+        Requested columns.
     """
 
     format = "csv"
@@ -85,7 +85,7 @@ class DelimitedSource(TableSource):
         })
 
     def locate(self, i_sample: int) -> str:
-        """``file:line`` of a sample; reads the file anew."""
+        """``file:line`` of a sample; reads the file again."""
         rows = numbered_rows(self.path, self.comment, self.layout.delimiter)
         lines = (i_line for i, (i_line, _) in enumerate(rows, -int(self._named)) if i == i_sample)
         return f"{self.name}:{next(lines, '?')}"
@@ -134,7 +134,7 @@ class DelimitedSource(TableSource):
         return part.lower() not in self._missing and finite_number(part) is None
 
     def _numbered_blocks(self) -> Iterator[tuple[int, bytes]]:
-        """Yield blocks of whole rows behind the header, each with the number of its first line, from 1."""
+        """Yield blocks of whole rows after the header, each with the number of its first line, from 1."""
         first_line, n_skipped, pending = 1, 0, b""
         if self._named:
             i_line, header = next(numbered_rows(self.path, self.comment))
@@ -155,12 +155,12 @@ class DelimitedSource(TableSource):
             raise unclosed_quote(self.name, first_line)
 
     def _cut_open_row(self, block: bytes, first_line: int) -> tuple[bytes, bytes]:
-        """Whole rows of a block, and the beginning of a row whose quote is not closed at its end."""
+        """Split a block into whole rows and an incomplete last row with an open quote."""
         if b'"' not in block:
             return block, b""
         text = np.frombuffer(block, np.uint8)
         ends = np.flatnonzero(text == ord("\n"))
-        # a quote opens or closes where a line has an odd number of them
+        # a line with an odd number of quotes opens or closes one
         n_quotes = np.bincount(np.searchsorted(ends, np.flatnonzero(text == ord('"'))))
         opened = None
         for i in np.flatnonzero(n_quotes % 2).tolist():
@@ -183,7 +183,7 @@ class DelimitedSource(TableSource):
     def _slow_arrays(
         self, first_line: int, block: bytes, places: Sequence[int], texts: set[int], *, strict: bool
     ) -> list[Any]:
-        """Columns of lines that Arrow does not take, or all that is wrong with them; strict: what is missing, too."""
+        """Parse lines that Arrow refuses, or report all their problems; `strict`: including missing values."""
         problems, columns = Problems(), [list[Any]() for _ in places]
         is_first_enough = strict and self._may_encode  # all are told where they cannot be encoded
         for i_line, line in self._rows(first_line, block):
@@ -217,7 +217,7 @@ class DelimitedSource(TableSource):
         return value, ""
 
     def _ragged(self, where: str, line: bytes, parts: list[bytes]) -> str:
-        """What to say of a line with another number of fields."""
+        """Message for a line with a different number of fields."""
         n_fields, trailing = self.layout.n_fields, self.layout.trailing
         if trailing and len(parts) == n_fields:
             return f"{where}: {show(parts[-1])} stands behind the last separator, where the first lines have nothing"
@@ -229,7 +229,7 @@ class DelimitedSource(TableSource):
         return f"{where}: expected {n_fields} columns as in the first line, got {len(parts)}{hint}"
 
     def _missing_problem(self, part: bytes, place: int) -> str:
-        """What to say of a value that is missing."""
+        """Message for a missing value."""
         if place == self._selection.label:
             return (
                 f"{show(part)} is missing; remove this sample, give it a label, or say what else means missing "
@@ -243,7 +243,7 @@ class DelimitedSource(TableSource):
         )
 
     def _value(self, part: bytes, *, is_text: bool) -> str | float | None:
-        """Text or number in a field, None where it is missing."""
+        """Text or number in a field; None if missing."""
         if part.lower() in self._missing:
             return None
         if is_text:
@@ -268,10 +268,10 @@ class DelimitedSource(TableSource):
 
 
 def _arrow_arrays(columns: Sequence[list[Any]], places: Sequence[int], texts: set[int]) -> list[Any]:
-    """Arrow's arrays of columns of texts and of numbers."""
+    """Convert columns of texts and of numbers to Arrow arrays."""
     import pyarrow as pa
 
-    # one array of Arrow's for each type, cut into columns: each takes ten times as long as a cut
+    # create one Arrow array for each type and slice it: creating an array takes ten times as long as a slice
     arrays: dict[int, Any] = {}
     for kind, members in (
         (pa.string(), [k for k, i in enumerate(places) if i in texts]),
@@ -284,7 +284,7 @@ def _arrow_arrays(columns: Sequence[list[Any]], places: Sequence[int], texts: se
 
 
 def _strict(columns: list[Any] | None, label: int | None) -> Block | None:
-    """Features and labels of columns, the label last; None where a value is missing or infinite."""
+    """Split columns into features and labels (last column); None if a value is missing or infinite."""
     if columns is None or any(column.null_count for column in columns):
         return None
     labels = None if label is None else columns.pop()
@@ -295,23 +295,23 @@ def _strict(columns: list[Any] | None, label: int | None) -> Block | None:
 
 
 def _has_infinite(column: Any) -> bool:
-    """Whether a column holds numbers of which one is infinite."""
+    """Whether a column of numbers holds an infinite one."""
     import pyarrow as pa
 
     return bool(pa.types.is_floating(column.type) and np.isinf(column.to_numpy(zero_copy_only=False)).any())
 
 
 class _Reader:
-    """Arrow's reader of blocks, set up once for some columns.
+    """Arrow's block reader, set up once for the wanted columns.
 
     Parameters
     ----------
     source : DelimitedSource
         The file.
     places : sequence of int
-        Columns, in the order wanted.
+        Wanted columns, in this order.
     texts : set of int
-        Those of them that are texts; the others are numbers.
+        Columns of texts; the others are numbers.
     """
 
     def __init__(self, source: DelimitedSource, places: Sequence[int], texts: set[int]) -> None:
@@ -327,7 +327,7 @@ class _Reader:
         return self._options(self._n_fields, self._places, self._texts, nothing=self._layout.trailing)
 
     def arrays(self, lines: bytes) -> list[Any] | None:
-        """Columns of lines; None where one of them must be looked at by itself."""
+        """Columns of lines; None if the block must be parsed line by line."""
         import pyarrow as pa
 
         if not lines.strip() or len(self._places) > _MOST_AT_ONCE:
@@ -338,14 +338,14 @@ class _Reader:
             return None
 
     def _plain(self, lines: bytes) -> bytes:
-        """Lines without comments, and with one delimiter between fields."""
+        """Remove comments, and leave a single delimiter between fields."""
         if self._comment and self._comment in lines:
             lines = re.sub(rb"(?m)^[ \t]*%b[^\n]*\n" % re.escape(self._comment), b"", lines)
         if self._delimiter == BLANK_RUN:
             return lines if b'"' in lines else b"\n".join([b" ".join(line.split()) for line in lines.split(b"\n")])
-        # one byte is searched for ten times faster
+        # searching for a single byte is ten times faster
         if b" " in lines and self._delimiter + b" " in lines:
-            # Arrow would take the blank for a part of the field, and a quote behind it, too
+            # Arrow would treat the blank, and a quote after it, as part of the field
             pattern = rb'(?m)(^|%b) *("[^"]*(?:""[^"]*)*")|%b +' % ((re.escape(self._delimiter),) * 2)
             lines = re.sub(pattern, lambda match: match[1] + match[2] if match[2] else self._delimiter, lines)
         return lines
@@ -353,7 +353,7 @@ class _Reader:
     def _options(
         self, n_columns: int, places: Sequence[int], texts: set[int], *, nothing: bool = False
     ) -> dict[str, Any]:
-        """Options of Arrow's reader; nothing: the last column must be empty."""
+        """Options of Arrow's reader; `nothing`: the last column must be empty."""
         import pyarrow as pa
 
         types = {str(i): pa.string() if i in texts else pa.float64() for i in places}
@@ -370,14 +370,14 @@ class _Reader:
         }  # fmt: skip
 
     def _parse(self, lines: bytes, options: dict[str, Any]) -> list[Any]:
-        """Columns of lines."""
+        """Parse lines into columns."""
         import pyarrow as pa
 
         options["read_options"].block_size = len(lines) + 1
         return [column.combine_chunks() for column in self._csv.read_csv(pa.BufferReader(lines), **options).columns]
 
     def wide_block(self, lines: bytes, label: int | None) -> Block | None:
-        """A block whose numbers are cut out first, and parsed as one column."""
+        """Cut out the numbers of a block and parse them as one column."""
         if b'"' in lines or not lines or lines.isspace():
             return None
         lines = self._plain(lines)
@@ -390,7 +390,7 @@ class _Reader:
         return None if labels is None else (X, labels)
 
     def _field_ends(self, lines: bytes) -> NDArray[np.intp] | None:
-        """Where the fields of each line end, of shape (n_lines, n_fields); None where lines have other numbers."""
+        """Ends of the fields, shape (n_lines, n_fields); None if a line has another number of fields."""
         text = np.frombuffer(lines, np.uint8)
         newlines = text == ord("\n")
         flat = np.flatnonzero((text == ord(self._delimiter)) | newlines)
@@ -404,12 +404,12 @@ class _Reader:
         return ends
 
     def _wide_numbers(self, lines: bytes, ends: NDArray[np.intp]) -> NDArray[np.float64] | None:
-        """Features of lines; None where one is missing or infinite."""
+        """Features of lines; None if one is missing or infinite."""
         import pyarrow as pa
 
         order = np.argsort(self._numbers, kind="stable")
         places = self._numbers[order]
-        # columns that lie together are cut out together
+        # adjacent columns are cut out together
         breaks = np.flatnonzero(np.diff(places) != 1) + 1
         first, last = places[np.concatenate([[0], breaks])], places[np.concatenate([breaks - 1, [-1]])]
         fields = b"\n".join(self._cut(lines, ends, first, last)).replace(self._delimiter, b"\n") + b"\n"
@@ -425,7 +425,7 @@ class _Reader:
         return X if np.isfinite(X).all() else None
 
     def _wide_labels(self, lines: bytes, ends: Any, label: int) -> Any:
-        """Labels of lines; None where one is missing or has control characters."""
+        """Labels of lines; None if one is missing or has control characters."""
         import pyarrow as pa
 
         fields = self._cut(lines, ends, np.array([label]), np.array([label]))
@@ -435,7 +435,7 @@ class _Reader:
         return pa.array(texts, pa.string())
 
     def _cut(self, lines: bytes, ends: Any, first: Any, last: Any) -> list[bytes]:
-        """Text of each line between the beginnings of some columns and the ends of some."""
+        """Text of each line from the start of each column in `first` to the end of the matching column in `last`."""
         before = np.concatenate([[-1], ends[:-1, -1]])
         starts = np.where(first > 0, ends[:, first - 1], before[:, np.newaxis]) + 1
         cuts = zip(starts.ravel().tolist(), ends[:, last].ravel().tolist(), strict=True)

@@ -1,4 +1,4 @@
-"""Arrays of HDF5 files, of which a rank reads only its own columns."""
+"""Arrays in HDF5 files; a rank reads only its own columns."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Hdf5(Format):
     has_parts = True
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """Whether the content begins with the signature of HDF5."""
+        """Whether the content begins with the HDF5 signature."""
         return head.startswith(b"\x89HDF\r\n\x1a\n")
 
     def open(self, location: Location, wanted: Wanted) -> ArrayFileSource:
@@ -42,7 +42,7 @@ class Hdf5(Format):
 
 
 class Hdf5Array(TableArray):
-    """A data set of an HDF5 file.
+    """A data set in an HDF5 file.
 
     Parameters
     ----------
@@ -60,12 +60,12 @@ class Hdf5Array(TableArray):
         self.path, self.key, self.shape, self.dtype = path, key, shape, dtype
         self.name = f"{path}:{key}"
         check_shape(self.name, shape, dtype)
-        # what was never written takes no place in the file
+        # values that were never written take no space in the file
         check_line(self.name, 8 * self.table_shape[1], path)
         check_growth(self.name, path, n_bytes=dtype.itemsize * math.prod(shape), n_samples=shape[0])
 
     def blocks(self) -> Iterator[tuple[int, int, NDArray[Any]]]:
-        """Whole rows."""
+        """Yield blocks of whole rows."""
         n_rows, n_columns = self.table_shape
         height = max(1, _BLOCK_BYTES // max(1, n_columns * self.dtype.itemsize))
         with _open(self.path) as file:
@@ -73,7 +73,7 @@ class Hdf5Array(TableArray):
                 yield i, 0, file[self.key][i : i + height].reshape(-1, n_columns)
 
     def read_columns(self, columns: NDArray[np.int64], dtype: DTypeLike, wanted: RowSelection) -> NDArray[Any]:
-        """Some columns of samples; of a table with two axes, nothing else is read. Text stays text."""
+        """Read columns of samples, and from a table with two axes nothing else. Text stays text."""
         n_rows = self.shape[0]
         with _open(self.path) as file:
             if self.dtype.kind == "U":
@@ -93,24 +93,24 @@ class Hdf5Array(TableArray):
             return result
 
     def _flat(self, file: Any, rows: slice, start: int, stop: int) -> NDArray[Any]:
-        """Columns of samples of other than two axes, whose values are read whole."""
+        """Columns of an array that does not have two axes; its samples are read whole."""
         whole: NDArray[Any] = file[self.key][rows].reshape(rows.stop - rows.start, -1)
         return whole[:, start:stop]
 
 
 def open_hdf5(path: Path, keys: str, *, with_labels: bool, needed: bool = True) -> tuple[Hdf5Array, Hdf5Array | None]:
-    """Features and labels of an HDF5 file.
+    """Open features and labels in an HDF5 file.
 
     Parameters
     ----------
     path : Path
         An existing file.
     keys : str
-        ``FEATURES`` or ``FEATURES,LABELS``, paths of data sets in the file; empty: ``X`` and ``y``, in any case.
+        ``FEATURES`` or ``FEATURES,LABELS``, paths of data sets in the file; empty: ``X`` and ``y``, case-insensitive.
     with_labels : bool
-        Whether labels are a data set of their own, and not a column of the features.
+        Whether labels are a separate data set rather than a column of the features.
     needed : bool
-        Whether that must be there, where the keys do not name it.
+        Whether the data set of labels is required even if the keys do not name it.
 
     Returns
     -------
@@ -141,7 +141,7 @@ def open_hdf5(path: Path, keys: str, *, with_labels: bool, needed: bool = True) 
 
 @contextmanager
 def _open(path: Path) -> Iterator[Any]:
-    """Open a file for reading, without the lock that many cluster file systems do not know."""
+    """Open a file for reading, without a lock, which many cluster file systems do not support."""
     try:
         import h5py
     except ImportError:
@@ -156,7 +156,7 @@ def _open(path: Path) -> Iterator[Any]:
         raise DataError(f"{path}: HDF5 file is cut short or damaged ({error}); copy or download it again") from None
     try:
         yield file
-    # HDF5 meets damage as it reads on, and h5py has an error of its own for each kind
+    # HDF5 detects damage only as it reads, and h5py raises a different error for each kind
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, OverflowError) as error:
         raise DataError(f"{path}: HDF5 file is damaged ({error}); copy or download it again") from None
     finally:
@@ -173,13 +173,13 @@ def _all_names(file: Any) -> list[str]:
 
 
 def _names(file: Any, key: str) -> list[str]:
-    """Paths of the data sets that a key may mean."""
+    """Paths of the data sets that a key may denote."""
     names = _all_names(file)
     return [name for name in names if name == key] or [name for name in names if name.lower() == key.lower()]
 
 
 def _array(path: Path, file: Any, key: str) -> Hdf5Array:
-    """The data set of a name; the case of its letters counts only where two differ by nothing else."""
+    """Find a data set by name; case matters only if two names differ in nothing else."""
     import h5py
 
     same = _names(file, key)

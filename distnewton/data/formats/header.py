@@ -1,4 +1,4 @@
-"""How a table in text is divided: its delimiter, and whether its first line names the columns."""
+"""Layout of a text table: its delimiter, and whether its first line names the columns."""
 
 from __future__ import annotations
 
@@ -24,27 +24,27 @@ _MANY_NUMBERS = 4
 _SAME_STEP = 1e-6
 _DIGITS = 20
 _MOST_CHARACTERS = 1000
-"""Of a column's name: what is longer is none."""
+"""Most characters of a column's name; a longer text is not a name."""
 MOST_QUOTED = 1 << 20
-"""Bytes behind the line on which a quote opens, within which it has to close."""
+"""Number of bytes after the line that opens a quote within which the quote must close."""
 
 Verdict = Literal[True, False, "unknown"]
 
 
 @dataclass(frozen=True)
 class Layout:
-    """How the lines of a file are divided.
+    """How the lines of a file are split into fields.
 
     Attributes
     ----------
     delimiter : bytes
-        Comma, tab, semicolon, or a blank, which stands for any run of blanks and tabs.
+        Comma, tab, semicolon, or a blank, which means any run of blanks and tabs.
     has_header : bool
         Whether the first line names the columns.
     names : list of str
-        Of all columns; ``column 1`` and so on without a header.
+        Names of all columns; ``column 1`` and so on without a header.
     trailing : bool
-        Whether a delimiter ends all lines: behind it there is no column.
+        Whether every line ends with a delimiter, which does not start another column.
     """
 
     delimiter: bytes
@@ -54,21 +54,21 @@ class Layout:
 
     @property
     def n_fields(self) -> int:
-        """Fields of a line."""
+        """Number of fields on a line."""
         return len(self.names) + self.trailing
 
 
 def split_line(line: bytes, delimiter: bytes, where: str) -> list[bytes]:
-    """Fields of a line without blanks and quotes around them.
+    """Split a line into fields without surrounding blanks and quotes.
 
     Parameters
     ----------
     line : bytes
-        Without its newline.
+        Line without its newline.
     delimiter : bytes
         As in :class:`Layout`.
     where : str
-        The line, for messages.
+        Position of the line, for messages.
 
     Returns
     -------
@@ -77,7 +77,7 @@ def split_line(line: bytes, delimiter: bytes, where: str) -> list[bytes]:
     Raises
     ------
     DataError
-        If quotes do not belong together, or a carriage return stands inside of the line.
+        If quotes do not match, or the line contains a carriage return.
     """
     if b'"' in line:
         text = line.decode("utf-8", "surrogateescape").strip("\r")
@@ -98,23 +98,23 @@ def has_row(line: bytes, comment: bytes) -> bool:
 def rows_of(
     lines: Iterable[tuple[int, bytes]], comment: bytes, delimiter: bytes | None, name: str
 ) -> Iterator[tuple[int, bytes]]:
-    """Rows of lines, which line breaks within quotes may join.
+    """Group lines into rows; a line break within quotes does not end a row.
 
     Parameters
     ----------
     lines : iterable of (int, bytes)
         Lines without their newlines, each with its number.
     comment : bytes
-        What begins lines to be left out; empty for none.
+        Beginning of comment lines; empty for no comments.
     delimiter : bytes or None
-        Between fields; None for that of each line itself.
+        Delimiter between fields; None to find it for each line.
     name : str
         File, for messages.
 
     Yields
     ------
     int, bytes
-        Number of the row's first line, and the row, with its inner newlines.
+        Number of the row's first line, and the row with its inner newlines.
 
     Raises
     ------
@@ -141,7 +141,7 @@ def rows_of(
 
 
 def opens_quote(line: bytes, delimiter: bytes) -> bool:
-    """Whether a quoted field is still open at the end of a line; a quote inside of a field opens nothing."""
+    """Whether a quoted field is still open at the end of a line; a quote inside a field opens nothing."""
     if not line.count(b'"') % 2:
         return False
     reader = csv.reader(
@@ -150,35 +150,35 @@ def opens_quote(line: bytes, delimiter: bytes) -> bool:
     try:
         next(reader)
     except csv.Error:
-        return False  # told when the line is split
+        return False  # reported when the line is split
     return reader.line_num > 1
 
 
 def unclosed_quote(name: str, i_line: int) -> DataError:
-    """The error for a quote that opens on a line, and closes nowhere near."""
+    """The error for a quote that opens on a line and is not closed soon enough."""
     return DataError(f"{name}:{i_line}: a field begins with a quote that is not closed; close or remove it")
 
 
 def numbered_rows(path: Path, comment: bytes, delimiter: bytes | None = None) -> Iterator[tuple[int, bytes]]:
-    """The header and the rows of a file, however long they are, each with the number of its first line, from 1."""
+    """Yield header and rows of a file, of any length, each with the number of its first line, from 1."""
     lines = (line for block in line_blocks(path) for line in block.split(b"\n")[:-1])
     return rows_of(enumerate(lines, 1), comment, delimiter, str(path))
 
 
 def find_delimiter(line: bytes) -> bytes:
-    """What divides a line."""
+    """Find the delimiter of a line."""
     return next((d for d in (b",", b"\t", b";") if d in line.strip()), BLANK_RUN)
 
 
 def find_layout(path: Path, wanted: Wanted) -> Layout:
-    """Layout of a file, from its first lines.
+    """Determine the layout of a file from its first lines.
 
     Parameters
     ----------
     path : Path
         An existing text file.
     wanted : Wanted
-        Whether it has a header, what begins a comment, and what is missing.
+        Whether there is a header, the beginning of comments, and texts for missing values.
 
     Returns
     -------
@@ -187,7 +187,7 @@ def find_layout(path: Path, wanted: Wanted) -> Layout:
     Raises
     ------
     DataError
-        If the file has no line, or its first line may be a header or a row.
+        If the file is empty, or its first line may be either a header or a row.
     """
     rows = numbered_rows(path, wanted.comment.encode())
     i_line, line = _first_line(path, rows)
@@ -212,7 +212,7 @@ def find_layout(path: Path, wanted: Wanted) -> Layout:
 
 
 def _first_line(path: Path, rows: Iterator[tuple[int, bytes]]) -> tuple[int, bytes]:
-    """Number and text of the first line; a file without lines, or with lines that end otherwise, is refused."""
+    """Number and text of the first line; refuses a file without lines, or with other line endings."""
     i_line, line = next(rows, (0, b""))
     if not i_line:
         raise DataError(f"{path}: no samples (the file is empty or holds only comments)")
@@ -222,7 +222,7 @@ def _first_line(path: Path, rows: Iterator[tuple[int, bytes]]) -> tuple[int, byt
 
 
 def _alone_quoted(n_fields: int, lines: Sequence[bytes]) -> bool:
-    """Whether the first line alone has quotes around all fields: who puts them around texts has texts there."""
+    """Whether only the first line has quotes around all fields: a writer that quotes texts then has texts there."""
     quoted, *others = (line.count(b'"') >= 2 * n_fields for line in lines)
     return quoted and not any(others)
 
@@ -230,7 +230,7 @@ def _alone_quoted(n_fields: int, lines: Sequence[bytes]) -> bool:
 def _names_columns(
     first: Sequence[bytes], below: Sequence[Sequence[bytes]], wanted: Wanted, where: str, *, quoted: bool
 ) -> bool:
-    """Whether the first line names the columns; one of which the lines speak for both is refused."""
+    """Whether the first line names the columns; refuses an ambiguous line."""
     missing = {value.lower().encode() for value in wanted.missing_values}
     found = is_header(first, [row for row in below if len(row) == len(first)], missing, quoted=quoted)
     if found != "unknown":
@@ -250,18 +250,18 @@ def is_header(
     Parameters
     ----------
     first : sequence of bytes
-        Its fields.
+        Fields of the first line.
     below : sequence of sequence of bytes
-        Fields of lines that follow, as many each.
+        Fields of the lines that follow, the same number on each.
     missing : set of bytes
-        What stands for a missing value, in small letters.
+        Texts that mark a missing value, in lower case.
     quoted : bool
-        Whether quotes are around all of its fields, and around those of no line below.
+        Whether all fields of the first line are quoted, and those of no line below.
 
     Returns
     -------
     bool or "unknown"
-        ``unknown`` where the lines speak for both.
+        ``unknown`` if the lines are ambiguous.
     """
     if quoted and any(_all_numbers(column, missing) for column in zip(*below, strict=True)):
         return True
@@ -272,11 +272,11 @@ def is_header(
 
 @dataclass(frozen=True)
 class _Lines:
-    """The first line of a table, the lines below it, and what each says of the first."""
+    """The first line of a table and the lines below, with rules that tell whether the first is a header."""
 
     first: Sequence[bytes]
     below: Sequence[Sequence[bytes]]
-    missing: set[bytes]  # what stands for a missing value, in small letters
+    missing: set[bytes]  # texts that mark a missing value, in lower case
 
     @cached_property
     def numbers(self) -> list[int]:
@@ -291,30 +291,30 @@ class _Lines:
 
     @cached_property
     def columns(self) -> dict[int, list[bytes]]:
-        """Columns below those texts."""
+        """Fields below those texts, by column."""
         return {i: [row[i] for row in self.below] for i in self.texts}
 
     @cached_property
     def repeats(self) -> bool:
-        """Whether a text of the first line stands again below it: a column of classes holds its first one again."""
+        """Whether a text of the first line recurs in its column, as the first value of a class column does."""
         return any(self.first[i] in column for i, column in self.columns.items())
 
     @cached_property
     def whole(self) -> list[bytes]:
-        """The numbers of the first line."""
+        """Fields of the first line that are numbers."""
         return [self.first[i] for i in self.numbers]
 
     @cached_property
     def could_name(self) -> bool:
-        """Whether the numbers of the first line could be names: whole, and no two alike."""
+        """Whether the numbers of the first line could be names: whole and distinct."""
         return all(field.isdigit() for field in self.whole) and len(set(self.whole)) == len(self.whole)
 
     def only_first(self, rule: Callable[[Sequence[bytes]], bool]) -> bool:
-        """Whether a rule holds of the numbers of the first line, and of no line below."""
+        """Whether a rule holds for the numbers of the first line, but for no line below."""
         return rule(self.whole) and not any(rule([row[i] for i in self.numbers]) for row in self.below)
 
     def by_numbers(self) -> Verdict | None:
-        """What numbers say, in the first line or below its texts."""
+        """Verdict from numbers in the first line or below its texts."""
         # years, or the middles of intervals
         if not self.repeats and self.only_first(_climbs):
             return True
@@ -324,12 +324,12 @@ class _Lines:
 
     @property
     def again(self) -> bool:
-        """Whether a column below a text holds a text twice."""
+        """Whether a column below a text repeats a text."""
         return any(len(set(column)) < len(column) for column in self.columns.values())
 
     @cached_property
     def index(self) -> list[bytes]:
-        """Fields of an index without a name, which differ from line to line; empty where there is none."""
+        """Fields of an unnamed index, all distinct; empty if there is none."""
         if self.first[0] or self.repeats:
             return []
         index = [row[0] for row in self.below]
@@ -337,7 +337,7 @@ class _Lines:
         return index if differ else []
 
     def by_index(self) -> Verdict | None:
-        """What an index without a name says."""
+        """Verdict from an unnamed index."""
         if not (index := self.index):
             return None
         if _counts(index) or (self.could_name and not any(map(NUMBER.fullmatch, index))):
@@ -345,7 +345,7 @@ class _Lines:
         return "unknown" if len(index) >= _FEW_LINES and all(map(bytes.isdigit, index)) else None
 
     def by_names(self) -> Verdict:
-        """What names that tables have say, where nothing else does."""
+        """Verdict from common column names, if nothing else decides."""
         if self.repeats or not self.could_name:
             return False
         if self.only_first(_counts):
@@ -364,7 +364,7 @@ def _all_numbers(column: Sequence[bytes], missing: set[bytes]) -> bool:
 
 
 def _climbs(fields: Sequence[bytes]) -> bool:
-    """Whether fields are several numbers with one step between them."""
+    """Whether fields are several equally spaced numbers."""
     if len(fields) < _MANY_NUMBERS or not all(map(NUMBER.fullmatch, fields)):
         return False
     values = [float(field) for field in fields]
@@ -373,8 +373,8 @@ def _climbs(fields: Sequence[bytes]) -> bool:
 
 
 def _counts(fields: Sequence[bytes]) -> bool:
-    """Whether fields count on by one."""
-    # columns have no numbers of twenty digits, and Python does not convert thousands
+    """Whether fields are numbers that increase by one."""
+    # column numbers do not have twenty digits, and Python refuses to convert thousands of digits
     if not all(field.isdigit() and len(field) < _DIGITS for field in fields):
         return False
     start = int(fields[0]) if fields else 0

@@ -1,4 +1,4 @@
-"""IDX files, the format of MNIST: one array, whose labels are in a file beside it."""
+"""IDX files, the format of MNIST: one array, with the labels in a separate file."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Idx(ArrayFormat):
         return open_idx(path)
 
     def label_files(self, path: Path) -> list[str]:
-        """Usual names of the labels' file, the one that is compressed alike first."""
+        """Usual names of the file of labels; the one with the same compression comes first."""
         stem = path.name.removesuffix(".gz")
         labels = re.sub(r"images([-.])idx\d", r"labels\1idx1", stem)
         if labels == stem:
