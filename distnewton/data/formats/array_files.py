@@ -127,7 +127,7 @@ def read_labels(array: TableArray, columns: NDArray[np.int64]) -> Labels:
     """
     if array.dtype.kind not in "fiubUS":
         raise DataError(f"{array.name}: labels must be numbers or text, got dtype {array.dtype}")
-    # in their own dtype: integers beyond 2^53 stay as they are
+    # read in the stored dtype, so that integers beyond 2^53 are not rounded
     values = array.read_columns(columns, array.dtype.newbyteorder("="), RowSelection(None))
     labels = labels_of(values, lambda i: f"{array.name}: sample {i + 1}")
     if labels.dtype.kind == "f" and not (finite := np.isfinite(labels).all(axis=1)).all():
@@ -136,7 +136,7 @@ def read_labels(array: TableArray, columns: NDArray[np.int64]) -> Labels:
 
 
 def _check_shapes(array: TableArray, labels: TableArray | None) -> None:
-    """Refuse arrays that are no table of numbers, or not as many labels."""
+    """Refuse features that are not a table of numbers, or a different number of labels."""
     if len(array.shape) < 2:
         raise DataError(f"{array.name}: features must be (n_samples, n_features), got shape {array.shape}")
     if array.dtype.kind not in "fiub":

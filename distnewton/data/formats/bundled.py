@@ -18,7 +18,7 @@ from distnewton.data.source import Source
 from distnewton.errors import ConfigError, MissingExtraError
 
 _PARTS = ("all", "train", "test")
-_TEST_PART = 5  # one sample in so many
+_TEST_PART = 5  # one sample in five
 _FILES: dict[str, Callable[[Path], tuple[NDArray[np.float64], NDArray[np.float64]]]] = {
     "digits": lambda folder: _last_column(folder / "digits.csv.gz"),
     "iris": lambda folder: _last_column(folder / "iris.csv", skiprows=1),
@@ -31,7 +31,7 @@ BUNDLED = tuple(_FILES)
 
 @lru_cache(maxsize=1)
 def _table(base: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Features and labels of a set, read once for its parts."""
+    """Features and labels of a set, read once for all its parts."""
     X, y = _FILES[base](_folder(base))
     X.flags.writeable = y.flags.writeable = False
     return X, y

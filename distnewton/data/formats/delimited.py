@@ -185,7 +185,7 @@ class DelimitedSource(TableSource):
     ) -> list[Any]:
         """Parse lines that Arrow refuses, or report all their problems; `strict`: including missing values."""
         problems, columns = Problems(), [list[Any]() for _ in places]
-        is_first_enough = strict and self._may_encode  # all are told where they cannot be encoded
+        is_first_enough = strict and self._may_encode  # report all problems if columns cannot be encoded
         for i_line, line in self._rows(first_line, block):
             where = f"{self.name}:{i_line}"
             parts = split_line(line, self.layout.delimiter, where)
@@ -205,7 +205,7 @@ class DelimitedSource(TableSource):
     def _checked_value(
         self, part: bytes, place: int, *, is_text: bool, strict: bool
     ) -> tuple[str | float | None, str]:
-        """What a field holds, and what is wrong with it; strict: that it is missing, too."""
+        """Value of a field, and its problem if any; `strict`: a missing value is a problem, too."""
         is_label = place == self._selection.label
         what = "label" if is_label else f"{self._columns[place]}:"
         try:

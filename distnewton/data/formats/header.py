@@ -349,7 +349,7 @@ class _Lines:
         if self.repeats or not self.could_name:
             return False
         if self.only_first(_counts):
-            # 0,1,2,species, as pandas names the columns of an array
+            # 0,1,2,species: pandas numbers the columns of an array
             return bool(self.texts) or not self.first[0] or len(self.numbers) >= _MANY_NUMBERS
         names = {self.first[i].lower().decode("utf-8", "replace") for i in self.texts}
         if not names.isdisjoint(LABEL_NAMES):
@@ -358,13 +358,13 @@ class _Lines:
 
 
 def _all_numbers(column: Sequence[bytes], missing: set[bytes]) -> bool:
-    """Whether a column holds numbers and nothing else but missing values."""
+    """Whether a column holds only numbers and missing values."""
     filled = [field for field in column if field.lower() not in missing]
     return bool(filled) and all(NUMBER.fullmatch(field) for field in filled)
 
 
 def _climbs(fields: Sequence[bytes]) -> bool:
-    """Whether fields are several equally spaced numbers."""
+    """Whether fields are several increasing, equally spaced numbers."""
     if len(fields) < _MANY_NUMBERS or not all(map(NUMBER.fullmatch, fields)):
         return False
     values = [float(field) for field in fields]

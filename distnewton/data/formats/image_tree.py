@@ -1,4 +1,4 @@
-"""Images in class folders: which files of a tree are samples, of which class, in which order."""
+"""Images in class folders: selection, classes and order of the samples in a tree of files."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ _LAYOUT = "expected CLASS/FILE, a folder for each class"
 
 @dataclass
 class ImageTree:
-    """Files of a folder or an archive, told one after the other, and what they are as a data set.
+    """A data set built from the files of a folder or an archive, which are passed to it one by one.
 
     Attributes
     ----------
     path : Path
         The folder or archive.
     subfolder : str
-        Folder in it of which alone files are taken, without slashes around it; empty for all.
+        The only folder in `path` from which files are taken, without outer slashes; empty for all.
     classes : bool
-        Whether the folders of images are their classes; else images may stand anywhere.
+        Whether the folders of images are their classes; if not, images may be in any folder.
     """
 
     path: Path
@@ -44,7 +44,7 @@ class ImageTree:
         return f"{self.path}:{self.subfolder}" if self.subfolder else str(self.path)
 
     def takes(self, file: StoredFile) -> bool:
-        """Count a file in, and say whether it is an image of the data set.
+        """Register a file, and return whether it is an image of the data set.
 
         Parameters
         ----------
@@ -58,7 +58,7 @@ class ImageTree:
         Raises
         ------
         DataError
-            If an image stands where it has no class, or cannot be read, or there are classes below several folders.
+            If an image is outside the class folders or unreadable, or several folders hold class folders.
         """
         folder, _, _ = file.path.rpartition("/")
         self._folders.add(folder)
@@ -88,7 +88,7 @@ class ImageTree:
             )
 
     def ordered(self) -> dict[str, int]:
-        """Images by class folder and file name in the order of their code points, with the number of each from 0.
+        """Number the images from 0, sorted by the code points of class folder and file name.
 
         Returns
         -------
@@ -97,7 +97,7 @@ class ImageTree:
         Raises
         ------
         DataError
-            If there are no images, or one twice.
+            If there are no images, or one occurs twice.
         """
         if not self._images:
             raise DataError(f"{self.name}: {self._why_empty()}")
@@ -108,7 +108,7 @@ class ImageTree:
         return numbers
 
     def _why_empty(self) -> str:
-        """Say what there is instead of images."""
+        """Describe what was found instead of images."""
         if self._others:
             problem = f"holds no images, only other files such as {self._others[0]}"
         else:
@@ -116,7 +116,7 @@ class ImageTree:
         return f"{problem}; {_LAYOUT}, with FILE ending in {', '.join(EXTENSIONS)}"
 
     def _nearest_folders(self) -> str:
-        """Name the folders that the user may have meant."""
+        """List the folders that the user may have meant."""
         parents = {str(parent) for folder in self._folders for parent in (Path(folder), *Path(folder).parents)}
         known = sorted(parents - {"."})
         close = difflib.get_close_matches(self.subfolder, known, n=1)
@@ -134,7 +134,7 @@ class ImageTree:
         return np.array([path.split("/")[-2] for path in self.ordered()], dtype=np.str_)
 
     def notes(self) -> list[str]:
-        """What the user should be told once: files left out, a single class."""
+        """Notices to show the user once: files left out, a single class."""
         notes = []
         if self._others:
             notes.append(f"files left out, since they are no images: {len(self._others)}, such as {self._others[0]}")

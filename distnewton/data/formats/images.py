@@ -1,4 +1,4 @@
-"""Images in a folder or a tar archive as a data set; the folder that holds an image is its class."""
+"""Images in a folder or a tar archive as a data set; the folder of an image is its class."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from distnewton.data.source import Source
 from distnewton.errors import ConfigError, DataError
 
 KEPT_BYTES = 1 << 28
-"""Most bytes of decoded images that are kept from the description to the first read."""
+"""Most bytes of decoded images kept between the description and the first read."""
 
 
 class Images(Format):
@@ -28,15 +28,15 @@ class Images(Format):
 
     name = "images"
     help = "folders or tar archives with images as CLASS/FILE"
-    specificity = 90  # of folders, a store is one with a manifest
+    specificity = 90  # a store is a folder with a manifest, and goes first
     has_folders = has_parts = True
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """Whether it is a folder, or the content has the signature of a tar archive."""
+        """Whether the path is a folder, or the content has the signature of a tar archive."""
         return path.is_dir() or head[257:262] == b"ustar"
 
     def open(self, location: Location, wanted: Wanted) -> ImageSource:
-        """Open images, whose labels are their folders."""
+        """Open images labelled by their folders."""
         if location.labels_path is not None or wanted.label_column is not None:
             raise ConfigError(
                 f"{location.path}: labels of images are their folders; give neither label_column nor other labels"
@@ -45,27 +45,27 @@ class Images(Format):
 
 
 class ImageSource(Source):
-    """Images of one size and kind below a folder or in a tar archive, as ``CLASS/FILE``.
+    """Images ``CLASS/FILE`` of one size and kind in a folder or a tar archive.
 
     Features are the values 0 to 255 in the order (channel, row, column). Samples are sorted by class and file
-    name. Links in a folder are followed, in an archive refused; an archive is never unpacked to the disk.
+    name. Links are followed in a folder and refused in an archive; an archive is never unpacked to the disk.
 
     Parameters
     ----------
     location : Location
-        The folder or archive, and the folder in it that holds the class folders; where that is empty, the one that
-        does, in whatever depth.
+        The folder or archive, and the folder in it that holds the class folders; if empty, that folder is found at
+        any depth.
     n_features : int or None
         Number of features expected.
     classes : bool
-        Whether the folders of images are their classes; else images may stand anywhere, and have no labels.
+        Whether the folders of images are their classes; if not, images may be in any folder, and have no labels.
 
     Notes
     -----
-    :meth:`describe` decodes every image, and keeps them for the first :meth:`read` where they take no more than 256
-    MiB (``KEPT_BYTES``). A process that did not describe the data goes through an archive twice: for the names,
-    since samples are sorted and their number must be known, and for the images. Every rank reads for itself: ranks
-    on one host decompress the same archive and decode the same images at the same time, each on its own core.
+    :meth:`describe` decodes all images, and keeps them for the first :meth:`read` if they take at most 256 MiB
+    (``KEPT_BYTES``). A process that did not describe the data reads an archive twice: for the names, since samples are
+    sorted and their number must be known, and for the images. Every rank reads for itself: ranks on one host
+    decompress the same archive and decode the same images at the same time, each on its own core.
     """
 
     def __init__(self, location: Location, n_features: int | None, classes: bool) -> None:
@@ -77,7 +77,7 @@ class ImageSource(Source):
         require_pillow(self.name)
 
     def describe(self) -> Description:
-        """Decode all images once; an error names the image that is damaged or unlike the first, or has no class."""
+        """Decode all images once; an error names an image that is damaged, differs from the first or has no class."""
         tree = self._tree()
         n_nonzeros = kept_bytes = c = h = w = 0
         self._kept = {}
@@ -102,11 +102,11 @@ class ImageSource(Source):
         )  # fmt: skip
 
     def _tree(self) -> ImageTree:
-        """Return an empty tree, to be told the files."""
+        """Return an empty tree, to which files are passed."""
         return ImageTree(self.path, self._subfolder, self._classes)
 
     def _decoded(self, tree: ImageTree) -> Iterator[tuple[str, NDArray[np.uint8]]]:
-        """Yield path and values of each image as they are stored; all must be like the first."""
+        """Yield path and values of each image in stored order; all must have the size and kind of the first."""
         first: tuple[str, tuple[int, ...]] | None = None
         for file in stored_files(self.path):
             if tree.takes(file):
@@ -120,7 +120,7 @@ class ImageSource(Source):
                 yield file.path, image
 
     def _sample_numbers(self) -> dict[str, int]:
-        """Return the number of each image by its path, from a pass over the names if nobody has made it."""
+        """Return the number of each image by its path, reading the names unless that was done."""
         if self._numbers is None:
             tree = self._tree()
             for file in stored_files(self.path):
@@ -132,7 +132,7 @@ class ImageSource(Source):
         return None  # known when the first image is decoded
 
     def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> NDArray[Any]:
-        """Each image is decoded once and written to its row; other images than before are an error."""
+        """Decode each image once into its row; it is an error if images have changed."""
         numbers, kept = self._sample_numbers(), self._kept
         self._kept = None
         result = np.empty((wanted.count(len(numbers)), stop - start), dtype=dtype)
@@ -155,6 +155,6 @@ class ImageSource(Source):
 
 
 def _described(shape: tuple[int, ...]) -> str:
-    """Say what an image is like: ``RGB of 32 x 32 pixels (width x height)``."""
+    """Describe an image: ``RGB of 32 x 32 pixels (width x height)``."""
     channels, height, width = shape
     return f"{MODES[channels]} of {width} x {height} pixels (width x height)"

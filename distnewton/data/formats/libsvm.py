@@ -1,4 +1,4 @@
-"""LIBSVM text files: strict, streaming, and holding only the wanted features."""
+"""Strict streaming reader of LIBSVM text files that holds only the wanted features."""
 
 from __future__ import annotations
 
@@ -40,21 +40,21 @@ if TYPE_CHECKING:
 Parser = Literal["auto", "numba", "lines"]
 BlockParser = Callable[[bytes, Rules, int, int], Rows | None]
 
-# Measured on one core of a busy machine: lines are parsed at 8 to 20 MB/s of CPU time, by numba at 120 to 230. numba
+# Measured on one core of a busy machine, in CPU time: the line parser reads 8 to 20 MB/s, numba 120 to 230 MB/s. numba
 # loads from its cache in 0.4 s, and compiles in 3.2 s once on a machine.
 NUMBA_FROM_BYTES = 16 << 20
 _TYPICAL_COMPRESSION = 4
 _KEPT_BYTES, _BYTES_OF_VALUE = 48 << 20, 12
-"""Memory for what a pass over a file has found, so that the next need not parse it again."""
+"""Memory for the rows of one pass, which saves the next pass from parsing, and bytes of a kept value."""
 _COMMENT = re.compile(rb"#[^\n]*")
 _LABELS = re.compile(rb"[0-9]+(?:,[0-9]+)+|[^\s,;:\"']+")
-# what was meant as a pair, with whatever value; a time or a position in a genome is followed by other fields
+# an intended pair with any value; a time or a genome position is followed by other fields
 _PAIR = re.compile(rb"[+-]?[0-9]{1,10}:[^\s:,;\"']*(,[0-9]+)?")
 _BLANK_AT_COLON = re.compile(rb"[ \t]*:(?![ \t]+[0-9]+[ \t]*:)[ \t]*")
 _QUERY = re.compile(rb"^([ \t\r\f\v]*[^\s:#]+[ \t\r\f\v]+)qid:\S*", re.MULTILINE)
-# what no double is written as: zeros in front, more digits than it has, a whole number with an exponent
+# forms in which no double is written: leading zeros, too many digits, a whole number with an exponent
 _ODD_LABEL = re.compile(rb"\n[ \t]*[+-]?(?:0[0-9]|[0-9]{16}|[0-9.]+[eE])")
-# of a line without labels what stands in front of its first blank is empty
+# on a line without labels the text before the first blank is empty
 _LABEL_SET = re.compile(rb"^([^\s#]*)(?=[ \t\r\n])", re.MULTILINE)
 _BLANK_LINE = re.compile(rb"^[ \t\r\f\v]*\n", re.MULTILINE)
 _LABEL = re.compile(rb"^[ \t\r\f\v]*([^\s:#]+)(?=\s)", re.MULTILINE)
@@ -70,7 +70,7 @@ class Libsvm(Format):
     is_text = True
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """Whether most of the first lines with several tokens are pairs behind a label, be they right or wrong."""
+        """Whether most of the first lines with several tokens are a label and pairs, valid or not."""
         lines = [line.partition(b"#")[0] for line in first_lines(head)]
         found = [_has_pairs(line) for line in lines if len(line.split(maxsplit=1)) > 1]
         return sum(found) * 2 > len(found)
@@ -85,7 +85,7 @@ class Libsvm(Format):
 
 
 def _has_pairs(line: bytes) -> bool:
-    """Whether most tokens of a line behind its label are ``index:value``, as far as they are meant so."""
+    """Whether most tokens after the label look like intended ``index:value`` pairs, valid or not."""
     tokens = _tokens(line)
     if not tokens:
         return False
@@ -93,26 +93,26 @@ def _has_pairs(line: bytes) -> bool:
     pairs = list(filter(None, map(_PAIR.fullmatch, tokens)))
     if label and not _LABELS.fullmatch(label):
         return False
-    # one alone may be a time in a table
+    # a single one may be a time in a table
     is_clear = len(pairs) > 1 or (label and b"," not in label and not any(pair[1] for pair in pairs))
     return bool(is_clear) and len(pairs) * 2 > len(tokens)
 
 
 def _tokens(line: bytes) -> list[bytes]:
-    """What may be the label and pairs of a line; nothing of a line without a colon."""
+    """Tokens that may be the label and pairs of a line; none for a line without a colon."""
     line = _BLANK_AT_COLON.sub(b":", line) if b":" in line else b""
     return [token for token in line.split() if not token.startswith(b"qid:")]
 
 
 def pick_parser(path: Path, parser: Parser = "auto") -> BlockParser:
-    """Block parser for a file: numba's where it is installed and the file is large enough to pay for it.
+    """Choose a block parser: numba's if it is installed and the file is large enough to repay loading it.
 
     Parameters
     ----------
     path : Path
         An existing file.
     parser : {"auto", "numba", "lines"}
-        A certain one.
+        Parser to use; ``auto`` chooses.
 
     Returns
     -------
@@ -130,7 +130,7 @@ def pick_parser(path: Path, parser: Parser = "auto") -> BlockParser:
 
 
 class _Keep:
-    """Rows of a file, as long as they are few; None from then on."""
+    """Rows of a file while they are few; None once they are too many."""
 
     def __init__(self) -> None:
         self.rows: list[Rows] | None = []
@@ -154,7 +154,7 @@ class LibsvmSource(TextSource):
     rules : Rules
         What the file may contain.
     parser : {"auto", "numba", "lines"}
-        How to parse; both give the same values, bit for bit, and the same errors.
+        Parser to use; both give bitwise the same values, and the same errors.
     """
 
     def __init__(self, path: Path, rules: Rules, parser: Parser = "auto") -> None:
@@ -168,21 +168,21 @@ class LibsvmSource(TextSource):
         return pick_parser(self.path, self._parser)
 
     def describe(self) -> Description:
-        """Check the whole file in one streaming pass; of a small one keep what it holds for the next reading."""
+        """Check the whole file in one streaming pass; keep the rows of a small file for the next read."""
         keep = _Keep()
         description = self.scan(keep)
         self._kept = keep.rows
         return description
 
     def prepare(self) -> None:
-        """Parse a small file while another rank does, rather than after it."""
+        """Parse a small file at the same time as another rank describes it, not afterwards."""
         if self.path.stat().st_size * (_TYPICAL_COMPRESSION if is_compressed(self.path) else 1) <= _KEPT_BYTES:
-            # what is wrong with it the rank says that describes it, before anything is read
+            # the rank that describes the file reports the error before anything is read
             with suppress(DataError, OSError):
                 self.describe()
 
     def scan(self, take: Callable[[Rows], None]) -> Description:
-        """Check the whole file, and hand over the samples of block after block."""
+        """Check the whole file, and pass each block of samples to `take`."""
         labels: list[Labels] = []
         n_stored = n_features = n_extra = 0
         notes = dict.fromkeys(self._notes())
@@ -208,11 +208,11 @@ class LibsvmSource(TextSource):
         return bool(line.partition(b"#")[0].strip())
 
     def _n_readable(self) -> None:
-        return None  # what the file never mentions is 0
+        return None  # features that the file never mentions are 0
 
     def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> sparse.csr_array:
-        """Rows with the explicit zeros of the file."""
-        # memory is that of the result, twice while its pieces are joined, and a few blocks of text
+        """Read rows, including explicit zeros in the file."""
+        # memory: the result, twice while its pieces are joined, and a few blocks of text
         n_samples, pieces = 0, []
         kept, self._kept = self._kept, None
         known = None if kept is None else (rows.within(start, stop) for rows in kept)
@@ -225,7 +225,7 @@ class LibsvmSource(TextSource):
         return join_rows(pieces, stop - start, dtype)
 
     def _rows(self, start: int, stop: int) -> Iterator[tuple[bytes, Rows]]:
-        """Yield blocks of the file and what they hold in a range of features."""
+        """Yield blocks of the file and their rows in a range of features."""
         slow = LineParser(self.rules)
         for first_line, block in self._numbered_blocks():
             rows = self._fast_rows(block, start, stop)
@@ -235,10 +235,10 @@ class LibsvmSource(TextSource):
             yield block, rows
 
     def _fast_rows(self, block: bytes, start: int, stop: int) -> Rows | None:
-        """Return rows by the block parser, once comments, ``qid:`` and class names are out of its way."""
+        """Return rows from the block parser after removing comments, ``qid:`` and class names."""
         if b"#" in block:
             block = _COMMENT.sub(b"", block)
-        if b"q" in block and b"qid:" in block:  # one byte is searched for ten times faster
+        if b"q" in block and b"qid:" in block:  # searching for a single byte is ten times faster
             block = _QUERY.sub(rb"\1", block)
         pattern, parse_one = _LABEL, parse_label
         if self.rules.multilabel:
@@ -259,7 +259,7 @@ class LibsvmSource(TextSource):
 
 
 def _block_notes(block: bytes) -> Iterator[str]:
-    """Yield what a block holds besides samples."""
+    """Yield notes on the contents of a block besides samples."""
     if b"#" in block:
         yield "comments (# ...) were ignored"
     if b"q" in block and b"qid:" in block and _QUERY.search(block):

@@ -1,6 +1,6 @@
-"""LIBSVM lines: the reference of what is accepted, and the only place of the error texts.
+"""Parser of LIBSVM lines: the reference for accepted input, and the only source of the error messages.
 
-Blocks of regular lines, as :data:`_REGULAR` spells them, are converted at once; others line by line.
+Blocks of regular lines, as defined by :data:`_REGULAR`, are converted at once; others line by line.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _SHOWN = 40
 _INDEX = re.compile(rb"[0-9]+")
 _NOT_FINITE = re.compile(rb"[+-]?(nan|inf|infinity)", re.IGNORECASE)
 _COLON_TO_BLANK = bytes.maketrans(b":", b" ")
-# NUMBER without backtracking, which takes quadratic time where a long block does not match
+# NUMBER without backtracking, which takes quadratic time if a long block does not match
 _NUMBER = rb"[+-]?+(?:[0-9]++\.?+[0-9]*+|\.[0-9]++)(?:[eE][+-]?+[0-9]++)?+"
 _REGULAR = re.compile(rb"(?:%b(?:[ \t]++[0-9]{1,10}+:%b)*+[ \t\r]*+\n)*+" % (_NUMBER, _NUMBER))
 _TOKEN = rb"[^ \t\n\r\f\v]+"
@@ -33,7 +33,7 @@ _EXPECTED = "LIBSVM lines are `label index:value index:value ...`"
 
 @dataclass(frozen=True)
 class Rules:
-    """What a file may contain.
+    """Rules for the content of a file.
 
     Attributes
     ----------
@@ -42,13 +42,13 @@ class Rules:
     first_index : int
         Smallest index allowed: 1, or 0 for files that count from 0.
     n_features : int or None
-        Number of features asked for.
+        Number of requested features.
     ignore_extra : bool
         Whether features beyond `n_features` are counted and left out instead of refused.
     sort_indices : bool
-        Whether rows whose indices are out of order are put in order instead of refused.
+        Whether rows with unsorted indices are sorted instead of refused.
     multilabel : bool
-        Whether a row has any number of labels; one without labels begins with a blank.
+        Whether a row may have any number of labels; a row without labels begins with a blank.
     """
 
     name: str
@@ -71,24 +71,24 @@ class Rules:
 
 @dataclass
 class Rows:
-    """What a block of lines holds in the wanted range of features.
+    """Contents of a block of lines in the wanted range of features.
 
     Attributes
     ----------
     labels : list of (float or str) or ndarray of float64
-        One a sample.
+        One label for each sample.
     lengths : ndarray of int64 of shape (n_samples,)
-        Number of values kept of each sample.
+        Number of values kept for each sample.
     indices : ndarray of int32 of shape (n_kept,)
         Features counted from the start of the range.
     values : ndarray of float64 of shape (n_kept,)
         Their values.
     n_stored : int
-        Values of all features below the limit.
+        Number of values of all features below the limit.
     n_features : int
-        Smallest number of features that all values fit in.
+        Smallest number of features that covers all values.
     n_extra : int
-        Values at and beyond the limit.
+        Number of values at and beyond the limit.
     """
 
     labels: list[float | str] | NDArray[np.float64]
@@ -103,7 +103,7 @@ class Rows:
         return len(self.lengths)
 
     def within(self, start: int, stop: int) -> Rows:
-        """The values in a range of features, of rows of all features."""
+        """Restrict rows of all features to a range of features."""
         kept = (self.indices >= start) & (self.indices < stop)
         if kept.all():
             return replace(self, indices=self.indices - np.int32(start))
@@ -113,13 +113,13 @@ class Rows:
 
 
 def show(token: bytes) -> str:
-    """Return token as a message shows it."""
+    """Format a token for a message."""
     text = printable(token.decode("utf-8", "backslashreplace"), keep="")
     return "'" + (text if len(text) <= _SHOWN else text[:_SHOWN] + "...") + "'"
 
 
 def parse_label(token: bytes) -> float | str:
-    """Label that a token spells: a number where one is written so, else a class name (``007``).
+    """Parse a label: a number if it is written like one, else a class name (``007``).
 
     Parameters
     ----------
@@ -133,7 +133,7 @@ def parse_label(token: bytes) -> float | str:
     Raises
     ------
     ValueError
-        With the second half of a message, if this is no label.
+        With the second half of a message, if this is not a label.
     """
     value = finite_number(token)
     if value is not None:
@@ -160,22 +160,22 @@ def parse_label(token: bytes) -> float | str:
 
 
 def parse_label_set(token: bytes) -> str:
-    """Labels that a token spells, as ``1,5,7``.
+    """Parse several labels, as in ``1,5,7``.
 
     Parameters
     ----------
     token : bytes
-        First token of a line; empty where the line begins with a blank.
+        First token of a line; empty if the line begins with a blank.
 
     Returns
     -------
     str
-        Labels with commas between them, each as :func:`parse_label` reads it.
+        Labels separated by commas, each as :func:`parse_label` reads it.
 
     Raises
     ------
     ValueError
-        With the second half of a message, if one is empty, stands twice or is no label.
+        With the second half of a message, if a label is empty, repeated or invalid.
     """
     if not token:
         return ""
@@ -185,7 +185,7 @@ def parse_label_set(token: bytes) -> str:
 
 
 def foreign_line(line: bytes) -> str | None:
-    """Return what a line looks like that is certainly no LIBSVM line, or None."""
+    """Return what a line looks like if it is certainly not LIBSVM, else None."""
     start = line.lstrip()[:200].lower()
     if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return "HTML (a web page instead of the data?)"
@@ -204,27 +204,27 @@ def parse_regular(block: bytes, rules: Rules, start: int, stop: int) -> Rows | N
     block : bytes
         Lines, each with its newline.
     rules : Rules
-        What is allowed.
+        Rules for the content.
     start, stop : int
         Range of features to keep, counted from 0.
 
     Returns
     -------
     Rows or None
-        None where lines must be looked at one by one: something is wrong, or merely rare.
+        None if lines must be parsed one by one, because something is wrong or just unusual.
     """
     if not _REGULAR.fullmatch(block):
         block = _BLANK_LINE.sub(b"", block)
         if not _REGULAR.fullmatch(block):
             return None
-    # rounds as float() does; the pattern has left nothing to it but numbers
+    # rounds as float() does; the pattern lets only numbers through
     numbers = np.fromstring(block.translate(_COLON_TO_BLANK), sep=" ")
     if not np.isfinite(numbers).all():
         return None
     text = np.frombuffer(block, dtype=np.uint8)
     bounds = np.searchsorted(np.flatnonzero(text == ord(":")), np.flatnonzero(text == ord("\n")))
     bounds = np.concatenate(([0], bounds))
-    # numbers stand as label, index, value, index, value, ...; in front of line i there are i labels and bounds[i] pairs
+    # the order is label, index, value, index, value, ...; i labels and bounds[i] pairs precede line i
     at_label = np.arange(len(bounds) - 1) + 2 * bounds[:-1]
     pairs = np.delete(numbers, at_label).reshape(-1, 2)
     features = pairs[:, 0].astype(np.int64) - rules.first_index
@@ -249,12 +249,12 @@ def _in_order(features: NDArray[np.int64], bounds: NDArray[np.intp], rules: Rule
 
 
 class LineParser:
-    """Parser of single lines that says precisely what is wrong.
+    """Parser of single lines that reports errors precisely.
 
     Parameters
     ----------
     rules : Rules
-        What is allowed.
+        Rules for the content.
     """
 
     def __init__(self, rules: Rules) -> None:
@@ -266,9 +266,9 @@ class LineParser:
         Parameters
         ----------
         block : bytes
-            Lines as they stand in the file.
+            Lines as in the file.
         first_line : int
-            Number of the first of them in the file, from 1.
+            Number of the first line in the file, from 1.
         start, stop : int
             Range of features to keep, counted from 0.
 
@@ -303,7 +303,7 @@ class LineParser:
         Parameters
         ----------
         line : bytes
-            Without its newline.
+            Line without its newline.
         i_line : int
             Its number in the file, from 1.
 
@@ -316,10 +316,10 @@ class LineParser:
         Raises
         ------
         DataError
-            If the line is not as it should be. None is returned for a line without a sample.
+            If the line is invalid. For a line without a sample the result is None.
         """
         content = line.partition(b"#")[0]
-        # one after the other: of millions on a line, the first may be wrong
+        # one at a time: the first of millions on a line may be wrong
         tokens = re.finditer(_TOKEN, content)
         first = next(tokens, None)
         if first is None:
@@ -370,7 +370,7 @@ class LineParser:
             raise DataError(f"{where}: index missing in {show(token)}; {_EXPECTED}")
         if not _INDEX.fullmatch(index):
             raise DataError(f"{where}: index {show(index)} is not a whole number from {rules.first_index}")
-        # Python refuses to convert thousands of digits, zeros in front included
+        # Python refuses to convert thousands of digits, including leading zeros
         digits = index.lstrip(b"0")
         number = int(digits or b"0") if len(digits) <= 19 else 10**19
         if number < rules.first_index:
@@ -389,7 +389,7 @@ class LineParser:
         return feature
 
     def _in_order(self, pairs: list[tuple[int, float]], where: str) -> list[tuple[int, float]]:
-        """Return pairs by feature, if the rules allow to sort them."""
+        """Return pairs sorted by feature, if the rules allow sorting."""
         rules = self.rules
         if rules.sort_indices:
             pairs = sorted(pairs)

@@ -1,7 +1,6 @@
-"""LIBSVM blocks in one compiled pass over the bytes; anything unusual is left to the line parser.
+"""Parse LIBSVM blocks in one compiled pass over the bytes; the line parser handles anything unusual.
 
-Imported only where numba is wanted: compiling takes seconds, loading the compiled code from its cache less
-than one.
+Imported only when numba is wanted: compiling takes seconds, and loading the compiled code from its cache less than one.
 """
 
 from __future__ import annotations
@@ -21,7 +20,7 @@ from distnewton.data.formats.numbers import EXACT_INTEGER, MAX_DIGITS, MAX_POWER
 _ZERO, _NINE, _MINUS, _PLUS, _POINT, _COLON, _NEWLINE, _BLANK = (ord(c) for c in "09-+.:\n ")
 _TAB, _RETURN = ord("\t"), ord("\r")
 _LOWER_E, _UPPER_E = ord("e"), ord("E")
-_WRONG, _EXACT, _OPEN = 0, 1, 2  # verdicts on a number: none, converted, to be converted by `float`
+_WRONG, _EXACT, _OPEN = 0, 1, 2  # verdicts on a token: not a number, converted, to be converted by `float`
 _MAX_INDEX_DIGITS = 10
 _MAX_EXPONENT = 9999
 _SCRATCH_STEP = 1 << 18
@@ -31,7 +30,7 @@ _njit: Any = numba.njit
 
 
 def compiled(function: Callable[..., Any]) -> Any:
-    """Return function for compiled code, cached on disk where a folder for that can be written."""
+    """Compile a function with numba; cache the code on disk if a cache folder is writable."""
     try:
         return _njit(cache=True)(function)
     except RuntimeError:
@@ -42,7 +41,7 @@ two_product = _njit(numbers.two_product)
 
 
 def _is_blank(c: int) -> bool:
-    """Return whether a byte separates tokens of a line."""
+    """Whether a byte separates tokens of a line."""
     return c == _BLANK or (_TAB <= c <= _RETURN and c != _NEWLINE)
 
 
@@ -219,14 +218,14 @@ def parse_block(block: bytes, rules: Rules, start: int, stop: int) -> Rows | Non
     block : bytes
         Lines, each with its newline.
     rules : Rules
-        What is allowed.
+        Rules for the content.
     start, stop : int
         Range of features to keep, counted from 0.
 
     Returns
     -------
     Rows or None
-        None where the line parser must look: something is wrong, or merely rare.
+        None if the line parser must take over, because something is wrong or just unusual.
     """
     scratch = _scratch((len(block) // _SCRATCH_STEP + 1) * _SCRATCH_STEP)
     labels, lengths, indices, values, open_numbers = scratch

@@ -1,4 +1,4 @@
-"""npy files: one array, whose labels are in a file beside it or in one of its columns."""
+"""npy files: one array, with labels in a separate file or in a column of the array."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class Npy(ArrayFormat):
         return open_npy(path)
 
     def label_files(self, path: Path) -> list[str]:
-        """Usual names of the labels' file: ``X_train.npy`` and ``X_train.npz`` have theirs in ``y_train.npy``."""
+        """Usual names of the file of labels, such as ``y_train.npy`` for ``X_train.npy`` and ``X_train.npz``."""
         stem, dot, suffix = path.name.replace(".npz", ".npy").partition(".npy")
         stems = [f"{stem}_labels", f"{stem}_y"]
         if stem[:1] in ("x", "X") and not stem[1:2].isalpha():

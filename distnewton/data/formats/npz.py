@@ -1,4 +1,4 @@
-"""npz files: arrays X and y in one archive, or a sparse matrix of SciPy's."""
+"""npz files: arrays X and y in one archive, or a sparse SciPy matrix."""
 
 from __future__ import annotations
 
@@ -22,11 +22,11 @@ class Npz(Format):
     settings = ("label_column",)
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """Whether the file is a zip archive, and no office document."""
+        """Whether the file is a zip archive, but not an office document."""
         return head.startswith(b"PK\x03\x04") and not OFFICE.match(head)
 
     def open(self, location: Location, wanted: Wanted) -> ArrayFileSource | SparseSource:
-        """Open the arrays of an archive; the case of their names does not matter."""
+        """Open the arrays of an archive; names are case-insensitive."""
         arrays, column = open_npz(location.path), wanted.label_number
         if arrays.keys() >= MEMBERS:
             if column is not None:

@@ -1,13 +1,12 @@
-r"""Decimal numbers to float64, rounded exactly as ``float(token)`` rounds them.
+r"""Conversion of decimal numbers to float64, rounded exactly as by ``float(token)``.
 
 A token of at most 19 significant digits is an integer m < 10^19 times a power of ten,
 
 .. math:: x = m \, 10^k, \qquad |k| \le 22
 
 For m <= 2^53 both m and 10^|k| are doubles, and one division or product rounds correctly (Clinger, 1990).
-Beyond, m = h + l with doubles h, l; the quotient or product is formed with its rounding error (Dekker, 1971),
-and is taken when no error within a generous bound could change the last bit. What remains open goes to
-``float``.
+For larger m, m = h + l with doubles h, l; the quotient or product is computed with its rounding error (Dekker, 1971),
+and accepted if no error within a generous bound could change the last bit. All other cases go to ``float``.
 """
 
 from __future__ import annotations
@@ -27,7 +26,7 @@ _SPLIT = float((1 << 27) + 1)
 
 
 def two_product(a: Any, b: Any) -> Any:
-    """Return product of two doubles and its rounding error, exactly; scalars or arrays."""
+    """Return the product of two doubles (scalars or arrays) and its exact rounding error."""
     product = a * b
     scaled = _SPLIT * a
     a_high = scaled - (scaled - a)
@@ -40,12 +39,12 @@ def two_product(a: Any, b: Any) -> Any:
 
 
 def finite_number(token: bytes) -> float | None:
-    """Value of a token that is a finite decimal number; None for others, ``nan`` and ``1e999`` included.
+    """Convert a token that is a finite decimal number; None for others, including ``nan`` and ``1e999``.
 
     Parameters
     ----------
     token : bytes
-        Without blanks around it.
+        Token without surrounding blanks.
 
     Returns
     -------

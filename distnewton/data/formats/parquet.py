@@ -19,14 +19,14 @@ from distnewton.launch.host_memory import release_freed_memory
 
 
 class _FileSource(ArrowSource):
-    """A file of Arrow's library, with numbers in all columns but that of the labels.
+    """A file that the Arrow library reads.
 
     Parameters
     ----------
     path : Path
         An existing file.
     wanted : Wanted
-        Which columns are asked for.
+        Requested columns.
     """
 
     def __init__(self, path: Path, wanted: Wanted) -> None:
@@ -35,7 +35,7 @@ class _FileSource(ArrowSource):
             raise DataError(f"{path}: is a compressed {self.format.capitalize()} file; decompress it first")
         with self._damage_named():
             schema = self._schema()
-            # texts of a damaged file need not be UTF-8
+            # texts in a damaged file may not be UTF-8
             _ = schema.names
         super().__init__(str(path), schema, wanted)
 
@@ -52,7 +52,7 @@ class ParquetSource(_FileSource):
     """A Parquet file."""
 
     format = "parquet"
-    # Arrow's reader takes some 15 kB for each column that it reads at once
+    # Arrow's reader takes about 15 kB for each column that it reads at once
     n_at_once = 1024
 
     def _schema(self) -> Any:
@@ -61,13 +61,13 @@ class ParquetSource(_FileSource):
         schema = parquet.read_schema(self.path, memory_map=False)
         release_freed_memory()
         if len(set(schema.names)) < len(schema.names):
-            # Parquet's readers take columns by name
+            # Parquet's readers select columns by name
             raise DataError(f"{self.path}: expected columns of different names, got {schema.names[:20]}")
         return schema
 
     @property
     def reading_bytes(self) -> float:
-        """Of what stands at the end of the file, too, of which Arrow makes objects 22 times as large."""
+        """Memory for reading, including the footer, whose Arrow objects are 22 times as large."""
         with self.path.open("rb") as file:
             file.seek(-8, os.SEEK_END)
             footer = int.from_bytes(file.read(4), "little")
@@ -75,7 +75,7 @@ class ParquetSource(_FileSource):
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
-        """Read once what stands at the end of the file, and free it: a wide table's takes more than its columns."""
+        """Read the footer once, and free it afterwards: for a wide table it takes more memory than the columns."""
         try:
             yield
         finally:
@@ -112,20 +112,20 @@ class ArrowFileSource(_FileSource):
         import pyarrow as pa
         from pyarrow import dataset
 
-        # of what stands in front of the columns, which are not unpacked for it
+        # rows are counted from the headers before the columns, without unpacking columns
         self._check_rows(dataset.dataset(self.path, format="ipc").count_rows())
         options = pa.ipc.IpcReadOptions(included_fields=sorted(places), use_threads=False)
         with pa.OSFile(str(self.path)) as file:
             reader = pa.ipc.open_file(file, options=options)
             for i in range(reader.num_record_batches):
                 batch = reader.get_batch(i).select([sorted(places).index(place) for place in places])
-                # a damaged file else crashes the process: Arrow reads where it points to
+                # unchecked, a damaged file crashes the process: Arrow follows its offsets
                 batch.validate(full=True)
                 yield batch
 
 
 class _FileFormat(Format):
-    """A format of files that Arrow's library reads, known by the bytes that they begin with."""
+    """A format of files that the Arrow library reads, recognised by a signature."""
 
     settings = ("label_column", "ignore_columns", "names")
     signature: ClassVar[bytes]
@@ -148,7 +148,7 @@ class Parquet(_FileFormat):
 
 
 class Arrow(_FileFormat):
-    """Arrow's own files."""
+    """Arrow and Feather files."""
 
     name, help = "arrow", "Arrow and Feather files"
     signature, source = b"ARROW1", ArrowFileSource

@@ -1,4 +1,4 @@
-"""One image: its bytes become gray or RGB values, or an error says why not."""
+"""Decoding of one image to gray or RGB values."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
 
 EXTENSIONS = (".jpg", ".jpeg", ".png", ".bmp", ".gif", ".ppm", ".pgm", ".pbm", ".pnm", ".tif", ".tiff", ".webp")
 MODES = {1: "gray", 3: "RGB"}
-"""What images are called by their number of channels."""
-# nothing else is tried: other decoders of Pillow start programs (EPS) or open further files
+"""Names of the kinds of images, by number of channels."""
+# no other formats: some decoders of Pillow start programs (EPS) or open further files
 _CODECS = ("JPEG", "PNG", "BMP", "GIF", "PPM", "TIFF", "WEBP")
 _ADVICE = "save it as 8-bit gray or RGB"
 
@@ -28,7 +28,7 @@ def require_pillow(name: str) -> None:
     Parameters
     ----------
     name : str
-        What is to be read.
+        Name of the data, for the message.
 
     Raises
     ------
@@ -42,28 +42,28 @@ def require_pillow(name: str) -> None:
 
 
 def decode(name: str, data: bytes) -> NDArray[np.uint8]:
-    """Values of an image, as its file stores them: turned by no EXIF entry, converted by no colour profile.
+    """Decode the stored values of an image, without applying EXIF rotation or colour profiles.
 
     Parameters
     ----------
     name : str
-        Where the image stands, for messages.
+        Path of the image, for messages.
     data : bytes
-        The whole file; its content says how it is coded, whatever its extension.
+        The whole file; its content determines the format, not its extension.
 
     Returns
     -------
     ndarray of uint8 of shape (channels, height, width)
-        One channel for gray and two-coloured images, three for RGB and palettes (all GIF).
+        One channel for gray and two-colour images, three for RGB and palettes (all GIF).
 
     Raises
     ------
     DataError
-        If the image is damaged, or its values are no 8-bit gray or RGB.
+        If the image is damaged, or its values are not 8-bit gray or RGB.
 
     Notes
     -----
-    JPEG has no checksum: damage inside of its data may go unnoticed.
+    JPEG has no checksum, so damage inside its data may go unnoticed.
     """
     from PIL import Image, UnidentifiedImageError
 
@@ -82,7 +82,7 @@ def decode(name: str, data: bytes) -> NDArray[np.uint8]:
             f"{name}: is damaged, or no image of a kind that can be read ({', '.join(_CODECS)}); "
             "copy or download it again, or remove it"
         ) from None
-    except Exception as error:  # decoders raise nearly anything, SyntaxError included, where data are damaged
+    except Exception as error:  # for damaged data decoders raise nearly anything, including SyntaxError
         raise DataError(
             f"{name}: image is damaged ({type(error).__name__}: {error}); copy or download it again, or remove it"
         ) from None
@@ -90,7 +90,7 @@ def decode(name: str, data: bytes) -> NDArray[np.uint8]:
 
 
 def _refuse_what_would_be_lost(name: str, image: Image) -> None:
-    """Raise for several frames, transparency and more than 8 bits, of which Pillow would drop a part in silence."""
+    """Refuse several frames, transparency and more than 8 bits, which Pillow would silently reduce."""
     if (n_frames := getattr(image, "n_frames", 1)) > 1:
         raise DataError(f"{name}: has {n_frames} frames or pages, expected one; save each as an image of its own")
     has_alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
@@ -103,18 +103,18 @@ def _refuse_what_would_be_lost(name: str, image: Image) -> None:
 
 
 def _stored_bits(image: Image) -> int:
-    """Bits of a value in the file; Pillow cuts 16-bit RGB down to 8 and calls it RGB."""
+    """Bits of a value in the file; Pillow reduces 16-bit RGB to 8 bits and reports it as RGB."""
     bits = 8
     for codec, _, _, arguments in getattr(image, "tile", []):
         if image.format in ("PNG", "TIFF") and ";16" in str(arguments):
             bits = 16
         if image.format == "PPM" and codec.startswith("ppm") and isinstance(arguments, tuple):
-            bits = max(bits, int(arguments[-1]).bit_length())  # of the largest value that the header allows
+            bits = max(bits, int(arguments[-1]).bit_length())  # the largest value that the header allows
     return bits
 
 
 def _as_gray_or_rgb(image: Image) -> Image:
-    """Convert what loses nothing: two colours to gray, a palette to RGB."""
-    if image.mode == "P" or image.format == "GIF":  # GIF has a palette even where Pillow finds it gray
+    """Convert without loss: two colours to gray, a palette to RGB."""
+    if image.mode == "P" or image.format == "GIF":  # GIF has a palette even if Pillow reports gray
         return image.convert("RGB")
     return image.convert("L") if image.mode == "1" else image

@@ -1,4 +1,4 @@
-"""All data formats by name, and which of them a file has."""
+"""Lookup of data formats by name or by the content of a file."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 
 
 def named_format(name: str) -> Format:
-    """Format of a name that a user has written.
+    """Find a format by the name that a user gave.
 
     Parameters
     ----------
@@ -59,7 +59,7 @@ def named_format(name: str) -> Format:
     Raises
     ------
     ConfigError
-        If there is none.
+        If there is no such format.
     """
     if name not in FORMATS:
         raise ConfigError(f"format must be auto, {', '.join(FORMATS)}, got {name!r}")
@@ -67,16 +67,16 @@ def named_format(name: str) -> Format:
 
 
 def find_format(path: Path, wanted: Format | None = None, *, is_table: bool = False) -> Format:
-    """Format of a file, judged by its first bytes, never by its suffix.
+    """Find the format of a file from its first bytes, never from its suffix.
 
     Parameters
     ----------
     path : Path
         An existing file, compressed or not, or a folder.
     wanted : Format or None
-        A format, which then is only checked against content that it certainly is not.
+        A given format; it is refused only if the content certainly has another one.
     is_table : bool
-        Whether text with one field a line is a table.
+        Whether text with one field per line counts as a table.
 
     Returns
     -------
@@ -85,7 +85,7 @@ def find_format(path: Path, wanted: Format | None = None, *, is_table: bool = Fa
     Raises
     ------
     DataError
-        If the content is none that can be read, or not what is wanted.
+        If the content has no known format, or not the wanted one.
     """
     head = b"" if path.is_dir() else read_head(path)
     recognised = _recognise(path, head, text=False)
@@ -103,7 +103,7 @@ def find_format(path: Path, wanted: Format | None = None, *, is_table: bool = Fa
 
 
 def _whole_lines(path: Path) -> bytes:
-    """Beginning of a text, up to the end of the block in which a first line ends that is no comment."""
+    """Beginning of a text, up to the end of the block that completes its first non-comment line."""
     lines = b""
     for block in line_blocks(path):
         lines += block
@@ -113,7 +113,7 @@ def _whole_lines(path: Path) -> bytes:
 
 
 def _recognise(path: Path, head: bytes, *, text: bool) -> Format | None:
-    """The most specific format that recognises a file, of those with a signature or of text."""
+    """Find the most specific format that recognises a file, among text formats or those with a signature."""
     is_folder = path.is_dir()
     formats = [f for f in FORMATS.values() if f.is_text == text and (f.has_folders or not is_folder)]
     formats.sort(key=lambda format: -format.specificity)
@@ -121,7 +121,7 @@ def _recognise(path: Path, head: bytes, *, text: bool) -> Format | None:
 
 
 def _refuse_text(path: Path, head: bytes) -> NoReturn:
-    """Raise for text in which no format recognises its own."""
+    """Raise for text that no format recognises."""
     if not first_lines(head, 1):
         raise DataError(f"{path}: no samples (the file is empty or holds only comments)")
     raise DataError(
@@ -131,7 +131,7 @@ def _refuse_text(path: Path, head: bytes) -> NoReturn:
 
 
 def _refuse_foreign(path: Path, head: bytes) -> None:
-    """Raise for content that is certainly no text with numbers."""
+    """Raise for content that is certainly not text with numbers."""
     readable = "; readable are " + "; ".join(format.help for format in FORMATS.values())
     for signature, what in _FOREIGN.items():
         if head.startswith(signature):

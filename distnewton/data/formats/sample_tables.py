@@ -1,4 +1,4 @@
-"""Tables of samples beside genotypes, phenotypes or covariates, joined by family and individual identifiers."""
+"""Tables of phenotypes or covariates, joined to genotypes by family and individual identifiers."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from distnewton.data.formats.streams import line_blocks
 from distnewton.errors import ConfigError, DataError
 
 MISSING = -9.0
-"""PLINK's number for a missing phenotype."""
+"""PLINK's code for a missing phenotype."""
 Identifier = tuple[str, str]
 """Family and individual identifier of a sample."""
 _Line = tuple[int, list[str]]
-"""Number and fields of a line."""
+"""Line number and fields of a line."""
 
 
 class Samples(NamedTuple):
-    """A .fam file: its identifiers, and its phenotype as texts."""
+    """Contents of a .fam file: identifiers, and the phenotype as text."""
 
     identifiers: list[Identifier]
     phenotype: list[str]
 
 
 def read_fam(path: Path) -> Samples:
-    """Samples of a .fam file.
+    """Read the samples of a .fam file.
 
     Parameters
     ----------
@@ -45,7 +45,7 @@ def read_fam(path: Path) -> Samples:
     Raises
     ------
     DataError
-        If a line has not six fields, or a sample is there twice.
+        If a line does not have six fields, or a sample is repeated.
     """
     identifiers, phenotype = [], []
     for number, fields in _lines(path):
@@ -60,7 +60,7 @@ def read_fam(path: Path) -> Samples:
 
 
 def refuse_twice(name: str, what: str, texts: Sequence[str]) -> None:
-    """Refuse identifiers that are there more than once, with their number and the first."""
+    """Refuse repeated identifiers; the error gives their number and the first of them."""
     if len(set(texts)) == len(texts):
         return
     twice = [text for text, count in Counter(texts).items() if count > 1]
@@ -69,18 +69,18 @@ def refuse_twice(name: str, what: str, texts: Sequence[str]) -> None:
 
 @dataclass(frozen=True)
 class SampleTable:
-    """Columns of numbers, a row for each sample of the genotypes.
+    """Columns of numbers, one row for each sample of the genotypes.
 
     Attributes
     ----------
     name : str
         File, for messages.
     columns : tuple of str
-        Names.
+        Names of the columns.
     values : ndarray of float64 of shape (n_samples, n_columns)
-        NaN where a sample has none.
+        Values; NaN if missing.
     notes : list of str
-        What a user should be told.
+        Notices for the user.
     """
 
     name: str
@@ -90,16 +90,16 @@ class SampleTable:
 
     @classmethod
     def read(cls, path: Path, samples: Samples, missing: Sequence[str]) -> SampleTable:
-        """A table in text, whose first columns are FID and IID, or IID alone where the header says so.
+        """Read a text table whose first columns are FID and IID, or only IID if the header says so.
 
         Parameters
         ----------
         path : Path
             The file, plain or compressed.
         samples : Samples
-            Those of the genotypes, whose order the rows take.
+            Samples of the genotypes, which determine the order of the rows.
         missing : sequence of str
-            What stands for a missing value, in any case of its letters.
+            Texts that mark a missing value (case-insensitive).
 
         Returns
         -------
@@ -108,7 +108,7 @@ class SampleTable:
         Raises
         ------
         DataError
-            If lines differ in length, a value is no number, or an identifier is there twice.
+            If lines differ in length, a value is not a number, or an identifier is repeated.
         """
         n_keys, columns, lines = _header(path, _lines(path))
         keys = [" ".join(fields[:n_keys]) for _, fields in lines]
@@ -127,14 +127,14 @@ class SampleTable:
 
     @classmethod
     def of_fam(cls, path: Path, samples: Samples, missing: Sequence[str]) -> SampleTable:
-        """The phenotype of a .fam file."""
+        """Read the phenotype of a .fam file."""
         gone = {text.upper() for text in missing}
         lines = enumerate(samples.phenotype, start=1)
         values = [_numbers(path, (number, [text]), 0, 1, gone) for number, text in lines]
         return cls(str(path), ("PHENOTYPE",), np.array(values), [])
 
     def choose(self, wanted: Sequence[str], setting: str) -> SampleTable:
-        """Some columns, by name, or by number from 0 where no column is named so."""
+        """Select columns by name, or by number from 0 if no column has that name."""
         places = []
         for column in wanted:
             if column in self.columns:
@@ -148,7 +148,7 @@ class SampleTable:
         return SampleTable(self.name, tuple(self.columns[i] for i in places), self.values[:, places], self.notes)
 
     def as_phenotypes(self) -> SampleTable:
-        """The same with PLINK's rule for missing ones: -9, and 0 in a column of 1 and 2, cases and controls."""
+        """Apply PLINK's codes for missing phenotypes: -9, and 0 in a case/control column of 1 and 2."""
         values = self.values.copy()
         values[values == MISSING] = np.nan
         for column in values.T:
@@ -159,7 +159,7 @@ class SampleTable:
 
 
 def _header(path: Path, lines: list[_Line]) -> tuple[int, list[str], list[_Line]]:
-    """How many identifiers begin a line of a table, its columns, and the lines below the header."""
+    """Number of leading identifier columns, names of the other columns, and the lines below the header."""
     if not lines:
         raise DataError(f"{path}: no samples")
     _, fields = lines[0]
@@ -193,7 +193,7 @@ def _numbers(path: Path, line: _Line, n_keys: int, n_columns: int, missing: set[
 
 
 def _lines(path: Path) -> list[_Line]:
-    """Numbers and fields of the lines that are not empty; fields are separated by blanks or commas."""
+    """Line numbers and fields of non-empty lines; blanks or commas separate fields."""
     try:
         text = b"".join(line_blocks(path)).decode("utf-8-sig")
     except UnicodeDecodeError:

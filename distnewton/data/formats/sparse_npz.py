@@ -21,29 +21,29 @@ if TYPE_CHECKING:
     from scipy import sparse
 
 MEMBERS = frozenset(["format", "shape", "data"])
-"""Arrays by which an archive is known as a sparse matrix."""
+"""Arrays that identify an archive as a sparse matrix."""
 BLOCK_VALUES = 1 << 18
-"""Values of a block, about."""
+"""Approximate number of values in a block."""
 
 
 class SparseSource(Source):
-    """Features in a sparse matrix by rows (CSR) or by columns (CSC); labels in a file of their own.
+    """Features in a sparse matrix by rows (CSR) or by columns (CSC); labels in a separate file.
 
     Parameters
     ----------
     name : str
         File, for messages.
     arrays : mapping of str to callable
-        Opens the arrays of the archive.
+        Functions that open the arrays of the archive.
     labels : StoredArray or None
-        Labels; None where there are none.
+        Labels; None if there are none.
     wanted : Wanted
-        What the caller wants.
+        Requests of the caller.
 
     Raises
     ------
     DataError
-        If the matrix is stored in another way, its arrays do not belong together, or there are not as many labels.
+        If the matrix has another layout, its arrays do not match, or the number of labels differs.
     """
 
     def __init__(
@@ -100,7 +100,7 @@ class SparseSource(Source):
             )
 
     def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, Any]]:
-        """Yield the first line and a matrix, without duplicates, of blocks of lines: rows of CSR, columns of CSC."""
+        """Yield blocks of lines (rows of CSR, columns of CSC): first line, and a matrix without duplicates."""
         from scipy import sparse
 
         pointers = self._pointers
@@ -114,7 +114,7 @@ class SparseSource(Source):
             if len(indices) and not 0 <= indices.min() <= indices.max() < n_across:
                 raise DataError(f"{self.name}: a value belongs to no row or column of the matrix; save it again")
             lines, n_lines = pointers[first : last + 1] - pointers[first], last - first
-            # in float64, since the values of one place are summed
+            # in float64, since duplicate entries are summed
             triple = values.astype(np.float64), indices.astype(np.int64), lines
             block = (
                 sparse.csr_array(triple, shape=(n_lines, n_across))
@@ -127,7 +127,7 @@ class SparseSource(Source):
         return self._n_kept
 
     def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> sparse.csr_array:
-        """By rows: what each block holds of the columns; by columns: these alone are read."""
+        """Read a range of columns: from every block if stored by rows, from those columns only if by columns."""
         from scipy import sparse
 
         if not self._by_rows:
@@ -145,7 +145,7 @@ class SparseSource(Source):
 
 
 def _is_by_rows(name: str, arrays: Mapping[str, Callable[[], StoredArray]]) -> bool:
-    """Whether a matrix is stored by rows, and not by columns; one that is stored in another way is refused."""
+    """Whether a matrix is stored by rows rather than by columns; refuses other layouts."""
     kind = str(arrays["format"]().load().astype(np.str_))
     if kind not in ("csr", "csc"):
         raise DataError(
@@ -158,7 +158,7 @@ def _is_by_rows(name: str, arrays: Mapping[str, Callable[[], StoredArray]]) -> b
 
 
 def _belong_together(pointers: NDArray[np.int64], n_lines: int, shapes: set[tuple[int, ...]]) -> bool:
-    """Whether arrays of these shapes are the values and indices of so many lines, which begin at the pointers."""
+    """Whether the pointers fit `n_lines` lines whose values and indices have these shapes."""
     if pointers.shape != (n_lines + 1,) or pointers[0] != 0 or (np.diff(pointers) < 0).any():
         return False
     return shapes == {(int(pointers[-1]),)}

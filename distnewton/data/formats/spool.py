@@ -1,4 +1,4 @@
-"""Standard input, pipes and FIFOs as files: copied once, since data are read in several passes and by several ranks."""
+"""Copies of standard input, pipes and FIFOs, since data are read in several passes and by several ranks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _folders: list[tempfile.TemporaryDirectory[str]] = []
 
 
 def is_stream(name: str) -> bool:
-    """Whether a name is that of standard input, a pipe or a terminal, which can be read once only.
+    """Whether a name denotes standard input, a pipe or a terminal, which can be read only once.
 
     Parameters
     ----------
@@ -37,14 +37,14 @@ def is_stream(name: str) -> bool:
     Raises
     ------
     MissingInputError
-        If it is another device, whose content may have no end.
+        If it is another device, whose content may be endless.
     """
     if name == STANDARD:
         return True
     try:
         mode = os.stat(user_path(name)).st_mode
     except OSError:
-        return False  # whoever opens it says what is wrong
+        return False  # opening it later reports the error
     if stat.S_ISREG(mode) or stat.S_ISDIR(mode):
         return False
     if stat.S_ISFIFO(mode) or (stat.S_ISCHR(mode) and name in ("/dev/stdin", "/dev/fd/0", os.devnull)):
@@ -53,12 +53,12 @@ def is_stream(name: str) -> bool:
 
 
 def spooled(name: str) -> Path:
-    """The copy of a stream, made where there is none yet.
+    """Return the copy of a stream, and create it on the first call.
 
     Parameters
     ----------
     name : str
-        Of a stream, as of :func:`is_stream`.
+        Name of a stream, as for :func:`is_stream`.
 
     Returns
     -------
@@ -88,30 +88,30 @@ def spooled(name: str) -> Path:
 
 
 def spool_for_all(comm: Communicator, name: str, data_dir: str | None) -> bool:
-    """Copy a stream on rank 0, and tell all ranks where it is; nothing for a file.
+    """Copy a stream on rank 0, and tell all ranks where the copy is; does nothing for a file.
 
     Parameters
     ----------
     comm : Communicator
         All ranks.
     name, data_dir : str, str or None
-        As of :func:`~distnewton.data.sources.open_data`.
+        As for :func:`~distnewton.data.sources.open_data`.
 
     Returns
     -------
     bool
-        Whether there was one.
+        Whether the name is a stream.
 
     Raises
     ------
     ConfigError
         If the ranks run on several hosts, whose temporary folders differ.
     MissingInputError, CreateError, WriteError
-        If it cannot be read or copied.
+        If the stream cannot be read or copied.
 
     Notes
     -----
-    Collective. Only rank 0 has the standard input of the launch, and the pipes of the shell.
+    Collective. Only rank 0 has the standard input of the launch and the pipes of the shell.
     """
     hosts = sorted(set(comm.allgather_json(platform.node())))
     found: dict[str, str] = {}
@@ -132,5 +132,5 @@ def spool_for_all(comm: Communicator, name: str, data_dir: str | None) -> bool:
 
 
 def spool_notes(name: str) -> list[str]:
-    """What to tell of data that were a stream, by the name of their source."""
+    """Notes to the user about data from a stream, given the name of their source."""
     return [f"{stream} was copied once, to {path}" for stream, path in _spooled.items() if str(path) in name]

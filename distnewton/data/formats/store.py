@@ -1,4 +1,4 @@
-"""Stores of ``distnewton convert`` as a format."""
+"""The format of stores, which ``distnewton convert`` writes."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ from distnewton.errors import ConfigError
 
 
 class Store(Format):
-    """Folders that ``distnewton convert`` has written."""
+    """Folders that ``distnewton convert`` wrote."""
 
     name = "store"
     help = "stores of distnewton convert"
     has_folders = True
 
     def recognises(self, path: Path, head: bytes) -> bool:
-        """Whether a folder holds a file of a store; one without its manifest then says that it is not whole."""
+        """Whether a folder holds a file of a store; without a manifest, opening it reports an incomplete store."""
         return any((path / name).exists() for name in (MANIFEST_FILE, FEATURES_FILE))
 
     def open(self, location: Location, wanted: Wanted) -> StoreSource:
-        """Open a store; a label column may be given as the recipe of the data that were converted has it."""
+        """Open a store; a label column may be given as in the recipe of the converted data."""
         store = StoreSource(location.path, wanted)
         columns = store.manifest.columns
         same_column = wanted.label_column is None or (columns is not None and wanted.label_column == columns.label)

@@ -1,4 +1,4 @@
-"""Arrays on disk (npy, npz members, IDX), read by columns without holding the whole."""
+"""Arrays on disk (npy, npz members, IDX), read by columns without holding the whole array."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ IDX_DTYPES = {0x08: ">u1", 0x09: ">i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0
 _MOST_BYTES = 2**62
 Opener = Callable[[], AbstractContextManager[ByteStream]]
 Header = tuple[tuple[int, ...], np.dtype[Any], bool, int]
-"""Shape, dtype with its byte order, whether the first axis runs fastest, and the bytes in front of the values."""
+"""Shape, dtype with its byte order, whether the first axis varies fastest, and the bytes before the values."""
 
 
 class TableArray(ABC):
-    """An array on the disk, as samples times values; all axes but the first are one.
+    """An array on disk, as a table of samples times values; all axes but the first are flattened into one.
 
     Attributes
     ----------
     name : str
         File, and the array in it, for messages.
     shape : tuple of int
-        As stored.
+        Shape as stored.
     dtype : dtype
-        As stored.
+        Dtype as stored.
     """
 
     name: str
@@ -49,14 +49,14 @@ class TableArray(ABC):
 
     @abstractmethod
     def blocks(self) -> Iterator[tuple[int, int, NDArray[Any]]]:
-        """Parts of the table, of bounded size.
+        """Yield parts of the table, of bounded size.
 
         Yields
         ------
         i_row, i_column : int
-            Where the part begins.
+            First row and column of the part.
         part : ndarray of shape (n_rows_of_part, n_columns_of_part)
-            As stored; whole rows, or whole columns.
+            Values as stored, in whole rows or whole columns.
         """
 
     @abstractmethod
@@ -66,11 +66,11 @@ class TableArray(ABC):
         Parameters
         ----------
         columns : ndarray of int64
-            Which, ascending.
+            Numbers of the columns, ascending.
         dtype : dtype
-            Of the result.
+            Dtype of the result.
         wanted : RowSelection
-            Which samples.
+            Wanted samples.
 
         Returns
         -------
@@ -79,21 +79,21 @@ class TableArray(ABC):
 
 
 def check_shape(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None:
-    """Refuse a shape that no array has: a file may claim any.
+    """Refuse an impossible shape, since a file may claim any.
 
     Parameters
     ----------
     name : str
         Array, for messages.
     shape : tuple of int
-        As its file says.
+        Shape according to the file.
     dtype : dtype
-        As its file says.
+        Dtype according to the file.
 
     Raises
     ------
     DataError
-        If a number is none or negative, or addresses of 64 bits do not reach the values.
+        If a length is not a number or negative, or the values exceed 64-bit addresses.
     """
     whole = all(type(n) is int and n >= 0 for n in shape)
     if not whole or math.prod(filter(None, shape)) * max(1, dtype.itemsize) > _MOST_BYTES:
@@ -101,20 +101,20 @@ def check_shape(name: str, shape: tuple[int, ...], dtype: np.dtype[Any]) -> None
 
 
 class StoredArray(TableArray):
-    """An array in a file of numbers, one behind the other.
+    """An array stored as consecutive numbers in a file.
 
     Parameters
     ----------
     name : str
-        For messages.
+        Name of the array, for messages.
     header : Header
-        What the file says of the array.
+        Description of the array in the file.
     opener : callable
-        Opens the stream of bytes, header included.
+        Opens the stream of bytes, including the header.
     path : Path
         The file.
     packed : bool
-        Whether it is compressed, or an archive; else it is mapped into memory.
+        Whether the file is compressed or an archive; if not, it is mapped into memory.
     """
 
     def __init__(self, name: str, header: Header, opener: Opener, path: Path, *, packed: bool) -> None:
@@ -123,7 +123,7 @@ class StoredArray(TableArray):
         self._by_columns = fortran_order and len(self.shape) > 1
         check_shape(name, self.shape, self.dtype)
         if packed:
-            # each column has a number of 8 bytes in memory
+            # each column takes an 8-byte number in memory
             column_bytes = math.prod(self.shape[:1]) * self.dtype.itemsize
             self._check_packed(max(8 * math.prod(self.shape[1:]), column_bytes * self._by_columns))
             return
@@ -132,19 +132,19 @@ class StoredArray(TableArray):
             raise DataError(f"{name}: file is cut short: it has {size} bytes, its header promises {needed}")
 
     def _check_packed(self, n_bytes: int) -> None:
-        """Refuse to hold so much at once of a file that is far smaller."""
+        """Refuse to hold `n_bytes` at once for a file that is far smaller."""
         if self._packed:
             check_line(self.name, n_bytes, self._path)
 
     def blocks(self) -> Iterator[tuple[int, int, NDArray[Any]]]:
-        """Whole rows, or whole columns in Fortran order."""
+        """Yield whole rows, or whole columns for Fortran order."""
         n_rows, n_columns = self.table_shape
         if not self._by_columns:
             yield from ((i, 0, part) for i, part in self._lines(n_rows, n_columns))
         elif len(self.shape) == 2:
             yield from ((0, i, part.T) for i, part in self._lines(n_columns, n_rows))
         else:
-            # the columns are a sample's values in C order; of more than two axes the file holds them in another one
+            # columns are a sample's values in C order; with more than two axes the file's order differs
             columns = np.arange(n_columns).reshape(self.shape[1:]).ravel(order="F").tolist()
             for i, part in self._lines(n_columns, n_rows):
                 yield from ((0, columns[i + k], line[:, np.newaxis]) for k, line in enumerate(part))
@@ -165,11 +165,11 @@ class StoredArray(TableArray):
                 yield i, values.reshape(n, line_length)
 
     def _mapped(self, shape: tuple[int, int]) -> NDArray[Any]:
-        """Return the file's values as an array in memory that is read when used."""
+        """Map the file's values into memory; they are read when used."""
         return np.memmap(self._path, dtype=self.dtype, mode="r", offset=self._offset, shape=shape)
 
     def read_columns(self, columns: NDArray[np.int64], dtype: DTypeLike, wanted: RowSelection) -> NDArray[Any]:
-        """Some columns of samples; all of a compressed file is read, of others the pages that hold them."""
+        """Read columns of samples: all of a compressed file, but only the needed pages of others."""
         result = np.empty((wanted.count(self.table_shape[0]), len(columns)), dtype=dtype)
         for i_row, i_column, part in self.blocks():
             first, last = np.searchsorted(columns, [i_column, i_column + part.shape[1]])
@@ -178,7 +178,7 @@ class StoredArray(TableArray):
         return result
 
     def runs(self, first: int, lengths: Iterable[int]) -> Iterator[NDArray[Any]]:
-        """Consecutive values of an array of one axis, so many at a time, from a first one on.
+        """Yield consecutive runs of the given lengths from a one-dimensional array, starting at value `first`.
 
         Yields
         ------
@@ -191,12 +191,12 @@ class StoredArray(TableArray):
                 yield np.frombuffer(stream.read_exactly(n * self.dtype.itemsize), self.dtype)
 
     def load(self) -> NDArray[Any]:
-        """All values, of an array that is small."""
+        """Load all values of a small array."""
         return next(self.runs(0, [int(np.prod(self.shape, dtype=np.int64))])).reshape(self.shape)
 
 
 def open_npy(path: Path) -> StoredArray:
-    """Array of an npy file, plain or compressed.
+    """Open the array of an npy file, plain or compressed.
 
     Parameters
     ----------
@@ -211,7 +211,7 @@ def open_npy(path: Path) -> StoredArray:
 
 
 def open_npz(path: Path) -> dict[str, Callable[[], StoredArray]]:
-    """What opens the arrays of an npz file, by name: those that nobody opens may hold anything.
+    """Map the names of the arrays in an npz file to functions that open them; unopened arrays are not checked.
 
     Parameters
     ----------
@@ -237,7 +237,7 @@ def open_npz(path: Path) -> dict[str, Callable[[], StoredArray]]:
 
 
 def _member_opener(path: Path, member: str) -> Opener:
-    """Return what opens a member of an archive."""
+    """Return a function that opens a member of an archive."""
 
     @contextmanager
     def opener() -> Iterator[ByteStream]:
@@ -252,16 +252,16 @@ def _member_opener(path: Path, member: str) -> Opener:
 
 @contextmanager
 def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
-    """Open an archive, and turn what zipfile says of damage inside into our error."""
+    """Open an archive, and convert zipfile's errors about damage to DataError."""
     try:
         yield zipfile.ZipFile(path)
-    # RuntimeError: encrypted, or of a version or compression that zipfile does not know
+    # RuntimeError: encrypted, or a version or compression that zipfile does not support
     except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, KeyError, EOFError) as error:
         raise DataError(f"{path}: npz archive is cut short or damaged ({error}); copy or download it again") from None
 
 
 class _Exact:
-    """What numpy's header readers read from; they accept fewer bytes than asked for only at the end."""
+    """Stream for numpy's header readers, which accept fewer bytes than requested only at the end."""
 
     def __init__(self, stream: ByteStream) -> None:
         self._stream = stream
@@ -282,7 +282,7 @@ def _from_npy_stream(name: str, opener: Opener, path: Path, *, packed: bool) -> 
         except DataError:
             raise
         except Exception as error:
-            # numpy parses the header as Python, in which whatever stands there fails in its own way
+            # numpy parses the header as Python, so a damaged one may raise almost any error
             what = str(error).splitlines()[:1] or [type(error).__name__]
             raise DataError(f"{name}: npy header is damaged ({what[0][:200]})") from None
         offset = stream.read_bytes
@@ -295,7 +295,7 @@ def _from_npy_stream(name: str, opener: Opener, path: Path, *, packed: bool) -> 
 
 
 def open_idx(path: Path) -> StoredArray:
-    """Array of an IDX file (MNIST's format), plain or compressed.
+    """Open the array of an IDX file (MNIST's format), plain or compressed.
 
     Parameters
     ----------
@@ -309,7 +309,7 @@ def open_idx(path: Path) -> StoredArray:
     Raises
     ------
     DataError
-        If the header is none.
+        If the header is invalid.
     """
     with open_stream(path) as stream:
         magic = stream.read_exactly(4)

@@ -1,4 +1,4 @@
-"""Files of a folder or a tar archive, one after the other; nothing is unpacked to the disk."""
+"""Iteration over the files of a folder or a tar archive; nothing is unpacked to disk."""
 
 from __future__ import annotations
 
@@ -15,21 +15,21 @@ from distnewton.data.formats.streams import BLOCK_BYTES, open_stream
 from distnewton.errors import DataError, MissingInputError
 
 MAX_FILE_BYTES = 1 << 28
-"""No image file may be larger: a few kilobytes of a compressed archive could else fill the memory."""
+"""Largest image file; without a limit a few kilobytes of a compressed archive could fill the memory."""
 
 
 @dataclass(frozen=True)
 class StoredFile:
-    """A file of a folder or of an archive.
+    """A file in a folder or an archive.
 
     Attributes
     ----------
     path : str
-        Below the folder or in the archive, parts separated by slashes.
+        Path below the folder or in the archive, with slashes between parts.
     trouble : str
-        Why its content is not read, such as ``is a link``; empty for a regular file.
+        Reason why its content is not read, such as ``is a link``; empty for a regular file.
     read : callable
-        Returns the content; in an archive, before the next file is asked for.
+        Returns the content; in an archive, call it before requesting the next file.
     """
 
     path: str
@@ -38,13 +38,13 @@ class StoredFile:
 
 
 def stored_files(path: Path) -> Iterator[StoredFile]:
-    """All files but hidden ones.
+    """Yield all files except hidden ones.
 
     Parameters
     ----------
     path : Path
-        A folder, whose files come in sorted order, or a tar archive, plain or compressed, in its own order: it is
-        read from its beginning to its end, since going back would decompress it anew.
+        A folder, in sorted order, or a tar archive, plain or compressed, in its own order: an archive is read from
+        beginning to end, since going back would decompress it again.
 
     Yields
     ------
@@ -64,17 +64,17 @@ def stored_files(path: Path) -> Iterator[StoredFile]:
 
 
 def full_name(path: Path, inner: str) -> str:
-    """Where a file stands, for messages: a path, or ``ARCHIVE:PATH``."""
+    """Full name of a file for messages: a path, or ``ARCHIVE:PATH``."""
     return str(path / inner) if path.is_dir() else f"{path}:{inner}"
 
 
 def _is_hidden(part: str) -> bool:
-    """Return whether a name is one that systems give to files of their own."""
+    """Whether a name is one that operating systems use for their own files."""
     return part == "__MACOSX" or (part.startswith(".") and part != "..")
 
 
 def _check_name(path: Path, inner: str) -> None:
-    """Refuse names that cannot be labels or be told to the user."""
+    """Refuse names that cannot be labels or appear in messages."""
     try:
         inner.encode()
     except UnicodeEncodeError:
@@ -84,7 +84,7 @@ def _check_name(path: Path, inner: str) -> None:
 
 
 def _folder_files(root: Path, folder: Path, above: tuple[str, ...]) -> Iterator[StoredFile]:
-    """Yield files below a folder; links are followed, unless they lead back into a folder that is being read."""
+    """Yield files below a folder; follow links, except those to a folder that is already being read."""
     real = os.path.realpath(folder)
     if real in above:
         raise DataError(f"{folder}: is a link to a folder that holds it; remove the link")
@@ -120,7 +120,7 @@ def _check_size(name: str, n_bytes: int) -> None:
 
 
 class _Header(tarfile.TarInfo):
-    """Header of a file in an archive; a damaged or missing one is an error, where tarfile sees the archive's end."""
+    """Header of a file in an archive; a damaged or missing one is an error, while tarfile takes it for the end."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> _Header:
@@ -133,7 +133,7 @@ class _Header(tarfile.TarInfo):
 
 
 class _Archive(tarfile.TarFile):
-    """Archive with these headers."""
+    """Archive whose headers are of type `_Header`."""
 
     tarinfo = _Header
     members: list[tarfile.TarInfo]
@@ -154,7 +154,7 @@ def _archive_files(path: Path) -> Iterator[StoredFile]:
 
 
 def _archive_file(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo) -> StoredFile:
-    """Return the file behind a header."""
+    """Return the file that follows a header."""
     inner = "/".join(part for part in member.name.split("/") if part not in ("", "."))
 
     def read() -> bytes:
@@ -172,7 +172,7 @@ def _archive_file(path: Path, archive: tarfile.TarFile, member: tarfile.TarInfo)
 
 
 def _check_rest(path: Path, archive: tarfile.TarFile) -> None:
-    """Read to the end, so that checksums are checked, and refuse files behind the end of the archive."""
+    """Read to the end to verify checksums, and refuse files after the end of the archive."""
     rest = archive.fileobj
     assert rest is not None  # noqa: S101  (open)
     while block := rest.read(BLOCK_BYTES):
@@ -182,7 +182,7 @@ def _check_rest(path: Path, archive: tarfile.TarFile) -> None:
 
 @contextmanager
 def _damage_named(path: Path) -> Iterator[None]:
-    """Turn what tarfile says of damage into an error with the name of the archive."""
+    """Convert tarfile's errors about damage to an error that names the archive."""
     try:
         yield
     except tarfile.TarError as error:

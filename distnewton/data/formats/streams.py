@@ -1,4 +1,4 @@
-"""Bytes of a file in blocks of whole lines, decompressed on the way."""
+"""Reading of files, decompressed if necessary, as bytes or in blocks of whole lines."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ MOST_LINE = 1 << 25
 _MOST_RATIO = 64
 _GROWN_BYTES, _MOST_GROWTH = 1 << 28, 512
 _GROWN_SAMPLES, _MOST_SAMPLES = 1 << 22, 8
-"""Of content: up to here anything is read, and beyond it so many for each byte of the file."""
+"""Number of samples that any file may hold, and most samples per byte of the file beyond that."""
 HEAD_BYTES = 1 << 16
 OFFICE = re.compile(rb"PK\x03\x04.{26}(?:\[Content_Types\]\.xml|mimetypeapplication/vnd\.oasis|_rels/)", re.DOTALL)
-"""Beginning of a spreadsheet or document, which is a zip archive, as npz files are."""
+"""Beginning of an office spreadsheet or document, which is a zip archive like npz files."""
 
 
 def find_file(path: str | Path, data_dir: str | Path | None = None, *, folders: bool = False) -> Path:
-    """Path of an existing, readable file.
+    """Find an existing, readable file.
 
     Parameters
     ----------
     path : str or Path
-        Absolute, or relative to `data_dir`.
+        Path, absolute or relative to `data_dir`.
     data_dir : str or Path, optional
-        Folder of relative paths; the working directory when not given.
+        Folder to which paths are relative; by default the working directory.
     folders : bool
-        Whether it may be a folder.
+        Whether the path may be a folder.
 
     Returns
     -------
@@ -50,8 +50,8 @@ def find_file(path: str | Path, data_dir: str | Path | None = None, *, folders: 
     Raises
     ------
     MissingInputError
-        If there is no such file (the nearest name is given), or it is a folder where it may not be one, or it may
-        not be read.
+        If there is no such file (the message gives the nearest name), or it is a folder and `folders` is false, or
+        it may not be read.
     """
     if str(path) == STANDARD:
         return spooled(STANDARD)
@@ -72,7 +72,7 @@ def find_file(path: str | Path, data_dir: str | Path | None = None, *, folders: 
 
 
 def _missing_text(full: Path) -> str:
-    """Return message for a file that does not exist."""
+    """Return the message for a file that does not exist."""
     text = f"data file {full}: does not exist (working directory {Path.cwd()})"
     if not full.parent.is_dir():
         return f"{text}; there is no folder {full.parent} either: data.directory names the folder to look in"
@@ -82,7 +82,7 @@ def _missing_text(full: Path) -> str:
 
 
 def _names(folder: Path) -> list[str]:
-    """What is in a folder, as far as one may look."""
+    """Names in a folder; none if it may not be read."""
     try:
         return [entry.name for entry in folder.iterdir()]
     except OSError:
@@ -90,7 +90,7 @@ def _names(folder: Path) -> list[str]:
 
 
 def _opened(path: Path) -> IO[bytes]:
-    """Open a file through the decompressor that its first bytes ask for, whatever its suffix."""
+    """Open a file with the decompressor that its first bytes call for, regardless of its suffix."""
     raw = path.open("rb")
     magic = raw.read(6)
     raw.seek(0)
@@ -104,21 +104,21 @@ def _opened(path: Path) -> IO[bytes]:
 
 
 class _Members(io.RawIOBase):
-    """Content of a file of bzip2 or xz streams that lie one behind the other, as parallel compressors write them.
+    """Content of a file of concatenated bzip2 or xz streams, as parallel compressors write them.
 
-    Python's own readers take whatever they cannot decompress behind a whole stream for the end of the file. Only zeros
-    may stand there.
+    Python's own readers treat anything after a whole stream that they cannot decompress as the end of the file. Here
+    only zeros may follow.
     """
 
     def __init__(self, packed: IO[bytes], start: Callable[[], Any]) -> None:
         self._packed, self._start, self._member = packed, start, start()
 
     def readable(self) -> bool:
-        """Whether it can be read."""
+        """Always true."""
         return True
 
     def readinto(self, buffer: Any) -> int:
-        """Fill a buffer, or the beginning of it; returns how many bytes there are, 0 at the end."""
+        """Fill a buffer or its beginning; return the number of bytes, 0 at the end."""
         data = b""
         while not data:
             piece = b""
@@ -139,33 +139,33 @@ class _Members(io.RawIOBase):
         return len(data)
 
     def close(self) -> None:
-        """Close the file, too."""
+        """Close the underlying file, too."""
         self._packed.close()
         super().close()
 
 
 def is_compressed(path: Path) -> bool:
-    """Return whether the first bytes are those of gzip, bzip2 or xz."""
+    """Whether the first bytes are those of gzip, bzip2 or xz."""
     with path.open("rb") as raw:
         return raw.read(6).startswith((b"\x1f\x8b", b"BZh", b"\xfd7zXZ"))
 
 
 def check_line(name: str, n_bytes: int, path: Path) -> None:
-    """Refuse a line, of text or of an array, that is far larger than the compressed file which holds it.
+    """Refuse a line of text or of an array that is far larger than its compressed file.
 
     Parameters
     ----------
     name : str
-        Where the line is, for messages.
+        Position of the line, for messages.
     n_bytes : int
-        What it takes, or takes so far.
+        Size of the line, at least so far.
     path : Path
         The file.
 
     Raises
     ------
     DataError
-        If memory for the line could be exhausted by a file of few bytes.
+        If a small file could exhaust the memory with such a line.
     """
     if n_bytes > MOST_LINE and n_bytes > _MOST_RATIO * path.stat().st_size:
         raise DataError(
@@ -175,26 +175,26 @@ def check_line(name: str, n_bytes: int, path: Path) -> None:
 
 
 def check_growth(name: str, path: Path, *, n_bytes: int = 0, n_samples: int = 0) -> None:
-    """Refuse content that is far larger than the file which holds it.
+    """Refuse content that is far larger than its file.
 
-    No real data are packed so well: deflate itself writes at least one byte for 1,032, and samples of less than a bit
-    each tell nothing.
+    No real data compress that well: deflate itself writes at least one byte for 1,032, and samples of less than one
+    bit each hold no information.
 
     Parameters
     ----------
     name : str
-        What is read, for messages.
+        Name of the content, for messages.
     path : Path
         The file.
     n_bytes : int
-        What the content takes, or takes so far.
+        Size of the content, at least so far.
     n_samples : int
-        Samples in it.
+        Number of samples in it.
 
     Raises
     ------
     DataError
-        If memory or time could be exhausted by a file of few bytes.
+        If a small file could exhaust memory or time.
     """
     for number, least, most, what in (
         (n_bytes, _GROWN_BYTES, _MOST_GROWTH, "bytes"), (n_samples, _GROWN_SAMPLES, _MOST_SAMPLES, "samples"),
@@ -207,14 +207,14 @@ def check_growth(name: str, path: Path, *, n_bytes: int = 0, n_samples: int = 0)
 
 
 class ByteStream:
-    """Sequential reader of a possibly compressed file that counts bytes and names what is broken.
+    """Sequential reader of a possibly compressed file that counts bytes and reports damage.
 
     Parameters
     ----------
     path : Path
         The file, for messages.
     stream : IO[bytes]
-        Where the bytes come from.
+        Source of the bytes.
     """
 
     def __init__(self, path: Path, stream: IO[bytes]) -> None:
@@ -223,7 +223,7 @@ class ByteStream:
         self._stream = stream
 
     def read(self, n_bytes: int) -> bytes:
-        """At most `n_bytes` bytes; empty at the end.
+        """Read at most `n_bytes` bytes; empty at the end.
 
         Parameters
         ----------
@@ -239,7 +239,7 @@ class ByteStream:
         DataError
             If the compressed data end early or are damaged.
         MissingInputError
-            If the operating system cannot read on.
+            If the operating system cannot read the file.
         """
         try:
             data = self._stream.read(n_bytes)
@@ -260,12 +260,12 @@ class ByteStream:
         return data
 
     def read_exactly(self, n_bytes: int) -> bytes:
-        """Exactly `n_bytes` bytes.
+        """Read exactly `n_bytes` bytes.
 
         Parameters
         ----------
         n_bytes : int
-            How many.
+            Number of bytes.
 
         Returns
         -------
@@ -274,7 +274,7 @@ class ByteStream:
         Raises
         ------
         DataError
-            If the file ends before.
+            If the file ends earlier.
         """
         parts, missing = [], n_bytes
         while missing:
@@ -289,14 +289,14 @@ class ByteStream:
         return b"".join(parts)
 
     def skip(self, n_bytes: int) -> None:
-        """Read and forget `n_bytes` bytes."""
+        """Read and discard `n_bytes` bytes."""
         while n_bytes:
             n_bytes -= len(self.read_exactly(min(n_bytes, BLOCK_BYTES)))
 
 
 @contextmanager
 def open_stream(path: Path) -> Iterator[ByteStream]:
-    """Open a file for reading, decompressed by content.
+    """Open a file for reading; decompress it according to its content.
 
     Parameters
     ----------
@@ -308,7 +308,7 @@ def open_stream(path: Path) -> Iterator[ByteStream]:
     ByteStream
     """
     stream = _opened(path)
-    # closing GzipFile leaves a file object that was handed to it open
+    # closing a GzipFile does not close the file object passed to it
     raw = getattr(stream, "fileobj", None)
     try:
         yield ByteStream(path, stream)
@@ -319,13 +319,13 @@ def open_stream(path: Path) -> Iterator[ByteStream]:
 
 
 def read_head(path: Path) -> bytes:
-    """Return first bytes of the content, at most 64 KiB."""
+    """Return the first bytes of the content, at most 64 KiB."""
     with open_stream(path) as stream:
         return stream.read(HEAD_BYTES)
 
 
 def first_lines(head: bytes, n_lines: int = 20) -> list[bytes]:
-    """First lines that are neither blank nor comments, the last one only if it is whole.
+    """Find the first lines that are neither blank nor comments; an incomplete last line is left out.
 
     Parameters
     ----------
@@ -346,19 +346,19 @@ def first_lines(head: bytes, n_lines: int = 20) -> list[bytes]:
 
 
 def line_blocks(path: Path, block_bytes: int = BLOCK_BYTES) -> Iterator[bytes]:
-    """Content of a text file in blocks of whole lines.
+    """Yield the content of a text file in blocks of whole lines.
 
     Parameters
     ----------
     path : Path
         An existing file, compressed or not.
     block_bytes : int
-        Size of a block, about; a longer line makes a longer block.
+        Approximate size of a block; a longer line makes a longer block.
 
     Yields
     ------
     bytes
-        Ends with a newline, which is added to the last line where it is missing. No byte-order mark.
+        Block without byte-order mark that ends with a newline, added to the last line if missing.
     """
     with open_stream(path) as stream:
         data = stream.read(block_bytes).removeprefix(BYTE_ORDER_MARK)

@@ -1,8 +1,8 @@
-"""The door for tables: typed columns with names become features and labels, whatever the table is stored in.
+"""Common base of tables: converts typed, named columns to features and labels, independent of the file format.
 
-Everything behind this door sees the same thing: a block of float64 or float32 features and an Arrow array of labels.
-Arrow (pyarrow) parses and holds the columns; what is a header, an index, a label, a missing value, a number is decided
-here and in :mod:`distnewton.data.columns` alone.
+All other code sees blocks of float64 or float32 features and an Arrow array of labels. Arrow (pyarrow) parses and holds
+the columns; only this module and :mod:`distnewton.data.columns` decide what is a header, an index, a label, a missing
+value or a number.
 """
 
 from __future__ import annotations
@@ -44,13 +44,13 @@ if TYPE_CHECKING:
     from distnewton.data.description import Labels
 
 BATCH_VALUES = 1 << 20
-"""Values of a block of features, about."""
+"""Approximate number of values in a block of features."""
 _NAME_BYTES = 400
-"""Of a column's name, in the places where it is looked up; measured with 200,000 columns."""
+"""Memory for a column's name in all lookup tables; measured with 200,000 columns."""
 BLOCKS_BYTES = 70 << 20
-"""Of blocks of text and numbers, as Arrow and numpy hold and free them; measured with CSV of 3 and 200,000 columns."""
+"""Memory for blocks of text and numbers in Arrow and numpy; measured with CSV of 3 and 200,000 columns."""
 _FILL_VALUES = 1 << 24
-"""Values that are held at once for the medians of columns, about."""
+"""Approximate number of values held at once for the medians of columns."""
 _DATE = re.compile(
     r"\d{4}[-/]\d{1,2}\b|\d{1,2}[./-]\d{1,2}[./-]\d{2,4}|\d{1,2}:\d{2}"
     r"|(\d{1,2}[ -])?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[ .,-]+\d",
@@ -59,7 +59,7 @@ _DATE = re.compile(
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]*")
 _LABEL_MISSING = "{}: label is missing; remove this sample or give it a label"
 _TOLD = 20
-"""Problems in a message."""
+"""Most problems listed in a message."""
 
 T = TypeVar("T")
 Block = tuple[NDArray[Any], Any]
@@ -67,7 +67,7 @@ Block = tuple[NDArray[Any], Any]
 
 
 class TableSource(Source):
-    """A table, of which any range of features is read without the other columns.
+    """A table from which any range of features can be read without the other columns.
 
     Parameters
     ----------
@@ -76,20 +76,20 @@ class TableSource(Source):
     columns : sequence of str
         Names of all columns.
     named : bool
-        Whether they are the table's own.
+        Whether the table itself names its columns.
     wanted : Wanted
-        Which columns are asked for.
+        Requested columns.
     index : sequence of str
-        Columns that the table calls its index.
+        Columns that the table declares as its index.
 
     Attributes
     ----------
     format : str
         Name of the format.
     n_at_once : int or None
-        Features that are read at once, where all of a wide table take too much; then there is a pass for each group.
+        Most features read at once; a wider table is read in one pass for each group of so many. None for no limit.
     unknown_notes : list of str
-        Which columns had texts that the training data do not have, when the table was last gone through.
+        Notes on columns with texts that the training data lack, from the last pass over the table.
     """
 
     format: ClassVar[str]
@@ -105,45 +105,45 @@ class TableSource(Source):
 
     @property
     def encoding(self) -> TableEncoding | None:
-        """How columns become features, as far as it is known."""
+        """How columns become features; None if not known."""
         return self._encoding
 
     @property
     def columns(self) -> Sequence[str]:
-        """Names of all columns; empty where they are not the table's own."""
+        """Names of all columns; empty if the table does not name them itself."""
         return self._columns if self._named else ()
 
     def feature_columns(self) -> Iterator[str]:
-        """Names of the columns that are features."""
+        """Names of the feature columns."""
         return (self._columns[i] for i in self._selection.features)
 
     def adopt(self, names: ColumnNames | None) -> None:
-        """Take over how columns are encoded, as one rank has found it.
+        """Adopt the encoding of columns that one rank determined.
 
         Parameters
         ----------
         names : ColumnNames or None
-            Of the description; None changes nothing.
+            Names from the description; None changes nothing.
         """
         if names is not None:
             self._encoding = names.encoding
 
     def describe(self) -> Description:
-        """Check the whole table in one streaming pass; in more where its columns are to be encoded."""
+        """Check the whole table in one streaming pass, or more if columns must be encoded."""
         return self.as_numbers(lambda: self.scan(lambda _: None))
 
     def as_numbers(self, work: Callable[[], T]) -> T:
-        """Go through the table; once more, encoded, where it is none of numbers alone.
+        """Go through the table; if not all columns are numbers, encode it and go through it again.
 
         Parameters
         ----------
         work : callable
-            What is to be done, which a DataError ends where a column is not of numbers.
+            Work on the table, which raises DataError if a column is not numeric.
 
         Returns
         -------
         object
-            What `work` returns.
+            Result of `work`.
         """
         if self._wanted.missing not in ("auto", "refuse"):
             self.encode()
@@ -155,22 +155,22 @@ class TableSource(Source):
         return work()
 
     def encode(self, *, always: bool = False) -> bool:
-        """Find out how columns with text or missing values become numbers.
+        """Determine how columns with text or missing values become numbers.
 
         Parameters
         ----------
         always : bool
-            Whether to encode a table of numbers without gaps, too, since another one may have some.
+            Whether to encode even a table of numbers without missing values, since another table may have some.
 
         Returns
         -------
         bool
-            False where it is known already, there are no such columns, or they are not to become any.
+            False if the encoding is already known, there are no such columns, or they may not be encoded.
 
         Raises
         ------
         DataError
-            With all columns that cannot be encoded.
+            Lists all columns that cannot be encoded.
         """
         if not self._may_encode:
             return False
@@ -179,17 +179,17 @@ class TableSource(Source):
 
     @property
     def _may_encode(self) -> bool:
-        """Whether columns with text or missing values may still become numbers."""
+        """Whether columns with text or missing values may still be encoded."""
         return self._encoding is None and self._wanted.encodes and not self._wanted.is_later
 
     def scan(self, take: Callable[[NDArray[Any]], None]) -> Description:
-        """Check the whole table as it is encoded by now, and hand over the samples on the way.
+        """Check the whole table with its current encoding, and pass the samples to `take`.
 
         Parameters
         ----------
         take : callable
-            Called with the features, (n, n_features), of block after block; in groups of `n_at_once` features, one
-            after the other, where there are more of them.
+            Called with the features of each block, (n, n_features); if there are more than `n_at_once` features, with
+            one group of them after the other.
 
         Returns
         -------
@@ -223,32 +223,32 @@ class TableSource(Source):
         )  # fmt: skip
 
     def texts(self, column: int | str, setting: str) -> tuple[str, list[str]]:
-        """A column as texts, whatever it is: the identifiers of rows, say.
+        """Read a column of any type as texts, for example row identifiers.
 
         Parameters
         ----------
         column : int or str
-            By name, or by number from 0 (negative: from the end).
+            Column by name, or by number from 0 (negative: from the end).
         setting : str
             Setting that names it, for messages.
 
         Returns
         -------
         str and list of str
-            Its name, and a text a row; empty where a value is missing.
+            Name of the column, and one text for each row; empty if missing.
         """
         place = column_place(self.name, self._columns, self._named, column, setting)
         return self._columns[place], [text for block in self.text_blocks(place) for text in block]
 
     def text_blocks(self, place: int) -> Iterator[list[str]]:
-        """Texts of a column by its number, a block of rows after the other; empty where a value is missing."""
+        """Yield blocks of texts of column number `place`; a missing value is an empty text."""
         with self._opened():
             for columns in self._arrays([place], {place}):
                 yield ["" if text is None else text.strip() for text in columns[0].to_pylist()]
 
     @property
     def has_whole_rows(self) -> bool:
-        """Whether a block has all features of its samples."""
+        """Whether each block holds all features of its samples."""
         return self.n_at_once is None or self._n_readable() <= self.n_at_once
 
     def locate(self, i_sample: int) -> str:
@@ -257,22 +257,22 @@ class TableSource(Source):
 
     @abstractmethod
     def _blocks(self, features: Sequence[int], label: int | None) -> Iterator[Block]:
-        """Yield blocks of rows, of bounded size; all features are finite."""
+        """Yield blocks of rows of bounded size; all features are finite."""
 
     @abstractmethod
     def _arrays(self, places: Sequence[int], texts: set[int]) -> Iterator[list[Any]]:
-        """Yield Arrow arrays of some columns, block after block: of texts, of a label's own type, else of float64."""
+        """Yield blocks of columns as Arrow arrays: texts, labels in their own type, all others float64."""
 
     @abstractmethod
     def _text_columns(self, places: Sequence[int]) -> set[int]:
-        """Which columns hold text."""
+        """Numbers of the columns that hold text."""
 
     def _notes(self) -> list[str]:
-        """What a user should be told of the table."""
+        """Notices for the user about the table."""
         return []
 
     def _encoding_notes(self) -> list[str]:
-        """Which columns became how many features, and where the labels are if nobody said so."""
+        """Notes on the features of each encoded column, and on the label column if no setting names it."""
         if self._encoding is None:
             return []
         columns, texts, gaps = self._encoding.columns, list[str](), list[str]()
@@ -299,26 +299,26 @@ class TableSource(Source):
 
     @property
     def reading_bytes(self) -> float:
-        """Of names, and of blocks."""
+        """Memory for names and blocks."""
         return float(_NAME_BYTES * len(self._columns) + BLOCKS_BYTES)
 
     @contextmanager
     def _opened(self) -> Iterator[None]:
-        """Keep open what each pass over the table needs."""
+        """Keep resources open that each pass over the table needs."""
         yield
 
     def _groups(self, start: int, stop: int) -> Iterator[tuple[int, int]]:
-        """Yield the ranges of features, one at least, that are read at once."""
+        """Yield ranges of features, at least one range, that are read at once."""
         width = self.n_at_once or max(1, stop - start)
         yield from ((first, min(first + width, stop)) for first in range(start, max(stop, start + 1), width))
 
     def _range_blocks(
         self, start: int, stop: int, unknown: Counter[str], label: int | None = None
     ) -> Iterator[Block]:
-        """Yield blocks of a range of features, and of labels; counts texts that are new."""
+        """Yield blocks of a range of features, and of labels; count unknown texts."""
         selection, encoding = self._selection, self._encoding
         if start == stop:
-            # without columns Arrow would not say how many rows there are
+            # without columns Arrow would not give the number of rows
             yield from ((X[:, :0], labels) for X, labels in self._range_blocks(0, 1, unknown, label))
             return
         if encoding is None:
@@ -337,13 +337,13 @@ class TableSource(Source):
             yield X[:, start - starts[0] : stop - starts[0]], None if label is None else columns[-1]
 
     def _fit_encoding(self, always: bool) -> TableEncoding | None:
-        """How the columns become numbers; None where all are numbers, none of them missing, unless it is `always`."""
+        """Fit the encoding of columns; None if all values are numbers and none is missing, unless `always`."""
         missing, unreadable = self._wanted.missing, self._unreadable()
         problems = Problems(unreadable)
         places = [i for i in self._selection.features if i not in unreadable]
         contents = self._contents(places, problems)
         if not contents.n_rows:
-            return None  # for want of samples the table is refused where it is scanned
+            return None  # the scan refuses a table without samples
         if contents.is_numeric and not unreadable and not always and missing in ("auto", "refuse"):
             return None
         fills = {} if missing == "refuse" else self._fills(places, contents)
@@ -353,7 +353,7 @@ class TableSource(Source):
         return contents.encoding(places, fills, has_indicators=missing in ("auto", "indicator"))
 
     def _contents(self, places: Sequence[int], problems: Problems) -> _Contents:
-        """Go through the columns of features; labels that are missing become problems."""
+        """Collect the contents of feature columns; missing labels become problems."""
         texts, label = self._text_columns(places), self._selection.label
         contents = _Contents({i: set() for i in texts})
         for first, last in self._groups(0, len(places)):
@@ -370,7 +370,7 @@ class TableSource(Source):
         return contents
 
     def _check_content(self, place: int, contents: _Contents, problems: Problems) -> None:
-        """Add what keeps a column from being encoded."""
+        """Add the problem that prevents a column from being encoded, if any."""
         n_missing, categories = contents.n_missing[place], self._wanted.categories
         if n_missing and self._wanted.missing == "refuse":
             problems.add(place, f"{n_missing} of {contents.n_rows} values are missing: set data.missing, or")
@@ -384,11 +384,11 @@ class TableSource(Source):
             problems.add(place, problem)
 
     def _unreadable(self) -> dict[int, str]:
-        """Columns that are neither numbers nor texts, with what to say of each."""
+        """Messages for the columns that are neither numbers nor texts."""
         return {}
 
     def _stray_text(self, place: int, texts: set[str]) -> str:
-        """What to say of a column with a few texts among its numbers; empty where the texts are most of it."""
+        """Message for a column with a few texts among its numbers; empty if most values are texts."""
         strays = sorted(text for text in texts if not _is_numeral(text))
         has_comma = bool(strays) and DECIMAL_COMMA.fullmatch(strays[0]) is not None
         if not strays or (len(strays) * 2 > len(texts) and not has_comma):
@@ -402,7 +402,7 @@ class TableSource(Source):
         )
 
     def _fills(self, places: Sequence[int], contents: _Contents) -> dict[int, float]:
-        """What takes the place of missing numbers, of all columns, since another table may lack others."""
+        """Fill values of all numeric columns, since in another table other values may be missing."""
         fills, numbers = dict[int, float](), [i for i in places if i not in contents.texts]
         width = max(1, min(self.n_at_once or len(numbers), _FILL_VALUES // contents.n_rows))
         for first in range(0, len(numbers), width):
@@ -416,8 +416,8 @@ class TableSource(Source):
         return fills
 
     def _read(self, start: int, stop: int, dtype: np.dtype[Any], wanted: RowSelection) -> NDArray[Any]:
-        """Numbers of all types become floats."""
-        # of a text nobody knows how many rows there are; pages of a large array are not copied when it grows
+        """Read a range of features; numbers of all types become floats."""
+        # the number of rows in a text is unknown; pages of a large array are not copied when it grows
         result = np.empty((0, stop - start), dtype)
         with self._opened():
             for first, last in self._groups(start, stop):
@@ -434,25 +434,25 @@ class TableSource(Source):
 
 @dataclass
 class _Contents:
-    """What a pass over a table shows of its columns: the distinct texts, and how many values are missing."""
+    """Distinct texts and number of missing values in each column, from a pass over a table."""
 
-    texts: dict[int, set[str]]  # of columns of texts alone
+    texts: dict[int, set[str]]  # only for columns of texts
     n_missing: Counter[int] = field(default_factory=Counter)
     n_rows: int = 0
 
     def add(self, place: int, column: Any) -> None:
-        """Take note of a block of a column."""
+        """Add a block of a column."""
         self.n_missing[place] += column.null_count
         if place in self.texts:
             self.texts[place] |= {text for text in coded_texts(column)[0] if text is not None}
 
     @property
     def is_numeric(self) -> bool:
-        """Whether all values are numbers, none of them missing."""
+        """Whether all values are numbers and none is missing."""
         return not self.texts and not self.n_missing.total()
 
     def encoding(self, places: Sequence[int], fills: Mapping[int, float], *, has_indicators: bool) -> TableEncoding:
-        """How columns become features, with what fills gaps and whether gaps have features of their own."""
+        """Build the encoding from the fill values; `has_indicators`: missing values get their own features."""
         return TableEncoding(tuple(
             ColumnEncoding(
                 tuple(sorted(self.texts[i])) if i in self.texts else None, fills.get(i, 0.0),
@@ -463,13 +463,13 @@ class _Contents:
 
 
 class _Labels:
-    """Labels of a table as its blocks come along."""
+    """Labels of a table, collected block by block."""
 
     def __init__(self, source: TableSource) -> None:
         self._source, self._parts = source, list[Any]()
 
     def add(self, column: Any, first: int) -> None:
-        """Labels of a block, whose first sample has a number from 0."""
+        """Add the labels of a block, whose first sample is number `first`, from 0."""
         import pyarrow as pa
         from pyarrow import compute
 
@@ -488,7 +488,7 @@ class _Labels:
             column = column.cast(pa.string())
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
             column = compute.call_function("utf8_trim_whitespace", [column])
-            # each distinct label is made a text of Python once
+            # convert each distinct label to a Python str only once
             coded = column.dictionary_encode()
             indices, texts = coded.indices.to_numpy(), np.array(coded.dictionary.to_pylist(), np.object_)
             texts = labels_of(texts, lambda i: locate(int(np.argmax(indices == i)))).astype(np.str_)
@@ -499,7 +499,7 @@ class _Labels:
             raise DataError(f"{self._source.name}: labels must be numbers or text, got a column of {kind}")
 
     def joined(self) -> Labels:
-        """All of them."""
+        """All labels."""
         texts = [part for part in self._parts if isinstance(part, tuple)]
         if len(texts) < len(self._parts):
             return join_labels([part if not isinstance(part, tuple) else part[0][part[1]] for part in self._parts])
@@ -509,23 +509,23 @@ class _Labels:
 
 
 class Problems:
-    """What is wrong with the columns of a table, the first of each, told at once.
+    """Problems with the columns of a table, the first in each column, reported together.
 
     Parameters
     ----------
     known : mapping of int to str
-        Messages by the numbers of columns.
+        Messages by column number.
     """
 
     def __init__(self, known: Mapping[int, str] = MappingProxyType({})) -> None:
         self._of_column: dict[Any, str] = dict(known)
 
     def add(self, column: int, text: str) -> None:
-        """Note what is wrong with a column, unless it has a problem already."""
+        """Add the problem of a column, unless it already has one."""
         self._of_column.setdefault(column, text)
 
     def raise_named(self, name: str, columns: Sequence[str], label: int | None) -> None:
-        """Raise all of them with the names of their columns, and with the setting that leaves these out."""
+        """Raise all problems as one error with the column names, and the setting that leaves the columns out."""
         of_label = self._of_column.pop(label, "")
         if names := [columns[i] for i in self._of_column]:
             self._of_column = {
@@ -537,7 +537,7 @@ class Problems:
         self.raise_any()
 
     def raise_any(self) -> None:
-        """Raise all of them as one error."""
+        """Raise all problems as one error."""
         lines = list(self._of_column.values())
         if lines:
             more = [f"... and {len(lines) - _TOLD} more columns"] if len(lines) > _TOLD else []
@@ -545,23 +545,23 @@ class Problems:
 
 
 class ArrowSource(TableSource):
-    """A table of Arrow's: columns that have types.
+    """A table of typed Arrow columns.
 
     Parameters
     ----------
     name : str
         For messages.
     schema : pyarrow.Schema
-        Names and types of all columns, with what pandas says of its index.
+        Names and types of all columns, with the pandas metadata about the index.
     wanted : Wanted
-        Which columns are asked for.
+        Requested columns.
     """
 
     def __init__(self, name: str, schema: pa.Schema, wanted: Wanted) -> None:
         super().__init__(name, schema.names, True, wanted, _index_of(schema))
         self._schema_of_table = schema
         if wanted.is_later or not wanted.encodes:
-            # else they are told with what else is wrong
+            # otherwise they are reported with all other problems
             Problems({
                 i: f"{name}: column {schema.names[i]} {problem} leave the column out (data.ignore_columns), or choose "
                 "another label column (data.label_column)"
@@ -576,7 +576,7 @@ class ArrowSource(TableSource):
 
     @abstractmethod
     def _batches(self, places: list[int]) -> Iterator[Any]:
-        """Yield record batches of some columns, in this order, each once."""
+        """Yield record batches of distinct columns, in this order."""
 
     def _blocks(self, features: Sequence[int], label: int | None) -> Iterator[Block]:
         places = list(dict.fromkeys([*features, *([] if label is None else [label])]))
@@ -594,7 +594,7 @@ class ArrowSource(TableSource):
             for whole in self._batches(places):
                 for column in whole.columns:
                     if _is_text(column.type):
-                        # Arrow itself takes bytes that are no UTF-8, and fails where they become texts of Python
+                        # Arrow accepts bytes that are not UTF-8, but fails to convert them to Python str
                         column.validate(full=True)
                 for start in range(0, whole.num_rows, height):
                     yield whole.slice(start, height)
@@ -617,7 +617,7 @@ class ArrowSource(TableSource):
         return {i for i in places if _is_text(self._schema_of_table.field(i).type)}
 
     def _numbers(self, column: Any, place: int, row: int, *, missing: bool = False) -> Any:
-        """Finite numbers of a column; as an array of Arrow where some may be missing."""
+        """Finite numbers of a column; as an Arrow array if some may be missing."""
         import pyarrow as pa
 
         what = f"column {self._columns[place]}: value"
@@ -635,7 +635,7 @@ class ArrowSource(TableSource):
             raise DataError(f"{self.locate(row + i)}: {what} {advice}")
         column = column.cast(pa.float64()) if pa.types.is_decimal(column.type) else column
         values = column.to_numpy(zero_copy_only=False)
-        # float32 stays, since a copy in float64 would double the memory of a block
+        # float32 is kept, since a copy in float64 would double the memory of a block
         if values.dtype.kind != "f" or values.dtype.itemsize < 4:
             values = values.astype(np.float64)
         if not (finite := np.isfinite(values)).all():
@@ -647,7 +647,7 @@ class ArrowSource(TableSource):
 
     @contextmanager
     def _damage_named(self) -> Iterator[None]:
-        """Turn what Arrow says of damage into our error."""
+        """Convert Arrow's errors about damage to DataError."""
         import pyarrow as pa
 
         try:
@@ -657,7 +657,7 @@ class ArrowSource(TableSource):
                 f"{self.name}: {self.format.capitalize()} file is cut short or damaged ({error}); copy it again"
             ) from None
         except OSError as error:
-            # pyarrow uses the system's class for damaged content, too
+            # pyarrow raises OSError for damaged content, too
             if error.errno:
                 raise MissingInputError(f"{self.name}: cannot be read ({error.strerror})") from None
             raise DataError(
@@ -666,14 +666,14 @@ class ArrowSource(TableSource):
 
 
 class FrameSource(ArrowSource):
-    """A table in memory: of pandas, polars or pyarrow.
+    """A table in memory from pandas, polars or pyarrow.
 
     Parameters
     ----------
     frame : object with ``__arrow_c_stream__``, or pandas.DataFrame
-        Under MPI every rank passes the same whole table, of which it then copies its columns.
+        The table. Under MPI every rank passes the same whole table, and then copies its columns.
     wanted : Wanted or None
-        Which columns are features and labels; by default as of a file.
+        Choice of features and labels; by default as for a file.
     name : str
         As it appears in messages.
     """
@@ -683,7 +683,7 @@ class FrameSource(ArrowSource):
     def __init__(self, frame: Any, wanted: Wanted | None = None, name: str = "data") -> None:
         import pyarrow as pa
 
-        # pandas says in its own metadata which columns are the index; its stream of Arrow leaves them out
+        # pandas names the index columns in its own metadata; its Arrow stream leaves them out
         is_pandas = type(frame).__module__.partition(".")[0] == "pandas"
         self._table = pa.Table.from_pandas(frame) if is_pandas else pa.table(frame)
         super().__init__(name, self._table.schema, wanted or Wanted())
@@ -693,36 +693,36 @@ class FrameSource(ArrowSource):
 
 
 def is_frame(data: Any) -> bool:
-    """Whether data are a table in memory that Arrow can read."""
+    """Whether `data` is a table in memory that Arrow can read."""
     return hasattr(data, "columns") and hasattr(data, "__arrow_c_stream__")
 
 
 def encode_frame(
     frame: Any, label: Any = None, wanted: Wanted | None = None, name: str = "data"
 ) -> tuple[NDArray[np.float64], ColumnNames, list[str]] | None:
-    """Features of a table in memory whose labels are elsewhere, where they have texts or missing values.
+    """Encode the features of a table in memory, without its labels, if they have texts or missing values.
 
     Parameters
     ----------
     frame : table
-        As :class:`FrameSource` takes it.
+        Table that :class:`FrameSource` accepts.
     label : object
-        Name of the labels; ``label`` where it is no text.
+        Name of the labels; replaced by ``label`` if it is not a text.
     wanted : Wanted or None
-        How columns are encoded, by the names of a model where there are some.
+        Rules for the encoding, including the names of a model if there is one.
     name : str
         As it appears in messages.
 
     Returns
     -------
     tuple of ndarray of shape (n_samples, n_features), ColumnNames and list of str, or None
-        Numbers, how they came about, and what a user should be told; None where all columns are numbers as they stand,
-        or none may be encoded.
+        Features, names with their encoding, and notices for the user; None if all columns are already numbers, or none
+        may be encoded.
 
     Raises
     ------
     DataError
-        With all columns that cannot be encoded, or those that a model knows and the table lacks.
+        Lists all columns that cannot be encoded, or that a model requires and the table lacks.
     """
     wanted = replace(wanted or Wanted(), labels="apart", label_column=None, n_features=None)
     source = FrameSource(frame, wanted, name)
@@ -739,13 +739,13 @@ def encode_frame(
 
 
 def _index_of(schema: pa.Schema) -> list[str]:
-    """Columns that pandas has written as the index of its rows."""
+    """Columns that pandas wrote as the index of its rows."""
     metadata = schema.pandas_metadata or {}
     return [column for column in metadata.get("index_columns", []) if isinstance(column, str)]
 
 
 def _decoded(column: Any) -> Any:
-    """A column without a dictionary, and without the texts of polars, which Arrow takes in few places."""
+    """Convert a column from dictionaries and from the text type of polars, which few Arrow functions support."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(column.type):
@@ -754,7 +754,7 @@ def _decoded(column: Any) -> Any:
 
 
 def _as_texts(column: Any) -> Any:
-    """Values as texts; those that are true or false as pandas writes them."""
+    """Convert values to texts; booleans as pandas writes them."""
     import pyarrow as pa
     from pyarrow import compute
 
@@ -764,7 +764,7 @@ def _as_texts(column: Any) -> Any:
 
 
 def is_number(kind: pa.DataType) -> bool:
-    """Whether a column's type is one of numbers."""
+    """Whether a column's type is numeric."""
     import pyarrow as pa
 
     return bool(pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind))
@@ -777,17 +777,17 @@ def _is_numeral(text: str) -> bool:
 
 
 def _is_text(kind: pa.DataType) -> bool:
-    """Whether a column's type is text, or a choice of some."""
+    """Whether a column's type is text or categorical."""
     import pyarrow as pa
 
     if pa.types.is_dictionary(kind):
-        # categories are texts, whatever they are called by
+        # categories count as texts, whatever the type of their values
         return _is_text(kind.value_type) or is_number(kind.value_type) or pa.types.is_boolean(kind.value_type)
     return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
 
 
 def text_problem(texts: set[str], n_rows: int, rule: str) -> str:
-    """Why the texts of a column become no features, and what to do; empty where they do."""
+    """Reason why the texts of a column cannot become features, and the remedy; empty if they can."""
     if sum(bool(_DATE.match(text)) for text in texts) > len(texts) / 2:
         problem = "dates ({}): write them as numbers (a year, seconds since a start), or"
     elif len(texts) > MOST_CATEGORIES and len(texts) * 10 > n_rows:
@@ -798,7 +798,7 @@ def text_problem(texts: set[str], n_rows: int, rule: str) -> str:
 
 
 def _type_problem(kind: pa.DataType, *, texts: bool) -> str:
-    """Why a column's type is no feature, and what to do; empty for numbers, booleans, and texts that are encoded."""
+    """Reason why a column's type cannot be a feature, and the remedy; empty for numbers, booleans and encoded texts."""
     import pyarrow as pa
 
     if is_number(kind) or pa.types.is_boolean(kind) or (texts and (_is_text(kind) or pa.types.is_null(kind))):
