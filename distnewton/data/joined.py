@@ -113,7 +113,7 @@ class FilesByColumns:
         return joining.source(names, orders)
 
     def with_label(self, columns: Sequence[Sequence[str]]) -> tuple[int, str] | None:
-        """Find the file and the column with the labels; None if labels are not required and not found.
+        """Find the file and the column of labels; None if there are none, `known` is given and none are required.
 
         Parameters
         ----------
@@ -212,12 +212,12 @@ class JoinedSource:
             return table.read(start, stop, dtype, rows)
         if rows is None:
             return permute_rows(table.read(start, stop, dtype), order)
-        # tables are read in ascending order
+        # read takes ascending rows only
         own = np.sort(order[rows])
         return permute_rows(table.read(start, stop, dtype, own), np.searchsorted(own, order[rows]))
 
     def locate(self, i_sample: int) -> str:
-        """Where a sample stands in the file whose order the samples have."""
+        """Describe the position of a sample in the file that determines the order of samples."""
         table = self._tables.get(self._order_file)
         if table is None:
             return f"{self._files.files[self._order_file]}: sample {i_sample + 1}"

@@ -150,7 +150,7 @@ def _check_shapes(array: TableArray, labels: TableArray | None) -> None:
 
 
 class ArrayFormat(Format):
-    """A format with one array per file; labels are in another file, whose format may be another of this kind."""
+    """A format with one array per file; labels are in another file, in any format with one array per file."""
 
     @abstractmethod
     def open_array(self, path: Path) -> StoredArray:

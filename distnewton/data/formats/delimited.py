@@ -185,7 +185,7 @@ class DelimitedSource(TableSource):
     ) -> list[Any]:
         """Parse lines that Arrow refuses, or report all their problems; `strict`: including missing values."""
         problems, columns = Problems(), [list[Any]() for _ in places]
-        is_first_enough = strict and self._may_encode  # report all problems if columns cannot be encoded
+        is_first_enough = strict and self._may_encode  # if columns cannot be encoded, all problems are reported
         for i_line, line in self._rows(first_line, block):
             where = f"{self.name}:{i_line}"
             parts = split_line(line, self.layout.delimiter, where)

@@ -45,7 +45,7 @@ BlockParser = Callable[[bytes, Rules, int, int], Rows | None]
 NUMBA_FROM_BYTES = 16 << 20
 _TYPICAL_COMPRESSION = 4
 _KEPT_BYTES, _BYTES_OF_VALUE = 48 << 20, 12
-"""Memory for the rows of one pass, which saves the next pass from parsing, and bytes of a kept value."""
+"""Memory for rows kept from one pass to spare the next one parsing, and bytes of each kept value."""
 _COMMENT = re.compile(rb"#[^\n]*")
 _LABELS = re.compile(rb"[0-9]+(?:,[0-9]+)+|[^\s,;:\"']+")
 # an intended pair with any value; a time or a genome position is followed by other fields

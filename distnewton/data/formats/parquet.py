@@ -19,7 +19,7 @@ from distnewton.launch.host_memory import release_freed_memory
 
 
 class _FileSource(ArrowSource):
-    """A file that the Arrow library reads.
+    """Base of the sources that read a file with the Arrow library.
 
     Parameters
     ----------
@@ -44,7 +44,7 @@ class _FileSource(ArrowSource):
         """Names and types of the columns."""
 
     def _check_rows(self, n_rows: int) -> None:
-        """Refuse rows of which the file has next to nothing."""
+        """Refuse a number of rows that is implausible for the size of the file."""
         check_growth(self.name, self.path, n_bytes=8 * n_rows * len(self._columns), n_samples=n_rows)
 
 
