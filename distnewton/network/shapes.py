@@ -21,8 +21,8 @@ from distnewton.parallel.partition import Partition, as_splits
 Pair = tuple[int, int]
 ONE: Pair = (1, 1)
 MOST_COLLECTED = 128
-"""Most outputs, or last hidden units, of which each rank computes all products itself: this costs at most as many
-operations per number, some 10 ns, where a network takes 40 ns to send it."""
+"""Largest number of outputs, or of units in the last hidden layer, for which each rank computes all products itself:
+that costs at most this many operations a number, some 10 ns, where a network takes 40 ns to send it."""
 
 
 @dataclass(frozen=True)

@@ -38,7 +38,7 @@ def test_a_name_is_the_recipe_unless_a_file_here_is_called_so(tmp_path, monkeypa
 @pytest.mark.parametrize(
     ("name", "found"),
     [
-        ("leter", "distnewton train letter takes"), ("usps.toml", "distnewton train usps takes"),
+        ("leter", "distnewton train letter uses"), ("usps.toml", "distnewton train usps uses"),
         ("zzz", "see distnewton recipes"),
     ],
 )
