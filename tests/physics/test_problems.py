@@ -379,7 +379,7 @@ BAD = {
     "weight": (lambda: one(lambda u: u[0], weight=-1.0), "term law: the weight must be positive"),
     "dimensions": (
         lambda: Problem([Term("a", SQUARE.interior(5), lambda u: u[0]), Term("b", [0.1], lambda u: u[0])]),
-        "one dimension, got a: 2, b: 1",
+        "the same dimension, got a: 2, b: 1",
     ),
     "names": (lambda: Problem([Term("a", [1.0], lambda u: u[0])] * 2), "different names"),
     "points": (lambda: Given([[0.0, np.nan]]), "finite numbers of shape"),
@@ -402,7 +402,7 @@ BAD = {
     "outputs": (lambda: solved(n_outputs="1"), "n_outputs is a whole number, at least 1, got '1'"),
     "rounds": (lambda: solved(resample=1.5), r"resample is a whole number, at least 0, got 1\.5"),
     "unknown without a term": (lambda: solved(unknowns={"k": 1.0}), "unknown k: no term has it"),
-    "unknown as a channel": (lambda: solved(unknowns={"u": 1.0}), "unknown 'u': take another name"),
+    "unknown as a channel": (lambda: solved(unknowns={"u": 1.0}), "unknown 'u': choose another name"),
     "unknown as NaN": (
         lambda: Problem([Term("law", [1.0], lambda u, k: u[0] - k)], unknowns={"k": np.nan}),
         "unknown k: the first value must be a finite number",
