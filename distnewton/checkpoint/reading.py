@@ -75,7 +75,7 @@ def choose_checkpoint(folder: Path, comm: Communicator) -> tuple[Path, Checkpoin
         listed = "\n".join(f"  {n}" for n in notes)
         raise DataError(f"{folder} holds no undamaged checkpoint:\n{listed}", collective=True)
     raise MissingInputError(
-        f"there is no checkpoint in {folder} to resume from; --resume=auto begins anew where there is none",
+        f"there is no checkpoint in {folder} to resume from; --resume=auto starts anew if there is none",
         collective=True,
     )
 

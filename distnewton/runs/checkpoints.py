@@ -190,7 +190,7 @@ class CheckpointKeeper:
         except MissingInputError:
             if resume != "auto":
                 raise
-            return [f"there is no checkpoint in {folder}: the run begins anew"]
+            return [f"there is no checkpoint in {folder}: the run starts anew"]
         self._compare(path, manifest)
         layout = self._network.layout
         state = read_state(path, manifest, self._network.grid, layout)

@@ -259,10 +259,10 @@ def test_what_is_no_manifest_is_refused(data):
 
 
 def test_nothing_to_go_on_from(tmp_path):
-    with pytest.raises(MissingInputError, match="--resume=auto begins anew"):
+    with pytest.raises(MissingInputError, match="--resume=auto starts anew"):
         train(tmp_path / "c", resume=True)
     result = train(tmp_path / "c", resume="auto")
-    assert any("begins anew" in note for note in result.summary.notes)
+    assert any("starts anew" in note for note in result.summary.notes)
     assert len(result.history) == 4
 
 

@@ -95,7 +95,7 @@ def test_block_directions_go_on_from_the_same_point_and_learn(world, folder, dir
         assert rest.history[0].objective == part[0][-1]
     assert rest.last.iteration == 6
     assert rest.last.objective < rest.history[0].objective
-    assert any("begins anew" in note for note in rest.summary.notes) == (world.size > 1)
+    assert any("starts anew" in note for note in rest.summary.notes) == (world.size > 1)
     free(rest)
 
 

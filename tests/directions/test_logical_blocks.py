@@ -198,7 +198,7 @@ def test_a_run_goes_on_as_on_the_old_grid(world, folder, method, grids):
     rest = on(world, after, training(method, cut, resume=True, **kept))
     if world.rank == 0:
         np.testing.assert_allclose(rest[0], whole[0][2:], rtol=1e-9, atol=1e-12)
-        assert not any("begins anew" in note for note in rest[2])
+        assert not any("starts anew" in note for note in rest[2])
 
 
 def test_other_blocks_do_not_resume(folder):
