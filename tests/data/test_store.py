@@ -478,7 +478,7 @@ for path in sys.argv[1:]:
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="the peak of a process's memory is read there")
-@pytest.mark.parametrize(("kind", "n_small"), [("libsvm", 7), ("csv", 36)])
+@pytest.mark.parametrize(("kind", "n_small"), [("libsvm", 7), ("csv", 72)])
 def test_memory_does_not_grow_with_the_file(tmp_path, kind, n_small):
     """The small file fills all blocks, and has the parser of the large one: numba's from 16 MB on."""
     content = (libsvm_text(3000, 300) if kind == "libsvm" else csv_text(3000, 20, int)).encode()

@@ -121,7 +121,8 @@ def check_disk(run, at, kind, rank, codes, agreed):
         records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
         assert [record["iteration"] for record in records] == list(range(len(records)))
         assert len(records) == 5 or at != "finalise"
-    assert not list(run.glob("*.part"))
+    # a rank that dies without a word takes rank 0 with it, which may be writing a file
+    assert KINDS[kind][1] is None or not list(run.glob("*.part"))
     if KINDS[kind][1] is not None and at != "config":
         first = json.loads((run / "errors/first.json").read_text())
         assert first["rank"] == (0 if agreed else rank)
