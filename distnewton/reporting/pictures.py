@@ -21,6 +21,8 @@ _MAX_POINTS = 800
 _MAX_TIPS = 150
 _MOST_CELLS = 96
 _STEPS = 12
+_STRONG = 0.55
+"""Strength of a colour above which texts in it are as light as the page."""
 
 
 def colour(k: int) -> str:
@@ -190,7 +192,8 @@ class Chart:
 
         axes.set_yscale("log")
         fine = LogLocator(subs=(1.0, 2.0, 5.0), numticks=9) if high < 100 * low else LogLocator(numticks=7)
-        locator: Any = MaxNLocator(5) if high < 5 * low else fine
+        # around a single value the axis spans two decades
+        locator: Any = MaxNLocator(5) if low < high < 5 * low else fine
         if self.nought is not None:
             above = [tick for tick in locator.tick_values(low, high) if tick > 1.5 * self.nought]
             locator = FixedLocator([self.nought, *above])
@@ -324,13 +327,19 @@ class Bars:
         yield from ((name, *row) for name, row in zip(self.names, self.values, strict=True))
 
     def draw(self, figure: Any) -> list[Tip]:
-        """Draw the bars, with their sums at the ends."""
+        """Draw the bars, with numbers in the parts that have room, and sums at the ends."""
         axes = figure.subplots()
         tips = []
+        # the bars take some three quarters of the width
+        pixels = 0.75 * _WIDTH / (max(map(sum, self.values)) or 1.0)
         for k, kind in enumerate(self.kinds):
             for i, row in enumerate(self.values):
                 start, end = sum(row[:k]), sum(row[: k + 1])
                 axes.barh(i, row[k], left=start, color=LIGHT[self.colours[k]], label=None if i else kind)
+                number = f"{row[k]:.3g}"
+                if pixels * row[k] > _LETTER * (len(number) + 1):
+                    ink = LIGHT["ink" if self.colours[k] == "line" else "owner"]
+                    axes.text((start + end) / 2, i, number, color=ink, ha="center", va="center_baseline")
                 if row[k] > 0.0:
                     text = f"{self.names[i]}, {kind}: {row[k]:.4g} {self.unit}"
                     tips.append(Tip(axes, (start, end), (i - 0.4, i + 0.4), text))
@@ -436,7 +445,8 @@ class HeatMap:
     @property
     def _cell(self) -> tuple[float, float]:
         """Width and height of a cell in pixels."""
-        width = min(34.0, max(4.0, 760.0 / len(self.columns)))
+        # wide pictures become small on narrow pages
+        width = min(34.0 if self.square else 20.0, max(4.0, 760.0 / len(self.columns)))
         return width, width if self.square else min(24.0, max(5.0, 380.0 / len(self.rows)))
 
     @property
@@ -477,7 +487,7 @@ class HeatMap:
         bar.set_ticks([0.0, most / 4, most] if self.square else [0.0, most], minor=False)
         bar.formatter = FuncFormatter(label)
         bar.outline.set_visible(False)
-        self._mark(axes, table, norm(table) > 0.5)
+        self._mark(axes, table, norm(table) > _STRONG)
         self._name(axes)
         return [
             Tip(axes, (j, j + 1), (i, i + 1), self.tips[i][j] if self.tips else self._tip(i, j, value))
@@ -585,17 +595,16 @@ class BlockMap:
         return tips
 
     def _draw_block(self, axes: Any, layer: int, i: int, j: int, width: float, height: float) -> Tip:
-        """Draw a block in its owner's colour, with the owner's name if these pixels have room."""
+        """Draw a block in its owner's shade, with the owner's name if these pixels have room."""
         from matplotlib.patches import Rectangle
 
         rank = self.partition.owner(layer, i, j)
-        # after the last colour they repeat, paler
-        second = rank // N_COLOURS % 2 == 1
-        strength = 0.62 if second else None
-        axes.add_patch(Rectangle((j, i), 1, 1, fc=colour(rank), ec=LIGHT["box"], lw=1.5, alpha=strength))
+        # a shade for each rank, since the other colours of a page mean runs, sets and phases
+        shade = 0.15 + 0.85 * rank / max(1, self.partition.n_ranks - 1)
+        axes.add_patch(Rectangle((j, i), 1, 1, fc=(LIGHT["heat"], shade), ec=LIGHT["box"], lw=1.5))
         name = f"rank {rank}" if width >= 48 else str(rank)
         if height >= 12 and width >= _LETTER * len(name):
-            ink = LIGHT["ink" if second else "owner"]
+            ink = LIGHT["owner" if shade > _STRONG else "ink"]
             axes.text(j + 0.5, i + 0.5, name, color=ink, ha="center", va="center_baseline", weight="bold")
         block = self.partition.block(layer, rank)
         n_params = 0 if block is None else block.n_params

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from base64 import b64encode
 from collections.abc import Iterator, Sequence
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from distnewton.cluster.quoting import for_shell
 from distnewton.errors import ConfigError
+from distnewton.models.metrics import metric_text
 from distnewton.outputs import write_output
 from distnewton.packages import version
 from distnewton.parallel.partition import Partition, splits_title
@@ -110,13 +110,14 @@ def _summary(runs: Sequence[Run]) -> str:
     if len(runs) == 1:
         facts = (f"<div><dt>{escape(name)}</dt><dd>{escape(cells[0])}</dd></div>" for name, cells in columns.items())
         return f'<dl class="facts">{"".join(facts)}</dl>'
-    return _table(list(columns), list(zip(*columns.values(), strict=True)), left=(1,))
+    return _table(list(columns), list(zip(*columns.values(), strict=True)), left=(1,), kind="cards")
 
 
 def _about(run: Run) -> dict[str, str]:
     """Describe the run, by column."""
     facts = run.environment
-    splits = splits_title(facts.splits, facts.replicas, facts.blocks) or "?"
+    # the splits of a single rank divide nothing
+    splits = (splits_title(facts.splits, facts.replicas, facts.blocks) or "?") if facts.ranks > 1 else ""
     return {"run": run.name, "method": run.config.method.title, "ranks": f"{facts.ranks}", "splits": splits}
 
 
@@ -128,7 +129,7 @@ def _reached(run: Run) -> dict[str, str]:
     return {
         "iterations": run.config.run.of_iterations(last.iteration),
         "seconds": f"{Totals.of(run.lines).seconds:.2f}",
-        "objective": _number(last.objective),
+        "objective": f"{last.objective:.6g}",
         "best iteration": f"{model.iteration}" if model.validation else "",
     }
 
@@ -138,8 +139,8 @@ def _measured(run: Run) -> dict[str, str]:
     if not run.lines:
         return {}
     metrics = {which: getattr(run.model_line, which) for which in _SETS}
-    return {f"{which} {name}": _number(values.get(name, math.nan))
-            for name in metrics["train"] for which, values in metrics.items()}  # fmt: skip
+    return {f"{which} {name}": metric_text(name, values[name])
+            for name in metrics["train"] for which, values in metrics.items() if name in values}  # fmt: skip
 
 
 def _spent(run: Run) -> dict[str, str]:
@@ -159,7 +160,7 @@ def _of_run(run: Run, heading: str) -> str:
     """Write the sections on a single run."""
     notes = [[f"{line.iteration}", line.note] for line in run.lines if line.note]
     sections = [
-        _section(heading, "CG steps and early termination", _figures(pictures.cg_steps(run), wide=True)),
+        _section(heading, "CG steps", _figures(pictures.cg_steps(run), wide=True)),
         # for a single run, this picture stands beside those of its phases
         _section(heading, "Ranks", _figures(pictures.rank_times(run))) if heading == "h3" else "",
         _section(heading, "Who owns what", _figures(pictures.ownership(run), wide=True), _owners(run)),
@@ -196,7 +197,7 @@ def _owners(run: Run) -> str:
     # ranks of further replicas own the same variables, with other samples
     rows = [_owned(partition, rank, hosts[rank]) for rank in range(partition.n_ranks)]
     header = ["rank", "host", "variables", "share", "features", "block of each layer"]
-    table = _table(header, rows, left=(1, 5))
+    table = _table(header, rows, left=(1, 5), kind="cards")
     return table if len(rows) <= 16 else _details(f"{len(rows)} ranks", table)
 
 
@@ -263,18 +264,17 @@ def _figure(picture: Picture, kind: str) -> str:
     return f"<figure{kind}>{caption}{drawn.element}</figure>"
 
 
-def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = ()) -> str:
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]], left: Sequence[int] = (), kind: str = "") -> str:
+    """Write a table; the kind ``cards`` shows each row as a list of names and values where the page is narrow."""
+
     def cell(tag: str, i: int, content: str) -> str:
-        kind = ' class="left"' if i in left else ""
-        return f"<{tag}{kind}>{escape(content)}</{tag}>"
+        place = ' class="left"' if i in left else ""
+        name = f' data-name="{escape(header[i])}"' if kind == "cards" else ""
+        return f"<{tag}{place}{name}>{escape(content)}</{tag}>"
 
     head = "".join(cell("th", i, name) for i, name in enumerate(header))
     body = "".join("<tr>" + "".join(cell("td", i, value) for i, value in enumerate(row)) + "</tr>" for row in rows)
-    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
-
-
-def _number(value: float) -> str:
-    return "" if math.isnan(value) else f"{value:.5g}"
+    return f'<div class="scroll {kind}"><table><tr>{head}</tr>{body}</table></div>'
 
 
 def write_report(paths: Sequence[Path], target: Path, picture: Path | None = None) -> tuple[str, str]:

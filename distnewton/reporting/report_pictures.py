@@ -20,13 +20,11 @@ from distnewton.reporting.totals import Totals
 
 _MAX_COLUMNS, _MAX_ROWS, _MAX_GROUPS = 120, 64, 24
 _PHASES = [phase for phase in PHASES if phase not in {"other", "evaluation"}]
-_PHASE_NAMES = [phase.replace("_", " ") for phase in _PHASES]
 _MEGABYTE = 1e6
 _ROUNDING = 1e-12
 """Errors up to this value count as zero."""
 _SET_COLOURS = {"train": 5, "validation": 2, "test": 1}
 _SET_NAMES = {"train": "training", "validation": "validation", "test": "test"}
-_PHASE_COLOURS = [f"p{k}" for k in range(len(_PHASES))]
 
 Get = Callable[[IterationRecord], float | None]
 _PLACES: dict[str, Get] = {
@@ -135,10 +133,13 @@ def _phase_seconds(runs: Sequence[Run]) -> Iterator[Bars]:
 def _phases(
     title: str, runs: Sequence[Run], get: Callable[[IterationRecord], dict[str, float]], unit: str
 ) -> Iterator[Bars]:
-    """What runs took by phase, where they took something."""
-    values = [[sum(get(line).get(phase, 0.0) for line in run.lines) for phase in _PHASES] for run in runs]
-    if any(map(any, values)):
-        yield Bars(title, [run.name for run in runs], _PHASE_NAMES, values, unit, _PHASE_COLOURS)
+    """What runs took by phase, for the phases that took something."""
+    rows = [[sum(get(line).get(phase, 0.0) for line in run.lines) for phase in _PHASES] for run in runs]
+    there = [k for k in range(len(_PHASES)) if any(row[k] for row in rows)]
+    if there:
+        values = [[row[k] for k in there] for row in rows]
+        names, colours = [_PHASES[k].replace("_", " ") for k in there], [f"p{k}" for k in there]
+        yield Bars(title, [run.name for run in runs], names, values, unit, colours)
 
 
 def _sent_megabytes(line: IterationRecord) -> dict[str, float]:
@@ -174,7 +175,7 @@ def cg_steps(run: Run) -> list[Picture]:
     )
     return [
         HeatMap(
-            "CG steps by rank and iteration; a dot: the rank was stopped early",
+            "CG steps by rank and iteration" + ("; a dot: the rank was stopped early" if stopped.any() else ""),
             counts.tolist(),
             _spans(list(range(n_ranks)), ranks),
             _spans([iteration for iteration, _ in steps], groups),

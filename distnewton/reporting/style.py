@@ -45,6 +45,11 @@ th, td { padding: 3px 10px 3px 0; text-align: right; border-bottom: 1px solid va
 th { font-weight: 600; color: var(--dim); white-space: normal; vertical-align: bottom; }
 th:first-child, td:first-child, td.left, th.left { text-align: left; }
 td.left { white-space: normal; min-width: 7.2rem; }
+@media (max-width: 700px) {
+  .cards tr { display: flex; flex-wrap: wrap; gap: 8px 26px; padding: 8px 0; border-bottom: 1px solid var(--line); }
+  .cards tr:first-child, .cards td:empty { display: none; }
+  .cards td { padding: 0; border: 0; min-width: 0; text-align: left; font-size: 0.9rem; }
+  .cards td::before { content: attr(data-name); display: block; color: var(--dim); font-size: 0.8rem; } }
 .facts { display: flex; flex-wrap: wrap; gap: 8px 26px; margin: 0.8rem 0; font-size: 0.9rem; }
 dt { color: var(--dim); font-size: 0.8rem; } dd { margin: 0; max-width: 16rem; }
 details { margin: 0.5rem 0; } summary { cursor: pointer; color: var(--dim); }

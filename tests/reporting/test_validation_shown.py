@@ -82,7 +82,7 @@ def test_metrics_report_and_info_have_it(run_folder, capsys):
     assert "<dt>validation accuracy</dt>" in page
     # no column for sets that no run has
     assert "<dt>test accuracy</dt>" not in page
-    assert f"<dd>{values[best]:.5g}</dd>" in page
+    assert f"<dd>{values[best]:.4f}</dd>" in page
 
 
 def test_the_saved_model_is_the_best(run_folder):
