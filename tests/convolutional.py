@@ -1,4 +1,4 @@
-"""An independent convolutional network: plain loops over pixels of the kernel, float64 and complex.
+"""An independent convolutional network: sums over the windows of plain images, float64 and complex.
 
 Parameters are one vector theta: for each layer the rows of its weight matrix, then the biases. Rows are in torch's
 order (channel, row, column of the kernel), and of a dense layer behind images (channel, row, column of the image).
@@ -7,6 +7,7 @@ order (channel, row, column of the kernel), and of a dense layer behind images (
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import numpy as np
 from dense import ACTIVATIONS, STEP, DenseProblem
@@ -34,39 +35,30 @@ class Conv:
         return tables
 
 
+def windows(z, size, stride):
+    """Views (n, c, oh, ow, *size) of the places where a window stands on images (n, c, h, w)."""
+    return np.lib.stride_tricks.sliding_window_view(z, size, axis=(2, 3))[:, :, :: stride[0], :: stride[1]]
+
+
 def convolve(z, W, b, conv):
     """Pre-activations (n, channels, h, w) of images (n, c, h, w), with W of shape (c kh kw, channels)."""
     n, c, h, w = z.shape
-    (kh, kw), (sh, sw), (ph, pw) = conv.kernel, conv.stride, conv.padding
-    padded = np.zeros((n, c, h + 2 * ph, w + 2 * pw), np.result_type(z, W))
+    ph, pw = conv.padding
+    padded = np.zeros((n, c, h + 2 * ph, w + 2 * pw), z.dtype)
     padded[:, :, ph : ph + h, pw : pw + w] = z
-    oh, ow = (h + 2 * ph - kh) // sh + 1, (w + 2 * pw - kw) // sw + 1
-    kernels = W.reshape(c, kh, kw, conv.channels)
-    s = np.zeros((n, conv.channels, oh, ow), np.result_type(z, W)) + b[:, None, None]
-    for y in range(oh):
-        for x in range(ow):
-            window = padded[:, :, y * sh : y * sh + kh, x * sw : x * sw + kw]
-            s[:, :, y, x] += np.tensordot(window, kernels, axes=([1, 2, 3], [0, 1, 2]))
-    return s
+    kernels = W.reshape(c, *conv.kernel, conv.channels)
+    return np.einsum("ncyxij,cijk->nkyx", windows(padded, conv.kernel, conv.stride), kernels) + b[:, None, None]
 
 
 def pool(z, kind, size, stride, known=None):
     """Pooled images; max pooling chooses by the real part, the first on ties, or by that of ``known``."""
-    n, c, h, w = z.shape
+    parts = windows(z, size, stride)
+    parts = parts.reshape(*parts.shape[:4], -1)
+    if kind == "avg_pool":
+        return parts.mean(axis=-1)
     known = z if known is None else known
-    oh, ow = (h - size[0]) // stride[0] + 1, (w - size[1]) // stride[1] + 1
-    out = np.zeros((n, c, oh, ow), z.dtype)
-    for y in range(oh):
-        for x in range(ow):
-            top, left = y * stride[0], x * stride[1]
-            part = slice(top, top + size[0]), slice(left, left + size[1])
-            window = z[:, :, *part].reshape(n, c, -1)
-            if kind == "avg_pool":
-                out[:, :, y, x] = window.mean(axis=2)
-            else:
-                chosen = known[:, :, *part].reshape(n, c, -1).real.argmax(axis=2)
-                out[:, :, y, x] = np.take_along_axis(window, chosen[:, :, None], axis=2)[:, :, 0]
-    return out
+    chosen = windows(known.real, size, stride).reshape(parts.shape).argmax(axis=-1)
+    return np.take_along_axis(parts, chosen[..., None], axis=-1)[..., 0]
 
 
 class ConvolutionalProblem(DenseProblem):
@@ -106,20 +98,23 @@ class ConvolutionalProblem(DenseProblem):
     def outputs(self, theta, rows=None):
         return self.forward(theta, rows)[0]
 
-    chosen_at = None
-    """A point whose choices max pooling keeps, so that the objective is smooth around it."""
+    known = MappingProxyType({})
+    """Images by convolution, by whose values max pooling chooses, so that the objective is smooth around a point."""
+
+    def choose_at(self, theta, rows):
+        """Let max pooling of these rows choose as at this point."""
+        self.known = MappingProxyType({})
+        self.known = self.forward(theta, list(range(*rows)))[2]
 
     def forward(self, theta, rows=None, offsets=None):
         """Outputs, and the input of each layer by number; ``offsets`` by layer are added to its pre-activations."""
-        at, self.chosen_at = self.chosen_at, None
-        known = self.forward(at, rows)[2] if at is not None else {}
-        self.chosen_at, unpooled = at, {}
+        unpooled = {}
         z = (self.X if rows is None else self.X[rows]).reshape(-1, *self.image_shape)
         matrices, inputs, offsets = self.matrices(theta), {}, offsets or {}
         for m, ((W, b), conv) in enumerate(zip(matrices, self.convs, strict=False), start=1):
             inputs[m] = z
             z = unpooled[m] = self.act(convolve(z, W, b, conv) + offsets.get(m, 0))
-            z = z if conv.pool is None else pool(z, *conv.pool, known=known.get(m))
+            z = z if conv.pool is None else pool(z, *conv.pool, known=self.known.get(m))
         z = z.reshape(len(z), -1)
         for m, (W, b) in enumerate(matrices[len(self.convs) :], start=len(self.convs) + 1):
             inputs[m] = z
