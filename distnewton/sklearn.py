@@ -35,7 +35,7 @@ from collections.abc import Mapping
 from copy import copy
 from dataclasses import KW_ONLY, dataclass, field
 from numbers import Integral, Real
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 
@@ -65,6 +65,14 @@ except ImportError:
     raise MissingExtraError("distnewton.sklearn", "sklearn") from None
 
 __all__ = ["NewtonClassifier", "NewtonRegressor"]
+
+_COUNTERPARTS = {
+    "solver": "direction names the method",
+    "alpha": "C, the inverse of alpha, sets the regularisation",
+    "learning_rate_init": "Newton methods have no learning rate; for direction='kfac', 'sgd' or 'adam' it is "
+    "settings={'method': {'learning_rate': 0.01}}",
+}
+"""Where parameters of scikit-learn's networks are found here, if they have other names."""
 
 # tells the workers that joblib starts from here on that they are not ranks
 is_rank()
@@ -96,6 +104,14 @@ class _NewtonEstimator(BaseEstimator):
     comm: Any = "auto"
 
     _several = False  # whether a sample may have several labels
+
+    def __new__(cls, *_args: Any, **parameters: Any) -> Self:
+        """Say which parameters there are if one is unknown, which users of scikit-learn's networks may expect."""
+        known = cls._get_param_names()
+        for name in (name for name in parameters if name not in known):
+            there = _COUNTERPARTS.get(name, "other settings are keys of settings, as {'method': {'cg_max': 50}}")
+            raise TypeError(f"{cls.__name__} has no parameter {name}: {there}. Its parameters: {', '.join(known)}")
+        return super().__new__(cls)
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()

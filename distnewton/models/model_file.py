@@ -151,6 +151,8 @@ def _look(file: Path) -> str:
         return ", but a pickle, which is never loaded since it can run any code"
     if head.startswith(b"PK\x03\x04"):
         return ", but a torch file or another zip archive, which is never loaded since it can run any code"
+    if head == b"solver_t":
+        return ", but a model of LIBLINEAR, for LIBLINEAR's predict; distnewton-train makes one from the same data"
     return ""
 
 

@@ -91,6 +91,12 @@ def test_the_text_gives_the_models_answers(kind, loss, scale):
         assert len(set(labels.tolist())) == n_classes
 
 
+def test_the_text_is_no_model_file_of_distnewton(tmp_path):
+    save_liblinear(trained("binary", "logistic"), tmp_path / "m.model")
+    with pytest.raises(DataError, match="but a model of LIBLINEAR, for LIBLINEAR's predict"):
+        distnewton.load_model(tmp_path / "m.model")
+
+
 @pytest.mark.skipif(PROGRAM is None, reason="LIBLINEAR's programs are not installed (Debian: liblinear-tools)")
 @pytest.mark.parametrize(("kind", "loss"), list(CASES))
 def test_liblinear_predicts_with_it(tmp_path, kind, loss):

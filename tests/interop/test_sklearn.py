@@ -386,6 +386,20 @@ def test_the_extra_is_named_where_scikit_learn_is_missing(monkeypatch):
         importlib.import_module("distnewton.sklearn")
 
 
+@pytest.mark.parametrize(
+    ("parameters", "message"),
+    [
+        ({"solver": "adam"}, r"NewtonRegressor has no parameter solver: direction names the method\. Its .*: C, act"),
+        ({"alpha": 1.0}, "no parameter alpha: C, the inverse of alpha, sets"),
+        ({"learning_rate_init": 0.1}, "no parameter learning_rate_init: Newton methods have no learning rate"),
+        ({"C": 1.0, "cg_max": 50}, "no parameter cg_max: other settings are keys of settings"),
+    ],
+)
+def test_unknown_parameters_are_told_where_they_are(parameters, message):
+    with pytest.raises(TypeError, match=message):
+        NewtonRegressor((30,), **parameters)
+
+
 @pytest.mark.parametrize(("parameters", "message"), [
     ({"hidden_layer_sizes": (4.5,)}, "hidden_layer_sizes must be an instance of int"),
     ({"hidden_layer_sizes": 4.5}, "hidden_layer_sizes must be an instance of int"),
