@@ -11,7 +11,7 @@ from distnewton.errors import DataError
 from distnewton.files import parse_json
 from distnewton.guards.failures import ERRORS_FOLDER, LAUNCHER_FILE, read_first
 from distnewton.guards.hangs import describe_hang, ranges, read_hangs, where
-from distnewton.reporting.run_data import TORN
+from distnewton.reporting.run_data import STOPS, TORN
 from distnewton.runs.run_folder import (
     END_FILE,
     METRICS_FILE,
@@ -57,14 +57,15 @@ def explain_failure(path: Path) -> Iterator[str]:
         raise DataError(f"a report in {errors} is damaged: {error!r}", collective=True) from None
 
 
-def _silent_end(path: Path) -> str:
+def _silent_end(path: Path, reached: str) -> str:
     """Say what is known about a run that left neither a report nor an exit code."""
     if is_at_work(path):
-        return "the run is still training,"
-    outside = "something outside ended a process or host (out of memory, kill, crash of a library)"
+        return f"the run is still training, {reached}"
+    outside = "a signal (kill, out of memory) or the crash of a library ended a process or host"
     file = path / ERRORS_FOLDER / LAUNCHER_FILE
+    written = f"no report was written {reached}"
     if not file.is_file():
-        return f"no report was written, and no process has the run open: {outside}; the launcher's output says which,"
+        return f"{written}, and no process has the run open: {outside}; the launcher's output says which"
     code = parse_json(file.read_text(encoding="utf-8"))["exit_code"]
     # shells and Open MPI add 128, MPICH does not
     number = code - 128 if code > 128 else code
@@ -72,7 +73,7 @@ def _silent_end(path: Path) -> str:
         said = f"signal {number} ({signal.Signals(number).name}) ended a rank or the launcher"
     except ValueError:
         said = outside
-    return f"no report was written: {said}; the launcher returned {code},"
+    return f"{written}: {said}; the launcher returned {code}"
 
 
 def _hang(path: Path, first: dict[str, Any] | None) -> Iterator[str]:
@@ -98,13 +99,13 @@ def _end_without_failure(path: Path) -> Iterator[str]:
     """Say how a run without a report ended, or where it stopped."""
     if (path / END_FILE).is_file():
         code = parse_json((path / END_FILE).read_text(encoding="utf-8"))["exit_code"]
-        yield f"ended      in order, exit code {code}"
+        yield f"ended      in order, exit code {code}" + (f": {STOPS[code]}" if code in STOPS else "")
         return
     records = list(read_metrics(path)) if (path / METRICS_FILE).is_file() else []
     if (path / METRICS_FILE).is_file() and metrics_lines(path)[1]:
         yield f"note       {TORN}"
     reached = f"after iteration {records[-1]['iteration']}" if records else "before its first iteration"
-    yield f"cause      {_silent_end(path)} {reached}"
+    yield f"cause      {_silent_end(path, reached)}"
 
 
 def _cause(path: Path, first: dict[str, Any] | None) -> Iterator[str]:

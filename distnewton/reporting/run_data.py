@@ -33,6 +33,8 @@ from distnewton.runs.run_folder import (
 )
 
 COMPARISON_FILE = "comparison.md"
+STOPS = {STOPPED_EARLY: "stopped by the clock or a signal", INTERRUPTED: "interrupted"}
+"""What ended a run before its last iteration, by exit code."""
 TORN = f"the last line of {METRICS_FILE} is cut off and was left out"
 
 
@@ -201,9 +203,8 @@ def _ending(path: Path, lines: list[IterationRecord]) -> Iterator[str]:
     failure, end = read_first(path), _optional(path / END_FILE, _object)
     if failure:
         yield f"failed with exit code {failure.get('exit_code')}: {failure.get('message')}"
-    stops = {STOPPED_EARLY: "stopped by the clock or a signal", INTERRUPTED: "interrupted"}
-    if end and end.get("exit_code") in stops:
-        yield f"{stops[end['exit_code']]} after iteration {lines[-1].iteration if lines else 0}"
+    if end and end.get("exit_code") in STOPS:
+        yield f"{STOPS[end['exit_code']]} after iteration {lines[-1].iteration if lines else 0}"
     if lines and DIVERGED in lines[-1].note:
         yield lines[-1].note
     # the runs of a comparison have no end of their own

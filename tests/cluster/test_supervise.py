@@ -92,13 +92,13 @@ def test_an_earlier_failure_is_not_this_one(tmp_path):
 @pytest.mark.parametrize(("end", "words"), [
     ("os.kill(os.getpid(), 9)", "signal 9 (SIGKILL) ended a rank or the launcher; the launcher returned 137"),
     ("sys.exit(11)", "signal 11 (SIGSEGV) ended a rank or the launcher; the launcher returned 11"),
-    ("sys.exit(99)", "something outside ended a process"),
+    ("sys.exit(99)", "a signal (kill, out of memory) or the crash of a library ended a process or host"),
 ])  # fmt: skip
 def test_why_tells_what_the_launcher_knows(tmp_path, end, words):
     code = supervise(tmp_path, python(f"import os, sys; {end}", tmp_path))
     assert code in (137, 11, 99)
     (told,) = explain_failure(tmp_path)
-    assert told.startswith("cause      no report was written: ")
+    assert told.startswith("cause      no report was written before its first iteration: ")
     assert words in told
     forget(tmp_path)
     assert not list((tmp_path / "errors").iterdir())

@@ -153,10 +153,10 @@ def test_why_of_a_failure_and_of_runs_without_one(tmp_path):
     while is_at_work(tmp_path / "R") and time.monotonic() < limit:
         time.sleep(0.05)
     text = again()
-    assert "no report was written, and no process has the run open: something outside ended a process" in text
-    assert "the launcher's output says which, after iteration 1" in text
+    assert "no report was written after iteration 1, and no process has the run open: a signal (kill, " in text
+    assert "ended a process or host; the launcher's output says which" in text
     (tmp_path / "R/end.json").write_text(json.dumps({"exit_code": 75}))
-    assert "in order, exit code 75" in again()
+    assert "in order, exit code 75: stopped by the clock or a signal" in again()
     (tmp_path / "R/errors/first.json").write_text("{}")
     with pytest.raises(DataError, match="is damaged"):
         again()
