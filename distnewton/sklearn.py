@@ -111,7 +111,8 @@ class _NewtonEstimator(BaseEstimator):
         for name in (name for name in parameters if name not in known):
             there = _COUNTERPARTS.get(name, "other settings are keys of settings, as {'method': {'cg_max': 50}}")
             raise TypeError(f"{cls.__name__} has no parameter {name}: {there}. Its parameters: {', '.join(known)}")
-        return super().__new__(cls)
+        made: Self = super().__new__(cls)
+        return made
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
