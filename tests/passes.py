@@ -148,7 +148,7 @@ def rank_counts(text: str) -> list[int]:
 def main() -> int:
     """Run the passes and count; 1 where a test failed or none ran."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ranks", type=rank_counts, default=[3, 4, 2, 7, 1], help="in this order: the longest first")
+    parser.add_argument("--ranks", type=rank_counts, default=[3, 4, 2, 7, 1])  # the longest first
     one = parser.add_mutually_exclusive_group()
     one.add_argument("--serial-only", action="store_true")
     one.add_argument("--mpi-only", action="store_true")
