@@ -20,6 +20,7 @@ from distnewton.data.labels import LabelMapping
 from distnewton.data.partitioned import Task
 from distnewton.data.scaling import ColumnScaling, fit_scaling
 from distnewton.errors import ConfigError, MissingExtraError
+from distnewton.frozen import frozen
 from distnewton.models.architecture import Architecture
 from distnewton.models.loading import load_serial_model, model_of_weights
 from distnewton.models.model import Model
@@ -96,7 +97,7 @@ class ScaleFeatures(nn.Module):
         return self.kind
 
 
-@dataclass(frozen=True)
+@frozen
 class Imported:
     """A torch module converted for a run.
 

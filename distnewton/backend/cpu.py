@@ -7,13 +7,13 @@ here, because array libraries differ in these operations.
 from __future__ import annotations
 
 from contextlib import suppress
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from distnewton.backend.arrays import HOST, Array, Library, is_sparse
 from distnewton.errors import NumericalError
+from distnewton.frozen import frozen
 
 _BEYOND_CACHES = 1 << 24
 _ROW = range(256, 4096)
@@ -30,7 +30,7 @@ SYSTEM_ADVICE = (
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class Backend:
     """Arrays of one floating-point type.
 

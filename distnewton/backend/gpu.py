@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cache
 from typing import Any
 
@@ -11,6 +11,7 @@ import numpy as np
 from distnewton.backend.arrays import Array, DeviceLibrary, Library, is_sparse, on_device, register
 from distnewton.backend.device import DeviceBackend
 from distnewton.errors import ConfigError, MissingExtraError
+from distnewton.frozen import frozen
 
 _FIRST_WITH_TF32 = 80
 INSTALL = "pip install 'distnewton[gpu]'"
@@ -177,7 +178,7 @@ def count_gpus() -> tuple[int, str]:
     return n, "" if n else "cupy finds no GPU"
 
 
-@dataclass(frozen=True)
+@frozen
 class CupyBackend(DeviceBackend):
     """cupy arrays of one floating-point type, on one GPU.
 

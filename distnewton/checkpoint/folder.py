@@ -12,7 +12,6 @@ import re
 import shutil
 from collections.abc import Sequence
 from contextlib import suppress
-from dataclasses import dataclass
 from pathlib import Path
 
 from distnewton.checkpoint.manifest import (
@@ -25,6 +24,7 @@ from distnewton.checkpoint.manifest import (
 )
 from distnewton.errors import DataError, MissingInputError, WriteError
 from distnewton.files import possible_path
+from distnewton.frozen import frozen
 
 CHECKPOINTS_FOLDER = "checkpoints"
 _NAME = re.compile(r"step-(\d{6,})(?:-(\d+))?")
@@ -32,7 +32,7 @@ _PART_SUFFIX = ".part"
 _OUR_FILES = re.compile(rf"{PART_NAME}|{re.escape(MANIFEST_FILE)}")
 
 
-@dataclass(frozen=True)
+@frozen
 class StoredCheckpoint:
     """A folder with the name of a checkpoint."""
 

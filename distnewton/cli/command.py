@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 from distnewton.cli import end_start
 from distnewton.cli.parsing import OLD_FLAGS, Parser, settings_to_set
 from distnewton.errors import ConfigError
+from distnewton.frozen import frozen
 from distnewton.launch.startup import launched_rank, launched_size
 
 Function = Callable[[argparse.Namespace], int]
@@ -38,7 +38,7 @@ DEVICE = argument("--device", choices=("cpu", "gpu", "auto"), metavar="NAME", he
 CLUSTER_FILE = "cluster file (keys: cluster_configs/README.md)"
 
 
-@dataclass(frozen=True)
+@frozen
 class Command:
     """A command of ``distnewton``.
 

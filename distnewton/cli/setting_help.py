@@ -7,12 +7,12 @@ import re
 import shutil
 import textwrap
 from collections.abc import Iterable
-from dataclasses import dataclass
 from functools import cache
 
 from pydantic.fields import FieldInfo
 
 from distnewton.cli.parsing import SHORT_FLAGS
+from distnewton.frozen import frozen
 
 COMMON = (
     "data.train", "data.test", "data.validation_fraction", "data.scale", "data.label_column",
@@ -24,7 +24,7 @@ COMMON = (
 _INDENT = 24
 
 
-@dataclass(frozen=True)
+@frozen
 class Setting:
     """A setting of a recipe."""
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distnewton.cluster.quoting import MOST_NAME, MOST_PATH, checked
+from distnewton.frozen import frozen
 from distnewton.runs.run_folder import METRICS_FILE
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ GO_ON = "--resume=auto"
 """Flag with which a job resumes its run when it is queued again."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Job:
     """A job that can be written.
 

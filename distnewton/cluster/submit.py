@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-from dataclasses import dataclass
 from pathlib import Path
 
 from distnewton.cluster.cluster_file import Cluster
@@ -14,6 +13,7 @@ from distnewton.cluster.job import JOB_CONFIG, JOB_FILE, Job, checked_name
 from distnewton.cluster.job_text import job_text
 from distnewton.config import Config, to_toml
 from distnewton.errors import ConfigError, CreateError
+from distnewton.frozen import frozen
 from distnewton.outputs import check_folder, write_output, writing
 from distnewton.parallel.partition import Partition, check_rank_count
 from distnewton.runs.run_folder import (
@@ -26,7 +26,7 @@ from distnewton.runs.run_folder import (
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class Submission:
     """A request to submit a run."""
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Discriminator, Field, SerializeAsAny, Tag, model_validator
@@ -15,6 +14,7 @@ from distnewton.data.formats.registry import FORMATS
 from distnewton.data.labels import MISSING_VALUES
 from distnewton.data.scaling import SCALINGS
 from distnewton.errors import ConfigError, shown
+from distnewton.frozen import frozen
 from distnewton.network.activations import ACTIVATIONS
 from distnewton.network.layer_tables import (
     Dense,
@@ -33,7 +33,7 @@ from distnewton.registry import Registry
 TaskName = Literal["auto", "classification", "binary", "multilabel", "regression"]
 
 
-@dataclass(frozen=True)
+@frozen
 class NameOf:
     """Annotation of a setting that names a component; the help and the reference list the registry's names."""
 

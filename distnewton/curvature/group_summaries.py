@@ -23,14 +23,13 @@ The regularisation adds theta^T P u_s / C and u_s^T P u_s / C to the first two; 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
 from distnewton.backend import Array, scalar, to_host, vecdot
 from distnewton.curvature.curves import Curves
 from distnewton.curvature.groups import GROUPS, ParameterGroups
 from distnewton.curvature.point import Point
+from distnewton.frozen import frozen
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.cuts import bounds
 from distnewton.solvers.damping import penalised_part
@@ -43,7 +42,7 @@ _CHUNK_SIZE = 1 << 16
 """Numbers converted to float64 at a time, few enough to stay in the cache."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Summary:
     """Derivatives of the objective along the groups of a direction, replicated, in float64.
 

@@ -7,7 +7,6 @@ r"""The Jacobian of the outputs on the curvature sample: one backward pass, no f
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from distnewton.backend import Array, Backend
@@ -19,6 +18,7 @@ from distnewton.curvature.factors import (
     StoredFactor,
     values_of,
 )
+from distnewton.frozen import frozen
 from distnewton.network.layers import Layer
 from distnewton.network.layout import BlockView, LogicalBlock, ParameterLayout
 from distnewton.network.network import Activations, PartitionedNetwork, take_turns
@@ -29,7 +29,7 @@ MESSAGE_SIZE = 1 << 22
 """Numbers of D summed over a boundary at a time."""
 
 
-@dataclass(frozen=True)
+@frozen
 class JacobianPart:
     """Parts from which the columns of a block are computed.
 

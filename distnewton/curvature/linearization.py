@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
@@ -13,6 +12,7 @@ from distnewton.backend import Array, Backend, scalar
 from distnewton.curvature.columns import BlockSample, SampleColumns, SharedColumns
 from distnewton.curvature.jacobian import Jacobian
 from distnewton.curvature.sample import CurvatureSample
+from distnewton.frozen import frozen
 from distnewton.network.layout import LogicalBlock, ParameterLayout
 from distnewton.network.losses import LossHessian
 from distnewton.parallel.grid import ProcessGrid
@@ -21,7 +21,7 @@ from distnewton.solvers.damping import Shift, penalised_part
 DampingForm = Literal["identity", "diagonal"]
 
 
-@dataclass(frozen=True)
+@frozen
 class BlockModel(ABC):
     """The damped quadratic model of some variables (a rank's, or a logical block's), with the others fixed.
 
@@ -81,7 +81,7 @@ class BlockModel(ABC):
         return self.shift_matrix.mean
 
 
-@dataclass(frozen=True)
+@frozen
 class LogicalModel(BlockModel):
     """The model of one of a rank's logical blocks.
 
@@ -99,7 +99,7 @@ class LogicalModel(BlockModel):
         return self.shifts
 
 
-@dataclass(frozen=True)
+@frozen
 class Linearization(BlockModel):
     r"""Gradient and linearised network at a point, and the damped quadratic model that they define.
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 from distnewton.backend import Array
+from distnewton.frozen import frozen
 from distnewton.network.losses import Loss, LossHessian
 from distnewton.network.network import Activations, PartitionedNetwork
 
 
-@dataclass(frozen=True)
+@frozen
 class Point:
     """Some samples at a point.
 

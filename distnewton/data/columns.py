@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import field
 from functools import cached_property
 from itertools import zip_longest
 from typing import Annotated, Any, Literal
@@ -17,6 +17,7 @@ from pydantic import Field, model_validator
 from distnewton.data.encoding import CATEGORY_RULES, MISSING_RULES, StoredColumn, TableEncoding
 from distnewton.data.labels import MISSING_VALUES
 from distnewton.errors import ConfigError, DataError
+from distnewton.frozen import frozen
 from distnewton.options import Options
 
 LABEL_NAMES = ("label", "target", "class", "y")
@@ -28,7 +29,7 @@ _UNNAMED_INDEX = ("", "Unnamed: 0")
 _ROW_NAMES = ("index", "id", "row", "row_id", "rownames")
 
 
-@dataclass(frozen=True)
+@frozen
 class ColumnNames:
     """Names of the columns of the table on which a model was trained.
 
@@ -105,7 +106,7 @@ class StoredColumns(Options):
         return self
 
 
-@dataclass(frozen=True)
+@frozen
 class Wanted:
     """Requests of a caller to a data set; each format uses the settings that it names.
 
@@ -232,7 +233,7 @@ def extra_note(n_extra: int, n_kept: int, what: str = "features") -> list[str]:
     return [f"the last {n_extra} {what}, beyond the {n_kept} expected, were ignored"] if n_extra else []
 
 
-@dataclass(frozen=True)
+@frozen
 class Selection:
     """Columns taken from a table.
 
@@ -299,7 +300,7 @@ def select_columns(
     return table.select_by_place(wanted)
 
 
-@dataclass(frozen=True)
+@frozen
 class _Table:
     """Columns of a table: their names, whether the table names them itself, and which ones number the rows."""
 

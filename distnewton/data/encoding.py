@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
 from pydantic import Field
+
+from distnewton.frozen import frozen
 
 MISSING_RULES = ("auto", "refuse", "mean", "median", "indicator")
 CATEGORY_RULES = ("auto", "refuse", "onehot")
@@ -25,7 +26,7 @@ _FEW = 64
 """Number of rows up to which Python is faster than an Arrow call; short tables may have very many columns."""
 
 
-@dataclass(frozen=True)
+@frozen
 class ColumnEncoding:
     """How one column becomes numbers.
 
@@ -106,7 +107,7 @@ StoredColumn = Annotated[
 """A column as :meth:`TableEncoding.to_json` writes it; JSON turns the tuple into a list."""
 
 
-@dataclass(frozen=True)
+@frozen
 class TableEncoding:
     """How the columns of a table become features.
 

@@ -23,6 +23,7 @@ from distnewton.data.formats.tables import TableSource
 from distnewton.data.identifiers import Hashes, hash_identifiers, identifier_problem, matching_rows
 from distnewton.data.rows import permute_rows
 from distnewton.errors import ConfigError, DataError, MissingInputError
+from distnewton.frozen import frozen
 from distnewton.launch.startup import launched_size
 from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.cuts import FileOwners, Range
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from distnewton.data.row_selection import Chosen
 
 
-@dataclass(frozen=True)
+@frozen
 class FilesByColumns:
     """Files that hold different columns of the same rows, not yet opened.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distnewton.errors import DataError
+from distnewton.frozen import frozen
 
 if TYPE_CHECKING:
     from distnewton.data.description import Labels
@@ -244,7 +244,7 @@ def join_labels(parts: Sequence[Labels]) -> Labels:
     ])
 
 
-@dataclass(frozen=True)
+@frozen
 class LabelMapping:
     """Classes of a problem in their fixed order; class k of the network is ``classes[k]``.
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -21,6 +20,7 @@ from distnewton.data.labels import LabelMapping, plain, regression_targets
 from distnewton.data.source import TextSource
 from distnewton.data.target_scaling import TargetScaling
 from distnewton.errors import DataError
+from distnewton.frozen import frozen
 from distnewton.parallel.collectives import Communicator
 
 if TYPE_CHECKING:
@@ -102,7 +102,7 @@ def keep_dense(description: Description) -> bool:
     return not description.sparse_format or description.n_nonzeros >= DENSE_FROM * n_values
 
 
-@dataclass(frozen=True)
+@frozen
 class Task:
     """The task that the labels define for the network.
 

@@ -23,7 +23,6 @@ from __future__ import annotations
 
 from abc import ABC
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -31,6 +30,7 @@ from numpy.typing import NDArray
 
 from distnewton.data.packed import PackedColumns
 from distnewton.errors import ConfigError, DataError
+from distnewton.frozen import frozen
 from distnewton.registry import Registry
 
 if TYPE_CHECKING:
@@ -181,7 +181,7 @@ SCALINGS: Registry[Scaling] = Registry(
 )
 
 
-@dataclass(frozen=True)
+@frozen
 class ColumnScaling:
     """Fitted scaling of a range of columns.
 

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from distnewton.backend import Array
+from distnewton.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class TargetScaling:
     """Mean and deviation of the training targets.
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
 from distnewton.backend import Array
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import DampingForm, Linearization
 from distnewton.directions.options import BatchNewtonOptions, FullBatchOptions, LearningRateOptions
+from distnewton.frozen import frozen
 from distnewton.network.layout import ParameterLayout
 from distnewton.network.shapes import NetworkShape
 from distnewton.options import Options
@@ -24,7 +24,7 @@ RoleOptions = Mapping[Role, tuple[type[Options], ...]]
 Presets = Mapping[Role, Mapping[str, Any]]
 
 
-@dataclass(frozen=True)
+@frozen
 class Family:
     """A kind of directions, which determines how the point moves along them.
 
@@ -52,7 +52,7 @@ LEARNING_RATE = Family("learning rate on mini-batches", LearningRateOptions, bat
 FAMILIES = (FULL_BATCH, BATCH_NEWTON, LEARNING_RATE)
 
 
-@dataclass(frozen=True)
+@frozen
 class DirectionResult:
     """A direction, and what happened on this rank while it was computed.
 

@@ -15,7 +15,7 @@ If the grid has replicas, each multiplies with its own samples; the products are
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
@@ -28,6 +28,7 @@ from distnewton.directions.cg import CGDirection
 from distnewton.directions.direction import DirectionResult, RoleOptions
 from distnewton.directions.options import AccelerationOptions, CGOptions, SketchOptions
 from distnewton.directions.preconditioner import Preconditioner
+from distnewton.frozen import frozen
 from distnewton.parallel.termination import EarlyTermination
 from distnewton.solvers.conjugate_gradient import Progress, check_curvature, rounding_floor
 
@@ -126,7 +127,7 @@ class GaussNewton(CGDirection):
         return r if self._preconditioners is None else self._preconditioners.apply(r)
 
 
-@dataclass(frozen=True)
+@frozen
 class _Product:
     """(G + lambda I) z and the inner products of a step, over all ranks; `curvature` is z^T (G + lambda I) z."""
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import platform
-from dataclasses import dataclass
 from typing import Any
 
 from distnewton.backend import Backend
 from distnewton.errors import ConfigError
+from distnewton.frozen import frozen
 from distnewton.guards.hangs import ranges
 from distnewton.guards.watchdog import watchdog
 from distnewton.launch.gpu_aware import takes_gpu_buffers
@@ -57,7 +57,7 @@ GPUS = CudaGpus()
 """The GPUs; tests replace them by arrays that only look like a GPU's."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Device:
     """The devices of a run.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 from pydantic import TypeAdapter
 
 from distnewton.backend import Array
 from distnewton.checkpoint.state import State
+from distnewton.frozen import frozen
 from distnewton.method.records import IterationRecord, Number, plain
 from distnewton.models.metrics import LOWER_IS_BETTER, MAIN_METRIC
 from distnewton.parallel.collectives import Communicator
@@ -16,7 +16,7 @@ from distnewton.parallel.collectives import Communicator
 _LEAST_GAIN = 0.01
 
 
-@dataclass(frozen=True)
+@frozen
 class Best:
     """The iteration whose model is kept.
 

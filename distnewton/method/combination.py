@@ -10,19 +10,19 @@ their length (on random networks q after beta_1 recovered 73 to 96 % of the exac
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
 from distnewton.backend import Array, scalar
 from distnewton.curvature.linearization import Linearization
+from distnewton.frozen import frozen
 from distnewton.parallel.grid import ProcessGrid
 
 _NEARLY_PARALLEL = 1e-10
 """Relative determinant below which the two directions count as one."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Combination:
     """A direction and the scalars of the model along it.
 

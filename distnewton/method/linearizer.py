@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 from typing import Any
 
 from distnewton.backend import Array
@@ -11,12 +10,13 @@ from distnewton.curvature.linearization import Linearization
 from distnewton.curvature.point import Point
 from distnewton.curvature.sample import CurvatureSample
 from distnewton.directions.direction import Direction
+from distnewton.frozen import frozen
 from distnewton.method.batches import draw_state, draws, set_draw_state
 from distnewton.method.nonfinite import not_finite
 from distnewton.method.objective import Evaluation, Objective
 
 
-@dataclass(frozen=True)
+@frozen
 class LinearizedPoint:
     """Gradient and curvature sample of a point.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
@@ -12,6 +12,7 @@ from distnewton.backend import Array
 from distnewton.checkpoint.state import State
 from distnewton.curvature.linearization import Linearization
 from distnewton.directions.direction import Direction, DirectionResult
+from distnewton.frozen import frozen
 from distnewton.method.combination import Combination, combine
 from distnewton.method.linearizer import Linearizer
 from distnewton.method.nonfinite import Retries, solve
@@ -24,7 +25,7 @@ from distnewton.solvers.damping import LevenbergMarquardt, penalised_part, reduc
 from distnewton.solvers.line_search import LineSearchResult, backtrack
 
 
-@dataclass(frozen=True)
+@frozen
 class StepOptions:
     """Settings of a Newton step.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Protocol
 
 import numpy as np
@@ -16,6 +16,7 @@ from distnewton.curvature.linearization import Linearization
 from distnewton.curvature.point import Point
 from distnewton.curvature.sample import CurvatureSample
 from distnewton.directions.direction import Direction, DirectionResult
+from distnewton.frozen import frozen
 from distnewton.method.batches import Batches, Subsamples, draws
 from distnewton.method.newton import NewtonStep, regularizer
 from distnewton.method.objective import Evaluation, Objective, subsample_size
@@ -275,7 +276,7 @@ class BatchNewton(_MiniBatch):
         self._t += 1
 
 
-@dataclass(frozen=True)
+@frozen
 class RateOptions:
     """Settings of steps with a learning rate."""
 

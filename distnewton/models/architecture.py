@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import field
 
 from distnewton.config import DataConfig
 from distnewton.data.columns import ColumnNames
 from distnewton.data.description import Description
 from distnewton.data.partitioned import Task
+from distnewton.frozen import frozen
 from distnewton.network.losses import LOSSES
 from distnewton.network.shapes import NetworkShape
 
 
-@dataclass(frozen=True)
+@frozen
 class Architecture:
     """Everything that defines a model except its weights.
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from typing import Any
 
 import numpy as np
 
 from distnewton.backend import Array, is_packed, is_sparse, to_host
+from distnewton.frozen import frozen
 from distnewton.network.network import Activations, PartitionedNetwork
 
 _ROWS_AT_ONCE = 4096
@@ -16,7 +17,7 @@ _ROWS_AT_ONCE = 4096
 TOO_LARGE = 1e150
 
 
-@dataclass(frozen=True)
+@frozen
 class Finding:
     """A number that is not finite, or too large."""
 

@@ -17,18 +17,18 @@ r_3 = a'''/a', cotangents E of the activations give those of the pre-activations
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 import numpy as np
 
 from distnewton.backend import Array, namespace
+from distnewton.frozen import frozen
 from distnewton.network.activations import Activation
 
 _STRIP = 1 << 15
 """Numbers of the derivatives processed at a time, few enough to stay in the cache with their temporaries."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Jet:
     """The set of derivatives that are carried along.
 

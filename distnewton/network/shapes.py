@@ -8,12 +8,13 @@ each of its pixels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from itertools import pairwise
 from typing import Any
 
 from distnewton.errors import ConfigError
+from distnewton.frozen import frozen
 from distnewton.network.jets import Jet
 from distnewton.parallel.cuts import FileOwners
 from distnewton.parallel.partition import Partition, as_splits
@@ -25,7 +26,7 @@ MOST_COLLECTED = 128
 that costs at most this many operations a number, some 10 ns, where a network takes 40 ns to send it."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Window:
     """A window that slides over an image.
 
@@ -58,7 +59,7 @@ class Window:
         return h, w
 
 
-@dataclass(frozen=True)
+@frozen
 class Pooling:
     """Pooling of each channel.
 
@@ -74,7 +75,7 @@ class Pooling:
     window: Window
 
 
-@dataclass(frozen=True)
+@frozen
 class LayerShape:
     """A weight layer and the pooling after it.
 
@@ -145,7 +146,7 @@ class LayerShape:
         return self.n_in * self.rows_per_unit, self.n_out * n_kernel
 
 
-@dataclass(frozen=True)
+@frozen
 class NetworkShape:
     """All layers of a network.
 

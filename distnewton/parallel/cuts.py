@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from fractions import Fraction
 from itertools import accumulate, pairwise
 
 from distnewton.errors import ConfigError
+from distnewton.frozen import frozen
 
 Range = tuple[int, int]
 """First index, and one past the last."""
@@ -57,7 +57,7 @@ def weighted_bounds(n: int, weights: Sequence[float]) -> list[Range]:
     return list(pairwise(round(n * (before / sums[-1])) for before in sums))
 
 
-@dataclass(frozen=True)
+@frozen
 class FileOwners:
     """Files by columns, and the ranks of a grid that own them; no other rank opens a file.
 

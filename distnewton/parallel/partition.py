@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 from statistics import fmean
 
@@ -29,10 +29,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distnewton.errors import ConfigError
+from distnewton.frozen import frozen
 from distnewton.parallel.cuts import FileOwners, Range, bounds, weighted_bounds
 
 
-@dataclass(frozen=True)
+@frozen
 class Block:
     """Block (i, j) of the weights of one layer: input group i, output group j.
 
@@ -85,7 +86,7 @@ class Block:
         return (n_in + self.owns_bias) * n_out
 
 
-@dataclass(frozen=True)
+@frozen
 class Partition:
     """The division of a network among ranks.
 

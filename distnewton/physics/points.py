@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from os import PathLike
 from typing import Any
 
@@ -19,6 +18,7 @@ from distnewton.data.columns import LabelsWanted
 from distnewton.data.description import DataSource
 from distnewton.data.sources import open_data
 from distnewton.errors import ConfigError
+from distnewton.frozen import frozen
 
 
 class Points(ABC):
@@ -44,7 +44,7 @@ class Points(ABC):
         """
 
 
-@dataclass(frozen=True)
+@frozen
 class Given(Points):
     """Given points, which stay where they are.
 
@@ -81,7 +81,7 @@ class Given(Points):
         return points
 
 
-@dataclass(frozen=True)
+@frozen
 class _InBox(Points):
     """Points of a box, or of some of its faces: (axis, 0 for the lower end, 1 for the upper)."""
 
@@ -148,7 +148,7 @@ class Box:
         return _InBox(_counted(n), self.low, self.high, faces)
 
 
-@dataclass(frozen=True)
+@frozen
 class _OnSphere(Points):
     n: int
     center: Array

@@ -7,7 +7,7 @@ import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import field, replace
 from os import PathLike
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 from distnewton.backend import Array
 from distnewton.data.description import DataSource
 from distnewton.errors import ConfigError, DistNewtonError
+from distnewton.frozen import frozen
 from distnewton.network.jets import Jet
 from distnewton.physics.points import Given, Points, read_points, real_numbers
 
@@ -26,7 +27,7 @@ RECORDED = ("rmse", "relative_l2")
 """Names of numbers in records, besides those of the terms and the unknown constants."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Term:
     """A residual that shall vanish at points.
 
@@ -142,7 +143,7 @@ class Term:
             ) from None
 
 
-@dataclass(frozen=True)
+@frozen
 class Problem:
     r"""Residuals that a network shall make vanish.
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 from itertools import pairwise
 
 from distnewton.curvature.jacobian import rows_at_once
+from distnewton.frozen import frozen
 from distnewton.guards.ledger import PHASES, allreduce_bytes
 from distnewton.network.layers import LINEAR_SIZE
 from distnewton.planning.chunks import chunk_ranges, rows_kept
@@ -22,7 +22,7 @@ _SOLUTIONS = 5
 """Number of systems solved with a factor: that of the direction, and those of its condition number."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Message:
     """Sums of the same size over the same ranks."""
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 from distnewton.curvature.sketch import auto_sketch
 from distnewton.errors import ConfigError
+from distnewton.frozen import frozen
 from distnewton.network.shapes import LayerShape, NetworkShape, dense_shape
 from distnewton.parallel.cuts import FileOwners
 from distnewton.parallel.partition import Partition, regular_splits, splits_title
@@ -22,7 +23,7 @@ _MOST_BLOCKS = 1_000_000
 """Largest number of blocks (ranks x layers x plans) to examine, which takes some ten seconds."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Forecast:
     """A phase of an iteration on the rank with the most work.
 
@@ -60,7 +61,7 @@ class Forecast:
         return self.compute + self.latency + self.transfer
 
 
-@dataclass(frozen=True)
+@frozen
 class Plan:
     """The predicted cost of an iteration with given splits.
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cached_property
 
+from distnewton.frozen import frozen
 from distnewton.network.shapes import LayerShape, NetworkShape
 from distnewton.parallel.cuts import FileOwners
 from distnewton.parallel.partition import Block, Partition
@@ -14,7 +15,7 @@ MODELLED = ("dual", "gauss_newton", "block_diagonal")
 """Directions whose iterations are modelled."""
 
 
-@dataclass(frozen=True)
+@frozen
 class PlannedMethod:
     """The method of an iteration, as far as its cost depends on it.
 
@@ -54,7 +55,7 @@ class PlannedMethod:
     rounded: bool = False
 
 
-@dataclass(frozen=True)
+@frozen
 class Problem:
     """The sizes of the problem of an iteration, or of one replica of the grid.
 

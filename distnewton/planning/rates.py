@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
 
+from distnewton.frozen import frozen
 from distnewton.planning.messages import Message
 
 # share of the rate of large square products that products of a network's shapes reach, without passes over memory
@@ -15,7 +15,7 @@ _SPARSE_COLUMNS = 64
 _FETCH_COLUMNS = 7.0
 
 
-@dataclass(frozen=True)
+@frozen
 class Rates:
     """Rates of a rank while all ranks compute.
 

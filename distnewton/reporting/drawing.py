@@ -9,12 +9,12 @@ import re
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from xml.etree import ElementTree
 
 from distnewton.errors import ConfigError, MissingExtraError
+from distnewton.frozen import frozen
 from distnewton.outputs import whole
 from distnewton.reporting.style import LIGHT
 
@@ -36,7 +36,7 @@ _SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
-@dataclass(frozen=True)
+@frozen
 class Tip:
     """Text that appears when the pointer is over a box of a picture.
 
@@ -118,7 +118,7 @@ def clean(text: str, most: int = 60) -> str:
     return text if len(text) <= most else f"{text[: most - 1]}…"
 
 
-@dataclass(frozen=True)
+@frozen
 class Drawn:
     """A picture for a page.
 

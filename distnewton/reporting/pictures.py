@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
+from distnewton.frozen import frozen
 from distnewton.parallel.partition import Partition
 from distnewton.reporting.drawing import N_COLOURS, Tip, clean
 from distnewton.reporting.style import LIGHT
@@ -54,7 +54,7 @@ def legend_columns(names: Sequence[str], width: float) -> int:
     return max(1, min(len(names), int(width / (44 + _LETTER * max(map(len, names))))))
 
 
-@dataclass(frozen=True)
+@frozen
 class Curve:
     """A curve of a chart.
 
@@ -85,7 +85,7 @@ class Curve:
         return points[:, sorted({*range(0, n, stride), n - 1} if n else ())]
 
 
-@dataclass(frozen=True)
+@frozen
 class Chart:
     """Curves over a common axis.
 
@@ -205,7 +205,7 @@ class Chart:
         return "0" if self.nought is not None and math.isclose(value, self.nought) else label(value)
 
 
-@dataclass(frozen=True)
+@frozen
 class Panels:
     """Charts in rows of two under a common title, with the legend of the last one.
 
@@ -249,7 +249,7 @@ def add_legend(figure: Any, axes: Any, width: float) -> None:
         figure.legend(handles, names, loc="outside upper left", ncols=n, borderpad=0.0, handlelength=1.8)
 
 
-@dataclass(frozen=True)
+@frozen
 class Scatter:
     """Points over two axes, with the line on which they should lie.
 
@@ -288,7 +288,7 @@ class Scatter:
         return []
 
 
-@dataclass(frozen=True)
+@frozen
 class Bars:
     """A bar for each name, divided into kinds.
 
@@ -356,7 +356,7 @@ class Bars:
         return tips
 
 
-@dataclass(frozen=True)
+@frozen
 class Field:
     """Values over a plane, shown by steps in the strength of a colour.
 
@@ -404,7 +404,7 @@ def _shades(n: int) -> Any:
     return LinearSegmentedColormap.from_list("heat", [weak, strong], n)
 
 
-@dataclass(frozen=True)
+@frozen
 class HeatMap:
     """Values shown by the strength of a colour.
 
@@ -527,7 +527,7 @@ class HeatMap:
         axes.spines[["left", "bottom"]].set_visible(False)
 
 
-@dataclass(frozen=True)
+@frozen
 class BlockMap:
     """The weight matrix of each layer, divided into blocks, with the rank that owns each block.
 

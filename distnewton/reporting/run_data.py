@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import field
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from distnewton.config import Config, DataConfig, load_config
 from distnewton.config.sections import data_title
 from distnewton.errors import INTERRUPTED, STOPPED_EARLY, ConfigError, DataError
 from distnewton.files import parse_json
+from distnewton.frozen import frozen
 from distnewton.guards.failures import read_first
 from distnewton.method.divergence import DIVERGED
 from distnewton.method.records import IterationRecord
@@ -91,7 +92,7 @@ class Predictions(_Read):
     errors: list[list[float]] = []
 
 
-@dataclass(frozen=True)
+@frozen
 class Run:
     """A run, as far as it is recorded.
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from distnewton.frozen import frozen
 from distnewton.method.records import IterationRecord
 from distnewton.models.metrics import LOWER_IS_BETTER, is_reached, metric_text
 
@@ -13,7 +13,7 @@ SETS = ("test", "validation", "train")
 """Sets of data; the first one that was measured judges a run."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Scale:
     """A metric on a set. Values that were not measured are NaN, and count neither as good nor as bad.
 

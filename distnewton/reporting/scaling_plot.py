@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from distnewton.frozen import frozen
 from distnewton.parallel.partition import splits_title
 from distnewton.planning.plan import Plan
 from distnewton.reporting.drawing import save
@@ -29,7 +30,7 @@ def training_seconds(plan: Plan) -> float:
     return plan.seconds - plan.phases["evaluation"].seconds
 
 
-@dataclass(frozen=True)
+@frozen
 class ScalingResult:
     """The measurements of a study, beside the predictions of the model."""
 
@@ -108,7 +109,7 @@ class ScalingResult:
         save(_ScalingPicture(self, caption), path, "the picture of a scaling study")
 
 
-@dataclass(frozen=True)
+@frozen
 class _ScalingPicture:
     """Efficiency beside the parts of an iteration; refused points are left out."""
 

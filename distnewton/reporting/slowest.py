@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from itertools import takewhile
 
 import numpy as np
 
+from distnewton.frozen import frozen
 from distnewton.method.records import IterationRecord
 
 # share of the training time above which a rank is named
@@ -15,7 +15,7 @@ THRESHOLD = 0.2
 _LEAST_SECONDS = 0.05
 
 
-@dataclass(frozen=True)
+@frozen
 class Slowest:
     """The rank that computed longest."""
 

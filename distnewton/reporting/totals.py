@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
+from distnewton.frozen import frozen
 from distnewton.method.records import IterationRecord
 
 _MEGABYTE = 1e6
 
 
-@dataclass(frozen=True)
+@frozen
 class Totals:
     """Total costs of iterations, without the evaluation of metrics.
 

@@ -7,7 +7,7 @@ import secrets
 import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
@@ -18,6 +18,7 @@ from distnewton.checkpoint.reading import choose_checkpoint, read_state
 from distnewton.checkpoint.writing import make_home, write_checkpoint
 from distnewton.config import Config
 from distnewton.errors import CreateError, DataError, MissingInputError, WriteError
+from distnewton.frozen import frozen
 from distnewton.launch.deadline import Clock
 from distnewton.method.records import IterationRecord, plain
 from distnewton.method.trainer import Trainer
@@ -46,7 +47,7 @@ class Durable(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@frozen
 class KeeperSettings:
     """Settings of checkpoints: what is saved, and how often.
 
@@ -77,7 +78,7 @@ class KeeperSettings:
     identity: Mapping[str, Any]
 
 
-@dataclass(frozen=True)
+@frozen
 class _Saved:
     """The newest checkpoint."""
 

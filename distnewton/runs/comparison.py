@@ -15,6 +15,7 @@ from distnewton.config.recipes import shipped_recipes
 from distnewton.config.sections import UNLIMITED
 from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import ConfigError, NumericalError
+from distnewton.frozen import frozen
 from distnewton.method.divergence import DIVERGED
 from distnewton.method.records import IterationRecord
 from distnewton.runs.session import Observer, Session
@@ -25,7 +26,7 @@ RATE_FACTORS = (0.3, 1.0, 3.0)
 """Factors on a baseline's learning rate: 3e-4, 1e-3 and 3e-3 for adam."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Entry:
     """One run of a comparison.
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
 
 from distnewton.backend import Array
 from distnewton.config import Config
 from distnewton.config.method import regularization
+from distnewton.frozen import frozen
 from distnewton.method.best_model import BestModel
 from distnewton.method.schedule import Schedule
 from distnewton.method.trainer import Trainer
@@ -15,7 +15,7 @@ from distnewton.runs.evaluator import MetricsEvaluator
 from distnewton.runs.setup import Setup
 
 
-@dataclass(frozen=True)
+@frozen
 class Engine:
     """The objects of a run that depend on its partition; a run whose partition moves makes a new engine each time."""
 

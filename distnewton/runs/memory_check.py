@@ -6,7 +6,6 @@ import math
 import platform
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
@@ -14,6 +13,7 @@ from distnewton.config import Config
 from distnewton.data.description import Description
 from distnewton.directions.composition import make_direction
 from distnewton.errors import ConfigError
+from distnewton.frozen import frozen
 from distnewton.launch.host_memory import free_memory
 from distnewton.method.schedule import curvature_rows
 from distnewton.network.shapes import NetworkShape
@@ -31,7 +31,7 @@ _MOST_RANKS = 4096
 _SHOWN = 8
 
 
-@dataclass(frozen=True)
+@frozen
 class PlannedRun:
     """The inputs from which the memory of a run is predicted, besides its partition."""
 

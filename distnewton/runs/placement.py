@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 
 import numpy as np
 
 from distnewton.config import Config
 from distnewton.data.partitioned import keep_dense
 from distnewton.errors import ConfigError, DataError
+from distnewton.frozen import frozen
 from distnewton.launch.devices import Device, choose_device
 from distnewton.launch.speeds import measured_speeds, speeds_of_grid
 from distnewton.method.schedule import check_memory, check_samples
@@ -26,7 +27,7 @@ from distnewton.runs.memory_check import PlannedRun, check_device_memory, check_
 from distnewton.runs.planned import planned_shares, planned_splits
 
 
-@dataclass(frozen=True)
+@frozen
 class Placement:
     """The network of a run on its ranks and devices."""
 

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 from distnewton.config import Config
 from distnewton.data.description import Description
 from distnewton.data.partitioned import Task
+from distnewton.frozen import frozen
 from distnewton.launch.deadline import Stop
 from distnewton.launch.startup import mpi_library
 from distnewton.launch.threads import n_cores
@@ -25,7 +26,7 @@ from distnewton.runs.notes import notes_of_run
 from distnewton.runs.setup import Setup
 
 
-@dataclass(frozen=True)
+@frozen
 class Machine:
     """The ranks of a run and their devices; replicated.
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
@@ -16,6 +15,7 @@ from distnewton.data.rows import keep_by_columns
 from distnewton.data.scaling import ColumnScaling
 from distnewton.directions.options import FullBatchOptions
 from distnewton.errors import ConfigError, DataError
+from distnewton.frozen import frozen
 from distnewton.method.objective import Objective
 from distnewton.models.warm_start import Start
 from distnewton.network.active import active_network
@@ -31,7 +31,7 @@ _CACHED = 1 << 18
 """Number of first-layer weights that fit in the caches; products with sparse features are then fast by rows alone."""
 
 
-@dataclass(frozen=True)
+@frozen
 class TrainingData:
     """The objective that a run minimises, with its data.
 

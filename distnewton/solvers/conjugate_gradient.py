@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 
 from distnewton.backend import Array, add_scaled, scale_and_add
 from distnewton.errors import NumericalError
+from distnewton.frozen import frozen
 
 
 class Progress:
@@ -48,7 +48,7 @@ class Progress:
         return (self._values[i] - self._values[i - k]) / self._values[i] < k * self._epsilon
 
 
-@dataclass(frozen=True)
+@frozen
 class _Stop:
     """The stopping criteria of a system."""
 

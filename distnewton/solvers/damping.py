@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from distnewton.backend import Array, add_scaled
+from distnewton.frozen import frozen
 
 _FIRST_SHARE = 0.1
 """First lambda as a fraction of the curvature along the gradient."""
@@ -15,7 +16,7 @@ _FIRST_GROWTH = 2.0
 """Factors of Nielsen's rule: the smallest one of lambda, and the one after a first failure."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Shift:
     r"""The diagonal matrix S that damping and regularisation add to a Gauss-Newton matrix.
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ from distnewton.config import Config
 from distnewton.directions.options import CGOptions
 from distnewton.errors import ConfigError, DataError, MissingInputError
 from distnewton.files import parse_json
+from distnewton.frozen import frozen
 from distnewton.network.shapes import NetworkShape
 from distnewton.outputs import write_output
 from distnewton.planning.plan import widened
@@ -28,7 +29,7 @@ _WARMUP = 2
 """Number of first iterations of a run that do not count."""
 
 
-@dataclass(frozen=True)
+@frozen
 class Study:
     """The description of a study."""
 

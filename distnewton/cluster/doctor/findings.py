@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from distnewton.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class CheckResult:
     """Result of a check of the set-up."""
 

@@ -8,7 +8,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from typing import Any
@@ -30,6 +30,7 @@ from distnewton.cluster.doctor.gpu_cases import (
 )
 from distnewton.cluster.doctor.gpu_transfers import transfers
 from distnewton.cluster.doctor.views import cupy_wheels
+from distnewton.frozen import frozen
 from distnewton.launch import devices
 from distnewton.launch.deadline import output_of
 from distnewton.launch.gpu_aware import takes_gpu_buffers
@@ -51,7 +52,7 @@ assert float(array.sum().get()) == 4095 * 4096 / 2
 """
 
 
-@dataclass(frozen=True)
+@frozen
 class Trial:
     """Result of a trial: ``agrees``, ``differs`` or ``not tried``, with the difference."""
 
@@ -62,7 +63,7 @@ class Trial:
     text: str = ""
 
 
-@dataclass(frozen=True)
+@frozen
 class Verification:
     """All trials, and the rates of the device by name."""
 

@@ -9,12 +9,12 @@ import platform
 import re
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distnewton.cluster.launchers import THREAD_VARIABLES
 from distnewton.config.recipes import locate_recipe
+from distnewton.frozen import frozen
 from distnewton.launch.deadline import output_of
 from distnewton.launch.startup import launcher_kind
 from distnewton.launch.threads import blas_libraries, own_cores
@@ -24,7 +24,7 @@ VISIBLE_GPUS = "CUDA_VISIBLE_DEVICES"
 _SLURM = ("SLURM_JOB_ID", "SLURM_JOB_NUM_NODES", "SLURM_CPUS_PER_TASK")
 
 
-@dataclass(frozen=True)
+@frozen
 class LaunchView:
     """What rank 0 sees of the launch."""
 
@@ -37,7 +37,7 @@ class LaunchView:
     fast_cpu: bool  # whether the processor has AVX2
 
 
-@dataclass(frozen=True)
+@frozen
 class RankView:
     """What a rank sees of its set-up."""
 

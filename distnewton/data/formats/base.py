@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
 from pathlib import Path
 from typing import ClassVar
 
 from distnewton.data.columns import Wanted
 from distnewton.data.description import DataSource
+from distnewton.frozen import frozen
 
 
-@dataclass(frozen=True)
+@frozen
 class Location:
     """Where a data set is.
 

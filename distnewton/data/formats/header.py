@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice, pairwise
 from pathlib import Path
@@ -15,6 +14,7 @@ from distnewton.data.formats.libsvm_lines import show
 from distnewton.data.formats.numbers import NUMBER
 from distnewton.data.formats.streams import line_blocks
 from distnewton.errors import DataError
+from distnewton.frozen import frozen
 
 BLANK_RUN = b" "
 _SAMPLED_LINES = 100
@@ -31,7 +31,7 @@ MOST_QUOTED = 1 << 20
 Verdict = Literal[True, False, "unknown"]
 
 
-@dataclass(frozen=True)
+@frozen
 class Layout:
     """How the lines of a file are split into fields.
 
@@ -270,7 +270,7 @@ def is_header(
     return next((verdict for verdict in verdicts if verdict is not None), False)
 
 
-@dataclass(frozen=True)
+@frozen
 class _Lines:
     """The first line of a table and the lines below, with rules that tell whether the first is a header."""
 

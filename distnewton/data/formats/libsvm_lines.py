@@ -16,6 +16,7 @@ from distnewton.data.formats.numbers import NUMBER, finite_number
 from distnewton.data.label_sets import split_labels
 from distnewton.data.labels import MOST_CHARACTERS, TOO_LONG, are_numbers, label_text
 from distnewton.errors import DataError
+from distnewton.frozen import frozen
 from distnewton.printable import printable
 
 MAX_INDEX = 2**31 - 1
@@ -31,7 +32,7 @@ _BLANK_LINE = re.compile(rb"^[ \t\r]*\n", re.MULTILINE)
 _EXPECTED = "LIBSVM lines are `label index:value index:value ...`"
 
 
-@dataclass(frozen=True)
+@frozen
 class Rules:
     """Rules for the content of a file.
 

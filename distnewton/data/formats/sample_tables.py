@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 from distnewton.data.columns import listed
 from distnewton.data.formats.streams import line_blocks
 from distnewton.errors import ConfigError, DataError
+from distnewton.frozen import frozen
 
 MISSING = -9.0
 """PLINK's code for a missing phenotype."""
@@ -67,7 +67,7 @@ def refuse_twice(name: str, what: str, texts: Sequence[str]) -> None:
     raise DataError(f"{name}: {len(twice):,} {what} are there more than once, as {listed(twice)}")
 
 
-@dataclass(frozen=True)
+@frozen
 class SampleTable:
     """Columns of numbers, one row for each sample of the genotypes.
 

@@ -6,19 +6,19 @@ import os
 import tarfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import IO, cast
 
 from distnewton.data.formats.streams import BLOCK_BYTES, open_stream
 from distnewton.errors import DataError, MissingInputError
+from distnewton.frozen import frozen
 
 MAX_FILE_BYTES = 1 << 28
 """Largest image file; without a limit a few kilobytes of a compressed archive could fill the memory."""
 
 
-@dataclass(frozen=True)
+@frozen
 class StoredFile:
     """A file in a folder or an archive.
 
