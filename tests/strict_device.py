@@ -20,6 +20,7 @@ from distnewton.backend import Backend
 from distnewton.backend.arrays import is_sparse, on_device, register
 from distnewton.backend.device import DeviceBackend
 from distnewton.backend.gpu import CupyBackend, count_gpus
+from distnewton.frozen import frozen
 
 FUNCTIONS = frozenset({
     "abs", "all", "any", "arange", "argsort", "ascontiguousarray", "broadcast_to", "cbrt", "concatenate", "cumsum",
@@ -314,7 +315,7 @@ LIBRARY = StrictLibrary()
 register(LIBRARY, StrictArray, StrictRows)
 
 
-@dataclass(frozen=True)
+@frozen
 class StrictBackend(DeviceBackend):
     """The code for devices on such arrays."""
 
