@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from distnewton.cli.main import build_parser, parse
+from distnewton.cli.main import build_parser, main, parse
 from distnewton.cli.settings import overrides
 from distnewton.cluster.cluster_file import load_cluster
 from distnewton.config import Config, apply_settings, load_config, make_config, settings_of
@@ -132,6 +132,19 @@ def test_tables_are_recipes_or_clusters(page, tmp_path):
             load_cluster(tmp_path / "cluster.toml")
         else:
             make_config(tomllib.loads(body))
+
+
+def test_print_config_prints_what_the_page_shows(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    rows = "".join(f"{i % 7},{i % 11},{'ab'[i % 2]}\n" for i in range(1000))
+    (tmp_path / "table.csv").write_text(f"x,y,label\n{rows}")
+    page = DOCS / "guide" / "training.md"
+    (command,) = [words for words in commands(page) if "--print-config" in words]
+    (shown,) = [tomllib.loads(body) for body in blocks(page, "toml") if "table.csv" in body]
+    assert main(command[1:]) == 0
+    printed = tomllib.loads(capsys.readouterr().out)
+    for section, settings in shown.items():
+        assert settings.items() <= printed[section].items()
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if any(blocks(page, "python"))], ids=lambda p: p.name)
