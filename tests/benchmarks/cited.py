@@ -75,7 +75,7 @@ def measured(entry: Mapping[str, Any], data: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as out:
         words = {"DATA": str(data.resolve()), "OUT": out}
         command = re.sub(r"\b(DATA|OUT)\b", lambda found: words[found[0]], entry["command"])
-        run = subprocess.run(["bash", "-c", command], check=True, capture_output=True, text=True)
+        run = subprocess.run(["bash", "-c", command], check=True, stdout=subprocess.PIPE, text=True)
         written = [path.read_text(encoding="utf-8") for path in sorted(Path(out).glob("*.md"))]
     where = machine()
     described = f"{where['processor']}, {where['cores']} cores, Python {platform.python_version()}"
