@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from launched import launching, mpirun, run, small_data
 from safetensors.numpy import load_file
 
