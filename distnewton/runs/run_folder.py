@@ -11,12 +11,12 @@ import fcntl
 import json
 import os
 import platform
+import re
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from io import FileIO
-from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,6 +26,7 @@ from distnewton.config import to_toml
 from distnewton.errors import CreateError, DataError, MissingInputError
 from distnewton.files import parse_json, possible_path
 from distnewton.guards.failures import ERRORS_FOLDER, forget, replace
+from distnewton.guards.hangs import ranges
 from distnewton.launch.threads import blas_libraries
 from distnewton.method.records import IterationRecord, plain
 from distnewton.models.model_file import MODEL_FILE
@@ -43,6 +44,10 @@ REPORT_FILE, REPLACED_FOLDER = "report.html", "replaced"
 OWN_FILES = (
     CONFIG_FILE, ENVIRONMENT_FILE, METRICS_FILE, MODEL_FILE, PICTURE_FILE, END_FILE, PREDICTIONS_FILE, REPORT_FILE,
 )  # fmt: skip
+_UNFINISHED = re.compile(
+    rf"({'|'.join(map(re.escape, {*OWN_FILES} - {PICTURE_FILE, REPORT_FILE}))})(\.[0-9a-f]{{8}})?\.part"
+)
+"""Files that only the process with the lock writes; another one may be writing a report of the run."""
 OWN_NAMES = (*OWN_FILES, CHECKPOINTS_FOLDER, REPLACED_FOLDER, ERRORS_FOLDER)
 _ATTEMPTS = 20
 _NO_LOCKS = (errno.ENOTSUP, errno.ENOLCK, errno.ENOSYS, errno.EINVAL)
@@ -124,6 +129,10 @@ class RunFolder:
         if not _lock(self._metrics) or os.fstat(self._metrics.fileno()).st_ino != file.stat().st_ino:
             self.close()
             raise CreateError(f"{self.path}: another process is training this run now")
+        for path in self.path.iterdir():
+            if _UNFINISHED.fullmatch(path.name):
+                # a killed process was writing it
+                path.unlink(missing_ok=True)
 
     def start(self, summary: RunSummary) -> None:
         """Write what is known before training; if the run resumes, cut the records after its checkpoint."""
@@ -339,15 +348,14 @@ def gap_note(iterations: Sequence[int]) -> str:
     str
         The iterations missing before the last one; empty if there are none.
     """
-    gaps = [(a + 1, b - 1) for a, b in pairwise(sorted({-1, *iterations})) if b - a > 1]
-    shown = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in gaps)
-    return f"{GAP} iterations {shown}: lines were cut or removed" if gaps else ""
+    gaps = sorted({*range(max(iterations, default=0))} - {*iterations})
+    return f"{GAP} iterations {ranges(gaps)}: lines were cut or removed" if gaps else ""
 
 
 def free_name(name: str) -> Path:
     """Return the folder that :func:`next_folder` would create now."""
     number = 1
-    while (path := Path("runs") / f"{name}-{number:03d}").exists():
+    while os.path.lexists(path := Path("runs") / f"{name}-{number:03d}"):
         number += 1
     return path
 
@@ -370,16 +378,13 @@ def next_folder(name: str) -> Path:
     CreateError
         If folders cannot be created here.
     """
-    number = 1
     while True:
-        path = Path("runs") / f"{name}-{number:03d}"
+        path = free_name(name)
         try:
             _make(path.parent)
             path.mkdir()
-        except FileExistsError:
-            number += 1
-        except FileNotFoundError:
-            # a run that gave up has just removed runs/
+        except (FileExistsError, FileNotFoundError):
+            # another run has just created it, or has given up and removed runs/
             continue
         except OSError as error:
             raise CreateError(f"cannot create the run folder {path}: {error.strerror or error}") from None

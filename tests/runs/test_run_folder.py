@@ -5,6 +5,9 @@ from __future__ import annotations
 import multiprocessing
 import os
 import shutil
+import signal
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -167,6 +170,23 @@ def test_a_run_that_begins_replaces_the_earlier_one(finished):
     assert after["model.safetensors"] != before["model.safetensors"]
     assert any("step-000002" in name for name in before)
     assert not any("step-000002" in name for name in after)
+
+
+@pytest.mark.parametrize("more", [["--resume"], ["--set", "run.overwrite=true"]])
+def test_the_next_start_removes_what_a_killed_process_was_writing(finished, more):
+    run, given, before = finished
+    kill = "with whole(Path(sys.argv[1])) as part: part.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
+    program = f"import os, signal, sys; from pathlib import Path; from distnewton.outputs import whole\n{kill}"
+    own = ["model.safetensors", "config.toml", "predictions.json"]
+    for name in [*own, "report.html", "mine.txt"]:
+        done = subprocess.run([sys.executable, "-c", program, run / name], check=False, timeout=60)
+        assert done.returncode == -signal.SIGKILL
+    (run / f"{METRICS_FILE}.part").write_text("{}")
+    assert len(list(run.glob("*.part"))) == len(own) + 3
+    assert main(["train", *given, "--run.iterations=3", *more]) == 0
+    # another process may be writing a report now, and files of users stay
+    assert {part.name.partition(".")[0] for part in run.glob("*.part")} == {"report", "mine"}
+    assert contents(run).keys() >= {name for name in before if "step" not in name}
 
 
 def test_a_start_that_was_killed_before_it_began_leaves_the_run_aside(finished):
