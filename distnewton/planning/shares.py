@@ -45,7 +45,7 @@ def work_of_ranks(problem: Problem, partition: Partition, *, with_direction: boo
 
 def suitable_shares(
     problem: Problem, splits: Sequence[int], speeds: Sequence[float], *, with_direction: bool
-) -> tuple[float, ...]:
+) -> tuple[tuple[float, ...], NDArray[np.float64]]:
     """Choose what each rank owns so that the last one ends as soon as it can.
 
     Shares in proportion to speeds are too large for slow ranks: part of the work is the same for each rank whatever it
@@ -62,13 +62,14 @@ def suitable_shares(
 
     Returns
     -------
-    tuple of float
+    shares : tuple of float
         Share of each rank, of which the largest is 1.
+    work : Array of shape (n_ranks,)
+        Seconds that each rank then works (:func:`work_of_ranks`).
     """
-
-    def last(shares: tuple[float, ...]) -> float:
+    work = {}
+    for factor in _FACTORS:
+        shares = tuple(speed * factor if speed < 1.0 else 1.0 for speed in speeds)
         partition = problem.shape.partition(splits, shares, problem.blocks, problem.owners)
-        return float((work_of_ranks(problem, partition, with_direction=with_direction) / speeds).max())
-
-    tried = (tuple(speed * factor if speed < 1.0 else 1.0 for speed in speeds) for factor in _FACTORS)
-    return min(tried, key=last)
+        work[shares] = work_of_ranks(problem, partition, with_direction=with_direction)
+    return min(work.items(), key=lambda item: float((item[1] / speeds).max()))

@@ -7,7 +7,7 @@ density and task, never on test data or on the ranks: the choice is the same on 
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from distnewton.config import Config, make_config
 from distnewton.config.method import AUTO
 from distnewton.config.opening import opener
 from distnewton.config.sections import UNLIMITED
+from distnewton.data.description import Description
 from distnewton.errors import ConfigError
 from distnewton.models.warm_start import Start
 from distnewton.network.layer_tables import number_of_weight_layers
@@ -43,29 +44,15 @@ _WITHOUT_VALIDATION = 20
 """Number of iterations on mini-batches of few samples, which nothing ends: more no longer raised the test accuracy."""
 
 
-def settle(
-    config: Config,
-    n_samples: int,
-    *,
-    validated: bool,
-    start: Start | None = None,
-    n_targets: int = 1,
-    rarity: float = 1.0,
-    residual: bool = False,
-    packed: bool = False,
-) -> Config:
-    """Replace ``auto`` in a configuration, except in ``data.scale``, which also depends on the values.
+class TrainingFacts(NamedTuple):
+    """Facts on the training data that decide what replaces ``auto``.
 
-    Parameters
+    Attributes
     ----------
-    config : Config
-        As the user gave it.
     n_samples : int
         Number of training samples, including those put aside for validation.
     validated : bool
         Whether there is validation data.
-    start : Start or None
-        Model whose activation and scaling are used.
     n_targets : int
         For regression, number of targets of a sample.
     rarity : float
@@ -74,21 +61,49 @@ def settle(
         Whether the samples are points of a residual problem.
     packed : bool
         Whether features are genotypes; they are centred for any direction, because missing ones become means.
+    """
+
+    n_samples: int
+    validated: bool
+    n_targets: int = 1
+    rarity: float = 1.0
+    residual: bool = False
+    packed: bool = False
+
+    @classmethod
+    def of(cls, config: Config, train: Description, *, validated: bool, residual: bool = False) -> TrainingFacts:
+        """Collect the facts on described data, for a configuration as the user gave it."""
+        labels = train.labels
+        rarity = rarity_of_classes(config, labels)
+        return cls(len(labels), validated, labels.size // len(labels), rarity, residual, train.packed)
+
+
+def settle(config: Config, facts: TrainingFacts, start: Start | None = None) -> Config:
+    """Replace ``auto`` in a configuration, except in ``data.scale``, which also depends on the values.
+
+    Parameters
+    ----------
+    config : Config
+        As the user gave it.
+    facts : TrainingFacts
+        What is known of the training data.
+    start : Start or None
+        Model whose activation and scaling are used.
 
     Returns
     -------
     Config
     """
-    if residual:
+    if facts.residual:
         config = settle_residual(config)
-    n_samples = min(config.data.n_train or n_samples, n_samples)
+    n_samples = min(config.data.n_train or facts.n_samples, facts.n_samples)
     tree: dict[str, dict[str, Any]] = config.model_dump()
-    has_validation = _settle_validation(tree, config, n_samples, validated)
-    for section, settings in _form(config, start, packed=packed).items():
+    has_validation = _settle_validation(tree, config, n_samples, facts.validated)
+    for section, settings in _form(config, start, packed=facts.packed).items():
         tree[section] |= {key: value for key, value in settings.items() if tree[section][key] == AUTO}
     if config.method.direction == AUTO:
-        tree["method"] = {"C": config.method.C, **_method(config, n_samples, n_targets * has_validation)}
-        tolerance = max(_LEAST_TOLERANCE, _TOLERANCE * rarity)
+        tree["method"] = {"C": config.method.C, **_method(config, n_samples, facts.n_targets * has_validation)}
+        tolerance = max(_LEAST_TOLERANCE, _TOLERANCE * facts.rarity)
         tree["run"]["tolerance"] = config.run.tolerance or tolerance * _is_linear(config)
     if tree["run"]["iterations"] == AUTO:
         tree["run"]["iterations"] = _iterations(config, tree["method"], n_samples, validated=has_validation)
@@ -170,10 +185,9 @@ def settle_by_data(config: Config) -> Config:
     if config.method.direction != AUTO or not data.train:
         return config
     if (problem := problem_of(None, data)) is not None:
-        return settle(config, problem.n_points, validated=False, residual=True)
+        return settle(config, TrainingFacts(problem.n_points, validated=False, residual=True))
     train = opener(data, None, data.train)().describe()
-    rarity = rarity_of_classes(config, train.labels)
-    return settle(config, train.n_samples, validated=bool(data.validation), rarity=rarity, packed=train.packed)
+    return settle(config, TrainingFacts.of(config, train, validated=bool(data.validation)))
 
 
 def rarity_of_classes(config: Config, labels: Any) -> float:

@@ -20,7 +20,7 @@ from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.cuts import FileOwners
 from distnewton.physics.residuals import ResidualLoss
 from distnewton.physics.sources import point_sources, problem_of
-from distnewton.runs.automatic import rarity_of_classes, settle
+from distnewton.runs.automatic import TrainingFacts, settle
 from distnewton.runs.consistency import check_same_file, check_same_points
 from distnewton.runs.held_out import HeldOut
 
@@ -95,11 +95,8 @@ class DataSets:
         if config.partition.files and self.owners is None:
             raise ConfigError("partition.files is for a list of files by columns in data.train", collective=True)
         validated = given["validation"] is not None or bool(config.data.validation)
-        labels = self.train.labels
-        self.settle = partial(
-            settle, n_samples=len(labels), validated=validated, start=start, n_targets=labels.size // len(labels),
-            rarity=rarity_of_classes(config, labels), residual=problem is not None, packed=self.train.packed,
-        )  # fmt: skip
+        facts = TrainingFacts.of(config, self.train, validated=validated, residual=problem is not None)
+        self.settle = partial(settle, facts=facts, start=start)
         self.config = config = self.settle(config)
         if self.residuals is not None:
             self.residuals.check_range(config.run.array_dtype)

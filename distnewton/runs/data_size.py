@@ -14,7 +14,7 @@ from distnewton.network.jets import Jet
 from distnewton.physics.problem import Problem
 from distnewton.physics.residuals import ResidualLoss
 from distnewton.physics.sources import problem_of
-from distnewton.runs.automatic import settle
+from distnewton.runs.automatic import TrainingFacts, settle
 
 
 class DataSize(NamedTuple):
@@ -73,7 +73,7 @@ def describe_data(config: Config) -> DataSize:
         return _size_of_problem(problem, config.run.seed)
     source = opener(data, None, data.train)()
     train = source.describe()
-    data = settle(config, train.n_samples, validated=bool(data.validation), packed=train.packed).data
+    data = settle(config, TrainingFacts.of(config, train, validated=bool(data.validation))).data
     n_out = Task.fit(config.task, train, source).n_out
     names = [name for name in (data.validation, data.test) if name]
     others = (opener(data, None, name, train.n_features, train.names)() for name in names)

@@ -23,8 +23,8 @@ from distnewton.parallel.replicas import ranks_of_a_grid
 from distnewton.planning.plan import make_plans
 from distnewton.planning.problem import MODELLED, PlannedMethod, Problem
 from distnewton.planning.rates import Rates
-from distnewton.planning.shares import suitable_shares, work_of_ranks
-from distnewton.runs.automatic import settle
+from distnewton.planning.shares import suitable_shares
+from distnewton.runs.automatic import TrainingFacts, settle
 
 if TYPE_CHECKING:
     from distnewton.runs.data_size import DataSize
@@ -69,7 +69,7 @@ def planned_problem(
         For a direction without a model. ``block_diagonal`` stands in for the choice of ``auto``.
     """
     chosen, n_samples = config.method.direction, data.n_samples
-    config = settle(config, n_samples, validated=data.n_test > 0, residual=data.jet is not None)
+    config = settle(config, TrainingFacts(n_samples, data.n_test > 0, residual=data.jet is not None))
     method = config.method
     shape = shape if data.jet is None else shape.with_jet(data.jet)
     if data.jet is None and chosen == AUTO and DIRECTIONS[method.direction].planned_as != "gauss_newton":
@@ -198,9 +198,8 @@ def planned_shares(
         Seconds that each rank then works in an iteration, at the speed of the fastest.
     """
     problem = _problem_of_replica(config, shape, data, None)
-    shares = suitable_shares(problem, splits, speeds, with_direction=with_direction)
-    partition = shape.partition(splits, shares, problem.blocks)
-    return list(shares), work_of_ranks(problem, partition, with_direction=with_direction).tolist()
+    shares, work = suitable_shares(problem, splits, speeds, with_direction=with_direction)
+    return list(shares), work.tolist()
 
 
 def _problem_of_replica(config: Config, shape: NetworkShape, data: DataSize, owners: FileOwners | None) -> Problem:

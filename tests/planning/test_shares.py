@@ -24,7 +24,7 @@ def problem():
 def test_a_slow_rank_owns_less_than_in_proportion(splits, slow):
     _, usps = problem()
     speeds = [0.2 if rank == slow else 1.0 for rank in range(4)]
-    shares = suitable_shares(usps, splits, speeds, with_direction=False)
+    shares, work = suitable_shares(usps, splits, speeds, with_direction=False)
     assert [share for rank, share in enumerate(shares) if rank != slow] == [1.0] * 3
     assert shares[slow] < 0.2
 
@@ -32,6 +32,7 @@ def test_a_slow_rank_owns_less_than_in_proportion(splits, slow):
         partition = usps.shape.partition(splits, shares)
         return (work_of_ranks(usps, partition, with_direction=False) / speeds).max()
 
+    assert last(shares) == (work / speeds).max()
     assert last(shares) < last(tuple(speeds))
     if splits == (4, 1, 4, 1):
         assert last(shares) < 0.75 * last(tuple(speeds))

@@ -11,7 +11,7 @@ from launched import call
 import distnewton
 from distnewton.config import make_config
 from distnewton.errors import ConfigError
-from distnewton.runs.automatic import rarity_of_classes, settle
+from distnewton.runs.automatic import TrainingFacts, rarity_of_classes, settle
 
 QUICK = {"run": {"iterations": 3, "threads": 1}}
 
@@ -25,7 +25,7 @@ def clusters(n=400, n_features=6, seed=0):
 
 
 def settled(n_samples=5000, *, validated=False, **tables):
-    return settle(make_config(tables), n_samples, validated=validated)
+    return settle(make_config(tables), TrainingFacts(n_samples, validated))
 
 
 def test_batches_of_kfac_with_validation_where_nothing_is_named():
@@ -116,9 +116,10 @@ def test_rare_classes_of_linear_networks_are_told_by_their_size(counts, tables, 
 @pytest.mark.parametrize(("rarity", "tolerance"), [(1.0, 1e-2), (0.5, 5e-3), (1e-6, 1e-4)])
 def test_the_tolerance_falls_with_the_rarest_class(rarity, tolerance):
     config = make_config({"network": LINEAR})
-    assert settle(config, 5000, validated=False, rarity=rarity).run.tolerance == pytest.approx(tolerance)
+    facts = TrainingFacts(5000, validated=False, rarity=rarity)
+    assert settle(config, facts).run.tolerance == pytest.approx(tolerance)
     named = make_config({"network": LINEAR, "run": {"tolerance": 0.1}})
-    assert settle(named, 5000, validated=False, rarity=rarity).run.tolerance == 0.1
+    assert settle(named, facts).run.tolerance == 0.1
 
 
 def test_a_run_with_a_rare_class_ends_at_its_tolerance():
