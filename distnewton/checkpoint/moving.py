@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import product
 
 import numpy as np
 
 from distnewton.backend import Array
-from distnewton.checkpoint.blocks import by_unit, overlap, shifted
+from distnewton.checkpoint.blocks import by_unit, overlap, read_factors, shifted
 from distnewton.checkpoint.state import BlockKey, State
 from distnewton.network.layout import ParameterLayout, layout_of
 from distnewton.parallel.collectives import Communicator
@@ -97,23 +98,12 @@ def _build(
                 for piece, *ranges in _common(blocks[m], layout.blocks[m]):
                     _view(layout, vector, m, piece, ranges)[...] = arrays[f"{prefix}{name}/{m}/{piece}"]
     numbers = [part.number for part in layout.parts]
-    factors = {name: _factors(f"{prefix}{name}", numbers, sources) for name in state.factors}
+    factors: dict[str, dict[BlockKey, Array]] = {name: {} for name in state.factors}
+    for name, (_, arrays) in product(factors, sources):
+        names = {key: key for key in arrays}
+        factors[name] |= read_factors(f"{prefix}{name}", numbers, names, arrays.__getitem__)
     inside = {
         name: _build(part, f"{prefix}{name}/", layout, sources, same_blocks) for name, part in state.parts.items()
     }
     return State(state.numbers, vectors, factors, inside, same_blocks=same_blocks)
 
-
-def _factors(
-    name: str, numbers: Sequence[int], sources: Sequence[tuple[dict[int, Block], Arrays]]
-) -> dict[BlockKey, Array]:
-    """Collect the factors of own logical blocks."""
-    found: dict[BlockKey, Array] = {}
-    for _, arrays in sources:
-        for key, array in arrays.items():
-            before, _, place = key.partition(f"{name}/")
-            if not before and place.replace("/", "").isdigit():
-                number, m = map(int, place.split("/"))
-                if number in numbers:
-                    found[number, m] = array
-    return dict(sorted(found.items()))

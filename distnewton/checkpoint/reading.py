@@ -82,15 +82,16 @@ def choose_checkpoint(folder: Path, comm: Communicator) -> tuple[Path, Checkpoin
 
 def _candidates(folder: Path, comm: Communicator, notes: list[str]) -> list[tuple[str, str]]:
     """Return names and manifests as rank 0 sees them, newest first; adds problems of damaged ones to the notes."""
-    seen: list[Any] = []
-    with comm.collective_errors():
-        if comm.rank == 0:
-            for one in list_checkpoints(folder):
-                if one.newer:
-                    raise DataError(one.problem)
-                text = "" if one.manifest is None else (one.path / MANIFEST_FILE).read_text(encoding="utf-8")
-                seen.append([one.path.name, text, one.problem])
-    seen = comm.broadcast_json(seen)
+
+    def look() -> list[tuple[str, str, str]]:
+        stored = list_checkpoints(folder)
+        for one in stored:
+            if one.newer:
+                raise DataError(one.problem)
+        texts = ["" if one.problem else (one.path / MANIFEST_FILE).read_text(encoding="utf-8") for one in stored]
+        return [(one.path.name, text, one.problem) for one, text in zip(stored, texts, strict=True)]
+
+    seen = comm.on_first(look)
     notes += [problem for _, _, problem in seen if problem]
     return [(name, text) for name, text, problem in seen if not problem]
 

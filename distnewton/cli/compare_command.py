@@ -48,7 +48,7 @@ def compare(options: argparse.Namespace) -> int:
     from distnewton.runs.session import Session
 
     comm = world_communicator()
-    trees = _shared_entries(comm, options)
+    trees = comm.on_first(lambda: _read_entries(comm, options))
     entries = [Entry(method, name, make_config(tree)) for method, name, tree in trees]
     run = entries[0].config.run
     guard(comm, run.hang_seconds, run.warn_seconds, checked="messages" in run.checks)
@@ -74,28 +74,23 @@ def compare(options: argparse.Namespace) -> int:
     return 0
 
 
-def _shared_entries(comm: Communicator, options: argparse.Namespace) -> list[list[Any]]:
-    """Return, on all ranks, the runs as rank 0 reads them."""
+def _read_entries(comm: Communicator, options: argparse.Namespace) -> list[list[Any]]:
+    """Read method, name and configuration of each run, in JSON form."""
     from distnewton.runs.comparison import make_entries
 
-    found: dict[str, Any] = {}
-    with comm.collective_errors():
-        if comm.rank == 0:
-            if not options.seconds > 0.0:
-                raise ConfigError(f"--seconds must be positive, got {options.seconds:g}")
-            _levels(options.levels)
-            settings = overrides(options)
-            tree = apply_settings(read_settings(options.recipe), settings)
-            methods = [name.strip() for name in options.directions.split(",") if name.strip()]
-            limited = any(setting.startswith("run.iterations=") for setting in settings)
-            limit = make_config({"run": tree.get("run", {})}).run.n_iterations if limited else None
-            notes: list[str] = []
-            entries = make_entries(tree, methods, options.seconds, limit, notes)
-            for note in dict.fromkeys(notes):
-                warn(comm, note)
-            found["entries"] = [[entry.method, entry.name, entry.config.model_dump()] for entry in entries]
-    shared: list[list[Any]] = comm.broadcast_json(found)["entries"]
-    return shared
+    if not options.seconds > 0.0:
+        raise ConfigError(f"--seconds must be positive, got {options.seconds:g}")
+    _levels(options.levels)
+    settings = overrides(options)
+    tree = apply_settings(read_settings(options.recipe), settings)
+    methods = [name.strip() for name in options.directions.split(",") if name.strip()]
+    limited = any(setting.startswith("run.iterations=") for setting in settings)
+    limit = make_config({"run": tree.get("run", {})}).run.n_iterations if limited else None
+    notes: list[str] = []
+    entries = make_entries(tree, methods, options.seconds, limit, notes)
+    for note in dict.fromkeys(notes):
+        warn(comm, note)
+    return [[entry.method, entry.name, entry.config.model_dump()] for entry in entries]
 
 
 def _levels(text: str | None) -> list[float]:

@@ -71,12 +71,8 @@ def _examine(
 
     if options.verify_gpu:
         return _verify_gpu()
-    threads = 0
-    with comm.collective_errors():
-        # a recipe that differs on another host is a finding, not an error
-        if comm.rank == 0:
-            threads = load_config(options.recipe).run.threads
-    folder, threads = comm.broadcast_json([options.run_dir or "runs", threads])
+    # a recipe that differs on another host is a finding, not an error
+    folder, threads = comm.on_first(lambda: [options.run_dir or "runs", load_config(options.recipe).run.threads])
     return examine(comm, Path(folder), cluster, options.recipe, threads), {}
 
 

@@ -82,24 +82,27 @@ def data_opener(
     """
     from distnewton.runs.consistency import check_same_file
 
-    comm, tree = model.grid.world, {}
+    comm = model.grid.world
     given = {key: value for key, value in apply_settings({}, settings).get("data", {}).items() if key != "directory"}
-    with comm.collective_errors():
-        if comm.rank == 0:
-            stored = _stored_reading(model, run)
-            tables: dict[str, Any] = {"data": {**stored.model_dump(), **given}}
-            if (task := model.architecture.task).name == "multilabel":
-                tables["data"]["task"], tables["network"] = task.name, {"loss": model.architecture.loss}
-            data = make_config(tables).data
-            for key in given:
-                before, now = getattr(stored, key), getattr(data, key)
-                if before != now:
-                    print(f"note: data.{key} = {now!r}; the model was trained with {before!r}", file=sys.stderr)
-            tree = data.model_dump()
-    data = DataConfig.model_validate({**comm.broadcast_json(tree), "directory": directory})
+    tree = comm.on_first(lambda: _changed_reading(model, run, given).model_dump())
+    data = DataConfig.model_validate({**tree, "directory": directory})
     names = _names(model, data) if "label_column" in given else None
     check_same_file(comm, path, directory or None, owned_by(model.grid.partition.owners))
     return model.opener(path, labels, data, names)
+
+
+def _changed_reading(model: Model, run: str, given: dict[str, Any]) -> DataConfig:
+    """Return how the data are read; print a note on stderr for each setting that is not that of the training data."""
+    stored = _stored_reading(model, run)
+    tables: dict[str, Any] = {"data": {**stored.model_dump(), **given}}
+    if (task := model.architecture.task).name == "multilabel":
+        tables["data"]["task"], tables["network"] = task.name, {"loss": model.architecture.loss}
+    data = make_config(tables).data
+    for key in given:
+        before, now = getattr(stored, key), getattr(data, key)
+        if before != now:
+            print(f"note: data.{key} = {now!r}; the model was trained with {before!r}", file=sys.stderr)
+    return data
 
 
 def _names(model: Model, data: DataConfig) -> ColumnNames | None:

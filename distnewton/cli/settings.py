@@ -8,7 +8,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from distnewton.cli.parsing import SHORT_FLAGS
 from distnewton.config import Config, load_config, make_config
@@ -24,12 +24,10 @@ DATA_VARIABLE = "DISTNEWTON_DATA"
 
 def shared_config(comm: Communicator, options: argparse.Namespace) -> Config:
     """Return rank 0's configuration on all ranks; a file that differs on another host has no effect."""
-    tree: dict[str, Any] = {}
-    with comm.collective_errors(), comm.ledger.phase("config"):
-        if comm.rank == 0:
-            # settings that nobody has set may depend on the data
-            tree = noted_config(options).model_dump(exclude_unset=True)
-    return make_config(comm.broadcast_json(tree))
+    with comm.ledger.phase("config"):
+        # settings that nobody has set may depend on the data
+        tree = comm.on_first(lambda: noted_config(options).model_dump(exclude_unset=True))
+    return make_config(tree)
 
 
 def noted_config(options: argparse.Namespace) -> Config:

@@ -359,6 +359,14 @@ class Communicator:
         """Send a JSON-able value from one rank to all."""
         return json.loads(self.broadcast_bytes(json.dumps(value).encode() if self.rank == root else None, root))
 
+    def on_first(self, compute: Callable[[], Any]) -> Any:
+        """Call a function on rank 0 alone, and return its JSON-able result, or raise its error, on all ranks."""
+        result = None
+        with self.collective_errors():
+            if self.rank == 0:
+                result = compute()
+        return self.broadcast_json(result)
+
     def allgather_json(self, value: Any) -> list[Any]:
         """Gather a JSON-able value of every rank on all ranks, ordered by rank."""
         mine = np.frombuffer(json.dumps(value).encode(), dtype=np.uint8)

@@ -154,12 +154,9 @@ class CheckpointKeeper:
         notes = self._restore(resume) if resume else []
         if not self._settings.n_keep:
             return notes
-        sequence, comm = 0, self._network.grid.world
-        with comm.collective_errors():
-            if comm.rank == 0:
-                sequence = self._claim(notes)
-        shared = [sequence, self._run or secrets.token_hex(8), notes]
-        following, self._run, shared_notes = comm.broadcast_json(shared)
+        following, self._run, shared_notes = self._network.grid.world.on_first(
+            lambda: [self._claim(notes), self._run or secrets.token_hex(8), notes]
+        )
         self._saved = replace(self._saved, following=following)
         if self._clock is not None:
             self._clock.saved(self._settings.n_bytes / _FIRST_RATE)

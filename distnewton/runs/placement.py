@@ -135,9 +135,9 @@ def choose_partition(
     shape, world = placement.network.shape, placement.grid.world
     size = _size_of(data, dense=placement.architecture.dense)
     splits = _choose_splits(world, config, shape, data, speeds, size)
-    planned = planned_shares(config, shape, size, splits, speeds, with_direction=with_direction)
-    # rank 0's, as above
-    shares, work = world.broadcast_json(planned)
+    shares, work = world.on_first(
+        lambda: planned_shares(config, shape, size, splits, speeds, with_direction=with_direction)
+    )
     return shape.partition(splits, shares, config.partition.logical(shape)), work
 
 
@@ -214,9 +214,5 @@ def _choose_splits(
         return as_splits(config.partition.splits)
     n_ranks = ranks_of_a_grid(comm.size, config.partition.replicas)
     uneven = speeds if len(set(speeds)) > 1 else []
-    splits: Sequence[int] = ()
-    # rank 0 chooses for all: different processors round differently, and could choose differently
-    with comm.collective_errors():
-        if comm.rank == 0:
-            splits = planned_splits(config, shape, size, n_ranks, uneven, owners=data.owners)
-    return tuple(comm.broadcast_json(list(splits)))
+    # different processors round differently, and could choose differently
+    return tuple(comm.on_first(lambda: planned_splits(config, shape, size, n_ranks, uneven, owners=data.owners)))

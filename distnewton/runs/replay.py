@@ -45,11 +45,7 @@ class Replay:
 
     def __init__(self, comm: Communicator, path: Path) -> None:
         self._path, self._rank = path, comm.rank
-        found: dict[str, Any] = {}
-        with comm.collective_errors():
-            if comm.rank == 0:
-                found = _read(path)
-        found = comm.broadcast_json(found)
+        found = comm.on_first(lambda: _read(path))
         if found["n_ranks"] != comm.size:
             raise ConfigError(
                 f"--replay {path}: the run had {found['n_ranks']} ranks, but there are {comm.size}: start as many",

@@ -114,19 +114,19 @@ def spool_for_all(comm: Communicator, name: str, data_dir: str | None) -> bool:
     Collective. Only rank 0 has the standard input of the launch and the pipes of the shell.
     """
     hosts = sorted(set(comm.allgather_json(platform.node())))
-    found: dict[str, str] = {}
-    with comm.collective_errors():
-        if comm.rank == 0:
-            parts = [part.strip() for part in name.split(",")]
-            paths = [part if part == STANDARD else str(Path(data_dir or ".") / part) for part in parts]
-            streams = [path for path in paths if is_stream(path)]
-            if streams and len(hosts) > 1:
-                raise ConfigError(
-                    f"{streams[0]} can be read on one host only, and the ranks run on {', '.join(hosts)}: write the "
-                    "data to a file that all hosts see"
-                )
-            found = {part: str(spooled(part)) for part in streams}
-    copies = {part: Path(path) for part, path in comm.broadcast_json(found).items()}
+
+    def copy() -> dict[str, str]:
+        parts = [part.strip() for part in name.split(",")]
+        paths = [part if part == STANDARD else str(Path(data_dir or ".") / part) for part in parts]
+        streams = [path for path in paths if is_stream(path)]
+        if streams and len(hosts) > 1:
+            raise ConfigError(
+                f"{streams[0]} can be read on one host only, but the ranks run on {', '.join(hosts)}: write the data "
+                "to a file that all hosts see"
+            )
+        return {part: str(spooled(part)) for part in streams}
+
+    copies = {part: Path(path) for part, path in comm.on_first(copy).items()}
     _spooled.update(copies)
     return bool(copies)
 
