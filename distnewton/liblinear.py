@@ -47,7 +47,7 @@ def to_liblinear(model: Model | str | Path) -> str:
     model = load_serial_model(model)
     problem = _problem(model)
     if problem:
-        raise DataError(f"LIBLINEAR's form is for linear models: {problem}", collective=True)
+        raise DataError(f"LIBLINEAR's format is for linear models: {problem}", collective=True)
     return "".join(f"{line}\n" for line in _lines(model))
 
 
@@ -62,15 +62,15 @@ def _problem(model: Model) -> str:
     """Reason why LIBLINEAR's format cannot hold a model; empty if it can."""
     shape, task, scaling = model.architecture.shape, model.architecture.task, model.scaling
     if len(shape.layers) > 1 or shape.layers[0].kernel is not None:
-        return f"this one has the layers {shape}; distnewton export FILE.onnx takes all"
+        return f"this one has the layers {shape}; distnewton export FILE.onnx takes any model"
     if task.name == "multilabel":
         return "this one gives a sample any number of labels"
     if task.classes is None and shape.widths[-1] > 1:
-        return f"this one predicts {shape.widths[-1]} numbers a sample"
+        return f"this one predicts {shape.widths[-1]} numbers per sample"
     if scaling.rule.scales_rows:
-        return f"this one divides each sample by its norm (data.scale = {scaling.kind}), for which there is no place"
+        return f"this one divides samples by their norms (data.scale = {scaling.kind}), which the format cannot express"
     others = [label for label in (task.classes.classes if task.classes else ()) if not isinstance(label, int)]
-    return f"its labels are whole numbers, this one has {others[0]!r}" if others else ""
+    return f"its labels are whole numbers, but this one has {others[0]!r}" if others else ""
 
 
 def _lines(model: Model) -> Iterator[str]:

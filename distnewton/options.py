@@ -1,11 +1,17 @@
-"""Base class of all tables of settings, of the configuration and of components."""
+"""Base class of all tables: settings of the configuration and of components, and the heads of files."""
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=0)]
+Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+"""A SHA-256 hash in hexadecimal digits."""
 
 
 class Options(BaseModel):
-    """A table of settings that refuses unknown keys and silent conversions."""
+    """A table of settings, or of a file of this package, that refuses unknown keys and silent conversions."""
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True, defer_build=True)

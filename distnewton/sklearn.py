@@ -394,25 +394,32 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         self._several = len(shape) == 2 and shape[1] > 1
         X, y = self._training_data(X, y, multi_output=self._several)
         check_classification_targets(y)
-        weights = self._checked_weights(X, sample_weight)
         if self._several:
-            return self._fit_labels(X, y, weights)
+            return self._fit_labels(X, y, self._checked_weights(X, sample_weight))
+        X, y, weights = self._weighted(X, y, sample_weight)
+        self.classes_, indices = np.unique(y, return_inverse=True)
+        self._check_classes()
+        self._train(X, _names(self.classes_)[indices], weights, self._loss(), label)
+        return self
+
+    def _weighted(self, X: Any, y: Array, sample_weight: Any) -> tuple[Any, Array, Array | None]:
+        """Samples that have a weight, with their weights multiplied by those of their classes."""
+        weights = self._checked_weights(X, sample_weight)
         if self.class_weight is not None:
             by_class = compute_sample_weight(self.class_weight, y)
             weights = by_class if weights is None else weights * by_class
-        X, y, weights = _present(X, y, weights)
-        self.classes_, indices = np.unique(y, return_inverse=True)
+        return _present(X, y, weights)
+
+    def _check_classes(self) -> None:
         if len(self.classes_) < 2:
             raise ValueError(f"{type(self).__name__} needs at least 2 classes, got 1 class: {self.classes_[0]!r}")
-        self._train(X, _names(self.classes_)[indices], weights, self._loss(), label)
-        return self
 
     def _fit_labels(self, X: Any, y: Array, weights: Array | None) -> NewtonClassifier:
         """Train on a column of 0 and 1 for each label."""
         if type_of_target(y) != "multilabel-indicator":
-            raise ValueError("Unknown label type: of several columns, y holds 0 and 1: whether a sample has a label")
+            raise ValueError("Unknown label type: with several columns, y must hold 0 and 1 for each label")
         if self.class_weight is not None:
-            raise ValueError("class_weight is for one label a sample; give sample_weight")
+            raise ValueError("class_weight is for samples with one label; use sample_weight")
         X, y, weights = _present(X, y, weights)
         self.classes_ = np.arange(y.shape[1])
         self._train(X, y.astype(np.float64), weights, self._loss(), None)
@@ -448,16 +455,11 @@ class NewtonClassifier(ClassifierMixin, _NewtonEstimator):
         X, y = self._training_data(X, y, reset=is_first)
         check_classification_targets(y)
         if isinstance(self.class_weight, str):
-            raise ValueError("class_weight = 'balanced' is not known to partial_fit: give weights of the classes")
+            raise ValueError("partial_fit does not support class_weight='balanced': give the weights of the classes")
         if unknown := sorted(set(y.tolist()) - set(self.classes_.tolist())):
-            raise ValueError(f"y has labels that classes does not have: {unknown[:10]}")
-        if len(self.classes_) < 2:
-            raise ValueError(f"{type(self).__name__} needs at least 2 classes, got 1 class: {self.classes_[0]!r}")
-        weights = self._checked_weights(X, sample_weight)
-        if self.class_weight is not None:
-            by_class = compute_sample_weight(self.class_weight, y)
-            weights = by_class if weights is None else weights * by_class
-        X, y, weights = _present(X, y, weights)
+            raise ValueError(f"y has labels that are not in classes: {unknown[:10]}")
+        self._check_classes()
+        X, y, weights = self._weighted(X, y, sample_weight)
         names = _names(self.classes_)
         labels = names[np.searchsorted(self.classes_, y)]
         self._train(X, labels, weights, self._loss(), label, classes=names, partial=True)
@@ -570,12 +572,7 @@ class NewtonRegressor(RegressorMixin, _NewtonEstimator):
         -----
         Collective: all ranks must pass the same data.
         """
-        label = getattr(y, "name", None)
-        X, y = self._training_data(X, y, multi_output=True, y_numeric=True)
-        X, y, weights = _present(X, y, self._checked_weights(X, sample_weight))
-        self._train(X, y, weights, "squared", label)
-        self._one_column = y.ndim == 1
-        return self
+        return self._fit(X, y, sample_weight)
 
     def partial_fit(self, X: Any, y: Any, sample_weight: Any = None) -> NewtonRegressor:
         """Train for one iteration on a part of the data, starting from the weights of the last call or of fit.
@@ -598,11 +595,15 @@ class NewtonRegressor(RegressorMixin, _NewtonEstimator):
         -----
         See :meth:`NewtonClassifier.partial_fit`; y, too, is scaled as for the first part.
         """
+        return self._fit(X, y, sample_weight, reset=not hasattr(self, "model_"), partial=True)
+
+    def _fit(
+        self, X: Any, y: Any, sample_weight: Any, *, reset: bool = True, partial: bool = False
+    ) -> NewtonRegressor:
         label = getattr(y, "name", None)
-        reset = not hasattr(self, "model_")
         X, y = self._training_data(X, y, reset=reset, multi_output=True, y_numeric=True)
         X, y, weights = _present(X, y, self._checked_weights(X, sample_weight))
-        self._train(X, y, weights, "squared", label, partial=True)
+        self._train(X, y, weights, "squared", label, partial=partial)
         self._one_column = y.ndim == 1
         return self
 

@@ -165,7 +165,7 @@ def counterpart(component: Activation | Loss) -> type[nn.Module]:
         If the component names none, or one that cannot be imported.
     """
     if not component.torch:
-        raise ConfigError(f"{component.name} declares no torch module that is its equal (attribute torch)")
+        raise ConfigError(f"{component.name} declares no equivalent torch module (attribute torch)")
     try:
         kind: type[nn.Module] = resolve_name(component.torch)
     except (ImportError, AttributeError, ValueError) as error:
@@ -193,8 +193,8 @@ def _supported() -> str:
     """Describe the modules that can be converted."""
     activations = ", ".join(a.torch.rpartition(".")[2] for a in ACTIVATIONS.values() if a.torch)
     return (
-        f"supported are Linear and Conv2d (with bias), one of the activations {activations} behind each but the last, "
-        "MaxPool2d or AvgPool2d behind a convolution, and Flatten in front of the first Linear"
+        f"supported are Linear and Conv2d (with bias), one of the activations {activations} after each but the last, "
+        "MaxPool2d or AvgPool2d after a convolution, and Flatten before the first Linear"
     )
 
 
@@ -292,7 +292,7 @@ def read_loss(loss: str | nn.Module) -> tuple[str, str, list[str]]:
     name = _name_of(LOSSES, loss)
     if not name:
         kinds = ", ".join(known.torch for known in LOSSES.values() if known.torch)
-        return "", "mean", [f"the loss {loss} has no equal here; supported are {kinds}"]
+        return "", "mean", [f"the loss {loss} has no equivalent here; supported are {kinds}"]
     problems = [f"the loss {loss}: {problem}" for problem in _unsupported_options(loss)]
     reduction = str(getattr(loss, "reduction", "mean"))
     if reduction not in ("mean", "sum"):
@@ -365,7 +365,7 @@ def _shape(chain: _Chain, n_out: int, input: Sequence[int] | None) -> NetworkSha
     first = chain.weights[0]
     if isinstance(first, nn.Linear):
         if input is not None:
-            raise ConfigError(f"input = {list(input)} is for modules with convolutions; this one takes rows")
+            raise ConfigError(f"input = {list(input)} is for modules with convolutions, but this one has none")
         widths = [first.in_features, *(layer.out_features for layer in chain.weights)]
         shape = resolve_shape(widths, first.in_features, None, n_out)
     elif input is None or len(input) != 3:
@@ -376,7 +376,7 @@ def _shape(chain: _Chain, n_out: int, input: Sequence[int] | None) -> NetworkSha
         shape = resolve_shape(chain.tables, int(np.prod(input)), [int(n) for n in input], n_out)
     wrong = list(_mismatches(chain, shape))
     if wrong:
-        raise ConfigError("layers of the module do not follow from one another:\n" + "\n".join(wrong))
+        raise ConfigError("the layers of the module do not fit together:\n" + "\n".join(wrong))
     return shape
 
 
@@ -385,7 +385,7 @@ def _mismatches(chain: _Chain, shape: NetworkShape) -> Iterator[str]:
     for module, layer in zip(chain.weights, shape.layers, strict=True):
         gets, of_what = (layer.n_in, "channels") if layer.kernel else (layer.n_in * layer.rows_per_unit, "features")
         if module.weight.shape[1] != gets:
-            yield f"{module} gets {gets} {of_what}"
+            yield f"{module} receives {gets} {of_what}"
 
 
 def _task(loss: str, classes: Iterable[Any] | None, n_out: int) -> Task:
@@ -393,17 +393,17 @@ def _task(loss: str, classes: Iterable[Any] | None, n_out: int) -> Task:
     name = LOSSES[loss].tasks[0]
     if name == "regression":
         if classes is not None:
-            raise ConfigError(f"classes are for classification, loss = {loss} is for regression")
+            raise ConfigError(f"classes are for classification, but loss = {loss} is for regression")
         return Task(name, None, n_out)
     n_classes = 2 if name == "binary" else n_out
     if name == "binary" and n_out != 1:
-        raise ConfigError(f"loss = {loss} takes one output, the module has {n_out}")
+        raise ConfigError(f"loss = {loss} takes one output, but the module has {n_out}")
     labels = list(range(n_classes)) if classes is None else list(classes)
     if len(labels) != n_classes or n_classes < 2:
-        raise ConfigError(f"{len(labels)} classes for a module of {n_out} output(s), which are {n_classes}")
+        raise ConfigError(f"a module of {n_out} output(s) has {n_classes} classes, got {len(labels)}")
     mapping = LabelMapping.fit(np.array(labels), name="classes")
     if mapping.classes != tuple(labels):
-        raise ConfigError(f"classes must be distinct and ascend, as outputs are numbered: {list(mapping.classes)}")
+        raise ConfigError(f"classes must be distinct and in ascending order, like the outputs: {list(mapping.classes)}")
     return Task(name, mapping, n_out)
 
 
@@ -421,11 +421,11 @@ def _flatten(module: nn.Module, name: str, chain: _Chain) -> Iterator[tuple[str,
     if module._forward_hooks or module._forward_pre_hooks:
         chain.note(name, module, "has forward hooks, which would not run")
     if "forward" in vars(module):
-        chain.note(name, module, "its forward was replaced")
+        chain.note(name, module, "its forward method was replaced")
     if not isinstance(module, nn.Sequential):
         yield name, module
     elif type(module).forward is not nn.Sequential.forward:
-        chain.note(name, module, "has a forward of its own, which cannot be read")
+        chain.note(name, module, "has its own forward method, which cannot be converted")
     else:
         # not named_children, which skips a module that appears twice
         for key, layer in module._modules.items():
@@ -467,7 +467,7 @@ class _Chain:
         if not isinstance(last, nn.Linear):
             self.problems.append("the last layer with weights must be a Linear: it holds the outputs")
         elif self._state != "weights":
-            self.problems.append("something stands behind the last Linear: outputs must be linear")
+            self.problems.append("the last Linear must be the last module: outputs must be linear")
         dtypes = {layer.weight.dtype for layer in self.weights}
         if len(dtypes) > 1 or not dtypes <= {torch.float32, torch.float64}:
             self.problems.append("the module's weights must all be float32, or all float64: convert it by .float()")
@@ -476,7 +476,7 @@ class _Chain:
         """Raise an error that lists all problems, if there are any."""
         if self.problems:
             lines = "".join(f"\n  {problem}" for problem in self.problems)
-            raise ConfigError(f"the module cannot be taken over:{lines}\n{_supported()}")
+            raise ConfigError(f"the module cannot be converted:{lines}\n{_supported()}")
 
     def note(self, name: str, module: nn.Module, problem: str) -> None:
         """Note a problem of a module."""
@@ -486,7 +486,7 @@ class _Chain:
         if not all(bool(values.isfinite().all()) for values in module.parameters()):
             self.note(name, module, "holds weights that are not finite")
         if any(module is layer for layer in self.weights):
-            self.note(name, module, "stands in two places, which would no longer share their weights")
+            self.note(name, module, "appears twice, but the two would no longer share their weights")
         if self._state in ("weights", "pooled"):
             # two layers in a row: the activation between them is the identity
             self._activate("identity", name, module)
@@ -495,13 +495,13 @@ class _Chain:
 
     def _read_linear(self, name: str, module: Any) -> None:
         if self.weights and isinstance(self.weights[-1], nn.Conv2d) and self._state != "flat":
-            self.note(name, module, "Flatten is missing in front of it")
+            self.note(name, module, "Flatten is missing before it")
         self.tables.append({"type": "dense", "width": module.out_features})
         self._read_weights(name, module)
 
     def _read_convolution(self, name: str, module: Any) -> None:
         if any(isinstance(layer, nn.Linear) for layer in self.weights) or self._state == "flat":
-            self.note(name, module, "behind Flatten or Linear only Linear can follow")
+            self.note(name, module, "only Linear can follow Flatten or Linear")
         padding = _padding(module)
         if padding is None:
             self.note(name, module, "padding must be numbers, or same with a stride of 1 and an odd kernel")
@@ -513,30 +513,30 @@ class _Chain:
 
     def _read_flatten(self, name: str, module: nn.Module) -> None:
         if self._state == "flat" or (self.weights and isinstance(self.weights[-1], nn.Linear)):
-            self.note(name, module, "what it gets is flat already")
+            self.note(name, module, "its input is already flat")
         elif self._state in ("weights", "pooled"):
             self._activate("identity", name, module)
         self._state = "flat"
 
     def _read_activation(self, name: str, module: nn.Module, activation: str) -> None:
         if self._state not in ("weights", "pooled"):
-            self.note(name, module, "an activation stands directly behind a layer with weights")
+            self.note(name, module, "an activation must directly follow a layer with weights")
             return
         pooled = self._state == "pooled"
         if pooled and self.tables[-1]["type"] == "avg_pool" and activation != "identity":
-            self.note(name, module, "stands behind AvgPool2d, but must stand in front of it")
+            self.note(name, module, "follows AvgPool2d, but must precede it")
         self._activate(activation, name, module)
         self._state = "done" if pooled else "activated"
 
     def _activate(self, activation: str, name: str, module: nn.Module) -> None:
         """Note the activation of a hidden layer; all must be the same."""
         if self.activation not in ("", activation):
-            self.note(name, module, f"the activation in front of it is {activation}, others are {self.activation}")
+            self.note(name, module, f"the activation before it is {activation}, but others are {self.activation}")
         self.activation = self.activation or activation
 
     def _read_pooling(self, name: str, module: Any) -> None:
         if self._state not in ("weights", "activated") or not isinstance(self.weights[-1], nn.Conv2d):
-            self.note(name, module, "pooling stands behind a convolution and its activation, once")
+            self.note(name, module, "pooling must follow a convolution and its activation, at most once")
             return
         kind = "max_pool" if isinstance(module, nn.MaxPool2d) else "avg_pool"
         size, stride = _pair(module.kernel_size), _pair(module.stride)

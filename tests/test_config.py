@@ -349,7 +349,7 @@ def test_layer_tables_survive_the_way_through_toml():
     ({"layers": [{"type": "max_pool", "size": 17}, DENSE]}, ["network.layers.0.size: input should be less than or eq"]),
     ({"layers": [CONV, 10]}, ["network.layers.1: input should be a valid dictionary"]),
     ({"layers": [CONV]}, ["must end in a dense layer"]),
-    ({"layers": [DENSE, DENSE]}, ['only the width of the last of layers may be "auto"']),
+    ({"layers": [DENSE, DENSE]}, ['only the last of layers may have width = "auto"']),
     ({"layers": [4, 3], "input": [1, 2, 2]}, ["input is for layers on images"]),
     ({"layers": [CONV, DENSE], "input": [1, 2]}, ["network.input: "]),
     ({"layers": [CONV, {"type": "dense", "width": 3}], "loss": "logistic"}, ["needs one output", "ends in 3"]),

@@ -64,7 +64,7 @@ def list_checkpoints(folder: Path) -> list[StoredCheckpoint]:
     except (FileNotFoundError, NotADirectoryError):
         return []
     except OSError as error:
-        raise MissingInputError(f"cannot look into {folder}: {error.strerror or error}") from None
+        raise MissingInputError(f"cannot list {folder}: {error.strerror or error}") from None
     checkpoints = [_look(path) for path in named]
     checkpoints.sort(key=lambda one: (not one.manifest, one.manifest.sequence if one.manifest else 0, one.path.name))
     return checkpoints[::-1]
@@ -137,7 +137,7 @@ def remove_leftovers(folder: Path) -> list[str]:
         if is_ours(path):
             remove(path)
         else:
-            notes.append(f"{path} is left: it holds files that no checkpoint has")
+            notes.append(f"{path} was not removed: it holds files that belong to no checkpoint")
     return notes
 
 

@@ -11,10 +11,11 @@ import json
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from distnewton.errors import DataError
 from distnewton.files import parse_json
+from distnewton.options import Count, Digest, Options
 from distnewton.packages import version
 from distnewton.parallel.cuts import FileOwners
 from distnewton.parallel.partition import Partition
@@ -25,8 +26,6 @@ MAX_BYTES = 10_000_000
 """Limit of a manifest's size, for reading and writing."""
 PART_NAME = r"part-\d{4,}\.safetensors"
 
-_Count = Annotated[int, Field(ge=0)]
-_Hash = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 _StateName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
 
 
@@ -34,11 +33,7 @@ class NewerFormatError(DataError):
     """A manifest of a format that this version does not know."""
 
 
-class _Table(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
-
-
-class Part(_Table):
+class Part(Options):
     """A file of the checkpoint: the blocks of one rank.
 
     Attributes
@@ -54,12 +49,12 @@ class Part(_Table):
     """
 
     name: Annotated[str, Field(pattern=f"^{PART_NAME}$")]
-    n_bytes: _Count
-    sha256: _Hash
-    blocks: list[Annotated[list[_Count], Field(min_length=5, max_length=5)]]
+    n_bytes: Count
+    sha256: Digest
+    blocks: list[Annotated[list[Count], Field(min_length=5, max_length=5)]]
 
 
-class StateTree(_Table):
+class StateTree(Options):
     """Numbers of a state and names of its arrays; see :class:`~distnewton.checkpoint.state.State`."""
 
     numbers: dict[str, Any]
@@ -68,7 +63,7 @@ class StateTree(_Table):
     parts: dict[_StateName, StateTree]
 
 
-class CheckpointFacts(_Table):
+class CheckpointFacts(Options):
     """Facts that a run records about a checkpoint besides its state; the same on all ranks.
 
     Attributes
@@ -90,8 +85,8 @@ class CheckpointFacts(_Table):
     """
 
     run: Annotated[str, Field(pattern=r"^[0-9a-f]{16}$")]
-    sequence: _Count
-    iteration: _Count
+    sequence: Count
+    iteration: Count
     identity: dict[str, Any]
     dtype: str
     record: dict[str, Any]
@@ -126,13 +121,13 @@ class CheckpointManifest(CheckpointFacts):
     format_version: int
     writer: str
     saved_at: str
-    config_sha256: _Hash
+    config_sha256: Digest
     widths: list[int]
     splits: list[int]
-    speeds: list[float] = []
-    logical_blocks: list[int] = []
-    files: list[_Count] = []
-    files_of_ranks: list[Annotated[list[_Count], Field(min_length=2, max_length=2)]] = []
+    speeds: list[float] = Field([])
+    logical_blocks: list[int] = Field([])
+    files: list[Count] = Field([])
+    files_of_ranks: list[Annotated[list[Count], Field(min_length=2, max_length=2)]] = Field([])
     rows_per_unit: list[int]
     parts: list[Part]
     state: StateTree
@@ -165,8 +160,8 @@ def render(manifest: CheckpointManifest) -> str:
     """Return a manifest's canonical text; refuses one too large to be read."""
     text = _with_hash(manifest.model_dump())
     if len(text) > MAX_BYTES:
-        raise DataError(f"the manifest of a checkpoint has {len(text):,} bytes, {MAX_BYTES:,} are allowed: too many "
-                        "ranks or labels")  # fmt: skip
+        raise DataError(f"the manifest of a checkpoint has {len(text):,} bytes, but at most {MAX_BYTES:,} are "
+                        "allowed: there are too many ranks or labels")  # fmt: skip
     return text.decode()
 
 
@@ -217,7 +212,7 @@ def _intact_values(data: bytes, name: str) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         raise DataError(f"{name} is damaged: {_short(error)}") from None
     if not intact:
-        raise DataError(f"{name} is damaged: its hash is not that of its content")
+        raise DataError(f"{name} is damaged: its hash does not match its content")
     return {key: value for key, value in values.items() if key != "sha256"}
 
 

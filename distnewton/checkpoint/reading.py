@@ -128,7 +128,7 @@ def _problem_of(path: Path, part: Part) -> str:
             digest = hashlib.file_digest(content, "sha256").hexdigest()
     except OSError as error:
         return f"{name}: {error.strerror or error}"
-    return "" if digest == part.sha256 else f"{name} is damaged: its hash is not that of the manifest"
+    return "" if digest == part.sha256 else f"{name} is damaged: its hash is not the one in the manifest"
 
 
 def read_state(path: Path, manifest: CheckpointManifest, grid: ProcessGrid, layout: ParameterLayout) -> State:
@@ -170,7 +170,7 @@ def read_state(path: Path, manifest: CheckpointManifest, grid: ProcessGrid, layo
             holders = {number: before.holder(number) for number in numbers} if same_blocks else None
             state = _build(manifest.state, "", reader, parts, holders)
         except parts.errors as error:
-            raise DataError(f"{path} does not hold what its manifest promises: {error}") from None
+            raise DataError(f"{path} does not match its manifest: {error}") from None
     return state
 
 

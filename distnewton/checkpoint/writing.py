@@ -64,7 +64,7 @@ def write_checkpoint(
     comm = grid.world
     with comm.collective_errors():
         if name := state.not_finite():
-            raise NumericalError(f"{name} is not finite after iteration {facts.iteration}: no checkpoint is made of it")
+            raise NumericalError(f"{name} is not finite after iteration {facts.iteration}: no checkpoint is saved")
     path = Path(comm.broadcast_json(str(free_name(folder, facts.iteration)) if comm.rank == 0 else ""))
     part = part_of(path)
     with watchdog.patient():

@@ -98,7 +98,7 @@ class StoredColumns(Options):
     @model_validator(mode="after")
     def _usable(self) -> StoredColumns:
         if self.encoding is not None and len(self.encoding) != len(self.features):
-            raise ValueError(f"{len(self.features)} columns, but encoding is of {len(self.encoding)}")
+            raise ValueError(f"{len(self.features)} columns, but the encoding has {len(self.encoding)}")
         if self.files is not None and sum(self.files) != len(self.features):
             raise ValueError(f"{len(self.features)} columns, but the files have {sum(self.files)}")
         if self.encoding is None and (problem := _unusable([*self.features, self.label])):
@@ -344,7 +344,7 @@ class _Table:
         """Select features in file order, without labels and ignored columns."""
         ignored = {self.place(column, "ignore_columns") for column in wanted.ignored}
         label, features = self._split_columns(wanted, ignored)
-        beside = "" if label is None else f" beside that of the labels ({self.columns[label]})"
+        beside = "" if label is None else f" besides the label ({self.columns[label]})"
         n_kept = wanted.n_kept(str(self.path), len(features), f"feature columns{beside}")
         if not features:
             raise DataError(
@@ -369,15 +369,15 @@ class _Table:
         """Notices about columns whose names are repeated or suggest that they number rows."""
         if left_out := sorted(self.index - ignored - {label}):
             names = listed([self.columns[i] or "without a name" for i in left_out])
-            yield f"{self.path}: the index column ({names}) counts rows, and is no feature"
+            yield f"{self.path}: the index column ({names}) numbers the rows and is not a feature"
         if not self.named:
             return
         name = self.columns[0]
         if 0 in features and name.lower() in _ROW_NAMES:
-            yield f"{self.path}: column {name} is a feature; if it numbers rows: data.ignore_columns = {name}"
+            yield f"{self.path}: column {name} is a feature; if it numbers rows, set data.ignore_columns = {name}"
         selected = [self.columns[i] for i in (*features, *([] if label is None else [label]))]
         if problem := _unusable(selected):
-            yield f"{self.path}: {problem}: columns are taken by place, not by name, in other tables too"
+            yield f"{self.path}: {problem}, so columns are taken by position, also in other tables"
 
     def _label_place(self, wanted: Wanted, rest: list[int]) -> int | None:
         """Find the label column; None if `rest` has just the expected number of features and none is named a label."""
@@ -427,8 +427,8 @@ def check_names(name: str, found: ColumnNames | None, expected: ColumnNames | No
         return
     if found.encoding != expected.encoding:
         raise DataError(
-            f"{name}: its missing values and categories were encoded otherwise than those of the training data; open "
-            "the table it was made from with names=model.names",
+            f"{name}: its missing values and categories are not encoded as in training; open the original table with "
+            "names=model.names",
             collective=True,
         )
     if found.features == expected.features:
@@ -436,8 +436,8 @@ def check_names(name: str, found: ColumnNames | None, expected: ColumnNames | No
     pairs = zip_longest(found.features, expected.features, fillvalue="nothing")
     i, (own, other) = next((i, pair) for i, pair in enumerate(pairs) if pair[0] != pair[1])
     raise DataError(
-        f"{name}: feature {i} is the column {own}, in training it was {other}; open the data with names=model.names, "
-        "which takes columns by name",
+        f"{name}: feature {i} is the column {own}, but in training it was {other}; open the data with "
+        "names=model.names, which takes columns by name",
         collective=True,
     )
 

@@ -15,8 +15,8 @@ from distnewton.frozen import frozen
 MISSING_RULES = ("auto", "refuse", "mean", "median", "indicator")
 CATEGORY_RULES = ("auto", "refuse", "onehot")
 NO_FILL = (
-    "is missing, and no model knows what to put there that was trained on a table without gaps: fill it in, remove "
-    "this sample, or train anew with data.missing = median"
+    "is missing, but the model was trained on a table without missing values: fill it in, remove this sample, or train "
+    "again with data.missing = median"
 )
 """Of a value in a table that is to be read as the training data."""
 MOST_CATEGORIES = 100

@@ -60,8 +60,8 @@ def split_off(labels: Labels, fraction: float, seed: int, *, by_class: bool) -> 
     n_aside = int(aside.sum())
     if not 0 < n_aside < n:
         raise ConfigError(
-            f"data.validation_fraction = {fraction:g} of {n} samples puts {n_aside} aside: it must leave some on both "
-            "sides",
+            f"data.validation_fraction = {fraction:g} of {n} samples puts {n_aside} aside, but training and "
+            "validation both need samples",
             collective=True,
         )
     return np.flatnonzero(~aside), np.flatnonzero(aside)

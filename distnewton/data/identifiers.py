@@ -59,9 +59,9 @@ def identifier_problem(hashes: Hashes) -> tuple[str, int] | None:
     twice = alike & (second[1:] == second[:-1])
     if twice.any():
         n_distinct = np.count_nonzero(twice & ~np.concatenate([[False], twice[:-1]]))
-        return f"{n_distinct} identifier(s) stand in several rows", int(order[1:][twice][0])
+        return f"{n_distinct} identifier(s) appear in several rows", int(order[1:][twice][0])
     if alike.any():
-        return "two identifiers have one hash: rename one of them", int(order[1:][alike][0])
+        return "two identifiers have the same hash: rename one of them", int(order[1:][alike][0])
     return None
 
 

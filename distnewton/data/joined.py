@@ -78,8 +78,8 @@ class FilesByColumns:
         """Open all files in this process, which must be the only rank: others would own some of them."""
         if launched_size() > 1:
             raise ConfigError(
-                f"one rank would read all of {self.name} for their size, but each belongs to some ranks: ask without "
-                "mpirun where all can be read, or give plan its --sizes",
+                f"one rank cannot read the size of {self.name}, since each file belongs to some ranks: start the "
+                "command without mpirun where all files can be read, or give plan --sizes",
                 collective=True,
             )
         return self.join(Communicator())
@@ -139,8 +139,8 @@ class FilesByColumns:
         wanted = f"a column {name}" if name else f"a column named {', '.join(LABEL_NAMES)}"
         where = ", ".join(f"{column} of {self.files[i]}" for i, column in found) or "none"
         raise DataError(
-            f"{self.name}: the labels are those of {wanted} in one of the files, found {where}; name the column by "
-            "data.label_column, and keep it in one file",
+            f"{self.name}: exactly one file must have {wanted} for the labels, found {where}; set data.label_column, "
+            "and keep that column in one file",
             collective=True,
         )
 
@@ -207,7 +207,7 @@ class JoinedSource:
     def _read_file(self, i: int, start: int, stop: int, dtype: DTypeLike, rows: Chosen | None) -> Any:
         """Read features of a file, in the order of the samples."""
         if i not in self._tables:
-            raise RuntimeError(f"features of {self._files.files[i]} are asked of a rank that does not own it")
+            raise RuntimeError(f"features of {self._files.files[i]} were requested from a rank that does not own it")
         table, order = self._tables[i], self._orders[i]
         if order is None:
             return table.read(start, stop, dtype, rows)
@@ -240,7 +240,7 @@ class JoinedSource:
             Name of the column, and one text for each sample.
         """
         if column != self._files.id_column:
-            raise ConfigError(f"{setting} = {column}: files by columns share {self._files.id_column} alone")
+            raise ConfigError(f"{setting} = {column}: files by columns share only the column {self._files.id_column}")
         i, table = next(iter(self._tables.items()))
         texts, order = table.texts(column, setting)[1], self._orders[i]
         return self._files.id_column, texts if order is None else [texts[row] for row in order]
@@ -318,8 +318,8 @@ class _Joining:
         table = self.files.open_file(name, **settings)
         if not isinstance(table, TableSource) or not table.columns:
             raise DataError(
-                f"{name}: files by columns are CSV with a header, Parquet or Arrow files: rows are joined by a column "
-                "with a name"
+                f"{name}: files by columns must be CSV with a header, Parquet or Arrow, since a named column joins "
+                "their rows"
             )
         return table
 
@@ -358,7 +358,7 @@ class _Joining:
                 labels="apart" if label is None else "required",
             )  # fmt: skip
         if label is None:
-            raise DataError(f"{files.files[i]}: has no column beside the identifiers that is not left out")
+            raise DataError(f"{files.files[i]}: has no column left besides the identifiers")
         return self._open_table(i, names=ColumnNames((), label), labels="required")
 
     def describe(self) -> ColumnNames:

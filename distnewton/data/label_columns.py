@@ -46,7 +46,7 @@ class LabelColumns:
     ) -> None:  # fmt: skip
         found = open_file(names=ColumnNames((), ""), labels="none")
         if not isinstance(found, TableSource) or not found.columns:
-            raise ConfigError(f"data.label_column lists columns by name, but {found.name} is no table with names")
+            raise ConfigError(f"data.label_column lists columns by name, but {found.name} does not name its columns")
         there = [name for name in label_columns if name in found.columns]
         self._labels: DataSource | None = None
         if labels == "required" or (labels == "if_there" and there):
@@ -83,8 +83,7 @@ class LabelColumns:
         if len(wrong):
             i, k = wrong[0].tolist()
             raise DataError(
-                f"{self.locate(i)}: {labels[i, k]:g} is in the column {self._columns[k]} of a label, where 0 or 1 is "
-                "expected"
+                f"{self.locate(i)}: the column {self._columns[k]} of a label must hold 0 or 1, got {labels[i, k]:g}"
             )
         return replace(found, labels=labels, labelled=True, names=names, classes=list(self._columns))
 

@@ -35,9 +35,9 @@ def split_labels(text: str) -> list[str]:
     """
     parts = [part.strip() for part in text.split(",")] if text else []
     if "" in parts:
-        raise ValueError(f"labels {text[:40]!r}: one is empty; labels are written as 1,5,7")
+        raise ValueError(f"labels {text[:40]!r}: one is empty; write labels as 1,5,7")
     if twice := [part for part, n in Counter(parts).items() if n > 1]:
-        raise ValueError(f"labels {text[:40]!r}: {twice[0]} stands twice")
+        raise ValueError(f"labels {text[:40]!r}: {twice[0]} appears twice")
     return parts
 
 
@@ -117,12 +117,12 @@ def label_indicator(
     """
     if labels.ndim == 2:
         if labels.shape[1] != classes.n_classes:
-            raise DataError(f"{name}: {labels.shape[1]} columns of labels, the model has {classes.n_classes} labels")
+            raise DataError(f"{name} has {labels.shape[1]} label columns, but the model {classes.n_classes} labels")
         wrong = np.argwhere((labels != 0) & (labels != 1)) if labels.dtype.kind == "f" else np.zeros((1, 2), np.intp)
         if len(wrong):
             i, k = wrong[0].tolist()
             value, label = labels[i, k].item(), classes.decode([k])[0]
-            raise DataError(f"{locate(i)}: {value!r} is in the column of label {label}, where 0 or 1 is expected")
+            raise DataError(f"{locate(i)}: the column of label {label} must hold 0 or 1, got {value!r}")
         return labels.astype(np.uint8)
     sets, rows = sets_of(labels, locate)
     column_of = {text: k for k, text in enumerate(classes.decode(range(classes.n_classes)))}

@@ -23,7 +23,7 @@ _WHOLE = re.compile(r"[+-]?[0-9]+")
 _KINDS = {"M": "times", "m": "durations", "c": "complex numbers", "V": "records"}
 MOST_CHARACTERS = 256
 """Longest name of a class; numpy would give every label the memory of the longest one."""
-TOO_LONG = f"has {{:,}} characters, the name of a class at most {MOST_CHARACTERS}; choose another label column"
+TOO_LONG = f"has {{:,}} characters, but a class name has at most {MOST_CHARACTERS}; choose another label column"
 MISSING_VALUES = ("", "?", "NA", "N/A", "NaN", "null", "None", "-")
 """Texts that mark a missing value (case-insensitive); ``data.missing_values`` replaces them."""
 

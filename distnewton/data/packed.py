@@ -209,7 +209,7 @@ class PackedColumns:
     def multiply(self, other: PackedColumns) -> PackedColumns:
         """Square all values; the other table must be this one."""
         if other is not self:
-            raise TypeError("packed columns are multiplied by themselves alone")
+            raise TypeError("packed columns can only be multiplied by themselves")
         return PackedColumns(
             self.codes, self.shape[0], np.square(self.values), np.square(self.numbers), self.dtype, self._first
         )
@@ -264,8 +264,8 @@ class PackedColumns:
             n_missing = int(self.counts()[missing].sum())
             if n_missing:
                 raise DataError(
-                    f"{n_missing:,} calls are missing, and become the mean of their column only where columns are "
-                    "centred: take data.scale = standard, hardy_weinberg or center"
+                    f"{n_missing:,} calls are missing, and only a scaling that centres columns replaces them: set "
+                    "data.scale = standard, hardy_weinberg or center"
                 )
         self.values = (self.values - offset[:n]) * factor[:n]
         self.values[missing] = 0.0

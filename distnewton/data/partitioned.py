@@ -164,7 +164,7 @@ class Task:
             _refuse_numbers(classes, len(labels), source.name)
         if name == "binary" and classes.n_classes != 2:
             raise DataError(
-                f"{source.name}: the logistic loss separates two classes, found {classes.n_classes}; "
+                f"{source.name}: the logistic loss needs two classes, found {classes.n_classes}; "
                 "use network.loss = cross_entropy"
             )
         return cls(name, classes, 1 if name == "binary" else classes.n_classes)
@@ -191,7 +191,7 @@ class Task:
             targets = regression_targets(description.labels, source.locate, name=source.name)
             if targets.shape[1] != self.n_out:
                 raise DataError(
-                    f"{source.name}: {targets.shape[1]} targets a sample, the model has {self.n_out} outputs"
+                    f"{source.name} has {targets.shape[1]} targets per sample, but the model has {self.n_out} outputs"
                 )
             return targets
         indices = self.classes.encode(description.labels)
@@ -246,7 +246,7 @@ def _refuse_nonfinite(labels: Labels, source: DataSource) -> None:
     """Refuse labels of classes that are NaN or infinite."""
     if labels.dtype.kind == "f" and not np.isfinite(labels).all():
         i_sample = int(np.argwhere(~np.isfinite(labels))[0][0])
-        raise DataError(f"{source.locate(i_sample)}: a label is NaN or infinite, which is no class")
+        raise DataError(f"{source.locate(i_sample)}: the label is NaN or infinite; repair it or remove the sample")
 
 
 def _label_set_classes(description: Description, source: DataSource) -> LabelMapping:
@@ -263,6 +263,6 @@ def _refuse_numbers(classes: LabelMapping, n_samples: int, name: str) -> None:
     n, has_fractions = classes.n_classes, any(isinstance(label, float) for label in classes.classes)
     if has_fractions and n > FEWEST_NUMBERS and n > n_samples / 4:
         raise DataError(
-            f"{name}: {n} different numbers with fractions are the labels of {n_samples} samples: to approximate "
-            "numbers set network.loss = squared, or choose another label column"
+            f"{name}: the labels of {n_samples} samples are {n} different numbers with fractions: set network.loss = "
+            "squared for regression, or choose another label column"
         )

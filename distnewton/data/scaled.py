@@ -365,8 +365,8 @@ def check_range(grid: ProcessGrid, X: Any) -> None:
     _, low, high = views[rank]
     others = f"; its other values are from {low:.3g} to {high:.3g}" if low <= high else ""
     raise NumericalError(
-        f"feature {feature} (from 0, on rank {rank}) is {value:.3g}, which overflows in layer 1{others}: scale the "
-        "data ([data] scale = standard), repair it, or use float64 ([run] dtype)",
+        f"feature {feature} (counted from 0, on rank {rank}) is {value:.3g}, which overflows in layer 1{others}: scale "
+        "the data ([data] scale = standard), repair it, or use float64 ([run] dtype)",
         collective=True,
     )
 

@@ -117,14 +117,14 @@ class MinMax(Scaling):
 class MinMaxJoint(MinMax):
     """The joint range of all columns becomes [-1, 1]."""
 
-    name, help = "minmax_joint", "all columns together to [-1, 1], as pixels"
+    name, help = "minmax_joint", "all columns together to [-1, 1], for example pixels"
     uses_joint_range = True
 
 
 class Center(Scaling):
     """The mean of each column is subtracted; all keep their proportions."""
 
-    name, help = "center", "mean 0, and one factor for all columns, as simpleNN has images"
+    name, help = "center", "mean 0, and one factor for all columns, as simpleNN scales images"
     shifts_columns = uses_joint_range = centres = True
     n_moments = 1
 

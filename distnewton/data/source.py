@@ -71,7 +71,7 @@ class Source(ABC):
             raise ValueError(f"start and stop must satisfy 0 <= start <= stop, got {start} and {stop}")
         n_features = self._n_readable()
         if n_features is not None and stop > n_features:
-            raise ValueError(f"features {start} to {stop} asked for, {self.name} has {n_features}")
+            raise ValueError(f"features {start} to {stop} were requested, but {self.name} has {n_features}")
         features: Features = self._read(start, stop, np.dtype(dtype), RowSelection(rows))
         return features
 

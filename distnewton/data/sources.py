@@ -122,10 +122,10 @@ def open_data(
     kind = find_format(location.path, chosen, is_table=names is not None)
     if location.part and not kind.has_parts:
         raise ConfigError(
-            f"{location.path}: is {kind.name}; only a folder or archive of images has folders such as :{location.part}"
+            f"{location.path}: is {kind.name}, but :{location.part} names a folder in a folder or archive of images"
         )
     if location.covariates_path is not None and not kind.has_covariates:
-        raise ConfigError(f"{location.path}: is {kind.name}; only genotypes have a third file, of covariates")
+        raise ConfigError(f"{location.path}: is {kind.name}; only genotypes take a third file, with covariates")
     return kind.open(location, wanted)
 
 

@@ -72,7 +72,7 @@ def image_problem(shape: NetworkShape, description: Description) -> str | None:
     """
     wanted, found = shape.image_shape, description.image_shape
     if wanted is not None and description.packed:
-        return f"{description.name} has genotypes, of which the network on images takes none"
+        return f"{description.name} has genotypes, which a network on images cannot take"
     if None in (wanted, found) or wanted == found:
         return None
-    return f"{description.name} has images of {found} (channels, height, width), the network takes {wanted}"
+    return f"{description.name} has images of {found} (channels, height, width), but the network takes {wanted}"

@@ -84,7 +84,7 @@ def curvature_operator(
     whole, name, reduction, lacking = _read(model, loss, np.shape(X))
     task, function = whole.architecture.task, LOSSES.find(name)
     if task.name not in function.tasks:
-        raise ConfigError(f"loss = {name} is not for {task.name}, which is the task of the model", collective=True)
+        raise ConfigError(f"loss = {name} does not suit the task of the model, {task.name}", collective=True)
     placed = model_of_weights(whole.architecture, whole.weights() or {}, whole.scaling, ranks)
     network = placed.network
     source = ArraySource(X, np.ravel(y) if task.classes is not None else y, name="X, y")

@@ -153,20 +153,20 @@ class ModelHeader(Options):
         n_features, n_out = shape.widths[0] * shape.features_per_unit, shape.widths[-1]
         yield from self._scaling_problems(n_features)
         if self.columns is not None and self.columns.n_features != n_features:
-            yield f"columns: of {self.columns.n_features} features, the network has {n_features}"
+            yield f"columns: they make {self.columns.n_features} features, but the network has {n_features}"
         if self.reading is not None and self.reading != self.reading.reading:
-            yield f"reading: of {', '.join(READING)} alone"
+            yield f"reading: only {', '.join(READING)} may be set"
         yield from self._task_problems(n_out)
 
     def _scaling_problems(self, n_features: int) -> Iterator[str]:
         s = self.scaling
         if s.n_columns != n_features:
-            yield f"scaling: of {s.n_columns} columns, the network has {n_features} features"
+            yield f"scaling: has {s.n_columns} columns, but the network has {n_features} features"
         wanted = n_features if SCALINGS.find(s.kind).shifts_columns else None
         for name, values in (("offset", s.offset), ("factor", s.factor)):
             if (None if values is None else len(values)) != wanted:
                 n_found = "no" if values is None else len(values)
-                yield f"scaling.{name}: {n_found} numbers, {s.kind} of this network has {wanted or 'no'}"
+                yield f"scaling.{name}: {n_found} numbers, but {s.kind} needs {wanted or 'none'} here"
 
     def _task_problems(self, n_out: int) -> Iterator[str]:
         n_classes = 0 if self.classes is None else len(self.classes.classes)
@@ -180,7 +180,7 @@ class ModelHeader(Options):
         if self.targets is None:
             return
         if self.task != "regression":
-            yield f"targets are of regression, task = {self.task}"
+            yield f"targets: only regression scales them, but task = {self.task}"
         for name, values in (("mean", self.targets.mean), ("deviation", self.targets.deviation)):
             if len(values) != n_out:
                 yield f"targets.{name}: {len(values)} numbers for {n_out} outputs"
@@ -191,7 +191,7 @@ def _label_problems(labels: Sequence[int | float | str]) -> Iterator[str]:
     if len({isinstance(label, str) for label in labels}) > 1:
         yield "classes: some are numbers, some texts"
     if twice := [text for text, count in Counter(map(label_text, labels)).items() if count > 1]:
-        yield f"classes: {twice[0]!r} is there twice"
+        yield f"classes: {twice[0]!r} appears twice"
 
 
 def parse_header(text: str, name: str) -> ModelHeader:

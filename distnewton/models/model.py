@@ -173,11 +173,11 @@ class Model:
         n_features = self.grid.partition.n_features
         if description.n_features != n_features:
             raise DataError(
-                f"{source.name} has {description.n_features} features, the model {n_features}", collective=True
+                f"{source.name} has {description.n_features} features, but the model has {n_features}", collective=True
             )
         check_names(source.name, description.names, self.names)
         if description.packed and not self.network.backend.library.host:
-            raise DataError(f"{source.name} has genotypes, which need a model with device = cpu", collective=True)
+            raise DataError(f"{source.name} has genotypes, which need device = cpu", collective=True)
         if (problem := image_problem(self.network.shape, description)) is not None:
             raise DataError(problem, collective=True)
 

@@ -105,7 +105,7 @@ def read_header(file: Path) -> ModelHeader:
     text = metadata.get(_KEY)
     if text is None:
         raise DataError(f"{file} is a safetensors file, but not a model that distnewton wrote")
-    other = f"{file} has a damaged header: its checksum is another; copy the file again"
+    other = f"{file} has a damaged header: its checksum does not match; copy the file again"
     summed, has_sum, told = text.rpartition(_HEADER_SUM)
     if has_sum and told != f"{zlib.crc32(summed.encode())}}}":
         raise DataError(other)
@@ -130,13 +130,13 @@ def _check_tensors(name: str, header: ModelHeader, found: dict[str, tuple[str, l
     for key in sorted(expected.keys() | found.keys()):
         if found.get(key) != expected.get(key):
             raise DataError(
-                f"{name} does not hold the weights its header promises: {key} is {_titled(found.get(key))}, expected "
+                f"{name} does not match its header: {key} is {_titled(found.get(key))}, expected "
                 f"{_titled(expected.get(key))}"
             )
     itemsize = np.dtype(header.dtype).itemsize
     lengths = {key: _n_sections(itemsize * math.prod(dimensions)) for key, (_, dimensions) in expected.items()}
     if header.tensor_sums is not None and {key: len(s) for key, s in header.tensor_sums.items()} != lengths:
-        raise DataError(f"{name} has a damaged header: tensor_sums is not of its weights")
+        raise DataError(f"{name} has a damaged header: tensor_sums does not fit its weights")
 
 
 def _titled(kind: tuple[str, list[int]] | None) -> str:
@@ -264,7 +264,7 @@ def read_blocks(file: Path, header: ModelHeader, network: PartitionedNetwork, pa
             if not np.isfinite(params).all():
                 raise ValueError("some weights are not finite numbers")
     except (SafetensorError, OSError, ValueError) as error:
-        raise DataError(f"{file} does not hold the weights its header promises: {error}") from None
+        raise DataError(f"{file} does not match its header: {error}") from None
 
 
 def _check_sums(file: Path, sums: dict[str, list[int]], world: Communicator) -> None:

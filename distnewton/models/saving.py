@@ -89,7 +89,7 @@ def save_model(
     with world.collective_errors():
         numbers = to_host(params), scaling.offset, scaling.factor
         if not all(np.isfinite(part).all() for part in numbers):
-            raise NumericalError(f"the model holds numbers that are not finite, and is not saved to {path}")
+            raise NumericalError(f"the model holds numbers that are not finite, so it is not saved to {path}")
     # a fault injected in this phase is reported as an error of the file
     with watchdog.patient(), world.collective_errors(), writing(path), network.grid.ledger.phase("finalise"):
         if tensors is not None:

@@ -71,7 +71,7 @@ class Start:
             n_ranks = self._model.grid.world.size
             if n_ranks not in (1, comm.size):
                 raise ConfigError(
-                    f"the model to start from is spread over {n_ranks} ranks, the run has {comm.size}: "
+                    f"the model to start from is distributed over {n_ranks} ranks, but the run has {comm.size}: "
                     "save it, and start from its file",
                     collective=True,
                 )
@@ -129,7 +129,8 @@ class Start:
         pairs = (self.scaling.offset, scaling.offset), (self.scaling.factor, scaling.factor)
         if not all(np.allclose(a, b) for a, b in pairs):
             raise DataError(
-                f"{self.name} scales the features otherwise than this session: give it to the session", collective=True
+                f"{self.name} scales the features differently from this session: pass it as the session's start",
+                collective=True,
             )
 
     def _differences(self, architecture: Architecture, scale: str) -> Iterator[str]:

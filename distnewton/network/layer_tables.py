@@ -152,8 +152,8 @@ class Dense(LayerTable):
     name, help = "dense", "fully connected"
     has_weights = True
 
-    width: Size | Literal["auto"] = Field(description="neurons; auto, for the last layer, takes the data's")
-    bias: bool = Field(True, description="whether neurons have biases; else these are 0")
+    width: Size | Literal["auto"] = Field(description="neurons; auto, for the last layer, takes it from the data")
+    bias: bool = Field(True, description="whether neurons have biases; if not, they are 0")
 
     def extend(self, shape: ShapeInProgress) -> None:
         """Connect all values so far to each neuron."""
@@ -180,7 +180,7 @@ def tables_problem(layers: Sequence[LayerTable]) -> str | None:
     if not isinstance(layers[-1], Dense):
         return 'network.layers must end in a dense layer, {type = "dense", width = "auto"}: it holds the outputs'
     if any(isinstance(layer, Dense) and layer.width == "auto" for layer in layers[:-1]):
-        return 'only the width of the last of layers may be "auto"'
+        return 'only the last of layers may have width = "auto"'
     return None
 
 
@@ -209,7 +209,7 @@ def convolutional_shape(image_shape: Sequence[int], tables: Sequence[Mapping[str
         try:
             layer = LayerTable.model_validate(dict(table))
             if shape.flat and not isinstance(layer, Dense):
-                raise ConfigError("behind a dense layer or flatten only dense layers can follow")
+                raise ConfigError("only dense layers can follow a dense layer or flatten")
             layer.extend(shape)
         except (ConfigError, ValidationError) as error:
             raise ConfigError(f"network.layers, layer {k} ({table.get('type')}): {error}", collective=True) from None
@@ -253,8 +253,8 @@ def resolve_shape(
         image_shape = n_features, 1, 1
     if image_shape is None:
         raise ConfigError(
-            f"network.layers has layers for images, but the data is a table of {n_features} features: say how they "
-            "are images by network.input = [channels, height, width]",
+            f"network.layers has layers for images, but the data is a table of {n_features} features: set "
+            "network.input = [channels, height, width] to read them as images",
             collective=True,
         )
     channels, height, width = image_shape

@@ -349,7 +349,7 @@ class CrossEntropy(Loss):
 class Logistic(Loss):
     """Logistic loss of each output; targets are 0 and 1."""
 
-    name, help = "logistic", "sum_k log(1 + exp z_k) - y_k z_k: of one output, or of one a label"
+    name, help = "logistic", "sum_k log(1 + exp z_k) - y_k z_k: for one output, or for one per label"
     tasks = ("binary", "multilabel")
     link = "logistic"
     torch = "torch.nn.BCEWithLogitsLoss"

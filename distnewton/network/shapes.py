@@ -346,7 +346,7 @@ class ShapeInProgress:
     def pool(self, kind: str, window: Window) -> None:
         """Add pooling, ``max`` or ``average``, to the last convolution; raises ConfigError if it cannot follow."""
         if not self.layers or self.layers[-1].pooling is not None:
-            raise ConfigError("pooling stands directly behind a convolution, once")
+            raise ConfigError("pooling must directly follow a convolution, at most once")
         self._check_fit(window)
         self._add(replace(self.layers.pop(), pooling=Pooling(kind, window)))
 

@@ -107,7 +107,7 @@ def test_a_resumed_run_says_that_its_old_limit_holds_and_info_counts_beyond_the_
 def test_what_is_missing_is_told_with_what_to_do(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").touch()
-    with pytest.raises(MissingInputError, match=r"data.directory names the folder to look in\n.* --sizes samples=N,"):
+    with pytest.raises(MissingInputError, match=r"set data.directory to the folder of the data\n.* --sizes samples=N,"):
         main(["plan", "letter", "--ranks", "4"])
     with pytest.raises(MissingInputError, match="runs/none is not a run folder: it does not exist"):
         main(["why", "runs/none"])

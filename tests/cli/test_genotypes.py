@@ -57,9 +57,9 @@ def test_a_model_meets_other_files(world, folder):
     assert "39" in evaluated[0]
     assert evaluated[0].replace("c.bed", "d.bed") == evaluated[1]
     text = command("predict", str(folder / "run"), "e,,z.txt", *data, code=65)
-    assert "3 of the model's 30 variants are not there, as rs27, rs28, rs29" in text
+    assert "3 of the model's 30 variants are missing, such as rs27, rs28, rs29" in text
     text = command("predict", str(folder / "run"), "c", *data, code=65)
-    assert "was trained with covariates, AGE, SEX; give their file as c.bed,,COVARIATES" in text
+    assert "was trained with the covariates AGE, SEX; give their file as c.bed,,COVARIATES" in text
 
 
 def test_plans_count_two_bits(tmp_path):

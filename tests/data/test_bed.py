@@ -224,7 +224,7 @@ def test_forms_of_tables(tmp_path, text, n):
     (tmp_path / "y.txt").write_text(text)
     found = open_data(f"{tmp_path / 'c'},{tmp_path / 'y.txt'}").describe()
     assert found.labels.tolist() == [3, 2, 1]
-    assert len([note for note in found.notes if "1 samples are not among the genotypes" in note]) == n
+    assert len([note for note in found.notes if "1 samples without genotypes are left out" in note]) == n
 
 
 def test_calls_are_matched_by_identifier_and_allele(tmp_path):
@@ -244,10 +244,10 @@ def test_calls_are_matched_by_identifier_and_allele(tmp_path):
         np.testing.assert_array_equal(source.read(start, stop).toarray(), dense(calls)[:, start:stop])
     alleles[1] = ("A", "C")
     source = open_data(write_bed(tmp_path / "d", other, names=labels, alleles=alleles), names=names, labels="none")
-    with pytest.raises(DataError, match="1 variants have other alleles than the model's, as rs4"):
+    with pytest.raises(DataError, match="1 variants have other alleles than in the model, such as rs4"):
         source.read(0, 6)
     source = open_data(write_bed(tmp_path / "d", calls[:, :4]), names=names, labels="none")
-    with pytest.raises(DataError, match="2 of the model's 6 variants are not there, as rs4, rs5"):
+    with pytest.raises(DataError, match="2 of the model's 6 variants are missing, such as rs4, rs5"):
         source.read(0, 6)
 
 
@@ -271,20 +271,20 @@ def spoil_text(suffix, change):
 
 
 SPOILED = {
-    "magic": (spoil_bed(lambda b: b"\x00\x00" + b[2:]), "is no PLINK 1 .bed file: it begins with 00 00 01"),
-    "samples": (spoil_bed(lambda b: b[:2] + b"\x00" + b[3:]), "lies by samples"),
-    "third byte": (spoil_bed(lambda b: b[:2] + b"\x07" + b[3:]), "is damaged in its third byte"),
+    "magic": (spoil_bed(lambda b: b"\x00\x00" + b[2:]), "is not a PLINK 1 .bed file: it begins with 00 00 01"),
+    "samples": (spoil_bed(lambda b: b[:2] + b"\x00" + b[3:]), "is stored by samples"),
+    "third byte": (spoil_bed(lambda b: b[:2] + b"\x07" + b[3:]), "its third byte is damaged"),
     "cut": (spoil_bed(lambda b: b[:-1]), "has 12 bytes, but 6 samples.* and 5 variants.*take 13: it is cut"),
     "longer": (spoil_bed(lambda b: b + b"\x00"), "has 14 bytes"),
     "compressed": (spoil_bed(gzip.compress), "is compressed"),
     "bim": (spoil_text(".bim", lambda t: t.split("\n", 1)[1]), "4 variants of its .bim file take 11"),
     "fam": (spoil_text(".fam", lambda t: t + "F7 I7 0 0 1 1\nF8 I8 0 0 1 1\nF9 I9 0 0 1 1\n"), "9 samples of its .fam"),
     "fam fields": (spoil_text(".fam", lambda t: t.replace(" 0 0", " 0", 1)), "c.fam:1: expected six fields"),
-    "fam twice": (spoil_text(".fam", lambda t: t.replace("F1 I1", "F0 I0")), "c.fam: 1 samples are there more"),
+    "fam twice": (spoil_text(".fam", lambda t: t.replace("F1 I1", "F0 I0")), "c.fam: 1 samples appear more"),
     "bim fields": (spoil_text(".bim", lambda t: t.replace(" rs2", "", 1)), "c.bim:3: expected six fields"),
-    "bim twice": (spoil_text(".bim", lambda t: t.replace("rs2", "rs1")), "c.bim: 1 variants are .* once, as rs1"),
+    "bim twice": (spoil_text(".bim", lambda t: t.replace("rs2", "rs1")), "c.bim: 1 variants appear more than once"),
     "no phenotype": (spoil_text(".fam", lambda t: t.replace(" 1\n", " -9\n")), "no sample has PHENOTYPE"),
-    "text": (spoil_text(".fam", lambda t: t.replace(" 1\n", " high\n", 1)), "c.fam:1: 'high' is no number"),
+    "text": (spoil_text(".fam", lambda t: t.replace(" 1\n", " high\n", 1)), "c.fam:1: 'high' is not a number"),
     "infinite": (spoil_text(".fam", lambda t: t.replace(" 1\n", " inf\n", 1)), "c.fam:1: 'inf' is not a finite"),
     "no bim": (lambda prefix: prefix.with_suffix(".bim").unlink(), "needs c.bim beside it"),
 }  # fmt: skip
@@ -316,14 +316,14 @@ def test_a_variant_without_calls_is_refused_by_name(tmp_path):
 
 
 TABLES = {
-    "twice": ("FID IID A\nF0 I0 1\nF0 I0 2\n", "1 samples are there more than once, as F0 I0"),
-    "columns": ("FID IID A A\nF0 I0 1 2\n", "1 columns are there more than once, as A"),
+    "twice": ("FID IID A\nF0 I0 1\nF0 I0 2\n", "1 samples appear more than once, such as F0 I0"),
+    "columns": ("FID IID A A\nF0 I0 1 2\n", "1 columns appear more than once, such as A"),
     "fields": ("FID IID A\nF0 I0 1 2\n", "z.txt:2: expected 3 fields, got 4"),
-    "text": ("FID IID A\nF0 I0 x\n", "z.txt:2: 'x' is no number; data.missing_values"),
+    "text": ("FID IID A\nF0 I0 x\n", "z.txt:2: 'x' is not a number; if it marks"),
     "no column": ("FID IID\nF0 I0\n", "z.txt:1: expected FID, IID and at least one column"),
     "empty": ("\n", "z.txt: no samples"),
     "commas": (",\n", "z.txt:1: expected FID, IID and at least one column"),
-    "name of a variant": ("FID IID rs1_A(/G)\n" + "".join(f"F{i} I{i} 1\n" for i in range(6)), "once, as rs1_A"),
+    "name of a variant": ("FID IID rs1_A(/G)\n" + "".join(f"F{i} I{i} 1\n" for i in range(6)), "once, such as rs1_A"),
 }  # fmt: skip
 
 
@@ -347,7 +347,7 @@ def test_settings_that_do_not_fit_are_refused(tmp_path):
     with pytest.raises(DataError, match="has 6 variants and covariates, expected 7"):
         open_data(name, n_features=7)
     names = open_data(name).describe().names
-    with pytest.raises(DataError, match=r"was trained with covariates, A; give their file as c\.bed,,COVARIATES"):
+    with pytest.raises(DataError, match=r"was trained with the covariates A; give their file as c\.bed,,COVARIATES"):
         open_data(tmp_path / "c.bed", names=names, labels="none")
     write_table(tmp_path / "z.txt", ["B"], np.ones((6, 1)))
     with pytest.raises(DataError, match="has no column A, which the model was trained on"):
@@ -358,7 +358,7 @@ def test_settings_that_do_not_fit_are_refused(tmp_path):
     (tmp_path / "y.npy").write_bytes(b"")
     np.save(tmp_path / "X.npy", np.ones((3, 2)))
     np.save(tmp_path / "y.npy", np.ones(3))
-    with pytest.raises(ConfigError, match="only genotypes have a third file"):
+    with pytest.raises(ConfigError, match="only genotypes take a third file"):
         open_data(f"{tmp_path / 'X.npy'},{tmp_path / 'y.npy'},{tmp_path / 'y.npy'}")
 
 

@@ -127,7 +127,7 @@ def test_tables_without_names_are_taken_by_place(tmp_path):
         assert "no label column, all 3 columns are features" in found.notes[0]
         np.testing.assert_array_equal(opened(bare, labels=labels).read(0, 3), X)
     np.testing.assert_array_equal(opened(path, labels="none").read(0, 3), X)
-    with pytest.raises(DataError, match=r"has 2 feature columns beside that of the labels \(column 3\), expected 3"):
+    with pytest.raises(DataError, match=r"has 2 feature columns besides the label \(column 3\), expected 3"):
         opened(bare)
 
 
@@ -135,9 +135,9 @@ def test_a_header_that_names_labels_has_some(tmp_path):
     """A model without names: three columns of which one is called label are no three features."""
     path = tmp_path / "new.csv"
     path.write_text("a,label,c\n1,2,3\n")
-    with pytest.raises(DataError, match="has 2 feature columns beside that of the labels"):
+    with pytest.raises(DataError, match="has 2 feature columns besides the label"):
         open_data(path, n_features=3, labels="none")
-    with pytest.raises(DataError, match="has 2 feature columns beside that of the labels"):
+    with pytest.raises(DataError, match="has 2 feature columns besides the label"):
         open_data(path, n_features=3, labels="none", label_column="c")
 
 
@@ -216,13 +216,13 @@ def test_a_store_keeps_the_names(tmp_path, write):
     assert first.describe().names.features == ("a", "c")
     with pytest.raises(ConfigError, match="give label_column to distnewton convert"):
         open_data(tmp_path / "store", label_column="a")
-    with pytest.raises(DataError, match="feature 1 is the column c, in training it was b"):
+    with pytest.raises(DataError, match="feature 1 is the column c, but in training it was b"):
         check_names("store", store.describe().names, NAMES)
     tree = json.loads((tmp_path / "store" / "store.json").read_text())
     tree["content"]["columns"]["features"].pop()
     digest = hashlib.sha256(json.dumps(tree["content"], sort_keys=True, separators=(",", ":")).encode()).hexdigest()
     (tmp_path / "store" / "store.json").write_text(json.dumps(tree | {"checksum": digest}))
-    with pytest.raises(DataError, match="the columns become 2 features, there are 3"):
+    with pytest.raises(DataError, match="the columns become 2 features, but the store has 3"):
         open_data(tmp_path / "store")
 
 

@@ -51,7 +51,7 @@ def test_separators_at_the_ends_make_no_column(tmp_path, n, header, options):
     assert source.describe().labels.tolist() == list("xyxy")
     np.testing.assert_array_equal(source.read(0, n), X)
     for line, message in (
-        (lines[1] + "3", r"t:\d+: '3' stands behind the last separator"),
+        (lines[1] + "3", r"t:\d+: '3' follows the last separator"),
         (lines[1][:-1], rf"t:\d+: expected {n + 2} columns .*, got {n + 1}; it ends with no separator"),
     ):
         with pytest.raises(DataError, match=message):
@@ -72,7 +72,7 @@ def test_what_quotes_enclose_is_one_field(tmp_path, label, written, end):
     assert source.describe().labels.tolist() == [label, "y", label]
     assert source.read(0, 1).ravel().tolist() == [1, 3, 5]
     wrong = opened(tmp_path / "w", end.join([*lines, "q,y"]) + end)
-    with pytest.raises(DataError, match=rf"'q' stands among numbers \(.*w:{5 + 2 * written.count(chr(10))};"):
+    with pytest.raises(DataError, match=rf"'q' appears among numbers \(.*w:{5 + 2 * written.count(chr(10))};"):
         wrong.describe()
     named = source.locate(2)
     assert named.endswith(f"t:{4 + written.count(chr(10))}"), "the line on which a sample begins"
@@ -93,7 +93,7 @@ def test_a_quote_that_is_not_closed_swallows_no_rows(tmp_path, n_before, n_behin
 
 
 def test_what_is_no_table_of_lines_is_named(tmp_path):
-    with pytest.raises(DataError, match="t:1: has carriage returns inside"):
+    with pytest.raises(DataError, match="t:1: has carriage returns within"):
         opened(tmp_path / "t", ROWS.replace("\n", "\r"))
     with pytest.raises(DataError, match="t:3: expected 3 columns as in the first line, got 4; it ends with a sep"):
         opened(tmp_path / "t", ROWS.replace("3,4,y", "3,4,y,")).describe()

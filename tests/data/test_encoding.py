@@ -65,7 +65,7 @@ def test_other_tables_are_encoded_as_the_training_data(tmp_path, kind):
     source = opened(tmp_path, new, kind, names=names, n_features=8, labels="none")
     description = source.describe()
     np.testing.assert_array_equal(source.read(0, 8), [[3, 0, 1, 0, 0, 2.5, 1, 0], [4, 1, 0, 1, 0, 7, 0, 0]])
-    assert any("1 values of column sex are texts that the training data do not have" in n for n in description.notes)
+    assert any("1 values of column sex are texts that the training data lack" in n for n in description.notes)
 
 
 @pytest.mark.parametrize(("rule", "fill"), [("mean", 5.0), ("median", 4.0)])
@@ -83,8 +83,8 @@ def test_who_chooses_nothing_is_told_what_was_done(tmp_path, kind):
     np.testing.assert_array_equal(source.read(0, 8), ENCODED)
     notes = "\n".join(description.notes)
     for part in (
-        "4 columns are 8 features", "one for each text of island (2), sex (2)", "values are missing in age, island",
-        "the labels are those of column species (data.label_column)",
+        "4 columns become 8 features", "one for each text of island (2), sex (2)", "missing values of age, island",
+        "the labels are in column species (data.label_column)",
     ):  # fmt: skip
         assert part in notes
 
@@ -93,7 +93,7 @@ def test_who_chooses_nothing_is_told_what_was_done(tmp_path, kind):
 def test_a_few_texts_among_numbers_are_no_categories(tmp_path, kind):
     frame = pd.DataFrame({"size": [*map(str, range(9)), "oops"], "label": ["x", "y"] * 5})
     where = "csv:11" if kind == "csv" else "parquet: row 10"
-    with pytest.raises(DataError, match=rf"column size: 'oops' stands among numbers \(.*{where}; 1 of 10 .*onehot"):
+    with pytest.raises(DataError, match=rf"column size: 'oops' appears among numbers \(.*{where}; 1 of 10 .*onehot"):
         opened(tmp_path, frame, kind).describe()
     assert opened(tmp_path, frame, kind, categories="onehot").describe().n_features == 10
     mostly_texts = frame.iloc[[0, 1, 2, 9]].replace({"1": "ah", "2": "oh"})
@@ -130,7 +130,7 @@ def test_true_and_false_are_the_same_in_every_format(tmp_path, trained_on, used_
     source = opened(tmp_path, frame, trained_on)
     names, n = source.describe().names, source.describe().n_features
     later = opened(tmp_path, frame, used_on, names=names, n_features=n)
-    assert not any("training data do not have" in note for note in later.describe().notes)
+    assert not any("training data lack" in note for note in later.describe().notes)
     np.testing.assert_array_equal(later.read(0, n), source.read(0, n))
 
 
@@ -140,13 +140,13 @@ GAPS = pd.DataFrame({"fare": [np.nan, 7.0], "size": [2.0, 3.0]})
 @pytest.mark.parametrize("kind", ["csv", "parquet", "frame"])
 def test_gaps_that_training_did_not_have_are_refused_with_a_way_out(tmp_path, kind):
     later = {"names": opened(tmp_path, WHOLE, kind).describe().names, "n_features": 2, "labels": "none"}
-    with pytest.raises(DataError, match=r"fare: value .*is missing, and no model knows .*data\.missing = median"):
+    with pytest.raises(DataError, match=r"fare: value .*is missing, but the model .*data\.missing = median"):
         opened(tmp_path, GAPS, kind, **later).describe()
     if kind == "csv":
-        with pytest.raises(DataError, match="fare: 'x' is not a finite decimal number, as in training all were"):
+        with pytest.raises(DataError, match="fare: 'x' is not a finite decimal number, as all were in training"):
             opened(tmp_path, GAPS.astype(object).fillna("x"), kind, **later).describe()
         (tmp_path / "bare").write_text("1,\n2,3\n")
-        with pytest.raises(DataError, match="bare:1: column 2: value '' is missing, and no model"):
+        with pytest.raises(DataError, match="bare:1: column 2: value '' is missing, but the model"):
             open_data(tmp_path / "bare", n_features=2, ignore_extra_features="numbered", labels="none").describe()
 
 
@@ -155,7 +155,7 @@ def test_gaps_that_training_did_not_have_are_refused_with_a_way_out(tmp_path, ki
 def test_who_names_a_rule_fills_gaps_that_training_did_not_have(tmp_path, kind, rule, fill):
     found = opened(tmp_path, WHOLE, kind, missing=rule).describe()
     assert found.n_features == 2
-    assert any("missing numbers, in other tables, too" in note for note in found.notes)
+    assert any("missing numbers, also in other tables" in note for note in found.notes)
     later = opened(tmp_path, GAPS.assign(size=[np.nan, 3.0]), kind, names=found.names, n_features=2, labels="none")
     later.describe()
     assert later.read(0, 2).tolist() == [[fill, 2.5], [3.0, 7.0]]
@@ -314,7 +314,7 @@ def test_python_warns_of_texts_that_are_new():
 
     frame, y = python_frame("pandas")
     model = distnewton.train(distnewton.make_config({"run": {"iterations": 1}}), with_labels(frame, y)).model
-    with pytest.warns(UserWarning, match="90 values of column island are texts that the training data do not have"):
+    with pytest.warns(UserWarning, match="90 values of column island are texts that the training data lack"):
         model.predict(frame.assign(island="Atlantis"))
     with pytest.raises(DataError, match="has no column island"):
         model.predict(frame.drop(columns="island"))

@@ -30,7 +30,7 @@ def test_text_in_a_feature_keeps_its_own_advice(tmp_path, separator):
     path.write_text(f"a{separator}label\n1{separator}x\nred{separator}y\n")
     with pytest.raises(DataError, match=r"write categories as numbers, leave the column out \(data.ignore_columns\)"):
         open_data(path, missing="refuse", categories="refuse").describe()
-    with pytest.raises(DataError, match=r"column a: 'red' stands among numbers .*table.csv:3; 1 of 2 .*or leave"):
+    with pytest.raises(DataError, match=r"column a: 'red' appears among numbers .*table.csv:3; 1 of 2 .*or leave"):
         open_data(path).describe()
 
 

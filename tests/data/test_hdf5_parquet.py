@@ -56,7 +56,7 @@ def test_hdf5_arrays(tmp_path, monkeypatch):
     column = open_data(f"{path}:X", label_column=1, format="hdf5")
     np.testing.assert_array_equal(column.describe().labels, X[:, 1])
     np.testing.assert_array_equal(column.read(0, 3), X[:, [0, 2, 3]])
-    assert "data set 'Z', its data sets are X, train/A, train/B, y" in error(f"{path}:Z")
+    assert "data set 'Z', only X, train/A, train/B, y" in error(f"{path}:Z")
     assert "FILE:FEATURES,LABELS, got 'a,b,c'" in error(f"{path}:a,b,c", ConfigError)
 
 
@@ -221,7 +221,7 @@ def test_parquet_faults(tmp_path):
     assert "row 12: column g: value is missing" in error(table(tmp_path / "null", g=missing))
     labels = pa.array([None if i == 30 else "a" for i in range(31)])
     assert "row 31: label is missing" in error(table(tmp_path / "label", labels=labels))
-    assert "column g is of type string, no numbers" in error(table(tmp_path / "text", g=["a"] * 31))
+    assert "column g is of type string, not numbers" in error(table(tmp_path / "text", g=["a"] * 31))
     assert "expected a label and at least one feature" in error(one_column(tmp_path / "one"))
     assert "no such column" in error(table(tmp_path / "data"), ConfigError, label_column="nope")
     whole = (tmp_path / "data").read_bytes()

@@ -19,7 +19,7 @@ def test_hashes_join_rows_and_tell_collisions():
     collided = hashes.copy()
     collided[7, 0] = collided[5, 0]
     text, row = identifier_problem(collided)
-    assert (text, row in (5, 7)) == ("two identifiers have one hash: rename one of them", True)
+    assert (text, row in (5, 7)) == ("two identifiers have the same hash: rename one of them", True)
     collided = others.copy()
     collided[order == 5] = hashes[5, 0], 1
     assert matching_rows(hashes, collided)[5] == -1
@@ -31,6 +31,6 @@ def test_missing_and_repeated_identifiers_are_counted():
 
     assert problem(["a", "", "b", ""]) == ("2 of 4 rows have no identifier", 1)
     text, row = problem(["c", "a", "b", "a", "c", "c", "d"])
-    assert text == "2 identifier(s) stand in several rows"
+    assert text == "2 identifier(s) appear in several rows"
     assert row in (0, 1, 3, 4, 5)
     assert problem(["only"]) is None

@@ -80,7 +80,7 @@ def test_a_format_of_an_installed_package_is_read_by_name_and_by_content(outside
         tables = {"data": {"train": str(path), "format": format}, "run": {"iterations": 2}}
         tables["method"] = {"direction": "block_diagonal"}
         assert distnewton.train(distnewton.make_config(tables)).last.loss < 1
-    with pytest.raises(DataError, match="is matlab, not csv as asked for"):
+    with pytest.raises(DataError, match="is matlab, not csv as requested"):
         open_data(path, format="csv")
     with pytest.raises(DataError, match="has 4 features, expected 5"):
         open_data(path, n_features=5)

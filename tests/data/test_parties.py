@@ -258,7 +258,7 @@ def test_size_is_read_without_mpirun_only(folder, monkeypatch):
     assert "1-3-1" not in done.stdout
     done = call("train", *words, "--dry-run", OMPI_COMM_WORLD_SIZE="3")
     assert done.returncode != 0
-    assert "one rank would read all of bank.csv, shop.parquet, clinic.csv for their size" in done.stderr
+    assert "one rank cannot read the size of bank.csv, shop.parquet, clinic.csv" in done.stderr
 
 
 def edited(files, name, **values):
@@ -279,11 +279,11 @@ REFUSED = {
     ),
     "twice": (
         lambda files: with_identifiers(files, "clinic.csv", lambda p: [p[2], p[3], p[2], p[3], p[3], *p[5:]]),
-        "clinic.csv: 2 identifier(s) stand in several rows of the column person, such as '",
+        "clinic.csv: 2 identifier(s) appear in several rows of the column person, such as '",
     ),
     "twice beside the labels": (
         lambda files: with_identifiers(files, "shop.parquet", lambda p: [p[1], *p[1:]]),
-        "shop.parquet: 1 identifier(s) stand in several rows of the column person, such as '",
+        "shop.parquet: 1 identifier(s) appear in several rows of the column person, such as '",
     ),
     "others": (
         lambda files: with_identifiers(files, "clinic.csv", lambda p: [*p[:-2], "stranger", "strangest"]),
@@ -299,7 +299,7 @@ REFUSED = {
     ),
     "labels twice": (
         lambda files: edited(files, "clinic.csv", target=files["shop.parquet"].columns["label"]),
-        "found label of shop.parquet, target of clinic.csv; name the column by data.label_column",
+        "found label of shop.parquet, target of clinic.csv; set data.label_column",
     ),
     "no identifiers": (
         lambda files: {**files, "clinic.csv": Part({"x5": files["clinic.csv"].columns["x5"]}, np.arange(N))},
@@ -307,7 +307,7 @@ REFUSED = {
     ),
     "nothing but identifiers": (
         lambda files: {**files, "clinic.csv": Part({"person": files["clinic.csv"].columns["person"]}, np.arange(N))},
-        "clinic.csv: has no column beside the identifiers that is not left out",
+        "clinic.csv: has no column left besides the identifiers",
     ),
     "no such file": (
         lambda files: {"clinic.cvs" if name == "clinic.csv" else name: part for name, part in files.items()},
@@ -315,7 +315,7 @@ REFUSED = {
     ),
     "a text among numbers": (
         lambda files: edited(files, "clinic.csv", x5=["tall", *files["clinic.csv"].columns["x5"][1:]]),
-        "clinic.csv: column x5: 'tall' stands among numbers (clinic.csv:",
+        "clinic.csv: column x5: 'tall' appears among numbers (clinic.csv:",
     ),
 }
 

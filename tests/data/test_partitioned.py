@@ -205,8 +205,8 @@ def test_tasks_read_off_labels():
 
 
 @pytest.mark.parametrize(("name", "labels", "message"), [
-    ("binary", [1, 2, 3], "separates two classes, found 3"),
-    ("classification", [1.0, np.inf], "data: sample 1: a label is NaN or infinite"),
+    ("binary", [1, 2, 3], "needs two classes, found 3"),
+    ("classification", [1.0, np.inf], "data: sample 1: the label is NaN or infinite"),
     ("classification", [1.0, np.nan], "data: sample 1: label is missing"),
     ("classification", [1, 1], "needs two classes, found only '1'"),
     ("regression", ["a", "b"], "label 'a' is not a finite number"),

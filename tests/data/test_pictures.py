@@ -89,9 +89,9 @@ def frames(format):
     (lambda: saved(Image.fromarray(pixels("x", 1)[0].astype("u2"))), "has mode I;16, expected 8-bit"),
     (lambda: saved(Image.fromarray(pixels("x", 1)[0].astype("i4")), "TIFF"), "has mode I, expected 8-bit"),
     (lambda: saved(Image.fromarray(pixels("x", 1)[0].astype("f4")), "TIFF"), "has mode F, expected 8-bit"),
-    (png16, "has 16 bits a value, expected 8"),
-    (lambda: b"P6 1 1 65535 \0\0\0\0\0\0", "has 16 bits a value, expected 8"),
-    (lambda: b"P3 1 1 511 1 2 3", "has 9 bits a value, expected 8"),
+    (png16, "has 16 bits per value, expected 8"),
+    (lambda: b"P6 1 1 65535 \0\0\0\0\0\0", "has 16 bits per value, expected 8"),
+    (lambda: b"P3 1 1 511 1 2 3", "has 9 bits per value, expected 8"),
     (lambda: frames("GIF"), "has 2 frames or pages, expected one"),
     (lambda: frames("TIFF"), "has 2 frames or pages, expected one"),
     (lambda: frames("PNG"), "has 2 frames or pages, expected one"),
@@ -117,7 +117,7 @@ def test_damaged_images_are_named(tmp_path, format):
 def test_what_an_extension_hides(tmp_path):
     for content in (b"a text", b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 1 1\n", b"<svg/>", b"P7\nWIDTH 1\n"):
         message = str(error_of(folder_of(tmp_path / "set", {"a/1.png": content})))
-        assert "is damaged, or no image of a kind that can be read (JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP)" in message
+        assert "is damaged, or not an image that can be read (JPEG, PNG, BMP, GIF, PPM, TIFF, WEBP)" in message
 
 
 @pytest.mark.parametrize("max_pixels", [7, 14])  # Pillow raises above twice its limit, and warns above it
@@ -129,4 +129,4 @@ def test_images_that_would_fill_the_memory(tmp_path, monkeypatch, kind, max_pixe
     assert isinstance(error, DataError)
     assert "a/1.png: image is too large to be decoded" in str(error)
     monkeypatch.setattr(stored_files, "MAX_FILE_BYTES", 20)
-    assert "bytes, at most 20 are read as one image" in str(error_of(path))
+    assert "bytes, but an image may have at most 20" in str(error_of(path))

@@ -214,7 +214,7 @@ def test_features_asked_for(tmp_path, monkeypatch):
         open_data(path, n_features=8)
     with pytest.raises(ConfigError, match="give label_column to distnewton convert"):
         open_data(path, label_column=0)
-    with pytest.raises(ValueError, match="features 0 to 9 asked for"):
+    with pytest.raises(ValueError, match="features 0 to 9 were requested"):
         open_data(path).read(0, 9)
 
 
@@ -402,18 +402,18 @@ def test_names_that_are_taken(tmp_path, monkeypatch):
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine" / "thesis.tex").write_text("x")
     for overwrite in (False, True):
-        with pytest.raises(CreateError, match="it is no store: choose another name"):
+        with pytest.raises(CreateError, match="it is not a store: choose another name"):
             convert(source, tmp_path / "mine", files=[], overwrite=overwrite)
     assert (tmp_path / "mine" / "thesis.tex").exists()
     (path / "notes.txt").write_text("mine, too")
-    with pytest.raises(CreateError, match="it is no store"):
+    with pytest.raises(CreateError, match="it is not a store"):
         convert(source, path, files=[], overwrite=True)
     (path / "notes.txt").unlink()
     (tmp_path / "store.part").mkdir()
     with pytest.raises(CreateError, match="exists; --overwrite"):
         convert(source, path, files=[])
     (tmp_path / "new.part").mkdir()
-    with pytest.raises(CreateError, match="another conversion is at work or was cut off"):
+    with pytest.raises(CreateError, match="another conversion is running or was cut off"):
         convert(source, tmp_path / "new", files=[])
     convert(source, path, files=[], overwrite=True)
     assert (path / MANIFEST_FILE).read_text() != before  # this one names no source files

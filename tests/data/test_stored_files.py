@@ -18,7 +18,7 @@ from distnewton.errors import DataError
     ({"name": "a/2.png", "type": tarfile.LNKTYPE, "linkname": "a/1.png"}, "set:a/2.png: is a link to 'a/1.png'"),
     ({"name": "a/2.png", "type": tarfile.FIFOTYPE}, "set:a/2.png: is a sparse file, a pipe or a device"),
     ({"name": "a/2.png", "type": tarfile.CHRTYPE, "devmajor": 1}, "set:a/2.png: is a sparse file, a pipe or a device"),
-    ({"name": "a/../../2.png"}, "set: the name 'a/../../2.png' leads upwards"),
+    ({"name": "a/../../2.png"}, "set: the name 'a/../../2.png' leads out of the archive"),
     ({"name": "a/\udcff.png"}, r"set: the name 'a/\udcff.png' is not UTF-8"),
 ])  # fmt: skip
 def test_archives_that_would_mislead(tmp_path, header, message):
@@ -46,7 +46,7 @@ def test_archives_leave_nothing_on_the_disk(tmp_path, monkeypatch):
         source = open_data(path)
         found = source.describe()
         assert found.labels.tolist() == ["b" * 150, "c"]
-        assert found.notes == ["files left out, since they are no images: 2, such as a/READ.me"]
+        assert found.notes == ["2 files that are not images are left out, such as a/READ.me"]
         np.testing.assert_array_equal(source.read(0, 45)[1], pixels("./c/1.png").ravel())
     source = open_data(archive_of(tmp_path / "set", pngs([str(outside)])))
     assert source.describe().labels.tolist() == ["a"]
@@ -73,7 +73,7 @@ def test_archives_cut_short_or_damaged(tmp_path, packer):
 def test_joined_archives_are_refused(tmp_path):
     first, second = (archive_of(tmp_path / name, pngs([f"{name}/1.png"])).read_bytes() for name in "ab")
     (tmp_path / "set").write_bytes(first + second)
-    assert "set: has data behind the end of its archive" in str(error_of(tmp_path / "set"))
+    assert "set: has data after the end of the archive" in str(error_of(tmp_path / "set"))
 
 
 def test_links_in_folders(tmp_path):
@@ -91,4 +91,4 @@ def test_links_in_folders(tmp_path):
     assert f"{path}/b/3.png: is a broken link, a pipe or a device" in str(error_of(path))
     (path / "b" / "3.png").unlink()
     (tmp_path / "far" / "back").symlink_to(path)
-    assert "is a link to a folder that holds it" in str(error_of(path))
+    assert "is a link to a folder that contains it" in str(error_of(path))

@@ -86,10 +86,10 @@ def test_quotes_around_all_fields_tell_nothing(tmp_path):
 
 def test_a_line_that_may_be_both_is_refused_with_the_setting(tmp_path):
     text = "x,2.5,0\n1,2,1\n3,4,0\n"
-    with pytest.raises(DataError, match=r"t:1: cannot be told .*data\.header = true.*data\.header = false"):
+    with pytest.raises(DataError, match=r"t:1: this line may be .*data\.header = true.*data\.header = false"):
         opened(tmp_path / "t", text)
     assert opened(tmp_path / "t", text, header=True).describe().n_samples == 2
-    with pytest.raises(DataError, match=r"column 1: 'x' stands among numbers \(.*t:1; 1 of 3"):
+    with pytest.raises(DataError, match=r"column 1: 'x' appears among numbers \(.*t:1; 1 of 3"):
         opened(tmp_path / "t", text, header=False).describe()
 
 
@@ -127,7 +127,7 @@ def test_a_first_column_that_is_called_an_index_is_told(tmp_path, kind):
     frame.to_csv(tmp_path / "t", index=False) if kind == "csv" else frame.to_parquet(tmp_path / "t")
     found = open_data(tmp_path / "t").describe()
     assert found.n_features == 5
-    told = "column index is a feature; if it numbers rows: data.ignore_columns = index"
+    told = "column index is a feature; if it numbers rows, set data.ignore_columns = index"
     assert any(told in note for note in found.notes)
     left_out = open_data(tmp_path / "t", ignore_columns=["index"]).describe()
     assert left_out.n_features == 4
@@ -149,7 +149,7 @@ def test_columns_without_distinct_names_are_taken_by_place_with_a_note(tmp_path)
     for header, why in (("a,a,label", "two columns are named a"), ("a,,label", "a column has no name")):
         description = opened(tmp_path / "t", f"{header}\n1,2,x\n3,4,y\n").describe()
         assert description.names is None
-        assert any(why in note and "by place" in note for note in description.notes)
+        assert any(why in note and "by position" in note for note in description.notes)
 
 
 LABELS = {

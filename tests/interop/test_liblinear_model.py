@@ -131,7 +131,7 @@ def test_liblinear_predicts_with_it(tmp_path, kind, loss):
     ("tables", "kind", "text"),
     [
         ({"network": {"layers": ["auto", 4, "auto"]}}, "two", "has the layers 5-4-2; distnewton export FILE.onnx"),
-        ({"data": {"scale": "unit_rows"}}, "two", r"divides each sample by its norm \(data.scale = unit_rows\)"),
+        ({"data": {"scale": "unit_rows"}}, "two", r"divides samples by their norms \(data.scale = unit_rows\)"),
     ],
 )
 def test_models_without_such_a_form_are_refused(tables, kind, text):
@@ -145,9 +145,9 @@ def test_labels_and_targets_without_a_place_are_refused():
     config = {"network": {"layers": ["auto", "auto"]}, "run": {"iterations": 1, "threads": 1}}
     texts = np.array(["a", "b"])[(X[:, 0] > 0).astype(int)]
     for y, loss, said in (
-        (texts, "cross_entropy", "its labels are whole numbers, this one has 'a'"),
+        (texts, "cross_entropy", "its labels are whole numbers, but this one has 'a'"),
         (np.where(X[:, 0] > 0, 0.5, 1.5), "cross_entropy", "this one has 0.5"),
-        (X[:, :2], "squared", "predicts 2 numbers a sample"),
+        (X[:, :2], "squared", "predicts 2 numbers per sample"),
     ):
         config["network"]["loss"] = loss
         model = distnewton.train(distnewton.make_config(config), train_data=distnewton.ArraySource(X, y)).model

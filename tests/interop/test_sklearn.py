@@ -266,7 +266,7 @@ def test_what_partial_fit_refuses():
     X, y = blobs()
     with pytest.raises(ValueError, match="classes must be passed on the first call"):
         NewtonClassifier(4).partial_fit(X, y)
-    with pytest.raises(ValueError, match=r"labels that classes does not have: \[2\]"):
+    with pytest.raises(ValueError, match=r"labels that are not in classes: \[2\]"):
         NewtonClassifier(4).partial_fit(X, y, classes=[0, 1])
     with pytest.raises(ValueError, match="at least 2 classes"):
         NewtonClassifier(4).partial_fit(X[y == 1], y[y == 1], classes=[1])

@@ -161,25 +161,25 @@ REFUSED = [
     ([nn.Linear(4, 3), nn.GELU(), nn.BatchNorm1d(3), nn.Linear(3, 2)], r"1: GELU.*\n.*2: BatchNorm1d.*\nsupported are"),
     ([nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2), nn.Softmax(1)], "the loss takes logits"),
     ([nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 2), nn.ReLU()], "outputs must be linear"),
-    ([nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)], "is relu, others are tanh"),
-    ([nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3), nn.Linear(3, 2)], "is identity, others are tanh"),
-    ([nn.Linear(4, 3), nn.Tanh(), nn.ReLU(), nn.Linear(3, 2)], "directly behind a layer"),
+    ([nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3), nn.ReLU(), nn.Linear(3, 2)], "is relu, but others are tanh"),
+    ([nn.Linear(4, 3), nn.Tanh(), nn.Linear(3, 3), nn.Linear(3, 2)], "is identity, but others are tanh"),
+    ([nn.Linear(4, 3), nn.Tanh(), nn.ReLU(), nn.Linear(3, 2)], "directly follow a layer"),
     ([nn.Linear(4, 3, bias=False), nn.Tanh(), nn.Linear(3, 2)], "needs a bias"),
     ([nn.Linear(4, 3), nn.Softplus(beta=2), nn.Linear(3, 2)], "beta must be 1"),
-    ([nn.Linear(4, 3), nn.Tanh(), nn.Linear(4, 2)], "gets 3 features"),
-    ([nn.Linear(4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(3, 2)], "flat already"),
-    ([nn.Linear(4, 3), nn.Tanh(), nn.MaxPool2d(2), nn.Linear(3, 2)], "behind a convolution"),
+    ([nn.Linear(4, 3), nn.Tanh(), nn.Linear(4, 2)], "receives 3 features"),
+    ([nn.Linear(4, 3), nn.Tanh(), nn.Flatten(), nn.Linear(3, 2)], "already flat"),
+    ([nn.Linear(4, 3), nn.Tanh(), nn.MaxPool2d(2), nn.Linear(3, 2)], "must follow a convolution"),
     ([], "must be a Linear"),
     ([CONV, nn.Tanh()], "must be a Linear"),
     ([CONV, nn.Tanh(), LINEAR], "Flatten is missing"),
-    ([CONV, nn.AvgPool2d(2), nn.Tanh(), nn.Flatten(), LINEAR], "must stand in front of it"),
+    ([CONV, nn.AvgPool2d(2), nn.Tanh(), nn.Flatten(), LINEAR], "follows AvgPool2d, but must precede it"),
     ([CONV, nn.Tanh(), nn.MaxPool2d(2, padding=1), nn.Flatten(), LINEAR], "padding must be 0"),
     ([CONV, nn.Tanh(), nn.MaxPool2d(2, ceil_mode=True), nn.Flatten(), LINEAR], "ceil_mode must be False"),
     ([nn.Conv2d(1, 2, 3, dilation=2), nn.Tanh(), nn.Flatten(), LINEAR], "dilation must be 1"),
     ([nn.Conv2d(2, 2, 3, groups=2), nn.Tanh(), nn.Flatten(), LINEAR], "groups must be 1"),
     ([nn.Conv2d(1, 2, 2, padding="same"), nn.Tanh(), nn.Flatten(), LINEAR], "odd kernel"),
     ([nn.Flatten(), CONV, nn.Tanh(), nn.Flatten(), LINEAR], "only Linear can follow"),
-    ([CONV, nn.Tanh(), nn.Flatten(), LINEAR], r"gets 32 features"),
+    ([CONV, nn.Tanh(), nn.Flatten(), LINEAR], "receives 32 features"),
 ]
 
 
@@ -194,9 +194,9 @@ def test_what_cannot_be_taken_over_is_named(modules, message):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"loss": "hinge"}, "unknown loss 'hinge'"), ({"loss": "logistic"}, "takes one output, the module has 3"),
-        ({"classes": ["a", "b"]}, "2 classes for a module of 3"), ({"classes": ["b", "a", "c"]}, "must be distinct"),
-        ({"classes": [1, 2, 3], "loss": "squared"}, "classes are for"), ({"input": (1, 7, 1)}, "takes rows"),
+        ({"loss": "hinge"}, "unknown loss 'hinge'"), ({"loss": "logistic"}, "takes one output, but the module has 3"),
+        ({"classes": ["a", "b"]}, "has 3 classes, got 2"), ({"classes": ["b", "a", "c"]}, "must be distinct"),
+        ({"classes": [1, 2, 3], "loss": "squared"}, "classes are for"), ({"input": (1, 7, 1)}, "but this one has none"),
     ],
 )  # fmt: skip
 def test_options_that_do_not_fit(options, message):

@@ -121,13 +121,13 @@ def shared():
 
 REFUSED = {
     "overridden forward": (
-        nn.Sequential(Residual(nn.Linear(4, 4)), nn.Linear(4, 2)), "0: .*has a forward of its own"
+        nn.Sequential(Residual(nn.Linear(4, 4)), nn.Linear(4, 2)), "0: .*has its own forward method"
     ),
     "another module": (nn.Sequential(Plain(), nn.Linear(4, 2)), "0: Plain.*is not supported"),
     "hook": (hooked(), "1: Tanh.*has forward hooks"),
-    "replaced forward": (replaced(), "1: Tanh.*its forward was replaced"),
+    "replaced forward": (replaced(), "1: Tanh.*its forward method was replaced"),
     "not finite": (not_finite(), "2: Linear.*weights that are not finite"),
-    "tied weights": (shared(), "2: Linear.*stands in two places"),
+    "tied weights": (shared(), "2: Linear.*appears twice"),
     "dropout in training": (dense(), "2: Dropout.*call eval"),
 }  # fmt: skip
 

@@ -94,7 +94,7 @@ def test_a_saved_model_takes_columns_by_name(world, tables):
     # opened without the names, another order is seen, and refused
     other = distnewton.open_data(tables / "other.csv", label_column="sort", ignore_columns=["id"])
     text = message(world, lambda: model.predict(other))
-    assert "feature 0 is the column age, in training it was width; open the data with names=model.names" in text
+    assert "feature 0 is the column age, but in training it was width; open the data with names=model.names" in text
     free(result)
 
 

@@ -124,11 +124,11 @@ def test_solutions_solve_the_damped_system(world, kind):
 def test_a_loss_of_another_task_and_unknown_labels_are_refused(world):
     model = model_of(world, "cross_entropy")
     X, y = problem("cross_entropy")
-    with pytest.raises(ConfigError, match="loss = logistic is not for classification"):
+    with pytest.raises(ConfigError, match="loss = logistic does not suit the task of the model, classification"):
         distnewton.curvature_operator(model, "logistic", X, y, comm=world)
     with pytest.raises(DataError, match="does not know: 5, 6, 7"):
         distnewton.curvature_operator(model, "cross_entropy", X, y + 5, comm=world)
-    with pytest.raises(DataError, match="has 4 features, the model 5"):
+    with pytest.raises(DataError, match="has 4 features, but the model has 5"):
         distnewton.curvature_operator(model, "cross_entropy", X[:, :4], y, comm=world)
     with pytest.raises(ConfigError, match="kind must be ggn, block or fisher"):
         distnewton.curvature_operator(model, "cross_entropy", X, y, "kfac", comm=world)

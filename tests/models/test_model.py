@@ -148,7 +148,7 @@ def test_regression_predicts_numbers(world, folder):
     lines = distnewton.load_model(folder / "m", world).predict(distnewton.ArraySource(X, targets))
     outputs, _, _ = model.outputs(distnewton.ArraySource(X, targets))
     np.testing.assert_allclose([[float(v) for v in line.split()] for line in lines], outputs, rtol=1e-7)
-    with pytest.raises(DataError, match="1 targets a sample, the model has 2 outputs") as caught:
+    with pytest.raises(DataError, match="has 1 targets per sample, but the model has 2 outputs") as caught:
         model.evaluate(distnewton.ArraySource(X, targets[:, 0], name="one"))
     assert caught.value.collective
 
@@ -186,9 +186,9 @@ DAMAGES = [
     (edited(widths="gone"), "damaged header: expected widths, or input and layers"),
     (edited(activation="gelu"), "activation: unknown activation 'gelu'"),
     (lambda tensors, header: (tensors, "{"), "damaged header"),
-    (without("2.weight"), "does not hold the weights its header promises"),
-    (reshaped("0.weight", (2, 2)), "does not hold the weights its header promises"),
-    (reshaped("4.weight", (30, 40)), "does not hold the weights its header promises"),
+    (without("2.weight"), "does not match its header"),
+    (reshaped("0.weight", (2, 2)), "does not match its header"),
+    (reshaped("4.weight", (30, 40)), "does not match its header"),
 ]
 
 
@@ -241,7 +241,7 @@ def test_other_data_and_unwritable_places_are_refused(world, folder):
     X, y = problem()
     model = trained(world, y, iterations=0)
     narrow = distnewton.ArraySource(X[:, :4], y, name="narrow")
-    check_refusal(world, lambda: model.predict(narrow), DataError, "narrow has 4 features, the model 6")
+    check_refusal(world, lambda: model.predict(narrow), DataError, "narrow has 4 features, but the model has 6")
     check_refusal(world, lambda: model.save(folder / "no" / "m"), CreateError, "cannot write")
     if world.rank == 0:
         (folder / "taken").mkdir()

@@ -135,13 +135,13 @@ def test_every_hostile_value_is_refused_by_name_or_usable(tmp_path, kind):
 UNKNOWN = [
     (("scaling", "kind"), "evil", "scaling.kind: unknown scaling 'evil'"),
     (("scaling", "offset", 0), math.nan, "scaling.offset.0: input should be a finite number"),
-    (("scaling", "n_columns"), 10**12, "scaling: of 1000000000000 columns, the network has 6 features"),
+    (("scaling", "n_columns"), 10**12, "scaling: has 1000000000000 columns, but the network has 6 features"),
     (("widths", 1), 10**9, "0.bias is F32 [3], expected F32 [1000000000]"),
     (("widths", 1), -3, "widths.1: input should be greater than or equal to 1"),
     (("task",), "regression", "classes: 3 with 3 outputs do not fit task = regression"),
-    (("classes", "classes", 0), "b", "classes: 'b' is there twice"),
+    (("classes", "classes", 0), "b", "classes: 'b' appears twice"),
     (("secret",), 1, "secret: unknown key"),
-    (("tensor_sums",), {}, "tensor_sums is not of its weights"),
+    (("tensor_sums",), {}, "tensor_sums does not fit its weights"),
     (("dtype",), "float64", "0.bias is F32 [3], expected F64 [3]"),
 ]
 

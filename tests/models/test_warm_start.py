@@ -106,7 +106,7 @@ def test_runs_of_a_session_start_from_its_model_or_from_another(world):
         found = None
     except DataError as error:
         found = error
-    assert not world.any("scales the features otherwise than this session" not in str(found))
+    assert not world.any("scales the features differently from this session" not in str(found))
     free(first, other)
 
 
@@ -167,7 +167,7 @@ def test_a_model_of_other_ranks_is_refused(world):
     if world.size > 2:
         comm = world.subgroup(range(2)) if world.rank < 2 else None
         if comm is not None:
-            with pytest.raises(ConfigError, match=f"spread over {world.size} ranks, the run has 2: save it"):
+            with pytest.raises(ConfigError, match=f"distributed over {world.size} ranks, but the run has 2: save it"):
                 distnewton.train(config_of(), comm, train_data=source(), start=before.model)
             comm.free()
         world.barrier()

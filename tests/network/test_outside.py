@@ -177,7 +177,7 @@ def test_torch_and_back(tmp_path):
     found = run(tmp_path, "torch")
     assert found["error"] < 1e-12
     assert found["network"] == "huber arctan"
-    assert found["without"].startswith("plain declares no torch module")
+    assert found["without"].startswith("plain declares no equivalent torch module")
 
 
 def test_onnx_refuses_an_activation_without_an_operator(tmp_path):

@@ -91,9 +91,9 @@ def test_images_without_convolutions_are_rows_of_numbers():
     ([conv(2, 9), dense(3)], "layer 1 (conv): a window of 9x9 does not fit images of 8x6"),
     ([conv(2, 3), pool(17), dense(3)], "layer 2 (max_pool): "),
     ([conv(2, 3), pool([2, 7]), dense(3)], "layer 2 (max_pool): a window of 2x7 does not fit images of 6x4"),
-    ([pool(2), conv(2, 3), dense(3)], "layer 1 (max_pool): pooling stands directly behind a convolution"),
-    ([conv(2, 3), pool(2), pool(2, kind="avg_pool"), dense(3)], "layer 3 (avg_pool): pooling stands directly"),
-    ([conv(2, 3), dense(4), conv(2, 1), dense(3)], "layer 3 (conv): behind a dense layer or flatten only dense"),
+    ([pool(2), conv(2, 3), dense(3)], "layer 1 (max_pool): pooling must directly follow a convolution"),
+    ([conv(2, 3), pool(2), pool(2, kind="avg_pool"), dense(3)], "layer 3 (avg_pool): pooling must directly follow"),
+    ([conv(2, 3), dense(4), conv(2, 1), dense(3)], "layer 3 (conv): only dense layers can follow a dense layer"),
     ([conv(2, 3), {"type": "flatten"}], "must end in a dense layer"),
     ([conv(2, 3), dense(4)], "needs 3 outputs (classes, or targets), not 4"),
 ])  # fmt: skip
@@ -105,7 +105,7 @@ def test_layers_that_do_not_fit_are_told_by_number(tables, part):
 
 
 @pytest.mark.parametrize(("image_shape", "part"), [
-    (None, "the data is a table of 48 features: say how they are images by network.input"),
+    (None, "the data is a table of 48 features: set network.input"),
     ((1, 7, 7), "network.input = [1, 7, 7] makes 49 values, but the data has 48 features"),
 ])  # fmt: skip
 def test_images_that_the_data_does_not_hold_are_told(image_shape, part):

@@ -93,7 +93,7 @@ ADVICE = "scale the data ([data] scale"
 ROWS = [
     # 1-3: files that cannot be read
     Row("1", 66, ["good.libsvn: does not exist (working directory ", "did you mean good.libsvm?"], name="good.libsvn"),
-    Row("1 in a folder that is missing", 66, ["there is no folder nowhere either"], name="nowhere/x.libsvm"),
+    Row("1 in a folder that is missing", 66, ["the folder nowhere does not exist either"], name="nowhere/x.libsvm"),
     Row("3", 66, ["good.d: is a folder, expected a file"], name="good.d", settings=["--data.format=libsvm"]),
     # 4-5: nothing in it
     data("4", "", 65, f"{L}: no samples"),
@@ -104,14 +104,14 @@ ROWS = [
          settings=["--data.format=libsvm"]),
     data("8 binary", b"\x01\x02\0\0\xff" * 40, 65, f"{L}:1: looks like binary data"),
     data("8 PNG", b"\x89PNG\r\n\x1a\n" + b"\0" * 40, 65, f"{L}: looks like a PNG image"),
-    data("8 line end inside", b'1,2,"a"\n3,4,b\rc"\n', 65, "bad.libsvm:2: cannot be cut into fields"),
+    data("8 line end inside", b'1,2,"a"\n3,4,b\rc"\n', 65, "bad.libsvm:2: cannot be split into fields"),
     # 9: cut short
     data("9 gzip", compressed(gzip), 65, f"{L}: compressed file is cut short", "bytes of content"),
     data("9 bzip2", compressed(bz2), 65, f"{L}: compressed file is cut short", "bytes of content"),
     data("9 xz", compressed(lzma), 65, f"{L}: compressed file is cut short", "bytes of content"),
     # 11-17, 19: lines
     data("11", GOOD + "1 0:1 2:3\n", 65, f"{L}:5:3: index 0, but indices start at 1", "data.zero_based=true"),
-    data("12 negative", GOOD + "1 -1:1\n", 65, f"{L}:5:3: index '-1' is not a whole number from 1"),
+    data("12 negative", GOOD + "1 -1:1\n", 65, f"{L}:5:3: index '-1' is not a whole number of at least 1"),
     data("12 fraction", GOOD + "1 1.5:1\n", 65, f"{L}:5:3: index '1.5' is not a whole number"),
     data("13 too large", GOOD + "1 2147483648:1\n", 65, f"{L}:5:3: index 2147483648 is above the largest possible"),
     data("13 given number", GOOD + "1 9:1\n", 65, f"{L}:5:3: index 9 is beyond the 4 features expected",
@@ -130,8 +130,8 @@ ROWS = [
          settings=["--network.loss=squared"]),
     data("19", GOOD + "1,3 3:1\n", 65, f"{L}:5: label '1,3': multi-label rows need"),
     data("21", "1 1:1\n1 2:1\n", 65, f"{L}: classification needs two classes, found only '1'"),
-    data("26", HUGE, 3, "feature 0 (from 0", "which overflows in layer 1", ADVICE, settings=["--data.scale=none"]),
-    data("26 float64", HUGE, 3, "feature 0 (from 0",
+    data("26", HUGE, 3, "feature 0 (counted", "which overflows in layer 1", ADVICE, settings=["--data.scale=none"]),
+    data("26 float64", HUGE, 3, "feature 0 (counted from 0",
          "is 1e+200, which overflows in layer 1", ADVICE, settings=["--data.scale=none", "--run.dtype=float64"]),
     # 28-37: settings
     settings("28", 78, ["needs 60 ranks", "Splits that fit"], "--partition.splits=3-20-1"),

@@ -21,7 +21,7 @@ pytestmark = pytest.mark.mpi(min_size=1)
 # The middle number of a rank's variables lies in layer 1, or in 2 where it owns few of layer 1's.
 # point -> (iteration of the fault, of the verdict, what the message says), with numbers that stay: no retry helps
 STOPS = {
-    "data": (None, None, r"feature \d+ \(from 0, on rank {rank}\) is {value}, which overflows in layer 1"),
+    "data": (None, None, r"feature \d+ \(counted from 0, on rank {rank}\) is {value}, which overflows in layer 1"),
     "init": (None, 0, r"objective is not finite at the start\. First found: {value} in the weights of layer [12]"),
     "forward": (0, 1, r"gradient is not finite in iteration 1\. First found: {value} in the activations of layer 1, "),
     "gradient": (2, 2, r"gradient is not finite in iteration 2\. First found: {value} in the gradient of layer [12], "),
@@ -106,7 +106,7 @@ def test_a_model_that_is_not_finite_is_not_saved(world, folder):
     model.save(folder / "good.safetensors")
     if world.rank == world.size - 1 and model.params.size:
         model.params[0] = np.nan
-    with pytest.raises(NumericalError, match="holds numbers that are not finite, and is not saved"):
+    with pytest.raises(NumericalError, match="holds numbers that are not finite, so it is not saved"):
         model.save(folder / "bad.safetensors")
     world.barrier()
     assert not (folder / "bad.safetensors").exists()

@@ -75,11 +75,11 @@ def test_rows_have_any_number_of_labels(tmp_path):
 
 
 @pytest.mark.parametrize(("line", "text"), [
-    ("1,,5 1:1", "labels '1,,5': one is empty; labels are written as 1,5,7"),
+    ("1,,5 1:1", "labels '1,,5': one is empty; write labels as 1,5,7"),
     ("1,5, 1:1", "labels '1,5,': one is empty"),
-    ("1,5,01.0e0,1 1:1", "labels '1,5,01.0e0,1': 1 stands twice"),
+    ("1,5,01.0e0,1 1:1", "labels '1,5,01.0e0,1': 1 appears twice"),
     ("1,nan 1:1", "label 'nan' is not a finite number"),
-    ("1:1 2:1", "label missing: the line begins with '1:1'; a row without any begins with a blank"),
+    ("1:1 2:1", "label missing: the line begins with '1:1'; a row without labels begins with a blank"),
     ("1,5 1:1 7", "expected index:value, got '7'"),
     ("1, 5 1:1", "labels '1,': one is empty"),
     (" 1,5 1:1", "expected index:value, got '1,5'"),
@@ -120,11 +120,11 @@ def test_sets_become_columns_of_0_and_1():
     few = LabelMapping((3, 12))
     assert label_indicator(labels, few, locate, "data").tolist() == [[1, 0], [0, 0], [0, 1], [1, 0]]
     assert unknown_labels(labels, few) == {"7": 1}
-    with pytest.raises(DataError, match=r"line 2: 2\.0 is in the column of label 12, where 0 or 1 is expected"):
+    with pytest.raises(DataError, match=r"line 2: the column of label 12 must hold 0 or 1, got 2\.0"):
         label_indicator(np.array([[1.0, 0.0], [0.0, 2.0]]), few, locate, "data")
-    with pytest.raises(DataError, match="3 columns of labels, the model has 2 labels"):
+    with pytest.raises(DataError, match="has 3 label columns, but the model 2 labels"):
         label_indicator(np.zeros((2, 3)), few, locate, "data")
-    with pytest.raises(DataError, match="line 2: labels 'a,a': a stands twice"):
+    with pytest.raises(DataError, match="line 2: labels 'a,a': a appears twice"):
         label_classes(np.array(["b", "a,a"]), locate, "data")
 
 
@@ -280,7 +280,7 @@ def test_a_table_has_a_column_for_each_label(world, table):
 def test_a_column_of_labels_holds_0_and_1(tmp_path):
     (tmp_path / "table.csv").write_text("a,b,x,y\n0,1,0.5,1\n1,2,0.1,2\n")
     data = {"train": "table.csv", "directory": str(tmp_path), "label_column": ["a", "b"]}
-    with pytest.raises(DataError, match=r"table\.csv:3: 2 is in the column b of a label, where 0 or 1 is expected"):
+    with pytest.raises(DataError, match=r"table\.csv:3: the column b of a label must hold 0 or 1, got 2"):
         distnewton.train(config_of(data=data))
     with pytest.raises(DataError, match="has no column c"):
         distnewton.train(config_of(data={**data, "label_column": ["a", "c"]}))
@@ -327,9 +327,9 @@ def test_estimators_take_a_column_for_each_label():
     np.testing.assert_allclose(again.predict_proba(X), shares, atol=1e-6)
     assert 0.3 < found.score(X, Y) <= 1
     assert NewtonClassifier((), **exact).fit(X, Y[:, 0]).predict(X).shape == (70,)
-    with pytest.raises(ValueError, match="of several columns, y holds 0 and 1"):
+    with pytest.raises(ValueError, match="with several columns, y must hold 0 and 1"):
         NewtonClassifier(()).fit(X, Y + np.arange(4))
-    with pytest.raises(ValueError, match="class_weight is for one label"):
+    with pytest.raises(ValueError, match="class_weight is for samples with one label"):
         NewtonClassifier((), class_weight="balanced").fit(X, Y.astype(int))
 
 

@@ -190,7 +190,7 @@ def with_nan(X):
 REFUSED = [
     ({"network": {"layers": [9, 3, 3]}}, None, None, ConfigError, "the data has 7 features, not 9"),
     ({"network": {"layers": [7, 3, 4]}}, None, None, ConfigError, "data has 3 outputs (classes, or targets), not 4"),
-    ({"network": {"loss": "logistic"}}, None, None, DataError, "separates two classes, found 3"),
+    ({"network": {"loss": "logistic"}}, None, None, DataError, "needs two classes, found 3"),
     ({}, with_nan, None, DataError, "NaN or infinite"),
     ({}, lambda X: X * 1j, None, DataError, "X must hold real numbers, got an array of complex128"),
     ({}, lambda X: X[1:], None, DataError, "got shapes (149, 7) and (150,)"),

@@ -177,7 +177,7 @@ class ArrayFormat(Format):
         names = self.label_files(path)
         labels_path = next((path.parent / name for name in names if (path.parent / name).is_file()), None)
         if labels_path is None and needed:
-            looked = f"looked for {', '.join(names)} beside it" if names else "its name holds no images-idx3"
+            looked = f"looked for {', '.join(names)} beside it" if names else "its name does not contain images-idx3"
             column = ", or label_column if they are a column of this array" if self.settings else ""
             raise DataError(f"{path}: no file with its labels: {looked}; give both as 'features,labels'{column}")
         return labels_path

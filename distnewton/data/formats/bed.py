@@ -102,14 +102,14 @@ class BedSource(Source):
     def _check_file(self) -> None:
         """Refuse a file that is not a .bed file, is truncated, or has other samples or variants."""
         if is_compressed(self.path):
-            raise DataError(f"{self.path}: is compressed; decompress it, so that ranks can read their variants alone")
+            raise DataError(f"{self.path}: is compressed; decompress it, so that each rank can read its own variants")
         with self.path.open("rb") as file:
             head = file.read(3)
         if head[:2] != _MAGIC:
-            raise DataError(f"{self.path}: is no PLINK 1 .bed file: it begins with {head.hex(' ')}, expected 6c 1b 01")
+            raise DataError(f"{self.path}: is not a PLINK 1 .bed file: it begins with {head.hex(' ')}, not 6c 1b 01")
         if head[2:] != bytes([_BY_VARIANT]):
             raise DataError(
-                f"{self.path}: lies by samples, or is damaged in its third byte; write it by variants: plink --make-bed"
+                f"{self.path}: is stored by samples, or its third byte is damaged; plink --make-bed sorts by variants"
             )
         size, expected = self.path.stat().st_size, 3 + self._n_variants * self._n_bytes
         if size != expected:
@@ -144,7 +144,7 @@ class BedSource(Source):
         wanted = [name for name in names.features if not _VARIANT.fullmatch(name)]
         if wanted and not table.columns:
             raise DataError(
-                f"{self.name}: the model was trained with covariates, {listed(wanted)}; give their file as "
+                f"{self.name}: the model was trained with the covariates {listed(wanted)}; give their file as "
                 f"{self.path.name},,COVARIATES"
             )
         if absent := [name for name in wanted if name not in table.columns]:
@@ -176,7 +176,7 @@ class BedSource(Source):
         notes, labelled = list(self._notes), self._wanted.labels != "none" and not np.isnan(values).any()
         if not labelled:
             if not np.isnan(values).all():
-                notes.append("some samples lack a phenotype: the others are not compared with predictions either")
+                notes.append("some samples lack a phenotype, so predictions are compared with none")
             values = np.full((len(values), 1), np.nan)
         n_samples, n_features = len(values), self._n_features
         return Description(
@@ -201,7 +201,7 @@ class BedSource(Source):
             for number, line in enumerate(file, start=1):
                 fields = line.split()
                 if len(fields) != 6:
-                    raise DataError(f"{self._bim}:{number}: expected six fields as of PLINK, got {len(fields)}")
+                    raise DataError(f"{self._bim}:{number}: expected six fields, as PLINK writes, got {len(fields)}")
                 yield fields[1], fields[4], fields[5]
 
     @cached_property
@@ -215,7 +215,7 @@ class BedSource(Source):
         others = [wanted[k][0] for k, pair in enumerate(alleles) if sorted(pair) != sorted(own[k])]
         if others:
             raise DataError(
-                f"{self.name}: {len(others):,} variants have other alleles than the model's, as {listed(others)}"
+                f"{self.name}: {len(others):,} variants have other alleles than in the model, such as {listed(others)}"
             )
         return places, np.array([pair != there for pair, there in zip(alleles, own, strict=True)], bool)
 
@@ -226,7 +226,7 @@ class BedSource(Source):
             refuse_twice(str(self._bim), "variants", [name for name, _, _ in self._variants()])
         if absent := [name for name in names if name not in there]:
             raise DataError(
-                f"{self.name}: {len(absent):,} of the model's {len(names):,} variants are not there, as "
+                f"{self.name}: {len(absent):,} of the model's {len(names):,} variants are missing, such as "
                 f"{listed(absent)}"
             )
         return np.array([there[name][0] for name in names], np.intp), [there[name][1] for name in names]
@@ -288,7 +288,7 @@ def _beside(path: Path, suffix: str) -> Path:
     """The file of the same name with another suffix."""
     other = path.with_suffix(suffix) if path.suffix == ".bed" else path.with_name(path.name + suffix)
     if not other.is_file():
-        raise MissingInputError(f"{path}: needs {other.name} beside it, which is not there")
+        raise MissingInputError(f"{path}: needs {other.name} beside it, which does not exist")
     return other
 
 

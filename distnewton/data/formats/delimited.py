@@ -93,7 +93,7 @@ class DelimitedSource(TableSource):
     def _notes(self) -> list[str]:
         marked = read_head(self.path).startswith(BYTE_ORDER_MARK)
         return ["a byte-order mark at the beginning was skipped"] * marked + [
-            f"{self.name}: the separators at the ends of the lines make no column"
+            f"{self.name}: separators at the ends of lines do not count as a column"
         ] * self.layout.trailing
 
     def _blocks(self, features: Sequence[int], label: int | None) -> Iterator[Block]:
@@ -220,10 +220,10 @@ class DelimitedSource(TableSource):
         """Message for a line with a different number of fields."""
         n_fields, trailing = self.layout.n_fields, self.layout.trailing
         if trailing and len(parts) == n_fields:
-            return f"{where}: {show(parts[-1])} stands behind the last separator, where the first lines have nothing"
+            return f"{where}: {show(parts[-1])} follows the last separator, where the first lines have nothing"
         _, first_line = next(numbered_rows(self.path, self.comment))
         has_sign = any(row.lstrip().startswith(b"#") for row in (line, first_line))
-        hint = "; name the character that begins a comment (data.comment)" if has_sign else ""
+        hint = "; set data.comment to the character that begins a comment" if has_sign else ""
         if bool(parts[-1]) == trailing:
             hint = f"; it ends with {'no' if trailing else 'a'} separator, unlike the first line"
         return f"{where}: expected {n_fields} columns as in the first line, got {len(parts)}{hint}"
@@ -232,8 +232,8 @@ class DelimitedSource(TableSource):
         """Message for a missing value."""
         if place == self._selection.label:
             return (
-                f"{show(part)} is missing; remove this sample, give it a label, or say what else means missing "
-                "(data.missing_values)"
+                f"{show(part)} is missing; remove this sample, give it a label, or change "
+                "data.missing_values"
             )
         if self._wanted.is_later:
             return f"value {show(part)} {NO_FILL}"
@@ -260,7 +260,7 @@ class DelimitedSource(TableSource):
             if (is_true := part.lower() == b"true") or part.lower() == b"false":
                 # a column of Parquet or of a frame, written as text
                 return float(is_true)
-            raise ValueError("is not a finite decimal number, as in training all were; repair it or remove this sample")
+            raise ValueError("is not a finite decimal number, as all were in training; repair it or remove it")
         raise ValueError(
             "is not a finite decimal number; set data.categories = onehot, write categories as numbers, leave the "
             "column out (data.ignore_columns), or choose another label column (data.label_column)"

@@ -128,7 +128,7 @@ def open_hdf5(path: Path, keys: str, *, with_labels: bool, needed: bool = True) 
     """
     wanted = [key.strip() for key in keys.split(",")] if keys else ["X", "y"]
     if len(wanted) > 2 or not all(wanted):
-        raise ConfigError(f"{path}: data sets are given as FILE:FEATURES,LABELS, got {keys!r}")
+        raise ConfigError(f"{path}: name data sets as FILE:FEATURES,LABELS, got {keys!r}")
     named = len(keys.split(",")) == 2
     if len(wanted) == 1:
         wanted.append("y")
@@ -185,7 +185,7 @@ def _array(path: Path, file: Any, key: str) -> Hdf5Array:
     same = _names(file, key)
     if not same:
         known = ", ".join(_all_names(file)[:20]) or "none"
-        raise DataError(f"{path}: holds no data set {key!r}, its data sets are {known}; give FILE:FEATURES,LABELS")
+        raise DataError(f"{path}: holds no data set {key!r}, only {known}; name them as FILE:FEATURES,LABELS")
     stored = file[same[0]]
     if not stored.shape:
         raise DataError(f"{path}:{same[0]}: is a single value, expected an array")

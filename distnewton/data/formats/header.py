@@ -84,7 +84,7 @@ def split_line(line: bytes, delimiter: bytes, where: str) -> list[bytes]:
         try:
             rows = list(csv.reader([text], delimiter=delimiter.decode(), skipinitialspace=True))
         except csv.Error as error:
-            raise DataError(f"{where}: cannot be cut into fields: {error}") from None
+            raise DataError(f"{where}: cannot be split into fields: {error}") from None
         return [part.strip().encode("utf-8", "surrogateescape") for row in rows for part in row]
     return line.split() if delimiter == BLANK_RUN else [part.strip() for part in line.split(delimiter)]
 
@@ -202,7 +202,7 @@ def find_layout(path: Path, wanted: Wanted) -> Layout:
         named = _names_columns(first, below, wanted, f"{path}:{i_line}", quoted=quoted)
     if named and len(longest := max(first, key=len)) > _MOST_CHARACTERS:
         raise DataError(
-            f"{path}:{i_line}: the name {show(longest)} of a column has {len(longest):,} characters, at most "
+            f"{path}:{i_line}: the column name {show(longest)} has {len(longest):,} characters, but at most "
             f"{_MOST_CHARACTERS:,} are expected; set data.header = false if this line is a sample"
         )
     trailing = len(first) > 1 and not any(row[-1] for row in (first, *below))
@@ -217,7 +217,7 @@ def _first_line(path: Path, rows: Iterator[tuple[int, bytes]]) -> tuple[int, byt
     if not i_line:
         raise DataError(f"{path}: no samples (the file is empty or holds only comments)")
     if b"\r" in line.rstrip(b"\r") and b'"' not in line:
-        raise DataError(f"{path}:{i_line}: has carriage returns inside; end lines by a newline, with or without one")
+        raise DataError(f"{path}:{i_line}: has carriage returns within the line; end lines with a newline")
     return i_line, line
 
 
@@ -237,8 +237,8 @@ def _names_columns(
         return found
     shown = ", ".join(field.decode("utf-8", "replace")[:20] for field in first[:10])
     raise DataError(
-        f"{where}: cannot be told from a row of data and from a header ({shown}): set data.header = "
-        "true if it names the columns, data.header = false if it is a sample"
+        f"{where}: this line may be a header or a sample ({shown}): set data.header = true if it names the columns, "
+        "else data.header = false"
     )
 
 

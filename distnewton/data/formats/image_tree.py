@@ -70,8 +70,8 @@ class ImageTree:
         if file.trouble:
             raise DataError(f"{full_name(self.path, file.path)}: {file.trouble}")
         if self.classes and folder == self.subfolder:
-            inside = f"{self.name}: the image {file.path.rpartition('/')[2]} stands in no folder"
-            raise DataError(f"{inside} that would name its class; {_LAYOUT}")
+            image = file.path.rpartition("/")[2]
+            raise DataError(f"{self.name}: the image {image} is in no folder that names its class; {_LAYOUT}")
         if self.classes and self._images:
             self._check_siblings(self._images[0], file.path)
         self._images.append(file.path)
@@ -83,8 +83,8 @@ class ImageTree:
         if parents[0] != parents[1]:
             choices = " or ".join(f"{self.path}:{parent}" for parent in sorted(parents) if parent)
             raise DataError(
-                f"{self.name}: class folders stand in different folders ({first} and {path}), as where training and "
-                f"test data lie side by side; choose one: {choices}"
+                f"{self.name}: class folders are in different folders ({first} and {path}), perhaps of training and "
+                f"test data; choose one: {choices}"
             )
 
     def ordered(self) -> dict[str, int]:
@@ -104,7 +104,7 @@ class ImageTree:
         numbers = {path: i for i, path in enumerate(sorted(self._images, key=lambda path: path.split("/")))}
         if len(numbers) < len(self._images):
             twice, _ = Counter(self._images).most_common(1)[0]
-            raise DataError(f"{full_name(self.path, twice)}: is in the archive twice; pack it anew")
+            raise DataError(f"{full_name(self.path, twice)}: is in the archive twice; pack it again")
         return numbers
 
     def _why_empty(self) -> str:
@@ -112,7 +112,7 @@ class ImageTree:
         if self._others:
             problem = f"holds no images, only other files such as {self._others[0]}"
         else:
-            problem = f"is no folder with files in it{self._nearest_folders()}" if self.subfolder else "holds no files"
+            problem = f"is not a folder with files{self._nearest_folders()}" if self.subfolder else "holds no files"
         return f"{problem}; {_LAYOUT}, with FILE ending in {', '.join(EXTENSIONS)}"
 
     def _nearest_folders(self) -> str:
@@ -137,7 +137,7 @@ class ImageTree:
         """Notices to show the user once: files left out, a single class."""
         notes = []
         if self._others:
-            notes.append(f"files left out, since they are no images: {len(self._others)}, such as {self._others[0]}")
+            notes.append(f"{len(self._others)} files that are not images are left out, such as {self._others[0]}")
         if self.classes and len(classes := {path.split("/")[-2] for path in self._images}) == 1:
             notes.append(f"all images are of one class, {classes.pop()}")
         return notes

@@ -39,7 +39,7 @@ class Images(Format):
         """Open images labelled by their folders."""
         if location.labels_path is not None or wanted.label_column is not None:
             raise ConfigError(
-                f"{location.path}: labels of images are their folders; give neither label_column nor other labels"
+                f"{location.path}: folders of images are their labels; give neither label_column nor a file of labels"
             )
         return ImageSource(location, wanted.n_features, wanted.labels != "none")
 
@@ -92,8 +92,8 @@ class ImageSource(Source):
         self._numbers = tree.ordered()
         if self._n_features not in (None, c * h * w):
             raise DataError(
-                f"{self.name}: images are {_described((c, h, w))}, so {c * h * w} features, expected "
-                f"{self._n_features}; check that they belong to the same data (images are never cut)"
+                f"{self.name}: images are {_described((c, h, w))} and have {c * h * w} features, expected "
+                f"{self._n_features}; check that they belong to the same data, since images are never cut"
             )
         labels = tree.labels() if self._classes else np.full(len(self._numbers), np.nan)
         return Description(
@@ -115,7 +115,7 @@ class ImageSource(Source):
                 if image.shape != first[1]:
                     raise DataError(
                         f"{full_name(self.path, file.path)}: is {_described(image.shape)}, but the first image, "
-                        f"{first[0]}, is {_described(first[1])}; all must have one size and kind: convert or remove it"
+                        f"{first[0]}, is {_described(first[1])}; all must be of the same size and kind: convert it"
                     )
                 yield file.path, image
 
@@ -139,7 +139,7 @@ class ImageSource(Source):
         n_read = 0
         for path, image in kept.items() if kept is not None else self._decoded(self._tree()):
             if stop > image.size:
-                raise ValueError(f"features {start} to {stop} asked for, {self.name} has {image.size}")
+                raise ValueError(f"features {start} to {stop} were requested, but {self.name} has {image.size}")
             if path not in numbers:
                 raise DataError(f"{self.name} changed while it was read: {path} is new")
             place, chosen = wanted.of(numbers[path], 1)

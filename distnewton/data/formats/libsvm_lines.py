@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from distnewton.data.formats.numbers import NUMBER, finite_number
+from distnewton.data.formats.streams import is_html
 from distnewton.data.label_sets import split_labels
 from distnewton.data.labels import MOST_CHARACTERS, TOO_LONG, are_numbers, label_text
 from distnewton.errors import DataError
@@ -144,8 +145,8 @@ def parse_label(token: bytes) -> float | str:
         raise ValueError(f"label {show(token)} is not a finite number; remove this sample or give it a label")
     if b":" in token:
         raise ValueError(
-            f"label missing: the line begins with {show(token)}; {_EXPECTED}, with any number as label where it is not "
-            "known"
+            f"label missing: the line begins with {show(token)}; {_EXPECTED}, with any number as label if it is "
+            "unknown"
         )
     if b"," in token:
         raise ValueError(f"label {show(token)}: multi-label rows need data.task = multilabel")
@@ -181,14 +182,13 @@ def parse_label_set(token: bytes) -> str:
     if not token:
         return ""
     if b":" in token:
-        raise ValueError(f"label missing: the line begins with {show(token)}; a row without any begins with a blank")
+        raise ValueError(f"label missing: the line begins with {show(token)}; a row without labels begins with a blank")
     return ",".join(split_labels(",".join(label_text(parse_label(part)) for part in token.split(b","))))
 
 
 def foreign_line(line: bytes) -> str | None:
     """Return what a line looks like if it is certainly not LIBSVM, else None."""
-    start = line.lstrip()[:200].lower()
-    if start.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+    if is_html(line):
         return "HTML (a web page instead of the data?)"
     if b"\0" in line:
         return "binary data"
@@ -370,7 +370,7 @@ class LineParser:
         if not index:
             raise DataError(f"{where}: index missing in {show(token)}; {_EXPECTED}")
         if not _INDEX.fullmatch(index):
-            raise DataError(f"{where}: index {show(index)} is not a whole number from {rules.first_index}")
+            raise DataError(f"{where}: index {show(index)} is not a whole number of at least {rules.first_index}")
         # Python refuses to convert thousands of digits, including leading zeros
         digits = index.lstrip(b"0")
         number = int(digits or b"0") if len(digits) <= 19 else 10**19

@@ -18,7 +18,7 @@ class Npz(Format):
     """NumPy's archives of arrays."""
 
     name = "npz"
-    help = "npz with arrays X and y, or a sparse matrix with labels beside it as of npy"
+    help = "npz with arrays X and y, or a sparse matrix with labels in another file, as for npy"
     settings = ("label_column",)
 
     def recognises(self, path: Path, head: bytes) -> bool:
@@ -31,8 +31,8 @@ class Npz(Format):
         if arrays.keys() >= MEMBERS:
             if column is not None:
                 raise ConfigError(
-                    f"label_column = {column}: the labels of {location.path}, a sparse matrix, are in a file of their "
-                    "own, such as X_y.npy for X.npz"
+                    f"label_column = {column}: the labels of the sparse matrix {location.path} are in a separate "
+                    "file, such as X_y.npy for X.npz"
                 )
             return SparseSource(str(location.path), arrays, Npy().open_labels(location, wanted), wanted)
         names = {"x": "X", "y": "y"} | {name.lower(): name for name in sorted(arrays, reverse=True)}

@@ -79,7 +79,7 @@ def decode(name: str, data: bytes) -> NDArray[np.uint8]:
         raise DataError(f"{name}: image is too large to be decoded ({error}); make it smaller") from None
     except UnidentifiedImageError:
         raise DataError(
-            f"{name}: is damaged, or no image of a kind that can be read ({', '.join(_CODECS)}); "
+            f"{name}: is damaged, or not an image that can be read ({', '.join(_CODECS)}); "
             "copy or download it again, or remove it"
         ) from None
     except Exception as error:  # for damaged data decoders raise nearly anything, including SyntaxError
@@ -92,14 +92,14 @@ def decode(name: str, data: bytes) -> NDArray[np.uint8]:
 def _refuse_what_would_be_lost(name: str, image: Image) -> None:
     """Refuse several frames, transparency and more than 8 bits, which Pillow would silently reduce."""
     if (n_frames := getattr(image, "n_frames", 1)) > 1:
-        raise DataError(f"{name}: has {n_frames} frames or pages, expected one; save each as an image of its own")
+        raise DataError(f"{name}: has {n_frames} frames or pages, expected one; save each as a separate image")
     has_alpha = image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info
     if has_alpha or (image.palette is not None and image.palette.mode == "RGBA"):
-        raise DataError(f"{name}: has transparency (mode {image.mode}), which is no feature; {_ADVICE} without it")
+        raise DataError(f"{name}: has transparency (mode {image.mode}), which cannot be a feature; {_ADVICE}")
     if image.mode not in ("1", "L", "P", "RGB"):
         raise DataError(f"{name}: has mode {image.mode}, expected 8-bit gray (L) or RGB; {_ADVICE}")
     if (depth := _stored_bits(image)) > 8:
-        raise DataError(f"{name}: has {depth} bits a value, expected 8; {_ADVICE}")
+        raise DataError(f"{name}: has {depth} bits per value, expected 8; {_ADVICE}")
 
 
 def _stored_bits(image: Image) -> int:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import NoReturn
 
 from distnewton.data.formats.base import Format
-from distnewton.data.formats.streams import OFFICE, first_lines, line_blocks, read_head
+from distnewton.data.formats.streams import OFFICE, first_lines, is_html, line_blocks, read_head
 from distnewton.errors import ConfigError, DataError
 from distnewton.registry import Registry
 
@@ -98,7 +98,7 @@ def find_format(path: Path, wanted: Format | None = None, *, is_table: bool = Fa
         recognised = _recognise(path, head, text=True) or table or _refuse_text(path, head)
     if wanted not in (None, recognised):
         name = recognised.name
-        raise DataError(f"{path}: is {name}, not {wanted.name} as asked for; use format = {name} or auto")
+        raise DataError(f"{path}: is {name}, not {wanted.name} as requested; use format = {name} or auto")
     return recognised
 
 
@@ -125,8 +125,7 @@ def _refuse_text(path: Path, head: bytes) -> NoReturn:
     if not first_lines(head, 1):
         raise DataError(f"{path}: no samples (the file is empty or holds only comments)")
     raise DataError(
-        f"{path}: neither `index:value` pairs nor several fields on a line in its first lines, so the format cannot be "
-        "told; give format = libsvm or csv"
+        f"{path}: its first lines have neither `index:value` pairs nor several fields; set format = libsvm or csv"
     )
 
 
@@ -140,7 +139,7 @@ def _refuse_foreign(path: Path, head: bytes) -> None:
         raise DataError(f"{path}: looks like a spreadsheet or document; save it as CSV")
     if _PICKLE.match(head):
         raise DataError(f"{path}: looks like a pickle, which is never loaded since it can run any code{readable}")
-    if head.lstrip()[:100].lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+    if is_html(head):
         raise DataError(f"{path}:1: looks like HTML (a web page instead of the data?){readable}")
     if b"\0" in head:
         raise DataError(f"{path}:1: looks like binary data of an unknown kind{readable}")

@@ -64,7 +64,7 @@ def refuse_twice(name: str, what: str, texts: Sequence[str]) -> None:
     if len(set(texts)) == len(texts):
         return
     twice = [text for text, count in Counter(texts).items() if count > 1]
-    raise DataError(f"{name}: {len(twice):,} {what} are there more than once, as {listed(twice)}")
+    raise DataError(f"{name}: {len(twice):,} {what} appear more than once, such as {listed(twice)}")
 
 
 @frozen
@@ -115,14 +115,14 @@ class SampleTable:
         refuse_twice(str(path), "samples", keys)
         wanted = [" ".join(names[2 - n_keys :]) for names in samples.identifiers]
         if n_keys == 1:
-            refuse_twice(str(path), "individual identifiers without families of the genotypes", wanted)
+            refuse_twice(str(path), "individual identifiers of the genotypes", wanted)
         rows = dict(zip(keys, lines, strict=True))
         gone, empty = {text.upper() for text in missing}, [np.nan] * len(columns)
         values = np.array([
             _numbers(path, rows[key], n_keys, len(columns), gone) if key in rows else empty for key in wanted
         ])  # fmt: skip
         n_others = len(rows.keys() - set(wanted))
-        notes = [f"{path}: {n_others:,} samples are not among the genotypes, and left out"] if n_others else []
+        notes = [f"{path}: {n_others:,} samples without genotypes are left out"] if n_others else []
         return cls(str(path), tuple(columns), values.reshape(len(wanted), len(columns)), notes)
 
     @classmethod
@@ -184,8 +184,8 @@ def _numbers(path: Path, line: _Line, n_keys: int, n_columns: int, missing: set[
         try:
             value = np.nan if text.upper() in missing else float(text)
         except ValueError:
-            advice = "data.missing_values says what is missing"
-            raise DataError(f"{path}:{number}: {text!r} is no number; {advice}") from None
+            advice = "if it marks a missing value, add it to data.missing_values"
+            raise DataError(f"{path}:{number}: {text!r} is not a number; {advice}") from None
         if np.isinf(value):
             raise DataError(f"{path}:{number}: {text!r} is not a finite number")
         values.append(value)

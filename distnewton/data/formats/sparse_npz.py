@@ -62,7 +62,7 @@ class SparseSource(Source):
         self._pointers = arrays["indptr"]().load().astype(np.int64)
         n_lines = self._n_samples if self._by_rows else n_columns
         if not _belong_together(self._pointers, n_lines, {values.shape, self._indices.shape}):
-            raise DataError(f"{name}: the arrays of the sparse matrix do not belong together; save it again")
+            raise DataError(f"{name}: the arrays of the sparse matrix do not match; save it again")
         if not self._n_samples:
             raise DataError(f"{name}: no samples (shape {tuple(shape.tolist())})")
         if labels is not None and labels.shape[:1] != (self._n_samples,):
@@ -112,7 +112,7 @@ class SparseSource(Source):
         parts = [array.runs(int(pointers[start]), lengths) for array in (self._indices, self._values)]
         for first, last, indices, values in zip(cuts[:-1].tolist(), cuts[1:].tolist(), *parts, strict=True):
             if len(indices) and not 0 <= indices.min() <= indices.max() < n_across:
-                raise DataError(f"{self.name}: a value belongs to no row or column of the matrix; save it again")
+                raise DataError(f"{self.name}: a value lies outside the matrix; save it again")
             lines, n_lines = pointers[first : last + 1] - pointers[first], last - first
             # in float64, since duplicate entries are summed
             triple = values.astype(np.float64), indices.astype(np.int64), lines

@@ -28,5 +28,5 @@ class Store(Format):
         columns = store.manifest.columns
         same_column = wanted.label_column is None or (columns is not None and wanted.label_column == columns.label)
         if location.labels_path is not None or not same_column:
-            raise ConfigError(f"{location.path}: labels of a store are in it; give label_column to distnewton convert")
+            raise ConfigError(f"{location.path}: a store contains its labels; give label_column to distnewton convert")
         return store

@@ -129,7 +129,7 @@ class StoredArray(TableArray):
             return
         needed = self._offset + math.prod(self.shape) * self.dtype.itemsize
         if (size := path.stat().st_size) < needed:
-            raise DataError(f"{name}: file is cut short: it has {size} bytes, its header promises {needed}")
+            raise DataError(f"{name}: file is cut short: it has {size} bytes, but its header promises {needed}")
 
     def _check_packed(self, n_bytes: int) -> None:
         """Refuse to hold `n_bytes` at once for a file that is far smaller."""

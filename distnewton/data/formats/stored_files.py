@@ -80,14 +80,14 @@ def _check_name(path: Path, inner: str) -> None:
     except UnicodeEncodeError:
         raise DataError(f"{path}: the name {inner!a} is not UTF-8; rename it") from None
     if ".." in inner.split("/"):
-        raise DataError(f"{path}: the name {inner!r} leads upwards; make the archive anew from inside of its folder")
+        raise DataError(f"{path}: the name {inner!r} leads out of the archive; create it again from inside its folder")
 
 
 def _folder_files(root: Path, folder: Path, above: tuple[str, ...]) -> Iterator[StoredFile]:
     """Yield files below a folder; follow links, except those to a folder that is already being read."""
     real = os.path.realpath(folder)
     if real in above:
-        raise DataError(f"{folder}: is a link to a folder that holds it; remove the link")
+        raise DataError(f"{folder}: is a link to a folder that contains it; remove the link")
     try:
         with os.scandir(folder) as found:
             entries = sorted(found, key=lambda entry: entry.name)
@@ -116,7 +116,7 @@ def _content(path: Path) -> bytes:
 def _check_size(name: str, n_bytes: int) -> None:
     """Refuse a file that is too large to be an image."""
     if n_bytes > MAX_FILE_BYTES:
-        raise DataError(f"{name}: has {n_bytes} bytes, at most {MAX_FILE_BYTES} are read as one image; make it smaller")
+        raise DataError(f"{name}: has {n_bytes} bytes, but an image may have at most {MAX_FILE_BYTES}; make it smaller")
 
 
 class _Header(tarfile.TarInfo):
@@ -177,7 +177,7 @@ def _check_rest(path: Path, archive: tarfile.TarFile) -> None:
     assert rest is not None  # noqa: S101  (open)
     while block := rest.read(BLOCK_BYTES):
         if block.strip(b"\0"):
-            raise DataError(f"{path}: has data behind the end of its archive, as if two were joined; pack it anew")
+            raise DataError(f"{path}: has data after the end of the archive, as if two were joined; pack it again")
 
 
 @contextmanager

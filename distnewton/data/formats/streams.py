@@ -75,7 +75,7 @@ def _missing_text(full: Path) -> str:
     """Return the message for a file that does not exist."""
     text = f"data file {full}: does not exist (working directory {Path.cwd()})"
     if not full.parent.is_dir():
-        return f"{text}; there is no folder {full.parent} either: data.directory names the folder to look in"
+        return f"{text}; the folder {full.parent} does not exist either: set data.directory to the folder of the data"
     names = _names(full.parent)
     close = difflib.get_close_matches(full.name, names, n=1, cutoff=0.4)
     return text + (f"; did you mean {full.parent / close[0]}?" if close else "")
@@ -169,8 +169,8 @@ def check_line(name: str, n_bytes: int, path: Path) -> None:
     """
     if n_bytes > MOST_LINE and n_bytes > _MOST_RATIO * path.stat().st_size:
         raise DataError(
-            f"{name}: a line has more than {MOST_LINE >> 20} MiB, and more than {_MOST_RATIO} times what "
-            "the compressed file has, which may be made to exhaust the memory; if it is right, decompress the file"
+            f"{name}: a line has more than {MOST_LINE >> 20} MiB and {_MOST_RATIO} times the size of the compressed "
+            "file, which may be an attack that exhausts the memory; decompress the file if you trust it"
         )
 
 
@@ -201,8 +201,8 @@ def check_growth(name: str, path: Path, *, n_bytes: int = 0, n_samples: int = 0)
     ):  # fmt: skip
         if number > least and number > most * path.stat().st_size:
             raise DataError(
-                f"{name}: holds more than {least:,} {what}, and more than {most} for each byte of its file, which may "
-                "be made to exhaust the memory; if it is right, store it without compression"
+                f"{name}: holds more than {least:,} {what} and more than {most} for each byte of its file, which may "
+                "be an attack that exhausts the memory; store it without compression if you trust it"
             )
 
 
@@ -245,8 +245,8 @@ class ByteStream:
             data = self._stream.read(n_bytes)
         except EOFError:
             raise DataError(
-                f"{self.path}: compressed file is cut short, its end is missing after {self.read_bytes} bytes of "
-                "content; copy or download it again"
+                f"{self.path}: compressed file is cut short after {self.read_bytes} bytes of content; "
+                "copy or download it again"
             ) from None
         except (zipfile.BadZipFile, lzma.LZMAError, zlib.error, OSError, ValueError) as error:
             if isinstance(error, OSError) and error.errno is not None:
@@ -322,6 +322,11 @@ def read_head(path: Path) -> bytes:
     """Return the first bytes of the content, at most 64 KiB."""
     with open_stream(path) as stream:
         return stream.read(HEAD_BYTES)
+
+
+def is_html(text: bytes) -> bool:
+    """Whether a text looks like a web page."""
+    return text.lstrip()[:100].lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head"))
 
 
 def first_lines(head: bytes, n_lines: int = 20) -> list[bytes]:

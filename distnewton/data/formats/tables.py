@@ -208,8 +208,8 @@ class TableSource(Source):
         if not n_samples:
             raise DataError(f"{self.name}: no samples (it is empty, or holds only a header)")
         self.unknown_notes = [
-            f"{self.name}: {n} values of column {name} are texts that the training data do not have; all of its "
-            "features are 0 there"
+            f"{self.name}: {n} values of column {name} are texts that the training data lack; their features "
+            "are 0"
             for name, n in unknown.items()
         ]
         named = self._named or self._encoding is not None
@@ -281,17 +281,17 @@ class TableSource(Source):
                 texts.append(f"{self._columns[i]} ({len(column.categories)})")
             if column.indicator:
                 gaps.append(self._columns[i])
-        notes = [f"{self.name}: {len(columns)} columns are {self._encoding.n_features} features"]
+        notes = [f"{self.name}: {len(columns)} columns become {self._encoding.n_features} features"]
         if texts:
             notes[0] += f"; one for each text of {listed(texts)} (data.categories)"
         if gaps:
-            notes[0] += f"; one more where values are missing in {listed(gaps)} (data.missing)"
+            notes[0] += f"; one more marks missing values of {listed(gaps)} (data.missing)"
         if self._wanted.names is None:
             rule = "mean" if self._wanted.missing == "mean" else "median"
-            notes[0] += f"; the {rule} takes the place of missing numbers, in other tables, too"
+            notes[0] += f"; the {rule} replaces missing numbers, also in other tables"
         if self._selection.label is not None and self._wanted.names is None and self._wanted.label_column is None:
             label = self._columns[self._selection.label]
-            notes.append(f"{self.name}: the labels are those of column {label} (data.label_column)")
+            notes.append(f"{self.name}: the labels are in column {label} (data.label_column)")
         return notes
 
     def _n_readable(self) -> int:
@@ -397,7 +397,7 @@ class TableSource(Source):
         if has_comma:
             return f"{strays[0]!r} ({where}) has a decimal comma; write decimals with a point, or"
         return (
-            f"{strays[0]!r} stands among numbers ({where}; {len(strays)} of {len(texts)} different values are texts): "
+            f"{strays[0]!r} appears among numbers ({where}; {len(strays)} of {len(texts)} different values are texts): "
             "repair it, name it in data.missing_values, set data.categories = onehot, or"
         )
 
@@ -805,4 +805,4 @@ def _type_problem(kind: pa.DataType, *, texts: bool) -> str:
         return ""
     if pa.types.is_temporal(kind):
         return f"is of type {kind}, a time; write it as numbers (a year, seconds since a start), or"
-    return f"is of type {kind}, no numbers; set data.categories = onehot, write categories as numbers, or"
+    return f"is of type {kind}, not numbers; set data.categories = onehot, write categories as numbers, or"

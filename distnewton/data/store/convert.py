@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ import numpy as np
 from distnewton.data.description import DataSource, Description
 from distnewton.data.formats.tables import TableSource
 from distnewton.data.source import TextSource
-from distnewton.data.store.layout_on_disk import SourceFile, StoreManifest
+from distnewton.data.store.layout_on_disk import SourceFile, StoreManifest, sum_of
 from distnewton.data.store.reader import StoreSource
 from distnewton.data.store.rows_of_blocks import BLOCK_VALUES, DenseRows, SparseRows
 from distnewton.data.store.writer import StoreWriter, check_target
@@ -79,7 +78,7 @@ def convert(
             if [path.stat().st_size for path in files] != sizes:
                 raise DataError(f"{source.name} changed while it was read; convert it again")
             made_by = f"distnewton {version('distnewton')}"
-            return writer.finish(description, [_fingerprint(path) for path in files], made_by)
+            return writer.finish(description, [SourceFile(name=str(path), **sum_of(path)) for path in files], made_by)
 
     return source.as_numbers(write) if isinstance(source, TableSource) else write()
 
@@ -121,9 +120,3 @@ def _write_groups(source: DataSource, description: Description, writer: StoreWri
         for row in range(0, n_rows, height):
             writer.write_dense(row, start, np.asarray(values[row : row + height]))
             on_progress(min(row + height, n_rows), writer.n_bytes)
-
-
-def _fingerprint(path: Path) -> SourceFile:
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return SourceFile(name=str(path), n_bytes=path.stat().st_size, sha256=digest)

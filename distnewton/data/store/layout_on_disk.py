@@ -25,12 +25,13 @@ import json
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from distnewton.checksums import PAGE_BYTES
 from distnewton.data.columns import StoredColumns
 from distnewton.errors import DataError, MissingInputError
 from distnewton.files import parse_json
+from distnewton.options import Count, Digest, Options
 
 FORMAT_NAME, VERSION = "distnewton store", 3
 """2: without ``sums.bin``."""
@@ -41,19 +42,11 @@ ALIGNMENT = 8
 ITEMSIZES = {"uint8": 1, "float32": 4, "float64": 8}
 _MAX_MANIFEST_BYTES = 1 << 28
 
-Count = Annotated[int, Field(ge=0)]
 Positive = Annotated[int, Field(ge=1)]
-Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 ValueType = Literal["uint8", "float32", "float64"]
 
 
-class _Part(BaseModel):
-    """A part of the manifest; unknown keys and wrong types are errors."""
-
-    model_config = ConfigDict(extra="forbid", strict=True, frozen=True, defer_build=True)
-
-
-class DenseBlock(_Part):
+class DenseBlock(Options):
     """Columns from ``first_column`` of the samples from ``first_row``, column by column."""
 
     first_row: Count
@@ -70,7 +63,7 @@ class DenseBlock(_Part):
         return self.n_rows * self.n_columns * ITEMSIZES[self.dtype]
 
 
-class SparseBlock(_Part):
+class SparseBlock(Options):
     """Stored values of the samples from ``first_row``: ``n_values`` numbers in ``n_columns`` columns that occur."""
 
     first_row: Count
@@ -87,14 +80,20 @@ class SparseBlock(_Part):
         return 4 * (2 * self.n_columns + 1) + self.n_values * (2 + ITEMSIZES[self.dtype])
 
 
-class FileSum(_Part):
+def sum_of(path: Path) -> dict[str, Any]:
+    """Return size and hash of a file, as in the manifest."""
+    with path.open("rb") as file:
+        return {"n_bytes": path.stat().st_size, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+
+
+class FileSum(Options):
     """A file of the store."""
 
     n_bytes: Count
     sha256: Digest
 
 
-class SourceFile(_Part):
+class SourceFile(Options):
     """A file that was converted."""
 
     name: str
@@ -102,7 +101,7 @@ class SourceFile(_Part):
     sha256: Digest
 
 
-class StoreManifest(_Part):
+class StoreManifest(Options):
     """Contents of a store; the fields of :class:`~distnewton.data.description.Description` have the same meaning.
 
     Each attribute is a key in the file ``store.json``.
@@ -123,7 +122,7 @@ class StoreManifest(_Part):
     labels: FileSum
     features_bytes: Count
     sums_bytes: Count = 0
-    fingerprints: dict[str, Count] = {}
+    fingerprints: dict[str, Count] = Field({})
     dense_blocks: list[DenseBlock]
     sparse_blocks: list[SparseBlock]
     columns: StoredColumns | None = None
@@ -191,7 +190,7 @@ def read_manifest(folder: Path) -> StoreManifest:
 def _content(path: Path, tree: Any) -> Any:
     """Return a manifest's content after checking that it is undamaged, and of this or an older version."""
     if not isinstance(tree, dict) or tree.get("format") != FORMAT_NAME or not isinstance(tree.get("version"), int):
-        raise DataError(f"{path}: is no manifest of a store: its format is not {FORMAT_NAME!r}")
+        raise DataError(f"{path}: is not the manifest of a store: its format is not {FORMAT_NAME!r}")
     if tree["version"] > VERSION:
         raise DataError(
             f"{path}: is a store of version {tree['version']}, this program reads up to {VERSION}; update distnewton"
@@ -202,7 +201,7 @@ def _content(path: Path, tree: Any) -> Any:
         or tree["checksum"] != _checksum(content)
         or (isinstance(content, dict) and ("sums_bytes" in content) != (tree["version"] > 2))
     ):
-        raise DataError(f"{path}: was changed or damaged: its checksum is another; convert the data again")
+        raise DataError(f"{path}: was changed or damaged: its checksum does not match; convert the data again")
     return content
 
 
@@ -222,7 +221,7 @@ def _read_json(path: Path) -> Any:
     except OSError as error:
         raise MissingInputError(f"{path}: cannot be read ({error.strerror})") from None
     except ValueError as error:
-        raise DataError(f"{path}: is no manifest of a store ({error}); convert the data again") from None
+        raise DataError(f"{path}: is not the manifest of a store ({error}); convert the data again") from None
 
 
 def _checksum(content: Any) -> str:
@@ -234,15 +233,15 @@ def _problem(manifest: StoreManifest) -> str:
     offset = 0
     for block in manifest.blocks:
         if block.offset != offset:
-            return f"a block begins at byte {block.offset}, the one before ends at {offset}"
+            return f"a block begins at byte {block.offset}, but the previous one ends at {offset}"
         offset += padded(block.n_bytes)
     if offset != manifest.features_bytes:
-        return f"the blocks take {offset} bytes, the features {manifest.features_bytes}"
+        return f"the blocks take {offset} bytes, but the features {manifest.features_bytes}"
     n_pages = -(-manifest.features_bytes // PAGE_BYTES)
     if manifest.sums_bytes not in (0, 4 * n_pages):
         return f"the sums take {manifest.sums_bytes} bytes, not 4 for each of {n_pages} pages"
     if manifest.columns is not None and manifest.columns.n_features != manifest.n_features:
-        return f"the columns become {manifest.columns.n_features} features, there are {manifest.n_features}"
+        return f"the columns become {manifest.columns.n_features} features, but the store has {manifest.n_features}"
     others, kinds = (manifest.dense_blocks, "sparse features have dense") if manifest.sparse else (
         manifest.sparse_blocks, "dense features have sparse"
     )  # fmt: skip

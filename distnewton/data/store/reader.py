@@ -24,6 +24,7 @@ from distnewton.data.store.layout_on_disk import (
     SparseBlock,
     padded,
     read_manifest,
+    sum_of,
 )
 from distnewton.errors import DataError, MissingInputError
 
@@ -136,15 +137,14 @@ class StoreSource(Source):
         except (OSError, ValueError, EOFError) as error:
             raise DataError(f"{path}: cannot be read ({error}); convert the data again") from None
         if labels.shape[:1] != (self.manifest.n_samples,) or labels.dtype.kind not in "fU":
-            raise DataError(f"{path}: holds other labels than the store says; convert the data again")
+            raise DataError(f"{path}: does not hold the labels of the store; convert the data again")
         return labels
 
     def _check_labels(self) -> None:
         """Compare the labels with their checksum."""
         path = self.path / LABELS_FILE
         try:
-            with path.open("rb") as file:
-                found = hashlib.file_digest(file, "sha256").hexdigest()
+            found = sum_of(path)["sha256"]
         except OSError as error:
             raise DataError(f"{path}: cannot be read ({error}); convert the data again") from None
         if found != self.manifest.labels.sha256:
@@ -196,10 +196,9 @@ class StoreSource(Source):
                     digest.update(data)
                     missing -= len(data)
                 if digest.hexdigest() != block.sha256:
-                    raise DataError(
-                        f"{self.path / FEATURES_FILE}: was changed or damaged between bytes {block.offset} and "
-                        f"{block.offset + padded(block.n_bytes)}, samples {block.first_row + 1} to "
-                        f"{block.first_row + block.n_rows}; copy or convert the data again"
+                    raise self._damaged(
+                        f"between bytes {block.offset} and {block.offset + padded(block.n_bytes)}, samples "
+                        f"{block.first_row + 1} to {block.first_row + block.n_rows}"
                     )
                 yield block.n_bytes
 
@@ -238,10 +237,11 @@ class StoreSource(Source):
         if self._sums is not None:
             found, k = page_sums(part), offset // PAGE_BYTES
             if (found != self._sums[k : k + len(found)]).any():
-                raise DataError(
-                    f"{self.path / FEATURES_FILE}: was changed or damaged between bytes {offset} and {stop}, or "
-                    f"{SUMS_FILE} was; copy or convert the data again"
-                )
+                raise self._damaged(f"between bytes {offset} and {stop}, or {SUMS_FILE} was")
+
+    def _damaged(self, where: str) -> DataError:
+        """Make the error for a damaged part of the features."""
+        return DataError(f"{self.path / FEATURES_FILE}: was changed or damaged {where}; copy or convert the data again")
 
     def _dense_parts(self, file: BinaryIO, start: int, stop: int) -> Iterator[tuple[int, int, NDArray[Any]]]:
         """Yield first row, first column and values, (n_columns, n_rows), of blocks in a range of columns."""
@@ -274,13 +274,12 @@ class StoreSource(Source):
         columns = known[i - low : j - low]
         if not ((known[: i - low] < start).all() and (known[j - low :] >= stop).all() and i <= j
                 and ((columns >= start) & (columns < stop)).all()):  # fmt: skip
-            file_name = self.path / FEATURES_FILE
-            raise DataError(f"{file_name}: was damaged near byte {block.offset}; copy or convert the data again")
+            raise self._damaged(f"near byte {block.offset}")
         begin = block.offset + 4 * (block.n_columns + i)
         starts = self._numbers(file, begin, "uint32", j - i + 1)
         first, last = int(starts[0]), int(starts[-1])
         if not 0 <= first <= last <= block.n_values or (starts[1:] < starts[:-1]).any():
-            raise DataError(f"{self.path / FEATURES_FILE}: was damaged near byte {begin}; convert the data again")
+            raise self._damaged(f"near byte {begin}")
         starts -= np.uint32(first)
         return columns, starts, first, last
 
@@ -304,7 +303,7 @@ class StoreSource(Source):
             offset += block.n_values * ITEMSIZES[block.dtype]
             rows = self._numbers(file, offset + 2 * first, "uint16", last - first)
             if len(rows) and int(rows.max()) >= block.n_rows:
-                raise DataError(f"{self.path / FEATURES_FILE}: was damaged near byte {offset}; convert the data again")
+                raise self._damaged(f"near byte {offset}")
             # set directly: the constructor from parts would scan all indices
             by_column = sparse.csc_array((block.n_rows, len(columns)), dtype=dtype)
             by_column.data, by_column.indices = data.astype(dtype, copy=False), rows.astype(np.int32)
@@ -332,4 +331,4 @@ def _check_size(file: Path, expected: int) -> None:
     except OSError as error:
         raise DataError(f"{file}: is missing ({error.strerror}); convert the data again") from None
     if size != expected:
-        raise DataError(f"{file}: has {size} bytes, {expected} were written; copy or convert the data again")
+        raise DataError(f"{file}: has {size} bytes, but {expected} were written; copy or convert the data again")

@@ -34,6 +34,7 @@ from distnewton.data.store.layout_on_disk import (
     ValueType,
     manifest_text,
     padded,
+    sum_of,
 )
 from distnewton.errors import CreateError, DistNewtonError, WriteError
 from distnewton.files import real_path
@@ -64,10 +65,10 @@ def check_target(target: Path, *, overwrite: bool, files: Iterable[Path] = ()) -
     check_folder(target.with_name(f"{target.name}.part"))
     is_store = _is_store(target)
     if target.exists() and not (overwrite and is_store):
-        advice = "--overwrite replaces it" if is_store else "it is no store: choose another name"
+        advice = "--overwrite replaces it" if is_store else "it is not a store: choose another name"
         raise CreateError(f"{target}: exists; {advice}")
     if any(real_path(target) in real_path(path).parents for path in files):
-        raise CreateError(f"{target}: holds what it would be made from; choose another name")
+        raise CreateError(f"{target}: contains the data to convert; choose another name")
 
 
 class StoreWriter:
@@ -119,8 +120,8 @@ class StoreWriter:
     def _refuse_occupied(self) -> NoReturn:
         """Raise an error for a name that is already taken."""
         raise CreateError(
-            f"{self.part}: exists, since another conversion is at work or was cut off; if none is at work, remove that "
-            "folder or use --overwrite"
+            f"{self.part}: exists because another conversion is running or was cut off; if none is running, remove "
+            "that folder or use --overwrite"
         ) from None
 
     def __enter__(self) -> StoreWriter:
@@ -247,7 +248,7 @@ class StoreWriter:
         if replaced:
             self.target.rename(old)
         elif self.target.exists():
-            raise CreateError(f"{self.target}: was made by somebody else in the meantime; choose another name")
+            raise CreateError(f"{self.target}: was created by another process in the meantime; choose another name")
         self.part.rename(self.target)
         _sync_folder(self.target.parent)
         if replaced:
@@ -373,8 +374,7 @@ def _write_labels(path: Path, labels: Values) -> FileSum:
     with path.open("wb") as file:
         np.save(file, labels, allow_pickle=False)
         _sync(file)
-    with path.open("rb") as file:
-        return FileSum(n_bytes=path.stat().st_size, sha256=hashlib.file_digest(file, "sha256").hexdigest())
+    return FileSum(**sum_of(path))
 
 
 def _sync(file: Any) -> None:
