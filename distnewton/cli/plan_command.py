@@ -130,6 +130,7 @@ def advice_on_ranks(config: Config, cluster: Cluster, n_ranks: int) -> str:
     str
     """
     from distnewton.planning.advice import wasted_ranks
+    from distnewton.runs.planned import planned_sketch
 
     if config.partition.splits != "auto" or not isinstance(config.partition.speeds, str):
         return ""
@@ -137,8 +138,7 @@ def advice_on_ranks(config: Config, cluster: Cluster, n_ranks: int) -> str:
     problem = _problem(config, argparse.Namespace(sizes=[]), n_ranks, [])
     if problem.owners is not None:
         return ""
-    sketch = getattr(config.method, "sketch", 0)
-    grid = {"sketch": None if sketch == "auto" else int(sketch), "n_replicas": config.partition.replicas}
+    grid = {"sketch": planned_sketch(config.method), "n_replicas": config.partition.replicas}
     plan_on = _best_plan(problem, rates, grid)
     return wasted_ranks(plan_on(n_ranks), plan_on)
 

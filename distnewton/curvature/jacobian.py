@@ -20,7 +20,7 @@ from distnewton.curvature.factors import (
 )
 from distnewton.frozen import frozen
 from distnewton.network.layers import Layer
-from distnewton.network.layout import BlockView, LogicalBlock, ParameterLayout
+from distnewton.network.layout import LogicalBlock, ParameterLayout
 from distnewton.network.network import Activations, PartitionedNetwork, take_turns
 
 # numbers of D that the backward recursion expands at a time
@@ -202,159 +202,123 @@ def linearize(
     each layer below it (and for it, too, with roots of many outputs) a sum of (n, k, values of the group) numbers,
     some samples at a time; without roots k is n_out.
     """
-    blocks, L = network.grid.blocks, network.n_layers
-    views = network.layout.views(params)
-    n_rows = network.n_out if roots is None else roots.shape[1]
-    parts: dict[int, JacobianPart] = {}
-    for m in range(L, 0, -1):
-        if m == L:
-            factors = _output_factor(network, activations, roots)
-        elif m == L - 1 and roots is None:
-            factors = _last_hidden_factors(network, views, activations)
+    return _Descent(network, params, activations, roots).jacobian()
+
+
+class _Descent:
+    """The way of the rows of J, or of R J, down through the layers."""
+
+    def __init__(
+        self, network: PartitionedNetwork, params: Array, activations: Activations, roots: Array | None
+    ) -> None:
+        self._network, self._activations, self._roots = network, activations, roots
+        self._views = network.layout.views(params)
+        self._n_rows = network.n_out if roots is None else roots.shape[1]
+
+    def jacobian(self) -> Jacobian:
+        """Compute the factors of all layers, from the outputs down (collective)."""
+        network, activations = self._network, self._activations
+        parts: dict[int, JacobianPart] = {}
+        for m in range(network.n_layers, 0, -1):
+            if m == network.n_layers:
+                factors = self._output_factor()
+            elif m == network.n_layers - 1 and self._roots is None:
+                factors = self._last_hidden_factors()
+            else:
+                factors = self._hidden_factors(m, parts.get(m + 1))
+            if m in network.grid.blocks:
+                i, j = network.grid.blocks[m].i, network.grid.blocks[m].j
+                winners = activations.winners.get((m, j))
+                parts[m] = JacobianPart(network.layers[m], activations.groups[m - 1, i], factors[j], winners)
+        n = len(activations.output)
+        return Jacobian(dict(sorted(parts.items())), network.layout, n, self._n_rows, network.backend)
+
+    def _output_factor(self) -> dict[int, JacobianFactor]:
+        """Return D^L (I or the roots) on the outputs of the own block, by group."""
+        network = self._network
+        block = network.grid.blocks.get(network.n_layers)
+        if block is None:
+            return {}
+        n, n_out = self._activations.output.shape
+        if self._roots is None:
+            return {block.j: IdentityFactor(block.outputs, n, n_out, network.backend)}
+        own = network.backend.xp.ascontiguousarray(network.own_outputs(network.backend.asarray(self._roots)))
+        width = block.shape[1] * network.layers[network.n_layers].shape.n_values
+        return {block.j: StoredFactor(own.reshape(*own.shape[:2], width), network.backend)}
+
+    def _last_hidden_factors(self) -> dict[int, JacobianFactor]:
+        """Compute D^{L-1} of groups on whose boundary this rank stands: act', and all output weights of the group."""
+        network, m = self._network, self._network.n_layers - 1
+        factors: dict[int, JacobianFactor] = {}
+        for i in network.grid.groups(m):
+            weights = network.spread(m, i, network.output_weights(self._views, i)[:-1].T).T
+            factors[i] = ScaledFactor(_derivative(network, self._activations.elements(m, i)), weights)
+        return factors
+
+    def _hidden_factors(self, m: int, above: JacobianPart | None) -> dict[int, JacobianFactor]:
+        """Compute D^m of groups on whose boundary this rank stands: one step down the recursion, or from the roots."""
+        network, n = self._network, len(self._activations.output)
+        block = network.grid.blocks.get(m + 1)
+        factors: dict[int, JacobianFactor] = {}
+        for i in network.grid.groups(m):
+            D = network.backend.empty(n, self._n_rows, network.n_values(m, i))
+            elements, pooling = self._activations.elements(m, i), network.layers[m].average_pooling
+            derivative = elements if pooling is None else None
+            if m == network.n_layers - 1 and network.collects_output(n * self._n_rows):
+                self._pass_down_all(i, D, derivative)
+            else:
+                self._pass_down_in_turns((m, i), above if block is not None and block.i == i else None, D, derivative)
+            factor = StoredFactor(D, network.backend)
+            if pooling is None:
+                factors[i] = factor
+            else:
+                slopes = _derivative(network, elements)
+                factors[i] = AveragedFactor(factor, slopes, pooling, network.n_values(m, i), network.backend)
+        return factors
+
+    def _pass_down_all(self, i: int, D: Array, elements: Array | None) -> None:
+        """Compute factors of a group of the last hidden layer from roots that all ranks hold; sends only weights."""
+        n, k, n_values = D.shape
+        backend, weights = self._network.backend, self._network.output_weights(self._views, i)[:-1]
+        backend.product(backend.asarray(self._roots).reshape(n * k, -1), weights.T, D.reshape(n * k, n_values))
+        if elements is not None:
+            self._network.pull_back(D, elements)
+
+    def _pass_down_in_turns(
+        self, group: tuple[int, int], own: JacobianPart | None, D: Array, elements: Array | None
+    ) -> None:
+        """Compute factors of a group some samples at a time: no second array of this size, here or inside MPI.
+
+        Parameters
+        ----------
+        group : tuple of int
+            Layer m, and the number of the group.
+        own : JacobianPart or None
+            The block above, if this rank owns one over the group.
+        D : Array of shape (n, n_rows, n_group)
+            Written to.
+        elements : Array or None
+            Activations whose derivative is multiplied in; None if this happens later.
+        """
+        n_pieces = self._network.n_pieces
+        works = [self._pass_down(group, own, rows, D, elements) for rows in _sample_chunks(D, n_pieces)]
+        for work in [works] if n_pieces > 1 else [[work] for work in works]:
+            take_turns(work)
+
+    def _pass_down(
+        self, group: tuple[int, int], own: JacobianPart | None, rows: slice, D: Array, elements: Array | None
+    ) -> Iterator[None]:
+        """Compute factors of some samples; pauses once, so that other pieces compute during the sum."""
+        m, i = group
+        if own is None:
+            D[rows] = 0
         else:
-            collected = roots if m == L - 1 and network.collects_output(len(activations.output) * n_rows) else None
-            factors = _hidden_factors(network, views, activations, m, parts.get(m + 1), n_rows, collected)
-        if m in blocks:
-            i, j = blocks[m].i, blocks[m].j
-            winners = activations.winners.get((m, j))
-            parts[m] = JacobianPart(network.layers[m], activations.groups[m - 1, i], factors[j], winners)
-    return Jacobian(dict(sorted(parts.items())), network.layout, len(activations.output), n_rows, network.backend)
-
-
-def _output_factor(
-    network: PartitionedNetwork, activations: Activations, roots: Array | None
-) -> dict[int, JacobianFactor]:
-    """Return D^L (I or the roots) on the outputs of the own block, by group."""
-    block = network.grid.blocks.get(network.n_layers)
-    if block is None:
-        return {}
-    n, n_out = activations.output.shape
-    if roots is None:
-        return {block.j: IdentityFactor(block.outputs, n, n_out, network.backend)}
-    own = network.backend.xp.ascontiguousarray(network.own_outputs(network.backend.asarray(roots)))
-    width = block.shape[1] * network.layers[network.n_layers].shape.n_values
-    return {block.j: StoredFactor(own.reshape(*own.shape[:2], width), network.backend)}
-
-
-def _last_hidden_factors(
-    network: PartitionedNetwork, views: dict[int, BlockView], activations: Activations
-) -> dict[int, JacobianFactor]:
-    """Compute D^{L-1} of groups on whose boundary this rank stands: act', and all output weights of the group."""
-    L = network.n_layers
-    factors: dict[int, JacobianFactor] = {}
-    for i in network.grid.groups(L - 1):
-        weights = network.spread(L - 1, i, network.output_weights(views, i)[:-1].T).T
-        factors[i] = ScaledFactor(_derivative(network, activations.elements(L - 1, i)), weights)
-    return factors
-
-
-def _hidden_factors(
-    network: PartitionedNetwork,
-    views: dict[int, BlockView],
-    activations: Activations,
-    m: int,
-    above: JacobianPart | None,
-    n_rows: int,
-    collected: Array | None,
-) -> dict[int, JacobianFactor]:
-    """Compute D^m of groups on whose boundary this rank stands: one step down the recursion, or from the roots."""
-    grid = network.grid
-    block = grid.blocks.get(m + 1)
-    factors: dict[int, JacobianFactor] = {}
-    for i in grid.groups(m):
-        D = network.backend.empty(len(activations.output), n_rows, network.n_values(m, i))
-        own = above if block is not None and block.i == i else None
-        elements, pooling = activations.elements(m, i), network.layers[m].average_pooling
-        derivative = elements if pooling is None else None
-        if collected is not None:
-            _pass_down_all(network, (m, i), views, collected, D, derivative)
-        else:
-            _pass_down_in_turns(network, (m, i), own, views, D, derivative)
-        factor = StoredFactor(D, network.backend)
-        if pooling is None:
-            factors[i] = factor
-        else:
-            slopes = _derivative(network, elements)
-            factors[i] = AveragedFactor(factor, slopes, pooling, network.n_values(m, i), network.backend)
-    return factors
-
-
-def _pass_down_all(
-    network: PartitionedNetwork,
-    group: tuple[int, int],
-    views: dict[int, BlockView],
-    roots: Array,
-    D: Array,
-    elements: Array | None,
-) -> None:
-    """Compute factors of a group of the last hidden layer from roots that all ranks hold; sends only weights."""
-    n, k, n_values = D.shape
-    weights = network.output_weights(views, group[1])[:-1]
-    network.backend.product(network.backend.asarray(roots).reshape(n * k, -1), weights.T, D.reshape(n * k, n_values))
-    if elements is not None:
-        network.pull_back(D, elements)
-
-
-def _pass_down_in_turns(
-    network: PartitionedNetwork,
-    group: tuple[int, int],
-    own: JacobianPart | None,
-    views: dict[int, BlockView],
-    D: Array,
-    elements: Array | None,
-) -> None:
-    """Compute factors of a group some samples at a time: no second array of this size, here or inside MPI."""
-    works = [_pass_down(network, group, own, views, rows, D, elements) for rows in _sample_chunks(D, network.n_pieces)]
-    if network.n_pieces > 1:
-        take_turns(works)
-        return
-    for work in works:
-        take_turns([work])
-
-
-def _pass_down(
-    network: PartitionedNetwork,
-    group: tuple[int, int],
-    own: JacobianPart | None,
-    views: dict[int, BlockView],
-    rows: slice,
-    D: Array,
-    elements: Array | None,
-) -> Iterator[None]:
-    """Compute factors of some samples in a group of a layer; other pieces compute during the sum.
-
-    Parameters
-    ----------
-    network : PartitionedNetwork
-        The network.
-    group : tuple of int
-        Layer m, and the number of the group.
-    own : JacobianPart or None
-        The block above, if this rank owns one over the group.
-    views : dict of int to BlockView
-        Weights.
-    rows : slice
-        The samples.
-    D : Array of shape (n, n_rows, n_group)
-        Written to.
-    elements : Array or None
-        Activations whose derivative is multiplied in; None if this happens later.
-
-    Yields
-    ------
-    None
-        Once.
-    """
-    m, i = group
-    if own is None:
-        D[rows] = 0
-    else:
-        _propagate(own, views[m + 1].W, rows, D[rows])
-    pending = network.begin_sum(m, i, D[rows])
-    yield
-    pending.wait()
-    if elements is not None:
-        network.pull_back(D[rows], elements[rows])
+            _propagate(own, self._views[m + 1].W, rows, D[rows])
+        pending = self._network.begin_sum(m, i, D[rows])
+        yield
+        pending.wait()
+        if elements is not None:
+            self._network.pull_back(D[rows], elements[rows])
 
 
 def _sample_chunks(D: Array, n_pieces: int) -> list[slice]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Array, Backend, like, to_host
+from distnewton.backend import Array, like, to_host
 from distnewton.curvature.columns import SampleColumns
 from distnewton.curvature.curves import Curves
 from distnewton.curvature.group_summaries import Summary, summarise
@@ -67,11 +67,6 @@ class CurvatureSample(SampleColumns):
     def grid(self) -> ProcessGrid:
         """Process grid."""
         return self.point.network.grid
-
-    @property
-    def backend(self) -> Backend:
-        """Array library and dtype."""
-        return self.point.network.backend
 
     @property
     def layout(self) -> ParameterLayout:

@@ -40,6 +40,8 @@ class Combination:
         d^T d.
     penalised_norm, params_dot : float
         d^T P d and theta^T P d, over the variables that are penalised.
+    curve : Array of shape (n_params_local,) or None
+        c where trial points are theta + alpha d + alpha^2 c, on a parabola.
     """
 
     direction: Array
@@ -49,6 +51,7 @@ class Combination:
     squared_norm: float
     penalised_norm: float
     params_dot: float
+    curve: Array | None = None
 
 
 def combine(problem: Linearization, params: Array, directions: list[Array], *, scale: bool = True) -> Combination:

@@ -138,11 +138,12 @@ class NewtonStep:
                     break
             record.note = retries.retry(objective, evaluation, problem, found, record.direction)
         record.note = "; ".join(filter(None, [record.note, found.note]))
-        curve = None if found.acceleration is None else combined.betas[0] ** 2 * found.acceleration
-        search = self._search(objective, evaluation.params, value, curvature, combined, curve)
+        if found.acceleration is not None:
+            combined = replace(combined, curve=combined.betas[0] ** 2 * found.acceleration)
+        search = self._search(objective, evaluation.params, value, curvature, combined)
         record.betas = list(combined.betas)
         record.line_search_trials, record.step_size = search.trials, search.step_size
-        return self._accept(search, value, combined, curve, record)
+        return self._accept(search, value, combined, record)
 
     def state(self, evaluation: Evaluation) -> State:
         """Return what the next step needs, even at a point whose directions have all been rejected so far.
@@ -212,22 +213,17 @@ class NewtonStep:
             return combine(problem, params, directions, scale=self._options.combine != "none")
 
     def _search(
-        self,
-        objective: Objective,
-        params: Array,
-        value: float,
-        curvature: tuple[int, int] | Array | None,
+        self, objective: Objective, params: Array, value: float, curvature: tuple[int, int] | Array | None,
         combined: Combination,
-        curve: Array | None,
-    ) -> LineSearchResult[Evaluation]:
+    ) -> LineSearchResult[Evaluation]:  # fmt: skip
         """Backtrack along the direction, or along a parabola; an accepted trial is the next point's evaluation."""
         ledger = objective.network.grid.ledger
         with ledger.phase("line_search"):
             start = regularizer(objective, params)
 
             def evaluate(alpha: float) -> tuple[float, Evaluation]:
-                if curve is not None:
-                    step = combined.direction + alpha * curve
+                if combined.curve is not None:
+                    step = combined.direction + alpha * combined.curve
                     trial = objective.evaluate(params + alpha * step, curvature)
                     return trial.loss + regularizer(objective, trial.params), trial
                 trial = objective.evaluate(params + alpha * combined.direction, curvature)
@@ -243,12 +239,7 @@ class NewtonStep:
             )
 
     def _accept(
-        self,
-        search: LineSearchResult[Evaluation],
-        value: float,
-        combined: Combination,
-        curve: Array | None,
-        record: IterationRecord,
+        self, search: LineSearchResult[Evaluation], value: float, combined: Combination, record: IterationRecord
     ) -> tuple[Evaluation, float] | None:
         """Adapt the damping to an accepted step, or raise it and forget the last direction."""
         rounding = float(np.finfo(combined.direction.dtype).eps) * abs(value)
@@ -265,7 +256,7 @@ class NewtonStep:
         self._damping.update(rho)
         # free the model of the old point before the new point is evaluated, for example on test data
         self._linearizer.forget()
-        direction = combined.direction
+        direction, curve = combined.direction, combined.curve
         self._previous = direction if curve is None else direction + search.step_size * curve
         self._direction.step_taken(self._previous, search.step_size)
         self.n_rejected = 0

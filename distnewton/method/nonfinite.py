@@ -6,8 +6,6 @@ direction. The line search handles a trial point that overflows, since it is no 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import numpy as np
 
 from distnewton.backend import Array
@@ -153,24 +151,15 @@ class Retries:
         -----
         Collective when it raises.
         """
+        failed = f"rank {ranges(record.failed_ranks)}" if record.failed_ranks else ""
         if self._n == MAX_RETRIES:
-            raise self._error(objective, evaluation, problem, found, record.failed_ranks)
+            texts = objective.network.grid.world.allgather_json(found.failure)
+            causes = "".join(f"\n  {text}" for text in dict.fromkeys(filter(None, texts)))
+            what = f"the direction of {failed}" if failed else "the direction"
+            error = not_finite(what, objective, evaluation, problem.gradient, found.direction, problem)
+            tries = f"{MAX_RETRIES} times with damping raised from {self._first:.2g} to {self._damping.value:.2g}"
+            raise NumericalError(f"{error}; tried again {tries}{causes}", collective=True)
         self._n += 1
         self._damping.value = max(self._damping.value, 1e-8) * RETRY_BOOST
-        who = f"rank {ranges(record.failed_ranks)}" if record.failed_ranks else "the model along it"
+        who = failed or "the model along it"
         return f"direction not finite ({who}), damping {self._first:.2g} raised to {self._damping.value:.2g}"
-
-    def _error(
-        self,
-        objective: Objective,
-        evaluation: Evaluation,
-        problem: Linearization,
-        found: DirectionResult,
-        failed_ranks: Sequence[int],
-    ) -> NumericalError:
-        texts = objective.network.grid.world.allgather_json(found.failure)
-        causes = "".join(f"\n  {text}" for text in dict.fromkeys(filter(None, texts)))
-        who = f" of rank {ranges(failed_ranks)}" if failed_ranks else ""
-        error = not_finite(f"the direction{who}", objective, evaluation, problem.gradient, found.direction, problem)
-        tries = f"{MAX_RETRIES} times with damping raised from {self._first:.2g} to {self._damping.value:.2g}"
-        return NumericalError(f"{error}; tried again {tries}{causes}", collective=True)

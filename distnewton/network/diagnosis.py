@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -65,7 +66,20 @@ def first_finding(
     -----
     Collective: one gather of short texts.
     """
-    first = next(_findings(network, params, X, activations, factors or {}, vectors or {}), None)
+    ranges = {
+        m: _range([a.groups[m - 1, block.i] for a in activations] if m > 1 else [X])
+        for m, block in network.grid.blocks.items()
+    }
+    look, named = _Findings(network, ranges), (vectors or {}).items()
+    # in the order of computation
+    findings = chain(
+        look.in_features(X),
+        look.in_vector(params, "the weights", 1),
+        look.in_activations(activations),
+        look.in_factors(factors or {}),
+        *(look.in_vector(vector, name, stage, TOO_LARGE) for stage, (name, vector) in enumerate(named, start=4)),
+    )
+    first = next(findings, None)
     views = network.grid.world.allgather_json(None if first is None else asdict(first))
     known = [(view["stage"], view["layer"], rank, view) for rank, view in enumerate(views) if view is not None]
     if not known:
@@ -75,72 +89,51 @@ def first_finding(
     return f"{view['value']} in {view['what']}, on rank {rank}; finite inputs there are {inputs}"
 
 
-def _findings(
-    network: PartitionedNetwork,
-    params: Array,
-    X: Any,
-    activations: Sequence[Activations],
-    factors: dict[int, list[Array]],
-    vectors: dict[str, Array],
-) -> Iterator[Finding]:
-    """Yield this rank's findings in the order of computation."""
-    blocks = network.grid.blocks
-    ranges = {m: _range([a.groups[m - 1, b.i] for a in activations] if m > 1 else [X]) for m, b in blocks.items()}
-    place = _feature(network, X)
-    if place is not None:
-        yield Finding(0, 0, place[0], place[1], *_range([X]))
-    yield from _in_vector(network, params, "the weights", 1, ranges)
-    yield from _in_activations(network, activations, ranges)
-    yield from _in_factors(network, factors, ranges)
-    for stage, (name, vector) in enumerate(vectors.items(), start=4):
-        yield from _in_vector(network, vector, name, stage, ranges, limit=TOO_LARGE)
+class _Findings:
+    """Searches of this rank's arrays, given the least and largest finite input of each own layer."""
 
+    def __init__(self, network: PartitionedNetwork, ranges: dict[int, tuple[float, float]]) -> None:
+        self._network, self._ranges = network, ranges
 
-def _in_activations(
-    network: PartitionedNetwork, activations: Sequence[Activations], ranges: dict[int, tuple[float, float]]
-) -> Iterator[Finding]:
-    """Yield findings in the results of forward passes, layer by layer."""
-    hidden = [(m, j) for m in range(1, network.n_layers) for j in network.grid.groups(m)]
-    for m, j in [*hidden, (network.n_layers, 0)]:
-        group = f", group {j}" if m < network.n_layers else ""
-        for kept in activations:
-            bad = _first(kept.groups[m, j] if group else kept.output)
-            if bad is not None:
-                unit = _unit(network, m, j, bad[0][-1])
-                what = f"the activations of layer {m}{group}, unit {unit}, sample {bad[0][0]} of its chunk"
-                yield Finding(2, m, what, bad[1], *ranges.get(m, (1.0, -1.0)))
+    def in_features(self, X: Any) -> Iterator[Finding]:
+        """Yield the first feature that is not finite."""
+        place = _feature(self._network, X)
+        if place is not None:
+            yield Finding(0, 0, place[0], place[1], *_range([X]))
 
+    def in_activations(self, activations: Sequence[Activations]) -> Iterator[Finding]:
+        """Yield findings in the results of forward passes, layer by layer."""
+        network = self._network
+        hidden = [(m, j) for m in range(1, network.n_layers) for j in network.grid.groups(m)]
+        for m, j in [*hidden, (network.n_layers, 0)]:
+            group = f", group {j}" if m < network.n_layers else ""
+            for kept in activations:
+                bad = _first(kept.groups[m, j] if group else kept.output)
+                if bad is not None:
+                    unit = _unit(network, m, j, bad[0][-1])
+                    what = f"the activations of layer {m}{group}, unit {unit}, sample {bad[0][0]} of its chunk"
+                    yield Finding(2, m, what, bad[1], *self._ranges.get(m, (1.0, -1.0)))
 
-def _in_factors(
-    network: PartitionedNetwork, factors: dict[int, list[Array]], ranges: dict[int, tuple[float, float]]
-) -> Iterator[Finding]:
-    """Yield findings in Jacobian factors, which are computed from the output layer down."""
-    for m in sorted(factors, reverse=True):
-        block = network.grid.blocks[m]
-        for bad in filter(None, map(_first, factors[m])):
-            unit = _unit(network, m, block.j, bad[0][-1])
-            what = f"the Jacobian of layer {m}, block ({block.i}, {block.j}), unit {unit}"
-            yield Finding(3, network.n_layers - m, what, bad[1], *ranges[m])
+    def in_factors(self, factors: dict[int, list[Array]]) -> Iterator[Finding]:
+        """Yield findings in Jacobian factors, which are computed from the output layer down."""
+        for m in sorted(factors, reverse=True):
+            block = self._network.grid.blocks[m]
+            for bad in filter(None, map(_first, factors[m])):
+                unit = _unit(self._network, m, block.j, bad[0][-1])
+                what = f"the Jacobian of layer {m}, block ({block.i}, {block.j}), unit {unit}"
+                yield Finding(3, self._network.n_layers - m, what, bad[1], *self._ranges[m])
 
-
-def _in_vector(
-    network: PartitionedNetwork,
-    vector: Array,
-    name: str,
-    stage: int,
-    ranges: dict[int, tuple[float, float]],
-    limit: float = np.inf,
-) -> Iterator[Finding]:
-    """Yield findings in a vector of this rank's variables."""
-    for m, matrix in network.layout.matrices(vector).items():
-        bad = _first(matrix, limit)
-        if bad is None:
-            continue
-        block, (row, column) = network.grid.blocks[m], bad[0]
-        target = block.outputs[0] + column
-        source = f"from input {network.input_rows(m)[row]}" if row < block.shape[0] else "of the bias"
-        what = f"{name} of layer {m}, block ({block.i}, {block.j}), {source} to unit {target}"
-        yield Finding(stage, m, what, bad[1], *ranges[m])
+    def in_vector(self, vector: Array, name: str, stage: int, limit: float = np.inf) -> Iterator[Finding]:
+        """Yield findings in a vector of this rank's variables."""
+        for m, matrix in self._network.layout.matrices(vector).items():
+            bad = _first(matrix, limit)
+            if bad is None:
+                continue
+            block, (row, column) = self._network.grid.blocks[m], bad[0]
+            target = block.outputs[0] + column
+            source = f"from input {self._network.input_rows(m)[row]}" if row < block.shape[0] else "of the bias"
+            what = f"{name} of layer {m}, block ({block.i}, {block.j}), {source} to unit {target}"
+            yield Finding(stage, m, what, bad[1], *self._ranges[m])
 
 
 def _feature(network: PartitionedNetwork, X: Any) -> tuple[str, str] | None:

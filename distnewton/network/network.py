@@ -120,7 +120,7 @@ class PartitionedNetwork:
         self.activation = ACTIVATIONS[activation]
         self.shape = shape or dense_shape(grid.partition.widths)
         if (self.shape.widths, self.shape.rows_per_unit) != (grid.partition.widths, grid.partition.all_rows_per_unit):
-            raise ValueError(f"the grid has other layers than {self.shape}")
+            raise ValueError(f"the layers of the grid are not those of {self.shape}")
         outputs = {m: block.outputs for m, block in grid.blocks.items()}
         self.layers: dict[int, Layer] = {
             m: make_layer(s, backend, outputs.get(m, (0, 0))) for m, s in enumerate(self.shape.layers, start=1)

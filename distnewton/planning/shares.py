@@ -45,7 +45,7 @@ def work_of_ranks(problem: Problem, partition: Partition, *, with_direction: boo
 
 def suitable_shares(
     problem: Problem, splits: Sequence[int], speeds: Sequence[float], *, with_direction: bool
-) -> tuple[tuple[float, ...], NDArray[np.float64]]:
+) -> tuple[list[float], list[float]]:
     """Choose what each rank owns so that the last one ends as soon as it can.
 
     Shares in proportion to speeds are too large for slow ranks: part of the work is the same for each rank whatever it
@@ -62,9 +62,9 @@ def suitable_shares(
 
     Returns
     -------
-    shares : tuple of float
+    shares : list of float
         Share of each rank, of which the largest is 1.
-    work : Array of shape (n_ranks,)
+    work : list of float
         Seconds that each rank then works (:func:`work_of_ranks`).
     """
     work = {}
@@ -72,4 +72,5 @@ def suitable_shares(
         shares = tuple(speed * factor if speed < 1.0 else 1.0 for speed in speeds)
         partition = problem.shape.partition(splits, shares, problem.blocks, problem.owners)
         work[shares] = work_of_ranks(problem, partition, with_direction=with_direction)
-    return min(work.items(), key=lambda item: float((item[1] / speeds).max()))
+    shares = min(work, key=lambda shares: float((work[shares] / speeds).max()))
+    return list(shares), work[shares].tolist()

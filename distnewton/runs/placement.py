@@ -21,10 +21,13 @@ from distnewton.parallel.collectives import Communicator
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.parallel.partition import Partition, as_splits
 from distnewton.parallel.replicas import SampleShare, ranks_of_a_grid
+from distnewton.planning.plan import make_plans
+from distnewton.planning.rates import Rates
+from distnewton.planning.shares import suitable_shares
 from distnewton.runs.data_sets import DataSets
 from distnewton.runs.data_size import DataSize, nonzeros_of
 from distnewton.runs.memory_check import PlannedRun, check_device_memory, check_memory_fits
-from distnewton.runs.planned import planned_shares, planned_splits
+from distnewton.runs.planned import problem_of_replica
 
 
 @frozen
@@ -135,9 +138,8 @@ def choose_partition(
     shape, world = placement.network.shape, placement.grid.world
     size = _size_of(data, dense=placement.architecture.dense)
     splits = _choose_splits(world, config, shape, data, speeds, size)
-    shares, work = world.on_first(
-        lambda: planned_shares(config, shape, size, splits, speeds, with_direction=with_direction)
-    )
+    problem = problem_of_replica(config, shape, size)
+    shares, work = world.on_first(lambda: suitable_shares(problem, splits, speeds, with_direction=with_direction))
     return shape.partition(splits, shares, config.partition.logical(shape)), work
 
 
@@ -214,5 +216,10 @@ def _choose_splits(
         return as_splits(config.partition.splits)
     n_ranks = ranks_of_a_grid(comm.size, config.partition.replicas)
     uneven = speeds if len(set(speeds)) > 1 else []
+
+    def fastest() -> tuple[int, ...]:
+        problem = problem_of_replica(config, shape, size, data.owners)
+        return make_plans(problem, n_ranks, Rates(), speeds=uneven)[0].splits
+
     # different processors round differently, and could choose differently
-    return tuple(comm.on_first(lambda: planned_splits(config, shape, size, n_ranks, uneven, owners=data.owners)))
+    return tuple(comm.on_first(fastest))

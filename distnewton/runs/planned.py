@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,10 +19,7 @@ from distnewton.network.shapes import NetworkShape
 from distnewton.parallel.cuts import FileOwners
 from distnewton.parallel.partition import check_rank_count
 from distnewton.parallel.replicas import ranks_of_a_grid
-from distnewton.planning.plan import make_plans
 from distnewton.planning.problem import MODELLED, PlannedMethod, Problem
-from distnewton.planning.rates import Rates
-from distnewton.planning.shares import suitable_shares
 from distnewton.runs.automatic import TrainingFacts, settle
 
 if TYPE_CHECKING:
@@ -136,74 +132,21 @@ def expected_steps(method: MethodConfig) -> int:
     return one * (1 + (longest_acceleration(method) > 0.0))
 
 
-def planned_splits(
-    config: Config,
-    shape: NetworkShape,
-    data: DataSize,
-    n_ranks: int,
-    speeds: Sequence[float] = (),
-    *,
-    owners: FileOwners | None = None,
-) -> tuple[int, ...]:
-    """Choose the splits that minimise the modelled time of an iteration, with rounded machine rates.
+def problem_of_replica(
+    config: Config, shape: NetworkShape, data: DataSize, owners: FileOwners | None = None
+) -> Problem:
+    """Describe the work of an iteration on the samples of one replica, with any direction.
 
     Parameters
     ----------
-    config : Config
-        The run. Steps on mini-batches are modelled as a Newton step with few products on a batch.
-    shape : NetworkShape
-        Layers, resolved.
-    data : DataSize
-        Sizes of the data.
-    n_ranks : int
-        Number of ranks of a grid.
-    speeds : sequence of float
-        Relative speeds of the ranks of a grid; empty if they are equal.
-    owners : FileOwners or None
-        Ranks that own each file by columns, which the splits must respect.
+    config, shape, data, owners
+        Arguments of :func:`planned_problem`. Steps on mini-batches are modelled as a Newton step with few products on a
+        batch.
 
     Returns
     -------
-    tuple of int
+    Problem
     """
-    problem = _problem_of_replica(config, shape, data, owners)
-    return make_plans(problem, n_ranks, Rates(), speeds=speeds)[0].splits
-
-
-def planned_shares(
-    config: Config,
-    shape: NetworkShape,
-    data: DataSize,
-    splits: Sequence[int],
-    speeds: Sequence[float],
-    *,
-    with_direction: bool = True,
-) -> tuple[list[float], list[float]]:
-    """Choose what ranks of different speeds own, with rounded machine rates.
-
-    Parameters
-    ----------
-    config, shape, data, speeds
-        Arguments of :func:`planned_splits`; the largest speed is 1.
-    splits : sequence of int
-        Groups of layers 0..L.
-    with_direction : bool
-        Whether ranks wait for each other in the direction, too.
-
-    Returns
-    -------
-    shares : list of float
-        Share of each rank (:func:`~distnewton.planning.shares.suitable_shares`).
-    work : list of float
-        Seconds that each rank then works in an iteration, at the speed of the fastest.
-    """
-    problem = _problem_of_replica(config, shape, data, None)
-    shares, work = suitable_shares(problem, splits, speeds, with_direction=with_direction)
-    return list(shares), work.tolist()
-
-
-def _problem_of_replica(config: Config, shape: NetworkShape, data: DataSize, owners: FileOwners | None) -> Problem:
-    """Describe the work of an iteration on the samples of one replica, with any direction."""
     method = config.method
     if DIRECTIONS[method.direction].planned_as:
         problem = planned_problem(config, shape, data, owners=owners)
@@ -215,6 +158,12 @@ def _problem_of_replica(config: Config, shape: NetworkShape, data: DataSize, own
             blocks=config.partition.logical(shape), owners=owners,
         )  # fmt: skip
     return problem.shared(config.partition.replicas)
+
+
+def planned_sketch(method: MethodConfig) -> int | None:
+    """Return the random cotangents of a sample, 0 for all; None where the plan chooses them."""
+    sketch = getattr(method, "sketch", 0)
+    return None if sketch == "auto" else int(sketch)
 
 
 def planned_grid(config: Config, problem: Problem, n_ranks: int) -> dict[str, Any]:
@@ -239,9 +188,8 @@ def planned_grid(config: Config, problem: Problem, n_ranks: int) -> dict[str, An
     ConfigError
         If given splits or speeds do not fit the ranks, or speeds are to be measured.
     """
-    sketch = getattr(config.method, "sketch", 0)
     return {
-        "sketch": None if sketch == "auto" else int(sketch),
+        "sketch": planned_sketch(config.method),
         "n_replicas": config.partition.replicas,
         "speeds": _speeds(config, problem, n_ranks),
     }

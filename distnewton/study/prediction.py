@@ -8,7 +8,7 @@ from distnewton.config import Config
 from distnewton.planning.plan import Plan, make_plan
 from distnewton.planning.rates import Rates
 from distnewton.runs.data_size import DataSize
-from distnewton.runs.planned import planned_problem
+from distnewton.runs.planned import planned_problem, planned_sketch
 from distnewton.study.measured import MeasuredPoint
 from distnewton.study.points import Study, grow
 
@@ -35,8 +35,7 @@ def predict(study: Study, config: Config, data: DataSize, points: Sequence[Measu
         A plan for each point.
     """
     shape = config.network.shape(data.n_features, data.image_shape, data.n_out)
-    chosen = getattr(config.method, "sketch", "auto")
-    sketch = None if chosen == "auto" else int(chosen)
+    sketch = planned_sketch(config.method)
     plans = []
     for point in points:
         growth = point.n_ranks / study.ranks[0]
