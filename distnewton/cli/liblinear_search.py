@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from distnewton.config import Config
+from distnewton.models.model import Model
+from distnewton.network.layer_tables import number_of_weight_layers
 from distnewton.parallel.collectives import Communicator
 from distnewton.runs.cross_validation import CrossValidation
 
@@ -61,7 +63,8 @@ def search_c(
 
     Notes
     -----
-    Collective. The data is read once.
+    Collective. The data is read once. A linear network, whose optimum does not depend on the start, begins at the
+    weights of the last C, as in LIBLINEAR (Chu et al., Warm start for parameter selection of linear classifiers, 2015).
     """
     from distnewton.config.opening import opener
     from distnewton.data.partitioned import open_and_describe
@@ -71,16 +74,19 @@ def search_c(
 
     check_same_file(comm, config.data.train, config.data.directory or None)
     data = CachedSource(*open_and_describe(comm, opener(config.data, None, config.data.train)))
+    models: dict[int, Model] | None = {} if number_of_weight_layers(config.network.layers) == 1 else None
     best = (math.nan, math.nan)
     for C in values_of_c(first):
         method = config.method.model_copy(update={"C": f"{C!r} l"})
         trial = config.model_copy(update={"method": method})
-        validation = cross_validate(trial, comm, n_folds=n_folds, train_data=data)
+        validation = cross_validate(trial, comm, n_folds=n_folds, train_data=data, models=models)
         is_rate = validation.task.classes is not None
         score = float(validation.metrics["accuracy"]) if is_rate else _squared_error(validation)
         say(f"log2c={math.log2(C):7.2f}\t{f'rate={100 * score:g}' if is_rate else f'mse={score:g}'}")
         if math.isnan(best[1]) or (score > best[1] if is_rate else score < best[1]):
             best = C, score
+    for model in (models or {}).values():
+        model.grid.free()
     return best
 
 

@@ -368,7 +368,8 @@ class RunConfig(Options):
     )  # fmt: skip
     tolerance: float = Field(
         0.0, ge=0.0, lt=1.0, description="relative gradient norm at which training ends: the last iteration is the one "
-        "that begins with at most this share of the first norm. For directions that use all samples"
+        "that begins with at most this share of the first norm; of the norm at zero weights, where a linear network "
+        "starts from a model. For directions that use all samples"
     )  # fmt: skip
     seed: int = Field(0, ge=0, lt=2**63, description="seed of initial weights and subsamples")
     dtype: Literal["float32", "float64", "tf32"] = Field(

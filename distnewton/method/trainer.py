@@ -37,7 +37,8 @@ class Position:
     elapsed_seconds, evaluation_seconds : float
         Seconds of the whole run, and the part of them spent in evaluation.
     first_gradient_norm, gradient_norm : float or None
-        Norm of the gradient at the start of the first and of the last iteration.
+        Norm of the gradient at the start of the first and of the last iteration; the first may be that at zero
+        (:meth:`Trainer.count_from_zero`).
     """
 
     iteration: int = 0
@@ -240,6 +241,13 @@ class Trainer:
         elif tolerance and norm is not None and norm <= tolerance * first:
             self.ended = f"the gradient's norm fell to {norm / (first or 1.0):.2g} of its first value"
         return bool(self.ended)
+
+    def count_from_zero(self) -> None:
+        """Make the tolerance relative to the gradient at zero in place of the first one (collective)."""
+        objective, backend = self.objective, self.objective.network.backend
+        gradient = objective.gradient(objective.evaluate(backend.zeros(len(self.params)), None))
+        (squared,) = objective.network.grid.sum_of_variables(backend.dot(gradient, gradient))
+        self._position.first_gradient_norm = math.sqrt(squared)
 
     def pass_time(self, seconds: float) -> None:
         """Add seconds spent between iterations to the run's time; the same on all ranks."""

@@ -19,6 +19,7 @@ from distnewton.errors import ConfigError
 from distnewton.guards.watchdog import watchdog
 from distnewton.launch.startup import guard
 from distnewton.models.metrics import task_metrics
+from distnewton.models.model import Model
 from distnewton.models.warm_start import StartFrom
 from distnewton.parallel.collectives import Communicator
 from distnewton.runs.consistency import check_same_file
@@ -67,6 +68,7 @@ def cross_validate(
     n_folds: int = 5,
     train_data: Any = None,
     start: StartFrom | None = None,
+    models: dict[int, Model] | None = None,
     on_fold: Callable[[int, dict[str, float]], None] | None = None,
 ) -> CrossValidation:
     """Train a model without each fold in turn, and predict that fold.
@@ -84,6 +86,9 @@ def cross_validate(
         Data in memory, as :func:`~distnewton.data.in_memory.as_source` takes it; by default ``config.data.train``.
     start : Model, path or None
         As in :func:`~distnewton.runs.session.train`.
+    models : dict of int to Model, or None
+        Models by the number of their fold, from 1, with which its training starts in place of `start`. The new models
+        take their places, and their grids stay open. An empty dict for the first of several cross validations.
     on_fold : callable or None
         Called after each fold with its number, from 1, and its metrics, on every rank.
 
@@ -121,11 +126,17 @@ def cross_validate(
     validation = CrossValidation(task, np.full((described.n_samples, task.n_out), -np.inf), targets, folds)
     for number, rows in enumerate(folds, 1):
         rest = Subset(whole, np.setdiff1d(everything, rows), described.name)
-        session = Session(config, ranks, given={"train": rest}, start=start)
+        before = models.get(number) if models is not None else None
+        session = Session(config, ranks, given={"train": rest}, start=before or start)
         model = session.train(config).model
         outputs, _, _ = model.outputs(Subset(whole, rows, f"{described.name} (fold {number})"))
         validation.outputs[np.ix_(rows, _columns(task, model.architecture.task))] = outputs
-        session.free()
+        if models is None:
+            session.free()
+        else:
+            models[number] = model
+        if before is not None:
+            before.grid.free()
         validation.fold_metrics.append(task_metrics(task.name, validation.outputs[rows], targets[rows]))
         if on_fold is not None:
             on_fold(number, validation.fold_metrics[-1])

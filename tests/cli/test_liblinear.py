@@ -118,12 +118,18 @@ def test_cross_validation_prints_its_accuracy_and_writes_no_model(files, capsys)
     assert not (files / "train.model").exists()
 
 
-def test_the_best_c_is_that_of_the_same_cross_validation(files, capsys):
-    assert liblinear.train(["-C", "-c", "16", "-v", "3", "-iter_max", "3", "train"]) == 0
+@pytest.mark.parametrize(
+    "options",
+    # a linear network starts at the last C, and reaches the same optimum; others start anew
+    [("-e", "1e-6", "--set", "run.dtype=float64"), ("--layers", "auto-3-auto", "-iter_max", "3")],
+    ids=["linear", "hidden"],
+)
+def test_the_best_c_is_that_of_the_same_cross_validation(files, capsys, options):
+    assert liblinear.train(["-C", "-c", "16", "-v", "3", *options, "train"]) == 0
     *lines, last = capsys.readouterr().out.splitlines()
     rates = {}
     for C in (16.0, 64.0, 256.0, 1024.0):
-        rates[C] = cross_validate(config_of("-c", str(C), "-iter_max", "3"), n_folds=3).metrics["accuracy"]
+        rates[C] = cross_validate(config_of("-c", str(C), *options), n_folds=3).metrics["accuracy"]
     assert lines == [f"log2c={math.log2(C):7.2f}\trate={100 * rate:g}" for C, rate in rates.items()]
     best = max(rates, key=lambda C: (rates[C], -C))
     assert last == f"Best C = {best:g}  CV accuracy = {100 * rates[best]:g}%"

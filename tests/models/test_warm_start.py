@@ -178,3 +178,17 @@ def test_a_communicator_alone_is_enough():
     before = distnewton.train(config_of(1), Communicator(), train_data=source())
     after = distnewton.train(config_of(1), None, train_data=source(), start=before.model)
     assert after.history[0].objective == pytest.approx(before.last.objective, rel=1e-12)
+
+
+@mpi
+def test_the_tolerance_of_a_linear_network_does_not_depend_on_the_start(world):
+    linear = {"layers": ["auto", "auto"], "init": "zero"}
+    config = config_of(40, network=linear, run={"tolerance": 1e-3})
+    cold = distnewton.train(config, world, train_data=source())
+    warm = distnewton.train(config, world, train_data=source(), start=cold.model)
+    first = cold.history[1].gradient_norm
+    assert cold.last.gradient_norm <= 1e-3 * first < cold.history[len(cold.history) - 2].gradient_norm
+    # the first iteration already begins below the tolerance, and thus ends the run
+    assert len(warm.history) == 2
+    assert warm.ended.startswith("the gradient's norm fell to ")
+    free(cold, warm)
