@@ -25,7 +25,7 @@ class _Methods:
 
     def __setattr__(self, name: str, value: object) -> None:
         # __init__ sets each field once; cached properties do not come here
-        if name in self.__dict__:
+        if name in self.__dict__ or name not in self.__dataclass_fields__:
             raise FrozenInstanceError(f"cannot assign to field {name!r}")
         object.__setattr__(self, name, value)
 

@@ -46,9 +46,9 @@ def test_equality_hash_and_text_are_those_of_the_standard_library():
     assert Point(1) != Named(1)
 
 
-def test_fields_are_set_once():
+def test_fields_are_set_once_and_no_other():
     point = Point(1)
-    for name in ("x", "y"):
+    for name in ("x", "y", "other"):
         with pytest.raises(FrozenInstanceError, match=f"cannot assign to field '{name}'"):
             setattr(point, name, 2)
     with pytest.raises(FrozenInstanceError, match="cannot delete field 'x'"):
