@@ -10,7 +10,7 @@ from distnewton.method.records import IterationRecord
 _FACTOR = 1.5
 """A slow rank takes this many times as long as the median of the others, in all iterations of the window."""
 _N_ITERATIONS = 3
-_LEAST_SECONDS = 0.05
+_LEAST_SECONDS = 0.2
 """A slow rank loses at least these seconds over the window; less is noise of short runs."""
 
 
