@@ -8,9 +8,9 @@ import re
 import shlex
 import sys
 import tomllib
-from pathlib import Path
 
 import pytest
+from doc_pages import DOCS, FENCE, REPOSITORY, blocks, commands
 
 from distnewton.cli.main import build_parser, main, parse
 from distnewton.cli.settings import overrides
@@ -18,50 +18,14 @@ from distnewton.cluster.cluster_file import load_cluster
 from distnewton.config import Config, apply_settings, load_config, make_config, settings_of
 from distnewton.directions.registry import DIRECTIONS
 
-REPOSITORY = Path(__file__).parents[2]
-DOCS = REPOSITORY / "docs"
 PAGES = [
     *(REPOSITORY / name for name in ("README.md", "CONTRIBUTING.md", "cluster_configs/README.md")),
     *sorted(path for path in DOCS.rglob("*.md") if "generated" not in path.parts),
 ]
 IDS = [str(page.relative_to(REPOSITORY)) for page in PAGES]
-FENCE = re.compile(r"(?P<above>[^\n]*\n)?^(?P<indent> *)```(?P<language>[\w{}-]*)\n(?P<body>.*?)^ *```$", re.M | re.S)
 OWN_RECIPES = {"iris.toml", "recipe.toml", "NAME", "RECIPE"}
 """Recipes that pages let the reader write or name."""
 HARMLESS = {"git", "cd", ".", "sphinx-build", "pre-commit", "ruff", "mypy", "pytest", "export"}
-
-
-def blocks(page, language):
-    """Code of a page in one language, without what is marked as not run."""
-    for found in FENCE.finditer(page.read_text(encoding="utf-8")):
-        if found["language"] == language and "not run:" not in (found["above"] or ""):
-            yield re.sub(rf"^{found['indent']}", "", found["body"], flags=re.M)
-
-
-def commands(page):
-    """Commands of a page as lists of words, comments and redirections left out."""
-    for body in blocks(page, "sh"):
-        for line in body.replace("\\\n", " ").splitlines():
-            lexer = shlex.shlex(line, posix=True, punctuation_chars=True)
-            lexer.whitespace_split = True
-            for words in split_at({"&&", "||", ";", "|"}, lexer):
-                words = words[: words.index(">")] if ">" in words else words
-                while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
-                    words = words[1:]
-                if words:
-                    yield words
-
-
-def split_at(separators, words):
-    """Lists of words between separators."""
-    part = []
-    for word in words:
-        if word in separators:
-            yield part
-            part = []
-        else:
-            part.append(word)
-    yield part
 
 
 def check_distnewton(words):

@@ -32,6 +32,11 @@ def shapes(text):
     return [" ".join(line.split()) for line in numbers]
 
 
+def objectives(text):
+    """Objectives in lines of the log, by iteration."""
+    return {int(k): float(value) for k, value in re.findall(r"^ {1,4}(\d+) +(\d\S*)", text, re.M)}
+
+
 @pytest.mark.parametrize("marks", [pytest.param(None, marks=launches)])
 def test_the_tutorial_shows_what_is_printed(marks, tmp_path):
     if is_open_mpi():
@@ -39,11 +44,16 @@ def test_the_tutorial_shows_what_is_printed(marks, tmp_path):
     shown = OUTPUT.findall(TUTORIAL.read_text(encoding="utf-8"))
     assert len(shown) == 1
     for command, text in shown:
-        done = run([*mpirun(4), *distnewton(*command.split("distnewton ")[1].split(), "--run.iterations", "2")],
+        done = run([*mpirun(4), *distnewton(*command.split("distnewton ")[1].split(), "--run.iterations", "4")],
                    cwd=tmp_path)  # fmt: skip
         assert done.returncode == 0, done.stderr
         missing = [line for line in shapes(text) if line not in shapes(done.stdout)]
         assert not missing, f"{missing}\nnot in\n{done.stdout}"
+        printed, expected = objectives(done.stdout), objectives(text)
+        assert expected
+        for iteration, objective in expected.items():
+            # early termination depends on the ranks' speed
+            assert printed[iteration] == pytest.approx(objective, rel=0.15)
 
 
 @pytest.mark.slow
