@@ -17,7 +17,7 @@ from distnewton.data.joined import FilesByColumns
 from distnewton.data.label_columns import LabelColumns
 from distnewton.data.label_sets import label_classes, label_indicator, unknown_labels
 from distnewton.data.labels import LabelMapping, plain, regression_targets
-from distnewton.data.source import TextSource
+from distnewton.data.source import Source
 from distnewton.data.target_scaling import TargetScaling
 from distnewton.errors import DataError
 from distnewton.frozen import frozen
@@ -63,7 +63,7 @@ def open_and_describe(comm: Communicator, open_source: Callable[[], DataSource])
         source = open_source()
     description: Description | None = None
     with comm.collective_errors():
-        if comm.rank and isinstance(source, TextSource):
+        if comm.rank and isinstance(source, Source):
             source.prepare()
         description = source.describe() if comm.rank == 0 else None
         if description is not None:

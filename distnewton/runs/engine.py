@@ -50,13 +50,10 @@ def make_engine(
     -----
     Collective.
     """
-    data, training, run = setup.data, setup.training, config.run
-    objective = training.objective
+    run, objective = config.run, setup.training.objective
     if config.method.C != setup.config.method.C:
         objective = objective.regularized(regularization(config.method.C, objective.n_counted))
-    evaluator = MetricsEvaluator(
-        setup.placement.network, data.task, training.objective, training.targets, data.held_out, data.residuals
-    )
+    evaluator = MetricsEvaluator(setup)
     schedule = Schedule(
         config.method, objective, run.n_iterations, run.seed, deterministic=run.deterministic, recorded=recorded
     )

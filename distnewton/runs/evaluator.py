@@ -7,16 +7,13 @@ from typing import Any
 import numpy as np
 
 from distnewton.backend import Array, like, scalar, take_rows, to_host
-from distnewton.data.partitioned import Task
-from distnewton.method.objective import Evaluation, Objective
+from distnewton.method.objective import Evaluation
 from distnewton.method.trainer import Measured
 from distnewton.models.metrics import task_metrics
 from distnewton.models.predictions import summarize
-from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.replicas import SampleShare
 from distnewton.physics.metrics import drawn_field, residual_metrics, solution_metrics
-from distnewton.physics.residuals import ResidualLoss
-from distnewton.runs.held_out import HeldOut
+from distnewton.runs.setup import Setup
 
 
 class MetricsEvaluator:
@@ -24,18 +21,9 @@ class MetricsEvaluator:
 
     Parameters
     ----------
-    network : PartitionedNetwork
-        The network, which passes values only, without derivatives.
-    task : Task
-        The task of the outputs.
-    objective : Objective
-        The objective on the training data.
-    targets : Array
-        Targets of all training samples, in the order of the run.
-    held_out : dict of str to HeldOut
-        ``validation`` and ``test`` data, where given.
-    residuals : ResidualLoss or None
-        Loss of a residual problem, whose metrics are then those of :mod:`distnewton.physics.metrics`.
+    setup : Setup
+        Network, training and held-out data, as they are now; a residual problem has the metrics of
+        :mod:`distnewton.physics.metrics`.
 
     Attributes
     ----------
@@ -47,17 +35,11 @@ class MetricsEvaluator:
     All methods are collective.
     """
 
-    def __init__(
-        self,
-        network: PartitionedNetwork,
-        task: Task,
-        objective: Objective,
-        targets: Array,
-        held_out: dict[str, HeldOut],
-        residuals: ResidualLoss | None = None,
-    ) -> None:
-        self._task, self._objective, self._targets, self._held_out = task, objective, targets, held_out
-        self._network, self._residuals = network, residuals
+    def __init__(self, setup: Setup) -> None:
+        data, training = setup.data, setup.training
+        self._task, self._residuals, self._held_out = data.task, data.residuals, data.held_out
+        # the network passes values only, without derivatives
+        self._network, self._objective, self._targets = setup.placement.network, training.objective, training.targets
         self._whole: Array | None = None
         self.last: tuple[str, Array, Array, SampleShare] | None = None
         self._params: Array | None = None

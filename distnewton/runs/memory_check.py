@@ -29,6 +29,10 @@ from distnewton.runs.data_size import nonzeros_of
 SHARE = 0.95
 _MOST_RANKS = 4096
 _SHOWN = 8
+_ADVICE = (
+    "reduce run.memory_mb (activations), method.subsample or method.sketch (jacobian), data.n_train, or run.dtype to "
+    "float32. --set run.checks= skips this check"
+)
 
 
 @frozen
@@ -96,8 +100,7 @@ def check_device_memory(comm: Communicator, run: PlannedRun, partition: Partitio
     if needed > room:
         raise ConfigError(
             f"rank {rank} needs {needed:.3g} GB on its GPU, of which it may take {room:.3g} GB: use more ranks, each "
-            "with its own GPU, or reduce run.memory_mb (activations), method.subsample or method.sketch (jacobian), "
-            "data.n_train, or run.dtype to float32. --set run.checks= skips this check",
+            f"with its own GPU, or {_ADVICE}",
             collective=True,
         )
 
@@ -148,8 +151,7 @@ def check_memory_fits(comm: Communicator, run: PlannedRun, partition: Partition)
     raise ConfigError(
         f"the run needs {needed[host] / 1e9:.2f} GB on {host}, which has {free[host] / 1e9:.2f} GB free:\n"
         + "\n".join(_table([by_part for _, _, by_part in views]))
-        + f"\n{way}. To need less, reduce run.memory_mb (activations), method.subsample or method.sketch (jacobian), "
-        "data.n_train, or run.dtype to float32. --set run.checks= skips this check",
+        + f"\n{way}. To need less, {_ADVICE}",
         collective=True,
     )
 

@@ -29,7 +29,7 @@ from distnewton.data.formats.header import (
 )
 from distnewton.data.formats.libsvm_lines import show
 from distnewton.data.formats.numbers import finite_number
-from distnewton.data.formats.streams import BYTE_ORDER_MARK, first_lines, line_blocks, read_head
+from distnewton.data.formats.streams import first_lines, line_blocks, mark_notes
 from distnewton.data.formats.tables import DECIMAL_COMMA, Block, Problems, TableSource
 
 BLOCK_BYTES = 1 << 21
@@ -91,10 +91,8 @@ class DelimitedSource(TableSource):
         return f"{self.name}:{next(lines, '?')}"
 
     def _notes(self) -> list[str]:
-        marked = read_head(self.path).startswith(BYTE_ORDER_MARK)
-        return ["a byte-order mark at the beginning was skipped"] * marked + [
-            f"{self.name}: separators at the ends of lines do not count as a column"
-        ] * self.layout.trailing
+        trailing = f"{self.name}: separators at the ends of lines do not count as a column"
+        return mark_notes(self.path) + [trailing] * self.layout.trailing
 
     def _blocks(self, features: Sequence[int], label: int | None) -> Iterator[Block]:
         places = [*features, *([] if label is None else [label])]

@@ -25,11 +25,11 @@ from distnewton.data.formats.libsvm_lines import (
     parse_label_set,
     parse_regular,
 )
-from distnewton.data.formats.streams import first_lines, is_compressed
+from distnewton.data.formats.streams import first_lines, is_compressed, line_blocks, mark_notes
 from distnewton.data.labels import join_labels, labels_of_texts
 from distnewton.data.row_selection import RowSelection, chosen_values
 from distnewton.data.rows import join_rows
-from distnewton.data.source import TextSource
+from distnewton.data.source import Source
 from distnewton.errors import DataError
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class _Keep:
             self.rows = None
 
 
-class LibsvmSource(TextSource):
+class LibsvmSource(Source):
     """A LIBSVM file, ``label index:value ...`` on each line.
 
     Parameters
@@ -158,8 +158,7 @@ class LibsvmSource(TextSource):
     """
 
     def __init__(self, path: Path, rules: Rules, parser: Parser = "auto") -> None:
-        super().__init__(path)
-        self.name, self.rules, self._parser = rules.name, rules, parser
+        self.path, self.name, self.rules, self._parser = path, rules.name, rules, parser
         self._text_labels = False
         self._kept: list[Rows] | None = None
 
@@ -185,7 +184,7 @@ class LibsvmSource(TextSource):
         """Check the whole file, and pass each block of samples to `take`."""
         labels: list[Labels] = []
         n_stored = n_features = n_extra = 0
-        notes = dict.fromkeys(self._notes())
+        notes = dict.fromkeys(mark_notes(self.path))
         for block, rows in self._rows(0, MAX_INDEX + 1):
             labels.append(_as_array(rows.labels))
             n_stored += rows.n_stored
@@ -193,7 +192,9 @@ class LibsvmSource(TextSource):
             n_features = max(n_features, rows.n_features)
             notes |= dict.fromkeys(_block_notes(block))
             take(rows)
-        joined = self._join_labels(labels)
+        joined = join_labels(labels)
+        if not len(joined):
+            raise DataError(f"{self.name}: no samples (the file is empty, or holds only a header or comments)")
         if joined.dtype.kind == "U" and not self.rules.multilabel:
             joined = labels_of_texts(joined.astype(np.str_))
         expected = self.rules.n_features
@@ -202,10 +203,17 @@ class LibsvmSource(TextSource):
         n_features = n_features if expected is None else expected
         return Description(self.name, "libsvm", len(joined), n_features, n_stored, True, joined, n_extra, list(notes))
 
-    @staticmethod
-    def has_sample(line: bytes) -> bool:
-        """Whether a line holds more than a comment."""
-        return bool(line.partition(b"#")[0].strip())
+    def locate(self, i_sample: int) -> str:
+        """Describe the position of a sample as ``file:line``; reads the file again."""
+        n_lines = n_samples = 0
+        for block in line_blocks(self.path):
+            for line in block.split(b"\n")[:-1]:
+                n_lines += 1
+                # a line may hold only a comment
+                n_samples += bool(line.partition(b"#")[0].strip())
+                if n_samples > i_sample:
+                    return f"{self.name}:{n_lines}"
+        return super().locate(i_sample)
 
     def _n_readable(self) -> None:
         return None  # features that the file never mentions are 0
@@ -226,13 +234,14 @@ class LibsvmSource(TextSource):
 
     def _rows(self, start: int, stop: int) -> Iterator[tuple[bytes, Rows]]:
         """Yield blocks of the file and their rows in a range of features."""
-        slow = LineParser(self.rules)
-        for first_line, block in self._numbered_blocks():
+        slow, first_line = LineParser(self.rules), 1
+        for block in line_blocks(self.path):
             rows = self._fast_rows(block, start, stop)
             if rows is None:
                 rows = slow.parse_block(block, first_line, start, stop)
                 self._text_labels |= any(isinstance(label, str) for label in rows.labels)
             yield block, rows
+            first_line += block.count(b"\n")
 
     def _fast_rows(self, block: bytes, start: int, stop: int) -> Rows | None:
         """Return rows from the block parser after removing comments, ``qid:`` and class names."""

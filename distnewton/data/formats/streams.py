@@ -324,6 +324,11 @@ def read_head(path: Path) -> bytes:
         return stream.read(HEAD_BYTES)
 
 
+def mark_notes(path: Path) -> list[str]:
+    """Return a notice about a byte-order mark at the beginning of a file, if there is one."""
+    return ["a byte-order mark at the beginning was skipped"] * read_head(path).startswith(BYTE_ORDER_MARK)
+
+
 def is_html(text: bytes) -> bool:
     """Whether a text looks like a web page."""
     return text.lstrip()[:100].lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head"))

@@ -9,8 +9,8 @@ from typing import Any
 import numpy as np
 
 from distnewton.data.description import DataSource, Description
+from distnewton.data.formats.libsvm import LibsvmSource
 from distnewton.data.formats.tables import TableSource
-from distnewton.data.source import TextSource
 from distnewton.data.store.layout_on_disk import SourceFile, StoreManifest, sum_of
 from distnewton.data.store.reader import StoreSource
 from distnewton.data.store.rows_of_blocks import BLOCK_VALUES, DenseRows, SparseRows
@@ -85,8 +85,8 @@ def convert(
 
 def _write(source: DataSource, writer: StoreWriter, on_progress: OnProgress) -> Description:
     """Write all blocks."""
-    if isinstance(source, TextSource) or (isinstance(source, TableSource) and source.has_whole_rows):
-        n, gathered = 0, SparseRows(writer) if isinstance(source, TextSource) else DenseRows(writer)
+    if isinstance(source, LibsvmSource) or (isinstance(source, TableSource) and source.has_whole_rows):
+        n, gathered = 0, SparseRows(writer) if isinstance(source, LibsvmSource) else DenseRows(writer)
 
         def take(rows: Any) -> None:
             nonlocal n
