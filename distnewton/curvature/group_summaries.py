@@ -23,6 +23,8 @@ The regularisation adds theta^T P u_s / C and u_s^T P u_s / C to the first two; 
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
 from distnewton.backend import Array, scalar, to_host, vecdot
@@ -33,6 +35,9 @@ from distnewton.frozen import frozen
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.cuts import bounds
 from distnewton.solvers.damping import penalised_part
+
+if TYPE_CHECKING:
+    from distnewton.curvature.sample import CurvatureSample
 
 __all__ = ["GROUPS", "ParameterGroups", "Summary", "summarise"]
 
@@ -62,30 +67,20 @@ class Summary:
 
 
 def summarise(
-    point: Point,
-    deltas: dict[int, Array],
-    direction: Array,
-    groups: ParameterGroups,
-    regularization: float,
-    n_samples: int,
-    penalised: Array | None = None,
+    sample: CurvatureSample, direction: Array, groups: ParameterGroups, regularization: float, penalised: Array | None
 ) -> Summary:
     """Differentiate the mean loss of some samples, plus regularisation, along the groups of a direction.
 
     Parameters
     ----------
-    point : Point
+    sample : CurvatureSample
         The samples.
-    deltas : dict of int to Array of shape (n, n_out_local)
-        Cotangents of the own output groups for the gradients of the samples' losses.
     direction : Array of shape (n_params_local,)
         This rank's block of u.
     groups : ParameterGroups
         Division of u into groups.
     regularization : float
         1/C.
-    n_samples : int
-        Number of samples over all replicas, by which the mean divides.
     penalised : Array of shape (n_params_local,) or None
         1 for regularised variables, 0 for others; None if all are regularised.
 
@@ -98,14 +93,14 @@ def summarise(
     Collective: passes of :class:`~distnewton.curvature.curves.Curves`, and a sum of S_L (S_L + 2) numbers. A boundary
     holds 2 S_m numbers for each of its values and of the samples taken at a time.
     """
-    sums = _Sums(len(groups.order))
+    sums, point, deltas = _Sums(len(groups.order)), sample.point, sample.loss_cotangents()
     n, step = point.n_samples, max(1, _MAX_CURVES // (2 * groups.n_groups * _widest(point.network)))
     for start in range(0, n, step):
         stop = min(start + step, n)
         part = point if step >= n else point.rows(start, stop)
         _SummedCurves(part, direction, groups, sums, {m: d[start:stop] for m, d in deltas.items()}).add_loss()
     for array in (sums.slopes, sums.hessian, sums.mixed, sums.third):
-        array /= n_samples
+        array /= sample.n_samples
     if point.network.grid.replica == 0:
         _regularize(sums, point, penalised_part(direction, penalised), groups, regularization)
     return sums.summary(point.network, groups)

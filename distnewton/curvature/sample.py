@@ -370,8 +370,7 @@ class CurvatureSample(SampleColumns):
         -----
         Collective, like :func:`~distnewton.curvature.group_summaries.summarise` and :meth:`loss_cotangents`.
         """
-        cotangents = self.loss_cotangents()
-        return summarise(self.point, cotangents, direction, groups, regularization, self.n_samples, penalised)
+        return summarise(self, direction, groups, regularization, penalised)
 
     # --- cotangents
 
