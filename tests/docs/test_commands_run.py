@@ -53,7 +53,9 @@ def reason_to_leave_out(words):
         return "it measures a table of the page"
     if "--cluster" in words and "--dry-run" not in words and words[1] != "plan":
         return "it needs Slurm"
-    return "it measures the same table" if "--levels" in words else ""
+    if "straggler" in words:
+        return "it takes minutes; tests/cli has smaller ones"
+    return "it measures a table of the page" if "--levels" in words else ""
 
 
 def command_of(words):
