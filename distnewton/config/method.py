@@ -23,6 +23,7 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
+from distnewton.config.sections import UNLIMITED
 from distnewton.directions.composition import ComponentError, Composition, possible_options
 from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import shown
@@ -32,6 +33,7 @@ StageT = TypeVar("StageT", bound="StageOptions")
 AUTO = "auto"
 """Value of ``method.direction``, and of other settings, that lets the data decide."""
 _OF_ALL = ("direction", "C", "schedule", "iterations")
+_OF_RATES = {"rate": "learning_rate", "damping": "damping"}
 _PREFERRED = ("kfac", "block_diagonal")
 """Directions that are tried first where options are given without a direction."""
 
@@ -120,7 +122,9 @@ class StageOptions(Options):
         words += [f"sketch {self.sketch}"] if "sketch" in used and self.sketch not in (0, "auto") else []
         preconditioner = getattr(self, "preconditioner", "none")
         words += [f"preconditioner {preconditioner}"] if preconditioner != "none" else []
-        return ", ".join([*words, f"rate {self.learning_rate:g}"] if "learning_rate" in used else words)
+        if "learning_rate" in used:
+            words += [f"{word} {getattr(self, name):g}" for word, name in _OF_RATES.items() if name in used]
+        return ", ".join(words)
 
     if TYPE_CHECKING:
 
@@ -136,6 +140,11 @@ class StageConfig(StageOptions):
 
     _C_is_constant = field_validator("C")(_checked_constant)
 
+    @property
+    def length(self) -> str:
+        """How long the stage lasts, in words."""
+        return "while it gains" if self.iterations >= UNLIMITED else f"for {self.iterations} iterations"
+
 
 class MethodConfig(StageOptions):
     """``[method]``: the objective's regularisation, the direction, and the stages before it."""
@@ -150,7 +159,7 @@ class MethodConfig(StageOptions):
     @property
     def title(self) -> str:
         """All stages, in a few words each."""
-        stages = [f"{stage.title}, for {stage.iterations} iterations" for stage in self.schedule]
+        stages = [f"{stage.title}, {stage.length}" for stage in self.schedule]
         return "; then ".join([*stages, super().title])
 
     _C_is_constant = field_validator("C")(_checked_constant)

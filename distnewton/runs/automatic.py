@@ -40,6 +40,8 @@ _LEAST = {"float32": 1e-5, "float64": 1e-13}
 """Least damping at which a matrix without regularisation can be factorised."""
 _FIRST_STAGE, _BOTH_STAGES = 100, 400
 """Number of iterations on mini-batches before the exact ones, and of both together."""
+_LAST_DAMPING = 0.1
+"""Damping of k-FAC from the best point on, once validation no longer improves at the default, a tenth of this."""
 _WITHOUT_VALIDATION = 20
 """Number of iterations on mini-batches of few samples, which nothing ends: more no longer raised the test accuracy."""
 
@@ -102,7 +104,8 @@ def settle(config: Config, facts: TrainingFacts, start: Start | None = None) -> 
     for section, settings in _form(config, start, packed=facts.packed).items():
         tree[section] |= {key: value for key, value in settings.items() if tree[section][key] == AUTO}
     if config.method.direction == AUTO:
-        tree["method"] = {"C": config.method.C, **_method(config, n_samples, facts.n_targets * has_validation)}
+        chosen = _method(config, n_samples, facts.n_targets * has_validation, tree["run"]["patience"])
+        tree["method"] = {"C": config.method.C, **chosen}
         tolerance = max(_LEAST_TOLERANCE, _TOLERANCE * facts.rarity)
         tree["run"]["tolerance"] = config.run.tolerance or tolerance * _is_linear(config)
     if tree["run"]["iterations"] == AUTO:
@@ -243,7 +246,7 @@ def _is_linear(config: Config) -> bool:
     return number_of_weight_layers(config.network.layers) == 1
 
 
-def _method(config: Config, n_samples: int, n_targets: int) -> dict[str, Any]:
+def _method(config: Config, n_samples: int, n_targets: int, patience: int) -> dict[str, Any]:
     """Choose a direction and its options, except defaults; ``n_targets`` is 0 without validation data."""
     if _is_linear(config):
         return {"direction": "gauss_newton", **_LINEAR}
@@ -256,7 +259,10 @@ def _method(config: Config, n_samples: int, n_targets: int) -> dict[str, Any]:
     kfac = {"direction": "kfac", "batch": batch}
     iterations = _first_iterations(config)
     if config.network.loss != "squared" or not 0 < n_samples * n_targets <= _EXACT_ROWS or not iterations:
-        return kfac
+        if not n_targets or not patience:
+            return kfac
+        # progress ends where the noise of mini-batches moves directions of small curvature: damping shortens these
+        return {**kfac, "damping": _LAST_DAMPING, "schedule": [{**kfac, "iterations": UNLIMITED}]}
     # for smooth functions without noise, Levenberg-Marquardt on all samples finds better fits than mini-batches; with
     # noise, validation keeps the earlier model
     first = {**kfac, "iterations": iterations, "C": "l" if config.method.C == AUTO else AUTO}
@@ -278,7 +284,7 @@ def _iterations(config: Config, method: dict[str, Any], n_samples: int, *, valid
     ended_by_nothing = not validated and n_samples < _FEW
     if ended_by_nothing and config.task == "classification" and method["direction"] == "kfac":
         return _WITHOUT_VALIDATION
-    return _BOTH_STAGES if "schedule" in method else config.run.n_iterations
+    return _BOTH_STAGES if method["direction"] == "dual" else config.run.n_iterations
 
 
 def _validation_share(config: Config, n_samples: int, validated: bool) -> float:

@@ -34,6 +34,32 @@ def test_batches_of_kfac_with_validation_where_nothing_is_named():
     assert (config.data.validation_fraction, config.run.patience, config.network.activation) == (0.1, 15, "relu")
 
 
+def test_more_damping_follows_where_validation_says_when():
+    method = settled().method
+    (first,) = method.schedule
+    assert (first.direction, first.batch, first.damping) == ("kfac", method.batch, 0.01)
+    assert (method.damping, method.learning_rate) == (0.1, first.learning_rate)
+    kfac = "kfac, batches of 256, rate 0.1, damping"
+    assert method.title == f"{kfac} 0.01, while it gains; then {kfac} 0.1"
+    assert not settled(999).method.schedule
+    assert not settled(run={"patience": 0}).method.schedule
+    assert settled().run.iterations == 100
+
+
+def test_more_damping_begins_at_the_best_point():
+    X, y = clusters(1200)
+    config = make_config({"run": {"threads": 1, "patience": 2, "iterations": 40}})
+    history = distnewton.train(config, train_data=(X, y)).history
+    damping = [record.damping for record in history[1:]]
+    n = damping.index(0.1)
+    assert damping == [0.01] * n + [0.1] * (len(damping) - n)
+    assert "validation accuracy was not better" in history[n + 1].note
+    # of equal ones the latest counts as the best
+    accuracies = [record.validation["accuracy"] for record in history[: n + 1]]
+    best = max(i for i, accuracy in enumerate(accuracies) if accuracy == max(accuracies))
+    assert f"stage 2 begins at the point of iteration {best}" in history[n + 1].note
+
+
 @pytest.mark.parametrize(("n_samples", "batch"), [(100, 32), (600, 64), (1500, 128), (2048, 256), (10**6, 256)])
 def test_a_pass_has_several_batches(n_samples, batch):
     assert settled(n_samples).method.batch == batch
@@ -191,7 +217,7 @@ def test_features_of_any_unit_are_learned(world):
     result = distnewton.train(make_config({"run": {"iterations": 30, "threads": 1}}), world, train_data=(X, y))
     assert result.last.train["accuracy"] > 0.95
     assert result.summary.config.data.scale == "standard"
-    assert "kfac, batches of 32, rate 0.1, scale standard" in result.summary.notes[0]
+    assert "kfac, batches of 32, rate 0.1, damping 0.01, scale standard" in result.summary.notes[0]
 
 
 @pytest.mark.mpi(min_size=1, sizes=(1, 3))
