@@ -378,13 +378,17 @@ def next_folder(name: str) -> Path:
     CreateError
         If folders cannot be created here.
     """
+    number = 1
     while True:
-        path = free_name(name)
+        # not by free_name: a network file system may show a new folder only after a while
+        path = Path("runs") / f"{name}-{number:03d}"
         try:
             _make(path.parent)
             path.mkdir()
-        except (FileExistsError, FileNotFoundError):
-            # another run has just created it, or has given up and removed runs/
+        except FileExistsError:
+            number += 1
+        except FileNotFoundError:
+            # a run that gave up has just removed runs/
             continue
         except OSError as error:
             raise CreateError(f"cannot create the run folder {path}: {error.strerror or error}") from None
