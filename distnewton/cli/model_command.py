@@ -141,30 +141,27 @@ def _load(
     comm: Communicator, options: argparse.Namespace, out: str | None
 ) -> tuple[Any, Callable[[], DataSource]]:
     """Load the model and the function that opens its data as in training; fail if `out` cannot be written."""
-    directory = ""
     with comm.collective_errors():
         check_reading(options.set, also=("data.directory", "run.device", "partition.files"))
         given = make_config(apply_settings({}, options.set))
-        if comm.rank == 0:
-            directory = _directory(options, given.data.directory)
-            check_result(out or STANDARD, data=options.data, folder=directory, model=options.run)
+    directory = comm.on_first(lambda: _directory(options, given.data.directory, out or STANDARD))
     model = load_on_ranks(comm, options.run, given.run.device, given.partition.files)
     for note in model.notes:
         warn(comm, note)
     labels: LabelsWanted = "none" if options.command == "predict" else "required"
-    # rank 0 decides for all
-    directory = comm.broadcast_json(directory)
     named = options.data if len(options.data) > 1 else options.data[0]
     return model, data_opener(model, options.run, named, labels, options.set, directory)
 
 
-def _directory(options: argparse.Namespace, named: str) -> str:
-    """Return the folder in which to look for the named data."""
+def _directory(options: argparse.Namespace, named: str, out: str) -> str:
+    """Return the folder in which to look for the named data; refuse to write the results over them."""
+    directory = ""
     # a path that exists as typed is that file: the recipe's folder is for names in the recipe
-    if is_here(options.data):
-        return ""
-    named = named or os.environ.get(DATA_VARIABLE, "")
-    return named or load_config(recipe_beside(options.run)).data.directory
+    if not is_here(options.data):
+        named = named or os.environ.get(DATA_VARIABLE, "")
+        directory = named or load_config(recipe_beside(options.run)).data.directory
+    check_result(out, data=options.data, folder=directory, model=options.run)
+    return directory
 
 
 def _counts(unseen: dict[str, int]) -> str:
