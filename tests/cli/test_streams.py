@@ -180,5 +180,5 @@ def test_ranks_on_several_hosts_are_refused(monkeypatch):
 
     comm = Communicator()
     monkeypatch.setattr(comm, "allgather_json", lambda value: [value, "other"])
-    with pytest.raises(ConfigError, match="- can be read on one host only, and the ranks run on"):
+    with pytest.raises(ConfigError, match="- can be read on one host only, but the ranks run on"):
         spool.spool_for_all(comm, "-", None)
