@@ -47,7 +47,7 @@ def register(component: T) -> T:
             added: T = registry.add(component)
             return added
     kinds = ", ".join(registry.kind for registry in REGISTRIES)
-    raise ConfigError(f"{component!r} is none of the kinds that can be registered: {kinds}", collective=True)
+    raise ConfigError(f"{component!r} is not of a kind that can be registered: {kinds}", collective=True)
 
 
 def with_components(config: Config, direction: Any = None, loss: Loss | None = None) -> Config:

@@ -143,7 +143,7 @@ def test_gaps_that_training_did_not_have_are_refused_with_a_way_out(tmp_path, ki
     with pytest.raises(DataError, match=r"fare: value .*is missing, but the model .*data\.missing = median"):
         opened(tmp_path, GAPS, kind, **later).describe()
     if kind == "csv":
-        with pytest.raises(DataError, match="fare: 'x' is not a finite decimal number, as all were in training"):
+        with pytest.raises(DataError, match="fare: 'x' is not a finite decimal number, as all values were in training"):
             opened(tmp_path, GAPS.astype(object).fillna("x"), kind, **later).describe()
         (tmp_path / "bare").write_text("1,\n2,3\n")
         with pytest.raises(DataError, match="bare:1: column 2: value '' is missing, but the model"):

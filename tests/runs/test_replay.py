@@ -68,6 +68,7 @@ def test_other_data_are_told(world, place):
 
 def test_what_cannot_be_repeated_is_refused(world, place):
     trained(world, place, "block_diagonal")
+    here, other = (f'"ranks": {n}' for n in (world.size, world.size + 1))
     done = call_together(world, "train", place / "R/config.toml", "--replay", place / "R")
     assert done.returncode == 2
     assert "no recipe, no --resume" in done.stderr
@@ -75,16 +76,16 @@ def test_what_cannot_be_repeated_is_refused(world, place):
     assert done.returncode == 66
     if world.rank == 0:
         environment = place / "R/environment.json"
-        environment.write_text(environment.read_text().replace('"ranks": 3', '"ranks": 4'))
+        environment.write_text(environment.read_text().replace(here, other))
     world.barrier()
     done = call_together(world, "train", "--replay", place / "R", "--run-dir", place / "T")
     assert done.returncode == 78
-    assert "the run had 4 ranks, but there are 3" in done.stderr
+    assert f"the run had {world.size + 1} ranks, but there are {world.size}" in done.stderr
     world.barrier()
     if world.rank == 0:
         metrics = place / "R/metrics.jsonl"
         kept = metrics.read_text().splitlines()
-        environment.write_text(environment.read_text().replace('"ranks": 4', '"ranks": 3'))
+        environment.write_text(environment.read_text().replace(other, here))
         metrics.write_text("\n".join([*kept[:2], *kept[3:]]) + "\n")
     world.barrier()
     done = call_together(world, "train", "--replay", place / "R", "--run-dir", place / "T")

@@ -214,7 +214,7 @@ def _counted(library: Any) -> Iterator[Counter[str]]:
 def _messages() -> Iterator[Trial]:
     """Sum by MPI on the device's memory and by NCCL, in child processes, because a failure may be a crash."""
     if type(devices.GPUS) is not devices.CudaGpus:
-        yield Trial("messages", "MPI and NCCL", "not tried", None, "the device is none of CUDA's")
+        yield Trial("messages", "MPI and NCCL", "not tried", None, "the device is not a CUDA GPU")
         return
     aware, why = takes_gpu_buffers()
     yield Trial("messages", "MPI on GPU memory", "agrees" if aware else "not tried", None, why)

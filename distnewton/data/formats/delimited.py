@@ -258,7 +258,9 @@ class DelimitedSource(TableSource):
             if (is_true := part.lower() == b"true") or part.lower() == b"false":
                 # a column of Parquet or of a frame, written as text
                 return float(is_true)
-            raise ValueError("is not a finite decimal number, as all were in training; repair it or remove it")
+            raise ValueError(
+                "is not a finite decimal number, as all values were in training; repair it or remove this sample"
+            )
         raise ValueError(
             "is not a finite decimal number; set data.categories = onehot, write categories as numbers, leave the "
             "column out (data.ignore_columns), or choose another label column (data.label_column)"
