@@ -66,16 +66,12 @@ def first_finding(
     -----
     Collective: one gather of short texts.
     """
-    ranges = {
-        m: _range([a.groups[m - 1, block.i] for a in activations] if m > 1 else [X])
-        for m, block in network.grid.blocks.items()
-    }
-    look, named = _Findings(network, ranges), (vectors or {}).items()
+    look, named = _Findings(network, X, activations), (vectors or {}).items()
     # in the order of computation
     findings = chain(
-        look.in_features(X),
+        look.in_features(),
         look.in_vector(params, "the weights", 1),
-        look.in_activations(activations),
+        look.in_activations(),
         look.in_factors(factors or {}),
         *(look.in_vector(vector, name, stage, TOO_LARGE) for stage, (name, vector) in enumerate(named, start=4)),
     )
@@ -90,24 +86,29 @@ def first_finding(
 
 
 class _Findings:
-    """Searches of this rank's arrays, given the least and largest finite input of each own layer."""
+    """Searches of this rank's arrays."""
 
-    def __init__(self, network: PartitionedNetwork, ranges: dict[int, tuple[float, float]]) -> None:
-        self._network, self._ranges = network, ranges
+    def __init__(self, network: PartitionedNetwork, X: Any, activations: Sequence[Activations]) -> None:
+        self._network, self._X, self._activations = network, X, activations
+        # the least and largest finite input of each own layer
+        self._ranges = {
+            m: _range([a.groups[m - 1, block.i] for a in activations] if m > 1 else [X])
+            for m, block in network.grid.blocks.items()
+        }
 
-    def in_features(self, X: Any) -> Iterator[Finding]:
+    def in_features(self) -> Iterator[Finding]:
         """Yield the first feature that is not finite."""
-        place = _feature(self._network, X)
+        place = _feature(self._network, self._X)
         if place is not None:
-            yield Finding(0, 0, place[0], place[1], *_range([X]))
+            yield Finding(0, 0, place[0], place[1], *_range([self._X]))
 
-    def in_activations(self, activations: Sequence[Activations]) -> Iterator[Finding]:
+    def in_activations(self) -> Iterator[Finding]:
         """Yield findings in the results of forward passes, layer by layer."""
         network = self._network
         hidden = [(m, j) for m in range(1, network.n_layers) for j in network.grid.groups(m)]
         for m, j in [*hidden, (network.n_layers, 0)]:
             group = f", group {j}" if m < network.n_layers else ""
-            for kept in activations:
+            for kept in self._activations:
                 bad = _first(kept.groups[m, j] if group else kept.output)
                 if bad is not None:
                     unit = _unit(network, m, j, bad[0][-1])
