@@ -86,7 +86,7 @@ class Problem:
         """Root mean square error, or share of wrong answers: the less the better."""
         if self.regression:
             return math.sqrt(np.mean((outputs * self.unit + self.centre - truth) ** 2))
-        return float(np.mean(outputs != truth))
+        return _share(np.mean(outputs != truth))
 
     def config(self, **run: Any) -> distnewton.Config:
         """Nothing but the loss, the network's hidden layers, and one thread."""
@@ -94,6 +94,11 @@ class Problem:
         network["layers"] = ["auto", *HIDDEN.get(self.name, [100]), "auto"]
         tables = {"network": network, "run": {"threads": 1, "seed": self.seed, "dtype": self.dtype, **run}}
         return distnewton.make_config(tables)
+
+
+def _share(share: Any) -> float:
+    """A share of wrong answers, rounded so that equal ones compare equal, however they were computed."""
+    return round(float(share), 12)
 
 
 class Follower:
@@ -111,7 +116,8 @@ class Follower:
     def iteration(self, record: Any) -> None:
         """Take an iteration; evaluation is left out in proportion to the wall clock."""
         share = record.training_seconds / max(record.elapsed_seconds, 1e-9)
-        error = [m["rmse"] if self._problem.regression else 1 - m["accuracy"] for m in (record.validation, record.test)]
+        measured = record.validation, record.test
+        error = [m["rmse"] if self._problem.regression else _share(1 - m["accuracy"]) for m in measured]
         self.points.append((*error, (time.process_time() - self._start) * share))
 
     def must_stop(self) -> Stop:
