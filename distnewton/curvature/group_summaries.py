@@ -160,7 +160,8 @@ class _SummedCurves(Curves):
     def meet_activation(self, m: int, T: Array, second: Array, third: Array) -> None:
         """Add the terms of the activations' higher derivatives; blocks above one another share the samples."""
         grid, backend, n_active = self.point.network.grid, self.point.network.backend, T.shape[1]
-        start, stop = bounds(self.point.n_samples, grid.partition.grid_shape(m)[0], grid.blocks[m].i)
+        sharing = grid.partition.column(m, grid.blocks[m].j)
+        start, stop = bounds(self.point.n_samples, len(sharing), sharing.index(grid.rank))
         n_rows = max(1, backend.at_once(_CHUNK_SIZE) // max(1, 2 * n_active * T.shape[3]))
         for first in range(start, stop, n_rows):
             rows = slice(first, min(first + n_rows, stop))

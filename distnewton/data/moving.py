@@ -48,11 +48,16 @@ def _sent(before: Partition, after: Partition, source: int, target: int) -> tupl
     held, wanted = before.block(1, source), after.block(1, target)
     if held is None or wanted is None:
         return None
-    own = before.block(1, target)
-    # the target may hold them already; otherwise targets are distributed over the holders
-    speaks = source == target if own is not None and own.i == held.i else held.j == target % before.splits[1]
     first, end = max(held.inputs[0], wanted.inputs[0]), min(held.inputs[1], wanted.inputs[1])
-    return (first, end) if speaks and first < end else None
+    if first >= end:
+        return None
+    own = before.block(1, target)
+    if own is not None and own.i == held.i:
+        # the target holds them already
+        return (first, end) if source == target else None
+    # targets are distributed over the holders
+    holders = before.boundary(0, held.i)
+    return (first, end) if holders[target % len(holders)] == source else None
 
 
 def _columns(X: Any, size: int, start: int, units: tuple[int, int] | None) -> Mapping[str, Array]:

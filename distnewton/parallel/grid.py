@@ -228,7 +228,7 @@ class ProcessGrid:
     def first_of_feature_group(self) -> bool:
         """Whether this rank represents its feature group where each group must count once."""
         block = self.blocks.get(1)
-        return block is not None and block.j == 0
+        return block is not None and self.partition.first_of_features(block.i) == self.rank
 
     def free(self) -> None:
         """Free all communicators (collective)."""

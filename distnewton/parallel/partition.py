@@ -245,7 +245,7 @@ class Partition:
         return i * n_j + j if layer % 2 else j * n_i + i
 
     def block(self, layer: int, rank: int) -> Block | None:
-        """Return the block of a layer that a rank owns, or None if it owns none.
+        """Return the block of a layer that a rank owns, or None if it owns none, or one without variables.
 
         Parameters
         ----------
@@ -263,7 +263,8 @@ class Partition:
             return None
         i, j = divmod(rank, n_j) if layer % 2 else divmod(rank, n_i)[::-1]
         n_rows, has_bias = self.all_rows_per_unit[layer - 1], layer not in self.unbiased
-        return Block(layer, i, j, self.group(layer - 1, i), self.group(layer, j), n_rows, has_bias)
+        block = Block(layer, i, j, self.group(layer - 1, i), self.group(layer, j), n_rows, has_bias)
+        return block if block.n_params else None
 
     def blocks(self, rank: int) -> list[Block]:
         """Return all blocks of a rank by layer, at most one in each."""
@@ -336,8 +337,9 @@ class Partition:
     def boundary(self, layer: int, j: int) -> tuple[int, ...]:
         """Return the ranks that share group j of a layer: owners of (m; ., j) and of (m + 1; j, .), sorted.
 
-        They sum the group's partial pre-activations forward and its partial cotangents backward. The output boundary
-        spans all ranks, since every rank holds the outputs, the loss and the labels.
+        They sum the group's partial pre-activations forward and its partial cotangents backward. A rank that owns no
+        variables of these blocks has no part in them. The output boundary spans all ranks, since every rank holds the
+        outputs, the loss and the labels.
 
         Parameters
         ----------
@@ -350,13 +352,26 @@ class Partition:
         -------
         tuple of int
         """
-        return tuple(range(self.n_ranks)) if layer == self.n_layers else self._holders(layer, j)
+        if layer == self.n_layers:
+            return tuple(range(self.n_ranks))
+        above = [self.owner(layer + 1, j, k) for k in range(self.splits[layer + 1])]
+        with_variables = (rank for rank in above if self.block(layer + 1, rank) is not None)
+        return tuple(sorted({*(self.column(layer, j) if layer else ()), *with_variables}))
+
+    def column(self, layer: int, j: int) -> list[int]:
+        """Return the ranks that own variables of blocks (layer; ., j), which share their outputs, in the order of i."""
+        owners = [self.owner(layer, i, j) for i in range(self.splits[layer - 1])]
+        return [rank for rank in owners if self.block(layer, rank) is not None]
+
+    def first_of_features(self, i: int) -> int:
+        """Return the first rank that owns variables of group i of the features; one of its ranks always does."""
+        return self.boundary(0, i)[0]
 
     @property
     def shares_last_hidden(self) -> bool:
         """Whether the last hidden layer is a single group, on whose boundary all ranks stand."""
         last = self.n_layers - 1
-        return last > 0 and self.splits[last] == 1 and len(self._holders(last, 0)) == self.n_ranks
+        return last > 0 and self.splits[last] == 1 and len(self.boundary(last, 0)) == self.n_ranks
 
     def _holders(self, layer: int, j: int) -> tuple[int, ...]:
         """Owners of blocks (m; ., j) and (m + 1; j, .), sorted."""

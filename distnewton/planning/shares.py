@@ -13,8 +13,8 @@ from distnewton.planning.problem import Problem, Share
 from distnewton.planning.rates import Rates
 from distnewton.planning.work import Work
 
-_FACTORS = (1.0, 0.5, 0.25, 0.125, 0.0625)
-"""Shares of slow ranks that are tried, by their speeds."""
+_FACTORS = (1.0, 0.5, 0.25, 0.125, 0.0625, 1e-9)
+"""Shares of slow ranks that are tried, by their speeds; the last leaves them no features or neurons."""
 
 
 def work_of_ranks(problem: Problem, partition: Partition, *, with_direction: bool) -> NDArray[np.float64]:

@@ -71,6 +71,22 @@ def test_errors_name_what_fits():
         Partition((4, 0, 2), (2, 2, 1))
 
 
+def test_ranks_without_variables_stand_on_no_boundary_below_the_outputs():
+    for slow in range(1, 4):
+        speeds = tuple(1e-9 if rank == slow else 1.0 for rank in range(4))
+        partition = Partition((12, 9, 9, 2), (4, 1, 4, 1), speeds=speeds)
+        others = tuple(rank for rank in range(4) if rank != slow)
+        assert partition.idle_ranks() == [slow]
+        assert partition.blocks(slow) == []
+        assert [partition.boundary(0, j) for j in range(4)] == [(j,) if j != slow else () for j in range(4)]
+        assert partition.boundary(1, 0) == others
+        assert partition.column(1, 0) == list(others)
+        assert partition.boundary(3, 0) == (0, 1, 2, 3)
+    # all features are on all ranks: the first with variables speaks for them
+    partition = Partition((12, 9, 9, 2), (1, 4, 1, 4), speeds=(1e-9, 1.0, 1.0, 1.0))
+    assert partition.first_of_features(0) == 1
+
+
 def test_idle_ranks_are_those_without_variables():
     partition = Partition((2, 3, 1), (1, 4, 1))
     assert partition.idle_ranks() == [3]

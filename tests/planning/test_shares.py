@@ -38,6 +38,19 @@ def test_a_slow_rank_owns_less_than_in_proportion(splits, slow):
         assert last(shares) < 0.75 * last(tuple(speeds))
 
 
+@pytest.mark.parametrize("slow", [1, 2, 3])
+def test_a_rank_five_times_slower_may_own_nothing_and_then_delays_no_other(slow):
+    _, usps = problem()
+    speeds = [0.2 if rank == slow else 1.0 for rank in range(4)]
+    shares, work = suitable_shares(usps, (4, 1, 4, 1), speeds, with_direction=False)
+    partition = usps.shape.partition((4, 1, 4, 1), shares)
+    assert partition.idle_ranks() == [slow]
+    # only the loss is left
+    assert work[slow] / speeds[slow] < 0.3 * max(work)
+    undisturbed = work_of_ranks(usps, usps.shape.partition((2, 2, 2, 2)), with_direction=False).max()
+    assert np.divide(work, speeds).max() < 1.5 * undisturbed
+
+
 def test_equal_ranks_own_equal_shares_and_work_alike():
     _, usps = problem()
     shares, work = suitable_shares(usps, (2, 2, 2, 2), [1.0] * 4, with_direction=True)
