@@ -258,13 +258,17 @@ class Partition:
         -------
         Block or None
         """
+        block = self._division(layer, rank)
+        return block if block is not None and block.n_params else None
+
+    def _division(self, layer: int, rank: int) -> Block | None:
+        """Return the block of a layer that falls to a rank, with or without variables."""
         n_i, n_j = self.grid_shape(layer)
         if rank >= n_i * n_j:
             return None
         i, j = divmod(rank, n_j) if layer % 2 else divmod(rank, n_i)[::-1]
         n_rows, has_bias = self.all_rows_per_unit[layer - 1], layer not in self.unbiased
-        block = Block(layer, i, j, self.group(layer - 1, i), self.group(layer, j), n_rows, has_bias)
-        return block if block.n_params else None
+        return Block(layer, i, j, self.group(layer - 1, i), self.group(layer, j), n_rows, has_bias)
 
     def blocks(self, rank: int) -> list[Block]:
         """Return all blocks of a rank by layer, at most one in each."""
@@ -324,7 +328,8 @@ class Partition:
         groups = self._groups
         return [
             self.owner(block.layer, groups[block.layer - 1][block.i], groups[block.layer][block.j])
-            for block in self.logical.blocks(number)
+            for block in (self.logical._division(m, number) for m in range(1, self.n_layers + 1))
+            if block is not None
         ]
 
     @cached_property
