@@ -429,10 +429,11 @@ def _store(path: Path, name: str, facts: dict[str, Any], method: str, run: dict[
         file.seek(0)
         table = json.loads(file.read() or '{"sets": {}}')
         row = table["sets"].setdefault(name, {"methods": {}})
-        row |= facts
+        where = machine()
+        row |= facts | {"processor": where["processor"]}
         runs = [other for other in row["methods"].get(method, []) if other.get("seed") != run["seed"]]
         row["methods"][method] = sorted([*runs, run], key=lambda one: one["seed"])
-        table["machine"] = machine()
+        table["machine"] = where
         file.truncate(0)
         file.write(text_of(table))
 

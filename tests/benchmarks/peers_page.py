@@ -149,9 +149,15 @@ def page(table: dict[str, Any]) -> str:
             what = what.format(seeds=_number_of_runs(kinds[kind]))
             text += f"## {title}\n\n{what}\n\n{_table(kinds[kind], seconds=kind == 'sparse')}\n"
     where = table["machine"]
+    sets_of: dict[str, list[str]] = {}
+    for name, row in table["sets"].items():
+        sets_of.setdefault(row["processor"], []).append(name)
+    processors = [
+        processor if len(sets_of) == 1 else f"{processor} ({', '.join(names)})" for processor, names in sets_of.items()
+    ]
     packages = ", ".join(f"{name} {number}" for name, number in where["packages"].items())
     return (
-        f"{text}## Measured on\n\n{where['processor']}, {where['cores']} cores that other programs used as well; "
+        f"{text}## Measured on\n\n{'; '.join(processors)}.\n{where['cores']} cores that other programs used as well; "
         f"Python {where['python']},\n{packages}.\n`PYTHONPATH=tests python -m benchmarks.peers DATA` measures,\n"
         "`PYTHONPATH=tests python -m benchmarks.peers --render docs/benchmarks` writes this page, and\n"
         "`python docs/pictures/draw.py` its picture, from `peers.json` beside it.\n"
