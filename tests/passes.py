@@ -1,6 +1,6 @@
-"""All passes of the tests: serial ones, and one under mpirun for each number of ranks; launch/test.sh runs it.
+"""All passes of the tests: serial ones, then one under mpirun for each number of ranks; launch/test.sh runs it.
 
-Two passes run at once, since ranks in step leave a third of the cores idle. Each line says which pass wrote it.
+One after another: ranks that wait poll, so two passes at once take no less time on two cores.
 
 `passes.py --as-rank FOLDER PYTEST_ARGUMENT ...` is what mpirun starts: rank 0 speaks, the others write to FOLDER.
 """
@@ -17,7 +17,6 @@ import signal
 import subprocess
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,7 +24,6 @@ LOGS = Path("build/test-logs")
 COUNTS = ("passed", "failed", "skipped")
 NO_TESTS = 5  # pytest's exit code
 LATE = 124  # that of timeout
-AT_ONCE = 2
 
 
 @dataclass
@@ -36,8 +34,6 @@ class Pass:
     pytest: list[str]
     launcher: list[str] = field(default_factory=list)
     n_ranks: int = 0
-    summary: str = ""
-    process: subprocess.Popen[str] | None = None
 
     @property
     def folder(self) -> Path:
@@ -54,7 +50,7 @@ class Pass:
 
     def run(self, limit: float) -> dict[str, int]:
         """Run it, with its output shown and logged; return and print the counts."""
-        self._say("begins")
+        print(f"== {self.name}", flush=True)
         shutil.rmtree(self.folder, ignore_errors=True)
         self.folder.mkdir(parents=True)
         begin = time.monotonic()
@@ -64,22 +60,18 @@ class Pass:
         with subprocess.Popen(
             [*timeout, *self.command], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
             text=True, errors="replace", env=environment,
-        ) as self.process:  # fmt: skip
-            self._show(self.process.stdout)
-        counts, troubles = self._judge(self.process.returncode)
+        ) as process:  # fmt: skip
+            try:
+                self._show(process.stdout)
+            except BaseException:
+                process.terminate()  # with all that it started
+                raise
+        counts, troubles = self._judge(process.returncode)
         for trouble in troubles:
-            self._say(trouble)
+            print(f"{self.name}: {trouble}", flush=True)
         text = ", ".join(f"{counts[kind]} {kind}" for kind in COUNTS)
         self.summary = f"{self.name}: {text} in {time.monotonic() - begin:.0f} s"
         return counts
-
-    def stop(self) -> None:
-        """End it where it runs, with all that it started."""
-        if self.process and self.process.poll() is None:
-            self.process.terminate()
-
-    def _say(self, line: str) -> None:
-        print(f"{self.name}: {line}\n", end="", flush=True)  # in one write: another pass may speak as well
 
     def _show(self, lines) -> None:
         hidden = False  # pytest-mpi describes the MPI library
@@ -89,7 +81,7 @@ class Pass:
                 if re.match(r"=+ .* =+$|\d+ \w+.* in [\d.]+s", line.strip()):
                     hidden = " MPI Information " in line
                 if not hidden:
-                    self._say(line.rstrip("\n"))
+                    print(line, end="", flush=True)
 
     def _judge(self, code: int) -> tuple[dict[str, int], list[str]]:
         """Counts of the first rank, and what is wrong beside failed tests; each trouble counts as a failure."""
@@ -148,7 +140,7 @@ def rank_counts(text: str) -> list[int]:
 def main() -> int:
     """Run the passes and count; 1 where a test failed or none ran."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--ranks", type=rank_counts, default=[3, 4, 2, 7, 1])  # the longest first
+    parser.add_argument("--ranks", type=rank_counts, default=[1, 2, 3, 4, 7])
     one = parser.add_mutually_exclusive_group()
     one.add_argument("--serial-only", action="store_true")
     one.add_argument("--mpi-only", action="store_true")
@@ -163,25 +155,16 @@ def main() -> int:
             print(f"== {one.name}\n{shlex.join(one.command)}")
         return 0
 
-    import speed
+    from speed import slowness
 
     begin = time.monotonic()
-    factor = speed.slowness() * min(AT_ONCE, len(chosen))
-    os.environ[speed.NAME] = f"{factor:.2f}"
-    limit = float(os.environ.get("DISTNEWTON_TEST_LIMIT", "900")) * factor
+    limit = float(os.environ.get("DISTNEWTON_TEST_LIMIT", "900")) * slowness()
     total = dict.fromkeys(COUNTS, 0)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
-    with ThreadPoolExecutor(AT_ONCE) as pool:
-        running = [pool.submit(one.run, limit) for one in chosen]
-        try:
-            for counts in (future.result() for future in running):
-                total = {kind: total[kind] + counts[kind] for kind in COUNTS}
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
-            for one in chosen:
-                one.stop()
-            raise
-    print(f"\nTests under '{options.launcher}', limits times {factor:.2f}:")
+    for one in chosen:
+        counts = one.run(limit)
+        total = {kind: total[kind] + counts[kind] for kind in COUNTS}
+    print(f"\nTests under '{options.launcher}', limits times {slowness():.2f}:")
     print("".join(f"  {one.summary}\n" for one in chosen))
     if not total["passed"] and not total["failed"]:
         print("no tests ran")

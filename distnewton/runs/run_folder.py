@@ -17,6 +17,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from io import FileIO
+from itertools import pairwise
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -26,7 +27,6 @@ from distnewton.config import to_toml
 from distnewton.errors import CreateError, DataError, MissingInputError
 from distnewton.files import parse_json, possible_path
 from distnewton.guards.failures import ERRORS_FOLDER, forget, replace
-from distnewton.guards.hangs import ranges
 from distnewton.launch.threads import blas_libraries
 from distnewton.method.records import IterationRecord, plain
 from distnewton.models.model_file import MODEL_FILE
@@ -348,8 +348,10 @@ def gap_note(iterations: Sequence[int]) -> str:
     str
         The iterations missing before the last one; empty if there are none.
     """
-    gaps = sorted({*range(max(iterations, default=0))} - {*iterations})
-    return f"{GAP} iterations {ranges(gaps)}: lines were cut or removed" if gaps else ""
+    # a damaged file may name any number: no list of all that are missing
+    gaps = [(a + 1, b - 1) for a, b in pairwise(sorted({-1, *iterations})) if b - a > 1]
+    shown = ", ".join(str(a) if a == b else f"{a}-{b}" for a, b in gaps)
+    return f"{GAP} iterations {shown}: lines were cut or removed" if gaps else ""
 
 
 def free_name(name: str) -> Path:
