@@ -74,7 +74,12 @@ def search_c(
 
     check_same_file(comm, config.data.train, config.data.directory or None)
     data = CachedSource(*open_and_describe(comm, opener(config.data, None, config.data.train)))
-    models: dict[int, Model] | None = {} if number_of_weight_layers(config.network.layers) == 1 else None
+    models: dict[int, Model] | None = None
+    if number_of_weight_layers(config.network.layers) == 1:
+        models = {}
+        # weights that are good enough for one C often are for the next: with the usual tolerance they stay behind
+        run = config.run.model_copy(update={"tolerance": config.run.tolerance / 10})
+        config = config.model_copy(update={"run": run})
     best = (math.nan, math.nan)
     for C in values_of_c(first):
         method = config.method.model_copy(update={"C": f"{C!r} l"})
