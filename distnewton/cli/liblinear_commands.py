@@ -138,8 +138,7 @@ def _verdict(task: Task, outputs: Array, targets: Array) -> list[str]:
             f"Mean squared error = {error:g} (regression)",
             f"Squared correlation coefficient = {correlation:g} (regression)",
         ]
-    predicted = outputs.argmax(axis=1) if task.name == "classification" else (outputs[:, 0] > 0).astype(np.int64)
-    n, n_right = len(predicted), int((predicted == targets).sum())
+    n, n_right = len(targets), int((task.chosen(outputs) == targets).sum())
     return [f"Accuracy = {100 * n_right / n:g}% ({n_right}/{n})"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -24,6 +25,7 @@ _KINDS = {"M": "times", "m": "durations", "c": "complex numbers", "V": "records"
 MOST_CHARACTERS = 256
 """Longest name of a class; numpy would give every label the memory of the longest one."""
 TOO_LONG = f"has {{:,}} characters, but a class name has at most {MOST_CHARACTERS}; choose another label column"
+MISSING = "label is missing; remove this sample or give it a label"
 MISSING_VALUES = ("", "?", "NA", "N/A", "NaN", "null", "None", "-")
 """Texts that mark a missing value (case-insensitive); ``data.missing_values`` replaces them."""
 
@@ -61,7 +63,7 @@ def label_text(label: Any) -> str:
     return str(plain(label))
 
 
-def labels_of(values: Any, locate: Callable[[int], str], *, missing: Iterable[int] = ()) -> Labels:
+def labels_of(values: Any, locate: Callable[[int], str]) -> Labels:
     """Convert the values of an array or a column to labels without loss.
 
     Parameters
@@ -71,8 +73,6 @@ def labels_of(values: Any, locate: Callable[[int], str], *, missing: Iterable[in
         values, and empty or blank texts are missing.
     locate : callable
         Describes a sample, given its number from 0, for error messages.
-    missing : iterable of int
-        Samples whose label is missing for another reason.
 
     Returns
     -------
@@ -92,9 +92,8 @@ def labels_of(values: Any, locate: Callable[[int], str], *, missing: Iterable[in
         raise DataError(f"{locate(0)}: labels are {_KINDS[array.dtype.kind]}, expected numbers or texts")
     array, absent = _numbers_or_texts(array, locate)
     hidden |= absent
-    absent_rows = [*np.flatnonzero(hidden.reshape(len(hidden), -1).any(axis=1) if len(hidden) else hidden), *missing]
-    if absent_rows:
-        raise DataError(f"{locate(min(absent_rows))}: label is missing; remove this sample or give it a label")
+    if hidden.any():
+        raise DataError(f"{locate(int(np.argwhere(hidden)[0, 0]))}: {MISSING}")
     exact = array.dtype.kind == "f"
     if array.dtype.kind in "iu":
         exact = array.size == 0 or (int(array.min()) >= -MAX_WHOLE and int(array.max()) <= MAX_WHOLE)
@@ -378,7 +377,7 @@ class LabelMapping:
 
 
 def regression_targets(
-    labels: Labels, locate: Callable[[int], str] | None = None, *, name: str = "data"
+    labels: Labels, locate: Callable[[int], str] = lambda i: f"sample {i + 1}"
 ) -> NDArray[np.float64]:
     """Convert labels to regression targets.
 
@@ -386,10 +385,8 @@ def regression_targets(
     ----------
     labels : ndarray of shape (n_samples,) or (n_samples, n_targets)
         From :attr:`Description.labels`.
-    locate : callable, optional
+    locate : callable
         :meth:`DataSource.locate`, to name the line of a label that is not a number.
-    name : str
-        File, for messages if there is no `locate`.
 
     Returns
     -------
@@ -400,26 +397,21 @@ def regression_targets(
     DataError
         If a label is not a finite number.
     """
-    if labels.dtype.kind in "fiu":
-        targets = labels.astype(np.float64, copy=False)
-        wrong = np.flatnonzero(~np.isfinite(targets).reshape(len(targets), -1).all(axis=1))
-    else:
-        wrong = np.array([i for i, label in enumerate(labels.tolist()) if not _is_number(label)], dtype=np.int64)
-        if not wrong.size:
-            targets = labels.astype(np.float64)
+    numbers = labels if labels.dtype.kind in "fiu" else np.array([_number(label) for label in labels.ravel().tolist()])
+    targets = numbers.astype(np.float64, copy=False).reshape(len(labels), -1)
+    wrong = np.flatnonzero(~np.isfinite(targets).all(axis=1))
     if wrong.size:
         i = int(wrong[0])
-        where = locate(i) if locate else f"{name}: sample {i + 1}"
         raise DataError(
-            f"{where}: label {labels[i].tolist()!r} is not a finite number, but regression needs numbers; "
+            f"{locate(i)}: label {labels[i].tolist()!r} is not a finite number, but regression needs numbers; "
             "use a classification loss for classes, or choose another label column"
         )
-    return targets.reshape(len(targets), -1)
+    return targets
 
 
-def _is_number(label: str) -> bool:
-    """Return whether a text is a finite number."""
+def _number(label: Any) -> float:
+    """Return the number that a text is; NaN for other texts."""
     try:
-        return bool(np.isfinite(float(label)))
+        return float(label)
     except ValueError:
-        return False
+        return math.nan

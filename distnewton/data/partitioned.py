@@ -150,7 +150,7 @@ class Task:
         if not description.labelled:
             raise DataError(f"{source.name} has no labels to train on: give y, or a table with labels")
         if name == "regression":
-            targets = regression_targets(description.labels, source.locate, name=source.name)
+            targets = regression_targets(description.labels, source.locate)
             scaling = TargetScaling.fit(targets, description.weights) if scaled else None
             return cls(name, None, targets.shape[1], scaling)
         labels = description.labels
@@ -188,7 +188,7 @@ class Task:
         if self.name == "multilabel" and self.classes is not None:
             return label_indicator(description.labels, self.classes, source.locate, source.name)
         if self.classes is None:
-            targets = regression_targets(description.labels, source.locate, name=source.name)
+            targets = regression_targets(description.labels, source.locate)
             if targets.shape[1] != self.n_out:
                 raise DataError(
                     f"{source.name} has {targets.shape[1]} targets per sample, but the model has {self.n_out} outputs"

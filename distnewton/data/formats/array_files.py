@@ -67,10 +67,7 @@ class ArrayFileSource(Source):
         for i_row, i_column, part in self._array.blocks():
             if part.dtype.kind == "f" and not (finite := np.isfinite(part)).all():
                 i, j = np.argwhere(~finite)[0].tolist()
-                raise DataError(
-                    f"{self.name}: sample {i_row + i + 1}, column {i_column + j}: {part[i, j]} is not a finite number; "
-                    "repair the value or remove the sample"
-                )
+                raise not_finite(self.name, i_row + i, i_column + j, part[i, j])
             first, last = np.searchsorted(self._columns, [i_column, i_column + part.shape[1]])
             n_nonzeros += int(np.count_nonzero(part[:, self._columns[first:last] - i_column]))
         n_samples, n_features = self._array.shape[0], len(self._columns)
@@ -135,16 +132,28 @@ def read_labels(array: TableArray, columns: NDArray[np.int64]) -> Labels:
     return labels[:, 0] if len(columns) == 1 else labels
 
 
+def not_finite(name: str, row: int, column: int, value: Any) -> DataError:
+    """The error for a feature that is NaN or infinite, in a row and a column counted from 0."""
+    return DataError(
+        f"{name}: sample {row + 1}, column {column}: {value} is not a finite number; repair the value or remove the "
+        "sample"
+    )
+
+
+def check_labels(name: str, n_samples: int, labels: TableArray | None) -> None:
+    """Refuse labels of another number of samples."""
+    if labels is not None and labels.shape[:1] != (n_samples,):
+        raise DataError(f"{name}: has {n_samples} samples, but {labels.name} holds labels of shape {labels.shape}")
+
+
 def _check_shapes(array: TableArray, labels: TableArray | None) -> None:
     """Refuse features that are not a table of numbers, or a different number of labels."""
     if len(array.shape) < 2:
         raise DataError(f"{array.name}: features must be (n_samples, n_features), got shape {array.shape}")
     if array.dtype.kind not in "fiub":
         raise DataError(f"{array.name}: features must be numbers, got dtype {array.dtype}")
-    n = array.shape[0]
-    if labels is not None and labels.shape[:1] != (n,):
-        raise DataError(f"{array.name}: has {n} samples, but {labels.name} holds labels of shape {labels.shape}")
-    for what, number in (("samples", n), ("features", array.table_shape[1])):
+    check_labels(array.name, array.shape[0], labels)
+    for what, number in zip(("samples", "features"), array.table_shape, strict=True):
         if not number:
             raise DataError(f"{array.name}: no {what} (shape {array.shape})")
 

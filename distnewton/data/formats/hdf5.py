@@ -87,15 +87,12 @@ class Hdf5Array(TableArray):
             for i in range(0, n_rows, height):
                 block = slice(i, min(i + height, n_rows))
                 place, chosen = wanted.of(i, block.stop - i)
-                flat = len(self.shape) != 2
-                part = self._flat(file, block, start, stop) if flat else file[self.key][block, start:stop]
+                if len(self.shape) == 2:
+                    part = file[self.key][block, start:stop]
+                else:
+                    part = file[self.key][block].reshape(block.stop - i, -1)[:, start:stop]
                 result[place] = (part if stop - start == len(columns) else part[:, columns - start])[chosen]
             return result
-
-    def _flat(self, file: Any, rows: slice, start: int, stop: int) -> NDArray[Any]:
-        """Columns of an array that does not have two axes; its samples are read whole."""
-        whole: NDArray[Any] = file[self.key][rows].reshape(rows.stop - rows.start, -1)
-        return whole[:, start:stop]
 
 
 def open_hdf5(path: Path, keys: str, *, with_labels: bool, needed: bool = True) -> tuple[Hdf5Array, Hdf5Array | None]:

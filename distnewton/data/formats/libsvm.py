@@ -26,7 +26,7 @@ from distnewton.data.formats.libsvm_lines import (
     parse_regular,
 )
 from distnewton.data.formats.streams import first_lines, is_compressed, line_blocks, mark_notes
-from distnewton.data.labels import join_labels, labels_of_texts
+from distnewton.data.labels import join_labels, label_text, labels_of_texts
 from distnewton.data.row_selection import RowSelection, chosen_values
 from distnewton.data.rows import join_rows
 from distnewton.data.source import Source
@@ -279,8 +279,6 @@ def _as_array(labels: list[float | str] | NDArray[np.float64]) -> Labels:
     """Return labels of a block as one array."""
     if isinstance(labels, np.ndarray):
         return labels
-    if labels and all(isinstance(label, str) for label in labels):
-        return np.array(labels, np.str_)
     if any(isinstance(label, str) for label in labels):
-        return join_labels([np.array([label]) for label in labels])
+        return np.array([label_text(label) for label in labels], np.str_)
     return np.array(labels, dtype=np.float64)

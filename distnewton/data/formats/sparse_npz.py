@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from distnewton.data.columns import Wanted, extra_note
 from distnewton.data.description import Description
-from distnewton.data.formats.array_files import read_labels
+from distnewton.data.formats.array_files import check_labels, not_finite, read_labels
 from distnewton.data.formats.stored_arrays import StoredArray, check_shape
 from distnewton.data.row_selection import RowSelection
 from distnewton.data.rows import join_rows
@@ -65,10 +65,7 @@ class SparseSource(Source):
             raise DataError(f"{name}: the arrays of the sparse matrix do not match; save it again")
         if not self._n_samples:
             raise DataError(f"{name}: no samples (shape {tuple(shape.tolist())})")
-        if labels is not None and labels.shape[:1] != (self._n_samples,):
-            raise DataError(
-                f"{name}: has {self._n_samples} samples, but {labels.name} holds labels of shape {labels.shape}"
-            )
+        check_labels(name, self._n_samples, labels)
         self._n_columns, self._n_kept = n_columns, wanted.n_kept(name, n_columns)
 
     def describe(self) -> Description:
@@ -94,10 +91,7 @@ class SparseSource(Source):
             at = int(np.argmin(finite))
             line = first + int(np.searchsorted(block.indptr, at, side="right")) - 1
             place = (line, int(block.indices[at])) if self._by_rows else (int(block.indices[at]), line)
-            raise DataError(
-                f"{self.name}: sample {place[0] + 1}, column {place[1]}: {block.data[at]} is not a finite number; "
-                "repair the value or remove the sample"
-            )
+            raise not_finite(self.name, *place, block.data[at])
 
     def _blocks(self, start: int, stop: int) -> Iterator[tuple[int, Any]]:
         """Yield blocks of lines (rows of CSR, columns of CSC): first line, and a matrix without duplicates."""

@@ -33,7 +33,7 @@ from distnewton.data.columns import (
 from distnewton.data.description import Description
 from distnewton.data.encoding import MOST_CATEGORIES, NO_FILL, ColumnEncoding, TableEncoding, coded_texts, fill_value
 from distnewton.data.formats.numbers import NUMBER
-from distnewton.data.labels import join_labels, labels_of, labels_of_texts
+from distnewton.data.labels import MISSING, join_labels, labels_of, labels_of_texts
 from distnewton.data.row_selection import RowSelection
 from distnewton.data.source import Source
 from distnewton.errors import DataError, MissingInputError
@@ -57,7 +57,6 @@ _DATE = re.compile(
     re.IGNORECASE,
 )
 DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]*")
-_LABEL_MISSING = "{}: label is missing; remove this sample or give it a label"
 _TOLD = 20
 """Most problems listed in a message."""
 
@@ -365,7 +364,7 @@ class TableSource(Source):
                 for i, column in zip(labels, columns[len(group) :], strict=True):
                     if column.null_count:
                         row = int(np.argmax(column.is_null().to_numpy(zero_copy_only=False)))
-                        problems.add(i, _LABEL_MISSING.format(self.locate(contents.n_rows + row)))
+                        problems.add(i, f"{self.locate(contents.n_rows + row)}: {MISSING}")
                 contents.n_rows += len(columns[0]) if columns else 0
         return contents
 
@@ -483,7 +482,7 @@ class _Labels:
 
         missing: Any = np.flatnonzero(column.is_null().to_numpy(zero_copy_only=False)) if column.null_count else ()
         if len(missing):
-            raise DataError(_LABEL_MISSING.format(locate(int(missing[0]))))
+            raise DataError(f"{locate(int(missing[0]))}: {MISSING}")
         if pa.types.is_decimal(kind):
             column = column.cast(pa.string())
         if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):

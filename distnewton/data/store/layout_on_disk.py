@@ -46,16 +46,21 @@ Positive = Annotated[int, Field(ge=1)]
 ValueType = Literal["uint8", "float32", "float64"]
 
 
-class DenseBlock(Options):
-    """Columns from ``first_column`` of the samples from ``first_row``, column by column."""
+class Block(Options):
+    """A range of samples at an offset in the file."""
 
     first_row: Count
     n_rows: Annotated[int, Field(ge=1, le=MAX_ROWS)]
-    first_column: Count
-    n_columns: Positive
     dtype: ValueType
     offset: Count
     sha256: Digest
+
+
+class DenseBlock(Block):
+    """Columns from ``first_column`` of the samples from ``first_row``, column by column."""
+
+    first_column: Count
+    n_columns: Positive
 
     @property
     def n_bytes(self) -> int:
@@ -63,16 +68,11 @@ class DenseBlock(Options):
         return self.n_rows * self.n_columns * ITEMSIZES[self.dtype]
 
 
-class SparseBlock(Options):
+class SparseBlock(Block):
     """Stored values of the samples from ``first_row``: ``n_values`` numbers in ``n_columns`` columns that occur."""
 
-    first_row: Count
-    n_rows: Annotated[int, Field(ge=1, le=MAX_ROWS)]
     n_columns: Count
     n_values: Annotated[int, Field(ge=0, lt=2**31)]
-    dtype: ValueType
-    offset: Count
-    sha256: Digest
 
     @property
     def n_bytes(self) -> int:
@@ -93,12 +93,10 @@ class FileSum(Options):
     sha256: Digest
 
 
-class SourceFile(Options):
+class SourceFile(FileSum):
     """A file that was converted."""
 
     name: str
-    n_bytes: Count
-    sha256: Digest
 
 
 class StoreManifest(Options):

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Literal, NoReturn
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,16 +113,12 @@ class StoreWriter:
             self.target.parent.mkdir(parents=True, exist_ok=True)
             self.part.mkdir()
         except FileExistsError:
-            self._refuse_occupied()
+            raise CreateError(
+                f"{self.part}: exists because another conversion is running or was cut off; if none is running, remove "
+                "that folder or use --overwrite"
+            ) from None
         except OSError as error:
             raise CreateError(f"cannot create {self.part}: {error.strerror or error}") from None
-
-    def _refuse_occupied(self) -> NoReturn:
-        """Raise an error for a name that is already taken."""
-        raise CreateError(
-            f"{self.part}: exists because another conversion is running or was cut off; if none is running, remove "
-            "that folder or use --overwrite"
-        ) from None
 
     def __enter__(self) -> StoreWriter:
         return self
@@ -152,7 +148,7 @@ class StoreWriter:
         self._blocks.append(
             DenseBlock(
                 first_row=first_row, n_rows=n_rows, first_column=first_column, n_columns=n_columns,
-                dtype=_type_name(columns), offset=offset, sha256=sha256,
+                dtype=cast("ValueType", columns.dtype.name), offset=offset, sha256=sha256,
             )
         )  # fmt: skip
 
@@ -181,7 +177,7 @@ class StoreWriter:
         self._blocks.append(
             SparseBlock(
                 first_row=first_row, n_rows=len(lengths), n_columns=len(columns), n_values=len(rows),
-                dtype=_type_name(ordered), offset=offset, sha256=sha256,
+                dtype=cast("ValueType", ordered.dtype.name), offset=offset, sha256=sha256,
             )
         )  # fmt: skip
 
@@ -354,11 +350,6 @@ def _fits(values: Values, kind: type[np.generic]) -> bool:
     with np.errstate(all="ignore"):
         back = values.astype(kind).astype(np.float64)
     return bool((back.view(np.uint64) == values.view(np.uint64)).all())
-
-
-def _type_name(values: Values) -> ValueType:
-    names: dict[int, Literal["uint8", "float32", "float64"]] = {1: "uint8", 4: "float32", 8: "float64"}
-    return names[values.dtype.itemsize]
 
 
 def _is_store(path: Path) -> bool:
