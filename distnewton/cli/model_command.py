@@ -63,7 +63,8 @@ def evaluate(options: argparse.Namespace) -> int:
     unseen = metrics.pop("unseen_labels")
     if unseen:
         what = model.architecture.task.of_unseen
-        warn(comm, f"labels the model does not know {what}: {_counts(unseen)}")
+        counts = ", ".join(f"'{label}' ({n})" for label, n in unseen.items())
+        warn(comm, f"labels the model does not know {what}: {counts}")
     with comm.collective_errors():
         if options.json and comm.rank == 0:
             write_text(Path(options.json), json.dumps(plain({**metrics, "unseen_labels": unseen}), indent=1) + "\n")
@@ -162,7 +163,3 @@ def _directory(options: argparse.Namespace, named: str, out: str) -> str:
         directory = named or load_config(recipe_beside(options.run)).data.directory
     check_result(out, data=options.data, folder=directory, model=options.run)
     return directory
-
-
-def _counts(unseen: dict[str, int]) -> str:
-    return ", ".join(f"'{label}' ({n})" for label, n in unseen.items())

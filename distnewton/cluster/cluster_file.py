@@ -84,11 +84,6 @@ class LaunchTable(MpirunKeys):
     threads_per_rank: Annotated[int, Field(ge=0)] = 0
     options: list[Line] = Field([])
 
-    @property
-    def names_hosts(self) -> bool:
-        """Whether mpirun starts ranks on named hosts."""
-        return bool(self.hosts or self.hostfile)
-
 
 class EnvironmentTable(Options):
     """``[environment]``: what the job sets up itself, to be independent of the shell that submits it."""
@@ -134,11 +129,6 @@ class ResourceOptions(QueueOptions):
         if len(given) > 1:
             raise ValueError(f"{' and '.join(given)} exclude each other: keep the one that your site requires")
         return self
-
-    @property
-    def asks_for_gpus(self) -> bool:
-        """Whether an option says how many GPUs the job gets."""
-        return bool(self.gres or self.gpus_per_node or self.gpus_per_task)
 
 
 class SlurmTable(ResourceOptions):
@@ -197,7 +187,7 @@ class Cluster(Options):
             'launch.launcher = "srun" needs launch.scheduler = "slurm"': launch.launcher == "srun" and not slurm,
             '[slurm] has no effect unless launch.scheduler = "slurm"': self.slurm != SlurmTable() and not slurm,
             'launch.hosts and launch.hostfile are for launch.launcher = "mpirun" without a scheduler':
-                launch.names_hosts and not plain_mpirun,
+                bool(launch.hosts or launch.hostfile) and not plain_mpirun,
             'launch.launcher = "none" starts one rank: nodes and ranks_per_node must be 1':
                 launch.launcher == "none" and launch.nodes * launch.ranks_per_node > 1,
         }  # fmt: skip

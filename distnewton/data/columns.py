@@ -188,8 +188,8 @@ class Wanted:
     @property
     def n_columns(self) -> int | None:
         """Number of columns expected in addition to the labels."""
-        encoded = self.names is not None and self.names.encoding is not None
-        return len(self.names.features) if encoded and self.names is not None else self.n_features
+        names = self.names
+        return self.n_features if names is None or names.encoding is None else len(names.features)
 
     @property
     def label_number(self) -> int | None:

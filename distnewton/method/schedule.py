@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
+
+from distnewton.config import Config
 from distnewton.config.method import AUTO, MethodConfig, StageConfig, StageOptions, regularization
 from distnewton.curvature.sketch import auto_sketch
 from distnewton.directions.composition import make_direction
@@ -177,21 +180,15 @@ def _damping(options: StageOptions) -> LevenbergMarquardt:
     )
 
 
-def check_memory(
-    method: MethodConfig, n_samples: int, n_out: int, itemsize: int, memory_mb: float, n_ranks: int, n_params: int
-) -> None:
+def check_memory(config: Config, n_samples: int, n_out: int, n_ranks: int, n_params: int) -> None:
     """Refuse stages whose linear systems do not fit the memory, before any data is read.
 
     Parameters
     ----------
-    method : MethodConfig
-        The stages.
+    config : Config
+        The stages, the dtype, and the memory that a rank may use.
     n_samples, n_out : int
         Number of training samples and of outputs.
-    itemsize : int
-        Bytes of a number.
-    memory_mb : float
-        Megabytes that a rank may use.
     n_ranks, n_params : int
         Number of ranks of all replicas, and of variables of the network.
 
@@ -200,9 +197,10 @@ def check_memory(
     ConfigError
         If a dual direction's matrix is too large; the message says by how much, and what would fit.
     """
-    for options in (*method.schedule, method):
+    itemsize = np.dtype(config.run.array_dtype).itemsize
+    for options in (*config.method.schedule, config.method):
         n = _n_curvature(options, n_samples)
-        make_direction(options).check_memory(n, n_out, itemsize, memory_mb, n_ranks, n_params)
+        make_direction(options).check_memory(n, n_out, itemsize, config.run.memory_mb, n_ranks, n_params)
 
 
 def check_samples(method: MethodConfig, n_samples: int, n_replicas: int) -> None:

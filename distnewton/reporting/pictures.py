@@ -555,7 +555,8 @@ class BlockMap:
         return max(150.0, min(360.0, 58.0 * n_out)), max(150.0, min(420.0, 16.0 * n_in))
 
     def _spans(self, layer: int) -> list[str]:
-        return [_range(self.partition.group(layer, i)) for i in range(self.partition.splits[layer])]
+        groups = (self.partition.group(layer, i) for i in range(self.partition.splits[layer]))
+        return [span(start, stop - 1) for start, stop in groups]
 
     @property
     def size(self) -> tuple[float, float]:
@@ -612,7 +613,6 @@ class BlockMap:
         return Tip(axes, (j, j + 1), (i, i + 1), text)
 
 
-def _range(span: tuple[int, int]) -> str:
-    """Write the units of a group, counted from 0, as 0-149, or ``none``."""
-    start, stop = span
-    return "none" if start == stop else f"{start}" if stop == start + 1 else f"{start}-{stop - 1}"
+def span(first: int, last: int) -> str:
+    """Write a range of numbers as 0-149, or ``none``."""
+    return "none" if first > last else f"{first}" if first == last else f"{first}-{last}"

@@ -9,7 +9,6 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from distnewton.config import Config
 from distnewton.method.records import IterationRecord
 from distnewton.models.metrics import LOWER_IS_BETTER, main_metric, metric_text
 from distnewton.parallel.partition import splits_title
@@ -160,10 +159,10 @@ class Progress:
         since = time.monotonic() - self._shown_at
         left = self._left()
         line = Table.grid(padding=(0, 1))
-        done = self._share_done(record)
+        done = max(record.iteration / max(1, config.run.n_iterations), record.training_seconds / config.run.seconds)
         line.add_row(
             Text(f"iteration {config.run.of_iterations(record.iteration, '/')}"),
-            ProgressBar(total=1.0, completed=done, width=30),
+            ProgressBar(total=1.0, completed=min(1.0, done), width=30),
             Text(f"{_clock(record.elapsed_seconds + since)} gone"),
             Text("" if left is None else f"about {_clock(max(0.0, left - since))} left"),
         )
@@ -186,11 +185,6 @@ class Progress:
         if len(record.compute_seconds) > 1:
             figures.append(f"wait {record.seconds.get('wait', 0.0):.2f} s")
         return figures
-
-    def _share_done(self, record: IterationRecord) -> float:
-        run: Config = self._config
-        limits = [record.iteration / max(1, run.run.n_iterations), record.training_seconds / run.run.seconds]
-        return min(1.0, max(limits))
 
     def _left(self) -> float | None:
         """Estimate the seconds to the last iteration, or to an earlier limit; None before there are two records."""

@@ -46,12 +46,12 @@ def report_page(runs: Sequence[Run]) -> str:
     alone = len(runs) == 1
     parts = [
         f"<h1>{escape(title)}</h1>",
-        f'<p class="dim">distnewton {escape(version("distnewton"))}, written {now}</p>',
-        _lead(headline(runs)),
-        _bad(no_pictures()),
+        _paragraph("dim", f"distnewton {version('distnewton')}, written {now}"),
+        _paragraph("lead", headline(runs)),
+        _paragraph("bad", no_pictures()),
         *_remarks(runs),
         _summary(runs),
-        "" if any(run.lines for run in runs) else '<p class="dim">nothing was recorded</p>',
+        _paragraph("dim", "" if any(run.lines for run in runs) else "nothing was recorded"),
         _section("h2", "Convergence", _figures(pictures.convergence(runs))),
         _section("h2", "Time and traffic", _figures(pictures.costs(runs))),
         _section("h2", "Damping and steps", _figures(pictures.damping_and_steps(runs))),
@@ -86,12 +86,8 @@ def _details(title: str, content: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{content}</details>"
 
 
-def _bad(text: str) -> str:
-    return f'<p class="bad">{escape(text)}</p>' if text else ""
-
-
-def _lead(text: str) -> str:
-    return f'<p class="lead">{escape(text)}</p>' if text else ""
+def _paragraph(kind: str, text: str) -> str:
+    return f'<p class="{kind}">{escape(text)}</p>' if text else ""
 
 
 def _remarks(runs: Sequence[Run]) -> Iterator[str]:
@@ -99,7 +95,7 @@ def _remarks(runs: Sequence[Run]) -> Iterator[str]:
     for run in runs:
         slowest = [] if run.slowest is None else [run.slowest.text(run.environment.hosts)]
         for remark in [*run.remarks, *slowest]:
-            yield _bad(remark if len(runs) == 1 else f"{run.name}: {remark}")
+            yield _paragraph("bad", remark if len(runs) == 1 else f"{run.name}: {remark}")
 
 
 def _summary(runs: Sequence[Run]) -> str:
@@ -213,7 +209,7 @@ def _predictions(found: Predictions) -> list[str]:
     header = ["true class", "taken for", "samples", "of the class"]
     return [
         _figures(pictures.predictions(found), wide=not found.targets),
-        _bad(unknown),
+        _paragraph("bad", unknown),
         _section("h3", "Most frequent mistakes", _table(header, rows, left=(1,))) if rows else "",
     ]
 

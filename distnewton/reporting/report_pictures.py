@@ -13,14 +13,13 @@ import numpy as np
 from distnewton.guards.ledger import PHASES
 from distnewton.method.records import IterationRecord
 from distnewton.reporting.drawing import Picture, save
-from distnewton.reporting.pictures import Bars, BlockMap, Chart, Curve, Field, HeatMap, Panels, Scatter
+from distnewton.reporting.pictures import Bars, BlockMap, Chart, Curve, Field, HeatMap, Panels, Scatter, span
 from distnewton.reporting.run_data import Predictions, Run
 from distnewton.reporting.scale import Scale
 from distnewton.reporting.totals import Totals
 
 _MAX_COLUMNS, _MAX_ROWS, _MAX_GROUPS = 120, 64, 24
 _PHASES = [phase for phase in PHASES if phase not in {"other", "evaluation"}]
-_MEGABYTE = 1e6
 _ROUNDING = 1e-12
 """Errors up to this value count as zero."""
 _SET_COLOURS = {"train": 5, "validation": 2, "test": 1}
@@ -60,14 +59,11 @@ def _error_chart(title: str, place: str, curves: Sequence[Curve]) -> Chart:
     errors = np.array([math.nan if y is None else y for curve in curves for y in curve.y])
     if (errors <= _ROUNDING).any():
         edge = min(errors[np.isfinite(errors) & (errors > _ROUNDING)], default=1.0) / 2
-        curves = [replace(curve, y=[_raised(y, edge) for y in curve.y]) for curve in curves]
+        curves = [
+            replace(curve, y=[edge if y is not None and y <= _ROUNDING else y for y in curve.y]) for curve in curves
+        ]
         return Chart(title, place, curves, log=True, nought=edge)
     return Chart(title, place, curves, log=True)
-
-
-def _raised(y: float | None, edge: float) -> float | None:
-    """Return an error, or the edge if the error is zero up to rounding."""
-    return edge if y is not None and y <= _ROUNDING else y
 
 
 def _overlaid(runs: Sequence[Run], x: Get, y: Get) -> list[Curve]:
@@ -117,7 +113,7 @@ def costs(runs: Sequence[Run]) -> list[Picture]:
     pictures: list[Picture] = [
         *_phase_seconds(runs),
         *_phases("seconds in MPI by phase, mean of the ranks", several, lambda line: line.phase_wait_seconds, "s"),
-        *_phases("megabytes sent by all ranks, by phase", several, _sent_megabytes, "MB"),
+        *_phases("megabytes sent by all ranks, by phase", several, lambda line: line.sent_bytes, "MB", 1e-6),
     ]
     return pictures + (rank_times(runs[0]) if len(runs) == 1 else [])
 
@@ -131,19 +127,15 @@ def _phase_seconds(runs: Sequence[Run]) -> Iterator[Bars]:
 
 
 def _phases(
-    title: str, runs: Sequence[Run], get: Callable[[IterationRecord], dict[str, float]], unit: str
+    title: str, runs: Sequence[Run], get: Callable[[IterationRecord], dict[str, float]], unit: str, factor: float = 1.0
 ) -> Iterator[Bars]:
-    """What runs took by phase, for the phases that took something."""
-    rows = [[sum(get(line).get(phase, 0.0) for line in run.lines) for phase in _PHASES] for run in runs]
+    """What runs took by phase, for the phases that took something, in a unit."""
+    rows = [[factor * sum(get(line).get(phase, 0.0) for line in run.lines) for phase in _PHASES] for run in runs]
     there = [k for k in range(len(_PHASES)) if any(row[k] for row in rows)]
     if there:
         values = [[row[k] for k in there] for row in rows]
         names, colours = [_PHASES[k].replace("_", " ") for k in there], [f"p{k}" for k in there]
         yield Bars(title, [run.name for run in runs], names, values, unit, colours)
-
-
-def _sent_megabytes(line: IterationRecord) -> dict[str, float]:
-    return {phase: n / _MEGABYTE for phase, n in line.sent_bytes.items()}
 
 
 def rank_times(run: Run) -> list[Picture]:
@@ -193,11 +185,7 @@ def _starts(n: int, most: int) -> list[int]:
 def _spans(numbers: Sequence[int], starts: Sequence[int]) -> list[str]:
     """Write the first and last number of each group."""
     ends = [*starts[1:], len(numbers)]
-    return [_span(numbers[start], numbers[end - 1]) for start, end in zip(starts, ends, strict=True)]
-
-
-def _span(first: int, last: int) -> str:
-    return str(first) if first == last else f"{first}-{last}"
+    return [span(numbers[start], numbers[end - 1]) for start, end in zip(starts, ends, strict=True)]
 
 
 def damping_and_steps(runs: Sequence[Run]) -> list[Chart]:

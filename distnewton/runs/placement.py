@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-import numpy as np
-
 from distnewton.config import Config
 from distnewton.data.partitioned import keep_dense
 from distnewton.errors import ConfigError, DataError
@@ -77,10 +75,7 @@ def place_network(comm: Communicator, config: Config, data: DataSets) -> Placeme
     splits = _choose_splits(comm, config, shape, data, speeds, _size_of(data, dense=dense))
     run = config.run
     device = choose_device(comm, _device_name(config, data), run.array_dtype, run.comm, tf32=run.dtype == "tf32")
-    itemsize = np.dtype(run.array_dtype).itemsize
-    check_memory(
-        config.method, data.n_train, data.task.n_out, itemsize, run.memory_mb, comm.size, shape.n_params
-    )
+    check_memory(config, data.n_train, data.task.n_out, comm.size, shape.n_params)
     check_samples(config.method, data.n_train, n_replicas)
     partition = shape.partition(splits, speeds, config.partition.logical(shape), data.owners)
     grid = ProcessGrid(comm, partition, n_replicas, rounded=run.compress == "bfloat16")

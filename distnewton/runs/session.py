@@ -200,8 +200,5 @@ class Session:
             )
         if resume and checkpoints is None:
             raise ConfigError("resume needs checkpoints: the folder to resume from", collective=True)
-        network, n_ranks = setup.placement.network, setup.placement.grid.world.size
-        check_memory(
-            config.method, setup.data.n_train, setup.data.task.n_out, network.backend.dtype.itemsize,
-            config.run.memory_mb, n_ranks, network.shape.n_params,
-        )  # fmt: skip
+        n_ranks, n_params = setup.placement.grid.world.size, setup.placement.network.shape.n_params
+        check_memory(config, setup.data.n_train, setup.data.task.n_out, n_ranks, n_params)

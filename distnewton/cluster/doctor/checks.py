@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from distnewton.cluster.cluster_file import Cluster
 from distnewton.cluster.doctor.findings import CheckResult, ok, problem, slow
@@ -35,17 +35,17 @@ def check_tasks(launch: LaunchView, ranks: Sequence[RankView]) -> Iterator[Check
     yield ok("tasks", f"{size} ranks are the job's {tasks} tasks on {n_nodes} node(s)")
 
 
-def _by_host(ranks: Sequence[RankView]) -> dict[str, list[RankView]]:
-    """Group the ranks by host."""
-    hosts: dict[str, list[RankView]] = {}
-    for rank in ranks:
-        hosts.setdefault(rank.host, []).append(rank)
-    return hosts
+def _grouped(ranks: Sequence[RankView], keys: Iterable[str]) -> dict[str, list[RankView]]:
+    """Group the ranks by a key of each, for example its host."""
+    groups: dict[str, list[RankView]] = {}
+    for key, rank in zip(keys, ranks, strict=True):
+        groups.setdefault(key, []).append(rank)
+    return groups
 
 
 def check_threads(ranks: Sequence[RankView], cluster: Cluster | None, run_threads: int) -> Iterator[CheckResult]:
     """Compare threads x ranks with the cores that the ranks of a node may use."""
-    for host, there in _by_host(ranks).items():
+    for host, there in _grouped(ranks, (rank.host for rank in ranks)).items():
         n, n_cores = len(there), len({core for view in there for core in view.cores})
         wanted, source = _wanted_threads(there[0], cluster, run_threads)
         if n > n_cores:
@@ -85,9 +85,7 @@ def check_blas(launch: LaunchView, ranks: Sequence[RankView]) -> Iterator[CheckR
 def check_versions(ranks: Sequence[RankView]) -> Iterator[CheckResult]:
     """Check that versions and recipe are the same on all ranks."""
     for name in ranks[0].versions:
-        seen: dict[str, list[RankView]] = {}
-        for view in ranks:
-            seen.setdefault(view.versions[name], []).append(view)
+        seen = _grouped(ranks, [rank.versions[name] for rank in ranks])
         if len(seen) > 1:
             parts = "; ".join(f"{version} on {_where(group)}" for version, group in seen.items())
             advice = "use one environment on a file system that all nodes see, or install the same versions"
@@ -116,7 +114,7 @@ def check_cupy(ranks: Sequence[RankView]) -> Iterator[CheckResult]:
 
 def check_gpus(ranks: Sequence[RankView], cluster: Cluster | None) -> Iterator[CheckResult]:
     """Compare the GPUs of each host with its ranks and with the cluster file."""
-    for host, there in _by_host(ranks).items():
+    for host, there in _grouped(ranks, (rank.host for rank in ranks)).items():
         yield from _gpus_of_host(host, there, cluster.gpu.per_node if cluster else 0)
     yield ok("GPU", f"{len(ranks[0].gpus)} on {ranks[0].host}" if ranks[0].gpus else "none")
 

@@ -83,11 +83,11 @@ OPERATIONS: dict[str, Case] = {
 """Methods of :class:`~distnewton.backend.Backend`, and sparse features."""
 
 
-def _of_library(function: Callable[[Any, Any], Any], values: NDArray[Any] = X) -> Case:
+def _of_library(function: Callable[[Any, Any], Any]) -> Case:
     """A function of the library's functions and an array."""
 
     def case(backend: Backend) -> Any:
-        array = backend.asarray(values)
+        array = backend.asarray(X)
         return function(namespace(array), array)
 
     return case

@@ -104,13 +104,11 @@ def _results_of_group(group: str, trials: list[Trial]) -> Iterator[CheckResult]:
 _ADVICE = "do not train on this GPU; write the report by --json FILE and attach it to an issue"
 
 
-def verify(number: int = 0, *, groups: tuple[str, ...] = ()) -> Verification:
-    """Compare a GPU with the CPU, in about a minute.
+def verify(groups: tuple[str, ...] = ()) -> Verification:
+    """Compare the first GPU that this process sees with the CPU, in about a minute.
 
     Parameters
     ----------
-    number : int
-        Number of the GPU among those that this process sees, at least one.
     groups : tuple of str
         Groups of trials; all by default.
 
@@ -119,7 +117,7 @@ def verify(number: int = 0, *, groups: tuple[str, ...] = ()) -> Verification:
     Verification
     """
     begin = time.perf_counter()
-    backends = {dtype: devices.GPUS.backend(number, dtype, 1, tf32=False) for dtype in ALLOWED}
+    backends = {dtype: devices.GPUS.backend(0, dtype, 1, tf32=False) for dtype in ALLOWED}
     known: dict[str, Callable[[], Iterator[Trial]]] = {
         f"{group} {dtype}": partial(_cases, f"{group} {dtype}", backend, cases)
         for dtype, backend in backends.items()

@@ -154,7 +154,8 @@ class StoredArray(TableArray):
         line_bytes = line_length * self.dtype.itemsize
         n_block = max(1, BLOCK_BYTES // max(1, line_bytes))
         if not self._packed and n_lines and line_length:
-            table = self._mapped((n_lines, line_length))
+            # mapped into memory: values are read when they are used
+            table = np.memmap(self._path, self.dtype, "r", self._offset, (n_lines, line_length))
             yield from ((i, table[i : i + n_block]) for i in range(0, n_lines, n_block))
             return
         with self._opener() as stream:
@@ -163,10 +164,6 @@ class StoredArray(TableArray):
                 n = min(n_block, n_lines - i)
                 values = np.frombuffer(stream.read_exactly(n * line_bytes), dtype=self.dtype)
                 yield i, values.reshape(n, line_length)
-
-    def _mapped(self, shape: tuple[int, int]) -> NDArray[Any]:
-        """Map the file's values into memory; they are read when used."""
-        return np.memmap(self._path, dtype=self.dtype, mode="r", offset=self._offset, shape=shape)
 
     def read_columns(self, columns: NDArray[np.int64], dtype: DTypeLike, wanted: RowSelection) -> NDArray[Any]:
         """Read columns of samples: all of a compressed file, but only the needed pages of others."""

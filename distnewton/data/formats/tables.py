@@ -343,7 +343,8 @@ class TableSource(Source):
         contents = self._contents(places, problems)
         if not contents.n_rows:
             return None  # the scan refuses a table without samples
-        if contents.is_numeric and not unreadable and not always and missing in ("auto", "refuse"):
+        is_numeric = not (contents.texts or contents.n_missing.total() or unreadable)
+        if is_numeric and not always and missing in ("auto", "refuse"):
             return None
         fills = {} if missing == "refuse" else self._fills(places, contents)
         for i in places:
@@ -444,11 +445,6 @@ class _Contents:
         self.n_missing[place] += column.null_count
         if place in self.texts:
             self.texts[place] |= {text for text in coded_texts(column)[0] if text is not None}
-
-    @property
-    def is_numeric(self) -> bool:
-        """Whether all values are numbers and none is missing."""
-        return not self.texts and not self.n_missing.total()
 
     def encoding(self, places: Sequence[int], fills: Mapping[int, float], *, has_indicators: bool) -> TableEncoding:
         """Build the encoding from the fill values; `has_indicators`: missing values get their own features."""
@@ -651,16 +647,13 @@ class ArrowSource(TableSource):
 
         try:
             yield
-        except (pa.ArrowException, UnicodeDecodeError) as error:
-            raise DataError(
-                f"{self.name}: {self.format.capitalize()} file is cut short or damaged ({error}); copy it again"
-            ) from None
-        except OSError as error:
+        except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
             # pyarrow raises OSError for damaged content, too
-            if error.errno:
+            if isinstance(error, OSError) and error.errno:
                 raise MissingInputError(f"{self.name}: cannot be read ({error.strerror})") from None
             raise DataError(
-                f"{self.name}: {self.format.capitalize()} file is damaged ({error}); copy or download it again"
+                f"{self.name}: {self.format.capitalize()} file is cut short or damaged ({error}); copy or download it "
+                "again"
             ) from None
 
 

@@ -20,7 +20,6 @@ from distnewton.data.store.layout_on_disk import (
     ITEMSIZES,
     LABELS_FILE,
     SUMS_FILE,
-    DenseBlock,
     SparseBlock,
     padded,
     read_manifest,
@@ -248,12 +247,9 @@ class StoreSource(Source):
         for block in self.manifest.dense_blocks:
             first, last = max(start, block.first_column), min(stop, block.first_column + block.n_columns)
             if first < last:
-                values = self._dense_values(file, block, first - block.first_column, last - block.first_column)
-                yield block.first_row, first, values
-
-    def _dense_values(self, file: BinaryIO, block: DenseBlock, first: int, last: int) -> NDArray[Any]:
-        offset = block.offset + first * block.n_rows * ITEMSIZES[block.dtype]
-        return self._numbers(file, offset, block.dtype, (last - first) * block.n_rows).reshape(-1, block.n_rows)
+                offset = block.offset + (first - block.first_column) * block.n_rows * ITEMSIZES[block.dtype]
+                values = self._numbers(file, offset, block.dtype, (last - first) * block.n_rows)
+                yield block.first_row, first, values.reshape(-1, block.n_rows)
 
     def _ranges(
         self, file: BinaryIO, block: SparseBlock, start: int, stop: int
