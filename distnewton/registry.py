@@ -183,4 +183,3 @@ class Registry(Mapping[str, T], Generic[T]):
             message = f"the {self.kind} that {point.value} names {name} calls itself {own_name!r}"
             raise ConfigError(message, collective=True)
         self.add(component)
-

@@ -106,4 +106,3 @@ def _build(
         name: _build(part, f"{prefix}{name}/", layout, sources, same_blocks) for name, part in state.parts.items()
     }
     return State(state.numbers, vectors, factors, inside, same_blocks=same_blocks)
-

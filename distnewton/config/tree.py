@@ -412,4 +412,3 @@ def _known_keys(path: Sequence[str], model: type[BaseModel]) -> list[str]:
     if model is Config and path[0] in Config.model_fields:
         return list(settings_of(path[0]))
     return list(getattr(model.model_fields[path[0]].annotation, "model_fields", ()))
-
