@@ -58,8 +58,8 @@ def open_data(
     data_dir : str or Path, optional
         Folder to which paths are relative; by default the working directory.
     format : str
-        Name of one of :data:`FORMATS`; ``auto`` decides by content. ``csv`` is any text with commas, tabs, semicolons
-        or blanks between fields; ``images`` and ``hdf5`` need the extras of the same names.
+        Name of one of :data:`FORMATS`; ``auto`` decides by content. ``csv`` is any text with commas, tabs,
+        semicolons, vertical bars or blanks between fields; ``images`` and ``hdf5`` need the extras of the same names.
     label_column : int or str, optional
         csv, parquet and arrow: column of the labels, by number from 0 (negative: from the end) or by name; by default
         the one named label, target, class or y, else the last. npy, npz and hdf5: column of the array, by number.

@@ -26,8 +26,8 @@ def opened(path, text, **options):
     ROWS, ROWS.replace("\n", "\r\n"), "\ufeff" + ROWS, '\ufeff"a","b","label"\n' + ROWS.partition("\n")[2],
     ROWS.replace(",", ";"), ROWS.replace(",", "\t"), ROWS.replace(",", ", "), ROWS + "\n", ROWS + "  \n\t\n",
     (ROWS + "\n").replace("\n", "\r\n"), ROWS[:-1], ROWS.replace("\n", ",\n"), ROWS.replace("1", '"1"'),
-    ROWS.replace(",", ";").replace("\n", ";\r\n"),
-], ids=range(14))  # fmt: skip
+    ROWS.replace(",", ";").replace("\n", ";\r\n"), ROWS.replace(",", "|"), ROWS.replace(",", " | "),
+], ids=range(16))  # fmt: skip
 def test_the_same_table_in_every_dialect(tmp_path, text):
     source = opened(tmp_path / "t", text)
     found = source.describe()

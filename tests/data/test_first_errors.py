@@ -24,6 +24,37 @@ def test_decimal_commas_are_called_so(tmp_path, field):
         open_data(path, missing="refuse", categories="refuse").describe()
 
 
+@pytest.mark.parametrize("header", ["", "a;b;c;label\n"])
+@pytest.mark.parametrize("line", ["5,1;3,5;0;x", '"5,1";"3,5";0;x', "0;-,5;12,;x"])
+def test_semicolons_separate_numbers_with_decimal_commas(tmp_path, header, line):
+    path = tmp_path / "table.csv"
+    path.write_text(header + f"{line}\n4,9;3,0;1;y\n" * 30)
+    with pytest.raises(DataError, match=r"column (a|column 1): .* has a decimal comma.*point"):
+        open_data(path).describe()
+
+
+@pytest.mark.parametrize("number", ["{},5", "${}", "{}.5 %", "-{}%", "1,{:03d},000.5", "1'{:03d}", "{} €"])
+def test_numbers_in_other_writing_are_no_identifiers(tmp_path, number):
+    path = tmp_path / "table.csv"
+    path.write_text("a;b;label\n" + "".join(f"{number.format(i)};{i};{'xy'[i % 2]}\n" for i in range(200)))
+    with pytest.raises(DataError, match=r"column a: numbers with .* write them as plain numbers, or leave it out"):
+        open_data(path).describe()
+
+
+def test_infinite_numbers_are_called_so(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_text("a,label\n1,x\n-Inf,y\n2,x\n")
+    with pytest.raises(DataError, match=r"table.csv:3: a: '-Inf' is infinite; .*data.missing_values"):
+        open_data(path).describe()
+
+
+def test_names_in_another_encoding_are_refused(tmp_path):
+    path = tmp_path / "table.csv"
+    path.write_bytes("grün,label\n1,x\n2,y\n".encode("latin-1"))
+    with pytest.raises(DataError, match=r"table.csv:1: column name .*gr.*UTF-8"):
+        open_data(path)
+
+
 @pytest.mark.parametrize("separator", [",", ";"])
 def test_text_in_a_feature_keeps_its_own_advice(tmp_path, separator):
     path = tmp_path / "table.csv"

@@ -104,7 +104,7 @@ def test_delimited_ranges(tmp_path_factory, n_rows, n_columns, seed, cut):
         ("a,b,y\n1,2,0\n3,NA,1\n", "data:3: b: value 'NA' is missing"),
         ("1,2,0\n3,x,1\n", "data:2: column 2: 'x' is not a finite decimal number"),
         ("1,2,0\n3,1e999,1\n", "data:2: column 2: '1e999' is not a finite"),
-        ("1,2,0\n3,inf,1\n", "data:2: column 2: 'inf' is not a finite"),
+        ("1,2,0\n3,inf,1\n", "data:2: column 2: 'inf' is infinite"),
         ("1,2,0\n3,4\n5,6,7,8\n", "data:2: expected 3 columns as in the first line, got 2"),
         ("1,2,0\n\n3,4,5,6\n", "data:3: expected 3 columns as in the first line, got 4"),
         ("1,2,0\n3,4,?\n", "data:2: label '?' is missing"),

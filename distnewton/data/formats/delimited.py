@@ -28,9 +28,9 @@ from distnewton.data.formats.header import (
     unclosed_quote,
 )
 from distnewton.data.formats.libsvm_lines import show
-from distnewton.data.formats.numbers import finite_number
+from distnewton.data.formats.numbers import DECIMAL_COMMA, finite_number
 from distnewton.data.formats.streams import first_lines, line_blocks, mark_notes
-from distnewton.data.formats.tables import DECIMAL_COMMA, Block, Problems, TableSource
+from distnewton.data.formats.tables import Block, Problems, TableSource
 
 BLOCK_BYTES = 1 << 21
 _WIDE = 512
@@ -46,14 +46,14 @@ class Csv(Format):
     """Delimited text."""
 
     name = "csv"
-    help = "delimited text: commas, tabs, semicolons or blanks between fields"
+    help = "delimited text: commas, tabs, semicolons, vertical bars or blanks between fields"
     settings = ("label_column", "ignore_columns", "names", "header", "comment", "missing_values")
     specificity = 10
     is_text = True
 
     def recognises(self, path: Path, head: bytes) -> bool:
         """Whether one of the first lines has more than one field."""
-        return any(re.search(rb"[^\s][ \t]*[,;\s][ \t]*[^\s]|[,;]", line.strip()) for line in first_lines(head))
+        return any(re.search(rb"[^\s][ \t]*[,;|\s][ \t]*[^\s]|[,;|]", line.strip()) for line in first_lines(head))
 
     def open(self, location: Location, wanted: Wanted) -> DelimitedSource:
         """Open a file with the layout of its first lines."""
@@ -254,6 +254,8 @@ class DelimitedSource(TableSource):
             return value
         if DECIMAL_COMMA.fullmatch(part.decode(errors="replace")):
             raise ValueError("has a decimal comma; write decimals with a point")
+        if part.lower().lstrip(b"+-") in (b"inf", b"infinity"):
+            raise ValueError("is infinite; repair it, name it in data.missing_values, or remove this sample")
         if self._wanted.is_later:
             if (is_true := part.lower() == b"true") or part.lower() == b"false":
                 # a column of Parquet or of a frame, written as text

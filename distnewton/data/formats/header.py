@@ -11,7 +11,7 @@ from typing import Literal
 
 from distnewton.data.columns import LABEL_NAMES, Wanted
 from distnewton.data.formats.libsvm_lines import show
-from distnewton.data.formats.numbers import NUMBER
+from distnewton.data.formats.numbers import DECIMAL_COMMA, NUMBER
 from distnewton.data.formats.streams import line_blocks
 from distnewton.errors import DataError
 from distnewton.frozen import frozen
@@ -38,7 +38,7 @@ class Layout:
     Attributes
     ----------
     delimiter : bytes
-        Comma, tab, semicolon, or a blank, which means any run of blanks and tabs.
+        Comma, tab, semicolon, vertical bar, or a blank, which means any run of blanks and tabs.
     has_header : bool
         Whether the first line names the columns.
     names : list of str
@@ -167,7 +167,11 @@ def numbered_rows(path: Path, comment: bytes, delimiter: bytes | None = None) ->
 
 def find_delimiter(line: bytes) -> bytes:
     """Find the delimiter of a line."""
-    return next((d for d in (b",", b"\t", b";") if d in line.strip()), BLANK_RUN)
+    line = line.strip()
+    with_comma = [field.strip(b' "').decode(errors="replace") for field in line.split(b";") if b"," in field]
+    if b";" in line and with_comma and all(map(DECIMAL_COMMA.fullmatch, with_comma)):
+        return b";"  # the commas of 5,1;3,5 are in numbers
+    return next((d for d in (b",", b"\t", b";", b"|") if d in line), BLANK_RUN)
 
 
 def find_layout(path: Path, wanted: Wanted) -> Layout:
@@ -207,7 +211,12 @@ def find_layout(path: Path, wanted: Wanted) -> Layout:
         )
     trailing = len(first) > 1 and not any(row[-1] for row in (first, *below))
     columns = first[: len(first) - trailing]
-    names = [f.decode("utf-8", "replace") if named else f"column {i + 1}" for i, f in enumerate(columns)]
+    try:
+        names = [f.decode() if named else f"column {i + 1}" for i, f in enumerate(columns)]
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}:{i_line}: column name {show(error.object)} is not UTF-8 text; save the file as UTF-8"
+        ) from None
     return Layout(delimiter, bool(named), names, trailing)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]*")
 NUMBER = re.compile(rb"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]+)?")
 POWERS_OF_TEN = np.array([float(f"1e{k}") for k in range(23)])
 MAX_DIGITS = 19

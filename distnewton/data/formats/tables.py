@@ -32,7 +32,7 @@ from distnewton.data.columns import (
 )
 from distnewton.data.description import Description
 from distnewton.data.encoding import MOST_CATEGORIES, NO_FILL, ColumnEncoding, TableEncoding, coded_texts, fill_value
-from distnewton.data.formats.numbers import NUMBER
+from distnewton.data.formats.numbers import DECIMAL_COMMA, NUMBER
 from distnewton.data.labels import MISSING, join_labels, labels_of, labels_of_texts
 from distnewton.data.row_selection import RowSelection
 from distnewton.data.source import Source
@@ -56,7 +56,8 @@ _DATE = re.compile(
     r"|(\d{1,2}[ -])?(jan|feb|mar|apr|may|jun|jul|aug|sep|oct|nov|dec)[a-z]*[ .,-]+\d",
     re.IGNORECASE,
 )
-DECIMAL_COMMA = re.compile(r"[+-]?[0-9]*,[0-9]*")
+_MARKED = re.compile(r"[+-]?[$€£¥]? ?-?([0-9]+|[0-9]{1,3}([,.' ][0-9]{3})+)([.,][0-9]*)? ?[%$€£¥]?")
+"""A number with a decimal comma, separators of thousands, or a sign of percent or currency."""
 _TOLD = 20
 """Most problems listed in a message."""
 
@@ -782,6 +783,8 @@ def text_problem(texts: set[str], n_rows: int, rule: str) -> str:
     """Reason why the texts of a column cannot become features, and the remedy; empty if they can."""
     if sum(bool(_DATE.match(text)) for text in texts) > len(texts) / 2:
         problem = "dates ({}): write them as numbers (a year, seconds since a start), or"
+    elif len(texts) > MOST_CATEGORIES and len(texts) * 10 > n_rows and all(map(_MARKED.fullmatch, texts)):
+        problem = "numbers with signs, commas or separators ({}): write them as plain numbers, or"
     elif len(texts) > MOST_CATEGORIES and len(texts) * 10 > n_rows:
         problem = f"{len(texts)} different texts in {n_rows} rows ({{}}), which looks like identifiers:"
     else:
