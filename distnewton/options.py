@@ -1,7 +1,5 @@
 """Base class of all tables: settings of the configuration and of components, and the heads of files."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -12,6 +10,10 @@ Digest = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 
 
 class Options(BaseModel):
-    """A table of settings, or of a file of this package, that refuses unknown keys and silent conversions."""
+    """A table of settings, or of a file of this package, that refuses unknown keys and silent conversions.
+
+    Modules of many tables do without ``from __future__ import annotations``: pydantic compiles each annotation that is
+    a text, once for every class.
+    """
 
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True, validate_default=True, defer_build=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 from dataclasses import FrozenInstanceError, dataclass, field, replace
 from functools import cached_property
+from inspect import signature
 
 import pytest
 
@@ -28,6 +29,11 @@ class Named(Point):
 
     def __repr__(self) -> str:
         return self.name
+
+
+@frozen
+class Listed:
+    items: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -56,6 +62,22 @@ def test_fields_are_set_once_and_no_other():
     assert point.double == 2
     assert replace(point, x=4).double == 8
     assert pickle.loads(pickle.dumps(point)) == point
+
+
+def test_arguments_are_those_of_the_standard_library():
+    assert Point(1, note="a").note == "a"
+    assert (Named(1).y, Named(1).name) == (0.5, "p")
+    assert signature(Point) == signature(Standard).replace(return_annotation=signature(Point).return_annotation)
+    for values, named in (((), {}), ((1, 2.0, "", 3), {}), ((1,), {"x": 2}), ((1,), {"z": 2})):
+        for cls in (Point, Standard):
+            with pytest.raises(TypeError, match=r"argument"):
+                cls(*values, **named)
+
+
+def test_each_instance_has_its_own_default():
+    first, second = Listed(), Listed()
+    first.items.append(1)
+    assert second.items == []
 
 
 def test_own_methods_stay():

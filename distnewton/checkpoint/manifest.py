@@ -4,8 +4,6 @@ It is JSON in one canonical form, with its own hash, which reveals any changed b
 ``format_version``, ``writer``, the canonical form and the hash: they distinguish a newer checkpoint from a damaged one.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import re
@@ -60,7 +58,7 @@ class StateTree(Options):
     numbers: dict[str, Any]
     vectors: list[_StateName]
     factors: list[_StateName]
-    parts: dict[_StateName, StateTree]
+    parts: "dict[_StateName, StateTree]"
 
 
 class CheckpointFacts(Options):

@@ -4,8 +4,6 @@ A stage has the options of its direction and of the components in the direction'
 (:mod:`distnewton.directions.composition`); any other option is an error, so no setting is silently ignored.
 """
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping
@@ -57,7 +55,7 @@ def _checked_constant(C: float | str) -> float | str:
     return C
 
 
-def _options_of(base: type[StageOptions], tree: Mapping[str, Any]) -> Options:
+def _options_of(base: "type[StageOptions]", tree: Mapping[str, Any]) -> Options:
     """Check the options of a direction, and refuse those that have no effect on it."""
     composition = _compose(tree)
     model = composition.model(base)

@@ -1,11 +1,9 @@
 """The tables of a configuration other than ``[method]``: data, network, partition, run."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import BeforeValidator, Discriminator, Field, SerializeAsAny, Tag, model_validator
 from pydantic_core import CoreSchema, core_schema
@@ -215,18 +213,18 @@ class DataConfig(Options):
         return data_title(self.train)
 
     @property
-    def reading(self) -> DataConfig:
+    def reading(self) -> "DataConfig":
         """The settings that decide how a file is read (:data:`READING`), with defaults for all others."""
         return DataConfig(**self.model_dump(include=set(READING)))
 
     @model_validator(mode="after")
-    def _one_validation(self) -> DataConfig:
+    def _one_validation(self) -> Self:
         if self.validation and self.validation_fraction not in ("auto", 0.0):
             raise ValueError("validation and validation_fraction both name validation data: give one of them")
         return self
 
     @model_validator(mode="after")
-    def _files_by_columns(self) -> DataConfig:
+    def _files_by_columns(self) -> Self:
         listed = [key for key in ("train", "test", "validation") if isinstance(getattr(self, key), list)]
         if not listed:
             return self
@@ -275,7 +273,7 @@ class NetworkConfig(Options):
     start: str = Field("", description="model file or run folder whose weights and scaling the run starts with")
 
     @model_validator(mode="after")
-    def _layers_fit(self) -> NetworkConfig:
+    def _layers_fit(self) -> Self:
         if self.init == "zero" and number_of_weight_layers(self.layers) > 1:
             raise ValueError("init = zero never moves hidden layers: it is for networks without them")
         if isinstance(self.layers[0], LayerTable):
@@ -424,13 +422,13 @@ class RunConfig(Options):
     overwrite: bool = Field(False, description="replace the files of an earlier run in the run folder")
 
     @model_validator(mode="after")
-    def _tf32_has_an_effect(self) -> RunConfig:
+    def _tf32_has_an_effect(self) -> Self:
         if self.dtype == "tf32" and self.device == "cpu":
             raise ValueError("dtype = tf32 has no effect with device = cpu")
         return self
 
     @model_validator(mode="after")
-    def _compression_has_numbers_to_round(self) -> RunConfig:
+    def _compression_has_numbers_to_round(self) -> Self:
         if self.compress != "none" and (self.dtype, self.device) != ("float32", "cpu"):
             raise ValueError(
                 f"compress = {self.compress} is for dtype = float32 with device = cpu, not for {self.dtype} with "

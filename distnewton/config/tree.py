@@ -4,8 +4,6 @@ Defaults are simpleNN's where it has them; others state their source. All errors
 together, and an unknown key is shown with the nearest known one.
 """
 
-from __future__ import annotations
-
 import difflib
 import json
 import math
@@ -14,7 +12,7 @@ import warnings
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import date, time
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Self, get_args
 
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 from pydantic.fields import FieldInfo
@@ -46,7 +44,7 @@ class Config(Options):
     run: RunConfig = Field(default_factory=RunConfig)
 
     @model_validator(mode="after")
-    def _sections_fit(self) -> Config:
+    def _sections_fit(self) -> Self:
         problems = [*self._splits_problems(), *self._task_problems()]
         batched = [o.direction for o in (*self.method.schedule, self.method) if o.has(BatchOptions)]
         if self.run.tolerance and batched:

@@ -70,6 +70,10 @@ class Source(ABC):
         features: Features = self._read(start, stop, np.dtype(dtype), RowSelection(rows))
         return features
 
+    def stored_fingerprint(self, dtype: DTypeLike) -> int | None:
+        """Return the hash of all values in a dtype (:mod:`distnewton.data.fingerprint`), where the data hold it."""
+        return None
+
     def locate(self, i_sample: int) -> str:
         """Describe the position of a sample as ``name: sample i``, counted from 1, for error messages.
 

@@ -4,8 +4,6 @@ The options of a stage are the union of the models of its parts (:mod:`distnewto
 without effect is an unknown key.
 """
 
-from __future__ import annotations
-
 from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator

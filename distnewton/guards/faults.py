@@ -18,8 +18,6 @@ happens there:
 happen once. Tests that need numbers that are not finite write them into the arrays themselves.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import signal

@@ -3,12 +3,10 @@
 All code that reads models calls :func:`parse_header`, whose result needs no further checks.
 """
 
-from __future__ import annotations
-
 import json
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, SerializeAsAny, ValidationError, model_validator
 
@@ -86,7 +84,7 @@ class ModelHeader(Options):
     header_crc32: int | None = None
 
     @classmethod
-    def of(cls, a: Architecture, scaling: ColumnScaling) -> ModelHeader:
+    def of(cls, a: Architecture, scaling: ColumnScaling) -> "ModelHeader":
         """Make the header of a model, without checksums."""
         tree: dict[str, Any] = {
             "activation": a.activation,
@@ -136,7 +134,7 @@ class ModelHeader(Options):
         return ColumnScaling.from_dict(self.scaling.model_dump())
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> ModelHeader:
+    def _parts_fit(self) -> Self:
         if problem := next(self._problems(), None):
             raise ValueError(problem)
         return self

@@ -4,8 +4,6 @@ A table is a component (:mod:`distnewton.registry`): its class declares the tabl
 units and images so far. The shape alone determines what a rank computes.
 """
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal, Self, cast
 

@@ -17,7 +17,7 @@ from distnewton.config.opening import Owned
 from distnewton.config.sections import DataName
 from distnewton.data.formats.bundled import split_name
 from distnewton.data.formats.spool import spool_for_all
-from distnewton.data.store.layout_on_disk import MANIFEST_FILE
+from distnewton.data.store import MANIFEST_FILE
 from distnewton.errors import ConfigError, DataError
 from distnewton.files import user_path
 from distnewton.guards.hangs import ranges

@@ -12,7 +12,7 @@ from distnewton.data.row_selection import Chosen
 from distnewton.data.rows import permute_rows
 from distnewton.data.scaled import FeatureReader, apply_scaling, check_range, fit_and_apply, suitable_scaling
 from distnewton.data.scaling import ColumnScaling
-from distnewton.data.store.reader import StoreSource
+from distnewton.data.source import Source
 from distnewton.models.warm_start import Start
 from distnewton.parallel.grid import ProcessGrid
 from distnewton.runs.data_sets import DataSets
@@ -76,9 +76,9 @@ def _fingerprint(grid: ProcessGrid, X: Any, rows: Chosen | None, data: DataSets)
     source, train = data.source, data.train
     with grid.ledger.phase("data"):
         values = None
-        if isinstance(source, StoreSource) and data.n_train == train.n_samples:
+        if isinstance(source, Source) and data.n_train == train.n_samples:
             # hashing the values would take longer than reading the store, whose checksums have been compared
-            values = source.fingerprint(X.dtype)
+            values = source.stored_fingerprint(X.dtype)
         if values is None:
             own = fingerprint(X, rows, grid.feature_range()[0]) if grid.first_of_feature_group() else 0
             values = sum(grid.world.allgather_json(own))

@@ -91,9 +91,9 @@ def test_a_store_knows_the_hash_of_what_it_holds(tmp_path, monkeypatch, dtype, r
         text, store = open_data(tmp_path / name), open_data(tmp_path / f"{name}.store")
         values = text.read(0, 9, dtype)
         values = values.astype(np.float32).astype(dtype) if rounded else values
-        assert store.fingerprint(dtype) == fingerprint(values) == fingerprint(store.read(0, 9, dtype))
+        assert store.stored_fingerprint(dtype) == fingerprint(values) == fingerprint(store.read(0, 9, dtype))
         narrow = open_data(tmp_path / f"{name}.store", n_features=8, ignore_extra_features=True)
-        assert narrow.fingerprint(dtype) is None
+        assert narrow.stored_fingerprint(dtype) is None
 
 
 def rows_of(changed=None):

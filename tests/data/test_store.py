@@ -17,9 +17,10 @@ from hypothesis import strategies as st
 
 import distnewton
 from distnewton.data.sources import open_data, source_files
+from distnewton.data.store import MANIFEST_FILE
 from distnewton.data.store import layout_on_disk as store_format
 from distnewton.data.store.convert import convert
-from distnewton.data.store.layout_on_disk import FEATURES_FILE, LABELS_FILE, MANIFEST_FILE
+from distnewton.data.store.layout_on_disk import FEATURES_FILE, LABELS_FILE
 from distnewton.data.store.reader import StoreSource
 from distnewton.data.store.rows_of_blocks import DenseRows, SparseRows
 from distnewton.data.store.writer import StoreWriter, by_columns

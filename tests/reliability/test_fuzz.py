@@ -36,8 +36,9 @@ from distnewton.cli.settings import overrides
 from distnewton.cluster.cluster_file import load_cluster
 from distnewton.config import apply_settings, load_config, make_config, to_toml
 from distnewton.data.sources import open_data
+from distnewton.data.store import MANIFEST_FILE
 from distnewton.data.store.convert import convert
-from distnewton.data.store.layout_on_disk import MANIFEST_FILE, _checksum
+from distnewton.data.store.layout_on_disk import _checksum
 from distnewton.errors import DistNewtonError
 from distnewton.models.model_file import read_header
 from distnewton.reporting import run_data

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from distnewton.data.columns import Wanted
 from distnewton.data.formats.base import Format, Location
-from distnewton.data.store.layout_on_disk import FEATURES_FILE, MANIFEST_FILE
+from distnewton.data.store import MANIFEST_FILE
+from distnewton.data.store.layout_on_disk import FEATURES_FILE
 from distnewton.data.store.reader import StoreSource
 from distnewton.errors import ConfigError
 

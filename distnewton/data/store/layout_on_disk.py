@@ -18,8 +18,6 @@ a second pass over the disk. Row numbers in a block are below 65,536 and take 2 
 which the networks need, stays in the processor's cache.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path
@@ -29,13 +27,14 @@ from pydantic import Field, ValidationError
 
 from distnewton.checksums import PAGE_BYTES
 from distnewton.data.columns import StoredColumns
+from distnewton.data.store import MANIFEST_FILE
 from distnewton.errors import DataError, MissingInputError
 from distnewton.files import parse_json
 from distnewton.options import Count, Digest, Options
 
 FORMAT_NAME, VERSION = "distnewton store", 3
 """2: without ``sums.bin``."""
-MANIFEST_FILE, LABELS_FILE, FEATURES_FILE, SUMS_FILE = "store.json", "labels.npy", "features.bin", "sums.bin"
+LABELS_FILE, FEATURES_FILE, SUMS_FILE = "labels.npy", "features.bin", "sums.bin"
 OWN_FILES = (MANIFEST_FILE, LABELS_FILE, FEATURES_FILE, SUMS_FILE)
 MAX_ROWS = 1 << 16
 ALIGNMENT = 8

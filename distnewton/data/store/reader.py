@@ -70,8 +70,8 @@ class StoreSource(Source):
         by_number = m.sparse and (wanted.ignore_extra_features or n_wanted > m.n_features)
         self._n_kept = n_wanted if by_number else wanted.n_kept(self.name, m.n_features)
 
-    def fingerprint(self, dtype: DTypeLike) -> int | None:
-        """Return the hash of all values in a dtype (:mod:`distnewton.data.fingerprint`).
+    def stored_fingerprint(self, dtype: DTypeLike) -> int | None:
+        """Return the hash of all values in a dtype, which the store holds.
 
         Parameters
         ----------

@@ -19,10 +19,10 @@ from distnewton.checksums import PAGE_BYTES, page_sums
 from distnewton.data.columns import StoredColumns
 from distnewton.data.description import Description
 from distnewton.data.fingerprint import fingerprint
+from distnewton.data.store import MANIFEST_FILE
 from distnewton.data.store.layout_on_disk import (
     FEATURES_FILE,
     LABELS_FILE,
-    MANIFEST_FILE,
     MAX_ROWS,
     OWN_FILES,
     SUMS_FILE,
