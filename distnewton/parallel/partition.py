@@ -47,8 +47,8 @@ class Block:
         Half-open ranges of global units: features, neurons or channels.
     rows_per_unit : int
         Rows of the weight matrix for each input unit.
-    has_bias : bool
-        Whether the layer has biases.
+    owns_bias : bool
+        Whether the biases of the output group belong to this block.
     """
 
     layer: int
@@ -57,7 +57,7 @@ class Block:
     inputs: tuple[int, int]
     outputs: tuple[int, int]
     rows_per_unit: int = 1
-    has_bias: bool = True
+    owns_bias: bool = True
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -73,11 +73,6 @@ class Block:
         """
         units = np.arange(*self.inputs)[None, :] * self.rows_per_unit
         return (units + np.arange(self.rows_per_unit)[:, None]).ravel()
-
-    @property
-    def owns_bias(self) -> bool:
-        """Whether the bias of the output group belongs to this block."""
-        return self.has_bias and self.i == 0
 
     @property
     def n_params(self) -> int:
@@ -112,6 +107,8 @@ class Partition:
         number of features; empty: as equal as possible.
     unbiased : tuple of int
         Layers without biases.
+    bias_groups : tuple of int
+        Input group whose blocks own the biases, for layers 1..L; empty: the first one with units.
     """
 
     widths: tuple[int, ...]
@@ -123,6 +120,7 @@ class Partition:
     owners: FileOwners | None = None
     feature_limits: tuple[int, ...] = ()
     unbiased: tuple[int, ...] = ()
+    bias_groups: tuple[int, ...] = ()
 
     def __post_init__(self) -> None:
         widths, splits = list(self.widths), list(self.splits)
@@ -267,8 +265,16 @@ class Partition:
         if rank >= n_i * n_j:
             return None
         i, j = divmod(rank, n_j) if layer % 2 else divmod(rank, n_i)[::-1]
-        n_rows, has_bias = self.all_rows_per_unit[layer - 1], layer not in self.unbiased
-        return Block(layer, i, j, self.group(layer - 1, i), self.group(layer, j), n_rows, has_bias)
+        n_rows = self.all_rows_per_unit[layer - 1]
+        owns_bias = layer not in self.unbiased and self._bias_groups[layer - 1] == i
+        return Block(layer, i, j, self.group(layer - 1, i), self.group(layer, j), n_rows, owns_bias)
+
+    @cached_property
+    def _bias_groups(self) -> tuple[int, ...]:
+        """Input group whose blocks own the biases of layers 1..L: not one without units, whose ranks own nothing."""
+        return self.bias_groups or tuple(
+            next(i for i in range(self.splits[m]) if np.ptp(self.group(m, i))) for m in range(self.n_layers)
+        )
 
     def blocks(self, rank: int) -> list[Block]:
         """Return all blocks of a rank by layer, at most one in each."""
@@ -282,7 +288,7 @@ class Partition:
             return self
         return Partition(
             self.widths, self.block_splits, self.rows_per_unit, self.features_per_unit,
-            feature_limits=self.feature_limits, unbiased=self.unbiased,
+            feature_limits=self.feature_limits, unbiased=self.unbiased, bias_groups=(0,) * self.n_layers,
         )  # fmt: skip
 
     def of_features(self, chosen: NDArray[np.bool_]) -> Partition:
@@ -306,7 +312,10 @@ class Partition:
         if owners is not None:
             ends = before[np.cumsum([0, *owners.columns])]
             owners = replace(owners, columns=tuple(np.diff(ends).tolist()))
-        return replace(self, widths=(kept[-1], *self.widths[1:]), owners=owners, feature_limits=kept)
+        # a group keeps the biases even if none of its features is selected
+        return replace(
+            self, widths=(kept[-1], *self.widths[1:]), owners=owners, feature_limits=kept, bias_groups=self._bias_groups
+        )
 
     @property
     def cut_of_blocks(self) -> tuple[tuple[int, ...], tuple[float, ...], FileOwners | None]:

@@ -22,7 +22,7 @@ from distnewton.errors import ConfigError
 from distnewton.launch.speeds import SpeedWatch
 from distnewton.method.best_model import BestModel
 from distnewton.method.records import IterationRecord
-from distnewton.parallel.partition import Partition, splits_title
+from distnewton.parallel.partition import Block, Partition, splits_title
 from distnewton.runs.engine import Engine, make_engine
 from distnewton.runs.placement import choose_partition, memory_problem, replace_grid
 from distnewton.runs.setup import Setup
@@ -118,6 +118,9 @@ class MovingPartition:
         except ConfigError as error:
             self._note = f"the partition stays: {error}"
             return engine
+        if _ownership(after) == _ownership(placement.grid.partition):
+            # there is nothing more to take from a slow rank, however slow it is now
+            after = placement.grid.partition
         moved = engine if after == placement.grid.partition else self.move_to(after, engine, best)
         if self._setup.placement.grid.partition == after:
             # a slow rank may be expected to work longer than the others, since part of the work cannot be shared
@@ -167,6 +170,11 @@ def _move_setup(setup: Setup, config: Config, after: Partition, state: State) ->
     for held in setup.data.held_out.values():
         held.X = move_columns(held.X, before, after, grid.comm)
     return moved.parts["trainer"]
+
+
+def _ownership(partition: Partition) -> list[list[Block]]:
+    """List the blocks of each rank."""
+    return [partition.blocks(rank) for rank in range(partition.n_ranks)]
 
 
 def _shares(before: Partition, after: Partition) -> str:

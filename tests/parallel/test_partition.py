@@ -38,6 +38,29 @@ def test_blocks_tile_every_layer_and_owner_inverts_block(drawn):
     assert sum(partition.n_params(rank) for rank in range(partition.n_ranks)) == n_params
 
 
+@pytest.mark.parametrize("n_ranks", [2, 3, 4, 6])
+@pytest.mark.parametrize("blocks", [False, True])
+def test_a_rank_without_speed_owns_nothing_whichever_it_is(n_ranks, blocks):
+    widths = (12, 12, 12, 12)
+    for slow in range(n_ranks):
+        speeds = tuple(1e-9 if rank == slow else 1.0 for rank in range(n_ranks))
+        cut = (1, 12, 1, 12) if blocks else ()
+        partition = Partition(widths, (1, n_ranks, 1, n_ranks), speeds=speeds, block_splits=cut)
+        of_some = partition.of_features(np.arange(12) > 5)
+        for each in (partition, of_some):
+            assert each.blocks(slow) == []
+            blocks_of_all = [block for rank in range(n_ranks) for block in each.blocks(rank)]
+            assert sum(block.n_params for block in blocks_of_all) == sum(
+                (a + 1) * b for a, b in zip(each.widths, each.widths[1:], strict=False)
+            )
+            parts = [(number, sum(b.n_params for b in each.logical.blocks(number))) for number in range(
+                each.logical.n_ranks)]  # fmt: skip
+            held = [0] * n_ranks
+            for number, n_params in parts:
+                held[each.holder(number)] += n_params
+            assert held == [each.n_params(rank) for rank in range(n_ranks)]
+
+
 @given(widths_and_splits)
 def test_boundary_holds_exactly_the_owners_around_a_group(drawn):
     partition = Partition(*map(tuple, zip(*drawn, strict=True)))

@@ -82,6 +82,24 @@ def test_a_run_whose_partition_moves_is_the_run_without(world, forced, name):
 
 
 @ranks
+@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("slow", [0, -1])
+def test_a_rank_that_owns_nothing_is_left_alone(world, forced, monkeypatch, name, slow):
+    monkeypatch.setattr("distnewton.planning.shares._FACTORS", (1e-9,))
+    source = distnewton.ArraySource(*blobs())
+    plain, *_ = train(world, config_of(name, "equal"), source)
+    speeds = [1.0] * world.size, [1.0] * world.size
+    speeds[0][slow], speeds[1][slow] = 0.3, 0.1
+    forced({2: speeds[0], 4: speeds[1]} if world.size > 1 else {})
+    found, _, notes, _ = train(world, config_of(name), source)
+    np.testing.assert_allclose(found, plain, rtol=1e-9)
+    if world.size > 1:
+        assert f"rank {slow % world.size} owns 0 % of the variables" in notes[3]
+        # slower still: there is nothing more to take
+        assert [k for k, note in enumerate(notes) if "partition moved" in note] == [3]
+
+
+@ranks
 def test_blocks_that_follow_the_ranks_are_said_to_change(world, forced):
     forced({3: speeds_after(world.size)})
     config = config_of("block_diagonal", partition={"blocks": "ranks"})
@@ -150,7 +168,7 @@ def test_copies_and_given_splits_move(world, forced, method):
 @ranks
 def test_every_pair_of_partitions_by_global_index(world):
     widths, n = (9, 7, 5, 3), world.size
-    speeds = [(), tuple(speeds_after(n)), tuple(0.1 + k for k in range(n))]
+    speeds = [(), tuple(speeds_after(n)), tuple(0.1 + k for k in range(n)), (1e-9,) + (1.0,) * (n - 1)]
     partitions = [
         Partition(widths, splits, (2, 1, 1), 2, speeds=s if len(set(s)) > 1 else ())
         for splits in regular_splits(n, 3) for s in speeds
