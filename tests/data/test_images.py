@@ -176,7 +176,7 @@ def test_options_that_do_not_fit(tmp_path):
         open_data(path, format="idx")
     with zipfile.ZipFile(tmp_path / "t.zip", "w") as archive:
         archive.write(path / "a" / "1.png")
-    with pytest.raises(DataError, match=r"got none; images are read from folders and tar archives, not from zip"):
+    with pytest.raises(DataError, match=r"got none; zip archives of other files are not read, so unpack it"):
         open_data(tmp_path / "t.zip")
     with pytest.raises(DataError, match=r"looks like a PNG image; readable are .*tar archives with images"):
         open_data(path / "a" / "1.png")

@@ -38,7 +38,7 @@ class Npz(Format):
         names = {"x": "X", "y": "y"} | {name.lower(): name for name in sorted(arrays, reverse=True)}
         has_labels = column is None and (wanted.labels == "required" or names["y"] in arrays)
         if not {names[key] for key in ("x", "y")[: 1 + has_labels]} <= arrays.keys():
-            there = ", ".join(sorted(arrays)) or "none; images are read from folders and tar archives, not from zip"
+            there = ", ".join(sorted(arrays)) or "none; zip archives of other files are not read, so unpack it"
             raise DataError(f"{location.path}: expected arrays X and y, got {there}")
         labels = arrays[names["y"]]() if has_labels else None
         return ArrayFileSource(arrays[names["x"]](), self.name, labels, column, wanted)

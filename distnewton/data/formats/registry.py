@@ -41,6 +41,8 @@ _FOREIGN = {
     b"\xff\xfe": "UTF-16 text (save it as UTF-8)",
     b"\xfe\xff": "UTF-16 text (save it as UTF-8)",
 }
+_JSON = re.compile(rb"\s*(?:\[\s*)?\{\s*\"")
+_ARFF = re.compile(rb"(?:%[^\n]*\n|[ \t]*\r?\n)*[ \t]*@relation\s", re.IGNORECASE)
 _PICKLE = re.compile(rb"\x80[\x02-\x05]")
 
 
@@ -139,6 +141,9 @@ def _refuse_foreign(path: Path, head: bytes) -> None:
         raise DataError(f"{path}: looks like a spreadsheet or document; save it as CSV")
     if _PICKLE.match(head):
         raise DataError(f"{path}: looks like a pickle, which is never loaded since it can run any code{readable}")
+    for pattern, what in ((_JSON, "JSON"), (_ARFF, "ARFF")):
+        if pattern.match(head):
+            raise DataError(f"{path}: looks like {what}; save it as CSV or Parquet")
     if is_html(head):
         raise DataError(f"{path}:1: looks like HTML (a web page instead of the data?){readable}")
     if b"\0" in head:

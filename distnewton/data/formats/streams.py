@@ -331,7 +331,7 @@ def mark_notes(path: Path) -> list[str]:
 
 def is_html(text: bytes) -> bool:
     """Whether a text looks like a web page."""
-    return text.lstrip()[:100].lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head"))
+    return text.lstrip()[:100].lower().startswith((b"<!doctype", b"<html", b"<?xml", b"<head", b"<table"))
 
 
 def first_lines(head: bytes, n_lines: int = 20) -> list[bytes]:

@@ -800,4 +800,5 @@ def _type_problem(kind: pa.DataType, *, texts: bool) -> str:
         return ""
     if pa.types.is_temporal(kind):
         return f"is of type {kind}, a time; write it as numbers (a year, seconds since a start), or"
-    return f"is of type {kind}, not numbers; set data.categories = onehot, write categories as numbers, or"
+    remedy = "set data.categories = onehot, write categories as numbers" if _is_text(kind) else "write it as numbers"
+    return f"is of type {kind}, not numbers; {remedy}, or"
