@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from resumed import StopAfter, blobs, free
@@ -261,7 +263,9 @@ def test_a_slow_rank_is_given_less(world):
         faults.arm(world.rank, world.ledger, "")
     moved = [k for k, note in enumerate(notes) if "partition moved" in note]
     assert moved, notes
-    assert float(notes[moved[0]].partition("rank 1 owns ")[2].partition(" %")[0]) < 35.0, notes
+    # on a busy machine a move may be for the sake of another rank
+    shares = re.findall(rf"rank {world.size - 1} owns (\S+) %", "\n".join(notes))
+    assert min(map(float, shares)) < 70.0 / world.size, notes
 
 
 def watched(pattern, speeds=None, work=lambda k: 0.1, n_left=100):
