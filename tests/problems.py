@@ -178,7 +178,7 @@ def dense_system(case, rows, damping, roots=None):
 
 def stage_trainer(case, *stages):
     """Stages with their iterations, one after the other, without metrics."""
-    return Trainer(case.objective, case.params.copy(), stages, lambda params, evaluation: {})
+    return Trainer(case.objective, case.params.copy(), list(stages), lambda params, evaluation: {})
 
 
 def rate_stage(case, direction, *, batch=4, steps=0, seed=0, **options):

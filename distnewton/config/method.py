@@ -7,7 +7,7 @@ A stage has the options of its direction and of the components in the direction'
 import math
 import re
 from collections.abc import Mapping
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar, cast
 
 from pydantic import (
     BeforeValidator,
@@ -21,7 +21,6 @@ from pydantic import (
 from pydantic.fields import FieldInfo
 from pydantic_core import InitErrorDetails, PydanticCustomError
 
-from distnewton.config.sections import UNLIMITED
 from distnewton.directions.composition import ComponentError, Composition, possible_options
 from distnewton.directions.registry import DIRECTIONS
 from distnewton.errors import shown
@@ -30,6 +29,8 @@ from distnewton.options import Options
 StageT = TypeVar("StageT", bound="StageOptions")
 AUTO = "auto"
 """Value of ``method.direction``, and of other settings, that lets the data decide."""
+NO_LIMIT = "unlimited"
+"""Length of a stage that ends only where it no longer gains."""
 _OF_ALL = ("direction", "C", "schedule", "iterations")
 _OF_RATES = {"rate": "learning_rate", "damping": "damping"}
 _PREFERRED = ("kfac", "block_diagonal")
@@ -133,7 +134,9 @@ class StageOptions(Options):
 class StageConfig(StageOptions):
     """A stage before the last one: a direction, its options and its number of iterations."""
 
-    iterations: int = Field(ge=1, description="largest number of iterations of the stage")
+    iterations: Literal["unlimited"] | Annotated[int, Field(ge=1)] = Field(
+        description="largest number of iterations of the stage; unlimited: as many as gain by validation"
+    )
     C: float | str = Field(AUTO, description="regularisation of this stage alone; auto: that of method.C")
 
     _C_is_constant = field_validator("C")(_checked_constant)
@@ -141,7 +144,7 @@ class StageConfig(StageOptions):
     @property
     def length(self) -> str:
         """How long the stage lasts, in words."""
-        return "while it gains" if self.iterations >= UNLIMITED else f"for {self.iterations} iterations"
+        return "while it gains" if self.iterations == NO_LIMIT else f"for {self.iterations} iterations"
 
 
 class MethodConfig(StageOptions):

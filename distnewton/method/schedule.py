@@ -55,7 +55,7 @@ class Schedule:
     Attributes
     ----------
     stages : list of (Stage, int)
-        Each stage with its number of iterations.
+        Each stage with its number of iterations; a trainer removes those that have ended.
     notes : list of str
         Notes to the user.
 
@@ -81,7 +81,7 @@ class Schedule:
         self.stages: list[tuple[Stage, int]] = []
         remaining = n_iterations
         for options in method.schedule:
-            n = min(options.iterations, remaining)
+            n = remaining if isinstance(options.iterations, str) else min(options.iterations, remaining)
             self.stages.append((self._stage(options, n), n))
             remaining -= n
         self.stages.append((self._stage(method, remaining), remaining))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 
 from distnewton.backend import Array
@@ -64,10 +64,10 @@ class Trainer:
         Objective that is minimised.
     params : Array of shape (n_params_local,)
         Starting point.
-    schedule : sequence of (Stage, int)
+    schedule : list of (Stage, int)
         Stages in order, each with its largest number of iterations; the last stage takes all that remain. A stage ends
         sooner if no direction decreases the objective, or if the validation metric has not improved for the patience of
-        `best`; the next stage then begins at the best point.
+        `best`; the next stage then begins at the best point. Stages that have ended are removed, with their factors.
     metrics : callable
         Computes the metrics after each iteration.
     best : BestModel or None
@@ -87,12 +87,12 @@ class Trainer:
         self,
         objective: Objective,
         params: Array,
-        schedule: Sequence[tuple[Stage, int]],
+        schedule: list[tuple[Stage, int]],
         metrics: Metrics,
         best: BestModel | None = None,
     ) -> None:
         self.objective, self.params = objective, params
-        self._schedule, self._metrics, self._best = list(schedule), metrics, best
+        self._schedule, self._metrics, self._best = schedule, metrics, best
         self._divergence = Divergence(objective, keeps_lowest=best is None)
         self._position, self._resumed = Position(), False
         self.stopped, self.ended = Stop.NO, ""
@@ -123,7 +123,7 @@ class Trainer:
 
     @property
     def _stage(self) -> Stage:
-        return self._schedule[self._position.stage][0]
+        return self._schedule[0][0]
 
     def iterations(
         self,
@@ -183,7 +183,7 @@ class Trainer:
         position, note = self._position, ""
         while not self._is_last:
             why = self._no_gain()
-            if not why and position.iterations_of_stage < self._schedule[position.stage][1]:
+            if not why and position.iterations_of_stage < self._schedule[0][1]:
                 break
             note = self._next_stage(why)
         stage = self._stage
@@ -205,7 +205,7 @@ class Trainer:
 
     @property
     def _is_last(self) -> bool:
-        return self._position.stage + 1 == len(self._schedule)
+        return len(self._schedule) == 1
 
     def _no_gain(self) -> str:
         """Say why the current stage ends for lack of gain; empty if it continues."""
@@ -224,6 +224,7 @@ class Trainer:
                 iteration, params = best
                 self.params, known = params.copy(), None
                 note += f" at the point of iteration {iteration}"
+        del self._schedule[0]
         position.stage, position.iterations_of_stage = position.stage + 1, 0
         self._stage.start(self.params, known)
         return note
@@ -273,6 +274,7 @@ class Trainer:
         -----
         Collective over the grid.
         """
+        del self._schedule[: state.numbers["stage"] - self._position.stage]
         self._position, self._resumed = Position(**state.numbers), True
         if self._best is not None:
             self._best.restore(state.parts["best"])

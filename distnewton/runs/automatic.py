@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from distnewton.config import Config, make_config
-from distnewton.config.method import AUTO
+from distnewton.config.method import AUTO, NO_LIMIT
 from distnewton.config.opening import opener
 from distnewton.config.sections import UNLIMITED
 from distnewton.data.description import Description
@@ -262,7 +262,7 @@ def _method(config: Config, n_samples: int, n_targets: int, patience: int) -> di
         if not n_targets or not patience:
             return kfac
         # progress ends where the noise of mini-batches moves directions of small curvature: damping shortens these
-        return {**kfac, "damping": _LAST_DAMPING, "schedule": [{**kfac, "iterations": UNLIMITED}]}
+        return {**kfac, "damping": _LAST_DAMPING, "schedule": [{**kfac, "iterations": NO_LIMIT}]}
     # for smooth functions without noise, Levenberg-Marquardt on all samples finds better fits than mini-batches; with
     # noise, validation keeps the earlier model
     first = {**kfac, "iterations": iterations, "C": "l" if config.method.C == AUTO else AUTO}

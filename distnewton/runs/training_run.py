@@ -64,15 +64,15 @@ def train_once(
         origin = setup.start if start is None else Start(setup.comm, start)
         params = _first_params(setup, config, origin)
         engine = make_engine(setup, config, params, best, replay.steps() if replay else None)
-        if origin is not None and config.run.tolerance and setup.placement.grid.partition.n_layers == 1:
-            # the tolerance of a convex problem must not depend on how good the start is
-            engine.trainer.count_from_zero()
         keeper = keeper_of_run(config, setup, engine.trainer, checkpoints, clock)
         course = _Course(engine, best, keeper, moving)
         with course.ending():
             notes = [*filter(None, [setup.note]), *engine.schedule.notes, *keeper.begin(resume, observers)]
             if origin is not None and keeper.record is None:
                 notes.append(f"starts from {origin.name}")
+                if config.run.tolerance and setup.placement.grid.partition.n_layers == 1:
+                    # the tolerance of a convex problem must not depend on how good the start is
+                    engine.trainer.count_from_zero()
             summary = summarize_run(setup, config, engine.schedule.transport, notes, resumed=keeper.record)
             history = History(filter(None, [keeper.record]))
             for observer in observers:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import re
+from weakref import ref
 
 import numpy as np
 import pytest
@@ -60,6 +62,19 @@ def test_newton_steps_on_batches_equal_a_dense_derivation(world, widths, loss, n
                 batches=True,
             )
             np.testing.assert_allclose(found, expected, rtol=1e-8)
+
+
+def test_a_stage_that_has_ended_leaves_the_memory(world):
+    case = make_case(world, NETWORKS[0][0], next(iter(alternating(world.size, 3))))
+    with case.grid:
+        first, last = (rate_stage(case, named_direction(name), learning_rate=0.1) for name in ("kfac", "adam"))
+        stage, trainer = ref(first), stage_trainer(case, (first, 2), (last, 2))
+        del first
+        alive = []
+        for _ in trainer.iterations(4):
+            gc.collect()
+            alive.append(stage() is not None)
+        assert alive == [True, True, True, False, False]
 
 
 class Watching(Direction):

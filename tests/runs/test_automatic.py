@@ -41,6 +41,7 @@ def test_more_damping_follows_where_validation_says_when():
     assert (method.damping, method.learning_rate) == (0.1, first.learning_rate)
     kfac = "kfac, batches of 256, rate 0.1, damping"
     assert method.title == f"{kfac} 0.01, while it gains; then {kfac} 0.1"
+    assert method.schedule[0].iterations == "unlimited"
     assert not settled(999).method.schedule
     assert not settled(run={"patience": 0}).method.schedule
     assert settled().run.iterations == 100
