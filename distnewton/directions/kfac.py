@@ -5,7 +5,7 @@ r"""Kronecker factors of each own block (K-FAC, arXiv 1503.05671), with the Gaus
 where z is the input of the block (with a 1 if it owns the bias) and delta the cotangent of its pre-activations for a
 random output cotangent c with E[c c^T] = B (for cross-entropy: labels drawn from the model). The damping is split by
 pi^2 = (tr A / dim A) / (tr D / dim D) into A + pi sqrt(s) I and D + sqrt(s) / pi I, with s = lambda + 1/C. A rank's
-block has factors of its own inputs and outputs: no communication. Sample weights enter both means; D gets them through
+block has factors of its own inputs and outputs, of very many only the diagonal: no communication. Sample weights enter both means; D gets them through
 c, which contains their roots.
 
 In a convolution (KFC, arXiv 1602.01407) A sums over the places of the kernel and D is their mean: this takes places to
@@ -20,9 +20,9 @@ from typing import Any
 
 import numpy as np
 
-from distnewton.backend import Array, Backend, namespace, scalar
+from distnewton.backend import Array, Backend, scalar
 from distnewton.curvature.linearization import BlockModel
-from distnewton.directions.moments import blend, inverted, is_wide, moments_size, second_moments, shifted
+from distnewton.directions.moments import apply_right, blend, inverted, is_wide, moments_size, second_moments, shifted
 from distnewton.directions.options import FactorOptions
 from distnewton.directions.preconditioned import PreconditionedGradient
 from distnewton.directions.preconditioner import Preconditioner
@@ -66,19 +66,19 @@ class KroneckerFactors(Preconditioner):
             self._inverse_outputs[m] = inverted(backend, shifted(D, root / scale))
 
     def _apply_layer(self, layer: int, V: Array, out: Array) -> None:
-        inverse, multiply = self._inverse_inputs[layer], namespace(out).matmul
+        inverse, of_outputs = self._inverse_inputs[layer], self._inverse_outputs[layer]
         if inverse.ndim == 1:
-            multiply(V, self._inverse_outputs[layer], out=out)
+            apply_right(V, of_outputs, out)
             # in place: for a wide layer another array of its size costs as much as the product
             out *= inverse[:, None]
         else:
-            multiply(inverse @ V, self._inverse_outputs[layer], out=out)
+            apply_right(inverse @ V, of_outputs, out)
 
     def factor_size(self, shape: NetworkShape, block: Block) -> float:
         """Count the numbers in both factors of a block and in their inverses."""
         # like its rows, the factor of a convolution covers the channels and the places of the kernel
         n_in, n_out = block.shape
-        return 2.0 * (moments_size(n_in) + n_out**2)
+        return 2.0 * (moments_size(n_in) + moments_size(n_out))
 
 
 def _factors(problem: BlockModel, m: int, delta: Array) -> tuple[Array, Array]:
@@ -86,7 +86,7 @@ def _factors(problem: BlockModel, m: int, delta: Array) -> tuple[Array, Array]:
     backend, owns_bias = problem.backend, problem.layout.blocks[m].owns_bias
     A: Array | None = None
     n_out = problem.layout.blocks[m].shape[1]
-    D = backend.zeros(n_out, n_out)
+    D = backend.zeros(n_out) if is_wide(n_out) else backend.zeros(n_out, n_out)
     weights, layer = problem.sample.weights, problem.sample.layer(m)
     for part in problem.sample.unfold(m, delta):
         n_places = part.deltas.shape[1]
@@ -95,7 +95,7 @@ def _factors(problem: BlockModel, m: int, delta: Array) -> tuple[Array, Array]:
         of_rows = None if weights is None else backend.asarray(backend.xp.repeat(weights[part.rows], n_places))
         moments = second_moments(backend, inputs, owns_bias, of_rows, layer.bias_inputs(len(part.deltas)))
         A = moments if A is None else A + moments
-        D += rows.T @ rows
+        D += (rows * rows).sum(axis=0) if is_wide(n_out) else rows.T @ rows
     if A is None:
         # a replica of the grid may have no samples of a mini-batch
         n = problem.layout.blocks[m].shape[0]

@@ -1,24 +1,24 @@
-"""Second moments of a block's inputs: the full matrix, or only its diagonal if the block is too wide."""
+"""Second moments of a block's inputs or cotangents: the full matrix, or its diagonal if there are too many of them."""
 
 from __future__ import annotations
 
 from typing import Any
 
-from distnewton.backend import Array, Backend, is_packed, is_sparse
+from distnewton.backend import Array, Backend, is_packed, is_sparse, namespace
 
 MAX_WIDTH = 4096
-"""Above this many inputs a factor is kept as its diagonal: 4096 squared float32 numbers are 64 MiB for each block and
-take seconds to factorise. Wide sparse data have such first layers."""
+"""Above this many inputs or outputs a factor is kept as its diagonal: 4096 squared float32 numbers are 64 MiB for each
+block and take seconds to factorise. Wide sparse data have such first layers, and thousands of labels such last ones."""
 
 
-def is_wide(n_inputs: int) -> bool:
-    """Whether a factor over this many inputs is kept as its diagonal."""
-    return n_inputs > MAX_WIDTH
+def is_wide(n_units: int) -> bool:
+    """Whether a factor over this many inputs or outputs is kept as its diagonal."""
+    return n_units > MAX_WIDTH
 
 
-def moments_size(n_inputs: int) -> int:
-    """Count the numbers in a factor over this many inputs."""
-    return n_inputs if is_wide(n_inputs) else n_inputs**2
+def moments_size(n_units: int) -> int:
+    """Count the numbers in a factor over this many inputs or outputs."""
+    return n_units if is_wide(n_units) else n_units**2
 
 
 def second_moments(
@@ -81,6 +81,12 @@ def shifted(moments: Array, shift: float) -> Array:
 def inverted(backend: Backend, moments: Array) -> Array:
     """Invert a positive definite matrix, or each number of a diagonal."""
     return 1 / moments if moments.ndim == 1 else backend.inverse(moments)
+
+
+def apply_right(V: Array, inverse: Array, out: Array) -> None:
+    """Write the product of a block of shape (k, n_out) with an inverse, full or diagonal, to ``out``."""
+    multiply = namespace(out).multiply if inverse.ndim == 1 else namespace(out).matmul
+    multiply(V, inverse, out=out)
 
 
 def apply_left(inverse: Array, V: Array) -> Array:

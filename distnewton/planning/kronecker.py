@@ -26,7 +26,8 @@ def factored_blocks(problem: Problem, share: Share) -> list[tuple[Block, int]]:
 
 def moment_sizes(problem: Problem, share: Share) -> list[int]:
     """List the sizes of the moments of a rank's blocks; their inverses have the same sizes."""
-    return [n for block, n_in in factored_blocks(problem, share) for n in (moments_size(n_in), block.shape[1] ** 2)]
+    blocks = factored_blocks(problem, share)
+    return [moments_size(n) for block, n_in in blocks for n in (n_in, block.shape[1])]
 
 
 class KroneckerCost:
@@ -49,8 +50,8 @@ class KroneckerCost:
             n_out, rows = block.shape[1], problem.n_curvature * self._share.layer(block.layer).n_linear
             # random cotangents are made from the stored factors of the Jacobian
             seconds += rates.stream(problem.n_rows * rows * n_out * problem.itemsize)
-            for n, is_diagonal in ((n_in, is_wide(n_in)), (n_out, False)):
-                if is_diagonal:
+            for n in (n_in, n_out):
+                if is_wide(n):
                     seconds += rates.stream(rows * n * problem.itemsize)
                     continue
                 # n^2 operations for each row, and n^3 for an inverse by its factor
@@ -65,7 +66,7 @@ class KroneckerCost:
         rates, itemsize, seconds = self._rates, self._problem.itemsize, 0.0
         for block, n_in in factored_blocks(self._problem, self._share):
             n_out = block.shape[1]
-            wide = rates.stream(3 * n_in * n_out * itemsize)
-            seconds += wide if is_wide(n_in) else rates.product(n_in, n_in, n_out, itemsize)
-            seconds += rates.product(n_in, n_out, n_out, itemsize)
+            for n in (n_in, n_out):
+                wide = rates.stream(3 * n_in * n_out * itemsize)
+                seconds += wide if is_wide(n) else rates.product(n, n_in, n_out, itemsize)
         return seconds

@@ -67,10 +67,11 @@ def dense_inverse(case, kind, made, shift, max_width=99):
         if kind == "diagonal":
             parts.append(np.diag(1 / (factors[0].ravel() + shift)))
             continue
-        if block.shape[0] > max_width:
-            factors = [np.diag(np.diag(factors[0])), *factors[1:]] if kind == "kfac" else [
-                np.diag(np.diag(F)) for F in factors
-            ]
+        if kind == "kfac":
+            wide = [n > max_width for n in block.shape]
+            factors = [np.diag(np.diag(F)) if w else F for F, w in zip(factors, wide, strict=True)]
+        elif block.shape[0] > max_width:
+            factors = [np.diag(np.diag(F)) for F in factors]
         if kind == "kfac":
             A, D = factors
             # the zeros of sparse features, say, have no balance to keep
@@ -137,7 +138,7 @@ def test_samples_count_by_their_weights(world, widths, loss, kind, jacobian):
 
 @pytest.mark.parametrize("sparse", [False, True])
 @pytest.mark.parametrize("kind", KINDS)
-def test_wide_layers_keep_the_diagonal_of_their_inputs(world, monkeypatch, kind, sparse):
+def test_wide_layers_keep_the_diagonal_of_their_factors(world, monkeypatch, kind, sparse):
     monkeypatch.setattr("distnewton.directions.moments.MAX_WIDTH", 2)
     for splits in alternating(world.size, 3):
         case = make_case(world, (7, 3, 2, 3), splits, loss="cross_entropy", sparse=sparse)
