@@ -5,8 +5,8 @@ r"""Kronecker factors of each own block (K-FAC, arXiv 1503.05671), with the Gaus
 where z is the input of the block (with a 1 if it owns the bias) and delta the cotangent of its pre-activations for a
 random output cotangent c with E[c c^T] = B (for cross-entropy: labels drawn from the model). The damping is split by
 pi^2 = (tr A / dim A) / (tr D / dim D) into A + pi sqrt(s) I and D + sqrt(s) / pi I, with s = lambda + 1/C. A rank's
-block has factors of its own inputs and outputs, of very many only the diagonal: no communication. Sample weights enter both means; D gets them through
-c, which contains their roots.
+block has factors of its own inputs and outputs, of very many only the diagonal: no communication. Sample weights enter
+both means; D gets them through c, which contains their roots.
 
 In a convolution (KFC, arXiv 1602.01407) A sums over the places of the kernel and D is their mean: this takes places to
 be identically distributed and their cotangents uncorrelated. The same holds for channels of derivatives ("expand",
