@@ -36,29 +36,34 @@ class Conv:
 
 
 def windows(z, size, stride):
-    """Views (n, c, oh, ow, *size) of the places where a window stands on images (n, c, h, w)."""
-    return np.lib.stride_tricks.sliding_window_view(z, size, axis=(2, 3))[:, :, :: stride[0], :: stride[1]]
+    """Views (..., oh, ow, *size) of the places where a window stands on images (..., h, w)."""
+    return np.lib.stride_tricks.sliding_window_view(z, size, axis=(-2, -1))[..., :: stride[0], :: stride[1], :, :]
+
+
+def unfold(z, conv):
+    """Inputs of each place, (..., n, places, c kh kw), of images (..., n, c, h, w)."""
+    (h, w), (ph, pw) = z.shape[-2:], conv.padding
+    padded = np.zeros((*z.shape[:-2], h + 2 * ph, w + 2 * pw), z.dtype)
+    padded[..., ph : ph + h, pw : pw + w] = z
+    parts = np.moveaxis(windows(padded, conv.kernel, conv.stride), -5, -3)
+    return parts.reshape(*parts.shape[:-5], parts.shape[-5] * parts.shape[-4], -1)
 
 
 def convolve(z, W, b, conv):
-    """Pre-activations (n, channels, h, w) of images (n, c, h, w), with W of shape (c kh kw, channels)."""
-    n, c, h, w = z.shape
-    ph, pw = conv.padding
-    padded = np.zeros((n, c, h + 2 * ph, w + 2 * pw), z.dtype)
-    padded[:, :, ph : ph + h, pw : pw + w] = z
-    kernels = W.reshape(c, *conv.kernel, conv.channels)
-    return np.einsum("ncyxij,cijk->nkyx", windows(padded, conv.kernel, conv.stride), kernels) + b[:, None, None]
+    """Pre-activations (..., n, channels, h, w) of images (..., n, c, h, w), with W of shape (..., c kh kw, channels)."""
+    s = unfold(z, conv) @ W[..., None, :, :] + b[..., None, None, :]
+    return np.swapaxes(s, -2, -1).reshape(*s.shape[:-2], *convolution_image(z, conv))
 
 
 def pool(z, kind, size, stride, known=None):
     """Pooled images; max pooling chooses by the real part, the first on ties, or by that of ``known``."""
     parts = windows(z, size, stride)
-    parts = parts.reshape(*parts.shape[:4], -1)
+    parts = parts.reshape(*parts.shape[:-2], -1)
     if kind == "avg_pool":
         return parts.mean(axis=-1)
     known = z if known is None else known
-    chosen = windows(known.real, size, stride).reshape(parts.shape).argmax(axis=-1)
-    return np.take_along_axis(parts, chosen[..., None], axis=-1)[..., 0]
+    chosen = windows(known.real, size, stride).reshape(*known.shape[:-2], *parts.shape[-3:]).argmax(axis=-1)
+    return np.take_along_axis(parts, np.broadcast_to(chosen, parts.shape[:-1])[..., None], axis=-1)[..., 0]
 
 
 class ConvolutionalProblem(DenseProblem):
@@ -88,13 +93,6 @@ class ConvolutionalProblem(DenseProblem):
         convs = [table for conv in self.convs for table in conv.tables()]
         return [*convs, *({"type": "dense", "width": width} for width in self.widths[len(self.convs) + 1 :])]
 
-    def matrices(self, theta):
-        out = []
-        for m, (a, b) in enumerate(zip(self.n_rows, self.widths[1:], strict=True)):
-            part = theta[self.starts[m] : self.starts[m + 1]]
-            out.append((part[: a * b].reshape(a, b), part[a * b :]))
-        return out
-
     def outputs(self, theta, rows=None):
         return self.forward(theta, rows)[0]
 
@@ -115,10 +113,10 @@ class ConvolutionalProblem(DenseProblem):
             inputs[m] = z
             z = unpooled[m] = self.act(convolve(z, W, b, conv) + offsets.get(m, 0))
             z = z if conv.pool is None else pool(z, *conv.pool, known=self.known.get(m))
-        z = z.reshape(len(z), -1)
+        z = z.reshape(*z.shape[:-3], -1)
         for m, (W, b) in enumerate(matrices[len(self.convs) :], start=len(self.convs) + 1):
             inputs[m] = z
-            s = z @ W + b + offsets.get(m, 0)
+            s = z @ W + b[..., None, :] + offsets.get(m, 0)
             z = self.act(s) if m < len(matrices) else s
         return z, inputs, unpooled
 
@@ -130,29 +128,15 @@ class ConvolutionalProblem(DenseProblem):
             conv = self.convs[m - 1] if m <= len(self.convs) else None
             unfolded = z[:, None, :] if conv is None else unfold(z, conv)
             image = (self.widths[m],) if conv is None else convolution_image(z, conv)
-            shape = (len(rows), *image)
-
-            def moved(offset, m=m, shape=shape):
-                return self.forward(theta, rows, {m: offset.reshape(shape)})[0]
-
-            gradients = np.zeros((len(rows), int(np.prod(image))))
-            for k in range(gradients.shape[1]):
-                offset = np.zeros((len(rows), gradients.shape[1]), complex)
-                offset[:, k] = 1j * STEP
-                gradients[:, k] = np.einsum("sa,sa->s", cotangents, np.imag(moved(offset)) / STEP)
+            n_places = int(np.prod(image))
+            offsets = np.tile((1j * STEP * np.eye(n_places)).reshape(-1, 1, *image), (1, len(rows), *[1] * len(image)))
+            outputs = self.forward(theta, rows, {m: offsets})[0]
+            gradients = np.einsum("sa,ksa->sk", cotangents, np.imag(outputs) / STEP)
             made[m] = unfolded, gradients.reshape(len(rows), self.widths[m], -1).transpose(0, 2, 1)
         return made
 
 
 def convolution_image(z, conv):
     """Channels, height and width of the pre-activations."""
-    size = zip(z.shape[2:], conv.kernel, conv.stride, conv.padding, strict=True)
+    size = zip(z.shape[-2:], conv.kernel, conv.stride, conv.padding, strict=True)
     return (conv.channels, *((n + 2 * p - k) // s + 1 for n, k, s, p in size))
-
-
-def unfold(z, conv):
-    """Inputs of each place, (n, places, c kh kw), by convolving with unit kernels."""
-    n_rows = z.shape[1] * conv.kernel[0] * conv.kernel[1]
-    units = Conv(n_rows, conv.kernel, conv.stride, conv.padding)
-    s = convolve(z, np.eye(n_rows), np.zeros(n_rows), units)
-    return s.reshape(len(z), n_rows, -1).transpose(0, 2, 1)

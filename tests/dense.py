@@ -1,6 +1,7 @@
 """Independent float64 derivations: a serial network written with plain formulas, derivatives by complex steps.
 
 Nothing here uses the package's numerical code. Parameters are one vector theta: for each layer the rows of W, then b.
+Values are derived for many points at once: theta may have leading axes, and so have what is computed from it.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from itertools import pairwise
 import numpy as np
 
 STEP = 1e-30
+AT_ONCE = 100_000  # numbers of the points of a derivative that are held at a time
 
 ACTIVATIONS = {
     "sigmoid": lambda s: 1 / (1 + np.exp(-s)),
@@ -22,16 +24,33 @@ ACTIVATIONS = {
 
 
 def sample_loss(name, z, y):
-    """Loss of one sample from its outputs z (complex allowed) and target y."""
+    """Loss of one sample from its outputs z (complex allowed) of shape (n_out, ...) and target y."""
     if name == "squared":
         y = np.eye(len(z))[y] if isinstance(y, (int, np.integer)) else np.atleast_1d(y)
-        return sum((z - y) ** 2)
+        return sum((z - _beside(y, z)) ** 2)
     if name == "cross_entropy":
         return np.log(sum(np.exp(z))) - z[y]
     if name == "squared_hinge":
         missing = [1 - z[k] if k == y else 1 + z[k] for k in range(len(z))]
-        return sum(m**2 for m in missing if m.real > 0)
-    return sum(np.log(1 + np.exp(z)) - np.atleast_1d(y) * z)
+        return sum(np.where(m.real > 0, m, 0) ** 2 for m in missing)
+    return sum(np.log(1 + np.exp(z)) - _beside(np.atleast_1d(y), z) * z)
+
+
+def _beside(y, z):
+    """Targets (n_out,) with the axes of z."""
+    return y.reshape(-1, *[1] * (z.ndim - 1))
+
+
+def derivative(f, x):
+    """Columns of df/dx by complex steps, exact to rounding; f takes points of shape (m, len(x))."""
+    n_points = max(1, AT_ONCE // len(x))
+    values = []
+    for start in range(0, len(x), n_points):
+        k = np.arange(start, min(start + n_points, len(x)))
+        points = np.tile(x.astype(complex), (len(k), 1))
+        points[np.arange(len(k)), k] += 1j * STEP
+        values.append(np.imag(f(points)) / STEP)
+    return np.moveaxis(np.concatenate(values), 0, -1)
 
 
 def remembered(method):
@@ -66,9 +85,9 @@ class DenseProblem:
     def matrices(self, theta):
         """(W, b) of each layer."""
         out = []
-        for m, (a, b) in enumerate(pairwise(self.widths)):
-            part = theta[self.starts[m] : self.starts[m + 1]]
-            out.append((part[: a * b].reshape(a, b), part[a * b :]))
+        for m, (a, b) in enumerate(zip(self.n_rows, self.widths[1:], strict=True)):
+            part = theta[..., self.starts[m] : self.starts[m + 1]]
+            out.append((part[..., : a * b].reshape(*theta.shape[:-1], a, b), part[..., a * b :]))
         return out
 
     def vector(self, matrices):
@@ -92,35 +111,26 @@ class DenseProblem:
         z = self.X if rows is None else self.X[rows]
         matrices = self.matrices(theta)
         for m, (W, b) in enumerate(matrices):
-            s = z @ W + b
+            s = z @ W + b[..., None, :]
             z = self.act(s) if m < len(matrices) - 1 else s
         return z
 
     def mean_loss(self, theta, rows=None):
         rows = range(len(self.X)) if rows is None else rows
-        z = self.outputs(theta, list(rows))
+        z = np.moveaxis(self.outputs(theta, list(rows)), (-2, -1), (0, 1))
         return sum(sample_loss(self.loss, z[k], self.y[i]) for k, i in enumerate(rows)) / len(rows)
 
     def value(self, theta, rows=None):
-        return self.mean_loss(theta, rows) + theta @ theta / (2 * self.C)
-
-    def _derivative(self, f, theta):
-        """Columns of df/dtheta by complex steps: exact to rounding."""
-        columns = []
-        for k in range(len(theta)):
-            moved = theta.astype(complex)
-            moved[k] += 1j * STEP
-            columns.append(np.imag(f(moved)) / STEP)
-        return np.stack(columns, axis=-1)
+        return self.mean_loss(theta, rows) + (theta**2).sum(axis=-1) / (2 * self.C)
 
     @remembered
     def gradient(self, theta, rows=None):
-        return self._derivative(lambda t: self.value(t, rows), theta)
+        return derivative(lambda t: self.value(t, rows), theta)
 
     @remembered
     def jacobian(self, theta, rows):
         """dz/dtheta of shape (n, n_out, n_params)."""
-        return self._derivative(lambda t: self.outputs(t, rows), theta)
+        return derivative(lambda t: self.outputs(t, rows), theta)
 
     def loss_hessians(self, theta, rows):
         """B of each sample, by differentiating the loss gradient (central differences of complex-step gradients)."""
@@ -129,7 +139,7 @@ class DenseProblem:
         B = np.zeros((len(rows), n_out, n_out))
         for k, i in enumerate(rows):
             def gradient(at, i=i):
-                return self._derivative(lambda v: sample_loss(self.loss, v, self.y[i]), at)
+                return derivative(lambda v: sample_loss(self.loss, v.T, self.y[i]), at)
 
             for c in range(n_out):
                 e = np.eye(n_out)[c] * h
@@ -174,7 +184,7 @@ class DenseProblem:
         """Gradient of each sample's loss in its outputs."""
         z = self.outputs(theta, rows)
         return np.stack([
-            self._derivative(lambda v, i=i: sample_loss(self.loss, v, self.y[i]), z[k]) for k, i in enumerate(rows)
+            derivative(lambda v, i=i: sample_loss(self.loss, v.T, self.y[i]), z[k]) for k, i in enumerate(rows)
         ])
 
     def deltas(self, theta, rows, cotangents):

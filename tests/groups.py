@@ -8,10 +8,14 @@ import numpy as np
 
 
 def taylor(f, order, radius):
-    """Derivatives 0..order of an analytic function of one variable at 0, by Cauchy's integral on a circle."""
+    """Derivatives 0..order of an analytic function of one variable at 0, by Cauchy's integral on a circle.
+
+    The function takes an array of points; its values may have more axes.
+    """
     points = np.exp(2j * np.pi * (np.arange(16) + 0.5) / 16)
-    values = np.array([f(radius * p) for p in points])
-    return np.array([math.factorial(k) * np.mean(values / points**k).real / radius**k for k in range(order + 1)])
+    values = f(radius * points)
+    parts = [np.tensordot(points**-k, values, 1).real / len(points) for k in range(order + 1)]
+    return np.array([math.factorial(k) * part / radius**k for k, part in enumerate(parts)])
 
 
 def positions(case, kind):
@@ -42,8 +46,8 @@ def dense_summary(case, u, kind, rows):
 
     def along(v, order):
         def value(t):
-            theta = case.theta + t * v
-            return case.dense.mean_loss(theta, rows) + theta @ theta / (2 * case.dense.C)
+            theta = case.theta + t[:, None] * v
+            return case.dense.mean_loss(theta, rows) + (theta**2).sum(axis=-1) / (2 * case.dense.C)
 
         return taylor(value, order, radius)
 

@@ -31,7 +31,7 @@ def cases(world, pooling="max_pool"):
 def derivatives(case, rows, v):
     """First and second derivative of the outputs along v, from outputs alone."""
     def output(k, c):
-        return taylor(lambda t: case.dense.outputs(case.theta + t * v, [k])[0, c], 2, 0.05)
+        return taylor(lambda t: case.dense.outputs(case.theta + t[:, None] * v, [k])[:, 0, c], 2, 0.05)
 
     every = np.array([[output(k, c) for c in range(case.dense.widths[-1])] for k in rows])
     return every[:, :, 1], every[:, :, 2]

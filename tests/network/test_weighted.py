@@ -51,7 +51,7 @@ def test_hessians_roots_and_third_derivatives(name, targets):
 
     def along(t):
         parts = zip(WEIGHTS, Z, V, y, strict=True)
-        return sum(w * dense.sample_loss(name, z + t * v, target) for w, z, v, target in parts)
+        return sum(w * dense.sample_loss(name, z[:, None] + np.outer(v, t), target) for w, z, v, target in parts)
 
     assert loss.third(Z, both, V) == pytest.approx(taylor(along, 3, 0.1)[3], rel=1e-9, abs=1e-10)
 
