@@ -49,6 +49,7 @@ from distnewton.directions.options import FullBatchOptions
 from distnewton.errors import ConfigError, DataError, MissingExtraError
 from distnewton.launch.membership import communicator_of_launch, is_rank, is_worker
 from distnewton.launch.startup import guard
+from distnewton.launch.threads import blas_libraries
 from distnewton.method.divergence import DIVERGED
 from distnewton.models.loading import whole_model
 from distnewton.network.losses import probabilities
@@ -677,6 +678,4 @@ def _check_same_data(comm: Communicator, X: Any, y: Array, weights: Array | None
 
 def _blas_threads() -> int:
     """BLAS threads that joblib leaves to this worker."""
-    from threadpoolctl import threadpool_info
-
-    return min((pool["num_threads"] for pool in threadpool_info() if pool["user_api"] == "blas"), default=1)
+    return min((library["num_threads"] for library in blas_libraries()), default=1)

@@ -103,13 +103,11 @@ def _cluster_of_doctor(options: argparse.Namespace) -> Cluster | None:
 
 def _bench(comm: Communicator, cluster_file: str | None) -> None:
     """Measure the rates, show them, and write them into the cluster file."""
-    from threadpoolctl import threadpool_limits
-
     from distnewton.cluster.doctor.machine_bench import measure
     from distnewton.cluster.tables import write_measured
-    from distnewton.launch.threads import threads_per_rank
+    from distnewton.launch.threads import limit_blas_threads, threads_per_rank
 
-    with threadpool_limits(threads_per_rank(comm), user_api="blas"):
+    with limit_blas_threads(threads_per_rank(comm)):
         tables = measure(comm)
     for table, values in tables.items():
         for key, value in values.items():

@@ -26,12 +26,10 @@ if TYPE_CHECKING:
 
 def load_on_ranks(comm: Communicator, path: str, device: str = "cpu", files: Sequence[int] = ()) -> Model:
     """Load a model over all ranks, and give each rank its BLAS threads (collective)."""
-    from threadpoolctl import threadpool_limits
-
-    from distnewton.launch.threads import threads_of_rank
+    from distnewton.launch.threads import limit_blas_threads, threads_of_rank
     from distnewton.models.loading import load_model
 
-    threadpool_limits(threads_of_rank(comm), user_api="blas")
+    limit_blas_threads(threads_of_rank(comm))
     return load_model(path, comm, device, files)
 
 

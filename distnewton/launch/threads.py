@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import os
-from typing import Any
+import sys
+from contextlib import AbstractContextManager
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from distnewton.guards.watchdog import watchdog
 from distnewton.parallel.collectives import Communicator
+
+if TYPE_CHECKING:
+    from threadpoolctl import ThreadpoolController
 
 
 def own_cores() -> set[int]:
@@ -19,12 +25,25 @@ def own_cores() -> set[int]:
 
 def blas_libraries() -> list[dict[str, Any]]:
     """List the BLAS libraries of this process: API, version, architecture, threading layer and number of threads."""
-    from threadpoolctl import threadpool_info
-
     # the first product loads libraries that are loaded lazily
     np.ones((2, 2)) @ np.ones((2, 2))
     keys = ("internal_api", "version", "architecture", "threading_layer", "num_threads")
-    return [{key: pool.get(key) for key in keys} for pool in threadpool_info() if pool.get("user_api") == "blas"]
+    pools = _libraries(len(sys.modules)).info()
+    return [{key: pool.get(key) for key in keys} for pool in pools if pool.get("user_api") == "blas"]
+
+
+def limit_blas_threads(n_threads: int) -> AbstractContextManager[Any]:
+    """Limit the BLAS threads of this process, until the returned context ends; for good if it is not entered."""
+    limit: AbstractContextManager[Any] = _libraries(len(sys.modules)).limit(limits=n_threads, user_api="blas")
+    return limit
+
+
+@lru_cache(maxsize=1)
+def _libraries(n_modules: int) -> ThreadpoolController:
+    """Find the libraries with threads, which costs milliseconds: again only after imports, as these load libraries."""
+    from threadpoolctl import ThreadpoolController
+
+    return ThreadpoolController()
 
 
 def threads_of_rank(comm: Communicator, asked: int = 0) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cache
 from typing import Annotated, Any
 
@@ -176,8 +176,8 @@ class IterationRecord:
         return sum(sent for phase, sent in self.sent_bytes.items() if phase != "evaluation")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the record as plain values; numbers that are not finite stay as they are."""
-        return asdict(self)
+        """Return the record as plain values, whose lists are its own; numbers that are not finite stay as they are."""
+        return {**vars(self), "direction": None if self.direction is None else {**vars(self.direction)}}
 
     def to_json(self) -> str:
         """Return the record as a line of ``metrics.jsonl``; numbers that are not finite become null."""

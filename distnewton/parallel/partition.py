@@ -233,7 +233,10 @@ class Partition:
     def _weights(self) -> list[list[float]]:
         """Mean speed of the ranks with rows or columns of each group, by layer."""
         return [
-            [fmean(self.speeds[rank] for rank in self._holders(m, j)) for j in range(n_groups)]
+            [
+                fmean(self.speeds[rank] for rank in {*self._owners_below(m, j), *self._owners_above(m, j)})
+                for j in range(n_groups)
+            ]
             for m, n_groups in enumerate(self.splits)
         ]
 
@@ -368,14 +371,12 @@ class Partition:
         """
         if layer == self.n_layers:
             return tuple(range(self.n_ranks))
-        above = [self.owner(layer + 1, j, k) for k in range(self.splits[layer + 1])]
-        with_variables = (rank for rank in above if self.block(layer + 1, rank) is not None)
-        return tuple(sorted({*(self.column(layer, j) if layer else ()), *with_variables}))
+        above = (rank for rank in self._owners_above(layer, j) if self.block(layer + 1, rank) is not None)
+        return tuple(sorted({*self.column(layer, j), *above}))
 
     def column(self, layer: int, j: int) -> list[int]:
         """Return the ranks that own variables of blocks (layer; ., j), which share their outputs, in the order of i."""
-        owners = [self.owner(layer, i, j) for i in range(self.splits[layer - 1])]
-        return [rank for rank in owners if self.block(layer, rank) is not None]
+        return [rank for rank in self._owners_below(layer, j) if self.block(layer, rank) is not None]
 
     def first_of_features(self, i: int) -> int:
         """Return the first rank that owns variables of group i of the features; one of its ranks always does."""
@@ -387,13 +388,13 @@ class Partition:
         last = self.n_layers - 1
         return last > 0 and self.splits[last] == 1 and len(self.boundary(last, 0)) == self.n_ranks
 
-    def _holders(self, layer: int, j: int) -> tuple[int, ...]:
-        """Owners of blocks (m; ., j) and (m + 1; j, .), sorted."""
-        below = {self.owner(layer, i, j) for i in range(self.splits[layer - 1])} if layer else set()
-        above = set()
-        if layer < self.n_layers:
-            above = {self.owner(layer + 1, j, k) for k in range(self.splits[layer + 1])}
-        return tuple(sorted(below | above))
+    def _owners_below(self, layer: int, j: int) -> list[int]:
+        """Owners of blocks (layer; ., j), in the order of i; the features have none."""
+        return [self.owner(layer, i, j) for i in range(self.splits[layer - 1])] if layer else []
+
+    def _owners_above(self, layer: int, j: int) -> list[int]:
+        """Owners of blocks (layer + 1; j, .); the outputs have none."""
+        return [self.owner(layer + 1, j, k) for k in range(self.splits[layer + 1])] if layer < self.n_layers else []
 
     def n_params(self, rank: int) -> int:
         """Return the number of variables that a rank owns."""

@@ -11,7 +11,7 @@ from distnewton.config import Config
 from distnewton.config.method import AUTO
 from distnewton.guards.watchdog import watchdog
 from distnewton.launch.startup import guard
-from distnewton.launch.threads import threads_of_rank
+from distnewton.launch.threads import limit_blas_threads, threads_of_rank
 from distnewton.models.model import Model
 from distnewton.models.warm_start import Start, StartFrom
 from distnewton.parallel.collectives import Communicator
@@ -111,10 +111,7 @@ class Setup:
 
     def limit_threads(self) -> AbstractContextManager[Any]:
         """Return a context in which the BLAS threads of this rank are limited."""
-        from threadpoolctl import threadpool_limits
-
-        limit: AbstractContextManager[Any] = threadpool_limits(self.n_threads, user_api="blas")
-        return limit
+        return limit_blas_threads(self.n_threads)
 
     def model(self, params: Array) -> Model:
         """Make a model of the network, given variables, and the scaling of the training data.

@@ -12,6 +12,7 @@ import numpy as np
 from distnewton.backend import Array, Backend
 from distnewton.curvature.jacobian import linearize
 from distnewton.curvature.operators import BlockGaussNewton
+from distnewton.launch.threads import limit_blas_threads
 from distnewton.network.losses import LOSSES
 from distnewton.network.network import PartitionedNetwork
 from distnewton.parallel.collectives import Communicator
@@ -74,9 +75,7 @@ def benchmark_product(widths: tuple[int, ...], n: int, dtype: str, gemm: tuple[i
 
 def main() -> None:
     """Run all benchmarks with one BLAS thread."""
-    from threadpoolctl import threadpool_limits
-
-    with threadpool_limits(1):
+    with limit_blas_threads(1):
         benchmark_product((784, 512, 512, 10), 3000, "float32", (3000, 512, 512), 15)
         benchmark_product((16, 300, 300, 26), 750, "float32", (750, 300, 300), 40)
         benchmark_product((16, 300, 300, 26), 750, "float64", (750, 300, 300), 40)
