@@ -47,7 +47,7 @@ while [ $# -gt 0 ]; do
 done
 check_mpi
 
-export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1 DISTNEWTON_CHECK=1
+export OPENBLAS_NUM_THREADS=1 OMP_NUM_THREADS=1 MKL_NUM_THREADS=1
 unset PYTHONDONTWRITEBYTECODE # each process would compile the tests anew
 make_environment test plot digits fast
 [ ! -x "$venv/bin/python" ] || python=python

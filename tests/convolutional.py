@@ -50,7 +50,7 @@ def unfold(z, conv):
 
 
 def convolve(z, W, b, conv):
-    """Pre-activations (..., n, channels, h, w) of images (..., n, c, h, w); W has the shape (..., c kh kw, channels)."""
+    """Pre-activations (..., n, channels, h, w) of images (..., n, c, h, w); W of shape (..., c kh kw, channels)."""
     s = unfold(z, conv) @ W[..., None, :, :] + b[..., None, None, :]
     return np.swapaxes(s, -2, -1).reshape(*s.shape[:-2], *convolution_image(z, conv))
 
