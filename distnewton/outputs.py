@@ -14,6 +14,9 @@ from pathlib import Path
 from distnewton.errors import CreateError, DistNewtonError, WriteError
 from distnewton.files import real_path
 
+_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
+"""Errors of file systems that cannot, or need not, sync folders."""
+
 
 @contextmanager
 def writing(path: Path, *, collective: bool = False) -> Iterator[None]:
@@ -37,7 +40,8 @@ def writing(path: Path, *, collective: bool = False) -> Iterator[None]:
         yield
     except OSError as error:
         kind: type[DistNewtonError] = WriteError if path.parent.is_dir() else CreateError
-        raise kind(f"cannot write {path}: {error.strerror or error}", collective=collective) from None
+        advice = "; free some space, or choose another disk" if error.errno == errno.ENOSPC else ""
+        raise kind(f"cannot write {path}: {error.strerror or error}{advice}", collective=collective) from None
 
 
 @contextmanager
@@ -79,6 +83,18 @@ def whole(path: Path, *, collective: bool = False) -> Iterator[Path]:
         except BaseException:
             part.unlink(missing_ok=True)
             raise
+
+
+def sync_folder(path: Path) -> None:
+    """Sync the names in a folder to disk."""
+    folder = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    except OSError as error:
+        if error.errno not in _NO_FOLDER_SYNC:
+            raise
+    finally:
+        os.close(folder)
 
 
 def write_output(path: Path, text: str, *, collective: bool = False) -> None:

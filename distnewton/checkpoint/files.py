@@ -19,12 +19,11 @@ import numpy as np
 from distnewton.backend import Array
 from distnewton.errors import WriteError
 from distnewton.guards.faults import faults
+from distnewton.outputs import sync_folder
 
 _PIECE = 1 << 24
 """Bytes written at a time."""
 _TYPES = {"float32": "F32", "float64": "F64"}
-_NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP)
-"""Errors of file systems that cannot, or need not, sync folders."""
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Array]) -> dict[str, Any]:
@@ -122,18 +121,6 @@ def publish(part: Path, final: Path) -> None:
         sync_folder(final.parent)
     except OSError as error:
         raise WriteError(f"cannot rename {part} to {final.name}: {_reason(error)}") from None
-
-
-def sync_folder(path: Path) -> None:
-    """Sync the names in a folder to disk."""
-    folder = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(folder)
-    except OSError as error:
-        if error.errno not in _NO_FOLDER_SYNC:
-            raise
-    finally:
-        os.close(folder)
 
 
 def _reason(error: OSError) -> str:

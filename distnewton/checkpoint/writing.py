@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distnewton.checkpoint.blocks import block_table, tensors_of
-from distnewton.checkpoint.files import make_folder, publish, sync_folder, write_tensors, write_text
+from distnewton.checkpoint.files import make_folder, publish, write_tensors, write_text
 from distnewton.checkpoint.folder import free_name, is_ours, part_of, remove
 from distnewton.checkpoint.manifest import (
     FORMAT_VERSION,
@@ -24,6 +24,7 @@ from distnewton.checkpoint.state import State
 from distnewton.errors import DistNewtonError, NumericalError, WriteError
 from distnewton.guards.watchdog import watchdog
 from distnewton.network.layout import ParameterLayout
+from distnewton.outputs import sync_folder, writing
 from distnewton.parallel.grid import ProcessGrid
 
 
@@ -140,7 +141,5 @@ def make_home(folder: Path) -> None:
     """
     if not folder.is_dir():
         make_folder(folder)
-        try:
+        with writing(folder.parent):
             sync_folder(folder.parent)
-        except OSError as error:
-            raise WriteError(f"cannot write {folder.parent}: {error.strerror or error}") from None

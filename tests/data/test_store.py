@@ -435,7 +435,7 @@ def test_a_full_disk_is_said_and_leaves_the_old_store(tmp_path, monkeypatch):
     source, path = make(tmp_path, monkeypatch)
     before = (path / MANIFEST_FILE).read_bytes()
     steps = {"write": "distnewton.data.store.writer._sync", "labels": "numpy.save"}
-    steps["folder"] = "distnewton.data.store.writer._sync_folder"
+    steps["folder"] = "distnewton.data.store.writer.sync_folder"
     for target in steps.values():
         with monkeypatch.context() as patch:
 

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import IO, Any, cast
 
 import numpy as np
@@ -257,20 +258,11 @@ def _archive(path: Path) -> Iterator[zipfile.ZipFile]:
         raise DataError(f"{path}: npz archive is cut short or damaged ({error}); copy or download it again") from None
 
 
-class _Exact:
-    """Stream for numpy's header readers, which accept fewer bytes than requested only at the end."""
-
-    def __init__(self, stream: ByteStream) -> None:
-        self._stream = stream
-
-    def read(self, n_bytes: int) -> bytes:
-        return self._stream.read_exactly(n_bytes)
-
-
 def _from_npy_stream(name: str, opener: Opener, path: Path, *, packed: bool) -> StoredArray:
     """Read the header of an npy stream."""
     with opener() as stream:
-        file = cast("IO[bytes]", _Exact(stream))
+        # an early end is reported as such, not as a damaged header
+        file = cast("IO[bytes]", SimpleNamespace(read=stream.read_exactly))
         try:
             version = np.lib.format.read_magic(file)
             first = version[0] == 1

@@ -114,7 +114,7 @@ class StoreManifest(Options):
     sparse: bool
     n_ignored_values: Count
     notes: list[str]
-    image_shape: Annotated[list[Positive], Field(min_length=3, max_length=3)] | None
+    image_shape: Annotated[tuple[Positive, Positive, Positive], Field(strict=False)] | None
     rounded_to_float32: bool
     labels: FileSum
     features_bytes: Count

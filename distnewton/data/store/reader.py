@@ -99,10 +99,7 @@ class StoreSource(Source):
             notes.append(f"{n} {values} beyond the {self._n_kept} features expected were ignored")
         if m.rounded_to_float32:
             notes.append(f"values of {m.name} were rounded to float32 when they were converted")
-        image_shape = None
-        if m.image_shape is not None and self._n_kept == m.n_features:
-            channels, height, width = m.image_shape
-            image_shape = channels, height, width
+        image_shape = m.image_shape if self._n_kept == m.n_features else None
         names = None
         if m.columns is not None:
             columns = m.columns.model_dump()
@@ -111,8 +108,7 @@ class StoreSource(Source):
             names = ColumnNames.from_json(columns)
         return Description(
             self.name, "store", m.n_samples, self._n_kept, m.n_nonzeros - (n_beyond - n_zero), m.sparse,
-            self._labels(), m.n_ignored_values + n_beyond, notes, image_shape,
-            names=names,
+            self._labels(), m.n_ignored_values + n_beyond, notes, image_shape, names=names,
         )  # fmt: skip
 
     def _count_beyond(self) -> tuple[int, int]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any, cast
@@ -36,9 +35,9 @@ from distnewton.data.store.layout_on_disk import (
     padded,
     sum_of,
 )
-from distnewton.errors import CreateError, DistNewtonError, WriteError
+from distnewton.errors import CreateError, WriteError
 from distnewton.files import real_path
-from distnewton.outputs import check_folder
+from distnewton.outputs import check_folder, sync_folder, writing
 
 _CHECKED_FIRST = 4096
 
@@ -204,11 +203,11 @@ class StoreWriter:
         WriteError
             If it cannot be written to disk.
         """
-        with _write_errors(self.target):
+        with writing(self.target):
             _sync(self._file)
             sums_bytes = self._write_sums()
             labels = _write_labels(self.part / LABELS_FILE, description.labels)
-            image_shape, names = description.image_shape, description.names
+            names = description.names
             manifest = StoreManifest(
                 name=description.name,
                 source_format=description.format,
@@ -220,7 +219,7 @@ class StoreWriter:
                 sparse=description.sparse_format,
                 n_ignored_values=description.n_ignored_values,
                 notes=description.notes,
-                image_shape=None if image_shape is None else list(image_shape),
+                image_shape=description.image_shape,
                 rounded_to_float32=self._float32,
                 labels=labels,
                 features_bytes=self.n_bytes,
@@ -233,7 +232,7 @@ class StoreWriter:
             with (self.part / MANIFEST_FILE).open("w", encoding="utf-8") as file:
                 file.write(manifest_text(manifest))
                 _sync(file)
-            _sync_folder(self.part)
+            sync_folder(self.part)
             self._take_name()
         return manifest
 
@@ -246,7 +245,7 @@ class StoreWriter:
         elif self.target.exists():
             raise CreateError(f"{self.target}: was created by another process in the meantime; choose another name")
         self.part.rename(self.target)
-        _sync_folder(self.target.parent)
+        sync_folder(self.target.parent)
         if replaced:
             shutil.rmtree(old)
 
@@ -278,7 +277,7 @@ class StoreWriter:
     def _append(self, arrays: list[Values]) -> tuple[str, int]:
         """Write arrays consecutively; return their checksum and offset."""
         digest, offset, n_bytes = hashlib.sha256(), self.n_bytes, 0
-        with _write_errors(self.target):
+        with writing(self.target):
             for array in arrays:
                 data = np.ascontiguousarray(array.astype(array.dtype.newbyteorder("<"), copy=False)).data.cast("B")
                 digest.update(data)
@@ -371,23 +370,3 @@ def _write_labels(path: Path, labels: Values) -> FileSum:
 def _sync(file: Any) -> None:
     file.flush()
     os.fsync(file.fileno())
-
-
-def _sync_folder(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-@contextmanager
-def _write_errors(target: Path) -> Iterator[None]:
-    """Turn errors of the operating system into ours."""
-    try:
-        yield
-    except DistNewtonError:
-        raise
-    except OSError as error:
-        advice = "; free some space, or choose another disk" if error.errno == errno.ENOSPC else ""
-        raise WriteError(f"cannot write {target}: {error.strerror or error}{advice}") from None
