@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import re
 import tomllib
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from distnewton.config import Config, load_config, make_config, regularization_constant, to_toml
@@ -407,3 +410,19 @@ def test_values_of_old_settings_are_checked_and_programs_are_warned():
             make_config({"run": settings})
     with pytest.warns(FutureWarning, match=r"run\.checked: the next version reads only run\.checks = \['memory', 'm"):
         assert make_config({"run": {"checked": True}}).run.checks == ["memory", "messages"]
+
+
+def test_a_tree_may_hold_what_python_programs_compute():
+    layers = ("auto", np.int64(3), "auto")
+    config = make_config({
+        "data": {"train": Path("t.csv")}, "network": {"layers": layers}, "run": {"iterations": np.int32(2)},
+        "method": {"C": np.float64(0.5)},
+    })  # fmt: skip
+    assert (config.data.train, config.network.layers) == ("t.csv", ["auto", 3, "auto"])
+    assert (config.run.iterations, config.method.C) == (2, 0.5)
+
+
+@pytest.mark.parametrize("name", ["iterations", "run.iterations"])
+def test_a_setting_outside_of_its_table_is_told_with_its_table(name):
+    with pytest.raises(ConfigError, match=rf"  {re.escape(name)}: unknown key; did you mean iterations in run\?"):
+        make_config({name: 3})

@@ -14,6 +14,7 @@ from datetime import date, time
 from pathlib import Path
 from typing import Any, Self, get_args
 
+import numpy as np
 from pydantic import BaseModel, Field, SerializeAsAny, ValidationError, model_validator
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
@@ -147,7 +148,8 @@ def make_config(tree: Mapping[str, Any]) -> Config:
     Parameters
     ----------
     tree : mapping
-        Tables ``data``, ``network``, ``partition``, ``method``, ``run``; missing settings take their defaults.
+        Tables ``data``, ``network``, ``partition``, ``method``, ``run``; missing settings take their defaults. Paths,
+        tuples and numpy's numbers are accepted.
 
     Returns
     -------
@@ -163,13 +165,24 @@ def make_config(tree: Mapping[str, Any]) -> Config:
     except ValueError as error:
         raise ConfigError(f"the configuration has errors:\n  {error}") from None
     notes: list[str] = []
-    tree = with_present_names(tree, notes)
+    tree = with_present_names(_plain(tree), notes)
     for note in notes:
         warnings.warn(note, FutureWarning, stacklevel=2)
     try:
         return Config.model_validate(tree)
     except ValidationError as error:
         raise ConfigError(f"the configuration has errors:\n{describe_errors(error, Config)}") from None
+
+
+def _plain(value: Any) -> Any:
+    """A tree with TOML's types in place of Python's paths and tuples and of numpy's numbers."""
+    if isinstance(value, Mapping):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, Path):
+        return str(value)
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def load_config(
@@ -378,6 +391,10 @@ def _describe(details: ErrorDetails, model: type[BaseModel]) -> list[str]:
         known = _known_keys(parts[:-1], model)
         near = difflib.get_close_matches(parts[-1], known, n=1, cutoff=0.5)
         hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        if model is Config and len(parts) == 1:
+            name = parts[0].rpartition(".")[-1]
+            section = next((section for section in Config.model_fields if name in settings_of(section)), None)
+            key, hint = parts[0], f"did you mean {name} in {section}?" if section else hint
         return [f"{key}: unknown key; {hint}".removesuffix("; known are ")]
     if details["type"] == "value_error":
         return [f"{key}: {line}".removeprefix(": ") for line in str(details["ctx"]["error"]).splitlines()]

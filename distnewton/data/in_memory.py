@@ -177,7 +177,12 @@ def _numbers(X: Any, name: str) -> NDArray[Any]:
     """Features as an array of numbers; a frame with nullable or mixed types becomes float64."""
     if np.ma.is_masked(X):
         raise DataError(f"{name}: X hides values behind a mask; fill them in: X.filled(0.0)")
-    array = np.asarray(X)
+    try:
+        array = np.asarray(X)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise DataError(
+            f"{name}: X cannot become an array ({error}); give (X, y), or ArraySource(X, y, sample_weight=weights)"
+        ) from None
     if not array.ndim:
         raise DataError(f"{name}: expected an array or a table, got a {type(X).__name__}")
     if array.dtype.kind != "O":

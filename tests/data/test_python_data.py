@@ -9,6 +9,7 @@ import pytest
 from scipy import sparse
 
 from distnewton import ArraySource, cross_validate, make_config, train
+from distnewton.data.in_memory import as_source
 from distnewton.errors import ConfigError, DataError
 
 mpi = pytest.mark.mpi(min_size=1, sizes=(1, 3))
@@ -118,3 +119,9 @@ def test_long_numbers_stay_apart():
     assert model.architecture.task.n_out == 2
     assert set(model.predict(X).tolist()) == {2**53, 2**53 + 1}
     assert set(model.predict(ArraySource(X))) == {str(2**53), str(2**53 + 1)}
+
+
+@pytest.mark.parametrize("X", [([[1.0, 2.0], [3.0, 4.0]], ["x", "y"], [1.0, 1.0]), [[1.0, 2.0], [3.0]]])
+def test_what_is_no_array_is_refused_with_what_to_give(X):
+    with pytest.raises(DataError, match=r"X cannot become an array .*; give \(X, y\), or ArraySource"):
+        as_source(X)
