@@ -96,7 +96,8 @@ def apply_left(inverse: Array, V: Array) -> Array:
 
 def blend(average: Array | None, sample: Array, weight: float) -> Array:
     """Update a moving average: (1 - weight) old + weight new; returns the new value if there is no old one."""
-    if average is None:
+    # an earlier version kept the full matrix of any number of outputs, and its checkpoints have it
+    if average is None or average.shape != sample.shape:
         return sample
     average *= 1.0 - weight
     average += weight * sample

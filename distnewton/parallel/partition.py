@@ -2,7 +2,8 @@ r"""The partition of a network over ranks: pure arithmetic on the split of every
 
 ``splits = [P_0, ..., P_L]`` cuts the neurons of layer m (the features for m = 0) into P_m contiguous groups.
 Layer m then has P_{m-1} x P_m blocks. Block (i, j) is the weight matrix restricted to input group i and output group j;
-the bias of group j belongs to block (0, j). Ranks are numbered with alternating orientation,
+the bias of group j belongs to block (0, j), or to the first one with inputs if a slow rank owns none. Ranks are
+numbered with alternating orientation,
 
 .. math:: \mathrm{rank}(m; i, j) = \begin{cases} i P_m + j & m \text{ odd} \\ j P_{m-1} + i & m \text{ even} \end{cases}
 

@@ -8,6 +8,7 @@ from problems import alternating, linearization, make_case, named_direction, wei
 from scipy.linalg import block_diag
 
 from distnewton.directions.mini_block_fisher import MiniBlockOptions
+from distnewton.directions.moments import blend
 from distnewton.directions.registry import PRECONDITIONERS
 from distnewton.parallel.termination import NEVER
 
@@ -34,6 +35,10 @@ def cotangents(case, kind, rows, jacobian, generator):
         return dense.random_roots(theta, rows, 1, generator)[:, 0]
     roots = dense.random_roots(theta, rows, 2, generator) if jacobian == "sketch" else dense.exact_roots(theta, rows)
     return np.einsum("sa,sak->sk", 2.0 * generator.integers(2, size=roots.shape[:2]) - 1, roots)
+
+
+def test_an_average_of_another_form_counts_as_none():
+    assert blend(np.eye(3), np.ones(3), 0.5).tolist() == [1.0, 1.0, 1.0]
 
 
 def statistics(case, kind, rows, c, weights=None):
