@@ -61,6 +61,8 @@ class ArraySource(Source):
         self._X, self._image_shape = _as_table(_summed(X.tocsr()) if self._sparse else _numbers(X, name))
         self._labelled = y is not None
         self._y = labels_of(y, self.locate) if self._labelled else np.full(self._X.shape[0], np.nan)
+        if self._y.ndim == 2 and self._y.shape[1] == 1:
+            self._y = self._y[:, 0]  # as in files
         if self._X.ndim != 2 or self._y.ndim not in (1, 2) or len(self._y) != self._X.shape[0]:
             raise DataError(
                 f"{name}: expected X of shape (n_samples, n_features), or images, and as many labels, "

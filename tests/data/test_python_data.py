@@ -125,3 +125,9 @@ def test_long_numbers_stay_apart():
 def test_what_is_no_array_is_refused_with_what_to_give(X):
     with pytest.raises(DataError, match=r"X cannot become an array .*; give \(X, y\), or ArraySource"):
         as_source(X)
+
+
+@pytest.mark.parametrize("labels", [[["x"], ["y"], ["x"]], [[1], [0], [1]]])
+def test_a_column_of_labels_is_one_label_a_sample_as_in_files(labels):
+    found = ArraySource(np.eye(3), np.array(labels)).describe().labels
+    assert found.tolist() == [label for (label,) in labels]
