@@ -130,6 +130,11 @@ class ResourceOptions(QueueOptions):
             raise ValueError(f"{' and '.join(given)} exclude each other: keep the one that your site requires")
         return self
 
+    @property
+    def asks_for_gpus(self) -> bool:
+        """Whether an option says how many GPUs the job gets."""
+        return bool(self.gres or self.gpus_per_node or self.gpus_per_task)
+
 
 class SlurmTable(ResourceOptions):
     """``[slurm]``: lines of the job file; all are optional, because sites require different ones."""

@@ -26,10 +26,9 @@ def slurm_options(job: Job) -> list[str]:
     launch, slurm, gpu = job.cluster.launch, job.cluster.slurm, job.cluster.gpu
     if not job.cluster.has_slurm:
         return []
-    asks_for_gpus = slurm.gres or slurm.gpus_per_node or slurm.gpus_per_task
     sizes = {
         "nodes": job.n_nodes, "ntasks": job.n_ranks, "ntasks-per-node": job.ranks_per_node,
-        "cpus-per-task": launch.threads_per_rank, "gpus-per-node": 0 if asks_for_gpus else gpu.per_node,
+        "cpus-per-task": launch.threads_per_rank, "gpus-per-node": 0 if slurm.asks_for_gpus else gpu.per_node,
     }  # fmt: skip
     given = {key: value for key, value in sizes.items() if value and key not in slurm.omit}
     given |= slurm.sbatch_options()

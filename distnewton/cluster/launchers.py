@@ -54,8 +54,7 @@ def _open_mpi(job: Job) -> list[str]:
         options += ["--map-by", f"ppr:{job.ranks_per_node}:node:oversubscribe"]
     if job.hosts:
         options += ["--host", ",".join(f"{host}:{n}" for host, n in job.hosts.items())]
-        threads = THREAD_VARIABLES if launch.threads_per_rank else ()
-        for name in ("TERM", "PYTHONUNBUFFERED", *threads, *job.cluster.environment.variables):
+        for name in ("TERM", "PYTHONUNBUFFERED", *_threads(job), *job.cluster.environment.variables):
             options += ["-x", name]
     if launch.agent:
         options += ["--prtemca", "plm_ssh_agent", launch.agent]
@@ -86,3 +85,7 @@ def _srun_options(job: Job) -> list[str]:
         # since Slurm 22.05 srun does not inherit this from the job
         options.append(f"--cpus-per-task={launch.threads_per_rank}")
     return [*options, *launch.options]
+
+
+def _threads(job: Job) -> tuple[str, ...]:
+    return THREAD_VARIABLES if job.cluster.launch.threads_per_rank else ()

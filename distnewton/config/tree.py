@@ -388,14 +388,9 @@ def _describe(details: ErrorDetails, model: type[BaseModel]) -> list[str]:
     parts = [str(part) for part in details["loc"]]
     key = _key_of(parts)
     if details["type"] == "extra_forbidden":
-        known = _known_keys(parts[:-1], model)
-        near = difflib.get_close_matches(parts[-1], known, n=1, cutoff=0.5)
-        hint = f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
-        if model is Config and len(parts) == 1:
-            name = parts[0].rpartition(".")[-1]
-            section = next((section for section in Config.model_fields if name in settings_of(section)), None)
-            key, hint = parts[0], f"did you mean {name} in {section}?" if section else hint
-        return [f"{key}: unknown key; {hint}".removesuffix("; known are ")]
+        # a name at the top is shown as it is given, even with dots
+        shown_key = parts[0] if model is Config and len(parts) == 1 else key
+        return [f"{shown_key}: unknown key; {_hint(parts, model)}".removesuffix("; known are ")]
     if details["type"] == "value_error":
         return [f"{key}: {line}".removeprefix(": ") for line in str(details["ctx"]["error"]).splitlines()]
     if details["type"] == "unknown_component":
@@ -414,6 +409,17 @@ def _key_of(place: Sequence[str]) -> str:
 
 _UNION_TAGS = ("int", "str", "float", "tables", "widths")
 """Names of types that pydantic appends to the place of an error in a union; they are no keys of the tree."""
+
+
+def _hint(path: Sequence[str], model: type[BaseModel]) -> str:
+    """Say what an unknown key may have meant: a setting outside of its table, or the nearest of the known ones."""
+    if model is Config and len(path) == 1:
+        name = path[0].rpartition(".")[-1]
+        if section := next((section for section in Config.model_fields if name in settings_of(section)), None):
+            return f"did you mean {name} in {section}?"
+    known = _known_keys(path[:-1], model)
+    near = difflib.get_close_matches(path[-1], known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
 
 
 def _known_keys(path: Sequence[str], model: type[BaseModel]) -> list[str]:

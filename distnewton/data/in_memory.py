@@ -60,9 +60,7 @@ class ArraySource(Source):
         self._sparse = hasattr(X, "tocsr")
         self._X, self._image_shape = _as_table(_summed(X.tocsr()) if self._sparse else _numbers(X, name))
         self._labelled = y is not None
-        self._y = labels_of(y, self.locate) if self._labelled else np.full(self._X.shape[0], np.nan)
-        if self._y.ndim == 2 and self._y.shape[1] == 1:
-            self._y = self._y[:, 0]  # as in files
+        self._y = _alone(labels_of(y, self.locate)) if self._labelled else np.full(self._X.shape[0], np.nan)
         if self._X.ndim != 2 or self._y.ndim not in (1, 2) or len(self._y) != self._X.shape[0]:
             raise DataError(
                 f"{name}: expected X of shape (n_samples, n_features), or images, and as many labels, "
@@ -173,6 +171,11 @@ def _chosen_columns(X: Any, features: Sequence[str]) -> Any:
     if missing := [name for name in features if name not in X.columns]:
         raise DataError(f"the data has no column {missing[0]!r}, which the model was trained on")
     return X[list(features)]
+
+
+def _alone(labels: NDArray[Any]) -> NDArray[Any]:
+    """Labels of shape (n_samples, 1) without the second axis, as files give them."""
+    return labels[:, 0] if labels.ndim == 2 and labels.shape[1] == 1 else labels
 
 
 def _numbers(X: Any, name: str) -> NDArray[Any]:

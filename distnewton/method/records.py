@@ -176,7 +176,7 @@ class IterationRecord:
         return sum(sent for phase, sent in self.sent_bytes.items() if phase != "evaluation")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the record as plain values, whose lists are its own; numbers that are not finite stay as they are."""
+        """Return the record as plain values; numbers that are not finite stay as they are, and lists are not copied."""
         return {**vars(self), "direction": None if self.direction is None else {**vars(self.direction)}}
 
     def to_json(self) -> str:

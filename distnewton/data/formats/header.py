@@ -211,13 +211,18 @@ def find_layout(path: Path, wanted: Wanted) -> Layout:
         )
     trailing = len(first) > 1 and not any(row[-1] for row in (first, *below))
     columns = first[: len(first) - trailing]
+    names = _decoded(columns, f"{path}:{i_line}") if named else [f"column {i + 1}" for i in range(len(columns))]
+    return Layout(delimiter, bool(named), names, trailing)
+
+
+def _decoded(names: Sequence[bytes], where: str) -> list[str]:
+    """Names of columns as texts; refuses those that are not UTF-8."""
     try:
-        names = [f.decode() if named else f"column {i + 1}" for i, f in enumerate(columns)]
+        return [name.decode() for name in names]
     except UnicodeDecodeError as error:
         raise DataError(
-            f"{path}:{i_line}: column name {show(error.object)} is not UTF-8 text; save the file as UTF-8"
+            f"{where}: column name {show(error.object)} is not UTF-8 text; save the file as UTF-8"
         ) from None
-    return Layout(delimiter, bool(named), names, trailing)
 
 
 def _first_line(path: Path, rows: Iterator[tuple[int, bytes]]) -> tuple[int, bytes]:

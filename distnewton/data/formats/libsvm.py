@@ -86,8 +86,7 @@ class Libsvm(Format):
 
 def _has_pairs(line: bytes) -> bool:
     """Whether most tokens after the label look like intended ``index:value`` pairs, valid or not."""
-    line = _BLANK_AT_COLON.sub(b":", line) if b":" in line else b""
-    tokens = [token for token in line.split() if not token.startswith(b"qid:")]
+    tokens = _tokens(line)
     if not tokens:
         return False
     label = b"" if _PAIR.fullmatch(tokens[0]) else tokens.pop(0)
@@ -97,6 +96,12 @@ def _has_pairs(line: bytes) -> bool:
     # a single one may be a time in a table
     is_clear = len(pairs) > 1 or (label and b"," not in label and not any(pair[1] for pair in pairs))
     return bool(is_clear) and len(pairs) * 2 > len(tokens)
+
+
+def _tokens(line: bytes) -> list[bytes]:
+    """Tokens that may be the label and pairs of a line; none for a line without a colon."""
+    line = _BLANK_AT_COLON.sub(b":", line) if b":" in line else b""
+    return [token for token in line.split() if not token.startswith(b"qid:")]
 
 
 def pick_parser(path: Path, parser: Parser = "auto") -> BlockParser:

@@ -344,8 +344,7 @@ class TableSource(Source):
         contents = self._contents(places, problems)
         if not contents.n_rows:
             return None  # the scan refuses a table without samples
-        is_numeric = not (contents.texts or contents.n_missing.total() or unreadable)
-        if is_numeric and not always and missing in ("auto", "refuse"):
+        if contents.is_numeric and not unreadable and not always and missing in ("auto", "refuse"):
             return None
         fills = {} if missing == "refuse" else self._fills(places, contents)
         for i in places:
@@ -446,6 +445,11 @@ class _Contents:
         self.n_missing[place] += column.null_count
         if place in self.texts:
             self.texts[place] |= {text for text in coded_texts(column)[0] if text is not None}
+
+    @property
+    def is_numeric(self) -> bool:
+        """Whether all values are numbers and none is missing."""
+        return not self.texts and not self.n_missing.total()
 
     def encoding(self, places: Sequence[int], fills: Mapping[int, float], *, has_indicators: bool) -> TableEncoding:
         """Build the encoding from the fill values; `has_indicators`: missing values get their own features."""
